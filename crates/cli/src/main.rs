@@ -1,0 +1,2 @@
+//! The command line `meshwright`.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Kubernetes and Helm: the only crate that names kube. Implements the ports.

@@ -1,0 +1,132 @@
+//! Typed ids: a prefix and a UUIDv7 in lower-case Crockford base32, for example `mesh_01k…`.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::Uuid;
+
+/// Crockford's alphabet: no letter that reads like a digit.
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+/// 128 bits in groups of five.
+const LENGTH: usize = 26;
+
+/// A text that is not an id of the wanted kind.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("an id of this kind is {prefix}_ followed by {LENGTH} letters and digits")]
+pub struct InvalidId {
+    /// What the id should have begun with.
+    pub prefix: &'static str,
+}
+
+fn encode(prefix: &str, id: Uuid) -> String {
+    let bits = id.as_u128();
+    let digits = (0..LENGTH).rev().map(|place| {
+        let digit = usize::try_from((bits >> (place * 5)) & 31).expect("five bits fit");
+        char::from(ALPHABET[digit])
+    });
+    format!("{prefix}_{}", digits.collect::<String>())
+}
+
+fn decode(prefix: &'static str, text: &str) -> Result<Uuid, InvalidId> {
+    let invalid = InvalidId { prefix };
+    let digits = text.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('_')).ok_or(InvalidId { prefix })?;
+    if digits.len() != LENGTH {
+        return Err(invalid);
+    }
+    let mut bits: u128 = 0;
+    for (place, digit) in digits.bytes().enumerate() {
+        let value = ALPHABET.iter().position(|letter| *letter == digit).ok_or(InvalidId { prefix })?;
+        // 26 digits carry 130 bits: the first digit has only three of them.
+        if place == 0 && value > 7 {
+            return Err(invalid);
+        }
+        bits = (bits << 5) | value as u128;
+    }
+    Ok(Uuid::from_u128(bits))
+}
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident = $prefix:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub Uuid);
+
+        impl $name {
+            /// What the written form begins with.
+            pub const PREFIX: &'static str = $prefix;
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&encode($prefix, self.0))
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = InvalidId;
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                decode($prefix, text).map(Self)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// The isolation and quota boundary; it comes from the credential, never from a path.
+    TenantId = "tenant";
+    /// An API key, without its secret.
+    KeyId = "key";
+    /// A Kubernetes cluster of the provider, where control planes run.
+    HostingClusterId = "hosting";
+    /// A registered Kubernetes cluster of a tenant.
+    ClusterId = "cluster";
+    /// One managed service mesh.
+    MeshId = "mesh";
+    /// One machine action that ends by itself.
+    OperationId = "op";
+    /// The long story from one version to another.
+    UpgradeId = "upgrade";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_id_reads_back_as_it_was_written(bits: u128) {
+            let id = MeshId(Uuid::from_u128(bits));
+            prop_assert_eq!(id.to_string().parse(), Ok(id));
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in ".{0,40}") {
+            let _ = text.parse::<MeshId>();
+            let _ = format!("mesh_{text}").parse::<MeshId>();
+        }
+
+        #[test]
+        fn ids_sort_as_their_uuids_do(a: u128, b: u128) {
+            let text = |bits| OperationId(Uuid::from_u128(bits)).to_string();
+            prop_assert_eq!(text(a).cmp(&text(b)), a.cmp(&b));
+        }
+    }
+
+    #[test]
+    fn an_id_of_another_kind_is_refused() {
+        let text = ClusterId(Uuid::from_u128(7)).to_string();
+        assert_eq!(text.parse::<MeshId>(), Err(InvalidId { prefix: "mesh" }));
+    }
+}

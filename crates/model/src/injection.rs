@@ -1,0 +1,196 @@
+//! Which control plane injects a pod: Istio's webhook selectors as a pure function.
+//!
+//! Source of the rules: the `istio-sidecar-injector` and revision-tag webhook templates of Istio 1.25 and 1.27. The API
+//! server runs every webhook whose selectors match, so two matches give a pod that is half one version, half another.
+
+use serde::{Deserialize, Serialize};
+
+use crate::RevisionName;
+
+/// The two namespace labels that injection reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceLabels {
+    /// `istio-injection`.
+    pub injection: Option<String>,
+    /// `istio.io/rev`.
+    pub rev: Option<String>,
+}
+
+/// The two pod labels that injection reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodLabels {
+    /// `sidecar.istio.io/inject`.
+    pub inject: Option<String>,
+    /// `istio.io/rev`.
+    pub rev: Option<String>,
+}
+
+/// One webhook configuration: a revision's own, or a tag's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Injector {
+    /// The value of `istio.io/rev` that it answers to: the revision's name or the tag's.
+    pub value: String,
+    /// The revision whose control plane it calls.
+    pub revision: RevisionName,
+    /// True for the tag `default`, which also answers to `istio-injection=enabled` and `sidecar.istio.io/inject=true`.
+    pub serves_default: bool,
+}
+
+/// What happens to a pod when it is created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Injection {
+    /// Exactly one webhook matches.
+    By(RevisionName),
+    /// No webhook matches: the pod starts without a sidecar, and nobody is told.
+    None(NoInjection),
+    /// Several webhooks match: the pod becomes a hybrid of their revisions.
+    Several(Vec<RevisionName>),
+}
+
+/// Why a pod gets no sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoInjection {
+    /// Nobody asked for one.
+    NotRequested,
+    /// The namespace or the pod says no.
+    OptedOut,
+    /// It was asked for by a value that no webhook answers to: the silent fault that users fear.
+    NoSuchRevision,
+}
+
+/// Applies every webhook's selectors to one pod.
+pub fn decide(namespace: &NamespaceLabels, pod: &PodLabels, injectors: &[Injector]) -> Injection {
+    let mut matching: Vec<RevisionName> =
+        injectors.iter().filter(|i| i.matches(namespace, pod)).map(|i| i.revision.clone()).collect();
+    if matching.len() == 1 {
+        return Injection::By(matching.remove(0));
+    }
+    if matching.is_empty() { Injection::None(why_none(namespace, pod)) } else { Injection::Several(matching) }
+}
+
+impl Injector {
+    /// True when one of the configuration's entries selects the pod. At most one of them can.
+    fn matches(&self, namespace: &NamespaceLabels, pod: &PodLabels) -> bool {
+        let refused = pod.inject.as_deref() == Some("false");
+        let unlabelled = namespace.injection.is_none() && namespace.rev.is_none();
+        let mine = |rev: &Option<String>| rev.as_ref() == Some(&self.value);
+        let by_namespace_rev = mine(&namespace.rev) && namespace.injection.is_none() && !refused;
+        let by_pod_rev = unlabelled && mine(&pod.rev) && !refused;
+        let enabled = namespace.injection.as_deref() == Some("enabled");
+        let by_namespace = self.serves_default && enabled && !refused;
+        let by_pod = self.serves_default && unlabelled && pod.inject.as_deref() == Some("true") && pod.rev.is_none();
+        by_namespace_rev || by_pod_rev || by_namespace || by_pod
+    }
+}
+
+fn why_none(namespace: &NamespaceLabels, pod: &PodLabels) -> NoInjection {
+    let namespace_refuses = namespace.injection.as_deref().is_some_and(|value| value != "enabled");
+    if pod.inject.as_deref() == Some("false") || namespace_refuses {
+        return NoInjection::OptedOut;
+    }
+    let asked = namespace.injection.is_some()
+        || namespace.rev.is_some()
+        || pod.rev.is_some()
+        || pod.inject.as_deref() == Some("true");
+    if asked { NoInjection::NoSuchRevision } else { NoInjection::NotRequested }
+}
+
+/// True for the combination that our API refuses and the precheck reports: Istio would ignore one of the two.
+pub fn labels_conflict(namespace: &NamespaceLabels) -> bool {
+    namespace.injection.is_some() && namespace.rev.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn revision(text: &str) -> RevisionName {
+        text.parse().expect(text)
+    }
+
+    /// A mesh in the middle of a canary: two revisions, and the three tags that every mesh has.
+    fn canary_mesh() -> Vec<Injector> {
+        let injector = |value: &str, to: &str| Injector {
+            value: value.into(),
+            revision: revision(to),
+            serves_default: value == "default",
+        };
+        vec![
+            injector("1-25-1", "1-25-1"),
+            injector("1-27-9", "1-27-9"),
+            injector("stable", "1-25-1"),
+            injector("default", "1-25-1"),
+            injector("canary", "1-27-9"),
+        ]
+    }
+
+    fn injected(injection: Option<&str>, rev: Option<&str>, inject: Option<&str>, pod_rev: Option<&str>) -> String {
+        let own = |value: Option<&str>| value.map(str::to_owned);
+        let namespace = NamespaceLabels { injection: own(injection), rev: own(rev) };
+        let pod = PodLabels { inject: own(inject), rev: own(pod_rev) };
+        match decide(&namespace, &pod, &canary_mesh()) {
+            Injection::By(revision) => revision.to_string(),
+            Injection::None(why) => format!("{why:?}"),
+            Injection::Several(all) => format!("{all:?}"),
+        }
+    }
+
+    #[test]
+    fn b4_each_label_form_reaches_its_revision() {
+        assert_eq!(injected(Some("enabled"), None, None, None), "1-25-1");
+        assert_eq!(injected(None, Some("stable"), None, None), "1-25-1");
+        assert_eq!(injected(None, Some("1-25-1"), None, None), "1-25-1");
+        assert_eq!(injected(None, Some("1-27-9"), None, None), "1-27-9");
+        assert_eq!(injected(None, Some("canary"), None, None), "1-27-9");
+    }
+
+    /// The whole table: what istiod's webhooks do for every combination of label values that matter.
+    #[test]
+    fn the_truth_table_holds() {
+        let injections = [None, Some("enabled"), Some("disabled")];
+        let revs = [None, Some("1-27-9"), Some("gone")];
+        let injects = [None, Some("true"), Some("false")];
+        let mut table = String::new();
+        for injection in injections {
+            for rev in revs {
+                for inject in injects {
+                    for pod_rev in revs {
+                        let row = [injection, rev, inject, pod_rev].map(|value| value.unwrap_or("-")).join(" ");
+                        table += &format!("{row} => {}\n", injected(injection, rev, inject, pod_rev));
+                    }
+                }
+            }
+        }
+        assert_eq!(table, include_str!("../tests/injection.txt"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_pod_that_opts_out_is_never_injected(injection in proptest::option::of("enabled|disabled|x"), rev in proptest::option::of("stable|default|canary|1-25-1|gone"), pod_rev in proptest::option::of("stable|1-27-9|gone")) {
+            let namespace = NamespaceLabels { injection, rev };
+            let pod = PodLabels { inject: Some("false".into()), rev: pod_rev };
+            prop_assert_eq!(decide(&namespace, &pod, &canary_mesh()), Injection::None(NoInjection::OptedOut));
+        }
+
+        #[test]
+        fn distinct_values_never_give_a_hybrid(injection in proptest::option::of("enabled|disabled"), rev in proptest::option::of("stable|default|canary|1-25-1"), inject in proptest::option::of("true|false"), pod_rev in proptest::option::of("stable|1-27-9")) {
+            let namespace = NamespaceLabels { injection, rev };
+            let pod = PodLabels { inject, rev: pod_rev };
+            let several = matches!(decide(&namespace, &pod, &canary_mesh()), Injection::Several(_));
+            prop_assert!(!several);
+        }
+    }
+
+    #[test]
+    fn a_second_object_for_a_living_value_gives_a_hybrid() {
+        let mut injectors = canary_mesh();
+        injectors.push(Injector { value: "1-25-1".into(), revision: revision("1-27-9"), serves_default: false });
+        let namespace = NamespaceLabels { injection: None, rev: Some("1-25-1".into()) };
+        assert_eq!(
+            decide(&namespace, &PodLabels::default(), &injectors),
+            Injection::Several(vec![revision("1-25-1"), revision("1-27-9")])
+        );
+    }
+}

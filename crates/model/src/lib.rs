@@ -1,0 +1,20 @@
+//! What things are and what is allowed: versions, upgrade rules, injection, states and transitions, plans as data.
+//!
+//! Nothing here reads a clock, a file or a socket, and nothing is async. Every other crate translates to and from
+//! these types.
+
+pub mod clock;
+pub mod ids;
+pub mod injection;
+pub mod name;
+pub mod operation;
+pub mod plan;
+pub mod release;
+pub mod rules;
+pub mod survey;
+pub mod upgrade;
+pub mod version;
+
+pub use clock::Clock;
+pub use name::Name;
+pub use version::{RevisionName, Version};

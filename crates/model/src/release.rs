@@ -1,0 +1,58 @@
+//! The release catalogue as data (requirement A3).
+
+use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
+
+use crate::Version;
+
+/// One release that meshes can run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// Its version.
+    pub version: Version,
+    /// Where it stands in its life.
+    pub state: ReleaseState,
+    /// Image registry and path that its images are pulled from.
+    pub hub: String,
+    /// Tag of its images.
+    pub tag: String,
+    /// SHA-256 of its charts, in hexadecimal.
+    pub digest: String,
+    /// When support ends; `None` where nobody has said.
+    pub supported_until: Option<Date>,
+    /// The Kubernetes minors it was tested on, by `source`.
+    pub kubernetes: KubernetesRange,
+    /// Known faults that change how we act.
+    pub quirks: Vec<Quirk>,
+}
+
+/// Where a release stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleaseState {
+    /// Offered.
+    Available,
+    /// Still usable, no longer advised.
+    Deprecated,
+    /// No mesh may move to it.
+    Withdrawn,
+}
+
+/// Kubernetes minors of major version 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KubernetesRange {
+    /// Below it the release does not run.
+    pub min: u32,
+    /// Above it nobody has tested.
+    pub tested_max: u32,
+    /// Who says so.
+    pub source: String,
+}
+
+/// A fault of a release that changes how we act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Quirk {
+    /// Changing or removing a remote secret of a synced cluster hangs istiod's secret controller (upstream 60612).
+    RemoteSecretDeadlock,
+}

@@ -1,0 +1,83 @@
+//! What a worker saw in a mesh's clusters: the fresh observation that a plan is built from.
+
+use serde::{Deserialize, Serialize};
+
+use crate::injection::{Injector, NamespaceLabels, PodLabels};
+use crate::plan::WorkloadRef;
+use crate::{Name, RevisionName};
+
+/// Every member cluster of a mesh, seen at one time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Survey {
+    /// The members, in the mesh's order: the config cluster first.
+    pub members: Vec<MemberSurvey>,
+}
+
+/// One member cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberSurvey {
+    /// The cluster's name.
+    pub member: Name,
+    /// Kubernetes' version, major and minor.
+    pub kubernetes: (u32, u32),
+    /// Every namespace but the cluster's own and the mesh's.
+    pub namespaces: Vec<NamespaceSurvey>,
+    /// The injection webhooks that there are.
+    pub injectors: Vec<Injector>,
+    /// Webhooks of an Istio that is not ours, by name.
+    pub foreign: Vec<String>,
+}
+
+/// One namespace with its workloads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceSurvey {
+    /// Its name.
+    pub name: String,
+    /// Its injection labels.
+    pub labels: NamespaceLabels,
+    /// The workloads in it that own pods.
+    pub workloads: Vec<WorkloadSurvey>,
+    /// Pods that no workload of ours can restart: bare pods, Jobs, unknown owners.
+    pub unreachable: Vec<String>,
+}
+
+/// One workload and what its live pods carry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadSurvey {
+    /// Which workload.
+    pub workload: WorkloadRef,
+    /// The labels of its pod template.
+    pub template: PodLabels,
+    /// The `istio.io/rev` annotation of each live pod; `None` for a pod without a sidecar.
+    pub live: Vec<Option<RevisionName>>,
+    /// The stamp that our last restart left on the template.
+    pub stamp: Option<String>,
+    /// Why no restart of ours can reach it, where that is so.
+    pub stuck: Option<Stuck>,
+}
+
+/// Why a template change would not replace a workload's pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stuck {
+    /// The Deployment is paused: a restart would wait for its owner.
+    Paused,
+    /// The update strategy is `OnDelete`.
+    OnDelete,
+    /// The Gateway API controller owns it: it rolls by itself when its tag moves.
+    SelfRolling,
+    /// Another controller owns it and would revert the template.
+    Owned,
+}
+
+impl WorkloadSurvey {
+    /// True when some live pod does not carry the wanted revision (requirement D1). Annotations count, labels do not.
+    pub fn restart_needed(&self, wanted: &RevisionName) -> bool {
+        self.live.iter().any(|carried| carried.as_ref() != Some(wanted))
+    }
+
+    /// True when some live pod carries the revision.
+    pub fn carries(&self, revision: &RevisionName) -> bool {
+        self.live.iter().any(|carried| carried.as_ref() == Some(revision))
+    }
+}

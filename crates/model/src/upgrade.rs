@@ -1,0 +1,440 @@
+//! Upgrades: the long story that a person follows from one version to another, and back.
+//!
+//! The state machine is two functions: [`UpgradeState::on_verb`] for what people ask and [`UpgradeState::on_outcome`] for
+//! how a stage's operation ended. Both are total: every pair has an answer.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::operation::{OperationKind, Problem, Wish};
+use crate::rules::{Severity, Strategy};
+
+/// Where an upgrade stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum UpgradeState {
+    /// Nothing was touched.
+    Planned,
+    /// The precheck runs.
+    Prechecking,
+    /// The precheck found something.
+    Blocked {
+        /// What it found.
+        findings: Vec<Finding>,
+    },
+    /// The target is brought up.
+    Deploying,
+    /// Both revisions serve; a person, or the policy `auto`, decides.
+    Verifying {
+        /// Chosen namespaces are being moved right now.
+        moving: bool,
+    },
+    /// The tags are switched.
+    Promoting,
+    /// Workloads are restarted.
+    Rolling,
+    /// Complete for the user; the old revision is kept, one call back.
+    Holding {
+        /// When the old revision goes by itself.
+        until: Timestamp,
+    },
+    /// The old revision is removed.
+    Retiring {
+        /// The first removal was committed to: there is no way back.
+        irrevocable: bool,
+    },
+    /// Stands still in the middle of a stage.
+    Paused {
+        /// The state that it goes on from.
+        from: Box<UpgradeState>,
+        /// Why.
+        problem: Problem,
+    },
+    /// What was started is restored.
+    RollingBack,
+    /// The target is current and alone.
+    Succeeded,
+    /// Everything is as it was before.
+    RolledBack,
+    /// Ended before anything was touched.
+    Cancelled,
+    /// Given up by an operator.
+    Abandoned {
+        /// What is left for somebody to clean up.
+        leftovers: Vec<String>,
+    },
+}
+
+/// What a precheck found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Whether it stands in the way.
+    pub severity: Severity,
+    /// Stable identifier.
+    pub code: String,
+    /// The object that it is about, for people.
+    pub object: String,
+    /// What is wrong.
+    pub message: String,
+    /// What helps.
+    pub hint: String,
+}
+
+/// What a person asks of an upgrade.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// Begin.
+    Start,
+    /// End before anything was touched.
+    Cancel,
+    /// Go on in spite of warnings.
+    Acknowledge,
+    /// Try again what failed.
+    Retry,
+    /// Move chosen namespaces to the canary.
+    Move,
+    /// Make the canary current.
+    Promote,
+    /// Stand still.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Restore what was.
+    Rollback,
+    /// Remove the old revision now.
+    Retire,
+    /// Give up (operators only).
+    Abandon,
+}
+
+impl Verb {
+    /// Every verb there is.
+    pub const ALL: [Self; 11] = [
+        Self::Start,
+        Self::Cancel,
+        Self::Acknowledge,
+        Self::Retry,
+        Self::Move,
+        Self::Promote,
+        Self::Pause,
+        Self::Resume,
+        Self::Rollback,
+        Self::Retire,
+        Self::Abandon,
+    ];
+}
+
+/// What follows from a transition besides the new state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// A stage's operation begins; one under way is superseded.
+    Begin(OperationKind),
+    /// The operation under way is told.
+    Tell(Wish),
+    /// The operation that waits for its time may run now.
+    Hurry,
+    /// The upgrade is over: the mesh is free for other changes.
+    End,
+    /// Nothing.
+    Nothing,
+}
+
+/// The choices made when the upgrade was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradePolicyChoice {
+    /// In place or by canary.
+    pub strategy: Strategy,
+    /// Promote without a person once the canary is up.
+    pub auto: bool,
+    /// How long the old revision is kept after the roll-out, in seconds.
+    pub hold_seconds: u32,
+    /// Warnings of the precheck do not stop it.
+    pub accept_warnings: bool,
+}
+
+/// How a stage's operation ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It did what it was for.
+    Succeeded,
+    /// A precheck ended with findings.
+    Found(Vec<Finding>),
+    /// It stands still.
+    Paused(Problem),
+    /// It was cancelled on request.
+    Cancelled,
+}
+
+/// A verb that does not fit the state.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("an upgrade that is {state} cannot {verb:?}")]
+pub struct InvalidTransition {
+    /// The state's name.
+    pub state: &'static str,
+    /// What was asked.
+    pub verb: Verb,
+    /// What may be asked.
+    pub allowed: Vec<Verb>,
+}
+
+impl UpgradeState {
+    /// The stored form of the state alone.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Prechecking => "prechecking",
+            Self::Blocked { .. } => "blocked",
+            Self::Deploying => "deploying",
+            Self::Verifying { .. } => "verifying",
+            Self::Promoting => "promoting",
+            Self::Rolling => "rolling",
+            Self::Holding { .. } => "holding",
+            Self::Retiring { .. } => "retiring",
+            Self::Paused { .. } => "paused",
+            Self::RollingBack => "rolling_back",
+            Self::Succeeded => "succeeded",
+            Self::RolledBack => "rolled_back",
+            Self::Cancelled => "cancelled",
+            Self::Abandoned { .. } => "abandoned",
+        }
+    }
+
+    /// True for an end: nothing follows it.
+    pub fn done(&self) -> bool {
+        matches!(self, Self::Succeeded | Self::RolledBack | Self::Cancelled | Self::Abandoned { .. })
+    }
+
+    /// What may be asked in this state.
+    pub fn allowed(&self) -> Vec<Verb> {
+        Verb::ALL.into_iter().filter(|verb| self.clone().answer(*verb).is_some()).collect()
+    }
+
+    /// What a verb leads to.
+    ///
+    /// # Errors
+    /// The verb does not fit the state; nothing happens.
+    pub fn on_verb(self, verb: Verb) -> Result<(Self, Effect), InvalidTransition> {
+        let refused = InvalidTransition { state: self.as_str(), verb, allowed: self.allowed() };
+        self.answer(verb).ok_or(refused)
+    }
+
+    fn answer(self, verb: Verb) -> Option<(Self, Effect)> {
+        use OperationKind as Kind;
+        use Verb as V;
+        Some(match (self, verb) {
+            (Self::Planned, V::Start) | (Self::Blocked { .. }, V::Retry) => {
+                (Self::Prechecking, Effect::Begin(Kind::Precheck))
+            }
+            (Self::Planned | Self::Blocked { .. }, V::Cancel) => (Self::Cancelled, Effect::End),
+            (Self::Prechecking, V::Cancel) => (Self::Prechecking, Effect::Tell(Wish::Cancel)),
+            (Self::Blocked { findings }, V::Acknowledge) if only_warnings(&findings) => {
+                (Self::Deploying, Effect::Begin(Kind::Deploy))
+            }
+            (Self::Verifying { moving: false }, V::Move) => {
+                (Self::Verifying { moving: true }, Effect::Begin(Kind::Move))
+            }
+            (Self::Verifying { moving: false }, V::Promote) => (Self::Promoting, Effect::Begin(Kind::Promote)),
+            (Self::Holding { .. }, V::Retire) => (Self::Retiring { irrevocable: false }, Effect::Hurry),
+            (Self::Paused { from, .. }, V::Resume) => (*from, Effect::Tell(Wish::Resume)),
+            (Self::Paused { from, .. }, V::Retry) => (*from, Effect::Tell(Wish::Retry)),
+            (Self::Paused { from, .. }, V::Rollback) if from.can_roll_back() => {
+                (Self::RollingBack, Effect::Begin(Kind::Rollback))
+            }
+            (Self::Paused { .. }, V::Abandon) => (Self::Abandoned { leftovers: Vec::new() }, Effect::End),
+            (state, V::Rollback) if state.can_roll_back() => (Self::RollingBack, Effect::Begin(Kind::Rollback)),
+            (state, V::Pause) if state.can_pause() => (state, Effect::Tell(Wish::Pause)),
+            _ => return None,
+        })
+    }
+
+    /// Whether a stage is under way that can be interrupted.
+    fn can_pause(&self) -> bool {
+        matches!(
+            self,
+            Self::Deploying
+                | Self::Verifying { moving: true }
+                | Self::Promoting
+                | Self::Rolling
+                | Self::Retiring { .. }
+                | Self::RollingBack
+        )
+    }
+
+    /// Whether something was touched and nothing is irrevocably gone.
+    fn can_roll_back(&self) -> bool {
+        matches!(
+            self,
+            Self::Deploying
+                | Self::Verifying { .. }
+                | Self::Promoting
+                | Self::Rolling
+                | Self::Holding { .. }
+                | Self::Retiring { irrevocable: false }
+        )
+    }
+
+    /// What the end of a stage's operation leads to. An outcome that does not fit the state changes nothing.
+    pub fn on_outcome(self, outcome: Outcome, choice: UpgradePolicyChoice, now: Timestamp) -> (Self, Effect) {
+        use OperationKind as Kind;
+        let canary = choice.strategy == Strategy::Canary;
+        match (self, outcome) {
+            (state, Outcome::Paused(problem)) if !state.done() => {
+                (Self::Paused { from: Box::new(state), problem }, Effect::Nothing)
+            }
+            (Self::Prechecking, Outcome::Cancelled) => (Self::Cancelled, Effect::End),
+            (Self::Prechecking, Outcome::Found(findings)) if stops(&findings, choice) => {
+                (Self::Blocked { findings }, Effect::Nothing)
+            }
+            (Self::Prechecking, Outcome::Found(_) | Outcome::Succeeded) => {
+                (Self::Deploying, Effect::Begin(Kind::Deploy))
+            }
+            (Self::Deploying, Outcome::Succeeded) if canary && choice.auto => {
+                (Self::Promoting, Effect::Begin(Kind::Promote))
+            }
+            (Self::Deploying, Outcome::Succeeded) if canary => (Self::Verifying { moving: false }, Effect::Nothing),
+            (Self::Deploying | Self::Promoting, Outcome::Succeeded) => (Self::Rolling, Effect::Begin(Kind::Roll)),
+            (Self::Verifying { moving: true }, Outcome::Succeeded) => {
+                (Self::Verifying { moving: false }, Effect::Nothing)
+            }
+            (Self::Rolling, Outcome::Succeeded) if choice.hold_seconds == 0 => {
+                (Self::Retiring { irrevocable: false }, Effect::Begin(Kind::Retire))
+            }
+            (Self::Rolling, Outcome::Succeeded) => {
+                let until = now + jiff::SignedDuration::from_secs(choice.hold_seconds.into());
+                (Self::Holding { until }, Effect::Begin(Kind::Retire))
+            }
+            (Self::Holding { .. } | Self::Retiring { .. }, Outcome::Succeeded) => (Self::Succeeded, Effect::End),
+            (Self::RollingBack, Outcome::Succeeded) => (Self::RolledBack, Effect::End),
+            (state, _) => (state, Effect::Nothing),
+        }
+    }
+}
+
+fn only_warnings(findings: &[Finding]) -> bool {
+    findings.iter().all(|finding| finding.severity == Severity::Warn)
+}
+
+fn stops(findings: &[Finding], choice: UpgradePolicyChoice) -> bool {
+    !findings.is_empty() && !(choice.accept_warnings && only_warnings(findings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(severity: Severity) -> Finding {
+        Finding { severity, code: "x".into(), object: String::new(), message: String::new(), hint: String::new() }
+    }
+
+    fn paused(from: UpgradeState) -> UpgradeState {
+        UpgradeState::Paused { from: Box::new(from), problem: Problem::paused_by_user() }
+    }
+
+    fn every_state() -> Vec<(&'static str, UpgradeState)> {
+        use UpgradeState as S;
+        vec![
+            ("planned", S::Planned),
+            ("prechecking", S::Prechecking),
+            ("blocked, warnings", S::Blocked { findings: vec![finding(Severity::Warn)] }),
+            ("blocked", S::Blocked { findings: vec![finding(Severity::Block)] }),
+            ("deploying", S::Deploying),
+            ("verifying", S::Verifying { moving: false }),
+            ("verifying, moving", S::Verifying { moving: true }),
+            ("promoting", S::Promoting),
+            ("rolling", S::Rolling),
+            ("holding", S::Holding { until: Timestamp::UNIX_EPOCH }),
+            ("retiring", S::Retiring { irrevocable: false }),
+            ("retiring, irrevocable", S::Retiring { irrevocable: true }),
+            ("paused in rolling", paused(S::Rolling)),
+            ("paused in retiring, irrevocable", paused(S::Retiring { irrevocable: true })),
+            ("paused in rolling back", paused(S::RollingBack)),
+            ("rolling back", S::RollingBack),
+            ("succeeded", S::Succeeded),
+            ("rolled back", S::RolledBack),
+            ("cancelled", S::Cancelled),
+            ("abandoned", S::Abandoned { leftovers: Vec::new() }),
+        ]
+    }
+
+    /// Every (state, verb) has an answer, and this is all of them.
+    #[test]
+    fn the_table_of_states_and_verbs_holds() {
+        let mut table = String::new();
+        for (title, state) in every_state() {
+            for verb in Verb::ALL {
+                let answer = match state.clone().on_verb(verb) {
+                    Ok((next, effect)) => format!("{} {effect:?}", next.as_str()),
+                    Err(refused) => {
+                        assert_eq!(refused.allowed, state.allowed());
+                        "refused".into()
+                    }
+                };
+                table += &format!("{title} + {verb:?} => {answer}\n");
+            }
+        }
+        assert_eq!(table, include_str!("../tests/upgrade.txt"));
+    }
+
+    fn choice(auto: bool, hold_seconds: u32) -> UpgradePolicyChoice {
+        UpgradePolicyChoice { strategy: Strategy::Canary, auto, hold_seconds, accept_warnings: false }
+    }
+
+    fn story(choice: UpgradePolicyChoice) -> Vec<String> {
+        let mut state = UpgradeState::Prechecking;
+        let mut told = vec![state.as_str().to_owned()];
+        while !state.done() {
+            let (next, effect) = match state {
+                UpgradeState::Verifying { .. } => state.on_verb(Verb::Promote).expect("promote fits"),
+                other => other.on_outcome(Outcome::Succeeded, choice, Timestamp::UNIX_EPOCH),
+            };
+            told.push(format!("{} ({effect:?})", next.as_str()));
+            state = next;
+        }
+        told
+    }
+
+    #[test]
+    fn a_canary_with_a_person_goes_through_every_stage() {
+        assert_eq!(
+            story(choice(false, 0)),
+            [
+                "prechecking",
+                "deploying (Begin(Deploy))",
+                "verifying (Nothing)",
+                "promoting (Begin(Promote))",
+                "rolling (Begin(Roll))",
+                "retiring (Begin(Retire))",
+                "succeeded (End)"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_policy_auto_needs_nobody() {
+        assert_eq!(
+            story(choice(true, 60))[2..5],
+            ["promoting (Begin(Promote))", "rolling (Begin(Roll))", "holding (Begin(Retire))"]
+        );
+    }
+
+    #[test]
+    fn a_paused_stage_goes_on_where_it_stood() {
+        let (state, _) = UpgradeState::Promoting.on_outcome(
+            Outcome::Paused(Problem::new("tag_split", "", "")),
+            choice(false, 0),
+            Timestamp::UNIX_EPOCH,
+        );
+        assert_eq!(state.on_verb(Verb::Resume), Ok((UpgradeState::Promoting, Effect::Tell(Wish::Resume))));
+    }
+
+    #[test]
+    fn findings_stop_it_unless_they_are_warnings_that_were_accepted() {
+        let warned = Outcome::Found(vec![finding(Severity::Warn)]);
+        let (state, _) = UpgradeState::Prechecking.on_outcome(warned.clone(), choice(false, 0), Timestamp::UNIX_EPOCH);
+        assert_eq!(state.as_str(), "blocked");
+        let accepting = UpgradePolicyChoice { accept_warnings: true, ..choice(false, 0) };
+        let (state, _) = UpgradeState::Prechecking.on_outcome(warned, accepting, Timestamp::UNIX_EPOCH);
+        assert_eq!(state.as_str(), "deploying");
+    }
+}

@@ -1,0 +1,216 @@
+//! The version grammar (requirement A1) and revision names (A2).
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// `<major>.<minor>.<patch>.<build>[-<sequence>-<vendor>]`, for example `1.27.9.2` or `1.12.4.58-g3f1a2b-acme`.
+///
+/// The first three numbers are the community Istio version, the fourth is our own revision of it, the sequence names
+/// the source commit. Two versions that differ in their source alone are different texts of equal precedence.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Version {
+    /// Community Istio's major number.
+    pub major: u32,
+    /// Community Istio's minor number.
+    pub minor: u32,
+    /// Community Istio's patch number.
+    pub patch: u32,
+    /// Our own revision of that community version.
+    pub build: u32,
+    source: Option<Source>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Source {
+    sequence: String,
+    vendor: String,
+}
+
+/// A text that does not follow the grammar.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("a version is <major>.<minor>.<patch>.<build>[-<sequence>-<vendor>], for example 1.27.9.2")]
+pub struct InvalidVersion;
+
+/// The four numbers, by which versions are ordered.
+pub type Precedence = (u32, u32, u32, u32);
+
+impl Version {
+    /// Versions are ordered by their four numbers only. This is no `Ord`: equal precedence is not equality.
+    pub fn precedence(&self) -> Precedence {
+        (self.major, self.minor, self.patch, self.build)
+    }
+
+    /// The community Istio version, for example `1.27.9`.
+    pub fn community(&self) -> String {
+        format!("{}.{}.{}", self.major, self.minor, self.patch)
+    }
+
+    /// The name that a revision of this version gets when it is created, for example `1-27-9`.
+    pub fn revision_name(&self) -> RevisionName {
+        RevisionName(format!("{}-{}-{}", self.major, self.minor, self.patch))
+    }
+
+    /// True when only the build (or the source) differs.
+    pub fn same_community(&self, other: &Self) -> bool {
+        (self.major, self.minor, self.patch) == (other.major, other.minor, other.patch)
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}.{}", self.major, self.minor, self.patch, self.build)?;
+        match &self.source {
+            Some(Source { sequence, vendor }) => write!(f, "-{sequence}-{vendor}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A decimal number with one way to write it: no sign, no leading zero.
+fn number(text: &str) -> Result<u32, InvalidVersion> {
+    let canonical = text == "0" || !text.starts_with('0');
+    if canonical && text.bytes().all(|b| b.is_ascii_digit()) {
+        text.parse().map_err(|_| InvalidVersion)
+    } else {
+        Err(InvalidVersion)
+    }
+}
+
+/// A sequence or vendor: letters and digits, short enough for a label value.
+fn word(text: &str) -> Result<String, InvalidVersion> {
+    let good = (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    if good { Ok(text.to_owned()) } else { Err(InvalidVersion) }
+}
+
+impl FromStr for Version {
+    type Err = InvalidVersion;
+
+    fn from_str(text: &str) -> Result<Self, InvalidVersion> {
+        let (numbers, source) = match text.split_once('-') {
+            None => (text, None),
+            Some((numbers, source)) => {
+                let (sequence, vendor) = source.split_once('-').ok_or(InvalidVersion)?;
+                (numbers, Some(Source { sequence: word(sequence)?, vendor: word(vendor)? }))
+            }
+        };
+        let parts: Vec<&str> = numbers.split('.').collect();
+        let [major, minor, patch, build] = parts[..] else { return Err(InvalidVersion) };
+        Ok(Self { major: number(major)?, minor: number(minor)?, patch: number(patch)?, build: number(build)?, source })
+    }
+}
+
+/// The immutable name of a revision (its *slot*): objects, addresses and `istio.io/rev` carry it for life, whatever
+/// version runs in it later.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RevisionName(String);
+
+/// A text that is not a revision name.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("a revision name is <major>-<minor>-<patch>, for example 1-27-9")]
+pub struct InvalidRevisionName;
+
+impl RevisionName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for RevisionName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for RevisionName {
+    type Err = InvalidRevisionName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRevisionName> {
+        let parts: Vec<&str> = text.split('-').collect();
+        let good = parts.len() == 3 && parts.iter().all(|part| number(part).is_ok());
+        if good { Ok(Self(text.to_owned())) } else { Err(InvalidRevisionName) }
+    }
+}
+
+macro_rules! text_serde {
+    ($($name:ident),*) => {$(
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+
+text_serde!(Version, RevisionName);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn version(text: &str) -> Version {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn a1_examples_read_back_as_written() {
+        for text in ["1.27.9.2", "1.12.4.58-g3f1a2b-acme", "0.0.0.0"] {
+            assert_eq!(version(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a1_ordering_is_by_the_four_numbers_only() {
+        assert!(version("1.27.9.10").precedence() > version("1.27.9.9").precedence());
+        let (plain, sourced) = (version("1.12.4.58"), version("1.12.4.58-g3f1a2b-acme"));
+        assert_eq!(plain.precedence(), sourced.precedence());
+        assert_ne!(plain, sourced);
+    }
+
+    #[test]
+    fn a2_revision_name_is_the_community_version_with_dashes() {
+        assert_eq!(version("1.27.9.2").revision_name().to_string(), "1-27-9");
+    }
+
+    #[test]
+    fn malformed_versions_are_refused() {
+        for bad in [
+            "",
+            "1.2.3",
+            "1.2.3.4.5",
+            "1.2.3.4-",
+            "1.2.3.4-g1",
+            "1.2.3.4-g1-",
+            "01.2.3.4",
+            "+1.2.3.4",
+            "1.2.3.4294967296",
+            "1.2.3.4-G1-x",
+            "v1.2.3.4",
+        ] {
+            assert_eq!(bad.parse::<Version>(), Err(InvalidVersion), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_version_reads_back(major: u32, minor: u32, patch: u32, build: u32, source in proptest::option::of(("[a-z0-9]{1,32}", "[a-z0-9]{1,32}"))) {
+            let tail = source.map(|(sequence, vendor)| format!("-{sequence}-{vendor}")).unwrap_or_default();
+            let text = format!("{major}.{minor}.{patch}.{build}{tail}");
+            prop_assert_eq!(version(&text).to_string(), text);
+        }
+
+        #[test]
+        fn no_text_makes_the_parsers_panic(text in ".{0,60}") {
+            let _ = text.parse::<Version>();
+            let _ = text.parse::<RevisionName>();
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! The binary `meshwright-server`: configuration and wiring.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Postgres: the only crate that names sqlx.

@@ -1,0 +1,1 @@
+//! Request and response bodies and problem codes, shared by the api and the cli.

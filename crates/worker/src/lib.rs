@@ -1,0 +1,1 @@
+//! The engine and the observers: claims operations, runs their steps, records.

@@ -1,0 +1,2 @@
+//! Checks and measurements that cargo itself does not do.
+fn main() {}
