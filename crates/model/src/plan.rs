@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, RevisionName, Version};
+use crate::{Name, RevisionName};
 
 /// What a step is about: one thing in one place, whose whole state is a short text.
 ///
@@ -118,10 +118,10 @@ pub enum Step {
         member: Name,
         /// The workload.
         workload: WorkloadRef,
-        /// The revision that every live pod must carry at the end.
-        wanted: RevisionName,
-        /// True when a rollback takes our stamp off again instead of writing a new one.
-        restore: bool,
+        /// What every live pod must carry at the end.
+        wanted: Sidecar,
+        /// What is written on the pod template to bring it about.
+        stamp: Stamp,
     },
     /// Proves by a dry-run admission that a label value is injected by a revision.
     Probe {
@@ -129,10 +129,8 @@ pub enum Step {
         member: Name,
         /// How the pod asks for injection.
         asks: Asks,
-        /// Who must answer.
-        revision: RevisionName,
-        /// The release whose proxy image the answer must carry.
-        release: Version,
+        /// What the pod must come back with.
+        wanted: Sidecar,
     },
     /// Waits until every replica of a revision is ready and reports every member as synced.
     AwaitReady {
@@ -145,6 +143,28 @@ pub enum Step {
     AwaitUnused {
         /// The revision.
         revision: RevisionName,
+    },
+}
+
+/// What a pod was injected with, or must be.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Sidecar {
+    /// The revision in its `istio.io/rev` annotation.
+    pub revision: RevisionName,
+    /// The proxy's image.
+    pub image: String,
+}
+
+/// What a restart writes on the pod template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Stamp {
+    /// A value of this operation's own: the pods are replaced once, however often it is written.
+    Fresh,
+    /// What was there before the upgrade, so that the workload returns to the pods' former template.
+    Former {
+        /// The former value; `None` takes our annotation off.
+        value: Option<String>,
     },
 }
 
@@ -272,12 +292,14 @@ impl std::fmt::Display for Step {
         match self {
             Self::Set { target, to: Some(to), .. } => write!(f, "{target} → {to}"),
             Self::Set { target, to: None, .. } => write!(f, "remove {target}"),
-            Self::Restart { member, workload, wanted, .. } => write!(f, "restart {workload} in {member} onto {wanted}"),
-            Self::Probe { member, asks: Asks::Rev(value), revision, .. } => {
-                write!(f, "dry run in {member}: istio.io/rev={value} is injected by {revision}")
+            Self::Restart { member, workload, wanted, .. } => {
+                write!(f, "restart {workload} in {member} onto {}", wanted.revision)
             }
-            Self::Probe { member, asks: Asks::Default, revision, .. } => {
-                write!(f, "dry run in {member}: istio-injection=enabled is injected by {revision}")
+            Self::Probe { member, asks: Asks::Rev(value), wanted } => {
+                write!(f, "dry run in {member}: istio.io/rev={value} is injected by {}", wanted.revision)
+            }
+            Self::Probe { member, asks: Asks::Default, wanted } => {
+                write!(f, "dry run in {member}: istio-injection=enabled is injected by {}", wanted.revision)
             }
             Self::AwaitReady { revision, .. } => write!(f, "wait until {revision} is ready and synced"),
             Self::AwaitUnused { revision } => write!(f, "wait until nothing uses {revision}"),

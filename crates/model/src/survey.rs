@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::injection::{Injector, NamespaceLabels, PodLabels};
-use crate::plan::WorkloadRef;
+use crate::plan::{Sidecar, WorkloadRef};
 use crate::{Name, RevisionName};
 
 /// Every member cluster of a mesh, seen at one time.
@@ -48,8 +48,8 @@ pub struct WorkloadSurvey {
     pub workload: WorkloadRef,
     /// The labels of its pod template.
     pub template: PodLabels,
-    /// The `istio.io/rev` annotation of each live pod; `None` for a pod without a sidecar.
-    pub live: Vec<Option<RevisionName>>,
+    /// What each live pod was injected with; `None` for a pod without a sidecar. Finished pods do not count.
+    pub live: Vec<Option<Sidecar>>,
     /// The stamp that our last restart left on the template.
     pub stamp: Option<String>,
     /// Why no restart of ours can reach it, where that is so.
@@ -71,13 +71,13 @@ pub enum Stuck {
 }
 
 impl WorkloadSurvey {
-    /// True when some live pod does not carry the wanted revision (requirement D1). Annotations count, labels do not.
-    pub fn restart_needed(&self, wanted: &RevisionName) -> bool {
+    /// True when some live pod does not carry the wanted sidecar (requirement D1). Annotations count, labels do not.
+    pub fn restart_needed(&self, wanted: &Sidecar) -> bool {
         self.live.iter().any(|carried| carried.as_ref() != Some(wanted))
     }
 
     /// True when some live pod carries the revision.
     pub fn carries(&self, revision: &RevisionName) -> bool {
-        self.live.iter().any(|carried| carried.as_ref() == Some(revision))
+        self.live.iter().any(|carried| carried.as_ref().is_some_and(|sidecar| sidecar.revision == *revision))
     }
 }

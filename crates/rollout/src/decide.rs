@@ -1,0 +1,161 @@
+//! What is next for one step: a pure function of what was seen and how long it has lasted.
+
+use jiff::SignedDuration;
+use model::operation::Problem;
+use model::plan::Step;
+
+use crate::ports::{Mark, WorldError};
+use crate::step::Check;
+
+/// How long things may take before a person is asked. All are limits for one step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Patience {
+    /// From the first look to the goal.
+    pub step: SignedDuration,
+    /// Without an answer from the cluster.
+    pub unreachable: SignedDuration,
+    /// How many looks in a row must show a revision unused.
+    pub unused_samples: u32,
+    /// Over how long those looks must be spread: proxies reconnect about every half hour, and one empty look between two
+    /// connections proves nothing.
+    pub unused_over: SignedDuration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            step: SignedDuration::from_mins(10),
+            unreachable: SignedDuration::from_mins(2),
+            unused_samples: 3,
+            unused_over: SignedDuration::from_mins(2),
+        }
+    }
+}
+
+/// What a step's run so far adds up to, kept by the worker that runs it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Run {
+    /// Since the first look.
+    pub waited: SignedDuration,
+    /// Since the cluster last answered.
+    pub silent: SignedDuration,
+    /// Looks in a row that showed the goal, and over how long.
+    pub goal_seen: (u32, SignedDuration),
+}
+
+/// What the engine does next with a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Record it as done.
+    Done,
+    /// Commit to the capture, then push.
+    Act {
+        /// What an undo would restore.
+        capture: Option<String>,
+        /// The version that was looked at.
+        mark: Mark,
+    },
+    /// Look again later.
+    Wait(String),
+    /// Ask a person.
+    Pause(Problem),
+    /// The lease may be over: stop without writing anything.
+    Stop,
+}
+
+/// Decides for one step.
+pub fn decide(step: &Step, looked: Result<Check, WorldError>, run: &Run, patience: &Patience) -> Decision {
+    match looked {
+        Ok(Check::Done) if matches!(step, Step::AwaitUnused { .. }) && !proven(run, patience) => {
+            Decision::Wait("no use seen so far; looking several times before it counts".into())
+        }
+        Ok(Check::Done) => Decision::Done,
+        Ok(Check::Ready { capture, mark }) => Decision::Act { capture, mark },
+        Ok(Check::Blocked(problem)) => Decision::Pause(problem),
+        Ok(Check::Waiting(reason)) if run.waited > patience.step => Decision::Pause(too_long(step, &reason)),
+        Ok(Check::Waiting(reason)) => Decision::Wait(reason),
+        Err(WorldError::Changed { place }) => Decision::Wait(format!("{place} changed in between; looking again")),
+        Err(WorldError::Unreachable { place, cause }) if run.silent > patience.unreachable => {
+            Decision::Pause(unreachable(&place, &cause))
+        }
+        Err(WorldError::Unreachable { place, .. }) => Decision::Wait(format!("{place} does not answer")),
+        Err(WorldError::Refused { place, code, cause }) => Decision::Pause(Problem::new(
+            code,
+            format!("{place} refused: {cause}."),
+            "Put right what it complains about, then retry, or roll back.",
+        )),
+        Err(WorldError::Expired) => Decision::Stop,
+    }
+}
+
+fn proven(run: &Run, patience: &Patience) -> bool {
+    let (samples, over) = run.goal_seen;
+    samples >= patience.unused_samples && over >= patience.unused_over
+}
+
+fn too_long(step: &Step, reason: &str) -> Problem {
+    let (code, hint) = match step {
+        Step::Restart { .. } => {
+            ("workload_not_ready", "Look at the workload's pods; retry when they can become ready, or roll back.")
+        }
+        Step::AwaitReady { .. } => {
+            ("control_plane_not_ready", "Look at the message; retry when its cause is gone, or roll back.")
+        }
+        Step::AwaitUnused { .. } => ("revision_in_use", "Restart or remove what is listed, then retry."),
+        Step::Probe { .. } => ("dry_run_failed", "Look at the webhooks of the member, then retry, or roll back."),
+        Step::Set { .. } => ("step_timed_out", "Retry, or roll back."),
+    };
+    Problem::new(code, format!("Gave up waiting: {step}. Last seen: {reason}."), hint)
+}
+
+fn unreachable(place: &str, cause: &str) -> Problem {
+    Problem::new(
+        "cluster_unreachable",
+        format!("{place} has not answered for a while ({cause})."),
+        "Bring the cluster back or renew its credential, then retry. Both revisions are kept meanwhile.",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unused() -> Step {
+        Step::AwaitUnused { revision: "1-25-1".parse().expect("a revision name") }
+    }
+
+    fn minutes(count: i64) -> SignedDuration {
+        SignedDuration::from_mins(count)
+    }
+
+    #[test]
+    fn b8_one_empty_look_is_no_proof_that_a_revision_is_unused() {
+        let patience = Patience::default();
+        let run = |samples, over| Run { goal_seen: (samples, minutes(over)), ..Run::default() };
+        let after = |run| decide(&unused(), Ok(Check::Done), &run, &patience);
+        assert!(matches!(after(run(1, 0)), Decision::Wait(_)));
+        assert!(matches!(after(run(30, 1)), Decision::Wait(_)), "many looks within a moment");
+        assert!(matches!(after(run(2, 10)), Decision::Wait(_)), "too few looks");
+        assert_eq!(after(run(3, 2)), Decision::Done);
+    }
+
+    #[test]
+    fn a_silent_cluster_pauses_after_its_patience_and_not_before() {
+        let silent = |minutes_silent| {
+            let error = WorldError::Unreachable { place: "c2".into(), cause: "timed out".into() };
+            decide(
+                &unused(),
+                Err(error),
+                &Run { silent: minutes(minutes_silent), ..Run::default() },
+                &Patience::default(),
+            )
+        };
+        assert!(matches!(silent(1), Decision::Wait(_)));
+        assert!(matches!(silent(3), Decision::Pause(problem) if problem.code == "cluster_unreachable"));
+    }
+
+    #[test]
+    fn an_expired_permit_stops_without_a_word() {
+        assert_eq!(decide(&unused(), Err(WorldError::Expired), &Run::default(), &Patience::default()), Decision::Stop);
+    }
+}

@@ -1,0 +1,102 @@
+//! Moving sidecars: which namespaces change their label, which workloads restart.
+
+use std::collections::BTreeMap;
+
+use model::Name;
+use model::injection::{Injection, NamespaceLabels, decide};
+use model::plan::{Plan, Sidecar, Stamp, Step, Target};
+use model::survey::{MemberSurvey, NamespaceSurvey, Survey, WorkloadSurvey};
+use model::version::RevisionName;
+
+use super::{Layout, Line, NamespaceKey, set};
+
+/// The label that names a revision or a tag.
+pub const REV_LABEL: &str = "istio.io/rev";
+/// The label that asks for the default revision.
+pub const INJECTION_LABEL: &str = "istio-injection";
+
+/// A namespace's injection label as a target's value. Two labels at once are refused before any plan is built.
+pub fn label_value(labels: &NamespaceLabels) -> Option<String> {
+    let rev = labels.rev.as_ref().map(|value| format!("{REV_LABEL}={value}"));
+    rev.or_else(|| labels.injection.as_ref().map(|value| format!("{INJECTION_LABEL}={value}")))
+}
+
+/// The labels that a target's value stands for.
+pub fn labels_of(value: Option<&str>) -> NamespaceLabels {
+    let part = |key: &str| value.and_then(|text| text.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned);
+    NamespaceLabels { injection: part(INJECTION_LABEL), rev: part(REV_LABEL) }
+}
+
+/// Moves chosen namespaces to the canary by its own name and restarts their workloads.
+pub fn move_namespaces(layout: &Layout, target: &Line, survey: &Survey, chosen: &[NamespaceKey]) -> Plan {
+    let wanted = format!("{REV_LABEL}={}", target.revision);
+    relabel_and_restart(layout, survey, |member, namespace| {
+        chosen.contains(&(member.clone(), namespace.name.clone())).then(|| Some(wanted.clone()))
+    })
+}
+
+/// Moves everything that still runs an old sidecar. Namespaces that named the old revision are relabelled to the new
+/// one; namespaces that were moved early get back the label that they had.
+pub fn roll(layout: &Layout, target: &Line, survey: &Survey, moved: &BTreeMap<NamespaceKey, Option<String>>) -> Plan {
+    let old = format!("{REV_LABEL}={}", layout.current.revision);
+    let new = format!("{REV_LABEL}={}", target.revision);
+    relabel_and_restart(layout, survey, |member, namespace| {
+        let before = moved.get(&(member.clone(), namespace.name.clone())).cloned();
+        let label = label_value(&namespace.labels);
+        let wanted = before.unwrap_or_else(|| label.clone());
+        Some(if wanted.as_deref() == Some(old.as_str()) { Some(new.clone()) } else { wanted })
+    })
+}
+
+/// Restarts whatever does not carry what its labels ask for, and changes no label.
+pub fn restart(layout: &Layout, survey: &Survey) -> Plan {
+    relabel_and_restart(layout, survey, |_, namespace| Some(label_value(&namespace.labels)))
+}
+
+/// `choose` names the label that a namespace is to have, or nothing for a namespace that is left alone.
+fn relabel_and_restart(
+    layout: &Layout,
+    survey: &Survey,
+    choose: impl Fn(&Name, &NamespaceSurvey) -> Option<Option<String>>,
+) -> Plan {
+    let (mut labels, mut restarts) = (Vec::new(), Vec::new());
+    for member in &survey.members {
+        for namespace in &member.namespaces {
+            let Some(wanted) = choose(&member.member, namespace) else { continue };
+            let found = label_value(&namespace.labels);
+            if found != wanted {
+                let target =
+                    Target::NamespaceLabel { member: member.member.clone(), namespace: namespace.name.clone() };
+                labels.push(set(target, found, wanted.clone()));
+            }
+            let labels = labels_of(wanted.as_deref());
+            restarts.extend(
+                namespace.workloads.iter().filter_map(|workload| onto_wanted(layout, member, &labels, workload)),
+            );
+        }
+    }
+    Plan::default().wave("namespace labels", labels).wave_of("restarts", layout.width, restarts)
+}
+
+/// The restart that a workload needs, if it needs one and one can reach it.
+fn onto_wanted(
+    layout: &Layout,
+    member: &MemberSurvey,
+    labels: &NamespaceLabels,
+    workload: &WorkloadSurvey,
+) -> Option<Step> {
+    let Injection::By(revision) = decide(labels, &workload.template, &member.injectors) else { return None };
+    let wanted = sidecar_of(layout, &revision)?;
+    (workload.stuck.is_none() && workload.restart_needed(&wanted)).then(|| Step::Restart {
+        member: member.member.clone(),
+        workload: workload.workload.clone(),
+        wanted,
+        stamp: Stamp::Fresh,
+    })
+}
+
+/// What a revision of this mesh injects. In place, current and target share a name: the target is what runs.
+pub fn sidecar_of(layout: &Layout, revision: &RevisionName) -> Option<Sidecar> {
+    let lines = layout.target.iter().chain([&layout.current]);
+    lines.into_iter().find(|line| line.revision == *revision).map(Line::sidecar)
+}

@@ -1,0 +1,79 @@
+//! Bringing a mesh up and taking it down.
+
+use model::Name;
+use model::plan::{Plan, Step, Target};
+
+use super::{Layout, Line, PRESENT, TAGS, add, probe_value, ready, remove, set, tag};
+
+/// Brings a mesh up. Footholds come before links: istiod decides whether it leads in a member when it first sees it.
+pub fn create(layout: &Layout) -> Plan {
+    let line = &layout.current;
+    let tags = layout.members.iter().flat_map(|member| TAGS.map(|name| add(tag(member, name), &line.revision)));
+    let probes = layout.members.iter().flat_map(|member| TAGS.map(|name| probe_value(member, name, line)));
+    Plan::default()
+        .wave("mesh namespace and authority", [add(Target::Home, PRESENT)])
+        .wave(
+            "system namespace and accounts in each member",
+            layout.each(|member| add(Target::Foothold { member: member.clone() }, PRESENT)),
+        )
+        .wave(
+            "access of the control planes to each member",
+            layout.each(|member| add(Target::Link { member: member.clone() }, PRESENT)),
+        )
+        .then(line_up(layout, line))
+        .wave("tags", tags)
+        .wave("dry runs through the tags", probes)
+        .wave(
+            "validation",
+            layout.config().map(|member| add(Target::Validator { member: member.clone() }, &line.revision)),
+        )
+}
+
+/// Brings one control plane up beside whatever else there is: nothing refers to it yet.
+pub(super) fn line_up(layout: &Layout, line: &Line) -> Plan {
+    let revision = &line.revision;
+    let objects = |member: &Name| Target::MemberObjects { member: member.clone(), revision: revision.clone() };
+    Plan::default()
+        .wave("address", [add(Target::Address { revision: revision.clone() }, PRESENT)])
+        .wave("custom resource definitions", layout.each(|member| crds(member, line)))
+        .wave("roles, service and webhook in each member", layout.each(|member| add(objects(member), &line.release)))
+        .wave("control plane", [add(Target::ControlPlane { revision: revision.clone() }, &line.release)])
+        .wave("ready and synced", [ready(layout, line)])
+        .wave("dry runs", layout.each(|member| probe_value(member, revision.as_str(), line)))
+}
+
+/// Definitions belong to the cluster and only move forward; what is there now is read by the step itself.
+pub(super) fn crds(member: &Name, line: &Line) -> Step {
+    add(Target::Crds { member: member.clone() }, &line.release)
+}
+
+/// Takes one control plane away. Its webhook goes after its istiod: a late pod fails visibly instead of starting bare.
+pub(super) fn line_down(layout: &Layout, line: &Line) -> Plan {
+    let revision = &line.revision;
+    let objects = |member: &Name| Target::MemberObjects { member: member.clone(), revision: revision.clone() };
+    Plan::default()
+        .wave("control plane", [remove(Target::ControlPlane { revision: revision.clone() }, &line.release)])
+        .wave("roles, service and webhook in each member", layout.each(|member| remove(objects(member), &line.release)))
+        .wave("address", [remove(Target::Address { revision: revision.clone() }, PRESENT)])
+}
+
+/// Takes a mesh down. Custom resource definitions stay: they may hold the users' own resources.
+pub fn delete(layout: &Layout) -> Plan {
+    let line = &layout.current;
+    let gone = |target: Target, from: &str| set(target, Some(from.to_owned()), None);
+    let revision = line.revision.as_str();
+    Plan::default()
+        .wave("nothing uses the mesh", [Step::AwaitUnused { revision: line.revision.clone() }])
+        .wave("validation", layout.config().map(|member| gone(Target::Validator { member: member.clone() }, revision)))
+        .wave("tags", layout.members.iter().flat_map(|member| TAGS.map(|name| gone(tag(member, name), revision))))
+        .then(line_down(layout, line))
+        .wave(
+            "access of the control planes",
+            layout.each(|member| gone(Target::Link { member: member.clone() }, PRESENT)),
+        )
+        .wave(
+            "system namespace and accounts",
+            layout.each(|member| gone(Target::Foothold { member: member.clone() }, PRESENT)),
+        )
+        .wave("mesh namespace and authority", [gone(Target::Home, PRESENT)])
+}

@@ -1,0 +1,92 @@
+//! What stands in the way of an upgrade, read from a survey.
+
+use model::injection::{Injection, NoInjection, PodLabels, decide, labels_conflict};
+use model::rules::Severity;
+use model::survey::{MemberSurvey, NamespaceSurvey, Stuck, Survey, WorkloadSurvey};
+use model::upgrade::Finding;
+
+use super::Layout;
+use super::data_plane::INJECTION_LABEL;
+
+/// Everything that a user should know before anything is touched.
+pub fn findings(layout: &Layout, survey: &Survey) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for member in &survey.members {
+        found.extend(member.foreign.iter().map(|name| foreign(member, name)));
+        for namespace in &member.namespaces {
+            found.extend(namespace_finding(member, namespace));
+            found.extend(namespace.workloads.iter().filter_map(|workload| workload_finding(layout, member, workload)));
+            found.extend(namespace.unreachable.iter().map(|pod| unreachable(member, namespace, pod)));
+        }
+    }
+    found
+}
+
+fn finding(severity: Severity, code: &str, object: String, message: &str, hint: &str) -> Finding {
+    Finding { severity, code: code.into(), object, message: message.into(), hint: hint.into() }
+}
+
+fn foreign(member: &MemberSurvey, name: &str) -> Finding {
+    finding(
+        Severity::Block,
+        "foreign_istio",
+        format!("{}: {name}", member.member),
+        "An injection webhook that is not ours would inject the same pods.",
+        "Remove that Istio from the cluster, or leave the cluster out of the mesh.",
+    )
+}
+
+fn namespace_finding(member: &MemberSurvey, namespace: &NamespaceSurvey) -> Option<Finding> {
+    let object = format!("{}: namespace {}", member.member, namespace.name);
+    if labels_conflict(&namespace.labels) {
+        let hint = format!("Remove one of the two; {INJECTION_LABEL} is the one that wins today.");
+        let message = "Both injection labels are set; Istio obeys one and ignores the other.";
+        return Some(finding(Severity::Block, "both_labels", object, message, &hint));
+    }
+    let silent = matches!(
+        decide(&namespace.labels, &PodLabels::default(), &member.injectors),
+        Injection::None(NoInjection::NoSuchRevision)
+    );
+    silent.then(|| {
+        let message = "The label matches no revision: new pods start without a sidecar, and nobody is told.";
+        finding(
+            Severity::Warn,
+            "no_such_revision",
+            object,
+            message,
+            "Label it with stable, canary or the name of a revision.",
+        )
+    })
+}
+
+fn workload_finding(layout: &Layout, member: &MemberSurvey, workload: &WorkloadSurvey) -> Option<Finding> {
+    let object = format!("{}: {}", member.member, workload.workload);
+    if workload.template.rev.as_deref() == Some(layout.current.revision.as_str()) {
+        let message = "The pod template names the revision that will be removed; no namespace label can move it.";
+        return Some(finding(
+            Severity::Block,
+            "template_names_revision",
+            object,
+            message,
+            "Let the template name stable, or no revision at all.",
+        ));
+    }
+    let message = match workload.stuck? {
+        Stuck::Paused => "The Deployment is paused: a restart would not move its pods.",
+        Stuck::OnDelete => "The update strategy is OnDelete: a restart would not move its pods.",
+        Stuck::SelfRolling => "Its Gateway rolls it by itself the moment the tag moves.",
+        Stuck::Owned => "Another controller owns it and would take a restart back.",
+    };
+    let hint = "Restart it yourself after the promotion; the old revision is kept until then.";
+    Some(finding(Severity::Warn, "cannot_restart", object, message, hint))
+}
+
+fn unreachable(member: &MemberSurvey, namespace: &NamespaceSurvey, pod: &str) -> Finding {
+    finding(
+        Severity::Warn,
+        "pod_without_workload",
+        format!("{}: pod {}/{pod}", member.member, namespace.name),
+        "No workload owns this injected pod, so nothing can restart it.",
+        "Recreate it yourself after the promotion; the old revision is kept until then.",
+    )
+}

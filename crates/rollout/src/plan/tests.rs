@@ -1,0 +1,230 @@
+//! Each plan equals a committed picture, so that a change of order is seen in review.
+
+use std::collections::BTreeMap;
+
+use model::injection::{Injector, NamespaceLabels, PodLabels};
+use model::plan::{Plan, WorkloadKind, WorkloadRef};
+use model::survey::{MemberSurvey, NamespaceSurvey, Survey, WorkloadSurvey};
+
+use super::rollback::Started;
+use super::*;
+
+fn line(version: &str) -> Line {
+    let release: Version = version.parse().expect(version);
+    Line { revision: release.revision_name(), image: format!("lab/proxyv2:{}", release.community()), release }
+}
+
+fn name(text: &str) -> Name {
+    text.parse().expect(text)
+}
+
+fn layout() -> Layout {
+    Layout {
+        members: vec![name("c1"), name("c2")],
+        current: line("1.25.1.1"),
+        target: Some(line("1.27.9.1")),
+        width: 4,
+    }
+}
+
+fn workload(namespace: &str, live: &[&str]) -> WorkloadSurvey {
+    let sidecar = |version: &&str| if version.is_empty() { None } else { Some(line(version).sidecar()) };
+    WorkloadSurvey {
+        workload: WorkloadRef { namespace: namespace.into(), kind: WorkloadKind::Deployment, name: "web".into() },
+        template: PodLabels::default(),
+        live: live.iter().map(sidecar).collect(),
+        stamp: None,
+        stuck: None,
+    }
+}
+
+/// A member with a namespace for each label form; `current` is where stable and default point.
+fn member(cluster: &str, current: &str) -> MemberSurvey {
+    let current = line(current).revision;
+    let old = line("1.25.1.1").revision;
+    let canary = line("1.27.9.1").revision;
+    let injector = |value: &str, revision: &RevisionName| Injector {
+        value: value.into(),
+        revision: revision.clone(),
+        serves_default: value == "default",
+    };
+    let namespace = |name: &str, label: Option<&str>| NamespaceSurvey {
+        name: name.into(),
+        labels: data_plane::labels_of(label),
+        workloads: vec![workload(name, &["1.25.1.1", "1.25.1.1"])],
+        unreachable: Vec::new(),
+    };
+    MemberSurvey {
+        member: name(cluster),
+        kubernetes: (1, 33),
+        namespaces: vec![
+            namespace("enabled", Some("istio-injection=enabled")),
+            namespace("explicit", Some("istio.io/rev=1-25-1")),
+            namespace("stable", Some("istio.io/rev=stable")),
+            namespace("unlabelled", None),
+        ],
+        injectors: vec![
+            injector("1-25-1", &old),
+            injector("1-27-9", &canary),
+            injector("stable", &current),
+            injector("default", &current),
+            injector("canary", &canary),
+        ],
+        foreign: Vec::new(),
+    }
+}
+
+fn picture(plan: &Plan) -> String {
+    let mut text = String::new();
+    for wave in &plan.waves {
+        let width = if wave.width == usize::MAX { String::new() } else { format!(" ({} at once)", wave.width) };
+        text += &format!("{}{width}\n", wave.title);
+        for step in &wave.steps {
+            text += &format!("    {step}\n");
+        }
+    }
+    text
+}
+
+fn compare(name: &str, plan: &Plan) {
+    let file = format!("{}/tests/plans/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("UPDATE_PLANS").is_some() {
+        std::fs::write(&file, picture(plan)).expect("a writable tree");
+    }
+    let committed = std::fs::read_to_string(&file).unwrap_or_default();
+    assert_eq!(picture(plan), committed, "UPDATE_PLANS=1 cargo test -p meshwright-rollout writes {file} anew");
+    let stored = serde_json::to_string(plan).expect("a plan is data");
+    assert_eq!(serde_json::from_str::<Plan>(&stored).expect("a stored plan loads"), *plan);
+}
+
+#[test]
+fn creating_a_mesh() {
+    compare("create", &life::create(&layout()));
+}
+
+#[test]
+fn deleting_a_mesh() {
+    compare("delete", &life::delete(&layout()));
+}
+
+#[test]
+fn deploying_a_canary() {
+    compare("canary-deploy", &canary::deploy(&layout(), &line("1.27.9.1")));
+}
+
+#[test]
+fn promoting_a_canary() {
+    compare("canary-promote", &canary::promote(&layout(), &line("1.27.9.1")));
+}
+
+#[test]
+fn retiring_the_old_revision() {
+    compare("retire", &canary::retire(&layout()));
+}
+
+#[test]
+fn upgrading_in_place_across_a_patch() {
+    let target = Line { revision: line("1.27.8.1").revision, ..line("1.27.9.1") };
+    let layout = Layout { current: line("1.27.8.1"), target: Some(target.clone()), ..layout() };
+    compare("in-place-deploy", &in_place::deploy(&layout, &target));
+}
+
+#[test]
+fn upgrading_in_place_within_a_community_version_needs_no_alias() {
+    let target = line("1.27.9.2");
+    let layout = Layout { current: line("1.27.9.1"), target: Some(target.clone()), ..layout() };
+    let plan = in_place::deploy(&layout, &target);
+    assert!(plan.waves.iter().all(|wave| wave.title != "alias tags"));
+}
+
+#[test]
+fn rolling_moves_every_label_form_and_leaves_the_unlabelled_alone() {
+    let survey = Survey { members: vec![member("c1", "1.27.9.1")] };
+    compare("roll", &data_plane::roll(&layout(), &line("1.27.9.1"), &survey, &BTreeMap::new()));
+}
+
+#[test]
+fn rolling_gives_moved_namespaces_their_label_back_and_does_not_restart_them_again() {
+    let mut cluster = member("c1", "1.27.9.1");
+    cluster.namespaces.truncate(1);
+    cluster.namespaces[0].labels = NamespaceLabels { injection: None, rev: Some("1-27-9".into()) };
+    cluster.namespaces[0].workloads = vec![workload("enabled", &["1.27.9.1"])];
+    let moved = BTreeMap::from([((name("c1"), "enabled".to_owned()), Some("istio-injection=enabled".to_owned()))]);
+    let plan = data_plane::roll(&layout(), &line("1.27.9.1"), &Survey { members: vec![cluster] }, &moved);
+    assert_eq!(picture(&plan), "namespace labels\n    label of namespace enabled in c1 → istio-injection=enabled\n");
+}
+
+#[test]
+fn d1_a_pod_without_a_sidecar_in_a_labelled_namespace_needs_a_restart() {
+    let mut cluster = member("c1", "1.27.9.1");
+    cluster.namespaces.truncate(1);
+    cluster.namespaces[0].workloads = vec![workload("enabled", &["1.27.9.1", ""])];
+    let plan = data_plane::roll(&layout(), &line("1.27.9.1"), &Survey { members: vec![cluster] }, &BTreeMap::new());
+    assert_eq!(plan.len(), 1);
+}
+
+/// Everything that a canary starts, up to the middle of its roll-out.
+fn started() -> Vec<Started> {
+    let target = line("1.27.9.1");
+    let survey = Survey { members: vec![member("c1", "1.27.9.1")] };
+    let plan = canary::deploy(&layout(), &target).then(canary::promote(&layout(), &target)).then(data_plane::roll(
+        &layout(),
+        &target,
+        &survey,
+        &BTreeMap::new(),
+    ));
+    let steps = plan.waves.into_iter().flat_map(|wave| wave.steps);
+    steps
+        .filter_map(|step| match &step {
+            Step::Set { from, .. } => Some((step.clone(), from.clone())),
+            Step::Restart { .. } => Some((step, None)),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn rolling_back_restores_in_the_order_that_keeps_pods_injected() {
+    let mut cluster = member("c1", "1.27.9.1");
+    cluster.namespaces[0].workloads =
+        vec![WorkloadSurvey { stamp: Some("op/1/0".into()), ..workload("enabled", &["1.27.9.1"]) }];
+    compare(
+        "rollback",
+        &rollback::rollback(&layout(), &line("1.27.9.1"), &started(), &Survey { members: vec![cluster] }),
+    );
+}
+
+#[test]
+fn b7_a_pod_born_in_the_mixed_window_is_restarted_by_the_rollback() {
+    let mut cluster = member("c1", "1.27.9.1");
+    cluster.namespaces.truncate(1);
+    cluster.namespaces[0].workloads = vec![workload("enabled", &["1.25.1.1", "1.27.9.1"])];
+    let plan = rollback::rollback(&layout(), &line("1.27.9.1"), &[], &Survey { members: vec![cluster] });
+    let restarts: Vec<&Step> =
+        plan.waves.iter().flat_map(|wave| &wave.steps).filter(|step| matches!(step, Step::Restart { .. })).collect();
+    assert!(matches!(restarts[..], [Step::Restart { stamp: model::plan::Stamp::Fresh, .. }]), "{restarts:?}");
+}
+
+#[test]
+fn findings_name_what_stands_in_the_way() {
+    let mut cluster = member("c1", "1.25.1.1");
+    cluster.foreign = vec!["istio-sidecar-injector".into()];
+    cluster.namespaces[0].labels.rev = Some("stable".into());
+    cluster.namespaces[2].labels.rev = Some("gone".into());
+    cluster.namespaces[2].workloads[0].stuck = Some(model::survey::Stuck::OnDelete);
+    cluster.namespaces[3].workloads[0].template.rev = Some("1-25-1".into());
+    cluster.namespaces[3].unreachable = vec!["bare".into()];
+    let found = precheck::findings(&layout(), &Survey { members: vec![cluster] });
+    let codes: Vec<&str> = found.iter().map(|finding| finding.code.as_str()).collect();
+    assert_eq!(
+        codes,
+        [
+            "foreign_istio",
+            "both_labels",
+            "no_such_revision",
+            "cannot_restart",
+            "template_names_revision",
+            "pod_without_workload"
+        ]
+    );
+}

@@ -1,0 +1,159 @@
+//! The door to a mesh's clusters, in the domain's words.
+
+use std::time::Instant;
+
+use async_trait::async_trait;
+use model::Name;
+use model::ids::OperationId;
+use model::operation::Problem;
+use model::plan::{Asks, Sidecar, Target, WorkloadRef};
+use model::survey::Survey;
+use model::version::RevisionName;
+
+/// One mesh's hosting cluster and member clusters.
+#[async_trait]
+pub trait World: Send + Sync {
+    /// What is there now.
+    ///
+    /// # Errors
+    /// The cluster did not answer or does not let us look.
+    async fn look(&self, target: &Target) -> Result<Seen, WorldError>;
+
+    /// Brings a target from what `seen` showed to a value; `None` removes it. Safe to repeat, never proof of success.
+    ///
+    /// # Errors
+    /// The target has changed since it was seen, the permit has run out, or the cluster refused.
+    async fn set(&self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError>;
+
+    /// Changes nothing but the target's own version, so that whoever looked before can no longer write.
+    ///
+    /// # Errors
+    /// As for [`World::set`].
+    async fn fence(&self, target: &Target, permit: &Permit) -> Result<(), WorldError>;
+
+    /// A workload with its live pods; `None` when it is gone.
+    ///
+    /// # Errors
+    /// As for [`World::look`].
+    async fn workload(&self, member: &Name, workload: &WorkloadRef) -> Result<Option<WorkloadSeen>, WorldError>;
+
+    /// Sends a pod through admission without creating it. `Err(reason)` inside means: not injected as wanted.
+    ///
+    /// # Errors
+    /// As for [`World::look`].
+    async fn probe(&self, member: &Name, asks: &Asks, wanted: &Sidecar) -> Result<Result<(), String>, WorldError>;
+
+    /// Whether every replica of a revision is ready and reports every one of the members as synced.
+    ///
+    /// # Errors
+    /// As for [`World::look`].
+    async fn readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Settled, WorldError>;
+
+    /// Who uses a revision. A cluster or replica that does not answer is `Unknown`, not an error.
+    ///
+    /// # Errors
+    /// As for [`World::look`].
+    async fn usage(&self, revision: &RevisionName) -> Result<Usage, WorldError>;
+
+    /// Every member, seen now.
+    ///
+    /// # Errors
+    /// As for [`World::look`]; one silent member is enough.
+    async fn survey(&self) -> Result<Survey, WorldError>;
+
+    /// Returns when something may have changed, and after a short while in any case.
+    async fn changed(&self);
+}
+
+/// What a look showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The target's value; `None` is absence.
+    pub value: Option<String>,
+    /// Which version of the target that was.
+    pub mark: Mark,
+    /// Whether the clusters have caught up with the value.
+    pub settled: Settled,
+}
+
+/// A version of a target: its identity and its generation in the cluster. Opaque outside the cluster that gave it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mark(pub String);
+
+/// Whether something that was written has come true.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// It has.
+    Yes,
+    /// Not yet, and why.
+    NotYet(String),
+    /// It will not by itself.
+    Failing(Problem),
+}
+
+/// A workload as its cluster shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadSeen {
+    /// Our restart stamp on the pod template.
+    pub stamp: Option<String>,
+    /// Which version of the workload that was.
+    pub mark: Mark,
+    /// What each live pod was injected with.
+    pub live: Vec<Option<Sidecar>>,
+    /// Whether the roll-out of its newest template has come to its end.
+    pub rolled: Settled,
+}
+
+/// Who uses a revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Usage {
+    /// Nobody, as far as everybody answered.
+    Unused,
+    /// These do.
+    InUse(Vec<String>),
+    /// These did not answer: counts as used.
+    Unknown(Vec<String>),
+}
+
+/// The right to write until a deadline, on behalf of one operation at one epoch.
+#[derive(Debug, Clone, Copy)]
+pub struct Permit {
+    /// Whose write it is.
+    pub operation: OperationId,
+    /// Which claim of it.
+    pub epoch: i64,
+    /// After this nothing may be sent: another worker may have taken over. Measured from before the claim was sent.
+    pub deadline: Instant,
+}
+
+/// Why a cluster did not do what was asked; each variant says what to do.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum WorldError {
+    /// Try again later: no answer.
+    #[error("{place} does not answer")]
+    Unreachable {
+        /// Which cluster.
+        place: String,
+        /// What was tried and how it failed.
+        cause: String,
+    },
+    /// Look again: the target changed in between.
+    #[error("{place} has changed in between")]
+    Changed {
+        /// What.
+        place: String,
+    },
+    /// A person has to act: not allowed, or not accepted.
+    #[error("{place} refused")]
+    Refused {
+        /// Which cluster.
+        place: String,
+        /// The stable code of the problem.
+        code: &'static str,
+        /// What it said, in our words.
+        cause: String,
+    },
+    /// Stop at once: the lease may be over.
+    #[error("the permit to write has run out")]
+    Expired,
+}

@@ -1,0 +1,147 @@
+//! What every step does: look and class what is there, push once, or say which step restores it.
+//!
+//! | | start | goal | neither |
+//! |---|---|---|---|
+//! | `check` | `Ready` | `Done`, or `Waiting` until it has settled | `Blocked`: never overwritten |
+
+use model::ids::OperationId;
+use model::operation::{Problem, Progress};
+use model::plan::{Stamp, Step, Target};
+
+use crate::ports::{Mark, Permit, Settled, Usage, World, WorldError};
+
+mod restart;
+mod set;
+
+/// What a look means for a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// The goal is there.
+    Done,
+    /// The start is there: one push brings the goal.
+    Ready {
+        /// What an undo would restore.
+        capture: Option<String>,
+        /// The version that was looked at; the push is refused when it has moved on.
+        mark: Mark,
+    },
+    /// Nothing to do but to look again.
+    Waiting(String),
+    /// Something that the plan did not expect. Nothing is written.
+    Blocked(Problem),
+}
+
+/// A step with everything that its verbs need to know about its run.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The operation.
+    pub operation: OperationId,
+    /// The step's number in the operation's plan.
+    pub number: i32,
+    /// The step.
+    pub step: &'a Step,
+    /// What its facts add up to.
+    pub progress: &'a Progress,
+}
+
+impl Place<'_> {
+    /// The value that a restart writes. It derives from the operation, so writing it twice restarts once; `attempt`
+    /// rises only when a person asks for another try.
+    pub fn stamp(&self, stamp: &Stamp) -> Option<String> {
+        match stamp {
+            Stamp::Fresh => Some(format!("{}/{}/{}", self.operation, self.number, self.progress.attempt)),
+            Stamp::Former { value } => value.clone(),
+        }
+    }
+
+    /// Looks and classes.
+    ///
+    /// # Errors
+    /// The cluster could not be asked.
+    pub async fn check(&self, world: &dyn World) -> Result<Check, WorldError> {
+        match self.step {
+            Step::Set { target, from, to } => set::check(self, world, target, from, to).await,
+            Step::Restart { member, workload, wanted, stamp } => {
+                restart::check(self, world, member, workload, (wanted, stamp)).await
+            }
+            Step::Probe { member, asks, wanted } => Ok(match world.probe(member, asks, wanted).await? {
+                Ok(()) => Check::Done,
+                // Webhook configurations reach the API server's own admission a moment after the write.
+                Err(reason) => Check::Waiting(reason),
+            }),
+            Step::AwaitReady { revision, members } => Ok(settled(world.readiness(revision, members).await?)),
+            Step::AwaitUnused { revision } => Ok(match world.usage(revision).await? {
+                Usage::Unused => Check::Done,
+                Usage::InUse(users) => Check::Waiting(format!("still in use: {}", short(&users))),
+                Usage::Unknown(silent) => Check::Waiting(format!("unknown counts as used: {}", short(&silent))),
+            }),
+        }
+    }
+
+    /// Pushes once. Only steps that were found `Ready` are pushed.
+    ///
+    /// # Errors
+    /// As for [`World::set`].
+    pub async fn act(&self, world: &dyn World, seen: &Mark, permit: &Permit) -> Result<(), WorldError> {
+        match self.step {
+            Step::Set { target, to, .. } => world.set(target, to.as_deref(), seen, permit).await,
+            Step::Restart { stamp, .. } => {
+                let target = self.writes().expect("a restart writes a workload");
+                world.set(&target, self.stamp(stamp).as_deref(), seen, permit).await
+            }
+            Step::Probe { .. } | Step::AwaitReady { .. } | Step::AwaitUnused { .. } => Ok(()),
+        }
+    }
+
+    /// The target that the step writes to; a worker that takes over fences it.
+    pub fn writes(&self) -> Option<Target> {
+        match self.step {
+            Step::Set { target, .. } => Some(target.clone()),
+            Step::Restart { member, workload, .. } => {
+                Some(Target::Workload { member: member.clone(), workload: workload.clone() })
+            }
+            Step::Probe { .. } | Step::AwaitReady { .. } | Step::AwaitUnused { .. } => None,
+        }
+    }
+}
+
+/// The step that restores what a started one captured; `None` where nothing needs restoring.
+///
+/// Custom resource definitions are never taken back: their stored versions have moved on (requirement B7). Restarts are
+/// not undone one by one: which workloads carry the wrong sidecar is read from live pods.
+pub fn undo(step: &Step, capture: &Option<String>) -> Option<Step> {
+    match step {
+        Step::Set { target: Target::Crds { .. } | Target::Workload { .. }, .. } => None,
+        Step::Set { target, to, .. } if to != capture => {
+            Some(Step::Set { target: target.clone(), from: to.clone(), to: capture.clone() })
+        }
+        _ => None,
+    }
+}
+
+/// True for a step after whose first effect there is no way back.
+pub fn irrevocable(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::Set {
+            target: Target::ControlPlane { .. } | Target::MemberObjects { .. } | Target::Address { .. },
+            to: None,
+            ..
+        }
+    )
+}
+
+fn settled(settled: Settled) -> Check {
+    match settled {
+        Settled::Yes => Check::Done,
+        Settled::NotYet(reason) => Check::Waiting(reason),
+        Settled::Failing(problem) => Check::Blocked(problem),
+    }
+}
+
+/// The first few of a list, and how many more there are.
+fn short(list: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = list.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if list.len() > SHOWN { format!("{shown} and {} more", list.len() - SHOWN) } else { shown }
+}

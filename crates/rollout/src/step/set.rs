@@ -1,0 +1,38 @@
+//! Moving a target from one value to another.
+
+use model::operation::Problem;
+use model::plan::Target;
+
+use super::{Check, Place, settled};
+use crate::ports::{Settled, World, WorldError};
+
+pub(super) async fn check(
+    place: &Place<'_>,
+    world: &dyn World,
+    target: &Target,
+    from: &Option<String>,
+    to: &Option<String>,
+) -> Result<Check, WorldError> {
+    let seen = world.look(target).await?;
+    if seen.value == *to {
+        return Ok(settled(seen.settled));
+    }
+    // A push that has not come true yet, such as a deletion under way, must not be pushed again.
+    if let (true, Settled::NotYet(reason)) = (place.progress.started(), &seen.settled) {
+        return Ok(Check::Waiting(reason.clone()));
+    }
+    let captured = place.progress.capture.as_ref() == Some(&seen.value);
+    if seen.value == *from || captured {
+        return Ok(Check::Ready { capture: seen.value, mark: seen.mark });
+    }
+    Ok(Check::Blocked(foreign(target, from, to, &seen.value)))
+}
+
+fn foreign(target: &Target, from: &Option<String>, to: &Option<String>, found: &Option<String>) -> Problem {
+    let word = |value: &Option<String>| value.clone().unwrap_or_else(|| "absent".into());
+    Problem::new(
+        "changed_by_someone_else",
+        format!("{target} is {} where {} or {} was expected; nothing was written.", word(found), word(from), word(to)),
+        format!("Set it back to {} and retry, or roll back.", word(from)),
+    )
+}
