@@ -11,6 +11,28 @@ use crate::{Name, RevisionName};
 pub struct Survey {
     /// The members, in the mesh's order: the config cluster first.
     pub members: Vec<MemberSurvey>,
+    /// The proxies that are connected to some replica of some revision.
+    #[serde(default)]
+    pub proxies: Vec<ProxySurvey>,
+}
+
+/// One proxy as the istiod that it is connected to sees it. All of it is what the proxy says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxySurvey {
+    /// `pod.namespace`.
+    pub proxy: String,
+    /// The member cluster that it claims to be in.
+    pub member: String,
+    /// The revision that it is connected to.
+    pub revision: RevisionName,
+    /// The Istio version that it claims.
+    pub version: String,
+    /// Whether everything that was sent was acknowledged.
+    pub synced: bool,
+    /// What it last rejected.
+    pub error: Option<String>,
+    /// True when no such pod exists: it blocks a retirement all the same.
+    pub ghost: bool,
 }
 
 /// One member cluster.

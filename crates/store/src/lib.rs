@@ -1,1 +1,150 @@
 //! Postgres: the only crate that names sqlx.
+//!
+//! Every query of a tenant's rows takes its tenant from a [`Tx`], which also sets it for row-level security: two walls,
+//! each sufficient alone. Events are buffered and get their numbers in the last statement of the transaction.
+
+use std::str::FromStr;
+
+use model::ids::TenantId;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgPool, Postgres, Transaction};
+
+mod catalogue;
+mod clusters;
+mod error;
+mod events;
+mod idempotency;
+mod meshes;
+mod operations;
+pub mod private;
+mod queue;
+mod tenants;
+mod upgrades;
+mod vault;
+
+pub use catalogue::{Hosting, StoredRelease};
+pub use clusters::{Cluster, ClusterState, NewCluster};
+pub use error::StoreError;
+pub use events::{Event, NewEvent};
+pub use idempotency::{Answer, Earlier};
+pub use meshes::{Member, Mesh, MeshState, NewMesh, Revision};
+pub use operations::{Item, NewOperation, Operation, WaveHead};
+pub use queue::{Claim, Record, Wishes};
+pub use tenants::{ApiKey, NewKey, Role};
+pub use upgrades::{NewUpgrade, Upgrade};
+pub use vault::Vault;
+
+/// A connection pool under one database role, and the key that seals secrets.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: PgPool,
+    vault: Vault,
+}
+
+/// One transaction on behalf of one tenant.
+#[derive(Debug)]
+pub struct Tx<'a> {
+    inner: Transaction<'a, Postgres>,
+    tenant: TenantId,
+    events: Vec<NewEvent>,
+    vault: &'a Vault,
+}
+
+/// How many connections one process keeps; two cores serve no more at once.
+const POOL: u32 = 10;
+
+impl Store {
+    /// Connects.
+    ///
+    /// # Errors
+    /// The address is malformed or the database does not answer.
+    pub async fn connect(url: &str, vault: Vault) -> Result<Self, StoreError> {
+        let options = PgConnectOptions::from_str(url)?;
+        let pool = PgPoolOptions::new().max_connections(POOL).connect_with(options).await?;
+        Ok(Self { pool, vault })
+    }
+
+    /// Refuses a role that would see through row-level security: a superuser, one with BYPASSRLS, or a table's owner.
+    ///
+    /// # Errors
+    /// [`StoreError::UnsafeRole`] names the role.
+    pub async fn require_bounded_role(&self) -> Result<(), StoreError> {
+        let row = sqlx::query!(
+            r#"SELECT current_user::text AS "role!", (rolsuper OR rolbypassrls
+                   OR EXISTS (SELECT FROM pg_class WHERE relname = 'meshes' AND relowner = pg_roles.oid)) AS "unbounded!"
+               FROM pg_roles WHERE rolname = current_user"#
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        if row.unbounded { Err(StoreError::UnsafeRole { role: row.role }) } else { Ok(()) }
+    }
+
+    /// Brings the schema up to date. Only the role that owns the tables can.
+    ///
+    /// # Errors
+    /// A migration failed, or a landed one was changed.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        sqlx::migrate!("../../migrations").run(&self.pool).await.map_err(|error| StoreError::Migration(Box::new(error)))
+    }
+
+    /// Makes the three database roles, where they are missing. Needs a superuser; `dev` and the tests use it.
+    ///
+    /// # Errors
+    /// The database refused.
+    pub async fn create_roles(&self) -> Result<(), StoreError> {
+        sqlx::raw_sql(include_str!("roles.sql")).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Begins a transaction on behalf of a tenant.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn begin(&self, tenant: TenantId) -> Result<Tx<'_>, StoreError> {
+        let mut inner = self.pool.begin().await?;
+        sqlx::query!("SELECT set_config('mw.tenant', $1, true)", tenant.0.to_string()).fetch_one(&mut *inner).await?;
+        Ok(Tx { inner, tenant, events: Vec::new(), vault: &self.vault })
+    }
+
+    /// The key that seals secrets.
+    pub fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// True when the database answers.
+    pub async fn healthy(&self) -> bool {
+        sqlx::query!(r#"SELECT 1 AS "one!""#).fetch_one(&self.pool).await.is_ok()
+    }
+
+    /// Closes every connection.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+impl Tx<'_> {
+    /// On whose behalf.
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    /// Buffers an event; it gets its number when the transaction commits.
+    pub fn tell(&mut self, event: NewEvent) {
+        self.events.push(event);
+    }
+
+    /// Writes the buffered events and commits.
+    ///
+    /// # Errors
+    /// The database refused; nothing was changed.
+    pub async fn commit(mut self) -> Result<(), StoreError> {
+        self.write_events().await?;
+        self.inner.commit().await?;
+        Ok(())
+    }
+}
+
+/// One row that a write must have hit.
+fn exactly_one(rows: u64, missing: StoreError) -> Result<(), StoreError> {
+    if rows == 1 { Ok(()) } else { Err(missing) }
+}

@@ -1,1 +1,11 @@
-//! Development only: a throw-away database, a world of fake clusters with faults, builders.
+//! Development only: a throw-away database, a world of imagined clusters with faults, a clock that is told the time.
+
+pub mod clock;
+pub mod db;
+pub mod fleet;
+pub mod world;
+
+pub use clock::ManualClock;
+pub use db::TestDb;
+pub use fleet::Fleet;
+pub use world::FakeWorld;

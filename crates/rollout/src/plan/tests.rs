@@ -139,7 +139,7 @@ fn upgrading_in_place_within_a_community_version_needs_no_alias() {
 
 #[test]
 fn rolling_moves_every_label_form_and_leaves_the_unlabelled_alone() {
-    let survey = Survey { members: vec![member("c1", "1.27.9.1")] };
+    let survey = Survey { members: vec![member("c1", "1.27.9.1")], proxies: Vec::new() };
     compare("roll", &data_plane::roll(&layout(), &line("1.27.9.1"), &survey, &BTreeMap::new()));
 }
 
@@ -150,7 +150,8 @@ fn rolling_gives_moved_namespaces_their_label_back_and_does_not_restart_them_aga
     cluster.namespaces[0].labels = NamespaceLabels { injection: None, rev: Some("1-27-9".into()) };
     cluster.namespaces[0].workloads = vec![workload("enabled", &["1.27.9.1"])];
     let moved = BTreeMap::from([((name("c1"), "enabled".to_owned()), Some("istio-injection=enabled".to_owned()))]);
-    let plan = data_plane::roll(&layout(), &line("1.27.9.1"), &Survey { members: vec![cluster] }, &moved);
+    let plan =
+        data_plane::roll(&layout(), &line("1.27.9.1"), &Survey { members: vec![cluster], proxies: Vec::new() }, &moved);
     assert_eq!(picture(&plan), "namespace labels\n    label of namespace enabled in c1 → istio-injection=enabled\n");
 }
 
@@ -159,14 +160,19 @@ fn d1_a_pod_without_a_sidecar_in_a_labelled_namespace_needs_a_restart() {
     let mut cluster = member("c1", "1.27.9.1");
     cluster.namespaces.truncate(1);
     cluster.namespaces[0].workloads = vec![workload("enabled", &["1.27.9.1", ""])];
-    let plan = data_plane::roll(&layout(), &line("1.27.9.1"), &Survey { members: vec![cluster] }, &BTreeMap::new());
+    let plan = data_plane::roll(
+        &layout(),
+        &line("1.27.9.1"),
+        &Survey { members: vec![cluster], proxies: Vec::new() },
+        &BTreeMap::new(),
+    );
     assert_eq!(plan.len(), 1);
 }
 
 /// Everything that a canary starts, up to the middle of its roll-out.
 fn started() -> Vec<Started> {
     let target = line("1.27.9.1");
-    let survey = Survey { members: vec![member("c1", "1.27.9.1")] };
+    let survey = Survey { members: vec![member("c1", "1.27.9.1")], proxies: Vec::new() };
     let plan = canary::deploy(&layout(), &target).then(canary::promote(&layout(), &target)).then(data_plane::roll(
         &layout(),
         &target,
@@ -190,7 +196,12 @@ fn rolling_back_restores_in_the_order_that_keeps_pods_injected() {
         vec![WorkloadSurvey { stamp: Some("op/1/0".into()), ..workload("enabled", &["1.27.9.1"]) }];
     compare(
         "rollback",
-        &rollback::rollback(&layout(), &line("1.27.9.1"), &started(), &Survey { members: vec![cluster] }),
+        &rollback::rollback(
+            &layout(),
+            &line("1.27.9.1"),
+            &started(),
+            &Survey { members: vec![cluster], proxies: Vec::new() },
+        ),
     );
 }
 
@@ -199,7 +210,8 @@ fn b7_a_pod_born_in_the_mixed_window_is_restarted_by_the_rollback() {
     let mut cluster = member("c1", "1.27.9.1");
     cluster.namespaces.truncate(1);
     cluster.namespaces[0].workloads = vec![workload("enabled", &["1.25.1.1", "1.27.9.1"])];
-    let plan = rollback::rollback(&layout(), &line("1.27.9.1"), &[], &Survey { members: vec![cluster] });
+    let plan =
+        rollback::rollback(&layout(), &line("1.27.9.1"), &[], &Survey { members: vec![cluster], proxies: Vec::new() });
     let restarts: Vec<&Step> =
         plan.waves.iter().flat_map(|wave| &wave.steps).filter(|step| matches!(step, Step::Restart { .. })).collect();
     assert!(matches!(restarts[..], [Step::Restart { stamp: model::plan::Stamp::Fresh, .. }]), "{restarts:?}");
@@ -214,7 +226,7 @@ fn findings_name_what_stands_in_the_way() {
     cluster.namespaces[2].workloads[0].stuck = Some(model::survey::Stuck::OnDelete);
     cluster.namespaces[3].workloads[0].template.rev = Some("1-25-1".into());
     cluster.namespaces[3].unreachable = vec!["bare".into()];
-    let found = precheck::findings(&layout(), &Survey { members: vec![cluster] });
+    let found = precheck::findings(&layout(), &Survey { members: vec![cluster], proxies: Vec::new() });
     let codes: Vec<&str> = found.iter().map(|finding| finding.code.as_str()).collect();
     assert_eq!(
         codes,

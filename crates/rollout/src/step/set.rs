@@ -1,5 +1,6 @@
 //! Moving a target from one value to another.
 
+use model::Version;
 use model::operation::Problem;
 use model::plan::Target;
 
@@ -14,7 +15,7 @@ pub(super) async fn check(
     to: &Option<String>,
 ) -> Result<Check, WorldError> {
     let seen = world.look(target).await?;
-    if seen.value == *to {
+    if seen.value == *to || outgrown(target, seen.value.as_deref(), to.as_deref()) {
         return Ok(settled(seen.settled));
     }
     // A push that has not come true yet, such as a deletion under way, must not be pushed again.
@@ -22,10 +23,18 @@ pub(super) async fn check(
         return Ok(Check::Waiting(reason.clone()));
     }
     let captured = place.progress.capture.as_ref() == Some(&seen.value);
-    if seen.value == *from || captured {
+    let only_forward = matches!(target, Target::Crds { .. });
+    if seen.value == *from || captured || only_forward {
         return Ok(Check::Ready { capture: seen.value, mark: seen.mark });
     }
     Ok(Check::Blocked(foreign(target, from, to, &seen.value)))
+}
+
+/// Definitions belong to the cluster and only move forward: a newer release's serve an older one too.
+fn outgrown(target: &Target, found: Option<&str>, to: Option<&str>) -> bool {
+    let precedence =
+        |text: Option<&str>| text.and_then(|text| text.parse::<Version>().ok()).map(|version| version.precedence());
+    matches!(target, Target::Crds { .. }) && precedence(found) >= precedence(to)
 }
 
 fn foreign(target: &Target, from: &Option<String>, to: &Option<String>, found: &Option<String>) -> Problem {

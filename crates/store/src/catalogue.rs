@@ -1,0 +1,166 @@
+//! What the operator offers: hosting clusters, releases, upgrade rules.
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
+use model::Version;
+use model::ids::HostingClusterId;
+use model::release::{Release, ReleaseState};
+use model::rules::UpgradePolicy;
+
+use crate::error::{fits, json};
+use crate::{Store, StoreError, exactly_one};
+
+/// A hosting cluster.
+#[derive(Debug, Clone)]
+pub struct Hosting {
+    /// Its id.
+    pub id: HostingClusterId,
+    /// Its name.
+    pub name: String,
+    /// When it was added.
+    pub created_at: Timestamp,
+}
+
+/// A release with its charts.
+#[derive(Debug, Clone)]
+pub struct StoredRelease {
+    /// The catalogue's entry.
+    pub release: Release,
+    /// Its charts as a tar archive.
+    pub charts: Vec<u8>,
+}
+
+fn place(id: HostingClusterId) -> String {
+    format!("hosting_clusters.kubeconfig/{id}")
+}
+
+fn state_text(state: ReleaseState) -> &'static str {
+    match state {
+        ReleaseState::Available => "available",
+        ReleaseState::Deprecated => "deprecated",
+        ReleaseState::Withdrawn => "withdrawn",
+    }
+}
+
+impl Store {
+    /// Adds a hosting cluster.
+    ///
+    /// # Errors
+    /// The name is taken (`hosting_clusters_name_unique`).
+    pub async fn add_hosting_cluster(&self, hosting: &Hosting, kubeconfig: &[u8]) -> Result<(), StoreError> {
+        sqlx::query!(
+            "INSERT INTO hosting_clusters (hosting_cluster_id, name, kubeconfig, created_at) VALUES ($1, $2, $3, $4)",
+            hosting.id.0,
+            hosting.name,
+            self.vault.seal(&place(hosting.id), kubeconfig),
+            hosting.created_at.to_sqlx() as _
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Every hosting cluster, oldest first.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn hosting_clusters(&self) -> Result<Vec<Hosting>, StoreError> {
+        let rows = sqlx::query!(
+            "SELECT hosting_cluster_id, name, created_at FROM hosting_clusters ORDER BY hosting_cluster_id"
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let read = rows.into_iter().map(|row| Hosting {
+            id: HostingClusterId(row.hosting_cluster_id),
+            name: row.name,
+            created_at: row.created_at.to_jiff(),
+        });
+        Ok(read.collect())
+    }
+
+    /// A hosting cluster's kubeconfig, opened.
+    ///
+    /// # Errors
+    /// There is no such cluster, or it does not open.
+    pub async fn hosting_kubeconfig(&self, id: HostingClusterId) -> Result<Vec<u8>, StoreError> {
+        let sealed = sqlx::query_scalar!("SELECT kubeconfig FROM hosting_clusters WHERE hosting_cluster_id = $1", id.0)
+            .fetch_optional(&self.pool)
+            .await?
+            .ok_or(StoreError::NotFound { what: "hosting cluster" })?;
+        self.vault.open(&place(id), &sealed)
+    }
+
+    /// Adds a release to the catalogue.
+    ///
+    /// # Errors
+    /// The version is there already (`releases_pk`).
+    pub async fn add_release(&self, stored: &StoredRelease, now: Timestamp) -> Result<(), StoreError> {
+        let release = &stored.release;
+        sqlx::query!(
+            "INSERT INTO releases (version, state, body, charts, created_at) VALUES ($1, $2, $3, $4, $5)",
+            release.version.to_string(),
+            state_text(release.state),
+            json(release),
+            stored.charts,
+            now.to_sqlx() as _
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Offers, deprecates or withdraws a release.
+    ///
+    /// # Errors
+    /// There is no such release.
+    pub async fn set_release_state(&self, version: &Version, state: ReleaseState) -> Result<(), StoreError> {
+        let done =
+            sqlx::query!("UPDATE releases SET state = $2 WHERE version = $1", version.to_string(), state_text(state))
+                .execute(&self.pool)
+                .await?;
+        exactly_one(done.rows_affected(), StoreError::NotFound { what: "release" })
+    }
+
+    /// The whole catalogue, newest first.
+    ///
+    /// # Errors
+    /// The database failed, or a row does not fit.
+    pub async fn releases(&self) -> Result<Vec<Release>, StoreError> {
+        let rows = sqlx::query!("SELECT version, state, body FROM releases").fetch_all(&self.pool).await?;
+        let read = rows.into_iter().map(|row| release(&row.version, &row.state, row.body));
+        let mut releases = read.collect::<Result<Vec<Release>, StoreError>>()?;
+        releases.sort_by_key(|release| std::cmp::Reverse(release.version.precedence()));
+        Ok(releases)
+    }
+
+    /// One release with its charts.
+    ///
+    /// # Errors
+    /// There is no such release.
+    pub async fn release(&self, version: &Version) -> Result<StoredRelease, StoreError> {
+        let row =
+            sqlx::query!("SELECT version, state, body, charts FROM releases WHERE version = $1", version.to_string())
+                .fetch_optional(&self.pool)
+                .await?
+                .ok_or(StoreError::NotFound { what: "release" })?;
+        Ok(StoredRelease { release: release(&row.version, &row.state, row.body)?, charts: row.charts })
+    }
+
+    /// The numbers behind the upgrade rules.
+    ///
+    /// # Errors
+    /// The database failed, or the row does not fit.
+    pub async fn upgrade_policy(&self) -> Result<UpgradePolicy, StoreError> {
+        let body = sqlx::query_scalar!("SELECT body FROM upgrade_policies WHERE name = 'default'")
+            .fetch_one(&self.pool)
+            .await?;
+        fits(serde_json::from_value(body), "upgrade_policies", "body", "default")
+    }
+}
+
+/// The state is a column of its own, because it changes; the rest never does.
+fn release(version: &str, state: &str, body: serde_json::Value) -> Result<Release, StoreError> {
+    let release: Release = fits(serde_json::from_value(body), "releases", "body", version)?;
+    let state = fits(serde_json::from_value(serde_json::Value::from(state)), "releases", "state", version)?;
+    Ok(Release { state, ..release })
+}

@@ -1,0 +1,185 @@
+//! Registered clusters of a tenant.
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
+use model::ids::ClusterId;
+use model::operation::Problem;
+
+use crate::error::{fits, json};
+use crate::{StoreError, Tx, exactly_one};
+
+/// Where a cluster stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClusterState {
+    /// Its registration is under way.
+    Registering,
+    /// It answered, and our accounts are in it.
+    Ready,
+    /// It cannot be used.
+    Refused(Problem),
+}
+
+/// A cluster to be registered.
+#[derive(Debug, Clone)]
+pub struct NewCluster {
+    /// Its id.
+    pub id: ClusterId,
+    /// Its name.
+    pub name: String,
+    /// Its API server.
+    pub server: String,
+    /// The submitted credential, in our own strict form.
+    pub kubeconfig: Vec<u8>,
+}
+
+/// A cluster as the service knows it.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// Its id.
+    pub id: ClusterId,
+    /// Its name.
+    pub name: String,
+    /// Its API server.
+    pub server: String,
+    /// Where it stands.
+    pub state: ClusterState,
+    /// Kubernetes' version as the cluster says it.
+    pub kubernetes_version: Option<String>,
+    /// When it was registered.
+    pub created_at: Timestamp,
+    /// When it last answered.
+    pub observed_at: Option<Timestamp>,
+}
+
+fn place(id: ClusterId) -> String {
+    format!("clusters.kubeconfig/{id}")
+}
+
+impl Tx<'_> {
+    /// Adds a cluster in state `registering`.
+    ///
+    /// # Errors
+    /// The name is taken (`clusters_name_unique`).
+    pub async fn create_cluster(&mut self, cluster: &NewCluster, now: Timestamp) -> Result<(), StoreError> {
+        sqlx::query!(
+            "INSERT INTO clusters (tenant_id, cluster_id, name, state, server, kubeconfig, created_at) VALUES ($1, $2, $3, 'registering', $4, $5, $6)",
+            self.tenant.0,
+            cluster.id.0,
+            cluster.name,
+            cluster.server,
+            self.vault.seal(&place(cluster.id), &cluster.kubeconfig),
+            now.to_sqlx() as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Every cluster of the tenant, oldest first.
+    ///
+    /// # Errors
+    /// The database failed, or a row does not fit.
+    pub async fn clusters(&mut self) -> Result<Vec<Cluster>, StoreError> {
+        let rows = sqlx::query!(
+            "SELECT cluster_id, name, server, state, kubernetes_version, problem, created_at, observed_at FROM clusters WHERE tenant_id = $1 ORDER BY cluster_id",
+            self.tenant.0
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let read = rows.into_iter().map(|row| {
+            let id = ClusterId(row.cluster_id);
+            let state = match (row.state.as_str(), row.problem) {
+                ("registering", _) => ClusterState::Registering,
+                ("ready", _) => ClusterState::Ready,
+                ("refused", Some(problem)) => {
+                    ClusterState::Refused(fits(serde_json::from_value(problem), "clusters", "problem", id)?)
+                }
+                _ => return Err(StoreError::Corrupt { table: "clusters", column: "state", row: id.to_string() }),
+            };
+            Ok(Cluster {
+                id,
+                name: row.name,
+                server: row.server,
+                state,
+                kubernetes_version: row.kubernetes_version,
+                created_at: row.created_at.to_jiff(),
+                observed_at: row.observed_at.map(jiff_sqlx::Timestamp::to_jiff),
+            })
+        });
+        read.collect()
+    }
+
+    /// One cluster.
+    ///
+    /// # Errors
+    /// There is none of that id in this tenant.
+    pub async fn cluster(&mut self, id: ClusterId) -> Result<Cluster, StoreError> {
+        self.clusters()
+            .await?
+            .into_iter()
+            .find(|cluster| cluster.id == id)
+            .ok_or(StoreError::NotFound { what: "cluster" })
+    }
+
+    /// A cluster's credential, opened.
+    ///
+    /// # Errors
+    /// There is no such cluster, or it does not open.
+    pub async fn cluster_kubeconfig(&mut self, id: ClusterId) -> Result<Vec<u8>, StoreError> {
+        let sealed = sqlx::query_scalar!(
+            "SELECT kubeconfig FROM clusters WHERE tenant_id = $1 AND cluster_id = $2",
+            self.tenant.0,
+            id.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .ok_or(StoreError::NotFound { what: "cluster" })?;
+        self.vault.open(&place(id), &sealed)
+    }
+
+    /// Records what registration found. A new credential of our own replaces the submitted one for good.
+    ///
+    /// # Errors
+    /// There is no such cluster.
+    pub async fn settle_cluster(
+        &mut self,
+        id: ClusterId,
+        state: &ClusterState,
+        version: Option<&str>,
+        kubeconfig: Option<&[u8]>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (text, problem) = match state {
+            ClusterState::Registering => ("registering", None),
+            ClusterState::Ready => ("ready", None),
+            ClusterState::Refused(problem) => ("refused", Some(json(problem))),
+        };
+        let sealed = kubeconfig.map(|text| self.vault.seal(&place(id), text));
+        let done = sqlx::query!(
+            "UPDATE clusters SET state = $3, problem = $4, kubernetes_version = coalesce($5, kubernetes_version),
+                 kubeconfig = coalesce($6, kubeconfig), observed_at = $7
+             WHERE tenant_id = $1 AND cluster_id = $2",
+            self.tenant.0,
+            id.0,
+            text,
+            problem,
+            version,
+            sealed,
+            now.to_sqlx() as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        exactly_one(done.rows_affected(), StoreError::NotFound { what: "cluster" })
+    }
+
+    /// Forgets a cluster that no mesh uses (`memberships_cluster_fk` otherwise).
+    ///
+    /// # Errors
+    /// There is no such cluster, or a mesh uses it.
+    pub async fn delete_cluster(&mut self, id: ClusterId) -> Result<(), StoreError> {
+        let done = sqlx::query!("DELETE FROM clusters WHERE tenant_id = $1 AND cluster_id = $2", self.tenant.0, id.0)
+            .execute(&mut *self.inner)
+            .await?;
+        exactly_one(done.rows_affected(), StoreError::NotFound { what: "cluster" })
+    }
+}

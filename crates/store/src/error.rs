@@ -1,0 +1,83 @@
+//! What can go wrong with the database, by what the caller does about it.
+
+/// Each variant says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// 404: there is no such row for this tenant.
+    #[error("{what} does not exist")]
+    NotFound {
+        /// What was looked for.
+        what: &'static str,
+    },
+    /// 409: a named constraint stands in the way.
+    #[error("the constraint {constraint} stands in the way")]
+    Conflict {
+        /// Its name.
+        constraint: String,
+    },
+    /// 409: somebody else changes the mesh.
+    #[error("the mesh is being changed by {holder}")]
+    Busy {
+        /// Who.
+        holder: String,
+    },
+    /// 412: the row has moved on since the caller looked.
+    #[error("the row has moved on")]
+    Moved,
+    /// 409: the verb does not fit the state.
+    #[error(transparent)]
+    Transition(#[from] model::upgrade::InvalidTransition),
+    /// Stop: another worker has taken over.
+    #[error("the lease is over")]
+    Fenced,
+    /// A row does not fit the domain: a bug or a damaged database.
+    #[error("{table}.{column} of {row} does not fit the domain")]
+    Corrupt {
+        /// Table.
+        table: &'static str,
+        /// Column.
+        column: &'static str,
+        /// The row's key.
+        row: String,
+    },
+    /// A sealed value did not open: wrong key or damaged.
+    #[error("a sealed value does not open")]
+    Sealed,
+    /// `serve` and `work` refuse to start.
+    #[error("the database role {role} would see through row-level security; use mw_api or mw_worker")]
+    UnsafeRole {
+        /// The role.
+        role: String,
+    },
+    /// The schema could not be brought up to date.
+    #[error("a migration failed")]
+    Migration(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Try again: the database does not answer or refused for the moment.
+    #[error("the database failed")]
+    Database(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        let constraint = error.as_database_error().and_then(|database| database.constraint()).map(str::to_owned);
+        match constraint {
+            Some(constraint) => Self::Conflict { constraint },
+            None => Self::Database(error),
+        }
+    }
+}
+
+/// Reads a stored value, or says which row does not fit.
+pub(crate) fn fits<T, E>(
+    value: Result<T, E>,
+    table: &'static str,
+    column: &'static str,
+    row: impl ToString,
+) -> Result<T, StoreError> {
+    value.map_err(|_| StoreError::Corrupt { table, column, row: row.to_string() })
+}
+
+/// A value of ours as JSON for a column.
+pub(crate) fn json<T: serde::Serialize>(value: &T) -> serde_json::Value {
+    serde_json::to_value(value).expect("our own types have string keys and no failing serializers")
+}

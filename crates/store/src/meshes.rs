@@ -1,0 +1,408 @@
+//! Meshes, their members, their one or two revisions, and who may change them.
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
+use model::ids::{ClusterId, HostingClusterId, MeshId};
+use model::rules::Edition;
+use model::survey::Survey;
+use model::version::{RevisionName, Version};
+
+use crate::error::{fits, json};
+use crate::{StoreError, Tx, exactly_one};
+
+/// A mesh to be made.
+#[derive(Debug, Clone)]
+pub struct NewMesh {
+    /// Its id.
+    pub id: MeshId,
+    /// Its name; also its namespace in every cluster.
+    pub name: String,
+    /// Its edition.
+    pub edition: Edition,
+    /// Where its control planes run.
+    pub hosting: HostingClusterId,
+    /// Its certificate authority.
+    pub authority: Vec<u8>,
+    /// The version that it starts on.
+    pub version: Version,
+    /// Its members; the first is the config cluster.
+    pub members: Vec<ClusterId>,
+}
+
+/// Where a mesh stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MeshState {
+    /// Being brought up.
+    Creating,
+    /// In use.
+    Ready,
+    /// Being taken down.
+    Deleting,
+    /// Gone.
+    Deleted,
+}
+
+impl MeshState {
+    const ALL: [Self; 4] = [Self::Creating, Self::Ready, Self::Deleting, Self::Deleted];
+
+    /// The stored form.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Ready => "ready",
+            Self::Deleting => "deleting",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// A control plane of a mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revision {
+    /// Its immutable name.
+    pub name: RevisionName,
+    /// The version that it runs.
+    pub version: Version,
+}
+
+/// A member cluster of a mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its name.
+    pub name: String,
+    /// Kubernetes' version as the cluster says it.
+    pub kubernetes_version: Option<String>,
+}
+
+/// A mesh as the service knows it.
+#[derive(Debug, Clone)]
+pub struct Mesh {
+    /// Its id.
+    pub id: MeshId,
+    /// Its name.
+    pub name: String,
+    /// Its edition.
+    pub edition: Edition,
+    /// Where it stands.
+    pub state: MeshState,
+    /// Where its control planes run.
+    pub hosting: HostingClusterId,
+    /// What `stable` and `default` point to.
+    pub current: Revision,
+    /// The other one, during an upgrade.
+    pub target: Option<Revision>,
+    /// Its members; the first is the config cluster.
+    pub members: Vec<Member>,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+}
+
+fn place(id: MeshId) -> String {
+    format!("meshes.authority/{id}")
+}
+
+fn edition_text(edition: Edition) -> &'static str {
+    match edition {
+        Edition::Standard => "standard",
+        Edition::Enterprise => "enterprise",
+        Edition::Ultimate => "ultimate",
+    }
+}
+
+impl Tx<'_> {
+    /// Adds a mesh in state `creating`.
+    ///
+    /// # Errors
+    /// The name is taken (`meshes_name_unique`), a cluster is in another mesh (`memberships_one_mesh`), or the version is
+    /// not in the catalogue (`revisions_release_fk`).
+    pub async fn create_mesh(&mut self, mesh: &NewMesh, now: Timestamp) -> Result<(), StoreError> {
+        sqlx::query!(
+            "INSERT INTO meshes (tenant_id, mesh_id, name, edition, state, hosting_cluster_id, authority, created_at) VALUES ($1, $2, $3, $4, 'creating', $5, $6, $7)",
+            self.tenant.0,
+            mesh.id.0,
+            mesh.name,
+            edition_text(mesh.edition),
+            mesh.hosting.0,
+            self.vault.seal(&place(mesh.id), &mesh.authority),
+            now.to_sqlx() as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        for (position, cluster) in (0i32..).zip(&mesh.members) {
+            sqlx::query!(
+                "INSERT INTO memberships (tenant_id, mesh_id, cluster_id, position) VALUES ($1, $2, $3, $4)",
+                self.tenant.0,
+                mesh.id.0,
+                cluster.0,
+                position
+            )
+            .execute(&mut *self.inner)
+            .await?;
+        }
+        self.put_revision(mesh.id, "current", &mesh.version.revision_name(), &mesh.version).await?;
+        sqlx::query!(
+            "INSERT INTO probes (mesh_id, tenant_id, due_at) VALUES ($1, $2, now())",
+            mesh.id.0,
+            self.tenant.0
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    async fn put_revision(
+        &mut self,
+        mesh: MeshId,
+        part: &str,
+        name: &RevisionName,
+        version: &Version,
+    ) -> Result<(), StoreError> {
+        sqlx::query!(
+            "INSERT INTO revisions (tenant_id, mesh_id, part, name, version) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (tenant_id, mesh_id, part) DO UPDATE SET name = excluded.name, version = excluded.version",
+            self.tenant.0,
+            mesh.0,
+            part,
+            name.as_str(),
+            version.to_string()
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Names the revision that an upgrade leads to.
+    ///
+    /// # Errors
+    /// The version is not in the catalogue.
+    pub async fn set_target(&mut self, mesh: MeshId, name: &RevisionName, version: &Version) -> Result<(), StoreError> {
+        self.put_revision(mesh, "target", name, version).await
+    }
+
+    /// An upgrade is over: its target becomes current, or is forgotten.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn settle_target(&mut self, mesh: MeshId, becomes_current: bool) -> Result<(), StoreError> {
+        if becomes_current {
+            sqlx::query!(
+                "UPDATE revisions AS current SET name = target.name, version = target.version FROM revisions AS target
+                 WHERE current.tenant_id = $1 AND current.mesh_id = $2 AND current.part = 'current'
+                   AND target.tenant_id = $1 AND target.mesh_id = $2 AND target.part = 'target'",
+                self.tenant.0,
+                mesh.0
+            )
+            .execute(&mut *self.inner)
+            .await?;
+        }
+        sqlx::query!(
+            "DELETE FROM revisions WHERE tenant_id = $1 AND mesh_id = $2 AND part = 'target'",
+            self.tenant.0,
+            mesh.0
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Every mesh of the tenant that is not deleted, oldest first.
+    ///
+    /// # Errors
+    /// The database failed, or a row does not fit.
+    pub async fn meshes(&mut self) -> Result<Vec<Mesh>, StoreError> {
+        let ids = sqlx::query_scalar!(
+            "SELECT mesh_id FROM meshes WHERE tenant_id = $1 AND state <> 'deleted' ORDER BY mesh_id",
+            self.tenant.0
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let mut meshes = Vec::with_capacity(ids.len());
+        for id in ids {
+            meshes.push(self.mesh(MeshId(id)).await?);
+        }
+        Ok(meshes)
+    }
+
+    /// One mesh, deleted or not.
+    ///
+    /// # Errors
+    /// There is none of that id in this tenant.
+    pub async fn mesh(&mut self, id: MeshId) -> Result<Mesh, StoreError> {
+        let row = sqlx::query!(
+            "SELECT name, edition, state, hosting_cluster_id, created_at FROM meshes WHERE tenant_id = $1 AND mesh_id = $2",
+            self.tenant.0,
+            id.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .ok_or(StoreError::NotFound { what: "mesh" })?;
+        let state = MeshState::ALL.into_iter().find(|state| state.as_str() == row.state);
+        let (current, target) = self.revisions(id).await?;
+        Ok(Mesh {
+            id,
+            name: row.name,
+            edition: fits(serde_json::from_value(row.edition.into()), "meshes", "edition", id)?,
+            state: fits(state.ok_or(()), "meshes", "state", id)?,
+            hosting: HostingClusterId(row.hosting_cluster_id),
+            current: fits(current.ok_or(()), "revisions", "part", id)?,
+            target,
+            members: self.members(id).await?,
+            created_at: row.created_at.to_jiff(),
+        })
+    }
+
+    async fn revisions(&mut self, mesh: MeshId) -> Result<(Option<Revision>, Option<Revision>), StoreError> {
+        let rows = sqlx::query!(
+            "SELECT part, name, version FROM revisions WHERE tenant_id = $1 AND mesh_id = $2",
+            self.tenant.0,
+            mesh.0
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let (mut current, mut target) = (None, None);
+        for row in rows {
+            let name = fits(row.name.parse(), "revisions", "name", mesh)?;
+            let revision = Some(Revision { name, version: fits(row.version.parse(), "revisions", "version", mesh)? });
+            if row.part == "current" { current = revision } else { target = revision }
+        }
+        Ok((current, target))
+    }
+
+    async fn members(&mut self, mesh: MeshId) -> Result<Vec<Member>, StoreError> {
+        let rows = sqlx::query!(
+            "SELECT c.cluster_id, c.name, c.kubernetes_version FROM memberships m JOIN clusters c USING (tenant_id, cluster_id)
+             WHERE m.tenant_id = $1 AND m.mesh_id = $2 ORDER BY m.position",
+            self.tenant.0,
+            mesh.0
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let read = rows.into_iter().map(|row| Member {
+            cluster: ClusterId(row.cluster_id),
+            name: row.name,
+            kubernetes_version: row.kubernetes_version,
+        });
+        Ok(read.collect())
+    }
+
+    /// Moves a mesh to another state. A deleted one gives its members free.
+    ///
+    /// # Errors
+    /// There is no such mesh.
+    pub async fn set_mesh_state(&mut self, id: MeshId, state: MeshState) -> Result<(), StoreError> {
+        let done = sqlx::query!(
+            "UPDATE meshes SET state = $3 WHERE tenant_id = $1 AND mesh_id = $2",
+            self.tenant.0,
+            id.0,
+            state.as_str()
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        exactly_one(done.rows_affected(), StoreError::NotFound { what: "mesh" })?;
+        if state == MeshState::Deleted {
+            sqlx::query!("DELETE FROM probes WHERE mesh_id = $1 AND tenant_id = $2", id.0, self.tenant.0)
+                .execute(&mut *self.inner)
+                .await?;
+            sqlx::query!("DELETE FROM memberships WHERE tenant_id = $1 AND mesh_id = $2", self.tenant.0, id.0)
+                .execute(&mut *self.inner)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// The key and certificates of a mesh's authority, opened.
+    ///
+    /// # Errors
+    /// There is no such mesh, or they do not open.
+    pub async fn mesh_authority(&mut self, id: MeshId) -> Result<Vec<u8>, StoreError> {
+        let sealed = sqlx::query_scalar!(
+            "SELECT authority FROM meshes WHERE tenant_id = $1 AND mesh_id = $2",
+            self.tenant.0,
+            id.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .ok_or(StoreError::NotFound { what: "mesh" })?;
+        self.vault.open(&place(id), &sealed)
+    }
+
+    /// Takes the right to change a mesh.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] names who has it.
+    pub async fn take_slot(&mut self, mesh: MeshId, holder: &str) -> Result<(), StoreError> {
+        let taken = sqlx::query!(
+            "INSERT INTO mesh_slots (tenant_id, mesh_id, holder) VALUES ($1, $2, $3) ON CONFLICT (tenant_id, mesh_id) DO NOTHING",
+            self.tenant.0,
+            mesh.0,
+            holder
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        if taken.rows_affected() == 1 {
+            return Ok(());
+        }
+        let holder = self.slot(mesh).await?.unwrap_or_else(|| "another change that has just ended".into());
+        Err(StoreError::Busy { holder })
+    }
+
+    /// Who has the right to change a mesh.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn slot(&mut self, mesh: MeshId) -> Result<Option<String>, StoreError> {
+        let holder = sqlx::query_scalar!(
+            "SELECT holder FROM mesh_slots WHERE tenant_id = $1 AND mesh_id = $2",
+            self.tenant.0,
+            mesh.0
+        );
+        Ok(holder.fetch_optional(&mut *self.inner).await?)
+    }
+
+    /// Gives the right back.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn free_slot(&mut self, mesh: MeshId) -> Result<(), StoreError> {
+        sqlx::query!("DELETE FROM mesh_slots WHERE tenant_id = $1 AND mesh_id = $2", self.tenant.0, mesh.0)
+            .execute(&mut *self.inner)
+            .await?;
+        Ok(())
+    }
+
+    /// Keeps an observation of a mesh; the last one counts.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn put_survey(&mut self, mesh: MeshId, survey: &Survey, at: Timestamp) -> Result<(), StoreError> {
+        sqlx::query!(
+            "INSERT INTO surveys (tenant_id, mesh_id, observed_at, survey) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (tenant_id, mesh_id) DO UPDATE SET observed_at = excluded.observed_at, survey = excluded.survey",
+            self.tenant.0,
+            mesh.0,
+            at.to_sqlx() as _,
+            json(survey)
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// The last observation of a mesh with its time.
+    ///
+    /// # Errors
+    /// The database failed, or the row does not fit.
+    pub async fn survey(&mut self, mesh: MeshId) -> Result<Option<(Timestamp, Survey)>, StoreError> {
+        let row = sqlx::query!(
+            "SELECT observed_at, survey FROM surveys WHERE tenant_id = $1 AND mesh_id = $2",
+            self.tenant.0,
+            mesh.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some((row.observed_at.to_jiff(), fits(serde_json::from_value(row.survey), "surveys", "survey", mesh)?)))
+    }
+}

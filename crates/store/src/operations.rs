@@ -1,0 +1,348 @@
+//! Operations with their plans and facts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
+use model::ids::{ClusterId, MeshId, OperationId, UpgradeId};
+use model::operation::{Fact, OperationKind, OperationState, Progress, Wish};
+use model::plan::{Plan, Step};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{fits, json};
+use crate::{NewEvent, StoreError, Tx, exactly_one};
+
+/// An operation to be queued.
+#[derive(Debug, Clone)]
+pub struct NewOperation {
+    /// Its id.
+    pub id: OperationId,
+    /// What it does.
+    pub kind: OperationKind,
+    /// In which mesh.
+    pub mesh: Option<MeshId>,
+    /// With which cluster.
+    pub cluster: Option<ClusterId>,
+    /// As a stage of which upgrade.
+    pub upgrade: Option<UpgradeId>,
+    /// What else it needs to know.
+    pub arguments: Value,
+    /// How long it waits before it may begin, by the database's clock.
+    pub due_in: Duration,
+}
+
+/// An operation as the service knows it.
+#[derive(Debug, Clone)]
+pub struct Operation {
+    /// Its id.
+    pub id: OperationId,
+    /// What it does.
+    pub kind: OperationKind,
+    /// In which mesh.
+    pub mesh: Option<MeshId>,
+    /// With which cluster.
+    pub cluster: Option<ClusterId>,
+    /// As a stage of which upgrade.
+    pub upgrade: Option<UpgradeId>,
+    /// What else it needs to know.
+    pub arguments: Value,
+    /// Where it stands.
+    pub state: OperationState,
+    /// Its plan's waves; none until a worker has built the plan.
+    pub waves: Option<Vec<WaveHead>>,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When a worker first took it up.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// A wave without its steps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaveHead {
+    /// What it is for.
+    pub title: String,
+    /// How many of its steps may be under way at once.
+    pub width: usize,
+}
+
+/// A step of a stored plan with what became of it.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// Its number within the plan.
+    pub number: i32,
+    /// Its wave.
+    pub wave: usize,
+    /// The step.
+    pub step: Step,
+    /// What its facts add up to.
+    pub progress: Progress,
+}
+
+/// How many items go into one statement.
+const CHUNK: usize = 500;
+
+impl Tx<'_> {
+    /// Queues an operation.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn create_operation(&mut self, new: &NewOperation, now: Timestamp) -> Result<(), StoreError> {
+        let state = OperationState::Queued;
+        sqlx::query!(
+            "INSERT INTO operations (tenant_id, operation_id, kind, mesh_id, cluster_id, upgrade_id, arguments, state, state_body, created_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            self.tenant.0,
+            new.id.0,
+            new.kind.as_str(),
+            new.mesh.map(|id| id.0),
+            new.cluster.map(|id| id.0),
+            new.upgrade.map(|id| id.0),
+            new.arguments,
+            state.as_str(),
+            json(&state),
+            now.to_sqlx() as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        sqlx::query!(
+            "INSERT INTO work_queue (operation_id, tenant_id, due_at) VALUES ($1, $2, now() + make_interval(secs => $3))",
+            new.id.0,
+            self.tenant.0,
+            new.due_in.as_secs_f64()
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        // A hint only: workers poll as well.
+        sqlx::query!("SELECT pg_notify('mw_work', '')").fetch_one(&mut *self.inner).await?;
+        self.tell(NewEvent {
+            at: now,
+            kind: "operation.state",
+            mesh: new.mesh,
+            upgrade: new.upgrade,
+            operation: Some(new.id),
+            body: serde_json::json!({ "kind": new.kind, "state": state.as_str() }),
+        });
+        Ok(())
+    }
+
+    /// The newest operations first, `limit` of them, beginning before `before`.
+    ///
+    /// # Errors
+    /// The database failed, or a row does not fit.
+    pub async fn operations(
+        &mut self,
+        upgrade: Option<UpgradeId>,
+        before: Option<OperationId>,
+        limit: i64,
+    ) -> Result<Vec<Operation>, StoreError> {
+        let ids = sqlx::query_scalar!(
+            r#"SELECT operation_id FROM operations WHERE tenant_id = $1 AND ($2::uuid IS NULL OR upgrade_id = $2)
+               AND ($3::uuid IS NULL OR operation_id < $3) ORDER BY operation_id DESC LIMIT $4"#,
+            self.tenant.0,
+            upgrade.map(|id| id.0),
+            before.map(|id| id.0),
+            limit
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let mut operations = Vec::with_capacity(ids.len());
+        for id in ids {
+            operations.push(self.operation(OperationId(id)).await?);
+        }
+        Ok(operations)
+    }
+
+    /// One operation.
+    ///
+    /// # Errors
+    /// There is none of that id in this tenant.
+    pub async fn operation(&mut self, id: OperationId) -> Result<Operation, StoreError> {
+        let row = sqlx::query!(
+            "SELECT kind, mesh_id, cluster_id, upgrade_id, arguments, state_body, waves, created_at, started_at, ended_at
+             FROM operations WHERE tenant_id = $1 AND operation_id = $2",
+            self.tenant.0,
+            id.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .ok_or(StoreError::NotFound { what: "operation" })?;
+        Ok(Operation {
+            id,
+            kind: fits(serde_json::from_value(row.kind.into()), "operations", "kind", id)?,
+            mesh: row.mesh_id.map(MeshId),
+            cluster: row.cluster_id.map(ClusterId),
+            upgrade: row.upgrade_id.map(UpgradeId),
+            arguments: row.arguments,
+            state: fits(serde_json::from_value(row.state_body), "operations", "state_body", id)?,
+            waves: row.waves.map(|waves| fits(serde_json::from_value(waves), "operations", "waves", id)).transpose()?,
+            created_at: row.created_at.to_jiff(),
+            started_at: row.started_at.map(jiff_sqlx::Timestamp::to_jiff),
+            ended_at: row.ended_at.map(jiff_sqlx::Timestamp::to_jiff),
+        })
+    }
+
+    /// Stores the plan that a worker built. A plan is written once.
+    ///
+    /// # Errors
+    /// There is one already, or the lease is over.
+    pub async fn store_plan(&mut self, id: OperationId, plan: &Plan) -> Result<(), StoreError> {
+        let heads: Vec<WaveHead> =
+            plan.waves.iter().map(|wave| WaveHead { title: wave.title.clone(), width: wave.width }).collect();
+        let done = sqlx::query!(
+            "UPDATE operations SET waves = $3 WHERE tenant_id = $1 AND operation_id = $2 AND waves IS NULL",
+            self.tenant.0,
+            id.0,
+            json(&heads)
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        exactly_one(done.rows_affected(), StoreError::Fenced)?;
+        let steps: Vec<(i32, &Step)> = (0i32..)
+            .zip(&plan.waves)
+            .flat_map(|(wave, steps)| steps.steps.iter().map(move |step| (wave, step)))
+            .collect();
+        for (chunk, first) in steps.chunks(CHUNK).zip((0i32..).step_by(CHUNK)) {
+            let numbers: Vec<i32> = (first..).take(chunk.len()).collect();
+            let waves: Vec<i32> = chunk.iter().map(|(wave, _)| *wave).collect();
+            let bodies: Vec<Value> = chunk.iter().map(|(_, step)| json(step)).collect();
+            sqlx::query!(
+                "INSERT INTO operation_items (tenant_id, operation_id, number, wave, step)
+                 SELECT $1, $2, item.* FROM unnest($3::integer[], $4::integer[], $5::jsonb[]) AS item",
+                self.tenant.0,
+                id.0,
+                &numbers,
+                &waves,
+                &bodies
+            )
+            .execute(&mut *self.inner)
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// The steps of a plan with what became of them.
+    ///
+    /// # Errors
+    /// The database failed, or a step does not fit: a newer server wrote it.
+    pub async fn items(&mut self, id: OperationId) -> Result<Vec<Item>, StoreError> {
+        let facts = sqlx::query!(
+            "SELECT number, fact FROM item_facts WHERE tenant_id = $1 AND operation_id = $2 ORDER BY number, ordinal",
+            self.tenant.0,
+            id.0
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let mut progress: BTreeMap<i32, Progress> = BTreeMap::new();
+        for row in facts {
+            let fact: Fact = fits(serde_json::from_value(row.fact), "item_facts", "fact", id)?;
+            progress.entry(row.number).or_default().add(&fact);
+        }
+        let rows = sqlx::query!(
+            "SELECT number, wave, step FROM operation_items WHERE tenant_id = $1 AND operation_id = $2 ORDER BY number",
+            self.tenant.0,
+            id.0
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let read = rows.into_iter().map(|row| {
+            Ok(Item {
+                number: row.number,
+                wave: fits(row.wave.try_into(), "operation_items", "wave", id)?,
+                step: fits(serde_json::from_value(row.step), "operation_items", "step", id)?,
+                progress: progress.remove(&row.number).unwrap_or_default(),
+            })
+        });
+        read.collect()
+    }
+
+    /// Everything that the operations of an upgrade started, oldest first.
+    ///
+    /// # Errors
+    /// As for [`Tx::items`].
+    pub async fn started(
+        &mut self,
+        upgrade: UpgradeId,
+    ) -> Result<Vec<(OperationKind, Step, Option<String>)>, StoreError> {
+        let mut operations = self.operations(Some(upgrade), None, i64::MAX).await?;
+        operations.reverse();
+        let mut started = Vec::new();
+        for operation in operations.iter().filter(|operation| operation.kind != OperationKind::Rollback) {
+            let items = self.items(operation.id).await?;
+            started
+                .extend(items.into_iter().filter_map(|item| Some((operation.kind, item.step, item.progress.capture?))));
+        }
+        Ok(started)
+    }
+
+    /// Adds a wish and wakes the worker. The API never writes a worker's columns; this is how it is heard.
+    ///
+    /// # Errors
+    /// The operation has ended, or there is none.
+    pub async fn wish(&mut self, id: OperationId, wish: Wish, now: Timestamp) -> Result<(), StoreError> {
+        let seq = sqlx::query_scalar!(
+            "UPDATE work_queue SET wish_seq = wish_seq + 1, due_at = now() WHERE operation_id = $1 AND tenant_id = $2 RETURNING wish_seq",
+            id.0,
+            self.tenant.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .ok_or(StoreError::NotFound { what: "running operation" })?;
+        sqlx::query!(
+            "INSERT INTO wishes (tenant_id, operation_id, seq, wish, at) VALUES ($1, $2, $3, $4, $5)",
+            self.tenant.0,
+            id.0,
+            seq,
+            wish.as_str(),
+            now.to_sqlx() as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        sqlx::query!("SELECT pg_notify('mw_work', '')").fetch_one(&mut *self.inner).await?;
+        Ok(())
+    }
+
+    /// Lets an operation that waits for its time begin now.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn hurry(&mut self, id: OperationId) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE work_queue SET due_at = now() WHERE operation_id = $1 AND tenant_id = $2",
+            id.0,
+            self.tenant.0
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Ends an operation from outside: whoever runs it is fenced by the missing queue row, and writes nothing more.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn supersede(
+        &mut self,
+        id: OperationId,
+        state: &OperationState,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        sqlx::query!("DELETE FROM work_queue WHERE operation_id = $1 AND tenant_id = $2", id.0, self.tenant.0)
+            .execute(&mut *self.inner)
+            .await?;
+        sqlx::query!(
+            "UPDATE operations SET state = $3, state_body = $4, ended_at = $5 WHERE tenant_id = $1 AND operation_id = $2 AND ended_at IS NULL",
+            self.tenant.0,
+            id.0,
+            state.as_str(),
+            json(state),
+            now.to_sqlx() as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,239 @@
+//! The queue as a worker sees it: claim, renew, record. Every write names the epoch that was claimed.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
+use model::ids::{MeshId, OperationId, TenantId};
+use model::operation::{Fact, OperationState, Wish};
+
+use crate::error::{fits, json};
+use crate::{NewEvent, Store, StoreError, Tx, exactly_one};
+
+/// The right to run an operation, until the lease is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// Which operation.
+    pub operation: OperationId,
+    /// Whose.
+    pub tenant: TenantId,
+    /// Which claim of it; every write names it.
+    pub epoch: i64,
+}
+
+/// Wishes that the worker has not seen yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// In the order they were made.
+    pub wishes: Vec<Wish>,
+    /// Number of the last one.
+    pub seq: i64,
+}
+
+/// What a worker writes about one operation in one transaction.
+#[derive(Debug, Clone, Default)]
+pub struct Record {
+    /// New facts, by step number.
+    pub facts: Vec<(i32, Fact)>,
+    /// The new state, where it changed.
+    pub state: Option<OperationState>,
+    /// Up to which wish it has seen.
+    pub seen: Option<i64>,
+}
+
+impl Store {
+    /// Claims the operation that has been due the longest: free, or held by a worker whose lease is over.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn claim(&self, owner: &str, lease: Duration) -> Result<Option<Claim>, StoreError> {
+        let row = sqlx::query!(
+            r#"UPDATE work_queue SET owner = $1, lease_until = now() + make_interval(secs => $2), epoch = epoch + 1
+               WHERE operation_id = (
+                   SELECT operation_id FROM work_queue
+                   WHERE due_at <= now() AND (owner IS NULL OR lease_until < now())
+                   ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+               RETURNING operation_id, tenant_id, epoch"#,
+            owner,
+            lease.as_secs_f64()
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(|row| Claim {
+            operation: OperationId(row.operation_id),
+            tenant: TenantId(row.tenant_id),
+            epoch: row.epoch,
+        }))
+    }
+
+    /// Makes the lease whole again.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`]: somebody else has it.
+    pub async fn renew(&self, claim: &Claim, lease: Duration) -> Result<(), StoreError> {
+        let done = sqlx::query!(
+            "UPDATE work_queue SET lease_until = now() + make_interval(secs => $3) WHERE operation_id = $1 AND epoch = $2",
+            claim.operation.0,
+            claim.epoch,
+            lease.as_secs_f64()
+        )
+        .execute(&self.pool)
+        .await?;
+        exactly_one(done.rows_affected(), StoreError::Fenced)
+    }
+
+    /// Takes the mesh whose observation has been due the longest, and makes it due again after `interval`.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn claim_probe(&self, interval: Duration) -> Result<Option<(TenantId, MeshId)>, StoreError> {
+        let row = sqlx::query!(
+            r#"UPDATE probes SET due_at = now() + make_interval(secs => $1)
+               WHERE mesh_id = (SELECT mesh_id FROM probes WHERE due_at <= now() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+               RETURNING mesh_id, tenant_id"#,
+            interval.as_secs_f64()
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(|row| (TenantId(row.tenant_id), MeshId(row.mesh_id))))
+    }
+
+    /// Waits for a hint that there is work, at most this long. Hints may be lost; polling is the truth.
+    pub async fn wait_for_work(&self, at_most: Duration) {
+        let heard = async {
+            let mut listener = sqlx::postgres::PgListener::connect_with(&self.pool).await?;
+            listener.listen("mw_work").await?;
+            listener.recv().await
+        };
+        // Neither an error nor a timeout matters: the caller looks into the queue either way.
+        if let Ok(Err(error)) = tokio::time::timeout(at_most, heard).await {
+            tracing::debug!(error = %error, "listening for work failed; polling");
+            tokio::time::sleep(at_most).await;
+        }
+    }
+}
+
+impl Tx<'_> {
+    /// The wishes that have not been seen yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`]: somebody else has the operation.
+    pub async fn unseen_wishes(&mut self, claim: &Claim) -> Result<Wishes, StoreError> {
+        let row = sqlx::query!(
+            "SELECT wish_seq, seen_seq FROM work_queue WHERE operation_id = $1 AND epoch = $2",
+            claim.operation.0,
+            claim.epoch
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .ok_or(StoreError::Fenced)?;
+        if row.wish_seq == row.seen_seq {
+            return Ok(Wishes { wishes: Vec::new(), seq: row.wish_seq });
+        }
+        let rows = sqlx::query_scalar!(
+            "SELECT wish FROM wishes WHERE tenant_id = $1 AND operation_id = $2 AND seq > $3 AND seq <= $4 ORDER BY seq",
+            self.tenant.0,
+            claim.operation.0,
+            row.seen_seq,
+            row.wish_seq
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let wishes =
+            rows.into_iter().map(|text| fits(serde_json::from_value(text.into()), "wishes", "wish", claim.operation));
+        Ok(Wishes { wishes: wishes.collect::<Result<_, _>>()?, seq: row.wish_seq })
+    }
+
+    /// Writes facts and a state. Takes the queue row's lock first, so a record and a takeover cannot interleave.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`]: somebody else has the operation; nothing was written.
+    pub async fn record(&mut self, claim: &Claim, record: &Record, now: Timestamp) -> Result<(), StoreError> {
+        let held = sqlx::query!(
+            "UPDATE work_queue SET seen_seq = coalesce($3, seen_seq) WHERE operation_id = $1 AND epoch = $2",
+            claim.operation.0,
+            claim.epoch,
+            record.seen
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        exactly_one(held.rows_affected(), StoreError::Fenced)?;
+        if !record.facts.is_empty() {
+            let numbers: Vec<i32> = record.facts.iter().map(|(number, _)| *number).collect();
+            let facts: Vec<serde_json::Value> = record.facts.iter().map(|(_, fact)| json(fact)).collect();
+            sqlx::query!(
+                "INSERT INTO item_facts (tenant_id, operation_id, number, epoch, at, fact)
+                 SELECT $1, $2, fact.number, $3, $4, fact.body FROM unnest($5::integer[], $6::jsonb[]) AS fact (number, body)",
+                self.tenant.0,
+                claim.operation.0,
+                claim.epoch,
+                now.to_sqlx() as _,
+                &numbers,
+                &facts
+            )
+            .execute(&mut *self.inner)
+            .await?;
+        }
+        if let Some(state) = &record.state {
+            self.write_state(claim.operation, state, now).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_state(&mut self, id: OperationId, state: &OperationState, now: Timestamp) -> Result<(), StoreError> {
+        let ended = state.done().then(|| now.to_sqlx());
+        let row = sqlx::query!(
+            "UPDATE operations SET state = $3, state_body = $4, started_at = coalesce(started_at, $5), ended_at = $6
+             WHERE tenant_id = $1 AND operation_id = $2 RETURNING kind, mesh_id, upgrade_id",
+            self.tenant.0,
+            id.0,
+            state.as_str(),
+            json(state),
+            now.to_sqlx() as _,
+            ended as _
+        )
+        .fetch_one(&mut *self.inner)
+        .await?;
+        self.tell(NewEvent {
+            at: now,
+            kind: "operation.state",
+            mesh: row.mesh_id.map(model::ids::MeshId),
+            upgrade: row.upgrade_id.map(model::ids::UpgradeId),
+            operation: Some(id),
+            body: serde_json::json!({ "kind": row.kind, "state": state.as_str() }),
+        });
+        Ok(())
+    }
+
+    /// Lets go of an operation: it is looked at again when due, or at once when somebody wished something meanwhile.
+    /// `None` takes it out of the queue: it has ended.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`]: somebody else has the operation.
+    pub async fn release(&mut self, claim: &Claim, due_in: Option<Duration>) -> Result<(), StoreError> {
+        let done = match due_in {
+            None => {
+                sqlx::query!(
+                    "DELETE FROM work_queue WHERE operation_id = $1 AND epoch = $2",
+                    claim.operation.0,
+                    claim.epoch
+                )
+                .execute(&mut *self.inner)
+                .await?
+            }
+            Some(due_in) => {
+                sqlx::query!(
+                    "UPDATE work_queue SET owner = NULL, lease_until = NULL,
+                         due_at = CASE WHEN wish_seq > seen_seq THEN now() ELSE now() + make_interval(secs => $3) END
+                     WHERE operation_id = $1 AND epoch = $2",
+                    claim.operation.0,
+                    claim.epoch,
+                    due_in.as_secs_f64()
+                )
+                .execute(&mut *self.inner)
+                .await?
+            }
+        };
+        exactly_one(done.rows_affected(), StoreError::Fenced)
+    }
+}

@@ -1,0 +1,293 @@
+//! Upgrades: verbs from people and outcomes from stages meet here, each in one transaction with all that follows.
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
+use model::Clock;
+use model::ids::{MeshId, OperationId, UpgradeId};
+use model::operation::OperationState;
+use model::rules::Strategy;
+use model::upgrade::{Effect, Outcome, UpgradePolicyChoice, UpgradeState, Verb};
+use model::version::{RevisionName, Version};
+use serde_json::Value;
+
+use crate::error::{fits, json};
+use crate::{NewEvent, NewOperation, StoreError, Tx};
+
+/// An upgrade to be planned.
+#[derive(Debug, Clone)]
+pub struct NewUpgrade {
+    /// Its id.
+    pub id: UpgradeId,
+    /// Of which mesh.
+    pub mesh: MeshId,
+    /// From which version.
+    pub from: Version,
+    /// To which version.
+    pub to: Version,
+    /// The revision that the target runs in.
+    pub revision: RevisionName,
+    /// The choices made.
+    pub choice: UpgradePolicyChoice,
+}
+
+/// An upgrade as the service knows it.
+#[derive(Debug, Clone)]
+pub struct Upgrade {
+    /// Its id.
+    pub id: UpgradeId,
+    /// Of which mesh.
+    pub mesh: MeshId,
+    /// From which version.
+    pub from: Version,
+    /// To which version.
+    pub to: Version,
+    /// The choices made.
+    pub choice: UpgradePolicyChoice,
+    /// Where it stands.
+    pub state: UpgradeState,
+    /// Rises with every change of state.
+    pub transitions: i64,
+    /// The stage under way, or the last one.
+    pub operation: Option<OperationId>,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+impl Tx<'_> {
+    /// Plans an upgrade and takes the mesh's slot for it.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`]: somebody else changes the mesh.
+    pub async fn create_upgrade(&mut self, new: &NewUpgrade, now: Timestamp) -> Result<(), StoreError> {
+        self.take_slot(new.mesh, &new.id.to_string()).await?;
+        self.set_target(new.mesh, &new.revision, &new.to).await?;
+        let state = UpgradeState::Planned;
+        sqlx::query!(
+            "INSERT INTO upgrades (tenant_id, upgrade_id, mesh_id, from_version, to_version, choice, state, state_body, created_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            self.tenant.0,
+            new.id.0,
+            new.mesh.0,
+            new.from.to_string(),
+            new.to.to_string(),
+            json(&new.choice),
+            state.as_str(),
+            json(&state),
+            now.to_sqlx() as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        self.tell_state(new.id, new.mesh, &state, now);
+        Ok(())
+    }
+
+    fn tell_state(&mut self, id: UpgradeId, mesh: MeshId, state: &UpgradeState, now: Timestamp) {
+        self.tell(NewEvent {
+            at: now,
+            kind: "upgrade.state",
+            mesh: Some(mesh),
+            upgrade: Some(id),
+            operation: None,
+            body: json(state),
+        });
+    }
+
+    /// One upgrade.
+    ///
+    /// # Errors
+    /// There is none of that id in this tenant.
+    pub async fn upgrade(&mut self, id: UpgradeId) -> Result<Upgrade, StoreError> {
+        self.read_upgrade(id, false).await
+    }
+
+    /// Takes the upgrade's lock before anything else, so that verbs and outcomes never wait for each other in a circle.
+    ///
+    /// # Errors
+    /// There is none of that id in this tenant.
+    pub async fn lock_upgrade(&mut self, id: UpgradeId) -> Result<Upgrade, StoreError> {
+        self.read_upgrade(id, true).await
+    }
+
+    async fn read_upgrade(&mut self, id: UpgradeId, locked: bool) -> Result<Upgrade, StoreError> {
+        if locked {
+            // Verbs and outcomes of one upgrade take turns.
+            sqlx::query!(
+                "SELECT 1 AS one FROM upgrades WHERE tenant_id = $1 AND upgrade_id = $2 FOR UPDATE",
+                self.tenant.0,
+                id.0
+            )
+            .fetch_optional(&mut *self.inner)
+            .await?;
+        }
+        let row = sqlx::query!(
+            "SELECT mesh_id, from_version, to_version, choice, state_body, transitions, operation_id, created_at, ended_at
+             FROM upgrades WHERE tenant_id = $1 AND upgrade_id = $2",
+            self.tenant.0,
+            id.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .ok_or(StoreError::NotFound { what: "upgrade" })?;
+        Ok(Upgrade {
+            id,
+            mesh: MeshId(row.mesh_id),
+            from: fits(row.from_version.parse(), "upgrades", "from_version", id)?,
+            to: fits(row.to_version.parse(), "upgrades", "to_version", id)?,
+            choice: fits(serde_json::from_value(row.choice), "upgrades", "choice", id)?,
+            state: fits(serde_json::from_value(row.state_body), "upgrades", "state_body", id)?,
+            transitions: row.transitions,
+            operation: row.operation_id.map(OperationId),
+            created_at: row.created_at.to_jiff(),
+            ended_at: row.ended_at.map(jiff_sqlx::Timestamp::to_jiff),
+        })
+    }
+
+    /// The upgrades of a mesh, newest first.
+    ///
+    /// # Errors
+    /// The database failed, or a row does not fit.
+    pub async fn upgrades(&mut self, mesh: MeshId) -> Result<Vec<Upgrade>, StoreError> {
+        let ids = sqlx::query_scalar!(
+            "SELECT upgrade_id FROM upgrades WHERE tenant_id = $1 AND mesh_id = $2 ORDER BY upgrade_id DESC",
+            self.tenant.0,
+            mesh.0
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let mut upgrades = Vec::with_capacity(ids.len());
+        for id in ids {
+            upgrades.push(self.upgrade(UpgradeId(id)).await?);
+        }
+        Ok(upgrades)
+    }
+
+    /// Does what a person asked. `expected` is the transition count that they looked at.
+    ///
+    /// # Errors
+    /// The verb does not fit ([`StoreError::Transition`]), or the upgrade has moved on ([`StoreError::Moved`]).
+    pub async fn upgrade_verb(
+        &mut self,
+        id: UpgradeId,
+        verb: Verb,
+        expected: Option<i64>,
+        arguments: Value,
+        clock: &dyn Clock,
+    ) -> Result<Upgrade, StoreError> {
+        let upgrade = self.read_upgrade(id, true).await?;
+        if expected.is_some_and(|expected| expected != upgrade.transitions) {
+            return Err(StoreError::Moved);
+        }
+        let (state, effect) = upgrade.state.clone().on_verb(verb)?;
+        self.follow(upgrade, state, effect, arguments, clock).await
+    }
+
+    /// Takes in how a stage's operation ended.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn upgrade_outcome(
+        &mut self,
+        id: UpgradeId,
+        outcome: Outcome,
+        clock: &dyn Clock,
+    ) -> Result<Upgrade, StoreError> {
+        let upgrade = self.read_upgrade(id, true).await?;
+        let (state, effect) = upgrade.state.clone().on_outcome(outcome, upgrade.choice, clock.now());
+        self.follow(upgrade, state, effect, Value::Null, clock).await
+    }
+
+    /// Notes that the first irrevocable step of a retirement was committed to, or that its time has come.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn upgrade_retiring(
+        &mut self,
+        id: UpgradeId,
+        irrevocable: bool,
+        clock: &dyn Clock,
+    ) -> Result<Upgrade, StoreError> {
+        let upgrade = self.read_upgrade(id, true).await?;
+        self.follow(upgrade, UpgradeState::Retiring { irrevocable }, Effect::Nothing, Value::Null, clock).await
+    }
+
+    async fn follow(
+        &mut self,
+        mut upgrade: Upgrade,
+        state: UpgradeState,
+        effect: Effect,
+        arguments: Value,
+        clock: &dyn Clock,
+    ) -> Result<Upgrade, StoreError> {
+        let now = clock.now();
+        let (id, mesh) = (upgrade.id, upgrade.mesh);
+        match effect {
+            Effect::Begin(kind) => {
+                if let Some(earlier) = upgrade.operation {
+                    self.supersede(earlier, &OperationState::Superseded, now).await?;
+                }
+                let operation = OperationId(clock.uuid());
+                let hold = if let UpgradeState::Holding { until } = state {
+                    until.duration_since(now)
+                } else {
+                    jiff::SignedDuration::ZERO
+                };
+                let due_in = hold.try_into().unwrap_or_default();
+                let new = NewOperation {
+                    id: operation,
+                    kind,
+                    mesh: Some(mesh),
+                    cluster: None,
+                    upgrade: Some(id),
+                    arguments,
+                    due_in,
+                };
+                self.create_operation(&new, now).await?;
+                upgrade.operation = Some(operation);
+            }
+            Effect::Tell(wish) => {
+                let operation = upgrade.operation.ok_or(StoreError::NotFound { what: "running operation" })?;
+                self.wish(operation, wish, now).await?;
+            }
+            Effect::Hurry => {
+                let operation = upgrade.operation.ok_or(StoreError::NotFound { what: "running operation" })?;
+                self.hurry(operation).await?;
+            }
+            Effect::End => {
+                if let Some(earlier) = upgrade.operation {
+                    self.supersede(earlier, &OperationState::Cancelled, now).await?;
+                }
+                self.free_slot(mesh).await?;
+                self.settle_target(mesh, state == UpgradeState::Succeeded).await?;
+                upgrade.ended_at = Some(now);
+            }
+            Effect::Nothing => {}
+        }
+        if upgrade.state != state {
+            upgrade.transitions += 1;
+            self.tell_state(id, mesh, &state, now);
+        }
+        upgrade.state = state;
+        sqlx::query!(
+            "UPDATE upgrades SET state = $3, state_body = $4, transitions = $5, operation_id = $6, ended_at = $7 WHERE tenant_id = $1 AND upgrade_id = $2",
+            self.tenant.0,
+            id.0,
+            upgrade.state.as_str(),
+            json(&upgrade.state),
+            upgrade.transitions,
+            upgrade.operation.map(|id| id.0),
+            upgrade.ended_at.map(ToSqlx::to_sqlx) as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(upgrade)
+    }
+}
+
+impl Upgrade {
+    /// True when the target runs in a revision of its own.
+    pub fn is_canary(&self) -> bool {
+        self.choice.strategy == Strategy::Canary
+    }
+}

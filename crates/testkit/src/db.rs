@@ -1,0 +1,78 @@
+//! A database of its own for each test, cloned from a migrated template on this process's private server.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use model::ids::TenantId;
+use sqlx::{Connection, PgConnection};
+use store::private::{PrivatePostgres, SUPERUSER};
+use store::{Store, Vault};
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+static SERVER: OnceCell<PrivatePostgres> = OnceCell::const_new();
+static BORN: AtomicU32 = AtomicU32::new(0);
+
+/// One test's database with the service's two roles on it. Tests never connect as a superuser or as the owner.
+pub struct TestDb {
+    /// As the API connects.
+    pub api: Store,
+    /// As workers connect.
+    pub worker: Store,
+    /// A tenant that exists.
+    pub tenant: TenantId,
+    url: Box<dyn Fn(&str) -> String + Send + Sync>,
+}
+
+/// Folder of the private server. It is left behind for a look; the next run of the same process number replaces it.
+fn folder() -> PathBuf {
+    std::env::temp_dir().join(format!("meshwright-test-postgres-{}", std::process::id()))
+}
+
+/// Every test database is sealed with the same key; nothing in it is secret.
+pub fn vault() -> Vault {
+    Vault::new([42; 32])
+}
+
+async fn start() -> PrivatePostgres {
+    let postgres = PrivatePostgres::start(&folder()).expect("a private Postgres");
+    let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), vault()).await.expect("a connection");
+    root.create_roles().await.expect("three roles");
+    root.close().await;
+    administer(&postgres, "CREATE DATABASE template_mw OWNER mw_owner".into()).await;
+    let owner = Store::connect(&postgres.url("mw_owner", "template_mw"), vault()).await.expect("a connection");
+    owner.migrate().await.expect("every migration");
+    owner.close().await;
+    postgres
+}
+
+/// Each test has a runtime of its own, and a pooled connection would die with the first one: connect every time.
+async fn administer(postgres: &PrivatePostgres, command: String) {
+    let mut root = PgConnection::connect(&postgres.url(SUPERUSER, "postgres")).await.expect("a connection");
+    sqlx::query(sqlx::AssertSqlSafe(command)).execute(&mut root).await.expect("an administrator's command");
+}
+
+impl TestDb {
+    /// Makes a database with one tenant in it.
+    ///
+    /// # Panics
+    /// When there is no Postgres on this machine.
+    pub async fn new() -> Self {
+        let server = SERVER.get_or_init(start).await;
+        let name = format!("test_{}", BORN.fetch_add(1, Ordering::Relaxed));
+        administer(server, format!("CREATE DATABASE {name} TEMPLATE template_mw OWNER mw_owner")).await;
+        let url = move |role: &str| server.url(role, &name);
+        let api = Store::connect(&url("mw_api"), vault()).await.expect("a connection as mw_api");
+        let worker = Store::connect(&url("mw_worker"), vault()).await.expect("a connection as mw_worker");
+        let tenant = TenantId(Uuid::from_u128(1));
+        api.create_tenant(tenant, "acme", "2026-11-22T10:00:00Z".parse().expect("a timestamp"))
+            .await
+            .expect("a tenant");
+        Self { api, worker, tenant, url: Box::new(url) }
+    }
+
+    /// The database's address as a role.
+    pub fn url(&self, role: &str) -> String {
+        (self.url)(role)
+    }
+}

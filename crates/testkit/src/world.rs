@@ -1,0 +1,460 @@
+//! A mesh's clusters in memory: what the ports promise, with faults on request and a journal of every accepted write.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use model::Name;
+use model::injection::{Injection, Injector, NamespaceLabels, PodLabels, decide};
+use model::operation::Problem;
+use model::plan::{Asks, Sidecar, Target, WorkloadKind, WorkloadRef};
+use model::survey::{MemberSurvey, NamespaceSurvey, Survey, WorkloadSurvey};
+use model::version::{RevisionName, Version};
+use rollout::plan::data_plane::{label_value, labels_of};
+use rollout::ports::{Mark, Permit, Seen, Settled, Usage, WorkloadSeen, World, WorldError};
+use tokio::sync::Notify;
+
+/// How a workload behaves when its template changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Temper {
+    /// One pod is replaced at each look.
+    Well,
+    /// The new pods never become ready.
+    NeverReady,
+}
+
+/// One accepted write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// What was written.
+    pub target: Target,
+    /// The value before.
+    pub from: Option<String>,
+    /// The value after.
+    pub to: Option<String>,
+    /// By which claim.
+    pub epoch: i64,
+}
+
+/// What happens at a chosen write.
+#[derive(Debug, Clone)]
+pub enum Cut {
+    /// The call never returns, and nothing is written: the worker was killed before the effect.
+    BeforeEffect,
+    /// The call never returns, though it was written: the worker was killed after the effect.
+    AfterEffect,
+    /// The call waits until told to go on, then tries to write: the worker was stopped and continued.
+    Frozen(Arc<Notify>),
+}
+
+#[derive(Debug, Clone)]
+struct Cell {
+    value: Option<String>,
+    version: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Workload {
+    template: PodLabels,
+    pods: Vec<Option<Sidecar>>,
+    /// How many of the pods are still to be replaced.
+    outdated: usize,
+    temper: Temper,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    members: Vec<Name>,
+    cells: BTreeMap<Target, Cell>,
+    workloads: BTreeMap<(Name, WorkloadRef), Workload>,
+    silent: BTreeSet<Name>,
+    refused: BTreeSet<Target>,
+    journal: Vec<Write>,
+    version: u64,
+    calls: u64,
+    cut: Option<(u64, Cut)>,
+    cut_reached: bool,
+    low_water: BTreeMap<(Name, WorkloadRef), usize>,
+}
+
+/// The world. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct FakeWorld {
+    state: Arc<Mutex<State>>,
+    reached: Arc<Notify>,
+}
+
+impl FakeWorld {
+    /// Clusters of these names with nothing in them.
+    pub fn new(members: &[&str]) -> Self {
+        let world = Self::default();
+        world.lock().members = members.iter().map(|name| name.parse().expect(name)).collect();
+        world
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder panics")
+    }
+
+    /// Adds a namespace with one workload of so many pods, not yet injected by anybody.
+    pub fn workload(&self, member: &str, namespace: &str, label: Option<&str>, pods: usize) -> WorkloadRef {
+        let member: Name = member.parse().expect(member);
+        let workload = WorkloadRef { namespace: namespace.into(), kind: WorkloadKind::Deployment, name: "web".into() };
+        let mut state = self.lock();
+        let target = Target::NamespaceLabel { member: member.clone(), namespace: namespace.into() };
+        state.put(target, label.map(str::to_owned));
+        let born =
+            Workload { template: PodLabels::default(), pods: vec![None; pods], outdated: 0, temper: Temper::Well };
+        let key = (member, workload.clone());
+        state.workloads.insert(key.clone(), born);
+        state.create_pods(&key, pods);
+        workload
+    }
+
+    /// Changes how a workload behaves.
+    pub fn temper(&self, member: &str, workload: &WorkloadRef, temper: Temper) {
+        let key = (member.parse().expect(member), workload.clone());
+        self.lock().workloads.get_mut(&key).expect("a known workload").temper = temper;
+    }
+
+    /// Creates pods anew as an eviction would, with whatever injects them now.
+    pub fn evict_one(&self, member: &str, workload: &WorkloadRef) {
+        let key = (member.parse().expect(member), workload.clone());
+        self.lock().create_pods(&key, 1);
+    }
+
+    /// Makes a member silent, or lets it speak again.
+    pub fn silence(&self, member: &str, silent: bool) {
+        let member: Name = member.parse().expect(member);
+        let mut state = self.lock();
+        if silent {
+            state.silent.insert(member)
+        } else {
+            state.silent.remove(&member)
+        };
+    }
+
+    /// Makes a target refuse writes, or accept them again.
+    pub fn refuse(&self, target: &Target, refused: bool) {
+        let mut state = self.lock();
+        if refused {
+            state.refused.insert(target.clone())
+        } else {
+            state.refused.remove(target)
+        };
+    }
+
+    /// Somebody else changes a target.
+    pub fn meddle(&self, target: Target, value: Option<&str>) {
+        self.lock().put(target, value.map(str::to_owned));
+    }
+
+    /// Sets what happens at the write that comes after so many others.
+    pub fn cut_at(&self, write: u64, cut: Cut) {
+        let mut state = self.lock();
+        (state.calls, state.cut, state.cut_reached) = (0, Some((write, cut)), false);
+    }
+
+    /// Waits until the cut was reached; `false` when it was not within the time.
+    pub async fn cut_reached(&self, at_most: Duration) -> bool {
+        let reached = async {
+            while !self.lock().cut_reached {
+                self.reached.notified().await;
+            }
+        };
+        tokio::time::timeout(at_most, reached).await.is_ok()
+    }
+
+    /// Takes the cut away: later writes go through.
+    pub fn heal(&self) {
+        self.lock().cut = None;
+    }
+
+    /// Every accepted write so far, in order.
+    pub fn journal(&self) -> Vec<Write> {
+        self.lock().journal.clone()
+    }
+
+    /// How many writes were tried since the cut was set or the world was made.
+    pub fn tried(&self) -> u64 {
+        self.lock().calls
+    }
+
+    /// The lowest number of living pods that each workload ever had.
+    pub fn low_water(&self) -> Vec<usize> {
+        self.lock().low_water.values().copied().collect()
+    }
+
+    /// Everything there is, as text to compare: values, labels, stamps and what live pods carry.
+    pub fn picture(&self) -> String {
+        let state = self.lock();
+        let cells = state
+            .cells
+            .iter()
+            .filter_map(|(target, cell)| cell.value.as_ref().map(|value| format!("{target} = {value}\n")));
+        let pods = state.workloads.iter().map(|((member, workload), known)| {
+            let carried: Vec<&str> =
+                known.pods.iter().map(|pod| pod.as_ref().map_or("-", |sidecar| sidecar.image.as_str())).collect();
+            format!("{workload} in {member}: {}\n", carried.join(" "))
+        });
+        cells.chain(pods).collect()
+    }
+}
+
+impl State {
+    fn put(&mut self, target: Target, value: Option<String>) {
+        self.version += 1;
+        let version = self.version;
+        self.cells.insert(target, Cell { value, version });
+    }
+
+    fn value(&self, target: &Target) -> Option<String> {
+        self.cells.get(target).and_then(|cell| cell.value.clone())
+    }
+
+    fn mark(&self, target: &Target) -> Mark {
+        Mark(self.cells.get(target).map_or(0, |cell| cell.version).to_string())
+    }
+
+    fn reach(&self, member: Option<&Name>) -> Result<(), WorldError> {
+        match member {
+            Some(member) if self.silent.contains(member) => {
+                Err(WorldError::Unreachable { place: member.to_string(), cause: "timed out".into() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The webhooks of a member, read from its tags and revisions.
+    fn injectors(&self, member: &Name) -> Vec<Injector> {
+        let injector = |value: &str, revision: &str| Injector {
+            value: value.to_owned(),
+            revision: revision.parse().expect("only revisions are pointed to"),
+            serves_default: value == "default",
+        };
+        let known = self.cells.iter().filter_map(|(target, cell)| {
+            let value = cell.value.as_ref()?;
+            match target {
+                Target::Tag { member: of, tag } if of == member => Some(injector(tag, value)),
+                Target::MemberObjects { member: of, revision } if of == member => {
+                    Some(injector(revision.as_str(), revision.as_str()))
+                }
+                _ => None,
+            }
+        });
+        known.collect()
+    }
+
+    fn sidecar(&self, revision: &RevisionName) -> Option<Sidecar> {
+        let release: Version = self.value(&Target::ControlPlane { revision: revision.clone() })?.parse().ok()?;
+        Some(Sidecar { revision: revision.clone(), image: image(&release) })
+    }
+
+    /// What a pod created now would carry; `Err` when its webhook has no istiod behind it and refuses the pod.
+    fn inject(&self, member: &Name, labels: &NamespaceLabels, pod: &PodLabels) -> Result<Option<Sidecar>, String> {
+        match decide(labels, pod, &self.injectors(member)) {
+            Injection::By(revision) => {
+                self.sidecar(&revision).map(Some).ok_or(format!("no istiod answers for {revision}"))
+            }
+            Injection::None(_) => Ok(None),
+            Injection::Several(all) => Err(format!("{} webhooks match", all.len())),
+        }
+    }
+
+    fn labels(&self, member: &Name, namespace: &str) -> NamespaceLabels {
+        let target = Target::NamespaceLabel { member: member.clone(), namespace: namespace.to_owned() };
+        labels_of(self.value(&target).as_deref())
+    }
+
+    /// Replaces pods; one that is refused leaves the old pod in place, as a rolling update would.
+    fn create_pods(&mut self, key: &(Name, WorkloadRef), count: usize) {
+        let labels = self.labels(&key.0, &key.1.namespace);
+        let Some(workload) = self.workloads.get(key) else { return };
+        let Ok(carried) = self.inject(&key.0, &labels, &workload.template.clone()) else { return };
+        let workload = self.workloads.get_mut(key).expect("looked up above");
+        let total = workload.pods.len();
+        workload.pods.rotate_left(count.min(total));
+        workload.pods[total - count.min(total)..].fill(carried);
+        workload.outdated = workload.outdated.saturating_sub(count);
+        let living = workload.pods.len();
+        self.low_water.entry(key.clone()).and_modify(|low| *low = (*low).min(living)).or_insert(living);
+    }
+
+    fn write(&mut self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError> {
+        self.reach(target.member())?;
+        if Instant::now() >= permit.deadline {
+            return Err(WorldError::Expired);
+        }
+        if self.refused.contains(target) {
+            return Err(WorldError::Refused {
+                place: target.to_string(),
+                code: "permission_missing",
+                cause: "patch is forbidden".into(),
+            });
+        }
+        if self.mark(target) != *seen {
+            return Err(WorldError::Changed { place: target.to_string() });
+        }
+        let (from, to) = (self.value(target), to.map(str::to_owned));
+        self.put(target.clone(), to.clone());
+        if let Target::Workload { member, workload } = target
+            && from != to
+            && let Some(known) = self.workloads.get_mut(&(member.clone(), workload.clone()))
+        {
+            known.outdated = known.pods.len();
+        }
+        self.journal.push(Write { target: target.clone(), from, to, epoch: permit.epoch });
+        Ok(())
+    }
+}
+
+/// The proxy image of a release, in every fake and test.
+pub fn image(release: &Version) -> String {
+    format!("lab/proxyv2:{}", release.community())
+}
+
+#[async_trait]
+impl World for FakeWorld {
+    async fn look(&self, target: &Target) -> Result<Seen, WorldError> {
+        let state = self.lock();
+        state.reach(target.member())?;
+        Ok(Seen { value: state.value(target), mark: state.mark(target), settled: Settled::Yes })
+    }
+
+    async fn set(&self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError> {
+        let cut = {
+            let mut state = self.lock();
+            state.calls += 1;
+            let due = state.cut.as_ref().is_some_and(|(at, _)| *at == state.calls);
+            state.cut_reached |= due;
+            if due { state.cut.clone().map(|(_, cut)| cut) } else { None }
+        };
+        match cut {
+            None => self.lock().write(target, to, seen, permit),
+            Some(Cut::BeforeEffect) => {
+                self.reached.notify_one();
+                std::future::pending().await
+            }
+            Some(Cut::AfterEffect) => {
+                self.lock().write(target, to, seen, permit)?;
+                self.reached.notify_one();
+                std::future::pending().await
+            }
+            Some(Cut::Frozen(go_on)) => {
+                self.reached.notify_one();
+                go_on.notified().await;
+                // A stopped process does not notice that its permit ran out before the bytes leave: the cluster must refuse.
+                let late = Permit { deadline: Instant::now() + Duration::from_secs(60), ..*permit };
+                self.lock().write(target, to, seen, &late)
+            }
+        }
+    }
+
+    async fn fence(&self, target: &Target, _permit: &Permit) -> Result<(), WorldError> {
+        let mut state = self.lock();
+        state.reach(target.member())?;
+        let value = state.value(target);
+        state.put(target.clone(), value);
+        Ok(())
+    }
+
+    async fn workload(&self, member: &Name, workload: &WorkloadRef) -> Result<Option<WorkloadSeen>, WorldError> {
+        let mut state = self.lock();
+        state.reach(Some(member))?;
+        let key = (member.clone(), workload.clone());
+        let Some(known) = state.workloads.get(&key).cloned() else { return Ok(None) };
+        if known.outdated > 0 && known.temper == Temper::Well {
+            state.create_pods(&key, 1);
+        }
+        let known = state.workloads[&key].clone();
+        let target = Target::Workload { member: member.clone(), workload: workload.clone() };
+        let rolled = match (known.outdated, known.temper) {
+            (0, _) => Settled::Yes,
+            (left, Temper::Well) => Settled::NotYet(format!("{left} pods to go")),
+            (_, Temper::NeverReady) => {
+                Settled::Failing(Problem::new("workload_not_ready", "the new pods do not become ready", "look at them"))
+            }
+        };
+        Ok(Some(WorkloadSeen { stamp: state.value(&target), mark: state.mark(&target), live: known.pods, rolled }))
+    }
+
+    async fn probe(&self, member: &Name, asks: &Asks, wanted: &Sidecar) -> Result<Result<(), String>, WorldError> {
+        let state = self.lock();
+        state.reach(Some(member))?;
+        let pod = match asks {
+            Asks::Rev(value) => PodLabels { inject: None, rev: Some(value.clone()) },
+            Asks::Default => PodLabels { inject: Some("true".into()), rev: None },
+        };
+        Ok(match state.inject(member, &NamespaceLabels::default(), &pod) {
+            Ok(Some(carried)) if carried == *wanted => Ok(()),
+            other => Err(format!("came back {other:?}")),
+        })
+    }
+
+    async fn readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Settled, WorldError> {
+        let state = self.lock();
+        for member in members {
+            state.reach(Some(member))?;
+        }
+        Ok(if state.sidecar(revision).is_some() { Settled::Yes } else { Settled::NotYet("no replica is ready".into()) })
+    }
+
+    async fn usage(&self, revision: &RevisionName) -> Result<Usage, WorldError> {
+        let state = self.lock();
+        if let Some(silent) = state.members.iter().find(|member| state.silent.contains(*member)) {
+            return Ok(Usage::Unknown(vec![silent.to_string()]));
+        }
+        let carrying =
+            |workload: &&Workload| workload.pods.iter().flatten().any(|sidecar| sidecar.revision == *revision);
+        let users: Vec<String> = state
+            .workloads
+            .iter()
+            .filter(|(_, known)| carrying(known))
+            .map(|((_, workload), _)| workload.to_string())
+            .collect();
+        Ok(if users.is_empty() { Usage::Unused } else { Usage::InUse(users) })
+    }
+
+    async fn survey(&self) -> Result<Survey, WorldError> {
+        let state = self.lock();
+        let mut survey = Survey::default();
+        for member in &state.members {
+            state.reach(Some(member))?;
+            let namespaces =
+                state.workloads.iter().filter(|((of, _), _)| of == member).map(|((_, workload), known)| {
+                    NamespaceSurvey {
+                        name: workload.namespace.clone(),
+                        labels: state.labels(member, &workload.namespace),
+                        workloads: vec![WorkloadSurvey {
+                            workload: workload.clone(),
+                            template: known.template.clone(),
+                            live: known.pods.clone(),
+                            stamp: state
+                                .value(&Target::Workload { member: member.clone(), workload: workload.clone() }),
+                            stuck: None,
+                        }],
+                        unreachable: Vec::new(),
+                    }
+                });
+            survey.members.push(MemberSurvey {
+                member: member.clone(),
+                kubernetes: (1, 33),
+                namespaces: namespaces.collect(),
+                injectors: state.injectors(member),
+                foreign: Vec::new(),
+            });
+        }
+        Ok(survey)
+    }
+
+    async fn changed(&self) {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The label of a namespace in a survey, as a target's value.
+pub fn label_of(survey: &Survey, namespace: &str) -> Option<String> {
+    let all = survey.members.iter().flat_map(|member| &member.namespaces);
+    all.filter(|known| known.name == namespace).find_map(|known| label_value(&known.labels))
+}

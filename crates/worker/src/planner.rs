@@ -1,0 +1,142 @@
+//! From an operation to its plan: reads what the pure functions need, and nothing else.
+
+use std::collections::BTreeMap;
+
+use model::Name;
+use model::ids::UpgradeId;
+use model::operation::{OperationKind, Problem};
+use model::plan::{Plan, Step, Target};
+use model::survey::Survey;
+use rollout::plan::{Layout, Line, NamespaceKey, canary, data_plane, in_place, life, rollback};
+use rollout::ports::{World, WorldError};
+use serde::Deserialize;
+use store::{Operation, StoreError, Tx};
+
+/// Why there is no plan.
+#[derive(Debug)]
+pub(crate) enum NoPlan {
+    /// Let go and try again.
+    Store(StoreError),
+    /// A cluster did not answer.
+    World(WorldError),
+    /// A person has to act.
+    Problem(Problem),
+}
+
+impl From<StoreError> for NoPlan {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<WorldError> for NoPlan {
+    fn from(error: WorldError) -> Self {
+        Self::World(error)
+    }
+}
+
+/// Arguments of `move`: the namespaces of each member.
+#[derive(Debug, Deserialize)]
+struct MoveArguments {
+    namespaces: Vec<NamespaceKey>,
+}
+
+/// Arguments of `set_injection`.
+#[derive(Debug, Deserialize)]
+struct LabelArguments {
+    member: Name,
+    namespace: String,
+    label: Option<String>,
+}
+
+/// What an upgrade's stages have started, oldest first.
+type History = Vec<(OperationKind, Step, Option<String>)>;
+
+/// Builds the plan from a fresh look.
+pub(crate) async fn plan(
+    operation: &Operation,
+    layout: &Layout,
+    world: &dyn World,
+    tx: &mut Tx<'_>,
+) -> Result<Plan, NoPlan> {
+    use OperationKind as Kind;
+    match operation.kind {
+        Kind::CreateMesh => Ok(life::create(layout)),
+        Kind::DeleteMesh => Ok(life::delete(layout)),
+        Kind::Restart => Ok(data_plane::restart(layout, &world.survey().await?)),
+        Kind::SetInjection => set_injection(operation, &world.survey().await?),
+        Kind::Deploy => Ok(if is_canary(layout)? {
+            canary::deploy(layout, target(layout)?)
+        } else {
+            in_place::deploy(layout, target(layout)?)
+        }),
+        Kind::Move => {
+            let chosen: MoveArguments = arguments(operation)?;
+            Ok(data_plane::move_namespaces(layout, target(layout)?, &world.survey().await?, &chosen.namespaces))
+        }
+        Kind::Promote => Ok(canary::promote(layout, target(layout)?)),
+        Kind::Roll => {
+            let moved = moved(&history(operation, tx).await?);
+            Ok(data_plane::roll(layout, target(layout)?, &world.survey().await?, &moved))
+        }
+        // In place there is nothing left to remove.
+        Kind::Retire => Ok(if is_canary(layout)? { canary::retire(layout) } else { Plan::default() }),
+        Kind::Rollback => {
+            let started: Vec<_> =
+                history(operation, tx).await?.into_iter().map(|(_, step, capture)| (step, capture)).collect();
+            Ok(rollback::rollback(layout, target(layout)?, &started, &world.survey().await?))
+        }
+        Kind::RegisterCluster | Kind::Precheck => Ok(Plan::default()),
+    }
+}
+
+fn target(layout: &Layout) -> Result<&Line, NoPlan> {
+    let missing = || Problem::new("no_target", "The mesh has no second revision.", "Plan the upgrade again.");
+    layout.target.as_ref().ok_or_else(|| NoPlan::Problem(missing()))
+}
+
+fn is_canary(layout: &Layout) -> Result<bool, NoPlan> {
+    Ok(target(layout)?.revision != layout.current.revision)
+}
+
+fn arguments<T: serde::de::DeserializeOwned>(operation: &Operation) -> Result<T, NoPlan> {
+    let unknown = |_| {
+        Problem::new(
+            "unknown_arguments",
+            "The operation's arguments cannot be read.",
+            "It was written by a newer server: upgrade this one.",
+        )
+    };
+    serde_json::from_value(operation.arguments.clone()).map_err(|error| NoPlan::Problem(unknown(error)))
+}
+
+async fn history(operation: &Operation, tx: &mut Tx<'_>) -> Result<History, NoPlan> {
+    let upgrade: UpgradeId = operation.upgrade.ok_or(StoreError::NotFound { what: "upgrade" })?;
+    Ok(tx.started(upgrade).await?)
+}
+
+/// The labels that namespaces had before they were moved to the canary.
+fn moved(history: &History) -> BTreeMap<NamespaceKey, Option<String>> {
+    let mut labels = BTreeMap::new();
+    for (kind, step, capture) in history {
+        if let (OperationKind::Move, Step::Set { target: Target::NamespaceLabel { member, namespace }, .. }) =
+            (kind, step)
+        {
+            labels.entry((member.clone(), namespace.clone())).or_insert_with(|| capture.clone());
+        }
+    }
+    labels
+}
+
+fn set_injection(operation: &Operation, survey: &Survey) -> Result<Plan, NoPlan> {
+    let wanted: LabelArguments = arguments(operation)?;
+    let namespace =
+        survey.members.iter().filter(|member| member.member == wanted.member).flat_map(|member| &member.namespaces);
+    let Some(found) = namespace.into_iter().find(|namespace| namespace.name == wanted.namespace) else {
+        let message = format!("There is no namespace {} in {}.", wanted.namespace, wanted.member);
+        return Err(NoPlan::Problem(Problem::new("namespace_not_found", message, "Create it, then retry.")));
+    };
+    let target = Target::NamespaceLabel { member: wanted.member, namespace: wanted.namespace };
+    let step = Step::Set { target, from: data_plane::label_value(&found.labels), to: wanted.label };
+    Ok(Plan::default().wave("namespace label", [step]))
+}

@@ -1,0 +1,160 @@
+//! How a claim ends: done, paused, cancelled, let go. Each is one transaction, with all that follows from it.
+//!
+//! Order within a transaction: the upgrade's lock, then the queue row, so that workers and verbs never wait for each
+//! other in a circle.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use model::operation::{Fact, OperationKind, OperationState, Problem};
+use model::upgrade::Outcome;
+use rollout::plan::precheck;
+use rollout::ports::WorldError;
+use store::{ClusterState, MeshState, NewEvent, Operation, Record, StoreError};
+
+use super::{REST, Run, SLEEP};
+
+impl Run<'_> {
+    /// The operation did what it was for.
+    pub(super) async fn succeed(&mut self) -> Result<(), StoreError> {
+        self.end(OperationState::Succeeded, Outcome::Succeeded, None).await
+    }
+
+    pub(super) async fn cancel(&mut self, seen: Option<i64>) -> Result<(), StoreError> {
+        self.end(OperationState::Cancelled, Outcome::Cancelled, seen).await
+    }
+
+    async fn end(&mut self, state: OperationState, outcome: Outcome, seen: Option<i64>) -> Result<(), StoreError> {
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        if let Some(upgrade) = self.operation.upgrade {
+            tx.lock_upgrade(upgrade).await?;
+        }
+        let succeeded = state == OperationState::Succeeded;
+        tx.record(&self.claim, &Record { state: Some(state), seen, ..Record::default() }, self.now()).await?;
+        tx.release(&self.claim, None).await?;
+        match (self.operation.upgrade, self.operation.mesh) {
+            (Some(upgrade), _) => {
+                tx.upgrade_outcome(upgrade, outcome, self.engine.clock.as_ref()).await?;
+            }
+            (None, Some(mesh)) => {
+                let follows = match self.operation.kind {
+                    OperationKind::CreateMesh if succeeded => Some(MeshState::Ready),
+                    OperationKind::DeleteMesh if succeeded => Some(MeshState::Deleted),
+                    _ => None,
+                };
+                if let Some(state) = follows {
+                    tx.set_mesh_state(mesh, state).await?;
+                }
+                tx.free_slot(mesh).await?;
+            }
+            (None, None) => {}
+        }
+        tx.commit().await
+    }
+
+    /// Something stands in the way that a person has to see to.
+    pub(super) async fn pause(&mut self, problem: Problem, facts: Vec<(i32, Fact)>) -> Result<(), StoreError> {
+        tracing::info!(operation.id = %self.claim.operation, code = problem.code, message = problem.message, "operation paused");
+        self.stand_still(problem, facts, None, true).await
+    }
+
+    /// Every call under way has ended by now, so from the commit on no cluster accepts a write of this operation.
+    pub(super) async fn stand_still(
+        &mut self,
+        problem: Problem,
+        facts: Vec<(i32, Fact)>,
+        seen: Option<i64>,
+        news: bool,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        if let Some(upgrade) = self.operation.upgrade {
+            tx.lock_upgrade(upgrade).await?;
+        }
+        let state = news.then(|| OperationState::Paused { problem: problem.clone() });
+        tx.record(&self.claim, &Record { facts, state, seen }, self.now()).await?;
+        tx.release(&self.claim, Some(SLEEP)).await?;
+        if let (true, Some(upgrade)) = (news, self.operation.upgrade) {
+            tx.upgrade_outcome(upgrade, Outcome::Paused(problem), self.engine.clock.as_ref()).await?;
+        }
+        tx.commit().await
+    }
+
+    /// Gives the claim back without a change.
+    pub(super) async fn let_go(&mut self, due_in: Duration) -> Result<(), StoreError> {
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        tx.release(&self.claim, Some(due_in)).await?;
+        tx.commit().await
+    }
+
+    /// A cluster did not answer while the plan was built: a short rest, and a person after the patience is over.
+    pub(super) async fn rest(&mut self, error: &WorldError) -> Result<(), StoreError> {
+        let waited = self.operation.started_at.map_or(SignedDuration::ZERO, |since| self.now().duration_since(since));
+        if waited > self.engine.settings.patience.unreachable || !matches!(error, WorldError::Unreachable { .. }) {
+            let hint = "Bring the cluster back or renew its credential, then retry. Nothing was changed by this stage.";
+            return self
+                .pause(
+                    Problem::new("cluster_unreachable", format!("The plan could not be built: {error}."), hint),
+                    Vec::new(),
+                )
+                .await;
+        }
+        let until = self.now() + SignedDuration::try_from(REST).expect("a short rest");
+        let state = OperationState::Waiting { reason: error.to_string(), until };
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        tx.record(&self.claim, &Record { state: Some(state), ..Record::default() }, self.now()).await?;
+        tx.release(&self.claim, Some(REST)).await?;
+        tx.commit().await
+    }
+
+    /// Looks for what stands in the way of an upgrade; changes nothing anywhere.
+    pub(super) async fn precheck(&mut self) -> Result<(), StoreError> {
+        let mesh = self.operation.mesh.ok_or(StoreError::NotFound { what: "mesh" })?;
+        let found = match self.engine.worlds.open(self.claim.tenant, mesh).await {
+            Ok((world, layout)) => match world.survey().await {
+                Ok(survey) => precheck::findings(&layout, &survey),
+                Err(error) => return self.rest(&error).await,
+            },
+            Err(problem) => return self.pause(problem, Vec::new()).await,
+        };
+        self.end(OperationState::Succeeded, Outcome::Found(found), None).await
+    }
+
+    /// Connects to a cluster for the first time. A cluster that cannot be used is an answer, not a pause.
+    pub(super) async fn register(&mut self) -> Result<(), StoreError> {
+        let cluster = self.operation.cluster.ok_or(StoreError::NotFound { what: "cluster" })?;
+        let answer = self.engine.worlds.register(self.claim.tenant, cluster).await;
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        let state = match answer {
+            Ok(registered) => {
+                let version = Some(registered.kubernetes_version.as_str());
+                tx.settle_cluster(cluster, &ClusterState::Ready, version, Some(&registered.kubeconfig), self.now())
+                    .await?;
+                OperationState::Succeeded
+            }
+            Err(problem) => {
+                tx.settle_cluster(cluster, &ClusterState::Refused(problem.clone()), None, None, self.now()).await?;
+                OperationState::Failed { problem }
+            }
+        };
+        tx.record(&self.claim, &Record { state: Some(state), ..Record::default() }, self.now()).await?;
+        tx.release(&self.claim, None).await?;
+        tx.commit().await
+    }
+}
+
+/// One event for each group of facts, so that whoever follows along sees steps begin and end.
+pub(super) fn progress(operation: &Operation, facts: &[(i32, Fact)], at: Timestamp) -> NewEvent {
+    let of = |wanted: fn(&Fact) -> bool| {
+        facts.iter().filter(|(_, fact)| wanted(fact)).map(|(number, _)| *number).collect::<Vec<i32>>()
+    };
+    let started = of(|fact| matches!(fact, Fact::Started { .. }));
+    let done = of(|fact| matches!(fact, Fact::Done));
+    NewEvent {
+        at,
+        kind: "operation.progress",
+        mesh: operation.mesh,
+        upgrade: operation.upgrade,
+        operation: Some(operation.id),
+        body: serde_json::json!({ "started": started, "done": done }),
+    }
+}

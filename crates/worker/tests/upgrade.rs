@@ -1,0 +1,299 @@
+//! Upgrades through the engine, on a real Postgres and imagined clusters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::operation::{OperationKind, OperationState};
+use model::plan::{Target, WorkloadKind, WorkloadRef};
+use model::rules::Strategy;
+use model::upgrade::{UpgradeState, Verb};
+use serde_json::json;
+use testkit::Fleet;
+use testkit::world::{Cut, Temper};
+use tokio::sync::Notify;
+
+fn state(upgrade: &store::Upgrade) -> &'static str {
+    upgrade.state.as_str()
+}
+
+fn web(namespace: &str) -> WorkloadRef {
+    WorkloadRef { namespace: namespace.into(), kind: WorkloadKind::Deployment, name: "web".into() }
+}
+
+/// How often each workload's stamp was written.
+fn restarts(fleet: &Fleet) -> Vec<String> {
+    let journal = fleet.world.journal();
+    journal
+        .iter()
+        .filter(|write| matches!(write.target, Target::Workload { .. }))
+        .map(|write| write.target.to_string())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_canary_moves_every_labelled_workload_once_and_leaves_the_others_alone() {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
+    assert_eq!(state(&fleet.go(upgrade, Verb::Start).await), "verifying");
+    assert_eq!(state(&fleet.go(upgrade, Verb::Promote).await), "succeeded");
+    let picture = fleet.world.picture();
+    for namespace in ["enabled", "explicit", "stable"] {
+        assert!(
+            picture.contains(&format!(
+                "{namespace}/deployment/web in c1: lab/proxyv2:1.27.9 lab/proxyv2:1.27.9 lab/proxyv2:1.27.9\n"
+            )),
+            "{picture}"
+        );
+    }
+    assert!(picture.contains("plain/deployment/web in c1: - - -\n"), "{picture}");
+    assert!(!picture.contains("1-25-1 = "), "the old revision is gone: {picture}");
+    let mut restarted = restarts(&fleet);
+    restarted.sort();
+    let unique = restarted.len();
+    restarted.dedup();
+    assert_eq!((restarted.len(), unique), (6, 6), "three workloads in two clusters, once each");
+}
+
+#[tokio::test]
+async fn b4_namespaces_that_named_the_old_revision_name_the_new_one() {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
+    fleet.go(upgrade, Verb::Start).await;
+    fleet.go(upgrade, Verb::Promote).await;
+    assert!(fleet.world.picture().contains("label of namespace explicit in c1 = istio.io/rev=1-27-9"));
+}
+
+/// Rolls back from wherever `reach` leads, and answers what is not as it was. Definitions stay newer by design.
+async fn differs_after(reach: impl AsyncFn(&Fleet, model::ids::UpgradeId)) -> Vec<String> {
+    let fleet = Fleet::new().await;
+    let before = fleet.world.picture();
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
+    reach(&fleet, upgrade).await;
+    let after = fleet.go(upgrade, Verb::Rollback).await;
+    assert_eq!(state(&after), "rolled_back", "{:?}", after.state);
+    let picture = fleet.world.picture();
+    let lost = before.lines().filter(|line| !picture.contains(line));
+    let gained = picture.lines().filter(|line| !before.contains(line));
+    lost.chain(gained).filter(|line| !line.starts_with("custom resource")).map(str::to_owned).collect()
+}
+
+async fn comes_back_from(reach: impl AsyncFn(&Fleet, model::ids::UpgradeId)) {
+    assert_eq!(differs_after(reach).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn b7_rollback_after_the_deployment_restores_everything() {
+    comes_back_from(async |fleet, upgrade| {
+        fleet.go(upgrade, Verb::Start).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn b7_rollback_with_a_namespace_on_the_canary_restores_everything() {
+    comes_back_from(async |fleet, upgrade| {
+        fleet.go(upgrade, Verb::Start).await;
+        fleet.press(upgrade, Verb::Move, json!({ "namespaces": [["c1", "enabled"]] })).await.expect("move fits");
+        fleet.run().await;
+        assert!(fleet.world.picture().contains("enabled/deployment/web in c1: lab/proxyv2:1.27.9"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn b7_rollback_in_the_middle_of_the_promotion_strands_no_pod_of_the_mixed_window() {
+    let differs = differs_after(async |fleet, upgrade| {
+        fleet.go(upgrade, Verb::Start).await;
+        let tag = Target::Tag { member: "c2".parse().expect("a name"), tag: "stable".into() };
+        fleet.world.refuse(&tag, true);
+        let paused = fleet.go(upgrade, Verb::Promote).await;
+        assert!(
+            matches!(&paused.state, UpgradeState::Paused { problem, .. } if problem.code == "tag_split"),
+            "{:?}",
+            paused.state
+        );
+        // A pod born now carries the new sidecar on a template that nobody patched.
+        fleet.world.evict_one("c1", &web("stable"));
+        fleet.world.refuse(&tag, false);
+    })
+    .await;
+    // The stray pod had to be restarted through a template that nobody had touched: the one exception, by name.
+    assert!(matches!(&differs[..], [stamp] if stamp.starts_with("stable/deployment/web in c1 = op_")), "{differs:?}");
+}
+
+#[tokio::test]
+async fn b7_rollback_in_the_middle_of_the_roll_out_restores_everything() {
+    comes_back_from(async |fleet, upgrade| {
+        fleet.go(upgrade, Verb::Start).await;
+        fleet.world.temper("c2", &web("stable"), Temper::NeverReady);
+        let paused = fleet.go(upgrade, Verb::Promote).await;
+        assert!(
+            matches!(&paused.state, UpgradeState::Paused { problem, .. } if problem.code == "workload_not_ready"),
+            "{:?}",
+            paused.state
+        );
+        fleet.world.temper("c2", &web("stable"), Temper::Well);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn b7_rollback_while_holding_restores_everything() {
+    comes_back_from(async |fleet, upgrade| {
+        fleet.go(upgrade, Verb::Start).await;
+        assert_eq!(state(&fleet.go(upgrade, Verb::Promote).await), "holding");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn holding_ends_at_once_when_asked() {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
+    fleet.go(upgrade, Verb::Start).await;
+    fleet.go(upgrade, Verb::Promote).await;
+    assert_eq!(state(&fleet.go(upgrade, Verb::Retire).await), "succeeded");
+    let refused = fleet.press(upgrade, Verb::Rollback, json!(null)).await.expect_err("it is over");
+    assert!(matches!(refused, store::StoreError::Transition(_)));
+}
+
+#[tokio::test]
+async fn e2_a_member_lost_during_the_promotion_splits_the_tags_and_both_revisions_stay() {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
+    fleet.go(upgrade, Verb::Start).await;
+    // The member is lost at its own first tag: the third write of the promotion.
+    let go_on = Arc::new(Notify::new());
+    fleet.world.cut_at(3, Cut::Frozen(go_on.clone()));
+    fleet.press(upgrade, Verb::Promote, json!(null)).await.expect("promote fits");
+    let worker = fleet.worker("w", Duration::from_secs(30));
+    let running = tokio::spawn(async move { worker.run_due().await });
+    assert!(fleet.world.cut_reached(Duration::from_secs(10)).await);
+    fleet.world.silence("c2", true);
+    go_on.notify_one();
+    // Time passes beyond the patience while the worker looks again and again.
+    let silent = async {
+        while !matches!(fleet.upgrade(upgrade).await.state, UpgradeState::Paused { .. }) {
+            fleet.clock.advance(jiff::SignedDuration::from_secs(30));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), silent).await.expect("it pauses");
+    running.await.expect("no panic").expect("a readable queue");
+    let paused = fleet.upgrade(upgrade).await;
+    assert!(
+        matches!(&paused.state, UpgradeState::Paused { problem, .. } if problem.code == "tag_split"),
+        "{:?}",
+        paused.state
+    );
+    let picture = fleet.world.picture();
+    assert!(picture.contains("control plane 1-25-1 = ") && picture.contains("control plane 1-27-9 = "), "{picture}");
+    fleet.world.silence("c2", false);
+    assert_eq!(state(&fleet.go(upgrade, Verb::Retry).await), "succeeded");
+}
+
+#[tokio::test]
+async fn somebody_elses_change_stops_the_step_and_is_not_overwritten() {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
+    fleet.go(upgrade, Verb::Start).await;
+    let tag = Target::Tag { member: "c1".parse().expect("a name"), tag: "stable".into() };
+    fleet.world.meddle(tag.clone(), Some("1-26-0"));
+    let paused = fleet.go(upgrade, Verb::Promote).await;
+    assert!(matches!(&paused.state, UpgradeState::Paused { .. }), "{:?}", paused.state);
+    assert!(fleet.world.picture().contains("tag stable in c1 = 1-26-0"));
+    fleet.world.meddle(tag, Some("1-25-1"));
+    assert_eq!(state(&fleet.go(upgrade, Verb::Retry).await), "succeeded");
+}
+
+#[tokio::test]
+async fn a_second_upgrade_is_refused_while_one_runs_and_welcome_afterwards() {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
+    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+    let refused = tx.take_slot(fleet.mesh, "another").await.expect_err("the slot is taken");
+    assert!(matches!(refused, store::StoreError::Busy { holder } if holder == upgrade.to_string()));
+    drop(tx);
+    fleet.go(upgrade, Verb::Start).await;
+    fleet.go(upgrade, Verb::Promote).await;
+    let next = fleet.plan("1.27.9.2", Strategy::InPlace, 0).await;
+    assert_eq!(state(&fleet.go(next, Verb::Start).await), "succeeded");
+    assert_eq!(restarts(&fleet).len(), 6, "equal proxy image: nothing was restarted for the new build");
+}
+
+#[tokio::test]
+async fn in_place_across_a_patch_restarts_once_and_the_old_name_still_injects() {
+    let fleet = Fleet::new().await;
+    let canary = fleet.plan("1.27.8.1", Strategy::Canary, 0).await;
+    fleet.go(canary, Verb::Start).await;
+    fleet.go(canary, Verb::Promote).await;
+    let before = restarts(&fleet).len();
+    let patch = fleet.plan("1.27.9.1", Strategy::InPlace, 0).await;
+    assert_eq!(state(&fleet.go(patch, Verb::Start).await), "succeeded");
+    assert_eq!(restarts(&fleet).len() - before, 6, "another proxy image: one restart each");
+    let picture = fleet.world.picture();
+    assert!(picture.contains("tag 1-27-9 in c1 = 1-27-8"), "the new name is an alias of the slot: {picture}");
+    assert!(picture.contains("explicit/deployment/web in c1: lab/proxyv2:1.27.9"), "{picture}");
+}
+
+#[tokio::test]
+async fn pause_resume_and_retry_are_heeded() {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
+    fleet.press(upgrade, Verb::Start, json!(null)).await.expect("start fits");
+    let worker = fleet.worker("w", Duration::from_secs(30));
+    assert_eq!(state(&fleet.upgrade(upgrade).await), "prechecking");
+    worker.run_due().await.expect("a readable queue");
+    fleet.press(upgrade, Verb::Promote, json!(null)).await.expect("promote fits");
+    fleet.press(upgrade, Verb::Pause, json!(null)).await.expect("pause fits");
+    let writes = fleet.world.journal().len();
+    fleet.run().await;
+    assert_eq!(state(&fleet.upgrade(upgrade).await), "paused");
+    assert_eq!(fleet.world.journal().len(), writes, "nothing is written after the pause is visible");
+    fleet.press(upgrade, Verb::Resume, json!(null)).await.expect("resume fits");
+    fleet.run().await;
+    assert_eq!(state(&fleet.upgrade(upgrade).await), "succeeded");
+}
+
+#[tokio::test]
+async fn a_zombie_that_wakes_up_after_a_takeover_writes_nothing() {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
+    fleet.go(upgrade, Verb::Start).await;
+    fleet.press(upgrade, Verb::Promote, json!(null)).await.expect("promote fits");
+    let go_on = Arc::new(Notify::new());
+    fleet.world.cut_at(1, Cut::Frozen(go_on.clone()));
+    let zombie = fleet.worker("zombie", Duration::from_millis(300));
+    let asleep = tokio::spawn(async move { zombie.run_due().await });
+    assert!(fleet.world.cut_reached(Duration::from_secs(10)).await);
+    fleet.world.heal();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    fleet.run().await;
+    let journal = fleet.world.journal();
+    go_on.notify_one();
+    asleep.await.expect("no panic").expect("a readable queue");
+    assert_eq!(fleet.world.journal(), journal, "the zombie's patch was refused");
+    assert_eq!(state(&fleet.upgrade(upgrade).await), "succeeded");
+}
+
+#[tokio::test]
+async fn deleting_a_mesh_leaves_nothing_but_definitions() {
+    let fleet = Fleet::new().await;
+    for member in ["c1", "c2"] {
+        for namespace in ["enabled", "explicit", "stable"] {
+            fleet.world.meddle(
+                Target::NamespaceLabel { member: member.parse().expect("a name"), namespace: namespace.into() },
+                None,
+            );
+            for _ in 0..3 {
+                fleet.world.evict_one(member, &web(namespace));
+            }
+        }
+    }
+    let operation = fleet.begin(OperationKind::DeleteMesh, json!(null)).await;
+    fleet.run().await;
+    assert_eq!(fleet.operation(operation).await.state, OperationState::Succeeded);
+    let left: Vec<String> =
+        fleet.world.picture().lines().filter(|line| line.contains(" = ")).map(str::to_owned).collect();
+    assert_eq!(left, ["custom resource definitions in c1 = 1.25.1.1", "custom resource definitions in c2 = 1.25.1.1"]);
+}
