@@ -1,1 +1,25 @@
-//! Kubernetes and Helm: the only crate that names kube. Implements the ports.
+//! Kubernetes and Helm: the only crate that names kube. Implements the ports of `rollout` for real clusters.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`kubeconfig`] | which configurations are accepted, and why the others are refused |
+//! | [`door`] | one cluster's API: requests with deadlines, errors in the ports' words |
+//! | [`render`] | a release's own charts to objects |
+//! | [`mesh`] | the ports: what each target is made of in real clusters |
+//! | [`register`] | the first contact with a cluster |
+//! | [`authority`] | a mesh's own certificate authority |
+
+pub mod authority;
+pub mod door;
+pub mod kubeconfig;
+pub mod mesh;
+pub mod register;
+
+pub mod render;
+
+pub use authority::Authority;
+pub use door::{AddressRules, Door};
+pub use kubeconfig::{Credential, RefusedKubeconfig};
+pub use mesh::{MemberDoor, MeshWorld, MeshWorldConfig};
+
+pub use render::{Charts, Helm};

@@ -1,0 +1,182 @@
+//! The ports over real clusters: which objects each target is made of, and where its value is written.
+//!
+//! Targets made of several objects ([`bundle`]) keep their value in an inventory that is written last; tags, the
+//! validator, namespace labels and workloads ([`single`]) keep it in the object itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use model::Name;
+use model::plan::{Asks, Sidecar, Target, WorkloadRef};
+use model::release::Release;
+use model::survey::Survey;
+use model::version::{RevisionName, Version};
+use rollout::ports::{Mark, Permit, Seen, Settled, Usage, WorkloadSeen, World, WorldError};
+use serde_json::Value;
+
+use crate::authority::Authority;
+use crate::door::Door;
+use crate::kubeconfig::Credential;
+use crate::render::{Charts, Helm};
+
+mod bundle;
+mod data_plane;
+mod kinds;
+mod objects;
+mod probe;
+mod proxies;
+mod single;
+mod survey;
+mod values;
+
+/// How often the engine looks again while something is under way.
+const TICK: Duration = Duration::from_millis(500);
+
+/// A member cluster.
+#[derive(Debug, Clone)]
+pub struct MemberDoor {
+    /// Its name.
+    pub name: Name,
+    /// The way in.
+    pub door: Door,
+    /// Its address and authority, for the control planes' own access.
+    pub credential: Credential,
+}
+
+/// Everything that a mesh's world is made of.
+#[derive(Debug)]
+pub struct MeshWorldConfig {
+    /// The mesh's namespace: the same name in the hosting cluster and in every member.
+    pub namespace: String,
+    /// The hosting cluster.
+    pub hosting: Door,
+    /// The members; the first is the config cluster.
+    pub members: Vec<MemberDoor>,
+    /// The mesh's own authority.
+    pub authority: Authority,
+    /// The releases that its revisions run, with their charts.
+    pub releases: Vec<(Release, Charts)>,
+    /// The renderer.
+    pub helm: Helm,
+    /// Replicas of each control plane.
+    pub replicas: u32,
+}
+
+/// One mesh's clusters.
+#[derive(Debug, Clone)]
+pub struct MeshWorld {
+    config: Arc<MeshWorldConfig>,
+    snapshots: Arc<data_plane::Snapshots>,
+}
+
+impl MeshWorld {
+    /// A world over these clusters. Nothing is called yet.
+    pub fn new(config: MeshWorldConfig) -> Self {
+        Self { config: Arc::new(config), snapshots: Arc::default() }
+    }
+
+    fn namespace(&self) -> &str {
+        &self.config.namespace
+    }
+
+    fn member(&self, name: &Name) -> Result<&MemberDoor, WorldError> {
+        let found = self.config.members.iter().find(|member| member.name == *name);
+        let cause = || "it is not a member of the mesh".to_owned();
+        found.ok_or_else(|| WorldError::Refused { place: name.to_string(), code: "not_a_member", cause: cause() })
+    }
+
+    fn is_config(&self, name: &Name) -> bool {
+        self.config.members.first().is_some_and(|member| member.name == *name)
+    }
+
+    fn release(&self, version: &Version) -> Result<&(Release, Charts), WorldError> {
+        let found = self.config.releases.iter().find(|(release, _)| release.version == *version);
+        let cause = || format!("release {version} is not in the catalogue any more");
+        found.ok_or_else(|| WorldError::Refused {
+            place: "the catalogue".into(),
+            code: "release_missing",
+            cause: cause(),
+        })
+    }
+
+    /// The cluster that holds a target.
+    fn door(&self, target: &Target) -> Result<&Door, WorldError> {
+        match target.member() {
+            Some(member) => Ok(&self.member(member)?.door),
+            None => Ok(&self.config.hosting),
+        }
+    }
+}
+
+#[async_trait]
+impl World for MeshWorld {
+    async fn look(&self, target: &Target) -> Result<Seen, WorldError> {
+        match single::Single::of(self, target)? {
+            Some(single) => single.look().await,
+            None => self.look_at_bundle(target).await,
+        }
+    }
+
+    async fn set(&self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError> {
+        match single::Single::of(self, target)? {
+            Some(single) => single.set(self, to, seen, permit).await,
+            None => self.set_bundle(target, to, seen, permit).await,
+        }
+    }
+
+    async fn fence(&self, target: &Target, permit: &Permit) -> Result<(), WorldError> {
+        match single::Single::of(self, target)? {
+            Some(single) => single.fence(permit).await,
+            None => self.fence_bundle(target, permit).await,
+        }
+    }
+
+    async fn workload(&self, member: &Name, workload: &WorkloadRef) -> Result<Option<WorkloadSeen>, WorldError> {
+        let snapshot = self.snapshots.of(self.member(member)?).await?;
+        Ok(snapshot.workload(workload))
+    }
+
+    async fn probe(&self, member: &Name, asks: &Asks, wanted: &Sidecar) -> Result<Result<(), String>, WorldError> {
+        probe::probe(&self.member(member)?.door, self.namespace(), asks, wanted).await
+    }
+
+    async fn readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Settled, WorldError> {
+        self.ready_and_synced(revision, members).await
+    }
+
+    async fn usage(&self, revision: &RevisionName) -> Result<Usage, WorldError> {
+        self.who_uses(revision).await
+    }
+
+    async fn survey(&self) -> Result<Survey, WorldError> {
+        self.look_around().await
+    }
+
+    async fn changed(&self) {
+        tokio::time::sleep(TICK).await;
+        self.snapshots.forget();
+    }
+}
+
+/// Text at a JSON pointer.
+fn text<'v>(value: &'v Value, pointer: &str) -> Option<&'v str> {
+    value.pointer(pointer).and_then(Value::as_str)
+}
+
+/// Number at a JSON pointer; absent counts as zero, as Kubernetes writes it.
+fn number(value: &Value, pointer: &str) -> i64 {
+    value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
+}
+
+/// Identity and version of an object, as a mark; absence is a version too.
+fn mark_of(object: Option<&Value>) -> Mark {
+    let part = |pointer: &str| object.and_then(|object| text(object, pointer)).unwrap_or_default();
+    Mark(format!("{}/{}", part("/metadata/uid"), part("/metadata/resourceVersion")))
+}
+
+/// The mark as preconditions inside a patch's metadata.
+fn preconditions(mark: &Mark) -> Option<(String, String)> {
+    let (uid, version) = mark.0.split_once('/')?;
+    (!uid.is_empty()).then(|| (uid.to_owned(), version.to_owned()))
+}

@@ -1,0 +1,47 @@
+//! Where objects of each kind live in the API.
+
+use serde_json::Value;
+
+use super::text;
+
+/// Kind, group and version path, plural, whether it is namespaced. Only kinds that we write.
+const KINDS: [(&str, &str, &str, bool); 16] = [
+    ("Namespace", "/api/v1", "namespaces", false),
+    ("ConfigMap", "/api/v1", "configmaps", true),
+    ("Secret", "/api/v1", "secrets", true),
+    ("Service", "/api/v1", "services", true),
+    ("ServiceAccount", "/api/v1", "serviceaccounts", true),
+    ("Endpoints", "/api/v1", "endpoints", true),
+    ("Deployment", "/apis/apps/v1", "deployments", true),
+    ("PodDisruptionBudget", "/apis/policy/v1", "poddisruptionbudgets", true),
+    ("Role", "/apis/rbac.authorization.k8s.io/v1", "roles", true),
+    ("RoleBinding", "/apis/rbac.authorization.k8s.io/v1", "rolebindings", true),
+    ("ClusterRole", "/apis/rbac.authorization.k8s.io/v1", "clusterroles", false),
+    ("ClusterRoleBinding", "/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings", false),
+    ("EndpointSlice", "/apis/discovery.k8s.io/v1", "endpointslices", true),
+    ("MutatingWebhookConfiguration", "/apis/admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations", false),
+    (
+        "ValidatingWebhookConfiguration",
+        "/apis/admissionregistration.k8s.io/v1",
+        "validatingwebhookconfigurations",
+        false,
+    ),
+    ("CustomResourceDefinition", "/apis/apiextensions.k8s.io/v1", "customresourcedefinitions", false),
+];
+
+/// An object's own address; `None` for a kind that we do not write.
+pub(super) fn path_of(object: &Value) -> Option<String> {
+    let kind = text(object, "/kind")?;
+    let name = text(object, "/metadata/name")?;
+    path(kind, text(object, "/metadata/namespace"), name)
+}
+
+/// The address of an object by its identity.
+pub(super) fn path(kind: &str, namespace: Option<&str>, name: &str) -> Option<String> {
+    let (_, prefix, plural, namespaced) = KINDS.iter().find(|(known, ..)| *known == kind)?;
+    Some(match (namespaced, namespace) {
+        (true, Some(namespace)) => format!("{prefix}/namespaces/{namespace}/{plural}/{name}"),
+        (true, None) => return None,
+        (false, _) => format!("{prefix}/{plural}/{name}"),
+    })
+}

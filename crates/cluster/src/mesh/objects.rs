@@ -1,0 +1,340 @@
+//! The objects of each bundle.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use model::Name;
+use model::operation::Problem;
+use model::plan::Target;
+use model::version::{RevisionName, Version};
+use rollout::ports::{Settled, WorldError};
+use serde_json::{Value, json};
+
+use super::values::{Rendering, TOKENS, network};
+use super::{MemberDoor, MeshWorld, number, text};
+use crate::render::Charts;
+
+/// The account that control planes read a member with.
+const READER: &str = "istio-reader-service-account";
+
+/// Kinds that a host render may put into the hosting cluster. Everything else of it is left out: the charts would also
+/// bring cluster-wide rights to secrets, and webhooks that call a tenant's injector for the provider's own pods.
+const HOST_KINDS: [&str; 5] = ["Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "ConfigMap"];
+
+impl MeshWorld {
+    pub(super) async fn objects(&self, target: &Target, value: &str) -> Result<Vec<Value>, WorldError> {
+        match target {
+            Target::Home => Ok(vec![self.cacerts()]),
+            Target::Foothold { member } => Ok(self.foothold(member)),
+            Target::Link { member } => self.link(self.member(member)?).await,
+            Target::Address { revision } => Ok(vec![self.address_service(revision)]),
+            Target::Crds { member } => self.definitions(self.member(member)?, value).await,
+            Target::MemberObjects { member, revision } => {
+                self.member_objects(self.member(member)?, revision, value).await
+            }
+            Target::ControlPlane { revision } => self.control_plane(revision, value).await,
+            Target::Tag { .. } | Target::Validator { .. } | Target::NamespaceLabel { .. } | Target::Workload { .. } => {
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    fn object(&self, api: &str, kind: &str, name: &str, rest: Value) -> Value {
+        let mut object =
+            json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name, "namespace": self.namespace() } });
+        if let (Some(object), Value::Object(rest)) = (object.as_object_mut(), rest) {
+            for (key, value) in rest {
+                match (object.get_mut(&key), value) {
+                    (Some(Value::Object(known)), Value::Object(more)) => known.extend(more),
+                    (_, value) => drop(object.insert(key, value)),
+                }
+            }
+        }
+        object
+    }
+
+    /// Without it istiod would keep a self-signed authority in the config cluster, another one for each revision.
+    fn cacerts(&self) -> Value {
+        let authority = &self.config.authority;
+        let certificate = &authority.certificate;
+        let data = json!({ "ca-cert.pem": certificate, "ca-key.pem": authority.key, "root-cert.pem": certificate, "cert-chain.pem": certificate });
+        self.object("v1", "Secret", "cacerts", json!({ "stringData": data }))
+    }
+
+    /// `controlPlaneClusters` lets the hosted control planes lead in a member that is not the config cluster; istiod
+    /// reads it once, when it first sees the member.
+    fn foothold(&self, member: &Name) -> Vec<Value> {
+        let config = self.config.members.first().map(|first| first.name.to_string()).unwrap_or_default();
+        let metadata = json!({
+            "name": self.namespace(),
+            "labels": { "topology.istio.io/network": network(member.as_str()) },
+            "annotations": { "topology.istio.io/controlPlaneClusters": config },
+        });
+        vec![
+            json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata }),
+            self.object("v1", "ServiceAccount", READER, json!({})),
+            self.token_secret("meshwright-reader-token", READER),
+        ]
+    }
+
+    fn token_secret(&self, name: &str, account: &str) -> Value {
+        let metadata = json!({ "annotations": { "kubernetes.io/service-account.name": account } });
+        self.object(
+            "v1",
+            "Secret",
+            name,
+            json!({ "type": "kubernetes.io/service-account-token", "metadata": metadata }),
+        )
+    }
+
+    /// The token that Kubernetes put into a token secret of a member.
+    async fn token(&self, member: &MemberDoor, secret: &str) -> Result<String, WorldError> {
+        let path = format!("/api/v1/namespaces/{}/secrets/{secret}", self.namespace());
+        let found = member.door.get(&path).await?;
+        let token =
+            found.as_ref().and_then(|found| text(found, "/data/token")).and_then(|token| STANDARD.decode(token).ok());
+        let silent = || WorldError::Unreachable {
+            place: member.name.to_string(),
+            cause: format!("it has not filled the secret {secret} yet"),
+        };
+        token.and_then(|token| String::from_utf8(token).ok()).ok_or_else(silent)
+    }
+
+    /// A kubeconfig that names a token file: rotation rewrites the file, and these bytes never change.
+    fn kubeconfig(member: &MemberDoor, token_file: &str) -> String {
+        let credential = &member.credential;
+        let cluster = json!({ "server": credential.server, "certificate-authority-data": STANDARD.encode(&credential.authority) });
+        json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "member",
+            "clusters": [{ "name": "member", "cluster": cluster }],
+            "contexts": [{ "name": "member", "context": { "cluster": "member", "user": "member" } }],
+            "users": [{ "name": "member", "user": { "tokenFile": token_file } }],
+        })
+        .to_string()
+    }
+
+    /// The config cluster is reached with an account of each revision's own; the others by remote secret.
+    async fn link(&self, member: &MemberDoor) -> Result<Vec<Value>, WorldError> {
+        if self.is_config(&member.name) {
+            return Ok(Vec::new());
+        }
+        let name = member.name.as_str();
+        let token = self.token(member, "meshwright-reader-token").await?;
+        let metadata = json!({ "labels": { "istio/multiCluster": "true" }, "annotations": { "networking.istio.io/cluster": name } });
+        let kubeconfig = Self::kubeconfig(member, &format!("{TOKENS}/{name}/token"));
+        Ok(vec![
+            self.object(
+                "v1",
+                "Secret",
+                &format!("meshwright-token-{name}"),
+                json!({ "stringData": { "token": token } }),
+            ),
+            self.object(
+                "v1",
+                "Secret",
+                &format!("istio-remote-secret-{name}"),
+                json!({ "metadata": metadata, "stringData": { name: kubeconfig } }),
+            ),
+        ])
+    }
+
+    /// Only what users' clusters need is reachable: discovery and certificates, and the webhooks.
+    fn address_service(&self, revision: &RevisionName) -> Value {
+        let port = |name: &str, port: u16| json!({ "name": name, "port": port, "targetPort": port, "protocol": "TCP" });
+        let spec = json!({
+            "type": "LoadBalancer", "selector": { "app": "istiod", "istio.io/rev": revision.as_str() },
+            "ports": [port("tls-xds", 15012), port("https-webhooks", 15017)],
+        });
+        self.object("v1", "Service", &address_name(revision), json!({ "spec": spec }))
+    }
+
+    /// The address that was assigned to a revision.
+    pub(super) async fn address(&self, revision: &RevisionName) -> Result<Option<String>, WorldError> {
+        let path = format!("/api/v1/namespaces/{}/services/{}", self.namespace(), address_name(revision));
+        let service = self.config.hosting.get(&path).await?;
+        let ingress = service.as_ref().and_then(|service| service.pointer("/status/loadBalancer/ingress/0"));
+        Ok(ingress.and_then(|ingress| text(ingress, "/ip").or_else(|| text(ingress, "/hostname"))).map(str::to_owned))
+    }
+
+    /// Renders with everything that values derive from.
+    async fn rendered(
+        &self,
+        member: &str,
+        revision: &RevisionName,
+        value: &str,
+        what: &str,
+    ) -> Result<Vec<Value>, WorldError> {
+        let version: Version = value
+            .parse()
+            .map_err(|_| refused(&Problem::new("unknown_version", format!("{value} is no version"), "")))?;
+        let (release, charts): &(_, Charts) = self.release(&version)?;
+        let needs_address = what != "definitions";
+        let address = if needs_address { self.address(revision).await? } else { Some(String::new()) };
+        let address = address.ok_or_else(|| WorldError::Unreachable {
+            place: "the hosting cluster".into(),
+            cause: "no address was assigned yet".into(),
+        })?;
+        let config = self.config.members.first().map(|first| first.name.as_str()).unwrap_or_default();
+        let rendering = Rendering {
+            namespace: self.namespace(),
+            revision,
+            release,
+            config,
+            member,
+            address: &address,
+            replicas: self.config.replicas,
+        };
+        let (chart, values) = match what {
+            "hosted" => ("istiod", rendering.hosted()),
+            "remote" => ("istiod", rendering.remote()),
+            _ => ("base", rendering.base()),
+        };
+        let objects = self.config.helm.template(charts, chart, self.namespace(), &values).await;
+        objects.map_err(|problem| refused(&problem))
+    }
+
+    async fn definitions(&self, member: &MemberDoor, value: &str) -> Result<Vec<Value>, WorldError> {
+        let revision = value.parse::<Version>().map(|version| version.revision_name());
+        let revision =
+            revision.map_err(|_| refused(&Problem::new("unknown_version", format!("{value} is no version"), "")))?;
+        let objects = self.rendered(member.name.as_str(), &revision, value, "definitions").await?;
+        Ok(objects.into_iter().filter(|object| object["kind"] == "CustomResourceDefinition").collect())
+    }
+
+    pub(super) async fn definitions_established(&self, member: &Name) -> Result<Settled, WorldError> {
+        let door = &self.member(member)?.door;
+        let listed = door.list("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", "").await?;
+        let ours = listed
+            .iter()
+            .filter(|object| text(object, "/spec/group").is_some_and(|group| group.ends_with(".istio.io")));
+        let waiting = ours.filter(|object| {
+            let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+            !conditions.is_some_and(|list| {
+                list.iter().any(|condition| condition["type"] == "Established" && condition["status"] == "True")
+            })
+        });
+        Ok(match waiting.count() {
+            0 => Settled::Yes,
+            left => Settled::NotYet(format!("{left} definitions are not established yet")),
+        })
+    }
+
+    /// Webhooks are created with the bundle of our own root: without it they refuse every pod until istiod has patched them.
+    async fn member_objects(
+        &self,
+        member: &MemberDoor,
+        revision: &RevisionName,
+        value: &str,
+    ) -> Result<Vec<Value>, WorldError> {
+        let mut objects = self.rendered(member.name.as_str(), revision, value, "remote").await?;
+        let bundle = STANDARD.encode(&self.config.authority.certificate);
+        for object in &mut objects {
+            if object["kind"] == "MutatingWebhookConfiguration"
+                && let Some(webhooks) = object["webhooks"].as_array_mut()
+            {
+                webhooks.iter_mut().for_each(|webhook| webhook["clientConfig"]["caBundle"] = bundle.clone().into());
+            }
+        }
+        if self.is_config(&member.name) {
+            objects.push(self.token_secret(&format!("istiod-{revision}-token"), &format!("istiod-{revision}")));
+        }
+        Ok(objects)
+    }
+
+    /// The validator that belongs to the base chart; tags' own file moves it.
+    pub(super) async fn default_validator(
+        &self,
+        revision: &RevisionName,
+        value: &str,
+    ) -> Result<Option<Value>, WorldError> {
+        let Some(config) = self.config.members.first() else { return Ok(None) };
+        let objects = self.rendered(config.name.as_str(), revision, value, "base").await?;
+        Ok(objects.into_iter().find(|object| object["kind"] == "ValidatingWebhookConfiguration"))
+    }
+
+    async fn control_plane(&self, revision: &RevisionName, value: &str) -> Result<Vec<Value>, WorldError> {
+        let nobody = || refused(&Problem::new("no_members", "the mesh has no member", ""));
+        let config = self.config.members.first().ok_or_else(nobody)?;
+        let rendered = self.rendered(config.name.as_str(), revision, value, "hosted").await?;
+        let mut objects: Vec<Value> = rendered
+            .into_iter()
+            .filter(|object| object["kind"].as_str().is_some_and(|kind| HOST_KINDS.contains(&kind)))
+            .collect();
+        let token = self.token(config, &format!("istiod-{revision}-token")).await?;
+        let access = json!({ "config": Self::kubeconfig(config, "/var/run/secrets/remote/token"), "token": token });
+        objects.insert(
+            0,
+            self.object("v1", "Secret", &format!("istio-kubeconfig-{revision}"), json!({ "stringData": access })),
+        );
+        objects.extend(self.hosting_role(revision));
+        for object in objects.iter_mut().filter(|object| object["kind"] == "Deployment") {
+            self.close_volumes(object, revision);
+        }
+        // The Deployment comes last: its pods find everything that they mount.
+        objects.sort_by_key(|object| object["kind"] == "Deployment");
+        Ok(objects)
+    }
+
+    /// Remote secrets are read in the mesh's own namespace and nowhere else.
+    fn hosting_role(&self, revision: &RevisionName) -> [Value; 2] {
+        let name = format!("istiod-{revision}");
+        let rules = json!([
+            { "apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "watch"] },
+            { "apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch"] },
+        ]);
+        let subjects = json!([{ "kind": "ServiceAccount", "name": name, "namespace": self.namespace() }]);
+        let role = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name });
+        [
+            self.object("rbac.authorization.k8s.io/v1", "Role", &name, json!({ "rules": rules })),
+            self.object(
+                "rbac.authorization.k8s.io/v1",
+                "RoleBinding",
+                &name,
+                json!({ "roleRef": role, "subjects": subjects }),
+            ),
+        ]
+    }
+
+    /// No optional mounts: with a missing kubeconfig istiod would adopt the *hosting* cluster, and with missing
+    /// certificates it would make a second root.
+    fn close_volumes(&self, deployment: &mut Value, revision: &RevisionName) {
+        let pod = &mut deployment["spec"]["template"]["spec"];
+        let kept = ["local-certs", "istio-token"];
+        let mut volumes: Vec<Value> = pod["volumes"].as_array().cloned().unwrap_or_default();
+        volumes.retain(|volume| volume["name"].as_str().is_some_and(|name| kept.contains(&name)));
+        let secret = |volume: &str, secret: String| json!({ "name": volume, "secret": { "secretName": secret, "optional": false } });
+        volumes.push(secret("cacerts", "cacerts".into()));
+        volumes.push(secret("istio-kubeconfig", format!("istio-kubeconfig-{revision}")));
+        let mut mounts: Vec<Value> = pod["containers"][0]["volumeMounts"].as_array().cloned().unwrap_or_default();
+        mounts.retain(|mount| volumes.iter().any(|volume| volume["name"] == mount["name"]));
+        for member in self.config.members.iter().skip(1) {
+            let volume = format!("token-{}", member.name);
+            volumes.push(secret(&volume, format!("meshwright-token-{}", member.name)));
+            mounts.push(json!({ "name": volume, "mountPath": format!("{TOKENS}/{}", member.name), "readOnly": true }));
+        }
+        pod["volumes"] = volumes.into();
+        pod["containers"][0]["volumeMounts"] = mounts.into();
+    }
+
+    pub(super) async fn replicas_ready(&self, revision: &RevisionName) -> Result<Settled, WorldError> {
+        let path = format!("/apis/apps/v1/namespaces/{}/deployments/istiod-{revision}", self.namespace());
+        let Some(deployment) = self.config.hosting.get(&path).await? else {
+            return Ok(Settled::NotYet("its Deployment is gone".into()));
+        };
+        let wanted = number(&deployment, "/spec/replicas");
+        let seen = number(&deployment, "/status/observedGeneration") >= number(&deployment, "/metadata/generation");
+        let counts = ["updatedReplicas", "readyReplicas", "replicas"]
+            .map(|field| number(&deployment, &format!("/status/{field}")));
+        if seen && counts == [wanted; 3] {
+            return Ok(Settled::Yes);
+        }
+        Ok(Settled::NotYet(format!("{} of {wanted} replicas are ready", counts[1])))
+    }
+}
+
+fn address_name(revision: &RevisionName) -> String {
+    format!("istiod-{revision}-address")
+}
+
+pub(super) fn refused(problem: &Problem) -> WorldError {
+    WorldError::Refused { place: "the renderer".into(), code: "render_failed", cause: problem.message.clone() }
+}

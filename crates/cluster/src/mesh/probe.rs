@@ -1,0 +1,87 @@
+//! A pod through admission and back, without creating it: the only proof that a label is injected as wanted. A missing
+//! webhook answers 200 too, so a bare success proves nothing.
+
+use model::plan::{Asks, Sidecar};
+use rollout::ports::WorldError;
+use serde_json::{Value, json};
+
+use super::data_plane::sidecar;
+use crate::door::Door;
+
+pub(super) async fn probe(
+    door: &Door,
+    namespace: &str,
+    asks: &Asks,
+    wanted: &Sidecar,
+) -> Result<Result<(), String>, WorldError> {
+    let labels = match asks {
+        Asks::Rev(value) => json!({ "istio.io/rev": value }),
+        Asks::Default => json!({ "sidecar.istio.io/inject": "true" }),
+    };
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": "meshwright-probe", "labels": labels },
+        "spec": { "containers": [{ "name": "probe", "image": "meshwright.invalid/probe" }] },
+    });
+    let admitted = match door.dry_run(&format!("/api/v1/namespaces/{namespace}/pods"), &pod).await {
+        Ok(admitted) => admitted,
+        // A webhook whose endpoint does not answer refuses the pod with a server error.
+        Err(WorldError::Unreachable { cause, .. } | WorldError::Refused { cause, .. }) => {
+            return Ok(Err(format!("the dry run was refused: {cause}")));
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(judge(&admitted, namespace, wanted))
+}
+
+/// Injected by the wanted revision, with its image, and pointing to an address of its own.
+fn judge(admitted: &Value, namespace: &str, wanted: &Sidecar) -> Result<(), String> {
+    let found = sidecar(admitted).ok_or("the pod came back without a sidecar")?;
+    if found != *wanted {
+        return Err(format!("the pod came back injected by {} with {}", found.revision, found.image));
+    }
+    let service = format!("istiod-{}.{namespace}.svc:15012", wanted.revision);
+    let containers = ["/spec/containers", "/spec/initContainers"]
+        .into_iter()
+        .filter_map(|pointer| admitted.pointer(pointer)?.as_array())
+        .flatten();
+    let proxy = containers.into_iter().find(|container| container["name"] == "istio-proxy");
+    let variable = |name: &str| {
+        let list = proxy.and_then(|proxy| proxy["env"].as_array());
+        let entry = list.and_then(|list| list.iter().find(|entry| entry["name"] == name));
+        entry.and_then(|entry| entry["value"].as_str()).unwrap_or_default().to_owned()
+    };
+    for name in ["PROXY_CONFIG", "CA_ADDR"] {
+        if !variable(name).contains(&service) {
+            return Err(format!("the sidecar's {name} does not name {service}"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted() -> Sidecar {
+        Sidecar { revision: "1-27-9".parse().expect("a name"), image: "hub/proxyv2:1.27.9".into() }
+    }
+
+    fn admitted(revision: &str, service: &str) -> Value {
+        json!({
+            "metadata": { "annotations": { "istio.io/rev": revision } },
+            "spec": { "containers": [{ "name": "istio-proxy", "image": "hub/proxyv2:1.27.9", "env": [
+                { "name": "PROXY_CONFIG", "value": format!("{{\"discoveryAddress\":\"{service}\"}}") }, { "name": "CA_ADDR", "value": service },
+            ] }] },
+        })
+    }
+
+    #[test]
+    fn only_the_wanted_revision_with_its_own_address_passes() {
+        let own = "istiod-1-27-9.mesh-a.svc:15012";
+        assert_eq!(judge(&admitted("1-27-9", own), "mesh-a", &wanted()), Ok(()));
+        assert!(judge(&admitted("1-25-1", own), "mesh-a", &wanted()).is_err());
+        assert!(judge(&admitted("1-27-9", "istiod.mesh-a.svc:15012"), "mesh-a", &wanted()).is_err());
+        assert!(judge(&json!({ "metadata": {}, "spec": { "containers": [] } }), "mesh-a", &wanted()).is_err());
+    }
+}

@@ -1,0 +1,197 @@
+//! Targets that are one object: a tag, the default validator, a namespace's label, a workload's stamp.
+//!
+//! A change is one merge patch that carries the identity and version that were seen: what moved on in between refuses it,
+//! and an object that was deleted is not made again.
+
+use model::plan::{Target, WorkloadKind, WorkloadRef};
+use model::version::RevisionName;
+use rollout::plan::data_plane::{INJECTION_LABEL, REV_LABEL, label_value, labels_of};
+use rollout::ports::{Mark, Permit, Seen, Settled, WorldError};
+use serde_json::{Map, Value, json};
+
+use super::bundle::OWNER_LABEL;
+use super::{MeshWorld, mark_of, preconditions, text};
+use crate::door::Door;
+
+/// Our annotation on a pod template; its value derives from the operation.
+pub(super) const STAMP: &str = "meshwright.dev/restart";
+/// Moves an object's version and nothing else.
+const FENCE: &str = "meshwright.dev/fence";
+/// The tag that istiod's leader election looks for by this very name; every other tag's object is suffixed.
+const DEFAULT_TAG: &str = "istio-revision-tag-default";
+const VALIDATOR: &str = "istiod-default-validator";
+const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+
+/// One object with the part of it that is ours.
+pub(super) struct Single<'a> {
+    door: &'a Door,
+    path: String,
+    part: Part<'a>,
+}
+
+enum Part<'a> {
+    Tag { name: String, tag: &'a str },
+    Validator,
+    Label,
+    Stamp,
+}
+
+impl<'a> Single<'a> {
+    /// `None` for targets that are bundles.
+    pub(super) fn of(world: &'a MeshWorld, target: &'a Target) -> Result<Option<Self>, WorldError> {
+        let (path, part) = match target {
+            Target::Tag { tag, .. } => {
+                let name = if tag == "default" {
+                    DEFAULT_TAG.to_owned()
+                } else {
+                    format!("istio-revision-tag-{tag}-{}", world.namespace())
+                };
+                (format!("{MUTATING}/{name}"), Part::Tag { name, tag })
+            }
+            Target::Validator { .. } => (format!("{VALIDATING}/{VALIDATOR}"), Part::Validator),
+            Target::NamespaceLabel { namespace, .. } => (format!("/api/v1/namespaces/{namespace}"), Part::Label),
+            Target::Workload { workload, .. } => (workload_path(workload), Part::Stamp),
+            _ => return Ok(None),
+        };
+        Ok(Some(Self { door: world.door(target)?, path, part }))
+    }
+
+    pub(super) async fn look(&self) -> Result<Seen, WorldError> {
+        let object = self.door.get(&self.path).await?;
+        let value = object.as_ref().and_then(|object| self.part.value(object));
+        Ok(Seen { value, mark: mark_of(object.as_ref()), settled: Settled::Yes })
+    }
+
+    pub(super) async fn fence(&self, permit: &Permit) -> Result<(), WorldError> {
+        let Some(object) = self.door.get(&self.path).await? else { return Ok(()) };
+        let fence = format!("{}/{}", permit.operation, permit.epoch);
+        let patch = json!({ "metadata": { "uid": object["metadata"]["uid"], "annotations": { FENCE: fence } } });
+        self.door.patch(&self.path, &patch, Some(permit)).await.map(|_| ())
+    }
+
+    pub(super) async fn set(
+        &self,
+        world: &MeshWorld,
+        to: Option<&str>,
+        seen: &Mark,
+        permit: &Permit,
+    ) -> Result<(), WorldError> {
+        let known = preconditions(seen);
+        let mut patch = match (&self.part, to) {
+            (Part::Tag { .. } | Part::Validator, None) => {
+                let Some((uid, version)) = known else { return Ok(()) };
+                return self
+                    .door
+                    .delete(&self.path, Some(json!({ "uid": uid, "resourceVersion": version })), Some(permit))
+                    .await;
+            }
+            (Part::Tag { name, tag }, Some(revision)) => self.tag(world, name, tag, revision).await?,
+            (Part::Validator, Some(revision)) => self.validator(world, revision, known.is_some()).await?,
+            (Part::Label, to) => {
+                let labels = labels_of(to);
+                json!({ "metadata": { "labels": { INJECTION_LABEL: labels.injection, REV_LABEL: labels.rev } } })
+            }
+            (Part::Stamp, to) => json!({ "spec": { "template": { "metadata": { "annotations": { STAMP: to } } } } }),
+        };
+        let Some((uid, version)) = known else {
+            return match self.part {
+                Part::Tag { .. } => self.door.create(MUTATING, &patch, Some(permit)).await.map(|_| ()),
+                Part::Validator => self.door.create(VALIDATING, &patch, Some(permit)).await.map(|_| ()),
+                // There is nothing to change: the next look says so.
+                Part::Label | Part::Stamp => Ok(()),
+            };
+        };
+        patch["metadata"]["uid"] = uid.into();
+        patch["metadata"]["resourceVersion"] = version.into();
+        self.door.patch(&self.path, &patch, Some(permit)).await.map(|_| ())
+    }
+
+    /// A tag's object, copied from the canonical webhook of the revision that it is to point to. Seen by istioctl and by
+    /// istiod as if `istioctl tag set` had made it.
+    async fn tag(&self, world: &MeshWorld, name: &str, tag: &str, revision: &str) -> Result<Value, WorldError> {
+        let canonical_name = format!("istio-sidecar-injector-{revision}-{}", world.namespace());
+        let canonical = self.door.get(&format!("{MUTATING}/{canonical_name}")).await?;
+        let missing = || WorldError::Refused {
+            place: self.door.place().to_owned(),
+            code: "revision_missing",
+            cause: format!("there is no webhook {canonical_name}"),
+        };
+        let canonical = canonical.ok_or_else(missing)?;
+        let entry = canonical.pointer("/webhooks/0").cloned().ok_or_else(missing)?;
+        let mut labels: Map<String, Value> = canonical["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+        labels.insert("istio.io/tag".into(), tag.into());
+        labels.insert(REV_LABEL.into(), revision.into());
+        labels.insert(OWNER_LABEL.into(), world.namespace().into());
+        Ok(json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+            "metadata": { "name": name, "labels": labels },
+            "webhooks": entries(&entry, tag),
+        }))
+    }
+
+    /// A move changes the address and the label; `failurePolicy` and the bundle belong to istiod from then on.
+    async fn validator(&self, world: &MeshWorld, revision: &str, exists: bool) -> Result<Value, WorldError> {
+        let name: RevisionName = revision.parse().map_err(|_| WorldError::Changed { place: VALIDATOR.into() })?;
+        let release =
+            world.look_at_bundle(&Target::ControlPlane { revision: name.clone() }).await?.value.unwrap_or_default();
+        let rendered = world.default_validator(&name, &release).await?;
+        let mut object = rendered.ok_or_else(|| WorldError::Changed { place: VALIDATOR.into() })?;
+        object["metadata"]["labels"][OWNER_LABEL] = world.namespace().into();
+        if !exists {
+            return Ok(object);
+        }
+        let mut webhooks = self.door.get(&self.path).await?.map(|known| known["webhooks"].clone()).unwrap_or_default();
+        let url = object.pointer("/webhooks/0/clientConfig/url").cloned();
+        if let (Some(list), Some(url)) = (webhooks.as_array_mut(), url) {
+            list.iter_mut().for_each(|webhook| webhook["clientConfig"]["url"] = url.clone());
+        }
+        Ok(json!({ "metadata": { "labels": { REV_LABEL: revision } }, "webhooks": webhooks }))
+    }
+}
+
+impl Part<'_> {
+    fn value(&self, object: &Value) -> Option<String> {
+        match self {
+            Self::Tag { .. } | Self::Validator => text(object, "/metadata/labels/istio.io~1rev").map(str::to_owned),
+            Self::Label => label_value(&super::survey::namespace_labels(object)),
+            Self::Stamp => {
+                text(object, "/spec/template/metadata/annotations/meshwright.dev~1restart").map(str::to_owned)
+            }
+        }
+    }
+}
+
+/// A tag's webhook entries: by namespace and by pod; the tag `default` also answers to the older labels.
+fn entries(canonical: &Value, tag: &str) -> Vec<Value> {
+    let is = |key: &str, value: &str| json!({ "key": key, "operator": "In", "values": [value] });
+    let not = |key: &str, value: &str| json!({ "key": key, "operator": "NotIn", "values": [value] });
+    let no = |key: &str| json!({ "key": key, "operator": "DoesNotExist" });
+    const INJECT: &str = "sidecar.istio.io/inject";
+    let entry = |prefix: &str, namespace: Value, object: Value| {
+        let mut entry = canonical.clone();
+        entry["name"] = format!("{prefix}.sidecar-injector.istio.io").into();
+        entry["namespaceSelector"] = json!({ "matchExpressions": namespace });
+        entry["objectSelector"] = json!({ "matchExpressions": object });
+        entry
+    };
+    let unlabelled = json!([no(REV_LABEL), no(INJECTION_LABEL)]);
+    let mut all = vec![
+        entry("rev.namespace", json!([is(REV_LABEL, tag), no(INJECTION_LABEL)]), json!([not(INJECT, "false")])),
+        entry("rev.object", unlabelled.clone(), json!([not(INJECT, "false"), is(REV_LABEL, tag)])),
+    ];
+    if tag == "default" {
+        all.push(entry("namespace", json!([is(INJECTION_LABEL, "enabled")]), json!([not(INJECT, "false")])));
+        all.push(entry("object", unlabelled, json!([is(INJECT, "true"), no(REV_LABEL)])));
+    }
+    all
+}
+
+fn workload_path(workload: &WorkloadRef) -> String {
+    let plural = match workload.kind {
+        WorkloadKind::Deployment => "deployments",
+        WorkloadKind::StatefulSet => "statefulsets",
+        WorkloadKind::DaemonSet => "daemonsets",
+    };
+    format!("/apis/apps/v1/namespaces/{}/{plural}/{}", workload.namespace, workload.name)
+}

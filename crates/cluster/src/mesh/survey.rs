@@ -1,0 +1,130 @@
+//! A fresh look at every member: what plans are built from and the API shows.
+
+use std::collections::BTreeMap;
+
+use model::injection::{Injector, NamespaceLabels, PodLabels};
+use model::plan::{WorkloadKind, WorkloadRef};
+use model::survey::{MemberSurvey, NamespaceSurvey, Stuck, Survey, WorkloadSurvey};
+use rollout::plan::data_plane::{INJECTION_LABEL, REV_LABEL};
+use rollout::ports::WorldError;
+use serde_json::Value;
+
+use super::bundle::OWNER_LABEL;
+use super::data_plane::{Snapshot, sidecar, stamp};
+use super::{MemberDoor, MeshWorld, text};
+
+/// Namespaces that are Kubernetes' own and never part of a mesh.
+const SYSTEM: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
+
+impl MeshWorld {
+    pub(super) async fn look_around(&self) -> Result<Survey, WorldError> {
+        self.snapshots.forget();
+        let looks = self.config.members.iter().map(|member| self.look_at(member));
+        let members = futures::future::try_join_all(looks).await?;
+        let proxies = self.proxies(&members).await;
+        Ok(Survey { members, proxies })
+    }
+
+    async fn look_at(&self, member: &MemberDoor) -> Result<MemberSurvey, WorldError> {
+        let snapshot = self.snapshots.of(member).await?;
+        let webhooks =
+            member.door.list("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", "").await?;
+        let listed = member.door.list("/api/v1/namespaces", "").await?;
+        let version = member.door.get("/version").await?.unwrap_or_default();
+        let part = |pointer: &str| {
+            text(&version, pointer).and_then(|text| text.trim_end_matches('+').parse().ok()).unwrap_or(0)
+        };
+        let injecting: Vec<&Value> = webhooks.iter().filter(|webhook| injects_sidecars(webhook)).collect();
+        let ours = |webhook: &&&Value| webhook["metadata"]["labels"][OWNER_LABEL] == self.namespace();
+        Ok(MemberSurvey {
+            member: member.name.clone(),
+            kubernetes: (part("/major"), part("/minor")),
+            namespaces: self.namespaces(&listed, &snapshot),
+            injectors: injecting.iter().filter(ours).filter_map(|webhook| injector(webhook)).collect(),
+            foreign: injecting
+                .iter()
+                .filter(|webhook| !ours(webhook))
+                .filter_map(|webhook| text(webhook, "/metadata/name").map(str::to_owned))
+                .collect(),
+        })
+    }
+
+    fn namespaces(&self, listed: &[Value], snapshot: &Snapshot) -> Vec<NamespaceSurvey> {
+        let mut namespaces: BTreeMap<String, NamespaceSurvey> = listed
+            .iter()
+            .filter_map(|object| Some((text(object, "/metadata/name")?, object)))
+            .filter(|(name, _)| *name != self.namespace() && !SYSTEM.contains(name))
+            .map(|(name, object)| {
+                let labels = namespace_labels(object);
+                (
+                    name.to_owned(),
+                    NamespaceSurvey { name: name.into(), labels, workloads: Vec::new(), unreachable: Vec::new() },
+                )
+            })
+            .collect();
+        for (workload, object) in &snapshot.workloads {
+            if let Some(namespace) = namespaces.get_mut(&workload.namespace) {
+                namespace.workloads.push(workload_survey(workload, object, snapshot));
+            }
+        }
+        for pod in snapshot.unowned().filter(|pod| sidecar(pod).is_some()) {
+            let (namespace, name) =
+                (text(pod, "/metadata/namespace").unwrap_or_default(), text(pod, "/metadata/name").unwrap_or_default());
+            if let Some(namespace) = namespaces.get_mut(namespace) {
+                namespace.unreachable.push(name.to_owned());
+            }
+        }
+        namespaces.into_values().collect()
+    }
+}
+
+fn workload_survey(workload: &WorkloadRef, object: &Value, snapshot: &Snapshot) -> WorkloadSurvey {
+    let label = |pointer: &str| text(object, pointer).map(str::to_owned);
+    WorkloadSurvey {
+        workload: workload.clone(),
+        template: PodLabels {
+            inject: label("/spec/template/metadata/labels/sidecar.istio.io~1inject"),
+            rev: label("/spec/template/metadata/labels/istio.io~1rev"),
+        },
+        live: snapshot.live(workload).into_iter().map(sidecar).collect(),
+        stamp: stamp(object),
+        stuck: stuck(workload, object),
+    }
+}
+
+/// Why a template change would not replace the pods.
+fn stuck(workload: &WorkloadRef, object: &Value) -> Option<Stuck> {
+    if object["metadata"]["labels"].get("gateway.networking.k8s.io/gateway-name").is_some() {
+        return Some(Stuck::SelfRolling);
+    }
+    let owned = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    if owned.is_some_and(|owners| owners.iter().any(|owner| owner["controller"] == true)) {
+        return Some(Stuck::Owned);
+    }
+    match workload.kind {
+        WorkloadKind::Deployment => (object["spec"]["paused"] == true).then_some(Stuck::Paused),
+        WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => {
+            (object["spec"]["updateStrategy"]["type"] == "OnDelete").then_some(Stuck::OnDelete)
+        }
+    }
+}
+
+pub(super) fn namespace_labels(object: &Value) -> NamespaceLabels {
+    let label = |key: &str| object["metadata"]["labels"][key].as_str().map(str::to_owned);
+    NamespaceLabels { injection: label(INJECTION_LABEL), rev: label(REV_LABEL) }
+}
+
+fn injects_sidecars(webhook: &Value) -> bool {
+    let entries = webhook["webhooks"].as_array();
+    entries.is_some_and(|entries| {
+        entries
+            .iter()
+            .any(|entry| entry["name"].as_str().is_some_and(|name| name.ends_with("sidecar-injector.istio.io")))
+    })
+}
+
+fn injector(webhook: &Value) -> Option<Injector> {
+    let revision = text(webhook, "/metadata/labels/istio.io~1rev")?;
+    let value = text(webhook, "/metadata/labels/istio.io~1tag").unwrap_or(revision);
+    Some(Injector { value: value.to_owned(), revision: revision.parse().ok()?, serves_default: value == "default" })
+}
