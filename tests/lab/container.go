@@ -52,13 +52,24 @@ func container(args []string) error {
 		return fmt.Errorf("root folder: %w", err)
 	}
 	const binary = "/usr/local/bin/program"
-	mounts := append([]bindMount{{spec.Binary, binary}, {"/dev", "/dev"}, {"/proc", "/proc"}}, spec.Mounts...)
+	mounts := []bindMount{{spec.Binary, binary}, {"/dev", "/dev"}, {"/proc", "/proc"}}
+	// The binaries were linked on this machine against its own C library.
+	for _, folder := range []string{"/lib", "/lib64", "/usr/lib"} {
+		if _, err := os.Stat(folder); err == nil {
+			mounts = append(mounts, bindMount{folder, folder})
+		}
+	}
+	mounts = append(mounts, spec.Mounts...)
 	for _, mount := range mounts {
 		if err := bind(mount.From, filepath.Join(spec.Root, mount.To)); err != nil {
 			return fmt.Errorf("mounting %s: %w", mount.To, err)
 		}
 	}
 	if err := os.MkdirAll(filepath.Join(spec.Root, "tmp"), 0o777); err != nil {
+		return err
+	}
+	// istiod wants the file to be there; the lab has no name server, and needs none.
+	if err := os.WriteFile(filepath.Join(spec.Root, "etc", "resolv.conf"), []byte("nameserver 127.0.0.1\n"), 0o644); err != nil {
 		return err
 	}
 	if err := syscall.Chroot(spec.Root); err != nil {

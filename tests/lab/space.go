@@ -193,8 +193,10 @@ type state struct {
 	Ready         bool           `json:"ready"`
 	Clusters      []clusterState `json:"clusters"`
 	Helm          string         `json:"helm"`
-	Releases      []releaseState `json:"releases"`
-	Processes     []string       `json:"processes"`
+	// Kubernetes is the multi-call binary: its first argument "kubectl" makes it that.
+	Kubernetes string         `json:"kubernetes"`
+	Releases   []releaseState `json:"releases"`
+	Processes  []string       `json:"processes"`
 }
 
 type clusterState struct {

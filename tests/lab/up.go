@@ -44,8 +44,10 @@ func up(args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := build(nil); err != nil {
-		return err
+	for _, p := range programs {
+		if _, err := p.ensure(); err != nil {
+			return err
+		}
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return err
@@ -190,8 +192,11 @@ func announce(dir string, clusters []*cluster) error {
 		if version, isIstio := strings.CutPrefix(p.name, "istio-"); isIstio {
 			s.Releases = append(s.Releases, releaseState{Version: version, Charts: filepath.Join(filepath.Dir(binary), "charts"), Istioctl: binary})
 		}
-		if p.name == "helm" {
+		switch p.name {
+		case "helm":
 			s.Helm = binary
+		case "kubernetes":
+			s.Kubernetes = binary
 		}
 	}
 	s.Ready = true

@@ -1,1 +1,59 @@
-//! HTTP: the only crate that names axum.
+//! HTTP: the only crate that names axum. It writes intent and reads what workers observed; it never calls a cluster.
+//!
+//! A request: [`router`] → one file for each resource → `store`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use model::Clock;
+use store::Store;
+use tokio::net::TcpListener;
+
+mod auth;
+mod catalogue;
+mod clusters;
+mod events;
+mod keys;
+mod meshes;
+mod operations;
+mod problem;
+mod reply;
+mod router;
+mod upgrades;
+mod views;
+
+pub use router::{openapi, router};
+
+/// Reads a submitted kubeconfig: the server's address and the form that is stored, or why it is refused.
+pub type ReadKubeconfig = fn(&str) -> Result<(String, Vec<u8>), String>;
+
+/// Makes a new mesh's authority, in the form that is stored.
+pub type NewAuthority = fn(&str, jiff::Timestamp) -> Result<Vec<u8>, String>;
+
+/// What every handler needs. Clones share it.
+#[derive(Clone)]
+pub struct App {
+    /// The database.
+    pub store: Store,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The strict reader of kubeconfigs.
+    pub read_kubeconfig: ReadKubeconfig,
+    /// The maker of authorities.
+    pub new_authority: NewAuthority,
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").finish_non_exhaustive()
+    }
+}
+
+/// Serves until the future ends; requests under way are finished.
+///
+/// # Errors
+/// The listener failed.
+pub async fn serve(listener: TcpListener, app: App, stop: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+    let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(stop).await
+}

@@ -1,2 +1,81 @@
-//! The binary `meshwright-server`: configuration and wiring.
-fn main() {}
+//! The binary `meshwright-server`: configuration and wiring, nothing else.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod commands;
+mod dev;
+mod import;
+mod options;
+mod service;
+mod worlds;
+
+use options::{Command, Options};
+
+/// Why the server stopped, in words for the operator.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Something about the options or files.
+    #[error("{0}")]
+    Config(String),
+    /// The database.
+    #[error("the database")]
+    Store(#[from] store::StoreError),
+    /// The private Postgres.
+    #[error("the private Postgres")]
+    Private(#[from] store::private::PrivateError),
+    /// A file or socket.
+    #[error("{what}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// How it failed.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Failure {
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MESHWRIGHT_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("meshwright-server: no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let Err(failure) = runtime.block_on(run(options.command)) else { return ExitCode::SUCCESS };
+    let mut message = format!("meshwright-server: {failure}");
+    let mut source = std::error::Error::source(&failure);
+    while let Some(cause) = source {
+        message += &format!(": {cause}");
+        source = cause.source();
+    }
+    eprintln!("{message}");
+    ExitCode::FAILURE
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve { database, listen } => commands::serve(&database, &listen).await,
+        Command::Work { database, clusters } => commands::work(&database, &clusters).await,
+        Command::Migrate { database } => commands::migrate(&database).await,
+        Command::Openapi => {
+            print!("{}", api::openapi());
+            Ok(())
+        }
+        Command::Releases { command, database } => import::releases(&database, command).await,
+        Command::Hosting { command, database } => import::hosting(&database, command).await,
+        Command::Dev(options) => dev::dev(options).await,
+    }
+}

@@ -30,9 +30,9 @@ pub use idempotency::{Answer, Earlier};
 pub use meshes::{Member, Mesh, MeshState, NewMesh, Revision};
 pub use operations::{Item, NewOperation, Operation, WaveHead};
 pub use queue::{Claim, Record, Wishes};
-pub use tenants::{ApiKey, NewKey, Role};
+pub use tenants::{ApiKey, KeyText, NewKey, Role};
 pub use upgrades::{NewUpgrade, Upgrade};
-pub use vault::Vault;
+pub use vault::{Vault, digest, random_hex};
 
 /// A connection pool under one database role, and the key that seals secrets.
 #[derive(Debug, Clone)]
@@ -93,6 +93,20 @@ impl Store {
     /// The database refused.
     pub async fn create_roles(&self) -> Result<(), StoreError> {
         sqlx::raw_sql(include_str!("roles.sql")).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Makes a database owned by `mw_owner`, where it is missing. Needs a superuser; `dev` uses it.
+    ///
+    /// # Errors
+    /// The database refused.
+    pub async fn create_database(&self, name: &'static str) -> Result<(), StoreError> {
+        let known = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1) AS "known!""#, name);
+        if !known.fetch_one(&self.pool).await? {
+            // A name of ours, not a user's: there is no parameter for names.
+            let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name} OWNER mw_owner"));
+            sqlx::query(create).execute(&self.pool).await?;
+        }
         Ok(())
     }
 

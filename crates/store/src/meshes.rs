@@ -406,3 +406,14 @@ impl Tx<'_> {
         Ok(Some((row.observed_at.to_jiff(), fits(serde_json::from_value(row.survey), "surveys", "survey", mesh)?)))
     }
 }
+
+impl Mesh {
+    /// The mesh's namespace in every cluster: its name, and enough of its id that two tenants' meshes never meet.
+    pub fn namespace(&self) -> String {
+        const DISTINCT: usize = 8;
+        const LONGEST: usize = 63 - 1 - DISTINCT;
+        let id = self.id.to_string();
+        let name: String = self.name.chars().take(LONGEST).collect();
+        format!("{name}-{}", &id[id.len() - DISTINCT..])
+    }
+}

@@ -164,3 +164,90 @@ impl Tx<'_> {
         crate::exactly_one(done.rows_affected(), StoreError::NotFound { what: "API key" })
     }
 }
+
+/// The written form of a key: `mwk_<tenant>_<key>_<secret><checksum>`. The checksum lets scanners tell a real key from a
+/// random text without asking anybody.
+#[derive(Clone)]
+pub struct KeyText {
+    /// Whose key.
+    pub tenant: TenantId,
+    /// Which.
+    pub key: KeyId,
+    secret: String,
+}
+
+impl std::fmt::Debug for KeyText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "KeyText({})", self.key)
+    }
+}
+
+/// Hexadecimal digits of a secret: 256 bits.
+const SECRET: usize = 64;
+/// Hexadecimal digits of the checksum.
+const CHECKSUM: usize = 8;
+
+fn checksum(text: &str) -> String {
+    crate::digest(text.as_bytes())[..CHECKSUM].to_owned()
+}
+
+impl KeyText {
+    /// A key with a fresh secret.
+    ///
+    /// # Panics
+    /// When the system has no randomness.
+    pub fn generate(tenant: TenantId, key: KeyId) -> Self {
+        Self { tenant, key, secret: crate::random_hex() }
+    }
+
+    fn body(&self) -> String {
+        let bare = |id: String| id.split_once('_').map(|(_, digits)| digits.to_owned()).unwrap_or_default();
+        format!("mwk_{}_{}_{}", bare(self.tenant.to_string()), bare(self.key.to_string()), self.secret)
+    }
+
+    /// The text that its owner keeps. Secret.
+    pub fn reveal(&self) -> String {
+        let body = self.body();
+        format!("{body}{}", checksum(&body))
+    }
+
+    /// Reads a key; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.strip_prefix("mwk_")?.split('_');
+        let (tenant, key, rest) = (parts.next()?, parts.next()?, parts.next()?);
+        if parts.next().is_some() || rest.len() != SECRET + CHECKSUM || !rest.is_ascii() {
+            return None;
+        }
+        let (secret, sum) = rest.split_at(SECRET);
+        let tenant = format!("{}_{tenant}", TenantId::PREFIX).parse().ok()?;
+        let key = format!("{}_{key}", KeyId::PREFIX).parse().ok()?;
+        let read = Self { tenant, key, secret: secret.to_owned() };
+        (checksum(&read.body()) == sum).then_some(read)
+    }
+
+    /// What is stored of it.
+    pub fn digest(&self, vault: &crate::Vault) -> Vec<u8> {
+        vault.digest(self.secret.as_bytes())
+    }
+
+    /// Whether it is the key that a digest was stored of.
+    pub fn matches(&self, vault: &crate::Vault, digest: &[u8]) -> bool {
+        vault.matches(self.secret.as_bytes(), digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_reads_back_and_a_damaged_one_does_not() {
+        let id = uuid::Uuid::from_u128;
+        let key = KeyText::generate(TenantId(id(1)), KeyId(id(2)));
+        let text = key.reveal();
+        assert_eq!(KeyText::parse(&text).expect("its own text").secret, key.secret);
+        for damaged in [text.replace("mwk", "mwx"), text[..text.len() - 1].to_owned(), format!("{text}0"), text.replacen("_0", "_1", 1), String::new(), "mwk_é_é_é".into()] {
+            assert!(KeyText::parse(&damaged).is_none(), "{damaged}");
+        }
+    }
+}

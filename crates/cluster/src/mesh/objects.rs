@@ -304,8 +304,14 @@ impl MeshWorld {
         let secret = |volume: &str, secret: String| json!({ "name": volume, "secret": { "secretName": secret, "optional": false } });
         volumes.push(secret("cacerts", "cacerts".into()));
         volumes.push(secret("istio-kubeconfig", format!("istio-kubeconfig-{revision}")));
+        // Without the files istiod would read both from the config cluster, where the tenant writes.
+        let config = |volume: &str, name: String| json!({ "name": volume, "configMap": { "name": name, "optional": false } });
+        volumes.push(config("mesh-config", format!("istio-{revision}")));
+        volumes.push(config("inject", format!("istio-sidecar-injector-{revision}")));
         let mut mounts: Vec<Value> = pod["containers"][0]["volumeMounts"].as_array().cloned().unwrap_or_default();
         mounts.retain(|mount| volumes.iter().any(|volume| volume["name"] == mount["name"]));
+        mounts.push(json!({ "name": "mesh-config", "mountPath": "/etc/istio/config", "readOnly": true }));
+        mounts.push(json!({ "name": "inject", "mountPath": "/var/lib/istio/inject", "readOnly": true }));
         for member in self.config.members.iter().skip(1) {
             let volume = format!("token-{}", member.name);
             volumes.push(secret(&volume, format!("meshwright-token-{}", member.name)));

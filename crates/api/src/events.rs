@@ -1,0 +1,75 @@
+//! What happened, as a list and as a stream.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::Query;
+use axum::http::{HeaderMap, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::stream;
+use model::ids::UpgradeId;
+use serde::Deserialize;
+use wire::{EventList, Problem};
+
+use crate::auth::Caller;
+use crate::problem::Result;
+use crate::reply::id;
+use crate::views;
+
+/// Events of one read.
+const BATCH: i64 = 200;
+/// How often a stream looks for more.
+const LOOK: Duration = Duration::from_millis(300);
+
+/// Where to begin, and what about.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct From {
+    #[serde(default)]
+    after: i64,
+    upgrade_id: Option<String>,
+}
+
+/// Follow events
+///
+/// Oldest first, after the number `after`. With `Accept: text/event-stream` the answer goes on for ever; `Last-Event-ID` resumes
+/// it on any replica without a gap.
+#[utoipa::path(get, path = "/v1/events", operation_id = "listEvents", tag = "events",
+    params(("after" = Option<i64>, Query), ("upgrade_id" = Option<String>, Query), ("Last-Event-ID" = Option<i64>, Header)),
+    responses((status = 200, body = EventList), (status = "default", body = Problem)))]
+pub(crate) async fn list_events(caller: Caller, Query(from): Query<From>, headers: HeaderMap) -> Result<Response> {
+    let upgrade: Option<UpgradeId> = from.upgrade_id.map(|text| id(&text, "upgrade")).transpose()?;
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let after = header("last-event-id").and_then(|seq| seq.parse().ok()).unwrap_or(from.after);
+    if header(header::ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/event-stream")) {
+        return Ok(follow(caller, after, upgrade).into_response());
+    }
+    let found = caller.begin().await?.events_after(after, upgrade, BATCH).await?;
+    let items: Vec<wire::Event> = found.into_iter().map(views::event).collect();
+    let full = i64::try_from(items.len()) == Ok(BATCH);
+    let next_page_token = items.last().filter(|_| full).map(|last| last.seq.to_string());
+    Ok(Json(EventList { items, next_page_token }).into_response())
+}
+
+/// A subscriber is a cursor: nothing is kept for it between two reads.
+fn follow(caller: Caller, after: i64, upgrade: Option<UpgradeId>) -> impl IntoResponse {
+    let events = stream::unfold((caller, after, Vec::<wire::Event>::new()), move |(caller, mut after, mut ready)| async move {
+        while ready.is_empty() {
+            if let Ok(mut tx) = caller.begin().await
+                && let Ok(found) = tx.events_after(after, upgrade, BATCH).await
+            {
+                ready = found.into_iter().map(views::event).rev().collect();
+            }
+            if ready.is_empty() {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        let next = ready.pop()?;
+        after = next.seq;
+        let event = Event::default().id(next.seq.to_string()).event(next.kind.clone()).data(serde_json::to_string(&next).unwrap_or_default());
+        Some((Ok::<Event, Infallible>(event), (caller, after, ready)))
+    });
+    Sse::new(events).keep_alive(KeepAlive::default())
+}

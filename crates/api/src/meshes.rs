@@ -1,0 +1,224 @@
+//! Meshes, where they can go, and their data plane.
+
+use std::collections::BTreeSet;
+
+use axum::Json;
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::Response;
+use model::ids::{ClusterId, MeshId, OperationId};
+use model::operation::OperationKind;
+use model::rules::{Circumstances, Edition, Strategy, allowed, assess, path};
+use model::{Name, Version};
+use serde_json::{Value, json};
+use store::{ClusterState, MeshState, NewMesh, NewOperation, Tx};
+use wire::{CreateMesh, DataPlane, MeshList, Operation, Problem, SetInjection, StrategyOption, UpgradeOption, UpgradeOptionList};
+
+use crate::auth::Caller;
+use crate::catalogue::reasons;
+use crate::problem::{ApiError, Result};
+use crate::reply::{Body, id};
+use crate::views::{self, name};
+
+/// The most members that a mesh may have.
+const MOST_MEMBERS: usize = 100;
+
+/// Queues a lone operation that changes a mesh, and takes the mesh's slot for it.
+pub(crate) async fn begin(caller: &Caller, tx: &mut Tx<'_>, mesh: MeshId, kind: OperationKind, arguments: Value) -> Result<(OperationId, Operation)> {
+    let operation = OperationId(caller.app.clock.uuid());
+    tx.take_slot(mesh, &operation.to_string()).await?;
+    let due_in = std::time::Duration::ZERO;
+    let new = NewOperation { id: operation, kind, mesh: Some(mesh), cluster: None, upgrade: None, arguments, due_in };
+    tx.create_operation(&new, caller.app.clock.now()).await?;
+    Ok((operation, views::operation(&tx.operation(operation).await?, &[], true)))
+}
+
+/// Create a mesh
+///
+/// Its control plane runs in a hosting cluster; the clusters become its members. Answers with the operation that does it.
+#[utoipa::path(post, path = "/v1/meshes", operation_id = "createMesh", tag = "meshes", request_body = CreateMesh,
+    params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
+    responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(crate) async fn create_mesh(caller: Caller, body: Body<CreateMesh>) -> Result<Response> {
+    caller.may_change()?;
+    let mut tx = caller.begin().await?;
+    if let Some(earlier) = body.earlier(&mut tx).await? {
+        return Ok(earlier);
+    }
+    let new = read(&caller, &mut tx, &body.value).await?;
+    tx.create_mesh(&new, caller.app.clock.now()).await?;
+    let (operation, shown) = begin(&caller, &mut tx, new.id, OperationKind::CreateMesh, Value::Null).await?;
+    body.finish(tx, &caller, StatusCode::ACCEPTED, Some(format!("/v1/operations/{operation}")), &shown).await
+}
+
+async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<NewMesh> {
+    let name: Name = wanted.name.parse().map_err(|error: model::name::InvalidName| ApiError::field("/name", error.to_string()))?;
+    let version: Version = wanted.version.parse().map_err(|error: model::version::InvalidVersion| ApiError::field("/version", error.to_string()))?;
+    let releases = caller.app.store.releases().await?;
+    if !releases.iter().any(|release| release.version == version) {
+        return Err(ApiError::field("/version", format!("{version} is not in the catalogue")).coded("version_not_in_catalogue"));
+    }
+    let edition: Edition = serde_json::from_value(Value::from(wanted.edition.as_str()))
+        .map_err(|_| ApiError::field("/edition", "an edition is standard, enterprise or ultimate"))?;
+    if wanted.clusters.is_empty() || wanted.clusters.len() > MOST_MEMBERS {
+        return Err(ApiError::field("/clusters", format!("a mesh has 1 to {MOST_MEMBERS} clusters")));
+    }
+    let known = tx.clusters().await?;
+    let mut members: Vec<ClusterId> = Vec::new();
+    for (index, text) in wanted.clusters.iter().enumerate() {
+        let pointer = format!("/clusters/{index}");
+        let cluster = text.parse().ok().and_then(|id| known.iter().find(|cluster| cluster.id == id));
+        let cluster = cluster.ok_or_else(|| ApiError::field(&pointer, "there is no such cluster"))?;
+        if cluster.state != ClusterState::Ready {
+            return Err(ApiError::field(&pointer, format!("{} is not ready", cluster.name)).coded("cluster_not_ready"));
+        }
+        members.push(cluster.id);
+    }
+    if members.iter().collect::<BTreeSet<_>>().len() != members.len() {
+        return Err(ApiError::field("/clusters", "a cluster is named twice"));
+    }
+    let hosting = caller.app.store.hosting_clusters().await?;
+    let nowhere = || ApiError::new(StatusCode::CONFLICT, "no_hosting_cluster", "There is no hosting cluster.", "Ask the operator to add one.");
+    let hosting = hosting.first().ok_or_else(nowhere)?.id;
+    let authority = (caller.app.new_authority)(name.as_str(), caller.app.clock.now()).map_err(|error| {
+        tracing::error!(error, "no authority was made");
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The mesh's authority could not be made.", "Try again.")
+    })?;
+    Ok(NewMesh { id: MeshId(caller.app.clock.uuid()), name: name.to_string(), edition, hosting, authority, version, members })
+}
+
+/// List meshes
+#[utoipa::path(get, path = "/v1/meshes", operation_id = "listMeshes", tag = "meshes",
+    responses((status = 200, body = MeshList), (status = "default", body = Problem)))]
+pub(crate) async fn list_meshes(caller: Caller) -> Result<Json<MeshList>> {
+    let mut tx = caller.begin().await?;
+    let mut items = Vec::new();
+    for mesh in tx.meshes().await? {
+        let busy = tx.slot(mesh.id).await?;
+        items.push(views::mesh(&mesh, busy));
+    }
+    Ok(Json(MeshList { items, next_page_token: None }))
+}
+
+/// Get a mesh
+#[utoipa::path(get, path = "/v1/meshes/{mesh_id}", operation_id = "getMesh", tag = "meshes",
+    params(("mesh_id" = String, Path)), responses((status = 200, body = wire::Mesh), (status = "default", body = Problem)))]
+pub(crate) async fn get_mesh(caller: Caller, Path(mesh): Path<String>) -> Result<Json<wire::Mesh>> {
+    let mut tx = caller.begin().await?;
+    let mesh = living(&mut tx, &mesh).await?;
+    let busy = tx.slot(mesh.id).await?;
+    Ok(Json(views::mesh(&mesh, busy)))
+}
+
+/// A mesh of the caller's that is not deleted.
+pub(crate) async fn living(tx: &mut Tx<'_>, text: &str) -> Result<store::Mesh> {
+    let mesh = tx.mesh(id(text, "mesh")?).await?;
+    if mesh.state == MeshState::Deleted { Err(ApiError::not_found("mesh")) } else { Ok(mesh) }
+}
+
+/// Delete a mesh
+///
+/// Waits until nothing uses it: take the injection labels off and restart the workloads first.
+#[utoipa::path(delete, path = "/v1/meshes/{mesh_id}", operation_id = "deleteMesh", tag = "meshes",
+    params(("mesh_id" = String, Path)), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(crate) async fn delete_mesh(caller: Caller, Path(mesh): Path<String>) -> Result<(StatusCode, Json<Operation>)> {
+    caller.may_change()?;
+    let mut tx = caller.begin().await?;
+    let mesh = living(&mut tx, &mesh).await?;
+    tx.set_mesh_state(mesh.id, MeshState::Deleting).await?;
+    let (_, shown) = begin(&caller, &mut tx, mesh.id, OperationKind::DeleteMesh, Value::Null).await?;
+    tx.commit().await?;
+    Ok((StatusCode::ACCEPTED, Json(shown)))
+}
+
+/// Where a mesh can go
+///
+/// Every release, allowed or refused, by each strategy, with every reason.
+#[utoipa::path(get, path = "/v1/meshes/{mesh_id}/upgrade-options", operation_id = "listUpgradeOptions", tag = "upgrades",
+    params(("mesh_id" = String, Path)), responses((status = 200, body = UpgradeOptionList), (status = "default", body = Problem)))]
+pub(crate) async fn list_upgrade_options(caller: Caller, Path(mesh): Path<String>) -> Result<Json<UpgradeOptionList>> {
+    let mesh = living(&mut caller.begin().await?, &mesh).await?;
+    let (releases, policy) = (caller.app.store.releases().await?, caller.app.store.upgrade_policy().await?);
+    let members = member_versions(&mesh);
+    let today = caller.app.clock.now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    let around = Circumstances { policy: &policy, edition: mesh.edition, members: &members, today };
+    let current = &mesh.current.version;
+    let items = releases.iter().map(|release| {
+        let judged = [Strategy::InPlace, Strategy::Canary].map(|strategy| (strategy, assess(current, release, strategy, &around)));
+        let direct = judged.iter().any(|(_, reasons)| allowed(reasons));
+        let way = if direct { None } else { path(current, &release.version, &releases, &around) };
+        UpgradeOption {
+            version: release.version.to_string(),
+            strategies: judged.iter().map(|(strategy, judged)| StrategyOption { strategy: name(strategy), allowed: allowed(judged), reasons: reasons(judged) }).collect(),
+            path: way.unwrap_or_default().iter().map(|(release, _)| release.version.to_string()).collect(),
+        }
+    });
+    Ok(Json(UpgradeOptionList { items: items.collect(), next_page_token: None }))
+}
+
+/// Each member's name and Kubernetes version.
+pub(crate) fn member_versions(mesh: &store::Mesh) -> Vec<(String, (u32, u32))> {
+    let parse = |text: &str| {
+        let mut parts = text.trim_start_matches('v').split('.').map(|part| part.parse().unwrap_or(0));
+        (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+    };
+    mesh.members.iter().map(|member| (member.name.clone(), member.kubernetes_version.as_deref().map_or((0, 0), parse))).collect()
+}
+
+/// The data plane
+///
+/// Namespaces, workloads and connected proxies as a worker last saw them; `observed_at` says when.
+#[utoipa::path(get, path = "/v1/meshes/{mesh_id}/data-plane", operation_id = "getDataPlane", tag = "data plane",
+    params(("mesh_id" = String, Path)), responses((status = 200, body = DataPlane), (status = "default", body = Problem)))]
+pub(crate) async fn get_data_plane(caller: Caller, Path(mesh): Path<String>) -> Result<Json<DataPlane>> {
+    let mut tx = caller.begin().await?;
+    let mesh = living(&mut tx, &mesh).await?;
+    Ok(Json(views::data_plane(tx.survey(mesh.id).await?)))
+}
+
+/// Set a namespace's injection
+///
+/// Never both labels: the other one is removed. Pods change when they are restarted.
+#[utoipa::path(post, path = "/v1/meshes/{mesh_id}/injection", operation_id = "setInjection", tag = "data plane", request_body = SetInjection,
+    params(("mesh_id" = String, Path), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
+    responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(crate) async fn set_injection(caller: Caller, Path(mesh): Path<String>, body: Body<SetInjection>) -> Result<Response> {
+    caller.may_change()?;
+    let mut tx = caller.begin().await?;
+    if let Some(earlier) = body.earlier(&mut tx).await? {
+        return Ok(earlier);
+    }
+    let mesh = living(&mut tx, &mesh).await?;
+    let wanted = &body.value;
+    if !mesh.members.iter().any(|member| member.name == wanted.cluster) {
+        return Err(ApiError::field("/cluster", "it is not a member of the mesh"));
+    }
+    if let Some(label) = &wanted.label {
+        let revisions = [Some(&mesh.current), mesh.target.as_ref()].into_iter().flatten().map(|revision| format!("istio.io/rev={}", revision.name));
+        let mut known: Vec<String> = ["istio-injection=enabled", "istio.io/rev=stable", "istio.io/rev=canary"].map(str::to_owned).into();
+        known.extend(revisions);
+        if !known.contains(label) {
+            return Err(ApiError::field("/label", format!("no webhook would match; there are {}", known.join(", "))).coded("no_such_revision"));
+        }
+    }
+    let arguments = json!({ "member": wanted.cluster, "namespace": wanted.namespace, "label": wanted.label });
+    let (operation, shown) = begin(&caller, &mut tx, mesh.id, OperationKind::SetInjection, arguments).await?;
+    body.finish(tx, &caller, StatusCode::ACCEPTED, Some(format!("/v1/operations/{operation}")), &shown).await
+}
+
+/// Restart what is behind
+///
+/// Every workload with a pod that does not carry what its labels ask for, in batches.
+#[utoipa::path(post, path = "/v1/meshes/{mesh_id}/restarts", operation_id = "createRestart", tag = "data plane",
+    params(("mesh_id" = String, Path), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
+    responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(crate) async fn create_restart(caller: Caller, Path(mesh): Path<String>, body: Body<Value>) -> Result<Response> {
+    caller.may_change()?;
+    let mut tx = caller.begin().await?;
+    if let Some(earlier) = body.earlier(&mut tx).await? {
+        return Ok(earlier);
+    }
+    let mesh = living(&mut tx, &mesh).await?;
+    let (operation, shown) = begin(&caller, &mut tx, mesh.id, OperationKind::Restart, Value::Null).await?;
+    body.finish(tx, &caller, StatusCode::ACCEPTED, Some(format!("/v1/operations/{operation}")), &shown).await
+}

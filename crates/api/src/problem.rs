@@ -1,0 +1,141 @@
+//! Every error as a problem document. Text from clusters, the database or libraries never reaches a client.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use store::StoreError;
+use wire::{FieldError, Problem};
+
+/// An error that a handler answers with.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    hint: String,
+    errors: Vec<FieldError>,
+}
+
+pub(crate) type Result<T> = std::result::Result<T, ApiError>;
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), hint: hint.into(), errors: Vec::new() }
+    }
+
+    pub(crate) fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("There is no such {what}."), "List what there is and check the id.")
+    }
+
+    /// One field is wrong.
+    pub(crate) fn field(pointer: &str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        let errors = vec![FieldError { pointer: pointer.into(), message: message.clone() }];
+        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", message, "Correct the field and send the request again.") }
+    }
+
+    /// The same error under a code of its own.
+    pub(crate) fn coded(self, code: &'static str) -> Self {
+        Self { code, ..self }
+    }
+
+    pub(crate) fn forbidden(needed: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "role_missing", format!("This needs the role {needed}."), "Use a key with that role.")
+    }
+
+    pub(crate) fn unauthenticated() -> Self {
+        let hint = "Send the header 'Authorization: Bearer <API key>' with a key that is valid.";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "No valid credential was sent.", hint)
+    }
+}
+
+/// What a named constraint means to a user.
+fn conflict(constraint: &str) -> ApiError {
+    let taken = |what: &str| ApiError::new(StatusCode::CONFLICT, "name_taken", format!("Another {what} has this name."), "Choose another name.");
+    match constraint {
+        "clusters_name_unique" => taken("cluster"),
+        "meshes_name_unique" => taken("mesh"),
+        "api_keys_name_unique" => taken("API key"),
+        "memberships_one_mesh" => {
+            ApiError::new(StatusCode::CONFLICT, "cluster_in_a_mesh", "One of the clusters is in a mesh already.", "A cluster belongs to one mesh at most.")
+        }
+        "memberships_cluster_fk" => {
+            ApiError::new(StatusCode::CONFLICT, "cluster_in_use", "The cluster is a member of a mesh.", "Delete the mesh first.")
+        }
+        "idempotency_keys_pk" => ApiError::new(
+            StatusCode::CONFLICT,
+            "request_in_flight",
+            "The same request is being worked on right now.",
+            "Wait a moment and send it again for the stored answer.",
+        ),
+        _ => internal(),
+    }
+}
+
+fn internal() -> ApiError {
+    let hint = "Try again; if it lasts, give the request id to the operator.";
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side.", hint)
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound { what } => Self::not_found(what),
+            StoreError::Conflict { constraint } => {
+                let answer = conflict(&constraint);
+                if answer.status == StatusCode::INTERNAL_SERVER_ERROR {
+                    tracing::error!(constraint, "a constraint without an answer of its own");
+                }
+                answer
+            }
+            StoreError::Busy { holder } => Self::new(
+                StatusCode::CONFLICT,
+                "mesh_busy",
+                format!("The mesh is being changed by {holder}."),
+                "Wait until that has ended, or end it.",
+            ),
+            StoreError::Moved => Self::new(
+                StatusCode::PRECONDITION_FAILED,
+                "moved_on",
+                "It has changed since you looked.",
+                "Read it again and decide on what you see then.",
+            ),
+            StoreError::Transition(refused) => {
+                let allowed: Vec<String> = refused.allowed.iter().map(crate::views::name).collect();
+                let verb = crate::views::name(&refused.verb);
+                let hint = if allowed.is_empty() { "It has ended.".to_owned() } else { format!("Now it can: {}.", allowed.join(", ")) };
+                Self::new(StatusCode::CONFLICT, "invalid_transition", format!("An upgrade that is {} cannot {verb}.", refused.state), hint)
+            }
+            StoreError::Database(source) => {
+                tracing::error!(error = &source as &dyn std::error::Error, "the database failed");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "try_again", "The service is busy or restarting.", "Send the request again in a moment.")
+            }
+            other => {
+                tracing::error!(error = &other as &dyn std::error::Error, "request failed");
+                internal()
+            }
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let retryable = self.status == StatusCode::SERVICE_UNAVAILABLE || matches!(self.code, "mesh_busy" | "request_in_flight");
+        let problem = Problem {
+            kind: format!("https://docs.meshwright.dev/problems/{}", self.code),
+            title: self.code.replace('_', " "),
+            status: self.status.as_u16(),
+            code: self.code.into(),
+            detail: self.detail,
+            hint: self.hint,
+            retryable,
+            errors: self.errors,
+        };
+        let mut response = (self.status, Json(problem)).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if retryable {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        }
+        response
+    }
+}

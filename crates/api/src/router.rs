@@ -1,0 +1,112 @@
+//! Every route, one line each: a route cannot exist without its documentation.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
+use tower_http::trace::TraceLayer;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::problem::ApiError;
+use crate::{App, catalogue, clusters, events, keys, meshes, operations, upgrades};
+
+/// The largest body; a kubeconfig has at most 256 KiB.
+const LARGEST_BODY: usize = 1024 * 1024;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Meshwright", version = "1", description = "A managed service mesh: every control plane and every sidecar from one version to the next, and back."),
+    modifiers(&BearerKey),
+    security(("api_key" = []))
+)]
+struct Documentation;
+
+struct BearerKey;
+
+impl utoipa::Modify for BearerKey {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("An API key: mwk_…")).build();
+        document.components.get_or_insert_default().add_security_scheme("api_key", SecurityScheme::Http(scheme));
+    }
+}
+
+fn documented() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(Documentation::openapi())
+        .routes(routes!(catalogue::list_hosting_clusters))
+        .routes(routes!(catalogue::list_releases))
+        .routes(routes!(clusters::register_cluster, clusters::list_clusters))
+        .routes(routes!(clusters::get_cluster, clusters::delete_cluster))
+        .routes(routes!(meshes::create_mesh, meshes::list_meshes))
+        .routes(routes!(meshes::get_mesh, meshes::delete_mesh))
+        .routes(routes!(meshes::list_upgrade_options))
+        .routes(routes!(meshes::get_data_plane))
+        .routes(routes!(meshes::set_injection))
+        .routes(routes!(meshes::create_restart))
+        .routes(routes!(upgrades::create_upgrade, upgrades::list_upgrades))
+        .routes(routes!(upgrades::get_upgrade))
+        .routes(routes!(upgrades::move_namespaces))
+        .routes(routes!(upgrades::ask_upgrade))
+        .routes(routes!(operations::list_operations))
+        .routes(routes!(operations::get_operation))
+        .routes(routes!(operations::ask_operation))
+        .routes(routes!(events::list_events))
+        .routes(routes!(keys::create_api_key, keys::list_api_keys))
+        .routes(routes!(keys::revoke_api_key))
+}
+
+/// The OpenAPI document, as it is committed.
+pub fn openapi() -> String {
+    let (_, document) = documented().split_for_parts();
+    let mut text = document.to_pretty_json().expect("a document of strings and numbers");
+    text.push('\n');
+    text
+}
+
+/// The whole service.
+pub fn router(app: App) -> axum::Router {
+    let (routes, document) = documented().split_for_parts();
+    let document = document.to_json().expect("a document of strings and numbers");
+    let request_id = HeaderName::from_static("x-request-id");
+    let around = ServiceBuilder::new()
+        .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]))
+        .layer(TraceLayer::new_for_http())
+        .layer(tower_http::request_id::PropagateRequestIdLayer::new(request_id))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(tower_http::timeout::TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, Duration::from_secs(90)))
+        .layer(RequestBodyLimitLayer::new(LARGEST_BODY));
+    let served = move || {
+        let document = document.clone();
+        async move { ([(header::CONTENT_TYPE, "application/json")], document) }
+    };
+    routes
+        .route("/openapi.json", get(served))
+        .route("/healthz", get(async || "ok"))
+        .route("/readyz", get(ready))
+        .route("/version", get(async || Json(serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }))))
+        .fallback(async || ApiError::not_found("route"))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This route does not know that method.", "Look into /openapi.json.")
+        })
+        .layer(around)
+        .with_state(app)
+}
+
+async fn ready(State(app): State<App>) -> Response {
+    if app.store.healthy().await { "ok".into_response() } else { (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer").into_response() }
+}
+
+/// A bug answers like any other failure of ours; the panic itself is in the log.
+fn panicked(_panic: Box<dyn std::any::Any + Send>) -> Response {
+    let hint = "Try again; if it lasts, give the request id to the operator.";
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side.", hint).into_response()
+}

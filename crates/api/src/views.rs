@@ -1,0 +1,207 @@
+//! From what the service knows to what it shows.
+
+use model::injection::{Injection, PodLabels, decide, labels_conflict};
+use model::operation::OperationState;
+use model::survey::{MemberSurvey, Survey};
+use model::upgrade::UpgradeState;
+use serde::Serialize;
+use store::ClusterState;
+use wire::{NamespaceView, Progress, ProxyView, Step, Trouble, Wave, WorkloadView};
+
+/// The wire form of one of our enums.
+pub(crate) fn name(value: &impl Serialize) -> String {
+    let value = serde_json::to_value(value).unwrap_or_default();
+    value.as_str().map(str::to_owned).unwrap_or_default()
+}
+
+fn trouble(problem: &model::operation::Problem) -> Trouble {
+    Trouble { code: problem.code.clone(), message: problem.message.clone(), hint: problem.hint.clone() }
+}
+
+pub(crate) fn cluster(cluster: &store::Cluster) -> wire::Cluster {
+    let (state, problem) = match &cluster.state {
+        ClusterState::Registering => ("registering", None),
+        ClusterState::Ready => ("ready", None),
+        ClusterState::Refused(problem) => ("refused", Some(trouble(problem))),
+    };
+    wire::Cluster {
+        id: cluster.id.to_string(),
+        name: cluster.name.clone(),
+        state: state.into(),
+        problem,
+        server: cluster.server.clone(),
+        kubernetes_version: cluster.kubernetes_version.clone(),
+        created_at: cluster.created_at,
+        observed_at: cluster.observed_at,
+    }
+}
+
+fn revision(revision: &store::Revision) -> wire::Revision {
+    wire::Revision { name: revision.name.to_string(), version: revision.version.to_string() }
+}
+
+pub(crate) fn mesh(mesh: &store::Mesh, busy_with: Option<String>) -> wire::Mesh {
+    let members = mesh.members.iter().enumerate().map(|(position, member)| wire::Member {
+        cluster_id: member.cluster.to_string(),
+        name: member.name.clone(),
+        role: if position == 0 { "config" } else { "remote" }.into(),
+    });
+    wire::Mesh {
+        id: mesh.id.to_string(),
+        name: mesh.name.clone(),
+        namespace: mesh.namespace(),
+        edition: name(&mesh.edition),
+        state: mesh.state.as_str().into(),
+        current: revision(&mesh.current),
+        target: mesh.target.as_ref().map(revision),
+        members: members.collect(),
+        busy_with,
+        created_at: mesh.created_at,
+    }
+}
+
+pub(crate) fn upgrade(upgrade: &store::Upgrade) -> wire::Upgrade {
+    let findings = if let UpgradeState::Blocked { findings } = &upgrade.state { findings.as_slice() } else { &[] };
+    wire::Upgrade {
+        id: upgrade.id.to_string(),
+        mesh_id: upgrade.mesh.to_string(),
+        from_version: upgrade.from.to_string(),
+        to_version: upgrade.to.to_string(),
+        strategy: name(&upgrade.choice.strategy),
+        state: upgrade.state.as_str().into(),
+        allowed_verbs: upgrade.state.allowed().iter().map(name).collect(),
+        findings: findings
+            .iter()
+            .map(|finding| wire::Finding {
+                code: finding.code.clone(),
+                severity: name(&finding.severity),
+                object: finding.object.clone(),
+                message: finding.message.clone(),
+                hint: finding.hint.clone(),
+            })
+            .collect(),
+        problem: if let UpgradeState::Paused { problem, .. } = &upgrade.state { Some(trouble(problem)) } else { None },
+        holding_until: if let UpgradeState::Holding { until } = upgrade.state { Some(until) } else { None },
+        operation_id: upgrade.operation.map(|id| id.to_string()),
+        done: upgrade.state.done(),
+        created_at: upgrade.created_at,
+        ended_at: upgrade.ended_at,
+    }
+}
+
+pub(crate) fn operation(operation: &store::Operation, items: &[store::Item], with_steps: bool) -> wire::Operation {
+    let problem = match &operation.state {
+        OperationState::Paused { problem } | OperationState::Failed { problem } => Some(trouble(problem)),
+        _ => None,
+    };
+    let heads = operation.waves.as_deref().unwrap_or_default();
+    let steps = |wave: usize| items.iter().filter(move |item| item.wave == wave).map(step).collect();
+    let waves = heads.iter().enumerate().map(|(index, head)| Wave { title: head.title.clone(), steps: steps(index) });
+    wire::Operation {
+        id: operation.id.to_string(),
+        kind: operation.kind.as_str().into(),
+        state: operation.state.as_str().into(),
+        problem,
+        done: operation.state.done(),
+        mesh_id: operation.mesh.map(|id| id.to_string()),
+        cluster_id: operation.cluster.map(|id| id.to_string()),
+        upgrade_id: operation.upgrade.map(|id| id.to_string()),
+        progress: Progress { completed: items.iter().filter(|item| item.progress.done).count(), total: items.len() },
+        waves: if with_steps { waves.collect() } else { Vec::new() },
+        created_at: operation.created_at,
+        ended_at: operation.ended_at,
+    }
+}
+
+fn step(item: &store::Item) -> Step {
+    let progress = &item.progress;
+    let state = match (progress.done, progress.failed.is_some(), progress.started()) {
+        (true, ..) => "done",
+        (_, true, _) => "failed",
+        (_, _, true) => "started",
+        _ => "pending",
+    };
+    Step { number: item.number, title: item.step.to_string(), state: state.into(), problem: progress.failed.as_ref().map(trouble) }
+}
+
+pub(crate) fn event(event: store::Event) -> wire::Event {
+    wire::Event {
+        seq: event.seq,
+        at: event.at,
+        kind: event.kind,
+        mesh_id: event.mesh.map(|id| id.to_string()),
+        upgrade_id: event.upgrade.map(|id| id.to_string()),
+        operation_id: event.operation.map(|id| id.to_string()),
+        body: event.body,
+    }
+}
+
+/// The data plane of a mesh, from its last observation.
+pub(crate) fn data_plane(observed: Option<(jiff::Timestamp, Survey)>) -> wire::DataPlane {
+    let (observed_at, survey) = observed.map_or((None, Survey::default()), |(at, survey)| (Some(at), survey));
+    let proxies = survey.proxies.iter().map(|proxy| ProxyView {
+        proxy: proxy.proxy.clone(),
+        cluster: proxy.member.clone(),
+        revision: proxy.revision.to_string(),
+        version: proxy.version.clone(),
+        synced: proxy.synced,
+        error: proxy.error.clone(),
+        ghost: proxy.ghost,
+    });
+    wire::DataPlane {
+        observed_at,
+        proxies: proxies.collect(),
+        namespaces: survey.members.iter().flat_map(namespaces).collect(),
+        workloads: survey.members.iter().flat_map(workloads).collect(),
+    }
+}
+
+fn injected_by(injection: &Injection) -> Option<String> {
+    if let Injection::By(revision) = injection { Some(revision.to_string()) } else { None }
+}
+
+fn namespaces(member: &MemberSurvey) -> Vec<NamespaceView> {
+    let view = |namespace: &model::survey::NamespaceSurvey| {
+        let labels = &namespace.labels;
+        let injection = decide(labels, &PodLabels::default(), &member.injectors);
+        let rev = labels.rev.as_ref().map(|value| format!("istio.io/rev={value}"));
+        let conflict = match &injection {
+            _ if labels_conflict(labels) => Some("both_labels"),
+            Injection::Several(_) => Some("several_webhooks"),
+            Injection::None(model::injection::NoInjection::NoSuchRevision) => Some("no_such_revision"),
+            _ => None,
+        };
+        NamespaceView {
+            cluster: member.member.to_string(),
+            name: namespace.name.clone(),
+            label: rev.or_else(|| labels.injection.as_ref().map(|value| format!("istio-injection={value}"))),
+            injected_by: injected_by(&injection),
+            conflict: conflict.map(str::to_owned),
+        }
+    };
+    member.namespaces.iter().map(view).collect()
+}
+
+fn workloads(member: &MemberSurvey) -> Vec<WorkloadView> {
+    let mut views = Vec::new();
+    for namespace in &member.namespaces {
+        for workload in &namespace.workloads {
+            let wanted = injected_by(&decide(&namespace.labels, &workload.template, &member.injectors));
+            let carried = |pod: &Option<model::plan::Sidecar>| pod.as_ref().map_or_else(|| "none".to_owned(), |sidecar| sidecar.revision.to_string());
+            let mut revisions: Vec<String> = workload.live.iter().map(carried).collect();
+            revisions.sort();
+            revisions.dedup();
+            let behind = |wanted: &String| workload.live.iter().any(|pod| carried(pod) != *wanted);
+            views.push(WorkloadView {
+                cluster: member.member.to_string(),
+                name: workload.workload.to_string(),
+                pods: workload.live.len(),
+                revisions,
+                restart_needed: wanted.as_ref().is_some_and(behind),
+                wanted,
+                stuck: workload.stuck.as_ref().map(name),
+            });
+        }
+    }
+    views
+}

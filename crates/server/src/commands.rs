@@ -1,0 +1,36 @@
+//! `serve`, `work` and `migrate`.
+
+use tokio_util::sync::CancellationToken;
+
+use crate::Failure;
+use crate::options::{Clusters, Database};
+use crate::service::{app, connect, engine, stopped};
+
+pub(crate) async fn serve(database: &Database, listen: &str) -> Result<(), Failure> {
+    let store = connect(database).await?;
+    store.require_bounded_role().await?;
+    let listener = tokio::net::TcpListener::bind(listen).await.map_err(Failure::io(format!("listening on {listen}")))?;
+    tracing::info!(address = listen, "serving");
+    api::serve(listener, app(store), stopped()).await.map_err(Failure::io("serving"))
+}
+
+pub(crate) async fn work(database: &Database, clusters: &Clusters) -> Result<(), Failure> {
+    let store = connect(database).await?;
+    store.require_bounded_role().await?;
+    let stop = CancellationToken::new();
+    let engine = engine(store, clusters)?;
+    let working = tokio::spawn({
+        let stop = stop.clone();
+        async move { engine.work(stop).await }
+    });
+    tracing::info!("working");
+    stopped().await;
+    stop.cancel();
+    working.await.map_err(|error| Failure::Config(format!("the worker failed: {error}")))
+}
+
+pub(crate) async fn migrate(database: &Database) -> Result<(), Failure> {
+    connect(database).await?.migrate().await?;
+    println!("the schema is up to date");
+    Ok(())
+}

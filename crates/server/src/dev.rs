@@ -1,0 +1,122 @@
+//! `dev`: everything in one process on a private Postgres, with a first tenant and key.
+
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use model::Clock;
+use model::clock::SystemClock;
+use model::ids::{KeyId, TenantId};
+use store::private::{PrivatePostgres, SUPERUSER};
+use store::{KeyText, NewKey, Role, Store, Vault};
+use tokio_util::sync::CancellationToken;
+
+use crate::Failure;
+use crate::import::{add_hosting, import_release, there_already};
+use crate::options::{Dev, Release};
+use crate::service::{app, engine, stopped, vault};
+
+const DATABASE: &str = "meshwright";
+
+pub(crate) async fn dev(options: Dev) -> Result<(), Failure> {
+    let dir = &options.dir;
+    std::fs::create_dir_all(dir).map_err(Failure::io(format!("the folder {}", dir.display())))?;
+    let vault = own_vault(dir)?;
+    let postgres = PrivatePostgres::start(&dir.join("postgres"))?;
+    prepare(&postgres, &vault).await?;
+    let api = Store::connect(&postgres.url("mw_api", DATABASE), vault.clone()).await?;
+    let worker = Store::connect(&postgres.url("mw_worker", DATABASE), vault).await?;
+    first_key(&api, &dir.join("api-key")).await?;
+    if let Some(kubeconfig) = &options.hosting_kubeconfig {
+        there_already(add_hosting(&worker, "hosting", kubeconfig).await)?;
+    }
+    for release in &options.releases {
+        there_already(import_release(&worker, &parse_release(release, &options.hub)?).await)?;
+    }
+    let listener = listener(&options.listen).await?;
+    let address = listener.local_addr().map_err(Failure::io("the listener"))?;
+    println!("Meshwright serves http://{address}");
+    println!("Log in with: meshwright login --server http://{address} --key-file {}", dir.join("api-key").display());
+    let stop = CancellationToken::new();
+    let engine = engine(worker, &options.clusters)?;
+    let working = tokio::spawn({
+        let stop = stop.clone();
+        async move { engine.work(stop).await }
+    });
+    let served = api::serve(listener, app(api), stopped()).await;
+    stop.cancel();
+    working.await.map_err(|error| Failure::Config(format!("the worker failed: {error}")))?;
+    served.map_err(Failure::io("serving"))
+}
+
+/// A sealing key of this folder's own, made at the first start.
+fn own_vault(dir: &Path) -> Result<Vault, Failure> {
+    let file = dir.join("vault-key");
+    if !file.exists() {
+        write_secret(&file, &store::random_hex())?;
+    }
+    vault(&file)
+}
+
+fn write_secret(file: &Path, text: &str) -> Result<(), Failure> {
+    use std::io::Write as _;
+    let mut options = std::fs::OpenOptions::new();
+    let opened = options.write(true).create(true).truncate(true).mode(0o600).open(file);
+    opened.and_then(|mut file| writeln!(file, "{text}")).map_err(Failure::io(format!("writing {}", file.display())))
+}
+
+/// Roles, database and schema. After this nobody connects as a superuser or as the owner.
+async fn prepare(postgres: &PrivatePostgres, vault: &Vault) -> Result<(), Failure> {
+    let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), vault.clone()).await?;
+    root.create_roles().await?;
+    root.create_database(DATABASE).await?;
+    root.close().await;
+    let owner = Store::connect(&postgres.url("mw_owner", DATABASE), vault.clone()).await?;
+    owner.migrate().await?;
+    owner.close().await;
+    Ok(())
+}
+
+/// The first tenant and its owner's key, made at the first start.
+async fn first_key(store: &Store, file: &Path) -> Result<(), Failure> {
+    if file.exists() {
+        return Ok(());
+    }
+    let clock = SystemClock;
+    let tenant = TenantId(clock.uuid());
+    store.create_tenant(tenant, "first", clock.now()).await?;
+    let text = KeyText::generate(tenant, KeyId(clock.uuid()));
+    let digest = text.digest(store.vault());
+    let key = NewKey { id: text.key, name: "first".into(), role: Role::Owner, digest, expires_at: None };
+    let mut tx = store.begin(tenant).await?;
+    tx.create_key(&key, clock.now()).await?;
+    tx.commit().await?;
+    write_secret(file, &text.reveal())
+}
+
+/// A listener that was bound outside and handed over comes first.
+async fn listener(address: &str) -> Result<tokio::net::TcpListener, Failure> {
+    let handed = listenfd::ListenFd::from_env().take_tcp_listener(0).map_err(Failure::io("the handed-over listener"))?;
+    match handed {
+        Some(listener) => {
+            listener.set_nonblocking(true).map_err(Failure::io("the handed-over listener"))?;
+            tokio::net::TcpListener::from_std(listener).map_err(Failure::io("the handed-over listener"))
+        }
+        None => tokio::net::TcpListener::bind(address).await.map_err(Failure::io(format!("listening on {address}"))),
+    }
+}
+
+fn parse_release(text: &str, hub: &str) -> Result<Release, Failure> {
+    let (version, charts) = text.split_once('=').ok_or_else(|| Failure::Config("--release is version=folder".into()))?;
+    let known_fault = version.starts_with("1.27.").then(|| "remote-secret-deadlock".to_owned());
+    Ok(Release {
+        version: version.into(),
+        charts: charts.into(),
+        hub: hub.into(),
+        tag: None,
+        kubernetes_min: 29,
+        kubernetes_tested: 35,
+        kubernetes_source: "AKS support table of 2026-05-15".into(),
+        supported_until: None,
+        quirks: known_fault.into_iter().collect(),
+    })
+}

@@ -1,0 +1,174 @@
+//! The command line and its environment variables.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A managed service mesh: every control plane and every sidecar from one version to the next, and back.
+#[derive(Debug, Parser)]
+#[command(name = "meshwright-server", version)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve the API. Connect as mw_api.
+    Serve {
+        #[command(flatten)]
+        database: Database,
+        /// Address to listen on.
+        #[arg(long, env = "MESHWRIGHT_LISTEN", default_value = "127.0.0.1:8080")]
+        listen: String,
+    },
+    /// Work on operations. Connect as mw_worker.
+    Work {
+        #[command(flatten)]
+        database: Database,
+        #[command(flatten)]
+        clusters: Clusters,
+    },
+    /// Bring the schema up to date. Connect as mw_owner.
+    Migrate {
+        #[command(flatten)]
+        database: Database,
+    },
+    /// Print the OpenAPI document.
+    Openapi,
+    /// The release catalogue.
+    Releases {
+        #[command(flatten)]
+        database: Database,
+        #[command(subcommand)]
+        command: Releases,
+    },
+    /// Hosting clusters.
+    Hosting {
+        #[command(flatten)]
+        database: Database,
+        #[command(subcommand)]
+        command: Hosting,
+    },
+    /// Everything in one process, with a private Postgres: to try it and to work on it.
+    Dev(Dev),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Database {
+    /// Address of the database, with the role in it.
+    #[arg(long, env = "MESHWRIGHT_DATABASE_URL", hide_env_values = true)]
+    pub(crate) database_url: String,
+    /// File with the 32-byte key that seals secrets, in hexadecimal.
+    #[arg(long, env = "MESHWRIGHT_VAULT_KEY_FILE")]
+    pub(crate) vault_key_file: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Clusters {
+    /// The helm program; searched on the path by default.
+    #[arg(long, env = "MESHWRIGHT_HELM", default_value = "helm")]
+    pub(crate) helm: PathBuf,
+    /// A private network whose clusters may be called, as address/bits. Repeatable.
+    #[arg(long = "allow-network", env = "MESHWRIGHT_ALLOW_NETWORKS", value_delimiter = ',')]
+    pub(crate) allow_networks: Vec<String>,
+    /// Replicas of each control plane.
+    #[arg(long, env = "MESHWRIGHT_REPLICAS", default_value_t = 2)]
+    pub(crate) replicas: u32,
+    /// How many workloads of a mesh are restarted at once.
+    #[arg(long, env = "MESHWRIGHT_WIDTH", default_value_t = 10)]
+    pub(crate) width: usize,
+    /// Seconds that a claim lasts without a renewal.
+    #[arg(long, env = "MESHWRIGHT_LEASE_SECONDS", default_value_t = 30)]
+    pub(crate) lease_seconds: u64,
+    /// Seconds over which a revision must be seen unused before it is removed.
+    #[arg(long, env = "MESHWRIGHT_UNUSED_SECONDS", default_value_t = 120)]
+    pub(crate) unused_seconds: i64,
+    /// Seconds that one step may take before a person is asked.
+    #[arg(long, env = "MESHWRIGHT_STEP_SECONDS", default_value_t = 600)]
+    pub(crate) step_seconds: i64,
+    /// Seconds that a cluster may be silent before a person is asked.
+    #[arg(long, env = "MESHWRIGHT_SILENT_SECONDS", default_value_t = 120)]
+    pub(crate) silent_seconds: i64,
+    /// Seconds between two observations of a mesh.
+    #[arg(long, env = "MESHWRIGHT_OBSERVE_SECONDS", default_value_t = 10)]
+    pub(crate) observe_seconds: u64,
+}
+
+impl Clusters {
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_secs(self.lease_seconds)
+    }
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Releases {
+    /// Add a release from its own charts.
+    Import(Release),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Release {
+    /// Its version, for example 1.27.9.1.
+    #[arg(long)]
+    pub(crate) version: String,
+    /// Folder with the charts `base` and `istiod`.
+    #[arg(long)]
+    pub(crate) charts: PathBuf,
+    /// Where its images are pulled from.
+    #[arg(long, default_value = "docker.io/istio")]
+    pub(crate) hub: String,
+    /// Tag of its images; the community version by default.
+    #[arg(long)]
+    pub(crate) tag: Option<String>,
+    /// The oldest Kubernetes minor that it runs on.
+    #[arg(long, default_value_t = 29)]
+    pub(crate) kubernetes_min: u32,
+    /// The newest Kubernetes minor that it was tested on.
+    #[arg(long, default_value_t = 35)]
+    pub(crate) kubernetes_tested: u32,
+    /// Who says so.
+    #[arg(long, default_value = "the release's notes")]
+    pub(crate) kubernetes_source: String,
+    /// When its support ends, as a date.
+    #[arg(long)]
+    pub(crate) supported_until: Option<String>,
+    /// A known fault that changes how we act. Repeatable.
+    #[arg(long = "quirk")]
+    pub(crate) quirks: Vec<String>,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Hosting {
+    /// Add a hosting cluster.
+    Add {
+        /// Its name.
+        #[arg(long)]
+        name: String,
+        /// Its kubeconfig, with everything inline.
+        #[arg(long)]
+        kubeconfig: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Dev {
+    /// Folder for the database, the sealing key and the first API key.
+    #[arg(long, default_value = ".meshwright")]
+    pub(crate) dir: PathBuf,
+    /// Address to listen on; a descriptor that was handed over (LISTEN_FDS) comes first.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    pub(crate) listen: String,
+    /// A hosting cluster to add, by its kubeconfig.
+    #[arg(long)]
+    pub(crate) hosting_kubeconfig: Option<PathBuf>,
+    /// A release to import, as version=folder. Repeatable.
+    #[arg(long = "release")]
+    pub(crate) releases: Vec<String>,
+    /// Where the imported releases' images are pulled from.
+    #[arg(long, default_value = "docker.io/istio")]
+    pub(crate) hub: String,
+    #[command(flatten)]
+    pub(crate) clusters: Clusters,
+}
