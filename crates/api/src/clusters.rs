@@ -27,9 +27,14 @@ pub(crate) async fn register_cluster(caller: Caller, body: Body<RegisterCluster>
     if let Some(earlier) = body.earlier(&mut tx).await? {
         return Ok(earlier);
     }
-    let name: Name = body.value.name.parse().map_err(|error: model::name::InvalidName| ApiError::field("/name", error.to_string()))?;
+    let name: Name = body
+        .value
+        .name
+        .parse()
+        .map_err(|error: model::name::InvalidName| ApiError::field("/name", error.to_string()))?;
     let read = (caller.app.read_kubeconfig)(&body.value.kubeconfig);
-    let (server, kubeconfig) = read.map_err(|refused| ApiError::field("/kubeconfig", refused).coded("kubeconfig_refused"))?;
+    let (server, kubeconfig) =
+        read.map_err(|refused| ApiError::field("/kubeconfig", refused).coded("kubeconfig_refused"))?;
     let (clock, now) = (&caller.app.clock, caller.app.clock.now());
     let cluster = ClusterId(clock.uuid());
     tx.create_cluster(&NewCluster { id: cluster, name: name.to_string(), server, kubeconfig }, now).await?;

@@ -55,21 +55,25 @@ pub(crate) async fn list_events(caller: Caller, Query(from): Query<From>, header
 
 /// A subscriber is a cursor: nothing is kept for it between two reads.
 fn follow(caller: Caller, after: i64, upgrade: Option<UpgradeId>) -> impl IntoResponse {
-    let events = stream::unfold((caller, after, Vec::<wire::Event>::new()), move |(caller, mut after, mut ready)| async move {
-        while ready.is_empty() {
-            if let Ok(mut tx) = caller.begin().await
-                && let Ok(found) = tx.events_after(after, upgrade, BATCH).await
-            {
-                ready = found.into_iter().map(views::event).rev().collect();
+    let events =
+        stream::unfold((caller, after, Vec::<wire::Event>::new()), move |(caller, mut after, mut ready)| async move {
+            while ready.is_empty() {
+                if let Ok(mut tx) = caller.begin().await
+                    && let Ok(found) = tx.events_after(after, upgrade, BATCH).await
+                {
+                    ready = found.into_iter().map(views::event).rev().collect();
+                }
+                if ready.is_empty() {
+                    tokio::time::sleep(LOOK).await;
+                }
             }
-            if ready.is_empty() {
-                tokio::time::sleep(LOOK).await;
-            }
-        }
-        let next = ready.pop()?;
-        after = next.seq;
-        let event = Event::default().id(next.seq.to_string()).event(next.kind.clone()).data(serde_json::to_string(&next).unwrap_or_default());
-        Some((Ok::<Event, Infallible>(event), (caller, after, ready)))
-    });
+            let next = ready.pop()?;
+            after = next.seq;
+            let event = Event::default()
+                .id(next.seq.to_string())
+                .event(next.kind.clone())
+                .data(serde_json::to_string(&next).unwrap_or_default());
+            Some((Ok::<Event, Infallible>(event), (caller, after, ready)))
+        });
     Sse::new(events).keep_alive(KeepAlive::default())
 }

@@ -37,8 +37,13 @@ pub(crate) async fn create_api_key(caller: Caller, body: Body<CreateApiKey>) -> 
     if let Some(earlier) = body.earlier(&mut tx).await? {
         return Ok(earlier);
     }
-    let name: Name = body.value.name.parse().map_err(|error: model::name::InvalidName| ApiError::field("/name", error.to_string()))?;
-    let role = Role::parse(&body.value.role).ok_or_else(|| ApiError::field("/role", "a role is owner, operator, viewer or auditor"))?;
+    let name: Name = body
+        .value
+        .name
+        .parse()
+        .map_err(|error: model::name::InvalidName| ApiError::field("/name", error.to_string()))?;
+    let role = Role::parse(&body.value.role)
+        .ok_or_else(|| ApiError::field("/role", "a role is owner, operator, viewer or auditor"))?;
     let text = KeyText::generate(caller.tenant, KeyId(caller.app.clock.uuid()));
     let digest = text.digest(caller.app.store.vault());
     let new = NewKey { id: text.key, name: name.to_string(), role, digest, expires_at: body.value.expires_at };

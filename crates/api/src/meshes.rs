@@ -12,7 +12,9 @@ use model::rules::{Circumstances, Edition, Strategy, allowed, assess, path};
 use model::{Name, Version};
 use serde_json::{Value, json};
 use store::{ClusterState, MeshState, NewMesh, NewOperation, Tx};
-use wire::{CreateMesh, DataPlane, MeshList, Operation, Problem, SetInjection, StrategyOption, UpgradeOption, UpgradeOptionList};
+use wire::{
+    CreateMesh, DataPlane, MeshList, Operation, Problem, SetInjection, StrategyOption, UpgradeOption, UpgradeOptionList,
+};
 
 use crate::auth::Caller;
 use crate::catalogue::reasons;
@@ -24,7 +26,13 @@ use crate::views::{self, name};
 const MOST_MEMBERS: usize = 100;
 
 /// Queues a lone operation that changes a mesh, and takes the mesh's slot for it.
-pub(crate) async fn begin(caller: &Caller, tx: &mut Tx<'_>, mesh: MeshId, kind: OperationKind, arguments: Value) -> Result<(OperationId, Operation)> {
+pub(crate) async fn begin(
+    caller: &Caller,
+    tx: &mut Tx<'_>,
+    mesh: MeshId,
+    kind: OperationKind,
+    arguments: Value,
+) -> Result<(OperationId, Operation)> {
     let operation = OperationId(caller.app.clock.uuid());
     tx.take_slot(mesh, &operation.to_string()).await?;
     let due_in = std::time::Duration::ZERO;
@@ -52,11 +60,17 @@ pub(crate) async fn create_mesh(caller: Caller, body: Body<CreateMesh>) -> Resul
 }
 
 async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<NewMesh> {
-    let name: Name = wanted.name.parse().map_err(|error: model::name::InvalidName| ApiError::field("/name", error.to_string()))?;
-    let version: Version = wanted.version.parse().map_err(|error: model::version::InvalidVersion| ApiError::field("/version", error.to_string()))?;
+    let name: Name =
+        wanted.name.parse().map_err(|error: model::name::InvalidName| ApiError::field("/name", error.to_string()))?;
+    let version: Version = wanted
+        .version
+        .parse()
+        .map_err(|error: model::version::InvalidVersion| ApiError::field("/version", error.to_string()))?;
     let releases = caller.app.store.releases().await?;
     if !releases.iter().any(|release| release.version == version) {
-        return Err(ApiError::field("/version", format!("{version} is not in the catalogue")).coded("version_not_in_catalogue"));
+        return Err(
+            ApiError::field("/version", format!("{version} is not in the catalogue")).coded("version_not_in_catalogue")
+        );
     }
     let edition: Edition = serde_json::from_value(Value::from(wanted.edition.as_str()))
         .map_err(|_| ApiError::field("/edition", "an edition is standard, enterprise or ultimate"))?;
@@ -78,13 +92,33 @@ async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<N
         return Err(ApiError::field("/clusters", "a cluster is named twice"));
     }
     let hosting = caller.app.store.hosting_clusters().await?;
-    let nowhere = || ApiError::new(StatusCode::CONFLICT, "no_hosting_cluster", "There is no hosting cluster.", "Ask the operator to add one.");
+    let nowhere = || {
+        ApiError::new(
+            StatusCode::CONFLICT,
+            "no_hosting_cluster",
+            "There is no hosting cluster.",
+            "Ask the operator to add one.",
+        )
+    };
     let hosting = hosting.first().ok_or_else(nowhere)?.id;
     let authority = (caller.app.new_authority)(name.as_str(), caller.app.clock.now()).map_err(|error| {
         tracing::error!(error, "no authority was made");
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The mesh's authority could not be made.", "Try again.")
+        ApiError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "The mesh's authority could not be made.",
+            "Try again.",
+        )
     })?;
-    Ok(NewMesh { id: MeshId(caller.app.clock.uuid()), name: name.to_string(), edition, hosting, authority, version, members })
+    Ok(NewMesh {
+        id: MeshId(caller.app.clock.uuid()),
+        name: name.to_string(),
+        edition,
+        hosting,
+        authority,
+        version,
+        members,
+    })
 }
 
 /// List meshes
@@ -144,12 +178,20 @@ pub(crate) async fn list_upgrade_options(caller: Caller, Path(mesh): Path<String
     let around = Circumstances { policy: &policy, edition: mesh.edition, members: &members, today };
     let current = &mesh.current.version;
     let items = releases.iter().map(|release| {
-        let judged = [Strategy::InPlace, Strategy::Canary].map(|strategy| (strategy, assess(current, release, strategy, &around)));
+        let judged = [Strategy::InPlace, Strategy::Canary]
+            .map(|strategy| (strategy, assess(current, release, strategy, &around)));
         let direct = judged.iter().any(|(_, reasons)| allowed(reasons));
         let way = if direct { None } else { path(current, &release.version, &releases, &around) };
         UpgradeOption {
             version: release.version.to_string(),
-            strategies: judged.iter().map(|(strategy, judged)| StrategyOption { strategy: name(strategy), allowed: allowed(judged), reasons: reasons(judged) }).collect(),
+            strategies: judged
+                .iter()
+                .map(|(strategy, judged)| StrategyOption {
+                    strategy: name(strategy),
+                    allowed: allowed(judged),
+                    reasons: reasons(judged),
+                })
+                .collect(),
             path: way.unwrap_or_default().iter().map(|(release, _)| release.version.to_string()).collect(),
         }
     });
@@ -162,7 +204,10 @@ pub(crate) fn member_versions(mesh: &store::Mesh) -> Vec<(String, (u32, u32))> {
         let mut parts = text.trim_start_matches('v').split('.').map(|part| part.parse().unwrap_or(0));
         (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
     };
-    mesh.members.iter().map(|member| (member.name.clone(), member.kubernetes_version.as_deref().map_or((0, 0), parse))).collect()
+    mesh.members
+        .iter()
+        .map(|member| (member.name.clone(), member.kubernetes_version.as_deref().map_or((0, 0), parse)))
+        .collect()
 }
 
 /// The data plane
@@ -182,7 +227,11 @@ pub(crate) async fn get_data_plane(caller: Caller, Path(mesh): Path<String>) -> 
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/injection", operation_id = "setInjection", tag = "data plane", request_body = SetInjection,
     params(("mesh_id" = String, Path), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 202, body = Operation), (status = "default", body = Problem)))]
-pub(crate) async fn set_injection(caller: Caller, Path(mesh): Path<String>, body: Body<SetInjection>) -> Result<Response> {
+pub(crate) async fn set_injection(
+    caller: Caller,
+    Path(mesh): Path<String>,
+    body: Body<SetInjection>,
+) -> Result<Response> {
     caller.may_change()?;
     let mut tx = caller.begin().await?;
     if let Some(earlier) = body.earlier(&mut tx).await? {
@@ -194,11 +243,16 @@ pub(crate) async fn set_injection(caller: Caller, Path(mesh): Path<String>, body
         return Err(ApiError::field("/cluster", "it is not a member of the mesh"));
     }
     if let Some(label) = &wanted.label {
-        let revisions = [Some(&mesh.current), mesh.target.as_ref()].into_iter().flatten().map(|revision| format!("istio.io/rev={}", revision.name));
-        let mut known: Vec<String> = ["istio-injection=enabled", "istio.io/rev=stable", "istio.io/rev=canary"].map(str::to_owned).into();
+        let revisions = [Some(&mesh.current), mesh.target.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|revision| format!("istio.io/rev={}", revision.name));
+        let mut known: Vec<String> =
+            ["istio-injection=enabled", "istio.io/rev=stable", "istio.io/rev=canary"].map(str::to_owned).into();
         known.extend(revisions);
         if !known.contains(label) {
-            return Err(ApiError::field("/label", format!("no webhook would match; there are {}", known.join(", "))).coded("no_such_revision"));
+            return Err(ApiError::field("/label", format!("no webhook would match; there are {}", known.join(", ")))
+                .coded("no_such_revision"));
         }
     }
     let arguments = json!({ "member": wanted.cluster, "namespace": wanted.namespace, "label": wanted.label });

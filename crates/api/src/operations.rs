@@ -38,7 +38,10 @@ pub(crate) async fn list_operations(caller: Caller, Query(paging): Query<Paging>
     if !(1..=LARGEST_PAGE).contains(&size) {
         return Err(bad("page_size", "1 to 500"));
     }
-    let before: Option<OperationId> = paging.page_token.map(|token| token.parse().map_err(|_| bad("page_token", "give back what the last page said"))).transpose()?;
+    let before: Option<OperationId> = paging
+        .page_token
+        .map(|token| token.parse().map_err(|_| bad("page_token", "give back what the last page said")))
+        .transpose()?;
     let upgrade: Option<UpgradeId> = paging.upgrade_id.map(|text| id(&text, "upgrade")).transpose()?;
     let mut tx = caller.begin().await?;
     let found = tx.operations(upgrade, before, size + 1).await?;
@@ -58,7 +61,11 @@ pub(crate) async fn list_operations(caller: Caller, Query(paging): Query<Paging>
 #[utoipa::path(get, path = "/v1/operations/{operation_id}", operation_id = "getOperation", tag = "operations",
     params(("operation_id" = String, Path), ("wait_seconds" = Option<u64>, Query, description = "0 to 60")),
     responses((status = 200, body = Operation), (status = "default", body = Problem)))]
-pub(crate) async fn get_operation(caller: Caller, Path(operation): Path<String>, Query(wait): Query<Wait>) -> Result<Json<Operation>> {
+pub(crate) async fn get_operation(
+    caller: Caller,
+    Path(operation): Path<String>,
+    Query(wait): Query<Wait>,
+) -> Result<Json<Operation>> {
     let operation: OperationId = id(&operation, "operation")?;
     let waiting = wait.begin();
     let shown = loop {
@@ -78,7 +85,10 @@ pub(crate) async fn get_operation(caller: Caller, Path(operation): Path<String>,
 /// `pause`, `resume`, `retry` or `cancel`. Stages of an upgrade are asked through the upgrade.
 #[utoipa::path(post, path = "/v1/operations/{operation_id}/{verb}", operation_id = "askOperation", tag = "operations",
     params(("operation_id" = String, Path), ("verb" = String, Path)), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
-pub(crate) async fn ask_operation(caller: Caller, Path((operation, verb)): Path<(String, String)>) -> Result<(StatusCode, Json<Operation>)> {
+pub(crate) async fn ask_operation(
+    caller: Caller,
+    Path((operation, verb)): Path<(String, String)>,
+) -> Result<(StatusCode, Json<Operation>)> {
     caller.may_change()?;
     let operation: OperationId = id(&operation, "operation")?;
     let wish: Wish = serde_json::from_value(serde_json::Value::from(verb)).map_err(|_| ApiError::not_found("verb"))?;
@@ -86,10 +96,20 @@ pub(crate) async fn ask_operation(caller: Caller, Path((operation, verb)): Path<
     let found = tx.operation(operation).await?;
     if let Some(upgrade) = found.upgrade {
         let hint = format!("POST /v1/upgrades/{upgrade}/{}", wish.as_str());
-        return Err(ApiError::new(StatusCode::CONFLICT, "stage_of_an_upgrade", "This operation is a stage of an upgrade.", hint));
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "stage_of_an_upgrade",
+            "This operation is a stage of an upgrade.",
+            hint,
+        ));
     }
     if found.state.done() {
-        return Err(ApiError::new(StatusCode::CONFLICT, "operation_ended", format!("It has {}.", found.state.as_str()), "There is nothing left to ask of it."));
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "operation_ended",
+            format!("It has {}.", found.state.as_str()),
+            "There is nothing left to ask of it.",
+        ));
     }
     tx.wish(operation, wish, caller.app.clock.now()).await?;
     let shown = views::operation(&found, &tx.items(operation).await?, true);

@@ -19,19 +19,37 @@ pub(crate) struct ApiError {
 pub(crate) type Result<T> = std::result::Result<T, ApiError>;
 
 impl ApiError {
-    pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(crate) fn new(
+        status: StatusCode,
+        code: &'static str,
+        detail: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
         Self { status, code, detail: detail.into(), hint: hint.into(), errors: Vec::new() }
     }
 
     pub(crate) fn not_found(what: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", format!("There is no such {what}."), "List what there is and check the id.")
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            format!("There is no such {what}."),
+            "List what there is and check the id.",
+        )
     }
 
     /// One field is wrong.
     pub(crate) fn field(pointer: &str, message: impl Into<String>) -> Self {
         let message = message.into();
         let errors = vec![FieldError { pointer: pointer.into(), message: message.clone() }];
-        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", message, "Correct the field and send the request again.") }
+        Self {
+            errors,
+            ..Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid_field",
+                message,
+                "Correct the field and send the request again.",
+            )
+        }
     }
 
     /// The same error under a code of its own.
@@ -40,7 +58,12 @@ impl ApiError {
     }
 
     pub(crate) fn forbidden(needed: &str) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "role_missing", format!("This needs the role {needed}."), "Use a key with that role.")
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "role_missing",
+            format!("This needs the role {needed}."),
+            "Use a key with that role.",
+        )
     }
 
     pub(crate) fn unauthenticated() -> Self {
@@ -51,17 +74,30 @@ impl ApiError {
 
 /// What a named constraint means to a user.
 fn conflict(constraint: &str) -> ApiError {
-    let taken = |what: &str| ApiError::new(StatusCode::CONFLICT, "name_taken", format!("Another {what} has this name."), "Choose another name.");
+    let taken = |what: &str| {
+        ApiError::new(
+            StatusCode::CONFLICT,
+            "name_taken",
+            format!("Another {what} has this name."),
+            "Choose another name.",
+        )
+    };
     match constraint {
         "clusters_name_unique" => taken("cluster"),
         "meshes_name_unique" => taken("mesh"),
         "api_keys_name_unique" => taken("API key"),
-        "memberships_one_mesh" => {
-            ApiError::new(StatusCode::CONFLICT, "cluster_in_a_mesh", "One of the clusters is in a mesh already.", "A cluster belongs to one mesh at most.")
-        }
-        "memberships_cluster_fk" => {
-            ApiError::new(StatusCode::CONFLICT, "cluster_in_use", "The cluster is a member of a mesh.", "Delete the mesh first.")
-        }
+        "memberships_one_mesh" => ApiError::new(
+            StatusCode::CONFLICT,
+            "cluster_in_a_mesh",
+            "One of the clusters is in a mesh already.",
+            "A cluster belongs to one mesh at most.",
+        ),
+        "memberships_cluster_fk" => ApiError::new(
+            StatusCode::CONFLICT,
+            "cluster_in_use",
+            "The cluster is a member of a mesh.",
+            "Delete the mesh first.",
+        ),
         "idempotency_keys_pk" => ApiError::new(
             StatusCode::CONFLICT,
             "request_in_flight",
@@ -103,12 +139,26 @@ impl From<StoreError> for ApiError {
             StoreError::Transition(refused) => {
                 let allowed: Vec<String> = refused.allowed.iter().map(crate::views::name).collect();
                 let verb = crate::views::name(&refused.verb);
-                let hint = if allowed.is_empty() { "It has ended.".to_owned() } else { format!("Now it can: {}.", allowed.join(", ")) };
-                Self::new(StatusCode::CONFLICT, "invalid_transition", format!("An upgrade that is {} cannot {verb}.", refused.state), hint)
+                let hint = if allowed.is_empty() {
+                    "It has ended.".to_owned()
+                } else {
+                    format!("Now it can: {}.", allowed.join(", "))
+                };
+                Self::new(
+                    StatusCode::CONFLICT,
+                    "invalid_transition",
+                    format!("An upgrade that is {} cannot {verb}.", refused.state),
+                    hint,
+                )
             }
             StoreError::Database(source) => {
                 tracing::error!(error = &source as &dyn std::error::Error, "the database failed");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "try_again", "The service is busy or restarting.", "Send the request again in a moment.")
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "try_again",
+                    "The service is busy or restarting.",
+                    "Send the request again in a moment.",
+                )
             }
             other => {
                 tracing::error!(error = &other as &dyn std::error::Error, "request failed");
@@ -120,7 +170,8 @@ impl From<StoreError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let retryable = self.status == StatusCode::SERVICE_UNAVAILABLE || matches!(self.code, "mesh_busy" | "request_in_flight");
+        let retryable =
+            self.status == StatusCode::SERVICE_UNAVAILABLE || matches!(self.code, "mesh_busy" | "request_in_flight");
         let problem = Problem {
             kind: format!("https://docs.meshwright.dev/problems/{}", self.code),
             title: self.code.replace('_', " "),

@@ -30,12 +30,24 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let route = format!("{} {}", request.method(), request.uri().path());
         let key = idempotency_key(request.headers())?;
-        let too_large = |_| ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large.", "Send less than a megabyte.");
+        let too_large = |_| {
+            ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                "The body is too large.",
+                "Send less than a megabyte.",
+            )
+        };
         let bytes = Bytes::from_request(request, app).await.map_err(too_large)?;
         // A verb without arguments may come without a body.
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         let value = serde_json::from_slice(text).map_err(|error| {
-            ApiError::new(StatusCode::BAD_REQUEST, "malformed_body", format!("The body cannot be read: {error}."), "The OpenAPI document has an example.")
+            ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "malformed_body",
+                format!("The body cannot be read: {error}."),
+                "The OpenAPI document has an example.",
+            )
         })?;
         let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes).as_ref().to_vec();
         Ok(Self { value, key, route, hash })
@@ -45,7 +57,14 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
     let key = key.to_str().ok().filter(|key| (1..=LONGEST_KEY).contains(&key.len()));
-    let bad = || ApiError::new(StatusCode::BAD_REQUEST, "bad_idempotency_key", "Idempotency-Key must be 1 to 128 visible characters.", "A UUID is fine.");
+    let bad = || {
+        ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "bad_idempotency_key",
+            "Idempotency-Key must be 1 to 128 visible characters.",
+            "A UUID is fine.",
+        )
+    };
     key.map(|key| Some(key.to_owned())).ok_or_else(bad)
 }
 
@@ -66,7 +85,14 @@ impl<T> Body<T> {
     }
 
     /// Keeps the answer and commits it with the work.
-    pub(crate) async fn finish(&self, mut tx: Tx<'_>, caller: &Caller, status: StatusCode, location: Option<String>, value: &impl Serialize) -> Result<Response> {
+    pub(crate) async fn finish(
+        &self,
+        mut tx: Tx<'_>,
+        caller: &Caller,
+        status: StatusCode,
+        location: Option<String>,
+        value: &impl Serialize,
+    ) -> Result<Response> {
         let body = serde_json::to_vec(value).expect("our own types have string keys");
         let answer = Answer { status: status.as_u16(), location, body };
         if let Some(key) = &self.key {

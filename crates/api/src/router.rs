@@ -82,7 +82,10 @@ pub fn router(app: App) -> axum::Router {
         .layer(TraceLayer::new_for_http())
         .layer(tower_http::request_id::PropagateRequestIdLayer::new(request_id))
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(tower_http::timeout::TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, Duration::from_secs(90)))
+        .layer(tower_http::timeout::TimeoutLayer::with_status_code(
+            StatusCode::SERVICE_UNAVAILABLE,
+            Duration::from_secs(90),
+        ))
         .layer(RequestBodyLimitLayer::new(LARGEST_BODY));
     let served = move || {
         let document = document.clone();
@@ -95,18 +98,28 @@ pub fn router(app: App) -> axum::Router {
         .route("/version", get(async || Json(serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }))))
         .fallback(async || ApiError::not_found("route"))
         .method_not_allowed_fallback(async || {
-            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This route does not know that method.", "Look into /openapi.json.")
+            ApiError::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "This route does not know that method.",
+                "Look into /openapi.json.",
+            )
         })
         .layer(around)
         .with_state(app)
 }
 
 async fn ready(State(app): State<App>) -> Response {
-    if app.store.healthy().await { "ok".into_response() } else { (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer").into_response() }
+    if app.store.healthy().await {
+        "ok".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer").into_response()
+    }
 }
 
 /// A bug answers like any other failure of ours; the panic itself is in the log.
 fn panicked(_panic: Box<dyn std::any::Any + Send>) -> Response {
     let hint = "Try again; if it lasts, give the request id to the operator.";
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side.", hint).into_response()
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side.", hint)
+        .into_response()
 }

@@ -34,7 +34,11 @@ const LONGEST_HOLD: u32 = 30 * 24 * 3600;
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/upgrades", operation_id = "createUpgrade", tag = "upgrades", request_body = CreateUpgrade,
     params(("mesh_id" = String, Path), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 201, body = Upgrade), (status = "default", body = Problem)))]
-pub(crate) async fn create_upgrade(caller: Caller, Path(mesh): Path<String>, body: Body<CreateUpgrade>) -> Result<Response> {
+pub(crate) async fn create_upgrade(
+    caller: Caller,
+    Path(mesh): Path<String>,
+    body: Body<CreateUpgrade>,
+) -> Result<Response> {
     caller.may_change()?;
     let mut tx = caller.begin().await?;
     if let Some(earlier) = body.earlier(&mut tx).await? {
@@ -42,7 +46,12 @@ pub(crate) async fn create_upgrade(caller: Caller, Path(mesh): Path<String>, bod
     }
     let mesh = living(&mut tx, &mesh).await?;
     if mesh.state != MeshState::Ready {
-        return Err(ApiError::new(StatusCode::CONFLICT, "mesh_not_ready", format!("The mesh is {}.", mesh.state.as_str()), "Wait until it is ready."));
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "mesh_not_ready",
+            format!("The mesh is {}.", mesh.state.as_str()),
+            "Wait until it is ready.",
+        ));
     }
     let new = read(&caller, &mesh, &body.value).await?;
     tx.create_upgrade(&new, caller.app.clock.now()).await?;
@@ -51,14 +60,18 @@ pub(crate) async fn create_upgrade(caller: Caller, Path(mesh): Path<String>, bod
 }
 
 async fn read(caller: &Caller, mesh: &store::Mesh, wanted: &CreateUpgrade) -> Result<NewUpgrade> {
-    let version: Version = wanted.version.parse().map_err(|error: model::version::InvalidVersion| ApiError::field("/version", error.to_string()))?;
+    let version: Version = wanted
+        .version
+        .parse()
+        .map_err(|error: model::version::InvalidVersion| ApiError::field("/version", error.to_string()))?;
     let strategy: Strategy = serde_json::from_value(Value::from(wanted.strategy.as_str()))
         .map_err(|_| ApiError::field("/strategy", "a strategy is in_place or canary"))?;
     if wanted.hold_seconds > LONGEST_HOLD {
         return Err(ApiError::field("/hold_seconds", format!("at most {LONGEST_HOLD}")));
     }
     let releases = caller.app.store.releases().await?;
-    let missing = || ApiError::field("/version", format!("{version} is not in the catalogue")).coded("version_not_in_catalogue");
+    let missing =
+        || ApiError::field("/version", format!("{version} is not in the catalogue")).coded("version_not_in_catalogue");
     let release = releases.iter().find(|release| release.version == version).ok_or_else(missing)?;
     let policy = caller.app.store.upgrade_policy().await?;
     let members = member_versions(mesh);
@@ -66,17 +79,38 @@ async fn read(caller: &Caller, mesh: &store::Mesh, wanted: &CreateUpgrade) -> Re
     let around = Circumstances { policy: &policy, edition: mesh.edition, members: &members, today };
     let reasons = assess(&mesh.current.version, release, strategy, &around);
     if !allowed(&reasons) {
-        let blocking: Vec<String> = reasons.iter().filter(|reason| reason.severity == Severity::Block).map(|reason| reason.message.clone()).collect();
+        let blocking: Vec<String> = reasons
+            .iter()
+            .filter(|reason| reason.severity == Severity::Block)
+            .map(|reason| reason.message.clone())
+            .collect();
         let hint = "GET /v1/meshes/{mesh_id}/upgrade-options lists where this mesh can go, and by which stops.";
         return Err(ApiError::new(StatusCode::CONFLICT, "upgrade_refused", format!("{}.", blocking.join("; ")), hint));
     }
     let revision = if strategy == Strategy::Canary { version.revision_name() } else { mesh.current.name.clone() };
     if strategy == Strategy::Canary && revision == mesh.current.name {
         let hint = "Upgrade in place, or to another community version.";
-        return Err(ApiError::new(StatusCode::CONFLICT, "revision_name_taken", format!("The current revision is called {revision} already."), hint));
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "revision_name_taken",
+            format!("The current revision is called {revision} already."),
+            hint,
+        ));
     }
-    let choice = UpgradePolicyChoice { strategy, auto: wanted.auto, hold_seconds: wanted.hold_seconds, accept_warnings: wanted.accept_warnings };
-    Ok(NewUpgrade { id: UpgradeId(caller.app.clock.uuid()), mesh: mesh.id, from: mesh.current.version.clone(), to: version, revision, choice })
+    let choice = UpgradePolicyChoice {
+        strategy,
+        auto: wanted.auto,
+        hold_seconds: wanted.hold_seconds,
+        accept_warnings: wanted.accept_warnings,
+    };
+    Ok(NewUpgrade {
+        id: UpgradeId(caller.app.clock.uuid()),
+        mesh: mesh.id,
+        from: mesh.current.version.clone(),
+        to: version,
+        revision,
+        choice,
+    })
 }
 
 /// List a mesh's upgrades
@@ -126,7 +160,11 @@ impl Waiting {
 #[utoipa::path(get, path = "/v1/upgrades/{upgrade_id}", operation_id = "getUpgrade", tag = "upgrades",
     params(("upgrade_id" = String, Path), ("wait_seconds" = Option<u64>, Query, description = "0 to 60")),
     responses((status = 200, body = Upgrade), (status = "default", body = Problem)))]
-pub(crate) async fn get_upgrade(caller: Caller, Path(upgrade): Path<String>, Query(wait): Query<Wait>) -> Result<Response> {
+pub(crate) async fn get_upgrade(
+    caller: Caller,
+    Path(upgrade): Path<String>,
+    Query(wait): Query<Wait>,
+) -> Result<Response> {
     let upgrade: UpgradeId = id(&upgrade, "upgrade")?;
     let waiting = wait.begin();
     let found = loop {
@@ -142,7 +180,11 @@ pub(crate) async fn get_upgrade(caller: Caller, Path(upgrade): Path<String>, Que
 fn rests(state: &UpgradeState) -> bool {
     let person = matches!(
         state,
-        UpgradeState::Planned | UpgradeState::Blocked { .. } | UpgradeState::Verifying { moving: false } | UpgradeState::Holding { .. } | UpgradeState::Paused { .. }
+        UpgradeState::Planned
+            | UpgradeState::Blocked { .. }
+            | UpgradeState::Verifying { moving: false }
+            | UpgradeState::Holding { .. }
+            | UpgradeState::Paused { .. }
     );
     person || state.done()
 }
@@ -168,7 +210,12 @@ fn needs_match(verb: Verb) -> bool {
     params(("upgrade_id" = String, Path), ("verb" = String, Path), ("If-Match" = Option<String>, Header),
         ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 202, body = Upgrade), (status = "default", body = Problem)))]
-pub(crate) async fn ask_upgrade(caller: Caller, Path((upgrade, verb)): Path<(String, String)>, headers: HeaderMap, body: Body<Value>) -> Result<Response> {
+pub(crate) async fn ask_upgrade(
+    caller: Caller,
+    Path((upgrade, verb)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body<Value>,
+) -> Result<Response> {
     caller.may_change()?;
     let verb: Verb = serde_json::from_value(Value::from(verb)).map_err(|_| ApiError::not_found("verb"))?;
     if matches!(verb, Verb::Abandon | Verb::Move) {
@@ -177,7 +224,14 @@ pub(crate) async fn ask_upgrade(caller: Caller, Path((upgrade, verb)): Path<(Str
     press(&caller, &upgrade, verb, &headers, &body, Value::Null).await
 }
 
-async fn press<T>(caller: &Caller, upgrade: &str, verb: Verb, headers: &HeaderMap, body: &Body<T>, arguments: Value) -> Result<Response> {
+async fn press<T>(
+    caller: &Caller,
+    upgrade: &str,
+    verb: Verb,
+    headers: &HeaderMap,
+    body: &Body<T>,
+    arguments: Value,
+) -> Result<Response> {
     let mut tx = caller.begin().await?;
     if let Some(earlier) = body.earlier(&mut tx).await? {
         return Ok(earlier);
@@ -187,12 +241,18 @@ async fn press<T>(caller: &Caller, upgrade: &str, verb: Verb, headers: &HeaderMa
     let tag = headers.get(header::IF_MATCH).and_then(|value| value.to_str().ok());
     if tag.is_none() && needs_match(verb) {
         let hint = "Read the upgrade, look at it, and send its ETag as If-Match.";
-        return Err(ApiError::new(StatusCode::PRECONDITION_REQUIRED, "if_match_missing", "This verb needs If-Match.", hint));
+        return Err(ApiError::new(
+            StatusCode::PRECONDITION_REQUIRED,
+            "if_match_missing",
+            "This verb needs If-Match.",
+            hint,
+        ));
     }
     // A tag that is not one of ours matches nothing.
     let expected = tag.map(|tag| tag.trim_matches('"').parse().unwrap_or(-1));
     let asked = tx.upgrade_verb(upgrade, verb, expected, arguments, caller.app.clock.as_ref()).await?;
-    body.finish(tx, caller, StatusCode::ACCEPTED, Some(format!("/v1/upgrades/{upgrade}")), &views::upgrade(&asked)).await
+    body.finish(tx, caller, StatusCode::ACCEPTED, Some(format!("/v1/upgrades/{upgrade}")), &views::upgrade(&asked))
+        .await
 }
 
 /// Move namespaces to the canary
@@ -201,11 +261,17 @@ async fn press<T>(caller: &Caller, upgrade: &str, verb: Verb, headers: &HeaderMa
 #[utoipa::path(post, path = "/v1/upgrades/{upgrade_id}/moves", operation_id = "moveNamespaces", tag = "upgrades", request_body = MoveNamespaces,
     params(("upgrade_id" = String, Path), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 202, body = Upgrade), (status = "default", body = Problem)))]
-pub(crate) async fn move_namespaces(caller: Caller, Path(upgrade): Path<String>, headers: HeaderMap, body: Body<MoveNamespaces>) -> Result<Response> {
+pub(crate) async fn move_namespaces(
+    caller: Caller,
+    Path(upgrade): Path<String>,
+    headers: HeaderMap,
+    body: Body<MoveNamespaces>,
+) -> Result<Response> {
     caller.may_change()?;
     if body.value.namespaces.is_empty() {
         return Err(ApiError::field("/namespaces", "name at least one namespace"));
     }
-    let chosen: Vec<Value> = body.value.namespaces.iter().map(|chosen| json!([chosen.cluster, chosen.namespace])).collect();
+    let chosen: Vec<Value> =
+        body.value.namespaces.iter().map(|chosen| json!([chosen.cluster, chosen.namespace])).collect();
     press(&caller, &upgrade, Verb::Move, &headers, &body, json!({ "namespaces": chosen })).await
 }

@@ -121,7 +121,12 @@ fn step(item: &store::Item) -> Step {
         (_, _, true) => "started",
         _ => "pending",
     };
-    Step { number: item.number, title: item.step.to_string(), state: state.into(), problem: progress.failed.as_ref().map(trouble) }
+    Step {
+        number: item.number,
+        title: item.step.to_string(),
+        state: state.into(),
+        problem: progress.failed.as_ref().map(trouble),
+    }
 }
 
 pub(crate) fn event(event: store::Event) -> wire::Event {
@@ -187,7 +192,9 @@ fn workloads(member: &MemberSurvey) -> Vec<WorkloadView> {
     for namespace in &member.namespaces {
         for workload in &namespace.workloads {
             let wanted = injected_by(&decide(&namespace.labels, &workload.template, &member.injectors));
-            let carried = |pod: &Option<model::plan::Sidecar>| pod.as_ref().map_or_else(|| "none".to_owned(), |sidecar| sidecar.revision.to_string());
+            let carried = |pod: &Option<model::plan::Sidecar>| {
+                pod.as_ref().map_or_else(|| "none".to_owned(), |sidecar| sidecar.revision.to_string())
+            };
             let mut revisions: Vec<String> = workload.live.iter().map(carried).collect();
             revisions.sort();
             revisions.dedup();

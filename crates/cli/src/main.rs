@@ -1,2 +1,50 @@
 //! The command line `meshwright`.
-fn main() {}
+//!
+//! Exit codes: 0 fine, 1 something else, 2 usage, 3 not found, 4 conflict or precondition, 5 not allowed, 6 an operation failed
+//! or needs a person, 7 still running when the wait was over.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+mod client;
+mod commands;
+mod options;
+mod output;
+mod profile;
+mod watch;
+
+/// Why a command ended badly, with the exit code that says so.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: u8,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    pub(crate) fn other(message: impl std::fmt::Display) -> Self {
+        Self::new(1, message.to_string())
+    }
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Failure>;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let options = options::Options::parse();
+    if let options::Command::Completion { shell } = options.command {
+        clap_complete::generate(shell, &mut options::Options::command(), "meshwright", &mut std::io::stdout());
+        return ExitCode::SUCCESS;
+    }
+    match commands::run(options).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("meshwright: {}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}

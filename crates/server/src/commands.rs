@@ -9,7 +9,8 @@ use crate::service::{app, connect, engine, stopped};
 pub(crate) async fn serve(database: &Database, listen: &str) -> Result<(), Failure> {
     let store = connect(database).await?;
     store.require_bounded_role().await?;
-    let listener = tokio::net::TcpListener::bind(listen).await.map_err(Failure::io(format!("listening on {listen}")))?;
+    let listener =
+        tokio::net::TcpListener::bind(listen).await.map_err(Failure::io(format!("listening on {listen}")))?;
     tracing::info!(address = listen, "serving");
     api::serve(listener, app(store), stopped()).await.map_err(Failure::io("serving"))
 }

@@ -95,7 +95,8 @@ async fn first_key(store: &Store, file: &Path) -> Result<(), Failure> {
 
 /// A listener that was bound outside and handed over comes first.
 async fn listener(address: &str) -> Result<tokio::net::TcpListener, Failure> {
-    let handed = listenfd::ListenFd::from_env().take_tcp_listener(0).map_err(Failure::io("the handed-over listener"))?;
+    let handed =
+        listenfd::ListenFd::from_env().take_tcp_listener(0).map_err(Failure::io("the handed-over listener"))?;
     match handed {
         Some(listener) => {
             listener.set_nonblocking(true).map_err(Failure::io("the handed-over listener"))?;
@@ -106,7 +107,8 @@ async fn listener(address: &str) -> Result<tokio::net::TcpListener, Failure> {
 }
 
 fn parse_release(text: &str, hub: &str) -> Result<Release, Failure> {
-    let (version, charts) = text.split_once('=').ok_or_else(|| Failure::Config("--release is version=folder".into()))?;
+    let (version, charts) =
+        text.split_once('=').ok_or_else(|| Failure::Config("--release is version=folder".into()))?;
     let known_fault = version.starts_with("1.27.").then(|| "remote-secret-deadlock".to_owned());
     Ok(Release {
         version: version.into(),

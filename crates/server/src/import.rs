@@ -25,9 +25,12 @@ pub(crate) async fn releases(database: &Database, command: Releases) -> Result<(
 /// Adds a release from its chart folder. Its images and its charts are the operator's choice, never a tenant's.
 pub(crate) async fn import_release(store: &Store, wanted: &Release) -> Result<(), Failure> {
     let bad = |what: &str, error: &dyn std::fmt::Display| Failure::Config(format!("--{what}: {error}"));
-    let version: Version = wanted.version.parse().map_err(|error: model::version::InvalidVersion| bad("version", &error))?;
-    let charts = cluster::render::pack(&wanted.charts).map_err(Failure::io(format!("the charts base and istiod in {}", wanted.charts.display())))?;
-    let quirks: Result<Vec<_>, _> = wanted.quirks.iter().map(|quirk| serde_json::from_value(quirk.as_str().into())).collect();
+    let version: Version =
+        wanted.version.parse().map_err(|error: model::version::InvalidVersion| bad("version", &error))?;
+    let charts = cluster::render::pack(&wanted.charts)
+        .map_err(Failure::io(format!("the charts base and istiod in {}", wanted.charts.display())))?;
+    let quirks: Result<Vec<_>, _> =
+        wanted.quirks.iter().map(|quirk| serde_json::from_value(quirk.as_str().into())).collect();
     let supported_until = wanted.supported_until.as_ref().map(|date| date.parse()).transpose();
     let release = Entry {
         state: ReleaseState::Available,
@@ -35,7 +38,11 @@ pub(crate) async fn import_release(store: &Store, wanted: &Release) -> Result<()
         tag: wanted.tag.clone().unwrap_or_else(|| version.community()),
         digest: store::digest(&charts),
         supported_until: supported_until.map_err(|error: jiff::Error| bad("supported-until", &error))?,
-        kubernetes: KubernetesRange { min: wanted.kubernetes_min, tested_max: wanted.kubernetes_tested, source: wanted.kubernetes_source.clone() },
+        kubernetes: KubernetesRange {
+            min: wanted.kubernetes_min,
+            tested_max: wanted.kubernetes_tested,
+            source: wanted.kubernetes_source.clone(),
+        },
         quirks: quirks.map_err(|error| bad("quirk", &error))?,
         version,
     };
@@ -53,7 +60,8 @@ pub(crate) async fn hosting(database: &Database, command: options::Hosting) -> R
 pub(crate) async fn add_hosting(store: &Store, name: &str, file: &Path) -> Result<(), Failure> {
     let text = std::fs::read_to_string(file).map_err(Failure::io(format!("the kubeconfig {}", file.display())))?;
     let credential = Credential::parse(&text).map_err(|refused| Failure::Config(refused.to_string()))?;
-    let hosting = Hosting { id: HostingClusterId(SystemClock.uuid()), name: name.to_owned(), created_at: SystemClock.now() };
+    let hosting =
+        Hosting { id: HostingClusterId(SystemClock.uuid()), name: name.to_owned(), created_at: SystemClock.now() };
     store.add_hosting_cluster(&hosting, &credential.stored()).await.map_err(Failure::from)
 }
 

@@ -22,7 +22,12 @@ pub(crate) fn vault(file: &Path) -> Result<Vault, Failure> {
     let digits = |place: usize| u8::from_str_radix(text.get(place * 2..place * 2 + 2)?, 16).ok();
     let bytes: Option<Vec<u8>> = (0..32).map(digits).collect();
     let key: Option<[u8; 32]> = bytes.filter(|_| text.len() == 64).and_then(|bytes| bytes.try_into().ok());
-    key.map(Vault::new).ok_or_else(|| Failure::Config(format!("{} must hold 64 hexadecimal digits; make one with: openssl rand -hex 32", file.display())))
+    key.map(Vault::new).ok_or_else(|| {
+        Failure::Config(format!(
+            "{} must hold 64 hexadecimal digits; make one with: openssl rand -hex 32",
+            file.display()
+        ))
+    })
 }
 
 /// Connects as whoever the address names.
@@ -39,7 +44,9 @@ pub(crate) fn app(store: Store) -> api::App {
             let credential = Credential::parse(text).map_err(|refused| refused.to_string())?;
             Ok((credential.server.clone(), credential.stored()))
         },
-        new_authority: |mesh, now| Authority::generate(mesh, now).map(|authority| authority.stored()).map_err(|error| error.to_string()),
+        new_authority: |mesh, now| {
+            Authority::generate(mesh, now).map(|authority| authority.stored()).map_err(|error| error.to_string())
+        },
     }
 }
 
@@ -52,7 +59,12 @@ pub(crate) fn engine(store: Store, clusters: &Clusters) -> Result<Engine, Failur
         unused_over: SignedDuration::from_secs(clusters.unused_seconds),
         ..Patience::default()
     };
-    let settings = Settings { lease: clusters.lease(), patience, observe: Duration::from_secs(clusters.observe_seconds), ..Settings::default() };
+    let settings = Settings {
+        lease: clusters.lease(),
+        patience,
+        observe: Duration::from_secs(clusters.observe_seconds),
+        ..Settings::default()
+    };
     Ok(Engine::new(store, Arc::new(worlds), Arc::new(SystemClock), settings))
 }
 

@@ -42,7 +42,10 @@ fn damaged(what: &str) -> Problem {
 
 impl RealWorlds {
     pub(crate) fn new(store: Store, clusters: &Clusters) -> Result<Self, Failure> {
-        let network = |text: &String| AddressRules::parse_network(text).ok_or_else(|| Failure::Config(format!("--allow-network {text}: write address/bits")));
+        let network = |text: &String| {
+            AddressRules::parse_network(text)
+                .ok_or_else(|| Failure::Config(format!("--allow-network {text}: write address/bits")))
+        };
         let allowed = clusters.allow_networks.iter().map(network).collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             store,
@@ -60,21 +63,24 @@ impl RealWorlds {
         if let Some(door) = self.doors.lock().await.get(&key) {
             return Ok((door.clone(), credential));
         }
-        let door = Door::open(place, &credential, &self.rules).await.map_err(|error| cluster::register::explain(&error))?;
+        let door =
+            Door::open(place, &credential, &self.rules).await.map_err(|error| cluster::register::explain(&error))?;
         self.doors.lock().await.insert(key, door.clone());
         Ok((door, credential))
     }
 
     async fn release(&self, version: &Version) -> Result<(Release, Charts), Problem> {
         let stored = self.store.release(version).await.map_err(lost)?;
-        let charts = Charts::unpack(&stored.charts).map_err(|_| Problem::new("release_damaged", "The release's charts do not unpack.", "Import it again."))?;
+        let charts = Charts::unpack(&stored.charts)
+            .map_err(|_| Problem::new("release_damaged", "The release's charts do not unpack.", "Import it again."))?;
         Ok((stored.release, charts))
     }
 
     async fn members(&self, tenant: TenantId, mesh: &Mesh) -> Result<Vec<MemberDoor>, Problem> {
         let mut members = Vec::with_capacity(mesh.members.len());
         for member in &mesh.members {
-            let stored = self.store.begin(tenant).await.map_err(lost)?.cluster_kubeconfig(member.cluster).await.map_err(lost)?;
+            let stored =
+                self.store.begin(tenant).await.map_err(lost)?.cluster_kubeconfig(member.cluster).await.map_err(lost)?;
             let (door, credential) = self.door(&member.name, &stored).await?;
             let name = member.name.parse().map_err(|_| damaged("A member's name"))?;
             members.push(MemberDoor { name, door, credential });
@@ -85,7 +91,9 @@ impl RealWorlds {
 
 fn line(revision: &store::Revision, releases: &[(Release, Charts)]) -> Result<Line, Problem> {
     let release = releases.iter().map(|(release, _)| release).find(|release| release.version == revision.version);
-    let release = release.ok_or_else(|| Problem::new("release_missing", "A release of the mesh is not in the catalogue.", "Import it again."))?;
+    let release = release.ok_or_else(|| {
+        Problem::new("release_missing", "A release of the mesh is not in the catalogue.", "Import it again.")
+    })?;
     let image = format!("{}/proxyv2:{}", release.hub, release.tag);
     Ok(Line { revision: revision.name.clone(), release: revision.version.clone(), image })
 }
@@ -110,8 +118,18 @@ impl Worlds for RealWorlds {
             target: mesh.target.as_ref().map(|target| line(target, &releases)).transpose()?,
             width: self.width,
         };
-        let authority = Authority::open(&authority).map_err(|_| Problem::new("authority_damaged", "The mesh's authority does not open.", "Tell the operator."))?;
-        let config = MeshWorldConfig { namespace: mesh.namespace(), hosting, members, authority, releases, helm: self.helm.clone(), replicas: self.replicas };
+        let authority = Authority::open(&authority).map_err(|_| {
+            Problem::new("authority_damaged", "The mesh's authority does not open.", "Tell the operator.")
+        })?;
+        let config = MeshWorldConfig {
+            namespace: mesh.namespace(),
+            hosting,
+            members,
+            authority,
+            releases,
+            helm: self.helm.clone(),
+            replicas: self.replicas,
+        };
         Ok((Arc::new(MeshWorld::new(config)), layout))
     }
 

@@ -101,7 +101,8 @@ impl Store {
     /// # Errors
     /// The database refused.
     pub async fn create_database(&self, name: &'static str) -> Result<(), StoreError> {
-        let known = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1) AS "known!""#, name);
+        let known =
+            sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1) AS "known!""#, name);
         if !known.fetch_one(&self.pool).await? {
             // A name of ours, not a user's: there is no parameter for names.
             let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name} OWNER mw_owner"));

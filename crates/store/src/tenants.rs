@@ -246,7 +246,14 @@ mod tests {
         let key = KeyText::generate(TenantId(id(1)), KeyId(id(2)));
         let text = key.reveal();
         assert_eq!(KeyText::parse(&text).expect("its own text").secret, key.secret);
-        for damaged in [text.replace("mwk", "mwx"), text[..text.len() - 1].to_owned(), format!("{text}0"), text.replacen("_0", "_1", 1), String::new(), "mwk_é_é_é".into()] {
+        for damaged in [
+            text.replace("mwk", "mwx"),
+            text[..text.len() - 1].to_owned(),
+            format!("{text}0"),
+            text.replacen("_0", "_1", 1),
+            String::new(),
+            "mwk_é_é_é".into(),
+        ] {
             assert!(KeyText::parse(&damaged).is_none(), "{damaged}");
         }
     }

@@ -59,8 +59,16 @@ impl MeshWorld {
         }
     }
 
-    /// A namespace takes a while to go.
+    /// Namespaces and pods take a while to go. An istiod that still runs would write again what is removed next.
     async fn bundle_gone(&self, target: &Target, door: &Door) -> Result<Settled, WorldError> {
+        if let Target::ControlPlane { revision } = target {
+            let left = self.replicas(revision).await?.len();
+            return Ok(if left == 0 {
+                Settled::Yes
+            } else {
+                Settled::NotYet(format!("{left} replicas are still ending"))
+            });
+        }
         if !matches!(target, Target::Home | Target::Foothold { .. }) {
             return Ok(Settled::Yes);
         }

@@ -305,7 +305,8 @@ impl MeshWorld {
         volumes.push(secret("cacerts", "cacerts".into()));
         volumes.push(secret("istio-kubeconfig", format!("istio-kubeconfig-{revision}")));
         // Without the files istiod would read both from the config cluster, where the tenant writes.
-        let config = |volume: &str, name: String| json!({ "name": volume, "configMap": { "name": name, "optional": false } });
+        let config =
+            |volume: &str, name: String| json!({ "name": volume, "configMap": { "name": name, "optional": false } });
         volumes.push(config("mesh-config", format!("istio-{revision}")));
         volumes.push(config("inject", format!("istio-sidecar-injector-{revision}")));
         let mut mounts: Vec<Value> = pod["containers"][0]["volumeMounts"].as_array().cloned().unwrap_or_default();

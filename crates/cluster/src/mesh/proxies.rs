@@ -26,7 +26,7 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 impl MeshWorld {
     /// The replicas of a revision that exist, ready or not.
-    async fn replicas(&self, revision: &RevisionName) -> Result<Vec<String>, WorldError> {
+    pub(super) async fn replicas(&self, revision: &RevisionName) -> Result<Vec<String>, WorldError> {
         let query = format!("labelSelector=app%3Distiod,istio.io%2Frev%3D{revision}");
         let pods = self.config.hosting.list(&format!("/api/v1/namespaces/{}/pods", self.namespace()), &query).await?;
         Ok(pods.iter().filter_map(|pod| text(pod, "/metadata/name").map(str::to_owned)).collect())

@@ -1,0 +1,270 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Every control plane and every sidecar from one version to the next, and back.
+#[derive(Debug, Parser)]
+#[command(name = "meshwright", version)]
+pub(crate) struct Options {
+    /// Address of the service; the profile's by default.
+    #[arg(long, global = true, env = "MESHWRIGHT_SERVER")]
+    pub(crate) server: Option<String>,
+    /// File with the API key; the profile's by default.
+    #[arg(long, global = true, env = "MESHWRIGHT_KEY_FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// How to print.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+    /// For files.
+    Yaml,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Keep a server's address and an API key as the profile.
+    Login,
+    /// The release catalogue.
+    Releases,
+    /// Registered clusters.
+    #[command(subcommand)]
+    Cluster(Cluster),
+    /// Meshes.
+    #[command(subcommand)]
+    Mesh(Mesh),
+    /// Upgrades.
+    #[command(subcommand)]
+    Upgrade(Upgrade),
+    /// Operations.
+    #[command(subcommand)]
+    Operation(Operation),
+    /// What happened, oldest first.
+    Events {
+        /// Begin after this number.
+        #[arg(long, default_value_t = 0)]
+        after: i64,
+    },
+    /// Print a completion script.
+    Completion {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Wait {
+    /// Wait for the end and show each step.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Seconds to wait at most.
+    #[arg(long, default_value_t = 900)]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cluster {
+    /// All of them.
+    List,
+    /// One.
+    Get {
+        /// Its name or id.
+        cluster: String,
+    },
+    /// Connect to a cluster for the first time.
+    Register {
+        /// What to call it: a DNS label.
+        name: String,
+        /// An administrator's kubeconfig; it is discarded when an account of ours has been made.
+        #[arg(long)]
+        kubeconfig: PathBuf,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Forget a cluster that no mesh uses.
+    Delete {
+        /// Its name or id.
+        cluster: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Mesh {
+    /// All of them.
+    List,
+    /// One.
+    Get {
+        /// Its name or id.
+        mesh: String,
+    },
+    /// Make a mesh of clusters; the first is its config cluster.
+    Create {
+        /// What to call it: a DNS label.
+        name: String,
+        /// The version to start on.
+        #[arg(long)]
+        version: String,
+        /// standard, enterprise or ultimate.
+        #[arg(long, default_value = "enterprise")]
+        edition: String,
+        /// Member clusters by name or id. Repeatable.
+        #[arg(long = "cluster", required = true)]
+        clusters: Vec<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Take a mesh down once nothing uses it.
+    Delete {
+        /// Its name or id.
+        mesh: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Where a mesh can go, and why not elsewhere.
+    Options {
+        /// Its name or id.
+        mesh: String,
+    },
+    /// Namespaces and who injects them.
+    Namespaces {
+        /// Its name or id.
+        mesh: String,
+    },
+    /// Workloads and which revision their pods carry.
+    Workloads {
+        /// Its name or id.
+        mesh: String,
+    },
+    /// Connected proxies.
+    Proxies {
+        /// Its name or id.
+        mesh: String,
+    },
+    /// Set a namespace's injection label, or take it off.
+    SetInjection {
+        /// Its name or id.
+        mesh: String,
+        /// The member cluster's name.
+        #[arg(long)]
+        cluster: String,
+        /// The namespace.
+        #[arg(long)]
+        namespace: String,
+        /// istio-injection=enabled or istio.io/rev=<revision or tag>; nothing takes it off.
+        #[arg(long)]
+        label: Option<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Restart every workload that is behind.
+    Restart {
+        /// Its name or id.
+        mesh: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Upgrade {
+    /// A mesh's upgrades, newest first.
+    List {
+        /// The mesh's name or id.
+        mesh: String,
+    },
+    /// One.
+    Get {
+        /// Its id.
+        upgrade: String,
+    },
+    /// Plan an upgrade; nothing is touched until it is started.
+    Plan {
+        /// The mesh's name or id.
+        mesh: String,
+        /// The version to go to.
+        #[arg(long)]
+        version: String,
+        /// in_place or canary.
+        #[arg(long, default_value = "canary")]
+        strategy: String,
+        /// Promote without a person.
+        #[arg(long)]
+        auto: bool,
+        /// Seconds that the old revision is kept after the roll-out.
+        #[arg(long, default_value_t = 86400)]
+        hold_seconds: u32,
+        /// Warnings of the precheck do not stop it.
+        #[arg(long)]
+        accept_warnings: bool,
+        /// Start it at once.
+        #[arg(long)]
+        start: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Begin.
+    Start(Ask),
+    /// End before anything was touched.
+    Cancel(Ask),
+    /// Go on in spite of warnings.
+    Acknowledge(Ask),
+    /// Try again what failed.
+    Retry(Ask),
+    /// Make the canary current.
+    Promote(Ask),
+    /// Stand still.
+    Pause(Ask),
+    /// Go on.
+    Resume(Ask),
+    /// Restore what was.
+    Rollback(Ask),
+    /// Remove the old revision now.
+    Retire(Ask),
+    /// Move namespaces to the canary, as cluster/namespace.
+    Move {
+        #[command(flatten)]
+        ask: Ask,
+        /// Which. Repeatable.
+        #[arg(long = "namespace", required = true)]
+        namespaces: Vec<String>,
+    },
+    /// Watch it until a person is needed or it has ended.
+    Watch(Ask),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Ask {
+    /// The upgrade's id.
+    pub(crate) upgrade: String,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Operation {
+    /// Newest first.
+    List,
+    /// One, with its steps.
+    Get {
+        /// Its id.
+        operation: String,
+    },
+    /// Watch it until it has ended or needs a person.
+    Watch {
+        /// Its id.
+        operation: String,
+        /// Seconds to wait at most.
+        #[arg(long, default_value_t = 900)]
+        timeout: u64,
+    },
+}

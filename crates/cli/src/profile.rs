@@ -1,0 +1,47 @@
+//! The profile: a server's address and a key, kept where only its owner can read them.
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::options::Options;
+use crate::{Failure, Result};
+
+/// Where to call, and as whom.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Profile {
+    pub(crate) server: String,
+    pub(crate) key: String,
+}
+
+fn file() -> Result<PathBuf> {
+    let base = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
+    let base = base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));
+    let nowhere = || Failure::new(2, "neither XDG_CONFIG_HOME nor HOME is set: give --server and --key-file");
+    Ok(base.ok_or_else(nowhere)?.join("meshwright").join("profile.json"))
+}
+
+/// What the options say, and the profile for the rest.
+pub(crate) fn of(options: &Options) -> Result<Profile> {
+    let stored: Option<Profile> = std::fs::read(file()?).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let (server, key) = stored.map_or((None, None), |stored| (Some(stored.server), Some(stored.key)));
+    let given = options.key_file.as_ref().map(|path| {
+        std::fs::read_to_string(path).map_err(|error| Failure::new(2, format!("{}: {error}", path.display())))
+    });
+    let key = given.transpose()?.map(|text| text.trim().to_owned()).or(key);
+    let missing = || Failure::new(5, "not logged in: run meshwright login --server ADDRESS --key-file FILE");
+    Ok(Profile { server: options.server.clone().or(server).ok_or_else(missing)?, key: key.ok_or_else(missing)? })
+}
+
+/// Keeps a profile.
+pub(crate) fn keep(profile: &Profile) -> Result<PathBuf> {
+    let file = file()?;
+    let folder = file.parent().ok_or_else(|| Failure::other("the profile has no folder"))?;
+    std::fs::create_dir_all(folder).map_err(Failure::other)?;
+    let text = serde_json::to_string_pretty(profile).map_err(Failure::other)?;
+    let opened = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file);
+    opened.and_then(|mut opened| opened.write_all(text.as_bytes())).map_err(Failure::other)?;
+    Ok(file)
+}

@@ -1,0 +1,95 @@
+//! Waiting with the steps in sight: one line for each step that begins or ends.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use wire::{Operation, Trouble, Upgrade};
+
+use crate::client::Client;
+use crate::{Failure, Result};
+
+/// Prints what has changed since the last look.
+#[derive(Default)]
+struct Steps(BTreeMap<(String, i32), String>);
+
+impl Steps {
+    fn show(&mut self, operation: &Operation) {
+        for wave in &operation.waves {
+            for step in &wave.steps {
+                let key = (operation.id.clone(), step.number);
+                if step.state != "pending" && self.0.get(&key) != Some(&step.state) {
+                    let mark = match step.state.as_str() {
+                        "done" => "✓",
+                        "failed" => "✗",
+                        _ => "…",
+                    };
+                    eprintln!("  {mark} [{}] {}", operation.kind, step.title);
+                    self.0.insert(key, step.state.clone());
+                }
+            }
+        }
+    }
+}
+
+fn trouble(problem: &Trouble) -> Failure {
+    Failure::new(6, format!("{} ({})\n{}", problem.message, problem.code, problem.hint))
+}
+
+fn still_running(what: &str) -> Failure {
+    Failure::new(7, format!("{what} is still running; watch it again, or raise --timeout"))
+}
+
+/// Follows an operation to its end.
+pub(crate) async fn operation(client: &Client, id: &str, timeout: u64) -> Result<Operation> {
+    let deadline = Instant::now() + Duration::from_secs(timeout);
+    let mut steps = Steps::default();
+    loop {
+        let now: Operation = client.get(&format!("/v1/operations/{id}?wait_seconds=1")).await?;
+        steps.show(&now);
+        if let Some(problem) = &now.problem {
+            return Err(trouble(problem));
+        }
+        if now.done {
+            return Ok(now);
+        }
+        if Instant::now() > deadline {
+            return Err(still_running(id));
+        }
+    }
+}
+
+/// Follows an upgrade until a person is needed or it has ended.
+pub(crate) async fn upgrade(client: &Client, id: &str, timeout: u64) -> Result<Upgrade> {
+    let deadline = Instant::now() + Duration::from_secs(timeout);
+    let (mut steps, mut state) = (Steps::default(), String::new());
+    loop {
+        let now: Upgrade = client.get(&format!("/v1/upgrades/{id}?wait_seconds=1")).await?;
+        if now.state != state {
+            eprintln!("{}", now.state);
+            state.clone_from(&now.state);
+        }
+        if let Some(operation) = &now.operation_id {
+            steps.show(&client.get(&format!("/v1/operations/{operation}")).await?);
+        }
+        if let Some(problem) = &now.problem {
+            return Err(trouble(problem));
+        }
+        if now.state == "blocked" {
+            let lines: Vec<String> = now
+                .findings
+                .iter()
+                .map(|finding| format!("{} {}: {} {}", finding.severity, finding.object, finding.message, finding.hint))
+                .collect();
+            return Err(Failure::new(6, format!("the precheck found:\n{}", lines.join("\n"))));
+        }
+        if now.done
+            || matches!(now.state.as_str(), "planned" | "holding")
+            || (now.state == "verifying" && now.allowed_verbs.iter().any(|verb| verb == "promote"))
+        {
+            return Ok(now);
+        }
+        if Instant::now() > deadline {
+            return Err(still_running(id));
+        }
+    }
+}
