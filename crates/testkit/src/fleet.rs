@@ -154,7 +154,20 @@ impl Fleet {
 
     /// A worker of this name with this lease.
     pub fn worker(&self, owner: &str, lease: Duration) -> Engine {
-        let store = self.db.worker.clone();
+        self.worker_on(self.db.worker.clone(), owner, lease)
+    }
+
+    /// A worker with connections of its own, which a test can cut.
+    ///
+    /// # Panics
+    /// When the database fails.
+    pub async fn lone_worker(&self, owner: &str, lease: Duration) -> Engine {
+        let store =
+            Store::connect(&self.db.url("mw_worker"), crate::db::vault()).await.expect("a connection as mw_worker");
+        self.worker_on(store, owner, lease)
+    }
+
+    fn worker_on(&self, store: Store, owner: &str, lease: Duration) -> Engine {
         let worlds = FakeWorlds { store: store.clone(), world: self.world.clone(), width: self.width };
         let settings = Settings {
             owner: owner.into(),

@@ -63,6 +63,11 @@ impl Engine {
         Self { store, worlds, clock, settings }
     }
 
+    /// Its database.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Works until told to stop, then lets what is under way come to a point where it can be let go.
     pub async fn work(&self, stop: CancellationToken) {
         let running = TaskTracker::new();

@@ -1,2 +1,77 @@
-//! Checks and measurements that cargo itself does not do.
-fn main() {}
+//! Checks and measurements that cargo itself does not do. `cargo xtask --help` lists them.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod check;
+mod fresh;
+mod judge;
+mod lab;
+mod matrix;
+mod scenario;
+mod story;
+
+/// Checks and measurements of this repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+enum Task {
+    /// Which crate may use which, and how long files and functions may be.
+    Check,
+    /// Compare what is generated and committed with what would be generated now, or write it anew.
+    Fresh {
+        /// Write instead of comparing.
+        #[arg(long)]
+        write: bool,
+    },
+    /// Cut an upgrade at every write of it, in an imagined world on a real Postgres, and judge what comes of it.
+    CrashMatrix(matrix::Options),
+    /// Read a recording of a lab and say whether anybody was ever without a sidecar or below the availability that is allowed.
+    Judge {
+        /// The recording: the output of `tests/lab/lab record`.
+        recording: std::path::PathBuf,
+    },
+    /// The main job on the lab, with what it must end in.
+    #[command(subcommand)]
+    Scenario(Scenario),
+}
+
+#[derive(Debug, Subcommand)]
+enum Scenario {
+    /// Register, create, canary, promote, roll, retire; what `deploy/quickstart` runs.
+    Quickstart(scenario::Quickstart),
+    /// Everything that `tests/run` wants to see on the lab.
+    All(scenario::All),
+}
+
+/// Why a task ended badly.
+pub(crate) type Result<T> = std::result::Result<T, String>;
+
+fn main() -> ExitCode {
+    let done = match Task::parse() {
+        Task::Check => check::check(),
+        Task::Fresh { write } => fresh::fresh(write),
+        Task::CrashMatrix(options) => matrix::run(&options),
+        Task::Judge { recording } => judge::judge_file(&recording),
+        Task::Scenario(Scenario::Quickstart(options)) => scenario::quickstart(&options),
+        Task::Scenario(Scenario::All(options)) => scenario::all(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a command and answers what it printed, or what went wrong.
+pub(crate) fn output(command: &mut std::process::Command) -> Result<String> {
+    let name = format!("{command:?}");
+    let output = command.output().map_err(|error| format!("{name}: {error}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    Err(format!("{name} failed: {} {}", said(&output.stderr), said(&output.stdout)))
+}

@@ -1,0 +1,102 @@
+//! The crate graph and the size budgets.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::{Result, output};
+
+/// Which crates of ours each crate may use, dev-dependencies apart. `xtask` and `testkit` are development only.
+const ALLOWED: [(&str, &[&str]); 9] = [
+    ("meshwright-model", &[]),
+    ("meshwright-rollout", &["meshwright-model"]),
+    ("meshwright-store", &["meshwright-model"]),
+    ("meshwright-cluster", &["meshwright-model", "meshwright-rollout"]),
+    ("meshwright-wire", &["meshwright-model"]),
+    ("meshwright-api", &["meshwright-model", "meshwright-store", "meshwright-wire"]),
+    ("meshwright-worker", &["meshwright-model", "meshwright-rollout", "meshwright-store"]),
+    (
+        "meshwright-server",
+        &[
+            "meshwright-model",
+            "meshwright-rollout",
+            "meshwright-store",
+            "meshwright-cluster",
+            "meshwright-api",
+            "meshwright-worker",
+            "meshwright-wire",
+        ],
+    ),
+    ("meshwright-cli", &["meshwright-wire", "meshwright-model"]),
+];
+
+/// Libraries that exactly one crate of ours may name, so that each concern stays in one place.
+const OWNED: [(&str, &[&str]); 11] = [
+    ("sqlx", &["meshwright-store", "meshwright-testkit"]),
+    ("sqlx-core", &[]),
+    ("tokio-postgres", &[]),
+    ("kube", &["meshwright-cluster"]),
+    ("kube-client", &[]),
+    ("kube-core", &[]),
+    ("kube-runtime", &[]),
+    ("k8s-openapi", &["meshwright-cluster"]),
+    ("axum", &["meshwright-api"]),
+    ("tower-http", &["meshwright-api"]),
+    ("jsonwebtoken", &["meshwright-api"]),
+];
+
+const FILE_HARD: usize = 600;
+
+pub(crate) fn check() -> Result<()> {
+    let mut wrong = graph()?;
+    wrong.extend(sizes()?);
+    if wrong.is_empty() {
+        println!("crate graph and sizes are fine");
+        return Ok(());
+    }
+    Err(wrong.join("\n"))
+}
+
+fn graph() -> Result<Vec<String>> {
+    let text = output(Command::new(env!("CARGO")).args(["metadata", "--format-version=1", "--no-deps", "--offline"]))?;
+    let metadata: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let allowed: BTreeMap<&str, &[&str]> = ALLOWED.into_iter().collect();
+    let mut wrong = Vec::new();
+    for package in metadata["packages"].as_array().into_iter().flatten() {
+        let name = package["name"].as_str().unwrap_or_default();
+        for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            let used = dependency["name"].as_str().unwrap_or_default();
+            let shipped = dependency["kind"].is_null();
+            if let Some(uses) = allowed.get(name)
+                && used.starts_with("meshwright-")
+                && shipped
+                && !uses.contains(&used)
+            {
+                wrong.push(format!("{name} may not use {used}: move the code"));
+            }
+            if let Some((_, owners)) = OWNED.iter().find(|(library, _)| *library == used)
+                && !owners.contains(&name)
+            {
+                wrong.push(format!("{name} may not name {used}: that is for {owners:?}"));
+            }
+        }
+    }
+    Ok(wrong)
+}
+
+/// Production files only; clippy looks after functions.
+fn sizes() -> Result<Vec<String>> {
+    let listed = output(Command::new("git").args(["ls-files", "*.rs", "*.go"]))?;
+    let production = listed.lines().filter(|file| !file.contains("/tests") && !file.ends_with("_test.go"));
+    let mut wrong = Vec::new();
+    for file in production {
+        let Ok(text) = std::fs::read_to_string(Path::new(file)) else { continue };
+        let lines = text.lines().count();
+        if lines > FILE_HARD {
+            wrong.push(format!("{file} has {lines} lines; {FILE_HARD} is the limit: split it"));
+        }
+    }
+    Ok(wrong)
+}

@@ -1,0 +1,84 @@
+//! What is generated and committed: the OpenAPI document and the checked queries.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use store::private::{PrivatePostgres, SUPERUSER};
+use store::{Store, Vault};
+
+use crate::{Result, output};
+
+const OPENAPI: &str = "openapi/meshwright.json";
+const QUERIES: &str = ".sqlx";
+
+pub(crate) fn fresh(write: bool) -> Result<()> {
+    let document = api::openapi();
+    let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
+    queries(scratch.path())?;
+    let (generated, committed) = (read_all(&scratch.path().join("queries"))?, read_all(Path::new(QUERIES))?);
+    if write {
+        std::fs::write(OPENAPI, document).map_err(|error| error.to_string())?;
+        return replace(&generated);
+    }
+    if std::fs::read_to_string(OPENAPI).unwrap_or_default() != document {
+        return Err(format!("{OPENAPI} is not what the code says: cargo xtask fresh --write"));
+    }
+    if generated != committed {
+        return Err(format!("{QUERIES} is not what the code says: cargo xtask fresh --write"));
+    }
+    println!("the OpenAPI document and {} checked queries are fresh", committed.len());
+    Ok(())
+}
+
+fn read_all(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let entries = std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let read = entries.map(|entry| {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok((name, std::fs::read_to_string(&path)?))
+    });
+    read.collect::<std::io::Result<_>>().map_err(|error| error.to_string())
+}
+
+fn replace(files: &BTreeMap<String, String>) -> Result<()> {
+    let swap = || {
+        std::fs::remove_dir_all(QUERIES)?;
+        std::fs::create_dir(QUERIES)?;
+        files.iter().try_for_each(|(name, text)| std::fs::write(Path::new(QUERIES).join(name), text))
+    };
+    swap().map_err(|error| error.to_string())
+}
+
+/// The macros write what they learnt from a live database, when told where; a build folder of its own makes them run.
+fn queries(scratch: &Path) -> Result<()> {
+    let postgres = PrivatePostgres::start(&scratch.join("postgres")).map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    runtime.block_on(migrated(&postgres)).map_err(|error| error.to_string())?;
+    let folder = scratch.join("queries");
+    std::fs::create_dir(&folder).map_err(|error| error.to_string())?;
+    // The macros run only when the crate is compiled, so it must be.
+    output(Command::new(env!("CARGO")).args([
+        "clean",
+        "--package",
+        "meshwright-store",
+        "--target-dir",
+        "target/fresh",
+    ]))?;
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["check", "--package", "meshwright-store", "--target-dir", "target/fresh"]);
+    cargo
+        .env("DATABASE_URL", postgres.url("mw_owner", "fresh"))
+        .env("SQLX_OFFLINE_DIR", &folder)
+        .env_remove("SQLX_OFFLINE");
+    output(&mut cargo).map(|_| ())
+}
+
+async fn migrated(postgres: &PrivatePostgres) -> std::result::Result<(), store::StoreError> {
+    let key = Vault::new([0; 32]);
+    let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), key.clone()).await?;
+    root.create_roles().await?;
+    root.create_database("fresh").await?;
+    let owner = Store::connect(&postgres.url("mw_owner", "fresh"), key).await?;
+    owner.migrate().await
+}

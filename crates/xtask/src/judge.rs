@@ -1,0 +1,222 @@
+//! Reads a recording of a lab event by event and looks for anybody who was ever without a sidecar or below the availability
+//! that is allowed. It knows nothing of plans: only of what API servers told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::BufRead;
+use std::path::Path;
+
+use model::injection::{Injection, Injector, NamespaceLabels, NoInjection, PodLabels, decide};
+use serde_json::Value;
+
+use crate::Result;
+
+/// What is known of one cluster at one event.
+#[derive(Default)]
+struct Cluster {
+    namespaces: BTreeMap<String, NamespaceLabels>,
+    injectors: BTreeMap<String, Injector>,
+    /// Workloads that were once as available as they are meant to be.
+    settled: BTreeSet<String>,
+}
+
+/// The judge.
+#[derive(Default)]
+pub(crate) struct Judge {
+    clusters: BTreeMap<String, Cluster>,
+    /// Revisions whose istiod has an available replica, and those that once had.
+    living: BTreeMap<String, bool>,
+    pub(crate) breaches: Vec<String>,
+    pub(crate) events: usize,
+}
+
+pub(crate) fn judge_file(file: &Path) -> Result<()> {
+    let judge = read(file)?;
+    if judge.breaches.is_empty() {
+        println!("{} events, no breach", judge.events);
+        return Ok(());
+    }
+    Err(format!("{} events, {} breaches:\n{}", judge.events, judge.breaches.len(), judge.breaches.join("\n")))
+}
+
+pub(crate) fn read(file: &Path) -> Result<Judge> {
+    let opened = std::fs::File::open(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let mut judge = Judge::default();
+    for line in std::io::BufReader::new(opened).lines() {
+        let line = line.map_err(|error| error.to_string())?;
+        let event: Value =
+            serde_json::from_str(&line).map_err(|error| format!("event {}: {error}", judge.events + 1))?;
+        judge.see(&event);
+    }
+    Ok(judge)
+}
+
+fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn number(value: &Value, pointer: &str) -> i64 {
+    value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
+}
+
+impl Judge {
+    pub(crate) fn see(&mut self, event: &Value) {
+        self.events += 1;
+        let object = &event["object"];
+        let (cluster, kind, name) =
+            (text(event, "/cluster").to_owned(), text(object, "/kind"), text(object, "/metadata/name").to_owned());
+        let gone = event["type"] == "DELETED";
+        if cluster == "hosting" {
+            if kind == "Deployment" && name.starts_with("istiod-") {
+                let available = !gone && number(object, "/status/availableReplicas") > 0;
+                self.living.insert(name.trim_start_matches("istiod-").to_owned(), available);
+            }
+            return;
+        }
+        match kind {
+            "Namespace" => self.namespace(&cluster, name, object, gone),
+            "MutatingWebhookConfiguration" => self.webhook(&cluster, name, object, gone),
+            "Deployment" | "StatefulSet" | "DaemonSet" => self.workload(&cluster, kind, object, gone),
+            _ => return,
+        }
+        self.injection(&cluster);
+    }
+
+    fn namespace(&mut self, cluster: &str, name: String, object: &Value, gone: bool) {
+        let known = self.clusters.entry(cluster.to_owned()).or_default();
+        let label = |key: &str| object["metadata"]["labels"][key].as_str().map(str::to_owned);
+        let labels = NamespaceLabels { injection: label("istio-injection"), rev: label("istio.io/rev") };
+        if gone {
+            known.namespaces.remove(&name)
+        } else {
+            known.namespaces.insert(name, labels)
+        };
+    }
+
+    fn webhook(&mut self, cluster: &str, name: String, object: &Value, gone: bool) {
+        let known = self.clusters.entry(cluster.to_owned()).or_default();
+        let revision = text(object, "/metadata/labels/istio.io~1rev");
+        let Ok(parsed) = revision.parse() else { return };
+        let tag = text(object, "/metadata/labels/istio.io~1tag");
+        let value = if tag.is_empty() { revision } else { tag };
+        let injector = Injector { value: value.to_owned(), revision: parsed, serves_default: value == "default" };
+        if gone {
+            known.injectors.remove(&name)
+        } else {
+            known.injectors.insert(name, injector)
+        };
+    }
+
+    /// Each labelled namespace is matched by exactly one webhook, and its istiod has an available replica.
+    fn injection(&mut self, cluster: &str) {
+        let Some(known) = self.clusters.get(cluster) else { return };
+        let injectors: Vec<Injector> = known.injectors.values().cloned().collect();
+        // Before a mesh has its tags there is nothing to match.
+        if !injectors.iter().any(|injector| injector.serves_default) {
+            return;
+        }
+        for (namespace, labels) in &known.namespaces {
+            let breach = match decide(labels, &PodLabels::default(), &injectors) {
+                Injection::By(revision) => (self.living.get(revision.as_str()) == Some(&false))
+                    .then(|| format!("the istiod of {revision} is not available")),
+                Injection::Several(all) => Some(format!("{} webhooks match", all.len())),
+                Injection::None(NoInjection::NoSuchRevision) => Some("no webhook matches".into()),
+                Injection::None(_) => None,
+            };
+            if let Some(breach) = breach {
+                self.breaches.push(format!("event {}: namespace {namespace} in {cluster}: {breach}", self.events));
+            }
+        }
+    }
+
+    /// Availability never falls below what the workload's own strategy allows.
+    fn workload(&mut self, cluster: &str, kind: &str, object: &Value, gone: bool) {
+        let name = format!("{kind} {}/{}", text(object, "/metadata/namespace"), text(object, "/metadata/name"));
+        let known = self.clusters.entry(cluster.to_owned()).or_default();
+        if gone {
+            known.settled.remove(&name);
+            return;
+        }
+        let replicas = object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
+        let (wanted, available, allowed) = match kind {
+            // A quarter, rounded down, is Kubernetes' own default.
+            "Deployment" => (replicas, number(object, "/status/availableReplicas"), replicas - replicas / 4),
+            "StatefulSet" => (replicas, number(object, "/status/availableReplicas"), replicas - 1),
+            _ => {
+                let wanted = number(object, "/status/desiredNumberScheduled");
+                (wanted, number(object, "/status/numberAvailable"), wanted - 1)
+            }
+        };
+        if available >= wanted && wanted > 0 {
+            known.settled.insert(name);
+        } else if known.settled.contains(&name) && available < allowed {
+            self.breaches.push(format!(
+                "event {}: {name} in {cluster} has {available} available, {allowed} are allowed",
+                self.events
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn event(cluster: &str, object: Value) -> Value {
+        json!({ "cluster": cluster, "type": "MODIFIED", "object": object })
+    }
+
+    fn webhook(name: &str, tag: Option<&str>, revision: &str) -> Value {
+        json!({ "kind": "MutatingWebhookConfiguration", "metadata": { "name": name, "labels": { "istio.io/rev": revision, "istio.io/tag": tag } } })
+    }
+
+    fn namespace(label: &str) -> Value {
+        json!({ "kind": "Namespace", "metadata": { "name": "shop", "labels": { "istio.io/rev": label } } })
+    }
+
+    fn deployment(available: i64) -> Value {
+        json!({ "kind": "Deployment", "metadata": { "name": "web", "namespace": "shop" }, "spec": { "replicas": 4 }, "status": { "availableReplicas": available } })
+    }
+
+    fn istiod(available: i64) -> Value {
+        json!({ "kind": "Deployment", "metadata": { "name": "istiod-1-25-1" }, "status": { "availableReplicas": available } })
+    }
+
+    /// A healthy mesh, then whatever is planted.
+    fn breaches(planted: Vec<Value>) -> usize {
+        let mut judge = Judge::default();
+        let healthy = [
+            event("hosting", istiod(2)),
+            event("c1", webhook("canonical", None, "1-25-1")),
+            event("c1", webhook("default", Some("default"), "1-25-1")),
+            event("c1", webhook("stable", Some("stable"), "1-25-1")),
+            event("c1", namespace("stable")),
+            event("c1", deployment(4)),
+            event("c1", deployment(3)),
+        ];
+        healthy.iter().chain(&planted).for_each(|event| judge.see(event));
+        judge.breaches.len()
+    }
+
+    #[test]
+    fn a_healthy_mesh_has_no_breach() {
+        assert_eq!(breaches(Vec::new()), 0);
+    }
+
+    #[test]
+    fn planted_a_workload_below_its_allowed_availability_is_found() {
+        assert!(breaches(vec![event("c1", deployment(2))]) > 0);
+    }
+
+    #[test]
+    fn planted_a_label_that_no_webhook_or_two_match_is_found() {
+        assert!(breaches(vec![event("c1", namespace("1-24-0"))]) > 0);
+        assert!(breaches(vec![event("c1", webhook("second", Some("stable"), "1-25-1"))]) > 0);
+    }
+
+    #[test]
+    fn planted_a_webhook_whose_istiod_is_dead_is_found() {
+        assert!(breaches(vec![event("hosting", istiod(0)), event("c1", deployment(4))]) > 0);
+    }
+}

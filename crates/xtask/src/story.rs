@@ -1,0 +1,144 @@
+//! What the lab's end state must be, read with kubectl and never from our own service.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::Result;
+use crate::lab::{Lab, until};
+
+pub(crate) const MEMBERS: [&str; 2] = ["c1", "c2"];
+/// Namespaces of `deploy/samples.yaml` with a label, and the one without.
+pub(crate) const MESHED: [&str; 4] = ["shop", "billing", "search", "lab-canary"];
+
+fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Applies the samples and waits until every pod of them is ready.
+pub(crate) fn samples(lab: &Lab) -> Result<()> {
+    for member in MEMBERS {
+        lab.kubectl(member, &["apply", "-f", "deploy/samples.yaml"])?;
+    }
+    for member in MEMBERS {
+        until("every sample is ready", Duration::from_secs(90), || {
+            settled(lab, member).ok().filter(|settled| *settled)
+        })?;
+    }
+    Ok(())
+}
+
+fn settled(lab: &Lab, member: &str) -> Result<bool> {
+    let pods = lab.get(member, &["pods", "-A"])?;
+    let ready = |pod: &Value| {
+        let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
+        conditions.is_some_and(|list| {
+            list.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+        })
+    };
+    Ok(pods.len() >= 25 && pods.iter().all(ready))
+}
+
+/// Every live pod of a labelled namespace carries this revision and this image; no pod of the unlabelled one does.
+pub(crate) fn carries(lab: &Lab, revision: &str, image: &str) -> Result<usize> {
+    let mut count = 0;
+    for member in MEMBERS {
+        for pod in lab.get(member, &["pods", "-A"])? {
+            let namespace = text(&pod, "/metadata/namespace");
+            let name = format!("{namespace}/{} in {member}", text(&pod, "/metadata/name"));
+            let carried = text(&pod, "/metadata/annotations/istio.io~1rev");
+            let meshed = MESHED.contains(&namespace);
+            if !meshed && !carried.is_empty() {
+                return Err(format!("{name} carries a sidecar of {carried}"));
+            }
+            if meshed && carried != revision {
+                return Err(format!("{name} carries {carried:?} where {revision} is wanted"));
+            }
+            if meshed && !pod["spec"].to_string().contains(&format!("\"{image}\"")) {
+                return Err(format!("{name} does not run {image}"));
+            }
+            count += usize::from(meshed);
+        }
+    }
+    Ok(count)
+}
+
+/// Nothing anywhere is named or labelled after a revision.
+pub(crate) fn is_gone(lab: &Lab, revision: &str) -> Result<()> {
+    let kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations,clusterroles,clusterrolebindings";
+    let namespaced = "deployments,services,secrets,configmaps,roles,rolebindings,serviceaccounts,pods,leases,endpoints";
+    for cluster in MEMBERS.iter().chain(&["hosting"]) {
+        for object in lab.get(cluster, &[kinds])?.into_iter().chain(lab.get(cluster, &["-A", namespaced])?) {
+            let name = text(&object, "/metadata/name");
+            if name.contains(revision) || text(&object, "/metadata/labels/istio.io~1rev") == revision {
+                return Err(format!("{} {name} is left in {cluster}", text(&object, "/kind")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How often each workload's pod template was changed by us, from the API servers' own audit logs: our stamp on it.
+pub(crate) fn stamps(lab: &Lab) -> Result<BTreeMap<String, usize>> {
+    let mut counts = BTreeMap::new();
+    for member in MEMBERS {
+        let log = lab.kubeconfig(member)?.with_file_name("audit.log");
+        let log = std::fs::read_to_string(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+        for line in log.lines().filter(|line| line.contains("meshwright.dev/restart")) {
+            let Ok(entry) = serde_json::from_str::<Value>(line) else { continue };
+            let accepted = entry.pointer("/responseStatus/code").and_then(Value::as_i64) == Some(200);
+            if entry["verb"] == "patch"
+                && accepted
+                && entry["requestObject"].to_string().contains("meshwright.dev/restart")
+            {
+                *counts
+                    .entry(format!("{} in {member}", text(&entry, "/requestURI").split('?').next().unwrap_or_default()))
+                    .or_default() += 1;
+            }
+        }
+    }
+    Ok(counts)
+}
+
+/// What a rollback may leave different: definitions stay newer, and what Kubernetes and istiod keep for themselves.
+const NOT_COMPARED: [&str; 9] = [
+    "Pod",
+    "ReplicaSet",
+    "ControllerRevision",
+    "Lease",
+    "EndpointSlice",
+    "Endpoints",
+    "CustomResourceDefinition",
+    "PodMetrics",
+    "Node",
+];
+
+/// The lines of two dumps that differ, without what a rollback may leave.
+pub(crate) fn differences(before: &[String], after: &[String]) -> Vec<String> {
+    let compared = |line: &&String| {
+        let mut words = line.split(' ').skip(1);
+        let (kind, name) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        // istiod's own: its leader locks, the (new) list of revoked certificates in each namespace, our own turn-taking.
+        let locks = ["-leader", "-election", "istio-ip-autoallocate", "istio-ca-crl", "meshwright-definitions"];
+        !NOT_COMPARED.contains(&kind) && !locks.iter().any(|lock| name.ends_with(lock))
+    };
+    let plain = |line: &String| {
+        let at = line.find("\"meshwright.dev/writer\":\"");
+        at.map_or_else(
+            || line.clone(),
+            |at| {
+                let rest = &line[at + 25..];
+                format!("{}{}", &line[..at], rest.split_once('"').map_or("", |(_, rest)| rest))
+            },
+        )
+    };
+    let (before, after): (BTreeSet<String>, BTreeSet<String>) =
+        (before.iter().filter(compared).map(plain).collect(), after.iter().filter(compared).map(plain).collect());
+    let shown = |line: &String, mark: &str| format!("{mark} {line}");
+    before
+        .difference(&after)
+        .map(|line| shown(line, "-"))
+        .chain(after.difference(&before).map(|line| shown(line, "+")))
+        .collect()
+}
