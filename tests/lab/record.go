@@ -83,7 +83,9 @@ func record(args []string) error {
 // cluster watches each kind that there is, and each that comes.
 func (r *recorder) cluster(ctx context.Context, d door) {
 	watched := map[schema.GroupResource]bool{}
-	for ctx.Err() == nil {
+	// Once everything that was there has been told, a reader knows the whole state and can begin to judge.
+	var listed sync.WaitGroup
+	for first := true; ctx.Err() == nil; first = false {
 		kinds, err := d.kinds()
 		if err != nil {
 			r.note(d.name, err)
@@ -91,8 +93,15 @@ func (r *recorder) cluster(ctx context.Context, d door) {
 		for _, kind := range kinds {
 			if !watched[kind.GroupResource()] {
 				watched[kind.GroupResource()] = true
-				go r.kind(ctx, d, kind)
+				listed.Add(1)
+				go r.kind(ctx, d, kind, sync.OnceFunc(listed.Done))
 			}
+		}
+		if first {
+			go func() {
+				listed.Wait()
+				r.write(d.name, "SYNCED", &unstructured.Unstructured{Object: map[string]any{}})
+			}()
 		}
 		select {
 		case <-ctx.Done():
@@ -102,7 +111,8 @@ func (r *recorder) cluster(ctx context.Context, d door) {
 }
 
 // kind lists once and then follows; a watch that ends is opened again where it ended, so that no event is missed.
-func (r *recorder) kind(ctx context.Context, d door, kind schema.GroupVersionResource) {
+func (r *recorder) kind(ctx context.Context, d door, kind schema.GroupVersionResource, told func()) {
+	defer told()
 	version := ""
 	for ctx.Err() == nil {
 		if version == "" {
@@ -118,21 +128,25 @@ func (r *recorder) kind(ctx context.Context, d door, kind schema.GroupVersionRes
 				r.write(d.name, "PRESENT", &list.Items[i])
 			}
 			version = list.GetResourceVersion()
+			told()
 		}
 		stream, err := d.dynamic.Resource(kind).Watch(ctx, metav1.ListOptions{ResourceVersion: version, AllowWatchBookmarks: true})
 		if err != nil {
 			time.Sleep(200 * time.Millisecond)
 			continue
 		}
-		version = r.follow(d.name, stream, version)
+		version = r.follow(ctx, d.name, stream, version)
 	}
 }
 
-func (r *recorder) follow(cluster string, stream watch.Interface, version string) string {
+func (r *recorder) follow(ctx context.Context, cluster string, stream watch.Interface, version string) string {
 	defer stream.Stop()
 	for event := range stream.ResultChan() {
 		object, isObject := event.Object.(*unstructured.Unstructured)
 		if event.Type == watch.Error || !isObject {
+			if ctx.Err() != nil {
+				return version
+			}
 			// Too old a version: what lies between is lost to this watch and must be said.
 			r.note(cluster, fmt.Errorf("a watch was cut: %v", event.Object))
 			return ""

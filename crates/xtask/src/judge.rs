@@ -15,6 +15,8 @@ use crate::Result;
 struct Cluster {
     namespaces: BTreeMap<String, NamespaceLabels>,
     injectors: BTreeMap<String, Injector>,
+    /// Everything that was there at the start of the recording has been told.
+    synced: bool,
     /// Workloads that were once as available as they are meant to be.
     settled: BTreeSet<String>,
 }
@@ -65,6 +67,9 @@ impl Judge {
         let (cluster, kind, name) =
             (text(event, "/cluster").to_owned(), text(object, "/kind"), text(object, "/metadata/name").to_owned());
         let gone = event["type"] == "DELETED";
+        if event["type"] == "SYNCED" {
+            self.clusters.entry(cluster.clone()).or_default().synced = true;
+        }
         if cluster == "hosting" {
             if kind == "Deployment" && name.starts_with("istiod-") {
                 let available = !gone && number(object, "/status/availableReplicas") > 0;
@@ -73,6 +78,7 @@ impl Judge {
             return;
         }
         match kind {
+            "" => {}
             "Namespace" => self.namespace(&cluster, name, object, gone),
             "MutatingWebhookConfiguration" => self.webhook(&cluster, name, object, gone),
             "Deployment" | "StatefulSet" | "DaemonSet" => self.workload(&cluster, kind, object, gone),
@@ -111,7 +117,7 @@ impl Judge {
         let Some(known) = self.clusters.get(cluster) else { return };
         let injectors: Vec<Injector> = known.injectors.values().cloned().collect();
         // Before a mesh has its tags there is nothing to match.
-        if !injectors.iter().any(|injector| injector.serves_default) {
+        if !known.synced || !injectors.iter().any(|injector| injector.serves_default) {
             return;
         }
         for (namespace, labels) in &known.namespaces {
@@ -193,6 +199,7 @@ mod tests {
             event("c1", webhook("stable", Some("stable"), "1-25-1")),
             event("c1", namespace("stable")),
             event("c1", deployment(4)),
+            json!({ "cluster": "c1", "type": "SYNCED", "object": {} }),
             event("c1", deployment(3)),
         ];
         healthy.iter().chain(&planted).for_each(|event| judge.see(event));
