@@ -64,7 +64,7 @@ fn documented() -> OpenApiRouter<App> {
         .routes(routes!(keys::revoke_api_key))
 }
 
-/// The OpenAPI document, as it is committed.
+/// The `OpenAPI` document, as it is committed.
 pub fn openapi() -> String {
     let (_, document) = documented().split_for_parts();
     let mut text = document.to_pretty_json().expect("a document of strings and numbers");

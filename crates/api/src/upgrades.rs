@@ -156,7 +156,7 @@ impl Waiting {
 
 /// Get an upgrade
 ///
-/// `wait_seconds` waits until a person is needed or it has ended. The ETag changes with every change of state.
+/// `wait_seconds` waits until a person is needed or it has ended. The `ETag` changes with every change of state.
 #[utoipa::path(get, path = "/v1/upgrades/{upgrade_id}", operation_id = "getUpgrade", tag = "upgrades",
     params(("upgrade_id" = String, Path), ("wait_seconds" = Option<u64>, Query, description = "0 to 60")),
     responses((status = 200, body = Upgrade), (status = "default", body = Problem)))]
@@ -205,7 +205,7 @@ fn needs_match(verb: Verb) -> bool {
 /// Ask something of an upgrade
 ///
 /// `start`, `cancel`, `acknowledge`, `retry`, `promote`, `pause`, `resume`, `rollback` or `retire`. Promote, rollback and retire
-/// need `If-Match` with the ETag that you looked at.
+/// need `If-Match` with the `ETag` that you looked at.
 #[utoipa::path(post, path = "/v1/upgrades/{upgrade_id}/{verb}", operation_id = "askUpgrade", tag = "upgrades",
     params(("upgrade_id" = String, Path), ("verb" = String, Path), ("If-Match" = Option<String>, Header),
         ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),

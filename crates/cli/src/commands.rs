@@ -8,7 +8,7 @@ use wire::{
 };
 
 use crate::client::Client;
-use crate::options::{Ask, Cluster, Command, Format, Mesh, Operation, Options, Upgrade, Wait};
+use crate::options::{Ask, Cluster, Command, Format, Mesh, Operation, Options, Upgrade, View, Wait};
 use crate::output::{or_dash, print};
 use crate::profile::{self, Profile};
 use crate::{Failure, Result, watch};
@@ -167,7 +167,14 @@ async fn mesh(client: &Client, format: Format, command: Mesh) -> Result<()> {
             started(client, format, client.post(&format!("/v1/meshes/{id}/restarts"), &json!({}), None).await?, &wait)
                 .await
         }
-        Mesh::Namespaces { mesh } => {
+        Mesh::View(view) => mesh_view(client, format, view).await,
+    }
+}
+
+/// What a worker last saw of a mesh's data plane.
+async fn mesh_view(client: &Client, format: Format, command: View) -> Result<()> {
+    match command {
+        View::Namespaces { mesh } => {
             data_plane(client, format, &mesh, &["cluster", "namespace", "label", "injected by", "conflict"], |view| {
                 let row = |view: &wire::NamespaceView| {
                     vec![
@@ -182,7 +189,7 @@ async fn mesh(client: &Client, format: Format, command: Mesh) -> Result<()> {
             })
             .await
         }
-        Mesh::Workloads { mesh } => {
+        View::Workloads { mesh } => {
             data_plane(
                 client,
                 format,
@@ -204,7 +211,7 @@ async fn mesh(client: &Client, format: Format, command: Mesh) -> Result<()> {
             )
             .await
         }
-        Mesh::Proxies { mesh } => {
+        View::Proxies { mesh } => {
             data_plane(client, format, &mesh, &["proxy", "cluster", "revision", "version", "synced", "ghost"], |view| {
                 let row = |view: &wire::ProxyView| {
                     vec![

@@ -135,21 +135,8 @@ pub(crate) enum Mesh {
         /// Its name or id.
         mesh: String,
     },
-    /// Namespaces and who injects them.
-    Namespaces {
-        /// Its name or id.
-        mesh: String,
-    },
-    /// Workloads and which revision their pods carry.
-    Workloads {
-        /// Its name or id.
-        mesh: String,
-    },
-    /// Connected proxies.
-    Proxies {
-        /// Its name or id.
-        mesh: String,
-    },
+    #[command(flatten)]
+    View(View),
     /// Set a namespace's injection label, or take it off.
     SetInjection {
         /// Its name or id.
@@ -175,6 +162,26 @@ pub(crate) enum Mesh {
     },
 }
 
+/// What a worker last saw of a mesh's data plane.
+#[derive(Debug, Subcommand)]
+pub(crate) enum View {
+    /// Namespaces and who injects them.
+    Namespaces {
+        /// Its name or id.
+        mesh: String,
+    },
+    /// Workloads and which revision their pods carry.
+    Workloads {
+        /// Its name or id.
+        mesh: String,
+    },
+    /// Connected proxies.
+    Proxies {
+        /// Its name or id.
+        mesh: String,
+    },
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Upgrade {
     /// A mesh's upgrades, newest first.
@@ -194,7 +201,7 @@ pub(crate) enum Upgrade {
         /// The version to go to.
         #[arg(long)]
         version: String,
-        /// in_place or canary.
+        /// `in_place` or canary.
         #[arg(long, default_value = "canary")]
         strategy: String,
         /// Promote without a person.

@@ -222,9 +222,9 @@ impl Door {
     ///
     /// # Errors
     /// As for [`Door::get`].
-    pub async fn patch(&self, path: &str, patch: &Value, permit: Option<&Permit>) -> Result<Value, WorldError> {
+    pub async fn patch(&self, path: &str, change: &Value, permit: Option<&Permit>) -> Result<Value, WorldError> {
         let path = format!("{path}?fieldManager={FIELD_MANAGER}");
-        self.call(Method::PATCH, &path, Some(("application/merge-patch+json", patch)), permit)
+        self.call(Method::PATCH, &path, Some(("application/merge-patch+json", change)), permit)
             .await
             .map_err(|failure| self.explain(failure))
     }

@@ -1,4 +1,4 @@
-//! Typed ids: a prefix and a UUIDv7 in lower-case Crockford base32, for example `mesh_01k…`.
+//! Typed ids: a prefix and a `UUIDv7` in lower-case Crockford base32, for example `mesh_01k…`.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;

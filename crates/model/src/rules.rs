@@ -192,10 +192,10 @@ fn release_state(target: &Release, around: &Circumstances<'_>) -> Vec<Reason> {
     match target.state {
         ReleaseState::Available => {}
         ReleaseState::Deprecated => {
-            reasons.push(reason(Severity::Warn, ReasonCode::Deprecated, format!("{version} is deprecated")))
+            reasons.push(reason(Severity::Warn, ReasonCode::Deprecated, format!("{version} is deprecated")));
         }
         ReleaseState::Withdrawn => {
-            reasons.push(reason(Severity::Block, ReasonCode::Withdrawn, format!("{version} was withdrawn")))
+            reasons.push(reason(Severity::Block, ReasonCode::Withdrawn, format!("{version} was withdrawn")));
         }
     }
     if target.supported_until.is_some_and(|until| until < around.today) {

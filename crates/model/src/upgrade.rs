@@ -316,7 +316,8 @@ fn only_warnings(findings: &[Finding]) -> bool {
 }
 
 fn stops(findings: &[Finding], choice: UpgradePolicyChoice) -> bool {
-    !findings.is_empty() && !(choice.accept_warnings && only_warnings(findings))
+    let accepted = choice.accept_warnings && only_warnings(findings);
+    !(findings.is_empty() || accepted)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serve the API. Connect as mw_api.
+    /// Serve the API, with the database role of the API.
     Serve {
         #[command(flatten)]
         database: Database,
@@ -23,19 +23,19 @@ pub(crate) enum Command {
         #[arg(long, env = "MESHWRIGHT_LISTEN", default_value = "127.0.0.1:8080")]
         listen: String,
     },
-    /// Work on operations. Connect as mw_worker.
+    /// Work on operations, with the database role of workers.
     Work {
         #[command(flatten)]
         database: Database,
         #[command(flatten)]
         clusters: Clusters,
     },
-    /// Bring the schema up to date. Connect as mw_owner.
+    /// Bring the schema up to date, with the role that owns it.
     Migrate {
         #[command(flatten)]
         database: Database,
     },
-    /// Print the OpenAPI document.
+    /// Print the service's own description.
     Openapi,
     /// The release catalogue.
     Releases {
@@ -157,7 +157,7 @@ pub(crate) struct Dev {
     /// Folder for the database, the sealing key and the first API key.
     #[arg(long, default_value = ".meshwright")]
     pub(crate) dir: PathBuf,
-    /// Address to listen on; a descriptor that was handed over (LISTEN_FDS) comes first.
+    /// Address to listen on; a listener that was handed over comes first.
     #[arg(long, default_value = "127.0.0.1:8080")]
     pub(crate) listen: String,
     /// A hosting cluster to add, by its kubeconfig.

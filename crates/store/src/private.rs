@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 pub const SUPERUSER: &str = "mw_root";
 
 /// Starting takes a quarter of a second; a machine under load may take far longer.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);
 
 /// Why there is no private Postgres.
 #[derive(Debug, thiserror::Error)]

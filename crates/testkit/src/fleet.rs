@@ -141,6 +141,7 @@ impl Fleet {
         fleet.begin(OperationKind::CreateMesh, Value::Null).await;
         fleet.run().await;
         for (namespace, label) in [
+            ("canary", Some("istio.io/rev=canary")),
             ("enabled", Some("istio-injection=enabled")),
             ("explicit", Some("istio.io/rev=1-25-1")),
             ("plain", None),

@@ -345,7 +345,7 @@ impl World for FakeWorld {
                 self.reached.notify_one();
                 go_on.notified().await;
                 // A stopped process does not notice that its permit ran out before the bytes leave: the cluster must refuse.
-                let late = Permit { deadline: Instant::now() + Duration::from_secs(60), ..*permit };
+                let late = Permit { deadline: Instant::now() + Duration::from_mins(1), ..*permit };
                 self.lock().write(target, to, seen, &late)
             }
         }

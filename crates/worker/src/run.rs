@@ -26,7 +26,7 @@ const CALLS: usize = 16;
 /// How long a claim rests when a cluster did not answer while its plan was built.
 const REST: Duration = Duration::from_secs(2);
 /// A paused operation is woken by a wish; this is only how long it may sleep otherwise.
-const SLEEP: Duration = Duration::from_secs(365 * 24 * 3600);
+const SLEEP: Duration = Duration::from_hours(8760);
 
 /// What a step's looks so far add up to. Forgotten with the claim: a successor begins to count anew.
 #[derive(Debug, Clone, Copy)]
@@ -97,8 +97,8 @@ impl<'e> Run<'e> {
 
     /// One call may take a sixth of the lease, so nothing is sent in its last sixth.
     fn permit(&self) -> Permit {
-        let lease = self.engine.settings.lease;
-        Permit { operation: self.claim.operation, epoch: self.claim.epoch, deadline: self.since + (lease - lease / 6) }
+        let deadline = self.since + self.engine.settings.lease * 5 / 6;
+        Permit { operation: self.claim.operation, epoch: self.claim.epoch, deadline }
     }
 
     async fn run_plan(&mut self, stop: &CancellationToken) -> Result<(), StoreError> {
@@ -212,7 +212,7 @@ impl<'e> Run<'e> {
                 Decision::Done => facts.push((item.number, Fact::Done)),
                 Decision::Act { capture, mark } => acts.push((index, capture, mark)),
                 Decision::Wait(reason) => {
-                    tracing::debug!(operation.id = %self.claim.operation, step = %item.step, reason, "waiting")
+                    tracing::debug!(operation.id = %self.claim.operation, step = %item.step, reason, "waiting");
                 }
                 Decision::Pause(found) => {
                     facts.push((item.number, Fact::Failed { problem: found.clone() }));

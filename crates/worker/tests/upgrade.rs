@@ -37,7 +37,7 @@ async fn a_canary_moves_every_labelled_workload_once_and_leaves_the_others_alone
     assert_eq!(state(&fleet.go(upgrade, Verb::Start).await), "verifying");
     assert_eq!(state(&fleet.go(upgrade, Verb::Promote).await), "succeeded");
     let picture = fleet.world.picture();
-    for namespace in ["enabled", "explicit", "stable"] {
+    for namespace in ["canary", "enabled", "explicit", "stable"] {
         assert!(
             picture.contains(&format!(
                 "{namespace}/deployment/web in c1: lab/proxyv2:1.27.9 lab/proxyv2:1.27.9 lab/proxyv2:1.27.9\n"
@@ -51,7 +51,7 @@ async fn a_canary_moves_every_labelled_workload_once_and_leaves_the_others_alone
     restarted.sort();
     let unique = restarted.len();
     restarted.dedup();
-    assert_eq!((restarted.len(), unique), (6, 6), "three workloads in two clusters, once each");
+    assert_eq!((restarted.len(), unique), (8, 8), "four workloads in two clusters, once each");
 }
 
 #[tokio::test]
@@ -218,7 +218,7 @@ async fn a_second_upgrade_is_refused_while_one_runs_and_welcome_afterwards() {
     fleet.go(upgrade, Verb::Promote).await;
     let next = fleet.plan("1.27.9.2", Strategy::InPlace, 0).await;
     assert_eq!(state(&fleet.go(next, Verb::Start).await), "succeeded");
-    assert_eq!(restarts(&fleet).len(), 6, "equal proxy image: nothing was restarted for the new build");
+    assert_eq!(restarts(&fleet).len(), 8, "equal proxy image: nothing was restarted for the new build");
 }
 
 #[tokio::test]
@@ -230,7 +230,7 @@ async fn in_place_across_a_patch_restarts_once_and_the_old_name_still_injects() 
     let before = restarts(&fleet).len();
     let patch = fleet.plan("1.27.9.1", Strategy::InPlace, 0).await;
     assert_eq!(state(&fleet.go(patch, Verb::Start).await), "succeeded");
-    assert_eq!(restarts(&fleet).len() - before, 6, "another proxy image: one restart each");
+    assert_eq!(restarts(&fleet).len() - before, 8, "another proxy image: one restart each");
     let picture = fleet.world.picture();
     assert!(picture.contains("tag 1-27-9 in c1 = 1-27-8"), "the new name is an alias of the slot: {picture}");
     assert!(picture.contains("explicit/deployment/web in c1: lab/proxyv2:1.27.9"), "{picture}");
@@ -280,7 +280,7 @@ async fn a_zombie_that_wakes_up_after_a_takeover_writes_nothing() {
 async fn deleting_a_mesh_leaves_nothing_but_definitions() {
     let fleet = Fleet::new().await;
     for member in ["c1", "c2"] {
-        for namespace in ["enabled", "explicit", "stable"] {
+        for namespace in ["canary", "enabled", "explicit", "stable"] {
             fleet.world.meddle(
                 Target::NamespaceLabel { member: member.parse().expect("a name"), namespace: namespace.into() },
                 None,

@@ -1,4 +1,4 @@
-//! What is generated and committed: the OpenAPI document and the checked queries.
+//! What is generated and committed: the `OpenAPI` document and the checked queries.
 
 use std::collections::BTreeMap;
 use std::path::Path;

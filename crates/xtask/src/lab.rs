@@ -155,7 +155,7 @@ impl Server {
         let process = run.stdout(log).stderr(errors).stdin(Stdio::null()).spawn().map_err(|error| error.to_string())?;
         let server = Self { process, dir: dir.to_owned(), address: format!("http://{listen}") };
         let ready = || server.cli(&["releases", "-o", "json"]).ok();
-        until("the server serves", Duration::from_secs(60), ready).map_err(|error| {
+        until("the server serves", Duration::from_mins(1), ready).map_err(|error| {
             let log = std::fs::read_to_string(dir.join("server.log")).unwrap_or_default();
             format!("{error}; it said:\n{log}")
         })?;

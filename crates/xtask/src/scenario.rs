@@ -196,7 +196,7 @@ fn rollback_from(lab: &Lab, server: &Server, stage: &str) -> Result<()> {
 
 /// Waits until nothing is on its way any more, so that two dumps can be compared.
 fn settle(lab: &Lab) -> Result<()> {
-    until("the lab has settled", Duration::from_secs(60), || {
+    until("the lab has settled", Duration::from_mins(1), || {
         let first = lab.dump().ok()?;
         std::thread::sleep(Duration::from_millis(700));
         (first == lab.dump().ok()?).then_some(())

@@ -126,7 +126,7 @@ pub(super) fn sidecar(pod: &Value) -> Option<Sidecar> {
     Some(Sidecar { revision, image: proxy["image"].as_str()?.to_owned() })
 }
 
-/// The workload that a pod belongs to. A ReplicaSet's name is its Deployment's, a dash, and the template's hash.
+/// The workload that a pod belongs to. A `ReplicaSet`'s name is its Deployment's, a dash, and the template's hash.
 fn owner(pod: &Value) -> Option<WorkloadRef> {
     let owners = pod.pointer("/metadata/ownerReferences")?.as_array()?;
     let controller = owners.iter().find(|owner| owner["controller"] == true)?;

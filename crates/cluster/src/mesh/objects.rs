@@ -231,7 +231,9 @@ impl MeshWorld {
             if object["kind"] == "MutatingWebhookConfiguration"
                 && let Some(webhooks) = object["webhooks"].as_array_mut()
             {
-                webhooks.iter_mut().for_each(|webhook| webhook["clientConfig"]["caBundle"] = bundle.clone().into());
+                for webhook in webhooks {
+                    webhook["clientConfig"]["caBundle"] = bundle.clone().into();
+                }
             }
         }
         if self.is_config(&member.name) {

@@ -144,7 +144,9 @@ impl<'a> Single<'a> {
         let mut webhooks = self.door.get(&self.path).await?.map(|known| known["webhooks"].clone()).unwrap_or_default();
         let url = object.pointer("/webhooks/0/clientConfig/url").cloned();
         if let (Some(list), Some(url)) = (webhooks.as_array_mut(), url) {
-            list.iter_mut().for_each(|webhook| webhook["clientConfig"]["url"] = url.clone());
+            for webhook in list {
+                webhook["clientConfig"]["url"] = url.clone();
+            }
         }
         Ok(json!({ "metadata": { "labels": { REV_LABEL: revision } }, "webhooks": webhooks }))
     }
@@ -162,12 +164,14 @@ impl Part<'_> {
     }
 }
 
+/// The pod label by which a pod asks for a sidecar, or refuses one.
+const INJECT: &str = "sidecar.istio.io/inject";
+
 /// A tag's webhook entries: by namespace and by pod; the tag `default` also answers to the older labels.
 fn entries(canonical: &Value, tag: &str) -> Vec<Value> {
     let is = |key: &str, value: &str| json!({ "key": key, "operator": "In", "values": [value] });
     let not = |key: &str, value: &str| json!({ "key": key, "operator": "NotIn", "values": [value] });
     let no = |key: &str| json!({ "key": key, "operator": "DoesNotExist" });
-    const INJECT: &str = "sidecar.istio.io/inject";
     let entry = |prefix: &str, namespace: Value, object: Value| {
         let mut entry = canonical.clone();
         entry["name"] = format!("{prefix}.sidecar-injector.istio.io").into();

@@ -12,8 +12,9 @@ use crate::step::undo;
 /// A step that was started, with what it captured.
 pub type Started = (Step, Option<String>);
 
-/// Restores what an upgrade changed. New pods must be injected by the old revision before any is replaced, and the new
-/// revision goes only when nothing carries it, so the order is by what a step touches and not simply backwards.
+/// Restores what an upgrade changed. New pods must be injected by the old revision before any is replaced, so every tag is
+/// back first, `canary` included; and the new revision goes only when nothing carries it. The order is by what a step
+/// touches and not simply backwards.
 pub fn rollback(layout: &Layout, target: &Line, started: &[Started], survey: &Survey) -> Plan {
     let undone: Vec<Step> =
         earliest(started).into_iter().rev().filter_map(|(step, capture)| undo(&step, &capture)).collect();
@@ -25,13 +26,14 @@ pub fn rollback(layout: &Layout, target: &Line, started: &[Started], survey: &Su
     let unused = canary.then(|| Step::AwaitUnused { revision: target.revision.clone() });
     let plan = Plan::default()
         .wave("validation", of(|target| matches!(target, Target::Validator { .. })))
-        .wave("tags", of(|target| matches!(target, Target::Tag { tag, .. } if tag != "canary")));
+        .wave("tags", of(|target| matches!(target, Target::Tag { .. })));
     // In place there is one istiod: it must be the old one again before any pod is replaced.
     let plan = if canary { plan } else { plan.then(lines_back(&of)) };
-    let plan = plan
-        .wave("namespace labels", of(|target| matches!(target, Target::NamespaceLabel { .. })))
-        .wave_of("restarts", layout.width, restarts(layout, target, started, survey))
-        .wave("tag canary", of(|target| matches!(target, Target::Tag { tag, .. } if tag == "canary")));
+    let plan = plan.wave("namespace labels", of(|target| matches!(target, Target::NamespaceLabel { .. }))).wave_of(
+        "restarts",
+        layout.width,
+        restarts(layout, target, started, survey),
+    );
     if canary { plan.wave("nothing uses the new revision", unused).then(lines_back(&of)) } else { plan }
 }
 
