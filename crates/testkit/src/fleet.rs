@@ -228,6 +228,20 @@ impl Fleet {
         id
     }
 
+    /// The upgrade that there is, or a canary that is planned now.
+    ///
+    /// # Panics
+    /// When the database fails.
+    pub async fn plan_or_known(&self) -> UpgradeId {
+        let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
+        let known = tx.upgrades(self.mesh).await.expect("upgrades");
+        drop(tx);
+        match known.first() {
+            Some(upgrade) => upgrade.id,
+            None => self.plan("1.27.9.1", Strategy::Canary, 3600).await,
+        }
+    }
+
     /// Presses a button.
     ///
     /// # Errors
