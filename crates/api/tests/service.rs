@@ -156,7 +156,7 @@ async fn another_tenant_finds_nothing_and_learns_nothing() {
         let foreign = service.call(&method, &path, Some(&stranger), &[("If-Match", "\"0\"")], Some(&body)).await;
         assert_eq!(foreign.status, StatusCode::NOT_FOUND, "{id}: {foreign:?}");
         // An id that does not exist at all sounds exactly the same.
-        let unknown = path.replace(|letter: char| letter == '8', "9");
+        let unknown = path.replace('8', "9");
         let absent = service.call(&method, &unknown, Some(&stranger), &[("If-Match", "\"0\"")], Some(&body)).await;
         assert_eq!((absent.status, &absent.body), (foreign.status, &foreign.body), "{id}");
     }

@@ -75,7 +75,7 @@ pub(crate) async fn stopped() {
             Ok(mut signal) => drop(signal.recv().await),
             Err(error) => {
                 tracing::warn!(%error, "SIGTERM is not heard; use an interrupt");
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
     };
