@@ -34,12 +34,14 @@ CREATE TABLE operations (
         'queued', 'running', 'waiting', 'pausing', 'paused', 'cancelling', 'succeeded', 'failed', 'cancelled', 'superseded')),
     state_body   jsonb       NOT NULL,
     waves        jsonb,
+    waiting_for  text,
     created_at   timestamptz NOT NULL,
     started_at   timestamptz,
     ended_at     timestamptz,
     CONSTRAINT operations_pk PRIMARY KEY (tenant_id, operation_id)
 );
 CREATE INDEX operations_upgrade ON operations (tenant_id, upgrade_id) WHERE upgrade_id IS NOT NULL;
+COMMENT ON COLUMN operations.waiting_for IS 'What the worker last saw that it waits for, in words for the user.';
 COMMENT ON COLUMN operations.waves IS 'Titles and widths of the plan''s waves; null until a worker has built the plan.';
 
 CREATE TABLE operation_items (

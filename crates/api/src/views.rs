@@ -107,6 +107,7 @@ pub(crate) fn operation(operation: &store::Operation, items: &[store::Item], wit
         cluster_id: operation.cluster.map(|id| id.to_string()),
         upgrade_id: operation.upgrade.map(|id| id.to_string()),
         progress: Progress { completed: items.iter().filter(|item| item.progress.done).count(), total: items.len() },
+        waiting_for: operation.waiting_for.clone().filter(|_| !operation.state.done()),
         waves: if with_steps { waves.collect() } else { Vec::new() },
         created_at: operation.created_at,
         ended_at: operation.ended_at,

@@ -147,7 +147,7 @@ pub(crate) enum Mesh {
         /// The namespace.
         #[arg(long)]
         namespace: String,
-        /// istio-injection=enabled or istio.io/rev=<revision or tag>; nothing takes it off.
+        /// istio-injection=enabled or istio.io/rev=REVISION; nothing takes it off.
         #[arg(long)]
         label: Option<String>,
         #[command(flatten)]

@@ -10,21 +10,28 @@ use crate::{Failure, Result};
 
 /// Prints what has changed since the last look.
 #[derive(Default)]
-struct Steps(BTreeMap<(String, i32), String>);
+struct Steps {
+    shown: BTreeMap<(String, i32), String>,
+    waiting_for: Option<String>,
+}
 
 impl Steps {
     fn show(&mut self, operation: &Operation) {
+        if operation.waiting_for.is_some() && operation.waiting_for != self.waiting_for {
+            eprintln!("  … {}", operation.waiting_for.as_deref().unwrap_or_default());
+        }
+        self.waiting_for.clone_from(&operation.waiting_for);
         for wave in &operation.waves {
             for step in &wave.steps {
                 let key = (operation.id.clone(), step.number);
-                if step.state != "pending" && self.0.get(&key) != Some(&step.state) {
+                if step.state != "pending" && self.shown.get(&key) != Some(&step.state) {
                     let mark = match step.state.as_str() {
                         "done" => "✓",
                         "failed" => "✗",
                         _ => "…",
                     };
                     eprintln!("  {mark} [{}] {}", operation.kind, step.title);
-                    self.0.insert(key, step.state.clone());
+                    self.shown.insert(key, step.state.clone());
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! The ports over real clusters: which objects each target is made of, and where its value is written.
 //!
-//! Targets made of several objects ([`bundle`]) keep their value in an inventory that is written last; tags, the
-//! validator, namespace labels and workloads ([`single`]) keep it in the object itself.
+//! Targets made of several objects (`bundle`) keep their value in an inventory that is written last; tags, the
+//! validator, namespace labels and workloads (`single`) keep it in the object itself.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -52,6 +52,8 @@ pub struct Operation {
     pub state: OperationState,
     /// Its plan's waves; none until a worker has built the plan.
     pub waves: Option<Vec<WaveHead>>,
+    /// What the worker last saw that it waits for.
+    pub waiting_for: Option<String>,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When a worker first took it up.
@@ -162,7 +164,7 @@ impl Tx<'_> {
     /// There is none of that id in this tenant.
     pub async fn operation(&mut self, id: OperationId) -> Result<Operation, StoreError> {
         let row = sqlx::query!(
-            "SELECT kind, mesh_id, cluster_id, upgrade_id, arguments, state_body, waves, created_at, started_at, ended_at
+            "SELECT kind, mesh_id, cluster_id, upgrade_id, arguments, state_body, waves, waiting_for, created_at, started_at, ended_at
              FROM operations WHERE tenant_id = $1 AND operation_id = $2",
             self.tenant.0,
             id.0
@@ -179,6 +181,7 @@ impl Tx<'_> {
             arguments: row.arguments,
             state: fits(serde_json::from_value(row.state_body), "operations", "state_body", id)?,
             waves: row.waves.map(|waves| fits(serde_json::from_value(waves), "operations", "waves", id)).transpose()?,
+            waiting_for: row.waiting_for,
             created_at: row.created_at.to_jiff(),
             started_at: row.started_at.map(jiff_sqlx::Timestamp::to_jiff),
             ended_at: row.ended_at.map(jiff_sqlx::Timestamp::to_jiff),

@@ -39,6 +39,8 @@ pub struct Record {
     pub state: Option<OperationState>,
     /// Up to which wish it has seen.
     pub seen: Option<i64>,
+    /// What it waits for now, where that changed; `Some(None)` is nothing.
+    pub waiting_for: Option<Option<String>>,
 }
 
 impl Store {
@@ -170,6 +172,16 @@ impl Tx<'_> {
                 now.to_sqlx() as _,
                 &numbers,
                 &facts
+            )
+            .execute(&mut *self.inner)
+            .await?;
+        }
+        if let Some(waiting_for) = &record.waiting_for {
+            sqlx::query!(
+                "UPDATE operations SET waiting_for = $3 WHERE tenant_id = $1 AND operation_id = $2",
+                self.tenant.0,
+                claim.operation.0,
+                waiting_for.as_deref()
             )
             .execute(&mut *self.inner)
             .await?;

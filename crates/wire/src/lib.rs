@@ -372,6 +372,8 @@ pub struct Operation {
     pub upgrade_id: Option<String>,
     /// Steps done, and how many there are.
     pub progress: Progress,
+    /// What it waits for right now.
+    pub waiting_for: Option<String>,
     /// Its plan, once a worker has built it. Lists leave it out.
     pub waves: Vec<Wave>,
     /// When it was asked for.

@@ -45,6 +45,7 @@ pub(crate) struct Run<'e> {
     operation: Operation,
     items: Vec<Item>,
     looks: BTreeMap<i32, Looks>,
+    waiting_for: Option<String>,
 }
 
 /// How a tick ended.
@@ -61,7 +62,8 @@ impl<'e> Run<'e> {
     pub(crate) async fn load(engine: &'e Engine, claim: Claim, since: Instant) -> Result<Self, StoreError> {
         let mut tx = engine.store.begin(claim.tenant).await?;
         let operation = tx.operation(claim.operation).await?;
-        let mut run = Self { engine, claim, since, operation, items: Vec::new(), looks: BTreeMap::new() };
+        let mut run =
+            Self { engine, claim, since, operation, items: Vec::new(), looks: BTreeMap::new(), waiting_for: None };
         if run.operation.waves.is_some() {
             match tx.items(claim.operation).await {
                 Ok(items) => run.items = items,
@@ -204,7 +206,7 @@ impl<'e> Run<'e> {
         let looked = self.look(&chosen, world.as_ref()).await;
         let mut facts = Vec::new();
         let mut acts = Vec::new();
-        let mut problem = None;
+        let (mut problem, mut waits) = (None, None);
         for (index, check) in looked {
             let run = self.count(index, &check);
             let item = &self.items[index];
@@ -212,7 +214,7 @@ impl<'e> Run<'e> {
                 Decision::Done => facts.push((item.number, Fact::Done)),
                 Decision::Act { capture, mark } => acts.push((index, capture, mark)),
                 Decision::Wait(reason) => {
-                    tracing::debug!(operation.id = %self.claim.operation, step = %item.step, reason, "waiting");
+                    waits.get_or_insert_with(|| format!("{}: {reason}", item.step));
                 }
                 Decision::Pause(found) => {
                     facts.push((item.number, Fact::Failed { problem: found.clone() }));
@@ -226,7 +228,7 @@ impl<'e> Run<'e> {
             self.pause(problem, facts).await?;
             return Ok(Tick::LetGo);
         }
-        self.commit_to(facts, &acts).await?;
+        self.commit_to(facts, &acts, waits).await?;
         self.push(world.as_ref(), acts).await?;
         Ok(Tick::Again)
     }
@@ -263,6 +265,7 @@ impl<'e> Run<'e> {
         &mut self,
         mut facts: Vec<(i32, Fact)>,
         acts: &[(usize, Option<String>, Mark)],
+        waits: Option<String>,
     ) -> Result<(), StoreError> {
         facts.extend(acts.iter().filter(|(index, ..)| !self.items[*index].progress.started()).map(
             |(index, capture, _)| {
@@ -270,7 +273,8 @@ impl<'e> Run<'e> {
                 (self.items[*index].number, Fact::Started { capture })
             },
         ));
-        if facts.is_empty() {
+        let waiting_for = (waits != self.waiting_for).then(|| waits.clone());
+        if facts.is_empty() && waiting_for.is_none() {
             return Ok(());
         }
         let no_way_back = self.operation.kind == OperationKind::Retire
@@ -280,9 +284,12 @@ impl<'e> Run<'e> {
             tx.lock_upgrade(upgrade).await?;
             tx.upgrade_retiring(upgrade, true, self.engine.clock.as_ref()).await?;
         }
-        tx.tell(close::progress(&self.operation, &facts, self.now()));
-        tx.record(&self.claim, &Record { facts: facts.clone(), ..Record::default() }, self.now()).await?;
+        if !facts.is_empty() {
+            tx.tell(close::progress(&self.operation, &facts, self.now()));
+        }
+        tx.record(&self.claim, &Record { facts: facts.clone(), waiting_for, ..Record::default() }, self.now()).await?;
         tx.commit().await?;
+        self.waiting_for = waits;
         for (number, fact) in &facts {
             if let Some(item) = self.items.iter_mut().find(|item| item.number == *number) {
                 item.progress.add(fact);

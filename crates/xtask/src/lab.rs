@@ -78,6 +78,22 @@ impl Lab {
         output(&mut run)
     }
 
+    /// What istioctl, an outside opinion, says about a cluster.
+    pub(crate) fn istioctl(&self, cluster: &str, arguments: &[&str]) -> Result<String> {
+        let newest = self.state["releases"]
+            .as_array()
+            .and_then(|releases| releases.last())
+            .and_then(|release| release["istioctl"].as_str());
+        let mut run = lab(&self.name, "exec");
+        run.arg("--").arg(newest.ok_or("the lab has no istioctl")?).args(["istioctl", "--kubeconfig"]);
+        output(run.arg(self.kubeconfig(cluster)?).args(arguments))
+    }
+
+    /// Sends a signal to one of the lab's processes.
+    pub(crate) fn signal(&self, process: &str, signal: &str) -> Result<()> {
+        output(lab(&self.name, "signal").args([process, signal])).map(|_| ())
+    }
+
     pub(crate) fn get(&self, cluster: &str, what: &[&str]) -> Result<Vec<Value>> {
         let text = self.kubectl(cluster, &[&["get", "-o", "json"], what].concat())?;
         let list: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;

@@ -162,6 +162,9 @@ pub(crate) fn all(options: &All) -> Result<()> {
         println!("scenario passed: {title}");
         Ok::<(), String>(())
     };
+    tell("istioctl agrees with our tags", &mut parts, &mut || istioctl_agrees(&lab, &server))?;
+    tell("a killed istiod is started again", &mut parts, &mut || killed_istiod(&lab, &server))?;
+    tell("a silent member stops a promotion before it begins", &mut parts, &mut || silent_member(&lab, &server))?;
     for stage in ["deployed", "moved", "holding"] {
         tell(&format!("rollback restores everything: {stage}"), &mut parts, &mut || {
             rollback_from(&lab, &server, stage)
@@ -205,6 +208,66 @@ fn settle(lab: &Lab) -> Result<()> {
 
 fn shorten(lines: &[String]) -> String {
     lines.iter().take(12).map(|line| line.chars().take(1500).collect::<String>()).collect::<Vec<_>>().join("\n")
+}
+
+fn namespace(server: &Server) -> Result<String> {
+    let mesh: Value = serde_json::from_str(&server.cli(&["mesh", "get", "demo", "-o", "json"])?)
+        .map_err(|error| error.to_string())?;
+    field(&mesh, "namespace")
+}
+
+fn istioctl_agrees(lab: &Lab, server: &Server) -> Result<()> {
+    let namespace = namespace(server)?;
+    for member in MEMBERS {
+        let said = lab.istioctl(member, &["tag", "list", "-i", &namespace])?;
+        for tag in ["stable", "default", "canary"] {
+            let pointed = said.lines().any(|line| line.split_whitespace().take(2).eq([tag, OLD.1]));
+            if !pointed {
+                return Err(format!("istioctl does not see {tag} on {} in {member}:\n{said}", OLD.1));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn killed_istiod(lab: &Lab, server: &Server) -> Result<()> {
+    let namespace = namespace(server)?;
+    let pods = lab.get("hosting", &["pods", "-n", &namespace])?;
+    let name = pods.first().and_then(|pod| pod["metadata"]["name"].as_str()).ok_or("no istiod runs")?.to_owned();
+    lab.signal(&format!("hosting/pod/{namespace}/{name}"), "KILL")?;
+    until("the killed istiod is ready again", Duration::from_secs(90), || {
+        let pods = lab.get("hosting", &["pods", "-n", &namespace]).ok()?;
+        let pod = pods.into_iter().find(|pod| pod["metadata"]["name"] == name.as_str())?;
+        let status = &pod["status"]["containerStatuses"][0];
+        (status["restartCount"].as_i64() > Some(0) && status["ready"] == true).then_some(())
+    })
+}
+
+/// Everything is looked at in every member before the first tag moves, so a silent one stops the promotion with nothing moved.
+fn silent_member(lab: &Lab, server: &Server) -> Result<()> {
+    let upgrade = plan(server, NEW.0, "canary", "3600")?;
+    lab.signal("c2/kube-apiserver", "STOP")?;
+    let stopped = ask(server, "promote", &upgrade, "holding").err();
+    let tags = lab.kubectl(
+        "c1",
+        &[
+            "get",
+            "mutatingwebhookconfiguration",
+            "istio-revision-tag-default",
+            "-o",
+            "jsonpath={.metadata.labels.istio\\.io/rev}",
+        ],
+    );
+    lab.signal("c2/kube-apiserver", "CONT")?;
+    let state: Value = serde_json::from_str(&server.cli(&["upgrade", "get", &upgrade, "-o", "json"])?)
+        .map_err(|error| error.to_string())?;
+    if stopped.is_none() || state["problem"]["code"] != "cluster_unreachable" || tags? != OLD.1 {
+        return Err(format!("the promotion was not stopped as it should be: {state}"));
+    }
+    until("the member answers again", Duration::from_mins(1), || lab.get("c2", &["nodes"]).ok())?;
+    ask(server, "retry", &upgrade, "holding")?;
+    ask(server, "rollback", &upgrade, "rolled_back")?;
+    carries(lab, OLD.1, OLD.2).map(|_| ())
 }
 
 fn holding_ends(lab: &Lab, server: &Server) -> Result<()> {

@@ -71,7 +71,7 @@ impl Run<'_> {
             tx.lock_upgrade(upgrade).await?;
         }
         let state = news.then(|| OperationState::Paused { problem: problem.clone() });
-        tx.record(&self.claim, &Record { facts, state, seen }, self.now()).await?;
+        tx.record(&self.claim, &Record { facts, state, seen, waiting_for: None }, self.now()).await?;
         tx.release(&self.claim, Some(SLEEP)).await?;
         if let (true, Some(upgrade)) = (news, self.operation.upgrade) {
             tx.upgrade_outcome(upgrade, Outcome::Paused(problem), self.engine.clock.as_ref()).await?;
