@@ -60,7 +60,7 @@ pub(crate) fn check() -> Result<()> {
 }
 
 fn graph() -> Result<Vec<String>> {
-    let text = output(Command::new(env!("CARGO")).args(["metadata", "--format-version=1", "--no-deps", "--offline"]))?;
+    let text = output(Command::new("cargo").args(["metadata", "--format-version=1", "--no-deps", "--offline"]))?;
     let metadata: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
     let allowed: BTreeMap<&str, &[&str]> = ALLOWED.into_iter().collect();
     let mut wrong = Vec::new();

@@ -58,14 +58,8 @@ fn queries(scratch: &Path) -> Result<()> {
     let folder = scratch.join("queries");
     std::fs::create_dir(&folder).map_err(|error| error.to_string())?;
     // The macros run only when the crate is compiled, so it must be.
-    output(Command::new(env!("CARGO")).args([
-        "clean",
-        "--package",
-        "meshwright-store",
-        "--target-dir",
-        "target/fresh",
-    ]))?;
-    let mut cargo = Command::new(env!("CARGO"));
+    output(Command::new("cargo").args(["clean", "--package", "meshwright-store", "--target-dir", "target/fresh"]))?;
+    let mut cargo = Command::new("cargo");
     cargo.args(["check", "--package", "meshwright-store", "--target-dir", "target/fresh"]);
     cargo
         .env("DATABASE_URL", postgres.url("mw_owner", "fresh"))
