@@ -34,7 +34,20 @@ pub fn vault() -> Vault {
     Vault::new([42; 32])
 }
 
+/// Servers end with their processes; their folders are cleared away by the next run.
+fn clear_leftovers() {
+    let prefix = "meshwright-test-postgres-";
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let dead = name.strip_prefix(prefix).is_some_and(|pid| !std::path::Path::new("/proc").join(pid).exists());
+        if dead && let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            eprintln!("testkit: {} is left behind: {error}", entry.path().display());
+        }
+    }
+}
+
 async fn start() -> PrivatePostgres {
+    clear_leftovers();
     let postgres = PrivatePostgres::start(&folder()).expect("a private Postgres");
     let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), vault()).await.expect("a connection");
     root.create_roles().await.expect("three roles");

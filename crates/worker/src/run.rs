@@ -83,14 +83,14 @@ impl<'e> Run<'e> {
     }
 
     pub(crate) async fn drive(&mut self, stop: &CancellationToken) -> Result<(), StoreError> {
+        let planned = !matches!(self.operation.kind, OperationKind::RegisterCluster | OperationKind::Precheck);
+        if planned {
+            return self.run_plan(stop).await;
+        }
         if !self.heed_wishes().await? {
             return Ok(());
         }
-        match self.operation.kind {
-            OperationKind::RegisterCluster => self.register().await,
-            OperationKind::Precheck => self.precheck().await,
-            _ => self.run_plan(stop).await,
-        }
+        if self.operation.kind == OperationKind::Precheck { self.precheck().await } else { self.register().await }
     }
 
     fn now(&self) -> Timestamp {
@@ -105,14 +105,21 @@ impl<'e> Run<'e> {
 
     async fn run_plan(&mut self, stop: &CancellationToken) -> Result<(), StoreError> {
         let mesh = self.operation.mesh.ok_or(StoreError::NotFound { what: "mesh" })?;
-        let (world, layout) = match self.engine.worlds.open(self.claim.tenant, mesh).await {
+        let opened = self.engine.worlds.open(self.claim.tenant, mesh).await;
+        // Before anything else, a pause included: what a predecessor still has on its way must be refused.
+        if let Ok((world, _)) = &opened {
+            self.fence_predecessor(world.as_ref()).await;
+        }
+        if !self.heed_wishes().await? {
+            return Ok(());
+        }
+        let (world, layout) = match opened {
             Ok(opened) => opened,
             Err(problem) => return self.pause(problem, Vec::new()).await,
         };
         if !self.prepare(&layout, world.as_ref()).await? {
             return Ok(());
         }
-        self.fence_predecessor(world.as_ref()).await;
         loop {
             match self.tick(&world).await? {
                 Tick::Finished => return self.succeed().await,

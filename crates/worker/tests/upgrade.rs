@@ -276,6 +276,30 @@ async fn a_zombie_that_wakes_up_after_a_takeover_writes_nothing() {
     assert_eq!(state(&fleet.upgrade(upgrade).await), "succeeded");
 }
 
+/// The promise of a pause: from the moment it is visible no cluster accepts a write, not even one of a worker that was
+/// stopped in the middle of it and goes on now.
+#[tokio::test]
+async fn a_zombie_that_wakes_up_after_a_pause_writes_nothing() {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
+    fleet.go(upgrade, Verb::Start).await;
+    fleet.press(upgrade, Verb::Promote, json!(null)).await.expect("promote fits");
+    let go_on = Arc::new(Notify::new());
+    fleet.world.cut_at(1, Cut::Frozen(go_on.clone()));
+    let zombie = fleet.worker("zombie", Duration::from_millis(300));
+    let asleep = tokio::spawn(async move { zombie.run_due().await });
+    assert!(fleet.world.cut_reached(Duration::from_secs(10)).await);
+    fleet.world.heal();
+    fleet.press(upgrade, Verb::Pause, json!(null)).await.expect("pause fits");
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    fleet.run().await;
+    assert_eq!(state(&fleet.upgrade(upgrade).await), "paused");
+    let journal = fleet.world.journal();
+    go_on.notify_one();
+    asleep.await.expect("no panic").expect("a readable queue");
+    assert_eq!(fleet.world.journal(), journal, "the zombie's patch was refused");
+}
+
 #[tokio::test]
 async fn deleting_a_mesh_leaves_nothing_but_definitions() {
     let fleet = Fleet::new().await;

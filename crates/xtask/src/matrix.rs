@@ -37,11 +37,18 @@ enum Victim {
     KilledBeforeEffect,
     KilledAfterEffect,
     StoppedAndContinued,
+    /// Its successor is told to pause at once; the one that was stopped goes on when the pause is visible.
+    StoppedThenPaused,
     Disconnected,
 }
 
-const VICTIMS: [Victim; 4] =
-    [Victim::KilledBeforeEffect, Victim::KilledAfterEffect, Victim::StoppedAndContinued, Victim::Disconnected];
+const VICTIMS: [Victim; 5] = [
+    Victim::KilledBeforeEffect,
+    Victim::KilledAfterEffect,
+    Victim::StoppedAndContinued,
+    Victim::StoppedThenPaused,
+    Victim::Disconnected,
+];
 /// Which way is cut.
 const WAYS: [&str; 2] = ["canary", "rollback"];
 const LEASE: Duration = Duration::from_millis(600);
@@ -159,7 +166,9 @@ async fn cut(way: &str, boundary: u64, victim: Victim, picture: &str) -> Option<
         match victim {
             Victim::KilledBeforeEffect => Cut::BeforeEffect,
             Victim::KilledAfterEffect => Cut::AfterEffect,
-            Victim::StoppedAndContinued | Victim::Disconnected => Cut::Frozen(go_on.clone()),
+            Victim::StoppedAndContinued | Victim::StoppedThenPaused | Victim::Disconnected => {
+                Cut::Frozen(go_on.clone())
+            }
         },
     );
     fleet.press(upgrade, first_verb(way), Value::Null).await.expect("a verb that fits");
@@ -186,13 +195,21 @@ async fn cut(way: &str, boundary: u64, victim: Victim, picture: &str) -> Option<
             closing.await.ok();
             work.abort();
         }
+        Victim::StoppedThenPaused => {
+            fleet.press(upgrade, Verb::Pause, Value::Null).await.expect("pause fits");
+        }
         Victim::StoppedAndContinued => {}
     }
     fleet.world.heal();
     tokio::time::sleep(LEASE + Duration::from_millis(150)).await;
-    finish(&fleet, upgrade, way).await;
+    let paused = victim == Victim::StoppedThenPaused;
+    if paused {
+        fleet.run().await
+    } else {
+        finish(&fleet, upgrade, way).await
+    }
     let late = fleet.world.journal().len();
-    if victim == Victim::StoppedAndContinued {
+    if paused || victim == Victim::StoppedAndContinued {
         go_on.notify_one();
         if tokio::time::timeout(Duration::from_secs(10), &mut work).await.is_err() {
             return Some("stuck: the one that woke up does not end".into());
@@ -200,6 +217,10 @@ async fn cut(way: &str, boundary: u64, victim: Victim, picture: &str) -> Option<
         if fleet.world.journal().len() != late {
             return Some(format!("late: a worker wrote after its successor: {:?}", fleet.world.journal().last()));
         }
+    }
+    if paused {
+        fleet.press(upgrade, Verb::Resume, Value::Null).await.expect("resume fits");
+        finish(&fleet, upgrade, way).await;
     }
     verdict(&fleet, upgrade, picture, &stamps_before).await
 }
