@@ -204,9 +204,9 @@ async fn cut(way: &str, boundary: u64, victim: Victim, picture: &str) -> Option<
     tokio::time::sleep(LEASE + Duration::from_millis(150)).await;
     let paused = victim == Victim::StoppedThenPaused;
     if paused {
-        fleet.run().await
+        fleet.run().await;
     } else {
-        finish(&fleet, upgrade, way).await
+        finish(&fleet, upgrade, way).await;
     }
     let late = fleet.world.journal().len();
     if paused || victim == Victim::StoppedAndContinued {
