@@ -90,7 +90,7 @@ func probeCommand(args []string) error {
 	}
 	for _, tool := range []string{"go", "nsenter"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			return fmt.Errorf("%s is missing: install Go 1.24 or newer, and util-linux for nsenter", tool)
+			return fmt.Errorf("%s is missing: install Go 1.26 or newer, and util-linux for nsenter", tool)
 		}
 	}
 	fmt.Printf("this machine can run a lab (user namespace: %t)\n", userNamespace)
