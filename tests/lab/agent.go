@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -68,15 +69,14 @@ func startAgent(ctx context.Context, supervisor *supervisor, c *cluster) (*agent
 
 func (a *agent) registerNode(ctx context.Context) error {
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName, Labels: map[string]string{"kubernetes.io/hostname": nodeName, "kubernetes.io/os": "linux"}}}
-	created, err := a.cluster.client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
-	if err != nil {
+	if _, err := a.cluster.client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
 		return err
 	}
 	room := corev1.ResourceList{
 		corev1.ResourceCPU: *resource.NewQuantity(64, resource.DecimalSI), corev1.ResourceMemory: resource.MustParse("256Gi"),
 		corev1.ResourcePods: *resource.NewQuantity(110, resource.DecimalSI),
 	}
-	created.Status = corev1.NodeStatus{
+	status := corev1.NodeStatus{
 		Capacity: room, Allocatable: room,
 		Addresses:       []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: nodeAddress}},
 		DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: kubeletPort}},
@@ -85,7 +85,12 @@ func (a *agent) registerNode(ctx context.Context) error {
 		}},
 		NodeInfo: corev1.NodeSystemInfo{OperatingSystem: "linux", Architecture: runtime.GOARCH, KubeletVersion: "v" + kubernetesVersion},
 	}
-	_, err = a.cluster.client.CoreV1().Nodes().UpdateStatus(ctx, created, metav1.UpdateOptions{})
+	// A patch, because controllers write to a new node at the same moment and an update would lose to them.
+	text, err := json.Marshal(map[string]any{"status": status})
+	if err != nil {
+		return err
+	}
+	_, err = a.cluster.client.CoreV1().Nodes().Patch(ctx, nodeName, types.MergePatchType, text, metav1.PatchOptions{}, "status")
 	return err
 }
 

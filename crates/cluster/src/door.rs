@@ -202,9 +202,14 @@ impl Door {
     /// As for [`Door::get`].
     pub async fn dry_run(&self, path: &str, object: &Value) -> Result<Value, WorldError> {
         let path = format!("{path}?dryRun=All");
-        self.call(Method::POST, &path, Some(("application/json", object)), None)
-            .await
-            .map_err(|failure| self.explain(failure))
+        match self.call(Method::POST, &path, Some(("application/json", object)), None).await {
+            Ok(admitted) => Ok(admitted),
+            // The cluster did answer: it is a webhook that did not.
+            Err(Failure::Status(status, cause)) if status.is_server_error() => {
+                Err(WorldError::Refused { place: self.place.clone(), code: "webhook_failed", cause })
+            }
+            Err(failure) => Err(self.explain(failure)),
+        }
     }
 
     /// Server-side apply with our field manager. `force` takes fields over that another manager holds.

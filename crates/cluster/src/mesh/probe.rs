@@ -26,7 +26,7 @@ pub(super) async fn probe(
     let admitted = match door.dry_run(&format!("/api/v1/namespaces/{namespace}/pods"), &pod).await {
         Ok(admitted) => admitted,
         // A webhook whose endpoint does not answer refuses the pod with a server error.
-        Err(WorldError::Unreachable { cause, .. } | WorldError::Refused { cause, .. }) => {
+        Err(WorldError::Refused { cause, .. }) => {
             return Ok(Err(format!("the dry run was refused: {cause}")));
         }
         Err(error) => return Err(error),
