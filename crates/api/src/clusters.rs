@@ -4,7 +4,6 @@ use axum::Json;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
-use model::Name;
 use model::ids::{ClusterId, OperationId};
 use model::operation::OperationKind;
 use store::{NewCluster, NewOperation};
@@ -12,7 +11,7 @@ use wire::{ClusterList, Operation, Problem, RegisterCluster};
 
 use crate::auth::Caller;
 use crate::problem::{ApiError, Result};
-use crate::reply::{Body, id};
+use crate::reply::{Body, id, name_field};
 use crate::views;
 
 /// Register a cluster
@@ -27,11 +26,7 @@ pub(crate) async fn register_cluster(caller: Caller, body: Body<RegisterCluster>
     if let Some(earlier) = body.earlier(&mut tx).await? {
         return Ok(earlier);
     }
-    let name: Name = body
-        .value
-        .name
-        .parse()
-        .map_err(|error: model::name::InvalidName| ApiError::field("/name", error.to_string()))?;
+    let name = name_field(&body.value.name)?;
     let read = (caller.app.read_kubeconfig)(&body.value.kubeconfig);
     let (server, kubeconfig) =
         read.map_err(|refused| ApiError::field("/kubeconfig", refused).coded("kubeconfig_refused"))?;

@@ -4,14 +4,13 @@ use axum::Json;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
-use model::Name;
 use model::ids::KeyId;
 use store::{KeyText, NewKey, Role};
 use wire::{ApiKey, ApiKeyList, CreateApiKey, Problem};
 
 use crate::auth::Caller;
 use crate::problem::{ApiError, Result};
-use crate::reply::{Body, id};
+use crate::reply::{Body, id, name_field};
 
 fn view(key: &store::ApiKey) -> ApiKey {
     ApiKey {
@@ -37,11 +36,7 @@ pub(crate) async fn create_api_key(caller: Caller, body: Body<CreateApiKey>) -> 
     if let Some(earlier) = body.earlier(&mut tx).await? {
         return Ok(earlier);
     }
-    let name: Name = body
-        .value
-        .name
-        .parse()
-        .map_err(|error: model::name::InvalidName| ApiError::field("/name", error.to_string()))?;
+    let name = name_field(&body.value.name)?;
     let role = Role::parse(&body.value.role)
         .ok_or_else(|| ApiError::field("/role", "a role is owner, operator, viewer or auditor"))?;
     let text = KeyText::generate(caller.tenant, KeyId(caller.app.clock.uuid()));

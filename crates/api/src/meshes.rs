@@ -6,10 +6,10 @@ use axum::Json;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
+use model::Version;
 use model::ids::{ClusterId, MeshId, OperationId};
 use model::operation::OperationKind;
 use model::rules::{Circumstances, Edition, Strategy, allowed, assess, path};
-use model::{Name, Version};
 use serde_json::{Value, json};
 use store::{ClusterState, MeshState, NewMesh, NewOperation, Tx};
 use wire::{
@@ -19,7 +19,7 @@ use wire::{
 use crate::auth::Caller;
 use crate::catalogue::reasons;
 use crate::problem::{ApiError, Result};
-use crate::reply::{Body, id};
+use crate::reply::{Body, id, name_field};
 use crate::views::{self, name};
 
 /// The most members that a mesh may have.
@@ -60,8 +60,7 @@ pub(crate) async fn create_mesh(caller: Caller, body: Body<CreateMesh>) -> Resul
 }
 
 async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<NewMesh> {
-    let name: Name =
-        wanted.name.parse().map_err(|error: model::name::InvalidName| ApiError::field("/name", error.to_string()))?;
+    let name = name_field(&wanted.name)?;
     let version: Version = wanted
         .version
         .parse()

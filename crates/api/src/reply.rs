@@ -4,6 +4,8 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use model::Name;
+use model::name::InvalidName;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::{Answer, Earlier, Tx};
@@ -117,4 +119,9 @@ fn response(answer: &Answer) -> Response {
 /// Reads an id of a path; a malformed one is as absent as an unknown one.
 pub(crate) fn id<T: std::str::FromStr>(text: &str, what: &str) -> Result<T> {
     text.parse().map_err(|_| ApiError::not_found(what))
+}
+
+/// Reads the field `/name`: a DNS label.
+pub(crate) fn name_field(text: &str) -> Result<Name> {
+    text.parse().map_err(|error: InvalidName| ApiError::field("/name", error.to_string()))
 }

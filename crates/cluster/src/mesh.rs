@@ -30,6 +30,9 @@ mod single;
 mod survey;
 mod values;
 
+pub(crate) use bundle::OWNER_LABEL;
+pub(crate) use survey::injects_sidecars;
+
 /// How often the engine looks again while something is under way.
 const TICK: Duration = Duration::from_millis(500);
 

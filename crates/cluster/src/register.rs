@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::door::{AddressRules, Door};
 use crate::kubeconfig::{Credential, Identity};
+use crate::mesh::{OWNER_LABEL, injects_sidecars};
 
 /// Where our account lives in a user's cluster.
 const NAMESPACE: &str = "meshwright-system";
@@ -120,18 +121,10 @@ async fn no_foreign_istio(door: &Door) -> Result<(), Problem> {
         .list("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", "")
         .await
         .map_err(|error| explain(&error))?;
-    let injects = |webhook: &&Value| {
-        let entries = webhook["webhooks"].as_array();
-        entries.is_some_and(|entries| {
-            entries
-                .iter()
-                .any(|entry| entry["name"].as_str().is_some_and(|name| name.ends_with("sidecar-injector.istio.io")))
-        })
-    };
     let foreign = listed
         .iter()
-        .filter(injects)
-        .find(|webhook| webhook["metadata"]["labels"].get("meshwright.dev/mesh").is_none());
+        .filter(|webhook| injects_sidecars(webhook))
+        .find(|webhook| webhook["metadata"]["labels"].get(OWNER_LABEL).is_none());
     let Some(foreign) = foreign else { return Ok(()) };
     let name = foreign["metadata"]["name"].as_str().unwrap_or_default();
     let message = format!("{} already has an Istio: the webhook {name} injects sidecars.", door.place());

@@ -10,7 +10,7 @@ use super::{MeshWorld, kinds, mark_of, preconditions, text};
 use crate::door::Door;
 
 /// Marks an object as ours, with the mesh that it belongs to.
-pub(super) const OWNER_LABEL: &str = "meshwright.dev/mesh";
+pub(crate) const OWNER_LABEL: &str = "meshwright.dev/mesh";
 /// Whose turn it is with an inventory.
 const WRITER: &str = "meshwright.dev/writer";
 

@@ -111,7 +111,8 @@ pub(super) fn stamp(object: &Value) -> Option<String> {
     object["spec"]["template"]["metadata"]["annotations"][STAMP].as_str().map(str::to_owned)
 }
 
-fn is_live(pod: &Value) -> bool {
+/// Finished pods never count.
+pub(super) fn is_live(pod: &Value) -> bool {
     !matches!(text(pod, "/status/phase"), Some("Succeeded" | "Failed"))
 }
 

@@ -15,6 +15,7 @@ use rollout::plan::data_plane::REV_LABEL;
 use rollout::ports::{Settled, Usage, WorldError};
 use serde_json::Value;
 
+use super::data_plane::is_live;
 use super::{MeshWorld, text};
 
 /// istiod's debug port.
@@ -158,8 +159,7 @@ impl MeshWorld {
                 member.name
             )
         };
-        let live =
-            snapshot.pods.iter().filter(|pod| !matches!(text(pod, "/status/phase"), Some("Succeeded" | "Failed")));
+        let live = snapshot.pods.iter().filter(|pod| is_live(pod));
         let pods = live
             .filter(|pod| text(pod, "/metadata/annotations/istio.io~1rev") == Some(name))
             .map(|pod| format!("pod {}", named(pod)));

@@ -114,7 +114,8 @@ pub(super) fn namespace_labels(object: &Value) -> NamespaceLabels {
     NamespaceLabels { injection: label(INJECTION_LABEL), rev: label(REV_LABEL) }
 }
 
-fn injects_sidecars(webhook: &Value) -> bool {
+/// True for a webhook configuration with an entry of Istio's sidecar injector, whoever made it.
+pub(crate) fn injects_sidecars(webhook: &Value) -> bool {
     let entries = webhook["webhooks"].as_array();
     entries.is_some_and(|entries| {
         entries
