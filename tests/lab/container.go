@@ -101,8 +101,12 @@ var variable = regexp.MustCompile(`\$\(([A-Za-z_][A-Za-z0-9_]*)\)`)
 
 // environmentOf resolves a container's environment the way a kubelet does, and adds the API server's address.
 func environmentOf(ctx context.Context, c *cluster, object *corev1.Pod, address string) ([]string, error) {
-	values := map[string]string{"KUBERNETES_SERVICE_HOST": c.address, "KUBERNETES_SERVICE_PORT": "6443", "HOME": "/tmp", "PATH": "/usr/local/bin"}
-	order := []string{"KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "HOME", "PATH"}
+	values := map[string]string{
+		"KUBERNETES_SERVICE_HOST": c.address, "KUBERNETES_SERVICE_PORT": "6443", "HOME": "/tmp", "PATH": "/usr/local/bin",
+		// The lab's Envoys are vanilla builds, which refuse what only Istio's own build knows.
+		"PILOT_ENABLE_METADATA_EXCHANGE": "false", "PILOT_ENABLE_ALPN_FILTER": "false",
+	}
+	order := []string{"KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "HOME", "PATH", "PILOT_ENABLE_METADATA_EXCHANGE", "PILOT_ENABLE_ALPN_FILTER"}
 	for _, entry := range object.Spec.Containers[0].Env {
 		value := variable.ReplaceAllStringFunc(entry.Value, func(match string) string {
 			if known, found := values[match[2:len(match)-1]]; found {

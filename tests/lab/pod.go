@@ -249,7 +249,7 @@ func launchOf(object *corev1.Pod, address string) (launch, error) {
 	if match == nil {
 		return launch{}, fmt.Errorf("this node knows no image %q: only pilot:<version> of %s", container.Image, strings.Join(istioVersions(), ", "))
 	}
-	binary, err := mustProgram("istio-" + match[1])
+	binary, err := mustProgram("istio-" + builtFor(match[1]))
 	if err != nil {
 		return launch{}, err
 	}
@@ -260,6 +260,22 @@ func launchOf(object *corev1.Pod, address string) (launch, error) {
 	}
 	args := append([]string{"pilot-discovery"}, container.Args...)
 	return launch{binary, append(args, addresses...)}, nil
+}
+
+// builtFor names the build that plays a version: its own, or the lab's build of the same minor. Few patches can be had as
+// modules, and an upgrade across a patch is about what changes around istiod: names, labels, images.
+func builtFor(version string) string {
+	minor := version[:strings.LastIndex(version, ".")+1]
+	found := version
+	for _, built := range istioVersions() {
+		if built == version {
+			return version
+		}
+		if strings.HasPrefix(built, minor) {
+			found = built
+		}
+	}
+	return found
 }
 
 func istioVersions() []string {

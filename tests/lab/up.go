@@ -161,6 +161,11 @@ func inside(args []string) error {
 	if err != nil {
 		return err
 	}
+	for _, user := range clusters[1:] {
+		if err := startProxies(ctx, supervisor, user); err != nil {
+			return err
+		}
+	}
 	if err := startControl(ctx, supervisor, dir); err != nil {
 		return err
 	}

@@ -18,14 +18,16 @@ const CALL: Duration = Duration::from_secs(5);
 /// Objects a page of a list.
 const PAGE: u32 = 500;
 
-/// Which addresses may be dialled, besides public ones.
+/// Which addresses may be dialled, besides public ones, and who is calling.
 #[derive(Debug, Clone, Default)]
-pub struct AddressRules {
+pub struct Dialling {
     /// Networks that the operator allows although they are private, as `address/bits`.
     pub allowed: Vec<(IpAddr, u8)>,
+    /// Which worker calls: a cluster's own audit log shows it as the user agent.
+    pub caller: String,
 }
 
-impl AddressRules {
+impl Dialling {
     /// Reads `10.0.0.0/8`.
     pub fn parse_network(text: &str) -> Option<(IpAddr, u8)> {
         let (address, bits) = text.split_once('/')?;
@@ -103,7 +105,7 @@ impl Door {
     ///
     /// # Errors
     /// The address is not allowed, the name does not resolve, or the credential cannot be used.
-    pub async fn open(place: &str, credential: &Credential, rules: &AddressRules) -> Result<Self, WorldError> {
+    pub async fn open(place: &str, credential: &Credential, rules: &Dialling) -> Result<Self, WorldError> {
         let refused =
             |code, cause: &str| WorldError::Refused { place: place.to_owned(), code, cause: cause.to_owned() };
         let uri: http::Uri =
@@ -132,6 +134,9 @@ impl Door {
         );
         config.auth_info = auth_info(&credential.identity);
         config.proxy_url = None;
+        let caller = format!("meshwright/{} ({})", env!("CARGO_PKG_VERSION"), rules.caller);
+        let caller = caller.parse().map_err(|_| refused("credential_refused", "the worker's name is not printable"))?;
+        config.headers.push((http::header::USER_AGENT, caller));
         (config.connect_timeout, config.read_timeout, config.write_timeout) = (Some(CALL), None, Some(CALL));
         let client = kube::Client::try_from(config)
             .map_err(|_| refused("credential_refused", "its certificate or key cannot be used"))?;
@@ -347,7 +352,7 @@ mod tests {
 
     #[test]
     fn private_loopback_and_metadata_addresses_are_refused_in_every_disguise() {
-        let rules = AddressRules::default();
+        let rules = Dialling::default();
         for address in [
             "127.0.0.1",
             "10.1.2.3",
@@ -373,12 +378,13 @@ mod tests {
 
     #[test]
     fn the_operator_can_allow_a_network_and_no_more_than_that() {
-        let rules = AddressRules { allowed: vec![AddressRules::parse_network("10.1.0.0/16").expect("a network")] };
+        let allowed = vec![Dialling::parse_network("10.1.0.0/16").expect("a network")];
+        let rules = Dialling { allowed, ..Dialling::default() };
         assert!(rules.allows("10.1.255.1".parse().expect("an address")));
         assert!(rules.allows("::ffff:10.1.0.1".parse().expect("an address")));
         assert!(!rules.allows("10.2.0.1".parse().expect("an address")));
         for bad in ["10.0.0.0", "10.0.0.0/33", "x/8"] {
-            assert!(AddressRules::parse_network(bad).is_none(), "{bad}");
+            assert!(Dialling::parse_network(bad).is_none(), "{bad}");
         }
     }
 }

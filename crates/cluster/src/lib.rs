@@ -18,7 +18,7 @@ pub mod register;
 pub mod render;
 
 pub use authority::Authority;
-pub use door::{AddressRules, Door};
+pub use door::{Dialling, Door};
 pub use kubeconfig::{Credential, RefusedKubeconfig};
 pub use mesh::{MemberDoor, MeshWorld, MeshWorldConfig};
 

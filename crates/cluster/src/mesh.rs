@@ -23,9 +23,11 @@ use crate::render::{Charts, Helm};
 mod bundle;
 mod data_plane;
 mod kinds;
+mod live;
 mod objects;
 mod probe;
 mod proxies;
+mod records;
 mod single;
 mod survey;
 mod values;
@@ -34,7 +36,9 @@ pub(crate) use bundle::OWNER_LABEL;
 pub(crate) use survey::injects_sidecars;
 
 /// How often the engine looks again while something is under way.
-const TICK: Duration = Duration::from_millis(500);
+const TICK: Duration = Duration::from_millis(400);
+/// How long it lets a burst of events pass.
+const BURST: Duration = Duration::from_millis(100);
 
 /// A member cluster.
 #[derive(Debug, Clone)]
@@ -71,12 +75,13 @@ pub struct MeshWorldConfig {
 pub struct MeshWorld {
     config: Arc<MeshWorldConfig>,
     snapshots: Arc<data_plane::Snapshots>,
+    watches: Arc<live::Watches>,
 }
 
 impl MeshWorld {
     /// A world over these clusters. Nothing is called yet.
     pub fn new(config: MeshWorldConfig) -> Self {
-        Self { config: Arc::new(config), snapshots: Arc::default() }
+        Self { config: Arc::new(config), snapshots: Arc::default(), watches: Arc::default() }
     }
 
     fn namespace(&self) -> &str {
@@ -136,8 +141,7 @@ impl World for MeshWorld {
     }
 
     async fn workload(&self, member: &Name, workload: &WorkloadRef) -> Result<Option<WorkloadSeen>, WorldError> {
-        let snapshot = self.snapshots.of(self.member(member)?).await?;
-        Ok(snapshot.workload(workload))
+        self.watches.workload(self.member(member)?, workload).await
     }
 
     async fn probe(&self, member: &Name, asks: &Asks, wanted: &Sidecar) -> Result<Result<(), String>, WorldError> {
@@ -157,7 +161,9 @@ impl World for MeshWorld {
     }
 
     async fn changed(&self) {
-        tokio::time::sleep(TICK).await;
+        tokio::time::timeout(TICK, self.watches.changed()).await.ok();
+        // Events come in bursts, and each look costs the database a few questions.
+        tokio::time::sleep(BURST).await;
         self.snapshots.forget();
     }
 }

@@ -9,7 +9,7 @@ use model::operation::Problem;
 use rollout::ports::WorldError;
 use serde_json::{Value, json};
 
-use crate::door::{AddressRules, Door};
+use crate::door::{Dialling, Door};
 use crate::kubeconfig::{Credential, Identity};
 use crate::mesh::{OWNER_LABEL, injects_sidecars};
 
@@ -62,8 +62,8 @@ const NEEDED: [(&str, &str, &str); 5] = [
 ///
 /// # Errors
 /// Why the cluster cannot be used, and what to do.
-pub async fn register(name: &str, submitted: &Credential, address_rules: &AddressRules) -> Result<Connected, Problem> {
-    let door = Door::open(name, submitted, address_rules).await.map_err(|error| explain(&error))?;
+pub async fn register(name: &str, submitted: &Credential, dialling: &Dialling) -> Result<Connected, Problem> {
+    let door = Door::open(name, submitted, dialling).await.map_err(|error| explain(&error))?;
     let kubernetes_version = version(&door).await?;
     no_foreign_istio(&door).await?;
     allowed(&door).await?;

@@ -98,10 +98,19 @@ pub struct WorkloadSeen {
     pub stamp: Option<String>,
     /// Which version of the workload that was.
     pub mark: Mark,
-    /// What each live pod was injected with.
-    pub live: Vec<Option<Sidecar>>,
+    /// Its live pods.
+    pub live: Vec<LivePod>,
     /// Whether the roll-out of its newest template has come to its end.
     pub rolled: Settled,
+}
+
+/// A pod that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LivePod {
+    /// What it was injected with.
+    pub sidecar: Option<Sidecar>,
+    /// True for a pod that is ending, or that an earlier template made: it goes without our doing.
+    pub leaving: bool,
 }
 
 /// Who uses a revision.

@@ -39,8 +39,8 @@ pub(crate) async fn dev(options: Dev) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     let engine = engine(worker, &options.clusters)?;
     let working = tokio::spawn({
-        let stop = stop.clone();
-        async move { engine.work(stop).await }
+        let (stop, idle) = (stop.clone(), options.no_work);
+        async move { if idle { stop.cancelled().await } else { engine.work(stop).await } }
     });
     let served = api::serve(listener, app(api), stopped()).await;
     stop.cancel();
@@ -108,13 +108,14 @@ async fn listener(address: &str) -> Result<tokio::net::TcpListener, Failure> {
 
 fn parse_release(text: &str, hub: &str) -> Result<Release, Failure> {
     let (version, charts) =
-        text.split_once('=').ok_or_else(|| Failure::Config("--release is version=folder".into()))?;
+        text.split_once('=').ok_or_else(|| Failure::Config("--release is version[@tag]=folder".into()))?;
+    let (version, tag) = version.split_once('@').map_or((version, None), |(version, tag)| (version, Some(tag)));
     let known_fault = version.starts_with("1.27.").then(|| "remote-secret-deadlock".to_owned());
     Ok(Release {
         version: version.into(),
         charts: charts.into(),
         hub: hub.into(),
-        tag: None,
+        tag: tag.map(str::to_owned),
         kubernetes_min: 29,
         kubernetes_tested: 35,
         kubernetes_source: "AKS support table of 2026-05-15".into(),

@@ -82,6 +82,9 @@ pub(crate) struct Clusters {
     /// Seconds that a claim lasts without a renewal.
     #[arg(long, env = "MESHWRIGHT_LEASE_SECONDS", default_value_t = 30)]
     pub(crate) lease_seconds: u64,
+    /// This worker's name in the queue and in the clusters' audit logs; its process number by default.
+    #[arg(long, env = "MESHWRIGHT_OWNER")]
+    pub(crate) owner: Option<String>,
     /// Seconds over which a revision must be seen unused before it is removed.
     #[arg(long, env = "MESHWRIGHT_UNUSED_SECONDS", default_value_t = 120)]
     pub(crate) unused_seconds: i64,
@@ -97,6 +100,10 @@ pub(crate) struct Clusters {
 }
 
 impl Clusters {
+    pub(crate) fn owner(&self) -> String {
+        self.owner.clone().unwrap_or_else(|| format!("worker-{}", std::process::id()))
+    }
+
     pub(crate) fn lease(&self) -> Duration {
         Duration::from_secs(self.lease_seconds)
     }
@@ -163,12 +170,15 @@ pub(crate) struct Dev {
     /// A hosting cluster to add, by its kubeconfig.
     #[arg(long)]
     pub(crate) hosting_kubeconfig: Option<PathBuf>,
-    /// A release to import, as version=folder. Repeatable.
+    /// A release to import, as version=folder, or version@tag=folder where its images have another tag. Repeatable.
     #[arg(long = "release")]
     pub(crate) releases: Vec<String>,
     /// Where the imported releases' images are pulled from.
     #[arg(long, default_value = "docker.io/istio")]
     pub(crate) hub: String,
+    /// Leave the operations to other processes, started with `work`.
+    #[arg(long)]
+    pub(crate) no_work: bool,
     #[command(flatten)]
     pub(crate) clusters: Clusters,
 }

@@ -60,6 +60,7 @@ pub(crate) fn engine(store: Store, clusters: &Clusters) -> Result<Engine, Failur
         ..Patience::default()
     };
     let settings = Settings {
+        owner: clusters.owner(),
         lease: clusters.lease(),
         patience,
         observe: Duration::from_secs(clusters.observe_seconds),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cluster::{AddressRules, Authority, Charts, Credential, Door, Helm, MemberDoor, MeshWorld, MeshWorldConfig};
+use cluster::{Authority, Charts, Credential, Dialling, Door, Helm, MemberDoor, MeshWorld, MeshWorldConfig};
 use model::ids::{ClusterId, MeshId, TenantId};
 use model::operation::Problem;
 use model::release::Release;
@@ -25,7 +25,7 @@ type Doors = HashMap<(String, Vec<u8>), Door>;
 pub(crate) struct RealWorlds {
     store: Store,
     helm: Helm,
-    rules: AddressRules,
+    dialling: Dialling,
     replicas: u32,
     width: usize,
     doors: Mutex<Doors>,
@@ -43,14 +43,14 @@ fn damaged(what: &str) -> Problem {
 impl RealWorlds {
     pub(crate) fn new(store: Store, clusters: &Clusters) -> Result<Self, Failure> {
         let network = |text: &String| {
-            AddressRules::parse_network(text)
+            Dialling::parse_network(text)
                 .ok_or_else(|| Failure::Config(format!("--allow-network {text}: write address/bits")))
         };
         let allowed = clusters.allow_networks.iter().map(network).collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             store,
             helm: Helm { program: clusters.helm.clone() },
-            rules: AddressRules { allowed },
+            dialling: Dialling { allowed, caller: clusters.owner() },
             replicas: clusters.replicas,
             width: clusters.width,
             doors: Mutex::default(),
@@ -64,7 +64,7 @@ impl RealWorlds {
             return Ok((door.clone(), credential));
         }
         let door =
-            Door::open(place, &credential, &self.rules).await.map_err(|error| cluster::register::explain(&error))?;
+            Door::open(place, &credential, &self.dialling).await.map_err(|error| cluster::register::explain(&error))?;
         self.doors.lock().await.insert(key, door.clone());
         Ok((door, credential))
     }
@@ -139,7 +139,7 @@ impl Worlds for RealWorlds {
         let stored = tx.cluster_kubeconfig(id).await.map_err(lost)?;
         drop(tx);
         let submitted = Credential::open(&stored).map_err(|_| damaged("The submitted kubeconfig"))?;
-        let connected = cluster::register::register(&name, &submitted, &self.rules).await?;
+        let connected = cluster::register::register(&name, &submitted, &self.dialling).await?;
         Ok(Registered { kubernetes_version: connected.kubernetes_version, kubeconfig: connected.credential.stored() })
     }
 }

@@ -12,7 +12,7 @@ use model::plan::{Asks, Sidecar, Target, WorkloadKind, WorkloadRef};
 use model::survey::{MemberSurvey, NamespaceSurvey, Survey, WorkloadSurvey};
 use model::version::{RevisionName, Version};
 use rollout::plan::data_plane::{label_value, labels_of};
-use rollout::ports::{Mark, Permit, Seen, Settled, Usage, WorkloadSeen, World, WorldError};
+use rollout::ports::{LivePod, Mark, Permit, Seen, Settled, Usage, WorkloadSeen, World, WorldError};
 use tokio::sync::Notify;
 
 /// How a workload behaves when its template changes.
@@ -376,7 +376,8 @@ impl World for FakeWorld {
                 Settled::Failing(Problem::new("workload_not_ready", "the new pods do not become ready", "look at them"))
             }
         };
-        Ok(Some(WorkloadSeen { stamp: state.value(&target), mark: state.mark(&target), live: known.pods, rolled }))
+        let live = known.pods.into_iter().map(|sidecar| LivePod { sidecar, leaving: false }).collect();
+        Ok(Some(WorkloadSeen { stamp: state.value(&target), mark: state.mark(&target), live, rolled }))
     }
 
     async fn probe(&self, member: &Name, asks: &Asks, wanted: &Sidecar) -> Result<Result<(), String>, WorldError> {

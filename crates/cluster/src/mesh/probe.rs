@@ -5,7 +5,7 @@ use model::plan::{Asks, Sidecar};
 use rollout::ports::WorldError;
 use serde_json::{Value, json};
 
-use super::data_plane::sidecar;
+use super::records::sidecar;
 use crate::door::Door;
 
 pub(super) async fn probe(

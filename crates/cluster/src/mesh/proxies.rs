@@ -15,7 +15,6 @@ use rollout::plan::data_plane::REV_LABEL;
 use rollout::ports::{Settled, Usage, WorldError};
 use serde_json::Value;
 
-use super::data_plane::is_live;
 use super::{MeshWorld, text};
 
 /// istiod's debug port.
@@ -107,12 +106,8 @@ impl MeshWorld {
     async fn mark_ghosts(&self, proxies: &mut [ProxySurvey]) {
         for member in &self.config.members {
             let Ok(snapshot) = self.snapshots.of(member).await else { continue };
-            let part = |pod: &Value, pointer: &str| text(pod, pointer).unwrap_or_default().to_owned();
-            let pods: BTreeSet<String> = snapshot
-                .pods
-                .iter()
-                .map(|pod| format!("{}.{}", part(pod, "/metadata/name"), part(pod, "/metadata/namespace")))
-                .collect();
+            let pods: BTreeSet<String> =
+                snapshot.pods.keys().map(|(namespace, name)| format!("{name}.{namespace}")).collect();
             for proxy in proxies.iter_mut().filter(|proxy| proxy.member == member.name.as_str()) {
                 proxy.ghost = !pods.contains(&proxy.proxy);
             }
@@ -151,24 +146,11 @@ impl MeshWorld {
     async fn used_in(&self, member: &super::MemberDoor, revision: &RevisionName) -> Result<Vec<String>, WorldError> {
         let snapshot = self.snapshots.of(member).await?;
         let name = revision.as_str();
-        let named = |object: &Value| {
-            format!(
-                "{}/{} in {}",
-                text(object, "/metadata/namespace").unwrap_or_default(),
-                text(object, "/metadata/name").unwrap_or_default(),
-                member.name
-            )
-        };
-        let live = snapshot.pods.iter().filter(|pod| is_live(pod));
-        let pods = live
-            .filter(|pod| text(pod, "/metadata/annotations/istio.io~1rev") == Some(name))
-            .map(|pod| format!("pod {}", named(pod)));
-        let templates = snapshot
-            .workloads
-            .values()
-            .filter(|object| text(object, "/spec/template/metadata/labels/istio.io~1rev") == Some(name));
+        let carry = snapshot.pods.values().filter(|pod| pod.live && pod.revision.as_deref() == Some(name));
         let mut users: Vec<String> =
-            pods.chain(templates.map(|object| format!("pod template {}", named(object)))).collect();
+            carry.map(|pod| format!("pod {}/{} in {}", pod.namespace, pod.name, member.name)).collect();
+        let templates = snapshot.workloads.values().filter(|record| record.template.rev.as_deref() == Some(name));
+        users.extend(templates.map(|record| format!("pod template of {} in {}", record.workload, member.name)));
         let selector = format!("labelSelector={}%3D{name}", REV_LABEL.replace('/', "%2F"));
         let namespaces = member.door.list("/api/v1/namespaces", &selector).await?;
         users.extend(

@@ -26,6 +26,7 @@ const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhoo
 /// One object with the part of it that is ours.
 pub(super) struct Single<'a> {
     door: &'a Door,
+    target: &'a Target,
     path: String,
     part: Part<'a>,
 }
@@ -54,7 +55,7 @@ impl<'a> Single<'a> {
             Target::Workload { workload, .. } => (workload_path(workload), Part::Stamp),
             _ => return Ok(None),
         };
-        Ok(Some(Self { door: world.door(target)?, path, part }))
+        Ok(Some(Self { door: world.door(target)?, target, path, part }))
     }
 
     pub(super) async fn look(&self) -> Result<Seen, WorldError> {
@@ -104,7 +105,11 @@ impl<'a> Single<'a> {
         };
         patch["metadata"]["uid"] = uid.into();
         patch["metadata"]["resourceVersion"] = version.into();
-        self.door.patch(&self.path, &patch, Some(permit)).await.map(|_| ())
+        let answer = self.door.patch(&self.path, &patch, Some(permit)).await?;
+        if let Target::Workload { member, workload } = self.target {
+            world.watches.answered(member, workload.kind, &answer);
+        }
+        Ok(())
     }
 
     /// A tag's object, copied from the canonical webhook of the revision that it is to point to. Seen by istioctl and by

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use model::injection::{Injector, NamespaceLabels, PodLabels};
-use model::plan::{WorkloadKind, WorkloadRef};
-use model::survey::{MemberSurvey, NamespaceSurvey, Stuck, Survey, WorkloadSurvey};
+use model::injection::{Injector, NamespaceLabels};
+use model::survey::{MemberSurvey, NamespaceSurvey, Survey, WorkloadSurvey};
 use rollout::plan::data_plane::{INJECTION_LABEL, REV_LABEL};
 use rollout::ports::WorldError;
 use serde_json::Value;
 
 use super::bundle::OWNER_LABEL;
-use super::data_plane::{Snapshot, sidecar, stamp};
+use super::data_plane::Snapshot;
+use super::records::WorkloadRecord;
 use super::{MemberDoor, MeshWorld, text};
 
 /// Namespaces that are Kubernetes' own and never part of a mesh.
@@ -62,50 +62,27 @@ impl MeshWorld {
                 )
             })
             .collect();
-        for (workload, object) in &snapshot.workloads {
-            if let Some(namespace) = namespaces.get_mut(&workload.namespace) {
-                namespace.workloads.push(workload_survey(workload, object, snapshot));
+        for record in snapshot.workloads.values() {
+            if let Some(namespace) = namespaces.get_mut(&record.workload.namespace) {
+                namespace.workloads.push(workload_survey(record, snapshot));
             }
         }
-        for pod in snapshot.unowned().filter(|pod| sidecar(pod).is_some()) {
-            let (namespace, name) =
-                (text(pod, "/metadata/namespace").unwrap_or_default(), text(pod, "/metadata/name").unwrap_or_default());
-            if let Some(namespace) = namespaces.get_mut(namespace) {
-                namespace.unreachable.push(name.to_owned());
+        for pod in snapshot.unowned().filter(|pod| pod.sidecar.is_some()) {
+            if let Some(namespace) = namespaces.get_mut(&pod.namespace) {
+                namespace.unreachable.push(pod.name.clone());
             }
         }
         namespaces.into_values().collect()
     }
 }
 
-fn workload_survey(workload: &WorkloadRef, object: &Value, snapshot: &Snapshot) -> WorkloadSurvey {
-    let label = |pointer: &str| text(object, pointer).map(str::to_owned);
+fn workload_survey(record: &WorkloadRecord, snapshot: &Snapshot) -> WorkloadSurvey {
     WorkloadSurvey {
-        workload: workload.clone(),
-        template: PodLabels {
-            inject: label("/spec/template/metadata/labels/sidecar.istio.io~1inject"),
-            rev: label("/spec/template/metadata/labels/istio.io~1rev"),
-        },
-        live: snapshot.live(workload).into_iter().map(sidecar).collect(),
-        stamp: stamp(object),
-        stuck: stuck(workload, object),
-    }
-}
-
-/// Why a template change would not replace the pods.
-fn stuck(workload: &WorkloadRef, object: &Value) -> Option<Stuck> {
-    if object["metadata"]["labels"].get("gateway.networking.k8s.io/gateway-name").is_some() {
-        return Some(Stuck::SelfRolling);
-    }
-    let owned = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-    if owned.is_some_and(|owners| owners.iter().any(|owner| owner["controller"] == true)) {
-        return Some(Stuck::Owned);
-    }
-    match workload.kind {
-        WorkloadKind::Deployment => (object["spec"]["paused"] == true).then_some(Stuck::Paused),
-        WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => {
-            (object["spec"]["updateStrategy"]["type"] == "OnDelete").then_some(Stuck::OnDelete)
-        }
+        workload: record.workload.clone(),
+        template: record.template.clone(),
+        live: snapshot.live(&record.workload).map(|pod| pod.sidecar.clone()).collect(),
+        stamp: record.stamp.clone(),
+        stuck: record.stuck,
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) async fn check(
         return Ok(Check::Done);
     };
     let goal = place.stamp(stamp);
-    let carried = seen.live.iter().all(|live| live.as_ref() == Some(wanted));
+    let carried = seen.live.iter().all(|pod| pod.sidecar.as_ref() == Some(wanted));
     if carried && seen.rolled == Settled::Yes {
         return Ok(Check::Done);
     }
@@ -35,10 +35,14 @@ fn rolling(member: &Name, workload: &WorkloadRef, wanted: &Sidecar, seen: &Workl
         Settled::NotYet(reason) => Check::Waiting(reason.clone()),
         Settled::Failing(problem) => Check::Blocked(problem.clone()),
         Settled::Yes => {
-            let odd = seen.live.iter().find(|live| live.as_ref() != Some(wanted));
-            let found = match odd {
-                Some(Some(sidecar)) => format!("injected by {} with {}", sidecar.revision, sidecar.image),
-                _ => "not injected at all".into(),
+            let mut odd = seen.live.iter().filter(|pod| pod.sidecar.as_ref() != Some(wanted));
+            // Controllers count a pod as gone as soon as it begins to end.
+            let Some(stray) = odd.clone().find(|pod| !pod.leaving) else {
+                return Check::Waiting(format!("{} old pods are still ending", odd.by_ref().count()));
+            };
+            let found = match &stray.sidecar {
+                Some(sidecar) => format!("injected by {} with {}", sidecar.revision, sidecar.image),
+                None => "not injected at all".into(),
             };
             Check::Blocked(Problem::new(
                 "injected_by_another_revision",

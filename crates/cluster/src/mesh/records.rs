@@ -1,0 +1,171 @@
+//! The handful of fields that are kept of each workload and pod; whole objects are never held.
+
+use model::injection::PodLabels;
+use model::operation::Problem;
+use model::plan::{Sidecar, WorkloadKind, WorkloadRef};
+use model::survey::Stuck;
+use rollout::ports::{Mark, Settled};
+use serde_json::Value;
+
+use super::single::STAMP;
+use super::{mark_of, number, text};
+
+/// A workload as its cluster shows it.
+#[derive(Debug, Clone)]
+pub(super) struct WorkloadRecord {
+    pub(super) workload: WorkloadRef,
+    pub(super) mark: Mark,
+    pub(super) stamp: Option<String>,
+    pub(super) template: PodLabels,
+    pub(super) stuck: Option<Stuck>,
+    pub(super) rolled: Settled,
+}
+
+/// A pod as its cluster shows it.
+#[derive(Debug, Clone)]
+pub(super) struct PodRecord {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) owner: Option<WorkloadRef>,
+    /// Finished pods never count; one that is ending still does, for it still runs.
+    pub(super) live: bool,
+    /// The annotation that names the revision that injected it.
+    pub(super) revision: Option<String>,
+    pub(super) sidecar: Option<Sidecar>,
+    /// Our restart stamp on the template that made it.
+    pub(super) stamp: Option<String>,
+    /// It was told to end.
+    pub(super) ending: bool,
+}
+
+impl WorkloadRecord {
+    pub(super) fn of(kind: WorkloadKind, object: &Value) -> Self {
+        let part = |pointer: &str| text(object, pointer).unwrap_or_default().to_owned();
+        let label = |pointer: &str| text(object, pointer).map(str::to_owned);
+        let workload = WorkloadRef { namespace: part("/metadata/namespace"), kind, name: part("/metadata/name") };
+        Self {
+            mark: mark_of(Some(object)),
+            stamp: object["spec"]["template"]["metadata"]["annotations"][STAMP].as_str().map(str::to_owned),
+            template: PodLabels {
+                inject: label("/spec/template/metadata/labels/sidecar.istio.io~1inject"),
+                rev: label("/spec/template/metadata/labels/istio.io~1rev"),
+            },
+            stuck: stuck(kind, object),
+            rolled: rolled(&workload, object),
+            workload,
+        }
+    }
+}
+
+impl PodRecord {
+    pub(super) fn of(object: &Value) -> Self {
+        let part = |pointer: &str| text(object, pointer).unwrap_or_default().to_owned();
+        Self {
+            namespace: part("/metadata/namespace"),
+            name: part("/metadata/name"),
+            owner: owner(object),
+            live: !matches!(text(object, "/status/phase"), Some("Succeeded" | "Failed")),
+            revision: text(object, "/metadata/annotations/istio.io~1rev").map(str::to_owned),
+            sidecar: sidecar(object),
+            stamp: object["metadata"]["annotations"][STAMP].as_str().map(str::to_owned),
+            ending: object["metadata"].get("deletionTimestamp").is_some(),
+        }
+    }
+
+    pub(super) fn key(&self) -> (String, String) {
+        (self.namespace.clone(), self.name.clone())
+    }
+}
+
+/// What a pod was injected with: its annotation and the image of its proxy. A label would only say what was asked for.
+pub(super) fn sidecar(pod: &Value) -> Option<Sidecar> {
+    let revision = text(pod, "/metadata/annotations/istio.io~1rev")?.parse().ok()?;
+    let containers = ["/spec/containers", "/spec/initContainers"]
+        .into_iter()
+        .filter_map(|pointer| pod.pointer(pointer)?.as_array())
+        .flatten();
+    let proxy = containers.into_iter().find(|container| container["name"] == "istio-proxy")?;
+    Some(Sidecar { revision, image: proxy["image"].as_str()?.to_owned() })
+}
+
+/// The workload that a pod belongs to. A `ReplicaSet`'s name is its Deployment's, a dash, and the template's hash.
+fn owner(pod: &Value) -> Option<WorkloadRef> {
+    let owners = pod.pointer("/metadata/ownerReferences")?.as_array()?;
+    let controller = owners.iter().find(|owner| owner["controller"] == true)?;
+    let (kind, name) = (controller["kind"].as_str()?, controller["name"].as_str()?);
+    let (kind, name) = match kind {
+        "ReplicaSet" => {
+            let hash = text(pod, "/metadata/labels/pod-template-hash")?;
+            (WorkloadKind::Deployment, name.strip_suffix(hash)?.strip_suffix('-')?)
+        }
+        "StatefulSet" => (WorkloadKind::StatefulSet, name),
+        "DaemonSet" => (WorkloadKind::DaemonSet, name),
+        _ => return None,
+    };
+    Some(WorkloadRef { namespace: text(pod, "/metadata/namespace")?.to_owned(), kind, name: name.to_owned() })
+}
+
+/// Why a template change would not replace the pods.
+fn stuck(kind: WorkloadKind, object: &Value) -> Option<Stuck> {
+    if object["metadata"]["labels"].get("gateway.networking.k8s.io/gateway-name").is_some() {
+        return Some(Stuck::SelfRolling);
+    }
+    let owned = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    if owned.is_some_and(|owners| owners.iter().any(|owner| owner["controller"] == true)) {
+        return Some(Stuck::Owned);
+    }
+    match kind {
+        WorkloadKind::Deployment => (object["spec"]["paused"] == true).then_some(Stuck::Paused),
+        WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => {
+            (object["spec"]["updateStrategy"]["type"] == "OnDelete").then_some(Stuck::OnDelete)
+        }
+    }
+}
+
+/// Whether the newest template runs everywhere, by the rules that `kubectl rollout status` follows.
+fn rolled(workload: &WorkloadRef, object: &Value) -> Settled {
+    if number(object, "/status/observedGeneration") < number(object, "/metadata/generation") {
+        return Settled::NotYet("its controller has not seen the change yet".into());
+    }
+    let status = |field: &str| number(object, &format!("/status/{field}"));
+    let (wanted, updated, ready) = match workload.kind {
+        WorkloadKind::Deployment => {
+            if let Some(problem) = gave_up(workload, object) {
+                return Settled::Failing(problem);
+            }
+            if status("replicas") > status("updatedReplicas") {
+                return Settled::NotYet(format!(
+                    "{} old pods are still there",
+                    status("replicas") - status("updatedReplicas")
+                ));
+            }
+            (
+                object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1),
+                status("updatedReplicas"),
+                status("availableReplicas"),
+            )
+        }
+        WorkloadKind::StatefulSet => (
+            object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1),
+            status("updatedReplicas"),
+            status("readyReplicas"),
+        ),
+        WorkloadKind::DaemonSet => {
+            (status("desiredNumberScheduled"), status("updatedNumberScheduled"), status("numberAvailable"))
+        }
+    };
+    if updated >= wanted && ready >= wanted {
+        return Settled::Yes;
+    }
+    Settled::NotYet(format!("{updated} of {wanted} pods are new, {ready} are ready"))
+}
+
+/// Kubernetes itself gives a Deployment up after its `progressDeadlineSeconds`.
+fn gave_up(workload: &WorkloadRef, object: &Value) -> Option<Problem> {
+    let conditions = object.pointer("/status/conditions")?.as_array()?;
+    conditions
+        .iter()
+        .find(|condition| condition["type"] == "Progressing" && condition["reason"] == "ProgressDeadlineExceeded")?;
+    let hint = "Look at the workload's pods; retry when they can become ready, or roll back.";
+    Some(Problem::new("workload_not_ready", format!("{workload} exceeded its progress deadline."), hint))
+}
