@@ -186,6 +186,8 @@ func (c *cluster) apiServerFlags() []string {
 		"--service-account-signing-key-file=" + c.file("accounts.key"), fmt.Sprintf("--service-cluster-ip-range=10.%d.240.0/20", c.index),
 		"--authorization-mode=RBAC", "--allow-privileged", "--profiling=false", "--audit-policy-file=" + c.file("audit-policy.yaml"),
 		"--audit-log-path=" + c.file("audit.log"), "--audit-log-mode=blocking",
+		// It is read while it grows: one file, however long.
+		"--audit-log-maxsize=100000",
 		// Nothing here plays the part of the node controller that would take this taint off again.
 		"--disable-admission-plugins=TaintNodesByCondition",
 	}

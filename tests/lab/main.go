@@ -12,7 +12,8 @@ import (
 
 const usage = `usage: lab COMMAND [flags]
 
-  up [--user-clusters N] [--name NAME]   start a hosting cluster and N user clusters (default 2)
+  up [--user-clusters N] [--name NAME]   start a hosting cluster and N user clusters (default 2);
+                                         --later PROGRAM starts without one that is still being built
   down [--name NAME]                     stop everything and remove the lab's directory
   status [-o json]                       the clusters with role, kubeconfig, address and version
   exec [--listen ADDR]... -- COMMAND     run a command inside the lab's network; each ADDR is bound outside first
@@ -21,6 +22,7 @@ const usage = `usage: lab COMMAND [flags]
   dump [--normal]                        every object of every cluster as JSON lines; --normal removes volatile fields
   record [--until-file FILE]             every watch event of every cluster as JSON lines, until interrupted
   signal PROCESS SIGNAL                  send KILL, TERM, STOP or CONT to a process named by 'status -o json'
+  charts VERSION                         print the folder of a release's charts, out of Istio's own module
   build [PROGRAM...]                     build the programs into the cache now
   cache export|import FILE               write or read the built programs with a manifest of digests
   probe                                  say whether this machine can run a lab, and what helps if not
@@ -49,7 +51,7 @@ func dispatch(args []string) error {
 	}
 	commands := map[string]func([]string) error{
 		"up": up, "down": down, "status": status, "exec": execInside, "logs": logs, "dump": dump, "record": record,
-		"signal": sendSignal, "build": build, "cache": cacheCommand, "probe": probeCommand,
+		"signal": sendSignal, "build": build, "charts": charts, "cache": cacheCommand, "probe": probeCommand,
 		insideCommand: inside, containerCommand: container,
 	}
 	if args[0] == "help" || args[0] == "--help" || args[0] == "-h" {

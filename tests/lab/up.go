@@ -30,6 +30,11 @@ const maxUserClusters = 200
 func up(args []string) error {
 	flags, name := labFlags("up")
 	users := flags.Int("user-clusters", 2, "how many user clusters")
+	var later []string
+	flags.Func("later", "a program that is still being built elsewhere (repeatable)", func(name string) error {
+		later = append(later, name)
+		return nil
+	})
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -45,6 +50,9 @@ func up(args []string) error {
 		return err
 	}
 	for _, p := range programs {
+		if contains(later, p.name) {
+			continue
+		}
 		if _, err := p.ensure(); err != nil {
 			return err
 		}
@@ -190,10 +198,11 @@ func announce(dir string, clusters []*cluster) error {
 		s.Clusters = append(s.Clusters, c.state())
 	}
 	for _, p := range programs {
-		binary, err := p.ensure()
+		home, err := p.home()
 		if err != nil {
 			return err
 		}
+		binary := filepath.Join(home, p.name)
 		if version, isIstio := strings.CutPrefix(p.name, "istio-"); isIstio {
 			s.Releases = append(s.Releases, releaseState{Version: version, Charts: filepath.Join(filepath.Dir(binary), "charts"), Istioctl: binary})
 		}
