@@ -102,6 +102,8 @@ async fn read(caller: &Caller, mesh: &store::Mesh, wanted: &CreateUpgrade) -> Re
         auto: wanted.auto,
         hold_seconds: wanted.hold_seconds,
         accept_warnings: wanted.accept_warnings,
+        labels: serde_json::from_value(Value::from(wanted.labels.as_str()))
+            .map_err(|_| ApiError::field("/labels", "labels are relabel, alias or block"))?,
     };
     Ok(NewUpgrade {
         id: UpgradeId(caller.app.clock.uuid()),
@@ -182,7 +184,7 @@ fn rests(state: &UpgradeState) -> bool {
         state,
         UpgradeState::Planned
             | UpgradeState::Blocked { .. }
-            | UpgradeState::Verifying { moving: false }
+            | UpgradeState::Verifying { moving: false, .. }
             | UpgradeState::Holding { .. }
             | UpgradeState::Paused { .. }
     );

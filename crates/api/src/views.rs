@@ -80,7 +80,12 @@ pub(crate) fn upgrade(upgrade: &store::Upgrade) -> wire::Upgrade {
                 hint: finding.hint.clone(),
             })
             .collect(),
-        problem: if let UpgradeState::Paused { problem, .. } = &upgrade.state { Some(trouble(problem)) } else { None },
+        problem: match &upgrade.state {
+            UpgradeState::Paused { problem, .. }
+            | UpgradeState::Restoring { problem }
+            | UpgradeState::Verifying { problem: Some(problem), .. } => Some(trouble(problem)),
+            _ => None,
+        },
         holding_until: if let UpgradeState::Holding { until } = upgrade.state { Some(until) } else { None },
         operation_id: upgrade.operation.map(|id| id.to_string()),
         done: upgrade.state.done(),

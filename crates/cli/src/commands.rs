@@ -282,9 +282,9 @@ async fn upgrade(client: &Client, format: Format, command: Upgrade) -> Result<()
             })
         }
         Upgrade::Get { upgrade } => show(format, &client.get(&format!("/v1/upgrades/{upgrade}")).await?),
-        Upgrade::Plan { mesh, version, strategy, auto, hold_seconds, accept_warnings, start, wait } => {
+        Upgrade::Plan { mesh, version, strategy, auto, hold_seconds, accept_warnings, labels, start, wait } => {
             let id = client.mesh(&mesh).await?;
-            let body = CreateUpgrade { version, strategy, auto, hold_seconds, accept_warnings };
+            let body = CreateUpgrade { version, strategy, auto, hold_seconds, accept_warnings, labels };
             let planned: UpgradeView = client.post(&format!("/v1/meshes/{id}/upgrades"), &body, None).await?;
             if start {
                 ask(client, format, "start", Ask { upgrade: planned.id, wait }).await

@@ -213,6 +213,9 @@ pub(crate) enum Upgrade {
         /// Warnings of the precheck do not stop it.
         #[arg(long)]
         accept_warnings: bool,
+        /// What becomes of namespaces that name the old revision: relabel, alias or block.
+        #[arg(long, default_value = "relabel")]
+        labels: String,
         /// Start it at once.
         #[arg(long)]
         start: bool,

@@ -85,7 +85,12 @@ pub(crate) async fn upgrade(client: &Client, id: &str, timeout: u64) -> Result<U
             let lines: Vec<String> = now
                 .findings
                 .iter()
-                .map(|finding| format!("{} {}: {} {}", finding.severity, finding.object, finding.message, finding.hint))
+                .map(|finding| {
+                    format!(
+                        "{} {}: {} ({})\n  {}",
+                        finding.severity, finding.object, finding.message, finding.code, finding.hint
+                    )
+                })
                 .collect();
             return Err(Failure::new(6, format!("the precheck found:\n{}", lines.join("\n"))));
         }

@@ -25,6 +25,7 @@ mod data_plane;
 mod kinds;
 mod live;
 mod objects;
+mod pinned;
 mod probe;
 mod proxies;
 mod records;
@@ -33,6 +34,7 @@ mod survey;
 mod values;
 
 pub(crate) use bundle::OWNER_LABEL;
+pub(crate) use pinned::GROUPS;
 pub(crate) use survey::injects_sidecars;
 
 /// How often the engine looks again while something is under way.
@@ -120,23 +122,23 @@ impl MeshWorld {
 #[async_trait]
 impl World for MeshWorld {
     async fn look(&self, target: &Target) -> Result<Seen, WorldError> {
-        match single::Single::of(self, target)? {
+        match single::Single::of(self, target).await? {
             Some(single) => single.look().await,
             None => self.look_at_bundle(target).await,
         }
     }
 
     async fn set(&self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError> {
-        match single::Single::of(self, target)? {
+        match single::Single::of(self, target).await? {
             Some(single) => single.set(self, to, seen, permit).await,
             None => self.set_bundle(target, to, seen, permit).await,
         }
     }
 
-    async fn fence(&self, target: &Target, permit: &Permit) -> Result<(), WorldError> {
-        match single::Single::of(self, target)? {
+    async fn fence(&self, target: &Target, goal: Option<&str>, permit: &Permit) -> Result<(), WorldError> {
+        match single::Single::of(self, target).await? {
             Some(single) => single.fence(permit).await,
-            None => self.fence_bundle(target, permit).await,
+            None => self.fence_bundle(target, goal, permit).await,
         }
     }
 
@@ -156,6 +158,10 @@ impl World for MeshWorld {
         self.who_uses(revision).await
     }
 
+    async fn pinned(&self, revision: &RevisionName) -> Result<Vec<String>, WorldError> {
+        self.pinned_to(revision).await
+    }
+
     async fn survey(&self) -> Result<Survey, WorldError> {
         self.look_around().await
     }
@@ -164,7 +170,6 @@ impl World for MeshWorld {
         tokio::time::timeout(TICK, self.watches.changed()).await.ok();
         // Events come in bursts, and each look costs the database a few questions.
         tokio::time::sleep(BURST).await;
-        self.snapshots.forget();
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::door::{Dialling, Door};
 use crate::kubeconfig::{Credential, Identity};
-use crate::mesh::{OWNER_LABEL, injects_sidecars};
+use crate::mesh::{GROUPS, OWNER_LABEL, injects_sidecars};
 
 /// Where our account lives in a user's cluster.
 const NAMESPACE: &str = "meshwright-system";
@@ -46,6 +46,7 @@ fn rules() -> Value {
         { "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings", "clusterroles", "clusterrolebindings"],
           "verbs": ["get", "list", "watch", "create", "update", "patch", "delete", "bind", "escalate"] },
         { "apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": read },
+        { "apiGroups": GROUPS, "resources": ["*"], "verbs": read },
     ])
 }
 

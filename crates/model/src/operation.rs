@@ -25,6 +25,8 @@ pub enum OperationKind {
     Move,
     /// Upgrade: makes the canary current.
     Promote,
+    /// Upgrade: puts the tags back that a failed promotion has moved.
+    Restore,
     /// Upgrade: restarts the workloads that still run the old sidecar.
     Roll,
     /// Upgrade: removes the old revision.
@@ -35,7 +37,7 @@ pub enum OperationKind {
 
 impl OperationKind {
     /// Every kind there is.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::RegisterCluster,
         Self::CreateMesh,
         Self::DeleteMesh,
@@ -45,6 +47,7 @@ impl OperationKind {
         Self::Deploy,
         Self::Move,
         Self::Promote,
+        Self::Restore,
         Self::Roll,
         Self::Retire,
         Self::Rollback,
@@ -62,6 +65,7 @@ impl OperationKind {
             Self::Deploy => "deploy",
             Self::Move => "move",
             Self::Promote => "promote",
+            Self::Restore => "restore",
             Self::Roll => "roll",
             Self::Retire => "retire",
             Self::Rollback => "rollback",

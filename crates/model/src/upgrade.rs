@@ -28,9 +28,17 @@ pub enum UpgradeState {
     Verifying {
         /// Chosen namespaces are being moved right now.
         moving: bool,
+        /// Why the last promotion failed; what it had written is restored.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        problem: Option<Problem>,
     },
     /// The tags are switched.
     Promoting,
+    /// The promotion failed in clusters that answer: the tags that it switched are switched back.
+    Restoring {
+        /// Why it failed.
+        problem: Problem,
+    },
     /// Workloads are restarted.
     Rolling,
     /// Complete for the user; the old revision is kept, one call back.
@@ -140,6 +148,19 @@ pub enum Effect {
     Nothing,
 }
 
+/// What becomes of namespaces that name the old revision explicitly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LabelPolicy {
+    /// They are relabelled in the roll-out, and get their label back in a rollback.
+    #[default]
+    Relabel,
+    /// They keep their label, which becomes a name of the new revision: for labels that something else than us owns.
+    Alias,
+    /// They stand in the way of the upgrade.
+    Block,
+}
+
 /// The choices made when the upgrade was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpgradePolicyChoice {
@@ -151,6 +172,9 @@ pub struct UpgradePolicyChoice {
     pub hold_seconds: u32,
     /// Warnings of the precheck do not stop it.
     pub accept_warnings: bool,
+    /// What becomes of namespaces that name the old revision.
+    #[serde(default)]
+    pub labels: LabelPolicy,
 }
 
 /// How a stage's operation ended.
@@ -162,6 +186,8 @@ pub enum Outcome {
     Found(Vec<Finding>),
     /// It stands still.
     Paused(Problem),
+    /// It failed with some of it done, and all that it touched answers: what was written can be restored at once.
+    Failed(Problem),
     /// It was cancelled on request.
     Cancelled,
 }
@@ -188,6 +214,7 @@ impl UpgradeState {
             Self::Deploying => "deploying",
             Self::Verifying { .. } => "verifying",
             Self::Promoting => "promoting",
+            Self::Restoring { .. } => "restoring",
             Self::Rolling => "rolling",
             Self::Holding { .. } => "holding",
             Self::Retiring { .. } => "retiring",
@@ -231,10 +258,10 @@ impl UpgradeState {
             (Self::Blocked { findings }, V::Acknowledge) if only_warnings(&findings) => {
                 (Self::Deploying, Effect::Begin(Kind::Deploy))
             }
-            (Self::Verifying { moving: false }, V::Move) => {
-                (Self::Verifying { moving: true }, Effect::Begin(Kind::Move))
+            (Self::Verifying { moving: false, .. }, V::Move) => {
+                (Self::Verifying { moving: true, problem: None }, Effect::Begin(Kind::Move))
             }
-            (Self::Verifying { moving: false }, V::Promote) => (Self::Promoting, Effect::Begin(Kind::Promote)),
+            (Self::Verifying { moving: false, .. }, V::Promote) => (Self::Promoting, Effect::Begin(Kind::Promote)),
             (Self::Holding { .. }, V::Retire) => (Self::Retiring { irrevocable: false }, Effect::Hurry),
             (Self::Paused { from, .. }, V::Resume) => (*from, Effect::Tell(Wish::Resume)),
             (Self::Paused { from, .. }, V::Retry) => (*from, Effect::Tell(Wish::Retry)),
@@ -253,8 +280,9 @@ impl UpgradeState {
         matches!(
             self,
             Self::Deploying
-                | Self::Verifying { moving: true }
+                | Self::Verifying { moving: true, .. }
                 | Self::Promoting
+                | Self::Restoring { .. }
                 | Self::Rolling
                 | Self::Retiring { .. }
                 | Self::RollingBack
@@ -268,6 +296,7 @@ impl UpgradeState {
             Self::Deploying
                 | Self::Verifying { .. }
                 | Self::Promoting
+                | Self::Restoring { .. }
                 | Self::Rolling
                 | Self::Holding { .. }
                 | Self::Retiring { irrevocable: false }
@@ -279,7 +308,11 @@ impl UpgradeState {
         use OperationKind as Kind;
         let canary = choice.strategy == Strategy::Canary;
         match (self, outcome) {
-            (state, Outcome::Paused(problem)) if !state.done() => {
+            (Self::Promoting, Outcome::Failed(problem)) => (Self::Restoring { problem }, Effect::Begin(Kind::Restore)),
+            (Self::Restoring { problem }, Outcome::Succeeded) => {
+                (Self::Verifying { moving: false, problem: Some(problem) }, Effect::Nothing)
+            }
+            (state, Outcome::Paused(problem) | Outcome::Failed(problem)) if !state.done() => {
                 (Self::Paused { from: Box::new(state), problem }, Effect::Nothing)
             }
             (Self::Prechecking, Outcome::Cancelled) => (Self::Cancelled, Effect::End),
@@ -292,10 +325,12 @@ impl UpgradeState {
             (Self::Deploying, Outcome::Succeeded) if canary && choice.auto => {
                 (Self::Promoting, Effect::Begin(Kind::Promote))
             }
-            (Self::Deploying, Outcome::Succeeded) if canary => (Self::Verifying { moving: false }, Effect::Nothing),
+            (Self::Deploying, Outcome::Succeeded) if canary => {
+                (Self::Verifying { moving: false, problem: None }, Effect::Nothing)
+            }
             (Self::Deploying | Self::Promoting, Outcome::Succeeded) => (Self::Rolling, Effect::Begin(Kind::Roll)),
-            (Self::Verifying { moving: true }, Outcome::Succeeded) => {
-                (Self::Verifying { moving: false }, Effect::Nothing)
+            (Self::Verifying { moving: true, .. }, Outcome::Succeeded) => {
+                (Self::Verifying { moving: false, problem: None }, Effect::Nothing)
             }
             (Self::Rolling, Outcome::Succeeded) if choice.hold_seconds == 0 => {
                 (Self::Retiring { irrevocable: false }, Effect::Begin(Kind::Retire))
@@ -321,121 +356,4 @@ fn stops(findings: &[Finding], choice: UpgradePolicyChoice) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn finding(severity: Severity) -> Finding {
-        Finding { severity, code: "x".into(), object: String::new(), message: String::new(), hint: String::new() }
-    }
-
-    fn paused(from: UpgradeState) -> UpgradeState {
-        UpgradeState::Paused { from: Box::new(from), problem: Problem::paused_by_user() }
-    }
-
-    fn every_state() -> Vec<(&'static str, UpgradeState)> {
-        use UpgradeState as S;
-        vec![
-            ("planned", S::Planned),
-            ("prechecking", S::Prechecking),
-            ("blocked, warnings", S::Blocked { findings: vec![finding(Severity::Warn)] }),
-            ("blocked", S::Blocked { findings: vec![finding(Severity::Block)] }),
-            ("deploying", S::Deploying),
-            ("verifying", S::Verifying { moving: false }),
-            ("verifying, moving", S::Verifying { moving: true }),
-            ("promoting", S::Promoting),
-            ("rolling", S::Rolling),
-            ("holding", S::Holding { until: Timestamp::UNIX_EPOCH }),
-            ("retiring", S::Retiring { irrevocable: false }),
-            ("retiring, irrevocable", S::Retiring { irrevocable: true }),
-            ("paused in rolling", paused(S::Rolling)),
-            ("paused in retiring, irrevocable", paused(S::Retiring { irrevocable: true })),
-            ("paused in rolling back", paused(S::RollingBack)),
-            ("rolling back", S::RollingBack),
-            ("succeeded", S::Succeeded),
-            ("rolled back", S::RolledBack),
-            ("cancelled", S::Cancelled),
-            ("abandoned", S::Abandoned { leftovers: Vec::new() }),
-        ]
-    }
-
-    /// Every (state, verb) has an answer, and this is all of them.
-    #[test]
-    fn the_table_of_states_and_verbs_holds() {
-        let mut table = String::new();
-        for (title, state) in every_state() {
-            for verb in Verb::ALL {
-                let answer = match state.clone().on_verb(verb) {
-                    Ok((next, effect)) => format!("{} {effect:?}", next.as_str()),
-                    Err(refused) => {
-                        assert_eq!(refused.allowed, state.allowed());
-                        "refused".into()
-                    }
-                };
-                table += &format!("{title} + {verb:?} => {answer}\n");
-            }
-        }
-        assert_eq!(table, include_str!("../tests/upgrade.txt"));
-    }
-
-    fn choice(auto: bool, hold_seconds: u32) -> UpgradePolicyChoice {
-        UpgradePolicyChoice { strategy: Strategy::Canary, auto, hold_seconds, accept_warnings: false }
-    }
-
-    fn story(choice: UpgradePolicyChoice) -> Vec<String> {
-        let mut state = UpgradeState::Prechecking;
-        let mut told = vec![state.as_str().to_owned()];
-        while !state.done() {
-            let (next, effect) = match state {
-                UpgradeState::Verifying { .. } => state.on_verb(Verb::Promote).expect("promote fits"),
-                other => other.on_outcome(Outcome::Succeeded, choice, Timestamp::UNIX_EPOCH),
-            };
-            told.push(format!("{} ({effect:?})", next.as_str()));
-            state = next;
-        }
-        told
-    }
-
-    #[test]
-    fn a_canary_with_a_person_goes_through_every_stage() {
-        assert_eq!(
-            story(choice(false, 0)),
-            [
-                "prechecking",
-                "deploying (Begin(Deploy))",
-                "verifying (Nothing)",
-                "promoting (Begin(Promote))",
-                "rolling (Begin(Roll))",
-                "retiring (Begin(Retire))",
-                "succeeded (End)"
-            ]
-        );
-    }
-
-    #[test]
-    fn the_policy_auto_needs_nobody() {
-        assert_eq!(
-            story(choice(true, 60))[2..5],
-            ["promoting (Begin(Promote))", "rolling (Begin(Roll))", "holding (Begin(Retire))"]
-        );
-    }
-
-    #[test]
-    fn a_paused_stage_goes_on_where_it_stood() {
-        let (state, _) = UpgradeState::Promoting.on_outcome(
-            Outcome::Paused(Problem::new("tag_split", "", "")),
-            choice(false, 0),
-            Timestamp::UNIX_EPOCH,
-        );
-        assert_eq!(state.on_verb(Verb::Resume), Ok((UpgradeState::Promoting, Effect::Tell(Wish::Resume))));
-    }
-
-    #[test]
-    fn findings_stop_it_unless_they_are_warnings_that_were_accepted() {
-        let warned = Outcome::Found(vec![finding(Severity::Warn)]);
-        let (state, _) = UpgradeState::Prechecking.on_outcome(warned.clone(), choice(false, 0), Timestamp::UNIX_EPOCH);
-        assert_eq!(state.as_str(), "blocked");
-        let accepting = UpgradePolicyChoice { accept_warnings: true, ..choice(false, 0) };
-        let (state, _) = UpgradeState::Prechecking.on_outcome(warned, accepting, Timestamp::UNIX_EPOCH);
-        assert_eq!(state.as_str(), "deploying");
-    }
-}
+mod tests;

@@ -2,16 +2,21 @@
 
 use jiff::SignedDuration;
 use model::operation::Problem;
-use model::plan::Step;
+use model::plan::{Step, Target};
 
 use crate::ports::{Mark, WorldError};
 use crate::step::Check;
+
+/// The code of a problem that a cluster's silence is.
+pub const UNREACHABLE: &str = "cluster_unreachable";
 
 /// How long things may take before a person is asked. All are limits for one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Patience {
     /// From the first look to the goal.
     pub step: SignedDuration,
+    /// Until a dry run comes back as wanted: a webhook that was just written takes seconds to be called.
+    pub dry_run: SignedDuration,
     /// Without an answer from the cluster.
     pub unreachable: SignedDuration,
     /// How many looks in a row must show a revision unused.
@@ -21,10 +26,17 @@ pub struct Patience {
     pub unused_over: SignedDuration,
 }
 
+impl Patience {
+    fn for_step(&self, step: &Step) -> SignedDuration {
+        if matches!(step, Step::Probe { .. }) { self.dry_run.min(self.step) } else { self.step }
+    }
+}
+
 impl Default for Patience {
     fn default() -> Self {
         Self {
             step: SignedDuration::from_mins(10),
+            dry_run: SignedDuration::from_mins(2),
             unreachable: SignedDuration::from_mins(2),
             unused_samples: 3,
             unused_over: SignedDuration::from_mins(2),
@@ -72,7 +84,7 @@ pub fn decide(step: &Step, looked: Result<Check, WorldError>, run: &Run, patienc
         Ok(Check::Done) => Decision::Done,
         Ok(Check::Ready { capture, mark }) => Decision::Act { capture, mark },
         Ok(Check::Blocked(problem)) => Decision::Pause(problem),
-        Ok(Check::Waiting(reason)) if run.waited > patience.step => Decision::Pause(too_long(step, &reason)),
+        Ok(Check::Waiting(reason)) if run.waited > patience.for_step(step) => Decision::Pause(too_long(step, &reason)),
         Ok(Check::Waiting(reason)) => Decision::Wait(reason),
         Err(WorldError::Changed { place }) => Decision::Wait(format!("{place} changed in between; looking again")),
         Err(WorldError::Unreachable { place, cause }) if run.silent > patience.unreachable => {
@@ -98,7 +110,7 @@ fn too_long(step: &Step, reason: &str) -> Problem {
         Step::Restart { .. } => {
             ("workload_not_ready", "Look at the workload's pods; retry when they can become ready, or roll back.")
         }
-        Step::AwaitReady { .. } => {
+        Step::AwaitReady { .. } | Step::Set { target: Target::ControlPlane { .. }, .. } => {
             ("control_plane_not_ready", "Look at the message; retry when its cause is gone, or roll back.")
         }
         Step::AwaitUnused { .. } => ("revision_in_use", "Restart or remove what is listed, then retry."),
@@ -110,7 +122,7 @@ fn too_long(step: &Step, reason: &str) -> Problem {
 
 fn unreachable(place: &str, cause: &str) -> Problem {
     Problem::new(
-        "cluster_unreachable",
+        UNREACHABLE,
         format!("{place} has not answered for a while ({cause})."),
         "Bring the cluster back or renew its credential, then retry. Both revisions are kept meanwhile.",
     )
@@ -151,7 +163,7 @@ mod tests {
             )
         };
         assert!(matches!(silent(1), Decision::Wait(_)));
-        assert!(matches!(silent(3), Decision::Pause(problem) if problem.code == "cluster_unreachable"));
+        assert!(matches!(silent(3), Decision::Pause(problem) if problem.code == UNREACHABLE));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use model::Name;
 use model::plan::{Asks, Sidecar, Step, Target};
+use model::upgrade::LabelPolicy;
 use model::version::{RevisionName, Version};
 
 pub mod canary;
@@ -49,6 +50,8 @@ pub struct Layout {
     pub target: Option<Line>,
     /// How many workloads may be under way at once in the whole mesh.
     pub width: usize,
+    /// What becomes of namespaces that name the old revision.
+    pub labels: LabelPolicy,
 }
 
 /// A namespace of a member.

@@ -25,11 +25,12 @@ pub trait World: Send + Sync {
     /// The target has changed since it was seen, the permit has run out, or the cluster refused.
     async fn set(&self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError>;
 
-    /// Changes nothing but the target's own version, so that whoever looked before can no longer write.
+    /// Changes nothing but the target's own version, so that whoever looked before can no longer write. A target that is
+    /// absent is only fenced where it was to be created (`goal` says to what).
     ///
     /// # Errors
     /// As for [`World::set`].
-    async fn fence(&self, target: &Target, permit: &Permit) -> Result<(), WorldError>;
+    async fn fence(&self, target: &Target, goal: Option<&str>, permit: &Permit) -> Result<(), WorldError>;
 
     /// A workload with its live pods; `None` when it is gone.
     ///
@@ -54,6 +55,12 @@ pub trait World: Send + Sync {
     /// # Errors
     /// As for [`World::look`].
     async fn usage(&self, revision: &RevisionName) -> Result<Usage, WorldError>;
+
+    /// Istio's resources and Gateways in any member that name a revision by their own label, in words for people.
+    ///
+    /// # Errors
+    /// As for [`World::look`].
+    async fn pinned(&self, revision: &RevisionName) -> Result<Vec<String>, WorldError>;
 
     /// Every member, seen now.
     ///

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// A managed service mesh: every control plane and every sidecar from one version to the next, and back.
 #[derive(Debug, Parser)]
-#[command(name = "meshwright-server", version)]
+#[command(name = "meshwright-server", version, args_override_self = true)]
 pub(crate) struct Options {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -91,6 +91,9 @@ pub(crate) struct Clusters {
     /// Seconds that one step may take before a person is asked.
     #[arg(long, env = "MESHWRIGHT_STEP_SECONDS", default_value_t = 600)]
     pub(crate) step_seconds: i64,
+    /// Seconds until a dry run must come back as wanted.
+    #[arg(long, env = "MESHWRIGHT_DRY_RUN_SECONDS", default_value_t = 120)]
+    pub(crate) dry_run_seconds: i64,
     /// Seconds that a cluster may be silent before a person is asked.
     #[arg(long, env = "MESHWRIGHT_SILENT_SECONDS", default_value_t = 120)]
     pub(crate) silent_seconds: i64,

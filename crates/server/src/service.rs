@@ -55,6 +55,7 @@ pub(crate) fn engine(store: Store, clusters: &Clusters) -> Result<Engine, Failur
     let worlds = RealWorlds::new(store.clone(), clusters)?;
     let patience = Patience {
         step: SignedDuration::from_secs(clusters.step_seconds),
+        dry_run: SignedDuration::from_secs(clusters.dry_run_seconds),
         unreachable: SignedDuration::from_secs(clusters.silent_seconds),
         unused_over: SignedDuration::from_secs(clusters.unused_seconds),
         ..Patience::default()

@@ -8,6 +8,7 @@ use cluster::{Authority, Charts, Credential, Dialling, Door, Helm, MemberDoor, M
 use model::ids::{ClusterId, MeshId, TenantId};
 use model::operation::Problem;
 use model::release::Release;
+use model::upgrade::LabelPolicy;
 use model::version::Version;
 use rollout::plan::{Layout, Line};
 use rollout::ports::World;
@@ -117,6 +118,7 @@ impl Worlds for RealWorlds {
             current: line(&mesh.current, &releases)?,
             target: mesh.target.as_ref().map(|target| line(target, &releases)).transpose()?,
             width: self.width,
+            labels: LabelPolicy::Relabel,
         };
         let authority = Authority::open(&authority).map_err(|_| {
             Problem::new("authority_damaged", "The mesh's authority does not open.", "Tell the operator.")

@@ -18,6 +18,7 @@ mod meshes;
 mod operations;
 pub mod private;
 mod queue;
+mod slots;
 mod tenants;
 mod upgrades;
 mod vault;
@@ -53,13 +54,21 @@ pub struct Tx<'a> {
 /// How many connections one process keeps; two cores serve no more at once.
 const POOL: u32 = 10;
 
+/// A machine that stands still inside a transaction would hold its rows, and nobody could take its operation over. No
+/// transaction of ours waits for anything but the database, so a third of the shortest sensible lease is plenty. An address
+/// may set its own.
+const IDLE_IN_TRANSACTION: &str = "idle_in_transaction_session_timeout";
+
 impl Store {
     /// Connects.
     ///
     /// # Errors
     /// The address is malformed or the database does not answer.
     pub async fn connect(url: &str, vault: Vault) -> Result<Self, StoreError> {
-        let options = PgConnectOptions::from_str(url)?;
+        let mut options = PgConnectOptions::from_str(url)?;
+        if !url.contains(IDLE_IN_TRANSACTION) {
+            options = options.options([(IDLE_IN_TRANSACTION, "5s")]);
+        }
         let pool = PgPoolOptions::new().max_connections(POOL).connect_with(options).await?;
         Ok(Self { pool, vault })
     }

@@ -4,10 +4,9 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use model::ids::{ClusterId, HostingClusterId, MeshId};
 use model::rules::Edition;
-use model::survey::Survey;
 use model::version::{RevisionName, Version};
 
-use crate::error::{fits, json};
+use crate::error::fits;
 use crate::{StoreError, Tx, exactly_one};
 
 /// A mesh to be made.
@@ -326,84 +325,6 @@ impl Tx<'_> {
         .await?
         .ok_or(StoreError::NotFound { what: "mesh" })?;
         self.vault.open(&place(id), &sealed)
-    }
-
-    /// Takes the right to change a mesh.
-    ///
-    /// # Errors
-    /// [`StoreError::Busy`] names who has it.
-    pub async fn take_slot(&mut self, mesh: MeshId, holder: &str) -> Result<(), StoreError> {
-        let taken = sqlx::query!(
-            "INSERT INTO mesh_slots (tenant_id, mesh_id, holder) VALUES ($1, $2, $3) ON CONFLICT (tenant_id, mesh_id) DO NOTHING",
-            self.tenant.0,
-            mesh.0,
-            holder
-        )
-        .execute(&mut *self.inner)
-        .await?;
-        if taken.rows_affected() == 1 {
-            return Ok(());
-        }
-        let holder = self.slot(mesh).await?.unwrap_or_else(|| "another change that has just ended".into());
-        Err(StoreError::Busy { holder })
-    }
-
-    /// Who has the right to change a mesh.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn slot(&mut self, mesh: MeshId) -> Result<Option<String>, StoreError> {
-        let holder = sqlx::query_scalar!(
-            "SELECT holder FROM mesh_slots WHERE tenant_id = $1 AND mesh_id = $2",
-            self.tenant.0,
-            mesh.0
-        );
-        Ok(holder.fetch_optional(&mut *self.inner).await?)
-    }
-
-    /// Gives the right back.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn free_slot(&mut self, mesh: MeshId) -> Result<(), StoreError> {
-        sqlx::query!("DELETE FROM mesh_slots WHERE tenant_id = $1 AND mesh_id = $2", self.tenant.0, mesh.0)
-            .execute(&mut *self.inner)
-            .await?;
-        Ok(())
-    }
-
-    /// Keeps an observation of a mesh; the last one counts.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn put_survey(&mut self, mesh: MeshId, survey: &Survey, at: Timestamp) -> Result<(), StoreError> {
-        sqlx::query!(
-            "INSERT INTO surveys (tenant_id, mesh_id, observed_at, survey) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (tenant_id, mesh_id) DO UPDATE SET observed_at = excluded.observed_at, survey = excluded.survey",
-            self.tenant.0,
-            mesh.0,
-            at.to_sqlx() as _,
-            json(survey)
-        )
-        .execute(&mut *self.inner)
-        .await?;
-        Ok(())
-    }
-
-    /// The last observation of a mesh with its time.
-    ///
-    /// # Errors
-    /// The database failed, or the row does not fit.
-    pub async fn survey(&mut self, mesh: MeshId) -> Result<Option<(Timestamp, Survey)>, StoreError> {
-        let row = sqlx::query!(
-            "SELECT observed_at, survey FROM surveys WHERE tenant_id = $1 AND mesh_id = $2",
-            self.tenant.0,
-            mesh.0
-        )
-        .fetch_optional(&mut *self.inner)
-        .await?;
-        let Some(row) = row else { return Ok(None) };
-        Ok(Some((row.observed_at.to_jiff(), fits(serde_json::from_value(row.survey), "surveys", "survey", mesh)?)))
     }
 }
 

@@ -79,16 +79,7 @@ impl PrivatePostgres {
         }
         let mut server = as_account(account.as_deref(), &bin.join("postgres"));
         server.arg("-D").arg(&data).arg("-k").arg(&dir).args(["-c", "listen_addresses=", "-c", "max_connections=200"]);
-        server.args([
-            "-c",
-            "logging_collector=off",
-            "-c",
-            "fsync=off",
-            "-c",
-            "synchronous_commit=off",
-            "-c",
-            "full_page_writes=off",
-        ]);
+        server.args(["-c", "logging_collector=off", "-c", "fsync=off", "-c", "full_page_writes=off"]);
         let log_path = dir.join("postgres.log");
         let log = std::fs::File::create(&log_path).map_err(folder)?;
         server.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use model::ids::TenantId;
 use sqlx::{Connection, PgConnection};
@@ -9,6 +10,8 @@ use store::private::{PrivatePostgres, SUPERUSER};
 use store::{Store, Vault};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
+
+use crate::relay::Relay;
 
 static SERVER: OnceCell<PrivatePostgres> = OnceCell::const_new();
 static BORN: AtomicU32 = AtomicU32::new(0);
@@ -82,6 +85,19 @@ impl TestDb {
             .await
             .expect("a tenant");
         Self { api, worker, tenant, url: Box::new(url) }
+    }
+
+    /// The folder of the server's socket.
+    pub fn socket_folder() -> PathBuf {
+        folder()
+    }
+
+    /// The database's address as a role, through a relay.
+    pub fn relayed_url(&self, role: &str, relay: &Relay, idle: Duration) -> String {
+        let direct = self.url(role);
+        let database = direct.split(['/', '?']).nth(3).expect("an address with a database");
+        let limit = format!("-c%20idle_in_transaction_session_timeout%3D{}", idle.as_millis());
+        format!("postgres://{role}@localhost/{database}?host={}&options={limit}", relay.folder().display())
     }
 
     /// The database's address as a role.

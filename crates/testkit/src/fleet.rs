@@ -10,7 +10,7 @@ use model::ids::{ClusterId, HostingClusterId, MeshId, OperationId, TenantId, Upg
 use model::operation::{OperationKind, Problem};
 use model::release::{KubernetesRange, Release, ReleaseState};
 use model::rules::{Edition, Strategy};
-use model::upgrade::{UpgradePolicyChoice, Verb};
+use model::upgrade::{LabelPolicy, UpgradePolicyChoice, Verb};
 use model::version::Version;
 use rollout::decide::Patience;
 use rollout::plan::{Layout, Line};
@@ -21,6 +21,7 @@ use store::{
 };
 use worker::{Engine, Registered, Settings, Worlds};
 
+use crate::relay::Relay;
 use crate::world::image;
 use crate::{FakeWorld, ManualClock, TestDb};
 
@@ -36,6 +37,8 @@ pub struct Fleet {
     pub mesh: MeshId,
     /// How many workloads are restarted at once.
     pub width: usize,
+    /// What upgrades do with namespaces that name the old revision.
+    pub labels: LabelPolicy,
 }
 
 /// Reads layouts as the server does, and opens the imagined clusters.
@@ -62,6 +65,7 @@ impl Worlds for FakeWorlds {
             current: line(mesh.current),
             target: mesh.target.map(line),
             width: self.width,
+            labels: LabelPolicy::Relabel,
         };
         Ok((Arc::new(self.world.clone()), layout))
     }
@@ -137,7 +141,8 @@ impl Fleet {
         };
         tx.create_mesh(&new, now).await.expect("a mesh");
         tx.commit().await.expect("a commit");
-        let fleet = Self { db, world: FakeWorld::new(&["c1", "c2"]), clock, mesh, width: 2 };
+        let fleet =
+            Self { db, world: FakeWorld::new(&["c1", "c2"]), clock, mesh, width: 2, labels: LabelPolicy::Relabel };
         fleet.begin(OperationKind::CreateMesh, Value::Null).await;
         fleet.run().await;
         for (namespace, label) in [
@@ -165,6 +170,16 @@ impl Fleet {
     pub async fn lone_worker(&self, owner: &str, lease: Duration) -> Engine {
         let store =
             Store::connect(&self.db.url("mw_worker"), crate::db::vault()).await.expect("a connection as mw_worker");
+        self.worker_on(store, owner, lease)
+    }
+
+    /// A worker behind a relay. A session that stands still in a transaction ends after a third of the lease.
+    ///
+    /// # Panics
+    /// When the database fails.
+    pub async fn relayed_worker(&self, owner: &str, lease: Duration, relay: &Relay) -> Engine {
+        let url = self.db.relayed_url("mw_worker", relay, lease / 3);
+        let store = Store::connect(&url, crate::db::vault()).await.expect("a connection as mw_worker");
         self.worker_on(store, owner, lease)
     }
 
@@ -221,7 +236,8 @@ impl Fleet {
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
         let current = tx.mesh(self.mesh).await.expect("the mesh").current;
         let revision = if strategy == Strategy::Canary { to.revision_name() } else { current.name };
-        let choice = UpgradePolicyChoice { strategy, auto: false, hold_seconds, accept_warnings: false };
+        let labels = self.labels;
+        let choice = UpgradePolicyChoice { strategy, auto: false, hold_seconds, accept_warnings: false, labels };
         let new = NewUpgrade { id, mesh: self.mesh, from: current.version, to, revision, choice };
         tx.create_upgrade(&new, self.clock.now()).await.expect("an upgrade");
         tx.commit().await.expect("a commit");

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod db;
 pub mod fleet;
+pub mod relay;
 pub mod world;
 
 pub use clock::ManualClock;

@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use model::Name;
 use model::injection::{Injection, Injector, NamespaceLabels, PodLabels, decide};
-use model::operation::Problem;
-use model::plan::{Asks, Sidecar, Target, WorkloadKind, WorkloadRef};
-use model::survey::{MemberSurvey, NamespaceSurvey, Survey, WorkloadSurvey};
+use model::plan::{Sidecar, Target, WorkloadKind, WorkloadRef};
+use model::survey::Survey;
 use model::version::{RevisionName, Version};
 use rollout::plan::data_plane::{label_value, labels_of};
-use rollout::ports::{LivePod, Mark, Permit, Seen, Settled, Usage, WorkloadSeen, World, WorldError};
+use rollout::ports::{Mark, Permit, WorldError};
 use tokio::sync::Notify;
+
+mod ports;
 
 /// How a workload behaves when its template changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +69,7 @@ struct State {
     cells: BTreeMap<Target, Cell>,
     workloads: BTreeMap<(Name, WorkloadRef), Workload>,
     silent: BTreeSet<Name>,
+    pinned: Vec<String>,
     refused: BTreeSet<Target>,
     journal: Vec<Write>,
     version: u64,
@@ -135,6 +136,11 @@ impl FakeWorld {
         };
     }
 
+    /// Lets a resource name the current revision.
+    pub fn pin(&self, resource: &str) {
+        self.lock().pinned.push(resource.to_owned());
+    }
+
     /// Makes a target refuse writes, or accept them again.
     pub fn refuse(&self, target: &Target, refused: bool) {
         let mut state = self.lock();
@@ -189,9 +195,11 @@ impl FakeWorld {
     /// Everything there is, as text to compare: values, labels, stamps and what live pods carry.
     pub fn picture(&self) -> String {
         let state = self.lock();
+        let named_itself = |target: &Target, value: &Option<String>| matches!(target, Target::Tag { tag, .. } if value.as_ref() == Some(tag));
         let cells = state
             .cells
             .iter()
+            .filter(|(target, cell)| !named_itself(target, &cell.value))
             .filter_map(|(target, cell)| cell.value.as_ref().map(|value| format!("{target} = {value}\n")));
         let pods = state.workloads.iter().map(|((member, workload), known)| {
             let carried: Vec<&str> =
@@ -209,8 +217,17 @@ impl State {
         self.cells.insert(target, Cell { value, version });
     }
 
+    /// A revision's own webhook answers to its name until that is made an alias of another revision.
     fn value(&self, target: &Target) -> Option<String> {
-        self.cells.get(target).and_then(|cell| cell.value.clone())
+        let cell = |target: &Target| self.cells.get(target).and_then(|cell| cell.value.clone());
+        let own = || match target {
+            Target::Tag { member, tag } => {
+                let revision = tag.parse().ok()?;
+                cell(&Target::MemberObjects { member: member.clone(), revision }).map(|_| tag.clone())
+            }
+            _ => None,
+        };
+        cell(target).or_else(own)
     }
 
     fn mark(&self, target: &Target) -> Mark {
@@ -233,11 +250,15 @@ impl State {
             revision: revision.parse().expect("only revisions are pointed to"),
             serves_default: value == "default",
         };
+        let aliased = |revision: &RevisionName| {
+            let tag = Target::Tag { member: member.clone(), tag: revision.to_string() };
+            self.cells.get(&tag).is_some_and(|cell| cell.value.is_some())
+        };
         let known = self.cells.iter().filter_map(|(target, cell)| {
             let value = cell.value.as_ref()?;
             match target {
                 Target::Tag { member: of, tag } if of == member => Some(injector(tag, value)),
-                Target::MemberObjects { member: of, revision } if of == member => {
+                Target::MemberObjects { member: of, revision } if of == member && !aliased(revision) => {
                     Some(injector(revision.as_str(), revision.as_str()))
                 }
                 _ => None,
@@ -312,146 +333,6 @@ impl State {
 /// The proxy image of a release, in every fake and test.
 pub fn image(release: &Version) -> String {
     format!("lab/proxyv2:{}", release.community())
-}
-
-#[async_trait]
-impl World for FakeWorld {
-    async fn look(&self, target: &Target) -> Result<Seen, WorldError> {
-        let state = self.lock();
-        state.reach(target.member())?;
-        Ok(Seen { value: state.value(target), mark: state.mark(target), settled: Settled::Yes })
-    }
-
-    async fn set(&self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError> {
-        let cut = {
-            let mut state = self.lock();
-            state.calls += 1;
-            let due = state.cut.as_ref().is_some_and(|(at, _)| *at == state.calls);
-            state.cut_reached |= due;
-            if due { state.cut.clone().map(|(_, cut)| cut) } else { None }
-        };
-        match cut {
-            None => self.lock().write(target, to, seen, permit),
-            Some(Cut::BeforeEffect) => {
-                self.reached.notify_one();
-                std::future::pending().await
-            }
-            Some(Cut::AfterEffect) => {
-                self.lock().write(target, to, seen, permit)?;
-                self.reached.notify_one();
-                std::future::pending().await
-            }
-            Some(Cut::Frozen(go_on)) => {
-                self.reached.notify_one();
-                go_on.notified().await;
-                // A stopped process does not notice that its permit ran out before the bytes leave: the cluster must refuse.
-                let late = Permit { deadline: Instant::now() + Duration::from_mins(1), ..*permit };
-                self.lock().write(target, to, seen, &late)
-            }
-        }
-    }
-
-    async fn fence(&self, target: &Target, _permit: &Permit) -> Result<(), WorldError> {
-        let mut state = self.lock();
-        state.reach(target.member())?;
-        let value = state.value(target);
-        state.put(target.clone(), value);
-        Ok(())
-    }
-
-    async fn workload(&self, member: &Name, workload: &WorkloadRef) -> Result<Option<WorkloadSeen>, WorldError> {
-        let mut state = self.lock();
-        state.reach(Some(member))?;
-        let key = (member.clone(), workload.clone());
-        let Some(known) = state.workloads.get(&key).cloned() else { return Ok(None) };
-        if known.outdated > 0 && known.temper == Temper::Well {
-            state.create_pods(&key, 1);
-        }
-        let known = state.workloads[&key].clone();
-        let target = Target::Workload { member: member.clone(), workload: workload.clone() };
-        let rolled = match (known.outdated, known.temper) {
-            (0, _) => Settled::Yes,
-            (left, Temper::Well) => Settled::NotYet(format!("{left} pods to go")),
-            (_, Temper::NeverReady) => {
-                Settled::Failing(Problem::new("workload_not_ready", "the new pods do not become ready", "look at them"))
-            }
-        };
-        let live = known.pods.into_iter().map(|sidecar| LivePod { sidecar, leaving: false }).collect();
-        Ok(Some(WorkloadSeen { stamp: state.value(&target), mark: state.mark(&target), live, rolled }))
-    }
-
-    async fn probe(&self, member: &Name, asks: &Asks, wanted: &Sidecar) -> Result<Result<(), String>, WorldError> {
-        let state = self.lock();
-        state.reach(Some(member))?;
-        let pod = match asks {
-            Asks::Rev(value) => PodLabels { inject: None, rev: Some(value.clone()) },
-            Asks::Default => PodLabels { inject: Some("true".into()), rev: None },
-        };
-        Ok(match state.inject(member, &NamespaceLabels::default(), &pod) {
-            Ok(Some(carried)) if carried == *wanted => Ok(()),
-            other => Err(format!("came back {other:?}")),
-        })
-    }
-
-    async fn readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Settled, WorldError> {
-        let state = self.lock();
-        for member in members {
-            state.reach(Some(member))?;
-        }
-        Ok(if state.sidecar(revision).is_some() { Settled::Yes } else { Settled::NotYet("no replica is ready".into()) })
-    }
-
-    async fn usage(&self, revision: &RevisionName) -> Result<Usage, WorldError> {
-        let state = self.lock();
-        if let Some(silent) = state.members.iter().find(|member| state.silent.contains(*member)) {
-            return Ok(Usage::Unknown(vec![silent.to_string()]));
-        }
-        let carrying =
-            |workload: &&Workload| workload.pods.iter().flatten().any(|sidecar| sidecar.revision == *revision);
-        let users: Vec<String> = state
-            .workloads
-            .iter()
-            .filter(|(_, known)| carrying(known))
-            .map(|((_, workload), _)| workload.to_string())
-            .collect();
-        Ok(if users.is_empty() { Usage::Unused } else { Usage::InUse(users) })
-    }
-
-    async fn survey(&self) -> Result<Survey, WorldError> {
-        let state = self.lock();
-        let mut survey = Survey::default();
-        for member in &state.members {
-            state.reach(Some(member))?;
-            let namespaces =
-                state.workloads.iter().filter(|((of, _), _)| of == member).map(|((_, workload), known)| {
-                    NamespaceSurvey {
-                        name: workload.namespace.clone(),
-                        labels: state.labels(member, &workload.namespace),
-                        workloads: vec![WorkloadSurvey {
-                            workload: workload.clone(),
-                            template: known.template.clone(),
-                            live: known.pods.clone(),
-                            stamp: state
-                                .value(&Target::Workload { member: member.clone(), workload: workload.clone() }),
-                            stuck: None,
-                        }],
-                        unreachable: Vec::new(),
-                    }
-                });
-            survey.members.push(MemberSurvey {
-                member: member.clone(),
-                kubernetes: (1, 33),
-                namespaces: namespaces.collect(),
-                injectors: state.injectors(member),
-                foreign: Vec::new(),
-            });
-        }
-        Ok(survey)
-    }
-
-    async fn changed(&self) {
-        tokio::task::yield_now().await;
-    }
 }
 
 /// The label of a namespace in a survey, as a target's value.

@@ -3,30 +3,21 @@
 use std::collections::BTreeMap;
 
 use model::Name;
-use model::ids::UpgradeId;
 use model::operation::{OperationKind, Problem};
 use model::plan::{Plan, Step, Target};
 use model::survey::Survey;
 use rollout::plan::{Layout, Line, NamespaceKey, canary, data_plane, in_place, life, rollback};
 use rollout::ports::{World, WorldError};
 use serde::Deserialize;
-use store::{Operation, StoreError, Tx};
+use store::Operation;
 
 /// Why there is no plan.
 #[derive(Debug)]
 pub(crate) enum NoPlan {
-    /// Let go and try again.
-    Store(StoreError),
     /// A cluster did not answer.
     World(WorldError),
     /// A person has to act.
     Problem(Problem),
-}
-
-impl From<StoreError> for NoPlan {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
 }
 
 impl From<WorldError> for NoPlan {
@@ -50,19 +41,19 @@ struct LabelArguments {
 }
 
 /// What an upgrade's stages have started, oldest first.
-type History = Vec<(OperationKind, Step, Option<String>)>;
+pub(crate) type History = Vec<(OperationKind, Step, Option<String>)>;
 
-/// Builds the plan from a fresh look.
+/// Builds the plan from a fresh look. No transaction is open meanwhile: clusters take their time.
 pub(crate) async fn plan(
     operation: &Operation,
     layout: &Layout,
     world: &dyn World,
-    tx: &mut Tx<'_>,
+    history: History,
 ) -> Result<Plan, NoPlan> {
     use OperationKind as Kind;
     match operation.kind {
         Kind::CreateMesh => Ok(life::create(layout)),
-        Kind::DeleteMesh => Ok(life::delete(layout)),
+        Kind::DeleteMesh => Ok(life::delete(layout, &world.survey().await?)),
         Kind::Restart => Ok(data_plane::restart(layout, &world.survey().await?)),
         Kind::SetInjection => set_injection(operation, &world.survey().await?),
         Kind::Deploy => Ok(if is_canary(layout)? {
@@ -75,15 +66,16 @@ pub(crate) async fn plan(
             Ok(data_plane::move_namespaces(layout, target(layout)?, &world.survey().await?, &chosen.namespaces))
         }
         Kind::Promote => Ok(canary::promote(layout, target(layout)?)),
-        Kind::Roll => {
-            let moved = moved(&history(operation, tx).await?);
-            Ok(data_plane::roll(layout, target(layout)?, &world.survey().await?, &moved))
+        Kind::Restore => {
+            let promotions = history.into_iter().filter(|(kind, ..)| matches!(kind, Kind::Promote | Kind::Restore));
+            let started: Vec<_> = promotions.map(|(_, step, capture)| (step, capture)).collect();
+            Ok(canary::restore(layout, &started))
         }
+        Kind::Roll => Ok(data_plane::roll(layout, target(layout)?, &world.survey().await?, &moved(&history))),
         // In place there is nothing left to remove.
         Kind::Retire => Ok(if is_canary(layout)? { canary::retire(layout) } else { Plan::default() }),
         Kind::Rollback => {
-            let started: Vec<_> =
-                history(operation, tx).await?.into_iter().map(|(_, step, capture)| (step, capture)).collect();
+            let started: Vec<_> = history.into_iter().map(|(_, step, capture)| (step, capture)).collect();
             Ok(rollback::rollback(layout, target(layout)?, &started, &world.survey().await?))
         }
         Kind::RegisterCluster | Kind::Precheck => Ok(Plan::default()),
@@ -108,11 +100,6 @@ fn arguments<T: serde::de::DeserializeOwned>(operation: &Operation) -> Result<T,
         )
     };
     serde_json::from_value(operation.arguments.clone()).map_err(|error| NoPlan::Problem(unknown(error)))
-}
-
-async fn history(operation: &Operation, tx: &mut Tx<'_>) -> Result<History, NoPlan> {
-    let upgrade: UpgradeId = operation.upgrade.ok_or(StoreError::NotFound { what: "upgrade" })?;
-    Ok(tx.started(upgrade).await?)
 }
 
 /// The labels that namespaces had before they were moved to the canary.

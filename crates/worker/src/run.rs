@@ -8,8 +8,9 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use model::operation::{Fact, OperationKind, OperationState, Problem, Wish};
-use model::upgrade::UpgradeState;
-use rollout::decide::{Decision, Run as StepRun, decide};
+use model::plan::{Step, Target};
+use model::upgrade::{LabelPolicy, UpgradeState};
+use rollout::decide::{Decision, Run as StepRun, UNREACHABLE, decide};
 use rollout::plan::Layout;
 use rollout::ports::{Mark, Permit, World, WorldError};
 use rollout::step::{Check, Place, irrevocable};
@@ -17,7 +18,7 @@ use store::{Claim, Item, Operation, Record, StoreError, WaveHead};
 use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
-use crate::planner::{NoPlan, plan};
+use crate::planner::{History, NoPlan, plan};
 
 mod close;
 
@@ -50,7 +51,9 @@ pub(crate) struct Run<'e> {
 
 /// How a tick ended.
 enum Tick {
-    /// Something is under way: look again.
+    /// Something was done or begun: look again at once, for the next thing may be ready.
+    Onward,
+    /// Something is under way: look again when it may have changed.
     Again,
     /// Every step is done.
     Finished,
@@ -117,14 +120,15 @@ impl<'e> Run<'e> {
             Ok(opened) => opened,
             Err(problem) => return self.pause(problem, Vec::new()).await,
         };
-        if !self.prepare(&layout, world.as_ref()).await? {
+        if !self.prepare(layout, world.as_ref()).await? {
             return Ok(());
         }
         loop {
             match self.tick(&world).await? {
                 Tick::Finished => return self.succeed().await,
                 Tick::LetGo => return Ok(()),
-                Tick::Again => {}
+                Tick::Onward => {}
+                Tick::Again => world.changed().await,
             }
             if stop.is_cancelled() {
                 return self.let_go(Duration::ZERO).await;
@@ -132,34 +136,29 @@ impl<'e> Run<'e> {
             let before = Instant::now();
             self.engine.store.renew(&self.claim, self.engine.settings.lease).await?;
             self.since = before;
-            world.changed().await;
         }
     }
 
     /// Stores the plan, once, and says that the operation runs. Answers false when it was let go instead.
-    async fn prepare(&mut self, layout: &Layout, world: &dyn World) -> Result<bool, StoreError> {
-        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        if let Some(upgrade) = self.operation.upgrade {
-            let known = tx.lock_upgrade(upgrade).await?;
-            if matches!(known.state, UpgradeState::Holding { .. }) {
-                tx.upgrade_retiring(upgrade, false, self.engine.clock.as_ref()).await?;
-            }
-        }
-        if self.operation.waves.is_none() {
-            let plan = match plan(&self.operation, layout, world, &mut tx).await {
-                Ok(plan) => plan,
-                Err(NoPlan::Store(error)) => return Err(error),
+    async fn prepare(&mut self, layout: Layout, world: &dyn World) -> Result<bool, StoreError> {
+        let (history, labels) = self.begin_stage().await?;
+        let layout = Layout { labels, ..layout };
+        let planned = match &self.operation.waves {
+            Some(_) => None,
+            None => match plan(&self.operation, &layout, world, history).await {
+                Ok(plan) => Some(plan),
                 Err(NoPlan::Problem(problem)) => {
-                    drop(tx);
                     self.pause(problem, Vec::new()).await?;
                     return Ok(false);
                 }
                 Err(NoPlan::World(error)) => {
-                    drop(tx);
                     self.rest(&error).await?;
                     return Ok(false);
                 }
-            };
+            },
+        };
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        if let Some(plan) = planned {
             tx.store_plan(self.claim.operation, &plan).await?;
             self.operation.waves =
                 Some(plan.waves.iter().map(|wave| WaveHead { title: wave.title.clone(), width: wave.width }).collect());
@@ -171,12 +170,27 @@ impl<'e> Run<'e> {
         Ok(true)
     }
 
+    /// What the upgrade's stages have started so far. A retirement whose time has come is no longer a time of holding.
+    async fn begin_stage(&self) -> Result<(History, LabelPolicy), StoreError> {
+        let Some(upgrade) = self.operation.upgrade else { return Ok((Vec::new(), LabelPolicy::default())) };
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        let known = tx.lock_upgrade(upgrade).await?;
+        tx.record(&self.claim, &Record::default(), self.now()).await?;
+        if matches!(known.state, UpgradeState::Holding { .. }) {
+            tx.upgrade_retiring(upgrade, false, self.engine.clock.as_ref()).await?;
+        }
+        let history = tx.started(upgrade).await?;
+        tx.commit().await?;
+        Ok((history, known.choice.labels))
+    }
+
     /// A step that was started under an earlier claim may still be on its way to the cluster. After this it is refused.
     async fn fence_predecessor(&self, world: &dyn World) {
         let permit = self.permit();
         for item in self.items.iter().filter(|item| item.progress.started() && !item.progress.done) {
+            let goal = if let Step::Set { to, .. } = &item.step { to.as_deref() } else { None };
             if let Some(target) = self.place(item).writes()
-                && let Err(error) = world.fence(&target, &permit).await
+                && let Err(error) = world.fence(&target, goal, &permit).await
             {
                 // A silent cluster accepts nothing from anybody; the step itself will tell the user.
                 tracing::warn!(operation.id = %self.claim.operation, step = %item.step, error = &error as &dyn std::error::Error, "not fenced");
@@ -231,13 +245,13 @@ impl<'e> Run<'e> {
             }
         }
         if let Some(problem) = problem {
-            let problem = self.split_tags(problem);
-            self.pause(problem, facts).await?;
+            self.stop_at(problem, facts).await?;
             return Ok(Tick::LetGo);
         }
+        let onward = !(facts.is_empty() && acts.is_empty());
         self.commit_to(facts, &acts, waits).await?;
         self.push(world.as_ref(), acts).await?;
-        Ok(Tick::Again)
+        Ok(if onward { Tick::Onward } else { Tick::Again })
     }
 
     async fn look(&self, chosen: &[usize], world: &dyn World) -> Vec<(usize, Result<Check, WorldError>)> {
@@ -329,26 +343,30 @@ impl<'e> Run<'e> {
             }
         }
         if let Some((number, problem)) = refused {
-            let problem = self.split_tags(problem);
-            self.pause(problem.clone(), vec![(number, Fact::Failed { problem })]).await?;
+            self.stop_at(problem.clone(), vec![(number, Fact::Failed { problem })]).await?;
             return Err(StoreError::Fenced);
         }
         Ok(())
     }
 
-    /// A promotion that stops between its first tag and its last leaves members on different revisions: say so.
-    fn split_tags(&self, problem: Problem) -> Problem {
-        let tags = || {
-            self.items.iter().filter(|item| {
-                matches!(item.step, model::plan::Step::Set { target: model::plan::Target::Tag { .. }, .. })
-            })
-        };
-        let split = tags().any(|item| item.progress.started()) && !tags().all(|item| item.progress.done);
-        if self.operation.kind != OperationKind::Promote || !split {
-            return problem;
+    /// A promotion that stops between its first tag and its last leaves members on different revisions. Where every cluster
+    /// answers, what was written is restored at once; a silent one keeps both revisions protected until a person decides.
+    async fn stop_at(&mut self, problem: Problem, facts: Vec<(i32, Fact)>) -> Result<(), StoreError> {
+        let tags =
+            || self.items.iter().filter(|item| matches!(item.step, Step::Set { target: Target::Tag { .. }, .. }));
+        let moved = self.operation.kind == OperationKind::Promote && tags().any(|item| item.progress.started());
+        if !moved {
+            return self.pause(problem, facts).await;
+        }
+        if problem.code != UNREACHABLE {
+            return self.fail(problem, facts).await;
+        }
+        if tags().all(|item| item.progress.done) {
+            return self.pause(problem, facts).await;
         }
         let message = format!("Some tags point to the new revision and some to the old one. {}", problem.message);
-        Problem::new("tag_split", message, format!("Both revisions serve and are protected. {}", problem.hint))
+        let hint = format!("Both revisions serve and are protected. {}", problem.hint);
+        self.pause(Problem::new("tag_split", message, hint), facts).await
     }
 
     /// Takes in what people asked for. Answers false when the operation was let go.

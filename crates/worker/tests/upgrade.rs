@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::ids::UpgradeId;
 use model::operation::{OperationKind, OperationState};
 use model::plan::{Target, WorkloadKind, WorkloadRef};
 use model::rules::Strategy;
-use model::upgrade::{UpgradeState, Verb};
+use model::upgrade::{LabelPolicy, UpgradeState, Verb};
 use serde_json::json;
 use testkit::Fleet;
 use testkit::world::{Cut, Temper};
@@ -63,6 +64,55 @@ async fn b4_namespaces_that_named_the_old_revision_name_the_new_one() {
     assert!(fleet.world.picture().contains("label of namespace explicit in c1 = istio.io/rev=1-27-9"));
 }
 
+#[tokio::test]
+async fn b4_labels_that_somebody_else_owns_become_an_alias_of_the_new_revision_and_of_the_one_after() {
+    let fleet = Fleet { labels: LabelPolicy::Alias, ..Fleet::new().await };
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
+    fleet.go(upgrade, Verb::Start).await;
+    assert_eq!(state(&fleet.go(upgrade, Verb::Promote).await), "succeeded");
+    let picture = fleet.world.picture();
+    assert!(picture.contains("label of namespace explicit in c1 = istio.io/rev=1-25-1"), "{picture}");
+    assert!(picture.contains("tag 1-25-1 in c1 = 1-27-9"), "{picture}");
+    assert!(picture.contains("explicit/deployment/web in c1: lab/proxyv2:1.27.9"), "{picture}");
+    assert!(!picture.contains("objects of 1-25-1"), "{picture}");
+    let mut restarted = restarts(&fleet);
+    restarted.sort();
+    restarted.dedup();
+    assert_eq!((restarted.len(), restarts(&fleet).len()), (8, 8), "four workloads in two clusters, once each");
+}
+
+#[tokio::test]
+async fn b7_rollback_takes_an_alias_back() {
+    let fleet = Fleet { labels: LabelPolicy::Alias, ..Fleet::new().await };
+    let before = fleet.world.picture();
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
+    fleet.go(upgrade, Verb::Start).await;
+    assert_eq!(state(&fleet.go(upgrade, Verb::Promote).await), "holding");
+    assert_eq!(state(&fleet.go(upgrade, Verb::Rollback).await), "rolled_back");
+    let changed: Vec<_> =
+        fleet.world.picture().lines().filter(|line| !before.contains(line)).map(str::to_owned).collect();
+    assert!(changed.iter().all(|line| line.starts_with("custom resource")), "{changed:?}");
+}
+
+#[tokio::test]
+async fn b4_labels_can_block_and_resources_that_name_the_revision_always_do() {
+    let fleet = Fleet { labels: LabelPolicy::Block, ..Fleet::new().await };
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
+    fleet.world.pin("virtualservices shop/web in c1");
+    let blocked = fleet.go(upgrade, Verb::Start).await.state;
+    let UpgradeState::Blocked { findings } = &blocked else { panic!("{blocked:?}") };
+    let codes: Vec<(&str, &str)> =
+        findings.iter().map(|finding| (finding.code.as_str(), finding.object.as_str())).collect();
+    assert_eq!(
+        codes,
+        [
+            ("resource_names_revision", "virtualservices shop/web in c1"),
+            ("label_names_revision", "c1: namespace explicit"),
+            ("label_names_revision", "c2: namespace explicit")
+        ]
+    );
+}
+
 /// Rolls back from wherever `reach` leads, and answers what is not as it was. Definitions stay newer by design.
 async fn differs_after(reach: impl AsyncFn(&Fleet, model::ids::UpgradeId)) -> Vec<String> {
     let fleet = Fleet::new().await;
@@ -104,21 +154,37 @@ async fn b7_rollback_with_a_namespace_on_the_canary_restores_everything() {
 async fn b7_rollback_in_the_middle_of_the_promotion_strands_no_pod_of_the_mixed_window() {
     let differs = differs_after(async |fleet, upgrade| {
         fleet.go(upgrade, Verb::Start).await;
-        let tag = Target::Tag { member: "c2".parse().expect("a name"), tag: "stable".into() };
-        fleet.world.refuse(&tag, true);
-        let paused = fleet.go(upgrade, Verb::Promote).await;
-        assert!(
-            matches!(&paused.state, UpgradeState::Paused { problem, .. } if problem.code == "tag_split"),
-            "{:?}",
-            paused.state
-        );
+        lose_c2_in_the_promotion(fleet, upgrade).await;
         // A pod born now carries the new sidecar on a template that nobody patched.
         fleet.world.evict_one("c1", &web("stable"));
-        fleet.world.refuse(&tag, false);
+        fleet.world.silence("c2", false);
     })
     .await;
     // The stray pod had to be restarted through a template that nobody had touched: the one exception, by name.
     assert!(matches!(&differs[..], [stamp] if stamp.starts_with("stable/deployment/web in c1 = op_")), "{differs:?}");
+}
+
+#[tokio::test]
+async fn b5_a_promotion_that_a_member_refuses_is_restored_and_can_be_asked_again() {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
+    fleet.go(upgrade, Verb::Start).await;
+    let before = fleet.world.picture();
+    let tag = Target::Tag { member: "c2".parse().expect("a name"), tag: "stable".into() };
+    fleet.world.refuse(&tag, true);
+    let restored = fleet.go(upgrade, Verb::Promote).await;
+    assert!(
+        matches!(&restored.state, UpgradeState::Verifying { problem: Some(problem), .. } if problem.code == "permission_missing"),
+        "{:?}",
+        restored.state
+    );
+    assert_eq!(fleet.world.picture(), before);
+    let stable = Target::Tag { member: "c1".parse().expect("a name"), tag: "stable".into() };
+    let moves = fleet.world.journal().into_iter().filter(|write| write.target == stable && write.from.is_some());
+    assert_eq!(moves.map(|write| write.to.unwrap_or_default()).collect::<Vec<_>>(), ["1-27-9", "1-25-1"]);
+    fleet.world.refuse(&tag, false);
+    assert_eq!(state(&fleet.go(upgrade, Verb::Promote).await), "holding");
+    assert_eq!(state(&fleet.go(upgrade, Verb::Rollback).await), "rolled_back");
 }
 
 #[tokio::test]
@@ -157,12 +223,9 @@ async fn holding_ends_at_once_when_asked() {
     assert!(matches!(refused, store::StoreError::Transition(_)));
 }
 
-#[tokio::test]
-async fn e2_a_member_lost_during_the_promotion_splits_the_tags_and_both_revisions_stay() {
-    let fleet = Fleet::new().await;
-    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
-    fleet.go(upgrade, Verb::Start).await;
-    // The member is lost at its own first tag: the third write of the promotion.
+/// The member falls silent at its own first tag, and the promotion pauses.
+async fn lose_c2_in_the_promotion(fleet: &Fleet, upgrade: UpgradeId) {
+    // The third write of the promotion.
     let go_on = Arc::new(Notify::new());
     fleet.world.cut_at(3, Cut::Frozen(go_on.clone()));
     fleet.press(upgrade, Verb::Promote, json!(null)).await.expect("promote fits");
@@ -186,6 +249,14 @@ async fn e2_a_member_lost_during_the_promotion_splits_the_tags_and_both_revision
         "{:?}",
         paused.state
     );
+}
+
+#[tokio::test]
+async fn e2_a_member_lost_during_the_promotion_splits_the_tags_and_both_revisions_stay() {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
+    fleet.go(upgrade, Verb::Start).await;
+    lose_c2_in_the_promotion(&fleet, upgrade).await;
     let picture = fleet.world.picture();
     assert!(picture.contains("control plane 1-25-1 = ") && picture.contains("control plane 1-27-9 = "), "{picture}");
     fleet.world.silence("c2", false);

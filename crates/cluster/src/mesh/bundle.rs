@@ -2,6 +2,8 @@
 //!
 //! The inventory is also the fence: every change begins by moving its version, so whoever looked before is refused.
 
+use std::collections::BTreeSet;
+
 use model::plan::Target;
 use rollout::ports::{Mark, Permit, Seen, Settled, WorldError};
 use serde_json::{Value, json};
@@ -11,11 +13,13 @@ use crate::door::Door;
 
 /// Marks an object as ours, with the mesh that it belongs to.
 pub(crate) const OWNER_LABEL: &str = "meshwright.dev/mesh";
+/// Which inventory an object belongs to. What carries it and is in no inventory was made by somebody whose turn was over.
+pub(super) const BUNDLE_LABEL: &str = "meshwright.dev/bundle";
 /// Whose turn it is with an inventory.
 const WRITER: &str = "meshwright.dev/writer";
 
 impl MeshWorld {
-    fn inventory_name(target: &Target) -> String {
+    pub(super) fn inventory_name(target: &Target) -> String {
         match target {
             Target::Home => "meshwright-home".into(),
             Target::Foothold { .. } => "meshwright-foothold".into(),
@@ -77,9 +81,18 @@ impl MeshWorld {
         Ok(if leaving { Settled::NotYet("the namespace is being removed".into()) } else { Settled::Yes })
     }
 
-    pub(super) async fn fence_bundle(&self, target: &Target, permit: &Permit) -> Result<(), WorldError> {
+    /// An inventory that is gone is not made again for a removal: its end would be nobody's business.
+    pub(super) async fn fence_bundle(
+        &self,
+        target: &Target,
+        goal: Option<&str>,
+        permit: &Permit,
+    ) -> Result<(), WorldError> {
         let door = self.door(target)?;
         let inventory = door.get(&self.inventory_path(target)).await?;
+        if inventory.is_none() && goal.is_none() {
+            return Ok(());
+        }
         self.take_turn(door, target, &mark_of(inventory.as_ref()), permit).await.map(|_| ())
     }
 
@@ -142,7 +155,7 @@ impl MeshWorld {
                 let desired = self.objects(target, value).await?;
                 let before = self.take_turn(door, target, seen, permit).await?;
                 for object in &desired {
-                    self.apply_one(door, object, permit).await?;
+                    self.apply_one(door, target, object, permit).await?;
                 }
                 self.prune(door, &before, &desired, permit).await?;
                 let writer = format!("{}/{}", permit.operation, permit.epoch);
@@ -152,10 +165,11 @@ impl MeshWorld {
         }
     }
 
-    async fn apply_one(&self, door: &Door, object: &Value, permit: &Permit) -> Result<(), WorldError> {
+    async fn apply_one(&self, door: &Door, target: &Target, object: &Value, permit: &Permit) -> Result<(), WorldError> {
         let path = kinds::path_of(object).expect("only known kinds are rendered");
         let mut object = object.clone();
         object["metadata"]["labels"][OWNER_LABEL] = self.namespace().into();
+        object["metadata"]["labels"][BUNDLE_LABEL] = Self::inventory_name(target).into();
         // istiod closes its validators once it serves them; writing `Ignore` again would open them for a moment.
         if object["kind"] == "ValidatingWebhookConfiguration"
             && door.get(&path).await?.is_some()
@@ -190,11 +204,51 @@ impl MeshWorld {
             .filter_map(kinds::path_of)
             .chain(leases);
         for path in paths {
-            door.delete(&path, None, Some(permit)).await?;
+            if self.still_ours(door, target, &path).await? {
+                door.delete(&path, None, Some(permit)).await?;
+            }
         }
+        self.sweep(door, target, objects, permit).await?;
         door.delete(&self.inventory_path(target), None, Some(permit)).await?;
         if matches!(target, Target::Home | Target::Foothold { .. }) {
             door.delete(&format!("/api/v1/namespaces/{}", self.namespace()), None, Some(permit)).await?;
+        }
+        Ok(())
+    }
+
+    /// A webhook that became an alias of another revision has left its bundle.
+    async fn still_ours(&self, door: &Door, target: &Target, path: &str) -> Result<bool, WorldError> {
+        if !path.contains("/mutatingwebhookconfigurations/") {
+            return Ok(true);
+        }
+        let webhook = door.get(path).await?.unwrap_or_default();
+        let bundle = webhook["metadata"]["labels"][BUNDLE_LABEL].as_str();
+        Ok(bundle == Some(Self::inventory_name(target).as_str()))
+    }
+
+    /// Removes what a worker made whose turn was over: it carries our label and is in no inventory.
+    async fn sweep(&self, door: &Door, target: &Target, objects: &[Value], permit: &Permit) -> Result<(), WorldError> {
+        let named = |object: &Value| text(object, "/kind").filter(|kind| *kind != "Namespace").map(str::to_owned);
+        let kinds: BTreeSet<String> = objects.iter().filter_map(named).collect();
+        let encode = |label: &str| label.replace('/', "%2F");
+        let selector = format!(
+            "labelSelector={}%3D{},{}%3D{}",
+            encode(OWNER_LABEL),
+            self.namespace(),
+            encode(BUNDLE_LABEL),
+            Self::inventory_name(target)
+        );
+        for kind in kinds {
+            let Some(collection) = kinds::collection(&kind) else { continue };
+            for mut left in door.list(&collection, &selector).await? {
+                left["kind"] = kind.clone().into();
+                if let Some(path) =
+                    kinds::path_of(&left).filter(|_| left.pointer("/metadata/deletionTimestamp").is_none())
+                {
+                    tracing::info!(path, "swept");
+                    door.delete(&path, None, Some(permit)).await?;
+                }
+            }
         }
         Ok(())
     }

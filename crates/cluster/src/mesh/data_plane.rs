@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use model::Name;
 use model::plan::{WorkloadKind, WorkloadRef};
@@ -88,10 +89,13 @@ impl Snapshot {
     }
 }
 
+/// How long a reading is good for: one look, and no second one.
+const FRESH: Duration = Duration::from_millis(200);
+
 /// The readings that are still fresh: what is asked several times within one look is read once.
 #[derive(Debug, Default)]
 pub(super) struct Snapshots {
-    fresh: Mutex<BTreeMap<Name, Arc<Snapshot>>>,
+    fresh: Mutex<BTreeMap<Name, (Instant, Arc<Snapshot>)>>,
     /// One reading at a time: whoever comes second takes the first one's.
     turn: tokio::sync::Mutex<()>,
 }
@@ -102,7 +106,8 @@ impl Snapshots {
     }
 
     fn known(&self, member: &Name) -> Option<Arc<Snapshot>> {
-        self.fresh.lock().expect("no holder panics").get(member).cloned()
+        let fresh = self.fresh.lock().expect("no holder panics");
+        fresh.get(member).filter(|(at, _)| at.elapsed() < FRESH).map(|(_, known)| known.clone())
     }
 
     pub(super) async fn of(&self, member: &MemberDoor) -> Result<Arc<Snapshot>, WorldError> {
@@ -114,7 +119,7 @@ impl Snapshots {
             return Ok(known);
         }
         let read = Arc::new(Snapshot::read(member).await?);
-        self.fresh.lock().expect("no holder panics").insert(member.name.clone(), read.clone());
+        self.fresh.lock().expect("no holder panics").insert(member.name.clone(), (Instant::now(), read.clone()));
         Ok(read)
     }
 }

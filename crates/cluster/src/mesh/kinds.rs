@@ -36,6 +36,11 @@ pub(super) fn path_of(object: &Value) -> Option<String> {
     path(kind, text(object, "/metadata/namespace"), name)
 }
 
+/// Where every object of a kind is listed, whatever its namespace.
+pub(super) fn collection(kind: &str) -> Option<String> {
+    KINDS.iter().find(|(known, ..)| *known == kind).map(|(_, prefix, plural, _)| format!("{prefix}/{plural}"))
+}
+
 /// The address of an object by its identity.
 pub(super) fn path(kind: &str, namespace: Option<&str>, name: &str) -> Option<String> {
     let (_, prefix, plural, namespaced) = KINDS.iter().find(|(known, ..)| *known == kind)?;

@@ -336,7 +336,8 @@ impl MeshWorld {
         if seen && counts == [wanted; 3] {
             return Ok(Settled::Yes);
         }
-        Ok(Settled::NotYet(format!("{} of {wanted} replicas are ready", counts[1])))
+        let why = self.why_not_ready(revision).await?;
+        Ok(Settled::NotYet(format!("{} of {wanted} replicas are ready{why}", counts[1])))
     }
 }
 

@@ -15,6 +15,8 @@ use rollout::plan::data_plane::REV_LABEL;
 use rollout::ports::{Settled, Usage, WorldError};
 use serde_json::Value;
 
+use super::pinned::pinned_in;
+use super::single::{MUTATING, own_name};
 use super::{MeshWorld, text};
 
 /// istiod's debug port.
@@ -25,11 +27,22 @@ const ANSWER: Duration = Duration::from_secs(5);
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 impl MeshWorld {
-    /// The replicas of a revision that exist, ready or not.
+    /// The replicas of a revision that exist, ready or not, ending or not.
     pub(super) async fn replicas(&self, revision: &RevisionName) -> Result<Vec<String>, WorldError> {
-        let query = format!("labelSelector=app%3Distiod,istio.io%2Frev%3D{revision}");
-        let pods = self.config.hosting.list(&format!("/api/v1/namespaces/{}/pods", self.namespace()), &query).await?;
+        let pods = self.istiods(revision).await?;
         Ok(pods.iter().filter_map(|pod| text(pod, "/metadata/name").map(str::to_owned)).collect())
+    }
+
+    /// The replicas that are there to stay. One that is ending drains for half a minute and answers nobody.
+    async fn lasting_replicas(&self, revision: &RevisionName) -> Result<Vec<String>, WorldError> {
+        let mut pods = self.istiods(revision).await?;
+        pods.retain(|pod| pod.pointer("/metadata/deletionTimestamp").is_none());
+        Ok(pods.iter().filter_map(|pod| text(pod, "/metadata/name").map(str::to_owned)).collect())
+    }
+
+    async fn istiods(&self, revision: &RevisionName) -> Result<Vec<Value>, WorldError> {
+        let query = format!("labelSelector=app%3Distiod,istio.io%2Frev%3D{revision}");
+        self.config.hosting.list(&format!("/api/v1/namespaces/{}/pods", self.namespace()), &query).await
     }
 
     async fn ask(&self, pod: &str, path: &str) -> Result<Value, WorldError> {
@@ -72,7 +85,7 @@ impl MeshWorld {
         if let waiting @ (Settled::NotYet(_) | Settled::Failing(_)) = self.replicas_ready(revision).await? {
             return Ok(waiting);
         }
-        for pod in self.replicas(revision).await? {
+        for pod in self.lasting_replicas(revision).await? {
             let clusters = self.ask(&pod, "/debug/clusterz").await?;
             for member in members {
                 let known =
@@ -84,6 +97,30 @@ impl MeshWorld {
             }
         }
         Ok(Settled::Yes)
+    }
+
+    /// What keeps the first replica that is not ready: its node's reason, or the members that it has not synced. Nothing
+    /// where nobody says.
+    pub(super) async fn why_not_ready(&self, revision: &RevisionName) -> Result<String, WorldError> {
+        for pod in self.istiods(revision).await? {
+            let container = pod.pointer("/status/containerStatuses/0").cloned().unwrap_or_default();
+            let name = text(&pod, "/metadata/name").unwrap_or_default();
+            if container["ready"] == true || pod.pointer("/metadata/deletionTimestamp").is_some() {
+                continue;
+            }
+            if let Some(reason) = text(&container, "/state/waiting/reason") {
+                return Ok(format!("; {name}: {reason}"));
+            }
+            // One that is only starting does not answer either, and is not worth waiting for.
+            let asked = tokio::time::timeout(Duration::from_secs(1), self.ask_over(name, "/debug/clusterz")).await;
+            let Ok(Ok(Value::Array(clusters))) = asked else { continue };
+            let unsynced = clusters.iter().filter(|cluster| cluster["syncStatus"] != "synced");
+            let names: Vec<&str> = unsynced.filter_map(|cluster| cluster["id"].as_str()).collect();
+            if !names.is_empty() {
+                return Ok(format!("; {name} has not synced {}", names.join(", ")));
+            }
+        }
+        Ok(String::new())
     }
 
     /// Every replica of every revision of the mesh; replicas that do not answer are left out, for this is only shown.
@@ -118,7 +155,8 @@ impl MeshWorld {
     /// counts as using it.
     pub(super) async fn who_uses(&self, revision: &RevisionName) -> Result<Usage, WorldError> {
         let (mut users, mut silent) = (Vec::new(), Vec::new());
-        for pod in self.replicas(revision).await? {
+        let running = self.istiods(revision).await?.into_iter().filter(runs);
+        for pod in running.filter_map(|pod| text(&pod, "/metadata/name").map(str::to_owned)) {
             match self.ask(&pod, "/debug/syncz").await {
                 Ok(Value::Array(connected)) => {
                     users.extend(
@@ -149,15 +187,22 @@ impl MeshWorld {
         let carry = snapshot.pods.values().filter(|pod| pod.live && pod.revision.as_deref() == Some(name));
         let mut users: Vec<String> =
             carry.map(|pod| format!("pod {}/{} in {}", pod.namespace, pod.name, member.name)).collect();
-        let templates = snapshot.workloads.values().filter(|record| record.template.rev.as_deref() == Some(name));
+        let own = member.door.get(&format!("{MUTATING}/{}", own_name(self, name))).await?.unwrap_or_default();
+        // Its name is another revision's by now: labels with it ask for that one.
+        let aliased = text(&own, "/metadata/labels/istio.io~1rev").is_some_and(|serves| serves != name);
+        let templates =
+            snapshot.workloads.values().filter(|record| !aliased && record.template.rev.as_deref() == Some(name));
         users.extend(templates.map(|record| format!("pod template of {} in {}", record.workload, member.name)));
         let selector = format!("labelSelector={}%3D{name}", REV_LABEL.replace('/', "%2F"));
-        let namespaces = member.door.list("/api/v1/namespaces", &selector).await?;
-        users.extend(
-            namespaces.iter().map(|object| format!("namespace {}", text(object, "/metadata/name").unwrap_or_default())),
-        );
-        let webhooks =
-            member.door.list("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", &selector).await?;
+        if !aliased {
+            let namespaces = member.door.list("/api/v1/namespaces", &selector).await?;
+            users.extend(
+                namespaces
+                    .iter()
+                    .map(|object| format!("namespace {}", text(object, "/metadata/name").unwrap_or_default())),
+            );
+        }
+        let webhooks = member.door.list(MUTATING, &selector).await?;
         // Deleting a whole mesh looks too, with its own tags still in place: those move or go by steps of their own.
         let foreign_tags = webhooks.iter().filter(|object| object["metadata"]["labels"].get("istio.io/tag").is_some());
         let ours = |object: &&Value| object["metadata"]["labels"][super::bundle::OWNER_LABEL] == self.namespace();
@@ -166,8 +211,17 @@ impl MeshWorld {
                 .filter(|object| !ours(object))
                 .map(|object| format!("tag {}", text(object, "/metadata/name").unwrap_or_default())),
         );
+        if users.is_empty() {
+            users = pinned_in(member, revision).await?;
+        }
         Ok(users)
     }
+}
+
+/// Whether its node says that its container runs: to one that never started, nobody can be connected.
+fn runs(pod: &Value) -> bool {
+    let containers = pod.pointer("/status/containerStatuses").and_then(Value::as_array);
+    containers.is_some_and(|list| list.iter().any(|container| container["state"].get("running").is_some()))
 }
 
 fn proxy_survey(revision: &RevisionName, proxy: &Value) -> ProxySurvey {

@@ -5,11 +5,12 @@
 
 use model::plan::{Target, WorkloadKind, WorkloadRef};
 use model::version::RevisionName;
+use rollout::plan::TAGS;
 use rollout::plan::data_plane::{INJECTION_LABEL, REV_LABEL, label_value, labels_of};
 use rollout::ports::{Mark, Permit, Seen, Settled, WorldError};
 use serde_json::{Map, Value, json};
 
-use super::bundle::OWNER_LABEL;
+use super::bundle::{BUNDLE_LABEL, OWNER_LABEL};
 use super::{MeshWorld, mark_of, preconditions, text};
 use crate::door::Door;
 
@@ -20,7 +21,7 @@ const FENCE: &str = "meshwright.dev/fence";
 /// The tag that istiod's leader election looks for by this very name; every other tag's object is suffixed.
 const DEFAULT_TAG: &str = "istio-revision-tag-default";
 const VALIDATOR: &str = "istiod-default-validator";
-const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+pub(super) const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
 const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
 
 /// One object with the part of it that is ours.
@@ -32,7 +33,14 @@ pub(super) struct Single<'a> {
 }
 
 enum Part<'a> {
-    Tag { name: String, tag: &'a str },
+    Tag {
+        name: String,
+        tag: &'a str,
+    },
+    /// A revision's own webhook, which becomes an alias of another revision and back: its name serves without a gap.
+    Own {
+        revision: RevisionName,
+    },
     Validator,
     Label,
     Stamp,
@@ -40,9 +48,12 @@ enum Part<'a> {
 
 impl<'a> Single<'a> {
     /// `None` for targets that are bundles.
-    pub(super) fn of(world: &'a MeshWorld, target: &'a Target) -> Result<Option<Self>, WorldError> {
+    pub(super) async fn of(world: &'a MeshWorld, target: &'a Target) -> Result<Option<Self>, WorldError> {
         let (path, part) = match target {
             Target::Tag { tag, .. } => {
+                if let Some(own) = own_webhook(world, target, tag).await? {
+                    return Ok(Some(own));
+                }
                 let name = if tag == "default" {
                     DEFAULT_TAG.to_owned()
                 } else {
@@ -80,13 +91,14 @@ impl<'a> Single<'a> {
     ) -> Result<(), WorldError> {
         let known = preconditions(seen);
         let mut patch = match (&self.part, to) {
-            (Part::Tag { .. } | Part::Validator, None) => {
+            (Part::Tag { .. } | Part::Own { .. } | Part::Validator, None) => {
                 let Some((uid, version)) = known else { return Ok(()) };
                 return self
                     .door
                     .delete(&self.path, Some(json!({ "uid": uid, "resourceVersion": version })), Some(permit))
                     .await;
             }
+            (Part::Own { revision: own }, Some(revision)) => self.own(world, own, revision).await?,
             (Part::Tag { name, tag }, Some(revision)) => self.tag(world, name, tag, revision).await?,
             (Part::Validator, Some(revision)) => self.validator(world, revision, known.is_some()).await?,
             (Part::Label, to) => {
@@ -100,7 +112,7 @@ impl<'a> Single<'a> {
                 Part::Tag { .. } => self.door.create(MUTATING, &patch, Some(permit)).await.map(|_| ()),
                 Part::Validator => self.door.create(VALIDATING, &patch, Some(permit)).await.map(|_| ()),
                 // There is nothing to change: the next look says so.
-                Part::Label | Part::Stamp => Ok(()),
+                Part::Label | Part::Stamp | Part::Own { .. } => Ok(()),
             };
         };
         patch["metadata"]["uid"] = uid.into();
@@ -115,7 +127,7 @@ impl<'a> Single<'a> {
     /// A tag's object, copied from the canonical webhook of the revision that it is to point to. Seen by istioctl and by
     /// istiod as if `istioctl tag set` had made it.
     async fn tag(&self, world: &MeshWorld, name: &str, tag: &str, revision: &str) -> Result<Value, WorldError> {
-        let canonical_name = format!("istio-sidecar-injector-{revision}-{}", world.namespace());
+        let canonical_name = own_name(world, revision);
         let canonical = self.door.get(&format!("{MUTATING}/{canonical_name}")).await?;
         let missing = || WorldError::Refused {
             place: self.door.place().to_owned(),
@@ -125,6 +137,7 @@ impl<'a> Single<'a> {
         let canonical = canonical.ok_or_else(missing)?;
         let entry = canonical.pointer("/webhooks/0").cloned().ok_or_else(missing)?;
         let mut labels: Map<String, Value> = canonical["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+        labels.remove(BUNDLE_LABEL);
         labels.insert("istio.io/tag".into(), tag.into());
         labels.insert(REV_LABEL.into(), revision.into());
         labels.insert(OWNER_LABEL.into(), world.namespace().into());
@@ -133,6 +146,27 @@ impl<'a> Single<'a> {
             "metadata": { "name": name, "labels": labels },
             "webhooks": entries(&entry, tag),
         }))
+    }
+
+    /// The change that makes a revision's own webhook a name of another revision, or its own again. As an alias it belongs
+    /// to no bundle, so the removal of its revision's objects leaves it alone.
+    async fn own(&self, world: &MeshWorld, own: &RevisionName, revision: &str) -> Result<Value, WorldError> {
+        let Target::Tag { member, .. } = self.target else {
+            return Err(WorldError::Changed { place: own.to_string() });
+        };
+        if own.as_str() != revision {
+            let mut alias = self.tag(world, "", own.as_str(), revision).await?;
+            let labels = json!({ REV_LABEL: revision, "istio.io/tag": own.as_str(), BUNDLE_LABEL: null });
+            return Ok(json!({ "metadata": { "labels": labels }, "webhooks": alias["webhooks"].take() }));
+        }
+        let bundle = Target::MemberObjects { member: member.clone(), revision: own.clone() };
+        let release = world.look_at_bundle(&bundle).await?.value.unwrap_or_default();
+        let objects = world.objects(&bundle, &release).await?;
+        let webhook = objects.into_iter().find(|object| object["kind"] == "MutatingWebhookConfiguration");
+        let mut webhook = webhook.ok_or_else(|| WorldError::Changed { place: own.to_string() })?;
+        let labels =
+            json!({ REV_LABEL: revision, "istio.io/tag": null, BUNDLE_LABEL: MeshWorld::inventory_name(&bundle) });
+        Ok(json!({ "metadata": { "labels": labels }, "webhooks": webhook["webhooks"].take() }))
     }
 
     /// A move changes the address and the label; `failurePolicy` and the bundle belong to istiod from then on.
@@ -157,10 +191,33 @@ impl<'a> Single<'a> {
     }
 }
 
+/// A tag that is a revision's own name, while that revision's webhook exists.
+async fn own_webhook<'a>(
+    world: &'a MeshWorld,
+    target: &'a Target,
+    tag: &'a str,
+) -> Result<Option<Single<'a>>, WorldError> {
+    let Ok(revision) = tag.parse::<RevisionName>() else { return Ok(None) };
+    if TAGS.contains(&tag) {
+        return Ok(None);
+    }
+    let door = world.door(target)?;
+    let path = format!("{MUTATING}/{}", own_name(world, tag));
+    let known = door.get(&path).await?.is_some();
+    Ok(known.then_some(Single { door, target, path, part: Part::Own { revision } }))
+}
+
+/// What Istio's charts call a revision's own webhook.
+pub(super) fn own_name(world: &MeshWorld, revision: &str) -> String {
+    format!("istio-sidecar-injector-{revision}-{}", world.namespace())
+}
+
 impl Part<'_> {
     fn value(&self, object: &Value) -> Option<String> {
         match self {
-            Self::Tag { .. } | Self::Validator => text(object, "/metadata/labels/istio.io~1rev").map(str::to_owned),
+            Self::Tag { .. } | Self::Own { .. } | Self::Validator => {
+                text(object, "/metadata/labels/istio.io~1rev").map(str::to_owned)
+            }
             Self::Label => label_value(&super::survey::namespace_labels(object)),
             Self::Stamp => {
                 text(object, "/spec/template/metadata/annotations/meshwright.dev~1restart").map(str::to_owned)

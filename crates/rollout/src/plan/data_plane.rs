@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use model::Name;
-use model::injection::{Injection, NamespaceLabels, decide};
+use model::injection::{Injection, Injector, NamespaceLabels, decide};
 use model::plan::{Plan, Sidecar, Stamp, Step, Target};
 use model::survey::{MemberSurvey, NamespaceSurvey, Survey, WorkloadSurvey};
+use model::upgrade::LabelPolicy;
 use model::version::RevisionName;
 
-use super::{Layout, Line, NamespaceKey, set};
+use super::{Layout, Line, NamespaceKey, TAGS, probe_value, set, shift, tag};
 
 /// The label that names a revision or a tag.
 pub const REV_LABEL: &str = "istio.io/rev";
@@ -40,12 +41,35 @@ pub fn move_namespaces(layout: &Layout, target: &Line, survey: &Survey, chosen: 
 pub fn roll(layout: &Layout, target: &Line, survey: &Survey, moved: &BTreeMap<NamespaceKey, Option<String>>) -> Plan {
     let old = format!("{REV_LABEL}={}", layout.current.revision);
     let new = format!("{REV_LABEL}={}", target.revision);
-    relabel_and_restart(layout, survey, |member, namespace| {
+    let relabel = layout.labels != LabelPolicy::Alias;
+    let (mut aliases, mut proofs) = (Vec::new(), Vec::new());
+    let mut survey = survey.clone();
+    for member in &mut survey.members {
+        for injector in member.injectors.iter_mut().filter(|injector| follows(layout, target, injector)) {
+            aliases.push(shift(tag(&member.member, &injector.value), &injector.revision, &target.revision));
+            proofs.push(probe_value(&member.member, &injector.value, target));
+            // What the restarts are planned from is the world after this.
+            injector.revision = target.revision.clone();
+        }
+    }
+    let restarts = relabel_and_restart(layout, &survey, |member, namespace| {
         let before = moved.get(&(member.clone(), namespace.name.clone())).cloned();
         let label = label_value(&namespace.labels);
         let wanted = before.unwrap_or_else(|| label.clone());
-        Some(if wanted.as_deref() == Some(old.as_str()) { Some(new.clone()) } else { wanted })
-    })
+        Some(if relabel && wanted.as_deref() == Some(old.as_str()) { Some(new.clone()) } else { wanted })
+    });
+    Plan::default().wave("alias tags", aliases).wave("dry runs through the alias tags", proofs).then(restarts)
+}
+
+/// Names of the old revision that the roll-out makes names of the new one: what earlier upgrades left as aliases, and its
+/// own name where the policy says so. `stable` and `default` moved in the promotion.
+fn follows(layout: &Layout, target: &Line, injector: &Injector) -> bool {
+    let old = &layout.current.revision;
+    let own = injector.value == old.as_str();
+    injector.revision == *old
+        && *old != target.revision
+        && !TAGS.contains(&injector.value.as_str())
+        && (!own || layout.labels == LabelPolicy::Alias)
 }
 
 /// Restarts whatever does not carry what its labels ask for, and changes no label.

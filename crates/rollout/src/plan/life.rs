@@ -2,6 +2,7 @@
 
 use model::Name;
 use model::plan::{Plan, Step, Target};
+use model::survey::{MemberSurvey, Survey};
 
 use super::{Layout, Line, PRESENT, TAGS, add, probe_value, ready, remove, set, tag};
 
@@ -58,14 +59,20 @@ pub(super) fn line_down(layout: &Layout, line: &Line) -> Plan {
 }
 
 /// Takes a mesh down. Custom resource definitions stay: they may hold the users' own resources.
-pub fn delete(layout: &Layout) -> Plan {
+pub fn delete(layout: &Layout, survey: &Survey) -> Plan {
     let line = &layout.current;
     let gone = |target: Target, from: &str| set(target, Some(from.to_owned()), None);
     let revision = line.revision.as_str();
+    // Aliases that earlier upgrades left are names of the mesh too.
+    let names = |member: &MemberSurvey| {
+        let all = member.injectors.iter().filter(|injector| injector.value != revision);
+        all.map(|injector| gone(tag(&member.member, &injector.value), injector.revision.as_str())).collect::<Vec<_>>()
+    };
+    let tags: Vec<Step> = survey.members.iter().flat_map(names).collect();
     Plan::default()
         .wave("nothing uses the mesh", [Step::AwaitUnused { revision: line.revision.clone() }])
         .wave("validation", layout.config().map(|member| gone(Target::Validator { member: member.clone() }, revision)))
-        .wave("tags", layout.members.iter().flat_map(|member| TAGS.map(|name| gone(tag(member, name), revision))))
+        .wave("tags", tags)
         .then(line_down(layout, line))
         .wave(
             "access of the control planes",

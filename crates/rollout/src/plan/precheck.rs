@@ -3,18 +3,20 @@
 use model::injection::{Injection, NoInjection, PodLabels, decide, labels_conflict};
 use model::rules::Severity;
 use model::survey::{MemberSurvey, NamespaceSurvey, Stuck, Survey, WorkloadSurvey};
-use model::upgrade::Finding;
+use model::upgrade::{Finding, LabelPolicy};
 
 use super::Layout;
 use super::data_plane::INJECTION_LABEL;
 
 /// Everything that a user should know before anything is touched.
-pub fn findings(layout: &Layout, survey: &Survey) -> Vec<Finding> {
-    let mut found = Vec::new();
+/// `pinned` are Istio's resources that name the current revision.
+pub fn findings(layout: &Layout, survey: &Survey, pinned: &[String]) -> Vec<Finding> {
+    let mut found: Vec<Finding> = pinned.iter().map(|resource| names_revision(resource)).collect();
     for member in &survey.members {
         found.extend(member.foreign.iter().map(|name| foreign(member, name)));
         for namespace in &member.namespaces {
             found.extend(namespace_finding(member, namespace));
+            found.extend(label_finding(layout, member, namespace));
             found.extend(namespace.workloads.iter().filter_map(|workload| workload_finding(layout, member, workload)));
             found.extend(namespace.unreachable.iter().map(|pod| unreachable(member, namespace, pod)));
         }
@@ -34,6 +36,31 @@ fn foreign(member: &MemberSurvey, name: &str) -> Finding {
         "An injection webhook that is not ours would inject the same pods.",
         "Remove that Istio from the cluster, or leave the cluster out of the mesh.",
     )
+}
+
+/// An object with the label `istio.io/rev` is read by that revision alone, and no tag can carry it over.
+fn names_revision(resource: &str) -> Finding {
+    finding(
+        Severity::Block,
+        "resource_names_revision",
+        resource.to_owned(),
+        "It names the revision that will be removed, and no other one would read it.",
+        "Take the label istio.io/rev off, or put it on the new revision's name once that is up.",
+    )
+}
+
+fn label_finding(layout: &Layout, member: &MemberSurvey, namespace: &NamespaceSurvey) -> Option<Finding> {
+    let names = namespace.labels.rev.as_deref() == Some(layout.current.revision.as_str());
+    let moves = layout.target.as_ref().is_some_and(|target| target.revision != layout.current.revision);
+    (names && moves && layout.labels == LabelPolicy::Block).then(|| {
+        finding(
+            Severity::Block,
+            "label_names_revision",
+            format!("{}: namespace {}", member.member, namespace.name),
+            "Its label names the revision that will be removed, and the upgrade was asked not to touch it.",
+            "Label it stable, or plan the upgrade with the policy relabel or alias.",
+        )
+    })
 }
 
 fn namespace_finding(member: &MemberSurvey, namespace: &NamespaceSurvey) -> Option<Finding> {

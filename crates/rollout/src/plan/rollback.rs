@@ -16,8 +16,7 @@ pub type Started = (Step, Option<String>);
 /// back first, `canary` included; and the new revision goes only when nothing carries it. The order is by what a step
 /// touches and not simply backwards.
 pub fn rollback(layout: &Layout, target: &Line, started: &[Started], survey: &Survey) -> Plan {
-    let undone: Vec<Step> =
-        earliest(started).into_iter().rev().filter_map(|(step, capture)| undo(&step, &capture)).collect();
+    let undone = undone(started);
     let of = |wanted: fn(&Target) -> bool| {
         let chosen = undone.iter().filter(move |step| matches!(step, Step::Set { target, .. } if wanted(target)));
         chosen.cloned().collect::<Vec<_>>()
@@ -43,6 +42,11 @@ fn lines_back(of: &impl Fn(fn(&Target) -> bool) -> Vec<Step>) -> Plan {
         .wave("control plane", of(|target| matches!(target, Target::ControlPlane { .. })))
         .wave("roles, service and webhook", of(|target| matches!(target, Target::MemberObjects { .. })))
         .wave("address", of(|target| matches!(target, Target::Address { .. })))
+}
+
+/// The steps that restore what was there before, the last one first.
+pub(super) fn undone(started: &[Started]) -> Vec<Step> {
+    earliest(started).into_iter().rev().filter_map(|(step, capture)| undo(&step, &capture)).collect()
 }
 
 /// One entry for each target: the first capture is what was there before the upgrade, the last goal is what is there now.

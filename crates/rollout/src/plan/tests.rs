@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use model::injection::{Injector, NamespaceLabels, PodLabels};
 use model::plan::{Plan, WorkloadKind, WorkloadRef};
 use model::survey::{MemberSurvey, NamespaceSurvey, Survey, WorkloadSurvey};
+use model::upgrade::LabelPolicy;
 
 use super::rollback::Started;
 use super::*;
@@ -24,6 +25,7 @@ fn layout() -> Layout {
         current: line("1.25.1.1"),
         target: Some(line("1.27.9.1")),
         width: 4,
+        labels: LabelPolicy::Relabel,
     }
 }
 
@@ -104,7 +106,16 @@ fn creating_a_mesh() {
 
 #[test]
 fn deleting_a_mesh() {
-    compare("delete", &life::delete(&layout()));
+    // An earlier upgrade in place has left an alias behind.
+    let mut cluster = member("c1", "1.25.1.1");
+    cluster.injectors.retain(|injector| injector.value != "1-27-9");
+    cluster.injectors.last_mut().expect("a canary tag").revision = line("1.25.1.1").revision;
+    cluster.injectors.push(Injector {
+        value: "1-25-0".into(),
+        revision: line("1.25.1.1").revision,
+        serves_default: false,
+    });
+    compare("delete", &life::delete(&layout(), &Survey { members: vec![cluster], proxies: Vec::new() }));
 }
 
 #[test]
@@ -226,7 +237,7 @@ fn findings_name_what_stands_in_the_way() {
     cluster.namespaces[2].workloads[0].stuck = Some(model::survey::Stuck::OnDelete);
     cluster.namespaces[3].workloads[0].template.rev = Some("1-25-1".into());
     cluster.namespaces[3].unreachable = vec!["bare".into()];
-    let found = precheck::findings(&layout(), &Survey { members: vec![cluster], proxies: Vec::new() });
+    let found = precheck::findings(&layout(), &Survey { members: vec![cluster], proxies: Vec::new() }, &[]);
     let codes: Vec<&str> = found.iter().map(|finding| finding.code.as_str()).collect();
     assert_eq!(
         codes,

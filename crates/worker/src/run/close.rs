@@ -17,20 +17,27 @@ use super::{REST, Run, SLEEP};
 impl Run<'_> {
     /// The operation did what it was for.
     pub(super) async fn succeed(&mut self) -> Result<(), StoreError> {
-        self.end(OperationState::Succeeded, Outcome::Succeeded, None).await
+        self.end(OperationState::Succeeded, Outcome::Succeeded, Record::default()).await
     }
 
     pub(super) async fn cancel(&mut self, seen: Option<i64>) -> Result<(), StoreError> {
-        self.end(OperationState::Cancelled, Outcome::Cancelled, seen).await
+        self.end(OperationState::Cancelled, Outcome::Cancelled, Record { seen, ..Record::default() }).await
     }
 
-    async fn end(&mut self, state: OperationState, outcome: Outcome, seen: Option<i64>) -> Result<(), StoreError> {
+    /// It cannot be done, and what it has done is to be undone.
+    pub(super) async fn fail(&mut self, problem: Problem, facts: Vec<(i32, Fact)>) -> Result<(), StoreError> {
+        tracing::info!(operation.id = %self.claim.operation, code = problem.code, message = problem.message, "operation failed");
+        let state = OperationState::Failed { problem: problem.clone() };
+        self.end(state, Outcome::Failed(problem), Record { facts, ..Record::default() }).await
+    }
+
+    async fn end(&mut self, state: OperationState, outcome: Outcome, record: Record) -> Result<(), StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let Some(upgrade) = self.operation.upgrade {
             tx.lock_upgrade(upgrade).await?;
         }
         let succeeded = state == OperationState::Succeeded;
-        tx.record(&self.claim, &Record { state: Some(state), seen, ..Record::default() }, self.now()).await?;
+        tx.record(&self.claim, &Record { state: Some(state), ..record }, self.now()).await?;
         tx.release(&self.claim, None).await?;
         match (self.operation.upgrade, self.operation.mesh) {
             (Some(upgrade), _) => {
@@ -109,14 +116,22 @@ impl Run<'_> {
     /// Looks for what stands in the way of an upgrade; changes nothing anywhere.
     pub(super) async fn precheck(&mut self) -> Result<(), StoreError> {
         let mesh = self.operation.mesh.ok_or(StoreError::NotFound { what: "mesh" })?;
-        let found = match self.engine.worlds.open(self.claim.tenant, mesh).await {
-            Ok((world, layout)) => match world.survey().await {
-                Ok(survey) => precheck::findings(&layout, &survey),
-                Err(error) => return self.rest(&error).await,
-            },
+        let (world, mut layout) = match self.engine.worlds.open(self.claim.tenant, mesh).await {
+            Ok(opened) => opened,
             Err(problem) => return self.pause(problem, Vec::new()).await,
         };
-        self.end(OperationState::Succeeded, Outcome::Found(found), None).await
+        if let Some(upgrade) = self.operation.upgrade {
+            layout.labels = self.engine.store.begin(self.claim.tenant).await?.upgrade(upgrade).await?.choice.labels;
+        }
+        let looked = async {
+            let survey = world.survey().await?;
+            Ok((survey, world.pinned(&layout.current.revision).await?))
+        };
+        let found = match looked.await {
+            Ok((survey, pinned)) => precheck::findings(&layout, &survey, &pinned),
+            Err(error) => return self.rest(&error).await,
+        };
+        self.end(OperationState::Succeeded, Outcome::Found(found), Record::default()).await
     }
 
     /// Connects to a cluster for the first time. A cluster that cannot be used is an answer, not a pause.

@@ -1,0 +1,138 @@
+//! Every answer of the state machine.
+
+use super::*;
+
+fn finding(severity: Severity) -> Finding {
+    Finding { severity, code: "x".into(), object: String::new(), message: String::new(), hint: String::new() }
+}
+
+fn paused(from: UpgradeState) -> UpgradeState {
+    UpgradeState::Paused { from: Box::new(from), problem: Problem::paused_by_user() }
+}
+
+fn every_state() -> Vec<(&'static str, UpgradeState)> {
+    use UpgradeState as S;
+    vec![
+        ("planned", S::Planned),
+        ("prechecking", S::Prechecking),
+        ("blocked, warnings", S::Blocked { findings: vec![finding(Severity::Warn)] }),
+        ("blocked", S::Blocked { findings: vec![finding(Severity::Block)] }),
+        ("deploying", S::Deploying),
+        ("verifying", S::Verifying { moving: false, problem: None }),
+        ("verifying, moving", S::Verifying { moving: true, problem: None }),
+        ("promoting", S::Promoting),
+        ("restoring", S::Restoring { problem: Problem::new("x", "", "") }),
+        ("rolling", S::Rolling),
+        ("holding", S::Holding { until: Timestamp::UNIX_EPOCH }),
+        ("retiring", S::Retiring { irrevocable: false }),
+        ("retiring, irrevocable", S::Retiring { irrevocable: true }),
+        ("paused in rolling", paused(S::Rolling)),
+        ("paused in retiring, irrevocable", paused(S::Retiring { irrevocable: true })),
+        ("paused in rolling back", paused(S::RollingBack)),
+        ("rolling back", S::RollingBack),
+        ("succeeded", S::Succeeded),
+        ("rolled back", S::RolledBack),
+        ("cancelled", S::Cancelled),
+        ("abandoned", S::Abandoned { leftovers: Vec::new() }),
+    ]
+}
+
+/// Every (state, verb) has an answer, and this is all of them.
+#[test]
+fn the_table_of_states_and_verbs_holds() {
+    let mut table = String::new();
+    for (title, state) in every_state() {
+        for verb in Verb::ALL {
+            let answer = match state.clone().on_verb(verb) {
+                Ok((next, effect)) => format!("{} {effect:?}", next.as_str()),
+                Err(refused) => {
+                    assert_eq!(refused.allowed, state.allowed());
+                    "refused".into()
+                }
+            };
+            table += &format!("{title} + {verb:?} => {answer}\n");
+        }
+    }
+    assert_eq!(table, include_str!("../../tests/upgrade.txt"));
+}
+
+fn choice(auto: bool, hold_seconds: u32) -> UpgradePolicyChoice {
+    UpgradePolicyChoice {
+        strategy: Strategy::Canary,
+        auto,
+        hold_seconds,
+        accept_warnings: false,
+        labels: LabelPolicy::Relabel,
+    }
+}
+
+fn story(choice: UpgradePolicyChoice) -> Vec<String> {
+    let mut state = UpgradeState::Prechecking;
+    let mut told = vec![state.as_str().to_owned()];
+    while !state.done() {
+        let (next, effect) = match state {
+            UpgradeState::Verifying { .. } => state.on_verb(Verb::Promote).expect("promote fits"),
+            other => other.on_outcome(Outcome::Succeeded, choice, Timestamp::UNIX_EPOCH),
+        };
+        told.push(format!("{} ({effect:?})", next.as_str()));
+        state = next;
+    }
+    told
+}
+
+#[test]
+fn a_canary_with_a_person_goes_through_every_stage() {
+    assert_eq!(
+        story(choice(false, 0)),
+        [
+            "prechecking",
+            "deploying (Begin(Deploy))",
+            "verifying (Nothing)",
+            "promoting (Begin(Promote))",
+            "rolling (Begin(Roll))",
+            "retiring (Begin(Retire))",
+            "succeeded (End)"
+        ]
+    );
+}
+
+#[test]
+fn the_policy_auto_needs_nobody() {
+    assert_eq!(
+        story(choice(true, 60))[2..5],
+        ["promoting (Begin(Promote))", "rolling (Begin(Roll))", "holding (Begin(Retire))"]
+    );
+}
+
+#[test]
+fn a_paused_stage_goes_on_where_it_stood() {
+    let (state, _) = UpgradeState::Promoting.on_outcome(
+        Outcome::Paused(Problem::new("tag_split", "", "")),
+        choice(false, 0),
+        Timestamp::UNIX_EPOCH,
+    );
+    assert_eq!(state.on_verb(Verb::Resume), Ok((UpgradeState::Promoting, Effect::Tell(Wish::Resume))));
+}
+
+#[test]
+fn a_promotion_that_fails_is_restored_and_waits_for_a_person_even_by_the_policy_auto() {
+    let problem = Problem::new("permission_missing", "", "");
+    let auto = choice(true, 0);
+    let (state, effect) =
+        UpgradeState::Promoting.on_outcome(Outcome::Failed(problem.clone()), auto, Timestamp::UNIX_EPOCH);
+    assert_eq!(effect, Effect::Begin(OperationKind::Restore));
+    let (state, effect) = state.on_outcome(Outcome::Succeeded, auto, Timestamp::UNIX_EPOCH);
+    assert_eq!(state, UpgradeState::Verifying { moving: false, problem: Some(problem) });
+    assert_eq!(effect, Effect::Nothing);
+    assert!(state.allowed().contains(&Verb::Promote));
+}
+
+#[test]
+fn findings_stop_it_unless_they_are_warnings_that_were_accepted() {
+    let warned = Outcome::Found(vec![finding(Severity::Warn)]);
+    let (state, _) = UpgradeState::Prechecking.on_outcome(warned.clone(), choice(false, 0), Timestamp::UNIX_EPOCH);
+    assert_eq!(state.as_str(), "blocked");
+    let accepting = UpgradePolicyChoice { accept_warnings: true, ..choice(false, 0) };
+    let (state, _) = UpgradeState::Prechecking.on_outcome(warned, accepting, Timestamp::UNIX_EPOCH);
+    assert_eq!(state.as_str(), "deploying");
+}

@@ -1,0 +1,159 @@
+//! The ports over the imagined clusters.
+
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use model::Name;
+use model::injection::{NamespaceLabels, PodLabels};
+use model::operation::Problem;
+use model::plan::{Asks, Sidecar, Target, WorkloadRef};
+use model::survey::{MemberSurvey, NamespaceSurvey, Survey, WorkloadSurvey};
+use model::version::RevisionName;
+use rollout::ports::{LivePod, Mark, Permit, Seen, Settled, Usage, WorkloadSeen, World, WorldError};
+
+use super::{Cut, FakeWorld, Temper, Workload};
+
+#[async_trait]
+impl World for FakeWorld {
+    async fn look(&self, target: &Target) -> Result<Seen, WorldError> {
+        let state = self.lock();
+        state.reach(target.member())?;
+        Ok(Seen { value: state.value(target), mark: state.mark(target), settled: Settled::Yes })
+    }
+
+    async fn set(&self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError> {
+        let cut = {
+            let mut state = self.lock();
+            state.calls += 1;
+            let due = state.cut.as_ref().is_some_and(|(at, _)| *at == state.calls);
+            state.cut_reached |= due;
+            if due { state.cut.clone().map(|(_, cut)| cut) } else { None }
+        };
+        match cut {
+            None => self.lock().write(target, to, seen, permit),
+            Some(Cut::BeforeEffect) => {
+                self.reached.notify_one();
+                std::future::pending().await
+            }
+            Some(Cut::AfterEffect) => {
+                self.lock().write(target, to, seen, permit)?;
+                self.reached.notify_one();
+                std::future::pending().await
+            }
+            Some(Cut::Frozen(go_on)) => {
+                self.reached.notify_one();
+                go_on.notified().await;
+                // A stopped process does not notice that its permit ran out before the bytes leave: the cluster must refuse.
+                let late = Permit { deadline: Instant::now() + Duration::from_mins(1), ..*permit };
+                self.lock().write(target, to, seen, &late)
+            }
+        }
+    }
+
+    async fn fence(&self, target: &Target, _goal: Option<&str>, _permit: &Permit) -> Result<(), WorldError> {
+        let mut state = self.lock();
+        state.reach(target.member())?;
+        let value = state.value(target);
+        state.put(target.clone(), value);
+        Ok(())
+    }
+
+    async fn workload(&self, member: &Name, workload: &WorkloadRef) -> Result<Option<WorkloadSeen>, WorldError> {
+        let mut state = self.lock();
+        state.reach(Some(member))?;
+        let key = (member.clone(), workload.clone());
+        let Some(known) = state.workloads.get(&key).cloned() else { return Ok(None) };
+        if known.outdated > 0 && known.temper == Temper::Well {
+            state.create_pods(&key, 1);
+        }
+        let known = state.workloads[&key].clone();
+        let target = Target::Workload { member: member.clone(), workload: workload.clone() };
+        let rolled = match (known.outdated, known.temper) {
+            (0, _) => Settled::Yes,
+            (left, Temper::Well) => Settled::NotYet(format!("{left} pods to go")),
+            (_, Temper::NeverReady) => {
+                Settled::Failing(Problem::new("workload_not_ready", "the new pods do not become ready", "look at them"))
+            }
+        };
+        let live = known.pods.into_iter().map(|sidecar| LivePod { sidecar, leaving: false }).collect();
+        Ok(Some(WorkloadSeen { stamp: state.value(&target), mark: state.mark(&target), live, rolled }))
+    }
+
+    async fn probe(&self, member: &Name, asks: &Asks, wanted: &Sidecar) -> Result<Result<(), String>, WorldError> {
+        let state = self.lock();
+        state.reach(Some(member))?;
+        let pod = match asks {
+            Asks::Rev(value) => PodLabels { inject: None, rev: Some(value.clone()) },
+            Asks::Default => PodLabels { inject: Some("true".into()), rev: None },
+        };
+        Ok(match state.inject(member, &NamespaceLabels::default(), &pod) {
+            Ok(Some(carried)) if carried == *wanted => Ok(()),
+            other => Err(format!("came back {other:?}")),
+        })
+    }
+
+    async fn readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Settled, WorldError> {
+        let state = self.lock();
+        for member in members {
+            state.reach(Some(member))?;
+        }
+        Ok(if state.sidecar(revision).is_some() { Settled::Yes } else { Settled::NotYet("no replica is ready".into()) })
+    }
+
+    async fn usage(&self, revision: &RevisionName) -> Result<Usage, WorldError> {
+        let state = self.lock();
+        if let Some(silent) = state.members.iter().find(|member| state.silent.contains(*member)) {
+            return Ok(Usage::Unknown(vec![silent.to_string()]));
+        }
+        let carrying =
+            |workload: &&Workload| workload.pods.iter().flatten().any(|sidecar| sidecar.revision == *revision);
+        let mut users: Vec<String> = state
+            .workloads
+            .iter()
+            .filter(|(_, known)| carrying(known))
+            .map(|((_, workload), _)| workload.to_string())
+            .collect();
+        users.extend(state.pinned.clone());
+        Ok(if users.is_empty() { Usage::Unused } else { Usage::InUse(users) })
+    }
+
+    async fn pinned(&self, _revision: &RevisionName) -> Result<Vec<String>, WorldError> {
+        Ok(self.lock().pinned.clone())
+    }
+
+    async fn survey(&self) -> Result<Survey, WorldError> {
+        let state = self.lock();
+        let mut survey = Survey::default();
+        for member in &state.members {
+            state.reach(Some(member))?;
+            let namespaces =
+                state.workloads.iter().filter(|((of, _), _)| of == member).map(|((_, workload), known)| {
+                    NamespaceSurvey {
+                        name: workload.namespace.clone(),
+                        labels: state.labels(member, &workload.namespace),
+                        workloads: vec![WorkloadSurvey {
+                            workload: workload.clone(),
+                            template: known.template.clone(),
+                            live: known.pods.clone(),
+                            stamp: state
+                                .value(&Target::Workload { member: member.clone(), workload: workload.clone() }),
+                            stuck: None,
+                        }],
+                        unreachable: Vec::new(),
+                    }
+                });
+            survey.members.push(MemberSurvey {
+                member: member.clone(),
+                kubernetes: (1, 33),
+                namespaces: namespaces.collect(),
+                injectors: state.injectors(member),
+                foreign: Vec::new(),
+            });
+        }
+        Ok(survey)
+    }
+
+    async fn changed(&self) {
+        tokio::task::yield_now().await;
+    }
+}

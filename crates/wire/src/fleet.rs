@@ -1,0 +1,144 @@
+//! Hosting clusters, releases, clusters and meshes.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A Kubernetes cluster of the provider, where control planes run.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct HostingCluster {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// A release of the catalogue.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Release {
+    /// Its version.
+    #[schema(example = "1.27.9.1")]
+    pub version: String,
+    /// `available`, `deprecated` or `withdrawn`.
+    pub state: String,
+    /// When its support ends.
+    pub supported_until: Option<String>,
+    /// The Kubernetes minors that it was tested on.
+    pub kubernetes: String,
+    /// Known faults that change how we act.
+    pub quirks: Vec<String>,
+}
+
+/// A cluster to register.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterCluster {
+    /// Its name: a DNS label.
+    #[schema(example = "payments-eu")]
+    pub name: String,
+    /// An administrator's kubeconfig with everything inline. It is discarded when an account of ours has been made.
+    #[schema(write_only)]
+    pub kubeconfig: String,
+}
+
+/// A registered cluster.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Cluster {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// `registering`, `ready` or `refused`.
+    pub state: String,
+    /// Why it was refused.
+    pub problem: Option<Trouble>,
+    /// Its API server.
+    pub server: String,
+    /// Kubernetes' version.
+    pub kubernetes_version: Option<String>,
+    /// When it was registered.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// When it last answered.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub observed_at: Option<Timestamp>,
+}
+
+/// Why something stands still.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Trouble {
+    /// Stable identifier.
+    pub code: String,
+    /// What happened.
+    pub message: String,
+    /// What helps.
+    pub hint: String,
+}
+
+/// A mesh to create.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateMesh {
+    /// Its name: a DNS label.
+    #[schema(example = "payments")]
+    pub name: String,
+    /// The version to start on.
+    #[schema(example = "1.25.1.1")]
+    pub version: String,
+    /// `standard`, `enterprise` or `ultimate`.
+    #[serde(default = "enterprise")]
+    pub edition: String,
+    /// Ids of its member clusters; the first is the config cluster.
+    pub clusters: Vec<String>,
+}
+
+fn enterprise() -> String {
+    "enterprise".into()
+}
+
+/// A control plane of a mesh.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Revision {
+    /// Its immutable name.
+    #[schema(example = "1-27-9")]
+    pub name: String,
+    /// The version that runs in it.
+    pub version: String,
+}
+
+/// A member of a mesh.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Member {
+    /// The cluster.
+    pub cluster_id: String,
+    /// Its name.
+    pub name: String,
+    /// `config` or `remote`.
+    pub role: String,
+}
+
+/// A mesh.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Mesh {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its namespace in every cluster.
+    pub namespace: String,
+    /// Its edition.
+    pub edition: String,
+    /// `creating`, `ready`, `deleting` or `deleted`.
+    pub state: String,
+    /// What `stable` and `default` point to.
+    pub current: Revision,
+    /// The other one, during an upgrade.
+    pub target: Option<Revision>,
+    /// Its members.
+    pub members: Vec<Member>,
+    /// The upgrade or operation that changes it right now.
+    pub busy_with: Option<String>,
+    /// When it was asked for.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
