@@ -1,6 +1,7 @@
-//! A running lab, and a server of ours inside it.
+//! A running lab: its clusters, its processes, and what its API servers write down.
 
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -39,7 +40,13 @@ pub(crate) fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Opt
 impl Lab {
     /// Starts a lab with so many user clusters. Its builds and its progress are shown.
     pub(crate) fn up(name: &str, users: usize) -> Result<Self> {
-        let started = lab(name, "up").arg("--user-clusters").arg(users.to_string()).status();
+        Self::up_without(name, users, &[])
+    }
+
+    /// Starts a lab without programs that are still being built.
+    pub(crate) fn up_without(name: &str, users: usize, later: &[&str]) -> Result<Self> {
+        let later = later.iter().flat_map(|program| ["--later", program]);
+        let started = lab(name, "up").arg("--user-clusters").arg(users.to_string()).args(later).status();
         if !started.map_err(|error| error.to_string())?.success() {
             return Err("the lab did not start".into());
         }
@@ -94,6 +101,12 @@ impl Lab {
         output(lab(&self.name, "signal").args([process, signal])).map(|_| ())
     }
 
+    /// Stops one of the lab's processes until the answer is dropped.
+    pub(crate) fn stopped<'a>(&'a self, process: &'a str) -> Result<Stopped<'a>> {
+        self.signal(process, "STOP")?;
+        Ok(Stopped { lab: self, process })
+    }
+
     pub(crate) fn get(&self, cluster: &str, what: &[&str]) -> Result<Vec<Value>> {
         let text = self.kubectl(cluster, &[&["get", "-o", "json"], what].concat())?;
         let list: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
@@ -107,16 +120,136 @@ impl Lab {
     }
 
     /// Begins to record every watch event into a file.
-    pub(crate) fn record(&self, file: &Path) -> Result<Child> {
+    pub(crate) fn record(&self, file: &Path) -> Result<Recorder> {
         let out = File::create(file).map_err(|error| error.to_string())?;
-        lab(&self.name, "record").stdout(out).spawn().map_err(|error| error.to_string())
+        let errors = File::create(file.with_extension("err")).map_err(|error| error.to_string())?;
+        let process = lab(&self.name, "record").stdout(out).stderr(errors).spawn();
+        process.map(Recorder).map_err(|error| error.to_string())
     }
 
-    fn releases(&self) -> Vec<(String, String)> {
-        let known = self.state["releases"].as_array().cloned().unwrap_or_default();
-        let text = |release: &Value, key: &str| release[key].as_str().unwrap_or_default().to_owned();
-        known.iter().map(|release| (text(release, "version"), text(release, "charts"))).collect()
+    /// Begins to build programs, without a word unless it fails.
+    pub(crate) fn build(programs: &[&str]) -> Result<Build> {
+        let mut run = Command::new("tests/lab/lab");
+        run.arg("build").args(programs).stdout(Stdio::null()).stderr(Stdio::piped());
+        run.spawn().map(Build).map_err(|error| error.to_string())
     }
+
+    /// A command inside the lab's network.
+    pub(crate) fn inside(&self, listen: Option<&str>) -> Command {
+        let mut run = lab(&self.name, "exec");
+        if let Some(address) = listen {
+            run.args(["--listen", address]);
+        }
+        run.arg("--");
+        run
+    }
+
+    /// The multi-call binary that is kubectl too.
+    pub(crate) fn kubernetes(&self) -> Result<String> {
+        self.text("/kubernetes")
+    }
+
+    pub(crate) fn helm(&self) -> Result<String> {
+        self.text("/helm")
+    }
+
+    /// What a cluster's API server accepts and refuses from now on.
+    pub(crate) fn audit(&self, cluster: &str) -> Result<Audit> {
+        let path = self.kubeconfig(cluster)?.with_file_name("audit.log");
+        let offset = std::fs::metadata(&path).map_err(|error| error.to_string())?.len();
+        Ok(Audit { path, offset })
+    }
+
+    /// The charts of a community version.
+    pub(crate) fn charts(&self, version: &str) -> Result<String> {
+        let releases = self.state["releases"].as_array().cloned().unwrap_or_default();
+        let found =
+            releases.iter().find(|release| release["version"] == version).and_then(|known| known["charts"].as_str());
+        found.map(str::to_owned).ok_or_else(|| format!("the lab has no charts of {version}"))
+    }
+}
+
+/// A process that stands still; it goes on when this is dropped.
+pub(crate) struct Stopped<'a> {
+    lab: &'a Lab,
+    process: &'a str,
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.lab.signal(self.process, "CONT") {
+            eprintln!("xtask: {error}");
+        }
+    }
+}
+
+/// A build under way.
+pub(crate) struct Build(Child);
+
+impl Build {
+    pub(crate) fn done(self) -> Result<()> {
+        let out = self.0.wait_with_output().map_err(|error| error.to_string())?;
+        if out.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&out.stderr).into_owned()) }
+    }
+}
+
+/// A recording under way; it ends when this is dropped.
+pub(crate) struct Recorder(Child);
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        let asked = output(Command::new("kill").arg(self.0.id().to_string()));
+        if let Err(error) = asked.and_then(|_| self.0.wait().map_err(|error| error.to_string())) {
+            eprintln!("xtask: {error}");
+        }
+    }
+}
+
+/// A place in an API server's audit log.
+pub(crate) struct Audit {
+    path: PathBuf,
+    offset: u64,
+}
+
+impl Audit {
+    /// The entries that were written since the last call.
+    pub(crate) fn fresh(&mut self) -> Result<Vec<Value>> {
+        let mut file = File::open(&self.path).map_err(|error| error.to_string())?;
+        file.seek(SeekFrom::Start(self.offset)).map_err(|error| error.to_string())?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).map_err(|error| error.to_string())?;
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        self.offset += whole as u64;
+        let lines = text[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        lines.map(|line| serde_json::from_slice(line).map_err(|error| error.to_string())).collect()
+    }
+
+    /// Waits until the API server has accepted a write of ours to a path that contains these words.
+    pub(crate) fn await_write(&mut self, verb: &str, words: &[&str], limit: Duration) -> Result<Value> {
+        let start = Instant::now();
+        loop {
+            let found = self.fresh()?.into_iter().find(|entry| {
+                let path = entry["requestURI"].as_str().unwrap_or_default();
+                ours(entry) && entry["verb"] == verb && accepted(entry) && words.iter().all(|word| path.contains(word))
+            });
+            if let Some(entry) = found {
+                return Ok(entry);
+            }
+            if start.elapsed() > limit {
+                return Err(format!("no {verb} of {words:?} within {} s", limit.as_secs()));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Whether a request came from a worker of ours.
+pub(crate) fn ours(entry: &Value) -> bool {
+    entry["userAgent"].as_str().is_some_and(|agent| agent.starts_with("meshwright/"))
+}
+
+pub(crate) fn accepted(entry: &Value) -> bool {
+    entry.pointer("/responseStatus/code").and_then(Value::as_i64).is_some_and(|code| code < 300)
 }
 
 impl Drop for Lab {
@@ -124,98 +257,6 @@ impl Drop for Lab {
         if !self.keep
             && let Err(error) = output(&mut lab(&self.name, "down"))
         {
-            eprintln!("xtask: {error}");
-        }
-    }
-}
-
-/// `meshwright-server dev` inside a lab's network, and the command line that talks to it.
-pub(crate) struct Server {
-    process: Child,
-    dir: PathBuf,
-    pub(crate) address: String,
-}
-
-impl Server {
-    /// Starts it, with the lab's releases in the catalogue: each as build 1, and the newest as build 2 too.
-    pub(crate) fn start(lab_running: &Lab, dir: &Path, listen: &str) -> Result<Self> {
-        std::fs::create_dir_all(dir).map_err(|error| error.to_string())?;
-        let log = File::create(dir.join("server.log")).map_err(|error| error.to_string())?;
-        let mut run = lab(&lab_running.name, "exec");
-        run.args(["--listen", listen, "--", "target/debug/meshwright-server", "dev", "--hub", "lab", "--dir"])
-            .arg(dir.join("server"));
-        run.arg("--hosting-kubeconfig")
-            .arg(lab_running.kubeconfig("hosting")?)
-            .args(["--helm", &lab_running.text("/helm")?]);
-        for (version, charts) in lab_running.releases() {
-            run.arg("--release")
-                .arg(format!("{version}.1={charts}"))
-                .arg("--release")
-                .arg(format!("{version}.2={charts}"));
-        }
-        // A lab's clusters are private, and its proxies do not come and go: a few seconds of silence are proof enough.
-        run.args([
-            "--allow-network",
-            "10.0.0.0/8",
-            "--unused-seconds",
-            "3",
-            "--observe-seconds",
-            "2",
-            "--replicas",
-            "2",
-            "--width",
-            "6",
-        ]);
-        run.args(["--silent-seconds", "15", "--step-seconds", "180"]);
-        let errors = log.try_clone().map_err(|error| error.to_string())?;
-        let process = run.stdout(log).stderr(errors).stdin(Stdio::null()).spawn().map_err(|error| error.to_string())?;
-        let server = Self { process, dir: dir.to_owned(), address: format!("http://{listen}") };
-        let ready = || server.cli(&["releases", "-o", "json"]).ok();
-        until("the server serves", Duration::from_mins(1), ready).map_err(|error| {
-            let log = std::fs::read_to_string(dir.join("server.log")).unwrap_or_default();
-            format!("{error}; it said:\n{log}")
-        })?;
-        Ok(server)
-    }
-
-    pub(crate) fn key_file(&self) -> PathBuf {
-        self.dir.join("server").join("api-key")
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut run = Command::new("target/debug/meshwright");
-        run.args(["--server", &self.address, "--key-file"]).arg(self.key_file()).args(arguments);
-        // The profile of whoever runs this is none of its business.
-        run.env("XDG_CONFIG_HOME", &self.dir);
-        run
-    }
-
-    /// Runs the command line and answers what it printed.
-    pub(crate) fn cli(&self, arguments: &[&str]) -> Result<String> {
-        output(&mut self.command(arguments))
-    }
-
-    /// Runs the command line with `-o json`, its progress in sight.
-    pub(crate) fn watch(&self, arguments: &[&str]) -> Result<Value> {
-        println!("$ meshwright {}", arguments.join(" "));
-        let out = self
-            .command(&[arguments, &["-o", "json"]].concat())
-            .stderr(Stdio::inherit())
-            .output()
-            .map_err(|error| error.to_string())?;
-        if !out.status.success() {
-            return Err(format!("meshwright {} ended with {}", arguments.join(" "), out.status));
-        }
-        serde_json::from_slice(&out.stdout).map_err(|error| error.to_string())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It ends at SIGTERM, with its private Postgres; the lab's end would take neither along.
-        let asked = output(Command::new("kill").arg(self.process.id().to_string()));
-        let ended = asked.and_then(|_| self.process.wait().map_err(|error| error.to_string()));
-        if let Err(error) = ended {
             eprintln!("xtask: {error}");
         }
     }

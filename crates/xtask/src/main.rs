@@ -4,12 +4,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bad_input;
+mod bench;
 mod check;
 mod fresh;
 mod judge;
 mod lab;
 mod matrix;
 mod scenario;
+mod server;
 mod story;
 
 /// Checks and measurements of this repository.
@@ -26,6 +29,11 @@ enum Task {
     },
     /// Cut an upgrade at every write of it, in an imagined world on a real Postgres, and judge what comes of it.
     CrashMatrix(matrix::Options),
+    /// Measure on the lab.
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// Run what people and clusters do wrong on the lab, from `tests/bad-input.toml`, and compare the answers.
+    BadInput(bad_input::Options),
     /// Read a recording of a lab and say whether anybody was ever without a sidecar or below the availability that is allowed.
     Judge {
         /// The recording: the output of `tests/lab/lab record`.
@@ -40,8 +48,10 @@ enum Task {
 enum Scenario {
     /// Register, create, canary, promote, roll, retire; what `deploy/quickstart` runs.
     Quickstart(scenario::Quickstart),
+    /// The main job on clusters that are there already; what `deploy/quickstart --kubeconfig` runs.
+    Own(scenario::own::Own),
     /// Everything that `tests/run` wants to see on the lab.
-    All(scenario::All),
+    All(scenario::suite::All),
 }
 
 /// Why a task ended badly.
@@ -52,9 +62,12 @@ fn main() -> ExitCode {
         Task::Check => check::check(),
         Task::Fresh { write } => fresh::fresh(write),
         Task::CrashMatrix(options) => matrix::run(&options),
+        Task::Bench(options) => bench::run(&options),
+        Task::BadInput(options) => bad_input::run(&options),
         Task::Judge { recording } => judge::judge_file(&recording),
         Task::Scenario(Scenario::Quickstart(options)) => scenario::quickstart(&options),
-        Task::Scenario(Scenario::All(options)) => scenario::all(&options),
+        Task::Scenario(Scenario::Own(options)) => scenario::own::run(&options),
+        Task::Scenario(Scenario::All(options)) => scenario::suite::all(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

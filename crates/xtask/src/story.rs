@@ -114,8 +114,21 @@ const NOT_COMPARED: [&str; 9] = [
     "Node",
 ];
 
+/// A dump's line without one annotation.
+fn without(line: &str, annotation: &str) -> String {
+    let (head, body) = line.split_at(line.find('{').unwrap_or(line.len()));
+    let Ok(mut object) = serde_json::from_str::<Value>(body) else { return line.to_owned() };
+    for place in ["/metadata/annotations", "/spec/template/metadata/annotations"] {
+        if let Some(annotations) = object.pointer_mut(place).and_then(Value::as_object_mut) {
+            annotations.remove(annotation);
+        }
+    }
+    format!("{head}{object}").replace("\"annotations\":{},", "")
+}
+
 /// The lines of two dumps that differ, without what a rollback may leave.
-pub(crate) fn differences(before: &[String], after: &[String]) -> Vec<String> {
+/// Workloads in `stamped` may carry a stamp that they did not have.
+pub(crate) fn differences(before: &[String], after: &[String], stamped: &[&str]) -> Vec<String> {
     let compared = |line: &&String| {
         let mut words = line.split(' ').skip(1);
         let (kind, name) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -124,14 +137,9 @@ pub(crate) fn differences(before: &[String], after: &[String]) -> Vec<String> {
         !NOT_COMPARED.contains(&kind) && !locks.iter().any(|lock| name.ends_with(lock))
     };
     let plain = |line: &String| {
-        let at = line.find("\"meshwright.dev/writer\":\"");
-        at.map_or_else(
-            || line.clone(),
-            |at| {
-                let rest = &line[at + 25..];
-                format!("{}{}", &line[..at], rest.split_once('"').map_or("", |(_, rest)| rest))
-            },
-        )
+        let line = without(line, "meshwright.dev/writer");
+        let may_be_stamped = line.split(' ').nth(2).is_some_and(|name| stamped.contains(&name));
+        if may_be_stamped { without(&line, "meshwright.dev/restart") } else { line }
     };
     let (before, after): (BTreeSet<String>, BTreeSet<String>) =
         (before.iter().filter(compared).map(plain).collect(), after.iter().filter(compared).map(plain).collect());

@@ -1,0 +1,295 @@
+//! Runs `tests/bad-input.toml` on the lab.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::lab::{Lab, until};
+use crate::scenario::{OLD, Parts, field, mesh_up};
+use crate::server::Server;
+use crate::story::{carries, is_gone};
+use crate::{Result, output};
+
+/// The catalogue holds a few releases that cannot be used: too old, too far, for another Kubernetes, with images that nobody has.
+const CATALOGUE: [(&str, &str); 5] = [
+    ("1.25.1.1", "1.25.1"),
+    ("1.27.9.1", "1.27.9"),
+    ("1.24.0.1", "1.25.1"),
+    ("1.28.0.1", "1.27.9"),
+    ("1.27.7.1@0.0.0-gone", "1.27.9"),
+];
+const LIMIT: Duration = Duration::from_mins(2);
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Only say how many rows there are.
+    #[arg(long)]
+    list: bool,
+    /// Begin at the first row whose input contains this.
+    #[arg(long)]
+    from: Option<String>,
+    /// Print how many passed and failed as the last line.
+    #[arg(long)]
+    count: bool,
+    /// Folder for everything that is written.
+    #[arg(long, default_value = "/tmp/meshwright-bad-input")]
+    dir: PathBuf,
+    /// Where the API listens.
+    #[arg(long, default_value = "127.0.0.1:18091")]
+    listen: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    row: Vec<Row>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    input: String,
+    #[serde(default)]
+    given: Vec<Vec<String>>,
+    kubeconfig: Option<Kubeconfig>,
+    r#do: Vec<String>,
+    code: Option<String>,
+    ok: Option<String>,
+    says: Option<String>,
+    #[serde(default)]
+    mixed: bool,
+    #[serde(default)]
+    after: Vec<Vec<String>>,
+}
+
+/// Changes to a kubeconfig that would be accepted.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kubeconfig {
+    server: Option<String>,
+    /// A line more about the cluster.
+    cluster: Option<String>,
+    /// Instead of the user's credential.
+    user: Option<String>,
+    /// A token of this account in the namespace default.
+    token_of: Option<String>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let text = std::fs::read_to_string("tests/bad-input.toml").map_err(|error| error.to_string())?;
+    let file: File = toml::from_str(&text).map_err(|error| format!("tests/bad-input.toml: {error}"))?;
+    if options.list {
+        println!("{} rows", file.row.len());
+        return Ok(());
+    }
+    let mut parts = Parts::new();
+    let lab = parts.run("start a lab", || Lab::up("bad-input", 3))?;
+    let server = parts.run("start Meshwright", || {
+        Server::start(&lab, &options.dir, &options.listen, &CATALOGUE, &["--step-seconds", "30"])
+    })?;
+    let mut stage = Stage { lab: &lab, server: &server, dir: &options.dir, saved: Vec::new() };
+    stage.odd_releases()?;
+    mesh_up(&lab, &server, &mut parts)?;
+    let mut failed = 0;
+    let begins = |row: &&Row| options.from.as_ref().is_none_or(|from| row.input.contains(from.as_str()));
+    let rows: Vec<&Row> = file.row.iter().skip_while(|row| !begins(row)).collect();
+    for row in &rows {
+        println!("\n-- {}", row.input);
+        match stage.row(row) {
+            Ok(said) => println!("   {}\nrow passed: {}", said.trim().replace('\n', "\n   "), row.input),
+            Err(error) => {
+                failed += 1;
+                println!("row FAILED: {}: {error}", row.input);
+            }
+        }
+    }
+    is_gone(&lab, "1-27-9")?;
+    if options.count {
+        println!("\n{} passed, {failed} failed", rows.len() - failed);
+    }
+    if failed == 0 { Ok(()) } else { Err(format!("{failed} of {} rows failed", rows.len())) }
+}
+
+struct Stage<'a> {
+    lab: &'a Lab,
+    server: &'a Server,
+    dir: &'a Path,
+    /// Cluster, and what an object was.
+    saved: Vec<(String, Value)>,
+}
+
+impl Stage<'_> {
+    /// Runs a row and answers what the service said.
+    fn row(&mut self, row: &Row) -> Result<String> {
+        for action in &row.given {
+            self.act(action)?;
+        }
+        let file = self.kubeconfig(row.kubeconfig.as_ref())?;
+        let arguments: Vec<String> =
+            row.r#do.iter().map(|word| Ok(self.fill(word)?.replace("{kubeconfig}", &file))).collect::<Result<_>>()?;
+        let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let verdict = self.judge(row, self.server.cli(&words));
+        // What was spoiled is put right whatever came of it: the next row begins where this one should have ended.
+        for action in &row.after {
+            self.act(action)?;
+        }
+        if !row.mixed {
+            carries(self.lab, OLD.1, OLD.2)?;
+        }
+        verdict
+    }
+
+    fn judge(&self, row: &Row, answer: Result<String>) -> Result<String> {
+        let said = match (&row.code, &row.ok, answer) {
+            (Some(code), None, Err(said)) if said.contains(&format!("({code})")) => said,
+            (Some(code), None, answer) => return Err(format!("{code} was expected, not {answer:?}")),
+            (None, Some(wanted), Ok(_)) => {
+                let state = field(&self.newest()?, "state")?;
+                return if state == *wanted { Ok(state) } else { Err(format!("it is {state}, not {wanted}")) };
+            }
+            (_, _, answer) => return Err(format!("an end in {:?} was expected, not {answer:?}", row.ok)),
+        };
+        let said = said.split_once("meshwright: ").map_or(said.clone(), |(_, said)| said.to_owned());
+        if let Some(wanted) = row.says.as_ref().filter(|wanted| !said.contains(wanted.as_str())) {
+            return Err(format!("{wanted:?} is not in: {said}"));
+        }
+        let explained = said.trim().lines().any(|line| {
+            line.trim().len() > 10 && !line.contains(&format!("({})", row.code.as_deref().unwrap_or_default()))
+        });
+        let advice = said.lines().count() > 1 && explained;
+        if advice { Ok(said) } else { Err(format!("it does not say what to do: {said}")) }
+    }
+
+    fn newest(&self) -> Result<Value> {
+        Ok(self.server.ask(&["upgrade", "list", "demo"])?["items"][0].clone())
+    }
+
+    fn namespace(&self) -> Result<String> {
+        field(&self.server.ask(&["mesh", "get", "demo"])?, "namespace")
+    }
+
+    fn fill(&self, word: &str) -> Result<String> {
+        let mut filled = word.to_owned();
+        if filled.contains("{upgrade}") {
+            filled = filled.replace("{upgrade}", &field(&self.newest()?, "id")?);
+        }
+        if filled.contains("{namespace}") {
+            filled = filled.replace("{namespace}", &self.namespace()?);
+        }
+        Ok(filled)
+    }
+
+    fn act(&mut self, action: &[String]) -> Result<()> {
+        let filled: Vec<String> = action.iter().map(|word| self.fill(word)).collect::<Result<_>>()?;
+        let words: Vec<&str> = filled.iter().map(String::as_str).collect();
+        match words[..] {
+            ["kubectl", cluster, ref rest @ ..] => self.lab.kubectl(cluster, rest).map(drop),
+            ["cli", ref rest @ ..] => self.server.cli(rest).map(drop),
+            ["apply", cluster, manifest] => {
+                let file = self.file("given.yaml", manifest)?;
+                self.lab.kubectl(cluster, &["apply", "-f", &file]).map(drop)
+            }
+            ["stop", process] => self.lab.signal(process, "STOP"),
+            ["continue", process] => self.lab.signal(process, "CONT"),
+            ["until-answers", cluster] => {
+                until("the cluster answers", LIMIT, || self.lab.get(cluster, &["nodes"]).ok()).map(drop)
+            }
+            ["until", state] => self.server.await_state(&field(&self.newest()?, "id")?, state, LIMIT).map(drop),
+            ["press-until", verb, cluster, object] => {
+                let mut audit = self.lab.audit(cluster)?;
+                self.server.cli(&["upgrade", verb, &field(&self.newest()?, "id")?])?;
+                audit.await_write("patch", &[object], LIMIT).map(drop)
+            }
+            ["save", cluster, kind, name] => self.save(cluster, kind, name),
+            ["spoil", cluster, secret] => {
+                let patch = r#"{"stringData":{"token":"not-a-token-of-this-cluster"}}"#;
+                self.lab.kubectl(cluster, &["patch", "secret", "-n", &self.namespace()?, secret, "-p", patch]).map(drop)
+            }
+            ["restore"] => self.restore(),
+            ["restart-postgres"] => self.restart_postgres(),
+            _ => Err(format!("nobody knows how to {words:?}")),
+        }
+    }
+
+    fn file(&self, name: &str, text: &str) -> Result<String> {
+        let file = self.dir.join(name);
+        std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+        Ok(file.display().to_string())
+    }
+
+    /// Keeps what an object is, without what only the API server may say of it.
+    fn save(&mut self, cluster: &str, kind: &str, name: &str) -> Result<()> {
+        let text = self.lab.kubectl(cluster, &["get", kind, name, "-n", &self.namespace()?, "-o", "json"])?;
+        let mut object: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let metadata = object["metadata"].as_object_mut().ok_or("an object has metadata")?;
+        for field in ["resourceVersion", "uid", "creationTimestamp", "generation", "managedFields"] {
+            metadata.remove(field);
+        }
+        self.saved.push((cluster.to_owned(), object));
+        Ok(())
+    }
+
+    fn restore(&mut self) -> Result<()> {
+        for (cluster, object) in std::mem::take(&mut self.saved) {
+            let file = self.file("saved.json", &object.to_string())?;
+            self.lab.kubectl(&cluster, &["delete", "--ignore-not-found", "-f", &file])?;
+            self.lab.kubectl(&cluster, &["create", "-f", &file])?;
+        }
+        Ok(())
+    }
+
+    /// As an administrator would: at once, with connections open.
+    fn restart_postgres(&self) -> Result<()> {
+        let folder = self.server.state_dir().join("postgres").join("data");
+        let first = std::fs::read_to_string(folder.join("postmaster.pid")).map_err(|error| error.to_string())?;
+        let program = std::fs::read_to_string(folder.join("postmaster.opts")).map_err(|error| error.to_string())?;
+        let program = Path::new(program.split_whitespace().next().unwrap_or_default()).with_file_name("pg_ctl");
+        let owner =
+            std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&folder).map_err(|error| error.to_string())?);
+        let mut restart = Command::new("setpriv");
+        restart.args(["--reuid", &owner.to_string(), "--clear-groups", "--"]).arg(program);
+        restart.args(["restart", "-m", "immediate", "-w", "-s", "-l", "/dev/null", "-D"]).arg(&folder).current_dir("/");
+        output(&mut restart)?;
+        let second = std::fs::read_to_string(folder.join("postmaster.pid")).map_err(|error| error.to_string())?;
+        let same = first.lines().next() == second.lines().next();
+        if same { Err("Postgres was not restarted".into()) } else { Ok(()) }
+    }
+
+    /// Releases that are odd in other ways than by their version.
+    fn odd_releases(&self) -> Result<()> {
+        let charts = self.lab.charts("1.27.9")?;
+        let broken = self.dir.join("broken-charts");
+        output(Command::new("cp").arg("-r").arg(&charts).arg(&broken))?;
+        let template = broken.join("istiod").join("templates").join("broken.yaml");
+        std::fs::write(template, "{{ fail \"this chart is broken\" }}\n").map_err(|error| error.to_string())?;
+        self.server.import("1.27.6.1", &broken.display().to_string(), &[])?;
+        self.server.import("1.27.5.1", &charts, &["--kubernetes-min", "34"])
+    }
+
+    fn kubeconfig(&self, change: Option<&Kubeconfig>) -> Result<String> {
+        let Some(change) = change else { return Ok(String::new()) };
+        let path = self.lab.kubeconfig("c3")?;
+        let mut text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+        if let Some(server) = &change.server {
+            text = text.replace("https://10.3.0.1:6443", server);
+        }
+        if let Some(line) = &change.cluster {
+            text = text.replacen("  cluster:\n", &format!("  cluster:\n    {line}\n"), 1);
+        }
+        let token = match &change.token_of {
+            Some(account) => {
+                let token = self.lab.kubectl("c3", &["create", "token", account, "-n", "default"])?;
+                Some(format!("token: {}", token.trim()))
+            }
+            None => change.user.clone(),
+        };
+        if let (Some(user), Some((head, _))) = (token, text.split_once("  user:\n")) {
+            text = format!("{head}  user:\n    {user}\n");
+        }
+        self.file("kubeconfig.yaml", &text)
+    }
+}

@@ -1,0 +1,176 @@
+//! Measurements on the lab, as ratios between ours and what people use today, side by side in one run.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::lab::{Lab, until};
+use crate::scenario::{Parts, field};
+use crate::server::Server;
+use crate::{Result, output};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// The roll-out of an upgrade against `kubectl rollout restart` and `rollout status` in a loop of the same width.
+    Rollout(Rollout),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rollout {
+    /// How often each side runs; they take turns, and each goes first every other time.
+    #[arg(long, default_value_t = 5)]
+    pairs: usize,
+    /// How many workloads are restarted.
+    #[arg(long, default_value_t = 200)]
+    workloads: usize,
+    /// How many at once, on both sides.
+    #[arg(long, default_value_t = 10)]
+    width: usize,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Folder for everything that is written.
+    #[arg(long, default_value = "/tmp/meshwright-bench")]
+    dir: PathBuf,
+    /// Where the API listens.
+    #[arg(long, default_value = "127.0.0.1:18092")]
+    listen: String,
+}
+
+const LIMIT: Duration = Duration::from_mins(8);
+
+/// One side's run.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    seconds: f64,
+    requests: usize,
+}
+
+pub(crate) fn run(bench: &Bench) -> Result<()> {
+    let Bench::Rollout(options) = bench;
+    let names: Vec<String> = (1..=options.pairs + 1).map(|build| format!("1.27.9.{build}@1.27.9-b{build}")).collect();
+    let catalogue: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1.27.9")).collect();
+    let width = options.width.to_string();
+    // Neither side is watched by the observer: its looks are no part of a roll-out.
+    let settings = ["--width", &width, "--observe-seconds", "3600", "--step-seconds", "600"];
+    let mut parts = Parts::new();
+    let lab = parts.run("start a lab", || Lab::up("bench", 1))?;
+    let server =
+        parts.run("start Meshwright", || Server::start(&lab, &options.dir, &options.listen, &catalogue, &settings))?;
+    parts.run("bring a mesh and its workloads up", || workloads(&lab, &server, options))?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for pair in 0..options.pairs {
+        let mut upgrade = || upgrade(&lab, &server, pair + 2).map(|run| ours.push(run));
+        let mut kubectl = || kubectl(&lab, options).map(|run| theirs.push(run));
+        if pair % 2 == 0 {
+            upgrade()?;
+            kubectl()?;
+        } else {
+            kubectl()?;
+            upgrade()?;
+        }
+        println!("pair {}: ours {:?}, kubectl {:?}", pair + 1, ours[pair], theirs[pair]);
+    }
+    tell(options, &ours, &theirs);
+    Ok(())
+}
+
+fn workloads(lab: &Lab, server: &Server, options: &Rollout) -> Result<()> {
+    let kubeconfig = lab.kubeconfig("c1")?.display().to_string();
+    server.cli(&["cluster", "register", "c1", "--kubeconfig", &kubeconfig, "--wait"])?;
+    server.cli(&["mesh", "create", "demo", "--version", "1.27.9.1", "--cluster", "c1", "--wait"])?;
+    let mut manifest =
+        String::from("apiVersion: v1\nkind: Namespace\nmetadata: {name: load, labels: {istio.io/rev: stable}}\n");
+    for number in 0..options.workloads {
+        manifest += &format!(
+            "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: w{number}, namespace: load}}\nspec:\n  replicas: 1\n  selector: {{matchLabels: {{app: w{number}}}}}\n  template:\n    metadata: {{labels: {{app: w{number}}}}}\n    spec: {{terminationGracePeriodSeconds: 1, containers: [{{name: app, image: registry.example/load:1}}]}}\n"
+        );
+    }
+    let file = options.dir.join("load.yaml");
+    std::fs::write(&file, manifest).map_err(|error| error.to_string())?;
+    lab.kubectl("c1", &["apply", "-f", &file.display().to_string()])?;
+    until("every workload is ready", LIMIT, || all_ready(lab, options.workloads).ok().filter(|ready| *ready)).map(drop)
+}
+
+fn all_ready(lab: &Lab, wanted: usize) -> Result<bool> {
+    let ready =
+        |deployment: &&Value| deployment["status"]["availableReplicas"] == 1 && deployment["status"]["replicas"] == 1;
+    let deployments = lab.get("c1", &["deployments", "-n", "load"])?;
+    Ok(deployments.iter().filter(ready).count() == wanted && lab.get("c1", &["pods", "-n", "load"])?.len() == wanted)
+}
+
+/// An upgrade in place to a build with another proxy image; what is measured is its roll-out.
+fn upgrade(lab: &Lab, server: &Server, build: usize) -> Result<Run> {
+    let mut audit = lab.audit("c1")?;
+    let version = format!("1.27.9.{build}");
+    let plan =
+        ["upgrade", "plan", "demo", "--version", &version, "--strategy", "in_place", "--hold-seconds", "0", "--start"];
+    let upgrade = field(&server.ask(&plan)?, "id")?;
+    server.await_state(&upgrade, "succeeded", LIMIT)?;
+    let operations = server.ask(&["operation", "list"])?;
+    let mut all = operations["items"].as_array().into_iter().flatten();
+    let roll = all.find(|operation| operation["upgrade_id"] == upgrade.as_str() && operation["kind"] == "roll");
+    let roll = roll.ok_or("the upgrade has no roll-out")?;
+    let time = |key: &str| field(roll, key)?.parse::<Timestamp>().map_err(|error| error.to_string());
+    let (begun, ended) = (time("created_at")?, time("ended_at")?);
+    let inside = |entry: &Value| {
+        let at = entry["requestReceivedTimestamp"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+        at.is_some_and(|at| at >= begun && at <= ended)
+    };
+    let requests = audit.fresh()?.iter().filter(|entry| crate::lab::ours(entry) && inside(entry)).count();
+    if requests == 0 {
+        return Err("the audit log shows nothing of the roll-out".into());
+    }
+    Ok(Run { seconds: ended.duration_since(begun).as_secs_f64(), requests })
+}
+
+fn kubectl(lab: &Lab, options: &Rollout) -> Result<Run> {
+    let mut audit = lab.audit("c1")?;
+    let kubectl = format!("{} kubectl --kubeconfig {} -n load", lab.kubernetes()?, lab.kubeconfig("c1")?.display());
+    let one = format!(
+        "{kubectl} rollout restart deployment/w$1 >/dev/null && {kubectl} rollout status deployment/w$1 >/dev/null"
+    );
+    let last = options.workloads - 1;
+    let all = format!("seq 0 {last} | xargs -P {} -n 1 sh -ec '{one}' sh", options.width);
+    let start = Instant::now();
+    // What kubectl learns of a cluster's kinds is kept in a home of its own.
+    let home = format!("HOME={}", options.dir.display());
+    output(lab.inside(None).args(["env", &home, "sh", "-ec", &all]))?;
+    let seconds = start.elapsed().as_secs_f64();
+    let by = |entry: &&Value| entry["userAgent"].as_str().is_some_and(|agent| agent.contains("kubectl"));
+    Ok(Run { seconds, requests: audit.fresh()?.iter().filter(by).count() })
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn tell(options: &Rollout, ours: &[Run], theirs: &[Run]) {
+    #[expect(clippy::cast_precision_loss, reason = "a few thousand requests")]
+    let each = |run: &Run| run.requests as f64 / options.workloads as f64;
+    let ratios = ours.iter().zip(theirs).map(|(ours, theirs)| ours.seconds / theirs.seconds).collect();
+    let figures = json!({
+        "workloads": options.workloads, "width": options.width, "pairs": options.pairs,
+        "requests_per_workload": median(ours.iter().map(each).collect()),
+        "requests_per_workload_kubectl": median(theirs.iter().map(each).collect()),
+        "seconds": ours.iter().map(|run| run.seconds).collect::<Vec<_>>(),
+        "seconds_kubectl": theirs.iter().map(|run| run.seconds).collect::<Vec<_>>(),
+        "time_ratio": median(ratios),
+    });
+    if options.json {
+        println!("{figures:#}");
+    } else {
+        println!(
+            "{} workloads, {} at once: {:.2} requests each against {:.2}, {:.2} of the time",
+            options.workloads,
+            options.width,
+            figures["requests_per_workload"].as_f64().unwrap_or_default(),
+            figures["requests_per_workload_kubectl"].as_f64().unwrap_or_default(),
+            figures["time_ratio"].as_f64().unwrap_or_default(),
+        );
+    }
+}

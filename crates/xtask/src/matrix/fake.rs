@@ -1,0 +1,333 @@
+//! Every cut in an imagined world on a real Postgres: at each write to a cluster, and, by a relay on the database's socket,
+//! around each record.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use model::ids::UpgradeId;
+use model::plan::Target;
+use model::rules::Strategy;
+use model::upgrade::Verb;
+use serde_json::Value;
+use testkit::relay::{Moment, Relay};
+use testkit::world::Cut as WorldCut;
+use testkit::{Fleet, TestDb};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::Totals;
+use crate::Result;
+
+/// Where a worker is cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// The n-th write to a cluster never leaves.
+    BeforeWrite(u64),
+    /// The n-th write is accepted, and the worker never hears.
+    AfterWrite(u64),
+    /// The n-th write is under way for as long as it takes.
+    InWrite(u64),
+    /// Around the n-th record.
+    Record(usize, Moment),
+}
+
+/// What becomes of the worker there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Killed,
+    /// It goes on when its successor is through.
+    Continued,
+    /// Its successor is told to pause at once; it goes on when the pause is visible.
+    ContinuedInPause,
+    /// Its connections to the database end.
+    Disconnected,
+}
+
+#[derive(Debug, Clone)]
+struct Case {
+    way: &'static str,
+    width: usize,
+    place: Place,
+    fate: Fate,
+    picture: Arc<String>,
+}
+
+/// Which way is cut.
+const WAYS: [&str; 2] = ["canary", "rollback"];
+const LEASE: Duration = Duration::from_millis(600);
+/// How many runs go on side by side: they mostly wait for leases.
+const WIDTH: usize = 12;
+/// Each seed takes every so-many-th cut.
+const SHARE: usize = 4;
+
+pub(super) async fn matrix(seeds: usize) -> Result<Totals> {
+    let mut totals = Totals::default();
+    let mut cases = Vec::new();
+    for seed in 0..seeds {
+        let before = cases.len();
+        for way in WAYS {
+            let width = 1 + seed % 3;
+            let (writes, records, picture) = uncut(way, width).await?;
+            totals.boundaries += usize::try_from(writes).unwrap_or(usize::MAX) + records;
+            let case = |(place, fate)| Case { way, width, place, fate, picture: picture.clone() };
+            cases.extend(every_cut(writes, records).into_iter().map(case));
+        }
+        let mut number = seed;
+        let keep = cases.split_off(before).into_iter().filter(|_| {
+            number += 1;
+            number % SHARE == 0
+        });
+        let kept: Vec<Case> = keep.collect();
+        cases.extend(kept);
+    }
+    let mut running = tokio::task::JoinSet::new();
+    let mut waiting = cases.into_iter();
+    loop {
+        while running.len() < WIDTH
+            && let Some(case) = waiting.next()
+        {
+            running.spawn(async move {
+                let title = format!("{}, {:?}, {:?}, width {}", case.way, case.place, case.fate, case.width);
+                (title, cut(case).await)
+            });
+        }
+        let Some(ended) = running.join_next().await else { return Ok(totals) };
+        let (title, verdict) = ended.map_err(|error| error.to_string())?;
+        totals.count(&title, verdict);
+    }
+}
+
+fn every_cut(writes: u64, records: usize) -> Vec<(Place, Fate)> {
+    let mut all = Vec::new();
+    for write in 1..=writes {
+        all.push((Place::BeforeWrite(write), Fate::Killed));
+        all.push((Place::AfterWrite(write), Fate::Killed));
+        all.extend(
+            [Fate::Continued, Fate::ContinuedInPause, Fate::Disconnected].map(|fate| (Place::InWrite(write), fate)),
+        );
+    }
+    for record in 1..=records {
+        for moment in [Moment::Recording, Moment::BeforeEffect, Moment::AfterEffect] {
+            let place = Place::Record(record, moment);
+            all.extend([Fate::Killed, Fate::Continued, Fate::Disconnected].map(|fate| (place, fate)));
+        }
+    }
+    all
+}
+
+/// Brings a fleet to where the cut part begins.
+async fn begin(way: &str, width: usize) -> (Fleet, UpgradeId) {
+    let fleet = Fleet { width, ..Fleet::new().await };
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, if way == "rollback" { 3600 } else { 0 }).await;
+    if way == "rollback" {
+        fleet.go(upgrade, Verb::Start).await;
+        fleet.go(upgrade, Verb::Promote).await;
+    }
+    (fleet, upgrade)
+}
+
+/// Runs the part that is cut, to its end, whatever has happened to it so far.
+async fn finish(fleet: &Fleet, upgrade: UpgradeId, way: &str) {
+    fleet.run().await;
+    if way == "canary" && fleet.upgrade(upgrade).await.state.allowed().contains(&Verb::Promote) {
+        fleet.go(upgrade, Verb::Promote).await;
+    }
+}
+
+fn first_verb(way: &str) -> Verb {
+    if way == "rollback" { Verb::Rollback } else { Verb::Start }
+}
+
+/// How many writes and records there are to cut at, and what the world looks like at the end. Every step that writes must
+/// be among them.
+async fn uncut(way: &str, width: usize) -> Result<(u64, usize, Arc<String>)> {
+    let (fleet, upgrade) = begin(way, width).await;
+    let relay = Relay::start(&TestDb::socket_folder());
+    let records = Arc::new(AtomicUsize::new(0));
+    let started = Arc::new(AtomicUsize::new(0));
+    let (counted, begun) = (records.clone(), started.clone());
+    relay.stop_at(
+        Moment::Recording,
+        Box::new(move |sent| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            begun.fetch_add(sent.started.len(), Ordering::Relaxed);
+            false
+        }),
+    );
+    fleet.world.cut_at(u64::MAX, WorldCut::BeforeEffect);
+    fleet.press(upgrade, first_verb(way), Value::Null).await.expect("a verb that fits");
+    let worker = fleet.relayed_worker("counted", Duration::from_secs(30), &relay).await;
+    worker.run_due().await.map_err(|error| error.to_string())?;
+    if way == "canary" {
+        fleet.press(upgrade, Verb::Promote, Value::Null).await.map_err(|error| error.to_string())?;
+        worker.run_due().await.map_err(|error| error.to_string())?;
+    }
+    let (writes, records, started) =
+        (fleet.world.tried(), records.load(Ordering::Relaxed), started.load(Ordering::Relaxed));
+    if usize::try_from(writes).ok() != Some(started) {
+        return Err(format!("{way}: {started} steps were started, and {writes} writes would be cut"));
+    }
+    Ok((writes, records, Arc::new(plain(&fleet.world.picture()))))
+}
+
+/// A stamp names its operation, which differs from run to run.
+fn plain(picture: &str) -> String {
+    picture
+        .lines()
+        .map(|line| if line.contains(" = op_") { line.split(" = ").next().unwrap_or(line) } else { line })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// A worker that will be cut off.
+struct Victim {
+    relay: Relay,
+    go_on: Arc<Notify>,
+    place: Place,
+}
+
+impl Victim {
+    fn aim(fleet: &Fleet, place: Place) -> Self {
+        let (relay, go_on) = (Relay::start(&TestDb::socket_folder()), Arc::new(Notify::new()));
+        match place {
+            Place::BeforeWrite(write) => fleet.world.cut_at(write, WorldCut::BeforeEffect),
+            Place::AfterWrite(write) => fleet.world.cut_at(write, WorldCut::AfterEffect),
+            Place::InWrite(write) => fleet.world.cut_at(write, WorldCut::Frozen(go_on.clone())),
+            Place::Record(wanted, moment) => {
+                let mut count = 0;
+                relay.stop_at(
+                    moment,
+                    Box::new(move |_| {
+                        count += 1;
+                        count == wanted
+                    }),
+                );
+            }
+        }
+        Self { relay, go_on, place }
+    }
+
+    async fn work(&self, fleet: &Fleet) -> JoinHandle<()> {
+        let engine = fleet.relayed_worker("doomed", LEASE, &self.relay).await;
+        tokio::spawn(async move { drop(engine.run_due().await) })
+    }
+
+    async fn reached(&self, fleet: &Fleet) -> bool {
+        const LIMIT: Duration = Duration::from_mins(1);
+        match self.place {
+            Place::Record(..) => self.relay.reached(LIMIT).await,
+            _ => fleet.world.cut_reached(LIMIT).await,
+        }
+    }
+
+    fn wake(&self) {
+        self.go_on.notify_one();
+        self.relay.go_on();
+    }
+}
+
+async fn cut(case: Case) -> Option<String> {
+    let Case { way, width, place, fate, picture } = case;
+    let (fleet, upgrade) = begin(way, width).await;
+    let stamps_before = stamps(&fleet);
+    let victim = Victim::aim(&fleet, place);
+    fleet.press(upgrade, first_verb(way), Value::Null).await.expect("a verb that fits");
+    let mut work = victim.work(&fleet).await;
+    // In a canary the cut may lie behind the promotion, which a person asks for.
+    loop {
+        tokio::select! {
+            reached = victim.reached(&fleet) => if reached { break } else { return Some("stuck: neither the cut nor an end was reached".into()) },
+            _ = &mut work => {
+                if fleet.press(upgrade, Verb::Promote, Value::Null).await.is_err() {
+                    return Some("unreached: it ended before the cut".into());
+                }
+                work = victim.work(&fleet).await;
+            }
+        }
+    }
+    match fate {
+        Fate::Killed => {
+            work.abort();
+            victim.relay.hang_up();
+        }
+        // Its connections are gone while the write is under way; the write itself goes through.
+        Fate::Disconnected => {
+            victim.relay.hang_up();
+            victim.wake();
+        }
+        Fate::ContinuedInPause => {
+            fleet.press(upgrade, Verb::Pause, Value::Null).await.expect("pause fits");
+        }
+        Fate::Continued => {}
+    }
+    fleet.world.heal();
+    tokio::time::sleep(LEASE + Duration::from_millis(150)).await;
+    let verdict = succeed(&fleet, upgrade, way, fate, &victim, work).await;
+    if verdict.is_some() { verdict } else { judge(&fleet, upgrade, &picture, &stamps_before).await }
+}
+
+/// Lets a successor finish, and the one that stood still go on behind its back.
+async fn succeed(
+    fleet: &Fleet,
+    upgrade: UpgradeId,
+    way: &str,
+    fate: Fate,
+    victim: &Victim,
+    mut work: JoinHandle<()>,
+) -> Option<String> {
+    // It lives, and may take its own work up again: whoever comes second waits for its lease.
+    if fate == Fate::Disconnected {
+        if tokio::time::timeout(Duration::from_secs(20), &mut work).await.is_err() {
+            return Some("stuck: the one that was disconnected does not end".into());
+        }
+        tokio::time::sleep(LEASE + Duration::from_millis(150)).await;
+    }
+    let paused = fate == Fate::ContinuedInPause;
+    if paused {
+        fleet.run().await;
+    } else {
+        finish(fleet, upgrade, way).await;
+    }
+    let late = fleet.world.journal().len();
+    if paused || fate == Fate::Continued {
+        victim.wake();
+        if tokio::time::timeout(Duration::from_secs(10), &mut work).await.is_err() {
+            return Some("stuck: the one that woke up does not end".into());
+        }
+        if fleet.world.journal().len() != late {
+            return Some(format!("late: a worker wrote after its successor: {:?}", fleet.world.journal().last()));
+        }
+    }
+    if paused {
+        fleet.press(upgrade, Verb::Resume, Value::Null).await.expect("resume fits");
+        finish(fleet, upgrade, way).await;
+    }
+    None
+}
+
+fn stamps(fleet: &Fleet) -> Vec<Target> {
+    let journal = fleet.world.journal();
+    journal
+        .into_iter()
+        .filter(|write| write.from != write.to)
+        .map(|write| write.target)
+        .filter(|target| matches!(target, Target::Workload { .. }))
+        .collect()
+}
+
+async fn judge(fleet: &Fleet, upgrade: UpgradeId, picture: &str, stamps_before: &[Target]) -> Option<String> {
+    let state = fleet.upgrade(upgrade).await.state;
+    if !state.done() {
+        return Some(format!("stuck: {state:?}"));
+    }
+    let mut since: Vec<Target> = stamps(fleet).split_off(stamps_before.len());
+    let count = since.len();
+    since.sort();
+    since.dedup();
+    if since.len() != count {
+        return Some(format!("doubled: {} restarts of {} workloads", count, since.len()));
+    }
+    let now = plain(&fleet.world.picture());
+    (now != picture).then(|| format!("lost: the end differs:\n{now}"))
+}

@@ -1,0 +1,271 @@
+//! Named cuts on the lab: real workers behind relays are killed or stopped, and the API servers' audit logs are the judge.
+//!
+//! Each worker is cut off at its boundary and is the predecessor of the next one, so one canary and one rollback see every
+//! cut.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use model::ids::OperationId;
+use serde_json::Value;
+use testkit::relay::{Moment, Relay, Sent};
+
+use super::Totals;
+use crate::lab::{Audit, Lab, accepted, until};
+use crate::scenario::{CATALOGUE, NEW, OLD, Parts, ask, field, mesh_up, plan};
+use crate::server::{Client, SETTINGS, Server};
+use crate::story::{carries, is_gone, stamps};
+use crate::{Result, output};
+
+/// Where a worker is cut off, and what becomes of it.
+struct Boundary {
+    /// What the operation is.
+    kind: &'static str,
+    /// What the step's title contains.
+    step: &'static str,
+    moment: Moment,
+    fate: Fate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// `SIGKILL`.
+    Killed,
+    /// `SIGSTOP`, and `SIGCONT` when its successor has gone on.
+    Continued,
+    /// The same, and the operation is paused meanwhile.
+    ContinuedInPause,
+}
+
+const fn at(kind: &'static str, step: &'static str, moment: Moment, fate: Fate) -> Boundary {
+    Boundary { kind, step, moment, fate }
+}
+
+/// Along a canary, in the order in which they come.
+const CANARY: [Boundary; 6] = [
+    at("deploy", "control plane 1-27-9 →", Moment::BeforeEffect, Fate::Continued),
+    at("deploy", "tag canary in c1", Moment::AfterEffect, Fate::Killed),
+    at("promote", "tag default in c1", Moment::BeforeEffect, Fate::Continued),
+    at("promote", "tag default in c2", Moment::Recording, Fate::Killed),
+    at("roll", "restart ", Moment::BeforeEffect, Fate::ContinuedInPause),
+    at("retire", "remove objects of 1-25-1 in c1", Moment::AfterEffect, Fate::Continued),
+];
+/// Along a rollback.
+const ROLLBACK: [Boundary; 3] = [
+    at("rollback", "tag stable in c1", Moment::BeforeEffect, Fate::Continued),
+    at("rollback", "restart ", Moment::AfterEffect, Fate::Killed),
+    at("rollback", "remove control plane 1-27-9", Moment::BeforeEffect, Fate::Continued),
+];
+
+const LIMIT: Duration = Duration::from_mins(2);
+/// How long a worker that woke up late is watched.
+const WATCHED: Duration = Duration::from_secs(2);
+const CLUSTERS: [&str; 3] = ["hosting", "c1", "c2"];
+
+pub(super) fn matrix(dir: &Path, runtime: &tokio::runtime::Runtime) -> Result<Totals> {
+    let mut parts = Parts::new();
+    let lab = parts.run("start a lab", || Lab::up("matrix", 2))?;
+    let server = parts.run("start Meshwright without a worker", || {
+        Server::start(&lab, dir, "127.0.0.1:18090", &CATALOGUE, &["--no-work"])
+    })?;
+    let mut stage = Stage { lab: &lab, server: &server, runtime, born: 0 };
+    let first = stage.worker(None)?;
+    mesh_up(&lab, &server, &mut parts)?;
+    let mut totals = Totals { boundaries: CANARY.len() + ROLLBACK.len(), ..Totals::default() };
+    parts.run("a canary, and back with three cuts", || {
+        let upgrade = plan(&server, NEW.0, "canary", "3600")?;
+        ask(&server, "promote", &upgrade, "holding")?;
+        // The one that is up must not claim what is meant for the first victim.
+        drop(first);
+        stage.chain(&ROLLBACK, &upgrade, &mut totals, || server.cli(&["upgrade", "rollback", &upgrade]).map(drop))?;
+        server.await_state(&upgrade, "rolled_back", LIMIT)?;
+        judge(&lab, OLD, NEW.1, &mut totals);
+        Ok(())
+    })?;
+    let before = stamps(&lab)?;
+    parts.run("a canary with six cuts", || {
+        let planned = ["upgrade", "plan", "demo", "--version", NEW.0, "--strategy", "canary", "--hold-seconds", "0"];
+        let upgrade = field(&server.ask(&planned)?, "id")?;
+        stage.chain(&CANARY, &upgrade, &mut totals, || server.cli(&["upgrade", "start", &upgrade]).map(drop))?;
+        server.await_state(&upgrade, "succeeded", LIMIT)?;
+        judge(&lab, NEW, OLD.1, &mut totals);
+        Ok(())
+    })?;
+    for (workload, count) in stamps(&lab)? {
+        let restarts = count - before.get(&workload).copied().unwrap_or(0);
+        if restarts > 1 {
+            totals.doubled += 1;
+            eprintln!("doubled: {workload} was restarted {restarts} times");
+        }
+    }
+    Ok(totals)
+}
+
+/// Everybody carries what they should, and of the other revision nothing is left: what a late worker made was swept.
+fn judge(lab: &Lab, wanted: crate::scenario::Known, gone: &str, totals: &mut Totals) {
+    let verdict = carries(lab, wanted.1, wanted.2).and_then(|_| is_gone(lab, gone));
+    if let Err(error) = verdict {
+        totals.lost += 1;
+        eprintln!("lost: {error}");
+    }
+}
+
+struct Stage<'a> {
+    lab: &'a Lab,
+    server: &'a Server,
+    runtime: &'a tokio::runtime::Runtime,
+    born: usize,
+}
+
+/// A worker's process, behind a relay where it will be cut off.
+struct Worker {
+    name: String,
+    process: Child,
+    relay: Option<Relay>,
+}
+
+impl Worker {
+    fn signal(&self, signal: &str) -> Result<()> {
+        let pid = self.process.id().to_string();
+        output(std::process::Command::new("kill").args([&format!("-{signal}"), &pid])).map(drop)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let ended = self.process.kill().and_then(|()| self.process.wait().map(drop));
+        if let Err(error) = ended {
+            eprintln!("xtask: {}: {error}", self.name);
+        }
+    }
+}
+
+impl Stage<'_> {
+    fn worker(&mut self, boundary: Option<&'static Boundary>) -> Result<Worker> {
+        self.born += 1;
+        let name = format!("cut-{}", self.born);
+        let state = self.server.state_dir();
+        let socket = state.join("postgres");
+        let relay = boundary.map(|boundary| {
+            let _inside = self.runtime.enter();
+            let relay = Relay::start(&socket);
+            let client = self.server.client();
+            relay.stop_at(boundary.moment, Box::new(move |sent| fits(&client, boundary, sent)));
+            relay
+        });
+        let host: PathBuf = relay.as_ref().map_or(socket, |relay| relay.folder().to_owned());
+        let limit = "options=-c%20idle_in_transaction_session_timeout%3D1500";
+        let url = format!("postgres://mw_worker@localhost/meshwright?host={}&{limit}", host.display());
+        let log = std::fs::File::create(state.join(format!("{name}.log"))).map_err(|error| error.to_string())?;
+        let mut run = self.lab.inside(None);
+        run.args(["target/debug/meshwright-server", "work", "--lease-seconds", "4", "--owner", &name]);
+        run.args(["--database-url", &url, "--helm", &self.lab.helm()?, "--vault-key-file"])
+            .arg(state.join("vault-key"));
+        run.args(SETTINGS).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let process = run.spawn().map_err(|error| error.to_string())?;
+        Ok(Worker { name, process, relay })
+    }
+
+    /// One worker after the other, each cut off at its boundary; the last one sees the rest through.
+    fn chain(
+        &mut self,
+        boundaries: &'static [Boundary],
+        upgrade: &str,
+        totals: &mut Totals,
+        begin: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let mut begin = Some(begin);
+        let mut stopped: Option<(Worker, &Boundary)> = None;
+        for boundary in boundaries {
+            let worker = self.worker(Some(boundary))?;
+            if let Some(begin) = begin.take() {
+                begin()?;
+            }
+            let relay = worker.relay.as_ref().expect("a victim has one");
+            if boundary.kind == "promote" && boundary.step.ends_with("c1") {
+                self.server.await_state(upgrade, "verifying", LIMIT)?;
+                self.server.cli(&["upgrade", "promote", upgrade])?;
+            }
+            if !self.runtime.block_on(relay.reached(LIMIT)) {
+                return Err(format!("{} never came to {}", worker.name, boundary.step));
+            }
+            println!("  {} {:?} at {} ({:?})", worker.name, boundary.fate, boundary.step, boundary.moment);
+            self.settle(stopped.take(), totals)?;
+            if boundary.moment == Moment::AfterEffect {
+                // Long enough for what was pushed to arrive.
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            worker.signal(if boundary.fate == Fate::Killed { "KILL" } else { "STOP" })?;
+            if boundary.fate == Fate::ContinuedInPause {
+                self.paused(upgrade, &worker, totals)?;
+            } else {
+                stopped = Some((worker, boundary));
+            }
+        }
+        let last = self.worker(None)?;
+        until("the last worker has gone on", LIMIT, || {
+            let state = self.server.ask(&["upgrade", "get", upgrade]).ok()?;
+            (state["done"] == true).then_some(())
+        })?;
+        self.settle(stopped, totals)?;
+        drop(last);
+        Ok(())
+    }
+
+    /// Wakes a worker whose successor has gone on: nothing that it still sends may be accepted.
+    fn settle(&self, stopped: Option<(Worker, &Boundary)>, totals: &mut Totals) -> Result<()> {
+        let Some((worker, boundary)) = stopped else { return Ok(()) };
+        let verdict = if boundary.fate == Fate::Killed { None } else { self.late(&worker)? };
+        totals.count(boundary.step, verdict);
+        Ok(())
+    }
+
+    fn late(&self, worker: &Worker) -> Result<Option<String>> {
+        let mut audits: Vec<Audit> = CLUSTERS.iter().map(|cluster| self.lab.audit(cluster)).collect::<Result<_>>()?;
+        worker.relay.as_ref().expect("a victim has one").go_on();
+        worker.signal("CONT")?;
+        std::thread::sleep(WATCHED);
+        for audit in &mut audits {
+            let late = audit.fresh()?.into_iter().find(|entry| writes(entry, &worker.name) && accepted(entry));
+            if let Some(entry) = late {
+                return Ok(Some(format!("late: {} {} {}", worker.name, entry["verb"], entry["requestURI"])));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A successor takes over and pauses; the one that stood still wakes up when the pause is visible.
+    fn paused(&mut self, upgrade: &str, worker: &Worker, totals: &mut Totals) -> Result<()> {
+        self.server.cli(&["upgrade", "pause", upgrade])?;
+        let successor = self.worker(None)?;
+        self.server.await_state(upgrade, "paused", LIMIT)?;
+        totals.count("paused", self.late(worker)?);
+        drop(successor);
+        self.server.cli(&["upgrade", "resume", upgrade]).map(drop)
+    }
+}
+
+fn writes(entry: &Value, worker: &str) -> bool {
+    let by = entry["userAgent"].as_str().is_some_and(|agent| agent.ends_with(&format!("({worker})")));
+    by && ["create", "update", "patch", "delete"].iter().any(|verb| entry["verb"] == *verb)
+}
+
+/// Whether a record is about a boundary's step. The service itself knows which step a number is.
+fn fits(client: &Client, boundary: &Boundary, sent: &Sent) -> bool {
+    let numbers = if boundary.moment == Moment::Recording { &sent.done } else { &sent.started };
+    if numbers.is_empty() {
+        return false;
+    }
+    let Ok(operation) = client.ask(&["operation", "get", &OperationId(sent.operation).to_string()]) else {
+        return false;
+    };
+    let steps =
+        operation["waves"].as_array().into_iter().flatten().filter_map(|wave| wave["steps"].as_array()).flatten();
+    let meant = |step: &Value| {
+        let number = step["number"].as_i64().and_then(|number| i32::try_from(number).ok());
+        let title = step["title"].as_str().unwrap_or_default();
+        number.is_some_and(|number| numbers.contains(&number)) && title.contains(boundary.step)
+    };
+    operation["kind"] == boundary.kind && steps.into_iter().any(meant)
+}

@@ -1,0 +1,132 @@
+//! To a stage and back: every object of every cluster is compared.
+
+use std::time::Duration;
+
+use super::{NEW, OLD, ask, plan};
+use crate::Result;
+use crate::lab::{Lab, accepted, ours, until};
+use crate::server::Server;
+use crate::story::{carries, differences, is_gone};
+
+/// The stages that an upgrade is rolled back from.
+pub(crate) const STAGES: [&str; 5] = ["deployed", "moved", "promoting", "rolling", "holding"];
+/// The workload whose pods are born again in the mixed window. The upgrade never patched it, so it has no former template
+/// to return to, and keeps the stamp of the restart that brings it back.
+const STRAY: &str = "shop/web";
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// Goes to a stage and back, and compares everything in every cluster.
+pub(crate) fn from(lab: &Lab, server: &Server, stage: &str) -> Result<()> {
+    settle(lab)?;
+    let before = lab.dump()?;
+    let upgrade = plan(server, NEW.0, "canary", "3600")?;
+    match stage {
+        "moved" => {
+            server.watch(&["upgrade", "move", &upgrade, "--namespace", "c1/shop", "--wait"])?;
+        }
+        "promoting" => split(lab, server, &upgrade)?,
+        "rolling" => half_rolled(lab, server, &upgrade)?,
+        "holding" => silent_member(lab, server, &upgrade)?,
+        _ => {}
+    }
+    ask(server, "rollback", &upgrade, "rolled_back")?;
+    carries(lab, OLD.1, OLD.2)?;
+    is_gone(lab, NEW.1)?;
+    settle(lab)?;
+    let stray: &[&str] = if stage == "promoting" { &[STRAY] } else { &[] };
+    let differs = differences(&before, &lab.dump()?, stray);
+    if differs.is_empty() { Ok(()) } else { Err(format!("{} lines differ:\n{}", differs.len(), shorten(&differs))) }
+}
+
+/// Everything is looked at in every member before the first tag moves, so a silent one stops the promotion with nothing moved.
+fn silent_member(lab: &Lab, server: &Server, upgrade: &str) -> Result<()> {
+    let silence = lab.stopped("c2/kube-apiserver")?;
+    let stopped = ask(server, "promote", upgrade, "holding").err();
+    let tags = lab.kubectl(
+        "c1",
+        &[
+            "get",
+            "mutatingwebhookconfiguration",
+            "istio-revision-tag-default",
+            "-o",
+            "jsonpath={.metadata.labels.istio\\.io/rev}",
+        ],
+    );
+    drop(silence);
+    let state = server.ask(&["upgrade", "get", upgrade])?;
+    if stopped.is_none() || state["problem"]["code"] != "cluster_unreachable" || tags? != OLD.1 {
+        return Err(format!("the promotion was not stopped as it should be: {state}"));
+    }
+    until("the member answers again", Duration::from_mins(1), || lab.get("c2", &["nodes"]).ok())?;
+    ask(server, "retry", upgrade, "holding")
+}
+
+/// A member is lost between the first member's tags and its own; pods that are born meanwhile take the new revision.
+fn split(lab: &Lab, server: &Server, upgrade: &str) -> Result<()> {
+    let mut audit = lab.audit("c1")?;
+    server.cli(&["upgrade", "promote", upgrade])?;
+    audit.await_write("patch", &["istio-revision-tag-default"], LIMIT)?;
+    let stopped = lab.stopped("c2/kube-apiserver")?;
+    let paused = server.await_state(upgrade, "paused", LIMIT)?;
+    if paused["problem"]["code"] != "tag_split" {
+        return Err(format!(
+            "a member was lost in the middle of a promotion, and the upgrade says {}",
+            paused["problem"]
+        ));
+    }
+    let retired = server.cli(&["upgrade", "retire", upgrade]).err().unwrap_or_default();
+    if !retired.contains("(invalid_transition)") {
+        return Err(format!("the old revision is not protected: {retired}"));
+    }
+    drop(stopped);
+    until("the member answers again", LIMIT, || lab.get("c2", &["nodes"]).ok())?;
+    for (member, revision) in [("c1", NEW.1), ("c2", OLD.1)] {
+        let tag = [
+            "mutatingwebhookconfigurations",
+            "istio-revision-tag-default",
+            "-o",
+            "jsonpath={.metadata.labels.istio\\.io/rev}",
+        ];
+        let found = lab.kubectl(member, &[&["get"], &tag[..]].concat())?;
+        if found != revision {
+            return Err(format!("the tag default of {member} points to {found}, not to {revision}"));
+        }
+    }
+    // Stranded unless the rollback reads live pods: nobody patched this workload.
+    lab.kubectl("c1", &["delete", "pod", "-n", "shop", "-l", "app=web", "--wait=false"])?;
+    until("a pod of the mixed window is there", LIMIT, || {
+        let pods = lab.get("c1", &["pods", "-n", "shop", "-l", "app=web"]).ok()?;
+        pods.iter().any(|pod| pod["metadata"]["annotations"]["istio.io/rev"] == NEW.1).then_some(())
+    })
+}
+
+/// Stands still in the middle of the roll-out. After the pause is visible no cluster accepts another patch of ours.
+fn half_rolled(lab: &Lab, server: &Server, upgrade: &str) -> Result<()> {
+    let mut first = lab.audit("c1")?;
+    server.cli(&["upgrade", "promote", upgrade])?;
+    first.await_write("patch", &["/apis/apps/v1/"], LIMIT)?;
+    server.cli(&["upgrade", "pause", upgrade])?;
+    server.await_state(upgrade, "paused", LIMIT)?;
+    let mut audits = [lab.audit("c1")?, lab.audit("c2")?, lab.audit("hosting")?];
+    std::thread::sleep(Duration::from_secs(2));
+    for audit in &mut audits {
+        let late = audit.fresh()?.into_iter().find(|entry| ours(entry) && accepted(entry) && entry["verb"] == "patch");
+        if let Some(entry) = late {
+            return Err(format!("a patch was accepted after the pause was visible: {}", entry["requestURI"]));
+        }
+    }
+    Ok(())
+}
+
+/// Waits until nothing is on its way any more, so that two dumps can be compared.
+fn settle(lab: &Lab) -> Result<()> {
+    until("the lab has settled", Duration::from_mins(1), || {
+        let first = lab.dump().ok()?;
+        std::thread::sleep(Duration::from_millis(700));
+        (first == lab.dump().ok()?).then_some(())
+    })
+}
+
+fn shorten(lines: &[String]) -> String {
+    lines.iter().take(12).map(|line| line.chars().take(1500).collect::<String>()).collect::<Vec<_>>().join("\n")
+}

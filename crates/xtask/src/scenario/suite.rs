@@ -1,0 +1,144 @@
+//! Everything that `tests/run` wants to see on the lab besides the main job.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Known, OLD, Parts, field, in_place, mesh_up, rollback, sidecars};
+use crate::Result;
+use crate::lab::{Lab, until};
+use crate::server::Server;
+use crate::story::MEMBERS;
+
+/// The patch before the newest; its istiod is played by the newest one's, which only knows its number from its image.
+const PATCH: Known = ("1.27.8.1", "1-27-8", "lab/proxyv2:1.27.8");
+/// In place the revision keeps its name.
+const PATCHED: Known = ("1.27.9.1", "1-27-8", "lab/proxyv2:1.27.9");
+const REBUILT: Known = ("1.27.9.2", "1-27-8", "lab/proxyv2:1.27.9");
+const NEW_IMAGE: Known = ("1.27.9.3", "1-27-8", "lab/proxyv2:1.27.9-fips");
+const CATALOGUE: [(&str, &str); 5] = [
+    ("1.25.1.1", "1.25.1"),
+    ("1.27.8.1", "1.27.9"),
+    ("1.27.9.1", "1.27.9"),
+    ("1.27.9.2", "1.27.9"),
+    ("1.27.9.3@1.27.9-fips", "1.27.9"),
+];
+
+#[derive(Debug, Args)]
+pub(crate) struct All {
+    /// Folder for everything that is written.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Where the API listens.
+    #[arg(long, default_value = "127.0.0.1:18089")]
+    listen: String,
+    /// Only scenarios whose title contains this. Repeatable.
+    #[arg(long)]
+    only: Vec<String>,
+}
+
+type Scenario<'a> = (String, Box<dyn Fn() -> Result<()> + 'a>);
+
+pub(crate) fn all(options: &All) -> Result<()> {
+    let mut parts = Parts::new();
+    let lab = parts.run("start a lab", || Lab::up("scenario", 2))?;
+    let server =
+        parts.run("start Meshwright", || Server::start(&lab, &options.dir, &options.listen, &CATALOGUE, &[]))?;
+    mesh_up(&lab, &server, &mut parts)?;
+    let mut passed = 0;
+    for (title, scenario) in scenarios(&lab, &server, &options.dir) {
+        if !options.only.is_empty() && !options.only.iter().any(|only| title.contains(only.as_str())) {
+            continue;
+        }
+        parts.run(&title, scenario)?;
+        passed += 1;
+        println!("scenario passed: {title}");
+    }
+    println!("\n{passed} scenarios passed");
+    Ok(())
+}
+
+/// In this order: the mesh stays on the old version until it is left behind for good, and then moves in place.
+fn scenarios<'a>(lab: &'a Lab, server: &'a Server, dir: &'a std::path::Path) -> Vec<Scenario<'a>> {
+    let mut all: Vec<Scenario<'a>> = vec![
+        ("istioctl agrees with our tags".into(), Box::new(|| istioctl_agrees(lab, server))),
+        (
+            "a hosted control plane puts nothing cluster-wide into the hosting cluster".into(),
+            Box::new(|| nothing_cluster_wide(lab)),
+        ),
+        ("a killed istiod is started again".into(), Box::new(|| killed_istiod(lab, server))),
+    ];
+    for stage in rollback::STAGES {
+        all.push((
+            format!("rollback restores everything: {stage}"),
+            Box::new(move || rollback::from(lab, server, stage)),
+        ));
+    }
+    let more: Vec<Scenario<'a>> = vec![
+        (
+            "holding ends with one call, but not while an Envoy is left behind".into(),
+            Box::new(move || sidecars::left_behind(lab, server, dir, PATCH)),
+        ),
+        (
+            "in place across a patch: one restart each, and the old label still injects".into(),
+            Box::new(|| {
+                in_place::moves(lab, server, PATCHED, 1)?;
+                in_place::answers_to(lab, &["1-27-8", "1-27-9"], PATCHED.1)
+            }),
+        ),
+        (
+            "in place with an equal proxy image restarts nothing".into(),
+            Box::new(|| in_place::moves(lab, server, REBUILT, 0)),
+        ),
+        (
+            "in place with another proxy image restarts everything once".into(),
+            Box::new(|| in_place::moves(lab, server, NEW_IMAGE, 1)),
+        ),
+    ];
+    all.extend(more);
+    all
+}
+
+fn namespace(server: &Server) -> Result<String> {
+    field(&server.ask(&["mesh", "get", "demo"])?, "namespace")
+}
+
+/// A tenant's istiod must not reach beyond its namespace in the provider's own cluster.
+fn nothing_cluster_wide(lab: &Lab) -> Result<()> {
+    let kinds = "clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations,customresourcedefinitions";
+    for object in lab.get("hosting", &[kinds])? {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        if name.contains("istio") || name.contains("meshwright") || name.contains("demo") {
+            return Err(format!("{} {name} reaches over the whole hosting cluster", object["kind"]));
+        }
+    }
+    Ok(())
+}
+
+fn istioctl_agrees(lab: &Lab, server: &Server) -> Result<()> {
+    let namespace = namespace(server)?;
+    for member in MEMBERS {
+        let said = lab.istioctl(member, &["tag", "list", "-i", &namespace])?;
+        for tag in ["stable", "default", "canary"] {
+            let pointed = said.lines().any(|line| line.split_whitespace().take(2).eq([tag, OLD.1]));
+            if !pointed {
+                return Err(format!("istioctl does not see {tag} on {} in {member}:\n{said}", OLD.1));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn killed_istiod(lab: &Lab, server: &Server) -> Result<()> {
+    let namespace = namespace(server)?;
+    let pods = lab.get("hosting", &["pods", "-n", &namespace])?;
+    let name = pods.first().and_then(|pod| pod["metadata"]["name"].as_str()).ok_or("no istiod runs")?.to_owned();
+    lab.signal(&format!("hosting/pod/{namespace}/{name}"), "KILL")?;
+    until("the killed istiod is ready again", Duration::from_secs(90), || {
+        let pods = lab.get("hosting", &["pods", "-n", &namespace]).ok()?;
+        let pod = pods.into_iter().find(|pod| pod["metadata"]["name"] == name.as_str())?;
+        let status = &pod["status"]["containerStatuses"][0];
+        (status["restartCount"].as_i64() > Some(0) && status["ready"] == true).then_some(())
+    })
+}
