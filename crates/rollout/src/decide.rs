@@ -82,6 +82,9 @@ pub fn decide(step: &Step, looked: Result<Check, WorldError>, run: &Run, patienc
             Decision::Wait("no use seen so far; looking several times before it counts".into())
         }
         Ok(Check::Done) => Decision::Done,
+        Ok(Check::Ready { .. }) if run.waited > patience.for_step(step) => {
+            Decision::Pause(too_long(step, "what is pushed does not come true"))
+        }
         Ok(Check::Ready { capture, mark }) => Decision::Act { capture, mark },
         Ok(Check::Blocked(problem)) => Decision::Pause(problem),
         Ok(Check::Waiting(reason)) if run.waited > patience.for_step(step) => Decision::Pause(too_long(step, &reason)),
@@ -164,6 +167,16 @@ mod tests {
         };
         assert!(matches!(silent(1), Decision::Wait(_)));
         assert!(matches!(silent(3), Decision::Pause(problem) if problem.code == UNREACHABLE));
+    }
+
+    #[test]
+    fn a_push_that_never_comes_true_is_not_repeated_for_ever() {
+        let ready = |waited| {
+            let check = Check::Ready { capture: None, mark: Mark::default() };
+            decide(&unused(), Ok(check), &Run { waited: minutes(waited), ..Run::default() }, &Patience::default())
+        };
+        assert!(matches!(ready(9), Decision::Act { .. }));
+        assert!(matches!(ready(11), Decision::Pause(_)));
     }
 
     #[test]

@@ -248,7 +248,8 @@ impl<'e> Run<'e> {
             self.stop_at(problem, facts).await?;
             return Ok(Tick::LetGo);
         }
-        let onward = !(facts.is_empty() && acts.is_empty());
+        // A push that is repeated is no news: a cluster that takes none of them must not be asked without a pause.
+        let onward = !facts.is_empty() || acts.iter().any(|(index, ..)| !self.items[*index].progress.started());
         self.commit_to(facts, &acts, waits).await?;
         self.push(world.as_ref(), acts).await?;
         Ok(if onward { Tick::Onward } else { Tick::Again })

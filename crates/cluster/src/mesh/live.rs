@@ -122,7 +122,7 @@ impl Live {
                         return Err(cause.clone());
                     }
                 }
-                // Another waiter may take the notice: look again soon in any case.
+                // A notice that came between the look and the wait is missed: look again soon in any case.
                 tokio::time::timeout(Duration::from_millis(100), notified).await.ok();
             }
         };
