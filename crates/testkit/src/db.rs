@@ -87,6 +87,17 @@ impl TestDb {
         Self { api, worker, tenant, url: Box::new(url) }
     }
 
+    /// Removes the database, whoever is connected to it. A test's is left for a look; thousands would fill the disk.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub async fn discard(&self) {
+        let server = SERVER.get_or_init(start).await;
+        let direct = self.url("mw_api");
+        let name = direct.split(['/', '?']).nth(3).expect("an address with a database");
+        administer(server, format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    }
+
     /// The folder of the server's socket.
     pub fn socket_folder() -> PathBuf {
         folder()
