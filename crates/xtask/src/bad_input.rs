@@ -89,7 +89,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut parts = Parts::new();
     let lab = parts.run("start a lab", || Lab::up("bad-input", 3))?;
     let server = parts.run("start Meshwright", || {
-        Server::start(&lab, &options.dir, &options.listen, &CATALOGUE, &["--step-seconds", "30"])
+        Server::start(&lab, &options.dir, &options.listen, &CATALOGUE, &["--step-seconds", "45"])
     })?;
     let mut stage = Stage { lab: &lab, server: &server, dir: &options.dir, saved: Vec::new() };
     stage.odd_releases()?;
