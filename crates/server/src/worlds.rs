@@ -34,7 +34,11 @@ pub(crate) struct RealWorlds {
 
 fn lost(error: StoreError) -> Problem {
     tracing::warn!(error = &error as &dyn std::error::Error, "a mesh cannot be read");
-    Problem::new("database", "The mesh cannot be read from the database.", "Try again; if it lasts, tell the operator.")
+    Problem::new(
+        worker::DATABASE,
+        "The mesh cannot be read from the database.",
+        "Try again; if it lasts, tell the operator.",
+    )
 }
 
 fn damaged(what: &str) -> Problem {

@@ -52,7 +52,7 @@ struct FakeWorlds {
 #[async_trait]
 impl Worlds for FakeWorlds {
     async fn open(&self, tenant: TenantId, mesh: MeshId) -> Result<(Arc<dyn World>, Layout), Problem> {
-        let lost = |error: store::StoreError| Problem::new("database", error.to_string(), "Try again.");
+        let lost = |error: store::StoreError| Problem::new(worker::DATABASE, error.to_string(), "Try again.");
         let mut tx = self.store.begin(tenant).await.map_err(lost)?;
         let mesh = tx.mesh(mesh).await.map_err(lost)?;
         let line = |revision: store::Revision| Line {

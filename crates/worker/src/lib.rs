@@ -16,6 +16,9 @@ use model::operation::Problem;
 use rollout::plan::Layout;
 use rollout::ports::World;
 
+/// The code of a problem that is our own database's: the operation is let go and tried again.
+pub const DATABASE: &str = "database";
+
 /// Opens the clusters of a mesh. The `server` wires it to real ones, the tests to imagined ones.
 #[async_trait]
 pub trait Worlds: Send + Sync {

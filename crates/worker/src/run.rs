@@ -118,7 +118,7 @@ impl<'e> Run<'e> {
         }
         let (world, layout) = match opened {
             Ok(opened) => opened,
-            Err(problem) => return self.pause(problem, Vec::new()).await,
+            Err(problem) => return self.not_opened(problem).await,
         };
         if !self.prepare(layout, world.as_ref()).await? {
             return Ok(());

@@ -65,6 +65,11 @@ impl Run<'_> {
         self.stand_still(problem, facts, None, true).await
     }
 
+    /// A person is asked, unless it was our own database that failed: that comes back by itself.
+    pub(super) async fn not_opened(&mut self, problem: Problem) -> Result<(), StoreError> {
+        if problem.code == crate::DATABASE { self.let_go(REST).await } else { self.pause(problem, Vec::new()).await }
+    }
+
     /// Every call under way has ended by now, so from the commit on no cluster accepts a write of this operation.
     pub(super) async fn stand_still(
         &mut self,
@@ -118,7 +123,7 @@ impl Run<'_> {
         let mesh = self.operation.mesh.ok_or(StoreError::NotFound { what: "mesh" })?;
         let (world, mut layout) = match self.engine.worlds.open(self.claim.tenant, mesh).await {
             Ok(opened) => opened,
-            Err(problem) => return self.pause(problem, Vec::new()).await,
+            Err(problem) => return self.not_opened(problem).await,
         };
         if let Some(upgrade) = self.operation.upgrade {
             layout.labels = self.engine.store.begin(self.claim.tenant).await?.upgrade(upgrade).await?.choice.labels;
