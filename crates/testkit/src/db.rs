@@ -24,6 +24,7 @@ pub struct TestDb {
     pub worker: Store,
     /// A tenant that exists.
     pub tenant: TenantId,
+    name: String,
     url: Box<dyn Fn(&str) -> String + Send + Sync>,
 }
 
@@ -77,14 +78,17 @@ impl TestDb {
         let server = SERVER.get_or_init(start).await;
         let name = format!("test_{}", BORN.fetch_add(1, Ordering::Relaxed));
         administer(server, format!("CREATE DATABASE {name} TEMPLATE template_mw OWNER mw_owner")).await;
-        let url = move |role: &str| server.url(role, &name);
+        let url = {
+            let name = name.clone();
+            move |role: &str| server.url(role, &name)
+        };
         let api = Store::connect(&url("mw_api"), vault()).await.expect("a connection as mw_api");
         let worker = Store::connect(&url("mw_worker"), vault()).await.expect("a connection as mw_worker");
         let tenant = TenantId(Uuid::from_u128(1));
         api.create_tenant(tenant, "acme", "2026-11-22T10:00:00Z".parse().expect("a timestamp"))
             .await
             .expect("a tenant");
-        Self { api, worker, tenant, url: Box::new(url) }
+        Self { api, worker, tenant, name, url: Box::new(url) }
     }
 
     /// Removes the database, whoever is connected to it. A test's is left for a look; thousands would fill the disk.
@@ -93,9 +97,7 @@ impl TestDb {
     /// When the server does not answer.
     pub async fn discard(&self) {
         let server = SERVER.get_or_init(start).await;
-        let direct = self.url("mw_api");
-        let name = direct.split(['/', '?']).nth(3).expect("an address with a database");
-        administer(server, format!("DROP DATABASE {name} WITH (FORCE)")).await;
+        administer(server, format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
     }
 
     /// The folder of the server's socket.
@@ -105,10 +107,8 @@ impl TestDb {
 
     /// The database's address as a role, through a relay.
     pub fn relayed_url(&self, role: &str, relay: &Relay, idle: Duration) -> String {
-        let direct = self.url(role);
-        let database = direct.split(['/', '?']).nth(3).expect("an address with a database");
         let limit = format!("-c%20idle_in_transaction_session_timeout%3D{}", idle.as_millis());
-        format!("postgres://{role}@localhost/{database}?host={}&options={limit}", relay.folder().display())
+        format!("postgres://{role}@localhost/{}?host={}&options={limit}", self.name, relay.folder().display())
     }
 
     /// The database's address as a role.

@@ -163,16 +163,6 @@ impl Fleet {
         self.worker_on(self.db.worker.clone(), owner, lease)
     }
 
-    /// A worker with connections of its own, which a test can cut.
-    ///
-    /// # Panics
-    /// When the database fails.
-    pub async fn lone_worker(&self, owner: &str, lease: Duration) -> Engine {
-        let store =
-            Store::connect(&self.db.url("mw_worker"), crate::db::vault()).await.expect("a connection as mw_worker");
-        self.worker_on(store, owner, lease)
-    }
-
     /// A worker behind a relay. A session that stands still in a transaction ends after a third of the lease.
     ///
     /// # Panics

@@ -9,17 +9,15 @@ use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use model::operation::{Fact, OperationKind, OperationState, Problem, Wish};
 use model::plan::{Step, Target};
-use model::upgrade::{LabelPolicy, UpgradeState};
 use rollout::decide::{Decision, Run as StepRun, UNREACHABLE, decide};
-use rollout::plan::Layout;
 use rollout::ports::{Mark, Permit, World, WorldError};
 use rollout::step::{Check, Place, irrevocable};
-use store::{Claim, Item, Operation, Record, StoreError, WaveHead};
+use store::{Claim, Item, Operation, Record, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
-use crate::planner::{History, NoPlan, plan};
 
+mod begin;
 mod close;
 
 /// How many clusters' answers one operation waits for at once.
@@ -136,65 +134,6 @@ impl<'e> Run<'e> {
             let before = Instant::now();
             self.engine.store.renew(&self.claim, self.engine.settings.lease).await?;
             self.since = before;
-        }
-    }
-
-    /// Stores the plan, once, and says that the operation runs. Answers false when it was let go instead.
-    async fn prepare(&mut self, layout: Layout, world: &dyn World) -> Result<bool, StoreError> {
-        let (history, labels) = self.begin_stage().await?;
-        let layout = Layout { labels, ..layout };
-        let planned = match &self.operation.waves {
-            Some(_) => None,
-            None => match plan(&self.operation, &layout, world, history).await {
-                Ok(plan) => Some(plan),
-                Err(NoPlan::Problem(problem)) => {
-                    self.pause(problem, Vec::new()).await?;
-                    return Ok(false);
-                }
-                Err(NoPlan::World(error)) => {
-                    self.rest(&error).await?;
-                    return Ok(false);
-                }
-            },
-        };
-        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        if let Some(plan) = planned {
-            tx.store_plan(self.claim.operation, &plan).await?;
-            self.operation.waves =
-                Some(plan.waves.iter().map(|wave| WaveHead { title: wave.title.clone(), width: wave.width }).collect());
-            self.items = tx.items(self.claim.operation).await?;
-        }
-        let state = Some(OperationState::Running);
-        tx.record(&self.claim, &Record { state, ..Record::default() }, self.now()).await?;
-        tx.commit().await?;
-        Ok(true)
-    }
-
-    /// What the upgrade's stages have started so far. A retirement whose time has come is no longer a time of holding.
-    async fn begin_stage(&self) -> Result<(History, LabelPolicy), StoreError> {
-        let Some(upgrade) = self.operation.upgrade else { return Ok((Vec::new(), LabelPolicy::default())) };
-        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        let known = tx.lock_upgrade(upgrade).await?;
-        tx.record(&self.claim, &Record::default(), self.now()).await?;
-        if matches!(known.state, UpgradeState::Holding { .. }) {
-            tx.upgrade_retiring(upgrade, false, self.engine.clock.as_ref()).await?;
-        }
-        let history = tx.started(upgrade).await?;
-        tx.commit().await?;
-        Ok((history, known.choice.labels))
-    }
-
-    /// A step that was started under an earlier claim may still be on its way to the cluster. After this it is refused.
-    async fn fence_predecessor(&self, world: &dyn World) {
-        let permit = self.permit();
-        for item in self.items.iter().filter(|item| item.progress.started() && !item.progress.done) {
-            let goal = if let Step::Set { to, .. } = &item.step { to.as_deref() } else { None };
-            if let Some(target) = self.place(item).writes()
-                && let Err(error) = world.fence(&target, goal, &permit).await
-            {
-                // A silent cluster accepts nothing from anybody; the step itself will tell the user.
-                tracing::warn!(operation.id = %self.claim.operation, step = %item.step, error = &error as &dyn std::error::Error, "not fenced");
-            }
         }
     }
 

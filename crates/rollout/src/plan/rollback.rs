@@ -17,10 +17,7 @@ pub type Started = (Step, Option<String>);
 /// touches and not simply backwards.
 pub fn rollback(layout: &Layout, target: &Line, started: &[Started], survey: &Survey) -> Plan {
     let undone = undone(started);
-    let of = |wanted: fn(&Target) -> bool| {
-        let chosen = undone.iter().filter(move |step| matches!(step, Step::Set { target, .. } if wanted(target)));
-        chosen.cloned().collect::<Vec<_>>()
-    };
+    let of = |wanted: fn(&Target) -> bool| about(&undone, wanted);
     let canary = layout.current.revision != target.revision;
     let unused = canary.then(|| Step::AwaitUnused { revision: target.revision.clone() });
     let plan = Plan::default()
@@ -47,6 +44,11 @@ fn lines_back(of: &impl Fn(fn(&Target) -> bool) -> Vec<Step>) -> Plan {
 /// The steps that restore what was there before, the last one first.
 pub(super) fn undone(started: &[Started]) -> Vec<Step> {
     earliest(started).into_iter().rev().filter_map(|(step, capture)| undo(&step, &capture)).collect()
+}
+
+/// The steps that move a certain kind of target.
+pub(super) fn about(steps: &[Step], wanted: fn(&Target) -> bool) -> Vec<Step> {
+    steps.iter().filter(|step| matches!(step, Step::Set { target, .. } if wanted(target))).cloned().collect()
 }
 
 /// One entry for each target: the first capture is what was there before the upgrade, the last goal is what is there now.
