@@ -179,6 +179,18 @@ fn text<'v>(value: &'v Value, pointer: &str) -> Option<&'v str> {
 }
 
 /// Number at a JSON pointer; absent counts as zero, as Kubernetes writes it.
+/// The names of objects.
+fn names(objects: &[Value]) -> Vec<String> {
+    objects.iter().filter_map(|object| text(object, "/metadata/name").map(str::to_owned)).collect()
+}
+
+/// The query of a list by labels. Values are names of ours, which need no escapes.
+fn selector(labels: &[(&str, &str)]) -> String {
+    let terms: Vec<String> =
+        labels.iter().map(|(label, value)| format!("{}%3D{value}", label.replace('/', "%2F"))).collect();
+    format!("labelSelector={}", terms.join(","))
+}
+
 fn number(value: &Value, pointer: &str) -> i64 {
     value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
 }

@@ -1,6 +1,7 @@
 //! A mesh in a throw-away database over imagined clusters, and workers to run it: one builder makes the world.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -39,6 +40,8 @@ pub struct Fleet {
     pub width: usize,
     /// What upgrades do with namespaces that name the old revision.
     pub labels: LabelPolicy,
+    /// While true, the database fails whoever opens the mesh.
+    pub unreadable: Arc<AtomicBool>,
 }
 
 /// Reads layouts as the server does, and opens the imagined clusters.
@@ -47,12 +50,17 @@ struct FakeWorlds {
     store: Store,
     world: FakeWorld,
     width: usize,
+    unreadable: Arc<AtomicBool>,
 }
 
 #[async_trait]
 impl Worlds for FakeWorlds {
     async fn open(&self, tenant: TenantId, mesh: MeshId) -> Result<(Arc<dyn World>, Layout), Problem> {
-        let lost = |error: store::StoreError| Problem::new(worker::DATABASE, error.to_string(), "Try again.");
+        let failed = |said: String| Problem::new(worker::DATABASE, said, "Try again.");
+        if self.unreadable.load(Ordering::Relaxed) {
+            return Err(failed("it is unreadable".into()));
+        }
+        let lost = |error: store::StoreError| failed(error.to_string());
         let mut tx = self.store.begin(tenant).await.map_err(lost)?;
         let mesh = tx.mesh(mesh).await.map_err(lost)?;
         let line = |revision: store::Revision| Line {
@@ -141,8 +149,8 @@ impl Fleet {
         };
         tx.create_mesh(&new, now).await.expect("a mesh");
         tx.commit().await.expect("a commit");
-        let fleet =
-            Self { db, world: FakeWorld::new(&["c1", "c2"]), clock, mesh, width: 2, labels: LabelPolicy::Relabel };
+        let (world, unreadable) = (FakeWorld::new(&["c1", "c2"]), Arc::default());
+        let fleet = Self { db, world, clock, mesh, width: 2, labels: LabelPolicy::Relabel, unreadable };
         fleet.begin(OperationKind::CreateMesh, Value::Null).await;
         fleet.run().await;
         for (namespace, label) in [
@@ -174,7 +182,8 @@ impl Fleet {
     }
 
     fn worker_on(&self, store: Store, owner: &str, lease: Duration) -> Engine {
-        let worlds = FakeWorlds { store: store.clone(), world: self.world.clone(), width: self.width };
+        let (world, unreadable) = (self.world.clone(), self.unreadable.clone());
+        let worlds = FakeWorlds { store: store.clone(), world, width: self.width, unreadable };
         let settings = Settings {
             owner: owner.into(),
             lease,

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use model::Name;
 use model::injection::{Injection, Injector, NamespaceLabels, PodLabels, decide};
 use model::plan::{Sidecar, Target, WorkloadKind, WorkloadRef};
-use model::survey::Survey;
 use model::version::{RevisionName, Version};
-use rollout::plan::data_plane::{label_value, labels_of};
+use rollout::plan::data_plane::labels_of;
 use rollout::ports::{Mark, Permit, WorldError};
 use tokio::sync::Notify;
 
@@ -76,7 +75,6 @@ struct State {
     calls: u64,
     cut: Option<(u64, Cut)>,
     cut_reached: bool,
-    low_water: BTreeMap<(Name, WorkloadRef), usize>,
 }
 
 /// The world. Clones share it.
@@ -187,11 +185,6 @@ impl FakeWorld {
         self.lock().calls
     }
 
-    /// The lowest number of living pods that each workload ever had.
-    pub fn low_water(&self) -> Vec<usize> {
-        self.lock().low_water.values().copied().collect()
-    }
-
     /// Everything there is, as text to compare: values, labels, stamps and what live pods carry.
     pub fn picture(&self) -> String {
         let state = self.lock();
@@ -298,8 +291,6 @@ impl State {
         workload.pods.rotate_left(count.min(total));
         workload.pods[total - count.min(total)..].fill(carried);
         workload.outdated = workload.outdated.saturating_sub(count);
-        let living = workload.pods.len();
-        self.low_water.entry(key.clone()).and_modify(|low| *low = (*low).min(living)).or_insert(living);
     }
 
     fn write(&mut self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError> {
@@ -333,10 +324,4 @@ impl State {
 /// The proxy image of a release, in every fake and test.
 pub fn image(release: &Version) -> String {
     format!("lab/proxyv2:{}", release.community())
-}
-
-/// The label of a namespace in a survey, as a target's value.
-pub fn label_of(survey: &Survey, namespace: &str) -> Option<String> {
-    let all = survey.members.iter().flat_map(|member| &member.namespaces);
-    all.filter(|known| known.name == namespace).find_map(|known| label_value(&known.labels))
 }

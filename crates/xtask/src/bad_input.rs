@@ -144,8 +144,8 @@ impl Stage<'_> {
     }
 
     fn judge(&self, row: &Row, answer: Result<String>) -> Result<String> {
-        let said = match (&row.code, &row.ok, answer) {
-            (Some(code), None, Err(said)) if said.contains(&format!("({code})")) => said,
+        let (code, said) = match (&row.code, &row.ok, answer) {
+            (Some(code), None, Err(said)) if said.contains(&format!("({code})")) => (code, said),
             (Some(code), None, answer) => return Err(format!("{code} was expected, not {answer:?}")),
             (None, Some(wanted), Ok(_)) => {
                 let state = field(&self.newest()?, "state")?;
@@ -157,11 +157,9 @@ impl Stage<'_> {
         if let Some(wanted) = row.says.as_ref().filter(|wanted| !said.contains(wanted.as_str())) {
             return Err(format!("{wanted:?} is not in: {said}"));
         }
-        let explained = said.trim().lines().any(|line| {
-            line.trim().len() > 10 && !line.contains(&format!("({})", row.code.as_deref().unwrap_or_default()))
-        });
-        let advice = said.lines().count() > 1 && explained;
-        if advice { Ok(said) } else { Err(format!("it does not say what to do: {said}")) }
+        // The hint stands in a line of its own, after the one that ends with the code.
+        let hint = said.trim().lines().find(|line| line.trim().len() > 10 && !line.contains(&format!("({code})")));
+        if hint.is_some() { Ok(said) } else { Err(format!("it does not say what to do: {said}")) }
     }
 
     fn newest(&self) -> Result<Value> {

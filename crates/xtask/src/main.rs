@@ -47,7 +47,7 @@ enum Task {
 #[derive(Debug, Subcommand)]
 enum Scenario {
     /// Register, create, canary, promote, roll, retire; what `deploy/quickstart` runs.
-    Quickstart(scenario::Quickstart),
+    Quickstart(scenario::Tour),
     /// The main job on clusters that are there already; what `deploy/quickstart --kubeconfig` runs.
     Own(scenario::own::Own),
     /// Everything that `tests/run` wants to see on the lab.

@@ -24,8 +24,9 @@ pub(crate) const NEW: Known = ("1.27.9.1", "1-27-9", "lab/proxyv2:1.27.9");
 /// What the catalogue holds: each version with the charts that it takes.
 pub(crate) const CATALOGUE: [(&str, &str); 2] = [("1.25.1.1", "1.25.1"), ("1.27.9.1", "1.27.9")];
 
+/// How a newcomer wants to be shown around.
 #[derive(Debug, Args)]
-pub(crate) struct Quickstart {
+pub(crate) struct Tour {
     /// End when the main job is done instead of staying up.
     #[arg(long)]
     exit_when_done: bool,
@@ -38,6 +39,13 @@ pub(crate) struct Quickstart {
     /// Folder for the server's state.
     #[arg(long)]
     dir: PathBuf,
+}
+
+impl Tour {
+    fn report(&self, report: &Value) -> Result<()> {
+        let Some(file) = &self.report else { return Ok(()) };
+        std::fs::write(file, format!("{report:#}\n")).map_err(|error| format!("{}: {error}", file.display()))
+    }
 }
 
 /// Seconds of each part, in order.
@@ -56,6 +64,10 @@ impl Parts {
         println!("   {seconds:.0} s");
         self.0.push((title.into(), seconds));
         Ok(done)
+    }
+
+    fn json(&self) -> Vec<Value> {
+        self.0.iter().map(|(title, seconds)| json!({ "part": title, "seconds": seconds })).collect()
     }
 }
 
@@ -99,7 +111,7 @@ pub(crate) fn ask(server: &Server, verb: &str, upgrade: &str, wanted: &str) -> R
     if state == wanted { Ok(()) } else { Err(format!("{verb} led to {state}, not to {wanted}")) }
 }
 
-pub(crate) fn quickstart(options: &Quickstart) -> Result<()> {
+pub(crate) fn quickstart(options: &Tour) -> Result<()> {
     let mut parts = Parts::new();
     // The mesh comes up on the old version while the new one is still being built, the first time.
     let newest = Lab::build(&["istio-1.27.9"])?;
@@ -130,13 +142,9 @@ pub(crate) fn quickstart(options: &Quickstart) -> Result<()> {
     let assertions = parts.run("look at what came of it", || assertions(&lab, &server, &recording))?;
     println!("\n{}", server.cli(&["mesh", "workloads", "demo"])?);
     println!("{}", server.cli(&["mesh", "proxies", "demo"])?);
-    let report = json!({
-        "parts": parts.0.iter().map(|(title, seconds)| json!({ "part": title, "seconds": seconds })).collect::<Vec<_>>(),
-        "meshwright_seconds": meshwright_seconds, "assertions": assertions,
-    });
-    if let Some(file) = &options.report {
-        std::fs::write(file, format!("{report:#}\n")).map_err(|error| format!("{}: {error}", file.display()))?;
-    }
+    options.report(
+        &json!({ "parts": parts.json(), "meshwright_seconds": meshwright_seconds, "assertions": assertions }),
+    )?;
     println!("1.25.1 → 1.27.9 in {meshwright_seconds:.0} s of Meshwright's own work: {assertions}");
     if options.exit_when_done {
         return Ok(());

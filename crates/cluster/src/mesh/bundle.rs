@@ -8,7 +8,7 @@ use model::plan::Target;
 use rollout::ports::{Mark, Permit, Seen, Settled, WorldError};
 use serde_json::{Value, json};
 
-use super::{MeshWorld, kinds, mark_of, preconditions, text};
+use super::{MeshWorld, kinds, mark_of, preconditions, selector, text};
 use crate::door::Door;
 
 /// Marks an object as ours, with the mesh that it belongs to.
@@ -230,14 +230,7 @@ impl MeshWorld {
     async fn sweep(&self, door: &Door, target: &Target, objects: &[Value], permit: &Permit) -> Result<(), WorldError> {
         let named = |object: &Value| text(object, "/kind").filter(|kind| *kind != "Namespace").map(str::to_owned);
         let kinds: BTreeSet<String> = objects.iter().filter_map(named).collect();
-        let encode = |label: &str| label.replace('/', "%2F");
-        let selector = format!(
-            "labelSelector={}%3D{},{}%3D{}",
-            encode(OWNER_LABEL),
-            self.namespace(),
-            encode(BUNDLE_LABEL),
-            Self::inventory_name(target)
-        );
+        let selector = selector(&[(OWNER_LABEL, self.namespace()), (BUNDLE_LABEL, &Self::inventory_name(target))]);
         for kind in kinds {
             let Some(collection) = kinds::collection(&kind) else { continue };
             for mut left in door.list(&collection, &selector).await? {

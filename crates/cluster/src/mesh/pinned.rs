@@ -4,7 +4,7 @@ use model::version::RevisionName;
 use rollout::plan::data_plane::REV_LABEL;
 use rollout::ports::WorldError;
 
-use super::{MemberDoor, MeshWorld, text};
+use super::{MemberDoor, MeshWorld, selector, text};
 
 /// Istio's kinds and the Gateway API's Gateway, with the version that every release that we run serves.
 const RESOURCES: [&str; 15] = [
@@ -45,7 +45,7 @@ impl MeshWorld {
 
 /// A kind that the cluster does not know has no objects.
 pub(super) async fn pinned_in(member: &MemberDoor, revision: &RevisionName) -> Result<Vec<String>, WorldError> {
-    let selector = format!("labelSelector={}%3D{revision}", REV_LABEL.replace('/', "%2F"));
+    let selector = selector(&[(REV_LABEL, revision.as_str())]);
     let lists = RESOURCES.iter().map(|resource| {
         let selector = selector.as_str();
         async move { Ok((resource, member.door.list(&format!("/apis/{resource}"), selector).await?)) }

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::pinned::pinned_in;
 use super::single::{MUTATING, own_name};
-use super::{MeshWorld, text};
+use super::{MeshWorld, names, selector, text};
 
 /// istiod's debug port.
 const DEBUG: u16 = 8080;
@@ -29,19 +29,18 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 impl MeshWorld {
     /// The replicas of a revision that exist, ready or not, ending or not.
     pub(super) async fn replicas(&self, revision: &RevisionName) -> Result<Vec<String>, WorldError> {
-        let pods = self.istiods(revision).await?;
-        Ok(pods.iter().filter_map(|pod| text(pod, "/metadata/name").map(str::to_owned)).collect())
+        Ok(names(&self.istiods(revision).await?))
     }
 
     /// The replicas that are there to stay. One that is ending drains for half a minute and answers nobody.
     async fn lasting_replicas(&self, revision: &RevisionName) -> Result<Vec<String>, WorldError> {
         let mut pods = self.istiods(revision).await?;
         pods.retain(|pod| pod.pointer("/metadata/deletionTimestamp").is_none());
-        Ok(pods.iter().filter_map(|pod| text(pod, "/metadata/name").map(str::to_owned)).collect())
+        Ok(names(&pods))
     }
 
     async fn istiods(&self, revision: &RevisionName) -> Result<Vec<Value>, WorldError> {
-        let query = format!("labelSelector=app%3Distiod,istio.io%2Frev%3D{revision}");
+        let query = selector(&[("app", "istiod"), (REV_LABEL, revision.as_str())]);
         self.config.hosting.list(&format!("/api/v1/namespaces/{}/pods", self.namespace()), &query).await
     }
 
@@ -193,7 +192,7 @@ impl MeshWorld {
         let templates =
             snapshot.workloads.values().filter(|record| !aliased && record.template.rev.as_deref() == Some(name));
         users.extend(templates.map(|record| format!("pod template of {} in {}", record.workload, member.name)));
-        let selector = format!("labelSelector={}%3D{name}", REV_LABEL.replace('/', "%2F"));
+        let selector = selector(&[(REV_LABEL, name)]);
         if !aliased {
             let namespaces = member.door.list("/api/v1/namespaces", &selector).await?;
             users.extend(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use model::ids::UpgradeId;
 use model::plan::Target;
 use model::rules::Strategy;
-use model::upgrade::Verb;
+use model::upgrade::{UpgradeState, Verb};
 use serde_json::Value;
 use testkit::relay::{Moment, Relay};
 use testkit::world::Cut as WorldCut;
@@ -242,6 +242,9 @@ async fn cut(case: Case) -> Option<String> {
                 let state = fleet.upgrade(upgrade).await.state;
                 if state.done() {
                     return Some("unreached: it ended before the cut".into());
+                }
+                if matches!(state, UpgradeState::Paused { .. }) {
+                    return Some(format!("stuck: {state:?} before the cut"));
                 }
                 if state.allowed().contains(&Verb::Promote) {
                     fleet.press(upgrade, Verb::Promote, Value::Null).await.expect("promote fits");

@@ -6,7 +6,7 @@ use std::process::Command;
 use clap::Args;
 use serde_json::json;
 
-use super::{NEW, OLD, Parts, ask, plan};
+use super::{NEW, OLD, Parts, Tour, ask, plan};
 use crate::server::Server;
 use crate::{Result, output};
 
@@ -27,18 +27,8 @@ pub(crate) struct Own {
     /// The helm program.
     #[arg(long, default_value = "helm")]
     helm: PathBuf,
-    /// End when the main job is done instead of staying up.
-    #[arg(long)]
-    exit_when_done: bool,
-    /// Write seconds for each part to this file.
-    #[arg(long)]
-    report: Option<PathBuf>,
-    /// Where the API listens.
-    #[arg(long, default_value = "127.0.0.1:8080")]
-    listen: String,
-    /// Folder for the server's state.
-    #[arg(long)]
-    dir: PathBuf,
+    #[command(flatten)]
+    tour: Tour,
 }
 
 /// The charts of a version, out of Istio's own module.
@@ -47,16 +37,16 @@ fn charts(version: &str) -> Result<String> {
 }
 
 pub(crate) fn run(options: &Own) -> Result<()> {
-    let mut parts = Parts::new();
+    let (mut parts, tour) = (Parts::new(), &options.tour);
     let releases =
         parts.run("fetch Istio's charts", || Ok([(OLD.0, charts("1.25.1")?), (NEW.0, charts("1.27.9")?)]))?;
     let server = parts.run("start Meshwright", || {
         let mut run = Command::new("target/debug/meshwright-server");
-        run.args(["dev", "--listen", &options.listen, "--hub", &options.hub, "--dir"]).arg(options.dir.join("server"));
+        run.args(["dev", "--listen", &tour.listen, "--hub", &options.hub, "--dir"]).arg(tour.dir.join("server"));
         run.arg("--hosting-kubeconfig").arg(&options.hosting_kubeconfig).arg("--helm").arg(&options.helm);
         run.args(options.allow_network.iter().flat_map(|network| ["--allow-network", network]));
         run.args(releases.iter().flat_map(|(version, charts)| ["--release".into(), format!("{version}={charts}")]));
-        Server::spawn(run, &options.dir, &options.listen)
+        Server::spawn(run, &tour.dir, &tour.listen)
     })?;
     let names: Vec<String> = (1..=options.kubeconfigs.len()).map(|number| format!("c{number}")).collect();
     parts.run("register your clusters", || {
@@ -74,12 +64,7 @@ pub(crate) fn run(options: &Own) -> Result<()> {
     let upgrade = parts.run("canary: bring 1.27.9 up beside 1.25.1", || plan(&server, NEW.0, "canary", "0"))?;
     parts.run("promote, roll every sidecar, retire 1.25.1", || ask(&server, "promote", &upgrade, "succeeded"))?;
     println!("\n{}", server.cli(&["mesh", "workloads", "demo"])?);
-    if let Some(file) = &options.report {
-        let parts: Vec<_> =
-            parts.0.iter().map(|(title, seconds)| json!({ "part": title, "seconds": seconds })).collect();
-        let report = json!({ "parts": parts });
-        std::fs::write(file, format!("{report:#}\n")).map_err(|error| format!("{}: {error}", file.display()))?;
-    }
+    tour.report(&json!({ "parts": parts.json() }))?;
     println!("The mesh stays in your clusters. To take it down: meshwright mesh delete demo --wait");
-    if options.exit_when_done { Ok(()) } else { super::stay(&server) }
+    if tour.exit_when_done { Ok(()) } else { super::stay(&server) }
 }

@@ -1,0 +1,75 @@
+//! Workers that stop, wake up too late, or lose their database, on a real Postgres and imagined clusters.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use model::rules::Strategy;
+use model::upgrade::Verb;
+use serde_json::json;
+use testkit::Fleet;
+use testkit::world::Cut;
+use tokio::sync::Notify;
+
+fn state(upgrade: &store::Upgrade) -> &'static str {
+    upgrade.state.as_str()
+}
+
+/// A worker that was stopped in the middle of a write.
+struct Zombie {
+    go_on: Arc<Notify>,
+    asleep: tokio::task::JoinHandle<Result<usize, store::StoreError>>,
+}
+
+impl Zombie {
+    async fn wakes_up_and_writes_nothing(self, fleet: &Fleet) {
+        let journal = fleet.world.journal();
+        self.go_on.notify_one();
+        self.asleep.await.expect("no panic").expect("a readable queue");
+        assert_eq!(fleet.world.journal(), journal, "the zombie's patch was refused");
+    }
+}
+
+/// A promotion whose worker is stopped at its first write; its lease is short.
+async fn stopped_in_a_promotion() -> (Fleet, model::ids::UpgradeId, Zombie) {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
+    fleet.go(upgrade, Verb::Start).await;
+    fleet.press(upgrade, Verb::Promote, json!(null)).await.expect("promote fits");
+    let go_on = Arc::new(Notify::new());
+    fleet.world.cut_at(1, Cut::Frozen(go_on.clone()));
+    let worker = fleet.worker("zombie", Duration::from_millis(300));
+    let asleep = tokio::spawn(async move { worker.run_due().await });
+    assert!(fleet.world.cut_reached(Duration::from_secs(10)).await);
+    fleet.world.heal();
+    (fleet, upgrade, Zombie { go_on, asleep })
+}
+
+#[tokio::test]
+async fn a_zombie_that_wakes_up_after_a_takeover_writes_nothing() {
+    let (fleet, upgrade, zombie) = stopped_in_a_promotion().await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    fleet.run().await;
+    zombie.wakes_up_and_writes_nothing(&fleet).await;
+    assert_eq!(state(&fleet.upgrade(upgrade).await), "succeeded");
+}
+
+/// The promise of a pause: from the moment it is visible no cluster accepts a write, not even one of a worker that was
+/// stopped in the middle of it and goes on now.
+#[tokio::test]
+async fn a_zombie_that_wakes_up_after_a_pause_writes_nothing() {
+    let (fleet, upgrade, zombie) = stopped_in_a_promotion().await;
+    fleet.press(upgrade, Verb::Pause, json!(null)).await.expect("pause fits");
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    fleet.run().await;
+    assert_eq!(state(&fleet.upgrade(upgrade).await), "paused");
+    zombie.wakes_up_and_writes_nothing(&fleet).await;
+}
+
+#[tokio::test]
+async fn a_database_that_fails_while_the_mesh_is_opened_asks_nobody() {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
+    fleet.unreadable.store(true, Ordering::Relaxed);
+    assert_eq!(state(&fleet.go(upgrade, Verb::Start).await), "prechecking", "it is tried again, not paused");
+}
