@@ -128,7 +128,7 @@ func (p *proxies) start(ctx context.Context, name string, pod *corev1.Pod, sidec
 	if err := writeJSON(file, bootstrap); err != nil {
 		return nil, err
 	}
-	return p.supervisor.start(name, exec.Command(envoy, "--config-path", file, "--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning"))
+	return p.supervisor.start(name, exec.Command(envoy, "--config-path", file, "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"))
 }
 
 type object = map[string]any
