@@ -3,6 +3,8 @@
 //! Nothing here reads a clock, a file or a socket, and nothing is async. Every other crate translates to and from
 //! these types.
 
+pub mod access;
+pub mod audit;
 pub mod clock;
 pub mod ids;
 pub mod injection;

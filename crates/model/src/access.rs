@@ -1,0 +1,242 @@
+//! Who may do what: one table, and one function that reads it.
+//!
+//! A principal has grants. A grant is a role on everything of a tenant, on one mesh, or on one cluster.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::ids::{ClusterId, MeshId};
+
+/// What a grant allows. The table is [`Role::allows`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// Reads everything, the audit log and the list of keys included, and changes nothing.
+    Auditor,
+    /// Reads meshes, clusters, upgrades and what happened to them.
+    Viewer,
+    /// A viewer who also changes them.
+    Operator,
+    /// Everything within the tenant, keys and access included.
+    Owner,
+}
+
+/// What somebody may want to do. Every route names exactly one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Action {
+    /// Look at the catalogue, at meshes, clusters, upgrades, operations and events.
+    Read,
+    /// Register, forget or re-credential a cluster.
+    ChangeClusters,
+    /// Create, change or delete a mesh; restart workloads; label namespaces.
+    ChangeMeshes,
+    /// Plan an upgrade and press its buttons.
+    Upgrade,
+    /// Look at keys and at who has access.
+    ReadAccess,
+    /// Make, rotate or revoke keys; give or take access.
+    ChangeAccess,
+    /// Read, verify and export the audit log.
+    ReadAudit,
+}
+
+impl Role {
+    /// Every role there is.
+    pub const ALL: [Self; 4] = [Self::Auditor, Self::Viewer, Self::Operator, Self::Owner];
+
+    /// The table of what each role allows.
+    pub const fn allows(self, action: Action) -> bool {
+        use Action as A;
+        match self {
+            Self::Owner => true,
+            Self::Operator => matches!(action, A::Read | A::ChangeClusters | A::ChangeMeshes | A::Upgrade),
+            Self::Viewer => matches!(action, A::Read),
+            Self::Auditor => matches!(action, A::Read | A::ReadAccess | A::ReadAudit),
+        }
+    }
+
+    /// The written form.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auditor => "auditor",
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Owner => "owner",
+        }
+    }
+
+    /// The least role that allows an action, for a message.
+    pub fn least_for(action: Action) -> Self {
+        Self::ALL.into_iter().find(|role| *role != Self::Auditor && role.allows(action)).unwrap_or(Self::Owner)
+    }
+}
+
+impl FromStr for Role {
+    type Err = UnknownRole;
+
+    fn from_str(text: &str) -> Result<Self, UnknownRole> {
+        Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or(UnknownRole)
+    }
+}
+
+/// A text that names no role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a role is owner, operator, viewer or auditor")]
+pub struct UnknownRole;
+
+impl Action {
+    /// Every action there is.
+    pub const ALL: [Self; 7] = [
+        Self::Read,
+        Self::ChangeClusters,
+        Self::ChangeMeshes,
+        Self::Upgrade,
+        Self::ReadAccess,
+        Self::ChangeAccess,
+        Self::ReadAudit,
+    ];
+}
+
+/// What a grant is on. Its written form is the id itself; everything of the tenant is written `tenant`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// Everything of the tenant.
+    Tenant,
+    /// One mesh with its upgrades, operations and data plane.
+    Mesh(MeshId),
+    /// One cluster with its own operations.
+    Cluster(ClusterId),
+}
+
+/// A text that names no scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a scope is 'tenant', the id of a mesh or the id of a cluster")]
+pub struct UnknownScope;
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tenant => f.write_str("tenant"),
+            Self::Mesh(id) => id.fmt(f),
+            Self::Cluster(id) => id.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Scope {
+    type Err = UnknownScope;
+
+    fn from_str(text: &str) -> Result<Self, UnknownScope> {
+        if text == "tenant" {
+            return Ok(Self::Tenant);
+        }
+        let mesh = text.parse().map(Self::Mesh);
+        mesh.or_else(|_| text.parse().map(Self::Cluster)).map_err(|_| UnknownScope)
+    }
+}
+
+/// A role on something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grant {
+    /// The role.
+    pub role: Role,
+    /// On what.
+    pub scope: Scope,
+}
+
+/// What [`authorize`] answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Go on.
+    Allowed,
+    /// The principal may see the thing, but not do this with it.
+    Forbidden,
+    /// The principal may not even know that the thing is there.
+    Hidden,
+}
+
+/// The one decision: may somebody with these grants do this with that?
+///
+/// A thing may lie in several scopes: an operation belongs to its mesh and to its cluster. One that covers it is enough.
+/// An empty list means the tenant as a whole.
+pub fn authorize(grants: &[Grant], action: Action, on: &[Scope]) -> Verdict {
+    let covers = |grant: &&Grant| grant.scope == Scope::Tenant || on.contains(&grant.scope);
+    let covering: Vec<&Grant> = grants.iter().filter(covers).collect();
+    if covering.iter().any(|grant| grant.role.allows(action)) {
+        Verdict::Allowed
+    } else if on.is_empty() || covering.iter().any(|grant| grant.role.allows(Action::Read)) {
+        Verdict::Forbidden
+    } else {
+        Verdict::Hidden
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn the_table_of_roles() {
+        let mut table = String::new();
+        for action in Action::ALL {
+            let roles: Vec<&str> = Role::ALL.into_iter().filter(|role| role.allows(action)).map(Role::as_str).collect();
+            table += &format!("{action:?}: {}\n", roles.join(" "));
+        }
+        assert_eq!(
+            table,
+            "Read: auditor viewer operator owner\n\
+             ChangeClusters: operator owner\n\
+             ChangeMeshes: operator owner\n\
+             Upgrade: operator owner\n\
+             ReadAccess: auditor owner\n\
+             ChangeAccess: owner\n\
+             ReadAudit: auditor owner\n"
+        );
+    }
+
+    fn mesh(bits: u128) -> Scope {
+        Scope::Mesh(MeshId(Uuid::from_u128(bits)))
+    }
+
+    #[test]
+    fn a_narrowed_grant_reaches_its_own_thing_and_hides_the_others() {
+        let grants = [Grant { role: Role::Operator, scope: mesh(1) }, Grant { role: Role::Viewer, scope: mesh(2) }];
+        assert_eq!(authorize(&grants, Action::Upgrade, &[mesh(1)]), Verdict::Allowed);
+        assert_eq!(authorize(&grants, Action::Upgrade, &[mesh(2)]), Verdict::Forbidden);
+        assert_eq!(authorize(&grants, Action::Upgrade, &[mesh(3)]), Verdict::Hidden);
+        assert_eq!(authorize(&grants, Action::Read, &[]), Verdict::Forbidden, "the tenant as a whole");
+    }
+
+    #[test]
+    fn an_owner_of_one_mesh_is_nobody_elsewhere() {
+        let grants = [Grant { role: Role::Owner, scope: mesh(1) }];
+        assert_eq!(authorize(&grants, Action::ChangeAccess, &[]), Verdict::Forbidden);
+        assert_eq!(authorize(&grants, Action::ReadAudit, &[]), Verdict::Forbidden);
+    }
+
+    #[test]
+    fn scopes_and_roles_read_back_as_they_were_written() {
+        let cluster = Scope::Cluster(ClusterId(Uuid::from_u128(9)));
+        for scope in [Scope::Tenant, mesh(7), cluster] {
+            assert_eq!(scope.to_string().parse(), Ok(scope));
+        }
+        for role in Role::ALL {
+            assert_eq!(role.as_str().parse(), Ok(role));
+        }
+        assert_eq!("everything".parse::<Scope>(), Err(UnknownScope));
+        assert_eq!("admin".parse::<Role>(), Err(UnknownRole));
+    }
+
+    proptest! {
+        /// More grants never take anything away, and nothing is allowed that no single grant allows.
+        #[test]
+        fn grants_only_add(picks in prop::collection::vec((0usize..4, 0u128..4), 0..5), action in 0usize..7, on in 0u128..4) {
+            let scope = |bits: u128| if bits == 0 { Scope::Tenant } else { mesh(bits) };
+            let grants: Vec<Grant> = picks.iter().map(|(role, bits)| Grant { role: Role::ALL[*role], scope: scope(*bits) }).collect();
+            let (action, on) = (Action::ALL[action], if on == 0 { Vec::new() } else { vec![mesh(on)] });
+            let alone = grants.iter().any(|grant| authorize(&[*grant], action, &on) == Verdict::Allowed);
+            prop_assert_eq!(authorize(&grants, action, &on) == Verdict::Allowed, alone);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+
+const TENANT: TenantId = TenantId(Uuid::from_u128(1));
+
+/// Not a cryptographic digest: enough for tests that do not search for collisions.
+fn sum(bytes: &[u8]) -> Digest {
+    let mut state = [0xcbf2_9ce4_8422_2325_u64, 0x9e37_79b9_7f4a_7c15, 0x1234_5678_9abc_def1, 7];
+    for byte in bytes {
+        for (lane, place) in state.iter_mut().zip(1u64..) {
+            *lane = (*lane ^ u64::from(*byte) ^ place).wrapping_mul(0x0100_0000_01b3).rotate_left(9);
+        }
+    }
+    let mut digest = [0; 32];
+    for (part, lane) in digest.chunks_mut(8).zip(state) {
+        part.copy_from_slice(&lane.to_be_bytes());
+    }
+    digest
+}
+
+fn entry(number: i64) -> Entry {
+    Entry {
+        at: Timestamp::from_microsecond(1_790_000_000_000_000 + number).expect("a time"),
+        actor: format!("key_{}", number % 3),
+        action: "createMesh".into(),
+        target: format!("mesh_{number}"),
+        request_id: (number % 2 == 0).then(|| format!("request-{number}")),
+        before: (number % 3 == 0).then_some([1; 32]),
+        after: Some(sum(&number.to_be_bytes())),
+    }
+}
+
+fn chain(entries: impl IntoIterator<Item = Entry>) -> Vec<Linked> {
+    let mut head = GENESIS;
+    let link = |entry: Entry| {
+        let (linked, next) = entry.link(TENANT, &head, sum);
+        head = next;
+        linked
+    };
+    entries.into_iter().map(link).collect()
+}
+
+fn read(chain: &[Linked], anchors: &[Anchor]) -> Result<Head, Breach> {
+    let mut verifier = Verifier::new(TENANT, anchors, sum);
+    chain.iter().try_for_each(|next| verifier.read(next))?;
+    verifier.end()
+}
+
+fn anchor(of: &Linked) -> Anchor {
+    Anchor { tenant: TENANT, seq: of.seq, hash: of.hash, at: of.entry.at }
+}
+
+#[test]
+fn an_honest_chain_is_fine_with_and_without_anchors() {
+    let honest = chain((1..=20).map(entry));
+    assert_eq!(read(&honest, &[]).map(|head| head.seq), Ok(20));
+    assert_eq!(read(&honest, &[anchor(&honest[4]), anchor(&honest[19])]).map(|head| head.seq), Ok(20));
+    assert_eq!(read(&[], &[]), Ok(GENESIS));
+}
+
+#[test]
+fn anchors_of_another_tenant_say_nothing() {
+    let honest = chain((1..=3).map(entry));
+    let other = Anchor { tenant: TenantId(Uuid::from_u128(2)), ..anchor(&honest[2]) };
+    assert!(read(&honest[..1], &[other]).is_ok());
+}
+
+/// What somebody with the database's password can do.
+#[derive(Debug, Clone)]
+enum Attack {
+    Change {
+        at: usize,
+        field: usize,
+    },
+    Remove {
+        at: usize,
+    },
+    Insert {
+        at: usize,
+    },
+    Swap {
+        at: usize,
+    },
+    CutOff {
+        at: usize,
+    },
+    /// All digests from here on are computed anew: the chain holds together.
+    Rewrite {
+        at: usize,
+        field: usize,
+    },
+}
+
+const LENGTH: usize = 24;
+/// The last anchor was taken here; what is younger is not proved.
+const ANCHORED: usize = 18;
+
+fn attack() -> impl Strategy<Value = Attack> {
+    let at = 0..LENGTH;
+    let field = 0usize..7;
+    prop_oneof![
+        (at.clone(), field.clone()).prop_map(|(at, field)| Attack::Change { at, field }),
+        at.clone().prop_map(|at| Attack::Remove { at }),
+        at.clone().prop_map(|at| Attack::Insert { at }),
+        (0..LENGTH - 1).prop_map(|at| Attack::Swap { at }),
+        at.clone().prop_map(|at| Attack::CutOff { at }),
+        (at, field).prop_map(|(at, field)| Attack::Rewrite { at, field }),
+    ]
+}
+
+fn spoil(entry: &mut Entry, field: usize) {
+    match field {
+        0 => entry.at = Timestamp::from_microsecond(entry.at.as_microsecond() + 1).expect("a time"),
+        1 => entry.actor.push('x'),
+        2 => entry.action.push('x'),
+        3 => entry.target.push('x'),
+        4 => entry.request_id = Some(entry.request_id.take().map_or("x".into(), |id| id + "x")),
+        5 => entry.before = if entry.before.is_some() { None } else { Some([9; 32]) },
+        _ => entry.after = None,
+    }
+}
+
+/// Carries the attack out, and says from which place on the chain differs from the honest one.
+fn carry_out(honest: &[Linked], attack: &Attack) -> (Vec<Linked>, usize) {
+    let mut log = honest.to_vec();
+    match *attack {
+        Attack::Change { at, field } => {
+            spoil(&mut log[at].entry, field);
+            (log, at)
+        }
+        Attack::Remove { at } => {
+            log.remove(at);
+            (log, at)
+        }
+        Attack::Insert { at } => {
+            log.insert(at, Linked { seq: log[at].seq, entry: entry(99), hash: [3; 32] });
+            (log, at)
+        }
+        Attack::Swap { at } => {
+            log.swap(at, at + 1);
+            (log, at)
+        }
+        Attack::CutOff { at } => {
+            log.truncate(at);
+            (log, at)
+        }
+        Attack::Rewrite { at, field } => {
+            let mut entries: Vec<Entry> = log.into_iter().map(|linked| linked.entry).collect();
+            spoil(&mut entries[at], field);
+            (chain(entries), at)
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
+    /// Every attack is found, but for those that touch only what is younger than the last anchor and leave a chain that
+    /// holds together.
+    #[test]
+    fn every_attack_on_what_was_anchored_is_found(attack in attack()) {
+        let honest = chain((1..).map(entry).take(LENGTH));
+        let (log, from) = carry_out(&honest, &attack);
+        let found = read(&log, &[anchor(&honest[10]), anchor(&honest[ANCHORED - 1])]);
+        let holds = matches!(attack, Attack::CutOff { .. } | Attack::Rewrite { .. })
+            || matches!(attack, Attack::Remove { at } if at == LENGTH - 1);
+        if holds && from >= ANCHORED {
+            prop_assert!(found.is_ok(), "nobody can know: {:?}", found);
+        } else {
+            prop_assert!(found.is_err(), "{:?} was not found", attack);
+        }
+    }
+}
