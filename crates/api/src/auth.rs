@@ -1,10 +1,11 @@
-//! Who calls: an API key names its tenant, its digest decides. The tenant comes from here and from nowhere else.
+//! Who calls, and what they may do. The tenant comes from the credential and from nowhere else.
 
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use model::access::{Action, Grant, Scope, Verdict, authorize};
 use model::ids::TenantId;
-use store::{KeyText, Role, StoreError, Tx};
+use store::{KeyText, Reach, StoreError, Tx};
 
 use crate::App;
 use crate::problem::{ApiError, Result};
@@ -13,7 +14,9 @@ use crate::problem::{ApiError, Result};
 #[derive(Debug)]
 pub(crate) struct Caller {
     pub(crate) tenant: TenantId,
-    pub(crate) role: Role,
+    /// Who it is, as the audit log names them.
+    pub(crate) principal: String,
+    grants: Vec<Grant>,
     pub(crate) app: App,
 }
 
@@ -23,14 +26,31 @@ impl Caller {
         Ok(self.app.store.begin(self.tenant).await?)
     }
 
-    /// Refuses callers that may only read.
-    pub(crate) fn may_change(&self) -> Result<()> {
-        if self.role >= Role::Operator { Ok(()) } else { Err(ApiError::forbidden("operator")) }
+    /// Refuses what none of the caller's grants allows on the tenant as a whole.
+    pub(crate) fn may(&self, action: Action) -> Result<()> {
+        self.may_with(action, &[], "tenant")
     }
 
-    /// Refuses everybody but owners.
-    pub(crate) fn may_own(&self) -> Result<()> {
-        if self.role == Role::Owner { Ok(()) } else { Err(ApiError::forbidden("owner")) }
+    /// Refuses what none of the caller's grants allows on a thing; one that they may not even see is not there.
+    pub(crate) fn may_with(&self, action: Action, on: &[Scope], what: &str) -> Result<()> {
+        match authorize(&self.grants, action, on) {
+            Verdict::Allowed => Ok(()),
+            Verdict::Forbidden => Err(ApiError::forbidden(action)),
+            Verdict::Hidden => Err(ApiError::not_found(what)),
+        }
+    }
+
+    /// What lists show this caller: everything, or what their grants reach.
+    pub(crate) fn reach(&self) -> Reach {
+        let mut reach = Reach { meshes: Some(Vec::new()), clusters: Some(Vec::new()) };
+        for grant in self.grants.iter().filter(|grant| grant.role.allows(Action::Read)) {
+            match grant.scope {
+                Scope::Tenant => return Reach::ALL,
+                Scope::Mesh(id) => reach.meshes.get_or_insert_default().push(id.0),
+                Scope::Cluster(id) => reach.clusters.get_or_insert_default().push(id.0),
+            }
+        }
+        reach
     }
 }
 
@@ -49,10 +69,13 @@ impl FromRequestParts<App> for Caller {
             Err(error) => return Err(error.into()),
         };
         let now = app.clock.now();
-        let alive = stored.revoked_at.is_none() && stored.expires_at.is_none_or(|end| end > now);
-        if !(alive && key.matches(app.store.vault(), &stored.digest)) {
+        if !stored.admits(&key, app.store.vault(), now) {
             return Err(ApiError::unauthenticated());
         }
-        Ok(Self { tenant: key.tenant, role: stored.role, app: app.clone() })
+        if stored.used_unrecorded(now) {
+            tx.touch_key(key.key, now).await?;
+            tx.commit().await?;
+        }
+        Ok(Self { tenant: key.tenant, principal: key.key.to_string(), grants: stored.grants(), app: app.clone() })
     }
 }

@@ -4,14 +4,18 @@ use axum::Json;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
+use model::access::{Action, Scope};
 use model::ids::{ClusterId, OperationId};
 use model::operation::OperationKind;
-use store::{NewCluster, NewOperation};
+use serde::Deserialize;
+use store::{Cluster, NewCluster, NewOperation, Tx};
 use wire::{ClusterList, Operation, Problem, RegisterCluster};
 
 use crate::auth::Caller;
+use crate::change::{Body, Done, Nothing};
+use crate::fields::{id, name_field};
+use crate::paging::List;
 use crate::problem::{ApiError, Result};
-use crate::reply::{Body, id, name_field};
 use crate::views;
 
 /// Register a cluster
@@ -21,18 +25,15 @@ use crate::views;
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 202, body = Operation), (status = "default", body = Problem)))]
 pub(crate) async fn register_cluster(caller: Caller, body: Body<RegisterCluster>) -> Result<Response> {
-    caller.may_change()?;
-    let mut tx = caller.begin().await?;
-    if let Some(earlier) = body.earlier(&mut tx).await? {
-        return Ok(earlier);
-    }
+    caller.may(Action::ChangeClusters)?;
+    let mut change = caller.change("registerCluster", &body).await?;
     let name = name_field(&body.value.name)?;
     let read = (caller.app.read_kubeconfig)(&body.value.kubeconfig);
     let (server, kubeconfig) =
         read.map_err(|refused| ApiError::field("/kubeconfig", refused).coded("kubeconfig_refused"))?;
     let (clock, now) = (&caller.app.clock, caller.app.clock.now());
     let cluster = ClusterId(clock.uuid());
-    tx.create_cluster(&NewCluster { id: cluster, name: name.to_string(), server, kubeconfig }, now).await?;
+    change.tx.create_cluster(&NewCluster { id: cluster, name: name.to_string(), server, kubeconfig }, now).await?;
     let operation = NewOperation {
         id: OperationId(clock.uuid()),
         kind: OperationKind::RegisterCluster,
@@ -42,24 +43,44 @@ pub(crate) async fn register_cluster(caller: Caller, body: Body<RegisterCluster>
         arguments: serde_json::Value::Null,
         due_in: std::time::Duration::ZERO,
     };
-    tx.create_operation(&operation, now).await?;
-    let shown = views::operation(&tx.operation(operation.id).await?, &[], true);
-    body.finish(tx, &caller, StatusCode::ACCEPTED, Some(format!("/v1/operations/{}", operation.id)), &shown).await
+    change.tx.create_operation(&operation, now).await?;
+    let shown = views::operation(&change.tx.operation(operation.id).await?, (0, 0));
+    let done = Done::new(StatusCode::ACCEPTED, cluster).at(format!("/v1/operations/{}", operation.id));
+    change.done(done, &shown).await
+}
+
+/// What clusters are listed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Filter {
+    name: Option<String>,
 }
 
 /// List clusters
+///
+/// Oldest first.
 #[utoipa::path(get, path = "/v1/clusters", operation_id = "listClusters", tag = "clusters",
+    params(("name" = Option<String>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = ClusterList), (status = "default", body = Problem)))]
-pub(crate) async fn list_clusters(caller: Caller) -> Result<Json<ClusterList>> {
-    let clusters = caller.begin().await?.clusters().await?;
-    Ok(Json(ClusterList { items: clusters.iter().map(views::cluster).collect(), next_page_token: None }))
+pub(crate) async fn list_clusters(caller: Caller, list: List<Filter>) -> Result<Json<ClusterList>> {
+    let name = list.filter.name.as_deref();
+    let found = caller.begin().await?.clusters(&caller.reach(), name, list.page(&caller)?).await?;
+    let (shown, next_page_token) = list.cut(&caller, found, |cluster| cluster.id.0);
+    Ok(Json(ClusterList { items: shown.iter().map(views::cluster).collect(), next_page_token }))
+}
+
+/// A cluster that the caller may do this with.
+async fn permitted(caller: &Caller, tx: &mut Tx<'_>, text: &str, action: Action) -> Result<Cluster> {
+    let cluster = tx.cluster(id(text, "cluster")?).await?;
+    caller.may_with(action, &[Scope::Cluster(cluster.id)], "cluster")?;
+    Ok(cluster)
 }
 
 /// Get a cluster
 #[utoipa::path(get, path = "/v1/clusters/{cluster_id}", operation_id = "getCluster", tag = "clusters",
     params(("cluster_id" = String, Path)), responses((status = 200, body = wire::Cluster), (status = "default", body = Problem)))]
 pub(crate) async fn get_cluster(caller: Caller, Path(cluster): Path<String>) -> Result<Json<wire::Cluster>> {
-    let found = caller.begin().await?.cluster(id(&cluster, "cluster")?).await?;
+    let found = permitted(&caller, &mut caller.begin().await?, &cluster, Action::Read).await?;
     Ok(Json(views::cluster(&found)))
 }
 
@@ -68,10 +89,13 @@ pub(crate) async fn get_cluster(caller: Caller, Path(cluster): Path<String>) -> 
 /// Refused while a mesh uses it.
 #[utoipa::path(delete, path = "/v1/clusters/{cluster_id}", operation_id = "deleteCluster", tag = "clusters",
     params(("cluster_id" = String, Path)), responses((status = 204), (status = "default", body = Problem)))]
-pub(crate) async fn delete_cluster(caller: Caller, Path(cluster): Path<String>) -> Result<StatusCode> {
-    caller.may_change()?;
-    let mut tx = caller.begin().await?;
-    tx.delete_cluster(id(&cluster, "cluster")?).await?;
-    tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+pub(crate) async fn delete_cluster(
+    caller: Caller,
+    Path(cluster): Path<String>,
+    body: Body<Nothing>,
+) -> Result<Response> {
+    let mut change = caller.change("deleteCluster", &body).await?;
+    let found = permitted(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
+    change.tx.delete_cluster(found.id).await?;
+    change.gone(found.id, &views::cluster(&found)).await
 }

@@ -14,8 +14,8 @@ use serde::Deserialize;
 use wire::{EventList, Problem};
 
 use crate::auth::Caller;
+use crate::fields::id;
 use crate::problem::Result;
-use crate::reply::id;
 use crate::views;
 
 /// Events of one read.
@@ -46,7 +46,7 @@ pub(crate) async fn list_events(caller: Caller, Query(from): Query<From>, header
     if header(header::ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/event-stream")) {
         return Ok(follow(caller, after, upgrade).into_response());
     }
-    let found = caller.begin().await?.events_after(after, upgrade, BATCH).await?;
+    let found = caller.begin().await?.events_after(&caller.reach(), after, upgrade, BATCH).await?;
     let items: Vec<wire::Event> = found.into_iter().map(views::event).collect();
     let full = i64::try_from(items.len()) == Ok(BATCH);
     let next_page_token = items.last().filter(|_| full).map(|last| last.seq.to_string());
@@ -59,7 +59,7 @@ fn follow(caller: Caller, after: i64, upgrade: Option<UpgradeId>) -> impl IntoRe
         stream::unfold((caller, after, Vec::<wire::Event>::new()), move |(caller, mut after, mut ready)| async move {
             while ready.is_empty() {
                 if let Ok(mut tx) = caller.begin().await
-                    && let Ok(found) = tx.events_after(after, upgrade, BATCH).await
+                    && let Ok(found) = tx.events_after(&caller.reach(), after, upgrade, BATCH).await
                 {
                     ready = found.into_iter().map(views::event).rev().collect();
                 }

@@ -4,22 +4,34 @@ use axum::Json;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
+use jiff::{SignedDuration, Timestamp};
+use model::access::{Action, Role, Scope};
 use model::ids::KeyId;
-use store::{KeyText, NewKey, Role};
-use wire::{ApiKey, ApiKeyList, CreateApiKey, Problem};
+use store::{KeyText, NewKey, Page, StoreError, Tx};
+use wire::{ApiKey, ApiKeyList, CreateApiKey, Problem, RotateApiKey};
 
 use crate::auth::Caller;
+use crate::change::{Body, Done, Nothing};
+use crate::fields::{id, name_field};
+use crate::paging::{List, Unfiltered};
 use crate::problem::{ApiError, Result};
-use crate::reply::{Body, id, name_field};
+
+/// The most things that a key may be narrowed to.
+const MOST_SCOPES: usize = 50;
+/// The longest that a former secret is accepted after a rotation: a week.
+const LONGEST_OVERLAP: u32 = 7 * 24 * 3600;
 
 fn view(key: &store::ApiKey) -> ApiKey {
     ApiKey {
         id: key.id.to_string(),
         name: key.name.clone(),
         role: key.role.as_str().into(),
+        scopes: key.scopes.iter().map(ToString::to_string).collect(),
         created_at: key.created_at,
         expires_at: key.expires_at,
         revoked_at: key.revoked_at,
+        last_used_at: key.last_used_at,
+        former_secret_until: key.former_until(),
         secret: None,
     }
 }
@@ -31,40 +43,131 @@ fn view(key: &store::ApiKey) -> ApiKey {
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 201, body = ApiKey), (status = "default", body = Problem)))]
 pub(crate) async fn create_api_key(caller: Caller, body: Body<CreateApiKey>) -> Result<Response> {
-    caller.may_own()?;
-    let mut tx = caller.begin().await?;
-    if let Some(earlier) = body.earlier(&mut tx).await? {
-        return Ok(earlier);
+    caller.may(Action::ChangeAccess)?;
+    let mut change = caller.change("createApiKey", &body).await?;
+    let (wanted, now) = (&body.value, caller.app.clock.now());
+    let name = name_field(&wanted.name)?;
+    let role: Role =
+        wanted.role.parse().map_err(|error: model::access::UnknownRole| ApiError::field("/role", error.to_string()))?;
+    if wanted.expires_at.is_some_and(|end| end <= now) {
+        return Err(ApiError::field("/expires_at", "it lies in the past"));
     }
-    let name = name_field(&body.value.name)?;
-    let role = Role::parse(&body.value.role)
-        .ok_or_else(|| ApiError::field("/role", "a role is owner, operator, viewer or auditor"))?;
+    let scopes = scopes(&mut change.tx, &wanted.scopes).await?;
     let text = KeyText::generate(caller.tenant, KeyId(caller.app.clock.uuid()));
     let digest = text.digest(caller.app.store.vault());
-    let new = NewKey { id: text.key, name: name.to_string(), role, digest, expires_at: body.value.expires_at };
-    tx.create_key(&new, caller.app.clock.now()).await?;
-    let shown = ApiKey { secret: Some(text.reveal()), ..view(&tx.key(new.id).await?) };
-    body.finish(tx, &caller, StatusCode::CREATED, None, &shown).await
+    let new = NewKey { id: text.key, name: name.to_string(), role, scopes, digest, expires_at: wanted.expires_at };
+    change.tx.create_key(&new, now).await?;
+    let shown = ApiKey { secret: Some(text.reveal()), ..view(&change.tx.key(new.id).await?) };
+    change.done(Done::new(StatusCode::CREATED, new.id), &shown).await
+}
+
+/// Reads what a key is narrowed to: meshes and clusters of this tenant.
+async fn scopes(tx: &mut Tx<'_>, wanted: &[String]) -> Result<Vec<Scope>> {
+    if wanted.len() > MOST_SCOPES {
+        return Err(ApiError::field("/scopes", format!("at most {MOST_SCOPES}")));
+    }
+    let mut scopes = Vec::new();
+    for (index, text) in wanted.iter().enumerate() {
+        let wrong = || ApiError::field(&format!("/scopes/{index}"), "there is no such mesh or cluster");
+        let scope: Scope = text.parse().map_err(|_| wrong())?;
+        let known = match scope {
+            Scope::Tenant => {
+                return Err(ApiError::field(&format!("/scopes/{index}"), "leave scopes out for the whole tenant"));
+            }
+            Scope::Mesh(id) => tx.mesh(id).await.map(drop),
+            Scope::Cluster(id) => tx.cluster(id).await.map(drop),
+        };
+        match known {
+            Err(StoreError::NotFound { .. }) => return Err(wrong()),
+            other => other?,
+        }
+        scopes.push(scope);
+    }
+    Ok(scopes)
 }
 
 /// List API keys
+///
+/// Oldest first, without their secrets.
 #[utoipa::path(get, path = "/v1/api-keys", operation_id = "listApiKeys", tag = "keys",
+    params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = ApiKeyList), (status = "default", body = Problem)))]
-pub(crate) async fn list_api_keys(caller: Caller) -> Result<Json<ApiKeyList>> {
-    caller.may_own()?;
-    let keys = caller.begin().await?.keys().await?;
-    Ok(Json(ApiKeyList { items: keys.iter().map(view).collect(), next_page_token: None }))
+pub(crate) async fn list_api_keys(caller: Caller, list: List<Unfiltered>) -> Result<Json<ApiKeyList>> {
+    caller.may(Action::ReadAccess)?;
+    let found = caller.begin().await?.keys(list.page(&caller)?).await?;
+    let (shown, next_page_token) = list.cut(&caller, found, |key| key.id.0);
+    Ok(Json(ApiKeyList { items: shown.iter().map(view).collect(), next_page_token }))
+}
+
+/// Get an API key
+///
+/// Without its secret.
+#[utoipa::path(get, path = "/v1/api-keys/{key_id}", operation_id = "getApiKey", tag = "keys",
+    params(("key_id" = String, Path)), responses((status = 200, body = ApiKey), (status = "default", body = Problem)))]
+pub(crate) async fn get_api_key(caller: Caller, Path(key): Path<String>) -> Result<Json<ApiKey>> {
+    caller.may(Action::ReadAccess)?;
+    Ok(Json(view(&caller.begin().await?.key(id(&key, "API key")?).await?)))
+}
+
+/// Rotate an API key
+///
+/// It gets another secret, which is in this answer and nowhere else. The former one is accepted for the overlap, so that
+/// whoever uses it can be changed without a pause; until that is over, only a rotation without an overlap is possible.
+#[utoipa::path(post, path = "/v1/api-keys/{key_id}/rotate", operation_id = "rotateApiKey", tag = "keys", request_body = RotateApiKey,
+    params(("key_id" = String, Path), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
+    responses((status = 200, body = ApiKey), (status = "default", body = Problem)))]
+pub(crate) async fn rotate_api_key(
+    caller: Caller,
+    Path(key): Path<String>,
+    body: Body<RotateApiKey>,
+) -> Result<Response> {
+    caller.may(Action::ChangeAccess)?;
+    let mut change = caller.change("rotateApiKey", &body).await?;
+    let before = change.tx.key(id(&key, "API key")?).await?;
+    let overlap = body.value.overlap_seconds;
+    if overlap > LONGEST_OVERLAP {
+        return Err(ApiError::field("/overlap_seconds", format!("at most {LONGEST_OVERLAP}")));
+    }
+    if before.revoked_at.is_some() {
+        let hint = "Make another key.";
+        return Err(ApiError::new(StatusCode::CONFLICT, "key_revoked", "The key was revoked.", hint));
+    }
+    let now = caller.app.clock.now();
+    // There is room for one former secret, and whoever still uses it was promised the whole overlap.
+    if let Some(until) = before.former_until().filter(|until| *until > now && overlap > 0) {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "rotation_under_way",
+            format!("The secret before the last rotation is accepted until {until}."),
+            "Wait until then, or rotate with overlap_seconds 0, which ends every former secret at once.",
+        ));
+    }
+    let text = KeyText::generate(caller.tenant, before.id);
+    let until = now + SignedDuration::from_secs(overlap.into());
+    change.tx.rotate_key(before.id, &text.digest(caller.app.store.vault()), until).await?;
+    let shown = ApiKey { secret: Some(text.reveal()), ..view(&change.tx.key(before.id).await?) };
+    change.done(Done::new(StatusCode::OK, before.id).replacing(&view(&before)), &shown).await
 }
 
 /// Revoke an API key
 ///
-/// At once.
+/// At once, its former secret too. The last key of an owner stays: nobody could make another one.
 #[utoipa::path(delete, path = "/v1/api-keys/{key_id}", operation_id = "revokeApiKey", tag = "keys",
     params(("key_id" = String, Path)), responses((status = 204), (status = "default", body = Problem)))]
-pub(crate) async fn revoke_api_key(caller: Caller, Path(key): Path<String>) -> Result<StatusCode> {
-    caller.may_own()?;
-    let mut tx = caller.begin().await?;
-    tx.revoke_key(id(&key, "API key")?, caller.app.clock.now()).await?;
-    tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+pub(crate) async fn revoke_api_key(caller: Caller, Path(key): Path<String>, body: Body<Nothing>) -> Result<Response> {
+    caller.may(Action::ChangeAccess)?;
+    let mut change = caller.change("revokeApiKey", &body).await?;
+    let before = change.tx.key(id(&key, "API key")?).await?;
+    let now = caller.app.clock.now();
+    let owns = |key: &store::ApiKey| {
+        let alive = key.revoked_at.is_none() && key.expires_at.is_none_or(|end: Timestamp| end > now);
+        alive && key.role == Role::Owner && key.scopes.is_empty()
+    };
+    let others = change.tx.keys(Page::ALL).await?;
+    if owns(&before) && !others.iter().any(|other| other.id != before.id && owns(other)) {
+        let hint = "Make another key with the role owner first.";
+        return Err(ApiError::new(StatusCode::CONFLICT, "last_owner", "This is the last key of an owner.", hint));
+    }
+    change.tx.revoke_key(before.id, now).await?;
+    change.gone(before.id, &view(&before)).await
 }

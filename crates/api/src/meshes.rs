@@ -7,38 +7,43 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
 use model::Version;
+use model::access::{Action, Scope};
 use model::ids::{ClusterId, MeshId, OperationId};
 use model::operation::OperationKind;
 use model::rules::{Circumstances, Edition, Strategy, allowed, assess, path};
+use serde::Deserialize;
 use serde_json::{Value, json};
-use store::{ClusterState, MeshState, NewMesh, NewOperation, Tx};
+use store::{ClusterState, MeshState, NewMesh, NewOperation, StoreError, Tx};
 use wire::{
     CreateMesh, DataPlane, MeshList, Operation, Problem, SetInjection, StrategyOption, UpgradeOption, UpgradeOptionList,
 };
 
 use crate::auth::Caller;
 use crate::catalogue::reasons;
+use crate::change::{Body, Change, Done, Nothing};
+use crate::fields::{id, name_field};
+use crate::paging::List;
 use crate::problem::{ApiError, Result};
-use crate::reply::{Body, id, name_field};
 use crate::views::{self, name};
 
 /// The most members that a mesh may have.
 const MOST_MEMBERS: usize = 100;
 
-/// Queues a lone operation that changes a mesh, and takes the mesh's slot for it.
-pub(crate) async fn begin(
+/// Queues a lone operation that changes a mesh, takes the mesh's slot for it, and answers with it.
+async fn begin(
+    mut change: Change<'_>,
     caller: &Caller,
-    tx: &mut Tx<'_>,
     mesh: MeshId,
     kind: OperationKind,
     arguments: Value,
-) -> Result<(OperationId, Operation)> {
-    let operation = OperationId(caller.app.clock.uuid());
-    tx.take_slot(mesh, &operation.to_string()).await?;
+) -> Result<Response> {
+    let id = OperationId(caller.app.clock.uuid());
+    change.tx.take_slot(mesh, &id.to_string()).await?;
     let due_in = std::time::Duration::ZERO;
-    let new = NewOperation { id: operation, kind, mesh: Some(mesh), cluster: None, upgrade: None, arguments, due_in };
-    tx.create_operation(&new, caller.app.clock.now()).await?;
-    Ok((operation, views::operation(&tx.operation(operation).await?, &[], true)))
+    let new = NewOperation { id, kind, mesh: Some(mesh), cluster: None, upgrade: None, arguments, due_in };
+    change.tx.create_operation(&new, caller.app.clock.now()).await?;
+    let shown = views::operation(&change.tx.operation(id).await?, (0, 0));
+    change.done(Done::new(StatusCode::ACCEPTED, mesh).at(format!("/v1/operations/{id}")), &shown).await
 }
 
 /// Create a mesh
@@ -48,15 +53,11 @@ pub(crate) async fn begin(
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 202, body = Operation), (status = "default", body = Problem)))]
 pub(crate) async fn create_mesh(caller: Caller, body: Body<CreateMesh>) -> Result<Response> {
-    caller.may_change()?;
-    let mut tx = caller.begin().await?;
-    if let Some(earlier) = body.earlier(&mut tx).await? {
-        return Ok(earlier);
-    }
-    let new = read(&caller, &mut tx, &body.value).await?;
-    tx.create_mesh(&new, caller.app.clock.now()).await?;
-    let (operation, shown) = begin(&caller, &mut tx, new.id, OperationKind::CreateMesh, Value::Null).await?;
-    body.finish(tx, &caller, StatusCode::ACCEPTED, Some(format!("/v1/operations/{operation}")), &shown).await
+    caller.may(Action::ChangeMeshes)?;
+    let mut change = caller.change("createMesh", &body).await?;
+    let new = read(&caller, &mut change.tx, &body.value).await?;
+    change.tx.create_mesh(&new, caller.app.clock.now()).await?;
+    begin(change, &caller, new.id, OperationKind::CreateMesh, Value::Null).await
 }
 
 async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<NewMesh> {
@@ -76,12 +77,14 @@ async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<N
     if wanted.clusters.is_empty() || wanted.clusters.len() > MOST_MEMBERS {
         return Err(ApiError::field("/clusters", format!("a mesh has 1 to {MOST_MEMBERS} clusters")));
     }
-    let known = tx.clusters().await?;
     let mut members: Vec<ClusterId> = Vec::new();
     for (index, text) in wanted.clusters.iter().enumerate() {
         let pointer = format!("/clusters/{index}");
-        let cluster = text.parse().ok().and_then(|id| known.iter().find(|cluster| cluster.id == id));
-        let cluster = cluster.ok_or_else(|| ApiError::field(&pointer, "there is no such cluster"))?;
+        let absent = || ApiError::field(&pointer, "there is no such cluster");
+        let cluster = match tx.cluster(text.parse().map_err(|_| absent())?).await {
+            Err(StoreError::NotFound { .. }) => return Err(absent()),
+            found => found?,
+        };
         if cluster.state != ClusterState::Ready {
             return Err(ApiError::field(&pointer, format!("{} is not ready", cluster.name)).coded("cluster_not_ready"));
         }
@@ -120,32 +123,38 @@ async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<N
     })
 }
 
+/// What meshes are listed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Filter {
+    name: Option<String>,
+}
+
 /// List meshes
+///
+/// Oldest first.
 #[utoipa::path(get, path = "/v1/meshes", operation_id = "listMeshes", tag = "meshes",
+    params(("name" = Option<String>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = MeshList), (status = "default", body = Problem)))]
-pub(crate) async fn list_meshes(caller: Caller) -> Result<Json<MeshList>> {
-    let mut tx = caller.begin().await?;
-    let mut items = Vec::new();
-    for mesh in tx.meshes().await? {
-        let busy = tx.slot(mesh.id).await?;
-        items.push(views::mesh(&mesh, busy));
-    }
-    Ok(Json(MeshList { items, next_page_token: None }))
+pub(crate) async fn list_meshes(caller: Caller, list: List<Filter>) -> Result<Json<MeshList>> {
+    let name = list.filter.name.as_deref();
+    let found = caller.begin().await?.meshes(&caller.reach(), name, list.page(&caller)?).await?;
+    let (shown, next_page_token) = list.cut(&caller, found, |mesh| mesh.id.0);
+    Ok(Json(MeshList { items: shown.iter().map(views::mesh).collect(), next_page_token }))
 }
 
 /// Get a mesh
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}", operation_id = "getMesh", tag = "meshes",
     params(("mesh_id" = String, Path)), responses((status = 200, body = wire::Mesh), (status = "default", body = Problem)))]
 pub(crate) async fn get_mesh(caller: Caller, Path(mesh): Path<String>) -> Result<Json<wire::Mesh>> {
-    let mut tx = caller.begin().await?;
-    let mesh = living(&mut tx, &mesh).await?;
-    let busy = tx.slot(mesh.id).await?;
-    Ok(Json(views::mesh(&mesh, busy)))
+    let mesh = permitted(&caller, &mut caller.begin().await?, &mesh, Action::Read).await?;
+    Ok(Json(views::mesh(&mesh)))
 }
 
-/// A mesh of the caller's that is not deleted.
-pub(crate) async fn living(tx: &mut Tx<'_>, text: &str) -> Result<store::Mesh> {
+/// A mesh that is not deleted and that the caller may do this with.
+pub(crate) async fn permitted(caller: &Caller, tx: &mut Tx<'_>, text: &str, action: Action) -> Result<store::Mesh> {
     let mesh = tx.mesh(id(text, "mesh")?).await?;
+    caller.may_with(action, &[Scope::Mesh(mesh.id)], "mesh")?;
     if mesh.state == MeshState::Deleted { Err(ApiError::not_found("mesh")) } else { Ok(mesh) }
 }
 
@@ -154,14 +163,11 @@ pub(crate) async fn living(tx: &mut Tx<'_>, text: &str) -> Result<store::Mesh> {
 /// Waits until nothing uses it: take the injection labels off and restart the workloads first.
 #[utoipa::path(delete, path = "/v1/meshes/{mesh_id}", operation_id = "deleteMesh", tag = "meshes",
     params(("mesh_id" = String, Path)), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
-pub(crate) async fn delete_mesh(caller: Caller, Path(mesh): Path<String>) -> Result<(StatusCode, Json<Operation>)> {
-    caller.may_change()?;
-    let mut tx = caller.begin().await?;
-    let mesh = living(&mut tx, &mesh).await?;
-    tx.set_mesh_state(mesh.id, MeshState::Deleting).await?;
-    let (_, shown) = begin(&caller, &mut tx, mesh.id, OperationKind::DeleteMesh, Value::Null).await?;
-    tx.commit().await?;
-    Ok((StatusCode::ACCEPTED, Json(shown)))
+pub(crate) async fn delete_mesh(caller: Caller, Path(mesh): Path<String>, body: Body<Nothing>) -> Result<Response> {
+    let mut change = caller.change("deleteMesh", &body).await?;
+    let mesh = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
+    change.tx.set_mesh_state(mesh.id, MeshState::Deleting).await?;
+    begin(change, &caller, mesh.id, OperationKind::DeleteMesh, Value::Null).await
 }
 
 /// Where a mesh can go
@@ -170,7 +176,7 @@ pub(crate) async fn delete_mesh(caller: Caller, Path(mesh): Path<String>) -> Res
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}/upgrade-options", operation_id = "listUpgradeOptions", tag = "upgrades",
     params(("mesh_id" = String, Path)), responses((status = 200, body = UpgradeOptionList), (status = "default", body = Problem)))]
 pub(crate) async fn list_upgrade_options(caller: Caller, Path(mesh): Path<String>) -> Result<Json<UpgradeOptionList>> {
-    let mesh = living(&mut caller.begin().await?, &mesh).await?;
+    let mesh = permitted(&caller, &mut caller.begin().await?, &mesh, Action::Read).await?;
     let (releases, policy) = (caller.app.store.releases().await?, caller.app.store.upgrade_policy().await?);
     let members = member_versions(&mesh);
     let today = caller.app.clock.now().to_zoned(jiff::tz::TimeZone::UTC).date();
@@ -216,7 +222,7 @@ pub(crate) fn member_versions(mesh: &store::Mesh) -> Vec<(String, (u32, u32))> {
     params(("mesh_id" = String, Path)), responses((status = 200, body = DataPlane), (status = "default", body = Problem)))]
 pub(crate) async fn get_data_plane(caller: Caller, Path(mesh): Path<String>) -> Result<Json<DataPlane>> {
     let mut tx = caller.begin().await?;
-    let mesh = living(&mut tx, &mesh).await?;
+    let mesh = permitted(&caller, &mut tx, &mesh, Action::Read).await?;
     Ok(Json(views::data_plane(tx.survey(mesh.id).await?)))
 }
 
@@ -231,12 +237,8 @@ pub(crate) async fn set_injection(
     Path(mesh): Path<String>,
     body: Body<SetInjection>,
 ) -> Result<Response> {
-    caller.may_change()?;
-    let mut tx = caller.begin().await?;
-    if let Some(earlier) = body.earlier(&mut tx).await? {
-        return Ok(earlier);
-    }
-    let mesh = living(&mut tx, &mesh).await?;
+    let mut change = caller.change("setInjection", &body).await?;
+    let mesh = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
     let wanted = &body.value;
     if !mesh.members.iter().any(|member| member.name == wanted.cluster) {
         return Err(ApiError::field("/cluster", "it is not a member of the mesh"));
@@ -255,8 +257,7 @@ pub(crate) async fn set_injection(
         }
     }
     let arguments = json!({ "member": wanted.cluster, "namespace": wanted.namespace, "label": wanted.label });
-    let (operation, shown) = begin(&caller, &mut tx, mesh.id, OperationKind::SetInjection, arguments).await?;
-    body.finish(tx, &caller, StatusCode::ACCEPTED, Some(format!("/v1/operations/{operation}")), &shown).await
+    begin(change, &caller, mesh.id, OperationKind::SetInjection, arguments).await
 }
 
 /// Restart what is behind
@@ -265,13 +266,8 @@ pub(crate) async fn set_injection(
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/restarts", operation_id = "createRestart", tag = "data plane",
     params(("mesh_id" = String, Path), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 202, body = Operation), (status = "default", body = Problem)))]
-pub(crate) async fn create_restart(caller: Caller, Path(mesh): Path<String>, body: Body<Value>) -> Result<Response> {
-    caller.may_change()?;
-    let mut tx = caller.begin().await?;
-    if let Some(earlier) = body.earlier(&mut tx).await? {
-        return Ok(earlier);
-    }
-    let mesh = living(&mut tx, &mesh).await?;
-    let (operation, shown) = begin(&caller, &mut tx, mesh.id, OperationKind::Restart, Value::Null).await?;
-    body.finish(tx, &caller, StatusCode::ACCEPTED, Some(format!("/v1/operations/{operation}")), &shown).await
+pub(crate) async fn create_restart(caller: Caller, Path(mesh): Path<String>, body: Body<Nothing>) -> Result<Response> {
+    let mut change = caller.change("createRestart", &body).await?;
+    let mesh = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
+    begin(change, &caller, mesh.id, OperationKind::Restart, Value::Null).await
 }

@@ -3,26 +3,26 @@
 use axum::Json;
 use axum::extract::{Path, Query};
 use axum::http::StatusCode;
+use axum::response::Response;
+use model::access::{Action, Scope};
 use model::ids::{OperationId, UpgradeId};
-use model::operation::Wish;
+use model::operation::{OperationKind, Wish};
 use serde::Deserialize;
+use store::Tx;
 use wire::{Operation, OperationList, Problem};
 
 use crate::auth::Caller;
+use crate::change::{Body, Done, Nothing};
+use crate::fields::id;
+use crate::paging::List;
 use crate::problem::{ApiError, Result};
-use crate::reply::id;
 use crate::upgrades::Wait;
 use crate::views;
 
-const PAGE: i64 = 50;
-const LARGEST_PAGE: i64 = 500;
-
-/// How a list is paged and filtered.
+/// What operations are listed.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Paging {
-    page_size: Option<i64>,
-    page_token: Option<String>,
+pub(crate) struct Filter {
     upgrade_id: Option<String>,
 }
 
@@ -30,29 +30,33 @@ pub(crate) struct Paging {
 ///
 /// Newest first.
 #[utoipa::path(get, path = "/v1/operations", operation_id = "listOperations", tag = "operations",
-    params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query), ("upgrade_id" = Option<String>, Query)),
+    params(("upgrade_id" = Option<String>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = OperationList), (status = "default", body = Problem)))]
-pub(crate) async fn list_operations(caller: Caller, Query(paging): Query<Paging>) -> Result<Json<OperationList>> {
-    let bad = |name: &str, message: &str| ApiError::field(&format!("?{name}"), message);
-    let size = paging.page_size.unwrap_or(PAGE);
-    if !(1..=LARGEST_PAGE).contains(&size) {
-        return Err(bad("page_size", "1 to 500"));
-    }
-    let before: Option<OperationId> = paging
-        .page_token
-        .map(|token| token.parse().map_err(|_| bad("page_token", "give back what the last page said")))
-        .transpose()?;
-    let upgrade: Option<UpgradeId> = paging.upgrade_id.map(|text| id(&text, "upgrade")).transpose()?;
+pub(crate) async fn list_operations(caller: Caller, list: List<Filter>) -> Result<Json<OperationList>> {
+    let upgrade: Option<UpgradeId> = list.filter.upgrade_id.as_ref().map(|text| id(text, "upgrade")).transpose()?;
     let mut tx = caller.begin().await?;
-    let found = tx.operations(upgrade, before, size + 1).await?;
-    let more = i64::try_from(found.len()).is_ok_and(|count| count > size);
-    let mut items = Vec::new();
-    for operation in found.iter().take(usize::try_from(size).unwrap_or(0)) {
-        let steps = tx.items(operation.id).await?;
-        items.push(views::operation(operation, &steps, false));
-    }
-    let next_page_token = items.last().filter(|_| more).map(|last| last.id.clone());
-    Ok(Json(OperationList { items, next_page_token }))
+    let found = tx.operations(&caller.reach(), upgrade, list.page(&caller)?).await?;
+    let (found, next_page_token) = list.cut(&caller, found, |operation| operation.id.0);
+    let counts = tx.counts(&found).await?;
+    let shown = found.iter().map(|found| views::operation(found, counts.get(&found.id).copied().unwrap_or_default()));
+    Ok(Json(OperationList { items: shown.collect(), next_page_token }))
+}
+
+/// An operation that the caller may do this with.
+async fn permitted(caller: &Caller, tx: &mut Tx<'_>, id: OperationId, action: Action) -> Result<store::Operation> {
+    let found = tx.operation(id).await?;
+    caller.may_with(action, &scopes(&found), "operation")?;
+    Ok(found)
+}
+
+/// What an operation belongs to.
+fn scopes(operation: &store::Operation) -> Vec<Scope> {
+    [operation.mesh.map(Scope::Mesh), operation.cluster.map(Scope::Cluster)].into_iter().flatten().collect()
+}
+
+/// What it takes to ask something of an operation.
+fn needed(kind: OperationKind) -> Action {
+    if kind == OperationKind::RegisterCluster { Action::ChangeClusters } else { Action::ChangeMeshes }
 }
 
 /// Get an operation
@@ -70,8 +74,8 @@ pub(crate) async fn get_operation(
     let waiting = wait.begin();
     let shown = loop {
         let mut tx = caller.begin().await?;
-        let found = tx.operation(operation).await?;
-        let shown = views::operation(&found, &tx.items(operation).await?, true);
+        let found = permitted(&caller, &mut tx, operation, Action::Read).await?;
+        let shown = views::operation_with(&found, &tx.items(operation).await?);
         drop(tx);
         if found.state.done() || found.state.needs_attention() || !waiting.again().await {
             break shown;
@@ -84,16 +88,18 @@ pub(crate) async fn get_operation(
 ///
 /// `pause`, `resume`, `retry` or `cancel`. Stages of an upgrade are asked through the upgrade.
 #[utoipa::path(post, path = "/v1/operations/{operation_id}/{verb}", operation_id = "askOperation", tag = "operations",
-    params(("operation_id" = String, Path), ("verb" = String, Path)), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+    params(("operation_id" = String, Path), ("verb" = String, Path), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
+    responses((status = 202, body = Operation), (status = "default", body = Problem)))]
 pub(crate) async fn ask_operation(
     caller: Caller,
     Path((operation, verb)): Path<(String, String)>,
-) -> Result<(StatusCode, Json<Operation>)> {
-    caller.may_change()?;
+    body: Body<Nothing>,
+) -> Result<Response> {
     let operation: OperationId = id(&operation, "operation")?;
     let wish: Wish = serde_json::from_value(serde_json::Value::from(verb)).map_err(|_| ApiError::not_found("verb"))?;
-    let mut tx = caller.begin().await?;
-    let found = tx.operation(operation).await?;
+    let mut change = caller.change("askOperation", &body).await?;
+    let found = permitted(&caller, &mut change.tx, operation, Action::Read).await?;
+    caller.may_with(needed(found.kind), &scopes(&found), "operation")?;
     if let Some(upgrade) = found.upgrade {
         let hint = format!("POST /v1/upgrades/{upgrade}/{}", wish.as_str());
         return Err(ApiError::new(
@@ -111,8 +117,7 @@ pub(crate) async fn ask_operation(
             "There is nothing left to ask of it.",
         ));
     }
-    tx.wish(operation, wish, caller.app.clock.now()).await?;
-    let shown = views::operation(&found, &tx.items(operation).await?, true);
-    tx.commit().await?;
-    Ok((StatusCode::ACCEPTED, Json(shown)))
+    change.tx.wish(operation, wish, caller.app.clock.now()).await?;
+    let shown = views::operation_with(&found, &change.tx.items(operation).await?);
+    change.done(Done::new(StatusCode::ACCEPTED, operation).at(format!("/v1/operations/{operation}")), &shown).await
 }

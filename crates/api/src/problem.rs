@@ -3,12 +3,24 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use model::access::{Action, Role};
 use store::StoreError;
 use wire::{FieldError, Problem};
 
-/// An error that a handler answers with.
+use crate::envelope;
+
+/// Why a handler ends early.
 #[derive(Debug)]
-pub(crate) struct ApiError {
+pub(crate) enum ApiError {
+    /// Something is wrong.
+    Problem(Box<Refusal>),
+    /// Nothing is wrong: the request was answered before, and this is what it was answered with.
+    Answered(Box<Response>),
+}
+
+/// What is wrong, in words for the caller.
+#[derive(Debug)]
+pub(crate) struct Refusal {
     status: StatusCode,
     code: &'static str,
     detail: String,
@@ -25,50 +37,73 @@ impl ApiError {
         detail: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
-        Self { status, code, detail: detail.into(), hint: hint.into(), errors: Vec::new() }
+        Self::Problem(Box::new(Refusal { status, code, detail: detail.into(), hint: hint.into(), errors: Vec::new() }))
+    }
+
+    pub(crate) fn answered(response: Response) -> Self {
+        Self::Answered(Box::new(response))
     }
 
     pub(crate) fn not_found(what: &str) -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "not_found",
-            format!("There is no such {what}."),
-            "List what there is and check the id.",
-        )
+        let hint = "List what there is and check the id.";
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("There is no such {what}."), hint)
     }
 
     /// One field is wrong.
     pub(crate) fn field(pointer: &str, message: impl Into<String>) -> Self {
         let message = message.into();
         let errors = vec![FieldError { pointer: pointer.into(), message: message.clone() }];
-        Self {
+        Self::Problem(Box::new(Refusal {
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            code: "invalid_field",
+            detail: message,
+            hint: "Correct the field and send the request again.".into(),
             errors,
-            ..Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "invalid_field",
-                message,
-                "Correct the field and send the request again.",
-            )
-        }
+        }))
     }
 
     /// The same error under a code of its own.
     pub(crate) fn coded(self, code: &'static str) -> Self {
-        Self { code, ..self }
+        match self {
+            Self::Problem(refusal) => Self::Problem(Box::new(Refusal { code, ..*refusal })),
+            answered @ Self::Answered(_) => answered,
+        }
     }
 
-    pub(crate) fn forbidden(needed: &str) -> Self {
-        Self::new(
-            StatusCode::FORBIDDEN,
-            "role_missing",
-            format!("This needs the role {needed}."),
-            "Use a key with that role.",
-        )
+    pub(crate) fn malformed(error: impl std::fmt::Display) -> Self {
+        let hint = "The OpenAPI document says what this route takes.";
+        Self::new(StatusCode::BAD_REQUEST, "malformed_body", format!("The body cannot be read: {error}."), hint)
+    }
+
+    pub(crate) fn malformed_query(error: impl std::fmt::Display) -> Self {
+        let hint = "The OpenAPI document says which parameters this route takes.";
+        Self::new(StatusCode::BAD_REQUEST, "malformed_query", format!("The query cannot be read: {error}."), hint)
+    }
+
+    pub(crate) fn body_too_large() -> Self {
+        let hint = "Send less than a megabyte.";
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large.", hint)
+    }
+
+    pub(crate) fn forbidden(action: Action) -> Self {
+        let role = Role::least_for(action).as_str();
+        let hint = "Use a key with that role there, or ask an owner for one.";
+        Self::new(StatusCode::FORBIDDEN, "role_missing", format!("This needs the role {role}."), hint)
     }
 
     pub(crate) fn unauthenticated() -> Self {
         let hint = "Send the header 'Authorization: Bearer <API key>' with a key that is valid.";
         Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "No valid credential was sent.", hint)
+    }
+
+    pub(crate) fn internal() -> Self {
+        let hint = "Try again; if it lasts, give the request id to the operator.";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side.", hint)
+    }
+
+    pub(crate) fn try_again() -> Self {
+        let hint = "Send the request again in a moment.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "try_again", "The service is busy or restarting.", hint)
     }
 }
 
@@ -98,32 +133,24 @@ fn conflict(constraint: &str) -> ApiError {
             "The cluster is a member of a mesh.",
             "Delete the mesh first.",
         ),
-        "idempotency_keys_pk" => ApiError::new(
-            StatusCode::CONFLICT,
-            "request_in_flight",
-            "The same request is being worked on right now.",
-            "Wait a moment and send it again for the stored answer.",
-        ),
-        _ => internal(),
+        _ => {
+            tracing::error!(constraint, "a constraint without an answer of its own");
+            ApiError::internal()
+        }
     }
-}
-
-fn internal() -> ApiError {
-    let hint = "Try again; if it lasts, give the request id to the operator.";
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side.", hint)
 }
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NotFound { what } => Self::not_found(what),
-            StoreError::Conflict { constraint } => {
-                let answer = conflict(&constraint);
-                if answer.status == StatusCode::INTERNAL_SERVER_ERROR {
-                    tracing::error!(constraint, "a constraint without an answer of its own");
-                }
-                answer
-            }
+            StoreError::Conflict { constraint } => conflict(&constraint),
+            StoreError::InFlight => Self::new(
+                StatusCode::CONFLICT,
+                "request_in_flight",
+                "The same request is being worked on right now.",
+                "Wait a moment and send it again for the stored answer.",
+            ),
             StoreError::Busy { holder } => Self::new(
                 StatusCode::CONFLICT,
                 "mesh_busy",
@@ -153,22 +180,26 @@ impl From<StoreError> for ApiError {
             }
             StoreError::Database(source) => {
                 tracing::error!(error = &source as &dyn std::error::Error, "the database failed");
-                Self::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "try_again",
-                    "The service is busy or restarting.",
-                    "Send the request again in a moment.",
-                )
+                Self::try_again()
             }
             other => {
                 tracing::error!(error = &other as &dyn std::error::Error, "request failed");
-                internal()
+                Self::internal()
             }
         }
     }
 }
 
 impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Problem(refusal) => refusal.into_response(),
+            Self::Answered(response) => *response,
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let retryable =
             self.status == StatusCode::SERVICE_UNAVAILABLE || matches!(self.code, "mesh_busy" | "request_in_flight");
@@ -179,13 +210,18 @@ impl IntoResponse for ApiError {
             code: self.code.into(),
             detail: self.detail,
             hint: self.hint,
+            instance: envelope::request_id(),
             retryable,
             errors: self.errors,
         };
         let mut response = (self.status, Json(problem)).into_response();
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if retryable {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }

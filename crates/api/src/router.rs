@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tower::ServiceBuilder;
@@ -18,7 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::problem::ApiError;
-use crate::{App, catalogue, clusters, events, keys, meshes, operations, upgrades};
+use crate::{App, audit, catalogue, clusters, envelope, events, keys, meshes, operations, upgrades};
 
 /// The largest body; a kubeconfig has at most 256 KiB.
 const LARGEST_BODY: usize = 1024 * 1024;
@@ -61,7 +61,10 @@ fn documented() -> OpenApiRouter<App> {
         .routes(routes!(operations::ask_operation))
         .routes(routes!(events::list_events))
         .routes(routes!(keys::create_api_key, keys::list_api_keys))
-        .routes(routes!(keys::revoke_api_key))
+        .routes(routes!(keys::get_api_key, keys::revoke_api_key))
+        .routes(routes!(keys::rotate_api_key))
+        .routes(routes!(audit::list_audit_entries))
+        .routes(routes!(audit::get_audit_head))
 }
 
 /// The `OpenAPI` document, as it is committed.
@@ -76,11 +79,10 @@ pub fn openapi() -> String {
 pub fn router(app: App) -> axum::Router {
     let (routes, document) = documented().split_for_parts();
     let document = document.to_json().expect("a document of strings and numbers");
-    let request_id = HeaderName::from_static("x-request-id");
     let around = ServiceBuilder::new()
         .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]))
         .layer(TraceLayer::new_for_http())
-        .layer(tower_http::request_id::PropagateRequestIdLayer::new(request_id))
+        .layer(axum::middleware::from_fn_with_state(app.clone(), envelope::wrap))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(tower_http::timeout::TimeoutLayer::with_status_code(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -119,7 +121,5 @@ async fn ready(State(app): State<App>) -> Response {
 
 /// A bug answers like any other failure of ours; the panic itself is in the log.
 fn panicked(_panic: Box<dyn std::any::Any + Send>) -> Response {
-    let hint = "Try again; if it lasts, give the request id to the operator.";
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side.", hint)
-        .into_response()
+    ApiError::internal().into_response()
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, Query};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use model::Version;
+use model::access::{Action, Scope};
 use model::ids::UpgradeId;
 use model::rules::{Circumstances, Severity, Strategy, allowed, assess};
 use model::upgrade::{UpgradePolicyChoice, UpgradeState, Verb};
@@ -16,9 +17,11 @@ use store::{MeshState, NewUpgrade};
 use wire::{CreateUpgrade, MoveNamespaces, Problem, Upgrade, UpgradeList};
 
 use crate::auth::Caller;
-use crate::meshes::{living, member_versions};
+use crate::change::{Body, Change, Done, Nothing};
+use crate::fields::id;
+use crate::meshes::{member_versions, permitted};
+use crate::paging::{List, Unfiltered};
 use crate::problem::{ApiError, Result};
-use crate::reply::{Body, id};
 use crate::views;
 
 /// The longest that a request waits for a change.
@@ -39,12 +42,8 @@ pub(crate) async fn create_upgrade(
     Path(mesh): Path<String>,
     body: Body<CreateUpgrade>,
 ) -> Result<Response> {
-    caller.may_change()?;
-    let mut tx = caller.begin().await?;
-    if let Some(earlier) = body.earlier(&mut tx).await? {
-        return Ok(earlier);
-    }
-    let mesh = living(&mut tx, &mesh).await?;
+    let mut change = caller.change("createUpgrade", &body).await?;
+    let mesh = permitted(&caller, &mut change.tx, &mesh, Action::Upgrade).await?;
     if mesh.state != MeshState::Ready {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
@@ -54,9 +53,10 @@ pub(crate) async fn create_upgrade(
         ));
     }
     let new = read(&caller, &mesh, &body.value).await?;
-    tx.create_upgrade(&new, caller.app.clock.now()).await?;
-    let shown = views::upgrade(&tx.upgrade(new.id).await?);
-    body.finish(tx, &caller, StatusCode::CREATED, Some(format!("/v1/upgrades/{}", new.id)), &shown).await
+    change.tx.create_upgrade(&new, caller.app.clock.now()).await?;
+    let planned = change.tx.upgrade(new.id).await?;
+    let done = Done::new(StatusCode::CREATED, new.id).at(format!("/v1/upgrades/{}", new.id)).tagged(tag(&planned));
+    change.done(done, &views::upgrade(&planned)).await
 }
 
 async fn read(caller: &Caller, mesh: &store::Mesh, wanted: &CreateUpgrade) -> Result<NewUpgrade> {
@@ -119,12 +119,18 @@ async fn read(caller: &Caller, mesh: &store::Mesh, wanted: &CreateUpgrade) -> Re
 ///
 /// Newest first.
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}/upgrades", operation_id = "listUpgrades", tag = "upgrades",
-    params(("mesh_id" = String, Path)), responses((status = 200, body = UpgradeList), (status = "default", body = Problem)))]
-pub(crate) async fn list_upgrades(caller: Caller, Path(mesh): Path<String>) -> Result<Json<UpgradeList>> {
+    params(("mesh_id" = String, Path), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
+    responses((status = 200, body = UpgradeList), (status = "default", body = Problem)))]
+pub(crate) async fn list_upgrades(
+    caller: Caller,
+    Path(mesh): Path<String>,
+    list: List<Unfiltered>,
+) -> Result<Json<UpgradeList>> {
     let mut tx = caller.begin().await?;
-    let mesh = living(&mut tx, &mesh).await?;
-    let upgrades = tx.upgrades(mesh.id).await?;
-    Ok(Json(UpgradeList { items: upgrades.iter().map(views::upgrade).collect(), next_page_token: None }))
+    let mesh = permitted(&caller, &mut tx, &mesh, Action::Read).await?;
+    let found = tx.upgrades(mesh.id, list.page(&caller)?).await?;
+    let (shown, next_page_token) = list.cut(&caller, found, |upgrade| upgrade.id.0);
+    Ok(Json(UpgradeList { items: shown.iter().map(views::upgrade).collect(), next_page_token }))
 }
 
 /// How long to wait for a change.
@@ -171,6 +177,7 @@ pub(crate) async fn get_upgrade(
     let waiting = wait.begin();
     let found = loop {
         let found = caller.begin().await?.upgrade(upgrade).await?;
+        caller.may_with(Action::Read, &[Scope::Mesh(found.mesh)], "upgrade")?;
         if rests(&found.state) || !waiting.again().await {
             break found;
         }
@@ -192,11 +199,11 @@ fn rests(state: &UpgradeState) -> bool {
 }
 
 fn tagged(upgrade: &store::Upgrade) -> Response {
-    let mut response = Json(views::upgrade(upgrade)).into_response();
-    if let Ok(tag) = HeaderValue::from_str(&format!("\"{}\"", upgrade.transitions)) {
-        response.headers_mut().insert(header::ETAG, tag);
-    }
-    response
+    ([(header::ETAG, tag(upgrade))], Json(views::upgrade(upgrade))).into_response()
+}
+
+fn tag(upgrade: &store::Upgrade) -> String {
+    format!("\"{}\"", upgrade.transitions)
 }
 
 /// Verbs that two people must not press at the same moment.
@@ -216,32 +223,29 @@ pub(crate) async fn ask_upgrade(
     caller: Caller,
     Path((upgrade, verb)): Path<(String, String)>,
     headers: HeaderMap,
-    body: Body<Value>,
+    body: Body<Nothing>,
 ) -> Result<Response> {
-    caller.may_change()?;
     let verb: Verb = serde_json::from_value(Value::from(verb)).map_err(|_| ApiError::not_found("verb"))?;
     if matches!(verb, Verb::Abandon | Verb::Move) {
         return Err(ApiError::not_found("verb"));
     }
-    press(&caller, &upgrade, verb, &headers, &body, Value::Null).await
+    let change = caller.change("askUpgrade", &body).await?;
+    press(&caller, change, &upgrade, verb, &headers, Value::Null).await
 }
 
-async fn press<T>(
+async fn press(
     caller: &Caller,
+    mut change: Change<'_>,
     upgrade: &str,
     verb: Verb,
     headers: &HeaderMap,
-    body: &Body<T>,
     arguments: Value,
 ) -> Result<Response> {
-    let mut tx = caller.begin().await?;
-    if let Some(earlier) = body.earlier(&mut tx).await? {
-        return Ok(earlier);
-    }
     let upgrade: UpgradeId = id(upgrade, "upgrade")?;
-    tx.upgrade(upgrade).await?;
-    let tag = headers.get(header::IF_MATCH).and_then(|value| value.to_str().ok());
-    if tag.is_none() && needs_match(verb) {
+    let before = change.tx.upgrade(upgrade).await?;
+    caller.may_with(Action::Upgrade, &[Scope::Mesh(before.mesh)], "upgrade")?;
+    let expected = headers.get(header::IF_MATCH).map(|tag| tag.to_str().unwrap_or_default());
+    if expected.is_none() && needs_match(verb) {
         let hint = "Read the upgrade, look at it, and send its ETag as If-Match.";
         return Err(ApiError::new(
             StatusCode::PRECONDITION_REQUIRED,
@@ -251,10 +255,13 @@ async fn press<T>(
         ));
     }
     // A tag that is not one of ours matches nothing.
-    let expected = tag.map(|tag| tag.trim_matches('"').parse().unwrap_or(-1));
-    let asked = tx.upgrade_verb(upgrade, verb, expected, arguments, caller.app.clock.as_ref()).await?;
-    body.finish(tx, caller, StatusCode::ACCEPTED, Some(format!("/v1/upgrades/{upgrade}")), &views::upgrade(&asked))
-        .await
+    let expected = expected.map(|tag| tag.trim_matches('"').parse().unwrap_or(-1));
+    let asked = change.tx.upgrade_verb(upgrade, verb, expected, arguments, caller.app.clock.as_ref()).await?;
+    let done = Done::new(StatusCode::ACCEPTED, upgrade)
+        .at(format!("/v1/upgrades/{upgrade}"))
+        .tagged(tag(&asked))
+        .replacing(&views::upgrade(&before));
+    change.done(done, &views::upgrade(&asked)).await
 }
 
 /// Move namespaces to the canary
@@ -269,11 +276,11 @@ pub(crate) async fn move_namespaces(
     headers: HeaderMap,
     body: Body<MoveNamespaces>,
 ) -> Result<Response> {
-    caller.may_change()?;
     if body.value.namespaces.is_empty() {
         return Err(ApiError::field("/namespaces", "name at least one namespace"));
     }
     let chosen: Vec<Value> =
         body.value.namespaces.iter().map(|chosen| json!([chosen.cluster, chosen.namespace])).collect();
-    press(&caller, &upgrade, Verb::Move, &headers, &body, json!({ "namespaces": chosen })).await
+    let change = caller.change("moveNamespaces", &body).await?;
+    press(&caller, change, &upgrade, Verb::Move, &headers, json!({ "namespaces": chosen })).await
 }

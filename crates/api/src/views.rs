@@ -40,7 +40,7 @@ fn revision(revision: &store::Revision) -> wire::Revision {
     wire::Revision { name: revision.name.to_string(), version: revision.version.to_string() }
 }
 
-pub(crate) fn mesh(mesh: &store::Mesh, busy_with: Option<String>) -> wire::Mesh {
+pub(crate) fn mesh(mesh: &store::Mesh) -> wire::Mesh {
     let members = mesh.members.iter().enumerate().map(|(position, member)| wire::Member {
         cluster_id: member.cluster.to_string(),
         name: member.name.clone(),
@@ -55,7 +55,7 @@ pub(crate) fn mesh(mesh: &store::Mesh, busy_with: Option<String>) -> wire::Mesh 
         current: revision(&mesh.current),
         target: mesh.target.as_ref().map(revision),
         members: members.collect(),
-        busy_with,
+        busy_with: mesh.busy_with.clone(),
         created_at: mesh.created_at,
     }
 }
@@ -94,14 +94,12 @@ pub(crate) fn upgrade(upgrade: &store::Upgrade) -> wire::Upgrade {
     }
 }
 
-pub(crate) fn operation(operation: &store::Operation, items: &[store::Item], with_steps: bool) -> wire::Operation {
+/// An operation without its steps, of which so many are done and so many there are.
+pub(crate) fn operation(operation: &store::Operation, (completed, total): (i64, i64)) -> wire::Operation {
     let problem = match &operation.state {
         OperationState::Paused { problem } | OperationState::Failed { problem } => Some(trouble(problem)),
         _ => None,
     };
-    let heads = operation.waves.as_deref().unwrap_or_default();
-    let steps = |wave: usize| items.iter().filter(move |item| item.wave == wave).map(step).collect();
-    let waves = heads.iter().enumerate().map(|(index, head)| Wave { title: head.title.clone(), steps: steps(index) });
     wire::Operation {
         id: operation.id.to_string(),
         kind: operation.kind.as_str().into(),
@@ -111,12 +109,22 @@ pub(crate) fn operation(operation: &store::Operation, items: &[store::Item], wit
         mesh_id: operation.mesh.map(|id| id.to_string()),
         cluster_id: operation.cluster.map(|id| id.to_string()),
         upgrade_id: operation.upgrade.map(|id| id.to_string()),
-        progress: Progress { completed: items.iter().filter(|item| item.progress.done).count(), total: items.len() },
+        progress: Progress { completed, total },
         waiting_for: operation.waiting_for.clone().filter(|_| !operation.state.done()),
-        waves: if with_steps { waves.collect() } else { Vec::new() },
+        waves: Vec::new(),
         created_at: operation.created_at,
         ended_at: operation.ended_at,
     }
+}
+
+/// An operation with its steps.
+pub(crate) fn operation_with(found: &store::Operation, items: &[store::Item]) -> wire::Operation {
+    let count = |length: usize| i64::try_from(length).unwrap_or(i64::MAX);
+    let done = items.iter().filter(|item| item.progress.done).count();
+    let heads = found.waves.as_deref().unwrap_or_default();
+    let steps = |wave: usize| items.iter().filter(move |item| item.wave == wave).map(step).collect();
+    let waves = heads.iter().enumerate().map(|(index, head)| Wave { title: head.title.clone(), steps: steps(index) });
+    wire::Operation { waves: waves.collect(), ..operation(found, (count(done), count(items.len()))) }
 }
 
 fn step(item: &store::Item) -> Step {

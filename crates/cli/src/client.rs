@@ -89,17 +89,53 @@ impl Client {
         }
     }
 
-    /// The id of a mesh that was named.
+    /// The id of a mesh that was named. Names are DNS labels: one with an underscore is an id.
     pub(crate) async fn mesh(&self, named: &str) -> Result<String> {
-        let all: MeshList = self.get("/v1/meshes").await?;
-        let found = all.items.into_iter().find(|mesh| mesh.id == named || mesh.name == named);
-        found.map(|mesh| mesh.id).ok_or_else(|| Failure::new(3, format!("there is no mesh {named}")))
+        if named.starts_with("mesh_") {
+            return Ok(named.to_owned());
+        }
+        let found: MeshList = self.get(&format!("/v1/meshes?name={}", escaped(named))).await?;
+        let mesh = found.items.into_iter().next();
+        mesh.map(|mesh| mesh.id).ok_or_else(|| Failure::new(3, format!("there is no mesh {named}")))
     }
 
     /// The id of a cluster that was named.
     pub(crate) async fn cluster(&self, named: &str) -> Result<String> {
-        let all: ClusterList = self.get("/v1/clusters").await?;
-        let found = all.items.into_iter().find(|cluster| cluster.id == named || cluster.name == named);
-        found.map(|cluster| cluster.id).ok_or_else(|| Failure::new(3, format!("there is no cluster {named}")))
+        if named.starts_with("cluster_") {
+            return Ok(named.to_owned());
+        }
+        let found: ClusterList = self.get(&format!("/v1/clusters?name={}", escaped(named))).await?;
+        let cluster = found.items.into_iter().next();
+        cluster.map(|cluster| cluster.id).ok_or_else(|| Failure::new(3, format!("there is no cluster {named}")))
     }
+
+    /// Every item of a list, page by page.
+    pub(crate) async fn all<T: DeserializeOwned + Serialize>(&self, path: &str) -> Result<Listed<T>> {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let mut items: Vec<T> = Vec::new();
+        let mut token: Option<String> = None;
+        loop {
+            let next = token.map(|token| format!("&page_token={token}")).unwrap_or_default();
+            let page: Listed<T> = self.get(&format!("{path}{separator}page_size=500{next}")).await?;
+            items.extend(page.items);
+            token = page.next_page_token;
+            if token.is_none() {
+                return Ok(Listed { items, next_page_token: None });
+            }
+        }
+    }
+}
+
+/// A page of any list, and with [`Client::all`] the whole of it.
+#[derive(Debug, Serialize, serde::Deserialize)]
+pub(crate) struct Listed<T> {
+    pub(crate) items: Vec<T>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_page_token: Option<String>,
+}
+
+/// A text for a query: whatever is not plain is written as its bytes.
+fn escaped(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }

@@ -2,16 +2,16 @@
 
 use serde_json::{Value, json};
 use wire::{
-    Cluster as ClusterView, ClusterList, CreateMesh, CreateUpgrade, DataPlane, EventList, Mesh as MeshView, MeshList,
-    MoveNamespaces, NamespaceRef, Operation as OperationView, OperationList, RegisterCluster, ReleaseList,
-    SetInjection, Upgrade as UpgradeView, UpgradeList, UpgradeOptionList,
+    Cluster as ClusterView, CreateMesh, CreateUpgrade, DataPlane, EventList, Mesh as MeshView, MoveNamespaces,
+    NamespaceRef, Operation as OperationView, OperationList, RegisterCluster, ReleaseList, SetInjection,
+    Upgrade as UpgradeView, UpgradeOptionList,
 };
 
 use crate::client::Client;
 use crate::options::{Ask, Cluster, Command, Format, Mesh, Operation, Options, Upgrade, View, Wait};
 use crate::output::{or_dash, print};
 use crate::profile::{self, Profile};
-use crate::{Failure, Result, watch};
+use crate::{Failure, Result, access, watch};
 
 pub(crate) async fn run(options: Options) -> Result<()> {
     let Profile { server, key } = profile::of(&options)?;
@@ -29,6 +29,8 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         Command::Mesh(command) => mesh(&client, format, command).await,
         Command::Upgrade(command) => upgrade(&client, format, command).await,
         Command::Operation(command) => operation(&client, format, command).await,
+        Command::Key(command) => access::key(&client, format, command).await,
+        Command::Audit(command) => access::audit(&client, format, command).await,
         Command::Events { after } => {
             let events: EventList = client.get(&format!("/v1/events?after={after}")).await?;
             print(format, &events, &["seq", "at", "kind", "body"], |list| {
@@ -73,7 +75,7 @@ fn cluster_row(cluster: &ClusterView) -> Vec<String> {
 
 async fn cluster(client: &Client, format: Format, command: Cluster) -> Result<()> {
     match command {
-        Cluster::List => print(format, &client.get::<ClusterList>("/v1/clusters").await?, &CLUSTER, |list| {
+        Cluster::List => print(format, &client.all::<ClusterView>("/v1/clusters").await?, &CLUSTER, |list| {
             list.items.iter().map(cluster_row).collect()
         }),
         Cluster::Get { cluster } => {
@@ -126,7 +128,7 @@ fn mesh_row(mesh: &MeshView) -> Vec<String> {
 
 async fn mesh(client: &Client, format: Format, command: Mesh) -> Result<()> {
     match command {
-        Mesh::List => print(format, &client.get::<MeshList>("/v1/meshes").await?, &MESH, |list| {
+        Mesh::List => print(format, &client.all::<MeshView>("/v1/meshes").await?, &MESH, |list| {
             list.items.iter().map(mesh_row).collect()
         }),
         Mesh::Get { mesh } => {
@@ -277,7 +279,7 @@ async fn upgrade(client: &Client, format: Format, command: Upgrade) -> Result<()
     match command {
         Upgrade::List { mesh } => {
             let id = client.mesh(&mesh).await?;
-            print(format, &client.get::<UpgradeList>(&format!("/v1/meshes/{id}/upgrades")).await?, &UPGRADE, |list| {
+            print(format, &client.all::<UpgradeView>(&format!("/v1/meshes/{id}/upgrades")).await?, &UPGRADE, |list| {
                 list.items.iter().map(upgrade_row).collect()
             })
         }

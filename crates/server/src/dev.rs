@@ -4,10 +4,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use model::Clock;
+use model::access::Role;
 use model::clock::SystemClock;
 use model::ids::{KeyId, TenantId};
 use store::private::{PrivatePostgres, SUPERUSER};
-use store::{KeyText, NewKey, Role, Store, Vault};
+use store::{KeyText, NewKey, Store, Vault};
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
@@ -86,7 +87,8 @@ async fn first_key(store: &Store, file: &Path) -> Result<(), Failure> {
     store.create_tenant(tenant, "first", clock.now()).await?;
     let text = KeyText::generate(tenant, KeyId(clock.uuid()));
     let digest = text.digest(store.vault());
-    let key = NewKey { id: text.key, name: "first".into(), role: Role::Owner, digest, expires_at: None };
+    let (name, scopes) = ("first".into(), Vec::new());
+    let key = NewKey { id: text.key, name, role: Role::Owner, scopes, digest, expires_at: None };
     let mut tx = store.begin(tenant).await?;
     tx.create_key(&key, clock.now()).await?;
     tx.commit().await?;

@@ -4,9 +4,10 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use model::ids::ClusterId;
 use model::operation::Problem;
+use uuid::Uuid;
 
 use crate::error::{fits, json};
-use crate::{StoreError, Tx, exactly_one};
+use crate::{Page, Reach, StoreError, Tx, exactly_one};
 
 /// Where a cluster stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,14 +76,45 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Every cluster of the tenant, oldest first.
+    /// Clusters within reach, oldest first; of one name, where one is given.
     ///
     /// # Errors
     /// The database failed, or a row does not fit.
-    pub async fn clusters(&mut self) -> Result<Vec<Cluster>, StoreError> {
+    pub async fn clusters(
+        &mut self,
+        reach: &Reach,
+        name: Option<&str>,
+        page: Page,
+    ) -> Result<Vec<Cluster>, StoreError> {
+        let ids = sqlx::query_scalar!(
+            "SELECT cluster_id FROM clusters WHERE tenant_id = $1 AND ($2::uuid[] IS NULL OR cluster_id = ANY($2))
+                 AND ($3::text IS NULL OR name = $3) AND ($4::uuid IS NULL OR cluster_id > $4)
+             ORDER BY cluster_id LIMIT $5",
+            self.tenant.0,
+            reach.clusters.as_deref(),
+            name,
+            page.after,
+            page.limit
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        self.read_clusters(&ids).await
+    }
+
+    /// One cluster.
+    ///
+    /// # Errors
+    /// There is none of that id in this tenant.
+    pub async fn cluster(&mut self, id: ClusterId) -> Result<Cluster, StoreError> {
+        self.read_clusters(&[id.0]).await?.pop().ok_or(StoreError::NotFound { what: "cluster" })
+    }
+
+    async fn read_clusters(&mut self, ids: &[Uuid]) -> Result<Vec<Cluster>, StoreError> {
         let rows = sqlx::query!(
-            "SELECT cluster_id, name, server, state, kubernetes_version, problem, created_at, observed_at FROM clusters WHERE tenant_id = $1 ORDER BY cluster_id",
-            self.tenant.0
+            "SELECT cluster_id, name, server, state, kubernetes_version, problem, created_at, observed_at
+             FROM clusters WHERE tenant_id = $1 AND cluster_id = ANY($2) ORDER BY cluster_id",
+            self.tenant.0,
+            ids
         )
         .fetch_all(&mut *self.inner)
         .await?;
@@ -107,18 +139,6 @@ impl Tx<'_> {
             })
         });
         read.collect()
-    }
-
-    /// One cluster.
-    ///
-    /// # Errors
-    /// There is none of that id in this tenant.
-    pub async fn cluster(&mut self, id: ClusterId) -> Result<Cluster, StoreError> {
-        self.clusters()
-            .await?
-            .into_iter()
-            .find(|cluster| cluster.id == id)
-            .ok_or(StoreError::NotFound { what: "cluster" })
     }
 
     /// A cluster's credential, opened.

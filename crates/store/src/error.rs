@@ -21,6 +21,9 @@ pub enum StoreError {
         /// Who.
         holder: String,
     },
+    /// 409: a copy of the request is being worked on.
+    #[error("the same request is being worked on")]
+    InFlight,
     /// 412: the row has moved on since the caller looked.
     #[error("the row has moved on")]
     Moved,

@@ -2,9 +2,11 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
+use model::audit::{Digest, Head};
 use model::ids::{MeshId, OperationId, UpgradeId};
 
-use crate::{StoreError, Tx};
+use crate::error::fits;
+use crate::{Reach, StoreError, Tx};
 
 /// An event before it has its number.
 #[derive(Debug, Clone)]
@@ -43,32 +45,34 @@ pub struct Event {
 }
 
 impl Tx<'_> {
-    /// The head's row lock orders committing transactions of one tenant, so a reader that has seen number n has seen all
-    /// before it.
-    pub(crate) async fn write_events(&mut self) -> Result<(), StoreError> {
-        let events = std::mem::take(&mut self.events);
-        if events.is_empty() {
+    /// Numbers and writes what was buffered. The head's row lock orders committing transactions of one tenant, so a reader
+    /// that has seen number n has seen all before it.
+    pub(crate) async fn write_log(&mut self) -> Result<(), StoreError> {
+        let (events, entries) = (std::mem::take(&mut self.events), std::mem::take(&mut self.entries));
+        if events.is_empty() && entries.is_empty() {
             return Ok(());
         }
-        let count = i64::try_from(events.len()).expect("a transaction has few events");
-        let last = sqlx::query_scalar!(
-            "UPDATE tenant_heads SET event_seq = event_seq + $2 WHERE tenant_id = $1 RETURNING event_seq",
+        let count = |length: usize| i64::try_from(length).expect("a transaction has few events");
+        let (told, noted) = (count(events.len()), count(entries.len()));
+        let head = sqlx::query!(
+            "UPDATE tenant_heads SET event_seq = event_seq + $2, audit_seq = audit_seq + $3 WHERE tenant_id = $1
+             RETURNING event_seq, audit_seq, audit_hash",
             self.tenant.0,
-            count
+            told,
+            noted
         )
         .fetch_one(&mut *self.inner)
         .await?;
-        for (event, seq) in events.iter().zip(last - count + 1..) {
+        for (event, seq) in events.iter().zip(head.event_seq - told + 1..) {
+            self.write_event(event, seq).await?;
+        }
+        if noted > 0 {
+            let hash = fits(Digest::try_from(head.audit_hash), "tenant_heads", "audit_hash", self.tenant)?;
+            let last = self.link(entries, Head { seq: head.audit_seq - noted, hash }).await?;
             sqlx::query!(
-                "INSERT INTO events (tenant_id, seq, at, kind, mesh_id, upgrade_id, operation_id, body) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+                "UPDATE tenant_heads SET audit_hash = $2 WHERE tenant_id = $1",
                 self.tenant.0,
-                seq,
-                event.at.to_sqlx() as _,
-                event.kind,
-                event.mesh.map(|id| id.0),
-                event.upgrade.map(|id| id.0),
-                event.operation.map(|id| id.0),
-                event.body
+                last.as_slice()
             )
             .execute(&mut *self.inner)
             .await?;
@@ -76,22 +80,42 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The events after a number, oldest first, at most `limit` of them.
+    async fn write_event(&mut self, event: &NewEvent, seq: i64) -> Result<(), StoreError> {
+        sqlx::query!(
+            "INSERT INTO events (tenant_id, seq, at, kind, mesh_id, upgrade_id, operation_id, body) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            self.tenant.0,
+            seq,
+            event.at.to_sqlx() as _,
+            event.kind,
+            event.mesh.map(|id| id.0),
+            event.upgrade.map(|id| id.0),
+            event.operation.map(|id| id.0),
+            event.body
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// The events within reach after a number, oldest first, at most `limit` of them.
     ///
     /// # Errors
     /// The database failed.
     pub async fn events_after(
         &mut self,
+        reach: &Reach,
         seq: i64,
         upgrade: Option<UpgradeId>,
         limit: i64,
     ) -> Result<Vec<Event>, StoreError> {
         let rows = sqlx::query!(
-            r#"SELECT seq, at, kind, mesh_id, upgrade_id, operation_id, body FROM events
-               WHERE tenant_id = $1 AND seq > $2 AND ($3::uuid IS NULL OR upgrade_id = $3) ORDER BY seq LIMIT $4"#,
+            "SELECT seq, at, kind, mesh_id, upgrade_id, operation_id, body FROM events
+             WHERE tenant_id = $1 AND seq > $2 AND ($3::uuid IS NULL OR upgrade_id = $3) AND ($4::uuid[] IS NULL OR mesh_id = ANY($4))
+             ORDER BY seq LIMIT $5",
             self.tenant.0,
             seq,
             upgrade.map(|id| id.0),
+            reach.meshes.as_deref(),
             limit
         )
         .fetch_all(&mut *self.inner)

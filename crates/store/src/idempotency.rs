@@ -1,9 +1,35 @@
-//! `Idempotency-Key`: the stored answer of an earlier, equal request. The row is written with the work itself.
+//! `Idempotency-Key`: the stored answer of an earlier, equal request. The row is taken before the work and answered with
+//! it, in one transaction: of any number of copies exactly one does the work.
 
-use jiff::Timestamp;
+use std::borrow::Cow;
+
+use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
 
-use crate::{StoreError, Tx};
+use crate::error::fits;
+use crate::{StoreError, Tx, exactly_one};
+
+/// How long an answer is kept.
+const KEPT: SignedDuration = SignedDuration::from_hours(24);
+/// How long a copy waits for the first one to end before it is told to come back. Longer would only fill the pool.
+const PATIENCE: &str = "100ms";
+/// Postgres: a lock was not to be had in that time.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// Old rows that one request clears away at most.
+const SWEPT: i64 = 100;
+
+/// What makes two requests copies of each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestKey {
+    /// Who sent it.
+    pub principal: String,
+    /// Method and path.
+    pub route: String,
+    /// The header's value.
+    pub key: String,
+    /// Digest of the body; the same key with another body is a mistake.
+    pub hash: [u8; 32],
+}
 
 /// An answer worth repeating.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +38,8 @@ pub struct Answer {
     pub status: u16,
     /// The `Location` header.
     pub location: Option<String>,
+    /// The `ETag` header.
+    pub tag: Option<String>,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -19,7 +47,7 @@ pub struct Answer {
 /// What an earlier request with the same key left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Earlier {
-    /// Nothing.
+    /// Nothing: this one does the work.
     None,
     /// The same request: its answer.
     Same(Answer),
@@ -27,61 +55,104 @@ pub enum Earlier {
     Other,
 }
 
-fn place(route: &str, key: &str) -> String {
-    format!("idempotency_keys.answer/{route}/{key}")
+impl RequestKey {
+    fn place(&self) -> String {
+        format!("idempotency_keys.answer/{}/{}/{}", self.principal, self.route, self.key)
+    }
 }
 
 impl Tx<'_> {
-    /// What was answered under this key before.
+    /// Takes the row of a request, or finds what was answered before.
     ///
     /// # Errors
-    /// The database failed.
-    pub async fn earlier_answer(&mut self, route: &str, key: &str, body_hash: &[u8]) -> Result<Earlier, StoreError> {
-        let row = sqlx::query!(
-            "SELECT body_hash, status, location, answer FROM idempotency_keys WHERE tenant_id = $1 AND route = $2 AND key = $3",
+    /// [`StoreError::InFlight`]: a copy is being worked on right now.
+    pub async fn take_request(&mut self, request: &RequestKey, now: Timestamp) -> Result<Earlier, StoreError> {
+        self.lock_patience(PATIENCE).await?;
+        let oldest = now - KEPT;
+        let taken = sqlx::query!(
+            "INSERT INTO idempotency_keys AS known (tenant_id, principal, route, key, body_hash, created_at) VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT ON CONSTRAINT idempotency_keys_pk DO UPDATE
+                 SET body_hash = excluded.body_hash, created_at = excluded.created_at, status = NULL, location = NULL, etag = NULL, answer = NULL
+                 WHERE known.created_at < $7",
             self.tenant.0,
-            route,
-            key
+            request.principal,
+            request.route,
+            request.key,
+            request.hash.as_slice(),
+            now.to_sqlx() as _,
+            oldest.to_sqlx() as _
         )
-        .fetch_optional(&mut *self.inner)
-        .await?;
-        let Some(row) = row else { return Ok(Earlier::None) };
-        if row.body_hash != body_hash {
-            return Ok(Earlier::Other);
+        .execute(&mut *self.inner)
+        .await;
+        let taken = taken.map_err(|error| {
+            let code = error.as_database_error().and_then(|database| database.code().map(Cow::into_owned));
+            if code.as_deref() == Some(LOCK_NOT_AVAILABLE) { StoreError::InFlight } else { error.into() }
+        })?;
+        self.lock_patience("0").await?;
+        if taken.rows_affected() == 0 {
+            return self.earlier_answer(request).await;
         }
-        let status = crate::error::fits(row.status.try_into(), "idempotency_keys", "status", key)?;
-        Ok(Earlier::Same(Answer {
-            status,
-            location: row.location,
-            body: self.vault.open(&place(route, key), &row.answer)?,
-        }))
-    }
-
-    /// Keeps an answer. A concurrent copy of the request meets the constraint `idempotency_keys_pk`.
-    ///
-    /// # Errors
-    /// The database failed, or a copy was faster.
-    pub async fn keep_answer(
-        &mut self,
-        route: &str,
-        key: &str,
-        body_hash: &[u8],
-        answer: &Answer,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
         sqlx::query!(
-            "INSERT INTO idempotency_keys (tenant_id, route, key, body_hash, status, location, answer, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            "DELETE FROM idempotency_keys WHERE tenant_id = $1 AND (principal, route, key) IN (
+                 SELECT principal, route, key FROM idempotency_keys WHERE tenant_id = $1 AND created_at < $2
+                 LIMIT $3 FOR UPDATE SKIP LOCKED)",
             self.tenant.0,
-            route,
-            key,
-            body_hash,
-            i32::from(answer.status),
-            answer.location,
-            self.vault.seal(&place(route, key), &answer.body),
-            now.to_sqlx() as _
+            oldest.to_sqlx() as _,
+            SWEPT
         )
         .execute(&mut *self.inner)
         .await?;
+        Ok(Earlier::None)
+    }
+
+    async fn lock_patience(&mut self, limit: &str) -> Result<(), StoreError> {
+        sqlx::query!("SELECT set_config('lock_timeout', $1, true)", limit).fetch_one(&mut *self.inner).await?;
         Ok(())
+    }
+
+    async fn earlier_answer(&mut self, request: &RequestKey) -> Result<Earlier, StoreError> {
+        let row = sqlx::query!(
+            "SELECT body_hash, status, location, etag, answer FROM idempotency_keys
+             WHERE tenant_id = $1 AND principal = $2 AND route = $3 AND key = $4",
+            self.tenant.0,
+            request.principal,
+            request.route,
+            request.key
+        )
+        .fetch_one(&mut *self.inner)
+        .await?;
+        if row.body_hash != request.hash {
+            return Ok(Earlier::Other);
+        }
+        let corrupt = || StoreError::Corrupt { table: "idempotency_keys", column: "answer", row: request.key.clone() };
+        let (status, answer) = row.status.zip(row.answer).ok_or_else(corrupt)?;
+        Ok(Earlier::Same(Answer {
+            status: fits(status.try_into(), "idempotency_keys", "status", &request.key)?,
+            location: row.location,
+            tag: row.etag,
+            body: self.vault.open(&request.place(), &answer)?,
+        }))
+    }
+
+    /// Keeps the answer in the row that was taken.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn keep_answer(&mut self, request: &RequestKey, answer: &Answer) -> Result<(), StoreError> {
+        let kept = sqlx::query!(
+            "UPDATE idempotency_keys SET status = $5, location = $6, etag = $7, answer = $8
+             WHERE tenant_id = $1 AND principal = $2 AND route = $3 AND key = $4",
+            self.tenant.0,
+            request.principal,
+            request.route,
+            request.key,
+            i32::from(answer.status),
+            answer.location,
+            answer.tag,
+            self.vault.seal(&request.place(), &answer.body)
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        exactly_one(kept.rows_affected(), StoreError::NotFound { what: "request" })
     }
 }

@@ -5,15 +5,18 @@
 
 use std::str::FromStr;
 
+use model::audit::Entry;
 use model::ids::TenantId;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Postgres, Transaction};
 
+mod audit;
 mod catalogue;
 mod clusters;
 mod error;
 mod events;
 mod idempotency;
+mod keys;
 mod meshes;
 mod operations;
 pub mod private;
@@ -27,13 +30,13 @@ pub use catalogue::{Hosting, StoredRelease};
 pub use clusters::{Cluster, ClusterState, NewCluster};
 pub use error::StoreError;
 pub use events::{Event, NewEvent};
-pub use idempotency::{Answer, Earlier};
+pub use idempotency::{Answer, Earlier, RequestKey};
+pub use keys::{ApiKey, KeyText, NewKey};
 pub use meshes::{Member, Mesh, MeshState, NewMesh, Revision};
 pub use operations::{Item, NewOperation, Operation, WaveHead};
 pub use queue::{Claim, Record, Wishes};
-pub use tenants::{ApiKey, KeyText, NewKey, Role};
 pub use upgrades::{NewUpgrade, Upgrade};
-pub use vault::{Vault, digest, random_hex};
+pub use vault::{Vault, digest, random_hex, sha256};
 
 /// A connection pool under one database role, and the key that seals secrets.
 #[derive(Debug, Clone)]
@@ -48,7 +51,36 @@ pub struct Tx<'a> {
     inner: Transaction<'a, Postgres>,
     tenant: TenantId,
     events: Vec<NewEvent>,
+    entries: Vec<Entry>,
     vault: &'a Vault,
+}
+
+/// Which part of a list: what comes after a key, in the list's own order.
+#[derive(Debug, Clone, Copy)]
+pub struct Page {
+    /// The last key of the page before.
+    pub after: Option<uuid::Uuid>,
+    /// How many rows.
+    pub limit: i64,
+}
+
+/// Which things a list shows; none means every one of them.
+#[derive(Debug, Clone, Default)]
+pub struct Reach {
+    /// Meshes, with what belongs to them.
+    pub meshes: Option<Vec<uuid::Uuid>>,
+    /// Clusters, with what belongs to them.
+    pub clusters: Option<Vec<uuid::Uuid>>,
+}
+
+impl Reach {
+    /// Everything.
+    pub const ALL: Self = Self { meshes: None, clusters: None };
+}
+
+impl Page {
+    /// Everything at once, where there cannot be much.
+    pub const ALL: Self = Self { after: None, limit: i64::MAX };
 }
 
 /// How many connections one process keeps; two cores serve no more at once.
@@ -127,7 +159,7 @@ impl Store {
     pub async fn begin(&self, tenant: TenantId) -> Result<Tx<'_>, StoreError> {
         let mut inner = self.pool.begin().await?;
         sqlx::query!("SELECT set_config('mw.tenant', $1, true)", tenant.0.to_string()).fetch_one(&mut *inner).await?;
-        Ok(Tx { inner, tenant, events: Vec::new(), vault: &self.vault })
+        Ok(Tx { inner, tenant, events: Vec::new(), entries: Vec::new(), vault: &self.vault })
     }
 
     /// The key that seals secrets.
@@ -157,12 +189,12 @@ impl Tx<'_> {
         self.events.push(event);
     }
 
-    /// Writes the buffered events and commits.
+    /// Writes the buffered events and audit entries, and commits.
     ///
     /// # Errors
     /// The database refused; nothing was changed.
     pub async fn commit(mut self) -> Result<(), StoreError> {
-        self.write_events().await?;
+        self.write_log().await?;
         self.inner.commit().await?;
         Ok(())
     }

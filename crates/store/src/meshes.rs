@@ -1,13 +1,16 @@
 //! Meshes, their members, their one or two revisions, and who may change them.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use model::ids::{ClusterId, HostingClusterId, MeshId};
 use model::rules::Edition;
 use model::version::{RevisionName, Version};
+use uuid::Uuid;
 
 use crate::error::fits;
-use crate::{StoreError, Tx, exactly_one};
+use crate::{Page, Reach, StoreError, Tx, exactly_one};
 
 /// A mesh to be made.
 #[derive(Debug, Clone)]
@@ -94,6 +97,8 @@ pub struct Mesh {
     pub target: Option<Revision>,
     /// Its members; the first is the config cluster.
     pub members: Vec<Member>,
+    /// Who changes it right now.
+    pub busy_with: Option<String>,
     /// When it was asked for.
     pub created_at: Timestamp,
 }
@@ -206,22 +211,24 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Every mesh of the tenant that is not deleted, oldest first.
+    /// Meshes within reach that are not deleted, oldest first; of one name, where one is given.
     ///
     /// # Errors
     /// The database failed, or a row does not fit.
-    pub async fn meshes(&mut self) -> Result<Vec<Mesh>, StoreError> {
+    pub async fn meshes(&mut self, reach: &Reach, name: Option<&str>, page: Page) -> Result<Vec<Mesh>, StoreError> {
         let ids = sqlx::query_scalar!(
-            "SELECT mesh_id FROM meshes WHERE tenant_id = $1 AND state <> 'deleted' ORDER BY mesh_id",
-            self.tenant.0
+            "SELECT mesh_id FROM meshes WHERE tenant_id = $1 AND state <> 'deleted' AND ($2::uuid[] IS NULL OR mesh_id = ANY($2))
+                 AND ($3::text IS NULL OR name = $3) AND ($4::uuid IS NULL OR mesh_id > $4)
+             ORDER BY mesh_id LIMIT $5",
+            self.tenant.0,
+            reach.meshes.as_deref(),
+            name,
+            page.after,
+            page.limit
         )
         .fetch_all(&mut *self.inner)
         .await?;
-        let mut meshes = Vec::with_capacity(ids.len());
-        for id in ids {
-            meshes.push(self.mesh(MeshId(id)).await?);
-        }
-        Ok(meshes)
+        self.read_meshes(&ids).await
     }
 
     /// One mesh, deleted or not.
@@ -229,61 +236,75 @@ impl Tx<'_> {
     /// # Errors
     /// There is none of that id in this tenant.
     pub async fn mesh(&mut self, id: MeshId) -> Result<Mesh, StoreError> {
-        let row = sqlx::query!(
-            "SELECT name, edition, state, hosting_cluster_id, created_at FROM meshes WHERE tenant_id = $1 AND mesh_id = $2",
-            self.tenant.0,
-            id.0
-        )
-        .fetch_optional(&mut *self.inner)
-        .await?
-        .ok_or(StoreError::NotFound { what: "mesh" })?;
-        let state = MeshState::ALL.into_iter().find(|state| state.as_str() == row.state);
-        let (current, target) = self.revisions(id).await?;
-        Ok(Mesh {
-            id,
-            name: row.name,
-            edition: fits(serde_json::from_value(row.edition.into()), "meshes", "edition", id)?,
-            state: fits(state.ok_or(()), "meshes", "state", id)?,
-            hosting: HostingClusterId(row.hosting_cluster_id),
-            current: fits(current.ok_or(()), "revisions", "part", id)?,
-            target,
-            members: self.members(id).await?,
-            created_at: row.created_at.to_jiff(),
-        })
+        self.read_meshes(&[id.0]).await?.pop().ok_or(StoreError::NotFound { what: "mesh" })
     }
 
-    async fn revisions(&mut self, mesh: MeshId) -> Result<(Option<Revision>, Option<Revision>), StoreError> {
+    async fn read_meshes(&mut self, ids: &[Uuid]) -> Result<Vec<Mesh>, StoreError> {
+        let (mut revisions, mut members) = (self.revisions(ids).await?, self.members(ids).await?);
         let rows = sqlx::query!(
-            "SELECT part, name, version FROM revisions WHERE tenant_id = $1 AND mesh_id = $2",
+            r#"SELECT mesh_id, name, edition, state, hosting_cluster_id, created_at, holder AS "holder?"
+               FROM meshes LEFT JOIN mesh_slots USING (tenant_id, mesh_id)
+               WHERE tenant_id = $1 AND mesh_id = ANY($2) ORDER BY mesh_id"#,
             self.tenant.0,
-            mesh.0
+            ids
         )
         .fetch_all(&mut *self.inner)
         .await?;
-        let (mut current, mut target) = (None, None);
-        for row in rows {
-            let name = fits(row.name.parse(), "revisions", "name", mesh)?;
-            let revision = Some(Revision { name, version: fits(row.version.parse(), "revisions", "version", mesh)? });
-            if row.part == "current" { current = revision } else { target = revision }
-        }
-        Ok((current, target))
-    }
-
-    async fn members(&mut self, mesh: MeshId) -> Result<Vec<Member>, StoreError> {
-        let rows = sqlx::query!(
-            "SELECT c.cluster_id, c.name, c.kubernetes_version FROM memberships m JOIN clusters c USING (tenant_id, cluster_id)
-             WHERE m.tenant_id = $1 AND m.mesh_id = $2 ORDER BY m.position",
-            self.tenant.0,
-            mesh.0
-        )
-        .fetch_all(&mut *self.inner)
-        .await?;
-        let read = rows.into_iter().map(|row| Member {
-            cluster: ClusterId(row.cluster_id),
-            name: row.name,
-            kubernetes_version: row.kubernetes_version,
+        let read = rows.into_iter().map(|row| {
+            let id = MeshId(row.mesh_id);
+            let state = MeshState::ALL.into_iter().find(|state| state.as_str() == row.state);
+            Ok(Mesh {
+                id,
+                name: row.name,
+                edition: fits(serde_json::from_value(row.edition.into()), "meshes", "edition", id)?,
+                state: fits(state.ok_or(()), "meshes", "state", id)?,
+                hosting: HostingClusterId(row.hosting_cluster_id),
+                current: fits(revisions.remove(&(id, true)).ok_or(()), "revisions", "part", id)?,
+                target: revisions.remove(&(id, false)),
+                members: members.remove(&id).unwrap_or_default(),
+                busy_with: row.holder,
+                created_at: row.created_at.to_jiff(),
+            })
         });
-        Ok(read.collect())
+        read.collect()
+    }
+
+    /// By mesh, and whether it is the current one.
+    async fn revisions(&mut self, meshes: &[Uuid]) -> Result<BTreeMap<(MeshId, bool), Revision>, StoreError> {
+        let rows = sqlx::query!(
+            "SELECT mesh_id, part, name, version FROM revisions WHERE tenant_id = $1 AND mesh_id = ANY($2)",
+            self.tenant.0,
+            meshes
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let read = rows.into_iter().map(|row| {
+            let mesh = MeshId(row.mesh_id);
+            let name = fits(row.name.parse(), "revisions", "name", mesh)?;
+            let version = fits(row.version.parse(), "revisions", "version", mesh)?;
+            Ok(((mesh, row.part == "current"), Revision { name, version }))
+        });
+        read.collect()
+    }
+
+    async fn members(&mut self, meshes: &[Uuid]) -> Result<BTreeMap<MeshId, Vec<Member>>, StoreError> {
+        let rows = sqlx::query!(
+            "SELECT m.mesh_id, c.cluster_id, c.name, c.kubernetes_version FROM memberships m JOIN clusters c USING (tenant_id, cluster_id)
+             WHERE m.tenant_id = $1 AND m.mesh_id = ANY($2) ORDER BY m.position",
+            self.tenant.0,
+            meshes
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let mut members: BTreeMap<MeshId, Vec<Member>> = BTreeMap::new();
+        for row in rows {
+            members.entry(MeshId(row.mesh_id)).or_default().push(Member {
+                cluster: ClusterId(row.cluster_id),
+                name: row.name,
+                kubernetes_version: row.kubernetes_version,
+            });
+        }
+        Ok(members)
     }
 
     /// Moves a mesh to another state. A deleted one gives its members free.

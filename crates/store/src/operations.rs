@@ -10,9 +10,10 @@ use model::operation::{Fact, OperationKind, OperationState, Progress, Wish};
 use model::plan::{Plan, Step};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::error::{fits, json};
-use crate::{NewEvent, StoreError, Tx, exactly_one};
+use crate::{NewEvent, Page, Reach, StoreError, Tx, exactly_one};
 
 /// An operation to be queued.
 #[derive(Debug, Clone)]
@@ -131,31 +132,30 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The newest operations first, `limit` of them, beginning before `before`.
+    /// Operations within reach, newest first; of one upgrade, where one is given.
     ///
     /// # Errors
     /// The database failed, or a row does not fit.
     pub async fn operations(
         &mut self,
+        reach: &Reach,
         upgrade: Option<UpgradeId>,
-        before: Option<OperationId>,
-        limit: i64,
+        page: Page,
     ) -> Result<Vec<Operation>, StoreError> {
         let ids = sqlx::query_scalar!(
-            r#"SELECT operation_id FROM operations WHERE tenant_id = $1 AND ($2::uuid IS NULL OR upgrade_id = $2)
-               AND ($3::uuid IS NULL OR operation_id < $3) ORDER BY operation_id DESC LIMIT $4"#,
+            "SELECT operation_id FROM operations WHERE tenant_id = $1 AND ($2::uuid IS NULL OR upgrade_id = $2)
+                 AND ($3::uuid[] IS NULL OR mesh_id = ANY($3) OR cluster_id = ANY($4)) AND ($5::uuid IS NULL OR operation_id < $5)
+             ORDER BY operation_id DESC LIMIT $6",
             self.tenant.0,
             upgrade.map(|id| id.0),
-            before.map(|id| id.0),
-            limit
+            reach.meshes.as_deref(),
+            reach.clusters.as_deref(),
+            page.after,
+            page.limit
         )
         .fetch_all(&mut *self.inner)
         .await?;
-        let mut operations = Vec::with_capacity(ids.len());
-        for id in ids {
-            operations.push(self.operation(OperationId(id)).await?);
-        }
-        Ok(operations)
+        self.read_operations(&ids).await
     }
 
     /// One operation.
@@ -163,29 +163,56 @@ impl Tx<'_> {
     /// # Errors
     /// There is none of that id in this tenant.
     pub async fn operation(&mut self, id: OperationId) -> Result<Operation, StoreError> {
-        let row = sqlx::query!(
-            "SELECT kind, mesh_id, cluster_id, upgrade_id, arguments, state_body, waves, waiting_for, created_at, started_at, ended_at
-             FROM operations WHERE tenant_id = $1 AND operation_id = $2",
+        self.read_operations(&[id.0]).await?.pop().ok_or(StoreError::NotFound { what: "operation" })
+    }
+
+    async fn read_operations(&mut self, ids: &[Uuid]) -> Result<Vec<Operation>, StoreError> {
+        let rows = sqlx::query!(
+            "SELECT operation_id, kind, mesh_id, cluster_id, upgrade_id, arguments, state_body, waves, waiting_for, created_at, started_at, ended_at
+             FROM operations WHERE tenant_id = $1 AND operation_id = ANY($2) ORDER BY operation_id DESC",
             self.tenant.0,
-            id.0
+            ids
         )
-        .fetch_optional(&mut *self.inner)
-        .await?
-        .ok_or(StoreError::NotFound { what: "operation" })?;
-        Ok(Operation {
-            id,
-            kind: fits(serde_json::from_value(row.kind.into()), "operations", "kind", id)?,
-            mesh: row.mesh_id.map(MeshId),
-            cluster: row.cluster_id.map(ClusterId),
-            upgrade: row.upgrade_id.map(UpgradeId),
-            arguments: row.arguments,
-            state: fits(serde_json::from_value(row.state_body), "operations", "state_body", id)?,
-            waves: row.waves.map(|waves| fits(serde_json::from_value(waves), "operations", "waves", id)).transpose()?,
-            waiting_for: row.waiting_for,
-            created_at: row.created_at.to_jiff(),
-            started_at: row.started_at.map(jiff_sqlx::Timestamp::to_jiff),
-            ended_at: row.ended_at.map(jiff_sqlx::Timestamp::to_jiff),
-        })
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let read = rows.into_iter().map(|row| {
+            let id = OperationId(row.operation_id);
+            let waves = row.waves.map(|waves| fits(serde_json::from_value(waves), "operations", "waves", id));
+            Ok(Operation {
+                id,
+                kind: fits(serde_json::from_value(row.kind.into()), "operations", "kind", id)?,
+                mesh: row.mesh_id.map(MeshId),
+                cluster: row.cluster_id.map(ClusterId),
+                upgrade: row.upgrade_id.map(UpgradeId),
+                arguments: row.arguments,
+                state: fits(serde_json::from_value(row.state_body), "operations", "state_body", id)?,
+                waves: waves.transpose()?,
+                waiting_for: row.waiting_for,
+                created_at: row.created_at.to_jiff(),
+                started_at: row.started_at.map(jiff_sqlx::Timestamp::to_jiff),
+                ended_at: row.ended_at.map(jiff_sqlx::Timestamp::to_jiff),
+            })
+        });
+        read.collect()
+    }
+
+    /// How many steps of each operation are done, and how many there are; without a plan there are none.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn counts(&mut self, operations: &[Operation]) -> Result<BTreeMap<OperationId, (i64, i64)>, StoreError> {
+        let ids: Vec<Uuid> = operations.iter().map(|operation| operation.id.0).collect();
+        let rows = sqlx::query!(
+            r#"SELECT operation_id, count(*) AS "total!",
+                   count(*) FILTER (WHERE EXISTS (SELECT FROM item_facts AS known WHERE known.tenant_id = item.tenant_id
+                       AND known.operation_id = item.operation_id AND known.number = item.number AND known.fact ->> 'fact' = 'done')) AS "done!"
+               FROM operation_items AS item WHERE tenant_id = $1 AND operation_id = ANY($2) GROUP BY operation_id"#,
+            self.tenant.0,
+            &ids
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        Ok(rows.into_iter().map(|row| (OperationId(row.operation_id), (row.done, row.total))).collect())
     }
 
     /// Stores the plan that a worker built. A plan is written once.
@@ -270,7 +297,7 @@ impl Tx<'_> {
         &mut self,
         upgrade: UpgradeId,
     ) -> Result<Vec<(OperationKind, Step, Option<String>)>, StoreError> {
-        let mut operations = self.operations(Some(upgrade), None, i64::MAX).await?;
+        let mut operations = self.operations(&Reach::ALL, Some(upgrade), Page::ALL).await?;
         operations.reverse();
         let mut started = Vec::new();
         for operation in operations.iter().filter(|operation| operation.kind != OperationKind::Rollback) {

@@ -9,9 +9,10 @@ use model::rules::Strategy;
 use model::upgrade::{Effect, Outcome, UpgradePolicyChoice, UpgradeState, Verb};
 use model::version::{RevisionName, Version};
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::error::{fits, json};
-use crate::{NewEvent, NewOperation, StoreError, Tx};
+use crate::{NewEvent, NewOperation, Page, StoreError, Tx};
 
 /// An upgrade to be planned.
 #[derive(Debug, Clone)]
@@ -121,46 +122,52 @@ impl Tx<'_> {
             .fetch_optional(&mut *self.inner)
             .await?;
         }
-        let row = sqlx::query!(
-            "SELECT mesh_id, from_version, to_version, choice, state_body, transitions, operation_id, created_at, ended_at
-             FROM upgrades WHERE tenant_id = $1 AND upgrade_id = $2",
+        self.read_upgrades(&[id.0]).await?.pop().ok_or(StoreError::NotFound { what: "upgrade" })
+    }
+
+    async fn read_upgrades(&mut self, ids: &[Uuid]) -> Result<Vec<Upgrade>, StoreError> {
+        let rows = sqlx::query!(
+            "SELECT upgrade_id, mesh_id, from_version, to_version, choice, state_body, transitions, operation_id, created_at, ended_at
+             FROM upgrades WHERE tenant_id = $1 AND upgrade_id = ANY($2) ORDER BY upgrade_id DESC",
             self.tenant.0,
-            id.0
+            ids
         )
-        .fetch_optional(&mut *self.inner)
-        .await?
-        .ok_or(StoreError::NotFound { what: "upgrade" })?;
-        Ok(Upgrade {
-            id,
-            mesh: MeshId(row.mesh_id),
-            from: fits(row.from_version.parse(), "upgrades", "from_version", id)?,
-            to: fits(row.to_version.parse(), "upgrades", "to_version", id)?,
-            choice: fits(serde_json::from_value(row.choice), "upgrades", "choice", id)?,
-            state: fits(serde_json::from_value(row.state_body), "upgrades", "state_body", id)?,
-            transitions: row.transitions,
-            operation: row.operation_id.map(OperationId),
-            created_at: row.created_at.to_jiff(),
-            ended_at: row.ended_at.map(jiff_sqlx::Timestamp::to_jiff),
-        })
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let read = rows.into_iter().map(|row| {
+            let id = UpgradeId(row.upgrade_id);
+            Ok(Upgrade {
+                id,
+                mesh: MeshId(row.mesh_id),
+                from: fits(row.from_version.parse(), "upgrades", "from_version", id)?,
+                to: fits(row.to_version.parse(), "upgrades", "to_version", id)?,
+                choice: fits(serde_json::from_value(row.choice), "upgrades", "choice", id)?,
+                state: fits(serde_json::from_value(row.state_body), "upgrades", "state_body", id)?,
+                transitions: row.transitions,
+                operation: row.operation_id.map(OperationId),
+                created_at: row.created_at.to_jiff(),
+                ended_at: row.ended_at.map(jiff_sqlx::Timestamp::to_jiff),
+            })
+        });
+        read.collect()
     }
 
     /// The upgrades of a mesh, newest first.
     ///
     /// # Errors
     /// The database failed, or a row does not fit.
-    pub async fn upgrades(&mut self, mesh: MeshId) -> Result<Vec<Upgrade>, StoreError> {
+    pub async fn upgrades(&mut self, mesh: MeshId, page: Page) -> Result<Vec<Upgrade>, StoreError> {
         let ids = sqlx::query_scalar!(
-            "SELECT upgrade_id FROM upgrades WHERE tenant_id = $1 AND mesh_id = $2 ORDER BY upgrade_id DESC",
+            "SELECT upgrade_id FROM upgrades WHERE tenant_id = $1 AND mesh_id = $2 AND ($3::uuid IS NULL OR upgrade_id < $3)
+             ORDER BY upgrade_id DESC LIMIT $4",
             self.tenant.0,
-            mesh.0
+            mesh.0,
+            page.after,
+            page.limit
         )
         .fetch_all(&mut *self.inner)
         .await?;
-        let mut upgrades = Vec::with_capacity(ids.len());
-        for id in ids {
-            upgrades.push(self.upgrade(UpgradeId(id)).await?);
-        }
-        Ok(upgrades)
+        self.read_upgrades(&ids).await
     }
 
     /// Does what a person asked. `expected` is the transition count that they looked at.

@@ -69,9 +69,18 @@ impl Vault {
     }
 }
 
+/// SHA-256.
+///
+/// # Panics
+/// Never: a SHA-256 has 32 bytes.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().try_into().expect("a SHA-256 has 32 bytes")
+}
+
 /// SHA-256 in hexadecimal.
 pub fn digest(bytes: &[u8]) -> String {
-    hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
+    hex(&sha256(bytes))
 }
 
 /// 32 random bytes in hexadecimal, for a sealing key.

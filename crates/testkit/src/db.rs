@@ -100,6 +100,16 @@ impl TestDb {
         administer(server, format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
     }
 
+    /// Does to the database what somebody with this role can do.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn execute(&self, role: &str, command: &str) -> Result<u64, String> {
+        let mut connection = PgConnection::connect(&self.url(role)).await.map_err(|error| error.to_string())?;
+        let done = sqlx::query(sqlx::AssertSqlSafe(command.to_owned())).execute(&mut connection).await;
+        done.map(|done| done.rows_affected()).map_err(|error| error.to_string())
+    }
+
     /// The folder of the server's socket.
     pub fn socket_folder() -> PathBuf {
         folder()

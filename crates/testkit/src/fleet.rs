@@ -18,7 +18,8 @@ use rollout::plan::{Layout, Line};
 use rollout::ports::World;
 use serde_json::Value;
 use store::{
-    ClusterState, Hosting, NewCluster, NewMesh, NewOperation, NewUpgrade, Operation, Store, StoredRelease, Upgrade,
+    ClusterState, Hosting, NewCluster, NewMesh, NewOperation, NewUpgrade, Operation, Page, Store, StoredRelease,
+    Upgrade,
 };
 use worker::{Engine, Registered, Settings, Worlds};
 
@@ -249,7 +250,7 @@ impl Fleet {
     /// When the database fails.
     pub async fn plan_or_known(&self) -> UpgradeId {
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
-        let known = tx.upgrades(self.mesh).await.expect("upgrades");
+        let known = tx.upgrades(self.mesh, Page::ALL).await.expect("upgrades");
         drop(tx);
         match known.first() {
             Some(upgrade) => upgrade.id,

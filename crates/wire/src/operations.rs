@@ -43,9 +43,9 @@ pub struct Operation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Progress {
     /// Steps done.
-    pub completed: usize,
+    pub completed: i64,
     /// Steps there are.
-    pub total: usize,
+    pub total: i64,
 }
 
 /// Steps that run side by side.

@@ -20,6 +20,9 @@ pub struct Problem {
     pub detail: String,
     /// What helps.
     pub hint: String,
+    /// Id of the request, for whoever operates the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
     /// Whether the same request may succeed later.
     pub retryable: bool,
     /// Single fields that are wrong.

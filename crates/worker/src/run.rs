@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
 
+mod audited;
 mod begin;
 mod close;
 
@@ -247,6 +248,7 @@ impl<'e> Run<'e> {
         }
         if !facts.is_empty() {
             tx.tell(close::progress(&self.operation, &facts, self.now()));
+            self.audited(&facts).into_iter().for_each(|entry| tx.note(entry));
         }
         tx.record(&self.claim, &Record { facts: facts.clone(), waiting_for, ..Record::default() }, self.now()).await?;
         tx.commit().await?;

@@ -1,0 +1,69 @@
+//! The audit log.
+
+use axum::Json;
+use axum::extract::Query;
+use model::access::Action;
+use model::audit::{Linked, hex};
+use serde::Deserialize;
+use wire::{AuditEntry, AuditEntryList, AuditHead, Problem};
+
+use crate::auth::Caller;
+use crate::problem::{ApiError, Result};
+
+const SIZE: i64 = 100;
+const LARGEST: i64 = 1000;
+
+/// Where to begin, and how much.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Part {
+    #[serde(default)]
+    after: i64,
+    page_size: Option<i64>,
+}
+
+fn view(linked: Linked) -> AuditEntry {
+    let Linked { seq, entry, hash } = linked;
+    AuditEntry {
+        seq,
+        at: entry.at,
+        actor: entry.actor,
+        action: entry.action,
+        target: entry.target,
+        request_id: entry.request_id,
+        before_sha256: entry.before.as_ref().map(hex::encode),
+        after_sha256: entry.after.as_ref().map(hex::encode),
+        hash: hex::encode(&hash),
+    }
+}
+
+/// Read the audit log
+///
+/// Oldest first, after the number `after`. Each entry's `hash` covers the one before it: `meshwright audit verify` reads the
+/// log from its beginning and says whether it is whole.
+#[utoipa::path(get, path = "/v1/audit-entries", operation_id = "listAuditEntries", tag = "audit",
+    params(("after" = Option<i64>, Query), ("page_size" = Option<i64>, Query, description = "1 to 1000")),
+    responses((status = 200, body = AuditEntryList), (status = "default", body = Problem)))]
+pub(crate) async fn list_audit_entries(caller: Caller, Query(part): Query<Part>) -> Result<Json<AuditEntryList>> {
+    caller.may(Action::ReadAudit)?;
+    let size = part.page_size.unwrap_or(SIZE);
+    if !(1..=LARGEST).contains(&size) {
+        return Err(ApiError::field("?page_size", format!("1 to {LARGEST}")));
+    }
+    let found = caller.begin().await?.audit_entries(part.after, size).await?;
+    let full = i64::try_from(found.len()) == Ok(size);
+    let next_after = found.last().filter(|_| full).map(|last| last.seq);
+    Ok(Json(AuditEntryList { items: found.into_iter().map(view).collect(), next_after }))
+}
+
+/// Where the audit log ends
+///
+/// Write it down somewhere else: with it, nobody can rewrite what was logged until now without being found out.
+#[utoipa::path(get, path = "/v1/audit-head", operation_id = "getAuditHead", tag = "audit",
+    responses((status = 200, body = AuditHead), (status = "default", body = Problem)))]
+pub(crate) async fn get_audit_head(caller: Caller) -> Result<Json<AuditHead>> {
+    caller.may(Action::ReadAudit)?;
+    let head = caller.begin().await?.audit_head().await?;
+    let (tenant_id, at) = (caller.tenant.to_string(), caller.app.clock.now());
+    Ok(Json(AuditHead { tenant_id, seq: head.seq, hash: hex::encode(&head.hash), at }))
+}

@@ -1,0 +1,186 @@
+//! A request that changes something: strict JSON in, `Idempotency-Key` honoured, one audit entry, and the answer kept in
+//! the transaction of the work.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use model::audit::{Digest, Entry};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use store::{Answer, Earlier, RequestKey, Tx, sha256};
+
+use crate::App;
+use crate::auth::Caller;
+use crate::envelope;
+use crate::problem::{ApiError, Result};
+
+/// The longest key; a UUID has 36.
+const LONGEST_KEY: usize = 128;
+
+/// The body of a request that needs none.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
+
+/// A parsed body with what idempotency needs of it.
+#[derive(Debug)]
+pub(crate) struct Body<T> {
+    pub(crate) value: T,
+    key: Option<String>,
+    route: String,
+    hash: Digest,
+}
+
+impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let route = format!("{} {}", request.method(), request.uri().path());
+        let key = idempotency_key(request.headers())?;
+        let bytes = Bytes::from_request(request, app).await.map_err(|_| ApiError::body_too_large())?;
+        // A verb without arguments may come without a body.
+        let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        let value = serde_json::from_slice(text).map_err(|error| ApiError::malformed(error.to_string()))?;
+        Ok(Self { value, key, route, hash: sha256(&bytes) })
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = key.to_str().ok().filter(|key| (1..=LONGEST_KEY).contains(&key.len()));
+    let bad = || {
+        ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "bad_idempotency_key",
+            "Idempotency-Key must be 1 to 128 visible characters.",
+            "A UUID is fine.",
+        )
+    };
+    key.map(|key| Some(key.to_owned())).ok_or_else(bad)
+}
+
+/// A change under way.
+pub(crate) struct Change<'a> {
+    pub(crate) tx: Tx<'a>,
+    caller: &'a Caller,
+    action: &'static str,
+    request: Option<RequestKey>,
+}
+
+/// What came of a change.
+pub(crate) struct Done {
+    pub(crate) status: StatusCode,
+    /// Where the result can be followed.
+    pub(crate) location: Option<String>,
+    /// The `ETag` of what is shown.
+    pub(crate) tag: Option<String>,
+    /// What was changed, for the audit log.
+    pub(crate) target: String,
+    /// What was there before, as the API shows it.
+    pub(crate) before: Option<Digest>,
+}
+
+impl Done {
+    pub(crate) fn new(status: StatusCode, target: impl ToString) -> Self {
+        Self { status, location: None, tag: None, target: target.to_string(), before: None }
+    }
+
+    /// Work goes on behind this address.
+    pub(crate) fn at(self, location: String) -> Self {
+        Self { location: Some(location), ..self }
+    }
+
+    pub(crate) fn tagged(self, tag: String) -> Self {
+        Self { tag: Some(tag), ..self }
+    }
+
+    /// What the target looked like before.
+    pub(crate) fn replacing(self, before: &impl Serialize) -> Self {
+        Self { before: Some(sha256(&written(before))), ..self }
+    }
+}
+
+fn written(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("our own types have string keys")
+}
+
+impl Caller {
+    /// Begins a change. A repeated request ends here with the answer of the first one.
+    pub(crate) async fn change<T>(&self, action: &'static str, body: &Body<T>) -> Result<Change<'_>> {
+        let mut tx = self.begin().await?;
+        let request = body.key.as_ref().map(|key| RequestKey {
+            principal: self.principal.clone(),
+            route: body.route.clone(),
+            key: key.clone(),
+            hash: body.hash,
+        });
+        if let Some(request) = &request {
+            match tx.take_request(request, self.app.clock.now()).await? {
+                Earlier::None => {}
+                Earlier::Same(answer) => return Err(ApiError::answered(response(&answer))),
+                Earlier::Other => {
+                    return Err(ApiError::new(
+                        StatusCode::UNPROCESSABLE_ENTITY,
+                        "idempotency_key_reused",
+                        "This Idempotency-Key was used for another request.",
+                        "Use a new key for a new request.",
+                    ));
+                }
+            }
+        }
+        Ok(Change { tx, caller: self, action, request })
+    }
+}
+
+impl Change<'_> {
+    /// Shows what came of it, notes it in the audit log, keeps the answer, and commits all of it.
+    pub(crate) async fn done(mut self, done: Done, shown: &impl Serialize) -> Result<Response> {
+        let body = written(shown);
+        self.note(&done, Some(sha256(&body)));
+        self.answer(Answer { status: done.status.as_u16(), location: done.location, tag: done.tag, body }).await
+    }
+
+    /// Nothing is left to show.
+    pub(crate) async fn gone(mut self, target: impl ToString, before: &impl Serialize) -> Result<Response> {
+        let done = Done::new(StatusCode::NO_CONTENT, target).replacing(before);
+        self.note(&done, None);
+        self.answer(Answer { status: done.status.as_u16(), location: None, tag: None, body: Vec::new() }).await
+    }
+
+    fn note(&mut self, done: &Done, after: Option<Digest>) {
+        self.tx.note(Entry {
+            at: self.caller.app.clock.now(),
+            actor: self.caller.principal.clone(),
+            action: self.action.into(),
+            target: done.target.clone(),
+            request_id: envelope::request_id(),
+            before: done.before,
+            after,
+        });
+    }
+
+    async fn answer(mut self, answer: Answer) -> Result<Response> {
+        if let Some(request) = &self.request {
+            self.tx.keep_answer(request, &answer).await?;
+        }
+        self.tx.commit().await?;
+        Ok(response(&answer))
+    }
+}
+
+fn response(answer: &Answer) -> Response {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    if answer.body.is_empty() {
+        return status.into_response();
+    }
+    let mut response = (status, answer.body.clone()).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    for (name, value) in [(header::LOCATION, &answer.location), (header::ETAG, &answer.tag)] {
+        if let Some(value) = value.as_ref().and_then(|value| HeaderValue::from_str(value).ok()) {
+            headers.insert(name, value);
+        }
+    }
+    response
+}

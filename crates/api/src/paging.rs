@@ -1,0 +1,99 @@
+//! Lists, a page at a time: opaque tokens that hold the last key of a page and belong to one tenant, route and filter.
+
+use axum::extract::{FromRequestParts, Query};
+use axum::http::request::Parts;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::DeserializeOwned;
+use store::Page;
+use uuid::Uuid;
+
+use crate::App;
+use crate::auth::Caller;
+use crate::problem::{ApiError, Result};
+
+const SIZE: i64 = 50;
+const LARGEST: i64 = 500;
+/// Bytes of a token's proof; enough that nobody guesses one.
+const PROOF: usize = 16;
+
+/// How a list is paged, and filtered by `F`.
+#[derive(Debug)]
+pub(crate) struct List<F> {
+    pub(crate) filter: F,
+    size: i64,
+    token: Option<String>,
+    /// Route and filter, which a token belongs to.
+    bound: String,
+}
+
+/// The filter of a list that has none.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Unfiltered {}
+
+impl<F: DeserializeOwned> FromRequestParts<App> for List<F> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _app: &App) -> Result<Self> {
+        let bad = |error: String| ApiError::malformed_query(error);
+        let Query(mut pairs) =
+            Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map_err(|error| bad(error.body_text()))?;
+        pairs.sort();
+        if let Some(twice) = pairs.windows(2).find(|two| two[0].0 == two[1].0) {
+            return Err(bad(format!("{} is given twice", twice[0].0)));
+        }
+        let mut take = |name: &str| {
+            let place = pairs.iter().position(|(key, _)| key == name)?;
+            Some(pairs.remove(place).1)
+        };
+        let (size, token) = (take("page_size"), take("page_token"));
+        let size = size.map_or(Some(SIZE), |text| text.parse().ok().filter(|size| (1..=LARGEST).contains(size)));
+        let size = size.ok_or_else(|| ApiError::field("?page_size", format!("1 to {LARGEST}")))?;
+        let rest = serde_urlencoded::to_string(&pairs).map_err(|error| bad(error.to_string()))?;
+        let filter = serde_urlencoded::from_str(&rest).map_err(|error| bad(error.to_string()))?;
+        Ok(Self { filter, size, token, bound: format!("{}?{rest}", parts.uri.path()) })
+    }
+}
+
+impl<F> List<F> {
+    fn proof(&self, caller: &Caller, last: &[u8]) -> Vec<u8> {
+        let mut bytes = format!("page {} {} ", caller.tenant, self.bound).into_bytes();
+        bytes.extend(last);
+        let mut proof = caller.app.store.vault().digest(&bytes);
+        proof.truncate(PROOF);
+        proof
+    }
+
+    /// What to ask the store for: one row more than is shown, so that the last page is known as such.
+    pub(crate) fn page(&self, caller: &Caller) -> Result<Page> {
+        let limit = self.size + 1;
+        let Some(token) = &self.token else { return Ok(Page { after: None, limit }) };
+        let wrong = || ApiError::field("?page_token", "give back what the last page of this very list said");
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| wrong())?;
+        let (proof, last) = bytes.split_at_checked(PROOF).ok_or_else(wrong)?;
+        if self.proof(caller, last) != proof {
+            return Err(wrong());
+        }
+        Ok(Page { after: Some(Uuid::from_slice(last).map_err(|_| wrong())?), limit })
+    }
+
+    /// Cuts the surplus row off, and makes the token where there was one.
+    pub(crate) fn cut<T>(
+        &self,
+        caller: &Caller,
+        mut rows: Vec<T>,
+        key: impl Fn(&T) -> Uuid,
+    ) -> (Vec<T>, Option<String>) {
+        let size = usize::try_from(self.size).unwrap_or(usize::MAX);
+        let more = rows.len() > size;
+        rows.truncate(size);
+        let token = rows.last().filter(|_| more).map(|last| {
+            let last = key(last);
+            let mut bytes = self.proof(caller, last.as_bytes());
+            bytes.extend(last.as_bytes());
+            URL_SAFE_NO_PAD.encode(bytes)
+        });
+        (rows, token)
+    }
+}

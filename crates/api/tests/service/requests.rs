@@ -1,0 +1,167 @@
+//! Single requests: repeated ones, ones that come too late, and bad ones.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use model::access::Role;
+use serde_json::{Value, json};
+
+use crate::support::Service;
+
+#[tokio::test]
+async fn a_repeated_request_has_one_effect_and_one_answer() {
+    let service = Service::new().await;
+    let owner = service.key(Role::Owner).await;
+    let body = json!({ "name": "ci", "role": "viewer" });
+    let key = [("Idempotency-Key", "the-same")];
+    let first = service.call("POST", "/v1/api-keys", Some(&owner), &key, Some(&body)).await;
+    let again = service.call("POST", "/v1/api-keys", Some(&owner), &key, Some(&body)).await;
+    assert_eq!((first.status, &first.body), (again.status, &again.body));
+    let other = service
+        .call("POST", "/v1/api-keys", Some(&owner), &key, Some(&json!({ "name": "cd", "role": "viewer" })))
+        .await;
+    assert_eq!(other.body["code"], "idempotency_key_reused");
+    let listed = service.call("GET", "/v1/api-keys", Some(&owner), &[], None).await;
+    assert_eq!(listed.body["items"].as_array().expect("a list").len(), 2, "the owner's own and one new");
+}
+
+#[tokio::test]
+async fn promote_needs_the_tag_of_what_was_looked_at() {
+    let service = Service::new().await;
+    let operator = service.key(Role::Operator).await;
+    let upgrade = service.fleet.plan_or_known().await;
+    let path = format!("/v1/upgrades/{upgrade}");
+    let started = service.call("POST", &format!("{path}/start"), Some(&operator), &[], None).await;
+    assert_eq!((started.status, started.body["state"].as_str()), (StatusCode::ACCEPTED, Some("prechecking")));
+    service.fleet.run().await;
+    let promote = format!("{path}/promote");
+    let without = service.call("POST", &promote, Some(&operator), &[], None).await;
+    assert_eq!(
+        (without.status, without.body["code"].as_str()),
+        (StatusCode::PRECONDITION_REQUIRED, Some("if_match_missing"))
+    );
+    let stale = service.call("POST", &promote, Some(&operator), &[("If-Match", "\"1\"")], None).await;
+    assert_eq!((stale.status, stale.body["code"].as_str()), (StatusCode::PRECONDITION_FAILED, Some("moved_on")));
+    let looked = service.call("GET", &path, Some(&operator), &[], None).await;
+    assert_eq!(looked.body["allowed_verbs"], json!(["move", "promote", "rollback"]));
+    let promoted =
+        service.call("POST", &promote, Some(&operator), &[("If-Match", &looked.etag.expect("a tag"))], None).await;
+    assert_eq!(promoted.body["state"], "promoting");
+    let early = service.call("POST", &format!("{path}/retire"), Some(&operator), &[("If-Match", "\"9\"")], None).await;
+    assert_eq!(early.status, StatusCode::PRECONDITION_FAILED);
+}
+
+#[tokio::test]
+async fn bad_input_is_answered_with_a_code_and_changes_nothing() {
+    let service = Service::new().await;
+    let owner = service.key(Role::Owner).await;
+    let mesh = service.fleet.mesh;
+    let upgrades = format!("/v1/meshes/{mesh}/upgrades");
+    let rows = [
+        ("POST", "/v1/clusters", json!({ "name": "c9", "kubeconfig": "exec" }), "kubeconfig_refused"),
+        ("POST", "/v1/clusters", json!({ "name": "C9", "kubeconfig": "good" }), "invalid_field"),
+        ("POST", "/v1/clusters", json!({ "name": "c1", "kubeconfig": "good" }), "name_taken"),
+        ("POST", "/v1/clusters", json!({ "name": "c9", "kubeconfig": "good", "surprise": 1 }), "malformed_body"),
+        ("POST", "/v1/clusters", json!(["x"]), "malformed_body"),
+        (
+            "POST",
+            "/v1/meshes",
+            json!({ "name": "m", "version": "1.99.0.1", "clusters": ["x"] }),
+            "version_not_in_catalogue",
+        ),
+        ("POST", "/v1/meshes", json!({ "name": "m", "version": "1.25.1.1", "clusters": [] }), "invalid_field"),
+        ("POST", &upgrades, json!({ "version": "1.25.1.1", "strategy": "canary" }), "upgrade_refused"),
+        ("POST", &upgrades, json!({ "version": "1.27.9.1", "strategy": "in_place" }), "upgrade_refused"),
+        ("POST", &upgrades, json!({ "version": "1.27.9.1", "strategy": "sideways" }), "invalid_field"),
+        (
+            "POST",
+            &upgrades,
+            json!({ "version": "1.27.9.1", "strategy": "canary", "hold_seconds": 4_000_000 }),
+            "invalid_field",
+        ),
+        ("GET", "/v1/operations?page_size=0", json!({}), "invalid_field"),
+        ("GET", "/v1/operations?page_token=x", json!({}), "invalid_field"),
+        ("GET", "/v1/nowhere", json!({}), "not_found"),
+        ("PUT", "/v1/meshes", json!({}), "method_not_allowed"),
+    ];
+    for (method, path, body, code) in rows {
+        let reply = service.call(method, path, Some(&owner), &[], Some(&body)).await;
+        assert_eq!(reply.body["code"], code, "{method} {path} {body}: {reply:?}");
+        assert!(!reply.body["hint"].as_str().expect("a hint").is_empty());
+    }
+    let clusters = service.call("GET", "/v1/clusters", Some(&owner), &[], None).await;
+    assert_eq!(clusters.body["items"].as_array().expect("a list").len(), 2);
+}
+
+/// Eight copies of each request at once: one of them does the work, and in the end all have the same answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_copies_of_a_request_exactly_one_has_an_effect() {
+    const REQUESTS: usize = 12;
+    const COPIES: usize = 8;
+    let service = Arc::new(Service::new().await);
+    let owner = service.key(Role::Owner).await;
+    let mut answers = Vec::new();
+    for request in 0..REQUESTS {
+        let copies: Vec<_> = (0..COPIES)
+            .map(|_| {
+                let (service, owner) = (service.clone(), owner.clone());
+                tokio::spawn(async move {
+                    let (key, body) =
+                        (format!("key-{request}"), json!({ "name": format!("k{request}"), "role": "viewer" }));
+                    loop {
+                        let headers = [("Idempotency-Key", key.as_str())];
+                        let reply = service.call("POST", "/v1/api-keys", Some(&owner), &headers, Some(&body)).await;
+                        if reply.body["code"] != "request_in_flight" {
+                            return (reply.status, reply.body);
+                        }
+                    }
+                })
+            })
+            .collect();
+        for copy in copies {
+            answers.push((request, copy.await.expect("no panic")));
+        }
+    }
+    for (request, (status, body)) in &answers {
+        let first: &(StatusCode, Value) = &answers[request * COPIES].1;
+        assert_eq!((status, body), (&StatusCode::CREATED, &first.1), "request {request}");
+    }
+    let listed = service.call("GET", "/v1/api-keys?page_size=500", Some(&owner), &[], None).await;
+    assert_eq!(listed.body["items"].as_array().expect("a list").len(), REQUESTS + 1, "and the owner's own");
+}
+
+#[tokio::test]
+async fn an_idempotency_key_belongs_to_whoever_sent_it() {
+    let service = Service::new().await;
+    let (one, other) = (service.key(Role::Owner).await, service.key(Role::Owner).await);
+    let (body, key) = (json!({ "name": "ci", "role": "viewer" }), [("Idempotency-Key", "shared")]);
+    let first = service.call("POST", "/v1/api-keys", Some(&one), &key, Some(&body)).await;
+    let second = service.call("POST", "/v1/api-keys", Some(&other), &key, Some(&body)).await;
+    assert_eq!(first.status, StatusCode::CREATED);
+    assert_eq!(second.body["code"], "name_taken", "its own request, not the stored answer with its secret");
+}
+
+#[tokio::test]
+async fn whoever_refuses_answers_with_a_problem_and_the_id_of_the_request() {
+    let service = Service::new().await;
+    let owner = service.key(Role::Owner).await;
+    let large = json!({ "name": "x".repeat(2_000_000) });
+    let rows = [
+        ("GET", "/v1/events?after=x", None, "malformed_request"),
+        ("GET", "/v1/meshes?surprise=1", None, "malformed_query"),
+        ("GET", "/v1/meshes?name=a&name=b", None, "malformed_query"),
+        ("GET", "/v1/meshes/%ff", None, "malformed_request"),
+        ("POST", "/v1/meshes", Some(&large), "body_too_large"),
+        ("GET", "/v1/nowhere", None, "not_found"),
+    ];
+    for (method, path, body, code) in rows {
+        let reply = service.call(method, path, Some(&owner), &[("X-Request-Id", "mine")], body).await;
+        assert_eq!(
+            (reply.body["code"].as_str(), reply.body["instance"].as_str()),
+            (Some(code), Some("mine")),
+            "{path}: {reply:?}"
+        );
+    }
+    let unnamed = service.call("GET", "/v1/nowhere", Some(&owner), &[], None).await;
+    assert_eq!(unnamed.body["instance"].as_str().expect("an id of ours").len(), 36);
+}

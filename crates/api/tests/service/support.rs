@@ -1,0 +1,188 @@
+//! A service over a fleet with one mesh, and keys to call it with.
+
+use api::App;
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use model::Clock;
+use model::access::{Action, Role, Scope};
+use model::ids::{KeyId, TenantId};
+use serde_json::{Value, json};
+use store::{KeyText, NewKey, Page, Reach, Store};
+use testkit::Fleet;
+use tower::ServiceExt;
+use uuid::Uuid;
+
+/// A service over a fleet with one mesh, and keys to call it with.
+pub(crate) struct Service {
+    pub fleet: Fleet,
+    pub app: App,
+}
+
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub status: StatusCode,
+    pub etag: Option<String>,
+    pub body: Value,
+}
+
+pub(crate) async fn key(store: &Store, clock: &dyn Clock, tenant: TenantId, role: Role, scopes: &[Scope]) -> String {
+    let text = KeyText::generate(tenant, KeyId(clock.uuid()));
+    let new = NewKey {
+        id: text.key,
+        name: format!("{}-{}", role.as_str(), text.key),
+        role,
+        scopes: scopes.to_vec(),
+        digest: text.digest(store.vault()),
+        expires_at: None,
+    };
+    let mut tx = store.begin(tenant).await.expect("a transaction");
+    tx.create_key(&new, clock.now()).await.expect("a key");
+    tx.commit().await.expect("a commit");
+    text.reveal()
+}
+
+impl Service {
+    pub(crate) async fn new() -> Self {
+        let fleet = Fleet::new().await;
+        let app = App {
+            store: fleet.db.api.clone(),
+            clock: fleet.clock.clone(),
+            read_kubeconfig: |text| {
+                if text == "good" {
+                    Ok(("https://c.example".into(), b"stored".to_vec()))
+                } else {
+                    Err("users.exec would run a program here".into())
+                }
+            },
+            new_authority: |_, _| Ok(b"authority".to_vec()),
+        };
+        Self { fleet, app }
+    }
+
+    pub(crate) async fn key(&self, role: Role) -> String {
+        self.narrow_key(role, &[]).await
+    }
+
+    pub(crate) async fn narrow_key(&self, role: Role, scopes: &[Scope]) -> String {
+        key(&self.fleet.db.api, self.fleet.clock.as_ref(), self.fleet.db.tenant, role, scopes).await
+    }
+
+    /// Calls an operation on this tenant's own things.
+    pub(crate) async fn call_route(&self, route: &Route, key: Option<&str>) -> Reply {
+        let path = self.path(&route.path, route.verb).await;
+        self.call(&route.method, &path, key, &[("If-Match", "\"0\"")], Some(&route.body)).await
+    }
+
+    pub(crate) async fn stranger(&self) -> String {
+        let tenant = TenantId(Uuid::from_u128(2));
+        self.fleet.db.api.create_tenant(tenant, "stranger", self.fleet.clock.now()).await.expect("a tenant");
+        key(&self.fleet.db.api, self.fleet.clock.as_ref(), tenant, Role::Owner, &[]).await
+    }
+
+    pub(crate) async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        key: Option<&str>,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Reply {
+        let mut request = Request::builder().method(method.parse::<Method>().expect(method)).uri(path);
+        if let Some(key) = key {
+            request = request.header("Authorization", format!("Bearer {key}"));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+        let response =
+            api::router(self.app.clone()).oneshot(request.body(body).expect("a request")).await.expect("an answer");
+        let (status, etag) =
+            (response.status(), response.headers().get("etag").map(|tag| tag.to_str().expect("text").to_owned()));
+        let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+        Reply { status, etag, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) }
+    }
+
+    /// Ids of this tenant's own things, by the names that paths use.
+    pub(crate) async fn path(&self, template: &str, verb: &str) -> String {
+        let upgrade = self.fleet.plan_or_known().await;
+        let mut tx = self.fleet.db.api.begin(self.fleet.db.tenant).await.expect("a transaction");
+        let cluster = tx.clusters(&Reach::ALL, None, Page::ALL).await.expect("clusters")[0].id;
+        let operation = tx.operations(&Reach::ALL, None, Page::ALL).await.expect("operations")[0].id;
+        let key = tx.keys(Page::ALL).await.expect("keys").first().map(|key| key.id.to_string()).unwrap_or_default();
+        template
+            .replace("{mesh_id}", &self.fleet.mesh.to_string())
+            .replace("{cluster_id}", &cluster.to_string())
+            .replace("{upgrade_id}", &upgrade.to_string())
+            .replace("{operation_id}", &operation.to_string())
+            .replace("{key_id}", &key)
+            .replace("{verb}", verb)
+    }
+}
+
+/// An operation of the document.
+#[derive(Debug)]
+pub(crate) struct Route {
+    /// Its `operationId`.
+    pub id: String,
+    pub method: String,
+    /// With names in braces.
+    pub path: String,
+    /// One that would be accepted from the right caller.
+    pub body: Value,
+    /// Where the path has a verb: one that there is.
+    pub verb: &'static str,
+    /// What it takes to be allowed.
+    pub action: Action,
+}
+
+/// What each operation needs. One that is not here fails every test that goes through all of them.
+fn action(id: &str) -> Action {
+    match id {
+        "listHostingClusters"
+        | "listReleases"
+        | "listClusters"
+        | "getCluster"
+        | "listMeshes"
+        | "getMesh"
+        | "listUpgradeOptions"
+        | "getDataPlane"
+        | "listUpgrades"
+        | "getUpgrade"
+        | "listOperations"
+        | "getOperation"
+        | "listEvents" => Action::Read,
+        "registerCluster" | "deleteCluster" => Action::ChangeClusters,
+        "createMesh" | "deleteMesh" | "setInjection" | "createRestart" | "askOperation" => Action::ChangeMeshes,
+        "createUpgrade" | "moveNamespaces" | "askUpgrade" => Action::Upgrade,
+        "listApiKeys" | "getApiKey" => Action::ReadAccess,
+        "createApiKey" | "rotateApiKey" | "revokeApiKey" => Action::ChangeAccess,
+        "listAuditEntries" | "getAuditHead" => Action::ReadAudit,
+        unknown => panic!("nobody has said what {unknown} needs"),
+    }
+}
+
+/// Every operation of the document.
+pub(crate) fn routes() -> Vec<Route> {
+    let document: Value = serde_json::from_str(&api::openapi()).expect("a document");
+    let mut all = Vec::new();
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in methods.as_object().expect("methods") {
+            let id = operation["operationId"].as_str().expect("an id").to_owned();
+            let body = match id.as_str() {
+                "registerCluster" => json!({ "name": "c9", "kubeconfig": "good" }),
+                "createMesh" => json!({ "name": "m9", "version": "1.25.1.1", "clusters": ["x"] }),
+                "createUpgrade" => json!({ "version": "1.27.9.1", "strategy": "canary" }),
+                "setInjection" => json!({ "cluster": "c1", "namespace": "shop", "label": null }),
+                "moveNamespaces" => json!({ "namespaces": [{ "cluster": "c1", "namespace": "shop" }] }),
+                "createApiKey" => json!({ "name": "k9", "role": "viewer" }),
+                _ => json!({}),
+            };
+            let verb = if id == "askOperation" { "pause" } else { "start" };
+            let action = action(&id);
+            all.push(Route { id, method: method.to_uppercase(), path: path.clone(), body, verb, action });
+        }
+    }
+    all
+}

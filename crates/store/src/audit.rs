@@ -1,0 +1,84 @@
+//! The audit log: entries are buffered like events and linked to the chain in the last statements of the transaction.
+
+use jiff_sqlx::ToSqlx;
+use model::audit::{Digest, Entry, Head, Linked};
+
+use crate::error::fits;
+use crate::vault::sha256;
+use crate::{StoreError, Tx};
+
+impl Tx<'_> {
+    /// Buffers an audit entry; it gets its place in the chain when the transaction commits.
+    pub fn note(&mut self, entry: Entry) {
+        self.entries.push(entry);
+    }
+
+    /// Links the buffered entries behind the head, whose row the caller has locked, and answers the new head's digest.
+    pub(crate) async fn link(&mut self, entries: Vec<Entry>, mut head: Head) -> Result<Digest, StoreError> {
+        for entry in entries {
+            let (linked, next) = entry.link(self.tenant, &head, sha256);
+            head = next;
+            let Linked { seq, entry, hash } = linked;
+            sqlx::query!(
+                "INSERT INTO audit_entries (tenant_id, seq, at, actor, action, target, request_id, before_hash, after_hash, hash)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                self.tenant.0,
+                seq,
+                entry.at.to_sqlx() as _,
+                entry.actor,
+                entry.action,
+                entry.target,
+                entry.request_id,
+                entry.before.as_ref().map(Digest::as_slice),
+                entry.after.as_ref().map(Digest::as_slice),
+                hash.as_slice()
+            )
+            .execute(&mut *self.inner)
+            .await?;
+        }
+        Ok(head.hash)
+    }
+
+    /// Entries of this tenant, oldest first.
+    ///
+    /// # Errors
+    /// The database failed, or a digest has another length than it was written with.
+    pub async fn audit_entries(&mut self, after: i64, limit: i64) -> Result<Vec<Linked>, StoreError> {
+        let rows = sqlx::query!(
+            "SELECT seq, at, actor, action, target, request_id, before_hash, after_hash, hash
+             FROM audit_entries WHERE tenant_id = $1 AND seq > $2 ORDER BY seq LIMIT $3",
+            self.tenant.0,
+            after,
+            limit
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let read = rows.into_iter().map(|row| {
+            let seq = row.seq;
+            let digest = |bytes: Vec<u8>, column| fits(Digest::try_from(bytes), "audit_entries", column, seq);
+            let entry = Entry {
+                at: row.at.to_jiff(),
+                actor: row.actor,
+                action: row.action,
+                target: row.target,
+                request_id: row.request_id,
+                before: row.before_hash.map(|bytes| digest(bytes, "before_hash")).transpose()?,
+                after: row.after_hash.map(|bytes| digest(bytes, "after_hash")).transpose()?,
+            };
+            Ok(Linked { seq, entry, hash: digest(row.hash, "hash")? })
+        });
+        read.collect()
+    }
+
+    /// Where this tenant's chain ends.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn audit_head(&mut self) -> Result<Head, StoreError> {
+        let row = sqlx::query!("SELECT audit_seq, audit_hash FROM tenant_heads WHERE tenant_id = $1", self.tenant.0)
+            .fetch_one(&mut *self.inner)
+            .await?;
+        let hash = fits(Digest::try_from(row.audit_hash), "tenant_heads", "audit_hash", self.tenant)?;
+        Ok(Head { seq: row.audit_seq, hash })
+    }
+}

@@ -1,0 +1,311 @@
+//! API keys: what is stored of them, and their written form.
+
+use jiff::{SignedDuration, Timestamp};
+use jiff_sqlx::ToSqlx;
+use model::access::{Grant, Role, Scope};
+use model::ids::{KeyId, TenantId};
+
+use crate::error::fits;
+use crate::{Page, StoreError, Tx, Vault, exactly_one};
+
+/// How exactly the last use is known.
+const LAST_USE: SignedDuration = SignedDuration::from_secs(60);
+
+/// A key to be made.
+#[derive(Debug, Clone)]
+pub struct NewKey {
+    /// Its id.
+    pub id: KeyId,
+    /// Its name, unique within the tenant.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// With what; none means the whole tenant.
+    pub scopes: Vec<Scope>,
+    /// Digest of its secret.
+    pub digest: Vec<u8>,
+    /// When it ends, if ever.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A key as the service knows it.
+#[derive(Debug, Clone)]
+pub struct ApiKey {
+    /// Its id.
+    pub id: KeyId,
+    /// Its name.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// With what; none means the whole tenant.
+    pub scopes: Vec<Scope>,
+    digest: Vec<u8>,
+    former: Option<(Vec<u8>, Timestamp)>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ends, if ever.
+    pub expires_at: Option<Timestamp>,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+    /// When it was last used, to the minute.
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl ApiKey {
+    /// Whether a key with this secret gets in now.
+    pub fn admits(&self, text: &KeyText, vault: &Vault, now: Timestamp) -> bool {
+        let alive = self.revoked_at.is_none() && self.expires_at.is_none_or(|end| end > now);
+        let former = self.former.as_ref().filter(|(_, until)| *until > now);
+        alive && (text.matches(vault, &self.digest) || former.is_some_and(|(digest, _)| text.matches(vault, digest)))
+    }
+
+    /// What it may do with what.
+    pub fn grants(&self) -> Vec<Grant> {
+        let grant = |scope: &Scope| Grant { role: self.role, scope: *scope };
+        if self.scopes.is_empty() { vec![grant(&Scope::Tenant)] } else { self.scopes.iter().map(grant).collect() }
+    }
+
+    /// Until when the secret before the last rotation is accepted.
+    pub fn former_until(&self) -> Option<Timestamp> {
+        self.former.as_ref().map(|(_, until)| *until)
+    }
+
+    /// The last use that is on record is too long ago to be let stand.
+    pub fn used_unrecorded(&self, now: Timestamp) -> bool {
+        self.last_used_at.is_none_or(|last| now.duration_since(last) >= LAST_USE)
+    }
+}
+
+struct Row {
+    key_id: uuid::Uuid,
+    name: String,
+    role: String,
+    scopes: Vec<String>,
+    secret_hmac: Vec<u8>,
+    former_hmac: Option<Vec<u8>>,
+    former_until: Option<jiff_sqlx::Timestamp>,
+    created_at: jiff_sqlx::Timestamp,
+    expires_at: Option<jiff_sqlx::Timestamp>,
+    revoked_at: Option<jiff_sqlx::Timestamp>,
+    last_used_at: Option<jiff_sqlx::Timestamp>,
+}
+
+impl Row {
+    fn read(self) -> Result<ApiKey, StoreError> {
+        let id = KeyId(self.key_id);
+        let scopes = self.scopes.iter().map(|scope| fits(scope.parse(), "api_keys", "scopes", id));
+        let time = jiff_sqlx::Timestamp::to_jiff;
+        Ok(ApiKey {
+            id,
+            name: self.name,
+            role: fits(self.role.parse(), "api_keys", "role", id)?,
+            scopes: scopes.collect::<Result<_, _>>()?,
+            digest: self.secret_hmac,
+            former: self.former_hmac.zip(self.former_until.map(time)),
+            created_at: self.created_at.to_jiff(),
+            expires_at: self.expires_at.map(time),
+            revoked_at: self.revoked_at.map(time),
+            last_used_at: self.last_used_at.map(time),
+        })
+    }
+}
+
+impl Tx<'_> {
+    /// Makes a key.
+    ///
+    /// # Errors
+    /// The name is taken (`api_keys_name_unique`).
+    pub async fn create_key(&mut self, key: &NewKey, now: Timestamp) -> Result<(), StoreError> {
+        let scopes: Vec<String> = key.scopes.iter().map(ToString::to_string).collect();
+        sqlx::query!(
+            "INSERT INTO api_keys (tenant_id, key_id, name, role, scopes, secret_hmac, created_at, expires_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            self.tenant.0,
+            key.id.0,
+            key.name,
+            key.role.as_str(),
+            &scopes,
+            key.digest,
+            now.to_sqlx() as _,
+            key.expires_at.map(ToSqlx::to_sqlx) as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// A key of this tenant.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn key(&mut self, id: KeyId) -> Result<ApiKey, StoreError> {
+        let row = sqlx::query_as!(
+            Row,
+            "SELECT key_id, name, role, scopes, secret_hmac, former_hmac, former_until, created_at, expires_at, revoked_at, last_used_at
+             FROM api_keys WHERE tenant_id = $1 AND key_id = $2",
+            self.tenant.0,
+            id.0
+        );
+        row.fetch_optional(&mut *self.inner).await?.ok_or(StoreError::NotFound { what: "API key" })?.read()
+    }
+
+    /// Keys of this tenant, oldest first.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn keys(&mut self, page: Page) -> Result<Vec<ApiKey>, StoreError> {
+        let rows = sqlx::query_as!(
+            Row,
+            "SELECT key_id, name, role, scopes, secret_hmac, former_hmac, former_until, created_at, expires_at, revoked_at, last_used_at
+             FROM api_keys WHERE tenant_id = $1 AND ($2::uuid IS NULL OR key_id > $2) ORDER BY key_id LIMIT $3",
+            self.tenant.0,
+            page.after,
+            page.limit
+        );
+        rows.fetch_all(&mut *self.inner).await?.into_iter().map(Row::read).collect()
+    }
+
+    /// Ends a key at once, its former secret too.
+    ///
+    /// # Errors
+    /// There is no such key.
+    pub async fn revoke_key(&mut self, id: KeyId, now: Timestamp) -> Result<(), StoreError> {
+        let done = sqlx::query!(
+            "UPDATE api_keys SET revoked_at = coalesce(revoked_at, $3) WHERE tenant_id = $1 AND key_id = $2",
+            self.tenant.0,
+            id.0,
+            now.to_sqlx() as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        exactly_one(done.rows_affected(), StoreError::NotFound { what: "API key" })
+    }
+
+    /// Gives a key another secret; the one that it has is accepted until then.
+    ///
+    /// # Errors
+    /// There is no such key, or it was revoked.
+    pub async fn rotate_key(&mut self, id: KeyId, digest: &[u8], former_until: Timestamp) -> Result<(), StoreError> {
+        let done = sqlx::query!(
+            "UPDATE api_keys SET former_hmac = secret_hmac, former_until = $4, secret_hmac = $3
+             WHERE tenant_id = $1 AND key_id = $2 AND revoked_at IS NULL",
+            self.tenant.0,
+            id.0,
+            digest,
+            former_until.to_sqlx() as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        exactly_one(done.rows_affected(), StoreError::NotFound { what: "API key" })
+    }
+
+    /// Records that a key is in use.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn touch_key(&mut self, id: KeyId, now: Timestamp) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE api_keys SET last_used_at = greatest(last_used_at, $3) WHERE tenant_id = $1 AND key_id = $2",
+            self.tenant.0,
+            id.0,
+            now.to_sqlx() as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+}
+
+/// The written form of a key: `mwk_<tenant>_<key>_<secret><checksum>`. The checksum lets scanners tell a real key from a
+/// random text without asking anybody.
+#[derive(Clone)]
+pub struct KeyText {
+    /// Whose key.
+    pub tenant: TenantId,
+    /// Which.
+    pub key: KeyId,
+    secret: String,
+}
+
+impl std::fmt::Debug for KeyText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "KeyText({})", self.key)
+    }
+}
+
+/// Hexadecimal digits of a secret: 256 bits.
+const SECRET: usize = 64;
+/// Hexadecimal digits of the checksum.
+const CHECKSUM: usize = 8;
+
+fn checksum(text: &str) -> String {
+    crate::digest(text.as_bytes())[..CHECKSUM].to_owned()
+}
+
+impl KeyText {
+    /// A key with a fresh secret.
+    ///
+    /// # Panics
+    /// When the system has no randomness.
+    pub fn generate(tenant: TenantId, key: KeyId) -> Self {
+        Self { tenant, key, secret: crate::random_hex() }
+    }
+
+    fn body(&self) -> String {
+        let bare = |id: String| id.split_once('_').map(|(_, digits)| digits.to_owned()).unwrap_or_default();
+        format!("mwk_{}_{}_{}", bare(self.tenant.to_string()), bare(self.key.to_string()), self.secret)
+    }
+
+    /// The text that its owner keeps. Secret.
+    pub fn reveal(&self) -> String {
+        let body = self.body();
+        format!("{body}{}", checksum(&body))
+    }
+
+    /// Reads a key; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.strip_prefix("mwk_")?.split('_');
+        let (tenant, key, rest) = (parts.next()?, parts.next()?, parts.next()?);
+        if parts.next().is_some() || rest.len() != SECRET + CHECKSUM || !rest.is_ascii() {
+            return None;
+        }
+        let (secret, sum) = rest.split_at(SECRET);
+        let tenant = format!("{}_{tenant}", TenantId::PREFIX).parse().ok()?;
+        let key = format!("{}_{key}", KeyId::PREFIX).parse().ok()?;
+        let read = Self { tenant, key, secret: secret.to_owned() };
+        (checksum(&read.body()) == sum).then_some(read)
+    }
+
+    /// What is stored of it.
+    pub fn digest(&self, vault: &crate::Vault) -> Vec<u8> {
+        vault.digest(self.secret.as_bytes())
+    }
+
+    /// Whether it is the key that a digest was stored of.
+    pub fn matches(&self, vault: &crate::Vault, digest: &[u8]) -> bool {
+        vault.matches(self.secret.as_bytes(), digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_reads_back_and_a_damaged_one_does_not() {
+        let id = uuid::Uuid::from_u128;
+        let key = KeyText::generate(TenantId(id(1)), KeyId(id(2)));
+        let text = key.reveal();
+        assert_eq!(KeyText::parse(&text).expect("its own text").secret, key.secret);
+        for damaged in [
+            text.replace("mwk", "mwx"),
+            text[..text.len() - 1].to_owned(),
+            format!("{text}0"),
+            text.replacen("_0", "_1", 1),
+            String::new(),
+            "mwk_é_é_é".into(),
+        ] {
+            assert!(KeyText::parse(&damaged).is_none(), "{damaged}");
+        }
+    }
+}
