@@ -8,6 +8,7 @@ use model::ids::TenantId;
 use store::{KeyText, Reach, StoreError, Tx};
 
 use crate::App;
+use crate::oidc;
 use crate::problem::{ApiError, Result};
 
 /// An authenticated caller.
@@ -60,22 +61,43 @@ impl FromRequestParts<App> for Caller {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
         let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let text = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(ApiError::unauthenticated)?;
-        let key = KeyText::parse(text.trim()).ok_or_else(ApiError::unauthenticated)?;
-        let mut tx = app.store.begin(key.tenant).await?;
-        let stored = match tx.key(key.key).await {
-            Ok(stored) => stored,
-            // An unknown tenant and an unknown key sound the same.
-            Err(StoreError::NotFound { .. }) => return Err(ApiError::unauthenticated()),
-            Err(error) => return Err(error.into()),
-        };
-        let now = app.clock.now();
-        if !stored.admits(&key, app.store.vault(), now) {
-            return Err(ApiError::unauthenticated());
+        match KeyText::parse(text.trim()) {
+            Some(key) => by_key(app, &key).await,
+            None => by_token(app, text.trim()).await,
         }
-        if stored.used_unrecorded(now) {
-            tx.touch_key(key.key, now).await?;
-            tx.commit().await?;
-        }
-        Ok(Self { tenant: key.tenant, principal: key.key.to_string(), grants: stored.grants(), app: app.clone() })
     }
+}
+
+async fn by_key(app: &App, key: &KeyText) -> Result<Caller> {
+    let mut tx = app.store.begin(key.tenant).await?;
+    let stored = match tx.key(key.key).await {
+        Ok(stored) => stored,
+        // An unknown tenant and an unknown key sound the same.
+        Err(StoreError::NotFound { .. }) => return Err(ApiError::unauthenticated()),
+        Err(error) => return Err(error.into()),
+    };
+    let now = app.clock.now();
+    if !stored.admits(key, app.store.vault(), now) {
+        return Err(ApiError::unauthenticated());
+    }
+    if stored.used_unrecorded(now) {
+        tx.touch_key(key.key, now).await?;
+        tx.commit().await?;
+    }
+    Ok(Caller { tenant: key.tenant, principal: key.key.to_string(), grants: stored.grants(), app: app.clone() })
+}
+
+/// No transaction is open while an issuer is asked for its keys.
+async fn by_token(app: &App, token: &str) -> Result<Caller> {
+    let unproved = oidc::read(token).ok_or_else(ApiError::unauthenticated)?;
+    let provider = app.store.begin(unproved.tenant).await?.provider_of(&unproved.issuer).await?;
+    let provider = provider.ok_or_else(ApiError::unauthenticated)?;
+    let now = app.clock.now();
+    let key = app.issuers.key(&provider.issuer, &unproved.key, now).await.ok_or_else(ApiError::unauthenticated)?;
+    let person = oidc::prove(token, &unproved, &provider, &key, now).ok_or_else(ApiError::unauthenticated)?;
+    let mut tx = app.store.begin(unproved.tenant).await?;
+    let grants = tx.grants_of(provider.id, &person.subject, &person.groups).await?;
+    drop(tx);
+    let principal = format!("{}/{}", provider.id, person.subject);
+    Ok(Caller { tenant: unproved.tenant, principal, grants, app: app.clone() })
 }

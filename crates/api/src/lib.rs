@@ -17,8 +17,10 @@ mod clusters;
 mod envelope;
 mod events;
 mod fields;
+mod identity;
 mod keys;
 mod meshes;
+mod oidc;
 mod operations;
 mod paging;
 mod problem;
@@ -26,6 +28,7 @@ mod router;
 mod upgrades;
 mod views;
 
+pub use oidc::{Fetch, FetchError, IssuerKeys};
 pub use router::{openapi, router};
 
 /// Reads a submitted kubeconfig: the server's address and the form that is stored, or why it is refused.
@@ -45,6 +48,8 @@ pub struct App {
     pub read_kubeconfig: ReadKubeconfig,
     /// The maker of authorities.
     pub new_authority: NewAuthority,
+    /// The keys of identity providers.
+    pub issuers: Arc<IssuerKeys>,
 }
 
 impl std::fmt::Debug for App {

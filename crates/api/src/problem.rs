@@ -121,6 +121,19 @@ fn conflict(constraint: &str) -> ApiError {
         "clusters_name_unique" => taken("cluster"),
         "meshes_name_unique" => taken("mesh"),
         "api_keys_name_unique" => taken("API key"),
+        "identity_providers_name_unique" => taken("identity provider"),
+        "identity_providers_issuer_unique" => ApiError::new(
+            StatusCode::CONFLICT,
+            "issuer_known",
+            "This issuer is trusted already.",
+            "Delete the identity provider that it belongs to first.",
+        ),
+        "role_bindings_unique" => ApiError::new(
+            StatusCode::CONFLICT,
+            "granted_already",
+            "Exactly this was granted before.",
+            "There is nothing left to do.",
+        ),
         "memberships_one_mesh" => ApiError::new(
             StatusCode::CONFLICT,
             "cluster_in_a_mesh",
@@ -180,6 +193,10 @@ impl From<StoreError> for ApiError {
             }
             StoreError::Database(source) => {
                 tracing::error!(error = &source as &dyn std::error::Error, "the database failed");
+                Self::try_again()
+            }
+            StoreError::KeyService(source) => {
+                tracing::error!(error = &source as &dyn std::error::Error, "the key service failed");
                 Self::try_again()
             }
             other => {

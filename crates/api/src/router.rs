@@ -18,7 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::problem::ApiError;
-use crate::{App, audit, catalogue, clusters, envelope, events, keys, meshes, operations, upgrades};
+use crate::{App, audit, catalogue, clusters, envelope, events, identity, keys, meshes, operations, upgrades};
 
 /// The largest body; a kubeconfig has at most 256 KiB.
 const LARGEST_BODY: usize = 1024 * 1024;
@@ -35,7 +35,10 @@ struct BearerKey;
 
 impl utoipa::Modify for BearerKey {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
-        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("An API key: mwk_…")).build();
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("An API key, mwk_…, or a token of an identity provider that the tenant trusts"))
+            .build();
         document.components.get_or_insert_default().add_security_scheme("api_key", SecurityScheme::Http(scheme));
     }
 }
@@ -63,6 +66,10 @@ fn documented() -> OpenApiRouter<App> {
         .routes(routes!(keys::create_api_key, keys::list_api_keys))
         .routes(routes!(keys::get_api_key, keys::revoke_api_key))
         .routes(routes!(keys::rotate_api_key))
+        .routes(routes!(identity::create_identity_provider, identity::list_identity_providers))
+        .routes(routes!(identity::get_identity_provider, identity::delete_identity_provider))
+        .routes(routes!(identity::create_role_binding, identity::list_role_bindings))
+        .routes(routes!(identity::delete_role_binding))
         .routes(routes!(audit::list_audit_entries))
         .routes(routes!(audit::get_audit_head))
 }

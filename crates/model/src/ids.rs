@@ -87,6 +87,10 @@ ids! {
     TenantId = "tenant";
     /// An API key, without its secret.
     KeyId = "key";
+    /// An issuer of tokens that a tenant trusts.
+    ProviderId = "idp";
+    /// A role that was granted to somebody who comes from one.
+    BindingId = "binding";
     /// A Kubernetes cluster of the provider, where control planes run.
     HostingClusterId = "hosting";
     /// A registered Kubernetes cluster of a tenant.

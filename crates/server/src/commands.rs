@@ -3,22 +3,23 @@
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
-use crate::options::{Clusters, Database};
-use crate::service::{app, connect, engine, stopped};
+use crate::options::{AnchorFile, Backend, Clusters};
+use crate::service::{anchored, app, connect, engine, stopped};
 
-pub(crate) async fn serve(database: &Database, listen: &str) -> Result<(), Failure> {
+pub(crate) async fn serve(database: &Backend, listen: &str, networks: &[String]) -> Result<(), Failure> {
     let store = connect(database).await?;
     store.require_bounded_role().await?;
     let listener =
         tokio::net::TcpListener::bind(listen).await.map_err(Failure::io(format!("listening on {listen}")))?;
     tracing::info!(address = listen, "serving");
-    api::serve(listener, app(store), stopped()).await.map_err(Failure::io("serving"))
+    api::serve(listener, app(store, networks)?, stopped()).await.map_err(Failure::io("serving"))
 }
 
-pub(crate) async fn work(database: &Database, clusters: &Clusters) -> Result<(), Failure> {
+pub(crate) async fn work(database: &Backend, clusters: &Clusters, anchors: &AnchorFile) -> Result<(), Failure> {
     let store = connect(database).await?;
     store.require_bounded_role().await?;
     let stop = CancellationToken::new();
+    anchored(&store, anchors, &stop)?;
     let engine = engine(store, clusters)?;
     let working = tokio::spawn({
         let stop = stop.clone();
@@ -30,7 +31,7 @@ pub(crate) async fn work(database: &Database, clusters: &Clusters) -> Result<(),
     working.await.map_err(|error| Failure::Config(format!("the worker failed: {error}")))
 }
 
-pub(crate) async fn migrate(database: &Database) -> Result<(), Failure> {
+pub(crate) async fn migrate(database: &Backend) -> Result<(), Failure> {
     connect(database).await?.migrate().await?;
     println!("the schema is up to date");
     Ok(())

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
 use crate::import::{add_hosting, import_release, there_already};
-use crate::options::{Dev, Release};
-use crate::service::{app, engine, stopped, vault};
+use crate::options::{Dev, KeyKeeper, Release};
+use crate::service::{anchored, app, engine, stopped, vault};
 
 const DATABASE: &str = "meshwright";
 
@@ -38,12 +38,13 @@ pub(crate) async fn dev(options: Dev) -> Result<(), Failure> {
     println!("Meshwright serves http://{address}");
     println!("Log in with: meshwright login --server http://{address} --key-file {}", dir.join("api-key").display());
     let stop = CancellationToken::new();
+    anchored(&worker, &options.anchors, &stop)?;
     let engine = engine(worker, &options.clusters)?;
     let working = tokio::spawn({
         let (stop, idle) = (stop.clone(), options.no_work);
         async move { if idle { stop.cancelled().await } else { engine.work(stop).await } }
     });
-    let served = api::serve(listener, app(api), stopped()).await;
+    let served = api::serve(listener, app(api, &options.clusters.allow_networks)?, stopped()).await;
     stop.cancel();
     working.await.map_err(|error| Failure::Config(format!("the worker failed: {error}")))?;
     served.map_err(Failure::io("serving"))
@@ -55,7 +56,7 @@ fn own_vault(dir: &Path) -> Result<Vault, Failure> {
     if !file.exists() {
         write_secret(&file, &store::random_hex())?;
     }
-    vault(&file)
+    vault(&file, &KeyKeeper::default())
 }
 
 fn write_secret(file: &Path, text: &str) -> Result<(), Failure> {

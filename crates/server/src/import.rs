@@ -11,10 +11,10 @@ use model::version::Version;
 use store::{Hosting, Store, StoreError, StoredRelease};
 
 use crate::Failure;
-use crate::options::{self, Database, Release, Releases};
+use crate::options::{self, Backend, Release, Releases};
 use crate::service::connect;
 
-pub(crate) async fn releases(database: &Database, command: Releases) -> Result<(), Failure> {
+pub(crate) async fn releases(database: &Backend, command: Releases) -> Result<(), Failure> {
     let Releases::Import(release) = command;
     let store = connect(database).await?;
     import_release(&store, &release).await?;
@@ -49,7 +49,7 @@ pub(crate) async fn import_release(store: &Store, wanted: &Release) -> Result<()
     store.add_release(&StoredRelease { release, charts }, SystemClock.now()).await.map_err(Failure::from)
 }
 
-pub(crate) async fn hosting(database: &Database, command: options::Hosting) -> Result<(), Failure> {
+pub(crate) async fn hosting(database: &Backend, command: options::Hosting) -> Result<(), Failure> {
     let options::Hosting::Add { name, kubeconfig } = command;
     let store = connect(database).await?;
     add_hosting(&store, &name, &kubeconfig).await?;

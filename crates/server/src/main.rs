@@ -6,9 +6,12 @@ use clap::Parser;
 
 mod commands;
 mod dev;
+mod fetch;
 mod import;
 mod options;
 mod service;
+mod tenants;
+mod transit;
 mod worlds;
 
 use options::{Command, Options};
@@ -67,8 +70,8 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Serve { database, listen } => commands::serve(&database, &listen).await,
-        Command::Work { database, clusters } => commands::work(&database, &clusters).await,
+        Command::Serve { database, listen, networks } => commands::serve(&database, &listen, &networks).await,
+        Command::Work { database, clusters, anchors } => commands::work(&database, &clusters, &anchors).await,
         Command::Migrate { database } => commands::migrate(&database).await,
         Command::Openapi => {
             print!("{}", api::openapi());
@@ -76,6 +79,8 @@ async fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Releases { command, database } => import::releases(&database, command).await,
         Command::Hosting { command, database } => import::hosting(&database, command).await,
+        Command::Tenants { command, database } => tenants::tenants(&database, command).await,
+        Command::Audit { command, database } => tenants::audit(&database, command).await,
         Command::Dev(options) => dev::dev(options).await,
     }
 }

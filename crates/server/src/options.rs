@@ -18,51 +18,141 @@ pub(crate) enum Command {
     /// Serve the API, with the database role of the API.
     Serve {
         #[command(flatten)]
-        database: Database,
+        database: Backend,
         /// Address to listen on.
         #[arg(long, env = "MESHWRIGHT_LISTEN", default_value = "127.0.0.1:8080")]
         listen: String,
+        /// A private network whose identity providers may be asked for their keys, as address/bits. Repeatable.
+        #[arg(long = "allow-network", env = "MESHWRIGHT_ALLOW_NETWORKS", value_delimiter = ',')]
+        networks: Vec<String>,
     },
     /// Work on operations, with the database role of workers.
     Work {
         #[command(flatten)]
-        database: Database,
+        database: Backend,
         #[command(flatten)]
         clusters: Clusters,
+        #[command(flatten)]
+        anchors: AnchorFile,
     },
     /// Bring the schema up to date, with the role that owns it.
     Migrate {
         #[command(flatten)]
-        database: Database,
+        database: Backend,
     },
     /// Print the service's own description.
     Openapi,
     /// The release catalogue.
     Releases {
         #[command(flatten)]
-        database: Database,
+        database: Backend,
         #[command(subcommand)]
         command: Releases,
     },
     /// Hosting clusters.
     Hosting {
         #[command(flatten)]
-        database: Database,
+        database: Backend,
         #[command(subcommand)]
         command: Hosting,
+    },
+    /// Tenants' keys, with the database role of workers.
+    Tenants {
+        #[command(flatten)]
+        database: Backend,
+        #[command(subcommand)]
+        command: Tenants,
+    },
+    /// Tenants' audit logs, with the database role of workers.
+    Audit {
+        #[command(flatten)]
+        database: Backend,
+        #[command(subcommand)]
+        command: Audit,
     },
     /// Everything in one process, with a private Postgres: to try it and to work on it.
     Dev(Dev),
 }
 
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Database {
+pub(crate) struct Backend {
     /// Address of the database, with the role in it.
     #[arg(long, env = "MESHWRIGHT_DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: String,
-    /// File with the 32-byte key that seals secrets, in hexadecimal.
+    /// File with the server's own 32-byte secret, in hexadecimal: it peppers API keys and seals what belongs to no tenant.
     #[arg(long, env = "MESHWRIGHT_VAULT_KEY_FILE")]
     pub(crate) vault_key_file: PathBuf,
+    #[command(flatten)]
+    pub(crate) master: KeyKeeper,
+}
+
+/// What wraps the tenants' data keys. Without any of these it is derived from the server's own secret.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct KeyKeeper {
+    /// File with master keys, one in each line: the first wraps, all of them unwrap. To change it, put a new line in front,
+    /// restart, run `tenants rewrap-keys`, and take the old line out.
+    #[arg(long, env = "MESHWRIGHT_MASTER_KEY_FILE", conflicts_with = "transit_address")]
+    pub(crate) master_key_file: Option<PathBuf>,
+    /// Address of a Vault whose transit engine wraps them.
+    #[arg(long, env = "MESHWRIGHT_TRANSIT_ADDRESS", requires = "transit_token_file")]
+    pub(crate) transit_address: Option<String>,
+    /// Where the engine is mounted.
+    #[arg(long, env = "MESHWRIGHT_TRANSIT_MOUNT", default_value = "transit")]
+    pub(crate) transit_mount: String,
+    /// The engine's key.
+    #[arg(long, env = "MESHWRIGHT_TRANSIT_KEY", default_value = "meshwright")]
+    pub(crate) transit_key: String,
+    /// File with a token for Vault; it is read before each call.
+    #[arg(long, env = "MESHWRIGHT_TRANSIT_TOKEN_FILE")]
+    pub(crate) transit_token_file: Option<PathBuf>,
+}
+
+/// Where the ends of the audit logs are written down.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AnchorFile {
+    /// File that the ends of the audit logs are added to; keep it where the database's administrator cannot write.
+    #[arg(long, env = "MESHWRIGHT_AUDIT_ANCHORS")]
+    pub(crate) audit_anchors: Option<PathBuf>,
+    /// Seconds between two anchors.
+    #[arg(long, env = "MESHWRIGHT_ANCHOR_SECONDS", default_value_t = 60)]
+    pub(crate) anchor_seconds: u64,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Tenants {
+    /// Give a tenant a new data key and seal its secrets with it.
+    RotateKey {
+        /// Its id.
+        #[arg(long)]
+        tenant: model::ids::TenantId,
+    },
+    /// Wrap every tenant's data keys with the present master key.
+    RewrapKeys,
+    /// Erase a tenant's data keys. Nothing brings its secrets back.
+    EraseSecrets {
+        /// Its id.
+        #[arg(long)]
+        tenant: model::ids::TenantId,
+        /// Its id once more.
+        #[arg(long)]
+        confirm: model::ids::TenantId,
+    },
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Audit {
+    /// Write down where each audit log ends now.
+    Anchor {
+        /// The file that is added to.
+        #[arg(long)]
+        file: PathBuf,
+    },
+    /// Read every audit log, compute every digest, and compare with the anchors.
+    Verify {
+        /// A file of anchors.
+        #[arg(long)]
+        anchors: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Clone, Args)]
@@ -182,6 +272,8 @@ pub(crate) struct Dev {
     /// Leave the operations to other processes, started with `work`.
     #[arg(long)]
     pub(crate) no_work: bool,
+    #[command(flatten)]
+    pub(crate) anchors: AnchorFile,
     #[command(flatten)]
     pub(crate) clusters: Clusters,
 }

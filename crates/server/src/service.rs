@@ -1,43 +1,84 @@
 //! The pieces that every command is put together from.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::{Authority, Credential};
+use cluster::{Authority, Credential, Dialling};
 use jiff::SignedDuration;
 use model::clock::SystemClock;
 use rollout::decide::Patience;
+use store::envelope::{Key, MasterKeys};
 use store::{Store, Vault};
+use tokio_util::sync::CancellationToken;
 use worker::{Engine, Settings};
 
 use crate::Failure;
-use crate::options::{Clusters, Database};
+use crate::fetch::PublicFetch;
+use crate::options::{AnchorFile, Backend, Clusters, KeyKeeper};
+use crate::tenants::Anchors;
+use crate::transit::Transit;
 use crate::worlds::RealWorlds;
 
-/// Reads the sealing key.
-pub(crate) fn vault(file: &Path) -> Result<Vault, Failure> {
-    let text = std::fs::read_to_string(file).map_err(Failure::io(format!("the sealing key {}", file.display())))?;
-    let text = text.trim();
-    let digits = |place: usize| u8::from_str_radix(text.get(place * 2..place * 2 + 2)?, 16).ok();
-    let bytes: Option<Vec<u8>> = (0..32).map(digits).collect();
-    let key: Option<[u8; 32]> = bytes.filter(|_| text.len() == 64).and_then(|bytes| bytes.try_into().ok());
-    key.map(Vault::new).ok_or_else(|| {
-        Failure::Config(format!(
-            "{} must hold 64 hexadecimal digits; make one with: openssl rand -hex 32",
-            file.display()
-        ))
+/// Reads 32 bytes as 64 hexadecimal digits.
+fn key(text: &str, file: &Path) -> Result<Key, Failure> {
+    model::audit::hex::decode(text.trim()).ok_or_else(|| {
+        let file = file.display();
+        Failure::Config(format!("{file} must hold 64 hexadecimal digits; make them with: openssl rand -hex 32"))
     })
 }
 
-/// Connects as whoever the address names.
-pub(crate) async fn connect(database: &Database) -> Result<Store, Failure> {
-    Ok(Store::connect(&database.database_url, vault(&database.vault_key_file)?).await?)
+/// The server's own secret, and the way to the master key.
+pub(crate) fn vault(file: &Path, master: &KeyKeeper) -> Result<Vault, Failure> {
+    let read = |file: &Path| std::fs::read_to_string(file).map_err(Failure::io(format!("the key {}", file.display())));
+    let secret = key(&read(file)?, file)?;
+    if let Some(file) = &master.master_key_file {
+        let text = read(file)?;
+        let mut keys = text.lines().map(|line| key(line, file)).collect::<Result<Vec<_>, _>>()?;
+        if keys.is_empty() {
+            return Err(Failure::Config(format!("{} holds no key", file.display())));
+        }
+        let first = keys.remove(0);
+        return Ok(Vault::with(secret, Arc::new(MasterKeys::new(first, keys))));
+    }
+    if let (Some(address), Some(token)) = (&master.transit_address, &master.transit_token_file) {
+        let transit = Transit::new(address, &master.transit_mount, &master.transit_key, token.clone());
+        let transit = transit.map_err(|error| Failure::Config(format!("--transit-address: {error}")))?;
+        return Ok(Vault::with(secret, Arc::new(transit)));
+    }
+    Ok(Vault::new(secret))
 }
 
-/// What the API needs besides the database. It reads kubeconfigs and makes keys; it never calls a cluster.
-pub(crate) fn app(store: Store) -> api::App {
-    api::App {
+/// Connects as whoever the address names.
+pub(crate) async fn connect(database: &Backend) -> Result<Store, Failure> {
+    Ok(Store::connect(&database.database_url, vault(&database.vault_key_file, &database.master)?).await?)
+}
+
+/// Writes down, in the background, where the audit logs end.
+pub(crate) fn anchored(store: &Store, options: &AnchorFile, stop: &CancellationToken) -> Result<(), Failure> {
+    if let Some(file) = &options.audit_anchors {
+        let every = Duration::from_secs(options.anchor_seconds.max(1));
+        tokio::spawn(Anchors::open(file)?.keep(store.clone(), every, stop.clone()));
+    }
+    Ok(())
+}
+
+/// Reads networks that may be dialled although they are private.
+pub(crate) fn networks(texts: &[String]) -> Result<Vec<(IpAddr, u8)>, Failure> {
+    let read = |text: &String| {
+        let wrong = || Failure::Config(format!("{text} is no network: write address/bits, for example 10.0.0.0/8"));
+        Dialling::parse_network(text).ok_or_else(wrong)
+    };
+    texts.iter().map(read).collect()
+}
+
+/// What the API needs besides the database. It reads kubeconfigs, makes keys and asks identity providers for theirs; it
+/// never calls a cluster.
+pub(crate) fn app(store: Store, allowed: &[String]) -> Result<api::App, Failure> {
+    let rules = Dialling { allowed: networks(allowed)?, caller: "api".into() };
+    let fetch = PublicFetch::new(rules).map_err(|error| Failure::Config(format!("no HTTP client: {error}")))?;
+    Ok(api::App {
         store,
         clock: Arc::new(SystemClock),
         read_kubeconfig: |text| {
@@ -47,7 +88,8 @@ pub(crate) fn app(store: Store) -> api::App {
         new_authority: |mesh, now| {
             Authority::generate(mesh, now).map(|authority| authority.stored()).map_err(|error| error.to_string())
         },
-    }
+        issuers: Arc::new(api::IssuerKeys::new(Arc::new(fetch))),
+    })
 }
 
 /// A worker on real clusters.

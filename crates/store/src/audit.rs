@@ -2,10 +2,29 @@
 
 use jiff_sqlx::ToSqlx;
 use model::audit::{Digest, Entry, Head, Linked};
+use model::ids::TenantId;
 
 use crate::error::fits;
 use crate::vault::sha256;
-use crate::{StoreError, Tx};
+use crate::{Store, StoreError, Tx};
+
+impl Store {
+    /// Where every tenant's chain ends. Needs the role of workers; the API sees its caller's tenant only.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn audit_heads(&self) -> Result<Vec<(TenantId, Head)>, StoreError> {
+        let rows = sqlx::query!("SELECT tenant_id, audit_seq, audit_hash FROM tenant_heads ORDER BY tenant_id")
+            .fetch_all(&self.pool)
+            .await?;
+        let read = rows.into_iter().map(|row| {
+            let tenant = TenantId(row.tenant_id);
+            let hash = fits(Digest::try_from(row.audit_hash), "tenant_heads", "audit_hash", tenant)?;
+            Ok((tenant, Head { seq: row.audit_seq, hash }))
+        });
+        read.collect()
+    }
+}
 
 impl Tx<'_> {
     /// Buffers an audit entry; it gets its place in the chain when the transaction commits.

@@ -52,7 +52,7 @@ pub struct Cluster {
     pub observed_at: Option<Timestamp>,
 }
 
-fn place(id: ClusterId) -> String {
+pub(crate) fn place(id: ClusterId) -> String {
     format!("clusters.kubeconfig/{id}")
 }
 
@@ -68,7 +68,7 @@ impl Tx<'_> {
             cluster.id.0,
             cluster.name,
             cluster.server,
-            self.vault.seal(&place(cluster.id), &cluster.kubeconfig),
+            self.seal(&place(cluster.id), &cluster.kubeconfig)?,
             now.to_sqlx() as _
         )
         .execute(&mut *self.inner)
@@ -154,7 +154,7 @@ impl Tx<'_> {
         .fetch_optional(&mut *self.inner)
         .await?
         .ok_or(StoreError::NotFound { what: "cluster" })?;
-        self.vault.open(&place(id), &sealed)
+        self.open(&place(id), &sealed).await
     }
 
     /// Records what registration found. A new credential of our own replaces the submitted one for good.
@@ -174,7 +174,7 @@ impl Tx<'_> {
             ClusterState::Ready => ("ready", None),
             ClusterState::Refused(problem) => ("refused", Some(json(problem))),
         };
-        let sealed = kubeconfig.map(|text| self.vault.seal(&place(id), text));
+        let sealed = kubeconfig.map(|text| self.seal(&place(id), text)).transpose()?;
         let done = sqlx::query!(
             "UPDATE clusters SET state = $3, problem = $4, kubernetes_version = coalesce($5, kubernetes_version),
                  kubeconfig = coalesce($6, kubeconfig), observed_at = $7

@@ -46,6 +46,9 @@ pub enum StoreError {
     /// A sealed value did not open: wrong key or damaged.
     #[error("a sealed value does not open")]
     Sealed,
+    /// Try again, or look at the key service: a tenant's key could not be wrapped or unwrapped.
+    #[error("a tenant's key is out of reach")]
+    KeyService(#[from] crate::envelope::WrapError),
     /// `serve` and `work` refuse to start.
     #[error("the database role {role} would see through row-level security; use mw_api or mw_worker")]
     UnsafeRole {

@@ -130,7 +130,7 @@ impl Tx<'_> {
             status: fits(status.try_into(), "idempotency_keys", "status", &request.key)?,
             location: row.location,
             tag: row.etag,
-            body: self.vault.open(&request.place(), &answer)?,
+            body: self.open(&request.place(), &answer).await?,
         }))
     }
 
@@ -139,6 +139,7 @@ impl Tx<'_> {
     /// # Errors
     /// The database failed.
     pub async fn keep_answer(&mut self, request: &RequestKey, answer: &Answer) -> Result<(), StoreError> {
+        let sealed = self.seal(&request.place(), &answer.body)?;
         let kept = sqlx::query!(
             "UPDATE idempotency_keys SET status = $5, location = $6, etag = $7, answer = $8
              WHERE tenant_id = $1 AND principal = $2 AND route = $3 AND key = $4",
@@ -149,7 +150,7 @@ impl Tx<'_> {
             i32::from(answer.status),
             answer.location,
             answer.tag,
-            self.vault.seal(&request.place(), &answer.body)
+            sealed
         )
         .execute(&mut *self.inner)
         .await?;

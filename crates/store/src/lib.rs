@@ -4,7 +4,9 @@
 //! each sufficient alone. Events are buffered and get their numbers in the last statement of the transaction.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
+use envelope::TenantKeys;
 use model::audit::Entry;
 use model::ids::TenantId;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -13,9 +15,11 @@ use sqlx::{PgPool, Postgres, Transaction};
 mod audit;
 mod catalogue;
 mod clusters;
+pub mod envelope;
 mod error;
 mod events;
 mod idempotency;
+mod identity;
 mod keys;
 mod meshes;
 mod operations;
@@ -31,6 +35,7 @@ pub use clusters::{Cluster, ClusterState, NewCluster};
 pub use error::StoreError;
 pub use events::{Event, NewEvent};
 pub use idempotency::{Answer, Earlier, RequestKey};
+pub use identity::{Binding, Provider, Subject};
 pub use keys::{ApiKey, KeyText, NewKey};
 pub use meshes::{Member, Mesh, MeshState, NewMesh, Revision};
 pub use operations::{Item, NewOperation, Operation, WaveHead};
@@ -53,6 +58,7 @@ pub struct Tx<'a> {
     events: Vec<NewEvent>,
     entries: Vec<Entry>,
     vault: &'a Vault,
+    keys: Arc<TenantKeys>,
 }
 
 /// Which part of a list: what comes after a key, in the list's own order.
@@ -155,11 +161,16 @@ impl Store {
     /// Begins a transaction on behalf of a tenant.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// The database or the key service does not answer.
     pub async fn begin(&self, tenant: TenantId) -> Result<Tx<'_>, StoreError> {
+        let keys = self.tenant_keys(tenant).await?;
+        self.begin_with(tenant, keys).await
+    }
+
+    pub(crate) async fn begin_with(&self, tenant: TenantId, keys: Arc<TenantKeys>) -> Result<Tx<'_>, StoreError> {
         let mut inner = self.pool.begin().await?;
         sqlx::query!("SELECT set_config('mw.tenant', $1, true)", tenant.0.to_string()).fetch_one(&mut *inner).await?;
-        Ok(Tx { inner, tenant, events: Vec::new(), entries: Vec::new(), vault: &self.vault })
+        Ok(Tx { inner, tenant, events: Vec::new(), entries: Vec::new(), vault: &self.vault, keys })
     }
 
     /// The key that seals secrets.

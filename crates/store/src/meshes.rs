@@ -103,7 +103,7 @@ pub struct Mesh {
     pub created_at: Timestamp,
 }
 
-fn place(id: MeshId) -> String {
+pub(crate) fn place(id: MeshId) -> String {
     format!("meshes.authority/{id}")
 }
 
@@ -129,7 +129,7 @@ impl Tx<'_> {
             mesh.name,
             edition_text(mesh.edition),
             mesh.hosting.0,
-            self.vault.seal(&place(mesh.id), &mesh.authority),
+            self.seal(&place(mesh.id), &mesh.authority)?,
             now.to_sqlx() as _
         )
         .execute(&mut *self.inner)
@@ -345,7 +345,7 @@ impl Tx<'_> {
         .fetch_optional(&mut *self.inner)
         .await?
         .ok_or(StoreError::NotFound { what: "mesh" })?;
-        self.vault.open(&place(id), &sealed)
+        self.open(&place(id), &sealed).await
     }
 }
 

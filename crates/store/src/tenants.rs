@@ -10,7 +10,7 @@ impl Store {
     /// Makes a tenant.
     ///
     /// # Errors
-    /// The name is taken (`tenants_name_unique`).
+    /// The name is taken (`tenants_name_unique`), or the key service failed.
     pub async fn create_tenant(&self, tenant: TenantId, name: &str, now: Timestamp) -> Result<(), StoreError> {
         let mut tx = self.begin(tenant).await?;
         sqlx::query!(
@@ -22,6 +22,7 @@ impl Store {
         .execute(&mut *tx.inner)
         .await?;
         sqlx::query!("INSERT INTO tenant_heads (tenant_id) VALUES ($1)", tenant.0).execute(&mut *tx.inner).await?;
+        self.first_key(&mut tx, now).await?;
         tx.commit().await
     }
 }

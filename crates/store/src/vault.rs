@@ -1,60 +1,70 @@
-//! Sealing secrets: AES-256-GCM, with what a value belongs to as associated data, so that a sealed value copied to
-//! another row does not open there.
+//! The server's own secret, and the sealing of single values: AES-256-GCM, with what a value belongs to as associated
+//! data, so that a sealed value that is copied elsewhere does not open there.
+
+use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hmac;
+use model::ids::TenantId;
 
 use crate::StoreError;
+use crate::envelope::{Cache, Key, KeyWrapper, MasterKeys, derived};
 
-/// The key that seals secrets and peppers API keys. 32 bytes.
+/// What a process keeps secret: its own key, which peppers API keys and seals what belongs to no tenant, and the way to
+/// the master key, which wraps the tenants' data keys. Clones share what they have opened.
 #[derive(Clone)]
 pub struct Vault {
-    key: [u8; 32],
+    secret: Key,
+    wrapper: Arc<dyn KeyWrapper>,
+    cache: Cache,
 }
 
 impl std::fmt::Debug for Vault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Vault(…)")
+        write!(f, "Vault({:?})", self.wrapper)
     }
 }
 
 impl Vault {
-    /// A vault with this key.
-    pub fn new(key: [u8; 32]) -> Self {
-        Self { key }
+    /// A vault whose master key is derived from its own secret.
+    pub fn new(secret: Key) -> Self {
+        Self::with(secret, Arc::new(MasterKeys::new(derived(&secret), Vec::new())))
     }
 
-    fn cipher(&self) -> RandomizedNonceKey {
-        RandomizedNonceKey::new(&AES_256_GCM, &self.key).expect("the key has the length that the cipher wants")
+    /// A vault whose master key is kept elsewhere.
+    pub fn with(secret: Key, wrapper: Arc<dyn KeyWrapper>) -> Self {
+        Self { secret, wrapper, cache: Cache::default() }
     }
 
-    /// Seals a text for one place, such as `clusters.kubeconfig/cluster_01…`.
-    pub fn seal(&self, place: &str, text: &[u8]) -> Vec<u8> {
-        let mut sealed = text.to_vec();
-        let aad = Aad::from(place.as_bytes());
-        let nonce = self.cipher().seal_in_place_append_tag(aad, &mut sealed).expect("memory for a tag");
-        let mut out = nonce.as_ref().to_vec();
-        out.append(&mut sealed);
-        out
+    pub(crate) fn wrapper(&self) -> &dyn KeyWrapper {
+        self.wrapper.as_ref()
+    }
+
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Forgets a tenant's opened keys: the next transaction looks again.
+    pub(crate) fn forget(&self, tenant: TenantId) {
+        self.cache.lock().expect("no holder panics").remove(&tenant);
+    }
+
+    /// Seals a secret of the operator's for one place, such as `hosting_clusters.kubeconfig/hosting_01…`.
+    pub(crate) fn seal(&self, place: &str, text: &[u8]) -> Vec<u8> {
+        seal(&self.secret, place, text)
     }
 
     /// Opens what was sealed for the same place.
     ///
     /// # Errors
     /// [`StoreError::Sealed`]: another key, another place, or damaged.
-    pub fn open(&self, place: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
-        let (nonce, text) = sealed.split_at_checked(NONCE_LEN).ok_or(StoreError::Sealed)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| StoreError::Sealed)?;
-        let mut text = text.to_vec();
-        let opened = self.cipher().open_in_place(nonce, Aad::from(place.as_bytes()), &mut text);
-        let length = opened.map_err(|_| StoreError::Sealed)?.len();
-        text.truncate(length);
-        Ok(text)
+    pub(crate) fn open(&self, place: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
+        open(&self.secret, place, sealed)
     }
 
     fn pepper(&self) -> hmac::Key {
         // A key of its own, so that a digest tells nothing about the sealing key.
-        let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.key), b"meshwright api key pepper");
+        let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.secret), b"meshwright api key pepper");
         hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref())
     }
 
@@ -67,6 +77,41 @@ impl Vault {
     pub fn matches(&self, secret: &[u8], digest: &[u8]) -> bool {
         hmac::verify(&self.pepper(), secret, digest).is_ok()
     }
+}
+
+fn cipher(key: &Key) -> RandomizedNonceKey {
+    RandomizedNonceKey::new(&AES_256_GCM, key).expect("the key has the length that the cipher wants")
+}
+
+/// Seals a text under a key for one place.
+pub(crate) fn seal(key: &Key, place: &str, text: &[u8]) -> Vec<u8> {
+    let mut sealed = text.to_vec();
+    let nonce =
+        cipher(key).seal_in_place_append_tag(Aad::from(place.as_bytes()), &mut sealed).expect("memory for a tag");
+    let mut out = nonce.as_ref().to_vec();
+    out.append(&mut sealed);
+    out
+}
+
+/// Opens what was sealed under the same key for the same place.
+pub(crate) fn open(key: &Key, place: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
+    let (nonce, text) = sealed.split_at_checked(NONCE_LEN).ok_or(StoreError::Sealed)?;
+    let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| StoreError::Sealed)?;
+    let mut text = text.to_vec();
+    let opened = cipher(key).open_in_place(nonce, Aad::from(place.as_bytes()), &mut text);
+    let length = opened.map_err(|_| StoreError::Sealed)?.len();
+    text.truncate(length);
+    Ok(text)
+}
+
+/// A fresh key.
+///
+/// # Panics
+/// When the system has no randomness.
+pub(crate) fn fill() -> Key {
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system's randomness");
+    bytes
 }
 
 /// SHA-256.
@@ -88,9 +133,7 @@ pub fn digest(bytes: &[u8]) -> String {
 /// # Panics
 /// When the system has no randomness.
 pub fn random_hex() -> String {
-    let mut bytes = [0; 32];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system's randomness");
-    hex(&bytes)
+    hex(&fill())
 }
 
 /// Bytes in hexadecimal.
@@ -105,10 +148,10 @@ mod tests {
     #[test]
     fn a_sealed_value_opens_in_its_own_place_only() {
         let vault = Vault::new([7; 32]);
-        let sealed = vault.seal("clusters/a", b"secret");
-        assert_eq!(vault.open("clusters/a", &sealed).expect("its own place"), b"secret");
-        assert!(vault.open("clusters/b", &sealed).is_err());
-        assert!(Vault::new([8; 32]).open("clusters/a", &sealed).is_err());
-        assert!(vault.open("clusters/a", b"short").is_err());
+        let sealed = vault.seal("hosting/a", b"secret");
+        assert_eq!(vault.open("hosting/a", &sealed).expect("its own place"), b"secret");
+        assert!(vault.open("hosting/b", &sealed).is_err());
+        assert!(Vault::new([8; 32]).open("hosting/a", &sealed).is_err());
+        assert!(vault.open("hosting/a", b"short").is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! A database of its own for each test, cloned from a migrated template on this process's private server.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -25,13 +26,17 @@ pub struct TestDb {
     /// A tenant that exists.
     pub tenant: TenantId,
     name: String,
-    url: Box<dyn Fn(&str) -> String + Send + Sync>,
+    url: Arc<dyn Fn(&str) -> String + Send + Sync>,
 }
 
 /// Folder of the private server. It is left behind for a look; the next run of the same process number replaces it.
 fn folder() -> PathBuf {
     std::env::temp_dir().join(format!("meshwright-test-postgres-{}", std::process::id()))
 }
+
+/// Which of the two walls between tenants stand: both, unless a run of the isolation tests asks to take one away.
+/// The other one is taken away by changing the queries of a copy of the source.
+const WALLS: &str = "MESHWRIGHT_TEST_WALLS";
 
 /// Every test database is sealed with the same key; nothing in it is secret.
 pub fn vault() -> Vault {
@@ -60,7 +65,20 @@ async fn start() -> PrivatePostgres {
     let owner = Store::connect(&postgres.url("mw_owner", "template_mw"), vault()).await.expect("a connection");
     owner.migrate().await.expect("every migration");
     owner.close().await;
+    if std::env::var(WALLS).is_ok_and(|walls| walls == "queries") {
+        take_row_security_away(&postgres).await;
+    }
     postgres
+}
+
+async fn take_row_security_away(postgres: &PrivatePostgres) {
+    let mut owner = PgConnection::connect(&postgres.url("mw_owner", "template_mw")).await.expect("a connection");
+    let off = "DO $$ DECLARE owned text; BEGIN
+        FOR owned IN SELECT relname FROM pg_class WHERE relrowsecurity LOOP
+            EXECUTE format('ALTER TABLE %I NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY', owned);
+        END LOOP; END $$";
+    sqlx::query(off).execute(&mut owner).await.expect("tables of its own");
+    owner.close().await.expect("an end");
 }
 
 /// Each test has a runtime of its own, and a pooled connection would die with the first one: connect every time.
@@ -88,7 +106,18 @@ impl TestDb {
         api.create_tenant(tenant, "acme", "2026-11-22T10:00:00Z".parse().expect("a timestamp"))
             .await
             .expect("a tenant");
-        Self { api, worker, tenant, name, url: Box::new(url) }
+        Self { api, worker, tenant, name, url: Arc::new(url) }
+    }
+
+    /// The same database on behalf of another tenant, which is made here.
+    ///
+    /// # Panics
+    /// When the database fails.
+    pub async fn beside(&self, tenant: TenantId, name: &str) -> Self {
+        let at = "2026-11-22T10:00:00Z".parse().expect("a timestamp");
+        self.api.create_tenant(tenant, name, at).await.expect("a tenant");
+        let (api, worker, database) = (self.api.clone(), self.worker.clone(), self.name.clone());
+        Self { api, worker, tenant, name: database, url: self.url.clone() }
     }
 
     /// Removes the database, whoever is connected to it. A test's is left for a look; thousands would fill the disk.
@@ -108,6 +137,17 @@ impl TestDb {
         let mut connection = PgConnection::connect(&self.url(role)).await.map_err(|error| error.to_string())?;
         let done = sqlx::query(sqlx::AssertSqlSafe(command.to_owned())).execute(&mut connection).await;
         done.map(|done| done.rows_affected()).map_err(|error| error.to_string())
+    }
+
+    /// The first column of a query, which must be text, as somebody with this role sees it.
+    ///
+    /// # Panics
+    /// When the database refuses.
+    pub async fn query(&self, role: &str, query: &str) -> Vec<String> {
+        let mut connection = PgConnection::connect(&self.url(role)).await.expect("a connection");
+        let rows = sqlx::query_scalar::<_, Option<String>>(sqlx::AssertSqlSafe(query.to_owned()));
+        let rows = rows.fetch_all(&mut connection).await.expect("rows of text");
+        rows.into_iter().flatten().collect()
     }
 
     /// The folder of the server's socket.

@@ -123,6 +123,20 @@ impl Fleet {
                 .await
                 .expect("a release");
         }
+        Self::of(db, clock, hosting).await
+    }
+
+    /// Another tenant's fleet in the same database.
+    ///
+    /// # Panics
+    /// When the database fails.
+    pub async fn beside(&self, tenant: TenantId, name: &str) -> Self {
+        let hosting = self.db.api.hosting_clusters().await.expect("hosting clusters")[0].id;
+        Self::of(self.db.beside(tenant, name).await, self.clock.clone(), hosting).await
+    }
+
+    async fn of(db: TestDb, clock: Arc<ManualClock>, hosting: HostingClusterId) -> Self {
+        let now = clock.now();
         let mesh = MeshId(clock.uuid());
         let mut tx = db.worker.begin(db.tenant).await.expect("a transaction");
         let mut members = Vec::new();

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 mod data_plane;
 mod fleet;
+mod identity;
 mod keys;
 mod operations;
 mod problem;
@@ -14,6 +15,7 @@ mod upgrades;
 
 pub use data_plane::*;
 pub use fleet::*;
+pub use identity::*;
 pub use keys::*;
 pub use operations::*;
 pub use problem::*;
@@ -50,6 +52,10 @@ lists! {
     UpgradeOptionList of UpgradeOption;
     /// API keys.
     ApiKeyList of ApiKey;
+    /// Identity providers.
+    IdentityProviderList of IdentityProvider;
+    /// Role bindings.
+    RoleBindingList of RoleBinding;
     /// Events.
     EventList of Event;
 }

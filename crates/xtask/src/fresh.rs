@@ -11,6 +11,8 @@ use crate::{Result, output};
 
 const OPENAPI: &str = "openapi/meshwright.json";
 const QUERIES: &str = ".sqlx";
+/// The database of [`live`].
+pub(crate) const NAME: &str = "fresh";
 
 pub(crate) fn fresh(write: bool) -> Result<()> {
     let document = api::openapi();
@@ -52,9 +54,7 @@ fn replace(files: &BTreeMap<String, String>) -> Result<()> {
 
 /// The macros write what they learnt from a live database, when told where; a build folder of its own makes them run.
 fn queries(scratch: &Path) -> Result<()> {
-    let postgres = PrivatePostgres::start(&scratch.join("postgres")).map_err(|error| error.to_string())?;
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
-    runtime.block_on(migrated(&postgres)).map_err(|error| error.to_string())?;
+    let postgres = live(scratch)?;
     let folder = scratch.join("queries");
     std::fs::create_dir(&folder).map_err(|error| error.to_string())?;
     // The macros run only when the crate is compiled, so it must be.
@@ -62,17 +62,25 @@ fn queries(scratch: &Path) -> Result<()> {
     let mut cargo = Command::new("cargo");
     cargo.args(["check", "--package", "meshwright-store", "--target-dir", "target/fresh"]);
     cargo
-        .env("DATABASE_URL", postgres.url("mw_owner", "fresh"))
+        .env("DATABASE_URL", postgres.url("mw_owner", NAME))
         .env("SQLX_OFFLINE_DIR", &folder)
         .env_remove("SQLX_OFFLINE");
     output(&mut cargo).map(|_| ())
+}
+
+/// A private Postgres with an empty database of the present schema, for macros that want to look at one.
+pub(crate) fn live(scratch: &Path) -> Result<PrivatePostgres> {
+    let postgres = PrivatePostgres::start(&scratch.join("postgres")).map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    runtime.block_on(migrated(&postgres)).map_err(|error| error.to_string())?;
+    Ok(postgres)
 }
 
 async fn migrated(postgres: &PrivatePostgres) -> std::result::Result<(), store::StoreError> {
     let key = Vault::new([0; 32]);
     let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), key.clone()).await?;
     root.create_roles().await?;
-    root.create_database("fresh").await?;
-    let owner = Store::connect(&postgres.url("mw_owner", "fresh"), key).await?;
+    root.create_database(NAME).await?;
+    let owner = Store::connect(&postgres.url("mw_owner", NAME), key).await?;
     owner.migrate().await
 }

@@ -8,6 +8,7 @@ mod bad_input;
 mod bench;
 mod check;
 mod fresh;
+mod isolation;
 mod judge;
 mod lab;
 mod matrix;
@@ -27,6 +28,8 @@ enum Task {
         #[arg(long)]
         write: bool,
     },
+    /// Run the isolation tests with both walls between tenants, with each alone, and with neither.
+    Isolation,
     /// Cut an upgrade at every write of it, in an imagined world on a real Postgres, and judge what comes of it.
     CrashMatrix(matrix::Options),
     /// Measure on the lab.
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Check => check::check(),
         Task::Fresh { write } => fresh::fresh(write),
+        Task::Isolation => isolation::run(),
         Task::CrashMatrix(options) => matrix::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::BadInput(options) => bad_input::run(&options),

@@ -3,7 +3,10 @@
 mod access;
 mod audit;
 mod events;
+mod isolation;
+mod issuer;
 mod keys;
 mod lists;
+mod oidc;
 mod requests;
 mod support;

@@ -1,5 +1,7 @@
 //! A service over a fleet with one mesh, and keys to call it with.
 
+use std::sync::Arc;
+
 use api::App;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
@@ -13,10 +15,14 @@ use testkit::Fleet;
 use tower::ServiceExt;
 use uuid::Uuid;
 
+use crate::issuer::FakeIssuer;
+
 /// A service over a fleet with one mesh, and keys to call it with.
 pub(crate) struct Service {
     pub fleet: Fleet,
     pub app: App,
+    /// The identity provider that its tenants may trust.
+    pub issuer: Arc<FakeIssuer>,
 }
 
 #[derive(Debug)]
@@ -45,7 +51,9 @@ pub(crate) async fn key(store: &Store, clock: &dyn Clock, tenant: TenantId, role
 impl Service {
     pub(crate) async fn new() -> Self {
         let fleet = Fleet::new().await;
+        let issuer = Arc::new(FakeIssuer::default());
         let app = App {
+            issuers: Arc::new(api::IssuerKeys::new(issuer.clone())),
             store: fleet.db.api.clone(),
             clock: fleet.clock.clone(),
             read_kubeconfig: |text| {
@@ -57,7 +65,7 @@ impl Service {
             },
             new_authority: |_, _| Ok(b"authority".to_vec()),
         };
-        Self { fleet, app }
+        Self { fleet, app, issuer }
     }
 
     pub(crate) async fn key(&self, role: Role) -> String {
@@ -117,6 +125,8 @@ impl Service {
             .replace("{upgrade_id}", &upgrade.to_string())
             .replace("{operation_id}", &operation.to_string())
             .replace("{key_id}", &key)
+            .replace("{provider_id}", "idp_00000000000000000000000000")
+            .replace("{binding_id}", "binding_00000000000000000000000000")
             .replace("{verb}", verb)
     }
 }
@@ -156,8 +166,16 @@ fn action(id: &str) -> Action {
         "registerCluster" | "deleteCluster" => Action::ChangeClusters,
         "createMesh" | "deleteMesh" | "setInjection" | "createRestart" | "askOperation" => Action::ChangeMeshes,
         "createUpgrade" | "moveNamespaces" | "askUpgrade" => Action::Upgrade,
-        "listApiKeys" | "getApiKey" => Action::ReadAccess,
-        "createApiKey" | "rotateApiKey" | "revokeApiKey" => Action::ChangeAccess,
+        "listApiKeys" | "getApiKey" | "listIdentityProviders" | "getIdentityProvider" | "listRoleBindings" => {
+            Action::ReadAccess
+        }
+        "createApiKey"
+        | "rotateApiKey"
+        | "revokeApiKey"
+        | "createIdentityProvider"
+        | "deleteIdentityProvider"
+        | "createRoleBinding"
+        | "deleteRoleBinding" => Action::ChangeAccess,
         "listAuditEntries" | "getAuditHead" => Action::ReadAudit,
         unknown => panic!("nobody has said what {unknown} needs"),
     }
@@ -176,6 +194,8 @@ pub(crate) fn routes() -> Vec<Route> {
                 "createUpgrade" => json!({ "version": "1.27.9.1", "strategy": "canary" }),
                 "setInjection" => json!({ "cluster": "c1", "namespace": "shop", "label": null }),
                 "moveNamespaces" => json!({ "namespaces": [{ "cluster": "c1", "namespace": "shop" }] }),
+                "createIdentityProvider" => json!({ "name": "idp9", "issuer": "https://nine.example" }),
+                "createRoleBinding" => json!({ "provider_id": "idp_x", "subject": "somebody", "role": "viewer" }),
                 "createApiKey" => json!({ "name": "k9", "role": "viewer" }),
                 _ => json!({}),
             };

@@ -1,0 +1,76 @@
+//! Vault's transit engine as the keeper of the master key: it wraps and unwraps data keys and never gives its own away.
+//!
+//! The calls are those of Vault's HTTP API, `POST /v1/<mount>/encrypt/<key>` and `…/decrypt/<key>`, with the context as
+//! `associated_data`; the transit key must be of an authenticated type, such as the default `aes256-gcm96`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use store::envelope::{Key, KeyWrapper, WrapError};
+
+/// One call. A transaction may wait for it, and the database gives that up after five seconds.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A key of a transit engine.
+#[derive(Debug)]
+pub(crate) struct Transit {
+    http: reqwest::Client,
+    address: String,
+    mount: String,
+    key: String,
+    /// Read before each call: whoever renews the token replaces the file.
+    token_file: PathBuf,
+}
+
+impl Transit {
+    pub(crate) fn new(address: &str, mount: &str, key: &str, token_file: PathBuf) -> Result<Self, reqwest::Error> {
+        let http = reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none()).build()?;
+        let address = address.trim_end_matches('/').to_owned();
+        Ok(Self { http, address, mount: mount.to_owned(), key: key.to_owned(), token_file })
+    }
+
+    async fn call(&self, verb: &str, body: &Value, wanted: &str) -> Result<String, WrapError> {
+        let unavailable = |error: Box<dyn std::error::Error + Send + Sync>| WrapError::Unavailable(error);
+        let token = tokio::fs::read_to_string(&self.token_file).await.map_err(|error| unavailable(error.into()))?;
+        let url = format!("{}/v1/{}/{verb}/{}", self.address, self.mount, self.key);
+        let request = self.http.post(url).header("X-Vault-Token", token.trim()).json(body);
+        let answer = request.send().await.map_err(|error| unavailable(error.into()))?;
+        // Sealed, standby or overloaded: it will answer again. Anything else that is no success is a refusal.
+        if answer.status().is_server_error() || answer.status().as_u16() == 429 {
+            return Err(unavailable(format!("it answered {}", answer.status()).into()));
+        }
+        if !answer.status().is_success() {
+            tracing::warn!(status = %answer.status(), verb, "the key service refused");
+            return Err(WrapError::Refused);
+        }
+        let answer: Value = answer.json().await.map_err(|error| unavailable(error.into()))?;
+        answer["data"][wanted].as_str().map(str::to_owned).ok_or(WrapError::Refused)
+    }
+}
+
+#[async_trait]
+impl KeyWrapper for Transit {
+    fn name(&self) -> String {
+        format!("transit:{}/{}", self.mount, self.key)
+    }
+
+    async fn wrap(&self, key: &Key, context: &str) -> Result<Vec<u8>, WrapError> {
+        let body = json!({ "plaintext": STANDARD.encode(key), "associated_data": STANDARD.encode(context) });
+        Ok(self.call("encrypt", &body, "ciphertext").await?.into_bytes())
+    }
+
+    async fn unwrap(&self, wrapped: &[u8], context: &str) -> Result<Key, WrapError> {
+        let wrapped = std::str::from_utf8(wrapped).map_err(|_| WrapError::Refused)?;
+        let body = json!({ "ciphertext": wrapped, "associated_data": STANDARD.encode(context) });
+        let text = self.call("decrypt", &body, "plaintext").await?;
+        let key = STANDARD.decode(text).map_err(|_| WrapError::Refused)?;
+        key.try_into().map_err(|_| WrapError::Refused)
+    }
+}
+
+#[cfg(test)]
+mod tests;

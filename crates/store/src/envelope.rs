@@ -1,0 +1,357 @@
+//! Envelope encryption: each tenant's secrets under a data key of its own, which is stored wrapped by a key that this
+//! database never sees.
+//!
+//! A sealed value is `1 · key version · nonce · ciphertext`. What it belongs to is associated data: a value that is copied
+//! to another tenant, table or row does not open there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use aws_lc_rs::hmac;
+use jiff::{SignedDuration, Timestamp};
+use jiff_sqlx::ToSqlx;
+use model::ids::{ClusterId, MeshId, TenantId};
+
+use crate::vault::{fill, open, seal, sha256};
+use crate::{Store, StoreError, Tx, clusters, exactly_one, meshes};
+
+/// A data key, or a master key.
+pub type Key = [u8; 32];
+
+/// Why a data key could not be wrapped or unwrapped.
+#[derive(Debug, thiserror::Error)]
+pub enum WrapError {
+    /// Try again: the key service does not answer.
+    #[error("the key service does not answer")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It answered that it will not: another key, another context, or no permission.
+    #[error("the key service refused")]
+    Refused,
+}
+
+/// What keeps the master key: a file, or a service that never gives it away.
+#[async_trait]
+pub trait KeyWrapper: Send + Sync + std::fmt::Debug {
+    /// What is stored beside a wrapped key, so that one sees what still has to be wrapped anew.
+    fn name(&self) -> String;
+
+    /// Wraps a data key for a context.
+    async fn wrap(&self, key: &Key, context: &str) -> Result<Vec<u8>, WrapError>;
+
+    /// Unwraps what was wrapped for the same context.
+    async fn unwrap(&self, wrapped: &[u8], context: &str) -> Result<Key, WrapError>;
+}
+
+/// Master keys from a file. The first one wraps; all of them unwrap, so that a new one can be put in front.
+#[derive(Clone)]
+pub struct MasterKeys(Vec<Key>);
+
+impl std::fmt::Debug for MasterKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "MasterKeys({})", self.0.len())
+    }
+}
+
+impl MasterKeys {
+    /// The first key wraps.
+    pub fn new(first: Key, former: Vec<Key>) -> Self {
+        Self(std::iter::once(first).chain(former).collect())
+    }
+}
+
+#[async_trait]
+impl KeyWrapper for MasterKeys {
+    fn name(&self) -> String {
+        format!("file:{}", &crate::vault::hex(&sha256(&self.0[0]))[..16])
+    }
+
+    async fn wrap(&self, key: &Key, context: &str) -> Result<Vec<u8>, WrapError> {
+        Ok(seal(&self.0[0], context, key))
+    }
+
+    async fn unwrap(&self, wrapped: &[u8], context: &str) -> Result<Key, WrapError> {
+        let opened = self.0.iter().find_map(|master| open(master, context, wrapped).ok());
+        opened.and_then(|key| key.try_into().ok()).ok_or(WrapError::Refused)
+    }
+}
+
+/// How long opened data keys are kept: an erased or rotated tenant is noticed by every process within this time.
+const KEPT: Duration = Duration::from_mins(1);
+/// How long a retired key opens answers that were stored for a repeated request; they are kept a day themselves.
+const RETIRED: SignedDuration = SignedDuration::from_hours(25);
+/// The only form there is.
+const FORM: u8 = 1;
+const HEAD: usize = 1 + 4;
+
+/// The opened data keys of a tenant.
+#[derive(Default)]
+pub(crate) struct TenantKeys(BTreeMap<i32, Key>);
+
+impl std::fmt::Debug for TenantKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TenantKeys({:?})", self.0.keys())
+    }
+}
+
+/// Opened data keys by tenant.
+pub(crate) type Cache = Arc<Mutex<HashMap<TenantId, (Instant, Arc<TenantKeys>)>>>;
+
+fn context(tenant: TenantId, version: i32) -> String {
+    format!("tenant_keys/{tenant}/{version}")
+}
+
+impl TenantKeys {
+    fn seal(&self, tenant: TenantId, place: &str, text: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let (version, key) = self.0.last_key_value().ok_or(StoreError::Sealed)?;
+        let mut out = vec![FORM];
+        out.extend(version.to_be_bytes());
+        out.append(&mut seal(key, &format!("{tenant}/{place}/{version}"), text));
+        Ok(out)
+    }
+
+    fn open(&self, tenant: TenantId, place: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let version = version(sealed)?;
+        let key = self.0.get(&version).ok_or(StoreError::Sealed)?;
+        open(key, &format!("{tenant}/{place}/{version}"), &sealed[HEAD..])
+    }
+
+    fn knows(&self, version: i32) -> bool {
+        self.0.contains_key(&version)
+    }
+}
+
+/// With which version of its tenant's key a value is sealed.
+fn version(sealed: &[u8]) -> Result<i32, StoreError> {
+    match sealed.split_first_chunk::<HEAD>() {
+        Some(([FORM, version @ ..], _)) => Ok(i32::from_be_bytes(*version)),
+        _ => Err(StoreError::Sealed),
+    }
+}
+
+impl Tx<'_> {
+    /// Seals a text for one place of this tenant, such as `clusters.kubeconfig/cluster_01…`.
+    ///
+    /// # Errors
+    /// [`StoreError::Sealed`]: the tenant's key was erased.
+    pub(crate) fn seal(&self, place: &str, text: &[u8]) -> Result<Vec<u8>, StoreError> {
+        self.keys.seal(self.tenant, place, text)
+    }
+
+    /// Opens what was sealed for the same place.
+    ///
+    /// # Errors
+    /// [`StoreError::Sealed`]: another place, damaged, or the tenant's key was erased.
+    pub(crate) async fn open(&mut self, place: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let version = version(sealed)?;
+        if !self.keys.knows(version) {
+            self.learn(version).await?;
+        }
+        self.keys.open(self.tenant, place, sealed)
+    }
+
+    /// Another process has rotated the key since this one looked. It is the only time that a transaction waits for a key
+    /// service, and that answers or fails long before the database gives the transaction up.
+    async fn learn(&mut self, version: i32) -> Result<(), StoreError> {
+        let wrapped = sqlx::query_scalar!(
+            "SELECT wrapped FROM tenant_keys WHERE tenant_id = $1 AND version = $2",
+            self.tenant.0,
+            version
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .ok_or(StoreError::Sealed)?;
+        let key = self.vault.wrapper().unwrap(&wrapped, &context(self.tenant, version)).await?;
+        let mut keys = self.keys.0.clone();
+        keys.insert(version, key);
+        self.keys = Arc::new(TenantKeys(keys));
+        self.vault.forget(self.tenant);
+        Ok(())
+    }
+
+    async fn add_key(&mut self, version: i32, wrapped: &[u8], keeper: &str, now: Timestamp) -> Result<(), StoreError> {
+        sqlx::query!(
+            "INSERT INTO tenant_keys (tenant_id, version, wrapped, wrapper, created_at) VALUES ($1, $2, $3, $4, $5)",
+            self.tenant.0,
+            version,
+            wrapped,
+            keeper,
+            now.to_sqlx() as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    async fn wrapped_keys(&mut self) -> Result<Vec<(i32, Vec<u8>, String)>, StoreError> {
+        let rows = sqlx::query!(
+            "SELECT version, wrapped, wrapper FROM tenant_keys WHERE tenant_id = $1 ORDER BY version",
+            self.tenant.0
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        Ok(rows.into_iter().map(|row| (row.version, row.wrapped, row.wrapper)).collect())
+    }
+
+    /// Seals every value of this tenant that is kept for good with the newest key.
+    async fn reseal(&mut self) -> Result<(), StoreError> {
+        let clusters = sqlx::query!(
+            "SELECT cluster_id, kubeconfig FROM clusters WHERE tenant_id = $1 ORDER BY cluster_id FOR UPDATE",
+            self.tenant.0
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        for row in clusters {
+            let place = clusters::place(ClusterId(row.cluster_id));
+            let opened = self.open(&place, &row.kubeconfig).await?;
+            let sealed = self.seal(&place, &opened)?;
+            sqlx::query!(
+                "UPDATE clusters SET kubeconfig = $3 WHERE tenant_id = $1 AND cluster_id = $2",
+                self.tenant.0,
+                row.cluster_id,
+                sealed
+            )
+            .execute(&mut *self.inner)
+            .await?;
+        }
+        let meshes = sqlx::query!(
+            "SELECT mesh_id, authority FROM meshes WHERE tenant_id = $1 ORDER BY mesh_id FOR UPDATE",
+            self.tenant.0
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        for row in meshes {
+            let place = meshes::place(MeshId(row.mesh_id));
+            let opened = self.open(&place, &row.authority).await?;
+            let sealed = self.seal(&place, &opened)?;
+            sqlx::query!(
+                "UPDATE meshes SET authority = $3 WHERE tenant_id = $1 AND mesh_id = $2",
+                self.tenant.0,
+                row.mesh_id,
+                sealed
+            )
+            .execute(&mut *self.inner)
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    /// The opened keys of a tenant; none of an unknown or erased one. No transaction is open while a key service is asked.
+    pub(crate) async fn tenant_keys(&self, tenant: TenantId) -> Result<Arc<TenantKeys>, StoreError> {
+        let cache = self.vault.cache();
+        let known = cache.lock().expect("no holder panics").get(&tenant).cloned();
+        if let Some((_, keys)) = known.filter(|(since, _)| since.elapsed() < KEPT) {
+            return Ok(keys);
+        }
+        let mut tx = self.begin_with(tenant, Arc::default()).await?;
+        let wrapped = tx.wrapped_keys().await?;
+        drop(tx);
+        let mut keys = BTreeMap::new();
+        for (version, wrapped, _) in wrapped {
+            keys.insert(version, self.vault.wrapper().unwrap(&wrapped, &context(tenant, version)).await?);
+        }
+        let keys = Arc::new(TenantKeys(keys));
+        // Who asks for tenants that do not exist fills no memory.
+        let mut cache = cache.lock().expect("no holder panics");
+        if keys.0.is_empty() {
+            cache.remove(&tenant);
+        } else {
+            cache.insert(tenant, (Instant::now(), keys.clone()));
+        }
+        Ok(keys)
+    }
+
+    /// A first key for a tenant that is being made, in the transaction that makes it.
+    pub(crate) async fn first_key(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<(), StoreError> {
+        let keeper = self.vault.wrapper();
+        let wrapped = keeper.wrap(&fill(), &context(tx.tenant, 1)).await?;
+        tx.add_key(1, &wrapped, &keeper.name(), now).await
+    }
+
+    /// Gives a tenant a new data key and seals everything that is kept for good with it. Other processes look again when
+    /// they meet a version that they do not know, and seal with the former key for a minute at most: the next rotation
+    /// takes that along before it removes a key.
+    ///
+    /// # Errors
+    /// The key service or the database failed; nothing was changed.
+    pub async fn rotate_tenant_key(&self, tenant: TenantId, now: Timestamp) -> Result<i32, StoreError> {
+        let keeper = self.vault.wrapper();
+        self.vault.forget(tenant);
+        let newest = self.tenant_keys(tenant).await?.0.last_key_value().map(|(version, _)| *version);
+        let version = newest.ok_or(StoreError::NotFound { what: "tenant" })? + 1;
+        let key = fill();
+        let wrapped = keeper.wrap(&key, &context(tenant, version)).await?;
+        let mut keys = self.tenant_keys(tenant).await?.0.clone();
+        keys.insert(version, key);
+        let mut tx = self.begin_with(tenant, Arc::new(TenantKeys(keys))).await?;
+        tx.add_key(version, &wrapped, &keeper.name(), now).await?;
+        sqlx::query!(
+            "UPDATE tenant_keys SET retired_at = $3 WHERE tenant_id = $1 AND version < $2 AND retired_at IS NULL",
+            tenant.0,
+            version,
+            now.to_sqlx() as _
+        )
+        .execute(&mut *tx.inner)
+        .await?;
+        tx.reseal().await?;
+        let over = now - RETIRED;
+        sqlx::query!("DELETE FROM tenant_keys WHERE tenant_id = $1 AND retired_at < $2", tenant.0, over.to_sqlx() as _)
+            .execute(&mut *tx.inner)
+            .await?;
+        tx.commit().await?;
+        self.vault.forget(tenant);
+        Ok(version)
+    }
+
+    /// Wraps a tenant's keys with the present master key, where another one has wrapped them. Answers how many.
+    ///
+    /// # Errors
+    /// The key service or the database failed.
+    pub async fn rewrap_tenant_keys(&self, tenant: TenantId) -> Result<usize, StoreError> {
+        let keeper = self.vault.wrapper();
+        let mut tx = self.begin_with(tenant, Arc::default()).await?;
+        let wrapped = tx.wrapped_keys().await?;
+        drop(tx);
+        let mut count = 0;
+        for (version, old, _) in wrapped.into_iter().filter(|(.., by)| *by != keeper.name()) {
+            let key = keeper.unwrap(&old, &context(tenant, version)).await?;
+            let new = keeper.wrap(&key, &context(tenant, version)).await?;
+            let mut tx = self.begin_with(tenant, Arc::default()).await?;
+            let done = sqlx::query!(
+                "UPDATE tenant_keys SET wrapped = $3, wrapper = $4 WHERE tenant_id = $1 AND version = $2 AND wrapped = $5",
+                tenant.0,
+                version,
+                new,
+                keeper.name(),
+                old
+            )
+            .execute(&mut *tx.inner)
+            .await?;
+            exactly_one(done.rows_affected(), StoreError::Moved)?;
+            tx.commit().await?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Erases a tenant's keys: nothing that was sealed for it opens any more, here at once and elsewhere within a minute.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn erase_tenant_keys(&self, tenant: TenantId) -> Result<(), StoreError> {
+        let mut tx = self.begin_with(tenant, Arc::default()).await?;
+        sqlx::query!("DELETE FROM tenant_keys WHERE tenant_id = $1", tenant.0).execute(&mut *tx.inner).await?;
+        tx.commit().await?;
+        self.vault.forget(tenant);
+        Ok(())
+    }
+}
+
+/// A master key for those who have none of their own: derived, so that it says nothing about what it comes from.
+pub(crate) fn derived(secret: &Key) -> Key {
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"meshwright master key");
+    tag.as_ref().try_into().expect("an HMAC-SHA256 has 32 bytes")
+}

@@ -1,0 +1,123 @@
+//! What is sealed for a tenant, on a real Postgres: it opens in its own place, with its own tenant's key, and not after
+//! that key was erased.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use model::Clock;
+use model::ids::{ClusterId, TenantId};
+use store::envelope::MasterKeys;
+use store::private::SUPERUSER;
+use store::{NewCluster, Store, StoreError, Vault};
+use testkit::{ManualClock, TestDb};
+use uuid::Uuid;
+
+const SECRET: &[u8] = b"a kubeconfig that nobody may read";
+
+async fn cluster(db: &TestDb, tenant: TenantId, clock: &ManualClock) -> ClusterId {
+    let id = ClusterId(clock.uuid());
+    let name = format!("c-{}", &id.to_string()[30..]);
+    let new = NewCluster { id, name, server: "https://c.example".into(), kubeconfig: SECRET.into() };
+    let mut tx = db.api.begin(tenant).await.expect("a transaction");
+    tx.create_cluster(&new, clock.now()).await.expect("a cluster");
+    tx.commit().await.expect("a commit");
+    id
+}
+
+async fn kubeconfig(store: &Store, tenant: TenantId, id: ClusterId) -> Result<Vec<u8>, StoreError> {
+    store.begin(tenant).await?.cluster_kubeconfig(id).await
+}
+
+async fn other_tenant(db: &TestDb, now: Timestamp) -> TenantId {
+    let tenant = TenantId(Uuid::from_u128(2));
+    db.api.create_tenant(tenant, "other", now).await.expect("a tenant");
+    tenant
+}
+
+#[tokio::test]
+async fn a_rotated_key_opens_old_and_new_values_in_every_process() {
+    let (db, clock) = (TestDb::new().await, ManualClock::default());
+    let first = cluster(&db, db.tenant, &clock).await;
+    assert_eq!(kubeconfig(&db.worker, db.tenant, first).await.expect("it opens"), SECRET, "the worker has the key");
+    assert_eq!(db.api.rotate_tenant_key(db.tenant, clock.now()).await.expect("a rotation"), 2);
+    let second = cluster(&db, db.tenant, &clock).await;
+    for id in [first, second] {
+        assert_eq!(kubeconfig(&db.worker, db.tenant, id).await.expect("it opens"), SECRET, "the worker learns the key");
+    }
+    // What another process still seals with the former key is taken along before that key is removed.
+    let late = {
+        let new = NewCluster {
+            id: ClusterId(clock.uuid()),
+            name: "late".into(),
+            server: "https://l.example".into(),
+            kubeconfig: SECRET.into(),
+        };
+        let behind = Store::connect(&db.url("mw_api"), testkit::db::vault()).await.expect("another process");
+        let mut tx = behind.begin(db.tenant).await.expect("a transaction");
+        db.api.rotate_tenant_key(db.tenant, clock.now()).await.expect("a rotation");
+        tx.create_cluster(&new, clock.now()).await.expect("a cluster");
+        tx.commit().await.expect("a commit");
+        new.id
+    };
+    clock.advance(SignedDuration::from_hours(26));
+    assert_eq!(db.api.rotate_tenant_key(db.tenant, clock.now()).await.expect("a rotation"), 4);
+    for id in [first, second, late] {
+        assert_eq!(kubeconfig(&db.worker, db.tenant, id).await.expect("it opens"), SECRET);
+    }
+    assert_eq!(db.execute(SUPERUSER, "DELETE FROM tenant_keys WHERE version < 3").await, Ok(0), "they are gone");
+}
+
+#[tokio::test]
+async fn a_value_that_is_copied_to_another_row_or_tenant_does_not_open() {
+    let (db, clock) = (TestDb::new().await, ManualClock::default());
+    let other = other_tenant(&db, clock.now()).await;
+    let (victim, twin) = (cluster(&db, db.tenant, &clock).await, cluster(&db, db.tenant, &clock).await);
+    let foreign = cluster(&db, other, &clock).await;
+    for (id, tenant) in [(twin, db.tenant), (foreign, other)] {
+        let copy = format!(
+            "UPDATE clusters SET kubeconfig = (SELECT kubeconfig FROM clusters WHERE cluster_id = '{}') WHERE cluster_id = '{}'",
+            victim.0, id.0
+        );
+        assert_eq!(db.execute(SUPERUSER, &copy).await, Ok(1));
+        assert!(matches!(kubeconfig(&db.api, tenant, id).await, Err(StoreError::Sealed)));
+    }
+    assert!(kubeconfig(&db.api, db.tenant, victim).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_erased_tenant_is_lost_and_the_others_are_not() {
+    let (db, clock) = (TestDb::new().await, ManualClock::default());
+    let other = other_tenant(&db, clock.now()).await;
+    let (lost, kept) = (cluster(&db, db.tenant, &clock).await, cluster(&db, other, &clock).await);
+    db.api.erase_tenant_keys(db.tenant).await.expect("an erasure");
+    assert!(matches!(kubeconfig(&db.api, db.tenant, lost).await, Err(StoreError::Sealed)));
+    assert!(kubeconfig(&db.api, other, kept).await.is_ok());
+    // Nothing brings a key back by accident.
+    let mut tx = db.api.begin(db.tenant).await.expect("a transaction");
+    let new = NewCluster {
+        id: ClusterId(clock.uuid()),
+        name: "new".into(),
+        server: String::new(),
+        kubeconfig: SECRET.into(),
+    };
+    assert!(matches!(tx.create_cluster(&new, clock.now()).await, Err(StoreError::Sealed)));
+}
+
+#[tokio::test]
+async fn a_master_key_is_changed_without_a_pause() {
+    let (db, clock) = (TestDb::new().await, ManualClock::default());
+    let connect = async |keys: MasterKeys| {
+        let vault = Vault::with([42; 32], Arc::new(keys));
+        Store::connect(&db.url("mw_worker"), vault).await.expect("a connection")
+    };
+    let (old, new) = ([1; 32], [2; 32]);
+    let tenant = TenantId(Uuid::from_u128(3));
+    let before = connect(MasterKeys::new(old, Vec::new())).await;
+    before.create_tenant(tenant, "third", clock.now()).await.expect("a tenant");
+    let new_only = async || connect(MasterKeys::new(new, Vec::new())).await.begin(tenant).await.map(drop);
+    assert!(matches!(new_only().await, Err(StoreError::KeyService(_))), "it was wrapped with the old one");
+    let both = connect(MasterKeys::new(new, vec![old])).await;
+    assert_eq!(both.rewrap_tenant_keys(tenant).await.expect("a rewrap"), 1);
+    assert_eq!(both.rewrap_tenant_keys(tenant).await.expect("a rewrap"), 0, "nothing is left to do");
+    assert!(new_only().await.is_ok(), "the old line can be taken out");
+}

@@ -1,0 +1,117 @@
+//! The two walls between tenants, each alone: the isolation tests with both, without row-level security, and with queries
+//! that forget the tenant. Without either they must fail, or they prove nothing.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::{Result, fresh, output};
+
+/// What a query names its tenant by.
+const FILTER: &str = "tenant_id = $";
+/// So many filters there are at least; fewer would mean that they are written in another way and stay in place.
+const FEWEST: usize = 50;
+const STORE: &str = "crates/store/src";
+/// Set to `queries`, test databases have no row-level security.
+const WALLS: &str = "MESHWRIGHT_TEST_WALLS";
+
+pub(crate) fn run() -> Result<()> {
+    let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let copy = scratch.path().join("copy");
+    let target = std::env::current_dir().map_err(|error| error.to_string())?.join("target");
+    report("both walls", tests(Path::new("."), &target, None, None))?;
+    report("row-level security switched off", tests(Path::new("."), &target, Some("queries"), None))?;
+    let files = output(Command::new("git").args(["ls-files", "-co", "--exclude-standard"]))?;
+    copied(&files, &copy)?;
+    let removed = forget_the_tenant(&copy.join(STORE))?;
+    if removed < FEWEST {
+        return Err(format!("only {removed} filters were found in {STORE}"));
+    }
+    let postgres = fresh::live(scratch.path())?;
+    let database = postgres.url("mw_owner", fresh::NAME);
+    report("queries that forget the tenant", tests(&copy, &target, None, Some(&database)))?;
+    match tests(&copy, &target, Some("queries"), Some(&database)) {
+        Err(said) if said.contains("nothing_of_another_tenant_is_seen_or_changed") => {
+            println!("scenario passed: the isolation tests fail without either wall");
+            Ok(())
+        }
+        other => Err(format!("without either wall the isolation tests must fail, and said: {other:?}")),
+    }
+}
+
+fn report(title: &str, ran: Result<String>) -> Result<()> {
+    ran.map_err(|error| format!("isolation, {title}: {error}"))?;
+    println!("scenario passed: isolation, {title}");
+    Ok(())
+}
+
+fn tests(folder: &Path, target: &Path, walls: Option<&str>, database: Option<&str>) -> Result<String> {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(folder).args(["test", "--locked", "--quiet", "--package", "meshwright-api", "--test", "service"]);
+    cargo.args(["--", "isolation::"]).env("CARGO_TARGET_DIR", target).env("RUST_BACKTRACE", "0");
+    match walls {
+        Some(walls) => cargo.env(WALLS, walls),
+        None => cargo.env_remove(WALLS),
+    };
+    match database {
+        Some(database) => cargo.env("DATABASE_URL", database).env("SQLX_OFFLINE", "false"),
+        None => cargo.env("SQLX_OFFLINE", "true"),
+    };
+    output(&mut cargo)
+}
+
+fn copied(files: &str, to: &Path) -> Result<()> {
+    for file in files.lines().filter(|file| Path::new(file).is_file()) {
+        let new = to.join(file);
+        let made = new.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::copy(file, &new));
+        made.map_err(|error| format!("{file}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Takes the tenant out of every condition; the parameter stays, so that the others keep their numbers.
+fn forget_the_tenant(folder: &Path) -> Result<usize> {
+    let entries = std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut removed = 0;
+    for entry in entries {
+        let path = entry.map_err(|error| error.to_string())?.path();
+        if path.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
+        let (changed, count) = without_tenant(&text);
+        std::fs::write(&path, changed).map_err(|error| error.to_string())?;
+        removed += count;
+    }
+    Ok(removed)
+}
+
+fn without_tenant(text: &str) -> (String, usize) {
+    let mut parts = text.split(FILTER);
+    let mut changed = parts.next().unwrap_or_default().to_owned();
+    let mut count = 0;
+    for part in parts {
+        // An alias before the column goes with it.
+        if changed.ends_with('.') {
+            changed.pop();
+            changed
+                .truncate(changed.trim_end_matches(|letter: char| letter.is_ascii_lowercase() || letter == '_').len());
+        }
+        let digits = part.len() - part.trim_start_matches(|letter: char| letter.is_ascii_digit()).len();
+        let (number, rest) = part.split_at(digits);
+        changed += &format!("${number}::uuid IS NOT NULL{rest}");
+        count += 1;
+    }
+    (changed, count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_tenant;
+
+    #[test]
+    fn a_condition_forgets_its_tenant_and_keeps_its_parameters() {
+        let query = "SELECT x FROM a m WHERE m.tenant_id = $1 AND id = $2 OR tenant_id = $10";
+        let forgotten = "SELECT x FROM a m WHERE $1::uuid IS NOT NULL AND id = $2 OR $10::uuid IS NOT NULL";
+        assert_eq!(without_tenant(query), (forgotten.to_owned(), 2));
+    }
+}
