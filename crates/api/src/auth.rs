@@ -5,7 +5,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use model::access::{Action, Grant, Scope, Verdict, authorize};
 use model::ids::TenantId;
-use store::{KeyText, Reach, StoreError, Tx};
+use store::{KeyText, Reach, StoreError, TenantState, Tx};
 
 use crate::App;
 use crate::oidc;
@@ -34,6 +34,9 @@ impl Caller {
 
     /// Refuses what none of the caller's grants allows on a thing; one that they may not even see is not there.
     pub(crate) fn may_with(&self, action: Action, on: &[Scope], what: &str) -> Result<()> {
+        if !action.fits(self.tenant) {
+            return Err(ApiError::not_this_tenant(action));
+        }
         match authorize(&self.grants, action, on) {
             Verdict::Allowed => Ok(()),
             Verdict::Forbidden => Err(ApiError::forbidden(action)),
@@ -80,11 +83,20 @@ async fn by_key(app: &App, key: &KeyText) -> Result<Caller> {
     if !stored.admits(key, app.store.vault(), now) {
         return Err(ApiError::unauthenticated());
     }
+    in_use(&mut tx).await?;
     if stored.used_unrecorded(now) {
         tx.touch_key(key.key, now).await?;
         tx.commit().await?;
     }
     Ok(Caller { tenant: key.tenant, principal: key.key.to_string(), grants: stored.grants(), app: app.clone() })
+}
+
+/// Only whoever has proved that they belong to a tenant learns that it is suspended.
+async fn in_use(tx: &mut Tx<'_>) -> Result<()> {
+    match tx.own_tenant().await?.state {
+        TenantState::Active => Ok(()),
+        TenantState::Suspended | TenantState::Deleted => Err(ApiError::suspended()),
+    }
 }
 
 /// No transaction is open while an issuer is asked for its keys.
@@ -96,6 +108,7 @@ async fn by_token(app: &App, token: &str) -> Result<Caller> {
     let key = app.issuers.key(&provider.issuer, &unproved.key, now).await.ok_or_else(ApiError::unauthenticated)?;
     let person = oidc::prove(token, &unproved, &provider, &key, now).ok_or_else(ApiError::unauthenticated)?;
     let mut tx = app.store.begin(unproved.tenant).await?;
+    in_use(&mut tx).await?;
     let grants = tx.grants_of(provider.id, &person.subject, &person.groups).await?;
     drop(tx);
     let principal = format!("{}/{}", provider.id, person.subject);

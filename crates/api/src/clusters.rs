@@ -7,6 +7,7 @@ use axum::response::Response;
 use model::access::{Action, Scope};
 use model::ids::{ClusterId, OperationId};
 use model::operation::OperationKind;
+use model::quota::Counted;
 use serde::Deserialize;
 use store::{Cluster, NewCluster, NewOperation, Tx};
 use wire::{ClusterList, Operation, Problem, RegisterCluster};
@@ -27,6 +28,7 @@ use crate::views;
 pub(crate) async fn register_cluster(caller: Caller, body: Body<RegisterCluster>) -> Result<Response> {
     caller.may(Action::ChangeClusters)?;
     let mut change = caller.change("registerCluster", &body).await?;
+    change.tx.room_for(Counted::Clusters).await?;
     let name = name_field(&body.value.name)?;
     let read = (caller.app.read_kubeconfig)(&body.value.kubeconfig);
     let (server, kubeconfig) =

@@ -6,6 +6,7 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use model::access::{Action, Grant, Scope, UnknownRole, UnknownScope};
 use model::ids::{BindingId, ProviderId};
+use model::quota::Counted;
 use store::{Binding, Page, Provider, StoreError, Subject, Tx};
 use wire::{
     CreateIdentityProvider, CreateRoleBinding, IdentityProvider, IdentityProviderList, Problem, RoleBinding,
@@ -83,6 +84,7 @@ fn issuer(text: &str) -> Result<String> {
 pub(crate) async fn create_identity_provider(caller: Caller, body: Body<CreateIdentityProvider>) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
     let mut change = caller.change("createIdentityProvider", &body).await?;
+    change.tx.room_for(Counted::IdentityProviders).await?;
     let wanted = &body.value;
     let known = |name: &String| ALGORITHMS.iter().any(|(known, _)| known == name);
     if wanted.algorithms.is_empty() || !wanted.algorithms.iter().all(known) {
@@ -165,6 +167,7 @@ pub(crate) async fn delete_identity_provider(
 pub(crate) async fn create_role_binding(caller: Caller, body: Body<CreateRoleBinding>) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
     let mut change = caller.change("createRoleBinding", &body).await?;
+    change.tx.room_for(Counted::RoleBindings).await?;
     let wanted = &body.value;
     let subject = match (&wanted.subject, &wanted.group) {
         (Some(subject), None) => Subject::Subject(subject.clone()),

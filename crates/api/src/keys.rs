@@ -7,6 +7,7 @@ use axum::response::Response;
 use jiff::{SignedDuration, Timestamp};
 use model::access::{Action, Role, Scope};
 use model::ids::KeyId;
+use model::quota::Counted;
 use store::{KeyText, NewKey, Page, StoreError, Tx};
 use wire::{ApiKey, ApiKeyList, CreateApiKey, Problem, RotateApiKey};
 
@@ -45,6 +46,7 @@ fn view(key: &store::ApiKey) -> ApiKey {
 pub(crate) async fn create_api_key(caller: Caller, body: Body<CreateApiKey>) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
     let mut change = caller.change("createApiKey", &body).await?;
+    change.tx.room_for(Counted::ApiKeys).await?;
     let (wanted, now) = (&body.value, caller.app.clock.now());
     let name = name_field(&wanted.name)?;
     let role: Role =

@@ -25,6 +25,7 @@ mod operations;
 mod paging;
 mod problem;
 mod router;
+mod tenants;
 mod upgrades;
 mod views;
 

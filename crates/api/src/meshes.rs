@@ -10,6 +10,7 @@ use model::Version;
 use model::access::{Action, Scope};
 use model::ids::{ClusterId, MeshId, OperationId};
 use model::operation::OperationKind;
+use model::quota::Counted;
 use model::rules::{Circumstances, Edition, Strategy, allowed, assess, path};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -55,6 +56,7 @@ async fn begin(
 pub(crate) async fn create_mesh(caller: Caller, body: Body<CreateMesh>) -> Result<Response> {
     caller.may(Action::ChangeMeshes)?;
     let mut change = caller.change("createMesh", &body).await?;
+    change.tx.room_for(Counted::Meshes).await?;
     let new = read(&caller, &mut change.tx, &body.value).await?;
     change.tx.create_mesh(&new, caller.app.clock.now()).await?;
     begin(change, &caller, new.id, OperationKind::CreateMesh, Value::Null).await

@@ -91,6 +91,22 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "role_missing", format!("This needs the role {role}."), hint)
     }
 
+    /// Tenants have meshes, and whoever operates the service has tenants.
+    pub(crate) fn not_this_tenant(action: Action) -> Self {
+        let (detail, hint) = match action {
+            Action::ReadPlatform | Action::ChangePlatform => {
+                ("This is for whoever operates the service.", "Ask them, or use a key of theirs.")
+            }
+            _ => ("Whoever operates the service has no meshes of their own.", "Use a key of a tenant."),
+        };
+        Self::new(StatusCode::FORBIDDEN, "role_missing", detail, hint)
+    }
+
+    pub(crate) fn suspended() -> Self {
+        let hint = "Ask whoever operates the service.";
+        Self::new(StatusCode::FORBIDDEN, "tenant_suspended", "The tenant is suspended.", hint)
+    }
+
     pub(crate) fn unauthenticated() -> Self {
         let hint = "Send the header 'Authorization: Bearer <API key>' with a key that is valid.";
         Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "No valid credential was sent.", hint)
@@ -121,6 +137,7 @@ fn conflict(constraint: &str) -> ApiError {
         "clusters_name_unique" => taken("cluster"),
         "meshes_name_unique" => taken("mesh"),
         "api_keys_name_unique" => taken("API key"),
+        "tenants_name_unique" => taken("tenant"),
         "identity_providers_name_unique" => taken("identity provider"),
         "identity_providers_issuer_unique" => ApiError::new(
             StatusCode::CONFLICT,
@@ -158,6 +175,12 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::NotFound { what } => Self::not_found(what),
             StoreError::Conflict { constraint } => conflict(&constraint),
+            StoreError::Quota { of, limit } => Self::new(
+                StatusCode::CONFLICT,
+                "quota_exceeded",
+                format!("The tenant may have {limit} {} at most.", of.as_str().replace('_', " ")),
+                "Remove what is not needed, or ask whoever operates the service for more. GET /v1/usage shows how much there is.",
+            ),
             StoreError::InFlight => Self::new(
                 StatusCode::CONFLICT,
                 "request_in_flight",

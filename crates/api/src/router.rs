@@ -18,7 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::problem::ApiError;
-use crate::{App, audit, catalogue, clusters, envelope, events, identity, keys, meshes, operations, upgrades};
+use crate::{App, audit, catalogue, clusters, envelope, events, identity, keys, meshes, operations, tenants, upgrades};
 
 /// The largest body; a kubeconfig has at most 256 KiB.
 const LARGEST_BODY: usize = 1024 * 1024;
@@ -47,6 +47,10 @@ fn documented() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Documentation::openapi())
         .routes(routes!(catalogue::list_hosting_clusters))
         .routes(routes!(catalogue::list_releases))
+        .routes(routes!(catalogue::change_release))
+        .routes(routes!(tenants::create_tenant, tenants::list_tenants))
+        .routes(routes!(tenants::get_tenant, tenants::change_tenant, tenants::delete_tenant))
+        .routes(routes!(tenants::get_usage))
         .routes(routes!(clusters::register_cluster, clusters::list_clusters))
         .routes(routes!(clusters::get_cluster, clusters::delete_cluster))
         .routes(routes!(meshes::create_mesh, meshes::list_meshes))

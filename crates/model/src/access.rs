@@ -5,7 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::ids::{ClusterId, MeshId};
+use crate::ids::{ClusterId, MeshId, TenantId};
 
 /// What a grant allows. The table is [`Role::allows`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,6 +37,10 @@ pub enum Action {
     ChangeAccess,
     /// Read, verify and export the audit log.
     ReadAudit,
+    /// Look at the tenants. Only whoever operates the service may.
+    ReadPlatform,
+    /// Make, change and delete tenants; change the catalogue. Only whoever operates the service may.
+    ChangePlatform,
 }
 
 impl Role {
@@ -48,9 +52,14 @@ impl Role {
         use Action as A;
         match self {
             Self::Owner => true,
-            Self::Operator => matches!(action, A::Read | A::ChangeClusters | A::ChangeMeshes | A::Upgrade),
-            Self::Viewer => matches!(action, A::Read),
-            Self::Auditor => matches!(action, A::Read | A::ReadAccess | A::ReadAudit),
+            Self::Operator => {
+                matches!(
+                    action,
+                    A::Read | A::ChangeClusters | A::ChangeMeshes | A::Upgrade | A::ReadPlatform | A::ChangePlatform
+                )
+            }
+            Self::Viewer => matches!(action, A::Read | A::ReadPlatform),
+            Self::Auditor => matches!(action, A::Read | A::ReadAccess | A::ReadAudit | A::ReadPlatform),
         }
     }
 
@@ -85,7 +94,7 @@ pub struct UnknownRole;
 
 impl Action {
     /// Every action there is.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Read,
         Self::ChangeClusters,
         Self::ChangeMeshes,
@@ -93,7 +102,19 @@ impl Action {
         Self::ReadAccess,
         Self::ChangeAccess,
         Self::ReadAudit,
+        Self::ReadPlatform,
+        Self::ChangePlatform,
     ];
+
+    /// Whether somebody of this tenant may do it at all: tenants have meshes, and whoever operates the service has tenants.
+    pub fn fits(self, tenant: TenantId) -> bool {
+        let platform = tenant == TenantId::PLATFORM;
+        match self {
+            Self::ReadPlatform | Self::ChangePlatform => platform,
+            Self::ChangeClusters | Self::ChangeMeshes | Self::Upgrade => !platform,
+            Self::Read | Self::ReadAccess | Self::ChangeAccess | Self::ReadAudit => true,
+        }
+    }
 }
 
 /// What a grant is on. Its written form is the id itself; everything of the tenant is written `tenant`.
@@ -191,7 +212,9 @@ mod tests {
              Upgrade: operator owner\n\
              ReadAccess: auditor owner\n\
              ChangeAccess: owner\n\
-             ReadAudit: auditor owner\n"
+             ReadAudit: auditor owner\n\
+             ReadPlatform: auditor viewer operator owner\n\
+             ChangePlatform: operator owner\n"
         );
     }
 
@@ -231,7 +254,7 @@ mod tests {
     proptest! {
         /// More grants never take anything away, and nothing is allowed that no single grant allows.
         #[test]
-        fn grants_only_add(picks in prop::collection::vec((0usize..4, 0u128..4), 0..5), action in 0usize..7, on in 0u128..4) {
+        fn grants_only_add(picks in prop::collection::vec((0usize..4, 0u128..4), 0..5), action in 0usize..9, on in 0u128..4) {
             let scope = |bits: u128| if bits == 0 { Scope::Tenant } else { mesh(bits) };
             let grants: Vec<Grant> = picks.iter().map(|(role, bits)| Grant { role: Role::ALL[*role], scope: scope(*bits) }).collect();
             let (action, on) = (Action::ALL[action], if on == 0 { Vec::new() } else { vec![mesh(on)] });

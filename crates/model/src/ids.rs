@@ -103,6 +103,11 @@ ids! {
     UpgradeId = "upgrade";
 }
 
+impl TenantId {
+    /// The tenant of whoever operates the service. It has keys, people and an audit log, and no meshes.
+    pub const PLATFORM: Self = Self(Uuid::nil());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

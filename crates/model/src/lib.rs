@@ -11,6 +11,7 @@ pub mod injection;
 pub mod name;
 pub mod operation;
 pub mod plan;
+pub mod quota;
 pub mod release;
 pub mod rules;
 pub mod survey;

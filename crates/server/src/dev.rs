@@ -4,17 +4,17 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use model::Clock;
-use model::access::Role;
 use model::clock::SystemClock;
-use model::ids::{KeyId, TenantId};
+use model::ids::TenantId;
 use store::private::{PrivatePostgres, SUPERUSER};
-use store::{KeyText, NewKey, Store, Vault};
+use store::{Store, Vault};
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
 use crate::import::{add_hosting, import_release, there_already};
 use crate::options::{Dev, KeyKeeper, Release};
 use crate::service::{anchored, app, engine, stopped, vault};
+use crate::tenants::new_owner_key;
 
 const DATABASE: &str = "meshwright";
 
@@ -26,7 +26,9 @@ pub(crate) async fn dev(options: Dev) -> Result<(), Failure> {
     prepare(&postgres, &vault).await?;
     let api = Store::connect(&postgres.url("mw_api", DATABASE), vault.clone()).await?;
     let worker = Store::connect(&postgres.url("mw_worker", DATABASE), vault).await?;
+    api.prepare_platform(SystemClock.now()).await?;
     first_key(&api, &dir.join("api-key")).await?;
+    operator_key(&api, &dir.join("operator-key")).await?;
     if let Some(kubeconfig) = &options.hosting_kubeconfig {
         there_already(add_hosting(&worker, "hosting", kubeconfig).await)?;
     }
@@ -86,14 +88,16 @@ async fn first_key(store: &Store, file: &Path) -> Result<(), Failure> {
     let clock = SystemClock;
     let tenant = TenantId(clock.uuid());
     store.create_tenant(tenant, "first", clock.now()).await?;
-    let text = KeyText::generate(tenant, KeyId(clock.uuid()));
-    let digest = text.digest(store.vault());
-    let (name, scopes) = ("first".into(), Vec::new());
-    let key = NewKey { id: text.key, name, role: Role::Owner, scopes, digest, expires_at: None };
-    let mut tx = store.begin(tenant).await?;
-    tx.create_key(&key, clock.now()).await?;
-    tx.commit().await?;
-    write_secret(file, &text.reveal())
+    owner_key(store, tenant, file).await
+}
+
+/// The first key of whoever operates the service.
+async fn operator_key(store: &Store, file: &Path) -> Result<(), Failure> {
+    if file.exists() { Ok(()) } else { owner_key(store, TenantId::PLATFORM, file).await }
+}
+
+async fn owner_key(store: &Store, tenant: TenantId, file: &Path) -> Result<(), Failure> {
+    write_secret(file, &new_owner_key(store, tenant, "first").await?)
 }
 
 /// A listener that was bound outside and handed over comes first.

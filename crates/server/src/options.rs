@@ -120,6 +120,12 @@ pub(crate) struct AnchorFile {
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Tenants {
+    /// Make a key for whoever operates the service, who makes tenants with it.
+    OperatorKey {
+        /// What to call it.
+        #[arg(long, default_value = "operator")]
+        name: String,
+    },
     /// Give a tenant a new data key and seal its secrets with it.
     RotateKey {
         /// Its id.

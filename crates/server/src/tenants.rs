@@ -7,10 +7,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use model::Clock;
+use model::access::Role;
 use model::audit::{Anchor, Head, Verifier};
 use model::clock::SystemClock;
-use model::ids::TenantId;
-use store::{Store, StoreError, sha256};
+use model::ids::{KeyId, TenantId};
+use store::{KeyText, NewKey, Store, StoreError, sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
@@ -23,6 +24,10 @@ const PART: i64 = 1000;
 pub(crate) async fn tenants(database: &Backend, command: Tenants) -> Result<(), Failure> {
     let store = connect(database).await?;
     match command {
+        Tenants::OperatorKey { name } => {
+            store.prepare_platform(SystemClock.now()).await?;
+            println!("{}", new_owner_key(&store, TenantId::PLATFORM, &name).await?);
+        }
         Tenants::RotateKey { tenant } => {
             let version = store.rotate_tenant_key(tenant, SystemClock.now()).await?;
             println!("{tenant} has key {version}; everything that is kept for good is sealed with it");
@@ -71,6 +76,18 @@ pub(crate) async fn audit(database: &Backend, command: Audit) -> Result<(), Fail
             if broken == 0 { Ok(()) } else { Err(Failure::Config(format!("{broken} audit logs are not whole"))) }
         }
     }
+}
+
+/// Makes a key that may do everything within a tenant, and answers its text.
+pub(crate) async fn new_owner_key(store: &Store, tenant: TenantId, name: &str) -> Result<String, Failure> {
+    let clock = SystemClock;
+    let text = KeyText::generate(tenant, KeyId(clock.uuid()));
+    let (digest, scopes) = (text.digest(store.vault()), Vec::new());
+    let key = NewKey { id: text.key, name: name.into(), role: Role::Owner, scopes, digest, expires_at: None };
+    let mut tx = store.begin(tenant).await?;
+    tx.create_key(&key, clock.now()).await?;
+    tx.commit().await?;
+    Ok(text.reveal())
 }
 
 async fn verify(

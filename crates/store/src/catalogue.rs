@@ -8,7 +8,7 @@ use model::release::{Release, ReleaseState};
 use model::rules::UpgradePolicy;
 
 use crate::error::{fits, json};
-use crate::{Store, StoreError, exactly_one};
+use crate::{Store, StoreError, Tx, exactly_one};
 
 /// A hosting cluster.
 #[derive(Debug, Clone)]
@@ -109,18 +109,6 @@ impl Store {
         Ok(())
     }
 
-    /// Offers, deprecates or withdraws a release.
-    ///
-    /// # Errors
-    /// There is no such release.
-    pub async fn set_release_state(&self, version: &Version, state: ReleaseState) -> Result<(), StoreError> {
-        let done =
-            sqlx::query!("UPDATE releases SET state = $2 WHERE version = $1", version.to_string(), state_text(state))
-                .execute(&self.pool)
-                .await?;
-        exactly_one(done.rows_affected(), StoreError::NotFound { what: "release" })
-    }
-
     /// The whole catalogue, newest first.
     ///
     /// # Errors
@@ -163,4 +151,20 @@ fn release(version: &str, state: &str, body: serde_json::Value) -> Result<Releas
     let release: Release = fits(serde_json::from_value(body), "releases", "body", version)?;
     let state = fits(serde_json::from_value(serde_json::Value::from(state)), "releases", "state", version)?;
     Ok(Release { state, ..release })
+}
+
+impl Tx<'_> {
+    /// Offers, deprecates or withdraws a release, for an operator.
+    ///
+    /// # Errors
+    /// There is no such release.
+    pub async fn set_release_state(&mut self, version: &Version, state: ReleaseState) -> Result<(), StoreError> {
+        self.as_platform().await?;
+        let done =
+            sqlx::query!("UPDATE releases SET state = $2 WHERE version = $1", version.to_string(), state_text(state))
+                .execute(&mut *self.inner)
+                .await?;
+        self.as_tenant().await?;
+        exactly_one(done.rows_affected(), StoreError::NotFound { what: "release" })
+    }
 }

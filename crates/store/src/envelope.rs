@@ -44,6 +44,13 @@ pub trait KeyWrapper: Send + Sync + std::fmt::Debug {
     async fn unwrap(&self, wrapped: &[u8], context: &str) -> Result<Key, WrapError>;
 }
 
+/// A data key as it is stored.
+#[derive(Debug, Clone)]
+pub struct WrappedKey {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) by: String,
+}
+
 /// Master keys from a file. The first one wraps; all of them unwrap, so that a new one can be put in front.
 #[derive(Clone)]
 pub struct MasterKeys(Vec<Key>);
@@ -139,6 +146,11 @@ impl Tx<'_> {
         self.keys.seal(self.tenant, place, text)
     }
 
+    /// Whether the tenant has a key that seals.
+    pub(crate) fn has_key(&self) -> bool {
+        !self.keys.0.is_empty()
+    }
+
     /// Opens what was sealed for the same place.
     ///
     /// # Errors
@@ -170,7 +182,13 @@ impl Tx<'_> {
         Ok(())
     }
 
-    async fn add_key(&mut self, version: i32, wrapped: &[u8], keeper: &str, now: Timestamp) -> Result<(), StoreError> {
+    pub(crate) async fn add_key(
+        &mut self,
+        version: i32,
+        wrapped: &[u8],
+        keeper: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         sqlx::query!(
             "INSERT INTO tenant_keys (tenant_id, version, wrapped, wrapper, created_at) VALUES ($1, $2, $3, $4, $5)",
             self.tenant.0,
@@ -264,11 +282,13 @@ impl Store {
         Ok(keys)
     }
 
-    /// A first key for a tenant that is being made, in the transaction that makes it.
-    pub(crate) async fn first_key(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<(), StoreError> {
+    /// A first key for a tenant that will be made. No transaction is open while a key service is asked.
+    ///
+    /// # Errors
+    /// The key service failed.
+    pub async fn first_wrapped_key(&self, tenant: TenantId) -> Result<WrappedKey, StoreError> {
         let keeper = self.vault.wrapper();
-        let wrapped = keeper.wrap(&fill(), &context(tx.tenant, 1)).await?;
-        tx.add_key(1, &wrapped, &keeper.name(), now).await
+        Ok(WrappedKey { bytes: keeper.wrap(&fill(), &context(tenant, 1)).await?, by: keeper.name() })
     }
 
     /// Gives a tenant a new data key and seals everything that is kept for good with it. Other processes look again when

@@ -21,6 +21,14 @@ pub enum StoreError {
         /// Who.
         holder: String,
     },
+    /// 409: the tenant has as much of something as it may have.
+    #[error("the tenant may have {limit} {} at most", of.as_str())]
+    Quota {
+        /// Of what.
+        of: model::quota::Counted,
+        /// How much.
+        limit: u32,
+    },
     /// 409: a copy of the request is being worked on.
     #[error("the same request is being worked on")]
     InFlight,

@@ -40,6 +40,7 @@ pub use keys::{ApiKey, KeyText, NewKey};
 pub use meshes::{Member, Mesh, MeshState, NewMesh, Revision};
 pub use operations::{Item, NewOperation, Operation, WaveHead};
 pub use queue::{Claim, Record, Wishes};
+pub use tenants::{NewTenant, Tenant, TenantState};
 pub use upgrades::{NewUpgrade, Upgrade};
 pub use vault::{Vault, digest, random_hex, sha256};
 

@@ -11,6 +11,7 @@ mod identity;
 mod keys;
 mod operations;
 mod problem;
+mod tenants;
 mod upgrades;
 
 pub use data_plane::*;
@@ -19,6 +20,7 @@ pub use identity::*;
 pub use keys::*;
 pub use operations::*;
 pub use problem::*;
+pub use tenants::*;
 pub use upgrades::*;
 
 macro_rules! lists {
@@ -56,6 +58,8 @@ lists! {
     IdentityProviderList of IdentityProvider;
     /// Role bindings.
     RoleBindingList of RoleBinding;
+    /// Tenants.
+    TenantList of Tenant;
     /// Events.
     EventList of Event;
 }

@@ -10,3 +10,4 @@ mod lists;
 mod oidc;
 mod requests;
 mod support;
+mod tenants;

@@ -72,6 +72,13 @@ impl Service {
         self.narrow_key(role, &[]).await
     }
 
+    /// A key of whoever operates the service.
+    pub(crate) async fn operator(&self, role: Role) -> String {
+        let store = &self.fleet.db.api;
+        store.prepare_platform(self.fleet.clock.now()).await.expect("a key for the operators' tenant");
+        key(store, self.fleet.clock.as_ref(), TenantId::PLATFORM, role, &[]).await
+    }
+
     pub(crate) async fn narrow_key(&self, role: Role, scopes: &[Scope]) -> String {
         key(&self.fleet.db.api, self.fleet.clock.as_ref(), self.fleet.db.tenant, role, scopes).await
     }
@@ -125,6 +132,8 @@ impl Service {
             .replace("{upgrade_id}", &upgrade.to_string())
             .replace("{operation_id}", &operation.to_string())
             .replace("{key_id}", &key)
+            .replace("{tenant_id}", &self.fleet.db.tenant.to_string())
+            .replace("{version}", "1.27.8.1")
             .replace("{provider_id}", "idp_00000000000000000000000000")
             .replace("{binding_id}", "binding_00000000000000000000000000")
             .replace("{verb}", verb)
@@ -162,7 +171,10 @@ fn action(id: &str) -> Action {
         | "getUpgrade"
         | "listOperations"
         | "getOperation"
-        | "listEvents" => Action::Read,
+        | "listEvents"
+        | "getUsage" => Action::Read,
+        "listTenants" | "getTenant" => Action::ReadPlatform,
+        "createTenant" | "changeTenant" | "deleteTenant" | "changeRelease" => Action::ChangePlatform,
         "registerCluster" | "deleteCluster" => Action::ChangeClusters,
         "createMesh" | "deleteMesh" | "setInjection" | "createRestart" | "askOperation" => Action::ChangeMeshes,
         "createUpgrade" | "moveNamespaces" | "askUpgrade" => Action::Upgrade,
@@ -194,6 +206,9 @@ pub(crate) fn routes() -> Vec<Route> {
                 "createUpgrade" => json!({ "version": "1.27.9.1", "strategy": "canary" }),
                 "setInjection" => json!({ "cluster": "c1", "namespace": "shop", "label": null }),
                 "moveNamespaces" => json!({ "namespaces": [{ "cluster": "c1", "namespace": "shop" }] }),
+                "createTenant" => json!({ "name": "t9" }),
+                "changeTenant" => json!({ "quotas": { "meshes": 7 } }),
+                "changeRelease" => json!({ "state": "deprecated" }),
                 "createIdentityProvider" => json!({ "name": "idp9", "issuer": "https://nine.example" }),
                 "createRoleBinding" => json!({ "provider_id": "idp_x", "subject": "somebody", "role": "viewer" }),
                 "createApiKey" => json!({ "name": "k9", "role": "viewer" }),

@@ -1,0 +1,75 @@
+//! How much of each thing a tenant may have.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Counted {
+    /// Registered clusters.
+    Clusters,
+    /// Meshes that are not deleted.
+    Meshes,
+    /// API keys that were not revoked.
+    ApiKeys,
+    /// Identity providers.
+    IdentityProviders,
+    /// Role bindings.
+    RoleBindings,
+}
+
+impl Counted {
+    /// Everything that is counted.
+    pub const ALL: [Self; 5] =
+        [Self::Clusters, Self::Meshes, Self::ApiKeys, Self::IdentityProviders, Self::RoleBindings];
+
+    /// What everybody may have.
+    pub const fn usual(self) -> u32 {
+        match self {
+            Self::Clusters => 100,
+            Self::Meshes => 50,
+            Self::ApiKeys => 200,
+            Self::IdentityProviders => 10,
+            Self::RoleBindings => 1000,
+        }
+    }
+
+    /// The written form.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Clusters => "clusters",
+            Self::Meshes => "meshes",
+            Self::ApiKeys => "api_keys",
+            Self::IdentityProviders => "identity_providers",
+            Self::RoleBindings => "role_bindings",
+        }
+    }
+}
+
+/// A tenant's own limits, where they differ from the usual ones.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Quotas(pub BTreeMap<Counted, u32>);
+
+impl Quotas {
+    /// How much there may be.
+    pub fn limit(&self, of: Counted) -> u32 {
+        self.0.get(&of).copied().unwrap_or_else(|| of.usual())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_written_form_is_the_serialised_form_and_own_limits_come_first() {
+        for counted in Counted::ALL {
+            assert_eq!(serde_json::to_value(counted).expect("a name"), counted.as_str());
+        }
+        let own: Quotas = serde_json::from_str(r#"{ "meshes": 3 }"#).expect("quotas");
+        assert_eq!((own.limit(Counted::Meshes), own.limit(Counted::Clusters)), (3, 100));
+    }
+}

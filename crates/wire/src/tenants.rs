@@ -1,0 +1,77 @@
+//! Tenants and what they use.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A tenant to make.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateTenant {
+    /// Its name: a DNS label.
+    #[schema(example = "payments")]
+    pub name: String,
+    /// How much of each thing it may have, where that differs from what everybody may have.
+    #[serde(default)]
+    pub quotas: BTreeMap<String, u32>,
+}
+
+/// What to change of a tenant; what is left out stays.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeTenant {
+    /// `active` or `suspended`.
+    pub state: Option<String>,
+    /// How much of each thing it may have.
+    #[serde(default)]
+    pub quotas: BTreeMap<String, u32>,
+}
+
+/// A tenant.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Tenant {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// `active`, `suspended` or `deleted`.
+    pub state: String,
+    /// How much of each thing it may have.
+    pub quotas: BTreeMap<String, u32>,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// The first owner's key; shown once, when the tenant is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner_key: Option<String>,
+}
+
+/// What a tenant uses of what it may have.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Usage {
+    /// Its id.
+    pub tenant_id: String,
+    /// Its name.
+    pub tenant: String,
+    /// By what is counted.
+    pub items: BTreeMap<String, Used>,
+}
+
+/// How much there is of something, and how much there may be.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+pub struct Used {
+    /// How much there is.
+    pub used: u32,
+    /// How much there may be.
+    pub limit: u32,
+}
+
+/// What to change of a release.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeRelease {
+    /// `available`, `deprecated` or `withdrawn`.
+    pub state: String,
+}
