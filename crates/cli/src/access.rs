@@ -1,12 +1,14 @@
-//! Keys and the audit log.
+//! Keys, people and tenants.
 
-use std::path::Path;
+use std::collections::BTreeMap;
 
-use model::audit::{Anchor, Digest, Entry, Linked, Verifier, hex};
-use wire::{ApiKey, AuditEntry, AuditEntryList, AuditHead, CreateApiKey, RotateApiKey};
+use wire::{
+    ApiKey, ChangeTenant, CreateApiKey, CreateIdentityProvider, CreateRoleBinding, CreateTenant, IdentityProvider,
+    RoleBinding, RotateApiKey, Tenant as TenantView, Usage,
+};
 
 use crate::client::Client;
-use crate::options::{Audit, Format, Key};
+use crate::options::{Access, Format, Key, Tenant};
 use crate::output::{or_dash, print};
 use crate::{Failure, Result};
 
@@ -53,99 +55,104 @@ fn reveal(format: Format, key: &ApiKey) -> Result<()> {
     print(format, key, &["id", "secret, shown once"], |key| vec![vec![key.id.clone(), or_dash(key.secret.as_ref())]])
 }
 
-pub(crate) async fn audit(client: &Client, format: Format, command: Audit) -> Result<()> {
+const PROVIDER: [&str; 4] = ["name", "issuer", "audience", "id"];
+
+fn provider_row(provider: &IdentityProvider) -> Vec<String> {
+    vec![provider.name.clone(), provider.issuer.clone(), provider.audience.clone(), provider.id.clone()]
+}
+
+const BINDING: [&str; 5] = ["who", "role", "scope", "provider", "id"];
+
+fn binding_row(binding: &RoleBinding) -> Vec<String> {
+    let group = binding.group.as_ref().map(|group| format!("group {group}"));
+    let who = or_dash(binding.subject.as_ref().or(group.as_ref()));
+    vec![who, binding.role.clone(), binding.scope.clone(), binding.provider_id.clone(), binding.id.clone()]
+}
+
+pub(crate) async fn access(client: &Client, format: Format, command: Access) -> Result<()> {
     match command {
-        Audit::List { after } => {
-            let list: AuditEntryList = client.get(&format!("/v1/audit-entries?after={after}&page_size=100")).await?;
-            print(format, &list, &["seq", "at", "actor", "action", "target"], |list| {
-                let row = |entry: &AuditEntry| {
-                    let AuditEntry { seq, at, actor, action, target, .. } = entry.clone();
-                    vec![seq.to_string(), at.to_string(), actor, action, target]
-                };
-                list.items.iter().map(row).collect()
-            })
+        Access::Providers => {
+            let list = client.all::<IdentityProvider>("/v1/identity-providers").await?;
+            print(format, &list, &PROVIDER, |list| list.items.iter().map(provider_row).collect())
         }
-        Audit::Export => {
-            each(client, |entry| {
-                println!("{}", serde_json::to_string(entry).map_err(Failure::other)?);
-                Ok(())
-            })
-            .await
+        Access::Trust { name, issuer, algorithms, groups_claim, required } => {
+            let required_claims = pairs("--require", &required)?;
+            let body = CreateIdentityProvider { name, issuer, algorithms, groups_claim, required_claims };
+            let made: IdentityProvider = client.post("/v1/identity-providers", &body, None).await?;
+            print(format, &made, &PROVIDER, |made| vec![provider_row(made)])
         }
-        Audit::Anchor => {
-            println!("{}", serde_json::to_string(&anchor(client).await?).map_err(Failure::other)?);
-            Ok(())
+        Access::Distrust { provider } => gone(client, &format!("/v1/identity-providers/{provider}")).await,
+        Access::List => {
+            let list = client.all::<RoleBinding>("/v1/role-bindings").await?;
+            print(format, &list, &BINDING, |list| list.items.iter().map(binding_row).collect())
         }
-        Audit::Verify { anchors } => verify(client, anchors.as_deref()).await,
+        Access::Grant { role, provider, subject, group, scope } => {
+            let body = CreateRoleBinding { provider_id: provider, subject, group, role, scope };
+            let made: RoleBinding = client.post("/v1/role-bindings", &body, None).await?;
+            print(format, &made, &BINDING, |made| vec![binding_row(made)])
+        }
+        Access::Revoke { binding } => gone(client, &format!("/v1/role-bindings/{binding}")).await,
     }
 }
 
-async fn anchor(client: &Client) -> Result<Anchor> {
-    let head: AuditHead = client.get("/v1/audit-head").await?;
-    let hash = hex::decode(&head.hash).ok_or_else(|| Failure::other("the service's digest cannot be read"))?;
-    let tenant = head.tenant_id.parse().map_err(Failure::other)?;
-    Ok(Anchor { tenant, seq: head.seq, hash, at: head.at })
-}
-
-/// Reads the whole log, oldest first.
-async fn each(client: &Client, mut read: impl FnMut(&AuditEntry) -> Result<()>) -> Result<()> {
-    let mut after = 0;
-    loop {
-        let page: AuditEntryList = client.get(&format!("/v1/audit-entries?after={after}&page_size=1000")).await?;
-        page.items.iter().try_for_each(&mut read)?;
-        match page.next_after {
-            Some(next) => after = next,
-            None => return Ok(()),
-        }
-    }
-}
-
-fn sha256(bytes: &[u8]) -> Digest {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref().try_into().expect("a SHA-256 has 32 bytes")
-}
-
-fn linked(entry: &AuditEntry) -> Result<Linked> {
-    let digest = |text: &str| {
-        let unreadable = || Failure::other(format!("entry {}: a digest cannot be read", entry.seq));
-        hex::decode(text).ok_or_else(unreadable)
-    };
-    let optional = |text: &Option<String>| text.as_deref().map(digest).transpose();
-    Ok(Linked {
-        seq: entry.seq,
-        hash: digest(&entry.hash)?,
-        entry: Entry {
-            at: entry.at,
-            actor: entry.actor.clone(),
-            action: entry.action.clone(),
-            target: entry.target.clone(),
-            request_id: entry.request_id.clone(),
-            before: optional(&entry.before_sha256)?,
-            after: optional(&entry.after_sha256)?,
-        },
-    })
-}
-
-/// Trusts nothing but the anchors: the digests are computed here.
-async fn verify(client: &Client, anchors: Option<&Path>) -> Result<()> {
-    let unreadable =
-        |path: &Path, error: &dyn std::fmt::Display| Failure::new(2, format!("{}: {error}", path.display()));
-    let mut known: Vec<Anchor> = Vec::new();
-    if let Some(path) = anchors {
-        let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
-        for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            known.push(serde_json::from_str(line).map_err(|error| unreadable(path, &error))?);
-        }
-    }
-    // The log may grow while it is read; what was its end at the beginning must be in it.
-    let now = anchor(client).await?;
-    let tenant = now.tenant;
-    known.push(now);
-    let mut verifier = Verifier::new(tenant, &known, sha256);
-    let broken = |breach: model::audit::Breach| Failure::new(1, format!("the audit log is not whole: {breach}"));
-    each(client, |entry| verifier.read(&linked(entry)?).map_err(broken)).await?;
-    let head = verifier.end().map_err(broken)?;
-    let own = known.iter().filter(|anchor| anchor.tenant == tenant).count() - 1;
-    println!("whole: {} entries, {own} anchors agree", head.seq);
+async fn gone(client: &Client, path: &str) -> Result<()> {
+    client.delete(path).await?;
+    println!("done");
     Ok(())
+}
+
+/// Reads name=value.
+fn pairs(option: &str, texts: &[String]) -> Result<BTreeMap<String, String>> {
+    let read = |text: &String| {
+        let (name, value) =
+            text.split_once('=').ok_or_else(|| Failure::new(2, format!("{option} is name=value, not {text}")))?;
+        Ok((name.to_owned(), value.to_owned()))
+    };
+    texts.iter().map(read).collect()
+}
+
+fn quotas(texts: &[String]) -> Result<BTreeMap<String, u32>> {
+    let read = |(name, value): (String, String)| {
+        let number = value.parse().map_err(|_| Failure::new(2, format!("--quota {name}: {value} is no number")))?;
+        Ok((name, number))
+    };
+    pairs("--quota", texts)?.into_iter().map(read).collect()
+}
+
+const TENANT: [&str; 4] = ["name", "state", "created", "id"];
+
+fn tenant_row(tenant: &TenantView) -> Vec<String> {
+    vec![tenant.name.clone(), tenant.state.clone(), tenant.created_at.to_string(), tenant.id.clone()]
+}
+
+pub(crate) async fn tenant(client: &Client, format: Format, command: Tenant) -> Result<()> {
+    let (tenant, change) = match command {
+        Tenant::List => {
+            let list = client.all::<TenantView>("/v1/tenants").await?;
+            return print(format, &list, &TENANT, |list| list.items.iter().map(tenant_row).collect());
+        }
+        Tenant::Create { name, quotas: texts } => {
+            let body = CreateTenant { name, quotas: quotas(&texts)? };
+            let made: TenantView = client.post("/v1/tenants", &body, None).await?;
+            let row = |made: &TenantView| vec![vec![made.id.clone(), or_dash(made.owner_key.as_ref())]];
+            return print(format, &made, &["id", "first owner's key, shown once"], row);
+        }
+        Tenant::Delete { tenant } => return gone(client, &format!("/v1/tenants/{tenant}")).await,
+        Tenant::Limit { tenant, quotas: texts } => {
+            (tenant, ChangeTenant { quotas: quotas(&texts)?, ..ChangeTenant::default() })
+        }
+        Tenant::Suspend { tenant } => (tenant, ChangeTenant { state: Some("suspended".into()), ..Default::default() }),
+        Tenant::Resume { tenant } => (tenant, ChangeTenant { state: Some("active".into()), ..Default::default() }),
+    };
+    let changed: TenantView = client.patch(&format!("/v1/tenants/{tenant}"), &change).await?;
+    print(format, &changed, &TENANT, |changed| vec![tenant_row(changed)])
+}
+
+pub(crate) async fn usage(client: &Client, format: Format) -> Result<()> {
+    let usage: Usage = client.get("/v1/usage").await?;
+    print(format, &usage, &["what", "used", "limit"], |usage| {
+        let row =
+            |(what, used): (&String, &wire::Used)| vec![what.clone(), used.used.to_string(), used.limit.to_string()];
+        usage.items.iter().map(row).collect()
+    })
 }

@@ -9,6 +9,18 @@ use wire::{ClusterList, MeshList, Problem};
 use crate::profile::Profile;
 use crate::{Failure, Result};
 
+/// How often a request is sent at most while no answer comes.
+const TRIES: u32 = 3;
+/// How long to wait before the next try; longer each time.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// What makes copies of a request one.
+fn random_key() -> String {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system's randomness");
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
 /// A connection to the service.
 pub(crate) struct Client {
     http: reqwest::Client,
@@ -22,6 +34,7 @@ impl Client {
         Ok(Self { http, profile })
     }
 
+    /// Sends a request. What changes something has a key of its own, so that it can be sent again when no answer came.
     async fn call(
         &self,
         method: Method,
@@ -29,18 +42,28 @@ impl Client {
         body: Option<Value>,
         tag: Option<String>,
     ) -> Result<reqwest::Response> {
-        let mut request =
-            self.http.request(method, format!("{}{path}", self.profile.server)).bearer_auth(&self.profile.key);
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
-        if let Some(tag) = tag {
-            request = request.header("If-Match", tag);
-        }
-        let answer = request
-            .send()
-            .await
-            .map_err(|error| Failure::new(1, format!("{} does not answer: {error}", self.profile.server)))?;
+        let key = (method != Method::GET).then(random_key);
+        let mut tries = 1;
+        let answer = loop {
+            let address = format!("{}{path}", self.profile.server);
+            let mut request = self.http.request(method.clone(), address).bearer_auth(&self.profile.key);
+            if let Some(body) = &body {
+                request = request.json(body);
+            }
+            for (name, value) in [("If-Match", &tag), ("Idempotency-Key", &key)] {
+                if let Some(value) = value {
+                    request = request.header(name, value);
+                }
+            }
+            match request.send().await {
+                Ok(answer) if answer.status() != StatusCode::SERVICE_UNAVAILABLE || tries == TRIES => break answer,
+                Err(error) if tries == TRIES || error.is_builder() => {
+                    return Err(Failure::new(1, format!("{} does not answer: {error}", self.profile.server)));
+                }
+                _ => tokio::time::sleep(PAUSE * tries).await,
+            }
+            tries += 1;
+        };
         if answer.status().is_success() {
             return Ok(answer);
         }
@@ -78,6 +101,11 @@ impl Client {
     ) -> Result<T> {
         let body = serde_json::to_value(body).map_err(Failure::other)?;
         self.call(Method::POST, path, Some(body), tag).await?.json().await.map_err(Failure::other)
+    }
+
+    pub(crate) async fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        let body = serde_json::to_value(body).map_err(Failure::other)?;
+        self.call(Method::PATCH, path, Some(body), None).await?.json().await.map_err(Failure::other)
     }
 
     pub(crate) async fn delete(&self, path: &str) -> Result<Option<Value>> {

@@ -11,7 +11,7 @@ use crate::client::Client;
 use crate::options::{Ask, Cluster, Command, Format, Mesh, Operation, Options, Upgrade, View, Wait};
 use crate::output::{or_dash, print};
 use crate::profile::{self, Profile};
-use crate::{Failure, Result, access, watch};
+use crate::{Failure, Result, access, audit, watch};
 
 pub(crate) async fn run(options: Options) -> Result<()> {
     let Profile { server, key } = profile::of(&options)?;
@@ -30,7 +30,10 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         Command::Upgrade(command) => upgrade(&client, format, command).await,
         Command::Operation(command) => operation(&client, format, command).await,
         Command::Key(command) => access::key(&client, format, command).await,
-        Command::Audit(command) => access::audit(&client, format, command).await,
+        Command::Access(command) => access::access(&client, format, command).await,
+        Command::Audit(command) => audit::audit(&client, format, command).await,
+        Command::Tenant(command) => access::tenant(&client, format, command).await,
+        Command::Usage => access::usage(&client, format).await,
         Command::Events { after } => {
             let events: EventList = client.get(&format!("/v1/events?after={after}")).await?;
             print(format, &events, &["seq", "at", "kind", "body"], |list| {

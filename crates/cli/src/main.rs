@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 mod access;
+mod audit;
 mod client;
 mod commands;
 mod options;

@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod access;
+
+pub(crate) use access::{Access, Audit, Key, Tenant};
+
 /// Every control plane and every sidecar from one version to the next, and back.
 #[derive(Debug, Parser)]
 #[command(name = "meshwright", version)]
@@ -52,9 +56,17 @@ pub(crate) enum Command {
     /// API keys.
     #[command(subcommand)]
     Key(Key),
+    /// Identity providers and what their people may do.
+    #[command(subcommand)]
+    Access(Access),
     /// The audit log.
     #[command(subcommand)]
     Audit(Audit),
+    /// Tenants, for whoever operates the service.
+    #[command(subcommand)]
+    Tenant(Tenant),
+    /// How much of what is limited is used.
+    Usage,
     /// What happened, oldest first.
     Events {
         /// Begin after this number.
@@ -282,58 +294,5 @@ pub(crate) enum Operation {
         /// Seconds to wait at most.
         #[arg(long, default_value_t = 900)]
         timeout: u64,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Key {
-    /// All of them, without their secrets.
-    List,
-    /// Make a key; its secret is printed once.
-    Create {
-        /// What to call it: a DNS label.
-        name: String,
-        /// owner, operator, viewer or auditor.
-        #[arg(long, default_value = "viewer")]
-        role: String,
-        /// The id of a mesh or a cluster that it is narrowed to. Repeatable.
-        #[arg(long = "scope")]
-        scopes: Vec<String>,
-        /// When it ends, for example 2027-01-31T00:00:00Z.
-        #[arg(long)]
-        expires_at: Option<jiff::Timestamp>,
-    },
-    /// Give a key another secret, which is printed once.
-    Rotate {
-        /// Its id.
-        key: String,
-        /// For how many seconds the former secret is still accepted.
-        #[arg(long, default_value_t = 3600)]
-        overlap_seconds: u32,
-    },
-    /// End a key at once.
-    Revoke {
-        /// Its id.
-        key: String,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Audit {
-    /// A part of it, oldest first.
-    List {
-        /// Begin after this number.
-        #[arg(long, default_value_t = 0)]
-        after: i64,
-    },
-    /// All of it, one JSON object in each line.
-    Export,
-    /// One line that says where it ends now, to be kept where nobody can change it.
-    Anchor,
-    /// Read all of it, compute every digest, and compare with the anchors.
-    Verify {
-        /// A file of anchors, one in each line.
-        #[arg(long)]
-        anchors: Option<PathBuf>,
     },
 }

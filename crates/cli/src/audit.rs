@@ -1,0 +1,108 @@
+//! The audit log, verified where nobody else can have a hand in it.
+
+use std::path::Path;
+
+use model::audit::{Anchor, Digest, Entry, Linked, Verifier, hex};
+use wire::{AuditEntry, AuditEntryList, AuditHead};
+
+use crate::client::Client;
+use crate::options::{Audit, Format};
+use crate::output::print;
+use crate::{Failure, Result};
+
+pub(crate) async fn audit(client: &Client, format: Format, command: Audit) -> Result<()> {
+    match command {
+        Audit::List { after } => {
+            let list: AuditEntryList = client.get(&format!("/v1/audit-entries?after={after}&page_size=100")).await?;
+            print(format, &list, &["seq", "at", "actor", "action", "target"], |list| {
+                let row = |entry: &AuditEntry| {
+                    let AuditEntry { seq, at, actor, action, target, .. } = entry.clone();
+                    vec![seq.to_string(), at.to_string(), actor, action, target]
+                };
+                list.items.iter().map(row).collect()
+            })
+        }
+        Audit::Export => {
+            each(client, |entry| {
+                println!("{}", serde_json::to_string(entry).map_err(Failure::other)?);
+                Ok(())
+            })
+            .await
+        }
+        Audit::Anchor => {
+            println!("{}", serde_json::to_string(&anchor(client).await?).map_err(Failure::other)?);
+            Ok(())
+        }
+        Audit::Verify { anchors } => verify(client, anchors.as_deref()).await,
+    }
+}
+
+async fn anchor(client: &Client) -> Result<Anchor> {
+    let head: AuditHead = client.get("/v1/audit-head").await?;
+    let hash = hex::decode(&head.hash).ok_or_else(|| Failure::other("the service's digest cannot be read"))?;
+    let tenant = head.tenant_id.parse().map_err(Failure::other)?;
+    Ok(Anchor { tenant, seq: head.seq, hash, at: head.at })
+}
+
+/// Reads the whole log, oldest first.
+async fn each(client: &Client, mut read: impl FnMut(&AuditEntry) -> Result<()>) -> Result<()> {
+    let mut after = 0;
+    loop {
+        let page: AuditEntryList = client.get(&format!("/v1/audit-entries?after={after}&page_size=1000")).await?;
+        page.items.iter().try_for_each(&mut read)?;
+        match page.next_after {
+            Some(next) => after = next,
+            None => return Ok(()),
+        }
+    }
+}
+
+fn sha256(bytes: &[u8]) -> Digest {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().try_into().expect("a SHA-256 has 32 bytes")
+}
+
+fn linked(entry: &AuditEntry) -> Result<Linked> {
+    let digest = |text: &str| {
+        let unreadable = || Failure::other(format!("entry {}: a digest cannot be read", entry.seq));
+        hex::decode(text).ok_or_else(unreadable)
+    };
+    let optional = |text: &Option<String>| text.as_deref().map(digest).transpose();
+    Ok(Linked {
+        seq: entry.seq,
+        hash: digest(&entry.hash)?,
+        entry: Entry {
+            at: entry.at,
+            actor: entry.actor.clone(),
+            action: entry.action.clone(),
+            target: entry.target.clone(),
+            request_id: entry.request_id.clone(),
+            before: optional(&entry.before_sha256)?,
+            after: optional(&entry.after_sha256)?,
+        },
+    })
+}
+
+/// Trusts nothing but the anchors: the digests are computed here.
+async fn verify(client: &Client, anchors: Option<&Path>) -> Result<()> {
+    let unreadable =
+        |path: &Path, error: &dyn std::fmt::Display| Failure::new(2, format!("{}: {error}", path.display()));
+    let mut known: Vec<Anchor> = Vec::new();
+    if let Some(path) = anchors {
+        let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            known.push(serde_json::from_str(line).map_err(|error| unreadable(path, &error))?);
+        }
+    }
+    // The log may grow while it is read; what was its end at the beginning must be in it.
+    let now = anchor(client).await?;
+    let tenant = now.tenant;
+    known.push(now);
+    let mut verifier = Verifier::new(tenant, &known, sha256);
+    let broken = |breach: model::audit::Breach| Failure::new(1, format!("the audit log is not whole: {breach}"));
+    each(client, |entry| verifier.read(&linked(entry)?).map_err(broken)).await?;
+    let head = verifier.end().map_err(broken)?;
+    let own = known.iter().filter(|anchor| anchor.tenant == tenant).count() - 1;
+    println!("whole: {} entries, {own} anchors agree", head.seq);
+    Ok(())
+}
