@@ -7,9 +7,10 @@ use model::access::{Action, Grant, Scope, Verdict, authorize};
 use model::ids::TenantId;
 use store::{KeyText, Reach, StoreError, TenantState, Tx};
 
-use crate::App;
+use crate::limits::Class;
 use crate::oidc;
 use crate::problem::{ApiError, Result};
+use crate::{App, envelope};
 
 /// An authenticated caller.
 #[derive(Debug)]
@@ -64,10 +65,14 @@ impl FromRequestParts<App> for Caller {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
         let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let text = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(ApiError::unauthenticated)?;
-        match KeyText::parse(text.trim()) {
-            Some(key) => by_key(app, &key).await,
-            None => by_token(app, text.trim()).await,
-        }
+        let caller = match KeyText::parse(text.trim()) {
+            Some(key) => by_key(app, &key).await?,
+            None => by_token(app, text.trim()).await?,
+        };
+        let class = Class::of(&parts.method, parts.uri.path());
+        let counted = app.limits.count(&caller.tenant.to_string(), &caller.principal, class);
+        envelope::tell_share(counted.map_err(ApiError::rate_limited)?);
+        Ok(caller)
     }
 }
 

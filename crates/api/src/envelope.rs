@@ -1,5 +1,7 @@
 //! What every answer has around it: a request id, and a problem document where something went wrong, whoever noticed it.
 
+use std::sync::{Arc, OnceLock};
+
 use axum::body::to_bytes;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -7,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::App;
+use crate::limits::Share;
 use crate::problem::ApiError;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
@@ -15,13 +18,28 @@ const LONGEST: usize = 128;
 /// What a library says of a request that it refused; no more of it is read.
 const LONGEST_REFUSAL: usize = 1024;
 
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const LEFT: HeaderName = HeaderName::from_static("ratelimit");
+
+/// What is known of the request that is being worked on.
+struct Known {
+    id: String,
+    share: OnceLock<Share>,
+}
+
 tokio::task_local! {
-    static REQUEST: String;
+    static REQUEST: Arc<Known>;
 }
 
 /// The id of the request that is being worked on; none outside of one.
 pub(crate) fn request_id() -> Option<String> {
-    REQUEST.try_with(String::clone).ok()
+    REQUEST.try_with(|known| known.id.clone()).ok()
+}
+
+/// Tells the caller what is left of their share, in the headers of the answer.
+pub(crate) fn tell_share(share: Share) {
+    // Outside of a request nobody is told, and one request is counted once.
+    let _ = REQUEST.try_with(|known| known.share.set(share));
 }
 
 /// Gives the request an id, and turns refusals of libraries into problems.
@@ -35,9 +53,15 @@ pub(crate) async fn wrap(
         sent.filter(|id| (1..=LONGEST).contains(&id.len())).map_or_else(|| app.clock.uuid().to_string(), str::to_owned);
     let value = HeaderValue::from_str(&id).expect("visible characters");
     request.headers_mut().insert(HEADER, value.clone());
+    let known = Arc::new(Known { id, share: OnceLock::new() });
     let answer = async { explained(next.run(request).await).await };
-    let mut response = REQUEST.scope(id, answer).await;
-    response.headers_mut().insert(HEADER, value);
+    let mut response = REQUEST.scope(known.clone(), answer).await;
+    let headers = response.headers_mut();
+    headers.insert(HEADER, value);
+    if let Some(share) = known.share.get() {
+        headers.insert(POLICY, share.policy.clone());
+        headers.insert(LEFT, share.left.clone());
+    }
     response
 }
 

@@ -19,6 +19,7 @@ mod events;
 mod fields;
 mod identity;
 mod keys;
+mod limits;
 mod meshes;
 mod oidc;
 mod operations;
@@ -29,6 +30,7 @@ mod tenants;
 mod upgrades;
 mod views;
 
+pub use limits::{Limits, Rate, Rates};
 pub use oidc::{Fetch, FetchError, IssuerKeys};
 pub use router::{openapi, router};
 
@@ -49,6 +51,8 @@ pub struct App {
     pub read_kubeconfig: ReadKubeconfig,
     /// The maker of authorities.
     pub new_authority: NewAuthority,
+    /// Who has asked how often.
+    pub limits: Arc<Limits>,
     /// The keys of identity providers.
     pub issuers: Arc<IssuerKeys>,
 }

@@ -26,6 +26,8 @@ pub(crate) struct Refusal {
     detail: String,
     hint: String,
     errors: Vec<FieldError>,
+    /// Seconds, where the same request may succeed later.
+    retry_after: Option<u64>,
 }
 
 pub(crate) type Result<T> = std::result::Result<T, ApiError>;
@@ -37,7 +39,14 @@ impl ApiError {
         detail: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
-        Self::Problem(Box::new(Refusal { status, code, detail: detail.into(), hint: hint.into(), errors: Vec::new() }))
+        Self::Problem(Box::new(Refusal {
+            status,
+            code,
+            detail: detail.into(),
+            hint: hint.into(),
+            errors: Vec::new(),
+            retry_after: None,
+        }))
     }
 
     pub(crate) fn answered(response: Response) -> Self {
@@ -59,6 +68,7 @@ impl ApiError {
             detail: message,
             hint: "Correct the field and send the request again.".into(),
             errors,
+            retry_after: None,
         }))
     }
 
@@ -100,6 +110,17 @@ impl ApiError {
             _ => ("Whoever operates the service has no meshes of their own.", "Use a key of a tenant."),
         };
         Self::new(StatusCode::FORBIDDEN, "role_missing", detail, hint)
+    }
+
+    /// After so many seconds the next request may come.
+    pub(crate) fn rate_limited(seconds: u64) -> Self {
+        let (detail, hint) =
+            ("You ask more often than your share allows.", format!("Come back in {seconds} s, and ask less often."));
+        let mut limited = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail, hint);
+        if let Self::Problem(refusal) = &mut limited {
+            refusal.retry_after = Some(seconds);
+        }
+        limited
     }
 
     pub(crate) fn suspended() -> Self {
@@ -241,8 +262,10 @@ impl IntoResponse for ApiError {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let retryable =
+        const SOON: u64 = 2;
+        let busy =
             self.status == StatusCode::SERVICE_UNAVAILABLE || matches!(self.code, "mesh_busy" | "request_in_flight");
+        let retry_after = self.retry_after.or(busy.then_some(SOON));
         let problem = Problem {
             kind: format!("https://docs.meshwright.dev/problems/{}", self.code),
             title: self.code.replace('_', " "),
@@ -251,14 +274,14 @@ impl IntoResponse for Refusal {
             detail: self.detail,
             hint: self.hint,
             instance: envelope::request_id(),
-            retryable,
+            retryable: retry_after.is_some(),
             errors: self.errors,
         };
         let mut response = (self.status, Json(problem)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if retryable {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

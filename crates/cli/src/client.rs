@@ -11,8 +11,18 @@ use crate::{Failure, Result};
 
 /// How often a request is sent at most while no answer comes.
 const TRIES: u32 = 3;
+/// The longest that is waited for a service that asks for it, in seconds.
+const LONGEST: u64 = 30;
 /// How long to wait before the next try; longer each time.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// How long a service that is busy, or asked too often, wants to be left alone.
+fn retry_after(answer: &reqwest::Response) -> Option<std::time::Duration> {
+    let later = matches!(answer.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+    let seconds =
+        answer.headers().get("retry-after")?.to_str().ok()?.parse().ok().filter(|seconds| *seconds <= LONGEST)?;
+    later.then(|| std::time::Duration::from_secs(seconds))
+}
 
 /// What makes copies of a request one.
 fn random_key() -> String {
@@ -55,13 +65,17 @@ impl Client {
                     request = request.header(name, value);
                 }
             }
-            match request.send().await {
-                Ok(answer) if answer.status() != StatusCode::SERVICE_UNAVAILABLE || tries == TRIES => break answer,
+            let pause = match request.send().await {
+                Ok(answer) => match retry_after(&answer) {
+                    Some(pause) if tries < TRIES => pause,
+                    _ => break answer,
+                },
                 Err(error) if tries == TRIES || error.is_builder() => {
                     return Err(Failure::new(1, format!("{} does not answer: {error}", self.profile.server)));
                 }
-                _ => tokio::time::sleep(PAUSE * tries).await,
-            }
+                Err(_) => PAUSE * tries,
+            };
+            tokio::time::sleep(pause).await;
             tries += 1;
         };
         if answer.status().is_success() {

@@ -88,6 +88,7 @@ pub(crate) fn app(store: Store, allowed: &[String]) -> Result<api::App, Failure>
         new_authority: |mesh, now| {
             Authority::generate(mesh, now).map(|authority| authority.stored()).map_err(|error| error.to_string())
         },
+        limits: Arc::new(api::Limits::new(api::Rates::TENANT, api::Rates::PRINCIPAL, Arc::new(SystemClock))),
         issuers: Arc::new(api::IssuerKeys::new(Arc::new(fetch))),
     })
 }

@@ -6,6 +6,7 @@ mod events;
 mod isolation;
 mod issuer;
 mod keys;
+mod limits;
 mod lists;
 mod oidc;
 mod requests;

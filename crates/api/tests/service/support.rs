@@ -1,10 +1,11 @@
 //! A service over a fleet with one mesh, and keys to call it with.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use api::App;
+use api::{App, Rate, Rates};
 use axum::body::Body;
-use axum::http::{Method, Request, StatusCode};
+use axum::http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use model::Clock;
 use model::access::{Action, Role, Scope};
@@ -25,10 +26,17 @@ pub(crate) struct Service {
     pub issuer: Arc<FakeIssuer>,
 }
 
+/// Tests that are not about limits never meet one.
+const PLENTY: Rates = {
+    let rate = Rate { burst: 1_000_000, per: Duration::from_secs(1000) };
+    Rates { read: rate, write: rate, expensive: rate }
+};
+
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub status: StatusCode,
     pub etag: Option<String>,
+    pub headers: HeaderMap,
     pub body: Value,
 }
 
@@ -53,6 +61,7 @@ impl Service {
         let fleet = Fleet::new().await;
         let issuer = Arc::new(FakeIssuer::default());
         let app = App {
+            limits: Arc::new(api::Limits::new(PLENTY, PLENTY, fleet.clock.clone())),
             issuers: Arc::new(api::IssuerKeys::new(issuer.clone())),
             store: fleet.db.api.clone(),
             clock: fleet.clock.clone(),
@@ -115,8 +124,9 @@ impl Service {
             api::router(self.app.clone()).oneshot(request.body(body).expect("a request")).await.expect("an answer");
         let (status, etag) =
             (response.status(), response.headers().get("etag").map(|tag| tag.to_str().expect("text").to_owned()));
+        let headers = response.headers().clone();
         let bytes = response.into_body().collect().await.expect("a body").to_bytes();
-        Reply { status, etag, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) }
+        Reply { status, etag, headers, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) }
     }
 
     /// Ids of this tenant's own things, by the names that paths use.

@@ -1,0 +1,177 @@
+//! Fair share: how often a tenant, and one principal of it, may ask. One who asks too often is told when to come back, and
+//! nobody else notices.
+//!
+//! Each process counts by itself: with n replicas behind a balancer a tenant has up to n times as much.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderValue, Method};
+use governor::clock::Clock as _;
+use governor::middleware::StateInformationMiddleware;
+use governor::nanos::Nanos;
+use governor::state::keyed::DashMapStateStore;
+use governor::{Quota, RateLimiter};
+
+/// What a request costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// A look.
+    Read,
+    /// A change in the database.
+    Write,
+    /// A change that makes workers and clusters work.
+    Expensive,
+}
+
+impl Class {
+    /// By method and path.
+    pub(crate) fn of(method: &Method, path: &str) -> Self {
+        const EXPENSIVE: [&str; 5] = ["/clusters", "/meshes", "/upgrades", "/restarts", "/start"];
+        match *method {
+            Method::GET | Method::HEAD => Self::Read,
+            Method::POST if EXPENSIVE.iter().any(|end| path.ends_with(end)) => Self::Expensive,
+            _ => Self::Write,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Expensive => "expensive",
+        }
+    }
+}
+
+/// So many at once, and all of them again after so long.
+#[derive(Debug, Clone, Copy)]
+pub struct Rate {
+    /// How many at once.
+    pub burst: u32,
+    /// After how long as many again.
+    pub per: Duration,
+}
+
+/// What one tenant or one principal may ask.
+#[derive(Debug, Clone, Copy)]
+pub struct Rates {
+    /// Looks.
+    pub read: Rate,
+    /// Changes in the database.
+    pub write: Rate,
+    /// Changes that make workers and clusters work.
+    pub expensive: Rate,
+}
+
+impl Rates {
+    /// What every tenant may ask.
+    pub const TENANT: Self = Self {
+        read: Rate { burst: 400, per: Duration::from_secs(2) },
+        write: Rate { burst: 100, per: Duration::from_secs(5) },
+        expensive: Rate { burst: 60, per: Duration::from_mins(1) },
+    };
+    /// What every principal may ask: half of it, so that one program does not use its whole tenant's share up.
+    pub const PRINCIPAL: Self = Self {
+        read: Rate { burst: 200, per: Duration::from_secs(2) },
+        write: Rate { burst: 50, per: Duration::from_secs(5) },
+        expensive: Rate { burst: 30, per: Duration::from_mins(1) },
+    };
+}
+
+/// The service's own clock, as the limiter wants it.
+#[derive(Debug, Clone)]
+struct Clock(Arc<dyn model::Clock>);
+
+impl governor::clock::Clock for Clock {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        u64::try_from(self.0.now().as_nanosecond()).unwrap_or(0).into()
+    }
+}
+
+type Buckets = RateLimiter<String, DashMapStateStore<String>, Clock, StateInformationMiddleware>;
+
+/// Above so many known principals, those that have not asked for a while are forgotten.
+const MANY: usize = 10_000;
+
+/// Who has asked how often.
+pub struct Limits {
+    tenants: [Buckets; 3],
+    principals: [Buckets; 3],
+    clock: Clock,
+}
+
+impl std::fmt::Debug for Limits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Limits").finish_non_exhaustive()
+    }
+}
+
+/// What a caller is told of their share.
+#[derive(Debug, Clone)]
+pub(crate) struct Share {
+    pub(crate) policy: HeaderValue,
+    pub(crate) left: HeaderValue,
+}
+
+fn buckets(rates: Rates, clock: &Clock) -> [Buckets; 3] {
+    [rates.read, rates.write, rates.expensive].map(|rate| {
+        let burst = NonZeroU32::new(rate.burst).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::with_period(rate.per / burst.get()).expect("rates are above zero").allow_burst(burst);
+        Buckets::new(quota, DashMapStateStore::default(), clock.clone())
+    })
+}
+
+impl Limits {
+    /// Nobody has asked yet.
+    pub fn new(tenant: Rates, principal: Rates, clock: Arc<dyn model::Clock>) -> Self {
+        let clock = Clock(clock);
+        Self { tenants: buckets(tenant, &clock), principals: buckets(principal, &clock), clock }
+    }
+
+    /// Counts one request; the error says after how many seconds the next one may come.
+    pub(crate) fn count(&self, tenant: &str, principal: &str, class: Class) -> Result<Share, u64> {
+        let index = class as usize;
+        let mut tightest: Option<(u32, Quota)> = None;
+        // The principal first: what it is refused must not count against its tenant.
+        let known = format!("{tenant}/{principal}");
+        for (buckets, key) in [(&self.principals[index], &known), (&self.tenants[index], &tenant.to_owned())] {
+            if buckets.len() > MANY {
+                buckets.retain_recent();
+            }
+            match buckets.check_key(key) {
+                Ok(state) => {
+                    let left = state.remaining_burst_capacity();
+                    if tightest.as_ref().is_none_or(|(known, _)| left < *known) {
+                        tightest = Some((left, state.quota()));
+                    }
+                }
+                Err(until) => return Err(seconds(until.wait_time_from(self.clock.now()))),
+            }
+        }
+        let (left, quota) = tightest.expect("two buckets were asked");
+        Ok(Share::new(class, left, &quota))
+    }
+}
+
+/// Whole seconds, and not too few of them.
+fn seconds(wait: Duration) -> u64 {
+    let whole = wait.as_secs();
+    if wait > Duration::from_secs(whole) { whole + 1 } else { whole.max(1) }
+}
+
+impl Share {
+    /// As the `IETF` draft on rate limit headers has it.
+    fn new(class: Class, left: u32, quota: &Quota) -> Self {
+        let (name, burst) = (class.name(), quota.burst_size().get());
+        let window = quota.burst_size_replenished_in().as_secs().max(1);
+        let header = |text: String| HeaderValue::from_str(&text).expect("visible characters");
+        Self {
+            policy: header(format!("\"{name}\";q={burst};w={window}")),
+            left: header(format!("\"{name}\";r={left}")),
+        }
+    }
+}
