@@ -2,7 +2,7 @@
 //! the transaction of the work.
 
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, Query, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use model::audit::{Digest, Entry};
@@ -30,6 +30,16 @@ pub(crate) struct Body<T> {
     key: Option<String>,
     route: String,
     hash: Digest,
+    /// Nothing is to be changed: the caller wants to know what would be answered.
+    only_validate: bool,
+}
+
+/// What any changing request may say in its query.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Manner {
+    #[serde(default)]
+    validate_only: bool,
 }
 
 impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
@@ -38,11 +48,13 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let route = format!("{} {}", request.method(), request.uri().path());
         let key = idempotency_key(request.headers())?;
+        let Query(manner) = Query::<Manner>::try_from_uri(request.uri())
+            .map_err(|error| ApiError::malformed_query(error.body_text()))?;
         let bytes = Bytes::from_request(request, app).await.map_err(|_| ApiError::body_too_large())?;
         // A verb without arguments may come without a body.
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         let value = serde_json::from_slice(text).map_err(|error| ApiError::malformed(error.to_string()))?;
-        Ok(Self { value, key, route, hash: sha256(&bytes) })
+        Ok(Self { value, key, route, hash: sha256(&bytes), only_validate: manner.validate_only })
     }
 }
 
@@ -66,6 +78,7 @@ pub(crate) struct Change<'a> {
     caller: &'a Caller,
     action: &'static str,
     request: Option<RequestKey>,
+    only_validate: bool,
 }
 
 /// What came of a change.
@@ -109,7 +122,8 @@ impl Caller {
     /// Begins a change. A repeated request ends here with the answer of the first one.
     pub(crate) async fn change<T>(&self, action: &'static str, body: &Body<T>) -> Result<Change<'_>> {
         let mut tx = self.begin().await?;
-        let request = body.key.as_ref().map(|key| RequestKey {
+        let key = body.key.as_ref().filter(|_| !body.only_validate);
+        let request = key.map(|key| RequestKey {
             principal: self.principal.clone(),
             route: body.route.clone(),
             key: key.clone(),
@@ -129,7 +143,7 @@ impl Caller {
                 }
             }
         }
-        Ok(Change { tx, caller: self, action, request })
+        Ok(Change { tx, caller: self, action, request, only_validate: body.only_validate })
     }
 }
 
@@ -161,12 +175,25 @@ impl Change<'_> {
     }
 
     async fn answer(mut self, answer: Answer) -> Result<Response> {
+        if self.only_validate {
+            return Ok(validated(answer));
+        }
         if let Some(request) = &self.request {
             self.tx.keep_answer(request, &answer).await?;
         }
         self.tx.commit().await?;
         Ok(response(&answer))
     }
+}
+
+/// The whole work was done, and is rolled back: what is refused is what would be refused, and what is shown would be
+/// there but for its ids. What only a worker can find out in a cluster was not looked for.
+fn validated(answer: Answer) -> Response {
+    let mut response = response(&Answer { status: StatusCode::OK.as_u16(), location: None, tag: None, ..answer });
+    let headers = response.headers_mut();
+    headers.insert("meshwright-validated-only", HeaderValue::from_static("true"));
+    headers.insert("meshwright-prechecks", HeaderValue::from_static("not_run"));
+    response
 }
 
 fn response(answer: &Answer) -> Response {

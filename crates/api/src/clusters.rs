@@ -2,19 +2,18 @@
 
 use axum::Json;
 use axum::extract::Path;
-use axum::http::StatusCode;
-use axum::response::Response;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use model::access::{Action, Scope};
 use model::ids::{ClusterId, OperationId};
 use model::operation::OperationKind;
 use model::quota::Counted;
-use serde::Deserialize;
 use store::{Cluster, NewCluster, NewOperation, Tx};
-use wire::{ClusterList, Operation, Problem, RegisterCluster};
+use wire::{ChangeCluster, ClusterList, Operation, Problem, RegisterCluster};
 
 use crate::auth::Caller;
 use crate::change::{Body, Done, Nothing};
-use crate::fields::{id, name_field};
+use crate::fields::{Filter, id, name_field, rewritten, tag, unmoved, written};
 use crate::paging::List;
 use crate::problem::{ApiError, Result};
 use crate::views;
@@ -23,7 +22,7 @@ use crate::views;
 ///
 /// Answers at once with the operation that connects to it, checks it and makes an account of our own in it.
 #[utoipa::path(post, path = "/v1/clusters", operation_id = "registerCluster", tag = "clusters", request_body = RegisterCluster,
-    params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
+    params(("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 202, body = Operation), (status = "default", body = Problem)))]
 pub(crate) async fn register_cluster(caller: Caller, body: Body<RegisterCluster>) -> Result<Response> {
     caller.may(Action::ChangeClusters)?;
@@ -35,7 +34,9 @@ pub(crate) async fn register_cluster(caller: Caller, body: Body<RegisterCluster>
         read.map_err(|refused| ApiError::field("/kubeconfig", refused).coded("kubeconfig_refused"))?;
     let (clock, now) = (&caller.app.clock, caller.app.clock.now());
     let cluster = ClusterId(clock.uuid());
-    change.tx.create_cluster(&NewCluster { id: cluster, name: name.to_string(), server, kubeconfig }, now).await?;
+    let written = written(&body.value.display_name, &body.value.labels)?;
+    let new = NewCluster { id: cluster, name: name.to_string(), server, kubeconfig, written };
+    change.tx.create_cluster(&new, now).await?;
     let operation = NewOperation {
         id: OperationId(clock.uuid()),
         kind: OperationKind::RegisterCluster,
@@ -51,22 +52,14 @@ pub(crate) async fn register_cluster(caller: Caller, body: Body<RegisterCluster>
     change.done(done, &shown).await
 }
 
-/// What clusters are listed.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Filter {
-    name: Option<String>,
-}
-
 /// List clusters
 ///
 /// Oldest first.
 #[utoipa::path(get, path = "/v1/clusters", operation_id = "listClusters", tag = "clusters",
-    params(("name" = Option<String>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
+    params(("name" = Option<String>, Query), ("label_selector" = Option<String>, Query, description = "For example team=payments,tier!=test,!old"), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = ClusterList), (status = "default", body = Problem)))]
 pub(crate) async fn list_clusters(caller: Caller, list: List<Filter>) -> Result<Json<ClusterList>> {
-    let name = list.filter.name.as_deref();
-    let found = caller.begin().await?.clusters(&caller.reach(), name, list.page(&caller)?).await?;
+    let found = caller.begin().await?.clusters(&caller.reach(), &list.filter.read()?, list.page(&caller)?).await?;
     let (shown, next_page_token) = list.cut(&caller, found, |cluster| cluster.id.0);
     Ok(Json(ClusterList { items: shown.iter().map(views::cluster).collect(), next_page_token }))
 }
@@ -81,9 +74,31 @@ async fn permitted(caller: &Caller, tx: &mut Tx<'_>, text: &str, action: Action)
 /// Get a cluster
 #[utoipa::path(get, path = "/v1/clusters/{cluster_id}", operation_id = "getCluster", tag = "clusters",
     params(("cluster_id" = String, Path)), responses((status = 200, body = wire::Cluster), (status = "default", body = Problem)))]
-pub(crate) async fn get_cluster(caller: Caller, Path(cluster): Path<String>) -> Result<Json<wire::Cluster>> {
+pub(crate) async fn get_cluster(caller: Caller, Path(cluster): Path<String>) -> Result<Response> {
     let found = permitted(&caller, &mut caller.begin().await?, &cluster, Action::Read).await?;
-    Ok(Json(views::cluster(&found)))
+    Ok(([(header::ETAG, tag(found.generation))], Json(views::cluster(&found))).into_response())
+}
+
+/// Change a cluster
+///
+/// What its users write on it. `If-Match` with the `ETag` that you looked at is honoured.
+#[utoipa::path(patch, path = "/v1/clusters/{cluster_id}", operation_id = "changeCluster", tag = "clusters", request_body = ChangeCluster,
+    params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)),
+    responses((status = 200, body = wire::Cluster), (status = "default", body = Problem)))]
+pub(crate) async fn change_cluster(
+    caller: Caller,
+    Path(cluster): Path<String>,
+    headers: HeaderMap,
+    body: Body<ChangeCluster>,
+) -> Result<Response> {
+    let mut change = caller.change("changeCluster", &body).await?;
+    let seen = permitted(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
+    unmoved(&headers, seen.generation)?;
+    let written = rewritten(&seen.written, body.value.display_name.as_ref(), body.value.labels.as_ref())?;
+    change.tx.write_cluster(&seen, &written).await?;
+    let changed = change.tx.cluster(seen.id).await?;
+    let done = Done::new(StatusCode::OK, seen.id).tagged(tag(changed.generation)).replacing(&views::cluster(&seen));
+    change.done(done, &views::cluster(&changed)).await
 }
 
 /// Forget a cluster
@@ -94,10 +109,12 @@ pub(crate) async fn get_cluster(caller: Caller, Path(cluster): Path<String>) -> 
 pub(crate) async fn delete_cluster(
     caller: Caller,
     Path(cluster): Path<String>,
+    headers: HeaderMap,
     body: Body<Nothing>,
 ) -> Result<Response> {
     let mut change = caller.change("deleteCluster", &body).await?;
     let found = permitted(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
+    unmoved(&headers, found.generation)?;
     change.tx.delete_cluster(found.id).await?;
     change.gone(found.id, &views::cluster(&found)).await
 }

@@ -1,7 +1,11 @@
 //! Single values of paths and bodies.
 
+use axum::http::{HeaderMap, header};
 use model::Name;
+use model::label::{self, Labels};
 use model::name::InvalidName;
+use serde::Deserialize;
+use store::{Narrow, StoreError, Written};
 
 use crate::problem::{ApiError, Result};
 
@@ -13,4 +17,53 @@ pub(crate) fn id<T: std::str::FromStr>(text: &str, what: &str) -> Result<T> {
 /// Reads the field `/name`: a DNS label.
 pub(crate) fn name_field(text: &str) -> Result<Name> {
     text.parse().map_err(|error: InvalidName| ApiError::field("/name", error.to_string()))
+}
+
+/// The longest name for people.
+const LONGEST_DISPLAY_NAME: usize = 128;
+
+/// Checks what users write on their things.
+pub(crate) fn written(display_name: &str, labels: &Labels) -> Result<Written> {
+    let visible = !display_name.chars().any(char::is_control);
+    if display_name.chars().count() > LONGEST_DISPLAY_NAME || !visible {
+        let rule = format!("at most {LONGEST_DISPLAY_NAME} visible characters");
+        return Err(ApiError::field("/display_name", rule));
+    }
+    label::check(labels).map_err(|error| ApiError::field("/labels", error.to_string()))?;
+    Ok(Written { display_name: display_name.to_owned(), labels: labels.clone() })
+}
+
+/// What is changed of what users write; what is left out stays.
+pub(crate) fn rewritten(known: &Written, display_name: Option<&String>, labels: Option<&Labels>) -> Result<Written> {
+    written(display_name.unwrap_or(&known.display_name), labels.unwrap_or(&known.labels))
+}
+
+/// What a list is narrowed to.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Filter {
+    name: Option<String>,
+    label_selector: Option<String>,
+    #[serde(default)]
+    show_deleted: bool,
+}
+
+impl Filter {
+    pub(crate) fn read(&self) -> Result<Narrow> {
+        let selector = self.label_selector.as_deref().unwrap_or_default();
+        let wrong = |error: label::InvalidLabel| ApiError::field("?label_selector", error.to_string());
+        Ok(Narrow { name: self.name.clone(), labels: selector.parse().map_err(wrong)?, deleted: self.show_deleted })
+    }
+}
+
+/// The tag of a generation.
+pub(crate) fn tag(generation: i64) -> String {
+    format!("\"{generation}\"")
+}
+
+/// Honours `If-Match`, where it was sent.
+pub(crate) fn unmoved(headers: &HeaderMap, generation: i64) -> Result<()> {
+    let sent = headers.get(header::IF_MATCH);
+    let same = sent.is_none_or(|sent| sent.to_str().is_ok_and(|sent| sent == "*" || sent == tag(generation)));
+    if same { Ok(()) } else { Err(StoreError::Moved.into()) }
 }

@@ -79,7 +79,7 @@ fn issuer(text: &str) -> Result<String> {
 /// Tokens of this issuer get in when their audience is the one in the answer. What their bearers may do is said by role
 /// bindings; without one they may do nothing.
 #[utoipa::path(post, path = "/v1/identity-providers", operation_id = "createIdentityProvider", tag = "access", request_body = CreateIdentityProvider,
-    params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
+    params(("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 201, body = IdentityProvider), (status = "default", body = Problem)))]
 pub(crate) async fn create_identity_provider(caller: Caller, body: Body<CreateIdentityProvider>) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
@@ -162,7 +162,7 @@ pub(crate) async fn delete_identity_provider(
 ///
 /// To one person or program by `subject`, or to everybody of a `group`; on the whole tenant, one mesh or one cluster.
 #[utoipa::path(post, path = "/v1/role-bindings", operation_id = "createRoleBinding", tag = "access", request_body = CreateRoleBinding,
-    params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
+    params(("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 201, body = RoleBinding), (status = "default", body = Problem)))]
 pub(crate) async fn create_role_binding(caller: Caller, body: Body<CreateRoleBinding>) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;

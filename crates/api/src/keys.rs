@@ -41,7 +41,7 @@ fn view(key: &store::ApiKey) -> ApiKey {
 ///
 /// The secret is in this answer and nowhere else.
 #[utoipa::path(post, path = "/v1/api-keys", operation_id = "createApiKey", tag = "keys", request_body = CreateApiKey,
-    params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
+    params(("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 201, body = ApiKey), (status = "default", body = Problem)))]
 pub(crate) async fn create_api_key(caller: Caller, body: Body<CreateApiKey>) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
@@ -116,7 +116,7 @@ pub(crate) async fn get_api_key(caller: Caller, Path(key): Path<String>) -> Resu
 /// It gets another secret, which is in this answer and nowhere else. The former one is accepted for the overlap, so that
 /// whoever uses it can be changed without a pause; until that is over, only a rotation without an overlap is possible.
 #[utoipa::path(post, path = "/v1/api-keys/{key_id}/rotate", operation_id = "rotateApiKey", tag = "keys", request_body = RotateApiKey,
-    params(("key_id" = String, Path), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
+    params(("key_id" = String, Path), ("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 200, body = ApiKey), (status = "default", body = Problem)))]
 pub(crate) async fn rotate_api_key(
     caller: Caller,

@@ -4,25 +4,25 @@ use std::collections::BTreeSet;
 
 use axum::Json;
 use axum::extract::Path;
-use axum::http::StatusCode;
-use axum::response::Response;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use model::Version;
 use model::access::{Action, Scope};
 use model::ids::{ClusterId, MeshId, OperationId};
 use model::operation::OperationKind;
 use model::quota::Counted;
 use model::rules::{Circumstances, Edition, Strategy, allowed, assess, path};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use store::{ClusterState, MeshState, NewMesh, NewOperation, StoreError, Tx};
 use wire::{
-    CreateMesh, DataPlane, MeshList, Operation, Problem, SetInjection, StrategyOption, UpgradeOption, UpgradeOptionList,
+    ChangeMesh, CreateMesh, DataPlane, MeshList, Operation, Problem, SetInjection, StrategyOption, UpgradeOption,
+    UpgradeOptionList,
 };
 
 use crate::auth::Caller;
 use crate::catalogue::reasons;
 use crate::change::{Body, Change, Done, Nothing};
-use crate::fields::{id, name_field};
+use crate::fields::{Filter, id, name_field, rewritten, tag, unmoved, written};
 use crate::paging::List;
 use crate::problem::{ApiError, Result};
 use crate::views::{self, name};
@@ -51,7 +51,7 @@ async fn begin(
 ///
 /// Its control plane runs in a hosting cluster; the clusters become its members. Answers with the operation that does it.
 #[utoipa::path(post, path = "/v1/meshes", operation_id = "createMesh", tag = "meshes", request_body = CreateMesh,
-    params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
+    params(("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 202, body = Operation), (status = "default", body = Problem)))]
 pub(crate) async fn create_mesh(caller: Caller, body: Body<CreateMesh>) -> Result<Response> {
     caller.may(Action::ChangeMeshes)?;
@@ -122,25 +122,20 @@ async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<N
         authority,
         version,
         members,
+        written: written(&wanted.display_name, &wanted.labels)?,
+        deletion_protection: wanted.deletion_protection,
     })
-}
-
-/// What meshes are listed.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Filter {
-    name: Option<String>,
 }
 
 /// List meshes
 ///
 /// Oldest first.
 #[utoipa::path(get, path = "/v1/meshes", operation_id = "listMeshes", tag = "meshes",
-    params(("name" = Option<String>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
+    params(("name" = Option<String>, Query), ("label_selector" = Option<String>, Query, description = "For example team=payments,tier!=test,!old"),
+        ("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = MeshList), (status = "default", body = Problem)))]
 pub(crate) async fn list_meshes(caller: Caller, list: List<Filter>) -> Result<Json<MeshList>> {
-    let name = list.filter.name.as_deref();
-    let found = caller.begin().await?.meshes(&caller.reach(), name, list.page(&caller)?).await?;
+    let found = caller.begin().await?.meshes(&caller.reach(), &list.filter.read()?, list.page(&caller)?).await?;
     let (shown, next_page_token) = list.cut(&caller, found, |mesh| mesh.id.0);
     Ok(Json(MeshList { items: shown.iter().map(views::mesh).collect(), next_page_token }))
 }
@@ -148,9 +143,33 @@ pub(crate) async fn list_meshes(caller: Caller, list: List<Filter>) -> Result<Js
 /// Get a mesh
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}", operation_id = "getMesh", tag = "meshes",
     params(("mesh_id" = String, Path)), responses((status = 200, body = wire::Mesh), (status = "default", body = Problem)))]
-pub(crate) async fn get_mesh(caller: Caller, Path(mesh): Path<String>) -> Result<Json<wire::Mesh>> {
+pub(crate) async fn get_mesh(caller: Caller, Path(mesh): Path<String>) -> Result<Response> {
     let mesh = permitted(&caller, &mut caller.begin().await?, &mesh, Action::Read).await?;
-    Ok(Json(views::mesh(&mesh)))
+    Ok(([(header::ETAG, tag(mesh.generation))], Json(views::mesh(&mesh))).into_response())
+}
+
+/// Change a mesh
+///
+/// What its users write on it, and whether it can be deleted. `If-Match` with the `ETag` that you looked at is honoured.
+#[utoipa::path(patch, path = "/v1/meshes/{mesh_id}", operation_id = "changeMesh", tag = "meshes", request_body = ChangeMesh,
+    params(("mesh_id" = String, Path), ("If-Match" = Option<String>, Header)),
+    responses((status = 200, body = wire::Mesh), (status = "default", body = Problem)))]
+pub(crate) async fn change_mesh(
+    caller: Caller,
+    Path(mesh): Path<String>,
+    headers: HeaderMap,
+    body: Body<ChangeMesh>,
+) -> Result<Response> {
+    let mut change = caller.change("changeMesh", &body).await?;
+    let seen = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
+    unmoved(&headers, seen.generation)?;
+    let wanted = &body.value;
+    let written = rewritten(&seen.written, wanted.display_name.as_ref(), wanted.labels.as_ref())?;
+    let protection = wanted.deletion_protection.unwrap_or(seen.deletion_protection);
+    change.tx.write_mesh(&seen, &written, protection).await?;
+    let changed = change.tx.mesh(seen.id).await?;
+    let done = Done::new(StatusCode::OK, seen.id).tagged(tag(changed.generation)).replacing(&views::mesh(&seen));
+    change.done(done, &views::mesh(&changed)).await
 }
 
 /// A mesh that is not deleted and that the caller may do this with.
@@ -165,9 +184,20 @@ pub(crate) async fn permitted(caller: &Caller, tx: &mut Tx<'_>, text: &str, acti
 /// Waits until nothing uses it: take the injection labels off and restart the workloads first.
 #[utoipa::path(delete, path = "/v1/meshes/{mesh_id}", operation_id = "deleteMesh", tag = "meshes",
     params(("mesh_id" = String, Path)), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
-pub(crate) async fn delete_mesh(caller: Caller, Path(mesh): Path<String>, body: Body<Nothing>) -> Result<Response> {
+pub(crate) async fn delete_mesh(
+    caller: Caller,
+    Path(mesh): Path<String>,
+    headers: HeaderMap,
+    body: Body<Nothing>,
+) -> Result<Response> {
     let mut change = caller.change("deleteMesh", &body).await?;
     let mesh = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
+    unmoved(&headers, mesh.generation)?;
+    if mesh.deletion_protection {
+        let hint = "Set deletion_protection to false first, if you are sure.";
+        let detail = "The mesh is protected from deletion.";
+        return Err(ApiError::new(StatusCode::CONFLICT, "deletion_protected", detail, hint));
+    }
     change.tx.set_mesh_state(mesh.id, MeshState::Deleting).await?;
     begin(change, &caller, mesh.id, OperationKind::DeleteMesh, Value::Null).await
 }
@@ -232,7 +262,7 @@ pub(crate) async fn get_data_plane(caller: Caller, Path(mesh): Path<String>) -> 
 ///
 /// Never both labels: the other one is removed. Pods change when they are restarted.
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/injection", operation_id = "setInjection", tag = "data plane", request_body = SetInjection,
-    params(("mesh_id" = String, Path), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
+    params(("mesh_id" = String, Path), ("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 202, body = Operation), (status = "default", body = Problem)))]
 pub(crate) async fn set_injection(
     caller: Caller,
@@ -266,7 +296,7 @@ pub(crate) async fn set_injection(
 ///
 /// Every workload with a pod that does not carry what its labels ask for, in batches.
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/restarts", operation_id = "createRestart", tag = "data plane",
-    params(("mesh_id" = String, Path), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
+    params(("mesh_id" = String, Path), ("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 202, body = Operation), (status = "default", body = Problem)))]
 pub(crate) async fn create_restart(caller: Caller, Path(mesh): Path<String>, body: Body<Nothing>) -> Result<Response> {
     let mut change = caller.change("createRestart", &body).await?;

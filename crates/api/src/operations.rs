@@ -88,7 +88,7 @@ pub(crate) async fn get_operation(
 ///
 /// `pause`, `resume`, `retry` or `cancel`. Stages of an upgrade are asked through the upgrade.
 #[utoipa::path(post, path = "/v1/operations/{operation_id}/{verb}", operation_id = "askOperation", tag = "operations",
-    params(("operation_id" = String, Path), ("verb" = String, Path), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
+    params(("operation_id" = String, Path), ("verb" = String, Path), ("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 202, body = Operation), (status = "default", body = Problem)))]
 pub(crate) async fn ask_operation(
     caller: Caller,

@@ -14,7 +14,7 @@ use wire::{ChangeTenant, CreateTenant, Problem, Tenant, TenantList, Usage, Used}
 
 use crate::auth::Caller;
 use crate::change::{Body, Done, Nothing};
-use crate::fields::{id, name_field};
+use crate::fields::{id, name_field, tag, unmoved};
 use crate::paging::{List, Unfiltered};
 use crate::problem::{ApiError, Result};
 
@@ -30,10 +30,6 @@ fn view(tenant: &store::Tenant) -> Tenant {
         created_at: tenant.created_at,
         owner_key: None,
     }
-}
-
-fn tag(tenant: &store::Tenant) -> String {
-    format!("\"{}\"", tenant.generation)
 }
 
 fn quotas(wanted: &BTreeMap<String, u32>, known: &Quotas) -> Result<Quotas> {
@@ -54,7 +50,7 @@ fn quotas(wanted: &BTreeMap<String, u32>, known: &Quotas) -> Result<Quotas> {
 ///
 /// With the key of its first owner, whose secret is in this answer and nowhere else. For whoever operates the service.
 #[utoipa::path(post, path = "/v1/tenants", operation_id = "createTenant", tag = "tenants", request_body = CreateTenant,
-    params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
+    params(("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 201, body = Tenant), (status = "default", body = Problem)))]
 pub(crate) async fn create_tenant(caller: Caller, body: Body<CreateTenant>) -> Result<Response> {
     caller.may(Action::ChangePlatform)?;
@@ -72,7 +68,7 @@ pub(crate) async fn create_tenant(caller: Caller, body: Body<CreateTenant>) -> R
     change.tx.create_tenant(&new, now).await?;
     change.tx.create_first_key(tenant, &key, now).await?;
     let made = one(&mut change.tx, tenant).await?;
-    let done = Done::new(StatusCode::CREATED, tenant).at(format!("/v1/tenants/{tenant}")).tagged(tag(&made));
+    let done = Done::new(StatusCode::CREATED, tenant).at(format!("/v1/tenants/{tenant}")).tagged(tag(made.generation));
     change.done(done, &Tenant { owner_key: Some(text.reveal()), ..view(&made) }).await
 }
 
@@ -101,7 +97,7 @@ pub(crate) async fn list_tenants(caller: Caller, list: List<Unfiltered>) -> Resu
 pub(crate) async fn get_tenant(caller: Caller, Path(tenant): Path<String>) -> Result<Response> {
     caller.may(Action::ReadPlatform)?;
     let found = one(&mut caller.begin().await?, id(&tenant, "tenant")?).await?;
-    Ok(([(header::ETAG, tag(&found))], Json(view(&found))).into_response())
+    Ok(([(header::ETAG, tag(found.generation))], Json(view(&found))).into_response())
 }
 
 /// Change a tenant
@@ -120,10 +116,7 @@ pub(crate) async fn change_tenant(
     caller.may(Action::ChangePlatform)?;
     let mut change = caller.change("changeTenant", &body).await?;
     let seen = one(&mut change.tx, id(&tenant, "tenant")?).await?;
-    let matches = headers.get(header::IF_MATCH).is_none_or(|sent| sent.to_str().is_ok_and(|sent| sent == tag(&seen)));
-    if !matches {
-        return Err(StoreError::Moved.into());
-    }
+    unmoved(&headers, seen.generation)?;
     let state = match (seen.state, body.value.state.as_deref()) {
         (TenantState::Deleted, _) => return Err(ApiError::not_found("tenant")),
         (state, None) => state,
@@ -134,7 +127,7 @@ pub(crate) async fn change_tenant(
     let quotas = quotas(&body.value.quotas, &seen.quotas)?;
     change.tx.change_tenant(&seen, state, &quotas).await?;
     let changed = one(&mut change.tx, seen.id).await?;
-    let done = Done::new(StatusCode::OK, seen.id).tagged(tag(&changed)).replacing(&view(&seen));
+    let done = Done::new(StatusCode::OK, seen.id).tagged(tag(changed.generation)).replacing(&view(&seen));
     change.done(done, &view(&changed)).await
 }
 

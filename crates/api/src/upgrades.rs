@@ -35,7 +35,7 @@ const LONGEST_HOLD: u32 = 30 * 24 * 3600;
 ///
 /// Nothing is touched until it is started. The mesh's slot is taken: one change at a time.
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/upgrades", operation_id = "createUpgrade", tag = "upgrades", request_body = CreateUpgrade,
-    params(("mesh_id" = String, Path), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
+    params(("mesh_id" = String, Path), ("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 201, body = Upgrade), (status = "default", body = Problem)))]
 pub(crate) async fn create_upgrade(
     caller: Caller,
@@ -217,7 +217,7 @@ fn needs_match(verb: Verb) -> bool {
 /// need `If-Match` with the `ETag` that you looked at.
 #[utoipa::path(post, path = "/v1/upgrades/{upgrade_id}/{verb}", operation_id = "askUpgrade", tag = "upgrades",
     params(("upgrade_id" = String, Path), ("verb" = String, Path), ("If-Match" = Option<String>, Header),
-        ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
+        ("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 202, body = Upgrade), (status = "default", body = Problem)))]
 pub(crate) async fn ask_upgrade(
     caller: Caller,
@@ -268,7 +268,7 @@ async fn press(
 ///
 /// Their workloads are restarted there; the rest stays. The promotion gives the namespaces their labels back.
 #[utoipa::path(post, path = "/v1/upgrades/{upgrade_id}/moves", operation_id = "moveNamespaces", tag = "upgrades", request_body = MoveNamespaces,
-    params(("upgrade_id" = String, Path), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
+    params(("upgrade_id" = String, Path), ("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
     responses((status = 202, body = Upgrade), (status = "default", body = Problem)))]
 pub(crate) async fn move_namespaces(
     caller: Caller,

@@ -27,6 +27,8 @@ pub(crate) fn cluster(cluster: &store::Cluster) -> wire::Cluster {
     wire::Cluster {
         id: cluster.id.to_string(),
         name: cluster.name.clone(),
+        display_name: cluster.written.display_name.clone(),
+        labels: cluster.written.labels.clone(),
         state: state.into(),
         problem,
         server: cluster.server.clone(),
@@ -49,6 +51,9 @@ pub(crate) fn mesh(mesh: &store::Mesh) -> wire::Mesh {
     wire::Mesh {
         id: mesh.id.to_string(),
         name: mesh.name.clone(),
+        display_name: mesh.written.display_name.clone(),
+        labels: mesh.written.labels.clone(),
+        deletion_protection: mesh.deletion_protection,
         namespace: mesh.namespace(),
         edition: name(&mesh.edition),
         state: mesh.state.as_str().into(),

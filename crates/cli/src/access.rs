@@ -102,7 +102,7 @@ async fn gone(client: &Client, path: &str) -> Result<()> {
 }
 
 /// Reads name=value.
-fn pairs(option: &str, texts: &[String]) -> Result<BTreeMap<String, String>> {
+pub(crate) fn pairs(option: &str, texts: &[String]) -> Result<BTreeMap<String, String>> {
     let read = |text: &String| {
         let (name, value) =
             text.split_once('=').ok_or_else(|| Failure::new(2, format!("{option} is name=value, not {text}")))?;

@@ -1,14 +1,17 @@
 //! What each command calls and prints.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use wire::{
-    Cluster as ClusterView, CreateMesh, CreateUpgrade, DataPlane, EventList, Mesh as MeshView, MoveNamespaces,
-    NamespaceRef, Operation as OperationView, OperationList, RegisterCluster, ReleaseList, SetInjection,
-    Upgrade as UpgradeView, UpgradeOptionList,
+    ChangeCluster, ChangeMesh, Cluster as ClusterView, CreateMesh, CreateUpgrade, DataPlane, EventList,
+    Mesh as MeshView, MoveNamespaces, NamespaceRef, Operation as OperationView, OperationList, RegisterCluster,
+    ReleaseList, SetInjection, Upgrade as UpgradeView, UpgradeOptionList,
 };
 
-use crate::client::Client;
-use crate::options::{Ask, Cluster, Command, Format, Mesh, Operation, Options, Upgrade, View, Wait};
+use crate::access::pairs;
+use crate::client::{Client, escaped};
+use crate::options::{Ask, Cluster, Command, Format, Mesh, Operation, Options, Selector, Upgrade, View, Wait, Written};
 use crate::output::{or_dash, print};
 use crate::profile::{self, Profile};
 use crate::{Failure, Result, access, audit, watch};
@@ -78,19 +81,28 @@ fn cluster_row(cluster: &ClusterView) -> Vec<String> {
 
 async fn cluster(client: &Client, format: Format, command: Cluster) -> Result<()> {
     match command {
-        Cluster::List => print(format, &client.all::<ClusterView>("/v1/clusters").await?, &CLUSTER, |list| {
-            list.items.iter().map(cluster_row).collect()
-        }),
+        Cluster::List(selector) => {
+            let list = client.all::<ClusterView>(&selected("/v1/clusters", &selector)).await?;
+            print(format, &list, &CLUSTER, |list| list.items.iter().map(cluster_row).collect())
+        }
+        Cluster::Change { cluster, written } => {
+            let id = client.cluster(&cluster).await?;
+            let body = ChangeCluster { labels: changed(&written)?, display_name: written.display_name };
+            let changed: ClusterView = client.patch(&format!("/v1/clusters/{id}"), &body).await?;
+            print(format, &changed, &CLUSTER, |cluster| vec![cluster_row(cluster)])
+        }
         Cluster::Get { cluster } => {
             let id = client.cluster(&cluster).await?;
             print(format, &client.get::<ClusterView>(&format!("/v1/clusters/{id}")).await?, &CLUSTER, |cluster| {
                 vec![cluster_row(cluster)]
             })
         }
-        Cluster::Register { name, kubeconfig, wait } => {
+        Cluster::Register { name, kubeconfig, written, wait } => {
             let text = std::fs::read_to_string(&kubeconfig)
                 .map_err(|error| Failure::new(2, format!("{}: {error}", kubeconfig.display())))?;
-            let body = RegisterCluster { name, kubeconfig: text };
+            let labels = pairs("--label", &written.labels)?;
+            let display_name = written.display_name.unwrap_or_default();
+            let body = RegisterCluster { name, kubeconfig: text, display_name, labels };
             started(client, format, client.post("/v1/clusters", &body, None).await?, &wait).await
         }
         Cluster::Delete { cluster } => {
@@ -100,6 +112,16 @@ async fn cluster(client: &Client, format: Format, command: Cluster) -> Result<()
             Ok(())
         }
     }
+}
+
+fn selected(path: &str, selector: &Selector) -> String {
+    selector.selector.as_ref().map_or(path.to_owned(), |text| format!("{path}?label_selector={}", escaped(text)))
+}
+
+/// All of the new labels, where any was given.
+fn changed(written: &Written) -> Result<Option<BTreeMap<String, String>>> {
+    let labels = pairs("--label", &written.labels)?;
+    Ok((!labels.is_empty()).then_some(labels))
 }
 
 const OPERATION: [&str; 5] = ["kind", "state", "steps", "created", "id"];
@@ -131,21 +153,32 @@ fn mesh_row(mesh: &MeshView) -> Vec<String> {
 
 async fn mesh(client: &Client, format: Format, command: Mesh) -> Result<()> {
     match command {
-        Mesh::List => print(format, &client.all::<MeshView>("/v1/meshes").await?, &MESH, |list| {
-            list.items.iter().map(mesh_row).collect()
-        }),
+        Mesh::List(selector) => {
+            let list = client.all::<MeshView>(&selected("/v1/meshes", &selector)).await?;
+            print(format, &list, &MESH, |list| list.items.iter().map(mesh_row).collect())
+        }
+        Mesh::Change { mesh, written, protect } => {
+            let id = client.mesh(&mesh).await?;
+            let labels = changed(&written)?;
+            let body = ChangeMesh { labels, display_name: written.display_name, deletion_protection: protect };
+            let changed: MeshView = client.patch(&format!("/v1/meshes/{id}"), &body).await?;
+            print(format, &changed, &MESH, |mesh| vec![mesh_row(mesh)])
+        }
         Mesh::Get { mesh } => {
             let id = client.mesh(&mesh).await?;
             print(format, &client.get::<MeshView>(&format!("/v1/meshes/{id}")).await?, &MESH, |mesh| {
                 vec![mesh_row(mesh)]
             })
         }
-        Mesh::Create { name, version, edition, clusters, wait } => {
+        Mesh::Create { name, version, edition, clusters, written, protect, wait } => {
             let mut ids = Vec::new();
             for named in &clusters {
                 ids.push(client.cluster(named).await?);
             }
-            let body = CreateMesh { name, version, edition, clusters: ids };
+            let labels = pairs("--label", &written.labels)?;
+            let display_name = written.display_name.unwrap_or_default();
+            let deletion_protection = protect;
+            let body = CreateMesh { name, version, edition, clusters: ids, display_name, labels, deletion_protection };
             started(client, format, client.post("/v1/meshes", &body, None).await?, &wait).await
         }
         Mesh::Delete { mesh, wait } => {

@@ -90,10 +90,35 @@ pub(crate) struct Wait {
     pub(crate) timeout: u64,
 }
 
+/// What users write on their things.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Written {
+    /// A name for people.
+    #[arg(long)]
+    pub(crate) display_name: Option<String>,
+    /// A label, as key=value. Repeatable; a change replaces all of them.
+    #[arg(long = "label")]
+    pub(crate) labels: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Selector {
+    /// With and without these labels, for example team=payments,tier!=test,!old.
+    #[arg(long)]
+    pub(crate) selector: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Cluster {
     /// All of them.
-    List,
+    List(Selector),
+    /// Change what is written on a cluster.
+    Change {
+        /// Its name or id.
+        cluster: String,
+        #[command(flatten)]
+        written: Written,
+    },
     /// One.
     Get {
         /// Its name or id.
@@ -107,6 +132,8 @@ pub(crate) enum Cluster {
         #[arg(long)]
         kubeconfig: PathBuf,
         #[command(flatten)]
+        written: Written,
+        #[command(flatten)]
         wait: Wait,
     },
     /// Forget a cluster that no mesh uses.
@@ -119,7 +146,17 @@ pub(crate) enum Cluster {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Mesh {
     /// All of them.
-    List,
+    List(Selector),
+    /// Change what is written on a mesh, or protect it from deletion.
+    Change {
+        /// Its name or id.
+        mesh: String,
+        #[command(flatten)]
+        written: Written,
+        /// true: it cannot be deleted until this is false again.
+        #[arg(long)]
+        protect: Option<bool>,
+    },
     /// One.
     Get {
         /// Its name or id.
@@ -138,6 +175,11 @@ pub(crate) enum Mesh {
         /// Member clusters by name or id. Repeatable.
         #[arg(long = "cluster", required = true)]
         clusters: Vec<String>,
+        #[command(flatten)]
+        written: Written,
+        /// It cannot be deleted until this is taken off.
+        #[arg(long)]
+        protect: bool,
         #[command(flatten)]
         wait: Wait,
     },

@@ -8,6 +8,7 @@ pub mod audit;
 pub mod clock;
 pub mod ids;
 pub mod injection;
+pub mod label;
 pub mod name;
 pub mod operation;
 pub mod plan;

@@ -7,6 +7,8 @@ use model::operation::Problem;
 use uuid::Uuid;
 
 use crate::error::{fits, json};
+use crate::labels::{Columns, Narrow};
+use crate::meshes::Written;
 use crate::{Page, Reach, StoreError, Tx, exactly_one};
 
 /// Where a cluster stands.
@@ -31,6 +33,8 @@ pub struct NewCluster {
     pub server: String,
     /// The submitted credential, in our own strict form.
     pub kubeconfig: Vec<u8>,
+    /// What its users call it.
+    pub written: Written,
 }
 
 /// A cluster as the service knows it.
@@ -40,6 +44,10 @@ pub struct Cluster {
     pub id: ClusterId,
     /// Its name.
     pub name: String,
+    /// What its users call it.
+    pub written: Written,
+    /// Rises with every change of what users may write.
+    pub generation: i64,
     /// Its API server.
     pub server: String,
     /// Where it stands.
@@ -63,38 +71,46 @@ impl Tx<'_> {
     /// The name is taken (`clusters_name_unique`).
     pub async fn create_cluster(&mut self, cluster: &NewCluster, now: Timestamp) -> Result<(), StoreError> {
         sqlx::query!(
-            "INSERT INTO clusters (tenant_id, cluster_id, name, state, server, kubeconfig, created_at) VALUES ($1, $2, $3, 'registering', $4, $5, $6)",
+            "INSERT INTO clusters (tenant_id, cluster_id, name, state, server, kubeconfig, created_at, display_name)
+             VALUES ($1, $2, $3, 'registering', $4, $5, $6, $7)",
             self.tenant.0,
             cluster.id.0,
             cluster.name,
             cluster.server,
             self.seal(&place(cluster.id), &cluster.kubeconfig)?,
-            now.to_sqlx() as _
+            now.to_sqlx() as _,
+            cluster.written.display_name
         )
         .execute(&mut *self.inner)
         .await?;
-        Ok(())
+        self.set_labels(cluster.id.0, &cluster.written.labels).await
     }
 
-    /// Clusters within reach, oldest first; of one name, where one is given.
+    /// Clusters within reach, oldest first.
     ///
     /// # Errors
     /// The database failed, or a row does not fit.
-    pub async fn clusters(
-        &mut self,
-        reach: &Reach,
-        name: Option<&str>,
-        page: Page,
-    ) -> Result<Vec<Cluster>, StoreError> {
+    pub async fn clusters(&mut self, reach: &Reach, narrow: &Narrow, page: Page) -> Result<Vec<Cluster>, StoreError> {
+        let columns = Columns::from(&narrow.labels);
         let ids = sqlx::query_scalar!(
             "SELECT cluster_id FROM clusters WHERE tenant_id = $1 AND ($2::uuid[] IS NULL OR cluster_id = ANY($2))
                  AND ($3::text IS NULL OR name = $3) AND ($4::uuid IS NULL OR cluster_id > $4)
+                 AND NOT EXISTS (SELECT FROM unnest($6::text[], $7::text[]) AS wanted (key, value) WHERE NOT EXISTS (
+                     SELECT FROM labels l WHERE l.tenant_id = $1 AND l.object_id = cluster_id AND l.key = wanted.key
+                         AND (wanted.value IS NULL OR l.value = wanted.value)))
+                 AND NOT EXISTS (SELECT FROM unnest($8::text[], $9::text[]) AS unwanted (key, value)
+                     JOIN labels l ON l.tenant_id = $1 AND l.object_id = cluster_id AND l.key = unwanted.key
+                         AND (unwanted.value IS NULL OR l.value = unwanted.value))
              ORDER BY cluster_id LIMIT $5",
             self.tenant.0,
             reach.clusters.as_deref(),
-            name,
+            narrow.name,
             page.after,
-            page.limit
+            page.limit,
+            &columns.with.0,
+            &columns.with.1 as _,
+            &columns.without.0,
+            &columns.without.1 as _
         )
         .fetch_all(&mut *self.inner)
         .await?;
@@ -110,8 +126,9 @@ impl Tx<'_> {
     }
 
     async fn read_clusters(&mut self, ids: &[Uuid]) -> Result<Vec<Cluster>, StoreError> {
+        let mut labels = self.labels(ids).await?;
         let rows = sqlx::query!(
-            "SELECT cluster_id, name, server, state, kubernetes_version, problem, created_at, observed_at
+            "SELECT cluster_id, name, display_name, generation, server, state, kubernetes_version, problem, created_at, observed_at
              FROM clusters WHERE tenant_id = $1 AND cluster_id = ANY($2) ORDER BY cluster_id",
             self.tenant.0,
             ids
@@ -131,6 +148,8 @@ impl Tx<'_> {
             Ok(Cluster {
                 id,
                 name: row.name,
+                written: Written { display_name: row.display_name, labels: labels.remove(&id.0).unwrap_or_default() },
+                generation: row.generation,
                 server: row.server,
                 state,
                 kubernetes_version: row.kubernetes_version,
@@ -192,6 +211,25 @@ impl Tx<'_> {
         exactly_one(done.rows_affected(), StoreError::NotFound { what: "cluster" })
     }
 
+    /// Changes what users write on a cluster, for somebody who looked at this generation of it.
+    ///
+    /// # Errors
+    /// It has moved on since.
+    pub async fn write_cluster(&mut self, seen: &Cluster, written: &Written) -> Result<(), StoreError> {
+        let done = sqlx::query!(
+            "UPDATE clusters SET display_name = $4, generation = generation + 1
+             WHERE tenant_id = $1 AND cluster_id = $2 AND generation = $3",
+            self.tenant.0,
+            seen.id.0,
+            seen.generation,
+            written.display_name
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        exactly_one(done.rows_affected(), StoreError::Moved)?;
+        self.set_labels(seen.id.0, &written.labels).await
+    }
+
     /// Forgets a cluster that no mesh uses (`memberships_cluster_fk` otherwise).
     ///
     /// # Errors
@@ -200,6 +238,7 @@ impl Tx<'_> {
         let done = sqlx::query!("DELETE FROM clusters WHERE tenant_id = $1 AND cluster_id = $2", self.tenant.0, id.0)
             .execute(&mut *self.inner)
             .await?;
-        exactly_one(done.rows_affected(), StoreError::NotFound { what: "cluster" })
+        exactly_one(done.rows_affected(), StoreError::NotFound { what: "cluster" })?;
+        self.set_labels(id.0, &model::label::Labels::new()).await
     }
 }

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use model::ids::{ClusterId, HostingClusterId, MeshId};
+use model::label::Labels;
 use model::rules::Edition;
 use model::version::{RevisionName, Version};
 use uuid::Uuid;
 
 use crate::error::fits;
+use crate::labels::{Columns, Narrow};
 use crate::{Page, Reach, StoreError, Tx, exactly_one};
 
 /// A mesh to be made.
@@ -29,6 +31,19 @@ pub struct NewMesh {
     pub version: Version,
     /// Its members; the first is the config cluster.
     pub members: Vec<ClusterId>,
+    /// What its users call it.
+    pub written: Written,
+    /// Whether it can be deleted only after this was taken off.
+    pub deletion_protection: bool,
+}
+
+/// What users write on their things for themselves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Written {
+    /// A name for people.
+    pub display_name: String,
+    /// Labels.
+    pub labels: Labels,
 }
 
 /// Where a mesh stands.
@@ -85,6 +100,12 @@ pub struct Mesh {
     pub id: MeshId,
     /// Its name.
     pub name: String,
+    /// What its users call it.
+    pub written: Written,
+    /// Whether it can be deleted only after this was taken off.
+    pub deletion_protection: bool,
+    /// Rises with every change of what users may write.
+    pub generation: i64,
     /// Its edition.
     pub edition: Edition,
     /// Where it stands.
@@ -123,17 +144,21 @@ impl Tx<'_> {
     /// not in the catalogue (`revisions_release_fk`).
     pub async fn create_mesh(&mut self, mesh: &NewMesh, now: Timestamp) -> Result<(), StoreError> {
         sqlx::query!(
-            "INSERT INTO meshes (tenant_id, mesh_id, name, edition, state, hosting_cluster_id, authority, created_at) VALUES ($1, $2, $3, $4, 'creating', $5, $6, $7)",
+            "INSERT INTO meshes (tenant_id, mesh_id, name, edition, state, hosting_cluster_id, authority, created_at, display_name, deletion_protection)
+             VALUES ($1, $2, $3, $4, 'creating', $5, $6, $7, $8, $9)",
             self.tenant.0,
             mesh.id.0,
             mesh.name,
             edition_text(mesh.edition),
             mesh.hosting.0,
             self.seal(&place(mesh.id), &mesh.authority)?,
-            now.to_sqlx() as _
+            now.to_sqlx() as _,
+            mesh.written.display_name,
+            mesh.deletion_protection
         )
         .execute(&mut *self.inner)
         .await?;
+        self.set_labels(mesh.id.0, &mesh.written.labels).await?;
         for (position, cluster) in (0i32..).zip(&mesh.members) {
             sqlx::query!(
                 "INSERT INTO memberships (tenant_id, mesh_id, cluster_id, position) VALUES ($1, $2, $3, $4)",
@@ -211,20 +236,32 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Meshes within reach that are not deleted, oldest first; of one name, where one is given.
+    /// Meshes within reach, oldest first.
     ///
     /// # Errors
     /// The database failed, or a row does not fit.
-    pub async fn meshes(&mut self, reach: &Reach, name: Option<&str>, page: Page) -> Result<Vec<Mesh>, StoreError> {
+    pub async fn meshes(&mut self, reach: &Reach, narrow: &Narrow, page: Page) -> Result<Vec<Mesh>, StoreError> {
+        let columns = Columns::from(&narrow.labels);
         let ids = sqlx::query_scalar!(
-            "SELECT mesh_id FROM meshes WHERE tenant_id = $1 AND state <> 'deleted' AND ($2::uuid[] IS NULL OR mesh_id = ANY($2))
+            "SELECT mesh_id FROM meshes WHERE tenant_id = $1 AND ($10 OR state <> 'deleted') AND ($2::uuid[] IS NULL OR mesh_id = ANY($2))
                  AND ($3::text IS NULL OR name = $3) AND ($4::uuid IS NULL OR mesh_id > $4)
+                 AND NOT EXISTS (SELECT FROM unnest($6::text[], $7::text[]) AS wanted (key, value) WHERE NOT EXISTS (
+                     SELECT FROM labels l WHERE l.tenant_id = $1 AND l.object_id = mesh_id AND l.key = wanted.key
+                         AND (wanted.value IS NULL OR l.value = wanted.value)))
+                 AND NOT EXISTS (SELECT FROM unnest($8::text[], $9::text[]) AS unwanted (key, value)
+                     JOIN labels l ON l.tenant_id = $1 AND l.object_id = mesh_id AND l.key = unwanted.key
+                         AND (unwanted.value IS NULL OR l.value = unwanted.value))
              ORDER BY mesh_id LIMIT $5",
             self.tenant.0,
             reach.meshes.as_deref(),
-            name,
+            narrow.name,
             page.after,
-            page.limit
+            page.limit,
+            &columns.with.0,
+            &columns.with.1 as _,
+            &columns.without.0,
+            &columns.without.1 as _,
+            narrow.deleted
         )
         .fetch_all(&mut *self.inner)
         .await?;
@@ -241,8 +278,10 @@ impl Tx<'_> {
 
     async fn read_meshes(&mut self, ids: &[Uuid]) -> Result<Vec<Mesh>, StoreError> {
         let (mut revisions, mut members) = (self.revisions(ids).await?, self.members(ids).await?);
+        let mut labels = self.labels(ids).await?;
         let rows = sqlx::query!(
-            r#"SELECT mesh_id, name, edition, state, hosting_cluster_id, created_at, holder AS "holder?"
+            r#"SELECT mesh_id, name, display_name, deletion_protection, generation, edition, state, hosting_cluster_id, created_at,
+                   holder AS "holder?"
                FROM meshes LEFT JOIN mesh_slots USING (tenant_id, mesh_id)
                WHERE tenant_id = $1 AND mesh_id = ANY($2) ORDER BY mesh_id"#,
             self.tenant.0,
@@ -256,6 +295,9 @@ impl Tx<'_> {
             Ok(Mesh {
                 id,
                 name: row.name,
+                written: Written { display_name: row.display_name, labels: labels.remove(&id.0).unwrap_or_default() },
+                deletion_protection: row.deletion_protection,
+                generation: row.generation,
                 edition: fits(serde_json::from_value(row.edition.into()), "meshes", "edition", id)?,
                 state: fits(state.ok_or(()), "meshes", "state", id)?,
                 hosting: HostingClusterId(row.hosting_cluster_id),
@@ -330,6 +372,31 @@ impl Tx<'_> {
                 .await?;
         }
         Ok(())
+    }
+
+    /// Changes what users write on a mesh, for somebody who looked at this generation of it.
+    ///
+    /// # Errors
+    /// It has moved on since.
+    pub async fn write_mesh(
+        &mut self,
+        seen: &Mesh,
+        written: &Written,
+        deletion_protection: bool,
+    ) -> Result<(), StoreError> {
+        let done = sqlx::query!(
+            "UPDATE meshes SET display_name = $4, deletion_protection = $5, generation = generation + 1
+             WHERE tenant_id = $1 AND mesh_id = $2 AND generation = $3",
+            self.tenant.0,
+            seen.id.0,
+            seen.generation,
+            written.display_name,
+            deletion_protection
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        exactly_one(done.rows_affected(), StoreError::Moved)?;
+        self.set_labels(seen.id.0, &written.labels).await
     }
 
     /// The key and certificates of a mesh's authority, opened.

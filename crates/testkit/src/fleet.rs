@@ -19,7 +19,7 @@ use rollout::ports::World;
 use serde_json::Value;
 use store::{
     ClusterState, Hosting, NewCluster, NewMesh, NewOperation, NewUpgrade, Operation, Page, Store, StoredRelease,
-    Upgrade,
+    Upgrade, Written,
 };
 use worker::{Engine, Registered, Settings, Worlds};
 
@@ -147,6 +147,7 @@ impl Fleet {
                 name: name.into(),
                 server: format!("https://{name}.example:6443"),
                 kubeconfig: b"theirs".to_vec(),
+                written: Written::default(),
             };
             tx.create_cluster(&cluster, now).await.expect("a cluster");
             tx.settle_cluster(id, &ClusterState::Ready, Some("v1.33.13"), None, now).await.expect("a settled cluster");
@@ -161,6 +162,8 @@ impl Fleet {
             authority: b"ca".to_vec(),
             version,
             members,
+            written: Written::default(),
+            deletion_protection: false,
         };
         tx.create_mesh(&new, now).await.expect("a mesh");
         tx.commit().await.expect("a commit");

@@ -8,7 +8,7 @@ use model::Clock;
 use model::ids::{ClusterId, TenantId};
 use store::envelope::MasterKeys;
 use store::private::SUPERUSER;
-use store::{NewCluster, Store, StoreError, Vault};
+use store::{NewCluster, Store, StoreError, Vault, Written};
 use testkit::{ManualClock, TestDb};
 use uuid::Uuid;
 
@@ -17,7 +17,13 @@ const SECRET: &[u8] = b"a kubeconfig that nobody may read";
 async fn cluster(db: &TestDb, tenant: TenantId, clock: &ManualClock) -> ClusterId {
     let id = ClusterId(clock.uuid());
     let name = format!("c-{}", &id.to_string()[30..]);
-    let new = NewCluster { id, name, server: "https://c.example".into(), kubeconfig: SECRET.into() };
+    let new = NewCluster {
+        id,
+        name,
+        server: "https://c.example".into(),
+        kubeconfig: SECRET.into(),
+        written: Written::default(),
+    };
     let mut tx = db.api.begin(tenant).await.expect("a transaction");
     tx.create_cluster(&new, clock.now()).await.expect("a cluster");
     tx.commit().await.expect("a commit");
@@ -51,6 +57,7 @@ async fn a_rotated_key_opens_old_and_new_values_in_every_process() {
             name: "late".into(),
             server: "https://l.example".into(),
             kubeconfig: SECRET.into(),
+            written: Written::default(),
         };
         let behind = Store::connect(&db.url("mw_api"), testkit::db::vault()).await.expect("another process");
         let mut tx = behind.begin(db.tenant).await.expect("a transaction");
@@ -99,6 +106,7 @@ async fn an_erased_tenant_is_lost_and_the_others_are_not() {
         name: "new".into(),
         server: String::new(),
         kubeconfig: SECRET.into(),
+        written: Written::default(),
     };
     assert!(matches!(tx.create_cluster(&new, clock.now()).await, Err(StoreError::Sealed)));
 }

@@ -1,5 +1,7 @@
 //! Hosting clusters, releases, clusters and meshes.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -39,6 +41,24 @@ pub struct RegisterCluster {
     /// An administrator's kubeconfig with everything inline. It is discarded when an account of ours has been made.
     #[schema(write_only)]
     pub kubeconfig: String,
+    /// A name for people.
+    #[serde(default)]
+    pub display_name: String,
+    /// Labels, for selectors.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What to change of a cluster; what is left out stays.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeCluster {
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// All of its labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
 }
 
 /// A registered cluster.
@@ -48,6 +68,10 @@ pub struct Cluster {
     pub id: String,
     /// Its name.
     pub name: String,
+    /// A name for people.
+    pub display_name: String,
+    /// Labels, for selectors.
+    pub labels: BTreeMap<String, String>,
     /// `registering`, `ready` or `refused`.
     pub state: String,
     /// Why it was refused.
@@ -90,6 +114,30 @@ pub struct CreateMesh {
     pub edition: String,
     /// Ids of its member clusters; the first is the config cluster.
     pub clusters: Vec<String>,
+    /// A name for people.
+    #[serde(default)]
+    pub display_name: String,
+    /// Labels, for selectors.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Whether it can be deleted only after this was taken off.
+    #[serde(default)]
+    pub deletion_protection: bool,
+}
+
+/// What to change of a mesh; what is left out stays.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeMesh {
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// All of its labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Whether it can be deleted only after this was taken off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_protection: Option<bool>,
 }
 
 fn enterprise() -> String {
@@ -124,6 +172,12 @@ pub struct Mesh {
     pub id: String,
     /// Its name.
     pub name: String,
+    /// A name for people.
+    pub display_name: String,
+    /// Labels, for selectors.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it can be deleted only after this was taken off.
+    pub deletion_protection: bool,
     /// Its namespace in every cluster.
     pub namespace: String,
     /// Its edition.

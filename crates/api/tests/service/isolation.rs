@@ -10,7 +10,7 @@ use model::access::{Grant, Role, Scope};
 use model::ids::{BindingId, ClusterId, KeyId, MeshId, OperationId, ProviderId, TenantId, UpgradeId};
 use serde_json::{Value, json};
 use store::private::SUPERUSER;
-use store::{Binding, Page, Provider, Reach, Subject};
+use store::{Binding, Narrow, Page, Provider, Reach, Subject};
 use testkit::Fleet;
 use uuid::Uuid;
 
@@ -33,7 +33,8 @@ impl Ids {
     async fn of(fleet: &Fleet) -> Self {
         let upgrade = fleet.plan_or_known().await.to_string();
         let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-        let cluster = tx.clusters(&Reach::ALL, None, Page::ALL).await.expect("clusters")[0].id.to_string();
+        let cluster =
+            tx.clusters(&Reach::ALL, &Narrow::default(), Page::ALL).await.expect("clusters")[0].id.to_string();
         let operation = tx.operations(&Reach::ALL, None, Page::ALL).await.expect("operations")[0].id.to_string();
         let key = tx.keys(Page::ALL).await.expect("keys")[0].id.to_string();
         let provider = tx.providers(Page::ALL).await.expect("providers")[0].id.to_string();

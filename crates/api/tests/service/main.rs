@@ -12,3 +12,4 @@ mod oidc;
 mod requests;
 mod support;
 mod tenants;
+mod written;

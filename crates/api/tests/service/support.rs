@@ -11,7 +11,7 @@ use model::Clock;
 use model::access::{Action, Role, Scope};
 use model::ids::{KeyId, TenantId};
 use serde_json::{Value, json};
-use store::{KeyText, NewKey, Page, Reach, Store};
+use store::{KeyText, Narrow, NewKey, Page, Reach, Store};
 use testkit::Fleet;
 use tower::ServiceExt;
 use uuid::Uuid;
@@ -133,7 +133,7 @@ impl Service {
     pub(crate) async fn path(&self, template: &str, verb: &str) -> String {
         let upgrade = self.fleet.plan_or_known().await;
         let mut tx = self.fleet.db.api.begin(self.fleet.db.tenant).await.expect("a transaction");
-        let cluster = tx.clusters(&Reach::ALL, None, Page::ALL).await.expect("clusters")[0].id;
+        let cluster = tx.clusters(&Reach::ALL, &Narrow::default(), Page::ALL).await.expect("clusters")[0].id;
         let operation = tx.operations(&Reach::ALL, None, Page::ALL).await.expect("operations")[0].id;
         let key = tx.keys(Page::ALL).await.expect("keys").first().map(|key| key.id.to_string()).unwrap_or_default();
         template
@@ -185,8 +185,10 @@ fn action(id: &str) -> Action {
         | "getUsage" => Action::Read,
         "listTenants" | "getTenant" => Action::ReadPlatform,
         "createTenant" | "changeTenant" | "deleteTenant" | "changeRelease" => Action::ChangePlatform,
-        "registerCluster" | "deleteCluster" => Action::ChangeClusters,
-        "createMesh" | "deleteMesh" | "setInjection" | "createRestart" | "askOperation" => Action::ChangeMeshes,
+        "registerCluster" | "changeCluster" | "deleteCluster" => Action::ChangeClusters,
+        "createMesh" | "changeMesh" | "deleteMesh" | "setInjection" | "createRestart" | "askOperation" => {
+            Action::ChangeMeshes
+        }
         "createUpgrade" | "moveNamespaces" | "askUpgrade" => Action::Upgrade,
         "listApiKeys" | "getApiKey" | "listIdentityProviders" | "getIdentityProvider" | "listRoleBindings" => {
             Action::ReadAccess
@@ -216,6 +218,7 @@ pub(crate) fn routes() -> Vec<Route> {
                 "createUpgrade" => json!({ "version": "1.27.9.1", "strategy": "canary" }),
                 "setInjection" => json!({ "cluster": "c1", "namespace": "shop", "label": null }),
                 "moveNamespaces" => json!({ "namespaces": [{ "cluster": "c1", "namespace": "shop" }] }),
+                "changeMesh" | "changeCluster" => json!({ "display_name": "changed" }),
                 "createTenant" => json!({ "name": "t9" }),
                 "changeTenant" => json!({ "quotas": { "meshes": 7 } }),
                 "changeRelease" => json!({ "state": "deprecated" }),

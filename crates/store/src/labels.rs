@@ -1,0 +1,74 @@
+//! Labels of meshes and clusters.
+
+use std::collections::BTreeMap;
+
+use model::label::{Labels, Selector};
+use uuid::Uuid;
+
+use crate::{StoreError, Tx};
+
+/// What a list is narrowed to.
+#[derive(Debug, Clone, Default)]
+pub struct Narrow {
+    /// Of this name.
+    pub name: Option<String>,
+    /// With and without these labels.
+    pub labels: Selector,
+    /// Deleted ones too.
+    pub deleted: bool,
+}
+
+/// Conditions as the columns that queries take.
+pub(crate) struct Columns {
+    pub(crate) with: (Vec<String>, Vec<Option<String>>),
+    pub(crate) without: (Vec<String>, Vec<Option<String>>),
+}
+
+impl From<&Selector> for Columns {
+    fn from(selector: &Selector) -> Self {
+        let columns = |conditions: &[(String, Option<String>)]| conditions.iter().cloned().unzip();
+        Self { with: columns(&selector.with), without: columns(&selector.without) }
+    }
+}
+
+impl Tx<'_> {
+    /// Gives a thing these labels and no others.
+    pub(crate) async fn set_labels(&mut self, object: Uuid, labels: &Labels) -> Result<(), StoreError> {
+        let (keys, values): (Vec<String>, Vec<String>) = labels.clone().into_iter().unzip();
+        sqlx::query!(
+            "DELETE FROM labels WHERE tenant_id = $1 AND object_id = $2 AND key <> ALL($3)",
+            self.tenant.0,
+            object,
+            &keys
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        sqlx::query!(
+            "INSERT INTO labels (tenant_id, object_id, key, value)
+             SELECT $1, $2, label.key, label.value FROM unnest($3::text[], $4::text[]) AS label (key, value)
+             ON CONFLICT ON CONSTRAINT labels_pk DO UPDATE SET value = excluded.value",
+            self.tenant.0,
+            object,
+            &keys,
+            &values
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    pub(crate) async fn labels(&mut self, objects: &[Uuid]) -> Result<BTreeMap<Uuid, Labels>, StoreError> {
+        let rows = sqlx::query!(
+            "SELECT object_id, key, value FROM labels WHERE tenant_id = $1 AND object_id = ANY($2)",
+            self.tenant.0,
+            objects
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let mut labels: BTreeMap<Uuid, Labels> = BTreeMap::new();
+        for row in rows {
+            labels.entry(row.object_id).or_default().insert(row.key, row.value);
+        }
+        Ok(labels)
+    }
+}
