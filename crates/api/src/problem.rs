@@ -267,7 +267,7 @@ impl IntoResponse for Refusal {
             self.status == StatusCode::SERVICE_UNAVAILABLE || matches!(self.code, "mesh_busy" | "request_in_flight");
         let retry_after = self.retry_after.or(busy.then_some(SOON));
         let problem = Problem {
-            kind: format!("https://docs.meshwright.dev/problems/{}", self.code),
+            kind: format!("/problems/{}", self.code),
             title: self.code.replace('_', " "),
             status: self.status.as_u16(),
             code: self.code.into(),

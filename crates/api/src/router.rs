@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -106,6 +106,7 @@ pub fn router(app: App) -> axum::Router {
     };
     routes
         .route("/openapi.json", get(served))
+        .route("/problems/{code}", get(problem_page))
         .route("/healthz", get(async || "ok"))
         .route("/readyz", get(ready))
         .route("/version", get(async || Json(serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }))))
@@ -120,6 +121,17 @@ pub fn router(app: App) -> axum::Router {
         })
         .layer(around)
         .with_state(app)
+}
+
+/// What a problem code means and what helps, for whoever follows a problem's `type`.
+async fn problem_page(Path(code): Path<String>) -> Response {
+    match wire::problem_page(&code) {
+        Some(page) => {
+            let text = format!("# {code}\n\n{page}\n");
+            ([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], text).into_response()
+        }
+        None => ApiError::not_found("problem").into_response(),
+    }
 }
 
 async fn ready(State(app): State<App>) -> Response {

@@ -11,6 +11,7 @@ mod identity;
 mod keys;
 mod operations;
 mod problem;
+mod problem_pages;
 mod tenants;
 mod upgrades;
 
@@ -20,6 +21,7 @@ pub use identity::*;
 pub use keys::*;
 pub use operations::*;
 pub use problem::*;
+pub use problem_pages::*;
 pub use tenants::*;
 pub use upgrades::*;
 

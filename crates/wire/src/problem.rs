@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 /// What went wrong, as RFC 9457 describes it (`application/problem+json`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
-    /// Address of a page about this code.
+    /// Address of a page about this code, on the service itself.
     #[serde(rename = "type")]
     pub kind: String,
     /// The code in words.

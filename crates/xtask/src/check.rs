@@ -52,8 +52,9 @@ const FILE_HARD: usize = 600;
 pub(crate) fn check() -> Result<()> {
     let mut wrong = graph()?;
     wrong.extend(sizes()?);
+    wrong.extend(crate::pages::pages()?);
     if wrong.is_empty() {
-        println!("crate graph and sizes are fine");
+        println!("crate graph, sizes and pages of problems are fine");
         return Ok(());
     }
     Err(wrong.join("\n"))

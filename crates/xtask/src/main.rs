@@ -12,6 +12,7 @@ mod isolation;
 mod judge;
 mod lab;
 mod matrix;
+mod pages;
 mod scenario;
 mod server;
 mod story;
@@ -20,7 +21,7 @@ mod story;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask")]
 enum Task {
-    /// Which crate may use which, and how long files and functions may be.
+    /// Which crate may use which, how long files and functions may be, and whether every problem has its page.
     Check,
     /// Compare what is generated and committed with what would be generated now, or write it anew.
     Fresh {

@@ -165,3 +165,14 @@ async fn whoever_refuses_answers_with_a_problem_and_the_id_of_the_request() {
     let unnamed = service.call("GET", "/v1/nowhere", Some(&owner), &[], None).await;
     assert_eq!(unnamed.body["instance"].as_str().expect("an id of ours").len(), 36);
 }
+
+/// The `type` of a problem leads to a page about it, for anybody.
+#[tokio::test]
+async fn every_problem_leads_to_its_page() {
+    let service = Service::new().await;
+    let refused = service.call("GET", "/v1/meshes", None, &[], None).await;
+    let page = service.call("GET", refused.body["type"].as_str().expect("an address"), None, &[], None).await;
+    assert_eq!(page.status, StatusCode::OK);
+    assert!(page.text.starts_with("# unauthenticated\n"), "{}", page.text);
+    assert_eq!(service.call("GET", "/problems/nothing", None, &[], None).await.status, StatusCode::NOT_FOUND);
+}

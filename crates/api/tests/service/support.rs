@@ -38,6 +38,7 @@ pub(crate) struct Reply {
     pub etag: Option<String>,
     pub headers: HeaderMap,
     pub body: Value,
+    pub text: String,
 }
 
 pub(crate) async fn key(store: &Store, clock: &dyn Clock, tenant: TenantId, role: Role, scopes: &[Scope]) -> String {
@@ -126,7 +127,13 @@ impl Service {
             (response.status(), response.headers().get("etag").map(|tag| tag.to_str().expect("text").to_owned()));
         let headers = response.headers().clone();
         let bytes = response.into_body().collect().await.expect("a body").to_bytes();
-        Reply { status, etag, headers, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) }
+        Reply {
+            status,
+            etag,
+            headers,
+            body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+        }
     }
 
     /// Ids of this tenant's own things, by the names that paths use.

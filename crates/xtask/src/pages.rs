@@ -1,0 +1,60 @@
+//! Every problem code that the sources name has a section in `docs/problems.md`, and every section is about one of them.
+
+use std::collections::BTreeSet;
+
+use crate::{Result, output};
+
+/// What stands before a code, white space apart.
+const BEFORE: [&str; 4] = ["coded(", "Problem::new(", "code: ", "refused("];
+/// Crates whose problems reach a user.
+const SOURCES: [&str; 7] = ["api", "cluster", "model", "rollout", "server", "store", "worker"];
+
+pub(crate) fn pages() -> Result<Vec<String>> {
+    let mut sources = String::new();
+    for file in
+        output(std::process::Command::new("git").args(["ls-files", "-co", "--exclude-standard", "crates"]))?.lines()
+    {
+        let counts = SOURCES.iter().any(|name| file.starts_with(&format!("crates/{name}/src/")));
+        let rust = std::path::Path::new(file).extension().is_some_and(|extension| extension == "rs");
+        if counts && rust && !file.ends_with("tests.rs") {
+            let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
+            // Unit tests make problems up.
+            sources += text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        }
+    }
+    let named = named(&sources);
+    let described: BTreeSet<&str> = wire::problem_codes().collect();
+    let missing = named.iter().filter(|code| !described.contains(*code));
+    let mut wrong: Vec<String> = missing.map(|code| format!("docs/problems.md has no section {code}")).collect();
+    let unnamed = described.iter().filter(|code| !sources.contains(&format!("\"{code}\"")));
+    wrong.extend(unnamed.map(|code| format!("docs/problems.md: nothing answers with {code}")));
+    Ok(wrong)
+}
+
+fn named(sources: &str) -> BTreeSet<&str> {
+    let after = |before: &'static str| sources.split(before).skip(1);
+    let literals = BEFORE.into_iter().flat_map(after).filter_map(literal);
+    let statuses = sources.split("StatusCode::").skip(1).filter_map(|rest| {
+        literal(rest.trim_start_matches(|letter: char| letter.is_ascii_uppercase() || letter == '_').strip_prefix(',')?)
+    });
+    literals.chain(statuses).collect()
+}
+
+/// The code that comes next, if anything like one does.
+fn literal(rest: &str) -> Option<&str> {
+    let (text, _) = rest.trim_start().strip_prefix('"')?.split_once('"')?;
+    let code = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    code.then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn codes_are_found_where_problems_are_made() {
+        let source = r#"ApiError::new(
+            StatusCode::CONFLICT,
+            "mesh_busy", …) .coded("name_taken") Problem::new("tag_split", x) StatusCode::OK, WorldError { code: "gone" }"#;
+        let found: Vec<&str> = super::named(source).into_iter().collect();
+        assert_eq!(found, ["gone", "mesh_busy", "name_taken", "tag_split"]);
+    }
+}
