@@ -80,6 +80,15 @@ impl Rates {
     };
 }
 
+impl Rates {
+    /// So many times as much.
+    #[must_use]
+    pub fn times(self, factor: u32) -> Self {
+        let more = |rate: Rate| Rate { burst: rate.burst.saturating_mul(factor.max(1)), per: rate.per };
+        Self { read: more(self.read), write: more(self.write), expensive: more(self.expensive) }
+    }
+}
+
 /// The service's own clock, as the limiter wants it.
 #[derive(Debug, Clone)]
 struct Clock(Arc<dyn model::Clock>);

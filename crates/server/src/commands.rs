@@ -6,13 +6,13 @@ use crate::Failure;
 use crate::options::{AnchorFile, Backend, Clusters};
 use crate::service::{anchored, app, connect, engine, stopped};
 
-pub(crate) async fn serve(database: &Backend, listen: &str, networks: &[String]) -> Result<(), Failure> {
+pub(crate) async fn serve(database: &Backend, listen: &str, networks: &[String], share: u32) -> Result<(), Failure> {
     let store = connect(database).await?;
     store.require_bounded_role().await?;
     let listener =
         tokio::net::TcpListener::bind(listen).await.map_err(Failure::io(format!("listening on {listen}")))?;
     tracing::info!(address = listen, "serving");
-    api::serve(listener, app(store, networks)?, stopped()).await.map_err(Failure::io("serving"))
+    api::serve(listener, app(store, networks, share)?, stopped()).await.map_err(Failure::io("serving"))
 }
 
 pub(crate) async fn work(database: &Backend, clusters: &Clusters, anchors: &AnchorFile) -> Result<(), Failure> {

@@ -70,7 +70,9 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Serve { database, listen, networks } => commands::serve(&database, &listen, &networks).await,
+        Command::Serve { database, listen, networks, share } => {
+            commands::serve(&database, &listen, &networks, share).await
+        }
         Command::Work { database, clusters, anchors } => commands::work(&database, &clusters, &anchors).await,
         Command::Migrate { database } => commands::migrate(&database).await,
         Command::Openapi => {

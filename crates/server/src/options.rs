@@ -25,6 +25,9 @@ pub(crate) enum Command {
         /// A private network whose identity providers may be asked for their keys, as address/bits. Repeatable.
         #[arg(long = "allow-network", env = "MESHWRIGHT_ALLOW_NETWORKS", value_delimiter = ',')]
         networks: Vec<String>,
+        /// How many times the usual share every tenant and principal has.
+        #[arg(long, env = "MESHWRIGHT_SHARE", default_value_t = 1)]
+        share: u32,
     },
     /// Work on operations, with the database role of workers.
     Work {

@@ -75,7 +75,7 @@ pub(crate) fn networks(texts: &[String]) -> Result<Vec<(IpAddr, u8)>, Failure> {
 
 /// What the API needs besides the database. It reads kubeconfigs, makes keys and asks identity providers for theirs; it
 /// never calls a cluster.
-pub(crate) fn app(store: Store, allowed: &[String]) -> Result<api::App, Failure> {
+pub(crate) fn app(store: Store, allowed: &[String], share: u32) -> Result<api::App, Failure> {
     let rules = Dialling { allowed: networks(allowed)?, caller: "api".into() };
     let fetch = PublicFetch::new(rules).map_err(|error| Failure::Config(format!("no HTTP client: {error}")))?;
     Ok(api::App {
@@ -88,7 +88,11 @@ pub(crate) fn app(store: Store, allowed: &[String]) -> Result<api::App, Failure>
         new_authority: |mesh, now| {
             Authority::generate(mesh, now).map(|authority| authority.stored()).map_err(|error| error.to_string())
         },
-        limits: Arc::new(api::Limits::new(api::Rates::TENANT, api::Rates::PRINCIPAL, Arc::new(SystemClock))),
+        limits: Arc::new(api::Limits::new(
+            api::Rates::TENANT.times(share),
+            api::Rates::PRINCIPAL.times(share),
+            Arc::new(SystemClock),
+        )),
         issuers: Arc::new(api::IssuerKeys::new(Arc::new(fetch))),
     })
 }

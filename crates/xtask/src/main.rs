@@ -15,6 +15,7 @@ mod matrix;
 mod pages;
 mod scenario;
 mod server;
+mod storm;
 mod story;
 
 /// Checks and measurements of this repository.
@@ -31,6 +32,8 @@ enum Task {
     },
     /// Run the isolation tests with both walls between tenants, with each alone, and with neither.
     Isolation,
+    /// Send copies of requests to two API processes and kill them in the middle: one effect each, equal answers.
+    Storm(storm::Options),
     /// Cut an upgrade at every write of it, in an imagined world on a real Postgres, and judge what comes of it.
     CrashMatrix(matrix::Options),
     /// Measure on the lab.
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Task::Check => check::check(),
         Task::Fresh { write } => fresh::fresh(write),
         Task::Isolation => isolation::run(),
+        Task::Storm(options) => storm::run(&options),
         Task::CrashMatrix(options) => matrix::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::BadInput(options) => bad_input::run(&options),

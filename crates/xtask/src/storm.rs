@@ -1,0 +1,185 @@
+//! Copies of requests, sent at once to two API processes, of which one after the other is killed in the middle: each
+//! request must have one effect, and all of its copies the same answer.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use clap::Args;
+use futures::StreamExt;
+use model::Clock;
+use model::access::Role;
+use model::clock::SystemClock;
+use model::ids::{KeyId, TenantId};
+use model::quota::{Counted, Quotas};
+use serde_json::{Value, json};
+use store::{KeyText, NewKey, Page, Store, TenantState, Vault};
+
+use crate::{Result, fresh};
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// How many requests.
+    #[arg(long, default_value_t = 200)]
+    keys: usize,
+    /// How many copies of each.
+    #[arg(long, default_value_t = 8)]
+    copies: usize,
+}
+
+/// Requests under way at once, copies included.
+const WIDTH: usize = 64;
+/// A copy that is refused for the moment comes back after this.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How often at most, before it is stuck.
+const PATIENCE: usize = 1200;
+
+/// An API process that is started again when it was killed.
+struct Api {
+    process: Child,
+    address: String,
+    database: String,
+    secret: PathBuf,
+}
+
+impl Api {
+    fn start(database: &str, secret: &Path) -> Result<Self> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let address = port.map_err(|error| error.to_string())?.to_string();
+        let process = spawn(&address, database, secret)?;
+        Ok(Self { process, address, database: database.to_owned(), secret: secret.to_owned() })
+    }
+
+    /// As when the machine fails: nothing is finished.
+    fn kill_and_start_again(&mut self) -> Result<()> {
+        self.process.kill().and_then(|()| self.process.wait()).map_err(|error| error.to_string())?;
+        self.process = spawn(&self.address, &self.database, &self.secret)?;
+        Ok(())
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        if let Err(error) = self.process.kill().and_then(|()| self.process.wait()) {
+            eprintln!("storm: an API process was not ended: {error}");
+        }
+    }
+}
+
+fn spawn(address: &str, database: &str, secret: &Path) -> Result<Child> {
+    let mut run = Command::new("target/debug/meshwright-server");
+    run.args(["serve", "--listen", address, "--share", "100000", "--database-url", database, "--vault-key-file"]);
+    run.arg(secret).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    run.spawn().map_err(|error| format!("meshwright-server: {error}"))
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let postgres = fresh::live(scratch.path())?;
+    let secret = scratch.path().join("secret");
+    std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
+    let url = postgres.url("mw_api", fresh::NAME);
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    runtime.block_on(storm(options, &url, &secret))
+}
+
+/// A tenant with room for all of it, and its owner's key.
+async fn tenant(store: &Store) -> std::result::Result<(TenantId, String), store::StoreError> {
+    let (clock, tenant) = (SystemClock, TenantId(SystemClock.uuid()));
+    store.create_tenant(tenant, "storm", clock.now()).await?;
+    store.prepare_platform(clock.now()).await?;
+    let mut tx = store.begin(TenantId::PLATFORM).await?;
+    let quotas = Quotas([(Counted::ApiKeys, 1_000_000)].into());
+    let seen = tx.tenants(Some(tenant), Page::ALL).await?.pop().expect("it was made above");
+    tx.change_tenant(&seen, TenantState::Active, &quotas).await?;
+    tx.commit().await?;
+    let text = KeyText::generate(tenant, KeyId(clock.uuid()));
+    let (digest, scopes) = (text.digest(store.vault()), Vec::new());
+    let key = NewKey { id: text.key, name: "owner".into(), role: Role::Owner, scopes, digest, expires_at: None };
+    let mut tx = store.begin(tenant).await?;
+    tx.create_key(&key, clock.now()).await?;
+    tx.commit().await?;
+    Ok((tenant, text.reveal()))
+}
+
+async fn storm(options: &Options, database: &str, secret: &Path) -> Result<()> {
+    let failed = |error: store::StoreError| error.to_string();
+    let store = Store::connect(database, Vault::new([7; 32])).await.map_err(failed)?;
+    let (tenant, owner) = tenant(&store).await.map_err(failed)?;
+    let mut apis = [Api::start(database, secret)?, Api::start(database, secret)?];
+    let addresses: Arc<Vec<String>> = Arc::new(apis.iter().map(|api| api.address.clone()).collect());
+    let (done, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let http =
+        reqwest::Client::builder().timeout(Duration::from_secs(20)).build().map_err(|error| error.to_string())?;
+    let all = options.keys * options.copies;
+    let sent = (0..all).map(|number| {
+        let (http, owner, addresses, done) = (http.clone(), owner.clone(), addresses.clone(), done.clone());
+        let (request, copies) = (number / options.copies, options.copies);
+        async move {
+            let answer = copy(&http, &addresses[number % copies % 2], &owner, request).await;
+            done.fetch_add(1, Ordering::Relaxed);
+            (request, answer)
+        }
+    });
+    let murder = tokio::spawn({
+        let (done, over) = (done.clone(), over.clone());
+        async move {
+            let mut killed = 0;
+            for api in &mut apis {
+                killed += 1;
+                while done.load(Ordering::Relaxed) < all * killed / 3 && !over.load(Ordering::Relaxed) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                api.kill_and_start_again()?;
+            }
+            Ok::<_, String>((killed, apis))
+        }
+    });
+    let answers: Vec<(usize, Result<(u16, Value)>)> =
+        futures::stream::iter(sent).buffer_unordered(WIDTH).collect().await;
+    over.store(true, Ordering::Relaxed);
+    let (killed, apis) = murder.await.map_err(|error| error.to_string())??;
+    drop(apis);
+    let unequal = unequal(options.keys, answers)?;
+    let made = store.begin(tenant).await.map_err(failed)?.count(Counted::ApiKeys).await.map_err(failed)?;
+    let effects = usize::try_from(made).unwrap_or(0).saturating_sub(1);
+    println!(
+        "{}",
+        json!({ "requests": options.keys, "copies": options.copies, "killed": killed, "effects": effects, "unequal": unequal })
+    );
+    let fine = effects == options.keys && unequal == 0;
+    if fine { Ok(()) } else { Err("copies of one request had more than one effect, or different answers".into()) }
+}
+
+/// Sends one copy until it has an answer that stays.
+async fn copy(http: &reqwest::Client, address: &str, owner: &str, request: usize) -> Result<(u16, Value)> {
+    let body = json!({ "name": format!("k{request}"), "role": "viewer" });
+    for _ in 0..PATIENCE {
+        let sent = http.post(format!("http://{address}/v1/api-keys")).bearer_auth(owner).json(&body);
+        if let Ok(answer) = sent.header("Idempotency-Key", format!("key-{request}")).send().await {
+            let status = answer.status().as_u16();
+            if let Ok(body) = answer.json::<Value>().await
+                && body["code"] != "request_in_flight"
+                && status != 503
+            {
+                return Ok((status, body));
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Err(format!("request {request} had no answer"))
+}
+
+/// How many requests had copies with different answers, or answers that are no success.
+fn unequal(requests: usize, answers: Vec<(usize, Result<(u16, Value)>)>) -> Result<usize> {
+    let mut first: Vec<Option<Value>> = vec![None; requests];
+    let mut unequal = vec![false; requests];
+    for (request, answer) in answers {
+        let (status, body) = answer?;
+        let known = first[request].get_or_insert_with(|| body.clone());
+        unequal[request] |= status != 201 || *known != body;
+    }
+    Ok(unequal.into_iter().filter(|unequal| *unequal).count())
+}
