@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod bad_input;
 mod bench;
 mod check;
+mod contract;
 mod fresh;
 mod isolation;
 mod judge;
@@ -30,6 +31,8 @@ enum Task {
         #[arg(long)]
         write: bool,
     },
+    /// Compare the API with what its last release promised: `openapi/released.json`, which a release replaces.
+    Contract,
     /// Run the isolation tests with both walls between tenants, with each alone, and with neither.
     Isolation,
     /// Send copies of requests to two API processes and kill them in the middle: one effect each, equal answers.
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Check => check::check(),
         Task::Fresh { write } => fresh::fresh(write),
+        Task::Contract => contract::contract(),
         Task::Isolation => isolation::run(),
         Task::Storm(options) => storm::run(&options),
         Task::CrashMatrix(options) => matrix::run(&options),
