@@ -4,11 +4,11 @@ use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use model::access::{Action, Grant, Scope, Verdict, authorize};
-use model::ids::TenantId;
+use model::ids::{KeyId, ProviderId, TenantId};
 use store::{KeyText, Reach, StoreError, TenantState, Tx};
 
 use crate::limits::Class;
-use crate::oidc;
+use crate::oidc::{self, Person};
 use crate::problem::{ApiError, Result};
 use crate::{App, envelope};
 
@@ -19,13 +19,51 @@ pub(crate) struct Caller {
     /// Who it is, as the audit log names them.
     pub(crate) principal: String,
     grants: Vec<Grant>,
+    origin: Origin,
     pub(crate) app: App,
+}
+
+/// What a caller was let in by.
+#[derive(Debug, Clone)]
+enum Origin {
+    Key(KeyId),
+    /// Until the token ends.
+    Person {
+        provider: ProviderId,
+        person: Person,
+    },
 }
 
 impl Caller {
     /// Begins a transaction on the caller's behalf.
     pub(crate) async fn begin(&self) -> Result<Tx<'_>> {
         Ok(self.app.store.begin(self.tenant).await?)
+    }
+
+    /// The same caller with what they may do by now, for whoever stays for long: a key that was revoked, a token that has
+    /// ended and a tenant that was suspended let nobody stay.
+    pub(crate) async fn renewed(self) -> Result<Self> {
+        let now = self.app.clock.now();
+        let mut tx = self.begin().await?;
+        in_use(&mut tx).await?;
+        let grants = match &self.origin {
+            Origin::Key(id) => {
+                let key = tx.key(*id).await?;
+                if !key.is_alive(now) {
+                    return Err(ApiError::unauthenticated());
+                }
+                key.grants()
+            }
+            Origin::Person { provider, person } => {
+                tx.provider(*provider).await?;
+                if person.until <= now {
+                    return Err(ApiError::unauthenticated());
+                }
+                tx.grants_of(*provider, &person.subject, &person.groups).await?
+            }
+        };
+        drop(tx);
+        Ok(Self { grants, ..self })
     }
 
     /// Refuses what none of the caller's grants allows on the tenant as a whole.
@@ -93,7 +131,8 @@ async fn by_key(app: &App, key: &KeyText) -> Result<Caller> {
         tx.touch_key(key.key, now).await?;
         tx.commit().await?;
     }
-    Ok(Caller { tenant: key.tenant, principal: key.key.to_string(), grants: stored.grants(), app: app.clone() })
+    let (tenant, origin) = (key.tenant, Origin::Key(key.key));
+    Ok(Caller { tenant, principal: key.key.to_string(), grants: stored.grants(), origin, app: app.clone() })
 }
 
 /// Only whoever has proved that they belong to a tenant learns that it is suspended.
@@ -117,5 +156,6 @@ async fn by_token(app: &App, token: &str) -> Result<Caller> {
     let grants = tx.grants_of(provider.id, &person.subject, &person.groups).await?;
     drop(tx);
     let principal = format!("{}/{}", provider.id, person.subject);
-    Ok(Caller { tenant: unproved.tenant, principal, grants, app: app.clone() })
+    let origin = Origin::Person { provider: provider.id, person };
+    Ok(Caller { tenant: unproved.tenant, principal, grants, origin, app: app.clone() })
 }

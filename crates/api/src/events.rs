@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
+use jiff::{SignedDuration, Timestamp};
 use model::ids::UpgradeId;
 use serde::Deserialize;
 use wire::{EventList, Problem};
@@ -20,6 +21,8 @@ use crate::views;
 
 /// Events of one read.
 const BATCH: i64 = 200;
+/// A stream looks so often whether its caller may stay: what was revoked follows nobody for longer.
+const STAY: SignedDuration = SignedDuration::from_secs(30);
 /// How often a stream looks for more.
 const LOOK: Duration = Duration::from_millis(300);
 
@@ -53,27 +56,51 @@ pub(crate) async fn list_events(caller: Caller, Query(from): Query<From>, header
     Ok(Json(EventList { items, next_page_token }).into_response())
 }
 
+/// Somebody who follows along.
+struct Follower {
+    caller: Caller,
+    /// When it was last looked whether they may stay.
+    checked: Timestamp,
+    after: i64,
+    ready: Vec<wire::Event>,
+}
+
+impl Follower {
+    /// The next event; nothing when they may not stay.
+    async fn next(mut self, upgrade: Option<UpgradeId>) -> Option<(wire::Event, Self)> {
+        loop {
+            if let Some(event) = self.ready.pop() {
+                self.after = event.seq;
+                return Some((event, self));
+            }
+            let now = self.caller.app.clock.now();
+            if now.duration_since(self.checked) >= STAY {
+                self.caller = self.caller.renewed().await.ok()?;
+                self.checked = now;
+            }
+            // A database that fails for a moment is looked at again.
+            if let Ok(mut tx) = self.caller.begin().await
+                && let Ok(found) = tx.events_after(&self.caller.reach(), self.after, upgrade, BATCH).await
+            {
+                self.ready = found.into_iter().map(views::event).rev().collect();
+            }
+            if self.ready.is_empty() {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+    }
+}
+
 /// A subscriber is a cursor: nothing is kept for it between two reads.
 fn follow(caller: Caller, after: i64, upgrade: Option<UpgradeId>) -> impl IntoResponse {
-    let events =
-        stream::unfold((caller, after, Vec::<wire::Event>::new()), move |(caller, mut after, mut ready)| async move {
-            while ready.is_empty() {
-                if let Ok(mut tx) = caller.begin().await
-                    && let Ok(found) = tx.events_after(&caller.reach(), after, upgrade, BATCH).await
-                {
-                    ready = found.into_iter().map(views::event).rev().collect();
-                }
-                if ready.is_empty() {
-                    tokio::time::sleep(LOOK).await;
-                }
-            }
-            let next = ready.pop()?;
-            after = next.seq;
-            let event = Event::default()
-                .id(next.seq.to_string())
-                .event(next.kind.clone())
-                .data(serde_json::to_string(&next).unwrap_or_default());
-            Some((Ok::<Event, Infallible>(event), (caller, after, ready)))
-        });
+    let follower = Follower { checked: caller.app.clock.now(), caller, after, ready: Vec::new() };
+    let events = stream::unfold(follower, move |follower| async move {
+        let (next, follower) = follower.next(upgrade).await?;
+        let event = Event::default()
+            .id(next.seq.to_string())
+            .event(next.kind.clone())
+            .data(serde_json::to_string(&next).unwrap_or_default());
+        Some((Ok::<Event, Infallible>(event), follower))
+    });
     Sse::new(events).keep_alive(KeepAlive::default())
 }

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use model::access::{Action, Role, Scope};
 use model::ids::KeyId;
 use model::quota::Counted;
@@ -161,10 +161,7 @@ pub(crate) async fn revoke_api_key(caller: Caller, Path(key): Path<String>, body
     let mut change = caller.change("revokeApiKey", &body).await?;
     let before = change.tx.key(id(&key, "API key")?).await?;
     let now = caller.app.clock.now();
-    let owns = |key: &store::ApiKey| {
-        let alive = key.revoked_at.is_none() && key.expires_at.is_none_or(|end: Timestamp| end > now);
-        alive && key.role == Role::Owner && key.scopes.is_empty()
-    };
+    let owns = |key: &store::ApiKey| key.is_alive(now) && key.role == Role::Owner && key.scopes.is_empty();
     let others = change.tx.keys(Page::ALL).await?;
     if owns(&before) && !others.iter().any(|other| other.id != before.id && owns(other)) {
         let hint = "Make another key with the role owner first.";

@@ -87,10 +87,12 @@ pub(crate) struct Unproved {
 }
 
 /// Who it is, proved.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Person {
     pub(crate) subject: String,
     pub(crate) groups: Vec<String>,
+    /// When the token ends.
+    pub(crate) until: Timestamp,
 }
 
 /// Reads what a token says of itself; `None` where it is none of ours, or none at all.
@@ -132,7 +134,13 @@ pub(crate) fn prove(
         && in_time(&claims, now)
         && (1..=LONGEST_SUBJECT).contains(&claims.sub.len())
         && provider.required_claims.iter().all(|(name, value)| said(&claims, name).as_deref() == Some(value.as_str()));
-    fits.then(|| Person { groups: groups(&claims, &provider.groups_claim), subject: claims.sub })
+    if !fits {
+        return None;
+    }
+    let until = SignedDuration::try_from_secs_f64(claims.exp).ok().and_then(|end| Timestamp::from_duration(end).ok());
+    // A token that never ends is one for as long as time is counted.
+    let until = until.unwrap_or(Timestamp::MAX);
+    Some(Person { groups: groups(&claims, &provider.groups_claim), subject: claims.sub, until })
 }
 
 fn in_time(claims: &Claims, now: Timestamp) -> bool {

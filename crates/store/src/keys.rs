@@ -54,9 +54,14 @@ pub struct ApiKey {
 impl ApiKey {
     /// Whether a key with this secret gets in now.
     pub fn admits(&self, text: &KeyText, vault: &Vault, now: Timestamp) -> bool {
-        let alive = self.revoked_at.is_none() && self.expires_at.is_none_or(|end| end > now);
         let former = self.former.as_ref().filter(|(_, until)| *until > now);
-        alive && (text.matches(vault, &self.digest) || former.is_some_and(|(digest, _)| text.matches(vault, digest)))
+        self.is_alive(now)
+            && (text.matches(vault, &self.digest) || former.is_some_and(|(digest, _)| text.matches(vault, digest)))
+    }
+
+    /// Whether it was neither revoked nor has ended.
+    pub fn is_alive(&self, now: Timestamp) -> bool {
+        self.revoked_at.is_none() && self.expires_at.is_none_or(|end| end > now)
     }
 
     /// What it may do with what.

@@ -2,10 +2,18 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use futures::StreamExt;
+use jiff::SignedDuration;
 use model::Clock;
+use model::access::Role;
 use serde_json::json;
 use store::{NewEvent, Reach};
 use testkit::Fleet;
+use tower::ServiceExt;
+
+use crate::support::Service;
 
 /// Four readers tail what eight writers write: no event is lost, and none comes out of order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -59,4 +67,45 @@ async fn tail(fleet: &Fleet, after: i64) -> Vec<i64> {
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
     let events = tx.events_after(&Reach::ALL, after, None, 1000).await.expect("events");
     events.iter().map(|event| event.seq).collect()
+}
+
+/// A stream that is read for as long as it lasts, by the ids of its events.
+async fn ids(response: axum::response::Response, until: usize) -> (Vec<i64>, axum::body::BodyDataStream, String) {
+    let (mut stream, mut text) = (response.into_body().into_data_stream(), String::new());
+    loop {
+        let seen: Vec<i64> = text.lines().filter_map(|line| line.strip_prefix("id: ")?.parse().ok()).collect();
+        if seen.len() >= until {
+            return (seen, stream, text);
+        }
+        let part = stream.next().await.expect("more").expect("bytes");
+        text += &String::from_utf8_lossy(&part);
+    }
+}
+
+/// Whoever was cut off goes on where they were, on any replica; whoever's key was revoked does not stay.
+#[tokio::test]
+async fn a_stream_is_resumed_without_a_gap_and_ends_with_its_key() {
+    let service = Service::new().await;
+    let (owner, viewer) = (service.key(Role::Owner).await, service.key(Role::Viewer).await);
+    let open = async |last: &str| {
+        let request = Request::get("/v1/events")
+            .header("Authorization", format!("Bearer {viewer}"))
+            .header("Accept", "text/event-stream")
+            .header("Last-Event-ID", last);
+        let request = request.body(Body::empty()).expect("a request");
+        api::router(service.app.clone()).oneshot(request).await.expect("an answer")
+    };
+    let (first, ..) = ids(open("0").await, 3).await;
+    assert_eq!(first[..3], [1, 2, 3]);
+    let (second, mut stream, _) = ids(open("3").await, 2).await;
+    assert_eq!(second[..2], [4, 5]);
+    let list = service.call("GET", "/v1/api-keys", Some(&owner), &[], None).await;
+    let items = list.body["items"].as_array().expect("keys");
+    let key = items.iter().find(|key| key["role"] == "viewer").expect("the viewer's")["id"].clone();
+    let path = format!("/v1/api-keys/{}", key.as_str().expect("an id"));
+    assert_eq!(service.call("DELETE", &path, Some(&owner), &[], None).await.status, StatusCode::NO_CONTENT);
+    service.fleet.clock.advance(SignedDuration::from_secs(31));
+    while let Some(part) = stream.next().await {
+        part.expect("bytes");
+    }
 }
