@@ -2,12 +2,10 @@
 //!
 //! A request: [`router`] → one file for each resource → `store`.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use model::Clock;
 use store::Store;
-use tokio::net::TcpListener;
 
 mod audit;
 mod auth;
@@ -26,6 +24,7 @@ mod operations;
 mod paging;
 mod problem;
 mod router;
+mod serve;
 mod tenants;
 mod upgrades;
 mod views;
@@ -33,6 +32,7 @@ mod views;
 pub use limits::{Limits, Rate, Rates};
 pub use oidc::{Fetch, FetchError, IssuerKeys};
 pub use router::{openapi, router};
+pub use serve::{Patience, serve};
 
 /// Reads a submitted kubeconfig: the server's address and the form that is stored, or why it is refused.
 pub type ReadKubeconfig = fn(&str) -> Result<(String, Vec<u8>), String>;
@@ -61,17 +61,4 @@ impl std::fmt::Debug for App {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("App").finish_non_exhaustive()
     }
-}
-
-/// Serves until the future ends; requests under way are finished.
-///
-/// # Errors
-/// The listener failed.
-pub async fn serve(
-    listener: TcpListener,
-    app: App,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(stop).await
 }

@@ -12,7 +12,9 @@ pub(crate) async fn serve(database: &Backend, listen: &str, networks: &[String],
     let listener =
         tokio::net::TcpListener::bind(listen).await.map_err(Failure::io(format!("listening on {listen}")))?;
     tracing::info!(address = listen, "serving");
-    api::serve(listener, app(store, networks, share)?, stopped()).await.map_err(Failure::io("serving"))
+    api::serve(listener, app(store, networks, share)?, api::Patience::default(), stopped())
+        .await
+        .map_err(Failure::io("serving"))
 }
 
 pub(crate) async fn work(database: &Backend, clusters: &Clusters, anchors: &AnchorFile) -> Result<(), Failure> {

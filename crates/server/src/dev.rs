@@ -46,7 +46,8 @@ pub(crate) async fn dev(options: Dev) -> Result<(), Failure> {
         let (stop, idle) = (stop.clone(), options.no_work);
         async move { if idle { stop.cancelled().await } else { engine.work(stop).await } }
     });
-    let served = api::serve(listener, app(api, &options.clusters.allow_networks, 1)?, stopped()).await;
+    let served =
+        api::serve(listener, app(api, &options.clusters.allow_networks, 1)?, api::Patience::default(), stopped()).await;
     stop.cancel();
     working.await.map_err(|error| Failure::Config(format!("the worker failed: {error}")))?;
     served.map_err(Failure::io("serving"))

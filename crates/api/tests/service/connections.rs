@@ -1,0 +1,105 @@
+//! Clients that send nothing, or almost nothing, or far too much.
+
+use std::time::Duration;
+
+use api::Patience;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+
+use crate::support::Service;
+
+struct Listening {
+    address: std::net::SocketAddr,
+    stop: oneshot::Sender<()>,
+    ended: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+async fn listen(connections: usize) -> Listening {
+    let service = Service::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (stop, stopped) = oneshot::channel();
+    let patience = Patience { head: Duration::from_millis(300), connections };
+    let ended = tokio::spawn(async move {
+        api::serve(listener, service.app.clone(), patience, async { drop(stopped.await) }).await
+    });
+    Listening { address, stop, ended }
+}
+
+/// What comes back, up to the end of the connection.
+async fn answer(address: std::net::SocketAddr, sent: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    // It may be closed before everything was sent.
+    drop(stream.write_all(sent).await);
+    let mut read = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut read)).await;
+    drop(ended.expect("the connection ends"));
+    String::from_utf8_lossy(&read).into_owned()
+}
+
+const GOOD: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_sends_a_request_slowly_or_not_at_all_is_hung_up_on_and_others_are_served() {
+    let listening = listen(1000).await;
+    let mut idle = Vec::new();
+    for _ in 0..200 {
+        let mut stream = TcpStream::connect(listening.address).await.expect("a connection");
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHos").await.expect("a beginning");
+        idle.push(stream);
+    }
+    assert!(answer(listening.address, GOOD).await.starts_with("HTTP/1.1 200"), "others are served meanwhile");
+    for mut stream in idle {
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest)).await;
+        drop(ended.expect("it is hung up on"));
+        assert!(!String::from_utf8_lossy(&rest).contains("200 OK"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_connection_too_many_is_closed_and_there_is_room_again_afterwards() {
+    let listening = listen(2).await;
+    let held = [TcpStream::connect(listening.address).await, TcpStream::connect(listening.address).await];
+    let refused = answer(listening.address, GOOD).await;
+    assert!(!refused.contains("200 OK"), "{refused}");
+    drop(held);
+    let mut served = String::new();
+    while !served.starts_with("HTTP/1.1 200") {
+        served = answer(listening.address, GOOD).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_and_bodies_that_are_far_too_large_are_refused() {
+    let listening = listen(100).await;
+    let many = (0..100).fold(String::new(), |headers, number| headers + &format!("X-{number}: y\r\n"));
+    let long = format!("X-Long: {}\r\n", "y".repeat(200_000));
+    for headers in [many, long] {
+        let sent = format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n\r\n");
+        let refused = answer(listening.address, sent.as_bytes()).await;
+        assert!(refused.is_empty() || refused.starts_with("HTTP/1.1 4"), "{refused}");
+    }
+    // Nothing is unpacked: what claims to be packed is not JSON.
+    for (headers, body) in [("Content-Encoding: gzip\r\n", "\u{1f}x".to_owned()), ("", "[".repeat(100_000))] {
+        let length = body.len();
+        let sent = format!(
+            "POST /v1/meshes HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
+        let refused = answer(listening.address, sent.as_bytes()).await;
+        assert!(refused.starts_with("HTTP/1.1 4"), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_stops_ends_idle_connections_and_itself() {
+    let listening = listen(10).await;
+    let idle = TcpStream::connect(listening.address).await.expect("a connection");
+    assert!(answer(listening.address, GOOD).await.starts_with("HTTP/1.1 200"));
+    listening.stop.send(()).expect("it listens");
+    let ended = tokio::time::timeout(Duration::from_secs(20), listening.ended).await;
+    ended.expect("in time").expect("no panic").expect("no error");
+    drop(idle);
+    assert!(TcpStream::connect(listening.address).await.is_err(), "nobody listens any more");
+}
