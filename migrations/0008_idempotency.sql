@@ -1,5 +1,5 @@
 -- A key belongs to whoever sent it: a stored answer may hold a secret that only they were shown.
-DELETE FROM idempotency_keys;
+TRUNCATE idempotency_keys;
 ALTER TABLE idempotency_keys
     ADD COLUMN principal text NOT NULL,
     ADD COLUMN etag      text,

@@ -18,3 +18,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON tenant_keys TO mw_api, mw_worker;
 
 -- Heads are numbers and digests: workers anchor all of them outside the database.
 CREATE POLICY tenant_heads_engine ON tenant_heads FOR SELECT TO mw_worker USING (true);
+
+-- Tenants that are there already have no key yet, and their secrets are sealed with the server's own: a worker sees to that
+-- when it starts.
+ALTER TABLE tenant_heads ADD COLUMN needs_key boolean NOT NULL DEFAULT true;
+ALTER TABLE tenant_heads ALTER COLUMN needs_key SET DEFAULT false;
+COMMENT ON COLUMN tenant_heads.needs_key IS 'Made before tenants had keys of their own, and not seen to yet.';

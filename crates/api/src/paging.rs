@@ -14,8 +14,8 @@ use crate::problem::{ApiError, Result};
 
 const SIZE: i64 = 50;
 const LARGEST: i64 = 500;
-/// Bytes of a token's proof; enough that nobody guesses one.
-const PROOF: usize = 16;
+/// Bytes of a token's proof.
+const PROOF: usize = 32;
 
 /// How a list is paged, and filtered by `F`.
 #[derive(Debug)]
@@ -57,12 +57,11 @@ impl<F: DeserializeOwned> FromRequestParts<App> for List<F> {
 }
 
 impl<F> List<F> {
-    fn proof(&self, caller: &Caller, last: &[u8]) -> Vec<u8> {
+    /// What a token proves: this tenant, this list, this place in it.
+    fn proved(&self, caller: &Caller, last: &[u8]) -> Vec<u8> {
         let mut bytes = format!("page {} {} ", caller.tenant, self.bound).into_bytes();
         bytes.extend(last);
-        let mut proof = caller.app.store.vault().digest(&bytes);
-        proof.truncate(PROOF);
-        proof
+        bytes
     }
 
     /// What to ask the store for: one row more than is shown, so that the last page is known as such.
@@ -72,7 +71,7 @@ impl<F> List<F> {
         let wrong = || ApiError::field("?page_token", "give back what the last page of this very list said");
         let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| wrong())?;
         let (proof, last) = bytes.split_at_checked(PROOF).ok_or_else(wrong)?;
-        if self.proof(caller, last) != proof {
+        if !caller.app.store.vault().matches(&self.proved(caller, last), proof) {
             return Err(wrong());
         }
         Ok(Page { after: Some(Uuid::from_slice(last).map_err(|_| wrong())?), limit })
@@ -90,7 +89,7 @@ impl<F> List<F> {
         rows.truncate(size);
         let token = rows.last().filter(|_| more).map(|last| {
             let last = key(last);
-            let mut bytes = self.proof(caller, last.as_bytes());
+            let mut bytes = caller.app.store.vault().digest(&self.proved(caller, last.as_bytes()));
             bytes.extend(last.as_bytes());
             URL_SAFE_NO_PAD.encode(bytes)
         });

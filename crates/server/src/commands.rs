@@ -4,7 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
 use crate::options::{AnchorFile, Backend, Clusters};
-use crate::service::{anchored, app, connect, engine, stopped};
+use crate::service::{anchored, app, connect, engine, keys_for_all, stopped};
 
 pub(crate) async fn serve(database: &Backend, listen: &str, networks: &[String], share: u32) -> Result<(), Failure> {
     let store = connect(database).await?;
@@ -21,6 +21,7 @@ pub(crate) async fn work(database: &Backend, clusters: &Clusters, anchors: &Anch
     let store = connect(database).await?;
     store.require_bounded_role().await?;
     let stop = CancellationToken::new();
+    keys_for_all(&store).await?;
     anchored(&store, anchors, &stop)?;
     let engine = engine(store, clusters)?;
     let working = tokio::spawn({

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Failure;
 use crate::import::{add_hosting, import_release, there_already};
 use crate::options::{Dev, KeyKeeper, Release};
-use crate::service::{anchored, app, engine, stopped, vault};
+use crate::service::{anchored, app, engine, keys_for_all, stopped, vault};
 use crate::tenants::new_owner_key;
 
 const DATABASE: &str = "meshwright";
@@ -26,6 +26,7 @@ pub(crate) async fn dev(options: Dev) -> Result<(), Failure> {
     prepare(&postgres, &vault).await?;
     let api = Store::connect(&postgres.url("mw_api", DATABASE), vault.clone()).await?;
     let worker = Store::connect(&postgres.url("mw_worker", DATABASE), vault).await?;
+    keys_for_all(&worker).await?;
     api.prepare_platform(SystemClock.now()).await?;
     first_key(&api, &dir.join("api-key")).await?;
     operator_key(&api, &dir.join("operator-key")).await?;

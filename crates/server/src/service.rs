@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cluster::{Authority, Credential, Dialling};
 use jiff::SignedDuration;
+use model::Clock;
 use model::clock::SystemClock;
 use rollout::decide::Patience;
 use store::envelope::{Key, MasterKeys};
@@ -53,6 +54,15 @@ pub(crate) fn vault(file: &Path, master: &KeyKeeper) -> Result<Vault, Failure> {
 /// Connects as whoever the address names.
 pub(crate) async fn connect(database: &Backend) -> Result<Store, Failure> {
     Ok(Store::connect(&database.database_url, vault(&database.vault_key_file, &database.master)?).await?)
+}
+
+/// Sees to tenants that were made before tenants had keys of their own.
+pub(crate) async fn keys_for_all(store: &Store) -> Result<(), Failure> {
+    let count = store.give_missing_keys(SystemClock.now()).await?;
+    if count > 0 {
+        tracing::info!(count, "tenants were given keys of their own");
+    }
+    Ok(())
 }
 
 /// Writes down, in the background, where the audit logs end.

@@ -212,8 +212,13 @@ impl Tx<'_> {
         Ok(rows.into_iter().map(|row| (row.version, row.wrapped, row.wrapper)).collect())
     }
 
+    /// Opens a value that was sealed before tenants had keys, or any other one of this tenant's.
+    async fn open_old(&mut self, legacy: bool, place: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
+        if legacy { self.vault.open(place, sealed) } else { self.open(place, sealed).await }
+    }
+
     /// Seals every value of this tenant that is kept for good with the newest key.
-    async fn reseal(&mut self) -> Result<(), StoreError> {
+    async fn reseal(&mut self, legacy: bool) -> Result<(), StoreError> {
         let clusters = sqlx::query!(
             "SELECT cluster_id, kubeconfig FROM clusters WHERE tenant_id = $1 ORDER BY cluster_id FOR UPDATE",
             self.tenant.0
@@ -222,7 +227,7 @@ impl Tx<'_> {
         .await?;
         for row in clusters {
             let place = clusters::place(ClusterId(row.cluster_id));
-            let opened = self.open(&place, &row.kubeconfig).await?;
+            let opened = self.open_old(legacy, &place, &row.kubeconfig).await?;
             let sealed = self.seal(&place, &opened)?;
             sqlx::query!(
                 "UPDATE clusters SET kubeconfig = $3 WHERE tenant_id = $1 AND cluster_id = $2",
@@ -241,7 +246,7 @@ impl Tx<'_> {
         .await?;
         for row in meshes {
             let place = meshes::place(MeshId(row.mesh_id));
-            let opened = self.open(&place, &row.authority).await?;
+            let opened = self.open_old(legacy, &place, &row.authority).await?;
             let sealed = self.seal(&place, &opened)?;
             sqlx::query!(
                 "UPDATE meshes SET authority = $3 WHERE tenant_id = $1 AND mesh_id = $2",
@@ -316,7 +321,7 @@ impl Store {
         )
         .execute(&mut *tx.inner)
         .await?;
-        tx.reseal().await?;
+        tx.reseal(false).await?;
         let over = now - RETIRED;
         sqlx::query!("DELETE FROM tenant_keys WHERE tenant_id = $1 AND retired_at < $2", tenant.0, over.to_sqlx() as _)
             .execute(&mut *tx.inner)
@@ -324,6 +329,36 @@ impl Store {
         tx.commit().await?;
         self.vault.forget(tenant);
         Ok(version)
+    }
+
+    /// Gives every tenant that was made before tenants had keys one of its own, and seals its secrets with it. Answers how
+    /// many. Needs the role of workers, which sees every tenant's head.
+    ///
+    /// # Errors
+    /// The key service or the database failed; tenants that were seen to stay so.
+    pub async fn give_missing_keys(&self, now: Timestamp) -> Result<usize, StoreError> {
+        let waiting = sqlx::query_scalar!("SELECT tenant_id FROM tenant_heads WHERE needs_key ORDER BY tenant_id")
+            .fetch_all(&self.pool)
+            .await?;
+        let mut count = 0;
+        for tenant in waiting.into_iter().map(TenantId) {
+            let key = fill();
+            let keeper = self.vault.wrapper();
+            let wrapped = keeper.wrap(&key, &context(tenant, 1)).await?;
+            let mut tx = self.begin_with(tenant, Arc::new(TenantKeys([(1, key)].into()))).await?;
+            let mine =
+                sqlx::query!("UPDATE tenant_heads SET needs_key = false WHERE tenant_id = $1 AND needs_key", tenant.0)
+                    .execute(&mut *tx.inner)
+                    .await?;
+            if mine.rows_affected() == 1 {
+                tx.add_key(1, &wrapped, &keeper.name(), now).await?;
+                tx.reseal(true).await?;
+                tx.commit().await?;
+                self.vault.forget(tenant);
+                count += 1;
+            }
+        }
+        Ok(count)
     }
 
     /// Wraps a tenant's keys with the present master key, where another one has wrapped them. Answers how many.

@@ -50,7 +50,7 @@ impl Vault {
     }
 
     /// Seals a secret of the operator's for one place, such as `hosting_clusters.kubeconfig/hosting_01…`.
-    pub(crate) fn seal(&self, place: &str, text: &[u8]) -> Vec<u8> {
+    pub fn seal(&self, place: &str, text: &[u8]) -> Vec<u8> {
         seal(&self.secret, place, text)
     }
 

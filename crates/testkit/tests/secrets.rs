@@ -129,3 +129,23 @@ async fn a_master_key_is_changed_without_a_pause() {
     assert_eq!(both.rewrap_tenant_keys(tenant).await.expect("a rewrap"), 0, "nothing is left to do");
     assert!(new_only().await.is_ok(), "the old line can be taken out");
 }
+
+/// What an earlier version sealed with the server's own key is sealed with the tenant's when a worker starts.
+#[tokio::test]
+async fn tenants_from_before_there_were_keys_get_one_and_lose_nothing() {
+    let (db, clock) = (TestDb::new().await, ManualClock::default());
+    let id = cluster(&db, db.tenant, &clock).await;
+    let old = testkit::db::vault().seal(&format!("clusters.kubeconfig/{id}"), SECRET);
+    let digits: String = old.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    let before = format!(
+        "DO $$ BEGIN DELETE FROM tenant_keys WHERE tenant_id = '{0}'; UPDATE tenant_heads SET needs_key = true WHERE tenant_id = '{0}';
+         UPDATE clusters SET kubeconfig = decode('{digits}', 'hex'); END $$",
+        db.tenant.0
+    );
+    db.execute(SUPERUSER, &before).await.expect("a database of an earlier version");
+    let fresh = Store::connect(&db.url("mw_worker"), testkit::db::vault()).await.expect("a worker that starts");
+    assert!(matches!(kubeconfig(&fresh, db.tenant, id).await, Err(StoreError::Sealed)));
+    assert_eq!(fresh.give_missing_keys(clock.now()).await.expect("keys"), 1);
+    assert_eq!(fresh.give_missing_keys(clock.now()).await.expect("nothing left"), 0);
+    assert_eq!(kubeconfig(&fresh, db.tenant, id).await.expect("it opens"), SECRET);
+}
