@@ -61,7 +61,7 @@ impl Server {
         let log = File::create(dir.join("server.log")).map_err(|error| error.to_string())?;
         let errors = log.try_clone().map_err(|error| error.to_string())?;
         let process = run.stdout(log).stderr(errors).stdin(Stdio::null()).spawn().map_err(|error| error.to_string())?;
-        let client = Client { dir: dir.to_owned(), address: format!("http://{listen}") };
+        let client = Client { dir: dir.to_owned(), address: format!("http://{listen}"), key: None };
         let server = Self { process, client };
         let ready = || server.cli(&["releases", "-o", "json"]).ok();
         until("the server serves", Duration::from_mins(1), ready).map_err(|error| {
@@ -105,11 +105,18 @@ impl std::ops::Deref for Server {
 pub(crate) struct Client {
     dir: PathBuf,
     pub(crate) address: String,
+    /// Another key than the first owner's.
+    key: Option<PathBuf>,
 }
 
 impl Client {
     pub(crate) fn key_file(&self) -> PathBuf {
-        self.dir.join("server").join("api-key")
+        self.key.clone().unwrap_or_else(|| self.dir.join("server").join("api-key"))
+    }
+
+    /// The command line in other hands.
+    pub(crate) fn with_key(self, file: PathBuf) -> Self {
+        Self { key: Some(file), ..self }
     }
 
     /// Runs the command line with `-o json` and answers what it said.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Known, OLD, Parts, field, in_place, mesh_up, rollback, sidecars};
+use super::{Known, OLD, Parts, access, field, in_place, mesh_up, rollback, sidecars};
 use crate::Result;
 use crate::lab::{Lab, until};
 use crate::server::Server;
@@ -66,6 +66,10 @@ fn scenarios<'a>(lab: &'a Lab, server: &'a Server, dir: &'a std::path::Path) -> 
         (
             "a hosted control plane puts nothing cluster-wide into the hosting cluster".into(),
             Box::new(|| nothing_cluster_wide(lab)),
+        ),
+        (
+            "keys, labels, tenants and the audit log by the command line".into(),
+            Box::new(|| access::by_command_line(server, dir)),
         ),
         ("a killed istiod is started again".into(), Box::new(|| killed_istiod(lab, server))),
     ];
