@@ -2,10 +2,11 @@
 
 use axum::http::{HeaderMap, header};
 use model::Name;
+use model::access::Scope;
 use model::label::{self, Labels};
 use model::name::InvalidName;
 use serde::Deserialize;
-use store::{Narrow, StoreError, Written};
+use store::{Narrow, StoreError, Tx, Written};
 
 use crate::problem::{ApiError, Result};
 
@@ -17,6 +18,23 @@ pub(crate) fn id<T: std::str::FromStr>(text: &str, what: &str) -> Result<T> {
 /// Reads the field `/name`: a DNS label.
 pub(crate) fn name_field(text: &str) -> Result<Name> {
     text.parse().map_err(|error: InvalidName| ApiError::field("/name", error.to_string()))
+}
+
+/// Something that a body names by its id: where it is not there, the field is wrong and not the path.
+pub(crate) fn named<T>(found: std::result::Result<T, StoreError>, absent: impl Fn() -> ApiError) -> Result<T> {
+    match found {
+        Err(StoreError::NotFound { .. }) => Err(absent()),
+        other => Ok(other?),
+    }
+}
+
+/// Refuses a scope whose mesh or cluster is not this tenant's.
+pub(crate) async fn known_scope(tx: &mut Tx<'_>, scope: Scope, absent: impl Fn() -> ApiError) -> Result<()> {
+    match scope {
+        Scope::Tenant => Ok(()),
+        Scope::Mesh(id) => named(tx.mesh(id).await.map(drop), absent),
+        Scope::Cluster(id) => named(tx.cluster(id).await.map(drop), absent),
+    }
 }
 
 /// The longest name for people.

@@ -4,10 +4,10 @@ use axum::Json;
 use axum::extract::Path;
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
-use model::access::{Action, Grant, Scope, UnknownRole, UnknownScope};
+use model::access::{Action, Grant, UnknownRole, UnknownScope};
 use model::ids::{BindingId, ProviderId};
 use model::quota::Counted;
-use store::{Binding, Page, Provider, StoreError, Subject, Tx};
+use store::{Binding, Page, Provider, Subject};
 use wire::{
     CreateIdentityProvider, CreateRoleBinding, IdentityProvider, IdentityProviderList, Problem, RoleBinding,
     RoleBindingList,
@@ -15,7 +15,7 @@ use wire::{
 
 use crate::auth::Caller;
 use crate::change::{Body, Done, Nothing};
-use crate::fields::{id, name_field};
+use crate::fields::{id, known_scope, name_field, named};
 use crate::oidc::{self, ALGORITHMS};
 use crate::paging::{List, Unfiltered};
 use crate::problem::{ApiError, Result};
@@ -180,28 +180,12 @@ pub(crate) async fn create_role_binding(caller: Caller, body: Body<CreateRoleBin
     let scope = wanted.scope.parse().map_err(|error: UnknownScope| ApiError::field("/scope", error.to_string()))?;
     let absent = || ApiError::field("/provider_id", "there is no such identity provider");
     let provider: ProviderId = wanted.provider_id.parse().map_err(|_| absent())?;
-    there(change.tx.provider(provider).await.map(drop), absent)?;
-    exists(&mut change.tx, scope).await?;
+    named(change.tx.provider(provider).await, absent)?;
+    known_scope(&mut change.tx, scope, || ApiError::field("/scope", "there is no such mesh or cluster")).await?;
     let (id, created_at) = (BindingId(caller.app.clock.uuid()), caller.app.clock.now());
     let binding = Binding { id, provider, subject, grant: Grant { role, scope }, created_at };
     change.tx.create_binding(&binding).await?;
     change.done(Done::new(StatusCode::CREATED, id), &binding_view(&binding)).await
-}
-
-async fn exists(tx: &mut Tx<'_>, scope: Scope) -> Result<()> {
-    let absent = || ApiError::field("/scope", "there is no such mesh or cluster");
-    match scope {
-        Scope::Tenant => Ok(()),
-        Scope::Mesh(id) => there(tx.mesh(id).await.map(drop), absent),
-        Scope::Cluster(id) => there(tx.cluster(id).await.map(drop), absent),
-    }
-}
-
-fn there(found: std::result::Result<(), StoreError>, absent: impl Fn() -> ApiError) -> Result<()> {
-    match found {
-        Err(StoreError::NotFound { .. }) => Err(absent()),
-        other => Ok(other?),
-    }
 }
 
 /// List role bindings

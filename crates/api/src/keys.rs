@@ -8,12 +8,12 @@ use jiff::SignedDuration;
 use model::access::{Action, Role, Scope};
 use model::ids::KeyId;
 use model::quota::Counted;
-use store::{KeyText, NewKey, Page, StoreError, Tx};
+use store::{KeyText, NewKey, Page, Tx};
 use wire::{ApiKey, ApiKeyList, CreateApiKey, Problem, RotateApiKey};
 
 use crate::auth::Caller;
 use crate::change::{Body, Done, Nothing};
-use crate::fields::{id, name_field};
+use crate::fields::{id, known_scope, name_field};
 use crate::paging::{List, Unfiltered};
 use crate::problem::{ApiError, Result};
 
@@ -72,17 +72,10 @@ async fn scopes(tx: &mut Tx<'_>, wanted: &[String]) -> Result<Vec<Scope>> {
     for (index, text) in wanted.iter().enumerate() {
         let wrong = || ApiError::field(&format!("/scopes/{index}"), "there is no such mesh or cluster");
         let scope: Scope = text.parse().map_err(|_| wrong())?;
-        let known = match scope {
-            Scope::Tenant => {
-                return Err(ApiError::field(&format!("/scopes/{index}"), "leave scopes out for the whole tenant"));
-            }
-            Scope::Mesh(id) => tx.mesh(id).await.map(drop),
-            Scope::Cluster(id) => tx.cluster(id).await.map(drop),
-        };
-        match known {
-            Err(StoreError::NotFound { .. }) => return Err(wrong()),
-            other => other?,
+        if scope == Scope::Tenant {
+            return Err(ApiError::field(&format!("/scopes/{index}"), "leave scopes out for the whole tenant"));
         }
+        known_scope(tx, scope, wrong).await?;
         scopes.push(scope);
     }
     Ok(scopes)

@@ -13,7 +13,7 @@ use model::operation::OperationKind;
 use model::quota::Counted;
 use model::rules::{Circumstances, Edition, Strategy, allowed, assess, path};
 use serde_json::{Value, json};
-use store::{ClusterState, MeshState, NewMesh, NewOperation, StoreError, Tx};
+use store::{ClusterState, MeshState, NewMesh, NewOperation, Tx};
 use wire::{
     ChangeMesh, CreateMesh, DataPlane, MeshList, Operation, Problem, SetInjection, StrategyOption, UpgradeOption,
     UpgradeOptionList,
@@ -22,7 +22,7 @@ use wire::{
 use crate::auth::Caller;
 use crate::catalogue::reasons;
 use crate::change::{Body, Change, Done, Nothing};
-use crate::fields::{Filter, id, name_field, rewritten, tag, unmoved, written};
+use crate::fields::{Filter, id, name_field, named, rewritten, tag, unmoved, written};
 use crate::paging::List;
 use crate::problem::{ApiError, Result};
 use crate::views::{self, name};
@@ -83,10 +83,7 @@ async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<N
     for (index, text) in wanted.clusters.iter().enumerate() {
         let pointer = format!("/clusters/{index}");
         let absent = || ApiError::field(&pointer, "there is no such cluster");
-        let cluster = match tx.cluster(text.parse().map_err(|_| absent())?).await {
-            Err(StoreError::NotFound { .. }) => return Err(absent()),
-            found => found?,
-        };
+        let cluster = named(tx.cluster(text.parse().map_err(|_| absent())?).await, absent)?;
         if cluster.state != ClusterState::Ready {
             return Err(ApiError::field(&pointer, format!("{} is not ready", cluster.name)).coded("cluster_not_ready"));
         }

@@ -54,7 +54,6 @@ fn quotas(wanted: &BTreeMap<String, u32>, known: &Quotas) -> Result<Quotas> {
     responses((status = 201, body = Tenant), (status = "default", body = Problem)))]
 pub(crate) async fn create_tenant(caller: Caller, body: Body<CreateTenant>) -> Result<Response> {
     caller.may(Action::ChangePlatform)?;
-    let mut change = caller.change("createTenant", &body).await?;
     let (app, now) = (&caller.app, caller.app.clock.now());
     let name = name_field(&body.value.name)?;
     let quotas = quotas(&body.value.quotas, &Quotas::default())?;
@@ -62,8 +61,8 @@ pub(crate) async fn create_tenant(caller: Caller, body: Body<CreateTenant>) -> R
     let text = KeyText::generate(tenant, KeyId(app.clock.uuid()));
     let (digest, scopes) = (text.digest(app.store.vault()), Vec::new());
     let key = NewKey { id: text.key, name: "first-owner".into(), role: Role::Owner, scopes, digest, expires_at: None };
-    // Asking a key service inside of the transaction is bounded as the service's own patience is.
     let wrapped = app.store.first_wrapped_key(tenant).await?;
+    let mut change = caller.change("createTenant", &body).await?;
     let new = NewTenant { id: tenant, name: name.as_str(), quotas: &quotas, wrapped: &wrapped };
     change.tx.create_tenant(&new, now).await?;
     change.tx.create_first_key(tenant, &key, now).await?;

@@ -18,7 +18,7 @@ use wire::{CreateUpgrade, MoveNamespaces, Problem, Upgrade, UpgradeList};
 
 use crate::auth::Caller;
 use crate::change::{Body, Change, Done, Nothing};
-use crate::fields::id;
+use crate::fields::{id, tag};
 use crate::meshes::{member_versions, permitted};
 use crate::paging::{List, Unfiltered};
 use crate::problem::{ApiError, Result};
@@ -55,7 +55,8 @@ pub(crate) async fn create_upgrade(
     let new = read(&caller, &mesh, &body.value).await?;
     change.tx.create_upgrade(&new, caller.app.clock.now()).await?;
     let planned = change.tx.upgrade(new.id).await?;
-    let done = Done::new(StatusCode::CREATED, new.id).at(format!("/v1/upgrades/{}", new.id)).tagged(tag(&planned));
+    let done =
+        Done::new(StatusCode::CREATED, new.id).at(format!("/v1/upgrades/{}", new.id)).tagged(tag(planned.transitions));
     change.done(done, &views::upgrade(&planned)).await
 }
 
@@ -199,11 +200,7 @@ fn rests(state: &UpgradeState) -> bool {
 }
 
 fn tagged(upgrade: &store::Upgrade) -> Response {
-    ([(header::ETAG, tag(upgrade))], Json(views::upgrade(upgrade))).into_response()
-}
-
-fn tag(upgrade: &store::Upgrade) -> String {
-    format!("\"{}\"", upgrade.transitions)
+    ([(header::ETAG, tag(upgrade.transitions))], Json(views::upgrade(upgrade))).into_response()
 }
 
 /// Verbs that two people must not press at the same moment.
@@ -259,7 +256,7 @@ async fn press(
     let asked = change.tx.upgrade_verb(upgrade, verb, expected, arguments, caller.app.clock.as_ref()).await?;
     let done = Done::new(StatusCode::ACCEPTED, upgrade)
         .at(format!("/v1/upgrades/{upgrade}"))
-        .tagged(tag(&asked))
+        .tagged(tag(asked.transitions))
         .replacing(&views::upgrade(&before));
     change.done(done, &views::upgrade(&asked)).await
 }

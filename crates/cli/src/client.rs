@@ -26,9 +26,9 @@ fn retry_after(answer: &reqwest::Response) -> Option<std::time::Duration> {
 
 /// What makes copies of a request one.
 fn random_key() -> String {
-    let mut bytes = [0; 16];
+    let mut bytes = [0; 32];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system's randomness");
-    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    model::audit::hex::encode(&bytes)
 }
 
 /// A connection to the service.

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use aws_lc_rs::hmac;
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
+use model::audit::hex;
 use model::ids::{ClusterId, MeshId, TenantId};
 
 use crate::vault::{fill, open, seal, sha256};
@@ -71,7 +72,7 @@ impl MasterKeys {
 #[async_trait]
 impl KeyWrapper for MasterKeys {
     fn name(&self) -> String {
-        format!("file:{}", &crate::vault::hex(&sha256(&self.0[0]))[..16])
+        format!("file:{}", &hex::encode(&sha256(&self.0[0]))[..16])
     }
 
     async fn wrap(&self, key: &Key, context: &str) -> Result<Vec<u8>, WrapError> {
@@ -185,16 +186,15 @@ impl Tx<'_> {
     pub(crate) async fn add_key(
         &mut self,
         version: i32,
-        wrapped: &[u8],
-        keeper: &str,
+        wrapped: &WrappedKey,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         sqlx::query!(
             "INSERT INTO tenant_keys (tenant_id, version, wrapped, wrapper, created_at) VALUES ($1, $2, $3, $4, $5)",
             self.tenant.0,
             version,
-            wrapped,
-            keeper,
+            wrapped.bytes,
+            wrapped.by,
             now.to_sqlx() as _
         )
         .execute(&mut *self.inner)
@@ -292,8 +292,12 @@ impl Store {
     /// # Errors
     /// The key service failed.
     pub async fn first_wrapped_key(&self, tenant: TenantId) -> Result<WrappedKey, StoreError> {
+        self.wrapped(tenant, 1, &fill()).await
+    }
+
+    async fn wrapped(&self, tenant: TenantId, version: i32, key: &Key) -> Result<WrappedKey, StoreError> {
         let keeper = self.vault.wrapper();
-        Ok(WrappedKey { bytes: keeper.wrap(&fill(), &context(tenant, 1)).await?, by: keeper.name() })
+        Ok(WrappedKey { bytes: keeper.wrap(key, &context(tenant, version)).await?, by: keeper.name() })
     }
 
     /// Gives a tenant a new data key and seals everything that is kept for good with it. Other processes look again when
@@ -303,16 +307,15 @@ impl Store {
     /// # Errors
     /// The key service or the database failed; nothing was changed.
     pub async fn rotate_tenant_key(&self, tenant: TenantId, now: Timestamp) -> Result<i32, StoreError> {
-        let keeper = self.vault.wrapper();
         self.vault.forget(tenant);
-        let newest = self.tenant_keys(tenant).await?.0.last_key_value().map(|(version, _)| *version);
+        let mut keys = self.tenant_keys(tenant).await?.0.clone();
+        let newest = keys.last_key_value().map(|(version, _)| *version);
         let version = newest.ok_or(StoreError::NotFound { what: "tenant" })? + 1;
         let key = fill();
-        let wrapped = keeper.wrap(&key, &context(tenant, version)).await?;
-        let mut keys = self.tenant_keys(tenant).await?.0.clone();
+        let wrapped = self.wrapped(tenant, version, &key).await?;
         keys.insert(version, key);
         let mut tx = self.begin_with(tenant, Arc::new(TenantKeys(keys))).await?;
-        tx.add_key(version, &wrapped, &keeper.name(), now).await?;
+        tx.add_key(version, &wrapped, now).await?;
         sqlx::query!(
             "UPDATE tenant_keys SET retired_at = $3 WHERE tenant_id = $1 AND version < $2 AND retired_at IS NULL",
             tenant.0,
@@ -343,15 +346,14 @@ impl Store {
         let mut count = 0;
         for tenant in waiting.into_iter().map(TenantId) {
             let key = fill();
-            let keeper = self.vault.wrapper();
-            let wrapped = keeper.wrap(&key, &context(tenant, 1)).await?;
+            let wrapped = self.wrapped(tenant, 1, &key).await?;
             let mut tx = self.begin_with(tenant, Arc::new(TenantKeys([(1, key)].into()))).await?;
             let mine =
                 sqlx::query!("UPDATE tenant_heads SET needs_key = false WHERE tenant_id = $1 AND needs_key", tenant.0)
                     .execute(&mut *tx.inner)
                     .await?;
             if mine.rows_affected() == 1 {
-                tx.add_key(1, &wrapped, &keeper.name(), now).await?;
+                tx.add_key(1, &wrapped, now).await?;
                 tx.reseal(true).await?;
                 tx.commit().await?;
                 self.vault.forget(tenant);

@@ -26,6 +26,7 @@ mod meshes;
 mod operations;
 pub mod private;
 mod queue;
+mod revisions;
 mod slots;
 mod tenants;
 mod upgrades;

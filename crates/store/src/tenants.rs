@@ -111,7 +111,7 @@ impl Store {
         drop(tx);
         let wrapped = self.first_wrapped_key(TenantId::PLATFORM).await?;
         let mut tx = self.begin(TenantId::PLATFORM).await?;
-        match tx.add_key(1, &wrapped.bytes, &wrapped.by, now).await {
+        match tx.add_key(1, &wrapped, now).await {
             // Another process was faster.
             Err(StoreError::Conflict { .. }) => Ok(()),
             other => {
@@ -161,7 +161,7 @@ impl Tx<'_> {
         self.as_tenant().await?;
         let before = self.go_over(new.id).await?;
         sqlx::query!("INSERT INTO tenant_heads (tenant_id) VALUES ($1)", new.id.0).execute(&mut *self.inner).await?;
-        self.add_key(1, &new.wrapped.bytes, &new.wrapped.by, now).await?;
+        self.add_key(1, new.wrapped, now).await?;
         self.go_over(before).await.map(drop)
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hmac;
+use model::audit::hex;
 use model::ids::TenantId;
 
 use crate::StoreError;
@@ -125,7 +126,7 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 
 /// SHA-256 in hexadecimal.
 pub fn digest(bytes: &[u8]) -> String {
-    hex(&sha256(bytes))
+    hex::encode(&sha256(bytes))
 }
 
 /// 32 random bytes in hexadecimal, for a sealing key.
@@ -133,12 +134,7 @@ pub fn digest(bytes: &[u8]) -> String {
 /// # Panics
 /// When the system has no randomness.
 pub fn random_hex() -> String {
-    hex(&fill())
-}
-
-/// Bytes in hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |text, byte| text + &format!("{byte:02x}"))
+    hex::encode(&fill())
 }
 
 #[cfg(test)]

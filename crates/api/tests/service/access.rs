@@ -3,10 +3,10 @@
 use axum::http::StatusCode;
 use model::access::{Role, Scope};
 use model::ids::{MeshId, TenantId};
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{Reply, Service, routes};
+use crate::support::{Service, routes, seen};
 
 #[tokio::test]
 async fn nobody_gets_past_any_operation() {
@@ -76,13 +76,6 @@ async fn a_key_that_is_narrowed_to_a_mesh_reaches_that_mesh_only() {
             }
         }
     }
-}
-
-/// What a caller can tell apart: not the id of the request.
-fn seen(reply: &Reply) -> (StatusCode, Value) {
-    let mut body = reply.body.clone();
-    body.as_object_mut().map(|fields| fields.remove("instance"));
-    (reply.status, body)
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use store::{Binding, Narrow, Page, Provider, Reach, Subject};
 use testkit::Fleet;
 use uuid::Uuid;
 
-use crate::support::{Reply, Route, Service, key, routes};
+use crate::support::{Reply, Route, Service, key, routes, seen};
 
 /// Ids of one tenant's things, by the names that paths use.
 #[derive(Debug, Clone)]
@@ -170,13 +170,6 @@ impl Stage {
 /// Every table that belongs to tenants.
 const TENANT_TABLES: &str = "SELECT c.relname::text FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
     WHERE c.relkind IN ('r', 'p') AND a.attname = 'tenant_id' AND c.relnamespace = 'public'::regnamespace ORDER BY 1";
-
-/// What a caller can tell apart.
-fn seen(reply: &Reply) -> (StatusCode, Value) {
-    let mut body = reply.body.clone();
-    body.as_object_mut().map(|fields| fields.remove("instance"));
-    (reply.status, body)
-}
 
 /// Bodies whose ids are somebody else's, with what the answer must not differ from.
 fn bodies(route: &Route, own: &Ids, victim: &Ids, unknown: &Ids) -> Vec<(Value, Value)> {

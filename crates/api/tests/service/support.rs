@@ -157,6 +157,13 @@ impl Service {
     }
 }
 
+/// What a caller can tell apart: not the id of the request.
+pub(crate) fn seen(reply: &Reply) -> (StatusCode, Value) {
+    let mut body = reply.body.clone();
+    body.as_object_mut().map(|fields| fields.remove("instance"));
+    (reply.status, body)
+}
+
 /// An operation of the document.
 #[derive(Debug)]
 pub(crate) struct Route {
