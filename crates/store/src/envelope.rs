@@ -8,81 +8,20 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use aws_lc_rs::hmac;
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
-use model::audit::hex;
 use model::ids::{ClusterId, MeshId, TenantId};
 
-use crate::vault::{fill, open, seal, sha256};
+use crate::vault::{fill, open, seal};
 use crate::{Store, StoreError, Tx, clusters, exactly_one, meshes};
 
-/// A data key, or a master key.
-pub type Key = [u8; 32];
-
-/// Why a data key could not be wrapped or unwrapped.
-#[derive(Debug, thiserror::Error)]
-pub enum WrapError {
-    /// Try again: the key service does not answer.
-    #[error("the key service does not answer")]
-    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// It answered that it will not: another key, another context, or no permission.
-    #[error("the key service refused")]
-    Refused,
-}
-
-/// What keeps the master key: a file, or a service that never gives it away.
-#[async_trait]
-pub trait KeyWrapper: Send + Sync + std::fmt::Debug {
-    /// What is stored beside a wrapped key, so that one sees what still has to be wrapped anew.
-    fn name(&self) -> String;
-
-    /// Wraps a data key for a context.
-    async fn wrap(&self, key: &Key, context: &str) -> Result<Vec<u8>, WrapError>;
-
-    /// Unwraps what was wrapped for the same context.
-    async fn unwrap(&self, wrapped: &[u8], context: &str) -> Result<Key, WrapError>;
-}
+pub use crate::master::{Key, KeyWrapper, MasterKeys, WrapError};
 
 /// A data key as it is stored.
 #[derive(Debug, Clone)]
 pub struct WrappedKey {
     pub(crate) bytes: Vec<u8>,
     pub(crate) by: String,
-}
-
-/// Master keys from a file. The first one wraps; all of them unwrap, so that a new one can be put in front.
-#[derive(Clone)]
-pub struct MasterKeys(Vec<Key>);
-
-impl std::fmt::Debug for MasterKeys {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "MasterKeys({})", self.0.len())
-    }
-}
-
-impl MasterKeys {
-    /// The first key wraps.
-    pub fn new(first: Key, former: Vec<Key>) -> Self {
-        Self(std::iter::once(first).chain(former).collect())
-    }
-}
-
-#[async_trait]
-impl KeyWrapper for MasterKeys {
-    fn name(&self) -> String {
-        format!("file:{}", &hex::encode(&sha256(&self.0[0]))[..16])
-    }
-
-    async fn wrap(&self, key: &Key, context: &str) -> Result<Vec<u8>, WrapError> {
-        Ok(seal(&self.0[0], context, key))
-    }
-
-    async fn unwrap(&self, wrapped: &[u8], context: &str) -> Result<Key, WrapError> {
-        let opened = self.0.iter().find_map(|master| open(master, context, wrapped).ok());
-        opened.and_then(|key| key.try_into().ok()).ok_or(WrapError::Refused)
-    }
 }
 
 /// How long opened data keys are kept: an erased or rotated tenant is noticed by every process within this time.
@@ -405,10 +344,4 @@ impl Store {
         self.vault.forget(tenant);
         Ok(())
     }
-}
-
-/// A master key for those who have none of their own: derived, so that it says nothing about what it comes from.
-pub(crate) fn derived(secret: &Key) -> Key {
-    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"meshwright master key");
-    tag.as_ref().try_into().expect("an HMAC-SHA256 has 32 bytes")
 }

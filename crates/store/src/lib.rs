@@ -22,6 +22,7 @@ mod idempotency;
 mod identity;
 mod keys;
 mod labels;
+mod master;
 mod meshes;
 mod operations;
 pub mod private;

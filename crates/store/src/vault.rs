@@ -9,7 +9,8 @@ use model::audit::hex;
 use model::ids::TenantId;
 
 use crate::StoreError;
-use crate::envelope::{Cache, Key, KeyWrapper, MasterKeys, derived};
+use crate::envelope::Cache;
+use crate::master::{Key, KeyWrapper, MasterKeys, derived};
 
 /// What a process keeps secret: its own key, which peppers API keys and seals what belongs to no tenant, and the way to
 /// the master key, which wraps the tenants' data keys. Clones share what they have opened.
