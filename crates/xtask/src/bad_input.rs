@@ -9,9 +9,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::lab::{Lab, until};
+use crate::scenario::rollback::SECOND_TAG;
 use crate::scenario::{OLD, Parts, field, mesh_up};
 use crate::server::Server;
 use crate::story::{carries, is_gone};
+use crate::worker::Holdable;
 use crate::{Result, output};
 
 /// The catalogue holds a few releases that cannot be used: too old, too far, for another Kubernetes, with images that nobody has.
@@ -88,10 +90,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let mut parts = Parts::new();
     let lab = parts.run("start a lab", || Lab::up("bad-input", 3))?;
-    let server = parts.run("start Meshwright", || {
-        Server::start(&lab, &options.dir, &options.listen, &CATALOGUE, &["--step-seconds", "45"])
+    let (server, worker) = parts.run("start Meshwright", || {
+        Holdable::with_server(&lab, &options.dir, &options.listen, &CATALOGUE, &["--step-seconds", "45"])
     })?;
-    let mut stage = Stage { lab: &lab, server: &server, dir: &options.dir, saved: Vec::new() };
+    let mut stage = Stage { lab: &lab, server: &server, worker: &worker, dir: &options.dir, saved: Vec::new() };
     stage.odd_releases()?;
     mesh_up(&lab, &server, &mut parts)?;
     let mut failed = 0;
@@ -117,6 +119,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 struct Stage<'a> {
     lab: &'a Lab,
     server: &'a Server,
+    worker: &'a Holdable,
     dir: &'a Path,
     /// Cluster, and what an object was.
     saved: Vec<(String, Value)>,
@@ -197,10 +200,10 @@ impl Stage<'_> {
                 until("the cluster answers", LIMIT, || self.lab.get(cluster, &["nodes"]).ok()).map(drop)
             }
             ["until", state] => self.server.await_state(&field(&self.newest()?, "id")?, state, LIMIT).map(drop),
-            ["press-until", verb, cluster, object] => {
-                let mut audit = self.lab.audit(cluster)?;
-                self.server.cli(&["upgrade", verb, &field(&self.newest()?, "id")?])?;
-                audit.await_write("patch", &[object], LIMIT).map(drop)
+            ["promote-and-lose", process] => {
+                let promote = ["upgrade", "promote", &field(&self.newest()?, "id")?];
+                let _held = self.worker.before(SECOND_TAG, || self.server.cli(&promote).map(drop))?;
+                self.lab.signal(process, "STOP")
             }
             ["save", cluster, kind, name] => self.save(cluster, kind, name),
             ["spoil", cluster, secret] => {

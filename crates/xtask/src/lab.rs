@@ -223,24 +223,6 @@ impl Audit {
         let lines = text[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         lines.map(|line| serde_json::from_slice(line).map_err(|error| error.to_string())).collect()
     }
-
-    /// Waits until the API server has accepted a write of ours to a path that contains these words.
-    pub(crate) fn await_write(&mut self, verb: &str, words: &[&str], limit: Duration) -> Result<Value> {
-        let start = Instant::now();
-        loop {
-            let found = self.fresh()?.into_iter().find(|entry| {
-                let path = entry["requestURI"].as_str().unwrap_or_default();
-                ours(entry) && entry["verb"] == verb && accepted(entry) && words.iter().all(|word| path.contains(word))
-            });
-            if let Some(entry) = found {
-                return Ok(entry);
-            }
-            if start.elapsed() > limit {
-                return Err(format!("no {verb} of {words:?} within {} s", limit.as_secs()));
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
 }
 
 /// Whether a request came from a worker of ours.

@@ -18,6 +18,7 @@ mod scenario;
 mod server;
 mod storm;
 mod story;
+mod worker;
 
 /// Checks and measurements of this repository.
 #[derive(Debug, Parser)]

@@ -74,7 +74,7 @@ impl Server {
     /// Adds a release to the catalogue, as an operator does.
     pub(crate) fn import(&self, version: &str, charts: &str, more: &[&str]) -> Result<()> {
         let state = self.state_dir();
-        let url = format!("postgres://mw_worker@localhost/meshwright?host={}", state.join("postgres").display());
+        let url = format!("postgres://mw_worker@localhost/meshwright?host={}", self.postgres().display());
         let mut run = Command::new("target/debug/meshwright-server");
         run.args(["releases", "--database-url", &url, "--vault-key-file"]).arg(state.join("vault-key"));
         run.args(["import", "--hub", "lab", "--version", version, "--charts", charts]).args(more);
@@ -89,6 +89,11 @@ impl Server {
     /// Where the private Postgres and the sealing key are.
     pub(crate) fn state_dir(&self) -> PathBuf {
         self.client.dir.join("server")
+    }
+
+    /// The folder of the private Postgres' socket.
+    pub(crate) fn postgres(&self) -> PathBuf {
+        self.state_dir().join("postgres")
     }
 }
 

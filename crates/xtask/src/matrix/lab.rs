@@ -3,27 +3,23 @@
 //! Each worker is cut off at its boundary and is the predecessor of the next one, so one canary and one rollback see every
 //! cut.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
-use model::ids::OperationId;
 use serde_json::Value;
-use testkit::relay::{Moment, Relay, Sent};
+use testkit::relay::{Moment, Relay};
 
 use super::Totals;
+use crate::Result;
 use crate::lab::{Audit, Lab, accepted, until};
 use crate::scenario::{CATALOGUE, NEW, OLD, Parts, ask, field, mesh_up, plan};
-use crate::server::{Client, SETTINGS, Server};
+use crate::server::Server;
 use crate::story::{carries, is_gone, stamps};
-use crate::{Result, output};
+use crate::worker::{Step, Worker};
 
 /// Where a worker is cut off, and what becomes of it.
 struct Boundary {
-    /// What the operation is.
-    kind: &'static str,
-    /// What the step's title contains.
-    step: &'static str,
+    step: Step,
     moment: Moment,
     fate: Fate,
 }
@@ -38,8 +34,8 @@ enum Fate {
     ContinuedInPause,
 }
 
-const fn at(kind: &'static str, step: &'static str, moment: Moment, fate: Fate) -> Boundary {
-    Boundary { kind, step, moment, fate }
+const fn at(kind: &'static str, title: &'static str, moment: Moment, fate: Fate) -> Boundary {
+    Boundary { step: Step { kind, title }, moment, fate }
 }
 
 /// Along a canary, in the order in which they come.
@@ -118,53 +114,17 @@ struct Stage<'a> {
     born: usize,
 }
 
-/// A worker's process, behind a relay where it will be cut off.
-struct Worker {
-    name: String,
-    process: Child,
-    relay: Option<Relay>,
-}
-
-impl Worker {
-    fn signal(&self, signal: &str) -> Result<()> {
-        let pid = self.process.id().to_string();
-        output(std::process::Command::new("kill").args([&format!("-{signal}"), &pid])).map(drop)
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let ended = self.process.kill().and_then(|()| self.process.wait().map(drop));
-        if let Err(error) = ended {
-            eprintln!("xtask: {}: {error}", self.name);
-        }
-    }
-}
-
 impl Stage<'_> {
     fn worker(&mut self, boundary: Option<&'static Boundary>) -> Result<Worker> {
         self.born += 1;
         let name = format!("cut-{}", self.born);
-        let state = self.server.state_dir();
-        let socket = state.join("postgres");
         let relay = boundary.map(|boundary| {
             let _inside = self.runtime.enter();
-            let relay = Relay::start(&socket);
-            let client = self.server.client();
-            relay.stop_at(boundary.moment, Box::new(move |sent| fits(&client, boundary, sent)));
+            let relay = Relay::start(&self.server.postgres());
+            relay.stop_at(boundary.moment, boundary.step.record(self.server.client(), boundary.moment));
             relay
         });
-        let host: PathBuf = relay.as_ref().map_or(socket, |relay| relay.folder().to_owned());
-        let limit = "options=-c%20idle_in_transaction_session_timeout%3D1500";
-        let url = format!("postgres://mw_worker@localhost/meshwright?host={}&{limit}", host.display());
-        let log = std::fs::File::create(state.join(format!("{name}.log"))).map_err(|error| error.to_string())?;
-        let mut run = self.lab.inside(None);
-        run.args(["target/debug/meshwright-server", "work", "--lease-seconds", "4", "--owner", &name]);
-        run.args(["--database-url", &url, "--helm", &self.lab.helm()?, "--vault-key-file"])
-            .arg(state.join("vault-key"));
-        run.args(SETTINGS).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let process = run.spawn().map_err(|error| error.to_string())?;
-        Ok(Worker { name, process, relay })
+        Worker::start(self.lab, self.server, &name, relay, &["--lease-seconds", "4"])
     }
 
     /// One worker after the other, each cut off at its boundary; the last one sees the rest through.
@@ -183,14 +143,14 @@ impl Stage<'_> {
                 begin()?;
             }
             let relay = worker.relay.as_ref().expect("a victim has one");
-            if boundary.kind == "promote" && boundary.step.ends_with("c1") {
+            if boundary.step.kind == "promote" && boundary.step.title.ends_with("c1") {
                 self.server.await_state(upgrade, "verifying", LIMIT)?;
                 self.server.cli(&["upgrade", "promote", upgrade])?;
             }
             if !self.runtime.block_on(relay.reached(LIMIT)) {
-                return Err(format!("{} never came to {}", worker.name, boundary.step));
+                return Err(format!("{} never came to {}", worker.name, boundary.step.title));
             }
-            println!("  {} {:?} at {} ({:?})", worker.name, boundary.fate, boundary.step, boundary.moment);
+            println!("  {} {:?} at {} ({:?})", worker.name, boundary.fate, boundary.step.title, boundary.moment);
             self.settle(stopped.take(), totals)?;
             if boundary.moment == Moment::AfterEffect {
                 // Long enough for what was pushed to arrive.
@@ -217,7 +177,7 @@ impl Stage<'_> {
     fn settle(&self, stopped: Option<(Worker, &Boundary)>, totals: &mut Totals) -> Result<()> {
         let Some((worker, boundary)) = stopped else { return Ok(()) };
         let verdict = if boundary.fate == Fate::Killed { None } else { self.late(&worker)? };
-        totals.count(boundary.step, verdict);
+        totals.count(boundary.step.title, verdict);
         Ok(())
     }
 
@@ -249,23 +209,4 @@ impl Stage<'_> {
 fn writes(entry: &Value, worker: &str) -> bool {
     let by = entry["userAgent"].as_str().is_some_and(|agent| agent.ends_with(&format!("({worker})")));
     by && ["create", "update", "patch", "delete"].iter().any(|verb| entry["verb"] == *verb)
-}
-
-/// Whether a record is about a boundary's step. The service itself knows which step a number is.
-fn fits(client: &Client, boundary: &Boundary, sent: &Sent) -> bool {
-    let numbers = if boundary.moment == Moment::Recording { &sent.done } else { &sent.started };
-    if numbers.is_empty() {
-        return false;
-    }
-    let Ok(operation) = client.ask(&["operation", "get", &OperationId(sent.operation).to_string()]) else {
-        return false;
-    };
-    let steps =
-        operation["waves"].as_array().into_iter().flatten().filter_map(|wave| wave["steps"].as_array()).flatten();
-    let meant = |step: &Value| {
-        let number = step["number"].as_i64().and_then(|number| i32::try_from(number).ok());
-        let title = step["title"].as_str().unwrap_or_default();
-        number.is_some_and(|number| numbers.contains(&number)) && title.contains(boundary.step)
-    };
-    operation["kind"] == boundary.kind && steps.into_iter().any(meant)
 }

@@ -7,16 +7,21 @@ use crate::Result;
 use crate::lab::{Lab, accepted, ours, until};
 use crate::server::Server;
 use crate::story::{carries, differences, is_gone};
+use crate::worker::{Holdable, Step};
 
 /// The stages that an upgrade is rolled back from.
 pub(crate) const STAGES: [&str; 5] = ["deployed", "moved", "promoting", "rolling", "holding"];
 /// The workload whose pods are born again in the mixed window. The upgrade never patched it, so it has no former template
 /// to return to, and keeps the stamp of the restart that brings it back.
 const STRAY: &str = "shop/web";
+/// A promotion is split when it comes no further than this: the first member's tags have moved.
+pub(crate) const SECOND_TAG: Step = Step { kind: "promote", title: "tag default in c2" };
+/// The first workload of the second member: everything before it has been restarted or is about to be.
+const MIDDLE: Step = Step { kind: "roll", title: "restart billing/deployment/api in c2" };
 const LIMIT: Duration = Duration::from_secs(90);
 
 /// Goes to a stage and back, and compares everything in every cluster.
-pub(crate) fn from(lab: &Lab, server: &Server, stage: &str) -> Result<()> {
+pub(crate) fn from(lab: &Lab, server: &Server, worker: &Holdable, stage: &str) -> Result<()> {
     settle(lab)?;
     let before = lab.dump()?;
     let upgrade = plan(server, NEW.0, "canary", "3600")?;
@@ -24,8 +29,8 @@ pub(crate) fn from(lab: &Lab, server: &Server, stage: &str) -> Result<()> {
         "moved" => {
             server.watch(&["upgrade", "move", &upgrade, "--namespace", "c1/shop", "--wait"])?;
         }
-        "promoting" => split(lab, server, &upgrade)?,
-        "rolling" => half_rolled(lab, server, &upgrade)?,
+        "promoting" => split(lab, server, worker, &upgrade)?,
+        "rolling" => half_rolled(lab, server, worker, &upgrade)?,
         "holding" => silent_member(lab, server, &upgrade)?,
         _ => {}
     }
@@ -62,11 +67,10 @@ fn silent_member(lab: &Lab, server: &Server, upgrade: &str) -> Result<()> {
 }
 
 /// A member is lost between the first member's tags and its own; pods that are born meanwhile take the new revision.
-fn split(lab: &Lab, server: &Server, upgrade: &str) -> Result<()> {
-    let mut audit = lab.audit("c1")?;
-    server.cli(&["upgrade", "promote", upgrade])?;
-    audit.await_write("patch", &["istio-revision-tag-default"], LIMIT)?;
+fn split(lab: &Lab, server: &Server, worker: &Holdable, upgrade: &str) -> Result<()> {
+    let held = worker.before(SECOND_TAG, || server.cli(&["upgrade", "promote", upgrade]).map(drop))?;
     let stopped = lab.stopped("c2/kube-apiserver")?;
+    drop(held);
     let paused = server.await_state(upgrade, "paused", LIMIT)?;
     if paused["problem"]["code"] != "tag_split" {
         return Err(format!(
@@ -101,11 +105,10 @@ fn split(lab: &Lab, server: &Server, upgrade: &str) -> Result<()> {
 }
 
 /// Stands still in the middle of the roll-out. After the pause is visible no cluster accepts another patch of ours.
-fn half_rolled(lab: &Lab, server: &Server, upgrade: &str) -> Result<()> {
-    let mut first = lab.audit("c1")?;
-    server.cli(&["upgrade", "promote", upgrade])?;
-    first.await_write("patch", &["/apis/apps/v1/"], LIMIT)?;
+fn half_rolled(lab: &Lab, server: &Server, worker: &Holdable, upgrade: &str) -> Result<()> {
+    let held = worker.before(MIDDLE, || server.cli(&["upgrade", "promote", upgrade]).map(drop))?;
     server.cli(&["upgrade", "pause", upgrade])?;
+    drop(held);
     server.await_state(upgrade, "paused", LIMIT)?;
     let mut audits = [lab.audit("c1")?, lab.audit("c2")?, lab.audit("hosting")?];
     std::thread::sleep(Duration::from_secs(2));

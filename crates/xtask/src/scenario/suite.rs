@@ -10,6 +10,7 @@ use crate::Result;
 use crate::lab::{Lab, until};
 use crate::server::Server;
 use crate::story::MEMBERS;
+use crate::worker::Holdable;
 
 /// The patch before the newest; its istiod is played by the newest one's, which only knows its number from its image.
 const PATCH: Known = ("1.27.8.1", "1-27-8", "lab/proxyv2:1.27.8");
@@ -43,11 +44,11 @@ type Scenario<'a> = (String, Box<dyn Fn() -> Result<()> + 'a>);
 pub(crate) fn all(options: &All) -> Result<()> {
     let mut parts = Parts::new();
     let lab = parts.run("start a lab", || Lab::up("scenario", 2))?;
-    let server =
-        parts.run("start Meshwright", || Server::start(&lab, &options.dir, &options.listen, &CATALOGUE, &[]))?;
+    let (server, worker) = parts
+        .run("start Meshwright", || Holdable::with_server(&lab, &options.dir, &options.listen, &CATALOGUE, &[]))?;
     mesh_up(&lab, &server, &mut parts)?;
     let mut passed = 0;
-    for (title, scenario) in scenarios(&lab, &server, &options.dir) {
+    for (title, scenario) in scenarios(&lab, &server, &worker, &options.dir) {
         if !options.only.is_empty() && !options.only.iter().any(|only| title.contains(only.as_str())) {
             continue;
         }
@@ -60,7 +61,12 @@ pub(crate) fn all(options: &All) -> Result<()> {
 }
 
 /// In this order: the mesh stays on the old version until it is left behind for good, and then moves in place.
-fn scenarios<'a>(lab: &'a Lab, server: &'a Server, dir: &'a std::path::Path) -> Vec<Scenario<'a>> {
+fn scenarios<'a>(
+    lab: &'a Lab,
+    server: &'a Server,
+    worker: &'a Holdable,
+    dir: &'a std::path::Path,
+) -> Vec<Scenario<'a>> {
     let mut all: Vec<Scenario<'a>> = vec![
         ("istioctl agrees with our tags".into(), Box::new(|| istioctl_agrees(lab, server))),
         (
@@ -76,7 +82,7 @@ fn scenarios<'a>(lab: &'a Lab, server: &'a Server, dir: &'a std::path::Path) -> 
     for stage in rollback::STAGES {
         all.push((
             format!("rollback restores everything: {stage}"),
-            Box::new(move || rollback::from(lab, server, stage)),
+            Box::new(move || rollback::from(lab, server, worker, stage)),
         ));
     }
     let more: Vec<Scenario<'a>> = vec![

@@ -1,0 +1,141 @@
+//! Workers on the lab as processes of their own, which can be held right before a step.
+
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use model::ids::OperationId;
+use serde_json::Value;
+use testkit::relay::{Chooser, Moment, Relay, Sent};
+use tokio::runtime::Runtime;
+
+use crate::lab::Lab;
+use crate::server::{Client, SETTINGS, Server};
+use crate::{Result, output};
+
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// A step of an operation, as people read of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Step {
+    /// What the operation is.
+    pub(crate) kind: &'static str,
+    /// What the step's title contains.
+    pub(crate) title: &'static str,
+}
+
+impl Step {
+    /// Finds the record that such a step begins, or, for [`Moment::Recording`], that it is done.
+    pub(crate) fn record(self, client: Client, moment: Moment) -> Chooser {
+        Box::new(move |sent| {
+            let numbers = if moment == Moment::Recording { &sent.done } else { &sent.started };
+            !numbers.is_empty() && self.is_among(&client, sent, numbers)
+        })
+    }
+
+    /// The service itself knows which step a number is.
+    fn is_among(self, client: &Client, sent: &Sent, numbers: &[i32]) -> bool {
+        let Ok(operation) = client.ask(&["operation", "get", &OperationId(sent.operation).to_string()]) else {
+            return false;
+        };
+        let steps =
+            operation["waves"].as_array().into_iter().flatten().filter_map(|wave| wave["steps"].as_array()).flatten();
+        let meant = |step: &Value| {
+            let number = step["number"].as_i64().and_then(|number| i32::try_from(number).ok());
+            let title = step["title"].as_str().unwrap_or_default();
+            number.is_some_and(|number| numbers.contains(&number)) && title.contains(self.title)
+        };
+        operation["kind"] == self.kind && steps.into_iter().any(meant)
+    }
+}
+
+/// A worker's process, perhaps behind a relay. It ends when this is dropped.
+pub(crate) struct Worker {
+    pub(crate) name: String,
+    process: Child,
+    pub(crate) relay: Option<Relay>,
+}
+
+impl Worker {
+    pub(crate) fn start(lab: &Lab, server: &Server, name: &str, relay: Option<Relay>, more: &[&str]) -> Result<Self> {
+        let state = server.state_dir();
+        let postgres = server.postgres();
+        let host = relay.as_ref().map_or(postgres.as_path(), Relay::folder);
+        let limit = "options=-c%20idle_in_transaction_session_timeout%3D1500";
+        let url = format!("postgres://mw_worker@localhost/meshwright?host={}&{limit}", host.display());
+        let log = std::fs::File::create(state.join(format!("{name}.log"))).map_err(|error| error.to_string())?;
+        let mut run = lab.inside(None);
+        run.args(["target/debug/meshwright-server", "work", "--owner", name, "--database-url", &url]);
+        run.args(["--helm", &lab.helm()?, "--vault-key-file"]).arg(state.join("vault-key"));
+        run.args(SETTINGS).args(more).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let process = run.spawn().map_err(|error| error.to_string())?;
+        Ok(Self { name: name.to_owned(), process, relay })
+    }
+
+    pub(crate) fn signal(&self, signal: &str) -> Result<()> {
+        let pid = self.process.id().to_string();
+        output(std::process::Command::new("kill").args([&format!("-{signal}"), &pid])).map(drop)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let ended = self.process.kill().and_then(|()| self.process.wait().map(drop));
+        if let Err(error) = ended {
+            eprintln!("xtask: {}: {error}", self.name);
+        }
+    }
+}
+
+/// The only worker of a lab, whose records can be held up: what a test does meanwhile happens right before a step,
+/// however slow or fast the machine is.
+pub(crate) struct Holdable {
+    // Before the runtime: a relay's tasks run on it.
+    worker: Worker,
+    client: Client,
+    runtime: Runtime,
+}
+
+impl Holdable {
+    /// Starts it with a server that does no work itself.
+    pub(crate) fn with_server(
+        lab: &Lab,
+        dir: &Path,
+        listen: &str,
+        catalogue: &[(&str, &str)],
+        more: &[&str],
+    ) -> Result<(Server, Self)> {
+        let server = Server::start(lab, dir, listen, catalogue, &["--no-work"])?;
+        let runtime = Runtime::new().map_err(|error| error.to_string())?;
+        let relay = {
+            let _inside = runtime.enter();
+            Relay::start(&server.postgres())
+        };
+        let worker = Worker::start(lab, &server, "holdable", Some(relay), more)?;
+        let client = server.client();
+        Ok((server, Self { worker, client, runtime }))
+    }
+
+    fn relay(&self) -> &Relay {
+        self.worker.relay.as_ref().expect("it was started with one")
+    }
+
+    /// Has the worker stand still when it is about to take a step; it goes on when the answer is dropped.
+    pub(crate) fn before(&self, step: Step, begin: impl FnOnce() -> Result<()>) -> Result<Held<'_>> {
+        self.relay().stop_at(Moment::BeforeEffect, step.record(self.client.clone(), Moment::BeforeEffect));
+        begin()?;
+        if self.runtime.block_on(self.relay().reached(LIMIT)) {
+            return Ok(Held(self.relay()));
+        }
+        Err(format!("the worker never came to {}", step.title))
+    }
+}
+
+/// A worker that stands still.
+pub(crate) struct Held<'a>(&'a Relay);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.go_on();
+    }
+}
