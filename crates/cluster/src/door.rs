@@ -1,6 +1,6 @@
 //! One cluster's API: JSON in and out, a deadline on every request, errors in the ports' words.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, StatusCode};
@@ -9,6 +9,7 @@ use rollout::ports::{Permit, WorldError};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
+use crate::dialling::Dialling;
 use crate::kubeconfig::{Credential, Identity};
 
 /// Who writes our fields.
@@ -17,74 +18,6 @@ pub const FIELD_MANAGER: &str = "meshwright";
 const CALL: Duration = Duration::from_secs(5);
 /// Objects a page of a list.
 const PAGE: u32 = 500;
-
-/// Which addresses may be dialled, besides public ones, and who is calling.
-#[derive(Debug, Clone, Default)]
-pub struct Dialling {
-    /// Networks that the operator allows although they are private, as `address/bits`.
-    pub allowed: Vec<(IpAddr, u8)>,
-    /// Which worker calls: a cluster's own audit log shows it as the user agent.
-    pub caller: String,
-}
-
-impl Dialling {
-    /// Reads `10.0.0.0/8`.
-    pub fn parse_network(text: &str) -> Option<(IpAddr, u8)> {
-        let (address, bits) = text.split_once('/')?;
-        let (address, bits): (IpAddr, u8) = (address.parse().ok()?, bits.parse().ok()?);
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        (bits <= most).then_some((address, bits))
-    }
-
-    /// Whether an address may be dialled. IPv4 inside IPv6 is judged as the IPv4 that it is.
-    pub fn allows(&self, address: IpAddr) -> bool {
-        let address = embedded(address);
-        self.allowed.iter().any(|(network, bits)| within(address, *network, *bits)) || is_public(address)
-    }
-}
-
-/// The IPv4 address inside a mapped or NAT64 one.
-fn embedded(address: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = address else { return address };
-    let octets = v6.octets();
-    let nat64 = v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
-    let tail = || IpAddr::from([octets[12], octets[13], octets[14], octets[15]]);
-    v6.to_ipv4_mapped().map_or_else(|| if nat64 { tail() } else { address }, IpAddr::from)
-}
-
-fn within(address: IpAddr, network: IpAddr, bits: u8) -> bool {
-    let same =
-        |a: &[u8], b: &[u8]| (0..usize::from(bits)).all(|bit| (a[bit / 8] ^ b[bit / 8]) & (0x80 >> (bit % 8)) == 0);
-    match (address, network) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => same(&a.octets(), &b.octets()),
-        (IpAddr::V6(a), IpAddr::V6(b)) => same(&a.octets(), &b.octets()),
-        _ => false,
-    }
-}
-
-/// Neither loopback, private, link-local (cloud metadata lives there), shared, multicast nor unspecified.
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            let [a, b, ..] = v4.octets();
-            let shared = a == 100 && (64..128).contains(&b);
-            !(v4.is_loopback()
-                || v4.is_private()
-                || v4.is_link_local()
-                || v4.is_unspecified()
-                || v4.is_multicast()
-                || v4.is_broadcast()
-                || shared
-                || a == 0
-                || a >= 240)
-        }
-        IpAddr::V6(v6) => {
-            let first = v6.segments()[0];
-            let local = (first & 0xfe00) == 0xfc00 || (first & 0xffc0) == 0xfe80;
-            !(v6.is_loopback() || v6.is_unspecified() || v6.is_multicast() || local)
-        }
-    }
-}
 
 /// A connection to one cluster.
 #[derive(Clone)]
@@ -344,47 +277,4 @@ fn certificates(pem: &[u8]) -> Option<Vec<Vec<u8>>> {
         })
         .collect();
     decoded.filter(|list| !list.is_empty())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn private_loopback_and_metadata_addresses_are_refused_in_every_disguise() {
-        let rules = Dialling::default();
-        for address in [
-            "127.0.0.1",
-            "10.1.2.3",
-            "172.16.0.1",
-            "192.168.0.1",
-            "169.254.169.254",
-            "100.64.0.1",
-            "0.0.0.0",
-            "::1",
-            "fe80::1",
-            "fc00::1",
-            "::ffff:10.0.0.1",
-            "64:ff9b::a00:1",
-            "240.0.0.1",
-            "224.0.0.1",
-        ] {
-            assert!(!rules.allows(address.parse().expect(address)), "{address}");
-        }
-        for address in ["8.8.8.8", "2001:4860:4860::8888"] {
-            assert!(rules.allows(address.parse().expect(address)), "{address}");
-        }
-    }
-
-    #[test]
-    fn the_operator_can_allow_a_network_and_no_more_than_that() {
-        let allowed = vec![Dialling::parse_network("10.1.0.0/16").expect("a network")];
-        let rules = Dialling { allowed, ..Dialling::default() };
-        assert!(rules.allows("10.1.255.1".parse().expect("an address")));
-        assert!(rules.allows("::ffff:10.1.0.1".parse().expect("an address")));
-        assert!(!rules.allows("10.2.0.1".parse().expect("an address")));
-        for bad in ["10.0.0.0", "10.0.0.0/33", "x/8"] {
-            assert!(Dialling::parse_network(bad).is_none(), "{bad}");
-        }
-    }
 }

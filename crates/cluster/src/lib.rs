@@ -3,6 +3,7 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`kubeconfig`] | which configurations are accepted, and why the others are refused |
+//! | [`dialling`] | which addresses may be called |
 //! | [`door`] | one cluster's API: requests with deadlines, errors in the ports' words |
 //! | [`render`] | a release's own charts to objects |
 //! | [`mesh`] | the ports: what each target is made of in real clusters |
@@ -10,6 +11,7 @@
 //! | [`authority`] | a mesh's own certificate authority |
 
 pub mod authority;
+pub mod dialling;
 pub mod door;
 pub mod kubeconfig;
 pub mod mesh;
@@ -18,7 +20,8 @@ pub mod register;
 pub mod render;
 
 pub use authority::Authority;
-pub use door::{Dialling, Door};
+pub use dialling::Dialling;
+pub use door::Door;
 pub use kubeconfig::{Credential, RefusedKubeconfig};
 pub use mesh::{MemberDoor, MeshWorld, MeshWorldConfig};
 

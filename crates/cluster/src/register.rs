@@ -9,7 +9,8 @@ use model::operation::Problem;
 use rollout::ports::WorldError;
 use serde_json::{Value, json};
 
-use crate::door::{Dialling, Door};
+use crate::dialling::Dialling;
+use crate::door::Door;
 use crate::kubeconfig::{Credential, Identity};
 use crate::mesh::{GROUPS, OWNER_LABEL, injects_sidecars};
 

@@ -11,6 +11,7 @@ mod contract;
 mod fresh;
 mod isolation;
 mod judge;
+mod kubeconfigs;
 mod lab;
 mod matrix;
 mod pages;
@@ -36,6 +37,8 @@ enum Task {
     Contract,
     /// Run the isolation tests with both walls between tenants, with each alone, and with neither.
     Isolation,
+    /// Load hostile kubeconfigs under a tracer, as Meshwright does and as a general loader does.
+    Kubeconfigs(kubeconfigs::Options),
     /// Send copies of requests to two API processes and kill them in the middle: one effect each, equal answers.
     Storm(storm::Options),
     /// Cut an upgrade at every write of it, in an imagined world on a real Postgres, and judge what comes of it.
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Task::Fresh { write } => fresh::fresh(write),
         Task::Contract => contract::contract(),
         Task::Isolation => isolation::run(),
+        Task::Kubeconfigs(options) => kubeconfigs::run(&options),
         Task::Storm(options) => storm::run(&options),
         Task::CrashMatrix(options) => matrix::run(&options),
         Task::Bench(options) => bench::run(&options),

@@ -1,0 +1,310 @@
+//! Configurations that would run a program here, read a file here, call a host that is none of theirs, or trust anybody.
+//!
+//! A class is something that must not happen, in one way of writing it. Each class has as many inputs as there are seeds.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::text::{Node, STYLES, Style, block, flow, map, text};
+
+/// What a class would do to whoever loads it without care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Harm {
+    /// A program is run, or a file is opened.
+    Here,
+    /// A host is called.
+    There,
+    /// Somebody else is trusted, or somebody else is acted for.
+    Trust,
+    /// None: it must be accepted, and its server is called.
+    None,
+}
+
+type Build = fn(&mut fastrand::Rng) -> Parts;
+
+/// What is special about a class: entries of the cluster and of the user.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Parts {
+    server: Option<String>,
+    cluster: Vec<(String, Node)>,
+    user: Vec<(String, Node)>,
+    without_authority: bool,
+    without_token: bool,
+}
+
+/// One class.
+pub(crate) struct Class {
+    pub(crate) name: String,
+    pub(crate) harm: Harm,
+    build: Box<dyn Fn(&mut fastrand::Rng) -> Parts>,
+    style: Style,
+}
+
+impl Class {
+    /// One of its inputs.
+    pub(crate) fn input(&self, seed: u64) -> String {
+        let mut chance = fastrand::Rng::with_seed(seed);
+        let parts = (self.build)(&mut chance);
+        write(parts, self.style, &mut chance)
+    }
+}
+
+fn word(chance: &mut fastrand::Rng) -> String {
+    (0..chance.usize(3..12)).map(|_| chance.lowercase()).collect()
+}
+
+fn authority() -> Node {
+    text(STANDARD.encode(include_str!("authority.pem")))
+}
+
+/// Puts a configuration together and writes it down.
+fn write(parts: Parts, style: Style, chance: &mut fastrand::Rng) -> String {
+    let server = parts.server.unwrap_or_else(|| "https://8.8.8.8:6443".to_owned());
+    let mut cluster = map([("server", text(server))]).with(parts.cluster);
+    if !parts.without_authority {
+        cluster = cluster.with(vec![("certificate-authority-data".into(), authority())]);
+    }
+    let mut user = map([]).with(parts.user);
+    if !parts.without_token {
+        user = user.with(vec![("token".into(), text(word(chance)))]);
+    }
+    let (cluster, user) = (cluster.shuffled(chance), user.shuffled(chance));
+    match style {
+        Style::Aliased | Style::Merged => {
+            let named = map([
+                ("c", Node::Raw(format!("&c {}", flow(&cluster, style)))),
+                ("u", Node::Raw(format!("&u {}", flow(&user, style)))),
+            ]);
+            let refer = |name: &str| {
+                Node::Raw(if style == Style::Merged { format!("{{<<: *{name}}}") } else { format!("*{name}") })
+            };
+            // Whatever is referred to must stand before it, so nothing is shuffled here.
+            let file = file(refer("c"), refer("u"), chance);
+            text_of(&map([("preferences", named)]).with(entries(file)), style, chance)
+        }
+        Style::Second => {
+            let first = map([("apiVersion", text("v1")), ("kind", text("Config"))]);
+            let second = file(cluster, user, chance).shuffled(chance);
+            format!("{}---\n{}", text_of(&first, style, chance), text_of(&second, style, chance))
+        }
+        _ => text_of(&file(cluster, user, chance).shuffled(chance), style, chance),
+    }
+}
+
+fn entries(node: Node) -> Vec<(String, Node)> {
+    if let Node::Map(entries) = node { entries } else { Vec::new() }
+}
+
+fn file(cluster: Node, user: Node, chance: &mut fastrand::Rng) -> Node {
+    let (c, u, x) = (word(chance), word(chance), word(chance));
+    let context = map([("cluster", text(c.as_str())), ("user", text(u.as_str()))]);
+    map([
+        ("apiVersion", text("v1")),
+        ("kind", text("Config")),
+        ("current-context", text(x.as_str())),
+        ("clusters", Node::List(vec![map([("name", text(c)), ("cluster", cluster)])])),
+        ("contexts", Node::List(vec![map([("name", text(x)), ("context", context)])])),
+        ("users", Node::List(vec![map([("name", text(u)), ("user", user)])])),
+    ])
+}
+
+fn text_of(node: &Node, style: Style, chance: &mut fastrand::Rng) -> String {
+    if matches!(style, Style::Flow | Style::Json) {
+        return format!("{}\n", flow(node, style));
+    }
+    let mut out = String::new();
+    block(node, style, 0, chance.usize(2..5), &mut out);
+    if style != Style::Noisy {
+        return out;
+    }
+    let noisy = out
+        .lines()
+        .map(|line| if chance.bool() { format!("{line}  # {}\r\n\r\n", word(chance)) } else { format!("{line}\r\n") });
+    noisy.collect()
+}
+
+fn user(entries: Vec<(&str, Node)>) -> Parts {
+    let user = entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    Parts { user, without_token: true, ..Parts::default() }
+}
+
+fn cluster(entries: Vec<(&str, Node)>) -> Parts {
+    let cluster = entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    Parts { cluster, ..Parts::default() }
+}
+
+fn program(chance: &mut fastrand::Rng) -> String {
+    format!("/nowhere/{}", word(chance))
+}
+
+fn exec(chance: &mut fastrand::Rng, more: Vec<(&str, Node)>) -> Parts {
+    let more = more.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let version = text("client.authentication.k8s.io/v1beta1");
+    user(vec![("exec", map([("apiVersion", version), ("command", text(program(chance)))]).with(more))])
+}
+
+fn provider(chance: &mut fastrand::Rng, more: Vec<(&str, Node)>) -> Parts {
+    let more = more.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let config = map([("cmd-path", text(program(chance)))]).with(more);
+    user(vec![("auth-provider", map([("name", text("gcp")), ("config", config)]))])
+}
+
+/// Programs and files on the loader's machine.
+const HERE: [(&str, Build); 18] = [
+    ("exec", |chance| exec(chance, vec![])),
+    ("exec with arguments", |chance| {
+        let arguments = Node::List(vec![text("-c"), text(word(chance))]);
+        exec(chance, vec![("args", arguments)])
+    }),
+    ("exec with an environment", |chance| {
+        let variable = map([("name", text("LD_PRELOAD")), ("value", text(program(chance)))]);
+        exec(chance, vec![("env", Node::List(vec![variable]))])
+    }),
+    ("exec that never asks", |chance| exec(chance, vec![("interactiveMode", text("Never"))])),
+    ("exec with a hint", |chance| exec(chance, vec![("installHint", text("run me"))])),
+    ("exec that is told of the cluster", |chance| exec(chance, vec![("provideClusterInfo", Node::Flag(true))])),
+    ("exec by the search path", |chance| {
+        let version = text("client.authentication.k8s.io/v1");
+        user(vec![("exec", map([("apiVersion", version), ("command", text(format!("meshwright-{}", word(chance))))]))])
+    }),
+    ("exec beside the loader", |chance| user(vec![("exec", map([("command", text(format!("./{}", word(chance))))]))])),
+    ("a provider's command", |chance| provider(chance, vec![])),
+    ("a provider's command with arguments", |chance| {
+        let arguments = text(format!("-c {}", word(chance)));
+        provider(chance, vec![("cmd-args", arguments)])
+    }),
+    ("a provider's command after an expired token", |chance| {
+        let token = text(word(chance));
+        provider(chance, vec![("access-token", token), ("expiry", text("2001-01-01T00:00:00Z"))])
+    }),
+    ("a token out of a file", |chance| user(vec![("tokenFile", text(program(chance)))])),
+    ("a service account's token of the loader's own", |_| {
+        user(vec![("tokenFile", text("/var/run/secrets/kubernetes.io/serviceaccount/token"))])
+    }),
+    ("the loader's environment as a token", |_| user(vec![("tokenFile", text("/proc/1/environ"))])),
+    ("an authority out of a file", |chance| Parts {
+        without_authority: true,
+        ..cluster(vec![("certificate-authority", text(program(chance)))])
+    }),
+    ("an authority out of a folder above", |chance| Parts {
+        without_authority: true,
+        ..cluster(vec![("certificate-authority", text(format!("../../../nowhere/{}", word(chance))))])
+    }),
+    ("a certificate and a key out of files", |chance| {
+        user(vec![("client-certificate", text(program(chance))), ("client-key", text(program(chance)))])
+    }),
+    ("a key out of a file", |chance| {
+        user(vec![("client-certificate-data", authority()), ("client-key", text(program(chance)))])
+    }),
+];
+
+/// Whom to trust and whom to act for.
+const TRUST: [(&str, Build); 6] = [
+    ("any server is trusted", |_| Parts {
+        without_authority: true,
+        ..cluster(vec![("insecure-skip-tls-verify", Node::Flag(true))])
+    }),
+    ("another server's name", |chance| cluster(vec![("tls-server-name", text(format!("{}.example", word(chance))))])),
+    ("somebody else", |chance| Parts { without_token: false, ..user(vec![("as", text(word(chance)))]) }),
+    ("members of a group", |chance| {
+        let groups = Node::List(vec![text("system:masters")]);
+        Parts { without_token: false, ..user(vec![("as", text(word(chance))), ("as-groups", groups)]) }
+    }),
+    ("a password", |chance| user(vec![("username", text(word(chance))), ("password", text(word(chance)))])),
+    ("no encryption", |_| Parts {
+        server: Some("http://8.8.8.8:6443".into()),
+        without_authority: true,
+        ..Parts::default()
+    }),
+];
+
+/// Hosts that are none of a tenant's: the machine itself, its network, its cloud's metadata, in every disguise.
+const THERE: [&str; 56] = [
+    "127.0.0.1",
+    "127.0.0.1:6443",
+    "127.255.255.254",
+    "127.1",
+    "0x7f000001",
+    "0x7f.0.0.1",
+    "2130706433",
+    "0177.0.0.1",
+    "0.0.0.0",
+    "0",
+    "0.1.2.3",
+    "localhost",
+    "LOCALHOST",
+    "localhost.",
+    "[::1]",
+    "[0:0:0:0:0:0:0:1]",
+    "[::]",
+    "[::127.0.0.1]",
+    "[::ffff:127.0.0.1]",
+    "[::ffff:7f00:1]",
+    "[::ffff:0:127.0.0.1]",
+    "[64:ff9b::127.0.0.1]",
+    "[64:ff9b::a9fe:a9fe]",
+    "[64:ff9b:1::10.0.0.1]",
+    "[2002:7f00:1::1]",
+    "[2002:a00:1::1]",
+    "[2001:0:5ef5:79fb::1]",
+    "169.254.169.254",
+    "0xa9fea9fe",
+    "2852039166",
+    "[::ffff:169.254.169.254]",
+    "[fd00:ec2::254]",
+    "169.254.170.2",
+    "169.254.0.1",
+    "10.0.0.1",
+    "10.255.255.255",
+    "10.1",
+    "012.0.0.1",
+    "[::ffff:10.0.0.1]",
+    "172.16.0.1",
+    "172.31.255.254",
+    "192.168.1.1",
+    "100.64.0.1",
+    "100.127.255.255",
+    "192.0.0.8",
+    "198.18.0.1",
+    "192.0.2.1",
+    "224.0.0.1",
+    "240.0.0.1",
+    "255.255.255.255",
+    "[fe80::1]",
+    "[fec0::1]",
+    "[fc00::1]",
+    "[fd12:3456::1]",
+    "[ff02::1]",
+    "[2001:db8::1]",
+];
+
+/// Every class, and plain configurations that must be accepted: they show that the judge sees calls.
+pub(crate) fn classes() -> Vec<Class> {
+    let plain = STYLES.into_iter().filter(|style| !matches!(style, Style::Aliased | Style::Merged | Style::Second));
+    let mut all: Vec<Class> = plain
+        .map(|style| Class {
+            name: format!("a plain configuration, {style:?}"),
+            harm: Harm::None,
+            build: Box::new(|_| Parts::default()),
+            style,
+        })
+        .collect();
+    let shaped = [(Harm::Here, &HERE[..]), (Harm::Trust, &TRUST[..])];
+    for (harm, constructs) in shaped {
+        for (name, build) in constructs {
+            for style in STYLES {
+                all.push(Class { name: format!("{name}, {style:?}"), harm, build: Box::new(build), style });
+            }
+        }
+    }
+    for host in THERE {
+        let build = move |_: &mut fastrand::Rng| Parts { server: Some(format!("https://{host}")), ..Parts::default() };
+        all.push(Class {
+            name: format!("the server {host}"),
+            harm: Harm::There,
+            build: Box::new(build),
+            style: Style::Block,
+        });
+    }
+    all
+}

@@ -1,0 +1,139 @@
+//! Which addresses may be called: a tenant names a host, and the provider's own networks are none of theirs.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Which addresses may be dialled, besides public ones, and who is calling.
+#[derive(Debug, Clone, Default)]
+pub struct Dialling {
+    /// Networks that the operator allows although they are private, as `address/bits`.
+    pub allowed: Vec<(IpAddr, u8)>,
+    /// Which worker calls: a cluster's own audit log shows it as the user agent.
+    pub caller: String,
+}
+
+impl Dialling {
+    /// Reads `10.0.0.0/8`.
+    pub fn parse_network(text: &str) -> Option<(IpAddr, u8)> {
+        let (address, bits) = text.split_once('/')?;
+        let (address, bits): (IpAddr, u8) = (address.parse().ok()?, bits.parse().ok()?);
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        (bits <= most).then_some((address, bits))
+    }
+
+    /// Whether an address may be dialled. IPv4 inside IPv6 is judged as the IPv4 that it is.
+    pub fn allows(&self, address: IpAddr) -> bool {
+        let address = embedded(address);
+        self.allowed.iter().any(|(network, bits)| within(address, *network, *bits)) || is_public(address)
+    }
+}
+
+/// The IPv4 address inside a mapped or NAT64 one.
+fn embedded(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address else { return address };
+    let octets = v6.octets();
+    let nat64 = v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
+    let tail = || IpAddr::from([octets[12], octets[13], octets[14], octets[15]]);
+    v6.to_ipv4_mapped().map_or_else(|| if nat64 { tail() } else { address }, IpAddr::from)
+}
+
+fn within(address: IpAddr, network: IpAddr, bits: u8) -> bool {
+    let same =
+        |a: &[u8], b: &[u8]| (0..usize::from(bits)).all(|bit| (a[bit / 8] ^ b[bit / 8]) & (0x80 >> (bit % 8)) == 0);
+    match (address, network) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => same(&a.octets(), &b.octets()),
+        (IpAddr::V6(a), IpAddr::V6(b)) => same(&a.octets(), &b.octets()),
+        _ => false,
+    }
+}
+
+const fn v4(a: u8, b: u8, c: u8, bits: u8) -> (IpAddr, u8) {
+    (IpAddr::V4(Ipv4Addr::new(a, b, c, 0)), bits)
+}
+
+const fn v6(a: u16, b: u16, bits: u8) -> (IpAddr, u8) {
+    (IpAddr::V6(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0)), bits)
+}
+
+/// What IANA's registries of special-purpose addresses call not globally reachable: private and shared networks, loopback,
+/// link-local (cloud metadata lives there), protocols' own, documentation, benchmarks, multicast and reserved.
+const SPECIAL: [(IpAddr, u8); 19] = [
+    v4(0, 0, 0, 8),
+    v4(10, 0, 0, 8),
+    v4(100, 64, 0, 10),
+    v4(127, 0, 0, 8),
+    v4(169, 254, 0, 16),
+    v4(172, 16, 0, 12),
+    v4(192, 0, 0, 24),
+    v4(192, 0, 2, 24),
+    v4(192, 88, 99, 24),
+    v4(192, 168, 0, 16),
+    v4(198, 18, 0, 15),
+    v4(198, 51, 100, 24),
+    v4(203, 0, 113, 24),
+    v4(224, 0, 0, 4),
+    v4(240, 0, 0, 4),
+    // Teredo and others that carry an address of somebody else's choice.
+    v6(0x2001, 0, 23),
+    v6(0x2001, 0xdb8, 32),
+    v6(0x2002, 0, 16),
+    v6(0x3fff, 0, 20),
+];
+/// All of IPv6 that is given out as globally reachable.
+const GLOBAL_V6: (IpAddr, u8) = v6(0x2000, 0, 3);
+
+fn is_public(address: IpAddr) -> bool {
+    let special = SPECIAL.iter().any(|(network, bits)| within(address, *network, *bits));
+    !special && (address.is_ipv4() || within(address, GLOBAL_V6.0, GLOBAL_V6.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_loopback_and_metadata_addresses_are_refused_in_every_disguise() {
+        let rules = Dialling::default();
+        for address in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.0.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "::1",
+            "fe80::1",
+            "fc00::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "240.0.0.1",
+            "224.0.0.1",
+            "192.0.0.8",
+            "198.19.255.255",
+            "::127.0.0.1",
+            "::ffff:0:127.0.0.1",
+            "64:ff9b:1::10.0.0.1",
+            "2002:7f00:1::1",
+            "2001:0:5ef5:79fb::1",
+            "fec0::1",
+            "2001:db8::1",
+        ] {
+            assert!(!rules.allows(address.parse().expect(address)), "{address}");
+        }
+        for address in ["8.8.8.8", "172.32.0.1", "2001:4860:4860::8888", "64:ff9b::808:808"] {
+            assert!(rules.allows(address.parse().expect(address)), "{address}");
+        }
+    }
+
+    #[test]
+    fn the_operator_can_allow_a_network_and_no_more_than_that() {
+        let allowed = vec![Dialling::parse_network("10.1.0.0/16").expect("a network")];
+        let rules = Dialling { allowed, ..Dialling::default() };
+        assert!(rules.allows("10.1.255.1".parse().expect("an address")));
+        assert!(rules.allows("::ffff:10.1.0.1".parse().expect("an address")));
+        assert!(!rules.allows("10.2.0.1".parse().expect("an address")));
+        for bad in ["10.0.0.0", "10.0.0.0/33", "x/8"] {
+            assert!(Dialling::parse_network(bad).is_none(), "{bad}");
+        }
+    }
+}

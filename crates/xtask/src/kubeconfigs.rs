@@ -1,0 +1,238 @@
+//! Hostile kubeconfigs, with the kernel as the judge: what is loaded must run no program, open no file and call no host
+//! that is none of a tenant's. A general loader that is given the same must fall for nearly all of it, or the corpus is dead.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::{Result, output};
+
+/// What the name service, the loader of libraries and the runtime open, whatever is asked of them.
+const OPENS: [&str; 11] = [
+    "/etc/hosts",
+    "/etc/resolv.conf",
+    "/etc/nsswitch.conf",
+    "/etc/gai.conf",
+    "/etc/host.conf",
+    "/etc/ld.so.cache",
+    "/lib/",
+    "/usr/lib/",
+    "/proc/self/",
+    "/proc/sys/",
+    "/sys/fs/cgroup/",
+];
+/// A name service cache may be asked.
+const CACHE: &str = "/nscd/socket";
+/// Of each class, how many inputs the general loader is given: one is enough to fall for it.
+const GENERAL_SEEDS: usize = 2;
+/// How many of a hundred classes a general loader must fall for.
+const DEAD_BELOW: usize = 95;
+const CALLS: &str = "trace=execve,execveat,open,openat,openat2,creat,connect,sendto,sendmsg,sendmmsg,write";
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// How many inputs, at least.
+    #[arg(long, default_value_t = 10_000)]
+    inputs: usize,
+    /// Which seeds: each is one input of every class.
+    #[arg(long)]
+    seeds: Option<usize>,
+}
+
+/// What was seen of one input.
+#[derive(Debug, Default)]
+struct Seen {
+    class: String,
+    harm: String,
+    verdict: String,
+    execs: Vec<String>,
+    opens: Vec<String>,
+    dials: Vec<String>,
+}
+
+impl Seen {
+    /// Whether the loader fell for it, as a kernel or its own settings show.
+    fn fell(&self) -> bool {
+        match self.harm.as_str() {
+            "Here" => !(self.execs.is_empty() && self.opens.is_empty()),
+            "There" => !self.dials.is_empty(),
+            "Trust" => self.verdict == "trusting",
+            _ => false,
+        }
+    }
+
+    /// What should not have happened.
+    fn fault(&self) -> Option<String> {
+        let plain = self.harm == "None";
+        let wanted = if plain { "accepted" } else { "refused" };
+        let dials = if plain { &[] } else { self.dials.as_slice() };
+        let wrong = self.execs.iter().chain(&self.opens).chain(dials).next().cloned();
+        let wrong = wrong.or_else(|| (self.verdict != wanted).then(|| format!("it was {}", self.verdict)));
+        let blind = plain && self.dials.is_empty();
+        wrong.or_else(|| blind.then(|| "its server was not called: the judge is blind".into()))
+    }
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    output(Command::new("cargo").args([
+        "build",
+        "--locked",
+        "--quiet",
+        "-p",
+        "meshwright-cluster",
+        "--example",
+        "kubeconfigs",
+    ]))?;
+    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let general = watched(dir.path(), "general", GENERAL_SEEDS)?;
+    let classes: BTreeSet<&str> =
+        general.iter().filter(|seen| seen.harm != "None").map(|seen| seen.class.as_str()).collect();
+    let fell: BTreeSet<&str> = general.iter().filter(|seen| seen.fell()).map(|seen| seen.class.as_str()).collect();
+    for class in classes.difference(&fell) {
+        println!("the general loader did not fall for: {class}");
+    }
+    let seeds = options.seeds.unwrap_or_else(|| options.inputs.div_ceil(general.len() / GENERAL_SEEDS));
+    let ours = watched(dir.path(), "ours", seeds)?;
+    let faults: Vec<String> =
+        ours.iter().filter_map(|seen| Some(format!("{}: {}", seen.class, seen.fault()?))).collect();
+    faults.iter().take(20).for_each(|fault| println!("FAULT: {fault}"));
+    let sum = |of: fn(&Seen) -> usize| ours.iter().filter(|seen| seen.harm != "None").map(of).sum::<usize>();
+    let totals = json!({
+        "classes": classes.len(), "inputs": ours.len(), "faults": faults.len(),
+        "programs": sum(|seen| seen.execs.len()), "files": sum(|seen| seen.opens.len()), "calls": sum(|seen| seen.dials.len()),
+        "general_loader_falls_for": fell.len(),
+    });
+    println!("{totals}");
+    if fell.len() * 100 < classes.len() * DEAD_BELOW {
+        return Err("the corpus is dead: a general loader falls for too little of it".into());
+    }
+    if faults.is_empty() { Ok(()) } else { Err(format!("{} faults", faults.len())) }
+}
+
+/// Runs a loader over the corpus in a network with nothing in it, under a tracer, and reads what it did.
+fn watched(dir: &Path, subject: &str, seeds: usize) -> Result<Vec<Seen>> {
+    let log = dir.join(subject);
+    let mut run = Command::new("unshare");
+    run.args([
+        "--net",
+        "strace",
+        "-f",
+        "--seccomp-bpf",
+        "-qq",
+        "-yy",
+        "-s",
+        "300",
+        "-e",
+        CALLS,
+        "-e",
+        "signal=none",
+        "-o",
+    ]);
+    run.arg(&log).args(["target/debug/examples/kubeconfigs", subject, &seeds.to_string()]);
+    if subject == "ours" {
+        // Whoever heeds these calls a host that nobody named. The general loader does, and would get no further.
+        run.envs([("HTTPS_PROXY", "http://10.66.66.66:3128"), ("https_proxy", "http://10.66.66.66:3128")]);
+    }
+    output(&mut run)?;
+    let bytes = std::fs::read(&log).map_err(|error| error.to_string())?;
+    read(&String::from_utf8_lossy(&bytes))
+}
+
+fn read(log: &str) -> Result<Vec<Seen>> {
+    let mut all: Vec<Seen> = Vec::new();
+    let mut open: BTreeMap<String, usize> = BTreeMap::new();
+    for line in log.lines() {
+        let Some((_, call)) = line.split_once(' ') else { continue };
+        let call = call.trim_start();
+        if let Some(said) = said(call) {
+            let mut words = said.splitn(4, ' ');
+            match (words.next(), words.next(), words.next(), words.next()) {
+                (Some("begin"), Some(number), Some(harm), Some(class)) => {
+                    open.insert(number.into(), all.len());
+                    all.push(Seen { class: class.into(), harm: harm.into(), ..Seen::default() });
+                }
+                (Some("end"), Some(number), Some(verdict), None) => {
+                    let at = open.remove(number).ok_or("an end without a beginning")?;
+                    verdict.clone_into(&mut all[at].verdict);
+                }
+                _ => {}
+            }
+        } else if let Some(seen) = all.last_mut() {
+            take_in(call, seen);
+        }
+    }
+    if open.is_empty() && !all.is_empty() { Ok(all) } else { Err("the tracer's log ends in the middle".into()) }
+}
+
+/// A line that the loader itself printed.
+fn said(call: &str) -> Option<&str> {
+    let (_, text) = call.strip_prefix("write(1<")?.split_once('"')?;
+    Some(text.split("\\n\"").next().unwrap_or(text))
+}
+
+fn take_in(call: &str, seen: &mut Seen) {
+    let name = call.split('(').next().unwrap_or_default();
+    match name {
+        "execve" | "execveat" => seen.execs.push(call.to_owned()),
+        "open" | "openat" | "openat2" | "creat" => {
+            let path = call.split('"').nth(1).unwrap_or_default();
+            if !OPENS.iter().any(|known| path.starts_with(known)) {
+                seen.opens.push(call.to_owned());
+            }
+        }
+        "connect" | "sendto" | "sendmsg" | "sendmmsg" if is_dial(name, call) => seen.dials.push(call.to_owned()),
+        _ => {}
+    }
+}
+
+/// Connections, and datagrams to anybody but a name server. A datagram socket that is only connected sends nothing: that is
+/// how the name service finds out which address would be used.
+fn is_dial(name: &str, call: &str) -> bool {
+    let of = |kind: &str| call.split(',').next().is_some_and(|first| first.contains(kind));
+    let asks_names = call.contains("htons(53)") || call.contains(":53]");
+    match name {
+        _ if of("<TCP") => name == "connect",
+        _ if of("<UDP") => name != "connect" && !asks_names,
+        "connect" if of("<UNIX") => !call.contains(CACHE),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(between: &str) -> Result<Vec<Seen>> {
+        let log = format!(
+            "7 write(1<pipe:[1]>, \"begin 0 Here exec, Block\\n\", 19) = 19\n{between}\n7 write(1<pipe:[1]>, \"end 0 refused\\n\", 14) = 14"
+        );
+        read(&log)
+    }
+
+    #[test]
+    fn programs_files_and_calls_are_seen_and_what_a_name_service_does_is_not() {
+        for fault in [
+            "8 execve(\"/nowhere/x\", [\"x\"], 0x1 /* 3 vars */ <unfinished ...>",
+            "7 openat(AT_FDCWD</work>, \"/nowhere/x\", O_RDONLY|O_CLOEXEC) = -1 ENOENT (No such file or directory)",
+            "7 connect(9<TCP:[1]>, {sa_family=AF_INET, sin_port=htons(443), sin_addr=inet_addr(\"127.0.0.1\")}, 16) = -1 ENETUNREACH",
+            "7 sendto(9<UDP:[10.0.0.1:1->10.0.0.2:99]>, \"x\", 1, 0, NULL, 0) = 1",
+            "7 connect(9<UNIX-STREAM:[1]>, {sa_family=AF_UNIX, sun_path=\"/run/docker.sock\"}, 110) = 0",
+        ] {
+            let seen = lines(fault).expect("a log");
+            assert!(seen[0].fault().is_some(), "{fault}");
+        }
+        for fine in [
+            "7 openat(AT_FDCWD</work>, \"/etc/hosts\", O_RDONLY|O_CLOEXEC) = 9</etc/hosts>",
+            "7 connect(9<UDP:[1]>, {sa_family=AF_INET, sin_port=htons(0), sin_addr=inet_addr(\"127.0.0.1\")}, 16) = 0",
+            "7 connect(9<UNIX-STREAM:[1]>, {sa_family=AF_UNIX, sun_path=\"/var/run/nscd/socket\"}, 110) = -1 ENOENT",
+            "7 write(9<anon_inode:[eventfd]>, \"\\1\", 8) = 8",
+        ] {
+            let seen = lines(fine).expect("a log");
+            assert_eq!(seen[0].fault(), None, "{fine}");
+        }
+        assert!(read("").is_err());
+    }
+}
