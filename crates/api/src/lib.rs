@@ -7,6 +7,7 @@ use std::sync::Arc;
 use model::Clock;
 use store::Store;
 
+mod again;
 mod audit;
 mod auth;
 mod catalogue;

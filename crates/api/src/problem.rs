@@ -28,7 +28,13 @@ pub(crate) struct Refusal {
     errors: Vec<FieldError>,
     /// Seconds, where the same request may succeed later.
     retry_after: Option<u64>,
+    /// The service itself does the request again.
+    clashed: bool,
 }
+
+/// Says of an answer that it is only there because another transaction was in the way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clashed;
 
 pub(crate) type Result<T> = std::result::Result<T, ApiError>;
 
@@ -46,6 +52,7 @@ impl ApiError {
             hint: hint.into(),
             errors: Vec::new(),
             retry_after: None,
+            clashed: false,
         }))
     }
 
@@ -69,6 +76,7 @@ impl ApiError {
             hint: "Correct the field and send the request again.".into(),
             errors,
             retry_after: None,
+            clashed: false,
         }))
     }
 
@@ -235,6 +243,10 @@ impl From<StoreError> for ApiError {
                     hint,
                 )
             }
+            StoreError::Clash => match Self::try_again() {
+                Self::Problem(refusal) => Self::Problem(Box::new(Refusal { clashed: true, ..*refusal })),
+                answered @ Self::Answered(_) => answered,
+            },
             StoreError::Database(source) => {
                 tracing::error!(error = &source as &dyn std::error::Error, "the database failed");
                 Self::try_again()
@@ -278,6 +290,9 @@ impl IntoResponse for Refusal {
             errors: self.errors,
         };
         let mut response = (self.status, Json(problem)).into_response();
+        if self.clashed {
+            response.extensions_mut().insert(Clashed);
+        }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = retry_after {

@@ -18,10 +18,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::problem::ApiError;
-use crate::{App, audit, catalogue, clusters, envelope, events, identity, keys, meshes, operations, tenants, upgrades};
+use crate::{
+    App, again, audit, catalogue, clusters, envelope, events, identity, keys, meshes, operations, tenants, upgrades,
+};
 
 /// The largest body; a kubeconfig has at most 256 KiB.
-const LARGEST_BODY: usize = 1024 * 1024;
+pub(crate) const LARGEST_BODY: usize = 1024 * 1024;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -119,6 +121,7 @@ pub fn router(app: App) -> axum::Router {
                 "Look into /openapi.json.",
             )
         })
+        .layer(axum::middleware::from_fn(again::until_it_fits))
         .layer(around)
         .with_state(app)
 }

@@ -66,13 +66,24 @@ pub enum StoreError {
     /// The schema could not be brought up to date.
     #[error("a migration failed")]
     Migration(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Do the whole transaction again: another one was in its way, and nothing was changed. Where transactions are
+    /// serializable, any of them may end so.
+    #[error("another transaction was in the way")]
+    Clash,
     /// Try again: the database does not answer or refused for the moment.
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
 }
 
+/// `serialization_failure` and `deadlock_detected`.
+const CLASHES: [&str; 2] = ["40001", "40P01"];
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        if code.is_some_and(|code| CLASHES.contains(&code.as_ref())) {
+            return Self::Clash;
+        }
         let constraint = error.as_database_error().and_then(|database| database.constraint()).map(str::to_owned);
         match constraint {
             Some(constraint) => Self::Conflict { constraint },

@@ -216,6 +216,23 @@ impl Tx<'_> {
     }
 }
 
+/// How often a statement of its own is sent again while others are in its way.
+const INSIST: usize = 20;
+
+/// Does a small thing again while another transaction is in its way.
+pub(crate) async fn insisting<T, F>(work: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    for _ in 0..INSIST {
+        match work().await {
+            Err(StoreError::Clash) => tokio::task::yield_now().await,
+            other => return other,
+        }
+    }
+    work().await
+}
+
 /// One row that a write must have hit.
 fn exactly_one(rows: u64, missing: StoreError) -> Result<(), StoreError> {
     if rows == 1 { Ok(()) } else { Err(missing) }

@@ -8,7 +8,7 @@ use model::ids::{MeshId, OperationId, TenantId};
 use model::operation::{Fact, OperationState, Wish};
 
 use crate::error::{fits, json};
-use crate::{NewEvent, Store, StoreError, Tx, exactly_one};
+use crate::{NewEvent, Store, StoreError, Tx, exactly_one, insisting};
 
 /// The right to run an operation, until the lease is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,11 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn claim(&self, owner: &str, lease: Duration) -> Result<Option<Claim>, StoreError> {
+        let claim = || async { Ok(Self::claim_once(&self.pool, owner, lease).await?) };
+        insisting(claim).await
+    }
+
+    async fn claim_once(pool: &sqlx::PgPool, owner: &str, lease: Duration) -> sqlx::Result<Option<Claim>> {
         let row = sqlx::query!(
             r#"UPDATE work_queue SET owner = $1, lease_until = now() + make_interval(secs => $2), epoch = epoch + 1
                WHERE operation_id = (
@@ -59,7 +64,7 @@ impl Store {
             owner,
             lease.as_secs_f64()
         )
-        .fetch_optional(&self.pool)
+        .fetch_optional(pool)
         .await?;
         Ok(row.map(|row| Claim {
             operation: OperationId(row.operation_id),
@@ -73,15 +78,18 @@ impl Store {
     /// # Errors
     /// [`StoreError::Fenced`]: somebody else has it.
     pub async fn renew(&self, claim: &Claim, lease: Duration) -> Result<(), StoreError> {
-        let done = sqlx::query!(
-            "UPDATE work_queue SET lease_until = now() + make_interval(secs => $3) WHERE operation_id = $1 AND epoch = $2",
-            claim.operation.0,
-            claim.epoch,
-            lease.as_secs_f64()
-        )
-        .execute(&self.pool)
-        .await?;
-        exactly_one(done.rows_affected(), StoreError::Fenced)
+        let renew = || async {
+            let done = sqlx::query!(
+                "UPDATE work_queue SET lease_until = now() + make_interval(secs => $3) WHERE operation_id = $1 AND epoch = $2",
+                claim.operation.0,
+                claim.epoch,
+                lease.as_secs_f64()
+            )
+            .execute(&self.pool)
+            .await?;
+            exactly_one(done.rows_affected(), StoreError::Fenced)
+        };
+        insisting(renew).await
     }
 
     /// Takes the mesh whose observation has been due the longest, and makes it due again after `interval`.
@@ -89,15 +97,18 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn claim_probe(&self, interval: Duration) -> Result<Option<(TenantId, MeshId)>, StoreError> {
-        let row = sqlx::query!(
-            r#"UPDATE probes SET due_at = now() + make_interval(secs => $1)
+        let take = || async {
+            let row = sqlx::query!(
+                r#"UPDATE probes SET due_at = now() + make_interval(secs => $1)
                WHERE mesh_id = (SELECT mesh_id FROM probes WHERE due_at <= now() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
                RETURNING mesh_id, tenant_id"#,
             interval.as_secs_f64()
         )
         .fetch_optional(&self.pool)
         .await?;
-        Ok(row.map(|row| (TenantId(row.tenant_id), MeshId(row.mesh_id))))
+            Ok(row.map(|row| (TenantId(row.tenant_id), MeshId(row.mesh_id))))
+        };
+        insisting(take).await
     }
 
     /// Waits for a hint that there is work, at most this long. Hints may be lost; polling is the truth.

@@ -38,6 +38,9 @@ fn folder() -> PathBuf {
 /// The other one is taken away by changing the queries of a copy of the source.
 const WALLS: &str = "MESHWRIGHT_TEST_WALLS";
 
+/// Whether hints reach anybody: set to `off`, whoever looks for work has to find it without.
+pub const HINTS: &str = "MESHWRIGHT_TEST_HINTS";
+
 /// Every test database is sealed with the same key; nothing in it is secret.
 pub fn vault() -> Vault {
     Vault::new([42; 32])
@@ -68,7 +71,23 @@ async fn start() -> PrivatePostgres {
     if std::env::var(WALLS).is_ok_and(|walls| walls == "queries") {
         take_row_security_away(&postgres).await;
     }
+    if std::env::var(HINTS).is_ok_and(|hints| hints == "off") {
+        keep_quiet(&postgres).await;
+    }
     postgres
+}
+
+/// Puts a function that tells nobody before the one that does.
+async fn keep_quiet(postgres: &PrivatePostgres) {
+    let mut owner = PgConnection::connect(&postgres.url("mw_owner", "template_mw")).await.expect("a connection");
+    let quiet = "CREATE SCHEMA quiet; GRANT USAGE ON SCHEMA quiet TO PUBLIC;
+        CREATE FUNCTION quiet.pg_notify(text, text) RETURNS void LANGUAGE sql AS 'SELECT'";
+    sqlx::raw_sql(quiet).execute(&mut owner).await.expect("a schema of its own");
+    owner.close().await.expect("an end");
+    for role in ["mw_api", "mw_worker"] {
+        let command = format!("ALTER ROLE {role} SET search_path = quiet, pg_catalog, public");
+        administer(postgres, command).await;
+    }
 }
 
 async fn take_row_security_away(postgres: &PrivatePostgres) {

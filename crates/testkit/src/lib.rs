@@ -7,6 +7,6 @@ pub mod relay;
 pub mod world;
 
 pub use clock::ManualClock;
-pub use db::TestDb;
+pub use db::{HINTS, TestDb};
 pub use fleet::Fleet;
 pub use world::FakeWorld;

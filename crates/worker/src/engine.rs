@@ -115,20 +115,36 @@ impl Engine {
         Ok(claim.map(|claim| (claim, since)))
     }
 
-    async fn see_through(&self, claim: Claim, since: Instant, stop: &CancellationToken) {
-        let result = match Run::load(self, claim, since).await {
-            Ok(mut run) => run.drive(stop).await,
-            Err(error) => Err(error),
-        };
-        match result {
-            Ok(()) => {}
-            Err(StoreError::Fenced) => {
-                tracing::info!(operation.id = %claim.operation, epoch = claim.epoch, "another worker has taken over");
+    /// A clash with another transaction is a tiny crash: the same claim begins anew with what is recorded.
+    async fn see_through(&self, claim: Claim, mut since: Instant, stop: &CancellationToken) {
+        loop {
+            let result = match self.run(claim, since, stop).await {
+                Err(StoreError::Clash) => {
+                    since = Instant::now();
+                    self.store.renew(&claim, self.settings.lease).await
+                }
+                other => return ended(claim, other),
+            };
+            if result.is_err() {
+                return ended(claim, result);
             }
-            Err(error) => {
-                // The lease runs out by itself, and whoever claims next begins with a look.
-                tracing::error!(operation.id = %claim.operation, error = &error as &dyn std::error::Error, "operation let go after a failure");
-            }
+        }
+    }
+
+    async fn run(&self, claim: Claim, since: Instant, stop: &CancellationToken) -> Result<(), StoreError> {
+        Run::load(self, claim, since).await?.drive(stop).await
+    }
+}
+
+fn ended(claim: Claim, result: Result<(), StoreError>) {
+    match result {
+        Ok(()) => {}
+        Err(StoreError::Fenced) => {
+            tracing::info!(operation.id = %claim.operation, epoch = claim.epoch, "another worker has taken over");
+        }
+        Err(error) => {
+            // The lease runs out by itself, and whoever claims next begins with a look.
+            tracing::error!(operation.id = %claim.operation, error = &error as &dyn std::error::Error, "operation let go after a failure");
         }
     }
 }

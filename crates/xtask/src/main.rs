@@ -19,6 +19,7 @@ mod scenario;
 mod server;
 mod storm;
 mod story;
+mod variants;
 mod worker;
 
 /// Checks and measurements of this repository.
@@ -41,6 +42,8 @@ enum Task {
     Kubeconfigs(kubeconfigs::Options),
     /// Send copies of requests to two API processes and kill them in the middle: one effect each, equal answers.
     Storm(storm::Options),
+    /// Run cargo's tests where transactions are serializable, where no hint arrives, and on `PostgreSQL` 18.
+    Variants(variants::Options),
     /// Cut an upgrade at every write of it, in an imagined world on a real Postgres, and judge what comes of it.
     CrashMatrix(matrix::Options),
     /// Measure on the lab.
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Task::Isolation => isolation::run(),
         Task::Kubeconfigs(options) => kubeconfigs::run(&options),
         Task::Storm(options) => storm::run(&options),
+        Task::Variants(options) => variants::run(&options),
         Task::CrashMatrix(options) => matrix::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::BadInput(options) => bad_input::run(&options),

@@ -9,11 +9,25 @@ use jiff::SignedDuration;
 use model::Clock;
 use model::access::Role;
 use serde_json::json;
-use store::{NewEvent, Reach};
+use store::{NewEvent, Reach, StoreError};
 use testkit::Fleet;
 use tower::ServiceExt;
 
 use crate::support::Service;
+
+/// Writes one event, and again where another transaction was in the way.
+async fn tell(fleet: &Fleet, body: serde_json::Value) {
+    loop {
+        let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+        let at = fleet.clock.now();
+        tx.tell(NewEvent { at, kind: "test", mesh: None, upgrade: None, operation: None, body: body.clone() });
+        match tx.commit().await {
+            Ok(()) => return,
+            Err(StoreError::Clash) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
 
 /// Four readers tail what eight writers write: no event is lost, and none comes out of order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -26,17 +40,7 @@ async fn events_are_neither_lost_nor_reordered() {
         let fleet = fleet.clone();
         tokio::spawn(async move {
             for number in 0..EACH {
-                let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-                let at = fleet.clock.now();
-                tx.tell(NewEvent {
-                    at,
-                    kind: "test",
-                    mesh: None,
-                    upgrade: None,
-                    operation: None,
-                    body: json!([writer, number]),
-                });
-                tx.commit().await.expect("a commit");
+                tell(&fleet, json!([writer, number])).await;
             }
         })
     });

@@ -1,0 +1,51 @@
+//! All of cargo's tests on databases that behave otherwise: every transaction serializable, hints that never arrive, the
+//! newest `PostgreSQL`.
+
+use std::path::Path;
+use std::process::Command;
+
+use clap::Args;
+
+use crate::{Result, output};
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// One run with everything at once, instead of one for each.
+    #[arg(long)]
+    together: bool,
+}
+
+/// What is different, in the environment of a run.
+type Setting = (&'static str, String);
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let settings = [
+        ("serializable", ("PGOPTIONS", "-c default_transaction_isolation=serializable".to_owned())),
+        ("without hints", (testkit::HINTS, "off".to_owned())),
+        ("PostgreSQL 18", ("PG_BIN", newest(dir.path())?)),
+    ];
+    if options.together {
+        let titles = settings.each_ref().map(|(title, _)| *title);
+        return tests(&titles.join(", "), &settings.map(|(_, setting)| setting));
+    }
+    settings.into_iter().try_for_each(|(title, setting)| tests(title, &[setting]))
+}
+
+/// The account that Postgres runs as may not be allowed into the cache.
+fn newest(dir: &Path) -> Result<String> {
+    let bin = output(&mut Command::new("tests/postgres-18"))?;
+    let native = Path::new(bin.trim()).parent().ok_or("the folder of PostgreSQL 18 has no parent")?;
+    output(Command::new("cp").arg("-r").arg(native).arg(dir))?;
+    output(Command::new("chmod").args(["-R", "a+rX"]).arg(dir))?;
+    Ok(dir.join("native").join("bin").display().to_string())
+}
+
+fn tests(title: &str, settings: &[Setting]) -> Result<()> {
+    println!("-- {title}");
+    let mut run = Command::new("cargo");
+    run.args(["test", "--locked", "--quiet", "--workspace", "--no-fail-fast"]);
+    run.envs(settings.iter().map(|(name, value)| (*name, value.as_str())));
+    let status = run.status().map_err(|error| error.to_string())?;
+    if status.success() { Ok(()) } else { Err(format!("tests failed: {title}")) }
+}
