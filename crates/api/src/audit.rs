@@ -5,13 +5,13 @@ use axum::extract::Query;
 use model::access::Action;
 use model::audit::{Linked, hex};
 use serde::Deserialize;
-use wire::{AuditEntry, AuditEntryList, AuditHead, Problem};
+use wire::{AuditEntry, AuditEntryList, AuditHead};
 
 use crate::auth::Caller;
 use crate::problem::{ApiError, Result};
 
-const SIZE: i64 = 100;
-const LARGEST: i64 = 1000;
+pub(crate) const SIZE: i64 = 100;
+pub(crate) const LARGEST: i64 = 1000;
 
 /// Where to begin, and how much.
 #[derive(Debug, Deserialize)]
@@ -43,7 +43,7 @@ fn view(linked: Linked) -> AuditEntry {
 /// log from its beginning and says whether it is whole.
 #[utoipa::path(get, path = "/v1/audit-entries", operation_id = "listAuditEntries", tag = "audit",
     params(("after" = Option<i64>, Query), ("page_size" = Option<i64>, Query, description = "1 to 1000")),
-    responses((status = 200, body = AuditEntryList), (status = "default", body = Problem)))]
+    responses((status = 200, body = AuditEntryList)))]
 pub(crate) async fn list_audit_entries(caller: Caller, Query(part): Query<Part>) -> Result<Json<AuditEntryList>> {
     caller.may(Action::ReadAudit)?;
     let size = part.page_size.unwrap_or(SIZE);
@@ -60,7 +60,7 @@ pub(crate) async fn list_audit_entries(caller: Caller, Query(part): Query<Part>)
 ///
 /// Write it down somewhere else: with it, nobody can rewrite what was logged until now without being found out.
 #[utoipa::path(get, path = "/v1/audit-head", operation_id = "getAuditHead", tag = "audit",
-    responses((status = 200, body = AuditHead), (status = "default", body = Problem)))]
+    responses((status = 200, body = AuditHead)))]
 pub(crate) async fn get_audit_head(caller: Caller) -> Result<Json<AuditHead>> {
     caller.may(Action::ReadAudit)?;
     let head = caller.begin().await?.audit_head().await?;

@@ -19,7 +19,7 @@ use crate::views::name;
 ///
 /// Where control planes can run.
 #[utoipa::path(get, path = "/v1/hosting-clusters", operation_id = "listHostingClusters", tag = "catalogue",
-    responses((status = 200, body = wire::HostingClusterList), (status = "default", body = wire::Problem)))]
+    responses((status = 200, body = wire::HostingClusterList)))]
 pub(crate) async fn list_hosting_clusters(
     _caller: Caller,
     State(app): State<App>,
@@ -37,7 +37,7 @@ pub(crate) async fn list_hosting_clusters(
 ///
 /// The catalogue, newest first.
 #[utoipa::path(get, path = "/v1/releases", operation_id = "listReleases", tag = "catalogue",
-    responses((status = 200, body = wire::ReleaseList), (status = "default", body = wire::Problem)))]
+    responses((status = 200, body = wire::ReleaseList)))]
 pub(crate) async fn list_releases(_caller: Caller, State(app): State<App>) -> Result<Json<wire::ReleaseList>> {
     let items = app.store.releases().await?.iter().map(view).collect();
     Ok(Json(wire::ReleaseList { items, next_page_token: None }))
@@ -60,7 +60,7 @@ fn view(release: &Release) -> wire::Release {
 ///
 /// A withdrawn one is no target any more; what runs it goes on. For whoever operates the service.
 #[utoipa::path(patch, path = "/v1/releases/{version}", operation_id = "changeRelease", tag = "catalogue", request_body = wire::ChangeRelease,
-    params(("version" = String, Path)), responses((status = 200, body = wire::Release), (status = "default", body = wire::Problem)))]
+    params(("version" = String, Path)), responses((status = 200, body = wire::Release)))]
 pub(crate) async fn change_release(
     caller: Caller,
     Path(version): Path<String>,

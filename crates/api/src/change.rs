@@ -16,7 +16,7 @@ use crate::envelope;
 use crate::problem::{ApiError, Result};
 
 /// The longest key; a UUID has 36.
-const LONGEST_KEY: usize = 128;
+pub(crate) const LONGEST_KEY: usize = 128;
 
 /// The body of a request that needs none.
 #[derive(Debug, Deserialize)]

@@ -9,7 +9,7 @@ use model::ids::{ClusterId, OperationId};
 use model::operation::OperationKind;
 use model::quota::Counted;
 use store::{Cluster, NewCluster, NewOperation, Tx};
-use wire::{ChangeCluster, ClusterList, Operation, Problem, RegisterCluster};
+use wire::{ChangeCluster, ClusterList, Operation, RegisterCluster};
 
 use crate::auth::Caller;
 use crate::change::{Body, Done, Nothing};
@@ -22,8 +22,7 @@ use crate::views;
 ///
 /// Answers at once with the operation that connects to it, checks it and makes an account of our own in it.
 #[utoipa::path(post, path = "/v1/clusters", operation_id = "registerCluster", tag = "clusters", request_body = RegisterCluster,
-    params(("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
-    responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+    responses((status = 202, body = Operation)))]
 pub(crate) async fn register_cluster(caller: Caller, body: Body<RegisterCluster>) -> Result<Response> {
     caller.may(Action::ChangeClusters)?;
     let mut change = caller.change("registerCluster", &body).await?;
@@ -57,7 +56,7 @@ pub(crate) async fn register_cluster(caller: Caller, body: Body<RegisterCluster>
 /// Oldest first.
 #[utoipa::path(get, path = "/v1/clusters", operation_id = "listClusters", tag = "clusters",
     params(("name" = Option<String>, Query), ("label_selector" = Option<String>, Query, description = "For example team=payments,tier!=test,!old"), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
-    responses((status = 200, body = ClusterList), (status = "default", body = Problem)))]
+    responses((status = 200, body = ClusterList)))]
 pub(crate) async fn list_clusters(caller: Caller, list: List<Filter>) -> Result<Json<ClusterList>> {
     let found = caller.begin().await?.clusters(&caller.reach(), &list.filter.read()?, list.page(&caller)?).await?;
     let (shown, next_page_token) = list.cut(&caller, found, |cluster| cluster.id.0);
@@ -73,7 +72,7 @@ async fn permitted(caller: &Caller, tx: &mut Tx<'_>, text: &str, action: Action)
 
 /// Get a cluster
 #[utoipa::path(get, path = "/v1/clusters/{cluster_id}", operation_id = "getCluster", tag = "clusters",
-    params(("cluster_id" = String, Path)), responses((status = 200, body = wire::Cluster), (status = "default", body = Problem)))]
+    params(("cluster_id" = String, Path)), responses((status = 200, body = wire::Cluster)))]
 pub(crate) async fn get_cluster(caller: Caller, Path(cluster): Path<String>) -> Result<Response> {
     let found = permitted(&caller, &mut caller.begin().await?, &cluster, Action::Read).await?;
     Ok(([(header::ETAG, tag(found.generation))], Json(views::cluster(&found))).into_response())
@@ -84,7 +83,7 @@ pub(crate) async fn get_cluster(caller: Caller, Path(cluster): Path<String>) -> 
 /// What its users write on it. `If-Match` with the `ETag` that you looked at is honoured.
 #[utoipa::path(patch, path = "/v1/clusters/{cluster_id}", operation_id = "changeCluster", tag = "clusters", request_body = ChangeCluster,
     params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)),
-    responses((status = 200, body = wire::Cluster), (status = "default", body = Problem)))]
+    responses((status = 200, body = wire::Cluster)))]
 pub(crate) async fn change_cluster(
     caller: Caller,
     Path(cluster): Path<String>,
@@ -105,7 +104,7 @@ pub(crate) async fn change_cluster(
 ///
 /// Refused while a mesh uses it.
 #[utoipa::path(delete, path = "/v1/clusters/{cluster_id}", operation_id = "deleteCluster", tag = "clusters",
-    params(("cluster_id" = String, Path)), responses((status = 204), (status = "default", body = Problem)))]
+    params(("cluster_id" = String, Path)), responses((status = 204)))]
 pub(crate) async fn delete_cluster(
     caller: Caller,
     Path(cluster): Path<String>,

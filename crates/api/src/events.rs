@@ -12,11 +12,11 @@ use futures::stream;
 use jiff::{SignedDuration, Timestamp};
 use model::ids::UpgradeId;
 use serde::Deserialize;
-use wire::{EventList, Problem};
+use wire::EventList;
 
 use crate::auth::Caller;
 use crate::fields::id;
-use crate::problem::Result;
+use crate::problem::{ApiError, Result};
 use crate::views;
 
 /// Events of one read.
@@ -41,11 +41,12 @@ pub(crate) struct From {
 /// it on any replica without a gap.
 #[utoipa::path(get, path = "/v1/events", operation_id = "listEvents", tag = "events",
     params(("after" = Option<i64>, Query), ("upgrade_id" = Option<String>, Query), ("Last-Event-ID" = Option<i64>, Header)),
-    responses((status = 200, body = EventList), (status = "default", body = Problem)))]
+    responses((status = 200, body = EventList)))]
 pub(crate) async fn list_events(caller: Caller, Query(from): Query<From>, headers: HeaderMap) -> Result<Response> {
     let upgrade: Option<UpgradeId> = from.upgrade_id.map(|text| id(&text, "upgrade")).transpose()?;
-    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let after = header("last-event-id").and_then(|seq| seq.parse().ok()).unwrap_or(from.after);
+    let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let resumed = header("last-event-id").map(str::parse).transpose();
+    let after = resumed.map_err(|_| ApiError::field("Last-Event-ID", "the number of an event"))?.unwrap_or(from.after);
     if header(header::ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/event-stream")) {
         return Ok(follow(caller, after, upgrade).into_response());
     }

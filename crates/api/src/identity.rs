@@ -9,8 +9,7 @@ use model::ids::{BindingId, ProviderId};
 use model::quota::Counted;
 use store::{Binding, Page, Provider, Subject};
 use wire::{
-    CreateIdentityProvider, CreateRoleBinding, IdentityProvider, IdentityProviderList, Problem, RoleBinding,
-    RoleBindingList,
+    CreateIdentityProvider, CreateRoleBinding, IdentityProvider, IdentityProviderList, RoleBinding, RoleBindingList,
 };
 
 use crate::auth::Caller;
@@ -79,8 +78,7 @@ fn issuer(text: &str) -> Result<String> {
 /// Tokens of this issuer get in when their audience is the one in the answer. What their bearers may do is said by role
 /// bindings; without one they may do nothing.
 #[utoipa::path(post, path = "/v1/identity-providers", operation_id = "createIdentityProvider", tag = "access", request_body = CreateIdentityProvider,
-    params(("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
-    responses((status = 201, body = IdentityProvider), (status = "default", body = Problem)))]
+    responses((status = 201, body = IdentityProvider)))]
 pub(crate) async fn create_identity_provider(caller: Caller, body: Body<CreateIdentityProvider>) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
     let mut change = caller.change("createIdentityProvider", &body).await?;
@@ -117,7 +115,7 @@ pub(crate) async fn create_identity_provider(caller: Caller, body: Body<CreateId
 /// List identity providers
 #[utoipa::path(get, path = "/v1/identity-providers", operation_id = "listIdentityProviders", tag = "access",
     params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
-    responses((status = 200, body = IdentityProviderList), (status = "default", body = Problem)))]
+    responses((status = 200, body = IdentityProviderList)))]
 pub(crate) async fn list_identity_providers(
     caller: Caller,
     list: List<Unfiltered>,
@@ -131,7 +129,7 @@ pub(crate) async fn list_identity_providers(
 
 /// Get an identity provider
 #[utoipa::path(get, path = "/v1/identity-providers/{provider_id}", operation_id = "getIdentityProvider", tag = "access",
-    params(("provider_id" = String, Path)), responses((status = 200, body = IdentityProvider), (status = "default", body = Problem)))]
+    params(("provider_id" = String, Path)), responses((status = 200, body = IdentityProvider)))]
 pub(crate) async fn get_identity_provider(
     caller: Caller,
     Path(provider): Path<String>,
@@ -145,7 +143,7 @@ pub(crate) async fn get_identity_provider(
 ///
 /// At once: its tokens and its role bindings are worth nothing any more.
 #[utoipa::path(delete, path = "/v1/identity-providers/{provider_id}", operation_id = "deleteIdentityProvider", tag = "access",
-    params(("provider_id" = String, Path)), responses((status = 204), (status = "default", body = Problem)))]
+    params(("provider_id" = String, Path)), responses((status = 204)))]
 pub(crate) async fn delete_identity_provider(
     caller: Caller,
     Path(provider): Path<String>,
@@ -162,8 +160,7 @@ pub(crate) async fn delete_identity_provider(
 ///
 /// To one person or program by `subject`, or to everybody of a `group`; on the whole tenant, one mesh or one cluster.
 #[utoipa::path(post, path = "/v1/role-bindings", operation_id = "createRoleBinding", tag = "access", request_body = CreateRoleBinding,
-    params(("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
-    responses((status = 201, body = RoleBinding), (status = "default", body = Problem)))]
+    responses((status = 201, body = RoleBinding)))]
 pub(crate) async fn create_role_binding(caller: Caller, body: Body<CreateRoleBinding>) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
     let mut change = caller.change("createRoleBinding", &body).await?;
@@ -191,7 +188,7 @@ pub(crate) async fn create_role_binding(caller: Caller, body: Body<CreateRoleBin
 /// List role bindings
 #[utoipa::path(get, path = "/v1/role-bindings", operation_id = "listRoleBindings", tag = "access",
     params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
-    responses((status = 200, body = RoleBindingList), (status = "default", body = Problem)))]
+    responses((status = 200, body = RoleBindingList)))]
 pub(crate) async fn list_role_bindings(caller: Caller, list: List<Unfiltered>) -> Result<Json<RoleBindingList>> {
     caller.may(Action::ReadAccess)?;
     let found = caller.begin().await?.bindings(None, list.page(&caller)?).await?;
@@ -203,7 +200,7 @@ pub(crate) async fn list_role_bindings(caller: Caller, list: List<Unfiltered>) -
 ///
 /// From the next request on.
 #[utoipa::path(delete, path = "/v1/role-bindings/{binding_id}", operation_id = "deleteRoleBinding", tag = "access",
-    params(("binding_id" = String, Path)), responses((status = 204), (status = "default", body = Problem)))]
+    params(("binding_id" = String, Path)), responses((status = 204)))]
 pub(crate) async fn delete_role_binding(
     caller: Caller,
     Path(binding): Path<String>,

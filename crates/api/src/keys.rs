@@ -9,7 +9,7 @@ use model::access::{Action, Role, Scope};
 use model::ids::KeyId;
 use model::quota::Counted;
 use store::{KeyText, NewKey, Page, Tx};
-use wire::{ApiKey, ApiKeyList, CreateApiKey, Problem, RotateApiKey};
+use wire::{ApiKey, ApiKeyList, CreateApiKey, RotateApiKey};
 
 use crate::auth::Caller;
 use crate::change::{Body, Done, Nothing};
@@ -41,8 +41,7 @@ fn view(key: &store::ApiKey) -> ApiKey {
 ///
 /// The secret is in this answer and nowhere else.
 #[utoipa::path(post, path = "/v1/api-keys", operation_id = "createApiKey", tag = "keys", request_body = CreateApiKey,
-    params(("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
-    responses((status = 201, body = ApiKey), (status = "default", body = Problem)))]
+    responses((status = 201, body = ApiKey)))]
 pub(crate) async fn create_api_key(caller: Caller, body: Body<CreateApiKey>) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
     let mut change = caller.change("createApiKey", &body).await?;
@@ -86,7 +85,7 @@ async fn scopes(tx: &mut Tx<'_>, wanted: &[String]) -> Result<Vec<Scope>> {
 /// Oldest first, without their secrets.
 #[utoipa::path(get, path = "/v1/api-keys", operation_id = "listApiKeys", tag = "keys",
     params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
-    responses((status = 200, body = ApiKeyList), (status = "default", body = Problem)))]
+    responses((status = 200, body = ApiKeyList)))]
 pub(crate) async fn list_api_keys(caller: Caller, list: List<Unfiltered>) -> Result<Json<ApiKeyList>> {
     caller.may(Action::ReadAccess)?;
     let found = caller.begin().await?.keys(list.page(&caller)?).await?;
@@ -98,7 +97,7 @@ pub(crate) async fn list_api_keys(caller: Caller, list: List<Unfiltered>) -> Res
 ///
 /// Without its secret.
 #[utoipa::path(get, path = "/v1/api-keys/{key_id}", operation_id = "getApiKey", tag = "keys",
-    params(("key_id" = String, Path)), responses((status = 200, body = ApiKey), (status = "default", body = Problem)))]
+    params(("key_id" = String, Path)), responses((status = 200, body = ApiKey)))]
 pub(crate) async fn get_api_key(caller: Caller, Path(key): Path<String>) -> Result<Json<ApiKey>> {
     caller.may(Action::ReadAccess)?;
     Ok(Json(view(&caller.begin().await?.key(id(&key, "API key")?).await?)))
@@ -109,8 +108,8 @@ pub(crate) async fn get_api_key(caller: Caller, Path(key): Path<String>) -> Resu
 /// It gets another secret, which is in this answer and nowhere else. The former one is accepted for the overlap, so that
 /// whoever uses it can be changed without a pause; until that is over, only a rotation without an overlap is possible.
 #[utoipa::path(post, path = "/v1/api-keys/{key_id}/rotate", operation_id = "rotateApiKey", tag = "keys", request_body = RotateApiKey,
-    params(("key_id" = String, Path), ("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
-    responses((status = 200, body = ApiKey), (status = "default", body = Problem)))]
+    params(("key_id" = String, Path)),
+    responses((status = 200, body = ApiKey)))]
 pub(crate) async fn rotate_api_key(
     caller: Caller,
     Path(key): Path<String>,
@@ -148,7 +147,7 @@ pub(crate) async fn rotate_api_key(
 ///
 /// At once, its former secret too. The last key of an owner stays: nobody could make another one.
 #[utoipa::path(delete, path = "/v1/api-keys/{key_id}", operation_id = "revokeApiKey", tag = "keys",
-    params(("key_id" = String, Path)), responses((status = 204), (status = "default", body = Problem)))]
+    params(("key_id" = String, Path)), responses((status = 204)))]
 pub(crate) async fn revoke_api_key(caller: Caller, Path(key): Path<String>, body: Body<Nothing>) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
     let mut change = caller.change("revokeApiKey", &body).await?;

@@ -24,6 +24,7 @@ mod oidc;
 mod operations;
 mod paging;
 mod problem;
+mod promises;
 mod router;
 mod serve;
 mod tenants;

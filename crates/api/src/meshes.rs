@@ -15,7 +15,7 @@ use model::rules::{Circumstances, Edition, Strategy, allowed, assess, path};
 use serde_json::{Value, json};
 use store::{ClusterState, MeshState, NewMesh, NewOperation, Tx};
 use wire::{
-    ChangeMesh, CreateMesh, DataPlane, MeshList, Operation, Problem, SetInjection, StrategyOption, UpgradeOption,
+    ChangeMesh, CreateMesh, DataPlane, MeshList, Operation, SetInjection, StrategyOption, UpgradeOption,
     UpgradeOptionList,
 };
 
@@ -51,8 +51,7 @@ async fn begin(
 ///
 /// Its control plane runs in a hosting cluster; the clusters become its members. Answers with the operation that does it.
 #[utoipa::path(post, path = "/v1/meshes", operation_id = "createMesh", tag = "meshes", request_body = CreateMesh,
-    params(("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
-    responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+    responses((status = 202, body = Operation)))]
 pub(crate) async fn create_mesh(caller: Caller, body: Body<CreateMesh>) -> Result<Response> {
     caller.may(Action::ChangeMeshes)?;
     let mut change = caller.change("createMesh", &body).await?;
@@ -130,7 +129,7 @@ async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<N
 #[utoipa::path(get, path = "/v1/meshes", operation_id = "listMeshes", tag = "meshes",
     params(("name" = Option<String>, Query), ("label_selector" = Option<String>, Query, description = "For example team=payments,tier!=test,!old"),
         ("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
-    responses((status = 200, body = MeshList), (status = "default", body = Problem)))]
+    responses((status = 200, body = MeshList)))]
 pub(crate) async fn list_meshes(caller: Caller, list: List<Filter>) -> Result<Json<MeshList>> {
     let found = caller.begin().await?.meshes(&caller.reach(), &list.filter.read()?, list.page(&caller)?).await?;
     let (shown, next_page_token) = list.cut(&caller, found, |mesh| mesh.id.0);
@@ -139,7 +138,7 @@ pub(crate) async fn list_meshes(caller: Caller, list: List<Filter>) -> Result<Js
 
 /// Get a mesh
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}", operation_id = "getMesh", tag = "meshes",
-    params(("mesh_id" = String, Path)), responses((status = 200, body = wire::Mesh), (status = "default", body = Problem)))]
+    params(("mesh_id" = String, Path)), responses((status = 200, body = wire::Mesh)))]
 pub(crate) async fn get_mesh(caller: Caller, Path(mesh): Path<String>) -> Result<Response> {
     let mesh = permitted(&caller, &mut caller.begin().await?, &mesh, Action::Read).await?;
     Ok(([(header::ETAG, tag(mesh.generation))], Json(views::mesh(&mesh))).into_response())
@@ -150,7 +149,7 @@ pub(crate) async fn get_mesh(caller: Caller, Path(mesh): Path<String>) -> Result
 /// What its users write on it, and whether it can be deleted. `If-Match` with the `ETag` that you looked at is honoured.
 #[utoipa::path(patch, path = "/v1/meshes/{mesh_id}", operation_id = "changeMesh", tag = "meshes", request_body = ChangeMesh,
     params(("mesh_id" = String, Path), ("If-Match" = Option<String>, Header)),
-    responses((status = 200, body = wire::Mesh), (status = "default", body = Problem)))]
+    responses((status = 200, body = wire::Mesh)))]
 pub(crate) async fn change_mesh(
     caller: Caller,
     Path(mesh): Path<String>,
@@ -180,7 +179,7 @@ pub(crate) async fn permitted(caller: &Caller, tx: &mut Tx<'_>, text: &str, acti
 ///
 /// Waits until nothing uses it: take the injection labels off and restart the workloads first.
 #[utoipa::path(delete, path = "/v1/meshes/{mesh_id}", operation_id = "deleteMesh", tag = "meshes",
-    params(("mesh_id" = String, Path)), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+    params(("mesh_id" = String, Path)), responses((status = 202, body = Operation)))]
 pub(crate) async fn delete_mesh(
     caller: Caller,
     Path(mesh): Path<String>,
@@ -203,7 +202,7 @@ pub(crate) async fn delete_mesh(
 ///
 /// Every release, allowed or refused, by each strategy, with every reason.
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}/upgrade-options", operation_id = "listUpgradeOptions", tag = "upgrades",
-    params(("mesh_id" = String, Path)), responses((status = 200, body = UpgradeOptionList), (status = "default", body = Problem)))]
+    params(("mesh_id" = String, Path)), responses((status = 200, body = UpgradeOptionList)))]
 pub(crate) async fn list_upgrade_options(caller: Caller, Path(mesh): Path<String>) -> Result<Json<UpgradeOptionList>> {
     let mesh = permitted(&caller, &mut caller.begin().await?, &mesh, Action::Read).await?;
     let (releases, policy) = (caller.app.store.releases().await?, caller.app.store.upgrade_policy().await?);
@@ -248,7 +247,7 @@ pub(crate) fn member_versions(mesh: &store::Mesh) -> Vec<(String, (u32, u32))> {
 ///
 /// Namespaces, workloads and connected proxies as a worker last saw them; `observed_at` says when.
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}/data-plane", operation_id = "getDataPlane", tag = "data plane",
-    params(("mesh_id" = String, Path)), responses((status = 200, body = DataPlane), (status = "default", body = Problem)))]
+    params(("mesh_id" = String, Path)), responses((status = 200, body = DataPlane)))]
 pub(crate) async fn get_data_plane(caller: Caller, Path(mesh): Path<String>) -> Result<Json<DataPlane>> {
     let mut tx = caller.begin().await?;
     let mesh = permitted(&caller, &mut tx, &mesh, Action::Read).await?;
@@ -259,8 +258,8 @@ pub(crate) async fn get_data_plane(caller: Caller, Path(mesh): Path<String>) -> 
 ///
 /// Never both labels: the other one is removed. Pods change when they are restarted.
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/injection", operation_id = "setInjection", tag = "data plane", request_body = SetInjection,
-    params(("mesh_id" = String, Path), ("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
-    responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+    params(("mesh_id" = String, Path)),
+    responses((status = 202, body = Operation)))]
 pub(crate) async fn set_injection(
     caller: Caller,
     Path(mesh): Path<String>,
@@ -293,8 +292,8 @@ pub(crate) async fn set_injection(
 ///
 /// Every workload with a pod that does not carry what its labels ask for, in batches.
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/restarts", operation_id = "createRestart", tag = "data plane",
-    params(("mesh_id" = String, Path), ("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
-    responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+    params(("mesh_id" = String, Path)),
+    responses((status = 202, body = Operation)))]
 pub(crate) async fn create_restart(caller: Caller, Path(mesh): Path<String>, body: Body<Nothing>) -> Result<Response> {
     let mut change = caller.change("createRestart", &body).await?;
     let mesh = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;

@@ -9,7 +9,7 @@ use model::ids::{OperationId, UpgradeId};
 use model::operation::{OperationKind, Wish};
 use serde::Deserialize;
 use store::Tx;
-use wire::{Operation, OperationList, Problem};
+use wire::{Operation, OperationList};
 
 use crate::auth::Caller;
 use crate::change::{Body, Done, Nothing};
@@ -31,7 +31,7 @@ pub(crate) struct Filter {
 /// Newest first.
 #[utoipa::path(get, path = "/v1/operations", operation_id = "listOperations", tag = "operations",
     params(("upgrade_id" = Option<String>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
-    responses((status = 200, body = OperationList), (status = "default", body = Problem)))]
+    responses((status = 200, body = OperationList)))]
 pub(crate) async fn list_operations(caller: Caller, list: List<Filter>) -> Result<Json<OperationList>> {
     let upgrade: Option<UpgradeId> = list.filter.upgrade_id.as_ref().map(|text| id(text, "upgrade")).transpose()?;
     let mut tx = caller.begin().await?;
@@ -64,14 +64,14 @@ fn needed(kind: OperationKind) -> Action {
 /// With its plan and what became of each step. `wait_seconds` waits until it has ended or needs a person.
 #[utoipa::path(get, path = "/v1/operations/{operation_id}", operation_id = "getOperation", tag = "operations",
     params(("operation_id" = String, Path), ("wait_seconds" = Option<u64>, Query, description = "0 to 60")),
-    responses((status = 200, body = Operation), (status = "default", body = Problem)))]
+    responses((status = 200, body = Operation)))]
 pub(crate) async fn get_operation(
     caller: Caller,
     Path(operation): Path<String>,
     Query(wait): Query<Wait>,
 ) -> Result<Json<Operation>> {
     let operation: OperationId = id(&operation, "operation")?;
-    let waiting = wait.begin();
+    let waiting = wait.begin()?;
     let shown = loop {
         let mut tx = caller.begin().await?;
         let found = permitted(&caller, &mut tx, operation, Action::Read).await?;
@@ -88,8 +88,8 @@ pub(crate) async fn get_operation(
 ///
 /// `pause`, `resume`, `retry` or `cancel`. Stages of an upgrade are asked through the upgrade.
 #[utoipa::path(post, path = "/v1/operations/{operation_id}/{verb}", operation_id = "askOperation", tag = "operations",
-    params(("operation_id" = String, Path), ("verb" = String, Path), ("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
-    responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+    params(("operation_id" = String, Path), ("verb" = String, Path)),
+    responses((status = 202, body = Operation)))]
 pub(crate) async fn ask_operation(
     caller: Caller,
     Path((operation, verb)): Path<(String, String)>,

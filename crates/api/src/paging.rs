@@ -12,8 +12,8 @@ use crate::App;
 use crate::auth::Caller;
 use crate::problem::{ApiError, Result};
 
-const SIZE: i64 = 50;
-const LARGEST: i64 = 500;
+pub(crate) const SIZE: i64 = 50;
+pub(crate) const LARGEST: i64 = 500;
 /// Bytes of a token's proof.
 const PROOF: usize = 32;
 

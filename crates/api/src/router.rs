@@ -19,7 +19,8 @@ use utoipa_axum::routes;
 
 use crate::problem::ApiError;
 use crate::{
-    App, again, audit, catalogue, clusters, envelope, events, identity, keys, meshes, operations, tenants, upgrades,
+    App, again, audit, catalogue, clusters, envelope, events, identity, keys, meshes, operations, promises, tenants,
+    upgrades,
 };
 
 /// The largest body; a kubeconfig has at most 256 KiB.
@@ -28,6 +29,7 @@ pub(crate) const LARGEST_BODY: usize = 1024 * 1024;
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Meshwright", version = "1", description = "A managed service mesh: every control plane and every sidecar from one version to the next, and back."),
+    components(schemas(wire::Problem)),
     modifiers(&BearerKey),
     security(("api_key" = []))
 )]
@@ -83,15 +85,21 @@ fn documented() -> OpenApiRouter<App> {
 /// The `OpenAPI` document, as it is committed.
 pub fn openapi() -> String {
     let (_, document) = documented().split_for_parts();
-    let mut text = document.to_pretty_json().expect("a document of strings and numbers");
+    let mut text = serde_json::to_string_pretty(&complete(&document)).expect("a document of strings and numbers");
     text.push('\n');
     text
+}
+
+fn complete(document: &utoipa::openapi::OpenApi) -> serde_json::Value {
+    let mut document = serde_json::to_value(document).expect("a document of strings and numbers");
+    promises::complete(&mut document);
+    document
 }
 
 /// The whole service.
 pub fn router(app: App) -> axum::Router {
     let (routes, document) = documented().split_for_parts();
-    let document = document.to_json().expect("a document of strings and numbers");
+    let document = complete(&document).to_string();
     let around = ServiceBuilder::new()
         .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]))
         .layer(TraceLayer::new_for_http())

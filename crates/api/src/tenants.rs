@@ -10,7 +10,7 @@ use model::access::{Action, Role};
 use model::ids::{KeyId, TenantId};
 use model::quota::{Counted, Quotas};
 use store::{KeyText, NewKey, NewTenant, Page, StoreError, TenantState};
-use wire::{ChangeTenant, CreateTenant, Problem, Tenant, TenantList, Usage, Used};
+use wire::{ChangeTenant, CreateTenant, Tenant, TenantList, Usage, Used};
 
 use crate::auth::Caller;
 use crate::change::{Body, Done, Nothing};
@@ -50,8 +50,7 @@ fn quotas(wanted: &BTreeMap<String, u32>, known: &Quotas) -> Result<Quotas> {
 ///
 /// With the key of its first owner, whose secret is in this answer and nowhere else. For whoever operates the service.
 #[utoipa::path(post, path = "/v1/tenants", operation_id = "createTenant", tag = "tenants", request_body = CreateTenant,
-    params(("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
-    responses((status = 201, body = Tenant), (status = "default", body = Problem)))]
+    responses((status = 201, body = Tenant)))]
 pub(crate) async fn create_tenant(caller: Caller, body: Body<CreateTenant>) -> Result<Response> {
     caller.may(Action::ChangePlatform)?;
     let (app, now) = (&caller.app, caller.app.clock.now());
@@ -80,7 +79,7 @@ async fn one(tx: &mut store::Tx<'_>, tenant: TenantId) -> Result<store::Tenant> 
 /// Oldest first. For whoever operates the service.
 #[utoipa::path(get, path = "/v1/tenants", operation_id = "listTenants", tag = "tenants",
     params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
-    responses((status = 200, body = TenantList), (status = "default", body = Problem)))]
+    responses((status = 200, body = TenantList)))]
 pub(crate) async fn list_tenants(caller: Caller, list: List<Unfiltered>) -> Result<Json<TenantList>> {
     caller.may(Action::ReadPlatform)?;
     let found = caller.begin().await?.tenants(None, list.page(&caller)?).await?;
@@ -92,7 +91,7 @@ pub(crate) async fn list_tenants(caller: Caller, list: List<Unfiltered>) -> Resu
 ///
 /// For whoever operates the service.
 #[utoipa::path(get, path = "/v1/tenants/{tenant_id}", operation_id = "getTenant", tag = "tenants",
-    params(("tenant_id" = String, Path)), responses((status = 200, body = Tenant), (status = "default", body = Problem)))]
+    params(("tenant_id" = String, Path)), responses((status = 200, body = Tenant)))]
 pub(crate) async fn get_tenant(caller: Caller, Path(tenant): Path<String>) -> Result<Response> {
     caller.may(Action::ReadPlatform)?;
     let found = one(&mut caller.begin().await?, id(&tenant, "tenant")?).await?;
@@ -105,7 +104,7 @@ pub(crate) async fn get_tenant(caller: Caller, Path(tenant): Path<String>) -> Re
 /// `If-Match` with the `ETag` that you looked at is honoured.
 #[utoipa::path(patch, path = "/v1/tenants/{tenant_id}", operation_id = "changeTenant", tag = "tenants", request_body = ChangeTenant,
     params(("tenant_id" = String, Path), ("If-Match" = Option<String>, Header)),
-    responses((status = 200, body = Tenant), (status = "default", body = Problem)))]
+    responses((status = 200, body = Tenant)))]
 pub(crate) async fn change_tenant(
     caller: Caller,
     Path(tenant): Path<String>,
@@ -134,7 +133,7 @@ pub(crate) async fn change_tenant(
 ///
 /// Refused while it has meshes or clusters. Its secrets are erased: nothing brings them back, not from a backup either.
 #[utoipa::path(delete, path = "/v1/tenants/{tenant_id}", operation_id = "deleteTenant", tag = "tenants",
-    params(("tenant_id" = String, Path)), responses((status = 204), (status = "default", body = Problem)))]
+    params(("tenant_id" = String, Path)), responses((status = 204)))]
 pub(crate) async fn delete_tenant(caller: Caller, Path(tenant): Path<String>, body: Body<Nothing>) -> Result<Response> {
     caller.may(Action::ChangePlatform)?;
     let mut change = caller.change("deleteTenant", &body).await?;
@@ -155,7 +154,7 @@ pub(crate) async fn delete_tenant(caller: Caller, Path(tenant): Path<String>, bo
 ///
 /// How much there is of everything that is limited, and how much there may be.
 #[utoipa::path(get, path = "/v1/usage", operation_id = "getUsage", tag = "tenants",
-    responses((status = 200, body = Usage), (status = "default", body = Problem)))]
+    responses((status = 200, body = Usage)))]
 pub(crate) async fn get_usage(caller: Caller) -> Result<Json<Usage>> {
     caller.may(Action::Read)?;
     let mut tx = caller.begin().await?;

@@ -14,7 +14,7 @@ use model::upgrade::{UpgradePolicyChoice, UpgradeState, Verb};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use store::{MeshState, NewUpgrade};
-use wire::{CreateUpgrade, MoveNamespaces, Problem, Upgrade, UpgradeList};
+use wire::{CreateUpgrade, MoveNamespaces, Upgrade, UpgradeList};
 
 use crate::auth::Caller;
 use crate::change::{Body, Change, Done, Nothing};
@@ -25,7 +25,7 @@ use crate::problem::{ApiError, Result};
 use crate::views;
 
 /// The longest that a request waits for a change.
-const LONGEST_WAIT: u64 = 60;
+pub(crate) const LONGEST_WAIT: u64 = 60;
 /// How often a waiting request looks.
 const LOOK: Duration = Duration::from_millis(500);
 /// The longest that an old revision may be kept: 30 days.
@@ -35,8 +35,8 @@ const LONGEST_HOLD: u32 = 30 * 24 * 3600;
 ///
 /// Nothing is touched until it is started. The mesh's slot is taken: one change at a time.
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/upgrades", operation_id = "createUpgrade", tag = "upgrades", request_body = CreateUpgrade,
-    params(("mesh_id" = String, Path), ("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
-    responses((status = 201, body = Upgrade), (status = "default", body = Problem)))]
+    params(("mesh_id" = String, Path)),
+    responses((status = 201, body = Upgrade)))]
 pub(crate) async fn create_upgrade(
     caller: Caller,
     Path(mesh): Path<String>,
@@ -121,7 +121,7 @@ async fn read(caller: &Caller, mesh: &store::Mesh, wanted: &CreateUpgrade) -> Re
 /// Newest first.
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}/upgrades", operation_id = "listUpgrades", tag = "upgrades",
     params(("mesh_id" = String, Path), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
-    responses((status = 200, body = UpgradeList), (status = "default", body = Problem)))]
+    responses((status = 200, body = UpgradeList)))]
 pub(crate) async fn list_upgrades(
     caller: Caller,
     Path(mesh): Path<String>,
@@ -147,8 +147,11 @@ pub(crate) struct Wait {
 pub(crate) struct Waiting(tokio::time::Instant);
 
 impl Wait {
-    pub(crate) fn begin(&self) -> Waiting {
-        Waiting(tokio::time::Instant::now() + Duration::from_secs(self.wait_seconds.min(LONGEST_WAIT)))
+    pub(crate) fn begin(&self) -> Result<Waiting> {
+        if self.wait_seconds > LONGEST_WAIT {
+            return Err(ApiError::field("?wait_seconds", format!("0 to {LONGEST_WAIT}")));
+        }
+        Ok(Waiting(tokio::time::Instant::now() + Duration::from_secs(self.wait_seconds)))
     }
 }
 
@@ -168,14 +171,14 @@ impl Waiting {
 /// `wait_seconds` waits until a person is needed or it has ended. The `ETag` changes with every change of state.
 #[utoipa::path(get, path = "/v1/upgrades/{upgrade_id}", operation_id = "getUpgrade", tag = "upgrades",
     params(("upgrade_id" = String, Path), ("wait_seconds" = Option<u64>, Query, description = "0 to 60")),
-    responses((status = 200, body = Upgrade), (status = "default", body = Problem)))]
+    responses((status = 200, body = Upgrade)))]
 pub(crate) async fn get_upgrade(
     caller: Caller,
     Path(upgrade): Path<String>,
     Query(wait): Query<Wait>,
 ) -> Result<Response> {
     let upgrade: UpgradeId = id(&upgrade, "upgrade")?;
-    let waiting = wait.begin();
+    let waiting = wait.begin()?;
     let found = loop {
         let found = caller.begin().await?.upgrade(upgrade).await?;
         caller.may_with(Action::Read, &[Scope::Mesh(found.mesh)], "upgrade")?;
@@ -203,6 +206,11 @@ fn tagged(upgrade: &store::Upgrade) -> Response {
     ([(header::ETAG, tag(upgrade.transitions))], Json(views::upgrade(upgrade))).into_response()
 }
 
+/// Workers abandon, and a move says what is to be moved.
+pub(crate) fn is_asked(verb: Verb) -> bool {
+    !matches!(verb, Verb::Abandon | Verb::Move)
+}
+
 /// Verbs that two people must not press at the same moment.
 fn needs_match(verb: Verb) -> bool {
     matches!(verb, Verb::Promote | Verb::Rollback | Verb::Retire)
@@ -213,9 +221,8 @@ fn needs_match(verb: Verb) -> bool {
 /// `start`, `cancel`, `acknowledge`, `retry`, `promote`, `pause`, `resume`, `rollback` or `retire`. Promote, rollback and retire
 /// need `If-Match` with the `ETag` that you looked at.
 #[utoipa::path(post, path = "/v1/upgrades/{upgrade_id}/{verb}", operation_id = "askUpgrade", tag = "upgrades",
-    params(("upgrade_id" = String, Path), ("verb" = String, Path), ("If-Match" = Option<String>, Header),
-        ("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
-    responses((status = 202, body = Upgrade), (status = "default", body = Problem)))]
+    params(("upgrade_id" = String, Path), ("verb" = String, Path), ("If-Match" = Option<String>, Header)),
+    responses((status = 202, body = Upgrade)))]
 pub(crate) async fn ask_upgrade(
     caller: Caller,
     Path((upgrade, verb)): Path<(String, String)>,
@@ -223,7 +230,7 @@ pub(crate) async fn ask_upgrade(
     body: Body<Nothing>,
 ) -> Result<Response> {
     let verb: Verb = serde_json::from_value(Value::from(verb)).map_err(|_| ApiError::not_found("verb"))?;
-    if matches!(verb, Verb::Abandon | Verb::Move) {
+    if !is_asked(verb) {
         return Err(ApiError::not_found("verb"));
     }
     let change = caller.change("askUpgrade", &body).await?;
@@ -265,8 +272,8 @@ async fn press(
 ///
 /// Their workloads are restarted there; the rest stays. The promotion gives the namespaces their labels back.
 #[utoipa::path(post, path = "/v1/upgrades/{upgrade_id}/moves", operation_id = "moveNamespaces", tag = "upgrades", request_body = MoveNamespaces,
-    params(("upgrade_id" = String, Path), ("validate_only" = Option<bool>, Query, description = "Answer as if, and change nothing"), ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request safe")),
-    responses((status = 202, body = Upgrade), (status = "default", body = Problem)))]
+    params(("upgrade_id" = String, Path)),
+    responses((status = 202, body = Upgrade)))]
 pub(crate) async fn move_namespaces(
     caller: Caller,
     Path(upgrade): Path<String>,

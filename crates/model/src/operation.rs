@@ -176,6 +176,9 @@ pub enum Wish {
 }
 
 impl Wish {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Pause, Self::Resume, Self::Retry, Self::Cancel];
+
     /// The stored form.
     pub fn as_str(self) -> &'static str {
         match self {

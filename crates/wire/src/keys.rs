@@ -45,7 +45,7 @@ pub struct CreateApiKey {
 #[serde(deny_unknown_fields)]
 pub struct RotateApiKey {
     /// For how many seconds the former secret is accepted; 0 ends it at once.
-    #[serde(default = "hour")]
+    #[serde(default = "hour", deserialize_with = "crate::whole::number")]
     #[schema(default = 3600, maximum = 604_800)]
     pub overlap_seconds: u32,
 }

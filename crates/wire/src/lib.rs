@@ -14,6 +14,7 @@ mod problem;
 mod problem_pages;
 mod tenants;
 mod upgrades;
+mod whole;
 
 pub use data_plane::*;
 pub use fleet::*;

@@ -14,7 +14,7 @@ pub struct CreateTenant {
     #[schema(example = "payments")]
     pub name: String,
     /// How much of each thing it may have, where that differs from what everybody may have.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::whole::numbers")]
     pub quotas: BTreeMap<String, u32>,
 }
 
@@ -25,7 +25,7 @@ pub struct ChangeTenant {
     /// `active` or `suspended`.
     pub state: Option<String>,
     /// How much of each thing it may have.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::whole::numbers")]
     pub quotas: BTreeMap<String, u32>,
 }
 

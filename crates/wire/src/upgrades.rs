@@ -52,7 +52,7 @@ pub struct CreateUpgrade {
     #[serde(default)]
     pub auto: bool,
     /// How long the old revision is kept after the roll-out.
-    #[serde(default = "day")]
+    #[serde(default = "day", deserialize_with = "crate::whole::number")]
     pub hold_seconds: u32,
     /// Warnings of the precheck do not stop it.
     #[serde(default)]

@@ -9,6 +9,7 @@ mod bench;
 mod check;
 mod contract;
 mod fresh;
+mod fuzz;
 mod isolation;
 mod judge;
 mod kubeconfigs;
@@ -17,6 +18,7 @@ mod matrix;
 mod pages;
 mod scenario;
 mod server;
+mod service;
 mod storm;
 mod story;
 mod variants;
@@ -40,6 +42,8 @@ enum Task {
     Isolation,
     /// Load hostile kubeconfigs under a tracer, as Meshwright does and as a general loader does.
     Kubeconfigs(kubeconfigs::Options),
+    /// Send what Schemathesis can think of to every route, as every role.
+    FuzzApi(fuzz::Options),
     /// Send copies of requests to two API processes and kill them in the middle: one effect each, equal answers.
     Storm(storm::Options),
     /// Run cargo's tests where transactions are serializable, where no hint arrives, and on `PostgreSQL` 18.
@@ -81,6 +85,7 @@ fn main() -> ExitCode {
         Task::Contract => contract::contract(),
         Task::Isolation => isolation::run(),
         Task::Kubeconfigs(options) => kubeconfigs::run(&options),
+        Task::FuzzApi(options) => fuzz::run(&options),
         Task::Storm(options) => storm::run(&options),
         Task::Variants(options) => variants::run(&options),
         Task::CrashMatrix(options) => matrix::run(&options),

@@ -1,8 +1,7 @@
 //! Copies of requests, sent at once to two API processes, of which one after the other is killed in the middle: each
 //! request must have one effect, and all of its copies the same answer.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,11 +11,12 @@ use futures::StreamExt;
 use model::Clock;
 use model::access::Role;
 use model::clock::SystemClock;
-use model::ids::{KeyId, TenantId};
+use model::ids::TenantId;
 use model::quota::{Counted, Quotas};
 use serde_json::{Value, json};
-use store::{KeyText, NewKey, Page, Store, TenantState, Vault};
+use store::{Page, Store, TenantState, Vault};
 
+use crate::service::{self, Api};
 use crate::{Result, fresh};
 
 #[derive(Debug, Args)]
@@ -35,45 +35,6 @@ const WIDTH: usize = 64;
 const PAUSE: Duration = Duration::from_millis(50);
 /// How often at most, before it is stuck.
 const PATIENCE: usize = 1200;
-
-/// An API process that is started again when it was killed.
-struct Api {
-    process: Child,
-    address: String,
-    database: String,
-    secret: PathBuf,
-}
-
-impl Api {
-    fn start(database: &str, secret: &Path) -> Result<Self> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let address = port.map_err(|error| error.to_string())?.to_string();
-        let process = spawn(&address, database, secret)?;
-        Ok(Self { process, address, database: database.to_owned(), secret: secret.to_owned() })
-    }
-
-    /// As when the machine fails: nothing is finished.
-    fn kill_and_start_again(&mut self) -> Result<()> {
-        self.process.kill().and_then(|()| self.process.wait()).map_err(|error| error.to_string())?;
-        self.process = spawn(&self.address, &self.database, &self.secret)?;
-        Ok(())
-    }
-}
-
-impl Drop for Api {
-    fn drop(&mut self) {
-        if let Err(error) = self.process.kill().and_then(|()| self.process.wait()) {
-            eprintln!("storm: an API process was not ended: {error}");
-        }
-    }
-}
-
-fn spawn(address: &str, database: &str, secret: &Path) -> Result<Child> {
-    let mut run = Command::new("target/debug/meshwright-server");
-    run.args(["serve", "--listen", address, "--share", "100000", "--database-url", database, "--vault-key-file"]);
-    run.arg(secret).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    run.spawn().map_err(|error| format!("meshwright-server: {error}"))
-}
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
@@ -95,20 +56,14 @@ async fn tenant(store: &Store) -> std::result::Result<(TenantId, String), store:
     let seen = tx.tenants(Some(tenant), Page::ALL).await?.pop().expect("it was made above");
     tx.change_tenant(&seen, TenantState::Active, &quotas).await?;
     tx.commit().await?;
-    let text = KeyText::generate(tenant, KeyId(clock.uuid()));
-    let (digest, scopes) = (text.digest(store.vault()), Vec::new());
-    let key = NewKey { id: text.key, name: "owner".into(), role: Role::Owner, scopes, digest, expires_at: None };
-    let mut tx = store.begin(tenant).await?;
-    tx.create_key(&key, clock.now()).await?;
-    tx.commit().await?;
-    Ok((tenant, text.reveal()))
+    Ok((tenant, service::key(store, tenant, Role::Owner).await?))
 }
 
 async fn storm(options: &Options, database: &str, secret: &Path) -> Result<()> {
     let failed = |error: store::StoreError| error.to_string();
     let store = Store::connect(database, Vault::new([7; 32])).await.map_err(failed)?;
     let (tenant, owner) = tenant(&store).await.map_err(failed)?;
-    let mut apis = [Api::start(database, secret)?, Api::start(database, secret)?];
+    let mut apis = [Api::start(database, secret, None)?, Api::start(database, secret, None)?];
     let addresses: Arc<Vec<String>> = Arc::new(apis.iter().map(|api| api.address.clone()).collect());
     let (done, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let http =

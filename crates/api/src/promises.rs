@@ -1,0 +1,166 @@
+//! What every operation promises alike, written into the document in one place: how it is paged, repeated and tried out,
+//! how it refuses, and which values the domain takes.
+
+use model::access::Role;
+use model::operation::Wish;
+use model::release::ReleaseState;
+use model::rules::{Edition, Strategy};
+use model::upgrade::{LabelPolicy, Verb};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::change::LONGEST_KEY;
+use crate::oidc::ALGORITHMS;
+use crate::{audit, paging, upgrades};
+
+/// [`model::Name`].
+const NAME: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
+/// Nothing that moves a cursor.
+const VISIBLE: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
+const CHANGES: [&str; 3] = ["post", "patch", "delete"];
+
+/// What success means.
+const SUCCESSES: [(&str, &str); 4] = [
+    ("200", "As it is now."),
+    ("201", "It was made."),
+    ("202", "It is on its way: the operation says how far."),
+    ("204", "It is gone."),
+];
+/// Any operation may answer so.
+const ALWAYS: [(&str, &str); 7] = [
+    ("400", "The request cannot be read."),
+    ("401", "No valid credential was sent."),
+    ("403", "The credential does not allow it."),
+    ("414", "The address is too long."),
+    ("422", "The request can be read and makes no sense."),
+    ("429", "The caller asks more often than their share allows."),
+    ("503", "Not now: try again."),
+];
+/// One that names something may.
+const NAMING: [(&str, &str); 1] = [("404", "There is no such thing for this caller.")];
+/// One that changes something may.
+const CHANGING: [(&str, &str); 4] = [
+    ("409", "Something stands in the way."),
+    ("412", "It has changed since the caller looked."),
+    ("413", "The body is too large."),
+    ("428", "What was seen has to be said: If-Match."),
+];
+
+/// Completes the document.
+pub(crate) fn complete(document: &mut Value) {
+    if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
+        schemas.iter_mut().for_each(|(name, schema)| constrain(name, schema));
+    }
+    for (path, methods) in document["paths"].as_object_mut().into_iter().flatten() {
+        for (method, operation) in methods.as_object_mut().into_iter().flatten() {
+            let changes = CHANGES.contains(&method.as_str());
+            if changes {
+                offer_a_trial(operation);
+            }
+            parameters(operation);
+            let listed = operation["parameters"].as_array().into_iter().flatten();
+            let names = listed.filter_map(|parameter| parameter["name"].as_str()).any(|name| name.ends_with("_id"));
+            refusals(operation, names || path.contains('{'), changes);
+        }
+    }
+}
+
+/// Whatever changes something can be repeated, and can be tried out without an effect.
+fn offer_a_trial(operation: &mut Value) {
+    let more = json!([
+        { "name": "validate_only", "in": "query", "required": false, "description": "Answer as if, and change nothing", "schema": { "type": "boolean" } },
+        { "name": "Idempotency-Key", "in": "header", "required": false, "description": "Makes a repeated request safe", "schema": { "type": "string" } },
+    ]);
+    match &mut operation["parameters"] {
+        Value::Array(known) => known.extend(more.as_array().into_iter().flatten().cloned()),
+        none => *none = more,
+    }
+    let responses = &mut operation["responses"];
+    let shown = ["201", "202"].into_iter().find_map(|status| responses[status].get("content").cloned());
+    if let Some(content) = shown {
+        responses["200"] = json!({ "description": "What would be answered, of a trial", "content": content });
+    } else if responses.get("204").is_some() {
+        responses["200"] = json!({ "description": "A trial: it would be done" });
+    }
+}
+
+fn parameters(operation: &mut Value) {
+    let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
+    let verbs = match id.as_str() {
+        "askUpgrade" => names(&Verb::ALL.into_iter().filter(|verb| upgrades::is_asked(*verb)).collect::<Vec<_>>()),
+        _ => names(&Wish::ALL),
+    };
+    for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
+        let rules = match parameter["name"].as_str().unwrap_or_default() {
+            "page_size" if id == "listAuditEntries" => {
+                json!({ "minimum": 1, "maximum": audit::LARGEST, "default": audit::SIZE })
+            }
+            "page_size" => json!({ "minimum": 1, "maximum": paging::LARGEST, "default": paging::SIZE }),
+            "Idempotency-Key" => json!({ "minLength": 1, "maxLength": LONGEST_KEY, "pattern": "^[ -~]*$" }),
+            "If-Match" => json!({ "minLength": 1, "pattern": "^(\\*|\"[0-9]+\")$" }),
+            "verb" => json!({ "enum": verbs }),
+            "wait_seconds" => json!({ "minimum": 0, "maximum": upgrades::LONGEST_WAIT, "default": 0 }),
+            _ => continue,
+        };
+        merge(&mut parameter["schema"], rules);
+    }
+}
+
+fn refusals(operation: &mut Value, names: bool, changes: bool) {
+    let Some(responses) = operation["responses"].as_object_mut() else { return };
+    for (status, answer) in responses.iter_mut() {
+        let done = SUCCESSES.iter().find(|(known, _)| known == status);
+        if let (Some((_, description)), None) = (done, answer.get("description")) {
+            answer["description"] = json!(description);
+        }
+    }
+    let naming = if names { &NAMING[..] } else { &[] };
+    let changing = if changes { &CHANGING[..] } else { &[] };
+    for (status, description) in ALWAYS.iter().chain(naming).chain(changing) {
+        let problem = json!({ "schema": { "$ref": "#/components/schemas/Problem" } });
+        let answer = json!({ "description": description, "content": { "application/problem+json": problem } });
+        responses.insert((*status).into(), answer);
+    }
+}
+
+/// What the domain takes, by field. Answers stay open: a client must bear values that it does not know.
+fn constrain(schema: &str, of: &mut Value) {
+    let sent = ["Create", "Change", "Register", "Rotate", "Move", "Set"].iter().any(|verb| schema.starts_with(verb));
+    if !sent {
+        return;
+    }
+    for (field, known) in of["properties"].as_object_mut().into_iter().flatten() {
+        let rules = match (schema, field.as_str()) {
+            (_, "name") => json!({ "minLength": 1, "maxLength": 63, "pattern": NAME }),
+            (_, "display_name") => json!({ "maxLength": 128, "pattern": VISIBLE }),
+            (_, "kubeconfig" | "groups_claim" | "provider_id") => json!({ "minLength": 1 }),
+            (_, "role") => json!({ "enum": Role::ALL.map(Role::as_str) }),
+            (_, "edition") => json!({ "enum": names(&[Edition::Standard, Edition::Enterprise, Edition::Ultimate]) }),
+            (_, "strategy") => json!({ "enum": names(&[Strategy::InPlace, Strategy::Canary]) }),
+            (_, "clusters" | "namespaces") => json!({ "minItems": 1 }),
+            (_, "algorithms") => {
+                json!({ "minItems": 1, "items": { "type": "string", "enum": ALGORITHMS.map(|(name, _)| name) } })
+            }
+            (_, "version") => json!({ "pattern": "^[0-9]+\\.[0-9]+\\.[0-9]+\\.[0-9]+$" }),
+            ("CreateUpgrade", "labels") => {
+                json!({ "enum": names(&[LabelPolicy::Relabel, LabelPolicy::Alias, LabelPolicy::Block]) })
+            }
+            ("ChangeRelease", "state") => {
+                json!({ "enum": names(&[ReleaseState::Available, ReleaseState::Deprecated, ReleaseState::Withdrawn]) })
+            }
+            ("ChangeTenant", "state") => json!({ "enum": ["active", "suspended", null] }),
+            _ => continue,
+        };
+        merge(known, rules);
+    }
+}
+
+/// The names by which values travel.
+fn names<T: Serialize>(values: &[T]) -> Vec<Value> {
+    values.iter().map(|value| json!(value)).collect()
+}
+
+fn merge(into: &mut Value, rules: Value) {
+    let (Some(into), Value::Object(rules)) = (into.as_object_mut(), rules) else { return };
+    into.extend(rules);
+}

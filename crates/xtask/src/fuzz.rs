@@ -1,0 +1,119 @@
+//! Schemathesis against a real API process, over a fleet whose workers live in an imagined world, as every role.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use clap::Args;
+use model::Clock;
+use model::access::Role;
+use model::clock::SystemClock;
+use model::ids::TenantId;
+use serde_json::{Value, json};
+use testkit::Fleet;
+use tokio_util::sync::CancellationToken;
+
+use crate::service::{self, Api};
+use crate::{Result, output};
+
+const TOOL: &str = "tests/fuzz/schemathesis";
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// How many cases, at least.
+    #[arg(long, default_value_t = 100_000)]
+    cases: usize,
+    /// How many cases of each route a turn draws by chance.
+    #[arg(long, default_value_t = 100)]
+    each: usize,
+    /// Where reports and logs are kept.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// What chance begins with.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// One round as one role.
+struct Round {
+    title: &'static str,
+    key: String,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let dir = options.dir.clone().unwrap_or_else(|| scratch.path().to_owned());
+    std::fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
+    // Installed now, where it is not, so that no round waits for it.
+    println!("{}", output(Command::new(TOOL).arg("--version"))?.trim());
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let (fleet, rounds) = runtime.block_on(prepare()).map_err(|error| error.to_string())?;
+    let stop = CancellationToken::new();
+    let worker = fleet.worker("fuzzed", Duration::from_secs(30));
+    let working = runtime.spawn({
+        let stop = stop.clone();
+        async move { worker.work(stop).await }
+    });
+    let secret = scratch.path().join("secret");
+    std::fs::write(&secret, "2a".repeat(32)).map_err(|error| error.to_string())?;
+    let api = Api::start(&fleet.db.url("mw_api"), &secret, Some(&dir.join("api.log")))?;
+    let (mut cases, mut failures) = (0, Vec::new());
+    let mut turn = 0_u64;
+    while cases < options.cases {
+        for round in &rounds {
+            let found = one(&api, round, options, turn, &dir)?;
+            println!("{}: {} cases", round.title, found.0);
+            cases += found.0;
+            failures.extend(found.1);
+        }
+        turn += 1;
+        if !failures.is_empty() {
+            break;
+        }
+    }
+    stop.cancel();
+    runtime.block_on(working).map_err(|error| error.to_string())?;
+    println!("{}", json!({ "cases": cases, "failures": failures.len() }));
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
+}
+
+/// A fleet with an upgrade on its way, and a key of each role.
+async fn prepare() -> std::result::Result<(Fleet, Vec<Round>), store::StoreError> {
+    let fleet = Fleet::new().await;
+    fleet.plan_or_known().await;
+    let store = &fleet.db.api;
+    store.prepare_platform(SystemClock.now()).await?;
+    let mut rounds = Vec::new();
+    let as_whom = [
+        ("owner", fleet.db.tenant, Role::Owner),
+        ("operator", fleet.db.tenant, Role::Operator),
+        ("viewer", fleet.db.tenant, Role::Viewer),
+        ("auditor", fleet.db.tenant, Role::Auditor),
+        ("platform", TenantId::PLATFORM, Role::Owner),
+    ];
+    for (title, tenant, role) in as_whom {
+        rounds.push(Round { title, key: service::key(store, tenant, role).await? });
+    }
+    Ok((fleet, rounds))
+}
+
+/// Answers how many cases there were, and what was wrong.
+fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Result<(usize, Vec<String>)> {
+    let seed = options.seed + turn;
+    let report = dir.join(format!("{}-{seed}.json", round.title));
+    let mut run = Command::new(TOOL);
+    run.args(["--config-file", "tests/fuzz/schemathesis.toml", "run", "openapi/meshwright.json", "--url"]);
+    run.arg(format!("http://{}", api.address)).args(["--seed", &seed.to_string(), "--report", "json"]);
+    // What covers the document is the same in each turn; after the first, chance alone goes on.
+    run.args(["--phases", if turn == 0 { "examples,coverage,fuzzing,stateful" } else { "fuzzing,stateful" }]);
+    run.args(["--max-examples", &options.each.to_string()]);
+    run.arg("--report-json-path").arg(&report);
+    run.env("MESHWRIGHT_FUZZ_KEY", &round.key).env("NO_COLOR", "1");
+    let out = run.output().map_err(|error| error.to_string())?;
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    let text = std::fs::read_to_string(&report).map_err(|error| format!("{error}: {said}"))?;
+    let report: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let cases = report["test_cases"]["generated"].as_u64().and_then(|cases| usize::try_from(cases).ok());
+    let failures = if out.status.success() { Vec::new() } else { vec![said] };
+    Ok((cases.ok_or("the report does not say how many cases there were")?, failures))
+}

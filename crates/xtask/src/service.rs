@@ -1,0 +1,72 @@
+//! API processes as users meet them, over a database of their own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use model::Clock;
+use model::access::Role;
+use model::clock::SystemClock;
+use model::ids::{KeyId, TenantId};
+use store::{KeyText, NewKey, Store, StoreError};
+
+use crate::Result;
+
+/// An API process. It ends when this is dropped.
+pub(crate) struct Api {
+    process: Child,
+    pub(crate) address: String,
+    database: String,
+    secret: PathBuf,
+    log: Option<PathBuf>,
+}
+
+impl Api {
+    /// Starts one on a port that is free, with limits that nobody meets. What it says goes to `log`, where one is given.
+    pub(crate) fn start(database: &str, secret: &Path, log: Option<&Path>) -> Result<Self> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let address = port.map_err(|error| error.to_string())?.to_string();
+        let process = spawn(&address, database, secret, log)?;
+        let (database, secret) = (database.to_owned(), secret.to_owned());
+        Ok(Self { process, address, database, secret, log: log.map(Path::to_owned) })
+    }
+
+    /// As when the machine fails: nothing is finished.
+    pub(crate) fn kill_and_start_again(&mut self) -> Result<()> {
+        self.process.kill().and_then(|()| self.process.wait()).map_err(|error| error.to_string())?;
+        self.process = spawn(&self.address, &self.database, &self.secret, self.log.as_deref())?;
+        Ok(())
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        if let Err(error) = self.process.kill().and_then(|()| self.process.wait()) {
+            eprintln!("xtask: an API process was not ended: {error}");
+        }
+    }
+}
+
+fn spawn(address: &str, database: &str, secret: &Path, log: Option<&Path>) -> Result<Child> {
+    let log = match log {
+        Some(log) => {
+            std::fs::File::options().create(true).append(true).open(log).map_err(|error| error.to_string())?.into()
+        }
+        None => Stdio::null(),
+    };
+    let mut run = Command::new("target/debug/meshwright-server");
+    run.args(["serve", "--listen", address, "--share", "100000", "--database-url", database, "--vault-key-file"]);
+    run.arg(secret).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    run.spawn().map_err(|error| format!("meshwright-server: {error}"))
+}
+
+/// A key that was never handed out by the API.
+pub(crate) async fn key(store: &Store, tenant: TenantId, role: Role) -> std::result::Result<String, StoreError> {
+    let text = KeyText::generate(tenant, KeyId(SystemClock.uuid()));
+    let (digest, scopes) = (text.digest(store.vault()), Vec::new());
+    let name = format!("first-{}", role.as_str());
+    let key = NewKey { id: text.key, name, role, scopes, digest, expires_at: None };
+    let mut tx = store.begin(tenant).await?;
+    tx.create_key(&key, SystemClock.now()).await?;
+    tx.commit().await?;
+    Ok(text.reveal())
+}
