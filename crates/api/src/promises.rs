@@ -142,6 +142,7 @@ fn constrain(schema: &str, of: &mut Value) {
                 json!({ "minItems": 1, "items": { "type": "string", "enum": ALGORITHMS.map(|(name, _)| name) } })
             }
             (_, "version") => json!({ "pattern": "^[0-9]+\\.[0-9]+\\.[0-9]+\\.[0-9]+$" }),
+            (_, "hold_seconds") => json!({ "maximum": upgrades::LONGEST_HOLD }),
             ("CreateUpgrade", "labels") => {
                 json!({ "enum": names(&[LabelPolicy::Relabel, LabelPolicy::Alias, LabelPolicy::Block]) })
             }

@@ -29,7 +29,7 @@ pub(crate) const LONGEST_WAIT: u64 = 60;
 /// How often a waiting request looks.
 const LOOK: Duration = Duration::from_millis(500);
 /// The longest that an old revision may be kept: 30 days.
-const LONGEST_HOLD: u32 = 30 * 24 * 3600;
+pub(crate) const LONGEST_HOLD: u32 = 30 * 24 * 3600;
 
 /// Plan an upgrade
 ///

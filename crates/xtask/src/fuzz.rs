@@ -13,12 +13,16 @@ use serde_json::{Value, json};
 use testkit::Fleet;
 use tokio_util::sync::CancellationToken;
 
-use crate::service::{self, Api};
+use crate::service::{self, Api, SERVER};
 use crate::{Result, output};
+
+mod bugs;
+
+pub(crate) use bugs::{Bugs, bugs};
 
 const TOOL: &str = "tests/fuzz/schemathesis";
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
     /// How many cases, at least.
     #[arg(long, default_value_t = 100_000)]
@@ -29,6 +33,9 @@ pub(crate) struct Options {
     /// Where reports and logs are kept.
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// End with the first role that finds something.
+    #[arg(long)]
+    first: bool,
     /// What chance begins with.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -41,11 +48,18 @@ struct Round {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    // Installed now, where it is not, so that no round waits for it.
+    println!("{}", output(Command::new(TOOL).arg("--version"))?.trim());
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
     let dir = options.dir.clone().unwrap_or_else(|| scratch.path().to_owned());
     std::fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
-    // Installed now, where it is not, so that no round waits for it.
-    println!("{}", output(Command::new(TOOL).arg("--version"))?.trim());
+    let (cases, failures) = fuzzed(options, Path::new(SERVER), &dir)?;
+    println!("{}", json!({ "cases": cases, "failures": failures.len() }));
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
+}
+
+/// Turn after turn until there were enough cases, or until something was found. Answers how many cases there were.
+fn fuzzed(options: &Options, server: &Path, dir: &Path) -> Result<(usize, Vec<String>)> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let (fleet, rounds) = runtime.block_on(prepare()).map_err(|error| error.to_string())?;
     let stop = CancellationToken::new();
@@ -54,27 +68,26 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let stop = stop.clone();
         async move { worker.work(stop).await }
     });
-    let secret = scratch.path().join("secret");
+    let secret = dir.join("secret");
     std::fs::write(&secret, "2a".repeat(32)).map_err(|error| error.to_string())?;
-    let api = Api::start(&fleet.db.url("mw_api"), &secret, Some(&dir.join("api.log")))?;
+    let api = Api::start(server, &fleet.db.url("mw_api"), &secret, Some(&dir.join("api.log")))?;
     let (mut cases, mut failures) = (0, Vec::new());
     let mut turn = 0_u64;
-    while cases < options.cases {
+    while cases < options.cases && failures.is_empty() {
         for round in &rounds {
-            let found = one(&api, round, options, turn, &dir)?;
-            println!("{}: {} cases", round.title, found.0);
-            cases += found.0;
-            failures.extend(found.1);
+            let (count, failure) = one(&api, round, options, turn, dir)?;
+            println!("{}: {count} cases", round.title);
+            cases += count;
+            failures.extend(failure);
+            if options.first && !failures.is_empty() {
+                break;
+            }
         }
         turn += 1;
-        if !failures.is_empty() {
-            break;
-        }
     }
     stop.cancel();
     runtime.block_on(working).map_err(|error| error.to_string())?;
-    println!("{}", json!({ "cases": cases, "failures": failures.len() }));
-    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
+    Ok((cases, failures))
 }
 
 /// A fleet with an upgrade on its way, and a key of each role.
@@ -98,7 +111,7 @@ async fn prepare() -> std::result::Result<(Fleet, Vec<Round>), store::StoreError
 }
 
 /// Answers how many cases there were, and what was wrong.
-fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Result<(usize, Vec<String>)> {
+fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Result<(usize, Option<String>)> {
     let seed = options.seed + turn;
     let report = dir.join(format!("{}-{seed}.json", round.title));
     let mut run = Command::new(TOOL);
@@ -114,6 +127,6 @@ fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Re
     let text = std::fs::read_to_string(&report).map_err(|error| format!("{error}: {said}"))?;
     let report: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
     let cases = report["test_cases"]["generated"].as_u64().and_then(|cases| usize::try_from(cases).ok());
-    let failures = if out.status.success() { Vec::new() } else { vec![said] };
-    Ok((cases.ok_or("the report does not say how many cases there were")?, failures))
+    let failure = (!out.status.success()).then_some(said);
+    Ok((cases.ok_or("the report does not say how many cases there were")?, failure))
 }

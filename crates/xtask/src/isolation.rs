@@ -20,8 +20,7 @@ pub(crate) fn run() -> Result<()> {
     let target = std::env::current_dir().map_err(|error| error.to_string())?.join("target");
     report("both walls", tests(Path::new("."), &target, None, None))?;
     report("row-level security switched off", tests(Path::new("."), &target, Some("queries"), None))?;
-    let files = output(Command::new("git").args(["ls-files", "-co", "--exclude-standard"]))?;
-    copied(&files, &copy)?;
+    copied(&copy)?;
     let removed = forget_the_tenant(&copy.join(STORE))?;
     if removed < FEWEST {
         return Err(format!("only {removed} filters were found in {STORE}"));
@@ -59,7 +58,9 @@ fn tests(folder: &Path, target: &Path, walls: Option<&str>, database: Option<&st
     output(&mut cargo)
 }
 
-fn copied(files: &str, to: &Path) -> Result<()> {
+/// A copy of the source, in which anything may be changed.
+pub(crate) fn copied(to: &Path) -> Result<()> {
+    let files = output(Command::new("git").args(["ls-files", "-co", "--exclude-standard"]))?;
     for file in files.lines().filter(|file| Path::new(file).is_file()) {
         let new = to.join(file);
         let made = new.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::copy(file, &new));

@@ -44,6 +44,8 @@ enum Task {
     Kubeconfigs(kubeconfigs::Options),
     /// Send what Schemathesis can think of to every route, as every role.
     FuzzApi(fuzz::Options),
+    /// Plant bugs into a copy of the source, from `tests/fuzz/bugs.toml`, and see each of them found by the fuzzing.
+    FuzzBugs(fuzz::Bugs),
     /// Send copies of requests to two API processes and kill them in the middle: one effect each, equal answers.
     Storm(storm::Options),
     /// Run cargo's tests where transactions are serializable, where no hint arrives, and on `PostgreSQL` 18.
@@ -86,6 +88,7 @@ fn main() -> ExitCode {
         Task::Isolation => isolation::run(),
         Task::Kubeconfigs(options) => kubeconfigs::run(&options),
         Task::FuzzApi(options) => fuzz::run(&options),
+        Task::FuzzBugs(options) => fuzz::bugs(&options),
         Task::Storm(options) => storm::run(&options),
         Task::Variants(options) => variants::run(&options),
         Task::CrashMatrix(options) => matrix::run(&options),

@@ -18,22 +18,26 @@ pub(crate) struct Api {
     database: String,
     secret: PathBuf,
     log: Option<PathBuf>,
+    program: PathBuf,
 }
+
+/// The server as it was built here.
+pub(crate) const SERVER: &str = "target/debug/meshwright-server";
 
 impl Api {
     /// Starts one on a port that is free, with limits that nobody meets. What it says goes to `log`, where one is given.
-    pub(crate) fn start(database: &str, secret: &Path, log: Option<&Path>) -> Result<Self> {
+    pub(crate) fn start(program: &Path, database: &str, secret: &Path, log: Option<&Path>) -> Result<Self> {
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let address = port.map_err(|error| error.to_string())?.to_string();
-        let process = spawn(&address, database, secret, log)?;
-        let (database, secret) = (database.to_owned(), secret.to_owned());
-        Ok(Self { process, address, database, secret, log: log.map(Path::to_owned) })
+        let process = spawn(program, &address, database, secret, log)?;
+        let (database, secret, program) = (database.to_owned(), secret.to_owned(), program.to_owned());
+        Ok(Self { process, address, database, secret, log: log.map(Path::to_owned), program })
     }
 
     /// As when the machine fails: nothing is finished.
     pub(crate) fn kill_and_start_again(&mut self) -> Result<()> {
         self.process.kill().and_then(|()| self.process.wait()).map_err(|error| error.to_string())?;
-        self.process = spawn(&self.address, &self.database, &self.secret, self.log.as_deref())?;
+        self.process = spawn(&self.program, &self.address, &self.database, &self.secret, self.log.as_deref())?;
         Ok(())
     }
 }
@@ -46,17 +50,17 @@ impl Drop for Api {
     }
 }
 
-fn spawn(address: &str, database: &str, secret: &Path, log: Option<&Path>) -> Result<Child> {
+fn spawn(program: &Path, address: &str, database: &str, secret: &Path, log: Option<&Path>) -> Result<Child> {
     let log = match log {
         Some(log) => {
             std::fs::File::options().create(true).append(true).open(log).map_err(|error| error.to_string())?.into()
         }
         None => Stdio::null(),
     };
-    let mut run = Command::new("target/debug/meshwright-server");
+    let mut run = Command::new(program);
     run.args(["serve", "--listen", address, "--share", "100000", "--database-url", database, "--vault-key-file"]);
     run.arg(secret).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    run.spawn().map_err(|error| format!("meshwright-server: {error}"))
+    run.spawn().map_err(|error| format!("{}: {error}", program.display()))
 }
 
 /// A key that was never handed out by the API.
