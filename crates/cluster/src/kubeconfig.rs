@@ -144,7 +144,7 @@ impl Credential {
         if let Some(sentence) = forbidden(&value) {
             return Err(refused(sentence));
         }
-        let file: File = serde_json::from_value(value).map_err(|error| refused(format!("{error}")))?;
+        let file: File = serde_json::from_value(value).map_err(|error| refused(shape(&error.to_string())))?;
         Self::of(file)
     }
 
@@ -236,6 +236,12 @@ struct Stored {
     key: Option<String>,
 }
 
+/// What is wrong with the shape. Names of fields may be repeated to the caller, and values may not: any may be a secret.
+fn shape(error: &str) -> String {
+    let names = ["unknown field", "missing field", "duplicate field"].iter().any(|start| error.starts_with(start));
+    if names { error.to_owned() } else { "a value has another type than a kubeconfig has there".into() }
+}
+
 /// The first forbidden key anywhere in the document.
 fn forbidden(value: &serde_json::Value) -> Option<&'static str> {
     match value {
@@ -305,6 +311,10 @@ mod tests {
             "c.example",
         ] {
             assert!(refusal("https://c.example:6443", server).contains("server"), "{server}");
+        }
+        for misplaced in [" s3cret", " [s3cret]", " {token: {s: s3cret}}"] {
+            let said = refusal("\n    token: abc", misplaced);
+            assert!(said.contains("another type") && !said.contains("s3cret"), "{said}");
         }
         assert!(refusal("token: abc", "token: abc\n    client-key-data: eA==").contains("either a token"));
         assert!(Credential::parse(&"a".repeat(MAX_BYTES + 1)).is_err());

@@ -150,8 +150,8 @@ fn run(command: &mut Command) -> Result<(), PrivateError> {
     Err(PrivateError::Failed { command: name, output: String::from_utf8_lossy(&output.stderr).into_owned() })
 }
 
-/// `PG_BIN`, the search path, then where distributions keep theirs, newest first.
-fn find_binaries() -> Option<PathBuf> {
+/// Where Postgres' programs are: `PG_BIN`, the search path, then where distributions keep theirs, newest first.
+pub fn find_binaries() -> Option<PathBuf> {
     let complete = |dir: &PathBuf| dir.join("initdb").exists() && dir.join("postgres").exists();
     let named = std::env::var_os("PG_BIN").map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();

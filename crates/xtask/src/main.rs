@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod bad_input;
 mod bench;
+mod canary;
 mod check;
 mod contract;
 mod fresh;
@@ -46,6 +47,8 @@ enum Task {
     FuzzApi(fuzz::Options),
     /// Plant bugs into a copy of the source, from `tests/fuzz/bugs.toml`, and see each of them found by the fuzzing.
     FuzzBugs(fuzz::Bugs),
+    /// Send a word in every secret, and look for it everywhere.
+    Canary(canary::Options),
     /// Send copies of requests to two API processes and kill them in the middle: one effect each, equal answers.
     Storm(storm::Options),
     /// Run cargo's tests where transactions are serializable, where no hint arrives, and on `PostgreSQL` 18.
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Task::Kubeconfigs(options) => kubeconfigs::run(&options),
         Task::FuzzApi(options) => fuzz::run(&options),
         Task::FuzzBugs(options) => fuzz::bugs(&options),
+        Task::Canary(options) => canary::run(&options),
         Task::Storm(options) => storm::run(&options),
         Task::Variants(options) => variants::run(&options),
         Task::CrashMatrix(options) => matrix::run(&options),

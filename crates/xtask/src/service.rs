@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use model::Clock;
 use model::access::Role;
@@ -10,6 +11,7 @@ use model::ids::{KeyId, TenantId};
 use store::{KeyText, NewKey, Store, StoreError};
 
 use crate::Result;
+use crate::lab::until;
 
 /// An API process. It ends when this is dropped.
 pub(crate) struct Api {
@@ -21,6 +23,9 @@ pub(crate) struct Api {
     program: PathBuf,
 }
 
+/// A quarter of a second is usual.
+const START_LIMIT: Duration = Duration::from_mins(1);
+
 /// The server as it was built here.
 pub(crate) const SERVER: &str = "target/debug/meshwright-server";
 
@@ -30,6 +35,7 @@ impl Api {
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let address = port.map_err(|error| error.to_string())?.to_string();
         let process = spawn(program, &address, database, secret, log)?;
+        until("the API listens", START_LIMIT, || std::net::TcpStream::connect(&address).ok())?;
         let (database, secret, program) = (database.to_owned(), secret.to_owned(), program.to_owned());
         Ok(Self { process, address, database, secret, log: log.map(Path::to_owned), program })
     }
@@ -51,6 +57,7 @@ impl Drop for Api {
 }
 
 fn spawn(program: &Path, address: &str, database: &str, secret: &Path, log: Option<&Path>) -> Result<Child> {
+    let level = if log.is_some() { "trace" } else { "off" };
     let log = match log {
         Some(log) => {
             std::fs::File::options().create(true).append(true).open(log).map_err(|error| error.to_string())?.into()
@@ -59,7 +66,7 @@ fn spawn(program: &Path, address: &str, database: &str, secret: &Path, log: Opti
     };
     let mut run = Command::new(program);
     run.args(["serve", "--listen", address, "--share", "100000", "--database-url", database, "--vault-key-file"]);
-    run.arg(secret).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    run.arg(secret).env("MESHWRIGHT_LOG", level).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     run.spawn().map_err(|error| format!("{}: {error}", program.display()))
 }
 

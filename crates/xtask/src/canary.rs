@@ -1,0 +1,324 @@
+//! A word that only secrets hold, sent in every field that holds one: afterwards it must be nowhere. Not in a dump, not in a
+//! table's file or the write-ahead log, not in a log at its most talkative, not in an answer that says what was wrong.
+//!
+//! Another word is sent in fields that are no secret, and has to be found: a judge that finds nothing finds nothing.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use futures::StreamExt;
+use model::Clock;
+use model::access::Role;
+use model::clock::SystemClock;
+use model::ids::{HostingClusterId, TenantId};
+use model::quota::{Counted, Quotas};
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+use store::{Hosting, Page, Store, TenantState, Vault};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+
+use crate::service::{self, Api, SERVER};
+use crate::{Result, fresh, output};
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// How many requests.
+    #[arg(long, default_value_t = 10_000)]
+    requests: usize,
+}
+
+/// In every secret.
+const SECRET: &str = "CANARYzq7secretzq7CANARY";
+/// In what is no secret.
+const PLAIN: &str = "canaryzq7plainzq7canary";
+const WIDTH: usize = 16;
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let postgres = fresh::live(scratch.path())?;
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let [api_log, worker_log] = ["api.log", "worker.log"].map(|name| scratch.path().join(name));
+    let url = |role: &str| postgres.url(role, fresh::NAME);
+    let secret = scratch.path().join("secret");
+    std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
+    let owner = runtime.block_on(prepare(&url("mw_worker"))).map_err(|error| error.to_string())?;
+    let cluster = runtime.block_on(fake_cluster())?;
+    let api = Api::start(Path::new(SERVER), &url("mw_api"), &secret, Some(&api_log))?;
+    let worker = Worker::start(&url("mw_worker"), &secret, &worker_log)?;
+    let (answers, mut words) = runtime.block_on(flood(options.requests, &api.address, &owner, &cluster))?;
+    words.extend(disguises(SECRET));
+    words.insert(owner.rsplit('_').next().unwrap_or(&owner).to_owned());
+    // What was accepted last is worked on.
+    std::thread::sleep(Duration::from_secs(5));
+    drop((api, worker));
+    let root = url(store::private::SUPERUSER);
+    output(Command::new(program("psql")?).args(["--quiet", "--command", "CHECKPOINT"]).arg(&root))?;
+    let dump = scratch.path().join("dump.sql");
+    output(Command::new(program("pg_dump")?).arg("--file").arg(&dump).arg(&root))?;
+    let data = scratch.path().join("postgres").join("data");
+    let log = scratch.path().join("postgres").join("postgres.log");
+    let places = [
+        ("the dump", &dump),
+        ("the API's log", &api_log),
+        ("the worker's log", &worker_log),
+        ("the database's log", &log),
+    ];
+    let mut haystacks: Vec<(String, Vec<u8>)> = vec![("answers".into(), answers)];
+    for (title, path) in places {
+        haystacks.push((title.into(), std::fs::read(path).map_err(|error| format!("{title}: {error}"))?));
+    }
+    files_below(&data, &mut haystacks)?;
+    judge(&haystacks, &words, options.requests)
+}
+
+/// A secret as it is, and as the encodings of our own would show it.
+fn disguises(secret: &str) -> BTreeSet<String> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD_NO_PAD;
+    let hex = secret.bytes().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+    // Where a secret begins in the middle of three bytes, its encoding looks otherwise; the edges depend on neighbours.
+    let shifted = (0..3).map(|shift| {
+        let text = STANDARD_NO_PAD.encode(format!("{}{secret}", &"..."[..shift]));
+        text[4..text.len() - 4].to_owned()
+    });
+    shifted.chain([secret.to_owned(), hex]).collect()
+}
+
+fn judge(haystacks: &[(String, Vec<u8>)], words: &BTreeSet<String>, requests: usize) -> Result<()> {
+    let found = |bytes: &[u8], word: &str| memchr::memmem::find(bytes, word.as_bytes()).is_some();
+    let finder: Vec<&str> = words.iter().map(String::as_str).collect();
+    let leaks: Vec<String> = haystacks
+        .iter()
+        .flat_map(|(title, bytes)| {
+            finder.iter().filter(|word| found(bytes, word)).map(move |word| format!("{title} shows {word}"))
+        })
+        .collect();
+    let seen: Vec<&str> =
+        haystacks.iter().filter(|(_, bytes)| found(bytes, PLAIN)).map(|(title, _)| title.as_str()).collect();
+    let bytes: usize = haystacks.iter().map(|(_, bytes)| bytes.len()).sum();
+    println!(
+        "{}",
+        json!({ "requests": requests, "places": haystacks.len(), "bytes": bytes, "words": words.len(), "leaks": leaks.len() })
+    );
+    for leak in &leaks {
+        println!("{leak}");
+    }
+    for needed in ["answers", "the dump", "the API's log", "write-ahead log", "table"] {
+        if !seen.iter().any(|title| title.contains(needed)) {
+            return Err(format!("what is no secret was not found in {needed}: the judge is blind"));
+        }
+    }
+    // A worker has sent a credential to a cluster.
+    if !haystacks.iter().any(|(title, bytes)| title == "the dump" && found(bytes, "credential_expired")) {
+        return Err("no cluster has refused a credential: the judge is blind".into());
+    }
+    if leaks.is_empty() { Ok(()) } else { Err("a secret is shown".into()) }
+}
+
+fn files_below(folder: &Path, into: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
+    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.is_dir() {
+            files_below(&path, into)?;
+            continue;
+        }
+        let kind = if path.to_string_lossy().contains("pg_wal") { "write-ahead log" } else { "table" };
+        // A server that lives may take a file away.
+        if let Ok(bytes) = std::fs::read(&path) {
+            into.push((format!("{kind} {}", path.display()), bytes));
+        }
+    }
+    Ok(())
+}
+
+/// A tool of the Postgres that was found.
+fn program(name: &str) -> Result<PathBuf> {
+    let bin = store::private::find_binaries().ok_or("there is no Postgres")?;
+    Ok(bin.join(name))
+}
+
+/// A tenant with room for everything, its owner's key, and a hosting cluster whose kubeconfig is secret.
+async fn prepare(database: &str) -> std::result::Result<String, store::StoreError> {
+    let store = Store::connect(database, Vault::new([7; 32])).await?;
+    let (clock, tenant) = (SystemClock, TenantId(SystemClock.uuid()));
+    store.create_tenant(tenant, "canary", clock.now()).await?;
+    store.prepare_platform(clock.now()).await?;
+    let mut tx = store.begin(TenantId::PLATFORM).await?;
+    let quotas = Quotas(Counted::ALL.map(|of| (of, 1_000_000)).into());
+    let seen = tx.tenants(Some(tenant), Page::ALL).await?.pop().expect("it was made above");
+    tx.change_tenant(&seen, TenantState::Active, &quotas).await?;
+    tx.commit().await?;
+    let hosting = Hosting { id: HostingClusterId(clock.uuid()), name: PLAIN.into(), created_at: clock.now() };
+    store.add_hosting_cluster(&hosting, SECRET.as_bytes()).await?;
+    service::key(&store, tenant, Role::Owner).await
+}
+
+/// What clusters know each other by.
+struct FakeCluster {
+    address: SocketAddr,
+    authority: String,
+}
+
+/// A cluster that takes a credential and refuses it: what it was sent is a secret, too.
+async fn fake_cluster() -> Result<FakeCluster> {
+    let failed = |error: &dyn std::fmt::Display| error.to_string();
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).map_err(|error| failed(&error))?;
+    let key = made.signing_key.serialize_der();
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![made.cert.der().clone()],
+            tokio_rustls::rustls::pki_types::PrivateKeyDer::Pkcs8(key.into()),
+        )
+        .map_err(|error| failed(&error))?;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.map_err(|error| failed(&error))?;
+    let address = listener.local_addr().map_err(|error| failed(&error))?;
+    tokio::spawn(async move {
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut asked = vec![0; 16 * 1024];
+                if stream.read(&mut asked).await.is_ok() {
+                    let body = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"Unauthorized","reason":"Unauthorized","code":401}"#;
+                    let head = format!(
+                        "HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                        body.len()
+                    );
+                    // Whether it is heard does not matter.
+                    let _ = stream.write_all((head + body).as_bytes()).await;
+                    let _ = stream.shutdown().await;
+                }
+            });
+        }
+    });
+    Ok(FakeCluster { address, authority: made.cert.pem() })
+}
+
+impl FakeCluster {
+    fn kubeconfig(&self, user: &Value) -> Value {
+        use base64::Engine as _;
+        let authority = base64::engine::general_purpose::STANDARD.encode(&self.authority);
+        let cluster = json!({ "server": format!("https://{}", self.address), "certificate-authority-data": authority });
+        json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "x",
+            "clusters": [{ "name": "c", "cluster": cluster }],
+            "contexts": [{ "name": "x", "context": { "cluster": "c", "user": "u" } }],
+            "users": [{ "name": "u", "user": user }],
+        })
+    }
+}
+
+/// A worker at its most talkative. It ends when this is dropped.
+struct Worker(Child);
+
+impl Worker {
+    fn start(database: &str, secret: &Path, log: &Path) -> Result<Self> {
+        let log = std::fs::File::create(log).map_err(|error| error.to_string())?;
+        let mut run = Command::new(SERVER);
+        run.args(["work", "--database-url", database, "--allow-network", "127.0.0.0/8", "--vault-key-file"])
+            .arg(secret);
+        run.env("MESHWRIGHT_LOG", "trace").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        run.spawn().map(Self).map_err(|error| error.to_string())
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.kill().and_then(|()| self.0.wait()) {
+            eprintln!("xtask: the worker was not ended: {error}");
+        }
+    }
+}
+
+/// Sends requests that carry the secret in every place that there is. Answers everything that was answered but for secrets
+/// that an answer is there to hand over, and those.
+async fn flood(
+    requests: usize,
+    address: &str,
+    owner: &str,
+    cluster: &FakeCluster,
+) -> Result<(Vec<u8>, BTreeSet<String>)> {
+    let http = reqwest::Client::new();
+    let sent = (0..requests).map(|number| {
+        let request = request(number, &http, &format!("http://{address}"), owner, cluster);
+        async move {
+            let answer = request.send().await.map_err(|error| error.to_string())?;
+            let headers = format!("{:?}", answer.headers());
+            Ok::<_, String>((headers, answer.text().await.map_err(|error| error.to_string())?))
+        }
+    });
+    let answers: Vec<Result<(String, String)>> = futures::stream::iter(sent).buffer_unordered(WIDTH).collect().await;
+    let (mut all, mut secrets) = (Vec::new(), BTreeSet::new());
+    for answer in answers {
+        let (headers, mut body) = answer?;
+        if let Ok(Value::Object(shown)) = serde_json::from_str::<Value>(&body)
+            && let Some(secret) = shown.get("secret").and_then(Value::as_str)
+        {
+            body = body.replace(secret, "");
+            // Every answer's secret is looked for, but looking for thousands takes too long.
+            if secrets.len() < 20 {
+                secrets.insert(secret.rsplit('_').next().unwrap_or(secret).to_owned());
+            }
+        }
+        all.extend(headers.bytes().chain(body.bytes()));
+    }
+    Ok((all, secrets))
+}
+
+fn request(number: usize, http: &reqwest::Client, base: &str, owner: &str, cluster: &FakeCluster) -> RequestBuilder {
+    use base64::Engine as _;
+    let to = |method: Method, path: &str| http.request(method, format!("{base}{path}")).bearer_auth(owner);
+    let register = |kubeconfig: String| {
+        let body = json!({ "name": format!("c{number}"), "display_name": PLAIN, "labels": { PLAIN: "x" }, "kubeconfig": kubeconfig });
+        to(Method::POST, "/v1/clusters").header("Idempotency-Key", format!("{number}")).json(&body)
+    };
+    let pem = |text: &str| base64::engine::general_purpose::STANDARD.encode(format!("-----BEGIN X-----\n{text}\n"));
+    match number % 12 {
+        0 => register(cluster.kubeconfig(&json!({ "token": SECRET })).to_string()),
+        1 => register(
+            cluster
+                .kubeconfig(&json!({ "client-certificate-data": pem("x"), "client-key-data": pem(SECRET) }))
+                .to_string(),
+        ),
+        // Secrets where they do not belong: what is wrong must be said without them.
+        2 => register(cluster.kubeconfig(&json!(SECRET)).to_string()),
+        3 => register(cluster.kubeconfig(&json!({ "token": [SECRET] })).to_string()),
+        4 => register(cluster.kubeconfig(&json!({ "token": SECRET, "client-key-data": SECRET })).to_string()),
+        5 => register(format!("users: [{{user: {{token: {SECRET}}}\n {SECRET}")),
+        6 => register(SECRET.into()),
+        7 => to(Method::POST, "/v1/clusters")
+            .json(&json!({ "name": format!("c{number}"), "kubeconfig": { "token": SECRET } })),
+        8 => to(Method::POST, "/v1/api-keys")
+            .header("Idempotency-Key", format!("{number}"))
+            .json(&json!({ "name": format!("k{number}"), "role": "viewer" })),
+        9 => http.get(format!("{base}/v1/meshes")).bearer_auth(format!("mwk_x_y_{SECRET}")),
+        10 => {
+            http.get(format!("{base}/v1/meshes")).bearer_auth(format!("eyJhbGciOiJSUzI1NiJ9.{}.{SECRET}", pem(SECRET)))
+        }
+        _ => to(Method::GET, &format!("/v1/clusters?label_selector={PLAIN}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_disguise_is_found_wherever_it_begins() {
+        use base64::Engine as _;
+        for before in ["", "a", "ab", "abc"] {
+            let shown = base64::engine::general_purpose::STANDARD.encode(format!("{before}{SECRET}{before}"));
+            assert!(disguises(SECRET).iter().any(|disguise| shown.contains(disguise.as_str())), "{shown}");
+        }
+    }
+}
