@@ -69,7 +69,7 @@ async fn start() -> PrivatePostgres {
     owner.migrate().await.expect("every migration");
     owner.close().await;
     if std::env::var(WALLS).is_ok_and(|walls| walls == "queries") {
-        take_row_security_away(&postgres).await;
+        take_row_security_away(&postgres.url("mw_owner", "template_mw")).await;
     }
     if std::env::var(HINTS).is_ok_and(|hints| hints == "off") {
         keep_quiet(&postgres).await;
@@ -90,8 +90,9 @@ async fn keep_quiet(postgres: &PrivatePostgres) {
     }
 }
 
-async fn take_row_security_away(postgres: &PrivatePostgres) {
-    let mut owner = PgConnection::connect(&postgres.url("mw_owner", "template_mw")).await.expect("a connection");
+/// The owner of the tables switches every policy off.
+async fn take_row_security_away(owner: &str) {
+    let mut owner = PgConnection::connect(owner).await.expect("a connection");
     let off = "DO $$ DECLARE owned text; BEGIN
         FOR owned IN SELECT relname FROM pg_class WHERE relrowsecurity LOOP
             EXECUTE format('ALTER TABLE %I NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY', owned);
@@ -146,6 +147,14 @@ impl TestDb {
     pub async fn discard(&self) {
         let server = SERVER.get_or_init(start).await;
         administer(server, format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
+    }
+
+    /// Leaves nothing between tenants but the queries themselves.
+    ///
+    /// # Panics
+    /// When the database refuses.
+    pub async fn take_row_security_away(&self) {
+        take_row_security_away(&self.url("mw_owner")).await;
     }
 
     /// Does to the database what somebody with this role can do.

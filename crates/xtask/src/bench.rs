@@ -1,4 +1,4 @@
-//! Measurements on the lab, as ratios between ours and what people use today, side by side in one run.
+//! Measurements, as ratios between ours and what people use today, side by side in one run.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,10 +12,14 @@ use crate::scenario::{Parts, field};
 use crate::server::Server;
 use crate::{Result, output};
 
+mod walls;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
     /// The roll-out of an upgrade against `kubectl rollout restart` and `rollout status` in a loop of the same width.
     Rollout(Rollout),
+    /// Row-level security against queries that name their tenant, on a private Postgres. Build with --release.
+    Walls(walls::Walls),
 }
 
 #[derive(Debug, Args)]
@@ -50,7 +54,13 @@ struct Run {
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
-    let Bench::Rollout(options) = bench;
+    match bench {
+        Bench::Rollout(options) => rollout(options),
+        Bench::Walls(options) => walls::run(options),
+    }
+}
+
+fn rollout(options: &Rollout) -> Result<()> {
     let names: Vec<String> = (1..=options.pairs + 1).map(|build| format!("1.27.9.{build}@1.27.9-b{build}")).collect();
     let catalogue: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1.27.9")).collect();
     let width = options.width.to_string();
