@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::Query;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures::stream;
+use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use model::ids::UpgradeId;
 use serde::Deserialize;
@@ -38,7 +38,8 @@ pub(crate) struct From {
 /// Follow events
 ///
 /// Oldest first, after the number `after`. With `Accept: text/event-stream` the answer goes on for ever; `Last-Event-ID` resumes
-/// it on any replica without a gap.
+/// it on any replica without a gap. Events are kept for 30 days: a list that resumes further back is refused, and a stream
+/// begins with the event `reset`.
 #[utoipa::path(get, path = "/v1/events", operation_id = "listEvents", tag = "events",
     params(("after" = Option<i64>, Query), ("upgrade_id" = Option<String>, Query), ("Last-Event-ID" = Option<i64>, Header)),
     responses((status = 200, body = EventList)))]
@@ -48,13 +49,29 @@ pub(crate) async fn list_events(caller: Caller, Query(from): Query<From>, header
     let resumed = header("last-event-id").map(str::parse).transpose();
     let after = resumed.map_err(|_| ApiError::field("Last-Event-ID", "the number of an event"))?.unwrap_or(from.after);
     if header(header::ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/event-stream")) {
-        return Ok(follow(caller, after, upgrade).into_response());
+        let remembers = caller.begin().await?.remembers(after).await?;
+        return Ok(follow(caller, after, upgrade, remembers).into_response());
     }
-    let found = caller.begin().await?.events_after(&caller.reach(), after, upgrade, BATCH).await?;
+    let mut tx = caller.begin().await?;
+    if !tx.remembers(after).await? {
+        return Err(expired());
+    }
+    let found = tx.events_after(&caller.reach(), after, upgrade, BATCH).await?;
     let items: Vec<wire::Event> = found.into_iter().map(views::event).collect();
     let full = i64::try_from(items.len()) == Ok(BATCH);
     let next_page_token = items.last().filter(|_| full).map(|last| last.seq.to_string());
     Ok(Json(EventList { items, next_page_token }).into_response())
+}
+
+/// The caller was away for longer than events are kept.
+fn expired() -> ApiError {
+    let days = store::EVENTS_KEPT.as_hours() / 24;
+    ApiError::new(
+        StatusCode::GONE,
+        "events_expired",
+        format!("Events after this number are gone: they are kept for {days} days."),
+        "List what there is, and follow events from the number 0 again, which is the oldest that is kept.",
+    )
 }
 
 /// Somebody who follows along.
@@ -92,8 +109,10 @@ impl Follower {
     }
 }
 
-/// A subscriber is a cursor: nothing is kept for it between two reads.
-fn follow(caller: Caller, after: i64, upgrade: Option<UpgradeId>) -> impl IntoResponse {
+/// A subscriber is a cursor: nothing is kept for it between two reads. One that was away for too long is told so by an event
+/// `reset`, lists what there is, and goes on with what follows.
+fn follow(caller: Caller, after: i64, upgrade: Option<UpgradeId>, remembers: bool) -> impl IntoResponse {
+    let reset = (!remembers).then(|| Ok(Event::default().event("reset").data("{}")));
     let follower = Follower { checked: caller.app.clock.now(), caller, after, ready: Vec::new() };
     let events = stream::unfold(follower, move |follower| async move {
         let (next, follower) = follower.next(upgrade).await?;
@@ -103,5 +122,5 @@ fn follow(caller: Caller, after: i64, upgrade: Option<UpgradeId>) -> impl IntoRe
             .data(serde_json::to_string(&next).unwrap_or_default());
         Some((Ok::<Event, Infallible>(event), follower))
     });
-    Sse::new(events).keep_alive(KeepAlive::default())
+    Sse::new(stream::iter(reset).chain(events)).keep_alive(KeepAlive::default())
 }

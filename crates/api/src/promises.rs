@@ -61,6 +61,9 @@ pub(crate) fn complete(document: &mut Value) {
             let listed = operation["parameters"].as_array().into_iter().flatten();
             let names = listed.filter_map(|parameter| parameter["name"].as_str()).any(|name| name.ends_with("_id"));
             refusals(operation, names || path.contains('{'), changes);
+            if operation["operationId"] == "listEvents" {
+                operation["responses"]["410"] = refusal("What was to be resumed is not kept any more.");
+            }
         }
     }
 }
@@ -117,10 +120,13 @@ fn refusals(operation: &mut Value, names: bool, changes: bool) {
     let naming = if names { &NAMING[..] } else { &[] };
     let changing = if changes { &CHANGING[..] } else { &[] };
     for (status, description) in ALWAYS.iter().chain(naming).chain(changing) {
-        let problem = json!({ "schema": { "$ref": "#/components/schemas/Problem" } });
-        let answer = json!({ "description": description, "content": { "application/problem+json": problem } });
-        responses.insert((*status).into(), answer);
+        responses.insert((*status).into(), refusal(description));
     }
+}
+
+fn refusal(description: &str) -> Value {
+    let problem = json!({ "schema": { "$ref": "#/components/schemas/Problem" } });
+    json!({ "description": description, "content": { "application/problem+json": problem } })
 }
 
 /// What the domain takes, by field. Answers stay open: a client must bear values that it does not know.

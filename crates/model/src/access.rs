@@ -198,6 +198,34 @@ mod tests {
     use uuid::Uuid;
 
     #[test]
+    fn a_message_names_the_least_role_that_may() {
+        for (action, least) in [
+            (Action::Read, Role::Viewer),
+            (Action::ReadPlatform, Role::Viewer),
+            (Action::Upgrade, Role::Operator),
+            (Action::ChangeAccess, Role::Owner),
+            (Action::ReadAccess, Role::Owner),
+            (Action::ReadAudit, Role::Owner),
+        ] {
+            assert_eq!(Role::least_for(action), least, "{action:?}");
+        }
+    }
+
+    #[test]
+    fn operators_have_tenants_and_tenants_have_meshes() {
+        let tenant = TenantId(Uuid::from_u128(1));
+        for action in Action::ALL {
+            let fits = (action.fits(tenant), action.fits(TenantId::PLATFORM));
+            let wanted = match action {
+                Action::ReadPlatform | Action::ChangePlatform => (false, true),
+                Action::ChangeClusters | Action::ChangeMeshes | Action::Upgrade => (true, false),
+                _ => (true, true),
+            };
+            assert_eq!(fits, wanted, "{action:?}");
+        }
+    }
+
+    #[test]
     fn the_table_of_roles() {
         let mut table = String::new();
         for action in Action::ALL {

@@ -1,12 +1,18 @@
 //! What happened, in commit order.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
 use model::audit::{Digest, Head};
 use model::ids::{MeshId, OperationId, UpgradeId};
 
 use crate::error::fits;
 use crate::{Reach, StoreError, Tx};
+
+/// How long events are kept at least; what lasts is in the audit log.
+pub const KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// Old events go with every so many new ones, this many at most, so that no transaction has much to do.
+const SWEEP: i64 = 100;
+const SWEPT: i64 = 1000;
 
 /// An event before it has its number.
 #[derive(Debug, Clone)]
@@ -65,6 +71,9 @@ impl Tx<'_> {
         .await?;
         for (event, seq) in events.iter().zip(head.event_seq - told + 1..) {
             self.write_event(event, seq).await?;
+            if seq % SWEEP == 0 {
+                self.sweep(event.at - KEPT).await?;
+            }
         }
         if noted > 0 {
             let hash = fits(Digest::try_from(head.audit_hash), "tenant_heads", "audit_hash", self.tenant)?;
@@ -95,6 +104,35 @@ impl Tx<'_> {
         .execute(&mut *self.inner)
         .await?;
         Ok(())
+    }
+
+    /// Takes away the oldest events, those from before a time.
+    async fn sweep(&mut self, before: Timestamp) -> Result<(), StoreError> {
+        sqlx::query!(
+            "DELETE FROM events WHERE tenant_id = $1 AND at < $2
+                 AND seq < (SELECT min(seq) FROM events WHERE tenant_id = $1) + $3",
+            self.tenant.0,
+            before.to_sqlx() as _,
+            SWEPT
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Whether every event after a number is still there. After 0 comes whatever is kept.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn remembers(&mut self, seq: i64) -> Result<bool, StoreError> {
+        let oldest = sqlx::query_scalar!(
+            r#"SELECT coalesce((SELECT min(seq) FROM events WHERE tenant_id = $1), event_seq + 1) AS "oldest!"
+               FROM tenant_heads WHERE tenant_id = $1"#,
+            self.tenant.0
+        )
+        .fetch_one(&mut *self.inner)
+        .await?;
+        Ok(seq <= 0 || seq + 1 >= oldest)
     }
 
     /// The events within reach after a number, oldest first, at most `limit` of them.

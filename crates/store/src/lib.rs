@@ -36,7 +36,7 @@ mod vault;
 pub use catalogue::{Hosting, StoredRelease};
 pub use clusters::{Cluster, ClusterState, NewCluster};
 pub use error::StoreError;
-pub use events::{Event, NewEvent};
+pub use events::{Event, KEPT as EVENTS_KEPT, NewEvent};
 pub use idempotency::{Answer, Earlier, RequestKey};
 pub use identity::{Binding, Provider, Subject};
 pub use keys::{ApiKey, KeyText, NewKey};

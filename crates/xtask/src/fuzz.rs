@@ -113,9 +113,13 @@ async fn prepare() -> std::result::Result<(Fleet, Vec<Round>), store::StoreError
 /// Answers how many cases there were, and what was wrong.
 fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Result<(usize, Option<String>)> {
     let seed = options.seed + turn;
+    let dir = dir.canonicalize().map_err(|error| error.to_string())?;
     let report = dir.join(format!("{}-{seed}.json", round.title));
-    let mut run = Command::new(TOOL);
-    run.args(["--config-file", "tests/fuzz/schemathesis.toml", "run", "openapi/meshwright.json", "--url"]);
+    // It keeps notes where it runs.
+    let here = std::env::current_dir().map_err(|error| error.to_string())?;
+    let mut run = Command::new(here.join(TOOL));
+    run.current_dir(dir).arg("--config-file").arg(here.join("tests/fuzz/schemathesis.toml"));
+    run.arg("run").arg(here.join("openapi/meshwright.json")).arg("--url");
     run.arg(format!("http://{}", api.address)).args(["--seed", &seed.to_string(), "--report", "json"]);
     // What covers the document is the same in each turn; after the first, chance alone goes on.
     run.args(["--phases", if turn == 0 { "examples,coverage,fuzzing,stateful" } else { "fuzzing,stateful" }]);

@@ -113,3 +113,32 @@ async fn a_stream_is_resumed_without_a_gap_and_ends_with_its_key() {
         part.expect("bytes");
     }
 }
+
+/// Events are kept for a while. Whoever was away for longer must know that something is missing.
+#[tokio::test]
+async fn old_events_go_and_whoever_resumes_before_them_is_told() {
+    let service = Service::new().await;
+    let owner = service.key(Role::Owner).await;
+    let fleet = &service.fleet;
+    for number in 0..150 {
+        tell(fleet, json!(number)).await;
+    }
+    fleet.clock.advance(store::EVENTS_KEPT + SignedDuration::from_hours(1));
+    for number in 0..100 {
+        tell(fleet, json!(number)).await;
+    }
+    let kept = tail(fleet, 0).await;
+    assert!(kept[0] > 150 && kept.len() >= 99, "{kept:?}");
+    let list =
+        async |after: i64| service.call("GET", &format!("/v1/events?after={after}"), Some(&owner), &[], None).await;
+    assert_eq!(list(0).await.body["items"][0]["seq"], kept[0]);
+    assert_eq!(list(kept[0] - 1).await.status, StatusCode::OK);
+    let gone = list(kept[0] - 2).await;
+    assert_eq!((gone.status, gone.body["code"].as_str()), (StatusCode::GONE, Some("events_expired")));
+    let request = Request::get("/v1/events").header("Authorization", format!("Bearer {owner}"));
+    let request = request.header("Accept", "text/event-stream").header("Last-Event-ID", "3");
+    let answer = api::router(service.app.clone()).oneshot(request.body(Body::empty()).expect("a request")).await;
+    let mut stream = answer.expect("an answer").into_body().into_data_stream();
+    let first = stream.next().await.expect("an event").expect("bytes");
+    assert!(first.starts_with(b"event: reset"), "{first:?}");
+}
