@@ -8,13 +8,14 @@ use jiff::SignedDuration;
 use model::access::{Action, Role, Scope};
 use model::ids::KeyId;
 use model::quota::Counted;
+use serde::Deserialize;
 use store::{KeyText, NewKey, Page, Tx};
 use wire::{ApiKey, ApiKeyList, CreateApiKey, RotateApiKey};
 
 use crate::auth::Caller;
 use crate::change::{Body, Done, Nothing};
 use crate::fields::{id, known_scope, name_field};
-use crate::paging::{List, Unfiltered};
+use crate::paging::List;
 use crate::problem::{ApiError, Result};
 
 /// The most things that a key may be narrowed to.
@@ -80,15 +81,29 @@ async fn scopes(tx: &mut Tx<'_>, wanted: &[String]) -> Result<Vec<Scope>> {
     Ok(scopes)
 }
 
+/// What the list of keys is narrowed to.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Filter {
+    #[serde(default)]
+    show_deleted: bool,
+}
+
+/// A key that was not revoked.
+async fn alive(tx: &mut Tx<'_>, key: &str) -> Result<store::ApiKey> {
+    let found = tx.key(id(key, "API key")?).await?;
+    if found.revoked_at.is_some() { Err(ApiError::not_found("API key")) } else { Ok(found) }
+}
+
 /// List API keys
 ///
-/// Oldest first, without their secrets.
+/// Oldest first, without their secrets; revoked ones with `show_deleted`.
 #[utoipa::path(get, path = "/v1/api-keys", operation_id = "listApiKeys", tag = "keys",
-    params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
+    params(("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = ApiKeyList)))]
-pub(crate) async fn list_api_keys(caller: Caller, list: List<Unfiltered>) -> Result<Json<ApiKeyList>> {
+pub(crate) async fn list_api_keys(caller: Caller, list: List<Filter>) -> Result<Json<ApiKeyList>> {
     caller.may(Action::ReadAccess)?;
-    let found = caller.begin().await?.keys(list.page(&caller)?).await?;
+    let found = caller.begin().await?.keys(list.filter.show_deleted, list.page(&caller)?).await?;
     let (shown, next_page_token) = list.cut(&caller, found, |key| key.id.0);
     Ok(Json(ApiKeyList { items: shown.iter().map(view).collect(), next_page_token }))
 }
@@ -100,7 +115,7 @@ pub(crate) async fn list_api_keys(caller: Caller, list: List<Unfiltered>) -> Res
     params(("key_id" = String, Path)), responses((status = 200, body = ApiKey)))]
 pub(crate) async fn get_api_key(caller: Caller, Path(key): Path<String>) -> Result<Json<ApiKey>> {
     caller.may(Action::ReadAccess)?;
-    Ok(Json(view(&caller.begin().await?.key(id(&key, "API key")?).await?)))
+    Ok(Json(view(&alive(&mut caller.begin().await?, &key).await?)))
 }
 
 /// Rotate an API key
@@ -117,14 +132,10 @@ pub(crate) async fn rotate_api_key(
 ) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
     let mut change = caller.change("rotateApiKey", &body).await?;
-    let before = change.tx.key(id(&key, "API key")?).await?;
+    let before = alive(&mut change.tx, &key).await?;
     let overlap = body.value.overlap_seconds;
     if overlap > LONGEST_OVERLAP {
         return Err(ApiError::field("/overlap_seconds", format!("at most {LONGEST_OVERLAP}")));
-    }
-    if before.revoked_at.is_some() {
-        let hint = "Make another key.";
-        return Err(ApiError::new(StatusCode::CONFLICT, "key_revoked", "The key was revoked.", hint));
     }
     let now = caller.app.clock.now();
     // There is room for one former secret, and whoever still uses it was promised the whole overlap.
@@ -151,10 +162,10 @@ pub(crate) async fn rotate_api_key(
 pub(crate) async fn revoke_api_key(caller: Caller, Path(key): Path<String>, body: Body<Nothing>) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
     let mut change = caller.change("revokeApiKey", &body).await?;
-    let before = change.tx.key(id(&key, "API key")?).await?;
+    let before = alive(&mut change.tx, &key).await?;
     let now = caller.app.clock.now();
     let owns = |key: &store::ApiKey| key.is_alive(now) && key.role == Role::Owner && key.scopes.is_empty();
-    let others = change.tx.keys(Page::ALL).await?;
+    let others = change.tx.keys(false, Page::ALL).await?;
     if owns(&before) && !others.iter().any(|other| other.id != before.id && owns(other)) {
         let hint = "Make another key with the role owner first.";
         return Err(ApiError::new(StatusCode::CONFLICT, "last_owner", "This is the last key of an owner.", hint));

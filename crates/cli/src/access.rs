@@ -31,9 +31,11 @@ fn key_row(key: &ApiKey) -> Vec<String> {
 
 pub(crate) async fn key(client: &Client, format: Format, command: Key) -> Result<()> {
     match command {
-        Key::List => print(format, &client.all::<ApiKey>("/v1/api-keys").await?, &KEY, |list| {
-            list.items.iter().map(key_row).collect()
-        }),
+        Key::List { all } => {
+            print(format, &client.all::<ApiKey>(&format!("/v1/api-keys?show_deleted={all}")).await?, &KEY, |list| {
+                list.items.iter().map(key_row).collect()
+            })
+        }
         Key::Create { name, role, scopes, expires_at } => {
             let body = CreateApiKey { name, role, scopes, expires_at };
             reveal(format, &client.post("/v1/api-keys", &body, None).await?)

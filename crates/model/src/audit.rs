@@ -82,7 +82,8 @@ pub mod hex {
 
     /// Reads a digest; `None` for anything else.
     pub fn decode(text: &str) -> Option<Digest> {
-        if text.len() != 64 || !text.is_ascii() {
+        // A sign would be read as part of a number.
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
         }
         let mut digest = [0; 32];

@@ -154,17 +154,19 @@ impl Tx<'_> {
         row.fetch_optional(&mut *self.inner).await?.ok_or(StoreError::NotFound { what: "API key" })?.read()
     }
 
-    /// Keys of this tenant, oldest first.
+    /// Keys of this tenant, oldest first; revoked ones only where they are asked for.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn keys(&mut self, page: Page) -> Result<Vec<ApiKey>, StoreError> {
+    pub async fn keys(&mut self, revoked: bool, page: Page) -> Result<Vec<ApiKey>, StoreError> {
         let rows = sqlx::query_as!(
             Row,
             "SELECT key_id, name, role, scopes, secret_hmac, former_hmac, former_until, created_at, expires_at, revoked_at, last_used_at
-             FROM api_keys WHERE tenant_id = $1 AND ($2::uuid IS NULL OR key_id > $2) ORDER BY key_id LIMIT $3",
+             FROM api_keys WHERE tenant_id = $1 AND ($2::uuid IS NULL OR key_id > $2) AND ($3 OR revoked_at IS NULL)
+             ORDER BY key_id LIMIT $4",
             self.tenant.0,
             page.after,
+            revoked,
             page.limit
         );
         rows.fetch_all(&mut *self.inner).await?.into_iter().map(Row::read).collect()

@@ -36,7 +36,7 @@ impl Ids {
         let cluster =
             tx.clusters(&Reach::ALL, &Narrow::default(), Page::ALL).await.expect("clusters")[0].id.to_string();
         let operation = tx.operations(&Reach::ALL, None, Page::ALL).await.expect("operations")[0].id.to_string();
-        let key = tx.keys(Page::ALL).await.expect("keys")[0].id.to_string();
+        let key = tx.keys(false, Page::ALL).await.expect("keys")[0].id.to_string();
         let provider = tx.providers(Page::ALL).await.expect("providers")[0].id.to_string();
         let binding = tx.bindings(None, Page::ALL).await.expect("bindings")[0].id.to_string();
         Self {

@@ -54,7 +54,13 @@ async fn an_expired_key_and_both_secrets_of_a_revoked_one_stay_outside() {
     assert_eq!(service.call("DELETE", &path, Some(&owner), &[], None).await.status, StatusCode::NO_CONTENT);
     assert_eq!((gets_in(&service, &former).await, gets_in(&service, &secret).await), (false, false));
     let again = service.call("POST", &format!("{path}/rotate"), Some(&owner), &[], Some(&json!({}))).await;
-    assert_eq!(again.body["code"], "key_revoked");
+    assert_eq!(again.status, StatusCode::NOT_FOUND);
+    assert_eq!(service.call("GET", &path, Some(&owner), &[], None).await.status, StatusCode::NOT_FOUND);
+    for (query, shown) in [("", false), ("?show_deleted=true", true)] {
+        let list = service.call("GET", &format!("/v1/api-keys{query}"), Some(&owner), &[], None).await;
+        let known = list.body["items"].as_array().expect("keys").iter().any(|key| key["id"] == id.as_str());
+        assert_eq!(known, shown, "{query}");
+    }
 }
 
 #[tokio::test]

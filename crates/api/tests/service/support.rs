@@ -142,7 +142,8 @@ impl Service {
         let mut tx = self.fleet.db.api.begin(self.fleet.db.tenant).await.expect("a transaction");
         let cluster = tx.clusters(&Reach::ALL, &Narrow::default(), Page::ALL).await.expect("clusters")[0].id;
         let operation = tx.operations(&Reach::ALL, None, Page::ALL).await.expect("operations")[0].id;
-        let key = tx.keys(Page::ALL).await.expect("keys").first().map(|key| key.id.to_string()).unwrap_or_default();
+        let key =
+            tx.keys(false, Page::ALL).await.expect("keys").first().map(|key| key.id.to_string()).unwrap_or_default();
         template
             .replace("{mesh_id}", &self.fleet.mesh.to_string())
             .replace("{cluster_id}", &cluster.to_string())

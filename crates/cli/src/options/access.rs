@@ -7,7 +7,11 @@ use clap::Subcommand;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Key {
     /// All of them, without their secrets.
-    List,
+    List {
+        /// Revoked ones too.
+        #[arg(long)]
+        all: bool,
+    },
     /// Make a key; its secret is printed once.
     Create {
         /// What to call it: a DNS label.

@@ -172,3 +172,36 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn digests_travel_as_64_digits_and_nothing_else_is_read() {
+    let digest: Digest = std::array::from_fn(|place| u8::try_from(place * 7 % 256).expect("a byte"));
+    let text = hex::encode(&digest);
+    assert_eq!((text.len(), &text[..8]), (64, "00070e15"));
+    assert_eq!(hex::decode(&text), Some(digest));
+    assert_eq!(hex::decode(&text.to_uppercase()), Some(digest));
+    let signed = format!("+1{}", &text[2..]);
+    for wrong in ["", &text[1..], &format!("{text}0"), &signed, &text.replace('0', "g"), &"é".repeat(32)] {
+        assert_eq!(hex::decode(wrong), None, "{wrong}");
+    }
+    let anchor = Anchor { tenant: TENANT, seq: 7, hash: digest, at: Timestamp::UNIX_EPOCH };
+    let written = serde_json::to_string(&anchor).expect("an anchor");
+    assert_eq!(serde_json::from_str::<Anchor>(&written).expect("what was written"), anchor);
+    assert!(serde_json::from_str::<Anchor>(&written.replace(&text, "00")).is_err());
+}
+
+/// What was written years ago must still be whole: the form of a digest never changes.
+#[test]
+fn the_digest_of_an_entry_is_what_it_always_was() {
+    let entry = Entry {
+        at: Timestamp::from_second(1_700_000_000).expect("a time"),
+        actor: "key_1".into(),
+        action: "createMesh".into(),
+        target: "mesh_1".into(),
+        request_id: Some("r".into()),
+        before: None,
+        after: Some([7; 32]),
+    };
+    let digest = entry.hash(TENANT, &Head { seq: 41, hash: [3; 32] }, sum);
+    assert_eq!(hex::encode(&digest), "95b3fd448376f895a380b071d97bb40c56185960e9366473728cea6e5fd4a2b4");
+}

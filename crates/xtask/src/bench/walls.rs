@@ -146,7 +146,7 @@ impl Side {
         let mut tx = fleet.db.api.begin(fleet.db.tenant).await?;
         let cluster = tx.clusters(&Reach::ALL, &Narrow::default(), PAGE).await?[0].id;
         let operation = tx.operations(&Reach::ALL, None, PAGE).await?[0].id;
-        let key = tx.keys(PAGE).await?[0].id;
+        let key = tx.keys(false, PAGE).await?[0].id;
         drop(tx);
         Ok(Self { fleet, cluster, upgrade, operation, key })
     }
@@ -170,7 +170,7 @@ impl Side {
             Look::Upgrade => tx.upgrade(self.upgrade).await.map(drop),
             Look::Operations => tx.operations(&all, None, PAGE).await.map(drop),
             Look::Operation => tx.operation(self.operation).await.map(drop),
-            Look::Keys => tx.keys(PAGE).await.map(drop),
+            Look::Keys => tx.keys(false, PAGE).await.map(drop),
             Look::Key => tx.key(self.key).await.map(drop),
             Look::Providers => tx.providers(PAGE).await.map(drop),
             Look::Bindings => tx.bindings(None, PAGE).await.map(drop),
