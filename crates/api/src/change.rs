@@ -60,7 +60,9 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
-    let key = key.to_str().ok().filter(|key| (1..=LONGEST_KEY).contains(&key.len()));
+    let visible =
+        |key: &&str| (1..=LONGEST_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+    let key = key.to_str().ok().filter(visible);
     let bad = || {
         ApiError::new(
             StatusCode::BAD_REQUEST,

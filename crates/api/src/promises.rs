@@ -99,7 +99,7 @@ fn parameters(operation: &mut Value) {
                 json!({ "minimum": 1, "maximum": audit::LARGEST, "default": audit::SIZE })
             }
             "page_size" => json!({ "minimum": 1, "maximum": paging::LARGEST, "default": paging::SIZE }),
-            "Idempotency-Key" => json!({ "minLength": 1, "maxLength": LONGEST_KEY, "pattern": "^[ -~]*$" }),
+            "Idempotency-Key" => json!({ "minLength": 1, "maxLength": LONGEST_KEY, "pattern": "^[!-~]+$" }),
             "If-Match" => json!({ "minLength": 1, "pattern": "^(\\*|\"[0-9]+\")$" }),
             "verb" => json!({ "enum": verbs }),
             "wait_seconds" => json!({ "minimum": 0, "maximum": upgrades::LONGEST_WAIT, "default": 0 }),

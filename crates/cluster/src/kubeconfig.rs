@@ -286,12 +286,32 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_with_its_key_survives_storage() {
+        let pem = |text: &str| STANDARD.encode(format!("-----BEGIN {text}-----\n"));
+        let user = format!("client-certificate-data: {}\n    client-key-data: {}", pem("CERTIFICATE"), pem("KEY"));
+        let credential = Credential::parse(&config("token: abc", &user)).expect("accepted");
+        assert_eq!(credential.authority, b"-----BEGIN CERTIFICATE-----\n");
+        for known in [&credential, &Credential::open(&credential.stored()).expect("opens")] {
+            let Identity::Certificate { certificate, key } = &known.identity else { panic!("{known:?}") };
+            assert_eq!(certificate, b"-----BEGIN CERTIFICATE-----\n");
+            assert_eq!(key.expose_secret(), "-----BEGIN KEY-----\n");
+        }
+    }
+
+    #[test]
+    fn a_quarter_of_a_mebibyte_is_read_and_no_more() {
+        let plain = config("", "");
+        let padded = |length: usize| format!("{plain}#{}", "x".repeat(length - plain.len() - 1));
+        assert!(Credential::parse(&padded(262_144)).is_ok());
+        let refused = Credential::parse(&padded(262_145)).expect_err("too large");
+        assert_eq!(refused.construct, "it is larger than 256 KiB");
+    }
+
+    #[test]
     fn each_dangerous_construct_is_refused_by_name() {
-        for (construct, _) in FORBIDDEN {
-            let sentence = refusal("    token: abc", &format!("    {construct}: x"));
-            assert!(sentence.contains(construct), "{construct}: {sentence}");
-            let sentence = refusal("    server:", &format!("    {construct}: x\n    server:"));
-            assert!(sentence.contains(construct), "{construct}: {sentence}");
+        for (construct, reason) in FORBIDDEN {
+            assert_eq!(refusal("    token: abc", &format!("    {construct}: x")), reason);
+            assert_eq!(refusal("    server:", &format!("    {construct}: x\n    server:")), reason);
         }
     }
 

@@ -132,7 +132,7 @@ impl Tx<'_> {
         )
         .fetch_one(&mut *self.inner)
         .await?;
-        Ok(seq <= 0 || seq + 1 >= oldest)
+        Ok(seq <= 0 || seq >= oldest - 1)
     }
 
     /// The events within reach after a number, oldest first, at most `limit` of them.

@@ -133,6 +133,7 @@ async fn old_events_go_and_whoever_resumes_before_them_is_told() {
         async |after: i64| service.call("GET", &format!("/v1/events?after={after}"), Some(&owner), &[], None).await;
     assert_eq!(list(0).await.body["items"][0]["seq"], kept[0]);
     assert_eq!(list(kept[0] - 1).await.status, StatusCode::OK);
+    assert_eq!(list(i64::MAX).await.status, StatusCode::OK);
     let gone = list(kept[0] - 2).await;
     assert_eq!((gone.status, gone.body["code"].as_str()), (StatusCode::GONE, Some("events_expired")));
     let request = Request::get("/v1/events").header("Authorization", format!("Bearer {owner}"));
