@@ -50,7 +50,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
     let owner = runtime.block_on(prepare(&url("mw_worker"))).map_err(|error| error.to_string())?;
     let cluster = runtime.block_on(fake_cluster())?;
-    let api = Api::start(Path::new(SERVER), &url("mw_api"), &secret, Some(&api_log))?;
+    let api = Api::start(Path::new(SERVER), &url("mw_api"), &secret, Some(&api_log), "trace")?;
     let worker = Worker::start(&url("mw_worker"), &secret, &worker_log)?;
     let (answers, mut words) = runtime.block_on(flood(options.requests, &api.address, &owner, &cluster))?;
     words.extend(disguises(SECRET));

@@ -61,21 +61,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Turn after turn until there were enough cases, or until something was found. Answers how many cases there were.
 fn fuzzed(options: &Options, server: &Path, dir: &Path) -> Result<(usize, Vec<String>)> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
-    let (fleet, rounds) = runtime.block_on(prepare()).map_err(|error| error.to_string())?;
-    let stop = CancellationToken::new();
-    let worker = fleet.worker("fuzzed", Duration::from_secs(30));
-    let working = runtime.spawn({
-        let stop = stop.clone();
-        async move { worker.work(stop).await }
-    });
     let secret = dir.join("secret");
     std::fs::write(&secret, "2a".repeat(32)).map_err(|error| error.to_string())?;
-    let api = Api::start(server, &fleet.db.url("mw_api"), &secret, Some(&dir.join("api.log")))?;
     let (mut cases, mut failures) = (0, Vec::new());
     let mut turn = 0_u64;
     while cases < options.cases && failures.is_empty() {
-        for round in &rounds {
-            let (count, failure) = one(&api, round, options, turn, dir)?;
+        for whom in ROLES {
+            let (fleet, round) = runtime.block_on(prepare(whom)).map_err(|error| error.to_string())?;
+            let working = Working::start(&runtime, &fleet);
+            let api = Api::start(server, &fleet.db.url("mw_api"), &secret, Some(&dir.join("api.log")), "warn")?;
+            let (count, failure) = one(&api, &round, options, turn, dir)?;
+            drop((api, working));
             println!("{}: {count} cases", round.title);
             cases += count;
             failures.extend(failure);
@@ -85,29 +81,52 @@ fn fuzzed(options: &Options, server: &Path, dir: &Path) -> Result<(usize, Vec<St
         }
         turn += 1;
     }
-    stop.cancel();
-    runtime.block_on(working).map_err(|error| error.to_string())?;
     Ok((cases, failures))
 }
 
-/// A fleet with an upgrade on its way, and a key of each role.
-async fn prepare() -> std::result::Result<(Fleet, Vec<Round>), store::StoreError> {
+/// A worker, until this is dropped.
+struct Working<'a> {
+    runtime: &'a tokio::runtime::Runtime,
+    stop: CancellationToken,
+    work: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl<'a> Working<'a> {
+    fn start(runtime: &'a tokio::runtime::Runtime, fleet: &Fleet) -> Self {
+        let (worker, stop) = (fleet.worker("fuzzed", Duration::from_secs(30)), CancellationToken::new());
+        let until = stop.clone();
+        let work = Some(runtime.spawn(async move { worker.work(until).await }));
+        Self { runtime, stop, work }
+    }
+}
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(Err(error)) = self.work.take().map(|work| self.runtime.block_on(work)) {
+            eprintln!("xtask: the worker did not end well: {error}");
+        }
+    }
+}
+
+/// Whom a round is as. Each has a fleet of its own: one role's round revokes the keys of others, and suspends its tenant.
+const ROLES: [(&str, Role); 5] = [
+    ("owner", Role::Owner),
+    ("operator", Role::Operator),
+    ("viewer", Role::Viewer),
+    ("auditor", Role::Auditor),
+    (PLATFORM, Role::Owner),
+];
+const PLATFORM: &str = "platform";
+
+/// A fleet with an upgrade on its way, and a key.
+async fn prepare((title, role): (&'static str, Role)) -> std::result::Result<(Fleet, Round), store::StoreError> {
     let fleet = Fleet::new().await;
     fleet.plan_or_known().await;
-    let store = &fleet.db.api;
-    store.prepare_platform(SystemClock.now()).await?;
-    let mut rounds = Vec::new();
-    let as_whom = [
-        ("owner", fleet.db.tenant, Role::Owner),
-        ("operator", fleet.db.tenant, Role::Operator),
-        ("viewer", fleet.db.tenant, Role::Viewer),
-        ("auditor", fleet.db.tenant, Role::Auditor),
-        ("platform", TenantId::PLATFORM, Role::Owner),
-    ];
-    for (title, tenant, role) in as_whom {
-        rounds.push(Round { title, key: service::key(store, tenant, role).await? });
-    }
-    Ok((fleet, rounds))
+    fleet.db.api.prepare_platform(SystemClock.now()).await?;
+    let tenant = if title == PLATFORM { TenantId::PLATFORM } else { fleet.db.tenant };
+    let key = service::key(&fleet.db.api, tenant, role).await?;
+    Ok((fleet, Round { title, key }))
 }
 
 /// Answers how many cases there were, and what was wrong.

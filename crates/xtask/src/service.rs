@@ -20,6 +20,7 @@ pub(crate) struct Api {
     database: String,
     secret: PathBuf,
     log: Option<PathBuf>,
+    level: &'static str,
     program: PathBuf,
 }
 
@@ -30,20 +31,28 @@ const START_LIMIT: Duration = Duration::from_mins(1);
 pub(crate) const SERVER: &str = "target/debug/meshwright-server";
 
 impl Api {
-    /// Starts one on a port that is free, with limits that nobody meets. What it says goes to `log`, where one is given.
-    pub(crate) fn start(program: &Path, database: &str, secret: &Path, log: Option<&Path>) -> Result<Self> {
+    /// Starts one on a port that is free, with limits that nobody meets. What it says at this level goes to `log`, where one
+    /// is given.
+    pub(crate) fn start(
+        program: &Path,
+        database: &str,
+        secret: &Path,
+        log: Option<&Path>,
+        level: &'static str,
+    ) -> Result<Self> {
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let address = port.map_err(|error| error.to_string())?.to_string();
-        let process = spawn(program, &address, database, secret, log)?;
+        let process = spawn(program, &address, database, secret, log, level)?;
         until("the API listens", START_LIMIT, || std::net::TcpStream::connect(&address).ok())?;
         let (database, secret, program) = (database.to_owned(), secret.to_owned(), program.to_owned());
-        Ok(Self { process, address, database, secret, log: log.map(Path::to_owned), program })
+        Ok(Self { process, address, database, secret, log: log.map(Path::to_owned), level, program })
     }
 
     /// As when the machine fails: nothing is finished.
     pub(crate) fn kill_and_start_again(&mut self) -> Result<()> {
         self.process.kill().and_then(|()| self.process.wait()).map_err(|error| error.to_string())?;
-        self.process = spawn(&self.program, &self.address, &self.database, &self.secret, self.log.as_deref())?;
+        self.process =
+            spawn(&self.program, &self.address, &self.database, &self.secret, self.log.as_deref(), self.level)?;
         Ok(())
     }
 }
@@ -56,8 +65,14 @@ impl Drop for Api {
     }
 }
 
-fn spawn(program: &Path, address: &str, database: &str, secret: &Path, log: Option<&Path>) -> Result<Child> {
-    let level = if log.is_some() { "trace" } else { "off" };
+fn spawn(
+    program: &Path,
+    address: &str,
+    database: &str,
+    secret: &Path,
+    log: Option<&Path>,
+    level: &str,
+) -> Result<Child> {
     let log = match log {
         Some(log) => {
             std::fs::File::options().create(true).append(true).open(log).map_err(|error| error.to_string())?.into()

@@ -10,10 +10,14 @@ use crate::{Result, output};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// One run with everything at once, instead of one for each.
+    /// One run of what uses a database, with everything at once, instead of one of all tests for each.
     #[arg(long)]
     together: bool,
 }
+
+/// Whose tests use a database.
+const WITH_DATABASE: [&str; 5] =
+    ["meshwright-api", "meshwright-server", "meshwright-store", "meshwright-testkit", "meshwright-worker"];
 
 /// What is different, in the environment of a run.
 type Setting = (&'static str, String);
@@ -27,9 +31,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ];
     if options.together {
         let titles = settings.each_ref().map(|(title, _)| *title);
-        return tests(&titles.join(", "), &settings.map(|(_, setting)| setting));
+        let packages: Vec<&str> = WITH_DATABASE.iter().flat_map(|package| ["--package", package]).collect();
+        return tests(&titles.join(", "), &packages, &settings.map(|(_, setting)| setting));
     }
-    settings.into_iter().try_for_each(|(title, setting)| tests(title, &[setting]))
+    settings.into_iter().try_for_each(|(title, setting)| tests(title, &["--workspace"], &[setting]))
 }
 
 /// The account that Postgres runs as may not be allowed into the cache.
@@ -41,10 +46,10 @@ fn newest(dir: &Path) -> Result<String> {
     Ok(dir.join("native").join("bin").display().to_string())
 }
 
-fn tests(title: &str, settings: &[Setting]) -> Result<()> {
+fn tests(title: &str, packages: &[&str], settings: &[Setting]) -> Result<()> {
     println!("-- {title}");
     let mut run = Command::new("cargo");
-    run.args(["test", "--locked", "--quiet", "--workspace", "--no-fail-fast"]);
+    run.args(["test", "--locked", "--quiet", "--no-fail-fast"]).args(packages);
     run.envs(settings.iter().map(|(name, value)| (*name, value.as_str())));
     let status = run.status().map_err(|error| error.to_string())?;
     if status.success() { Ok(()) } else { Err(format!("tests failed: {title}")) }
