@@ -125,6 +125,9 @@ impl Tx<'_> {
     /// # Errors
     /// The database failed.
     pub async fn remembers(&mut self, seq: i64) -> Result<bool, StoreError> {
+        if seq <= 0 {
+            return Ok(true);
+        }
         let oldest = sqlx::query_scalar!(
             r#"SELECT coalesce((SELECT min(seq) FROM events WHERE tenant_id = $1), event_seq + 1) AS "oldest!"
                FROM tenant_heads WHERE tenant_id = $1"#,
@@ -132,7 +135,7 @@ impl Tx<'_> {
         )
         .fetch_one(&mut *self.inner)
         .await?;
-        Ok(seq <= 0 || seq >= oldest - 1)
+        Ok(seq >= oldest - 1)
     }
 
     /// The events within reach after a number, oldest first, at most `limit` of them.

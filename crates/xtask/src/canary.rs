@@ -15,11 +15,10 @@ use futures::StreamExt;
 use model::Clock;
 use model::access::Role;
 use model::clock::SystemClock;
-use model::ids::{HostingClusterId, TenantId};
-use model::quota::{Counted, Quotas};
+use model::ids::HostingClusterId;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-use store::{Hosting, Page, Store, TenantState, Vault};
+use store::{Hosting, Store, Vault};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -148,15 +147,9 @@ fn program(name: &str) -> Result<PathBuf> {
 /// A tenant with room for everything, its owner's key, and a hosting cluster whose kubeconfig is secret.
 async fn prepare(database: &str) -> std::result::Result<String, store::StoreError> {
     let store = Store::connect(database, Vault::new([7; 32])).await?;
-    let (clock, tenant) = (SystemClock, TenantId(SystemClock.uuid()));
-    store.create_tenant(tenant, "canary", clock.now()).await?;
-    store.prepare_platform(clock.now()).await?;
-    let mut tx = store.begin(TenantId::PLATFORM).await?;
-    let quotas = Quotas(Counted::ALL.map(|of| (of, 1_000_000)).into());
-    let seen = tx.tenants(Some(tenant), Page::ALL).await?.pop().expect("it was made above");
-    tx.change_tenant(&seen, TenantState::Active, &quotas).await?;
-    tx.commit().await?;
-    let hosting = Hosting { id: HostingClusterId(clock.uuid()), name: PLAIN.into(), created_at: clock.now() };
+    let tenant = service::roomy_tenant(&store, "canary").await?;
+    let hosting =
+        Hosting { id: HostingClusterId(SystemClock.uuid()), name: PLAIN.into(), created_at: SystemClock.now() };
     store.add_hosting_cluster(&hosting, SECRET.as_bytes()).await?;
     service::key(&store, tenant, Role::Owner).await
 }

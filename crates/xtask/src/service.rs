@@ -8,7 +8,8 @@ use model::Clock;
 use model::access::Role;
 use model::clock::SystemClock;
 use model::ids::{KeyId, TenantId};
-use store::{KeyText, NewKey, Store, StoreError};
+use model::quota::{Counted, Quotas};
+use store::{KeyText, NewKey, Page, Store, StoreError, TenantState};
 
 use crate::Result;
 use crate::lab::until;
@@ -83,6 +84,19 @@ fn spawn(
     run.args(["serve", "--listen", address, "--share", "100000", "--database-url", database, "--vault-key-file"]);
     run.arg(secret).env("MESHWRIGHT_LOG", level).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     run.spawn().map_err(|error| format!("{}: {error}", program.display()))
+}
+
+/// A tenant with room for everything.
+pub(crate) async fn roomy_tenant(store: &Store, name: &str) -> std::result::Result<TenantId, StoreError> {
+    let (now, tenant) = (SystemClock.now(), TenantId(SystemClock.uuid()));
+    store.create_tenant(tenant, name, now).await?;
+    store.prepare_platform(now).await?;
+    let mut tx = store.begin(TenantId::PLATFORM).await?;
+    let quotas = Quotas(Counted::ALL.map(|of| (of, 1_000_000)).into());
+    let seen = tx.tenants(Some(tenant), Page::ALL).await?.pop().expect("it was made above");
+    tx.change_tenant(&seen, TenantState::Active, &quotas).await?;
+    tx.commit().await?;
+    Ok(tenant)
 }
 
 /// A key that was never handed out by the API.

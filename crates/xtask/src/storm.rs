@@ -8,13 +8,11 @@ use std::time::Duration;
 
 use clap::Args;
 use futures::StreamExt;
-use model::Clock;
 use model::access::Role;
-use model::clock::SystemClock;
 use model::ids::TenantId;
-use model::quota::{Counted, Quotas};
+use model::quota::Counted;
 use serde_json::{Value, json};
-use store::{Page, Store, TenantState, Vault};
+use store::{Store, Vault};
 
 use crate::service::{self, Api, SERVER};
 use crate::{Result, fresh};
@@ -48,14 +46,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// A tenant with room for all of it, and its owner's key.
 async fn tenant(store: &Store) -> std::result::Result<(TenantId, String), store::StoreError> {
-    let (clock, tenant) = (SystemClock, TenantId(SystemClock.uuid()));
-    store.create_tenant(tenant, "storm", clock.now()).await?;
-    store.prepare_platform(clock.now()).await?;
-    let mut tx = store.begin(TenantId::PLATFORM).await?;
-    let quotas = Quotas([(Counted::ApiKeys, 1_000_000)].into());
-    let seen = tx.tenants(Some(tenant), Page::ALL).await?.pop().expect("it was made above");
-    tx.change_tenant(&seen, TenantState::Active, &quotas).await?;
-    tx.commit().await?;
+    let tenant = service::roomy_tenant(store, "storm").await?;
     Ok((tenant, service::key(store, tenant, Role::Owner).await?))
 }
 
