@@ -1,18 +1,21 @@
 //! Clusters of a tenant.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use model::access::{Action, Scope};
+use model::credential::MAX_OVERLAP;
 use model::ids::{ClusterId, OperationId};
 use model::operation::OperationKind;
 use model::quota::Counted;
-use store::{Cluster, NewCluster, NewOperation, Tx};
-use wire::{ChangeCluster, ClusterList, Operation, RegisterCluster};
+use store::{Cluster, ClusterState, NewCluster, NewOperation, Tx};
+use wire::{ChangeCluster, ClusterList, Operation, RegisterCluster, RenewCredential};
 
 use crate::auth::Caller;
-use crate::change::{Body, Done, Nothing};
+use crate::change::{Body, Change, Done, Nothing};
 use crate::fields::{Filter, id, name_field, rewritten, tag, unmoved, written};
 use crate::paging::List;
 use crate::problem::{ApiError, Result};
@@ -28,27 +31,76 @@ pub(crate) async fn register_cluster(caller: Caller, body: Body<RegisterCluster>
     let mut change = caller.change("registerCluster", &body).await?;
     change.tx.room_for(Counted::Clusters).await?;
     let name = name_field(&body.value.name)?;
-    let read = (caller.app.read_kubeconfig)(&body.value.kubeconfig);
-    let (server, kubeconfig) =
-        read.map_err(|refused| ApiError::field("/kubeconfig", refused).coded("kubeconfig_refused"))?;
+    let (server, kubeconfig) = read(&caller, &body.value.kubeconfig)?;
     let (clock, now) = (&caller.app.clock, caller.app.clock.now());
     let cluster = ClusterId(clock.uuid());
     let written = written(&body.value.display_name, &body.value.labels)?;
     let new = NewCluster { id: cluster, name: name.to_string(), server, kubeconfig, written };
     change.tx.create_cluster(&new, now).await?;
-    let operation = NewOperation {
-        id: OperationId(clock.uuid()),
-        kind: OperationKind::RegisterCluster,
-        mesh: None,
-        cluster: Some(cluster),
-        upgrade: None,
-        arguments: serde_json::Value::Null,
-        due_in: std::time::Duration::ZERO,
-    };
-    change.tx.create_operation(&operation, now).await?;
-    let shown = views::operation(&change.tx.operation(operation.id).await?, (0, 0));
-    let done = Done::new(StatusCode::ACCEPTED, cluster).at(format!("/v1/operations/{}", operation.id));
-    change.done(done, &shown).await
+    begin(&caller, change, OperationKind::RegisterCluster, cluster, serde_json::Value::Null).await
+}
+
+/// Starts what a worker does with a cluster, and answers with the operation.
+async fn begin(
+    caller: &Caller,
+    mut change: Change<'_>,
+    kind: OperationKind,
+    cluster: ClusterId,
+    arguments: serde_json::Value,
+) -> Result<Response> {
+    let id = OperationId(caller.app.clock.uuid());
+    let due_in = Duration::ZERO;
+    let operation = NewOperation { id, kind, mesh: None, cluster: Some(cluster), upgrade: None, arguments, due_in };
+    change.tx.create_operation(&operation, caller.app.clock.now()).await?;
+    let shown = views::operation(&change.tx.operation(id).await?, (0, 0));
+    change.done(Done::new(StatusCode::ACCEPTED, cluster).at(format!("/v1/operations/{id}")), &shown).await
+}
+
+/// Renew a credential
+///
+/// Makes the next credential of our account in the cluster, by the present one or by a submitted kubeconfig, and brings it to
+/// the control planes that read the cluster, without a restart. The one before it stays good for the overlap.
+#[utoipa::path(post, path = "/v1/clusters/{cluster_id}/credentials", operation_id = "renewCredential", tag = "clusters", request_body = RenewCredential,
+    params(("cluster_id" = String, Path)), responses((status = 202, body = Operation)))]
+pub(crate) async fn renew_credential(
+    caller: Caller,
+    Path(cluster): Path<String>,
+    body: Body<RenewCredential>,
+) -> Result<Response> {
+    let mut change = caller.change("renewCredential", &body).await?;
+    let found = permitted(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
+    let overlap = Duration::from_secs(body.value.overlap_seconds.into());
+    if overlap > MAX_OVERLAP {
+        return Err(ApiError::field("/overlap_seconds", format!("at most {}", MAX_OVERLAP.as_secs())));
+    }
+    let submitted = body.value.kubeconfig.as_ref().map(|text| read(&caller, text)).transpose()?;
+    if let Some((server, _)) = &submitted
+        && *server != found.server
+    {
+        let said = format!("{} was registered at {}; the control planes keep that address", found.name, found.server);
+        return Err(ApiError::field("/kubeconfig", said).coded("another_server"));
+    }
+    if !matches!(found.state, ClusterState::Ready | ClusterState::Unreachable(_)) {
+        let said = format!("{} is not ready, so we hold no credential of it.", found.name);
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "cluster_not_ready",
+            said,
+            "Register it again, under its own name.",
+        ));
+    }
+    if let Some((_, true)) = change.tx.last_renewal(found.id).await? {
+        let said = format!("A renewal of {}'s credential is under way.", found.name);
+        return Err(ApiError::new(StatusCode::CONFLICT, "renewal_under_way", said, "Wait until it has ended."));
+    }
+    change.tx.submit_kubeconfig(found.id, submitted.as_ref().map(|(_, kubeconfig)| kubeconfig.as_slice())).await?;
+    begin(&caller, change, OperationKind::RenewCredential, found.id, found.renewal(overlap)).await
+}
+
+/// A submitted kubeconfig, in our own strict form, with its server.
+fn read(caller: &Caller, text: &str) -> Result<(String, Vec<u8>)> {
+    let read = (caller.app.read_kubeconfig)(text);
+    read.map_err(|refused| ApiError::field("/kubeconfig", refused).coded("kubeconfig_refused"))
 }
 
 /// List clusters
@@ -60,7 +112,8 @@ pub(crate) async fn register_cluster(caller: Caller, body: Body<RegisterCluster>
 pub(crate) async fn list_clusters(caller: Caller, list: List<Filter>) -> Result<Json<ClusterList>> {
     let found = caller.begin().await?.clusters(&caller.reach(), &list.filter.read()?, list.page(&caller)?).await?;
     let (shown, next_page_token) = list.cut(&caller, found, |cluster| cluster.id.0);
-    Ok(Json(ClusterList { items: shown.iter().map(views::cluster).collect(), next_page_token }))
+    let now = caller.app.clock.now();
+    Ok(Json(ClusterList { items: shown.iter().map(|cluster| views::cluster(cluster, now)).collect(), next_page_token }))
 }
 
 /// A cluster that the caller may do this with.
@@ -75,7 +128,7 @@ async fn permitted(caller: &Caller, tx: &mut Tx<'_>, text: &str, action: Action)
     params(("cluster_id" = String, Path)), responses((status = 200, body = wire::Cluster)))]
 pub(crate) async fn get_cluster(caller: Caller, Path(cluster): Path<String>) -> Result<Response> {
     let found = permitted(&caller, &mut caller.begin().await?, &cluster, Action::Read).await?;
-    Ok(([(header::ETAG, tag(found.generation))], Json(views::cluster(&found))).into_response())
+    Ok(([(header::ETAG, tag(found.generation))], Json(views::cluster(&found, caller.app.clock.now()))).into_response())
 }
 
 /// Change a cluster
@@ -96,8 +149,10 @@ pub(crate) async fn change_cluster(
     let written = rewritten(&seen.written, body.value.display_name.as_ref(), body.value.labels.as_ref())?;
     change.tx.write_cluster(&seen, &written).await?;
     let changed = change.tx.cluster(seen.id).await?;
-    let done = Done::new(StatusCode::OK, seen.id).tagged(tag(changed.generation)).replacing(&views::cluster(&seen));
-    change.done(done, &views::cluster(&changed)).await
+    let now = caller.app.clock.now();
+    let done =
+        Done::new(StatusCode::OK, seen.id).tagged(tag(changed.generation)).replacing(&views::cluster(&seen, now));
+    change.done(done, &views::cluster(&changed, now)).await
 }
 
 /// Forget a cluster
@@ -115,5 +170,5 @@ pub(crate) async fn delete_cluster(
     let found = permitted(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
     unmoved(&headers, found.generation)?;
     change.tx.delete_cluster(found.id).await?;
-    change.gone(found.id, &views::cluster(&found)).await
+    change.gone(found.id, &views::cluster(&found, caller.app.clock.now())).await
 }

@@ -56,7 +56,10 @@ fn scopes(operation: &store::Operation) -> Vec<Scope> {
 
 /// What it takes to ask something of an operation.
 fn needed(kind: OperationKind) -> Action {
-    if kind == OperationKind::RegisterCluster { Action::ChangeClusters } else { Action::ChangeMeshes }
+    match kind {
+        OperationKind::RegisterCluster | OperationKind::RenewCredential => Action::ChangeClusters,
+        _ => Action::ChangeMeshes,
+    }
 }
 
 /// Get an operation

@@ -56,6 +56,7 @@ fn documented() -> OpenApiRouter<App> {
         .routes(routes!(tenants::get_tenant, tenants::change_tenant, tenants::delete_tenant))
         .routes(routes!(tenants::get_usage))
         .routes(routes!(clusters::register_cluster, clusters::list_clusters))
+        .routes(routes!(clusters::renew_credential))
         .routes(routes!(clusters::get_cluster, clusters::change_cluster, clusters::delete_cluster))
         .routes(routes!(meshes::create_mesh, meshes::list_meshes))
         .routes(routes!(meshes::get_mesh, meshes::change_mesh, meshes::delete_mesh))

@@ -1,5 +1,7 @@
 //! From what the service knows to what it shows.
 
+use jiff::Timestamp;
+use model::credential::Life;
 use model::injection::{Injection, PodLabels, decide, labels_conflict};
 use model::operation::OperationState;
 use model::survey::{MemberSurvey, Survey};
@@ -18,10 +20,22 @@ fn trouble(problem: &model::operation::Problem) -> Trouble {
     Trouble { code: problem.code.clone(), message: problem.message.clone(), hint: problem.hint.clone() }
 }
 
-pub(crate) fn cluster(cluster: &store::Cluster) -> wire::Cluster {
+fn credential(life: &Life, now: Timestamp) -> wire::HeldCredential {
+    wire::HeldCredential {
+        serial: life.serial,
+        state: life.health(now).as_str().into(),
+        issued_at: life.issued_at,
+        expires_at: life.expires_at,
+        renews_at: life.renews_at(),
+        previous_until: life.previous_until,
+    }
+}
+
+pub(crate) fn cluster(cluster: &store::Cluster, now: Timestamp) -> wire::Cluster {
     let (state, problem) = match &cluster.state {
         ClusterState::Registering => ("registering", None),
         ClusterState::Ready => ("ready", None),
+        ClusterState::Unreachable(problem) => ("unreachable", Some(trouble(problem))),
         ClusterState::Refused(problem) => ("refused", Some(trouble(problem))),
     };
     wire::Cluster {
@@ -31,6 +45,7 @@ pub(crate) fn cluster(cluster: &store::Cluster) -> wire::Cluster {
         labels: cluster.written.labels.clone(),
         state: state.into(),
         problem,
+        credential: cluster.life.map(|life| credential(&life, now)),
         server: cluster.server.clone(),
         kubernetes_version: cluster.kubernetes_version.clone(),
         created_at: cluster.created_at,

@@ -1,12 +1,13 @@
 //! What each command calls and prints.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::{Value, json};
 use wire::{
     ChangeCluster, ChangeMesh, Cluster as ClusterView, CreateMesh, CreateUpgrade, DataPlane, EventList,
     Mesh as MeshView, MoveNamespaces, NamespaceRef, Operation as OperationView, OperationList, RegisterCluster,
-    ReleaseList, SetInjection, Upgrade as UpgradeView, UpgradeOptionList,
+    ReleaseList, RenewCredential, SetInjection, Upgrade as UpgradeView, UpgradeOptionList,
 };
 
 use crate::access::pairs;
@@ -67,16 +68,30 @@ async fn releases(client: &Client, format: Format) -> Result<()> {
     })
 }
 
-const CLUSTER: [&str; 5] = ["name", "state", "kubernetes", "server", "id"];
+const CLUSTER: [&str; 6] = ["name", "state", "kubernetes", "credential", "server", "id"];
+
+/// Of a cluster that cannot be used it matters why, of the others how long our way in is good.
+fn standing(cluster: &ClusterView) -> String {
+    match (&cluster.problem, &cluster.credential) {
+        (Some(problem), _) => problem.code.clone(),
+        (None, Some(held)) => format!("{} until {}", held.state, held.expires_at.strftime("%Y-%m-%d")),
+        (None, None) => "-".into(),
+    }
+}
 
 fn cluster_row(cluster: &ClusterView) -> Vec<String> {
     vec![
         cluster.name.clone(),
         cluster.state.clone(),
         or_dash(cluster.kubernetes_version.as_ref()),
+        standing(cluster),
         cluster.server.clone(),
         cluster.id.clone(),
     ]
+}
+
+fn text_of(file: &Path) -> Result<String> {
+    std::fs::read_to_string(file).map_err(|error| Failure::new(2, format!("{}: {error}", file.display())))
 }
 
 async fn cluster(client: &Client, format: Format, command: Cluster) -> Result<()> {
@@ -98,12 +113,18 @@ async fn cluster(client: &Client, format: Format, command: Cluster) -> Result<()
             })
         }
         Cluster::Register { name, kubeconfig, written, wait } => {
-            let text = std::fs::read_to_string(&kubeconfig)
-                .map_err(|error| Failure::new(2, format!("{}: {error}", kubeconfig.display())))?;
+            let text = text_of(&kubeconfig)?;
             let labels = pairs("--label", &written.labels)?;
             let display_name = written.display_name.unwrap_or_default();
             let body = RegisterCluster { name, kubeconfig: text, display_name, labels };
             started(client, format, client.post("/v1/clusters", &body, None).await?, &wait).await
+        }
+        Cluster::Renew { cluster, kubeconfig, overlap_seconds, wait } => {
+            let id = client.cluster(&cluster).await?;
+            let kubeconfig = kubeconfig.as_deref().map(text_of).transpose()?;
+            let body = RenewCredential { kubeconfig, overlap_seconds };
+            let path = format!("/v1/clusters/{id}/credentials");
+            started(client, format, client.post(&path, &body, None).await?, &wait).await
         }
         Cluster::Delete { cluster } => {
             let id = client.cluster(&cluster).await?;

@@ -136,6 +136,19 @@ pub(crate) enum Cluster {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Make the next credential of our account in a cluster, and bring it to the control planes that read the cluster.
+    Renew {
+        /// Its name or id.
+        cluster: String,
+        /// An administrator's kubeconfig, where the present credential is not good any more; it is discarded afterwards.
+        #[arg(long)]
+        kubeconfig: Option<PathBuf>,
+        /// Seconds that the former credential stays good.
+        #[arg(long, default_value_t = 3600)]
+        overlap_seconds: u32,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Forget a cluster that no mesh uses.
     Delete {
         /// Its name or id.

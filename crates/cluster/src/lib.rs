@@ -7,16 +7,17 @@
 //! | [`door`] | one cluster's API: requests with deadlines, errors in the ports' words |
 //! | [`render`] | a release's own charts to objects |
 //! | [`mesh`] | the ports: what each target is made of in real clusters |
-//! | [`register`] | the first contact with a cluster |
+//! | [`register`] | the first contact with a cluster, and the next credential of our account in it |
+//! | [`account`] | what that account may do, and the tokens that it lives by |
 //! | [`authority`] | a mesh's own certificate authority |
 
+pub mod account;
 pub mod authority;
 pub mod dialling;
 pub mod door;
 pub mod kubeconfig;
 pub mod mesh;
 pub mod register;
-
 pub mod render;
 
 pub use authority::Authority;
@@ -24,5 +25,4 @@ pub use dialling::Dialling;
 pub use door::Door;
 pub use kubeconfig::{Credential, RefusedKubeconfig};
 pub use mesh::{MemberDoor, MeshWorld, MeshWorldConfig};
-
 pub use render::{Charts, Helm};

@@ -31,6 +31,7 @@ mod proxies;
 mod records;
 mod single;
 mod survey;
+mod tokens;
 mod values;
 
 pub(crate) use bundle::OWNER_LABEL;
@@ -51,6 +52,8 @@ pub struct MemberDoor {
     pub door: Door,
     /// Its address and authority, for the control planes' own access.
     pub credential: Credential,
+    /// Which credential of ours that is, from 1.
+    pub serial: i64,
 }
 
 /// Everything that a mesh's world is made of.
@@ -70,6 +73,8 @@ pub struct MeshWorldConfig {
     pub helm: Helm,
     /// Replicas of each control plane.
     pub replicas: u32,
+    /// How long the tokens that control planes read members with live.
+    pub life: Duration,
 }
 
 /// One mesh's clusters.
@@ -178,7 +183,6 @@ fn text<'v>(value: &'v Value, pointer: &str) -> Option<&'v str> {
     value.pointer(pointer).and_then(Value::as_str)
 }
 
-/// Number at a JSON pointer; absent counts as zero, as Kubernetes writes it.
 /// The names of objects.
 fn names(objects: &[Value]) -> Vec<String> {
     objects.iter().filter_map(|object| text(object, "/metadata/name").map(str::to_owned)).collect()
@@ -191,6 +195,7 @@ fn selector(labels: &[(&str, &str)]) -> String {
     format!("labelSelector={}", terms.join(","))
 }
 
+/// Number at a JSON pointer; absent counts as zero, as Kubernetes writes it.
 fn number(value: &Value, pointer: &str) -> i64 {
     value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
 }

@@ -1,80 +1,137 @@
-//! The first contact with a cluster: it answers, it is new enough, no other Istio is in it, we may do what we need; then
-//! an account of our own replaces the submitted credential for good.
+//! Contact with a cluster as a whole. The first time: it answers, it is new enough, no other Istio is in it, we may do what we
+//! need, and an account of our own replaces the submitted credential. Later: that account's next credential.
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 use model::operation::Problem;
 use rollout::ports::WorldError;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::account::{self, ACCOUNT, NAMESPACE};
 use crate::dialling::Dialling;
 use crate::door::Door;
 use crate::kubeconfig::{Credential, Identity};
-use crate::mesh::{GROUPS, OWNER_LABEL, injects_sidecars};
+use crate::mesh::{OWNER_LABEL, injects_sidecars};
 
-/// Where our account lives in a user's cluster.
-const NAMESPACE: &str = "meshwright-system";
-const ACCOUNT: &str = "meshwright";
-const TOKEN: &str = "meshwright-token";
 /// The oldest Kubernetes minor that any release in the catalogue runs on.
 const OLDEST_MINOR: u32 = 29;
-/// How long the token controller may take.
-const TOKEN_LIMIT: Duration = Duration::from_secs(20);
 
 /// A cluster that can be used, with the credential to use it by.
 #[derive(Debug)]
 pub struct Connected {
     /// Kubernetes' version as the cluster says it.
     pub kubernetes_version: String,
+    /// The identity of its kube-system namespace, which no other cluster has.
+    pub uid: String,
     /// Our own account's credential.
     pub credential: Credential,
+    /// When that was issued.
+    pub issued_at: Timestamp,
+    /// When that ends.
+    pub expires_at: Timestamp,
 }
 
-/// What the worker's account may do in a user's cluster; nothing else is ever called.
-fn rules() -> Value {
-    let all = ["get", "list", "watch", "create", "update", "patch", "delete"];
-    let read = ["get", "list", "watch"];
-    json!([
-        { "apiGroups": [""], "resources": ["namespaces", "configmaps", "secrets", "services", "endpoints", "serviceaccounts"], "verbs": all },
-        { "apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "create"] },
-        { "apiGroups": ["apps"], "resources": ["deployments", "statefulsets", "daemonsets"], "verbs": ["get", "list", "watch", "patch"] },
-        { "apiGroups": ["admissionregistration.k8s.io"], "resources": ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"], "verbs": all },
-        { "apiGroups": ["apiextensions.k8s.io"], "resources": ["customresourcedefinitions"], "verbs": all },
-        { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "delete"] },
-        // The control planes' own roles are made by us and are wider than this account: that takes these two verbs.
-        { "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings", "clusterroles", "clusterrolebindings"],
-          "verbs": ["get", "list", "watch", "create", "update", "patch", "delete", "bind", "escalate"] },
-        { "apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": read },
-        { "apiGroups": GROUPS, "resources": ["*"], "verbs": read },
-    ])
+/// What is known of a cluster before it is connected to.
+#[derive(Debug, Clone)]
+pub struct Wanted<'a> {
+    /// Its name, for messages.
+    pub name: &'a str,
+    /// Which credential of ours is to be made, from 1.
+    pub serial: i64,
+    /// How long that is to live; a cluster may allow less.
+    pub life: Duration,
+    /// Its identity, when it was connected to before.
+    pub uid: Option<&'a str>,
+    /// When this is.
+    pub now: Timestamp,
 }
 
 /// What the submitted credential must be allowed to do, so that our account can be made.
-const NEEDED: [(&str, &str, &str); 5] = [
+const NEEDED: [(&str, &str, &str); 6] = [
     ("create", "", "namespaces"),
     ("create", "", "serviceaccounts"),
+    ("create", "", "serviceaccounts/token"),
     ("create", "", "secrets"),
     ("create", "rbac.authorization.k8s.io", "clusterroles"),
     ("create", "rbac.authorization.k8s.io", "clusterrolebindings"),
 ];
 
-/// Registers a cluster. Safe to repeat: everything is applied.
+/// Connects by a credential that somebody submitted, and makes an account of ours. Safe to repeat: everything is applied.
 ///
 /// # Errors
 /// Why the cluster cannot be used, and what to do.
-pub async fn register(name: &str, submitted: &Credential, dialling: &Dialling) -> Result<Connected, Problem> {
-    let door = Door::open(name, submitted, dialling).await.map_err(|error| explain(&error))?;
+pub async fn register(wanted: &Wanted<'_>, submitted: &Credential, dialling: &Dialling) -> Result<Connected, Problem> {
+    let door = Door::open(wanted.name, submitted, dialling).await.map_err(|error| explain(&error))?;
     let kubernetes_version = version(&door).await?;
+    let uid = identity(&door, wanted).await?;
     no_foreign_istio(&door).await?;
     allowed(&door).await?;
-    make_account(&door).await.map_err(|error| explain(&error))?;
-    let token = token(&door).await?;
-    let credential = Credential::new(&submitted.server, submitted.authority.clone(), Identity::Token(token.into()));
+    next_credential(&door, wanted, submitted, dialling, (kubernetes_version, uid)).await
+}
+
+/// Makes the account's next credential by its present one. Safe to repeat.
+///
+/// # Errors
+/// Why there is none, and what to do.
+pub async fn renew(wanted: &Wanted<'_>, present: &Credential, dialling: &Dialling) -> Result<Connected, Problem> {
+    let door = Door::open(wanted.name, present, dialling).await.map_err(|error| explain(&error))?;
+    let kubernetes_version = version(&door).await?;
+    let uid = identity(&door, wanted).await?;
+    next_credential(&door, wanted, present, dialling, (kubernetes_version, uid)).await
+}
+
+/// What a cluster says of itself to a credential that is good.
+///
+/// # Errors
+/// It does not answer, or does not let us in.
+pub async fn version(door: &Door) -> Result<String, Problem> {
+    let version = door.get("/version").await.map_err(|error| explain(&error))?.unwrap_or_default();
+    let part =
+        |key: &str| version[key].as_str().and_then(|text| text.trim_end_matches('+').parse::<u32>().ok()).unwrap_or(0);
+    let text = version["gitVersion"].as_str().unwrap_or_default().to_owned();
+    if part("major") != 1 || part("minor") < OLDEST_MINOR {
+        let message = format!("{} runs Kubernetes {text}; 1.{OLDEST_MINOR} or newer is needed.", door.place());
+        return Err(Problem::new("kubernetes_too_old", message, "Upgrade the cluster, then register it again."));
+    }
+    Ok(text)
+}
+
+async fn next_credential(
+    door: &Door,
+    wanted: &Wanted<'_>,
+    by: &Credential,
+    dialling: &Dialling,
+    (kubernetes_version, uid): (String, String),
+) -> Result<Connected, Problem> {
+    let minted = async {
+        account::make(door).await?;
+        account::put_anchor(door, NAMESPACE, wanted.serial).await?;
+        account::mint(door, NAMESPACE, ACCOUNT, wanted.life, None).await
+    };
+    let (_, minted) = minted.await.map_err(|error| explain(&error))?;
+    let credential = Credential::new(&by.server, by.authority.clone(), Identity::Token(minted.token.into()));
     let credential = credential
         .map_err(|refused| Problem::new("credential_refused", refused.to_string(), "Submit the kubeconfig again."))?;
-    Ok(Connected { kubernetes_version, credential })
+    let issued =
+        Connected { kubernetes_version, uid, credential, issued_at: wanted.now, expires_at: minted.expires_at };
+    // Proved before it replaces the one that works.
+    let proved = Door::open(wanted.name, &issued.credential, dialling).await.map_err(|error| explain(&error))?;
+    identity(&proved, wanted).await?;
+    Ok(issued)
+}
+
+/// The cluster's identity; another one than was known is refused.
+async fn identity(door: &Door, wanted: &Wanted<'_>) -> Result<String, Problem> {
+    let found = door.get("/api/v1/namespaces/kube-system").await.map_err(|error| explain(&error))?;
+    let found = found.as_ref().and_then(|namespace| namespace.pointer("/metadata/uid")?.as_str()).unwrap_or_default();
+    if wanted.uid.is_some_and(|known| known != found) {
+        let message = format!("The credential leads to another cluster than {}.", wanted.name);
+        let hint =
+            "Submit a kubeconfig of the cluster that was registered, or register the other one under its own name.";
+        return Err(Problem::new("another_cluster", message, hint));
+    }
+    Ok(found.to_owned())
 }
 
 /// A failed call in words for the user.
@@ -104,18 +161,6 @@ fn hint(code: &str) -> &'static str {
         "address_refused" => "Register the cluster by a public address, or ask the operator to allow its network.",
         _ => "Put right what it complains about, and try again.",
     }
-}
-
-async fn version(door: &Door) -> Result<String, Problem> {
-    let version = door.get("/version").await.map_err(|error| explain(&error))?.unwrap_or_default();
-    let part =
-        |key: &str| version[key].as_str().and_then(|text| text.trim_end_matches('+').parse::<u32>().ok()).unwrap_or(0);
-    let text = version["gitVersion"].as_str().unwrap_or_default().to_owned();
-    if part("major") != 1 || part("minor") < OLDEST_MINOR {
-        let message = format!("{} runs Kubernetes {text}; 1.{OLDEST_MINOR} or newer is needed.", door.place());
-        return Err(Problem::new("kubernetes_too_old", message, "Upgrade the cluster, then register it again."));
-    }
-    Ok(text)
 }
 
 async fn no_foreign_istio(door: &Door) -> Result<(), Problem> {
@@ -153,45 +198,4 @@ async fn allowed(door: &Door) -> Result<(), Problem> {
     }
     let message = format!("The credential may not: {}.", missing.join(", "));
     Err(Problem::new("permission_missing", message, hint("permission_missing")))
-}
-
-async fn make_account(door: &Door) -> Result<(), WorldError> {
-    let labels = json!({ "app.kubernetes.io/managed-by": "meshwright" });
-    let named = |kind: &str, api: &str, name: &str| json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name, "labels": labels } });
-    let rbac = "rbac.authorization.k8s.io/v1";
-    let mut secret = named("Secret", "v1", TOKEN);
-    secret["type"] = "kubernetes.io/service-account-token".into();
-    secret["metadata"]["annotations"] = json!({ "kubernetes.io/service-account.name": ACCOUNT });
-    let mut role = named("ClusterRole", rbac, ACCOUNT);
-    role["rules"] = rules();
-    let mut binding = named("ClusterRoleBinding", rbac, ACCOUNT);
-    binding["roleRef"] = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": ACCOUNT });
-    binding["subjects"] = json!([{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE }]);
-    let here = format!("/api/v1/namespaces/{NAMESPACE}");
-    door.apply(&here, &named("Namespace", "v1", NAMESPACE), None).await?;
-    door.apply(&format!("{here}/serviceaccounts/{ACCOUNT}"), &named("ServiceAccount", "v1", ACCOUNT), None).await?;
-    door.apply(&format!("/apis/{rbac}/clusterroles/{ACCOUNT}"), &role, None).await?;
-    door.apply(&format!("/apis/{rbac}/clusterrolebindings/{ACCOUNT}"), &binding, None).await?;
-    door.apply(&format!("{here}/secrets/{TOKEN}"), &secret, None).await.map(|_| ())
-}
-
-/// Kubernetes fills the secret a moment after it was made.
-async fn token(door: &Door) -> Result<String, Problem> {
-    let path = format!("/api/v1/namespaces/{NAMESPACE}/secrets/{TOKEN}");
-    let filled = async {
-        loop {
-            let secret = door.get(&path).await.map_err(|error| explain(&error))?.unwrap_or_default();
-            let token = secret["data"]["token"]
-                .as_str()
-                .and_then(|token| STANDARD.decode(token).ok())
-                .and_then(|token| String::from_utf8(token).ok());
-            if let Some(token) = token {
-                return Ok(token);
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    };
-    let hint = "Check that the cluster's controller manager runs, and try again.";
-    let late = |_| Problem::new("no_token", "The cluster did not issue a token for our account.", hint);
-    tokio::time::timeout(TOKEN_LIMIT, filled).await.map_err(late)?
 }

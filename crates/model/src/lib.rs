@@ -6,6 +6,7 @@
 pub mod access;
 pub mod audit;
 pub mod clock;
+pub mod credential;
 pub mod ids;
 pub mod injection;
 pub mod label;

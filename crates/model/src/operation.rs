@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub enum OperationKind {
     /// Connects to a cluster for the first time and makes our accounts in it.
     RegisterCluster,
+    /// Replaces the credential that we hold of a cluster, with an overlap.
+    RenewCredential,
     /// Brings a mesh up in its member clusters.
     CreateMesh,
     /// Takes a mesh down.
@@ -37,8 +39,9 @@ pub enum OperationKind {
 
 impl OperationKind {
     /// Every kind there is.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::RegisterCluster,
+        Self::RenewCredential,
         Self::CreateMesh,
         Self::DeleteMesh,
         Self::Restart,
@@ -57,6 +60,7 @@ impl OperationKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::RegisterCluster => "register_cluster",
+            Self::RenewCredential => "renew_credential",
             Self::CreateMesh => "create_mesh",
             Self::DeleteMesh => "delete_mesh",
             Self::Restart => "restart",

@@ -199,6 +199,12 @@ pub(crate) struct Clusters {
     /// Seconds between two observations of a mesh.
     #[arg(long, env = "MESHWRIGHT_OBSERVE_SECONDS", default_value_t = 10)]
     pub(crate) observe_seconds: u64,
+    /// Seconds between two looks after a cluster that answers.
+    #[arg(long, env = "MESHWRIGHT_CLUSTER_SECONDS", default_value_t = 60)]
+    pub(crate) cluster_seconds: u64,
+    /// Days that a credential of ours in a cluster lives; it is renewed after a third of them. The cluster may allow less.
+    #[arg(long, env = "MESHWRIGHT_CREDENTIAL_DAYS", default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..=3650))]
+    pub(crate) credential_days: u64,
 }
 
 impl Clusters {

@@ -122,6 +122,7 @@ pub(crate) fn engine(store: Store, clusters: &Clusters) -> Result<Engine, Failur
         lease: clusters.lease(),
         patience,
         observe: Duration::from_secs(clusters.observe_seconds),
+        tend: Duration::from_secs(clusters.cluster_seconds),
         ..Settings::default()
     };
     Ok(Engine::new(store, Arc::new(worlds), Arc::new(SystemClock), settings))

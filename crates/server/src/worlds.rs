@@ -2,19 +2,23 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use cluster::register::{Wanted, explain, register, renew};
 use cluster::{Authority, Charts, Credential, Dialling, Door, Helm, MemberDoor, MeshWorld, MeshWorldConfig};
+use model::clock::SystemClock;
 use model::ids::{ClusterId, MeshId, TenantId};
 use model::operation::Problem;
 use model::release::Release;
 use model::upgrade::LabelPolicy;
 use model::version::Version;
+use model::{Clock, Name};
 use rollout::plan::{Layout, Line};
 use rollout::ports::World;
-use store::{Mesh, Store, StoreError};
+use store::{Cluster, Issued, Mesh, MeshState, Store, StoreError, Tended};
 use tokio::sync::Mutex;
-use worker::{Registered, Worlds};
+use worker::Worlds;
 
 use crate::Failure;
 use crate::options::Clusters;
@@ -29,6 +33,8 @@ pub(crate) struct RealWorlds {
     dialling: Dialling,
     replicas: u32,
     width: usize,
+    life: Duration,
+    clock: Arc<dyn Clock>,
     doors: Mutex<Doors>,
 }
 
@@ -58,6 +64,8 @@ impl RealWorlds {
             dialling: Dialling { allowed, caller: clusters.owner() },
             replicas: clusters.replicas,
             width: clusters.width,
+            life: Duration::from_hours(24 * clusters.credential_days),
+            clock: Arc::new(SystemClock),
             doors: Mutex::default(),
         })
     }
@@ -68,8 +76,7 @@ impl RealWorlds {
         if let Some(door) = self.doors.lock().await.get(&key) {
             return Ok((door.clone(), credential));
         }
-        let door =
-            Door::open(place, &credential, &self.dialling).await.map_err(|error| cluster::register::explain(&error))?;
+        let door = Door::open(place, &credential, &self.dialling).await.map_err(|error| explain(&error))?;
         self.doors.lock().await.insert(key, door.clone());
         Ok((door, credential))
     }
@@ -84,28 +91,33 @@ impl RealWorlds {
     async fn members(&self, tenant: TenantId, mesh: &Mesh) -> Result<Vec<MemberDoor>, Problem> {
         let mut members = Vec::with_capacity(mesh.members.len());
         for member in &mesh.members {
-            let stored =
-                self.store.begin(tenant).await.map_err(lost)?.cluster_kubeconfig(member.cluster).await.map_err(lost)?;
-            let (door, credential) = self.door(&member.name, &stored).await?;
-            let name = member.name.parse().map_err(|_| damaged("A member's name"))?;
-            members.push(MemberDoor { name, door, credential });
+            members.push(self.member(tenant, member.cluster).await?.1);
         }
         Ok(members)
     }
-}
 
-fn line(revision: &store::Revision, releases: &[(Release, Charts)]) -> Result<Line, Problem> {
-    let release = releases.iter().map(|(release, _)| release).find(|release| release.version == revision.version);
-    let release = release.ok_or_else(|| {
-        Problem::new("release_missing", "A release of the mesh is not in the catalogue.", "Import it again.")
-    })?;
-    let image = format!("{}/proxyv2:{}", release.hub, release.tag);
-    Ok(Line { revision: revision.name.clone(), release: revision.version.clone(), image })
-}
+    /// A cluster with the way into it.
+    async fn member(&self, tenant: TenantId, id: ClusterId) -> Result<(Cluster, MemberDoor), Problem> {
+        let mut tx = self.store.begin(tenant).await.map_err(lost)?;
+        let cluster = tx.cluster(id).await.map_err(lost)?;
+        let stored = tx.cluster_kubeconfig(id).await.map_err(lost)?;
+        drop(tx);
+        let (door, credential) = self.door(&cluster.name, &stored).await?;
+        let name: Name = cluster.name.parse().map_err(|_| damaged("A member's name"))?;
+        let serial = cluster.life.map_or(0, |life| life.serial);
+        Ok((cluster, MemberDoor { name, door, credential, serial }))
+    }
 
-#[async_trait]
-impl Worlds for RealWorlds {
-    async fn open(&self, tenant: TenantId, mesh: MeshId) -> Result<(Arc<dyn World>, Layout), Problem> {
+    /// The mesh that a cluster serves in.
+    async fn mesh_of(&self, tenant: TenantId, cluster: ClusterId) -> Result<Option<Mesh>, Problem> {
+        let mut tx = self.store.begin(tenant).await.map_err(lost)?;
+        match tx.mesh_of(cluster).await.map_err(lost)? {
+            Some(mesh) => tx.mesh(mesh).await.map(Some).map_err(lost),
+            None => Ok(None),
+        }
+    }
+
+    async fn world(&self, tenant: TenantId, mesh: MeshId) -> Result<(MeshWorld, Layout), Problem> {
         let mut tx = self.store.begin(tenant).await.map_err(lost)?;
         let mesh = tx.mesh(mesh).await.map_err(lost)?;
         let authority = tx.mesh_authority(mesh.id).await.map_err(lost)?;
@@ -135,17 +147,75 @@ impl Worlds for RealWorlds {
             releases,
             helm: self.helm.clone(),
             replicas: self.replicas,
+            life: self.life,
         };
-        Ok((Arc::new(MeshWorld::new(config)), layout))
+        Ok((MeshWorld::new(config), layout))
+    }
+}
+
+fn line(revision: &store::Revision, releases: &[(Release, Charts)]) -> Result<Line, Problem> {
+    let release = releases.iter().map(|(release, _)| release).find(|release| release.version == revision.version);
+    let release = release.ok_or_else(|| {
+        Problem::new("release_missing", "A release of the mesh is not in the catalogue.", "Import it again.")
+    })?;
+    let image = format!("{}/proxyv2:{}", release.hub, release.tag);
+    Ok(Line { revision: revision.name.clone(), release: revision.version.clone(), image })
+}
+
+#[async_trait]
+impl Worlds for RealWorlds {
+    async fn open(&self, tenant: TenantId, mesh: MeshId) -> Result<(Arc<dyn World>, Layout), Problem> {
+        let (world, layout) = self.world(tenant, mesh).await?;
+        Ok((Arc::new(world), layout))
     }
 
-    async fn register(&self, tenant: TenantId, id: ClusterId) -> Result<Registered, Problem> {
+    async fn connect(&self, tenant: TenantId, id: ClusterId) -> Result<Issued, Problem> {
         let mut tx = self.store.begin(tenant).await.map_err(lost)?;
-        let name = tx.cluster(id).await.map_err(lost)?.name;
-        let stored = tx.cluster_kubeconfig(id).await.map_err(lost)?;
+        let cluster = tx.cluster(id).await.map_err(lost)?;
+        let submitted = tx.submitted_kubeconfig(id).await.map_err(lost)?;
+        let present = tx.cluster_kubeconfig(id).await.map_err(lost)?;
         drop(tx);
-        let submitted = Credential::open(&stored).map_err(|_| damaged("The submitted kubeconfig"))?;
-        let connected = cluster::register::register(&name, &submitted, &self.dialling).await?;
-        Ok(Registered { kubernetes_version: connected.kubernetes_version, kubeconfig: connected.credential.stored() })
+        let wanted = Wanted {
+            name: &cluster.name,
+            serial: cluster.life.map_or(1, |life| life.serial + 1),
+            life: self.life,
+            uid: cluster.uid.as_deref(),
+            now: self.clock.now(),
+        };
+        let connected = if let Some(submitted) = submitted {
+            let submitted = Credential::open(&submitted).map_err(|_| damaged("The submitted kubeconfig"))?;
+            register(&wanted, &submitted, &self.dialling).await?
+        } else {
+            let present = Credential::open(&present).map_err(|_| damaged("A stored credential"))?;
+            renew(&wanted, &present, &self.dialling).await?
+        };
+        Ok(Issued {
+            uid: connected.uid,
+            kubernetes_version: connected.kubernetes_version,
+            kubeconfig: connected.credential.stored(),
+            issued_at: connected.issued_at,
+            expires_at: connected.expires_at,
+        })
+    }
+
+    async fn tend(&self, tenant: TenantId, id: ClusterId) -> Result<Tended, Problem> {
+        let (cluster, member) = self.member(tenant, id).await?;
+        let renewed = cluster.life.and_then(|life| life.previous_until);
+        let over = renewed.is_some_and(|until| until <= self.clock.now());
+        let mesh = if renewed.is_some() { self.mesh_of(tenant, id).await? } else { None };
+        let Some(mesh) = mesh else {
+            let (kubernetes_version, settled) = member.tend(over).await?;
+            return Ok(Tended { kubernetes_version, settled });
+        };
+        let (kubernetes_version, _) = member.tend(false).await?;
+        // One that is coming up or going away is left to its own operation.
+        if mesh.state != MeshState::Ready {
+            return Ok(Tended { kubernetes_version, settled: false });
+        }
+        let (world, _) = self.world(tenant, mesh.id).await?;
+        let renewed = world.renew_tokens(&member.name).await.map_err(|error| explain(&error))?;
+        // Old tokens go only after a round in which nobody had one any more: whoever wrote one in between is seen here.
+        let settled = over && renewed && world.retire_tokens(&member.name).await.map_err(|error| explain(&error))?;
+        Ok(Tended { kubernetes_version, settled })
     }
 }

@@ -2,11 +2,12 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
+use model::credential::Life;
 use model::ids::ClusterId;
 use model::operation::Problem;
 use uuid::Uuid;
 
-use crate::error::{fits, json};
+use crate::error::fits;
 use crate::labels::{Columns, Narrow};
 use crate::meshes::Written;
 use crate::{Page, Reach, StoreError, Tx, exactly_one};
@@ -18,6 +19,8 @@ pub enum ClusterState {
     Registering,
     /// It answered, and our accounts are in it.
     Ready,
+    /// Our accounts are in it, but it does not answer or does not let us in now.
+    Unreachable(Problem),
     /// It cannot be used.
     Refused(Problem),
 }
@@ -52,6 +55,10 @@ pub struct Cluster {
     pub server: String,
     /// Where it stands.
     pub state: ClusterState,
+    /// Its identity: that of its kube-system namespace.
+    pub uid: Option<String>,
+    /// The credential of our own that we hold of it.
+    pub life: Option<Life>,
     /// Kubernetes' version as the cluster says it.
     pub kubernetes_version: Option<String>,
     /// When it was registered.
@@ -128,7 +135,8 @@ impl Tx<'_> {
     async fn read_clusters(&mut self, ids: &[Uuid]) -> Result<Vec<Cluster>, StoreError> {
         let mut labels = self.labels(ids).await?;
         let rows = sqlx::query!(
-            "SELECT cluster_id, name, display_name, generation, server, state, kubernetes_version, problem, created_at, observed_at
+            "SELECT cluster_id, name, display_name, generation, server, state, kubernetes_version, problem, created_at, observed_at,
+                 uid, serial, issued_at, expires_at, previous_until
              FROM clusters WHERE tenant_id = $1 AND cluster_id = ANY($2) ORDER BY cluster_id",
             self.tenant.0,
             ids
@@ -139,12 +147,19 @@ impl Tx<'_> {
             let id = ClusterId(row.cluster_id);
             let state = match (row.state.as_str(), row.problem) {
                 ("registering", _) => ClusterState::Registering,
-                ("ready", _) => ClusterState::Ready,
+                ("ready", None) => ClusterState::Ready,
+                ("ready", Some(problem)) => {
+                    ClusterState::Unreachable(fits(serde_json::from_value(problem), "clusters", "problem", id)?)
+                }
                 ("refused", Some(problem)) => {
                     ClusterState::Refused(fits(serde_json::from_value(problem), "clusters", "problem", id)?)
                 }
                 _ => return Err(StoreError::Corrupt { table: "clusters", column: "state", row: id.to_string() }),
             };
+            let times = row.issued_at.zip(row.expires_at).map(|(from, to)| (from.to_jiff(), to.to_jiff()));
+            let previous_until = row.previous_until.map(jiff_sqlx::Timestamp::to_jiff);
+            let life =
+                times.map(|(issued_at, expires_at)| Life { serial: row.serial, issued_at, expires_at, previous_until });
             Ok(Cluster {
                 id,
                 name: row.name,
@@ -152,6 +167,8 @@ impl Tx<'_> {
                 generation: row.generation,
                 server: row.server,
                 state,
+                uid: row.uid,
+                life,
                 kubernetes_version: row.kubernetes_version,
                 created_at: row.created_at.to_jiff(),
                 observed_at: row.observed_at.map(jiff_sqlx::Timestamp::to_jiff),
@@ -174,41 +191,6 @@ impl Tx<'_> {
         .await?
         .ok_or(StoreError::NotFound { what: "cluster" })?;
         self.open(&place(id), &sealed).await
-    }
-
-    /// Records what registration found. A new credential of our own replaces the submitted one for good.
-    ///
-    /// # Errors
-    /// There is no such cluster.
-    pub async fn settle_cluster(
-        &mut self,
-        id: ClusterId,
-        state: &ClusterState,
-        version: Option<&str>,
-        kubeconfig: Option<&[u8]>,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let (text, problem) = match state {
-            ClusterState::Registering => ("registering", None),
-            ClusterState::Ready => ("ready", None),
-            ClusterState::Refused(problem) => ("refused", Some(json(problem))),
-        };
-        let sealed = kubeconfig.map(|text| self.seal(&place(id), text)).transpose()?;
-        let done = sqlx::query!(
-            "UPDATE clusters SET state = $3, problem = $4, kubernetes_version = coalesce($5, kubernetes_version),
-                 kubeconfig = coalesce($6, kubeconfig), observed_at = $7
-             WHERE tenant_id = $1 AND cluster_id = $2",
-            self.tenant.0,
-            id.0,
-            text,
-            problem,
-            version,
-            sealed,
-            now.to_sqlx() as _
-        )
-        .execute(&mut *self.inner)
-        .await?;
-        exactly_one(done.rows_affected(), StoreError::NotFound { what: "cluster" })
     }
 
     /// Changes what users write on a cluster, for somebody who looked at this generation of it.
@@ -239,6 +221,9 @@ impl Tx<'_> {
             .execute(&mut *self.inner)
             .await?;
         exactly_one(done.rows_affected(), StoreError::NotFound { what: "cluster" })?;
+        sqlx::query!("DELETE FROM cluster_probes WHERE cluster_id = $1 AND tenant_id = $2", id.0, self.tenant.0)
+            .execute(&mut *self.inner)
+            .await?;
         self.set_labels(id.0, &model::label::Labels::new()).await
     }
 }

@@ -13,7 +13,7 @@ use jiff_sqlx::ToSqlx;
 use model::ids::{ClusterId, MeshId, TenantId};
 
 use crate::vault::{fill, open, seal};
-use crate::{Store, StoreError, Tx, clusters, exactly_one, meshes};
+use crate::{Store, StoreError, Tx, clusters, credentials, exactly_one, meshes};
 
 pub use crate::master::{Key, KeyWrapper, MasterKeys, WrapError};
 
@@ -159,7 +159,7 @@ impl Tx<'_> {
     /// Seals every value of this tenant that is kept for good with the newest key.
     async fn reseal(&mut self, legacy: bool) -> Result<(), StoreError> {
         let clusters = sqlx::query!(
-            "SELECT cluster_id, kubeconfig FROM clusters WHERE tenant_id = $1 ORDER BY cluster_id FOR UPDATE",
+            "SELECT cluster_id, kubeconfig, submitted FROM clusters WHERE tenant_id = $1 ORDER BY cluster_id FOR UPDATE",
             self.tenant.0
         )
         .fetch_all(&mut *self.inner)
@@ -168,11 +168,20 @@ impl Tx<'_> {
             let place = clusters::place(ClusterId(row.cluster_id));
             let opened = self.open_old(legacy, &place, &row.kubeconfig).await?;
             let sealed = self.seal(&place, &opened)?;
+            let place = credentials::submitted(ClusterId(row.cluster_id));
+            let submitted = match row.submitted {
+                Some(submitted) => {
+                    let opened = self.open_old(legacy, &place, &submitted).await?;
+                    Some(self.seal(&place, &opened)?)
+                }
+                None => None,
+            };
             sqlx::query!(
-                "UPDATE clusters SET kubeconfig = $3 WHERE tenant_id = $1 AND cluster_id = $2",
+                "UPDATE clusters SET kubeconfig = $3, submitted = $4 WHERE tenant_id = $1 AND cluster_id = $2",
                 self.tenant.0,
                 row.cluster_id,
-                sealed
+                sealed,
+                submitted
             )
             .execute(&mut *self.inner)
             .await?;

@@ -15,6 +15,7 @@ use sqlx::{PgPool, Postgres, Transaction};
 mod audit;
 mod catalogue;
 mod clusters;
+mod credentials;
 pub mod envelope;
 mod error;
 mod events;
@@ -35,6 +36,7 @@ mod vault;
 
 pub use catalogue::{Hosting, StoredRelease};
 pub use clusters::{Cluster, ClusterState, NewCluster};
+pub use credentials::{Issued, Probe, Tended};
 pub use error::StoreError;
 pub use events::{Event, KEPT as EVENTS_KEPT, NewEvent};
 pub use idempotency::{Answer, Earlier, RequestKey};

@@ -18,11 +18,12 @@ use rollout::plan::{Layout, Line};
 use rollout::ports::World;
 use serde_json::Value;
 use store::{
-    ClusterState, Hosting, NewCluster, NewMesh, NewOperation, NewUpgrade, Operation, Page, Store, StoredRelease,
+    Hosting, Issued, NewCluster, NewMesh, NewOperation, NewUpgrade, Operation, Page, Store, StoredRelease, Tended,
     Upgrade, Written,
 };
-use worker::{Engine, Registered, Settings, Worlds};
+use worker::{Engine, Settings, Worlds};
 
+use crate::credentials::{Credentials, KUBERNETES, issued};
 use crate::relay::Relay;
 use crate::world::image;
 use crate::{FakeWorld, ManualClock, TestDb};
@@ -43,6 +44,8 @@ pub struct Fleet {
     pub labels: LabelPolicy,
     /// While true, the database fails whoever opens the mesh.
     pub unreadable: Arc<AtomicBool>,
+    /// How its clusters treat our credentials.
+    pub credentials: Credentials,
 }
 
 /// Reads layouts as the server does, and opens the imagined clusters.
@@ -52,6 +55,8 @@ struct FakeWorlds {
     world: FakeWorld,
     width: usize,
     unreadable: Arc<AtomicBool>,
+    credentials: Credentials,
+    clock: Arc<ManualClock>,
 }
 
 #[async_trait]
@@ -79,8 +84,18 @@ impl Worlds for FakeWorlds {
         Ok((Arc::new(self.world.clone()), layout))
     }
 
-    async fn register(&self, _tenant: TenantId, _cluster: ClusterId) -> Result<Registered, Problem> {
-        Ok(Registered { kubernetes_version: "v1.33.13".into(), kubeconfig: b"ours".to_vec() })
+    async fn connect(&self, _tenant: TenantId, _cluster: ClusterId) -> Result<Issued, Problem> {
+        match self.credentials.connect() {
+            Some(problem) => Err(problem),
+            None => Ok(issued(self.clock.now())),
+        }
+    }
+
+    async fn tend(&self, _tenant: TenantId, _cluster: ClusterId) -> Result<Tended, Problem> {
+        match self.credentials.look() {
+            Some(problem) => Err(problem),
+            None => Ok(Tended { kubernetes_version: KUBERNETES.into(), settled: true }),
+        }
     }
 }
 
@@ -150,7 +165,7 @@ impl Fleet {
                 written: Written::default(),
             };
             tx.create_cluster(&cluster, now).await.expect("a cluster");
-            tx.settle_cluster(id, &ClusterState::Ready, Some("v1.33.13"), None, now).await.expect("a settled cluster");
+            tx.renewed_credential(id, &issued(now), Duration::ZERO, now).await.expect("a ready cluster");
             members.push(id);
         }
         let version = "1.25.1.1".parse().expect("a version");
@@ -168,7 +183,8 @@ impl Fleet {
         tx.create_mesh(&new, now).await.expect("a mesh");
         tx.commit().await.expect("a commit");
         let (world, unreadable) = (FakeWorld::new(&["c1", "c2"]), Arc::default());
-        let fleet = Self { db, world, clock, mesh, width: 2, labels: LabelPolicy::Relabel, unreadable };
+        let credentials = Credentials::default();
+        let fleet = Self { db, world, clock, mesh, width: 2, labels: LabelPolicy::Relabel, unreadable, credentials };
         fleet.begin(OperationKind::CreateMesh, Value::Null).await;
         fleet.run().await;
         for (namespace, label) in [
@@ -201,7 +217,8 @@ impl Fleet {
 
     fn worker_on(&self, store: Store, owner: &str, lease: Duration) -> Engine {
         let (world, unreadable) = (self.world.clone(), self.unreadable.clone());
-        let worlds = FakeWorlds { store: store.clone(), world, width: self.width, unreadable };
+        let (credentials, clock) = (self.credentials.clone(), self.clock.clone());
+        let worlds = FakeWorlds { store: store.clone(), world, width: self.width, unreadable, credentials, clock };
         let settings = Settings {
             owner: owner.into(),
             lease,

@@ -1,12 +1,14 @@
 //! Development only: a throw-away database, a world of imagined clusters with faults, a clock that is told the time.
 
 pub mod clock;
+pub mod credentials;
 pub mod db;
 pub mod fleet;
 pub mod relay;
 pub mod world;
 
 pub use clock::ManualClock;
+pub use credentials::Credentials;
 pub use db::{HINTS, TestDb};
 pub use fleet::Fleet;
 pub use world::FakeWorld;

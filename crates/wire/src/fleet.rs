@@ -61,6 +61,43 @@ pub struct ChangeCluster {
     pub labels: Option<BTreeMap<String, String>>,
 }
 
+/// A renewal of the credential that we hold of a cluster.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RenewCredential {
+    /// An administrator's kubeconfig of the same cluster, where the present credential is not good any more. It is discarded
+    /// afterwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(write_only)]
+    pub kubeconfig: Option<String>,
+    /// For how many seconds the former credential stays good. With 0 control planes may be without a way into the cluster for
+    /// two minutes.
+    #[serde(default = "crate::keys::hour", deserialize_with = "crate::whole::number")]
+    #[schema(default = 3600, maximum = 86_400)]
+    pub overlap_seconds: u32,
+}
+
+/// The credential that we hold of a cluster. Renewed after a third of its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HeldCredential {
+    /// Which one it is, from 1.
+    pub serial: i64,
+    /// `valid`, `expires_soon` or `expired`.
+    pub state: String,
+    /// When it was issued.
+    #[schema(value_type = String, format = DateTime)]
+    pub issued_at: Timestamp,
+    /// When it ends by itself.
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Timestamp,
+    /// When it is renewed.
+    #[schema(value_type = String, format = DateTime)]
+    pub renews_at: Timestamp,
+    /// Until when the one before it is good as well.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub previous_until: Option<Timestamp>,
+}
+
 /// A registered cluster.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Cluster {
@@ -72,10 +109,12 @@ pub struct Cluster {
     pub display_name: String,
     /// Labels, for selectors.
     pub labels: BTreeMap<String, String>,
-    /// `registering`, `ready` or `refused`.
+    /// `registering`, `ready`, `unreachable` or `refused`.
     pub state: String,
-    /// Why it was refused.
+    /// Why it was refused, or why it does not answer now.
     pub problem: Option<Trouble>,
+    /// The credential of our own that we hold of it.
+    pub credential: Option<HeldCredential>,
     /// Its API server.
     pub server: String,
     /// Kubernetes' version.

@@ -50,7 +50,7 @@ pub struct RotateApiKey {
     pub overlap_seconds: u32,
 }
 
-fn hour() -> u32 {
+pub(crate) fn hour() -> u32 {
     3600
 }
 

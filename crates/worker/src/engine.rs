@@ -12,6 +12,9 @@ use tokio_util::task::TaskTracker;
 use crate::Worlds;
 use crate::run::Run;
 
+/// The tasks of a worker besides operations: one observes meshes, one looks after clusters.
+const WATCHERS: usize = 2;
+
 /// How a worker behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -27,6 +30,8 @@ pub struct Settings {
     pub patience: Patience,
     /// How often each mesh is observed.
     pub observe: Duration,
+    /// How often each cluster that answers is looked after.
+    pub tend: Duration,
 }
 
 impl Default for Settings {
@@ -38,6 +43,7 @@ impl Default for Settings {
             width: 32,
             patience: Patience::default(),
             observe: Duration::from_secs(10),
+            tend: Duration::from_mins(1),
         }
     }
 }
@@ -72,8 +78,9 @@ impl Engine {
     pub async fn work(&self, stop: CancellationToken) {
         let running = TaskTracker::new();
         running.spawn(self.clone().observe(stop.clone()));
+        running.spawn(self.clone().tend(stop.clone()));
         while !stop.is_cancelled() {
-            if running.len() > self.settings.width {
+            if running.len() >= self.settings.width + WATCHERS {
                 tokio::select! { () = tokio::time::sleep(self.settings.poll) => {}, () = stop.cancelled() => {} }
                 continue;
             }

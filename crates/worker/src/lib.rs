@@ -7,6 +7,7 @@ mod engine;
 mod observe;
 mod planner;
 mod run;
+mod tend;
 
 pub use engine::{Engine, Settings};
 
@@ -15,6 +16,7 @@ use model::ids::{ClusterId, MeshId, TenantId};
 use model::operation::Problem;
 use rollout::plan::Layout;
 use rollout::ports::World;
+use store::{Issued, Tended};
 
 /// The code of a problem that is our own database's: the operation is let go and tried again.
 pub const DATABASE: &str = "database";
@@ -28,18 +30,16 @@ pub trait Worlds: Send + Sync {
     /// A problem for the user: a credential that does not open, a release that is gone.
     async fn open(&self, tenant: TenantId, mesh: MeshId) -> Result<(std::sync::Arc<dyn World>, Layout), Problem>;
 
-    /// Connects to a cluster for the first time, checks it, and makes our accounts in it. Safe to repeat.
+    /// Makes the next credential of our account in a cluster: by what was submitted, else by the present one. Safe to repeat.
     ///
     /// # Errors
     /// Why the cluster cannot be used.
-    async fn register(&self, tenant: TenantId, cluster: ClusterId) -> Result<Registered, Problem>;
-}
+    async fn connect(&self, tenant: TenantId, cluster: ClusterId) -> Result<Issued, Problem>;
 
-/// What a registration found.
-#[derive(Debug, Clone)]
-pub struct Registered {
-    /// Kubernetes' version as the cluster says it.
-    pub kubernetes_version: String,
-    /// A credential of our own, which replaces the submitted one.
-    pub kubeconfig: Vec<u8>,
+    /// Looks after a cluster: it answers, the control planes' own tokens belong to its present credential, and what is older
+    /// is taken away once its time is over. Safe to repeat.
+    ///
+    /// # Errors
+    /// Why it does not answer.
+    async fn tend(&self, tenant: TenantId, cluster: ClusterId) -> Result<Tended, Problem>;
 }

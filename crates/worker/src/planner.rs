@@ -78,7 +78,7 @@ pub(crate) async fn plan(
             let started: Vec<_> = history.into_iter().map(|(_, step, capture)| (step, capture)).collect();
             Ok(rollback::rollback(layout, target(layout)?, &started, &world.survey().await?))
         }
-        Kind::RegisterCluster | Kind::Precheck => Ok(Plan::default()),
+        Kind::RegisterCluster | Kind::RenewCredential | Kind::Precheck => Ok(Plan::default()),
     }
 }
 

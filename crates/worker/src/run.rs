@@ -20,6 +20,7 @@ use crate::Engine;
 mod audited;
 mod begin;
 mod close;
+mod connect;
 
 /// How many clusters' answers one operation waits for at once.
 const CALLS: usize = 16;
@@ -85,14 +86,15 @@ impl<'e> Run<'e> {
     }
 
     pub(crate) async fn drive(&mut self, stop: &CancellationToken) -> Result<(), StoreError> {
-        let planned = !matches!(self.operation.kind, OperationKind::RegisterCluster | OperationKind::Precheck);
-        if planned {
+        use OperationKind::{Precheck, RegisterCluster, RenewCredential};
+        let kind = self.operation.kind;
+        if !matches!(kind, RegisterCluster | RenewCredential | Precheck) {
             return self.run_plan(stop).await;
         }
         if !self.heed_wishes().await? {
             return Ok(());
         }
-        if self.operation.kind == OperationKind::Precheck { self.precheck().await } else { self.register().await }
+        if kind == Precheck { self.precheck().await } else { self.connect().await }
     }
 
     fn now(&self) -> Timestamp {

@@ -12,6 +12,7 @@ use crate::story::{MEMBERS, carries, is_gone, samples, stamps};
 use crate::{Result, judge};
 
 pub(crate) mod access;
+pub(crate) mod credentials;
 pub(crate) mod in_place;
 pub(crate) mod own;
 pub(crate) mod rollback;

@@ -11,12 +11,14 @@ use crate::lab::{Lab, until};
 use crate::{Result, output};
 
 /// What a lab's server is started with: seconds are short, because a lab's proxies do not come and go.
-pub(crate) const SETTINGS: [&str; 16] = [
+pub(crate) const SETTINGS: [&str; 18] = [
     "--allow-network",
     "10.0.0.0/8",
     "--unused-seconds",
     "3",
     "--observe-seconds",
+    "2",
+    "--cluster-seconds",
     "2",
     "--replicas",
     "2",

@@ -200,7 +200,7 @@ fn action(id: &str) -> Action {
         | "getUsage" => Action::Read,
         "listTenants" | "getTenant" => Action::ReadPlatform,
         "createTenant" | "changeTenant" | "deleteTenant" | "changeRelease" => Action::ChangePlatform,
-        "registerCluster" | "changeCluster" | "deleteCluster" => Action::ChangeClusters,
+        "registerCluster" | "changeCluster" | "renewCredential" | "deleteCluster" => Action::ChangeClusters,
         "createMesh" | "changeMesh" | "deleteMesh" | "setInjection" | "createRestart" | "askOperation" => {
             Action::ChangeMeshes
         }
@@ -229,6 +229,7 @@ pub(crate) fn routes() -> Vec<Route> {
             let id = operation["operationId"].as_str().expect("an id").to_owned();
             let body = match id.as_str() {
                 "registerCluster" => json!({ "name": "c9", "kubeconfig": "good" }),
+                "renewCredential" => json!({ "overlap_seconds": 60 }),
                 "createMesh" => json!({ "name": "m9", "version": "1.25.1.1", "clusters": ["x"] }),
                 "createUpgrade" => json!({ "version": "1.27.9.1", "strategy": "canary" }),
                 "setInjection" => json!({ "cluster": "c1", "namespace": "shop", "label": null }),

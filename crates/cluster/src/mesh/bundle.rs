@@ -152,7 +152,7 @@ impl MeshWorld {
                 self.remove(door, target, &objects, permit).await
             }
             Some(value) => {
-                let desired = self.objects(target, value).await?;
+                let desired = self.objects(target, value, permit).await?;
                 let before = self.take_turn(door, target, seen, permit).await?;
                 for object in &desired {
                     self.apply_one(door, target, object, permit).await?;

@@ -6,11 +6,12 @@ use model::Name;
 use model::operation::Problem;
 use model::plan::Target;
 use model::version::{RevisionName, Version};
-use rollout::ports::{Settled, WorldError};
+use rollout::ports::{Permit, Settled, WorldError};
 use serde_json::{Value, json};
 
 use super::values::{Rendering, TOKENS, network};
 use super::{MemberDoor, MeshWorld, number, text};
+use crate::account;
 use crate::render::Charts;
 
 /// The account that control planes read a member with.
@@ -21,17 +22,22 @@ const READER: &str = "istio-reader-service-account";
 const HOST_KINDS: [&str; 5] = ["Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "ConfigMap"];
 
 impl MeshWorld {
-    pub(super) async fn objects(&self, target: &Target, value: &str) -> Result<Vec<Value>, WorldError> {
+    pub(super) async fn objects(
+        &self,
+        target: &Target,
+        value: &str,
+        permit: &Permit,
+    ) -> Result<Vec<Value>, WorldError> {
         match target {
             Target::Home => Ok(vec![self.cacerts()]),
-            Target::Foothold { member } => Ok(self.foothold(member)),
-            Target::Link { member } => self.link(self.member(member)?).await,
+            Target::Foothold { member } => Ok(self.foothold(self.member(member)?)),
+            Target::Link { member } => self.link(self.member(member)?, permit).await,
             Target::Address { revision } => Ok(vec![self.address_service(revision)]),
             Target::Crds { member } => self.definitions(self.member(member)?, value).await,
             Target::MemberObjects { member, revision } => {
                 self.member_objects(self.member(member)?, revision, value).await
             }
-            Target::ControlPlane { revision } => self.control_plane(revision, value).await,
+            Target::ControlPlane { revision } => self.control_plane(revision, value, permit).await,
             Target::Tag { .. } | Target::Validator { .. } | Target::NamespaceLabel { .. } | Target::Workload { .. } => {
                 Ok(Vec::new())
             }
@@ -62,41 +68,20 @@ impl MeshWorld {
 
     /// `controlPlaneClusters` lets the hosted control planes lead in a member that is not the config cluster; istiod
     /// reads it once, when it first sees the member.
-    fn foothold(&self, member: &Name) -> Vec<Value> {
+    fn foothold(&self, member: &MemberDoor) -> Vec<Value> {
         let config = self.config.members.first().map(|first| first.name.to_string()).unwrap_or_default();
         let metadata = json!({
             "name": self.namespace(),
-            "labels": { "topology.istio.io/network": network(member.as_str()) },
+            "labels": { "topology.istio.io/network": network(member.name.as_str()) },
             "annotations": { "topology.istio.io/controlPlaneClusters": config },
         });
+        let mut anchor = account::anchor(member.serial);
+        anchor["metadata"]["namespace"] = self.namespace().into();
         vec![
             json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata }),
             self.object("v1", "ServiceAccount", READER, json!({})),
-            self.token_secret("meshwright-reader-token", READER),
+            anchor,
         ]
-    }
-
-    fn token_secret(&self, name: &str, account: &str) -> Value {
-        let metadata = json!({ "annotations": { "kubernetes.io/service-account.name": account } });
-        self.object(
-            "v1",
-            "Secret",
-            name,
-            json!({ "type": "kubernetes.io/service-account-token", "metadata": metadata }),
-        )
-    }
-
-    /// The token that Kubernetes put into a token secret of a member.
-    async fn token(&self, member: &MemberDoor, secret: &str) -> Result<String, WorldError> {
-        let path = format!("/api/v1/namespaces/{}/secrets/{secret}", self.namespace());
-        let found = member.door.get(&path).await?;
-        let token =
-            found.as_ref().and_then(|found| text(found, "/data/token")).and_then(|token| STANDARD.decode(token).ok());
-        let silent = || WorldError::Unreachable {
-            place: member.name.to_string(),
-            cause: format!("it has not filled the secret {secret} yet"),
-        };
-        token.and_then(|token| String::from_utf8(token).ok()).ok_or_else(silent)
     }
 
     /// A kubeconfig that names a token file: rotation rewrites the file, and these bytes never change.
@@ -113,21 +98,16 @@ impl MeshWorld {
     }
 
     /// The config cluster is reached with an account of each revision's own; the others by remote secret.
-    async fn link(&self, member: &MemberDoor) -> Result<Vec<Value>, WorldError> {
+    async fn link(&self, member: &MemberDoor, permit: &Permit) -> Result<Vec<Value>, WorldError> {
         if self.is_config(&member.name) {
             return Ok(Vec::new());
         }
         let name = member.name.as_str();
-        let token = self.token(member, "meshwright-reader-token").await?;
+        let token = self.token(member, READER, permit).await?;
         let metadata = json!({ "labels": { "istio/multiCluster": "true" }, "annotations": { "networking.istio.io/cluster": name } });
         let kubeconfig = Self::kubeconfig(member, &format!("{TOKENS}/{name}/token"));
         Ok(vec![
-            self.object(
-                "v1",
-                "Secret",
-                &format!("meshwright-token-{name}"),
-                json!({ "stringData": { "token": token } }),
-            ),
+            self.object("v1", "Secret", &format!("meshwright-token-{name}"), token),
             self.object(
                 "v1",
                 "Secret",
@@ -219,7 +199,7 @@ impl MeshWorld {
     }
 
     /// Webhooks are created with the bundle of our own root: without it they refuse every pod until istiod has patched them.
-    async fn member_objects(
+    pub(super) async fn member_objects(
         &self,
         member: &MemberDoor,
         revision: &RevisionName,
@@ -236,9 +216,6 @@ impl MeshWorld {
                 }
             }
         }
-        if self.is_config(&member.name) {
-            objects.push(self.token_secret(&format!("istiod-{revision}-token"), &format!("istiod-{revision}")));
-        }
         Ok(objects)
     }
 
@@ -253,7 +230,12 @@ impl MeshWorld {
         Ok(objects.into_iter().find(|object| object["kind"] == "ValidatingWebhookConfiguration"))
     }
 
-    async fn control_plane(&self, revision: &RevisionName, value: &str) -> Result<Vec<Value>, WorldError> {
+    async fn control_plane(
+        &self,
+        revision: &RevisionName,
+        value: &str,
+        permit: &Permit,
+    ) -> Result<Vec<Value>, WorldError> {
         let nobody = || refused(&Problem::new("no_members", "the mesh has no member", ""));
         let config = self.config.members.first().ok_or_else(nobody)?;
         let rendered = self.rendered(config.name.as_str(), revision, value, "hosted").await?;
@@ -261,12 +243,9 @@ impl MeshWorld {
             .into_iter()
             .filter(|object| object["kind"].as_str().is_some_and(|kind| HOST_KINDS.contains(&kind)))
             .collect();
-        let token = self.token(config, &format!("istiod-{revision}-token")).await?;
-        let access = json!({ "config": Self::kubeconfig(config, "/var/run/secrets/remote/token"), "token": token });
-        objects.insert(
-            0,
-            self.object("v1", "Secret", &format!("istio-kubeconfig-{revision}"), json!({ "stringData": access })),
-        );
+        let mut access = self.token(config, &format!("istiod-{revision}"), permit).await?;
+        access["stringData"]["config"] = Self::kubeconfig(config, "/var/run/secrets/remote/token").into();
+        objects.insert(0, self.object("v1", "Secret", &format!("istio-kubeconfig-{revision}"), access));
         objects.extend(self.hosting_role(revision));
         for object in objects.iter_mut().filter(|object| object["kind"] == "Deployment") {
             self.close_volumes(object, revision);

@@ -161,7 +161,7 @@ impl<'a> Single<'a> {
         }
         let bundle = Target::MemberObjects { member: member.clone(), revision: own.clone() };
         let release = world.look_at_bundle(&bundle).await?.value.unwrap_or_default();
-        let objects = world.objects(&bundle, &release).await?;
+        let objects = world.member_objects(world.member(member)?, own, &release).await?;
         let webhook = objects.into_iter().find(|object| object["kind"] == "MutatingWebhookConfiguration");
         let mut webhook = webhook.ok_or_else(|| WorldError::Changed { place: own.to_string() })?;
         let labels =

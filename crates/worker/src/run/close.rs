@@ -10,7 +10,7 @@ use model::operation::{Fact, OperationKind, OperationState, Problem};
 use model::upgrade::Outcome;
 use rollout::plan::precheck;
 use rollout::ports::WorldError;
-use store::{ClusterState, MeshState, NewEvent, Operation, Record, StoreError};
+use store::{MeshState, NewEvent, Operation, Record, StoreError};
 
 use super::{REST, Run, SLEEP};
 
@@ -137,28 +137,6 @@ impl Run<'_> {
             Err(error) => return self.rest(&error).await,
         };
         self.end(OperationState::Succeeded, Outcome::Found(found), Record::default()).await
-    }
-
-    /// Connects to a cluster for the first time. A cluster that cannot be used is an answer, not a pause.
-    pub(super) async fn register(&mut self) -> Result<(), StoreError> {
-        let cluster = self.operation.cluster.ok_or(StoreError::NotFound { what: "cluster" })?;
-        let answer = self.engine.worlds.register(self.claim.tenant, cluster).await;
-        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        let state = match answer {
-            Ok(registered) => {
-                let version = Some(registered.kubernetes_version.as_str());
-                tx.settle_cluster(cluster, &ClusterState::Ready, version, Some(&registered.kubeconfig), self.now())
-                    .await?;
-                OperationState::Succeeded
-            }
-            Err(problem) => {
-                tx.settle_cluster(cluster, &ClusterState::Refused(problem.clone()), None, None, self.now()).await?;
-                OperationState::Failed { problem }
-            }
-        };
-        tx.record(&self.claim, &Record { state: Some(state), ..Record::default() }, self.now()).await?;
-        tx.release(&self.claim, None).await?;
-        tx.commit().await
     }
 }
 

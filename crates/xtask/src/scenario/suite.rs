@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Known, OLD, Parts, access, field, in_place, mesh_up, rollback, sidecars};
+use super::{Known, OLD, Parts, access, credentials, field, in_place, mesh_up, rollback, sidecars};
 use crate::Result;
 use crate::lab::{Lab, until};
 use crate::server::Server;
@@ -78,6 +78,14 @@ fn scenarios<'a>(
             Box::new(|| access::by_command_line(server, dir)),
         ),
         ("a killed istiod is started again".into(), Box::new(|| killed_istiod(lab, server))),
+        (
+            "credentials are renewed without a restart, and the former ones are dead".into(),
+            Box::new(|| credentials::renewed(lab, server)),
+        ),
+        (
+            "a revoked credential is shown, left alone, and replaced".into(),
+            Box::new(|| credentials::revoked(lab, server)),
+        ),
     ];
     for stage in rollback::STAGES {
         all.push((
@@ -105,12 +113,14 @@ fn scenarios<'a>(
             "in place with another proxy image restarts everything once".into(),
             Box::new(|| in_place::moves(lab, server, NEW_IMAGE, 1)),
         ),
+        ("a deleted mesh leaves nothing behind".into(), Box::new(|| credentials::mesh_gone(lab, server))),
+        ("our account may do what it did, and nothing else".into(), Box::new(|| credentials::least_privilege(lab))),
     ];
     all.extend(more);
     all
 }
 
-fn namespace(server: &Server) -> Result<String> {
+pub(super) fn namespace(server: &Server) -> Result<String> {
     field(&server.ask(&["mesh", "get", "demo"])?, "namespace")
 }
 

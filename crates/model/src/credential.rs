@@ -1,0 +1,103 @@
+//! How long the credential that we hold of a cluster is good, when it is renewed, and how often a silent cluster is asked.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+/// How soon a cluster that did not answer is asked again, after the first time.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+/// The longest a silent cluster is left alone.
+const LONGEST_REST: Duration = Duration::from_mins(10);
+/// A cluster that only did not answer is called unreachable from this many times in a row on.
+pub const SILENT_TWICE: i32 = 2;
+/// The longest that an old credential may live on beside the new one.
+pub const MAX_OVERLAP: Duration = Duration::from_hours(24);
+/// How long it does when nobody says otherwise: a kubelet takes a minute to bring a token to an istiod, and a client
+/// keeps the old one for another.
+pub const OVERLAP: Duration = Duration::from_hours(1);
+
+/// A credential of our own in a cluster. Serial numbers rise by one with each renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// Which one it is, from 1.
+    pub serial: i64,
+    /// When the cluster issued it.
+    pub issued_at: Timestamp,
+    /// When it ends by itself.
+    pub expires_at: Timestamp,
+    /// Until when the one before it is good as well; absent once that one is gone.
+    pub previous_until: Option<Timestamp>,
+}
+
+/// How good a credential still is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// In the first two thirds of its life.
+    Valid,
+    /// Its renewal has failed for a third of its life.
+    ExpiresSoon,
+    /// It is over.
+    Expired,
+}
+
+impl Health {
+    /// The form that users see.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::ExpiresSoon => "expires_soon",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl Life {
+    /// When it is renewed: after a third of its life, so that two thirds are left to put right what keeps it from that.
+    pub fn renews_at(&self) -> Timestamp {
+        self.issued_at + self.third()
+    }
+
+    /// How good it is.
+    pub fn health(&self, now: Timestamp) -> Health {
+        match now {
+            now if now >= self.expires_at => Health::Expired,
+            now if now >= self.expires_at - self.third() => Health::ExpiresSoon,
+            _ => Health::Valid,
+        }
+    }
+
+    fn third(&self) -> SignedDuration {
+        self.expires_at.duration_since(self.issued_at) / 3
+    }
+}
+
+/// When a cluster that did not answer so many times in a row is asked again: soon at first, then ever later.
+pub fn again_in(failures: i32) -> Duration {
+    let doubled = u32::try_from(failures.saturating_sub(1).clamp(0, 10)).unwrap_or(0);
+    (FIRST_RETRY * 2u32.pow(doubled)).min(LONGEST_REST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Health::{Expired, ExpiresSoon, Valid};
+    use super::*;
+
+    fn at(day: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + day * 86_400).expect("in range")
+    }
+
+    #[test]
+    fn a_credential_is_renewed_after_a_third_of_its_life_and_warns_in_the_last() {
+        let life = Life { serial: 1, issued_at: at(0), expires_at: at(90), previous_until: None };
+        assert_eq!(life.renews_at(), at(30));
+        let health = [0, 59, 60, 89, 90, 91].map(|day| life.health(at(day)));
+        assert_eq!(health, [Valid, Valid, ExpiresSoon, ExpiresSoon, Expired, Expired]);
+        assert_eq!([Valid, ExpiresSoon, Expired].map(Health::as_str), ["valid", "expires_soon", "expired"]);
+    }
+
+    #[test]
+    fn a_silent_cluster_is_asked_ever_more_rarely() {
+        let rests: Vec<u64> = [0, 1, 2, 3, 7, 8, 9, 1_000_000].map(|failures| again_in(failures).as_secs()).into();
+        assert_eq!(rests, [5, 5, 10, 20, 320, 600, 600, 600]);
+    }
+}

@@ -1,0 +1,320 @@
+//! The credentials that we hold of clusters, and who looks after which cluster when.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use jiff_sqlx::ToSqlx;
+use model::credential::{Health, Life, SILENT_TWICE, again_in};
+use model::ids::{ClusterId, MeshId, TenantId};
+use model::operation::{OperationKind, Problem};
+
+use crate::clusters::place;
+use crate::error::json;
+use crate::{Cluster, ClusterState, NewEvent, Store, StoreError, Tx, exactly_one, insisting};
+
+/// A credential of our own, as a cluster gave it.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    /// The cluster's identity.
+    pub uid: String,
+    /// Kubernetes' version as the cluster says it.
+    pub kubernetes_version: String,
+    /// The credential, in our own strict form. Secret.
+    pub kubeconfig: Vec<u8>,
+    /// Its times; the number is the one after the last.
+    pub issued_at: Timestamp,
+    /// When it ends by itself.
+    pub expires_at: Timestamp,
+}
+
+/// What looking after a cluster showed.
+#[derive(Debug, Clone)]
+pub struct Tended {
+    /// Kubernetes' version as the cluster says it.
+    pub kubernetes_version: String,
+    /// True when nothing of an older credential is left anywhere.
+    pub settled: bool,
+}
+
+/// A cluster to be looked after.
+#[derive(Debug, Clone, Copy)]
+pub struct Probe {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Which.
+    pub cluster: ClusterId,
+    /// How often in a row it did not answer.
+    pub failures: i32,
+}
+
+pub(crate) fn submitted(id: ClusterId) -> String {
+    format!("clusters.submitted/{id}")
+}
+
+impl Cluster {
+    /// The arguments of the operation that renews the credential which this shows.
+    pub fn renewal(&self, overlap: Duration) -> serde_json::Value {
+        let serial = self.life.map_or(0, |life| life.serial) + 1;
+        serde_json::json!({ "serial": serial, "overlap_seconds": overlap.as_secs() })
+    }
+}
+
+impl Store {
+    /// Takes the cluster that has been waiting the longest to be looked after, and makes it due again after `interval`.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn claim_cluster(&self, interval: Duration) -> Result<Option<Probe>, StoreError> {
+        let take = || async {
+            let row = sqlx::query!(
+                "UPDATE cluster_probes SET due_at = now() + make_interval(secs => $1)
+                 WHERE cluster_id = (SELECT cluster_id FROM cluster_probes WHERE due_at <= now() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+                 RETURNING cluster_id, tenant_id, failures",
+                interval.as_secs_f64()
+            )
+            .fetch_optional(&self.pool)
+            .await?;
+            Ok(row.map(|row| Probe {
+                tenant: TenantId(row.tenant_id),
+                cluster: ClusterId(row.cluster_id),
+                failures: row.failures,
+            }))
+        };
+        insisting(take).await
+    }
+}
+
+impl Tx<'_> {
+    /// Puts what was submitted beside the credential that is in use, for the renewal that comes next; `None` forgets it.
+    ///
+    /// # Errors
+    /// There is no such cluster.
+    pub async fn submit_kubeconfig(&mut self, id: ClusterId, kubeconfig: Option<&[u8]>) -> Result<(), StoreError> {
+        let sealed = kubeconfig.map(|kubeconfig| self.seal(&submitted(id), kubeconfig)).transpose()?;
+        let done = sqlx::query!(
+            "UPDATE clusters SET submitted = $3 WHERE tenant_id = $1 AND cluster_id = $2",
+            self.tenant.0,
+            id.0,
+            sealed
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        exactly_one(done.rows_affected(), StoreError::NotFound { what: "cluster" })
+    }
+
+    /// What was submitted and is not ours: for the registration, or for a renewal.
+    ///
+    /// # Errors
+    /// There is no such cluster, or it does not open.
+    pub async fn submitted_kubeconfig(&mut self, id: ClusterId) -> Result<Option<Vec<u8>>, StoreError> {
+        let row = sqlx::query!(
+            "SELECT kubeconfig, submitted, serial FROM clusters WHERE tenant_id = $1 AND cluster_id = $2",
+            self.tenant.0,
+            id.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .ok_or(StoreError::NotFound { what: "cluster" })?;
+        match (row.submitted, row.serial) {
+            (Some(sealed), _) => self.open(&submitted(id), &sealed).await.map(Some),
+            (None, 0) => self.open(&place(id), &row.kubeconfig).await.map(Some),
+            (None, _) => Ok(None),
+        }
+    }
+
+    /// Puts a new credential of our own in the place of what was there. The one before it is taken away after the overlap.
+    ///
+    /// # Errors
+    /// There is no such cluster.
+    pub async fn renewed_credential(
+        &mut self,
+        id: ClusterId,
+        issued: &Issued,
+        overlap: Duration,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let until = now + SignedDuration::try_from(overlap).unwrap_or(SignedDuration::ZERO);
+        let sealed = self.seal(&place(id), &issued.kubeconfig)?;
+        let serial = sqlx::query_scalar!(
+            "UPDATE clusters SET state = 'ready', problem = NULL, uid = $3, kubernetes_version = $4, kubeconfig = $5, submitted = NULL,
+                 serial = serial + 1, issued_at = $6, expires_at = $7,
+                 previous_until = CASE WHEN serial > 0 THEN $8::timestamptz END, observed_at = $9
+             WHERE tenant_id = $1 AND cluster_id = $2 RETURNING serial",
+            self.tenant.0,
+            id.0,
+            issued.uid,
+            issued.kubernetes_version,
+            sealed,
+            issued.issued_at.to_sqlx() as _,
+            issued.expires_at.to_sqlx() as _,
+            until.to_sqlx() as _,
+            now.to_sqlx() as _
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .ok_or(StoreError::NotFound { what: "cluster" })?;
+        sqlx::query!(
+            "INSERT INTO cluster_probes (cluster_id, tenant_id, due_at) VALUES ($1, $2, now())
+             ON CONFLICT ON CONSTRAINT cluster_probes_pk DO UPDATE SET due_at = now(), failures = 0",
+            id.0,
+            self.tenant.0
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        let body = serde_json::json!({ "serial": serial, "expires_at": issued.expires_at.to_string() });
+        self.tell_of_cluster("cluster.credential_renewed", id, body, now);
+        Ok(())
+    }
+
+    /// Keeps why a registration failed. A cluster that was ready before stays what it was; what was submitted is forgotten.
+    ///
+    /// # Errors
+    /// There is no such cluster.
+    pub async fn refused_credential(
+        &mut self,
+        id: ClusterId,
+        problem: &Problem,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let done = sqlx::query!(
+            "UPDATE clusters SET submitted = NULL, state = CASE WHEN serial = 0 THEN 'refused' ELSE state END,
+                 problem = CASE WHEN serial = 0 THEN $3 ELSE problem END,
+                 observed_at = CASE WHEN serial = 0 THEN $4 ELSE observed_at END
+             WHERE tenant_id = $1 AND cluster_id = $2",
+            self.tenant.0,
+            id.0,
+            json(problem),
+            now.to_sqlx() as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        exactly_one(done.rows_affected(), StoreError::NotFound { what: "cluster" })
+    }
+
+    /// Records that a cluster answered, and warns its owners once when its credential ends soon.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn cluster_answered(
+        &mut self,
+        cluster: &Cluster,
+        tended: &Tended,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE clusters SET problem = NULL, kubernetes_version = $3, observed_at = $4,
+                 previous_until = CASE WHEN $5 AND serial = $6 AND previous_until <= $4 THEN NULL ELSE previous_until END
+             WHERE tenant_id = $1 AND cluster_id = $2 AND state = 'ready'",
+            self.tenant.0,
+            cluster.id.0,
+            tended.kubernetes_version,
+            now.to_sqlx() as _,
+            tended.settled,
+            cluster.life.map_or(0, |life| life.serial)
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        self.reset_probe(cluster.id, None, 0).await?;
+        if matches!(cluster.state, ClusterState::Unreachable(_)) {
+            self.tell_of_cluster("cluster.reachable", cluster.id, serde_json::json!({}), now);
+        }
+        match cluster.life {
+            Some(life) if life.health(now) == Health::ExpiresSoon => self.warn(cluster.id, &life, now).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn warn(&mut self, id: ClusterId, life: &Life, now: Timestamp) -> Result<(), StoreError> {
+        let first = sqlx::query!(
+            "UPDATE clusters SET warned_serial = $3 WHERE tenant_id = $1 AND cluster_id = $2 AND warned_serial < $3",
+            self.tenant.0,
+            id.0,
+            life.serial
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        if first.rows_affected() == 1 {
+            let body = serde_json::json!({ "serial": life.serial, "expires_at": life.expires_at.to_string() });
+            self.tell_of_cluster("cluster.credential_expires_soon", id, body, now);
+        }
+        Ok(())
+    }
+
+    /// Records that a cluster did not answer, and when it is asked again: ever later. A lost answer alone says nothing yet.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn cluster_silent(
+        &mut self,
+        cluster: &Cluster,
+        failures: i32,
+        problem: &Problem,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.reset_probe(cluster.id, Some(again_in(failures)), failures).await?;
+        let known = matches!(&cluster.state, ClusterState::Unreachable(known) if known.code == problem.code);
+        if known || (failures < SILENT_TWICE && problem.code == "cluster_unreachable") {
+            return Ok(());
+        }
+        sqlx::query!(
+            "UPDATE clusters SET problem = $3 WHERE tenant_id = $1 AND cluster_id = $2 AND state = 'ready'",
+            self.tenant.0,
+            cluster.id.0,
+            json(problem)
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        self.tell_of_cluster("cluster.unreachable", cluster.id, json(problem), now);
+        Ok(())
+    }
+
+    async fn reset_probe(&mut self, id: ClusterId, due_in: Option<Duration>, failures: i32) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE cluster_probes SET failures = $3, due_at = coalesce(now() + make_interval(secs => $4), due_at)
+             WHERE cluster_id = $1 AND tenant_id = $2",
+            id.0,
+            self.tenant.0,
+            failures,
+            due_in.map(|due| due.as_secs_f64())
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// When the last renewal of a cluster's credential was asked for, and whether it is still under way.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn last_renewal(&mut self, id: ClusterId) -> Result<Option<(Timestamp, bool)>, StoreError> {
+        let row = sqlx::query!(
+            "SELECT created_at, ended_at IS NULL AS \"open!\" FROM operations
+             WHERE tenant_id = $1 AND cluster_id = $2 AND kind = $3 ORDER BY operation_id DESC LIMIT 1",
+            self.tenant.0,
+            id.0,
+            OperationKind::RenewCredential.as_str()
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?;
+        Ok(row.map(|row| (row.created_at.to_jiff(), row.open)))
+    }
+
+    /// The mesh that a cluster belongs to.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn mesh_of(&mut self, id: ClusterId) -> Result<Option<MeshId>, StoreError> {
+        let found = sqlx::query_scalar!(
+            "SELECT mesh_id FROM memberships WHERE tenant_id = $1 AND cluster_id = $2",
+            self.tenant.0,
+            id.0
+        );
+        Ok(found.fetch_optional(&mut *self.inner).await?.map(MeshId))
+    }
+
+    fn tell_of_cluster(&mut self, kind: &'static str, id: ClusterId, body: serde_json::Value, at: Timestamp) {
+        let mut body = body;
+        body["cluster_id"] = id.to_string().into();
+        self.tell(NewEvent { at, kind, mesh: None, upgrade: None, operation: None, body });
+    }
+}

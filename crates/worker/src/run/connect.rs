@@ -1,0 +1,119 @@
+//! Registrations and renewals: a cluster's next credential, and its way to the control planes.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use model::audit::Entry;
+use model::credential::OVERLAP;
+use model::ids::ClusterId;
+use model::operation::{OperationKind, OperationState, Problem};
+use rollout::ports::Settled;
+use store::{Issued, Record, StoreError, sha256};
+
+use super::{REST, Run};
+use crate::DATABASE;
+
+impl Run<'_> {
+    /// A cluster that cannot be used is an answer, not a pause.
+    pub(super) async fn connect(&mut self) -> Result<(), StoreError> {
+        let cluster = self.operation.cluster.ok_or(StoreError::NotFound { what: "cluster" })?;
+        let held = self.engine.store.begin(self.claim.tenant).await?.cluster(cluster).await?;
+        // A predecessor may have come as far as that.
+        if held.life.map_or(0, |life| life.serial) < self.number("serial").unwrap_or(1) {
+            match self.engine.worlds.connect(self.claim.tenant, cluster).await {
+                Ok(issued) => self.keep(cluster, &issued).await?,
+                Err(problem) if problem.code == DATABASE => return self.let_go(REST).await,
+                Err(problem) => return self.refused(cluster, problem).await,
+            }
+        }
+        match self.taken_over(cluster).await {
+            Ok(Settled::Yes) => self.finish(OperationState::Succeeded).await,
+            Ok(Settled::NotYet(reason)) => self.wait_for_replicas(reason).await,
+            Err(problem) if problem.code == DATABASE => self.let_go(REST).await,
+            Ok(Settled::Failing(problem)) | Err(problem) => self.wait_for_replicas(problem.message).await,
+        }
+    }
+
+    fn number(&self, argument: &str) -> Option<i64> {
+        self.operation.arguments[argument].as_i64()
+    }
+
+    async fn keep(&mut self, cluster: ClusterId, issued: &Issued) -> Result<(), StoreError> {
+        let overlap = self.number("overlap_seconds").and_then(|seconds| u64::try_from(seconds).ok());
+        let overlap = overlap.map_or(OVERLAP, Duration::from_secs);
+        let now = self.now();
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        tx.renewed_credential(cluster, issued, overlap, now).await?;
+        tx.note(Entry {
+            at: now,
+            actor: self.engine.settings.owner.clone(),
+            action: "cluster.credential.made".into(),
+            target: cluster.to_string(),
+            request_id: Some(self.claim.operation.to_string()),
+            before: None,
+            after: Some(sha256(issued.uid.as_bytes())),
+        });
+        tx.record(&self.claim, &Record { state: Some(OperationState::Running), ..Record::default() }, now).await?;
+        tx.commit().await
+    }
+
+    /// Whether the control planes read the cluster by its new credential, as far as each of their replicas says.
+    async fn taken_over(&self, cluster: ClusterId) -> Result<Settled, Problem> {
+        if self.operation.kind == OperationKind::RegisterCluster {
+            return Ok(Settled::Yes);
+        }
+        self.engine.worlds.tend(self.claim.tenant, cluster).await?;
+        let lost = |error: StoreError| Problem::new(DATABASE, error.to_string(), "Try again.");
+        let mut tx = self.engine.store.begin(self.claim.tenant).await.map_err(lost)?;
+        let mesh = match tx.mesh_of(cluster).await.map_err(lost)? {
+            Some(mesh) => tx.mesh(mesh).await.map_err(lost)?,
+            None => return Ok(Settled::Yes),
+        };
+        drop(tx);
+        if mesh.state != store::MeshState::Ready {
+            return Ok(Settled::Yes);
+        }
+        let (world, layout) = self.engine.worlds.open(self.claim.tenant, mesh.id).await?;
+        let seen = world.readiness(&layout.current.revision, &layout.members).await;
+        seen.map_err(|error| Problem::new("cluster_unreachable", error.to_string(), ""))
+    }
+
+    /// Looks again in a moment. The credential is renewed whatever the replicas say, and whoever looks after the cluster goes
+    /// on bringing it to them.
+    async fn wait_for_replicas(&mut self, reason: String) -> Result<(), StoreError> {
+        let waited = self.operation.started_at.map_or(SignedDuration::ZERO, |since| self.now().duration_since(since));
+        if waited > self.engine.settings.patience.step {
+            let hint = "The credential was renewed, and control planes are still brought to it. See what keeps them from being ready.";
+            let message = format!("The control planes do not show that they use it: {reason}.");
+            return self
+                .finish(OperationState::Failed { problem: Problem::new("control_plane_not_ready", message, hint) })
+                .await;
+        }
+        let until = self.now() + SignedDuration::try_from(REST).expect("a short rest");
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        let state = Some(OperationState::Waiting { reason, until });
+        tx.record(&self.claim, &Record { state, ..Record::default() }, self.now()).await?;
+        tx.release(&self.claim, Some(REST)).await?;
+        tx.commit().await
+    }
+
+    async fn refused(&mut self, cluster: ClusterId, problem: Problem) -> Result<(), StoreError> {
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        tx.refused_credential(cluster, &problem, self.now()).await?;
+        tx.record(
+            &self.claim,
+            &Record { state: Some(OperationState::Failed { problem }), ..Record::default() },
+            self.now(),
+        )
+        .await?;
+        tx.release(&self.claim, None).await?;
+        tx.commit().await
+    }
+
+    async fn finish(&mut self, state: OperationState) -> Result<(), StoreError> {
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        tx.record(&self.claim, &Record { state: Some(state), ..Record::default() }, self.now()).await?;
+        tx.release(&self.claim, None).await?;
+        tx.commit().await
+    }
+}

@@ -1,0 +1,86 @@
+//! Looks after each cluster from time to time: whether it answers, and whether its credential is to be renewed.
+
+use jiff::{SignedDuration, Timestamp};
+use model::credential::OVERLAP;
+use model::ids::OperationId;
+use model::operation::OperationKind;
+use store::{Cluster, NewOperation, Probe, StoreError, Tx};
+use tokio_util::sync::CancellationToken;
+
+use crate::{DATABASE, Engine};
+
+/// How long nothing is tried after a renewal that failed. A credential that is due is good for weeks.
+const BETWEEN_RENEWALS: SignedDuration = SignedDuration::from_hours(1);
+
+impl Engine {
+    pub(crate) async fn tend(self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            match self.tend_due().await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tokio::select! { () = tokio::time::sleep(self.settings.poll) => {}, () = stop.cancelled() => {} }
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "a cluster was not looked after; trying again"
+                    );
+                    tokio::select! { () = tokio::time::sleep(self.settings.poll) => {}, () = stop.cancelled() => {} }
+                }
+            }
+        }
+    }
+
+    /// Looks after the cluster that is due the longest. Answers false when none is.
+    ///
+    /// # Errors
+    /// The database failed; the cluster is due again later.
+    pub async fn tend_due(&self) -> Result<bool, StoreError> {
+        let Some(probe) = self.store.claim_cluster(self.settings.tend).await? else { return Ok(false) };
+        let answer = self.worlds.tend(probe.tenant, probe.cluster).await;
+        match &answer {
+            Err(problem) if problem.code == DATABASE => return Ok(true),
+            _ => {}
+        }
+        let now = self.clock.now();
+        let mut tx = self.store.begin(probe.tenant).await?;
+        let cluster = match tx.cluster(probe.cluster).await {
+            // Forgotten in between.
+            Err(StoreError::NotFound { .. }) => return Ok(true),
+            found => found?,
+        };
+        match answer {
+            Ok(tended) => {
+                tx.cluster_answered(&cluster, &tended, now).await?;
+                if cluster.life.is_none_or(|life| life.renews_at() <= now) {
+                    self.renew(&mut tx, &probe, &cluster, now).await?;
+                }
+            }
+            Err(problem) => {
+                let failures = probe.failures.saturating_add(1);
+                tracing::debug!(cluster.id = %probe.cluster, failures, code = problem.code, "a cluster does not answer");
+                tx.cluster_silent(&cluster, failures, &problem, now).await?;
+            }
+        }
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    async fn renew(&self, tx: &mut Tx<'_>, probe: &Probe, cluster: &Cluster, now: Timestamp) -> Result<(), StoreError> {
+        let tried = tx.last_renewal(probe.cluster).await?;
+        if tried.is_some_and(|(at, open)| open || now.duration_since(at) < BETWEEN_RENEWALS) {
+            return Ok(());
+        }
+        tracing::info!(cluster.id = %probe.cluster, "its credential is due for renewal");
+        let operation = NewOperation {
+            id: OperationId(self.clock.uuid()),
+            kind: OperationKind::RenewCredential,
+            mesh: None,
+            cluster: Some(probe.cluster),
+            upgrade: None,
+            arguments: cluster.renewal(OVERLAP),
+            due_in: std::time::Duration::ZERO,
+        };
+        tx.create_operation(&operation, now).await
+    }
+}

@@ -1,0 +1,224 @@
+//! The credentials that we hold of clusters: renewed without a restart, shown when they are dead, and no wider than needed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::field;
+use super::suite::namespace;
+use crate::Result;
+use crate::lab::{Lab, until};
+use crate::server::Server;
+use crate::story::MEMBERS;
+
+/// Where our account lives in a user's cluster.
+const OURS: &str = "meshwright-system";
+/// A kubelet of the lab brings a changed Secret in five seconds, and a client keeps its token for a minute.
+const SOON: Duration = Duration::from_mins(3);
+const ACCOUNT: &str = "system:serviceaccount:meshwright-system:meshwright";
+/// What Kubernetes asks for when a role is handed on, which no audit log shows.
+const UNSEEN: [&str; 2] = ["bind", "escalate"];
+
+/// Both ways in are renewed: that of the config cluster and that of a remote one. The former tokens die at once, no istiod is
+/// restarted, and each still writes into the members.
+pub(super) fn renewed(lab: &Lab, server: &Server) -> Result<()> {
+    let mesh = namespace(server)?;
+    let before = istiods(lab, &mesh)?;
+    for (member, secret) in [("c1", "istio-kubeconfig-1-25-1"), ("c2", "meshwright-token-c2")] {
+        let old = token(lab, &mesh, secret)?;
+        server.cli(&["cluster", "renew", member, "--overlap-seconds", "0", "--wait"])?;
+        let held = server.ask(&["cluster", "get", member])?["credential"].clone();
+        if held["serial"] != 2 || held["state"] != "valid" {
+            return Err(format!("{member} holds {held}"));
+        }
+        until("the former credentials are gone", SOON, || {
+            let left = [OURS, &mesh].map(|namespace| anchors(lab, member, namespace));
+            left.iter().all(|left| matches!(left, Ok(left) if left == &["meshwright-access-2"])).then_some(())
+        })?;
+        if token(lab, &mesh, secret)? == old {
+            return Err(format!("{secret} still holds the former token"));
+        }
+        // An API server remembers for ten seconds whom it has let in.
+        until("the former token is dead", SOON, || dead(lab, member, &old).ok())?;
+    }
+    // istiod writes its root certificate into every new namespace, with the token that it has by then.
+    for member in MEMBERS {
+        lab.kubectl(member, &["create", "namespace", "newcomer"])?;
+        let wanted = ["get", "configmap", "istio-ca-root-cert", "-n", "newcomer"];
+        let written = until("istiod writes by its new token", SOON, || lab.kubectl(member, &wanted).ok());
+        lab.kubectl(member, &["delete", "namespace", "newcomer"])?;
+        written?;
+    }
+    match istiods(lab, &mesh)? {
+        after if after == before => Ok(()),
+        after => Err(format!("istiods were restarted: {before:?}, then {after:?}")),
+    }
+}
+
+/// Somebody takes our credential away. That is shown with its reason, nobody hammers the cluster, and an administrator's
+/// kubeconfig brings it back.
+pub(super) fn revoked(lab: &Lab, server: &Server) -> Result<()> {
+    let secrets = anchors(lab, "c2", OURS)?;
+    let serial = server.ask(&["cluster", "get", "c2"])?["credential"]["serial"].clone();
+    for secret in &secrets {
+        lab.kubectl("c2", &["delete", "secret", "-n", OURS, secret])?;
+    }
+    let shown = until("the cluster is shown as unreachable", SOON, || {
+        server.ask(&["cluster", "get", "c2"]).ok().filter(|cluster| cluster["state"] == "unreachable")
+    })?;
+    if shown["problem"]["code"] != "credential_expired" {
+        return Err(format!("it is said to be {}", shown["problem"]));
+    }
+    let mut audit = lab.audit("c2")?;
+    audit.fresh()?;
+    std::thread::sleep(Duration::from_secs(10));
+    let asked =
+        audit.fresh()?.iter().filter(|entry| crate::lab::ours(entry) && entry["responseStatus"]["code"] == 401).count();
+    if asked > 20 {
+        return Err(format!("a dead credential was tried {asked} times in ten seconds"));
+    }
+    let wrong = lab.kubeconfig("c1")?.display().to_string();
+    match server.cli(&["cluster", "renew", "c2", "--kubeconfig", &wrong]) {
+        Err(said) if said.contains("(another_server)") => {}
+        other => return Err(format!("another cluster's kubeconfig was taken: {other:?}")),
+    }
+    let right = lab.kubeconfig("c2")?.display().to_string();
+    server.cli(&["cluster", "renew", "c2", "--kubeconfig", &right, "--wait"])?;
+    let back = server.ask(&["cluster", "get", "c2"])?;
+    if back["state"] != "ready" || back["credential"]["serial"].as_i64() != serial.as_i64().map(|serial| serial + 1) {
+        return Err(format!("it did not come back: {back}"));
+    }
+    Ok(())
+}
+
+/// A verb, a group and a resource.
+type Right = (String, String, String);
+
+/// Compares what our account may do in the user's clusters with what it did since the lab began.
+pub(super) fn least_privilege(lab: &Lab) -> Result<()> {
+    let mut used: BTreeSet<Right> = BTreeSet::new();
+    let mut denied = BTreeMap::new();
+    for member in MEMBERS {
+        let path = lab.kubeconfig(member)?.with_file_name("audit.log");
+        let log = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        for line in log.lines() {
+            let entry: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
+            if entry["user"]["username"] == ACCOUNT {
+                note(&entry, &mut used, &mut denied);
+            }
+        }
+    }
+    if !denied.is_empty() {
+        return Err(format!("our account was refused: {denied:?}"));
+    }
+    let role = lab.kubectl(MEMBERS[0], &["get", "clusterrole", "meshwright", "-o", "json"])?;
+    let granted = granted(&serde_json::from_str(&role).map_err(|error| error.to_string())?);
+    let unused: Vec<_> = granted.iter().filter(|grant| !used.iter().any(|right| covers(grant, right))).collect();
+    if unused.is_empty() && !used.is_empty() {
+        return Ok(());
+    }
+    Err(format!("granted and never used: {unused:?}"))
+}
+
+/// Verb, group and resource of one request.
+fn note(entry: &Value, used: &mut BTreeSet<Right>, denied: &mut BTreeMap<String, String>) {
+    let part = |pointer: &str| entry.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (verb, group) = (part("/verb"), part("/objectRef/apiGroup"));
+    let resource = match part("/objectRef/subresource") {
+        none if none.is_empty() => part("/objectRef/resource"),
+        sub => format!("{}/{sub}", part("/objectRef/resource")),
+    };
+    if resource.is_empty() {
+        return;
+    }
+    match entry.pointer("/responseStatus/code").and_then(Value::as_i64) {
+        Some(403) => {
+            denied.insert(format!("{verb} {group}/{resource}"), part("/responseStatus/message"));
+        }
+        // An apply that makes the object is asked for both rights.
+        Some(201) if verb == "patch" => {
+            used.insert(("create".into(), group.clone(), resource.clone()));
+            used.insert((verb, group, resource));
+        }
+        _ => {
+            used.insert((verb, group, resource));
+        }
+    }
+}
+
+/// Every single right of a role. Of Istio's own resources, whose kinds grow with its versions, one for each group.
+fn granted(role: &Value) -> Vec<Right> {
+    let texts = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let mut all = Vec::new();
+    for rule in role["rules"].as_array().into_iter().flatten() {
+        for verb in texts(&rule["verbs"]).into_iter().filter(|verb| !UNSEEN.contains(&verb.as_str())) {
+            for group in texts(&rule["apiGroups"]) {
+                all.extend(
+                    texts(&rule["resources"]).into_iter().map(|resource| (verb.clone(), group.clone(), resource)),
+                );
+            }
+        }
+    }
+    all
+}
+
+fn covers(grant: &Right, used: &Right) -> bool {
+    grant.0 == used.0 && grant.1 == used.1 && (grant.2 == "*" || grant.2 == used.2)
+}
+
+/// The mesh goes, and nothing of it is left in any cluster but definitions, which belong to the cluster.
+pub(super) fn mesh_gone(lab: &Lab, server: &Server) -> Result<()> {
+    let mesh = namespace(server)?;
+    server.cli(&["mesh", "delete", "demo", "--wait"])?;
+    let kinds =
+        "clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations,namespaces";
+    for cluster in ["c1", "c2", "hosting"] {
+        let left = lab.get(cluster, &[kinds])?;
+        let left: Vec<_> = left.iter().filter_map(|object| object["metadata"]["name"].as_str()).collect();
+        let ours: Vec<_> = left.iter().filter(|name| name.contains("istio") || name.contains(&mesh)).collect();
+        if !ours.is_empty() {
+            return Err(format!("{cluster} still has {ours:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Names, identities and restarts of every istiod pod.
+fn istiods(lab: &Lab, mesh: &str) -> Result<BTreeMap<String, String>> {
+    let pods = lab.get("hosting", &["pods", "-n", mesh])?;
+    let row = |pod: &Value| {
+        let restarts = &pod["status"]["containerStatuses"][0]["restartCount"];
+        (pod["metadata"]["uid"].to_string(), format!("{} restarted {restarts} times", pod["metadata"]["name"]))
+    };
+    Ok(pods.iter().map(row).collect())
+}
+
+fn anchors(lab: &Lab, member: &str, namespace: &str) -> Result<Vec<String>> {
+    let secrets = lab.get(member, &["secrets", "-n", namespace, "-l", "meshwright.dev/serial"])?;
+    secrets.iter().map(|secret| field(&secret["metadata"], "name")).collect()
+}
+
+fn token(lab: &Lab, mesh: &str, secret: &str) -> Result<String> {
+    let path = ["get", "secret", secret, "-n", mesh, "-o", "jsonpath={.data.token}"];
+    lab.kubectl("hosting", &path).map(|token| token.trim().to_owned())
+}
+
+/// A token, in base64 as Secrets hold it, that no API server takes any more.
+fn dead(lab: &Lab, member: &str, token: &str) -> Result<()> {
+    use base64::Engine as _;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(token).map_err(|error| error.to_string())?;
+    let token = String::from_utf8(bytes).map_err(|error| error.to_string())?;
+    let review = serde_json::json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": { "token": token } });
+    let file = std::env::temp_dir().join(format!("meshwright-review-{}", std::process::id()));
+    std::fs::write(&file, review.to_string()).map_err(|error| error.to_string())?;
+    let answer = lab.kubectl(member, &["create", "-o", "json", "-f", &file.display().to_string()]);
+    std::fs::remove_file(&file).map_err(|error| error.to_string())?;
+    let answer: Value = serde_json::from_str(&answer?).map_err(|error| error.to_string())?;
+    if answer["status"]["authenticated"] == true {
+        return Err(format!("{member} still takes the former token"));
+    }
+    Ok(())
+}
