@@ -30,6 +30,7 @@ mod serve;
 mod tenants;
 mod upgrades;
 mod views;
+mod webhooks;
 
 pub use limits::{Limits, Rate, Rates};
 pub use oidc::{Fetch, FetchError, IssuerKeys};

@@ -6,12 +6,13 @@ use model::operation::Wish;
 use model::release::ReleaseState;
 use model::rules::{Edition, Strategy};
 use model::upgrade::{LabelPolicy, Verb};
+use model::webhook::MOST_KINDS;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::change::LONGEST_KEY;
 use crate::oidc::ALGORITHMS;
-use crate::{audit, paging, upgrades};
+use crate::{audit, paging, upgrades, webhooks};
 
 /// [`model::Name`].
 const NAME: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
@@ -131,7 +132,8 @@ fn refusal(description: &str) -> Value {
 
 /// What the domain takes, by field. Answers stay open: a client must bear values that it does not know.
 fn constrain(schema: &str, of: &mut Value) {
-    let sent = ["Create", "Change", "Register", "Rotate", "Move", "Set"].iter().any(|verb| schema.starts_with(verb));
+    let verbs = ["Create", "Change", "Register", "Renew", "Rotate", "Move", "Set"];
+    let sent = verbs.iter().any(|verb| schema.starts_with(verb));
     if !sent {
         return;
     }
@@ -148,6 +150,11 @@ fn constrain(schema: &str, of: &mut Value) {
                 json!({ "minItems": 1, "items": { "type": "string", "enum": ALGORITHMS.map(|(name, _)| name) } })
             }
             (_, "version") => json!({ "pattern": "^[0-9]+\\.[0-9]+\\.[0-9]+\\.[0-9]+$" }),
+            (_, "url") => json!({ "maxLength": webhooks::LONGEST_URL, "pattern": "^https?://[^@#/?]+([/?][^#]*)?$" }),
+            (_, "kinds") => {
+                let kind = json!({ "type": "string", "pattern": "^(\\*|[a-z]+\\.(\\*|[a-z_]+))$" });
+                json!({ "minItems": 1, "maxItems": MOST_KINDS, "items": kind })
+            }
             (_, "hold_seconds") => json!({ "maximum": upgrades::LONGEST_HOLD }),
             ("CreateUpgrade", "labels") => {
                 json!({ "enum": names(&[LabelPolicy::Relabel, LabelPolicy::Alias, LabelPolicy::Block]) })

@@ -20,7 +20,7 @@ use utoipa_axum::routes;
 use crate::problem::ApiError;
 use crate::{
     App, again, audit, catalogue, clusters, envelope, events, identity, keys, meshes, operations, promises, tenants,
-    upgrades,
+    upgrades, webhooks,
 };
 
 /// The largest body; a kubeconfig has at most 256 KiB.
@@ -72,6 +72,12 @@ fn documented() -> OpenApiRouter<App> {
         .routes(routes!(operations::get_operation))
         .routes(routes!(operations::ask_operation))
         .routes(routes!(events::list_events))
+        .routes(routes!(webhooks::create_webhook, webhooks::list_webhooks))
+        .routes(routes!(webhooks::get_webhook, webhooks::change_webhook, webhooks::delete_webhook))
+        .routes(routes!(webhooks::rotate_webhook_secret))
+        .routes(routes!(webhooks::test_webhook))
+        .routes(routes!(webhooks::list_deliveries))
+        .routes(routes!(webhooks::redeliver))
         .routes(routes!(keys::create_api_key, keys::list_api_keys))
         .routes(routes!(keys::get_api_key, keys::revoke_api_key))
         .routes(routes!(keys::rotate_api_key))

@@ -15,7 +15,7 @@ use crate::client::{Client, escaped};
 use crate::options::{Ask, Cluster, Command, Format, Mesh, Operation, Options, Selector, Upgrade, View, Wait, Written};
 use crate::output::{or_dash, print};
 use crate::profile::{self, Profile};
-use crate::{Failure, Result, access, audit, watch};
+use crate::{Failure, Result, access, audit, watch, webhooks};
 
 pub(crate) async fn run(options: Options) -> Result<()> {
     let Profile { server, key } = profile::of(&options)?;
@@ -35,6 +35,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         Command::Operation(command) => operation(&client, format, command).await,
         Command::Key(command) => access::key(&client, format, command).await,
         Command::Access(command) => access::access(&client, format, command).await,
+        Command::Webhook(command) => webhooks::webhook(&client, format, command).await,
         Command::Audit(command) => audit::audit(&client, format, command).await,
         Command::Tenant(command) => access::tenant(&client, format, command).await,
         Command::Usage => access::usage(&client, format).await,

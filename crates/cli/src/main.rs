@@ -15,6 +15,7 @@ mod options;
 mod output;
 mod profile;
 mod watch;
+mod webhooks;
 
 /// Why a command ended badly, with the exit code that says so.
 #[derive(Debug)]

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod access;
+mod webhooks;
 
 pub(crate) use access::{Access, Audit, Key, Tenant};
+pub(crate) use webhooks::Webhook;
 
 /// Every control plane and every sidecar from one version to the next, and back.
 #[derive(Debug, Parser)]
@@ -59,6 +61,9 @@ pub(crate) enum Command {
     /// Identity providers and what their people may do.
     #[command(subcommand)]
     Access(Access),
+    /// Addresses that events are sent to.
+    #[command(subcommand)]
+    Webhook(Webhook),
     /// The audit log.
     #[command(subcommand)]
     Audit(Audit),

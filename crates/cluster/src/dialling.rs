@@ -22,8 +22,13 @@ impl Dialling {
 
     /// Whether an address may be dialled. IPv4 inside IPv6 is judged as the IPv4 that it is.
     pub fn allows(&self, address: IpAddr) -> bool {
+        self.allowed_by_name(address) || is_public(embedded(address))
+    }
+
+    /// Whether it is in a network that the operator has named.
+    pub fn allowed_by_name(&self, address: IpAddr) -> bool {
         let address = embedded(address);
-        self.allowed.iter().any(|(network, bits)| within(address, *network, *bits)) || is_public(address)
+        self.allowed.iter().any(|(network, bits)| within(address, *network, *bits))
     }
 }
 

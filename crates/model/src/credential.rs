@@ -1,13 +1,9 @@
-//! How long the credential that we hold of a cluster is good, when it is renewed, and how often a silent cluster is asked.
+//! How long the credential that we hold of a cluster is good, and when it is renewed.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// How soon a cluster that did not answer is asked again, after the first time.
-const FIRST_RETRY: Duration = Duration::from_secs(5);
-/// The longest a silent cluster is left alone.
-const LONGEST_REST: Duration = Duration::from_mins(10);
 /// A cluster that only did not answer is called unreachable from this many times in a row on.
 pub const SILENT_TWICE: i32 = 2;
 /// The longest that an old credential may live on beside the new one.
@@ -71,12 +67,6 @@ impl Life {
     }
 }
 
-/// When a cluster that did not answer so many times in a row is asked again: soon at first, then ever later.
-pub fn again_in(failures: i32) -> Duration {
-    let doubled = u32::try_from(failures.saturating_sub(1).clamp(0, 10)).unwrap_or(0);
-    (FIRST_RETRY * 2u32.pow(doubled)).min(LONGEST_REST)
-}
-
 #[cfg(test)]
 mod tests {
     use super::Health::{Expired, ExpiresSoon, Valid};
@@ -93,11 +83,5 @@ mod tests {
         let health = [0, 59, 60, 89, 90, 91].map(|day| life.health(at(day)));
         assert_eq!(health, [Valid, Valid, ExpiresSoon, ExpiresSoon, Expired, Expired]);
         assert_eq!([Valid, ExpiresSoon, Expired].map(Health::as_str), ["valid", "expires_soon", "expired"]);
-    }
-
-    #[test]
-    fn a_silent_cluster_is_asked_ever_more_rarely() {
-        let rests: Vec<u64> = [0, 1, 2, 3, 7, 8, 9, 1_000_000].map(|failures| again_in(failures).as_secs()).into();
-        assert_eq!(rests, [5, 5, 10, 20, 320, 600, 600, 600]);
     }
 }

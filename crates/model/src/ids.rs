@@ -93,6 +93,8 @@ ids! {
     BindingId = "binding";
     /// A Kubernetes cluster of the provider, where control planes run.
     HostingClusterId = "hosting";
+    /// An address that events of a tenant are sent to.
+    WebhookId = "webhook";
     /// A registered Kubernetes cluster of a tenant.
     ClusterId = "cluster";
     /// One managed service mesh.

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod backoff;
 pub mod clock;
 pub mod credential;
 pub mod ids;
@@ -19,6 +20,7 @@ pub mod rules;
 pub mod survey;
 pub mod upgrade;
 pub mod version;
+pub mod webhook;
 
 pub use clock::Clock;
 pub use name::Name;

@@ -18,12 +18,14 @@ pub enum Counted {
     IdentityProviders,
     /// Role bindings.
     RoleBindings,
+    /// Webhooks.
+    Webhooks,
 }
 
 impl Counted {
     /// Everything that is counted.
-    pub const ALL: [Self; 5] =
-        [Self::Clusters, Self::Meshes, Self::ApiKeys, Self::IdentityProviders, Self::RoleBindings];
+    pub const ALL: [Self; 6] =
+        [Self::Clusters, Self::Meshes, Self::ApiKeys, Self::IdentityProviders, Self::RoleBindings, Self::Webhooks];
 
     /// What everybody may have.
     pub const fn usual(self) -> u32 {
@@ -33,6 +35,7 @@ impl Counted {
             Self::ApiKeys => 200,
             Self::IdentityProviders => 10,
             Self::RoleBindings => 1000,
+            Self::Webhooks => 20,
         }
     }
 
@@ -44,6 +47,7 @@ impl Counted {
             Self::ApiKeys => "api_keys",
             Self::IdentityProviders => "identity_providers",
             Self::RoleBindings => "role_bindings",
+            Self::Webhooks => "webhooks",
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use worker::{Engine, Settings};
 
 use crate::Failure;
-use crate::fetch::PublicFetch;
+use crate::fetch::{PublicFetch, PublicPost};
 use crate::options::{AnchorFile, Backend, Clusters, KeyKeeper};
 use crate::tenants::Anchors;
 use crate::transit::Transit;
@@ -125,7 +125,9 @@ pub(crate) fn engine(store: Store, clusters: &Clusters) -> Result<Engine, Failur
         tend: Duration::from_secs(clusters.cluster_seconds),
         ..Settings::default()
     };
-    Ok(Engine::new(store, Arc::new(worlds), Arc::new(SystemClock), settings))
+    let rules = Dialling { allowed: networks(&clusters.allow_networks)?, caller: clusters.owner() };
+    let post = PublicPost::new(rules).map_err(|error| Failure::Config(format!("no HTTP client: {error}")))?;
+    Ok(Engine::new(store, Arc::new(worlds), Arc::new(SystemClock), settings).with_post(Arc::new(post)))
 }
 
 /// Ends at an interrupt or a request to terminate.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
-use model::credential::{Health, Life, SILENT_TWICE, again_in};
+use model::backoff::again_in;
+use model::credential::{Health, Life, SILENT_TWICE};
 use model::ids::{ClusterId, MeshId, TenantId};
 use model::operation::{OperationKind, Problem};
 

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
-use model::ids::{ClusterId, MeshId, TenantId};
+use model::ids::{ClusterId, MeshId, TenantId, WebhookId};
 
 use crate::vault::{fill, open, seal};
-use crate::{Store, StoreError, Tx, clusters, credentials, exactly_one, meshes};
+use crate::{Store, StoreError, Tx, clusters, credentials, exactly_one, meshes, webhooks};
 
 pub use crate::master::{Key, KeyWrapper, MasterKeys, WrapError};
 
@@ -42,8 +42,25 @@ impl std::fmt::Debug for TenantKeys {
     }
 }
 
+/// A tenant's opened keys, until the database is looked into again.
+#[derive(Debug, Clone)]
+pub(crate) struct Opened {
+    until: Instant,
+    keys: Arc<TenantKeys>,
+}
+
+impl Opened {
+    fn at(now: Instant, keys: Arc<TenantKeys>) -> Self {
+        Self { until: now + KEPT, keys }
+    }
+
+    fn good_at(&self, now: Instant) -> bool {
+        now < self.until
+    }
+}
+
 /// Opened data keys by tenant.
-pub(crate) type Cache = Arc<Mutex<HashMap<TenantId, (Instant, Arc<TenantKeys>)>>>;
+pub(crate) type Cache = Arc<Mutex<HashMap<TenantId, Opened>>>;
 
 fn context(tenant: TenantId, version: i32) -> String {
     format!("tenant_keys/{tenant}/{version}")
@@ -205,6 +222,38 @@ impl Tx<'_> {
             .execute(&mut *self.inner)
             .await?;
         }
+        self.reseal_webhooks().await
+    }
+
+    /// They are younger than tenants' keys.
+    async fn reseal_webhooks(&mut self) -> Result<(), StoreError> {
+        let webhooks = sqlx::query!(
+            "SELECT webhook_id, secret, former_secret FROM webhooks WHERE tenant_id = $1 ORDER BY webhook_id FOR UPDATE",
+            self.tenant.0
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        for row in webhooks {
+            let place = webhooks::place(WebhookId(row.webhook_id));
+            let opened = self.open(&place, &row.secret).await?;
+            let secret = self.seal(&place, &opened)?;
+            let former = match row.former_secret {
+                Some(former) => {
+                    let opened = self.open(&place, &former).await?;
+                    Some(self.seal(&place, &opened)?)
+                }
+                None => None,
+            };
+            sqlx::query!(
+                "UPDATE webhooks SET secret = $3, former_secret = $4 WHERE tenant_id = $1 AND webhook_id = $2",
+                self.tenant.0,
+                row.webhook_id,
+                secret,
+                former
+            )
+            .execute(&mut *self.inner)
+            .await?;
+        }
         Ok(())
     }
 }
@@ -214,8 +263,8 @@ impl Store {
     pub(crate) async fn tenant_keys(&self, tenant: TenantId) -> Result<Arc<TenantKeys>, StoreError> {
         let cache = self.vault.cache();
         let known = cache.lock().expect("no holder panics").get(&tenant).cloned();
-        if let Some((_, keys)) = known.filter(|(since, _)| since.elapsed() < KEPT) {
-            return Ok(keys);
+        if let Some(opened) = known.filter(|opened| opened.good_at(Instant::now())) {
+            return Ok(opened.keys);
         }
         let mut tx = self.begin_with(tenant, Arc::default()).await?;
         let wrapped = tx.wrapped_keys().await?;
@@ -230,7 +279,7 @@ impl Store {
         if keys.0.is_empty() {
             cache.remove(&tenant);
         } else {
-            cache.insert(tenant, (Instant::now(), keys.clone()));
+            cache.insert(tenant, Opened::at(Instant::now(), keys.clone()));
         }
         Ok(keys)
     }
@@ -352,5 +401,25 @@ impl Store {
         tx.commit().await?;
         self.vault.forget(tenant);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opened_keys_are_looked_up_again_after_a_minute() {
+        let now = Instant::now();
+        let opened = Opened::at(now, Arc::default());
+        assert!(opened.good_at(now) && opened.good_at(now + KEPT.saturating_sub(Duration::from_nanos(1))));
+        assert!(!opened.good_at(now + KEPT));
+        assert_eq!(KEPT, Duration::from_mins(1), "the promise that an erased tenant is noticed within");
+    }
+
+    #[test]
+    fn keys_are_not_shown() {
+        let keys = TenantKeys([(3, [0xab; 32])].into());
+        assert_eq!(format!("{keys:?}"), "TenantKeys([3])");
     }
 }

@@ -62,7 +62,7 @@ impl Tx<'_> {
         let (told, noted) = (count(events.len()), count(entries.len()));
         let head = sqlx::query!(
             "UPDATE tenant_heads SET event_seq = event_seq + $2, audit_seq = audit_seq + $3 WHERE tenant_id = $1
-             RETURNING event_seq, audit_seq, audit_hash",
+             RETURNING event_seq, audit_seq, audit_hash, webhooks",
             self.tenant.0,
             told,
             noted
@@ -74,6 +74,9 @@ impl Tx<'_> {
             if seq % SWEEP == 0 {
                 self.sweep(event.at - KEPT).await?;
             }
+        }
+        if head.webhooks > 0 && told > 0 {
+            self.address(&events, head.event_seq - told + 1).await?;
         }
         if noted > 0 {
             let hash = fits(Digest::try_from(head.audit_hash), "tenant_heads", "audit_hash", self.tenant)?;
@@ -114,6 +117,12 @@ impl Tx<'_> {
             self.tenant.0,
             before.to_sqlx() as _,
             SWEPT
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        sqlx::query!(
+            "DELETE FROM deliveries WHERE tenant_id = $1 AND seq < (SELECT min(seq) FROM events WHERE tenant_id = $1)",
+            self.tenant.0
         )
         .execute(&mut *self.inner)
         .await?;

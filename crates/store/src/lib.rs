@@ -16,6 +16,7 @@ mod audit;
 mod catalogue;
 mod clusters;
 mod credentials;
+mod deliveries;
 pub mod envelope;
 mod error;
 mod events;
@@ -33,10 +34,12 @@ mod slots;
 mod tenants;
 mod upgrades;
 mod vault;
+mod webhooks;
 
 pub use catalogue::{Hosting, StoredRelease};
 pub use clusters::{Cluster, ClusterState, NewCluster};
 pub use credentials::{Issued, Probe, Tended};
+pub use deliveries::{Attempt, Delivery, DeliveryState, Mail};
 pub use error::StoreError;
 pub use events::{Event, KEPT as EVENTS_KEPT, NewEvent};
 pub use idempotency::{Answer, Earlier, RequestKey};
@@ -48,7 +51,8 @@ pub use operations::{Item, NewOperation, Operation, WaveHead};
 pub use queue::{Claim, Record, Wishes};
 pub use tenants::{NewTenant, Tenant, TenantState};
 pub use upgrades::{NewUpgrade, Upgrade};
-pub use vault::{Vault, digest, random_hex, sha256};
+pub use vault::{Vault, digest, fill as random_key, hmac_sha256, random_hex, sha256};
+pub use webhooks::{NewWebhook, Webhook};
 
 /// A connection pool under one database role, and the key that seals secrets.
 #[derive(Debug, Clone)]

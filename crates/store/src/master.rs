@@ -71,3 +71,20 @@ pub(crate) fn derived(secret: &Key) -> Key {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"meshwright master key");
     tag.as_ref().try_into().expect("an HMAC-SHA256 has 32 bytes")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_derived_key_depends_on_its_secret_and_is_not_the_secret() {
+        let (one, two) = (derived(&[1; 32]), derived(&[2; 32]));
+        assert_ne!(one, two);
+        assert!(![[0; 32], [1; 32]].contains(&one));
+    }
+
+    #[test]
+    fn master_keys_are_not_shown() {
+        assert_eq!(format!("{:?}", MasterKeys::new([7; 32], vec![[8; 32]])), "MasterKeys(2)");
+    }
+}

@@ -302,6 +302,11 @@ impl Tx<'_> {
                     .fetch_one(&mut *self.inner)
                     .await?
             }
+            Counted::Webhooks => {
+                sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM webhooks WHERE tenant_id = $1"#, tenant)
+                    .fetch_one(&mut *self.inner)
+                    .await?
+            }
         };
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }

@@ -110,10 +110,15 @@ pub(crate) fn open(key: &Key, place: &str, sealed: &[u8]) -> Result<Vec<u8>, Sto
 ///
 /// # Panics
 /// When the system has no randomness.
-pub(crate) fn fill() -> Key {
+pub fn fill() -> Key {
     let mut bytes = [0; 32];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system's randomness");
     bytes
+}
+
+/// HMAC with SHA-256.
+pub fn hmac_sha256(key: &[u8], text: &[u8]) -> Vec<u8> {
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text).as_ref().to_vec()
 }
 
 /// SHA-256.
@@ -150,5 +155,26 @@ mod tests {
         assert!(vault.open("hosting/b", &sealed).is_err());
         assert!(Vault::new([8; 32]).open("hosting/a", &sealed).is_err());
         assert!(vault.open("hosting/a", b"short").is_err());
+    }
+
+    #[test]
+    fn a_digest_matches_its_own_secret_under_its_own_pepper() {
+        let (vault, other) = (Vault::new([7; 32]), Vault::new([8; 32]));
+        let digest = vault.digest(b"a secret");
+        assert_eq!(digest.len(), 32);
+        assert!(vault.matches(b"a secret", &digest));
+        assert!(!vault.matches(b"another", &digest) && !vault.matches(b"a secret", b""));
+        assert!(!other.matches(b"a secret", &digest));
+        assert_ne!(other.digest(b"a secret"), digest);
+    }
+
+    #[test]
+    fn fresh_keys_differ() {
+        assert!(fill() != fill() && random_hex() != random_hex());
+    }
+
+    #[test]
+    fn a_vault_shows_what_wraps_and_no_key() {
+        assert_eq!(format!("{:?}", Vault::new([7; 32])), "Vault(MasterKeys(1))");
     }
 }

@@ -2,11 +2,13 @@
 //! that key was erased.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use model::Clock;
 use model::ids::{ClusterId, TenantId};
-use store::envelope::MasterKeys;
+use store::envelope::{Key, KeyWrapper, MasterKeys, WrapError};
 use store::private::SUPERUSER;
 use store::{NewCluster, Store, StoreError, Vault, Written};
 use testkit::{ManualClock, TestDb};
@@ -148,4 +150,61 @@ async fn tenants_from_before_there_were_keys_get_one_and_lose_nothing() {
     assert_eq!(fresh.give_missing_keys(clock.now()).await.expect("keys"), 1);
     assert_eq!(fresh.give_missing_keys(clock.now()).await.expect("nothing left"), 0);
     assert_eq!(kubeconfig(&fresh, db.tenant, id).await.expect("it opens"), SECRET);
+}
+
+/// Counts how often it is asked, like a key service that charges for it.
+#[derive(Debug, Default)]
+struct Counted {
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl KeyWrapper for Counted {
+    fn name(&self) -> String {
+        "counted".into()
+    }
+
+    async fn wrap(&self, key: &Key, context: &str) -> Result<Vec<u8>, WrapError> {
+        MasterKeys::new([5; 32], Vec::new()).wrap(key, context).await
+    }
+
+    async fn unwrap(&self, wrapped: &[u8], context: &str) -> Result<Key, WrapError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        MasterKeys::new([5; 32], Vec::new()).unwrap(wrapped, context).await
+    }
+}
+
+#[tokio::test]
+async fn a_key_service_is_asked_once_however_much_is_opened() {
+    let (mut db, clock) = (TestDb::new().await, ManualClock::default());
+    let keeper = Arc::new(Counted::default());
+    let vault = Vault::with([42; 32], keeper.clone());
+    db.api = Store::connect(&db.url("mw_api"), vault).await.expect("a connection");
+    let tenant = TenantId(Uuid::from_u128(4));
+    db.api.create_tenant(tenant, "fourth", clock.now()).await.expect("a tenant");
+    let ids = [cluster(&db, tenant, &clock).await, cluster(&db, tenant, &clock).await];
+    for id in ids.into_iter().cycle().take(6) {
+        assert_eq!(kubeconfig(&db.api, tenant, id).await.expect("it opens"), SECRET);
+    }
+    assert_eq!(keeper.asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_wrapped_key_that_is_copied_to_another_tenant_or_version_does_not_unwrap() {
+    let (db, clock) = (TestDb::new().await, ManualClock::default());
+    let other = other_tenant(&db, clock.now()).await;
+    let foreign = format!(
+        "UPDATE tenant_keys SET wrapped = (SELECT wrapped FROM tenant_keys WHERE tenant_id = '{}') WHERE tenant_id = '{}'",
+        db.tenant.0, other.0
+    );
+    assert_eq!(db.execute(SUPERUSER, &foreign).await, Ok(1));
+    let fresh = async |tenant| {
+        let store = Store::connect(&db.url("mw_api"), testkit::db::vault()).await.expect("a process that starts");
+        store.begin(tenant).await.map(drop)
+    };
+    assert!(matches!(fresh(other).await, Err(StoreError::KeyService(_))));
+    assert!(fresh(db.tenant).await.is_ok());
+    let later = format!("UPDATE tenant_keys SET version = 7 WHERE tenant_id = '{}'", db.tenant.0);
+    assert_eq!(db.execute(SUPERUSER, &later).await, Ok(1));
+    assert!(matches!(fresh(db.tenant).await, Err(StoreError::KeyService(_))));
 }

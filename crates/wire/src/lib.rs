@@ -14,6 +14,7 @@ mod problem;
 mod problem_pages;
 mod tenants;
 mod upgrades;
+mod webhooks;
 mod whole;
 
 pub use data_plane::*;
@@ -25,6 +26,7 @@ pub use problem::*;
 pub use problem_pages::*;
 pub use tenants::*;
 pub use upgrades::*;
+pub use webhooks::*;
 
 macro_rules! lists {
     ($($(#[$doc:meta])* $name:ident of $item:ident;)*) => {$(
@@ -65,4 +67,8 @@ lists! {
     TenantList of Tenant;
     /// Events.
     EventList of Event;
+    /// Webhooks.
+    WebhookList of Webhook;
+    /// Deliveries.
+    DeliveryList of Delivery;
 }

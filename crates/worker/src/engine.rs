@@ -9,11 +9,13 @@ use store::{Claim, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::Worlds;
 use crate::run::Run;
+use crate::{Post, Worlds};
 
-/// The tasks of a worker besides operations: one observes meshes, one looks after clusters.
-const WATCHERS: usize = 2;
+/// How many webhooks are sent to at once: one that is slow keeps one of them busy.
+const MESSENGERS: usize = 8;
+/// The tasks of a worker besides operations: one observes meshes, one looks after clusters, some send events.
+const WATCHERS: usize = 2 + MESSENGERS;
 
 /// How a worker behaves.
 #[derive(Debug, Clone)]
@@ -55,6 +57,7 @@ pub struct Engine {
     pub(crate) worlds: Arc<dyn Worlds>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) settings: Settings,
+    pub(crate) post: Option<Arc<dyn Post>>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -66,7 +69,13 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     /// A worker on this database.
     pub fn new(store: Store, worlds: Arc<dyn Worlds>, clock: Arc<dyn Clock>, settings: Settings) -> Self {
-        Self { store, worlds, clock, settings }
+        Self { store, worlds, clock, settings, post: None }
+    }
+
+    /// The same worker, which sends events to webhooks as well.
+    #[must_use]
+    pub fn with_post(self, post: Arc<dyn Post>) -> Self {
+        Self { post: Some(post), ..self }
     }
 
     /// Its database.
@@ -79,6 +88,9 @@ impl Engine {
         let running = TaskTracker::new();
         running.spawn(self.clone().observe(stop.clone()));
         running.spawn(self.clone().tend(stop.clone()));
+        for _ in 0..MESSENGERS {
+            running.spawn(self.clone().deliver(stop.clone()));
+        }
         while !stop.is_cancelled() {
             if running.len() >= self.settings.width + WATCHERS {
                 tokio::select! { () = tokio::time::sleep(self.settings.poll) => {}, () = stop.cancelled() => {} }

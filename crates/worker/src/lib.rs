@@ -3,12 +3,14 @@
 //! An operation is claimed with a lease and an epoch, worked on outside any transaction, and recorded with that epoch.
 //! Whoever takes over first fences what was started, so a predecessor that wakes up late can no longer write.
 
+mod deliver;
 mod engine;
 mod observe;
 mod planner;
 mod run;
 mod tend;
 
+pub use deliver::Post;
 pub use engine::{Engine, Settings};
 
 use async_trait::async_trait;

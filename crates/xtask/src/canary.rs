@@ -118,6 +118,10 @@ fn judge(haystacks: &[(String, Vec<u8>)], words: &BTreeSet<String>, requests: us
     if !haystacks.iter().any(|(title, bytes)| title == "the dump" && found(bytes, "credential_expired")) {
         return Err("no cluster has refused a credential: the judge is blind".into());
     }
+    // And messages that it has signed to a webhook.
+    if !haystacks.iter().any(|(title, bytes)| title == "the dump" && found(bytes, "\tdelivered\t")) {
+        return Err("no message has arrived at a webhook: the judge is blind".into());
+    }
     if leaks.is_empty() { Ok(()) } else { Err("a secret is shown".into()) }
 }
 
@@ -154,9 +158,10 @@ async fn prepare(database: &str) -> std::result::Result<String, store::StoreErro
     service::key(&store, tenant, Role::Owner).await
 }
 
-/// What clusters know each other by.
+/// What clusters know each other by, and who listens to webhooks.
 struct FakeCluster {
     address: SocketAddr,
+    listener: SocketAddr,
     authority: String,
 }
 
@@ -194,7 +199,26 @@ async fn fake_cluster() -> Result<FakeCluster> {
             });
         }
     });
-    Ok(FakeCluster { address, authority: made.cert.pem() })
+    Ok(FakeCluster { address, listener: listener_of_events().await?, authority: made.cert.pem() })
+}
+
+/// Somebody who accepts every message.
+async fn listener_of_events() -> Result<SocketAddr> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut sent = vec![0; 64 * 1024];
+                if stream.read(&mut sent).await.is_ok() {
+                    // Whether it is heard does not matter.
+                    let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
+                    let _ = stream.shutdown().await;
+                }
+            });
+        }
+    });
+    Ok(address)
 }
 
 impl FakeCluster {
@@ -298,6 +322,10 @@ fn request(number: usize, http: &reqwest::Client, base: &str, owner: &str, clust
         10 => {
             http.get(format!("{base}/v1/meshes")).bearer_auth(format!("eyJhbGciOiJSUzI1NiJ9.{}.{SECRET}", pem(SECRET)))
         }
+        // A few only: every event goes to each of them.
+        11 if number < 12 * 5 => to(Method::POST, "/v1/webhooks")
+            .header("Idempotency-Key", format!("{number}"))
+            .json(&json!({ "name": format!("w{number}"), "url": format!("http://{}/{PLAIN}", cluster.listener), "kinds": ["operation.state"] })),
         _ => to(Method::GET, &format!("/v1/clusters?label_selector={PLAIN}")),
     }
 }

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::http::StatusCode;
 use model::Clock;
 use model::access::{Grant, Role, Scope};
-use model::ids::{BindingId, ClusterId, KeyId, MeshId, OperationId, ProviderId, TenantId, UpgradeId};
+use model::ids::{BindingId, ClusterId, KeyId, MeshId, OperationId, ProviderId, TenantId, UpgradeId, WebhookId};
 use serde_json::{Value, json};
 use store::private::SUPERUSER;
-use store::{Binding, Narrow, Page, Provider, Reach, Subject};
+use store::{Binding, Narrow, NewWebhook, Page, Provider, Reach, Subject};
 use testkit::Fleet;
 use uuid::Uuid;
 
@@ -26,6 +26,7 @@ struct Ids {
     key: String,
     provider: String,
     binding: String,
+    webhook: String,
     tenant: String,
 }
 
@@ -39,6 +40,7 @@ impl Ids {
         let key = tx.keys(false, Page::ALL).await.expect("keys")[0].id.to_string();
         let provider = tx.providers(Page::ALL).await.expect("providers")[0].id.to_string();
         let binding = tx.bindings(None, Page::ALL).await.expect("bindings")[0].id.to_string();
+        let webhook = tx.webhooks(Page::ALL).await.expect("webhooks")[0].id.to_string();
         Self {
             mesh: fleet.mesh.to_string(),
             cluster,
@@ -47,6 +49,7 @@ impl Ids {
             key,
             provider,
             binding,
+            webhook,
             tenant: fleet.db.tenant.to_string(),
         }
     }
@@ -61,6 +64,7 @@ impl Ids {
             key: KeyId(id).to_string(),
             provider: ProviderId(id).to_string(),
             binding: BindingId(id).to_string(),
+            webhook: WebhookId(id).to_string(),
             tenant: TenantId(id).to_string(),
         }
     }
@@ -68,9 +72,9 @@ impl Ids {
     /// What no id is: of another kind, too short, not letters, an injection.
     fn malformed() -> Vec<Self> {
         let all = |text: &str| {
-            let [mesh, cluster, upgrade, operation, key, provider, binding, tenant] =
+            let [mesh, cluster, upgrade, operation, key, provider, binding, webhook, tenant] =
                 std::array::from_fn(|_| text.to_owned());
-            Self { mesh, cluster, upgrade, operation, key, provider, binding, tenant }
+            Self { mesh, cluster, upgrade, operation, key, provider, binding, webhook, tenant }
         };
         ["mesh_", "x", "00000000-0000-0000-0000-000000000001", "%27%20OR%201=1--", "..%2f..%2f", "%00"].map(all).into()
     }
@@ -85,10 +89,12 @@ impl Ids {
             .replace("{version}", "1.27.8.1")
             .replace("{provider_id}", &self.provider)
             .replace("{binding_id}", &self.binding)
+            .replace("{webhook_id}", &self.webhook)
+            .replace("{seq}", "1")
             .replace("{verb}", verb)
     }
 
-    fn all(&self) -> [&String; 8] {
+    fn all(&self) -> [&String; 9] {
         [
             &self.mesh,
             &self.cluster,
@@ -97,6 +103,7 @@ impl Ids {
             &self.key,
             &self.provider,
             &self.binding,
+            &self.webhook,
             &self.tenant,
         ]
     }
@@ -127,6 +134,21 @@ async fn trust(fleet: &Fleet) {
     tx.commit().await.expect("a commit");
 }
 
+/// Has events sent somewhere, and one on its way there.
+async fn listen(fleet: &Fleet) {
+    let id = WebhookId(fleet.clock.uuid());
+    let new = NewWebhook {
+        name: "hook".into(),
+        url: "https://hooks.example".into(),
+        kinds: vec!["webhook.test".into()],
+        enabled: true,
+    };
+    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+    tx.create_webhook(id, &new, b"a secret", fleet.clock.now()).await.expect("a webhook");
+    tx.test_webhook(id, fleet.clock.now());
+    tx.commit().await.expect("a commit");
+}
+
 /// A victim with everything that a tenant can have, and an attacker who has as much.
 struct Stage {
     service: Service,
@@ -143,6 +165,7 @@ impl Stage {
         key(&attacker.db.api, attacker.clock.as_ref(), attacker.db.tenant, Role::Owner, &[]).await;
         for fleet in [&service.fleet, &attacker] {
             trust(fleet).await;
+            listen(fleet).await;
         }
         let (victim, own) = (Ids::of(&service.fleet).await, Ids::of(&attacker).await);
         Self { service, attacker, victim, own }
@@ -266,7 +289,7 @@ async fn everybody_sees_their_own() {
             assert!(others.all().iter().all(|id| !text.contains(id.as_str())), "{}", route.id);
             shown.extend(ids.all().into_iter().filter(|id| text.contains(id.as_str())).cloned());
         }
-        assert_eq!(shown.len(), 8, "{shown:?} of {ids:?}");
+        assert_eq!(shown.len(), ids.all().len(), "{shown:?} of {ids:?}");
     }
 }
 
@@ -322,9 +345,11 @@ async fn every_tenant_table_is_behind_row_level_security() {
     let past = "SELECT c.relname::text || ' ' || p.polname FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
         WHERE pg_get_expr(p.polqual, p.polrelid) NOT LIKE '%mw.tenant%' ORDER BY 1";
     let known = [
+        "cluster_probes cluster_probes_engine",
         "probes probes_engine",
         "tenant_heads tenant_heads_engine",
         "tenants tenants_platform",
+        "webhook_queue webhook_queue_engine",
         "work_queue work_queue_engine",
     ];
     assert_eq!(db.query(SUPERUSER, past).await, known);

@@ -13,4 +13,5 @@ mod oidc;
 mod requests;
 mod support;
 mod tenants;
+mod webhooks;
 mod written;

@@ -154,6 +154,8 @@ impl Service {
             .replace("{version}", "1.27.8.1")
             .replace("{provider_id}", "idp_00000000000000000000000000")
             .replace("{binding_id}", "binding_00000000000000000000000000")
+            .replace("{webhook_id}", "webhook_00000000000000000000000000")
+            .replace("{seq}", "1")
             .replace("{verb}", verb)
     }
 }
@@ -205,16 +207,27 @@ fn action(id: &str) -> Action {
             Action::ChangeMeshes
         }
         "createUpgrade" | "moveNamespaces" | "askUpgrade" => Action::Upgrade,
-        "listApiKeys" | "getApiKey" | "listIdentityProviders" | "getIdentityProvider" | "listRoleBindings" => {
-            Action::ReadAccess
-        }
+        "listApiKeys"
+        | "getApiKey"
+        | "listIdentityProviders"
+        | "getIdentityProvider"
+        | "listRoleBindings"
+        | "listWebhooks"
+        | "getWebhook"
+        | "listDeliveries" => Action::ReadAccess,
         "createApiKey"
         | "rotateApiKey"
         | "revokeApiKey"
         | "createIdentityProvider"
         | "deleteIdentityProvider"
         | "createRoleBinding"
-        | "deleteRoleBinding" => Action::ChangeAccess,
+        | "deleteRoleBinding"
+        | "createWebhook"
+        | "changeWebhook"
+        | "deleteWebhook"
+        | "rotateWebhookSecret"
+        | "testWebhook"
+        | "redeliver" => Action::ChangeAccess,
         "listAuditEntries" | "getAuditHead" => Action::ReadAudit,
         unknown => panic!("nobody has said what {unknown} needs"),
     }
@@ -240,6 +253,8 @@ pub(crate) fn routes() -> Vec<Route> {
                 "changeRelease" => json!({ "state": "deprecated" }),
                 "createIdentityProvider" => json!({ "name": "idp9", "issuer": "https://nine.example" }),
                 "createRoleBinding" => json!({ "provider_id": "idp_x", "subject": "somebody", "role": "viewer" }),
+                "createWebhook" => json!({ "name": "w9", "url": "https://hooks.example/w9" }),
+                "changeWebhook" => json!({ "kinds": ["upgrade.*"] }),
                 "createApiKey" => json!({ "name": "k9", "role": "viewer" }),
                 _ => json!({}),
             };

@@ -169,9 +169,17 @@ fn covers(grant: &Right, used: &Right) -> bool {
     grant.0 == used.0 && grant.1 == used.1 && (grant.2 == "*" || grant.2 == used.2)
 }
 
-/// The mesh goes, and nothing of it is left in any cluster but definitions, which belong to the cluster.
+/// Its workloads go first: no mesh is taken from under a sidecar. Then the mesh goes, and nothing of it is left in any cluster
+/// but definitions, which belong to the cluster.
 pub(super) fn mesh_gone(lab: &Lab, server: &Server) -> Result<()> {
     let mesh = namespace(server)?;
+    for member in MEMBERS {
+        let kept = |name: &str| name.starts_with("kube-") || ["default", OURS, &mesh].contains(&name);
+        let all = lab.get(member, &["namespaces"])?;
+        let names: Vec<&str> = all.iter().filter_map(|object| object["metadata"]["name"].as_str()).collect();
+        let theirs: Vec<&str> = names.into_iter().filter(|name| !kept(name)).collect();
+        lab.kubectl(member, &[&["delete", "namespace"], theirs.as_slice()].concat())?;
+    }
     server.cli(&["mesh", "delete", "demo", "--wait"])?;
     let kinds =
         "clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations,namespaces";
