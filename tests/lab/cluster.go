@@ -34,6 +34,9 @@ const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
 rules:
+- level: Metadata
+  users: ["system:serviceaccount:meshwright-system:meshwright"]
+  resources: [{group: coordination.k8s.io}]
 - level: None
   resources: [{group: "", resources: [events]}, {group: coordination.k8s.io}, {group: events.k8s.io}]
 - level: None

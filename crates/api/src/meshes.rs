@@ -13,7 +13,7 @@ use model::operation::OperationKind;
 use model::quota::Counted;
 use model::rules::{Circumstances, Edition, Strategy, allowed, assess, path};
 use serde_json::{Value, json};
-use store::{ClusterState, MeshState, NewMesh, NewOperation, Tx};
+use store::{ClusterState, MeshState, NewMesh, NewOperation, StoreError, Tx};
 use wire::{
     ChangeMesh, CreateMesh, DataPlane, MeshList, Operation, SetInjection, StrategyOption, UpgradeOption,
     UpgradeOptionList,
@@ -175,9 +175,51 @@ pub(crate) async fn permitted(caller: &Caller, tx: &mut Tx<'_>, text: &str, acti
     if mesh.state == MeshState::Deleted { Err(ApiError::not_found("mesh")) } else { Ok(mesh) }
 }
 
+/// Bring a mesh back
+///
+/// Within 30 days of its deletion: with its id, its version, its authority and the clusters that it had.
+#[utoipa::path(post, path = "/v1/meshes/{mesh_id}/undelete", operation_id = "undeleteMesh", tag = "meshes",
+    params(("mesh_id" = String, Path)), responses((status = 202, body = Operation)))]
+pub(crate) async fn undelete_mesh(caller: Caller, Path(mesh): Path<String>, body: Body<Nothing>) -> Result<Response> {
+    let mut change = caller.change("undeleteMesh", &body).await?;
+    let mesh = change.tx.mesh(id(&mesh, "mesh")?).await?;
+    caller.may_with(Action::ChangeMeshes, &[Scope::Mesh(mesh.id)], "mesh")?;
+    let conflict = |code, said: String, hint| Err(ApiError::new(StatusCode::CONFLICT, code, said, hint));
+    if mesh.state != MeshState::Deleted {
+        return conflict(
+            "mesh_not_deleted",
+            format!("{} is not deleted.", mesh.name),
+            "There is nothing to bring back.",
+        );
+    }
+    let remains = change.tx.remains(mesh.id).await?;
+    if !remains.authority {
+        let hint = "Create another mesh; its workloads get certificates of another authority.";
+        return conflict("undelete_too_late", format!("{} was deleted more than 30 days ago.", mesh.name), hint);
+    }
+    for member in &remains.members {
+        match change.tx.cluster(*member).await {
+            Ok(cluster) if cluster.state == ClusterState::Ready => {}
+            Ok(cluster) => {
+                let hint = "See what is wrong with the cluster, then try again.";
+                return conflict("cluster_not_ready", format!("{} is not ready.", cluster.name), hint);
+            }
+            Err(StoreError::NotFound { .. }) => {
+                let hint = "Create another mesh from the clusters that there are.";
+                return conflict("cluster_gone", format!("{member} was a member and was forgotten since."), hint);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    change.tx.room_for(Counted::Meshes).await?;
+    change.tx.undelete_mesh(mesh.id, &remains.members).await?;
+    begin(change, &caller, mesh.id, OperationKind::CreateMesh, Value::Null).await
+}
+
 /// Delete a mesh
 ///
-/// Waits until nothing uses it: take the injection labels off and restart the workloads first.
+/// Waits until nothing uses it: take the injection labels off and restart the workloads first. It can be brought back for 30
+/// days.
 #[utoipa::path(delete, path = "/v1/meshes/{mesh_id}", operation_id = "deleteMesh", tag = "meshes",
     params(("mesh_id" = String, Path)), responses((status = 202, body = Operation)))]
 pub(crate) async fn delete_mesh(
@@ -194,7 +236,7 @@ pub(crate) async fn delete_mesh(
         let detail = "The mesh is protected from deletion.";
         return Err(ApiError::new(StatusCode::CONFLICT, "deletion_protected", detail, hint));
     }
-    change.tx.set_mesh_state(mesh.id, MeshState::Deleting).await?;
+    change.tx.set_mesh_state(mesh.id, MeshState::Deleting, caller.app.clock.now()).await?;
     begin(change, &caller, mesh.id, OperationKind::DeleteMesh, Value::Null).await
 }
 

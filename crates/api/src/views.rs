@@ -77,6 +77,7 @@ pub(crate) fn mesh(mesh: &store::Mesh) -> wire::Mesh {
         members: members.collect(),
         busy_with: mesh.busy_with.clone(),
         created_at: mesh.created_at,
+        deleted_at: mesh.deleted_at,
     }
 }
 

@@ -208,6 +208,10 @@ async fn mesh(client: &Client, format: Format, command: Mesh) -> Result<()> {
             let answer = client.delete(&format!("/v1/meshes/{id}")).await?.unwrap_or_default();
             started(client, format, serde_json::from_value(answer).map_err(Failure::other)?, &wait).await
         }
+        Mesh::Undelete { mesh, wait } => {
+            let path = format!("/v1/meshes/{mesh}/undelete");
+            started(client, format, client.post(&path, &json!({}), None).await?, &wait).await
+        }
         Mesh::Options { mesh } => {
             let id = client.mesh(&mesh).await?;
             print(

@@ -208,6 +208,13 @@ pub(crate) enum Mesh {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Bring a deleted mesh back, within 30 days.
+    Undelete {
+        /// Its id: see the deletion's operation, or the audit log.
+        mesh: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Where a mesh can go, and why not elsewhere.
     Options {
         /// Its name or id.

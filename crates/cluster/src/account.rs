@@ -33,20 +33,22 @@ pub(crate) struct Minted {
 /// the control planes' own roles are wider than this account (`bind`, `escalate`): whoever holds it can become an
 /// administrator of the cluster.
 pub fn rules() -> Value {
-    let kept = ["get", "list", "create", "patch", "delete"];
-    let watched = ["get", "list", "watch"];
+    let kept = ["list", "create", "patch", "delete"];
+    let looked_at = ["get", "list", "create", "patch", "delete"];
     json!([
-        { "apiGroups": [""], "resources": ["namespaces", "configmaps", "secrets"], "verbs": kept },
-        { "apiGroups": [""], "resources": ["services", "endpoints", "serviceaccounts"], "verbs": ["list", "create", "patch", "delete"] },
+        { "apiGroups": [""], "resources": ["namespaces", "configmaps"], "verbs": looked_at },
+        { "apiGroups": [""], "resources": ["secrets", "services", "endpoints", "serviceaccounts"], "verbs": kept },
         { "apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"] },
         { "apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch", "create"] },
-        { "apiGroups": ["apps"], "resources": ["deployments", "statefulsets", "daemonsets"], "verbs": ["get", "list", "watch", "patch"] },
-        { "apiGroups": ["admissionregistration.k8s.io"], "resources": ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"], "verbs": kept },
-        { "apiGroups": ["apiextensions.k8s.io"], "resources": ["customresourcedefinitions"], "verbs": kept },
-        { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "delete"] },
+        { "apiGroups": ["apps"], "resources": ["deployments", "statefulsets", "daemonsets"], "verbs": ["list", "watch", "patch"] },
+        { "apiGroups": ["admissionregistration.k8s.io"], "resources": ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"],
+          "verbs": looked_at },
+        // They belong to the cluster and are never taken away.
+        { "apiGroups": ["apiextensions.k8s.io"], "resources": ["customresourcedefinitions"], "verbs": ["list", "create", "patch"] },
+        // What an istiod leaves behind.
+        { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["delete"] },
         { "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings", "clusterroles", "clusterrolebindings"],
           "verbs": ["list", "create", "patch", "delete", "bind", "escalate"] },
-        { "apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": watched },
         { "apiGroups": GROUPS, "resources": ["*"], "verbs": ["list"] },
     ])
 }

@@ -172,6 +172,18 @@ impl Door {
             .map_err(|failure| self.explain(failure))
     }
 
+    /// The same for an object that may be gone by now: then there is nothing to do.
+    ///
+    /// # Errors
+    /// As for [`Door::get`].
+    pub async fn patch_if_there(&self, path: &str, change: &Value, permit: &Permit) -> Result<(), WorldError> {
+        let path = format!("{path}?fieldManager={FIELD_MANAGER}");
+        match self.call(Method::PATCH, &path, Some(("application/merge-patch+json", change)), Some(permit)).await {
+            Ok(_) | Err(Failure::Status(StatusCode::NOT_FOUND, _)) => Ok(()),
+            Err(failure) => Err(self.explain(failure)),
+        }
+    }
+
     /// Deletes an object in the background; one that is gone already is fine.
     ///
     /// # Errors

@@ -204,7 +204,7 @@ impl Tx<'_> {
             .await?;
         }
         let meshes = sqlx::query!(
-            "SELECT mesh_id, authority FROM meshes WHERE tenant_id = $1 ORDER BY mesh_id FOR UPDATE",
+            "SELECT mesh_id, authority FROM meshes WHERE tenant_id = $1 AND length(authority) > 0 ORDER BY mesh_id FOR UPDATE",
             self.tenant.0
         )
         .fetch_all(&mut *self.inner)

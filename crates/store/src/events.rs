@@ -109,7 +109,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Takes away the oldest events, those from before a time.
+    /// Takes away the oldest events, those from before a time, and what is kept as long as they are.
     async fn sweep(&mut self, before: Timestamp) -> Result<(), StoreError> {
         sqlx::query!(
             "DELETE FROM events WHERE tenant_id = $1 AND at < $2
@@ -126,7 +126,7 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        Ok(())
+        self.bury(before).await
     }
 
     /// Whether every event after a number is still there. After 0 comes whatever is kept.

@@ -46,7 +46,7 @@ pub use idempotency::{Answer, Earlier, RequestKey};
 pub use identity::{Binding, Provider, Subject};
 pub use keys::{ApiKey, KeyText, NewKey};
 pub use labels::Narrow;
-pub use meshes::{Member, Mesh, MeshState, NewMesh, Revision, Written};
+pub use meshes::{Member, Mesh, MeshState, NewMesh, Remains, Revision, Written};
 pub use operations::{Item, NewOperation, Operation, WaveHead};
 pub use queue::{Claim, Record, Wishes};
 pub use tenants::{NewTenant, Tenant, TenantState};

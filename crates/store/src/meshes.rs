@@ -122,6 +122,17 @@ pub struct Mesh {
     pub busy_with: Option<String>,
     /// When it was asked for.
     pub created_at: Timestamp,
+    /// When it was deleted.
+    pub deleted_at: Option<Timestamp>,
+}
+
+/// What a deleted mesh can be brought back with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remains {
+    /// The clusters that it had, the config cluster first.
+    pub members: Vec<ClusterId>,
+    /// Whether its authority is still kept.
+    pub authority: bool,
 }
 
 pub(crate) fn place(id: MeshId) -> String {
@@ -159,22 +170,69 @@ impl Tx<'_> {
         .execute(&mut *self.inner)
         .await?;
         self.set_labels(mesh.id.0, &mesh.written.labels).await?;
-        for (position, cluster) in (0i32..).zip(&mesh.members) {
+        self.put_revision(mesh.id, "current", &mesh.version.revision_name(), &mesh.version).await?;
+        self.enlist(mesh.id, &mesh.members).await
+    }
+
+    /// Makes clusters the members of a mesh, and has it observed.
+    async fn enlist(&mut self, mesh: MeshId, members: &[ClusterId]) -> Result<(), StoreError> {
+        for (position, cluster) in (0i32..).zip(members) {
             sqlx::query!(
                 "INSERT INTO memberships (tenant_id, mesh_id, cluster_id, position) VALUES ($1, $2, $3, $4)",
                 self.tenant.0,
-                mesh.id.0,
+                mesh.0,
                 cluster.0,
                 position
             )
             .execute(&mut *self.inner)
             .await?;
         }
-        self.put_revision(mesh.id, "current", &mesh.version.revision_name(), &mesh.version).await?;
+        sqlx::query!("INSERT INTO probes (mesh_id, tenant_id, due_at) VALUES ($1, $2, now())", mesh.0, self.tenant.0)
+            .execute(&mut *self.inner)
+            .await?;
+        Ok(())
+    }
+
+    /// What is left of a deleted mesh.
+    ///
+    /// # Errors
+    /// There is none of that id in this tenant.
+    pub async fn remains(&mut self, id: MeshId) -> Result<Remains, StoreError> {
+        let row = sqlx::query!(
+            r#"SELECT former_members, length(authority) > 0 AS "authority!" FROM meshes
+               WHERE tenant_id = $1 AND mesh_id = $2 AND state = 'deleted'"#,
+            self.tenant.0,
+            id.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .ok_or(StoreError::NotFound { what: "mesh" })?;
+        Ok(Remains { members: row.former_members.into_iter().map(ClusterId).collect(), authority: row.authority })
+    }
+
+    /// Brings a deleted mesh back, in state `creating`.
+    ///
+    /// # Errors
+    /// Its name is taken by now (`meshes_name_unique`), or a cluster of its is in another mesh (`memberships_one_mesh`).
+    pub async fn undelete_mesh(&mut self, id: MeshId, members: &[ClusterId]) -> Result<(), StoreError> {
+        let done = sqlx::query!(
+            "UPDATE meshes SET state = 'creating', deleted_at = NULL, former_members = '{}', generation = generation + 1
+             WHERE tenant_id = $1 AND mesh_id = $2 AND state = 'deleted'",
+            self.tenant.0,
+            id.0
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        exactly_one(done.rows_affected(), StoreError::NotFound { what: "mesh" })?;
+        self.enlist(id, members).await
+    }
+
+    /// Forgets for good what a mesh could have been brought back with that was deleted before a time.
+    pub(crate) async fn bury(&mut self, before: Timestamp) -> Result<(), StoreError> {
         sqlx::query!(
-            "INSERT INTO probes (mesh_id, tenant_id, due_at) VALUES ($1, $2, now())",
-            mesh.id.0,
-            self.tenant.0
+            "UPDATE meshes SET authority = '' WHERE tenant_id = $1 AND state = 'deleted' AND deleted_at < $2 AND length(authority) > 0",
+            self.tenant.0,
+            before.to_sqlx() as _
         )
         .execute(&mut *self.inner)
         .await?;
@@ -225,7 +283,7 @@ impl Tx<'_> {
         let (mut revisions, mut members) = (self.revisions(ids).await?, self.members(ids).await?);
         let mut labels = self.labels(ids).await?;
         let rows = sqlx::query!(
-            r#"SELECT mesh_id, name, display_name, deletion_protection, generation, edition, state, hosting_cluster_id, created_at,
+            r#"SELECT mesh_id, name, display_name, deletion_protection, generation, edition, state, hosting_cluster_id, created_at, deleted_at,
                    holder AS "holder?"
                FROM meshes LEFT JOIN mesh_slots USING (tenant_id, mesh_id)
                WHERE tenant_id = $1 AND mesh_id = ANY($2) ORDER BY mesh_id"#,
@@ -251,6 +309,7 @@ impl Tx<'_> {
                 members: members.remove(&id).unwrap_or_default(),
                 busy_with: row.holder,
                 created_at: row.created_at.to_jiff(),
+                deleted_at: row.deleted_at.map(jiff_sqlx::Timestamp::to_jiff),
             })
         });
         read.collect()
@@ -280,7 +339,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// There is no such mesh.
-    pub async fn set_mesh_state(&mut self, id: MeshId, state: MeshState) -> Result<(), StoreError> {
+    pub async fn set_mesh_state(&mut self, id: MeshId, state: MeshState, now: Timestamp) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE meshes SET state = $3 WHERE tenant_id = $1 AND mesh_id = $2",
             self.tenant.0,
@@ -291,6 +350,16 @@ impl Tx<'_> {
         .await?;
         exactly_one(done.rows_affected(), StoreError::NotFound { what: "mesh" })?;
         if state == MeshState::Deleted {
+            sqlx::query!(
+                "UPDATE meshes SET deleted_at = $3, former_members = array(
+                     SELECT cluster_id FROM memberships WHERE tenant_id = $1 AND mesh_id = $2 ORDER BY position)
+                 WHERE tenant_id = $1 AND mesh_id = $2",
+                self.tenant.0,
+                id.0,
+                now.to_sqlx() as _
+            )
+            .execute(&mut *self.inner)
+            .await?;
             sqlx::query!("DELETE FROM probes WHERE mesh_id = $1 AND tenant_id = $2", id.0, self.tenant.0)
                 .execute(&mut *self.inner)
                 .await?;

@@ -111,6 +111,11 @@ impl FakeWorld {
         workload
     }
 
+    /// Takes every workload away: nothing uses any revision.
+    pub fn clear_workloads(&self) {
+        self.lock().workloads.clear();
+    }
+
     /// Changes how a workload behaves.
     pub fn temper(&self, member: &str, workload: &WorkloadRef, temper: Temper) {
         let key = (member.parse().expect(member), workload.clone());

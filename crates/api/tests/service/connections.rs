@@ -92,6 +92,15 @@ async fn heads_and_bodies_that_are_far_too_large_are_refused() {
     }
 }
 
+/// Nothing of the body is ever sent: an answer can only come to those whose body is not waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_has_no_credential_is_refused_before_their_body_is_read() {
+    let listening = listen(10).await;
+    let sent = b"POST /v1/meshes HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\nConnection: close\r\n\r\n";
+    let refused = answer(listening.address, sent).await;
+    assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_stops_ends_idle_connections_and_itself() {
     let listening = listen(10).await;

@@ -9,6 +9,7 @@ mod issuer;
 mod keys;
 mod limits;
 mod lists;
+mod meshes;
 mod oidc;
 mod requests;
 mod support;

@@ -203,9 +203,8 @@ fn action(id: &str) -> Action {
         "listTenants" | "getTenant" => Action::ReadPlatform,
         "createTenant" | "changeTenant" | "deleteTenant" | "changeRelease" => Action::ChangePlatform,
         "registerCluster" | "changeCluster" | "renewCredential" | "deleteCluster" => Action::ChangeClusters,
-        "createMesh" | "changeMesh" | "deleteMesh" | "setInjection" | "createRestart" | "askOperation" => {
-            Action::ChangeMeshes
-        }
+        "createMesh" | "changeMesh" | "deleteMesh" | "undeleteMesh" | "setInjection" | "createRestart"
+        | "askOperation" => Action::ChangeMeshes,
         "createUpgrade" | "moveNamespaces" | "askUpgrade" => Action::Upgrade,
         "listApiKeys"
         | "getApiKey"

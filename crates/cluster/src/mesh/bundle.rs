@@ -157,7 +157,10 @@ impl MeshWorld {
                 for object in &desired {
                     self.apply_one(door, target, object, permit).await?;
                 }
-                self.prune(door, &before, &desired, permit).await?;
+                // Definitions belong to the cluster: with one of them every object of its kind would go.
+                if !matches!(target, Target::Crds { .. }) {
+                    self.prune(door, &before, &desired, permit).await?;
+                }
                 let writer = format!("{}/{}", permit.operation, permit.epoch);
                 let inventory = self.inventory(target, value, &desired, &writer);
                 door.apply(&self.inventory_path(target), &inventory, Some(permit)).await.map(|_| ())

@@ -76,10 +76,9 @@ impl<'a> Single<'a> {
     }
 
     pub(super) async fn fence(&self, permit: &Permit) -> Result<(), WorldError> {
-        let Some(object) = self.door.get(&self.path).await? else { return Ok(()) };
         let fence = format!("{}/{}", permit.operation, permit.epoch);
-        let patch = json!({ "metadata": { "uid": object["metadata"]["uid"], "annotations": { FENCE: fence } } });
-        self.door.patch(&self.path, &patch, Some(permit)).await.map(|_| ())
+        let patch = json!({ "metadata": { "annotations": { FENCE: fence } } });
+        self.door.patch_if_there(&self.path, &patch, permit).await
     }
 
     pub(super) async fn set(

@@ -50,7 +50,7 @@ impl Run<'_> {
                     _ => None,
                 };
                 if let Some(state) = follows {
-                    tx.set_mesh_state(mesh, state).await?;
+                    tx.set_mesh_state(mesh, state, self.now()).await?;
                 }
                 tx.free_slot(mesh).await?;
             }
