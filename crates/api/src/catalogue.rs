@@ -4,14 +4,20 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use model::Version;
 use model::access::Action;
-use model::release::{Release, ReleaseState};
+use model::ids::HostingClusterId;
+use model::release::{KubernetesRange, Release, ReleaseState};
 use model::rules::Severity;
+use store::{Hosting, StoredRelease};
+use wire::{AddHostingCluster, ImportRelease};
 
 use crate::App;
 use crate::auth::Caller;
-use crate::change::{Body, Done};
+use crate::change::{Body, Done, Nothing};
+use crate::fields::{id, name_field};
 use crate::problem::{ApiError, Result};
 use crate::views::name;
 
@@ -31,6 +37,43 @@ pub(crate) async fn list_hosting_clusters(
         .into_iter()
         .map(|hosting| wire::HostingCluster { id: hosting.id.to_string(), name: hosting.name });
     Ok(Json(wire::HostingClusterList { items: items.collect(), next_page_token: None }))
+}
+
+/// Add a hosting cluster
+///
+/// Meshes that are made from now on can run there. For whoever operates the service.
+#[utoipa::path(post, path = "/v1/hosting-clusters", operation_id = "addHostingCluster", tag = "catalogue", request_body = AddHostingCluster,
+    responses((status = 201, body = wire::HostingCluster)))]
+pub(crate) async fn add_hosting_cluster(caller: Caller, body: Body<AddHostingCluster>) -> Result<Response> {
+    caller.may(Action::ChangePlatform)?;
+    let mut change = caller.change("addHostingCluster", &body).await?;
+    let name = name_field(&body.value.name)?.to_string();
+    let (_, kubeconfig) = (caller.app.read_kubeconfig)(&body.value.kubeconfig)
+        .map_err(|refused| ApiError::field("/kubeconfig", refused).coded("kubeconfig_refused"))?;
+    let (clock, id) = (&caller.app.clock, HostingClusterId(caller.app.clock.uuid()));
+    let hosting = Hosting { id, name, created_at: clock.now() };
+    change.tx.add_hosting_cluster(&hosting, &kubeconfig).await?;
+    let shown = wire::HostingCluster { id: id.to_string(), name: hosting.name };
+    change.done(Done::new(StatusCode::CREATED, id), &shown).await
+}
+
+/// Remove a hosting cluster
+///
+/// Refused as long as anything refers to it. For whoever operates the service.
+#[utoipa::path(delete, path = "/v1/hosting-clusters/{hosting_cluster_id}", operation_id = "deleteHostingCluster", tag = "catalogue",
+    params(("hosting_cluster_id" = String, Path)), responses((status = 204)))]
+pub(crate) async fn delete_hosting_cluster(
+    caller: Caller,
+    Path(hosting): Path<String>,
+    body: Body<Nothing>,
+) -> Result<Response> {
+    caller.may(Action::ChangePlatform)?;
+    let mut change = caller.change("deleteHostingCluster", &body).await?;
+    let id: HostingClusterId = id(&hosting, "hosting cluster")?;
+    let known = caller.app.store.hosting_clusters().await?.into_iter().find(|known| known.id == id);
+    let before = known.ok_or_else(|| ApiError::not_found("hosting cluster"))?;
+    change.tx.delete_hosting_cluster(id).await?;
+    change.gone(id, &wire::HostingCluster { id: id.to_string(), name: before.name }).await
 }
 
 /// List releases
@@ -54,6 +97,62 @@ fn view(release: &Release) -> wire::Release {
         ),
         quirks: release.quirks.iter().map(name).collect(),
     }
+}
+
+/// The longest hub, tag or source.
+const LONGEST_TEXT: usize = 255;
+
+fn short(pointer: &str, text: &str, shortest: usize) -> Result<String> {
+    let fits = (shortest..=LONGEST_TEXT).contains(&text.len()) && !text.chars().any(char::is_control);
+    let said = || ApiError::field(pointer, format!("{shortest} to {LONGEST_TEXT} bytes without control characters"));
+    fits.then(|| text.to_owned()).ok_or_else(said)
+}
+
+fn read(caller: &Caller, wanted: &ImportRelease) -> Result<StoredRelease> {
+    let version: Version = wanted
+        .version
+        .parse()
+        .map_err(|error: model::version::InvalidVersion| ApiError::field("/version", error.to_string()))?;
+    let refused = |said: String| ApiError::field("/charts", said).coded("charts_refused");
+    let sent = STANDARD.decode(&wanted.charts).map_err(|_| refused("it is not base64".into()))?;
+    let (charts, digest) = (caller.app.read_charts)(&sent).map_err(refused)?;
+    let supported_until = wanted.supported_until.as_ref().map(|day| day.parse()).transpose();
+    let quirk = |(index, quirk): (usize, &String)| {
+        serde_json::from_value(quirk.as_str().into())
+            .map_err(|_| ApiError::field(&format!("/quirks/{index}"), "nobody knows this quirk"))
+    };
+    if wanted.kubernetes_min > wanted.kubernetes_tested {
+        return Err(ApiError::field("/kubernetes_min", "the oldest Kubernetes is not newer than the newest"));
+    }
+    let release = Release {
+        state: ReleaseState::Available,
+        hub: short("/hub", &wanted.hub, 1)?,
+        tag: wanted.tag.as_deref().map_or_else(|| Ok(version.community()), |tag| short("/tag", tag, 1))?,
+        digest,
+        supported_until: supported_until
+            .map_err(|_: jiff::Error| ApiError::field("/supported_until", "a day is written 2027-06-30"))?,
+        kubernetes: KubernetesRange {
+            min: wanted.kubernetes_min,
+            tested_max: wanted.kubernetes_tested,
+            source: short("/kubernetes_source", &wanted.kubernetes_source, 0)?,
+        },
+        quirks: wanted.quirks.iter().enumerate().map(quirk).collect::<Result<_>>()?,
+        version,
+    };
+    Ok(StoredRelease { release, charts })
+}
+
+/// Import a release
+///
+/// From its own charts; its images are pulled from the hub by the clusters. For whoever operates the service.
+#[utoipa::path(post, path = "/v1/releases", operation_id = "importRelease", tag = "catalogue", request_body = ImportRelease,
+    responses((status = 201, body = wire::Release)))]
+pub(crate) async fn import_release(caller: Caller, body: Body<ImportRelease>) -> Result<Response> {
+    caller.may(Action::ChangePlatform)?;
+    let mut change = caller.change("importRelease", &body).await?;
+    let stored = read(&caller, &body.value)?;
+    change.tx.add_release(&stored, caller.app.clock.now()).await?;
+    change.done(Done::new(StatusCode::CREATED, &stored.release.version), &view(&stored.release)).await
 }
 
 /// Offer, deprecate or withdraw a release

@@ -43,6 +43,9 @@ pub type ReadKubeconfig = fn(&str) -> Result<(String, Vec<u8>), String>;
 /// Makes a new mesh's authority, in the form that is stored.
 pub type NewAuthority = fn(&str, jiff::Timestamp) -> Result<Vec<u8>, String>;
 
+/// Reads the charts of a release that somebody sent: the archive that is stored, with its digest, or why they are refused.
+pub type ReadCharts = fn(&[u8]) -> Result<(Vec<u8>, String), String>;
+
 /// What every handler needs. Clones share it.
 #[derive(Clone)]
 pub struct App {
@@ -54,6 +57,8 @@ pub struct App {
     pub read_kubeconfig: ReadKubeconfig,
     /// The maker of authorities.
     pub new_authority: NewAuthority,
+    /// The strict reader of charts.
+    pub read_charts: ReadCharts,
     /// Who has asked how often.
     pub limits: Arc<Limits>,
     /// The keys of identity providers.

@@ -162,3 +162,26 @@ fn groups(claims: &Claims, claim: &str) -> Vec<String> {
     let listed = claims.others.get(claim).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     listed.iter().filter_map(Value::as_str).take(MOST_GROUPS).map(str::to_owned).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_token_of_sixteen_kilobytes_is_read_and_a_longer_one_is_not() {
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let head = part(&json!({ "alg": "EdDSA", "typ": "JWT", "kid": "k1" }));
+        let claims = json!({ "iss": "https://i", "sub": "s", "aud": audience(TenantId::PLATFORM), "exp": 1 });
+        let token = |length: usize| {
+            let signed = format!("{head}.{}.", part(&claims));
+            format!("{signed}{}", "A".repeat(length - signed.len()))
+        };
+        assert_eq!(LONGEST, 16_384);
+        assert_eq!(read(&token(LONGEST)).expect("a token").tenant, TenantId::PLATFORM);
+        assert!(read(&token(LONGEST + 1)).is_none());
+    }
+}

@@ -168,6 +168,20 @@ fn conflict(constraint: &str) -> ApiError {
         "api_keys_name_unique" => taken("API key"),
         "tenants_name_unique" => taken("tenant"),
         "identity_providers_name_unique" => taken("identity provider"),
+        "webhooks_name_unique" => taken("webhook"),
+        "hosting_clusters_name_unique" => taken("hosting cluster"),
+        "releases_pk" => ApiError::new(
+            StatusCode::CONFLICT,
+            "release_known",
+            "The catalogue has this version already.",
+            "A release never changes: import what is different under another build number.",
+        ),
+        "meshes_hosting_fk" => ApiError::new(
+            StatusCode::CONFLICT,
+            "hosting_cluster_in_use",
+            "Control planes run in this cluster, or ran there once.",
+            "Delete its meshes; the cluster itself stays in the catalogue, because what was deleted refers to it.",
+        ),
         "identity_providers_issuer_unique" => ApiError::new(
             StatusCode::CONFLICT,
             "issuer_known",

@@ -3,7 +3,7 @@
 
 use model::access::Role;
 use model::operation::Wish;
-use model::release::ReleaseState;
+use model::release::{Quirk, ReleaseState};
 use model::rules::{Edition, Strategy};
 use model::upgrade::{LabelPolicy, Verb};
 use model::webhook::MOST_KINDS;
@@ -132,7 +132,7 @@ fn refusal(description: &str) -> Value {
 
 /// What the domain takes, by field. Answers stay open: a client must bear values that it does not know.
 fn constrain(schema: &str, of: &mut Value) {
-    let verbs = ["Create", "Change", "Register", "Renew", "Rotate", "Move", "Set"];
+    let verbs = ["Add", "Create", "Change", "Import", "Register", "Renew", "Rotate", "Move", "Set"];
     let sent = verbs.iter().any(|verb| schema.starts_with(verb));
     if !sent {
         return;
@@ -141,7 +141,7 @@ fn constrain(schema: &str, of: &mut Value) {
         let rules = match (schema, field.as_str()) {
             (_, "name") => json!({ "minLength": 1, "maxLength": 63, "pattern": NAME }),
             (_, "display_name") => json!({ "maxLength": 128, "pattern": VISIBLE }),
-            (_, "kubeconfig" | "groups_claim" | "provider_id") => json!({ "minLength": 1 }),
+            (_, "kubeconfig" | "groups_claim" | "provider_id" | "charts") => json!({ "minLength": 1 }),
             (_, "role") => json!({ "enum": Role::ALL.map(Role::as_str) }),
             (_, "edition") => json!({ "enum": names(&[Edition::Standard, Edition::Enterprise, Edition::Ultimate]) }),
             (_, "strategy") => json!({ "enum": names(&[Strategy::InPlace, Strategy::Canary]) }),
@@ -150,6 +150,10 @@ fn constrain(schema: &str, of: &mut Value) {
                 json!({ "minItems": 1, "items": { "type": "string", "enum": ALGORITHMS.map(|(name, _)| name) } })
             }
             (_, "version") => json!({ "pattern": "^[0-9]+\\.[0-9]+\\.[0-9]+\\.[0-9]+$" }),
+            ("ImportRelease", "hub" | "tag") => json!({ "minLength": 1, "maxLength": 255, "pattern": VISIBLE }),
+            ("ImportRelease", "kubernetes_source") => json!({ "maxLength": 255, "pattern": VISIBLE }),
+            ("ImportRelease", "supported_until") => json!({ "format": "date" }),
+            ("ImportRelease", "quirks") => json!({ "items": { "type": "string", "enum": names(&Quirk::ALL) } }),
             (_, "url") => json!({ "maxLength": webhooks::LONGEST_URL, "pattern": "^https?://[^@#/?]+([/?][^#]*)?$" }),
             (_, "kinds") => {
                 let kind = json!({ "type": "string", "pattern": "^(\\*|[a-z]+\\.(\\*|[a-z_]+))$" });

@@ -49,8 +49,9 @@ impl utoipa::Modify for BearerKey {
 
 fn documented() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Documentation::openapi())
-        .routes(routes!(catalogue::list_hosting_clusters))
-        .routes(routes!(catalogue::list_releases))
+        .routes(routes!(catalogue::list_hosting_clusters, catalogue::add_hosting_cluster))
+        .routes(routes!(catalogue::delete_hosting_cluster))
+        .routes(routes!(catalogue::list_releases, catalogue::import_release))
         .routes(routes!(catalogue::change_release))
         .routes(routes!(tenants::create_tenant, tenants::list_tenants))
         .routes(routes!(tenants::get_tenant, tenants::change_tenant, tenants::delete_tenant))

@@ -15,7 +15,7 @@ use crate::client::{Client, escaped};
 use crate::options::{Ask, Cluster, Command, Format, Mesh, Operation, Options, Selector, Upgrade, View, Wait, Written};
 use crate::output::{or_dash, print};
 use crate::profile::{self, Profile};
-use crate::{Failure, Result, access, audit, watch, webhooks};
+use crate::{Failure, Result, access, audit, catalogue, watch, webhooks};
 
 pub(crate) async fn run(options: Options) -> Result<()> {
     let Profile { server, key } = profile::of(&options)?;
@@ -29,6 +29,8 @@ pub(crate) async fn run(options: Options) -> Result<()> {
             Ok(())
         }
         Command::Releases => releases(&client, format).await,
+        Command::Release(command) => catalogue::release(&client, format, command).await,
+        Command::Hosting(command) => catalogue::hosting(&client, format, command).await,
         Command::Cluster(command) => cluster(&client, format, command).await,
         Command::Mesh(command) => mesh(&client, format, command).await,
         Command::Upgrade(command) => upgrade(&client, format, command).await,
@@ -56,17 +58,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
 
 async fn releases(client: &Client, format: Format) -> Result<()> {
     let list: ReleaseList = client.get("/v1/releases").await?;
-    print(format, &list, &["version", "state", "kubernetes", "supported until"], |list| {
-        let row = |release: &wire::Release| {
-            vec![
-                release.version.clone(),
-                release.state.clone(),
-                release.kubernetes.clone(),
-                or_dash(release.supported_until.as_ref()),
-            ]
-        };
-        list.items.iter().map(row).collect()
-    })
+    print(format, &list, &catalogue::RELEASE, |list| list.items.iter().map(catalogue::release_row).collect())
 }
 
 const CLUSTER: [&str; 6] = ["name", "state", "kubernetes", "credential", "server", "id"];

@@ -9,6 +9,7 @@ use clap::{CommandFactory, Parser};
 
 mod access;
 mod audit;
+mod catalogue;
 mod client;
 mod commands;
 mod options;

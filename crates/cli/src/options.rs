@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod access;
+mod catalogue;
 mod webhooks;
 
 pub(crate) use access::{Access, Audit, Key, Tenant};
+pub(crate) use catalogue::{Hosting, Import, Release};
 pub(crate) use webhooks::Webhook;
 
 /// Every control plane and every sidecar from one version to the next, and back.
@@ -43,6 +45,12 @@ pub(crate) enum Command {
     Login,
     /// The release catalogue.
     Releases,
+    /// One release of it, for whoever operates the service.
+    #[command(subcommand)]
+    Release(Release),
+    /// Clusters that control planes run in, for whoever operates the service.
+    #[command(subcommand)]
+    Hosting(Hosting),
     /// Registered clusters.
     #[command(subcommand)]
     Cluster(Cluster),

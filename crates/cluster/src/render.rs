@@ -1,6 +1,8 @@
 //! A release's own charts to objects: `helm template` as a subprocess with nothing around it.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -12,6 +14,12 @@ use tokio::io::AsyncReadExt;
 const LIMIT: Duration = Duration::from_secs(30);
 /// The largest render that is looked at. Istio's definitions are about 1 MiB.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
+/// The charts of a release.
+const CHARTS: [&str; 2] = ["base", "istiod"];
+/// The largest charts that are taken, unpacked. Istio's have two megabytes.
+const LARGEST_CHARTS: u64 = 16 * 1024 * 1024;
+/// What a file begins with that was packed with gzip.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// Where helm is.
 #[derive(Debug, Clone)]
@@ -36,20 +44,64 @@ fn problem(message: impl Into<String>) -> Problem {
 /// A chart is missing or cannot be read.
 pub fn pack(folder: &Path) -> std::io::Result<Vec<u8>> {
     let mut files = Vec::new();
-    for chart in ["base", "istiod"] {
+    for chart in CHARTS {
         collect(&folder.join(chart), &mut files)?;
     }
-    files.sort();
+    let read = |file: PathBuf| {
+        let name = file.strip_prefix(folder).expect("collected below the folder").to_owned();
+        Ok((name, std::fs::read(&file)?))
+    };
+    archive(files.into_iter().map(read).collect::<std::io::Result<_>>()?)
+}
+
+fn archive(files: BTreeMap<PathBuf, Vec<u8>>) -> std::io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
-    for file in files {
+    for (name, text) in files {
         let mut header = tar::Header::new_gnu();
-        let text = std::fs::read(&file)?;
         header.set_size(text.len() as u64);
         header.set_mode(0o644);
-        let name = file.strip_prefix(folder).expect("collected below the folder").to_owned();
         archive.append_data(&mut header, name, text.as_slice())?;
     }
     archive.into_inner()
+}
+
+/// Reads an archive that somebody sent, a tar with or without gzip, and packs it as [`pack`] does.
+///
+/// # Errors
+/// What is wrong with it, in words for whoever sent it: nothing but files of the charts may be in it.
+pub fn repack(sent: &[u8]) -> Result<Vec<u8>, String> {
+    let damaged = |error: std::io::Error| format!("it cannot be read: {error}");
+    let mut plain = Vec::new();
+    if sent.starts_with(&GZIP) {
+        let read = flate2::read::GzDecoder::new(sent).take(LARGEST_CHARTS + 1).read_to_end(&mut plain);
+        read.map_err(damaged)?;
+    } else {
+        plain.extend_from_slice(sent);
+    }
+    if plain.len() as u64 > LARGEST_CHARTS {
+        return Err(format!("unpacked it has more than {} MiB", LARGEST_CHARTS / 1024 / 1024));
+    }
+    let mut files = BTreeMap::new();
+    for entry in tar::Archive::new(plain.as_slice()).entries().map_err(damaged)? {
+        let mut entry = entry.map_err(damaged)?;
+        let path = entry.path().map_err(damaged)?.into_owned();
+        let path = path.strip_prefix(".").map(Path::to_owned).unwrap_or(path);
+        if entry.header().entry_type().is_dir() || path.as_os_str().is_empty() {
+            continue;
+        }
+        let inside = path.components().all(|part| matches!(part, Component::Normal(_)));
+        let chart = CHARTS.iter().any(|chart| path.starts_with(chart));
+        if !(inside && chart && entry.header().entry_type().is_file()) {
+            return Err(format!("{} is no file of the charts base and istiod", path.display()));
+        }
+        let mut text = Vec::new();
+        entry.read_to_end(&mut text).map_err(damaged)?;
+        files.insert(path, text);
+    }
+    if let Some(missing) = CHARTS.iter().find(|chart| !files.contains_key(&Path::new(chart).join("Chart.yaml"))) {
+        return Err(format!("{missing}/Chart.yaml is missing"));
+    }
+    archive(files).map_err(damaged)
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
@@ -141,4 +193,80 @@ fn refuse_twins(objects: &[Value]) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut archive = tar::Builder::new(Vec::new());
+        for (name, text) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            header.set_mode(0o600);
+            // As an attacker writes it, without the library's own care.
+            header.as_gnu_mut().expect("this form").name[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_cksum();
+            archive.append(&header, *text).expect("an entry");
+        }
+        archive.into_inner().expect("an archive")
+    }
+
+    fn gzip(plain: &[u8]) -> Vec<u8> {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(plain).expect("memory");
+        packed.finish().expect("memory")
+    }
+
+    const GOOD: [(&str, &[u8]); 3] = [
+        ("./base/Chart.yaml", b"name: base"),
+        ("istiod/Chart.yaml", b"name: istiod"),
+        ("istiod/templates/x.yaml", b"x"),
+    ];
+
+    #[test]
+    fn what_was_sent_is_packed_as_a_folder_would_be() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, text) in GOOD {
+            let file = folder.path().join(name);
+            std::fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+            std::fs::write(file, text).expect("a file");
+        }
+        let packed = pack(folder.path()).expect("an archive");
+        let plain = tar_of(&GOOD);
+        assert_eq!(repack(&plain).as_ref(), Ok(&packed));
+        assert_eq!(repack(&gzip(&plain)).as_ref(), Ok(&packed));
+    }
+
+    #[test]
+    fn nothing_but_files_of_the_charts_is_taken() {
+        for (name, why) in [
+            ("../base/Chart.yaml", "no file of"),
+            ("/etc/passwd", "no file of"),
+            ("base/../../x", "no file of"),
+            ("other/Chart.yaml", "no file of"),
+        ] {
+            let refused = repack(&tar_of(&[&GOOD[..], &[(name, b"x")]].concat())).expect_err(name);
+            assert!(refused.contains(why), "{refused}");
+        }
+        assert_eq!(repack(&tar_of(&GOOD[..1])), Err("istiod/Chart.yaml is missing".into()));
+        assert!(repack(b"no archive at all").is_err());
+        assert!(repack(&[0x1f, 0x8b, 1, 2]).is_err());
+        let mut link = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        link.append_link(&mut header, "base/link", "/etc/passwd").expect("an entry");
+        assert!(repack(&link.into_inner().expect("an archive")).expect_err("a link").contains("no file of"));
+    }
+
+    #[test]
+    fn a_bomb_is_not_unpacked() {
+        let bomb = gzip(&vec![0; usize::try_from(LARGEST_CHARTS).expect("small") * 2]);
+        assert!(bomb.len() < 1024 * 1024);
+        assert!(repack(&bomb).expect_err("a bomb").contains("more than 16 MiB"));
+    }
 }

@@ -56,3 +56,8 @@ pub enum Quirk {
     /// Changing or removing a remote secret of a synced cluster hangs istiod's secret controller (upstream 60612).
     RemoteSecretDeadlock,
 }
+
+impl Quirk {
+    /// Every quirk there is.
+    pub const ALL: [Self; 1] = [Self::RemoteSecretDeadlock];
+}

@@ -98,6 +98,11 @@ pub(crate) fn app(store: Store, allowed: &[String], share: u32) -> Result<api::A
         new_authority: |mesh, now| {
             Authority::generate(mesh, now).map(|authority| authority.stored()).map_err(|error| error.to_string())
         },
+        read_charts: |sent| {
+            let charts = cluster::render::repack(sent)?;
+            let digest = store::digest(&charts);
+            Ok((charts, digest))
+        },
         limits: Arc::new(api::Limits::new(
             api::Rates::TENANT.times(share),
             api::Rates::PRINCIPAL.times(share),

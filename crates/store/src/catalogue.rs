@@ -154,6 +154,58 @@ fn release(version: &str, state: &str, body: serde_json::Value) -> Result<Releas
 }
 
 impl Tx<'_> {
+    /// Adds a release to the catalogue, for an operator.
+    ///
+    /// # Errors
+    /// The version is there already (`releases_pk`).
+    pub async fn add_release(&mut self, stored: &StoredRelease, now: Timestamp) -> Result<(), StoreError> {
+        self.as_platform().await?;
+        let release = &stored.release;
+        sqlx::query!(
+            "INSERT INTO releases (version, state, body, charts, created_at) VALUES ($1, $2, $3, $4, $5)",
+            release.version.to_string(),
+            state_text(release.state),
+            json(release),
+            stored.charts,
+            now.to_sqlx() as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        self.as_tenant().await
+    }
+
+    /// Adds a hosting cluster, for an operator.
+    ///
+    /// # Errors
+    /// The name is taken (`hosting_clusters_name_unique`).
+    pub async fn add_hosting_cluster(&mut self, hosting: &Hosting, kubeconfig: &[u8]) -> Result<(), StoreError> {
+        let sealed = self.vault.seal(&place(hosting.id), kubeconfig);
+        self.as_platform().await?;
+        sqlx::query!(
+            "INSERT INTO hosting_clusters (hosting_cluster_id, name, kubeconfig, created_at) VALUES ($1, $2, $3, $4)",
+            hosting.id.0,
+            hosting.name,
+            sealed,
+            hosting.created_at.to_sqlx() as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        self.as_tenant().await
+    }
+
+    /// Removes a hosting cluster that no mesh runs in, for an operator.
+    ///
+    /// # Errors
+    /// There is none of that id, or a mesh runs in it (`meshes_hosting_fk`).
+    pub async fn delete_hosting_cluster(&mut self, id: HostingClusterId) -> Result<(), StoreError> {
+        self.as_platform().await?;
+        let done = sqlx::query!("DELETE FROM hosting_clusters WHERE hosting_cluster_id = $1", id.0)
+            .execute(&mut *self.inner)
+            .await?;
+        self.as_tenant().await?;
+        exactly_one(done.rows_affected(), StoreError::NotFound { what: "hosting cluster" })
+    }
+
     /// Offers, deprecates or withdraws a release, for an operator.
     ///
     /// # Errors

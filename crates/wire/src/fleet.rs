@@ -31,6 +31,65 @@ pub struct Release {
     pub quirks: Vec<String>,
 }
 
+/// A hosting cluster to add.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddHostingCluster {
+    /// Its name: a DNS label.
+    #[schema(example = "eu-west-1")]
+    pub name: String,
+    /// A kubeconfig with everything inline, which may do everything in the meshes' namespaces. It is kept, sealed.
+    #[schema(write_only)]
+    pub kubeconfig: String,
+}
+
+/// A release to import.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImportRelease {
+    /// Its version.
+    #[schema(example = "1.27.9.1")]
+    pub version: String,
+    /// Its charts: a tar of the folders `base` and `istiod`, with or without gzip, in base64. At most 16 MiB unpacked.
+    pub charts: String,
+    /// Where its images are pulled from.
+    #[serde(default = "istio")]
+    #[schema(default = "docker.io/istio")]
+    pub hub: String,
+    /// Tag of its images; the community version by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    /// The day on which its support ends, for example 2027-06-30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supported_until: Option<String>,
+    /// The oldest Kubernetes minor that it runs on.
+    #[serde(default = "oldest", deserialize_with = "crate::whole::number")]
+    #[schema(default = 29, minimum = 1, maximum = 999)]
+    pub kubernetes_min: u32,
+    /// The newest Kubernetes minor that it was tested on.
+    #[serde(default = "newest", deserialize_with = "crate::whole::number")]
+    #[schema(default = 35, minimum = 1, maximum = 999)]
+    pub kubernetes_tested: u32,
+    /// Who says so.
+    #[serde(default)]
+    pub kubernetes_source: String,
+    /// Known faults that change how we act.
+    #[serde(default)]
+    pub quirks: Vec<String>,
+}
+
+fn istio() -> String {
+    "docker.io/istio".into()
+}
+
+fn oldest() -> u32 {
+    29
+}
+
+fn newest() -> u32 {
+    35
+}
+
 /// A cluster to register.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

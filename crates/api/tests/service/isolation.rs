@@ -91,6 +91,7 @@ impl Ids {
             .replace("{binding_id}", &self.binding)
             .replace("{webhook_id}", &self.webhook)
             .replace("{seq}", "1")
+            .replace("{hosting_cluster_id}", "hosting_00000000000000000000000000")
             .replace("{verb}", verb)
     }
 

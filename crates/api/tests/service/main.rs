@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod catalogue;
 mod connections;
 mod events;
 mod isolation;

@@ -25,11 +25,15 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Self {
+        Self::with(&["EdDSA", "RS256"]).await
+    }
+
+    async fn with(algorithms: &[&str]) -> Self {
         let service = Service::new().await;
         let owner = service.key(Role::Owner).await;
         service.issuer.publish("k1");
         let body = json!({
-            "name": "company", "issuer": ISSUER, "algorithms": ["EdDSA", "RS256"], "required_claims": { "email_verified": "true" },
+            "name": "company", "issuer": ISSUER, "algorithms": algorithms, "required_claims": { "email_verified": "true" },
         });
         let made = service.call("POST", "/v1/identity-providers", Some(&owner), &[], Some(&body)).await;
         assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
@@ -301,4 +305,13 @@ async fn bad_providers_and_bindings_are_refused_by_field() {
     let twice = json!({ "provider_id": provider, "subject": "vera", "role": "viewer" });
     let reply = stage.service.call("POST", "/v1/role-bindings", Some(&stage.owner), &[], Some(&twice)).await;
     assert_eq!(reply.body["code"], "granted_already");
+}
+
+/// The issuer signs with `EdDSA` throughout.
+#[tokio::test]
+async fn only_algorithms_that_the_provider_was_registered_with_let_anybody_in() {
+    for (algorithms, expected) in [(["EdDSA"].as_slice(), true), (&["RS256"], false), (&["ES256", "PS512"], false)] {
+        let stage = Stage::with(algorithms).await;
+        assert_eq!(stage.gets_in(&stage.token("vera")).await, expected, "{algorithms:?}");
+    }
 }

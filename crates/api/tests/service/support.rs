@@ -74,6 +74,10 @@ impl Service {
                 }
             },
             new_authority: |_, _| Ok(b"authority".to_vec()),
+            read_charts: |sent| match sent {
+                b"charts" => Ok((sent.to_vec(), "digest".into())),
+                _ => Err("base/Chart.yaml is missing".into()),
+            },
         };
         Self { fleet, app, issuer }
     }
@@ -156,6 +160,7 @@ impl Service {
             .replace("{binding_id}", "binding_00000000000000000000000000")
             .replace("{webhook_id}", "webhook_00000000000000000000000000")
             .replace("{seq}", "1")
+            .replace("{hosting_cluster_id}", "hosting_00000000000000000000000000")
             .replace("{verb}", verb)
     }
 }
@@ -201,7 +206,13 @@ fn action(id: &str) -> Action {
         | "listEvents"
         | "getUsage" => Action::Read,
         "listTenants" | "getTenant" => Action::ReadPlatform,
-        "createTenant" | "changeTenant" | "deleteTenant" | "changeRelease" => Action::ChangePlatform,
+        "createTenant"
+        | "changeTenant"
+        | "deleteTenant"
+        | "changeRelease"
+        | "importRelease"
+        | "addHostingCluster"
+        | "deleteHostingCluster" => Action::ChangePlatform,
         "registerCluster" | "changeCluster" | "renewCredential" | "deleteCluster" => Action::ChangeClusters,
         "createMesh" | "changeMesh" | "deleteMesh" | "undeleteMesh" | "setInjection" | "createRestart"
         | "askOperation" => Action::ChangeMeshes,
@@ -252,6 +263,8 @@ pub(crate) fn routes() -> Vec<Route> {
                 "changeRelease" => json!({ "state": "deprecated" }),
                 "createIdentityProvider" => json!({ "name": "idp9", "issuer": "https://nine.example" }),
                 "createRoleBinding" => json!({ "provider_id": "idp_x", "subject": "somebody", "role": "viewer" }),
+                "importRelease" => json!({ "version": "1.27.9.9", "charts": "Y2hhcnRz" }),
+                "addHostingCluster" => json!({ "name": "h9", "kubeconfig": "good" }),
                 "createWebhook" => json!({ "name": "w9", "url": "https://hooks.example/w9" }),
                 "changeWebhook" => json!({ "kinds": ["upgrade.*"] }),
                 "createApiKey" => json!({ "name": "k9", "role": "viewer" }),

@@ -19,6 +19,8 @@ async fn a_secret_is_shown_once_and_a_change_says_what_it_looked_at() {
     assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
     let secret = made.body["secret"].as_str().expect("a secret").strip_prefix("whsec_").expect("its prefix").to_owned();
     assert_eq!(STANDARD.decode(&secret).expect("base64").len(), 32);
+    let taken = service.call("POST", PATH, Some(&owner), &[], Some(&wanted)).await;
+    assert_eq!((taken.status, &taken.body["code"]), (StatusCode::CONFLICT, &json!("name_taken")));
     let path = format!("{PATH}/{}", made.body["id"].as_str().expect("an id"));
     for reply in [
         service.call("GET", &path, Some(&owner), &[], None).await,

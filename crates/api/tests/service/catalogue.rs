@@ -1,0 +1,94 @@
+//! What whoever operates the service adds to the catalogue.
+
+use axum::http::StatusCode;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use model::access::Role;
+use serde_json::{Value, json};
+
+use crate::support::{Reply, Service};
+
+struct Stage {
+    service: Service,
+    operator: String,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let service = Service::new().await;
+        let operator = service.operator(Role::Owner).await;
+        Self { service, operator }
+    }
+
+    async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Reply {
+        self.service.call(method, path, Some(&self.operator), &[], body.as_ref()).await
+    }
+}
+
+fn release(version: &str) -> Value {
+    json!({
+        "version": version, "charts": STANDARD.encode("charts"), "supported_until": "2027-06-30", "kubernetes_min": 30,
+        "kubernetes_source": "istio.io", "quirks": ["remote-secret-deadlock"],
+    })
+}
+
+#[tokio::test]
+async fn an_imported_release_is_offered_and_never_changes() {
+    let stage = Stage::new().await;
+    let made = stage.call("POST", "/v1/releases", Some(release("1.28.0.1"))).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+    assert_eq!(made.body["kubernetes"], "1.30 to 1.35 (istio.io)");
+    let tenant = stage.service.key(Role::Viewer).await;
+    let listed = stage.service.call("GET", "/v1/releases", Some(&tenant), &[], None).await;
+    assert_eq!(listed.body["items"][0]["version"], "1.28.0.1", "newest first");
+    assert_eq!(listed.body["items"][0]["quirks"], json!(["remote-secret-deadlock"]));
+    let again = stage.call("POST", "/v1/releases", Some(release("1.28.0.1"))).await;
+    assert_eq!((again.status, &again.body["code"]), (StatusCode::CONFLICT, &json!("release_known")));
+    let owner = stage.service.key(Role::Owner).await;
+    let refused = stage.service.call("POST", "/v1/releases", Some(&owner), &[], Some(&release("1.28.0.2"))).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn what_makes_no_release_is_refused_where_it_is() {
+    let stage = Stage::new().await;
+    for (pointer, field, value) in [
+        ("/version", "version", json!("1.28")),
+        ("/charts", "charts", json!("no base64!")),
+        ("/charts", "charts", json!(STANDARD.encode("other"))),
+        ("/hub", "hub", json!("")),
+        ("/hub", "hub", json!("a\nb")),
+        ("/tag", "tag", json!("x".repeat(256))),
+        ("/supported_until", "supported_until", json!("soon")),
+        ("/kubernetes_min", "kubernetes_min", json!(36)),
+        ("/quirks/0", "quirks", json!(["unheard_of"])),
+    ] {
+        let mut wanted = release("1.28.0.1");
+        wanted[field] = value;
+        let refused = stage.call("POST", "/v1/releases", Some(wanted)).await;
+        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{field}: {}", refused.text);
+        assert_eq!(refused.body["errors"][0]["pointer"], pointer);
+    }
+}
+
+#[tokio::test]
+async fn hosting_clusters_come_and_go_unless_something_runs_there() {
+    let stage = Stage::new().await;
+    let body = json!({ "name": "eu-west", "kubeconfig": "good" });
+    let added = stage.call("POST", "/v1/hosting-clusters", Some(body.clone())).await;
+    assert_eq!(added.status, StatusCode::CREATED, "{}", added.text);
+    assert!(!added.text.contains("good"));
+    let taken = stage.call("POST", "/v1/hosting-clusters", Some(body)).await;
+    assert_eq!((taken.status, &taken.body["code"]), (StatusCode::CONFLICT, &json!("name_taken")));
+    let bad = stage.call("POST", "/v1/hosting-clusters", Some(json!({ "name": "x", "kubeconfig": "bad" }))).await;
+    assert_eq!(bad.body["code"], "kubeconfig_refused");
+    let listed = stage.call("GET", "/v1/hosting-clusters", None).await;
+    let ids: Vec<&str> =
+        listed.body["items"].as_array().expect("items").iter().filter_map(|one| one["id"].as_str()).collect();
+    assert_eq!(ids.len(), 2);
+    let used = stage.call("DELETE", &format!("/v1/hosting-clusters/{}", ids[0]), None).await;
+    assert_eq!((used.status, &used.body["code"]), (StatusCode::CONFLICT, &json!("hosting_cluster_in_use")));
+    let path = format!("/v1/hosting-clusters/{}", ids[1]);
+    assert_eq!(stage.call("DELETE", &path, None).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(stage.call("DELETE", &path, None).await.status, StatusCode::NOT_FOUND);
+}

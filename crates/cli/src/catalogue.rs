@@ -1,0 +1,89 @@
+//! The catalogue, for whoever operates the service.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use wire::{AddHostingCluster, ChangeRelease, HostingCluster, ImportRelease, Release as View};
+
+use crate::client::{Client, escaped};
+use crate::options::{Format, Hosting, Import, Release};
+use crate::output::{or_dash, print};
+use crate::{Failure, Result};
+
+pub(crate) const RELEASE: [&str; 4] = ["version", "state", "kubernetes", "supported until"];
+
+pub(crate) fn release_row(release: &View) -> Vec<String> {
+    vec![
+        release.version.clone(),
+        release.state.clone(),
+        release.kubernetes.clone(),
+        or_dash(release.supported_until.as_ref()),
+    ]
+}
+
+/// An archive as it is, or one of a folder.
+fn charts(path: &Path) -> Result<Vec<u8>> {
+    let failed = |error: std::io::Error| Failure::new(2, format!("{}: {error}", path.display()));
+    if path.is_file() {
+        return std::fs::read(path).map_err(failed);
+    }
+    let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default()));
+    // A link would be refused, and charts have none.
+    archive.follow_symlinks(false);
+    for chart in ["base", "istiod"] {
+        archive.append_dir_all(chart, path.join(chart)).map_err(failed)?;
+    }
+    archive.into_inner().and_then(flate2::write::GzEncoder::finish).map_err(failed)
+}
+
+pub(crate) async fn release(client: &Client, format: Format, command: Release) -> Result<()> {
+    let shown: View = match command {
+        Release::Import(import) => {
+            let Import { version, charts: path, hub, tag, supported_until, .. } = *import;
+            let body = ImportRelease {
+                version,
+                charts: STANDARD.encode(charts(&path)?),
+                hub,
+                tag,
+                supported_until,
+                kubernetes_min: import.kubernetes_min,
+                kubernetes_tested: import.kubernetes_tested,
+                kubernetes_source: import.kubernetes_source,
+                quirks: import.quirks,
+            };
+            client.post("/v1/releases", &body, None).await?
+        }
+        Release::Set { version, state } => {
+            client.patch(&format!("/v1/releases/{}", escaped(&version)), &ChangeRelease { state }).await?
+        }
+    };
+    print(format, &shown, &RELEASE, |release| vec![release_row(release)])
+}
+
+const HOSTING: [&str; 2] = ["name", "id"];
+
+fn hosting_row(hosting: &HostingCluster) -> Vec<String> {
+    vec![hosting.name.clone(), hosting.id.clone()]
+}
+
+pub(crate) async fn hosting(client: &Client, format: Format, command: Hosting) -> Result<()> {
+    match command {
+        Hosting::List => {
+            let list = client.all::<HostingCluster>("/v1/hosting-clusters").await?;
+            print(format, &list, &HOSTING, |list| list.items.iter().map(hosting_row).collect())
+        }
+        Hosting::Add { name, kubeconfig } => {
+            let text = std::fs::read_to_string(&kubeconfig)
+                .map_err(|error| Failure::new(2, format!("{}: {error}", kubeconfig.display())))?;
+            let body = AddHostingCluster { name, kubeconfig: text };
+            let added: HostingCluster = client.post("/v1/hosting-clusters", &body, None).await?;
+            print(format, &added, &HOSTING, |hosting| vec![hosting_row(hosting)])
+        }
+        Hosting::Delete { hosting } => {
+            client.delete(&format!("/v1/hosting-clusters/{}", escaped(&hosting))).await?;
+            println!("removed");
+            Ok(())
+        }
+    }
+}
