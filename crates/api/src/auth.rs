@@ -103,13 +103,19 @@ impl FromRequestParts<App> for Caller {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
         let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let text = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(ApiError::unauthenticated)?;
-        let caller = match KeyText::parse(text.trim()) {
+        let (text, class) = (text.trim(), Class::of(&parts.method, parts.uri.path()));
+        let counted = app.limits.count_known(text, class).transpose().map_err(ApiError::rate_limited)?;
+        let caller = match KeyText::parse(text) {
             Some(key) => by_key(app, &key).await?,
-            None => by_token(app, text.trim()).await?,
+            None => by_token(app, text).await?,
         };
-        let class = Class::of(&parts.method, parts.uri.path());
-        let counted = app.limits.count(&caller.tenant.to_string(), &caller.principal, class);
-        envelope::tell_share(counted.map_err(ApiError::rate_limited)?);
+        let tenant = caller.tenant.to_string();
+        app.limits.remember(text, &tenant, &caller.principal);
+        let share = match counted {
+            Some(share) => share,
+            None => app.limits.count(&tenant, &caller.principal, class).map_err(ApiError::rate_limited)?,
+        };
+        envelope::tell_share(share);
         Ok(caller)
     }
 }

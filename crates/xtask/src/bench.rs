@@ -12,6 +12,7 @@ use crate::scenario::{Parts, field};
 use crate::server::Server;
 use crate::{Result, output};
 
+mod fair;
 mod walls;
 
 #[derive(Debug, Subcommand)]
@@ -20,6 +21,8 @@ pub(crate) enum Bench {
     Rollout(Rollout),
     /// Row-level security against queries that name their tenant, on a private Postgres. Build with --release.
     Walls(walls::Walls),
+    /// One tenant at fifty times its share beside another one, and ten thousand connections that say nothing.
+    Fair(fair::Fair),
 }
 
 #[derive(Debug, Args)]
@@ -57,6 +60,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Rollout(options) => rollout(options),
         Bench::Walls(options) => walls::run(options),
+        Bench::Fair(options) => fair::run(options),
     }
 }
 

@@ -22,9 +22,12 @@ pub(crate) struct Api {
     secret: PathBuf,
     log: Option<PathBuf>,
     level: &'static str,
+    share: &'static str,
     program: PathBuf,
 }
 
+/// Limits that nobody meets.
+const PLENTY: &str = "100000";
 /// A quarter of a second is usual.
 const START_LIMIT: Duration = Duration::from_mins(1);
 
@@ -41,20 +44,45 @@ impl Api {
         log: Option<&Path>,
         level: &'static str,
     ) -> Result<Self> {
+        Self::sharing(program, database, secret, log, level, PLENTY)
+    }
+
+    /// One with the limits that every tenant has.
+    pub(crate) fn limited(program: &Path, database: &str, secret: &Path) -> Result<Self> {
+        Self::sharing(program, database, secret, None, "error", "1")
+    }
+
+    fn sharing(
+        program: &Path,
+        database: &str,
+        secret: &Path,
+        log: Option<&Path>,
+        level: &'static str,
+        share: &'static str,
+    ) -> Result<Self> {
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let address = port.map_err(|error| error.to_string())?.to_string();
-        let process = spawn(program, &address, database, secret, log, level)?;
+        let process = spawn(program, &address, database, secret, log, (level, share))?;
         until("the API listens", START_LIMIT, || std::net::TcpStream::connect(&address).ok())?;
         let (database, secret, program) = (database.to_owned(), secret.to_owned(), program.to_owned());
-        Ok(Self { process, address, database, secret, log: log.map(Path::to_owned), level, program })
+        Ok(Self { process, address, database, secret, log: log.map(Path::to_owned), level, share, program })
     }
 
     /// As when the machine fails: nothing is finished.
     pub(crate) fn kill_and_start_again(&mut self) -> Result<()> {
         self.process.kill().and_then(|()| self.process.wait()).map_err(|error| error.to_string())?;
-        self.process =
-            spawn(&self.program, &self.address, &self.database, &self.secret, self.log.as_deref(), self.level)?;
+        let told = (self.level, self.share);
+        self.process = spawn(&self.program, &self.address, &self.database, &self.secret, self.log.as_deref(), told)?;
         Ok(())
+    }
+
+    /// How much of it is in memory, in bytes.
+    pub(crate) fn memory(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.process.id());
+        let text = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().map_err(|_| format!("{path} has no size"))?;
+        Ok(kilobytes * 1024)
     }
 }
 
@@ -72,7 +100,7 @@ fn spawn(
     database: &str,
     secret: &Path,
     log: Option<&Path>,
-    level: &str,
+    (level, share): (&str, &str),
 ) -> Result<Child> {
     let log = match log {
         Some(log) => {
@@ -81,7 +109,7 @@ fn spawn(
         None => Stdio::null(),
     };
     let mut run = Command::new(program);
-    run.args(["serve", "--listen", address, "--share", "100000", "--database-url", database, "--vault-key-file"]);
+    run.args(["serve", "--listen", address, "--share", share, "--database-url", database, "--vault-key-file"]);
     run.arg(secret).env("MESHWRIGHT_LOG", level).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     run.spawn().map_err(|error| format!("{}: {error}", program.display()))
 }

@@ -79,3 +79,35 @@ async fn looks_changes_and_expensive_changes_are_counted_apart() {
     assert_eq!(service.call("POST", "/v1/api-keys", Some(&owner), &[], Some(&body)).await.status, StatusCode::CREATED);
     assert_eq!(look(&service, &owner).await.status, StatusCode::OK);
 }
+
+/// The database is away: only who is refused without it gets their answer.
+#[tokio::test]
+async fn whoever_asks_too_often_is_refused_without_the_database() {
+    let service = limited(100, 3).await;
+    let (greedy, other) = (service.key(Role::Viewer).await, service.key(Role::Viewer).await);
+    for _ in 0..3 {
+        assert_eq!(look(&service, &greedy).await.status, StatusCode::OK);
+    }
+    service.fleet.db.api.close().await;
+    for _ in 0..10 {
+        assert_eq!(look(&service, &greedy).await.status, StatusCode::TOO_MANY_REQUESTS);
+    }
+    assert_eq!(look(&service, &other).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    service.fleet.clock.advance(SignedDuration::from_secs(11));
+    assert_eq!(look(&service, &greedy).await.status, StatusCode::SERVICE_UNAVAILABLE, "nobody is known for long");
+}
+
+/// What is known lets nobody in.
+#[tokio::test]
+async fn a_revoked_key_is_dead_however_lately_it_was_used() {
+    let service = limited(100, 100).await;
+    let (owner, brief) = (service.key(Role::Owner).await, service.key(Role::Owner).await);
+    assert_eq!(look(&service, &brief).await.status, StatusCode::OK);
+    let id = brief.split('_').nth(2).expect("its id").to_owned();
+    let listed = service.call("GET", "/v1/api-keys", Some(&owner), &[], None).await;
+    let keys = listed.body["items"].as_array().expect("keys");
+    let id = keys.iter().filter_map(|key| key["id"].as_str()).find(|known| known.ends_with(&id)).expect("the key");
+    let gone = service.call("DELETE", &format!("/v1/api-keys/{id}"), Some(&owner), &[], None).await;
+    assert_eq!(gone.status, StatusCode::NO_CONTENT, "{}", gone.text);
+    assert_eq!(look(&service, &brief).await.status, StatusCode::UNAUTHORIZED);
+}

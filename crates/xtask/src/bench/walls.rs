@@ -7,9 +7,9 @@ use clap::Args;
 use jiff::SignedDuration;
 use model::Clock;
 use model::access::Role;
-use model::ids::{ClusterId, KeyId, OperationId, TenantId, UpgradeId};
+use model::ids::{ClusterId, KeyId, OperationId, TenantId, UpgradeId, WebhookId};
 use serde_json::{Map, Value, json};
-use store::{KeyText, Narrow, NewCluster, NewKey, Page, Reach, StoreError, Tx, Written};
+use store::{KeyText, Narrow, NewCluster, NewKey, NewWebhook, Page, Reach, StoreError, Tx, Written};
 use testkit::Fleet;
 use uuid::Uuid;
 
@@ -50,9 +50,12 @@ enum Look {
     Events,
     Audit,
     Usage,
+    Webhooks,
+    Webhook,
+    Deliveries,
 }
 
-const LOOKS: [Look; 15] = [
+const LOOKS: [Look; 18] = [
     Look::Clusters,
     Look::Cluster,
     Look::Meshes,
@@ -68,6 +71,9 @@ const LOOKS: [Look; 15] = [
     Look::Events,
     Look::Audit,
     Look::Usage,
+    Look::Webhooks,
+    Look::Webhook,
+    Look::Deliveries,
 ];
 
 /// One database, and things in it.
@@ -77,6 +83,7 @@ struct Side {
     upgrade: UpgradeId,
     operation: OperationId,
     key: KeyId,
+    webhook: WebhookId,
 }
 
 pub(crate) fn run(options: &Walls) -> Result<()> {
@@ -147,8 +154,9 @@ impl Side {
         let cluster = tx.clusters(&Reach::ALL, &Narrow::default(), PAGE).await?[0].id;
         let operation = tx.operations(&Reach::ALL, None, PAGE).await?[0].id;
         let key = tx.keys(false, PAGE).await?[0].id;
+        let webhook = tx.webhooks(PAGE).await?[0].id;
         drop(tx);
-        Ok(Self { fleet, cluster, upgrade, operation, key })
+        Ok(Self { fleet, cluster, upgrade, operation, key, webhook })
     }
 
     async fn timed(&self, look: Look) -> std::result::Result<Duration, StoreError> {
@@ -177,6 +185,9 @@ impl Side {
             Look::Events => tx.events_after(&all, 0, None, PAGE.limit).await.map(drop),
             Look::Audit => tx.audit_entries(0, PAGE.limit).await.map(drop),
             Look::Usage => tx.own_tenant().await.map(drop),
+            Look::Webhooks => tx.webhooks(PAGE).await.map(drop),
+            Look::Webhook => tx.webhook(self.webhook).await.map(drop),
+            Look::Deliveries => tx.deliveries(self.webhook, None, PAGE.limit).await.map(drop),
         }
     }
 }
@@ -204,6 +215,13 @@ async fn fill(fleet: &Fleet, rows: usize) -> std::result::Result<(), StoreError>
             written: Written::default(),
         };
         tx.create_cluster(&cluster, now).await?;
+    }
+    let hook =
+        NewWebhook { name: "hook".into(), url: "https://hooks.example".into(), kinds: vec!["*".into()], enabled: true };
+    let id = WebhookId(fleet.clock.uuid());
+    tx.create_webhook(id, &hook, b"a secret", fleet.clock.now()).await?;
+    for _ in 0..rows {
+        tx.test_webhook(id, fleet.clock.now());
     }
     tx.commit().await
 }
