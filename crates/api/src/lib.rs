@@ -13,6 +13,7 @@ mod auth;
 mod catalogue;
 mod change;
 mod clusters;
+mod deprecation;
 mod envelope;
 mod events;
 mod fields;

@@ -17,10 +17,11 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::deprecation::{DEPRECATED, Notices};
 use crate::problem::ApiError;
 use crate::{
-    App, again, audit, catalogue, clusters, envelope, events, identity, keys, meshes, operations, promises, tenants,
-    upgrades, webhooks,
+    App, again, audit, catalogue, clusters, deprecation, envelope, events, identity, keys, meshes, operations,
+    promises, tenants, upgrades, webhooks,
 };
 
 /// The largest body; a kubeconfig has at most 256 KiB.
@@ -94,21 +95,24 @@ fn documented() -> OpenApiRouter<App> {
 /// The `OpenAPI` document, as it is committed.
 pub fn openapi() -> String {
     let (_, document) = documented().split_for_parts();
-    let mut text = serde_json::to_string_pretty(&complete(&document)).expect("a document of strings and numbers");
+    let mut text = serde_json::to_string_pretty(&complete(&document).0).expect("a document of strings and numbers");
     text.push('\n');
     text
 }
 
-fn complete(document: &utoipa::openapi::OpenApi) -> serde_json::Value {
+/// The document as it is served, with what the answers of deprecated operations say.
+fn complete(document: &utoipa::openapi::OpenApi) -> (serde_json::Value, Notices) {
     let mut document = serde_json::to_value(document).expect("a document of strings and numbers");
     promises::complete(&mut document);
-    document
+    let notices = deprecation::mark(&mut document, DEPRECATED);
+    (document, notices)
 }
 
 /// The whole service.
 pub fn router(app: App) -> axum::Router {
     let (routes, document) = documented().split_for_parts();
-    let document = complete(&document).to_string();
+    let (document, notices) = complete(&document);
+    let document = document.to_string();
     let around = ServiceBuilder::new()
         .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]))
         .layer(TraceLayer::new_for_http())
@@ -138,6 +142,7 @@ pub fn router(app: App) -> axum::Router {
                 "Look into /openapi.json.",
             )
         })
+        .layer(axum::middleware::from_fn_with_state(notices, deprecation::tell))
         .layer(axum::middleware::from_fn(again::until_it_fits))
         .layer(around)
         .with_state(app)

@@ -1,0 +1,145 @@
+//! Operations that will go away: said in each of their answers (`Deprecation` of RFC 9745, `Sunset` of RFC 8594) and in the
+//! document, long before they do.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimePrinter;
+use serde_json::Value;
+
+/// An operation that will go away.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deprecated {
+    /// Its `operationId`.
+    pub(crate) operation: &'static str,
+    /// Since when nobody should begin to use it.
+    pub(crate) since: Timestamp,
+    /// Until when it works at least. Not before `since`.
+    pub(crate) until: Timestamp,
+    /// Where it is said what to use instead.
+    pub(crate) page: &'static str,
+}
+
+/// Every operation that will go away. Nothing was released yet that has to.
+pub(crate) const DEPRECATED: &[Deprecated] = &[];
+
+const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
+const SUNSET: HeaderName = HeaderName::from_static("sunset");
+
+/// The headers by method and path.
+pub(crate) type Notices = Arc<HashMap<(Method, String), HeaderMap>>;
+
+impl Deprecated {
+    fn headers(&self) -> HeaderMap {
+        let value = |text: String| HeaderValue::from_str(&text).expect("a date and an address of our own");
+        let sunset = DateTimePrinter::new().timestamp_to_rfc9110_string(&self.until).expect("a year with four digits");
+        HeaderMap::from_iter([
+            (DEPRECATION, value(format!("@{}", self.since.as_second()))),
+            (SUNSET, value(sunset)),
+            (header::LINK, value(format!("<{}>; rel=\"deprecation\"", self.page))),
+        ])
+    }
+}
+
+/// Marks the operations in the document, and answers what their answers say.
+///
+/// # Panics
+/// When there is no such operation: it was removed and its notice was not.
+pub(crate) fn mark(document: &mut Value, all: &[Deprecated]) -> Notices {
+    let mut notices = HashMap::new();
+    let mut left: Vec<&Deprecated> = all.iter().collect();
+    for (path, methods) in document["paths"].as_object_mut().into_iter().flatten() {
+        for (method, operation) in methods.as_object_mut().into_iter().flatten() {
+            let Some(at) = left.iter().position(|one| operation["operationId"] == one.operation) else { continue };
+            let deprecated = left.remove(at);
+            operation["deprecated"] = true.into();
+            operation["x-sunset"] = deprecated.until.to_string().into();
+            let method = method.to_uppercase().parse().expect("a method of the document");
+            notices.insert((method, path.clone()), deprecated.headers());
+        }
+    }
+    assert!(left.is_empty(), "there are no operations {left:?}");
+    Arc::new(notices)
+}
+
+/// Says it in each answer, whatever the answer is.
+pub(crate) async fn tell(State(notices): State<Notices>, request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let notice = path.and_then(|path| notices.get(&(request.method().clone(), path)).cloned());
+    let mut response = next.run(request).await;
+    response.headers_mut().extend(notice.into_iter().flatten());
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::http::StatusCode;
+    use axum::routing::get;
+    use serde_json::json;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    fn soon() -> Deprecated {
+        Deprecated {
+            operation: "listThings",
+            since: "2026-12-01T00:00:00Z".parse().expect("a time"),
+            until: "2027-06-30T12:00:00Z".parse().expect("a time"),
+            page: "https://docs.example/things",
+        }
+    }
+
+    fn document() -> Value {
+        let operation = |id: &str| json!({ "operationId": id });
+        json!({ "paths": {
+            "/v1/things/{id}": { "get": operation("listThings"), "delete": operation("deleteThing") },
+            "/v1/others": { "get": operation("listOthers") },
+        } })
+    }
+
+    #[tokio::test]
+    async fn every_answer_of_a_deprecated_operation_says_so_and_no_other() {
+        let mut document = document();
+        let notices = mark(&mut document, &[soon()]);
+        let gone = async || StatusCode::NOT_FOUND;
+        let app = Router::new()
+            .route("/v1/things/{id}", get(gone).delete(gone))
+            .route("/v1/others", get(gone))
+            .layer(axum::middleware::from_fn_with_state(notices, tell));
+        let ask = async |method: &str, path: &str| {
+            let request = Request::builder().method(method).uri(path).body(Body::empty()).expect("a request");
+            app.clone().oneshot(request).await.expect("an answer").headers().clone()
+        };
+        let told = ask("GET", "/v1/things/7").await;
+        assert_eq!(told["deprecation"], "@1796083200");
+        assert_eq!(told["sunset"], "Wed, 30 Jun 2027 12:00:00 GMT");
+        assert_eq!(told["link"], "<https://docs.example/things>; rel=\"deprecation\"");
+        for (method, path) in [("DELETE", "/v1/things/7"), ("GET", "/v1/others"), ("GET", "/v1/nothing")] {
+            assert!(!ask(method, path).await.contains_key("deprecation"), "{method} {path}");
+        }
+        let marked = &document["paths"]["/v1/things/{id}"];
+        assert_eq!(
+            (&marked["get"]["deprecated"], &marked["get"]["x-sunset"]),
+            (&json!(true), &json!("2027-06-30T12:00:00Z"))
+        );
+        assert!(marked["delete"].get("deprecated").is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "listThings")]
+    fn a_notice_about_nothing_is_a_mistake() {
+        mark(&mut json!({ "paths": {} }), &[soon()]);
+    }
+
+    #[test]
+    fn nothing_goes_away_before_it_was_said() {
+        assert!(DEPRECATED.iter().all(|one| one.since <= one.until));
+    }
+}
