@@ -1,5 +1,7 @@
 //! Who calls, and what they may do. The tenant comes from the credential and from nowhere else.
 
+use std::time::Duration;
+
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
@@ -22,6 +24,9 @@ pub(crate) struct Caller {
     origin: Origin,
     pub(crate) app: App,
 }
+
+/// How long whoever asks too often waits for being told so.
+const REFUSAL: Duration = Duration::from_millis(250);
 
 /// What a caller was let in by.
 #[derive(Debug, Clone)]
@@ -97,6 +102,13 @@ impl Caller {
     }
 }
 
+/// Nobody who is told to come back in a second misses a quarter of it, and who does not listen is kept from asking: on one
+/// connection the next request waits for this answer.
+async fn refused_slowly(seconds: u64) -> ApiError {
+    tokio::time::sleep(REFUSAL).await;
+    ApiError::rate_limited(seconds)
+}
+
 impl FromRequestParts<App> for Caller {
     type Rejection = ApiError;
 
@@ -104,7 +116,10 @@ impl FromRequestParts<App> for Caller {
         let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let text = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(ApiError::unauthenticated)?;
         let (text, class) = (text.trim(), Class::of(&parts.method, parts.uri.path()));
-        let counted = app.limits.count_known(text, class).transpose().map_err(ApiError::rate_limited)?;
+        let counted = match app.limits.count_known(text, class).transpose() {
+            Ok(counted) => counted,
+            Err(seconds) => return Err(refused_slowly(seconds).await),
+        };
         let caller = match KeyText::parse(text) {
             Some(key) => by_key(app, &key).await?,
             None => by_token(app, text).await?,
@@ -113,7 +128,10 @@ impl FromRequestParts<App> for Caller {
         app.limits.remember(text, &tenant, &caller.principal);
         let share = match counted {
             Some(share) => share,
-            None => app.limits.count(&tenant, &caller.principal, class).map_err(ApiError::rate_limited)?,
+            None => match app.limits.count(&tenant, &caller.principal, class) {
+                Ok(share) => share,
+                Err(seconds) => return Err(refused_slowly(seconds).await),
+            },
         };
         envelope::tell_share(share);
         Ok(caller)

@@ -89,7 +89,7 @@ pub(crate) fn app(store: Store, allowed: &[String], share: u32) -> Result<api::A
     let rules = Dialling { allowed: networks(allowed)?, caller: "api".into() };
     let fetch = PublicFetch::new(rules).map_err(|error| Failure::Config(format!("no HTTP client: {error}")))?;
     Ok(api::App {
-        store,
+        store: store.sharing(),
         clock: Arc::new(SystemClock),
         read_kubeconfig: |text| {
             let credential = Credential::parse(text).map_err(|refused| refused.to_string())?;

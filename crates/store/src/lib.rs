@@ -11,6 +11,8 @@ use model::audit::Entry;
 use model::ids::TenantId;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Postgres, Transaction};
+use tokio::sync::OwnedSemaphorePermit;
+use turns::Turns;
 
 mod audit;
 mod catalogue;
@@ -32,6 +34,7 @@ mod queue;
 mod revisions;
 mod slots;
 mod tenants;
+mod turns;
 mod upgrades;
 mod vault;
 mod webhooks;
@@ -59,6 +62,7 @@ pub use webhooks::{NewWebhook, Webhook};
 pub struct Store {
     pool: PgPool,
     vault: Vault,
+    turns: Option<Turns>,
 }
 
 /// One transaction on behalf of one tenant.
@@ -70,6 +74,8 @@ pub struct Tx<'a> {
     entries: Vec<Entry>,
     vault: &'a Vault,
     keys: Arc<TenantKeys>,
+    /// Given back when this ends.
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 /// Which part of a list: what comes after a key, in the list's own order.
@@ -119,7 +125,14 @@ impl Store {
             options = options.options([(IDLE_IN_TRANSACTION, "5s")]);
         }
         let pool = PgPoolOptions::new().max_connections(POOL).connect_with(options).await?;
-        Ok(Self { pool, vault })
+        Ok(Self { pool, vault, turns: None })
+    }
+
+    /// The same connections, of which no tenant has more than a quarter at once. For a process where a tenant has never two
+    /// transactions in one task: it would wait for itself.
+    #[must_use]
+    pub fn sharing(self) -> Self {
+        Self { turns: Some(Turns::new((POOL as usize / 4).max(1))), ..self }
     }
 
     /// Refuses a role that would see through row-level security: a superuser, one with BYPASSRLS, or a table's owner.
@@ -174,14 +187,18 @@ impl Store {
     /// # Errors
     /// The database or the key service does not answer.
     pub async fn begin(&self, tenant: TenantId) -> Result<Tx<'_>, StoreError> {
+        let turn = match &self.turns {
+            Some(turns) => Some(turns.of(tenant).await),
+            None => None,
+        };
         let keys = self.tenant_keys(tenant).await?;
-        self.begin_with(tenant, keys).await
+        Ok(Tx { _turn: turn, ..self.begin_with(tenant, keys).await? })
     }
 
     pub(crate) async fn begin_with(&self, tenant: TenantId, keys: Arc<TenantKeys>) -> Result<Tx<'_>, StoreError> {
         let mut inner = self.pool.begin().await?;
         sqlx::query!("SELECT set_config('mw.tenant', $1, true)", tenant.0.to_string()).fetch_one(&mut *inner).await?;
-        Ok(Tx { inner, tenant, events: Vec::new(), entries: Vec::new(), vault: &self.vault, keys })
+        Ok(Tx { inner, tenant, events: Vec::new(), entries: Vec::new(), vault: &self.vault, keys, _turn: None })
     }
 
     /// The key that seals secrets.

@@ -64,7 +64,7 @@ impl Service {
         let app = App {
             limits: Arc::new(api::Limits::new(PLENTY, PLENTY, fleet.clock.clone())),
             issuers: Arc::new(api::IssuerKeys::new(issuer.clone())),
-            store: fleet.db.api.clone(),
+            store: fleet.db.api.clone().sharing(),
             clock: fleet.clock.clone(),
             read_kubeconfig: |text| {
                 if text == "good" {
