@@ -52,11 +52,17 @@ pub(crate) fn complete(document: &mut Value) {
     if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
         schemas.iter_mut().for_each(|(name, schema)| constrain(name, schema));
     }
+    let bare = without_required_fields(document);
     for (path, methods) in document["paths"].as_object_mut().into_iter().flatten() {
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {
             let changes = CHANGES.contains(&method.as_str());
             if changes {
                 offer_a_trial(operation);
+            }
+            let schema =
+                operation.pointer("/requestBody/content/application~1json/schema/$ref").and_then(Value::as_str);
+            if schema.is_some_and(|schema| bare.iter().any(|bare| schema.ends_with(bare.as_str()))) {
+                operation["requestBody"]["required"] = false.into();
             }
             parameters(operation);
             let listed = operation["parameters"].as_array().into_iter().flatten();
@@ -67,6 +73,13 @@ pub(crate) fn complete(document: &mut Value) {
             }
         }
     }
+}
+
+/// The ends of references to bodies that may be left out: a body that says nothing says as much.
+fn without_required_fields(document: &Value) -> Vec<String> {
+    let schemas = document["components"]["schemas"].as_object().into_iter().flatten();
+    let bare = |schema: &Value| schema["required"].as_array().is_none_or(Vec::is_empty);
+    schemas.filter(|(_, schema)| bare(schema)).map(|(name, _)| format!("/{name}")).collect()
 }
 
 /// Whatever changes something can be repeated, and can be tried out without an effect.
