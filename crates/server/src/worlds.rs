@@ -23,8 +23,8 @@ use worker::Worlds;
 use crate::Failure;
 use crate::options::Clusters;
 
-/// A cluster's way in, kept while its credential stays the same.
-type Doors = HashMap<(String, Vec<u8>), Door>;
+/// Each cluster's way in, with the credential that it was opened with.
+type Doors = HashMap<String, (Vec<u8>, Door)>;
 
 /// The real thing.
 pub(crate) struct RealWorlds {
@@ -70,14 +70,14 @@ impl RealWorlds {
         })
     }
 
-    async fn door(&self, place: &str, stored: &[u8]) -> Result<(Door, Credential), Problem> {
+    /// Opened once for each credential; the one before it is forgotten.
+    async fn door(&self, id: &str, place: &str, stored: &[u8]) -> Result<(Door, Credential), Problem> {
         let credential = Credential::open(stored).map_err(|_| damaged("A stored credential"))?;
-        let key = (place.to_owned(), stored.to_vec());
-        if let Some(door) = self.doors.lock().await.get(&key) {
+        if let Some((_, door)) = self.doors.lock().await.get(id).filter(|(known, _)| known == stored) {
             return Ok((door.clone(), credential));
         }
         let door = Door::open(place, &credential, &self.dialling).await.map_err(|error| explain(&error))?;
-        self.doors.lock().await.insert(key, door.clone());
+        self.doors.lock().await.insert(id.to_owned(), (stored.to_vec(), door.clone()));
         Ok((door, credential))
     }
 
@@ -102,7 +102,7 @@ impl RealWorlds {
         let cluster = tx.cluster(id).await.map_err(lost)?;
         let stored = tx.cluster_kubeconfig(id).await.map_err(lost)?;
         drop(tx);
-        let (door, credential) = self.door(&cluster.name, &stored).await?;
+        let (door, credential) = self.door(&id.to_string(), &cluster.name, &stored).await?;
         let name: Name = cluster.name.parse().map_err(|_| damaged("A member's name"))?;
         let serial = cluster.life.map_or(0, |life| life.serial);
         Ok((cluster, MemberDoor { name, door, credential, serial }))
@@ -127,7 +127,7 @@ impl RealWorlds {
             releases.push(self.release(&target.version).await?);
         }
         let stored = self.store.hosting_kubeconfig(mesh.hosting).await.map_err(lost)?;
-        let (hosting, _) = self.door("the hosting cluster", &stored).await?;
+        let (hosting, _) = self.door(&mesh.hosting.to_string(), "the hosting cluster", &stored).await?;
         let members = self.members(tenant, &mesh).await?;
         let layout = Layout {
             members: members.iter().map(|member| member.name.clone()).collect(),

@@ -1,5 +1,6 @@
 //! Sends events to webhooks, by the Standard Webhooks scheme: signed, in order, again and again until they arrive.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -10,10 +11,14 @@ use model::ids::{TenantId, WebhookId};
 use model::webhook::message_id;
 use serde_json::json;
 use store::{Attempt, Delivery, DeliveryState, Mail, StoreError, hmac_sha256};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::Engine;
 
+/// How many webhooks are sent to at once: one that is slow keeps one messenger busy.
+const MESSENGERS: usize = 8;
 /// The status that asks not to be told anything any more.
 const GONE: u16 = 410;
 /// How many messages go to a webhook before another one's turn.
@@ -33,15 +38,28 @@ pub trait Post: Send + Sync {
 
 impl Engine {
     pub(crate) async fn deliver(self, stop: CancellationToken) {
+        let (messengers, under_way) = (Arc::new(Semaphore::new(MESSENGERS)), TaskTracker::new());
         while !stop.is_cancelled() {
-            let done = self.deliver_due().await;
-            if let Err(error) = &done {
-                tracing::warn!(error = error as &dyn std::error::Error, "a webhook was not seen to; trying again");
+            let messenger = messengers.clone().acquire_owned().await.expect("nobody closes it");
+            let claimed = self.store.claim_webhook(LEASE).await;
+            if let Ok(Some((tenant, webhook))) = claimed {
+                let engine = self.clone();
+                under_way.spawn(async move {
+                    if let Err(error) = engine.send_round(tenant, webhook).await {
+                        tracing::warn!(webhook.id = %webhook, error = &error as &dyn std::error::Error, "a webhook was not seen to; trying again");
+                    }
+                    drop(messenger);
+                });
+                continue;
             }
-            if !matches!(done, Ok(true)) {
-                tokio::select! { () = tokio::time::sleep(self.settings.poll) => {}, () = stop.cancelled() => {} }
+            if let Err(error) = claimed {
+                tracing::warn!(error = &error as &dyn std::error::Error, "webhooks cannot be read; trying again");
             }
+            drop(messenger);
+            tokio::select! { () = tokio::time::sleep(self.settings.poll) => {}, () = stop.cancelled() => {} }
         }
+        under_way.close();
+        under_way.wait().await;
     }
 
     /// Sends what is due to the webhook that has been waiting the longest. Answers false when none is waiting.
@@ -50,6 +68,10 @@ impl Engine {
     /// The database failed; what was sent and not recorded is sent again.
     pub async fn deliver_due(&self) -> Result<bool, StoreError> {
         let Some((tenant, webhook)) = self.store.claim_webhook(LEASE).await? else { return Ok(false) };
+        self.send_round(tenant, webhook).await.map(|()| true)
+    }
+
+    async fn send_round(&self, tenant: TenantId, webhook: WebhookId) -> Result<(), StoreError> {
         let mail = self.store.begin(tenant).await?.mail(webhook, ROUND, self.clock.now()).await?;
         let failed = match mail {
             Some(mail) => self.send(tenant, webhook, &mail).await?,
@@ -57,8 +79,7 @@ impl Engine {
         };
         let mut tx = self.store.begin(tenant).await?;
         tx.rest_webhook(webhook, failed).await?;
-        tx.commit().await?;
-        Ok(true)
+        tx.commit().await
     }
 
     /// Answers whether the last message did not arrive: then the others wait.

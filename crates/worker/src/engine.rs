@@ -12,10 +12,8 @@ use tokio_util::task::TaskTracker;
 use crate::run::Run;
 use crate::{Post, Worlds};
 
-/// How many webhooks are sent to at once: one that is slow keeps one of them busy.
-const MESSENGERS: usize = 8;
-/// The tasks of a worker besides operations: one observes meshes, one looks after clusters, some send events.
-const WATCHERS: usize = 2 + MESSENGERS;
+/// The tasks of a worker besides operations: one observes meshes, one looks after clusters, one sends events.
+const WATCHERS: usize = 3;
 
 /// How a worker behaves.
 #[derive(Debug, Clone)]
@@ -88,9 +86,7 @@ impl Engine {
         let running = TaskTracker::new();
         running.spawn(self.clone().observe(stop.clone()));
         running.spawn(self.clone().tend(stop.clone()));
-        for _ in 0..MESSENGERS {
-            running.spawn(self.clone().deliver(stop.clone()));
-        }
+        running.spawn(self.clone().deliver(stop.clone()));
         while !stop.is_cancelled() {
             if running.len() >= self.settings.width + WATCHERS {
                 tokio::select! { () = tokio::time::sleep(self.settings.poll) => {}, () = stop.cancelled() => {} }
