@@ -1,13 +1,16 @@
 //! A request whose transaction clashed with another one is done again, from its first byte: nothing of it was kept.
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::Error;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
-use http_body_util::BodyExt;
+use http_body::Frame;
 
 use crate::problem::Clashed;
 
@@ -16,31 +19,104 @@ const ATTEMPTS: u32 = 10;
 /// The first rest; each one is twice the one before.
 const REST: Duration = Duration::from_millis(2);
 
-/// The parts of a body that somebody has read. A body that nobody reads is not read here either: whoever has no business
+/// A body with the parts of it that somebody has read. What nobody reads is not read here either: whoever has no business
 /// here is refused before their body has come.
-type Read = Arc<Mutex<Vec<Bytes>>>;
+struct Sent {
+    body: Body,
+    read: Vec<Bytes>,
+}
 
-fn recorded(body: Body, read: Read) -> Body {
-    Body::new(body.map_frame(move |frame| {
-        if let Some(part) = frame.data_ref() {
-            read.lock().expect("no holder panics").push(part.clone());
+/// One reading of it: what was read before, and then the rest.
+struct Reading {
+    sent: Arc<Mutex<Sent>>,
+    at: usize,
+}
+
+impl Reading {
+    fn of(sent: &Arc<Mutex<Sent>>) -> Body {
+        Body::new(Self { sent: sent.clone(), at: 0 })
+    }
+}
+
+impl HttpBody for Reading {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let (sent, at) = (self.sent.clone(), self.at);
+        let mut sent = sent.lock().expect("no holder panics");
+        if let Some(part) = sent.read.get(at) {
+            self.at += 1;
+            return Poll::Ready(Some(Ok(Frame::data(part.clone()))));
         }
-        frame
-    }))
+        let frame = ready!(Pin::new(&mut sent.body).poll_frame(context));
+        if let Some(part) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).cloned() {
+            sent.read.push(part);
+            self.at += 1;
+        }
+        Poll::Ready(frame)
+    }
 }
 
 pub(crate) async fn until_it_fits(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
-    let read = Read::default();
-    let mut body = recorded(body, read.clone());
+    let sent = Arc::new(Mutex::new(Sent { body, read: Vec::new() }));
+    let again = || Request::from_parts(parts.clone(), Reading::of(&sent));
     for attempt in 0..ATTEMPTS {
-        let response = next.clone().run(Request::from_parts(parts.clone(), body)).await;
+        let response = next.clone().run(again()).await;
         if response.extensions().get::<Clashed>().is_none() {
             return response;
         }
         // Two that clashed must not meet again: each rests for a part of its own.
         tokio::time::sleep((REST * 2_u32.pow(attempt)).mul_f64(fastrand::f64())).await;
-        body = Body::from(read.lock().expect("no holder panics").concat());
     }
-    next.run(Request::from_parts(parts, body)).await
+    next.run(again()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::http::StatusCode;
+    use axum::response::IntoResponse;
+    use axum::routing::post;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    fn clash() -> Response {
+        let mut response = StatusCode::SERVICE_UNAVAILABLE.into_response();
+        response.extensions_mut().insert(Clashed);
+        response
+    }
+
+    /// Clashes three times: before the body is read, in the middle of it, after it.
+    #[tokio::test]
+    async fn every_attempt_reads_the_whole_body_however_far_the_last_one_came() {
+        let attempts = Arc::new(Mutex::new(0));
+        let handler = move |request: Request| async move {
+            let attempt = {
+                let mut attempts = attempts.lock().expect("no panic");
+                *attempts += 1;
+                *attempts
+            };
+            let mut body = request.into_body();
+            match attempt {
+                1 => return clash(),
+                2 => drop(body.frame().await),
+                _ => {}
+            }
+            if attempt == 2 {
+                return clash();
+            }
+            let whole = body.collect().await.expect("a body").to_bytes();
+            if attempt == 3 { clash() } else { whole.into_response() }
+        };
+        let app = Router::new().route("/", post(handler)).layer(axum::middleware::from_fn(until_it_fits));
+        let parts = ["one ", "two ", "three"].map(|part| Ok::<_, Error>(Bytes::from(part)));
+        let body = Body::from_stream(futures::stream::iter(parts));
+        let answer = app.oneshot(Request::post("/").body(body).expect("a request")).await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.into_body().collect().await.expect("a body").to_bytes(), "one two three");
+    }
 }
