@@ -13,24 +13,32 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
-	corelisters "k8s.io/client-go/listers/core/v1"
-	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
 )
 
 // balancer gives every Service of type LoadBalancer in the hosting cluster an address of its own and forwards its
 // ports to ready endpoints: what a cloud's load balancer does, and how user clusters reach each istiod.
 type balancer struct {
-	cluster  *cluster
-	services corelisters.ServiceLister
-	slices   discoverylisters.EndpointSliceLister
-	mu       sync.Mutex
-	fronts   map[types.UID]*front
-	given    int
-	turn     int
+	cluster *cluster
+	news    chan endpointNews
+	mu      sync.Mutex
+	slices  map[types.NamespacedName]*discoveryv1.EndpointSlice
+	fronts  map[types.UID]*front
+	given   int
+	turn    int
+}
+
+// endpointLag is how late the balancer learns which endpoints are ready. None learns it at once: whoever ends without
+// waiting is still sent connections.
+const endpointLag = time.Second
+
+// endpointNews is what happened to a slice; nil is that it is gone.
+type endpointNews struct {
+	at    time.Time
+	name  types.NamespacedName
+	slice *discoveryv1.EndpointSlice
 }
 
 // front is one Service's address with its open ports.
@@ -42,8 +50,7 @@ type front struct {
 func startBalancer(ctx context.Context, c *cluster) error {
 	factory := informers.NewSharedInformerFactory(c.client, 0)
 	b := &balancer{
-		cluster: c, fronts: map[types.UID]*front{},
-		services: factory.Core().V1().Services().Lister(), slices: factory.Discovery().V1().EndpointSlices().Lister(),
+		cluster: c, fronts: map[types.UID]*front{}, slices: map[types.NamespacedName]*discoveryv1.EndpointSlice{}, news: make(chan endpointNews, 1024),
 	}
 	_, err := factory.Core().V1().Services().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(object any) { b.settle(ctx, object.(*corev1.Service)) },
@@ -58,10 +65,51 @@ func startBalancer(ctx context.Context, c *cluster) error {
 	if err != nil {
 		return err
 	}
-	factory.Discovery().V1().EndpointSlices().Informer()
+	_, err = factory.Discovery().V1().EndpointSlices().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(object any) { b.hear(object, false) },
+		UpdateFunc: func(_, object any) { b.hear(object, false) },
+		DeleteFunc: func(object any) {
+			if last, isUnknown := object.(cache.DeletedFinalStateUnknown); isUnknown {
+				object = last.Obj
+			}
+			b.hear(object, true)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	go b.learn(ctx)
 	factory.Start(ctx.Done())
 	factory.WaitForCacheSync(ctx.Done())
 	return nil
+}
+
+func (b *balancer) hear(object any, gone bool) {
+	slice := object.(*discoveryv1.EndpointSlice)
+	news := endpointNews{at: time.Now(), name: types.NamespacedName{Namespace: slice.Namespace, Name: slice.Name}}
+	if !gone {
+		news.slice = slice
+	}
+	b.news <- news
+}
+
+// learn takes in the news in order, each as late as it is due.
+func (b *balancer) learn(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case news := <-b.news:
+			time.Sleep(time.Until(news.at.Add(endpointLag)))
+			b.mu.Lock()
+			if news.slice == nil {
+				delete(b.slices, news.name)
+			} else {
+				b.slices[news.name] = news.slice
+			}
+			b.mu.Unlock()
+		}
+	}
 }
 
 // settle opens a Service's ports and says its address in the status.
@@ -141,13 +189,13 @@ func (b *balancer) accept(ctx context.Context, listener net.Listener, namespace,
 
 // pick takes the ready endpoints in turn.
 func (b *balancer) pick(namespace, name, port string) (string, bool) {
-	owned := labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: name})
-	slices, err := b.slices.EndpointSlices(namespace).List(owned)
-	if err != nil {
-		return "", false
-	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	var ready []string
-	for _, slice := range slices {
+	for _, slice := range b.slices {
+		if slice.Namespace != namespace || slice.Labels[discoveryv1.LabelServiceName] != name {
+			continue
+		}
 		for _, offered := range slice.Ports {
 			if offered.Name == nil || *offered.Name != port || offered.Port == nil {
 				continue
@@ -162,8 +210,6 @@ func (b *balancer) pick(namespace, name, port string) (string, bool) {
 	if len(ready) == 0 {
 		return "", false
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.turn++
 	return ready[b.turn%len(ready)], true
 }

@@ -137,7 +137,7 @@ func (p *pod) watch(ctx context.Context, process *process) bool {
 		case <-process.done:
 			return true
 		case <-either(ctx, p.ending):
-			process.stop(p.grace)
+			p.finish(ctx, process)
 			return false
 		case <-ticker.C:
 		}
@@ -153,6 +153,21 @@ func (p *pod) watch(ctx context.Context, process *process) bool {
 			p.report(ctx, p.runningState())
 		}
 	}
+}
+
+// finish ends a pod's process as a kubelet does: what the container has to do before is a part of the grace.
+func (p *pod) finish(ctx context.Context, process *process) {
+	grace := p.grace
+	if lifecycle := p.object.Spec.Containers[0].Lifecycle; lifecycle != nil && lifecycle.PreStop != nil && lifecycle.PreStop.Sleep != nil {
+		nap := min(time.Duration(lifecycle.PreStop.Sleep.Seconds)*time.Second, grace)
+		grace -= nap
+		select {
+		case <-time.After(nap):
+		case <-process.done:
+		case <-ctx.Done():
+		}
+	}
+	process.stop(grace)
 }
 
 func (p *pod) runningState() corev1.ContainerState {

@@ -21,6 +21,10 @@ const READER: &str = "istio-reader-service-account";
 /// bring cluster-wide rights to secrets, and webhooks that call a tenant's injector for the provider's own pods.
 const HOST_KINDS: [&str; 5] = ["Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "ConfigMap"];
 
+/// How long an istiod that is to end goes on answering. Endpoints reach nodes and load balancers within a second or two;
+/// with the ten seconds that istiod itself takes to end, this stays below the 30 that a pod has.
+const STRAGGLER_SECONDS: u32 = 5;
+
 impl MeshWorld {
     pub(super) async fn objects(
         &self,
@@ -249,6 +253,7 @@ impl MeshWorld {
         objects.extend(self.hosting_role(revision));
         for object in objects.iter_mut().filter(|object| object["kind"] == "Deployment") {
             self.close_volumes(object, revision);
+            stay_for_stragglers(object);
         }
         // The Deployment comes last: its pods find everything that they mount.
         objects.sort_by_key(|object| object["kind"] == "Deployment");
@@ -318,6 +323,13 @@ impl MeshWorld {
         let why = self.why_not_ready(revision).await?;
         Ok(Settled::NotYet(format!("{} of {wanted} replicas are ready{why}", counts[1])))
     }
+}
+
+/// An istiod that is to end goes on answering for a while: its Service and the load balancer learn of it a moment after
+/// it was told, and a webhook call that still comes this way would be refused, and the member's new pod with it.
+fn stay_for_stragglers(deployment: &mut Value) {
+    deployment["spec"]["template"]["spec"]["containers"][0]["lifecycle"] =
+        json!({ "preStop": { "sleep": { "seconds": STRAGGLER_SECONDS } } });
 }
 
 fn address_name(revision: &RevisionName) -> String {
