@@ -6,6 +6,7 @@ use model::Version;
 use model::ids::HostingClusterId;
 use model::release::{Release, ReleaseState};
 use model::rules::UpgradePolicy;
+use sqlx::PgExecutor;
 
 use crate::error::{fits, json};
 use crate::{Store, StoreError, Tx, exactly_one};
@@ -48,16 +49,8 @@ impl Store {
     /// # Errors
     /// The name is taken (`hosting_clusters_name_unique`).
     pub async fn add_hosting_cluster(&self, hosting: &Hosting, kubeconfig: &[u8]) -> Result<(), StoreError> {
-        sqlx::query!(
-            "INSERT INTO hosting_clusters (hosting_cluster_id, name, kubeconfig, created_at) VALUES ($1, $2, $3, $4)",
-            hosting.id.0,
-            hosting.name,
-            self.vault.seal(&place(hosting.id), kubeconfig),
-            hosting.created_at.to_sqlx() as _
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(())
+        let sealed = self.vault.seal(&place(hosting.id), kubeconfig);
+        insert_hosting(&self.pool, hosting, &sealed).await
     }
 
     /// Every hosting cluster, oldest first.
@@ -95,18 +88,7 @@ impl Store {
     /// # Errors
     /// The version is there already (`releases_pk`).
     pub async fn add_release(&self, stored: &StoredRelease, now: Timestamp) -> Result<(), StoreError> {
-        let release = &stored.release;
-        sqlx::query!(
-            "INSERT INTO releases (version, state, body, charts, created_at) VALUES ($1, $2, $3, $4, $5)",
-            release.version.to_string(),
-            state_text(release.state),
-            json(release),
-            stored.charts,
-            now.to_sqlx() as _
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(())
+        insert_release(&self.pool, stored, now).await
     }
 
     /// The whole catalogue, newest first.
@@ -153,6 +135,38 @@ fn release(version: &str, state: &str, body: serde_json::Value) -> Result<Releas
     Ok(Release { state, ..release })
 }
 
+async fn insert_release(
+    executor: impl PgExecutor<'_>,
+    stored: &StoredRelease,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let release = &stored.release;
+    sqlx::query!(
+        "INSERT INTO releases (version, state, body, charts, created_at) VALUES ($1, $2, $3, $4, $5)",
+        release.version.to_string(),
+        state_text(release.state),
+        json(release),
+        stored.charts,
+        now.to_sqlx() as _
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+async fn insert_hosting(executor: impl PgExecutor<'_>, hosting: &Hosting, sealed: &[u8]) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO hosting_clusters (hosting_cluster_id, name, kubeconfig, created_at) VALUES ($1, $2, $3, $4)",
+        hosting.id.0,
+        hosting.name,
+        sealed,
+        hosting.created_at.to_sqlx() as _
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
 impl Tx<'_> {
     /// Adds a release to the catalogue, for an operator.
     ///
@@ -160,17 +174,7 @@ impl Tx<'_> {
     /// The version is there already (`releases_pk`).
     pub async fn add_release(&mut self, stored: &StoredRelease, now: Timestamp) -> Result<(), StoreError> {
         self.as_platform().await?;
-        let release = &stored.release;
-        sqlx::query!(
-            "INSERT INTO releases (version, state, body, charts, created_at) VALUES ($1, $2, $3, $4, $5)",
-            release.version.to_string(),
-            state_text(release.state),
-            json(release),
-            stored.charts,
-            now.to_sqlx() as _
-        )
-        .execute(&mut *self.inner)
-        .await?;
+        insert_release(&mut *self.inner, stored, now).await?;
         self.as_tenant().await
     }
 
@@ -181,15 +185,7 @@ impl Tx<'_> {
     pub async fn add_hosting_cluster(&mut self, hosting: &Hosting, kubeconfig: &[u8]) -> Result<(), StoreError> {
         let sealed = self.vault.seal(&place(hosting.id), kubeconfig);
         self.as_platform().await?;
-        sqlx::query!(
-            "INSERT INTO hosting_clusters (hosting_cluster_id, name, kubeconfig, created_at) VALUES ($1, $2, $3, $4)",
-            hosting.id.0,
-            hosting.name,
-            sealed,
-            hosting.created_at.to_sqlx() as _
-        )
-        .execute(&mut *self.inner)
-        .await?;
+        insert_hosting(&mut *self.inner, hosting, &sealed).await?;
         self.as_tenant().await
     }
 
