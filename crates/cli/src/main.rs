@@ -12,9 +12,11 @@ mod audit;
 mod catalogue;
 mod client;
 mod commands;
+mod meshes;
 mod options;
 mod output;
 mod profile;
+mod upgrades;
 mod watch;
 mod webhooks;
 
