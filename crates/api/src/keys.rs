@@ -21,7 +21,7 @@ use crate::problem::{ApiError, Result};
 /// The most things that a key may be narrowed to.
 const MOST_SCOPES: usize = 50;
 /// The longest that a former secret is accepted after a rotation: a week.
-const LONGEST_OVERLAP: u32 = 7 * 24 * 3600;
+pub(crate) const LONGEST_OVERLAP: u32 = 7 * 24 * 3600;
 
 fn view(key: &store::ApiKey) -> ApiKey {
     ApiKey {

@@ -17,13 +17,12 @@ use wire::{ChangeWebhook, CreateWebhook, Delivery, DeliveryList, RotateWebhookSe
 use crate::auth::Caller;
 use crate::change::{Body, Done, Nothing};
 use crate::fields::{id, name_field, tag, unmoved};
+use crate::keys::LONGEST_OVERLAP;
 use crate::paging::{List, Unfiltered};
 use crate::problem::{ApiError, Result};
 
 /// The longest address.
 pub(crate) const LONGEST_URL: usize = 2048;
-/// The longest overlap of two secrets, in seconds.
-const LONGEST_OVERLAP: u32 = 7 * 24 * 3600;
 
 fn view(webhook: &store::Webhook) -> Webhook {
     Webhook {

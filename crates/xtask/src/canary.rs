@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
+use crate::process::Process;
 use crate::service::{self, Api, SERVER};
 use crate::{Result, fresh, output};
 
@@ -50,7 +51,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let owner = runtime.block_on(prepare(&url("mw_worker"))).map_err(|error| error.to_string())?;
     let cluster = runtime.block_on(fake_cluster())?;
     let api = Api::start(Path::new(SERVER), &url("mw_api"), &secret, Some(&api_log), "trace")?;
-    let worker = Worker::start(&url("mw_worker"), &secret, &worker_log)?;
+    let worker = start_worker(&url("mw_worker"), &secret, &worker_log)?;
     let (answers, mut words) = runtime.block_on(flood(options.requests, &api.address, &owner, &cluster))?;
     words.extend(disguises(SECRET));
     words.insert(owner.rsplit('_').next().unwrap_or(&owner).to_owned());
@@ -236,25 +237,12 @@ impl FakeCluster {
 }
 
 /// A worker at its most talkative. It ends when this is dropped.
-struct Worker(Child);
-
-impl Worker {
-    fn start(database: &str, secret: &Path, log: &Path) -> Result<Self> {
-        let log = std::fs::File::create(log).map_err(|error| error.to_string())?;
-        let mut run = Command::new(SERVER);
-        run.args(["work", "--database-url", database, "--allow-network", "127.0.0.0/8", "--vault-key-file"])
-            .arg(secret);
-        run.env("MESHWRIGHT_LOG", "trace").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        run.spawn().map(Self).map_err(|error| error.to_string())
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        if let Err(error) = self.0.kill().and_then(|()| self.0.wait()) {
-            eprintln!("xtask: the worker was not ended: {error}");
-        }
-    }
+fn start_worker(database: &str, secret: &Path, log: &Path) -> Result<Process> {
+    let log = std::fs::File::create(log).map_err(|error| error.to_string())?;
+    let mut run = Command::new(SERVER);
+    run.args(["work", "--database-url", database, "--allow-network", "127.0.0.0/8", "--vault-key-file"]).arg(secret);
+    run.env("MESHWRIGHT_LOG", "trace").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    Process::start("the worker", &mut run)
 }
 
 /// Sends requests that carry the secret in every place that there is. Answers everything that was answered but for secrets

@@ -17,6 +17,7 @@ mod kubeconfigs;
 mod lab;
 mod matrix;
 mod pages;
+mod process;
 mod scenario;
 mod server;
 mod service;

@@ -1,7 +1,7 @@
 //! API processes as users meet them, over a database of their own.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use model::Clock;
@@ -13,10 +13,11 @@ use store::{KeyText, NewKey, Page, Store, StoreError, TenantState};
 
 use crate::Result;
 use crate::lab::until;
+use crate::process::Process;
 
 /// An API process. It ends when this is dropped.
 pub(crate) struct Api {
-    process: Child,
+    process: Option<Process>,
     pub(crate) address: String,
     database: String,
     secret: PathBuf,
@@ -62,7 +63,7 @@ impl Api {
     ) -> Result<Self> {
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let address = port.map_err(|error| error.to_string())?.to_string();
-        let process = spawn(program, &address, database, secret, log, (level, share))?;
+        let process = Some(spawn(program, &address, database, secret, log, (level, share))?);
         until("the API listens", START_LIMIT, || std::net::TcpStream::connect(&address).ok())?;
         let (database, secret, program) = (database.to_owned(), secret.to_owned(), program.to_owned());
         Ok(Self { process, address, database, secret, log: log.map(Path::to_owned), level, share, program })
@@ -70,27 +71,22 @@ impl Api {
 
     /// As when the machine fails: nothing is finished.
     pub(crate) fn kill_and_start_again(&mut self) -> Result<()> {
-        self.process.kill().and_then(|()| self.process.wait()).map_err(|error| error.to_string())?;
+        // Dropped first: the port must be free.
+        self.process = None;
         let told = (self.level, self.share);
-        self.process = spawn(&self.program, &self.address, &self.database, &self.secret, self.log.as_deref(), told)?;
+        let again = spawn(&self.program, &self.address, &self.database, &self.secret, self.log.as_deref(), told)?;
+        self.process = Some(again);
         Ok(())
     }
 
     /// How much of it is in memory, in bytes.
     pub(crate) fn memory(&self) -> Result<u64> {
-        let path = format!("/proc/{}/status", self.process.id());
+        let process = self.process.as_ref().ok_or("the API does not run")?;
+        let path = format!("/proc/{}/status", process.id());
         let text = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
         let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().map_err(|_| format!("{path} has no size"))?;
         Ok(kilobytes * 1024)
-    }
-}
-
-impl Drop for Api {
-    fn drop(&mut self) {
-        if let Err(error) = self.process.kill().and_then(|()| self.process.wait()) {
-            eprintln!("xtask: an API process was not ended: {error}");
-        }
     }
 }
 
@@ -101,7 +97,7 @@ fn spawn(
     secret: &Path,
     log: Option<&Path>,
     (level, share): (&str, &str),
-) -> Result<Child> {
+) -> Result<Process> {
     let log = match log {
         Some(log) => {
             std::fs::File::options().create(true).append(true).open(log).map_err(|error| error.to_string())?.into()
@@ -111,7 +107,7 @@ fn spawn(
     let mut run = Command::new(program);
     run.args(["serve", "--listen", address, "--share", share, "--database-url", database, "--vault-key-file"]);
     run.arg(secret).env("MESHWRIGHT_LOG", level).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    run.spawn().map_err(|error| format!("{}: {error}", program.display()))
+    Process::start(&program.display().to_string(), &mut run)
 }
 
 /// A tenant with room for everything.

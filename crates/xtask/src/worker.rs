@@ -1,7 +1,7 @@
 //! Workers on the lab as processes of their own, which can be held right before a step.
 
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use model::ids::OperationId;
@@ -10,6 +10,7 @@ use testkit::relay::{Chooser, Moment, Relay, Sent};
 use tokio::runtime::Runtime;
 
 use crate::lab::Lab;
+use crate::process::Process;
 use crate::server::{Client, SETTINGS, Server};
 use crate::{Result, output};
 
@@ -52,7 +53,7 @@ impl Step {
 /// A worker's process, perhaps behind a relay. It ends when this is dropped.
 pub(crate) struct Worker {
     pub(crate) name: String,
-    process: Child,
+    process: Process,
     pub(crate) relay: Option<Relay>,
 }
 
@@ -68,22 +69,13 @@ impl Worker {
         run.args(["target/debug/meshwright-server", "work", "--owner", name, "--database-url", &url]);
         run.args(["--helm", &lab.helm()?, "--vault-key-file"]).arg(state.join("vault-key"));
         run.args(SETTINGS).args(more).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let process = run.spawn().map_err(|error| error.to_string())?;
+        let process = Process::start(name, &mut run)?;
         Ok(Self { name: name.to_owned(), process, relay })
     }
 
     pub(crate) fn signal(&self, signal: &str) -> Result<()> {
         let pid = self.process.id().to_string();
         output(std::process::Command::new("kill").args([&format!("-{signal}"), &pid])).map(drop)
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let ended = self.process.kill().and_then(|()| self.process.wait().map(drop));
-        if let Err(error) = ended {
-            eprintln!("xtask: {}: {error}", self.name);
-        }
     }
 }
 

@@ -1,0 +1,31 @@
+//! Programs that run beside a check.
+
+use std::process::{Child, Command};
+
+use crate::Result;
+
+/// A process that is killed, as when a machine fails, when this is dropped.
+pub(crate) struct Process {
+    title: String,
+    child: Child,
+}
+
+impl Process {
+    /// Starts a command.
+    pub(crate) fn start(title: &str, command: &mut Command) -> Result<Self> {
+        let child = command.spawn().map_err(|error| format!("{title}: {error}"))?;
+        Ok(Self { title: title.to_owned(), child })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
+            eprintln!("xtask: {} was not ended: {error}", self.title);
+        }
+    }
+}
