@@ -97,7 +97,7 @@ async fn a_stream_is_resumed_without_a_gap_and_ends_with_its_key() {
             .header("Accept", "text/event-stream")
             .header("Last-Event-ID", last);
         let request = request.body(Body::empty()).expect("a request");
-        api::router(service.app.clone()).oneshot(request).await.expect("an answer")
+        service.router().oneshot(request).await.expect("an answer")
     };
     let (first, ..) = ids(open("0").await, 3).await;
     assert_eq!(first[..3], [1, 2, 3]);
@@ -138,7 +138,7 @@ async fn old_events_go_and_whoever_resumes_before_them_is_told() {
     assert_eq!((gone.status, gone.body["code"].as_str()), (StatusCode::GONE, Some("events_expired")));
     let request = Request::get("/v1/events").header("Authorization", format!("Bearer {owner}"));
     let request = request.header("Accept", "text/event-stream").header("Last-Event-ID", "3");
-    let answer = api::router(service.app.clone()).oneshot(request.body(Body::empty()).expect("a request")).await;
+    let answer = service.router().oneshot(request.body(Body::empty()).expect("a request")).await;
     let mut stream = answer.expect("an answer").into_body().into_data_stream();
     let first = stream.next().await.expect("an event").expect("bytes");
     assert!(first.starts_with(b"event: reset"), "{first:?}");

@@ -1,9 +1,10 @@
 //! A service over a fleet with one mesh, and keys to call it with.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use api::{App, Rate, Rates};
+use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
@@ -22,6 +23,8 @@ use crate::issuer::FakeIssuer;
 pub(crate) struct Service {
     pub fleet: Fleet,
     pub app: App,
+    // Made of the app at the first call: it takes longer than most calls.
+    router: OnceLock<Router>,
     /// The identity provider that its tenants may trust.
     pub issuer: Arc<FakeIssuer>,
 }
@@ -79,7 +82,7 @@ impl Service {
                 _ => Err("base/Chart.yaml is missing".into()),
             },
         };
-        Self { fleet, app, issuer }
+        Self { fleet, app, router: OnceLock::new(), issuer }
     }
 
     pub(crate) async fn key(&self, role: Role) -> String {
@@ -109,6 +112,10 @@ impl Service {
         key(&self.fleet.db.api, self.fleet.clock.as_ref(), tenant, Role::Owner, &[]).await
     }
 
+    pub(crate) fn router(&self) -> Router {
+        self.router.get_or_init(|| api::router(self.app.clone())).clone()
+    }
+
     pub(crate) async fn call(
         &self,
         method: &str,
@@ -125,8 +132,7 @@ impl Service {
             request = request.header(*name, *value);
         }
         let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
-        let response =
-            api::router(self.app.clone()).oneshot(request.body(body).expect("a request")).await.expect("an answer");
+        let response = self.router().oneshot(request.body(body).expect("a request")).await.expect("an answer");
         let (status, etag) =
             (response.status(), response.headers().get("etag").map(|tag| tag.to_str().expect("text").to_owned()));
         let headers = response.headers().clone();
