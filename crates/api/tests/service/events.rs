@@ -74,7 +74,10 @@ async fn tail(fleet: &Fleet, after: i64) -> Vec<i64> {
 }
 
 /// A stream that is read for as long as it lasts, by the ids of its events.
-async fn ids(response: axum::response::Response, until: usize) -> (Vec<i64>, axum::body::BodyDataStream, String) {
+pub(crate) async fn ids(
+    response: axum::response::Response,
+    until: usize,
+) -> (Vec<i64>, axum::body::BodyDataStream, String) {
     let (mut stream, mut text) = (response.into_body().into_data_stream(), String::new());
     loop {
         let seen: Vec<i64> = text.lines().filter_map(|line| line.strip_prefix("id: ")?.parse().ok()).collect();

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures::StreamExt;
 use jiff::SignedDuration;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use model::Clock;
 use model::access::Role;
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
+use crate::events::ids;
 use crate::issuer::{FakeIssuer, ISSUER, signed};
 use crate::support::Service;
 
@@ -106,6 +110,28 @@ async fn a_grant_that_is_taken_back_and_a_provider_that_is_deleted_are_worth_not
     assert_eq!(seen.body["items"], json!([]), "granted nothing any more");
     stage.service.call("DELETE", &format!("/v1/identity-providers/{}", stage.provider), owner, &[], None).await;
     assert!(!stage.gets_in(&token).await);
+}
+
+/// Who follows events is looked at again every half a minute: they see what they may see by then, and leave with their token.
+#[tokio::test]
+async fn a_person_who_follows_events_stays_until_their_token_ends() {
+    let stage = Stage::new().await;
+    let token = stage.token("nora");
+    let request = Request::get("/v1/events").header("Authorization", format!("Bearer {token}"));
+    let request = request.header("Accept", "text/event-stream").header("Last-Event-ID", "0");
+    let answer = stage.service.router().oneshot(request.body(Body::empty()).expect("a request")).await;
+    let answer = answer.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::OK);
+    let binding = json!({ "provider_id": stage.provider, "subject": "nora", "role": "viewer" });
+    let bound = stage.service.call("POST", "/v1/role-bindings", Some(&stage.owner), &[], Some(&binding)).await;
+    assert_eq!(bound.status, StatusCode::CREATED, "{bound:?}");
+    stage.service.fleet.clock.advance(SignedDuration::from_secs(31));
+    let (seen, mut stream, _) = ids(answer, 2).await;
+    assert_eq!(seen[..2], [1, 2], "granted meanwhile");
+    stage.service.fleet.clock.advance(SignedDuration::from_secs(300));
+    while let Some(part) = stream.next().await {
+        part.expect("bytes");
+    }
 }
 
 #[tokio::test]
