@@ -16,6 +16,7 @@ mod judge;
 mod kubeconfigs;
 mod lab;
 mod matrix;
+mod mutants;
 mod pages;
 mod process;
 mod scenario;
@@ -48,6 +49,8 @@ enum Task {
     FuzzApi(fuzz::Options),
     /// Plant bugs into a copy of the source, from `tests/fuzz/bugs.toml`, and see each of them found by the fuzzing.
     FuzzBugs(fuzz::Bugs),
+    /// Change one thing at a time in what decides who may do what and who sees which secret, and see a test fail each time.
+    Mutants(mutants::Options),
     /// Send a word in every secret, and look for it everywhere.
     Canary(canary::Options),
     /// Send copies of requests to two API processes and kill them in the middle: one effect each, equal answers.
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Task::Kubeconfigs(options) => kubeconfigs::run(&options),
         Task::FuzzApi(options) => fuzz::run(&options),
         Task::FuzzBugs(options) => fuzz::bugs(&options),
+        Task::Mutants(options) => mutants::run(&options),
         Task::Canary(options) => canary::run(&options),
         Task::Storm(options) => storm::run(&options),
         Task::Variants(options) => variants::run(&options),
