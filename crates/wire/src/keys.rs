@@ -26,6 +26,7 @@ pub struct Event {
 
 /// A key to make.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({ "name": "pipeline", "role": "operator" }))]
 #[serde(deny_unknown_fields)]
 pub struct CreateApiKey {
     /// Its name.
