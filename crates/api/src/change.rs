@@ -50,12 +50,23 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
         let key = idempotency_key(request.headers())?;
         let Query(manner) = Query::<Manner>::try_from_uri(request.uri())
             .map_err(|error| ApiError::malformed_query(error.body_text()))?;
+        let is_json = says_json(request.headers());
         let bytes = Bytes::from_request(request, app).await.map_err(|_| ApiError::body_too_large())?;
+        if !is_json && !bytes.is_empty() {
+            return Err(ApiError::not_json());
+        }
         // A verb without arguments may come without a body.
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         let value = serde_json::from_slice(text).map_err(|error| ApiError::malformed(error.to_string()))?;
         Ok(Self { value, key, route, hash: sha256(&bytes), only_validate: manner.validate_only })
     }
+}
+
+/// Whether the body is said to be JSON, or nothing is said of it. What a form of a foreign page can send is not.
+fn says_json(headers: &HeaderMap) -> bool {
+    let Some(said) = headers.get(header::CONTENT_TYPE) else { return true };
+    let kind = said.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {

@@ -1,6 +1,6 @@
 //! Single values of paths and bodies.
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use model::Name;
 use model::access::Scope;
 use model::label::{self, Labels};
@@ -77,6 +77,12 @@ impl Filter {
 /// The tag of a generation.
 pub(crate) fn tag(generation: i64) -> String {
     format!("\"{generation}\"")
+}
+
+/// What a tag says that was sent to us; one that we never gave out matches nothing.
+pub(crate) fn seen(sent: &HeaderValue) -> i64 {
+    let number = sent.to_str().ok().and_then(|text| text.trim_matches('"').parse().ok());
+    number.filter(|number| sent == tag(*number).as_str()).unwrap_or(-1)
 }
 
 /// Honours `If-Match`, where it was sent.

@@ -98,6 +98,16 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "malformed_query", format!("The query cannot be read: {error}."), hint)
     }
 
+    pub(crate) fn not_json() -> Self {
+        let hint = "Send JSON, with the header Content-Type: application/json.";
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "not_json",
+            "The body is said to be something else than JSON.",
+            hint,
+        )
+    }
+
     pub(crate) fn body_too_large() -> Self {
         let hint = "Send less than a megabyte.";
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large.", hint)

@@ -40,10 +40,11 @@ const ALWAYS: [(&str, &str); 7] = [
 /// One that names something may.
 const NAMING: [(&str, &str); 1] = [("404", "There is no such thing for this caller.")];
 /// One that changes something may.
-const CHANGING: [(&str, &str); 4] = [
+const CHANGING: [(&str, &str); 5] = [
     ("409", "Something stands in the way."),
     ("412", "It has changed since the caller looked."),
     ("413", "The body is too large."),
+    ("415", "The body is said to be something else than JSON."),
     ("428", "What was seen has to be said: If-Match."),
 ];
 

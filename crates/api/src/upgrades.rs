@@ -18,7 +18,7 @@ use wire::{CreateUpgrade, MoveNamespaces, Upgrade, UpgradeList};
 
 use crate::auth::Caller;
 use crate::change::{Body, Change, Done, Nothing};
-use crate::fields::{id, tag};
+use crate::fields::{id, seen, tag};
 use crate::meshes::{member_versions, permitted};
 use crate::paging::{List, Unfiltered};
 use crate::problem::{ApiError, Result};
@@ -248,7 +248,8 @@ async fn press(
     let upgrade: UpgradeId = id(upgrade, "upgrade")?;
     let before = change.tx.upgrade(upgrade).await?;
     caller.may_with(Action::Upgrade, &[Scope::Mesh(before.mesh)], "upgrade")?;
-    let expected = headers.get(header::IF_MATCH).map(|tag| tag.to_str().unwrap_or_default());
+    // Anything, as `*` says, is not what somebody has looked at.
+    let expected = headers.get(header::IF_MATCH).filter(|tag| *tag != "*").map(seen);
     if expected.is_none() && needs_match(verb) {
         let hint = "Read the upgrade, look at it, and send its ETag as If-Match.";
         return Err(ApiError::new(
@@ -258,8 +259,6 @@ async fn press(
             hint,
         ));
     }
-    // A tag that is not one of ours matches nothing.
-    let expected = expected.map(|tag| tag.trim_matches('"').parse().unwrap_or(-1));
     let asked = change.tx.upgrade_verb(upgrade, verb, expected, arguments, caller.app.clock.as_ref()).await?;
     let done = Done::new(StatusCode::ACCEPTED, upgrade)
         .at(format!("/v1/upgrades/{upgrade}"))

@@ -26,6 +26,34 @@ async fn a_repeated_request_has_one_effect_and_one_answer() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_said_to_be_no_json_is_not_read() {
+    let service = Service::new().await;
+    let owner = service.key(Role::Owner).await;
+    let body = |name: &str| json!({ "name": name, "role": "viewer" });
+    for (number, kind) in
+        ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "json", "\u{e9}"].iter().enumerate()
+    {
+        let body = body(&format!("bad-{number}"));
+        let reply = service.call("POST", "/v1/api-keys", Some(&owner), &[("Content-Type", kind)], Some(&body)).await;
+        assert_eq!(
+            (reply.status, reply.body["code"].as_str()),
+            (StatusCode::UNSUPPORTED_MEDIA_TYPE, Some("not_json")),
+            "{kind}"
+        );
+    }
+    for (number, kind) in
+        ["application/json", "Application/JSON; charset=utf-8", "application/merge-patch+json"].iter().enumerate()
+    {
+        let body = body(&format!("good-{number}"));
+        let reply = service.call("POST", "/v1/api-keys", Some(&owner), &[("Content-Type", kind)], Some(&body)).await;
+        assert_eq!(reply.status, StatusCode::CREATED, "{kind}");
+    }
+    let path = format!("/v1/meshes/{}/restarts", service.fleet.mesh);
+    let reply = service.call("POST", &path, Some(&owner), &[("Content-Type", "text/plain")], None).await;
+    assert_eq!(reply.status, StatusCode::ACCEPTED, "nothing was sent, so nothing is said of it");
+}
+
+#[tokio::test]
 async fn promote_needs_the_tag_of_what_was_looked_at() {
     let service = Service::new().await;
     let operator = service.key(Role::Operator).await;
@@ -40,6 +68,13 @@ async fn promote_needs_the_tag_of_what_was_looked_at() {
         (without.status, without.body["code"].as_str()),
         (StatusCode::PRECONDITION_REQUIRED, Some("if_match_missing"))
     );
+    let anything = service.call("POST", &promote, Some(&operator), &[("If-Match", "*")], None).await;
+    assert_eq!(anything.status, StatusCode::PRECONDITION_REQUIRED, "anything is not what was looked at");
+    let seen = service.call("GET", &path, Some(&operator), &[], None).await.etag.expect("a tag");
+    for odd in [seen.trim_matches('"').to_owned(), format!("W/{seen}"), seen.replacen('"', "\"+", 1), "\"".into()] {
+        let reply = service.call("POST", &promote, Some(&operator), &[("If-Match", &odd)], None).await;
+        assert_eq!(reply.status, StatusCode::PRECONDITION_FAILED, "{odd}");
+    }
     let stale = service.call("POST", &promote, Some(&operator), &[("If-Match", "\"1\"")], None).await;
     assert_eq!((stale.status, stale.body["code"].as_str()), (StatusCode::PRECONDITION_FAILED, Some("moved_on")));
     let looked = service.call("GET", &path, Some(&operator), &[], None).await;
