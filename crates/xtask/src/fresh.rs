@@ -9,7 +9,7 @@ use store::{Store, Vault};
 
 use crate::{Result, output};
 
-const OPENAPI: &str = "openapi/meshwright.json";
+pub(crate) const OPENAPI: &str = "openapi/meshwright.json";
 const QUERIES: &str = ".sqlx";
 /// The database of [`live`].
 pub(crate) const NAME: &str = "fresh";

@@ -17,10 +17,13 @@ use crate::service::{self, Api, SERVER};
 use crate::{Result, output};
 
 mod bugs;
+mod document;
 
 pub(crate) use bugs::{Bugs, bugs};
 
 const TOOL: &str = "tests/fuzz/schemathesis";
+/// The document of a round, in its folder.
+const DOCUMENT: &str = "openapi.json";
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
@@ -70,7 +73,10 @@ fn fuzzed(options: &Options, server: &Path, dir: &Path) -> Result<(usize, Vec<St
             let (fleet, round) = runtime.block_on(prepare(whom)).map_err(|error| error.to_string())?;
             let working = Working::start(&runtime, &fleet);
             let api = Api::start(server, &fleet.db.url("mw_api"), &secret, Some(&dir.join("api.log")), "warn")?;
+            let document = runtime.block_on(document::with_examples(&fleet, &api, round.title == PLATFORM))?;
+            std::fs::write(dir.join(DOCUMENT), document.to_string()).map_err(|error| error.to_string())?;
             let (count, failure) = one(&api, &round, options, turn, dir)?;
+            runtime.block_on(still_let_in(&api, &round))?;
             drop((api, working));
             println!("{}: {count} cases", round.title);
             cases += count;
@@ -129,6 +135,17 @@ async fn prepare((title, role): (&'static str, Role)) -> std::result::Result<(Fl
     Ok((fleet, Round { title, key }))
 }
 
+/// A round that took its own key away would find nothing from then on.
+async fn still_let_in(api: &Api, round: &Round) -> Result<()> {
+    let request = reqwest::Client::new().get(format!("http://{}/v1/releases", api.address)).bearer_auth(&round.key);
+    let status = request.send().await.map_err(|error| error.to_string())?.status();
+    if status.is_success() {
+        Ok(())
+    } else {
+        Err(format!("{}: the key of the round was refused: {status}", round.title))
+    }
+}
+
 /// Answers how many cases there were, and what was wrong.
 fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Result<(usize, Option<String>)> {
     let seed = options.seed + turn;
@@ -137,8 +154,8 @@ fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Re
     // It keeps notes where it runs.
     let here = std::env::current_dir().map_err(|error| error.to_string())?;
     let mut run = Command::new(here.join(TOOL));
-    run.current_dir(dir).arg("--config-file").arg(here.join("tests/fuzz/schemathesis.toml"));
-    run.arg("run").arg(here.join("openapi/meshwright.json")).arg("--url");
+    run.current_dir(&dir).arg("--config-file").arg(here.join("tests/fuzz/schemathesis.toml"));
+    run.arg("run").arg(dir.join(DOCUMENT)).arg("--url");
     run.arg(format!("http://{}", api.address)).args(["--seed", &seed.to_string(), "--report", "json"]);
     // What covers the document is the same in each turn; after the first, chance alone goes on.
     run.args(["--phases", if turn == 0 { "examples,coverage,fuzzing,stateful" } else { "fuzzing,stateful" }]);

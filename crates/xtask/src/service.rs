@@ -127,7 +127,7 @@ pub(crate) async fn roomy_tenant(store: &Store, name: &str) -> std::result::Resu
 pub(crate) async fn key(store: &Store, tenant: TenantId, role: Role) -> std::result::Result<String, StoreError> {
     let text = KeyText::generate(tenant, KeyId(SystemClock.uuid()));
     let (digest, scopes) = (text.digest(store.vault()), Vec::new());
-    let name = format!("first-{}", role.as_str());
+    let name = format!("{}-{}", role.as_str(), text.key.0);
     let key = NewKey { id: text.key, name, role, scopes, digest, expires_at: None };
     let mut tx = store.begin(tenant).await?;
     tx.create_key(&key, SystemClock.now()).await?;
