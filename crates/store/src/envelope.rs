@@ -101,11 +101,6 @@ impl Tx<'_> {
         self.keys.seal(self.tenant, place, text)
     }
 
-    /// Whether the tenant has a key that seals.
-    pub(crate) fn has_key(&self) -> bool {
-        !self.keys.0.is_empty()
-    }
-
     /// Opens what was sealed for the same place.
     ///
     /// # Errors

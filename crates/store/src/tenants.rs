@@ -104,15 +104,10 @@ impl Store {
     /// # Errors
     /// The database or the key service failed.
     pub async fn prepare_platform(&self, now: Timestamp) -> Result<(), StoreError> {
-        let tx = self.begin(TenantId::PLATFORM).await?;
-        if tx.has_key() {
-            return Ok(());
-        }
-        drop(tx);
         let wrapped = self.first_wrapped_key(TenantId::PLATFORM).await?;
         let mut tx = self.begin(TenantId::PLATFORM).await?;
         match tx.add_key(1, &wrapped, now).await {
-            // Another process was faster.
+            // It has one.
             Err(StoreError::Conflict { .. }) => Ok(()),
             other => {
                 other?;

@@ -40,6 +40,15 @@ async fn key(service: &Service, owner: &str, name: &str) -> Reply {
 }
 
 #[tokio::test]
+async fn the_operators_own_tenant_is_prepared_however_often() {
+    let service = Service::new().await;
+    for role in [Role::Owner, Role::Operator, Role::Viewer] {
+        let key = service.operator(role).await;
+        assert_eq!(service.call("GET", "/v1/tenants", Some(&key), &[], None).await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
 async fn a_tenant_is_made_with_a_key_for_its_owner_and_a_data_key_of_its_own() {
     let stage = Stage::new().await;
     let (id, owner) = stage.tenant("payments", json!({})).await;
