@@ -73,7 +73,7 @@ fn fuzzed(options: &Options, server: &Path, dir: &Path) -> Result<(usize, Vec<St
             let (fleet, round) = runtime.block_on(prepare(whom)).map_err(|error| error.to_string())?;
             let working = Working::start(&runtime, &fleet);
             let api = Api::start(server, &fleet.db.url("mw_api"), &secret, Some(&dir.join("api.log")), "warn")?;
-            let document = runtime.block_on(document::with_examples(&fleet, &api, round.title == PLATFORM))?;
+            let document = runtime.block_on(document::with_examples(&fleet, &api, whom))?;
             std::fs::write(dir.join(DOCUMENT), document.to_string()).map_err(|error| error.to_string())?;
             let (count, failure) = one(&api, &round, options, turn, dir)?;
             runtime.block_on(still_let_in(&api, &round))?;
