@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use model::Clock;
-use model::ids::{ClusterId, TenantId};
+use model::ids::{ClusterId, TenantId, WebhookId};
 use store::envelope::{Key, KeyWrapper, MasterKeys, WrapError};
 use store::private::SUPERUSER;
-use store::{NewCluster, Store, StoreError, Vault, Written};
+use store::{NewCluster, NewWebhook, Store, StoreError, Vault, Written};
 use testkit::{ManualClock, TestDb};
 use uuid::Uuid;
 
@@ -74,6 +74,28 @@ async fn a_rotated_key_opens_old_and_new_values_in_every_process() {
         assert_eq!(kubeconfig(&db.worker, db.tenant, id).await.expect("it opens"), SECRET);
     }
     assert_eq!(db.execute(SUPERUSER, "DELETE FROM tenant_keys WHERE version < 3").await, Ok(0), "they are gone");
+}
+
+/// Whatever is kept for good is taken along by a rotation, before the key that it was sealed with is removed.
+#[tokio::test]
+async fn submitted_kubeconfigs_and_webhooks_secrets_follow_a_rotated_key() {
+    let (db, clock) = (TestDb::new().await, ManualClock::default());
+    let (id, webhook) = (cluster(&db, db.tenant, &clock).await, WebhookId(clock.uuid()));
+    let new = NewWebhook { name: "w".into(), url: "https://w.example".into(), kinds: Vec::new(), enabled: true };
+    let mut tx = db.api.begin(db.tenant).await.expect("a transaction");
+    tx.submit_kubeconfig(id, Some(b"another")).await.expect("a kubeconfig");
+    tx.create_webhook(webhook, &new, b"former", clock.now()).await.expect("a webhook");
+    let until = clock.now() + SignedDuration::from_hours(100);
+    tx.rotate_webhook(webhook, b"present", until).await.expect("another secret");
+    tx.commit().await.expect("a commit");
+    db.api.rotate_tenant_key(db.tenant, clock.now()).await.expect("a rotation");
+    clock.advance(SignedDuration::from_hours(26));
+    db.api.rotate_tenant_key(db.tenant, clock.now()).await.expect("a rotation");
+    assert_eq!(db.execute(SUPERUSER, "DELETE FROM tenant_keys WHERE version < 2").await, Ok(0), "they are gone");
+    let mut tx = db.worker.begin(db.tenant).await.expect("a transaction");
+    assert_eq!(tx.submitted_kubeconfig(id).await.expect("it opens").expect("it is there"), b"another");
+    let mail = tx.mail(webhook, 1, clock.now()).await.expect("it opens").expect("it is switched on");
+    assert_eq!(mail.secrets, [b"present".to_vec(), b"former".to_vec()]);
 }
 
 #[tokio::test]
