@@ -6,7 +6,7 @@ use model::access::Scope;
 use model::label::{self, Labels};
 use model::name::InvalidName;
 use serde::Deserialize;
-use store::{Narrow, StoreError, Tx, Written};
+use store::{Mesh, Narrow, StoreError, Tx, Written};
 
 use crate::problem::{ApiError, Result};
 
@@ -18,6 +18,15 @@ pub(crate) fn id<T: std::str::FromStr>(text: &str, what: &str) -> Result<T> {
 /// Reads the field `/name`: a DNS label.
 pub(crate) fn name_field(text: &str) -> Result<Name> {
     text.parse().map_err(|error: InvalidName| ApiError::field("/name", error.to_string()))
+}
+
+/// Refuses what is no namespace of a member. It becomes a part of paths in the member's API, so its form matters.
+pub(crate) fn namespace_of(mesh: &Mesh, cluster: &str, namespace: &str, at: &str) -> Result<()> {
+    if !mesh.members.iter().any(|member| member.name == cluster) {
+        return Err(ApiError::field(&format!("{at}/cluster"), "it is not a member of the mesh"));
+    }
+    let named: std::result::Result<Name, _> = namespace.parse();
+    named.map(drop).map_err(|error| ApiError::field(&format!("{at}/namespace"), error.to_string()))
 }
 
 /// Something that a body names by its id: where it is not there, the field is wrong and not the path.

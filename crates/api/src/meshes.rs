@@ -22,7 +22,7 @@ use wire::{
 use crate::auth::Caller;
 use crate::catalogue::reasons;
 use crate::change::{Body, Change, Done, Nothing};
-use crate::fields::{Filter, id, name_field, named, rewritten, tag, unmoved, written};
+use crate::fields::{Filter, id, name_field, named, namespace_of, rewritten, tag, unmoved, written};
 use crate::paging::List;
 use crate::problem::{ApiError, Result};
 use crate::views::{self, name};
@@ -310,9 +310,7 @@ pub(crate) async fn set_injection(
     let mut change = caller.change("setInjection", &body).await?;
     let mesh = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
     let wanted = &body.value;
-    if !mesh.members.iter().any(|member| member.name == wanted.cluster) {
-        return Err(ApiError::field("/cluster", "it is not a member of the mesh"));
-    }
+    namespace_of(&mesh, &wanted.cluster, &wanted.namespace, "")?;
     if let Some(label) = &wanted.label {
         let revisions = [Some(&mesh.current), mesh.target.as_ref()]
             .into_iter()

@@ -271,6 +271,7 @@ impl From<StoreError> for ApiError {
                 Self::Problem(refusal) => Self::Problem(Box::new(Refusal { clashed: true, ..*refusal })),
                 answered @ Self::Answered(_) => answered,
             },
+            StoreError::Unkeepable => Self::malformed("a text in it holds the character NUL"),
             StoreError::Database(source) => {
                 tracing::error!(error = &source as &dyn std::error::Error, "the database failed");
                 Self::try_again()

@@ -147,13 +147,16 @@ fn refusal(description: &str) -> Value {
 /// What the domain takes, by field. Answers stay open: a client must bear values that it does not know.
 fn constrain(schema: &str, of: &mut Value) {
     let verbs = ["Add", "Create", "Change", "Import", "Register", "Renew", "Rotate", "Move", "Set"];
-    let sent = verbs.iter().any(|verb| schema.starts_with(verb));
+    let sent = schema == "NamespaceRef" || verbs.iter().any(|verb| schema.starts_with(verb));
     if !sent {
         return;
     }
     for (field, known) in of["properties"].as_object_mut().into_iter().flatten() {
         let rules = match (schema, field.as_str()) {
             (_, "name") => json!({ "minLength": 1, "maxLength": 63, "pattern": NAME }),
+            ("SetInjection" | "NamespaceRef", "cluster" | "namespace") => {
+                json!({ "minLength": 1, "maxLength": 63, "pattern": NAME })
+            }
             (_, "display_name") => json!({ "maxLength": 128, "pattern": VISIBLE }),
             (_, "kubeconfig" | "groups_claim" | "provider_id" | "charts") => json!({ "minLength": 1 }),
             (_, "role") => json!({ "enum": Role::ALL.map(Role::as_str) }),

@@ -18,7 +18,7 @@ use wire::{CreateUpgrade, MoveNamespaces, Upgrade, UpgradeList};
 
 use crate::auth::Caller;
 use crate::change::{Body, Change, Done, Nothing};
-use crate::fields::{id, seen, tag};
+use crate::fields::{id, namespace_of, seen, tag};
 use crate::meshes::{member_versions, permitted};
 use crate::paging::{List, Unfiltered};
 use crate::problem::{ApiError, Result};
@@ -284,6 +284,12 @@ pub(crate) async fn move_namespaces(
     }
     let chosen: Vec<Value> =
         body.value.namespaces.iter().map(|chosen| json!([chosen.cluster, chosen.namespace])).collect();
-    let change = caller.change("moveNamespaces", &body).await?;
+    let mut change = caller.change("moveNamespaces", &body).await?;
+    let found = change.tx.upgrade(id(&upgrade, "upgrade")?).await?;
+    caller.may_with(Action::Upgrade, &[Scope::Mesh(found.mesh)], "upgrade")?;
+    let mesh = change.tx.mesh(found.mesh).await?;
+    for (number, chosen) in body.value.namespaces.iter().enumerate() {
+        namespace_of(&mesh, &chosen.cluster, &chosen.namespace, &format!("/namespaces/{number}"))?;
+    }
     press(&caller, change, &upgrade, Verb::Move, &headers, json!({ "namespaces": chosen })).await
 }

@@ -70,6 +70,10 @@ pub enum StoreError {
     /// serializable, any of them may end so.
     #[error("another transaction was in the way")]
     Clash,
+    /// A text holds the character NUL, which Postgres keeps nowhere. Fields refuse it by their own rules; this is what is
+    /// left.
+    #[error("a text holds a character that cannot be kept")]
+    Unkeepable,
     /// Try again: the database does not answer or refused for the moment.
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
@@ -78,11 +82,18 @@ pub enum StoreError {
 /// `serialization_failure` and `deadlock_detected`.
 const CLASHES: [&str; 2] = ["40001", "40P01"];
 
+/// `character_not_in_repertoire` of a text, and `untranslatable_character` of a text in JSON.
+const UNKEEPABLE: [&str; 2] = ["22021", "22P05"];
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-        if code.is_some_and(|code| CLASHES.contains(&code.as_ref())) {
+        let is_one_of = |codes: [&str; 2]| code.as_ref().is_some_and(|code| codes.contains(&code.as_ref()));
+        if is_one_of(CLASHES) {
             return Self::Clash;
+        }
+        if is_one_of(UNKEEPABLE) {
+            return Self::Unkeepable;
         }
         let constraint = error.as_database_error().and_then(|database| database.constraint()).map(str::to_owned);
         match constraint {

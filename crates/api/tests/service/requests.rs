@@ -53,6 +53,30 @@ async fn a_body_that_is_said_to_be_no_json_is_not_read() {
     assert_eq!(reply.status, StatusCode::ACCEPTED, "nothing was sent, so nothing is said of it");
 }
 
+/// A namespace becomes a part of paths in the member's API, and a text with NUL is kept nowhere.
+#[tokio::test]
+async fn what_is_no_namespace_of_a_member_is_neither_moved_nor_labelled() {
+    let service = Service::new().await;
+    let operator = service.key(Role::Operator).await;
+    let moves = format!("/v1/upgrades/{}/moves", service.fleet.plan_or_known().await);
+    let injection = format!("/v1/meshes/{}/injection", service.fleet.mesh);
+    for (cluster, namespace, field) in [
+        ("c9", "plain", "cluster"),
+        ("c1", "o\u{0}", "namespace"),
+        ("c1", "plain/../../../nodes", "namespace"),
+        ("c1", "", "namespace"),
+    ] {
+        let one = json!({ "cluster": cluster, "namespace": namespace });
+        for (path, body, at) in
+            [(&moves, json!({ "namespaces": [one] }), "/namespaces/0/"), (&injection, one.clone(), "/")]
+        {
+            let reply = service.call("POST", path, Some(&operator), &[], Some(&body)).await;
+            assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "{reply:?}");
+            assert_eq!(reply.body["errors"][0]["pointer"], format!("{at}{field}"));
+        }
+    }
+}
+
 #[tokio::test]
 async fn promote_needs_the_tag_of_what_was_looked_at() {
     let service = Service::new().await;
