@@ -1,6 +1,6 @@
 //! Single values of paths and bodies.
 
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, header};
 use model::Name;
 use model::access::Scope;
 use model::label::{self, Labels};
@@ -88,15 +88,15 @@ pub(crate) fn tag(generation: i64) -> String {
     format!("\"{generation}\"")
 }
 
-/// What a tag says that was sent to us; one that we never gave out matches nothing.
-pub(crate) fn seen(sent: &HeaderValue) -> i64 {
+/// The generation that `If-Match` names: none where it was not sent or takes anything. A tag that we never gave out matches
+/// nothing.
+pub(crate) fn expected(headers: &HeaderMap) -> Option<i64> {
+    let sent = headers.get(header::IF_MATCH).filter(|sent| *sent != "*")?;
     let number = sent.to_str().ok().and_then(|text| text.trim_matches('"').parse().ok());
-    number.filter(|number| sent == tag(*number).as_str()).unwrap_or(-1)
+    Some(number.filter(|number| sent == tag(*number).as_str()).unwrap_or(-1))
 }
 
 /// Honours `If-Match`, where it was sent.
 pub(crate) fn unmoved(headers: &HeaderMap, generation: i64) -> Result<()> {
-    let sent = headers.get(header::IF_MATCH);
-    let same = sent.is_none_or(|sent| sent.to_str().is_ok_and(|sent| sent == "*" || sent == tag(generation)));
-    if same { Ok(()) } else { Err(StoreError::Moved.into()) }
+    if expected(headers).is_none_or(|expected| expected == generation) { Ok(()) } else { Err(StoreError::Moved.into()) }
 }

@@ -153,8 +153,7 @@ fn constrain(schema: &str, of: &mut Value) {
     }
     for (field, known) in of["properties"].as_object_mut().into_iter().flatten() {
         let rules = match (schema, field.as_str()) {
-            (_, "name") => json!({ "minLength": 1, "maxLength": 63, "pattern": NAME }),
-            ("SetInjection" | "NamespaceRef", "cluster" | "namespace") => {
+            (_, "name") | ("SetInjection" | "NamespaceRef", "cluster" | "namespace") => {
                 json!({ "minLength": 1, "maxLength": 63, "pattern": NAME })
             }
             (_, "display_name") => json!({ "maxLength": 128, "pattern": VISIBLE }),

@@ -18,7 +18,7 @@ use wire::{CreateUpgrade, MoveNamespaces, Upgrade, UpgradeList};
 
 use crate::auth::Caller;
 use crate::change::{Body, Change, Done, Nothing};
-use crate::fields::{id, namespace_of, seen, tag};
+use crate::fields::{expected, id, namespace_of, tag};
 use crate::meshes::{member_versions, permitted};
 use crate::paging::{List, Unfiltered};
 use crate::problem::{ApiError, Result};
@@ -233,23 +233,29 @@ pub(crate) async fn ask_upgrade(
     if !is_asked(verb) {
         return Err(ApiError::not_found("verb"));
     }
-    let change = caller.change("askUpgrade", &body).await?;
-    press(&caller, change, &upgrade, verb, &headers, Value::Null).await
+    let mut change = caller.change("askUpgrade", &body).await?;
+    let before = to_upgrade(&caller, &mut change, &upgrade).await?;
+    press(&caller, change, &before, verb, &headers, Value::Null).await
+}
+
+/// The upgrade, for a caller who may upgrade its mesh.
+async fn to_upgrade(caller: &Caller, change: &mut Change<'_>, upgrade: &str) -> Result<store::Upgrade> {
+    let found = change.tx.upgrade(id(upgrade, "upgrade")?).await?;
+    caller.may_with(Action::Upgrade, &[Scope::Mesh(found.mesh)], "upgrade")?;
+    Ok(found)
 }
 
 async fn press(
     caller: &Caller,
     mut change: Change<'_>,
-    upgrade: &str,
+    before: &store::Upgrade,
     verb: Verb,
     headers: &HeaderMap,
     arguments: Value,
 ) -> Result<Response> {
-    let upgrade: UpgradeId = id(upgrade, "upgrade")?;
-    let before = change.tx.upgrade(upgrade).await?;
-    caller.may_with(Action::Upgrade, &[Scope::Mesh(before.mesh)], "upgrade")?;
+    let upgrade = before.id;
     // Anything, as `*` says, is not what somebody has looked at.
-    let expected = headers.get(header::IF_MATCH).filter(|tag| *tag != "*").map(seen);
+    let expected = expected(headers);
     if expected.is_none() && needs_match(verb) {
         let hint = "Read the upgrade, look at it, and send its ETag as If-Match.";
         return Err(ApiError::new(
@@ -263,7 +269,7 @@ async fn press(
     let done = Done::new(StatusCode::ACCEPTED, upgrade)
         .at(format!("/v1/upgrades/{upgrade}"))
         .tagged(tag(asked.transitions))
-        .replacing(&views::upgrade(&before));
+        .replacing(&views::upgrade(before));
     change.done(done, &views::upgrade(&asked)).await
 }
 
@@ -285,11 +291,10 @@ pub(crate) async fn move_namespaces(
     let chosen: Vec<Value> =
         body.value.namespaces.iter().map(|chosen| json!([chosen.cluster, chosen.namespace])).collect();
     let mut change = caller.change("moveNamespaces", &body).await?;
-    let found = change.tx.upgrade(id(&upgrade, "upgrade")?).await?;
-    caller.may_with(Action::Upgrade, &[Scope::Mesh(found.mesh)], "upgrade")?;
-    let mesh = change.tx.mesh(found.mesh).await?;
+    let before = to_upgrade(&caller, &mut change, &upgrade).await?;
+    let mesh = change.tx.mesh(before.mesh).await?;
     for (number, chosen) in body.value.namespaces.iter().enumerate() {
         namespace_of(&mesh, &chosen.cluster, &chosen.namespace, &format!("/namespaces/{number}"))?;
     }
-    press(&caller, change, &upgrade, Verb::Move, &headers, json!({ "namespaces": chosen })).await
+    press(&caller, change, &before, Verb::Move, &headers, json!({ "namespaces": chosen })).await
 }

@@ -14,13 +14,9 @@ use crate::{Store, StoreError, Tx, clusters, credentials, exactly_one, meshes, w
 const RETIRED: SignedDuration = SignedDuration::from_hours(25);
 
 impl Tx<'_> {
-    /// Opens a value that was sealed before tenants had keys, or any other one of this tenant's.
-    async fn open_old(&mut self, legacy: bool, place: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
-        if legacy { self.vault.open(place, sealed) } else { self.open(place, sealed).await }
-    }
-
+    /// Seals with the newest key what another one of this tenant's has sealed, or the server's own before tenants had any.
     async fn seal_again(&mut self, legacy: bool, place: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
-        let opened = self.open_old(legacy, place, sealed).await?;
+        let opened = if legacy { self.vault.open(place, sealed)? } else { self.open(place, sealed).await? };
         self.seal(place, &opened)
     }
 
