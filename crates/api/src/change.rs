@@ -9,6 +9,7 @@ use model::audit::{Digest, Entry};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use store::{Answer, Earlier, RequestKey, Tx, sha256};
+use wire::Object;
 
 use crate::App;
 use crate::auth::Caller;
@@ -57,7 +58,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
         }
         // A verb without arguments may come without a body.
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        let value = serde_json::from_slice(text).map_err(|error| ApiError::malformed(error.to_string()))?;
+        let Object(value) = serde_json::from_slice(text).map_err(|error| ApiError::malformed(error.to_string()))?;
         Ok(Self { value, key, route, hash: sha256(&bytes), only_validate: manner.validate_only })
     }
 }

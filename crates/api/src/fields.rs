@@ -79,7 +79,13 @@ impl Filter {
     pub(crate) fn read(&self) -> Result<Narrow> {
         let selector = self.label_selector.as_deref().unwrap_or_default();
         let wrong = |error: label::InvalidLabel| ApiError::field("?label_selector", error.to_string());
-        Ok(Narrow { name: self.name.clone(), labels: selector.parse().map_err(wrong)?, deleted: self.show_deleted })
+        let unnamed = |error: InvalidName| ApiError::field("?name", error.to_string());
+        let name = self.name.as_deref().map(|name| name.parse::<Name>().map_err(unnamed)).transpose()?;
+        Ok(Narrow {
+            name: name.map(|name| name.to_string()),
+            labels: selector.parse().map_err(wrong)?,
+            deleted: self.show_deleted,
+        })
     }
 }
 

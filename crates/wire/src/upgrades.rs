@@ -127,6 +127,7 @@ pub struct Finding {
 #[serde(deny_unknown_fields)]
 pub struct MoveNamespaces {
     /// Which.
+    #[serde(deserialize_with = "crate::object::list")]
     pub namespaces: Vec<NamespaceRef>,
 }
 

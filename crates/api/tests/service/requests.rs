@@ -75,6 +75,9 @@ async fn what_is_no_namespace_of_a_member_is_neither_moved_nor_labelled() {
             assert_eq!(reply.body["errors"][0]["pointer"], format!("{at}{field}"));
         }
     }
+    let listed = json!({ "namespaces": [["c1", "plain"]] });
+    let reply = service.call("POST", &moves, Some(&operator), &[], Some(&listed)).await;
+    assert_eq!(reply.body["code"], "malformed_body", "an object's fields have names");
 }
 
 #[tokio::test]
@@ -122,6 +125,7 @@ async fn bad_input_is_answered_with_a_code_and_changes_nothing() {
         ("POST", "/v1/clusters", json!({ "name": "c1", "kubeconfig": "good" }), "name_taken"),
         ("POST", "/v1/clusters", json!({ "name": "c9", "kubeconfig": "good", "surprise": 1 }), "malformed_body"),
         ("POST", "/v1/clusters", json!(["x"]), "malformed_body"),
+        ("POST", "/v1/clusters/cluster_01arz3ndektsv4rrffq69g5fav/credentials", json!([]), "malformed_body"),
         (
             "POST",
             "/v1/meshes",
@@ -139,6 +143,7 @@ async fn bad_input_is_answered_with_a_code_and_changes_nothing() {
             "invalid_field",
         ),
         ("GET", "/v1/operations?page_size=0", json!({}), "invalid_field"),
+        ("GET", "/v1/clusters?name=%00", json!({}), "invalid_field"),
         ("GET", "/v1/operations?page_token=x", json!({}), "invalid_field"),
         ("GET", "/v1/nowhere", json!({}), "not_found"),
         ("PUT", "/v1/meshes", json!({}), "method_not_allowed"),
