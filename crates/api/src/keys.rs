@@ -8,14 +8,13 @@ use jiff::SignedDuration;
 use model::access::{Action, Role, Scope};
 use model::ids::KeyId;
 use model::quota::Counted;
-use serde::Deserialize;
 use store::{KeyText, NewKey, Page, Tx};
 use wire::{ApiKey, ApiKeyList, CreateApiKey, RotateApiKey};
 
 use crate::auth::Caller;
 use crate::change::{Body, Done, Nothing};
 use crate::fields::{id, known_scope, name_field};
-use crate::paging::List;
+use crate::paging::{Deletable, List};
 use crate::problem::{ApiError, Result};
 
 /// The most things that a key may be narrowed to.
@@ -81,14 +80,6 @@ async fn scopes(tx: &mut Tx<'_>, wanted: &[String]) -> Result<Vec<Scope>> {
     Ok(scopes)
 }
 
-/// What the list of keys is narrowed to.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Filter {
-    #[serde(default)]
-    show_deleted: bool,
-}
-
 /// A key that was not revoked.
 async fn alive(tx: &mut Tx<'_>, key: &str) -> Result<store::ApiKey> {
     let found = tx.key(id(key, "API key")?).await?;
@@ -101,7 +92,7 @@ async fn alive(tx: &mut Tx<'_>, key: &str) -> Result<store::ApiKey> {
 #[utoipa::path(get, path = "/v1/api-keys", operation_id = "listApiKeys", tag = "keys",
     params(("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = ApiKeyList)))]
-pub(crate) async fn list_api_keys(caller: Caller, list: List<Filter>) -> Result<Json<ApiKeyList>> {
+pub(crate) async fn list_api_keys(caller: Caller, list: List<Deletable>) -> Result<Json<ApiKeyList>> {
     caller.may(Action::ReadAccess)?;
     let found = caller.begin().await?.keys(list.filter.show_deleted, list.page(&caller)?).await?;
     let (shown, next_page_token) = list.cut(&caller, found, |key| key.id.0);

@@ -32,6 +32,14 @@ pub(crate) struct List<F> {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Unfiltered {}
 
+/// The filter of a list of what can be deleted.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Deletable {
+    #[serde(default)]
+    pub(crate) show_deleted: bool,
+}
+
 impl<F: DeserializeOwned> FromRequestParts<App> for List<F> {
     type Rejection = ApiError;
 

@@ -15,7 +15,7 @@ use wire::{ChangeTenant, CreateTenant, Tenant, TenantList, Usage, Used};
 use crate::auth::Caller;
 use crate::change::{Body, Done, Nothing};
 use crate::fields::{id, name_field, tag, unmoved};
-use crate::paging::{List, Unfiltered};
+use crate::paging::{Deletable, List};
 use crate::problem::{ApiError, Result};
 
 /// The most that a quota can be set to.
@@ -70,19 +70,20 @@ pub(crate) async fn create_tenant(caller: Caller, body: Body<CreateTenant>) -> R
     change.done(done, &Tenant { owner_key: Some(text.reveal()), ..view(&made) }).await
 }
 
+/// A tenant that was not deleted.
 async fn one(tx: &mut store::Tx<'_>, tenant: TenantId) -> Result<store::Tenant> {
-    Ok(tx.tenants(Some(tenant), Page::ALL).await?.pop().ok_or(StoreError::NotFound { what: "tenant" })?)
+    Ok(tx.tenants(Some(tenant), false, Page::ALL).await?.pop().ok_or(StoreError::NotFound { what: "tenant" })?)
 }
 
 /// List tenants
 ///
-/// Oldest first. For whoever operates the service.
+/// Oldest first; deleted ones with `show_deleted`. For whoever operates the service.
 #[utoipa::path(get, path = "/v1/tenants", operation_id = "listTenants", tag = "tenants",
-    params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
+    params(("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = TenantList)))]
-pub(crate) async fn list_tenants(caller: Caller, list: List<Unfiltered>) -> Result<Json<TenantList>> {
+pub(crate) async fn list_tenants(caller: Caller, list: List<Deletable>) -> Result<Json<TenantList>> {
     caller.may(Action::ReadPlatform)?;
-    let found = caller.begin().await?.tenants(None, list.page(&caller)?).await?;
+    let found = caller.begin().await?.tenants(None, list.filter.show_deleted, list.page(&caller)?).await?;
     let (shown, next_page_token) = list.cut(&caller, found, |tenant| tenant.id.0);
     Ok(Json(TenantList { items: shown.iter().map(view).collect(), next_page_token }))
 }
@@ -116,7 +117,6 @@ pub(crate) async fn change_tenant(
     let seen = one(&mut change.tx, id(&tenant, "tenant")?).await?;
     unmoved(&headers, seen.generation)?;
     let state = match (seen.state, body.value.state.as_deref()) {
-        (TenantState::Deleted, _) => return Err(ApiError::not_found("tenant")),
         (state, None) => state,
         (_, Some("active")) => TenantState::Active,
         (_, Some("suspended")) => TenantState::Suspended,
@@ -138,9 +138,6 @@ pub(crate) async fn delete_tenant(caller: Caller, Path(tenant): Path<String>, bo
     caller.may(Action::ChangePlatform)?;
     let mut change = caller.change("deleteTenant", &body).await?;
     let seen = one(&mut change.tx, id(&tenant, "tenant")?).await?;
-    if seen.state == TenantState::Deleted {
-        return Err(ApiError::not_found("tenant"));
-    }
     let (meshes, clusters) = change.tx.delete_tenant(&seen).await?;
     if meshes + clusters > 0 {
         let detail = format!("The tenant has {meshes} meshes and {clusters} clusters.");

@@ -214,16 +214,23 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn tenants(&mut self, only: Option<TenantId>, page: Page) -> Result<Vec<Tenant>, StoreError> {
+    pub async fn tenants(
+        &mut self,
+        only: Option<TenantId>,
+        deleted: bool,
+        page: Page,
+    ) -> Result<Vec<Tenant>, StoreError> {
         self.as_platform().await?;
         let rows = sqlx::query_as!(
             Row,
             "SELECT tenant_id, name, state, quotas, generation, created_at FROM tenants
              WHERE tenant_id <> $1 AND ($2::uuid IS NULL OR tenant_id = $2) AND ($3::uuid IS NULL OR tenant_id > $3)
-             ORDER BY tenant_id LIMIT $4",
+               AND ($4 OR state <> 'deleted')
+             ORDER BY tenant_id LIMIT $5",
             TenantId::PLATFORM.0,
             only.map(|id| id.0),
             page.after,
+            deleted,
             page.limit
         )
         .fetch_all(&mut *self.inner)

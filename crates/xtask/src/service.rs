@@ -117,7 +117,7 @@ pub(crate) async fn roomy_tenant(store: &Store, name: &str) -> std::result::Resu
     store.prepare_platform(now).await?;
     let mut tx = store.begin(TenantId::PLATFORM).await?;
     let quotas = Quotas(Counted::ALL.map(|of| (of, 1_000_000)).into());
-    let seen = tx.tenants(Some(tenant), Page::ALL).await?.pop().expect("it was made above");
+    let seen = tx.tenants(Some(tenant), false, Page::ALL).await?.pop().expect("it was made above");
     tx.change_tenant(&seen, TenantState::Active, &quotas).await?;
     tx.commit().await?;
     Ok(tenant)

@@ -141,6 +141,13 @@ async fn a_deleted_tenant_is_gone_with_its_secrets_and_one_with_meshes_is_not_de
     let keys = "SELECT version::text FROM tenant_keys k JOIN tenants t USING (tenant_id) WHERE t.name = 'payments'";
     assert_eq!(db.query(SUPERUSER, keys).await, Vec::<String>::new(), "its data key is erased");
     assert_eq!(stage.call("DELETE", &path, &json!({})).await.status, StatusCode::NOT_FOUND, "once is enough");
+    assert_eq!(stage.call("GET", &path, &json!({})).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(stage.call("PATCH", &path, &json!({ "state": "active" })).await.status, StatusCode::NOT_FOUND);
+    for (query, shown) in [("", 0), ("?show_deleted=true", 1)] {
+        let listed = stage.call("GET", &format!("/v1/tenants{query}"), &json!({})).await;
+        let deleted = listed.body["items"].as_array().expect("items").iter().filter(|item| item["state"] == "deleted");
+        assert_eq!(deleted.count(), shown, "{query}");
+    }
     let busy = stage.call("DELETE", &format!("/v1/tenants/{}", db.tenant), &json!({})).await;
     assert_eq!((busy.status, busy.body["code"].as_str()), (StatusCode::CONFLICT, Some("tenant_in_use")));
     assert_eq!(
