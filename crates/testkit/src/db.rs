@@ -1,8 +1,8 @@
 //! A database of its own for each test, cloned from a migrated template on this process's private server.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use model::ids::TenantId;
@@ -16,6 +16,17 @@ use crate::relay::Relay;
 
 static SERVER: OnceCell<PrivatePostgres> = OnceCell::const_new();
 static BORN: AtomicU32 = AtomicU32::new(0);
+/// Databases that nobody holds any more. The next test removes them: hundreds of them would fill a disk.
+static ENDED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// A database's name, as long as somebody holds it.
+struct Name(String);
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        ENDED.lock().expect("no holder panics").push(std::mem::take(&mut self.0));
+    }
+}
 
 /// One test's database with the service's two roles on it. Tests never connect as a superuser or as the owner.
 pub struct TestDb {
@@ -25,7 +36,7 @@ pub struct TestDb {
     pub worker: Store,
     /// A tenant that exists.
     pub tenant: TenantId,
-    name: String,
+    name: Arc<Name>,
     url: Arc<dyn Fn(&str) -> String + Send + Sync>,
 }
 
@@ -114,12 +125,17 @@ impl TestDb {
     /// When there is no Postgres on this machine.
     pub async fn new() -> Self {
         let server = SERVER.get_or_init(start).await;
+        let ended = std::mem::take(&mut *ENDED.lock().expect("no holder panics"));
+        for name in ended {
+            administer(server, format!("DROP DATABASE {name} WITH (FORCE)")).await;
+        }
         let name = format!("test_{}", BORN.fetch_add(1, Ordering::Relaxed));
         administer(server, format!("CREATE DATABASE {name} TEMPLATE template_mw OWNER mw_owner")).await;
         let url = {
             let name = name.clone();
             move |role: &str| server.url(role, &name)
         };
+        let name = Arc::new(Name(name));
         let api = Store::connect(&url("mw_api"), vault()).await.expect("a connection as mw_api");
         let worker = Store::connect(&url("mw_worker"), vault()).await.expect("a connection as mw_worker");
         let tenant = TenantId(Uuid::from_u128(1));
@@ -138,15 +154,6 @@ impl TestDb {
         self.api.create_tenant(tenant, name, at).await.expect("a tenant");
         let (api, worker, database) = (self.api.clone(), self.worker.clone(), self.name.clone());
         Self { api, worker, tenant, name: database, url: self.url.clone() }
-    }
-
-    /// Removes the database, whoever is connected to it. A test's is left for a look; thousands would fill the disk.
-    ///
-    /// # Panics
-    /// When the server does not answer.
-    pub async fn discard(&self) {
-        let server = SERVER.get_or_init(start).await;
-        administer(server, format!("DROP DATABASE {} WITH (FORCE)", self.name)).await;
     }
 
     /// Leaves nothing between tenants but the queries themselves.
@@ -186,7 +193,7 @@ impl TestDb {
     /// The database's address as a role, through a relay.
     pub fn relayed_url(&self, role: &str, relay: &Relay, idle: Duration) -> String {
         let limit = format!("-c%20idle_in_transaction_session_timeout%3D{}", idle.as_millis());
-        format!("postgres://{role}@localhost/{}?host={}&options={limit}", self.name, relay.folder().display())
+        format!("postgres://{role}@localhost/{}?host={}&options={limit}", self.name.0, relay.folder().display())
     }
 
     /// The database's address as a role.

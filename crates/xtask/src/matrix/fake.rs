@@ -277,7 +277,6 @@ async fn cut(case: Case) -> Option<String> {
     if verdict.is_none() {
         verdict = judge(&fleet, upgrade, &picture, &stamps_before).await;
     }
-    fleet.db.discard().await;
     verdict
 }
 
