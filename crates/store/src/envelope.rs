@@ -66,7 +66,7 @@ pub(crate) fn context(tenant: TenantId, version: i32) -> String {
 
 impl TenantKeys {
     fn seal(&self, tenant: TenantId, place: &str, text: &[u8]) -> Result<Vec<u8>, StoreError> {
-        let (version, key) = self.0.last_key_value().ok_or(StoreError::Sealed)?;
+        let (version, key) = self.0.last_key_value().ok_or(StoreError::Erased)?;
         let mut out = vec![FORM];
         out.extend(version.to_be_bytes());
         out.append(&mut seal(key, &format!("{tenant}/{place}/{version}"), text));
@@ -96,7 +96,7 @@ impl Tx<'_> {
     /// Seals a text for one place of this tenant, such as `clusters.kubeconfig/cluster_01…`.
     ///
     /// # Errors
-    /// [`StoreError::Sealed`]: the tenant's key was erased.
+    /// [`StoreError::Erased`].
     pub(crate) fn seal(&self, place: &str, text: &[u8]) -> Result<Vec<u8>, StoreError> {
         self.keys.seal(self.tenant, place, text)
     }
@@ -104,7 +104,7 @@ impl Tx<'_> {
     /// Opens what was sealed for the same place.
     ///
     /// # Errors
-    /// [`StoreError::Sealed`]: another place, damaged, or the tenant's key was erased.
+    /// [`StoreError::Erased`]; [`StoreError::Sealed`]: another place, or damaged.
     pub(crate) async fn open(&mut self, place: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
         let version = version(sealed)?;
         if !self.keys.knows(version) {
@@ -123,7 +123,7 @@ impl Tx<'_> {
         )
         .fetch_optional(&mut *self.inner)
         .await?
-        .ok_or(StoreError::Sealed)?;
+        .ok_or(if self.keys.0.is_empty() { StoreError::Erased } else { StoreError::Sealed })?;
         let key = self.vault.wrapper().unwrap(&wrapped, &context(self.tenant, version)).await?;
         let mut keys = self.keys.0.clone();
         keys.insert(version, key);
@@ -151,14 +151,14 @@ impl Tx<'_> {
         Ok(())
     }
 
-    pub(crate) async fn wrapped_keys(&mut self) -> Result<Vec<(i32, Vec<u8>, String)>, StoreError> {
+    pub(crate) async fn wrapped_keys(&mut self) -> Result<Vec<(i32, Vec<u8>)>, StoreError> {
         let rows = sqlx::query!(
-            "SELECT version, wrapped, wrapper FROM tenant_keys WHERE tenant_id = $1 ORDER BY version",
+            "SELECT version, wrapped FROM tenant_keys WHERE tenant_id = $1 ORDER BY version",
             self.tenant.0
         )
         .fetch_all(&mut *self.inner)
         .await?;
-        Ok(rows.into_iter().map(|row| (row.version, row.wrapped, row.wrapper)).collect())
+        Ok(rows.into_iter().map(|row| (row.version, row.wrapped)).collect())
     }
 }
 
@@ -174,7 +174,7 @@ impl Store {
         let wrapped = tx.wrapped_keys().await?;
         drop(tx);
         let mut keys = BTreeMap::new();
-        for (version, wrapped, _) in wrapped {
+        for (version, wrapped) in wrapped {
             keys.insert(version, self.vault.wrapper().unwrap(&wrapped, &context(tenant, version)).await?);
         }
         let keys = Arc::new(TenantKeys(keys));

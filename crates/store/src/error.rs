@@ -54,6 +54,9 @@ pub enum StoreError {
     /// A sealed value did not open: wrong key or damaged.
     #[error("a sealed value does not open")]
     Sealed,
+    /// Nothing that was sealed for the tenant will ever open again, and nothing can be sealed for it.
+    #[error("the tenant's keys were erased")]
+    Erased,
     /// Try again, or look at the key service: a tenant's key could not be wrapped or unwrapped.
     #[error("a tenant's key is out of reach")]
     KeyService(#[from] crate::envelope::WrapError),

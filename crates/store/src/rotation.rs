@@ -160,7 +160,8 @@ impl Store {
         Ok(count)
     }
 
-    /// Wraps a tenant's keys with the present master key, where another one has wrapped them. Answers how many.
+    /// Wraps all of a tenant's keys with the present master key. Answers how many. Those that it has wrapped before, too: a key
+    /// service changes its key without another name for it.
     ///
     /// # Errors
     /// The key service or the database failed.
@@ -170,7 +171,7 @@ impl Store {
         let wrapped = tx.wrapped_keys().await?;
         drop(tx);
         let mut count = 0;
-        for (version, old, _) in wrapped.into_iter().filter(|(.., by)| *by != keeper.name()) {
+        for (version, old) in wrapped {
             let key = keeper.unwrap(&old, &context(tenant, version)).await?;
             let new = keeper.wrap(&key, &context(tenant, version)).await?;
             let mut tx = self.begin_with(tenant, Arc::default()).await?;
