@@ -271,6 +271,12 @@ impl From<StoreError> for ApiError {
                 Self::Problem(refusal) => Self::Problem(Box::new(Refusal { clashed: true, ..*refusal })),
                 answered @ Self::Answered(_) => answered,
             },
+            StoreError::Erased => Self::new(
+                StatusCode::CONFLICT,
+                "secrets_erased",
+                "The secrets of this tenant were erased: nothing opens them any more, and no new ones are kept.",
+                "Ask whoever operates the service.",
+            ),
             StoreError::Unkeepable => Self::malformed("a text in it holds the character NUL"),
             StoreError::Database(source) => {
                 tracing::error!(error = &source as &dyn std::error::Error, "the database failed");
