@@ -50,7 +50,7 @@ func up(args []string) error {
 		return err
 	}
 	for _, p := range programs {
-		if contains(later, p.name) {
+		if p.beside || contains(later, p.name) {
 			continue
 		}
 		if _, err := p.ensure(); err != nil {

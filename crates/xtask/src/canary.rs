@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::process::Process;
-use crate::service::{self, Api, SERVER};
+use crate::service::{self, Api, SERVER, Setting};
 use crate::{Result, fresh, output};
 
 #[derive(Debug, Args)]
@@ -50,7 +50,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
     let owner = runtime.block_on(prepare(&url("mw_worker"))).map_err(|error| error.to_string())?;
     let cluster = runtime.block_on(fake_cluster())?;
-    let api = Api::start(Path::new(SERVER), &url("mw_api"), &secret, Some(&api_log), "trace")?;
+    let setting = Setting { log: Some(api_log.clone()), level: "trace", ..Setting::new(&url("mw_api"), &secret) };
+    let api = Api::start(setting)?;
     let worker = start_worker(&url("mw_worker"), &secret, &worker_log)?;
     let (answers, mut words) = runtime.block_on(flood(options.requests, &api.address, &owner, &cluster))?;
     words.extend(disguises(SECRET));
@@ -59,9 +60,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     std::thread::sleep(Duration::from_secs(5));
     drop((api, worker));
     let root = url(store::private::SUPERUSER);
-    output(Command::new(program("psql")?).args(["--quiet", "--command", "CHECKPOINT"]).arg(&root))?;
+    output(Command::new(fresh::program("psql")?).args(["--quiet", "--command", "CHECKPOINT"]).arg(&root))?;
     let dump = scratch.path().join("dump.sql");
-    output(Command::new(program("pg_dump")?).arg("--file").arg(&dump).arg(&root))?;
+    output(Command::new(fresh::program("pg_dump")?).arg("--file").arg(&dump).arg(&root))?;
     let data = scratch.path().join("postgres").join("data");
     let log = scratch.path().join("postgres").join("postgres.log");
     let places = [
@@ -141,12 +142,6 @@ fn files_below(folder: &Path, into: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// A tool of the Postgres that was found.
-fn program(name: &str) -> Result<PathBuf> {
-    let bin = store::private::find_binaries().ok_or("there is no Postgres")?;
-    Ok(bin.join(name))
 }
 
 /// A tenant with room for everything, its owner's key, and a hosting cluster whose kubeconfig is secret.

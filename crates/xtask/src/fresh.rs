@@ -1,7 +1,7 @@
 //! What is generated and committed: the `OpenAPI` document and the checked queries.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use store::private::{PrivatePostgres, SUPERUSER};
@@ -66,6 +66,12 @@ fn queries(scratch: &Path) -> Result<()> {
         .env("SQLX_OFFLINE_DIR", &folder)
         .env_remove("SQLX_OFFLINE");
     output(&mut cargo).map(|_| ())
+}
+
+/// A tool of the Postgres that was found.
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
+    let bin = store::private::find_binaries().ok_or("there is no Postgres")?;
+    Ok(bin.join(name))
 }
 
 /// A private Postgres with an empty database of the present schema, for macros that want to look at one.

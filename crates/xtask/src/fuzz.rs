@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use testkit::Fleet;
 use tokio_util::sync::CancellationToken;
 
-use crate::service::{self, Api, SERVER};
+use crate::service::{self, Api, SERVER, Setting};
 use crate::{Result, output};
 
 mod bugs;
@@ -72,7 +72,9 @@ fn fuzzed(options: &Options, server: &Path, dir: &Path) -> Result<(usize, Vec<St
         for whom in ROLES {
             let (fleet, round) = runtime.block_on(prepare(whom)).map_err(|error| error.to_string())?;
             let working = Working::start(&runtime, &fleet);
-            let api = Api::start(server, &fleet.db.url("mw_api"), &secret, Some(&dir.join("api.log")), "warn")?;
+            let setting = Setting::new(&fleet.db.url("mw_api"), &secret);
+            let (program, log) = (server.to_owned(), Some(dir.join("api.log")));
+            let api = Api::start(Setting { program, log, level: "warn", ..setting })?;
             let document = runtime.block_on(document::with_examples(&fleet, &api, whom))?;
             std::fs::write(dir.join(DOCUMENT), document.to_string()).map_err(|error| error.to_string())?;
             let (count, failure) = one(&api, &round, options, turn, dir)?;

@@ -25,6 +25,7 @@ mod service;
 mod storm;
 mod story;
 mod variants;
+mod vault;
 mod worker;
 
 /// Checks and measurements of this repository.
@@ -57,6 +58,8 @@ enum Task {
     Storm(storm::Options),
     /// Run cargo's tests where transactions are serializable, where no hint arrives, and on `PostgreSQL` 18.
     Variants(variants::Options),
+    /// Have a real Vault keep the master key, seal it, rotate its key, take the token away, and see what becomes of secrets.
+    Vault,
     /// Cut an upgrade at every write of it, in an imagined world on a real Postgres, and judge what comes of it.
     CrashMatrix(matrix::Options),
     /// Measure on the lab.
@@ -100,6 +103,7 @@ fn main() -> ExitCode {
         Task::Canary(options) => canary::run(&options),
         Task::Storm(options) => storm::run(&options),
         Task::Variants(options) => variants::run(&options),
+        Task::Vault => vault::run(),
         Task::CrashMatrix(options) => matrix::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::BadInput(options) => bad_input::run(&options),

@@ -15,16 +15,20 @@ use crate::Result;
 use crate::lab::until;
 use crate::process::Process;
 
-/// An API process. It ends when this is dropped.
-pub(crate) struct Api {
-    process: Option<Process>,
-    pub(crate) address: String,
-    database: String,
-    secret: PathBuf,
-    log: Option<PathBuf>,
-    level: &'static str,
-    share: &'static str,
-    program: PathBuf,
+/// How an API process is started.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting {
+    pub(crate) program: PathBuf,
+    /// The database's address, with the role in it.
+    pub(crate) database: String,
+    /// The file with the server's own secret.
+    pub(crate) secret: PathBuf,
+    /// Where it says something, and at which level.
+    pub(crate) log: Option<PathBuf>,
+    pub(crate) level: &'static str,
+    /// How many times the usual share every tenant has.
+    pub(crate) share: &'static str,
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 /// Limits that nobody meets.
@@ -35,47 +39,52 @@ const START_LIMIT: Duration = Duration::from_mins(1);
 /// The server as it was built here.
 pub(crate) const SERVER: &str = "target/debug/meshwright-server";
 
+impl Setting {
+    /// The server as it was built here, which says nothing, with limits that nobody meets.
+    pub(crate) fn new(database: &str, secret: &Path) -> Self {
+        let (database, secret) = (database.to_owned(), secret.to_owned());
+        let environment = Vec::new();
+        Self { program: SERVER.into(), database, secret, log: None, level: "off", share: PLENTY, environment }
+    }
+
+    fn spawn(&self, address: &str) -> Result<Process> {
+        let log = match &self.log {
+            Some(log) => {
+                std::fs::File::options().create(true).append(true).open(log).map_err(|error| error.to_string())?.into()
+            }
+            None => Stdio::null(),
+        };
+        let mut run = Command::new(&self.program);
+        run.args(["serve", "--listen", address, "--share", self.share, "--database-url", &self.database]);
+        run.arg("--vault-key-file").arg(&self.secret).env("MESHWRIGHT_LOG", self.level);
+        run.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        Process::start(&self.program.display().to_string(), &mut run)
+    }
+}
+
+/// An API process. It ends when this is dropped.
+pub(crate) struct Api {
+    process: Option<Process>,
+    pub(crate) address: String,
+    setting: Setting,
+}
+
 impl Api {
-    /// Starts one on a port that is free, with limits that nobody meets. What it says at this level goes to `log`, where one
-    /// is given.
-    pub(crate) fn start(
-        program: &Path,
-        database: &str,
-        secret: &Path,
-        log: Option<&Path>,
-        level: &'static str,
-    ) -> Result<Self> {
-        Self::sharing(program, database, secret, log, level, PLENTY)
-    }
-
-    /// One with the limits that every tenant has.
-    pub(crate) fn limited(program: &Path, database: &str, secret: &Path) -> Result<Self> {
-        Self::sharing(program, database, secret, None, "error", "1")
-    }
-
-    fn sharing(
-        program: &Path,
-        database: &str,
-        secret: &Path,
-        log: Option<&Path>,
-        level: &'static str,
-        share: &'static str,
-    ) -> Result<Self> {
+    /// Starts one on a port that is free.
+    pub(crate) fn start(setting: Setting) -> Result<Self> {
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let address = port.map_err(|error| error.to_string())?.to_string();
-        let process = Some(spawn(program, &address, database, secret, log, (level, share))?);
+        let process = Some(setting.spawn(&address)?);
         until("the API listens", START_LIMIT, || std::net::TcpStream::connect(&address).ok())?;
-        let (database, secret, program) = (database.to_owned(), secret.to_owned(), program.to_owned());
-        Ok(Self { process, address, database, secret, log: log.map(Path::to_owned), level, share, program })
+        Ok(Self { process, address, setting })
     }
 
     /// As when the machine fails: nothing is finished.
     pub(crate) fn kill_and_start_again(&mut self) -> Result<()> {
         // Dropped first: the port must be free.
         self.process = None;
-        let told = (self.level, self.share);
-        let again = spawn(&self.program, &self.address, &self.database, &self.secret, self.log.as_deref(), told)?;
-        self.process = Some(again);
+        self.process = Some(self.setting.spawn(&self.address)?);
         Ok(())
     }
 
@@ -88,26 +97,6 @@ impl Api {
         let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().map_err(|_| format!("{path} has no size"))?;
         Ok(kilobytes * 1024)
     }
-}
-
-fn spawn(
-    program: &Path,
-    address: &str,
-    database: &str,
-    secret: &Path,
-    log: Option<&Path>,
-    (level, share): (&str, &str),
-) -> Result<Process> {
-    let log = match log {
-        Some(log) => {
-            std::fs::File::options().create(true).append(true).open(log).map_err(|error| error.to_string())?.into()
-        }
-        None => Stdio::null(),
-    };
-    let mut run = Command::new(program);
-    run.args(["serve", "--listen", address, "--share", share, "--database-url", database, "--vault-key-file"]);
-    run.arg(secret).env("MESHWRIGHT_LOG", level).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    Process::start(&program.display().to_string(), &mut run)
 }
 
 /// A tenant with room for everything.

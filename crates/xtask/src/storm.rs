@@ -14,7 +14,7 @@ use model::quota::Counted;
 use serde_json::{Value, json};
 use store::{Store, Vault};
 
-use crate::service::{self, Api, SERVER};
+use crate::service::{self, Api, Setting};
 use crate::{Result, fresh};
 
 #[derive(Debug, Args)]
@@ -54,7 +54,7 @@ async fn storm(options: &Options, database: &str, secret: &Path) -> Result<()> {
     let failed = |error: store::StoreError| error.to_string();
     let store = Store::connect(database, Vault::new([7; 32])).await.map_err(failed)?;
     let (tenant, owner) = tenant(&store).await.map_err(failed)?;
-    let start = || Api::start(Path::new(SERVER), database, secret, None, "off");
+    let start = || Api::start(Setting::new(database, secret));
     let mut apis = [start()?, start()?];
     let addresses: Arc<Vec<String>> = Arc::new(apis.iter().map(|api| api.address.clone()).collect());
     let (done, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));

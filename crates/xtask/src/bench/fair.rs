@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use crate::service::{self, Api};
+use crate::service::{self, Api, Setting};
 use crate::{Result, fresh};
 
 #[derive(Debug, Args)]
@@ -57,7 +57,8 @@ pub(crate) fn run(options: &Fair) -> Result<()> {
     std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
     let url = |role: &str| postgres.url(role, fresh::NAME);
     let keys = runtime.block_on(two_tenants(&url("mw_worker"))).map_err(|error| error.to_string())?;
-    let api = Api::limited(&options.server, &url("mw_api"), &secret)?;
+    let usual = Setting { program: options.server.clone(), share: "1", ..Setting::new(&url("mw_api"), &secret) };
+    let api = Api::start(usual)?;
     let address: SocketAddr = api.address.parse().map_err(|_| "the API has an address")?;
     runtime.block_on(judge(options, &api, address, &keys))
 }
