@@ -75,6 +75,10 @@ async fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Work { database, clusters, anchors } => commands::work(&database, &clusters, &anchors).await,
         Command::Migrate { database } => commands::migrate(&database).await,
+        Command::Roles => {
+            print!("{}", store::ROLES);
+            Ok(())
+        }
         Command::Openapi => {
             print!("{}", api::openapi());
             Ok(())

@@ -43,6 +43,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         database: Backend,
     },
+    /// Print what makes the database roles, for a superuser to run.
+    Roles,
     /// Print the service's own description.
     Openapi,
     /// The release catalogue.

@@ -109,6 +109,9 @@ impl Page {
     pub const ALL: Self = Self { after: None, limit: i64::MAX };
 }
 
+/// What makes the database roles, where they are missing. For a superuser.
+pub const ROLES: &str = include_str!("roles.sql");
+
 /// How many connections one process keeps; two cores serve no more at once.
 const POOL: u32 = 10;
 
@@ -161,12 +164,12 @@ impl Store {
         sqlx::migrate!("../../migrations").run(&self.pool).await.map_err(|error| StoreError::Migration(Box::new(error)))
     }
 
-    /// Makes the three database roles, where they are missing. Needs a superuser; `dev` and the tests use it.
+    /// Makes the database roles, where they are missing. Needs a superuser; `dev` and the tests use it.
     ///
     /// # Errors
     /// The database refused.
     pub async fn create_roles(&self) -> Result<(), StoreError> {
-        sqlx::raw_sql(include_str!("roles.sql")).execute(&self.pool).await?;
+        sqlx::raw_sql(ROLES).execute(&self.pool).await?;
         Ok(())
     }
 
