@@ -215,7 +215,9 @@ impl Door {
             request = request.header("Content-Type", kind);
             bytes = serde_json::to_vec(object).expect("JSON values have string keys");
         }
-        let request = request.body(bytes).map_err(|_| Failure::Silent("the path is malformed".into()))?;
+        let malformed = || Failure::Status(StatusCode::BAD_REQUEST, "a name in it makes no path of an API".into());
+        let request =
+            request.body(bytes).ok().filter(|request| is_plain(request.uri().path())).ok_or_else(malformed)?;
         let latest = permit.map_or_else(|| Instant::now() + CALL, |permit| permit.deadline.min(Instant::now() + CALL));
         if Instant::now() >= latest {
             return Err(Failure::Expired);
@@ -262,6 +264,16 @@ enum Failure {
     Status(StatusCode, String),
 }
 
+/// Whether every part of a path is a name as Kubernetes has them. Parts come from requests and from what clusters say of
+/// themselves, and none of them may lead to another object than the one that was looked at.
+fn is_plain(path: &str) -> bool {
+    let named = |part: &str| {
+        let letters = part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte));
+        letters && !part.is_empty() && part != "." && part != ".."
+    };
+    path.strip_prefix('/').is_some_and(|parts| parts.split('/').all(named))
+}
+
 fn auth_info(identity: &Identity) -> AuthInfo {
     use base64::Engine as _;
     let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
@@ -289,4 +301,23 @@ fn certificates(pem: &[u8]) -> Option<Vec<Vec<u8>>> {
         })
         .collect();
     decoded.filter(|list| !list.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_leads_where_its_names_say() {
+        for good in
+            ["/version", "/api/v1/namespaces/istio-system/pods", "/apis/rbac.authorization.k8s.io/v1/clusterroles/a:b"]
+        {
+            assert!(is_plain(good), "{good}");
+        }
+        for bad in
+            ["", "/", "version", "/api//v1", "/api/v1/", "/api/./v1", "/a/../b", "/a/%2e%2e/b", "/a/b c", "/a/\u{e9}"]
+        {
+            assert!(!is_plain(bad), "{bad}");
+        }
+    }
 }
