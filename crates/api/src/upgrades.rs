@@ -44,6 +44,7 @@ pub(crate) async fn create_upgrade(
 ) -> Result<Response> {
     let mut change = caller.change("createUpgrade", &body).await?;
     let mesh = permitted(&caller, &mut change.tx, &mesh, Action::Upgrade).await?;
+    let (version, choice) = read(&body.value)?;
     if mesh.state != MeshState::Ready {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
@@ -52,7 +53,7 @@ pub(crate) async fn create_upgrade(
             "Wait until it is ready.",
         ));
     }
-    let new = read(&caller, &mesh, &body.value).await?;
+    let new = fitting(&caller, &mesh, version, choice).await?;
     change.tx.create_upgrade(&new, caller.app.clock.now()).await?;
     let planned = change.tx.upgrade(new.id).await?;
     let done =
@@ -60,7 +61,8 @@ pub(crate) async fn create_upgrade(
     change.done(done, &views::upgrade(&planned)).await
 }
 
-async fn read(caller: &Caller, mesh: &store::Mesh, wanted: &CreateUpgrade) -> Result<NewUpgrade> {
+/// What is wrong in itself comes before what stands in the way.
+fn read(wanted: &CreateUpgrade) -> Result<(Version, UpgradePolicyChoice)> {
     let version: Version = wanted
         .version
         .parse()
@@ -70,6 +72,25 @@ async fn read(caller: &Caller, mesh: &store::Mesh, wanted: &CreateUpgrade) -> Re
     if wanted.hold_seconds > LONGEST_HOLD {
         return Err(ApiError::field("/hold_seconds", format!("at most {LONGEST_HOLD}")));
     }
+    let choice = UpgradePolicyChoice {
+        strategy,
+        auto: wanted.auto,
+        hold_seconds: wanted.hold_seconds,
+        accept_warnings: wanted.accept_warnings,
+        labels: serde_json::from_value(Value::from(wanted.labels.as_str()))
+            .map_err(|_| ApiError::field("/labels", "labels are relabel, alias or block"))?,
+    };
+    Ok((version, choice))
+}
+
+/// The upgrade as it will be planned, where the mesh can go there.
+async fn fitting(
+    caller: &Caller,
+    mesh: &store::Mesh,
+    version: Version,
+    choice: UpgradePolicyChoice,
+) -> Result<NewUpgrade> {
+    let strategy = choice.strategy;
     let releases = caller.app.store.releases().await?;
     let missing =
         || ApiError::field("/version", format!("{version} is not in the catalogue")).coded("version_not_in_catalogue");
@@ -98,14 +119,6 @@ async fn read(caller: &Caller, mesh: &store::Mesh, wanted: &CreateUpgrade) -> Re
             hint,
         ));
     }
-    let choice = UpgradePolicyChoice {
-        strategy,
-        auto: wanted.auto,
-        hold_seconds: wanted.hold_seconds,
-        accept_warnings: wanted.accept_warnings,
-        labels: serde_json::from_value(Value::from(wanted.labels.as_str()))
-            .map_err(|_| ApiError::field("/labels", "labels are relabel, alias or block"))?,
-    };
     Ok(NewUpgrade {
         id: UpgradeId(caller.app.clock.uuid()),
         mesh: mesh.id,

@@ -142,6 +142,8 @@ async fn bad_input_is_answered_with_a_code_and_changes_nothing() {
             json!({ "version": "1.27.9.1", "strategy": "canary", "hold_seconds": 4_000_000 }),
             "invalid_field",
         ),
+        // Two things are wrong, and this one is wrong in itself: the other upgrade is refused.
+        ("POST", &upgrades, json!({ "version": "1.25.1.1", "strategy": "canary", "labels": "all" }), "invalid_field"),
         ("GET", "/v1/operations?page_size=0", json!({}), "invalid_field"),
         ("GET", "/v1/clusters?name=%00", json!({}), "invalid_field"),
         ("GET", "/v1/operations?page_token=x", json!({}), "invalid_field"),
