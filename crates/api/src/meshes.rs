@@ -62,7 +62,7 @@ pub(crate) async fn create_mesh(caller: Caller, body: Body<CreateMesh>) -> Resul
 }
 
 async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<NewMesh> {
-    let name = name_field(&wanted.name)?;
+    let (name, written) = (name_field(&wanted.name)?, written(&wanted.display_name, &wanted.labels)?);
     let version: Version = wanted
         .version
         .parse()
@@ -118,7 +118,7 @@ async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<N
         authority,
         version,
         members,
-        written: written(&wanted.display_name, &wanted.labels)?,
+        written,
         deletion_protection: wanted.deletion_protection,
     })
 }

@@ -24,6 +24,10 @@ pub(crate) use bugs::{Bugs, bugs};
 const TOOL: &str = "tests/fuzz/schemathesis";
 /// The document of a round, in its folder.
 const DOCUMENT: &str = "openapi.json";
+/// What is the same in every round.
+const SETTINGS: &str = "tests/fuzz/schemathesis.toml";
+/// The settings of a round.
+const GIVEN: &str = "schemathesis.toml";
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
@@ -48,6 +52,7 @@ pub(crate) struct Options {
 struct Round {
     title: &'static str,
     key: String,
+    settings: String,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -70,19 +75,20 @@ fn fuzzed(options: &Options, server: &Path, dir: &Path) -> Result<(usize, Vec<St
     let mut turn = 0_u64;
     while cases < options.cases && failures.is_empty() {
         for whom in ROLES {
-            let (fleet, round) = runtime.block_on(prepare(whom)).map_err(|error| error.to_string())?;
+            let (fleet, key) = runtime.block_on(prepare(whom)).map_err(|error| error.to_string())?;
             let working = Working::start(&runtime, &fleet);
             let setting = Setting::new(&fleet.db.url("mw_api"), &secret);
             let (program, log) = (server.to_owned(), Some(dir.join("api.log")));
             let api = Api::start(Setting { program, log, level: "warn", ..setting })?;
-            let document = runtime.block_on(document::with_examples(&fleet, &api, whom))?;
-            std::fs::write(dir.join(DOCUMENT), document.to_string()).map_err(|error| error.to_string())?;
-            let (count, failure) = one(&api, &round, options, turn, dir)?;
+            let given = runtime.block_on(document::given(&fleet, &api, whom))?;
+            std::fs::write(dir.join(DOCUMENT), given.document.to_string()).map_err(|error| error.to_string())?;
+            let round = Round { title: whom.0, key, settings: given.settings };
+            let (count, found) = one(&api, &round, options, turn, dir)?;
             runtime.block_on(still_let_in(&api, &round))?;
             drop((api, working));
             println!("{}: {count} cases", round.title);
             cases += count;
-            failures.extend(failure);
+            failures.extend(found);
             if options.first && !failures.is_empty() {
                 break;
             }
@@ -128,13 +134,13 @@ const ROLES: [(&str, Role); 5] = [
 const PLATFORM: &str = "platform";
 
 /// A fleet with an upgrade on its way, and a key.
-async fn prepare((title, role): (&'static str, Role)) -> std::result::Result<(Fleet, Round), store::StoreError> {
+async fn prepare((title, role): (&'static str, Role)) -> std::result::Result<(Fleet, String), store::StoreError> {
     let fleet = Fleet::new().await;
     fleet.plan_or_known().await;
     fleet.db.api.prepare_platform(SystemClock.now()).await?;
     let tenant = if title == PLATFORM { TenantId::PLATFORM } else { fleet.db.tenant };
     let key = service::key(&fleet.db.api, tenant, role).await?;
-    Ok((fleet, Round { title, key }))
+    Ok((fleet, key))
 }
 
 /// A round that took its own key away would find nothing from then on.
@@ -149,26 +155,35 @@ async fn still_let_in(api: &Api, round: &Round) -> Result<()> {
 }
 
 /// Answers how many cases there were, and what was wrong.
-fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Result<(usize, Option<String>)> {
+fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Result<(usize, Vec<String>)> {
     let seed = options.seed + turn;
     let dir = dir.canonicalize().map_err(|error| error.to_string())?;
-    let report = dir.join(format!("{}-{seed}.json", round.title));
     // It keeps notes where it runs.
     let here = std::env::current_dir().map_err(|error| error.to_string())?;
-    let mut run = Command::new(here.join(TOOL));
-    run.current_dir(&dir).arg("--config-file").arg(here.join("tests/fuzz/schemathesis.toml"));
-    run.arg("run").arg(dir.join(DOCUMENT)).arg("--url");
-    run.arg(format!("http://{}", api.address)).args(["--seed", &seed.to_string(), "--report", "json"]);
+    let (mut cases, mut failures) = (0, Vec::new());
     // What covers the document is the same in each turn; after the first, chance alone goes on.
-    run.args(["--phases", if turn == 0 { "examples,coverage,fuzzing,stateful" } else { "fuzzing,stateful" }]);
-    run.args(["--max-examples", &options.each.to_string()]);
-    run.arg("--report-json-path").arg(&report);
-    run.env("MESHWRIGHT_FUZZ_KEY", &round.key).env("NO_COLOR", "1");
-    let out = run.output().map_err(|error| error.to_string())?;
-    let said = String::from_utf8_lossy(&out.stdout).into_owned();
-    let text = std::fs::read_to_string(&report).map_err(|error| format!("{error}: {said}"))?;
-    let report: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-    let cases = report["test_cases"]["generated"].as_u64().and_then(|cases| usize::try_from(cases).ok());
-    let failure = (!out.status.success()).then_some(said);
-    Ok((cases.ok_or("the report does not say how many cases there were")?, failure))
+    let alone = if turn == 0 { "examples,coverage,fuzzing" } else { "fuzzing" };
+    // Who goes on from one request to the next looks for what was made, and a trial makes nothing.
+    for (phases, more) in [(alone, ""), ("stateful", "\"query.validate_only\" = \"false\"\n")] {
+        let settings = std::fs::read_to_string(SETTINGS).map_err(|error| format!("{SETTINGS}: {error}"))?;
+        let settings = format!("{settings}\n[parameters]\n{more}{}", round.settings);
+        std::fs::write(dir.join(GIVEN), settings).map_err(|error| error.to_string())?;
+        let report = dir.join(format!("{}-{seed}-{phases}.json", round.title));
+        let mut run = Command::new(here.join(TOOL));
+        run.current_dir(&dir).arg("--config-file").arg(dir.join(GIVEN));
+        run.arg("run").arg(dir.join(DOCUMENT)).args(["--url", &format!("http://{}", api.address)]);
+        run.args(["--phases", phases, "--max-examples", &options.each.to_string(), "--seed", &seed.to_string()]);
+        run.args(["--report", "json", "--report-json-path"]).arg(&report);
+        run.env("MESHWRIGHT_FUZZ_KEY", &round.key).env("NO_COLOR", "1");
+        let out = run.output().map_err(|error| error.to_string())?;
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        let text = std::fs::read_to_string(&report).map_err(|error| format!("{error}: {said}"))?;
+        let report: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let count = report["test_cases"]["generated"].as_u64().and_then(|count| usize::try_from(count).ok());
+        cases += count.ok_or("the report does not say how many cases there were")?;
+        if !out.status.success() {
+            failures.push(said);
+        }
+    }
+    Ok((cases, failures))
 }

@@ -1,5 +1,5 @@
-//! The API's document with examples that exist: what is made up names nothing, and whatever else is wrong with a request
-//! hides behind that.
+//! The API's document with examples that exist, and dictionaries of the same: what is made up names nothing, and whatever
+//! else is wrong with a request hides behind that.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -28,20 +28,72 @@ fn kubeconfig() -> Result<String> {
     Ok(config.to_string())
 }
 
-/// The document for one round: paths and bodies name what this fleet has, and what is deleted is there twice.
-pub(super) async fn with_examples(fleet: &Fleet, api: &Api, (title, role): (&str, Role)) -> Result<Value> {
+/// What Schemathesis is given for one round.
+pub(super) struct Given {
+    pub(super) document: Value,
+    /// What is added to the settings in `tests/fuzz/schemathesis.toml`, from within the section of parameters.
+    pub(super) settings: String,
+}
+
+/// How often what exists is drawn instead of what the schema allows.
+const OFTEN: f64 = 0.8;
+
+/// For one round: paths and bodies name what this fleet has, and what is deleted is there twice.
+pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role)) -> Result<Given> {
+    let maker = Maker::new(fleet, api, title == PLATFORM).await?;
+    let (kept, spare) = maker.things().await?;
+    let fields = fields(&kept, &maker.kubeconfig);
+    let document = with_examples(&kept, &spare, &fields, role)?;
+    let mut dictionaries = String::new();
+    let mut dictionary = |name: &str, value: &Value| {
+        dictionaries += &format!("\n[dictionaries.{name}]\nvalues = [{value}]\n");
+        format!("{{ dictionary = {name:?}, probability = {OFTEN} }}")
+    };
+    let mut settings = String::new();
+    for (schema, field, path, value) in &fields {
+        settings += &format!("\"body.{path}\" = {}\n", dictionary(&format!("{schema}_{field}"), value));
+    }
+    // What stands in the parameters of all operations wins over what stands in those of one.
+    for (title, things, methods) in [("kept", &kept, r#"["GET", "POST", "PATCH"]"#), ("spare", &spare, r#"["DELETE"]"#)]
+    {
+        settings += &format!("\n[[operations]]\ninclude-method = {methods}\n[operations.parameters]\n");
+        for (name, value) in things.as_object().into_iter().flatten() {
+            settings += &format!("\"path.{name}\" = {}\n", dictionary(&format!("{title}_{name}"), value));
+        }
+    }
+    settings += &dictionaries;
+    Ok(Given { document, settings })
+}
+
+/// Fields whose values have to exist: schema, field, the path in a body, and what there is.
+fn fields(kept: &Value, kubeconfig: &str) -> Vec<(&'static str, &'static str, &'static str, Value)> {
+    let mut fields = vec![
+        ("CreateMesh", "version", "version", json!("1.27.9.1")),
+        ("CreateMesh", "clusters", "clusters[*]", kept["free_cluster"].clone()),
+        ("RegisterCluster", "kubeconfig", "kubeconfig", json!(kubeconfig)),
+        ("SetInjection", "cluster", "cluster", json!("c1")),
+        ("SetInjection", "namespace", "namespace", json!("plain")),
+        ("NamespaceRef", "cluster", "namespaces[*].cluster", json!("c1")),
+        ("NamespaceRef", "namespace", "namespaces[*].namespace", json!("explicit")),
+    ];
+    if kept.get("provider_id").is_some() {
+        fields.push(("CreateRoleBinding", "provider_id", "provider_id", kept["provider_id"].clone()));
+        fields.push(("CreateRoleBinding", "scope", "scope", kept["mesh_id"].clone()));
+    }
+    fields
+}
+
+fn with_examples(
+    kept: &Value,
+    spare: &Value,
+    fields: &[(&'static str, &'static str, &'static str, Value)],
+    role: Role,
+) -> Result<Value> {
     let text = std::fs::read_to_string(fresh::OPENAPI).map_err(|error| error.to_string())?;
     let mut document: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-    let maker = Maker::new(fleet, api, title == PLATFORM).await?;
-    let (kept, spare) = (maker.things("a").await?, maker.things("b").await?);
     for (_, methods) in document["paths"].as_object_mut().into_iter().flatten() {
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {
-            let things = if method == "delete" { &spare } else { &kept };
-            let created = ["201", "202"].iter().any(|status| operation["responses"].get(status).is_some());
-            if let Some(trial) = operation.pointer_mut("/responses/200/content/application~1json").filter(|_| created) {
-                // Nobody goes on to look for what a trial would have made.
-                trial["schema"] = json!({});
-            }
+            let things = if method == "delete" { spare } else { kept };
             for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
                 if let Some(example) = parameter["name"].as_str().and_then(|name| things.get(name)) {
                     parameter["example"] = example.clone();
@@ -54,22 +106,12 @@ pub(super) async fn with_examples(fleet: &Fleet, api: &Api, (title, role): (&str
         document["paths"]["/v1/api-keys"]["get"]["responses"]["200"]["content"]["application/json"]["schema"] =
             json!({});
     }
-    let never = "2099-01-01T00:00:00Z";
-    for (schema, field, example) in [
-        ("CreateApiKey", "expires_at", json!(never)),
-        ("CreateMesh", "clusters", json!([kept["free_cluster"]])),
-        ("CreateRoleBinding", "provider_id", kept["provider_id"].clone()),
-        ("CreateRoleBinding", "scope", kept["mesh_id"].clone()),
-        ("RegisterCluster", "kubeconfig", json!(maker.kubeconfig)),
-        ("AddHostingCluster", "kubeconfig", json!(maker.kubeconfig)),
-        ("RenewCredential", "kubeconfig", json!(maker.kubeconfig)),
-        ("SetInjection", "cluster", json!("c1")),
-        ("SetInjection", "namespace", json!("plain")),
-        ("NamespaceRef", "cluster", json!("c1")),
-        ("NamespaceRef", "namespace", json!("explicit")),
-    ] {
+    let never = json!("2099-01-01T00:00:00Z");
+    let listed = json!([kept["free_cluster"]]);
+    for (schema, field, _, value) in fields.iter().chain(&[("CreateApiKey", "expires_at", "", never)]) {
         let found = document["components"]["schemas"][schema]["properties"].get_mut(field);
-        found.ok_or_else(|| format!("{schema} has no {field}"))?["example"] = example;
+        let example = if *field == "clusters" { &listed } else { value };
+        found.ok_or_else(|| format!("{schema} has no {field}"))?["example"] = example.clone();
     }
     Ok(document)
 }
@@ -111,8 +153,17 @@ impl<'a> Maker<'a> {
         if status.is_success() { Ok(made) } else { Err(format!("POST {path}: {status}: {made}")) }
     }
 
-    /// One of each thing that a path can name, and a cluster that no mesh has.
-    async fn things(&self, name: &str) -> Result<Value> {
+    /// Does what ends in an operation, and waits for that.
+    async fn finish(&self, path: &str, body: Value) -> Result<Value> {
+        let begun = self.make(&self.owner, path, body).await?;
+        let address = format!("{}/v1/operations/{}?wait_seconds=30", self.address, begun["id"].as_str().unwrap_or("-"));
+        let asked = self.http.get(address).bearer_auth(&self.owner).send().await.map_err(|error| error.to_string())?;
+        let ended: Value = asked.json().await.map_err(|error| error.to_string())?;
+        if ended["state"] == "succeeded" { Ok(ended) } else { Err(format!("POST {path} ended as {ended}")) }
+    }
+
+    /// Twice one of each thing that a path can name, and a cluster that no mesh has.
+    async fn things(&self) -> Result<(Value, Value)> {
         let store = &self.fleet.db.api;
         let wrong = |error: store::StoreError| error.to_string();
         let upgrade = self.fleet.plan_or_known().await;
@@ -120,37 +171,59 @@ impl<'a> Maker<'a> {
         let operation = tx.operations(&Reach::ALL, None, Page::ALL).await.map_err(wrong)?[0].id;
         let member = tx.clusters(&Reach::ALL, &Narrow::default(), Page::ALL).await.map_err(wrong)?[0].id;
         drop(tx);
-        let body = |more: Value| {
-            let mut body = json!({ "name": format!("spare-{name}") });
-            body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
-            body
-        };
-        let owner = async |path: &str, more: Value| self.make(&self.owner, path, body(more)).await;
-        let operator = async |path: &str, more: Value| self.make(&self.operator, path, body(more)).await;
-        let key = owner("/v1/api-keys", json!({ "role": "viewer" })).await?;
-        let tenant = operator("/v1/tenants", json!({})).await?;
-        let hosting = operator("/v1/hosting-clusters", json!({ "kubeconfig": self.kubeconfig })).await?;
-        let mut things = json!({
+        let mut kept = json!({
             "mesh_id": self.fleet.mesh.to_string(), "upgrade_id": upgrade.to_string(), "version": "1.27.8.1", "seq": 1,
-            "operation_id": operation.to_string(), "cluster_id": member.to_string(), "key_id": key["id"],
-            "tenant_id": tenant["id"], "hosting_cluster_id": hosting["id"], "free_cluster": member.to_string(),
+            "operation_id": operation.to_string(), "cluster_id": member.to_string(), "free_cluster": member.to_string(),
         });
+        let mut spare = kept.clone();
+        self.of_operators("a", &mut kept).await?;
+        self.of_operators("b", &mut spare).await?;
         if self.tenant != TenantId::PLATFORM {
-            let provider =
-                owner("/v1/identity-providers", json!({ "issuer": format!("https://{name}.example.com") })).await?;
-            let binding = json!({ "provider_id": provider["id"], "subject": name, "role": "viewer" });
-            let binding = self.make(&self.owner, "/v1/role-bindings", binding).await?;
-            let webhook = owner("/v1/webhooks", json!({ "url": "https://hooks.example.com/x" })).await?;
-            let cluster = owner("/v1/clusters", json!({ "kubeconfig": self.kubeconfig })).await?;
-            for (field, id) in [
-                ("provider_id", &provider["id"]),
-                ("binding_id", &binding["id"]),
-                ("webhook_id", &webhook["id"]),
-                ("free_cluster", &cluster["cluster_id"]),
-            ] {
-                things[field] = id.clone();
+            self.of_owners("a", &mut kept).await?;
+            self.of_owners("b", &mut spare).await?;
+            let cluster = json!([spare["free_cluster"]]);
+            let body = json!({ "name": "spare", "version": "1.25.1.1", "clusters": cluster });
+            spare["mesh_id"] = self.finish("/v1/meshes", body).await?["mesh_id"].clone();
+            // A provider that is deleted takes its bindings along: both are the kept one's.
+            let provider = kept["provider_id"].clone();
+            for (subject, things) in [("a", &mut kept), ("b", &mut spare)] {
+                let binding = json!({ "provider_id": provider, "subject": subject, "role": "viewer" });
+                things["binding_id"] = self.make(&self.owner, "/v1/role-bindings", binding).await?["id"].clone();
             }
         }
-        Ok(things)
+        Ok((kept, spare))
     }
+
+    async fn of_operators(&self, name: &str, things: &mut Value) -> Result<()> {
+        let body = |more: Value| named(name, more);
+        let key = self.make(&self.owner, "/v1/api-keys", body(json!({ "role": "viewer" }))).await?;
+        let tenant = self.make(&self.operator, "/v1/tenants", body(json!({}))).await?;
+        let hosting = body(json!({ "kubeconfig": self.kubeconfig }));
+        let hosting = self.make(&self.operator, "/v1/hosting-clusters", hosting).await?;
+        for (field, made) in [("key_id", &key), ("tenant_id", &tenant), ("hosting_cluster_id", &hosting)] {
+            things[field] = made["id"].clone();
+        }
+        Ok(())
+    }
+
+    async fn of_owners(&self, name: &str, things: &mut Value) -> Result<()> {
+        let body = |more: Value| named(name, more);
+        let provider = body(json!({ "issuer": format!("https://{name}.example.com") }));
+        let provider = self.make(&self.owner, "/v1/identity-providers", provider).await?;
+        let webhook = body(json!({ "url": "https://hooks.example.com/x" }));
+        let webhook = self.make(&self.owner, "/v1/webhooks", webhook).await?;
+        let cluster = self.finish("/v1/clusters", body(json!({ "kubeconfig": self.kubeconfig }))).await?;
+        for (field, id) in
+            [("provider_id", &provider["id"]), ("webhook_id", &webhook["id"]), ("free_cluster", &cluster["cluster_id"])]
+        {
+            things[field] = id.clone();
+        }
+        Ok(())
+    }
+}
+
+fn named(name: &str, more: Value) -> Value {
+    let mut body = json!({ "name": format!("spare-{name}") });
+    body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    body
 }
