@@ -129,8 +129,8 @@ fn tenant_row(tenant: &TenantView) -> Vec<String> {
 
 pub(crate) async fn tenant(client: &Client, format: Format, command: Tenant) -> Result<()> {
     let (tenant, change) = match command {
-        Tenant::List => {
-            let list = client.all::<TenantView>("/v1/tenants").await?;
+        Tenant::List { all } => {
+            let list = client.all::<TenantView>(&format!("/v1/tenants?show_deleted={all}")).await?;
             return print(format, &list, &TENANT, |list| list.items.iter().map(tenant_row).collect());
         }
         Tenant::Create { name, quotas: texts } => {

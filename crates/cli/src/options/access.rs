@@ -116,7 +116,11 @@ pub(crate) enum Access {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Tenant {
     /// All of them.
-    List,
+    List {
+        /// Deleted ones too.
+        #[arg(long)]
+        all: bool,
+    },
     /// Make a tenant; its first owner's key is printed once.
     Create {
         /// What to call it: a DNS label.
