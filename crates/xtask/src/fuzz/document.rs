@@ -50,8 +50,10 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
         format!("{{ dictionary = {name:?}, probability = {OFTEN} }}")
     };
     let mut settings = String::new();
-    for (schema, field, path, value) in &fields {
-        settings += &format!("\"body.{path}\" = {}\n", dictionary(&format!("{schema}_{field}"), value));
+    for Field { schema, name, path, value } in &fields {
+        if let Some(path) = path {
+            settings += &format!("\"body.{path}\" = {}\n", dictionary(&format!("{schema}_{name}"), value));
+        }
     }
     // What stands in the parameters of all operations wins over what stands in those of one.
     for (title, things, methods) in [("kept", &kept, r#"["GET", "POST", "PATCH"]"#), ("spare", &spare, r#"["DELETE"]"#)]
@@ -65,30 +67,37 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
     Ok(Given { document, settings })
 }
 
-/// Fields whose values have to exist: schema, field, the path in a body, and what there is.
-fn fields(kept: &Value, kubeconfig: &str) -> Vec<(&'static str, &'static str, &'static str, Value)> {
+/// A field whose value has to exist.
+struct Field {
+    schema: &'static str,
+    name: &'static str,
+    /// Where it is in a body. One entry is enough for all bodies that have it there.
+    path: Option<&'static str>,
+    value: Value,
+}
+
+fn fields(kept: &Value, kubeconfig: &str) -> Vec<Field> {
+    let field = |schema, name, path, value: Value| Field { schema, name, path, value };
     let mut fields = vec![
-        ("CreateMesh", "version", "version", json!("1.27.9.1")),
-        ("CreateMesh", "clusters", "clusters[*]", kept["free_cluster"].clone()),
-        ("RegisterCluster", "kubeconfig", "kubeconfig", json!(kubeconfig)),
-        ("SetInjection", "cluster", "cluster", json!("c1")),
-        ("SetInjection", "namespace", "namespace", json!("plain")),
-        ("NamespaceRef", "cluster", "namespaces[*].cluster", json!("c1")),
-        ("NamespaceRef", "namespace", "namespaces[*].namespace", json!("explicit")),
+        field("CreateApiKey", "expires_at", None, json!("2099-01-01T00:00:00Z")),
+        field("CreateMesh", "version", Some("version"), json!("1.27.9.1")),
+        field("CreateMesh", "clusters", Some("clusters[*]"), kept["free_cluster"].clone()),
+        field("RegisterCluster", "kubeconfig", Some("kubeconfig"), json!(kubeconfig)),
+        field("AddHostingCluster", "kubeconfig", None, json!(kubeconfig)),
+        field("RenewCredential", "kubeconfig", None, json!(kubeconfig)),
+        field("SetInjection", "cluster", Some("cluster"), json!("c1")),
+        field("SetInjection", "namespace", Some("namespace"), json!("plain")),
+        field("NamespaceRef", "cluster", Some("namespaces[*].cluster"), json!("c1")),
+        field("NamespaceRef", "namespace", Some("namespaces[*].namespace"), json!("explicit")),
     ];
     if kept.get("provider_id").is_some() {
-        fields.push(("CreateRoleBinding", "provider_id", "provider_id", kept["provider_id"].clone()));
-        fields.push(("CreateRoleBinding", "scope", "scope", kept["mesh_id"].clone()));
+        fields.push(field("CreateRoleBinding", "provider_id", Some("provider_id"), kept["provider_id"].clone()));
+        fields.push(field("CreateRoleBinding", "scope", Some("scope"), kept["mesh_id"].clone()));
     }
     fields
 }
 
-fn with_examples(
-    kept: &Value,
-    spare: &Value,
-    fields: &[(&'static str, &'static str, &'static str, Value)],
-    role: Role,
-) -> Result<Value> {
+fn with_examples(kept: &Value, spare: &Value, fields: &[Field], role: Role) -> Result<Value> {
     let text = std::fs::read_to_string(fresh::OPENAPI).map_err(|error| error.to_string())?;
     let mut document: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
     for (_, methods) in document["paths"].as_object_mut().into_iter().flatten() {
@@ -106,12 +115,11 @@ fn with_examples(
         document["paths"]["/v1/api-keys"]["get"]["responses"]["200"]["content"]["application/json"]["schema"] =
             json!({});
     }
-    let never = json!("2099-01-01T00:00:00Z");
-    let listed = json!([kept["free_cluster"]]);
-    for (schema, field, _, value) in fields.iter().chain(&[("CreateApiKey", "expires_at", "", never)]) {
-        let found = document["components"]["schemas"][schema]["properties"].get_mut(field);
-        let example = if *field == "clusters" { &listed } else { value };
-        found.ok_or_else(|| format!("{schema} has no {field}"))?["example"] = example.clone();
+    for Field { schema, name, path, value } in fields {
+        let found = document["components"]["schemas"][schema]["properties"].get_mut(name);
+        let listed = path.is_some_and(|path| path.ends_with("[*]"));
+        let example = if listed { json!([value]) } else { value.clone() };
+        found.ok_or_else(|| format!("{schema} has no {name}"))?["example"] = example;
     }
     Ok(document)
 }
