@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use model::audit::{Digest, Entry};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use store::{Answer, Earlier, RequestKey, Tx, sha256};
 use wire::Object;
 
@@ -58,8 +59,31 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
         }
         // A verb without arguments may come without a body.
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        let Object(value) = serde_json::from_slice(text).map_err(|error| ApiError::malformed(error.to_string()))?;
+        let unreadable = |error: serde_json::Error| ApiError::malformed(error.to_string());
+        let Object(value) = serde_json::from_slice(text).map_err(unreadable)?;
+        if text.windows(NUL.len()).any(|part| part == NUL)
+            && let Some(pointer) = with_nul(&serde_json::from_slice(text).map_err(unreadable)?)
+        {
+            return Err(ApiError::field(&pointer, "the character NUL cannot be kept"));
+        }
         Ok(Self { value, key, route, hash: sha256(&bytes), only_validate: manner.validate_only })
+    }
+}
+
+/// How JSON writes the one character that Postgres keeps in no text.
+const NUL: &[u8] = br"\u0000";
+
+/// Where in a body a text with that character is.
+fn with_nul(value: &Value) -> Option<String> {
+    let below = |name: &str, value: &Value| {
+        let rest = if name.contains('\0') { Some(String::new()) } else { with_nul(value) };
+        rest.map(|rest| format!("/{}{rest}", name.replace('~', "~0").replace('/', "~1")))
+    };
+    match value {
+        Value::String(text) => text.contains('\0').then(String::new),
+        Value::Array(items) => items.iter().enumerate().find_map(|(index, item)| below(&index.to_string(), item)),
+        Value::Object(fields) => fields.iter().find_map(|(name, value)| below(name, value)),
+        _ => None,
     }
 }
 

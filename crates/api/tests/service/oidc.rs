@@ -334,6 +334,21 @@ async fn bad_providers_and_bindings_are_refused_by_field() {
             json!({ "name": "x", "issuer": "https://x.example", "algorithms": ["none"] }),
             "/algorithms",
         ),
+        (
+            "identity-providers",
+            json!({ "name": "x", "issuer": "https://x.example", "groups_claim": "g\u{0}" }),
+            "/groups_claim",
+        ),
+        (
+            "identity-providers",
+            json!({ "name": "x", "issuer": "https://x.example", "required_claims": { "a/b": "\u{0}" } }),
+            "/required_claims/a~1b",
+        ),
+        (
+            "identity-providers",
+            json!({ "name": "x", "issuer": "https://x.example", "required_claims": { "\u{0}": "x" } }),
+            "/required_claims/\u{0}",
+        ),
         ("role-bindings", json!({ "provider_id": provider, "role": "viewer" }), "/subject"),
         (
             "role-bindings",
