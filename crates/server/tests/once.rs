@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use store::private::{PrivatePostgres, SUPERUSER, find_binaries};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use store::private::{PrivatePostgres, SUPERUSER};
 
 fn server(arguments: &[&str], database: &str, secret: &Path) -> Output {
     let mut run = Command::new(env!("CARGO_BIN_EXE_meshwright-server"));
@@ -15,23 +16,18 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-#[test]
-fn a_database_is_prepared_with_nothing_but_the_program_and_psql() {
+#[tokio::test]
+async fn a_database_is_prepared_with_what_the_program_prints() {
     let dir = tempfile::tempdir().expect("a folder");
     let secret = dir.path().join("secret");
     std::fs::write(&secret, "07".repeat(32)).expect("a file");
     let postgres = PrivatePostgres::start(&dir.path().join("postgres")).expect("a private Postgres");
-    let psql = |command: &str| {
-        let mut run = Command::new(find_binaries().expect("Postgres").join("psql"));
-        run.args(["-v", "ON_ERROR_STOP=1", "--quiet", "--command", command]).arg(postgres.url(SUPERUSER, "postgres"));
-        let done = run.output().expect("psql");
-        assert!(done.status.success(), "{}", said(&done));
-    };
+    let mut root = PgConnection::connect(&postgres.url(SUPERUSER, "postgres")).await.expect("a connection");
     let roles = server(&["roles"], "", &secret);
-    for _ in ["the first time", "before each migration"] {
-        psql(&said(&roles));
+    for when in ["the first time", "before each migration"] {
+        sqlx::raw_sql(AssertSqlSafe(said(&roles))).execute(&mut root).await.expect(when);
     }
-    psql("CREATE DATABASE meshwright OWNER mw_owner");
+    sqlx::raw_sql("CREATE DATABASE meshwright OWNER mw_owner").execute(&mut root).await.expect("a database");
     for (arguments, role, fine) in [
         (["migrate"].as_slice(), "mw_owner", true),
         (&["tenants", "operator-key"], "mw_worker", true),
