@@ -32,14 +32,16 @@ impl Snapshot {
         let list = |plural: &'static str| async move { member.door.list(&format!("/apis/apps/v1/{plural}"), "").await };
         let pods = async { member.door.list("/api/v1/pods", "").await };
         let [(deployment, _, deployments), (set, _, sets), (daemon, _, daemons)] = KINDS;
-        let lists = tokio::try_join!(list(deployments), list(sets), list(daemons), pods)?;
+        // Alone: a credential that is dead, or a cluster that is gone, is tried once and not four times.
+        let first = list(deployments).await?;
+        let lists = tokio::try_join!(list(sets), list(daemons), pods)?;
         let mut snapshot = Self::default();
-        for (kind, objects) in [(deployment, lists.0), (set, lists.1), (daemon, lists.2)] {
+        for (kind, objects) in [(deployment, first), (set, lists.0), (daemon, lists.1)] {
             for object in &objects {
                 snapshot.put_workload(WorkloadRecord::of(kind, object));
             }
         }
-        for object in &lists.3 {
+        for object in &lists.2 {
             snapshot.put_pod(PodRecord::of(object));
         }
         Ok(snapshot)
