@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use store::private::{PrivatePostgres, SUPERUSER};
+use testkit::administer;
 
 fn server(arguments: &[&str], database: &str, secret: &Path) -> Output {
     let mut run = Command::new(env!("CARGO_BIN_EXE_meshwright-server"));
@@ -22,12 +22,11 @@ async fn a_database_is_prepared_with_what_the_program_prints() {
     let secret = dir.path().join("secret");
     std::fs::write(&secret, "07".repeat(32)).expect("a file");
     let postgres = PrivatePostgres::start(&dir.path().join("postgres")).expect("a private Postgres");
-    let mut root = PgConnection::connect(&postgres.url(SUPERUSER, "postgres")).await.expect("a connection");
     let roles = server(&["roles"], "", &secret);
-    for when in ["the first time", "before each migration"] {
-        sqlx::raw_sql(AssertSqlSafe(said(&roles))).execute(&mut root).await.expect(when);
+    for _ in ["the first time", "before each migration"] {
+        administer(&postgres, said(&roles)).await;
     }
-    sqlx::raw_sql("CREATE DATABASE meshwright OWNER mw_owner").execute(&mut root).await.expect("a database");
+    administer(&postgres, "CREATE DATABASE meshwright OWNER mw_owner".into()).await;
     for (arguments, role, fine) in [
         (["migrate"].as_slice(), "mw_owner", true),
         (&["tenants", "operator-key"], "mw_worker", true),

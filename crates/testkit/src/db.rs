@@ -112,10 +112,14 @@ async fn take_row_security_away(owner: &str) {
     owner.close().await.expect("an end");
 }
 
-/// Each test has a runtime of its own, and a pooled connection would die with the first one: connect every time.
-async fn administer(postgres: &PrivatePostgres, command: String) {
+/// Does what an administrator does by hand, as a superuser.
+///
+/// # Panics
+/// When the database refuses.
+// Each test has a runtime of its own, and a pooled connection would die with the first one: connect every time.
+pub async fn administer(postgres: &PrivatePostgres, command: String) {
     let mut root = PgConnection::connect(&postgres.url(SUPERUSER, "postgres")).await.expect("a connection");
-    sqlx::query(sqlx::AssertSqlSafe(command)).execute(&mut root).await.expect("an administrator's command");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(command)).execute(&mut root).await.expect("an administrator's command");
 }
 
 impl TestDb {

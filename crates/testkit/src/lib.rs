@@ -9,6 +9,6 @@ pub mod world;
 
 pub use clock::ManualClock;
 pub use credentials::Credentials;
-pub use db::{HINTS, TestDb};
+pub use db::{HINTS, TestDb, administer};
 pub use fleet::Fleet;
 pub use world::FakeWorld;
