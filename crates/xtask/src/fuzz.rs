@@ -160,13 +160,13 @@ fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Re
     let dir = dir.canonicalize().map_err(|error| error.to_string())?;
     // It keeps notes where it runs.
     let here = std::env::current_dir().map_err(|error| error.to_string())?;
+    let same = std::fs::read_to_string(SETTINGS).map_err(|error| format!("{SETTINGS}: {error}"))?;
     let (mut cases, mut failures) = (0, Vec::new());
     // What covers the document is the same in each turn; after the first, chance alone goes on.
     let alone = if turn == 0 { "examples,coverage,fuzzing" } else { "fuzzing" };
     // Who goes on from one request to the next looks for what was made, and a trial makes nothing.
     for (phases, more) in [(alone, ""), ("stateful", "\"query.validate_only\" = \"false\"\n")] {
-        let settings = std::fs::read_to_string(SETTINGS).map_err(|error| format!("{SETTINGS}: {error}"))?;
-        let settings = format!("{settings}\n[parameters]\n{more}{}", round.settings);
+        let settings = format!("{same}\n[parameters]\n{more}{}", round.settings);
         std::fs::write(dir.join(GIVEN), settings).map_err(|error| error.to_string())?;
         let report = dir.join(format!("{}-{seed}-{phases}.json", round.title));
         let mut run = Command::new(here.join(TOOL));

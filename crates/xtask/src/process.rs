@@ -29,3 +29,9 @@ impl Drop for Process {
         }
     }
 }
+
+/// An address of this machine that nobody listens on.
+pub(crate) fn free_address() -> Result<String> {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    free.map(|address| address.to_string()).map_err(|error| error.to_string())
+}

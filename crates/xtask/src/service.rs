@@ -13,7 +13,7 @@ use store::{KeyText, NewKey, Page, Store, StoreError, TenantState};
 
 use crate::Result;
 use crate::lab::until;
-use crate::process::Process;
+use crate::process::{Process, free_address};
 
 /// How an API process is started.
 #[derive(Debug, Clone)]
@@ -73,8 +73,7 @@ pub(crate) struct Api {
 impl Api {
     /// Starts one on a port that is free.
     pub(crate) fn start(setting: Setting) -> Result<Self> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let address = port.map_err(|error| error.to_string())?.to_string();
+        let address = free_address()?;
         let process = Some(setting.spawn(&address)?);
         until("the API listens", START_LIMIT, || std::net::TcpStream::connect(&address).ok())?;
         Ok(Self { process, address, setting })

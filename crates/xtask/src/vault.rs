@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use store::private::{PrivatePostgres, SUPERUSER};
 
 use crate::lab::until;
-use crate::process::Process;
+use crate::process::{Process, free_address};
 use crate::service::{Api, SERVER, Setting};
 use crate::{Result, fresh, output};
 
@@ -56,8 +56,7 @@ impl Keeper {
         let [certificate, key] = ["vault.crt", "vault.key"].map(|name| dir.join(name));
         std::fs::write(&certificate, made.cert.pem()).map_err(text)?;
         std::fs::write(&key, made.signing_key.serialize_pem()).map_err(text)?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let listen = port.map_err(text)?.to_string();
+        let listen = free_address()?;
         let log = std::fs::File::create(dir.join("vault.log")).map_err(text)?;
         let mut run = Command::new(binary);
         run.args(["--listen", &listen, "--certificate"]).arg(&certificate).arg("--key").arg(&key);
