@@ -85,7 +85,7 @@ impl PrivatePostgres {
         server.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         spawn_for_life(server)?;
         let started = Instant::now();
-        while std::os::unix::net::UnixStream::connect(dir.join(".s.PGSQL.5432")).is_err() {
+        while !accepts(&dir) {
             if started.elapsed() > START_LIMIT {
                 return Err(PrivateError::NotStarted { log: log_path });
             }
@@ -98,6 +98,15 @@ impl PrivatePostgres {
     pub fn url(&self, role: &str, database: &str) -> String {
         format!("postgres://{role}@localhost/{database}?host={}", self.dir.display())
     }
+}
+
+/// A server listens before it lets anybody in: its own file says when it does, in the line that `pg_ctl` waits for. A server
+/// that was killed left that line behind, and nobody who listens.
+fn accepts(dir: &Path) -> bool {
+    const STATE: usize = 7;
+    let listens = std::os::unix::net::UnixStream::connect(dir.join(".s.PGSQL.5432")).is_ok();
+    let file = || std::fs::read_to_string(dir.join("data").join("postmaster.pid")).unwrap_or_default();
+    listens && file().lines().nth(STATE).is_some_and(|line| line.trim() == "ready")
 }
 
 /// The signal at its parent's death follows the *thread* that started it, so a thread that never ends does.
