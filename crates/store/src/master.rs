@@ -84,6 +84,16 @@ mod tests {
     }
 
     #[test]
+    fn a_wrapped_key_says_which_master_key_wrapped_it_and_not_what_that_is() {
+        let name = |first: u8, former: &[u8]| {
+            MasterKeys::new([first; 32], former.iter().map(|key| [*key; 32]).collect()).name()
+        };
+        assert_eq!(name(7, &[]), name(7, &[8]), "only the first one wraps");
+        assert_ne!(name(7, &[8]), name(8, &[7]));
+        assert!(name(7, &[]).starts_with("file:") && !name(7, &[]).contains("0707"));
+    }
+
+    #[test]
     fn master_keys_are_not_shown() {
         assert_eq!(format!("{:?}", MasterKeys::new([7; 32], vec![[8; 32]])), "MasterKeys(2)");
     }

@@ -168,6 +168,14 @@ mod tests {
         assert_ne!(other.digest(b"a secret"), digest);
     }
 
+    /// RFC 4231, test case 2.
+    #[test]
+    fn messages_are_signed_as_everybody_else_does() {
+        let signed = hmac_sha256(b"Jefe", b"what do ya want for nothing?");
+        let known = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
+        assert_eq!(signed.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), known);
+    }
+
     #[test]
     fn fresh_keys_differ() {
         assert!(fill() != fill() && random_hex() != random_hex());
