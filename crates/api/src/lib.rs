@@ -31,12 +31,14 @@ mod serve;
 mod tenants;
 mod upgrades;
 mod views;
+mod vitals;
 mod webhooks;
 
 pub use limits::{Limits, Rate, Rates};
 pub use oidc::{Fetch, FetchError, IssuerKeys};
 pub use router::{openapi, router};
 pub use serve::{Patience, serve};
+pub use vitals::{Vitals, vitals};
 
 /// Reads a submitted kubeconfig: the server's address and the form that is stored, or why it is refused.
 pub type ReadKubeconfig = fn(&str) -> Result<(String, Vec<u8>), String>;

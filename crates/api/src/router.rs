@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::Path;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -19,9 +18,10 @@ use utoipa_axum::routes;
 
 use crate::deprecation::{DEPRECATED, Notices};
 use crate::problem::ApiError;
+use crate::vitals::RequestSpan;
 use crate::{
     App, again, audit, catalogue, clusters, deprecation, envelope, events, identity, keys, meshes, operations,
-    promises, tenants, upgrades, webhooks,
+    promises, tenants, upgrades, vitals, webhooks,
 };
 
 /// The largest body; a kubeconfig has at most 256 KiB.
@@ -115,7 +115,8 @@ pub fn router(app: App) -> axum::Router {
     let document = document.to_string();
     let around = ServiceBuilder::new()
         .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]))
-        .layer(TraceLayer::new_for_http())
+        .layer(axum::middleware::from_fn(vitals::count))
+        .layer(TraceLayer::new_for_http().make_span_with(RequestSpan).on_request(vitals::asked))
         .layer(axum::middleware::from_fn_with_state(app.clone(), envelope::wrap))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(tower_http::timeout::TimeoutLayer::with_status_code(
@@ -130,9 +131,7 @@ pub fn router(app: App) -> axum::Router {
     routes
         .route("/openapi.json", get(served))
         .route("/problems/{code}", get(problem_page))
-        .route("/healthz", get(async || "ok"))
-        .route("/readyz", get(ready))
-        .route("/version", get(async || Json(serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }))))
+        .merge(vitals::health().with_state(app.store.clone()))
         .fallback(async || ApiError::not_found("route"))
         .method_not_allowed_fallback(async || {
             ApiError::new(
@@ -156,14 +155,6 @@ async fn problem_page(Path(code): Path<String>) -> Response {
             ([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], text).into_response()
         }
         None => ApiError::not_found("problem").into_response(),
-    }
-}
-
-async fn ready(State(app): State<App>) -> Response {
-    if app.store.healthy().await {
-        "ok".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer").into_response()
     }
 }
 

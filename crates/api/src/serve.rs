@@ -10,8 +10,6 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::{App, router};
-
 /// The most headers of a request; ours need a handful.
 const MOST_HEADERS: usize = 64;
 /// The largest head of a request; a token with many groups has a few kilobytes.
@@ -34,17 +32,17 @@ impl Default for Patience {
     }
 }
 
-/// Serves until the future ends; requests under way are finished.
+/// Serves [`crate::router`] or [`crate::vitals`] until the future ends; requests under way are finished.
 ///
 /// # Errors
 /// The listener failed for good.
 pub async fn serve(
     listener: TcpListener,
-    app: App,
+    routes: axum::Router,
     patience: Patience,
     stop: impl Future<Output = ()> + Send,
 ) -> std::io::Result<()> {
-    let service = TowerToHyperService::new(router(app));
+    let service = TowerToHyperService::new(routes);
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(patience.head);
     builder.max_headers(MOST_HEADERS).max_buf_size(LARGEST_HEAD);

@@ -3,26 +3,43 @@
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
-use crate::options::{AnchorFile, Backend, Clusters};
+use crate::options::{AnchorFile, Backend, Clusters, Metrics};
 use crate::service::{anchored, app, connect, engine, keys_for_all, stopped};
+use crate::telemetry::show;
 
-pub(crate) async fn serve(database: &Backend, listen: &str, networks: &[String], share: u32) -> Result<(), Failure> {
+pub(crate) async fn serve(
+    database: &Backend,
+    listen: &str,
+    networks: &[String],
+    share: u32,
+    metrics: &Metrics,
+) -> Result<(), Failure> {
     let store = connect(database).await?;
     store.require_bounded_role().await?;
+    let stop = CancellationToken::new();
+    show(metrics.metrics_listen.as_deref(), &store, &stop).await?;
     let listener =
         tokio::net::TcpListener::bind(listen).await.map_err(Failure::io(format!("listening on {listen}")))?;
-    tracing::info!(address = listen, "serving");
-    api::serve(listener, app(store, networks, share)?, api::Patience::default(), stopped())
-        .await
-        .map_err(Failure::io("serving"))
+    let address = listener.local_addr().map_err(Failure::io("the listener"))?;
+    tracing::info!(%address, "serving");
+    let routes = api::router(app(store, networks, share)?);
+    let served = api::serve(listener, routes, api::Patience::default(), stopped()).await;
+    stop.cancel();
+    served.map_err(Failure::io("serving"))
 }
 
-pub(crate) async fn work(database: &Backend, clusters: &Clusters, anchors: &AnchorFile) -> Result<(), Failure> {
+pub(crate) async fn work(
+    database: &Backend,
+    clusters: &Clusters,
+    anchors: &AnchorFile,
+    metrics: &Metrics,
+) -> Result<(), Failure> {
     let store = connect(database).await?;
     store.require_bounded_role().await?;
     let stop = CancellationToken::new();
     keys_for_all(&store).await?;
     anchored(&store, anchors, &stop)?;
+    show(metrics.metrics_listen.as_deref(), &store, &stop).await?;
     let engine = engine(store, clusters)?;
     let working = tokio::spawn({
         let stop = stop.clone();

@@ -14,6 +14,7 @@ use crate::Failure;
 use crate::import::{add_hosting, import_release, there_already};
 use crate::options::{Dev, KeyKeeper, Release};
 use crate::service::{anchored, app, engine, keys_for_all, stopped, vault};
+use crate::telemetry::show;
 use crate::tenants::new_owner_key;
 
 const DATABASE: &str = "meshwright";
@@ -42,13 +43,14 @@ pub(crate) async fn dev(options: Dev) -> Result<(), Failure> {
     println!("Log in with: meshwright login --server http://{address} --key-file {}", dir.join("api-key").display());
     let stop = CancellationToken::new();
     anchored(&worker, &options.anchors, &stop)?;
+    show(options.metrics.metrics_listen.as_deref(), &worker, &stop).await?;
     let engine = engine(worker, &options.clusters)?;
     let working = tokio::spawn({
         let (stop, idle) = (stop.clone(), options.no_work);
         async move { if idle { stop.cancelled().await } else { engine.work(stop).await } }
     });
-    let served =
-        api::serve(listener, app(api, &options.clusters.allow_networks, 1)?, api::Patience::default(), stopped()).await;
+    let routes = api::router(app(api, &options.clusters.allow_networks, 1)?);
+    let served = api::serve(listener, routes, api::Patience::default(), stopped()).await;
     stop.cancel();
     working.await.map_err(|error| Failure::Config(format!("the worker failed: {error}")))?;
     served.map_err(Failure::io("serving"))

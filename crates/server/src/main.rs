@@ -10,6 +10,7 @@ mod fetch;
 mod import;
 mod options;
 mod service;
+mod telemetry;
 mod tenants;
 mod transit;
 mod worlds;
@@ -48,8 +49,11 @@ impl Failure {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MESHWRIGHT_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Dropped last: what is still to be said is sent.
+    let traces = match telemetry::start(&options.telemetry) {
+        Ok(traces) => traces,
+        Err(failure) => return failed(&failure),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -57,9 +61,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let Err(failure) = runtime.block_on(run(options.command)) else { return ExitCode::SUCCESS };
+    let ended = runtime.block_on(run(options.command));
+    drop(traces);
+    ended.map_or_else(|failure| failed(&failure), |()| ExitCode::SUCCESS)
+}
+
+fn failed(failure: &Failure) -> ExitCode {
     let mut message = format!("meshwright-server: {failure}");
-    let mut source = std::error::Error::source(&failure);
+    let mut source = std::error::Error::source(failure);
     while let Some(cause) = source {
         message += &format!(": {cause}");
         source = cause.source();
@@ -70,10 +79,12 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Serve { database, listen, networks, share } => {
-            commands::serve(&database, &listen, &networks, share).await
+        Command::Serve { database, listen, networks, share, metrics } => {
+            commands::serve(&database, &listen, &networks, share, &metrics).await
         }
-        Command::Work { database, clusters, anchors } => commands::work(&database, &clusters, &anchors).await,
+        Command::Work { database, clusters, anchors, metrics } => {
+            commands::work(&database, &clusters, &anchors, &metrics).await
+        }
         Command::Migrate { database } => commands::migrate(&database).await,
         Command::Roles => {
             print!("{}", store::ROLES);

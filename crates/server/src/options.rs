@@ -9,8 +9,25 @@ use clap::{Args, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "meshwright-server", version, args_override_self = true)]
 pub(crate) struct Options {
+    #[command(flatten)]
+    pub(crate) telemetry: Telemetry,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// What the process says about what it does.
+#[derive(Debug, Args)]
+pub(crate) struct Telemetry {
+    /// Address of a collector that traces are sent to, by OTLP over HTTP, for example `http://127.0.0.1:4318`.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", global = true)]
+    pub(crate) otlp_endpoint: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Metrics {
+    /// Address that shows /metrics, /healthz, /readyz and /version without credentials. Whoever reaches it may look.
+    #[arg(long, env = "MESHWRIGHT_METRICS_LISTEN")]
+    pub(crate) metrics_listen: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -28,6 +45,8 @@ pub(crate) enum Command {
         /// How many times the usual share every tenant and principal has.
         #[arg(long, env = "MESHWRIGHT_SHARE", default_value_t = 1)]
         share: u32,
+        #[command(flatten)]
+        metrics: Metrics,
     },
     /// Work on operations, with the database role of workers.
     Work {
@@ -37,6 +56,8 @@ pub(crate) enum Command {
         clusters: Clusters,
         #[command(flatten)]
         anchors: AnchorFile,
+        #[command(flatten)]
+        metrics: Metrics,
     },
     /// Bring the schema up to date, with the role that owns it.
     Migrate {
@@ -293,4 +314,6 @@ pub(crate) struct Dev {
     pub(crate) anchors: AnchorFile,
     #[command(flatten)]
     pub(crate) clusters: Clusters,
+    #[command(flatten)]
+    pub(crate) metrics: Metrics,
 }

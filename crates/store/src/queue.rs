@@ -111,6 +111,21 @@ impl Store {
         insisting(take).await
     }
 
+    /// How many operations are due and worked on by nobody, and for how long the first of them has been.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn backlog(&self) -> Result<(u32, Duration), StoreError> {
+        let row = sqlx::query!(
+            r#"SELECT count(*) AS "due!", coalesce(extract(epoch FROM now() - min(due_at)), 0)::float8 AS "longest!"
+               FROM work_queue WHERE due_at <= now() AND (owner IS NULL OR lease_until < now())"#
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        let longest = Duration::try_from_secs_f64(row.longest).unwrap_or_default();
+        Ok((u32::try_from(row.due).unwrap_or(u32::MAX), longest))
+    }
+
     /// Waits for a hint that there is work, at most this long. Hints may be lost; polling is the truth.
     pub async fn wait_for_work(&self, at_most: Duration) {
         let heard = async {

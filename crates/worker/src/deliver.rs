@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::Engine;
+use crate::{Engine, vitals};
 
 /// How many webhooks are sent to at once: one that is slow keeps one messenger busy.
 const MESSENGERS: usize = 8;
@@ -91,6 +91,7 @@ impl Engine {
                 Some(post) => post.post(&mail.url, &headers, body).await,
                 None => return Ok(false),
             };
+            vitals::sent(&attempt);
             let now = self.clock.now();
             let mut tx = self.store.begin(tenant).await?;
             let state = tx.attempted(webhook, delivery, &attempt, now).await?;

@@ -8,12 +8,14 @@ use rollout::decide::Patience;
 use store::{Claim, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::run::Run;
 use crate::{Post, Worlds};
 
-/// The tasks of a worker besides operations: one observes meshes, one looks after clusters, one sends events.
-const WATCHERS: usize = 3;
+/// The tasks of a worker besides operations: one observes meshes, one looks after clusters, one sends events,
+/// one measures the queue.
+const WATCHERS: usize = 4;
 
 /// How a worker behaves.
 #[derive(Debug, Clone)]
@@ -87,6 +89,7 @@ impl Engine {
         running.spawn(self.clone().observe(stop.clone()));
         running.spawn(self.clone().tend(stop.clone()));
         running.spawn(self.clone().deliver(stop.clone()));
+        running.spawn(self.clone().measure(stop.clone()));
         while !stop.is_cancelled() {
             if running.len() >= self.settings.width + WATCHERS {
                 tokio::select! { () = tokio::time::sleep(self.settings.poll) => {}, () = stop.cancelled() => {} }
@@ -95,7 +98,9 @@ impl Engine {
             match self.claim().await {
                 Ok(Some((claim, since))) => {
                     let (engine, stop) = (self.clone(), stop.clone());
-                    running.spawn(async move { engine.see_through(claim, since, &stop).await });
+                    let span = tracing::info_span!("operation", operation.id = %claim.operation, epoch = claim.epoch);
+                    let seen_through = async move { engine.see_through(claim, since, &stop).await };
+                    running.spawn(seen_through.instrument(span));
                 }
                 Ok(None) => {
                     tokio::select! { () = self.store.wait_for_work(self.settings.poll) => {}, () = stop.cancelled() => {} }

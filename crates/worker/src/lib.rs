@@ -9,6 +9,7 @@ mod observe;
 mod planner;
 mod run;
 mod tend;
+mod vitals;
 
 pub use deliver::Post;
 pub use engine::{Engine, Settings};

@@ -2,7 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use crate::Engine;
+use crate::{Engine, vitals};
 
 impl Engine {
     pub(crate) async fn observe(self, stop: CancellationToken) {
@@ -25,6 +25,7 @@ impl Engine {
             Ok((world, _)) => world.survey().await.map_err(|error| error.to_string()),
             Err(problem) => Err(problem.message),
         };
+        vitals::observed(seen.is_ok());
         let survey = match seen {
             Ok(survey) => survey,
             Err(reason) => {

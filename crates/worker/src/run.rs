@@ -15,7 +15,7 @@ use rollout::step::{Check, Place, irrevocable};
 use store::{Claim, Item, Operation, Record, StoreError};
 use tokio_util::sync::CancellationToken;
 
-use crate::Engine;
+use crate::{Engine, vitals};
 
 mod audited;
 mod begin;
@@ -65,6 +65,7 @@ impl<'e> Run<'e> {
     pub(crate) async fn load(engine: &'e Engine, claim: Claim, since: Instant) -> Result<Self, StoreError> {
         let mut tx = engine.store.begin(claim.tenant).await?;
         let operation = tx.operation(claim.operation).await?;
+        vitals::claimed(operation.kind);
         let mut run =
             Self { engine, claim, since, operation, items: Vec::new(), looks: BTreeMap::new(), waiting_for: None };
         if run.operation.waves.is_some() {
@@ -254,6 +255,7 @@ impl<'e> Run<'e> {
         }
         tx.record(&self.claim, &Record { facts: facts.clone(), waiting_for, ..Record::default() }, self.now()).await?;
         tx.commit().await?;
+        vitals::steps(&facts);
         self.waiting_for = waits;
         for (number, fact) in &facts {
             if let Some(item) = self.items.iter_mut().find(|item| item.number == *number) {
@@ -357,7 +359,10 @@ impl<'e> Run<'e> {
         }
         self.looks.clear();
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        tx.record(&self.claim, &Record { facts, ..Record::default() }, self.now()).await?;
-        tx.commit().await
+        let record = Record { facts, ..Record::default() };
+        tx.record(&self.claim, &record, self.now()).await?;
+        tx.commit().await?;
+        vitals::steps(&record.facts);
+        Ok(())
     }
 }

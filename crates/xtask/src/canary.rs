@@ -1,5 +1,6 @@
 //! A word that only secrets hold, sent in every field that holds one: afterwards it must be nowhere. Not in a dump, not in a
-//! table's file or the write-ahead log, not in a log at its most talkative, not in an answer that says what was wrong.
+//! table's file or the write-ahead log, not in a log at its most talkative, not in a trace or a metric, not in an answer that
+//! says what was wrong.
 //!
 //! Another word is sent in fields that are no secret, and has to be found: a judge that finds nothing finds nothing.
 
@@ -7,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Args;
@@ -23,7 +24,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::process::Process;
+use crate::process::{Process, free_address};
 use crate::service::{self, Api, SERVER, Setting};
 use crate::{Result, fresh, output};
 
@@ -50,14 +51,27 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
     let owner = runtime.block_on(prepare(&url("mw_worker"))).map_err(|error| error.to_string())?;
     let cluster = runtime.block_on(fake_cluster())?;
-    let setting = Setting { log: Some(api_log.clone()), level: "trace", ..Setting::new(&url("mw_api"), &secret) };
+    let (collector, traces) = runtime.block_on(collect())?;
+    let [api_metrics, worker_metrics] = [free_address()?, free_address()?];
+    let telemetry = |metrics: &str| {
+        vec![
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{collector}")),
+            ("OTEL_BSP_SCHEDULE_DELAY", "500".to_owned()),
+            ("MESHWRIGHT_METRICS_LISTEN", metrics.to_owned()),
+        ]
+    };
+    let environment = telemetry(&api_metrics);
+    let setting =
+        Setting { log: Some(api_log.clone()), level: "trace", environment, ..Setting::new(&url("mw_api"), &secret) };
     let api = Api::start(setting)?;
-    let worker = start_worker(&url("mw_worker"), &secret, &worker_log)?;
+    let worker = start_worker(&url("mw_worker"), &secret, &worker_log, telemetry(&worker_metrics))?;
     let (answers, mut words) = runtime.block_on(flood(options.requests, &api.address, &owner, &cluster))?;
     words.extend(disguises(SECRET));
     words.insert(owner.rsplit('_').next().unwrap_or(&owner).to_owned());
     // What was accepted last is worked on.
     std::thread::sleep(Duration::from_secs(5));
+    let metrics =
+        runtime.block_on(async { Ok::<_, String>([scrape(&api_metrics).await?, scrape(&worker_metrics).await?]) })?;
     drop((api, worker));
     let root = url(store::private::SUPERUSER);
     output(Command::new(fresh::program("psql")?).args(["--quiet", "--command", "CHECKPOINT"]).arg(&root))?;
@@ -76,6 +90,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         haystacks.push((title.into(), std::fs::read(path).map_err(|error| format!("{title}: {error}"))?));
     }
     files_below(&data, &mut haystacks)?;
+    haystacks.push(("traces".into(), std::mem::take(&mut *traces.lock().expect("nobody panics with it"))));
+    haystacks.push(("metrics".into(), metrics.concat()));
     judge(&haystacks, &words, options.requests)
 }
 
@@ -114,6 +130,17 @@ fn judge(haystacks: &[(String, Vec<u8>)], words: &BTreeSet<String>, requests: us
     for needed in ["answers", "the dump", "the API's log", "write-ahead log", "table"] {
         if !seen.iter().any(|title| title.contains(needed)) {
             return Err(format!("what is no secret was not found in {needed}: the judge is blind"));
+        }
+    }
+    for (place, word) in [
+        ("metrics", r#"meshwright_operations_total{kind="register_cluster",state="failed"}"#),
+        ("metrics", r#"meshwright_deliveries_total{outcome="arrived"}"#),
+        ("metrics", r#"route="/v1/clusters",status="202"}"#),
+        ("traces", "POST /v1/clusters"),
+        ("traces", "operation.id"),
+    ] {
+        if !haystacks.iter().any(|(title, bytes)| title == place && found(bytes, word)) {
+            return Err(format!("{word} was not found in the {place}: the judge is blind"));
         }
     }
     // A worker has sent a credential to a cluster.
@@ -195,26 +222,51 @@ async fn fake_cluster() -> Result<FakeCluster> {
             });
         }
     });
-    Ok(FakeCluster { address, listener: listener_of_events().await?, authority: made.cert.pem() })
+    Ok(FakeCluster { address, listener: collect().await?.0, authority: made.cert.pem() })
 }
 
-/// Somebody who accepts every message.
-async fn listener_of_events() -> Result<SocketAddr> {
+/// What somebody was sent.
+type Heard = Arc<Mutex<Vec<u8>>>;
+
+/// Somebody who accepts every message, and keeps it.
+async fn collect() -> Result<(SocketAddr, Heard)> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let heard = Heard::default();
+    let keeper = heard.clone();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
+            let keeper = keeper.clone();
             tokio::spawn(async move {
-                let mut sent = vec![0; 64 * 1024];
-                if stream.read(&mut sent).await.is_ok() {
-                    // Whether it is heard does not matter.
-                    let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
-                    let _ = stream.shutdown().await;
+                let mut sent = Vec::new();
+                let mut part = vec![0; 64 * 1024];
+                while !whole(&sent) {
+                    match stream.read(&mut part).await {
+                        Ok(count @ 1..) => sent.extend(&part[..count]),
+                        _ => break,
+                    }
                 }
+                keeper.lock().expect("nobody panics with it").extend(sent);
+                // Whether it is heard does not matter.
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+                let _ = stream.shutdown().await;
             });
         }
     });
-    Ok(address)
+    Ok((address, heard))
+}
+
+/// Whether a request's body is there, as long as its head says.
+fn whole(sent: &[u8]) -> bool {
+    let Some(end) = memchr::memmem::find(sent, b"\r\n\r\n") else { return false };
+    let head = String::from_utf8_lossy(&sent[..end]).to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    sent.len() >= end + 4 + length.unwrap_or(0)
+}
+
+async fn scrape(address: &str) -> Result<Vec<u8>> {
+    let answer = reqwest::get(format!("http://{address}/metrics")).await.map_err(|error| error.to_string())?;
+    Ok(answer.bytes().await.map_err(|error| error.to_string())?.to_vec())
 }
 
 impl FakeCluster {
@@ -232,11 +284,11 @@ impl FakeCluster {
 }
 
 /// A worker at its most talkative. It ends when this is dropped.
-fn start_worker(database: &str, secret: &Path, log: &Path) -> Result<Process> {
+fn start_worker(database: &str, secret: &Path, log: &Path, telemetry: Vec<(&'static str, String)>) -> Result<Process> {
     let log = std::fs::File::create(log).map_err(|error| error.to_string())?;
     let mut run = Command::new(SERVER);
     run.args(["work", "--database-url", database, "--allow-network", "127.0.0.0/8", "--vault-key-file"]).arg(secret);
-    run.env("MESHWRIGHT_LOG", "trace").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    run.env("MESHWRIGHT_LOG", "trace").envs(telemetry).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     Process::start("the worker", &mut run)
 }
 

@@ -22,7 +22,7 @@ async fn listen(connections: usize) -> Listening {
     let (stop, stopped) = oneshot::channel();
     let patience = Patience { head: Duration::from_millis(300), connections };
     let ended = tokio::spawn(async move {
-        api::serve(listener, service.app.clone(), patience, async { drop(stopped.await) }).await
+        api::serve(listener, api::router(service.app.clone()), patience, async { drop(stopped.await) }).await
     });
     Listening { address, stop, ended }
 }

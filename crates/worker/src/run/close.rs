@@ -13,6 +13,7 @@ use rollout::ports::WorldError;
 use store::{MeshState, NewEvent, Operation, Record, StoreError};
 
 use super::{REST, Run, SLEEP};
+use crate::vitals;
 
 impl Run<'_> {
     /// The operation did what it was for.
@@ -37,7 +38,8 @@ impl Run<'_> {
             tx.lock_upgrade(upgrade).await?;
         }
         let succeeded = state == OperationState::Succeeded;
-        tx.record(&self.claim, &Record { state: Some(state), ..record }, self.now()).await?;
+        let record = Record { state: Some(state.clone()), ..record };
+        tx.record(&self.claim, &record, self.now()).await?;
         tx.release(&self.claim, None).await?;
         match (self.operation.upgrade, self.operation.mesh) {
             (Some(upgrade), _) => {
@@ -56,7 +58,10 @@ impl Run<'_> {
             }
             (None, None) => {}
         }
-        tx.commit().await
+        tx.commit().await?;
+        vitals::steps(&record.facts);
+        vitals::ended(&self.operation, &state, self.now());
+        Ok(())
     }
 
     /// Something stands in the way that a person has to see to.
@@ -83,12 +88,18 @@ impl Run<'_> {
             tx.lock_upgrade(upgrade).await?;
         }
         let state = news.then(|| OperationState::Paused { problem: problem.clone() });
-        tx.record(&self.claim, &Record { facts, state, seen, waiting_for: None }, self.now()).await?;
+        let record = Record { facts, state, seen, waiting_for: None };
+        tx.record(&self.claim, &record, self.now()).await?;
         tx.release(&self.claim, Some(SLEEP)).await?;
         if let (true, Some(upgrade)) = (news, self.operation.upgrade) {
             tx.upgrade_outcome(upgrade, Outcome::Paused(problem), self.engine.clock.as_ref()).await?;
         }
-        tx.commit().await
+        tx.commit().await?;
+        vitals::steps(&record.facts);
+        if let Some(state) = &record.state {
+            vitals::ended(&self.operation, state, self.now());
+        }
+        Ok(())
     }
 
     /// Gives the claim back without a change.

@@ -11,7 +11,7 @@ use rollout::ports::Settled;
 use store::{Issued, Record, StoreError, sha256};
 
 use super::{REST, Run};
-use crate::DATABASE;
+use crate::{DATABASE, vitals};
 
 impl Run<'_> {
     /// A cluster that cannot be used is an answer, not a pause.
@@ -100,20 +100,20 @@ impl Run<'_> {
     async fn refused(&mut self, cluster: ClusterId, problem: Problem) -> Result<(), StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         tx.refused_credential(cluster, &problem, self.now()).await?;
-        tx.record(
-            &self.claim,
-            &Record { state: Some(OperationState::Failed { problem }), ..Record::default() },
-            self.now(),
-        )
-        .await?;
+        let state = OperationState::Failed { problem };
+        tx.record(&self.claim, &Record { state: Some(state.clone()), ..Record::default() }, self.now()).await?;
         tx.release(&self.claim, None).await?;
-        tx.commit().await
+        tx.commit().await?;
+        vitals::ended(&self.operation, &state, self.now());
+        Ok(())
     }
 
     async fn finish(&mut self, state: OperationState) -> Result<(), StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        tx.record(&self.claim, &Record { state: Some(state), ..Record::default() }, self.now()).await?;
+        tx.record(&self.claim, &Record { state: Some(state.clone()), ..Record::default() }, self.now()).await?;
         tx.release(&self.claim, None).await?;
-        tx.commit().await
+        tx.commit().await?;
+        vitals::ended(&self.operation, &state, self.now());
+        Ok(())
     }
 }

@@ -1,0 +1,95 @@
+//! What the process says to whoever runs it: its log, and where it is asked for, metrics and traces.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Vitals;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::WithExportConfig as _;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use store::Store;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::Failure;
+use crate::options::Telemetry;
+
+/// Upper bounds of requests, in seconds: the longest of them are long polls.
+const REQUEST_SECONDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 90.0];
+/// Upper bounds of operations, in seconds: from a change of a label to a mesh of many clusters over a day.
+const OPERATION_SECONDS: [f64; 10] = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0];
+/// What was measured is put together this often, whether or not somebody asks for it.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// The crates whose spans are exported.
+const OURS: [&str; 4] = ["api", "worker", "cluster", "meshwright_server"];
+
+/// Ends the export of traces with what is left of them.
+pub(crate) struct Traces(Option<SdkTracerProvider>);
+
+impl Drop for Traces {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.take().map(|provider| provider.shutdown()) {
+            eprintln!("meshwright-server: the last traces were not sent: {error}");
+        }
+    }
+}
+
+/// Begins to log, and to send traces where they are to go.
+pub(crate) fn start(options: &Telemetry) -> Result<Traces, Failure> {
+    let filter = EnvFilter::try_from_env("MESHWRIGHT_LOG").unwrap_or_else(|_| "info".into());
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter);
+    let provider = options.otlp_endpoint.as_deref().map(exporter).transpose()?;
+    let traces = provider.as_ref().map(|provider| {
+        let ours = Targets::new().with_targets(OURS.map(|name| (name, LevelFilter::INFO)));
+        tracing_opentelemetry::layer().with_tracer(provider.tracer("meshwright")).with_filter(ours)
+    });
+    tracing_subscriber::registry().with(log).with(traces).init();
+    Ok(Traces(provider))
+}
+
+/// Sends in the background, from a thread of its own.
+fn exporter(endpoint: &str) -> Result<SdkTracerProvider, Failure> {
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_http()
+        .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
+        .build()
+        .map_err(|error| Failure::Config(format!("--otlp-endpoint: {error}")))?;
+    let resource = Resource::builder().with_service_name("meshwright-server").build();
+    Ok(SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build())
+}
+
+/// Counts from now on, and shows at this address what was counted.
+pub(crate) async fn show(address: Option<&str>, store: &Store, stop: &CancellationToken) -> Result<(), Failure> {
+    let Some(address) = address else { return Ok(()) };
+    let listening = tokio::net::TcpListener::bind(address).await;
+    let listener = listening.map_err(Failure::io(format!("listening on {address} for metrics")))?;
+    let bound = listener.local_addr().map_err(Failure::io("the listener for metrics"))?;
+    let broken = |error| Failure::Config(format!("no metrics: {error}"));
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Prefix("meshwright_http".into()), &REQUEST_SECONDS)
+        .and_then(|made| {
+            made.set_buckets_for_metric(Matcher::Prefix("meshwright_operation".into()), &OPERATION_SECONDS)
+        })
+        .and_then(PrometheusBuilder::install_recorder)
+        .map_err(broken)?;
+    let upkeep = recorder.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            upkeep.run_upkeep();
+        }
+    });
+    let shown = api::vitals(Vitals { store: store.clone(), metrics: Arc::new(move || recorder.render()) });
+    let stopped = stop.clone().cancelled_owned();
+    tokio::spawn(async move {
+        if let Err(error) = api::serve(listener, shown, api::Patience::default(), stopped).await {
+            tracing::error!(%error, "metrics are no longer shown");
+        }
+    });
+    tracing::info!(address = %bound, "showing metrics");
+    Ok(())
+}

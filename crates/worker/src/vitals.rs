@@ -1,0 +1,76 @@
+//! What a worker counts. Values of labels are bounded: kinds, states and outcomes, nothing that a tenant has chosen.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use model::operation::{Fact, OperationKind, OperationState};
+use store::{Attempt, Operation};
+use tokio_util::sync::CancellationToken;
+
+use crate::Engine;
+
+/// How often the queue is measured.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// An operation was claimed: for the first time, again after a rest, or from another worker.
+pub(crate) fn claimed(kind: OperationKind) {
+    metrics::counter!("meshwright_claims_total", "kind" => kind.as_str()).increment(1);
+}
+
+/// Something was recorded of an operation's steps.
+pub(crate) fn steps(facts: &[(i32, Fact)]) {
+    for (_, fact) in facts {
+        let outcome = match fact {
+            Fact::Started { .. } => "started",
+            Fact::Done => "done",
+            Fact::Failed { .. } => "failed",
+            Fact::Retried => "retried",
+        };
+        metrics::counter!("meshwright_steps_total", "outcome" => outcome).increment(1);
+    }
+}
+
+/// An operation came to an end, or stands still until a person has seen to it.
+pub(crate) fn ended(operation: &Operation, state: &OperationState, now: Timestamp) {
+    let (kind, state) = (operation.kind.as_str(), state.as_str());
+    metrics::counter!("meshwright_operations_total", "kind" => kind, "state" => state).increment(1);
+    let taken = Duration::try_from(now.duration_since(operation.created_at)).unwrap_or_default();
+    metrics::histogram!("meshwright_operation_duration_seconds", "kind" => kind, "state" => state).record(taken);
+}
+
+/// A mesh was looked at.
+pub(crate) fn observed(seen: bool) {
+    let outcome = if seen { "seen" } else { "failed" };
+    metrics::counter!("meshwright_observations_total", "outcome" => outcome).increment(1);
+}
+
+/// A message was sent to a webhook.
+pub(crate) fn sent(attempt: &Attempt) {
+    let outcome = match attempt {
+        _ if attempt.arrived() => "arrived",
+        Attempt::Answered(_) => "refused",
+        Attempt::Failed(why) => why,
+    };
+    metrics::counter!("meshwright_deliveries_total", "outcome" => outcome).increment(1);
+}
+
+impl Engine {
+    /// Measures how far workers are behind: with enough of them nothing is due for longer than a second.
+    pub(crate) async fn measure(self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            match self.store.backlog().await {
+                Ok((due, longest)) => {
+                    metrics::gauge!("meshwright_operations_due").set(f64::from(due));
+                    metrics::gauge!("meshwright_operations_due_longest_seconds").set(longest.as_secs_f64());
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the queue was not measured; trying again"
+                    );
+                }
+            }
+            tokio::select! { () = tokio::time::sleep(PAUSE) => {}, () = stop.cancelled() => {} }
+        }
+    }
+}
