@@ -171,6 +171,9 @@ func (c *cluster) prepare() error {
 // serviceAddress is the first address of the service range, which Kubernetes gives to itself.
 func (c *cluster) serviceAddress() string { return fmt.Sprintf("10.%d.240.1", c.index) }
 
+// issuer is what tokens of the cluster's own accounts name, and where its keys are found.
+func (c *cluster) issuer() string { return "https://" + c.address + ":6443" }
+
 func (c *cluster) etcdFlags() []string {
 	client, peer := "http://"+c.address+":2379", "http://"+c.address+":2380"
 	return []string{
@@ -185,7 +188,8 @@ func (c *cluster) apiServerFlags() []string {
 		"--etcd-servers=http://" + c.address + ":2379", "--bind-address=" + c.address, "--advertise-address=" + c.address, "--secure-port=6443",
 		"--tls-cert-file=" + c.file("apiserver.crt"), "--tls-private-key-file=" + c.file("apiserver.key"), "--client-ca-file=" + c.file("ca.crt"),
 		"--kubelet-client-certificate=" + c.file("kubelet-client.crt"), "--kubelet-client-key=" + c.file("kubelet-client.key"),
-		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + c.file("accounts.pub"),
+		// A discovery document is looked for at the issuer's address. The second one is only accepted.
+		"--service-account-issuer=" + c.issuer(), "--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + c.file("accounts.pub"),
 		"--service-account-signing-key-file=" + c.file("accounts.key"), fmt.Sprintf("--service-cluster-ip-range=10.%d.240.0/20", c.index),
 		"--authorization-mode=RBAC", "--allow-privileged", "--profiling=false", "--audit-policy-file=" + c.file("audit-policy.yaml"),
 		"--audit-log-path=" + c.file("audit.log"), "--audit-log-mode=blocking",

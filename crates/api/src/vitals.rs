@@ -105,14 +105,7 @@ pub(crate) fn asked<B>(request: &axum::http::Request<B>, _: &tracing::Span) {
 
 impl<B> MakeSpan<B> for RequestSpan {
     fn make_span(&mut self, request: &axum::http::Request<B>) -> tracing::Span {
-        let (method, route) = (known(request.method()), route(request));
-        let name = format!("{method} {route}");
-        tracing::info_span!(
-            "request",
-            otel.name = name,
-            otel.kind = "server",
-            http.request.method = method,
-            http.route = route
-        )
+        let name = format!("{} {}", known(request.method()), route(request));
+        tracing::info_span!("request", otel.name = name, otel.kind = "server")
     }
 }

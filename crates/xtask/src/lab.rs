@@ -85,6 +85,18 @@ impl Lab {
         output(&mut run)
     }
 
+    /// The authorities that clusters' API servers are certified by, as PEM.
+    pub(crate) fn authorities(&self, clusters: &[&str]) -> Result<String> {
+        use base64::Engine as _;
+        let field = "jsonpath={.clusters[0].cluster.certificate-authority-data}";
+        let read = |cluster: &&str| {
+            let text = self.kubectl(cluster, &["config", "view", "--raw", "-o", field])?;
+            let bytes = base64::engine::general_purpose::STANDARD.decode(text.trim());
+            Ok(String::from_utf8_lossy(&bytes.map_err(|error| error.to_string())?).into_owned())
+        };
+        clusters.iter().map(read).collect()
+    }
+
     /// What istioctl, an outside opinion, says about a cluster.
     pub(crate) fn istioctl(&self, cluster: &str, arguments: &[&str]) -> Result<String> {
         let newest = self.state["releases"]

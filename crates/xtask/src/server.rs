@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::lab::{Lab, until};
+use crate::story::MEMBERS;
 use crate::{Result, output};
 
 /// What a lab's server is started with: seconds are short, because a lab's proxies do not come and go.
@@ -47,7 +48,12 @@ impl Server {
         catalogue: &[(&str, &str)],
         more: &[&str],
     ) -> Result<Self> {
+        std::fs::create_dir_all(dir).map_err(|error| error.to_string())?;
+        let authorities = dir.join("authorities.pem");
+        std::fs::write(&authorities, lab.authorities(&MEMBERS)?).map_err(|error| error.to_string())?;
         let mut run = lab.inside(Some(listen));
+        // What it asks for at addresses that tenants choose is as genuine as a lab's clusters.
+        run.env("SSL_CERT_FILE", authorities);
         run.args(["target/debug/meshwright-server", "dev", "--hub", "lab", "--dir"]).arg(dir.join("server"));
         run.arg("--hosting-kubeconfig").arg(lab.kubeconfig("hosting")?).args(["--helm", &lab.helm()?]);
         run.args(SETTINGS).args(more);

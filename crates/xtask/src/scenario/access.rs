@@ -6,20 +6,20 @@ use super::field;
 use crate::Result;
 use crate::server::{Client, Server};
 
-fn count(client: &Client, arguments: &[&str]) -> Result<usize> {
+pub(super) fn count(client: &Client, arguments: &[&str]) -> Result<usize> {
     let list = client.ask(arguments)?;
     list["items"].as_array().map(Vec::len).ok_or_else(|| format!("{} is no list", arguments.join(" ")))
 }
 
 /// A command that must be refused with this code.
-fn refused(client: &Client, arguments: &[&str], code: &str) -> Result<()> {
+pub(super) fn refused(client: &Client, arguments: &[&str], code: &str) -> Result<()> {
     match client.cli(arguments) {
         Err(said) if said.contains(&format!("({code})")) => Ok(()),
         other => Err(format!("{} should have been refused with {code}: {other:?}", arguments.join(" "))),
     }
 }
 
-fn equal<T: PartialEq + std::fmt::Debug>(what: &str, found: T, wanted: T) -> Result<()> {
+pub(super) fn equal<T: PartialEq + std::fmt::Debug>(what: &str, found: T, wanted: T) -> Result<()> {
     if found == wanted { Ok(()) } else { Err(format!("{what}: {found:?}, not {wanted:?}")) }
 }
 

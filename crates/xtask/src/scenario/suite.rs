@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Known, OLD, Parts, access, credentials, field, in_place, mesh_up, rollback, sidecars};
+use super::{Known, OLD, Parts, access, credentials, field, identity, in_place, mesh_up, rollback, sidecars};
 use crate::Result;
 use crate::lab::{Lab, until};
 use crate::server::Server;
@@ -76,6 +76,10 @@ fn scenarios<'a>(
         (
             "keys, labels, tenants and the audit log by the command line".into(),
             Box::new(|| access::by_command_line(server, dir)),
+        ),
+        (
+            "a cluster's own accounts log in with its tokens, as far as they were granted it".into(),
+            Box::new(|| identity::accounts(lab, server, dir)),
         ),
         ("a killed istiod is started again".into(), Box::new(|| killed_istiod(lab, server))),
         (
