@@ -54,7 +54,7 @@ fn ask(address: &str, line: &str) -> String {
 fn collector() -> (String, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = format!("http://{}/", listener.local_addr().expect("an address"));
-    let (send, sent) = mpsc::channel();
+    let (sender, traces) = mpsc::channel();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
             let (mut request, mut part) = (Vec::new(), [0; 4096]);
@@ -64,12 +64,12 @@ fn collector() -> (String, mpsc::Receiver<String>) {
             }
             // Whether it is heard does not matter.
             drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"));
-            if send.send(String::from_utf8_lossy(&request).into_owned()).is_err() {
+            if sender.send(String::from_utf8_lossy(&request).into_owned()).is_err() {
                 return;
             }
         }
     });
-    (address, sent)
+    (address, traces)
 }
 
 #[tokio::test]

@@ -53,7 +53,7 @@ pub use keys::{ApiKey, KeyText, NewKey};
 pub use labels::Narrow;
 pub use meshes::{Member, Mesh, MeshState, NewMesh, Revision, Written};
 pub use operations::{Item, NewOperation, Operation, WaveHead};
-pub use queue::{Claim, Record, Wishes};
+pub use queue::{Claim, Hints, Record, Wishes};
 pub use remains::Remains;
 pub use tenants::{NewTenant, Tenant, TenantState};
 pub use upgrades::{NewUpgrade, Upgrade};

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use model::ids::{MeshId, OperationId, TenantId};
 use model::operation::{Fact, OperationState, Wish};
+use sqlx::postgres::PgListener;
 
 use crate::error::{fits, json};
 use crate::{NewEvent, Store, StoreError, Tx, exactly_one, insisting};
@@ -126,18 +127,43 @@ impl Store {
         Ok((u32::try_from(row.due).unwrap_or(u32::MAX), longest))
     }
 
-    /// Waits for a hint that there is work, at most this long. Hints may be lost; polling is the truth.
-    pub async fn wait_for_work(&self, at_most: Duration) {
-        let heard = async {
-            let mut listener = sqlx::postgres::PgListener::connect_with(&self.pool).await?;
-            listener.listen("mw_work").await?;
-            listener.recv().await
-        };
+    /// Hints that there is work. Nothing listens before somebody waits.
+    pub fn hints(&self) -> Hints {
+        Hints { pool: self.pool.clone(), listener: None }
+    }
+}
+
+/// Hints that there is work: one connection listens for as long as this lives.
+#[derive(Debug)]
+pub struct Hints {
+    pool: sqlx::PgPool,
+    listener: Option<PgListener>,
+}
+
+impl Hints {
+    /// Waits for a hint, at most this long. Hints may be lost; polling is the truth.
+    pub async fn wait(&mut self, at_most: Duration) {
         // Neither an error nor a timeout matters: the caller looks into the queue either way.
-        if let Ok(Err(error)) = tokio::time::timeout(at_most, heard).await {
+        if let Ok(Err(error)) = tokio::time::timeout(at_most, self.heard()).await {
             tracing::debug!(error = %error, "listening for work failed; polling");
+            self.listener = None;
             tokio::time::sleep(at_most).await;
         }
+    }
+
+    /// A connection that is listening already has kept what was said meanwhile: one look answers all of it.
+    async fn heard(&mut self) -> sqlx::Result<()> {
+        let listener = match &mut self.listener {
+            Some(listener) => listener,
+            none => {
+                let mut listener = PgListener::connect_with(&self.pool).await?;
+                listener.listen("mw_work").await?;
+                none.insert(listener)
+            }
+        };
+        listener.recv().await?;
+        while listener.next_buffered().is_some() {}
+        Ok(())
     }
 }
 

@@ -90,6 +90,7 @@ impl Engine {
         running.spawn(self.clone().tend(stop.clone()));
         running.spawn(self.clone().deliver(stop.clone()));
         running.spawn(self.clone().measure(stop.clone()));
+        let mut hints = self.store.hints();
         while !stop.is_cancelled() {
             if running.len() >= self.settings.width + WATCHERS {
                 tokio::select! { () = tokio::time::sleep(self.settings.poll) => {}, () = stop.cancelled() => {} }
@@ -103,7 +104,7 @@ impl Engine {
                     running.spawn(seen_through.instrument(span));
                 }
                 Ok(None) => {
-                    tokio::select! { () = self.store.wait_for_work(self.settings.poll) => {}, () = stop.cancelled() => {} }
+                    tokio::select! { () = hints.wait(self.settings.poll) => {}, () = stop.cancelled() => {} }
                 }
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "the queue cannot be read; trying again");

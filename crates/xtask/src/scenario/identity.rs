@@ -1,4 +1,4 @@
-//! A Kubernetes API server is an OpenID provider: it publishes, over TLS, the keys that it signs its accounts' tokens with.
+//! A Kubernetes API server is an `OpenID` provider: it publishes, over TLS, the keys that it signs its accounts' tokens with.
 //! A pipeline in a user's cluster needs no key of ours.
 
 use std::path::{Path, PathBuf};
