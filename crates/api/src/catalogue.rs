@@ -1,15 +1,18 @@
 //! What the operator offers.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use jiff::civil::Date;
 use model::Version;
 use model::access::Action;
 use model::ids::HostingClusterId;
-use model::release::{KubernetesRange, Release, ReleaseState};
+use model::release::{Channel, KubernetesRange, Release, ReleaseState};
 use model::rules::Severity;
 use store::{Hosting, StoredRelease};
 use wire::{AddHostingCluster, ImportRelease};
@@ -17,7 +20,7 @@ use wire::{AddHostingCluster, ImportRelease};
 use crate::App;
 use crate::auth::Caller;
 use crate::change::{Body, Done, Nothing};
-use crate::fields::{id, name_field};
+use crate::fields::{edition, id, name_field};
 use crate::problem::{ApiError, Result};
 use crate::views::name;
 
@@ -90,7 +93,14 @@ fn view(release: &Release) -> wire::Release {
     wire::Release {
         version: release.version.to_string(),
         state: name(&release.state),
+        released_on: release.released_on.map(|date| date.to_string()),
         supported_until: release.supported_until.map(|date| date.to_string()),
+        channels: release.channels.iter().map(name).collect(),
+        minimum_edition: name(&release.minimum_edition),
+        hub: release.hub.clone(),
+        tag: release.tag.clone(),
+        charts_digest: release.digest.clone(),
+        notes: release.notes.clone(),
         kubernetes: format!(
             "1.{} to 1.{} ({})",
             release.kubernetes.min, release.kubernetes.tested_max, release.kubernetes.source
@@ -99,13 +109,26 @@ fn view(release: &Release) -> wire::Release {
     }
 }
 
-/// The longest hub, tag or source.
+/// The longest hub, tag, source or note.
 const LONGEST_TEXT: usize = 255;
 
 fn short(pointer: &str, text: &str, shortest: usize) -> Result<String> {
     let fits = (shortest..=LONGEST_TEXT).contains(&text.len()) && !text.chars().any(char::is_control);
     let said = || ApiError::field(pointer, format!("{shortest} to {LONGEST_TEXT} bytes without control characters"));
     fits.then(|| text.to_owned()).ok_or_else(said)
+}
+
+fn day(pointer: &str, text: Option<&String>) -> Result<Option<Date>> {
+    let said = |_| ApiError::field(pointer, "a day is written 2027-06-30");
+    text.map(|day| day.parse()).transpose().map_err(said)
+}
+
+fn channels(wanted: &[String]) -> Result<BTreeSet<Channel>> {
+    let read = |(index, channel): (usize, &String)| {
+        serde_json::from_value(channel.as_str().into())
+            .map_err(|_| ApiError::field(&format!("/channels/{index}"), "a channel is rapid, regular or stable"))
+    };
+    wanted.iter().enumerate().map(read).collect()
 }
 
 fn read(caller: &Caller, wanted: &ImportRelease) -> Result<StoredRelease> {
@@ -116,7 +139,6 @@ fn read(caller: &Caller, wanted: &ImportRelease) -> Result<StoredRelease> {
     let refused = |said: String| ApiError::field("/charts", said).coded("charts_refused");
     let sent = STANDARD.decode(&wanted.charts).map_err(|_| refused("it is not base64".into()))?;
     let (charts, digest) = (caller.app.read_charts)(&sent).map_err(refused)?;
-    let supported_until = wanted.supported_until.as_ref().map(|day| day.parse()).transpose();
     let quirk = |(index, quirk): (usize, &String)| {
         serde_json::from_value(quirk.as_str().into())
             .map_err(|_| ApiError::field(&format!("/quirks/{index}"), "nobody knows this quirk"))
@@ -129,8 +151,11 @@ fn read(caller: &Caller, wanted: &ImportRelease) -> Result<StoredRelease> {
         hub: short("/hub", &wanted.hub, 1)?,
         tag: wanted.tag.as_deref().map_or_else(|| Ok(version.community()), |tag| short("/tag", tag, 1))?,
         digest,
-        supported_until: supported_until
-            .map_err(|_: jiff::Error| ApiError::field("/supported_until", "a day is written 2027-06-30"))?,
+        released_on: day("/released_on", wanted.released_on.as_ref())?,
+        supported_until: day("/supported_until", wanted.supported_until.as_ref())?,
+        channels: channels(&wanted.channels)?,
+        minimum_edition: edition("/minimum_edition", &wanted.minimum_edition)?,
+        notes: short("/notes", &wanted.notes, 0)?,
         kubernetes: KubernetesRange {
             min: wanted.kubernetes_min,
             tested_max: wanted.kubernetes_tested,
@@ -155,9 +180,10 @@ pub(crate) async fn import_release(caller: Caller, body: Body<ImportRelease>) ->
     change.done(Done::new(StatusCode::CREATED, &stored.release.version), &view(&stored.release)).await
 }
 
-/// Offer, deprecate or withdraw a release
+/// Change a release
 ///
-/// A withdrawn one is no target any more; what runs it goes on. For whoever operates the service.
+/// Offers, deprecates or withdraws it, and says what is known of it by now. A withdrawn one is no target any more; what runs it
+/// goes on. For whoever operates the service.
 #[utoipa::path(patch, path = "/v1/releases/{version}", operation_id = "changeRelease", tag = "catalogue", request_body = wire::ChangeRelease,
     params(("version" = String, Path)), responses((status = 200, body = wire::Release)))]
 pub(crate) async fn change_release(
@@ -168,13 +194,27 @@ pub(crate) async fn change_release(
     caller.may(Action::ChangePlatform)?;
     let mut change = caller.change("changeRelease", &body).await?;
     let version: Version = version.parse().map_err(|_| ApiError::not_found("release"))?;
-    let state: ReleaseState = serde_json::from_value(body.value.state.as_str().into())
-        .map_err(|_| ApiError::field("/state", "a state is available, deprecated or withdrawn"))?;
-    let known = caller.app.store.releases().await?.into_iter().find(|release| release.version == version);
-    let before = known.ok_or_else(|| ApiError::not_found("release"))?;
-    change.tx.set_release_state(&version, state).await?;
-    let done = Done::new(StatusCode::OK, &version).replacing(&view(&before));
-    change.done(done, &view(&Release { state, ..before })).await
+    let wanted = &body.value;
+    let state: Option<ReleaseState> = match &wanted.state {
+        Some(state) => Some(
+            serde_json::from_value(state.as_str().into())
+                .map_err(|_| ApiError::field("/state", "a state is available, deprecated or withdrawn"))?,
+        ),
+        None => None,
+    };
+    let offered = wanted.channels.as_deref().map(channels).transpose()?;
+    let supported_until = day("/supported_until", wanted.supported_until.as_ref())?;
+    let notes = wanted.notes.as_deref().map(|notes| short("/notes", notes, 0)).transpose()?;
+    let before = change.tx.lock_release(&version).await?;
+    let after = Release {
+        state: state.unwrap_or(before.state),
+        channels: offered.unwrap_or_else(|| before.channels.clone()),
+        supported_until: supported_until.or(before.supported_until),
+        notes: notes.unwrap_or_else(|| before.notes.clone()),
+        ..before.clone()
+    };
+    change.tx.change_release(&after).await?;
+    change.done(Done::new(StatusCode::OK, &version).replacing(&view(&before)), &view(&after)).await
 }
 
 /// The wire form of a rule's reasons.

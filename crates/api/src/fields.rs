@@ -5,6 +5,7 @@ use model::Name;
 use model::access::Scope;
 use model::label::{self, Labels};
 use model::name::InvalidName;
+use model::rules::Edition;
 use serde::Deserialize;
 use store::{Mesh, Narrow, StoreError, Tx, Written};
 
@@ -18,6 +19,12 @@ pub(crate) fn id<T: std::str::FromStr>(text: &str, what: &str) -> Result<T> {
 /// Reads the field `/name`: a DNS label.
 pub(crate) fn name_field(text: &str) -> Result<Name> {
     text.parse().map_err(|error: InvalidName| ApiError::field("/name", error.to_string()))
+}
+
+/// Reads an edition.
+pub(crate) fn edition(pointer: &str, text: &str) -> Result<Edition> {
+    let said = |_| ApiError::field(pointer, "an edition is standard, enterprise or ultimate");
+    serde_json::from_value(text.into()).map_err(said)
 }
 
 /// Refuses what is no namespace of a member. It becomes a part of paths in the member's API, so its form matters.

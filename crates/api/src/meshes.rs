@@ -11,7 +11,8 @@ use model::access::{Action, Scope};
 use model::ids::{ClusterId, MeshId, OperationId};
 use model::operation::OperationKind;
 use model::quota::Counted;
-use model::rules::{Circumstances, Edition, Strategy, allowed, assess, path};
+use model::release::Release;
+use model::rules::{Circumstances, Edition, Reason, Severity, Strategy, allowed, assess, path, runs};
 use serde_json::{Value, json};
 use store::{ClusterState, MeshState, NewMesh, NewOperation, StoreError, Tx};
 use wire::{
@@ -22,7 +23,7 @@ use wire::{
 use crate::auth::Caller;
 use crate::catalogue::reasons;
 use crate::change::{Body, Change, Done, Nothing};
-use crate::fields::{Filter, id, name_field, named, namespace_of, rewritten, tag, unmoved, written};
+use crate::fields::{Filter, edition, id, name_field, named, namespace_of, rewritten, tag, unmoved, written};
 use crate::paging::List;
 use crate::problem::{ApiError, Result};
 use crate::views::{self, name};
@@ -67,18 +68,13 @@ async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<N
         .version
         .parse()
         .map_err(|error: model::version::InvalidVersion| ApiError::field("/version", error.to_string()))?;
-    let releases = caller.app.store.releases().await?;
-    if !releases.iter().any(|release| release.version == version) {
-        return Err(
-            ApiError::field("/version", format!("{version} is not in the catalogue")).coded("version_not_in_catalogue")
-        );
-    }
-    let edition: Edition = serde_json::from_value(Value::from(wanted.edition.as_str()))
-        .map_err(|_| ApiError::field("/edition", "an edition is standard, enterprise or ultimate"))?;
+    let release = release(caller, &version).await?;
+    let edition = edition("/edition", &wanted.edition)?;
     if wanted.clusters.is_empty() || wanted.clusters.len() > MOST_MEMBERS {
         return Err(ApiError::field("/clusters", format!("a mesh has 1 to {MOST_MEMBERS} clusters")));
     }
     let mut members: Vec<ClusterId> = Vec::new();
+    let mut versions = Vec::new();
     for (index, text) in wanted.clusters.iter().enumerate() {
         let pointer = format!("/clusters/{index}");
         let absent = || ApiError::field(&pointer, "there is no such cluster");
@@ -87,10 +83,12 @@ async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<N
             return Err(ApiError::field(&pointer, format!("{} is not ready", cluster.name)).coded("cluster_not_ready"));
         }
         members.push(cluster.id);
+        versions.push((cluster.name, kubernetes(cluster.kubernetes_version.as_deref())));
     }
     if members.iter().collect::<BTreeSet<_>>().len() != members.len() {
         return Err(ApiError::field("/clusters", "a cluster is named twice"));
     }
+    may_run(caller, &release, edition, &versions).await?;
     let hosting = caller.app.store.hosting_clusters().await?;
     let nowhere = || {
         ApiError::new(
@@ -121,6 +119,25 @@ async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<N
         written,
         deletion_protection: wanted.deletion_protection,
     })
+}
+
+/// A version's entry in the catalogue.
+pub(crate) async fn release(caller: &Caller, version: &Version) -> Result<Release> {
+    let releases = caller.app.store.releases().await?;
+    let absent =
+        || ApiError::field("/version", format!("{version} is not in the catalogue")).coded("version_not_in_catalogue");
+    releases.into_iter().find(|release| release.version == *version).ok_or_else(absent)
+}
+
+/// Refuses a release that no mesh of this edition with these clusters may run.
+async fn may_run(caller: &Caller, release: &Release, edition: Edition, members: &[(String, (u32, u32))]) -> Result<()> {
+    let policy = caller.app.store.upgrade_policy().await?;
+    let today = caller.app.clock.now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    let reasons = runs(release, &Circumstances { policy: &policy, edition, members, today });
+    if allowed(&reasons) {
+        return Ok(());
+    }
+    Err(ApiError::field("/version", blocking(&reasons)).coded("version_refused"))
 }
 
 /// List meshes
@@ -275,14 +292,20 @@ pub(crate) async fn list_upgrade_options(caller: Caller, Path(mesh): Path<String
 
 /// Each member's name and Kubernetes version.
 pub(crate) fn member_versions(mesh: &store::Mesh) -> Vec<(String, (u32, u32))> {
-    let parse = |text: &str| {
-        let mut parts = text.trim_start_matches('v').split('.').map(|part| part.parse().unwrap_or(0));
-        (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
-    };
-    mesh.members
-        .iter()
-        .map(|member| (member.name.clone(), member.kubernetes_version.as_deref().map_or((0, 0), parse)))
-        .collect()
+    mesh.members.iter().map(|member| (member.name.clone(), kubernetes(member.kubernetes_version.as_deref()))).collect()
+}
+
+/// A cluster whose version nobody knows is older than everything.
+fn kubernetes(version: Option<&str>) -> (u32, u32) {
+    let mut parts =
+        version.unwrap_or_default().trim_start_matches('v').split('.').map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+/// What stands in the way, in one sentence.
+pub(crate) fn blocking(reasons: &[Reason]) -> String {
+    let blocking = reasons.iter().filter(|reason| reason.severity == Severity::Block);
+    blocking.map(|reason| reason.message.as_str()).collect::<Vec<_>>().join("; ")
 }
 
 /// The data plane

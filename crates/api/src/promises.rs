@@ -3,7 +3,7 @@
 
 use model::access::Role;
 use model::operation::Wish;
-use model::release::{Quirk, ReleaseState};
+use model::release::{Channel, Quirk, ReleaseState};
 use model::rules::{Edition, Strategy};
 use model::upgrade::{LabelPolicy, Verb};
 use model::webhook::MOST_KINDS;
@@ -159,7 +159,9 @@ fn constrain(schema: &str, of: &mut Value) {
             (_, "display_name") => json!({ "maxLength": 128, "pattern": VISIBLE }),
             (_, "kubeconfig" | "groups_claim" | "provider_id" | "charts") => json!({ "minLength": 1 }),
             (_, "role") => json!({ "enum": Role::ALL.map(Role::as_str) }),
-            (_, "edition") => json!({ "enum": names(&[Edition::Standard, Edition::Enterprise, Edition::Ultimate]) }),
+            (_, "edition" | "minimum_edition") => {
+                json!({ "enum": names(&[Edition::Standard, Edition::Enterprise, Edition::Ultimate]) })
+            }
             (_, "strategy") => json!({ "enum": names(&[Strategy::InPlace, Strategy::Canary]) }),
             (_, "clusters" | "namespaces") => json!({ "minItems": 1 }),
             (_, "algorithms") => {
@@ -167,8 +169,9 @@ fn constrain(schema: &str, of: &mut Value) {
             }
             (_, "version") => json!({ "pattern": "^[0-9]+\\.[0-9]+\\.[0-9]+\\.[0-9]+$" }),
             ("ImportRelease", "hub" | "tag") => json!({ "minLength": 1, "maxLength": 255, "pattern": VISIBLE }),
-            ("ImportRelease", "kubernetes_source") => json!({ "maxLength": 255, "pattern": VISIBLE }),
-            ("ImportRelease", "supported_until") => json!({ "format": "date" }),
+            ("ImportRelease", "kubernetes_source") | (_, "notes") => json!({ "maxLength": 255, "pattern": VISIBLE }),
+            (_, "supported_until" | "released_on") => json!({ "format": "date" }),
+            (_, "channels") => json!({ "items": { "type": "string", "enum": names(&Channel::ALL) } }),
             ("ImportRelease", "quirks") => json!({ "items": { "type": "string", "enum": names(&Quirk::ALL) } }),
             (_, "url") => json!({ "maxLength": webhooks::LONGEST_URL, "pattern": "^https?://[^@#/?]+([/?][^#]*)?$" }),
             (_, "kinds") => {
@@ -180,7 +183,8 @@ fn constrain(schema: &str, of: &mut Value) {
                 json!({ "enum": names(&[LabelPolicy::Relabel, LabelPolicy::Alias, LabelPolicy::Block]) })
             }
             ("ChangeRelease", "state") => {
-                json!({ "enum": names(&[ReleaseState::Available, ReleaseState::Deprecated, ReleaseState::Withdrawn]) })
+                let states = [ReleaseState::Available, ReleaseState::Deprecated, ReleaseState::Withdrawn];
+                json!({ "enum": names(&states.map(Some).into_iter().chain([None]).collect::<Vec<_>>()) })
             }
             ("ChangeTenant", "state") => json!({ "enum": ["active", "suspended", null] }),
             _ => continue,

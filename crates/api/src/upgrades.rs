@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use model::Version;
 use model::access::{Action, Scope};
 use model::ids::UpgradeId;
-use model::rules::{Circumstances, Severity, Strategy, allowed, assess};
+use model::rules::{Circumstances, Strategy, allowed, assess};
 use model::upgrade::{UpgradePolicyChoice, UpgradeState, Verb};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use wire::{CreateUpgrade, MoveNamespaces, Upgrade, UpgradeList};
 use crate::auth::Caller;
 use crate::change::{Body, Change, Done, Nothing};
 use crate::fields::{expected, id, namespace_of, tag};
-use crate::meshes::{member_versions, permitted};
+use crate::meshes::{blocking, member_versions, permitted, release};
 use crate::paging::{List, Unfiltered};
 use crate::problem::{ApiError, Result};
 use crate::views;
@@ -91,23 +91,15 @@ async fn fitting(
     choice: UpgradePolicyChoice,
 ) -> Result<NewUpgrade> {
     let strategy = choice.strategy;
-    let releases = caller.app.store.releases().await?;
-    let missing =
-        || ApiError::field("/version", format!("{version} is not in the catalogue")).coded("version_not_in_catalogue");
-    let release = releases.iter().find(|release| release.version == version).ok_or_else(missing)?;
+    let release = release(caller, &version).await?;
     let policy = caller.app.store.upgrade_policy().await?;
     let members = member_versions(mesh);
     let today = caller.app.clock.now().to_zoned(jiff::tz::TimeZone::UTC).date();
     let around = Circumstances { policy: &policy, edition: mesh.edition, members: &members, today };
-    let reasons = assess(&mesh.current.version, release, strategy, &around);
+    let reasons = assess(&mesh.current.version, &release, strategy, &around);
     if !allowed(&reasons) {
-        let blocking: Vec<String> = reasons
-            .iter()
-            .filter(|reason| reason.severity == Severity::Block)
-            .map(|reason| reason.message.clone())
-            .collect();
         let hint = "GET /v1/meshes/{mesh_id}/upgrade-options lists where this mesh can go, and by which stops.";
-        return Err(ApiError::new(StatusCode::CONFLICT, "upgrade_refused", format!("{}.", blocking.join("; ")), hint));
+        return Err(ApiError::new(StatusCode::CONFLICT, "upgrade_refused", format!("{}.", blocking(&reasons)), hint));
     }
     let revision = if strategy == Strategy::Canary { version.revision_name() } else { mesh.current.name.clone() };
     if strategy == Strategy::Canary && revision == mesh.current.name {

@@ -7,20 +7,24 @@ use base64::engine::general_purpose::STANDARD;
 use wire::{AddHostingCluster, ChangeRelease, HostingCluster, ImportRelease, Release as View};
 
 use crate::client::{Client, escaped};
-use crate::options::{Format, Hosting, Import, Release};
+use crate::options::{Change, Format, Hosting, Import, Release};
 use crate::output::{or_dash, print};
 use crate::{Failure, Result};
 
-pub(crate) const RELEASE: [&str; 4] = ["version", "state", "kubernetes", "supported until"];
+pub(crate) const RELEASE: [&str; 5] = ["version", "state", "channels", "kubernetes", "supported until"];
 
 pub(crate) fn release_row(release: &View) -> Vec<String> {
     vec![
         release.version.clone(),
         release.state.clone(),
+        release.channels.join(" "),
         release.kubernetes.clone(),
         or_dash(release.supported_until.as_ref()),
     ]
 }
+
+/// What a release is installed with.
+const CHARTS: [&str; 2] = ["base", "istiod"];
 
 /// An archive as it is, or one of a folder.
 fn charts(path: &Path) -> Result<Vec<u8>> {
@@ -31,19 +35,45 @@ fn charts(path: &Path) -> Result<Vec<u8>> {
     let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default()));
     // A link would be refused, and charts have none.
     archive.follow_symlinks(false);
-    for chart in ["base", "istiod"] {
+    for chart in CHARTS {
         archive.append_dir_all(chart, path.join(chart)).map_err(failed)?;
     }
     archive.into_inner().and_then(flate2::write::GzEncoder::finish).map_err(failed)
 }
 
+/// The charts, from wherever they are.
+async fn found(import: &Import) -> Result<Vec<u8>> {
+    if !import.charts.starts_with("oci://") {
+        return charts(Path::new(&import.charts));
+    }
+    let folder = tempfile::tempdir().map_err(|error| Failure::new(2, format!("no folder for the charts: {error}")))?;
+    let community =
+        || import.version.rsplit_once('.').map_or(import.version.clone(), |(community, _)| community.into());
+    let version = import.chart_version.clone().unwrap_or_else(community);
+    for chart in CHARTS {
+        let address = format!("{}/{chart}", import.charts.trim_end_matches('/'));
+        let mut pull = tokio::process::Command::new(&import.helm);
+        pull.args(["pull", &address, "--version", &version, "--untar", "--untardir"]).arg(folder.path());
+        let failed = |said: &str| {
+            let helm = import.helm.display();
+            Failure::new(2, format!("{helm} did not pull {address} {version}: {said}"))
+        };
+        let done = pull.output().await.map_err(|error| failed(&error.to_string()))?;
+        if !done.status.success() {
+            return Err(failed(String::from_utf8_lossy(&done.stderr).trim()));
+        }
+    }
+    charts(folder.path())
+}
+
 pub(crate) async fn release(client: &Client, format: Format, command: Release) -> Result<()> {
     let shown: View = match command {
         Release::Import(import) => {
-            let Import { version, charts: path, hub, tag, supported_until, .. } = *import;
+            let charts = STANDARD.encode(found(&import).await?);
+            let Import { version, hub, tag, supported_until, .. } = *import;
             let body = ImportRelease {
                 version,
-                charts: STANDARD.encode(charts(&path)?),
+                charts,
                 hub,
                 tag,
                 supported_until,
@@ -51,11 +81,17 @@ pub(crate) async fn release(client: &Client, format: Format, command: Release) -
                 kubernetes_tested: import.kubernetes_tested,
                 kubernetes_source: import.kubernetes_source,
                 quirks: import.quirks,
+                released_on: import.released_on,
+                channels: import.channels,
+                minimum_edition: import.minimum_edition,
+                notes: import.notes,
             };
             client.post("/v1/releases", &body, None).await?
         }
-        Release::Set { version, state } => {
-            client.patch(&format!("/v1/releases/{}", escaped(&version)), &ChangeRelease { state }).await?
+        Release::Set(Change { version, state, channels, supported_until, notes }) => {
+            let channels = (!channels.is_empty()).then_some(channels);
+            let body = ChangeRelease { state, channels, supported_until, notes };
+            client.patch(&format!("/v1/releases/{}", escaped(&version)), &body).await?
         }
     };
     print(format, &shown, &RELEASE, |release| vec![release_row(release)])

@@ -9,7 +9,7 @@ mod catalogue;
 mod webhooks;
 
 pub(crate) use access::{Access, Audit, Key, Tenant};
-pub(crate) use catalogue::{Hosting, Import, Release};
+pub(crate) use catalogue::{Change, Hosting, Import, Release};
 pub(crate) use webhooks::Webhook;
 
 /// Every control plane and every sidecar from one version to the next, and back.

@@ -1,9 +1,12 @@
 //! The release catalogue as data (requirement A3).
 
+use std::collections::BTreeSet;
+
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use crate::Version;
+use crate::rules::Edition;
 
 /// One release that meshes can run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +27,35 @@ pub struct Release {
     pub kubernetes: KubernetesRange,
     /// Known faults that change how we act.
     pub quirks: Vec<Quirk>,
+    /// The day it came out; `None` where nobody has said.
+    #[serde(default)]
+    pub released_on: Option<Date>,
+    /// The channels that it is offered in.
+    #[serde(default)]
+    pub channels: BTreeSet<Channel>,
+    /// The lowest edition whose meshes may run it.
+    #[serde(default)]
+    pub minimum_edition: Edition,
+    /// What users should know of it: a sentence, or where its notes are.
+    #[serde(default)]
+    pub notes: String,
+}
+
+/// How soon after it came out a release is offered to whoever does not name one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Channel {
+    /// At once.
+    Rapid,
+    /// When others have run it for a while.
+    Regular,
+    /// When it has proved itself.
+    Stable,
+}
+
+impl Channel {
+    /// Every channel, the quickest first.
+    pub const ALL: [Self; 3] = [Self::Rapid, Self::Regular, Self::Stable];
 }
 
 /// Where a release stands in its life.

@@ -17,10 +17,11 @@ pub enum Strategy {
 }
 
 /// What a tenant's meshes may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Edition {
     /// In place only.
+    #[default]
     Standard,
     /// Canary too.
     Enterprise,
@@ -68,7 +69,7 @@ pub enum ReasonCode {
     TooManyMinors,
     /// A canary between builds of one community version would need a name that exists.
     SameCommunityVersion,
-    /// The edition does not include the strategy.
+    /// The edition does not include the strategy, or the release.
     Edition,
     /// The current version is below the canary floor.
     CanaryFloor,
@@ -114,7 +115,17 @@ pub fn assess(current: &Version, target: &Release, strategy: Strategy, around: &
     if strategy == Strategy::Canary {
         reasons.extend(canary_rights(current, around));
     }
-    reasons.extend(release_state(target, around));
+    reasons.extend(runs(target, around));
+    reasons
+}
+
+/// Every reason for or against running a release at all, wherever a mesh comes from.
+pub fn runs(target: &Release, around: &Circumstances<'_>) -> Vec<Reason> {
+    let mut reasons = release_state(target, around);
+    if around.edition < target.minimum_edition {
+        let message = format!("{} is not for meshes of this edition", target.version);
+        reasons.push(reason(Severity::Block, ReasonCode::Edition, message));
+    }
     reasons.extend(around.members.iter().filter_map(|(member, version)| kubernetes(target, member, *version)));
     reasons
 }

@@ -1,5 +1,6 @@
 //! What operators add: releases and hosting clusters.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use cluster::Credential;
@@ -7,6 +8,7 @@ use model::Clock;
 use model::clock::SystemClock;
 use model::ids::HostingClusterId;
 use model::release::{KubernetesRange, Release as Entry, ReleaseState};
+use model::rules::Edition;
 use model::version::Version;
 use store::{Hosting, Store, StoreError, StoredRelease};
 
@@ -44,6 +46,10 @@ pub(crate) async fn import_release(store: &Store, wanted: &Release) -> Result<()
             source: wanted.kubernetes_source.clone(),
         },
         quirks: quirks.map_err(|error| bad("quirk", &error))?,
+        released_on: None,
+        channels: BTreeSet::new(),
+        minimum_edition: Edition::default(),
+        notes: String::new(),
         version,
     };
     store.add_release(&StoredRelease { release, charts }, SystemClock.now()).await.map_err(Failure::from)

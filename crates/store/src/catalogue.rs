@@ -128,7 +128,7 @@ impl Store {
     }
 }
 
-/// The state is a column of its own, because it changes; the rest never does.
+/// The state is a column of its own: what reads it alone need not read the rest.
 fn release(version: &str, state: &str, body: serde_json::Value) -> Result<Release, StoreError> {
     let release: Release = fits(serde_json::from_value(body), "releases", "body", version)?;
     let state = fits(serde_json::from_value(serde_json::Value::from(state)), "releases", "state", version)?;
@@ -202,16 +202,37 @@ impl Tx<'_> {
         exactly_one(done.rows_affected(), StoreError::NotFound { what: "hosting cluster" })
     }
 
-    /// Offers, deprecates or withdraws a release, for an operator.
+    /// A release that nobody else changes until this transaction ends, for an operator.
     ///
     /// # Errors
     /// There is no such release.
-    pub async fn set_release_state(&mut self, version: &Version, state: ReleaseState) -> Result<(), StoreError> {
+    pub async fn lock_release(&mut self, version: &Version) -> Result<Release, StoreError> {
         self.as_platform().await?;
-        let done =
-            sqlx::query!("UPDATE releases SET state = $2 WHERE version = $1", version.to_string(), state_text(state))
-                .execute(&mut *self.inner)
-                .await?;
+        let row = sqlx::query!(
+            "SELECT version, state, body FROM releases WHERE version = $1 FOR UPDATE",
+            version.to_string()
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?;
+        self.as_tenant().await?;
+        let row = row.ok_or(StoreError::NotFound { what: "release" })?;
+        release(&row.version, &row.state, row.body)
+    }
+
+    /// Writes what may change of a release: its state, its channels, what is said of it. Its charts and images never do.
+    ///
+    /// # Errors
+    /// There is no such release.
+    pub async fn change_release(&mut self, release: &Release) -> Result<(), StoreError> {
+        self.as_platform().await?;
+        let done = sqlx::query!(
+            "UPDATE releases SET state = $2, body = $3 WHERE version = $1",
+            release.version.to_string(),
+            state_text(release.state),
+            json(release)
+        )
+        .execute(&mut *self.inner)
+        .await?;
         self.as_tenant().await?;
         exactly_one(done.rows_affected(), StoreError::NotFound { what: "release" })
     }

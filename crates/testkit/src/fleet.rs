@@ -1,5 +1,6 @@
 //! A mesh in a throw-away database over imagined clusters, and workers to run it: one builder makes the world.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -109,6 +110,10 @@ fn release(text: &str) -> Release {
         supported_until: None,
         kubernetes: KubernetesRange { min: 29, tested_max: 33, source: "testkit".into() },
         quirks: Vec::new(),
+        released_on: None,
+        channels: BTreeSet::new(),
+        minimum_edition: Edition::Standard,
+        notes: String::new(),
         version,
     }
 }

@@ -23,10 +23,24 @@ pub struct Release {
     pub version: String,
     /// `available`, `deprecated` or `withdrawn`.
     pub state: String,
+    /// The day it came out.
+    pub released_on: Option<String>,
     /// When its support ends.
     pub supported_until: Option<String>,
+    /// The channels that it is offered in: `rapid`, `regular` or `stable`.
+    pub channels: Vec<String>,
+    /// The lowest edition whose meshes may run it.
+    pub minimum_edition: String,
     /// The Kubernetes minors that it was tested on.
     pub kubernetes: String,
+    /// Where its images are pulled from.
+    pub hub: String,
+    /// Tag of its images.
+    pub tag: String,
+    /// SHA-256 of its charts as they are kept, in hexadecimal.
+    pub charts_digest: String,
+    /// What users should know of it.
+    pub notes: String,
     /// Known faults that change how we act.
     pub quirks: Vec<String>,
 }
@@ -76,6 +90,23 @@ pub struct ImportRelease {
     /// Known faults that change how we act.
     #[serde(default)]
     pub quirks: Vec<String>,
+    /// The day it came out, for example 2026-05-04.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released_on: Option<String>,
+    /// The channels that it is offered in.
+    #[serde(default)]
+    pub channels: Vec<String>,
+    /// The lowest edition whose meshes may run it.
+    #[serde(default = "lowest")]
+    #[schema(default = "standard")]
+    pub minimum_edition: String,
+    /// What users should know of it: a sentence, or where its notes are.
+    #[serde(default)]
+    pub notes: String,
+}
+
+fn lowest() -> String {
+    "standard".into()
 }
 
 fn istio() -> String {

@@ -68,10 +68,20 @@ pub struct Used {
     pub limit: u32,
 }
 
-/// What to change of a release.
+/// What to change of a release. What is left out stays. Its charts and images never change.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeRelease {
     /// `available`, `deprecated` or `withdrawn`.
-    pub state: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// All channels that it is offered in from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channels: Option<Vec<String>>,
+    /// The day on which its support ends, for example 2027-06-30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supported_until: Option<String>,
+    /// What users should know of it: a sentence, or where its notes are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notes: Option<String>,
 }

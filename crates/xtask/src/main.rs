@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod bad_input;
 mod bench;
+mod beside;
 mod canary;
 mod check;
 mod contract;

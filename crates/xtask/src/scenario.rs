@@ -16,6 +16,7 @@ pub(crate) mod credentials;
 pub(crate) mod identity;
 pub(crate) mod in_place;
 pub(crate) mod own;
+pub(crate) mod registry;
 pub(crate) mod rollback;
 pub(crate) mod sidecars;
 pub(crate) mod suite;

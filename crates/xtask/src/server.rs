@@ -69,7 +69,7 @@ impl Server {
         let log = File::create(dir.join("server.log")).map_err(|error| error.to_string())?;
         let errors = log.try_clone().map_err(|error| error.to_string())?;
         let process = run.stdout(log).stderr(errors).stdin(Stdio::null()).spawn().map_err(|error| error.to_string())?;
-        let client = Client { dir: dir.to_owned(), address: format!("http://{listen}"), key: None };
+        let client = Client { dir: dir.to_owned(), address: format!("http://{listen}"), key: None, authorities: None };
         let server = Self { process, client };
         let ready = || server.cli(&["releases", "-o", "json"]).ok();
         until("the server serves", Duration::from_mins(1), ready).map_err(|error| {
@@ -120,6 +120,8 @@ pub(crate) struct Client {
     pub(crate) address: String,
     /// Another key than the first owner's.
     key: Option<PathBuf>,
+    /// Whom it believes, in a file, where not only the system's authorities.
+    authorities: Option<PathBuf>,
 }
 
 impl Client {
@@ -130,6 +132,11 @@ impl Client {
     /// The command line in other hands.
     pub(crate) fn with_key(self, file: PathBuf) -> Self {
         Self { key: Some(file), ..self }
+    }
+
+    /// The command line on a machine that believes who is in this file.
+    pub(crate) fn believing(self, authorities: PathBuf) -> Self {
+        Self { authorities: Some(authorities), ..self }
     }
 
     /// Runs the command line with `-o json` and answers what it said.
@@ -158,6 +165,7 @@ impl Client {
         run.args(["--server", &self.address, "--key-file"]).arg(self.key_file()).args(arguments);
         // The profile of whoever runs this is none of its business.
         run.env("XDG_CONFIG_HOME", &self.dir);
+        run.envs(self.authorities.iter().map(|file| ("SSL_CERT_FILE", file)));
         run
     }
 

@@ -2,22 +2,19 @@
 //! shipped in front of it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use store::private::{PrivatePostgres, SUPERUSER};
 
-use crate::lab::until;
-use crate::process::{Process, free_address};
+use crate::beside::Beside;
 use crate::service::{Api, SERVER, Setting};
 use crate::{Result, fresh, output};
 
 /// What `docs/operating.md` says that the service's token must be allowed, and no more.
 const POLICY: &str = r#"path "transit/encrypt/meshwright" { capabilities = ["update"] }
 path "transit/decrypt/meshwright" { capabilities = ["update"] }"#;
-const START_LIMIT: Duration = Duration::from_secs(30);
 const ENGINE: &str = "transit/keys/meshwright";
 
 pub(crate) fn run() -> Result<()> {
@@ -37,10 +34,9 @@ fn text(error: impl std::fmt::Display) -> String {
 
 /// A Vault that is unsealed. It ends when this is dropped.
 struct Keeper {
-    _process: Process,
+    program: Beside,
     http: Client,
     address: String,
-    certificate: PathBuf,
     root: String,
     unseal: String,
 }
@@ -48,26 +44,13 @@ struct Keeper {
 impl Keeper {
     /// Builds it where the cache has none, starts it, and does what its operator does once.
     async fn start(dir: &Path) -> Result<Self> {
-        let mut lab = Command::new("tests/lab/lab");
-        let built = lab.args(["build", "vault"]).stderr(Stdio::inherit()).output().map_err(text)?;
-        let said = String::from_utf8_lossy(&built.stdout).into_owned();
-        let binary = said.trim().strip_prefix("vault ").ok_or("the lab did not build vault")?.to_owned();
-        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).map_err(text)?;
-        let [certificate, key] = ["vault.crt", "vault.key"].map(|name| dir.join(name));
-        std::fs::write(&certificate, made.cert.pem()).map_err(text)?;
-        std::fs::write(&key, made.signing_key.serialize_pem()).map_err(text)?;
-        let listen = free_address()?;
-        let log = std::fs::File::create(dir.join("vault.log")).map_err(text)?;
-        let mut run = Command::new(binary);
-        run.args(["--listen", &listen, "--certificate"]).arg(&certificate).arg("--key").arg(&key);
-        run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let process = Process::start("vault", &mut run)?;
-        until("Vault listens", START_LIMIT, || std::net::TcpStream::connect(&listen).ok())?;
-        let trusted = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).map_err(text)?;
+        let program = Beside::start("vault", dir)?;
+        let certificate = std::fs::read(&program.certificate).map_err(text)?;
+        let trusted = reqwest::Certificate::from_pem(&certificate).map_err(text)?;
         let http = Client::builder().tls_certs_only([trusted]).build().map_err(text)?;
-        let address = format!("https://{listen}");
+        let address = format!("https://{}", program.address);
         let (root, unseal) = (String::new(), String::new());
-        let mut keeper = Self { _process: process, http, address, certificate, root, unseal };
+        let mut keeper = Self { program, http, address, root, unseal };
         let made = keeper.ask("PUT", "sys/init", json!({ "secret_shares": 1, "secret_threshold": 1 })).await?;
         keeper.unseal = word(&made, "/keys/0")?;
         keeper.root = word(&made, "/root_token")?;
@@ -142,7 +125,7 @@ impl<'a> Scene<'a> {
             ("MESHWRIGHT_TRANSIT_ADDRESS", keeper.address.clone()),
             ("MESHWRIGHT_TRANSIT_TOKEN_FILE", token_file.display().to_string()),
             // Where the system's authorities are, for a process.
-            ("SSL_CERT_FILE", keeper.certificate.display().to_string()),
+            ("SSL_CERT_FILE", keeper.program.certificate.display().to_string()),
         ];
         Ok(Self { postgres, keeper, http: Client::new(), token_file, secret, environment })
     }

@@ -28,7 +28,8 @@ impl Stage {
 fn release(version: &str) -> Value {
     json!({
         "version": version, "charts": STANDARD.encode("charts"), "supported_until": "2027-06-30", "kubernetes_min": 30,
-        "kubernetes_source": "istio.io", "quirks": ["remote-secret-deadlock"],
+        "kubernetes_source": "istio.io", "quirks": ["remote-secret-deadlock"], "released_on": "2026-05-04",
+        "channels": ["rapid"], "minimum_edition": "enterprise", "notes": "https://istio.io/news",
     })
 }
 
@@ -38,6 +39,16 @@ async fn an_imported_release_is_offered_and_never_changes() {
     let made = stage.call("POST", "/v1/releases", Some(release("1.28.0.1"))).await;
     assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
     assert_eq!(made.body["kubernetes"], "1.30 to 1.35 (istio.io)");
+    for (field, value) in [
+        ("hub", json!("docker.io/istio")),
+        ("tag", json!("1.28.0")),
+        ("released_on", json!("2026-05-04")),
+        ("channels", json!(["rapid"])),
+        ("minimum_edition", json!("enterprise")),
+        ("notes", json!("https://istio.io/news")),
+    ] {
+        assert_eq!(made.body[field], value, "{field}");
+    }
     let tenant = stage.service.key(Role::Viewer).await;
     let listed = stage.service.call("GET", "/v1/releases", Some(&tenant), &[], None).await;
     assert_eq!(listed.body["items"][0]["version"], "1.28.0.1", "newest first");
@@ -62,12 +73,72 @@ async fn what_makes_no_release_is_refused_where_it_is() {
         ("/supported_until", "supported_until", json!("soon")),
         ("/kubernetes_min", "kubernetes_min", json!(36)),
         ("/quirks/0", "quirks", json!(["unheard_of"])),
+        ("/released_on", "released_on", json!("4.5.2026")),
+        ("/channels/1", "channels", json!(["stable", "unstable"])),
+        ("/minimum_edition", "minimum_edition", json!("gold")),
+        ("/notes", "notes", json!("a\u{7}")),
     ] {
         let mut wanted = release("1.28.0.1");
         wanted[field] = value;
         let refused = stage.call("POST", "/v1/releases", Some(wanted)).await;
         assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{field}: {}", refused.text);
         assert_eq!(refused.body["errors"][0]["pointer"], pointer);
+    }
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_release_changes_and_the_rest_stays() {
+    let stage = Stage::new().await;
+    let made = stage.call("POST", "/v1/releases", Some(release("1.28.0.1"))).await.body;
+    let change = json!({ "channels": ["stable", "regular", "stable"], "supported_until": "2027-12-31" });
+    let changed = stage.call("PATCH", "/v1/releases/1.28.0.1", Some(change)).await;
+    assert_eq!(changed.status, StatusCode::OK, "{}", changed.text);
+    let mut wanted = made.clone();
+    wanted["channels"] = json!(["regular", "stable"]);
+    wanted["supported_until"] = json!("2027-12-31");
+    assert_eq!(changed.body, wanted);
+    let nothing = stage.call("PATCH", "/v1/releases/1.28.0.1", Some(json!({}))).await;
+    assert_eq!(nothing.body, wanted);
+    let images = stage.call("PATCH", "/v1/releases/1.28.0.1", Some(json!({ "hub": "elsewhere" }))).await;
+    assert_eq!(images.body["code"], "malformed_body", "{}", images.text);
+    for (pointer, body) in [
+        ("/channels/0", json!({ "channels": ["slow"] })),
+        ("/supported_until", json!({ "supported_until": "" })),
+        ("/notes", json!({ "notes": "x".repeat(256) })),
+    ] {
+        let refused = stage.call("PATCH", "/v1/releases/1.28.0.1", Some(body)).await;
+        assert_eq!(refused.body["errors"][0]["pointer"], pointer, "{}", refused.text);
+    }
+}
+
+#[tokio::test]
+async fn no_mesh_begins_with_a_release_that_it_may_not_run() {
+    let stage = Stage::new().await;
+    let owner = stage.service.key(Role::Owner).await;
+    let clusters = stage.service.call("GET", "/v1/clusters", Some(&owner), &[], None).await;
+    let cluster = &clusters.body["items"][0]["id"];
+    for (version, field, value, said) in [
+        ("1.28.0.1", "minimum_edition", json!("ultimate"), "edition"),
+        ("1.28.0.2", "kubernetes_min", json!(35), "Kubernetes"),
+        ("1.28.0.3", "state", json!("withdrawn"), "withdrawn"),
+    ] {
+        let mut wanted = release(version);
+        if field != "state" {
+            wanted[field] = value.clone();
+        }
+        assert_eq!(stage.call("POST", "/v1/releases", Some(wanted)).await.status, StatusCode::CREATED);
+        if field == "state" {
+            let path = format!("/v1/releases/{version}");
+            stage.call("PATCH", &path, Some(json!({ "state": value }))).await;
+        }
+        let mesh = json!({ "name": "m", "version": version, "edition": "enterprise", "clusters": [cluster] });
+        let refused = stage.service.call("POST", "/v1/meshes", Some(&owner), &[], Some(&mesh)).await;
+        assert_eq!(refused.body["code"], "version_refused", "{}", refused.text);
+        assert!(
+            refused.body["errors"][0]["message"].as_str().is_some_and(|text| text.contains(said)),
+            "{}",
+            refused.text
+        );
     }
 }
 

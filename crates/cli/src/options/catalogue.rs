@@ -8,22 +8,42 @@ use clap::{Args, Subcommand};
 pub(crate) enum Release {
     /// Add a release from its own charts.
     Import(Box<Import>),
-    /// Offer, deprecate or withdraw a release.
-    Set {
-        /// Its version.
-        version: String,
-        /// available, deprecated or withdrawn.
-        state: String,
-    },
+    /// Offer, deprecate or withdraw a release, or say what is known of it by now.
+    Set(Change),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Change {
+    /// Its version.
+    pub(crate) version: String,
+    /// available, deprecated or withdrawn.
+    #[arg(required_unless_present_any = ["channels", "supported_until", "notes"])]
+    pub(crate) state: Option<String>,
+    /// A channel that it is offered in from now on: rapid, regular or stable. Repeatable.
+    #[arg(long = "channel")]
+    pub(crate) channels: Vec<String>,
+    /// The day on which its support ends, for example 2027-06-30.
+    #[arg(long)]
+    pub(crate) supported_until: Option<String>,
+    /// What users should know of it: a sentence, or where its notes are.
+    #[arg(long)]
+    pub(crate) notes: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Import {
     /// Its version, for example 1.27.9.1.
     pub(crate) version: String,
-    /// Folder with the charts base and istiod, or a tar of it, with or without gzip.
+    /// Folder with the charts base and istiod, a tar of it, with or without gzip, or a registry that has them, for example
+    /// `oci://gcr.io/istio-release/charts`.
     #[arg(long)]
-    pub(crate) charts: PathBuf,
+    pub(crate) charts: String,
+    /// Version of the charts in the registry; the community version by default.
+    #[arg(long)]
+    pub(crate) chart_version: Option<String>,
+    /// The helm program that pulls from a registry.
+    #[arg(long, env = "MESHWRIGHT_HELM", default_value = "helm")]
+    pub(crate) helm: PathBuf,
     /// Where its images are pulled from.
     #[arg(long, default_value = "docker.io/istio")]
     pub(crate) hub: String,
@@ -45,6 +65,18 @@ pub(crate) struct Import {
     /// A known fault that changes how we act. Repeatable.
     #[arg(long = "quirk")]
     pub(crate) quirks: Vec<String>,
+    /// The day it came out, for example 2026-05-04.
+    #[arg(long)]
+    pub(crate) released_on: Option<String>,
+    /// A channel that it is offered in: rapid, regular or stable. Repeatable.
+    #[arg(long = "channel")]
+    pub(crate) channels: Vec<String>,
+    /// The lowest edition whose meshes may run it.
+    #[arg(long, default_value = "standard")]
+    pub(crate) minimum_edition: String,
+    /// What users should know of it: a sentence, or where its notes are.
+    #[arg(long, default_value = "")]
+    pub(crate) notes: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use jiff::civil::date;
 use proptest::{prop_assert, prop_assert_eq, proptest};
 
@@ -18,6 +20,10 @@ fn release(text: &str) -> Release {
         supported_until: None,
         kubernetes: KubernetesRange { min: 29, tested_max: 33, source: "test".into() },
         quirks: Vec::new(),
+        released_on: None,
+        channels: BTreeSet::new(),
+        minimum_edition: Edition::Standard,
+        notes: String::new(),
     }
 }
 
@@ -45,6 +51,16 @@ fn may(current: &str, target: &str, strategy: Strategy) -> bool {
 
 fn codes(reasons: &[Reason]) -> Vec<(ReasonCode, Severity)> {
     reasons.iter().map(|reason| (reason.code, reason.severity)).collect()
+}
+
+#[test]
+fn a_release_is_for_its_edition_and_higher_ones() {
+    let target = Release { minimum_edition: Edition::Enterprise, ..release("1.27.9.1") };
+    let standard = judge("1.26.1.1", &target, Strategy::InPlace, Edition::Standard, (1, 33));
+    assert_eq!(codes(&standard), [(ReasonCode::Edition, Severity::Block)]);
+    for edition in [Edition::Enterprise, Edition::Ultimate] {
+        assert!(judge("1.26.1.1", &target, Strategy::InPlace, edition, (1, 33)).is_empty());
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Known, OLD, Parts, access, credentials, field, identity, in_place, mesh_up, rollback, sidecars};
+use super::{Known, OLD, Parts, access, credentials, field, identity, in_place, mesh_up, registry, rollback, sidecars};
 use crate::Result;
 use crate::lab::{Lab, until};
 use crate::server::Server;
@@ -81,6 +81,7 @@ fn scenarios<'a>(
             "a cluster's own accounts log in with its tokens, as far as they were granted it".into(),
             Box::new(|| identity::accounts(lab, server, dir)),
         ),
+        ("a release comes from a registry, and is withdrawn".into(), Box::new(|| registry::imported(lab, server, dir))),
         ("a killed istiod is started again".into(), Box::new(|| killed_istiod(lab, server))),
         (
             "credentials are renewed without a restart, and the former ones are dead".into(),
