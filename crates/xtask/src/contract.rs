@@ -62,6 +62,14 @@ fn items(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
+/// The types that a value may have; none stands for all of them.
+fn types(schema: &Value) -> BTreeSet<String> {
+    match &schema["type"] {
+        Value::Array(listed) => listed.iter().map(Value::to_string).collect(),
+        one => BTreeSet::from([one.to_string()]),
+    }
+}
+
 fn required(schema: &Value) -> BTreeSet<&str> {
     items(&schema["required"]).iter().filter_map(Value::as_str).collect()
 }
@@ -122,7 +130,13 @@ impl Comparison<'_> {
             return;
         }
         let (old, new) = (resolved(self.old, old), resolved(self.new, new));
-        if old["type"] != new["type"] || old["format"] != new["format"] {
+        let (before, now) = (types(old), types(new));
+        // More may be sent than before, and less be answered.
+        let kept = match way {
+            Way::Sent => before.is_subset(&now),
+            Way::Answered => now.is_subset(&before),
+        };
+        if !kept || old["format"] != new["format"] {
             self.broken.push(format!("{place}: {} became {}", old["type"], new["type"]));
             return;
         }
@@ -157,7 +171,7 @@ mod tests {
     }
 
     /// Changes at a place, with what must be said of them.
-    fn bad() -> [(&'static str, Option<Value>, &'static str); 14] {
+    fn bad() -> [(&'static str, Option<Value>, &'static str); 16] {
         [
             ("/paths/~1v1~1meshes", None, "POST /v1/meshes is gone"),
             ("/paths/~1v1~1meshes/get", None, "GET /v1/meshes is gone"),
@@ -181,6 +195,8 @@ mod tests {
             ),
             ("/components/schemas/Wave/properties/steps/items", Some(json!({ "type": "string" })), "became"),
             ("/components/schemas/Problem/properties/code", None, "code is gone"),
+            ("/components/schemas/Mesh/properties/name/type", Some(json!(["string", "null"])), "became"),
+            ("/components/schemas/CreateMesh/properties/labels/type", Some(json!("null")), "became"),
         ]
     }
 
@@ -208,6 +224,7 @@ mod tests {
         changed["paths"]["/v1/moons"] = json!({ "get": { "operationId": "listMoons", "responses": {} } });
         changed["components"]["schemas"]["Mesh"]["properties"]["moons"] = json!({ "type": "integer" });
         changed["components"]["schemas"]["CreateMesh"]["properties"]["moons"] = json!({ "type": "integer" });
+        changed["components"]["schemas"]["CreateMesh"]["properties"]["edition"]["type"] = json!(["string", "null"]);
         let parameter = json!({ "name": "moon", "in": "query", "required": false, "schema": { "type": "string" } });
         changed["paths"]["/v1/meshes"]["get"]["parameters"].as_array_mut().expect("parameters").push(parameter);
         assert_eq!(breaks(&document(), &changed), Vec::<String>::new());
