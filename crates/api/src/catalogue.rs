@@ -118,9 +118,11 @@ fn short(pointer: &str, text: &str, shortest: usize) -> Result<String> {
     fits.then(|| text.to_owned()).ok_or_else(said)
 }
 
+/// A day in the one form that the document promises; the library reads others, too.
 fn day(pointer: &str, text: Option<&String>) -> Result<Option<Date>> {
-    let said = |_| ApiError::field(pointer, "a day is written 2027-06-30");
-    text.map(|day| day.parse()).transpose().map_err(said)
+    let said = || ApiError::field(pointer, "a day is written 2027-06-30");
+    let read = |text: &String| text.parse().ok().filter(|day: &Date| day.to_string() == *text);
+    text.map(|text| read(text).ok_or_else(said)).transpose()
 }
 
 fn channels(wanted: &[String]) -> Result<BTreeSet<Channel>> {

@@ -74,6 +74,8 @@ async fn what_makes_no_release_is_refused_where_it_is() {
         ("/kubernetes_min", "kubernetes_min", json!(36)),
         ("/quirks/0", "quirks", json!(["unheard_of"])),
         ("/released_on", "released_on", json!("4.5.2026")),
+        ("/released_on", "released_on", json!("20260504")),
+        ("/supported_until", "supported_until", json!("2027-06-30T12:00:00")),
         ("/channels/1", "channels", json!(["stable", "unstable"])),
         ("/minimum_edition", "minimum_edition", json!("gold")),
         ("/notes", "notes", json!("a\u{7}")),
