@@ -197,13 +197,11 @@ pub(crate) async fn change_release(
     let mut change = caller.change("changeRelease", &body).await?;
     let version: Version = version.parse().map_err(|_| ApiError::not_found("release"))?;
     let wanted = &body.value;
-    let state: Option<ReleaseState> = match &wanted.state {
-        Some(state) => Some(
-            serde_json::from_value(state.as_str().into())
-                .map_err(|_| ApiError::field("/state", "a state is available, deprecated or withdrawn"))?,
-        ),
-        None => None,
+    let read = |state: &String| {
+        serde_json::from_value(state.as_str().into())
+            .map_err(|_| ApiError::field("/state", "a state is available, deprecated or withdrawn"))
     };
+    let state: Option<ReleaseState> = wanted.state.as_ref().map(read).transpose()?;
     let offered = wanted.channels.as_deref().map(channels).transpose()?;
     let supported_until = day("/supported_until", wanted.supported_until.as_ref())?;
     let notes = wanted.notes.as_deref().map(|notes| short("/notes", notes, 0)).transpose()?;
