@@ -35,6 +35,8 @@ pub(super) struct Given {
     pub(super) settings: String,
 }
 
+/// How many keys there are of the kind that is kept, and of the other one.
+const KEYS: usize = 8;
 /// How often what exists is drawn instead of what the schema allows.
 const OFTEN: f64 = 0.8;
 
@@ -46,7 +48,8 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
     let document = with_examples(&kept, &spare, &fields, role)?;
     let mut dictionaries = String::new();
     let mut dictionary = |name: &str, value: &Value| {
-        dictionaries += &format!("\n[dictionaries.{name}]\nvalues = [{value}]\n");
+        let values = if value.is_array() { value.to_string() } else { format!("[{value}]") };
+        dictionaries += &format!("\n[dictionaries.{name}]\nvalues = {values}\n");
         format!("{{ dictionary = {name:?}, probability = {OFTEN} }}")
     };
     let mut settings = String::new();
@@ -105,7 +108,7 @@ fn with_examples(kept: &Value, spare: &Value, fields: &[Field], role: Role) -> R
             let things = if method == "delete" { spare } else { kept };
             for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
                 if let Some(example) = parameter["name"].as_str().and_then(|name| things.get(name)) {
-                    parameter["example"] = example.clone();
+                    parameter["example"] = example.get(0).unwrap_or(example).clone();
                 }
             }
         }
@@ -170,7 +173,7 @@ impl<'a> Maker<'a> {
         if ended["state"] == "succeeded" { Ok(ended) } else { Err(format!("POST {path} ended as {ended}")) }
     }
 
-    /// Twice one of each thing that a path can name, and a cluster that no mesh has.
+    /// Twice one of each thing that a path can name, or several, and a cluster that no mesh has.
     async fn things(&self) -> Result<(Value, Value)> {
         let store = &self.fleet.db.api;
         let wrong = |error: store::StoreError| error.to_string();
@@ -204,11 +207,17 @@ impl<'a> Maker<'a> {
 
     async fn of_operators(&self, name: &str, things: &mut Value) -> Result<()> {
         let body = |more: Value| named(name, more);
-        let key = self.make(&self.owner, "/v1/api-keys", body(json!({ "role": "viewer" }))).await?;
+        // One that was rotated refuses the next rotation, whatever else is wrong with it.
+        let mut keys = Vec::new();
+        for number in 0..KEYS {
+            let key = json!({ "name": format!("spare-{name}-{number}"), "role": "viewer" });
+            keys.push(self.make(&self.owner, "/v1/api-keys", key).await?["id"].clone());
+        }
+        things["key_id"] = json!(keys);
         let tenant = self.make(&self.operator, "/v1/tenants", body(json!({}))).await?;
         let hosting = body(json!({ "kubeconfig": self.kubeconfig }));
         let hosting = self.make(&self.operator, "/v1/hosting-clusters", hosting).await?;
-        for (field, made) in [("key_id", &key), ("tenant_id", &tenant), ("hosting_cluster_id", &hosting)] {
+        for (field, made) in [("tenant_id", &tenant), ("hosting_cluster_id", &hosting)] {
             things[field] = made["id"].clone();
         }
         Ok(())
