@@ -58,9 +58,14 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
             settings += &format!("\"body.{path}\" = {}\n", dictionary(&format!("{schema}_{name}"), value));
         }
     }
+    let seen = both(&kept, &spare);
     // What stands in the parameters of all operations wins over what stands in those of one.
-    for (title, things, methods) in [("kept", &kept, r#"["GET", "POST", "PATCH"]"#), ("spare", &spare, r#"["DELETE"]"#)]
-    {
+    for (title, things, methods) in [
+        ("kept", &kept, r#"["POST", "PATCH"]"#),
+        ("spare", &spare, r#"["DELETE"]"#),
+        // What was deleted is asked for, too.
+        ("seen", &seen, r#"["GET"]"#),
+    ] {
         settings += &format!("\n[[operations]]\ninclude-method = {methods}\n[operations.parameters]\n");
         for (name, value) in things.as_object().into_iter().flatten() {
             settings += &format!("\"path.{name}\" = {}\n", dictionary(&format!("{title}_{name}"), value));
@@ -68,6 +73,16 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
     }
     settings += &dictionaries;
     Ok(Given { document, settings })
+}
+
+/// What is kept with what is not. A mesh is deleted by an operation and can be seen until that has ended.
+fn both(kept: &Value, spare: &Value) -> Value {
+    let listed = |value: &Value| value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
+    let of = |(name, value): (&String, &Value)| {
+        let more = if name == "mesh_id" { Vec::new() } else { listed(&spare[name]) };
+        (name.clone(), json!([listed(value), more].concat()))
+    };
+    kept.as_object().into_iter().flatten().map(of).collect()
 }
 
 /// A field whose value has to exist.
