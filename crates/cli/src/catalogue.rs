@@ -4,6 +4,7 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use model::Version;
 use wire::{AddHostingCluster, ChangeRelease, HostingCluster, ImportRelease, Release as View};
 
 use crate::client::{Client, escaped};
@@ -47,9 +48,10 @@ async fn found(import: &Import) -> Result<Vec<u8>> {
         return charts(Path::new(&import.charts));
     }
     let folder = tempfile::tempdir().map_err(|error| Failure::new(2, format!("no folder for the charts: {error}")))?;
-    let community =
-        || import.version.rsplit_once('.').map_or(import.version.clone(), |(community, _)| community.into());
-    let version = import.chart_version.clone().unwrap_or_else(community);
+    let version = match &import.chart_version {
+        Some(version) => version.clone(),
+        None => import.version.parse::<Version>().map_err(|error| Failure::new(2, error.to_string()))?.community(),
+    };
     for chart in CHARTS {
         let address = format!("{}/{chart}", import.charts.trim_end_matches('/'));
         let mut pull = tokio::process::Command::new(&import.helm);

@@ -7,8 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use store::private::PrivatePostgres;
-use testkit::administer;
+use testkit::TestDb;
 
 /// A server that lives as long as this.
 struct Server {
@@ -77,13 +76,9 @@ async fn metrics_and_traces_name_routes_and_nothing_that_a_client_chose() {
     let dir = tempfile::tempdir().expect("a folder");
     let secret = dir.path().join("secret");
     std::fs::write(&secret, "07".repeat(32)).expect("a file");
-    let postgres = PrivatePostgres::start(&dir.path().join("postgres")).expect("a private Postgres");
-    administer(&postgres, store::ROLES.into()).await;
-    administer(&postgres, "CREATE DATABASE meshwright OWNER mw_owner".into()).await;
-    let owner = store::Store::connect(&postgres.url("mw_owner", "meshwright"), store::Vault::new([7; 32])).await;
-    owner.expect("a database").migrate().await.expect("a schema");
+    let db = TestDb::new().await;
     let (collector, traces) = collector();
-    let server = Server::start(&postgres.url("mw_api", "meshwright"), &secret, &collector);
+    let server = Server::start(&db.url("mw_api"), &secret, &collector);
 
     for line in ["GET /v1/meshes/mesh_chosen", "GET /chosen?by=chosen", "CHOSEN /v1/meshes"] {
         ask(&server.address, line);
