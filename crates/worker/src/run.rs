@@ -253,11 +253,12 @@ impl<'e> Run<'e> {
             tx.tell(close::progress(&self.operation, &facts, self.now()));
             self.audited(&facts).into_iter().for_each(|entry| tx.note(entry));
         }
-        tx.record(&self.claim, &Record { facts: facts.clone(), waiting_for, ..Record::default() }, self.now()).await?;
+        let record = Record { facts, waiting_for, ..Record::default() };
+        tx.record(&self.claim, &record, self.now()).await?;
         tx.commit().await?;
-        vitals::steps(&facts);
+        vitals::recorded(&self.operation, &record, self.now());
         self.waiting_for = waits;
-        for (number, fact) in &facts {
+        for (number, fact) in &record.facts {
             if let Some(item) = self.items.iter_mut().find(|item| item.number == *number) {
                 item.progress.add(fact);
             }
@@ -362,7 +363,7 @@ impl<'e> Run<'e> {
         let record = Record { facts, ..Record::default() };
         tx.record(&self.claim, &record, self.now()).await?;
         tx.commit().await?;
-        vitals::steps(&record.facts);
+        vitals::recorded(&self.operation, &record, self.now());
         Ok(())
     }
 }

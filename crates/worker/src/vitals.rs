@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use model::operation::{Fact, OperationKind, OperationState};
-use store::{Attempt, Operation};
+use model::operation::{Fact, OperationKind};
+use store::{Attempt, Operation, Record};
 use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
@@ -17,9 +17,9 @@ pub(crate) fn claimed(kind: OperationKind) {
     metrics::counter!("meshwright_claims_total", "kind" => kind.as_str()).increment(1);
 }
 
-/// Something was recorded of an operation's steps.
-pub(crate) fn steps(facts: &[(i32, Fact)]) {
-    for (_, fact) in facts {
+/// Something was recorded of an operation: of its steps, its end, or that it stands still until a person has seen to it.
+pub(crate) fn recorded(operation: &Operation, record: &Record, now: Timestamp) {
+    for (_, fact) in &record.facts {
         let outcome = match fact {
             Fact::Started { .. } => "started",
             Fact::Done => "done",
@@ -28,14 +28,12 @@ pub(crate) fn steps(facts: &[(i32, Fact)]) {
         };
         metrics::counter!("meshwright_steps_total", "outcome" => outcome).increment(1);
     }
-}
-
-/// An operation came to an end, or stands still until a person has seen to it.
-pub(crate) fn ended(operation: &Operation, state: &OperationState, now: Timestamp) {
-    let (kind, state) = (operation.kind.as_str(), state.as_str());
-    metrics::counter!("meshwright_operations_total", "kind" => kind, "state" => state).increment(1);
-    let taken = Duration::try_from(now.duration_since(operation.created_at)).unwrap_or_default();
-    metrics::histogram!("meshwright_operation_duration_seconds", "kind" => kind, "state" => state).record(taken);
+    if let Some(state) = record.state.as_ref().filter(|state| state.done() || state.needs_attention()) {
+        let (kind, state) = (operation.kind.as_str(), state.as_str());
+        metrics::counter!("meshwright_operations_total", "kind" => kind, "state" => state).increment(1);
+        let taken = Duration::try_from(now.duration_since(operation.created_at)).unwrap_or_default();
+        metrics::histogram!("meshwright_operation_duration_seconds", "kind" => kind, "state" => state).record(taken);
+    }
 }
 
 /// A mesh was looked at.

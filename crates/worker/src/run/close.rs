@@ -38,7 +38,7 @@ impl Run<'_> {
             tx.lock_upgrade(upgrade).await?;
         }
         let succeeded = state == OperationState::Succeeded;
-        let record = Record { state: Some(state.clone()), ..record };
+        let record = Record { state: Some(state), ..record };
         tx.record(&self.claim, &record, self.now()).await?;
         tx.release(&self.claim, None).await?;
         match (self.operation.upgrade, self.operation.mesh) {
@@ -59,8 +59,7 @@ impl Run<'_> {
             (None, None) => {}
         }
         tx.commit().await?;
-        vitals::steps(&record.facts);
-        vitals::ended(&self.operation, &state, self.now());
+        vitals::recorded(&self.operation, &record, self.now());
         Ok(())
     }
 
@@ -95,10 +94,7 @@ impl Run<'_> {
             tx.upgrade_outcome(upgrade, Outcome::Paused(problem), self.engine.clock.as_ref()).await?;
         }
         tx.commit().await?;
-        vitals::steps(&record.facts);
-        if let Some(state) = &record.state {
-            vitals::ended(&self.operation, state, self.now());
-        }
+        vitals::recorded(&self.operation, &record, self.now());
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use model::credential::OVERLAP;
 use model::ids::ClusterId;
 use model::operation::{OperationKind, OperationState, Problem};
 use rollout::ports::Settled;
-use store::{Issued, Record, StoreError, sha256};
+use store::{Issued, Record, StoreError, Tx, sha256};
 
 use super::{REST, Run};
 use crate::{DATABASE, vitals};
@@ -100,20 +100,20 @@ impl Run<'_> {
     async fn refused(&mut self, cluster: ClusterId, problem: Problem) -> Result<(), StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         tx.refused_credential(cluster, &problem, self.now()).await?;
-        let state = OperationState::Failed { problem };
-        tx.record(&self.claim, &Record { state: Some(state.clone()), ..Record::default() }, self.now()).await?;
-        tx.release(&self.claim, None).await?;
-        tx.commit().await?;
-        vitals::ended(&self.operation, &state, self.now());
-        Ok(())
+        self.ended(tx, OperationState::Failed { problem }).await
     }
 
     async fn finish(&mut self, state: OperationState) -> Result<(), StoreError> {
-        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        tx.record(&self.claim, &Record { state: Some(state.clone()), ..Record::default() }, self.now()).await?;
+        let tx = self.engine.store.begin(self.claim.tenant).await?;
+        self.ended(tx, state).await
+    }
+
+    async fn ended(&mut self, mut tx: Tx<'_>, state: OperationState) -> Result<(), StoreError> {
+        let record = Record { state: Some(state), ..Record::default() };
+        tx.record(&self.claim, &record, self.now()).await?;
         tx.release(&self.claim, None).await?;
         tx.commit().await?;
-        vitals::ended(&self.operation, &state, self.now());
+        vitals::recorded(&self.operation, &record, self.now());
         Ok(())
     }
 }
