@@ -5,10 +5,8 @@
 //! Another word is sent in fields that are no secret, and has to be found: a judge that finds nothing finds nothing.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Args;
@@ -20,13 +18,14 @@ use model::ids::HostingClusterId;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use store::{Hosting, Store, Vault};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 
 use crate::process::{Process, free_address};
 use crate::service::{self, Api, SERVER, Setting};
 use crate::{Result, fresh, output};
+
+mod outside;
+
+use outside::Outside;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -50,12 +49,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let secret = scratch.path().join("secret");
     std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
     let owner = runtime.block_on(prepare(&url("mw_worker"))).map_err(|error| error.to_string())?;
-    let cluster = runtime.block_on(fake_cluster())?;
-    let (collector, traces) = runtime.block_on(collect())?;
+    let outside = runtime.block_on(Outside::start())?;
+    let authority = scratch.path().join("authority.pem");
+    std::fs::write(&authority, &outside.authority).map_err(|error| error.to_string())?;
     let [api_metrics, worker_metrics] = [free_address()?, free_address()?];
     let telemetry = |metrics: &str| {
         vec![
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{collector}")),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", outside.collector)),
             ("OTEL_BSP_SCHEDULE_DELAY", "500".to_owned()),
             ("MESHWRIGHT_METRICS_LISTEN", metrics.to_owned()),
         ]
@@ -64,8 +64,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let setting =
         Setting { log: Some(api_log.clone()), level: "trace", environment, ..Setting::new(&url("mw_api"), &secret) };
     let api = Api::start(setting)?;
-    let worker = start_worker(&url("mw_worker"), &secret, &worker_log, telemetry(&worker_metrics))?;
-    let (answers, mut words) = runtime.block_on(flood(options.requests, &api.address, &owner, &cluster))?;
+    let mut environment = telemetry(&worker_metrics);
+    environment.push(("SSL_CERT_FILE", authority.display().to_string()));
+    let worker = start_worker(&url("mw_worker"), &secret, &worker_log, environment)?;
+    let (answers, mut words) = runtime.block_on(flood(options.requests, &api.address, &owner, &outside))?;
     words.extend(disguises(SECRET));
     words.insert(owner.rsplit('_').next().unwrap_or(&owner).to_owned());
     // What was accepted last is worked on.
@@ -90,7 +92,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         haystacks.push((title.into(), std::fs::read(path).map_err(|error| format!("{title}: {error}"))?));
     }
     files_below(&data, &mut haystacks)?;
-    haystacks.push(("traces".into(), std::mem::take(&mut *traces.lock().expect("nobody panics with it"))));
+    haystacks.push(("traces".into(), outside.traced()));
     haystacks.push(("metrics".into(), metrics.concat()));
     judge(&haystacks, &words, options.requests)
 }
@@ -181,106 +183,9 @@ async fn prepare(database: &str) -> std::result::Result<String, store::StoreErro
     service::key(&store, tenant, Role::Owner).await
 }
 
-/// What clusters know each other by, and who listens to webhooks.
-struct FakeCluster {
-    address: SocketAddr,
-    listener: SocketAddr,
-    authority: String,
-}
-
-/// A cluster that takes a credential and refuses it: what it was sent is a secret, too.
-async fn fake_cluster() -> Result<FakeCluster> {
-    let failed = |error: &dyn std::fmt::Display| error.to_string();
-    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).map_err(|error| failed(&error))?;
-    let key = made.signing_key.serialize_der();
-    let config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![made.cert.der().clone()],
-            tokio_rustls::rustls::pki_types::PrivateKeyDer::Pkcs8(key.into()),
-        )
-        .map_err(|error| failed(&error))?;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.map_err(|error| failed(&error))?;
-    let address = listener.local_addr().map_err(|error| failed(&error))?;
-    tokio::spawn(async move {
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        while let Ok((stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let Ok(mut stream) = acceptor.accept(stream).await else { return };
-                let mut asked = vec![0; 16 * 1024];
-                if stream.read(&mut asked).await.is_ok() {
-                    let body = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"Unauthorized","reason":"Unauthorized","code":401}"#;
-                    let head = format!(
-                        "HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-                        body.len()
-                    );
-                    // Whether it is heard does not matter.
-                    let _ = stream.write_all((head + body).as_bytes()).await;
-                    let _ = stream.shutdown().await;
-                }
-            });
-        }
-    });
-    Ok(FakeCluster { address, listener: collect().await?.0, authority: made.cert.pem() })
-}
-
-/// What somebody was sent.
-type Heard = Arc<Mutex<Vec<u8>>>;
-
-/// Somebody who accepts every message, and keeps it.
-async fn collect() -> Result<(SocketAddr, Heard)> {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
-    let address = listener.local_addr().map_err(|error| error.to_string())?;
-    let heard = Heard::default();
-    let keeper = heard.clone();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let keeper = keeper.clone();
-            tokio::spawn(async move {
-                let mut sent = Vec::new();
-                let mut part = vec![0; 64 * 1024];
-                while !whole(&sent) {
-                    match stream.read(&mut part).await {
-                        Ok(count @ 1..) => sent.extend(&part[..count]),
-                        _ => break,
-                    }
-                }
-                keeper.lock().expect("nobody panics with it").extend(sent);
-                // Whether it is heard does not matter.
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
-                let _ = stream.shutdown().await;
-            });
-        }
-    });
-    Ok((address, heard))
-}
-
-/// Whether a request's body is there, as long as its head says.
-fn whole(sent: &[u8]) -> bool {
-    let Some(end) = memchr::memmem::find(sent, b"\r\n\r\n") else { return false };
-    let head = String::from_utf8_lossy(&sent[..end]).to_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
-    sent.len() >= end + 4 + length.unwrap_or(0)
-}
-
 async fn scrape(address: &str) -> Result<Vec<u8>> {
     let answer = reqwest::get(format!("http://{address}/metrics")).await.map_err(|error| error.to_string())?;
     Ok(answer.bytes().await.map_err(|error| error.to_string())?.to_vec())
-}
-
-impl FakeCluster {
-    fn kubeconfig(&self, user: &Value) -> Value {
-        use base64::Engine as _;
-        let authority = base64::engine::general_purpose::STANDARD.encode(&self.authority);
-        let cluster = json!({ "server": format!("https://{}", self.address), "certificate-authority-data": authority });
-        json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "x",
-            "clusters": [{ "name": "c", "cluster": cluster }],
-            "contexts": [{ "name": "x", "context": { "cluster": "c", "user": "u" } }],
-            "users": [{ "name": "u", "user": user }],
-        })
-    }
 }
 
 /// A worker at its most talkative. It ends when this is dropped.
@@ -294,15 +199,10 @@ fn start_worker(database: &str, secret: &Path, log: &Path, telemetry: Vec<(&'sta
 
 /// Sends requests that carry the secret in every place that there is. Answers everything that was answered but for secrets
 /// that an answer is there to hand over, and those.
-async fn flood(
-    requests: usize,
-    address: &str,
-    owner: &str,
-    cluster: &FakeCluster,
-) -> Result<(Vec<u8>, BTreeSet<String>)> {
+async fn flood(requests: usize, address: &str, owner: &str, outside: &Outside) -> Result<(Vec<u8>, BTreeSet<String>)> {
     let http = reqwest::Client::new();
     let sent = (0..requests).map(|number| {
-        let request = request(number, &http, &format!("http://{address}"), owner, cluster);
+        let request = request(number, &http, &format!("http://{address}"), owner, outside);
         async move {
             let answer = request.send().await.map_err(|error| error.to_string())?;
             let headers = format!("{:?}", answer.headers());
@@ -327,7 +227,7 @@ async fn flood(
     Ok((all, secrets))
 }
 
-fn request(number: usize, http: &reqwest::Client, base: &str, owner: &str, cluster: &FakeCluster) -> RequestBuilder {
+fn request(number: usize, http: &reqwest::Client, base: &str, owner: &str, outside: &Outside) -> RequestBuilder {
     use base64::Engine as _;
     let to = |method: Method, path: &str| http.request(method, format!("{base}{path}")).bearer_auth(owner);
     let register = |kubeconfig: String| {
@@ -336,16 +236,16 @@ fn request(number: usize, http: &reqwest::Client, base: &str, owner: &str, clust
     };
     let pem = |text: &str| base64::engine::general_purpose::STANDARD.encode(format!("-----BEGIN X-----\n{text}\n"));
     match number % 12 {
-        0 => register(cluster.kubeconfig(&json!({ "token": SECRET })).to_string()),
+        0 => register(outside.kubeconfig(&json!({ "token": SECRET })).to_string()),
         1 => register(
-            cluster
+            outside
                 .kubeconfig(&json!({ "client-certificate-data": pem("x"), "client-key-data": pem(SECRET) }))
                 .to_string(),
         ),
         // Secrets where they do not belong: what is wrong must be said without them.
-        2 => register(cluster.kubeconfig(&json!(SECRET)).to_string()),
-        3 => register(cluster.kubeconfig(&json!({ "token": [SECRET] })).to_string()),
-        4 => register(cluster.kubeconfig(&json!({ "token": SECRET, "client-key-data": SECRET })).to_string()),
+        2 => register(outside.kubeconfig(&json!(SECRET)).to_string()),
+        3 => register(outside.kubeconfig(&json!({ "token": [SECRET] })).to_string()),
+        4 => register(outside.kubeconfig(&json!({ "token": SECRET, "client-key-data": SECRET })).to_string()),
         5 => register(format!("users: [{{user: {{token: {SECRET}}}\n {SECRET}")),
         6 => register(SECRET.into()),
         7 => to(Method::POST, "/v1/clusters")
@@ -360,7 +260,7 @@ fn request(number: usize, http: &reqwest::Client, base: &str, owner: &str, clust
         // A few only: every event goes to each of them.
         11 if number < 12 * 5 => to(Method::POST, "/v1/webhooks")
             .header("Idempotency-Key", format!("{number}"))
-            .json(&json!({ "name": format!("w{number}"), "url": format!("http://{}/{PLAIN}", cluster.listener), "kinds": ["operation.state"] })),
+            .json(&json!({ "name": format!("w{number}"), "url": format!("https://localhost:{}/{PLAIN}", outside.webhook.port()), "kinds": ["operation.state"] })),
         _ => to(Method::GET, &format!("/v1/clusters?label_selector={PLAIN}")),
     }
 }

@@ -1,0 +1,117 @@
+//! Whom a service talks to: a cluster, somebody who listens to webhooks, a collector of traces.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+
+use crate::Result;
+
+const ACCEPTED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+/// What a cluster says of a credential that it does not know.
+const UNAUTHORIZED: &str = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"Unauthorized","reason":"Unauthorized","code":401}"#;
+
+/// What somebody was sent.
+type Heard = Arc<Mutex<Vec<u8>>>;
+
+/// Everybody, each at an address of their own. The cluster and who listens to webhooks are known by one certificate.
+pub(super) struct Outside {
+    cluster: SocketAddr,
+    /// Accepts every message, over TLS.
+    pub(super) webhook: SocketAddr,
+    /// Accepts every trace.
+    pub(super) collector: SocketAddr,
+    traces: Heard,
+    /// As PEM.
+    pub(super) authority: String,
+}
+
+impl Outside {
+    pub(super) async fn start() -> Result<Self> {
+        let names = ["127.0.0.1", "localhost"].map(str::to_owned);
+        let made = rcgen::generate_simple_self_signed(names).map_err(|error| error.to_string())?;
+        let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let config = ServerConfig::builder().with_no_client_auth();
+        let config = config.with_single_cert(vec![made.cert.der().clone()], key).map_err(|error| error.to_string())?;
+        let (tls, traces) = (TlsAcceptor::from(Arc::new(config)), Heard::default());
+        let refusal = format!(
+            "HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{UNAUTHORIZED}",
+            UNAUTHORIZED.len()
+        );
+        Ok(Self {
+            cluster: answering(Some(tls.clone()), refusal, Heard::default()).await?,
+            webhook: answering(Some(tls), ACCEPTED.into(), Heard::default()).await?,
+            collector: answering(None, ACCEPTED.into(), traces.clone()).await?,
+            traces,
+            authority: made.cert.pem(),
+        })
+    }
+
+    /// Takes what the collector has.
+    pub(super) fn traced(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.traces.lock().expect("nobody panics with it"))
+    }
+
+    /// The cluster's, with this user.
+    pub(super) fn kubeconfig(&self, user: &Value) -> Value {
+        let authority = STANDARD.encode(&self.authority);
+        let cluster = json!({ "server": format!("https://{}", self.cluster), "certificate-authority-data": authority });
+        json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "x",
+            "clusters": [{ "name": "c", "cluster": cluster }],
+            "contexts": [{ "name": "x", "context": { "cluster": "c", "user": "u" } }],
+            "users": [{ "name": "u", "user": user }],
+        })
+    }
+}
+
+/// Gives everybody the same answer, and keeps what it was sent.
+async fn answering(tls: Option<TlsAcceptor>, answer: String, heard: Heard) -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (tls, answer, heard) = (tls.clone(), answer.clone(), heard.clone());
+            tokio::spawn(async move {
+                match tls {
+                    None => converse(stream, &answer, &heard).await,
+                    Some(tls) => match tls.accept(stream).await {
+                        Ok(stream) => converse(stream, &answer, &heard).await,
+                        Err(error) => eprintln!("xtask: a client did not like the certificate: {error}"),
+                    },
+                }
+            });
+        }
+    });
+    Ok(address)
+}
+
+async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str, heard: &Mutex<Vec<u8>>) {
+    let mut sent = Vec::new();
+    let mut part = vec![0; 64 * 1024];
+    while !whole(&sent) {
+        match stream.read(&mut part).await {
+            Ok(count @ 1..) => sent.extend(&part[..count]),
+            _ => break,
+        }
+    }
+    heard.lock().expect("nobody panics with it").extend(sent);
+    // Whether it is heard does not matter.
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.shutdown().await;
+}
+
+/// Whether a request's body is there, as long as its head says.
+fn whole(sent: &[u8]) -> bool {
+    let Some(end) = memchr::memmem::find(sent, b"\r\n\r\n") else { return false };
+    let head = String::from_utf8_lossy(&sent[..end]).to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    sent.len() >= end + 4 + length.unwrap_or(0)
+}
