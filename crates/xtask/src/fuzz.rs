@@ -52,7 +52,7 @@ pub(crate) struct Options {
 struct Round {
     title: &'static str,
     key: String,
-    settings: String,
+    given: document::Given,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -82,7 +82,7 @@ fn fuzzed(options: &Options, server: &Path, dir: &Path) -> Result<(usize, Vec<St
             let api = Api::start(Setting { program, log, level: "warn", ..setting })?;
             let given = runtime.block_on(document::given(&fleet, &api, whom))?;
             std::fs::write(dir.join(DOCUMENT), given.document.to_string()).map_err(|error| error.to_string())?;
-            let round = Round { title: whom.0, key, settings: given.settings };
+            let round = Round { title: whom.0, key, given };
             let (count, found) = one(&api, &round, options, turn, dir)?;
             runtime.block_on(still_let_in(&api, &round))?;
             drop((api, working));
@@ -165,8 +165,9 @@ fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Re
     // What covers the document is the same in each turn; after the first, chance alone goes on.
     let alone = if turn == 0 { "examples,coverage,fuzzing" } else { "fuzzing" };
     // Who goes on from one request to the next looks for what was made, and a trial makes nothing.
-    for (phases, more) in [(alone, ""), ("stateful", "\"query.validate_only\" = \"false\"\n")] {
-        let settings = format!("{same}\n[parameters]\n{more}{}", round.settings);
+    let going_on = format!("\"query.validate_only\" = \"false\"\n{}", round.given.going_on);
+    for (phases, more) in [(alone, &round.given.settings), ("stateful", &going_on)] {
+        let settings = format!("{same}\n[parameters]\n{more}");
         std::fs::write(dir.join(GIVEN), settings).map_err(|error| error.to_string())?;
         let report = dir.join(format!("{}-{seed}-{phases}.json", round.title));
         let mut run = Command::new(here.join(TOOL));

@@ -33,10 +33,15 @@ pub(super) struct Given {
     pub(super) document: Value,
     /// What is added to the settings in `tests/fuzz/schemathesis.toml`, from within the section of parameters.
     pub(super) settings: String,
+    /// The same for who goes on from one answer to the next request: which thing that is about, the answers say.
+    pub(super) going_on: String,
 }
 
 /// How many keys there are of the kind that is kept, and of the other one.
 const KEYS: usize = 8;
+/// What owners do without: who covers the document sends the same key with every body and a page that never was, and
+/// whatever else is wrong with the request hides behind that.
+const HIDING: [&str; 2] = ["Idempotency-Key", "page_token"];
 /// How often what exists is drawn instead of what the schema allows.
 const OFTEN: f64 = 0.8;
 
@@ -58,6 +63,7 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
             settings += &format!("\"body.{path}\" = {}\n", dictionary(&format!("{schema}_{name}"), value));
         }
     }
+    let going_on = settings.clone();
     let seen = both(&kept, &spare);
     // What stands in the parameters of all operations wins over what stands in those of one.
     for (title, things, methods) in [
@@ -71,8 +77,7 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
             settings += &format!("\"path.{name}\" = {}\n", dictionary(&format!("{title}_{name}"), value));
         }
     }
-    settings += &dictionaries;
-    Ok(Given { document, settings })
+    Ok(Given { document, settings: settings + &dictionaries, going_on: going_on + &dictionaries })
 }
 
 /// What is kept with what is not. A mesh is deleted by an operation and can be seen until that has ended.
@@ -121,10 +126,8 @@ fn with_examples(kept: &Value, spare: &Value, fields: &[Field], role: Role) -> R
     for (_, methods) in document["paths"].as_object_mut().into_iter().flatten() {
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {
             let things = if method == "delete" { spare } else { kept };
-            for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
-                if let Some(example) = parameter["name"].as_str().and_then(|name| things.get(name)) {
-                    parameter["example"] = example.get(0).unwrap_or(example).clone();
-                }
+            if let Some(parameters) = operation.get_mut("parameters").and_then(Value::as_array_mut) {
+                fit(parameters, things, role);
             }
         }
     }
@@ -140,6 +143,21 @@ fn with_examples(kept: &Value, spare: &Value, fields: &[Field], role: Role) -> R
         found.ok_or_else(|| format!("{schema} has no {name}"))?["example"] = example;
     }
     Ok(document)
+}
+
+fn fit(parameters: &mut Vec<Value>, things: &Value, role: Role) {
+    if role == Role::Owner {
+        parameters.retain(|parameter| parameter["name"].as_str().is_none_or(|name| !HIDING.contains(&name)));
+    }
+    for parameter in parameters {
+        match parameter["name"].as_str() {
+            Some("If-Match") => parameter["example"] = json!("*"),
+            Some(name) if things.get(name).is_some() => {
+                parameter["example"] = things[name].get(0).unwrap_or(&things[name]).clone();
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Makes things through the API, as an owner.
