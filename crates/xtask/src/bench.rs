@@ -12,6 +12,7 @@ use crate::scenario::{Parts, field};
 use crate::server::Server;
 use crate::{Result, output};
 
+mod existence;
 mod fair;
 mod walls;
 
@@ -23,6 +24,8 @@ pub(crate) enum Bench {
     Walls(walls::Walls),
     /// One tenant at fifty times its share beside another one, and ten thousand connections that say nothing.
     Fair(fair::Fair),
+    /// Whether time tells that something of another tenant's exists.
+    Existence(existence::Existence),
 }
 
 #[derive(Debug, Args)]
@@ -61,6 +64,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Rollout(options) => rollout(options),
         Bench::Walls(options) => walls::run(options),
         Bench::Fair(options) => fair::run(options),
+        Bench::Existence(options) => existence::run(options),
     }
 }
 
@@ -156,6 +160,10 @@ fn kubectl(lab: &Lab, options: &Rollout) -> Result<Run> {
     let seconds = start.elapsed().as_secs_f64();
     let by = |entry: &&Value| entry["userAgent"].as_str().is_some_and(|agent| agent.contains("kubectl"));
     Ok(Run { seconds, requests: audit.fresh()?.iter().filter(by).count() })
+}
+
+fn rounded(ratio: f64) -> f64 {
+    (ratio * 1000.0).round() / 1000.0
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

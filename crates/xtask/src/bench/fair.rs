@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+use super::rounded;
 use crate::service::{self, Api, Setting};
 use crate::{Result, fresh};
 
@@ -111,7 +112,7 @@ async fn judge(options: &Fair, api: &Api, address: SocketAddr, [loud, quiet]: &[
             "noise_refused": refused.load(Ordering::Relaxed), "noise_sent": sent.load(Ordering::Relaxed),
             "p99_alone_microseconds": fast.as_micros(), "p99_beside_microseconds": slow.as_micros(),
             "p50_alone_microseconds": alone[alone.len() / 2].as_micros(), "p50_beside_microseconds": beside[beside.len() / 2].as_micros(),
-            "ratio": (ratio * 1000.0).round() / 1000.0, "goal": MOST,
+            "ratio": rounded(ratio), "goal": MOST,
             "memory_before": before, "memory_after_noise": after, "memory_with_idle": with_idle,
             "idle_connections": opened, "bytes_each": each, "answered_meanwhile": answered,
         })

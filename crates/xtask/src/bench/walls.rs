@@ -13,6 +13,7 @@ use store::{KeyText, Narrow, NewCluster, NewKey, NewWebhook, Page, Reach, StoreE
 use testkit::Fleet;
 use uuid::Uuid;
 
+use super::rounded;
 use crate::Result;
 
 #[derive(Debug, Args)]
@@ -77,21 +78,21 @@ const LOOKS: [Look; 18] = [
 ];
 
 /// One database, and things in it.
-struct Side {
-    fleet: Fleet,
-    cluster: ClusterId,
-    upgrade: UpgradeId,
-    operation: OperationId,
-    key: KeyId,
-    webhook: WebhookId,
+pub(super) struct Side {
+    pub(super) fleet: Fleet,
+    pub(super) cluster: ClusterId,
+    pub(super) upgrade: UpgradeId,
+    pub(super) operation: OperationId,
+    pub(super) key: KeyId,
+    pub(super) webhook: WebhookId,
 }
 
 pub(crate) fn run(options: &Walls) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     runtime.block_on(async {
         let failed = |error: StoreError| error.to_string();
-        let with = Side::new(options).await.map_err(failed)?;
-        let without = Side::new(options).await.map_err(failed)?;
+        let with = Side::new(options.tenants, options.rows).await.map_err(failed)?;
+        let without = Side::new(options.tenants, options.rows).await.map_err(failed)?;
         without.fleet.db.take_row_security_away().await;
         for side in [&with, &without] {
             side.fleet.db.execute(store::private::SUPERUSER, "VACUUM ANALYZE").await?;
@@ -112,10 +113,6 @@ pub(crate) fn run(options: &Walls) -> Result<()> {
         );
         if worst <= MOST { Ok(()) } else { Err(format!("row-level security costs more than {MOST} somewhere")) }
     })
-}
-
-fn rounded(ratio: f64) -> f64 {
-    (ratio * 1000.0).round() / 1000.0
 }
 
 /// The medians of both sides.
@@ -142,12 +139,12 @@ async fn pairs(
 
 impl Side {
     /// Every tenant has a mesh with its history, and as many keys and clusters as was asked for.
-    async fn new(options: &Walls) -> std::result::Result<Self, StoreError> {
+    pub(super) async fn new(tenants: u128, rows: usize) -> std::result::Result<Self, StoreError> {
         let fleet = Fleet::new().await;
-        fill(&fleet, options.rows).await?;
-        for tenant in 2..=options.tenants {
+        fill(&fleet, rows).await?;
+        for tenant in 2..=tenants {
             let other = fleet.beside(TenantId(Uuid::from_u128(tenant)), &format!("tenant-{tenant}")).await;
-            fill(&other, options.rows).await?;
+            fill(&other, rows).await?;
         }
         let upgrade = fleet.plan_or_known().await;
         let mut tx = fleet.db.api.begin(fleet.db.tenant).await?;

@@ -1,0 +1,151 @@
+//! Whether time tells that something exists which is another tenant's: its id against one that nothing ever had, asked for in
+//! turns over one connection. Beside it what a tenant's own things say, which has to show, or the clock sees nothing.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use model::access::Role;
+use model::ids::{ClusterId, KeyId, MeshId, OperationId, TenantId, UpgradeId, WebhookId};
+use serde_json::{Map, Value, json};
+use store::StoreError;
+use uuid::Uuid;
+
+use super::walls::Side;
+use super::{median, rounded};
+use crate::Result;
+use crate::service::{self, Api, SERVER, Setting};
+
+#[derive(Debug, Args)]
+pub(crate) struct Existence {
+    /// The server.
+    #[arg(long, default_value = SERVER)]
+    server: PathBuf,
+    /// How often each is asked for; they take turns, and each goes first every other time.
+    #[arg(long, default_value_t = 2000)]
+    pairs: usize,
+}
+
+/// The goal: how far the medians may be from each other.
+const MOST: f64 = 1.03;
+/// How often the one that exists may take longer than the other: half, and three and a half standard deviations of a fair
+/// coin more or less.
+const DEVIATIONS: f64 = 3.5;
+
+/// Two ids of one form: what has the first is another tenant's, and nothing has the second.
+struct Pair {
+    title: &'static str,
+    path: fn(&str) -> String,
+    there: String,
+    nowhere: String,
+}
+
+pub(crate) fn run(options: &Existence) -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let secret = scratch.path().join("secret");
+    std::fs::write(&secret, "2a".repeat(32)).map_err(|error| error.to_string())?;
+    let failed = |error: StoreError| error.to_string();
+    let side = runtime.block_on(Side::new(2, 60)).map_err(failed)?;
+    let store = &side.fleet.db.api;
+    let other = runtime.block_on(service::key(store, TenantId(Uuid::from_u128(2)), Role::Owner)).map_err(failed)?;
+    let owner = runtime.block_on(service::key(store, side.fleet.db.tenant, Role::Owner)).map_err(failed)?;
+    let setting = Setting::new(&side.fleet.db.url("mw_api"), &secret);
+    let api = Api::start(Setting { program: options.server.clone(), ..setting })?;
+    runtime.block_on(judge(options, &api, &side, [&other, &owner]))
+}
+
+async fn judge(options: &Existence, api: &Api, side: &Side, [other, owner]: [&str; 2]) -> Result<()> {
+    let (mut figures, mut told) = (Map::new(), Vec::new());
+    let bound = DEVIATIONS / (2.0 * (options.pairs as f64).sqrt());
+    for pair in pairs(side) {
+        let (ratio, longer) = pair.timed(options.pairs, api, other, 404).await?;
+        figures.insert(pair.title.into(), json!({ "ratio": rounded(ratio), "longer": rounded(longer) }));
+        if !(1.0 / MOST..=MOST).contains(&ratio) || (longer - 0.5).abs() > bound {
+            told.push(pair.title);
+        }
+    }
+    let (ratio, longer) = pairs(side)[0].timed(options.pairs, api, owner, 200).await?;
+    println!(
+        "{:#}",
+        json!({
+            "pairs": options.pairs, "goal": MOST, "longer_may_differ_from_half_by": rounded(bound), "another_tenants": figures,
+            "ones_own": { "ratio": rounded(ratio), "longer": rounded(longer) },
+        })
+    );
+    if (longer - 0.5).abs() <= bound {
+        return Err("what one may see took no longer than what is nowhere: the clock sees nothing".into());
+    }
+    if told.is_empty() { Ok(()) } else { Err(format!("time tells that there are: {}", told.join(", "))) }
+}
+
+fn pairs(side: &Side) -> Vec<Pair> {
+    let beside = |id: Uuid| Uuid::from_u128(id.as_u128() ^ 1);
+    vec![
+        Pair {
+            title: "meshes",
+            path: |id| format!("meshes/{id}"),
+            there: side.fleet.mesh.to_string(),
+            nowhere: MeshId(beside(side.fleet.mesh.0)).to_string(),
+        },
+        Pair {
+            title: "clusters",
+            path: |id| format!("clusters/{id}"),
+            there: side.cluster.to_string(),
+            nowhere: ClusterId(beside(side.cluster.0)).to_string(),
+        },
+        Pair {
+            title: "upgrades",
+            path: |id| format!("upgrades/{id}"),
+            there: side.upgrade.to_string(),
+            nowhere: UpgradeId(beside(side.upgrade.0)).to_string(),
+        },
+        Pair {
+            title: "operations",
+            path: |id| format!("operations/{id}"),
+            there: side.operation.to_string(),
+            nowhere: OperationId(beside(side.operation.0)).to_string(),
+        },
+        Pair {
+            title: "keys",
+            path: |id| format!("api-keys/{id}"),
+            there: side.key.to_string(),
+            nowhere: KeyId(beside(side.key.0)).to_string(),
+        },
+        Pair {
+            title: "webhooks",
+            path: |id| format!("webhooks/{id}/deliveries"),
+            there: side.webhook.to_string(),
+            nowhere: WebhookId(beside(side.webhook.0)).to_string(),
+        },
+    ]
+}
+
+impl Pair {
+    /// The ratio of the medians, and in which part of the pairs the one that exists took longer.
+    async fn timed(&self, count: usize, api: &Api, key: &str, status: u16) -> Result<(f64, f64)> {
+        let http = reqwest::Client::new();
+        let ask = async |id: &str, status: u16| {
+            let request = http.get(format!("http://{}/v1/{}", api.address, (self.path)(id))).bearer_auth(key);
+            let start = Instant::now();
+            let answer = request.send().await.map_err(|error| error.to_string())?;
+            let got = answer.status().as_u16();
+            answer.bytes().await.map_err(|error| error.to_string())?;
+            let taken = start.elapsed();
+            if got == status { Ok(taken) } else { Err(format!("{}: {status} was expected, not {got}", self.title)) }
+        };
+        let (mut there, mut nowhere): (Vec<Duration>, Vec<Duration>) = (Vec::new(), Vec::new());
+        for pair in 0..count {
+            if pair % 2 == 0 {
+                there.push(ask(&self.there, status).await?);
+                nowhere.push(ask(&self.nowhere, 404).await?);
+            } else {
+                nowhere.push(ask(&self.nowhere, 404).await?);
+                there.push(ask(&self.there, status).await?);
+            }
+        }
+        let longer = there.iter().zip(&nowhere).filter(|(there, nowhere)| there > nowhere).count();
+        let seconds = |times: &[Duration]| median(times.iter().map(Duration::as_secs_f64).collect());
+        Ok((seconds(&there) / seconds(&nowhere), longer as f64 / count as f64))
+    }
+}
