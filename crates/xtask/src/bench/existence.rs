@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use model::access::Role;
 use model::ids::{ClusterId, KeyId, MeshId, OperationId, TenantId, UpgradeId, WebhookId};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use store::StoreError;
 use uuid::Uuid;
 
@@ -23,7 +23,7 @@ pub(crate) struct Existence {
     server: PathBuf,
     /// How often each is asked for; they take turns, and each goes first every other time.
     #[arg(long, default_value_t = 2000)]
-    pairs: usize,
+    pairs: u32,
 }
 
 /// The goal: how far the medians may be from each other.
@@ -57,7 +57,7 @@ pub(crate) fn run(options: &Existence) -> Result<()> {
 
 async fn judge(options: &Existence, api: &Api, side: &Side, [other, owner]: [&str; 2]) -> Result<()> {
     let (mut figures, mut told) = (Map::new(), Vec::new());
-    let bound = DEVIATIONS / (2.0 * (options.pairs as f64).sqrt());
+    let bound = DEVIATIONS / (2.0 * f64::from(options.pairs).sqrt());
     for pair in pairs(side) {
         let (ratio, longer) = pair.timed(options.pairs, api, other, 404).await?;
         figures.insert(pair.title.into(), json!({ "ratio": rounded(ratio), "longer": rounded(longer) }));
@@ -123,7 +123,7 @@ fn pairs(side: &Side) -> Vec<Pair> {
 
 impl Pair {
     /// The ratio of the medians, and in which part of the pairs the one that exists took longer.
-    async fn timed(&self, count: usize, api: &Api, key: &str, status: u16) -> Result<(f64, f64)> {
+    async fn timed(&self, count: u32, api: &Api, key: &str, status: u16) -> Result<(f64, f64)> {
         let http = reqwest::Client::new();
         let ask = async |id: &str, status: u16| {
             let request = http.get(format!("http://{}/v1/{}", api.address, (self.path)(id))).bearer_auth(key);
@@ -144,8 +144,8 @@ impl Pair {
                 there.push(ask(&self.there, status).await?);
             }
         }
-        let longer = there.iter().zip(&nowhere).filter(|(there, nowhere)| there > nowhere).count();
+        let longer: u32 = there.iter().zip(&nowhere).map(|(there, nowhere)| u32::from(there > nowhere)).sum();
         let seconds = |times: &[Duration]| median(times.iter().map(Duration::as_secs_f64).collect());
-        Ok((seconds(&there) / seconds(&nowhere), longer as f64 / count as f64))
+        Ok((seconds(&there) / seconds(&nowhere), f64::from(longer) / f64::from(count)))
     }
 }
