@@ -1,6 +1,7 @@
 //! Whether time tells that something exists which is another tenant's: its id against one that nothing ever had, asked for in
 //! turns over one connection. Beside it what a tenant's own things say, which has to show, or the clock sees nothing.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -79,49 +80,23 @@ async fn judge(options: &Existence, api: &Api, side: &Side, [other, owner]: [&st
     if told.is_empty() { Ok(()) } else { Err(format!("time tells that there are: {}", told.join(", "))) }
 }
 
-fn pairs(side: &Side) -> Vec<Pair> {
-    let beside = |id: Uuid| Uuid::from_u128(id.as_u128() ^ 1);
-    vec![
-        Pair {
-            title: "meshes",
-            path: |id| format!("meshes/{id}"),
-            there: side.fleet.mesh.to_string(),
-            nowhere: MeshId(beside(side.fleet.mesh.0)).to_string(),
-        },
-        Pair {
-            title: "clusters",
-            path: |id| format!("clusters/{id}"),
-            there: side.cluster.to_string(),
-            nowhere: ClusterId(beside(side.cluster.0)).to_string(),
-        },
-        Pair {
-            title: "upgrades",
-            path: |id| format!("upgrades/{id}"),
-            there: side.upgrade.to_string(),
-            nowhere: UpgradeId(beside(side.upgrade.0)).to_string(),
-        },
-        Pair {
-            title: "operations",
-            path: |id| format!("operations/{id}"),
-            there: side.operation.to_string(),
-            nowhere: OperationId(beside(side.operation.0)).to_string(),
-        },
-        Pair {
-            title: "keys",
-            path: |id| format!("api-keys/{id}"),
-            there: side.key.to_string(),
-            nowhere: KeyId(beside(side.key.0)).to_string(),
-        },
-        Pair {
-            title: "webhooks",
-            path: |id| format!("webhooks/{id}/deliveries"),
-            there: side.webhook.to_string(),
-            nowhere: WebhookId(beside(side.webhook.0)).to_string(),
-        },
+fn pairs(side: &Side) -> [Pair; 6] {
+    [
+        Pair::new("meshes", |id| format!("meshes/{id}"), MeshId, side.fleet.mesh.0),
+        Pair::new("clusters", |id| format!("clusters/{id}"), ClusterId, side.cluster.0),
+        Pair::new("upgrades", |id| format!("upgrades/{id}"), UpgradeId, side.upgrade.0),
+        Pair::new("operations", |id| format!("operations/{id}"), OperationId, side.operation.0),
+        Pair::new("keys", |id| format!("api-keys/{id}"), KeyId, side.key.0),
+        Pair::new("webhooks", |id| format!("webhooks/{id}/deliveries"), WebhookId, side.webhook.0),
     ]
 }
 
 impl Pair {
+    fn new<Id: Display>(title: &'static str, path: fn(&str) -> String, written: fn(Uuid) -> Id, there: Uuid) -> Self {
+        let beside = Uuid::from_u128(there.as_u128() ^ 1);
+        Self { title, path, there: written(there).to_string(), nowhere: written(beside).to_string() }
+    }
+
     /// The ratio of the medians, and in which part of the pairs the one that exists took longer.
     async fn timed(&self, count: u32, api: &Api, key: &str, status: u16) -> Result<(f64, f64)> {
         let http = reqwest::Client::new();
