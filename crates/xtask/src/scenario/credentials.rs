@@ -16,6 +16,8 @@ use crate::story::MEMBERS;
 const OURS: &str = "meshwright-system";
 /// A kubelet of the lab brings a changed Secret in five seconds, and a client keeps its token for a minute.
 const SOON: Duration = Duration::from_mins(3);
+/// What istiod takes at most to write into a new namespace.
+const A_WRITE: Duration = Duration::from_secs(10);
 const ACCOUNT: &str = "system:serviceaccount:meshwright-system:meshwright";
 /// What Kubernetes asks for when a role is handed on, which no audit log shows.
 const UNSEEN: [&str; 2] = ["bind", "escalate"];
@@ -42,18 +44,27 @@ pub(super) fn renewed(lab: &Lab, server: &Server) -> Result<()> {
         // An API server remembers for ten seconds whom it has let in.
         until("the former token is dead", SOON, || dead(lab, member, &old).ok())?;
     }
-    // istiod writes its root certificate into every new namespace, with the token that it has by then.
     for member in MEMBERS {
-        lab.kubectl(member, &["create", "namespace", "newcomer"])?;
-        let wanted = ["get", "configmap", "istio-ca-root-cert", "-n", "newcomer"];
-        let written = until("istiod writes by its new token", SOON, || lab.kubectl(member, &wanted).ok());
-        lab.kubectl(member, &["delete", "namespace", "newcomer"])?;
-        written?;
+        let mut newcomers = 0;
+        until("istiod writes by its new token", SOON, || {
+            newcomers += 1;
+            served(lab, member, &format!("newcomer-{newcomers}")).ok()
+        })?;
     }
     match istiods(lab, &mesh)? {
         after if after == before => Ok(()),
         after => Err(format!("istiods were restarted: {before:?}, then {after:?}")),
     }
+}
+
+/// A new namespace, into which istiod writes its root certificate with the token that it has by then. It tries that six times
+/// within a second and then never again, so one that came while the former token was still in its memory stays without.
+fn served(lab: &Lab, member: &str, newcomer: &str) -> Result<()> {
+    lab.kubectl(member, &["create", "namespace", newcomer])?;
+    let wanted = ["get", "configmap", "istio-ca-root-cert", "-n", newcomer];
+    let written = until("the root certificate is there", A_WRITE, || lab.kubectl(member, &wanted).ok());
+    lab.kubectl(member, &["delete", "namespace", newcomer])?;
+    written.map(drop)
 }
 
 /// Somebody takes our credential away. That is shown with its reason, nobody hammers the cluster, and an administrator's
