@@ -20,7 +20,7 @@ use crate::paging::{List, Unfiltered};
 use crate::problem::{ApiError, Result};
 
 /// The longest issuer, subject, group or claim.
-const LONGEST: usize = 255;
+pub(crate) const LONGEST: usize = 255;
 /// The most claims that a provider may require.
 const MOST_CLAIMS: usize = 20;
 

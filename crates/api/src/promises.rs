@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::change::LONGEST_KEY;
 use crate::oidc::ALGORITHMS;
-use crate::{audit, paging, upgrades, webhooks};
+use crate::{audit, identity, paging, upgrades, webhooks};
 
 /// [`model::Name`].
 const NAME: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
@@ -157,12 +157,15 @@ fn constrain(schema: &str, of: &mut Value) {
                 json!({ "minLength": 1, "maxLength": 63, "pattern": NAME })
             }
             (_, "display_name") => json!({ "maxLength": 128, "pattern": VISIBLE }),
-            (_, "kubeconfig" | "groups_claim" | "provider_id" | "charts") => json!({ "minLength": 1 }),
+            (_, "kubeconfig" | "provider_id" | "charts") => json!({ "minLength": 1 }),
+            (_, "groups_claim") => json!({ "minLength": 1, "maxLength": identity::LONGEST }),
+            (_, "issuer") => json!({ "maxLength": identity::LONGEST, "pattern": "^https://[^@#/?]+(/[^#?]*)?$" }),
             (_, "role") => json!({ "enum": Role::ALL.map(Role::as_str) }),
             (_, "edition" | "minimum_edition") => {
                 json!({ "enum": names(&[Edition::Standard, Edition::Enterprise, Edition::Ultimate]) })
             }
             (_, "strategy") => json!({ "enum": names(&[Strategy::InPlace, Strategy::Canary]) }),
+            ("CreateMesh", "clusters") => json!({ "minItems": 1, "uniqueItems": true }),
             (_, "clusters" | "namespaces") => json!({ "minItems": 1 }),
             (_, "algorithms") => {
                 json!({ "minItems": 1, "items": { "type": "string", "enum": ALGORITHMS.map(|(name, _)| name) } })

@@ -65,7 +65,7 @@ fn url(text: &str) -> Result<String> {
     } else {
         Err(ApiError::field(
             "/url",
-            format!("an https address without a user or a fragment, at most {LONGEST_URL} bytes"),
+            format!("an http or https address without a user or a fragment, at most {LONGEST_URL} bytes"),
         ))
     }
 }

@@ -154,37 +154,57 @@ async fn still_let_in(api: &Api, round: &Round) -> Result<()> {
     }
 }
 
+/// Cases of sequences, for each one that chance draws of a route.
+const SEQUENCES: usize = 100;
+
 /// Answers how many cases there were, and what was wrong.
 fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Result<(usize, Vec<String>)> {
     let seed = options.seed + turn;
+    // What covers the document is the same in each turn; after the first, chance alone goes on.
+    let phases = if turn == 0 { "examples,coverage,fuzzing" } else { "fuzzing" };
+    let (mut cases, found) = part(api, round, (phases, &round.given.settings), (options.each, seed), dir)?;
+    let mut failures = Vec::from_iter(found);
+    // Who goes on from one request to the next looks for what was made, and a trial makes nothing.
+    let settings = format!("\"query.validate_only\" = \"false\"\n{}", round.given.going_on);
+    // A run of sequences ends when the same request is answered otherwise than before, because a name is taken by then.
+    let (mut gone, mut run) = (0, 0);
+    while gone < SEQUENCES * options.each && failures.is_empty() {
+        let (count, found) = part(api, round, ("stateful", &settings), (SEQUENCES, seed * 1000 + run), dir)?;
+        if count == 0 {
+            return Err(format!("{}: a run without a case", round.title));
+        }
+        failures.extend(found);
+        (gone, run) = (gone + count, run + 1);
+    }
+    cases += gone;
+    Ok((cases, failures))
+}
+
+/// One run of Schemathesis, with so many examples at most and what chance begins with: how many cases, and what was wrong.
+fn part(
+    api: &Api,
+    round: &Round,
+    (phases, settings): (&str, &str),
+    (most, seed): (usize, u64),
+    dir: &Path,
+) -> Result<(usize, Option<String>)> {
     let dir = dir.canonicalize().map_err(|error| error.to_string())?;
     // It keeps notes where it runs.
     let here = std::env::current_dir().map_err(|error| error.to_string())?;
     let same = std::fs::read_to_string(SETTINGS).map_err(|error| format!("{SETTINGS}: {error}"))?;
-    let (mut cases, mut failures) = (0, Vec::new());
-    // What covers the document is the same in each turn; after the first, chance alone goes on.
-    let alone = if turn == 0 { "examples,coverage,fuzzing" } else { "fuzzing" };
-    // Who goes on from one request to the next looks for what was made, and a trial makes nothing.
-    let going_on = format!("\"query.validate_only\" = \"false\"\n{}", round.given.going_on);
-    for (phases, more) in [(alone, &round.given.settings), ("stateful", &going_on)] {
-        let settings = format!("{same}\n[parameters]\n{more}");
-        std::fs::write(dir.join(GIVEN), settings).map_err(|error| error.to_string())?;
-        let report = dir.join(format!("{}-{seed}-{phases}.json", round.title));
-        let mut run = Command::new(here.join(TOOL));
-        run.current_dir(&dir).arg("--config-file").arg(dir.join(GIVEN));
-        run.arg("run").arg(dir.join(DOCUMENT)).args(["--url", &format!("http://{}", api.address)]);
-        run.args(["--phases", phases, "--max-examples", &options.each.to_string(), "--seed", &seed.to_string()]);
-        run.args(["--report", "json", "--report-json-path"]).arg(&report);
-        run.env("MESHWRIGHT_FUZZ_KEY", &round.key).env("NO_COLOR", "1");
-        let out = run.output().map_err(|error| error.to_string())?;
-        let said = String::from_utf8_lossy(&out.stdout).into_owned();
-        let text = std::fs::read_to_string(&report).map_err(|error| format!("{error}: {said}"))?;
-        let report: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-        let count = report["test_cases"]["generated"].as_u64().and_then(|count| usize::try_from(count).ok());
-        cases += count.ok_or("the report does not say how many cases there were")?;
-        if !out.status.success() {
-            failures.push(said);
-        }
-    }
-    Ok((cases, failures))
+    std::fs::write(dir.join(GIVEN), format!("{same}\n[parameters]\n{settings}")).map_err(|error| error.to_string())?;
+    let report = dir.join(format!("{}-{seed}-{phases}.json", round.title));
+    let mut run = Command::new(here.join(TOOL));
+    run.current_dir(&dir).arg("--config-file").arg(dir.join(GIVEN));
+    run.arg("run").arg(dir.join(DOCUMENT)).args(["--url", &format!("http://{}", api.address)]);
+    run.args(["--phases", phases, "--max-examples", &most.to_string(), "--seed", &seed.to_string()]);
+    run.args(["--report", "json", "--report-json-path"]).arg(&report);
+    run.env("MESHWRIGHT_FUZZ_KEY", &round.key).env("NO_COLOR", "1");
+    let out = run.output().map_err(|error| error.to_string())?;
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    let text = std::fs::read_to_string(&report).map_err(|error| format!("{error}: {said}"))?;
+    let report: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let count = report["test_cases"]["generated"].as_u64().and_then(|count| usize::try_from(count).ok());
+    let count = count.ok_or("the report does not say how many cases there were")?;
+    Ok((count, (!out.status.success()).then_some(said)))
 }

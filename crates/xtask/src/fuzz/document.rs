@@ -1,6 +1,8 @@
 //! The API's document with examples that exist, and dictionaries of the same: what is made up names nothing, and whatever
 //! else is wrong with a request hides behind that.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use model::access::Role;
@@ -44,6 +46,10 @@ const KEYS: usize = 8;
 const HIDING: [&str; 2] = ["Idempotency-Key", "page_token"];
 /// How often what exists is drawn instead of what the schema allows.
 const OFTEN: f64 = 0.8;
+/// What a number does not go on from in one type or another.
+const EDGES: [i64; 3] = [i32::MAX as i64, u32::MAX as i64, i64::MAX];
+/// How often one of these is drawn where a number has a limit.
+const SELDOM: f64 = 0.2;
 
 /// For one round: paths and bodies name what this fleet has, and what is deleted is there twice.
 pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role)) -> Result<Given> {
@@ -52,16 +58,20 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
     let fields = fields(&kept, &maker.kubeconfig);
     let document = with_examples(&kept, &spare, &fields, role)?;
     let mut dictionaries = String::new();
-    let mut dictionary = |name: &str, value: &Value| {
+    let mut dictionary = |name: &str, value: &Value, often: f64| {
         let values = if value.is_array() { value.to_string() } else { format!("[{value}]") };
         dictionaries += &format!("\n[dictionaries.{name}]\nvalues = {values}\n");
-        format!("{{ dictionary = {name:?}, probability = {OFTEN} }}")
+        format!("{{ dictionary = {name:?}, probability = {often} }}")
     };
     let mut settings = String::new();
     for Field { schema, name, path, value } in &fields {
         if let Some(path) = path {
-            settings += &format!("\"body.{path}\" = {}\n", dictionary(&format!("{schema}_{name}"), value));
+            settings += &format!("\"body.{path}\" = {}\n", dictionary(&format!("{schema}_{name}"), value, OFTEN));
         }
+    }
+    let edges = dictionary("edges", &json!(EDGES), SELDOM);
+    for name in limited(&document) {
+        settings += &format!("\"body.{name}\" = {edges}\n");
     }
     let going_on = settings.clone();
     let seen = both(&kept, &spare);
@@ -74,7 +84,7 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
     ] {
         settings += &format!("\n[[operations]]\ninclude-method = {methods}\n[operations.parameters]\n");
         for (name, value) in things.as_object().into_iter().flatten() {
-            settings += &format!("\"path.{name}\" = {}\n", dictionary(&format!("{title}_{name}"), value));
+            settings += &format!("\"path.{name}\" = {}\n", dictionary(&format!("{title}_{name}"), value, OFTEN));
         }
     }
     Ok(Given { document, settings: settings + &dictionaries, going_on: going_on + &dictionaries })
@@ -90,13 +100,26 @@ fn both(kept: &Value, spare: &Value) -> Value {
     kept.as_object().into_iter().flatten().map(of).collect()
 }
 
-/// A field whose value has to exist.
+/// The names of numbers in bodies that have a limit.
+fn limited(document: &Value) -> BTreeSet<&str> {
+    let schemas = document["components"]["schemas"].as_object().into_iter().flatten();
+    let fields = schemas.filter_map(|(_, schema)| schema["properties"].as_object()).flatten();
+    fields.filter(|(_, field)| field["maximum"].is_u64()).map(|(name, _)| name.as_str()).collect()
+}
+
+/// A field whose value has to exist, or that chance does not guess.
 struct Field {
     schema: &'static str,
     name: &'static str,
     /// Where it is in a body. One entry is enough for all bodies that have it there.
     path: Option<&'static str>,
+    /// One value, or some of which one is drawn.
     value: Value,
+}
+
+/// A tenant trusts an issuer once.
+fn issuer(number: usize) -> String {
+    format!("https://login-{number}.example.com")
 }
 
 fn fields(kept: &Value, kubeconfig: &str) -> Vec<Field> {
@@ -105,6 +128,8 @@ fn fields(kept: &Value, kubeconfig: &str) -> Vec<Field> {
         field("CreateApiKey", "expires_at", None, json!("2099-01-01T00:00:00Z")),
         field("CreateMesh", "version", Some("version"), json!("1.27.9.1")),
         field("CreateMesh", "clusters", Some("clusters[*]"), kept["free_cluster"].clone()),
+        field("CreateIdentityProvider", "issuer", Some("issuer"), (0..KEYS).map(issuer).collect()),
+        field("CreateWebhook", "url", Some("url"), json!("https://hooks.example.com/meshwright")),
         field("RegisterCluster", "kubeconfig", Some("kubeconfig"), json!(kubeconfig)),
         field("AddHostingCluster", "kubeconfig", None, json!(kubeconfig)),
         field("RenewCredential", "kubeconfig", None, json!(kubeconfig)),
@@ -139,6 +164,7 @@ fn with_examples(kept: &Value, spare: &Value, fields: &[Field], role: Role) -> R
     for Field { schema, name, path, value } in fields {
         let found = document["components"]["schemas"][schema]["properties"].get_mut(name);
         let listed = path.is_some_and(|path| path.ends_with("[*]"));
+        let value = value.get(0).unwrap_or(value);
         let example = if listed { json!([value]) } else { value.clone() };
         found.ok_or_else(|| format!("{schema} has no {name}"))?["example"] = example;
     }
