@@ -81,7 +81,6 @@ fn fuzzed(options: &Options, server: &Path, dir: &Path) -> Result<(usize, Vec<St
             let (program, log) = (server.to_owned(), Some(dir.join("api.log")));
             let api = Api::start(Setting { program, log, level: "warn", ..setting })?;
             let given = runtime.block_on(document::given(&fleet, &api, whom))?;
-            std::fs::write(dir.join(DOCUMENT), given.document.to_string()).map_err(|error| error.to_string())?;
             let round = Round { title: whom.0, key, given };
             let (count, found) = one(&api, &round, options, turn, dir)?;
             runtime.block_on(still_let_in(&api, &round))?;
@@ -162,14 +161,13 @@ fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Re
     let seed = options.seed + turn;
     // What covers the document is the same in each turn; after the first, chance alone goes on.
     let phases = if turn == 0 { "examples,coverage,fuzzing" } else { "fuzzing" };
-    let (mut cases, found) = part(api, round, (phases, &round.given.settings), (options.each, seed), dir)?;
+    let (mut cases, found) = part(api, round, (phases, &round.given.alone), (options.each, seed), dir)?;
     let mut failures = Vec::from_iter(found);
-    // Who goes on from one request to the next looks for what was made, and a trial makes nothing.
-    let settings = format!("\"query.validate_only\" = \"false\"\n{}", round.given.going_on);
     // A run of sequences ends when the same request is answered otherwise than before, because a name is taken by then.
     let (mut gone, mut run) = (0, 0);
     while gone < SEQUENCES * options.each && failures.is_empty() {
-        let (count, found) = part(api, round, ("stateful", &settings), (SEQUENCES, seed * 1000 + run), dir)?;
+        let (count, found) =
+            part(api, round, ("stateful", &round.given.going_on), (SEQUENCES, seed * 1000 + run), dir)?;
         if count == 0 {
             return Err(format!("{}: a run without a case", round.title));
         }
@@ -184,7 +182,7 @@ fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Re
 fn part(
     api: &Api,
     round: &Round,
-    (phases, settings): (&str, &str),
+    (phases, given): (&str, &document::Part),
     (most, seed): (usize, u64),
     dir: &Path,
 ) -> Result<(usize, Option<String>)> {
@@ -192,7 +190,9 @@ fn part(
     // It keeps notes where it runs.
     let here = std::env::current_dir().map_err(|error| error.to_string())?;
     let same = std::fs::read_to_string(SETTINGS).map_err(|error| format!("{SETTINGS}: {error}"))?;
-    std::fs::write(dir.join(GIVEN), format!("{same}\n[parameters]\n{settings}")).map_err(|error| error.to_string())?;
+    let settings = format!("{same}\n[parameters]\n{}", given.settings);
+    std::fs::write(dir.join(GIVEN), settings).map_err(|error| error.to_string())?;
+    std::fs::write(dir.join(DOCUMENT), given.document.to_string()).map_err(|error| error.to_string())?;
     let report = dir.join(format!("{}-{seed}-{phases}.json", round.title));
     let mut run = Command::new(here.join(TOOL));
     run.current_dir(&dir).arg("--config-file").arg(dir.join(GIVEN));

@@ -32,17 +32,23 @@ fn kubeconfig() -> Result<String> {
 
 /// What Schemathesis is given for one round.
 pub(super) struct Given {
+    /// For who makes up each request alone.
+    pub(super) alone: Part,
+    /// For who goes on from one answer to the next request: which thing that is about, the answers say.
+    pub(super) going_on: Part,
+}
+
+pub(super) struct Part {
     pub(super) document: Value,
     /// What is added to the settings in `tests/fuzz/schemathesis.toml`, from within the section of parameters.
     pub(super) settings: String,
-    /// The same for who goes on from one answer to the next request: which thing that is about, the answers say.
-    pub(super) going_on: String,
 }
 
 /// How many keys there are of the kind that is kept, and of the other one.
 const KEYS: usize = 8;
 /// What owners do without: who covers the document sends the same key with every body and a page that never was, and
-/// whatever else is wrong with the request hides behind that.
+/// whatever else is wrong with the request hides behind that. Sequences do without as any role: an answer that is given again
+/// names what has been deleted since.
 const HIDING: [&str; 2] = ["Idempotency-Key", "page_token"];
 /// How often what exists is drawn instead of what the schema allows.
 const OFTEN: f64 = 0.8;
@@ -56,7 +62,6 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
     let maker = Maker::new(fleet, api, title == PLATFORM).await?;
     let (kept, spare) = maker.things().await?;
     let fields = fields(&kept, &maker.kubeconfig);
-    let document = with_examples(&kept, &spare, &fields, role)?;
     let mut dictionaries = String::new();
     let mut dictionary = |name: &str, value: &Value, often: f64| {
         let values = if value.is_array() { value.to_string() } else { format!("[{value}]") };
@@ -70,10 +75,11 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
         }
     }
     let edges = dictionary("edges", &json!(EDGES), SELDOM);
-    for name in limited(&document) {
+    for name in limited(&document()?) {
         settings += &format!("\"body.{name}\" = {edges}\n");
     }
-    let going_on = settings.clone();
+    // Who goes on looks for what was made, and a trial makes nothing.
+    let going_on = format!("\"query.validate_only\" = \"false\"\n{settings}");
     let seen = both(&kept, &spare);
     // What stands in the parameters of all operations wins over what stands in those of one.
     for (title, things, methods) in [
@@ -87,7 +93,11 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
             settings += &format!("\"path.{name}\" = {}\n", dictionary(&format!("{title}_{name}"), value, OFTEN));
         }
     }
-    Ok(Given { document, settings: settings + &dictionaries, going_on: going_on + &dictionaries })
+    let part = |freed, settings: String| {
+        let document = with_examples(&kept, &spare, &fields, role, freed)?;
+        Ok::<_, String>(Part { document, settings: settings + &dictionaries })
+    };
+    Ok(Given { alone: part(role == Role::Owner, settings)?, going_on: part(true, going_on)? })
 }
 
 /// What is kept with what is not. A mesh is deleted by an operation and can be seen until that has ended.
@@ -145,14 +155,22 @@ fn fields(kept: &Value, kubeconfig: &str) -> Vec<Field> {
     fields
 }
 
-fn with_examples(kept: &Value, spare: &Value, fields: &[Field], role: Role) -> Result<Value> {
+fn document() -> Result<Value> {
     let text = std::fs::read_to_string(fresh::OPENAPI).map_err(|error| error.to_string())?;
-    let mut document: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    serde_json::from_str(&text).map_err(|error| error.to_string())
+}
+
+fn with_examples(kept: &Value, spare: &Value, fields: &[Field], role: Role, freed: bool) -> Result<Value> {
+    let mut document = document()?;
     for (_, methods) in document["paths"].as_object_mut().into_iter().flatten() {
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {
             let things = if method == "delete" { spare } else { kept };
             if let Some(parameters) = operation.get_mut("parameters").and_then(Value::as_array_mut) {
-                fit(parameters, things, role);
+                if freed {
+                    parameters
+                        .retain(|parameter| parameter["name"].as_str().is_none_or(|name| !HIDING.contains(&name)));
+                }
+                fit(parameters, things);
             }
         }
     }
@@ -171,10 +189,7 @@ fn with_examples(kept: &Value, spare: &Value, fields: &[Field], role: Role) -> R
     Ok(document)
 }
 
-fn fit(parameters: &mut Vec<Value>, things: &Value, role: Role) {
-    if role == Role::Owner {
-        parameters.retain(|parameter| parameter["name"].as_str().is_none_or(|name| !HIDING.contains(&name)));
-    }
+fn fit(parameters: &mut [Value], things: &Value) {
     for parameter in parameters {
         match parameter["name"].as_str() {
             Some("If-Match") => parameter["example"] = json!("*"),
