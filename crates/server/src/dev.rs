@@ -132,5 +132,9 @@ fn parse_release(text: &str, hub: &str) -> Result<Release, Failure> {
         kubernetes_source: "AKS support table of 2026-05-15".into(),
         supported_until: None,
         quirks: known_fault.into_iter().collect(),
+        released_on: None,
+        channels: Vec::new(),
+        minimum_edition: "standard".into(),
+        notes: String::new(),
     })
 }

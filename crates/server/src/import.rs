@@ -1,6 +1,5 @@
 //! What operators add: releases and hosting clusters.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use cluster::Credential;
@@ -8,8 +7,8 @@ use model::Clock;
 use model::clock::SystemClock;
 use model::ids::HostingClusterId;
 use model::release::{KubernetesRange, Release as Entry, ReleaseState};
-use model::rules::Edition;
 use model::version::Version;
+use serde::de::DeserializeOwned;
 use store::{Hosting, Store, StoreError, StoredRelease};
 
 use crate::Failure;
@@ -26,33 +25,41 @@ pub(crate) async fn releases(database: &Backend, command: Releases) -> Result<()
 
 /// Adds a release from its chart folder. Its images and its charts are the operator's choice, never a tenant's.
 pub(crate) async fn import_release(store: &Store, wanted: &Release) -> Result<(), Failure> {
-    let bad = |what: &str, error: &dyn std::fmt::Display| Failure::Config(format!("--{what}: {error}"));
     let version: Version =
         wanted.version.parse().map_err(|error: model::version::InvalidVersion| bad("version", &error))?;
     let charts = cluster::render::pack(&wanted.charts)
         .map_err(Failure::io(format!("the charts base and istiod in {}", wanted.charts.display())))?;
-    let quirks: Result<Vec<_>, _> =
-        wanted.quirks.iter().map(|quirk| serde_json::from_value(quirk.as_str().into())).collect();
-    let supported_until = wanted.supported_until.as_ref().map(|date| date.parse()).transpose();
+    let day = |what: &str, text: &Option<String>| {
+        text.as_ref().map(|day| day.parse()).transpose().map_err(|error: jiff::Error| bad(what, &error))
+    };
     let release = Entry {
         state: ReleaseState::Available,
         hub: wanted.hub.clone(),
         tag: wanted.tag.clone().unwrap_or_else(|| version.community()),
         digest: store::digest(&charts),
-        supported_until: supported_until.map_err(|error: jiff::Error| bad("supported-until", &error))?,
+        supported_until: day("supported-until", &wanted.supported_until)?,
         kubernetes: KubernetesRange {
             min: wanted.kubernetes_min,
             tested_max: wanted.kubernetes_tested,
             source: wanted.kubernetes_source.clone(),
         },
-        quirks: quirks.map_err(|error| bad("quirk", &error))?,
-        released_on: None,
-        channels: BTreeSet::new(),
-        minimum_edition: Edition::default(),
-        notes: String::new(),
+        quirks: wanted.quirks.iter().map(|quirk| named("quirk", quirk)).collect::<Result<_, _>>()?,
+        released_on: day("released-on", &wanted.released_on)?,
+        channels: wanted.channels.iter().map(|channel| named("channel", channel)).collect::<Result<_, _>>()?,
+        minimum_edition: named("minimum-edition", &wanted.minimum_edition)?,
+        notes: wanted.notes.clone(),
         version,
     };
     store.add_release(&StoredRelease { release, charts }, SystemClock.now()).await.map_err(Failure::from)
+}
+
+fn bad(what: &str, error: &dyn std::fmt::Display) -> Failure {
+    Failure::Config(format!("--{what}: {error}"))
+}
+
+/// One of a few values, by its name.
+fn named<T: DeserializeOwned>(what: &str, name: &str) -> Result<T, Failure> {
+    serde_json::from_value(name.into()).map_err(|error| bad(what, &error))
 }
 
 pub(crate) async fn hosting(database: &Backend, command: options::Hosting) -> Result<(), Failure> {

@@ -275,6 +275,18 @@ pub(crate) struct Release {
     /// A known fault that changes how we act. Repeatable.
     #[arg(long = "quirk")]
     pub(crate) quirks: Vec<String>,
+    /// The day it came out, for example 2026-05-04.
+    #[arg(long)]
+    pub(crate) released_on: Option<String>,
+    /// A channel that it is offered in: rapid, regular or stable. Repeatable.
+    #[arg(long = "channel")]
+    pub(crate) channels: Vec<String>,
+    /// The lowest edition whose meshes may run it.
+    #[arg(long, default_value = "standard")]
+    pub(crate) minimum_edition: String,
+    /// What users should know of it: a sentence, or where its notes are.
+    #[arg(long, default_value = "")]
+    pub(crate) notes: String,
 }
 
 #[derive(Debug, Clone, Subcommand)]

@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use model::release::Channel;
+use model::rules::Edition;
 use store::private::{PrivatePostgres, SUPERUSER};
-use testkit::administer;
+use testkit::{TestDb, administer};
 
 fn server(arguments: &[&str], database: &str, secret: &Path) -> Output {
     let mut run = Command::new(env!("CARGO_BIN_EXE_meshwright-server"));
@@ -35,4 +37,40 @@ async fn a_database_is_prepared_with_what_the_program_prints() {
         let done = server(arguments, &postgres.url(role, "meshwright"), &secret);
         assert_eq!(done.status.success(), fine, "{arguments:?}: {}", said(&done));
     }
+}
+
+#[tokio::test]
+async fn a_release_is_imported_with_all_that_the_catalogue_knows() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "07".repeat(32)).expect("a file");
+    let charts = dir.path().join("charts");
+    for chart in ["base", "istiod"] {
+        std::fs::create_dir_all(charts.join(chart)).expect("a folder");
+        std::fs::write(charts.join(chart).join("Chart.yaml"), format!("name: {chart}\n")).expect("a file");
+    }
+    let db = TestDb::new().await;
+    let charts = charts.display().to_string();
+    let import = |more: &[&str]| {
+        let same = ["releases", "import", "--version", "1.27.9.7", "--charts", &charts];
+        server(&[&same, more].concat(), &db.url("mw_worker"), &secret)
+    };
+    for (option, value) in [
+        ("--channel", "slow"),
+        ("--minimum-edition", "free"),
+        ("--quirk", "none"),
+        ("--released-on", "yesterday"),
+        ("--supported-until", "2027-02-30"),
+    ] {
+        let refused = import(&[option, value]);
+        assert!(!refused.status.success() && said(&refused).contains(&format!("{option}: ")), "{}", said(&refused));
+    }
+    let known = ["--released-on", "2026-05-04", "--channel", "stable", "--channel", "regular"];
+    let done = import(&[&known, ["--minimum-edition", "enterprise", "--notes", "Mind the gap."].as_slice()].concat());
+    assert!(done.status.success(), "{}", said(&done));
+    let releases = db.api.releases().await.expect("the catalogue");
+    let release = releases.iter().find(|release| release.version.to_string() == "1.27.9.7").expect("the release");
+    assert_eq!(release.released_on.map(|day| day.to_string()).as_deref(), Some("2026-05-04"));
+    assert_eq!(release.channels, [Channel::Regular, Channel::Stable].into());
+    assert_eq!((release.minimum_edition, release.notes.as_str()), (Edition::Enterprise, "Mind the gap."));
 }
