@@ -29,6 +29,7 @@ mod promises;
 mod router;
 mod serve;
 mod tenants;
+mod unread;
 mod upgrades;
 mod views;
 mod vitals;

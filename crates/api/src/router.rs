@@ -21,7 +21,7 @@ use crate::problem::ApiError;
 use crate::vitals::RequestSpan;
 use crate::{
     App, again, audit, catalogue, clusters, deprecation, envelope, events, identity, keys, meshes, operations,
-    promises, tenants, upgrades, vitals, webhooks,
+    promises, tenants, unread, upgrades, vitals, webhooks,
 };
 
 /// The largest body; a kubeconfig has at most 256 KiB.
@@ -115,6 +115,7 @@ pub fn router(app: App) -> axum::Router {
     let document = document.to_string();
     let around = ServiceBuilder::new()
         .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]))
+        .layer(axum::middleware::from_fn(unread::thrown_away))
         .layer(axum::middleware::from_fn(vitals::count))
         .layer(TraceLayer::new_for_http().make_span_with(RequestSpan).on_request(vitals::asked))
         .layer(axum::middleware::from_fn_with_state(app.clone(), envelope::wrap))

@@ -101,6 +101,41 @@ async fn whoever_has_no_credential_is_refused_before_their_body_is_read() {
     assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
 }
 
+/// Who was refused before their body had come sends it nevertheless, and goes on over the same connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_comes_after_its_answer_is_in_nobodys_way() {
+    let listening = listen(10).await;
+    for path in ["/v1/meshes", "/v1/nowhere", "/healthz"] {
+        let mut stream = TcpStream::connect(listening.address).await.expect("a connection");
+        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 600000\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("a head");
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).await.expect("an answer");
+        assert!(first.starts_with(b"HTTP/1.1 4"), "{path}");
+        stream.write_all(&vec![b' '; 600_000]).await.expect("a body");
+        stream.write_all(GOOD).await.expect("the next request");
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest)).await;
+        ended.expect("the connection ends").expect("without an error");
+        assert!(String::from_utf8_lossy(&rest).contains("HTTP/1.1 200 OK"), "{path}");
+    }
+}
+
+/// Whoever sends all of it before they look for an answer finds one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_too_large_is_refused_and_not_cut_off() {
+    let listening = listen(10).await;
+    for size in [2_000_000, 8_000_000] {
+        let mut sent = format!("POST /v1/meshes HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n").into_bytes();
+        sent.resize(sent.len() + size, b' ');
+        let mut stream = TcpStream::connect(listening.address).await.expect("a connection");
+        stream.write_all(&sent).await.expect("all of it");
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).await.expect("an answer");
+        assert_eq!(&first, b"HTTP/1.1 413");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_stops_ends_idle_connections_and_itself() {
     let listening = listen(10).await;
