@@ -159,15 +159,20 @@ const SEQUENCES: usize = 100;
 /// Answers how many cases there were, and what was wrong.
 fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Result<(usize, Vec<String>)> {
     let seed = options.seed + turn;
+    let (mut cases, mut failures) = (0, Vec::new());
+    let given = &round.given;
     // What covers the document is the same in each turn; after the first, chance alone goes on.
-    let phases = if turn == 0 { "examples,coverage,fuzzing" } else { "fuzzing" };
-    let (mut cases, found) = part(api, round, (phases, &round.given.alone), (options.each, seed), dir)?;
-    let mut failures = Vec::from_iter(found);
+    for (phases, given) in
+        [("examples,coverage", &given.covering), ("fuzzing", &given.alone)].into_iter().skip(usize::from(turn > 0))
+    {
+        let (count, found) = part(api, round, (phases, given), (options.each, seed), dir)?;
+        cases += count;
+        failures.extend(found);
+    }
     // A run of sequences ends when the same request is answered otherwise than before, because a name is taken by then.
     let (mut gone, mut run) = (0, 0);
     while gone < SEQUENCES * options.each && failures.is_empty() {
-        let (count, found) =
-            part(api, round, ("stateful", &round.given.going_on), (SEQUENCES, seed * 1000 + run), dir)?;
+        let (count, found) = part(api, round, ("stateful", &given.going_on), (SEQUENCES, seed * 1000 + run), dir)?;
         if count == 0 {
             return Err(format!("{}: a run without a case", round.title));
         }

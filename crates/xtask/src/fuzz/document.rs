@@ -1,8 +1,6 @@
 //! The API's document with examples that exist, and dictionaries of the same: what is made up names nothing, and whatever
 //! else is wrong with a request hides behind that.
 
-use std::collections::BTreeSet;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use model::access::Role;
@@ -32,7 +30,9 @@ fn kubeconfig() -> Result<String> {
 
 /// What Schemathesis is given for one round.
 pub(super) struct Given {
-    /// For who makes up each request alone.
+    /// For who covers the document.
+    pub(super) covering: Part,
+    /// For who makes up each request by chance.
     pub(super) alone: Part,
     /// For who goes on from one answer to the next request: which thing that is about, the answers say.
     pub(super) going_on: Part,
@@ -46,37 +46,27 @@ pub(super) struct Part {
 
 /// How many keys there are of the kind that is kept, and of the other one.
 const KEYS: usize = 8;
-/// What owners do without: who covers the document sends the same key with every body and a page that never was, and
-/// whatever else is wrong with the request hides behind that. Sequences do without as any role: an answer that is given again
-/// names what has been deleted since.
+/// What only chance sends. Who covers the document sends the same key with every body and a page that never was, and whatever
+/// else is wrong with the request hides behind that. In a sequence, an answer that is given again names what has been deleted.
 const HIDING: [&str; 2] = ["Idempotency-Key", "page_token"];
 /// How often what exists is drawn instead of what the schema allows.
 const OFTEN: f64 = 0.8;
-/// What a number does not go on from in one type or another.
-const EDGES: [i64; 3] = [i32::MAX as i64, u32::MAX as i64, i64::MAX];
-/// How often one of these is drawn where a number has a limit.
-const SELDOM: f64 = 0.2;
-
 /// For one round: paths and bodies name what this fleet has, and what is deleted is there twice.
 pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role)) -> Result<Given> {
     let maker = Maker::new(fleet, api, title == PLATFORM).await?;
     let (kept, spare) = maker.things().await?;
     let fields = fields(&kept, &maker.kubeconfig);
     let mut dictionaries = String::new();
-    let mut dictionary = |name: &str, value: &Value, often: f64| {
+    let mut dictionary = |name: &str, value: &Value| {
         let values = if value.is_array() { value.to_string() } else { format!("[{value}]") };
         dictionaries += &format!("\n[dictionaries.{name}]\nvalues = {values}\n");
-        format!("{{ dictionary = {name:?}, probability = {often} }}")
+        format!("{{ dictionary = {name:?}, probability = {OFTEN} }}")
     };
     let mut settings = String::new();
     for Field { schema, name, path, value } in &fields {
         if let Some(path) = path {
-            settings += &format!("\"body.{path}\" = {}\n", dictionary(&format!("{schema}_{name}"), value, OFTEN));
+            settings += &format!("\"body.{path}\" = {}\n", dictionary(&format!("{schema}_{name}"), value));
         }
-    }
-    let edges = dictionary("edges", &json!(EDGES), SELDOM);
-    for name in limited(&document()?) {
-        settings += &format!("\"body.{name}\" = {edges}\n");
     }
     // Who goes on looks for what was made, and a trial makes nothing.
     let going_on = format!("\"query.validate_only\" = \"false\"\n{settings}");
@@ -90,14 +80,39 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
     ] {
         settings += &format!("\n[[operations]]\ninclude-method = {methods}\n[operations.parameters]\n");
         for (name, value) in things.as_object().into_iter().flatten() {
-            settings += &format!("\"path.{name}\" = {}\n", dictionary(&format!("{title}_{name}"), value, OFTEN));
+            settings += &format!("\"path.{name}\" = {}\n", dictionary(&format!("{title}_{name}"), value));
         }
     }
-    let part = |freed, settings: String| {
-        let document = with_examples(&kept, &spare, &fields, role, freed)?;
-        Ok::<_, String>(Part { document, settings: settings + &dictionaries })
+    let part = |document: &Value, settings: &str| Part {
+        document: document.clone(),
+        settings: format!("{settings}{dictionaries}"),
     };
-    Ok(Given { alone: part(role == Role::Owner, settings)?, going_on: part(true, going_on)? })
+    let whole = with_examples(&kept, &spare, &fields, role)?;
+    let freed = freed(whole.clone());
+    let covered = if role == Role::Operator { unlimited(freed.clone()) } else { freed.clone() };
+    Ok(Given { covering: part(&covered, &settings), alone: part(&whole, &settings), going_on: part(&freed, &going_on) })
+}
+
+/// Without what hides the rest.
+fn freed(mut document: Value) -> Value {
+    let paths = document["paths"].as_object_mut().into_iter().flatten();
+    for (_, operation) in paths.filter_map(|(_, methods)| methods.as_object_mut()).flatten() {
+        if let Some(parameters) = operation.get_mut("parameters").and_then(Value::as_array_mut) {
+            parameters.retain(|parameter| parameter["name"].as_str().is_none_or(|name| !HIDING.contains(&name)));
+        }
+    }
+    document
+}
+
+/// Whoever knows a limit stays near it: with none but that of the type, numbers of that size are sent.
+fn unlimited(mut document: Value) -> Value {
+    let schemas = document["components"]["schemas"].as_object_mut().into_iter().flatten();
+    for (_, number) in schemas.filter_map(|(_, schema)| schema["properties"].as_object_mut()).flatten() {
+        if number["maximum"].is_u64() {
+            number["maximum"] = json!(u32::MAX);
+        }
+    }
+    document
 }
 
 /// What is kept with what is not. A mesh is deleted by an operation and can be seen until that has ended.
@@ -108,13 +123,6 @@ fn both(kept: &Value, spare: &Value) -> Value {
         (name.clone(), json!([listed(value), more].concat()))
     };
     kept.as_object().into_iter().flatten().map(of).collect()
-}
-
-/// The names of numbers in bodies that have a limit.
-fn limited(document: &Value) -> BTreeSet<&str> {
-    let schemas = document["components"]["schemas"].as_object().into_iter().flatten();
-    let fields = schemas.filter_map(|(_, schema)| schema["properties"].as_object()).flatten();
-    fields.filter(|(_, field)| field["maximum"].is_u64()).map(|(name, _)| name.as_str()).collect()
 }
 
 /// A field whose value has to exist, or that chance does not guess.
@@ -160,16 +168,12 @@ fn document() -> Result<Value> {
     serde_json::from_str(&text).map_err(|error| error.to_string())
 }
 
-fn with_examples(kept: &Value, spare: &Value, fields: &[Field], role: Role, freed: bool) -> Result<Value> {
+fn with_examples(kept: &Value, spare: &Value, fields: &[Field], role: Role) -> Result<Value> {
     let mut document = document()?;
     for (_, methods) in document["paths"].as_object_mut().into_iter().flatten() {
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {
             let things = if method == "delete" { spare } else { kept };
             if let Some(parameters) = operation.get_mut("parameters").and_then(Value::as_array_mut) {
-                if freed {
-                    parameters
-                        .retain(|parameter| parameter["name"].as_str().is_none_or(|name| !HIDING.contains(&name)));
-                }
                 fit(parameters, things);
             }
         }
