@@ -13,7 +13,7 @@ use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body::{Frame, SizeHint};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 
 use crate::router::LARGEST_BODY;
 
@@ -63,12 +63,7 @@ pub(crate) async fn thrown_away(request: Request, next: Next) -> Response {
     response
 }
 
-async fn until_its_end(mut body: Body) {
-    let mut size = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        size += frame.data_ref().map_or(0, Bytes::len);
-        if size > MOST {
-            return;
-        }
-    }
+async fn until_its_end(body: Body) {
+    let mut rest = Limited::new(body, MOST);
+    while let Some(Ok(_)) = rest.frame().await {}
 }
