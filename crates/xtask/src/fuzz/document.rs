@@ -51,6 +51,7 @@ const KEYS: usize = 8;
 const HIDING: [&str; 2] = ["Idempotency-Key", "page_token"];
 /// How often what exists is drawn instead of what the schema allows.
 const OFTEN: f64 = 0.8;
+
 /// For one round: paths and bodies name what this fleet has, and what is deleted is there twice.
 pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role)) -> Result<Given> {
     let maker = Maker::new(fleet, api, title == PLATFORM).await?;
@@ -163,13 +164,9 @@ fn fields(kept: &Value, kubeconfig: &str) -> Vec<Field> {
     fields
 }
 
-fn document() -> Result<Value> {
-    let text = std::fs::read_to_string(fresh::OPENAPI).map_err(|error| error.to_string())?;
-    serde_json::from_str(&text).map_err(|error| error.to_string())
-}
-
 fn with_examples(kept: &Value, spare: &Value, fields: &[Field], role: Role) -> Result<Value> {
-    let mut document = document()?;
+    let text = std::fs::read_to_string(fresh::OPENAPI).map_err(|error| error.to_string())?;
+    let mut document: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
     for (_, methods) in document["paths"].as_object_mut().into_iter().flatten() {
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {
             let things = if method == "delete" { spare } else { kept };
