@@ -1,27 +1,23 @@
 //! What the operator offers.
 
-use std::collections::BTreeSet;
-
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use jiff::civil::Date;
 use model::Version;
 use model::access::Action;
 use model::ids::HostingClusterId;
-use model::release::{Channel, KubernetesRange, Release, ReleaseState};
+use model::release::{Release, ReleaseState};
 use model::rules::Severity;
-use store::{Hosting, StoredRelease};
-use wire::{AddHostingCluster, ImportRelease};
+use store::Hosting;
+use wire::{AddHostingCluster, FieldError, ImportRelease};
 
 use crate::App;
 use crate::auth::Caller;
 use crate::change::{Body, Done, Nothing};
-use crate::fields::{edition, id, name_field};
+use crate::fields::{id, name_field, one_of};
 use crate::problem::{ApiError, Result};
+use crate::release::{self, channels, day, read_release, short};
 use crate::views::name;
 
 /// List hosting clusters
@@ -109,64 +105,11 @@ fn view(release: &Release) -> wire::Release {
     }
 }
 
-/// The longest hub, tag, source or note.
-const LONGEST_TEXT: usize = 255;
-
-fn short(pointer: &str, text: &str, shortest: usize) -> Result<String> {
-    let fits = (shortest..=LONGEST_TEXT).contains(&text.len()) && !text.chars().any(char::is_control);
-    let said = || ApiError::field(pointer, format!("{shortest} to {LONGEST_TEXT} bytes without control characters"));
-    fits.then(|| text.to_owned()).ok_or_else(said)
-}
-
-/// A day in the one form that the document promises; the library reads others, too.
-fn day(pointer: &str, text: Option<&String>) -> Result<Option<Date>> {
-    let said = || ApiError::field(pointer, "a day is written 2027-06-30");
-    let read = |text: &String| text.parse().ok().filter(|day: &Date| day.to_string() == *text);
-    text.map(|text| read(text).ok_or_else(said)).transpose()
-}
-
-fn channels(wanted: &[String]) -> Result<BTreeSet<Channel>> {
-    let read = |(index, channel): (usize, &String)| {
-        serde_json::from_value(channel.as_str().into())
-            .map_err(|_| ApiError::field(&format!("/channels/{index}"), "a channel is rapid, regular or stable"))
-    };
-    wanted.iter().enumerate().map(read).collect()
-}
-
-fn read(caller: &Caller, wanted: &ImportRelease) -> Result<StoredRelease> {
-    let version: Version = wanted
-        .version
-        .parse()
-        .map_err(|error: model::version::InvalidVersion| ApiError::field("/version", error.to_string()))?;
-    let refused = |said: String| ApiError::field("/charts", said).coded("charts_refused");
-    let sent = STANDARD.decode(&wanted.charts).map_err(|_| refused("it is not base64".into()))?;
-    let (charts, digest) = (caller.app.read_charts)(&sent).map_err(refused)?;
-    let quirk = |(index, quirk): (usize, &String)| {
-        serde_json::from_value(quirk.as_str().into())
-            .map_err(|_| ApiError::field(&format!("/quirks/{index}"), "nobody knows this quirk"))
-    };
-    if wanted.kubernetes_min > wanted.kubernetes_tested {
-        return Err(ApiError::field("/kubernetes_min", "the oldest Kubernetes is not newer than the newest"));
-    }
-    let release = Release {
-        state: ReleaseState::Available,
-        hub: short("/hub", &wanted.hub, 1)?,
-        tag: wanted.tag.as_deref().map_or_else(|| Ok(version.community()), |tag| short("/tag", tag, 1))?,
-        digest,
-        released_on: day("/released_on", wanted.released_on.as_ref())?,
-        supported_until: day("/supported_until", wanted.supported_until.as_ref())?,
-        channels: channels(&wanted.channels)?,
-        minimum_edition: edition("/minimum_edition", &wanted.minimum_edition)?,
-        notes: short("/notes", &wanted.notes, 0)?,
-        kubernetes: KubernetesRange {
-            min: wanted.kubernetes_min,
-            tested_max: wanted.kubernetes_tested,
-            source: short("/kubernetes_source", &wanted.kubernetes_source, 0)?,
-        },
-        quirks: wanted.quirks.iter().enumerate().map(quirk).collect::<Result<_>>()?,
-        version,
-    };
-    Ok(StoredRelease { release, charts })
+/// Charts have a code of their own: what is wrong is in the archive, not in the request.
+fn refused(wrong: FieldError) -> ApiError {
+    let charts = wrong.pointer == release::CHARTS;
+    let error = ApiError::from(wrong);
+    if charts { error.coded("charts_refused") } else { error }
 }
 
 /// Import a release
@@ -177,7 +120,7 @@ fn read(caller: &Caller, wanted: &ImportRelease) -> Result<StoredRelease> {
 pub(crate) async fn import_release(caller: Caller, body: Body<ImportRelease>) -> Result<Response> {
     caller.may(Action::ChangePlatform)?;
     let mut change = caller.change("importRelease", &body).await?;
-    let stored = read(&caller, &body.value)?;
+    let stored = read_release(&body.value, caller.app.read_charts).map_err(refused)?;
     change.tx.add_release(&stored, caller.app.clock.now()).await?;
     change.done(Done::new(StatusCode::CREATED, &stored.release.version), &view(&stored.release)).await
 }
@@ -197,10 +140,7 @@ pub(crate) async fn change_release(
     let mut change = caller.change("changeRelease", &body).await?;
     let version: Version = version.parse().map_err(|_| ApiError::not_found("release"))?;
     let wanted = &body.value;
-    let read = |state: &String| {
-        serde_json::from_value(state.as_str().into())
-            .map_err(|_| ApiError::field("/state", "a state is available, deprecated or withdrawn"))
-    };
+    let read = |state: &String| one_of("/state", state, "a state is available, deprecated or withdrawn");
     let state: Option<ReleaseState> = wanted.state.as_ref().map(read).transpose()?;
     let offered = wanted.channels.as_deref().map(channels).transpose()?;
     let supported_until = day("/supported_until", wanted.supported_until.as_ref())?;

@@ -7,9 +7,14 @@ use model::label::{self, Labels};
 use model::name::InvalidName;
 use model::rules::Edition;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use store::{Mesh, Narrow, StoreError, Tx, Written};
+use wire::FieldError;
 
 use crate::problem::{ApiError, Result};
+
+/// A field's value, or what is wrong with it.
+pub(crate) type Read<T> = std::result::Result<T, FieldError>;
 
 /// Reads an id of a path; a malformed one is as absent as an unknown one.
 pub(crate) fn id<T: std::str::FromStr>(text: &str, what: &str) -> Result<T> {
@@ -22,9 +27,18 @@ pub(crate) fn name_field(text: &str) -> Result<Name> {
 }
 
 /// Reads an edition.
-pub(crate) fn edition(pointer: &str, text: &str) -> Result<Edition> {
-    let said = |_| ApiError::field(pointer, "an edition is standard, enterprise or ultimate");
-    serde_json::from_value(text.into()).map_err(said)
+pub(crate) fn edition(pointer: &str, text: &str) -> Read<Edition> {
+    one_of(pointer, text, "an edition is standard, enterprise or ultimate")
+}
+
+/// Reads one of a few values by its name; `known` says which there are.
+pub(crate) fn one_of<T: DeserializeOwned>(pointer: &str, text: &str, known: &str) -> Read<T> {
+    serde_json::from_value(text.into()).map_err(|_| wrong(pointer, known))
+}
+
+/// What is wrong with a field, for readers that not only handlers call.
+pub(crate) fn wrong(pointer: &str, message: impl Into<String>) -> FieldError {
+    FieldError { pointer: pointer.into(), message: message.into() }
 }
 
 /// Refuses what is no namespace of a member. It becomes a part of paths in the member's API, so its form matters.

@@ -26,6 +26,7 @@ mod operations;
 mod paging;
 mod problem;
 mod promises;
+mod release;
 mod router;
 mod serve;
 mod tenants;
@@ -37,6 +38,7 @@ mod webhooks;
 
 pub use limits::{Limits, Rate, Rates};
 pub use oidc::{Fetch, FetchError, IssuerKeys};
+pub use release::read_release;
 pub use router::{openapi, router};
 pub use serve::{Patience, serve};
 pub use vitals::{Vitals, vitals};

@@ -67,17 +67,7 @@ impl ApiError {
 
     /// One field is wrong.
     pub(crate) fn field(pointer: &str, message: impl Into<String>) -> Self {
-        let message = message.into();
-        let errors = vec![FieldError { pointer: pointer.into(), message: message.clone() }];
-        Self::Problem(Box::new(Refusal {
-            status: StatusCode::UNPROCESSABLE_ENTITY,
-            code: "invalid_field",
-            detail: message,
-            hint: "Correct the field and send the request again.".into(),
-            errors,
-            retry_after: None,
-            clashed: false,
-        }))
+        FieldError { pointer: pointer.into(), message: message.into() }.into()
     }
 
     /// The same error under a code of its own.
@@ -159,6 +149,20 @@ impl ApiError {
     pub(crate) fn try_again() -> Self {
         let hint = "Send the request again in a moment.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "try_again", "The service is busy or restarting.", hint)
+    }
+}
+
+impl From<FieldError> for ApiError {
+    fn from(wrong: FieldError) -> Self {
+        Self::Problem(Box::new(Refusal {
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            code: "invalid_field",
+            detail: wrong.message.clone(),
+            hint: "Correct the field and send the request again.".into(),
+            errors: vec![wrong],
+            retry_after: None,
+            clashed: false,
+        }))
     }
 }
 

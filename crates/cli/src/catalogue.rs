@@ -5,7 +5,7 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use model::Version;
-use wire::{AddHostingCluster, ChangeRelease, HostingCluster, ImportRelease, Release as View};
+use wire::{AddHostingCluster, ChangeRelease, HostingCluster, Release as View};
 
 use crate::client::{Client, escaped};
 use crate::options::{Change, Format, Hosting, Import, Release};
@@ -72,22 +72,7 @@ pub(crate) async fn release(client: &Client, format: Format, command: Release) -
     let shown: View = match command {
         Release::Import(import) => {
             let charts = STANDARD.encode(found(&import).await?);
-            let Import { version, hub, tag, supported_until, .. } = *import;
-            let body = ImportRelease {
-                version,
-                charts,
-                hub,
-                tag,
-                supported_until,
-                kubernetes_min: import.kubernetes_min,
-                kubernetes_tested: import.kubernetes_tested,
-                kubernetes_source: import.kubernetes_source,
-                quirks: import.quirks,
-                released_on: import.released_on,
-                channels: import.channels,
-                minimum_edition: import.minimum_edition,
-                notes: import.notes,
-            };
+            let body = import.facts.import(import.version, charts);
             client.post("/v1/releases", &body, None).await?
         }
         Release::Set(Change { version, state, channels, supported_until, notes }) => {

@@ -9,6 +9,7 @@ use model::ids::TenantId;
 use store::private::{PrivatePostgres, SUPERUSER};
 use store::{Store, Vault};
 use tokio_util::sync::CancellationToken;
+use wire::ReleaseFacts;
 
 use crate::Failure;
 use crate::import::{add_hosting, import_release, there_already};
@@ -35,7 +36,7 @@ pub(crate) async fn dev(options: Dev) -> Result<(), Failure> {
         there_already(add_hosting(&worker, "hosting", kubeconfig).await)?;
     }
     for release in &options.releases {
-        there_already(import_release(&worker, &parse_release(release, &options.hub)?).await)?;
+        there_already(import_release(&worker, parse_release(release, &options.hub)?).await)?;
     }
     let listener = listener(&options.listen).await?;
     let address = listener.local_addr().map_err(Failure::io("the listener"))?;
@@ -125,16 +126,18 @@ fn parse_release(text: &str, hub: &str) -> Result<Release, Failure> {
     Ok(Release {
         version: version.into(),
         charts: charts.into(),
-        hub: hub.into(),
-        tag: tag.map(str::to_owned),
-        kubernetes_min: 29,
-        kubernetes_tested: 35,
-        kubernetes_source: "AKS support table of 2026-05-15".into(),
-        supported_until: None,
-        quirks: known_fault.into_iter().collect(),
-        released_on: None,
-        channels: Vec::new(),
-        minimum_edition: "standard".into(),
-        notes: String::new(),
+        facts: ReleaseFacts {
+            hub: hub.into(),
+            tag: tag.map(str::to_owned),
+            kubernetes_min: 29,
+            kubernetes_tested: 35,
+            kubernetes_source: "AKS support table of 2026-05-15".into(),
+            supported_until: None,
+            quirks: known_fault.into_iter().collect(),
+            released_on: None,
+            channels: Vec::new(),
+            minimum_edition: "standard".into(),
+            notes: String::new(),
+        },
     })
 }

@@ -2,14 +2,13 @@
 
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use cluster::Credential;
 use model::Clock;
 use model::clock::SystemClock;
 use model::ids::HostingClusterId;
-use model::release::{KubernetesRange, Release as Entry, ReleaseState};
-use model::version::Version;
-use serde::de::DeserializeOwned;
-use store::{Hosting, Store, StoreError, StoredRelease};
+use store::{Hosting, Store, StoreError};
 
 use crate::Failure;
 use crate::options::{self, Backend, Release, Releases};
@@ -18,48 +17,27 @@ use crate::service::connect;
 pub(crate) async fn releases(database: &Backend, command: Releases) -> Result<(), Failure> {
     let Releases::Import(release) = command;
     let store = connect(database).await?;
-    import_release(&store, &release).await?;
-    println!("release {} is in the catalogue", release.version);
+    let version = release.version.clone();
+    import_release(&store, *release).await?;
+    println!("release {version} is in the catalogue");
     Ok(())
 }
 
 /// Adds a release from its chart folder. Its images and its charts are the operator's choice, never a tenant's.
-pub(crate) async fn import_release(store: &Store, wanted: &Release) -> Result<(), Failure> {
-    let version: Version =
-        wanted.version.parse().map_err(|error: model::version::InvalidVersion| bad("version", &error))?;
+pub(crate) async fn import_release(store: &Store, wanted: Release) -> Result<(), Failure> {
     let charts = cluster::render::pack(&wanted.charts)
         .map_err(Failure::io(format!("the charts base and istiod in {}", wanted.charts.display())))?;
-    let day = |what: &str, text: &Option<String>| {
-        text.as_ref().map(|day| day.parse()).transpose().map_err(|error: jiff::Error| bad(what, &error))
-    };
-    let release = Entry {
-        state: ReleaseState::Available,
-        hub: wanted.hub.clone(),
-        tag: wanted.tag.clone().unwrap_or_else(|| version.community()),
-        digest: store::digest(&charts),
-        supported_until: day("supported-until", &wanted.supported_until)?,
-        kubernetes: KubernetesRange {
-            min: wanted.kubernetes_min,
-            tested_max: wanted.kubernetes_tested,
-            source: wanted.kubernetes_source.clone(),
-        },
-        quirks: wanted.quirks.iter().map(|quirk| named("quirk", quirk)).collect::<Result<_, _>>()?,
-        released_on: day("released-on", &wanted.released_on)?,
-        channels: wanted.channels.iter().map(|channel| named("channel", channel)).collect::<Result<_, _>>()?,
-        minimum_edition: named("minimum-edition", &wanted.minimum_edition)?,
-        notes: wanted.notes.clone(),
-        version,
-    };
-    store.add_release(&StoredRelease { release, charts }, SystemClock.now()).await.map_err(Failure::from)
+    let request = wanted.facts.import(wanted.version, STANDARD.encode(charts));
+    let release = api::read_release(&request, read_charts)
+        .map_err(|wrong| Failure::Config(format!("{}: {}", wrong.pointer, wrong.message)))?;
+    store.add_release(&release, SystemClock.now()).await.map_err(Failure::from)
 }
 
-fn bad(what: &str, error: &dyn std::fmt::Display) -> Failure {
-    Failure::Config(format!("--{what}: {error}"))
-}
-
-/// One of a few values, by its name.
-fn named<T: DeserializeOwned>(what: &str, name: &str) -> Result<T, Failure> {
-    serde_json::from_value(name.into()).map_err(|error| bad(what, &error))
+/// Reads the charts that somebody sent.
+pub(crate) fn read_charts(sent: &[u8]) -> Result<(Vec<u8>, String), String> {
+    let charts = cluster::render::repack(sent)?;
+    let digest = store::digest(&charts);
+    Ok((charts, digest))
 }
 
 pub(crate) async fn hosting(database: &Backend, command: options::Hosting) -> Result<(), Failure> {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use wire::ReleaseFacts;
 
 /// A managed service mesh: every control plane and every sidecar from one version to the next, and back.
 #[derive(Debug, Parser)]
@@ -243,7 +244,7 @@ impl Clusters {
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Releases {
     /// Add a release from its own charts.
-    Import(Release),
+    Import(Box<Release>),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -254,39 +255,8 @@ pub(crate) struct Release {
     /// Folder with the charts `base` and `istiod`.
     #[arg(long)]
     pub(crate) charts: PathBuf,
-    /// Where its images are pulled from.
-    #[arg(long, default_value = "docker.io/istio")]
-    pub(crate) hub: String,
-    /// Tag of its images; the community version by default.
-    #[arg(long)]
-    pub(crate) tag: Option<String>,
-    /// The oldest Kubernetes minor that it runs on.
-    #[arg(long, default_value_t = 29)]
-    pub(crate) kubernetes_min: u32,
-    /// The newest Kubernetes minor that it was tested on.
-    #[arg(long, default_value_t = 35)]
-    pub(crate) kubernetes_tested: u32,
-    /// Who says so.
-    #[arg(long, default_value = "the release's notes")]
-    pub(crate) kubernetes_source: String,
-    /// When its support ends, as a date.
-    #[arg(long)]
-    pub(crate) supported_until: Option<String>,
-    /// A known fault that changes how we act. Repeatable.
-    #[arg(long = "quirk")]
-    pub(crate) quirks: Vec<String>,
-    /// The day it came out, for example 2026-05-04.
-    #[arg(long)]
-    pub(crate) released_on: Option<String>,
-    /// A channel that it is offered in: rapid, regular or stable. Repeatable.
-    #[arg(long = "channel")]
-    pub(crate) channels: Vec<String>,
-    /// The lowest edition whose meshes may run it.
-    #[arg(long, default_value = "standard")]
-    pub(crate) minimum_edition: String,
-    /// What users should know of it: a sentence, or where its notes are.
-    #[arg(long, default_value = "")]
-    pub(crate) notes: String,
+    #[command(flatten)]
+    pub(crate) facts: ReleaseFacts,
 }
 
 #[derive(Debug, Clone, Subcommand)]

@@ -17,6 +17,7 @@ use worker::{Engine, Settings};
 
 use crate::Failure;
 use crate::fetch::{PublicFetch, PublicPost};
+use crate::import::read_charts;
 use crate::options::{AnchorFile, Backend, Clusters, KeyKeeper};
 use crate::tenants::Anchors;
 use crate::transit::Transit;
@@ -98,11 +99,7 @@ pub(crate) fn app(store: Store, allowed: &[String], share: u32) -> Result<api::A
         new_authority: |mesh, now| {
             Authority::generate(mesh, now).map(|authority| authority.stored()).map_err(|error| error.to_string())
         },
-        read_charts: |sent| {
-            let charts = cluster::render::repack(sent)?;
-            let digest = store::digest(&charts);
-            Ok((charts, digest))
-        },
+        read_charts,
         limits: Arc::new(api::Limits::new(
             api::Rates::TENANT.times(share),
             api::Rates::PRINCIPAL.times(share),

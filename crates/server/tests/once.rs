@@ -55,15 +55,19 @@ async fn a_release_is_imported_with_all_that_the_catalogue_knows() {
         let same = ["releases", "import", "--version", "1.27.9.7", "--charts", &charts];
         server(&[&same, more].concat(), &db.url("mw_worker"), &secret)
     };
-    for (option, value) in [
-        ("--channel", "slow"),
-        ("--minimum-edition", "free"),
-        ("--quirk", "none"),
-        ("--released-on", "yesterday"),
-        ("--supported-until", "2027-02-30"),
+    for (option, value, field) in [
+        ("--channel", "slow", "/channels/0"),
+        ("--minimum-edition", "free", "/minimum_edition"),
+        ("--quirk", "none", "/quirks/0"),
+        ("--released-on", "20260504", "/released_on"),
+        ("--supported-until", "2027-02-30", "/supported_until"),
+        ("--hub", "", "/hub"),
+        ("--notes", "a\u{7}", "/notes"),
+        ("--kubernetes-min", "36", "/kubernetes_min"),
+        ("--kubernetes-tested", "1000", "/kubernetes_tested"),
     ] {
         let refused = import(&[option, value]);
-        assert!(!refused.status.success() && said(&refused).contains(&format!("{option}: ")), "{}", said(&refused));
+        assert!(!refused.status.success() && said(&refused).contains(&format!("{field}: ")), "{}", said(&refused));
     }
     let known = ["--released-on", "2026-05-04", "--channel", "stable", "--channel", "regular"];
     let done = import(&[&known, ["--minimum-edition", "enterprise", "--notes", "Mind the gap."].as_slice()].concat());

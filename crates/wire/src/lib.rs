@@ -11,6 +11,8 @@ mod identity;
 mod keys;
 mod object;
 mod operations;
+#[cfg(feature = "options")]
+mod options;
 mod problem;
 mod problem_pages;
 mod tenants;
@@ -24,6 +26,8 @@ pub use identity::*;
 pub use keys::*;
 pub use object::Object;
 pub use operations::*;
+#[cfg(feature = "options")]
+pub use options::ReleaseFacts;
 pub use problem::*;
 pub use problem_pages::*;
 pub use tenants::*;

@@ -72,6 +72,8 @@ async fn what_makes_no_release_is_refused_where_it_is() {
         ("/tag", "tag", json!("x".repeat(256))),
         ("/supported_until", "supported_until", json!("soon")),
         ("/kubernetes_min", "kubernetes_min", json!(36)),
+        ("/kubernetes_min", "kubernetes_min", json!(0)),
+        ("/kubernetes_tested", "kubernetes_tested", json!(1000)),
         ("/quirks/0", "quirks", json!(["unheard_of"])),
         ("/released_on", "released_on", json!("4.5.2026")),
         ("/released_on", "released_on", json!("20260504")),

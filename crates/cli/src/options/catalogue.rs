@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use wire::ReleaseFacts;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Release {
@@ -44,39 +45,8 @@ pub(crate) struct Import {
     /// The helm program that pulls from a registry.
     #[arg(long, env = "MESHWRIGHT_HELM", default_value = "helm")]
     pub(crate) helm: PathBuf,
-    /// Where its images are pulled from.
-    #[arg(long, default_value = "docker.io/istio")]
-    pub(crate) hub: String,
-    /// Tag of its images; the community version by default.
-    #[arg(long)]
-    pub(crate) tag: Option<String>,
-    /// The day on which its support ends, for example 2027-06-30.
-    #[arg(long)]
-    pub(crate) supported_until: Option<String>,
-    /// The oldest Kubernetes minor that it runs on.
-    #[arg(long, default_value_t = 29)]
-    pub(crate) kubernetes_min: u32,
-    /// The newest Kubernetes minor that it was tested on.
-    #[arg(long, default_value_t = 35)]
-    pub(crate) kubernetes_tested: u32,
-    /// Who says so.
-    #[arg(long, default_value = "")]
-    pub(crate) kubernetes_source: String,
-    /// A known fault that changes how we act. Repeatable.
-    #[arg(long = "quirk")]
-    pub(crate) quirks: Vec<String>,
-    /// The day it came out, for example 2026-05-04.
-    #[arg(long)]
-    pub(crate) released_on: Option<String>,
-    /// A channel that it is offered in: rapid, regular or stable. Repeatable.
-    #[arg(long = "channel")]
-    pub(crate) channels: Vec<String>,
-    /// The lowest edition whose meshes may run it.
-    #[arg(long, default_value = "standard")]
-    pub(crate) minimum_edition: String,
-    /// What users should know of it: a sentence, or where its notes are.
-    #[arg(long, default_value = "")]
-    pub(crate) notes: String,
+    #[command(flatten)]
+    pub(crate) facts: ReleaseFacts,
 }
 
 #[derive(Debug, Subcommand)]
