@@ -41,6 +41,8 @@ pub struct Fleet {
     pub mesh: MeshId,
     /// How many workloads are restarted at once.
     pub width: usize,
+    /// How often its workers look at the queue without a hint.
+    pub poll: Duration,
     /// What upgrades do with namespaces that name the old revision.
     pub labels: LabelPolicy,
     /// While true, the database fails whoever opens the mesh.
@@ -189,7 +191,8 @@ impl Fleet {
         tx.commit().await.expect("a commit");
         let (world, unreadable) = (FakeWorld::new(&["c1", "c2"]), Arc::default());
         let credentials = Credentials::default();
-        let fleet = Self { db, world, clock, mesh, width: 2, labels: LabelPolicy::Relabel, unreadable, credentials };
+        let (labels, poll) = (LabelPolicy::Relabel, Duration::from_millis(20));
+        let fleet = Self { db, world, clock, mesh, width: 2, poll, labels, unreadable, credentials };
         fleet.begin(OperationKind::CreateMesh, Value::Null).await;
         fleet.run().await;
         for (namespace, label) in [
@@ -224,13 +227,8 @@ impl Fleet {
         let (world, unreadable) = (self.world.clone(), self.unreadable.clone());
         let (credentials, clock) = (self.credentials.clone(), self.clock.clone());
         let worlds = FakeWorlds { store: store.clone(), world, width: self.width, unreadable, credentials, clock };
-        let settings = Settings {
-            owner: owner.into(),
-            lease,
-            poll: Duration::from_millis(20),
-            patience: hasty(),
-            ..Settings::default()
-        };
+        let settings =
+            Settings { owner: owner.into(), lease, poll: self.poll, patience: hasty(), ..Settings::default() };
         Engine::new(store, Arc::new(worlds), self.clock.clone(), settings)
     }
 

@@ -134,7 +134,9 @@ const PLATFORM: &str = "platform";
 
 /// A fleet with an upgrade on its way, and a key.
 async fn prepare((title, role): (&'static str, Role)) -> std::result::Result<(Fleet, String), store::StoreError> {
-    let fleet = Fleet::new().await;
+    let mut fleet = Fleet::new().await;
+    // Hints tell the workers what is new; looking more often than a real worker does would take a processor from the fuzzing.
+    fleet.poll = Duration::from_secs(1);
     fleet.plan_or_known().await;
     fleet.db.api.prepare_platform(SystemClock.now()).await?;
     let tenant = if title == PLATFORM { TenantId::PLATFORM } else { fleet.db.tenant };
