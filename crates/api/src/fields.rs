@@ -1,11 +1,12 @@
 //! Single values of paths and bodies.
 
 use axum::http::{HeaderMap, header};
-use model::Name;
 use model::access::Scope;
 use model::label::{self, Labels};
 use model::name::InvalidName;
 use model::rules::Edition;
+use model::version::InvalidVersion;
+use model::{Name, Version};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use store::{Mesh, Narrow, StoreError, Tx, Written};
@@ -24,6 +25,11 @@ pub(crate) fn id<T: std::str::FromStr>(text: &str, what: &str) -> Result<T> {
 /// Reads the field `/name`: a DNS label.
 pub(crate) fn name_field(text: &str) -> Result<Name> {
     text.parse().map_err(|error: InvalidName| ApiError::field("/name", error.to_string()))
+}
+
+/// Reads the field `/version`.
+pub(crate) fn version_field(text: &str) -> Read<Version> {
+    text.parse().map_err(|error: InvalidVersion| wrong("/version", error.to_string()))
 }
 
 /// Reads an edition.

@@ -23,7 +23,9 @@ use wire::{
 use crate::auth::Caller;
 use crate::catalogue::reasons;
 use crate::change::{Body, Change, Done, Nothing};
-use crate::fields::{Filter, edition, id, name_field, named, namespace_of, rewritten, tag, unmoved, written};
+use crate::fields::{
+    Filter, edition, id, name_field, named, namespace_of, rewritten, tag, unmoved, version_field, written,
+};
 use crate::paging::List;
 use crate::problem::{ApiError, Result};
 use crate::views::{self, name};
@@ -64,10 +66,7 @@ pub(crate) async fn create_mesh(caller: Caller, body: Body<CreateMesh>) -> Resul
 
 async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<NewMesh> {
     let (name, written) = (name_field(&wanted.name)?, written(&wanted.display_name, &wanted.labels)?);
-    let version: Version = wanted
-        .version
-        .parse()
-        .map_err(|error: model::version::InvalidVersion| ApiError::field("/version", error.to_string()))?;
+    let version = version_field(&wanted.version)?;
     let release = release(caller, &version).await?;
     let edition = edition("/edition", &wanted.edition)?;
     if wanted.clusters.is_empty() || wanted.clusters.len() > MOST_MEMBERS {

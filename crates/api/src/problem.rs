@@ -8,6 +8,7 @@ use store::StoreError;
 use wire::{FieldError, Problem};
 
 use crate::envelope;
+use crate::fields::wrong;
 
 /// Why a handler ends early.
 #[derive(Debug)]
@@ -67,7 +68,7 @@ impl ApiError {
 
     /// One field is wrong.
     pub(crate) fn field(pointer: &str, message: impl Into<String>) -> Self {
-        FieldError { pointer: pointer.into(), message: message.into() }.into()
+        wrong(pointer, message).into()
     }
 
     /// The same error under a code of its own.

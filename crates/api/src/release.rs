@@ -5,13 +5,12 @@ use std::collections::BTreeSet;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::civil::Date;
-use model::Version;
 use model::release::{Channel, KubernetesRange, Release, ReleaseState};
 use store::StoredRelease;
 use wire::{FieldError, ImportRelease};
 
 use crate::ReadCharts;
-use crate::fields::{Read, edition, one_of, wrong};
+use crate::fields::{Read, edition, one_of, version_field, wrong};
 
 /// The field with the charts.
 pub(crate) const CHARTS: &str = "/charts";
@@ -27,8 +26,7 @@ const LAST_MINOR: u32 = 999;
 /// # Errors
 /// The first field that is wrong, with words for whoever sent it.
 pub fn read_release(wanted: &ImportRelease, read_charts: ReadCharts) -> Result<StoredRelease, FieldError> {
-    let version: Version =
-        wanted.version.parse().map_err(|error: model::version::InvalidVersion| wrong("/version", error.to_string()))?;
+    let version = version_field(&wanted.version)?;
     let sent = STANDARD.decode(&wanted.charts).map_err(|_| wrong(CHARTS, "it is not base64"))?;
     let (charts, digest) = read_charts(&sent).map_err(|said| wrong(CHARTS, said))?;
     let quirk =

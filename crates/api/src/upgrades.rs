@@ -18,7 +18,7 @@ use wire::{CreateUpgrade, MoveNamespaces, Upgrade, UpgradeList};
 
 use crate::auth::Caller;
 use crate::change::{Body, Change, Done, Nothing};
-use crate::fields::{expected, id, namespace_of, tag};
+use crate::fields::{expected, id, namespace_of, one_of, tag, version_field};
 use crate::meshes::{blocking, member_versions, permitted, release};
 use crate::paging::{List, Unfiltered};
 use crate::problem::{ApiError, Result};
@@ -63,12 +63,8 @@ pub(crate) async fn create_upgrade(
 
 /// What is wrong in itself comes before what stands in the way.
 fn read(wanted: &CreateUpgrade) -> Result<(Version, UpgradePolicyChoice)> {
-    let version: Version = wanted
-        .version
-        .parse()
-        .map_err(|error: model::version::InvalidVersion| ApiError::field("/version", error.to_string()))?;
-    let strategy: Strategy = serde_json::from_value(Value::from(wanted.strategy.as_str()))
-        .map_err(|_| ApiError::field("/strategy", "a strategy is in_place or canary"))?;
+    let version = version_field(&wanted.version)?;
+    let strategy: Strategy = one_of("/strategy", &wanted.strategy, "a strategy is in_place or canary")?;
     if wanted.hold_seconds > LONGEST_HOLD {
         return Err(ApiError::field("/hold_seconds", format!("at most {LONGEST_HOLD}")));
     }
@@ -77,8 +73,7 @@ fn read(wanted: &CreateUpgrade) -> Result<(Version, UpgradePolicyChoice)> {
         auto: wanted.auto,
         hold_seconds: wanted.hold_seconds,
         accept_warnings: wanted.accept_warnings,
-        labels: serde_json::from_value(Value::from(wanted.labels.as_str()))
-            .map_err(|_| ApiError::field("/labels", "labels are relabel, alias or block"))?,
+        labels: one_of("/labels", &wanted.labels, "labels are relabel, alias or block")?,
     };
     Ok((version, choice))
 }

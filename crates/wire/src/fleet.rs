@@ -105,19 +105,19 @@ pub struct ImportRelease {
     pub notes: String,
 }
 
-fn lowest() -> String {
+pub(crate) fn lowest() -> String {
     "standard".into()
 }
 
-fn istio() -> String {
+pub(crate) fn istio() -> String {
     "docker.io/istio".into()
 }
 
-fn oldest() -> u32 {
+pub(crate) fn oldest() -> u32 {
     29
 }
 
-fn newest() -> u32 {
+pub(crate) fn newest() -> u32 {
     35
 }
 

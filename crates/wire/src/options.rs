@@ -2,13 +2,13 @@
 
 use clap::Args;
 
-use crate::ImportRelease;
+use crate::fleet::{ImportRelease, istio, lowest, newest, oldest};
 
 /// What is known of a release, its version and its charts apart. Every text is read by whoever takes the request.
 #[derive(Debug, Clone, Args)]
 pub struct ReleaseFacts {
     /// Where its images are pulled from.
-    #[arg(long, default_value = "docker.io/istio")]
+    #[arg(long, default_value_t = istio())]
     pub hub: String,
     /// Tag of its images; the community version by default.
     #[arg(long)]
@@ -17,10 +17,10 @@ pub struct ReleaseFacts {
     #[arg(long)]
     pub supported_until: Option<String>,
     /// The oldest Kubernetes minor that it runs on.
-    #[arg(long, default_value_t = 29)]
+    #[arg(long, default_value_t = oldest())]
     pub kubernetes_min: u32,
     /// The newest Kubernetes minor that it was tested on.
-    #[arg(long, default_value_t = 35)]
+    #[arg(long, default_value_t = newest())]
     pub kubernetes_tested: u32,
     /// Who says so.
     #[arg(long, default_value = "")]
@@ -35,7 +35,7 @@ pub struct ReleaseFacts {
     #[arg(long = "channel")]
     pub channels: Vec<String>,
     /// The lowest edition whose meshes may run it.
-    #[arg(long, default_value = "standard")]
+    #[arg(long, default_value_t = lowest())]
     pub minimum_edition: String,
     /// What users should know of it: a sentence, or where its notes are.
     #[arg(long, default_value = "")]

@@ -60,7 +60,7 @@ fn admit_until(lab: &Lab, over: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Whether a connection that had been open ended under the question. One that cannot be opened is another matter.
+/// Whether a connection ended under the question. Nobody can tell whether it had been of use before: the second answer decides.
 fn cut_off(said: &str) -> bool {
     let ends = ["write: broken pipe", "read: connection reset by peer", ": EOF"];
     said.contains("failed to call webhook") && ends.iter().any(|end| said.contains(end))
