@@ -9,7 +9,7 @@ use wire::{
 
 use crate::client::Client;
 use crate::options::{Access, Format, Key, Tenant};
-use crate::output::{or_dash, print};
+use crate::output::{or_dash, print, say};
 use crate::{Failure, Result};
 
 const KEY: [&str; 7] = ["name", "role", "scopes", "state", "expires", "last used", "id"];
@@ -46,8 +46,7 @@ pub(crate) async fn key(client: &Client, format: Format, command: Key) -> Result
         }
         Key::Revoke { key } => {
             client.delete(&format!("/v1/api-keys/{key}")).await?;
-            println!("revoked");
-            Ok(())
+            say("revoked")
         }
     }
 }
@@ -99,8 +98,7 @@ pub(crate) async fn access(client: &Client, format: Format, command: Access) -> 
 
 async fn gone(client: &Client, path: &str) -> Result<()> {
     client.delete(path).await?;
-    println!("done");
-    Ok(())
+    say("done")
 }
 
 /// Reads name=value.

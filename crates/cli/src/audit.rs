@@ -7,7 +7,7 @@ use wire::{AuditEntry, AuditEntryList, AuditHead};
 
 use crate::client::Client;
 use crate::options::{Audit, Format};
-use crate::output::print;
+use crate::output::{print, say, say_json};
 use crate::{Failure, Result};
 
 pub(crate) async fn audit(client: &Client, format: Format, command: Audit) -> Result<()> {
@@ -22,17 +22,8 @@ pub(crate) async fn audit(client: &Client, format: Format, command: Audit) -> Re
                 list.items.iter().map(row).collect()
             })
         }
-        Audit::Export => {
-            each(client, |entry| {
-                println!("{}", serde_json::to_string(entry).map_err(Failure::other)?);
-                Ok(())
-            })
-            .await
-        }
-        Audit::Anchor => {
-            println!("{}", serde_json::to_string(&anchor(client).await?).map_err(Failure::other)?);
-            Ok(())
-        }
+        Audit::Export => each(client, say_json).await,
+        Audit::Anchor => say_json(&anchor(client).await?),
         Audit::Verify { anchors } => verify(client, anchors.as_deref()).await,
     }
 }
@@ -103,6 +94,5 @@ async fn verify(client: &Client, anchors: Option<&Path>) -> Result<()> {
     each(client, |entry| verifier.read(&linked(entry)?).map_err(broken)).await?;
     let head = verifier.end().map_err(broken)?;
     let own = known.iter().filter(|anchor| anchor.tenant == tenant).count() - 1;
-    println!("whole: {} entries, {own} anchors agree", head.seq);
-    Ok(())
+    say(&format!("whole: {} entries, {own} anchors agree", head.seq))
 }

@@ -9,7 +9,7 @@ use wire::{AddHostingCluster, ChangeRelease, HostingCluster, Release as View};
 
 use crate::client::{Client, escaped};
 use crate::options::{Change, Format, Hosting, Import, Release};
-use crate::output::{or_dash, print};
+use crate::output::{or_dash, print, say};
 use crate::{Failure, Result};
 
 pub(crate) const RELEASE: [&str; 5] = ["version", "state", "channels", "kubernetes", "supported until"];
@@ -105,8 +105,7 @@ pub(crate) async fn hosting(client: &Client, format: Format, command: Hosting) -
         }
         Hosting::Delete { hosting } => {
             client.delete(&format!("/v1/hosting-clusters/{}", escaped(&hosting))).await?;
-            println!("removed");
-            Ok(())
+            say("removed")
         }
     }
 }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use wire::{
-    ChangeCluster, Cluster as ClusterView, EventList, Operation as OperationView, OperationList, RegisterCluster,
-    ReleaseList, RenewCredential,
+    ChangeCluster, Cluster as ClusterView, EventList, Operation as OperationView, RegisterCluster, ReleaseList,
+    RenewCredential,
 };
 
 use crate::access::pairs;
 use crate::client::{Client, escaped};
-use crate::options::{Cluster, Command, Format, Operation, Options, Selector, Wait, Written};
-use crate::output::{or_dash, print};
+use crate::options::{AskOperation, Cluster, Command, Format, Operation, Options, Selector, Wait, Written};
+use crate::output::{note, or_dash, print, say};
 use crate::profile::{self, Profile};
 use crate::{Failure, Result, access, audit, catalogue, meshes, upgrades, watch, webhooks};
 
@@ -23,8 +23,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         Command::Login => {
             let releases: ReleaseList = client.get("/v1/releases").await?;
             let file = profile::keep(&Profile { server, key })?;
-            println!("logged in; the profile is {}; {} releases are offered", file.display(), releases.items.len());
-            Ok(())
+            say(&format!("logged in; the profile is {}; {} releases are offered", file.display(), releases.items.len()))
         }
         Command::Releases => releases(&client, format).await,
         Command::Release(command) => catalogue::release(&client, format, command).await,
@@ -39,19 +38,34 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         Command::Audit(command) => audit::audit(&client, format, command).await,
         Command::Tenant(command) => access::tenant(&client, format, command).await,
         Command::Usage => access::usage(&client, format).await,
-        Command::Events { after } => {
-            let events: EventList = client.get(&format!("/v1/events?after={after}")).await?;
-            print(format, &events, &["seq", "at", "kind", "body"], |list| {
-                list.items
-                    .iter()
-                    .map(|event| {
-                        vec![event.seq.to_string(), event.at.to_string(), event.kind.clone(), event.body.to_string()]
-                    })
-                    .collect()
-            })
-        }
+        Command::Events { after, limit } => events(&client, format, after, limit as usize).await,
         Command::Completion { .. } => Ok(()),
     }
+}
+
+/// Shows events page by page up to a limit, and says when there are more: a list that ends in silence looks whole.
+async fn events(client: &Client, format: Format, after: i64, limit: usize) -> Result<()> {
+    let mut all = EventList { items: Vec::new(), next_page_token: None };
+    let mut from = after;
+    let more = loop {
+        let page: EventList = client.get(&format!("/v1/events?after={from}")).await?;
+        all.items.extend(page.items);
+        match page.next_page_token.and_then(|token| token.parse().ok()) {
+            Some(next) if all.items.len() < limit => from = next,
+            next => break next.is_some() || all.items.len() > limit,
+        }
+    };
+    all.items.truncate(limit);
+    print(format, &all, &["seq", "at", "kind", "body"], |list| {
+        let row = |event: &wire::Event| {
+            vec![event.seq.to_string(), event.at.to_string(), event.kind.clone(), event.body.to_string()]
+        };
+        list.items.iter().map(row).collect()
+    })?;
+    if let Some(last) = all.items.last().filter(|_| more) {
+        note(&format!("there are more: meshwright events --after {}", last.seq));
+    }
+    Ok(())
 }
 
 async fn releases(client: &Client, format: Format) -> Result<()> {
@@ -120,8 +134,7 @@ async fn cluster(client: &Client, format: Format, command: Cluster) -> Result<()
         Cluster::Delete { cluster } => {
             let id = client.cluster(&cluster).await?;
             client.delete(&format!("/v1/clusters/{id}")).await?;
-            println!("forgotten");
-            Ok(())
+            say("forgotten")
         }
     }
 }
@@ -149,11 +162,19 @@ pub(crate) async fn started(client: &Client, format: Format, operation: Operatio
     print(format, &shown, &OPERATION, |operation| vec![operation_row(operation)])
 }
 
+/// Asks something of a lone operation. Its answer shows the operation before a worker has heard the wish.
+async fn ask(client: &Client, format: Format, verb: &str, it: AskOperation) -> Result<()> {
+    let path = format!("/v1/operations/{}/{verb}", it.operation);
+    let asked: OperationView = client.post(&path, &serde_json::json!({}), None).await?;
+    started(client, format, asked, &it.wait).await
+}
+
 async fn operation(client: &Client, format: Format, command: Operation) -> Result<()> {
     match command {
-        Operation::List => print(format, &client.get::<OperationList>("/v1/operations").await?, &OPERATION, |list| {
-            list.items.iter().map(operation_row).collect()
-        }),
+        Operation::List => {
+            let list = client.all::<OperationView>("/v1/operations").await?;
+            print(format, &list, &OPERATION, |list| list.items.iter().map(operation_row).collect())
+        }
         Operation::Get { operation } => {
             let found: OperationView = client.get(&format!("/v1/operations/{operation}")).await?;
             let steps = |operation: &OperationView| {
@@ -168,5 +189,9 @@ async fn operation(client: &Client, format: Format, command: Operation) -> Resul
             let ended = watch::operation(client, &operation, timeout).await?;
             print(format, &ended, &OPERATION, |operation| vec![operation_row(operation)])
         }
+        Operation::Pause(it) => ask(client, format, "pause", it).await,
+        Operation::Resume(it) => ask(client, format, "resume", it).await,
+        Operation::Retry(it) => ask(client, format, "retry", it).await,
+        Operation::Cancel(it) => ask(client, format, "cancel", it).await,
     }
 }

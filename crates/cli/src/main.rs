@@ -1,7 +1,10 @@
 //! The command line `meshwright`.
 //!
-//! Exit codes: 0 fine, 1 something else, 2 usage, 3 not found, 4 conflict or precondition, 5 not allowed, 6 an operation failed
+//! Exit codes: 0 fine (also when a pipe's reader, such as `head`, has gone), 1 something else, 2 usage, 3 not found, 4 conflict or precondition, 5 not allowed, 6 an operation failed
 //! or needs a person, 7 still running when the wait was over.
+
+// Both panic when the reader has gone: `output` has the ways to write.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 use std::process::ExitCode;
 
@@ -32,6 +35,11 @@ impl Failure {
         Self { code, message: message.into() }
     }
 
+    /// The reader of our output has gone: nothing went wrong, and nothing more is to be said.
+    pub(crate) fn closed() -> Self {
+        Self::new(0, "")
+    }
+
     pub(crate) fn other(message: impl std::fmt::Display) -> Self {
         Self::new(1, message.to_string())
     }
@@ -43,13 +51,20 @@ pub(crate) type Result<T> = std::result::Result<T, Failure>;
 async fn main() -> ExitCode {
     let options = options::Options::parse();
     if let options::Command::Completion { shell } = options.command {
-        clap_complete::generate(shell, &mut options::Options::command(), "meshwright", &mut std::io::stdout());
-        return ExitCode::SUCCESS;
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut options::Options::command(), "meshwright", &mut script);
+        return ended(output::say(String::from_utf8_lossy(&script).trim_end()));
     }
-    match commands::run(options).await {
+    ended(commands::run(options).await)
+}
+
+fn ended(result: Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("meshwright: {}", failure.message);
+            if !failure.message.is_empty() {
+                output::note(&format!("meshwright: {}", failure.message));
+            }
             ExitCode::from(failure.code)
         }
     }

@@ -7,7 +7,7 @@ use crate::access::pairs;
 use crate::client::Client;
 use crate::commands::{changed, selected, started};
 use crate::options::{Format, Mesh, View};
-use crate::output::{or_dash, print};
+use crate::output::{note, or_dash, print};
 use crate::{Failure, Result};
 
 const MESH: [&str; 6] = ["name", "state", "version", "revision", "members", "busy with"];
@@ -155,7 +155,8 @@ async fn data_plane(
     let id = client.mesh(mesh).await?;
     let view: DataPlane = client.get(&format!("/v1/meshes/{id}/data-plane")).await?;
     if format == Format::Table {
-        eprintln!("observed at {}", view.observed_at.map_or_else(|| "never".to_owned(), |at| at.to_string()));
+        let seen = view.observed_at.map_or_else(|| "never".to_owned(), |at| at.to_string());
+        note(&format!("observed at {seen}"));
     }
     print(format, &view, header, rows)
 }

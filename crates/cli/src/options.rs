@@ -85,6 +85,9 @@ pub(crate) enum Command {
         /// Begin after this number.
         #[arg(long, default_value_t = 0)]
         after: i64,
+        /// Show at most so many events, 1 to 100000; a last line says when there are more.
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        limit: u32,
     },
     /// Print a completion script.
     Completion {
@@ -370,4 +373,20 @@ pub(crate) enum Operation {
         #[arg(long, default_value_t = 900)]
         timeout: u64,
     },
+    /// Pause it after the calls that are under way; a stage of an upgrade is paused with `upgrade pause`.
+    Pause(AskOperation),
+    /// Let a paused operation go on where it was paused.
+    Resume(AskOperation),
+    /// Try the steps again that failed.
+    Retry(AskOperation),
+    /// End it where it is; what it has done so far stays.
+    Cancel(AskOperation),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AskOperation {
+    /// The operation's id, from `operation list`.
+    pub(crate) operation: String,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
 }

@@ -1,4 +1,9 @@
-//! Tables for people, JSON and YAML for the rest.
+//! Tables for people, JSON and YAML for the rest, and the only two ways to a terminal.
+//!
+//! Every text that is shown to a person passes [`printable`]: names and messages come from clusters and from other
+//! people, and a control character in them could rewrite what the terminal shows.
+
+use std::io::Write as _;
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
@@ -14,24 +19,79 @@ pub(crate) fn print<T: Serialize>(
     rows: impl FnOnce(&T) -> Vec<Vec<String>>,
 ) -> Result<()> {
     match format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(value).map_err(Failure::other)?),
-        Format::Yaml => print!("{}", serde_saphyr::to_string(value).map_err(Failure::other)?),
+        Format::Json => say(&escaped(&serde_json::to_string_pretty(value).map_err(Failure::other)?)),
+        Format::Yaml => say(serde_saphyr::to_string(value).map_err(Failure::other)?.trim_end()),
         Format::Table => {
             let rows = rows(value);
             if rows.is_empty() {
-                println!("nothing yet");
-                return Ok(());
+                return say("nothing yet");
             }
             let mut table = Table::new();
             table.load_preset(presets::NOTHING).set_header(header.iter().map(|title| title.to_uppercase()));
-            table.add_rows(rows);
-            println!("{table}");
+            // A line break inside a cell would look like another row.
+            table.add_rows(rows.into_iter().map(|row| row.into_iter().map(|cell| printable(&cell).replace('\n', " "))));
+            say(&table.to_string())
         }
     }
-    Ok(())
+}
+
+/// Writes a line to standard output.
+///
+/// # Errors
+/// [`Failure::closed`] when the reader has gone, as `head` does once it has enough; otherwise why nothing can be written.
+pub(crate) fn say(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", printable(text)).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Failure::closed(),
+        _ => Failure::other(format!("standard output cannot be written: {error}")),
+    })
+}
+
+/// Writes a value as one line of JSON.
+pub(crate) fn say_json(value: &impl Serialize) -> Result<()> {
+    say(&escaped(&serde_json::to_string(value).map_err(Failure::other)?))
+}
+
+/// Writes a line of progress or a problem to standard error. A reader that has gone misses it, and the command goes on:
+/// its result and its exit code do not depend on progress being read.
+pub(crate) fn note(text: &str) {
+    let mut err = std::io::stderr().lock();
+    let _unread = writeln!(err, "{}", printable(text));
+}
+
+/// The text without what a terminal would obey. Line breaks and tabs stay.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|letter| if is_obeyed(letter) { '\u{fffd}' } else { letter }).collect()
+}
+
+/// JSON in which what a terminal would obey is escaped, so that a program still reads the same value.
+fn escaped(json: &str) -> String {
+    let escape = |letter: char| if is_obeyed(letter) { format!("\\u{:04x}", u32::from(letter)) } else { letter.into() };
+    json.chars().map(escape).collect()
+}
+
+/// Control characters, and marks that turn the direction of text around.
+fn is_obeyed(letter: char) -> bool {
+    let turns = matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || (letter.is_control() && letter != '\n' && letter != '\t')
 }
 
 /// An optional value, or a dash.
 pub(crate) fn or_dash(value: Option<&String>) -> String {
     value.cloned().unwrap_or_else(|| "-".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_not_shown() {
+        assert_eq!(
+            printable("v1.33\u{1b}[2J\r\u{9b}1m\u{202e}x\0"),
+            "v1.33\u{fffd}[2J\u{fffd}\u{fffd}1m\u{fffd}x\u{fffd}"
+        );
+        assert_eq!(escaped("\"a\u{9b}\u{202e}\""), "\"a\\u009b\\u202e\"");
+        assert_eq!(printable("two\nlines\tand ünicode → …"), "two\nlines\tand ünicode → …");
+    }
 }

@@ -32,7 +32,22 @@ pub(crate) fn of(options: &Options) -> Result<Profile> {
     });
     let key = given.transpose()?.map(|text| text.trim().to_owned()).or(key);
     let missing = || Failure::new(5, "not logged in: run meshwright login --server ADDRESS --key-file FILE");
-    Ok(Profile { server: options.server.clone().or(server).ok_or_else(missing)?, key: key.ok_or_else(missing)? })
+    let server = base_of(&options.server.clone().or(server).ok_or_else(missing)?)?;
+    Ok(Profile { server, key: key.ok_or_else(missing)? })
+}
+
+/// The address that paths are added to: http or https, a host, perhaps a path, and no slash at its end.
+fn base_of(server: &str) -> Result<String> {
+    let refused = |why: &str| Failure::new(2, format!("--server {server}: {why}, as in https://meshwright.example"));
+    let address: reqwest::Url =
+        server.trim().parse().map_err(|_| refused("an address begins with http:// or https://"))?;
+    if !matches!(address.scheme(), "http" | "https") || !address.has_host() {
+        return Err(refused("an address begins with http:// or https://"));
+    }
+    if address.query().is_some() || address.fragment().is_some() || !address.username().is_empty() {
+        return Err(refused("an address has no query, no fragment and no user"));
+    }
+    Ok(address.as_str().trim_end_matches('/').to_owned())
 }
 
 /// Keeps a profile.
@@ -44,4 +59,20 @@ pub(crate) fn keep(profile: &Profile) -> Result<PathBuf> {
     let opened = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file);
     opened.and_then(|mut opened| opened.write_all(text.as_bytes())).map_err(Failure::other)?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_taken_with_and_without_slashes_at_its_end() {
+        for given in ["http://host:8080", "http://host:8080/", "http://host:8080//", " http://host:8080/ "] {
+            assert_eq!(base_of(given).expect(given), "http://host:8080");
+        }
+        assert_eq!(base_of("https://host/mesh/").expect("a path"), "https://host/mesh");
+        for bad in ["host:8080", "ftp://host", "http://", "https://host/?a=b", "https://me:x@host/", ""] {
+            assert_eq!(base_of(bad).expect_err(bad).code, 2, "{bad}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use wire::{Operation, Trouble, Upgrade};
 
 use crate::client::Client;
+use crate::output::note;
 use crate::{Failure, Result};
 
 /// Prints what has changed since the last look.
@@ -18,7 +19,7 @@ struct Steps {
 impl Steps {
     fn show(&mut self, operation: &Operation) {
         if operation.waiting_for.is_some() && operation.waiting_for != self.waiting_for {
-            eprintln!("  … {}", operation.waiting_for.as_deref().unwrap_or_default());
+            note(&format!("  … {}", operation.waiting_for.as_deref().unwrap_or_default()));
         }
         self.waiting_for.clone_from(&operation.waiting_for);
         for wave in &operation.waves {
@@ -30,7 +31,7 @@ impl Steps {
                         "failed" => "✗",
                         _ => "…",
                     };
-                    eprintln!("  {mark} [{}] {}", operation.kind, step.title);
+                    note(&format!("  {mark} [{}] {}", operation.kind, step.title));
                     self.shown.insert(key, step.state.clone());
                 }
             }
@@ -68,16 +69,21 @@ pub(crate) async fn operation(client: &Client, id: &str, timeout: u64) -> Result
 /// Follows an upgrade until a person is needed or it has ended.
 pub(crate) async fn upgrade(client: &Client, id: &str, timeout: u64) -> Result<Upgrade> {
     let deadline = Instant::now() + Duration::from_secs(timeout);
-    let (mut steps, mut state) = (Steps::default(), String::new());
+    let (mut steps, mut state, mut followed) = (Steps::default(), String::new(), None::<String>);
     loop {
         let now: Upgrade = client.get(&format!("/v1/upgrades/{id}?wait_seconds=1")).await?;
         if now.state != state {
-            eprintln!("{}", now.state);
+            note(&now.state);
             state.clone_from(&now.state);
+        }
+        // The stage before ended between two looks: its last steps are shown before those of the next one.
+        if let Some(before) = followed.take().filter(|before| now.operation_id.as_ref() != Some(before)) {
+            steps.show(&client.get(&format!("/v1/operations/{before}")).await?);
         }
         if let Some(operation) = &now.operation_id {
             steps.show(&client.get(&format!("/v1/operations/{operation}")).await?);
         }
+        followed.clone_from(&now.operation_id);
         if let Some(problem) = &now.problem {
             return Err(trouble(problem));
         }

@@ -5,7 +5,7 @@ use wire::{ChangeWebhook, CreateWebhook, Delivery, RotateWebhookSecret, Webhook 
 
 use crate::client::Client;
 use crate::options::{Format, Webhook};
-use crate::output::{or_dash, print};
+use crate::output::{or_dash, print, say};
 use crate::{Failure, Result};
 
 const WEBHOOK: [&str; 6] = ["name", "state", "kinds", "url", "last arrived", "id"];
@@ -80,8 +80,7 @@ pub(crate) async fn webhook(client: &Client, format: Format, command: Webhook) -
         Webhook::Test { webhook } => {
             let path = format!("{}/test", address(client, &webhook).await?);
             let _: View = client.post(&path, &json!({}), None).await?;
-            println!("on its way; see: meshwright webhook deliveries {webhook}");
-            Ok(())
+            say(&format!("on its way; see: meshwright webhook deliveries {webhook}"))
         }
         Webhook::Deliveries { webhook } => {
             let path = format!("{}/deliveries", address(client, &webhook).await?);
@@ -95,8 +94,7 @@ pub(crate) async fn webhook(client: &Client, format: Format, command: Webhook) -
         }
         Webhook::Delete { webhook } => {
             client.delete(&address(client, &webhook).await?).await?;
-            println!("deleted");
-            Ok(())
+            say("deleted")
         }
     }
 }
