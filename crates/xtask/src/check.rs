@@ -53,8 +53,9 @@ pub(crate) fn check() -> Result<()> {
     let mut wrong = graph()?;
     wrong.extend(sizes()?);
     wrong.extend(crate::pages::pages()?);
+    wrong.extend(crate::hints::hints()?);
     if wrong.is_empty() {
-        println!("crate graph, sizes and pages of problems are fine");
+        println!("crate graph, sizes, pages of problems and named commands are fine");
         return Ok(());
     }
     Err(wrong.join("\n"))

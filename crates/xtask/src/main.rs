@@ -12,6 +12,7 @@ mod check;
 mod contract;
 mod fresh;
 mod fuzz;
+mod hints;
 mod isolation;
 mod judge;
 mod kubeconfigs;
@@ -33,7 +34,8 @@ mod worker;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask")]
 enum Task {
-    /// Which crate may use which, how long files and functions may be, and whether every problem has its page.
+    /// Which crate may use which, how long files and functions may be, whether every problem has its page, and whether every
+    /// command that a hint or a page names exists. Build the programs first.
     Check,
     /// Compare what is generated and committed with what would be generated now, or write it anew.
     Fresh {

@@ -1,0 +1,113 @@
+//! Every command that a hint, a help text or a page of the documentation names is one that the programs know.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+use crate::{Result, output};
+
+/// The programs whose commands are looked for; the longer name first, because it begins with the shorter one.
+const PROGRAMS: [&str; 2] = ["meshwright-server", "meshwright"];
+
+/// A command as a text names it: its words, and the options that come with it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Named {
+    program: &'static str,
+    words: Vec<String>,
+    options: Vec<String>,
+}
+
+/// The faults, each with its file. Nothing is looked for where the programs are not built beside this one.
+pub(crate) fn hints() -> Result<Vec<String>> {
+    let folder = std::env::current_exe().map_err(|error| error.to_string())?;
+    let folder = folder.parent().ok_or("this program is in a folder")?;
+    let mut named: BTreeMap<Named, String> = BTreeMap::new();
+    for file in output(Command::new("git").args(["ls-files", "*.md", "crates/*.rs", "tests/*.toml"]))?.lines() {
+        if file.contains("/tests/") || file == "crates/xtask/src/hints.rs" {
+            continue;
+        }
+        let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
+        named.extend(commands(&text).into_iter().map(|command| (command, file.to_owned())));
+    }
+    let mut wrong = Vec::new();
+    let mut helps: BTreeMap<(&str, Vec<String>), Option<String>> = BTreeMap::new();
+    for (command, file) in named {
+        let asked = helps
+            .entry((command.program, command.words.clone()))
+            .or_insert_with(|| help(&folder.join(command.program), &command.words));
+        match asked {
+            None => wrong.push(format!("{file}: there is no command {} {}", command.program, command.words.join(" "))),
+            Some(help) => {
+                let known: BTreeSet<&str> =
+                    help.split(|letter: char| !letter.is_ascii_lowercase() && letter != '-').collect();
+                let unknown = command.options.iter().filter(|option| !known.contains(option.as_str()));
+                wrong.extend(
+                    unknown.map(|option| {
+                        format!("{file}: {} {} has no {option}", command.program, command.words.join(" "))
+                    }),
+                );
+            }
+        }
+    }
+    Ok(wrong)
+}
+
+fn help(program: &Path, words: &[String]) -> Option<String> {
+    output(Command::new(program).args(words).arg("--help")).ok()
+}
+
+/// The commands that a text names. A command begins where the program's name stands alone or behind a folder, and goes on
+/// with lower-case words; it ends with the line, a quotation mark or a back quote.
+fn commands(text: &str) -> Vec<Named> {
+    let mut found = Vec::new();
+    for line in text.lines() {
+        for program in PROGRAMS {
+            for (at, _) in line.match_indices(program) {
+                let before = line[..at].chars().next_back();
+                let rest = &line[at + program.len()..];
+                let alone = before.is_none_or(|letter| " `(/\"".contains(letter)) && rest.starts_with(' ');
+                if alone && let Some(command) = command(program, rest) {
+                    found.push(command);
+                }
+            }
+        }
+    }
+    found
+}
+
+fn command(program: &'static str, rest: &str) -> Option<Named> {
+    let end = rest.find(['`', '"', '\'', '#', '|', ')', ';', ',']).unwrap_or(rest.len());
+    let mut all = rest[..end].split_whitespace();
+    let word =
+        |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') && !word.starts_with('-');
+    let words: Vec<String> = all.clone().take_while(word).map(str::to_owned).collect();
+    let options = all
+        .by_ref()
+        .filter(|word| word.starts_with("--"))
+        .map(|word| word.split(['=', '.', ':']).next().unwrap_or_default().to_owned());
+    // Prose about the product goes on in lower case, too: only what is marked as code, or is followed by an argument, counts.
+    let marked = rest[end..].starts_with('`')
+        || rest[..end].split_whitespace().any(|word| word.starts_with("--") || word == word.to_uppercase());
+    (!words.is_empty() && marked).then(|| Named { program, words, options: options.collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(text: &str) -> Vec<String> {
+        commands(text)
+            .iter()
+            .map(|command| format!("{} {}", command.words.join(" "), command.options.join(" ")))
+            .collect()
+    }
+
+    #[test]
+    fn commands_are_found_where_texts_name_them() {
+        assert_eq!(named("run `meshwright cluster renew NAME` now"), ["cluster renew "]);
+        assert_eq!(named("meshwright login --server ADDRESS --key-file FILE"), ["login --server --key-file"]);
+        assert_eq!(named("`meshwright-server tenants operator-key`, then go"), ["tenants operator-key "]);
+        assert_eq!(named("target/debug/meshwright upgrade plan demo --start"), ["upgrade plan demo --start"]);
+        assert_eq!(named("Meshwright is a control plane; meshwright never calls"), Vec::<String>::new());
+    }
+}
