@@ -11,6 +11,7 @@ use store::{KeyText, Reach, StoreError, TenantState, Tx};
 
 use crate::limits::Class;
 use crate::oidc::{self, Person};
+use crate::places::Connection;
 use crate::problem::{ApiError, Result};
 use crate::{App, envelope};
 
@@ -134,6 +135,9 @@ impl FromRequestParts<App> for Caller {
             },
         };
         envelope::tell_share(share);
+        if let Some(connection) = parts.extensions.get::<Connection>() {
+            connection.vouch();
+        }
         Ok(caller)
     }
 }

@@ -24,6 +24,7 @@ mod meshes;
 mod oidc;
 mod operations;
 mod paging;
+mod places;
 mod problem;
 mod promises;
 mod release;
@@ -35,6 +36,7 @@ mod upgrades;
 mod views;
 mod vitals;
 mod webhooks;
+mod write_limit;
 
 pub use limits::{Limits, Rate, Rates};
 pub use oidc::{Fetch, FetchError, IssuerKeys};

@@ -1,14 +1,22 @@
-//! Connections: so many at once, each with a limited time for the head of a request, all finished when the service stops.
+//! Connections: so many at once, each with a limited time for the head of a request and for reading its answer, all finished
+//! when the service stops.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tower::ServiceExt;
+
+use crate::places::{Connection, Leaving, Places};
+use crate::write_limit::WriteLimit;
 
 /// The most headers of a request; ours need a handful.
 const MOST_HEADERS: usize = 64;
@@ -16,19 +24,25 @@ const MOST_HEADERS: usize = 64;
 const LARGEST_HEAD: usize = 64 * 1024;
 /// How long requests under way are waited for when the service stops; the longest of them are long polls.
 const LAST_WAIT: Duration = Duration::from_secs(20);
+/// Wait after a connection that could not be accepted: without open files left, the next attempt fails as well.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Time between two log lines about connections that could not be accepted.
+const ACCEPT_LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 /// What a connection may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
     /// From a connection's beginning, or the last answer, to the end of the next request's head.
     pub head: Duration,
-    /// Connections at once; one more is closed at once.
+    /// From the first byte of an answer that the client's side has no room for until all of it is taken.
+    pub answer: Duration,
+    /// Connections at once; for one more, one that waits for its client is closed.
     pub connections: usize,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { head: Duration::from_secs(30), connections: 20_000 }
+        Self { head: Duration::from_secs(30), answer: Duration::from_mins(1), connections: 20_000 }
     }
 }
 
@@ -38,43 +52,96 @@ impl Default for Patience {
 /// The listener failed for good.
 pub async fn serve(
     listener: TcpListener,
-    routes: axum::Router,
+    routes: Router,
     patience: Patience,
     stop: impl Future<Output = ()> + Send,
 ) -> std::io::Result<()> {
-    let service = TowerToHyperService::new(routes);
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(patience.head);
-    builder.max_headers(MOST_HEADERS).max_buf_size(LARGEST_HEAD);
-    let (open, graceful) = (Arc::new(Semaphore::new(patience.connections)), GracefulShutdown::new());
+    let (places, graceful) = (Places::new(patience.connections), GracefulShutdown::new());
+    let mut failures = AcceptFailures::default();
     tokio::pin!(stop);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = &mut stop => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            // Too many open files, or a client that is gone already: the next one may do better.
+        match accepted {
+            Ok((stream, _)) => {
+                if let Some(place) = places.take().await {
+                    start(stream, place, &places, &routes, patience, graceful.watcher());
+                }
+            }
+            // Too many open files, or a client that is gone already.
             Err(error) => {
-                tracing::warn!(%error, "a connection was not accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
+                failures.report(&error);
+                places.make_room();
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
-        };
-        let Ok(place) = open.clone().try_acquire_owned() else { continue };
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service.clone()));
-        tokio::spawn(async move {
-            // Whoever hangs up or sends nonsense has only themselves to tell.
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended");
-            }
-            drop(place);
-        });
+        }
     }
     drop(listener);
     if tokio::time::timeout(LAST_WAIT, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests under way were cut off");
     }
     Ok(())
+}
+
+/// Serves one connection in a task of its own.
+fn start(
+    stream: TcpStream,
+    place: OwnedSemaphorePermit,
+    places: &Arc<Places>,
+    routes: &Router,
+    patience: Patience,
+    watcher: Watcher,
+) {
+    let connection = places.enter();
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(patience.head);
+    builder.max_headers(MOST_HEADERS).max_buf_size(LARGEST_HEAD);
+    let service = {
+        let (connection, routes) = (connection.clone(), routes.clone());
+        hyper::service::service_fn(move |request| answer(routes.clone(), connection.clone(), request))
+    };
+    let io = TokioIo::new(WriteLimit::new(stream, patience.answer));
+    let served = watcher.watch(builder.serve_connection(io, service));
+    let leaving = Leaving(connection.clone());
+    connection.waits();
+    let task = tokio::spawn(async move {
+        // A client that hangs up or sends nonsense harms only itself.
+        if let Err(error) = served.await {
+            tracing::debug!(%error, "a connection ended");
+        }
+        drop((leaving, place));
+    });
+    connection.served_by(task.abort_handle());
+}
+
+async fn answer(
+    routes: Router,
+    connection: Connection,
+    request: hyper::Request<Incoming>,
+) -> Result<axum::response::Response, std::convert::Infallible> {
+    connection.waits_no_longer();
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(connection.clone());
+    let answer = routes.oneshot(request).await;
+    connection.waits();
+    answer
+}
+
+/// Failures to accept, which come in thousands and are logged once a minute.
+#[derive(Default)]
+struct AcceptFailures {
+    count: u64,
+    logged: Option<Instant>,
+}
+
+impl AcceptFailures {
+    fn report(&mut self, error: &std::io::Error) {
+        self.count += 1;
+        if self.logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG_INTERVAL) {
+            tracing::warn!(%error, failures = self.count, "could not accept connections since the last such line");
+            *self = Self { count: 0, logged: Some(Instant::now()) };
+        }
+    }
 }

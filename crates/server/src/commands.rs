@@ -3,7 +3,7 @@
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
-use crate::options::{AnchorFile, Backend, Clusters, Metrics};
+use crate::options::{AnchorFile, Backend, Clusters, Connections, Metrics};
 use crate::service::{anchored, app, connect, engine, keys_for_all, stopped};
 use crate::telemetry::show;
 
@@ -11,7 +11,7 @@ pub(crate) async fn serve(
     database: &Backend,
     listen: &str,
     networks: &[String],
-    share: u32,
+    (share, connections): (u32, Connections),
     metrics: &Metrics,
 ) -> Result<(), Failure> {
     let store = connect(database).await?;
@@ -23,7 +23,7 @@ pub(crate) async fn serve(
     let address = listener.local_addr().map_err(Failure::io("the listener"))?;
     tracing::info!(%address, "serving");
     let routes = api::router(app(store, networks, share)?);
-    let served = api::serve(listener, routes, api::Patience::default(), stopped()).await;
+    let served = api::serve(listener, routes, connections.patience(), stopped()).await;
     stop.cancel();
     served.map_err(Failure::io("serving"))
 }

@@ -51,7 +51,7 @@ pub(crate) async fn dev(options: Dev) -> Result<(), Failure> {
         async move { if idle { stop.cancelled().await } else { engine.work(stop).await } }
     });
     let routes = api::router(app(api, &options.clusters.allow_networks, 1)?);
-    let served = api::serve(listener, routes, api::Patience::default(), stopped()).await;
+    let served = api::serve(listener, routes, options.connections.patience(), stopped()).await;
     stop.cancel();
     working.await.map_err(|error| Failure::Config(format!("the worker failed: {error}")))?;
     served.map_err(Failure::io("serving"))

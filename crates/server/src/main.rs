@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod commands;
+mod descriptors;
 mod dev;
 mod fetch;
 mod import;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Ok(traces) => traces,
         Err(failure) => return failed(&failure),
     };
+    descriptors::raise_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -79,8 +81,8 @@ fn failed(failure: &Failure) -> ExitCode {
 
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Serve { database, listen, networks, share, metrics } => {
-            commands::serve(&database, &listen, &networks, share, &metrics).await
+        Command::Serve { database, listen, networks, share, connections, metrics } => {
+            commands::serve(&database, &listen, &networks, (share, connections), &metrics).await
         }
         Command::Work { database, clusters, anchors, metrics } => {
             commands::work(&database, &clusters, &anchors, &metrics).await

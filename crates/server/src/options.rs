@@ -31,6 +31,15 @@ pub(crate) struct Metrics {
     pub(crate) metrics_listen: Option<String>,
 }
 
+/// How many clients are served at once.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Connections {
+    /// Connections at once. The limit of open files may leave room for fewer: it should be at least 320 higher. For one more,
+    /// the oldest connection on which no caller was let in is closed.
+    #[arg(long, env = "MESHWRIGHT_CONNECTIONS", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) connections: u32,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve the API, with the database role of the API.
@@ -46,6 +55,8 @@ pub(crate) enum Command {
         /// How many times the usual share every tenant and principal has.
         #[arg(long, env = "MESHWRIGHT_SHARE", default_value_t = 1)]
         share: u32,
+        #[command(flatten)]
+        connections: Connections,
         #[command(flatten)]
         metrics: Metrics,
     },
@@ -296,6 +307,8 @@ pub(crate) struct Dev {
     pub(crate) anchors: AnchorFile,
     #[command(flatten)]
     pub(crate) clusters: Clusters,
+    #[command(flatten)]
+    pub(crate) connections: Connections,
     #[command(flatten)]
     pub(crate) metrics: Metrics,
 }

@@ -15,8 +15,8 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::Failure;
 use crate::options::Telemetry;
+use crate::{Failure, descriptors};
 
 /// Upper bounds of requests, in seconds: the longest of them are long polls.
 const REQUEST_SECONDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 90.0];
@@ -86,7 +86,7 @@ pub(crate) async fn show(address: Option<&str>, store: &Store, stop: &Cancellati
     let shown = api::vitals(Vitals { store: store.clone(), metrics: Arc::new(move || recorder.render()) });
     let stopped = stop.clone().cancelled_owned();
     tokio::spawn(async move {
-        if let Err(error) = api::serve(listener, shown, api::Patience::default(), stopped).await {
+        if let Err(error) = api::serve(listener, shown, descriptors::patience_for_metrics(), stopped).await {
             tracing::error!(%error, "metrics are no longer shown");
         }
     });

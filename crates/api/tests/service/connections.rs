@@ -9,6 +9,9 @@ use tokio::sync::oneshot;
 
 use crate::support::Service;
 
+/// The patience of these tests with heads and answers.
+const SHORT: Duration = Duration::from_millis(300);
+
 struct Listening {
     address: std::net::SocketAddr,
     stop: oneshot::Sender<()>,
@@ -16,14 +19,23 @@ struct Listening {
 }
 
 async fn listen(connections: usize) -> Listening {
-    let service = Service::new().await;
+    listen_for(router(&Service::new().await), short(connections)).await
+}
+
+fn short(connections: usize) -> Patience {
+    Patience { head: SHORT, answer: SHORT, connections }
+}
+
+fn router(service: &Service) -> axum::Router {
+    api::router(service.app.clone())
+}
+
+async fn listen_for(routes: axum::Router, patience: Patience) -> Listening {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let (stop, stopped) = oneshot::channel();
-    let patience = Patience { head: Duration::from_millis(300), connections };
-    let ended = tokio::spawn(async move {
-        api::serve(listener, api::router(service.app.clone()), patience, async { drop(stopped.await) }).await
-    });
+    let ended =
+        tokio::spawn(async move { api::serve(listener, routes, patience, async { drop(stopped.await) }).await });
     Listening { address, stop, ended }
 }
 
@@ -58,17 +70,124 @@ async fn whoever_sends_a_request_slowly_or_not_at_all_is_hung_up_on_and_others_a
     }
 }
 
+/// Longer than any of these tests: only the rule for places ends a connection.
+const LONG: Duration = Duration::from_mins(10);
+
+fn few_places(connections: usize) -> Patience {
+    Patience { head: LONG, answer: LONG, connections }
+}
+
+async fn ends(stream: &mut TcpStream) -> bool {
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest)).await;
+    drop(ended.expect("the connection ends"));
+    rest.is_empty()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_connection_too_many_is_closed_and_there_is_room_again_afterwards() {
-    let listening = listen(2).await;
-    let held = [TcpStream::connect(listening.address).await, TcpStream::connect(listening.address).await];
-    let refused = answer(listening.address, GOOD).await;
-    assert!(!refused.contains("200 OK"), "{refused}");
-    drop(held);
-    let mut served = String::new();
-    while !served.starts_with("HTTP/1.1 200") {
-        served = answer(listening.address, GOOD).await;
+async fn one_connection_too_many_takes_the_place_of_the_oldest_without_a_caller() {
+    let listening = listen_for(router(&Service::new().await), few_places(2)).await;
+    let mut oldest = TcpStream::connect(listening.address).await.expect("a connection");
+    let mut newer = TcpStream::connect(listening.address).await.expect("a connection");
+    assert!(answer(listening.address, GOOD).await.starts_with("HTTP/1.1 200"));
+    assert!(ends(&mut oldest).await);
+    newer.write_all(GOOD).await.expect("a request");
+    assert!(!ends(&mut newer).await, "the newer one is still served");
+}
+
+/// Connects again and again and says nothing; some begin a head, some ask for answers that they never read.
+async fn flood(address: std::net::SocketAddr, count: usize) -> Vec<TcpStream> {
+    let greedy = "GET /version HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
+    let mut open = Vec::new();
+    for number in 0..count {
+        let mut stream = TcpStream::connect(address).await.expect("a connection");
+        let sent: &[u8] = match number % 3 {
+            0 => b"",
+            1 => b"GET /version HTTP/1.1\r\nHos",
+            _ => greedy.as_bytes(),
+        };
+        // It may be closed already.
+        drop(tokio::time::timeout(Duration::from_millis(20), stream.write_all(sent)).await);
+        open.push(stream);
     }
+    open
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_connections_without_a_caller_leaves_room_for_callers() {
+    let service = Service::new().await;
+    let key = service.key(model::access::Role::Viewer).await;
+    let listening = listen_for(router(&service), few_places(30)).await;
+    let ask = format!("GET /v1/clusters HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n");
+    let mut known = TcpStream::connect(listening.address).await.expect("a connection");
+    known.write_all(format!("{ask}\r\n").as_bytes()).await.expect("a request");
+    let mut first = [0; 12];
+    known.read_exact(&mut first).await.expect("an answer");
+    assert_eq!(&first, b"HTTP/1.1 200");
+    let flood = tokio::spawn(flood(listening.address, 300));
+    for round in 0..20 {
+        let answered = answer(listening.address, format!("{ask}Connection: close\r\n\r\n").as_bytes()).await;
+        assert!(answered.starts_with("HTTP/1.1 200"), "round {round}: {answered}");
+    }
+    let flood = flood.await.expect("no panic");
+    known.write_all(format!("{ask}Connection: close\r\n\r\n").as_bytes()).await.expect("the next request");
+    let mut rest = Vec::new();
+    known.read_to_end(&mut rest).await.expect("the next answer");
+    assert!(String::from_utf8_lossy(&rest).contains("HTTP/1.1 200"), "a known caller keeps its connection");
+    drop(flood);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_connections_leaves_room_at_the_listener_for_metrics() {
+    let service = Service::new().await;
+    let vitals =
+        api::Vitals { store: service.app.store.clone(), metrics: std::sync::Arc::new(|| "measured 1\n".to_owned()) };
+    let listening = listen_for(api::vitals(vitals), few_places(30)).await;
+    let flood = flood(listening.address, 200).await;
+    let asked = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    assert!(answer(listening.address, asked).await.ends_with("measured 1\n"));
+    drop(flood);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_does_not_read_its_answers_is_cut_off() {
+    let listening = listen_for(router(&Service::new().await), Patience { head: LONG, ..short(10) }).await;
+    let ask = "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2000);
+    let mut never = TcpStream::connect(listening.address).await.expect("a connection");
+    let mut drips = TcpStream::connect(listening.address).await.expect("a connection");
+    for stream in [&mut never, &mut drips] {
+        stream.write_all(ask.as_bytes()).await.expect("requests");
+    }
+    let drip = async {
+        let mut some = [0; 1000];
+        while matches!(drips.read(&mut some).await, Ok(1..)) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(2), drip).await.expect("a slow reader is cut off");
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(20), never.read_to_end(&mut rest)).await;
+    drop(ended.expect("a client that does not read is cut off"));
+    assert!(rest.len() < 2000 * api::openapi().len(), "it did not get all of it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_silent_or_drips_or_has_had_its_answer_is_ended() {
+    let listening = listen(10).await;
+    let mut silent = TcpStream::connect(listening.address).await.expect("a connection");
+    assert!(ends(&mut silent).await);
+    let mut answered = TcpStream::connect(listening.address).await.expect("a connection");
+    answered.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("a request");
+    assert!(!ends(&mut answered).await, "it was answered first");
+    let mut drips = TcpStream::connect(listening.address).await.expect("a connection");
+    let dripping = async {
+        while drips.write_all(b"G").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), dripping)
+        .await
+        .expect("a head that comes in drips is not waited for");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

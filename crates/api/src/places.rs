@@ -1,0 +1,141 @@
+//! Places for connections: how many there are at once, and which connection goes when one more asks for a place.
+//!
+//! A connection has no caller until a request on it was let in. One that has had none yet goes first, the oldest of them
+//! before the others, so that a flood of connections without a credential takes places from itself only: a new caller needs
+//! the place no longer than its first request is on the way. Connections of known callers go next, the longest idle one
+//! first. A connection whose request is being worked on never goes.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
+
+/// Connections that had to go because another one needed the place, or that found none themselves, by which of the two.
+const CLOSED: &str = "meshwright_http_connections_closed_total";
+
+/// How long a connection that must go may take to end; a moment is usual.
+const LEAVING: Duration = Duration::from_secs(1);
+
+/// The places of one listener.
+#[derive(Debug)]
+pub(crate) struct Places {
+    free: Arc<Semaphore>,
+    order: Mutex<Order>,
+}
+
+/// The connections that wait for their client, in the order in which they go.
+#[derive(Debug, Default)]
+struct Order {
+    next: u64,
+    /// By age.
+    strangers: BTreeMap<u64, Connection>,
+    /// By the beginning of the wait.
+    known: BTreeMap<u64, Connection>,
+}
+
+/// A connection, as its requests see it.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    places: Arc<Places>,
+    /// Key of the connection in the order that it stands in.
+    turn: AtomicU64,
+    known: AtomicBool,
+    task: OnceLock<AbortHandle>,
+}
+
+impl Places {
+    pub(crate) fn new(count: usize) -> Arc<Self> {
+        Arc::new(Self { free: Arc::new(Semaphore::new(count)), order: Mutex::default() })
+    }
+
+    fn order(&self) -> MutexGuard<'_, Order> {
+        self.order.lock().expect("no holder panics")
+    }
+
+    /// A place, for which another connection may have to go; `None` where every connection is being worked for.
+    pub(crate) async fn take(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(place) = self.free.clone().try_acquire_owned() {
+            return Some(place);
+        }
+        if !self.make_room() {
+            metrics::counter!(CLOSED, "reason" => "no_place").increment(1);
+            return None;
+        }
+        // The wait keeps the number of open sockets within the bound: the one that goes has closed its own by then.
+        tokio::time::timeout(LEAVING, self.free.clone().acquire_owned()).await.ok()?.ok()
+    }
+
+    /// Closes the connection that goes first; false where none can go.
+    pub(crate) fn make_room(&self) -> bool {
+        let mut order = self.order();
+        let first = order.strangers.pop_first().or_else(|| order.known.pop_first());
+        let Some((_, connection)) = first else { return false };
+        metrics::counter!(CLOSED, "reason" => "made_room").increment(1);
+        if let Some(task) = connection.0.task.get() {
+            task.abort();
+        }
+        true
+    }
+
+    /// A new connection, which waits for its first request.
+    pub(crate) fn enter(self: &Arc<Self>) -> Connection {
+        let (turn, known) = (AtomicU64::new(self.order().number()), AtomicBool::new(false));
+        Connection(Arc::new(State { places: self.clone(), turn, known, task: OnceLock::new() }))
+    }
+}
+
+impl Order {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}
+
+impl Connection {
+    /// Says which task serves the connection. It can be closed from now on.
+    pub(crate) fn served_by(&self, task: AbortHandle) {
+        // The only caller is the loop that has just spawned the task.
+        let _ = self.0.task.set(task);
+    }
+
+    /// A caller on this connection was let in.
+    pub(crate) fn vouch(&self) {
+        self.0.known.store(true, Ordering::Relaxed);
+    }
+
+    /// The client has the turn: it is to read an answer, or to send a request.
+    pub(crate) fn waits(&self) {
+        let mut order = self.0.places.order();
+        if self.0.known.load(Ordering::Relaxed) {
+            let turn = order.number();
+            self.0.turn.store(turn, Ordering::Relaxed);
+            order.known.insert(turn, self.clone());
+        } else {
+            order.strangers.insert(self.0.turn.load(Ordering::Relaxed), self.clone());
+        }
+    }
+
+    /// The service has the turn, or the connection has ended.
+    pub(crate) fn waits_no_longer(&self) {
+        let mut order = self.0.places.order();
+        let turn = self.0.turn.load(Ordering::Relaxed);
+        // Numbers are given once, so the other order has no such entry.
+        order.strangers.remove(&turn);
+        order.known.remove(&turn);
+    }
+}
+
+/// Takes a connection out of the order when its task ends, however it ends.
+pub(crate) struct Leaving(pub(crate) Connection);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.waits_no_longer();
+    }
+}

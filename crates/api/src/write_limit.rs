@@ -1,0 +1,77 @@
+//! A limit for clients that do not read: what the service writes must be taken within a time.
+
+use std::io::{Error, ErrorKind, IoSlice, Result};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+/// A stream whose writes fail once the client has left something unread for too long. A client that takes a byte now and then
+/// gains nothing: the time runs from the first byte that the socket had no room for until it has taken all that is there.
+pub(crate) struct WriteLimit {
+    stream: TcpStream,
+    limit: Duration,
+    /// Runs while something is left to write.
+    until: Option<Pin<Box<Sleep>>>,
+}
+
+impl WriteLimit {
+    pub(crate) fn new(stream: TcpStream, limit: Duration) -> Self {
+        Self { stream, limit, until: None }
+    }
+
+    fn judge(
+        &mut self,
+        context: &mut Context<'_>,
+        offered: usize,
+        written: Poll<Result<usize>>,
+    ) -> Poll<Result<usize>> {
+        if matches!(written, Poll::Ready(Ok(count)) if count == offered) {
+            self.until = None;
+            return written;
+        }
+        let limit = self.limit;
+        let until = self.until.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        match until.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the client did not read its answer"))),
+            Poll::Pending => written,
+        }
+    }
+}
+
+impl AsyncRead for WriteLimit {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for WriteLimit {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.judge(context, bytes.len(), written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.judge(context, parts.iter().map(|part| part.len()).sum(), written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
