@@ -232,6 +232,23 @@ pub(crate) async fn undelete_mesh(caller: Caller, Path(mesh): Path<String>, body
     begin(change, &caller, mesh.id, OperationKind::CreateMesh, Value::Null).await
 }
 
+/// Build a failed mesh again
+///
+/// A mesh is `failed` when its creation or its deletion ended early. What is missing of it is made; what is there stays.
+#[utoipa::path(post, path = "/v1/meshes/{mesh_id}/retry", operation_id = "retryMesh", tag = "meshes",
+    params(("mesh_id" = String, Path)), responses((status = 202, body = Operation)))]
+pub(crate) async fn retry_mesh(caller: Caller, Path(mesh): Path<String>, body: Body<Nothing>) -> Result<Response> {
+    let mut change = caller.change("retryMesh", &body).await?;
+    let mesh = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
+    if !matches!(mesh.state, MeshState::Failed(_)) {
+        let said = format!("{} is {}.", mesh.name, mesh.state.as_str());
+        let hint = "Only a mesh that is failed can be built again; `meshwright operation list` shows what is under way.";
+        return Err(ApiError::new(StatusCode::CONFLICT, "mesh_not_failed", said, hint));
+    }
+    change.tx.set_mesh_state(mesh.id, &MeshState::Creating, caller.app.clock.now()).await?;
+    begin(change, &caller, mesh.id, OperationKind::CreateMesh, Value::Null).await
+}
+
 /// Delete a mesh
 ///
 /// Waits until nothing uses it: take the injection labels off and restart the workloads first. It can be brought back for 30
@@ -252,7 +269,7 @@ pub(crate) async fn delete_mesh(
         let detail = "The mesh is protected from deletion.";
         return Err(ApiError::new(StatusCode::CONFLICT, "deletion_protected", detail, hint));
     }
-    change.tx.set_mesh_state(mesh.id, MeshState::Deleting, caller.app.clock.now()).await?;
+    change.tx.set_mesh_state(mesh.id, &MeshState::Deleting, caller.app.clock.now()).await?;
     begin(change, &caller, mesh.id, OperationKind::DeleteMesh, Value::Null).await
 }
 

@@ -63,6 +63,7 @@ fn documented() -> OpenApiRouter<App> {
         .routes(routes!(meshes::create_mesh, meshes::list_meshes))
         .routes(routes!(meshes::get_mesh, meshes::change_mesh, meshes::delete_mesh))
         .routes(routes!(meshes::undelete_mesh))
+        .routes(routes!(meshes::retry_mesh))
         .routes(routes!(meshes::list_upgrade_options))
         .routes(routes!(meshes::get_data_plane))
         .routes(routes!(meshes::set_injection))

@@ -7,7 +7,7 @@ use model::operation::OperationState;
 use model::survey::{MemberSurvey, Survey};
 use model::upgrade::UpgradeState;
 use serde::Serialize;
-use store::ClusterState;
+use store::{ClusterState, MeshState};
 use wire::{NamespaceView, Progress, ProxyView, Step, Trouble, Wave, WorkloadView};
 
 /// The wire form of one of our enums.
@@ -72,6 +72,7 @@ pub(crate) fn mesh(mesh: &store::Mesh) -> wire::Mesh {
         namespace: mesh.namespace(),
         edition: name(&mesh.edition),
         state: mesh.state.as_str().into(),
+        problem: if let MeshState::Failed(problem) = &mesh.state { Some(trouble(problem)) } else { None },
         current: revision(&mesh.current),
         target: mesh.target.as_ref().map(revision),
         members: members.collect(),

@@ -16,7 +16,8 @@ fn mesh_row(mesh: &MeshView) -> Vec<String> {
     let members: Vec<&str> = mesh.members.iter().map(|member| member.name.as_str()).collect();
     vec![
         mesh.name.clone(),
-        mesh.state.clone(),
+        // Of a mesh that is failed it matters why.
+        mesh.problem.as_ref().map_or_else(|| mesh.state.clone(), |problem| format!("failed: {}", problem.code)),
         mesh.current.version.clone(),
         mesh.current.name.clone(),
         members.join(","),
@@ -61,6 +62,11 @@ pub(crate) async fn mesh(client: &Client, format: Format, command: Mesh) -> Resu
         }
         Mesh::Undelete { mesh, wait } => {
             let path = format!("/v1/meshes/{mesh}/undelete");
+            started(client, format, client.post(&path, &json!({}), None).await?, &wait).await
+        }
+        Mesh::Retry { mesh, wait } => {
+            let id = client.mesh(&mesh).await?;
+            let path = format!("/v1/meshes/{id}/retry");
             started(client, format, client.post(&path, &json!({}), None).await?, &wait).await
         }
         Mesh::Options { mesh } => {

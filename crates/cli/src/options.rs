@@ -226,6 +226,13 @@ pub(crate) enum Mesh {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Build a failed mesh again: what is missing of it is made.
+    Retry {
+        /// Its name or id.
+        mesh: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Where a mesh can go, and why not elsewhere.
     Options {
         /// Its name or id.

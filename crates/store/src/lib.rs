@@ -19,6 +19,7 @@ mod catalogue;
 mod clusters;
 mod credentials;
 mod deliveries;
+mod ends;
 pub mod envelope;
 mod error;
 mod events;

@@ -6,11 +6,12 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use model::ids::{ClusterId, HostingClusterId, MeshId};
 use model::label::Labels;
+use model::operation::Problem;
 use model::rules::Edition;
 use model::version::{RevisionName, Version};
 use uuid::Uuid;
 
-use crate::error::fits;
+use crate::error::{fits, json};
 use crate::labels::{Columns, Narrow};
 use crate::{Page, Reach, StoreError, Tx, exactly_one};
 
@@ -47,12 +48,14 @@ pub struct Written {
 }
 
 /// Where a mesh stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MeshState {
     /// Being brought up.
     Creating,
     /// In use.
     Ready,
+    /// A creation or a deletion ended early, so parts of the mesh may be missing. Both can be asked for again.
+    Failed(Problem),
     /// Being taken down.
     Deleting,
     /// Gone.
@@ -60,15 +63,26 @@ pub enum MeshState {
 }
 
 impl MeshState {
-    const ALL: [Self; 4] = [Self::Creating, Self::Ready, Self::Deleting, Self::Deleted];
-
     /// The stored form.
-    pub fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &'static str {
         match self {
             Self::Creating => "creating",
             Self::Ready => "ready",
+            Self::Failed(_) => "failed",
             Self::Deleting => "deleting",
             Self::Deleted => "deleted",
+        }
+    }
+
+    /// Reads the stored form; `None` when state and problem do not belong together.
+    fn read(state: &str, problem: Option<Problem>) -> Option<Self> {
+        match (state, problem) {
+            ("creating", _) => Some(Self::Creating),
+            ("ready", _) => Some(Self::Ready),
+            ("failed", Some(problem)) => Some(Self::Failed(problem)),
+            ("deleting", _) => Some(Self::Deleting),
+            ("deleted", _) => Some(Self::Deleted),
+            _ => None,
         }
     }
 }
@@ -228,7 +242,7 @@ impl Tx<'_> {
         let (mut revisions, mut members) = (self.revisions(ids).await?, self.members(ids).await?);
         let mut labels = self.labels(ids).await?;
         let rows = sqlx::query!(
-            r#"SELECT mesh_id, name, display_name, deletion_protection, generation, edition, state, hosting_cluster_id, created_at, deleted_at,
+            r#"SELECT mesh_id, name, display_name, deletion_protection, generation, edition, state, problem, hosting_cluster_id, created_at, deleted_at,
                    holder AS "holder?"
                FROM meshes LEFT JOIN mesh_slots USING (tenant_id, mesh_id)
                WHERE tenant_id = $1 AND mesh_id = ANY($2) ORDER BY mesh_id"#,
@@ -239,7 +253,8 @@ impl Tx<'_> {
         .await?;
         let read = rows.into_iter().map(|row| {
             let id = MeshId(row.mesh_id);
-            let state = MeshState::ALL.into_iter().find(|state| state.as_str() == row.state);
+            let problem = row.problem.map(serde_json::from_value::<Problem>).transpose();
+            let state = MeshState::read(&row.state, fits(problem, "meshes", "problem", id)?);
             Ok(Mesh {
                 id,
                 name: row.name,
@@ -284,17 +299,20 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// There is no such mesh.
-    pub async fn set_mesh_state(&mut self, id: MeshId, state: MeshState, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn set_mesh_state(&mut self, id: MeshId, state: &MeshState, now: Timestamp) -> Result<(), StoreError> {
+        let problem = if let MeshState::Failed(problem) = state { Some(json(problem)) } else { None };
         let done = sqlx::query!(
-            "UPDATE meshes SET state = $3 WHERE tenant_id = $1 AND mesh_id = $2",
+            "UPDATE meshes SET state = $3, problem = CASE WHEN $3 = 'deleting' THEN problem ELSE $4::jsonb END
+             WHERE tenant_id = $1 AND mesh_id = $2",
             self.tenant.0,
             id.0,
-            state.as_str()
+            state.as_str(),
+            problem
         )
         .execute(&mut *self.inner)
         .await?;
         exactly_one(done.rows_affected(), StoreError::NotFound { what: "mesh" })?;
-        if state == MeshState::Deleted {
+        if *state == MeshState::Deleted {
             sqlx::query!(
                 "UPDATE meshes SET deleted_at = $3, former_members = array(
                      SELECT cluster_id FROM memberships WHERE tenant_id = $1 AND mesh_id = $2 ORDER BY position)

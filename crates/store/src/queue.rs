@@ -261,12 +261,18 @@ impl Tx<'_> {
         self.tell(NewEvent {
             at: now,
             kind: "operation.state",
-            mesh: row.mesh_id.map(model::ids::MeshId),
+            mesh: row.mesh_id.map(MeshId),
             upgrade: row.upgrade_id.map(model::ids::UpgradeId),
             operation: Some(id),
             body: serde_json::json!({ "kind": row.kind, "state": state.as_str() }),
         });
-        Ok(())
+        match (row.upgrade_id, row.mesh_id) {
+            (None, Some(mesh)) if state.done() => {
+                let kind = fits(serde_json::from_value(row.kind.into()), "operations", "kind", id)?;
+                self.mesh_follows(id, kind, MeshId(mesh), state, now).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Lets go of an operation: it is looked at again when due, or at once when somebody wished something meanwhile.

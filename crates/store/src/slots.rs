@@ -4,7 +4,7 @@ use crate::error::{fits, json};
 use crate::{StoreError, Tx};
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::ids::MeshId;
+use model::ids::{MeshId, OperationId};
 use model::survey::Survey;
 
 impl Tx<'_> {
@@ -49,6 +49,19 @@ impl Tx<'_> {
         sqlx::query!("DELETE FROM mesh_slots WHERE tenant_id = $1 AND mesh_id = $2", self.tenant.0, mesh.0)
             .execute(&mut *self.inner)
             .await?;
+        Ok(())
+    }
+
+    /// Gives the right back that one operation held; another holder keeps it.
+    pub(crate) async fn free_slot_of(&mut self, mesh: MeshId, operation: OperationId) -> Result<(), StoreError> {
+        sqlx::query!(
+            "DELETE FROM mesh_slots WHERE tenant_id = $1 AND mesh_id = $2 AND holder = $3",
+            self.tenant.0,
+            mesh.0,
+            operation.to_string()
+        )
+        .execute(&mut *self.inner)
+        .await?;
         Ok(())
     }
 

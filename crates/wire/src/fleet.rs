@@ -311,8 +311,10 @@ pub struct Mesh {
     pub namespace: String,
     /// Its edition.
     pub edition: String,
-    /// `creating`, `ready`, `deleting` or `deleted`.
+    /// `creating`, `ready`, `failed`, `deleting` or `deleted`.
     pub state: String,
+    /// Why it is `failed`; null in every other state.
+    pub problem: Option<Trouble>,
     /// What `stable` and `default` point to.
     pub current: Revision,
     /// The other one, during an upgrade.

@@ -8,6 +8,7 @@ mod events;
 mod isolation;
 mod issuer;
 mod keys;
+mod leaving;
 mod limits;
 mod lists;
 mod meshes;

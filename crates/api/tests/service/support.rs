@@ -220,7 +220,7 @@ fn action(id: &str) -> Action {
         | "addHostingCluster"
         | "deleteHostingCluster" => Action::ChangePlatform,
         "registerCluster" | "changeCluster" | "renewCredential" | "deleteCluster" => Action::ChangeClusters,
-        "createMesh" | "changeMesh" | "deleteMesh" | "undeleteMesh" | "setInjection" | "createRestart"
+        "createMesh" | "changeMesh" | "deleteMesh" | "undeleteMesh" | "retryMesh" | "setInjection" | "createRestart"
         | "askOperation" => Action::ChangeMeshes,
         "createUpgrade" | "moveNamespaces" | "askUpgrade" => Action::Upgrade,
         "listApiKeys"

@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use model::operation::{Fact, OperationKind, OperationState, Problem};
+use model::operation::{Fact, OperationState, Problem};
 use model::upgrade::Outcome;
 use rollout::plan::precheck;
 use rollout::ports::WorldError;
-use store::{MeshState, NewEvent, Operation, Record, StoreError};
+use store::{NewEvent, Operation, Record, StoreError};
 
 use super::{REST, Run, SLEEP};
 use crate::vitals;
@@ -37,26 +37,11 @@ impl Run<'_> {
         if let Some(upgrade) = self.operation.upgrade {
             tx.lock_upgrade(upgrade).await?;
         }
-        let succeeded = state == OperationState::Succeeded;
         let record = Record { state: Some(state), ..record };
         tx.record(&self.claim, &record, self.now()).await?;
         tx.release(&self.claim, None).await?;
-        match (self.operation.upgrade, self.operation.mesh) {
-            (Some(upgrade), _) => {
-                tx.upgrade_outcome(upgrade, outcome, self.engine.clock.as_ref()).await?;
-            }
-            (None, Some(mesh)) => {
-                let follows = match self.operation.kind {
-                    OperationKind::CreateMesh if succeeded => Some(MeshState::Ready),
-                    OperationKind::DeleteMesh if succeeded => Some(MeshState::Deleted),
-                    _ => None,
-                };
-                if let Some(state) = follows {
-                    tx.set_mesh_state(mesh, state, self.now()).await?;
-                }
-                tx.free_slot(mesh).await?;
-            }
-            (None, None) => {}
+        if let Some(upgrade) = self.operation.upgrade {
+            tx.upgrade_outcome(upgrade, outcome, self.engine.clock.as_ref()).await?;
         }
         tx.commit().await?;
         vitals::recorded(&self.operation, &record, self.now());
