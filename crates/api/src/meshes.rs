@@ -242,7 +242,8 @@ pub(crate) async fn retry_mesh(caller: Caller, Path(mesh): Path<String>, body: B
     let mesh = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
     if !matches!(mesh.state, MeshState::Failed(_)) {
         let said = format!("{} is {}.", mesh.name, mesh.state.as_str());
-        let hint = "Only a mesh that is failed can be built again; `meshwright operation list` shows what is under way.";
+        let hint =
+            "Only a mesh that is failed can be built again; `meshwright operation list` shows what is under way.";
         return Err(ApiError::new(StatusCode::CONFLICT, "mesh_not_failed", said, hint));
     }
     change.tx.set_mesh_state(mesh.id, &MeshState::Creating, caller.app.clock.now()).await?;

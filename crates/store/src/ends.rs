@@ -46,9 +46,11 @@ impl Tx<'_> {
             (OperationKind::CreateMesh, OperationState::Cancelled) => {
                 Problem::new("creation_cancelled", "The creation was cancelled before the mesh was ready.", HINT)
             }
-            (OperationKind::DeleteMesh, OperationState::Cancelled) => {
-                Problem::new("deletion_cancelled", "The deletion was cancelled after parts of the mesh were removed.", HINT)
-            }
+            (OperationKind::DeleteMesh, OperationState::Cancelled) => Problem::new(
+                "deletion_cancelled",
+                "The deletion was cancelled after parts of the mesh were removed.",
+                HINT,
+            ),
             _ => return Ok(None),
         };
         if kind == OperationKind::DeleteMesh && !self.touched_anything(operation).await? {

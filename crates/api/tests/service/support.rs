@@ -220,8 +220,8 @@ fn action(id: &str) -> Action {
         | "addHostingCluster"
         | "deleteHostingCluster" => Action::ChangePlatform,
         "registerCluster" | "changeCluster" | "renewCredential" | "deleteCluster" => Action::ChangeClusters,
-        "createMesh" | "changeMesh" | "deleteMesh" | "undeleteMesh" | "retryMesh" | "setInjection" | "createRestart"
-        | "askOperation" => Action::ChangeMeshes,
+        "createMesh" | "changeMesh" | "deleteMesh" | "undeleteMesh" | "retryMesh" | "setInjection"
+        | "createRestart" | "askOperation" => Action::ChangeMeshes,
         "createUpgrade" | "moveNamespaces" | "askUpgrade" => Action::Upgrade,
         "listApiKeys"
         | "getApiKey"
