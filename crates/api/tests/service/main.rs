@@ -4,6 +4,7 @@ mod access;
 mod audit;
 mod catalogue;
 mod connections;
+mod crowd;
 mod events;
 mod isolation;
 mod issuer;

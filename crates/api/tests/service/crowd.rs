@@ -1,0 +1,72 @@
+//! Many callers at once on the few connections of one process: each waits for its own answers only.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use futures::future::join_all;
+use model::Clock as _;
+use model::access::Role;
+use model::ids::{ClusterId, TenantId};
+use serde_json::{Value, json};
+use store::{Issued, NewCluster, Store, Written};
+use uuid::Uuid;
+
+use crate::support::{Service, key};
+
+/// Tenants that call at once: with several calls each, many more than a process has connections.
+const TENANTS: u128 = 40;
+/// Calls that each tenant has under way at once.
+const EACH: usize = 4;
+
+/// A cluster of a tenant that is ready to be a member of a mesh.
+async fn ready_cluster(service: &Service, tenant: TenantId) -> ClusterId {
+    let (clock, id) = (&service.fleet.clock, ClusterId(service.fleet.clock.uuid()));
+    let new = NewCluster {
+        id,
+        name: "c1".into(),
+        server: "https://c1.example".into(),
+        kubeconfig: b"stored".to_vec(),
+        written: Written::default(),
+    };
+    let issued = Issued {
+        uid: format!("uid-{id}"),
+        kubernetes_version: "v1.33.1".into(),
+        kubeconfig: b"issued".to_vec(),
+        issued_at: clock.now(),
+        expires_at: clock.now() + jiff::SignedDuration::from_hours(24),
+    };
+    let mut tx = service.fleet.db.api.begin(tenant).await.expect("a transaction");
+    tx.create_cluster(&new, clock.now()).await.expect("a cluster");
+    tx.renewed_credential(id, &issued, Duration::from_mins(1), clock.now()).await.expect("a credential");
+    tx.commit().await.expect("a commit");
+    id
+}
+
+/// A tenant with a ready cluster: a key of its owner, and a mesh that it could create.
+async fn tenant(service: &Service, number: u128) -> (String, Value) {
+    let tenant = TenantId(Uuid::from_u128(1000 + number));
+    let store: &Store = &service.fleet.db.api;
+    let clock = service.fleet.clock.as_ref();
+    store.create_tenant(tenant, &format!("crowd-{number}"), clock.now()).await.expect("a tenant");
+    let cluster = ready_cluster(service, tenant).await;
+    let mesh = json!({ "name": "m1", "version": "1.25.1.1", "edition": "enterprise", "clusters": [cluster.to_string()] });
+    (key(store, clock, tenant, Role::Owner, &[]).await, mesh)
+}
+
+#[tokio::test]
+async fn trial_meshes_of_forty_tenants_at_once_are_all_answered_and_a_bystander_is_too() {
+    let service = Service::new().await;
+    let mut callers = Vec::new();
+    for number in 0..TENANTS {
+        callers.push(tenant(&service, number).await);
+    }
+    let bystander = service.key(Role::Viewer).await;
+    let trials = callers.iter().flat_map(|caller| std::iter::repeat_n(caller, EACH)).map(|(key, mesh)| {
+        service.call("POST", "/v1/meshes?validate_only=true", Some(key), &[], Some(mesh))
+    });
+    let looks = (0..TENANTS).map(|_| service.call("GET", "/v1/meshes", Some(&bystander), &[], None));
+    let (tried, looked) = tokio::join!(join_all(trials), join_all(looks));
+    for reply in tried.iter().chain(&looked) {
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    }
+}
