@@ -7,7 +7,7 @@ use model::audit::{Linked, hex};
 use serde::Deserialize;
 use wire::{AuditEntry, AuditEntryList, AuditHead};
 
-use crate::auth::Caller;
+use crate::auth::Asked;
 use crate::problem::{ApiError, Result};
 
 pub(crate) const SIZE: i64 = 100;
@@ -44,13 +44,16 @@ fn view(linked: Linked) -> AuditEntry {
 #[utoipa::path(get, path = "/v1/audit-entries", operation_id = "listAuditEntries", tag = "audit",
     params(("after" = Option<i64>, Query), ("page_size" = Option<i64>, Query, description = "1 to 1000")),
     responses((status = 200, body = AuditEntryList)))]
-pub(crate) async fn list_audit_entries(caller: Caller, Query(part): Query<Part>) -> Result<Json<AuditEntryList>> {
+pub(crate) async fn list_audit_entries(
+    Asked(caller, database): Asked,
+    Query(part): Query<Part>,
+) -> Result<Json<AuditEntryList>> {
     caller.may(Action::ReadAudit)?;
     let size = part.page_size.unwrap_or(SIZE);
     if !(1..=LARGEST).contains(&size) {
         return Err(ApiError::field("?page_size", format!("1 to {LARGEST}")));
     }
-    let found = caller.begin().await?.audit_entries(part.after, size).await?;
+    let found = database.begin().await?.audit_entries(part.after, size).await?;
     let full = i64::try_from(found.len()) == Ok(size);
     let next_after = found.last().filter(|_| full).map(|last| last.seq);
     Ok(Json(AuditEntryList { items: found.into_iter().map(view).collect(), next_after }))
@@ -61,9 +64,9 @@ pub(crate) async fn list_audit_entries(caller: Caller, Query(part): Query<Part>)
 /// Write it down somewhere else: with it, nobody can rewrite what was logged until now without being found out.
 #[utoipa::path(get, path = "/v1/audit-head", operation_id = "getAuditHead", tag = "audit",
     responses((status = 200, body = AuditHead)))]
-pub(crate) async fn get_audit_head(caller: Caller) -> Result<Json<AuditHead>> {
+pub(crate) async fn get_audit_head(Asked(caller, database): Asked) -> Result<Json<AuditHead>> {
     caller.may(Action::ReadAudit)?;
-    let head = caller.begin().await?.audit_head().await?;
+    let head = database.begin().await?.audit_head().await?;
     let (tenant_id, at) = (caller.tenant.to_string(), caller.app.clock.now());
     Ok(Json(AuditHead { tenant_id, seq: head.seq, hash: hex::encode(&head.hash), at }))
 }

@@ -9,11 +9,15 @@ use model::access::{Action, Grant, Scope, Verdict, authorize};
 use model::ids::{KeyId, ProviderId, TenantId};
 use store::{KeyText, Reach, StoreError, TenantState, Tx};
 
+use crate::envelope;
 use crate::limits::Class;
 use crate::oidc::{self, Person};
 use crate::places::Connection;
 use crate::problem::{ApiError, Result};
-use crate::{App, envelope};
+
+mod context;
+
+pub(crate) use context::{Context, Database};
 
 /// An authenticated caller.
 #[derive(Debug)]
@@ -23,8 +27,12 @@ pub(crate) struct Caller {
     pub(crate) principal: String,
     grants: Vec<Grant>,
     origin: Origin,
-    pub(crate) app: App,
+    pub(crate) app: Context,
 }
+
+/// A request whose sender is known: the caller, and their one way to the database.
+#[derive(Debug)]
+pub(crate) struct Asked(pub(crate) Caller, pub(crate) Database);
 
 /// How long whoever asks too often waits for being told so.
 const REFUSAL: Duration = Duration::from_millis(250);
@@ -41,17 +49,11 @@ enum Origin {
 }
 
 impl Caller {
-    /// Begins a transaction on the caller's behalf.
-    pub(crate) async fn begin(&self) -> Result<Tx<'_>> {
-        Ok(self.app.store.begin(self.tenant).await?)
-    }
-
     /// The same caller with what they may do by now, for whoever stays for long: a key that was revoked, a token that has
     /// ended and a tenant that was suspended let nobody stay.
-    pub(crate) async fn renewed(self) -> Result<Self> {
+    pub(crate) async fn renewed(self, tx: &mut Tx<'_>) -> Result<Self> {
         let now = self.app.clock.now();
-        let mut tx = self.begin().await?;
-        in_use(&mut tx).await?;
+        in_use(tx).await?;
         let grants = match &self.origin {
             Origin::Key(id) => {
                 let key = tx.key(*id).await?;
@@ -68,7 +70,6 @@ impl Caller {
                 tx.grants_of(*provider, &person.subject, &person.groups).await?
             }
         };
-        drop(tx);
         Ok(Self { grants, ..self })
     }
 
@@ -110,10 +111,10 @@ async fn refused_slowly(seconds: u64) -> ApiError {
     ApiError::rate_limited(seconds)
 }
 
-impl FromRequestParts<App> for Caller {
+impl FromRequestParts<Context> for Asked {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+    async fn from_request_parts(parts: &mut Parts, app: &Context) -> Result<Self> {
         let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let text = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(ApiError::unauthenticated)?;
         let (text, class) = (text.trim(), Class::of(&parts.method, parts.uri.path()));
@@ -121,29 +122,33 @@ impl FromRequestParts<App> for Caller {
             Ok(counted) => counted,
             Err(seconds) => return Err(refused_slowly(seconds).await),
         };
-        let caller = match KeyText::parse(text) {
+        let (caller, checked) = match KeyText::parse(text) {
             Some(key) => by_key(app, &key).await?,
             None => by_token(app, text).await?,
         };
+        let database = Database::after_check(checked, &parts.method);
         let tenant = caller.tenant.to_string();
         app.limits.remember(text, &tenant, &caller.principal);
         let share = match counted {
             Some(share) => share,
             None => match app.limits.count(&tenant, &caller.principal, class) {
                 Ok(share) => share,
-                Err(seconds) => return Err(refused_slowly(seconds).await),
+                Err(seconds) => {
+                    drop(database);
+                    return Err(refused_slowly(seconds).await);
+                }
             },
         };
         envelope::tell_share(share);
         if let Some(connection) = parts.extensions.get::<Connection>() {
             connection.vouch();
         }
-        Ok(caller)
+        Ok(Self(caller, database))
     }
 }
 
-async fn by_key(app: &App, key: &KeyText) -> Result<Caller> {
-    let mut tx = app.store.begin(key.tenant).await?;
+async fn by_key(app: &Context, key: &KeyText) -> Result<(Caller, Tx<'static>)> {
+    let mut tx = app.session(key.tenant).into_reading_tx().await?;
     let stored = match tx.key(key.key).await {
         Ok(stored) => stored,
         // An unknown tenant and an unknown key sound the same.
@@ -151,16 +156,17 @@ async fn by_key(app: &App, key: &KeyText) -> Result<Caller> {
         Err(error) => return Err(error.into()),
     };
     let now = app.clock.now();
-    if !stored.admits(key, app.store.vault(), now) {
+    if !stored.admits(key, &app.vault, now) {
         return Err(ApiError::unauthenticated());
     }
     in_use(&mut tx).await?;
     if stored.used_unrecorded(now) {
         tx.touch_key(key.key, now).await?;
-        tx.commit().await?;
+        // The row is not kept locked for as long as the request takes.
+        tx = tx.commit_and_rest().await?.into_reading_tx().await?;
     }
     let (tenant, origin) = (key.tenant, Origin::Key(key.key));
-    Ok(Caller { tenant, principal: key.key.to_string(), grants: stored.grants(), origin, app: app.clone() })
+    Ok((Caller { tenant, principal: key.key.to_string(), grants: stored.grants(), origin, app: app.clone() }, tx))
 }
 
 /// Only whoever has proved that they belong to a tenant learns that it is suspended.
@@ -172,18 +178,18 @@ async fn in_use(tx: &mut Tx<'_>) -> Result<()> {
 }
 
 /// No transaction is open while an issuer is asked for its keys.
-async fn by_token(app: &App, token: &str) -> Result<Caller> {
+async fn by_token(app: &Context, token: &str) -> Result<(Caller, Tx<'static>)> {
     let unproved = oidc::read(token).ok_or_else(ApiError::unauthenticated)?;
-    let provider = app.store.begin(unproved.tenant).await?.provider_of(&unproved.issuer).await?;
-    let provider = provider.ok_or_else(ApiError::unauthenticated)?;
+    let mut tx = app.session(unproved.tenant).into_reading_tx().await?;
+    let provider = tx.provider_of(&unproved.issuer).await?.ok_or_else(ApiError::unauthenticated)?;
+    let session = tx.rest();
     let now = app.clock.now();
     let key = app.issuers.key(&provider.issuer, &unproved.key, now).await.ok_or_else(ApiError::unauthenticated)?;
     let person = oidc::prove(token, &unproved, &provider, &key, now).ok_or_else(ApiError::unauthenticated)?;
-    let mut tx = app.store.begin(unproved.tenant).await?;
+    let mut tx = session.into_reading_tx().await?;
     in_use(&mut tx).await?;
     let grants = tx.grants_of(provider.id, &person.subject, &person.groups).await?;
-    drop(tx);
     let principal = format!("{}/{}", provider.id, person.subject);
     let origin = Origin::Person { provider: provider.id, person };
-    Ok(Caller { tenant: unproved.tenant, principal, grants, origin, app: app.clone() })
+    Ok((Caller { tenant: unproved.tenant, principal, grants, origin, app: app.clone() }, tx))
 }

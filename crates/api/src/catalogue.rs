@@ -1,7 +1,7 @@
 //! What the operator offers.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
 use model::Version;
@@ -12,8 +12,7 @@ use model::rules::Severity;
 use store::Hosting;
 use wire::{AddHostingCluster, FieldError, ImportRelease};
 
-use crate::App;
-use crate::auth::Caller;
+use crate::auth::Asked;
 use crate::change::{Body, Done, Nothing};
 use crate::fields::{id, name_field, one_of};
 use crate::problem::{ApiError, Result};
@@ -25,16 +24,9 @@ use crate::views::name;
 /// Where control planes can run.
 #[utoipa::path(get, path = "/v1/hosting-clusters", operation_id = "listHostingClusters", tag = "catalogue",
     responses((status = 200, body = wire::HostingClusterList)))]
-pub(crate) async fn list_hosting_clusters(
-    _caller: Caller,
-    State(app): State<App>,
-) -> Result<Json<wire::HostingClusterList>> {
-    let items = app
-        .store
-        .hosting_clusters()
-        .await?
-        .into_iter()
-        .map(|hosting| wire::HostingCluster { id: hosting.id.to_string(), name: hosting.name });
+pub(crate) async fn list_hosting_clusters(Asked(_caller, database): Asked) -> Result<Json<wire::HostingClusterList>> {
+    let found = database.begin().await?.hosting_clusters().await?.into_iter();
+    let items = found.map(|hosting| wire::HostingCluster { id: hosting.id.to_string(), name: hosting.name });
     Ok(Json(wire::HostingClusterList { items: items.collect(), next_page_token: None }))
 }
 
@@ -43,9 +35,12 @@ pub(crate) async fn list_hosting_clusters(
 /// Meshes that are made from now on can run there. For whoever operates the service.
 #[utoipa::path(post, path = "/v1/hosting-clusters", operation_id = "addHostingCluster", tag = "catalogue", request_body = AddHostingCluster,
     responses((status = 201, body = wire::HostingCluster)))]
-pub(crate) async fn add_hosting_cluster(caller: Caller, body: Body<AddHostingCluster>) -> Result<Response> {
+pub(crate) async fn add_hosting_cluster(
+    Asked(caller, database): Asked,
+    body: Body<AddHostingCluster>,
+) -> Result<Response> {
     caller.may(Action::ChangePlatform)?;
-    let mut change = caller.change("addHostingCluster", &body).await?;
+    let mut change = caller.change(database, "addHostingCluster", &body).await?;
     let name = name_field(&body.value.name)?.to_string();
     let (_, kubeconfig) = (caller.app.read_kubeconfig)(&body.value.kubeconfig)
         .map_err(|refused| ApiError::field("/kubeconfig", refused).coded("kubeconfig_refused"))?;
@@ -62,14 +57,14 @@ pub(crate) async fn add_hosting_cluster(caller: Caller, body: Body<AddHostingClu
 #[utoipa::path(delete, path = "/v1/hosting-clusters/{hosting_cluster_id}", operation_id = "deleteHostingCluster", tag = "catalogue",
     params(("hosting_cluster_id" = String, Path)), responses((status = 204)))]
 pub(crate) async fn delete_hosting_cluster(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(hosting): Path<String>,
     body: Body<Nothing>,
 ) -> Result<Response> {
     caller.may(Action::ChangePlatform)?;
-    let mut change = caller.change("deleteHostingCluster", &body).await?;
+    let mut change = caller.change(database, "deleteHostingCluster", &body).await?;
     let id: HostingClusterId = id(&hosting, "hosting cluster")?;
-    let known = caller.app.store.hosting_clusters().await?.into_iter().find(|known| known.id == id);
+    let known = change.tx.hosting_clusters().await?.into_iter().find(|known| known.id == id);
     let before = known.ok_or_else(|| ApiError::not_found("hosting cluster"))?;
     change.tx.delete_hosting_cluster(id).await?;
     change.gone(id, &wire::HostingCluster { id: id.to_string(), name: before.name }).await
@@ -80,8 +75,8 @@ pub(crate) async fn delete_hosting_cluster(
 /// The catalogue, newest first.
 #[utoipa::path(get, path = "/v1/releases", operation_id = "listReleases", tag = "catalogue",
     responses((status = 200, body = wire::ReleaseList)))]
-pub(crate) async fn list_releases(_caller: Caller, State(app): State<App>) -> Result<Json<wire::ReleaseList>> {
-    let items = app.store.releases().await?.iter().map(view).collect();
+pub(crate) async fn list_releases(Asked(_caller, database): Asked) -> Result<Json<wire::ReleaseList>> {
+    let items = database.begin().await?.releases().await?.iter().map(view).collect();
     Ok(Json(wire::ReleaseList { items, next_page_token: None }))
 }
 
@@ -117,9 +112,9 @@ fn refused(wrong: FieldError) -> ApiError {
 /// From its own charts; its images are pulled from the hub by the clusters. For whoever operates the service.
 #[utoipa::path(post, path = "/v1/releases", operation_id = "importRelease", tag = "catalogue", request_body = ImportRelease,
     responses((status = 201, body = wire::Release)))]
-pub(crate) async fn import_release(caller: Caller, body: Body<ImportRelease>) -> Result<Response> {
+pub(crate) async fn import_release(Asked(caller, database): Asked, body: Body<ImportRelease>) -> Result<Response> {
     caller.may(Action::ChangePlatform)?;
-    let mut change = caller.change("importRelease", &body).await?;
+    let mut change = caller.change(database, "importRelease", &body).await?;
     let stored = read_release(&body.value, caller.app.read_charts).map_err(refused)?;
     change.tx.add_release(&stored, caller.app.clock.now()).await?;
     change.done(Done::new(StatusCode::CREATED, &stored.release.version), &view(&stored.release)).await
@@ -132,12 +127,12 @@ pub(crate) async fn import_release(caller: Caller, body: Body<ImportRelease>) ->
 #[utoipa::path(patch, path = "/v1/releases/{version}", operation_id = "changeRelease", tag = "catalogue", request_body = wire::ChangeRelease,
     params(("version" = String, Path)), responses((status = 200, body = wire::Release)))]
 pub(crate) async fn change_release(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(version): Path<String>,
     body: Body<wire::ChangeRelease>,
 ) -> Result<Response> {
     caller.may(Action::ChangePlatform)?;
-    let mut change = caller.change("changeRelease", &body).await?;
+    let mut change = caller.change(database, "changeRelease", &body).await?;
     let version: Version = version.parse().map_err(|_| ApiError::not_found("release"))?;
     let wanted = &body.value;
     let read = |state: &String| one_of("/state", state, "a state is available, deprecated or withdrawn");

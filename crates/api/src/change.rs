@@ -12,8 +12,7 @@ use serde_json::Value;
 use store::{Answer, Earlier, RequestKey, Tx, sha256};
 use wire::Object;
 
-use crate::App;
-use crate::auth::Caller;
+use crate::auth::{Caller, Context, Database};
 use crate::envelope;
 use crate::problem::{ApiError, Result};
 
@@ -44,10 +43,10 @@ struct Manner {
     validate_only: bool,
 }
 
-impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
+impl<T: DeserializeOwned> FromRequest<Context> for Body<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self> {
+    async fn from_request(request: Request, app: &Context) -> Result<Self> {
         let route = format!("{} {}", request.method(), request.uri().path());
         let key = idempotency_key(request.headers())?;
         let Query(manner) = Query::<Manner>::try_from_uri(request.uri())
@@ -112,7 +111,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
 
 /// A change under way.
 pub(crate) struct Change<'a> {
-    pub(crate) tx: Tx<'a>,
+    pub(crate) tx: Tx<'static>,
     caller: &'a Caller,
     action: &'static str,
     request: Option<RequestKey>,
@@ -158,8 +157,13 @@ fn written(value: &impl Serialize) -> Vec<u8> {
 
 impl Caller {
     /// Begins a change. A repeated request ends here with the answer of the first one.
-    pub(crate) async fn change<T>(&self, action: &'static str, body: &Body<T>) -> Result<Change<'_>> {
-        let mut tx = self.begin().await?;
+    pub(crate) async fn change<T>(
+        &self,
+        database: Database,
+        action: &'static str,
+        body: &Body<T>,
+    ) -> Result<Change<'_>> {
+        let mut tx = database.begin_change().await?;
         let key = body.key.as_ref().filter(|_| !body.only_validate);
         let request = key.map(|key| RequestKey {
             principal: self.principal.clone(),

@@ -14,7 +14,7 @@ use model::quota::Counted;
 use store::{Cluster, ClusterState, NewCluster, NewOperation, Tx};
 use wire::{ChangeCluster, ClusterList, Operation, RegisterCluster, RenewCredential};
 
-use crate::auth::Caller;
+use crate::auth::{Asked, Caller};
 use crate::change::{Body, Change, Done, Nothing};
 use crate::fields::{Filter, id, name_field, rewritten, tag, unmoved, written};
 use crate::paging::List;
@@ -26,9 +26,9 @@ use crate::views;
 /// Answers at once with the operation that connects to it, checks it and makes an account of our own in it.
 #[utoipa::path(post, path = "/v1/clusters", operation_id = "registerCluster", tag = "clusters", request_body = RegisterCluster,
     responses((status = 202, body = Operation)))]
-pub(crate) async fn register_cluster(caller: Caller, body: Body<RegisterCluster>) -> Result<Response> {
+pub(crate) async fn register_cluster(Asked(caller, database): Asked, body: Body<RegisterCluster>) -> Result<Response> {
     caller.may(Action::ChangeClusters)?;
-    let mut change = caller.change("registerCluster", &body).await?;
+    let mut change = caller.change(database, "registerCluster", &body).await?;
     change.tx.room_for(Counted::Clusters).await?;
     let name = name_field(&body.value.name)?;
     let (server, kubeconfig) = read(&caller, &body.value.kubeconfig)?;
@@ -63,11 +63,11 @@ async fn begin(
 #[utoipa::path(post, path = "/v1/clusters/{cluster_id}/credentials", operation_id = "renewCredential", tag = "clusters", request_body = RenewCredential,
     params(("cluster_id" = String, Path)), responses((status = 202, body = Operation)))]
 pub(crate) async fn renew_credential(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(cluster): Path<String>,
     body: Body<RenewCredential>,
 ) -> Result<Response> {
-    let mut change = caller.change("renewCredential", &body).await?;
+    let mut change = caller.change(database, "renewCredential", &body).await?;
     let found = permitted(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
     let overlap = Duration::from_secs(body.value.overlap_seconds.into());
     if overlap > MAX_OVERLAP {
@@ -109,8 +109,8 @@ fn read(caller: &Caller, text: &str) -> Result<(String, Vec<u8>)> {
 #[utoipa::path(get, path = "/v1/clusters", operation_id = "listClusters", tag = "clusters",
     params(("name" = Option<String>, Query), ("label_selector" = Option<String>, Query, description = "For example team=payments,tier!=test,!old"), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = ClusterList)))]
-pub(crate) async fn list_clusters(caller: Caller, list: List<Filter>) -> Result<Json<ClusterList>> {
-    let found = caller.begin().await?.clusters(&caller.reach(), &list.filter.read()?, list.page(&caller)?).await?;
+pub(crate) async fn list_clusters(Asked(caller, database): Asked, list: List<Filter>) -> Result<Json<ClusterList>> {
+    let found = database.begin().await?.clusters(&caller.reach(), &list.filter.read()?, list.page(&caller)?).await?;
     let (shown, next_page_token) = list.cut(&caller, found, |cluster| cluster.id.0);
     let now = caller.app.clock.now();
     Ok(Json(ClusterList { items: shown.iter().map(|cluster| views::cluster(cluster, now)).collect(), next_page_token }))
@@ -126,8 +126,8 @@ async fn permitted(caller: &Caller, tx: &mut Tx<'_>, text: &str, action: Action)
 /// Get a cluster
 #[utoipa::path(get, path = "/v1/clusters/{cluster_id}", operation_id = "getCluster", tag = "clusters",
     params(("cluster_id" = String, Path)), responses((status = 200, body = wire::Cluster)))]
-pub(crate) async fn get_cluster(caller: Caller, Path(cluster): Path<String>) -> Result<Response> {
-    let found = permitted(&caller, &mut caller.begin().await?, &cluster, Action::Read).await?;
+pub(crate) async fn get_cluster(Asked(caller, database): Asked, Path(cluster): Path<String>) -> Result<Response> {
+    let found = permitted(&caller, &mut database.begin().await?, &cluster, Action::Read).await?;
     Ok(([(header::ETAG, tag(found.generation))], Json(views::cluster(&found, caller.app.clock.now()))).into_response())
 }
 
@@ -138,12 +138,12 @@ pub(crate) async fn get_cluster(caller: Caller, Path(cluster): Path<String>) -> 
     params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = wire::Cluster)))]
 pub(crate) async fn change_cluster(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(cluster): Path<String>,
     headers: HeaderMap,
     body: Body<ChangeCluster>,
 ) -> Result<Response> {
-    let mut change = caller.change("changeCluster", &body).await?;
+    let mut change = caller.change(database, "changeCluster", &body).await?;
     let seen = permitted(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
     unmoved(&headers, seen.generation)?;
     let written = rewritten(&seen.written, body.value.display_name.as_ref(), body.value.labels.as_ref())?;
@@ -161,12 +161,12 @@ pub(crate) async fn change_cluster(
 #[utoipa::path(delete, path = "/v1/clusters/{cluster_id}", operation_id = "deleteCluster", tag = "clusters",
     params(("cluster_id" = String, Path)), responses((status = 204)))]
 pub(crate) async fn delete_cluster(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(cluster): Path<String>,
     headers: HeaderMap,
     body: Body<Nothing>,
 ) -> Result<Response> {
-    let mut change = caller.change("deleteCluster", &body).await?;
+    let mut change = caller.change(database, "deleteCluster", &body).await?;
     let found = permitted(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
     unmoved(&headers, found.generation)?;
     change.tx.delete_cluster(found.id).await?;

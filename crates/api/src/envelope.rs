@@ -8,7 +8,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::App;
+use crate::auth::Context;
 use crate::limits::Share;
 use crate::problem::ApiError;
 
@@ -44,7 +44,7 @@ pub(crate) fn tell_share(share: Share) {
 
 /// Gives the request an id, and turns refusals of libraries into problems.
 pub(crate) async fn wrap(
-    axum::extract::State(app): axum::extract::State<App>,
+    axum::extract::State(app): axum::extract::State<Context>,
     mut request: Request,
     next: Next,
 ) -> Response {

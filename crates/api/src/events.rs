@@ -12,9 +12,10 @@ use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use model::ids::UpgradeId;
 use serde::Deserialize;
+use store::Session;
 use wire::EventList;
 
-use crate::auth::Caller;
+use crate::auth::{Asked, Caller};
 use crate::fields::id;
 use crate::problem::{ApiError, Result};
 use crate::views;
@@ -43,16 +44,21 @@ pub(crate) struct From {
 #[utoipa::path(get, path = "/v1/events", operation_id = "listEvents", tag = "events",
     params(("after" = Option<i64>, Query), ("upgrade_id" = Option<String>, Query), ("Last-Event-ID" = Option<i64>, Header)),
     responses((status = 200, body = EventList)))]
-pub(crate) async fn list_events(caller: Caller, Query(from): Query<From>, headers: HeaderMap) -> Result<Response> {
+pub(crate) async fn list_events(
+    Asked(caller, database): Asked,
+    Query(from): Query<From>,
+    headers: HeaderMap,
+) -> Result<Response> {
     let upgrade: Option<UpgradeId> = from.upgrade_id.map(|text| id(&text, "upgrade")).transpose()?;
     let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let resumed = header("last-event-id").map(str::parse).transpose();
     let after = resumed.map_err(|_| ApiError::field("Last-Event-ID", "the number of an event"))?.unwrap_or(from.after);
     if header(header::ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/event-stream")) {
-        let remembers = caller.begin().await?.remembers(after).await?;
-        return Ok(follow(caller, after, upgrade, remembers).into_response());
+        let mut tx = database.begin().await?;
+        let remembers = tx.remembers(after).await?;
+        return Ok(follow(caller, tx.rest(), after, upgrade, remembers).into_response());
     }
-    let mut tx = caller.begin().await?;
+    let mut tx = database.begin().await?;
     if !tx.remembers(after).await? {
         return Err(expired());
     }
@@ -77,6 +83,7 @@ fn expired() -> ApiError {
 /// Somebody who follows along.
 struct Follower {
     caller: Caller,
+    session: Session,
     /// When it was last looked whether they may stay.
     checked: Timestamp,
     after: i64,
@@ -92,15 +99,15 @@ impl Follower {
                 return Some((event, self));
             }
             let now = self.caller.app.clock.now();
-            if now.duration_since(self.checked) >= STAY {
-                self.caller = self.caller.renewed().await.ok()?;
-                self.checked = now;
-            }
             // A database that fails for a moment is looked at again.
-            if let Ok(mut tx) = self.caller.begin().await
-                && let Ok(found) = tx.events_after(&self.caller.reach(), self.after, upgrade, BATCH).await
-            {
-                self.ready = found.into_iter().map(views::event).rev().collect();
+            if let Ok(mut tx) = self.session.begin().await {
+                if now.duration_since(self.checked) >= STAY {
+                    self.caller = self.caller.renewed(&mut tx).await.ok()?;
+                    self.checked = now;
+                }
+                if let Ok(found) = tx.events_after(&self.caller.reach(), self.after, upgrade, BATCH).await {
+                    self.ready = found.into_iter().map(views::event).rev().collect();
+                }
             }
             if self.ready.is_empty() {
                 tokio::time::sleep(LOOK).await;
@@ -111,9 +118,15 @@ impl Follower {
 
 /// A subscriber is a cursor: nothing is kept for it between two reads. One that was away for too long is told so by an event
 /// `reset`, lists what there is, and goes on with what follows.
-fn follow(caller: Caller, after: i64, upgrade: Option<UpgradeId>, remembers: bool) -> impl IntoResponse {
+fn follow(
+    caller: Caller,
+    session: Session,
+    after: i64,
+    upgrade: Option<UpgradeId>,
+    remembers: bool,
+) -> impl IntoResponse {
     let reset = (!remembers).then(|| Ok(Event::default().event("reset").data("{}")));
-    let follower = Follower { checked: caller.app.clock.now(), caller, after, ready: Vec::new() };
+    let follower = Follower { checked: caller.app.clock.now(), caller, session, after, ready: Vec::new() };
     let events = stream::unfold(follower, move |follower| async move {
         let (next, follower) = follower.next(upgrade).await?;
         let event = Event::default()

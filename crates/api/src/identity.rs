@@ -12,7 +12,7 @@ use wire::{
     CreateIdentityProvider, CreateRoleBinding, IdentityProvider, IdentityProviderList, RoleBinding, RoleBindingList,
 };
 
-use crate::auth::Caller;
+use crate::auth::{Asked, Caller};
 use crate::change::{Body, Done, Nothing};
 use crate::fields::{id, known_scope, name_field, named};
 use crate::oidc::{self, ALGORITHMS};
@@ -79,9 +79,12 @@ fn issuer(text: &str) -> Result<String> {
 /// bindings; without one they may do nothing.
 #[utoipa::path(post, path = "/v1/identity-providers", operation_id = "createIdentityProvider", tag = "access", request_body = CreateIdentityProvider,
     responses((status = 201, body = IdentityProvider)))]
-pub(crate) async fn create_identity_provider(caller: Caller, body: Body<CreateIdentityProvider>) -> Result<Response> {
+pub(crate) async fn create_identity_provider(
+    Asked(caller, database): Asked,
+    body: Body<CreateIdentityProvider>,
+) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change("createIdentityProvider", &body).await?;
+    let mut change = caller.change(database, "createIdentityProvider", &body).await?;
     change.tx.room_for(Counted::IdentityProviders).await?;
     let wanted = &body.value;
     let known = |name: &String| ALGORITHMS.iter().any(|(known, _)| known == name);
@@ -117,11 +120,11 @@ pub(crate) async fn create_identity_provider(caller: Caller, body: Body<CreateId
     params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = IdentityProviderList)))]
 pub(crate) async fn list_identity_providers(
-    caller: Caller,
+    Asked(caller, database): Asked,
     list: List<Unfiltered>,
 ) -> Result<Json<IdentityProviderList>> {
     caller.may(Action::ReadAccess)?;
-    let found = caller.begin().await?.providers(list.page(&caller)?).await?;
+    let found = database.begin().await?.providers(list.page(&caller)?).await?;
     let (shown, next_page_token) = list.cut(&caller, found, |provider| provider.id.0);
     let items = shown.iter().map(|provider| provider_view(&caller, provider)).collect();
     Ok(Json(IdentityProviderList { items, next_page_token }))
@@ -131,11 +134,11 @@ pub(crate) async fn list_identity_providers(
 #[utoipa::path(get, path = "/v1/identity-providers/{provider_id}", operation_id = "getIdentityProvider", tag = "access",
     params(("provider_id" = String, Path)), responses((status = 200, body = IdentityProvider)))]
 pub(crate) async fn get_identity_provider(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(provider): Path<String>,
 ) -> Result<Json<IdentityProvider>> {
     caller.may(Action::ReadAccess)?;
-    let found = caller.begin().await?.provider(id(&provider, "identity provider")?).await?;
+    let found = database.begin().await?.provider(id(&provider, "identity provider")?).await?;
     Ok(Json(provider_view(&caller, &found)))
 }
 
@@ -145,12 +148,12 @@ pub(crate) async fn get_identity_provider(
 #[utoipa::path(delete, path = "/v1/identity-providers/{provider_id}", operation_id = "deleteIdentityProvider", tag = "access",
     params(("provider_id" = String, Path)), responses((status = 204)))]
 pub(crate) async fn delete_identity_provider(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(provider): Path<String>,
     body: Body<Nothing>,
 ) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change("deleteIdentityProvider", &body).await?;
+    let mut change = caller.change(database, "deleteIdentityProvider", &body).await?;
     let found = change.tx.provider(id(&provider, "identity provider")?).await?;
     change.tx.delete_provider(found.id).await?;
     change.gone(found.id, &provider_view(&caller, &found)).await
@@ -161,9 +164,12 @@ pub(crate) async fn delete_identity_provider(
 /// To one person or program by `subject`, or to everybody of a `group`; on the whole tenant, one mesh or one cluster.
 #[utoipa::path(post, path = "/v1/role-bindings", operation_id = "createRoleBinding", tag = "access", request_body = CreateRoleBinding,
     responses((status = 201, body = RoleBinding)))]
-pub(crate) async fn create_role_binding(caller: Caller, body: Body<CreateRoleBinding>) -> Result<Response> {
+pub(crate) async fn create_role_binding(
+    Asked(caller, database): Asked,
+    body: Body<CreateRoleBinding>,
+) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change("createRoleBinding", &body).await?;
+    let mut change = caller.change(database, "createRoleBinding", &body).await?;
     change.tx.room_for(Counted::RoleBindings).await?;
     let wanted = &body.value;
     let subject = match (&wanted.subject, &wanted.group) {
@@ -189,9 +195,12 @@ pub(crate) async fn create_role_binding(caller: Caller, body: Body<CreateRoleBin
 #[utoipa::path(get, path = "/v1/role-bindings", operation_id = "listRoleBindings", tag = "access",
     params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = RoleBindingList)))]
-pub(crate) async fn list_role_bindings(caller: Caller, list: List<Unfiltered>) -> Result<Json<RoleBindingList>> {
+pub(crate) async fn list_role_bindings(
+    Asked(caller, database): Asked,
+    list: List<Unfiltered>,
+) -> Result<Json<RoleBindingList>> {
     caller.may(Action::ReadAccess)?;
-    let found = caller.begin().await?.bindings(None, list.page(&caller)?).await?;
+    let found = database.begin().await?.bindings(None, list.page(&caller)?).await?;
     let (shown, next_page_token) = list.cut(&caller, found, |binding| binding.id.0);
     Ok(Json(RoleBindingList { items: shown.iter().map(binding_view).collect(), next_page_token }))
 }
@@ -202,12 +211,12 @@ pub(crate) async fn list_role_bindings(caller: Caller, list: List<Unfiltered>) -
 #[utoipa::path(delete, path = "/v1/role-bindings/{binding_id}", operation_id = "deleteRoleBinding", tag = "access",
     params(("binding_id" = String, Path)), responses((status = 204)))]
 pub(crate) async fn delete_role_binding(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(binding): Path<String>,
     body: Body<Nothing>,
 ) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change("deleteRoleBinding", &body).await?;
+    let mut change = caller.change(database, "deleteRoleBinding", &body).await?;
     let found = change.tx.bindings(Some(id(&binding, "role binding")?), Page::ALL).await?.pop();
     let found = found.ok_or_else(|| ApiError::not_found("role binding"))?;
     change.tx.delete_binding(found.id).await?;

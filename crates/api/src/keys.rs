@@ -11,7 +11,7 @@ use model::quota::Counted;
 use store::{KeyText, NewKey, Page, Tx};
 use wire::{ApiKey, ApiKeyList, CreateApiKey, RotateApiKey};
 
-use crate::auth::Caller;
+use crate::auth::Asked;
 use crate::change::{Body, Done, Nothing};
 use crate::fields::{id, known_scope, name_field};
 use crate::paging::{Deletable, List};
@@ -42,9 +42,9 @@ fn view(key: &store::ApiKey) -> ApiKey {
 /// The secret is in this answer and nowhere else.
 #[utoipa::path(post, path = "/v1/api-keys", operation_id = "createApiKey", tag = "keys", request_body = CreateApiKey,
     responses((status = 201, body = ApiKey)))]
-pub(crate) async fn create_api_key(caller: Caller, body: Body<CreateApiKey>) -> Result<Response> {
+pub(crate) async fn create_api_key(Asked(caller, database): Asked, body: Body<CreateApiKey>) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change("createApiKey", &body).await?;
+    let mut change = caller.change(database, "createApiKey", &body).await?;
     change.tx.room_for(Counted::ApiKeys).await?;
     let (wanted, now) = (&body.value, caller.app.clock.now());
     let name = name_field(&wanted.name)?;
@@ -55,7 +55,7 @@ pub(crate) async fn create_api_key(caller: Caller, body: Body<CreateApiKey>) -> 
     }
     let scopes = scopes(&mut change.tx, &wanted.scopes).await?;
     let text = KeyText::generate(caller.tenant, KeyId(caller.app.clock.uuid()));
-    let digest = text.digest(caller.app.store.vault());
+    let digest = text.digest(&caller.app.vault);
     let new = NewKey { id: text.key, name: name.to_string(), role, scopes, digest, expires_at: wanted.expires_at };
     change.tx.create_key(&new, now).await?;
     let shown = ApiKey { secret: Some(text.reveal()), ..view(&change.tx.key(new.id).await?) };
@@ -92,9 +92,9 @@ async fn alive(tx: &mut Tx<'_>, key: &str) -> Result<store::ApiKey> {
 #[utoipa::path(get, path = "/v1/api-keys", operation_id = "listApiKeys", tag = "keys",
     params(("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = ApiKeyList)))]
-pub(crate) async fn list_api_keys(caller: Caller, list: List<Deletable>) -> Result<Json<ApiKeyList>> {
+pub(crate) async fn list_api_keys(Asked(caller, database): Asked, list: List<Deletable>) -> Result<Json<ApiKeyList>> {
     caller.may(Action::ReadAccess)?;
-    let found = caller.begin().await?.keys(list.filter.show_deleted, list.page(&caller)?).await?;
+    let found = database.begin().await?.keys(list.filter.show_deleted, list.page(&caller)?).await?;
     let (shown, next_page_token) = list.cut(&caller, found, |key| key.id.0);
     Ok(Json(ApiKeyList { items: shown.iter().map(view).collect(), next_page_token }))
 }
@@ -104,9 +104,9 @@ pub(crate) async fn list_api_keys(caller: Caller, list: List<Deletable>) -> Resu
 /// Without its secret.
 #[utoipa::path(get, path = "/v1/api-keys/{key_id}", operation_id = "getApiKey", tag = "keys",
     params(("key_id" = String, Path)), responses((status = 200, body = ApiKey)))]
-pub(crate) async fn get_api_key(caller: Caller, Path(key): Path<String>) -> Result<Json<ApiKey>> {
+pub(crate) async fn get_api_key(Asked(caller, database): Asked, Path(key): Path<String>) -> Result<Json<ApiKey>> {
     caller.may(Action::ReadAccess)?;
-    Ok(Json(view(&alive(&mut caller.begin().await?, &key).await?)))
+    Ok(Json(view(&alive(&mut database.begin().await?, &key).await?)))
 }
 
 /// Rotate an API key
@@ -117,12 +117,12 @@ pub(crate) async fn get_api_key(caller: Caller, Path(key): Path<String>) -> Resu
     params(("key_id" = String, Path)),
     responses((status = 200, body = ApiKey)))]
 pub(crate) async fn rotate_api_key(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(key): Path<String>,
     body: Body<RotateApiKey>,
 ) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change("rotateApiKey", &body).await?;
+    let mut change = caller.change(database, "rotateApiKey", &body).await?;
     let before = alive(&mut change.tx, &key).await?;
     let overlap = body.value.overlap_seconds;
     if overlap > LONGEST_OVERLAP {
@@ -140,7 +140,7 @@ pub(crate) async fn rotate_api_key(
     }
     let text = KeyText::generate(caller.tenant, before.id);
     let until = now + SignedDuration::from_secs(overlap.into());
-    change.tx.rotate_key(before.id, &text.digest(caller.app.store.vault()), until).await?;
+    change.tx.rotate_key(before.id, &text.digest(&caller.app.vault), until).await?;
     let shown = ApiKey { secret: Some(text.reveal()), ..view(&change.tx.key(before.id).await?) };
     change.done(Done::new(StatusCode::OK, before.id).replacing(&view(&before)), &shown).await
 }
@@ -150,9 +150,13 @@ pub(crate) async fn rotate_api_key(
 /// At once, its former secret too. The last key of an owner stays: nobody could make another one.
 #[utoipa::path(delete, path = "/v1/api-keys/{key_id}", operation_id = "revokeApiKey", tag = "keys",
     params(("key_id" = String, Path)), responses((status = 204)))]
-pub(crate) async fn revoke_api_key(caller: Caller, Path(key): Path<String>, body: Body<Nothing>) -> Result<Response> {
+pub(crate) async fn revoke_api_key(
+    Asked(caller, database): Asked,
+    Path(key): Path<String>,
+    body: Body<Nothing>,
+) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change("revokeApiKey", &body).await?;
+    let mut change = caller.change(database, "revokeApiKey", &body).await?;
     let before = alive(&mut change.tx, &key).await?;
     let now = caller.app.clock.now();
     let owns = |key: &store::ApiKey| key.is_alive(now) && key.role == Role::Owner && key.scopes.is_empty();

@@ -20,7 +20,7 @@ use wire::{
     UpgradeOptionList,
 };
 
-use crate::auth::Caller;
+use crate::auth::{Asked, Caller};
 use crate::catalogue::reasons;
 use crate::change::{Body, Change, Done, Nothing};
 use crate::fields::{
@@ -55,9 +55,9 @@ async fn begin(
 /// Its control plane runs in a hosting cluster; the clusters become its members. Answers with the operation that does it.
 #[utoipa::path(post, path = "/v1/meshes", operation_id = "createMesh", tag = "meshes", request_body = CreateMesh,
     responses((status = 202, body = Operation)))]
-pub(crate) async fn create_mesh(caller: Caller, body: Body<CreateMesh>) -> Result<Response> {
+pub(crate) async fn create_mesh(Asked(caller, database): Asked, body: Body<CreateMesh>) -> Result<Response> {
     caller.may(Action::ChangeMeshes)?;
-    let mut change = caller.change("createMesh", &body).await?;
+    let mut change = caller.change(database, "createMesh", &body).await?;
     change.tx.room_for(Counted::Meshes).await?;
     let new = read(&caller, &mut change.tx, &body.value).await?;
     change.tx.create_mesh(&new, caller.app.clock.now()).await?;
@@ -67,7 +67,7 @@ pub(crate) async fn create_mesh(caller: Caller, body: Body<CreateMesh>) -> Resul
 async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<NewMesh> {
     let (name, written) = (name_field(&wanted.name)?, written(&wanted.display_name, &wanted.labels)?);
     let version = version_field(&wanted.version)?;
-    let release = release(caller, &version).await?;
+    let release = release(tx, &version).await?;
     let edition = edition("/edition", &wanted.edition)?;
     if wanted.clusters.is_empty() || wanted.clusters.len() > MOST_MEMBERS {
         return Err(ApiError::field("/clusters", format!("a mesh has 1 to {MOST_MEMBERS} clusters")));
@@ -87,8 +87,8 @@ async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<N
     if members.iter().collect::<BTreeSet<_>>().len() != members.len() {
         return Err(ApiError::field("/clusters", "a cluster is named twice"));
     }
-    may_run(caller, &release, edition, &versions).await?;
-    let hosting = caller.app.store.hosting_clusters().await?;
+    may_run(caller, tx, &release, edition, &versions).await?;
+    let hosting = tx.hosting_clusters().await?;
     let nowhere = || {
         ApiError::new(
             StatusCode::CONFLICT,
@@ -121,16 +121,22 @@ async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<N
 }
 
 /// A version's entry in the catalogue.
-pub(crate) async fn release(caller: &Caller, version: &Version) -> Result<Release> {
-    let releases = caller.app.store.releases().await?;
+pub(crate) async fn release(tx: &mut Tx<'_>, version: &Version) -> Result<Release> {
+    let releases = tx.releases().await?;
     let absent =
         || ApiError::field("/version", format!("{version} is not in the catalogue")).coded("version_not_in_catalogue");
     releases.into_iter().find(|release| release.version == *version).ok_or_else(absent)
 }
 
 /// Refuses a release that no mesh of this edition with these clusters may run.
-async fn may_run(caller: &Caller, release: &Release, edition: Edition, members: &[(String, (u32, u32))]) -> Result<()> {
-    let policy = caller.app.store.upgrade_policy().await?;
+async fn may_run(
+    caller: &Caller,
+    tx: &mut Tx<'_>,
+    release: &Release,
+    edition: Edition,
+    members: &[(String, (u32, u32))],
+) -> Result<()> {
+    let policy = tx.upgrade_policy().await?;
     let today = caller.app.clock.now().to_zoned(jiff::tz::TimeZone::UTC).date();
     let reasons = runs(release, &Circumstances { policy: &policy, edition, members, today });
     if allowed(&reasons) {
@@ -146,8 +152,8 @@ async fn may_run(caller: &Caller, release: &Release, edition: Edition, members: 
     params(("name" = Option<String>, Query), ("label_selector" = Option<String>, Query, description = "For example team=payments,tier!=test,!old"),
         ("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = MeshList)))]
-pub(crate) async fn list_meshes(caller: Caller, list: List<Filter>) -> Result<Json<MeshList>> {
-    let found = caller.begin().await?.meshes(&caller.reach(), &list.filter.read()?, list.page(&caller)?).await?;
+pub(crate) async fn list_meshes(Asked(caller, database): Asked, list: List<Filter>) -> Result<Json<MeshList>> {
+    let found = database.begin().await?.meshes(&caller.reach(), &list.filter.read()?, list.page(&caller)?).await?;
     let (shown, next_page_token) = list.cut(&caller, found, |mesh| mesh.id.0);
     Ok(Json(MeshList { items: shown.iter().map(views::mesh).collect(), next_page_token }))
 }
@@ -155,8 +161,8 @@ pub(crate) async fn list_meshes(caller: Caller, list: List<Filter>) -> Result<Js
 /// Get a mesh
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}", operation_id = "getMesh", tag = "meshes",
     params(("mesh_id" = String, Path)), responses((status = 200, body = wire::Mesh)))]
-pub(crate) async fn get_mesh(caller: Caller, Path(mesh): Path<String>) -> Result<Response> {
-    let mesh = permitted(&caller, &mut caller.begin().await?, &mesh, Action::Read).await?;
+pub(crate) async fn get_mesh(Asked(caller, database): Asked, Path(mesh): Path<String>) -> Result<Response> {
+    let mesh = permitted(&caller, &mut database.begin().await?, &mesh, Action::Read).await?;
     Ok(([(header::ETAG, tag(mesh.generation))], Json(views::mesh(&mesh))).into_response())
 }
 
@@ -167,12 +173,12 @@ pub(crate) async fn get_mesh(caller: Caller, Path(mesh): Path<String>) -> Result
     params(("mesh_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = wire::Mesh)))]
 pub(crate) async fn change_mesh(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(mesh): Path<String>,
     headers: HeaderMap,
     body: Body<ChangeMesh>,
 ) -> Result<Response> {
-    let mut change = caller.change("changeMesh", &body).await?;
+    let mut change = caller.change(database, "changeMesh", &body).await?;
     let seen = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
     unmoved(&headers, seen.generation)?;
     let wanted = &body.value;
@@ -196,8 +202,12 @@ pub(crate) async fn permitted(caller: &Caller, tx: &mut Tx<'_>, text: &str, acti
 /// Within 30 days of its deletion: with its id, its version, its authority and the clusters that it had.
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/undelete", operation_id = "undeleteMesh", tag = "meshes",
     params(("mesh_id" = String, Path)), responses((status = 202, body = Operation)))]
-pub(crate) async fn undelete_mesh(caller: Caller, Path(mesh): Path<String>, body: Body<Nothing>) -> Result<Response> {
-    let mut change = caller.change("undeleteMesh", &body).await?;
+pub(crate) async fn undelete_mesh(
+    Asked(caller, database): Asked,
+    Path(mesh): Path<String>,
+    body: Body<Nothing>,
+) -> Result<Response> {
+    let mut change = caller.change(database, "undeleteMesh", &body).await?;
     let mesh = change.tx.mesh(id(&mesh, "mesh")?).await?;
     caller.may_with(Action::ChangeMeshes, &[Scope::Mesh(mesh.id)], "mesh")?;
     let conflict = |code, said: String, hint| Err(ApiError::new(StatusCode::CONFLICT, code, said, hint));
@@ -237,8 +247,12 @@ pub(crate) async fn undelete_mesh(caller: Caller, Path(mesh): Path<String>, body
 /// A mesh is `failed` when its creation or its deletion ended early. What is missing of it is made; what is there stays.
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/retry", operation_id = "retryMesh", tag = "meshes",
     params(("mesh_id" = String, Path)), responses((status = 202, body = Operation)))]
-pub(crate) async fn retry_mesh(caller: Caller, Path(mesh): Path<String>, body: Body<Nothing>) -> Result<Response> {
-    let mut change = caller.change("retryMesh", &body).await?;
+pub(crate) async fn retry_mesh(
+    Asked(caller, database): Asked,
+    Path(mesh): Path<String>,
+    body: Body<Nothing>,
+) -> Result<Response> {
+    let mut change = caller.change(database, "retryMesh", &body).await?;
     let mesh = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
     if !matches!(mesh.state, MeshState::Failed(_)) {
         let said = format!("{} is {}.", mesh.name, mesh.state.as_str());
@@ -257,12 +271,12 @@ pub(crate) async fn retry_mesh(caller: Caller, Path(mesh): Path<String>, body: B
 #[utoipa::path(delete, path = "/v1/meshes/{mesh_id}", operation_id = "deleteMesh", tag = "meshes",
     params(("mesh_id" = String, Path)), responses((status = 202, body = Operation)))]
 pub(crate) async fn delete_mesh(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(mesh): Path<String>,
     headers: HeaderMap,
     body: Body<Nothing>,
 ) -> Result<Response> {
-    let mut change = caller.change("deleteMesh", &body).await?;
+    let mut change = caller.change(database, "deleteMesh", &body).await?;
     let mesh = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
     unmoved(&headers, mesh.generation)?;
     if mesh.deletion_protection {
@@ -279,9 +293,14 @@ pub(crate) async fn delete_mesh(
 /// Every release, allowed or refused, by each strategy, with every reason.
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}/upgrade-options", operation_id = "listUpgradeOptions", tag = "upgrades",
     params(("mesh_id" = String, Path)), responses((status = 200, body = UpgradeOptionList)))]
-pub(crate) async fn list_upgrade_options(caller: Caller, Path(mesh): Path<String>) -> Result<Json<UpgradeOptionList>> {
-    let mesh = permitted(&caller, &mut caller.begin().await?, &mesh, Action::Read).await?;
-    let (releases, policy) = (caller.app.store.releases().await?, caller.app.store.upgrade_policy().await?);
+pub(crate) async fn list_upgrade_options(
+    Asked(caller, database): Asked,
+    Path(mesh): Path<String>,
+) -> Result<Json<UpgradeOptionList>> {
+    let mut tx = database.begin().await?;
+    let mesh = permitted(&caller, &mut tx, &mesh, Action::Read).await?;
+    let (releases, policy) = (tx.releases().await?, tx.upgrade_policy().await?);
+    drop(tx);
     let members = member_versions(&mesh);
     let today = caller.app.clock.now().to_zoned(jiff::tz::TimeZone::UTC).date();
     let around = Circumstances { policy: &policy, edition: mesh.edition, members: &members, today };
@@ -330,8 +349,11 @@ pub(crate) fn blocking(reasons: &[Reason]) -> String {
 /// Namespaces, workloads and connected proxies as a worker last saw them; `observed_at` says when.
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}/data-plane", operation_id = "getDataPlane", tag = "data plane",
     params(("mesh_id" = String, Path)), responses((status = 200, body = DataPlane)))]
-pub(crate) async fn get_data_plane(caller: Caller, Path(mesh): Path<String>) -> Result<Json<DataPlane>> {
-    let mut tx = caller.begin().await?;
+pub(crate) async fn get_data_plane(
+    Asked(caller, database): Asked,
+    Path(mesh): Path<String>,
+) -> Result<Json<DataPlane>> {
+    let mut tx = database.begin().await?;
     let mesh = permitted(&caller, &mut tx, &mesh, Action::Read).await?;
     Ok(Json(views::data_plane(tx.survey(mesh.id).await?)))
 }
@@ -343,11 +365,11 @@ pub(crate) async fn get_data_plane(caller: Caller, Path(mesh): Path<String>) -> 
     params(("mesh_id" = String, Path)),
     responses((status = 202, body = Operation)))]
 pub(crate) async fn set_injection(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(mesh): Path<String>,
     body: Body<SetInjection>,
 ) -> Result<Response> {
-    let mut change = caller.change("setInjection", &body).await?;
+    let mut change = caller.change(database, "setInjection", &body).await?;
     let mesh = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
     let wanted = &body.value;
     namespace_of(&mesh, &wanted.cluster, &wanted.namespace, "")?;
@@ -374,8 +396,12 @@ pub(crate) async fn set_injection(
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/restarts", operation_id = "createRestart", tag = "data plane",
     params(("mesh_id" = String, Path)),
     responses((status = 202, body = Operation)))]
-pub(crate) async fn create_restart(caller: Caller, Path(mesh): Path<String>, body: Body<Nothing>) -> Result<Response> {
-    let mut change = caller.change("createRestart", &body).await?;
+pub(crate) async fn create_restart(
+    Asked(caller, database): Asked,
+    Path(mesh): Path<String>,
+    body: Body<Nothing>,
+) -> Result<Response> {
+    let mut change = caller.change(database, "createRestart", &body).await?;
     let mesh = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
     begin(change, &caller, mesh.id, OperationKind::Restart, Value::Null).await
 }

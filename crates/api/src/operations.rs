@@ -11,7 +11,7 @@ use serde::Deserialize;
 use store::Tx;
 use wire::{Operation, OperationList};
 
-use crate::auth::Caller;
+use crate::auth::{Asked, Caller};
 use crate::change::{Body, Done, Nothing};
 use crate::fields::id;
 use crate::paging::List;
@@ -32,9 +32,9 @@ pub(crate) struct Filter {
 #[utoipa::path(get, path = "/v1/operations", operation_id = "listOperations", tag = "operations",
     params(("upgrade_id" = Option<String>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = OperationList)))]
-pub(crate) async fn list_operations(caller: Caller, list: List<Filter>) -> Result<Json<OperationList>> {
+pub(crate) async fn list_operations(Asked(caller, database): Asked, list: List<Filter>) -> Result<Json<OperationList>> {
     let upgrade: Option<UpgradeId> = list.filter.upgrade_id.as_ref().map(|text| id(text, "upgrade")).transpose()?;
-    let mut tx = caller.begin().await?;
+    let mut tx = database.begin().await?;
     let found = tx.operations(&caller.reach(), upgrade, list.page(&caller)?).await?;
     let (found, next_page_token) = list.cut(&caller, found, |operation| operation.id.0);
     let counts = tx.counts(&found).await?;
@@ -69,19 +69,22 @@ fn needed(kind: OperationKind) -> Action {
     params(("operation_id" = String, Path), ("wait_seconds" = Option<u64>, Query, description = "0 to 60")),
     responses((status = 200, body = Operation)))]
 pub(crate) async fn get_operation(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(operation): Path<String>,
     Query(wait): Query<Wait>,
 ) -> Result<Json<Operation>> {
     let operation: OperationId = id(&operation, "operation")?;
     let waiting = wait.begin()?;
+    let mut tx = database.begin().await?;
     let shown = loop {
-        let mut tx = caller.begin().await?;
         let found = permitted(&caller, &mut tx, operation, Action::Read).await?;
         let shown = views::operation_with(&found, &tx.items(operation).await?);
-        drop(tx);
-        if found.state.done() || found.state.needs_attention() || !waiting.again().await {
+        if found.state.done() || found.state.needs_attention() {
             break shown;
+        }
+        match waiting.again(tx).await? {
+            Some(next) => tx = next,
+            None => break shown,
         }
     };
     Ok(Json(shown))
@@ -94,13 +97,13 @@ pub(crate) async fn get_operation(
     params(("operation_id" = String, Path), ("verb" = String, Path)),
     responses((status = 202, body = Operation)))]
 pub(crate) async fn ask_operation(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path((operation, verb)): Path<(String, String)>,
     body: Body<Nothing>,
 ) -> Result<Response> {
     let operation: OperationId = id(&operation, "operation")?;
     let wish: Wish = serde_json::from_value(serde_json::Value::from(verb)).map_err(|_| ApiError::not_found("verb"))?;
-    let mut change = caller.change("askOperation", &body).await?;
+    let mut change = caller.change(database, "askOperation", &body).await?;
     let found = permitted(&caller, &mut change.tx, operation, Action::Read).await?;
     caller.may_with(needed(found.kind), &scopes(&found), "operation")?;
     if let Some(upgrade) = found.upgrade {

@@ -8,8 +8,7 @@ use serde::de::DeserializeOwned;
 use store::Page;
 use uuid::Uuid;
 
-use crate::App;
-use crate::auth::Caller;
+use crate::auth::{Caller, Context};
 use crate::problem::{ApiError, Result};
 
 pub(crate) const SIZE: i64 = 50;
@@ -40,10 +39,10 @@ pub(crate) struct Deletable {
     pub(crate) show_deleted: bool,
 }
 
-impl<F: DeserializeOwned> FromRequestParts<App> for List<F> {
+impl<F: DeserializeOwned> FromRequestParts<Context> for List<F> {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _app: &App) -> Result<Self> {
+    async fn from_request_parts(parts: &mut Parts, _app: &Context) -> Result<Self> {
         let bad = |error: String| ApiError::malformed_query(error);
         let Query(mut pairs) =
             Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map_err(|error| bad(error.body_text()))?;
@@ -79,7 +78,7 @@ impl<F> List<F> {
         let wrong = || ApiError::field("?page_token", "give back what the last page of this very list said");
         let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| wrong())?;
         let (proof, last) = bytes.split_at_checked(PROOF).ok_or_else(wrong)?;
-        if !caller.app.store.vault().matches(&self.proved(caller, last), proof) {
+        if !caller.app.vault.matches(&self.proved(caller, last), proof) {
             return Err(wrong());
         }
         Ok(Page { after: Some(Uuid::from_slice(last).map_err(|_| wrong())?), limit })
@@ -97,7 +96,7 @@ impl<F> List<F> {
         rows.truncate(size);
         let token = rows.last().filter(|_| more).map(|last| {
             let last = key(last);
-            let mut bytes = caller.app.store.vault().digest(&self.proved(caller, last.as_bytes()));
+            let mut bytes = caller.app.vault.digest(&self.proved(caller, last.as_bytes()));
             bytes.extend(last.as_bytes());
             URL_SAFE_NO_PAD.encode(bytes)
         });

@@ -16,6 +16,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::auth::Context;
 use crate::deprecation::{DEPRECATED, Notices};
 use crate::problem::ApiError;
 use crate::vitals::RequestSpan;
@@ -48,7 +49,7 @@ impl utoipa::Modify for BearerKey {
     }
 }
 
-fn documented() -> OpenApiRouter<App> {
+fn documented() -> OpenApiRouter<Context> {
     OpenApiRouter::with_openapi(Documentation::openapi())
         .routes(routes!(catalogue::list_hosting_clusters, catalogue::add_hosting_cluster))
         .routes(routes!(catalogue::delete_hosting_cluster))
@@ -114,6 +115,8 @@ pub fn router(app: App) -> axum::Router {
     let (routes, document) = documented().split_for_parts();
     let (document, notices) = complete(&document);
     let document = document.to_string();
+    let health = vitals::health().with_state(app.store.clone());
+    let app = Context::from(app);
     let around = ServiceBuilder::new()
         .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]))
         .layer(axum::middleware::from_fn(unread::thrown_away))
@@ -133,7 +136,7 @@ pub fn router(app: App) -> axum::Router {
     routes
         .route("/openapi.json", get(served))
         .route("/problems/{code}", get(problem_page))
-        .merge(vitals::health().with_state(app.store.clone()))
+        .merge(health)
         .fallback(async || ApiError::not_found("route"))
         .method_not_allowed_fallback(async || {
             ApiError::new(

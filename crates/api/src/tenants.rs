@@ -12,7 +12,7 @@ use model::quota::{Counted, Quotas};
 use store::{KeyText, NewKey, NewTenant, Page, StoreError, TenantState};
 use wire::{ChangeTenant, CreateTenant, Tenant, TenantList, Usage, Used};
 
-use crate::auth::Caller;
+use crate::auth::Asked;
 use crate::change::{Body, Done, Nothing};
 use crate::fields::{id, name_field, tag, unmoved};
 use crate::paging::{Deletable, List};
@@ -51,17 +51,17 @@ fn quotas(wanted: &BTreeMap<String, u32>, known: &Quotas) -> Result<Quotas> {
 /// With the key of its first owner, whose secret is in this answer and nowhere else. For whoever operates the service.
 #[utoipa::path(post, path = "/v1/tenants", operation_id = "createTenant", tag = "tenants", request_body = CreateTenant,
     responses((status = 201, body = Tenant)))]
-pub(crate) async fn create_tenant(caller: Caller, body: Body<CreateTenant>) -> Result<Response> {
+pub(crate) async fn create_tenant(Asked(caller, database): Asked, body: Body<CreateTenant>) -> Result<Response> {
     caller.may(Action::ChangePlatform)?;
     let (app, now) = (&caller.app, caller.app.clock.now());
     let name = name_field(&body.value.name)?;
     let quotas = quotas(&body.value.quotas, &Quotas::default())?;
     let tenant = TenantId(app.clock.uuid());
     let text = KeyText::generate(tenant, KeyId(app.clock.uuid()));
-    let (digest, scopes) = (text.digest(app.store.vault()), Vec::new());
+    let (digest, scopes) = (text.digest(&app.vault), Vec::new());
     let key = NewKey { id: text.key, name: "first-owner".into(), role: Role::Owner, scopes, digest, expires_at: None };
-    let wrapped = app.store.first_wrapped_key(tenant).await?;
-    let mut change = caller.change("createTenant", &body).await?;
+    let wrapped = app.vault.first_wrapped_key(tenant).await?;
+    let mut change = caller.change(database, "createTenant", &body).await?;
     let new = NewTenant { id: tenant, name: name.as_str(), quotas: &quotas, wrapped: &wrapped };
     change.tx.create_tenant(&new, now).await?;
     change.tx.create_first_key(tenant, &key, now).await?;
@@ -81,9 +81,9 @@ async fn one(tx: &mut store::Tx<'_>, tenant: TenantId) -> Result<store::Tenant> 
 #[utoipa::path(get, path = "/v1/tenants", operation_id = "listTenants", tag = "tenants",
     params(("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = TenantList)))]
-pub(crate) async fn list_tenants(caller: Caller, list: List<Deletable>) -> Result<Json<TenantList>> {
+pub(crate) async fn list_tenants(Asked(caller, database): Asked, list: List<Deletable>) -> Result<Json<TenantList>> {
     caller.may(Action::ReadPlatform)?;
-    let found = caller.begin().await?.tenants(None, list.filter.show_deleted, list.page(&caller)?).await?;
+    let found = database.begin().await?.tenants(None, list.filter.show_deleted, list.page(&caller)?).await?;
     let (shown, next_page_token) = list.cut(&caller, found, |tenant| tenant.id.0);
     Ok(Json(TenantList { items: shown.iter().map(view).collect(), next_page_token }))
 }
@@ -93,9 +93,9 @@ pub(crate) async fn list_tenants(caller: Caller, list: List<Deletable>) -> Resul
 /// For whoever operates the service.
 #[utoipa::path(get, path = "/v1/tenants/{tenant_id}", operation_id = "getTenant", tag = "tenants",
     params(("tenant_id" = String, Path)), responses((status = 200, body = Tenant)))]
-pub(crate) async fn get_tenant(caller: Caller, Path(tenant): Path<String>) -> Result<Response> {
+pub(crate) async fn get_tenant(Asked(caller, database): Asked, Path(tenant): Path<String>) -> Result<Response> {
     caller.may(Action::ReadPlatform)?;
-    let found = one(&mut caller.begin().await?, id(&tenant, "tenant")?).await?;
+    let found = one(&mut database.begin().await?, id(&tenant, "tenant")?).await?;
     Ok(([(header::ETAG, tag(found.generation))], Json(view(&found))).into_response())
 }
 
@@ -107,13 +107,13 @@ pub(crate) async fn get_tenant(caller: Caller, Path(tenant): Path<String>) -> Re
     params(("tenant_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = Tenant)))]
 pub(crate) async fn change_tenant(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(tenant): Path<String>,
     headers: HeaderMap,
     body: Body<ChangeTenant>,
 ) -> Result<Response> {
     caller.may(Action::ChangePlatform)?;
-    let mut change = caller.change("changeTenant", &body).await?;
+    let mut change = caller.change(database, "changeTenant", &body).await?;
     let seen = one(&mut change.tx, id(&tenant, "tenant")?).await?;
     unmoved(&headers, seen.generation)?;
     let state = match (seen.state, body.value.state.as_deref()) {
@@ -134,9 +134,13 @@ pub(crate) async fn change_tenant(
 /// Refused while it has meshes or clusters. Its secrets are erased: nothing brings them back, not from a backup either.
 #[utoipa::path(delete, path = "/v1/tenants/{tenant_id}", operation_id = "deleteTenant", tag = "tenants",
     params(("tenant_id" = String, Path)), responses((status = 204)))]
-pub(crate) async fn delete_tenant(caller: Caller, Path(tenant): Path<String>, body: Body<Nothing>) -> Result<Response> {
+pub(crate) async fn delete_tenant(
+    Asked(caller, database): Asked,
+    Path(tenant): Path<String>,
+    body: Body<Nothing>,
+) -> Result<Response> {
     caller.may(Action::ChangePlatform)?;
-    let mut change = caller.change("deleteTenant", &body).await?;
+    let mut change = caller.change(database, "deleteTenant", &body).await?;
     let seen = one(&mut change.tx, id(&tenant, "tenant")?).await?;
     let (meshes, clusters) = change.tx.delete_tenant(&seen).await?;
     if meshes + clusters > 0 {
@@ -152,9 +156,9 @@ pub(crate) async fn delete_tenant(caller: Caller, Path(tenant): Path<String>, bo
 /// How much there is of everything that is limited, and how much there may be.
 #[utoipa::path(get, path = "/v1/usage", operation_id = "getUsage", tag = "tenants",
     responses((status = 200, body = Usage)))]
-pub(crate) async fn get_usage(caller: Caller) -> Result<Json<Usage>> {
+pub(crate) async fn get_usage(Asked(caller, database): Asked) -> Result<Json<Usage>> {
     caller.may(Action::Read)?;
-    let mut tx = caller.begin().await?;
+    let mut tx = database.begin().await?;
     let tenant = tx.own_tenant().await?;
     let mut items = BTreeMap::new();
     for of in Counted::ALL {

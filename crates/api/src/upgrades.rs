@@ -13,10 +13,10 @@ use model::rules::{Circumstances, Strategy, allowed, assess};
 use model::upgrade::{UpgradePolicyChoice, UpgradeState, Verb};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use store::{MeshState, NewUpgrade};
+use store::{MeshState, NewUpgrade, Tx};
 use wire::{CreateUpgrade, MoveNamespaces, Upgrade, UpgradeList};
 
-use crate::auth::Caller;
+use crate::auth::{Asked, Caller};
 use crate::change::{Body, Change, Done, Nothing};
 use crate::fields::{expected, id, namespace_of, one_of, tag, version_field};
 use crate::meshes::{blocking, member_versions, permitted, release};
@@ -38,11 +38,11 @@ pub(crate) const LONGEST_HOLD: u32 = 30 * 24 * 3600;
     params(("mesh_id" = String, Path)),
     responses((status = 201, body = Upgrade)))]
 pub(crate) async fn create_upgrade(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(mesh): Path<String>,
     body: Body<CreateUpgrade>,
 ) -> Result<Response> {
-    let mut change = caller.change("createUpgrade", &body).await?;
+    let mut change = caller.change(database, "createUpgrade", &body).await?;
     let mesh = permitted(&caller, &mut change.tx, &mesh, Action::Upgrade).await?;
     let (version, choice) = read(&body.value)?;
     if mesh.state != MeshState::Ready {
@@ -53,7 +53,7 @@ pub(crate) async fn create_upgrade(
             "Wait until it is ready.",
         ));
     }
-    let new = fitting(&caller, &mesh, version, choice).await?;
+    let new = fitting(&caller, &mut change.tx, &mesh, version, choice).await?;
     change.tx.create_upgrade(&new, caller.app.clock.now()).await?;
     let planned = change.tx.upgrade(new.id).await?;
     let done =
@@ -81,13 +81,14 @@ fn read(wanted: &CreateUpgrade) -> Result<(Version, UpgradePolicyChoice)> {
 /// The upgrade as it will be planned, where the mesh can go there.
 async fn fitting(
     caller: &Caller,
+    tx: &mut Tx<'_>,
     mesh: &store::Mesh,
     version: Version,
     choice: UpgradePolicyChoice,
 ) -> Result<NewUpgrade> {
     let strategy = choice.strategy;
-    let release = release(caller, &version).await?;
-    let policy = caller.app.store.upgrade_policy().await?;
+    let release = release(tx, &version).await?;
+    let policy = tx.upgrade_policy().await?;
     let members = member_versions(mesh);
     let today = caller.app.clock.now().to_zoned(jiff::tz::TimeZone::UTC).date();
     let around = Circumstances { policy: &policy, edition: mesh.edition, members: &members, today };
@@ -123,11 +124,11 @@ async fn fitting(
     params(("mesh_id" = String, Path), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = UpgradeList)))]
 pub(crate) async fn list_upgrades(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(mesh): Path<String>,
     list: List<Unfiltered>,
 ) -> Result<Json<UpgradeList>> {
-    let mut tx = caller.begin().await?;
+    let mut tx = database.begin().await?;
     let mesh = permitted(&caller, &mut tx, &mesh, Action::Read).await?;
     let found = tx.upgrades(mesh.id, list.page(&caller)?).await?;
     let (shown, next_page_token) = list.cut(&caller, found, |upgrade| upgrade.id.0);
@@ -156,13 +157,14 @@ impl Wait {
 }
 
 impl Waiting {
-    /// Rests before another look; false when the time is over.
-    pub(crate) async fn again(&self) -> bool {
-        let left = tokio::time::Instant::now() < self.0;
-        if left {
-            tokio::time::sleep(LOOK).await;
+    /// Ends a look and rests before another one, without a connection; none when the time is over.
+    pub(crate) async fn again(&self, tx: Tx<'static>) -> Result<Option<Tx<'static>>> {
+        if tokio::time::Instant::now() >= self.0 {
+            return Ok(None);
         }
-        left
+        let session = tx.rest();
+        tokio::time::sleep(LOOK).await;
+        Ok(Some(session.into_reading_tx().await?))
     }
 }
 
@@ -173,17 +175,22 @@ impl Waiting {
     params(("upgrade_id" = String, Path), ("wait_seconds" = Option<u64>, Query, description = "0 to 60")),
     responses((status = 200, body = Upgrade)))]
 pub(crate) async fn get_upgrade(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(upgrade): Path<String>,
     Query(wait): Query<Wait>,
 ) -> Result<Response> {
     let upgrade: UpgradeId = id(&upgrade, "upgrade")?;
     let waiting = wait.begin()?;
+    let mut tx = database.begin().await?;
     let found = loop {
-        let found = caller.begin().await?.upgrade(upgrade).await?;
+        let found = tx.upgrade(upgrade).await?;
         caller.may_with(Action::Read, &[Scope::Mesh(found.mesh)], "upgrade")?;
-        if rests(&found.state) || !waiting.again().await {
+        if rests(&found.state) {
             break found;
+        }
+        match waiting.again(tx).await? {
+            Some(next) => tx = next,
+            None => break found,
         }
     };
     Ok(tagged(&found))
@@ -224,7 +231,7 @@ fn needs_match(verb: Verb) -> bool {
     params(("upgrade_id" = String, Path), ("verb" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 202, body = Upgrade)))]
 pub(crate) async fn ask_upgrade(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path((upgrade, verb)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body<Nothing>,
@@ -233,7 +240,7 @@ pub(crate) async fn ask_upgrade(
     if !is_asked(verb) {
         return Err(ApiError::not_found("verb"));
     }
-    let mut change = caller.change("askUpgrade", &body).await?;
+    let mut change = caller.change(database, "askUpgrade", &body).await?;
     let before = to_upgrade(&caller, &mut change, &upgrade).await?;
     press(&caller, change, &before, verb, &headers, Value::Null).await
 }
@@ -280,7 +287,7 @@ async fn press(
     params(("upgrade_id" = String, Path)),
     responses((status = 202, body = Upgrade)))]
 pub(crate) async fn move_namespaces(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(upgrade): Path<String>,
     headers: HeaderMap,
     body: Body<MoveNamespaces>,
@@ -290,7 +297,7 @@ pub(crate) async fn move_namespaces(
     }
     let chosen: Vec<Value> =
         body.value.namespaces.iter().map(|chosen| json!([chosen.cluster, chosen.namespace])).collect();
-    let mut change = caller.change("moveNamespaces", &body).await?;
+    let mut change = caller.change(database, "moveNamespaces", &body).await?;
     let before = to_upgrade(&caller, &mut change, &upgrade).await?;
     let mesh = change.tx.mesh(before.mesh).await?;
     for (number, chosen) in body.value.namespaces.iter().enumerate() {

@@ -14,7 +14,7 @@ use model::webhook::{self, MOST_KINDS};
 use store::{NewWebhook, Tx};
 use wire::{ChangeWebhook, CreateWebhook, Delivery, DeliveryList, RotateWebhookSecret, Webhook, WebhookList};
 
-use crate::auth::Caller;
+use crate::auth::Asked;
 use crate::change::{Body, Done, Nothing};
 use crate::fields::{id, name_field, tag, unmoved};
 use crate::keys::LONGEST_OVERLAP;
@@ -95,9 +95,9 @@ async fn known(tx: &mut Tx<'_>, text: &str) -> Result<store::Webhook> {
 /// The answer holds the secret that messages are signed with, and nothing else ever does.
 #[utoipa::path(post, path = "/v1/webhooks", operation_id = "createWebhook", tag = "webhooks", request_body = CreateWebhook,
     responses((status = 201, body = Webhook)))]
-pub(crate) async fn create_webhook(caller: Caller, body: Body<CreateWebhook>) -> Result<Response> {
+pub(crate) async fn create_webhook(Asked(caller, database): Asked, body: Body<CreateWebhook>) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change("createWebhook", &body).await?;
+    let mut change = caller.change(database, "createWebhook", &body).await?;
     change.tx.room_for(Counted::Webhooks).await?;
     let wanted = &body.value;
     let new = NewWebhook {
@@ -121,9 +121,9 @@ pub(crate) async fn create_webhook(caller: Caller, body: Body<CreateWebhook>) ->
 #[utoipa::path(get, path = "/v1/webhooks", operation_id = "listWebhooks", tag = "webhooks",
     params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = WebhookList)))]
-pub(crate) async fn list_webhooks(caller: Caller, list: List<Unfiltered>) -> Result<Json<WebhookList>> {
+pub(crate) async fn list_webhooks(Asked(caller, database): Asked, list: List<Unfiltered>) -> Result<Json<WebhookList>> {
     caller.may(Action::ReadAccess)?;
-    let found = caller.begin().await?.webhooks(list.page(&caller)?).await?;
+    let found = database.begin().await?.webhooks(list.page(&caller)?).await?;
     let (shown, next_page_token) = list.cut(&caller, found, |webhook| webhook.id.0);
     Ok(Json(WebhookList { items: shown.iter().map(view).collect(), next_page_token }))
 }
@@ -133,9 +133,9 @@ pub(crate) async fn list_webhooks(caller: Caller, list: List<Unfiltered>) -> Res
 /// Without its secret.
 #[utoipa::path(get, path = "/v1/webhooks/{webhook_id}", operation_id = "getWebhook", tag = "webhooks",
     params(("webhook_id" = String, Path)), responses((status = 200, body = Webhook)))]
-pub(crate) async fn get_webhook(caller: Caller, Path(webhook): Path<String>) -> Result<Response> {
+pub(crate) async fn get_webhook(Asked(caller, database): Asked, Path(webhook): Path<String>) -> Result<Response> {
     caller.may(Action::ReadAccess)?;
-    let found = known(&mut caller.begin().await?, &webhook).await?;
+    let found = known(&mut database.begin().await?, &webhook).await?;
     Ok(([(header::ETAG, tag(found.generation))], Json(view(&found))).into_response())
 }
 
@@ -146,13 +146,13 @@ pub(crate) async fn get_webhook(caller: Caller, Path(webhook): Path<String>) -> 
     params(("webhook_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = Webhook)))]
 pub(crate) async fn change_webhook(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(webhook): Path<String>,
     headers: HeaderMap,
     body: Body<ChangeWebhook>,
 ) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change("changeWebhook", &body).await?;
+    let mut change = caller.change(database, "changeWebhook", &body).await?;
     let seen = known(&mut change.tx, &webhook).await?;
     unmoved(&headers, seen.generation)?;
     let new = NewWebhook {
@@ -173,13 +173,13 @@ pub(crate) async fn change_webhook(
 #[utoipa::path(delete, path = "/v1/webhooks/{webhook_id}", operation_id = "deleteWebhook", tag = "webhooks",
     params(("webhook_id" = String, Path)), responses((status = 204)))]
 pub(crate) async fn delete_webhook(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(webhook): Path<String>,
     headers: HeaderMap,
     body: Body<Nothing>,
 ) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change("deleteWebhook", &body).await?;
+    let mut change = caller.change(database, "deleteWebhook", &body).await?;
     let found = known(&mut change.tx, &webhook).await?;
     unmoved(&headers, found.generation)?;
     change.tx.delete_webhook(found.id).await?;
@@ -192,12 +192,12 @@ pub(crate) async fn delete_webhook(
 #[utoipa::path(post, path = "/v1/webhooks/{webhook_id}/rotate", operation_id = "rotateWebhookSecret", tag = "webhooks", request_body = RotateWebhookSecret,
     params(("webhook_id" = String, Path)), responses((status = 200, body = Webhook)))]
 pub(crate) async fn rotate_webhook_secret(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(webhook): Path<String>,
     body: Body<RotateWebhookSecret>,
 ) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change("rotateWebhookSecret", &body).await?;
+    let mut change = caller.change(database, "rotateWebhookSecret", &body).await?;
     let before = known(&mut change.tx, &webhook).await?;
     let overlap = body.value.overlap_seconds;
     if overlap > LONGEST_OVERLAP {
@@ -218,9 +218,13 @@ pub(crate) async fn rotate_webhook_secret(
 /// Sends it a `webhook.test` event; its deliveries show what became of it.
 #[utoipa::path(post, path = "/v1/webhooks/{webhook_id}/test", operation_id = "testWebhook", tag = "webhooks",
     params(("webhook_id" = String, Path)), responses((status = 202, body = Webhook)))]
-pub(crate) async fn test_webhook(caller: Caller, Path(webhook): Path<String>, body: Body<Nothing>) -> Result<Response> {
+pub(crate) async fn test_webhook(
+    Asked(caller, database): Asked,
+    Path(webhook): Path<String>,
+    body: Body<Nothing>,
+) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change("testWebhook", &body).await?;
+    let mut change = caller.change(database, "testWebhook", &body).await?;
     let found = known(&mut change.tx, &webhook).await?;
     if !found.enabled {
         let said = format!("{} is switched off, so nothing is sent.", found.name);
@@ -238,12 +242,12 @@ pub(crate) async fn test_webhook(caller: Caller, Path(webhook): Path<String>, bo
     params(("webhook_id" = String, Path), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = DeliveryList)))]
 pub(crate) async fn list_deliveries(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path(webhook): Path<String>,
     list: List<Unfiltered>,
 ) -> Result<Json<DeliveryList>> {
     caller.may(Action::ReadAccess)?;
-    let mut tx = caller.begin().await?;
+    let mut tx = database.begin().await?;
     let webhook = known(&mut tx, &webhook).await?;
     let page = list.page(&caller)?;
     let before = page.after.map(|after| i64::try_from(after.as_u128()).unwrap_or(i64::MAX));
@@ -261,12 +265,12 @@ pub(crate) async fn list_deliveries(
     params(("webhook_id" = String, Path), ("seq" = i64, Path, description = "The number of the event")),
     responses((status = 202, body = Delivery)))]
 pub(crate) async fn redeliver(
-    caller: Caller,
+    Asked(caller, database): Asked,
     Path((webhook, seq)): Path<(String, String)>,
     body: Body<Nothing>,
 ) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change("redeliver", &body).await?;
+    let mut change = caller.change(database, "redeliver", &body).await?;
     let found = known(&mut change.tx, &webhook).await?;
     let seq: i64 = seq.parse().map_err(|_| ApiError::not_found("delivery"))?;
     change.tx.redeliver(found.id, seq).await?;

@@ -72,7 +72,9 @@ async fn a_release_is_imported_with_all_that_the_catalogue_knows() {
     let known = ["--released-on", "2026-05-04", "--channel", "stable", "--channel", "regular"];
     let done = import(&[&known, ["--minimum-edition", "enterprise", "--notes", "Mind the gap."].as_slice()].concat());
     assert!(done.status.success(), "{}", said(&done));
-    let releases = db.api.releases().await.expect("the catalogue");
+    let mut tx = db.api.begin(db.tenant).await.expect("a transaction");
+    let releases = tx.releases().await.expect("the catalogue");
+    drop(tx);
     let release = releases.iter().find(|release| release.version.to_string() == "1.27.9.7").expect("the release");
     assert_eq!(release.released_on.map(|day| day.to_string()).as_deref(), Some("2026-05-04"));
     assert_eq!(release.channels, [Channel::Regular, Channel::Stable].into());

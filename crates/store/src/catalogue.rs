@@ -53,24 +53,6 @@ impl Store {
         insert_hosting(&self.pool, hosting, &sealed).await
     }
 
-    /// Every hosting cluster, oldest first.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn hosting_clusters(&self) -> Result<Vec<Hosting>, StoreError> {
-        let rows = sqlx::query!(
-            "SELECT hosting_cluster_id, name, created_at FROM hosting_clusters ORDER BY hosting_cluster_id"
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        let read = rows.into_iter().map(|row| Hosting {
-            id: HostingClusterId(row.hosting_cluster_id),
-            name: row.name,
-            created_at: row.created_at.to_jiff(),
-        });
-        Ok(read.collect())
-    }
-
     /// A hosting cluster's kubeconfig, opened.
     ///
     /// # Errors
@@ -91,18 +73,6 @@ impl Store {
         insert_release(&self.pool, stored, now).await
     }
 
-    /// The whole catalogue, newest first.
-    ///
-    /// # Errors
-    /// The database failed, or a row does not fit.
-    pub async fn releases(&self) -> Result<Vec<Release>, StoreError> {
-        let rows = sqlx::query!("SELECT version, state, body FROM releases").fetch_all(&self.pool).await?;
-        let read = rows.into_iter().map(|row| release(&row.version, &row.state, row.body));
-        let mut releases = read.collect::<Result<Vec<Release>, StoreError>>()?;
-        releases.sort_by_key(|release| std::cmp::Reverse(release.version.precedence()));
-        Ok(releases)
-    }
-
     /// One release with its charts.
     ///
     /// # Errors
@@ -114,17 +84,6 @@ impl Store {
                 .await?
                 .ok_or(StoreError::NotFound { what: "release" })?;
         Ok(StoredRelease { release: release(&row.version, &row.state, row.body)?, charts: row.charts })
-    }
-
-    /// The numbers behind the upgrade rules.
-    ///
-    /// # Errors
-    /// The database failed, or the row does not fit.
-    pub async fn upgrade_policy(&self) -> Result<UpgradePolicy, StoreError> {
-        let body = sqlx::query_scalar!("SELECT body FROM upgrade_policies WHERE name = 'default'")
-            .fetch_one(&self.pool)
-            .await?;
-        fits(serde_json::from_value(body), "upgrade_policies", "body", "default")
     }
 }
 
@@ -168,6 +127,47 @@ async fn insert_hosting(executor: impl PgExecutor<'_>, hosting: &Hosting, sealed
 }
 
 impl Tx<'_> {
+    /// Every hosting cluster, oldest first.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn hosting_clusters(&mut self) -> Result<Vec<Hosting>, StoreError> {
+        let rows = sqlx::query!(
+            "SELECT hosting_cluster_id, name, created_at FROM hosting_clusters ORDER BY hosting_cluster_id"
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let read = rows.into_iter().map(|row| Hosting {
+            id: HostingClusterId(row.hosting_cluster_id),
+            name: row.name,
+            created_at: row.created_at.to_jiff(),
+        });
+        Ok(read.collect())
+    }
+
+    /// The whole catalogue, newest first.
+    ///
+    /// # Errors
+    /// The database failed, or a row does not fit.
+    pub async fn releases(&mut self) -> Result<Vec<Release>, StoreError> {
+        let rows = sqlx::query!("SELECT version, state, body FROM releases").fetch_all(&mut *self.inner).await?;
+        let read = rows.into_iter().map(|row| release(&row.version, &row.state, row.body));
+        let mut releases = read.collect::<Result<Vec<Release>, StoreError>>()?;
+        releases.sort_by_key(|release| std::cmp::Reverse(release.version.precedence()));
+        Ok(releases)
+    }
+
+    /// The numbers behind the upgrade rules.
+    ///
+    /// # Errors
+    /// The database failed, or the row does not fit.
+    pub async fn upgrade_policy(&mut self) -> Result<UpgradePolicy, StoreError> {
+        let body = sqlx::query_scalar!("SELECT body FROM upgrade_policies WHERE name = 'default'")
+            .fetch_one(&mut *self.inner)
+            .await?;
+        fits(serde_json::from_value(body), "upgrade_policies", "body", "default")
+    }
+
     /// Adds a release to the catalogue, for an operator.
     ///
     /// # Errors
@@ -183,7 +183,7 @@ impl Tx<'_> {
     /// # Errors
     /// The name is taken (`hosting_clusters_name_unique`).
     pub async fn add_hosting_cluster(&mut self, hosting: &Hosting, kubeconfig: &[u8]) -> Result<(), StoreError> {
-        let sealed = self.vault.seal(&place(hosting.id), kubeconfig);
+        let sealed = self.store.vault.seal(&place(hosting.id), kubeconfig);
         self.as_platform().await?;
         insert_hosting(&mut *self.inner, hosting, &sealed).await?;
         self.as_tenant().await

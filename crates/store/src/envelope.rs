@@ -13,7 +13,7 @@ use jiff_sqlx::ToSqlx;
 use model::ids::TenantId;
 
 use crate::vault::{fill, open, seal};
-use crate::{Store, StoreError, Tx};
+use crate::{Store, StoreError, Tx, Vault};
 
 pub use crate::master::{Key, KeyWrapper, MasterKeys, WrapError};
 
@@ -124,11 +124,11 @@ impl Tx<'_> {
         .fetch_optional(&mut *self.inner)
         .await?
         .ok_or(if self.keys.0.is_empty() { StoreError::Erased } else { StoreError::Sealed })?;
-        let key = self.vault.wrapper().unwrap(&wrapped, &context(self.tenant, version)).await?;
+        let key = self.store.vault.wrapper().unwrap(&wrapped, &context(self.tenant, version)).await?;
         let mut keys = self.keys.0.clone();
         keys.insert(version, key);
         self.keys = Arc::new(TenantKeys(keys));
-        self.vault.forget(self.tenant);
+        self.store.vault.forget(self.tenant);
         Ok(())
     }
 
@@ -187,7 +187,9 @@ impl Store {
         }
         Ok(keys)
     }
+}
 
+impl Vault {
     /// A first key for a tenant that will be made. No transaction is open while a key service is asked.
     ///
     /// # Errors
@@ -197,7 +199,7 @@ impl Store {
     }
 
     pub(crate) async fn wrapped(&self, tenant: TenantId, version: i32, key: &Key) -> Result<WrappedKey, StoreError> {
-        let keeper = self.vault.wrapper();
+        let keeper = self.wrapper();
         Ok(WrappedKey { bytes: keeper.wrap(key, &context(tenant, version)).await?, by: keeper.name() })
     }
 }

@@ -3,6 +3,7 @@
 //! Every query of a tenant's rows takes its tenant from a [`Tx`], which also sets it for row-level security: two walls,
 //! each sufficient alone. Events are buffered and get their numbers in the last statement of the transaction.
 
+use std::marker::PhantomData;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ mod queue;
 mod remains;
 mod revisions;
 mod rotation;
+mod session;
 mod slots;
 mod tenants;
 mod turns;
@@ -56,6 +58,7 @@ pub use meshes::{Member, Mesh, MeshState, NewMesh, Revision, Written};
 pub use operations::{Item, NewOperation, Operation, WaveHead};
 pub use queue::{Claim, Hints, Record, Wishes};
 pub use remains::Remains;
+pub use session::Session;
 pub use tenants::{NewTenant, Tenant, TenantState};
 pub use upgrades::{NewUpgrade, Upgrade};
 pub use vault::{Vault, digest, fill as random_key, hmac_sha256, random_hex, sha256};
@@ -72,14 +75,16 @@ pub struct Store {
 /// One transaction on behalf of one tenant.
 #[derive(Debug)]
 pub struct Tx<'a> {
-    inner: Transaction<'a, Postgres>,
+    inner: Transaction<'static, Postgres>,
     tenant: TenantId,
     events: Vec<NewEvent>,
     entries: Vec<Entry>,
-    vault: &'a Vault,
+    store: Store,
     keys: Arc<TenantKeys>,
     /// Given back when this ends.
     _turn: Option<OwnedSemaphorePermit>,
+    /// The session that this transaction belongs to, which cannot begin another one meanwhile.
+    _session: PhantomData<&'a mut Session>,
 }
 
 /// Which part of a list: what comes after a key, in the list's own order.
@@ -135,8 +140,8 @@ impl Store {
         Ok(Self { pool, vault, turns: None })
     }
 
-    /// The same connections, of which no tenant has more than a quarter at once. For a process where a tenant has never two
-    /// transactions in one task: it would wait for itself.
+    /// The same connections, of which no tenant has more than a quarter at once. For a process whose tasks hold a [`Session`]
+    /// each: a task that had two transactions of one tenant would wait for itself.
     #[must_use]
     pub fn sharing(self) -> Self {
         Self { turns: Some(Turns::new((POOL as usize / 4).max(1))), ..self }
@@ -189,23 +194,35 @@ impl Store {
         Ok(())
     }
 
-    /// Begins a transaction on behalf of a tenant.
+    /// The right of one task to have one transaction at a time on behalf of a tenant. Nothing is begun yet.
+    pub fn session(&self, tenant: TenantId) -> Session {
+        Session::new(self.clone(), tenant)
+    }
+
+    /// Begins a transaction on behalf of a tenant. For programs and tests that do one thing after the other; a server's tasks
+    /// hold a [`Session`], beside whose transaction nothing else can be asked of the store.
     ///
     /// # Errors
     /// The database or the key service does not answer.
-    pub async fn begin(&self, tenant: TenantId) -> Result<Tx<'_>, StoreError> {
-        let turn = match &self.turns {
-            Some(turns) => Some(turns.of(tenant).await),
-            None => None,
-        };
+    pub async fn begin(&self, tenant: TenantId) -> Result<Tx<'static>, StoreError> {
+        let turn = self.turn(tenant).await;
         let keys = self.tenant_keys(tenant).await?;
         Ok(Tx { _turn: turn, ..self.begin_with(tenant, keys).await? })
     }
 
-    pub(crate) async fn begin_with(&self, tenant: TenantId, keys: Arc<TenantKeys>) -> Result<Tx<'_>, StoreError> {
+    /// A turn is waited for without a connection: those who wait keep no other tenant from one.
+    async fn turn(&self, tenant: TenantId) -> Option<OwnedSemaphorePermit> {
+        match &self.turns {
+            Some(turns) => Some(turns.of(tenant).await),
+            None => None,
+        }
+    }
+
+    pub(crate) async fn begin_with(&self, tenant: TenantId, keys: Arc<TenantKeys>) -> Result<Tx<'static>, StoreError> {
         let mut inner = self.pool.begin().await?;
         sqlx::query!("SELECT set_config('mw.tenant', $1, true)", tenant.0.to_string()).fetch_one(&mut *inner).await?;
-        Ok(Tx { inner, tenant, events: Vec::new(), entries: Vec::new(), vault: &self.vault, keys, _turn: None })
+        let (events, entries, store) = (Vec::new(), Vec::new(), self.clone());
+        Ok(Tx { inner, tenant, events, entries, store, keys, _turn: None, _session: PhantomData })
     }
 
     /// The key that seals secrets.

@@ -16,7 +16,7 @@ const RETIRED: SignedDuration = SignedDuration::from_hours(25);
 impl Tx<'_> {
     /// Seals with the newest key what another one of this tenant's has sealed, or the server's own before tenants had any.
     async fn seal_again(&mut self, legacy: bool, place: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
-        let opened = if legacy { self.vault.open(place, sealed)? } else { self.open(place, sealed).await? };
+        let opened = if legacy { self.store.vault.open(place, sealed)? } else { self.open(place, sealed).await? };
         self.seal(place, &opened)
     }
 
@@ -109,7 +109,7 @@ impl Store {
         let newest = keys.last_key_value().map(|(version, _)| *version);
         let version = newest.ok_or(StoreError::NotFound { what: "tenant" })? + 1;
         let key = fill();
-        let wrapped = self.wrapped(tenant, version, &key).await?;
+        let wrapped = self.vault.wrapped(tenant, version, &key).await?;
         keys.insert(version, key);
         let mut tx = self.begin_with(tenant, Arc::new(TenantKeys(keys))).await?;
         tx.add_key(version, &wrapped, now).await?;
@@ -143,7 +143,7 @@ impl Store {
         let mut count = 0;
         for tenant in waiting.into_iter().map(TenantId) {
             let key = fill();
-            let wrapped = self.wrapped(tenant, 1, &key).await?;
+            let wrapped = self.vault.wrapped(tenant, 1, &key).await?;
             let mut tx = self.begin_with(tenant, Arc::new(TenantKeys([(1, key)].into()))).await?;
             let mine =
                 sqlx::query!("UPDATE tenant_heads SET needs_key = false WHERE tenant_id = $1 AND needs_key", tenant.0)

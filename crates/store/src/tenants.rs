@@ -59,7 +59,7 @@ pub struct NewTenant<'a> {
     pub name: &'a str,
     /// Its own limits.
     pub quotas: &'a Quotas,
-    /// Its first data key, from [`Store::first_wrapped_key`].
+    /// Its first data key, from [`Vault::first_wrapped_key`].
     pub wrapped: &'a WrappedKey,
 }
 
@@ -93,7 +93,7 @@ impl Store {
     /// # Errors
     /// The name is taken (`tenants_name_unique`), or the key service failed.
     pub async fn create_tenant(&self, tenant: TenantId, name: &str, now: Timestamp) -> Result<(), StoreError> {
-        let wrapped = self.first_wrapped_key(tenant).await?;
+        let wrapped = self.vault.first_wrapped_key(tenant).await?;
         let mut tx = self.begin(tenant).await?;
         tx.create_tenant(&NewTenant { id: tenant, name, quotas: &Quotas::default(), wrapped: &wrapped }, now).await?;
         tx.commit().await
@@ -104,7 +104,7 @@ impl Store {
     /// # Errors
     /// The database or the key service failed.
     pub async fn prepare_platform(&self, now: Timestamp) -> Result<(), StoreError> {
-        let wrapped = self.first_wrapped_key(TenantId::PLATFORM).await?;
+        let wrapped = self.vault.first_wrapped_key(TenantId::PLATFORM).await?;
         let mut tx = self.begin(TenantId::PLATFORM).await?;
         match tx.add_key(1, &wrapped, now).await {
             // It has one.
@@ -180,7 +180,7 @@ impl Tx<'_> {
         let (meshes, clusters) = (self.count(Counted::Meshes).await?, self.count(Counted::Clusters).await?);
         if meshes + clusters == 0 {
             sqlx::query!("DELETE FROM tenant_keys WHERE tenant_id = $1", seen.id.0).execute(&mut *self.inner).await?;
-            self.vault.forget(seen.id);
+            self.store.vault.forget(seen.id);
         }
         self.go_over(before).await?;
         if meshes + clusters == 0 {

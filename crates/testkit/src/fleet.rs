@@ -153,7 +153,9 @@ impl Fleet {
     /// # Panics
     /// When the database fails.
     pub async fn beside(&self, tenant: TenantId, name: &str) -> Self {
-        let hosting = self.db.api.hosting_clusters().await.expect("hosting clusters")[0].id;
+        let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
+        let hosting = tx.hosting_clusters().await.expect("hosting clusters")[0].id;
+        drop(tx);
         Self::of(self.db.beside(tenant, name).await, self.clock.clone(), hosting).await
     }
 

@@ -49,7 +49,8 @@ async fn tenant(service: &Service, number: u128) -> (String, Value) {
     let clock = service.fleet.clock.as_ref();
     store.create_tenant(tenant, &format!("crowd-{number}"), clock.now()).await.expect("a tenant");
     let cluster = ready_cluster(service, tenant).await;
-    let mesh = json!({ "name": "m1", "version": "1.25.1.1", "edition": "enterprise", "clusters": [cluster.to_string()] });
+    let mesh =
+        json!({ "name": "m1", "version": "1.25.1.1", "edition": "enterprise", "clusters": [cluster.to_string()] });
     (key(store, clock, tenant, Role::Owner, &[]).await, mesh)
 }
 
@@ -61,9 +62,10 @@ async fn trial_meshes_of_forty_tenants_at_once_are_all_answered_and_a_bystander_
         callers.push(tenant(&service, number).await);
     }
     let bystander = service.key(Role::Viewer).await;
-    let trials = callers.iter().flat_map(|caller| std::iter::repeat_n(caller, EACH)).map(|(key, mesh)| {
-        service.call("POST", "/v1/meshes?validate_only=true", Some(key), &[], Some(mesh))
-    });
+    let trials = callers
+        .iter()
+        .flat_map(|caller| std::iter::repeat_n(caller, EACH))
+        .map(|(key, mesh)| service.call("POST", "/v1/meshes?validate_only=true", Some(key), &[], Some(mesh)));
     let looks = (0..TENANTS).map(|_| service.call("GET", "/v1/meshes", Some(&bystander), &[], None));
     let (tried, looked) = tokio::join!(join_all(trials), join_all(looks));
     for reply in tried.iter().chain(&looked) {
