@@ -53,7 +53,7 @@ impl Caller {
     /// ended and a tenant that was suspended let nobody stay.
     pub(crate) async fn renewed(self, tx: &mut Tx<'_>) -> Result<Self> {
         let now = self.app.clock.now();
-        in_use(tx).await?;
+        in_use(tx.own_tenant().await?.state)?;
         let grants = match &self.origin {
             Origin::Key(id) => {
                 let key = tx.key(*id).await?;
@@ -149,8 +149,8 @@ impl FromRequestParts<Context> for Asked {
 
 async fn by_key(app: &Context, key: &KeyText) -> Result<(Caller, Tx<'static>)> {
     let mut tx = app.session(key.tenant).into_reading_tx().await?;
-    let stored = match tx.key(key.key).await {
-        Ok(stored) => stored,
+    let (stored, state) = match tx.key_with_tenant(key.key).await {
+        Ok(found) => found,
         // An unknown tenant and an unknown key sound the same.
         Err(StoreError::NotFound { .. }) => return Err(ApiError::unauthenticated()),
         Err(error) => return Err(error.into()),
@@ -159,7 +159,7 @@ async fn by_key(app: &Context, key: &KeyText) -> Result<(Caller, Tx<'static>)> {
     if !stored.admits(key, &app.vault, now) {
         return Err(ApiError::unauthenticated());
     }
-    in_use(&mut tx).await?;
+    in_use(state)?;
     if stored.used_unrecorded(now) {
         tx.touch_key(key.key, now).await?;
         // The row is not kept locked for as long as the request takes.
@@ -170,8 +170,8 @@ async fn by_key(app: &Context, key: &KeyText) -> Result<(Caller, Tx<'static>)> {
 }
 
 /// Only whoever has proved that they belong to a tenant learns that it is suspended.
-async fn in_use(tx: &mut Tx<'_>) -> Result<()> {
-    match tx.own_tenant().await?.state {
+fn in_use(state: TenantState) -> Result<()> {
+    match state {
         TenantState::Active => Ok(()),
         TenantState::Suspended | TenantState::Deleted => Err(ApiError::suspended()),
     }
@@ -187,7 +187,7 @@ async fn by_token(app: &Context, token: &str) -> Result<(Caller, Tx<'static>)> {
     let key = app.issuers.key(&provider.issuer, &unproved.key, now).await.ok_or_else(ApiError::unauthenticated)?;
     let person = oidc::prove(token, &unproved, &provider, &key, now).ok_or_else(ApiError::unauthenticated)?;
     let mut tx = session.into_reading_tx().await?;
-    in_use(&mut tx).await?;
+    in_use(tx.own_tenant().await?.state)?;
     let grants = tx.grants_of(provider.id, &person.subject, &person.groups).await?;
     let principal = format!("{}/{}", provider.id, person.subject);
     let origin = Origin::Person { provider: provider.id, person };

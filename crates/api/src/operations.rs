@@ -34,11 +34,10 @@ pub(crate) struct Filter {
     responses((status = 200, body = OperationList)))]
 pub(crate) async fn list_operations(Asked(caller, database): Asked, list: List<Filter>) -> Result<Json<OperationList>> {
     let upgrade: Option<UpgradeId> = list.filter.upgrade_id.as_ref().map(|text| id(text, "upgrade")).transpose()?;
-    let mut tx = database.begin().await?;
-    let found = tx.operations(&caller.reach(), upgrade, list.page(&caller)?).await?;
-    let (found, next_page_token) = list.cut(&caller, found, |operation| operation.id.0);
-    let counts = tx.counts(&found).await?;
-    let shown = found.iter().map(|found| views::operation(found, counts.get(&found.id).copied().unwrap_or_default()));
+    let page = list.page(&caller)?;
+    let found = database.begin().await?.operations_with_counts(&caller.reach(), upgrade, page).await?;
+    let (found, next_page_token) = list.cut(&caller, found, |(operation, _)| operation.id.0);
+    let shown = found.iter().map(|(operation, counts)| views::operation(operation, *counts));
     Ok(Json(OperationList { items: shown.collect(), next_page_token }))
 }
 

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use model::Version;
 use model::access::{Action, Scope};
-use model::ids::UpgradeId;
+use model::ids::{MeshId, UpgradeId};
 use model::rules::{Circumstances, Strategy, allowed, assess};
 use model::upgrade::{UpgradePolicyChoice, UpgradeState, Verb};
 use serde::Deserialize;
@@ -128,9 +128,15 @@ pub(crate) async fn list_upgrades(
     Path(mesh): Path<String>,
     list: List<Unfiltered>,
 ) -> Result<Json<UpgradeList>> {
+    let id: MeshId = id(&mesh, "mesh")?;
+    caller.may_with(Action::Read, &[Scope::Mesh(id)], "mesh")?;
+    let page = list.page(&caller)?;
     let mut tx = database.begin().await?;
-    let mesh = permitted(&caller, &mut tx, &mesh, Action::Read).await?;
-    let found = tx.upgrades(mesh.id, list.page(&caller)?).await?;
+    let found = tx.upgrades(id, page).await?;
+    if found.is_empty() {
+        // Only an empty list leaves the question open whether there is such a mesh.
+        permitted(&caller, &mut tx, &mesh, Action::Read).await?;
+    }
     let (shown, next_page_token) = list.cut(&caller, found, |upgrade| upgrade.id.0);
     Ok(Json(UpgradeList { items: shown.iter().map(views::upgrade).collect(), next_page_token }))
 }
@@ -284,7 +290,7 @@ async fn press(
 ///
 /// Their workloads are restarted there; the rest stays. The promotion gives the namespaces their labels back.
 #[utoipa::path(post, path = "/v1/upgrades/{upgrade_id}/moves", operation_id = "moveNamespaces", tag = "upgrades", request_body = MoveNamespaces,
-    params(("upgrade_id" = String, Path)),
+    params(("upgrade_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 202, body = Upgrade)))]
 pub(crate) async fn move_namespaces(
     Asked(caller, database): Asked,

@@ -171,7 +171,7 @@ pub(crate) async fn change_webhook(
 ///
 /// With everything that was to be sent to it.
 #[utoipa::path(delete, path = "/v1/webhooks/{webhook_id}", operation_id = "deleteWebhook", tag = "webhooks",
-    params(("webhook_id" = String, Path)), responses((status = 204)))]
+    params(("webhook_id" = String, Path), ("If-Match" = Option<String>, Header)), responses((status = 204)))]
 pub(crate) async fn delete_webhook(
     Asked(caller, database): Asked,
     Path(webhook): Path<String>,
@@ -190,15 +190,17 @@ pub(crate) async fn delete_webhook(
 ///
 /// The new one is in this answer and nowhere else. For the overlap messages carry the signatures of both.
 #[utoipa::path(post, path = "/v1/webhooks/{webhook_id}/rotate", operation_id = "rotateWebhookSecret", tag = "webhooks", request_body = RotateWebhookSecret,
-    params(("webhook_id" = String, Path)), responses((status = 200, body = Webhook)))]
+    params(("webhook_id" = String, Path), ("If-Match" = Option<String>, Header)), responses((status = 200, body = Webhook)))]
 pub(crate) async fn rotate_webhook_secret(
     Asked(caller, database): Asked,
     Path(webhook): Path<String>,
+    headers: HeaderMap,
     body: Body<RotateWebhookSecret>,
 ) -> Result<Response> {
     caller.may(Action::ChangeAccess)?;
     let mut change = caller.change(database, "rotateWebhookSecret", &body).await?;
     let before = known(&mut change.tx, &webhook).await?;
+    unmoved(&headers, before.generation)?;
     let overlap = body.value.overlap_seconds;
     if overlap > LONGEST_OVERLAP {
         return Err(ApiError::field("/overlap_seconds", format!("at most {LONGEST_OVERLAP}")));
@@ -248,13 +250,17 @@ pub(crate) async fn list_deliveries(
 ) -> Result<Json<DeliveryList>> {
     caller.may(Action::ReadAccess)?;
     let mut tx = database.begin().await?;
-    let webhook = known(&mut tx, &webhook).await?;
+    let id: WebhookId = id(&webhook, "webhook")?;
     let page = list.page(&caller)?;
     let before = page.after.map(|after| i64::try_from(after.as_u128()).unwrap_or(i64::MAX));
-    let found = tx.deliveries(webhook.id, before, page.limit).await?;
+    let found = tx.deliveries(id, before, page.limit).await?;
+    if found.is_empty() {
+        // Only an empty list leaves the question open whether there is such a webhook.
+        known(&mut tx, &webhook).await?;
+    }
     let number = |seq: i64| uuid::Uuid::from_u128(u128::try_from(seq).unwrap_or_default());
     let (shown, next_page_token) = list.cut(&caller, found, |delivery| number(delivery.event.seq));
-    let items = shown.iter().map(|delivery| delivery_view(webhook.id, delivery)).collect();
+    let items = shown.iter().map(|delivery| delivery_view(id, delivery)).collect();
     Ok(Json(DeliveryList { items, next_page_token }))
 }
 

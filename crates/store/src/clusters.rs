@@ -5,7 +5,6 @@ use jiff_sqlx::ToSqlx;
 use model::credential::Life;
 use model::ids::ClusterId;
 use model::operation::Problem;
-use uuid::Uuid;
 
 use crate::error::fits;
 use crate::labels::{Columns, Narrow};
@@ -98,17 +97,41 @@ impl Tx<'_> {
     /// # Errors
     /// The database failed, or a row does not fit.
     pub async fn clusters(&mut self, reach: &Reach, narrow: &Narrow, page: Page) -> Result<Vec<Cluster>, StoreError> {
+        self.read_clusters(None, reach, narrow, page).await
+    }
+
+    /// One cluster.
+    ///
+    /// # Errors
+    /// There is none of that id in this tenant.
+    pub async fn cluster(&mut self, id: ClusterId) -> Result<Cluster, StoreError> {
+        let found = self.read_clusters(Some(id), &Reach::ALL, &Narrow::default(), Page::ALL).await?.pop();
+        found.ok_or(StoreError::NotFound { what: "cluster" })
+    }
+
+    async fn read_clusters(
+        &mut self,
+        only: Option<ClusterId>,
+        reach: &Reach,
+        narrow: &Narrow,
+        page: Page,
+    ) -> Result<Vec<Cluster>, StoreError> {
         let columns = Columns::from(&narrow.labels);
-        let ids = sqlx::query_scalar!(
-            "SELECT cluster_id FROM clusters WHERE tenant_id = $1 AND ($2::uuid[] IS NULL OR cluster_id = ANY($2))
-                 AND ($3::text IS NULL OR name = $3) AND ($4::uuid IS NULL OR cluster_id > $4)
-                 AND NOT EXISTS (SELECT FROM unnest($6::text[], $7::text[]) AS wanted (key, value) WHERE NOT EXISTS (
-                     SELECT FROM labels l WHERE l.tenant_id = $1 AND l.object_id = cluster_id AND l.key = wanted.key
-                         AND (wanted.value IS NULL OR l.value = wanted.value)))
-                 AND NOT EXISTS (SELECT FROM unnest($8::text[], $9::text[]) AS unwanted (key, value)
-                     JOIN labels l ON l.tenant_id = $1 AND l.object_id = cluster_id AND l.key = unwanted.key
-                         AND (unwanted.value IS NULL OR l.value = unwanted.value))
-             ORDER BY cluster_id LIMIT $5",
+        let rows = sqlx::query!(
+            r#"SELECT cluster_id, name, display_name, generation, server, state, kubernetes_version, problem, created_at, observed_at,
+                   uid, serial, issued_at, expires_at, previous_until,
+                   array(SELECT l.key FROM labels l WHERE l.tenant_id = $1 AND l.object_id = cluster_id ORDER BY l.key) AS "label_keys!",
+                   array(SELECT l.value FROM labels l WHERE l.tenant_id = $1 AND l.object_id = cluster_id ORDER BY l.key) AS "label_values!"
+               FROM clusters WHERE tenant_id = $1 AND ($10::uuid IS NULL OR cluster_id = $10)
+                   AND ($2::uuid[] IS NULL OR cluster_id = ANY($2))
+                   AND ($3::text IS NULL OR name = $3) AND ($4::uuid IS NULL OR cluster_id > $4)
+                   AND NOT EXISTS (SELECT FROM unnest($6::text[], $7::text[]) AS wanted (key, value) WHERE NOT EXISTS (
+                       SELECT FROM labels l WHERE l.tenant_id = $1 AND l.object_id = cluster_id AND l.key = wanted.key
+                           AND (wanted.value IS NULL OR l.value = wanted.value)))
+                   AND NOT EXISTS (SELECT FROM unnest($8::text[], $9::text[]) AS unwanted (key, value)
+                       JOIN labels l ON l.tenant_id = $1 AND l.object_id = cluster_id AND l.key = unwanted.key
+                           AND (unwanted.value IS NULL OR l.value = unwanted.value))
+               ORDER BY cluster_id LIMIT $5"#,
             self.tenant.0,
             reach.clusters.as_deref(),
             narrow.name,
@@ -117,29 +140,8 @@ impl Tx<'_> {
             &columns.with.0,
             &columns.with.1 as _,
             &columns.without.0,
-            &columns.without.1 as _
-        )
-        .fetch_all(&mut *self.inner)
-        .await?;
-        self.read_clusters(&ids).await
-    }
-
-    /// One cluster.
-    ///
-    /// # Errors
-    /// There is none of that id in this tenant.
-    pub async fn cluster(&mut self, id: ClusterId) -> Result<Cluster, StoreError> {
-        self.read_clusters(&[id.0]).await?.pop().ok_or(StoreError::NotFound { what: "cluster" })
-    }
-
-    async fn read_clusters(&mut self, ids: &[Uuid]) -> Result<Vec<Cluster>, StoreError> {
-        let mut labels = self.labels(ids).await?;
-        let rows = sqlx::query!(
-            "SELECT cluster_id, name, display_name, generation, server, state, kubernetes_version, problem, created_at, observed_at,
-                 uid, serial, issued_at, expires_at, previous_until
-             FROM clusters WHERE tenant_id = $1 AND cluster_id = ANY($2) ORDER BY cluster_id",
-            self.tenant.0,
-            ids
+            &columns.without.1 as _,
+            only.map(|id| id.0)
         )
         .fetch_all(&mut *self.inner)
         .await?;
@@ -163,7 +165,10 @@ impl Tx<'_> {
             Ok(Cluster {
                 id,
                 name: row.name,
-                written: Written { display_name: row.display_name, labels: labels.remove(&id.0).unwrap_or_default() },
+                written: Written {
+                    display_name: row.display_name,
+                    labels: row.label_keys.into_iter().zip(row.label_values).collect(),
+                },
                 generation: row.generation,
                 server: row.server,
                 state,

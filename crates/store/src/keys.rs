@@ -6,7 +6,7 @@ use model::access::{Grant, Role, Scope};
 use model::ids::{KeyId, TenantId};
 
 use crate::error::fits;
-use crate::{Page, StoreError, Tx, Vault, exactly_one};
+use crate::{Page, StoreError, TenantState, Tx, Vault, exactly_one};
 
 /// How exactly the last use is known.
 const LAST_USE: SignedDuration = SignedDuration::from_secs(60);
@@ -152,6 +152,38 @@ impl Tx<'_> {
             id.0
         );
         row.fetch_optional(&mut *self.inner).await?.ok_or(StoreError::NotFound { what: "API key" })?.read()
+    }
+
+    /// A key of this tenant with the tenant's state, in one round trip.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn key_with_tenant(&mut self, id: KeyId) -> Result<(ApiKey, TenantState), StoreError> {
+        let row = sqlx::query!(
+            "SELECT key_id, k.name, role, scopes, secret_hmac, former_hmac, former_until, k.created_at, expires_at, revoked_at, last_used_at,
+                 t.state
+             FROM api_keys k JOIN tenants t USING (tenant_id) WHERE k.tenant_id = $1 AND key_id = $2",
+            self.tenant.0,
+            id.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .ok_or(StoreError::NotFound { what: "API key" })?;
+        let state = TenantState::read(&row.state, self.tenant)?;
+        let key = Row {
+            key_id: row.key_id,
+            name: row.name,
+            role: row.role,
+            scopes: row.scopes,
+            secret_hmac: row.secret_hmac,
+            former_hmac: row.former_hmac,
+            former_until: row.former_until,
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            revoked_at: row.revoked_at,
+            last_used_at: row.last_used_at,
+        };
+        Ok((key.read()?, state))
     }
 
     /// Keys of this tenant, oldest first; revoked ones only where they are asked for.

@@ -1,7 +1,5 @@
 //! Labels of meshes and clusters.
 
-use std::collections::BTreeMap;
-
 use model::label::{Labels, Selector};
 use uuid::Uuid;
 
@@ -55,20 +53,5 @@ impl Tx<'_> {
         .execute(&mut *self.inner)
         .await?;
         Ok(())
-    }
-
-    pub(crate) async fn labels(&mut self, objects: &[Uuid]) -> Result<BTreeMap<Uuid, Labels>, StoreError> {
-        let rows = sqlx::query!(
-            "SELECT object_id, key, value FROM labels WHERE tenant_id = $1 AND object_id = ANY($2)",
-            self.tenant.0,
-            objects
-        )
-        .fetch_all(&mut *self.inner)
-        .await?;
-        let mut labels: BTreeMap<Uuid, Labels> = BTreeMap::new();
-        for row in rows {
-            labels.entry(row.object_id).or_default().insert(row.key, row.value);
-        }
-        Ok(labels)
     }
 }

@@ -6,12 +6,13 @@
 use std::marker::PhantomData;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use envelope::TenantKeys;
 use model::audit::Entry;
 use model::ids::TenantId;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::{Connection as _, PgPool, Postgres, Transaction};
 use tokio::sync::OwnedSemaphorePermit;
 use turns::Turns;
 
@@ -55,7 +56,7 @@ pub use identity::{Binding, Provider, Subject};
 pub use keys::{ApiKey, KeyText, NewKey};
 pub use labels::Narrow;
 pub use meshes::{Member, Mesh, MeshState, NewMesh, Revision, Written};
-pub use operations::{Item, NewOperation, Operation, WaveHead};
+pub use operations::{Counts, Item, NewOperation, Operation, WaveHead};
 pub use queue::{Claim, Hints, Record, Wishes};
 pub use remains::Remains;
 pub use session::Session;
@@ -121,6 +122,13 @@ pub const ROLES: &str = include_str!("roles.sql");
 /// How many connections one process keeps; two cores serve no more at once.
 const POOL: u32 = 10;
 
+/// How long a transaction waits for a connection before its caller is told to come back.
+const ACQUIRE: Duration = Duration::from_secs(20);
+
+/// A connection that was idle for longer is asked whether it still answers before it is used: the database may have been
+/// restarted meanwhile. One that was in use just now is not, because the question costs a round trip.
+const UNCHECKED: Duration = Duration::from_secs(1);
+
 /// A machine that stands still inside a transaction would hold its rows, and nobody could take its operation over. No
 /// transaction of ours waits for anything but the database, so a third of the shortest sensible lease is plenty. An address
 /// may set its own.
@@ -136,7 +144,20 @@ impl Store {
         if !url.contains(IDLE_IN_TRANSACTION) {
             options = options.options([(IDLE_IN_TRANSACTION, "5s")]);
         }
-        let pool = PgPoolOptions::new().max_connections(POOL).connect_with(options).await?;
+        let pool = PgPoolOptions::new()
+            .max_connections(POOL)
+            .acquire_timeout(ACQUIRE)
+            .test_before_acquire(false)
+            .before_acquire(|connection, known| {
+                Box::pin(async move {
+                    if known.idle_for > UNCHECKED {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
+            .connect_with(options)
+            .await?;
         Ok(Self { pool, vault, turns: None })
     }
 
@@ -219,8 +240,9 @@ impl Store {
     }
 
     pub(crate) async fn begin_with(&self, tenant: TenantId, keys: Arc<TenantKeys>) -> Result<Tx<'static>, StoreError> {
-        let mut inner = self.pool.begin().await?;
-        sqlx::query!("SELECT set_config('mw.tenant', $1, true)", tenant.0.to_string()).fetch_one(&mut *inner).await?;
+        // One round trip for both. A UUID's text has digits and dashes only.
+        let begin = format!("BEGIN; SELECT set_config('mw.tenant', '{}', true)", tenant.0);
+        let inner = self.pool.begin_with(sqlx::AssertSqlSafe(begin)).await?;
         let (events, entries, store) = (Vec::new(), Vec::new(), self.clone());
         Ok(Tx { inner, tenant, events, entries, store, keys, _turn: None, _session: PhantomData })
     }

@@ -1,7 +1,5 @@
 //! Meshes, their members, their one or two revisions, and who may change them.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use model::ids::{ClusterId, HostingClusterId, MeshId};
@@ -140,6 +138,72 @@ pub struct Mesh {
     pub deleted_at: Option<Timestamp>,
 }
 
+/// A mesh as it is stored, with all that belongs to it: one round trip reads a list of them.
+struct Row {
+    mesh_id: Uuid,
+    name: String,
+    display_name: String,
+    deletion_protection: bool,
+    generation: i64,
+    edition: String,
+    state: String,
+    problem: Option<serde_json::Value>,
+    hosting_cluster_id: Uuid,
+    created_at: jiff_sqlx::Timestamp,
+    deleted_at: Option<jiff_sqlx::Timestamp>,
+    holder: Option<String>,
+    current_name: Option<String>,
+    current_version: Option<String>,
+    target_name: Option<String>,
+    target_version: Option<String>,
+    label_keys: Vec<String>,
+    label_values: Vec<String>,
+    member_ids: Vec<Uuid>,
+    member_names: Vec<String>,
+    member_versions: Vec<Option<String>>,
+}
+
+impl Row {
+    fn read(self) -> Result<Mesh, StoreError> {
+        let id = MeshId(self.mesh_id);
+        let problem = self.problem.map(serde_json::from_value::<Problem>).transpose();
+        let state = MeshState::read(&self.state, fits(problem, "meshes", "problem", id)?);
+        let current = revision(id, self.current_name, self.current_version)?;
+        let members = self.member_ids.into_iter().zip(self.member_names).zip(self.member_versions);
+        Ok(Mesh {
+            id,
+            name: self.name,
+            written: Written {
+                display_name: self.display_name,
+                labels: self.label_keys.into_iter().zip(self.label_values).collect(),
+            },
+            deletion_protection: self.deletion_protection,
+            generation: self.generation,
+            edition: fits(serde_json::from_value(self.edition.into()), "meshes", "edition", id)?,
+            state: fits(state.ok_or(()), "meshes", "state", id)?,
+            hosting: HostingClusterId(self.hosting_cluster_id),
+            current: fits(current.ok_or(()), "revisions", "part", id)?,
+            target: revision(id, self.target_name, self.target_version)?,
+            members: members
+                .map(|((cluster, name), kubernetes_version)| Member {
+                    cluster: ClusterId(cluster),
+                    name,
+                    kubernetes_version,
+                })
+                .collect(),
+            busy_with: self.holder,
+            created_at: self.created_at.to_jiff(),
+            deleted_at: self.deleted_at.map(jiff_sqlx::Timestamp::to_jiff),
+        })
+    }
+}
+
+fn revision(mesh: MeshId, name: Option<String>, version: Option<String>) -> Result<Option<Revision>, StoreError> {
+    let Some((name, version)) = name.zip(version) else { return Ok(None) };
+    let name = fits(name.parse(), "revisions", "name", mesh)?;
+    Ok(Some(Revision { name, version: fits(version.parse(), "revisions", "version", mesh)? }))
+}
+
 pub(crate) fn place(id: MeshId) -> String {
     format!("meshes.authority/{id}")
 }
@@ -203,17 +267,53 @@ impl Tx<'_> {
     /// # Errors
     /// The database failed, or a row does not fit.
     pub async fn meshes(&mut self, reach: &Reach, narrow: &Narrow, page: Page) -> Result<Vec<Mesh>, StoreError> {
+        self.read_meshes(None, reach, narrow, page).await
+    }
+
+    /// One mesh, deleted or not.
+    ///
+    /// # Errors
+    /// There is none of that id in this tenant.
+    pub async fn mesh(&mut self, id: MeshId) -> Result<Mesh, StoreError> {
+        let narrow = Narrow { deleted: true, ..Narrow::default() };
+        let found = self.read_meshes(Some(id), &Reach::ALL, &narrow, Page::ALL).await?.pop();
+        found.ok_or(StoreError::NotFound { what: "mesh" })
+    }
+
+    async fn read_meshes(
+        &mut self,
+        only: Option<MeshId>,
+        reach: &Reach,
+        narrow: &Narrow,
+        page: Page,
+    ) -> Result<Vec<Mesh>, StoreError> {
         let columns = Columns::from(&narrow.labels);
-        let ids = sqlx::query_scalar!(
-            "SELECT mesh_id FROM meshes WHERE tenant_id = $1 AND ($10 OR state <> 'deleted') AND ($2::uuid[] IS NULL OR mesh_id = ANY($2))
-                 AND ($3::text IS NULL OR name = $3) AND ($4::uuid IS NULL OR mesh_id > $4)
-                 AND NOT EXISTS (SELECT FROM unnest($6::text[], $7::text[]) AS wanted (key, value) WHERE NOT EXISTS (
-                     SELECT FROM labels l WHERE l.tenant_id = $1 AND l.object_id = mesh_id AND l.key = wanted.key
-                         AND (wanted.value IS NULL OR l.value = wanted.value)))
-                 AND NOT EXISTS (SELECT FROM unnest($8::text[], $9::text[]) AS unwanted (key, value)
-                     JOIN labels l ON l.tenant_id = $1 AND l.object_id = mesh_id AND l.key = unwanted.key
-                         AND (unwanted.value IS NULL OR l.value = unwanted.value))
-             ORDER BY mesh_id LIMIT $5",
+        let rows = sqlx::query_as!(
+            Row,
+            r#"SELECT m.mesh_id, m.name, display_name, deletion_protection, generation, edition, state, problem, hosting_cluster_id, created_at, deleted_at,
+                   holder AS "holder?", current.name AS "current_name?", current.version AS "current_version?",
+                   target.name AS "target_name?", target.version AS "target_version?",
+                   array(SELECT l.key FROM labels l WHERE l.tenant_id = $1 AND l.object_id = m.mesh_id ORDER BY l.key) AS "label_keys!",
+                   array(SELECT l.value FROM labels l WHERE l.tenant_id = $1 AND l.object_id = m.mesh_id ORDER BY l.key) AS "label_values!",
+                   array(SELECT cluster_id FROM memberships a
+                       WHERE a.tenant_id = $1 AND a.mesh_id = m.mesh_id ORDER BY a.position) AS "member_ids!",
+                   array(SELECT c.name FROM memberships a JOIN clusters c USING (tenant_id, cluster_id)
+                       WHERE a.tenant_id = $1 AND a.mesh_id = m.mesh_id ORDER BY a.position) AS "member_names!",
+                   array(SELECT c.kubernetes_version FROM memberships a JOIN clusters c USING (tenant_id, cluster_id)
+                       WHERE a.tenant_id = $1 AND a.mesh_id = m.mesh_id ORDER BY a.position) AS "member_versions!: Vec<Option<String>>"
+               FROM meshes m LEFT JOIN mesh_slots USING (tenant_id, mesh_id)
+                   LEFT JOIN revisions current ON current.tenant_id = $1 AND current.mesh_id = m.mesh_id AND current.part = 'current'
+                   LEFT JOIN revisions target ON target.tenant_id = $1 AND target.mesh_id = m.mesh_id AND target.part = 'target'
+               WHERE m.tenant_id = $1 AND ($11::uuid IS NULL OR m.mesh_id = $11)
+                   AND ($10 OR state <> 'deleted') AND ($2::uuid[] IS NULL OR m.mesh_id = ANY($2))
+                   AND ($3::text IS NULL OR m.name = $3) AND ($4::uuid IS NULL OR m.mesh_id > $4)
+                   AND NOT EXISTS (SELECT FROM unnest($6::text[], $7::text[]) AS wanted (key, value) WHERE NOT EXISTS (
+                       SELECT FROM labels l WHERE l.tenant_id = $1 AND l.object_id = m.mesh_id AND l.key = wanted.key
+                           AND (wanted.value IS NULL OR l.value = wanted.value)))
+                   AND NOT EXISTS (SELECT FROM unnest($8::text[], $9::text[]) AS unwanted (key, value)
+                       JOIN labels l ON l.tenant_id = $1 AND l.object_id = m.mesh_id AND l.key = unwanted.key
+                           AND (unwanted.value IS NULL OR l.value = unwanted.value))
+               ORDER BY m.mesh_id LIMIT $5"#,
             self.tenant.0,
             reach.meshes.as_deref(),
             narrow.name,
@@ -223,76 +323,12 @@ impl Tx<'_> {
             &columns.with.1 as _,
             &columns.without.0,
             &columns.without.1 as _,
-            narrow.deleted
+            narrow.deleted,
+            only.map(|id| id.0)
         )
         .fetch_all(&mut *self.inner)
         .await?;
-        self.read_meshes(&ids).await
-    }
-
-    /// One mesh, deleted or not.
-    ///
-    /// # Errors
-    /// There is none of that id in this tenant.
-    pub async fn mesh(&mut self, id: MeshId) -> Result<Mesh, StoreError> {
-        self.read_meshes(&[id.0]).await?.pop().ok_or(StoreError::NotFound { what: "mesh" })
-    }
-
-    async fn read_meshes(&mut self, ids: &[Uuid]) -> Result<Vec<Mesh>, StoreError> {
-        let (mut revisions, mut members) = (self.revisions(ids).await?, self.members(ids).await?);
-        let mut labels = self.labels(ids).await?;
-        let rows = sqlx::query!(
-            r#"SELECT mesh_id, name, display_name, deletion_protection, generation, edition, state, problem, hosting_cluster_id, created_at, deleted_at,
-                   holder AS "holder?"
-               FROM meshes LEFT JOIN mesh_slots USING (tenant_id, mesh_id)
-               WHERE tenant_id = $1 AND mesh_id = ANY($2) ORDER BY mesh_id"#,
-            self.tenant.0,
-            ids
-        )
-        .fetch_all(&mut *self.inner)
-        .await?;
-        let read = rows.into_iter().map(|row| {
-            let id = MeshId(row.mesh_id);
-            let problem = row.problem.map(serde_json::from_value::<Problem>).transpose();
-            let state = MeshState::read(&row.state, fits(problem, "meshes", "problem", id)?);
-            Ok(Mesh {
-                id,
-                name: row.name,
-                written: Written { display_name: row.display_name, labels: labels.remove(&id.0).unwrap_or_default() },
-                deletion_protection: row.deletion_protection,
-                generation: row.generation,
-                edition: fits(serde_json::from_value(row.edition.into()), "meshes", "edition", id)?,
-                state: fits(state.ok_or(()), "meshes", "state", id)?,
-                hosting: HostingClusterId(row.hosting_cluster_id),
-                current: fits(revisions.remove(&(id, true)).ok_or(()), "revisions", "part", id)?,
-                target: revisions.remove(&(id, false)),
-                members: members.remove(&id).unwrap_or_default(),
-                busy_with: row.holder,
-                created_at: row.created_at.to_jiff(),
-                deleted_at: row.deleted_at.map(jiff_sqlx::Timestamp::to_jiff),
-            })
-        });
-        read.collect()
-    }
-
-    async fn members(&mut self, meshes: &[Uuid]) -> Result<BTreeMap<MeshId, Vec<Member>>, StoreError> {
-        let rows = sqlx::query!(
-            "SELECT m.mesh_id, c.cluster_id, c.name, c.kubernetes_version FROM memberships m JOIN clusters c USING (tenant_id, cluster_id)
-             WHERE m.tenant_id = $1 AND m.mesh_id = ANY($2) ORDER BY m.position",
-            self.tenant.0,
-            meshes
-        )
-        .fetch_all(&mut *self.inner)
-        .await?;
-        let mut members: BTreeMap<MeshId, Vec<Member>> = BTreeMap::new();
-        for row in rows {
-            members.entry(MeshId(row.mesh_id)).or_default().push(Member {
-                cluster: ClusterId(row.cluster_id),
-                name: row.name,
-                kubernetes_version: row.kubernetes_version,
-            });
-        }
-        Ok(members)
+        rows.into_iter().map(Row::read).collect()
     }
 
     /// Moves a mesh to another state. A deleted one gives its members free.

@@ -10,7 +10,6 @@ use model::operation::{Fact, OperationKind, OperationState, Progress, Wish};
 use model::plan::{Plan, Step};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use uuid::Uuid;
 
 use crate::error::{fits, json};
 use crate::{NewEvent, Page, Reach, StoreError, Tx, exactly_one};
@@ -33,6 +32,9 @@ pub struct NewOperation {
     /// How long it waits before it may begin, by the database's clock.
     pub due_in: Duration,
 }
+
+/// How many steps of an operation are done, and how many there are; without a plan there are none.
+pub type Counts = (i64, i64);
 
 /// An operation as the service knows it.
 #[derive(Debug, Clone)]
@@ -142,20 +144,21 @@ impl Tx<'_> {
         upgrade: Option<UpgradeId>,
         page: Page,
     ) -> Result<Vec<Operation>, StoreError> {
-        let ids = sqlx::query_scalar!(
-            "SELECT operation_id FROM operations WHERE tenant_id = $1 AND ($2::uuid IS NULL OR upgrade_id = $2)
-                 AND ($3::uuid[] IS NULL OR mesh_id = ANY($3) OR cluster_id = ANY($4)) AND ($5::uuid IS NULL OR operation_id < $5)
-             ORDER BY operation_id DESC LIMIT $6",
-            self.tenant.0,
-            upgrade.map(|id| id.0),
-            reach.meshes.as_deref(),
-            reach.clusters.as_deref(),
-            page.after,
-            page.limit
-        )
-        .fetch_all(&mut *self.inner)
-        .await?;
-        self.read_operations(&ids).await
+        let found = self.operations_with_counts(reach, upgrade, page).await?;
+        Ok(found.into_iter().map(|(operation, _)| operation).collect())
+    }
+
+    /// The same operations with how many of their steps are done, in one round trip.
+    ///
+    /// # Errors
+    /// The database failed, or a row does not fit.
+    pub async fn operations_with_counts(
+        &mut self,
+        reach: &Reach,
+        upgrade: Option<UpgradeId>,
+        page: Page,
+    ) -> Result<Vec<(Operation, Counts)>, StoreError> {
+        self.read_operations(None, reach, upgrade, page).await
     }
 
     /// One operation.
@@ -163,22 +166,41 @@ impl Tx<'_> {
     /// # Errors
     /// There is none of that id in this tenant.
     pub async fn operation(&mut self, id: OperationId) -> Result<Operation, StoreError> {
-        self.read_operations(&[id.0]).await?.pop().ok_or(StoreError::NotFound { what: "operation" })
+        let found = self.read_operations(Some(id), &Reach::ALL, None, Page::ALL).await?.pop();
+        Ok(found.ok_or(StoreError::NotFound { what: "operation" })?.0)
     }
 
-    async fn read_operations(&mut self, ids: &[Uuid]) -> Result<Vec<Operation>, StoreError> {
+    /// Steps are counted for lists only.
+    async fn read_operations(
+        &mut self,
+        only: Option<OperationId>,
+        reach: &Reach,
+        upgrade: Option<UpgradeId>,
+        page: Page,
+    ) -> Result<Vec<(Operation, Counts)>, StoreError> {
         let rows = sqlx::query!(
-            "SELECT operation_id, kind, mesh_id, cluster_id, upgrade_id, arguments, state_body, waves, waiting_for, created_at, started_at, ended_at
-             FROM operations WHERE tenant_id = $1 AND operation_id = ANY($2) ORDER BY operation_id DESC",
+            r#"SELECT operation_id, kind, mesh_id, cluster_id, upgrade_id, arguments, state_body, waves, waiting_for, created_at, started_at, ended_at,
+                   CASE WHEN $7::uuid IS NULL THEN (SELECT count(*) FROM operation_items i
+                       WHERE i.tenant_id = $1 AND i.operation_id = o.operation_id) ELSE 0 END AS "total!",
+                   CASE WHEN $7::uuid IS NULL THEN (SELECT count(DISTINCT f.number) FROM item_facts f
+                       WHERE f.tenant_id = $1 AND f.operation_id = o.operation_id AND f.fact ->> 'fact' = 'done') ELSE 0 END AS "done!"
+               FROM operations o WHERE tenant_id = $1 AND ($7::uuid IS NULL OR operation_id = $7) AND ($2::uuid IS NULL OR upgrade_id = $2)
+                   AND ($3::uuid[] IS NULL OR mesh_id = ANY($3) OR cluster_id = ANY($4)) AND ($5::uuid IS NULL OR operation_id < $5)
+               ORDER BY operation_id DESC LIMIT $6"#,
             self.tenant.0,
-            ids
+            upgrade.map(|id| id.0),
+            reach.meshes.as_deref(),
+            reach.clusters.as_deref(),
+            page.after,
+            page.limit,
+            only.map(|id| id.0)
         )
         .fetch_all(&mut *self.inner)
         .await?;
         let read = rows.into_iter().map(|row| {
             let id = OperationId(row.operation_id);
             let waves = row.waves.map(|waves| fits(serde_json::from_value(waves), "operations", "waves", id));
-            Ok(Operation {
+            let operation = Operation {
                 id,
                 kind: fits(serde_json::from_value(row.kind.into()), "operations", "kind", id)?,
                 mesh: row.mesh_id.map(MeshId),
@@ -191,28 +213,10 @@ impl Tx<'_> {
                 created_at: row.created_at.to_jiff(),
                 started_at: row.started_at.map(jiff_sqlx::Timestamp::to_jiff),
                 ended_at: row.ended_at.map(jiff_sqlx::Timestamp::to_jiff),
-            })
+            };
+            Ok((operation, (row.done, row.total)))
         });
         read.collect()
-    }
-
-    /// How many steps of each operation are done, and how many there are; without a plan there are none.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn counts(&mut self, operations: &[Operation]) -> Result<BTreeMap<OperationId, (i64, i64)>, StoreError> {
-        let ids: Vec<Uuid> = operations.iter().map(|operation| operation.id.0).collect();
-        let rows = sqlx::query!(
-            r#"SELECT operation_id, count(*) AS "total!",
-                   count(*) FILTER (WHERE EXISTS (SELECT FROM item_facts AS known WHERE known.tenant_id = item.tenant_id
-                       AND known.operation_id = item.operation_id AND known.number = item.number AND known.fact ->> 'fact' = 'done')) AS "done!"
-               FROM operation_items AS item WHERE tenant_id = $1 AND operation_id = ANY($2) GROUP BY operation_id"#,
-            self.tenant.0,
-            &ids
-        )
-        .fetch_all(&mut *self.inner)
-        .await?;
-        Ok(rows.into_iter().map(|row| (OperationId(row.operation_id), (row.done, row.total))).collect())
     }
 
     /// Stores the plan that a worker built. A plan is written once.

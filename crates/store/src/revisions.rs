@@ -1,13 +1,9 @@
 //! The one or two control planes of a mesh.
 
-use std::collections::BTreeMap;
-
 use model::ids::MeshId;
 use model::version::{RevisionName, Version};
-use uuid::Uuid;
 
-use crate::error::fits;
-use crate::{Revision, StoreError, Tx};
+use crate::{StoreError, Tx};
 
 impl Tx<'_> {
     pub(crate) async fn put_revision(
@@ -63,26 +59,5 @@ impl Tx<'_> {
         .execute(&mut *self.inner)
         .await?;
         Ok(())
-    }
-
-    /// By mesh, and whether it is the current one.
-    pub(crate) async fn revisions(
-        &mut self,
-        meshes: &[Uuid],
-    ) -> Result<BTreeMap<(MeshId, bool), Revision>, StoreError> {
-        let rows = sqlx::query!(
-            "SELECT mesh_id, part, name, version FROM revisions WHERE tenant_id = $1 AND mesh_id = ANY($2)",
-            self.tenant.0,
-            meshes
-        )
-        .fetch_all(&mut *self.inner)
-        .await?;
-        let read = rows.into_iter().map(|row| {
-            let mesh = MeshId(row.mesh_id);
-            let name = fits(row.name.parse(), "revisions", "name", mesh)?;
-            let version = fits(row.version.parse(), "revisions", "version", mesh)?;
-            Ok(((mesh, row.part == "current"), Revision { name, version }))
-        });
-        read.collect()
     }
 }

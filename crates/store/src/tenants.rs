@@ -31,6 +31,11 @@ impl TenantState {
             Self::Deleted => "deleted",
         }
     }
+
+    pub(crate) fn read(text: &str, tenant: TenantId) -> Result<Self, StoreError> {
+        let state = Self::ALL.into_iter().find(|state| state.as_str() == text);
+        fits(state.ok_or(()), "tenants", "state", tenant)
+    }
 }
 
 /// A tenant.
@@ -75,11 +80,10 @@ struct Row {
 impl Row {
     fn read(self) -> Result<Tenant, StoreError> {
         let id = TenantId(self.tenant_id);
-        let state = TenantState::ALL.into_iter().find(|state| state.as_str() == self.state);
         Ok(Tenant {
             id,
             name: self.name,
-            state: fits(state.ok_or(()), "tenants", "state", id)?,
+            state: TenantState::read(&self.state, id)?,
             quotas: fits(serde_json::from_value(self.quotas), "tenants", "quotas", id)?,
             generation: self.generation,
             created_at: self.created_at.to_jiff(),

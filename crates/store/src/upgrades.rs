@@ -9,7 +9,6 @@ use model::rules::Strategy;
 use model::upgrade::{Effect, Outcome, UpgradePolicyChoice, UpgradeState, Verb};
 use model::version::{RevisionName, Version};
 use serde_json::Value;
-use uuid::Uuid;
 
 use crate::error::{fits, json};
 use crate::{NewEvent, NewOperation, Page, StoreError, Tx};
@@ -122,15 +121,27 @@ impl Tx<'_> {
             .fetch_optional(&mut *self.inner)
             .await?;
         }
-        self.read_upgrades(&[id.0]).await?.pop().ok_or(StoreError::NotFound { what: "upgrade" })
+        self.read_upgrades(Some(id), None, Page::ALL).await?.pop().ok_or(StoreError::NotFound { what: "upgrade" })
     }
 
-    async fn read_upgrades(&mut self, ids: &[Uuid]) -> Result<Vec<Upgrade>, StoreError> {
+    async fn read_upgrades(
+        &mut self,
+        only: Option<UpgradeId>,
+        mesh: Option<MeshId>,
+        page: Page,
+    ) -> Result<Vec<Upgrade>, StoreError> {
         let rows = sqlx::query!(
             "SELECT upgrade_id, mesh_id, from_version, to_version, choice, state_body, transitions, operation_id, created_at, ended_at
-             FROM upgrades WHERE tenant_id = $1 AND upgrade_id = ANY($2) ORDER BY upgrade_id DESC",
+             FROM upgrades WHERE tenant_id = $1 AND ($2::uuid IS NULL OR upgrade_id = $2)
+                 AND ($3::uuid IS NULL OR (mesh_id = $3 AND EXISTS (
+                     SELECT FROM meshes m WHERE m.tenant_id = $1 AND m.mesh_id = $3 AND m.state <> 'deleted')))
+                 AND ($4::uuid IS NULL OR upgrade_id < $4)
+             ORDER BY upgrade_id DESC LIMIT $5",
             self.tenant.0,
-            ids
+            only.map(|id| id.0),
+            mesh.map(|id| id.0),
+            page.after,
+            page.limit
         )
         .fetch_all(&mut *self.inner)
         .await?;
@@ -152,22 +163,12 @@ impl Tx<'_> {
         read.collect()
     }
 
-    /// The upgrades of a mesh, newest first.
+    /// The upgrades of a mesh, newest first; none of a mesh that is deleted or that there is not.
     ///
     /// # Errors
     /// The database failed, or a row does not fit.
     pub async fn upgrades(&mut self, mesh: MeshId, page: Page) -> Result<Vec<Upgrade>, StoreError> {
-        let ids = sqlx::query_scalar!(
-            "SELECT upgrade_id FROM upgrades WHERE tenant_id = $1 AND mesh_id = $2 AND ($3::uuid IS NULL OR upgrade_id < $3)
-             ORDER BY upgrade_id DESC LIMIT $4",
-            self.tenant.0,
-            mesh.0,
-            page.after,
-            page.limit
-        )
-        .fetch_all(&mut *self.inner)
-        .await?;
-        self.read_upgrades(&ids).await
+        self.read_upgrades(None, Some(mesh), page).await
     }
 
     /// Does what a person asked. `expected` is the transition count that they looked at.

@@ -85,15 +85,7 @@ impl Tx<'_> {
     /// # Errors
     /// The database failed.
     pub async fn webhooks(&mut self, page: Page) -> Result<Vec<Webhook>, StoreError> {
-        let ids = sqlx::query_scalar!(
-            "SELECT webhook_id FROM webhooks WHERE tenant_id = $1 AND ($2::uuid IS NULL OR webhook_id > $2) ORDER BY webhook_id LIMIT $3",
-            self.tenant.0,
-            page.after,
-            page.limit
-        )
-        .fetch_all(&mut *self.inner)
-        .await?;
-        self.read_webhooks(&ids).await
+        self.read_webhooks(None, page).await
     }
 
     /// One webhook.
@@ -101,15 +93,18 @@ impl Tx<'_> {
     /// # Errors
     /// There is none of that id in this tenant.
     pub async fn webhook(&mut self, id: WebhookId) -> Result<Webhook, StoreError> {
-        self.read_webhooks(&[id.0]).await?.pop().ok_or(StoreError::NotFound { what: "webhook" })
+        self.read_webhooks(Some(id), Page::ALL).await?.pop().ok_or(StoreError::NotFound { what: "webhook" })
     }
 
-    async fn read_webhooks(&mut self, ids: &[uuid::Uuid]) -> Result<Vec<Webhook>, StoreError> {
+    async fn read_webhooks(&mut self, only: Option<WebhookId>, page: Page) -> Result<Vec<Webhook>, StoreError> {
         let rows = sqlx::query!(
             "SELECT webhook_id, name, url, kinds, enabled, stopped, former_until, delivered_at, generation, created_at
-             FROM webhooks WHERE tenant_id = $1 AND webhook_id = ANY($2) ORDER BY webhook_id",
+             FROM webhooks WHERE tenant_id = $1 AND ($2::uuid IS NULL OR webhook_id = $2) AND ($3::uuid IS NULL OR webhook_id > $3)
+             ORDER BY webhook_id LIMIT $4",
             self.tenant.0,
-            ids
+            only.map(|id| id.0),
+            page.after,
+            page.limit
         )
         .fetch_all(&mut *self.inner)
         .await?;

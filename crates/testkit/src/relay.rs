@@ -57,6 +57,16 @@ struct Shared {
     reached: Notify,
     /// Connections end when the number rises.
     generation: watch::Sender<u64>,
+    trips: watch::Sender<Trips>,
+}
+
+/// What was counted on the way to the database.
+#[derive(Debug, Clone, Copy, Default)]
+struct Trips {
+    /// How often somebody waited for the database's answer.
+    round_trips: usize,
+    /// Transactions that have begun and not ended.
+    open: usize,
 }
 
 /// The relay; dropping it ends its connections.
@@ -79,6 +89,7 @@ impl Relay {
             gate: watch::Sender::new(Gate::Open),
             reached: Notify::new(),
             generation: watch::Sender::new(0),
+            trips: watch::Sender::default(),
         });
         let mut listening = JoinSet::new();
         listening.spawn(listen(listener, server.join(SOCKET), shared.clone()));
@@ -88,6 +99,14 @@ impl Relay {
     /// The folder that a database address names as its host.
     pub fn folder(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// How many round trips there were so far, as soon as no transaction is open: one that ends without a change says so to the
+    /// database after its caller has gone on.
+    pub async fn round_trips(&self) -> usize {
+        let mut trips = self.shared.trips.subscribe();
+        // The sender lives as long as this.
+        trips.wait_for(|trips| trips.open == 0).await.map_or(0, |trips| trips.round_trips)
     }
 
     /// Stands still at the first record that is chosen.
@@ -144,6 +163,20 @@ impl Shared {
         if hit { choose.take().map(|(_, moment)| moment) } else { None }
     }
 
+    /// Counts what is waited for: a query in one message, and the end of a query in several. A transaction that is rolled back
+    /// says so together with what its connection sends next. Answers whether this was a rollback.
+    fn count(&self, message: &[u8], rolled_back: bool) -> bool {
+        let query = if message[0] == b'Q' { &message[5..] } else { &[] };
+        let rolls_back = query.starts_with(b"ROLLBACK");
+        let waits = message[0] == b'Q' || (message[0] == b'S' && !rolled_back);
+        self.trips.send_modify(|trips| {
+            trips.round_trips += usize::from(waits);
+            trips.open += usize::from(query.starts_with(b"BEGIN"));
+            trips.open -= usize::from(rolls_back || query.starts_with(b"COMMIT")).min(trips.open);
+        });
+        rolls_back
+    }
+
     fn stand_still(&self, gate: Gate) {
         self.gate.send_replace(gate);
         self.reached.notify_one();
@@ -167,8 +200,10 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shar
     let first = message(&mut from, false).await?;
     to.write_all(&first).await?;
     let mut awaits_commit = None;
+    let mut rolled_back = false;
     loop {
         let bytes = message(&mut from, true).await?;
+        rolled_back = shared.count(&bytes, rolled_back);
         if let Some(moment) = sent(&bytes).and_then(|sent| shared.chosen(&sent)) {
             match moment {
                 Moment::Recording => shared.stand_still(Gate::Deaf),

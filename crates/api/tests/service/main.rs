@@ -17,5 +17,6 @@ mod oidc;
 mod requests;
 mod support;
 mod tenants;
+mod trips;
 mod webhooks;
 mod written;
