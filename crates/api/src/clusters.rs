@@ -61,14 +61,16 @@ async fn begin(
 /// Makes the next credential of our account in the cluster, by the present one or by a submitted kubeconfig, and brings it to
 /// the control planes that read the cluster, without a restart. The one before it stays good for the overlap.
 #[utoipa::path(post, path = "/v1/clusters/{cluster_id}/credentials", operation_id = "renewCredential", tag = "clusters", request_body = RenewCredential,
-    params(("cluster_id" = String, Path)), responses((status = 202, body = Operation)))]
+    params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)), responses((status = 202, body = Operation)))]
 pub(crate) async fn renew_credential(
     Asked(caller, database): Asked,
     Path(cluster): Path<String>,
+    headers: HeaderMap,
     body: Body<RenewCredential>,
 ) -> Result<Response> {
     let mut change = caller.change(database, "renewCredential", &body).await?;
     let found = permitted(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
+    unmoved(&headers, found.generation)?;
     let overlap = Duration::from_secs(body.value.overlap_seconds.into());
     if overlap > MAX_OVERLAP {
         return Err(ApiError::field("/overlap_seconds", format!("at most {}", MAX_OVERLAP.as_secs())));
@@ -159,7 +161,7 @@ pub(crate) async fn change_cluster(
 ///
 /// Refused while a mesh uses it.
 #[utoipa::path(delete, path = "/v1/clusters/{cluster_id}", operation_id = "deleteCluster", tag = "clusters",
-    params(("cluster_id" = String, Path)), responses((status = 204)))]
+    params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)), responses((status = 204)))]
 pub(crate) async fn delete_cluster(
     Asked(caller, database): Asked,
     Path(cluster): Path<String>,

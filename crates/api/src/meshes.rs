@@ -269,7 +269,7 @@ pub(crate) async fn retry_mesh(
 /// Waits until nothing uses it: take the injection labels off and restart the workloads first. It can be brought back for 30
 /// days.
 #[utoipa::path(delete, path = "/v1/meshes/{mesh_id}", operation_id = "deleteMesh", tag = "meshes",
-    params(("mesh_id" = String, Path)), responses((status = 202, body = Operation)))]
+    params(("mesh_id" = String, Path), ("If-Match" = Option<String>, Header)), responses((status = 202, body = Operation)))]
 pub(crate) async fn delete_mesh(
     Asked(caller, database): Asked,
     Path(mesh): Path<String>,

@@ -59,6 +59,7 @@ pub(crate) fn complete(document: &mut Value) {
             let changes = CHANGES.contains(&method.as_str());
             if changes {
                 offer_a_trial(operation);
+                say_what_is_not_heard(operation);
             }
             let schema =
                 operation.pointer("/requestBody/content/application~1json/schema/$ref").and_then(Value::as_str);
@@ -100,6 +101,16 @@ fn offer_a_trial(operation: &mut Value) {
     } else if responses.get("204").is_some() {
         responses["200"] = json!({ "description": "A trial: it would be done" });
     }
+}
+
+/// An operation that does not declare `If-Match` does not hear it, and says so: nobody relies on a guard that is not there.
+fn say_what_is_not_heard(operation: &mut Value) {
+    let mut declared = operation["parameters"].as_array().into_iter().flatten();
+    if declared.any(|parameter| parameter["name"] == "If-Match") {
+        return;
+    }
+    let said = operation["description"].as_str().unwrap_or_default();
+    operation["description"] = format!("{said}\n\n`If-Match` is not heard.").trim_start().into();
 }
 
 fn parameters(operation: &mut Value) {

@@ -133,15 +133,17 @@ pub(crate) async fn change_tenant(
 ///
 /// Refused while it has meshes or clusters. Its secrets are erased: nothing brings them back, not from a backup either.
 #[utoipa::path(delete, path = "/v1/tenants/{tenant_id}", operation_id = "deleteTenant", tag = "tenants",
-    params(("tenant_id" = String, Path)), responses((status = 204)))]
+    params(("tenant_id" = String, Path), ("If-Match" = Option<String>, Header)), responses((status = 204)))]
 pub(crate) async fn delete_tenant(
     Asked(caller, database): Asked,
     Path(tenant): Path<String>,
+    headers: HeaderMap,
     body: Body<Nothing>,
 ) -> Result<Response> {
     caller.may(Action::ChangePlatform)?;
     let mut change = caller.change(database, "deleteTenant", &body).await?;
     let seen = one(&mut change.tx, id(&tenant, "tenant")?).await?;
+    unmoved(&headers, seen.generation)?;
     let (meshes, clusters) = change.tx.delete_tenant(&seen).await?;
     if meshes + clusters > 0 {
         let detail = format!("The tenant has {meshes} meshes and {clusters} clusters.");

@@ -102,9 +102,10 @@ impl Client {
     }
 
     /// An object with the tag that says which version of it this is.
-    pub(crate) async fn get_tagged(&self, path: &str) -> Result<Option<String>> {
+    pub(crate) async fn get_tagged<T: DeserializeOwned>(&self, path: &str) -> Result<(T, Option<String>)> {
         let answer = self.call(Method::GET, path, None, None).await?;
-        Ok(answer.headers().get("etag").and_then(|tag| tag.to_str().ok()).map(str::to_owned))
+        let tag = answer.headers().get("etag").and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+        Ok((answer.json().await.map_err(Failure::other)?, tag))
     }
 
     pub(crate) async fn post<T: DeserializeOwned>(

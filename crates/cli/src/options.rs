@@ -334,15 +334,15 @@ pub(crate) enum Upgrade {
     /// Try again what failed.
     Retry(Ask),
     /// Make the canary current.
-    Promote(Ask),
+    Promote(Decide),
     /// Stand still.
     Pause(Ask),
     /// Go on.
     Resume(Ask),
     /// Restore what was.
-    Rollback(Ask),
+    Rollback(Decide),
     /// Remove the old revision now.
-    Retire(Ask),
+    Retire(Decide),
     /// Move namespaces to the canary, as cluster/namespace.
     Move {
         #[command(flatten)]
@@ -361,6 +361,16 @@ pub(crate) struct Ask {
     pub(crate) upgrade: String,
     #[command(flatten)]
     pub(crate) wait: Wait,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Decide {
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+    /// Do it only if the upgrade is still in the state with this tag, which `upgrade get` shows. Without it, the present
+    /// state is shown and confirmed.
+    #[arg(long, value_name = "TAG")]
+    pub(crate) if_match: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

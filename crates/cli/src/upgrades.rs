@@ -4,8 +4,8 @@ use serde_json::Value;
 use wire::{CreateUpgrade, MoveNamespaces, NamespaceRef, Upgrade as UpgradeView};
 
 use crate::client::Client;
-use crate::options::{Ask, Format, Upgrade, Wait};
-use crate::output::print;
+use crate::options::{Ask, Decide, Format, Upgrade, Wait};
+use crate::output::{note, print};
 use crate::{Failure, Result, watch};
 
 const UPGRADE: [&str; 6] = ["from", "to", "strategy", "state", "you can", "id"];
@@ -30,7 +30,14 @@ pub(crate) async fn upgrade(client: &Client, format: Format, command: Upgrade) -
                 list.items.iter().map(upgrade_row).collect()
             })
         }
-        Upgrade::Get { upgrade } => show(format, &client.get(&format!("/v1/upgrades/{upgrade}")).await?),
+        Upgrade::Get { upgrade } => {
+            let (found, tag) = client.get_tagged(&format!("/v1/upgrades/{upgrade}")).await?;
+            show(format, &found)?;
+            if let Some(tag) = tag {
+                note(&format!("The tag of this state, for --if-match: {}", tag.trim_matches('"')));
+            }
+            Ok(())
+        }
         Upgrade::Plan { mesh, version, strategy, auto, hold_seconds, accept_warnings, labels, start, wait } => {
             let id = client.mesh(&mesh).await?;
             let body = CreateUpgrade { version, strategy, auto, hold_seconds, accept_warnings, labels };
@@ -45,11 +52,11 @@ pub(crate) async fn upgrade(client: &Client, format: Format, command: Upgrade) -
         Upgrade::Cancel(it) => ask(client, format, "cancel", it).await,
         Upgrade::Acknowledge(it) => ask(client, format, "acknowledge", it).await,
         Upgrade::Retry(it) => ask(client, format, "retry", it).await,
-        Upgrade::Promote(it) => ask(client, format, "promote", it).await,
+        Upgrade::Promote(it) => decide(client, format, "promote", it).await,
         Upgrade::Pause(it) => ask(client, format, "pause", it).await,
         Upgrade::Resume(it) => ask(client, format, "resume", it).await,
-        Upgrade::Rollback(it) => ask(client, format, "rollback", it).await,
-        Upgrade::Retire(it) => ask(client, format, "retire", it).await,
+        Upgrade::Rollback(it) => decide(client, format, "rollback", it).await,
+        Upgrade::Retire(it) => decide(client, format, "retire", it).await,
         Upgrade::Move { ask: it, namespaces } => {
             let parse = |text: &String| {
                 let (cluster, namespace) =
@@ -70,12 +77,35 @@ fn show(format: Format, upgrade: &UpgradeView) -> Result<()> {
     print(format, upgrade, &UPGRADE, |upgrade| vec![upgrade_row(upgrade)])
 }
 
+/// Asks for what two people must not ask for at the same moment: with the tag that the user gave, or with the tag of a state
+/// that is shown first.
+async fn decide(client: &Client, format: Format, verb: &str, it: Decide) -> Result<()> {
+    let tag = match it.if_match {
+        Some(tag) => format!("\"{}\"", tag.trim_matches('"')),
+        None => confirmed(client, verb, &it.ask.upgrade).await?,
+    };
+    send(client, format, verb, it.ask, Some(tag)).await
+}
+
+/// Shows on standard error what is confirmed, and answers with its tag.
+async fn confirmed(client: &Client, verb: &str, upgrade: &str) -> Result<String> {
+    let (found, tag): (UpgradeView, _) = client.get_tagged(&format!("/v1/upgrades/{upgrade}")).await?;
+    let tag = tag.ok_or_else(|| Failure::new(1, "the service shows no tag of the upgrade"))?;
+    let (from, to) = (&found.from_version, &found.to_version);
+    let shown = tag.trim_matches('"');
+    note(&format!("{verb}: {} from {from} to {to}, {}, is {} (tag {shown})", found.id, found.strategy, found.state));
+    Ok(tag)
+}
+
 /// Asks with the tag of what is there now: the user has just looked.
 async fn ask(client: &Client, format: Format, verb: &str, it: Ask) -> Result<()> {
-    let path = format!("/v1/upgrades/{}", it.upgrade);
-    let tag = client.get_tagged(&path).await?;
-    let asked: UpgradeView =
-        client.post(&format!("{path}/{verb}"), &Value::Object(serde_json::Map::new()), tag).await?;
+    let (_, tag): (UpgradeView, _) = client.get_tagged(&format!("/v1/upgrades/{}", it.upgrade)).await?;
+    send(client, format, verb, it, tag).await
+}
+
+async fn send(client: &Client, format: Format, verb: &str, it: Ask, tag: Option<String>) -> Result<()> {
+    let path = format!("/v1/upgrades/{}/{verb}", it.upgrade);
+    let asked: UpgradeView = client.post(&path, &Value::Object(serde_json::Map::new()), tag).await?;
     follow(client, format, asked, &it.wait).await
 }
 

@@ -12,6 +12,7 @@ mod keys;
 mod leaving;
 mod limits;
 mod lists;
+mod matches;
 mod meshes;
 mod oidc;
 mod requests;
