@@ -12,6 +12,7 @@ use crate::scenario::{Parts, field};
 use crate::server::Server;
 use crate::{Result, output};
 
+pub(crate) mod api;
 mod existence;
 mod fair;
 mod walls;
@@ -24,6 +25,8 @@ pub(crate) enum Bench {
     Walls(walls::Walls),
     /// One tenant at fifty times its share beside another one, and ten thousand connections that say nothing.
     Fair(fair::Fair),
+    /// GET and POST through the whole stack beside pgbench with the same transaction and beside `pgbench -S`.
+    Api(api::Bench),
     /// Whether time tells that something of another tenant's exists.
     Existence(existence::Existence),
 }
@@ -64,6 +67,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Rollout(options) => rollout(options),
         Bench::Walls(options) => walls::run(options),
         Bench::Fair(options) => fair::run(options),
+        Bench::Api(options) => api::run(options),
         Bench::Existence(options) => existence::run(options),
     }
 }

@@ -87,6 +87,11 @@ impl Api {
         Ok(())
     }
 
+    /// Processor seconds that it has used so far.
+    pub(crate) fn processor_seconds(&self) -> Result<f64> {
+        crate::bench::api::processor_seconds(self.process.as_ref().ok_or("the API does not run")?.id())
+    }
+
     /// How much of it is in memory, in bytes.
     pub(crate) fn memory(&self) -> Result<u64> {
         let process = self.process.as_ref().ok_or("the API does not run")?;

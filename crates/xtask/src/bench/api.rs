@@ -1,0 +1,278 @@
+//! Requests through the whole stack beside pgbench with the same reads and writes, and beside `pgbench -S`, in turns in one
+//! run: throughput, slowest hundredth, processor time and round trips of each request.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use model::Clock;
+use model::access::Role;
+use model::clock::SystemClock;
+use model::ids::{KeyId, TenantId};
+use serde_json::{Value, json};
+use store::{KeyText, NewKey, Store, StoreError, Vault};
+use testkit::relay::Relay;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use uuid::Uuid;
+
+use super::{median, rounded};
+use crate::service::{Api, Setting};
+use crate::{Result, fresh};
+
+mod pgbench;
+
+pub(crate) use pgbench::processor_seconds;
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// The server; an optimised build says more.
+    #[arg(long, default_value = "target/release/meshwright-server")]
+    server: PathBuf,
+    /// How often every side runs; they take turns.
+    #[arg(long, default_value_t = 5)]
+    pairs: usize,
+    /// How long each turn takes, in seconds.
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// Connections to the API, and clients of pgbench.
+    #[arg(long, default_value_t = 8)]
+    connections: usize,
+    /// Fails when the GETs reach a smaller part of pgbench's throughput.
+    #[arg(long, default_value_t = 0.40)]
+    goal: f64,
+}
+
+/// Requests that warm the server up, and requests whose round trips are counted.
+const WARM: usize = 50;
+/// The first tenant's number; one tenant for each connection, so that no row is shared.
+const FIRST: u128 = 0x1000;
+/// Largest answer that is read.
+const ANSWER: usize = 16 * 1024;
+
+/// The caller of one connection.
+#[derive(Debug, Clone)]
+struct Caller {
+    key: String,
+    /// The key that is rotated by a POST.
+    rotated: KeyId,
+}
+
+/// What a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Get,
+    Post,
+}
+
+impl Kind {
+    fn request(self, caller: &Caller) -> String {
+        let key = &caller.key;
+        match self {
+            Self::Get => format!("GET /v1/meshes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n"),
+            Self::Post => {
+                let (body, id) = (r#"{"overlap_seconds":0}"#, caller.rotated);
+                format!(
+                    "POST /v1/api-keys/{id}/rotate HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                )
+            }
+        }
+    }
+}
+
+/// One turn of the API.
+#[derive(Debug)]
+struct Turn {
+    per_second: f64,
+    p99: Duration,
+    cpu_microseconds: f64,
+}
+
+pub(crate) fn run(options: &Bench) -> Result<()> {
+    pgbench::available()?;
+    if !options.server.exists() {
+        return Err(format!("{} is missing: cargo build --release -p meshwright-server", options.server.display()));
+    }
+    let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let postgres = fresh::live(scratch.path())?;
+    let folder = scratch.path().join("postgres");
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let secret = scratch.path().join("secret");
+    std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
+    let worker = postgres.url("mw_worker", fresh::NAME);
+    let callers =
+        runtime.block_on(callers(&worker, options.connections)).map_err(|error: StoreError| error.to_string())?;
+    let database = pgbench::Database::prepare(&postgres, scratch.path(), options.connections, options.seconds)?;
+    let url = postgres.url("mw_api", fresh::NAME);
+    let trips = runtime.block_on(counted(options, &folder, &url, &secret, &callers[0]))?;
+    let api = Api::start(Setting { program: options.server.clone(), ..Setting::new(&url, &secret) })?;
+    measured(options, &runtime, &database, &api, &callers, trips)
+}
+
+/// One tenant for each connection, with a key that calls and a key that is rotated. Their numbers are known to pgbench.
+async fn callers(database: &str, count: usize) -> std::result::Result<Vec<Caller>, StoreError> {
+    let store = Store::connect(database, Vault::new([7; 32])).await?;
+    let mut callers = Vec::with_capacity(count);
+    for number in (FIRST..).take(count) {
+        let (tenant, now) = (TenantId(Uuid::from_u128(number)), SystemClock.now());
+        store.create_tenant(tenant, &format!("bench-{number}"), now).await?;
+        let mut texts = Vec::new();
+        let mut tx = store.begin(tenant).await?;
+        for (name, id) in [("caller", number), ("rotated", number + FIRST)] {
+            let text = KeyText::generate(tenant, KeyId(Uuid::from_u128(id)));
+            let digest = text.digest(store.vault());
+            let (name, scopes) = (name.to_owned(), Vec::new());
+            let new = NewKey { id: text.key, name, role: Role::Owner, scopes, digest, expires_at: None };
+            tx.create_key(&new, now).await?;
+            texts.push(text);
+        }
+        tx.commit().await?;
+        callers.push(Caller { key: texts[0].reveal(), rotated: texts[1].key });
+    }
+    Ok(callers)
+}
+
+/// Round trips of one GET and one POST, counted on the database's socket.
+async fn counted(options: &Bench, folder: &Path, url: &str, secret: &Path, caller: &Caller) -> Result<(usize, usize)> {
+    let relay = Relay::start(folder);
+    let database = url.replace(&folder.display().to_string(), &relay.folder().display().to_string());
+    let api = Api::start(Setting { program: options.server.clone(), ..Setting::new(&database, secret) })?;
+    let mut stream = TcpStream::connect(address(&api)?).await.map_err(|error| error.to_string())?;
+    let mut counts = [usize::MAX; 2];
+    for (kind, least) in [Kind::Get, Kind::Post].into_iter().zip(&mut counts) {
+        let request = kind.request(caller);
+        for _ in 0..WARM {
+            let before = relay.round_trips().await;
+            ask(&mut stream, &request).await?;
+            *least = (*least).min(relay.round_trips().await - before);
+        }
+    }
+    Ok((counts[0], counts[1]))
+}
+
+fn address(api: &Api) -> Result<SocketAddr> {
+    api.address.parse().map_err(|_| "the API has an address".to_owned())
+}
+
+fn measured(
+    options: &Bench,
+    runtime: &tokio::runtime::Runtime,
+    database: &pgbench::Database,
+    api: &Api,
+    callers: &[Caller],
+    trips: (usize, usize),
+) -> Result<()> {
+    let turn = |kind: Kind| runtime.block_on(turn(options, api, database, callers, kind));
+    turn(Kind::Get)?;
+    let (mut gets, mut posts) = (Vec::new(), Vec::new());
+    let (mut reads, mut writes, mut selects) = (Vec::new(), Vec::new(), Vec::new());
+    for pair in 0..options.pairs {
+        // Each side goes first every other time.
+        for ours in [pair % 2 == 0, pair % 2 != 0] {
+            if ours {
+                gets.push(turn(Kind::Get)?);
+                posts.push(turn(Kind::Post)?);
+            } else {
+                reads.push(database.reads()?);
+                writes.push(database.writes()?);
+                selects.push(database.selects()?);
+            }
+        }
+        eprintln!(
+            "pair {} of {}: GET {:.0}/s, pgbench {:.0}/s",
+            pair + 1,
+            options.pairs,
+            gets[pair].per_second,
+            reads[pair]
+        );
+    }
+    let get = summary(&gets, &reads, &selects, trips.0);
+    let post = summary(&posts, &writes, &selects, trips.1);
+    let ratio = get["ratio"].as_f64().unwrap_or_default();
+    println!(
+        "{:#}",
+        json!({
+            "connections": options.connections, "pairs": options.pairs, "seconds_each": options.seconds,
+            "server": options.server.display().to_string(), "get": get, "post": post, "goal": options.goal,
+        })
+    );
+    if ratio >= options.goal {
+        Ok(())
+    } else {
+        Err(format!("GETs reach {ratio:.3} of pgbench's throughput, and the goal is {:.2}", options.goal))
+    }
+}
+
+fn summary(ours: &[Turn], same: &[f64], selects: &[f64], round_trips: usize) -> Value {
+    let rates: Vec<f64> = ours.iter().map(|turn| turn.per_second).collect();
+    let ratios =
+        |theirs: &[f64]| rounded(median(rates.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect()));
+    let each = |values: &[f64]| values.iter().map(|value| value.round()).collect::<Vec<_>>();
+    json!({
+        "per_second": each(&rates), "pgbench_per_second": each(same), "pgbench_select_only_per_second": each(selects),
+        "ratio": ratios(same), "ratio_to_select_only": ratios(selects), "round_trips": round_trips,
+        "p99_microseconds": median(ours.iter().map(|turn| turn.p99.as_secs_f64() * 1e6).collect()).round(),
+        "cpu_microseconds_each": median(ours.iter().map(|turn| turn.cpu_microseconds).collect()).round(),
+    })
+}
+
+/// Every connection asks as fast as it is answered.
+async fn turn(
+    options: &Bench,
+    api: &Api,
+    database: &pgbench::Database,
+    callers: &[Caller],
+    kind: Kind,
+) -> Result<Turn> {
+    let (address, long) = (address(api)?, Duration::from_secs(options.seconds));
+    let before = api.processor_seconds()? + database.processor_seconds()?;
+    let since = Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for caller in callers {
+        let request = kind.request(caller);
+        tasks.spawn(async move {
+            let mut stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+            stream.set_nodelay(true).map_err(|error| error.to_string())?;
+            let mut times = Vec::new();
+            while since.elapsed() < long {
+                let begun = Instant::now();
+                ask(&mut stream, &request).await?;
+                times.push(begun.elapsed());
+            }
+            Ok::<_, String>(times)
+        });
+    }
+    let mut times = Vec::new();
+    while let Some(done) = tasks.join_next().await {
+        times.extend(done.map_err(|error| error.to_string())??);
+    }
+    let took = since.elapsed().as_secs_f64();
+    let cpu = api.processor_seconds()? + database.processor_seconds()? - before;
+    times.sort_unstable();
+    #[expect(clippy::cast_precision_loss, reason = "a few thousand requests")]
+    let count = times.len().max(1) as f64;
+    let p99 = times.get(times.len() * 99 / 100).copied().unwrap_or_default();
+    Ok(Turn { per_second: count / took, p99, cpu_microseconds: cpu / count * 1e6 })
+}
+
+/// Sends one request and reads its whole answer.
+async fn ask(stream: &mut TcpStream, request: &str) -> Result<()> {
+    stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+    let (mut answer, mut length) = (vec![0; ANSWER], 0);
+    loop {
+        let read = stream.read(&mut answer[length..]).await.map_err(|error| error.to_string())?;
+        length += read;
+        let text = String::from_utf8_lossy(&answer[..length]);
+        if read == 0 || !text.starts_with("HTTP/1.1 200") {
+            return Err(format!("the API answered {}", text.lines().next().unwrap_or("nothing")));
+        }
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let wanted =
+            head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+        if wanted.is_none_or(|wanted: usize| body.len() >= wanted) {
+            return Ok(());
+        }
+    }
+}

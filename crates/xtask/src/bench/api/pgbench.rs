@@ -1,0 +1,194 @@
+//! pgbench with the statements that a request sends. Their texts are those that the store's macros were checked with, so they
+//! cannot grow apart from what the service does; values stand in them where the service sends parameters.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use store::private::{PrivatePostgres, SUPERUSER};
+
+use super::FIRST;
+use crate::{Result, fresh, output};
+
+/// Where the checked queries are.
+const QUERIES: &str = ".sqlx";
+/// Clock ticks of a second in `/proc`.
+const TICKS: f64 = 100.0;
+/// Rows of `pgbench -S`: a hundred thousand times this.
+const SCALE: &str = "1";
+
+/// Whether there is a pgbench.
+pub(super) fn available() -> Result<()> {
+    let program = fresh::program("pgbench")?;
+    if program.exists() {
+        return Ok(());
+    }
+    Err(format!("{} is missing; Debian has it in the package postgresql-contrib or postgresql", program.display()))
+}
+
+/// The database as pgbench sees it.
+pub(super) struct Database {
+    folder: PathBuf,
+    /// As the API connects, and as the owner of the rows of `pgbench -S`.
+    api: String,
+    root: String,
+    reads: PathBuf,
+    writes: PathBuf,
+    clients: String,
+    seconds: String,
+}
+
+impl Database {
+    /// Writes the scripts and the rows of `pgbench -S`.
+    pub(super) fn prepare(postgres: &PrivatePostgres, scratch: &Path, clients: usize, seconds: u64) -> Result<Self> {
+        let (api, root) = (postgres.url("mw_api", fresh::NAME), postgres.url(SUPERUSER, "postgres"));
+        let (reads, writes) = (scratch.join("reads.sql"), scratch.join("writes.sql"));
+        let written =
+            std::fs::write(&reads, script_of_reads()?).and_then(|()| std::fs::write(&writes, script_of_writes()));
+        written.map_err(|error| error.to_string())?;
+        output(pgbench()?.args(["--initialize", "--quiet", "--scale", SCALE, &root]))?;
+        let (folder, clients, seconds) = (scratch.join("postgres"), clients.to_string(), seconds.to_string());
+        Ok(Self { folder, api, root, reads, writes, clients, seconds })
+    }
+
+    /// Transactions in a second that read what a GET reads.
+    pub(super) fn reads(&self) -> Result<f64> {
+        self.of_script(&self.reads)
+    }
+
+    /// Transactions in a second that write what a POST writes.
+    pub(super) fn writes(&self) -> Result<f64> {
+        self.of_script(&self.writes)
+    }
+
+    fn of_script(&self, script: &Path) -> Result<f64> {
+        let mut run = pgbench()?;
+        run.arg("--no-vacuum").arg("--file").arg(script);
+        self.rate(run, &self.api)
+    }
+
+    /// Single rows by their keys in a second.
+    pub(super) fn selects(&self) -> Result<f64> {
+        let mut run = pgbench()?;
+        run.args(["--no-vacuum", "--select-only"]);
+        self.rate(run, &self.root)
+    }
+
+    fn rate(&self, mut run: Command, database: &str) -> Result<f64> {
+        run.args([
+            "--protocol",
+            "prepared",
+            "--jobs",
+            "2",
+            "--client",
+            &self.clients,
+            "--time",
+            &self.seconds,
+            database,
+        ]);
+        let said = output(&mut run)?;
+        let line = said.lines().find_map(|line| line.strip_prefix("tps = "));
+        let rate = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        rate.ok_or_else(|| format!("pgbench said {said}"))
+    }
+
+    /// Processor time of the whole server so far: of the processes that there are, and of those that have ended.
+    pub(super) fn processor_seconds(&self) -> Result<f64> {
+        let file = self.folder.join("data").join("postmaster.pid");
+        let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let server: u32 = text.lines().next().unwrap_or_default().parse().map_err(|_| "the server has no number")?;
+        let own = stat(server).ok_or("the server does not run")?;
+        let entries = std::fs::read_dir("/proc").map_err(|error| error.to_string())?;
+        let processes = entries.flatten().filter_map(|entry| stat(entry.file_name().to_str()?.parse().ok()?));
+        let children: f64 = processes.filter(|process| process.parent == server).map(|process| process.own).sum();
+        Ok(own.own + own.ended + children)
+    }
+}
+
+/// A process's parent, and the processor seconds of itself and of its children that have ended.
+struct Stat {
+    parent: u32,
+    own: f64,
+    ended: f64,
+}
+
+fn stat(process: u32) -> Option<Stat> {
+    const PARENT: usize = 1;
+    const USER: usize = 11;
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
+    let seconds = |at: usize| Some(fields.get(at)?.parse::<f64>().ok()? / TICKS);
+    let own = seconds(USER)? + seconds(USER + 1)?;
+    Some(Stat { parent: fields.get(PARENT)?.parse().ok()?, own, ended: seconds(USER + 2)? + seconds(USER + 3)? })
+}
+
+/// The processor seconds of a process so far.
+pub(crate) fn processor_seconds(process: u32) -> Result<f64> {
+    stat(process).map(|stat| stat.own).ok_or_else(|| format!("process {process} does not run"))
+}
+
+fn pgbench() -> Result<Command> {
+    Ok(Command::new(fresh::program("pgbench")?))
+}
+
+/// The tenant of a client of pgbench, as its statements write it; and one of its keys.
+fn of_client(first: u128) -> String {
+    format!("lpad(to_hex({first} + :client_id::int), 32, '0')::uuid")
+}
+
+/// The transaction of `GET /v1/meshes` in a tenant that has none.
+fn script_of_reads() -> Result<String> {
+    let (tenant, key) = (of_client(FIRST), of_client(FIRST));
+    let check = statement("FROM api_keys k JOIN tenants t", &tenant, Some(&key))?;
+    let list = statement("FROM meshes m LEFT JOIN mesh_slots", &tenant, None)?;
+    Ok(format!("BEGIN;\nSELECT set_config('mw.tenant', {tenant}::text, true);\n{check};\n{list};\nROLLBACK;\n"))
+}
+
+/// A checked query with values for its parameters: the tenant, one more id where there is one, and nothing else that would
+/// narrow it.
+fn statement(part: &str, tenant: &str, id: Option<&str>) -> Result<String> {
+    let entries = std::fs::read_dir(QUERIES).map_err(|error| format!("{QUERIES}: {error}"))?;
+    let read = |path: PathBuf| serde_json::from_str::<Value>(&std::fs::read_to_string(path).ok()?).ok();
+    let known = entries.flatten().filter_map(|entry| read(entry.path()));
+    let found = known.into_iter().find(|known| known["query"].as_str().is_some_and(|query| query.contains(part)));
+    let found = found.ok_or_else(|| format!("no query has {part}"))?;
+    let mut query = found["query"].as_str().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+    let types = found["describe"]["parameters"]["Left"].as_array().cloned().unwrap_or_default();
+    // The last parameter first: `$1` begins `$10`.
+    for (number, kind) in types.iter().enumerate().rev() {
+        let value = match (number, kind.as_str().unwrap_or_default()) {
+            (0, _) => tenant.to_owned(),
+            (1, "Uuid") if id.is_some() => id.unwrap_or_default().to_owned(),
+            (_, "Int8") => "51::bigint".into(),
+            (_, "Bool") => "false".into(),
+            (_, "TextArray") => "'{}'::text[]".into(),
+            (_, "UuidArray") => "NULL::uuid[]".into(),
+            (_, "Uuid") => "NULL::uuid".into(),
+            (_, "Text") => "NULL::text".into(),
+            (_, other) => return Err(format!("no value of type {other} is known for {part}")),
+        };
+        query = query.replace(&format!("${}", number + 1), &value);
+    }
+    Ok(query)
+}
+
+/// The transactions of `POST /v1/api-keys/{id}/rotate`: the check of the caller, and the change with its audit entry.
+fn script_of_writes() -> String {
+    let (tenant, caller, rotated) = (of_client(FIRST), of_client(FIRST), of_client(2 * FIRST));
+    let begin = format!("BEGIN;\nSELECT set_config('mw.tenant', {tenant}::text, true);\n");
+    let key = |id: &str| format!("SELECT * FROM api_keys WHERE tenant_id = {tenant} AND key_id = {id};\n");
+    let digest = "decode(repeat('07', 32), 'hex')";
+    format!(
+        "{begin}SELECT k.*, t.state FROM api_keys k JOIN tenants t USING (tenant_id) WHERE k.tenant_id = {tenant} AND key_id = {caller};
+ROLLBACK;
+{begin}{}UPDATE api_keys SET former_hmac = secret_hmac, former_until = now(), secret_hmac = {digest} WHERE tenant_id = {tenant} AND key_id = {rotated} AND revoked_at IS NULL;
+{}UPDATE tenant_heads SET event_seq = event_seq + 0, audit_seq = audit_seq + 1 WHERE tenant_id = {tenant} RETURNING audit_seq \\gset
+INSERT INTO audit_entries (tenant_id, seq, at, actor, action, target, request_id, before_hash, after_hash, hash) VALUES ({tenant}, :audit_seq::bigint, now(), 'pgbench', 'rotateApiKey', {rotated}::text, NULL, {digest}, {digest}, {digest});
+UPDATE tenant_heads SET audit_hash = {digest} WHERE tenant_id = {tenant};
+COMMIT;
+",
+        key(&rotated),
+        key(&rotated)
+    )
+}
