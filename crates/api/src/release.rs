@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::civil::Date;
 use model::release::{Channel, KubernetesRange, Release, ReleaseState};
+use model::switch::Switch;
 use store::StoredRelease;
 use wire::{FieldError, ImportRelease};
 
@@ -43,6 +44,7 @@ pub fn read_release(wanted: &ImportRelease, read_charts: ReadCharts) -> Result<S
         notes: short("/notes", &wanted.notes, 0)?,
         kubernetes: kubernetes(wanted)?,
         quirks: wanted.quirks.iter().enumerate().map(quirk).collect::<Result<_, _>>()?,
+        switches: Switch::defaults_of(&version),
         version,
     };
     Ok(StoredRelease { release, charts })

@@ -54,7 +54,12 @@ pub(crate) fn cluster(cluster: &store::Cluster, now: Timestamp) -> wire::Cluster
 }
 
 fn revision(revision: &store::Revision) -> wire::Revision {
-    wire::Revision { name: revision.name.to_string(), version: revision.version.to_string() }
+    let switches = revision.switches.iter().map(|(switch, value)| (switch.variable().to_owned(), value.clone()));
+    wire::Revision {
+        name: revision.name.to_string(),
+        version: revision.version.to_string(),
+        switches: switches.collect(),
+    }
 }
 
 pub(crate) fn mesh(mesh: &store::Mesh) -> wire::Mesh {

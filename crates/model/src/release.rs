@@ -1,12 +1,13 @@
 //! The release catalogue as data (requirement A3).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use crate::Version;
 use crate::rules::Edition;
+use crate::switch::{Switch, SwitchDefault};
 
 /// One release that meshes can run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +40,9 @@ pub struct Release {
     /// What users should know of it: a sentence, or where its notes are.
     #[serde(default)]
     pub notes: String,
+    /// What each pinned switch of istiod does in it when nothing is set.
+    #[serde(default)]
+    pub switches: BTreeMap<Switch, SwitchDefault>,
 }
 
 /// How soon after it came out a release is offered to whoever does not name one.

@@ -32,7 +32,7 @@ pub enum Edition {
 /// The numbers behind the rules; one row in the database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpgradePolicy {
-    /// How many minors an in-place upgrade may move.
+    /// How many minors an in-place upgrade may move, and how many a proxy may be behind the istiod that it is connected to.
     pub in_place_minors: u32,
     /// How many minors a canary may move: proxies keep their own istiod until they restart.
     pub canary_minors: u32,
@@ -89,6 +89,8 @@ pub enum ReasonCode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
+    /// Shown; there is nothing to decide.
+    Note,
     /// Shown; the user may go on.
     Warn,
     /// Refused.
@@ -132,7 +134,7 @@ pub fn runs(target: &Release, around: &Circumstances<'_>) -> Vec<Reason> {
 
 /// True when nothing blocks.
 pub fn allowed(reasons: &[Reason]) -> bool {
-    reasons.iter().all(|reason| reason.severity == Severity::Warn)
+    reasons.iter().all(|reason| reason.severity < Severity::Block)
 }
 
 fn reason(severity: Severity, code: ReasonCode, message: String) -> Reason {

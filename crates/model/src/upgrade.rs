@@ -347,12 +347,13 @@ impl UpgradeState {
 }
 
 fn only_warnings(findings: &[Finding]) -> bool {
-    findings.iter().all(|finding| finding.severity == Severity::Warn)
+    findings.iter().all(|finding| finding.severity < Severity::Block)
 }
 
 fn stops(findings: &[Finding], choice: UpgradePolicyChoice) -> bool {
     let accepted = choice.accept_warnings && only_warnings(findings);
-    !(findings.is_empty() || accepted)
+    let only_notes = findings.iter().all(|finding| finding.severity == Severity::Note);
+    !(only_notes || accepted)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use model::ids::{ClusterId, HostingClusterId, MeshId};
 use model::label::Labels;
 use model::operation::Problem;
 use model::rules::Edition;
+use model::switch::Switches;
 use model::version::{RevisionName, Version};
 use uuid::Uuid;
 
@@ -92,6 +93,8 @@ pub struct Revision {
     pub name: RevisionName,
     /// The version that it runs.
     pub version: Version,
+    /// The values of istiod's switches that it runs with.
+    pub switches: Switches,
 }
 
 /// A member cluster of a mesh.
@@ -154,8 +157,10 @@ struct Row {
     holder: Option<String>,
     current_name: Option<String>,
     current_version: Option<String>,
+    current_switches: Option<serde_json::Value>,
     target_name: Option<String>,
     target_version: Option<String>,
+    target_switches: Option<serde_json::Value>,
     label_keys: Vec<String>,
     label_values: Vec<String>,
     member_ids: Vec<Uuid>,
@@ -168,7 +173,7 @@ impl Row {
         let id = MeshId(self.mesh_id);
         let problem = self.problem.map(serde_json::from_value::<Problem>).transpose();
         let state = MeshState::read(&self.state, fits(problem, "meshes", "problem", id)?);
-        let current = revision(id, self.current_name, self.current_version)?;
+        let current = revision(id, self.current_name, self.current_version, self.current_switches)?;
         let members = self.member_ids.into_iter().zip(self.member_names).zip(self.member_versions);
         Ok(Mesh {
             id,
@@ -183,7 +188,7 @@ impl Row {
             state: fits(state.ok_or(()), "meshes", "state", id)?,
             hosting: HostingClusterId(self.hosting_cluster_id),
             current: fits(current.ok_or(()), "revisions", "part", id)?,
-            target: revision(id, self.target_name, self.target_version)?,
+            target: revision(id, self.target_name, self.target_version, self.target_switches)?,
             members: members
                 .map(|((cluster, name), kubernetes_version)| Member {
                     cluster: ClusterId(cluster),
@@ -198,10 +203,18 @@ impl Row {
     }
 }
 
-fn revision(mesh: MeshId, name: Option<String>, version: Option<String>) -> Result<Option<Revision>, StoreError> {
-    let Some((name, version)) = name.zip(version) else { return Ok(None) };
-    let name = fits(name.parse(), "revisions", "name", mesh)?;
-    Ok(Some(Revision { name, version: fits(version.parse(), "revisions", "version", mesh)? }))
+fn revision(
+    mesh: MeshId,
+    name: Option<String>,
+    version: Option<String>,
+    switches: Option<serde_json::Value>,
+) -> Result<Option<Revision>, StoreError> {
+    let Some(((name, version), switches)) = name.zip(version).zip(switches) else { return Ok(None) };
+    Ok(Some(Revision {
+        name: fits(name.parse(), "revisions", "name", mesh)?,
+        version: fits(version.parse(), "revisions", "version", mesh)?,
+        switches: fits(serde_json::from_value(switches), "revisions", "switches", mesh)?,
+    }))
 }
 
 pub(crate) fn place(id: MeshId) -> String {
@@ -239,7 +252,7 @@ impl Tx<'_> {
         .execute(&mut *self.inner)
         .await?;
         self.set_labels(mesh.id.0, &mesh.written.labels).await?;
-        self.put_revision(mesh.id, "current", &mesh.version.revision_name(), &mesh.version).await?;
+        self.set_current(mesh.id, &mesh.version).await?;
         self.enlist(mesh.id, &mesh.members).await
     }
 
@@ -292,7 +305,8 @@ impl Tx<'_> {
             Row,
             r#"SELECT m.mesh_id, m.name, display_name, deletion_protection, generation, edition, state, problem, hosting_cluster_id, created_at, deleted_at,
                    holder AS "holder?", current.name AS "current_name?", current.version AS "current_version?",
-                   target.name AS "target_name?", target.version AS "target_version?",
+                   current.switches AS "current_switches?", target.name AS "target_name?", target.version AS "target_version?",
+                   target.switches AS "target_switches?",
                    array(SELECT l.key FROM labels l WHERE l.tenant_id = $1 AND l.object_id = m.mesh_id ORDER BY l.key) AS "label_keys!",
                    array(SELECT l.value FROM labels l WHERE l.tenant_id = $1 AND l.object_id = m.mesh_id ORDER BY l.key) AS "label_values!",
                    array(SELECT cluster_id FROM memberships a

@@ -1,38 +1,56 @@
 //! The one or two control planes of a mesh.
 
 use model::ids::MeshId;
+use model::switch;
 use model::version::{RevisionName, Version};
 
-use crate::{StoreError, Tx};
+use crate::error::{fits, json};
+use crate::{StoreError, Tx, exactly_one};
 
 impl Tx<'_> {
-    pub(crate) async fn put_revision(
-        &mut self,
-        mesh: MeshId,
-        part: &str,
-        name: &RevisionName,
-        version: &Version,
-    ) -> Result<(), StoreError> {
+    /// Names the revision that a new mesh begins with. Its switches are what its release does when nothing is set.
+    pub(crate) async fn set_current(&mut self, mesh: MeshId, version: &Version) -> Result<(), StoreError> {
+        let defaults = sqlx::query_scalar!(
+            r#"SELECT coalesce(body -> 'switches', '{}') AS "switches!" FROM releases WHERE version = $1"#,
+            version.to_string()
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .unwrap_or_else(|| serde_json::json!({}));
+        let name = version.revision_name();
+        let defaults = fits(serde_json::from_value(defaults), "releases", "body.switches", version)?;
         sqlx::query!(
-            "INSERT INTO revisions (tenant_id, mesh_id, part, name, version) VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (tenant_id, mesh_id, part) DO UPDATE SET name = excluded.name, version = excluded.version",
+            "INSERT INTO revisions (tenant_id, mesh_id, part, name, version, switches) VALUES ($1, $2, 'current', $3, $4, $5)",
             self.tenant.0,
             mesh.0,
-            part,
             name.as_str(),
-            version.to_string()
+            version.to_string(),
+            json(&switch::at_creation(&defaults))
         )
         .execute(&mut *self.inner)
         .await?;
         Ok(())
     }
 
-    /// Names the revision that an upgrade leads to.
+    /// Names the revision that an upgrade leads to. It begins with the switches that the mesh has.
     ///
     /// # Errors
-    /// The version is not in the catalogue.
+    /// The version is not in the catalogue, or there is no such mesh.
     pub async fn set_target(&mut self, mesh: MeshId, name: &RevisionName, version: &Version) -> Result<(), StoreError> {
-        self.put_revision(mesh, "target", name, version).await
+        let done = sqlx::query!(
+            "INSERT INTO revisions (tenant_id, mesh_id, part, name, version, switches)
+             SELECT tenant_id, mesh_id, 'target', $3, $4, switches FROM revisions
+             WHERE tenant_id = $1 AND mesh_id = $2 AND part = 'current'
+             ON CONFLICT (tenant_id, mesh_id, part)
+             DO UPDATE SET name = excluded.name, version = excluded.version, switches = excluded.switches",
+            self.tenant.0,
+            mesh.0,
+            name.as_str(),
+            version.to_string()
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        exactly_one(done.rows_affected(), StoreError::NotFound { what: "mesh" })
     }
 
     /// An upgrade is over: its target becomes current, or is forgotten.
@@ -42,7 +60,8 @@ impl Tx<'_> {
     pub async fn settle_target(&mut self, mesh: MeshId, becomes_current: bool) -> Result<(), StoreError> {
         if becomes_current {
             sqlx::query!(
-                "UPDATE revisions AS current SET name = target.name, version = target.version FROM revisions AS target
+                "UPDATE revisions AS current SET name = target.name, version = target.version, switches = target.switches
+                 FROM revisions AS target
                  WHERE current.tenant_id = $1 AND current.mesh_id = $2 AND current.part = 'current'
                    AND target.tenant_id = $1 AND target.mesh_id = $2 AND target.part = 'target'",
                 self.tenant.0,

@@ -12,6 +12,7 @@ use model::ids::{ClusterId, HostingClusterId, MeshId, OperationId, TenantId, Upg
 use model::operation::{OperationKind, Problem};
 use model::release::{KubernetesRange, Release, ReleaseState};
 use model::rules::{Edition, Strategy};
+use model::switch::Switch;
 use model::upgrade::{LabelPolicy, UpgradePolicyChoice, Verb};
 use model::version::Version;
 use rollout::decide::Patience;
@@ -116,6 +117,7 @@ fn release(text: &str) -> Release {
         channels: BTreeSet::new(),
         minimum_edition: Edition::Standard,
         notes: String::new(),
+        switches: Switch::defaults_of(&version),
         version,
     }
 }

@@ -281,6 +281,8 @@ pub struct Revision {
     pub name: String,
     /// The version that runs in it.
     pub version: String,
+    /// The values of istiod's environment variables that every upgrade keeps, by the variable's name.
+    pub switches: BTreeMap<String, String>,
 }
 
 /// A member of a mesh.

@@ -112,7 +112,7 @@ pub struct Upgrade {
 pub struct Finding {
     /// Stable identifier.
     pub code: String,
-    /// `block` or `warn`.
+    /// `block`, `warn` or `note`; a note asks for no decision.
     pub severity: String,
     /// What it is about.
     pub object: String,

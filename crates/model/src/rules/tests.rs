@@ -5,6 +5,7 @@ use proptest::{prop_assert, prop_assert_eq, proptest};
 
 use super::*;
 use crate::release::KubernetesRange;
+use crate::switch::Switch;
 
 fn version(text: &str) -> Version {
     text.parse().expect(text)
@@ -24,6 +25,7 @@ fn release(text: &str) -> Release {
         channels: BTreeSet::new(),
         minimum_edition: Edition::Standard,
         notes: String::new(),
+        switches: Switch::defaults_of(&version(text)),
     }
 }
 

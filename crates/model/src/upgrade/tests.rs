@@ -135,4 +135,7 @@ fn findings_stop_it_unless_they_are_warnings_that_were_accepted() {
     let accepting = UpgradePolicyChoice { accept_warnings: true, ..choice(false, 0) };
     let (state, _) = UpgradeState::Prechecking.on_outcome(warned, accepting, Timestamp::UNIX_EPOCH);
     assert_eq!(state.as_str(), "deploying");
+    let noted = Outcome::Found(vec![finding(Severity::Note)]);
+    let (state, _) = UpgradeState::Prechecking.on_outcome(noted, choice(false, 0), Timestamp::UNIX_EPOCH);
+    assert_eq!(state.as_str(), "deploying", "a note asks for no decision");
 }

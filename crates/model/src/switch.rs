@@ -1,0 +1,134 @@
+//! Switches of istiod whose defaults changed between releases (issue 13, D11).
+//!
+//! A changed default takes effect without any change of ours: listeners that drain cut long connections, and sidecars change
+//! their form when a user's last old node leaves. A mesh therefore keeps the values that it began with. Istio's own
+//! `compatibilityVersion` is never passed: it covers one of these four, and it overrides a value that is set by name.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Version;
+
+/// An environment variable of istiod that every mesh pins. The stored form is the variable's own name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Switch {
+    /// How many connections Envoy accepts for each socket event; 0 sets no limit. A change makes every running Envoy drain its
+    /// listeners, so that long connections end 45 seconds later.
+    #[serde(rename = "MAX_CONNECTIONS_PER_SOCKET_EVENT_LOOP")]
+    ConnectionsPerSocketEvent,
+    /// Whether sidecars are native: `true`, `false` or `auto`, which depends on the oldest node of each member.
+    #[serde(rename = "ENABLE_NATIVE_SIDECARS")]
+    NativeSidecars,
+    /// Whether routes also answer to names that end with a dot.
+    #[serde(rename = "PILOT_ENABLE_ABSOLUTE_FQDN_VHOST_DOMAIN")]
+    AbsoluteNames,
+    /// Whether a proxy's pod is looked for by its address where its name leads to none.
+    #[serde(rename = "ENABLE_PROXY_FIND_POD_BY_IP")]
+    FindPodByAddress,
+}
+
+/// The value of each switch.
+pub type Switches = BTreeMap<Switch, String>;
+
+/// What a release does when nothing is set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwitchDefault {
+    /// The value; for a release without the variable, the value that stands for how it behaves.
+    pub value: String,
+    /// Where that was read.
+    pub source: String,
+}
+
+/// The newest minor whose source was read for the table below.
+const NEWEST_READ: u32 = 30;
+
+impl Switch {
+    /// Every switch there is.
+    pub const ALL: [Self; 4] =
+        [Self::ConnectionsPerSocketEvent, Self::NativeSidecars, Self::AbsoluteNames, Self::FindPodByAddress];
+
+    /// The environment variable of istiod.
+    pub fn variable(self) -> &'static str {
+        match self {
+            Self::ConnectionsPerSocketEvent => "MAX_CONNECTIONS_PER_SOCKET_EVENT_LOOP",
+            Self::NativeSidecars => "ENABLE_NATIVE_SIDECARS",
+            Self::AbsoluteNames => "PILOT_ENABLE_ABSOLUTE_FQDN_VHOST_DOMAIN",
+            Self::FindPodByAddress => "ENABLE_PROXY_FIND_POD_BY_IP",
+        }
+    }
+
+    /// The minor from which another default holds, the default before it, and the default since.
+    fn change(self) -> (u32, &'static str, &'static str) {
+        match self {
+            Self::ConnectionsPerSocketEvent => (26, "0", "1"),
+            Self::NativeSidecars => (27, "false", "auto"),
+            Self::AbsoluteNames => (27, "false", "true"),
+            Self::FindPodByAddress => (27, "true", "false"),
+        }
+    }
+
+    /// What a release does when nothing is set.
+    pub fn default_of(self, version: &Version) -> SwitchDefault {
+        let (since, before, after) = self.change();
+        let value = if (version.major, version.minor) < (1, since) { before } else { after };
+        let read = if version.major == 1 && version.minor <= NEWEST_READ {
+            format!("pilot/pkg of Istio 1.{}", version.minor)
+        } else {
+            format!("carried on from Istio 1.{NEWEST_READ}, not read in this release")
+        };
+        SwitchDefault { value: value.to_owned(), source: read }
+    }
+
+    /// What every switch does in a release when nothing is set.
+    pub fn defaults_of(version: &Version) -> BTreeMap<Self, SwitchDefault> {
+        Self::ALL.map(|switch| (switch, switch.default_of(version))).into()
+    }
+
+    /// The value that a mesh begins with. `auto` is no value to begin with: it changes by itself later.
+    fn to_begin_with(self, default: &str) -> String {
+        match (self, default) {
+            (Self::NativeSidecars, "auto") => "false".into(),
+            (_, default) => default.to_owned(),
+        }
+    }
+}
+
+/// What a mesh runs with that is created on a release with these defaults.
+pub fn at_creation(defaults: &BTreeMap<Switch, SwitchDefault>) -> Switches {
+    defaults.iter().map(|(switch, default)| (*switch, switch.to_begin_with(&default.value))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(version: &str) -> [String; 4] {
+        let version = version.parse().expect(version);
+        Switch::ALL.map(|switch| switch.default_of(&version).value)
+    }
+
+    #[test]
+    fn d11_each_release_says_what_it_does_when_nothing_is_set() {
+        assert_eq!(values("1.25.1.1"), ["0", "false", "false", "true"]);
+        assert_eq!(values("1.26.8.1"), ["1", "false", "false", "true"]);
+        assert_eq!(values("1.27.9.1"), ["1", "auto", "true", "false"]);
+    }
+
+    #[test]
+    fn d11_a_new_mesh_begins_with_its_releases_defaults_and_never_with_one_that_changes_by_itself() {
+        let switches = |version: &str| at_creation(&Switch::defaults_of(&version.parse().expect(version)));
+        assert_eq!(switches("1.25.1.1")[&Switch::ConnectionsPerSocketEvent], "0");
+        assert_eq!(switches("1.27.9.1")[&Switch::ConnectionsPerSocketEvent], "1");
+        assert_eq!(switches("1.27.9.1")[&Switch::NativeSidecars], "false");
+    }
+
+    #[test]
+    fn switches_are_stored_under_their_variables_names() {
+        for switch in Switch::ALL {
+            assert_eq!(serde_json::to_value(switch).expect("a name"), switch.variable());
+        }
+        let stored = serde_json::to_value(at_creation(&Switch::defaults_of(&"1.25.1.1".parse().expect("a version"))));
+        assert_eq!(stored.expect("an object")["ENABLE_PROXY_FIND_POD_BY_IP"], "true");
+    }
+}
