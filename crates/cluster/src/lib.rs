@@ -12,6 +12,7 @@
 //! | [`authority`] | a mesh's own certificate authority |
 
 pub mod account;
+mod addresses;
 pub mod authority;
 pub mod dialling;
 pub mod door;

@@ -3,7 +3,9 @@
 //! Targets made of several objects (`bundle`) keep their value in an inventory that is written last; tags, the
 //! validator, namespace labels and workloads (`single`) keep it in the object itself.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,11 +13,13 @@ use model::Name;
 use model::plan::{Asks, Sidecar, Target, WorkloadRef};
 use model::release::Release;
 use model::survey::Survey;
+use model::switch::Switches;
 use model::version::{RevisionName, Version};
 use rollout::ports::{Mark, Permit, Seen, Settled, Usage, WorkloadSeen, World, WorldError};
 use serde_json::Value;
 
 use crate::authority::Authority;
+use crate::dialling::Dialling;
 use crate::door::Door;
 use crate::kubeconfig::Credential;
 use crate::render::{Charts, Helm};
@@ -23,6 +27,7 @@ use crate::render::{Charts, Helm};
 mod bundle;
 mod data_plane;
 mod kinds;
+mod limits;
 mod live;
 mod objects;
 mod pinned;
@@ -36,6 +41,7 @@ mod values;
 
 pub(crate) use bundle::OWNER_LABEL;
 pub(crate) use pinned::GROUPS;
+pub(crate) use probe::taken as takes_probe;
 pub(crate) use survey::injects_sidecars;
 
 /// How often the engine looks again while something is under way.
@@ -65,10 +71,14 @@ pub struct MeshWorldConfig {
     pub hosting: Door,
     /// The members; the first is the config cluster.
     pub members: Vec<MemberDoor>,
+    /// Which addresses of members may be called.
+    pub dialling: Dialling,
     /// The mesh's own authority.
     pub authority: Authority,
     /// The releases that its revisions run, with their charts.
     pub releases: Vec<(Release, Charts)>,
+    /// The values of istiod's switches that each revision keeps.
+    pub switches: BTreeMap<RevisionName, Switches>,
     /// The renderer.
     pub helm: Helm,
     /// Replicas of each control plane.
@@ -83,12 +93,13 @@ pub struct MeshWorld {
     config: Arc<MeshWorldConfig>,
     snapshots: Arc<data_plane::Snapshots>,
     watches: Arc<live::Watches>,
+    addresses: Arc<Mutex<BTreeMap<Name, Vec<SocketAddr>>>>,
 }
 
 impl MeshWorld {
     /// A world over these clusters. Nothing is called yet.
     pub fn new(config: MeshWorldConfig) -> Self {
-        Self { config: Arc::new(config), snapshots: Arc::default(), watches: Arc::default() }
+        Self { config: Arc::new(config), snapshots: Arc::default(), watches: Arc::default(), addresses: Arc::default() }
     }
 
     fn namespace(&self) -> &str {
@@ -153,6 +164,10 @@ impl World for MeshWorld {
 
     async fn probe(&self, member: &Name, asks: &Asks, wanted: &Sidecar) -> Result<Result<(), String>, WorldError> {
         probe::probe(&self.member(member)?.door, self.namespace(), asks, wanted).await
+    }
+
+    async fn takes_probes(&self, member: &Name) -> Result<bool, WorldError> {
+        probe::taken(&self.member(member)?.door, self.namespace(), "default").await
     }
 
     async fn readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Settled, WorldError> {

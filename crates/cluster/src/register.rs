@@ -12,7 +12,7 @@ use crate::account::{self, ACCOUNT, NAMESPACE};
 use crate::dialling::Dialling;
 use crate::door::Door;
 use crate::kubeconfig::{Credential, Identity};
-use crate::mesh::{OWNER_LABEL, injects_sidecars};
+use crate::mesh::{OWNER_LABEL, injects_sidecars, takes_probe};
 
 /// The oldest Kubernetes minor that any release in the catalogue runs on.
 const OLDEST_MINOR: u32 = 29;
@@ -67,7 +67,20 @@ pub async fn register(wanted: &Wanted<'_>, submitted: &Credential, dialling: &Di
     let uid = identity(&door, wanted).await?;
     no_foreign_istio(&door).await?;
     allowed(&door).await?;
-    next_credential(&door, wanted, submitted, dialling, (kubernetes_version, uid)).await
+    let connected = next_credential(&door, wanted, submitted, dialling, (kubernetes_version, uid)).await?;
+    let ours = Door::open(wanted.name, &connected.credential, dialling).await.map_err(|error| explain(&error))?;
+    takes_probes(&ours).await?;
+    Ok(connected)
+}
+
+/// Tries the pod that dry runs are made with. A policy that refuses it would stop every upgrade in the middle.
+async fn takes_probes(door: &Door) -> Result<(), Problem> {
+    if takes_probe(door, NAMESPACE, ACCOUNT).await.map_err(|error| explain(&error))? {
+        return Ok(());
+    }
+    let message = format!("{} refuses the pod that dry runs are made with.", door.place());
+    let hint = "Exempt pods with the label meshwright.dev/probe=true from the policy that refuses them, then register the cluster again; nothing is ever created.";
+    Err(Problem::new("probe_refused", message, hint))
 }
 
 /// Makes the account's next credential by its present one. Safe to repeat.

@@ -15,6 +15,9 @@ use crate::{Name, RevisionName};
 pub enum Target {
     /// The mesh's namespace in the hosting cluster with its authority's key and certificates. Value: `present`.
     Home,
+    /// What the mesh's namespace in the hosting cluster may do: Pod Security, quota, traffic. Value: `present`; `outdated`
+    /// where they are not what they ought to be by now, because a member's addresses have changed, for example.
+    Limits,
     /// The mesh's system namespace and our accounts in a member cluster. Value: `present`.
     Foothold {
         /// The member cluster.
@@ -246,7 +249,7 @@ impl Target {
     /// The member cluster that holds the target; `None` for the hosting cluster.
     pub fn member(&self) -> Option<&Name> {
         match self {
-            Self::Home | Self::Link { .. } | Self::Address { .. } | Self::ControlPlane { .. } => None,
+            Self::Home | Self::Limits | Self::Link { .. } | Self::Address { .. } | Self::ControlPlane { .. } => None,
             Self::Foothold { member }
             | Self::Crds { member }
             | Self::MemberObjects { member, .. }
@@ -273,6 +276,7 @@ impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Home => write!(f, "namespace and authority of the mesh"),
+            Self::Limits => write!(f, "limits of the mesh's namespace"),
             Self::Foothold { member } => write!(f, "system namespace and accounts in {member}"),
             Self::Link { member } => write!(f, "access of the control planes to {member}"),
             Self::Address { revision } => write!(f, "address of {revision}"),

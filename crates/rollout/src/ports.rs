@@ -44,6 +44,13 @@ pub trait World: Send + Sync {
     /// As for [`World::look`].
     async fn probe(&self, member: &Name, asks: &Asks, wanted: &Sidecar) -> Result<Result<(), String>, WorldError>;
 
+    /// Whether a member's policies take the pod that [`World::probe`] is made with. It asks for no sidecar here, so that no
+    /// injector has a say.
+    ///
+    /// # Errors
+    /// As for [`World::look`].
+    async fn takes_probes(&self, member: &Name) -> Result<bool, WorldError>;
+
     /// Whether every replica of a revision is ready and reports every one of the members as synced.
     ///
     /// # Errors

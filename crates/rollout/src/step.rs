@@ -108,10 +108,10 @@ impl Place<'_> {
 /// The step that restores what a started one captured; `None` where nothing needs restoring.
 ///
 /// Custom resource definitions are never taken back: their stored versions have moved on (requirement B7). Restarts are
-/// not undone one by one: which workloads carry the wrong sidecar is read from live pods.
+/// not undone one by one: which workloads carry the wrong sidecar is read from live pods. Limits hold for both revisions.
 pub fn undo(step: &Step, capture: &Option<String>) -> Option<Step> {
     match step {
-        Step::Set { target: Target::Crds { .. } | Target::Workload { .. }, .. } => None,
+        Step::Set { target: Target::Crds { .. } | Target::Limits | Target::Workload { .. }, .. } => None,
         Step::Set { target, to, .. } if to != capture => {
             Some(Step::Set { target: target.clone(), from: to.clone(), to: capture.clone() })
         }

@@ -139,12 +139,16 @@ impl RealWorlds {
         let authority = Authority::open(&authority).map_err(|_| {
             Problem::new("authority_damaged", "The mesh's authority does not open.", "Tell the operator.")
         })?;
+        // In place both parts share a name, and the target took its switches from the current one.
+        let revisions = [&mesh.current].into_iter().chain(&mesh.target);
         let config = MeshWorldConfig {
             namespace: mesh.namespace(),
             hosting,
             members,
+            dialling: self.dialling.clone(),
             authority,
             releases,
+            switches: revisions.map(|revision| (revision.name.clone(), revision.switches.clone())).collect(),
             helm: self.helm.clone(),
             replicas: self.replicas,
             life: self.life,
@@ -213,6 +217,7 @@ impl Worlds for RealWorlds {
             return Ok(Tended { kubernetes_version, settled: false });
         }
         let (world, _) = self.world(tenant, mesh.id).await?;
+        world.renew_limits().await.map_err(|error| explain(&error))?;
         let renewed = world.renew_tokens(&member.name).await.map_err(|error| explain(&error))?;
         // Old tokens go only after a round in which nobody had one any more: whoever wrote one in between is seen here.
         let settled = over && renewed && world.retire_tokens(&member.name).await.map_err(|error| explain(&error))?;

@@ -70,6 +70,7 @@ struct State {
     silent: BTreeSet<Name>,
     pinned: Vec<String>,
     refused: BTreeSet<Target>,
+    refusing_probes: BTreeSet<Name>,
     journal: Vec<Write>,
     version: u64,
     calls: u64,
@@ -152,6 +153,11 @@ impl FakeWorld {
         } else {
             state.refused.remove(target)
         };
+    }
+
+    /// Lets a policy of a member refuse the pods of dry runs.
+    pub fn refuse_probes(&self, member: &str) {
+        self.lock().refusing_probes.insert(member.parse().expect(member));
     }
 
     /// Somebody else changes a target.

@@ -108,7 +108,8 @@ async fn b4_labels_can_block_and_resources_that_name_the_revision_always_do() {
         [
             ("resource_names_revision", "virtualservices shop/web in c1"),
             ("label_names_revision", "c1: namespace explicit"),
-            ("label_names_revision", "c2: namespace explicit")
+            ("label_names_revision", "c2: namespace explicit"),
+            ("services_stay_local", "c1, c2")
         ]
     );
 }

@@ -8,6 +8,7 @@ use model::plan::Target;
 use rollout::ports::{Mark, Permit, Seen, Settled, WorldError};
 use serde_json::{Value, json};
 
+use super::limits::OUTDATED;
 use super::{MeshWorld, kinds, mark_of, preconditions, selector, text};
 use crate::door::Door;
 
@@ -22,6 +23,7 @@ impl MeshWorld {
     pub(super) fn inventory_name(target: &Target) -> String {
         match target {
             Target::Home => "meshwright-home".into(),
+            Target::Limits => "meshwright-limits".into(),
             Target::Foothold { .. } => "meshwright-foothold".into(),
             Target::Link { member } => format!("meshwright-link-{member}"),
             Target::Address { revision } => format!("meshwright-address-{revision}"),
@@ -43,6 +45,8 @@ impl MeshWorld {
         let inventory = door.get(&self.inventory_path(target)).await?;
         let value =
             inventory.as_ref().and_then(|inventory| text(inventory, "/data/value")).filter(|value| !value.is_empty());
+        let outdated = value.is_some() && *target == Target::Limits && !self.limits_current().await?;
+        let value = if outdated { Some(OUTDATED) } else { value };
         let settled = match value {
             Some(_) => self.bundle_settled(target).await?,
             None => self.bundle_gone(target, door).await?,

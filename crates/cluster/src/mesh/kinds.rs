@@ -5,13 +5,15 @@ use serde_json::Value;
 use super::text;
 
 /// Kind, group and version path, plural, whether it is namespaced. Only kinds that we write.
-const KINDS: [(&str, &str, &str, bool); 16] = [
+const KINDS: [(&str, &str, &str, bool); 18] = [
     ("Namespace", "/api/v1", "namespaces", false),
     ("ConfigMap", "/api/v1", "configmaps", true),
     ("Secret", "/api/v1", "secrets", true),
     ("Service", "/api/v1", "services", true),
     ("ServiceAccount", "/api/v1", "serviceaccounts", true),
     ("Endpoints", "/api/v1", "endpoints", true),
+    ("ResourceQuota", "/api/v1", "resourcequotas", true),
+    ("NetworkPolicy", "/apis/networking.k8s.io/v1", "networkpolicies", true),
     ("Deployment", "/apis/apps/v1", "deployments", true),
     ("PodDisruptionBudget", "/apis/policy/v1", "poddisruptionbudgets", true),
     ("Role", "/apis/rbac.authorization.k8s.io/v1", "roles", true),

@@ -1,18 +1,22 @@
 //! The objects of each bundle.
 
+use std::net::SocketAddr;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use model::Name;
 use model::operation::Problem;
 use model::plan::Target;
+use model::switch::Switches;
 use model::version::{RevisionName, Version};
 use rollout::ports::{Permit, Settled, WorldError};
 use serde_json::{Value, json};
 
 use super::values::{Rendering, TOKENS, network};
 use super::{MemberDoor, MeshWorld, number, text};
-use crate::account;
+use crate::kubeconfig::Credential;
 use crate::render::Charts;
+use crate::{account, addresses};
 
 /// The account that control planes read a member with.
 const READER: &str = "istio-reader-service-account";
@@ -34,6 +38,7 @@ impl MeshWorld {
     ) -> Result<Vec<Value>, WorldError> {
         match target {
             Target::Home => Ok(vec![self.cacerts()]),
+            Target::Limits => self.limits().await,
             Target::Foothold { member } => Ok(self.foothold(self.member(member)?)),
             Target::Link { member } => self.link(self.member(member)?, permit).await,
             Target::Address { revision } => Ok(vec![self.address_service(revision)]),
@@ -48,7 +53,7 @@ impl MeshWorld {
         }
     }
 
-    fn object(&self, api: &str, kind: &str, name: &str, rest: Value) -> Value {
+    pub(super) fn object(&self, api: &str, kind: &str, name: &str, rest: Value) -> Value {
         let mut object =
             json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name, "namespace": self.namespace() } });
         if let (Some(object), Value::Object(rest)) = (object.as_object_mut(), rest) {
@@ -88,17 +93,11 @@ impl MeshWorld {
         ]
     }
 
-    /// A kubeconfig that names a token file: rotation rewrites the file, and these bytes never change.
-    fn kubeconfig(member: &MemberDoor, token_file: &str) -> String {
-        let credential = &member.credential;
-        let cluster = json!({ "server": credential.server, "certificate-authority-data": STANDARD.encode(&credential.authority) });
-        json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "member",
-            "clusters": [{ "name": "member", "cluster": cluster }],
-            "contexts": [{ "name": "member", "context": { "cluster": "member", "user": "member" } }],
-            "users": [{ "name": "member", "user": { "tokenFile": token_file } }],
-        })
-        .to_string()
+    /// A kubeconfig that names a token file: rotation rewrites the file, and these bytes never change. It leads to an address
+    /// that we have checked; the certificate is still checked against the name that the user gave.
+    async fn kubeconfig(&self, member: &MemberDoor, token_file: &str) -> Result<String, WorldError> {
+        let address = self.told_address(&member.name).await?;
+        Ok(kubeconfig_text(&member.credential, address, token_file))
     }
 
     /// The config cluster is reached with an account of each revision's own; the others by remote secret.
@@ -109,7 +108,7 @@ impl MeshWorld {
         let name = member.name.as_str();
         let token = self.token(member, READER, permit).await?;
         let metadata = json!({ "labels": { "istio/multiCluster": "true" }, "annotations": { "networking.istio.io/cluster": name } });
-        let kubeconfig = Self::kubeconfig(member, &format!("{TOKENS}/{name}/token"));
+        let kubeconfig = self.kubeconfig(member, &format!("{TOKENS}/{name}/token")).await?;
         Ok(vec![
             self.object("v1", "Secret", &format!("meshwright-token-{name}"), token),
             self.object(
@@ -157,12 +156,14 @@ impl MeshWorld {
             place: "the hosting cluster".into(),
             cause: "no address was assigned yet".into(),
         })?;
-        let config = self.config.members.first().map(|first| first.name.as_str()).unwrap_or_default();
+        let members: Vec<Name> = self.config.members.iter().map(|member| member.name.clone()).collect();
+        let none = Switches::new();
         let rendering = Rendering {
             namespace: self.namespace(),
             revision,
             release,
-            config,
+            switches: self.config.switches.get(revision).unwrap_or(&none),
+            members: &members,
             member,
             address: &address,
             replicas: self.config.replicas,
@@ -248,7 +249,7 @@ impl MeshWorld {
             .filter(|object| object["kind"].as_str().is_some_and(|kind| HOST_KINDS.contains(&kind)))
             .collect();
         let mut access = self.token(config, &format!("istiod-{revision}"), permit).await?;
-        access["stringData"]["config"] = Self::kubeconfig(config, "/var/run/secrets/remote/token").into();
+        access["stringData"]["config"] = self.kubeconfig(config, "/var/run/secrets/remote/token").await?.into();
         objects.insert(0, self.object("v1", "Secret", &format!("istio-kubeconfig-{revision}"), access));
         objects.extend(self.hosting_role(revision));
         for object in objects.iter_mut().filter(|object| object["kind"] == "Deployment") {
@@ -332,10 +333,47 @@ fn stay_for_stragglers(deployment: &mut Value) {
         json!({ "preStop": { "sleep": { "seconds": STRAGGLER_SECONDS } } });
 }
 
+fn kubeconfig_text(credential: &Credential, address: SocketAddr, token_file: &str) -> String {
+    let authority = STANDARD.encode(&credential.authority);
+    let mut cluster = json!({ "server": format!("https://{address}"), "certificate-authority-data": authority });
+    if let Some(name) = addresses::name_of(&credential.server) {
+        cluster["tls-server-name"] = name.into();
+    }
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "member",
+        "clusters": [{ "name": "member", "cluster": cluster }],
+        "contexts": [{ "name": "member", "context": { "cluster": "member", "user": "member" } }],
+        "users": [{ "name": "member", "user": { "tokenFile": token_file } }],
+    })
+    .to_string()
+}
+
 fn address_name(revision: &RevisionName) -> String {
     format!("istiod-{revision}-address")
 }
 
 pub(super) fn refused(problem: &Problem) -> WorldError {
     WorldError::Refused { place: "the renderer".into(), code: "render_failed", cause: problem.message.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kubeconfig::Identity;
+
+    /// The server and the name for its certificate that a control plane is told of a member.
+    fn told(server: &str) -> (Value, Value) {
+        let credential = Credential::new(server, b"-----BEGIN ".to_vec(), Identity::Token("t".to_owned().into()));
+        let address = "198.18.0.1:6443".parse().expect("an address");
+        let text = kubeconfig_text(&credential.expect("a credential"), address, "/token");
+        let mut kubeconfig: Value = serde_json::from_str(&text).expect("JSON");
+        let cluster = &mut kubeconfig["clusters"][0]["cluster"];
+        (cluster["server"].take(), cluster["tls-server-name"].take())
+    }
+
+    #[test]
+    fn c3_control_planes_are_told_the_checked_address_and_the_name_of_its_certificate() {
+        assert_eq!(told("https://c2.example:6443"), (json!("https://198.18.0.1:6443"), json!("c2.example")));
+        assert_eq!(told("https://198.18.0.1:6443"), (json!("https://198.18.0.1:6443"), Value::Null));
+    }
 }

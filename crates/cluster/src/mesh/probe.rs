@@ -6,7 +6,13 @@ use rollout::ports::WorldError;
 use serde_json::{Value, json};
 
 use super::records::sidecar;
+use super::single::INJECT as INJECT_LABEL;
 use crate::door::Door;
+
+/// The label of every pod that is sent through admission, with the value `true`: policies exempt it by this label.
+const PROBE_LABEL: &str = "meshwright.dev/probe";
+/// What the names of these pods begin with.
+const PROBE_NAME: &str = "meshwright-probe";
 
 pub(super) async fn probe(
     door: &Door,
@@ -14,15 +20,11 @@ pub(super) async fn probe(
     asks: &Asks,
     wanted: &Sidecar,
 ) -> Result<Result<(), String>, WorldError> {
-    let labels = match asks {
-        Asks::Rev(value) => json!({ "istio.io/rev": value }),
-        Asks::Default => json!({ "sidecar.istio.io/inject": "true" }),
+    let (label, value) = match asks {
+        Asks::Rev(value) => ("istio.io/rev", value.as_str()),
+        Asks::Default => (INJECT_LABEL, "true"),
     };
-    let pod = json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": { "name": "meshwright-probe", "labels": labels },
-        "spec": { "containers": [{ "name": "probe", "image": "meshwright.invalid/probe" }] },
-    });
+    let pod = pod((label, value), "default");
     let admitted = match door.dry_run(&format!("/api/v1/namespaces/{namespace}/pods"), &pod).await {
         Ok(admitted) => admitted,
         // A webhook whose endpoint does not answer refuses the pod with a server error.
@@ -32,6 +34,39 @@ pub(super) async fn probe(
         Err(error) => return Err(error),
     };
     Ok(judge(&admitted, namespace, wanted))
+}
+
+/// Whether the policies of a cluster take the pod in a namespace. It asks for no sidecar, so that no injector has a say.
+pub(crate) async fn taken(door: &Door, namespace: &str, account: &str) -> Result<bool, WorldError> {
+    let pod = pod((INJECT_LABEL, "false"), account);
+    match door.dry_run(&format!("/api/v1/namespaces/{namespace}/pods"), &pod).await {
+        Ok(_) => Ok(true),
+        Err(WorldError::Refused { place, code, cause }) if code != "credential_expired" => {
+            tracing::info!(place, code, cause, "the dry run of a pod was refused");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// As modest as a pod can be, so that as few policies as possible have something against it.
+fn pod((label, value): (&str, &str), account: &str) -> Value {
+    let security = json!({
+        "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] }, "readOnlyRootFilesystem": true,
+        "runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": { "type": "RuntimeDefault" },
+    });
+    let little = json!({ "cpu": "1m", "memory": "1Mi" });
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": PROBE_NAME, "labels": { PROBE_LABEL: "true", label: value } },
+        "spec": {
+            "serviceAccountName": account,
+            "containers": [{
+                "name": "probe", "image": "meshwright.invalid/probe:1", "securityContext": security,
+                "resources": { "requests": little, "limits": little },
+            }],
+        },
+    })
 }
 
 /// Injected by the wanted revision, with its image, and pointing to an address of its own.
@@ -74,6 +109,13 @@ mod tests {
                 { "name": "PROXY_CONFIG", "value": format!("{{\"discoveryAddress\":\"{service}\"}}") }, { "name": "CA_ADDR", "value": service },
             ] }] },
         })
+    }
+
+    #[test]
+    fn d13_policies_know_the_pod_by_its_label_and_its_name() {
+        let pod = pod(("istio.io/rev", "stable"), "default");
+        assert_eq!(pod["metadata"]["labels"], json!({ "meshwright.dev/probe": "true", "istio.io/rev": "stable" }));
+        assert!(pod["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("meshwright-probe")));
     }
 
     #[test]

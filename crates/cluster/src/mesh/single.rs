@@ -226,7 +226,7 @@ impl Part<'_> {
 }
 
 /// The pod label by which a pod asks for a sidecar, or refuses one.
-const INJECT: &str = "sidecar.istio.io/inject";
+pub(super) const INJECT: &str = "sidecar.istio.io/inject";
 
 /// A tag's webhook entries: by namespace and by pod; the tag `default` also answers to the older labels.
 fn entries(canonical: &Value, tag: &str) -> Vec<Value> {

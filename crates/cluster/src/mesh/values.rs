@@ -1,19 +1,32 @@
 //! The values that a release's charts are rendered with: a closed set, none of it from tenants.
 
+use model::Name;
+use model::network;
 use model::release::Release;
+use model::switch::Switches;
 use model::version::RevisionName;
 use serde_json::{Value, json};
 
 /// Where istiod finds the tokens of members; the kubeconfigs that it reads name these files.
 pub(super) const TOKENS: &str = "/var/run/secrets/meshwright";
+/// What one istiod asks for, in thousandths of a processor.
+pub(super) const CPU_MILLI: u32 = 100;
+/// What one istiod asks for, in MiB.
+pub(super) const MEMORY_MIB: u32 = 256;
+/// The most that one istiod may take, in GiB.
+pub(super) const LIMIT_GIB: u32 = 2;
+/// The names of all services of Kubernetes, as istiod matches them.
+const CLUSTER_SERVICES: &str = "*.svc.cluster.local";
 
 /// What the values derive from.
 pub(super) struct Rendering<'a> {
     pub(super) namespace: &'a str,
     pub(super) revision: &'a RevisionName,
     pub(super) release: &'a Release,
-    /// The config cluster.
-    pub(super) config: &'a str,
+    /// The values of istiod's switches that the mesh keeps.
+    pub(super) switches: &'a Switches,
+    /// Every member of the mesh; the first is the config cluster.
+    pub(super) members: &'a [Name],
     /// The member that is rendered for.
     pub(super) member: &'a str,
     pub(super) address: &'a str,
@@ -26,16 +39,26 @@ impl Rendering<'_> {
         format!("istiod-{}.{}.svc:15012", self.revision, self.namespace)
     }
 
+    /// The config cluster.
+    fn config(&self) -> &str {
+        self.members.first().map(Name::as_str).unwrap_or_default()
+    }
+
     /// The hosting side. `remotePilotAddress` stays unset: it would give every sidecar an address that nobody serves.
+    /// `compatibilityVersion` stays unset, too: it would override switches that are set by name.
     pub(super) fn hosted(&self) -> Value {
-        let mut values = self.common(self.config);
+        let mut values = self.common(self.config());
         merge(
             &mut values,
             json!({
                 "replicaCount": self.replicas, "autoscaleEnabled": false,
-                "resources": { "requests": { "cpu": "100m", "memory": "256Mi" }, "limits": { "memory": "2Gi" } },
+                "resources": {
+                    "requests": { "cpu": format!("{CPU_MILLI}m"), "memory": format!("{MEMORY_MIB}Mi") },
+                    "limits": { "memory": format!("{LIMIT_GIB}Gi") },
+                },
+                "seccompProfile": { "type": "RuntimeDefault" },
                 "global": { "caAddress": self.discovery(), "externalIstiod": true },
-                "meshConfig": { "defaultConfig": { "discoveryAddress": self.discovery() } },
+                "meshConfig": self.mesh_config(),
                 "env": {
                     "LOCAL_CLUSTER_SECRET_WATCHER": "true",
                     "ISTIOD_CUSTOM_HOST": self.address,
@@ -44,10 +67,30 @@ impl Rendering<'_> {
                     "PILOT_INSECURE_MULTICLUSTER_KUBECONFIG_OPTIONS": "tokenFile",
                     // Proxies fetch keys themselves: istiod would follow any address that a tenant writes down.
                     "PILOT_JWT_ENABLE_REMOTE_JWKS": "envoy",
+                    // A tenant's gateway could name any host, and istiod has no way to a name server.
+                    "RESOLVE_HOSTNAME_GATEWAYS": "false",
                 },
             }),
         );
+        merge(&mut values, json!({ "env": self.switches() }));
         values
+    }
+
+    /// The switches as environment variables of istiod.
+    fn switches(&self) -> Value {
+        self.switches.iter().map(|(switch, value)| (switch.variable(), value.as_str())).collect()
+    }
+
+    /// What istiod tells every proxy of the mesh.
+    fn mesh_config(&self) -> Value {
+        let mut config = json!({ "defaultConfig": { "discoveryAddress": self.discovery() } });
+        if network::services_stay_local(self.members) {
+            // Services of Kubernetes only: the endpoints of a ServiceEntry belong to the config cluster, and a wider pattern
+            // would take them from the proxies of every other member.
+            let local = json!({ "settings": { "clusterLocal": true }, "hosts": [CLUSTER_SERVICES] });
+            config["serviceSettings"] = json!([local]);
+        }
+        config
     }
 
     /// The member's side.
@@ -59,7 +102,7 @@ impl Rendering<'_> {
             &mut values,
             json!({
                 "profile": "remote",
-                "global": { "externalIstiod": true, "configCluster": self.config == self.member, "remotePilotAddress": self.address },
+                "global": { "externalIstiod": true, "configCluster": self.config() == self.member, "remotePilotAddress": self.address },
                 "istiodRemote": { "injectionURL": injection },
                 "base": { "validationURL": self.validation() },
             }),
@@ -69,7 +112,7 @@ impl Rendering<'_> {
 
     /// The cluster's base: definitions everywhere, the default validator in the config cluster only.
     pub(super) fn base(&self) -> Value {
-        let validated = self.config == self.member;
+        let validated = self.config() == self.member;
         let mut values = self.common(self.member);
         let revision = if validated { self.revision.as_str() } else { "" };
         merge(
@@ -108,5 +151,72 @@ fn merge(into: &mut Value, from: Value) {
             }
         }
         (into, from) => *into = from,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::switch::{Switch, at_creation};
+
+    use super::*;
+
+    fn release(version: &str) -> Release {
+        let version: model::Version = version.parse().expect(version);
+        serde_json::from_value(json!({
+            "version": version, "state": "available", "hub": "registry.example", "tag": version.community(), "digest": "",
+            "supported_until": null, "kubernetes": { "min": 29, "tested_max": 33, "source": "test" }, "quirks": [],
+            "switches": Switch::defaults_of(&version),
+        }))
+        .expect("a release")
+    }
+
+    /// The host values of a mesh with these members that began on one version and runs another one now.
+    fn hosted(members: &[&str], began_on: &str, runs: &str) -> Value {
+        let members: Vec<Name> = members.iter().map(|name| name.parse().expect(name)).collect();
+        let revision = release(began_on).version.revision_name();
+        let rendering = Rendering {
+            namespace: "mesh-a",
+            revision: &revision,
+            release: &release(runs),
+            switches: &at_creation(&release(began_on).switches),
+            members: &members,
+            member: "c1",
+            address: "10.0.0.9",
+            replicas: 2,
+        };
+        rendering.hosted()
+    }
+
+    #[test]
+    fn d11_a_mesh_keeps_the_switches_that_it_began_with_in_a_newer_release() {
+        let env = &hosted(&["c1"], "1.25.1.1", "1.27.9.1")["env"];
+        assert_eq!(env["MAX_CONNECTIONS_PER_SOCKET_EVENT_LOOP"], "0");
+        assert_eq!(env["ENABLE_NATIVE_SIDECARS"], "false");
+        assert_eq!(env["PILOT_ENABLE_ABSOLUTE_FQDN_VHOST_DOMAIN"], "false");
+        assert_eq!(env["ENABLE_PROXY_FIND_POD_BY_IP"], "true");
+        let env = &hosted(&["c1"], "1.27.9.1", "1.27.9.1")["env"];
+        assert_eq!(env["MAX_CONNECTIONS_PER_SOCKET_EVENT_LOOP"], "1");
+        assert_eq!(env["ENABLE_NATIVE_SIDECARS"], "false");
+    }
+
+    #[test]
+    fn d11_istios_own_compatibility_version_is_never_passed() {
+        assert!(!hosted(&["c1"], "1.25.1.1", "1.27.9.1").to_string().contains("compatibilityVersion"));
+    }
+
+    #[test]
+    fn d10_services_stay_in_their_cluster_while_networks_have_no_gateways() {
+        let settings =
+            |members: &[&str]| hosted(members, "1.27.9.1", "1.27.9.1")["meshConfig"]["serviceSettings"].take();
+        let local = json!([{ "settings": { "clusterLocal": true }, "hosts": ["*.svc.cluster.local"] }]);
+        assert_eq!(settings(&["c1", "c2"]), local);
+        assert_eq!(settings(&["c1"]), Value::Null);
+    }
+
+    #[test]
+    fn c3_istiod_fits_the_restricted_pod_security_standard_and_asks_no_name_server() {
+        let values = hosted(&["c1"], "1.27.9.1", "1.27.9.1");
+        assert_eq!(values["seccompProfile"]["type"], "RuntimeDefault");
+        assert_eq!(values["env"]["RESOLVE_HOSTNAME_GATEWAYS"], "false");
     }
 }

@@ -51,4 +51,5 @@ pub fn retire(layout: &Layout) -> Plan {
     Plan::default()
         .wave("nothing uses the old revision", [Step::AwaitUnused { revision: old.revision.clone() }])
         .then(life::line_down(layout, old))
+        .then(life::limits())
 }

@@ -21,6 +21,7 @@ pub fn deploy(layout: &Layout, target: &Line) -> Plan {
             "roles, service and webhook in each member",
             layout.each(|member| shift(objects(member), &current.release, &target.release)),
         )
+        .then(life::limits())
         .wave(
             "control plane",
             [shift(Target::ControlPlane { revision: revision.clone() }, &current.release, &target.release)],

@@ -38,9 +38,15 @@ pub(super) fn line_up(layout: &Layout, line: &Line) -> Plan {
         .wave("address", [add(Target::Address { revision: revision.clone() }, PRESENT)])
         .wave("custom resource definitions", layout.each(|member| crds(member, line)))
         .wave("roles, service and webhook in each member", layout.each(|member| add(objects(member), &line.release)))
+        .then(limits())
         .wave("control plane", [add(Target::ControlPlane { revision: revision.clone() }, &line.release)])
         .wave("ready and synced", [ready(layout, line)])
         .wave("dry runs", layout.each(|member| probe_value(member, revision.as_str(), line)))
+}
+
+/// Brings the limits of the mesh's namespace in the hosting cluster to the members' addresses of today.
+pub(super) fn limits() -> Plan {
+    Plan::default().wave("limits of the mesh's namespace", [add(Target::Limits, PRESENT)])
 }
 
 /// Definitions belong to the cluster and only move forward; what is there now is read by the step itself.
@@ -82,5 +88,6 @@ pub fn delete(layout: &Layout, survey: &Survey) -> Plan {
             "system namespace and accounts",
             layout.each(|member| gone(Target::Foothold { member: member.clone() }, PRESENT)),
         )
+        .wave("limits of the mesh's namespace", [gone(Target::Limits, PRESENT)])
         .wave("mesh namespace and authority", [gone(Target::Home, PRESENT)])
 }

@@ -1,6 +1,8 @@
 //! What stands in the way of an upgrade, read from a survey.
 
+use model::Name;
 use model::injection::{Injection, NoInjection, PodLabels, decide, labels_conflict};
+use model::network;
 use model::rules::Severity;
 use model::survey::{MemberSurvey, NamespaceSurvey, Stuck, Survey, WorkloadSurvey};
 use model::upgrade::{Finding, LabelPolicy};
@@ -8,11 +10,29 @@ use model::upgrade::{Finding, LabelPolicy};
 use super::Layout;
 use super::data_plane::INJECTION_LABEL;
 
+mod skew;
+
+pub use skew::SkewRule;
+
+/// What a precheck looked at.
+#[derive(Debug, Clone, Default)]
+pub struct Evidence {
+    /// Every member, seen now.
+    pub survey: Survey,
+    /// Istio's resources that name the current revision.
+    pub pinned: Vec<String>,
+    /// Members that refuse the pod that dry runs are made with.
+    pub refusing: Vec<Name>,
+    /// How far a proxy may be behind.
+    pub skew: SkewRule,
+}
+
 /// Everything that a user should know before anything is touched.
-/// `pinned` are Istio's resources that name the current revision.
-pub fn findings(layout: &Layout, survey: &Survey, pinned: &[String]) -> Vec<Finding> {
-    let mut found: Vec<Finding> = pinned.iter().map(|resource| names_revision(resource)).collect();
-    for member in &survey.members {
+pub fn findings(layout: &Layout, evidence: &Evidence) -> Vec<Finding> {
+    let mut found: Vec<Finding> = evidence.pinned.iter().map(|resource| names_revision(resource)).collect();
+    found.extend(evidence.refusing.iter().map(refuses_probe));
+    found.extend(skew::findings(layout, &evidence.survey, &evidence.skew));
+    for member in &evidence.survey.members {
         found.extend(member.foreign.iter().map(|name| foreign(member, name)));
         for namespace in &member.namespaces {
             found.extend(namespace_finding(member, namespace));
@@ -21,7 +41,33 @@ pub fn findings(layout: &Layout, survey: &Survey, pinned: &[String]) -> Vec<Find
             found.extend(namespace.unreachable.iter().map(|pod| unreachable(member, namespace, pod)));
         }
     }
+    found.extend(services_stay_local(layout));
     found
+}
+
+/// A policy of the cluster would refuse the dry runs of every stage, in the middle of the upgrade.
+fn refuses_probe(member: &Name) -> Finding {
+    finding(
+        Severity::Block,
+        "probe_refused",
+        member.to_string(),
+        "The cluster refuses the pod that dry runs are made with, so no stage could prove that injection works.",
+        "Exempt pods with the label meshwright.dev/probe=true in the mesh's namespace from the policy; nothing is ever created.",
+    )
+}
+
+/// Until its network has a gateway, a cluster's services are its own.
+fn services_stay_local(layout: &Layout) -> Option<Finding> {
+    network::services_stay_local(&layout.members).then(|| {
+        let alone: Vec<&str> = network::without_gateway(&layout.members).iter().map(Name::as_str).collect();
+        finding(
+            Severity::Note,
+            "services_stay_local",
+            alone.join(", "),
+            "Their networks have no gateway, so every service is answered by the cluster of its caller only.",
+            "Call a service of another cluster by an address of its own, outside the mesh.",
+        )
+    })
 }
 
 fn finding(severity: Severity, code: &str, object: String, message: &str, hint: &str) -> Finding {

@@ -7,6 +7,7 @@ use model::plan::{Plan, WorkloadKind, WorkloadRef};
 use model::survey::{MemberSurvey, NamespaceSurvey, Survey, WorkloadSurvey};
 use model::upgrade::LabelPolicy;
 
+use super::precheck::{Evidence, SkewRule};
 use super::rollback::Started;
 use super::*;
 
@@ -237,17 +238,79 @@ fn findings_name_what_stands_in_the_way() {
     cluster.namespaces[2].workloads[0].stuck = Some(model::survey::Stuck::OnDelete);
     cluster.namespaces[3].workloads[0].template.rev = Some("1-25-1".into());
     cluster.namespaces[3].unreachable = vec!["bare".into()];
-    let found = precheck::findings(&layout(), &Survey { members: vec![cluster], proxies: Vec::new() }, &[]);
+    let survey = Survey { members: vec![cluster], proxies: Vec::new() };
+    let refusing = vec![name("c2")];
+    let found = precheck::findings(&layout(), &Evidence { survey, refusing, skew: skew_rule(), ..Evidence::default() });
     let codes: Vec<&str> = found.iter().map(|finding| finding.code.as_str()).collect();
     assert_eq!(
         codes,
         [
+            "probe_refused",
             "foreign_istio",
             "both_labels",
             "no_such_revision",
             "cannot_restart",
             "template_names_revision",
-            "pod_without_workload"
+            "pod_without_workload",
+            "services_stay_local"
         ]
+    );
+}
+
+fn skew_rule() -> SkewRule {
+    SkewRule { minors: 1, ..SkewRule::default() }
+}
+
+/// What is found of proxies that are too old, where namespaces carry these sidecars of the revision 1-25-1.
+fn too_old(current: &str, target: Line, live: &[&[&str]]) -> Vec<String> {
+    let revision = line("1.25.1.1").revision;
+    let mut cluster = member("c1", "1.25.1.1");
+    for (namespace, live) in cluster.namespaces.iter_mut().zip(live) {
+        let sidecar = |version: &&str| Some(Sidecar { revision: revision.clone(), ..line(version).sidecar() });
+        namespace.workloads[0].live = live.iter().map(sidecar).collect();
+    }
+    cluster.namespaces[0].unreachable = vec!["bare".into()];
+    let proxy = |proxy: &str, version: &str, ghost| model::survey::ProxySurvey {
+        proxy: proxy.into(),
+        member: "c1".into(),
+        revision: revision.clone(),
+        version: version.into(),
+        synced: true,
+        error: None,
+        ghost,
+    };
+    let proxies = vec![
+        proxy("bare.enabled", "1.25.1", false),
+        proxy("vm.enabled", "1.25.1", true),
+        proxy("web.enabled", "1.25.1", false),
+    ];
+    let current = Line { revision: revision.clone(), ..line(current) };
+    let layout = Layout { current, target: Some(target), ..layout() };
+    let survey = Survey { members: vec![cluster], proxies };
+    let found = precheck::findings(&layout, &Evidence { survey, skew: skew_rule(), ..Evidence::default() });
+    let old = found.into_iter().filter(|finding| finding.code == "proxy_too_old");
+    old.map(|finding| finding.object).collect()
+}
+
+#[test]
+fn d8_a_second_upgrade_in_place_is_refused_while_workloads_of_the_first_are_left_behind() {
+    let slot = line("1.25.1.1").revision;
+    let target = |version: &str| Line { revision: slot.clone(), ..line(version) };
+    let live: &[&[&str]] = &[&["1.26.3.1", "1.25.1.1"], &["1.26.3.1"], &[], &["1.26.3.1"]];
+    assert_eq!(too_old("1.25.1.1", target("1.26.3.1"), live), Vec::<String>::new(), "one minor is supported");
+    assert_eq!(
+        too_old("1.26.3.1", target("1.27.9.1"), live),
+        ["c1: enabled/deployment/web", "c1: proxy bare.enabled", "c1: proxy vm.enabled"]
+    );
+}
+
+#[test]
+fn d8_a_canary_is_refused_only_for_proxies_that_are_too_old_for_the_istiod_they_have() {
+    let live: &[&[&str]] = &[&["1.25.1.1"], &["1.25.1.1"], &["1.25.1.1"], &["1.25.1.1"]];
+    assert_eq!(too_old("1.25.1.1", line("1.27.9.1"), live), Vec::<String>::new());
+    assert_eq!(
+        too_old("1.27.8.1", line("1.27.9.1"), live).len(),
+        6,
+        "each workload, the bare pod and the one without a pod"
     );
 }

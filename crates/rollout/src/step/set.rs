@@ -23,7 +23,8 @@ pub(super) async fn check(
         return Ok(Check::Waiting(reason.clone()));
     }
     let captured = place.progress.capture.as_ref() == Some(&seen.value);
-    let only_forward = matches!(target, Target::Crds { .. });
+    // Limits are worked out when they are written, from whatever the members' addresses are then.
+    let only_forward = matches!(target, Target::Crds { .. } | Target::Limits);
     if seen.value == *from || captured || only_forward {
         return Ok(Check::Ready { capture: seen.value, mark: seen.mark });
     }

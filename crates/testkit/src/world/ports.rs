@@ -86,10 +86,19 @@ impl World for FakeWorld {
             Asks::Rev(value) => PodLabels { inject: None, rev: Some(value.clone()) },
             Asks::Default => PodLabels { inject: Some("true".into()), rev: None },
         };
+        if state.refusing_probes.contains(member) {
+            return Ok(Err("a policy refused the pod".into()));
+        }
         Ok(match state.inject(member, &NamespaceLabels::default(), &pod) {
             Ok(Some(carried)) if carried == *wanted => Ok(()),
             other => Err(format!("came back {other:?}")),
         })
+    }
+
+    async fn takes_probes(&self, member: &Name) -> Result<bool, WorldError> {
+        let state = self.lock();
+        state.reach(Some(member))?;
+        Ok(!state.refusing_probes.contains(member))
     }
 
     async fn readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Settled, WorldError> {

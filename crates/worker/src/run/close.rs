@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use model::operation::{Fact, OperationState, Problem};
+use model::release::Release;
 use model::upgrade::Outcome;
-use rollout::plan::precheck;
-use rollout::ports::WorldError;
+use rollout::plan::Layout;
+use rollout::plan::precheck::{self, Evidence, SkewRule};
+use rollout::ports::{World, WorldError};
 use store::{NewEvent, Operation, Record, StoreError};
 
 use super::{REST, Run, SLEEP};
@@ -110,6 +112,15 @@ impl Run<'_> {
         tx.commit().await
     }
 
+    /// The policy's number, and which version each image of the catalogue is.
+    async fn skew_rule(&self) -> Result<SkewRule, StoreError> {
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        let minors = tx.upgrade_policy().await?.in_place_minors;
+        let image = |release: Release| (format!("{}/proxyv2:{}", release.hub, release.tag), release.version);
+        let images = tx.releases().await?.into_iter().map(image).collect();
+        Ok(SkewRule { minors, images })
+    }
+
     /// Looks for what stands in the way of an upgrade; changes nothing anywhere.
     pub(super) async fn precheck(&mut self) -> Result<(), StoreError> {
         let mesh = self.operation.mesh.ok_or(StoreError::NotFound { what: "mesh" })?;
@@ -120,16 +131,26 @@ impl Run<'_> {
         if let Some(upgrade) = self.operation.upgrade {
             layout.labels = self.engine.store.begin(self.claim.tenant).await?.upgrade(upgrade).await?.choice.labels;
         }
-        let looked = async {
-            let survey = world.survey().await?;
-            Ok((survey, world.pinned(&layout.current.revision).await?))
-        };
-        let found = match looked.await {
-            Ok((survey, pinned)) => precheck::findings(&layout, &survey, &pinned),
+        let skew = self.skew_rule().await?;
+        let found = match evidence(world.as_ref(), &layout, skew).await {
+            Ok(evidence) => precheck::findings(&layout, &evidence),
             Err(error) => return self.rest(&error).await,
         };
         self.end(OperationState::Succeeded, Outcome::Found(found), Record::default()).await
     }
+}
+
+/// Looks at everything that a precheck judges.
+async fn evidence(world: &dyn World, layout: &Layout, skew: SkewRule) -> Result<Evidence, WorldError> {
+    let survey = world.survey().await?;
+    let pinned = world.pinned(&layout.current.revision).await?;
+    let mut refusing = Vec::new();
+    for member in &layout.members {
+        if !world.takes_probes(member).await? {
+            refusing.push(member.clone());
+        }
+    }
+    Ok(Evidence { survey, pinned, refusing, skew })
 }
 
 /// One event for each group of facts, so that whoever follows along sees steps begin and end.

@@ -1,0 +1,70 @@
+//! The addresses that a member's API server may be called at: the one place that says so, for our own calls and for what the
+//! hosted control planes are told and allowed.
+
+use std::net::{IpAddr, SocketAddr};
+
+use rollout::ports::WorldError;
+
+use crate::dialling::Dialling;
+
+/// A server's host and port, read from its address.
+pub(crate) fn host_and_port(server: &str) -> Option<(String, u16)> {
+    let uri: http::Uri = server.parse().ok()?;
+    let host = uri.host()?.trim_matches(['[', ']']).to_owned();
+    Some((host, uri.port_u16().unwrap_or(443)))
+}
+
+/// The name that a server's certificate is checked against; `None` where its address is no name.
+pub(crate) fn name_of(server: &str) -> Option<String> {
+    host_and_port(server).map(|(host, _)| host).filter(|host| host.parse::<IpAddr>().is_err())
+}
+
+/// The address of a server that is given by its address.
+pub(crate) fn literal(server: &str) -> Option<SocketAddr> {
+    let (host, port) = host_and_port(server)?;
+    Some(SocketAddr::new(host.parse().ok()?, port))
+}
+
+/// The addresses of a server, resolved now, without those that may not be dialled; in an order that does not change while the
+/// addresses stay the same.
+///
+/// # Errors
+/// The name does not resolve, or none of its addresses may be dialled.
+pub(crate) async fn checked(place: &str, server: &str, rules: &Dialling) -> Result<Vec<SocketAddr>, WorldError> {
+    let silent = || WorldError::Unreachable { place: place.to_owned(), cause: "the name does not resolve".into() };
+    let (host, port) = host_and_port(server).ok_or_else(silent)?;
+    let found: Vec<SocketAddr> = match host.parse() {
+        Ok(literal) => vec![SocketAddr::new(literal, port)],
+        Err(_) => tokio::net::lookup_host((host.as_str(), port)).await.map_err(|_| silent())?.collect(),
+    };
+    let mut allowed: Vec<SocketAddr> = found.into_iter().filter(|address| rules.allows(address.ip())).collect();
+    allowed.sort_unstable();
+    allowed.dedup();
+    if allowed.is_empty() {
+        let cause = "its address is loopback, private or link-local; the operator can allow the network".to_owned();
+        return Err(WorldError::Refused { place: place.to_owned(), code: "address_refused", cause });
+    }
+    Ok(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_checked_against_names_only() {
+        assert_eq!(name_of("https://c1.example:6443").as_deref(), Some("c1.example"));
+        assert_eq!(name_of("https://10.1.0.1:6443"), None);
+        assert_eq!(name_of("https://[2001:db8::1]:6443"), None);
+        assert_eq!(host_and_port("https://c1.example"), Some(("c1.example".into(), 443)));
+    }
+
+    #[tokio::test]
+    async fn c3_only_addresses_that_may_be_dialled_are_told() {
+        let rules = Dialling { allowed: vec![("10.1.0.0".parse().expect("an address"), 16)], ..Dialling::default() };
+        let told = checked("c1", "https://10.1.0.1:6443", &rules).await.expect("allowed");
+        assert_eq!(told, ["10.1.0.1:6443".parse().expect("an address")]);
+        let refused = checked("c1", "https://10.2.0.1:6443", &rules).await.expect_err("another network");
+        assert!(matches!(refused, WorldError::Refused { code: "address_refused", .. }), "{refused:?}");
+    }
+}
