@@ -13,6 +13,7 @@ use crate::{Result, judge};
 
 pub(crate) mod access;
 pub(crate) mod credentials;
+pub(crate) mod hosting;
 pub(crate) mod identity;
 pub(crate) mod in_place;
 pub(crate) mod own;

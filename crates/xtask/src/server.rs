@@ -89,6 +89,13 @@ impl Server {
         output(&mut run).map(drop)
     }
 
+    /// Lets an upgrade in place move so many minors. The policy is a row of the database and has no other door yet.
+    pub(crate) fn in_place_minors(&self, minors: u32) -> Result<()> {
+        let url = format!("postgres://mw_owner@localhost/meshwright?host={}", self.postgres().display());
+        let change = format!("UPDATE upgrade_policies SET body = jsonb_set(body, '{{in_place_minors}}', '{minors}')");
+        output(Command::new(crate::fresh::program("psql")?).args(["--quiet", "--command", &change, &url])).map(drop)
+    }
+
     /// The command line alone, for another thread.
     pub(crate) fn client(&self) -> Client {
         self.client.clone()

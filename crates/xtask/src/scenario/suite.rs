@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Known, OLD, Parts, access, credentials, field, identity, in_place, mesh_up, registry, rollback, sidecars};
+use super::{
+    Known, OLD, Parts, access, credentials, field, hosting, identity, in_place, mesh_up, registry, rollback, sidecars,
+};
 use crate::Result;
 use crate::lab::{Lab, until};
 use crate::server::Server;
@@ -72,6 +74,18 @@ fn scenarios<'a>(
         (
             "a hosted control plane puts nothing cluster-wide into the hosting cluster".into(),
             Box::new(|| nothing_cluster_wide(lab)),
+        ),
+        (
+            "the mesh's namespace in the hosting cluster is restricted, counted and closed".into(),
+            Box::new(|| hosting::is_limited(lab, server)),
+        ),
+        (
+            "a canary begins with the switches that its mesh has".into(),
+            Box::new(|| hosting::canary_keeps_switches(lab, server)),
+        ),
+        (
+            "in place across two minors a mesh keeps its switches, and on the way back".into(),
+            Box::new(|| hosting::in_place_keeps_switches(lab, server)),
         ),
         (
             "keys, labels, tenants and the audit log by the command line".into(),

@@ -1,0 +1,107 @@
+//! What a mesh's namespace in the hosting cluster may do, as the real API server sees it.
+
+use serde_json::{Value, json};
+
+use super::suite::namespace;
+use super::{NEW, OLD};
+use crate::Result;
+use crate::lab::Lab;
+use crate::server::Server;
+
+/// The variables of istiod that an upgrade keeps, with what 1.25 does when nothing is set.
+const SWITCHES: [(&str, &str); 4] = [
+    ("ENABLE_NATIVE_SIDECARS", "false"),
+    ("ENABLE_PROXY_FIND_POD_BY_IP", "true"),
+    ("MAX_CONNECTIONS_PER_SOCKET_EVENT_LOOP", "0"),
+    ("PILOT_ENABLE_ABSOLUTE_FQDN_VHOST_DOMAIN", "false"),
+];
+
+/// The namespace is restricted, its quota counts, and its policy names what is needed and nothing else.
+pub(super) fn is_limited(lab: &Lab, server: &Server) -> Result<()> {
+    let mesh = namespace(server)?;
+    let own = one(lab, &["namespace", &mesh])?;
+    let standard = &own["metadata"]["labels"]["pod-security.kubernetes.io/enforce"];
+    if standard != "restricted" {
+        return Err(format!("the mesh's namespace enforces {standard}"));
+    }
+    refuses_root(lab, &mesh)?;
+    let quota = one(lab, &["resourcequota", "meshwright-limits", "-n", &mesh])?;
+    let pods = lab.get("hosting", &["pods", "-n", &mesh])?.len().to_string();
+    if quota["status"]["used"]["pods"] != pods.as_str() {
+        return Err(format!("{pods} pods are there, and the quota counts {}", quota["status"]["used"]));
+    }
+    let policy = one(lab, &["networkpolicy", "meshwright-limits", "-n", &mesh])?;
+    let open: Vec<&Value> = entries(&policy["spec"]["ingress"], "ports").map(|port| &port["port"]).collect();
+    if open != [&json!(15012), &json!(15017)] {
+        return Err(format!("these ports are open: {open:?}"));
+    }
+    let mut called: Vec<&str> =
+        entries(&policy["spec"]["egress"], "to").filter_map(|peer| peer["ipBlock"]["cidr"].as_str()).collect();
+    called.sort_unstable();
+    let service = one(lab, &["service", "kubernetes", "-n", "default"])?;
+    let cluster = format!("{}/32", service["spec"]["clusterIP"].as_str().unwrap_or_default());
+    let mut expected = vec!["10.0.0.1/32", "10.1.0.1/32", "10.2.0.1/32", cluster.as_str()];
+    expected.sort_unstable();
+    if called == expected { Ok(()) } else { Err(format!("istiods may call {called:?}, not {expected:?}")) }
+}
+
+/// Pod Security admission of the real API server: a pod that may be root is refused in the mesh's namespace.
+fn refuses_root(lab: &Lab, mesh: &str) -> Result<()> {
+    let run = ["run", "root", "--image=registry.example/probe:1", "--dry-run=server", "-n", mesh];
+    match lab.kubectl("hosting", &run) {
+        Err(said) if said.contains("violates PodSecurity") => Ok(()),
+        other => Err(format!("a pod that may be root was not refused: {other:?}")),
+    }
+}
+
+/// Both control planes of a canary, or the only one of a mesh, run with what the mesh began with.
+pub(crate) fn keeps_switches(lab: &Lab, server: &Server, revisions: &[&str]) -> Result<()> {
+    let mesh = namespace(server)?;
+    for revision in revisions {
+        let deployment = one(lab, &["deployment", &format!("istiod-{revision}"), "-n", &mesh])?;
+        let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+        let list = container["env"].as_array().cloned().unwrap_or_default();
+        for (name, wanted) in SWITCHES {
+            let found = list.iter().find(|entry| entry["name"] == name).map(|entry| &entry["value"]);
+            if found != Some(&json!(wanted)) {
+                return Err(format!("istiod-{revision} runs with {name}={found:?}, not {wanted}"));
+            }
+        }
+        if deployment.to_string().contains("compatibilityVersion") {
+            return Err(format!("istiod-{revision} was rendered with a compatibility version"));
+        }
+    }
+    Ok(())
+}
+
+/// Side by side, and gone again: the canary begins with what its mesh has.
+pub(super) fn canary_keeps_switches(lab: &Lab, server: &Server) -> Result<()> {
+    let upgrade = super::plan(server, NEW.0, "canary", "3600")?;
+    keeps_switches(lab, server, &[OLD.1, NEW.1])?;
+    super::ask(server, "rollback", &upgrade, "rolled_back")?;
+    keeps_switches(lab, server, &[OLD.1])
+}
+
+/// In place across two minors, which only a policy of the operator allows, and back.
+pub(super) fn in_place_keeps_switches(lab: &Lab, server: &Server) -> Result<()> {
+    server.in_place_minors(2)?;
+    let upgrade = super::plan(server, NEW.0, "in_place", "3600")?;
+    keeps_switches(lab, server, &[OLD.1])?;
+    let image =
+        &one(lab, &["deployment", &format!("istiod-{}", OLD.1), "-n", &namespace(server)?])?["spec"]["template"];
+    if !image.to_string().contains("pilot:1.27.9") {
+        return Err("istiod was not replaced".into());
+    }
+    super::ask(server, "rollback", &upgrade, "rolled_back")?;
+    server.in_place_minors(1)?;
+    keeps_switches(lab, server, &[OLD.1])
+}
+
+fn one(lab: &Lab, what: &[&str]) -> Result<Value> {
+    let said = lab.kubectl("hosting", &[&["get", "-o", "json"], what].concat())?;
+    serde_json::from_str(&said).map_err(|error| error.to_string())
+}
+
+fn entries<'v>(rules: &'v Value, key: &'v str) -> impl Iterator<Item = &'v Value> {
+    rules.as_array().into_iter().flatten().flat_map(move |rule| rule[key].as_array().into_iter().flatten())
+}
