@@ -9,7 +9,7 @@ use model::operation::Problem;
 use crate::error::fits;
 use crate::labels::{Columns, Narrow};
 use crate::meshes::Written;
-use crate::{Page, Reach, StoreError, Tx, exactly_one};
+use crate::{Page, Reach, StoreError, Tx, bounds, exactly_one};
 
 /// Where a cluster stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,12 +117,13 @@ impl Tx<'_> {
         page: Page,
     ) -> Result<Vec<Cluster>, StoreError> {
         let columns = Columns::from(&narrow.labels);
+        let (from, to) = bounds(only.map(|id| id.0));
         let rows = sqlx::query!(
             r#"SELECT cluster_id, name, display_name, generation, server, state, kubernetes_version, problem, created_at, observed_at,
                    uid, serial, issued_at, expires_at, previous_until,
                    array(SELECT l.key FROM labels l WHERE l.tenant_id = $1 AND l.object_id = cluster_id ORDER BY l.key) AS "label_keys!",
                    array(SELECT l.value FROM labels l WHERE l.tenant_id = $1 AND l.object_id = cluster_id ORDER BY l.key) AS "label_values!"
-               FROM clusters WHERE tenant_id = $1 AND ($10::uuid IS NULL OR cluster_id = $10)
+               FROM clusters WHERE tenant_id = $1 AND cluster_id BETWEEN $10 AND $11
                    AND ($2::uuid[] IS NULL OR cluster_id = ANY($2))
                    AND ($3::text IS NULL OR name = $3) AND ($4::uuid IS NULL OR cluster_id > $4)
                    AND NOT EXISTS (SELECT FROM unnest($6::text[], $7::text[]) AS wanted (key, value) WHERE NOT EXISTS (
@@ -141,7 +142,8 @@ impl Tx<'_> {
             &columns.with.1 as _,
             &columns.without.0,
             &columns.without.1 as _,
-            only.map(|id| id.0)
+            from,
+            to
         )
         .fetch_all(&mut *self.inner)
         .await?;

@@ -240,8 +240,22 @@ impl Store {
     }
 
     pub(crate) async fn begin_with(&self, tenant: TenantId, keys: Arc<TenantKeys>) -> Result<Tx<'static>, StoreError> {
-        // One round trip for both. A UUID's text has digits and dashes only.
-        let begin = format!("BEGIN; SELECT set_config('mw.tenant', '{}', true)", tenant.0);
+        self.begin_planning(tenant, keys, "auto").await
+    }
+
+    /// A transaction whose statements are planned in this way: `auto` looks at their values, `force_generic_plan` plans each of
+    /// them once for a connection.
+    pub(crate) async fn begin_planning(
+        &self,
+        tenant: TenantId,
+        keys: Arc<TenantKeys>,
+        planning: &'static str,
+    ) -> Result<Tx<'static>, StoreError> {
+        // One round trip for all of it. A UUID's text has digits and dashes only.
+        let begin = format!(
+            "BEGIN; SELECT set_config('mw.tenant', '{}', true), set_config('plan_cache_mode', '{planning}', true)",
+            tenant.0
+        );
         let inner = self.pool.begin_with(sqlx::AssertSqlSafe(begin)).await?;
         let (events, entries, store) = (Vec::new(), Vec::new(), self.clone());
         Ok(Tx { inner, tenant, events, entries, store, keys, _turn: None, _session: PhantomData })
@@ -300,6 +314,12 @@ where
         }
     }
     work().await
+}
+
+/// The bounds of the ids that a query reads: of one, or of all. A condition on a range uses the index in a plan that is made
+/// once for every value; one that is left out where a parameter is NULL does not.
+fn bounds(only: Option<uuid::Uuid>) -> (uuid::Uuid, uuid::Uuid) {
+    only.map_or((uuid::Uuid::nil(), uuid::Uuid::max()), |id| (id, id))
 }
 
 /// One row that a write must have hit.

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::error::{fits, json};
 use crate::labels::{Columns, Narrow};
-use crate::{Page, Reach, StoreError, Tx, exactly_one};
+use crate::{Page, Reach, StoreError, Tx, bounds, exactly_one};
 
 /// A mesh to be made.
 #[derive(Debug, Clone)]
@@ -301,6 +301,7 @@ impl Tx<'_> {
         page: Page,
     ) -> Result<Vec<Mesh>, StoreError> {
         let columns = Columns::from(&narrow.labels);
+        let (from, to) = bounds(only.map(|id| id.0));
         let rows = sqlx::query_as!(
             Row,
             r#"SELECT m.mesh_id, m.name, display_name, deletion_protection, generation, edition, state, problem, hosting_cluster_id, created_at, deleted_at,
@@ -318,7 +319,7 @@ impl Tx<'_> {
                FROM meshes m LEFT JOIN mesh_slots USING (tenant_id, mesh_id)
                    LEFT JOIN revisions current ON current.tenant_id = $1 AND current.mesh_id = m.mesh_id AND current.part = 'current'
                    LEFT JOIN revisions target ON target.tenant_id = $1 AND target.mesh_id = m.mesh_id AND target.part = 'target'
-               WHERE m.tenant_id = $1 AND ($11::uuid IS NULL OR m.mesh_id = $11)
+               WHERE m.tenant_id = $1 AND m.mesh_id BETWEEN $11 AND $12
                    AND ($10 OR state <> 'deleted') AND ($2::uuid[] IS NULL OR m.mesh_id = ANY($2))
                    AND ($3::text IS NULL OR m.name = $3) AND ($4::uuid IS NULL OR m.mesh_id > $4)
                    AND NOT EXISTS (SELECT FROM unnest($6::text[], $7::text[]) AS wanted (key, value) WHERE NOT EXISTS (
@@ -338,7 +339,8 @@ impl Tx<'_> {
             &columns.without.0,
             &columns.without.1 as _,
             narrow.deleted,
-            only.map(|id| id.0)
+            from,
+            to
         )
         .fetch_all(&mut *self.inner)
         .await?;

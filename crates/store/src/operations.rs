@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{fits, json};
-use crate::{NewEvent, Page, Reach, StoreError, Tx, exactly_one};
+use crate::{NewEvent, Page, Reach, StoreError, Tx, bounds, exactly_one};
 
 /// An operation to be queued.
 #[derive(Debug, Clone)]
@@ -178,13 +178,14 @@ impl Tx<'_> {
         upgrade: Option<UpgradeId>,
         page: Page,
     ) -> Result<Vec<(Operation, Counts)>, StoreError> {
+        let (from, to) = bounds(only.map(|id| id.0));
         let rows = sqlx::query!(
             r#"SELECT operation_id, kind, mesh_id, cluster_id, upgrade_id, arguments, state_body, waves, waiting_for, created_at, started_at, ended_at,
-                   CASE WHEN $7::uuid IS NULL THEN (SELECT count(*) FROM operation_items i
+                   CASE WHEN $7::uuid < $8::uuid THEN (SELECT count(*) FROM operation_items i
                        WHERE i.tenant_id = $1 AND i.operation_id = o.operation_id) ELSE 0 END AS "total!",
-                   CASE WHEN $7::uuid IS NULL THEN (SELECT count(DISTINCT f.number) FROM item_facts f
+                   CASE WHEN $7::uuid < $8::uuid THEN (SELECT count(DISTINCT f.number) FROM item_facts f
                        WHERE f.tenant_id = $1 AND f.operation_id = o.operation_id AND f.fact ->> 'fact' = 'done') ELSE 0 END AS "done!"
-               FROM operations o WHERE tenant_id = $1 AND ($7::uuid IS NULL OR operation_id = $7) AND ($2::uuid IS NULL OR upgrade_id = $2)
+               FROM operations o WHERE tenant_id = $1 AND operation_id BETWEEN $7 AND $8 AND ($2::uuid IS NULL OR upgrade_id = $2)
                    AND ($3::uuid[] IS NULL OR mesh_id = ANY($3) OR cluster_id = ANY($4)) AND ($5::uuid IS NULL OR operation_id < $5)
                ORDER BY operation_id DESC LIMIT $6"#,
             self.tenant.0,
@@ -193,7 +194,8 @@ impl Tx<'_> {
             reach.clusters.as_deref(),
             page.after,
             page.limit,
-            only.map(|id| id.0)
+            from,
+            to
         )
         .fetch_all(&mut *self.inner)
         .await?;

@@ -9,6 +9,10 @@ use model::ids::TenantId;
 
 use crate::{Store, StoreError, Tx};
 
+/// Planning the statement of a list takes ten times as long as reading a short list does, and it would be done for every
+/// request.
+const PLANNED_ONCE: &str = "force_generic_plan";
+
 /// The right of one task to have one transaction at a time on behalf of a tenant.
 ///
 /// A second transaction beside the first one does not compile:
@@ -80,7 +84,8 @@ impl Session {
     /// The database does not answer.
     pub async fn into_reading_tx(self) -> Result<Tx<'static>, StoreError> {
         let turn = self.store.turn(self.tenant).await;
-        Ok(Tx { _turn: turn, ..self.store.begin_with(self.tenant, Arc::default()).await? })
+        let tx = self.store.begin_planning(self.tenant, Arc::default(), PLANNED_ONCE).await?;
+        Ok(Tx { _turn: turn, ..tx })
     }
 }
 

@@ -11,7 +11,7 @@ use model::version::{RevisionName, Version};
 use serde_json::Value;
 
 use crate::error::{fits, json};
-use crate::{NewEvent, NewOperation, Page, StoreError, Tx};
+use crate::{NewEvent, NewOperation, Page, StoreError, Tx, bounds};
 
 /// An upgrade to be planned.
 #[derive(Debug, Clone)]
@@ -130,18 +130,20 @@ impl Tx<'_> {
         mesh: Option<MeshId>,
         page: Page,
     ) -> Result<Vec<Upgrade>, StoreError> {
+        let (from, to) = bounds(only.map(|id| id.0));
         let rows = sqlx::query!(
             "SELECT upgrade_id, mesh_id, from_version, to_version, choice, state_body, transitions, operation_id, created_at, ended_at
-             FROM upgrades WHERE tenant_id = $1 AND ($2::uuid IS NULL OR upgrade_id = $2)
+             FROM upgrades WHERE tenant_id = $1 AND upgrade_id BETWEEN $2 AND $6
                  AND ($3::uuid IS NULL OR (mesh_id = $3 AND EXISTS (
                      SELECT FROM meshes m WHERE m.tenant_id = $1 AND m.mesh_id = $3 AND m.state <> 'deleted')))
                  AND ($4::uuid IS NULL OR upgrade_id < $4)
              ORDER BY upgrade_id DESC LIMIT $5",
             self.tenant.0,
-            only.map(|id| id.0),
+            from,
             mesh.map(|id| id.0),
             page.after,
-            page.limit
+            page.limit,
+            to
         )
         .fetch_all(&mut *self.inner)
         .await?;

@@ -5,7 +5,7 @@ use jiff_sqlx::ToSqlx;
 use model::ids::WebhookId;
 use model::webhook;
 
-use crate::{NewEvent, Page, StoreError, Tx, exactly_one};
+use crate::{NewEvent, Page, StoreError, Tx, bounds, exactly_one};
 
 /// An address that events are sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,14 +97,16 @@ impl Tx<'_> {
     }
 
     async fn read_webhooks(&mut self, only: Option<WebhookId>, page: Page) -> Result<Vec<Webhook>, StoreError> {
+        let (from, to) = bounds(only.map(|id| id.0));
         let rows = sqlx::query!(
             "SELECT webhook_id, name, url, kinds, enabled, stopped, former_until, delivered_at, generation, created_at
-             FROM webhooks WHERE tenant_id = $1 AND ($2::uuid IS NULL OR webhook_id = $2) AND ($3::uuid IS NULL OR webhook_id > $3)
+             FROM webhooks WHERE tenant_id = $1 AND webhook_id BETWEEN $2 AND $5 AND ($3::uuid IS NULL OR webhook_id > $3)
              ORDER BY webhook_id LIMIT $4",
             self.tenant.0,
-            only.map(|id| id.0),
+            from,
             page.after,
-            page.limit
+            page.limit,
+            to
         )
         .fetch_all(&mut *self.inner)
         .await?;

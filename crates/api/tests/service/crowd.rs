@@ -72,3 +72,27 @@ async fn trial_meshes_of_forty_tenants_at_once_are_all_answered_and_a_bystander_
         assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
     }
 }
+
+#[tokio::test]
+async fn requests_that_wait_for_their_tenants_turn_hold_no_connection() {
+    let service = Service::new().await;
+    let (crowded, bystander) = (service.key(Role::Viewer).await, service.stranger().await);
+    let mut held = Vec::new();
+    // As many as one tenant may have at once.
+    for _ in 0..2 {
+        held.push(service.app.store.begin(service.fleet.db.tenant).await.expect("a transaction"));
+    }
+    let look = |key| service.call("GET", "/v1/meshes", Some(key), &[], None);
+    let waiting = join_all((0..TENANTS).map(|_| look(crowded.as_str())));
+    let mut waiting = std::pin::pin!(waiting);
+    let looked = tokio::select! {
+        biased;
+        _ = &mut waiting => panic!("there was a third turn"),
+        reply = look(bystander.as_str()) => reply,
+    };
+    assert_eq!(looked.status, StatusCode::OK, "{}", looked.text);
+    drop(held);
+    for reply in waiting.await {
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    }
+}

@@ -153,6 +153,8 @@ fn statement(part: &str, tenant: &str, id: Option<&str>) -> Result<String> {
     let known = entries.flatten().filter_map(|entry| read(entry.path()));
     let found = known.into_iter().find(|known| known["query"].as_str().is_some_and(|query| query.contains(part)));
     let found = found.ok_or_else(|| format!("no query has {part}"))?;
+    // Every id lies between these two.
+    let bound = |digit: char| format!("'{}'::uuid", digit.to_string().repeat(32));
     let mut query = found["query"].as_str().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
     let types = found["describe"]["parameters"]["Left"].as_array().cloned().unwrap_or_default();
     // The last parameter first: `$1` begins `$10`.
@@ -164,6 +166,8 @@ fn statement(part: &str, tenant: &str, id: Option<&str>) -> Result<String> {
             (_, "Bool") => "false".into(),
             (_, "TextArray") => "'{}'::text[]".into(),
             (_, "UuidArray") => "NULL::uuid[]".into(),
+            (_, "Uuid") if query.contains(&format!("BETWEEN ${}", number + 1)) => bound('0'),
+            (_, "Uuid") if query.contains(&format!("BETWEEN ${number} AND ${}", number + 1)) => bound('f'),
             (_, "Uuid") => "NULL::uuid".into(),
             (_, "Text") => "NULL::text".into(),
             (_, other) => return Err(format!("no value of type {other} is known for {part}")),
