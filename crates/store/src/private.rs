@@ -1,5 +1,9 @@
 //! A private Postgres for `dev` and the tests: found on the system, reached by a socket only, gone with its owner.
+//!
+//! Other users of the machine are kept out twice: neither the socket nor its folder can be entered by them, and the server asks
+//! the kernel which account a client runs under, and lets in the one that started it only.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -7,6 +11,12 @@ use std::time::{Duration, Instant};
 
 /// The superuser of a private server. The service itself never connects as it.
 pub const SUPERUSER: &str = "mw_root";
+
+/// The roles that the account which started the server may connect as.
+const ROLES: [&str; 4] = [SUPERUSER, "mw_owner", "mw_api", "mw_worker"];
+
+/// Permissions of the socket's folder: its owner's alone.
+const PRIVATE: u32 = 0o700;
 
 /// Starting takes a quarter of a second; a machine under load may take far longer.
 const START_LIMIT: Duration = Duration::from_mins(1);
@@ -67,9 +77,10 @@ impl PrivatePostgres {
         if let Some(account) = &account {
             run(Command::new("chown").arg(account).arg(&dir))?;
         }
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(PRIVATE)).map_err(folder)?;
         let data = dir.join("data");
         if !data.join("PG_VERSION").exists() {
-            let auth = ["--auth=trust", "--encoding=UTF8", "--no-sync", "--username"];
+            let auth = ["--auth-local=peer", "--auth-host=reject", "--encoding=UTF8", "--no-sync", "--username"];
             run(as_account(account.as_deref(), &bin.join("initdb"))
                 .args(auth)
                 .arg(SUPERUSER)
@@ -79,6 +90,10 @@ impl PrivatePostgres {
         }
         let mut server = as_account(account.as_deref(), &bin.join("postgres"));
         server.arg("-D").arg(&data).arg("-k").arg(&dir).args(["-c", "listen_addresses=", "-c", "max_connections=200"]);
+        let (rules, map) = admit_own_account(&dir)?;
+        server.arg("-c").arg(format!("hba_file={}", rules.display()));
+        server.arg("-c").arg(format!("ident_file={}", map.display()));
+        server.args(["-c", &format!("unix_socket_permissions={PRIVATE:04o}")]);
         server.args(["-c", "logging_collector=off", "-c", "fsync=off", "-c", "full_page_writes=off"]);
         let log_path = dir.join("postgres.log");
         let log = std::fs::File::create(&log_path).map_err(folder)?;
@@ -94,10 +109,25 @@ impl PrivatePostgres {
         Ok(Self { dir })
     }
 
-    /// The address of a database as a role. Everybody who can reach the socket's folder may connect.
+    /// The address of a database as a role. Only the account that started the server gets in.
     pub fn url(&self, role: &str, database: &str) -> String {
         format!("postgres://{role}@localhost/{database}?host={}", self.dir.display())
     }
+}
+
+/// Writes down who may connect, at each start: a folder of an older server let everyone in. Answers the rules, and the file that
+/// says which roles the account may take.
+fn admit_own_account(dir: &Path) -> Result<(PathBuf, PathBuf), PrivateError> {
+    let account = run(Command::new("id").arg("-un"))?;
+    let (rules, map) = (dir.join("pg_hba.conf"), dir.join("pg_ident.conf"));
+    let roles = ROLES.map(|role| format!("own \"{}\" {role}\n", account.trim())).concat();
+    for (file, text) in [(&rules, "local all all peer map=own\n"), (&map, roles.as_str())] {
+        let failed = |source| PrivateError::Folder { path: file.clone(), source };
+        std::fs::write(file, text).map_err(failed)?;
+        // The server may run under another account.
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).map_err(failed)?;
+    }
+    Ok((rules, map))
 }
 
 /// A server listens before it lets anybody in: its own file says when it does, in the line that `pg_ctl` waits for. A server
@@ -131,30 +161,35 @@ fn as_account(account: Option<&str>, program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "INT"]);
     if let Some(account) = account {
-        command.args(["--reuid", account, "--regid", account, "--clear-groups"]);
+        // The group of an account may have another name: that of `nobody` is `nogroup` on Debian.
+        let group = id(&["-g", account]).unwrap_or_else(|| account.to_owned());
+        command.args(["--reuid", account, "--regid", &group, "--clear-groups"]);
     }
     command.arg("--").arg(program);
     command
 }
 
+/// What `id` says; `None` where there is no such account.
+fn id(arguments: &[&str]) -> Option<String> {
+    run(Command::new("id").args(arguments)).ok().map(|said| said.trim().to_owned())
+}
+
 /// Whom to run Postgres as: root must not.
 fn account() -> Result<Option<String>, PrivateError> {
-    let id =
-        |arguments: &[&str]| Command::new("id").args(arguments).output().ok().filter(|output| output.status.success());
-    let root = id(&["-u"]).is_some_and(|output| output.stdout.trim_ascii() == b"0");
-    if !root {
+    if id(&["-u"]).as_deref() != Some("0") {
         return Ok(None);
     }
     let known = ["postgres", "nobody"].into_iter().find(|name| id(&["-u", name]).is_some());
     known.map(|name| Some(name.to_owned())).ok_or(PrivateError::NoAccount)
 }
 
-fn run(command: &mut Command) -> Result<(), PrivateError> {
+/// Runs a command to its end, and answers what it said.
+fn run(command: &mut Command) -> Result<String, PrivateError> {
     let name = format!("{command:?}");
     let output =
         command.output().map_err(|error| PrivateError::Failed { command: name.clone(), output: error.to_string() })?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(PrivateError::Failed { command: name, output: String::from_utf8_lossy(&output.stderr).into_owned() })
 }
@@ -177,4 +212,54 @@ pub fn find_binaries() -> Option<PathBuf> {
     versioned.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
     let installed = versioned.into_iter().map(|(_, dir)| dir);
     named.into_iter().chain(installed).chain(std::env::split_paths(&path)).find(complete)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Connects with `psql` from this account, or from another one; answers whether it was let in, and what was said.
+    fn connects(socket: &Path, role: &str, account: Option<&str>) -> (bool, String) {
+        let psql = find_binaries().expect("Postgres").join("psql");
+        let mut command = as_account(account, &psql);
+        command.args([
+            "--no-psqlrc",
+            "--no-password",
+            "--username",
+            role,
+            "--dbname",
+            "postgres",
+            "--command",
+            "SELECT 1",
+        ]);
+        let output = command.arg("--host").arg(socket).current_dir("/").output().expect("psql runs");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    #[test]
+    fn another_user_of_the_machine_is_refused_at_the_folder_and_by_the_server() {
+        let parent = tempfile::tempdir().expect("a folder");
+        // Everyone may pass, so that the folder below is what refuses.
+        std::fs::set_permissions(parent.path(), std::fs::Permissions::from_mode(0o755)).expect("permissions");
+        let dir = parent.path().join("postgres");
+        let server = PrivatePostgres::start(&dir).expect("a private Postgres");
+        assert_eq!(std::fs::metadata(&server.dir).expect("a folder").permissions().mode() & 0o777, PRIVATE);
+        let socket = server.dir.join(".s.PGSQL.5432");
+        assert_eq!(std::fs::metadata(&socket).expect("a socket").permissions().mode() & 0o777, PRIVATE);
+        let (own, said) = connects(&server.dir, SUPERUSER, None);
+        assert!(own, "{said}");
+        // Only root can become another user. For everyone else the permissions above have been looked at.
+        if account().expect("an account").is_none() {
+            return;
+        }
+        let (entered, said) = connects(&server.dir, SUPERUSER, Some("nobody"));
+        assert!(!entered && said.contains("Permission denied"), "{said}");
+        for open in [&server.dir, &socket] {
+            std::fs::set_permissions(open, std::fs::Permissions::from_mode(0o777)).expect("permissions");
+        }
+        for role in ROLES {
+            let (entered, said) = connects(&server.dir, role, Some("nobody"));
+            assert!(!entered && said.contains("Peer authentication failed"), "{role}: {said}");
+        }
+    }
 }
