@@ -99,6 +99,21 @@ async fn people_may_do_what_they_or_their_groups_were_granted() {
     assert_eq!(call(&nobody, "POST", &restarts).await.status, StatusCode::NOT_FOUND);
 }
 
+/// Every other field of the header and the signature are right.
+#[tokio::test]
+async fn a_token_that_needs_an_extension_to_be_understood_is_refused() {
+    let stage = Stage::new().await;
+    let private = EncodingKey::from_ed_der(&stage.service.issuer.private("k1"));
+    let token = |crit: Option<Vec<String>>| {
+        let header = Header { kid: Some("k1".into()), crit, ..Header::new(Algorithm::EdDSA) };
+        encode(&header, &stage.claims("vera"), &private).expect("a token")
+    };
+    assert!(stage.gets_in(&token(None)).await);
+    for crit in [vec!["exp".to_owned()], vec!["https://x.example/must".to_owned()], Vec::new()] {
+        assert!(!stage.gets_in(&token(Some(crit.clone()))).await, "{crit:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_grant_that_is_taken_back_and_a_provider_that_is_deleted_are_worth_nothing_at_once() {
     let stage = Stage::new().await;
