@@ -50,6 +50,20 @@ pub struct Event {
     pub body: serde_json::Value,
 }
 
+/// How a reader's last number stands to the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cursor {
+    /// Every event after it is there, or will be.
+    Kept,
+    /// Events after it are gone: it is older than the oldest that is kept.
+    Expired,
+    /// No event has had this number: the reader has seen a log that a restore has taken away.
+    Ahead {
+        /// Number of the last event that there is.
+        last: i64,
+    },
+}
+
 impl Tx<'_> {
     /// Numbers and writes what was buffered. The head's row lock orders committing transactions of one tenant, so a reader
     /// that has seen number n has seen all before it.
@@ -129,22 +143,24 @@ impl Tx<'_> {
         self.bury(before).await
     }
 
-    /// Whether every event after a number is still there. After 0 comes whatever is kept.
+    /// How a reader's last number stands to the log. After 0 comes the oldest event that is kept.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn remembers(&mut self, seq: i64) -> Result<bool, StoreError> {
-        if seq <= 0 {
-            return Ok(true);
-        }
-        let oldest = sqlx::query_scalar!(
-            r#"SELECT coalesce((SELECT min(seq) FROM events WHERE tenant_id = $1), event_seq + 1) AS "oldest!"
+    pub async fn cursor(&mut self, seq: i64) -> Result<Cursor, StoreError> {
+        let log = sqlx::query!(
+            r#"SELECT coalesce((SELECT min(seq) FROM events WHERE tenant_id = $1), event_seq + 1) AS "oldest!", event_seq
                FROM tenant_heads WHERE tenant_id = $1"#,
             self.tenant.0
         )
         .fetch_one(&mut *self.inner)
         .await?;
-        Ok(seq >= oldest - 1)
+        Ok(match seq {
+            ..=0 => Cursor::Kept,
+            _ if seq > log.event_seq => Cursor::Ahead { last: log.event_seq },
+            _ if seq < log.oldest - 1 => Cursor::Expired,
+            _ => Cursor::Kept,
+        })
     }
 
     /// The events within reach after a number, oldest first, at most `limit` of them.

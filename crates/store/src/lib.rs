@@ -50,7 +50,7 @@ pub use clusters::{Cluster, ClusterState, NewCluster};
 pub use credentials::{Issued, Probe, Tended};
 pub use deliveries::{Attempt, Delivery, DeliveryState, Mail};
 pub use error::StoreError;
-pub use events::{Event, KEPT as EVENTS_KEPT, NewEvent};
+pub use events::{Cursor, Event, KEPT as EVENTS_KEPT, NewEvent};
 pub use idempotency::{Answer, Earlier, RequestKey};
 pub use identity::{Binding, Provider, Subject};
 pub use keys::{ApiKey, KeyText, NewKey};

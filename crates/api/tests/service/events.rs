@@ -136,7 +136,6 @@ async fn old_events_go_and_whoever_resumes_before_them_is_told() {
         async |after: i64| service.call("GET", &format!("/v1/events?after={after}"), Some(&owner), &[], None).await;
     assert_eq!(list(0).await.body["items"][0]["seq"], kept[0]);
     assert_eq!(list(kept[0] - 1).await.status, StatusCode::OK);
-    assert_eq!(list(i64::MAX).await.status, StatusCode::OK);
     let gone = list(kept[0] - 2).await;
     assert_eq!((gone.status, gone.body["code"].as_str()), (StatusCode::GONE, Some("events_expired")));
     let request = Request::get("/v1/events").header("Authorization", format!("Bearer {owner}"));
@@ -144,5 +143,55 @@ async fn old_events_go_and_whoever_resumes_before_them_is_told() {
     let answer = service.router().oneshot(request.body(Body::empty()).expect("a request")).await;
     let mut stream = answer.expect("an answer").into_body().into_data_stream();
     let first = stream.next().await.expect("an event").expect("bytes");
-    assert!(first.starts_with(b"event: reset"), "{first:?}");
+    assert!(String::from_utf8_lossy(&first).contains("event: reset"), "{first:?}");
+}
+
+async fn follow_after(service: &Service, key: &str, last: i64) -> axum::body::BodyDataStream {
+    let request = Request::get("/v1/events").header("Authorization", format!("Bearer {key}"));
+    let request = request.header("Accept", "text/event-stream").header("Last-Event-ID", last);
+    let answer = service.router().oneshot(request.body(Body::empty()).expect("a request")).await;
+    answer.expect("an answer").into_body().into_data_stream()
+}
+
+async fn next_text(stream: &mut axum::body::BodyDataStream) -> String {
+    String::from_utf8_lossy(&stream.next().await.expect("an event").expect("bytes")).into_owned()
+}
+
+/// As after a restore from a backup: the reader has seen more than there is.
+#[tokio::test]
+async fn a_reader_ahead_of_the_log_is_told_and_goes_on_with_what_follows() {
+    let service = Service::new().await;
+    let (owner, fleet) = (service.key(Role::Owner).await, &service.fleet);
+    let last = tail(fleet, 0).await.last().copied().expect("events");
+    let list =
+        async |after: i64| service.call("GET", &format!("/v1/events?after={after}"), Some(&owner), &[], None).await;
+    assert_eq!(list(last).await.status, StatusCode::OK);
+    for ahead in [last + 1, i64::MAX] {
+        let refused = list(ahead).await;
+        assert_eq!((refused.status, refused.body["code"].as_str()), (StatusCode::GONE, Some("events_expired")));
+    }
+    let mut stream = follow_after(&service, &owner, last + 40).await;
+    let first = next_text(&mut stream).await;
+    assert!(first.contains("event: reset") && first.contains(&format!("id: {last}\n")), "{first}");
+    tell(fleet, json!("new")).await;
+    assert!(next_text(&mut stream).await.contains(&format!("id: {}\n", last + 1)));
+}
+
+#[tokio::test]
+async fn a_stream_whose_log_is_replaced_under_it_is_told() {
+    let service = Service::new().await;
+    let (owner, fleet) = (service.key(Role::Owner).await, &service.fleet);
+    let last = tail(fleet, 0).await.last().copied().expect("events");
+    let mut stream = follow_after(&service, &owner, last - 1).await;
+    assert!(next_text(&mut stream).await.contains(&format!("id: {last}\n")));
+    let superuser = store::private::SUPERUSER;
+    for restore in [
+        format!("DELETE FROM events WHERE seq > {}", last - 3),
+        format!("UPDATE tenant_heads SET event_seq = {}", last - 3),
+    ] {
+        fleet.db.execute(superuser, &restore).await.expect("a restore");
+    }
+    fleet.clock.advance(SignedDuration::from_secs(31));
+    let told = next_text(&mut stream).await;
+    assert!(told.contains("event: reset") && told.contains(&format!("id: {}\n", last - 3)), "{told}");
 }
