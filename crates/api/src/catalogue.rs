@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use model::Version;
 use model::access::Action;
-use model::ids::HostingClusterId;
+use model::ids::{HostingClusterId, TenantId};
 use model::release::{Release, ReleaseState};
 use model::rules::Severity;
 use store::Hosting;
@@ -72,11 +72,12 @@ pub(crate) async fn delete_hosting_cluster(
 
 /// List releases
 ///
-/// The catalogue, newest first.
+/// The catalogue, newest first. The digest of the charts and known faults are shown to whoever operates the service.
 #[utoipa::path(get, path = "/v1/releases", operation_id = "listReleases", tag = "catalogue",
     responses((status = 200, body = wire::ReleaseList)))]
-pub(crate) async fn list_releases(Asked(_caller, database): Asked) -> Result<Json<wire::ReleaseList>> {
-    let items = database.begin().await?.releases().await?.iter().map(view).collect();
+pub(crate) async fn list_releases(Asked(caller, database): Asked) -> Result<Json<wire::ReleaseList>> {
+    let show = if caller.tenant == TenantId::PLATFORM { view } else { view_to_choose };
+    let items = database.begin().await?.releases().await?.iter().map(show).collect();
     Ok(Json(wire::ReleaseList { items, next_page_token: None }))
 }
 
@@ -98,6 +99,12 @@ fn view(release: &Release) -> wire::Release {
         ),
         quirks: release.quirks.iter().map(name).collect(),
     }
+}
+
+/// A release as tenants see it. They choose by version, edition and Kubernetes, and their clusters pull the images; the charts
+/// and the faults that the service works around are the operator's business.
+fn view_to_choose(release: &Release) -> wire::Release {
+    wire::Release { charts_digest: String::new(), quirks: Vec::new(), ..view(release) }
 }
 
 /// Charts have a code of their own: what is wrong is in the archive, not in the request.

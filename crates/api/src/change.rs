@@ -205,15 +205,21 @@ impl Change<'_> {
     }
 
     fn note(&mut self, done: &Done, after: Option<Digest>) {
-        self.tx.note(Entry {
+        let entry = Entry { before: done.before, after, ..self.entry(&done.target) };
+        self.tx.note(entry);
+    }
+
+    /// What an audit log says of this change to a target.
+    pub(crate) fn entry(&self, target: impl ToString) -> Entry {
+        Entry {
             at: self.caller.app.clock.now(),
             actor: self.caller.principal.clone(),
             action: self.action.into(),
-            target: done.target.clone(),
+            target: target.to_string(),
             request_id: envelope::request_id(),
-            before: done.before,
-            after,
-        });
+            before: None,
+            after: None,
+        }
     }
 
     async fn answer(mut self, answer: Answer) -> Result<Response> {

@@ -68,7 +68,7 @@ async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<N
     let (name, written) = (name_field(&wanted.name)?, written(&wanted.display_name, &wanted.labels)?);
     let version = version_field(&wanted.version)?;
     let release = release(tx, &version).await?;
-    let edition = edition("/edition", &wanted.edition)?;
+    let edition = granted_edition(tx, wanted.edition.as_deref()).await?;
     if wanted.clusters.is_empty() || wanted.clusters.len() > MOST_MEMBERS {
         return Err(ApiError::field("/clusters", format!("a mesh has 1 to {MOST_MEMBERS} clusters")));
     }
@@ -118,6 +118,17 @@ async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<N
         written,
         deletion_protection: wanted.deletion_protection,
     })
+}
+
+/// The edition of a new mesh: the one that is asked for, if the operator granted it, or the highest one.
+async fn granted_edition(tx: &mut Tx<'_>, wanted: Option<&str>) -> Result<Edition> {
+    let granted = tx.own_tenant().await?.edition;
+    let wanted = wanted.map(|text| edition("/edition", text)).transpose()?.unwrap_or(granted);
+    if wanted > granted {
+        let said = format!("the highest edition that was granted to this tenant is {}", name(&granted));
+        return Err(ApiError::field("/edition", said).coded("edition_not_granted"));
+    }
+    Ok(wanted)
 }
 
 /// A version's entry in the catalogue.

@@ -239,6 +239,12 @@ impl From<StoreError> for ApiError {
                 format!("The tenant may have {limit} {} at most.", of.as_str().replace('_', " ")),
                 "Remove what is not needed, or ask whoever operates the service for more. GET /v1/usage shows how much there is.",
             ),
+            StoreError::LastOwner => Self::new(
+                StatusCode::CONFLICT,
+                "last_owner",
+                "No other key of an owner that never ends would be left.",
+                "Make another key with the role owner and without an end first.",
+            ),
             StoreError::InFlight => Self::new(
                 StatusCode::CONFLICT,
                 "request_in_flight",

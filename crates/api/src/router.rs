@@ -57,6 +57,7 @@ fn documented() -> OpenApiRouter<Context> {
         .routes(routes!(catalogue::change_release))
         .routes(routes!(tenants::create_tenant, tenants::list_tenants))
         .routes(routes!(tenants::get_tenant, tenants::change_tenant, tenants::delete_tenant))
+        .routes(routes!(tenants::create_owner_key))
         .routes(routes!(tenants::get_usage))
         .routes(routes!(clusters::register_cluster, clusters::list_clusters))
         .routes(routes!(clusters::renew_credential))

@@ -10,13 +10,15 @@ use model::access::{Action, Role};
 use model::ids::{KeyId, TenantId};
 use model::quota::{Counted, Quotas};
 use store::{KeyText, NewKey, NewTenant, Page, StoreError, TenantState};
-use wire::{ChangeTenant, CreateTenant, Tenant, TenantList, Usage, Used};
+use wire::{ApiKey, ChangeTenant, CreateOwnerKey, CreateTenant, Tenant, TenantList, Usage, Used};
 
 use crate::auth::Asked;
 use crate::change::{Body, Done, Nothing};
-use crate::fields::{id, name_field, tag, unmoved};
+use crate::fields::{edition, id, name_field, tag, unmoved};
+use crate::keys;
 use crate::paging::{Deletable, List};
 use crate::problem::{ApiError, Result};
+use crate::views::name;
 
 /// The most that a quota can be set to.
 const MOST: u32 = 1_000_000;
@@ -27,6 +29,7 @@ fn view(tenant: &store::Tenant) -> Tenant {
         name: tenant.name.clone(),
         state: tenant.state.as_str().into(),
         quotas: Counted::ALL.map(|of| (of.as_str().to_owned(), tenant.quotas.limit(of))).into(),
+        edition: name(&tenant.edition),
         created_at: tenant.created_at,
         owner_key: None,
     }
@@ -56,13 +59,14 @@ pub(crate) async fn create_tenant(Asked(caller, database): Asked, body: Body<Cre
     let (app, now) = (&caller.app, caller.app.clock.now());
     let name = name_field(&body.value.name)?;
     let quotas = quotas(&body.value.quotas, &Quotas::default())?;
+    let edition = edition("/edition", &body.value.edition)?;
     let tenant = TenantId(app.clock.uuid());
     let text = KeyText::generate(tenant, KeyId(app.clock.uuid()));
     let (digest, scopes) = (text.digest(&app.vault), Vec::new());
     let key = NewKey { id: text.key, name: "first-owner".into(), role: Role::Owner, scopes, digest, expires_at: None };
     let wrapped = app.vault.first_wrapped_key(tenant).await?;
     let mut change = caller.change(database, "createTenant", &body).await?;
-    let new = NewTenant { id: tenant, name: name.as_str(), quotas: &quotas, wrapped: &wrapped };
+    let new = NewTenant { id: tenant, name: name.as_str(), quotas: &quotas, edition, wrapped: &wrapped };
     change.tx.create_tenant(&new, now).await?;
     change.tx.create_first_key(tenant, &key, now).await?;
     let made = one(&mut change.tx, tenant).await?;
@@ -101,7 +105,7 @@ pub(crate) async fn get_tenant(Asked(caller, database): Asked, Path(tenant): Pat
 
 /// Change a tenant
 ///
-/// Suspend it, let it go on, or set its quotas. Of a suspended tenant no credential is accepted; its meshes go on serving.
+/// Suspend it, let it go on, set its quotas, or grant it an edition. Of a suspended tenant no credential is accepted; its meshes go on serving.
 /// `If-Match` with the `ETag` that you looked at is honoured.
 #[utoipa::path(patch, path = "/v1/tenants/{tenant_id}", operation_id = "changeTenant", tag = "tenants", request_body = ChangeTenant,
     params(("tenant_id" = String, Path), ("If-Match" = Option<String>, Header)),
@@ -123,7 +127,9 @@ pub(crate) async fn change_tenant(
         _ => return Err(ApiError::field("/state", "active or suspended")),
     };
     let quotas = quotas(&body.value.quotas, &seen.quotas)?;
-    change.tx.change_tenant(&seen, state, &quotas).await?;
+    let wanted = body.value.edition.as_ref().map(|text| edition("/edition", text)).transpose()?;
+    let wanted = store::Tenant { state, quotas, edition: wanted.unwrap_or(seen.edition), ..seen.clone() };
+    change.tx.change_tenant(&seen, &wanted).await?;
     let changed = one(&mut change.tx, seen.id).await?;
     let done = Done::new(StatusCode::OK, seen.id).tagged(tag(changed.generation)).replacing(&view(&seen));
     change.done(done, &view(&changed)).await
@@ -153,6 +159,30 @@ pub(crate) async fn delete_tenant(
     change.gone(seen.id, &view(&seen)).await
 }
 
+/// Make an owner's key for a tenant
+///
+/// The way in for a tenant that no owner can get into any more. The secret is in this answer and nowhere else; the tenant's own
+/// audit log says who made the key. For whoever operates the service.
+#[utoipa::path(post, path = "/v1/tenants/{tenant_id}/owner-keys", operation_id = "createOwnerKey", tag = "tenants", request_body = CreateOwnerKey,
+    params(("tenant_id" = String, Path)), responses((status = 201, body = ApiKey)))]
+pub(crate) async fn create_owner_key(
+    Asked(caller, database): Asked,
+    Path(tenant): Path<String>,
+    body: Body<CreateOwnerKey>,
+) -> Result<Response> {
+    caller.may(Action::ChangePlatform)?;
+    let (app, name) = (&caller.app, name_field(&body.value.name)?);
+    let mut change = caller.change(database, "createOwnerKey", &body).await?;
+    let tenant = one(&mut change.tx, id(&tenant, "tenant")?).await?.id;
+    let text = KeyText::generate(tenant, KeyId(app.clock.uuid()));
+    let (digest, scopes) = (text.digest(&app.vault), Vec::new());
+    let key = NewKey { id: text.key, name: name.to_string(), role: Role::Owner, scopes, digest, expires_at: None };
+    let entry = change.entry(key.id);
+    let made = change.tx.create_owner_key(tenant, &key, entry).await?;
+    let shown = ApiKey { secret: Some(text.reveal()), ..keys::view(&made) };
+    change.done(Done::new(StatusCode::CREATED, key.id), &shown).await
+}
+
 /// What is used
 ///
 /// How much there is of everything that is limited, and how much there may be.
@@ -167,5 +197,6 @@ pub(crate) async fn get_usage(Asked(caller, database): Asked) -> Result<Json<Usa
         let used = tx.count(of).await?;
         items.insert(of.as_str().to_owned(), Used { used, limit: tenant.quotas.limit(of) });
     }
-    Ok(Json(Usage { tenant_id: tenant.id.to_string(), tenant: tenant.name, items }))
+    let edition = name(&tenant.edition);
+    Ok(Json(Usage { tenant_id: tenant.id.to_string(), tenant: tenant.name, edition, items }))
 }

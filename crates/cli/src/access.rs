@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use wire::{
-    ApiKey, ChangeTenant, CreateApiKey, CreateIdentityProvider, CreateRoleBinding, CreateTenant, IdentityProvider,
-    RoleBinding, RotateApiKey, Tenant as TenantView, Usage,
+    ApiKey, ChangeTenant, CreateApiKey, CreateIdentityProvider, CreateOwnerKey, CreateRoleBinding, CreateTenant,
+    IdentityProvider, RoleBinding, RotateApiKey, Tenant as TenantView, Usage,
 };
 
 use crate::client::Client;
@@ -119,10 +119,11 @@ fn quotas(texts: &[String]) -> Result<BTreeMap<String, u32>> {
     pairs("--quota", texts)?.into_iter().map(read).collect()
 }
 
-const TENANT: [&str; 4] = ["name", "state", "created", "id"];
+const TENANT: [&str; 5] = ["name", "state", "edition", "created", "id"];
 
 fn tenant_row(tenant: &TenantView) -> Vec<String> {
-    vec![tenant.name.clone(), tenant.state.clone(), tenant.created_at.to_string(), tenant.id.clone()]
+    let created = tenant.created_at.to_string();
+    vec![tenant.name.clone(), tenant.state.clone(), tenant.edition.clone(), created, tenant.id.clone()]
 }
 
 pub(crate) async fn tenant(client: &Client, format: Format, command: Tenant) -> Result<()> {
@@ -131,15 +132,19 @@ pub(crate) async fn tenant(client: &Client, format: Format, command: Tenant) -> 
             let list = client.all::<TenantView>(&format!("/v1/tenants?show_deleted={all}")).await?;
             return print(format, &list, &TENANT, |list| list.items.iter().map(tenant_row).collect());
         }
-        Tenant::Create { name, quotas: texts } => {
-            let body = CreateTenant { name, quotas: quotas(&texts)? };
+        Tenant::Create { name, quotas: texts, edition } => {
+            let body = CreateTenant { name, quotas: quotas(&texts)?, edition };
             let made: TenantView = client.post("/v1/tenants", &body, None).await?;
             let row = |made: &TenantView| vec![vec![made.id.clone(), or_dash(made.owner_key.as_ref())]];
             return print(format, &made, &["id", "first owner's key, shown once"], row);
         }
         Tenant::Delete { tenant } => return gone(client, &format!("/v1/tenants/{tenant}")).await,
-        Tenant::Limit { tenant, quotas: texts } => {
-            (tenant, ChangeTenant { quotas: quotas(&texts)?, ..ChangeTenant::default() })
+        Tenant::OwnerKey { tenant, name } => {
+            let made = client.post(&format!("/v1/tenants/{tenant}/owner-keys"), &CreateOwnerKey { name }, None).await?;
+            return reveal(format, &made);
+        }
+        Tenant::Limit { tenant, quotas: texts, edition } => {
+            (tenant, ChangeTenant { quotas: quotas(&texts)?, edition, ..ChangeTenant::default() })
         }
         Tenant::Suspend { tenant } => (tenant, ChangeTenant { state: Some("suspended".into()), ..Default::default() }),
         Tenant::Resume { tenant } => (tenant, ChangeTenant { state: Some("active".into()), ..Default::default() }),
@@ -153,6 +158,7 @@ pub(crate) async fn usage(client: &Client, format: Format) -> Result<()> {
     print(format, &usage, &["what", "used", "limit"], |usage| {
         let row =
             |(what, used): (&String, &wire::Used)| vec![what.clone(), used.used.to_string(), used.limit.to_string()];
-        usage.items.iter().map(row).collect()
+        let granted = vec!["edition".to_owned(), String::new(), usage.edition.clone()];
+        usage.items.iter().map(row).chain([granted]).collect()
     })
 }

@@ -198,9 +198,9 @@ pub(crate) enum Mesh {
         /// The version to start on.
         #[arg(long)]
         version: String,
-        /// standard, enterprise or ultimate.
-        #[arg(long, default_value = "enterprise")]
-        edition: String,
+        /// standard, enterprise or ultimate; by default the highest that the operator granted.
+        #[arg(long)]
+        edition: Option<String>,
         /// Member clusters by name or id. Repeatable.
         #[arg(long = "cluster", required = true)]
         clusters: Vec<String>,

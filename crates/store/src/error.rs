@@ -29,6 +29,9 @@ pub enum StoreError {
         /// How much.
         limit: u32,
     },
+    /// 409: the tenant would be left without an owner.
+    #[error("the tenant would be left without an owner")]
+    LastOwner,
     /// 409: a copy of the request is being worked on.
     #[error("the same request is being worked on")]
     InFlight,

@@ -204,11 +204,14 @@ impl Tx<'_> {
         rows.fetch_all(&mut *self.inner).await?.into_iter().map(Row::read).collect()
     }
 
-    /// Ends a key at once, its former secret too.
+    /// Ends a key at once, its former secret too. Revocations of one tenant take turns until they commit, so that two owners
+    /// who revoke each other do not both succeed.
     ///
     /// # Errors
-    /// There is no such key.
+    /// There is no such key, or [`StoreError::LastOwner`].
     pub async fn revoke_key(&mut self, id: KeyId, now: Timestamp) -> Result<(), StoreError> {
+        self.take_turns().await?;
+        self.keep_an_owner(id, now).await?;
         let done = sqlx::query!(
             "UPDATE api_keys SET revoked_at = coalesce(revoked_at, $3) WHERE tenant_id = $1 AND key_id = $2",
             self.tenant.0,
@@ -218,6 +221,19 @@ impl Tx<'_> {
         .execute(&mut *self.inner)
         .await?;
         exactly_one(done.rows_affected(), StoreError::NotFound { what: "API key" })
+    }
+
+    /// Refuses to go on without a key unless another one lets an owner in for good.
+    ///
+    /// Every path that takes the role of an owner away asks here, after [`Tx::take_turns`]. Keys that end do not count, however
+    /// late: the tenant would be locked out when they do, without a request that could be refused. Nor do role bindings:
+    /// whether anyone has the subject or the group is up to the identity provider, which may be gone tomorrow.
+    async fn keep_an_owner(&mut self, without: KeyId, now: Timestamp) -> Result<(), StoreError> {
+        let keys = self.keys(false, Page::ALL).await?;
+        let owns = |key: &ApiKey| key.role == Role::Owner && key.scopes.is_empty() && key.is_alive(now);
+        let leaves = keys.iter().any(|key| key.id == without && owns(key));
+        let stays = keys.iter().any(|key| key.id != without && owns(key) && key.expires_at.is_none());
+        if leaves && !stays { Err(StoreError::LastOwner) } else { Ok(()) }
     }
 
     /// Gives a key another secret; the one that it has is accepted until then.

@@ -221,7 +221,7 @@ pub(crate) fn place(id: MeshId) -> String {
     format!("meshes.authority/{id}")
 }
 
-fn edition_text(edition: Edition) -> &'static str {
+pub(crate) fn edition_text(edition: Edition) -> &'static str {
     match edition {
         Edition::Standard => "standard",
         Edition::Enterprise => "enterprise",

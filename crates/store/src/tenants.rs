@@ -2,12 +2,15 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
+use model::audit::Entry;
 use model::ids::TenantId;
 use model::quota::{Counted, Quotas};
+use model::rules::Edition;
 
 use crate::envelope::WrappedKey;
 use crate::error::{fits, json};
-use crate::{NewKey, Page, Store, StoreError, Tx, exactly_one};
+use crate::meshes::edition_text;
+use crate::{ApiKey, NewKey, Page, Store, StoreError, Tx, exactly_one};
 
 /// Where a tenant stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +52,8 @@ pub struct Tenant {
     pub state: TenantState,
     /// Its own limits.
     pub quotas: Quotas,
+    /// The highest edition that its new meshes can have.
+    pub edition: Edition,
     /// Rises with every change by an operator.
     pub generation: i64,
     /// When it was made.
@@ -64,6 +69,8 @@ pub struct NewTenant<'a> {
     pub name: &'a str,
     /// Its own limits.
     pub quotas: &'a Quotas,
+    /// The highest edition that its meshes can have.
+    pub edition: Edition,
     /// Its first data key, from [`Vault::first_wrapped_key`].
     pub wrapped: &'a WrappedKey,
 }
@@ -73,6 +80,7 @@ struct Row {
     name: String,
     state: String,
     quotas: serde_json::Value,
+    edition: String,
     generation: i64,
     created_at: jiff_sqlx::Timestamp,
 }
@@ -85,6 +93,7 @@ impl Row {
             name: self.name,
             state: TenantState::read(&self.state, id)?,
             quotas: fits(serde_json::from_value(self.quotas), "tenants", "quotas", id)?,
+            edition: fits(serde_json::from_value(self.edition.into()), "tenants", "edition", id)?,
             generation: self.generation,
             created_at: self.created_at.to_jiff(),
         })
@@ -92,14 +101,15 @@ impl Row {
 }
 
 impl Store {
-    /// Makes a tenant with a data key of its own and nobody in it.
+    /// Makes a tenant with a data key of its own, the highest edition and no keys for callers.
     ///
     /// # Errors
     /// The name is taken (`tenants_name_unique`), or the key service failed.
     pub async fn create_tenant(&self, tenant: TenantId, name: &str, now: Timestamp) -> Result<(), StoreError> {
         let wrapped = self.vault.first_wrapped_key(tenant).await?;
         let mut tx = self.begin(tenant).await?;
-        tx.create_tenant(&NewTenant { id: tenant, name, quotas: &Quotas::default(), wrapped: &wrapped }, now).await?;
+        let (quotas, edition) = (&Quotas::default(), Edition::Ultimate);
+        tx.create_tenant(&NewTenant { id: tenant, name, quotas, edition, wrapped: &wrapped }, now).await?;
         tx.commit().await
     }
 
@@ -149,10 +159,11 @@ impl Tx<'_> {
     pub async fn create_tenant(&mut self, new: &NewTenant<'_>, now: Timestamp) -> Result<(), StoreError> {
         self.as_platform().await?;
         sqlx::query!(
-            "INSERT INTO tenants (tenant_id, name, quotas, created_at) VALUES ($1, $2, $3, $4)",
+            "INSERT INTO tenants (tenant_id, name, quotas, edition, created_at) VALUES ($1, $2, $3, $4, $5)",
             new.id.0,
             new.name,
             json(new.quotas),
+            edition_text(new.edition),
             now.to_sqlx() as _
         )
         .execute(&mut *self.inner)
@@ -174,6 +185,26 @@ impl Tx<'_> {
         self.go_over(before).await.map(drop)
     }
 
+    /// Makes another key for a tenant's owner, on an operator's behalf: the way in for a tenant that has locked itself out. The
+    /// entry goes into the tenant's own audit log, at once.
+    ///
+    /// # Errors
+    /// The name is taken (`api_keys_name_unique`).
+    pub async fn create_owner_key(
+        &mut self,
+        tenant: TenantId,
+        key: &NewKey,
+        entry: Entry,
+    ) -> Result<ApiKey, StoreError> {
+        let before = self.go_over(tenant).await?;
+        self.create_key(key, entry.at).await?;
+        let made = self.key(key.id).await?;
+        self.note(entry);
+        self.write_log().await?;
+        self.go_over(before).await?;
+        Ok(made)
+    }
+
     /// Deletes a tenant that has neither meshes nor clusters, and erases its keys; answers how many it has.
     ///
     /// # Errors
@@ -188,13 +219,13 @@ impl Tx<'_> {
         }
         self.go_over(before).await?;
         if meshes + clusters == 0 {
-            self.change_tenant(seen, TenantState::Deleted, &seen.quotas).await?;
+            self.change_tenant(seen, &Tenant { state: TenantState::Deleted, ..seen.clone() }).await?;
         }
         Ok((meshes, clusters))
     }
 
-    /// Whoever makes things of one tenant takes turns until the commit.
-    async fn take_turns(&mut self) -> Result<(), StoreError> {
+    /// Changes of one tenant that count what it has take turns until they commit.
+    pub(crate) async fn take_turns(&mut self) -> Result<(), StoreError> {
         sqlx::query!("SELECT 1 AS one FROM tenant_heads WHERE tenant_id = $1 FOR NO KEY UPDATE", self.tenant.0)
             .fetch_optional(&mut *self.inner)
             .await?;
@@ -208,7 +239,7 @@ impl Tx<'_> {
     pub async fn own_tenant(&mut self) -> Result<Tenant, StoreError> {
         let row = sqlx::query_as!(
             Row,
-            "SELECT tenant_id, name, state, quotas, generation, created_at FROM tenants WHERE tenant_id = $1",
+            "SELECT tenant_id, name, state, quotas, edition, generation, created_at FROM tenants WHERE tenant_id = $1",
             self.tenant.0
         );
         row.fetch_optional(&mut *self.inner).await?.ok_or(StoreError::NotFound { what: "tenant" })?.read()
@@ -227,7 +258,7 @@ impl Tx<'_> {
         self.as_platform().await?;
         let rows = sqlx::query_as!(
             Row,
-            "SELECT tenant_id, name, state, quotas, generation, created_at FROM tenants
+            "SELECT tenant_id, name, state, quotas, edition, generation, created_at FROM tenants
              WHERE tenant_id <> $1 AND ($2::uuid IS NULL OR tenant_id = $2) AND ($3::uuid IS NULL OR tenant_id > $3)
                AND ($4 OR state <> 'deleted')
              ORDER BY tenant_id LIMIT $5",
@@ -243,23 +274,20 @@ impl Tx<'_> {
         rows.into_iter().map(Row::read).collect()
     }
 
-    /// Changes a tenant for an operator who looked at this generation of it.
+    /// Changes state, quotas and edition of a tenant for an operator who looked at this generation of it.
     ///
     /// # Errors
     /// It has moved on since.
-    pub async fn change_tenant(
-        &mut self,
-        seen: &Tenant,
-        state: TenantState,
-        quotas: &Quotas,
-    ) -> Result<(), StoreError> {
+    pub async fn change_tenant(&mut self, seen: &Tenant, wanted: &Tenant) -> Result<(), StoreError> {
         self.as_platform().await?;
         let done = sqlx::query!(
-            "UPDATE tenants SET state = $3, quotas = $4, generation = generation + 1 WHERE tenant_id = $1 AND generation = $2",
+            "UPDATE tenants SET state = $3, quotas = $4, edition = $5, generation = generation + 1
+             WHERE tenant_id = $1 AND generation = $2",
             seen.id.0,
             seen.generation,
-            state.as_str(),
-            json(quotas)
+            wanted.state.as_str(),
+            json(&wanted.quotas),
+            edition_text(wanted.edition)
         )
         .execute(&mut *self.inner)
         .await?;

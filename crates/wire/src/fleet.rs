@@ -37,11 +37,11 @@ pub struct Release {
     pub hub: String,
     /// Tag of its images.
     pub tag: String,
-    /// SHA-256 of its charts as they are kept, in hexadecimal.
+    /// SHA-256 of its charts as they are kept, in hexadecimal; empty for callers who do not operate the service.
     pub charts_digest: String,
     /// What users should know of it.
     pub notes: String,
-    /// Known faults that change how we act.
+    /// Known faults that change how the service acts; empty for callers who do not operate it.
     pub quirks: Vec<String>,
 }
 
@@ -238,9 +238,10 @@ pub struct CreateMesh {
     /// The version to start on.
     #[schema(example = "1.25.1.1")]
     pub version: String,
-    /// `standard`, `enterprise` or `ultimate`.
-    #[serde(default = "enterprise")]
-    pub edition: String,
+    /// `standard`, `enterprise` or `ultimate`; the highest that the tenant was granted, where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    pub edition: Option<String>,
     /// Ids of its member clusters; the first is the config cluster.
     pub clusters: Vec<String>,
     /// A name for people.
@@ -267,10 +268,6 @@ pub struct ChangeMesh {
     /// Whether it can be deleted only after this was taken off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_protection: Option<bool>,
-}
-
-fn enterprise() -> String {
-    "enterprise".into()
 }
 
 /// A control plane of a mesh.

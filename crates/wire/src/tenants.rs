@@ -16,6 +16,10 @@ pub struct CreateTenant {
     /// How much of each thing it may have, where that differs from what everybody may have.
     #[serde(default, deserialize_with = "crate::whole::numbers")]
     pub quotas: BTreeMap<String, u32>,
+    /// The highest edition that its meshes can have: `standard`, `enterprise` or `ultimate`.
+    #[serde(default = "crate::fleet::lowest")]
+    #[schema(default = "standard")]
+    pub edition: String,
 }
 
 /// What to change of a tenant; what is left out stays.
@@ -27,6 +31,19 @@ pub struct ChangeTenant {
     /// How much of each thing it may have.
     #[serde(default, deserialize_with = "crate::whole::numbers")]
     pub quotas: BTreeMap<String, u32>,
+    /// The highest edition that its new meshes can have. Meshes that it has keep theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    pub edition: Option<String>,
+}
+
+/// A key of an owner to make for a tenant.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateOwnerKey {
+    /// Its name among the keys of the tenant: a DNS label.
+    #[schema(example = "recovery")]
+    pub name: String,
 }
 
 /// A tenant.
@@ -40,6 +57,8 @@ pub struct Tenant {
     pub state: String,
     /// How much of each thing it may have.
     pub quotas: BTreeMap<String, u32>,
+    /// The highest edition that its new meshes can have.
+    pub edition: String,
     /// When it was made.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
@@ -55,6 +74,8 @@ pub struct Usage {
     pub tenant_id: String,
     /// Its name.
     pub tenant: String,
+    /// The highest edition that new meshes can have.
+    pub edition: String,
     /// By what is counted.
     pub items: BTreeMap<String, Used>,
 }

@@ -9,7 +9,7 @@ use model::access::Role;
 use model::clock::SystemClock;
 use model::ids::{KeyId, TenantId};
 use model::quota::{Counted, Quotas};
-use store::{KeyText, NewKey, Page, Store, StoreError, TenantState};
+use store::{KeyText, NewKey, Page, Store, StoreError, Tenant};
 
 use crate::Result;
 use crate::lab::until;
@@ -29,6 +29,8 @@ pub(crate) struct Setting {
     /// How many times the usual share every tenant has.
     pub(crate) share: &'static str,
     pub(crate) environment: Vec<(&'static str, String)>,
+    /// Limit of its open files, where it is not this process's own.
+    pub(crate) open_files: Option<u32>,
 }
 
 /// Limits that nobody meets.
@@ -44,7 +46,16 @@ impl Setting {
     pub(crate) fn new(database: &str, secret: &Path) -> Self {
         let (database, secret) = (database.to_owned(), secret.to_owned());
         let environment = Vec::new();
-        Self { program: SERVER.into(), database, secret, log: None, level: "off", share: PLENTY, environment }
+        Self {
+            program: SERVER.into(),
+            database,
+            secret,
+            log: None,
+            level: "off",
+            share: PLENTY,
+            environment,
+            open_files: None,
+        }
     }
 
     fn spawn(&self, address: &str) -> Result<Process> {
@@ -54,7 +65,14 @@ impl Setting {
             }
             None => Stdio::null(),
         };
-        let mut run = Command::new(&self.program);
+        let mut run = match self.open_files {
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &limit.to_string()]).arg(&self.program);
+                shell
+            }
+            None => Command::new(&self.program),
+        };
         run.args(["serve", "--listen", address, "--share", self.share, "--database-url", &self.database]);
         run.arg("--vault-key-file").arg(&self.secret).env("MESHWRIGHT_LOG", self.level);
         run.envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -111,7 +129,7 @@ pub(crate) async fn roomy_tenant(store: &Store, name: &str) -> std::result::Resu
     let mut tx = store.begin(TenantId::PLATFORM).await?;
     let quotas = Quotas(Counted::ALL.map(|of| (of, 1_000_000)).into());
     let seen = tx.tenants(Some(tenant), false, Page::ALL).await?.pop().expect("it was made above");
-    tx.change_tenant(&seen, TenantState::Active, &quotas).await?;
+    tx.change_tenant(&seen, &Tenant { quotas, ..seen.clone() }).await?;
     tx.commit().await?;
     Ok(tenant)
 }

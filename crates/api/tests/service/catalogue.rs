@@ -52,12 +52,33 @@ async fn an_imported_release_is_offered_and_never_changes() {
     let tenant = stage.service.key(Role::Viewer).await;
     let listed = stage.service.call("GET", "/v1/releases", Some(&tenant), &[], None).await;
     assert_eq!(listed.body["items"][0]["version"], "1.28.0.1", "newest first");
-    assert_eq!(listed.body["items"][0]["quirks"], json!(["remote-secret-deadlock"]));
     let again = stage.call("POST", "/v1/releases", Some(release("1.28.0.1"))).await;
     assert_eq!((again.status, &again.body["code"]), (StatusCode::CONFLICT, &json!("release_known")));
     let owner = stage.service.key(Role::Owner).await;
     let refused = stage.service.call("POST", "/v1/releases", Some(&owner), &[], Some(&release("1.28.0.2"))).await;
     assert_eq!(refused.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn releases_show_a_tenant_what_it_needs_to_choose_and_the_operator_all() {
+    let stage = Stage::new().await;
+    assert_eq!(stage.call("POST", "/v1/releases", Some(release("1.28.0.1"))).await.status, StatusCode::CREATED);
+    let tenant = stage.service.key(Role::Owner).await;
+    let shown = async |key: &str| {
+        let listed = stage.service.call("GET", "/v1/releases", Some(key), &[], None).await;
+        listed.body["items"][0].clone()
+    };
+    let (to_tenant, to_operator) = (shown(&tenant).await, shown(&stage.operator).await);
+    assert_eq!(
+        (&to_operator["charts_digest"], &to_operator["quirks"]),
+        (&json!("digest"), &json!(["remote-secret-deadlock"]))
+    );
+    assert_eq!((&to_tenant["charts_digest"], &to_tenant["quirks"]), (&json!(""), &json!([])));
+    for field in
+        ["version", "state", "channels", "minimum_edition", "kubernetes", "supported_until", "notes", "hub", "tag"]
+    {
+        assert_eq!(to_tenant[field], to_operator[field], "{field}");
+    }
 }
 
 #[tokio::test]

@@ -87,6 +87,67 @@ async fn bad_keys_are_refused_and_the_last_owner_stays() {
     assert!(gets_in(&service, &owner).await);
 }
 
+async fn ids(service: &Service, owner: &str) -> Vec<String> {
+    let listed = service.call("GET", "/v1/api-keys", Some(owner), &[], None).await;
+    let items = listed.body["items"].as_array().expect("keys").clone();
+    items.iter().map(|key| key["id"].as_str().expect("an id").to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_owners_who_revoke_each_other_at_once_leave_one() {
+    let service = Arc::new(Service::new().await);
+    for round in 0..10 {
+        let first = service.key(Role::Owner).await;
+        let own = ids(&service, &first).await.remove(0);
+        let (other, second) = make(&service, &first, json!({ "name": format!("r{round}"), "role": "owner" })).await;
+        let revoke = |by: String, id: String| {
+            let service = service.clone();
+            tokio::spawn(async move {
+                service.call("DELETE", &format!("/v1/api-keys/{id}"), Some(&by), &[], None).await.status
+            })
+        };
+        let both = [revoke(first.clone(), other.clone()), revoke(second.clone(), own.clone())];
+        let [one, two] = both;
+        let gone = [one.await, two.await].into_iter().filter(|done| matches!(done, Ok(StatusCode::NO_CONTENT))).count();
+        assert_eq!(gone, 1, "round {round}");
+        // The next round begins with no key at all.
+        let all = "UPDATE api_keys SET revoked_at = now()";
+        service.fleet.db.execute(store::private::SUPERUSER, all).await.expect("nothing is left");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_ends_does_not_count_as_an_owner() {
+    let service = Service::new().await;
+    let owner = service.key(Role::Owner).await;
+    let own = ids(&service, &owner).await.remove(0);
+    let soon = (service.fleet.clock.now() + SignedDuration::from_secs(3)).to_string();
+    let (brief, ending) = make(&service, &owner, json!({ "name": "brief", "role": "owner", "expires_at": soon })).await;
+    let revoke = async |by: &str, id: &str| {
+        let reply = service.call("DELETE", &format!("/v1/api-keys/{id}"), Some(by), &[], None).await;
+        (reply.status, reply.body["code"].as_str().map(str::to_owned))
+    };
+    let refused = (StatusCode::CONFLICT, Some("last_owner".to_owned()));
+    assert_eq!(revoke(&ending, &own).await, refused);
+    assert_eq!(revoke(&owner, &brief).await.0, StatusCode::NO_CONTENT);
+    let (_, lasting) = make(&service, &owner, json!({ "name": "lasting", "role": "owner" })).await;
+    assert_eq!(revoke(&lasting, &own).await.0, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn the_name_of_a_revoked_key_can_be_used_again() {
+    let service = Service::new().await;
+    let owner = service.key(Role::Owner).await;
+    let body = json!({ "name": "ci", "role": "viewer" });
+    for _ in 0..3 {
+        let (id, _) = make(&service, &owner, body.clone()).await;
+        let taken = service.call("POST", "/v1/api-keys", Some(&owner), &[], Some(&body)).await;
+        assert_eq!(taken.body["code"], "name_taken");
+        let path = format!("/v1/api-keys/{id}");
+        assert_eq!(service.call("DELETE", &path, Some(&owner), &[], None).await.status, StatusCode::NO_CONTENT);
+    }
+}
+
 #[tokio::test]
 async fn a_second_rotation_waits_for_the_first_ones_overlap_or_ends_it() {
     let service = Service::new().await;

@@ -213,6 +213,7 @@ fn action(id: &str) -> Action {
         | "getUsage" => Action::Read,
         "listTenants" | "getTenant" => Action::ReadPlatform,
         "createTenant"
+        | "createOwnerKey"
         | "changeTenant"
         | "deleteTenant"
         | "changeRelease"
@@ -273,6 +274,7 @@ pub(crate) fn routes() -> Vec<Route> {
                 "addHostingCluster" => json!({ "name": "h9", "kubeconfig": "good" }),
                 "createWebhook" => json!({ "name": "w9", "url": "https://hooks.example/w9" }),
                 "changeWebhook" => json!({ "kinds": ["upgrade.*"] }),
+                "createOwnerKey" => json!({ "name": "k8" }),
                 "createApiKey" => json!({ "name": "k9", "role": "viewer" }),
                 _ => json!({}),
             };

@@ -160,6 +160,74 @@ async fn a_deleted_tenant_is_gone_with_its_secrets_and_one_with_meshes_is_not_de
     );
 }
 
+#[tokio::test]
+async fn the_name_of_a_deleted_tenant_can_be_used_again() {
+    let stage = Stage::new().await;
+    for _ in 0..3 {
+        let (id, _) = stage.tenant("payments", json!({})).await;
+        let deleted = stage.call("DELETE", &format!("/v1/tenants/{id}"), &json!({})).await;
+        assert_eq!(deleted.status, StatusCode::NO_CONTENT);
+    }
+}
+
+#[tokio::test]
+async fn an_operator_lets_a_tenant_in_again_and_both_audit_logs_say_so() {
+    let stage = Stage::new().await;
+    let (id, owner) = stage.tenant("payments", json!({})).await;
+    let revoked = format!("UPDATE api_keys SET revoked_at = now() WHERE tenant_id <> '{}'", uuid::Uuid::nil());
+    stage.service.fleet.db.execute(SUPERUSER, &revoked).await.expect("every owner is gone");
+    let asked = |key: String| {
+        let service = &stage.service;
+        async move { service.call("GET", "/v1/audit-entries", Some(&key), &[], None).await }
+    };
+    assert_eq!(asked(owner).await.status, StatusCode::UNAUTHORIZED);
+    let path = format!("/v1/tenants/{id}/owner-keys");
+    let made = stage.call("POST", &path, &json!({ "name": "recovery" })).await;
+    assert_eq!((made.status, made.body["role"].as_str()), (StatusCode::CREATED, Some("owner")), "{made:?}");
+    let key = made.body["secret"].as_str().expect("a secret").to_owned();
+    for reader in [key.clone(), stage.service.operator(Role::Auditor).await] {
+        let log = asked(reader).await;
+        let last = log.body["items"].as_array().expect("entries").last().expect("one").clone();
+        assert_eq!((last["action"].as_str(), &last["target"]), (Some("createOwnerKey"), &made.body["id"]));
+        assert!(last["actor"].as_str().is_some_and(|actor| actor.starts_with("key_")));
+    }
+    let again = stage.call("POST", &path, &json!({ "name": "recovery" })).await;
+    assert_eq!(again.body["code"], "name_taken");
+    let nobody = format!("/v1/tenants/{}/owner-keys", model::ids::TenantId(uuid::Uuid::from_u128(77)));
+    assert_eq!(stage.call("POST", &nobody, &json!({ "name": "recovery" })).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_mesh_has_the_edition_that_the_operator_granted_or_a_lower_one() {
+    let stage = Stage::new().await;
+    let (id, owner) = stage.tenant("payments", json!({})).await;
+    let create = async |edition: Option<&str>| {
+        let mut body = json!({ "name": "m9", "version": "1.25.1.1", "clusters": ["x"] });
+        if let Some(edition) = edition {
+            body["edition"] = json!(edition);
+        }
+        let reply = stage.service.call("POST", "/v1/meshes", Some(&owner), &[], Some(&body)).await;
+        (reply.body["code"].as_str().unwrap_or_default().to_owned(), reply.body["errors"][0]["pointer"].clone())
+    };
+    let usage = async || stage.service.call("GET", "/v1/usage", Some(&owner), &[], None).await.body["edition"].clone();
+    let refused = ("edition_not_granted".to_owned(), json!("/edition"));
+    // An edition that was granted gets as far as the cluster, which does not exist.
+    let absent = ("invalid_field".to_owned(), json!("/clusters/0"));
+    assert_eq!(usage().await, "standard");
+    for (edition, answer) in [(Some("ultimate"), &refused), (Some("enterprise"), &refused), (None, &absent)] {
+        assert_eq!(create(edition).await, *answer, "{edition:?}");
+    }
+    let granted = stage.call("PATCH", &format!("/v1/tenants/{id}"), &json!({ "edition": "enterprise" })).await;
+    assert_eq!(granted.body["edition"], "enterprise", "{granted:?}");
+    for (edition, answer) in [(Some("ultimate"), &refused), (Some("enterprise"), &absent), (Some("standard"), &absent)]
+    {
+        assert_eq!(create(edition).await, *answer, "{edition:?}");
+    }
+    assert_eq!(usage().await, "enterprise");
+    let unknown = stage.call("PATCH", &format!("/v1/tenants/{id}"), &json!({ "edition": "gold" })).await;
+    assert_eq!(unknown.body["errors"][0]["pointer"], "/edition");
+}
+
 /// Not even with the database role of the API does a tenant change its own limits.
 #[tokio::test]
 async fn nobody_sets_their_own_quotas() {

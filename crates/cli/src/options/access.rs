@@ -128,14 +128,28 @@ pub(crate) enum Tenant {
         /// How much of something it may have, for example meshes=5. Repeatable.
         #[arg(long = "quota")]
         quotas: Vec<String>,
+        /// The highest edition that its meshes can have: standard, enterprise or ultimate.
+        #[arg(long, default_value = "standard")]
+        edition: String,
     },
-    /// Set quotas.
+    /// Set quotas, or grant an edition.
     Limit {
         /// Its id.
         tenant: String,
         /// How much of something it may have, for example meshes=5. Repeatable.
-        #[arg(long = "quota", required = true)]
+        #[arg(long = "quota", required_unless_present = "edition")]
         quotas: Vec<String>,
+        /// The highest edition that new meshes can have: standard, enterprise or ultimate.
+        #[arg(long)]
+        edition: Option<String>,
+    },
+    /// Make an owner's key for a tenant that has locked itself out; its secret is printed once.
+    OwnerKey {
+        /// Its id.
+        tenant: String,
+        /// What to call the key: a DNS label.
+        #[arg(long, default_value = "recovery")]
+        name: String,
     },
     /// Accept no credential of a tenant until it is resumed; its meshes go on serving.
     Suspend {
