@@ -13,6 +13,7 @@ use crate::server::Server;
 use crate::{Result, output};
 
 pub(crate) mod api;
+mod crowd;
 mod existence;
 mod fair;
 mod walls;

@@ -1,5 +1,6 @@
 //! What one tenant at fifty times its share does to another one: its slowest hundredth of requests, alone and beside the
-//! noise, in turns; and what ten thousand connections that say nothing do to the service's memory.
+//! noise, in turns; what ten thousand connections that say nothing do to the service's memory; and what a crowd of connections
+//! without a caller does to callers of a service with few open files.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::rounded;
+use super::{crowd, rounded};
 use crate::service::{self, Api, Setting};
 use crate::{Result, fresh};
 
@@ -36,6 +37,12 @@ pub(crate) struct Fair {
     /// How many connections say nothing.
     #[arg(long, default_value_t = 10_000)]
     idle: usize,
+    /// How many connections without a caller come to a service with few open files.
+    #[arg(long, default_value_t = 20_000)]
+    crowd: u64,
+    /// Only the crowd.
+    #[arg(long)]
+    only_crowd: bool,
 }
 
 /// Fifty times the reads that a tenant may make in a second.
@@ -47,7 +54,7 @@ const STUCK: Duration = Duration::from_secs(5);
 /// How often the quiet tenant asks.
 const PACE: Duration = Duration::from_millis(20);
 /// The goals: a tenth more of the slowest hundredth, and memory by a connection.
-const MOST: f64 = 1.10;
+pub(super) const MOST: f64 = 1.10;
 const MOST_BYTES: u64 = 64 * 1024;
 
 pub(crate) fn run(options: &Fair) -> Result<()> {
@@ -59,9 +66,14 @@ pub(crate) fn run(options: &Fair) -> Result<()> {
     let url = |role: &str| postgres.url(role, fresh::NAME);
     let keys = runtime.block_on(two_tenants(&url("mw_worker"))).map_err(|error| error.to_string())?;
     let usual = Setting { program: options.server.clone(), share: "1", ..Setting::new(&url("mw_api"), &secret) };
-    let api = Api::start(usual)?;
-    let address: SocketAddr = api.address.parse().map_err(|_| "the API has an address")?;
-    runtime.block_on(judge(options, &api, address, &keys))
+    if !options.only_crowd {
+        let api = Api::start(usual.clone())?;
+        let address: SocketAddr = api.address.parse().map_err(|_| "the API has an address")?;
+        runtime.block_on(judge(options, &api, address, &keys))?;
+    }
+    let narrow = Api::start(Setting { open_files: Some(crowd::OPEN_FILES), ..usual })?;
+    let turn = Duration::from_secs(options.seconds);
+    runtime.block_on(crowd::judge(&narrow, &keys[1], options.rounds, turn, options.crowd))
 }
 
 async fn two_tenants(database: &str) -> std::result::Result<[String; 2], StoreError> {
@@ -130,7 +142,7 @@ async fn judge(options: &Fair, api: &Api, address: SocketAddr, [loud, quiet]: &[
     }
 }
 
-fn slowest_hundredth(times: &mut [Duration]) -> Duration {
+pub(super) fn slowest_hundredth(times: &mut [Duration]) -> Duration {
     times.sort_unstable();
     times[times.len() * 99 / 100]
 }
@@ -140,7 +152,7 @@ fn request(key: &str) -> String {
 }
 
 /// Asks at an even pace, and answers how long each took.
-async fn listen(address: SocketAddr, key: &str, long: Duration) -> Result<Vec<Duration>> {
+pub(super) async fn listen(address: SocketAddr, key: &str, long: Duration) -> Result<Vec<Duration>> {
     let failed = |error: std::io::Error| error.to_string();
     let mut stream = TcpStream::connect(address).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;

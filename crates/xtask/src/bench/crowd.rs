@@ -1,0 +1,163 @@
+//! What connections without a caller do to callers: silent ones, ones that stop within a head and ones that never read their
+//! answers, more of them than the service may have open files. Measured with and without the crowd, in turns.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::fair::{MOST, listen, slowest_hundredth};
+use super::rounded;
+use crate::Result;
+use crate::service::Api;
+
+/// Open files of the service under test.
+pub(super) const OPEN_FILES: u32 = 1024;
+/// Connections of the crowd that its own side keeps; the service has closed older ones.
+const KEPT: usize = 2000;
+/// One connection of the crowd out of so many never reads.
+const GREEDY: u64 = 20;
+/// Requests that a greedy connection sends at once, each for a long answer.
+const ASKED: usize = 200;
+/// Receive buffer of a greedy connection, in bytes: the smaller, the sooner the service has to wait for it.
+const BUFFER: u32 = 4096;
+/// How long a connection of the crowd may take to send what it sends.
+const STUCK: Duration = Duration::from_millis(200);
+/// How often new ones come.
+const TICK: Duration = Duration::from_millis(10);
+/// How often a caller comes with a new connection.
+const PACE: Duration = Duration::from_millis(20);
+/// Memory that the crowd may cost, in bytes.
+const MOST_MEMORY: u64 = 64 * 1024 * 1024;
+
+/// The crowd that comes. It stops when this is dropped.
+struct Crowd(Arc<AtomicBool>);
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Crowd {
+    fn start(address: SocketAddr, per_second: u64, opened: &Arc<AtomicU64>) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        tokio::spawn(gather(address, per_second, over.clone(), opened.clone()));
+        Self(over)
+    }
+}
+
+async fn gather(address: SocketAddr, per_second: u64, over: Arc<AtomicBool>, opened: Arc<AtomicU64>) {
+    let (since, mut done, mut kept) = (Instant::now(), 0, VecDeque::new());
+    while !over.load(Ordering::Relaxed) {
+        let wanted = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX) * per_second / 1000;
+        for number in done..wanted {
+            if let Ok(stream) = join(address, number).await {
+                opened.fetch_add(1, Ordering::Relaxed);
+                kept.push_back(stream);
+            }
+            if kept.len() > KEPT {
+                kept.pop_front();
+            }
+        }
+        done = wanted;
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+/// One more connection without a caller.
+async fn join(address: SocketAddr, number: u64) -> std::io::Result<TcpStream> {
+    let greedy = number % GREEDY == 0;
+    let socket = TcpSocket::new_v4()?;
+    if greedy {
+        socket.set_recv_buffer_size(BUFFER)?;
+    }
+    let mut stream = socket.connect(address).await?;
+    let sent = match number % GREEDY {
+        0 => "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(ASKED),
+        odd if odd % 2 == 1 => "GET /v1/clusters HTTP/1.1\r\nHost: x".to_owned(),
+        _ => String::new(),
+    };
+    // A service that reads no further is met by what was sent so far.
+    match tokio::time::timeout(STUCK, stream.write_all(sent.as_bytes())).await {
+        Ok(written) => written.map(|()| stream),
+        Err(_) => Ok(stream),
+    }
+}
+
+/// A caller that comes with a new connection each time; answers how long each answer took from the attempt to connect.
+async fn newcomers(address: SocketAddr, key: &str, long: Duration) -> Result<Vec<Duration>> {
+    let request = format!(
+        "GET /v1/clusters?page_size=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"
+    );
+    let (mut times, until, mut due) = (Vec::new(), Instant::now() + long, Instant::now());
+    while Instant::now() < until {
+        tokio::time::sleep_until(due.into()).await;
+        due += PACE;
+        let since = Instant::now();
+        let asked = async {
+            let (mut stream, mut answer) = (TcpStream::connect(address).await?, Vec::new());
+            stream.write_all(request.as_bytes()).await?;
+            stream.read_to_end(&mut answer).await.map(|_| answer)
+        };
+        let answer = asked.await.map_err(|error: std::io::Error| format!("a caller was not answered: {error}"))?;
+        if !answer.starts_with(b"HTTP/1.1 200") {
+            return Err(format!("a caller was answered {}", String::from_utf8_lossy(&answer[..answer.len().min(80)])));
+        }
+        times.push(since.elapsed());
+    }
+    Ok(times)
+}
+
+/// Judges a service with few open files: callers that stay and callers that come, with and without the crowd.
+pub(super) async fn judge(api: &Api, key: &str, rounds: usize, turn: Duration, connections: u64) -> Result<()> {
+    let address: SocketAddr = api.address.parse().map_err(|_| "the API has an address")?;
+    let per_second = connections / (rounds as u64 * turn.as_secs()).max(1);
+    let opened = Arc::new(AtomicU64::new(0));
+    let (mut stay, mut come) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    listen(address, key, turn).await?;
+    let before = api.memory()?;
+    for round in 0..rounds {
+        // Each goes first every other time.
+        for crowded in [round % 2 == 0, round % 2 != 0] {
+            let crowd = crowded.then(|| Crowd::start(address, per_second, &opened));
+            let (stayed, came) = tokio::join!(listen(address, key, turn), newcomers(address, key, turn));
+            drop(crowd);
+            stay[usize::from(crowded)].extend(stayed?);
+            come[usize::from(crowded)].extend(came?);
+        }
+    }
+    let grown = api.memory()?.saturating_sub(before);
+    let opened = opened.load(Ordering::Relaxed);
+    let [stay, come] = [stay, come].map(|[mut alone, mut beside]| {
+        let (fast, slow) = (slowest_hundredth(&mut alone), slowest_hundredth(&mut beside));
+        (fast, slow, slow.as_secs_f64() / fast.as_secs_f64())
+    });
+    let shown = |(fast, slow, ratio): (Duration, Duration, f64)| -> Value {
+        json!({ "p99_alone_microseconds": fast.as_micros(), "p99_beside_microseconds": slow.as_micros(), "ratio": rounded(ratio) })
+    };
+    println!(
+        "{:#}",
+        json!({
+            "open_files": OPEN_FILES, "crowd_opened": opened, "crowd_per_second": per_second,
+            "callers_that_stay": shown(stay), "callers_that_come": shown(come), "goal": MOST, "memory_grown": grown,
+        })
+    );
+    if opened < connections / 2 {
+        return Err(format!("the crowd opened {opened} connections only"));
+    }
+    if grown > MOST_MEMORY {
+        return Err(format!("the crowd cost {grown} bytes"));
+    }
+    let worst = stay.2.max(come.2);
+    if worst <= MOST {
+        Ok(())
+    } else {
+        Err(format!("beside the crowd callers' slowest hundredth took {worst:.3} times as long"))
+    }
+}
