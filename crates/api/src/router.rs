@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::Path;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -115,7 +116,8 @@ fn complete(document: &utoipa::openapi::OpenApi) -> (serde_json::Value, Notices)
 pub fn router(app: App) -> axum::Router {
     let (routes, document) = documented().split_for_parts();
     let (document, notices) = complete(&document);
-    let document = document.to_string();
+    // Anyone may ask for it as often as they like: an answer shares these bytes.
+    let document = Bytes::from(document.to_string());
     let health = vitals::health().with_state(app.store.clone());
     let app = Context::from(app);
     let around = ServiceBuilder::new()
