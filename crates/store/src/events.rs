@@ -148,6 +148,9 @@ impl Tx<'_> {
     /// # Errors
     /// The database failed.
     pub async fn cursor(&mut self, seq: i64) -> Result<Cursor, StoreError> {
+        if seq <= 0 {
+            return Ok(Cursor::Kept);
+        }
         let log = sqlx::query!(
             r#"SELECT coalesce((SELECT min(seq) FROM events WHERE tenant_id = $1), event_seq + 1) AS "oldest!", event_seq
                FROM tenant_heads WHERE tenant_id = $1"#,
@@ -156,7 +159,6 @@ impl Tx<'_> {
         .fetch_one(&mut *self.inner)
         .await?;
         Ok(match seq {
-            ..=0 => Cursor::Kept,
             _ if seq > log.event_seq => Cursor::Ahead { last: log.event_seq },
             _ if seq < log.oldest - 1 => Cursor::Expired,
             _ => Cursor::Kept,

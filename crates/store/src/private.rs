@@ -90,9 +90,9 @@ impl PrivatePostgres {
         }
         let mut server = as_account(account.as_deref(), &bin.join("postgres"));
         server.arg("-D").arg(&data).arg("-k").arg(&dir).args(["-c", "listen_addresses=", "-c", "max_connections=200"]);
-        let (rules, map) = admit_own_account(&dir)?;
-        server.arg("-c").arg(format!("hba_file={}", rules.display()));
-        server.arg("-c").arg(format!("ident_file={}", map.display()));
+        let (hba, ident) = admit_own_account(&dir)?;
+        server.arg("-c").arg(format!("hba_file={}", hba.display()));
+        server.arg("-c").arg(format!("ident_file={}", ident.display()));
         server.args(["-c", &format!("unix_socket_permissions={PRIVATE:04o}")]);
         server.args(["-c", "logging_collector=off", "-c", "fsync=off", "-c", "full_page_writes=off"]);
         let log_path = dir.join("postgres.log");
@@ -119,15 +119,15 @@ impl PrivatePostgres {
 /// says which roles the account may take.
 fn admit_own_account(dir: &Path) -> Result<(PathBuf, PathBuf), PrivateError> {
     let account = run(Command::new("id").arg("-un"))?;
-    let (rules, map) = (dir.join("pg_hba.conf"), dir.join("pg_ident.conf"));
+    let (hba, ident) = (dir.join("pg_hba.conf"), dir.join("pg_ident.conf"));
     let roles = ROLES.map(|role| format!("own \"{}\" {role}\n", account.trim())).concat();
-    for (file, text) in [(&rules, "local all all peer map=own\n"), (&map, roles.as_str())] {
+    for (file, text) in [(&hba, "local all all peer map=own\n"), (&ident, roles.as_str())] {
         let failed = |source| PrivateError::Folder { path: file.clone(), source };
         std::fs::write(file, text).map_err(failed)?;
         // The server may run under another account.
         std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).map_err(failed)?;
     }
-    Ok((rules, map))
+    Ok((hba, ident))
 }
 
 /// A server listens before it lets anybody in: its own file says when it does, in the line that `pg_ctl` waits for. A server

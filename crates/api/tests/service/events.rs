@@ -162,19 +162,19 @@ async fn next_text(stream: &mut axum::body::BodyDataStream) -> String {
 async fn a_reader_ahead_of_the_log_is_told_and_goes_on_with_what_follows() {
     let service = Service::new().await;
     let (owner, fleet) = (service.key(Role::Owner).await, &service.fleet);
-    let last = tail(fleet, 0).await.last().copied().expect("events");
+    let newest = tail(fleet, 0).await.last().copied().expect("events");
     let list =
         async |after: i64| service.call("GET", &format!("/v1/events?after={after}"), Some(&owner), &[], None).await;
-    assert_eq!(list(last).await.status, StatusCode::OK);
-    for ahead in [last + 1, i64::MAX] {
+    assert_eq!(list(newest).await.status, StatusCode::OK);
+    for ahead in [newest + 1, i64::MAX] {
         let refused = list(ahead).await;
         assert_eq!((refused.status, refused.body["code"].as_str()), (StatusCode::GONE, Some("events_expired")));
     }
-    let mut stream = follow_after(&service, &owner, last + 40).await;
+    let mut stream = follow_after(&service, &owner, newest + 40).await;
     let first = next_text(&mut stream).await;
-    assert!(first.contains("event: reset") && first.contains(&format!("id: {last}\n")), "{first}");
+    assert!(first.contains("event: reset") && first.contains(&format!("id: {newest}\n")), "{first}");
     tell(fleet, json!("new")).await;
-    assert!(next_text(&mut stream).await.contains(&format!("id: {}\n", last + 1)));
+    assert!(next_text(&mut stream).await.contains(&format!("id: {}\n", newest + 1)));
 }
 
 #[tokio::test]

@@ -72,7 +72,7 @@ async fn gather(address: SocketAddr, per_second: u64, over: Arc<AtomicBool>, ope
 
 /// One more connection without a caller.
 async fn join(address: SocketAddr, number: u64) -> std::io::Result<TcpStream> {
-    let greedy = number % GREEDY == 0;
+    let greedy = number.is_multiple_of(GREEDY);
     let socket = TcpSocket::new_v4()?;
     if greedy {
         socket.set_recv_buffer_size(BUFFER)?;
@@ -119,22 +119,22 @@ pub(super) async fn judge(api: &Api, key: &str, rounds: usize, turn: Duration, c
     let address: SocketAddr = api.address.parse().map_err(|_| "the API has an address")?;
     let per_second = connections / (rounds as u64 * turn.as_secs()).max(1);
     let opened = Arc::new(AtomicU64::new(0));
-    let (mut stay, mut come) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    let (mut stay, mut visits) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     listen(address, key, turn).await?;
     let before = api.memory()?;
     for round in 0..rounds {
         // Each goes first every other time.
         for crowded in [round % 2 == 0, round % 2 != 0] {
             let crowd = crowded.then(|| Crowd::start(address, per_second, &opened));
-            let (stayed, came) = tokio::join!(listen(address, key, turn), newcomers(address, key, turn));
+            let (heard, answered) = tokio::join!(listen(address, key, turn), newcomers(address, key, turn));
             drop(crowd);
-            stay[usize::from(crowded)].extend(stayed?);
-            come[usize::from(crowded)].extend(came?);
+            stay[usize::from(crowded)].extend(heard?);
+            visits[usize::from(crowded)].extend(answered?);
         }
     }
     let grown = api.memory()?.saturating_sub(before);
     let opened = opened.load(Ordering::Relaxed);
-    let [stay, come] = [stay, come].map(|[mut alone, mut beside]| {
+    let [stay, visits] = [stay, visits].map(|[mut alone, mut beside]| {
         let (fast, slow) = (slowest_hundredth(&mut alone), slowest_hundredth(&mut beside));
         (fast, slow, slow.as_secs_f64() / fast.as_secs_f64())
     });
@@ -145,7 +145,7 @@ pub(super) async fn judge(api: &Api, key: &str, rounds: usize, turn: Duration, c
         "{:#}",
         json!({
             "open_files": OPEN_FILES, "crowd_opened": opened, "crowd_per_second": per_second,
-            "callers_that_stay": shown(stay), "callers_that_come": shown(come), "goal": MOST, "memory_grown": grown,
+            "callers_that_stay": shown(stay), "callers_that_come": shown(visits), "goal": MOST, "memory_grown": grown,
         })
     );
     if opened < connections / 2 {
@@ -154,7 +154,7 @@ pub(super) async fn judge(api: &Api, key: &str, rounds: usize, turn: Duration, c
     if grown > MOST_MEMORY {
         return Err(format!("the crowd cost {grown} bytes"));
     }
-    let worst = stay.2.max(come.2);
+    let worst = stay.2.max(visits.2);
     if worst <= MOST {
         Ok(())
     } else {
