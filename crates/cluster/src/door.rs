@@ -218,7 +218,8 @@ impl Door {
         let malformed = || Failure::Status(StatusCode::BAD_REQUEST, "a name in it makes no path of an API".into());
         let request =
             request.body(bytes).ok().filter(|request| is_plain(request.uri().path())).ok_or_else(malformed)?;
-        let latest = permit.map_or_else(|| Instant::now() + CALL, |permit| permit.deadline.min(Instant::now() + CALL));
+        let latest =
+            permit.map_or_else(|| Instant::now() + CALL, |permit| permit.deadline.instant().min(Instant::now() + CALL));
         if Instant::now() >= latest {
             return Err(Failure::Expired);
         }

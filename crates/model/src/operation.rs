@@ -56,6 +56,11 @@ impl OperationKind {
         Self::Rollback,
     ];
 
+    /// True for kinds that talk to a cluster which has not proved itself yet: it may keep a worker waiting for long.
+    pub fn costly(self) -> bool {
+        matches!(self, Self::RegisterCluster | Self::RenewCredential)
+    }
+
     /// The stored form.
     pub fn as_str(self) -> &'static str {
         match self {

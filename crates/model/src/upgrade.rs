@@ -53,7 +53,8 @@ pub enum UpgradeState {
     },
     /// Stands still in the middle of a stage.
     Paused {
-        /// The state that it goes on from.
+        /// The state that it goes on from: never a pause itself. Made by [`UpgradeState::pause`] alone.
+        #[serde(deserialize_with = "stage")]
         from: Box<UpgradeState>,
         /// Why.
         problem: Problem,
@@ -268,11 +269,25 @@ impl UpgradeState {
             (Self::Paused { from, .. }, V::Rollback) if from.can_roll_back() => {
                 (Self::RollingBack, Effect::Begin(Kind::Rollback))
             }
+            (Self::Paused { from, .. }, V::Cancel) if *from == Self::Prechecking => (Self::Cancelled, Effect::End),
             (Self::Paused { .. }, V::Abandon) => (Self::Abandoned { leftovers: Vec::new() }, Effect::End),
             (state, V::Rollback) if state.can_roll_back() => (Self::RollingBack, Effect::Begin(Kind::Rollback)),
             (state, V::Pause) if state.can_pause() => (state, Effect::Tell(Wish::Pause)),
             _ => return None,
         })
+    }
+
+    /// Whether an operation of a stage is there, whose pause or failure concerns the upgrade.
+    fn has_stage(&self) -> bool {
+        self.can_pause() || matches!(self, Self::Prechecking | Self::Holding { .. } | Self::Paused { .. })
+    }
+
+    /// The pause of a stage. A pause of what stands still already goes on from the same stage.
+    fn pause(self, problem: Problem) -> Self {
+        match self {
+            Self::Paused { from, .. } => Self::Paused { from, problem },
+            stage => Self::Paused { from: Box::new(stage), problem },
+        }
     }
 
     /// Whether a stage is under way that can be interrupted.
@@ -312,8 +327,14 @@ impl UpgradeState {
             (Self::Restoring { problem }, Outcome::Succeeded) => {
                 (Self::Verifying { moving: false, problem: Some(problem) }, Effect::Nothing)
             }
-            (state, Outcome::Paused(problem) | Outcome::Failed(problem)) if !state.done() => {
-                (Self::Paused { from: Box::new(state), problem }, Effect::Nothing)
+            // A precheck has touched nothing: its failure is what stands in the way, and it can be tried again.
+            (Self::Prechecking, Outcome::Failed(problem)) => {
+                (Self::Blocked { findings: vec![Finding::of(problem)] }, Effect::Nothing)
+            }
+            // The first reason stands: it is what the person has to see to.
+            (paused @ Self::Paused { .. }, Outcome::Paused(_)) => (paused, Effect::Nothing),
+            (state, Outcome::Paused(problem) | Outcome::Failed(problem)) if state.has_stage() => {
+                (state.pause(problem), Effect::Nothing)
             }
             (Self::Prechecking, Outcome::Cancelled) => (Self::Cancelled, Effect::End),
             (Self::Prechecking, Outcome::Found(findings)) if stops(&findings, choice) => {
@@ -343,6 +364,23 @@ impl UpgradeState {
             (Self::RollingBack, Outcome::Succeeded) => (Self::RolledBack, Effect::End),
             (state, _) => (state, Effect::Nothing),
         }
+    }
+}
+
+/// Reads the stage that a pause goes on from. Rows of earlier releases may hold a pause within a pause.
+fn stage<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Box<UpgradeState>, D::Error> {
+    let mut read = Box::<UpgradeState>::deserialize(from)?;
+    while let UpgradeState::Paused { from, .. } = *read {
+        read = from;
+    }
+    Ok(read)
+}
+
+impl Finding {
+    /// A problem that stands in the way as a whole, not one of some object.
+    fn of(problem: Problem) -> Self {
+        let Problem { code, message, hint } = problem;
+        Self { severity: Severity::Block, code, object: String::new(), message, hint }
     }
 }
 

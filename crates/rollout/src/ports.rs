@@ -1,5 +1,6 @@
 //! The door to a mesh's clusters, in the domain's words.
 
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -139,14 +140,40 @@ pub enum Usage {
 }
 
 /// The right to write until a deadline, on behalf of one operation at one epoch.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Permit {
     /// Whose write it is.
     pub operation: OperationId,
     /// Which claim of it.
     pub epoch: i64,
-    /// After this nothing may be sent: another worker may have taken over. Measured from before the claim was sent.
-    pub deadline: Instant,
+    /// After this nothing may be sent: another worker may have taken over.
+    pub deadline: Deadline,
+}
+
+/// When a right to write ends. Clones share it, and each renewal of the lease moves it ahead, also for calls under way.
+#[derive(Debug, Clone)]
+pub struct Deadline(Arc<Mutex<Instant>>);
+
+impl Deadline {
+    /// Measured from before the claim was sent.
+    pub fn at(instant: Instant) -> Self {
+        Self(Arc::new(Mutex::new(instant)))
+    }
+
+    /// The instant as it is known now.
+    pub fn instant(&self) -> Instant {
+        *self.0.lock().expect("no holder panics")
+    }
+
+    /// Moves it to an instant measured from before the renewal was sent.
+    pub fn move_to(&self, instant: Instant) {
+        *self.0.lock().expect("no holder panics") = instant;
+    }
+
+    /// True when nothing may be sent any more.
+    pub fn passed(&self) -> bool {
+        Instant::now() >= self.instant()
+    }
 }
 
 /// Why a cluster did not do what was asked; each variant says what to do.

@@ -40,11 +40,7 @@ pub(crate) struct RealWorlds {
 
 fn lost(error: StoreError) -> Problem {
     tracing::warn!(error = &error as &dyn std::error::Error, "a mesh cannot be read");
-    Problem::new(
-        worker::DATABASE,
-        "The mesh cannot be read from the database.",
-        "Try again; if it lasts, tell the operator.",
-    )
+    worker::unread(&error)
 }
 
 fn damaged(what: &str) -> Problem {

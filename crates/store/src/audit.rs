@@ -26,6 +26,34 @@ impl Store {
     }
 }
 
+/// Entries by column, as one statement takes them.
+#[derive(Default)]
+struct Columns {
+    seq: Vec<i64>,
+    at: Vec<jiff_sqlx::Timestamp>,
+    actor: Vec<String>,
+    action: Vec<String>,
+    target: Vec<String>,
+    request_id: Vec<Option<String>>,
+    before: Vec<Option<Vec<u8>>>,
+    after: Vec<Option<Vec<u8>>>,
+    hash: Vec<Vec<u8>>,
+}
+
+impl Columns {
+    fn push(&mut self, Linked { seq, entry, hash }: Linked) {
+        self.seq.push(seq);
+        self.at.push(entry.at.to_sqlx());
+        self.actor.push(entry.actor);
+        self.action.push(entry.action);
+        self.target.push(entry.target);
+        self.request_id.push(entry.request_id);
+        self.before.push(entry.before.map(|digest| digest.to_vec()));
+        self.after.push(entry.after.map(|digest| digest.to_vec()));
+        self.hash.push(hash.to_vec());
+    }
+}
+
 impl Tx<'_> {
     /// Buffers an audit entry; it gets its place in the chain when the transaction commits.
     pub fn note(&mut self, entry: Entry) {
@@ -34,27 +62,30 @@ impl Tx<'_> {
 
     /// Links the buffered entries behind the head, whose row the caller has locked, and answers the new head's digest.
     pub(crate) async fn link(&mut self, entries: Vec<Entry>, mut head: Head) -> Result<Digest, StoreError> {
+        let mut columns = Columns::default();
         for entry in entries {
             let (linked, next) = entry.link(self.tenant, &head, sha256);
             head = next;
-            let Linked { seq, entry, hash } = linked;
-            sqlx::query!(
-                "INSERT INTO audit_entries (tenant_id, seq, at, actor, action, target, request_id, before_hash, after_hash, hash)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-                self.tenant.0,
-                seq,
-                entry.at.to_sqlx() as _,
-                entry.actor,
-                entry.action,
-                entry.target,
-                entry.request_id,
-                entry.before.as_ref().map(Digest::as_slice),
-                entry.after.as_ref().map(Digest::as_slice),
-                hash.as_slice()
-            )
-            .execute(&mut *self.inner)
-            .await?;
+            columns.push(linked);
         }
+        // One statement however many there are: the head's row is locked meanwhile.
+        sqlx::query!(
+            "INSERT INTO audit_entries (tenant_id, seq, at, actor, action, target, request_id, before_hash, after_hash, hash)
+             SELECT $1, entry.* FROM unnest($2::bigint[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[],
+                 $8::bytea[], $9::bytea[], $10::bytea[]) AS entry",
+            self.tenant.0,
+            &columns.seq,
+            &columns.at as _,
+            &columns.actor,
+            &columns.action,
+            &columns.target,
+            &columns.request_id as _,
+            &columns.before as _,
+            &columns.after as _,
+            &columns.hash
+        )
+        .execute(&mut *self.inner)
+        .await?;
         Ok(head.hash)
     }
 

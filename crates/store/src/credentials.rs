@@ -11,6 +11,7 @@ use model::operation::{OperationKind, Problem};
 
 use crate::clusters::place;
 use crate::error::json;
+use crate::queue::ids;
 use crate::{Cluster, ClusterState, NewEvent, Store, StoreError, Tx, exactly_one, insisting};
 
 /// A credential of our own, as a cluster gave it.
@@ -61,17 +62,21 @@ impl Cluster {
 }
 
 impl Store {
-    /// Takes the cluster that has been waiting the longest to be looked after, and makes it due again after `interval`.
+    /// Takes the cluster that has been waiting the longest to be looked after, and makes it due again after `interval`. Clusters
+    /// of the tenants in `without` are left out.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn claim_cluster(&self, interval: Duration) -> Result<Option<Probe>, StoreError> {
+    pub async fn claim_cluster(&self, interval: Duration, without: &[TenantId]) -> Result<Option<Probe>, StoreError> {
+        let without = ids(without, |id| id.0);
         let take = || async {
             let row = sqlx::query!(
                 "UPDATE cluster_probes SET due_at = now() + make_interval(secs => $1)
-                 WHERE cluster_id = (SELECT cluster_id FROM cluster_probes WHERE due_at <= now() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+                 WHERE cluster_id = (SELECT cluster_id FROM cluster_probes WHERE due_at <= now() AND tenant_id <> ALL($2)
+                     ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
                  RETURNING cluster_id, tenant_id, failures",
-                interval.as_secs_f64()
+                interval.as_secs_f64(),
+                &without
             )
             .fetch_optional(&self.pool)
             .await?;

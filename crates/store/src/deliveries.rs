@@ -8,6 +8,7 @@ use model::backoff::again_in;
 use model::ids::{MeshId, OperationId, TenantId, UpgradeId, WebhookId};
 use model::webhook::{self, rest_after};
 
+use crate::queue::ids;
 use crate::webhooks::place;
 use crate::{Event, NewEvent, Store, StoreError, Tx, insisting};
 
@@ -81,16 +82,24 @@ pub struct Mail {
 
 impl Store {
     /// Takes the webhook that has been waiting the longest for something to be sent, and keeps it from others for a while.
+    /// Webhooks of the tenants in `without` are left out.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn claim_webhook(&self, lease: Duration) -> Result<Option<(TenantId, WebhookId)>, StoreError> {
+    pub async fn claim_webhook(
+        &self,
+        lease: Duration,
+        without: &[TenantId],
+    ) -> Result<Option<(TenantId, WebhookId)>, StoreError> {
+        let without = ids(without, |id| id.0);
         let take = || async {
             let row = sqlx::query!(
                 "UPDATE webhook_queue SET due_at = now() + make_interval(secs => $1)
-                 WHERE webhook_id = (SELECT webhook_id FROM webhook_queue WHERE due_at <= now() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+                 WHERE webhook_id = (SELECT webhook_id FROM webhook_queue WHERE due_at <= now() AND tenant_id <> ALL($2)
+                     ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
                  RETURNING webhook_id, tenant_id",
-                lease.as_secs_f64()
+                lease.as_secs_f64(),
+                &without
             )
             .fetch_optional(&self.pool)
             .await?;

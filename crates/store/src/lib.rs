@@ -16,6 +16,7 @@ use sqlx::{Connection as _, PgPool, Postgres, Transaction};
 use tokio::sync::OwnedSemaphorePermit;
 use turns::Turns;
 
+mod attempts;
 mod audit;
 mod catalogue;
 mod clusters;
@@ -57,7 +58,7 @@ pub use keys::{ApiKey, KeyText, NewKey};
 pub use labels::Narrow;
 pub use meshes::{Member, Mesh, MeshState, NewMesh, Revision, Written};
 pub use operations::{Counts, Item, NewOperation, Operation, WaveHead};
-pub use queue::{Claim, Hints, Record, Wishes};
+pub use queue::{Claim, Hints, MeshProbe, Record, Wanted, Wishes};
 pub use remains::Remains;
 pub use session::Session;
 pub use tenants::{NewTenant, Tenant, TenantState};
@@ -69,6 +70,8 @@ pub use webhooks::{NewWebhook, Webhook};
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: PgPool,
+    /// For renewals of leases alone: they wait for no transaction of ours.
+    renewals: PgPool,
     vault: Vault,
     turns: Option<Turns>,
 }
@@ -129,10 +132,29 @@ const ACQUIRE: Duration = Duration::from_secs(20);
 /// restarted meanwhile. One that was in use just now is not, because the question costs a round trip.
 const UNCHECKED: Duration = Duration::from_secs(1);
 
+/// How many connections renew leases: a database that takes two seconds serves 32 claims within eight.
+const RENEWING: u32 = 8;
+
 /// A machine that stands still inside a transaction would hold its rows, and nobody could take its operation over. No
 /// transaction of ours waits for anything but the database, so a third of the shortest sensible lease is plenty. An address
 /// may set its own.
 const IDLE_IN_TRANSACTION: &str = "idle_in_transaction_session_timeout";
+
+/// Connections that are asked whether they still answer only after they were idle.
+fn pool(connections: u32) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE)
+        .test_before_acquire(false)
+        .before_acquire(|connection, known| {
+            Box::pin(async move {
+                if known.idle_for > UNCHECKED {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+}
 
 impl Store {
     /// Connects.
@@ -144,21 +166,9 @@ impl Store {
         if !url.contains(IDLE_IN_TRANSACTION) {
             options = options.options([(IDLE_IN_TRANSACTION, "5s")]);
         }
-        let pool = PgPoolOptions::new()
-            .max_connections(POOL)
-            .acquire_timeout(ACQUIRE)
-            .test_before_acquire(false)
-            .before_acquire(|connection, known| {
-                Box::pin(async move {
-                    if known.idle_for > UNCHECKED {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .connect_with(options)
-            .await?;
-        Ok(Self { pool, vault, turns: None })
+        let renewals = pool(RENEWING).connect_lazy_with(options.clone());
+        let pool = pool(POOL).connect_with(options).await?;
+        Ok(Self { pool, renewals, vault, turns: None })
     }
 
     /// The same connections, of which no tenant has more than a quarter at once. For a process whose tasks hold a [`Session`]
@@ -273,6 +283,7 @@ impl Store {
 
     /// Closes every connection.
     pub async fn close(&self) {
+        self.renewals.close().await;
         self.pool.close().await;
     }
 }

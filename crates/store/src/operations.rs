@@ -114,10 +114,11 @@ impl Tx<'_> {
         .execute(&mut *self.inner)
         .await?;
         sqlx::query!(
-            "INSERT INTO work_queue (operation_id, tenant_id, due_at) VALUES ($1, $2, now() + make_interval(secs => $3))",
+            "INSERT INTO work_queue (operation_id, tenant_id, due_at, costly) VALUES ($1, $2, now() + make_interval(secs => $3), $4)",
             new.id.0,
             self.tenant.0,
-            new.due_in.as_secs_f64()
+            new.due_in.as_secs_f64(),
+            new.kind.costly()
         )
         .execute(&mut *self.inner)
         .await?;

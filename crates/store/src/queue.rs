@@ -7,6 +7,7 @@ use jiff_sqlx::ToSqlx;
 use model::ids::{MeshId, OperationId, TenantId};
 use model::operation::{Fact, OperationState, Wish};
 use sqlx::postgres::PgListener;
+use uuid::Uuid;
 
 use crate::error::{fits, json};
 use crate::{NewEvent, Store, StoreError, Tx, exactly_one, insisting};
@@ -20,6 +21,53 @@ pub struct Claim {
     pub tenant: TenantId,
     /// Which claim of it; every write names it.
     pub epoch: i64,
+    /// How long it lasts from each renewal. A record renews it, too.
+    pub lease: Duration,
+    /// True for kinds that have a share of a worker's places of their own.
+    pub costly: bool,
+    /// Claims in a row, this one included, that recorded no fact and were not given back in order.
+    pub claims: i32,
+    /// How many of the earlier ones ended in an error.
+    pub errors: i32,
+}
+
+/// A mesh to be observed.
+#[derive(Debug, Clone, Copy)]
+pub struct MeshProbe {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Which.
+    pub mesh: MeshId,
+    /// How often in a row it was not observed.
+    pub failures: i32,
+}
+
+/// Which operations a worker may take now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// What it runs already: never a second time.
+    pub held: Vec<OperationId>,
+    /// Tenants that come after those which run nothing.
+    pub busy: Vec<TenantId>,
+    /// Tenants that come last.
+    pub full: Vec<TenantId>,
+    /// Whether tenants that run something may be taken at all.
+    pub spare: bool,
+    /// Whether expensive kinds may be taken.
+    pub costly: bool,
+    /// Tenants whose expensive kinds may not.
+    pub costly_full: Vec<TenantId>,
+}
+
+impl Wanted {
+    /// Any operation of any tenant.
+    pub fn any() -> Self {
+        Self { spare: true, costly: true, ..Self::default() }
+    }
+}
+
+pub(crate) fn ids<T>(of: &[T], id: impl Fn(&T) -> Uuid) -> Vec<Uuid> {
+    of.iter().map(id).collect()
 }
 
 /// Wishes that the worker has not seen yet.
@@ -29,6 +77,14 @@ pub struct Wishes {
     pub wishes: Vec<Wish>,
     /// Number of the last one.
     pub seq: i64,
+}
+
+impl Wishes {
+    /// Those after a number, or all of them.
+    pub fn after(&self, seen: Option<i64>) -> impl Iterator<Item = Wish> {
+        let fresh = seen.map_or(usize::MAX, |seen| usize::try_from(self.seq - seen).unwrap_or(0));
+        self.wishes.iter().skip(self.wishes.len().saturating_sub(fresh)).copied()
+    }
 }
 
 /// What a worker writes about one operation in one transaction.
@@ -45,25 +101,48 @@ pub struct Record {
 }
 
 impl Store {
-    /// Claims the operation that has been due the longest: free, or held by a worker whose lease is over.
+    /// Claims the operation that has been due the longest, of those wanted: free, or held by a worker whose lease is over.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn claim(&self, owner: &str, lease: Duration) -> Result<Option<Claim>, StoreError> {
-        let claim = || async { Ok(Self::claim_once(&self.pool, owner, lease).await?) };
+    pub async fn claim(&self, owner: &str, lease: Duration, wanted: &Wanted) -> Result<Option<Claim>, StoreError> {
+        let claim = || async { Ok(Self::claim_once(&self.pool, owner, lease, wanted).await?) };
         insisting(claim).await
     }
 
-    async fn claim_once(pool: &sqlx::PgPool, owner: &str, lease: Duration) -> sqlx::Result<Option<Claim>> {
+    async fn claim_once(
+        pool: &sqlx::PgPool,
+        owner: &str,
+        lease: Duration,
+        wanted: &Wanted,
+    ) -> sqlx::Result<Option<Claim>> {
         let row = sqlx::query!(
-            r#"UPDATE work_queue SET owner = $1, lease_until = now() + make_interval(secs => $2), epoch = epoch + 1
-               WHERE operation_id = (
-                   SELECT operation_id FROM work_queue
-                   WHERE due_at <= now() AND (owner IS NULL OR lease_until < now())
-                   ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-               RETURNING operation_id, tenant_id, epoch"#,
+            r#"UPDATE work_queue SET owner = $1, lease_until = now() + make_interval(secs => $2), epoch = epoch + 1, claims = claims + 1
+               WHERE operation_id = coalesce(
+                   -- Each part is asked only when the one before found nothing, and ends at the first row that fits.
+                   (SELECT operation_id FROM work_queue
+                    WHERE due_at <= now() AND (owner IS NULL OR lease_until < now()) AND operation_id <> ALL($3)
+                        AND NOT (costly AND (NOT $7 OR tenant_id = ANY($8))) AND tenant_id <> ALL($4)
+                    ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED),
+                   (SELECT operation_id FROM work_queue
+                    WHERE due_at <= now() AND (owner IS NULL OR lease_until < now()) AND operation_id <> ALL($3)
+                        AND NOT (costly AND (NOT $7 OR tenant_id = ANY($8))) AND $6 AND $9 AND tenant_id <> ALL($5)
+                    ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED),
+                   (SELECT operation_id FROM work_queue
+                    WHERE due_at <= now() AND (owner IS NULL OR lease_until < now()) AND operation_id <> ALL($3)
+                        AND NOT (costly AND (NOT $7 OR tenant_id = ANY($8))) AND $6 AND $10
+                    ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED))
+               RETURNING operation_id, tenant_id, epoch, costly, claims, errors"#,
             owner,
-            lease.as_secs_f64()
+            lease.as_secs_f64(),
+            &ids(&wanted.held, |id| id.0),
+            &ids(&wanted.busy, |id| id.0),
+            &ids(&wanted.full, |id| id.0),
+            wanted.spare,
+            wanted.costly,
+            &ids(&wanted.costly_full, |id| id.0),
+            !wanted.busy.is_empty(),
+            !wanted.full.is_empty()
         )
         .fetch_optional(pool)
         .await?;
@@ -71,6 +150,10 @@ impl Store {
             operation: OperationId(row.operation_id),
             tenant: TenantId(row.tenant_id),
             epoch: row.epoch,
+            lease,
+            costly: row.costly,
+            claims: row.claims,
+            errors: row.errors,
         }))
     }
 
@@ -86,28 +169,36 @@ impl Store {
                 claim.epoch,
                 lease.as_secs_f64()
             )
-            .execute(&self.pool)
+            .execute(&self.renewals)
             .await?;
             exactly_one(done.rows_affected(), StoreError::Fenced)
         };
         insisting(renew).await
     }
 
-    /// Takes the mesh whose observation has been due the longest, and makes it due again after `interval`.
+    /// Takes the mesh whose observation has been due the longest, and makes it due again after `interval`. Meshes of the
+    /// tenants in `without` are left out.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn claim_probe(&self, interval: Duration) -> Result<Option<(TenantId, MeshId)>, StoreError> {
+    pub async fn claim_probe(&self, interval: Duration, without: &[TenantId]) -> Result<Option<MeshProbe>, StoreError> {
+        let without = ids(without, |id| id.0);
         let take = || async {
             let row = sqlx::query!(
                 r#"UPDATE probes SET due_at = now() + make_interval(secs => $1)
-               WHERE mesh_id = (SELECT mesh_id FROM probes WHERE due_at <= now() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-               RETURNING mesh_id, tenant_id"#,
-            interval.as_secs_f64()
-        )
-        .fetch_optional(&self.pool)
-        .await?;
-            Ok(row.map(|row| (TenantId(row.tenant_id), MeshId(row.mesh_id))))
+                   WHERE mesh_id = (SELECT mesh_id FROM probes WHERE due_at <= now() AND tenant_id <> ALL($2)
+                       ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+                   RETURNING mesh_id, tenant_id, failures"#,
+                interval.as_secs_f64(),
+                &without
+            )
+            .fetch_optional(&self.pool)
+            .await?;
+            Ok(row.map(|row| MeshProbe {
+                tenant: TenantId(row.tenant_id),
+                mesh: MeshId(row.mesh_id),
+                failures: row.failures,
+            }))
         };
         insisting(take).await
     }
@@ -198,16 +289,23 @@ impl Tx<'_> {
         Ok(Wishes { wishes: wishes.collect::<Result<_, _>>()?, seq: row.wish_seq })
     }
 
-    /// Writes facts and a state. Takes the queue row's lock first, so a record and a takeover cannot interleave.
+    /// Writes facts and a state. Takes the queue row's lock first, so a record and a takeover cannot interleave, and renews
+    /// the lease, because renewals wait for that lock until the transaction ends.
     ///
     /// # Errors
     /// [`StoreError::Fenced`]: somebody else has the operation; nothing was written.
     pub async fn record(&mut self, claim: &Claim, record: &Record, now: Timestamp) -> Result<(), StoreError> {
         let held = sqlx::query!(
-            "UPDATE work_queue SET seen_seq = coalesce($3, seen_seq) WHERE operation_id = $1 AND epoch = $2",
+            // A fact is progress, and a wish is a person's: attempts are counted from here on. Facts of a plan are finite.
+            "UPDATE work_queue SET seen_seq = coalesce($3, seen_seq),
+                 claims = CASE WHEN $4 THEN 0 ELSE claims END, errors = CASE WHEN $4 THEN 0 ELSE errors END,
+                 lease_until = clock_timestamp() + make_interval(secs => $5)
+             WHERE operation_id = $1 AND epoch = $2",
             claim.operation.0,
             claim.epoch,
-            record.seen
+            record.seen,
+            !record.facts.is_empty() || record.seen.is_some(),
+            claim.lease.as_secs_f64()
         )
         .execute(&mut *self.inner)
         .await?;
@@ -244,7 +342,12 @@ impl Tx<'_> {
         Ok(())
     }
 
-    async fn write_state(&mut self, id: OperationId, state: &OperationState, now: Timestamp) -> Result<(), StoreError> {
+    pub(crate) async fn write_state(
+        &mut self,
+        id: OperationId,
+        state: &OperationState,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let ended = state.done().then(|| now.to_sqlx());
         let row = sqlx::query!(
             "UPDATE operations SET state = $3, state_body = $4, started_at = coalesce(started_at, $5), ended_at = $6
@@ -293,7 +396,7 @@ impl Tx<'_> {
             }
             Some(due_in) => {
                 sqlx::query!(
-                    "UPDATE work_queue SET owner = NULL, lease_until = NULL,
+                    "UPDATE work_queue SET owner = NULL, lease_until = NULL, claims = 0, errors = 0,
                          due_at = CASE WHEN wish_seq > seen_seq THEN now() ELSE now() + make_interval(secs => $3) END
                      WHERE operation_id = $1 AND epoch = $2",
                     claim.operation.0,

@@ -1,5 +1,7 @@
 //! Who changes a mesh right now, and what was last observed of it.
 
+use std::time::Duration;
+
 use crate::error::{fits, json};
 use crate::{StoreError, Tx};
 use jiff::Timestamp;
@@ -77,6 +79,23 @@ impl Tx<'_> {
             mesh.0,
             at.to_sqlx() as _,
             json(survey)
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Notes how often in a row a mesh was not observed, and when that is tried again.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn rest_probe(&mut self, mesh: MeshId, failures: i32, rest: Duration) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE probes SET failures = $3, due_at = now() + make_interval(secs => $4) WHERE mesh_id = $1 AND tenant_id = $2",
+            mesh.0,
+            self.tenant.0,
+            failures,
+            rest.as_secs_f64()
         )
         .execute(&mut *self.inner)
         .await?;

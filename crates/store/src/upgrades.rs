@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use model::Clock;
 use model::ids::{MeshId, OperationId, UpgradeId};
-use model::operation::OperationState;
+use model::operation::{OperationState, Wish};
 use model::rules::Strategy;
 use model::upgrade::{Effect, Outcome, UpgradePolicyChoice, UpgradeState, Verb};
 use model::version::{RevisionName, Version};
@@ -258,7 +258,23 @@ impl Tx<'_> {
             }
             Effect::Tell(wish) => {
                 let operation = upgrade.operation.ok_or(StoreError::NotFound { what: "running operation" })?;
-                self.wish(operation, wish, now).await?;
+                let again = match wish {
+                    Wish::Resume | Wish::Retry => self.ended_stage(operation).await?,
+                    Wish::Pause | Wish::Cancel => None,
+                };
+                match again {
+                    None => self.wish(operation, wish, now).await?,
+                    Some(again) => {
+                        let new = NewOperation {
+                            id: OperationId(clock.uuid()),
+                            mesh: Some(mesh),
+                            upgrade: Some(id),
+                            ..again
+                        };
+                        self.create_operation(&new, now).await?;
+                        upgrade.operation = Some(new.id);
+                    }
+                }
             }
             Effect::Hurry => {
                 let operation = upgrade.operation.ok_or(StoreError::NotFound { what: "running operation" })?;

@@ -1,6 +1,7 @@
 //! How imagined clusters treat our credentials.
 
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use model::operation::Problem;
@@ -24,10 +25,37 @@ pub(crate) fn issued(now: Timestamp) -> Issued {
 #[derive(Debug, Clone, Default)]
 pub struct Credentials(Arc<Mutex<Answers>>);
 
+/// How a call into an imagined cluster ends, besides with an answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Conduct {
+    /// It answers.
+    #[default]
+    Answers,
+    /// It never answers.
+    Hangs,
+    /// The code that makes the call panics.
+    Panics,
+    /// It answers after so long.
+    Slow(Duration),
+}
+
+impl Conduct {
+    pub(crate) async fn happen(self) {
+        match self {
+            Self::Answers => {}
+            Self::Hangs => std::future::pending().await,
+            Self::Panics => panic!("a panic that a test asked for"),
+            Self::Slow(pace) => tokio::time::sleep(pace).await,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Answers {
     tended: Option<Problem>,
     connected: Option<Problem>,
+    version: Option<String>,
+    conduct: Conduct,
     looks: usize,
 }
 
@@ -48,6 +76,22 @@ impl Credentials {
         self.answers().connected = problem;
     }
 
+    /// Sets the Kubernetes version that clusters name when they are connected to.
+    ///
+    /// # Panics
+    /// When another thread panicked over them.
+    pub fn say_version(&self, version: &str) {
+        self.answers().version = Some(version.to_owned());
+    }
+
+    /// Sets how the next calls for credentials and looks after clusters end.
+    ///
+    /// # Panics
+    /// When another thread panicked over them.
+    pub fn conduct(&self, conduct: Conduct) {
+        self.answers().conduct = conduct;
+    }
+
     /// How often clusters were looked after.
     ///
     /// # Panics
@@ -56,14 +100,25 @@ impl Credentials {
         self.answers().looks
     }
 
-    pub(crate) fn connect(&self) -> Option<Problem> {
-        self.answers().connected.clone()
+    pub(crate) async fn connect(&self, now: Timestamp) -> Result<Issued, Problem> {
+        let conduct = self.answers().conduct;
+        conduct.happen().await;
+        let answers = self.answers();
+        if let Some(problem) = &answers.connected {
+            return Err(problem.clone());
+        }
+        let kubernetes_version = answers.version.clone().unwrap_or_else(|| KUBERNETES.into());
+        Ok(Issued { kubernetes_version, ..issued(now) })
     }
 
-    pub(crate) fn look(&self) -> Option<Problem> {
-        let mut answers = self.answers();
-        answers.looks += 1;
-        answers.tended.clone()
+    pub(crate) async fn look(&self) -> Option<Problem> {
+        let conduct = {
+            let mut answers = self.answers();
+            answers.looks += 1;
+            answers.conduct
+        };
+        conduct.happen().await;
+        self.answers().tended.clone()
     }
 
     fn answers(&self) -> MutexGuard<'_, Answers> {

@@ -2,33 +2,32 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use jiff::SignedDuration;
 use model::Clock;
 use model::ids::{ClusterId, HostingClusterId, MeshId, OperationId, TenantId, UpgradeId};
-use model::operation::{OperationKind, Problem};
+use model::operation::OperationKind;
 use model::release::{KubernetesRange, Release, ReleaseState};
 use model::rules::{Edition, Strategy};
 use model::switch::Switch;
 use model::upgrade::{LabelPolicy, UpgradePolicyChoice, Verb};
 use model::version::Version;
 use rollout::decide::Patience;
-use rollout::plan::{Layout, Line};
-use rollout::ports::World;
 use serde_json::Value;
 use store::{
-    Hosting, Issued, NewCluster, NewMesh, NewOperation, NewUpgrade, Operation, Page, Store, StoredRelease, Tended,
-    Upgrade, Written,
+    Hosting, NewCluster, NewMesh, NewOperation, NewUpgrade, Operation, Page, Store, StoredRelease, Upgrade, Written,
 };
-use worker::{Engine, Settings, Worlds};
+use worker::{Engine, Settings};
 
-use crate::credentials::{Credentials, KUBERNETES, issued};
+use crate::credentials::{Credentials, issued};
 use crate::relay::Relay;
-use crate::world::image;
-use crate::{FakeWorld, ManualClock, TestDb};
+use crate::{FakeWorld, ManualClock, Process, TestDb};
+
+mod worlds;
+
+use worlds::FakeWorlds;
 
 /// One mesh of two members on 1.25.1.1, with 1.27.9.1 in the catalogue.
 pub struct Fleet {
@@ -44,63 +43,14 @@ pub struct Fleet {
     pub width: usize,
     /// How often its workers look at the queue without a hint.
     pub poll: Duration,
+    /// How long its workers wait for one look.
+    pub look: Duration,
     /// What upgrades do with namespaces that name the old revision.
     pub labels: LabelPolicy,
     /// While true, the database fails whoever opens the mesh.
     pub unreadable: Arc<AtomicBool>,
     /// How its clusters treat our credentials.
     pub credentials: Credentials,
-}
-
-/// Reads layouts as the server does, and opens the imagined clusters.
-#[derive(Debug)]
-struct FakeWorlds {
-    store: Store,
-    world: FakeWorld,
-    width: usize,
-    unreadable: Arc<AtomicBool>,
-    credentials: Credentials,
-    clock: Arc<ManualClock>,
-}
-
-#[async_trait]
-impl Worlds for FakeWorlds {
-    async fn open(&self, tenant: TenantId, mesh: MeshId) -> Result<(Arc<dyn World>, Layout), Problem> {
-        let failed = |said: String| Problem::new(worker::DATABASE, said, "Try again.");
-        if self.unreadable.load(Ordering::Relaxed) {
-            return Err(failed("it is unreadable".into()));
-        }
-        let lost = |error: store::StoreError| failed(error.to_string());
-        let mut tx = self.store.begin(tenant).await.map_err(lost)?;
-        let mesh = tx.mesh(mesh).await.map_err(lost)?;
-        let line = |revision: store::Revision| Line {
-            image: image(&revision.version),
-            revision: revision.name,
-            release: revision.version,
-        };
-        let layout = Layout {
-            members: mesh.members.iter().map(|member| member.name.parse().expect("a stored name")).collect(),
-            current: line(mesh.current),
-            target: mesh.target.map(line),
-            width: self.width,
-            labels: LabelPolicy::Relabel,
-        };
-        Ok((Arc::new(self.world.clone()), layout))
-    }
-
-    async fn connect(&self, _tenant: TenantId, _cluster: ClusterId) -> Result<Issued, Problem> {
-        match self.credentials.connect() {
-            Some(problem) => Err(problem),
-            None => Ok(issued(self.clock.now())),
-        }
-    }
-
-    async fn tend(&self, _tenant: TenantId, _cluster: ClusterId) -> Result<Tended, Problem> {
-        match self.credentials.look() {
-            Some(problem) => Err(problem),
-            None => Ok(Tended { kubernetes_version: KUBERNETES.into(), settled: true }),
-        }
-    }
 }
 
 fn release(text: &str) -> Release {
@@ -122,6 +72,16 @@ fn release(text: &str) -> Release {
     }
 }
 
+fn submitted(id: ClusterId, name: &str) -> NewCluster {
+    NewCluster {
+        id,
+        name: name.into(),
+        server: format!("https://{name}.example:6443"),
+        kubeconfig: b"theirs".to_vec(),
+        written: Written::default(),
+    }
+}
+
 /// Lets nothing wait for long: one look is proof enough in an imagined world.
 pub fn hasty() -> Patience {
     Patience { unused_samples: 2, unused_over: SignedDuration::ZERO, ..Patience::default() }
@@ -133,6 +93,14 @@ impl Fleet {
     /// # Panics
     /// When the database fails.
     pub async fn new() -> Self {
+        Self::unborn().await.bring_up().await
+    }
+
+    /// A mesh that is asked for and not yet brought up: its members are registered, and it has no workloads.
+    ///
+    /// # Panics
+    /// When the database fails.
+    pub async fn unborn() -> Self {
         let db = TestDb::new().await;
         let clock = Arc::new(ManualClock::default());
         let now = clock.now();
@@ -158,7 +126,14 @@ impl Fleet {
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
         let hosting = tx.hosting_clusters().await.expect("hosting clusters")[0].id;
         drop(tx);
-        Self::of(self.db.beside(tenant, name).await, self.clock.clone(), hosting).await
+        Self::of(self.db.beside(tenant, name).await, self.clock.clone(), hosting).await.bring_up().await
+    }
+
+    async fn bring_up(self) -> Self {
+        self.begin(OperationKind::CreateMesh, Value::Null).await;
+        self.run().await;
+        self.populate();
+        self
     }
 
     async fn of(db: TestDb, clock: Arc<ManualClock>, hosting: HostingClusterId) -> Self {
@@ -168,14 +143,7 @@ impl Fleet {
         let mut members = Vec::new();
         for name in ["c1", "c2"] {
             let id = ClusterId(clock.uuid());
-            let cluster = NewCluster {
-                id,
-                name: name.into(),
-                server: format!("https://{name}.example:6443"),
-                kubeconfig: b"theirs".to_vec(),
-                written: Written::default(),
-            };
-            tx.create_cluster(&cluster, now).await.expect("a cluster");
+            tx.create_cluster(&submitted(id, name), now).await.expect("a cluster");
             tx.renewed_credential(id, &issued(now), Duration::ZERO, now).await.expect("a ready cluster");
             members.push(id);
         }
@@ -196,9 +164,12 @@ impl Fleet {
         let (world, unreadable) = (FakeWorld::new(&["c1", "c2"]), Arc::default());
         let credentials = Credentials::default();
         let (labels, poll) = (LabelPolicy::Relabel, Duration::from_millis(20));
-        let fleet = Self { db, world, clock, mesh, width: 2, poll, labels, unreadable, credentials };
-        fleet.begin(OperationKind::CreateMesh, Value::Null).await;
-        fleet.run().await;
+        let look = Settings::default().look;
+        Self { db, world, clock, mesh, width: 2, poll, look, labels, unreadable, credentials }
+    }
+
+    /// Adds one workload for each label form of requirement B4 and one without a label, in both members.
+    pub fn populate(&self) {
         for (namespace, label) in [
             ("canary", Some("istio.io/rev=canary")),
             ("enabled", Some("istio-injection=enabled")),
@@ -206,15 +177,20 @@ impl Fleet {
             ("plain", None),
             ("stable", Some("istio.io/rev=stable")),
         ] {
-            fleet.world.workload("c1", namespace, label, 3);
-            fleet.world.workload("c2", namespace, label, 2);
+            self.world.workload("c1", namespace, label, 3);
+            self.world.workload("c2", namespace, label, 2);
         }
-        fleet
     }
 
     /// A worker of this name with this lease.
     pub fn worker(&self, owner: &str, lease: Duration) -> Engine {
         self.worker_on(self.db.worker.clone(), owner, lease)
+    }
+
+    /// A worker that serves another tenant's fleet in the same database, too.
+    pub fn worker_with(&self, other: &Self, owner: &str, lease: Duration) -> Engine {
+        let beside = Some((other.db.tenant, other.world.clone(), other.credentials.clone()));
+        self.maker_with(self.settings(owner, lease), beside)(self.db.worker.clone())
     }
 
     /// A worker behind a relay. A session that stands still in a transaction ends after a third of the lease.
@@ -227,13 +203,44 @@ impl Fleet {
         self.worker_on(store, owner, lease)
     }
 
+    /// A worker like a process of its own, which can be stopped; behind a relay, where one is given.
+    ///
+    /// # Panics
+    /// When the machine has no thread left.
+    pub fn process(&self, owner: &str, lease: Duration, relay: Option<&Relay>) -> Process {
+        let url = match relay {
+            Some(relay) => self.db.relayed_url("mw_worker", relay, lease / 3),
+            None => self.db.url("mw_worker"),
+        };
+        Process::start(url, self.maker(self.settings(owner, lease)))
+    }
+
     fn worker_on(&self, store: Store, owner: &str, lease: Duration) -> Engine {
-        let (world, unreadable) = (self.world.clone(), self.unreadable.clone());
+        self.maker(self.settings(owner, lease))(store)
+    }
+
+    fn settings(&self, owner: &str, lease: Duration) -> Settings {
+        let (owner, poll, patience, look) = (owner.into(), self.poll, hasty(), self.look);
+        Settings { owner, lease, poll, patience, look, ..Settings::default() }
+    }
+
+    /// Makes a worker of these settings, once it has a connection.
+    pub(crate) fn maker(&self, settings: Settings) -> impl FnOnce(Store) -> Engine + Send + use<> {
+        self.maker_with(settings, None)
+    }
+
+    fn maker_with(
+        &self,
+        settings: Settings,
+        beside: Option<(TenantId, FakeWorld, Credentials)>,
+    ) -> impl FnOnce(Store) -> Engine + Send + use<> {
+        let (world, unreadable, width) = (self.world.clone(), self.unreadable.clone(), self.width);
         let (credentials, clock) = (self.credentials.clone(), self.clock.clone());
-        let worlds = FakeWorlds { store: store.clone(), world, width: self.width, unreadable, credentials, clock };
-        let settings =
-            Settings { owner: owner.into(), lease, poll: self.poll, patience: hasty(), ..Settings::default() };
-        Engine::new(store, Arc::new(worlds), self.clock.clone(), settings)
+        move |store| {
+            let (store_of, clock_of) = (store.clone(), clock.clone());
+            let worlds = FakeWorlds { store: store_of, world, width, unreadable, credentials, clock: clock_of, beside };
+            Engine::new(store, Arc::new(worlds), clock, settings)
+        }
     }
 
     /// Runs everything that is due.
@@ -242,6 +249,28 @@ impl Fleet {
     /// When the database fails.
     pub async fn run(&self) {
         self.worker("w", Duration::from_secs(30)).run_due().await.expect("a readable queue");
+    }
+
+    /// Has a cluster of this name registered.
+    ///
+    /// # Panics
+    /// When the database fails.
+    pub async fn register(&self, name: &str) -> (ClusterId, OperationId) {
+        let (cluster, id, now) = (ClusterId(self.clock.uuid()), OperationId(self.clock.uuid()), self.clock.now());
+        let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
+        tx.create_cluster(&submitted(cluster, name), now).await.expect("a cluster");
+        let new = NewOperation {
+            id,
+            kind: OperationKind::RegisterCluster,
+            mesh: None,
+            cluster: Some(cluster),
+            upgrade: None,
+            arguments: Value::Null,
+            due_in: Duration::ZERO,
+        };
+        tx.create_operation(&new, now).await.expect("an operation");
+        tx.commit().await.expect("a commit");
+        (cluster, id)
     }
 
     /// Queues a lone operation on the mesh.

@@ -4,6 +4,7 @@
 //! carry facts, and the `COMMIT` that ends their transaction.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -57,6 +58,8 @@ struct Shared {
     reached: Notify,
     /// Connections end when the number rises.
     generation: watch::Sender<u64>,
+    /// How long each answer is held back, in milliseconds.
+    delay: AtomicU64,
     trips: watch::Sender<Trips>,
 }
 
@@ -90,6 +93,7 @@ impl Relay {
             reached: Notify::new(),
             generation: watch::Sender::new(0),
             trips: watch::Sender::default(),
+            delay: AtomicU64::new(0),
         });
         let mut listening = JoinSet::new();
         listening.spawn(listen(listener, server.join(SOCKET), shared.clone()));
@@ -117,6 +121,11 @@ impl Relay {
     /// Waits until it stands still; `false` when it did not within the time.
     pub async fn reached(&self, at_most: Duration) -> bool {
         tokio::time::timeout(at_most, self.shared.reached.notified()).await.is_ok()
+    }
+
+    /// Holds each answer back for so long: a database under load.
+    pub fn slow(&self, delay: Duration) {
+        self.shared.delay.store(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Lets everything pass again, what was held back included.
@@ -190,6 +199,7 @@ async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Share
         if count == 0 {
             return Ok(());
         }
+        tokio::time::sleep(Duration::from_millis(shared.delay.load(Ordering::Relaxed))).await;
         shared.may_pass(|gate| gate != Gate::Shut).await;
         to.write_all(&bytes[..count]).await?;
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use model::Name;
 use model::injection::{Injection, Injector, NamespaceLabels, PodLabels, decide};
@@ -76,6 +76,7 @@ struct State {
     calls: u64,
     cut: Option<(u64, Cut)>,
     cut_reached: bool,
+    pace: Duration,
 }
 
 /// The world. Clones share it.
@@ -127,6 +128,18 @@ impl FakeWorld {
     pub fn evict_one(&self, member: &str, workload: &WorkloadRef) {
         let key = (member.parse().expect(member), workload.clone());
         self.lock().create_pods(&key, 1);
+    }
+
+    /// Sets how long each call takes.
+    pub fn slow(&self, pace: Duration) {
+        self.lock().pace = pace;
+    }
+
+    async fn pace(&self) {
+        let pace = self.lock().pace;
+        if !pace.is_zero() {
+            tokio::time::sleep(pace).await;
+        }
     }
 
     /// Makes a member silent, or lets it speak again.
@@ -306,7 +319,7 @@ impl State {
 
     fn write(&mut self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError> {
         self.reach(target.member())?;
-        if Instant::now() >= permit.deadline {
+        if permit.deadline.passed() {
             return Err(WorldError::Expired);
         }
         if self.refused.contains(target) {

@@ -1,6 +1,5 @@
 //! Sends events to webhooks, by the Standard Webhooks scheme: signed, in order, again and again until they arrive.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -11,14 +10,12 @@ use model::ids::{TenantId, WebhookId};
 use model::webhook::message_id;
 use serde_json::json;
 use store::{Attempt, Delivery, DeliveryState, Mail, StoreError, hmac_sha256};
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use crate::rounds::{Round, guarded};
 use crate::{Engine, vitals};
 
-/// How many webhooks are sent to at once: one that is slow keeps one messenger busy.
-const MESSENGERS: usize = 8;
+/// How long one message may take, whatever the sender's own limits are.
+const LONGEST: Duration = Duration::from_secs(30);
 /// The status that asks not to be told anything any more.
 const GONE: u16 = 410;
 /// How many messages go to a webhook before another one's turn.
@@ -36,38 +33,33 @@ pub trait Post: Send + Sync {
     async fn post(&self, url: &str, headers: &[(&'static str, String)], body: Vec<u8>) -> Attempt;
 }
 
-impl Engine {
-    pub(crate) async fn deliver(self, stop: CancellationToken) {
-        let (messengers, under_way) = (Arc::new(Semaphore::new(MESSENGERS)), TaskTracker::new());
-        while !stop.is_cancelled() {
-            let messenger = messengers.clone().acquire_owned().await.expect("nobody closes it");
-            let claimed = self.store.claim_webhook(LEASE).await;
-            if let Ok(Some((tenant, webhook))) = claimed {
-                let engine = self.clone();
-                under_way.spawn(async move {
-                    if let Err(error) = engine.send_round(tenant, webhook).await {
-                        tracing::warn!(webhook.id = %webhook, error = &error as &dyn std::error::Error, "a webhook was not seen to; trying again");
-                    }
-                    drop(messenger);
-                });
-                continue;
-            }
-            if let Err(error) = claimed {
-                tracing::warn!(error = &error as &dyn std::error::Error, "webhooks cannot be read; trying again");
-            }
-            drop(messenger);
-            tokio::select! { () = tokio::time::sleep(self.settings.poll) => {}, () = stop.cancelled() => {} }
-        }
-        under_way.close();
-        under_way.wait().await;
+/// The delivery of events.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Delivering;
+
+#[async_trait]
+impl Round for Delivering {
+    type Due = (TenantId, WebhookId);
+    const NAME: &'static str = "deliver";
+    const WIDTH: usize = 8;
+
+    async fn claim(&self, engine: &Engine, without: &[TenantId]) -> Result<Option<(TenantId, Self::Due)>, StoreError> {
+        let claimed = engine.store.claim_webhook(LEASE, without).await?;
+        Ok(claimed.map(|(tenant, webhook)| (tenant, (tenant, webhook))))
     }
 
+    async fn work(&self, engine: &Engine, (tenant, webhook): Self::Due) -> Result<(), StoreError> {
+        engine.send_round(tenant, webhook).await
+    }
+}
+
+impl Engine {
     /// Sends what is due to the webhook that has been waiting the longest. Answers false when none is waiting.
     ///
     /// # Errors
     /// The database failed; what was sent and not recorded is sent again.
     pub async fn deliver_due(&self) -> Result<bool, StoreError> {
-        let Some((tenant, webhook)) = self.store.claim_webhook(LEASE).await? else { return Ok(false) };
+        let Some((tenant, webhook)) = self.store.claim_webhook(LEASE, &[]).await? else { return Ok(false) };
         self.send_round(tenant, webhook).await.map(|()| true)
     }
 
@@ -88,7 +80,13 @@ impl Engine {
         for delivery in &mail.deliveries {
             let (headers, body) = message(webhook, mail, delivery, self.clock.now());
             let attempt = match &self.post {
-                Some(post) => post.post(&mail.url, &headers, body).await,
+                Some(post) => match guarded(LONGEST, post.post(&mail.url, &headers, body)).await {
+                    Ok(attempt) => attempt,
+                    Err(missed) => {
+                        vitals::missed(Delivering::NAME, missed);
+                        Attempt::Failed("too_slow")
+                    }
+                },
                 None => return Ok(false),
             };
             vitals::sent(&attempt);

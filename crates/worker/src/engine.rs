@@ -1,4 +1,4 @@
-//! Claims what is due and sees it through.
+//! Claims what is due, as tenants share the places, and supervises a worker's other tasks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,12 +10,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use crate::run::Run;
+use crate::deliver::Delivering;
+use crate::observe::Observing;
+use crate::places::{Place, Places};
+use crate::rounds::supervised;
+use crate::tend::Tending;
 use crate::{Post, Worlds};
-
-/// The tasks of a worker besides operations: one observes meshes, one looks after clusters, one sends events,
-/// one measures the queue.
-const WATCHERS: usize = 4;
 
 /// How a worker behaves.
 #[derive(Debug, Clone)]
@@ -30,6 +30,10 @@ pub struct Settings {
     pub width: usize,
     /// How long steps may take before a person is asked.
     pub patience: Patience,
+    /// How long one look at clusters may take, all its calls together: the end of looks whose calls each end in time.
+    pub look: Duration,
+    /// How long a claim is renewed without its work getting on. Longer than a look, and than one push of many objects.
+    pub stall: Duration,
     /// How often each mesh is observed.
     pub observe: Duration,
     /// How often each cluster that answers is looked after.
@@ -44,6 +48,8 @@ impl Default for Settings {
             poll: Duration::from_secs(1),
             width: 32,
             patience: Patience::default(),
+            look: Duration::from_mins(4),
+            stall: Duration::from_mins(10),
             observe: Duration::from_secs(10),
             tend: Duration::from_mins(1),
         }
@@ -58,6 +64,7 @@ pub struct Engine {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) settings: Settings,
     pub(crate) post: Option<Arc<dyn Post>>,
+    places: Places,
 }
 
 impl std::fmt::Debug for Engine {
@@ -69,7 +76,7 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     /// A worker on this database.
     pub fn new(store: Store, worlds: Arc<dyn Worlds>, clock: Arc<dyn Clock>, settings: Settings) -> Self {
-        Self { store, worlds, clock, settings, post: None }
+        Self { store, worlds, clock, settings, post: None, places: Places::default() }
     }
 
     /// The same worker, which sends events to webhooks as well.
@@ -86,29 +93,31 @@ impl Engine {
     /// Works until told to stop, then lets what is under way come to a point where it can be let go.
     pub async fn work(&self, stop: CancellationToken) {
         let running = TaskTracker::new();
-        running.spawn(self.clone().observe(stop.clone()));
-        running.spawn(self.clone().tend(stop.clone()));
-        running.spawn(self.clone().deliver(stop.clone()));
-        running.spawn(self.clone().measure(stop.clone()));
+        let pause = self.settings.poll;
+        let (engine, end) = (self.clone(), stop.clone());
+        running.spawn(supervised("observe", pause, move || engine.clone().round(Observing, end.clone())));
+        let (engine, end) = (self.clone(), stop.clone());
+        running.spawn(supervised("tend", pause, move || engine.clone().round(Tending, end.clone())));
+        let (engine, end) = (self.clone(), stop.clone());
+        running.spawn(supervised("deliver", pause, move || engine.clone().round(Delivering, end.clone())));
+        let (engine, end) = (self.clone(), stop.clone());
+        running.spawn(supervised("measure", pause, move || engine.clone().measure(end.clone())));
         let mut hints = self.store.hints();
         while !stop.is_cancelled() {
-            if running.len() >= self.settings.width + WATCHERS {
-                tokio::select! { () = tokio::time::sleep(self.settings.poll) => {}, () = stop.cancelled() => {} }
-                continue;
-            }
             match self.claim().await {
-                Ok(Some((claim, since))) => {
+                Ok(Some(claimed)) => {
                     let (engine, stop) = (self.clone(), stop.clone());
+                    let claim = &claimed.claim;
                     let span = tracing::info_span!("operation", operation.id = %claim.operation, epoch = claim.epoch);
-                    let seen_through = async move { engine.see_through(claim, since, &stop).await };
+                    let seen_through = async move { engine.see_through(claimed, &stop).await };
                     running.spawn(seen_through.instrument(span));
                 }
                 Ok(None) => {
-                    tokio::select! { () = hints.wait(self.settings.poll) => {}, () = stop.cancelled() => {} }
+                    tokio::select! { () = hints.wait(pause) => {}, () = self.places.freed() => {}, () = stop.cancelled() => {} }
                 }
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "the queue cannot be read; trying again");
-                    tokio::select! { () = tokio::time::sleep(self.settings.poll) => {}, () = stop.cancelled() => {} }
+                    tokio::select! { () = tokio::time::sleep(pause) => {}, () = stop.cancelled() => {} }
                 }
             }
         }
@@ -122,50 +131,26 @@ impl Engine {
     /// The queue cannot be read.
     pub async fn run_due(&self) -> Result<usize, StoreError> {
         let mut count = 0;
-        while let Some((claim, since)) = self.claim().await? {
-            self.see_through(claim, since, &CancellationToken::new()).await;
+        while let Some(claimed) = self.claim().await? {
+            self.see_through(claimed, &CancellationToken::new()).await;
             count += 1;
         }
         Ok(count)
     }
 
-    /// The lease is counted from before the claim was sent: it can only be longer in truth.
-    async fn claim(&self) -> Result<Option<(Claim, Instant)>, StoreError> {
+    /// Claims what comes next by the shares of tenants; `None` when nothing is due or no place is free for it.
+    async fn claim(&self) -> Result<Option<Claimed>, StoreError> {
+        let Some(wanted) = self.places.wanted(self.settings.width) else { return Ok(None) };
         let since = Instant::now();
-        let claim = self.store.claim(&self.settings.owner, self.settings.lease).await?;
-        Ok(claim.map(|claim| (claim, since)))
-    }
-
-    /// A clash with another transaction is a tiny crash: the same claim begins anew with what is recorded.
-    async fn see_through(&self, claim: Claim, mut since: Instant, stop: &CancellationToken) {
-        loop {
-            let result = match self.run(claim, since, stop).await {
-                Err(StoreError::Clash) => {
-                    since = Instant::now();
-                    self.store.renew(&claim, self.settings.lease).await
-                }
-                other => return ended(claim, other),
-            };
-            if result.is_err() {
-                return ended(claim, result);
-            }
-        }
-    }
-
-    async fn run(&self, claim: Claim, since: Instant, stop: &CancellationToken) -> Result<(), StoreError> {
-        Run::load(self, claim, since).await?.drive(stop).await
+        let claim = self.store.claim(&self.settings.owner, self.settings.lease, &wanted).await?;
+        Ok(claim.and_then(|claim| Some(Claimed { place: self.places.take(&claim)?, claim, since })))
     }
 }
 
-fn ended(claim: Claim, result: Result<(), StoreError>) {
-    match result {
-        Ok(()) => {}
-        Err(StoreError::Fenced) => {
-            tracing::info!(operation.id = %claim.operation, epoch = claim.epoch, "another worker has taken over");
-        }
-        Err(error) => {
-            // The lease runs out by itself, and whoever claims next begins with a look.
-            tracing::error!(operation.id = %claim.operation, error = &error as &dyn std::error::Error, "operation let go after a failure");
-        }
-    }
+/// A claim with the place that it takes.
+pub(crate) struct Claimed {
+    pub(crate) claim: Claim,
+    /// Before the claim was sent: the lease can only be longer in truth.
+    pub(crate) since: Instant,
+    pub(crate) place: Place,
 }

@@ -3,10 +3,14 @@
 //! An operation is claimed with a lease and an epoch, worked on outside any transaction, and recorded with that epoch.
 //! Whoever takes over first fences what was started, so a predecessor that wakes up late can no longer write.
 
+mod attempt;
 mod deliver;
 mod engine;
+mod lease;
 mod observe;
+mod places;
 mod planner;
+mod rounds;
 mod run;
 mod tend;
 mod vitals;
@@ -19,10 +23,29 @@ use model::ids::{ClusterId, MeshId, TenantId};
 use model::operation::Problem;
 use rollout::plan::Layout;
 use rollout::ports::World;
-use store::{Issued, Tended};
+use store::{Issued, StoreError, Tended};
 
 /// The code of a problem that is our own database's: the operation is let go and tried again.
 pub const DATABASE: &str = "database";
+
+/// The code of a problem that a record of ours is: trying again does not help.
+pub const DAMAGED: &str = "record_damaged";
+
+/// A store's error in words for people: one that passes is tried again, and one that does not is an answer.
+pub fn unread(error: &StoreError) -> Problem {
+    match error {
+        StoreError::NotFound { what } => {
+            let message = format!("The {what} does not exist any more.");
+            Problem::new("not_found", message, "Look at what there is, then ask again.")
+        }
+        StoreError::Corrupt { .. } | StoreError::Sealed | StoreError::Erased | StoreError::Unkeepable => Problem::new(
+            DAMAGED,
+            "A stored record cannot be read.",
+            "Tell the operator, who has to restore it or the key that it was sealed with.",
+        ),
+        _ => Problem::new(DATABASE, "The database cannot be read.", "Try again; if it lasts, tell the operator."),
+    }
+}
 
 /// Opens the clusters of a mesh. The `server` wires it to real ones, the tests to imagined ones.
 #[async_trait]

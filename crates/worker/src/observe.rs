@@ -1,46 +1,74 @@
 //! Looks at each mesh from time to time and keeps what it saw for the API, which never asks a cluster itself.
 
-use tokio_util::sync::CancellationToken;
+use async_trait::async_trait;
+use model::backoff::again_in;
+use model::ids::TenantId;
+use store::{MeshProbe, StoreError};
 
+use crate::rounds::{Round, guarded};
 use crate::{Engine, vitals};
 
-impl Engine {
-    pub(crate) async fn observe(self, stop: CancellationToken) {
-        while !stop.is_cancelled() {
-            match self.store.claim_probe(self.settings.observe).await {
-                Ok(Some((tenant, mesh))) => self.observe_mesh(tenant, mesh).await,
-                Ok(None) => {
-                    tokio::select! { () = tokio::time::sleep(self.settings.poll) => {}, () = stop.cancelled() => {} }
-                }
-                Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "probes cannot be read; trying again");
-                    tokio::select! { () = tokio::time::sleep(self.settings.poll) => {}, () = stop.cancelled() => {} }
-                }
-            }
-        }
+/// The observation of meshes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Observing;
+
+#[async_trait]
+impl Round for Observing {
+    type Due = MeshProbe;
+    const NAME: &'static str = "observe";
+    const WIDTH: usize = 16;
+
+    async fn claim(&self, engine: &Engine, without: &[TenantId]) -> Result<Option<(TenantId, MeshProbe)>, StoreError> {
+        let probe = engine.store.claim_probe(engine.settings.observe, without).await?;
+        Ok(probe.map(|probe| (probe.tenant, probe)))
     }
 
-    async fn observe_mesh(&self, tenant: model::ids::TenantId, mesh: model::ids::MeshId) {
-        let seen = match self.worlds.open(tenant, mesh).await {
-            Ok((world, _)) => world.survey().await.map_err(|error| error.to_string()),
-            Err(problem) => Err(problem.message),
-        };
-        vitals::observed(seen.is_ok());
-        let survey = match seen {
-            Ok(survey) => survey,
-            Err(reason) => {
-                // The API shows the age of the last observation; a mesh being created has nothing to look at yet.
-                tracing::debug!(mesh.id = %mesh, reason, "mesh was not observed");
-                return;
+    async fn work(&self, engine: &Engine, due: MeshProbe) -> Result<(), StoreError> {
+        engine.observe(due).await
+    }
+}
+
+impl Engine {
+    /// Observes the mesh that is due the longest. Answers false when none is.
+    ///
+    /// # Errors
+    /// The database failed; the mesh is due again later.
+    pub async fn observe_due(&self) -> Result<bool, StoreError> {
+        let Some(probe) = self.store.claim_probe(self.settings.observe, &[]).await? else { return Ok(false) };
+        self.observe(probe).await.map(|()| true)
+    }
+
+    async fn observe(&self, probe: MeshProbe) -> Result<(), StoreError> {
+        let look = async {
+            match self.worlds.open(probe.tenant, probe.mesh).await {
+                Ok((world, _)) => world.survey().await.map_err(|error| error.to_string()),
+                Err(problem) => Err(problem.message),
             }
         };
-        let kept = async {
-            let mut tx = self.store.begin(tenant).await?;
-            tx.put_survey(mesh, &survey, self.clock.now()).await?;
-            tx.commit().await
+        let seen = match guarded(self.settings.look, look).await {
+            Ok(seen) => seen,
+            Err(missed) => {
+                vitals::missed(Observing::NAME, missed);
+                Err(missed.as_str().into())
+            }
         };
-        if let Err(error) = kept.await {
-            tracing::warn!(mesh.id = %mesh, error = &error as &dyn std::error::Error, "an observation was not kept");
+        vitals::observed(seen.is_ok());
+        let failures = match &seen {
+            Ok(_) => 0,
+            Err(reason) => {
+                // The API shows the age of the last observation; a mesh being created has nothing to look at yet.
+                tracing::debug!(mesh.id = %probe.mesh, reason, "mesh was not observed");
+                probe.failures.saturating_add(1)
+            }
+        };
+        let mut tx = self.store.begin(probe.tenant).await?;
+        if let Ok(survey) = &seen {
+            tx.put_survey(probe.mesh, survey, self.clock.now()).await?;
         }
+        if failures != probe.failures {
+            let rest = again_in(failures).max(self.settings.observe);
+            tx.rest_probe(probe.mesh, failures, rest).await?;
+        }
+        tx.commit().await
     }
 }

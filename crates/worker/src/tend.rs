@@ -1,52 +1,63 @@
 //! Looks after each cluster from time to time: whether it answers, and whether its credential is to be renewed.
 
+use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use model::credential::OVERLAP;
-use model::ids::OperationId;
+use model::ids::{OperationId, TenantId};
 use model::operation::OperationKind;
 use store::{Cluster, NewOperation, Probe, StoreError, Tx};
-use tokio_util::sync::CancellationToken;
 
-use crate::{DATABASE, Engine};
+use crate::rounds::{Round, guarded};
+use crate::run::silent;
+use crate::{DATABASE, Engine, vitals};
 
 /// How long nothing is tried after a renewal that failed. A credential that is due is good for weeks.
 const BETWEEN_RENEWALS: SignedDuration = SignedDuration::from_hours(1);
 
-impl Engine {
-    pub(crate) async fn tend(self, stop: CancellationToken) {
-        while !stop.is_cancelled() {
-            match self.tend_due().await {
-                Ok(true) => {}
-                Ok(false) => {
-                    tokio::select! { () = tokio::time::sleep(self.settings.poll) => {}, () = stop.cancelled() => {} }
-                }
-                Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "a cluster was not looked after; trying again"
-                    );
-                    tokio::select! { () = tokio::time::sleep(self.settings.poll) => {}, () = stop.cancelled() => {} }
-                }
-            }
-        }
+/// The care for clusters.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tending;
+
+#[async_trait]
+impl Round for Tending {
+    type Due = Probe;
+    const NAME: &'static str = "tend";
+    const WIDTH: usize = 16;
+
+    async fn claim(&self, engine: &Engine, without: &[TenantId]) -> Result<Option<(TenantId, Probe)>, StoreError> {
+        let probe = engine.store.claim_cluster(engine.settings.tend, without).await?;
+        Ok(probe.map(|probe| (probe.tenant, probe)))
     }
 
+    async fn work(&self, engine: &Engine, due: Probe) -> Result<(), StoreError> {
+        engine.tend(due).await
+    }
+}
+
+impl Engine {
     /// Looks after the cluster that is due the longest. Answers false when none is.
     ///
     /// # Errors
     /// The database failed; the cluster is due again later.
     pub async fn tend_due(&self) -> Result<bool, StoreError> {
-        let Some(probe) = self.store.claim_cluster(self.settings.tend).await? else { return Ok(false) };
-        let answer = self.worlds.tend(probe.tenant, probe.cluster).await;
-        match &answer {
-            Err(problem) if problem.code == DATABASE => return Ok(true),
-            _ => {}
-        }
+        let Some(probe) = self.store.claim_cluster(self.settings.tend, &[]).await? else { return Ok(false) };
+        self.tend(probe).await.map(|()| true)
+    }
+
+    async fn tend(&self, probe: Probe) -> Result<(), StoreError> {
+        let answer = match guarded(self.settings.look, self.worlds.tend(probe.tenant, probe.cluster)).await {
+            Ok(Err(problem)) if problem.code == DATABASE => return Ok(()),
+            Ok(answer) => answer,
+            Err(missed) => {
+                vitals::missed(Tending::NAME, missed);
+                Err(silent())
+            }
+        };
         let now = self.clock.now();
         let mut tx = self.store.begin(probe.tenant).await?;
         let cluster = match tx.cluster(probe.cluster).await {
             // Forgotten in between.
-            Err(StoreError::NotFound { .. }) => return Ok(true),
+            Err(StoreError::NotFound { .. }) => return Ok(()),
             found => found?,
         };
         match answer {
@@ -62,8 +73,7 @@ impl Engine {
                 tx.cluster_silent(&cluster, failures, &problem, now).await?;
             }
         }
-        tx.commit().await?;
-        Ok(true)
+        tx.commit().await
     }
 
     async fn renew(&self, tx: &mut Tx<'_>, probe: &Probe, cluster: &Cluster, now: Timestamp) -> Result<(), StoreError> {

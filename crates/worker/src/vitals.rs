@@ -8,6 +8,7 @@ use store::{Attempt, Operation, Record};
 use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
+use crate::rounds::Missed;
 
 /// How often the queue is measured.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -34,6 +35,17 @@ pub(crate) fn recorded(operation: &Operation, record: &Record, now: Timestamp) {
         let taken = Duration::try_from(now.duration_since(operation.created_at)).unwrap_or_default();
         metrics::histogram!("meshwright_operation_duration_seconds", "kind" => kind, "state" => state).record(taken);
     }
+}
+
+/// A look or a message was given up, and will be tried again.
+pub(crate) fn missed(round: &'static str, missed: Missed) {
+    tracing::warn!(round, why = missed.as_str(), "a look was given up; trying again later");
+    metrics::counter!("meshwright_looks_given_up_total", "round" => round, "why" => missed.as_str()).increment(1);
+}
+
+/// A task of the worker panicked and begins again.
+pub(crate) fn restarted(task: &'static str) {
+    metrics::counter!("meshwright_task_restarts_total", "task" => task).increment(1);
 }
 
 /// A mesh was looked at.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use model::rules::Strategy;
 use model::upgrade::Verb;
 use serde_json::json;
-use testkit::Fleet;
 use testkit::world::Cut;
+use testkit::{Fleet, Process};
 use tokio::sync::Notify;
 
 fn state(upgrade: &store::Upgrade) -> &'static str {
@@ -18,14 +18,15 @@ fn state(upgrade: &store::Upgrade) -> &'static str {
 /// A worker that was stopped in the middle of a write.
 struct Zombie {
     go_on: Arc<Notify>,
-    asleep: tokio::task::JoinHandle<Result<usize, store::StoreError>>,
+    asleep: Process,
 }
 
 impl Zombie {
-    async fn wakes_up_and_writes_nothing(self, fleet: &Fleet) {
+    async fn wakes_up_and_writes_nothing(mut self, fleet: &Fleet) {
         let journal = fleet.world.journal();
         self.go_on.notify_one();
-        self.asleep.await.expect("no panic").expect("a readable queue");
+        self.asleep.go_on();
+        assert!(self.asleep.ended(Duration::from_secs(10)).await, "it ends");
         assert_eq!(fleet.world.journal(), journal, "the zombie's patch was refused");
     }
 }
@@ -38,10 +39,10 @@ async fn stopped_in_a_promotion() -> (Fleet, model::ids::UpgradeId, Zombie) {
     fleet.press(upgrade, Verb::Promote, json!(null)).await.expect("promote fits");
     let go_on = Arc::new(Notify::new());
     fleet.world.cut_at(1, Cut::Frozen(go_on.clone()));
-    let worker = fleet.worker("zombie", Duration::from_millis(300));
-    let asleep = tokio::spawn(async move { worker.run_due().await });
+    let asleep = fleet.process("zombie", Duration::from_millis(300), None);
     assert!(fleet.world.cut_reached(Duration::from_secs(10)).await);
     fleet.world.heal();
+    asleep.stop().await;
     (fleet, upgrade, Zombie { go_on, asleep })
 }
 

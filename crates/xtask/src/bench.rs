@@ -14,6 +14,7 @@ use crate::{Result, output};
 
 pub(crate) mod api;
 mod crowd;
+mod engine;
 mod existence;
 mod fair;
 mod walls;
@@ -28,6 +29,8 @@ pub(crate) enum Bench {
     Fair(fair::Fair),
     /// GET and POST through the whole stack beside pgbench with the same transaction and beside `pgbench -S`.
     Api(api::Bench),
+    /// Operations and steps that do nothing in their clusters, beside one-row inserts by pgbench. Build with --release.
+    Engine(engine::Engine),
     /// Whether time tells that something of another tenant's exists.
     Existence(existence::Existence),
 }
@@ -69,6 +72,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Walls(options) => walls::run(options),
         Bench::Fair(options) => fair::run(options),
         Bench::Api(options) => api::run(options),
+        Bench::Engine(options) => engine::run(options),
         Bench::Existence(options) => existence::run(options),
     }
 }

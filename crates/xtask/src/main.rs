@@ -24,6 +24,7 @@ mod process;
 mod scenario;
 mod server;
 mod service;
+mod slow;
 mod storm;
 mod story;
 mod variants;
@@ -65,6 +66,8 @@ enum Task {
     Vault,
     /// Cut an upgrade at every write of it, in an imagined world on a real Postgres, and judge what comes of it.
     CrashMatrix(matrix::Options),
+    /// Run every kind of work where clusters, the database and the processor are slow, and see each operation end.
+    Slow(slow::Options),
     /// Measure on the lab.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -108,6 +111,7 @@ fn main() -> ExitCode {
         Task::Variants(options) => variants::run(&options),
         Task::Vault => vault::run(),
         Task::CrashMatrix(options) => matrix::run(&options),
+        Task::Slow(options) => slow::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::BadInput(options) => bad_input::run(&options),
         Task::Judge { recording } => judge::judge_file(&recording),

@@ -1,5 +1,8 @@
 //! Every answer of the state machine.
 
+use proptest::strategy::Strategy as _;
+use proptest::{prop_assert, prop_oneof, proptest};
+
 use super::*;
 
 fn finding(severity: Severity) -> Finding {
@@ -26,6 +29,7 @@ fn every_state() -> Vec<(&'static str, UpgradeState)> {
         ("holding", S::Holding { until: Timestamp::UNIX_EPOCH }),
         ("retiring", S::Retiring { irrevocable: false }),
         ("retiring, irrevocable", S::Retiring { irrevocable: true }),
+        ("paused in prechecking", paused(S::Prechecking)),
         ("paused in rolling", paused(S::Rolling)),
         ("paused in retiring, irrevocable", paused(S::Retiring { irrevocable: true })),
         ("paused in rolling back", paused(S::RollingBack)),
@@ -138,4 +142,58 @@ fn findings_stop_it_unless_they_are_warnings_that_were_accepted() {
     let noted = Outcome::Found(vec![finding(Severity::Note)]);
     let (state, _) = UpgradeState::Prechecking.on_outcome(noted, choice(false, 0), Timestamp::UNIX_EPOCH);
     assert_eq!(state.as_str(), "deploying", "a note asks for no decision");
+}
+
+/// What can happen to an upgrade: a person asks, or a stage ends.
+#[derive(Debug, Clone)]
+enum Happening {
+    Asked(Verb),
+    Ended(Outcome),
+}
+
+fn happening() -> impl proptest::strategy::Strategy<Value = Happening> {
+    let problem = || Problem::new("x", "", "");
+    let outcomes = vec![
+        Outcome::Succeeded,
+        Outcome::Found(vec![finding(Severity::Warn)]),
+        Outcome::Paused(problem()),
+        Outcome::Paused(Problem::paused_by_user()),
+        Outcome::Failed(problem()),
+        Outcome::Cancelled,
+    ];
+    prop_oneof![
+        proptest::sample::select(Verb::ALL.to_vec()).prop_map(Happening::Asked),
+        proptest::sample::select(outcomes).prop_map(Happening::Ended),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_order_of_verbs_and_outcomes_nests_a_pause_or_leaves_an_upgrade_that_nothing_ends(
+        all in proptest::collection::vec(happening(), 0..40)
+    ) {
+        let mut state = UpgradeState::Planned;
+        for one in all {
+            state = match one {
+                Happening::Asked(verb) => state.clone().on_verb(verb).map_or(state, |(next, _)| next),
+                Happening::Ended(outcome) => state.on_outcome(outcome, choice(false, 60), Timestamp::UNIX_EPOCH).0,
+            };
+            if let UpgradeState::Paused { from, .. } = &state {
+                let nested = matches!(**from, UpgradeState::Paused { .. });
+                prop_assert!(!nested, "{state:?}");
+                prop_assert!(state.allowed().contains(&Verb::Retry), "{state:?}");
+                let stage = from.can_pause() || matches!(**from, UpgradeState::Prechecking | UpgradeState::Holding { .. });
+                prop_assert!(stage, "{state:?}");
+            }
+            prop_assert!(state.done() || !state.allowed().is_empty(), "{state:?}");
+        }
+    }
+}
+
+#[test]
+fn a_pause_within_a_pause_that_an_earlier_release_stored_is_read_as_one() {
+    let inner =
+        serde_json::json!({ "state": "paused", "from": { "state": "rolling" }, "problem": Problem::new("x", "", "") });
+    let outer = serde_json::json!({ "state": "paused", "from": inner, "problem": Problem::paused_by_user() });
+    assert_eq!(serde_json::from_value::<UpgradeState>(outer).expect("a state"), paused(UpgradeState::Rolling));
 }

@@ -9,19 +9,21 @@ use model::operation::Problem;
 use model::plan::{Asks, Sidecar, Target, WorkloadRef};
 use model::survey::{MemberSurvey, NamespaceSurvey, Survey, WorkloadSurvey};
 use model::version::RevisionName;
-use rollout::ports::{LivePod, Mark, Permit, Seen, Settled, Usage, WorkloadSeen, World, WorldError};
+use rollout::ports::{Deadline, LivePod, Mark, Permit, Seen, Settled, Usage, WorkloadSeen, World, WorldError};
 
 use super::{Cut, FakeWorld, Temper, Workload};
 
 #[async_trait]
 impl World for FakeWorld {
     async fn look(&self, target: &Target) -> Result<Seen, WorldError> {
+        self.pace().await;
         let state = self.lock();
         state.reach(target.member())?;
         Ok(Seen { value: state.value(target), mark: state.mark(target), settled: Settled::Yes })
     }
 
     async fn set(&self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError> {
+        self.pace().await;
         let cut = {
             let mut state = self.lock();
             state.calls += 1;
@@ -44,13 +46,15 @@ impl World for FakeWorld {
                 self.reached.notify_one();
                 go_on.notified().await;
                 // A stopped process does not notice that its permit ran out before the bytes leave: the cluster must refuse.
-                let late = Permit { deadline: Instant::now() + Duration::from_mins(1), ..*permit };
+                let deadline = Deadline::at(Instant::now() + Duration::from_mins(1));
+                let late = Permit { deadline, ..permit.clone() };
                 self.lock().write(target, to, seen, &late)
             }
         }
     }
 
     async fn fence(&self, target: &Target, _goal: Option<&str>, _permit: &Permit) -> Result<(), WorldError> {
+        self.pace().await;
         let mut state = self.lock();
         state.reach(target.member())?;
         let value = state.value(target);
@@ -59,6 +63,7 @@ impl World for FakeWorld {
     }
 
     async fn workload(&self, member: &Name, workload: &WorkloadRef) -> Result<Option<WorkloadSeen>, WorldError> {
+        self.pace().await;
         let mut state = self.lock();
         state.reach(Some(member))?;
         let key = (member.clone(), workload.clone());
@@ -80,6 +85,7 @@ impl World for FakeWorld {
     }
 
     async fn probe(&self, member: &Name, asks: &Asks, wanted: &Sidecar) -> Result<Result<(), String>, WorldError> {
+        self.pace().await;
         let state = self.lock();
         state.reach(Some(member))?;
         let pod = match asks {
@@ -96,12 +102,14 @@ impl World for FakeWorld {
     }
 
     async fn takes_probes(&self, member: &Name) -> Result<bool, WorldError> {
+        self.pace().await;
         let state = self.lock();
         state.reach(Some(member))?;
         Ok(!state.refusing_probes.contains(member))
     }
 
     async fn readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Settled, WorldError> {
+        self.pace().await;
         let state = self.lock();
         for member in members {
             state.reach(Some(member))?;
@@ -110,6 +118,7 @@ impl World for FakeWorld {
     }
 
     async fn usage(&self, revision: &RevisionName) -> Result<Usage, WorldError> {
+        self.pace().await;
         let state = self.lock();
         if let Some(silent) = state.members.iter().find(|member| state.silent.contains(*member)) {
             return Ok(Usage::Unknown(vec![silent.to_string()]));
@@ -127,10 +136,12 @@ impl World for FakeWorld {
     }
 
     async fn pinned(&self, _revision: &RevisionName) -> Result<Vec<String>, WorldError> {
+        self.pace().await;
         Ok(self.lock().pinned.clone())
     }
 
     async fn survey(&self) -> Result<Survey, WorldError> {
+        self.pace().await;
         let state = self.lock();
         let mut survey = Survey::default();
         for member in &state.members {

@@ -1,13 +1,15 @@
 //! How a claim begins: a predecessor is fenced, and the plan is built and stored, once.
 
+use std::time::Instant;
+
 use model::operation::OperationState;
-use model::plan::Step;
+use model::plan::{Plan, Step};
 use model::upgrade::{LabelPolicy, UpgradeState};
 use rollout::plan::Layout;
 use rollout::ports::World;
 use store::{Record, StoreError, WaveHead};
 
-use super::Run;
+use super::{Run, close};
 use crate::planner::{History, NoPlan, plan};
 
 impl Run<'_> {
@@ -17,7 +19,7 @@ impl Run<'_> {
         let layout = Layout { labels, ..layout };
         let planned = match &self.operation.waves {
             Some(_) => None,
-            None => match plan(&self.operation, &layout, world, history).await {
+            None => match self.build(&layout, world, history).await {
                 Ok(plan) => Some(plan),
                 Err(NoPlan::Problem(problem)) => {
                     self.pause(problem, Vec::new()).await?;
@@ -29,6 +31,7 @@ impl Run<'_> {
                 }
             },
         };
+        self.lease.progressed();
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let Some(plan) = planned {
             tx.store_plan(self.claim.operation, &plan).await?;
@@ -36,10 +39,18 @@ impl Run<'_> {
                 Some(plan.waves.iter().map(|wave| WaveHead { title: wave.title.clone(), width: wave.width }).collect());
             self.items = tx.items(self.claim.operation).await?;
         }
-        let state = Some(OperationState::Running);
+        let runs = self.operation.state == OperationState::Running;
+        let state = (!runs).then_some(OperationState::Running);
+        let since = Instant::now();
         tx.record(&self.claim, &Record { state, ..Record::default() }, self.now()).await?;
         tx.commit().await?;
+        self.lease.renewed(since);
         Ok(true)
+    }
+
+    async fn build(&self, layout: &Layout, world: &dyn World, history: History) -> Result<Plan, NoPlan> {
+        let built = tokio::time::timeout(self.engine.settings.look, plan(&self.operation, layout, world, history));
+        built.await.unwrap_or_else(|_| Err(NoPlan::World(close::too_slow())))
     }
 
     /// What the upgrade's stages have started so far. A retirement whose time has come is no longer a time of holding.

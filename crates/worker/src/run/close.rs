@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use model::operation::{Fact, OperationState, Problem};
+use model::operation::{Fact, OperationState, Problem, Wish};
 use model::release::Release;
 use model::upgrade::Outcome;
 use rollout::plan::Layout;
@@ -14,7 +14,7 @@ use rollout::plan::precheck::{self, Evidence, SkewRule};
 use rollout::ports::{World, WorldError};
 use store::{NewEvent, Operation, Record, StoreError};
 
-use super::{REST, Run, SLEEP};
+use super::{REST, Run, RunEnd, SLEEP};
 use crate::vitals;
 
 impl Run<'_> {
@@ -41,6 +41,7 @@ impl Run<'_> {
         }
         let record = Record { state: Some(state), ..record };
         tx.record(&self.claim, &record, self.now()).await?;
+        let _locked = self.lease.lock();
         tx.release(&self.claim, None).await?;
         if let Some(upgrade) = self.operation.upgrade {
             tx.upgrade_outcome(upgrade, outcome, self.engine.clock.as_ref()).await?;
@@ -51,14 +52,17 @@ impl Run<'_> {
     }
 
     /// Something stands in the way that a person has to see to.
-    pub(super) async fn pause(&mut self, problem: Problem, facts: Vec<(i32, Fact)>) -> Result<(), StoreError> {
+    pub(crate) async fn pause(&mut self, problem: Problem, facts: Vec<(i32, Fact)>) -> Result<(), StoreError> {
         tracing::info!(operation.id = %self.claim.operation, code = problem.code, message = problem.message, "operation paused");
         self.stand_still(problem, facts, None, true).await
     }
 
     /// A person is asked, unless it was our own database that failed: that comes back by itself.
-    pub(super) async fn not_opened(&mut self, problem: Problem) -> Result<(), StoreError> {
-        if problem.code == crate::DATABASE { self.let_go(REST).await } else { self.pause(problem, Vec::new()).await }
+    pub(super) async fn not_opened(&mut self, problem: Problem) -> Result<RunEnd, StoreError> {
+        if problem.code == crate::DATABASE {
+            return Ok(RunEnd::Unreadable);
+        }
+        self.pause(problem, Vec::new()).await.map(|()| RunEnd::LetGo)
     }
 
     /// Every call under way has ended by now, so from the commit on no cluster accepts a write of this operation.
@@ -73,9 +77,17 @@ impl Run<'_> {
         if let Some(upgrade) = self.operation.upgrade {
             tx.lock_upgrade(upgrade).await?;
         }
+        // Under the upgrade's lock no wish can be added. A pause among those not seen yet is answered by this one; any
+        // other is taken in first, so that what the upgrade shows and what the operation does stay the same.
+        let unseen = tx.unseen_wishes(&self.claim).await?;
+        if unseen.after(seen).any(|wish| wish != Wish::Pause) {
+            return Err(StoreError::Clash);
+        }
+        let seen = Some(unseen.seq);
         let state = news.then(|| OperationState::Paused { problem: problem.clone() });
         let record = Record { facts, state, seen, waiting_for: None };
         tx.record(&self.claim, &record, self.now()).await?;
+        let _locked = self.lease.lock();
         tx.release(&self.claim, Some(SLEEP)).await?;
         if let (true, Some(upgrade)) = (news, self.operation.upgrade) {
             tx.upgrade_outcome(upgrade, Outcome::Paused(problem), self.engine.clock.as_ref()).await?;
@@ -122,7 +134,7 @@ impl Run<'_> {
     }
 
     /// Looks for what stands in the way of an upgrade; changes nothing anywhere.
-    pub(super) async fn precheck(&mut self) -> Result<(), StoreError> {
+    pub(super) async fn precheck(&mut self) -> Result<RunEnd, StoreError> {
         let mesh = self.operation.mesh.ok_or(StoreError::NotFound { what: "mesh" })?;
         let (world, mut layout) = match self.engine.worlds.open(self.claim.tenant, mesh).await {
             Ok(opened) => opened,
@@ -132,11 +144,14 @@ impl Run<'_> {
             layout.labels = self.engine.store.begin(self.claim.tenant).await?.upgrade(upgrade).await?.choice.labels;
         }
         let skew = self.skew_rule().await?;
-        let found = match evidence(world.as_ref(), &layout, skew).await {
+        self.lease.progressed();
+        let looked = tokio::time::timeout(self.engine.settings.look, evidence(world.as_ref(), &layout, skew)).await;
+        let found = match looked.unwrap_or_else(|_| Err(too_slow())) {
             Ok(evidence) => precheck::findings(&layout, &evidence),
-            Err(error) => return self.rest(&error).await,
+            Err(error) => return self.rest(&error).await.map(|()| RunEnd::LetGo),
         };
-        self.end(OperationState::Succeeded, Outcome::Found(found), Record::default()).await
+        let outcome = Outcome::Found(found);
+        self.end(OperationState::Succeeded, outcome, Record::default()).await.map(|()| RunEnd::LetGo)
     }
 }
 
@@ -151,6 +166,11 @@ async fn evidence(world: &dyn World, layout: &Layout, skew: SkewRule) -> Result<
         }
     }
     Ok(Evidence { survey, pinned, refusing, skew })
+}
+
+/// A look at every member that takes longer than any of its calls may: counts as no answer.
+pub(super) fn too_slow() -> WorldError {
+    WorldError::Unreachable { place: "a cluster of the mesh".into(), cause: "the look took too long".into() }
 }
 
 /// One event for each group of facts, so that whoever follows along sees steps begin and end.

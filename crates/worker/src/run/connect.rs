@@ -1,6 +1,6 @@
 //! Registrations and renewals: a cluster's next credential, and its way to the control planes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
 use model::audit::Entry;
@@ -10,28 +10,38 @@ use model::operation::{OperationKind, OperationState, Problem};
 use rollout::ports::Settled;
 use store::{Issued, Record, StoreError, Tx, sha256};
 
-use super::{REST, Run};
+use super::{REST, Run, RunEnd};
 use crate::{DATABASE, vitals};
 
 impl Run<'_> {
     /// A cluster that cannot be used is an answer, not a pause.
-    pub(super) async fn connect(&mut self) -> Result<(), StoreError> {
+    pub(super) async fn connect(&mut self) -> Result<RunEnd, StoreError> {
         let cluster = self.operation.cluster.ok_or(StoreError::NotFound { what: "cluster" })?;
-        let held = self.engine.store.begin(self.claim.tenant).await?.cluster(cluster).await?;
+        let held = match self.engine.store.begin(self.claim.tenant).await?.cluster(cluster).await {
+            Err(StoreError::NotFound { .. }) => {
+                return self.finish(OperationState::Failed { problem: gone() }).await.map(|()| RunEnd::LetGo);
+            }
+            held => held?,
+        };
         // A predecessor may have come as far as that.
         if held.life.map_or(0, |life| life.serial) < self.number("serial").unwrap_or(1) {
-            match self.engine.worlds.connect(self.claim.tenant, cluster).await {
+            let limit = self.engine.settings.look;
+            let connected = tokio::time::timeout(limit, self.engine.worlds.connect(self.claim.tenant, cluster)).await;
+            self.lease.progressed();
+            match connected.unwrap_or_else(|_| Err(silent())) {
                 Ok(issued) => self.keep(cluster, &issued).await?,
-                Err(problem) if problem.code == DATABASE => return self.let_go(REST).await,
-                Err(problem) => return self.refused(cluster, problem).await,
+                Err(problem) if problem.code == DATABASE => return Ok(RunEnd::Unreadable),
+                Err(problem) => return self.refused(cluster, problem).await.map(|()| RunEnd::LetGo),
             }
         }
-        match self.taken_over(cluster).await {
+        let taken_over = tokio::time::timeout(self.engine.settings.look, self.taken_over(cluster)).await;
+        let done = match taken_over.unwrap_or_else(|_| Err(silent())) {
             Ok(Settled::Yes) => self.finish(OperationState::Succeeded).await,
             Ok(Settled::NotYet(reason)) => self.wait_for_replicas(reason).await,
-            Err(problem) if problem.code == DATABASE => self.let_go(REST).await,
+            Err(problem) if problem.code == DATABASE => return Ok(RunEnd::Unreadable),
             Ok(Settled::Failing(problem)) | Err(problem) => self.wait_for_replicas(problem.message).await,
-        }
+        };
+        done.map(|()| RunEnd::LetGo)
     }
 
     fn number(&self, argument: &str) -> Option<i64> {
@@ -53,8 +63,11 @@ impl Run<'_> {
             before: None,
             after: Some(sha256(issued.uid.as_bytes())),
         });
+        let since = Instant::now();
         tx.record(&self.claim, &Record { state: Some(OperationState::Running), ..Record::default() }, now).await?;
-        tx.commit().await
+        tx.commit().await?;
+        self.lease.renewed(since);
+        Ok(())
     }
 
     /// Whether the control planes read the cluster by its new credential, as far as each of their replicas says.
@@ -99,7 +112,11 @@ impl Run<'_> {
 
     async fn refused(&mut self, cluster: ClusterId, problem: Problem) -> Result<(), StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        tx.refused_credential(cluster, &problem, self.now()).await?;
+        let problem = match tx.refused_credential(cluster, &problem, self.now()).await {
+            Ok(()) => problem,
+            Err(StoreError::NotFound { .. }) => gone(),
+            Err(error) => return Err(error),
+        };
         self.ended(tx, OperationState::Failed { problem }).await
     }
 
@@ -116,4 +133,16 @@ impl Run<'_> {
         vitals::recorded(&self.operation, &record, self.now());
         Ok(())
     }
+}
+
+/// The cluster was deregistered while it was being connected to.
+fn gone() -> Problem {
+    let hint = "Register it again if that was not intended.";
+    Problem::new("cluster_gone", "The cluster was deregistered meanwhile.", hint)
+}
+
+/// A conversation that takes longer than any of its calls may.
+pub(crate) fn silent() -> Problem {
+    let hint = "See that the cluster's API server answers, then try again.";
+    Problem::new("cluster_unreachable", "The cluster did not answer in time.", hint)
 }

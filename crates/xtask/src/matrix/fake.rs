@@ -12,9 +12,8 @@ use model::upgrade::{UpgradeState, Verb};
 use serde_json::Value;
 use testkit::relay::{Moment, Relay};
 use testkit::world::Cut as WorldCut;
-use testkit::{Fleet, TestDb};
+use testkit::{Fleet, Process, TestDb};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 
 use super::Totals;
 use crate::Result;
@@ -55,6 +54,8 @@ struct Case {
 
 /// Which way is cut.
 const WAYS: [&str; 2] = ["canary", "rollback"];
+/// Longer than any run.
+const FOR_EVER: Duration = Duration::from_hours(1);
 const LEASE: Duration = Duration::from_millis(600);
 /// How many runs go on side by side: they mostly wait for leases.
 const WIDTH: usize = 12;
@@ -208,9 +209,8 @@ impl Victim {
         Self { relay, go_on, place }
     }
 
-    async fn work(&self, fleet: &Fleet) -> JoinHandle<()> {
-        let engine = fleet.relayed_worker("doomed", LEASE, &self.relay).await;
-        tokio::spawn(async move { drop(engine.run_due().await) })
+    fn work(&self, fleet: &Fleet) -> Process {
+        fleet.process("doomed", LEASE, Some(&self.relay))
     }
 
     async fn reached(&self, fleet: &Fleet) -> bool {
@@ -233,12 +233,12 @@ async fn cut(case: Case) -> Option<String> {
     let stamps_before = stamps(&fleet);
     let victim = Victim::aim(&fleet, place);
     fleet.press(upgrade, first_verb(way), Value::Null).await.expect("a verb that fits");
-    let mut work = victim.work(&fleet).await;
+    let mut work = victim.work(&fleet);
     // In a canary the cut may lie behind the promotion, which a person asks for.
     loop {
         tokio::select! {
             reached = victim.reached(&fleet) => if reached { break } else { return Some("stuck: neither the cut nor an end was reached".into()) },
-            _ = &mut work => {
+            _ = work.ended(FOR_EVER) => {
                 let state = fleet.upgrade(upgrade).await.state;
                 if state.done() {
                     return Some("unreached: it ended before the cut".into());
@@ -252,13 +252,13 @@ async fn cut(case: Case) -> Option<String> {
                     // On a busy machine its own lease may have run out under it.
                     tokio::time::sleep(LEASE).await;
                 }
-                work = victim.work(&fleet).await;
+                work = victim.work(&fleet);
             }
         }
     }
     match fate {
         Fate::Killed => {
-            work.abort();
+            work.kill();
             victim.relay.hang_up();
         }
         // Its connections are gone while the write is under way; the write itself goes through.
@@ -267,9 +267,10 @@ async fn cut(case: Case) -> Option<String> {
             victim.wake();
         }
         Fate::ContinuedInPause => {
+            work.stop().await;
             fleet.press(upgrade, Verb::Pause, Value::Null).await.expect("pause fits");
         }
-        Fate::Continued => {}
+        Fate::Continued => work.stop().await,
     }
     fleet.world.heal();
     tokio::time::sleep(LEASE + Duration::from_millis(150)).await;
@@ -287,11 +288,11 @@ async fn succeed(
     way: &str,
     fate: Fate,
     victim: &Victim,
-    mut work: JoinHandle<()>,
+    mut work: Process,
 ) -> Option<String> {
     // It lives, and may take its own work up again: whoever comes second waits for its lease.
     if fate == Fate::Disconnected {
-        if tokio::time::timeout(Duration::from_secs(20), &mut work).await.is_err() {
+        if !work.ended(Duration::from_secs(20)).await {
             return Some("stuck: the one that was disconnected does not end".into());
         }
         tokio::time::sleep(LEASE + Duration::from_millis(150)).await;
@@ -305,7 +306,8 @@ async fn succeed(
     let late = fleet.world.journal().len();
     if paused || fate == Fate::Continued {
         victim.wake();
-        if tokio::time::timeout(Duration::from_secs(10), &mut work).await.is_err() {
+        work.go_on();
+        if !work.ended(Duration::from_secs(10)).await {
             return Some("stuck: the one that woke up does not end".into());
         }
         if fleet.world.journal().len() != late {

@@ -1,0 +1,155 @@
+//! How an operation ends that cannot be run: attempts are counted, spread out, and in the end it has failed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
+use model::Clock;
+use model::ids::{ClusterId, MeshId, OperationId, UpgradeId};
+use model::operation::{OperationKind, OperationState, Problem};
+use model::upgrade::{Outcome, UpgradeState};
+
+use crate::error::{fits, json};
+use crate::{Claim, NewEvent, NewOperation, Store, StoreError, Tx, exactly_one, insisting};
+
+/// The parts of an operation's row that its end needs; none of them can be unreadable.
+struct Ending {
+    mesh: Option<MeshId>,
+    cluster: Option<ClusterId>,
+    upgrade: Option<UpgradeId>,
+}
+
+impl Store {
+    /// Gives a claim back that could not be worked on: the operation is due again after `rest`. `failed` counts an error.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`]: another claim has taken the operation over.
+    pub async fn back_off(&self, claim: &Claim, failed: bool, rest: Duration) -> Result<(), StoreError> {
+        let back_off = || async {
+            let done = sqlx::query!(
+                "UPDATE work_queue SET owner = NULL, lease_until = NULL, errors = errors + $3::integer,
+                     due_at = now() + make_interval(secs => $4)
+                 WHERE operation_id = $1 AND epoch = $2",
+                claim.operation.0,
+                claim.epoch,
+                i32::from(failed),
+                rest.as_secs_f64()
+            )
+            .execute(&self.pool)
+            .await?;
+            exactly_one(done.rows_affected(), StoreError::Fenced)
+        };
+        insisting(back_off).await
+    }
+
+    /// Ends an operation as failed, with all that follows from its end. Reads no text and opens no secret, so that a row
+    /// which cannot be read cannot keep it from ending.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`]: another claim has taken the operation over. Otherwise the database failed.
+    pub async fn give_up(&self, claim: &Claim, problem: &Problem, clock: &dyn Clock) -> Result<(), StoreError> {
+        let mut tx = self.begin_with(claim.tenant, Arc::default()).await?;
+        tx.give_up(claim, problem, clock).await?;
+        tx.commit().await
+    }
+}
+
+impl Tx<'_> {
+    async fn give_up(&mut self, claim: &Claim, problem: &Problem, clock: &dyn Clock) -> Result<(), StoreError> {
+        let (id, now) = (claim.operation, clock.now());
+        let Some(ending) = self.ending(id).await? else { return self.release(claim, None).await };
+        // The upgrade's lock comes before the queue row everywhere, so that workers and verbs never wait in a circle.
+        let upgrade = match ending.upgrade {
+            Some(upgrade) => Some((upgrade, self.lock_upgrade(upgrade).await)),
+            None => None,
+        };
+        self.release(claim, None).await?;
+        self.write_state(id, &OperationState::Failed { problem: problem.clone() }, now).await?;
+        match (upgrade, ending.mesh, ending.cluster) {
+            (Some((upgrade, Ok(_))), ..) => {
+                self.upgrade_outcome(upgrade, Outcome::Failed(problem.clone()), clock).await?;
+            }
+            (Some((upgrade, Err(StoreError::Corrupt { .. }))), Some(mesh), _) => {
+                self.abandon_damaged(upgrade, mesh, now).await?;
+            }
+            (Some((_, Err(StoreError::NotFound { .. }))), Some(mesh), _) => {
+                self.free_slot(mesh).await?;
+            }
+            (Some((_, Err(error))), ..) => return Err(error),
+            (None, None, Some(cluster)) => match self.refused_credential(cluster, problem, now).await {
+                Ok(()) | Err(StoreError::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            },
+            // The mesh of a lone operation has followed its state already.
+            (None, ..) => {}
+        }
+        Ok(())
+    }
+
+    async fn ending(&mut self, id: OperationId) -> Result<Option<Ending>, StoreError> {
+        let row = sqlx::query!(
+            "SELECT mesh_id, cluster_id, upgrade_id FROM operations WHERE tenant_id = $1 AND operation_id = $2",
+            self.tenant.0,
+            id.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?;
+        Ok(row.map(|row| Ending {
+            mesh: row.mesh_id.map(MeshId),
+            cluster: row.cluster_id.map(ClusterId),
+            upgrade: row.upgrade_id.map(UpgradeId),
+        }))
+    }
+
+    /// An upgrade whose own row cannot be read has no state to go on from: it ends, and the mesh keeps both revisions.
+    async fn abandon_damaged(&mut self, id: UpgradeId, mesh: MeshId, now: Timestamp) -> Result<(), StoreError> {
+        let leftovers = vec!["The record of this upgrade is damaged: compare the mesh's control planes and tags with what it should have.".into()];
+        let state = UpgradeState::Abandoned { leftovers };
+        sqlx::query!(
+            "UPDATE upgrades SET state = $3, state_body = $4, transitions = transitions + 1, ended_at = $5
+             WHERE tenant_id = $1 AND upgrade_id = $2",
+            self.tenant.0,
+            id.0,
+            state.as_str(),
+            json(&state),
+            now.to_sqlx() as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        self.free_slot(mesh).await?;
+        self.settle_target(mesh, false).await?;
+        self.tell(NewEvent {
+            at: now,
+            kind: "upgrade.state",
+            mesh: Some(mesh),
+            upgrade: Some(id),
+            operation: None,
+            body: json(&state),
+        });
+        Ok(())
+    }
+
+    /// What a stage did that has ended though its upgrade goes on from there: it begins again as a new operation. `None`
+    /// while it has not ended.
+    pub(crate) async fn ended_stage(&mut self, id: OperationId) -> Result<Option<NewOperation>, StoreError> {
+        let row = sqlx::query!(
+            "SELECT kind, arguments FROM operations WHERE tenant_id = $1 AND operation_id = $2 AND ended_at IS NOT NULL",
+            self.tenant.0,
+            id.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let kind = OperationKind::ALL.into_iter().find(|kind| kind.as_str() == row.kind);
+        Ok(Some(NewOperation {
+            id,
+            kind: fits(kind.ok_or(()), "operations", "kind", id)?,
+            mesh: None,
+            cluster: None,
+            upgrade: None,
+            arguments: row.arguments,
+            due_in: Duration::ZERO,
+        }))
+    }
+}

@@ -1,0 +1,127 @@
+//! The lease of one claim: a task of its own renews it while the work gets on, and its end is the end of the work.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rollout::ports::{Deadline, Permit};
+use store::{Claim, Store, StoreError};
+
+/// How many renewals are tried within a lease: two may fail before the claim is lost.
+const RENEWALS: u32 = 3;
+/// How many tries there are within a lease while the database does not answer.
+const RETRIES: u32 = 20;
+
+/// Why a claim's work was stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// Another claim has taken the operation over, or it was ended from outside.
+    TakenOver,
+    /// The database did not answer before the lease was over.
+    RunOut,
+    /// The work did not get on for too long. The claim is still good.
+    Stalled,
+}
+
+/// A claim with its end, which renewals move ahead.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    claim: Claim,
+    length: Duration,
+    /// After this nothing is sent to a cluster. Counted from before the last renewal was sent.
+    deadline: Deadline,
+    /// Before the last renewal was sent.
+    since: Mutex<Instant>,
+    /// When the work last got on.
+    progress: Mutex<Instant>,
+    /// True while a transaction of the work has the queue row's lock: until it ends no other claim can take the row.
+    locked: AtomicBool,
+}
+
+/// A transaction that has the queue row's lock.
+pub(crate) struct Locked<'l>(&'l Lease);
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.0.locked.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Lease {
+    /// `since` is an instant before the claim was sent: in truth the lease can only be longer.
+    pub(crate) fn new(claim: Claim, since: Instant, length: Duration) -> Self {
+        let deadline = Deadline::at(writable_until(since, length));
+        let (since, progress) = (Mutex::new(since), Mutex::new(Instant::now()));
+        Self { claim, length, deadline, since, progress, locked: AtomicBool::new(false) }
+    }
+
+    /// The right to write as long as the lease is renewed.
+    pub(crate) fn permit(&self) -> Permit {
+        Permit { operation: self.claim.operation, epoch: self.claim.epoch, deadline: self.deadline.clone() }
+    }
+
+    /// Notes that the work got on: a call was answered or something was recorded.
+    pub(crate) fn progressed(&self) {
+        *self.progress.lock().expect("no holder panics") = Instant::now();
+    }
+
+    /// Notes that a transaction has recorded something and is not committed yet. Renewals wait for it, and the end of the
+    /// lease does not stop it: a long one would never be committed where the database is slow.
+    pub(crate) fn lock(&self) -> Locked<'_> {
+        self.locked.store(true, Ordering::Relaxed);
+        Locked(self)
+    }
+
+    fn good(&self) -> bool {
+        self.locked.load(Ordering::Relaxed) || Instant::now() < self.ends()
+    }
+
+    fn ends(&self) -> Instant {
+        *self.since.lock().expect("no holder panics") + self.length
+    }
+
+    /// Notes that the lease was renewed after `since`: by a renewal, or by a record that was committed.
+    pub(crate) fn renewed(&self, since: Instant) {
+        let mut last = self.since.lock().expect("no holder panics");
+        // Answers may overtake each other: the latest renewal counts.
+        let since = since.max(*last);
+        *last = since;
+        self.deadline.move_to(writable_until(since, self.length));
+    }
+
+    fn idle(&self) -> Duration {
+        self.progress.lock().expect("no holder panics").elapsed()
+    }
+
+    /// Renews the lease until that fails or the work has not got on for `patience`; answers which.
+    pub(crate) async fn keep(self: Arc<Self>, store: Store, patience: Duration) -> Lost {
+        let (often, soon) = (self.length / RENEWALS, self.length / RETRIES);
+        let mut pause = often;
+        loop {
+            let ends = tokio::time::Instant::from_std(self.ends());
+            let left = ends.saturating_duration_since(tokio::time::Instant::now());
+            tokio::time::sleep(pause.min(left).max(soon)).await;
+            if self.idle() > patience {
+                return Lost::Stalled;
+            }
+            let since = Instant::now();
+            match tokio::time::timeout_at(ends, store.renew(&self.claim, self.length)).await {
+                Ok(Ok(())) => {
+                    self.renewed(since);
+                    pause = often;
+                }
+                // The end of the operation takes the row away, and its answer may still be on its way.
+                Ok(Err(StoreError::Fenced)) if self.locked.load(Ordering::Relaxed) => pause = soon,
+                Ok(Err(StoreError::Fenced)) => return Lost::TakenOver,
+                // A record may have renewed it meanwhile, or is about to end.
+                Err(_) | Ok(Err(_)) if self.good() => pause = soon,
+                Err(_) | Ok(Err(_)) => return Lost::RunOut,
+            }
+        }
+    }
+}
+
+/// One call may take a sixth of the lease, so nothing is sent in its last sixth.
+fn writable_until(since: Instant, length: Duration) -> Instant {
+    since + length * 5 / 6
+}

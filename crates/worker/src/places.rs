@@ -1,0 +1,147 @@
+//! The places of a worker: how many operations it runs at once, and how tenants share them.
+//!
+//! A tenant that runs nothing comes first, then those below their share, then any as long as more places are free than
+//! the reserve. So one tenant alone may use all places but the reserve, and a tenant that comes later finds one at once.
+//! Expensive kinds have a quarter of the places, and a reserve within it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use model::ids::{OperationId, TenantId};
+use store::{Claim, Wanted};
+use tokio::sync::Notify;
+
+/// A tenant's share, the reserve, and the part for expensive kinds are each a quarter of the places.
+const QUARTER: usize = 4;
+
+/// What a worker runs now. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Places(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    held: Mutex<BTreeMap<OperationId, (TenantId, bool)>>,
+    freed: Notify,
+}
+
+/// One place, given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    places: Places,
+    operation: OperationId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.0.held.lock().expect("no holder panics").remove(&self.operation);
+        self.places.0.freed.notify_one();
+    }
+}
+
+impl Places {
+    /// What may be taken next; `None` while every place is taken.
+    pub(crate) fn wanted(&self, width: usize) -> Option<Wanted> {
+        let held = self.0.held.lock().expect("no holder panics");
+        let running: Vec<(TenantId, bool)> = held.values().copied().collect();
+        let wanted = wanted(&running, width)?;
+        Some(Wanted { held: held.keys().copied().collect(), ..wanted })
+    }
+
+    /// Takes a place; `None` when this process has the operation already.
+    pub(crate) fn take(&self, claim: &Claim) -> Option<Place> {
+        let mut held = self.0.held.lock().expect("no holder panics");
+        if held.contains_key(&claim.operation) {
+            return None;
+        }
+        held.insert(claim.operation, (claim.tenant, claim.costly));
+        Some(Place { places: self.clone(), operation: claim.operation })
+    }
+
+    /// Returns when a place was given back.
+    pub(crate) async fn freed(&self) {
+        self.0.freed.notified().await;
+    }
+}
+
+fn wanted(running: &[(TenantId, bool)], width: usize) -> Option<Wanted> {
+    let free = width.checked_sub(running.len()).filter(|free| *free > 0)?;
+    let all: Vec<TenantId> = running.iter().map(|(tenant, _)| *tenant).collect();
+    let costly: Vec<TenantId> = running.iter().filter(|(_, costly)| *costly).map(|(tenant, _)| *tenant).collect();
+    let spare = free > reserve(width);
+    let for_costly = (width / QUARTER).max(1);
+    let costly_free = for_costly.saturating_sub(costly.len());
+    let costly_full = if costly_free > reserve(for_costly) { Vec::new() } else { with_at_least(&costly, 1) };
+    Some(Wanted {
+        held: Vec::new(),
+        busy: with_at_least(&all, 1),
+        full: with_at_least(&all, share(width)),
+        spare,
+        costly: costly_free > 0,
+        costly_full,
+    })
+}
+
+/// How many of the places one tenant has before others that want some come first.
+fn share(places: usize) -> usize {
+    (places / QUARTER).max(1)
+}
+
+/// How many places are kept for tenants that run nothing. A single place is nobody's reserve.
+fn reserve(places: usize) -> usize {
+    if places > 1 { (places / QUARTER).max(1) } else { 0 }
+}
+
+fn with_at_least(running: &[TenantId], count: usize) -> Vec<TenantId> {
+    let tenants: BTreeSet<TenantId> = running.iter().copied().collect();
+    let counted = |tenant: &TenantId| running.iter().filter(|of| *of == tenant).count();
+    tenants.into_iter().filter(|tenant| counted(tenant) >= count).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenant(number: u128) -> TenantId {
+        TenantId(uuid::Uuid::from_u128(number))
+    }
+
+    /// So many of a tenant's operations, all of expensive kinds or none.
+    fn run(number: u128, count: usize, costly: bool) -> Vec<(TenantId, bool)> {
+        vec![(tenant(number), costly); count]
+    }
+
+    #[test]
+    fn a_tenant_alone_may_take_all_places_but_the_reserve() {
+        assert!(wanted(&run(1, 23, false), 32).expect("a place").spare);
+        assert!(!wanted(&run(1, 24, false), 32).expect("a place").spare);
+    }
+
+    #[test]
+    fn a_tenant_that_runs_nothing_finds_a_place_until_every_place_is_taken() {
+        let hog = wanted(&run(1, 31, false), 32).expect("a place");
+        assert_eq!((hog.busy, hog.spare), (vec![tenant(1)], false));
+        assert_eq!(wanted(&run(1, 32, false), 32), None);
+    }
+
+    #[test]
+    fn a_tenant_above_its_share_comes_after_those_below_it() {
+        let both = wanted(&[run(1, 8, false), run(2, 3, false)].concat(), 32).expect("a place");
+        assert_eq!(both.busy, [tenant(1), tenant(2)]);
+        assert_eq!(both.full, [tenant(1)]);
+    }
+
+    #[test]
+    fn hanging_registrations_of_one_tenant_leave_places_for_other_registrations_and_for_all_else() {
+        let six = wanted(&run(1, 6, true), 32).expect("a place");
+        assert_eq!((six.costly, six.costly_full), (true, vec![tenant(1)]));
+        let eight = wanted(&[run(1, 6, true), run(2, 1, true), run(3, 1, true)].concat(), 32).expect("a place");
+        assert!(!eight.costly, "registrations have no more places than a quarter");
+        assert!(eight.spare, "and everything else has the others");
+    }
+
+    #[test]
+    fn a_worker_with_one_place_uses_it_for_any_kind_of_any_tenant() {
+        let one = wanted(&[], 1).expect("a place");
+        assert_eq!((one.spare, one.costly, one.costly_full), (true, true, Vec::new()));
+    }
+}

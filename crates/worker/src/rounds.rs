@@ -1,0 +1,172 @@
+//! Looks that all tenants share: so many at once, a limit for each, and a failure of one that concerns no other.
+//!
+//! Observation, the care for clusters and the delivery of events are rounds: each claims what is due, one thing after the
+//! other, and works on many at once. A tenant has half of them at most, and the last quarter is kept for tenants that have
+//! none under way.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::FutureExt as _;
+use model::ids::TenantId;
+use store::StoreError;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::{Engine, vitals};
+
+/// A tenant has one part in so many at most.
+const HALF: usize = 2;
+/// One part in so many is kept for tenants that have nothing under way.
+const QUARTER: usize = 4;
+
+/// Something that a worker does again and again for what is due.
+#[async_trait]
+pub(crate) trait Round: Clone + Send + Sync + 'static {
+    /// What is due.
+    type Due: Send + 'static;
+    /// What it is called in logs and metrics.
+    const NAME: &'static str;
+    /// How many are under way at once.
+    const WIDTH: usize;
+
+    /// Takes what has been due the longest, leaving out these tenants.
+    async fn claim(&self, engine: &Engine, without: &[TenantId]) -> Result<Option<(TenantId, Self::Due)>, StoreError>;
+
+    /// Does it. Calls of clusters and addresses have their own limits in here.
+    async fn work(&self, engine: &Engine, due: Self::Due) -> Result<(), StoreError>;
+}
+
+/// Why a call was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missed {
+    /// It took too long.
+    TooSlow,
+    /// It panicked.
+    Panicked,
+}
+
+impl Missed {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::TooSlow => "too_slow",
+            Self::Panicked => "panicked",
+        }
+    }
+}
+
+/// Waits for a call, but neither for ever nor through a panic.
+pub(crate) async fn guarded<T>(limit: Duration, call: impl Future<Output = T>) -> Result<T, Missed> {
+    match tokio::time::timeout(limit, AssertUnwindSafe(call).catch_unwind()).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) => Err(Missed::Panicked),
+        Err(_) => Err(Missed::TooSlow),
+    }
+}
+
+/// How many of a round's looks each tenant has under way.
+#[derive(Debug, Default)]
+struct Shares {
+    under_way: Mutex<BTreeMap<TenantId, usize>>,
+    freed: Notify,
+}
+
+impl Shares {
+    /// The tenants that are left out now; `None` while as many are under way as may be.
+    fn without(&self, width: usize) -> Option<Vec<TenantId>> {
+        let under_way = self.under_way.lock().expect("no holder panics");
+        let free = width.checked_sub(under_way.values().sum()).filter(|free| *free > 0)?;
+        let most = if free > width / QUARTER { (width / HALF).max(1) } else { 1 };
+        Some(under_way.iter().filter(|(_, count)| **count >= most).map(|(tenant, _)| *tenant).collect())
+    }
+
+    fn take(self: Arc<Self>, tenant: TenantId) -> Seat {
+        *self.under_way.lock().expect("no holder panics").entry(tenant).or_default() += 1;
+        Seat { shares: self, tenant }
+    }
+}
+
+/// One look's seat, given back when this is dropped.
+struct Seat {
+    shares: Arc<Shares>,
+    tenant: TenantId,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut under_way = self.shares.under_way.lock().expect("no holder panics");
+        if let Some(count) = under_way.get_mut(&self.tenant) {
+            *count -= 1;
+            if *count == 0 {
+                under_way.remove(&self.tenant);
+            }
+        }
+        drop(under_way);
+        self.shares.freed.notify_one();
+    }
+}
+
+impl Engine {
+    /// Works until told to stop, then waits for what is under way.
+    pub(crate) async fn round<R: Round>(self, round: R, stop: CancellationToken) {
+        let (shares, under_way) = (Arc::new(Shares::default()), TaskTracker::new());
+        while !stop.is_cancelled() {
+            let claimed = match shares.without(R::WIDTH) {
+                Some(without) => round.claim(&self, &without).await,
+                None => Ok(None),
+            };
+            match claimed {
+                Ok(Some((tenant, due))) => {
+                    let (engine, round, seat) = (self.clone(), round.clone(), shares.clone().take(tenant));
+                    under_way.spawn(async move {
+                        engine.look(&round, due).await;
+                        drop(seat);
+                    });
+                    continue;
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        round = R::NAME,
+                        error = &error as &dyn std::error::Error,
+                        "what is due cannot be read; trying again"
+                    );
+                }
+            }
+            tokio::select! { () = tokio::time::sleep(self.settings.poll) => {}, () = shares.freed.notified() => {}, () = stop.cancelled() => {} }
+        }
+        under_way.close();
+        under_way.wait().await;
+    }
+
+    async fn look<R: Round>(&self, round: &R, due: R::Due) {
+        match AssertUnwindSafe(round.work(self, due)).catch_unwind().await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(
+                    round = R::NAME,
+                    error = &error as &dyn std::error::Error,
+                    "a look was not recorded; trying again"
+                );
+            }
+            Err(_) => vitals::missed(R::NAME, Missed::Panicked),
+        }
+    }
+}
+
+/// Begins a task again that panicked: a worker that lives does all of its work.
+pub(crate) async fn supervised<F: Future<Output = ()>>(
+    name: &'static str,
+    pause: Duration,
+    mut begin: impl FnMut() -> F,
+) {
+    while AssertUnwindSafe(begin()).catch_unwind().await.is_err() {
+        tracing::error!(task = name, "a task of the worker panicked and begins again");
+        vitals::restarted(name);
+        tokio::time::sleep(pause).await;
+    }
+}

@@ -1,0 +1,171 @@
+//! Every operation ends: a defect, a damaged row, text that cannot be stored and a cluster that is gone end in `failed`
+//! with a problem, and free what the operation held.
+
+use std::time::Duration;
+
+use model::ids::{ClusterId, OperationId};
+use model::operation::{OperationKind, OperationState};
+use model::plan::Target;
+use model::rules::Strategy;
+use model::upgrade::{UpgradeState, Verb};
+use serde_json::json;
+use store::ClusterState;
+use store::private::SUPERUSER;
+use testkit::Fleet;
+use testkit::credentials::Conduct;
+use testkit::world::Cut;
+use tokio::sync::Notify;
+
+/// More claims than an operation gets that records nothing.
+const CLAIMS: usize = 30;
+
+/// Claims what is due again and again, as if all rests were over.
+async fn claim_until_it_ends(fleet: &Fleet) {
+    let worker = fleet.worker("worker", Duration::from_secs(30));
+    for _ in 0..CLAIMS {
+        let due = "UPDATE work_queue SET due_at = now(), lease_until = now() - interval '1 second'";
+        if fleet.db.execute("mw_worker", due).await.expect("a queue") == 0 {
+            return;
+        }
+        worker.run_due().await.expect("a readable queue");
+    }
+}
+
+async fn cluster(fleet: &Fleet, id: ClusterId) -> ClusterState {
+    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+    tx.cluster(id).await.expect("the cluster").state
+}
+
+/// The code of the problem that an operation failed with.
+async fn failed_with(fleet: &Fleet, id: OperationId) -> String {
+    match fleet.operation(id).await.state {
+        OperationState::Failed { problem } => problem.code,
+        state => panic!("it did not fail: {state:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_a_registration_ends_in_failed() {
+    let fleet = Fleet::new().await;
+    let (id, operation) = fleet.register("c3").await;
+    fleet.credentials.conduct(Conduct::Panics);
+    claim_until_it_ends(&fleet).await;
+    assert_eq!(failed_with(&fleet, operation).await, "attempts_exhausted");
+    assert!(
+        matches!(cluster(&fleet, id).await, ClusterState::Refused(problem) if problem.code == "attempts_exhausted")
+    );
+}
+
+#[tokio::test]
+async fn a_version_that_the_database_cannot_hold_ends_in_failed() {
+    let fleet = Fleet::new().await;
+    let (id, operation) = fleet.register("c3").await;
+    fleet.credentials.say_version("v1.33\0");
+    claim_until_it_ends(&fleet).await;
+    assert_eq!(failed_with(&fleet, operation).await, "attempts_exhausted");
+    assert!(matches!(cluster(&fleet, id).await, ClusterState::Refused(_)));
+}
+
+#[tokio::test]
+async fn a_cluster_that_was_deleted_meanwhile_ends_its_registration() {
+    let fleet = Fleet::new().await;
+    let (id, operation) = fleet.register("c3").await;
+    let gone = format!("DELETE FROM clusters WHERE cluster_id = '{}'", id.0);
+    let deleted = fleet.db.execute(SUPERUSER, &gone).await;
+    assert_eq!(deleted, Ok(1), "the row is gone");
+    claim_until_it_ends(&fleet).await;
+    assert_eq!(failed_with(&fleet, operation).await, "cluster_gone");
+}
+
+#[tokio::test]
+async fn a_damaged_operation_ends_in_failed_and_frees_its_mesh() {
+    let fleet = Fleet::new().await;
+    let operation = fleet.begin(OperationKind::Restart, json!(null)).await;
+    damage(&fleet, "operations", operation).await;
+    claim_until_it_ends(&fleet).await;
+    assert_eq!(failed_with(&fleet, operation).await, "attempts_exhausted");
+    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+    assert_eq!(tx.mesh(fleet.mesh).await.expect("the mesh").busy_with, None);
+}
+
+/// Writes a state into the rows of an operation that no server knows.
+async fn damage(fleet: &Fleet, table: &str, operation: OperationId) {
+    let id = operation.0;
+    let damage = format!("UPDATE {table} SET state_body = '{{\"state\":\"unheard_of\"}}' WHERE operation_id = '{id}'");
+    assert_eq!(fleet.db.execute(SUPERUSER, &damage).await, Ok(1), "the row is damaged");
+}
+
+#[tokio::test]
+async fn a_damaged_stage_leaves_an_upgrade_that_can_be_retried() {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
+    let started = fleet.press(upgrade, Verb::Start, json!(null)).await.expect("start fits");
+    damage(&fleet, "operations", started.operation.expect("a stage")).await;
+    claim_until_it_ends(&fleet).await;
+    let blocked = fleet.upgrade(upgrade).await.state;
+    assert!(
+        matches!(&blocked, UpgradeState::Blocked { findings } if findings[0].code == "attempts_exhausted"),
+        "{blocked:?}"
+    );
+    assert_eq!(fleet.go(upgrade, Verb::Retry).await.state.as_str(), "verifying");
+}
+
+#[tokio::test]
+async fn a_damaged_upgrade_is_given_up_and_frees_its_mesh() {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
+    let started = fleet.press(upgrade, Verb::Start, json!(null)).await.expect("start fits");
+    let operation = started.operation.expect("a stage");
+    damage(&fleet, "upgrades", operation).await;
+    claim_until_it_ends(&fleet).await;
+    assert_eq!(failed_with(&fleet, operation).await, "attempts_exhausted");
+    assert_eq!(fleet.upgrade(upgrade).await.state.as_str(), "abandoned");
+    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+    assert_eq!(tx.mesh(fleet.mesh).await.expect("the mesh").busy_with, None);
+}
+
+#[tokio::test]
+async fn a_registration_under_way_is_shown_as_running() {
+    let fleet = Fleet::new().await;
+    let (_, operation) = fleet.register("c3").await;
+    fleet.credentials.conduct(Conduct::Hangs);
+    let worker = fleet.worker("worker", Duration::from_secs(30));
+    let running = tokio::spawn(async move { worker.run_due().await });
+    let shown = async {
+        while fleet.operation(operation).await.state == OperationState::Queued {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), shown).await.expect("it is shown");
+    assert_eq!(fleet.operation(operation).await.state, OperationState::Running);
+    running.abort();
+}
+
+/// A person's pause and a failure in one look: the upgrade stands still once, with the failure, and goes on once.
+#[tokio::test]
+async fn a_pause_and_a_failure_in_one_look_stand_still_once() {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
+    fleet.go(upgrade, Verb::Start).await;
+    let label = Target::NamespaceLabel { member: "c1".parse().expect("a name"), namespace: "explicit".into() };
+    fleet.world.refuse(&label, true);
+    assert_eq!(fleet.go(upgrade, Verb::Promote).await.state.as_str(), "paused", "the roll-out is refused");
+    let go_on = std::sync::Arc::new(Notify::new());
+    fleet.world.cut_at(1, Cut::Frozen(go_on.clone()));
+    fleet.press(upgrade, Verb::Retry, json!(null)).await.expect("retry fits");
+    let worker = fleet.worker("worker", Duration::from_secs(30));
+    let running = tokio::spawn(async move { worker.run_due().await });
+    assert!(fleet.world.cut_reached(Duration::from_secs(10)).await);
+    fleet.press(upgrade, Verb::Pause, json!(null)).await.expect("pause fits");
+    go_on.notify_one();
+    running.await.expect("no panic").expect("a readable queue");
+    fleet.run().await;
+    let paused = fleet.upgrade(upgrade).await.state;
+    let UpgradeState::Paused { from, problem } = &paused else { panic!("{paused:?}") };
+    assert_eq!((&**from, problem.code.as_str()), (&UpgradeState::Rolling, "permission_missing"));
+    let writes = fleet.world.journal().len();
+    fleet.run().await;
+    assert_eq!(fleet.world.journal().len(), writes, "no write is accepted while the pause is visible");
+    fleet.world.refuse(&label, false);
+    assert_eq!(fleet.go(upgrade, Verb::Retry).await.state.as_str(), "holding");
+}

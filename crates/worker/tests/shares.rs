@@ -1,0 +1,106 @@
+//! One tenant's or cluster's trouble costs only itself: places of workers and looks are shared, and none waits for another.
+
+use std::time::Duration;
+
+use model::ids::{OperationId, TenantId};
+use model::operation::{OperationKind, OperationState};
+use serde_json::json;
+use testkit::Fleet;
+use testkit::credentials::Conduct;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Waits until something is true, at most so long.
+async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !done().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, wait).await.unwrap_or_else(|_| panic!("{what}, within {LIMIT:?}"));
+}
+
+async fn other(fleet: &Fleet) -> Fleet {
+    fleet.beside(TenantId(Uuid::from_u128(2)), "other").await
+}
+
+async fn succeeds(fleet: &Fleet, operation: OperationId) {
+    until("the operation succeeds", async || fleet.operation(operation).await.state == OperationState::Succeeded).await;
+}
+
+#[tokio::test]
+async fn forty_hanging_registrations_of_one_tenant_leave_places_for_another_tenants() {
+    let hog = Fleet::new().await;
+    let other = other(&hog).await;
+    hog.credentials.conduct(Conduct::Hangs);
+    for number in 0..40 {
+        hog.register(&format!("r{number}")).await;
+    }
+    let stop = CancellationToken::new();
+    // A worker calls the clusters of every tenant: the hog's hang, and by their names the other's answer.
+    let worker = hog.worker_with(&other, "worker", Duration::from_secs(30));
+    let working = tokio::spawn({
+        let stop = stop.clone();
+        async move { worker.work(stop).await }
+    });
+    let hanging = "SELECT count(*)::text FROM work_queue WHERE owner IS NOT NULL";
+    until("registrations hang", async || hog.db.query("mw_worker", hanging).await != ["0"]).await;
+    let (_, registration) = other.register("mine").await;
+    succeeds(&other, registration).await;
+    let own = hog.begin(OperationKind::Restart, json!(null)).await;
+    succeeds(&hog, own).await;
+    working.abort();
+}
+
+#[tokio::test]
+async fn a_cluster_that_never_answers_is_one_look_and_the_others_are_looked_after() {
+    let silent = Fleet::new().await;
+    let other = other(&silent).await;
+    silent.credentials.conduct(Conduct::Hangs);
+    let worker = silent.worker_with(&other, "worker", Duration::from_secs(30));
+    let stop = CancellationToken::new();
+    let working = tokio::spawn(async move { worker.work(stop).await });
+    until("the other tenant's clusters are looked after", async || other.credentials.looks() >= 2).await;
+    working.abort();
+}
+
+#[tokio::test]
+async fn a_look_that_panics_is_that_look_alone_and_is_made_again_later() {
+    let fleet = Fleet::new().await;
+    fleet.credentials.conduct(Conduct::Panics);
+    fleet.db.execute("mw_worker", "UPDATE cluster_probes SET due_at = now()").await.expect("every cluster is due");
+    let worker = fleet.worker("worker", Duration::from_secs(30));
+    while worker.tend_due().await.expect("a readable database") {}
+    assert_eq!(fleet.credentials.looks(), 2, "each cluster was looked at, in spite of the first panic");
+    let failures = "SELECT failures::text FROM cluster_probes";
+    assert_eq!(fleet.db.query("mw_worker", failures).await, ["1", "1"]);
+}
+
+#[tokio::test]
+async fn a_mesh_that_cannot_be_observed_is_looked_at_ever_more_rarely() {
+    let fleet = Fleet::new().await;
+    let worker = fleet.worker("worker", Duration::from_secs(30));
+    fleet.world.silence("c1", true);
+    for _ in 0..3 {
+        fleet.db.execute("mw_worker", "UPDATE probes SET due_at = now()").await.expect("the mesh is due");
+        assert!(worker.observe_due().await.expect("a readable database"));
+    }
+    let rest = "SELECT failures || ' ' || (due_at > now() + interval '15 seconds') FROM probes";
+    assert_eq!(fleet.db.query("mw_worker", rest).await, ["3 true"]);
+    fleet.world.silence("c1", false);
+    fleet.db.execute("mw_worker", "UPDATE probes SET due_at = now()").await.expect("the mesh is due");
+    worker.observe_due().await.expect("a readable database");
+    assert_eq!(fleet.db.query("mw_worker", "SELECT failures::text FROM probes").await, ["0"]);
+}
+
+#[tokio::test]
+async fn a_registration_that_hangs_ends_after_the_longest_look() {
+    let fleet = Fleet { look: Duration::from_millis(200), ..Fleet::new().await };
+    fleet.credentials.conduct(Conduct::Hangs);
+    let (_, registration) = fleet.register("c3").await;
+    fleet.run().await;
+    let state = fleet.operation(registration).await.state;
+    assert!(matches!(&state, OperationState::Failed { problem } if problem.code == "cluster_unreachable"), "{state:?}");
+}

@@ -1,0 +1,141 @@
+//! What the engine costs beside the database alone: operations and steps that do nothing in their clusters, claimed,
+//! committed and recorded, against one-row inserts by pgbench on the same server in the same run.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use model::operation::{OperationKind, OperationState};
+use model::plan::Target;
+use serde_json::{Value, json};
+use store::private::find_binaries;
+use testkit::Fleet;
+use tokio_util::sync::CancellationToken;
+
+use super::{median, rounded};
+use crate::{Result, output};
+
+#[derive(Debug, Args)]
+pub(crate) struct Engine {
+    /// How often each side runs; they take turns, and each goes first every other time.
+    #[arg(long, default_value_t = 5)]
+    pairs: usize,
+    /// How many operations of one step are run in each pair.
+    #[arg(long, default_value_t = 300)]
+    operations: usize,
+    /// How many steps one long operation has.
+    #[arg(long, default_value_t = 300)]
+    steps: usize,
+    /// How many seconds pgbench runs in each pair.
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+}
+
+/// As many connections as a worker's pool has.
+const CLIENTS: &str = "10";
+/// Nothing takes longer.
+const LIMIT: Duration = Duration::from_mins(5);
+
+pub(crate) fn run(options: &Engine) -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let (mut operations, mut steps, mut inserts) = (Vec::new(), Vec::new(), Vec::new());
+    for pair in 0..options.pairs {
+        let fleet = Fleet { width: 10, ..runtime.block_on(Fleet::new()) };
+        let mut ours = || -> Result<()> {
+            operations.push(runtime.block_on(registrations(&fleet, options.operations))?);
+            steps.push(runtime.block_on(restart(&fleet, options.steps))?);
+            Ok(())
+        };
+        if pair % 2 == 0 {
+            ours()?;
+            inserts.push(pgbench(&runtime, &fleet, options.seconds)?);
+        } else {
+            inserts.push(pgbench(&runtime, &fleet, options.seconds)?);
+            ours()?;
+        }
+        eprintln!(
+            "pair {}: {:.0} operations/s, {:.0} steps/s, {:.0} inserts/s",
+            pair + 1,
+            operations[pair],
+            steps[pair],
+            inserts[pair]
+        );
+    }
+    let ratio = |ours: &[f64]| rounded(median(ours.iter().zip(&inserts).map(|(ours, theirs)| ours / theirs).collect()));
+    println!(
+        "{:#}",
+        json!({
+            "pairs": options.pairs,
+            "operations_per_second": operations, "steps_per_second": steps, "pgbench_inserts_per_second": inserts,
+            "operations_ratio": ratio(&operations), "steps_ratio": ratio(&steps),
+        })
+    );
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a few thousand at most")]
+fn rate(count: usize, since: Instant) -> f64 {
+    count as f64 / since.elapsed().as_secs_f64()
+}
+
+/// Registrations of clusters that answer at once: each is claimed, shown as running, records a credential, and ends.
+async fn registrations(fleet: &Fleet, count: usize) -> Result<f64> {
+    let mut last = None;
+    for number in 0..count {
+        last = Some(fleet.register(&format!("r{number}")).await.1);
+    }
+    let last = last.ok_or("no operations were asked for")?;
+    let (begun, stop) = (Instant::now(), CancellationToken::new());
+    let engine = fleet.worker("bench", Duration::from_secs(30));
+    let working = tokio::spawn({
+        let stop = stop.clone();
+        async move { engine.work(stop).await }
+    });
+    let open = "SELECT count(*)::text FROM work_queue";
+    while fleet.db.query("mw_worker", open).await != ["0"] {
+        if begun.elapsed() > LIMIT {
+            return Err("the registrations do not end".into());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let rate = rate(count, begun);
+    stop.cancel();
+    working.await.map_err(|error| error.to_string())?;
+    match fleet.operation(last).await.state {
+        OperationState::Succeeded => Ok(rate),
+        state => Err(format!("a registration is {state:?}")),
+    }
+}
+
+/// One operation with many steps: each is committed to, pushed into an imagined cluster, seen and recorded.
+async fn restart(fleet: &Fleet, steps: usize) -> Result<f64> {
+    for number in 0..steps {
+        let workload = fleet.world.workload("c1", &format!("n{number}"), None, 1);
+        let label = Target::NamespaceLabel { member: "c1".parse().expect("a name"), namespace: workload.namespace };
+        fleet.world.meddle(label, Some("istio.io/rev=stable"));
+    }
+    let operation = fleet.begin(OperationKind::Restart, Value::Null).await;
+    let begun = Instant::now();
+    fleet.run().await;
+    let rate = rate(steps, begun);
+    let shown = fleet.operation(operation).await;
+    if shown.state != OperationState::Succeeded {
+        return Err(format!("the restart is {:?}", shown.state));
+    }
+    Ok(rate)
+}
+
+/// One-row inserts a second, each in a transaction of its own.
+fn pgbench(runtime: &tokio::runtime::Runtime, fleet: &Fleet, seconds: u64) -> Result<f64> {
+    let table =
+        "CREATE TABLE IF NOT EXISTS bench (id bigserial PRIMARY KEY, at timestamptz NOT NULL, body jsonb NOT NULL)";
+    runtime.block_on(fleet.db.execute(store::private::SUPERUSER, table))?;
+    let script = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
+    let insert = "INSERT INTO bench (at, body) VALUES (now(), '{\"fact\": \"done\"}');\n";
+    std::fs::write(script.path(), insert).map_err(|error| error.to_string())?;
+    let program = find_binaries().ok_or("there is no PostgreSQL")?.join("pgbench");
+    let mut command = std::process::Command::new(program);
+    command.args(["-n", "-M", "prepared", "-c", CLIENTS, "-T", &seconds.to_string(), "-f"]).arg(script.path());
+    let printed = output(command.arg(fleet.db.url(store::private::SUPERUSER)))?;
+    let tps = printed.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+    tps.ok_or_else(|| format!("pgbench printed no tps: {printed}"))
+}

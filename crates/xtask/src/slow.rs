@@ -1,0 +1,45 @@
+//! Everything slow, over many seeds: each operation must end.
+
+use clap::Args;
+use serde_json::json;
+
+use crate::Result;
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// How many runs, each drawn from its own seed.
+    #[arg(long, default_value_t = 10)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    first: u64,
+    /// By how much times are divided: 1 is the real thing, and takes hours.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
+    scale: u32,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let (mut runs, mut failed) = (Vec::new(), Vec::new());
+    for seed in options.first..options.first + options.seeds {
+        match runtime.block_on(testkit::slow::run(seed, options.scale)) {
+            Ok(report) => {
+                eprintln!("seed {seed}: {} s, {report:?}", report.took.as_secs());
+                runs.push(json!({
+                    "seed": seed, "strategy": report.strategy, "rolled_back_from": report.rolled_back_from,
+                    "seconds": report.took.as_secs(), "claims": report.claims,
+                }));
+            }
+            Err(why) => failed.push(format!("seed {seed}: {why}")),
+        }
+    }
+    if options.json {
+        println!("{:#}", json!({ "scale": options.scale, "ended": runs.len(), "failed": failed.len(), "runs": runs }));
+    } else {
+        println!("{} of {} seeds ended", runs.len(), options.seeds);
+    }
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+}
