@@ -43,7 +43,7 @@ pub(crate) async fn add_hosting_cluster(
     let mut change = caller.change(database, "addHostingCluster", &body).await?;
     let name = name_field(&body.value.name)?.to_string();
     let (_, kubeconfig) = (caller.app.read_kubeconfig)(&body.value.kubeconfig)
-        .map_err(|refused| ApiError::field("/kubeconfig", refused).coded("kubeconfig_refused"))?;
+        .map_err(|(code, refused)| ApiError::field("/kubeconfig", refused).coded(code))?;
     let (clock, id) = (&caller.app.clock, HostingClusterId(caller.app.clock.uuid()));
     let hosting = Hosting { id, name, created_at: clock.now() };
     change.tx.add_hosting_cluster(&hosting, &kubeconfig).await?;

@@ -102,7 +102,7 @@ pub(crate) async fn renew_credential(
 /// A submitted kubeconfig, in our own strict form, with its server.
 fn read(caller: &Caller, text: &str) -> Result<(String, Vec<u8>)> {
     let read = (caller.app.read_kubeconfig)(text);
-    read.map_err(|refused| ApiError::field("/kubeconfig", refused).coded("kubeconfig_refused"))
+    read.map_err(|(code, refused)| ApiError::field("/kubeconfig", refused).coded(code))
 }
 
 /// List clusters

@@ -45,8 +45,9 @@ pub use router::{openapi, router};
 pub use serve::{Patience, serve};
 pub use vitals::{Vitals, vitals};
 
-/// Reads a submitted kubeconfig: the server's address and the form that is stored, or why it is refused.
-pub type ReadKubeconfig = fn(&str) -> Result<(String, Vec<u8>), String>;
+/// Reads a submitted kubeconfig: the server's address and the form that is stored, or the problem's code and why it is
+/// refused.
+pub type ReadKubeconfig = Arc<dyn Fn(&str) -> Result<(String, Vec<u8>), (&'static str, String)> + Send + Sync>;
 
 /// Makes a new mesh's authority, in the form that is stored.
 pub type NewAuthority = fn(&str, jiff::Timestamp) -> Result<Vec<u8>, String>;

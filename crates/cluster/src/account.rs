@@ -105,7 +105,7 @@ pub(crate) async fn mint(
 ) -> Result<(i64, Minted), WorldError> {
     let Some((serial, anchor)) = anchors(door, namespace).await?.pop() else {
         let cause = format!("the namespace {namespace} has no Secret that tokens are bound to");
-        return Err(WorldError::Unreachable { place: door.place().to_owned(), cause });
+        return Err(WorldError::silent(door.place(), cause));
     };
     let metadata = &anchor["metadata"];
     let request = json!({
@@ -123,10 +123,8 @@ pub(crate) async fn mint(
         let expires_at = status["expirationTimestamp"].as_str()?.parse().ok()?;
         Some(Minted { token, expires_at })
     };
-    let minted = read().ok_or_else(|| WorldError::Unreachable {
-        place: door.place().to_owned(),
-        cause: "it answered a request for a token without one".into(),
-    })?;
+    let minted =
+        read().ok_or_else(|| WorldError::silent(door.place(), "it answered a request for a token without one"))?;
     Ok((serial, minted))
 }
 

@@ -31,11 +31,11 @@ pub(crate) fn literal(server: &str) -> Option<SocketAddr> {
 /// # Errors
 /// The name does not resolve, or none of its addresses may be dialled.
 pub(crate) async fn checked(place: &str, server: &str, rules: &Dialling) -> Result<Vec<SocketAddr>, WorldError> {
-    let silent = || WorldError::Unreachable { place: place.to_owned(), cause: "the name does not resolve".into() };
+    let silent = || WorldError::silent(place, "the name does not resolve");
     let (host, port) = host_and_port(server).ok_or_else(silent)?;
     let found: Vec<SocketAddr> = match host.parse() {
         Ok(literal) => vec![SocketAddr::new(literal, port)],
-        Err(_) => tokio::net::lookup_host((host.as_str(), port)).await.map_err(|_| silent())?.collect(),
+        Err(_) => rules.resolver.resolve(&host, port).await.map_err(|_| silent())?,
     };
     let mut allowed: Vec<SocketAddr> = found.into_iter().filter(|address| rules.allows(address.ip())).collect();
     allowed.sort_unstable();

@@ -1,14 +1,29 @@
 //! Which addresses may be called: a tenant names a host, and the provider's own networks are none of theirs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
-/// Which addresses may be dialled, besides public ones, and who is calling.
-#[derive(Debug, Clone, Default)]
+use crate::connect::{Resolver, SystemResolver};
+use crate::door::Limits;
+
+/// Rules for every call to a cluster: which addresses may be dialled, what an answer may cost, and who is calling.
+#[derive(Debug, Clone)]
 pub struct Dialling {
     /// Networks that the operator allows although they are private, as `address/bits`.
     pub allowed: Vec<(IpAddr, u8)>,
     /// Which worker calls: a cluster's own audit log shows it as the user agent.
     pub caller: String,
+    /// Turns names into addresses, on every connect.
+    pub resolver: Arc<dyn Resolver>,
+    /// Limits of what a cluster answers.
+    pub limits: Limits,
+}
+
+impl Default for Dialling {
+    fn default() -> Self {
+        let (allowed, caller) = (Vec::new(), String::new());
+        Self { allowed, caller, resolver: Arc::new(SystemResolver), limits: Limits::default() }
+    }
 }
 
 impl Dialling {
@@ -23,6 +38,12 @@ impl Dialling {
     /// Whether an address may be dialled. IPv4 inside IPv6 is judged as the IPv4 that it is.
     pub fn allows(&self, address: IpAddr) -> bool {
         self.allowed_by_name(address) || is_public(embedded(address))
+    }
+
+    /// Whether a host may be dialled as far as its text says: a literal address must be allowed, and a name is checked on
+    /// every connect.
+    pub fn allows_literal(&self, host: &str) -> bool {
+        host.parse().map_or(true, |address| self.allows(address))
     }
 
     /// Whether it is in a network that the operator has named.

@@ -1,89 +1,155 @@
-//! One cluster's API: JSON in and out, a deadline on every request, errors in the ports' words.
+//! One cluster's API: JSON in and out, limits on every answer, errors in the ports' words.
+//!
+//! | module | what it decides |
+//! |---|---|
+//! | `limits` | how much and how long a cluster may answer |
+//! | `client` | the HTTP client of one credential |
+//! | `answer` | reading of answers and watches within the limits |
+//! | `told` | cleaning of all text that a cluster sends |
+//! | `refusal` | a cluster's refusal in our own words |
 
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::sync::{Arc, RwLock};
 
+use async_trait::async_trait;
 use http::{Method, Request, StatusCode};
-use kube::config::AuthInfo;
+use kube::api::Portforwarder;
 use rollout::ports::{Permit, WorldError};
-use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::dialling::Dialling;
-use crate::kubeconfig::{Credential, Identity};
+use crate::kubeconfig::Credential;
 
-/// Who writes our fields.
+mod answer;
+pub(crate) mod client;
+mod limits;
+mod refusal;
+mod told;
+
+pub(crate) use answer::Events;
+use answer::{Failure, judge};
+pub use limits::Limits;
+pub(crate) use told::array;
+
+/// Field manager of all fields that we write.
 pub const FIELD_MANAGER: &str = "meshwright";
-/// One request, answer included. A sixth of the default lease.
-const CALL: Duration = Duration::from_secs(5);
-/// Objects a page of a list.
-const PAGE: u32 = 500;
+/// Objects of one page of a list.
+const PAGE: u32 = 250;
+/// Objects of one page where a page of the usual size is larger than one answer may be.
+const SMALL_PAGE: u32 = 20;
 
-/// A connection to one cluster.
+/// Keeps the present credential of a cluster, which may be another one than the door was opened with.
+#[async_trait]
+pub trait Keeper: Send + Sync {
+    /// The present credential; `None` when it cannot be read.
+    async fn present(&self) -> Option<Credential>;
+}
+
+/// A connection to one cluster. Clones share it, and a new credential as well.
 #[derive(Clone)]
 pub struct Door {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
     place: String,
+    rules: Dialling,
+    keeper: Option<Arc<dyn Keeper>>,
+    present: RwLock<Arc<Present>>,
+    /// One reading of the credential at a time.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// The credential in use.
+struct Present {
+    stored: Vec<u8>,
     client: kube::Client,
+}
+
+impl Present {
+    fn of(credential: &Credential, rules: &Dialling) -> Result<Arc<Self>, &'static str> {
+        Ok(Arc::new(Self { stored: credential.stored(), client: client::build(credential, rules)? }))
+    }
+}
+
+/// All objects of a list, as far as `keep` kept of them.
+pub(crate) struct Listed<T> {
+    pub(crate) items: Vec<T>,
+    /// Version of the list, from which a watch goes on.
+    pub(crate) version: String,
 }
 
 impl std::fmt::Debug for Door {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Door").field("place", &self.place).finish_non_exhaustive()
+        f.debug_struct("Door").field("place", &self.shared.place).finish_non_exhaustive()
     }
 }
 
 impl Door {
-    /// Resolves the server, checks its addresses and pins one, so that no later answer of a name server can lead the
-    /// credential elsewhere. Redirects are not followed.
+    /// Prepares calls by a credential. Nothing is called yet: each connect resolves the server's name, checks its addresses
+    /// and pins one. Redirects are not followed.
     ///
     /// # Errors
-    /// The address is not allowed, the name does not resolve, or the credential cannot be used.
-    pub async fn open(place: &str, credential: &Credential, rules: &Dialling) -> Result<Self, WorldError> {
+    /// The server is a literal address that is not allowed, or the credential cannot be used.
+    pub fn open(place: &str, credential: &Credential, rules: &Dialling) -> Result<Self, WorldError> {
         let refused =
             |code, cause: &str| WorldError::Refused { place: place.to_owned(), code, cause: cause.to_owned() };
-        let uri: http::Uri =
-            credential.server.parse().map_err(|_| refused("credential_refused", "its address cannot be read"))?;
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        let port = uri.port_u16().unwrap_or(443);
-        let found = tokio::time::timeout(CALL, tokio::net::lookup_host((host.as_str(), port))).await;
-        let unreachable = |cause: &str| WorldError::Unreachable { place: place.to_owned(), cause: cause.to_owned() };
-        let found: Vec<SocketAddr> = found
-            .map_err(|_| unreachable("the name was not resolved in time"))?
-            .map_err(|_| unreachable("the name does not resolve"))?
-            .collect();
-        let Some(pinned) = found.iter().find(|address| rules.allows(address.ip())) else {
+        if !rules.allows_literal(credential.host()) {
             return Err(refused(
                 "address_refused",
                 "its address is loopback, private or link-local; the operator can allow the network",
             ));
-        };
-        let mut config =
-            kube::Config::new(format!("https://{pinned}/").parse().expect("an address is a valid authority"));
-        // The certificate is checked against the name that the user gave, not against the pinned address.
-        config.tls_server_name = Some(host);
-        config.root_cert = Some(
-            certificates(&credential.authority)
-                .ok_or_else(|| refused("credential_refused", "its certificate authority is not PEM"))?,
-        );
-        config.auth_info = auth_info(&credential.identity);
-        config.proxy_url = None;
-        let caller = format!("meshwright/{} ({})", env!("CARGO_PKG_VERSION"), rules.caller);
-        let caller = caller.parse().map_err(|_| refused("credential_refused", "the worker's name is not printable"))?;
-        config.headers.push((http::header::USER_AGENT, caller));
-        (config.connect_timeout, config.read_timeout, config.write_timeout) = (Some(CALL), None, Some(CALL));
-        let client = kube::Client::try_from(config)
-            .map_err(|_| refused("credential_refused", "its certificate or key cannot be used"))?;
-        Ok(Self { place: place.to_owned(), client })
+        }
+        let present = Present::of(credential, rules).map_err(|cause| refused("credential_refused", cause))?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                place: place.to_owned(),
+                rules: rules.clone(),
+                keeper: None,
+                present: RwLock::new(present),
+                turn: tokio::sync::Mutex::default(),
+            }),
+        })
     }
 
-    /// What the cluster is called in messages.
+    /// The same door, which asks for the present credential when the one that it has is not valid any more.
+    #[must_use]
+    pub fn kept_by(self, keeper: Arc<dyn Keeper>) -> Self {
+        let Shared { place, rules, .. } = self.shared.as_ref();
+        let (place, rules, present) = (place.clone(), rules.clone(), RwLock::new(self.present()));
+        let turn = tokio::sync::Mutex::default();
+        Self { shared: Arc::new(Shared { place, rules, keeper: Some(keeper), present, turn }) }
+    }
+
+    /// The cluster's name in messages.
     pub fn place(&self) -> &str {
-        &self.place
+        &self.shared.place
     }
 
-    /// For what needs more than JSON: port-forwards.
-    pub(crate) fn client(&self) -> kube::Client {
-        self.client.clone()
+    /// The limits of its answers, which hold for what is asked through it as well.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.shared.rules.limits
+    }
+
+    fn present(&self) -> Arc<Present> {
+        self.shared.present.read().expect("no holder panics").clone()
+    }
+
+    /// Reads the credential again. Answers whether there is another one than `used`.
+    async fn renewed(&self, used: &Arc<Present>) -> bool {
+        let Some(keeper) = &self.shared.keeper else { return false };
+        let _turn = self.shared.turn.lock().await;
+        if !Arc::ptr_eq(&self.present(), used) {
+            return true;
+        }
+        let Some(credential) = keeper.present().await.filter(|found| found.stored() != used.stored) else {
+            return false;
+        };
+        let Ok(present) = Present::of(&credential, &self.shared.rules) else { return false };
+        tracing::info!(place = self.place(), "its credential was renewed; calls go on with the new one");
+        *self.shared.present.write().expect("no holder panics") = present;
+        true
     }
 
     /// An object; `None` when there is none.
@@ -93,33 +159,113 @@ impl Door {
     pub async fn get(&self, path: &str) -> Result<Option<Value>, WorldError> {
         match self.call(Method::GET, path, None, None).await {
             Ok(object) => Ok(Some(object)),
-            Err(Failure::Status(StatusCode::NOT_FOUND, _)) => Ok(None),
-            Err(failure) => Err(self.explain(failure)),
+            Err(failure) if failure.status() == Some(StatusCode::NOT_FOUND) => Ok(None),
+            Err(failure) => Err(failure.explain(self.place())),
         }
     }
 
     /// Every object of a list, page by page. A kind that the cluster does not know has no objects.
     ///
     /// # Errors
-    /// As for [`Door::get`].
+    /// As for [`Door::get`]; or the list passes a limit.
     pub async fn list(&self, path: &str, query: &str) -> Result<Vec<Value>, WorldError> {
-        let (mut items, mut token) = (Vec::new(), String::new());
-        loop {
-            let page = match self
-                .call(Method::GET, &format!("{path}?limit={PAGE}&{query}&continue={token}"), None, None)
-                .await
-            {
-                Ok(page) => page,
-                Err(Failure::Status(StatusCode::NOT_FOUND, _)) => return Ok(items),
-                Err(failure) => return Err(self.explain(failure)),
+        Ok(self.list_as(path, query, Value::clone).await?.items)
+    }
+
+    /// The same, of which only what `keep` makes of each object is held in memory.
+    ///
+    /// # Errors
+    /// As for [`Door::list`].
+    pub(crate) async fn list_as<T: Send>(
+        &self,
+        path: &str,
+        query: &str,
+        keep: impl Fn(&Value) -> T + Send + Sync,
+    ) -> Result<Listed<T>, WorldError> {
+        let slow = Failure::Silent("list_too_slow", "its list did not come to an end in time");
+        let listed = tokio::time::timeout(self.limits().list, self.pages(path, query, &keep)).await;
+        listed.unwrap_or(Err(slow)).map_err(|failure| failure.explain(self.place()))
+    }
+
+    async fn pages<T: Send>(
+        &self,
+        path: &str,
+        query: &str,
+        keep: &(impl Fn(&Value) -> T + Send + Sync),
+    ) -> Result<Listed<T>, Failure> {
+        let limits = self.limits();
+        let too_long = || Failure::Unusable("list_too_long", "its list has more than a list may have".into());
+        let mut listed = Listed { items: Vec::new(), version: String::new() };
+        let (mut size, mut left, mut tokens, mut token) = (PAGE, limits.list_bytes, BTreeSet::new(), String::new());
+        while tokens.len() < limits.pages {
+            let asked = format!("{path}?limit={size}&{query}&continue={}", escaped(&token));
+            let bytes = match self.exchange(Method::GET, &asked, None, None).await {
+                Ok(bytes) => bytes,
+                Err(failure) if failure.status() == Some(StatusCode::NOT_FOUND) => return Ok(listed),
+                Err(Failure::Unusable("answer_too_large", _)) if size > SMALL_PAGE => {
+                    size = SMALL_PAGE;
+                    continue;
+                }
+                Err(failure) => return Err(failure),
             };
-            if let Some(Value::Array(found)) = page.get("items") {
-                items.extend(found.iter().cloned());
+            left = left.checked_sub(bytes.len()).ok_or_else(too_long)?;
+            let room = limits.items - listed.items.len();
+            let page = told::page(&bytes, room, keep)
+                .map_err(|error| if told::is_too_long(&error) { too_long() } else { Failure::unreadable() })?;
+            listed.items.extend(page.items);
+            listed.version = page.version;
+            if page.next.is_empty() {
+                return Ok(listed);
             }
-            match page.pointer("/metadata/continue").and_then(Value::as_str) {
-                Some(next) if !next.is_empty() => next.clone_into(&mut token),
-                _ => return Ok(items),
+            if !tokens.insert(page.next.clone()) {
+                return Err(Failure::Unusable(
+                    "list_repeats",
+                    "its list comes back to a page that it had before".into(),
+                ));
             }
+            token = page.next;
+        }
+        Err(too_long())
+    }
+
+    /// Opens a watch that goes on from a version.
+    ///
+    /// # Errors
+    /// As for [`Door::get`].
+    pub(crate) async fn watch(&self, path: &str, version: &str) -> Result<Events, WorldError> {
+        // The cluster ends the watch a little before we would.
+        let seconds = (self.limits().watch * 4 / 5).as_secs().max(1);
+        let query = format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}");
+        let path = format!("{path}?{query}&resourceVersion={}", escaped(version));
+        let opened = async {
+            let (request, latest) = (self.request(Method::GET, &path, None)?, Instant::now() + self.limits().call);
+            let answer = self.send(&request, latest).await?;
+            let status = answer.status();
+            if status.is_success() {
+                return Ok(Events::new(self, answer));
+            }
+            let body = self.read(answer, latest).await?;
+            judge(status, &asked(&request), &body).and(Err(Failure::unreadable()))
+        };
+        opened.await.map_err(|failure: Failure| failure.explain(self.place()))
+    }
+
+    /// Opens a connection to a port of a pod, which ends when it is dropped.
+    ///
+    /// # Errors
+    /// The cluster did not answer in time or refused.
+    pub(crate) async fn forward(&self, namespace: &str, pod: &str, port: u16) -> Result<Forward, WorldError> {
+        use k8s_openapi::api::core::v1::Pod;
+        let pods: kube::Api<Pod> = kube::Api::namespaced(self.present().client.clone(), namespace);
+        let opened = tokio::time::timeout(self.limits().call, pods.portforward(pod, &[port])).await;
+        let silent = |cause: &str| WorldError::silent(self.place(), cause);
+        match opened {
+            Ok(Ok(forwarder)) => Ok(Forward(forwarder)),
+            Ok(Err(error)) => {
+                tracing::debug!(place = self.place(), pod, error = &error as &dyn std::error::Error, "no port-forward");
+                Err(silent("the port was not forwarded"))
+            }
+            Err(_) => Err(silent("the port was not forwarded in time")),
         }
     }
 
@@ -131,7 +277,7 @@ impl Door {
         let path = format!("{path}?fieldManager={FIELD_MANAGER}");
         self.call(Method::POST, &path, Some(("application/json", object)), permit)
             .await
-            .map_err(|failure| self.explain(failure))
+            .map_err(|failure| failure.explain(self.place()))
     }
 
     /// Sends an object through admission and throws it away.
@@ -143,10 +289,10 @@ impl Door {
         match self.call(Method::POST, &path, Some(("application/json", object)), None).await {
             Ok(admitted) => Ok(admitted),
             // The cluster did answer: it is a webhook that did not.
-            Err(Failure::Status(status, cause)) if status.is_server_error() => {
-                Err(WorldError::Refused { place: self.place.clone(), code: "webhook_failed", cause })
+            Err(Failure::Status(refusal)) if refusal.status.is_server_error() => {
+                Err(WorldError::Refused { place: self.place().into(), code: "webhook_failed", cause: refusal.words })
             }
-            Err(failure) => Err(self.explain(failure)),
+            Err(failure) => Err(failure.explain(self.place())),
         }
     }
 
@@ -158,18 +304,22 @@ impl Door {
         let path = format!("{path}?fieldManager={FIELD_MANAGER}&force=true");
         self.call(Method::PATCH, &path, Some(("application/apply-patch+yaml", object)), permit)
             .await
-            .map_err(|failure| self.explain(failure))
+            .map_err(|failure| failure.explain(self.place()))
     }
 
-    /// Merge patch. A patch that carries `uid` and `resourceVersion` fails with `Changed` when the object moved on.
+    /// Merge patch. A patch that carries `uid` and `resourceVersion` fails with `Changed` when the object moved on, and every
+    /// patch does when the object is gone.
     ///
     /// # Errors
     /// As for [`Door::get`].
     pub async fn patch(&self, path: &str, change: &Value, permit: Option<&Permit>) -> Result<Value, WorldError> {
         let path = format!("{path}?fieldManager={FIELD_MANAGER}");
-        self.call(Method::PATCH, &path, Some(("application/merge-patch+json", change)), permit)
-            .await
-            .map_err(|failure| self.explain(failure))
+        match self.call(Method::PATCH, &path, Some(("application/merge-patch+json", change)), permit).await {
+            Err(failure) if failure.status() == Some(StatusCode::NOT_FOUND) => {
+                Err(WorldError::Changed { place: self.place().into() })
+            }
+            answer => answer.map_err(|failure| failure.explain(self.place())),
+        }
     }
 
     /// The same for an object that may be gone by now: then there is nothing to do.
@@ -179,8 +329,8 @@ impl Door {
     pub async fn patch_if_there(&self, path: &str, change: &Value, permit: &Permit) -> Result<(), WorldError> {
         let path = format!("{path}?fieldManager={FIELD_MANAGER}");
         match self.call(Method::PATCH, &path, Some(("application/merge-patch+json", change)), Some(permit)).await {
-            Ok(_) | Err(Failure::Status(StatusCode::NOT_FOUND, _)) => Ok(()),
-            Err(failure) => Err(self.explain(failure)),
+            Err(failure) if failure.status() != Some(StatusCode::NOT_FOUND) => Err(failure.explain(self.place())),
+            _ => Ok(()),
         }
     }
 
@@ -196,12 +346,11 @@ impl Door {
     ) -> Result<(), WorldError> {
         let options = json!({ "kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background", "preconditions": preconditions });
         match self.call(Method::DELETE, path, Some(("application/json", &options)), permit).await {
-            Ok(_) | Err(Failure::Status(StatusCode::NOT_FOUND, _)) => Ok(()),
-            Err(failure) => Err(self.explain(failure)),
+            Err(failure) if failure.status() != Some(StatusCode::NOT_FOUND) => Err(failure.explain(self.place())),
+            _ => Ok(()),
         }
     }
 
-    /// The last place before bytes go out: here the permit is checked, and here the deadline cuts the call off.
     async fn call(
         &self,
         method: Method,
@@ -209,60 +358,72 @@ impl Door {
         body: Option<(&str, &Value)>,
         permit: Option<&Permit>,
     ) -> Result<Value, Failure> {
+        let bytes = self.exchange(method, path, body, permit).await?;
+        told::read(&bytes).map_err(|_| Failure::unreadable())
+    }
+
+    /// The last place before bytes go out: here the permit is checked, and here the deadline cuts the call off.
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, &Value)>,
+        permit: Option<&Permit>,
+    ) -> Result<bytes::BytesMut, Failure> {
+        let request = self.request(method, path, body)?;
+        let latest = Instant::now() + self.limits().call;
+        let latest = permit.map_or(latest, |permit| latest.min(permit.deadline.instant().into()));
+        let answer = self.send(&request, latest).await?;
+        let status = answer.status();
+        let bytes = self.read(answer, latest).await?;
+        judge(status, &asked(&request), &bytes)?;
+        Ok(bytes)
+    }
+
+    fn request(&self, method: Method, path: &str, body: Option<(&str, &Value)>) -> Result<Request<Vec<u8>>, Failure> {
         let mut request = Request::builder().method(method).uri(path);
         let mut bytes = Vec::new();
         if let Some((kind, object)) = body {
             request = request.header("Content-Type", kind);
             bytes = serde_json::to_vec(object).expect("JSON values have string keys");
         }
-        let malformed = || Failure::Status(StatusCode::BAD_REQUEST, "a name in it makes no path of an API".into());
-        let request =
-            request.body(bytes).ok().filter(|request| is_plain(request.uri().path())).ok_or_else(malformed)?;
-        let latest =
-            permit.map_or_else(|| Instant::now() + CALL, |permit| permit.deadline.instant().min(Instant::now() + CALL));
-        if Instant::now() >= latest {
-            return Err(Failure::Expired);
-        }
-        match tokio::time::timeout_at(latest.into(), self.client.request::<Value>(request)).await {
-            Err(_) => Err(Failure::Silent("no answer in time".into())),
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(kube::Error::Api(status))) => Err(Failure::Status(
-                StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-                status.message.clone(),
-            )),
-            Ok(Err(error)) => {
-                tracing::debug!(place = self.place, error = &error as &dyn std::error::Error, "a call failed");
-                Err(Failure::Silent("the connection failed".into()))
-            }
-        }
-    }
-
-    fn explain(&self, failure: Failure) -> WorldError {
-        let place = self.place.clone();
-        match failure {
-            Failure::Expired => WorldError::Expired,
-            Failure::Silent(cause) => WorldError::Unreachable { place, cause },
-            Failure::Status(StatusCode::CONFLICT, _) => WorldError::Changed { place },
-            Failure::Status(StatusCode::UNAUTHORIZED, _) => WorldError::Refused {
-                place,
-                code: "credential_expired",
-                cause: "the credential is not valid any more".into(),
-            },
-            Failure::Status(StatusCode::FORBIDDEN, message) => {
-                WorldError::Refused { place, code: "permission_missing", cause: message }
-            }
-            Failure::Status(status, _) if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                WorldError::Unreachable { place, cause: format!("it answered {status}") }
-            }
-            Failure::Status(_, message) => WorldError::Refused { place, code: "cluster_refused", cause: message },
-        }
+        let request = request.body(bytes).ok().filter(|request| is_plain(request.uri().path()));
+        request.ok_or_else(|| {
+            tracing::debug!(place = self.place(), path, "a path was not sent");
+            Failure::Unusable("cluster_refused", "a name in it makes no path of an API".into())
+        })
     }
 }
 
-enum Failure {
-    Expired,
-    Silent(String),
-    Status(StatusCode, String),
+/// A connection to a port of a pod.
+pub(crate) struct Forward(Portforwarder);
+
+impl Forward {
+    /// The stream to the port; once.
+    pub(crate) fn stream(
+        &mut self,
+        port: u16,
+    ) -> Option<impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + use<>> {
+        self.0.take_stream(port)
+    }
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        // Without this the library's task waits for the cluster to close the connection, for ever if need be.
+        self.0.abort();
+    }
+}
+
+/// Method and path of a request, for messages. All parts of the path are plain names.
+fn asked(request: &Request<Vec<u8>>) -> String {
+    format!("{} {}", request.method(), request.uri().path())
+}
+
+/// Text of a cluster as a value of a query.
+fn escaped(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 /// Whether every part of a path is a name as Kubernetes has them. Parts come from requests and from what clusters say of
@@ -273,35 +434,6 @@ fn is_plain(path: &str) -> bool {
         letters && !part.is_empty() && part != "." && part != ".."
     };
     path.strip_prefix('/').is_some_and(|parts| parts.split('/').all(named))
-}
-
-fn auth_info(identity: &Identity) -> AuthInfo {
-    use base64::Engine as _;
-    let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
-    match identity {
-        Identity::Token(token) => {
-            AuthInfo { token: Some(token.expose_secret().to_owned().into()), ..AuthInfo::default() }
-        }
-        Identity::Certificate { certificate, key } => AuthInfo {
-            client_certificate_data: Some(encode(certificate)),
-            client_key_data: Some(encode(key.expose_secret().as_bytes()).into()),
-            ..AuthInfo::default()
-        },
-    }
-}
-
-/// The certificates of a PEM bundle, as DER.
-fn certificates(pem: &[u8]) -> Option<Vec<Vec<u8>>> {
-    use base64::Engine as _;
-    let text = std::str::from_utf8(pem).ok()?;
-    let blocks = text.split("-----BEGIN CERTIFICATE-----").skip(1);
-    let decoded: Option<Vec<Vec<u8>>> = blocks
-        .map(|block| {
-            let body: String = block.split("-----END CERTIFICATE-----").next()?.split_whitespace().collect();
-            base64::engine::general_purpose::STANDARD.decode(body).ok()
-        })
-        .collect();
-    decoded.filter(|list| !list.is_empty())
 }
 
 #[cfg(test)]

@@ -1,13 +1,24 @@
 //! Submitted kubeconfigs are code: they can name programs to run, files to read and hosts to call. This is our own strict
 //! schema. Whatever is not on it is refused by name, and nothing is ever given to a general loader.
 
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
+use crate::door::client;
+
 /// The largest configuration that is looked at. One cluster's is about 6 KiB.
 const MAX_BYTES: usize = 256 * 1024;
+/// Bytes of a token. A service account's is about a kilobyte.
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
+/// Bytes of a host's name, as DNS has it.
+const MAX_HOST_BYTES: usize = 253;
+/// Bytes of one part of a host's name, as DNS has it.
+const MAX_LABEL_BYTES: usize = 63;
 
 /// How to reach one cluster: the only form in which credentials are stored.
 #[derive(Debug, Clone)]
@@ -50,9 +61,8 @@ fn refused(construct: impl Into<String>) -> RefusedKubeconfig {
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(rename = "apiVersion")]
-    _api_version: Option<String>,
-    #[serde(rename = "kind")]
-    _kind: Option<String>,
+    api_version: Option<String>,
+    kind: Option<String>,
     #[serde(rename = "preferences")]
     _preferences: Option<serde_json::Value>,
     #[serde(rename = "current-context")]
@@ -149,6 +159,12 @@ impl Credential {
     }
 
     fn of(file: File) -> Result<Self, RefusedKubeconfig> {
+        let other = |found: &Option<String>, wanted: &str| found.as_ref().is_some_and(|found| found != wanted);
+        if other(&file.api_version, "v1") || other(&file.kind, "Config") {
+            return Err(refused("it is of another kind or version than Config of v1"));
+        }
+        unique("clusters", file.clusters.iter().map(|cluster| cluster.name.as_str()))?;
+        unique("users", file.users.iter().map(|user| user.name.as_str()))?;
         let [context] = file.contexts.as_slice() else { return Err(refused("it must have exactly one context")) };
         if context.name != file.current_context {
             return Err(refused("current-context names no context"));
@@ -172,22 +188,35 @@ impl Credential {
                 ));
             }
         };
-        Self::new(&cluster.cluster.server, authority, identity)
+        if certificates(&authority).is_none() {
+            return Err(refused("certificate-authority-data holds no certificate"));
+        }
+        let credential = Self::new(&cluster.cluster.server, authority, identity)?;
+        client::check(&credential).map_err(|cause| refused(format!("the credential cannot be used: {cause}")))?;
+        Ok(credential)
     }
 
     /// A credential of ours, or one that was read.
     ///
     /// # Errors
-    /// The server is not an `https` address without path, query or user.
+    /// The server is not `https://host[:port]`, or the token can be no header of a request.
     pub fn new(server: &str, authority: Vec<u8>, identity: Identity) -> Result<Self, RefusedKubeconfig> {
-        let uri: http::Uri = server.parse().map_err(|_| refused("clusters.server is not an address"))?;
-        let plain = uri.scheme_str() == Some("https") && uri.path() == "/" && uri.query().is_none();
-        let host =
-            uri.authority().is_some_and(|authority| !authority.as_str().contains('@') && !authority.host().is_empty());
-        if !(plain && host) {
-            return Err(refused("clusters.server must be https://host[:port], without user, path or query"));
+        let server = server.strip_suffix('/').unwrap_or(server);
+        if !server.strip_prefix("https://").is_some_and(is_authority) {
+            return Err(refused("clusters.server must be https://host[:port], without user, path, query or fragment"));
         }
-        Ok(Self { server: server.trim_end_matches('/').to_owned(), authority, identity })
+        if let Identity::Token(token) = &identity
+            && !is_token(token.expose_secret())
+        {
+            return Err(refused("users.token must be 1 to 16384 visible characters without spaces or line breaks"));
+        }
+        Ok(Self { server: server.to_owned(), authority, identity })
+    }
+
+    /// The name or the literal address of the server, without brackets.
+    pub fn host(&self) -> &str {
+        let authority = self.server.strip_prefix("https://").unwrap_or_default();
+        split_port(authority).0.trim_matches(['[', ']'])
     }
 
     /// The stored form, which [`Credential::open`] reads. Secret.
@@ -242,6 +271,69 @@ fn shape(error: &str) -> String {
     if names { error.to_owned() } else { "a value has another type than a kubeconfig has there".into() }
 }
 
+/// Whether every name of a list is there once: with two of them another reader could choose the other one.
+fn unique<'n>(list: &str, names: impl Iterator<Item = &'n str>) -> Result<(), RefusedKubeconfig> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(refused(format!("{list} has two entries of one name")));
+        }
+    }
+    Ok(())
+}
+
+/// Splits `host:port` before the port; an address in brackets has colons of its own.
+fn split_port(authority: &str) -> (&str, Option<&str>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (authority, None),
+    }
+}
+
+/// Whether a text is a host, with a port or without one, in the one notation in which all readers agree about it.
+fn is_authority(text: &str) -> bool {
+    let (host, port) = split_port(text);
+    let port_fits = port.is_none_or(|port| {
+        let digits = !port.starts_with('0') && port.bytes().all(|byte| byte.is_ascii_digit());
+        digits && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    port_fits && is_host(host)
+}
+
+fn is_host(host: &str) -> bool {
+    if let Some(literal) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        return literal.parse::<Ipv6Addr>().is_ok();
+    }
+    let is_label = |label: &str| {
+        let letters = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        letters && (1..=MAX_LABEL_BYTES).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    // Resolvers read `127.1`, `0x7f000001` and `2130706433` as addresses.
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let number = last.starts_with(|first: char| first.is_ascii_digit())
+        && (last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x") || last.starts_with("0X"));
+    let named = host.len() <= MAX_HOST_BYTES && host.split('.').all(is_label);
+    if number { host.parse::<Ipv4Addr>().is_ok() } else { named }
+}
+
+/// Whether a token can be sent in a header as it is.
+fn is_token(token: &str) -> bool {
+    (1..=MAX_TOKEN_BYTES).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// The certificates of a PEM bundle, as DER; `None` when there is none.
+pub(crate) fn certificates(pem: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let text = std::str::from_utf8(pem).ok()?;
+    let blocks = text.split("-----BEGIN CERTIFICATE-----").skip(1);
+    let decoded: Option<Vec<Vec<u8>>> = blocks
+        .map(|block| {
+            let body: String = block.split("-----END CERTIFICATE-----").next()?.split_whitespace().collect();
+            STANDARD.decode(body).ok().filter(|der| !der.is_empty())
+        })
+        .collect();
+    decoded.filter(|list| !list.is_empty())
+}
+
 /// The first forbidden key anywhere in the document.
 fn forbidden(value: &serde_json::Value) -> Option<&'static str> {
     match value {
@@ -264,11 +356,18 @@ fn pem(encoded: &str, field: &str) -> Result<Vec<u8>, RefusedKubeconfig> {
 mod tests {
     use super::*;
 
-    /// A configuration that is accepted; `patch` puts something else in.
+    /// A certificate and its key, as PEM.
+    fn signed() -> (String, String) {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let made = rcgen::CertificateParams::new(vec!["c.example".into()]).and_then(|params| params.self_signed(&key));
+        (made.expect("a certificate").pem(), key.serialize_pem())
+    }
+
+    /// A configuration that is accepted, with `to` in the place of `from`.
     fn config(from: &str, to: &str) -> String {
-        let pem = STANDARD.encode("-----BEGIN CERTIFICATE-----\n");
+        let pem = STANDARD.encode(signed().0);
         format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters:\n- name: c\n  cluster:\n    server: https://c.example:6443\n    certificate-authority-data: {pem}\ncontexts:\n- name: c\n  context: {{cluster: c, user: u}}\nusers:\n- name: u\n  user:\n    token: abc\n"
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters:\n- name: c\n  cluster:\n    server: 'https://c.example:6443'\n    certificate-authority-data: {pem}\ncontexts:\n- name: c\n  context: {{cluster: c, user: u}}\nusers:\n- name: u\n  user:\n    token: abc\n"
         )
         .replace(from, to)
     }
@@ -287,15 +386,21 @@ mod tests {
 
     #[test]
     fn a_certificate_with_its_key_survives_storage() {
-        let pem = |text: &str| STANDARD.encode(format!("-----BEGIN {text}-----\n"));
-        let user = format!("client-certificate-data: {}\n    client-key-data: {}", pem("CERTIFICATE"), pem("KEY"));
+        let (ours, its_key) = signed();
+        let encoded = |pem: &str| STANDARD.encode(pem);
+        let user = format!("client-certificate-data: {}\n    client-key-data: {}", encoded(&ours), encoded(&its_key));
         let credential = Credential::parse(&config("token: abc", &user)).expect("accepted");
-        assert_eq!(credential.authority, b"-----BEGIN CERTIFICATE-----\n");
         for known in [&credential, &Credential::open(&credential.stored()).expect("opens")] {
             let Identity::Certificate { certificate, key } = &known.identity else { panic!("{known:?}") };
-            assert_eq!(certificate, b"-----BEGIN CERTIFICATE-----\n");
-            assert_eq!(key.expose_secret(), "-----BEGIN KEY-----\n");
+            assert_eq!(certificate, ours.as_bytes());
+            assert_eq!(key.expose_secret(), its_key);
         }
+        let other = format!(
+            "client-certificate-data: {}\n    client-key-data: {}",
+            encoded(&ours),
+            encoded("-----BEGIN KEY-----\n")
+        );
+        assert!(refusal("token: abc", &other).contains("cannot be used"));
     }
 
     #[test]
@@ -329,8 +434,35 @@ mod tests {
             "https://c.example?q",
             "file:///etc/passwd",
             "c.example",
+            "https://",
+            "https://c.example:",
+            "https://c.example:0",
+            "https://c.example:65536",
+            "https://c.example:0443",
+            "https://c.example:+443",
+            "https://c.example:6443:6443",
+            "https://c.example/#x",
+            "https://c.example#@d.example",
+            "https://c.example//",
+            "https://c.example/..",
+            "https://c.example/%2e",
+            "https://c.example\\\\d.example",
+            "https://c.exa mple",
+            "HTTPS://c.example",
+            "https://-c.example",
+            "https://c..example",
+            "https://127.1",
+            "https://0x7f000001",
+            "https://2130706433",
+            "https://0177.0.0.1",
+            "https://[::1%25lo]",
+            "https://[::1",
         ] {
             assert!(refusal("https://c.example:6443", server).contains("server"), "{server}");
+        }
+        for server in ["https://c.example/", "https://192.0.2.1", "https://[2001:db8::1]:6443", "https://C-1.example:1"]
+        {
+            assert!(Credential::parse(&config("https://c.example:6443", server)).is_ok(), "{server}");
         }
         for misplaced in [" s3cret", " [s3cret]", " {token: {s: s3cret}}"] {
             let said = refusal("\n    token: abc", misplaced);
@@ -338,6 +470,35 @@ mod tests {
         }
         assert!(refusal("token: abc", "token: abc\n    client-key-data: eA==").contains("either a token"));
         assert!(Credential::parse(&"a".repeat(MAX_BYTES + 1)).is_err());
+    }
+
+    #[test]
+    fn double_names_other_kinds_and_credentials_that_cannot_work_are_refused_at_once() {
+        assert!(refusal("kind: Config", "kind: Secret").contains("another kind"));
+        assert!(refusal("apiVersion: v1", "apiVersion: v2").contains("another kind"));
+        let pem = STANDARD.encode(signed().0);
+        let second = format!(
+            "clusters:\n- name: c\n  cluster: {{server: 'https://d.example', certificate-authority-data: {pem}}}\n"
+        );
+        assert!(refusal("clusters:\n", &second).contains("clusters has two entries"));
+        assert!(refusal("users:\n", "users:\n- name: u\n  user: {token: x}\n").contains("users has two entries"));
+        assert!(Credential::parse(&config("kind: Config", "kind: Config\nkind: Config")).is_err(), "a key twice");
+        for token in ["\"\"", "'a b'", "\"a\\nb\"", "\"a\\u0000\"", "\u{e9}"] {
+            assert!(refusal("token: abc", &format!("token: {token}")).contains("users.token"), "{token}");
+        }
+        for authority in [
+            "",
+            "-----BEGIN CERTIFICATE-----\n",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            "-----BEGIN PRIVATE KEY-----\n",
+        ] {
+            let config = config("", "");
+            let sent = config.lines().map(|line| match line.split_once("certificate-authority-data: ") {
+                Some((indent, _)) => format!("{indent}certificate-authority-data: {}\n", STANDARD.encode(authority)),
+                None => format!("{line}\n"),
+            });
+            assert!(Credential::parse(&sent.collect::<String>()).is_err(), "{authority}");
+        }
         assert!(Credential::parse("{").is_err());
     }
 }

@@ -3,6 +3,7 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`kubeconfig`] | which configurations are accepted, and why the others are refused |
+//! | [`connect`] | one connection: resolved, checked and pinned on every connect |
 //! | [`dialling`] | which addresses may be called |
 //! | [`door`] | one cluster's API: requests with deadlines, errors in the ports' words |
 //! | [`render`] | a release's own charts to objects |
@@ -14,6 +15,7 @@
 pub mod account;
 mod addresses;
 pub mod authority;
+pub mod connect;
 pub mod dialling;
 pub mod door;
 pub mod kubeconfig;
@@ -23,7 +25,7 @@ pub mod render;
 
 pub use authority::Authority;
 pub use dialling::Dialling;
-pub use door::Door;
+pub use door::{Door, Keeper, Limits};
 pub use kubeconfig::{Credential, RefusedKubeconfig};
 pub use mesh::{MemberDoor, MeshWorld, MeshWorldConfig};
 pub use render::{Charts, Helm};

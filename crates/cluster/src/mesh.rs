@@ -91,7 +91,6 @@ pub struct MeshWorldConfig {
 #[derive(Debug, Clone)]
 pub struct MeshWorld {
     config: Arc<MeshWorldConfig>,
-    snapshots: Arc<data_plane::Snapshots>,
     watches: Arc<live::Watches>,
     addresses: Arc<Mutex<BTreeMap<Name, Vec<SocketAddr>>>>,
 }
@@ -99,7 +98,7 @@ pub struct MeshWorld {
 impl MeshWorld {
     /// A world over these clusters. Nothing is called yet.
     pub fn new(config: MeshWorldConfig) -> Self {
-        Self { config: Arc::new(config), snapshots: Arc::default(), watches: Arc::default(), addresses: Arc::default() }
+        Self { config: Arc::new(config), watches: Arc::default(), addresses: Arc::default() }
     }
 
     fn namespace(&self) -> &str {
@@ -126,6 +125,13 @@ impl MeshWorld {
         })
     }
 
+    /// Ends a look that takes longer than one may.
+    async fn within<T>(&self, look: impl Future<Output = Result<T, WorldError>> + Send) -> Result<T, WorldError> {
+        let looked = tokio::time::timeout(self.config.hosting.limits().look, look).await;
+        let (place, cause) = ("a cluster of the mesh".to_owned(), "a look did not come to an end in time".to_owned());
+        looked.unwrap_or(Err(WorldError::Unreachable { place, code: "look_too_slow", cause }))
+    }
+
     /// The cluster that holds a target.
     fn door(&self, target: &Target) -> Result<&Door, WorldError> {
         match target.member() {
@@ -138,10 +144,13 @@ impl MeshWorld {
 #[async_trait]
 impl World for MeshWorld {
     async fn look(&self, target: &Target) -> Result<Seen, WorldError> {
-        match single::Single::of(self, target).await? {
-            Some(single) => single.look().await,
-            None => self.look_at_bundle(target).await,
-        }
+        let look = async {
+            match single::Single::of(self, target).await? {
+                Some(single) => single.look().await,
+                None => self.look_at_bundle(target).await,
+            }
+        };
+        self.within(look).await
     }
 
     async fn set(&self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError> {
@@ -171,19 +180,19 @@ impl World for MeshWorld {
     }
 
     async fn readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Settled, WorldError> {
-        self.ready_and_synced(revision, members).await
+        self.within(self.ready_and_synced(revision, members)).await
     }
 
     async fn usage(&self, revision: &RevisionName) -> Result<Usage, WorldError> {
-        self.who_uses(revision).await
+        self.within(self.who_uses(revision)).await
     }
 
     async fn pinned(&self, revision: &RevisionName) -> Result<Vec<String>, WorldError> {
-        self.pinned_to(revision).await
+        self.within(self.pinned_to(revision)).await
     }
 
     async fn survey(&self) -> Result<Survey, WorldError> {
-        self.look_around().await
+        self.within(self.look_around()).await
     }
 
     async fn changed(&self) {

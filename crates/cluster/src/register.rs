@@ -17,6 +17,9 @@ use crate::mesh::{OWNER_LABEL, injects_sidecars, takes_probe};
 /// The oldest Kubernetes minor that any release in the catalogue runs on.
 const OLDEST_MINOR: u32 = 29;
 
+/// Bytes of a version's text that are kept and shown.
+const MAX_VERSION_BYTES: usize = 64;
+
 /// A cluster that can be used, with the credential to use it by.
 #[derive(Debug)]
 pub struct Connected {
@@ -62,13 +65,13 @@ const NEEDED: [(&str, &str, &str); 6] = [
 /// # Errors
 /// Why the cluster cannot be used, and what to do.
 pub async fn register(wanted: &Wanted<'_>, submitted: &Credential, dialling: &Dialling) -> Result<Connected, Problem> {
-    let door = Door::open(wanted.name, submitted, dialling).await.map_err(|error| explain(&error))?;
+    let door = Door::open(wanted.name, submitted, dialling).map_err(|error| explain(&error))?;
     let kubernetes_version = version(&door).await?;
     let uid = identity(&door, wanted).await?;
     no_foreign_istio(&door).await?;
     allowed(&door).await?;
     let connected = next_credential(&door, wanted, submitted, dialling, (kubernetes_version, uid)).await?;
-    let ours = Door::open(wanted.name, &connected.credential, dialling).await.map_err(|error| explain(&error))?;
+    let ours = Door::open(wanted.name, &connected.credential, dialling).map_err(|error| explain(&error))?;
     takes_probes(&ours).await?;
     Ok(connected)
 }
@@ -88,7 +91,7 @@ async fn takes_probes(door: &Door) -> Result<(), Problem> {
 /// # Errors
 /// Why there is none, and what to do.
 pub async fn renew(wanted: &Wanted<'_>, present: &Credential, dialling: &Dialling) -> Result<Connected, Problem> {
-    let door = Door::open(wanted.name, present, dialling).await.map_err(|error| explain(&error))?;
+    let door = Door::open(wanted.name, present, dialling).map_err(|error| explain(&error))?;
     let kubernetes_version = version(&door).await?;
     let uid = identity(&door, wanted).await?;
     next_credential(&door, wanted, present, dialling, (kubernetes_version, uid)).await
@@ -102,7 +105,9 @@ pub async fn version(door: &Door) -> Result<String, Problem> {
     let version = door.get("/version").await.map_err(|error| explain(&error))?.unwrap_or_default();
     let part =
         |key: &str| version[key].as_str().and_then(|text| text.trim_end_matches('+').parse::<u32>().ok()).unwrap_or(0);
-    let text = version["gitVersion"].as_str().unwrap_or_default().to_owned();
+    let plain = |letter: &char| letter.is_ascii_alphanumeric() || ".+-".contains(*letter);
+    let text: String =
+        version["gitVersion"].as_str().unwrap_or_default().chars().filter(plain).take(MAX_VERSION_BYTES).collect();
     if part("major") != 1 || part("minor") < OLDEST_MINOR {
         let message = format!("{} runs Kubernetes {text}; 1.{OLDEST_MINOR} or newer is needed.", door.place());
         return Err(Problem::new("kubernetes_too_old", message, "Upgrade the cluster, then register it again."));
@@ -129,7 +134,7 @@ async fn next_credential(
     let issued =
         Connected { kubernetes_version, uid, credential, issued_at: wanted.now, expires_at: minted.expires_at };
     // Proved before it replaces the one that works.
-    let proved = Door::open(wanted.name, &issued.credential, dialling).await.map_err(|error| explain(&error))?;
+    let proved = Door::open(wanted.name, &issued.credential, dialling).map_err(|error| explain(&error))?;
     identity(&proved, wanted).await?;
     Ok(issued)
 }
@@ -150,8 +155,8 @@ async fn identity(door: &Door, wanted: &Wanted<'_>) -> Result<String, Problem> {
 /// A failed call in words for the user.
 pub fn explain(error: &WorldError) -> Problem {
     match error {
-        WorldError::Unreachable { place, cause } => Problem::new(
-            "cluster_unreachable",
+        WorldError::Unreachable { place, code, cause } => Problem::new(
+            *code,
             format!("{place} does not answer: {cause}."),
             "Check the address, the network between us and the cluster, and try again.",
         ),

@@ -130,10 +130,18 @@ pub struct Problem {
     pub hint: String,
 }
 
+/// Codes of problems that a cluster's silence or slowness is.
+const SILENCES: [&str; 4] = ["cluster_unreachable", "answer_too_slow", "list_too_slow", "look_too_slow"];
+
 impl Problem {
     /// A problem with its three parts.
     pub fn new(code: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { code: code.into(), message: message.into(), hint: hint.into() }
+    }
+
+    /// Whether a cluster did not answer, or not to the end: it is asked again before a person is.
+    pub fn is_silence(&self) -> bool {
+        SILENCES.contains(&self.code.as_str())
     }
 
     /// The problem of an operation that a person paused.

@@ -24,11 +24,20 @@ pub struct Patience {
     /// Over how long those looks must be spread: proxies reconnect about every half hour, and one empty look between two
     /// connections proves nothing.
     pub unused_over: SignedDuration,
+    /// Time between two looks for a revision's users: each look lists all workloads and pods of every member.
+    pub unused_every: SignedDuration,
 }
 
 impl Patience {
     fn for_step(&self, step: &Step) -> SignedDuration {
         if matches!(step, Step::Probe { .. }) { self.dry_run.min(self.step) } else { self.step }
+    }
+}
+
+impl Patience {
+    /// Time that passes at least between two looks of a step.
+    pub fn between_looks(&self, step: &Step) -> SignedDuration {
+        if matches!(step, Step::AwaitUnused { .. }) { self.unused_every } else { SignedDuration::ZERO }
     }
 }
 
@@ -40,6 +49,7 @@ impl Default for Patience {
             unreachable: SignedDuration::from_mins(2),
             unused_samples: 3,
             unused_over: SignedDuration::from_mins(2),
+            unused_every: SignedDuration::from_secs(5),
         }
     }
 }
@@ -90,8 +100,8 @@ pub fn decide(step: &Step, looked: Result<Check, WorldError>, run: &Run, patienc
         Ok(Check::Waiting(reason)) if run.waited > patience.for_step(step) => Decision::Pause(too_long(step, &reason)),
         Ok(Check::Waiting(reason)) => Decision::Wait(reason),
         Err(WorldError::Changed { place }) => Decision::Wait(format!("{place} changed in between; looking again")),
-        Err(WorldError::Unreachable { place, cause }) if run.silent > patience.unreachable => {
-            Decision::Pause(unreachable(&place, &cause))
+        Err(WorldError::Unreachable { place, code, cause }) if run.silent > patience.unreachable => {
+            Decision::Pause(unreachable(code, &place, &cause))
         }
         Err(WorldError::Unreachable { place, .. }) => Decision::Wait(format!("{place} does not answer")),
         Err(WorldError::Refused { place, code, cause }) => Decision::Pause(Problem::new(
@@ -123,9 +133,9 @@ fn too_long(step: &Step, reason: &str) -> Problem {
     Problem::new(code, format!("Gave up waiting: {step}. Last seen: {reason}."), hint)
 }
 
-fn unreachable(place: &str, cause: &str) -> Problem {
+fn unreachable(code: &'static str, place: &str, cause: &str) -> Problem {
     Problem::new(
-        UNREACHABLE,
+        code,
         format!("{place} has not answered for a while ({cause})."),
         "Bring the cluster back or renew its credential, then retry. Both revisions are kept meanwhile.",
     )
@@ -155,9 +165,30 @@ mod tests {
     }
 
     #[test]
+    fn a_look_for_users_is_not_repeated_at_once_and_other_steps_are_looked_at_whenever_something_changed() {
+        let patience = Patience::default();
+        assert_eq!(patience.between_looks(&unused()), SignedDuration::from_secs(5));
+        let ready = Step::AwaitReady { revision: "1-25-1".parse().expect("a revision name"), members: Vec::new() };
+        assert_eq!(patience.between_looks(&ready), SignedDuration::ZERO);
+    }
+
+    #[test]
+    fn slowness_is_waited_for_like_silence_and_keeps_its_own_code() {
+        let slow = |silent| {
+            let (place, cause) = ("c2".to_owned(), "slow".to_owned());
+            let error = WorldError::Unreachable { place, code: "answer_too_slow", cause };
+            decide(&unused(), Err(error), &Run { silent: minutes(silent), ..Run::default() }, &Patience::default())
+        };
+        assert!(matches!(slow(1), Decision::Wait(_)));
+        assert!(
+            matches!(slow(3), Decision::Pause(problem) if problem.code == "answer_too_slow" && problem.is_silence())
+        );
+    }
+
+    #[test]
     fn a_silent_cluster_pauses_after_its_patience_and_not_before() {
         let silent = |minutes_silent| {
-            let error = WorldError::Unreachable { place: "c2".into(), cause: "timed out".into() };
+            let error = WorldError::silent("c2", "timed out");
             decide(
                 &unused(),
                 Err(error),

@@ -184,6 +184,8 @@ pub enum WorldError {
     Unreachable {
         /// Which cluster.
         place: String,
+        /// The stable code of the problem that a longer silence becomes.
+        code: &'static str,
         /// What was tried and how it failed.
         cause: String,
     },
@@ -206,4 +208,11 @@ pub enum WorldError {
     /// Stop at once: the lease may be over.
     #[error("the permit to write has run out")]
     Expired,
+}
+
+impl WorldError {
+    /// A cluster that does not answer, in our words.
+    pub fn silent(place: impl Into<String>, cause: impl Into<String>) -> Self {
+        Self::Unreachable { place: place.into(), code: crate::decide::UNREACHABLE, cause: cause.into() }
+    }
 }

@@ -49,7 +49,8 @@ pub(crate) enum Command {
         /// Address to listen on.
         #[arg(long, env = "MESHWRIGHT_LISTEN", default_value = "127.0.0.1:8080")]
         listen: String,
-        /// A private network whose identity providers may be asked for their keys, as address/bits. Repeatable.
+        /// A private network whose identity providers may be asked for their keys and whose addresses kubeconfigs may name,
+        /// as address/bits. Repeatable.
         #[arg(long = "allow-network", env = "MESHWRIGHT_ALLOW_NETWORKS", value_delimiter = ',')]
         networks: Vec<String>,
         /// How many times the usual share every tenant and principal has.

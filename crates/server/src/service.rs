@@ -87,15 +87,20 @@ pub(crate) fn networks(texts: &[String]) -> Result<Vec<(IpAddr, u8)>, Failure> {
 /// What the API needs besides the database. It reads kubeconfigs, makes keys and asks identity providers for theirs; it
 /// never calls a cluster.
 pub(crate) fn app(store: Store, allowed: &[String], share: u32) -> Result<api::App, Failure> {
-    let rules = Dialling { allowed: networks(allowed)?, caller: "api".into() };
+    let rules = Dialling { allowed: networks(allowed)?, caller: "api".into(), ..Dialling::default() };
+    let literal = rules.clone();
     let fetch = PublicFetch::new(rules).map_err(|error| Failure::Config(format!("no HTTP client: {error}")))?;
     Ok(api::App {
         store: store.sharing(),
         clock: Arc::new(SystemClock),
-        read_kubeconfig: |text| {
-            let credential = Credential::parse(text).map_err(|refused| refused.to_string())?;
+        read_kubeconfig: Arc::new(move |text: &str| {
+            let credential = Credential::parse(text).map_err(|refused| ("kubeconfig_refused", refused.to_string()))?;
+            if !literal.allows_literal(credential.host()) {
+                let said = "clusters.server is a loopback, private or link-local address that is not allowed here";
+                return Err(("address_refused", said.to_owned()));
+            }
             Ok((credential.server.clone(), credential.stored()))
-        },
+        }),
         new_authority: |mesh, now| {
             Authority::generate(mesh, now).map(|authority| authority.stored()).map_err(|error| error.to_string())
         },
@@ -112,12 +117,14 @@ pub(crate) fn app(store: Store, allowed: &[String], share: u32) -> Result<api::A
 /// A worker on real clusters.
 pub(crate) fn engine(store: Store, clusters: &Clusters) -> Result<Engine, Failure> {
     let worlds = RealWorlds::new(store.clone(), clusters)?;
+    let usual = Patience::default();
     let patience = Patience {
         step: SignedDuration::from_secs(clusters.step_seconds),
         dry_run: SignedDuration::from_secs(clusters.dry_run_seconds),
         unreachable: SignedDuration::from_secs(clusters.silent_seconds),
         unused_over: SignedDuration::from_secs(clusters.unused_seconds),
-        ..Patience::default()
+        unused_every: usual.unused_every.min(SignedDuration::from_secs(clusters.unused_seconds)),
+        ..usual
     };
     let settings = Settings {
         owner: clusters.owner(),
@@ -127,7 +134,8 @@ pub(crate) fn engine(store: Store, clusters: &Clusters) -> Result<Engine, Failur
         tend: Duration::from_secs(clusters.cluster_seconds),
         ..Settings::default()
     };
-    let rules = Dialling { allowed: networks(&clusters.allow_networks)?, caller: clusters.owner() };
+    let rules =
+        Dialling { allowed: networks(&clusters.allow_networks)?, caller: clusters.owner(), ..Dialling::default() };
     let post = PublicPost::new(rules).map_err(|error| Failure::Config(format!("no HTTP client: {error}")))?;
     Ok(Engine::new(store, Arc::new(worlds), Arc::new(SystemClock), settings).with_post(Arc::new(post)))
 }

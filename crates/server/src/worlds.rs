@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cluster::register::{Wanted, explain, register, renew};
-use cluster::{Authority, Charts, Credential, Dialling, Door, Helm, MemberDoor, MeshWorld, MeshWorldConfig};
+use cluster::{Authority, Charts, Credential, Dialling, Door, Helm, Keeper, MemberDoor, MeshWorld, MeshWorldConfig};
 use model::clock::SystemClock;
-use model::ids::{ClusterId, MeshId, TenantId};
+use model::ids::{ClusterId, HostingClusterId, MeshId, TenantId};
 use model::operation::Problem;
 use model::release::Release;
 use model::upgrade::LabelPolicy;
@@ -25,6 +25,45 @@ use crate::options::Clusters;
 
 /// Each cluster's way in, with the credential that it was opened with.
 type Doors = HashMap<String, (Vec<u8>, Door)>;
+
+/// A cluster whose credential is in the database.
+#[derive(Debug, Clone, Copy)]
+enum Held {
+    Member(TenantId, ClusterId),
+    Hosting(HostingClusterId),
+}
+
+impl std::fmt::Display for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Member(_, id) => write!(f, "{id}"),
+            Self::Hosting(id) => write!(f, "{id}"),
+        }
+    }
+}
+
+/// Reads a cluster's credential again when the one in use is not valid any more: claims outlive renewals.
+struct Kept {
+    store: Store,
+    held: Held,
+}
+
+#[async_trait]
+impl Keeper for Kept {
+    async fn present(&self) -> Option<Credential> {
+        let stored = match self.held {
+            Held::Member(tenant, id) => {
+                let mut tx = self.store.begin(tenant).await.ok()?;
+                tx.cluster_kubeconfig(id).await
+            }
+            Held::Hosting(id) => self.store.hosting_kubeconfig(id).await,
+        };
+        let stored = stored.inspect_err(|error| {
+            tracing::warn!(cluster.id = %self.held, error = error as &dyn std::error::Error, "its credential cannot be read again");
+        });
+        Credential::open(&stored.ok()?).ok()
+    }
+}
 
 /// The real thing.
 pub(crate) struct RealWorlds {
@@ -47,6 +86,18 @@ fn damaged(what: &str) -> Problem {
     Problem::new("credential_refused", format!("{what} cannot be used."), "Register the cluster again.")
 }
 
+/// Time of one contact with a cluster as a whole: about 15 calls of 5 s at most, and a list.
+const CONTACT: Duration = Duration::from_mins(2);
+
+/// Ends a contact that takes longer than one may.
+async fn in_time<T>(contact: impl Future<Output = Result<T, Problem>> + Send) -> Result<T, Problem> {
+    let hint = "See why the cluster's API server answers slowly, and try again.";
+    let message = format!("The cluster's answers took longer than {} seconds together.", CONTACT.as_secs());
+    tokio::time::timeout(CONTACT, contact)
+        .await
+        .unwrap_or_else(|_| Err(Problem::new("contact_too_slow", message, hint)))
+}
+
 impl RealWorlds {
     pub(crate) fn new(store: Store, clusters: &Clusters) -> Result<Self, Failure> {
         let network = |text: &String| {
@@ -57,7 +108,7 @@ impl RealWorlds {
         Ok(Self {
             store,
             helm: Helm { program: clusters.helm.clone() },
-            dialling: Dialling { allowed, caller: clusters.owner() },
+            dialling: Dialling { allowed, caller: clusters.owner(), ..Dialling::default() },
             replicas: clusters.replicas,
             width: clusters.width,
             life: Duration::from_hours(24 * clusters.credential_days),
@@ -66,14 +117,18 @@ impl RealWorlds {
         })
     }
 
-    /// Opened once for each credential; the one before it is forgotten.
-    async fn door(&self, id: &str, place: &str, stored: &[u8]) -> Result<(Door, Credential), Problem> {
+    /// Opened once for each credential; the one before it is forgotten. Nothing is called: a cluster whose name does not
+    /// resolve is found silent by the first look, with the usual patience.
+    async fn door(&self, held: Held, place: &str, stored: &[u8]) -> Result<(Door, Credential), Problem> {
         let credential = Credential::open(stored).map_err(|_| damaged("A stored credential"))?;
-        if let Some((_, door)) = self.doors.lock().await.get(id).filter(|(known, _)| known == stored) {
+        let id = held.to_string();
+        let mut doors = self.doors.lock().await;
+        if let Some((_, door)) = doors.get(&id).filter(|(known, _)| known == stored) {
             return Ok((door.clone(), credential));
         }
-        let door = Door::open(place, &credential, &self.dialling).await.map_err(|error| explain(&error))?;
-        self.doors.lock().await.insert(id.to_owned(), (stored.to_vec(), door.clone()));
+        let door = Door::open(place, &credential, &self.dialling).map_err(|error| explain(&error))?;
+        let door = door.kept_by(Arc::new(Kept { store: self.store.clone(), held }));
+        doors.insert(id, (stored.to_vec(), door.clone()));
         Ok((door, credential))
     }
 
@@ -98,7 +153,7 @@ impl RealWorlds {
         let cluster = tx.cluster(id).await.map_err(lost)?;
         let stored = tx.cluster_kubeconfig(id).await.map_err(lost)?;
         drop(tx);
-        let (door, credential) = self.door(&id.to_string(), &cluster.name, &stored).await?;
+        let (door, credential) = self.door(Held::Member(tenant, id), &cluster.name, &stored).await?;
         let name: Name = cluster.name.parse().map_err(|_| damaged("A member's name"))?;
         let serial = cluster.life.map_or(0, |life| life.serial);
         Ok((cluster, MemberDoor { name, door, credential, serial }))
@@ -123,7 +178,7 @@ impl RealWorlds {
             releases.push(self.release(&target.version).await?);
         }
         let stored = self.store.hosting_kubeconfig(mesh.hosting).await.map_err(lost)?;
-        let (hosting, _) = self.door(&mesh.hosting.to_string(), "the hosting cluster", &stored).await?;
+        let (hosting, _) = self.door(Held::Hosting(mesh.hosting), "the hosting cluster", &stored).await?;
         let members = self.members(tenant, &mesh).await?;
         let layout = Layout {
             members: members.iter().map(|member| member.name.clone()).collect(),
@@ -184,10 +239,10 @@ impl Worlds for RealWorlds {
         };
         let connected = if let Some(submitted) = submitted {
             let submitted = Credential::open(&submitted).map_err(|_| damaged("The submitted kubeconfig"))?;
-            register(&wanted, &submitted, &self.dialling).await?
+            in_time(register(&wanted, &submitted, &self.dialling)).await?
         } else {
             let present = Credential::open(&present).map_err(|_| damaged("A stored credential"))?;
-            renew(&wanted, &present, &self.dialling).await?
+            in_time(renew(&wanted, &present, &self.dialling)).await?
         };
         Ok(Issued {
             uid: connected.uid,
@@ -199,6 +254,12 @@ impl Worlds for RealWorlds {
     }
 
     async fn tend(&self, tenant: TenantId, id: ClusterId) -> Result<Tended, Problem> {
+        in_time(self.look_after(tenant, id)).await
+    }
+}
+
+impl RealWorlds {
+    async fn look_after(&self, tenant: TenantId, id: ClusterId) -> Result<Tended, Problem> {
         let (cluster, member) = self.member(tenant, id).await?;
         let renewed = cluster.life.and_then(|life| life.previous_until);
         let over = renewed.is_some_and(|until| until <= self.clock.now());

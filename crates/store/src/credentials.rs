@@ -259,7 +259,7 @@ impl Tx<'_> {
     ) -> Result<(), StoreError> {
         self.reset_probe(cluster.id, Some(again_in(failures)), failures).await?;
         let known = matches!(&cluster.state, ClusterState::Unreachable(known) if known.code == problem.code);
-        if known || (failures < SILENT_TWICE && problem.code == "cluster_unreachable") {
+        if known || (failures < SILENT_TWICE && problem.is_silence()) {
             return Ok(());
         }
         sqlx::query!(

@@ -84,7 +84,8 @@ fn submitted(id: ClusterId, name: &str) -> NewCluster {
 
 /// Lets nothing wait for long: one look is proof enough in an imagined world.
 pub fn hasty() -> Patience {
-    Patience { unused_samples: 2, unused_over: SignedDuration::ZERO, ..Patience::default() }
+    let (unused_over, unused_every) = (SignedDuration::ZERO, SignedDuration::ZERO);
+    Patience { unused_samples: 2, unused_over, unused_every, ..Patience::default() }
 }
 
 impl Fleet {

@@ -253,9 +253,7 @@ impl State {
 
     fn reach(&self, member: Option<&Name>) -> Result<(), WorldError> {
         match member {
-            Some(member) if self.silent.contains(member) => {
-                Err(WorldError::Unreachable { place: member.to_string(), cause: "timed out".into() })
-            }
+            Some(member) if self.silent.contains(member) => Err(WorldError::silent(member.as_str(), "timed out")),
             _ => Ok(()),
         }
     }

@@ -69,13 +69,13 @@ impl Service {
             issuers: Arc::new(api::IssuerKeys::new(issuer.clone())),
             store: fleet.db.api.clone().sharing(),
             clock: fleet.clock.clone(),
-            read_kubeconfig: |text| {
+            read_kubeconfig: Arc::new(|text: &str| {
                 if text == "good" {
                     Ok(("https://c.example".into(), b"stored".to_vec()))
                 } else {
-                    Err("users.exec would run a program here".into())
+                    Err(("kubeconfig_refused", "users.exec would run a program here".into()))
                 }
-            },
+            }),
             new_authority: |_, _| Ok(b"authority".to_vec()),
             read_charts: |sent| match sent {
                 b"charts" => Ok((sent.to_vec(), "digest".into())),

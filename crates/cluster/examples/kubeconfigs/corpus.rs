@@ -16,6 +16,8 @@ pub(crate) enum Harm {
     There,
     /// Somebody else is trusted, or somebody else is acted for.
     Trust,
+    /// Two readers disagree about it, or no call by it can succeed: it must be refused at once.
+    Odd,
     /// None: it must be accepted, and its server is called.
     None,
 }
@@ -28,6 +30,8 @@ pub(crate) struct Parts {
     server: Option<String>,
     cluster: Vec<(String, Node)>,
     user: Vec<(String, Node)>,
+    /// Entries of the file, which may be there twice then.
+    file: Vec<(String, Node)>,
     without_authority: bool,
     without_token: bool,
 }
@@ -87,7 +91,10 @@ fn write(parts: Parts, style: Style, chance: &mut fastrand::Rng) -> String {
             let second = file(cluster, user, chance).shuffled(chance);
             format!("{}---\n{}", text_of(&first, style, chance), text_of(&second, style, chance))
         }
-        _ => text_of(&file(cluster, user, chance).shuffled(chance), style, chance),
+        _ => {
+            let file = file(cluster, user, chance).with(parts.file);
+            text_of(&file.shuffled(chance), style, chance)
+        }
     }
 }
 
@@ -278,6 +285,40 @@ const THERE: [&str; 56] = [
     "[2001:db8::1]",
 ];
 
+fn with_server(server: &str) -> Parts {
+    Parts { server: Some(server.to_owned()), ..Parts::default() }
+}
+
+fn with_authority(pem: &str) -> Parts {
+    Parts { without_authority: true, ..cluster(vec![("certificate-authority-data", text(STANDARD.encode(pem)))]) }
+}
+
+/// Notations that readers disagree about, and credentials that cannot work.
+const ODD: [(&str, Build); 17] = [
+    ("port 0", |_| with_server("https://8.8.8.8:0")),
+    ("port 65536", |_| with_server("https://8.8.8.8:65536")),
+    ("a port with a zero in front", |_| with_server("https://8.8.8.8:06443")),
+    ("a port with a sign", |_| with_server("https://8.8.8.8:+6443")),
+    ("no port after the colon", |_| with_server("https://8.8.8.8:")),
+    ("a fragment", |_| with_server("https://8.8.8.8:6443/#x")),
+    ("a fragment with another host", |_| with_server("https://8.8.8.8#@9.9.9.9")),
+    ("two slashes", |_| with_server("https://8.8.8.8//")),
+    ("a folder above", |_| with_server("https://8.8.8.8/..")),
+    ("an escaped dot", |_| with_server("https://8.8.8.8/%2e")),
+    ("a backslash", |_| with_server("https://8.8.8.8\\@9.9.9.9")),
+    ("an empty token", |_| user(vec![("token", text(""))])),
+    ("a token with a line break", |_| user(vec![("token", text("a\nb"))])),
+    ("a token that is no header", |_| user(vec![("token", text("a\u{1}b"))])),
+    ("an authority that is a key", |_| {
+        with_authority("-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n")
+    }),
+    ("an authority of no bytes", |_| with_authority("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")),
+    ("the list of clusters twice", |_| Parts {
+        file: vec![("clusters".into(), Node::List(vec![]))],
+        ..Parts::default()
+    }),
+];
+
 /// Every class, and plain configurations that must be accepted: they show that the judge sees calls.
 pub(crate) fn classes() -> Vec<Class> {
     let plain = STYLES.into_iter().filter(|style| !matches!(style, Style::Aliased | Style::Merged | Style::Second));
@@ -296,6 +337,9 @@ pub(crate) fn classes() -> Vec<Class> {
                 all.push(Class { name: format!("{name}, {style:?}"), harm, build: Box::new(build), style });
             }
         }
+    }
+    for (name, build) in ODD {
+        all.push(Class { name: name.into(), harm: Harm::Odd, build: Box::new(build), style: Style::Block });
     }
     for host in THERE {
         let build = move |_: &mut fastrand::Rng| Parts { server: Some(format!("https://{host}")), ..Parts::default() };

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use cluster::{Credential, Dialling, Door};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use rollout::ports::WorldError;
 
 mod corpus;
 mod text;
@@ -67,13 +68,13 @@ fn say(line: &str) {
 /// As a registration does it: read, connect, ask.
 async fn ours(input: &str) -> &'static str {
     let Ok(credential) = Credential::parse(input) else { return "refused" };
-    match Door::open("c", &credential, &Dialling::default()).await {
+    match Door::open("c", &credential, &Dialling::default()) {
         Err(_) => "refused",
-        Ok(door) => {
-            // Nobody answers in a network with nothing in it.
-            let _ = door.get("/version").await;
-            "accepted"
-        }
+        // A name is checked when it is called. No cluster answers in a network with nothing in it.
+        Ok(door) => match door.get("/version").await {
+            Err(WorldError::Refused { .. }) => "refused",
+            _ => "accepted",
+        },
     }
 }
 

@@ -2,10 +2,7 @@
 //! under way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
-use model::Name;
 use model::plan::{WorkloadKind, WorkloadRef};
 use rollout::ports::{LivePod, WorkloadSeen, WorldError};
 
@@ -28,21 +25,23 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    async fn read(member: &MemberDoor) -> Result<Self, WorldError> {
-        let list = |plural: &'static str| async move { member.door.list(&format!("/apis/apps/v1/{plural}"), "").await };
-        let pods = async { member.door.list("/api/v1/pods", "").await };
+    /// Reads a member's workloads and pods, of each of which a few fields are held.
+    pub(super) async fn read(member: &MemberDoor) -> Result<Self, WorldError> {
+        let list = |kind: WorkloadKind, plural: &'static str| async move {
+            let path = format!("/apis/apps/v1/{plural}");
+            member.door.list_as(&path, "", |object| WorkloadRecord::of(kind, object)).await
+        };
         let [(deployment, _, deployments), (set, _, sets), (daemon, _, daemons)] = KINDS;
         // Alone: a credential that is dead, or a cluster that is gone, is tried once and not four times.
-        let first = list(deployments).await?;
-        let lists = tokio::try_join!(list(sets), list(daemons), pods)?;
+        let first = list(deployment, deployments).await?;
+        let pods = member.door.list_as("/api/v1/pods", "", PodRecord::of);
+        let (sets, daemons, pods) = tokio::try_join!(list(set, sets), list(daemon, daemons), pods)?;
         let mut snapshot = Self::default();
-        for (kind, objects) in [(deployment, first), (set, lists.0), (daemon, lists.1)] {
-            for object in &objects {
-                snapshot.put_workload(WorkloadRecord::of(kind, object));
-            }
+        for record in [first, sets, daemons].into_iter().flat_map(|listed| listed.items) {
+            snapshot.put_workload(record);
         }
-        for object in &lists.2 {
-            snapshot.put_pod(PodRecord::of(object));
+        for record in pods.items {
+            snapshot.put_pod(record);
         }
         Ok(snapshot)
     }
@@ -88,40 +87,5 @@ impl Snapshot {
                 .collect(),
             rolled: record.rolled.clone(),
         })
-    }
-}
-
-/// How long a reading is good for: one look, and no second one.
-const FRESH: Duration = Duration::from_millis(200);
-
-/// The readings that are still fresh: what is asked several times within one look is read once.
-#[derive(Debug, Default)]
-pub(super) struct Snapshots {
-    fresh: Mutex<BTreeMap<Name, (Instant, Arc<Snapshot>)>>,
-    /// One reading at a time: whoever comes second takes the first one's.
-    turn: tokio::sync::Mutex<()>,
-}
-
-impl Snapshots {
-    pub(super) fn forget(&self) {
-        self.fresh.lock().expect("no holder panics").clear();
-    }
-
-    fn known(&self, member: &Name) -> Option<Arc<Snapshot>> {
-        let fresh = self.fresh.lock().expect("no holder panics");
-        fresh.get(member).filter(|(at, _)| at.elapsed() < FRESH).map(|(_, known)| known.clone())
-    }
-
-    pub(super) async fn of(&self, member: &MemberDoor) -> Result<Arc<Snapshot>, WorldError> {
-        if let Some(known) = self.known(&member.name) {
-            return Ok(known);
-        }
-        let _turn = self.turn.lock().await;
-        if let Some(known) = self.known(&member.name) {
-            return Ok(known);
-        }
-        let read = Arc::new(Snapshot::read(member).await?);
-        self.fresh.lock().expect("no holder panics").insert(member.name.clone(), (Instant::now(), read.clone()));
-        Ok(read)
     }
 }

@@ -1,14 +1,9 @@
 //! Watches on a member's workloads and pods: while a roll-out is under way its state comes from here and not from asking.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures::{Stream, StreamExt};
-use kube::Api;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
-use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, utils::Backoff, watcher as watch};
 use model::Name;
 use model::plan::{WorkloadKind, WorkloadRef};
 use rollout::ports::{Mark, WorkloadSeen, WorldError};
@@ -16,15 +11,16 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::MemberDoor;
 use super::data_plane::{KINDS, Snapshot};
 use super::records::{PodRecord, WorkloadRecord};
+use super::{MemberDoor, text};
+use crate::door::Door;
 
 /// How long the first lists may take.
 const FIRST: Duration = Duration::from_secs(20);
 /// After so long without an event the cluster is asked whether it is there at all.
 const QUIET: Duration = Duration::from_secs(5);
-/// Between two attempts to open a watch that has failed.
+/// Pause before a watch that failed is opened again: a person may be waiting for a cluster to come back.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// What is watched: pods, and the kinds that own them.
@@ -38,10 +34,8 @@ enum Watched {
 struct State {
     snapshot: Snapshot,
     /// Which lists are complete.
-    complete: Vec<Watched>,
-    /// What a list in progress has named so far; what it does not name is gone.
-    listing: Vec<(Watched, Vec<(String, String)>)>,
-    failed: Option<String>,
+    complete: BTreeSet<Watched>,
+    failed: Option<WorldError>,
     heard: Option<Instant>,
 }
 
@@ -95,14 +89,13 @@ impl Watches {
 impl Live {
     fn open(member: &MemberDoor, changed: &Arc<Notify>) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
-        let kinds = KINDS.map(|(kind, name, plural)| (Watched::Workloads(kind), "apps", name, plural));
-        let all = kinds.into_iter().chain([(Watched::Pods, "", "Pod", "pods")]);
+        let kinds = KINDS.map(|(kind, _, plural)| (Watched::Workloads(kind), format!("/apis/apps/v1/{plural}")));
+        let all = kinds.into_iter().chain([(Watched::Pods, "/api/v1/pods".to_owned())]);
         let tasks = all
-            .map(|(what, group, kind, plural)| {
-                let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind), plural);
-                let api: Api<DynamicObject> = Api::all_with(member.door.client(), &resource);
-                let events = watch(api, watcher::Config::default()).backoff(Steady);
-                AbortOnDropHandle::new(tokio::spawn(follow(what, events, state.clone(), changed.clone())))
+            .map(|(what, path)| {
+                let feed =
+                    Feed { what, path, door: member.door.clone(), state: state.clone(), changed: changed.clone() };
+                AbortOnDropHandle::new(tokio::spawn(feed.follow()))
             })
             .collect();
         Self { state, changed: changed.clone(), _tasks: tasks }
@@ -118,17 +111,16 @@ impl Live {
                     if state.complete.len() == KINDS.len() + 1 {
                         return Ok(());
                     }
-                    if let Some(cause) = &state.failed {
-                        return Err(cause.clone());
+                    if let Some(error) = &state.failed {
+                        return Err(error.clone());
                     }
                 }
                 // A notice that came between the look and the wait is missed: look again soon in any case.
                 tokio::time::timeout(Duration::from_millis(100), notified).await.ok();
             }
         };
-        let silent = |cause: String| WorldError::Unreachable { place: member.name.to_string(), cause };
         let waited = tokio::time::timeout(FIRST, complete).await;
-        waited.map_err(|_| silent("its workloads were not listed in time".into()))?.map_err(silent)
+        waited.map_err(|_| WorldError::silent(member.name.as_str(), "its workloads were not listed in time"))?
     }
 
     /// Silence is no proof that nothing happens: the cluster may be gone.
@@ -137,8 +129,8 @@ impl Live {
             let state = self.state.lock().expect("no holder panics");
             (state.failed.clone(), state.heard.is_none_or(|heard| heard.elapsed() > QUIET))
         };
-        if let Some(cause) = failed {
-            return Err(WorldError::Unreachable { place: member.name.to_string(), cause });
+        if let Some(error) = failed {
+            return Err(error);
         }
         if quiet {
             member.door.get("/version").await?;
@@ -148,53 +140,106 @@ impl Live {
     }
 }
 
-async fn follow(
+/// One list that is kept up to date by a watch.
+struct Feed {
     what: Watched,
-    events: impl Stream<Item = watcher::Result<Event<DynamicObject>>>,
+    path: String,
+    door: Door,
     state: Arc<Mutex<State>>,
     changed: Arc<Notify>,
-) {
-    let mut events = std::pin::pin!(events);
-    while let Some(event) = events.next().await {
-        state.lock().expect("no holder panics").take(what, event);
-        changed.notify_waiters();
+}
+
+/// An object as far as it is kept.
+enum Record {
+    Pod(PodRecord),
+    Workload(WorkloadRecord),
+}
+
+impl Record {
+    fn of(what: Watched, object: &Value) -> Self {
+        match what {
+            Watched::Pods => Self::Pod(PodRecord::of(object)),
+            Watched::Workloads(kind) => Self::Workload(WorkloadRecord::of(kind, object)),
+        }
+    }
+
+    fn key(&self) -> (String, String) {
+        match self {
+            Self::Pod(pod) => pod.key(),
+            Self::Workload(record) => (record.workload.namespace.clone(), record.workload.name.clone()),
+        }
+    }
+}
+
+impl Feed {
+    /// Lists and watches until the task is aborted.
+    async fn follow(self) {
+        loop {
+            if let Err(error) = self.list_and_watch().await {
+                tracing::debug!(
+                    path = self.path,
+                    error = &error as &dyn std::error::Error,
+                    "a watch failed; it is opened again"
+                );
+                self.state.lock().expect("no holder panics").failed = Some(error);
+                self.changed.notify_waiters();
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Returns when the cluster cannot go on from the version that was seen last.
+    async fn list_and_watch(&self) -> Result<(), WorldError> {
+        let listed = self.door.list_as(&self.path, "", |object| Record::of(self.what, object)).await?;
+        self.take(|state| state.listed(self.what, listed.items));
+        let mut version = listed.version;
+        loop {
+            let mut events = self.door.watch(&self.path, &version).await?;
+            while let Some((kind, object)) = events.next().await? {
+                match kind.as_str() {
+                    "ADDED" | "MODIFIED" => self.take(|state| state.put(Record::of(self.what, &object))),
+                    "DELETED" => {
+                        let key = Record::of(self.what, &object).key();
+                        self.take(|state| state.remove(self.what, &key));
+                    }
+                    "BOOKMARK" => {}
+                    _ => return Ok(()),
+                }
+                if let Some(seen) = text(&object, "/metadata/resourceVersion") {
+                    seen.clone_into(&mut version);
+                }
+                self.within_limits()?;
+            }
+            // A cluster that ends every watch at once is not asked without a pause.
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    fn take(&self, change: impl FnOnce(&mut State)) {
+        {
+            let mut state = self.state.lock().expect("no holder panics");
+            (state.failed, state.heard) = (None, Some(Instant::now()));
+            change(&mut state);
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn within_limits(&self) -> Result<(), WorldError> {
+        let state = self.state.lock().expect("no holder panics");
+        let most = state.snapshot.pods.len().max(state.snapshot.workloads.len());
+        if most <= self.door.limits().items {
+            return Ok(());
+        }
+        let cause = "it has more workloads or pods than are followed".to_owned();
+        Err(WorldError::Refused { place: self.door.place().to_owned(), code: "list_too_long", cause })
     }
 }
 
 impl State {
-    fn take(&mut self, what: Watched, event: watcher::Result<Event<DynamicObject>>) {
-        let event = match event {
-            Ok(event) => event,
-            Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "a watch failed; it is opened again");
-                self.failed = Some("its workloads cannot be watched".into());
-                return;
-            }
-        };
-        (self.failed, self.heard) = (None, Some(Instant::now()));
-        match event {
-            Event::Init => {
-                self.listing.retain(|(other, _)| *other != what);
-                self.listing.push((what, Vec::new()));
-            }
-            Event::InitApply(object) => {
-                let key = key(&object);
-                if let Some((_, named)) = self.listing.iter_mut().find(|(other, _)| *other == what) {
-                    named.push(key);
-                }
-                self.put(what, object);
-            }
-            Event::InitDone => self.listed(what),
-            Event::Apply(object) => self.put(what, object),
-            Event::Delete(object) => self.remove(what, &key(&object)),
-        }
-    }
-
-    fn put(&mut self, what: Watched, object: DynamicObject) {
-        let Ok(object) = serde_json::to_value(object) else { return };
-        match what {
-            Watched::Pods => self.snapshot.put_pod(PodRecord::of(&object)),
-            Watched::Workloads(kind) => self.put_newer(WorkloadRecord::of(kind, &object)),
+    fn put(&mut self, record: Record) {
+        match record {
+            Record::Pod(pod) => self.snapshot.put_pod(pod),
+            Record::Workload(record) => self.put_newer(record),
         }
     }
 
@@ -216,10 +261,12 @@ impl State {
         }
     }
 
-    /// A list is complete: what it did not name went away while nobody watched.
-    fn listed(&mut self, what: Watched) {
-        let at = self.listing.iter().position(|(other, _)| *other == what);
-        let named = at.map(|at| self.listing.swap_remove(at).1).unwrap_or_default();
+    /// A list is complete: what it does not name went away while no watch was open.
+    fn listed(&mut self, what: Watched, records: Vec<Record>) {
+        let named: BTreeSet<_> = records.iter().map(Record::key).collect();
+        for record in records {
+            self.put(record);
+        }
         let known: Vec<(String, String)> = match what {
             Watched::Pods => self.snapshot.pods.keys().cloned().collect(),
             Watched::Workloads(kind) => {
@@ -227,17 +274,11 @@ impl State {
                 of_kind.map(|workload| (workload.namespace.clone(), workload.name.clone())).collect()
             }
         };
-        let named: std::collections::BTreeSet<_> = named.into_iter().collect();
-        known.iter().filter(|key| !named.contains(*key)).for_each(|key| self.remove(what, key));
-        if !self.complete.contains(&what) {
-            self.complete.push(what);
+        for key in known.iter().filter(|key| !named.contains(*key)) {
+            self.remove(what, key);
         }
+        self.complete.insert(what);
     }
-}
-
-fn key(object: &DynamicObject) -> (String, String) {
-    let metadata = &object.metadata;
-    (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
 }
 
 /// Resource versions of one object grow; they are numbers wherever etcd keeps them, and only compared for the same object.
@@ -250,20 +291,4 @@ fn is_older(this: &Mark, known: &Mark) -> bool {
         (Some((uid, this)), Some((known_uid, known))) => uid == known_uid && this < known,
         _ => false,
     }
-}
-
-/// A watch that failed is opened again at this pace: a person may be waiting for a cluster to come back.
-#[derive(Debug)]
-struct Steady;
-
-impl Iterator for Steady {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        Some(AGAIN)
-    }
-}
-
-impl Backoff for Steady {
-    fn reset(&mut self) {}
 }

@@ -152,10 +152,8 @@ impl MeshWorld {
         let (release, charts): &(_, Charts) = self.release(&version)?;
         let needs_address = what != "definitions";
         let address = if needs_address { self.address(revision).await? } else { Some(String::new()) };
-        let address = address.ok_or_else(|| WorldError::Unreachable {
-            place: "the hosting cluster".into(),
-            cause: "no address was assigned yet".into(),
-        })?;
+        let address =
+            address.ok_or_else(|| WorldError::silent("the hosting cluster", "no address was assigned yet"))?;
         let members: Vec<Name> = self.config.members.iter().map(|member| member.name.clone()).collect();
         let none = Switches::new();
         let rendering = Rendering {

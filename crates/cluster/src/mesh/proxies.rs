@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use model::Name;
 use model::survey::{MemberSurvey, ProxySurvey};
 use model::version::RevisionName;
@@ -15,9 +13,11 @@ use rollout::plan::data_plane::REV_LABEL;
 use rollout::ports::{Settled, Usage, WorldError};
 use serde_json::Value;
 
+use super::data_plane::Snapshot;
 use super::pinned::pinned_in;
 use super::single::{MUTATING, own_name};
 use super::{MeshWorld, names, selector, text};
+use crate::door::array;
 
 /// istiod's debug port.
 const DEBUG: u16 = 8080;
@@ -44,34 +44,39 @@ impl MeshWorld {
         self.config.hosting.list(&format!("/api/v1/namespaces/{}/pods", self.namespace()), &query).await
     }
 
-    async fn ask(&self, pod: &str, path: &str) -> Result<Value, WorldError> {
-        let silent = |cause: String| WorldError::Unreachable { place: format!("istiod replica {pod}"), cause };
+    /// What a replica answers to a question whose answer is a list; `keep` makes of each entry what is held.
+    async fn ask<T>(&self, pod: &str, path: &str, keep: impl Fn(&Value) -> T) -> Result<Vec<T>, WorldError> {
+        let place = format!("istiod replica {pod}");
         let asked = tokio::time::timeout(ANSWER, self.ask_over(pod, path)).await;
-        asked.map_err(|_| silent("no answer in time".into()))?.map_err(silent)
+        let silent = |cause: &str| WorldError::silent(place.clone(), cause);
+        let body = asked.map_err(|_| silent("no answer in time"))?.map_err(silent)?;
+        array(&body, self.config.hosting.limits().items, &keep).map_err(|_| silent("its answer is no list"))
     }
 
-    async fn ask_over(&self, pod: &str, path: &str) -> Result<Value, String> {
-        let pods: Api<Pod> = Api::namespaced(self.config.hosting.client(), self.namespace());
-        let mut forward = pods.portforward(pod, &[DEBUG]).await.map_err(|error| error.to_string())?;
-        let stream = forward.take_stream(DEBUG).ok_or("the port was not forwarded")?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    async fn ask_over(&self, pod: &str, path: &str) -> Result<bytes::Bytes, &'static str> {
+        let failed = |what: &'static str| {
+            move |error: &(dyn std::error::Error + 'static)| {
+                tracing::debug!(pod, error, "{what}");
+                what
+            }
+        };
+        let forward = self.config.hosting.forward(self.namespace(), pod, DEBUG).await;
+        let mut forward = forward.map_err(|error| failed("the port was not forwarded")(&error))?;
+        let stream = forward.stream(DEBUG).ok_or("the port was not forwarded")?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| failed("the connection failed")(&error))?;
         let question = async {
-            let request = http::Request::get(path)
-                .header("Host", "localhost")
-                .body(Empty::<bytes::Bytes>::new())
-                .map_err(|error| error.to_string())?;
-            let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
-            let body = Limited::new(answer.into_body(), MAX_BYTES)
-                .collect()
-                .await
-                .map_err(|error| error.to_string())?
-                .to_bytes();
-            serde_json::from_slice(&body).map_err(|_| "the answer is not JSON".to_owned())
+            let request = http::Request::get(path).header("Host", "localhost").body(Empty::<bytes::Bytes>::new());
+            let request = request.map_err(|error| failed("the question was not sent")(&error))?;
+            let answer = sender.send_request(request).await;
+            let answer = answer.map_err(|error| failed("the connection failed")(&error))?;
+            let body = Limited::new(answer.into_body(), MAX_BYTES).collect().await;
+            let body = body.map_err(|error| failed("the answer broke off or is too large")(error.as_ref()))?;
+            Ok(body.to_bytes())
         };
         tokio::select! {
             answered = question => answered,
-            ended = connection => Err(ended.err().map_or_else(|| "the connection ended".into(), |error| error.to_string())),
+            _ = connection => Err("the connection ended"),
         }
     }
 
@@ -85,11 +90,10 @@ impl MeshWorld {
             return Ok(waiting);
         }
         for pod in self.lasting_replicas(revision).await? {
-            let clusters = self.ask(&pod, "/debug/clusterz").await?;
+            let clusters = self.ask(&pod, "/debug/clusterz", sync_state).await?;
             for member in members {
-                let known =
-                    clusters.as_array().and_then(|list| list.iter().find(|cluster| cluster["id"] == member.as_str()));
-                let state = known.and_then(|cluster| cluster["syncStatus"].as_str()).unwrap_or("unknown");
+                let known = clusters.iter().find(|(cluster, _)| cluster == member.as_str());
+                let state = known.map_or("unknown", |(_, state)| state);
                 if state != "synced" {
                     return Ok(Settled::NotYet(format!("{pod} reports {member} as {state}")));
                 }
@@ -111,10 +115,10 @@ impl MeshWorld {
                 return Ok(format!("; {name}: {reason}"));
             }
             // One that is only starting does not answer either, and is not worth waiting for.
-            let asked = tokio::time::timeout(Duration::from_secs(1), self.ask_over(name, "/debug/clusterz")).await;
-            let Ok(Ok(Value::Array(clusters))) = asked else { continue };
-            let unsynced = clusters.iter().filter(|cluster| cluster["syncStatus"] != "synced");
-            let names: Vec<&str> = unsynced.filter_map(|cluster| cluster["id"].as_str()).collect();
+            let asked = self.ask(name, "/debug/clusterz", sync_state);
+            let Ok(Ok(clusters)) = tokio::time::timeout(Duration::from_secs(1), asked).await else { continue };
+            let unsynced = clusters.iter().filter(|(_, state)| state != "synced");
+            let names: Vec<&str> = unsynced.map(|(cluster, _)| cluster.as_str()).collect();
             if !names.is_empty() {
                 return Ok(format!("; {name} has not synced {}", names.join(", ")));
             }
@@ -126,51 +130,37 @@ impl MeshWorld {
     pub(super) async fn proxies(&self, members: &[MemberSurvey]) -> Vec<ProxySurvey> {
         let revisions: BTreeSet<&RevisionName> =
             members.iter().flat_map(|member| member.injectors.iter().map(|injector| &injector.revision)).collect();
-        let mut proxies = Vec::new();
-        for revision in revisions {
-            for pod in self.replicas(revision).await.unwrap_or_default() {
-                if let Ok(Value::Array(connected)) = self.ask(&pod, "/debug/syncz").await {
-                    proxies.extend(connected.iter().map(|proxy| proxy_survey(revision, proxy)));
-                }
-            }
-        }
-        self.mark_ghosts(&mut proxies).await;
-        proxies
-    }
-
-    /// All of a proxy's identity is what it says of itself: one without a pod is shown, and blocks, but is marked.
-    async fn mark_ghosts(&self, proxies: &mut [ProxySurvey]) {
-        for member in &self.config.members {
-            let Ok(snapshot) = self.snapshots.of(member).await else { continue };
-            let pods: BTreeSet<String> =
-                snapshot.pods.keys().map(|(namespace, name)| format!("{name}.{namespace}")).collect();
-            for proxy in proxies.iter_mut().filter(|proxy| proxy.member == member.name.as_str()) {
-                proxy.ghost = !pods.contains(&proxy.proxy);
-            }
-        }
+        let looks = revisions.into_iter().map(|revision| async move {
+            let replicas = self.replicas(revision).await.unwrap_or_default();
+            let asked = replicas.iter().map(|pod| self.ask(pod, "/debug/syncz", |proxy| proxy_survey(revision, proxy)));
+            futures::future::join_all(asked).await
+        });
+        futures::future::join_all(looks).await.into_iter().flatten().flatten().flatten().collect()
     }
 
     /// Requirement B8: connected proxies of every replica, live pods, pod templates, namespaces, tags. What does not answer
     /// counts as using it.
     pub(super) async fn who_uses(&self, revision: &RevisionName) -> Result<Usage, WorldError> {
         let (mut users, mut silent) = (Vec::new(), Vec::new());
-        let running = self.istiods(revision).await?.into_iter().filter(runs);
-        for pod in running.filter_map(|pod| text(&pod, "/metadata/name").map(str::to_owned)) {
-            match self.ask(&pod, "/debug/syncz").await {
-                Ok(Value::Array(connected)) => {
-                    users.extend(
-                        connected.iter().map(|proxy| format!("proxy {}", proxy["proxy"].as_str().unwrap_or("?"))),
-                    );
-                }
-                Ok(Value::Null) => {}
-                Ok(_) | Err(_) => silent.push(format!("replica {pod}")),
+        let running: Vec<Value> = self.istiods(revision).await?.into_iter().filter(runs).collect();
+        let asked = names(&running).into_iter().map(|pod| async move {
+            let connected =
+                self.ask(&pod, "/debug/syncz", |proxy| format!("proxy {}", proxy["proxy"].as_str().unwrap_or("?")));
+            connected.await.map_err(|_| format!("replica {pod}"))
+        });
+        let looks = self.config.members.iter().map(|member| self.used_in(member, revision));
+        let (connected, used) = tokio::join!(futures::future::join_all(asked), futures::future::join_all(looks));
+        for found in connected {
+            match found {
+                Ok(proxies) => users.extend(proxies),
+                Err(replica) => silent.push(replica),
             }
         }
-        for member in &self.config.members {
-            match self.used_in(member, revision).await {
+        for found in used {
+            match found {
                 Ok(found) => users.extend(found),
                 Err(WorldError::Expired) => return Err(WorldError::Expired),
-                Err(error) => silent.push(format!("{error}")),
+                Err(error) => silent.push(error.to_string()),
             }
         }
         Ok(match (users.is_empty(), silent.is_empty()) {
@@ -181,7 +171,7 @@ impl MeshWorld {
     }
 
     async fn used_in(&self, member: &super::MemberDoor, revision: &RevisionName) -> Result<Vec<String>, WorldError> {
-        let snapshot = self.snapshots.of(member).await?;
+        let snapshot = Snapshot::read(member).await?;
         let name = revision.as_str();
         let carry = snapshot.pods.values().filter(|pod| pod.live && pod.revision.as_deref() == Some(name));
         let mut users: Vec<String> =
@@ -221,6 +211,12 @@ impl MeshWorld {
 fn runs(pod: &Value) -> bool {
     let containers = pod.pointer("/status/containerStatuses").and_then(Value::as_array);
     containers.is_some_and(|list| list.iter().any(|container| container["state"].get("running").is_some()))
+}
+
+/// A member's name in a control plane, and whether that has read it.
+fn sync_state(cluster: &Value) -> (String, String) {
+    let part = |key: &str| cluster[key].as_str().unwrap_or_default().to_owned();
+    (part("id"), part("syncStatus"))
 }
 
 fn proxy_survey(revision: &RevisionName, proxy: &Value) -> ProxySurvey {

@@ -1,6 +1,6 @@
 //! A fresh look at every member: what plans are built from and the API shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::injection::{Injector, NamespaceLabels};
 use model::survey::{MemberSurvey, NamespaceSurvey, Survey, WorkloadSurvey};
@@ -16,17 +16,27 @@ use super::{MemberDoor, MeshWorld, text};
 /// Namespaces that are Kubernetes' own and never part of a mesh.
 const SYSTEM: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 
+/// A member's pods, as proxies name themselves: `name.namespace`.
+type Pods = BTreeSet<String>;
+
 impl MeshWorld {
+    /// Reads each member once, all of them side by side.
     pub(super) async fn look_around(&self) -> Result<Survey, WorldError> {
-        self.snapshots.forget();
         let looks = self.config.members.iter().map(|member| self.look_at(member));
-        let members = futures::future::try_join_all(looks).await?;
-        let proxies = self.proxies(&members).await;
+        let (members, pods): (Vec<MemberSurvey>, Vec<Pods>) =
+            futures::future::try_join_all(looks).await?.into_iter().unzip();
+        let mut proxies = self.proxies(&members).await;
+        // All of a proxy's identity is what it says of itself: one without a pod is shown, and blocks, but is marked.
+        for (member, pods) in members.iter().zip(&pods) {
+            for proxy in proxies.iter_mut().filter(|proxy| proxy.member == member.member.as_str()) {
+                proxy.ghost = !pods.contains(&proxy.proxy);
+            }
+        }
         Ok(Survey { members, proxies })
     }
 
-    async fn look_at(&self, member: &MemberDoor) -> Result<MemberSurvey, WorldError> {
-        let snapshot = self.snapshots.of(member).await?;
+    async fn look_at(&self, member: &MemberDoor) -> Result<(MemberSurvey, Pods), WorldError> {
+        let snapshot = Snapshot::read(member).await?;
         let webhooks =
             member.door.list("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", "").await?;
         let listed = member.door.list("/api/v1/namespaces", "").await?;
@@ -36,7 +46,8 @@ impl MeshWorld {
         };
         let injecting: Vec<&Value> = webhooks.iter().filter(|webhook| injects_sidecars(webhook)).collect();
         let ours = |webhook: &&&Value| webhook["metadata"]["labels"][OWNER_LABEL] == self.namespace();
-        Ok(MemberSurvey {
+        let pods = snapshot.pods.keys().map(|(namespace, name)| format!("{name}.{namespace}")).collect();
+        let survey = MemberSurvey {
             member: member.name.clone(),
             kubernetes: (part("/major"), part("/minor")),
             namespaces: self.namespaces(&listed, &snapshot),
@@ -46,7 +57,8 @@ impl MeshWorld {
                 .filter(|webhook| !ours(webhook))
                 .filter_map(|webhook| text(webhook, "/metadata/name").map(str::to_owned))
                 .collect(),
-        })
+        };
+        Ok((survey, pods))
     }
 
     fn namespaces(&self, listed: &[Value], snapshot: &Snapshot) -> Vec<NamespaceSurvey> {

@@ -170,7 +170,11 @@ async fn evidence(world: &dyn World, layout: &Layout, skew: SkewRule) -> Result<
 
 /// A look at every member that takes longer than any of its calls may: counts as no answer.
 pub(super) fn too_slow() -> WorldError {
-    WorldError::Unreachable { place: "a cluster of the mesh".into(), cause: "the look took too long".into() }
+    WorldError::Unreachable {
+        place: "a cluster of the mesh".into(),
+        code: "look_too_slow",
+        cause: "the look took too long".into(),
+    }
 }
 
 /// One event for each group of facts, so that whoever follows along sees steps begin and end.

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use model::operation::{Fact, OperationKind, Problem};
 use model::plan::{Step, Target};
-use rollout::decide::{Decision, Run as StepRun, UNREACHABLE, decide};
+use rollout::decide::{Decision, Run as StepRun, decide};
 use rollout::ports::{Mark, World, WorldError};
 use rollout::step::{Check, irrevocable};
 use store::{Item, Record, StoreError};
@@ -23,6 +23,7 @@ const CALLS: usize = 16;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Looks {
     first: Timestamp,
+    last: Timestamp,
     answered: Timestamp,
     goal: Option<(u32, Timestamp)>,
 }
@@ -74,7 +75,11 @@ impl Run<'_> {
         if chosen.is_empty() {
             return Ok(Tick::Finished);
         }
-        let looked = self.look(&chosen, world.as_ref()).await;
+        let due = self.due(chosen);
+        if due.is_empty() {
+            return Ok(Tick::Again);
+        }
+        let looked = self.look(&due, world.as_ref()).await;
         self.lease.progressed();
         let mut facts = Vec::new();
         let mut acts = Vec::new();
@@ -111,6 +116,17 @@ impl Run<'_> {
         })
     }
 
+    /// Those of the steps whose last look is long enough ago.
+    fn due(&self, mut chosen: Vec<usize>) -> Vec<usize> {
+        let now = self.now();
+        chosen.retain(|index| {
+            let item = &self.items[*index];
+            let between = self.engine.settings.patience.between_looks(&item.step);
+            self.looks.get(&item.number).is_none_or(|looks| now.duration_since(looks.last) >= between)
+        });
+        chosen
+    }
+
     async fn look(&self, chosen: &[usize], world: &dyn World) -> Vec<(usize, Result<Check, WorldError>)> {
         let mut looks: Vec<BoxFuture<'_, (usize, Result<Check, WorldError>)>> = Vec::with_capacity(chosen.len());
         for index in chosen.iter().copied() {
@@ -127,8 +143,13 @@ impl Run<'_> {
     /// Adds one look to what is known of a step.
     fn count(&mut self, index: usize, check: &Result<Check, WorldError>) -> StepRun {
         let now = self.now();
-        let looks =
-            self.looks.entry(self.items[index].number).or_insert(Looks { first: now, answered: now, goal: None });
+        let looks = self.looks.entry(self.items[index].number).or_insert(Looks {
+            first: now,
+            last: now,
+            answered: now,
+            goal: None,
+        });
+        looks.last = now;
         if !matches!(check, Err(WorldError::Unreachable { .. })) {
             looks.answered = now;
         }
@@ -228,7 +249,7 @@ impl Run<'_> {
         if !moved {
             return self.pause(problem, facts).await;
         }
-        if problem.code != UNREACHABLE {
+        if !problem.is_silence() {
             return self.fail(problem, facts).await;
         }
         if tags().all(|item| item.progress.done) {
@@ -242,5 +263,9 @@ impl Run<'_> {
 
 /// A look that takes longer than any of its calls may: counts as no answer.
 fn too_slow(item: &Item) -> WorldError {
-    WorldError::Unreachable { place: item.step.to_string(), cause: "the look took too long".into() }
+    WorldError::Unreachable {
+        place: item.step.to_string(),
+        code: "look_too_slow",
+        cause: "the look took too long".into(),
+    }
 }

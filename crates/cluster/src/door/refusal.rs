@@ -1,0 +1,117 @@
+//! A refusal of a cluster in our own words. Its own message is text from outside: only bounded facts are parsed from it, and
+//! the rest goes to the debug log.
+
+use http::StatusCode;
+use serde_json::Value;
+
+/// Bytes of a name that Kubernetes gives: a DNS name.
+const MAX_NAME_BYTES: usize = 253;
+/// Bytes of a field's path that are repeated.
+const MAX_FIELD_BYTES: usize = 128;
+
+/// What a cluster answered instead of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    /// Our words, which may name a webhook, a policy, a quota or a field.
+    pub(crate) words: String,
+}
+
+/// Beginnings of messages of Kubernetes' own code, with what a quoted or plain name after them is.
+const NAMED: [(&str, &str, &str); 7] = [
+    ("admission webhook ", "the admission webhook ", " denied it"),
+    ("failed calling webhook ", "the webhook ", " did not answer"),
+    ("ValidatingAdmissionPolicy ", "the ValidatingAdmissionPolicy ", " denied it"),
+    ("exceeded quota: ", "the quota ", " is exceeded"),
+    ("failed quota: ", "the quota ", " needs values that the object does not have"),
+    ("violates PodSecurity ", "the Pod Security level ", " does not allow it"),
+    ("no matches for kind ", "the kind ", " is unknown there"),
+];
+
+impl Refusal {
+    /// Reads the body of an answer, which should be a `Status` and may be anything.
+    pub(crate) fn read(status: StatusCode, asked: &str, body: &Value) -> Self {
+        let message = body["message"].as_str().unwrap_or_default();
+        tracing::debug!(asked, status = status.as_u16(), message, "a cluster refused");
+        let words = named(message).or_else(|| field(body)).unwrap_or_else(|| plain(status, asked, body));
+        Self { status, words }
+    }
+}
+
+/// A known reason with the name that belongs to it.
+fn named(message: &str) -> Option<String> {
+    NAMED.iter().find_map(|(start, before, after)| {
+        let rest = &message[message.find(start)? + start.len()..];
+        let rest = rest.trim_start_matches(['"', '\'']);
+        let end = rest.find(['"', '\'', ',', ' ']).unwrap_or(rest.len());
+        let name = &rest[..end];
+        is_name(name).then(|| format!("{before}{name}{after}"))
+    })
+}
+
+/// The field that is not valid.
+fn field(body: &Value) -> Option<String> {
+    let field = body.pointer("/details/causes/0/field")?.as_str()?;
+    let plain = field.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".[]-_/".contains(&byte));
+    let fits = plain && !field.is_empty() && field.len() <= MAX_FIELD_BYTES;
+    fits.then(|| format!("the field {field} of the object is not valid there"))
+}
+
+fn plain(status: StatusCode, asked: &str, body: &Value) -> String {
+    let reason = body["reason"].as_str().filter(|reason| is_name(reason)).unwrap_or("no reason");
+    if status == StatusCode::FORBIDDEN {
+        return format!("the account may not {asked}");
+    }
+    format!("it answered {} ({reason}) to {asked}", status.as_u16())
+}
+
+/// Letters, digits, dashes, dots and colons: what names and reasons of Kubernetes are made of.
+fn is_name(text: &str) -> bool {
+    let letters = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.:_".contains(&byte));
+    letters && !text.is_empty() && text.len() <= MAX_NAME_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn words(status: u16, body: &Value) -> String {
+        Refusal::read(StatusCode::from_u16(status).expect("a status"), "POST /api/v1/pods", body).words
+    }
+
+    #[test]
+    fn a_refusal_names_its_cause_and_repeats_no_text() {
+        let said = |message: &str| words(403, &json!({ "message": message, "reason": "Forbidden" }));
+        for (message, expected) in [
+            (
+                "admission webhook \"policy.example.com\" denied the request: call <script>",
+                "the admission webhook policy.example.com denied it",
+            ),
+            (
+                "Internal error occurred: failed calling webhook \"rev.namespace.sidecar-injector.istio.io\": x",
+                "the webhook rev.namespace.sidecar-injector.istio.io did not answer",
+            ),
+            ("pods \"a\" is forbidden: exceeded quota: compute, requested: pods=1", "the quota compute is exceeded"),
+            (
+                "pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\": x",
+                "the Pod Security level restricted:latest does not allow it",
+            ),
+            (
+                "pods \"a\" is forbidden: ValidatingAdmissionPolicy 'no-pods' with binding 'b' denied request: x",
+                "the ValidatingAdmissionPolicy no-pods denied it",
+            ),
+            ("admission webhook \"<b>evil</b>\" denied", "the account may not POST /api/v1/pods"),
+            ("the earth is flat", "the account may not POST /api/v1/pods"),
+        ] {
+            assert_eq!(said(message), expected);
+        }
+        let invalid = json!({ "message": "x", "reason": "Invalid", "details": { "causes": [{ "field": "spec.ports[0].port" }] } });
+        assert_eq!(words(422, &invalid), "the field spec.ports[0].port of the object is not valid there");
+        assert_eq!(
+            words(400, &json!({ "reason": "Bad Request <i>" })),
+            "it answered 400 (no reason) to POST /api/v1/pods"
+        );
+    }
+}

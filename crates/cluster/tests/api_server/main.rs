@@ -1,0 +1,6 @@
+//! Calls to API servers that run in the test's own process and answer as they are told.
+
+mod connects;
+mod fake;
+mod hostile;
+mod looks;
