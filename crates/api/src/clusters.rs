@@ -59,7 +59,9 @@ async fn begin(
 /// Renew a credential
 ///
 /// Makes the next credential of our account in the cluster, by the present one or by a submitted kubeconfig, and brings it to
-/// the control planes that read the cluster, without a restart. The one before it stays good for the overlap.
+/// the control planes that read the cluster, without a restart. The one before it stays good for the overlap. A submitted
+/// kubeconfig may name another address or authority of the same cluster; control planes that read either only when they start
+/// are restarted then, one replica after the other.
 #[utoipa::path(post, path = "/v1/clusters/{cluster_id}/credentials", operation_id = "renewCredential", tag = "clusters", request_body = RenewCredential,
     params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)), responses((status = 202, body = Operation)))]
 pub(crate) async fn renew_credential(
@@ -76,12 +78,6 @@ pub(crate) async fn renew_credential(
         return Err(ApiError::field("/overlap_seconds", format!("at most {}", MAX_OVERLAP.as_secs())));
     }
     let submitted = body.value.kubeconfig.as_ref().map(|text| read(&caller, text)).transpose()?;
-    if let Some((server, _)) = &submitted
-        && *server != found.server
-    {
-        let said = format!("{} was registered at {}; the control planes keep that address", found.name, found.server);
-        return Err(ApiError::field("/kubeconfig", said).coded("another_server"));
-    }
     if !matches!(found.state, ClusterState::Ready | ClusterState::Unreachable(_)) {
         let said = format!("{} is not ready, so we hold no credential of it.", found.name);
         return Err(ApiError::new(
@@ -159,7 +155,7 @@ pub(crate) async fn change_cluster(
 
 /// Forget a cluster
 ///
-/// Refused while a mesh uses it.
+/// Refused while a mesh uses it. A registration that is under way ends with `cluster_gone`.
 #[utoipa::path(delete, path = "/v1/clusters/{cluster_id}", operation_id = "deleteCluster", tag = "clusters",
     params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)), responses((status = 204)))]
 pub(crate) async fn delete_cluster(

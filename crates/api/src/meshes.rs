@@ -81,6 +81,10 @@ async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<N
         if cluster.state != ClusterState::Ready {
             return Err(ApiError::field(&pointer, format!("{} is not ready", cluster.name)).coded("cluster_not_ready"));
         }
+        if !cluster.held {
+            let said = format!("{} is the same cluster as an older registration's", cluster.name);
+            return Err(ApiError::field(&pointer, said).coded("cluster_registered_already"));
+        }
         members.push(cluster.id);
         versions.push((cluster.name, kubernetes(cluster.kubernetes_version.as_deref())));
     }

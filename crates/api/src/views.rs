@@ -5,7 +5,7 @@ use model::credential::Life;
 use model::injection::{Injection, PodLabels, decide, labels_conflict};
 use model::operation::OperationState;
 use model::survey::{MemberSurvey, Survey};
-use model::upgrade::UpgradeState;
+use model::upgrade::{Finding, UpgradeState};
 use serde::Serialize;
 use store::{ClusterState, MeshState};
 use wire::{NamespaceView, Progress, ProxyView, Step, Trouble, Wave, WorkloadView};
@@ -46,10 +46,21 @@ pub(crate) fn cluster(cluster: &store::Cluster, now: Timestamp) -> wire::Cluster
         state: state.into(),
         problem,
         credential: cluster.life.map(|life| credential(&life, now)),
+        findings: cluster.findings.iter().map(finding).collect(),
         server: cluster.server.clone(),
         kubernetes_version: cluster.kubernetes_version.clone(),
         created_at: cluster.created_at,
         observed_at: cluster.observed_at,
+    }
+}
+
+fn finding(finding: &Finding) -> wire::Finding {
+    wire::Finding {
+        code: finding.code.clone(),
+        severity: name(&finding.severity),
+        object: finding.object.clone(),
+        message: finding.message.clone(),
+        hint: finding.hint.clone(),
     }
 }
 
@@ -97,16 +108,7 @@ pub(crate) fn upgrade(upgrade: &store::Upgrade) -> wire::Upgrade {
         strategy: name(&upgrade.choice.strategy),
         state: upgrade.state.as_str().into(),
         allowed_verbs: upgrade.state.allowed().iter().map(name).collect(),
-        findings: findings
-            .iter()
-            .map(|finding| wire::Finding {
-                code: finding.code.clone(),
-                severity: name(&finding.severity),
-                object: finding.object.clone(),
-                message: finding.message.clone(),
-                hint: finding.hint.clone(),
-            })
-            .collect(),
+        findings: findings.iter().map(finding).collect(),
         problem: match &upgrade.state {
             UpgradeState::Paused { problem, .. }
             | UpgradeState::Restoring { problem }

@@ -113,9 +113,12 @@ async fn cluster(client: &Client, format: Format, command: Cluster) -> Result<()
         }
         Cluster::Get { cluster } => {
             let id = client.cluster(&cluster).await?;
-            print(format, &client.get::<ClusterView>(&format!("/v1/clusters/{id}")).await?, &CLUSTER, |cluster| {
-                vec![cluster_row(cluster)]
-            })
+            let found = client.get::<ClusterView>(&format!("/v1/clusters/{id}")).await?;
+            // Beside the table, so that what reads the table by a program still can.
+            if matches!(format, Format::Table) {
+                found.findings.iter().for_each(|finding| note(&watch::finding_line(finding)));
+            }
+            print(format, &found, &CLUSTER, |cluster| vec![cluster_row(cluster)])
         }
         Cluster::Register { name, kubeconfig, written, wait } => {
             let text = text_of(&kubeconfig)?;

@@ -88,16 +88,7 @@ pub(crate) async fn upgrade(client: &Client, id: &str, timeout: u64) -> Result<U
             return Err(trouble(problem));
         }
         if now.state == "blocked" {
-            let lines: Vec<String> = now
-                .findings
-                .iter()
-                .map(|finding| {
-                    format!(
-                        "{} {}: {} ({})\n  {}",
-                        finding.severity, finding.object, finding.message, finding.code, finding.hint
-                    )
-                })
-                .collect();
+            let lines: Vec<String> = now.findings.iter().map(finding_line).collect();
             return Err(Failure::new(6, format!("the precheck found:\n{}", lines.join("\n"))));
         }
         if now.done
@@ -110,4 +101,9 @@ pub(crate) async fn upgrade(client: &Client, id: &str, timeout: u64) -> Result<U
             return Err(still_running(id));
         }
     }
+}
+
+/// A finding for people: what it is about, what is wrong and what helps.
+pub(crate) fn finding_line(finding: &wire::Finding) -> String {
+    format!("{} {}: {} ({})\n  {}", finding.severity, finding.object, finding.message, finding.code, finding.hint)
 }

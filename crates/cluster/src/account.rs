@@ -1,30 +1,80 @@
 //! Our account in a user's cluster: what it may do, and the tokens that it and the control planes' own accounts live by.
 //!
-//! Every token ends by itself and is bound to a Secret of its serial number: a renewal makes the next Secret, and taking
-//! the older ones away ends their tokens at once (Kubernetes' `TokenRequest`, `boundObjectRef`).
+//! Accounts, roles and Secrets are named by the registration, so that two registrations of one cluster, from two
+//! installations of this service, never take anything away from each other. Every token ends by itself and is bound to a
+//! Secret of its serial number: a renewal makes the next Secret, and taking the older ones away ends their tokens at once
+//! (Kubernetes' `TokenRequest`, `boundObjectRef`).
 
 use std::time::Duration;
 
+use http::HeaderValue;
 use jiff::Timestamp;
+use model::ids::ClusterId;
 use rollout::ports::{Permit, WorldError};
 use serde_json::{Value, json};
 
 use crate::door::Door;
 use crate::mesh::GROUPS;
 
-/// Where our account lives in a user's cluster.
+/// Where accounts of ours live in a user's cluster.
 pub(crate) const NAMESPACE: &str = "meshwright-system";
-/// What it is called.
-pub(crate) const ACCOUNT: &str = "meshwright";
+/// Says on a Secret which registration's tokens are bound to it.
+const REGISTRATION_LABEL: &str = "meshwright.dev/registration";
 /// Says on a Secret which tokens are bound to it.
 pub(crate) const SERIAL_LABEL: &str = "meshwright.dev/serial";
 /// The shortest life that Kubernetes gives a token.
 pub const SHORTEST_LIFE: Duration = Duration::from_mins(10);
+/// The longest token that is taken from a cluster, in bytes; real ones have about 1,200. Every request carries it in a
+/// header, and servers refuse headers of more than 8 KiB.
+const MAX_TOKEN_BYTES: usize = 7 * 1024;
 
 /// A token that a cluster issued.
 pub(crate) struct Minted {
     pub(crate) token: String,
     pub(crate) expires_at: Timestamp,
+}
+
+/// The account of one registration, by its name: that of its `ServiceAccount`, `ClusterRole` and `ClusterRoleBinding`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account(String);
+
+impl Account {
+    /// The account of a registration.
+    pub fn of(cluster: ClusterId) -> Self {
+        let id = cluster.to_string();
+        let digits = id.split_once('_').map_or(id.as_str(), |(_, digits)| digits);
+        Self(format!("meshwright-{digits}"))
+    }
+
+    /// Its name in the cluster.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// The Secrets that its tokens are bound to.
+    pub(crate) fn anchors(&self) -> Anchors<'_> {
+        Anchors { namespace: NAMESPACE, account: Some(self) }
+    }
+
+    /// Makes the account, or brings it to what this server needs. Safe to repeat.
+    pub(crate) async fn make(&self, door: &Door) -> Result<(), WorldError> {
+        let name = self.name();
+        let labels = json!({ "app.kubernetes.io/managed-by": "meshwright", REGISTRATION_LABEL: name });
+        let named = |kind: &str, api: &str, name: &str, labels: &Value| json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name, "labels": labels } });
+        let rbac = "rbac.authorization.k8s.io/v1";
+        let mut role = named("ClusterRole", rbac, name, &labels);
+        role["rules"] = rules();
+        let mut binding = named("ClusterRoleBinding", rbac, name, &labels);
+        binding["roleRef"] = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name });
+        binding["subjects"] = json!([{ "kind": "ServiceAccount", "name": name, "namespace": NAMESPACE }]);
+        let here = format!("/api/v1/namespaces/{NAMESPACE}");
+        let shared = json!({ "app.kubernetes.io/managed-by": "meshwright" });
+        door.apply(&here, &named("Namespace", "v1", NAMESPACE, &shared), None).await?;
+        let account = named("ServiceAccount", "v1", name, &labels);
+        door.apply(&format!("{here}/serviceaccounts/{name}"), &account, None).await?;
+        door.apply(&format!("/apis/{rbac}/clusterroles/{name}"), &role, None).await?;
+        door.apply(&format!("/apis/{rbac}/clusterrolebindings/{name}"), &binding, None).await.map(|_| ())
+    }
 }
 
 /// What the worker's account may do in a user's cluster. `xtask scenario all` compares it with what was done.
@@ -53,89 +103,174 @@ pub fn rules() -> Value {
     ])
 }
 
-/// Makes the account, or brings it to what this server needs. Safe to repeat.
-pub(crate) async fn make(door: &Door) -> Result<(), WorldError> {
-    let labels = json!({ "app.kubernetes.io/managed-by": "meshwright" });
-    let named = |kind: &str, api: &str, name: &str| json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name, "labels": labels } });
-    let rbac = "rbac.authorization.k8s.io/v1";
-    let mut role = named("ClusterRole", rbac, ACCOUNT);
-    role["rules"] = rules();
-    let mut binding = named("ClusterRoleBinding", rbac, ACCOUNT);
-    binding["roleRef"] = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": ACCOUNT });
-    binding["subjects"] = json!([{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE }]);
-    let here = format!("/api/v1/namespaces/{NAMESPACE}");
-    door.apply(&here, &named("Namespace", "v1", NAMESPACE), None).await?;
-    door.apply(&format!("{here}/serviceaccounts/{ACCOUNT}"), &named("ServiceAccount", "v1", ACCOUNT), None).await?;
-    door.apply(&format!("/apis/{rbac}/clusterroles/{ACCOUNT}"), &role, None).await?;
-    door.apply(&format!("/apis/{rbac}/clusterrolebindings/{ACCOUNT}"), &binding, None).await.map(|_| ())
+/// The Secrets of one namespace that tokens are bound to: those of a registration in our own namespace, or all of them in
+/// a mesh's, which no other registration uses.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Anchors<'a> {
+    namespace: &'a str,
+    account: Option<&'a Account>,
 }
 
-/// The Secret that the tokens of a serial number are bound to.
-pub(crate) fn anchor(serial: i64) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Secret",
-        "metadata": { "name": format!("meshwright-access-{serial}"), "labels": { SERIAL_LABEL: serial.to_string() } },
-    })
-}
-
-/// Makes the Secret of a serial number in a namespace. Safe to repeat.
-pub(crate) async fn put_anchor(door: &Door, namespace: &str, serial: i64) -> Result<(), WorldError> {
-    let path = format!("/api/v1/namespaces/{namespace}/secrets/meshwright-access-{serial}");
-    door.apply(&path, &anchor(serial), None).await.map(|_| ())
-}
-
-/// The serial numbers whose Secrets are in a namespace, with the Secrets, oldest first.
-pub(crate) async fn anchors(door: &Door, namespace: &str) -> Result<Vec<(i64, Value)>, WorldError> {
-    let query = format!("labelSelector={}", SERIAL_LABEL.replace('/', "%2F"));
-    let listed = door.list(&format!("/api/v1/namespaces/{namespace}/secrets"), &query).await?;
-    let number = |object: &Value| object["metadata"]["labels"][SERIAL_LABEL].as_str()?.parse().ok();
-    let mut found: Vec<(i64, Value)> =
-        listed.into_iter().filter_map(|object| Some((number(&object)?, object))).collect();
-    found.sort_by_key(|(serial, _)| *serial);
-    Ok(found)
-}
-
-/// Asks for a token of an account, bound to the newest Secret of its namespace; answers the serial number as well.
-pub(crate) async fn mint(
-    door: &Door,
-    namespace: &str,
-    account: &str,
-    life: Duration,
-    permit: Option<&Permit>,
-) -> Result<(i64, Minted), WorldError> {
-    let Some((serial, anchor)) = anchors(door, namespace).await?.pop() else {
-        let cause = format!("the namespace {namespace} has no Secret that tokens are bound to");
-        return Err(WorldError::silent(door.place(), cause));
-    };
-    let metadata = &anchor["metadata"];
-    let request = json!({
-        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
-        "spec": {
-            "expirationSeconds": life.max(SHORTEST_LIFE).as_secs(),
-            "boundObjectRef": { "apiVersion": "v1", "kind": "Secret", "name": metadata["name"], "uid": metadata["uid"] },
-        },
-    });
-    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
-    let answer = door.create(&path, &request, permit).await?;
-    let status = &answer["status"];
-    let read = || {
-        let token = status["token"].as_str()?.to_owned();
-        let expires_at = status["expirationTimestamp"].as_str()?.parse().ok()?;
-        Some(Minted { token, expires_at })
-    };
-    let minted =
-        read().ok_or_else(|| WorldError::silent(door.place(), "it answered a request for a token without one"))?;
-    Ok((serial, minted))
-}
-
-/// Takes away the Secrets before a serial number, and with them their tokens. Answers whether there were any.
-pub(crate) async fn retire(door: &Door, namespace: &str, serial: i64) -> Result<bool, WorldError> {
-    let mut any = false;
-    for (older, anchor) in anchors(door, namespace).await?.into_iter().filter(|(older, _)| *older < serial) {
-        let name = anchor["metadata"]["name"].as_str().unwrap_or_default();
-        tracing::info!(place = door.place(), namespace, serial = older, "a credential is taken away");
-        door.delete(&format!("/api/v1/namespaces/{namespace}/secrets/{name}"), None, None).await?;
-        any = true;
+impl<'a> Anchors<'a> {
+    /// Those of a mesh's namespace.
+    pub(crate) fn of_mesh(namespace: &'a str) -> Self {
+        Self { namespace, account: None }
     }
-    Ok(any)
+
+    /// The Secret that the tokens of a serial number are bound to.
+    pub(crate) fn object(&self, serial: i64) -> Value {
+        let prefix = self.account.map_or("meshwright-access", Account::name);
+        let mut labels = json!({ SERIAL_LABEL: serial.to_string() });
+        if let Some(account) = self.account {
+            labels[REGISTRATION_LABEL] = account.name().into();
+        }
+        json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": { "name": format!("{prefix}-{serial}"), "namespace": self.namespace, "labels": labels },
+        })
+    }
+
+    /// Makes the Secret of a serial number. Safe to repeat.
+    pub(crate) async fn put(&self, door: &Door, serial: i64) -> Result<(), WorldError> {
+        let object = self.object(serial);
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        door.apply(&format!("/api/v1/namespaces/{}/secrets/{name}", self.namespace), &object, None).await.map(|_| ())
+    }
+
+    /// The serial numbers that are there, with their Secrets, oldest first.
+    async fn list(&self, door: &Door) -> Result<Vec<(i64, Value)>, WorldError> {
+        let escaped = |label: &str| label.replace('/', "%2F");
+        let mut query = format!("labelSelector={}", escaped(SERIAL_LABEL));
+        if let Some(account) = self.account {
+            query.push_str(&format!(",{}%3D{}", escaped(REGISTRATION_LABEL), account.name()));
+        }
+        let listed = door.list(&format!("/api/v1/namespaces/{}/secrets", self.namespace), &query).await?;
+        let number = |object: &Value| object["metadata"]["labels"][SERIAL_LABEL].as_str()?.parse().ok();
+        let mut found: Vec<(i64, Value)> =
+            listed.into_iter().filter_map(|object| Some((number(&object)?, object))).collect();
+        found.sort_by_key(|(serial, _)| *serial);
+        Ok(found)
+    }
+
+    /// The highest serial number that is there, 0 for none.
+    pub(crate) async fn newest(&self, door: &Door) -> Result<i64, WorldError> {
+        Ok(self.list(door).await?.last().map_or(0, |(serial, _)| *serial))
+    }
+
+    /// Asks for a token of an account, bound to the newest Secret; answers the serial number as well.
+    pub(crate) async fn mint(
+        &self,
+        door: &Door,
+        account: &str,
+        life: Duration,
+        permit: Option<&Permit>,
+    ) -> Result<(i64, Minted), WorldError> {
+        let namespace = self.namespace;
+        let Some((serial, anchor)) = self.list(door).await?.pop() else {
+            let cause = format!("the namespace {namespace} has no Secret that tokens are bound to");
+            return Err(WorldError::silent(door.place(), cause));
+        };
+        let metadata = &anchor["metadata"];
+        let request = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {
+                "expirationSeconds": life.max(SHORTEST_LIFE).as_secs(),
+                "boundObjectRef": { "apiVersion": "v1", "kind": "Secret", "name": metadata["name"], "uid": metadata["uid"] },
+            },
+        });
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let answer = door.create(&path, &request, permit).await?;
+        let minted = minted(&answer).ok_or_else(|| WorldError::Refused {
+            place: door.place().to_owned(),
+            code: "token_unusable",
+            cause: "its answer to a request for a token holds none that can be sent".into(),
+        })?;
+        Ok((serial, minted))
+    }
+
+    /// Takes away the Secrets before a serial number, and with them their tokens. Answers whether there were any.
+    pub(crate) async fn retire(&self, door: &Door, serial: i64) -> Result<bool, WorldError> {
+        let namespace = self.namespace;
+        let mut any = false;
+        for (older, anchor) in self.list(door).await?.into_iter().filter(|(older, _)| *older < serial) {
+            let name = anchor["metadata"]["name"].as_str().unwrap_or_default();
+            tracing::info!(place = door.place(), namespace, serial = older, "a credential is taken away");
+            door.delete(&format!("/api/v1/namespaces/{namespace}/secrets/{name}"), None, None).await?;
+            any = true;
+        }
+        Ok(any)
+    }
+}
+
+/// The token of an answer to a `TokenRequest`; `None` when it holds none that a request could carry.
+fn minted(answer: &Value) -> Option<Minted> {
+    let status = &answer["status"];
+    let token = status["token"].as_str().filter(|token| is_sendable(token))?;
+    let expires_at = status["expirationTimestamp"].as_str()?.parse().ok()?;
+    Some(Minted { token: token.to_owned(), expires_at })
+}
+
+/// Whether a token can be the value of a header: visible characters in one line, and not too many.
+fn is_sendable(token: &str) -> bool {
+    let visible = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    visible && token.len() <= MAX_TOKEN_BYTES && HeaderValue::from_str(token).is_ok()
+}
+
+/// Takes away the Secret that a token says it is bound to, whichever names the server that made it gave.
+pub(crate) async fn unbind(door: &Door, token: &str) -> Result<(), WorldError> {
+    let Some((namespace, name, uid)) = bound_to(token) else { return Ok(()) };
+    let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}");
+    match door.delete(&path, Some(json!({ "uid": uid })), None).await {
+        // Another Secret has the name by now.
+        Err(WorldError::Changed { .. }) => Ok(()),
+        ended => ended,
+    }
+}
+
+/// Namespace, name and uid of the Secret in a token's claims. The signature is not looked at: the token is our own.
+fn bound_to(token: &str) -> Option<(String, String, String)> {
+    use base64::Engine as _;
+    let claims = token.split('.').nth(1)?;
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims).ok()?;
+    let claims: Value = serde_json::from_slice(&claims).ok()?;
+    let text = |pointer: &str| claims.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    Some((text("/kubernetes.io/namespace")?, text("/kubernetes.io/secret/name")?, text("/kubernetes.io/secret/uid")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(token: &str) -> Value {
+        json!({ "status": { "token": token, "expirationTimestamp": "2026-11-22T10:00:00Z" } })
+    }
+
+    #[test]
+    fn a_token_that_no_header_can_carry_is_no_token() {
+        assert!(minted(&answer("abc.def-ghi_jkl")).is_some());
+        for token in ["", "a\nb", "a b", "a\0", "a\u{e9}", &"a".repeat(MAX_TOKEN_BYTES + 1)] {
+            assert!(minted(&answer(token)).is_none(), "{token:?}");
+        }
+        assert!(minted(&json!({ "status": { "token": 7 } })).is_none());
+    }
+
+    #[test]
+    fn two_registrations_share_no_name() {
+        let [one, two] = [1, 2].map(|id| Account::of(format!("cluster_{id:026}").parse().expect("an id")));
+        assert_ne!(one, two);
+        let name = |account: &Account| account.anchors().object(3)["metadata"]["name"].clone();
+        assert_ne!(name(&one), name(&two));
+        let letters =
+            |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        assert!(letters(one.name()) && one.name().len() <= 63, "{}", one.name());
+    }
+
+    #[test]
+    fn a_token_tells_which_secret_it_is_bound_to() {
+        use base64::Engine as _;
+        let claims = r#"{"kubernetes.io":{"namespace":"n","secret":{"name":"s","uid":"u"}}}"#;
+        let token = format!("h.{}.s", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims));
+        assert_eq!(bound_to(&token), Some(("n".into(), "s".into(), "u".into())));
+        assert_eq!(bound_to("opaque"), None);
+    }
 }

@@ -6,6 +6,7 @@
 //! | [`connect`] | one connection: resolved, checked and pinned on every connect |
 //! | [`dialling`] | which addresses may be called |
 //! | [`door`] | one cluster's API: requests with deadlines, errors in the ports' words |
+//! | `foreign` | webhooks of another Istio, and webhooks that do not answer |
 //! | [`render`] | a release's own charts to objects |
 //! | [`mesh`] | the ports: what each target is made of in real clusters |
 //! | [`register`] | the first contact with a cluster, and the next credential of our account in it |
@@ -18,14 +19,16 @@ pub mod authority;
 pub mod connect;
 pub mod dialling;
 pub mod door;
+mod foreign;
 pub mod kubeconfig;
 pub mod mesh;
 pub mod register;
 pub mod render;
 
+pub use account::Account;
 pub use authority::Authority;
 pub use dialling::Dialling;
 pub use door::{Door, Keeper, Limits};
 pub use kubeconfig::{Credential, RefusedKubeconfig};
-pub use mesh::{MemberDoor, MeshWorld, MeshWorldConfig};
+pub use mesh::{Former, MemberDoor, MeshWorld, MeshWorldConfig};
 pub use render::{Charts, Helm};

@@ -18,12 +18,14 @@ use model::version::{RevisionName, Version};
 use rollout::ports::{Mark, Permit, Seen, Settled, Usage, WorkloadSeen, World, WorldError};
 use serde_json::Value;
 
+use crate::account::Account;
 use crate::authority::Authority;
 use crate::dialling::Dialling;
 use crate::door::Door;
 use crate::kubeconfig::Credential;
 use crate::render::{Charts, Helm};
 
+mod access;
 mod bundle;
 mod data_plane;
 mod kinds;
@@ -42,7 +44,7 @@ mod values;
 pub(crate) use bundle::OWNER_LABEL;
 pub(crate) use pinned::GROUPS;
 pub(crate) use probe::taken as takes_probe;
-pub(crate) use survey::injects_sidecars;
+pub(crate) use single::{MUTATING, VALIDATING};
 
 /// How often the engine looks again while something is under way.
 const TICK: Duration = Duration::from_millis(400);
@@ -60,6 +62,19 @@ pub struct MemberDoor {
     pub credential: Credential,
     /// Which credential of ours that is, from 1.
     pub serial: i64,
+    /// The account that it is of.
+    pub account: Account,
+    /// The credential before that, once its time is over and until it was seen to be refused.
+    pub former: Option<Former>,
+}
+
+/// A credential of ours that is to be refused, with a connection to try it on.
+#[derive(Debug, Clone)]
+pub struct Former {
+    /// The credential.
+    pub credential: Credential,
+    /// A connection that uses it.
+    pub door: Door,
 }
 
 /// Everything that a mesh's world is made of.

@@ -8,17 +8,20 @@ use model::operation::Problem;
 use rollout::ports::WorldError;
 use serde_json::json;
 
-use crate::account::{self, ACCOUNT, NAMESPACE};
+use crate::account::{Account, NAMESPACE};
 use crate::dialling::Dialling;
 use crate::door::Door;
+use crate::foreign;
 use crate::kubeconfig::{Credential, Identity};
-use crate::mesh::{OWNER_LABEL, injects_sidecars, takes_probe};
+use crate::mesh::takes_probe;
 
 /// The oldest Kubernetes minor that any release in the catalogue runs on.
 const OLDEST_MINOR: u32 = 29;
 
 /// Bytes of a version's text that are kept and shown.
 const MAX_VERSION_BYTES: usize = 64;
+/// The longest identity of a cluster that is kept; real ones are UUIDs of 36 characters.
+const MAX_IDENTITY_CHARACTERS: usize = 64;
 
 /// A cluster that can be used, with the credential to use it by.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub struct Connected {
     pub uid: String,
     /// Our own account's credential.
     pub credential: Credential,
+    /// Its serial number: one more than the highest that was known or found.
+    pub serial: i64,
     /// When that was issued.
     pub issued_at: Timestamp,
     /// When that ends.
@@ -40,7 +45,9 @@ pub struct Connected {
 pub struct Wanted<'a> {
     /// Its name, for messages.
     pub name: &'a str,
-    /// Which credential of ours is to be made, from 1.
+    /// The account of this registration.
+    pub account: Account,
+    /// The serial number of the credential that we hold, 0 for none.
     pub serial: i64,
     /// How long that is to live; a cluster may allow less.
     pub life: Duration,
@@ -60,6 +67,15 @@ const NEEDED: [(&str, &str, &str); 6] = [
     ("create", "rbac.authorization.k8s.io", "clusterrolebindings"),
 ];
 
+/// The identity of the cluster that a credential leads to. Nothing is written there.
+///
+/// # Errors
+/// Why the cluster cannot be used, and what to do.
+pub async fn identify(wanted: &Wanted<'_>, credential: &Credential, dialling: &Dialling) -> Result<String, Problem> {
+    let door = Door::open(wanted.name, credential, dialling).map_err(|error| explain(&error))?;
+    identity(&door, wanted).await
+}
+
 /// Connects by a credential that somebody submitted, and makes an account of ours. Safe to repeat: everything is applied.
 ///
 /// # Errors
@@ -68,17 +84,21 @@ pub async fn register(wanted: &Wanted<'_>, submitted: &Credential, dialling: &Di
     let door = Door::open(wanted.name, submitted, dialling).map_err(|error| explain(&error))?;
     let kubernetes_version = version(&door).await?;
     let uid = identity(&door, wanted).await?;
-    no_foreign_istio(&door).await?;
+    // A cluster that was connected to before must be able to get its next credential whatever else is in it; what has come
+    // since is found before a mesh is made, and before every upgrade.
+    if wanted.uid.is_none() {
+        foreign::no_istio(&door).await?;
+    }
     allowed(&door).await?;
     let connected = next_credential(&door, wanted, submitted, dialling, (kubernetes_version, uid)).await?;
     let ours = Door::open(wanted.name, &connected.credential, dialling).map_err(|error| explain(&error))?;
-    takes_probes(&ours).await?;
+    takes_probes(&ours, &wanted.account).await?;
     Ok(connected)
 }
 
 /// Tries the pod that dry runs are made with. A policy that refuses it would stop every upgrade in the middle.
-async fn takes_probes(door: &Door) -> Result<(), Problem> {
-    if takes_probe(door, NAMESPACE, ACCOUNT).await.map_err(|error| explain(&error))? {
+async fn takes_probes(door: &Door, account: &Account) -> Result<(), Problem> {
+    if takes_probe(door, NAMESPACE, account.name()).await.map_err(|error| explain(&error))? {
         return Ok(());
     }
     let message = format!("{} refuses the pod that dry runs are made with.", door.place());
@@ -122,17 +142,20 @@ async fn next_credential(
     dialling: &Dialling,
     (kubernetes_version, uid): (String, String),
 ) -> Result<Connected, Problem> {
+    let (account, anchors) = (&wanted.account, wanted.account.anchors());
     let minted = async {
-        account::make(door).await?;
-        account::put_anchor(door, NAMESPACE, wanted.serial).await?;
-        account::mint(door, NAMESPACE, ACCOUNT, wanted.life, None).await
+        account.make(door).await?;
+        // A database that was restored from a backup knows less than the cluster.
+        let serial = anchors.newest(door).await?.max(wanted.serial) + 1;
+        anchors.put(door, serial).await?;
+        anchors.mint(door, account.name(), wanted.life, None).await
     };
-    let (_, minted) = minted.await.map_err(|error| explain(&error))?;
+    let (serial, minted) = minted.await.map_err(|error| explain(&error))?;
     let credential = Credential::new(&by.server, by.authority.clone(), Identity::Token(minted.token.into()));
     let credential = credential
         .map_err(|refused| Problem::new("credential_refused", refused.to_string(), "Submit the kubeconfig again."))?;
-    let issued =
-        Connected { kubernetes_version, uid, credential, issued_at: wanted.now, expires_at: minted.expires_at };
+    let (issued_at, expires_at) = (wanted.now, minted.expires_at);
+    let issued = Connected { kubernetes_version, uid, credential, serial, issued_at, expires_at };
     // Proved before it replaces the one that works.
     let proved = Door::open(wanted.name, &issued.credential, dialling).map_err(|error| explain(&error))?;
     identity(&proved, wanted).await?;
@@ -143,6 +166,11 @@ async fn next_credential(
 async fn identity(door: &Door, wanted: &Wanted<'_>) -> Result<String, Problem> {
     let found = door.get("/api/v1/namespaces/kube-system").await.map_err(|error| explain(&error))?;
     let found = found.as_ref().and_then(|namespace| namespace.pointer("/metadata/uid")?.as_str()).unwrap_or_default();
+    if !is_identity(found) {
+        let message =
+            format!("{} does not say which cluster it is: its namespace kube-system has no uid.", wanted.name);
+        return Err(Problem::new("cluster_refused", message, "Make sure that the address is a Kubernetes API server."));
+    }
     if wanted.uid.is_some_and(|known| known != found) {
         let message = format!("The credential leads to another cluster than {}.", wanted.name);
         let hint =
@@ -150,6 +178,11 @@ async fn identity(door: &Door, wanted: &Wanted<'_>) -> Result<String, Problem> {
         return Err(Problem::new("another_cluster", message, hint));
     }
     Ok(found.to_owned())
+}
+
+fn is_identity(text: &str) -> bool {
+    let letters = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    letters && (1..=MAX_IDENTITY_CHARACTERS).contains(&text.len())
 }
 
 /// A failed call in words for the user.
@@ -176,24 +209,12 @@ fn hint(code: &str) -> &'static str {
         "permission_missing" => {
             "Grant what is missing, or submit an administrator's credential; it is discarded after registration."
         }
+        "token_unusable" => {
+            "Look at what answers at the cluster's address: a Kubernetes API server gives tokens of one line."
+        }
         "address_refused" => "Register the cluster by a public address, or ask the operator to allow its network.",
         _ => "Put right what it complains about, and try again.",
     }
-}
-
-async fn no_foreign_istio(door: &Door) -> Result<(), Problem> {
-    let listed = door
-        .list("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", "")
-        .await
-        .map_err(|error| explain(&error))?;
-    let foreign = listed
-        .iter()
-        .filter(|webhook| injects_sidecars(webhook))
-        .find(|webhook| webhook["metadata"]["labels"].get(OWNER_LABEL).is_none());
-    let Some(foreign) = foreign else { return Ok(()) };
-    let name = foreign["metadata"]["name"].as_str().unwrap_or_default();
-    let message = format!("{} already has an Istio: the webhook {name} injects sidecars.", door.place());
-    Err(Problem::new("foreign_istio", message, "Remove that Istio from the cluster, then register it again."))
 }
 
 async fn allowed(door: &Door) -> Result<(), Problem> {

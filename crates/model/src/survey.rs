@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::injection::{Injector, NamespaceLabels, PodLabels};
+use crate::operation::Problem;
 use crate::plan::{Sidecar, WorkloadRef};
 use crate::{Name, RevisionName};
 
@@ -46,8 +47,25 @@ pub struct MemberSurvey {
     pub namespaces: Vec<NamespaceSurvey>,
     /// The injection webhooks that there are.
     pub injectors: Vec<Injector>,
-    /// Webhooks of an Istio that is not ours, by name.
+    /// Webhook configurations of an Istio that is not ours, as `kind/name`.
     pub foreign: Vec<String>,
+}
+
+/// Webhooks of another Istio stand in the way: all of them, with the command that removes what is left of it.
+pub fn foreign_istio(place: &str, webhooks: &[String]) -> Problem {
+    /// The most that one message names.
+    const MAX_NAMED: usize = 20;
+    let named = &webhooks[..webhooks.len().min(MAX_NAMED)];
+    let more = match webhooks.len() - named.len() {
+        0 => String::new(),
+        left => format!(" and {left} more"),
+    };
+    let message = format!("{place} has webhooks of an Istio that is not this mesh's: {}{more}.", named.join(", "));
+    let hint = format!(
+        "If that Istio is in use, uninstall it with the tool that installed it. What is left of one that is gone is removed by `kubectl delete {}`. Then try again.",
+        named.join(" ")
+    );
+    Problem::new("foreign_istio", message, hint)
 }
 
 /// One namespace with its workloads.

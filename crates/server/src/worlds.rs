@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cluster::register::{Wanted, explain, register, renew};
-use cluster::{Authority, Charts, Credential, Dialling, Door, Helm, Keeper, MemberDoor, MeshWorld, MeshWorldConfig};
+use cluster::register::{Connected, Wanted, explain, identify, register, renew};
+use cluster::{
+    Account, Authority, Charts, Credential, Dialling, Door, Former, Helm, Keeper, MemberDoor, MeshWorld,
+    MeshWorldConfig,
+};
 use model::clock::SystemClock;
 use model::ids::{ClusterId, HostingClusterId, MeshId, TenantId};
 use model::operation::Problem;
@@ -156,7 +159,44 @@ impl RealWorlds {
         let (door, credential) = self.door(Held::Member(tenant, id), &cluster.name, &stored).await?;
         let name: Name = cluster.name.parse().map_err(|_| damaged("A member's name"))?;
         let serial = cluster.life.map_or(0, |life| life.serial);
-        Ok((cluster, MemberDoor { name, door, credential, serial }))
+        let (account, former) = (Account::of(id), None);
+        Ok((cluster, MemberDoor { name, door, credential, serial, account, former }))
+    }
+
+    /// The credential before the present one, at the present one's address.
+    async fn former(&self, tenant: TenantId, id: ClusterId, member: &MemberDoor) -> Result<Option<Former>, Problem> {
+        let stored = self.store.begin(tenant).await.map_err(lost)?.former_kubeconfig(id).await.map_err(lost)?;
+        let Some(stored) = stored else { return Ok(None) };
+        let Credential { server, authority, .. } = member.credential.clone();
+        let identity = Credential::open(&stored).map_err(|_| damaged("A former credential"))?.identity;
+        let credential = Credential { server, authority, identity };
+        let door = Door::open(member.name.as_str(), &credential, &self.dialling);
+        Ok(Some(Former { door: door.map_err(|error| explain(&error))?, credential }))
+    }
+
+    /// What a cluster is connected to by: what was submitted, else the present credential.
+    async fn way_in(&self, tenant: TenantId, id: ClusterId) -> Result<(Cluster, Credential, bool), Problem> {
+        let mut tx = self.store.begin(tenant).await.map_err(lost)?;
+        let cluster = tx.cluster(id).await.map_err(lost)?;
+        let submitted = tx.submitted_kubeconfig(id).await.map_err(lost)?;
+        let present = tx.cluster_kubeconfig(id).await.map_err(lost)?;
+        let (stored, what) = match &submitted {
+            Some(submitted) => (submitted, "The submitted kubeconfig"),
+            None => (&present, "A stored credential"),
+        };
+        let credential = Credential::open(stored).map_err(|_| damaged(what))?;
+        Ok((cluster, credential, submitted.is_some()))
+    }
+
+    fn wanted<'a>(&self, cluster: &'a Cluster) -> Wanted<'a> {
+        Wanted {
+            name: &cluster.name,
+            account: Account::of(cluster.id),
+            serial: cluster.life.map_or(0, |life| life.serial),
+            life: self.life,
+            uid: cluster.uid.as_deref(),
+            now: self.clock.now(),
+        }
     }
 
     /// The mesh that a cluster serves in.
@@ -224,33 +264,22 @@ impl Worlds for RealWorlds {
         Ok((Arc::new(world), layout))
     }
 
+    async fn identify(&self, tenant: TenantId, id: ClusterId) -> Result<String, Problem> {
+        let (cluster, credential, _) = self.way_in(tenant, id).await?;
+        in_time(identify(&self.wanted(&cluster), &credential, &self.dialling)).await
+    }
+
     async fn connect(&self, tenant: TenantId, id: ClusterId) -> Result<Issued, Problem> {
-        let mut tx = self.store.begin(tenant).await.map_err(lost)?;
-        let cluster = tx.cluster(id).await.map_err(lost)?;
-        let submitted = tx.submitted_kubeconfig(id).await.map_err(lost)?;
-        let present = tx.cluster_kubeconfig(id).await.map_err(lost)?;
-        drop(tx);
-        let wanted = Wanted {
-            name: &cluster.name,
-            serial: cluster.life.map_or(1, |life| life.serial + 1),
-            life: self.life,
-            uid: cluster.uid.as_deref(),
-            now: self.clock.now(),
-        };
-        let connected = if let Some(submitted) = submitted {
-            let submitted = Credential::open(&submitted).map_err(|_| damaged("The submitted kubeconfig"))?;
-            in_time(register(&wanted, &submitted, &self.dialling)).await?
+        let (cluster, credential, submitted) = self.way_in(tenant, id).await?;
+        let wanted = self.wanted(&cluster);
+        let connected = if submitted {
+            in_time(register(&wanted, &credential, &self.dialling)).await?
         } else {
-            let present = Credential::open(&present).map_err(|_| damaged("A stored credential"))?;
-            in_time(renew(&wanted, &present, &self.dialling)).await?
+            in_time(renew(&wanted, &credential, &self.dialling)).await?
         };
-        Ok(Issued {
-            uid: connected.uid,
-            kubernetes_version: connected.kubernetes_version,
-            kubeconfig: connected.credential.stored(),
-            issued_at: connected.issued_at,
-            expires_at: connected.expires_at,
-        })
+        let Connected { kubernetes_version, uid, credential, serial, issued_at, expires_at } = connected;
+        let (server, kubeconfig) = (credential.server.clone(), credential.stored());
+        Ok(Issued { uid, kubernetes_version, server, kubeconfig, serial, issued_at, expires_at })
     }
 
     async fn tend(&self, tenant: TenantId, id: ClusterId) -> Result<Tended, Problem> {
@@ -260,24 +289,30 @@ impl Worlds for RealWorlds {
 
 impl RealWorlds {
     async fn look_after(&self, tenant: TenantId, id: ClusterId) -> Result<Tended, Problem> {
-        let (cluster, member) = self.member(tenant, id).await?;
+        let (cluster, mut member) = self.member(tenant, id).await?;
         let renewed = cluster.life.and_then(|life| life.previous_until);
         let over = renewed.is_some_and(|until| until <= self.clock.now());
+        if over {
+            member.former = self.former(tenant, id, &member).await?;
+        }
+        let findings = member.findings().await?;
         let mesh = if renewed.is_some() { self.mesh_of(tenant, id).await? } else { None };
         let Some(mesh) = mesh else {
-            let (kubernetes_version, settled) = member.tend(over).await?;
-            return Ok(Tended { kubernetes_version, settled });
+            let (kubernetes_version, retired) = member.tend(over).await?;
+            // Without a time until which an older one is good there is none.
+            let settled = retired || renewed.is_none();
+            return Ok(Tended { kubernetes_version, settled, findings });
         };
         let (kubernetes_version, _) = member.tend(false).await?;
         // One that is coming up or going away is left to its own operation.
         if mesh.state != MeshState::Ready {
-            return Ok(Tended { kubernetes_version, settled: false });
+            return Ok(Tended { kubernetes_version, settled: false, findings });
         }
         let (world, _) = self.world(tenant, mesh.id).await?;
         world.renew_limits().await.map_err(|error| explain(&error))?;
-        let renewed = world.renew_tokens(&member.name).await.map_err(|error| explain(&error))?;
+        let renewed = world.renew_access(&member.name).await.map_err(|error| explain(&error))?;
         // Old tokens go only after a round in which nobody had one any more: whoever wrote one in between is seen here.
-        let settled = over && renewed && world.retire_tokens(&member.name).await.map_err(|error| explain(&error))?;
-        Ok(Tended { kubernetes_version, settled })
+        let settled = over && renewed && world.retire_tokens(&member).await.map_err(|error| explain(&error))?;
+        Ok(Tended { kubernetes_version, settled, findings })
     }
 }

@@ -5,6 +5,7 @@ use jiff_sqlx::ToSqlx;
 use model::credential::Life;
 use model::ids::ClusterId;
 use model::operation::Problem;
+use model::upgrade::Finding;
 
 use crate::error::fits;
 use crate::labels::{Columns, Narrow};
@@ -56,10 +57,14 @@ pub struct Cluster {
     pub state: ClusterState,
     /// Its identity: that of its kube-system namespace.
     pub uid: Option<String>,
+    /// Whether this registration holds the cluster; an older one of the same cluster may.
+    pub held: bool,
     /// The credential of our own that we hold of it.
     pub life: Option<Life>,
     /// Kubernetes' version as the cluster says it.
     pub kubernetes_version: Option<String>,
+    /// What the last look at it noticed.
+    pub findings: Vec<Finding>,
     /// When it was registered.
     pub created_at: Timestamp,
     /// When it last answered.
@@ -120,7 +125,7 @@ impl Tx<'_> {
         let (from, to) = bounds(only.map(|id| id.0));
         let rows = sqlx::query!(
             r#"SELECT cluster_id, name, display_name, generation, server, state, kubernetes_version, problem, created_at, observed_at,
-                   uid, serial, issued_at, expires_at, previous_until,
+                   uid, serial, issued_at, expires_at, previous_until, identity IS NOT NULL AS "held!", findings,
                    array(SELECT l.key FROM labels l WHERE l.tenant_id = $1 AND l.object_id = cluster_id ORDER BY l.key) AS "label_keys!",
                    array(SELECT l.value FROM labels l WHERE l.tenant_id = $1 AND l.object_id = cluster_id ORDER BY l.key) AS "label_values!"
                FROM clusters WHERE tenant_id = $1 AND cluster_id BETWEEN $10 AND $11
@@ -175,7 +180,9 @@ impl Tx<'_> {
                 server: row.server,
                 state,
                 uid: row.uid,
+                held: row.held,
                 life,
+                findings: fits(serde_json::from_value(row.findings), "clusters", "findings", id)?,
                 kubernetes_version: row.kubernetes_version,
                 created_at: row.created_at.to_jiff(),
                 observed_at: row.observed_at.map(jiff_sqlx::Timestamp::to_jiff),

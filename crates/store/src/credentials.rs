@@ -8,6 +8,7 @@ use model::backoff::again_in;
 use model::credential::{Health, Life, SILENT_TWICE};
 use model::ids::{ClusterId, MeshId, TenantId};
 use model::operation::{OperationKind, Problem};
+use model::upgrade::Finding;
 
 use crate::clusters::place;
 use crate::error::json;
@@ -21,9 +22,13 @@ pub struct Issued {
     pub uid: String,
     /// Kubernetes' version as the cluster says it.
     pub kubernetes_version: String,
+    /// The address of its API server that the credential was proved at.
+    pub server: String,
     /// The credential, in our own strict form. Secret.
     pub kubeconfig: Vec<u8>,
-    /// Its times; the number is the one after the last.
+    /// Its serial number, from 1: one more than the highest that is known here or was found in the cluster.
+    pub serial: i64,
+    /// When the cluster issued it.
     pub issued_at: Timestamp,
     /// When it ends by itself.
     pub expires_at: Timestamp,
@@ -36,6 +41,8 @@ pub struct Tended {
     pub kubernetes_version: String,
     /// True when nothing of an older credential is left anywhere.
     pub settled: bool,
+    /// What its users should know of it.
+    pub findings: Vec<Finding>,
 }
 
 /// A cluster to be looked after.
@@ -52,6 +59,13 @@ pub struct Probe {
 pub(crate) fn submitted(id: ClusterId) -> String {
     format!("clusters.submitted/{id}")
 }
+
+pub(crate) fn former(id: ClusterId) -> String {
+    format!("clusters.former/{id}")
+}
+
+/// The constraint that two registrations of one cluster run into, in whichever tenants they are.
+pub const ONE_REGISTRATION: &str = "clusters_identity_unique";
 
 impl Cluster {
     /// The arguments of the operation that renews the credential which this shows.
@@ -128,10 +142,45 @@ impl Tx<'_> {
         }
     }
 
+    /// Holds a cluster for a registration, before anything is written into it.
+    ///
+    /// # Errors
+    /// Another registration holds it ([`ONE_REGISTRATION`]), or there is no such registration any more.
+    pub async fn hold_identity(&mut self, id: ClusterId, uid: &str) -> Result<(), StoreError> {
+        let done = sqlx::query!(
+            "UPDATE clusters SET identity = $3 WHERE tenant_id = $1 AND cluster_id = $2",
+            self.tenant.0,
+            id.0,
+            uid
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        exactly_one(done.rows_affected(), StoreError::NotFound { what: "cluster" })
+    }
+
+    /// The credential of ours before the present one, until it was seen to be refused.
+    ///
+    /// # Errors
+    /// There is no such cluster, or it does not open.
+    pub async fn former_kubeconfig(&mut self, id: ClusterId) -> Result<Option<Vec<u8>>, StoreError> {
+        let sealed = sqlx::query_scalar!(
+            "SELECT former FROM clusters WHERE tenant_id = $1 AND cluster_id = $2",
+            self.tenant.0,
+            id.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .ok_or(StoreError::NotFound { what: "cluster" })?;
+        match sealed {
+            Some(sealed) => self.open(&former(id), &sealed).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Puts a new credential of our own in the place of what was there. The one before it is taken away after the overlap.
     ///
     /// # Errors
-    /// There is no such cluster.
+    /// There is no such cluster, or another registration holds it ([`ONE_REGISTRATION`]).
     pub async fn renewed_credential(
         &mut self,
         id: ClusterId,
@@ -141,11 +190,14 @@ impl Tx<'_> {
     ) -> Result<(), StoreError> {
         let until = now + SignedDuration::try_from(overlap).unwrap_or(SignedDuration::ZERO);
         let sealed = self.seal(&place(id), &issued.kubeconfig)?;
-        let serial = sqlx::query_scalar!(
-            "UPDATE clusters SET state = 'ready', problem = NULL, uid = $3, kubernetes_version = $4, kubeconfig = $5, submitted = NULL,
-                 serial = serial + 1, issued_at = $6, expires_at = $7,
+        let present = self.cluster_kubeconfig(id).await?;
+        let present = self.seal(&former(id), &present)?;
+        let done = sqlx::query!(
+            "UPDATE clusters SET state = 'ready', problem = NULL, uid = $3, identity = $3, kubernetes_version = $4, kubeconfig = $5,
+                 submitted = NULL, serial = $10, issued_at = $6, expires_at = $7, server = $11,
+                 former = CASE WHEN serial > 0 THEN $12::bytea END,
                  previous_until = CASE WHEN serial > 0 THEN $8::timestamptz END, observed_at = $9
-             WHERE tenant_id = $1 AND cluster_id = $2 RETURNING serial",
+             WHERE tenant_id = $1 AND cluster_id = $2",
             self.tenant.0,
             id.0,
             issued.uid,
@@ -154,11 +206,14 @@ impl Tx<'_> {
             issued.issued_at.to_sqlx() as _,
             issued.expires_at.to_sqlx() as _,
             until.to_sqlx() as _,
-            now.to_sqlx() as _
+            now.to_sqlx() as _,
+            issued.serial,
+            issued.server,
+            present
         )
-        .fetch_optional(&mut *self.inner)
-        .await?
-        .ok_or(StoreError::NotFound { what: "cluster" })?;
+        .execute(&mut *self.inner)
+        .await?;
+        exactly_one(done.rows_affected(), StoreError::NotFound { what: "cluster" })?;
         sqlx::query!(
             "INSERT INTO cluster_probes (cluster_id, tenant_id, due_at) VALUES ($1, $2, now())
              ON CONFLICT ON CONSTRAINT cluster_probes_pk DO UPDATE SET due_at = now(), failures = 0",
@@ -167,12 +222,13 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        let body = serde_json::json!({ "serial": serial, "expires_at": issued.expires_at.to_string() });
+        let body = serde_json::json!({ "serial": issued.serial, "expires_at": issued.expires_at.to_string() });
         self.tell_of_cluster("cluster.credential_renewed", id, body, now);
         Ok(())
     }
 
-    /// Keeps why a registration failed. A cluster that was ready before stays what it was; what was submitted is forgotten.
+    /// Keeps why a registration failed, and lets the cluster go that it held. A cluster that was ready before stays what it
+    /// was; what was submitted is forgotten.
     ///
     /// # Errors
     /// There is no such cluster.
@@ -185,6 +241,7 @@ impl Tx<'_> {
         let done = sqlx::query!(
             "UPDATE clusters SET submitted = NULL, state = CASE WHEN serial = 0 THEN 'refused' ELSE state END,
                  problem = CASE WHEN serial = 0 THEN $3 ELSE problem END,
+                 identity = CASE WHEN serial > 0 THEN identity END,
                  observed_at = CASE WHEN serial = 0 THEN $4 ELSE observed_at END
              WHERE tenant_id = $1 AND cluster_id = $2",
             self.tenant.0,
@@ -208,7 +265,8 @@ impl Tx<'_> {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         sqlx::query!(
-            "UPDATE clusters SET problem = NULL, kubernetes_version = $3, observed_at = $4,
+            "UPDATE clusters SET problem = NULL, kubernetes_version = $3, observed_at = $4, findings = $7,
+                 former = CASE WHEN $5 AND serial = $6 AND previous_until <= $4 THEN NULL ELSE former END,
                  previous_until = CASE WHEN $5 AND serial = $6 AND previous_until <= $4 THEN NULL ELSE previous_until END
              WHERE tenant_id = $1 AND cluster_id = $2 AND state = 'ready'",
             self.tenant.0,
@@ -216,7 +274,8 @@ impl Tx<'_> {
             tended.kubernetes_version,
             now.to_sqlx() as _,
             tended.settled,
-            cluster.life.map_or(0, |life| life.serial)
+            cluster.life.map_or(0, |life| life.serial),
+            json(&tended.findings)
         )
         .execute(&mut *self.inner)
         .await?;

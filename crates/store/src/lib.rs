@@ -48,7 +48,7 @@ mod webhooks;
 
 pub use catalogue::{Hosting, StoredRelease};
 pub use clusters::{Cluster, ClusterState, NewCluster};
-pub use credentials::{Issued, Probe, Tended};
+pub use credentials::{Issued, ONE_REGISTRATION, Probe, Tended};
 pub use deliveries::{Attempt, Delivery, DeliveryState, Mail};
 pub use error::StoreError;
 pub use events::{Cursor, Event, KEPT as EVENTS_KEPT, NewEvent};

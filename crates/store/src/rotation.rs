@@ -23,7 +23,7 @@ impl Tx<'_> {
     /// Seals every value of this tenant that is kept for good with the newest key.
     async fn reseal(&mut self, legacy: bool) -> Result<(), StoreError> {
         let clusters = sqlx::query!(
-            "SELECT cluster_id, kubeconfig, submitted FROM clusters WHERE tenant_id = $1 ORDER BY cluster_id FOR UPDATE",
+            "SELECT cluster_id, kubeconfig, submitted, former FROM clusters WHERE tenant_id = $1 ORDER BY cluster_id FOR UPDATE",
             self.tenant.0
         )
         .fetch_all(&mut *self.inner)
@@ -36,12 +36,18 @@ impl Tx<'_> {
                 Some(submitted) => Some(self.seal_again(legacy, &place, &submitted).await?),
                 None => None,
             };
+            let place = credentials::former(ClusterId(row.cluster_id));
+            let former = match row.former {
+                Some(former) => Some(self.seal_again(legacy, &place, &former).await?),
+                None => None,
+            };
             sqlx::query!(
-                "UPDATE clusters SET kubeconfig = $3, submitted = $4 WHERE tenant_id = $1 AND cluster_id = $2",
+                "UPDATE clusters SET kubeconfig = $3, submitted = $4, former = $5 WHERE tenant_id = $1 AND cluster_id = $2",
                 self.tenant.0,
                 row.cluster_id,
                 sealed,
-                submitted
+                submitted,
+                former
             )
             .execute(&mut *self.inner)
             .await?;

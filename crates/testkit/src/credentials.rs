@@ -1,21 +1,26 @@
 //! How imagined clusters treat our credentials.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use model::ids::ClusterId;
 use model::operation::Problem;
+use model::upgrade::Finding;
 use store::Issued;
 
 /// Kubernetes' version in imagined clusters.
 pub(crate) const KUBERNETES: &str = "v1.33.13";
 
 /// A credential for ninety days.
-pub(crate) fn issued(now: Timestamp) -> Issued {
+pub(crate) fn issued(uid: String, serial: i64, now: Timestamp) -> Issued {
     Issued {
-        uid: "uid-of-kube-system".into(),
+        uid,
         kubernetes_version: KUBERNETES.into(),
+        server: "https://c.example:6443".into(),
         kubeconfig: b"ours".to_vec(),
+        serial,
         issued_at: now,
         expires_at: now + SignedDuration::from_hours(24 * 90),
     }
@@ -57,6 +62,15 @@ struct Answers {
     version: Option<String>,
     conduct: Conduct,
     looks: usize,
+    shared: BTreeMap<ClusterId, String>,
+    made: Vec<ClusterId>,
+    findings: Vec<Finding>,
+    unsettled: bool,
+}
+
+/// The identity that a registration's cluster has when no test says otherwise: no other one has it.
+pub(crate) fn own_uid(cluster: ClusterId) -> String {
+    format!("uid-of-{}", cluster.0)
 }
 
 impl Credentials {
@@ -92,6 +106,46 @@ impl Credentials {
         self.answers().conduct = conduct;
     }
 
+    /// From now on a registration leads to the cluster with this identity.
+    ///
+    /// # Panics
+    /// When another thread panicked over them.
+    pub fn leads_to(&self, cluster: ClusterId, uid: &str) {
+        self.answers().shared.insert(cluster, uid.into());
+    }
+
+    /// From now on a look at any cluster finds this.
+    ///
+    /// # Panics
+    /// When another thread panicked over them.
+    pub fn find(&self, findings: Vec<Finding>) {
+        self.answers().findings = findings;
+    }
+
+    /// From now on clusters accept former credentials, or refuse them again.
+    ///
+    /// # Panics
+    /// When another thread panicked over them.
+    pub fn accept_former(&self, accept: bool) {
+        self.answers().unsettled = accept;
+    }
+
+    pub(crate) fn settled(&self) -> bool {
+        !self.answers().unsettled
+    }
+
+    pub(crate) fn findings(&self) -> Vec<Finding> {
+        self.answers().findings.clone()
+    }
+
+    /// The registrations that an account was made for, in order.
+    ///
+    /// # Panics
+    /// When another thread panicked over them.
+    pub fn made(&self) -> Vec<ClusterId> {
+        self.answers().made.clone()
+    }
+
     /// How often clusters were looked after.
     ///
     /// # Panics
@@ -100,15 +154,21 @@ impl Credentials {
         self.answers().looks
     }
 
-    pub(crate) async fn connect(&self, now: Timestamp) -> Result<Issued, Problem> {
+    pub(crate) fn identify(&self, cluster: ClusterId) -> String {
+        self.answers().shared.get(&cluster).cloned().unwrap_or_else(|| own_uid(cluster))
+    }
+
+    pub(crate) async fn connect(&self, cluster: ClusterId, serial: i64, now: Timestamp) -> Result<Issued, Problem> {
         let conduct = self.answers().conduct;
         conduct.happen().await;
-        let answers = self.answers();
+        let uid = self.identify(cluster);
+        let mut answers = self.answers();
         if let Some(problem) = &answers.connected {
             return Err(problem.clone());
         }
+        answers.made.push(cluster);
         let kubernetes_version = answers.version.clone().unwrap_or_else(|| KUBERNETES.into());
-        Ok(Issued { kubernetes_version, ..issued(now) })
+        Ok(Issued { kubernetes_version, ..issued(uid, serial, now) })
     }
 
     pub(crate) async fn look(&self) -> Option<Problem> {

@@ -178,6 +178,16 @@ impl TestDb {
         done.map(|done| done.rows_affected()).map_err(|error| error.to_string())
     }
 
+    /// Runs several statements, such as a migration's, as somebody with this role.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn script(&self, role: &str, script: &str) -> Result<(), String> {
+        let mut connection = PgConnection::connect(&self.url(role)).await.map_err(|error| error.to_string())?;
+        let done = sqlx::raw_sql(sqlx::AssertSqlSafe(script.to_owned())).execute(&mut connection).await;
+        done.map(drop).map_err(|error| error.to_string())
+    }
+
     /// The first column of a query, which must be text, as somebody with this role sees it.
     ///
     /// # Panics

@@ -21,7 +21,7 @@ use store::{
 };
 use worker::{Engine, Settings};
 
-use crate::credentials::{Credentials, issued};
+use crate::credentials::{Credentials, issued, own_uid};
 use crate::relay::Relay;
 use crate::{FakeWorld, ManualClock, Process, TestDb};
 
@@ -145,7 +145,9 @@ impl Fleet {
         for name in ["c1", "c2"] {
             let id = ClusterId(clock.uuid());
             tx.create_cluster(&submitted(id, name), now).await.expect("a cluster");
-            tx.renewed_credential(id, &issued(now), Duration::ZERO, now).await.expect("a ready cluster");
+            tx.renewed_credential(id, &issued(own_uid(id), 1, now), Duration::ZERO, now)
+                .await
+                .expect("a ready cluster");
             members.push(id);
         }
         let version = "1.25.1.1".parse().expect("a version");
@@ -272,6 +274,25 @@ impl Fleet {
         tx.create_operation(&new, now).await.expect("an operation");
         tx.commit().await.expect("a commit");
         (cluster, id)
+    }
+
+    /// A cluster as the service knows it.
+    ///
+    /// # Panics
+    /// When the database fails.
+    pub async fn cluster(&self, id: ClusterId) -> store::Cluster {
+        let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
+        tx.cluster(id).await.expect("the cluster")
+    }
+
+    /// Deletes a cluster that no mesh uses.
+    ///
+    /// # Panics
+    /// When the database fails, or there is no such cluster.
+    pub async fn deregister(&self, id: ClusterId) {
+        let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
+        tx.delete_cluster(id).await.expect("a cluster that no mesh uses");
+        tx.commit().await.expect("a commit");
     }
 
     /// Queues a lone operation on the mesh.

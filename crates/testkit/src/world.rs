@@ -69,6 +69,7 @@ struct State {
     workloads: BTreeMap<(Name, WorkloadRef), Workload>,
     silent: BTreeSet<Name>,
     pinned: Vec<String>,
+    foreign: BTreeMap<Name, Vec<String>>,
     refused: BTreeSet<Target>,
     refusing_probes: BTreeSet<Name>,
     journal: Vec<Write>,
@@ -156,6 +157,12 @@ impl FakeWorld {
     /// Lets a resource name the current revision.
     pub fn pin(&self, resource: &str) {
         self.lock().pinned.push(resource.to_owned());
+    }
+
+    /// Puts webhooks of another Istio into a member, as `kind/name`, or takes them all away.
+    pub fn foreign(&self, member: &str, webhooks: &[&str]) {
+        let webhooks = webhooks.iter().map(|webhook| (*webhook).to_owned()).collect();
+        self.lock().foreign.insert(member.parse().expect(member), webhooks);
     }
 
     /// Makes a target refuse writes, or accept them again.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
@@ -10,7 +11,7 @@ use model::Clock;
 use model::ids::{ClusterId, TenantId, WebhookId};
 use store::envelope::{Key, KeyWrapper, MasterKeys, WrapError};
 use store::private::SUPERUSER;
-use store::{NewCluster, NewWebhook, Store, StoreError, Vault, Written};
+use store::{Issued, NewCluster, NewWebhook, Store, StoreError, Vault, Written};
 use testkit::{ManualClock, TestDb};
 use uuid::Uuid;
 
@@ -78,11 +79,23 @@ async fn a_rotated_key_opens_old_and_new_values_in_every_process() {
 
 /// Whatever is kept for good is taken along by a rotation, before the key that it was sealed with is removed.
 #[tokio::test]
-async fn submitted_kubeconfigs_and_webhooks_secrets_follow_a_rotated_key() {
+async fn submitted_and_former_kubeconfigs_and_webhooks_secrets_follow_a_rotated_key() {
     let (db, clock) = (TestDb::new().await, ManualClock::default());
     let (id, webhook) = (cluster(&db, db.tenant, &clock).await, WebhookId(clock.uuid()));
     let new = NewWebhook { name: "w".into(), url: "https://w.example".into(), kinds: Vec::new(), enabled: true };
     let mut tx = db.api.begin(db.tenant).await.expect("a transaction");
+    for serial in [1, 2] {
+        let issued = Issued {
+            uid: "uid".into(),
+            kubernetes_version: "v1.33.1".into(),
+            server: "https://c.example".into(),
+            kubeconfig: format!("ours-{serial}").into_bytes(),
+            serial,
+            issued_at: clock.now(),
+            expires_at: clock.now(),
+        };
+        tx.renewed_credential(id, &issued, Duration::ZERO, clock.now()).await.expect("a credential");
+    }
     tx.submit_kubeconfig(id, Some(b"another")).await.expect("a kubeconfig");
     tx.create_webhook(webhook, &new, b"former", clock.now()).await.expect("a webhook");
     let until = clock.now() + SignedDuration::from_hours(100);
@@ -94,6 +107,7 @@ async fn submitted_kubeconfigs_and_webhooks_secrets_follow_a_rotated_key() {
     assert_eq!(db.execute(SUPERUSER, "DELETE FROM tenant_keys WHERE version < 2").await, Ok(0), "they are gone");
     let mut tx = db.worker.begin(db.tenant).await.expect("a transaction");
     assert_eq!(tx.submitted_kubeconfig(id).await.expect("it opens").expect("it is there"), b"another");
+    assert_eq!(tx.former_kubeconfig(id).await.expect("it opens").expect("it is there"), b"ours-1");
     let mail = tx.mail(webhook, 1, clock.now()).await.expect("it opens").expect("it is switched on");
     assert_eq!(mail.secrets, [b"present".to_vec(), b"former".to_vec()]);
 }

@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::Finding;
+
 /// A Kubernetes cluster of the provider, where control planes run.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct HostingCluster {
@@ -205,6 +207,9 @@ pub struct Cluster {
     pub problem: Option<Trouble>,
     /// The credential of our own that we hold of it.
     pub credential: Option<HeldCredential>,
+    /// What the last look at it noticed: nothing that stands in the way now, and something that its users should know.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
     /// Its API server.
     pub server: String,
     /// Kubernetes' version.

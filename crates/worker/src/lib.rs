@@ -56,6 +56,13 @@ pub trait Worlds: Send + Sync {
     /// A problem for the user: a credential that does not open, a release that is gone.
     async fn open(&self, tenant: TenantId, mesh: MeshId) -> Result<(std::sync::Arc<dyn World>, Layout), Problem>;
 
+    /// The identity of the cluster that a registration leads to: by what was submitted, else by the present credential.
+    /// Nothing is written there.
+    ///
+    /// # Errors
+    /// Why the cluster cannot be used.
+    async fn identify(&self, tenant: TenantId, cluster: ClusterId) -> Result<String, Problem>;
+
     /// Makes the next credential of our account in a cluster: by what was submitted, else by the present one. Safe to repeat.
     ///
     /// # Errors

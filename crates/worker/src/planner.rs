@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use model::Name;
 use model::operation::{OperationKind, Problem};
 use model::plan::{Plan, Step, Target};
-use model::survey::Survey;
+use model::survey::{Survey, foreign_istio};
 use rollout::plan::{Layout, Line, NamespaceKey, canary, data_plane, in_place, life, rollback};
 use rollout::ports::{World, WorldError};
 use serde::Deserialize;
@@ -52,7 +52,10 @@ pub(crate) async fn plan(
 ) -> Result<Plan, NoPlan> {
     use OperationKind as Kind;
     match operation.kind {
-        Kind::CreateMesh => Ok(life::create(layout)),
+        Kind::CreateMesh => {
+            no_foreign_istio(&world.survey().await?)?;
+            Ok(life::create(layout))
+        }
         Kind::DeleteMesh => Ok(life::delete(layout, &world.survey().await?)),
         Kind::Restart => Ok(data_plane::restart(layout, &world.survey().await?)),
         Kind::SetInjection => set_injection(operation, &world.survey().await?),
@@ -79,6 +82,14 @@ pub(crate) async fn plan(
             Ok(rollback::rollback(layout, target(layout)?, &started, &world.survey().await?))
         }
         Kind::RegisterCluster | Kind::RenewCredential | Kind::Precheck => Ok(Plan::default()),
+    }
+}
+
+/// A cluster may have got another Istio since it was registered. Nothing is written before that is gone.
+fn no_foreign_istio(survey: &Survey) -> Result<(), NoPlan> {
+    match survey.members.iter().find(|member| !member.foreign.is_empty()) {
+        Some(member) => Err(NoPlan::Problem(foreign_istio(member.member.as_str(), &member.foreign))),
+        None => Ok(()),
     }
 }
 

@@ -31,7 +31,9 @@ async fn ready_cluster(service: &Service, tenant: TenantId) -> ClusterId {
     let issued = Issued {
         uid: format!("uid-{id}"),
         kubernetes_version: "v1.33.1".into(),
+        server: "https://c1.example".into(),
         kubeconfig: b"issued".to_vec(),
+        serial: 1,
         issued_at: clock.now(),
         expires_at: clock.now() + jiff::SignedDuration::from_hours(24),
     };

@@ -115,6 +115,9 @@ impl MeshWorld {
             door.patch(&self.inventory_path(target), &patch, Some(permit)).await?
         } else {
             if matches!(target, Target::Home | Target::Foothold { .. }) {
+                if !self.may_have_namespace(door).await? {
+                    return Err(not_ours(door, "the mesh's namespace belongs to another mesh"));
+                }
                 let namespace =
                     json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": self.namespace() } });
                 door.apply(&format!("/api/v1/namespaces/{}", self.namespace()), &namespace, Some(permit)).await?;
@@ -174,9 +177,16 @@ impl MeshWorld {
 
     async fn apply_one(&self, door: &Door, target: &Target, object: &Value, permit: &Permit) -> Result<(), WorldError> {
         let path = kinds::path_of(object).expect("only known kinds are rendered");
+        let definition = object["kind"] == "CustomResourceDefinition";
+        if !definition && !self.names_us(object) {
+            return Err(not_ours(door, "an object's name does not name the mesh"));
+        }
         let mut object = object.clone();
-        object["metadata"]["labels"][OWNER_LABEL] = self.namespace().into();
-        object["metadata"]["labels"][BUNDLE_LABEL] = Self::inventory_name(target).into();
+        // Definitions belong to the cluster and to no mesh.
+        if !definition {
+            object["metadata"]["labels"][OWNER_LABEL] = self.namespace().into();
+            object["metadata"]["labels"][BUNDLE_LABEL] = Self::inventory_name(target).into();
+        }
         // istiod closes its validators once it serves them; writing `Ignore` again would open them for a moment.
         if object["kind"] == "ValidatingWebhookConfiguration"
             && door.get(&path).await?.is_some()
@@ -189,10 +199,28 @@ impl MeshWorld {
         door.apply(&path, &object, Some(permit)).await.map(|_| ())
     }
 
+    /// Whether an object can be this mesh's by its name alone: it is in the mesh's namespace, or its name ends with that.
+    /// Another mesh's objects never do, so nothing of theirs is written over or deleted, whatever an inventory says.
+    fn names_us(&self, object: &Value) -> bool {
+        let namespace = self.namespace();
+        let name = text(object, "/metadata/name").unwrap_or_default();
+        match text(object, "/metadata/namespace") {
+            Some(there) => there == namespace,
+            None if object["kind"] == "Namespace" => name == namespace,
+            None => name.strip_suffix(namespace).is_some_and(|rest| rest.ends_with('-')),
+        }
+    }
+
+    /// Whether the mesh's namespace is absent or may be this mesh's: it does not carry another one's label.
+    async fn may_have_namespace(&self, door: &Door) -> Result<bool, WorldError> {
+        let there = door.get(&format!("/api/v1/namespaces/{}", self.namespace())).await?.unwrap_or_default();
+        Ok(there["metadata"]["labels"][OWNER_LABEL].as_str().is_none_or(|owner| owner == self.namespace()))
+    }
+
     /// Removes what the old inventory named and the new one does not.
     async fn prune(&self, door: &Door, before: &[Value], desired: &[Value], permit: &Permit) -> Result<(), WorldError> {
         let kept: Vec<Option<String>> = desired.iter().map(kinds::path_of).collect();
-        for old in before {
+        for old in before.iter().filter(|old| self.names_us(old)) {
             let path = kinds::path_of(old);
             if let (Some(path), false) = (&path, kept.contains(&path)) {
                 door.delete(path, None, Some(permit)).await?;
@@ -207,7 +235,7 @@ impl MeshWorld {
         let paths = objects
             .iter()
             .rev()
-            .filter(|object| object["kind"] != "Namespace")
+            .filter(|object| object["kind"] != "Namespace" && self.names_us(object))
             .filter_map(kinds::path_of)
             .chain(leases);
         for path in paths {
@@ -217,7 +245,7 @@ impl MeshWorld {
         }
         self.sweep(door, target, objects, permit).await?;
         door.delete(&self.inventory_path(target), None, Some(permit)).await?;
-        if matches!(target, Target::Home | Target::Foothold { .. }) {
+        if matches!(target, Target::Home | Target::Foothold { .. }) && self.may_have_namespace(door).await? {
             door.delete(&format!("/api/v1/namespaces/{}", self.namespace()), None, Some(permit)).await?;
         }
         Ok(())
@@ -229,8 +257,8 @@ impl MeshWorld {
             return Ok(true);
         }
         let webhook = door.get(path).await?.unwrap_or_default();
-        let bundle = webhook["metadata"]["labels"][BUNDLE_LABEL].as_str();
-        Ok(bundle == Some(Self::inventory_name(target).as_str()))
+        let labels = &webhook["metadata"]["labels"];
+        Ok(labels[OWNER_LABEL] == self.namespace() && labels[BUNDLE_LABEL] == Self::inventory_name(target))
     }
 
     /// Removes what a worker made whose turn was over: it carries our label and is in no inventory.
@@ -242,8 +270,8 @@ impl MeshWorld {
             let Some(collection) = kinds::collection(&kind) else { continue };
             for mut left in door.list(&collection, &selector).await? {
                 left["kind"] = kind.clone().into();
-                if let Some(path) =
-                    kinds::path_of(&left).filter(|_| left.pointer("/metadata/deletionTimestamp").is_none())
+                if let Some(path) = kinds::path_of(&left)
+                    .filter(|_| self.names_us(&left) && left.pointer("/metadata/deletionTimestamp").is_none())
                 {
                     tracing::info!(path, "swept");
                     door.delete(&path, None, Some(permit)).await?;
@@ -261,4 +289,8 @@ impl MeshWorld {
         };
         ["istio-gateway-deployment", "istio-gateway-status-leader"].map(lease).into()
     }
+}
+
+fn not_ours(door: &Door, cause: &str) -> WorldError {
+    WorldError::Refused { place: door.place().to_owned(), code: "foreign_istio", cause: cause.to_owned() }
 }

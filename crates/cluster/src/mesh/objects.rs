@@ -12,11 +12,13 @@ use model::version::{RevisionName, Version};
 use rollout::ports::{Permit, Settled, WorldError};
 use serde_json::{Value, json};
 
+use super::access::{CONFIG_KEY, CONFIG_TOKEN, remote_secret, token_file};
 use super::values::{Rendering, TOKENS, network};
 use super::{MemberDoor, MeshWorld, number, text};
+use crate::account::Anchors;
+use crate::addresses;
 use crate::kubeconfig::Credential;
 use crate::render::Charts;
-use crate::{account, addresses};
 
 /// The account that control planes read a member with.
 const READER: &str = "istio-reader-service-account";
@@ -84,8 +86,7 @@ impl MeshWorld {
             "labels": { "topology.istio.io/network": network(member.name.as_str()) },
             "annotations": { "topology.istio.io/controlPlaneClusters": config },
         });
-        let mut anchor = account::anchor(member.serial);
-        anchor["metadata"]["namespace"] = self.namespace().into();
+        let anchor = Anchors::of_mesh(self.namespace()).object(member.serial);
         vec![
             json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata }),
             self.object("v1", "ServiceAccount", READER, json!({})),
@@ -93,9 +94,10 @@ impl MeshWorld {
         ]
     }
 
-    /// A kubeconfig that names a token file: rotation rewrites the file, and these bytes never change. It leads to an address
+    /// A kubeconfig that names a token file: a renewal rewrites the file. These bytes change only
+    /// with the member's address or authority (see `access`). It leads to an address
     /// that we have checked; the certificate is still checked against the name that the user gave.
-    async fn kubeconfig(&self, member: &MemberDoor, token_file: &str) -> Result<String, WorldError> {
+    pub(super) async fn kubeconfig(&self, member: &MemberDoor, token_file: &str) -> Result<String, WorldError> {
         let address = self.told_address(&member.name).await?;
         Ok(kubeconfig_text(&member.credential, address, token_file))
     }
@@ -108,13 +110,13 @@ impl MeshWorld {
         let name = member.name.as_str();
         let token = self.token(member, READER, permit).await?;
         let metadata = json!({ "labels": { "istio/multiCluster": "true" }, "annotations": { "networking.istio.io/cluster": name } });
-        let kubeconfig = self.kubeconfig(member, &format!("{TOKENS}/{name}/token")).await?;
+        let kubeconfig = self.kubeconfig(member, &token_file(name)).await?;
         Ok(vec![
             self.object("v1", "Secret", &format!("meshwright-token-{name}"), token),
             self.object(
                 "v1",
                 "Secret",
-                &format!("istio-remote-secret-{name}"),
+                &remote_secret(name),
                 json!({ "metadata": metadata, "stringData": { name: kubeconfig } }),
             ),
         ])
@@ -241,19 +243,22 @@ impl MeshWorld {
     ) -> Result<Vec<Value>, WorldError> {
         let nobody = || refused(&Problem::new("no_members", "the mesh has no member", ""));
         let config = self.config.members.first().ok_or_else(nobody)?;
+        let unknown = |_| refused(&Problem::new("unknown_version", format!("{value} is no version"), ""));
+        let version: Version = value.parse().map_err(unknown)?;
         let rendered = self.rendered(config.name.as_str(), revision, value, "hosted").await?;
         let mut objects: Vec<Value> = rendered
             .into_iter()
             .filter(|object| object["kind"].as_str().is_some_and(|kind| HOST_KINDS.contains(&kind)))
             .collect();
         let mut access = self.token(config, &format!("istiod-{revision}"), permit).await?;
-        access["stringData"]["config"] = self.kubeconfig(config, "/var/run/secrets/remote/token").await?.into();
+        access["stringData"][CONFIG_KEY] = self.kubeconfig(config, CONFIG_TOKEN).await?.into();
         objects.insert(0, self.object("v1", "Secret", &format!("istio-kubeconfig-{revision}"), access));
         objects.extend(self.hosting_role(revision));
         for object in objects.iter_mut().filter(|object| object["kind"] == "Deployment") {
             self.close_volumes(object, revision);
             stay_for_stragglers(object);
         }
+        self.note_ways_in(&mut objects, &self.release(&version)?.0).await?;
         // The Deployment comes last: its pods find everything that they mount.
         objects.sort_by_key(|object| object["kind"] == "Deployment");
         Ok(objects)

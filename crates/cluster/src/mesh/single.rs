@@ -1,7 +1,8 @@
 //! Targets that are one object: a tag, the default validator, a namespace's label, a workload's stamp.
 //!
 //! A change is one merge patch that carries the identity and version that were seen: what moved on in between refuses it,
-//! and an object that was deleted is not made again.
+//! and an object that was deleted is not made again. A webhook of the same name that does not carry our mesh's label is
+//! another mesh's or another Istio's: for us it is absent, and nothing is written over it.
 
 use model::plan::{Target, WorkloadKind, WorkloadRef};
 use model::version::RevisionName;
@@ -21,8 +22,8 @@ const FENCE: &str = "meshwright.dev/fence";
 /// The tag that istiod's leader election looks for by this very name; every other tag's object is suffixed.
 const DEFAULT_TAG: &str = "istio-revision-tag-default";
 const VALIDATOR: &str = "istiod-default-validator";
-pub(super) const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
-const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+pub(crate) const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+pub(crate) const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
 
 /// One object with the part of it that is ours.
 pub(super) struct Single<'a> {
@@ -30,6 +31,8 @@ pub(super) struct Single<'a> {
     target: &'a Target,
     path: String,
     part: Part<'a>,
+    /// The mesh's namespace, which the owner's label of its webhooks names.
+    owner: &'a str,
 }
 
 enum Part<'a> {
@@ -66,16 +69,30 @@ impl<'a> Single<'a> {
             Target::Workload { workload, .. } => (workload_path(workload), Part::Stamp),
             _ => return Ok(None),
         };
-        Ok(Some(Self { door: world.door(target)?, target, path, part }))
+        Ok(Some(Self { door: world.door(target)?, target, path, part, owner: world.namespace() }))
     }
 
     pub(super) async fn look(&self) -> Result<Seen, WorldError> {
-        let object = self.door.get(&self.path).await?;
+        let object = self.door.get(&self.path).await?.filter(|object| self.is_ours(object));
         let value = object.as_ref().and_then(|object| self.part.value(object));
         Ok(Seen { value, mark: mark_of(object.as_ref()), settled: Settled::Yes })
     }
 
+    /// Namespaces and workloads are the users' own; only our label or stamp on them is ours.
+    fn is_ours(&self, object: &Value) -> bool {
+        match self.part {
+            Part::Tag { .. } | Part::Own { .. } | Part::Validator => {
+                object["metadata"]["labels"][OWNER_LABEL] == self.owner
+            }
+            Part::Label | Part::Stamp => true,
+        }
+    }
+
     pub(super) async fn fence(&self, permit: &Permit) -> Result<(), WorldError> {
+        let webhook = matches!(self.part, Part::Tag { .. } | Part::Own { .. } | Part::Validator);
+        if webhook && !self.door.get(&self.path).await?.is_some_and(|object| self.is_ours(&object)) {
+            return Ok(());
+        }
         let fence = format!("{}/{}", permit.operation, permit.epoch);
         let patch = json!({ "metadata": { "annotations": { FENCE: fence } } });
         self.door.patch_if_there(&self.path, &patch, permit).await
@@ -108,8 +125,8 @@ impl<'a> Single<'a> {
         };
         let Some((uid, version)) = known else {
             return match self.part {
-                Part::Tag { .. } => self.door.create(MUTATING, &patch, Some(permit)).await.map(|_| ()),
-                Part::Validator => self.door.create(VALIDATING, &patch, Some(permit)).await.map(|_| ()),
+                Part::Tag { .. } => self.create(MUTATING, &patch, permit).await,
+                Part::Validator => self.create(VALIDATING, &patch, permit).await,
                 // There is nothing to change: the next look says so.
                 Part::Label | Part::Stamp | Part::Own { .. } => Ok(()),
             };
@@ -121,6 +138,22 @@ impl<'a> Single<'a> {
             world.watches.answered(member, workload.kind, &answer);
         }
         Ok(())
+    }
+
+    /// Creates a webhook. A name that another mesh or another Istio holds is no race that another try would win.
+    async fn create(&self, collection: &str, object: &Value, permit: &Permit) -> Result<(), WorldError> {
+        match self.door.create(collection, object, Some(permit)).await {
+            Ok(_) => Ok(()),
+            Err(error @ WorldError::Changed { .. }) => match self.door.get(&self.path).await? {
+                Some(there) if !self.is_ours(&there) => Err(WorldError::Refused {
+                    place: self.door.place().to_owned(),
+                    code: "foreign_istio",
+                    cause: format!("{} is there, and it is not this mesh's", self.target),
+                }),
+                _ => Err(error),
+            },
+            Err(error) => Err(error),
+        }
     }
 
     /// A tag's object, copied from the canonical webhook of the revision that it is to point to. Seen by istioctl and by
@@ -203,7 +236,7 @@ async fn own_webhook<'a>(
     let door = world.door(target)?;
     let path = format!("{MUTATING}/{}", own_name(world, tag));
     let known = door.get(&path).await?.is_some();
-    Ok(known.then_some(Single { door, target, path, part: Part::Own { revision } }))
+    Ok(known.then_some(Single { door, target, path, part: Part::Own { revision }, owner: world.namespace() }))
 }
 
 /// What Istio's charts call a revision's own webhook.

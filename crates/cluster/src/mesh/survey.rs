@@ -12,6 +12,7 @@ use super::bundle::OWNER_LABEL;
 use super::data_plane::Snapshot;
 use super::records::WorkloadRecord;
 use super::{MemberDoor, MeshWorld, text};
+use crate::foreign;
 
 /// Namespaces that are Kubernetes' own and never part of a mesh.
 const SYSTEM: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
@@ -37,26 +38,21 @@ impl MeshWorld {
 
     async fn look_at(&self, member: &MemberDoor) -> Result<(MemberSurvey, Pods), WorldError> {
         let snapshot = Snapshot::read(member).await?;
-        let webhooks =
-            member.door.list("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", "").await?;
+        let webhooks = foreign::webhooks(&member.door).await?;
         let listed = member.door.list("/api/v1/namespaces", "").await?;
         let version = member.door.get("/version").await?.unwrap_or_default();
         let part = |pointer: &str| {
             text(&version, pointer).and_then(|text| text.trim_end_matches('+').parse().ok()).unwrap_or(0)
         };
-        let injecting: Vec<&Value> = webhooks.iter().filter(|webhook| injects_sidecars(webhook)).collect();
-        let ours = |webhook: &&&Value| webhook["metadata"]["labels"][OWNER_LABEL] == self.namespace();
+        let ours = |webhook: &&Value| webhook["metadata"]["labels"][OWNER_LABEL] == self.namespace();
+        let injecting = webhooks.iter().map(|(_, webhook)| webhook).filter(|webhook| injects_sidecars(webhook));
         let pods = snapshot.pods.keys().map(|(namespace, name)| format!("{name}.{namespace}")).collect();
         let survey = MemberSurvey {
             member: member.name.clone(),
             kubernetes: (part("/major"), part("/minor")),
             namespaces: self.namespaces(&listed, &snapshot),
-            injectors: injecting.iter().filter(ours).filter_map(|webhook| injector(webhook)).collect(),
-            foreign: injecting
-                .iter()
-                .filter(|webhook| !ours(webhook))
-                .filter_map(|webhook| text(webhook, "/metadata/name").map(str::to_owned))
-                .collect(),
+            injectors: injecting.filter(ours).filter_map(injector).collect(),
+            foreign: foreign::of_another_istio(&webhooks, Some(self.namespace())),
         };
         Ok((survey, pods))
     }
@@ -104,7 +100,7 @@ pub(super) fn namespace_labels(object: &Value) -> NamespaceLabels {
 }
 
 /// True for a webhook configuration with an entry of Istio's sidecar injector, whoever made it.
-pub(crate) fn injects_sidecars(webhook: &Value) -> bool {
+fn injects_sidecars(webhook: &Value) -> bool {
     let entries = webhook["webhooks"].as_array();
     entries.is_some_and(|entries| {
         entries

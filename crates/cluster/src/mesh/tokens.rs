@@ -3,11 +3,16 @@
 
 use model::Name;
 use model::operation::Problem;
+use model::upgrade::Finding;
 use rollout::ports::{Permit, WorldError};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::{MemberDoor, MeshWorld, mark_of, preconditions, selector, text};
-use crate::account::{self, NAMESPACE};
+use crate::account::{Anchors, unbind};
+use crate::door::Door;
+use crate::foreign::silent_webhooks;
+use crate::kubeconfig::Identity;
 use crate::register::{explain, version};
 
 /// On a Secret with a token: which member it opens.
@@ -20,8 +25,7 @@ const SERIAL_NOTE: &str = "meshwright.dev/serial";
 impl MeshWorld {
     /// The parts of a Secret in the hosting cluster that holds a new token of an account in a member.
     pub(super) async fn token(&self, member: &MemberDoor, account: &str, permit: &Permit) -> Result<Value, WorldError> {
-        let (serial, minted) =
-            account::mint(&member.door, self.namespace(), account, self.config.life, Some(permit)).await?;
+        let (serial, minted) = self.anchors().mint(&member.door, account, self.config.life, Some(permit)).await?;
         Ok(json!({
             "metadata": {
                 "labels": { READS_LABEL: member.name.as_str() },
@@ -36,11 +40,11 @@ impl MeshWorld {
     ///
     /// # Errors
     /// A cluster did not answer or refused.
-    pub async fn renew_tokens(&self, member: &Name) -> Result<bool, WorldError> {
+    pub(super) async fn renew_tokens(&self, member: &Name) -> Result<bool, WorldError> {
         let member = self.member(member)?;
-        let newest = account::anchors(&member.door, self.namespace()).await?.pop();
-        if newest.is_none_or(|(serial, _)| serial < member.serial) {
-            account::put_anchor(&member.door, self.namespace(), member.serial).await?;
+        let anchors = self.anchors();
+        if anchors.newest(&member.door).await? < member.serial {
+            anchors.put(&member.door, member.serial).await?;
         }
         let path = format!("/api/v1/namespaces/{}/secrets", self.namespace());
         let query = selector(&[(READS_LABEL, member.name.as_str())]);
@@ -53,8 +57,7 @@ impl MeshWorld {
                 continue;
             }
             current = false;
-            let (serial, minted) =
-                account::mint(&member.door, self.namespace(), account, self.config.life, None).await?;
+            let (serial, minted) = anchors.mint(&member.door, account, self.config.life, None).await?;
             let (uid, version) = preconditions(&mark_of(Some(&secret))).unwrap_or_default();
             let change = json!({
                 "metadata": { "uid": uid, "resourceVersion": version, "annotations": { SERIAL_NOTE: serial.to_string() } },
@@ -65,16 +68,19 @@ impl MeshWorld {
         Ok(current)
     }
 
+    /// The Secrets in a member that the tokens of the mesh's control planes are bound to.
+    fn anchors(&self) -> Anchors<'_> {
+        Anchors::of_mesh(self.namespace())
+    }
+
     /// Takes the member's older credentials away: our account's and those of the control planes. Answers whether there was
-    /// none left.
+    /// none left, and the cluster refuses the one before the present.
     ///
     /// # Errors
-    /// As for [`MeshWorld::renew_tokens`].
-    pub async fn retire_tokens(&self, member: &Name) -> Result<bool, WorldError> {
-        let member = self.member(member)?;
-        let ours = account::retire(&member.door, NAMESPACE, member.serial).await?;
-        let theirs = account::retire(&member.door, self.namespace(), member.serial).await?;
-        Ok(!ours && !theirs)
+    /// As for [`MeshWorld::renew_access`].
+    pub async fn retire_tokens(&self, member: &MemberDoor) -> Result<bool, WorldError> {
+        let theirs = self.anchors().retire(&member.door, member.serial).await?;
+        Ok(member.retire().await? && !theirs)
     }
 }
 
@@ -89,7 +95,35 @@ impl MemberDoor {
         if !retire {
             return Ok((version, false));
         }
-        let any = account::retire(&self.door, NAMESPACE, self.serial).await.map_err(|error| explain(&error))?;
-        Ok((version, !any))
+        let settled = self.retire().await.map_err(|error| explain(&error))?;
+        Ok((version, settled))
+    }
+
+    /// What the cluster's users should know of it.
+    ///
+    /// # Errors
+    /// As for [`MemberDoor::tend`].
+    pub async fn findings(&self) -> Result<Vec<Finding>, Problem> {
+        silent_webhooks(&self.door).await.map_err(|error| explain(&error))
+    }
+
+    /// Takes our account's older credentials away. Answers whether there was none left and the cluster was seen to refuse
+    /// the former one: an API server remembers for a few seconds whom it has let in.
+    async fn retire(&self) -> Result<bool, WorldError> {
+        let any = self.account.anchors().retire(&self.door, self.serial).await?;
+        let Some(former) = &self.former else { return Ok(!any) };
+        if let Identity::Token(token) = &former.credential.identity {
+            unbind(&self.door, token.expose_secret()).await?;
+        }
+        Ok(!any && is_refused(&former.door).await?)
+    }
+}
+
+/// Whether a cluster refuses the credential of a connection.
+async fn is_refused(door: &Door) -> Result<bool, WorldError> {
+    match door.get("/version").await {
+        Err(WorldError::Refused { code: "credential_expired", .. }) => Ok(true),
+        Ok(_) => Ok(false),
+        Err(error) => Err(error),
     }
 }

@@ -79,8 +79,10 @@ fn foreign(member: &MemberSurvey, name: &str) -> Finding {
         Severity::Block,
         "foreign_istio",
         format!("{}: {name}", member.member),
-        "An injection webhook that is not ours would inject the same pods.",
-        "Remove that Istio from the cluster, or leave the cluster out of the mesh.",
+        "A webhook of an Istio that is not ours would inject the same pods, or refuse the same resources.",
+        &format!(
+            "Uninstall that Istio with the tool that installed it; what is left of one that is gone is removed by `kubectl delete {name}`."
+        ),
     )
 }
 

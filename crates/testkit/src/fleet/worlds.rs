@@ -64,14 +64,24 @@ impl Worlds for FakeWorlds {
         Ok((Arc::new(self.of(tenant).0.clone()), layout))
     }
 
-    async fn connect(&self, tenant: TenantId, _cluster: ClusterId) -> Result<Issued, Problem> {
-        self.of(tenant).1.connect(self.clock.now()).await
+    async fn identify(&self, tenant: TenantId, cluster: ClusterId) -> Result<String, Problem> {
+        Ok(self.of(tenant).1.identify(cluster))
+    }
+
+    async fn connect(&self, tenant: TenantId, cluster: ClusterId) -> Result<Issued, Problem> {
+        let lost = |error: store::StoreError| worker::unread(&error);
+        let mut tx = self.store.begin(tenant).await.map_err(lost)?;
+        let known = tx.cluster(cluster).await.map_err(lost)?.life.map_or(0, |life| life.serial);
+        drop(tx);
+        self.of(tenant).1.connect(cluster, known + 1, self.clock.now()).await
     }
 
     async fn tend(&self, tenant: TenantId, _cluster: ClusterId) -> Result<Tended, Problem> {
-        match self.of(tenant).1.look().await {
-            Some(problem) => Err(problem),
-            None => Ok(Tended { kubernetes_version: KUBERNETES.into(), settled: true }),
+        let credentials = self.of(tenant).1;
+        if let Some(problem) = credentials.look().await {
+            return Err(problem);
         }
+        let (settled, findings) = (credentials.settled(), credentials.findings());
+        Ok(Tended { kubernetes_version: KUBERNETES.into(), settled, findings })
     }
 }

@@ -167,7 +167,7 @@ impl World for FakeWorld {
                 kubernetes: (1, 33),
                 namespaces: namespaces.collect(),
                 injectors: state.injectors(member),
-                foreign: Vec::new(),
+                foreign: state.foreign.get(member).cloned().unwrap_or_default(),
             });
         }
         Ok(survey)

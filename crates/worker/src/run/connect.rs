@@ -8,7 +8,7 @@ use model::credential::OVERLAP;
 use model::ids::ClusterId;
 use model::operation::{OperationKind, OperationState, Problem};
 use rollout::ports::Settled;
-use store::{Issued, Record, StoreError, Tx, sha256};
+use store::{Issued, ONE_REGISTRATION, Record, StoreError, Tx, sha256};
 
 use super::{REST, Run, RunEnd};
 use crate::{DATABASE, vitals};
@@ -17,6 +17,15 @@ impl Run<'_> {
     /// A cluster that cannot be used is an answer, not a pause.
     pub(super) async fn connect(&mut self) -> Result<RunEnd, StoreError> {
         let cluster = self.operation.cluster.ok_or(StoreError::NotFound { what: "cluster" })?;
+        let problem = match self.connect_to(cluster).await {
+            Err(StoreError::Conflict { constraint }) if constraint == ONE_REGISTRATION => registered_already(),
+            Err(StoreError::NotFound { what: "cluster" }) => gone(),
+            ended => return ended,
+        };
+        self.refused(cluster, problem).await.map(|()| RunEnd::LetGo)
+    }
+
+    async fn connect_to(&mut self, cluster: ClusterId) -> Result<RunEnd, StoreError> {
         let held = match self.engine.store.begin(self.claim.tenant).await?.cluster(cluster).await {
             Err(StoreError::NotFound { .. }) => {
                 return self.finish(OperationState::Failed { problem: gone() }).await.map(|()| RunEnd::LetGo);
@@ -26,9 +35,9 @@ impl Run<'_> {
         // A predecessor may have come as far as that.
         if held.life.map_or(0, |life| life.serial) < self.number("serial").unwrap_or(1) {
             let limit = self.engine.settings.look;
-            let connected = tokio::time::timeout(limit, self.engine.worlds.connect(self.claim.tenant, cluster)).await;
+            let connected = tokio::time::timeout(limit, self.next_credential(cluster)).await;
             self.lease.progressed();
-            match connected.unwrap_or_else(|_| Err(silent())) {
+            match connected.unwrap_or_else(|_| Ok(Err(silent())))? {
                 Ok(issued) => self.keep(cluster, &issued).await?,
                 Err(problem) if problem.code == DATABASE => return Ok(RunEnd::Unreadable),
                 Err(problem) => return self.refused(cluster, problem).await.map(|()| RunEnd::LetGo),
@@ -42,6 +51,19 @@ impl Run<'_> {
             Ok(Settled::Failing(problem)) | Err(problem) => self.wait_for_replicas(problem.message).await,
         };
         done.map(|()| RunEnd::LetGo)
+    }
+
+    /// The cluster is held for this registration before anything is written into it: of two registrations that come at
+    /// once, one writes.
+    async fn next_credential(&self, cluster: ClusterId) -> Result<Result<Issued, Problem>, StoreError> {
+        let uid = match self.engine.worlds.identify(self.claim.tenant, cluster).await {
+            Ok(uid) => uid,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        tx.hold_identity(cluster, &uid).await?;
+        tx.commit().await?;
+        Ok(self.engine.worlds.connect(self.claim.tenant, cluster).await)
     }
 
     fn number(&self, argument: &str) -> Option<i64> {
@@ -75,12 +97,16 @@ impl Run<'_> {
         if self.operation.kind == OperationKind::RegisterCluster {
             return Ok(Settled::Yes);
         }
-        self.engine.worlds.tend(self.claim.tenant, cluster).await?;
+        let tended = self.engine.worlds.tend(self.claim.tenant, cluster).await?;
+        // Without an overlap the caller wants the former credential dead, and is told so when it was seen to be.
+        let alive = self.number("overlap_seconds") == Some(0) && !tended.settled;
+        let former =
+            if alive { Settled::NotYet("the cluster still accepts the former one".into()) } else { Settled::Yes };
         let lost = |error: StoreError| Problem::new(DATABASE, error.to_string(), "Try again.");
         let mut tx = self.engine.store.begin(self.claim.tenant).await.map_err(lost)?;
         let mesh = match tx.mesh_of(cluster).await.map_err(lost)? {
             Some(mesh) => tx.mesh(mesh).await.map_err(lost)?,
-            None => return Ok(Settled::Yes),
+            None => return Ok(former),
         };
         drop(tx);
         if mesh.state != store::MeshState::Ready {
@@ -88,7 +114,8 @@ impl Run<'_> {
         }
         let (world, layout) = self.engine.worlds.open(self.claim.tenant, mesh.id).await?;
         let seen = world.readiness(&layout.current.revision, &layout.members).await;
-        seen.map_err(|error| Problem::new("cluster_unreachable", error.to_string(), ""))
+        let seen = seen.map_err(|error| Problem::new("cluster_unreachable", error.to_string(), ""))?;
+        Ok(if seen == Settled::Yes { former } else { seen })
     }
 
     /// Looks again in a moment. The credential is renewed whatever the replicas say, and whoever looks after the cluster goes
@@ -97,7 +124,7 @@ impl Run<'_> {
         let waited = self.operation.started_at.map_or(SignedDuration::ZERO, |since| self.now().duration_since(since));
         if waited > self.engine.settings.patience.step {
             let hint = "The credential was renewed, and control planes are still brought to it. See what keeps them from being ready.";
-            let message = format!("The control planes do not show that they use it: {reason}.");
+            let message = format!("The clusters do not show yet that only the new one is in use: {reason}.");
             return self
                 .finish(OperationState::Failed { problem: Problem::new("control_plane_not_ready", message, hint) })
                 .await;
@@ -133,6 +160,13 @@ impl Run<'_> {
         vitals::recorded(&self.operation, &record, self.now());
         Ok(())
     }
+}
+
+/// The same words for every tenant: they do not tell whose the other registration is.
+fn registered_already() -> Problem {
+    let message = "This cluster is registered already, and a cluster has one registration.";
+    let hint = "Use that registration, or delete it first with `meshwright cluster delete`. If it is not yours, ask the operator of the service.";
+    Problem::new("cluster_registered_already", message, hint)
 }
 
 /// The cluster was deregistered while it was being connected to.

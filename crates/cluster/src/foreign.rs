@@ -1,0 +1,224 @@
+//! Webhooks in a user's cluster that are not ours: those of another Istio, in use or left over, which would inject or
+//! refuse the same objects as ours; and those of anybody else whose server does not answer, which refuse pods.
+
+use model::operation::Problem;
+use model::rules::Severity;
+use model::survey::foreign_istio;
+use model::upgrade::Finding;
+use rollout::ports::WorldError;
+use serde_json::{Map, Value, json};
+
+use crate::door::Door;
+use crate::mesh::{MUTATING, OWNER_LABEL, VALIDATING};
+use crate::register::explain;
+
+/// The most webhooks that one look tries with a dry run.
+const MAX_TRIED: usize = 20;
+
+/// Every webhook configuration of a cluster, with the kind by which `kubectl` knows it.
+pub(crate) async fn webhooks(door: &Door) -> Result<Vec<(&'static str, Value)>, WorldError> {
+    let mutating = door.list(MUTATING, "").await?;
+    let validating = door.list(VALIDATING, "").await?;
+    let of = |kind: &'static str| move |object: Value| (kind, object);
+    let all = mutating.into_iter().map(of("mutatingwebhookconfiguration"));
+    Ok(all.chain(validating.into_iter().map(of("validatingwebhookconfiguration"))).collect())
+}
+
+/// Istio's webhook configurations that do not carry this mesh's label, as `kind/name`. Without a mesh none is ours.
+pub(crate) fn of_another_istio(webhooks: &[(&'static str, Value)], mesh: Option<&str>) -> Vec<String> {
+    let ours = |object: &Value| mesh.is_some_and(|mesh| object["metadata"]["labels"][OWNER_LABEL] == mesh);
+    let foreign = webhooks.iter().filter(|(_, object)| is_istios(object) && !ours(object));
+    foreign.filter_map(|(kind, object)| Some(format!("{kind}/{}", name(object)?))).collect()
+}
+
+/// Refuses a cluster that has webhooks of any Istio, all of them by name.
+///
+/// # Errors
+/// There are some, or the cluster does not let us look.
+pub(crate) async fn no_istio(door: &Door) -> Result<(), Problem> {
+    let webhooks = webhooks(door).await.map_err(|error| explain(&error))?;
+    let found = of_another_istio(&webhooks, None);
+    if found.is_empty() { Ok(()) } else { Err(foreign_istio(door.place(), &found)) }
+}
+
+/// True for the injector, its tags and the validators of an Istio, whoever installed it: all their entries' names are in
+/// Istio's own domain.
+fn is_istios(object: &Value) -> bool {
+    entries(object).iter().any(|entry| entry["name"].as_str().is_some_and(|name| name.ends_with(".istio.io")))
+}
+
+/// What is wrong with other people's webhooks: those that refuse every pod of some namespace because their server does
+/// not answer. Each is tried with a dry run of a pod that it would be asked about.
+pub(crate) async fn silent_webhooks(door: &Door) -> Result<Vec<Finding>, WorldError> {
+    let webhooks = webhooks(door).await?;
+    let others = webhooks.iter().filter(|(_, object)| !is_istios(object));
+    let tried: Vec<(&str, &Value, &Value)> = others
+        .flat_map(|(kind, object)| entries(object).iter().map(move |entry| (*kind, object, entry)))
+        .filter(|(_, _, entry)| refuses_pods(entry))
+        .take(MAX_TRIED)
+        .collect();
+    if tried.is_empty() {
+        return Ok(Vec::new());
+    }
+    let namespaces = door.list("/api/v1/namespaces", "").await?;
+    let mut found = Vec::new();
+    for (kind, object, entry) in tried {
+        let matching = namespaces.iter().find(|namespace| selects(&entry["namespaceSelector"], namespace));
+        let (Some(namespace), Some(webhook)) = (matching.and_then(name), name(object)) else { continue };
+        let answer = door.dry_run(&format!("/api/v1/namespaces/{namespace}/pods"), &asked_about(entry)).await;
+        if let Err(WorldError::Refused { code: "webhook_failed", .. }) = answer {
+            found.push(silent(kind, webhook, namespace));
+        }
+    }
+    found.dedup();
+    Ok(found)
+}
+
+fn silent(kind: &str, webhook: &str, namespace: &str) -> Finding {
+    Finding {
+        severity: Severity::Warn,
+        code: "webhook_silent".into(),
+        object: format!("{kind}/{webhook}"),
+        message: format!(
+            "New pods of the namespace {namespace} are refused: a webhook that they are shown to does not answer."
+        ),
+        hint: format!(
+            "Bring the webhook's server back, or remove what is left of it: `kubectl delete {kind}/{webhook}`. Restarts of an upgrade wait for pods that this webhook refuses."
+        ),
+    }
+}
+
+fn entries(object: &Value) -> &[Value] {
+    object["webhooks"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The name of an object, when it is one that Kubernetes would accept: it becomes part of commands that people copy.
+fn name(object: &Value) -> Option<&str> {
+    const MAX_NAME_CHARACTERS: usize = 253;
+    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+    let plain = |name: &&str| (1..=MAX_NAME_CHARACTERS).contains(&name.len()) && name.bytes().all(letter);
+    object["metadata"]["name"].as_str().filter(plain).filter(|name| !name.starts_with('-'))
+}
+
+/// Whether an entry is asked about new pods, and its silence refuses them: `Fail` is what Kubernetes assumes.
+fn refuses_pods(entry: &Value) -> bool {
+    let has = |rule: &Value, field: &str, wanted: &[&str]| {
+        let list = rule[field].as_array().map_or(&[] as &[Value], Vec::as_slice);
+        list.iter().any(|value| value.as_str().is_some_and(|value| wanted.contains(&value)))
+    };
+    let pods = |rule: &Value| {
+        has(rule, "apiGroups", &["", "*"])
+            && has(rule, "operations", &["CREATE", "*"])
+            && has(rule, "resources", &["pods", "*", "*/*"])
+    };
+    entry["failurePolicy"] != "Ignore" && entry["rules"].as_array().is_some_and(|rules| rules.iter().any(pods))
+}
+
+/// Whether a label selector selects an object, by Kubernetes' rules; an empty one selects everything.
+fn selects(selector: &Value, object: &Value) -> bool {
+    let labels = &object["metadata"]["labels"];
+    let equal = selector["matchLabels"]
+        .as_object()
+        .is_none_or(|wanted| wanted.iter().all(|(key, value)| labels[key] == *value));
+    let expressions = selector["matchExpressions"].as_array().map_or(&[] as &[Value], Vec::as_slice);
+    equal
+        && expressions.iter().all(|expression| {
+            let value = expression["key"].as_str().map_or(&Value::Null, |key| &labels[key]);
+            let listed = expression["values"].as_array().is_some_and(|values| values.contains(value));
+            match expression["operator"].as_str() {
+                Some("In") => listed,
+                Some("NotIn") => !listed,
+                Some("Exists") => !value.is_null(),
+                Some("DoesNotExist") => value.is_null(),
+                _ => false,
+            }
+        })
+}
+
+/// A pod that an entry's object selector selects, as far as labels can make it so.
+fn asked_about(entry: &Value) -> Value {
+    let selector = &entry["objectSelector"];
+    let mut labels: Map<String, Value> = selector["matchLabels"].as_object().cloned().unwrap_or_default();
+    for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
+        let value = match expression["operator"].as_str() {
+            Some("In") => expression["values"][0].clone(),
+            Some("Exists") => "probe".into(),
+            _ => continue,
+        };
+        if let Some(key) = expression["key"].as_str() {
+            labels.entry(key).or_insert(value);
+        }
+    }
+    // Neither of our own webhooks is to answer for the one that is tried.
+    labels.entry("sidecar.istio.io/inject").or_insert("false".into());
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "meshwright-probe", "labels": labels },
+        "spec": { "containers": [{ "name": "probe", "image": "meshwright.invalid/probe" }] },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn webhook(name: &str, entry: &str, owner: Option<&str>) -> Value {
+        let labels = owner.map_or(json!({}), |owner| json!({ OWNER_LABEL: owner }));
+        json!({ "metadata": { "name": name, "labels": labels }, "webhooks": [{ "name": entry }] })
+    }
+
+    #[test]
+    fn every_webhook_of_another_istio_is_found_and_ours_are_not() {
+        const MUTATES: &str = "mutatingwebhookconfiguration";
+        const VALIDATES: &str = "validatingwebhookconfiguration";
+        let all = [
+            (MUTATES, webhook("istio-sidecar-injector", "rev.namespace.sidecar-injector.istio.io", None)),
+            (MUTATES, webhook("istio-revision-tag-default", "object.sidecar-injector.istio.io", Some("other-1"))),
+            (MUTATES, webhook("ours", "rev.object.sidecar-injector.istio.io", Some("mesh-1"))),
+            (VALIDATES, webhook("istiod-default-validator", "validation.istio.io", None)),
+            (VALIDATES, webhook("istio-validator-istio-system", "rev.validation.istio.io", None)),
+            (MUTATES, webhook("image-scanner", "pods.scanner.example", None)),
+            (MUTATES, webhook("a; rm -rf /", "object.sidecar-injector.istio.io", None)),
+        ];
+        let foreign = [
+            "mutatingwebhookconfiguration/istio-sidecar-injector",
+            "mutatingwebhookconfiguration/istio-revision-tag-default",
+            "validatingwebhookconfiguration/istiod-default-validator",
+            "validatingwebhookconfiguration/istio-validator-istio-system",
+        ];
+        assert_eq!(of_another_istio(&all, Some("mesh-1")), foreign);
+        assert_eq!(of_another_istio(&all, None).len(), foreign.len() + 1, "before there is a mesh, ours is a leftover");
+    }
+
+    #[test]
+    fn a_selector_selects_as_kubernetes_does() {
+        let object = json!({ "metadata": { "labels": { "scan": "yes", "a": "b" } } });
+        for selector in [
+            json!(null),
+            json!({ "matchLabels": { "scan": "yes" } }),
+            json!({ "matchExpressions": [{ "key": "scan", "operator": "In", "values": ["no", "yes"] }] }),
+            json!({ "matchExpressions": [{ "key": "other", "operator": "NotIn", "values": ["x"] }, { "key": "a", "operator": "Exists" }] }),
+            json!({ "matchExpressions": [{ "key": "other", "operator": "DoesNotExist" }] }),
+        ] {
+            assert!(selects(&selector, &object), "{selector}");
+        }
+        for selector in [
+            json!({ "matchLabels": { "scan": "no" } }),
+            json!({ "matchLabels": { "scan": "yes", "more": "x" } }),
+            json!({ "matchExpressions": [{ "key": "scan", "operator": "NotIn", "values": ["yes"] }] }),
+            json!({ "matchExpressions": [{ "key": "a", "operator": "DoesNotExist" }] }),
+            json!({ "matchExpressions": [{ "key": "other", "operator": "Exists" }] }),
+        ] {
+            assert!(!selects(&selector, &object), "{selector}");
+        }
+    }
+
+    #[test]
+    fn only_what_fails_closed_for_new_pods_is_tried() {
+        let entry = |policy: &str, resource: &str| json!({ "failurePolicy": policy, "rules": [{ "apiGroups": [""], "operations": ["CREATE"], "resources": [resource] }] });
+        assert!(refuses_pods(&entry("Fail", "pods")));
+        assert!(!refuses_pods(&entry("Ignore", "pods")));
+        assert!(!refuses_pods(&entry("Fail", "services")));
+        let selector = json!({ "objectSelector": { "matchLabels": { "scan": "yes" }, "matchExpressions": [{ "key": "tier", "operator": "In", "values": ["a"] }] } });
+        assert_eq!(asked_about(&selector)["metadata"]["labels"]["tier"], "a");
+    }
+}

@@ -1,0 +1,196 @@
+//! How control planes come to know a member's address and authority, and how a change of either reaches them.
+//!
+//! Both stand in a kubeconfig: that of the config cluster is a file of each istiod, read once when it starts; those of the
+//! others are remote secrets, which istiod watches. A change of the first needs a restart, and so does one of the others
+//! on releases whose secret controller hangs over it. The write that changes a kubeconfig leaves a note of it on the Secret,
+//! and a control plane whose pods do not carry that note is restarted: a worker that ends between the two is made up for.
+
+use std::net::SocketAddr;
+
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use model::Name;
+use model::plan::Target;
+use model::release::{Quirk, Release};
+use model::version::{RevisionName, Version};
+use rollout::ports::WorldError;
+use serde_json::{Value, json};
+
+use super::values::TOKENS;
+use super::{MemberDoor, MeshWorld, OWNER_LABEL, mark_of, preconditions, selector, text};
+use crate::addresses;
+
+/// The file of the config cluster's kubeconfig, in its Secret.
+pub(super) const CONFIG_KEY: &str = "config";
+/// What the names of the Secrets with that kubeconfig begin with; the revision follows.
+const CONFIG_SECRET: &str = "istio-kubeconfig-";
+/// Where that kubeconfig finds its token.
+pub(super) const CONFIG_TOKEN: &str = "/var/run/secrets/remote/token";
+/// On a pod template: before a slash, with the member's name after it.
+const NOTE: &str = "way-in.meshwright.dev";
+
+/// Where a remote secret's kubeconfig finds its token.
+pub(super) fn token_file(member: &str) -> String {
+    format!("{TOKENS}/{member}/token")
+}
+
+/// The Secret that tells istiod of a member which is not the config cluster.
+pub(super) fn remote_secret(member: &str) -> String {
+    format!("istio-remote-secret-{member}")
+}
+
+impl MeshWorld {
+    /// Brings what control planes read a member with to its present credential: tokens, address and authority. Answers
+    /// whether all of it was there before. Safe to repeat.
+    ///
+    /// # Errors
+    /// A cluster did not answer or refused.
+    pub async fn renew_access(&self, member: &Name) -> Result<bool, WorldError> {
+        let tokens = self.renew_tokens(member).await?;
+        let member = self.member(member)?;
+        let rewritten = self.rewrite_kubeconfigs(member).await?;
+        let restarted = self.restart_for(member).await?;
+        Ok(tokens && !rewritten && !restarted)
+    }
+
+    /// Writes the member's address and authority into the kubeconfigs of the control planes, with a note of what was written.
+    /// Answers whether any was another.
+    async fn rewrite_kubeconfigs(&self, member: &MemberDoor) -> Result<bool, WorldError> {
+        let (key, file) = self.kubeconfig_of(member);
+        let known = self.addresses(&member.name).await?;
+        let path = format!("/api/v1/namespaces/{}/secrets", self.namespace());
+        let mut any = false;
+        for secret in self.ways_in(member).await? {
+            let held = secret["data"][&key].as_str().and_then(|data| STANDARD.decode(data).ok());
+            if held.is_some_and(|held| leads_to(&held, member, &known)) {
+                continue;
+            }
+            any = true;
+            let wanted = self.kubeconfig(member, &file).await?;
+            let (uid, version) = preconditions(&mark_of(Some(&secret))).unwrap_or_default();
+            let change = json!({
+                "metadata": { "uid": uid, "resourceVersion": version, "annotations": { note_key(member): note_of(&wanted) } },
+                "stringData": { &key: wanted },
+            });
+            let name = text(&secret, "/metadata/name").unwrap_or_default();
+            tracing::info!(
+                member = member.name.as_str(),
+                secret = name,
+                "control planes are told another way into a member"
+            );
+            self.config.hosting.patch(&format!("{path}/{name}"), &change, None).await?;
+        }
+        Ok(any)
+    }
+
+    /// The key of a member's kubeconfig in its Secret, and the token file that it names.
+    fn kubeconfig_of(&self, member: &MemberDoor) -> (String, String) {
+        if self.is_config(&member.name) {
+            return (CONFIG_KEY.to_owned(), CONFIG_TOKEN.to_owned());
+        }
+        (member.name.to_string(), token_file(member.name.as_str()))
+    }
+
+    /// The Secrets that tell control planes the way into a member: one for each revision, or the remote secret.
+    async fn ways_in(&self, member: &MemberDoor) -> Result<Vec<Value>, WorldError> {
+        let path = format!("/api/v1/namespaces/{}/secrets", self.namespace());
+        let config = self.is_config(&member.name);
+        let remote = remote_secret(member.name.as_str());
+        let mut secrets = self.config.hosting.list(&path, &selector(&[(OWNER_LABEL, self.namespace())])).await?;
+        secrets.retain(|secret| {
+            let name = text(secret, "/metadata/name").unwrap_or_default();
+            if config { name.starts_with(CONFIG_SECRET) } else { name == remote }
+        });
+        Ok(secrets)
+    }
+
+    /// Restarts the control planes that would not take a member's present way in as they run: those whose pods do not carry
+    /// the note of the Secret. A Secret that was never rewritten carries none.
+    async fn restart_for(&self, member: &MemberDoor) -> Result<bool, WorldError> {
+        let secrets = self.ways_in(member).await?;
+        let path = format!("/apis/apps/v1/namespaces/{}/deployments", self.namespace());
+        let key = note_key(member);
+        let mut any = false;
+        for deployment in self.config.hosting.list(&path, &selector(&[("app", "istiod")])).await? {
+            let revision = text(&deployment, "/metadata/labels/istio.io~1rev").and_then(|name| name.parse().ok());
+            let (Some(name), Some(revision)) = (text(&deployment, "/metadata/name"), revision) else { continue };
+            let own = |secret: &&Value| {
+                let named = text(secret, "/metadata/name").unwrap_or_default();
+                !self.is_config(&member.name) || named == format!("{CONFIG_SECRET}{revision}")
+            };
+            let noted = secrets.iter().find(own).and_then(|secret| secret["metadata"]["annotations"][&key].as_str());
+            let Some(noted) = noted else { continue };
+            let carried = &deployment["spec"]["template"]["metadata"]["annotations"][&key];
+            if carried == noted || !self.reads_once(member, &self.release_of(&revision).await?) {
+                continue;
+            }
+            any = true;
+            let (uid, version) = preconditions(&mark_of(Some(&deployment))).unwrap_or_default();
+            let change = json!({
+                "metadata": { "uid": uid, "resourceVersion": version },
+                "spec": { "template": { "metadata": { "annotations": { &key: noted } } } },
+            });
+            tracing::info!(
+                member = member.name.as_str(),
+                deployment = name,
+                "a control plane is restarted for a member's new way in"
+            );
+            self.config.hosting.patch(&format!("{path}/{name}"), &change, None).await?;
+        }
+        Ok(any)
+    }
+
+    /// Whether an istiod of a release takes a change of a member's kubeconfig only with a restart.
+    fn reads_once(&self, member: &MemberDoor, release: &Release) -> bool {
+        self.is_config(&member.name) || release.quirks.contains(&Quirk::RemoteSecretDeadlock)
+    }
+
+    /// The release that a control plane runs, by its own inventory.
+    async fn release_of(&self, revision: &RevisionName) -> Result<Release, WorldError> {
+        let seen = self.look_at_bundle(&Target::ControlPlane { revision: revision.clone() }).await?;
+        let version: Option<Version> = seen.value.and_then(|value| value.parse().ok());
+        match version {
+            Some(version) => Ok(self.release(&version)?.0.clone()),
+            None => Err(WorldError::Changed { place: format!("control plane {revision}") }),
+        }
+    }
+
+    /// Notes on rendered Deployments the ways in that they start with, so that a later look restarts none of them.
+    pub(super) async fn note_ways_in(&self, objects: &mut [Value], release: &Release) -> Result<(), WorldError> {
+        for member in self.config.members.iter().skip(1).filter(|member| self.reads_once(member, release)) {
+            let key = note_key(member);
+            let secrets = self.ways_in(member).await?;
+            let note =
+                secrets.first().map(|secret| secret["metadata"]["annotations"][&key].clone()).unwrap_or_default();
+            let deployments = objects.iter_mut().filter(|object| object["kind"] == "Deployment" && !note.is_null());
+            for deployment in deployments {
+                deployment["spec"]["template"]["metadata"]["annotations"][&key] = note.clone();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The annotation of a member's way in: on the Secret as it was last rewritten, on pods as they were last started.
+fn note_key(member: &MemberDoor) -> String {
+    format!("{NOTE}/{}", member.name)
+}
+
+fn note_of(kubeconfig: &str) -> String {
+    STANDARD.encode(digest::digest(&digest::SHA256, kubeconfig.as_bytes()))
+}
+
+/// Whether a kubeconfig that control planes have leads to a member as its present credential does. A name that resolves to
+/// several addresses leads to any of them, so that the order of a name server's answers changes nothing.
+fn leads_to(held: &[u8], member: &MemberDoor, known: &[SocketAddr]) -> bool {
+    let held: Value = serde_json::from_slice(held).unwrap_or_default();
+    let cluster = &held["clusters"][0]["cluster"];
+    let server = cluster["server"].as_str().unwrap_or_default();
+    let authority = cluster["certificate-authority-data"] == STANDARD.encode(&member.credential.authority);
+    // An earlier server gave the name instead of the address.
+    let named = server == member.credential.server;
+    let name = cluster["tls-server-name"].as_str().map(str::to_owned) == addresses::name_of(&member.credential.server);
+    let addressed = name && addresses::literal(server).is_some_and(|address| known.contains(&address));
+    authority && (named || addressed)
+}

@@ -1,0 +1,184 @@
+//! A cluster has one registration, in whichever tenants the attempts are made.
+
+use std::time::Duration;
+
+use model::Clock;
+use model::ids::{OperationId, TenantId};
+use model::operation::{OperationKind, OperationState, Problem};
+use model::rules::Severity;
+use model::upgrade::Finding;
+use store::NewOperation;
+use testkit::Fleet;
+use uuid::Uuid;
+
+const SHARED: &str = "5b0f6a3e-0000-4000-8000-000000000001";
+
+async fn two_tenants() -> (Fleet, Fleet) {
+    let one = Fleet::new().await;
+    let mut other = one.beside(TenantId(Uuid::from_u128(9)), "other").await;
+    // Any worker takes any tenant's operation, so both see the same clusters.
+    other.credentials = one.credentials.clone();
+    (one, other)
+}
+
+async fn problem(fleet: &Fleet, operation: OperationId) -> Problem {
+    match fleet.operation(operation).await.state {
+        OperationState::Failed { problem } => problem,
+        state => panic!("the registration is {}", state.as_str()),
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_is_registered_once_across_tenants_and_the_refusal_does_not_tell_whose_it_is() {
+    let (one, other) = two_tenants().await;
+    let (first, accepted) = one.register("mine").await;
+    one.credentials.leads_to(first, SHARED);
+    one.run().await;
+    assert_eq!(one.operation(accepted).await.state, OperationState::Succeeded);
+    let (second, refused) = other.register("theirs").await;
+    other.credentials.leads_to(second, SHARED);
+    other.run().await;
+    let said = problem(&other, refused).await;
+    assert_eq!(said.code, "cluster_registered_already");
+    let words = format!("{} {}", said.message, said.hint);
+    let telling = ["mine", "acme", &first.to_string(), SHARED];
+    assert!(telling.iter().all(|word| !words.contains(word)), "{words}");
+    assert!(!other.credentials.made().contains(&second), "nothing was written into the cluster for the second one");
+    assert_eq!(one.cluster(first).await.uid.as_deref(), Some(SHARED));
+}
+
+#[tokio::test]
+async fn of_two_registrations_at_once_exactly_one_wins() {
+    let (one, other) = two_tenants().await;
+    for round in 0..5 {
+        let (mine, first) = one.register(&format!("mine-{round}")).await;
+        let (theirs, second) = other.register(&format!("theirs-{round}")).await;
+        let shared = format!("shared-{round}");
+        one.credentials.leads_to(mine, &shared);
+        other.credentials.leads_to(theirs, &shared);
+        let workers = [one.worker("a", Duration::from_secs(30)), other.worker("b", Duration::from_secs(30))];
+        let (a, b) = tokio::join!(workers[0].run_due(), workers[1].run_due());
+        a.and(b).expect("a readable queue");
+        let states = [one.operation(first).await.state, other.operation(second).await.state];
+        let won = states.iter().filter(|state| **state == OperationState::Succeeded).count();
+        assert_eq!(won, 1, "{states:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_that_was_deregistered_or_refused_can_be_registered_by_another_tenant() {
+    let (one, other) = two_tenants().await;
+    let (first, _) = one.register("first").await;
+    one.credentials.leads_to(first, SHARED);
+    one.run().await;
+    one.deregister(first).await;
+    let (second, refused) = one.register("second").await;
+    one.credentials.leads_to(second, SHARED);
+    one.credentials.refuse_connections(Some(Problem::new("permission_missing", "It says so.", "Do something.")));
+    one.run().await;
+    assert_eq!(problem(&one, refused).await.code, "permission_missing");
+    one.credentials.refuse_connections(None);
+    let (third, accepted) = other.register("third").await;
+    other.credentials.leads_to(third, SHARED);
+    other.run().await;
+    assert_eq!(other.operation(accepted).await.state, OperationState::Succeeded);
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_deleted_while_it_is_registered_ends_the_registration() {
+    let fleet = Fleet::new().await;
+    let (cluster, operation) = fleet.register("short-lived").await;
+    fleet.deregister(cluster).await;
+    fleet.run().await;
+    assert_eq!(problem(&fleet, operation).await.code, "cluster_gone");
+}
+
+#[tokio::test]
+async fn a_renewal_without_an_overlap_ends_when_the_former_credential_was_seen_to_be_refused() {
+    let fleet = Fleet::new().await;
+    let (cluster, _) = fleet.register("renewed").await;
+    fleet.run().await;
+    fleet.credentials.accept_former(true);
+    let id = OperationId(fleet.clock.uuid());
+    let new = NewOperation {
+        id,
+        kind: OperationKind::RenewCredential,
+        mesh: None,
+        cluster: Some(cluster),
+        upgrade: None,
+        arguments: fleet.cluster(cluster).await.renewal(Duration::ZERO),
+        due_in: Duration::ZERO,
+    };
+    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+    tx.create_operation(&new, fleet.clock.now()).await.expect("an operation");
+    tx.commit().await.expect("a commit");
+    fleet.run().await;
+    let OperationState::Waiting { reason, .. } = fleet.operation(id).await.state else { panic!("it does not wait") };
+    assert!(reason.contains("former"), "{reason}");
+    fleet.credentials.accept_former(false);
+    fleet.db.execute("mw_worker", "UPDATE work_queue SET due_at = now() WHERE due_at IS NOT NULL").await.expect("due");
+    fleet.run().await;
+    assert_eq!(fleet.operation(id).await.state, OperationState::Succeeded);
+    assert_eq!(fleet.cluster(cluster).await.life.map(|life| life.serial), Some(2));
+}
+
+#[tokio::test]
+async fn a_mesh_is_not_made_where_another_istio_came_after_the_registration() {
+    let fleet = Fleet::new().await;
+    let leftovers = [
+        "validatingwebhookconfiguration/istiod-default-validator",
+        "validatingwebhookconfiguration/istio-validator-istio-system",
+    ];
+    fleet.world.foreign("c2", &leftovers);
+    let before = fleet.world.journal().len();
+    let operation = fleet.begin(OperationKind::CreateMesh, serde_json::Value::Null).await;
+    fleet.run().await;
+    let OperationState::Paused { problem } = fleet.operation(operation).await.state else { panic!("it is not paused") };
+    assert_eq!(problem.code, "foreign_istio");
+    let words = format!("{} {}", problem.message, problem.hint);
+    assert!(words.contains("c2") && leftovers.iter().all(|name| words.contains(name)), "{words}");
+    assert_eq!(fleet.world.journal().len(), before, "nothing was written");
+}
+
+#[tokio::test]
+async fn what_a_look_notices_is_shown_until_a_later_look_does_not() {
+    let fleet = Fleet::new().await;
+    let (cluster, _) = fleet.register("noticed").await;
+    fleet.run().await;
+    let finding = Finding {
+        severity: Severity::Warn,
+        code: "webhook_silent".into(),
+        object: "mutatingwebhookconfiguration/image-scanner".into(),
+        message: "It does not answer.".into(),
+        hint: "Remove it.".into(),
+    };
+    let engine = fleet.worker("worker", Duration::from_secs(30));
+    for findings in [vec![finding], Vec::new()] {
+        fleet.credentials.find(findings.clone());
+        fleet.db.execute("mw_worker", "UPDATE cluster_probes SET due_at = now()").await.expect("every cluster is due");
+        while engine.tend_due().await.expect("the database answers") {}
+        assert_eq!(fleet.cluster(cluster).await.findings, findings);
+    }
+}
+
+#[tokio::test]
+async fn rows_that_share_a_cluster_from_before_are_kept_and_the_oldest_holds_it() {
+    const MIGRATION: &str = include_str!("../../../migrations/0028_cluster_identity.sql");
+    let (one, other) = two_tenants().await;
+    let mut registrations = Vec::new();
+    for fleet in [&one, &other] {
+        let (cluster, _) = fleet.register("shared").await;
+        fleet.run().await;
+        registrations.push(cluster);
+    }
+    let long = "x".repeat(4000);
+    let before = format!(
+        "DO $$ BEGIN ALTER TABLE clusters DROP COLUMN identity, DROP COLUMN former; UPDATE clusters SET uid = '{long}';
+         UPDATE clusters SET uid = '{SHARED}' WHERE cluster_id IN ('{}', '{}'); END $$",
+        registrations[0].0, registrations[1].0
+    );
+    one.db.execute(store::private::SUPERUSER, &before).await.expect("a database of an earlier version");
+    one.db.script("mw_owner", MIGRATION).await.expect("a migration that cannot fail on what exists");
+    let held = [one.cluster(registrations[0]).await.held, other.cluster(registrations[1]).await.held];
+    assert_eq!(held, [true, false]);
+}
