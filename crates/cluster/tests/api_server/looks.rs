@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use cluster::{Authority, Door, Helm, Limits, MemberDoor, MeshWorld, MeshWorldConfig};
+use cluster::{Account, Authority, Door, Helm, Limits, MemberDoor, MeshWorld, MeshWorldConfig};
 use model::plan::{WorkloadKind, WorkloadRef};
 use rollout::ports::{Usage, World, WorldError};
 use serde_json::{Value, json};
@@ -40,7 +40,8 @@ fn world(hosting: &FakeCluster, members: &[FakeCluster]) -> MeshWorld {
     let member = |(number, cluster): (usize, &FakeCluster)| {
         let name = format!("c{number}");
         let (door, credential) = opened(cluster, &name);
-        MemberDoor { name: name.parse().expect("a name"), door, credential, serial: 1 }
+        let account = Account::of(format!("cluster_{number:026}").parse().expect("an id"));
+        MemberDoor { name: name.parse().expect("a name"), door, credential, serial: 1, account, former: None }
     };
     MeshWorld::new(MeshWorldConfig {
         namespace: "mesh-a".into(),
@@ -65,7 +66,7 @@ async fn an_observation_reads_each_member_once_and_all_of_them_side_by_side() {
     assert_eq!(survey.members.len(), 3);
     for member in &members {
         let asked = member.asked();
-        assert_eq!(asked.len(), 7, "three kinds, pods, webhooks, namespaces and the version: {asked:#?}");
+        assert_eq!(asked.len(), 8, "three kinds, pods, webhooks of both kinds, namespaces and the version: {asked:#?}");
         assert!(asked.iter().all(|line| line.contains("/version") || line.contains("limit=")), "paged: {asked:#?}");
     }
     assert!(took < SLOW * 12, "three members one after the other would take 15 answers: {took:?}");

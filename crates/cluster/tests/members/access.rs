@@ -1,0 +1,145 @@
+//! A member's new address or authority reaches the control planes, with a restart only where they need one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base64::Engine as _;
+use cluster::{Charts, MemberDoor, MeshWorld};
+use model::release::{KubernetesRange, Quirk, Release, ReleaseState};
+use model::rules::Edition;
+use serde_json::{Value, json};
+
+use super::fake::FakeCluster;
+use super::owners::{door, world};
+
+const HOSTED: &str = "/api/v1/namespaces/demo-00000001";
+
+fn release(text: &str, quirks: Vec<Quirk>) -> Release {
+    let version: model::Version = text.parse().expect(text);
+    Release {
+        state: ReleaseState::Available,
+        hub: "lab".into(),
+        tag: version.community(),
+        digest: String::new(),
+        supported_until: None,
+        kubernetes: KubernetesRange { min: 29, tested_max: 33, source: "test".into() },
+        quirks,
+        switches: BTreeMap::new(),
+        released_on: None,
+        channels: BTreeSet::new(),
+        minimum_edition: Edition::Standard,
+        notes: String::new(),
+        version,
+    }
+}
+
+fn deployment(revision: &str) -> String {
+    format!("/apis/apps/v1/namespaces/demo-00000001/deployments/istiod-{revision}")
+}
+
+/// A mesh of two members with both revisions up: 1.25.1 takes a changed remote secret as it runs, 1.27.9 hangs over it.
+struct Stage {
+    hosting: FakeCluster,
+    config: FakeCluster,
+    remote: FakeCluster,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let hosting = FakeCluster::new("hosting").await;
+        let (config, remote) = (FakeCluster::new("c1").await, FakeCluster::new("c2").await);
+        let labels = json!({ "meshwright.dev/mesh": "demo-00000001" });
+        for revision in ["1-25-1", "1-27-9"] {
+            let inventory = json!({ "metadata": { "name": "x" }, "data": { "value": format!("{}.1", revision.replace('-', ".")) } });
+            hosting.put(&format!("{HOSTED}/configmaps/meshwright-control-plane-{revision}"), inventory);
+            let name = format!("istiod-{revision}");
+            let labels = json!({ "app": "istiod", "istio.io/rev": revision });
+            hosting.put(
+                &deployment(revision),
+                json!({ "metadata": { "name": name, "labels": labels }, "spec": { "template": {} } }),
+            );
+        }
+        for name in ["istio-kubeconfig-1-25-1", "istio-kubeconfig-1-27-9", "istio-remote-secret-c2"] {
+            hosting.put(&format!("{HOSTED}/secrets/{name}"), json!({ "metadata": { "name": name, "labels": labels } }));
+        }
+        Self { hosting, config, remote }
+    }
+
+    fn world(&self, config: &FakeCluster, remote: &FakeCluster) -> MeshWorld {
+        let members: Vec<MemberDoor> = vec![door(config, "c1", 1), door(remote, "c2", 1)];
+        let releases = [release("1.25.1.1", Vec::new()), release("1.27.9.1", vec![Quirk::RemoteSecretDeadlock])];
+        let releases = releases.map(|release| (release, Charts::unpack(&[0; 1024]).expect("an empty archive"))).into();
+        world(&self.hosting, members, releases)
+    }
+
+    /// Until nothing changes any more; a few rounds are enough.
+    async fn settle(&self, world: &MeshWorld, member: &str) {
+        let member = member.parse().expect("a name");
+        for _ in 0..3 {
+            if world.renew_access(&member).await.expect("an answer") {
+                return;
+            }
+        }
+        panic!("it does not settle");
+    }
+
+    fn kubeconfig(&self, secret: &str, key: &str) -> Value {
+        let secret = self.hosting.object(&format!("{HOSTED}/secrets/{secret}")).expect("a secret");
+        let text = secret["data"][key].as_str().expect("a kubeconfig").to_owned();
+        let bytes = base64::engine::general_purpose::STANDARD.decode(text).expect("base64");
+        serde_json::from_slice(&bytes).expect("JSON")
+    }
+
+    fn notes(&self) -> [Value; 2] {
+        let of =
+            |revision| self.hosting.object(&deployment(revision)).expect("a Deployment")["spec"]["template"].clone();
+        ["1-25-1", "1-27-9"].map(of)
+    }
+}
+
+#[tokio::test]
+async fn a_new_address_of_a_member_reaches_running_control_planes_and_restarts_those_that_would_hang() {
+    let stage = Stage::new().await;
+    stage.settle(&stage.world(&stage.config, &stage.remote), "c2").await;
+    let before = stage.notes();
+    let moved = stage.remote.another_address().await;
+    let world = stage.world(&stage.config, &moved);
+    stage.settle(&world, "c2").await;
+    let server = stage.kubeconfig("istio-remote-secret-c2", "c2")["clusters"][0]["cluster"]["server"].clone();
+    assert_eq!(server, format!("https://{}", moved.address));
+    let after = stage.notes();
+    assert_eq!(after[0], before[0], "1.25.1 takes it as it runs");
+    assert_ne!(after[1], before[1], "1.27.9 would hang over the changed secret");
+    stage.hosting.writes();
+    assert_eq!(world.renew_access(&"c2".parse().expect("a name")).await, Ok(true));
+    assert!(stage.hosting.writes().is_empty(), "once is enough");
+}
+
+#[tokio::test]
+async fn a_new_authority_of_the_config_cluster_restarts_every_control_plane_once() {
+    let stage = Stage::new().await;
+    stage.settle(&stage.world(&stage.config, &stage.remote), "c1").await;
+    let before = stage.notes();
+    // Another certificate at another address, for the same cluster.
+    let renewed = FakeCluster::new("c1").await;
+    stage.settle(&stage.world(&renewed, &stage.remote), "c1").await;
+    for (secret, number) in [("istio-kubeconfig-1-25-1", 0), ("istio-kubeconfig-1-27-9", 1)] {
+        let held = stage.kubeconfig(secret, "config")["clusters"][0]["cluster"]["certificate-authority-data"].clone();
+        let authority = base64::engine::general_purpose::STANDARD.encode(&renewed.administrator().authority);
+        assert_eq!(held, authority);
+        assert_ne!(stage.notes()[number], before[number], "istiod reads it when it starts");
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_that_changes_neither_address_nor_authority_restarts_nothing() {
+    let stage = Stage::new().await;
+    let world = stage.world(&stage.config, &stage.remote);
+    for member in ["c1", "c2"] {
+        stage.settle(&world, member).await;
+    }
+    let before = stage.notes();
+    for member in ["c1", "c2"] {
+        stage.settle(&stage.world(&stage.config, &stage.remote), member).await;
+    }
+    assert_eq!(stage.notes(), before);
+}

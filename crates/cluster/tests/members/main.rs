@@ -1,0 +1,6 @@
+//! What is written into a user's cluster, and what is not, over an imagined API server.
+
+mod access;
+mod fake;
+mod owners;
+mod registration;
