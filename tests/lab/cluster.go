@@ -35,7 +35,7 @@ kind: Policy
 omitStages: [RequestReceived]
 rules:
 - level: Metadata
-  users: ["system:serviceaccount:meshwright-system:meshwright"]
+  userGroups: ["system:serviceaccounts:meshwright-system"]
   resources: [{group: coordination.k8s.io}]
 - level: None
   resources: [{group: "", resources: [events]}, {group: coordination.k8s.io}, {group: events.k8s.io}]

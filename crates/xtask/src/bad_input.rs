@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::lab::{Lab, until};
+use crate::scenario::credentials::account;
 use crate::scenario::rollback::SECOND_TAG;
 use crate::scenario::{OLD, Parts, field, mesh_up};
 use crate::server::Server;
@@ -175,8 +176,14 @@ impl Stage<'_> {
 
     fn fill(&self, word: &str) -> Result<String> {
         let mut filled = word.to_owned();
+        if filled == "{kubeconfig c1}" {
+            return Ok(self.lab.kubeconfig("c1")?.display().to_string());
+        }
         if filled.contains("{upgrade}") {
             filled = filled.replace("{upgrade}", &field(&self.newest()?, "id")?);
+        }
+        if filled == "{account c2}" {
+            return account(self.server, "c2");
         }
         if filled.contains("{namespace}") {
             filled = filled.replace("{namespace}", &self.namespace()?);

@@ -21,6 +21,7 @@ pub(crate) mod registry;
 pub(crate) mod rollback;
 pub(crate) mod sidecars;
 pub(crate) mod suite;
+pub(crate) mod twice;
 
 /// A version with the revision and the proxy image that come of it.
 pub(crate) type Known = (&'static str, &'static str, &'static str);

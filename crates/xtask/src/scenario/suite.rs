@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::{
     Known, OLD, Parts, access, credentials, field, hosting, identity, in_place, mesh_up, registry, rollback, sidecars,
+    twice,
 };
 use crate::Result;
 use crate::lab::{Lab, until};
@@ -95,6 +96,10 @@ fn scenarios<'a>(
             "a cluster's own accounts log in with its tokens, as far as they were granted it".into(),
             Box::new(|| identity::accounts(lab, server, dir)),
         ),
+        (
+            "a cluster is registered once, whichever tenant comes second".into(),
+            Box::new(|| twice::refused_to_another_tenant(lab, server, dir)),
+        ),
         ("a release comes from a registry, and is withdrawn".into(), Box::new(|| registry::imported(lab, server, dir))),
         ("a killed istiod is started again".into(), Box::new(|| killed_istiod(lab, server))),
         (
@@ -104,6 +109,10 @@ fn scenarios<'a>(
         (
             "a revoked credential is shown, left alone, and replaced".into(),
             Box::new(|| credentials::revoked(lab, server)),
+        ),
+        (
+            "a member's new authority reaches the control planes, restarted only where they need it".into(),
+            Box::new(|| credentials::rerouted(lab, server, dir)),
         ),
     ];
     for stage in rollback::STAGES {
@@ -133,7 +142,10 @@ fn scenarios<'a>(
             Box::new(|| in_place::moves(lab, server, NEW_IMAGE, 1)),
         ),
         ("a deleted mesh leaves nothing behind".into(), Box::new(|| credentials::mesh_gone(lab, server))),
-        ("our account may do what it did, and nothing else".into(), Box::new(|| credentials::least_privilege(lab))),
+        (
+            "our account may do what it did, and nothing else".into(),
+            Box::new(|| credentials::least_privilege(lab, server)),
+        ),
     ];
     all.extend(more);
     all

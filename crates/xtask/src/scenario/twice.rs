@@ -1,0 +1,48 @@
+//! The same cluster registered twice, by two tenants.
+
+use std::path::Path;
+
+use super::access::{equal, refused};
+use super::credentials::account;
+use super::field;
+use crate::Result;
+use crate::lab::Lab;
+use crate::server::Server;
+
+/// Another tenant has an administrator's kubeconfig of a cluster that serves in a mesh. Its registration is refused, and
+/// nothing in the cluster has changed: accounts, Secrets, tags and root certificates are those of the first.
+pub(super) fn refused_to_another_tenant(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
+    let operator = server.client().with_key(server.state_dir().join("operator-key"));
+    let made = operator.ask(&["tenant", "create", "neighbour"])?;
+    let file = dir.join("neighbour-key");
+    std::fs::write(&file, field(&made, "owner_key")?).map_err(|error| error.to_string())?;
+    let neighbour = server.client().with_key(file);
+    let before = held(lab)?;
+    let kubeconfig = lab.kubeconfig("c1")?.display().to_string();
+    let register = ["cluster", "register", "mine", "--kubeconfig", &kubeconfig, "--wait"];
+    refused(&neighbour, &register, "cluster_registered_already")?;
+    equal("what is held in the cluster", held(lab)?, before.clone())?;
+    let ours = account(server, "c1")?;
+    let accounts = lab.get("c1", &["serviceaccounts", "-n", "meshwright-system"])?;
+    let of_ours = |account: &&serde_json::Value| {
+        account["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("meshwright-"))
+    };
+    let names: Vec<String> =
+        accounts.iter().filter(of_ours).map(|account| field(&account["metadata"], "name")).collect::<Result<_>>()?;
+    equal("accounts of ours", names, vec![ours])?;
+    neighbour.cli(&["cluster", "delete", "mine"])?;
+    equal("what is held after its end", held(lab)?, before)?;
+    operator.cli(&["tenant", "delete", &field(&made, "id")?]).map(drop)
+}
+
+/// Names and versions of what two registrations would take away from each other.
+fn held(lab: &Lab) -> Result<Vec<String>> {
+    let kinds = "clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations";
+    let mut all = lab.get("c1", &[kinds])?;
+    all.extend(lab.get("c1", &["secrets,serviceaccounts", "-n", "meshwright-system"])?);
+    all.extend(lab.get("c1", &["configmaps", "-A", "--field-selector", "metadata.name=istio-ca-root-cert"])?);
+    let line = |object: &serde_json::Value| {
+        format!("{} {} {}", object["kind"], object["metadata"]["name"], object["metadata"]["resourceVersion"])
+    };
+    Ok(all.iter().map(line).collect())
+}
