@@ -322,15 +322,16 @@ impl Door {
         }
     }
 
-    /// The same for an object that may be gone by now: then there is nothing to do.
+    /// The same for an object that may be gone by now: then there is nothing to do, and the answer is false.
     ///
     /// # Errors
     /// As for [`Door::get`].
-    pub async fn patch_if_there(&self, path: &str, change: &Value, permit: &Permit) -> Result<(), WorldError> {
+    pub async fn patch_if_there(&self, path: &str, change: &Value, permit: &Permit) -> Result<bool, WorldError> {
         let path = format!("{path}?fieldManager={FIELD_MANAGER}");
         match self.call(Method::PATCH, &path, Some(("application/merge-patch+json", change)), Some(permit)).await {
-            Err(failure) if failure.status() != Some(StatusCode::NOT_FOUND) => Err(failure.explain(self.place())),
-            _ => Ok(()),
+            Ok(_) => Ok(true),
+            Err(failure) if failure.status() == Some(StatusCode::NOT_FOUND) => Ok(false),
+            Err(failure) => Err(failure.explain(self.place())),
         }
     }
 

@@ -15,7 +15,7 @@ use model::release::Release;
 use model::survey::Survey;
 use model::switch::Switches;
 use model::version::{RevisionName, Version};
-use rollout::ports::{Mark, Permit, Seen, Settled, Usage, WorkloadSeen, World, WorldError};
+use rollout::ports::{Fence, Mark, Permit, Seen, Settled, Usage, WorkloadSeen, World, WorldError};
 use serde_json::Value;
 
 use crate::account::Account;
@@ -175,7 +175,7 @@ impl World for MeshWorld {
         }
     }
 
-    async fn fence(&self, target: &Target, goal: Option<&str>, permit: &Permit) -> Result<(), WorldError> {
+    async fn fence(&self, target: &Target, goal: Option<&str>, permit: &Permit) -> Result<Fence, WorldError> {
         match single::Single::of(self, target).await? {
             Some(single) => single.fence(permit).await,
             None => self.fence_bundle(target, goal, permit).await,

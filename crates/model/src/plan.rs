@@ -243,6 +243,17 @@ impl Step {
             Self::AwaitReady { .. } | Self::AwaitUnused { .. } => None,
         }
     }
+
+    /// The target that the step writes to: what a later claim fences.
+    pub fn writes(&self) -> Option<Target> {
+        match self {
+            Self::Set { target, .. } => Some(target.clone()),
+            Self::Restart { member, workload, .. } => {
+                Some(Target::Workload { member: member.clone(), workload: workload.clone() })
+            }
+            Self::Probe { .. } | Self::AwaitReady { .. } | Self::AwaitUnused { .. } => None,
+        }
+    }
 }
 
 impl Target {

@@ -26,12 +26,12 @@ pub trait World: Send + Sync {
     /// The target has changed since it was seen, the permit has run out, or the cluster refused.
     async fn set(&self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError>;
 
-    /// Changes nothing but the target's own version, so that whoever looked before can no longer write. A target that is
+    /// Changes nothing but the target's own version, so that writes that looked before are refused. A target that is
     /// absent is only fenced where it was to be created (`goal` says to what).
     ///
     /// # Errors
     /// As for [`World::set`].
-    async fn fence(&self, target: &Target, goal: Option<&str>, permit: &Permit) -> Result<(), WorldError>;
+    async fn fence(&self, target: &Target, goal: Option<&str>, permit: &Permit) -> Result<Fence, WorldError>;
 
     /// A workload with its live pods; `None` when it is gone.
     ///
@@ -89,11 +89,23 @@ pub struct Seen {
     pub mark: Mark,
     /// Whether the clusters have caught up with the value.
     pub settled: Settled,
+    /// True for a target of several objects that was changed or removed in part: it is ours, and equals no value.
+    pub partial: bool,
 }
 
 /// A version of a target: its identity and its generation in the cluster. Opaque outside the cluster that gave it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mark(pub String);
+
+/// How far a fence reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fence {
+    /// No write that looked before is accepted any more.
+    Holds,
+    /// The next turn with the target is refused. Its parts, and a target that is absent, carry no version that would refuse
+    /// a write on its way: only the end of the earlier worker's lease ends those.
+    UntilLeaseEnds,
+}
 
 /// Whether something that was written has come true.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! What every step does: look and class what is there, push once, or say which step restores it.
 //!
-//! | | start | goal | neither |
-//! |---|---|---|---|
-//! | `check` | `Ready` | `Done`, or `Waiting` until it has settled | `Blocked`: never overwritten |
+//! | | start | goal | ours in part | neither |
+//! |---|---|---|---|---|
+//! | `check` | `Ready` | `Done`, or `Waiting` until it has settled | `Ready`: a push goes on, an undo removes all of it | `Blocked`: never overwritten |
 
 use model::ids::OperationId;
 use model::operation::{Problem, Progress};
@@ -86,21 +86,10 @@ impl Place<'_> {
         match self.step {
             Step::Set { target, to, .. } => world.set(target, to.as_deref(), seen, permit).await,
             Step::Restart { stamp, .. } => {
-                let target = self.writes().expect("a restart writes a workload");
+                let target = self.step.writes().expect("a restart writes a workload");
                 world.set(&target, self.stamp(stamp).as_deref(), seen, permit).await
             }
             Step::Probe { .. } | Step::AwaitReady { .. } | Step::AwaitUnused { .. } => Ok(()),
-        }
-    }
-
-    /// The target that the step writes to; a worker that takes over fences it.
-    pub fn writes(&self) -> Option<Target> {
-        match self.step {
-            Step::Set { target, .. } => Some(target.clone()),
-            Step::Restart { member, workload, .. } => {
-                Some(Target::Workload { member: member.clone(), workload: workload.clone() })
-            }
-            Step::Probe { .. } | Step::AwaitReady { .. } | Step::AwaitUnused { .. } => None,
         }
     }
 }

@@ -357,7 +357,8 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Ends an operation from outside: whoever runs it is fenced by the missing queue row, and writes nothing more.
+    /// Ends an operation from outside: its worker is fenced by the missing queue row and records nothing more. What it had
+    /// started before is fenced by the next operation of the mesh (see [`Tx::unfenced`]).
     ///
     /// # Errors
     /// The database failed.
@@ -367,16 +368,26 @@ impl Tx<'_> {
         state: &OperationState,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        sqlx::query!("DELETE FROM work_queue WHERE operation_id = $1 AND tenant_id = $2", id.0, self.tenant.0)
-            .execute(&mut *self.inner)
-            .await?;
+        let held = sqlx::query!(
+            "DELETE FROM work_queue WHERE operation_id = $1 AND tenant_id = $2 RETURNING epoch, lease_until",
+            id.0,
+            self.tenant.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?;
+        // A worker that holds the lease does not know yet: what it has started may still be on its way.
+        let writer = held.and_then(|row| Some((row.epoch, row.lease_until?)));
         sqlx::query!(
-            "UPDATE operations SET state = $3, state_body = $4, ended_at = $5 WHERE tenant_id = $1 AND operation_id = $2 AND ended_at IS NULL",
+            "UPDATE operations SET state = $3, state_body = $4, ended_at = $5, unfenced = $6, writer_epoch = $7, writer_until = $8
+             WHERE tenant_id = $1 AND operation_id = $2 AND ended_at IS NULL",
             self.tenant.0,
             id.0,
             state.as_str(),
             json(state),
-            now.to_sqlx() as _
+            now.to_sqlx() as _,
+            *state != OperationState::Succeeded,
+            writer.map(|(epoch, _)| epoch),
+            writer.map(|(_, until)| until) as _
         )
         .execute(&mut *self.inner)
         .await?;

@@ -349,15 +349,17 @@ impl Tx<'_> {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let ended = state.done().then(|| now.to_sqlx());
+        let unfenced = state.done() && *state != OperationState::Succeeded;
         let row = sqlx::query!(
-            "UPDATE operations SET state = $3, state_body = $4, started_at = coalesce(started_at, $5), ended_at = $6
+            "UPDATE operations SET state = $3, state_body = $4, started_at = coalesce(started_at, $5), ended_at = $6, unfenced = $7
              WHERE tenant_id = $1 AND operation_id = $2 RETURNING kind, mesh_id, upgrade_id",
             self.tenant.0,
             id.0,
             state.as_str(),
             json(state),
             now.to_sqlx() as _,
-            ended as _
+            ended as _,
+            unfenced
         )
         .fetch_one(&mut *self.inner)
         .await?;

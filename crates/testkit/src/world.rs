@@ -5,14 +5,18 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use model::Name;
-use model::injection::{Injection, Injector, NamespaceLabels, PodLabels, decide};
+use model::ids::OperationId;
+use model::injection::PodLabels;
 use model::plan::{Sidecar, Target, WorkloadKind, WorkloadRef};
-use model::version::{RevisionName, Version};
-use rollout::plan::data_plane::labels_of;
+use model::version::Version;
 use rollout::ports::{Mark, Permit, WorldError};
 use tokio::sync::Notify;
 
+mod bundle;
+mod injection;
 mod ports;
+
+pub use bundle::parts;
 
 /// How a workload behaves when its template changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,11 +32,15 @@ pub enum Temper {
 pub struct Write {
     /// What was written.
     pub target: Target,
+    /// Which object of it, where it consists of several.
+    pub part: Option<&'static str>,
     /// The value before.
     pub from: Option<String>,
     /// The value after.
     pub to: Option<String>,
-    /// By which claim.
+    /// By which operation.
+    pub operation: OperationId,
+    /// By which claim of it.
     pub epoch: i64,
 }
 
@@ -51,6 +59,16 @@ pub enum Cut {
 struct Cell {
     value: Option<String>,
     version: u64,
+    /// An inventory that is dirty: a change has begun and not ended.
+    partial: bool,
+    /// The objects that an inventory names.
+    union: Vec<&'static str>,
+}
+
+impl Cell {
+    fn absent() -> Self {
+        Self { value: None, version: 0, partial: false, union: Vec::new() }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -66,18 +84,25 @@ struct Workload {
 struct State {
     members: Vec<Name>,
     cells: BTreeMap<Target, Cell>,
+    /// The objects of targets that consist of several, each with the release or word that it was written with.
+    objects: BTreeMap<(Target, String), String>,
     workloads: BTreeMap<(Name, WorkloadRef), Workload>,
     silent: BTreeSet<Name>,
     pinned: Vec<String>,
     foreign: BTreeMap<Name, Vec<String>>,
     refused: BTreeSet<Target>,
     refusing_probes: BTreeSet<Name>,
+    refused_parts: BTreeSet<(Target, String)>,
     journal: Vec<Write>,
     version: u64,
     calls: u64,
+    pushes: u64,
     cut: Option<(u64, Cut)>,
     cut_reached: bool,
     pace: Duration,
+    /// What the next fences answer instead of fencing, the last one first.
+    fence_faults: Vec<WorldError>,
+    fenced: Vec<Target>,
 }
 
 /// The world. Clones share it.
@@ -180,6 +205,16 @@ impl FakeWorld {
         self.lock().refusing_probes.insert(member.parse().expect(member));
     }
 
+    /// Lets the next fence fail.
+    pub fn fail_fence(&self, error: WorldError) {
+        self.lock().fence_faults.push(error);
+    }
+
+    /// The targets that were fenced so far, in order.
+    pub fn fenced(&self) -> Vec<Target> {
+        self.lock().fenced.clone()
+    }
+
     /// Somebody else changes a target.
     pub fn meddle(&self, target: Target, value: Option<&str>) {
         self.lock().put(target, value.map(str::to_owned));
@@ -188,7 +223,7 @@ impl FakeWorld {
     /// Sets what happens at the write that comes after so many others.
     pub fn cut_at(&self, write: u64, cut: Cut) {
         let mut state = self.lock();
-        (state.calls, state.cut, state.cut_reached) = (0, Some((write, cut)), false);
+        (state.calls, state.pushes, state.cut, state.cut_reached) = (0, 0, Some((write, cut)), false);
     }
 
     /// Waits until the cut was reached; `false` when it was not within the time.
@@ -216,6 +251,11 @@ impl FakeWorld {
         self.lock().calls
     }
 
+    /// How many targets were pushed since then. One that consists of several objects takes several writes.
+    pub fn pushed(&self) -> u64 {
+        self.lock().pushes
+    }
+
     /// Everything there is, as text to compare: values, labels, stamps and what live pods carry.
     pub fn picture(&self) -> String {
         let state = self.lock();
@@ -230,7 +270,10 @@ impl FakeWorld {
                 known.pods.iter().map(|pod| pod.as_ref().map_or("-", |sidecar| sidecar.image.as_str())).collect();
             format!("{workload} in {member}: {}\n", carried.join(" "))
         });
-        cells.chain(pods).collect()
+        let objects = state.objects.iter().map(|((target, part), value)| format!("{target}: {part} of {value}\n"));
+        let dirty = state.cells.iter().filter(|(_, cell)| cell.partial);
+        let dirty = dirty.map(|(target, _)| format!("{target} was changed in part\n"));
+        cells.chain(objects).chain(dirty).chain(pods).collect()
     }
 }
 
@@ -238,7 +281,8 @@ impl State {
     fn put(&mut self, target: Target, value: Option<String>) {
         self.version += 1;
         let version = self.version;
-        self.cells.insert(target, Cell { value, version });
+        let cell = self.cells.entry(target).or_insert_with(Cell::absent);
+        (cell.value, cell.version) = (value, version);
     }
 
     /// A revision's own webhook answers to its name until that is made an alias of another revision.
@@ -247,15 +291,17 @@ impl State {
         let own = || match target {
             Target::Tag { member, tag } => {
                 let revision = tag.parse().ok()?;
-                cell(&Target::MemberObjects { member: member.clone(), revision }).map(|_| tag.clone())
+                self.has_webhook(&Target::MemberObjects { member: member.clone(), revision }).then(|| tag.clone())
             }
             _ => None,
         };
         cell(target).or_else(own)
     }
 
+    /// What is absent has no version: a cluster accepts its creation however long it was on its way.
     fn mark(&self, target: &Target) -> Mark {
-        Mark(self.cells.get(target).map_or(0, |cell| cell.version).to_string())
+        let kept = |cell: &&Cell| cell.value.is_some() || cell.partial || !vanishes(target);
+        Mark(self.cells.get(target).filter(kept).map_or(0, |cell| cell.version).to_string())
     }
 
     fn reach(&self, member: Option<&Name>) -> Result<(), WorldError> {
@@ -265,64 +311,8 @@ impl State {
         }
     }
 
-    /// The webhooks of a member, read from its tags and revisions.
-    fn injectors(&self, member: &Name) -> Vec<Injector> {
-        let injector = |value: &str, revision: &str| Injector {
-            value: value.to_owned(),
-            revision: revision.parse().expect("only revisions are pointed to"),
-            serves_default: value == "default",
-        };
-        let aliased = |revision: &RevisionName| {
-            let tag = Target::Tag { member: member.clone(), tag: revision.to_string() };
-            self.cells.get(&tag).is_some_and(|cell| cell.value.is_some())
-        };
-        let known = self.cells.iter().filter_map(|(target, cell)| {
-            let value = cell.value.as_ref()?;
-            match target {
-                Target::Tag { member: of, tag } if of == member => Some(injector(tag, value)),
-                Target::MemberObjects { member: of, revision } if of == member && !aliased(revision) => {
-                    Some(injector(revision.as_str(), revision.as_str()))
-                }
-                _ => None,
-            }
-        });
-        known.collect()
-    }
-
-    fn sidecar(&self, revision: &RevisionName) -> Option<Sidecar> {
-        let release: Version = self.value(&Target::ControlPlane { revision: revision.clone() })?.parse().ok()?;
-        Some(Sidecar { revision: revision.clone(), image: image(&release) })
-    }
-
-    /// What a pod created now would carry; `Err` when its webhook has no istiod behind it and refuses the pod.
-    fn inject(&self, member: &Name, labels: &NamespaceLabels, pod: &PodLabels) -> Result<Option<Sidecar>, String> {
-        match decide(labels, pod, &self.injectors(member)) {
-            Injection::By(revision) => {
-                self.sidecar(&revision).map(Some).ok_or(format!("no istiod answers for {revision}"))
-            }
-            Injection::None(_) => Ok(None),
-            Injection::Several(all) => Err(format!("{} webhooks match", all.len())),
-        }
-    }
-
-    fn labels(&self, member: &Name, namespace: &str) -> NamespaceLabels {
-        let target = Target::NamespaceLabel { member: member.clone(), namespace: namespace.to_owned() };
-        labels_of(self.value(&target).as_deref())
-    }
-
-    /// Replaces pods; one that is refused leaves the old pod in place, as a rolling update would.
-    fn create_pods(&mut self, key: &(Name, WorkloadRef), count: usize) {
-        let labels = self.labels(&key.0, &key.1.namespace);
-        let Some(workload) = self.workloads.get(key) else { return };
-        let Ok(carried) = self.inject(&key.0, &labels, &workload.template.clone()) else { return };
-        let workload = self.workloads.get_mut(key).expect("looked up above");
-        let total = workload.pods.len();
-        workload.pods.rotate_left(count.min(total));
-        workload.pods[total - count.min(total)..].fill(carried);
-        workload.outdated = workload.outdated.saturating_sub(count);
-    }
-
-    fn write(&mut self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError> {
+    /// What every write must pass.
+    fn admit(&self, target: &Target, permit: &Permit) -> Result<(), WorldError> {
         self.reach(target.member())?;
         if permit.deadline.passed() {
             return Err(WorldError::Expired);
@@ -334,6 +324,11 @@ impl State {
                 cause: "patch is forbidden".into(),
             });
         }
+        Ok(())
+    }
+
+    fn write(&mut self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError> {
+        self.admit(target, permit)?;
         if self.mark(target) != *seen {
             return Err(WorldError::Changed { place: target.to_string() });
         }
@@ -345,9 +340,14 @@ impl State {
         {
             known.outdated = known.pods.len();
         }
-        self.journal.push(Write { target: target.clone(), from, to, epoch: permit.epoch });
+        self.note(target, None, (from, to), permit);
         Ok(())
     }
+}
+
+/// Whether an object goes with the target's value. A namespace stays when its label goes, and a workload without its stamp.
+fn vanishes(target: &Target) -> bool {
+    !matches!(target, Target::NamespaceLabel { .. } | Target::Workload { .. })
 }
 
 /// The proxy image of a release, in every fake and test.

@@ -99,7 +99,7 @@ impl Engine {
     async fn ended(&self, claim: &Claim, ended: Result<Result<RunEnd, StoreError>, Box<dyn Any + Send>>) {
         let failure = match ended {
             Ok(Ok(RunEnd::LetGo)) => return,
-            Ok(Ok(RunEnd::LeaseLost) | Err(StoreError::Fenced)) => return told(claim, Lost::TakenOver),
+            Ok(Ok(RunEnd::LeaseLost) | Err(StoreError::Fenced)) => return self.taken_over(claim).await,
             Ok(Ok(RunEnd::Unreadable)) => Failure::Unreadable,
             Ok(Err(error)) => Failure::Store(error),
             Err(_) => Failure::Panic,
@@ -115,10 +115,21 @@ impl Engine {
     }
 
     async fn lost(&self, claim: &Claim, lost: Lost) {
+        if lost == Lost::TakenOver {
+            return self.taken_over(claim).await;
+        }
         told(claim, lost);
         if lost == Lost::Stalled {
             let rest = self.rest(claim.claims.saturating_sub(1));
             given_back(claim, self.store.back_off(claim, false, rest).await);
+        }
+    }
+
+    /// The operation that follows an ended one may be waiting until its worker has stopped.
+    async fn taken_over(&self, claim: &Claim) {
+        told(claim, Lost::TakenOver);
+        if let Err(error) = self.store.stopped(claim).await {
+            tracing::warn!(operation.id = %claim.operation, error = &error as &dyn std::error::Error, "could not record that a worker has stopped");
         }
     }
 

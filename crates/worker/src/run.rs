@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use model::ids::OperationId;
 use model::operation::{OperationKind, OperationState, Problem};
-use rollout::ports::Permit;
+use model::plan::Target;
+use rollout::ports::{Permit, WorldError};
 use rollout::step::Place;
 use store::{Claim, Item, Operation, Record, StoreError};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +19,7 @@ mod audited;
 mod begin;
 mod close;
 mod connect;
+mod fencing;
 mod tick;
 mod wishes;
 
@@ -48,6 +51,10 @@ pub(crate) struct Run<'e> {
     items: Vec<Item>,
     looks: BTreeMap<i32, Looks>,
     waiting_for: Option<String>,
+    /// The mesh's ended operations that this claim has fenced.
+    earlier: Vec<OperationId>,
+    /// What an earlier claim may still write to, and why it could not be fenced.
+    unfenced: BTreeMap<Target, WorldError>,
 }
 
 impl<'e> Run<'e> {
@@ -56,8 +63,9 @@ impl<'e> Run<'e> {
         let mut tx = engine.store.begin(claim.tenant).await?;
         let operation = tx.operation(claim.operation).await?;
         vitals::claimed(operation.kind);
-        let mut run =
-            Self { engine, claim, lease, operation, items: Vec::new(), looks: BTreeMap::new(), waiting_for: None };
+        let (items, looks) = (Vec::new(), BTreeMap::new());
+        let (earlier, unfenced) = (Vec::new(), BTreeMap::new());
+        let mut run = Self { engine, claim, lease, operation, items, looks, waiting_for: None, earlier, unfenced };
         if run.operation.waves.is_some() {
             match tx.items(claim.operation).await {
                 Ok(items) => run.items = items,
@@ -108,8 +116,10 @@ impl<'e> Run<'e> {
         let opened = self.engine.worlds.open(self.claim.tenant, mesh).await;
         self.lease.progressed();
         // Before anything else, a pause included: what a predecessor still has on its way must be refused.
-        if let Ok((world, _)) = &opened {
-            self.fence_predecessor(world.as_ref()).await;
+        if let Ok((world, layout)) = &opened
+            && let Some(end) = self.fence_earlier(layout, world.as_ref(), stop).await?
+        {
+            return Ok(end);
         }
         if !self.heed_wishes().await? {
             return Ok(RunEnd::LetGo);

@@ -1,16 +1,27 @@
-//! Targets made of several objects: applied one by one, with an inventory that is written last and names them all.
+//! Targets made of several objects, with an inventory in the cluster that names them all and holds the target's value.
 //!
-//! The inventory is also the fence: every change begins by moving its version, so whoever looked before is refused.
+//! A change begins by making the inventory *dirty*: without a value, and with the union of the old and the new objects. It
+//! ends by making it clean: with the new value and the new objects. A change that stops in between, because a quota or a
+//! policy refused an object, is neither the old value nor the new one. A later change goes on from the union, and a removal
+//! takes all of it away.
+//!
+//! The inventory is also the fence: every change begins by moving its version, which refuses a change that looked before,
+//! and the clean value is only written over the version that the change began with.
 
 use std::collections::BTreeSet;
 
 use model::plan::Target;
-use rollout::ports::{Mark, Permit, Seen, Settled, WorldError};
+use rollout::ports::{Fence, Mark, Permit, Seen, Settled, WorldError};
 use serde_json::{Value, json};
 
 use super::limits::OUTDATED;
+use super::single::FENCE;
 use super::{MeshWorld, kinds, mark_of, preconditions, selector, text};
 use crate::door::Door;
+
+mod inventory;
+
+use inventory::{furthest, names_of, objects_of, value_of, writer};
 
 /// Marks an object as ours, with the mesh that it belongs to.
 pub(crate) const OWNER_LABEL: &str = "meshwright.dev/mesh";
@@ -18,6 +29,16 @@ pub(crate) const OWNER_LABEL: &str = "meshwright.dev/mesh";
 pub(super) const BUNDLE_LABEL: &str = "meshwright.dev/bundle";
 /// Whose turn it is with an inventory.
 const WRITER: &str = "meshwright.dev/writer";
+
+/// A change under way.
+struct Turn {
+    /// The version of the dirty inventory.
+    mark: Mark,
+    /// What the inventory named before.
+    before: Vec<Value>,
+    /// What it names now.
+    union: Vec<Value>,
+}
 
 impl MeshWorld {
     pub(super) fn inventory_name(target: &Target) -> String {
@@ -43,15 +64,15 @@ impl MeshWorld {
     pub(super) async fn look_at_bundle(&self, target: &Target) -> Result<Seen, WorldError> {
         let door = self.door(target)?;
         let inventory = door.get(&self.inventory_path(target)).await?;
-        let value =
-            inventory.as_ref().and_then(|inventory| text(inventory, "/data/value")).filter(|value| !value.is_empty());
-        let outdated = value.is_some() && *target == Target::Limits && !self.limits_current().await?;
-        let value = if outdated { Some(OUTDATED) } else { value };
-        let settled = match value {
-            Some(_) => self.bundle_settled(target).await?,
-            None => self.bundle_gone(target, door).await?,
+        let clean = inventory.as_ref().and_then(value_of);
+        let outdated = clean.is_some() && *target == Target::Limits && !self.limits_current().await?;
+        let value = if outdated { Some(OUTDATED.to_owned()) } else { clean };
+        let (partial, settled) = match (&inventory, &value) {
+            (_, Some(_)) => (false, self.bundle_settled(target).await?),
+            (Some(_), None) => (true, self.namespace_left(door).await?.1),
+            (None, None) => self.bundle_gone(target, door).await?,
         };
-        Ok(Seen { value: value.map(str::to_owned), mark: mark_of(inventory.as_ref()), settled })
+        Ok(Seen { value, mark: mark_of(inventory.as_ref()), settled, partial })
     }
 
     /// What else must be true besides the objects being there.
@@ -67,81 +88,121 @@ impl MeshWorld {
         }
     }
 
-    /// Namespaces and pods take a while to go. An istiod that still runs would write again what is removed next.
-    async fn bundle_gone(&self, target: &Target, door: &Door) -> Result<Settled, WorldError> {
+    /// Whether something is left of a target without an inventory, and whether it is on its way out. Namespaces and pods
+    /// take a while to go, and an istiod that still runs would write again what is removed next.
+    async fn bundle_gone(&self, target: &Target, door: &Door) -> Result<(bool, Settled), WorldError> {
         if let Target::ControlPlane { revision } = target {
             let left = self.replicas(revision).await?.len();
-            return Ok(if left == 0 {
-                Settled::Yes
-            } else {
-                Settled::NotYet(format!("{left} replicas are still ending"))
-            });
+            let ending = || Settled::NotYet(format!("{left} replicas are still ending"));
+            return Ok((false, if left == 0 { Settled::Yes } else { ending() }));
         }
-        if !matches!(target, Target::Home | Target::Foothold { .. }) {
-            return Ok(Settled::Yes);
-        }
-        let namespace = door.get(&format!("/api/v1/namespaces/{}", self.namespace())).await?;
-        let leaving = namespace.is_some_and(|namespace| namespace.pointer("/metadata/deletionTimestamp").is_some());
-        Ok(if leaving { Settled::NotYet("the namespace is being removed".into()) } else { Settled::Yes })
+        if holds_namespace(target) { self.namespace_left(door).await } else { Ok((false, Settled::Yes)) }
     }
 
-    /// An inventory that is gone is not made again for a removal: its end would be nobody's business.
+    /// Whether the mesh's namespace is there and ours to remove, and whether it is being removed.
+    async fn namespace_left(&self, door: &Door) -> Result<(bool, Settled), WorldError> {
+        let Some(namespace) = door.get(&self.namespace_path()).await? else { return Ok((false, Settled::Yes)) };
+        if namespace.pointer("/metadata/deletionTimestamp").is_some() {
+            return Ok((false, Settled::NotYet("the namespace is being removed".into())));
+        }
+        Ok((namespace["metadata"]["labels"][OWNER_LABEL] == self.namespace(), Settled::Yes))
+    }
+
+    fn namespace_path(&self) -> String {
+        format!("/api/v1/namespaces/{}", self.namespace())
+    }
+
+    /// An inventory that is gone is not made again for a removal, because nothing would remove it in the end. Its parts carry
+    /// no version of ours, so a worker that is inside a change goes on with them until its permit is over.
     pub(super) async fn fence_bundle(
         &self,
         target: &Target,
         goal: Option<&str>,
         permit: &Permit,
-    ) -> Result<(), WorldError> {
+    ) -> Result<Fence, WorldError> {
         let door = self.door(target)?;
-        let inventory = door.get(&self.inventory_path(target)).await?;
-        if inventory.is_none() && goal.is_none() {
-            return Ok(());
+        let path = self.inventory_path(target);
+        for value in [Some(format!("{}/{}", permit.operation, permit.epoch)), None] {
+            let change = json!({ "metadata": { "annotations": { FENCE: value } } });
+            if !door.patch_if_there(&path, &change, permit).await? && goal.is_some() {
+                self.create_inventory(door, target, json!({ "value": "", "objects": "[]" }), permit).await?;
+            }
         }
-        self.take_turn(door, target, &mark_of(inventory.as_ref()), permit).await.map(|_| ())
+        Ok(Fence::UntilLeaseEnds)
     }
 
-    /// Moves the inventory's version; answers the objects that it named.
+    /// Makes the inventory dirty: it has no value, and names the objects that were there and those that are to be.
     async fn take_turn(
         &self,
         door: &Door,
         target: &Target,
-        seen: &Mark,
+        known: Option<&Value>,
+        (toward, desired): (Option<&str>, &[Value]),
         permit: &Permit,
-    ) -> Result<Vec<Value>, WorldError> {
-        let writer = format!("{}/{}", permit.operation, permit.epoch);
-        let inventory = if let Some((uid, version)) = preconditions(seen) {
-            let patch =
-                json!({ "metadata": { "uid": uid, "resourceVersion": version, "annotations": { WRITER: writer } } });
-            door.patch(&self.inventory_path(target), &patch, Some(permit)).await?
-        } else {
-            if matches!(target, Target::Home | Target::Foothold { .. }) {
-                if !self.may_have_namespace(door).await? {
-                    return Err(not_ours(door, "the mesh's namespace belongs to another mesh"));
-                }
-                let namespace =
-                    json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": self.namespace() } });
-                door.apply(&format!("/api/v1/namespaces/{}", self.namespace()), &namespace, Some(permit)).await?;
+    ) -> Result<Turn, WorldError> {
+        let before = known.map(objects_of).unwrap_or_default();
+        let added = names_of(desired).into_iter().filter(|object| !before.contains(object));
+        let union: Vec<Value> = before.iter().cloned().chain(added).collect();
+        let data = json!({ "value": "", "toward": toward, "objects": Value::from(union.clone()).to_string() });
+        let inventory = match preconditions(&mark_of(known)) {
+            None => self.create_inventory(door, target, data, permit).await?,
+            Some((uid, version)) => {
+                let writer = json!({ WRITER: writer(permit) });
+                let metadata = json!({ "uid": uid, "resourceVersion": version, "annotations": writer });
+                let patch = json!({ "metadata": metadata, "data": data });
+                door.patch(&self.inventory_path(target), &patch, Some(permit)).await?
             }
-            let path = format!("/api/v1/namespaces/{}/configmaps", self.namespace());
-            door.create(&path, &self.inventory(target, "", &[], &writer), Some(permit)).await?
         };
-        let objects = text(&inventory, "/data/objects").and_then(|list| serde_json::from_str(list).ok());
-        Ok(objects.unwrap_or_default())
+        Ok(Turn { mark: mark_of(Some(&inventory)), before, union })
     }
 
-    fn inventory(&self, target: &Target, value: &str, objects: &[Value], writer: &str) -> Value {
-        let names: Vec<Value> = objects
-            .iter()
-            .map(|object| json!({ "kind": object["kind"], "metadata": { "name": object["metadata"]["name"], "namespace": object["metadata"]["namespace"] } }))
-            .collect();
-        json!({
+    /// Makes the inventory clean, unless another change has begun meanwhile.
+    async fn finish(
+        &self,
+        door: &Door,
+        target: &Target,
+        (value, desired): (&str, &[Value]),
+        turn: &Turn,
+        permit: &Permit,
+    ) -> Result<(), WorldError> {
+        let (uid, version) = preconditions(&turn.mark).unwrap_or_default();
+        let objects = Value::from(names_of(desired)).to_string();
+        let patch = json!({
+            "metadata": { "uid": uid, "resourceVersion": version },
+            "data": { "value": value, "toward": null, "objects": objects },
+        });
+        door.patch(&self.inventory_path(target), &patch, Some(permit)).await.map(|_| ())
+    }
+
+    async fn create_inventory(
+        &self,
+        door: &Door,
+        target: &Target,
+        mut data: Value,
+        permit: &Permit,
+    ) -> Result<Value, WorldError> {
+        if holds_namespace(target) {
+            if !self.may_have_namespace(door).await? {
+                return Err(not_ours(door, "the mesh's namespace belongs to another mesh"));
+            }
+            let metadata = json!({ "name": self.namespace(), "labels": { OWNER_LABEL: self.namespace() } });
+            let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata });
+            door.apply(&self.namespace_path(), &namespace, Some(permit)).await?;
+        }
+        // A merge patch removes what is null; an object that is created must not name it.
+        if let Some(data) = data.as_object_mut() {
+            data.retain(|_, value| !value.is_null());
+        }
+        let inventory = json!({
             "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {
                 "name": Self::inventory_name(target), "namespace": self.namespace(),
-                "labels": { OWNER_LABEL: self.namespace() }, "annotations": { WRITER: writer },
+                "labels": { OWNER_LABEL: self.namespace() }, "annotations": { WRITER: writer(permit) },
             },
-            "data": { "value": value, "objects": Value::from(names).to_string() },
-        })
+            "data": data,
+        });
+        let path = format!("/api/v1/namespaces/{}/configmaps", self.namespace());
+        door.create(&path, &inventory, Some(permit)).await
     }
 
     pub(super) async fn set_bundle(
@@ -152,27 +213,22 @@ impl MeshWorld {
         permit: &Permit,
     ) -> Result<(), WorldError> {
         let door = self.door(target)?;
-        match to {
-            None if preconditions(seen).is_none() => Ok(()),
-            None => {
-                let objects = self.take_turn(door, target, seen, permit).await?;
-                self.remove(door, target, &objects, permit).await
-            }
-            Some(value) => {
-                let desired = self.objects(target, value, permit).await?;
-                let before = self.take_turn(door, target, seen, permit).await?;
-                for object in &desired {
-                    self.apply_one(door, target, object, permit).await?;
-                }
-                // Definitions belong to the cluster: with one of them every object of its kind would go.
-                if !matches!(target, Target::Crds { .. }) {
-                    self.prune(door, &before, &desired, permit).await?;
-                }
-                let writer = format!("{}/{}", permit.operation, permit.epoch);
-                let inventory = self.inventory(target, value, &desired, &writer);
-                door.apply(&self.inventory_path(target), &inventory, Some(permit)).await.map(|_| ())
-            }
+        let known = door.get(&self.inventory_path(target)).await?;
+        if mark_of(known.as_ref()) != *seen {
+            return Err(WorldError::Changed { place: door.place().to_owned() });
         }
+        let Some(value) = to else { return self.remove(door, target, known.as_ref(), permit).await };
+        let value = furthest(target, value, known.as_ref());
+        let desired = self.objects(target, &value, permit).await?;
+        let turn = self.take_turn(door, target, known.as_ref(), (Some(&value), &desired), permit).await?;
+        for object in &desired {
+            self.apply_one(door, target, object, permit).await?;
+        }
+        // Definitions belong to the cluster: with one of them every object of its kind would go.
+        if !matches!(target, Target::Crds { .. }) {
+            self.prune(door, &turn.before, &desired, permit).await?;
+        }
+        self.finish(door, target, (&value, &desired), &turn, permit).await
     }
 
     async fn apply_one(&self, door: &Door, target: &Target, object: &Value, permit: &Permit) -> Result<(), WorldError> {
@@ -213,7 +269,7 @@ impl MeshWorld {
 
     /// Whether the mesh's namespace is absent or may be this mesh's: it does not carry another one's label.
     async fn may_have_namespace(&self, door: &Door) -> Result<bool, WorldError> {
-        let there = door.get(&format!("/api/v1/namespaces/{}", self.namespace())).await?.unwrap_or_default();
+        let there = door.get(&self.namespace_path()).await?.unwrap_or_default();
         Ok(there["metadata"]["labels"][OWNER_LABEL].as_str().is_none_or(|owner| owner == self.namespace()))
     }
 
@@ -230,25 +286,33 @@ impl MeshWorld {
     }
 
     /// Last in, first out; the inventory goes last, so that a crash in between is found and finished.
-    async fn remove(&self, door: &Door, target: &Target, objects: &[Value], permit: &Permit) -> Result<(), WorldError> {
-        let leases = self.leases_of(target).into_iter();
-        let paths = objects
-            .iter()
-            .rev()
-            .filter(|object| object["kind"] != "Namespace" && self.names_us(object))
-            .filter_map(kinds::path_of)
-            .chain(leases);
-        for path in paths {
-            if self.still_ours(door, target, &path).await? {
-                door.delete(&path, None, Some(permit)).await?;
+    async fn remove(
+        &self,
+        door: &Door,
+        target: &Target,
+        known: Option<&Value>,
+        permit: &Permit,
+    ) -> Result<(), WorldError> {
+        if known.is_some() {
+            let turn = self.take_turn(door, target, known, (None, &[]), permit).await?;
+            let ours = |object: &&Value| object["kind"] != "Namespace" && self.names_us(object);
+            let objects = turn.union.iter().rev().filter(ours);
+            for path in objects.filter_map(kinds::path_of).chain(self.leases_of(target)) {
+                if self.still_ours(door, target, &path).await? {
+                    door.delete(&path, None, Some(permit)).await?;
+                }
             }
+            self.sweep(door, target, &turn.union, permit).await?;
+            let (uid, version) = preconditions(&turn.mark).unwrap_or_default();
+            let unchanged = json!({ "uid": uid, "resourceVersion": version });
+            door.delete(&self.inventory_path(target), Some(unchanged), Some(permit)).await?;
         }
-        self.sweep(door, target, objects, permit).await?;
-        door.delete(&self.inventory_path(target), None, Some(permit)).await?;
-        if matches!(target, Target::Home | Target::Foothold { .. }) && self.may_have_namespace(door).await? {
-            door.delete(&format!("/api/v1/namespaces/{}", self.namespace()), None, Some(permit)).await?;
+        if !holds_namespace(target) {
+            return Ok(());
         }
-        Ok(())
+        let ours =
+            if known.is_some() { self.may_have_namespace(door).await? } else { self.namespace_left(door).await?.0 };
+        if ours { door.delete(&self.namespace_path(), None, Some(permit)).await } else { Ok(()) }
     }
 
     /// A webhook that became an alias of another revision has left its bundle.
@@ -289,6 +353,11 @@ impl MeshWorld {
         };
         ["istio-gateway-deployment", "istio-gateway-status-leader"].map(lease).into()
     }
+}
+
+/// Targets that bring the mesh's namespace with them. Their inventory is inside it.
+fn holds_namespace(target: &Target) -> bool {
+    matches!(target, Target::Home | Target::Foothold { .. })
 }
 
 fn not_ours(door: &Door, cause: &str) -> WorldError {

@@ -8,7 +8,7 @@ use model::plan::{Target, WorkloadKind, WorkloadRef};
 use model::version::RevisionName;
 use rollout::plan::TAGS;
 use rollout::plan::data_plane::{INJECTION_LABEL, REV_LABEL, label_value, labels_of};
-use rollout::ports::{Mark, Permit, Seen, Settled, WorldError};
+use rollout::ports::{Fence, Mark, Permit, Seen, Settled, WorldError};
 use serde_json::{Map, Value, json};
 
 use super::bundle::{BUNDLE_LABEL, OWNER_LABEL};
@@ -18,7 +18,7 @@ use crate::door::Door;
 /// Our annotation on a pod template; its value derives from the operation.
 pub(super) const STAMP: &str = "meshwright.dev/restart";
 /// Moves an object's version and nothing else.
-const FENCE: &str = "meshwright.dev/fence";
+pub(super) const FENCE: &str = "meshwright.dev/fence";
 /// The tag that istiod's leader election looks for by this very name; every other tag's object is suffixed.
 const DEFAULT_TAG: &str = "istio-revision-tag-default";
 const VALIDATOR: &str = "istiod-default-validator";
@@ -75,7 +75,7 @@ impl<'a> Single<'a> {
     pub(super) async fn look(&self) -> Result<Seen, WorldError> {
         let object = self.door.get(&self.path).await?.filter(|object| self.is_ours(object));
         let value = object.as_ref().and_then(|object| self.part.value(object));
-        Ok(Seen { value, mark: mark_of(object.as_ref()), settled: Settled::Yes })
+        Ok(Seen { value, mark: mark_of(object.as_ref()), settled: Settled::Yes, partial: false })
     }
 
     /// Namespaces and workloads are the users' own; only our label or stamp on them is ours.
@@ -88,14 +88,20 @@ impl<'a> Single<'a> {
         }
     }
 
-    pub(super) async fn fence(&self, permit: &Permit) -> Result<(), WorldError> {
+    /// The annotation moves the version and is taken off again: a cluster that was fenced looks as it did before.
+    pub(super) async fn fence(&self, permit: &Permit) -> Result<Fence, WorldError> {
         let webhook = matches!(self.part, Part::Tag { .. } | Part::Own { .. } | Part::Validator);
         if webhook && !self.door.get(&self.path).await?.is_some_and(|object| self.is_ours(&object)) {
-            return Ok(());
+            return Ok(Fence::UntilLeaseEnds);
         }
-        let fence = format!("{}/{}", permit.operation, permit.epoch);
-        let patch = json!({ "metadata": { "annotations": { FENCE: fence } } });
-        self.door.patch_if_there(&self.path, &patch, permit).await
+        for value in [Some(format!("{}/{}", permit.operation, permit.epoch)), None] {
+            let patch = json!({ "metadata": { "annotations": { FENCE: value } } });
+            if !self.door.patch_if_there(&self.path, &patch, permit).await? {
+                // Namespaces and workloads are never created by us.
+                return Ok(if webhook { Fence::UntilLeaseEnds } else { Fence::Holds });
+            }
+        }
+        Ok(Fence::Holds)
     }
 
     pub(super) async fn set(

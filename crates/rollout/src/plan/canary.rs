@@ -2,7 +2,7 @@
 
 use model::plan::{Plan, Step, Target};
 
-use super::rollback::{Started, about, undone};
+use super::rollback::{Started, about, proofs, undone};
 use super::{CURRENT_TAGS, Layout, Line, life, probe_value, ready, shift, tag};
 
 /// Brings the target up beside the current revision and points the tag `canary` to it.
@@ -35,14 +35,10 @@ pub fn promote(layout: &Layout, target: &Line) -> Plan {
 /// Undoes what a failed promotion has written, validation first, and proves that the tags reach the old revision again.
 pub fn restore(layout: &Layout, started: &[Started]) -> Plan {
     let undone = undone(started);
-    let proofs = undone.iter().filter_map(|step| match step {
-        Step::Set { target: Target::Tag { member, tag }, .. } => Some(probe_value(member, tag, &layout.current)),
-        _ => None,
-    });
     Plan::default()
         .wave("validation", about(&undone, |target| matches!(target, Target::Validator { .. })))
         .wave("tags", about(&undone, |target| matches!(target, Target::Tag { .. })))
-        .wave("dry runs", proofs)
+        .wave("dry runs", proofs(layout, &undone))
 }
 
 /// Removes the old revision once nothing uses it. Its first removal is the point of no return.

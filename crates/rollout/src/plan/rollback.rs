@@ -6,7 +6,7 @@ use model::Name;
 use model::plan::{Plan, Sidecar, Stamp, Step, Target, WorkloadRef};
 use model::survey::Survey;
 
-use super::{Layout, Line};
+use super::{Layout, Line, TAGS, probe_value};
 use crate::step::undo;
 
 /// A step that was started, with what it captured.
@@ -24,7 +24,7 @@ pub fn rollback(layout: &Layout, target: &Line, started: &[Started], survey: &Su
         .wave("validation", of(|target| matches!(target, Target::Validator { .. })))
         .wave("tags", of(|target| matches!(target, Target::Tag { .. })));
     // In place there is one istiod: it must be the old one again before any pod is replaced.
-    let plan = if canary { plan } else { plan.then(lines_back(&of)) };
+    let plan = if canary { plan.wave("dry runs", proofs(layout, &undone)) } else { plan.then(line_back(layout, &of)) };
     let plan = plan.wave("namespace labels", of(|target| matches!(target, Target::NamespaceLabel { .. }))).wave_of(
         "restarts",
         layout.width,
@@ -39,6 +39,24 @@ fn lines_back(of: &impl Fn(fn(&Target) -> bool) -> Vec<Step>) -> Plan {
         .wave("control plane", of(|target| matches!(target, Target::ControlPlane { .. })))
         .wave("roles, service and webhook", of(|target| matches!(target, Target::MemberObjects { .. })))
         .wave("address", of(|target| matches!(target, Target::Address { .. })))
+}
+
+/// In place: the slot's former release, proved by dry runs through the tags, which never left the slot.
+fn line_back(layout: &Layout, of: &impl Fn(fn(&Target) -> bool) -> Vec<Step>) -> Plan {
+    let back = lines_back(of);
+    let probes = layout.members.iter().flat_map(|member| TAGS.map(|name| probe_value(member, name, &layout.current)));
+    if back.is_empty() { back } else { back.wave("dry runs", probes) }
+}
+
+/// Dry runs through every tag that points to the old revision again. A tag that the way back removes injects nothing.
+pub(super) fn proofs(layout: &Layout, undone: &[Step]) -> Vec<Step> {
+    let proof = |step: &Step| match step {
+        Step::Set { target: Target::Tag { member, tag }, to: Some(_), .. } => {
+            Some(probe_value(member, tag, &layout.current))
+        }
+        _ => None,
+    };
+    undone.iter().filter_map(proof).collect()
 }
 
 /// The steps that restore what was there before, the last one first.

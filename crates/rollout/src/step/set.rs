@@ -15,6 +15,13 @@ pub(super) async fn check(
     to: &Option<String>,
 ) -> Result<Check, WorldError> {
     let seen = world.look(target).await?;
+    if seen.partial {
+        return Ok(match seen.settled {
+            Settled::NotYet(reason) => Check::Waiting(reason),
+            // The push goes on from what is there, and from nothing that another party made: only we write inventories.
+            _ => Check::Ready { capture: from.clone(), mark: seen.mark },
+        });
+    }
     if seen.value == *to || outgrown(target, seen.value.as_deref(), to.as_deref()) {
         return Ok(settled(seen.settled));
     }

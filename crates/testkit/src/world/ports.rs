@@ -9,9 +9,10 @@ use model::operation::Problem;
 use model::plan::{Asks, Sidecar, Target, WorkloadRef};
 use model::survey::{MemberSurvey, NamespaceSurvey, Survey, WorkloadSurvey};
 use model::version::RevisionName;
-use rollout::ports::{Deadline, LivePod, Mark, Permit, Seen, Settled, Usage, WorkloadSeen, World, WorldError};
+use rollout::ports::{Deadline, Fence, LivePod, Mark, Permit, Seen, Settled, Usage, WorkloadSeen, World, WorldError};
 
-use super::{Cut, FakeWorld, Temper, Workload};
+use super::bundle::is_bundle;
+use super::{Cut, FakeWorld, State, Temper, Workload, vanishes};
 
 #[async_trait]
 impl World for FakeWorld {
@@ -19,47 +20,42 @@ impl World for FakeWorld {
         self.pace().await;
         let state = self.lock();
         state.reach(target.member())?;
-        Ok(Seen { value: state.value(target), mark: state.mark(target), settled: Settled::Yes })
+        let (settled, partial) = (state.settled(target), state.is_partial(target));
+        Ok(Seen { value: state.value(target), mark: state.mark(target), settled, partial })
     }
 
     async fn set(&self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError> {
         self.pace().await;
-        let cut = {
-            let mut state = self.lock();
-            state.calls += 1;
-            let due = state.cut.as_ref().is_some_and(|(at, _)| *at == state.calls);
-            state.cut_reached |= due;
-            if due { state.cut.clone().map(|(_, cut)| cut) } else { None }
-        };
-        match cut {
-            None => self.lock().write(target, to, seen, permit),
-            Some(Cut::BeforeEffect) => {
-                self.reached.notify_one();
-                std::future::pending().await
-            }
-            Some(Cut::AfterEffect) => {
-                self.lock().write(target, to, seen, permit)?;
-                self.reached.notify_one();
-                std::future::pending().await
-            }
-            Some(Cut::Frozen(go_on)) => {
-                self.reached.notify_one();
-                go_on.notified().await;
-                // A stopped process does not notice that its permit ran out before the bytes leave: the cluster must refuse.
-                let deadline = Deadline::at(Instant::now() + Duration::from_mins(1));
-                let late = Permit { deadline, ..permit.clone() };
-                self.lock().write(target, to, seen, &late)
-            }
+        self.lock().pushes += 1;
+        if is_bundle(target) {
+            return self.set_bundle(target, to, seen, permit).await;
         }
+        let has_version = |state: &State| state.value(target).is_some() || !vanishes(target);
+        let write = |state: &mut State, permit: &Permit| state.write(target, to, seen, permit);
+        self.send(permit, has_version, write).await
     }
 
-    async fn fence(&self, target: &Target, _goal: Option<&str>, _permit: &Permit) -> Result<(), WorldError> {
+    async fn fence(&self, target: &Target, goal: Option<&str>, permit: &Permit) -> Result<Fence, WorldError> {
         self.pace().await;
         let mut state = self.lock();
+        if let Some(fault) = state.fence_faults.pop() {
+            return Err(fault);
+        }
         state.reach(target.member())?;
+        if permit.deadline.passed() {
+            return Err(WorldError::Expired);
+        }
+        state.fenced.push(target.clone());
+        if is_bundle(target) {
+            state.fence_bundle(target, goal.is_some());
+            return Ok(Fence::UntilLeaseEnds);
+        }
         let value = state.value(target);
+        if value.is_none() && vanishes(target) {
+            return Ok(Fence::UntilLeaseEnds);
+        }
         state.put(target.clone(), value);
-        Ok(())
+        Ok(Fence::Holds)
     }
 
     async fn workload(&self, member: &Name, workload: &WorkloadRef) -> Result<Option<WorkloadSeen>, WorldError> {
@@ -175,5 +171,47 @@ impl World for FakeWorld {
 
     async fn changed(&self) {
         tokio::task::yield_now().await;
+    }
+}
+
+impl FakeWorld {
+    /// One write on its way to a cluster: here it is cut off, and here its permit is looked at, as in the last layer of a
+    /// real client. `has_version` says whether the cluster would refuse it when what it looked at has moved on.
+    pub(super) async fn send<T>(
+        &self,
+        permit: &Permit,
+        has_version: impl Fn(&State) -> bool,
+        write: impl Fn(&mut State, &Permit) -> Result<T, WorldError>,
+    ) -> Result<T, WorldError> {
+        let cut = {
+            let mut state = self.lock();
+            state.calls += 1;
+            let due = state.cut.as_ref().is_some_and(|(at, _)| *at == state.calls);
+            state.cut_reached |= due;
+            if due { state.cut.clone().map(|(_, cut)| cut) } else { None }
+        };
+        match cut {
+            None => write(&mut self.lock(), permit),
+            Some(Cut::BeforeEffect) => {
+                self.reached.notify_one();
+                std::future::pending().await
+            }
+            Some(Cut::AfterEffect) => {
+                write(&mut self.lock(), permit)?;
+                self.reached.notify_one();
+                std::future::pending().await
+            }
+            Some(Cut::Frozen(go_on)) => {
+                self.reached.notify_one();
+                go_on.notified().await;
+                let mut state = self.lock();
+                // A stopped process does not notice that its permit ran out before the bytes leave: the cluster must refuse.
+                // No cluster can refuse a creation or a part of a bundle; there the look at the permit is all there is.
+                let deadline = Deadline::at(Instant::now() + Duration::from_mins(1));
+                let late = Permit { deadline, ..permit.clone() };
+                let permit = if has_version(&state) { &late } else { permit };
+                write(&mut state, permit)
+            }
+        }
     }
 }

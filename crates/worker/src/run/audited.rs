@@ -12,7 +12,7 @@ impl Run<'_> {
     pub(super) fn audited(&self, facts: &[(i32, Fact)]) -> Vec<Entry> {
         let entry = |(number, fact): &(i32, Fact)| {
             let item = self.items.iter().find(|item| item.number == *number)?;
-            let target = self.place(item).writes()?;
+            let target = item.step.writes()?;
             let digest = |value: Option<&str>| value.map(|value| sha256(value.as_bytes()));
             let (action, before) = match fact {
                 Fact::Started { capture } => ("cluster.write.intended", digest(capture.as_deref())),

@@ -1,9 +1,9 @@
-//! How a claim begins: a predecessor is fenced, and the plan is built and stored, once.
+//! How a claim begins: the plan is built and stored, once.
 
 use std::time::Instant;
 
 use model::operation::OperationState;
-use model::plan::{Plan, Step};
+use model::plan::Plan;
 use model::upgrade::{LabelPolicy, UpgradeState};
 use rollout::plan::Layout;
 use rollout::ports::World;
@@ -15,6 +15,13 @@ use crate::planner::{History, NoPlan, plan};
 impl Run<'_> {
     /// Stores the plan, once, and says that the operation runs. Answers false when it was let go instead.
     pub(super) async fn prepare(&mut self, layout: Layout, world: &dyn World) -> Result<bool, StoreError> {
+        // A plan is built from what is there, and an earlier operation must not change that afterwards.
+        if self.operation.waves.is_none()
+            && let Some(error) = self.unfenced.values().next().cloned()
+        {
+            self.rest(&error).await?;
+            return Ok(false);
+        }
         let (history, labels) = self.begin_stage().await?;
         let layout = Layout { labels, ..layout };
         let planned = match &self.operation.waves {
@@ -35,6 +42,7 @@ impl Run<'_> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let Some(plan) = planned {
             tx.store_plan(self.claim.operation, &plan).await?;
+            tx.fenced(&self.earlier).await?;
             self.operation.waves =
                 Some(plan.waves.iter().map(|wave| WaveHead { title: wave.title.clone(), width: wave.width }).collect());
             self.items = tx.items(self.claim.operation).await?;
@@ -65,19 +73,5 @@ impl Run<'_> {
         let history = tx.started(upgrade).await?;
         tx.commit().await?;
         Ok((history, known.choice.labels))
-    }
-
-    /// A step that was started under an earlier claim may still be on its way to the cluster. After this it is refused.
-    pub(super) async fn fence_predecessor(&self, world: &dyn World) {
-        let permit = self.permit();
-        for item in self.items.iter().filter(|item| item.progress.started() && !item.progress.done) {
-            let goal = if let Step::Set { to, .. } = &item.step { to.as_deref() } else { None };
-            if let Some(target) = self.place(item).writes()
-                && let Err(error) = world.fence(&target, goal, &permit).await
-            {
-                // A silent cluster accepts nothing from anybody; the step itself will tell the user.
-                tracing::warn!(operation.id = %self.claim.operation, step = %item.step, error = &error as &dyn std::error::Error, "not fenced");
-            }
-        }
     }
 }

@@ -17,7 +17,7 @@ use super::{Run, close};
 use crate::vitals;
 
 /// How many clusters' answers one operation waits for at once.
-const CALLS: usize = 16;
+pub(super) const CALLS: usize = 16;
 
 /// What a step's looks so far add up to. Forgotten with the claim: a successor begins to count anew.
 #[derive(Debug, Clone, Copy)]
@@ -79,27 +79,31 @@ impl Run<'_> {
         if due.is_empty() {
             return Ok(Tick::Again);
         }
+        if !self.fence_again(world.as_ref()).await {
+            return Ok(Tick::LeaseLost);
+        }
         let looked = self.look(&due, world.as_ref()).await;
         self.lease.progressed();
-        let mut facts = Vec::new();
-        let mut acts = Vec::new();
+        let (mut facts, mut acts, mut found) = (Vec::new(), Vec::new(), Vec::new());
         let (mut problem, mut waits) = (None, None);
         for (index, check) in looked {
             let run = self.count(index, &check);
             let item = &self.items[index];
             match decide(&item.step, check, &run, &self.engine.settings.patience) {
-                Decision::Done => facts.push((item.number, Fact::Done)),
+                Decision::Done => found.push(index),
                 Decision::Act { capture, mark } => acts.push((index, capture, mark)),
                 Decision::Wait(reason) => {
                     waits.get_or_insert_with(|| format!("{}: {reason}", item.step));
                 }
-                Decision::Pause(found) => {
-                    facts.push((item.number, Fact::Failed { problem: found.clone() }));
-                    problem.get_or_insert(found);
+                Decision::Pause(met) => {
+                    facts.push((item.number, Fact::Failed { problem: met.clone() }));
+                    problem.get_or_insert(met);
                 }
                 Decision::Stop => return Ok(Tick::LeaseLost),
             }
         }
+        let Some(done) = self.fence_found(found, world.as_ref()).await else { return Ok(Tick::LeaseLost) };
+        facts.extend(done);
         if let Some(problem) = problem {
             self.stop_at(problem, facts).await?;
             return Ok(Tick::LetGo);
@@ -132,7 +136,11 @@ impl Run<'_> {
         for index in chosen.iter().copied() {
             let (item, limit) = (&self.items[index], self.engine.settings.look);
             let place = self.place(item);
+            let open = self.open(index).cloned();
             looks.push(Box::pin(async move {
+                if let Some(error) = open {
+                    return (index, Err(error));
+                }
                 let looked = tokio::time::timeout(limit, place.check(world)).await;
                 (index, looked.unwrap_or_else(|_| Err(too_slow(item))))
             }));
@@ -177,7 +185,9 @@ impl Run<'_> {
             },
         ));
         let waiting_for = (waits != self.waiting_for).then(|| waits.clone());
-        if facts.is_empty() && waiting_for.is_none() {
+        // A push that is repeated has nothing to commit, but the look before it may have been later than the end of this
+        // claim: the record that follows the look proves that it was not.
+        if facts.is_empty() && waiting_for.is_none() && acts.is_empty() {
             return Ok(());
         }
         let no_way_back = self.operation.kind == OperationKind::Retire

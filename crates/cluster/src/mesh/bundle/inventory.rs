@@ -1,0 +1,74 @@
+//! What an inventory says: the value of its target, and the objects that are there or on their way.
+
+use model::Version;
+use model::plan::Target;
+use rollout::ports::Permit;
+use serde_json::{Value, json};
+
+use super::super::text;
+
+/// On whose turn an inventory was changed last.
+pub(super) fn writer(permit: &Permit) -> String {
+    format!("{}/{}", permit.operation, permit.epoch)
+}
+
+/// The value of a clean inventory. A dirty one has none.
+pub(super) fn value_of(inventory: &Value) -> Option<String> {
+    text(inventory, "/data/value").filter(|value| !value.is_empty()).map(str::to_owned)
+}
+
+/// What an inventory names.
+pub(super) fn objects_of(inventory: &Value) -> Vec<Value> {
+    text(inventory, "/data/objects").and_then(|list| serde_json::from_str(list).ok()).unwrap_or_default()
+}
+
+/// Objects as an inventory names them.
+pub(super) fn names_of(objects: &[Value]) -> Vec<Value> {
+    let named = |object: &Value| {
+        let metadata = json!({ "name": object["metadata"]["name"], "namespace": object["metadata"]["namespace"] });
+        json!({ "kind": object["kind"], "metadata": metadata })
+    };
+    objects.iter().map(named).collect()
+}
+
+/// Definitions only move forward: where a newer release's were applied in part, that release is finished.
+pub(super) fn furthest(target: &Target, value: &str, known: Option<&Value>) -> String {
+    let precedence = |text: &str| text.parse::<Version>().ok().map(|version| version.precedence());
+    let toward = known.and_then(|inventory| text(inventory, "/data/toward"));
+    let toward =
+        toward.filter(|toward| matches!(target, Target::Crds { .. }) && precedence(toward) > precedence(value));
+    toward.unwrap_or(value).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inventory(data: Value) -> Value {
+        json!({ "metadata": { "uid": "u", "resourceVersion": "1" }, "data": data })
+    }
+
+    #[test]
+    fn an_inventory_of_an_earlier_server_reads_as_clean() {
+        let service = json!({ "kind": "Service", "metadata": { "name": "a", "namespace": "mesh-a" } });
+        let objects = Value::from(vec![service.clone()]).to_string();
+        let old = inventory(json!({ "value": "1.25.1.1", "objects": objects }));
+        assert_eq!((value_of(&old), objects_of(&old)), (Some("1.25.1.1".into()), vec![service]));
+    }
+
+    #[test]
+    fn a_dirty_inventory_has_no_value() {
+        let dirty = inventory(json!({ "value": "", "toward": "1.27.9.1", "objects": "[]" }));
+        assert_eq!((value_of(&dirty), objects_of(&dirty)), (None, Vec::new()));
+    }
+
+    #[test]
+    fn definitions_that_were_applied_in_part_do_not_move_back() {
+        let dirty = inventory(json!({ "value": "", "toward": "1.27.9.1", "objects": "[]" }));
+        let crds = Target::Crds { member: "c1".parse().expect("a name") };
+        let objects = Target::ControlPlane { revision: "1-27-9".parse().expect("a revision") };
+        assert_eq!(furthest(&crds, "1.26.3.1", Some(&dirty)), "1.27.9.1");
+        assert_eq!(furthest(&crds, "1.28.0.1", Some(&dirty)), "1.28.0.1");
+        assert_eq!(furthest(&objects, "1.26.3.1", Some(&dirty)), "1.26.3.1");
+    }
+}

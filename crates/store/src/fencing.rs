@@ -1,0 +1,87 @@
+//! Operations that ended before their goal, whose last writes may still be on their way to a cluster.
+
+use model::ids::{MeshId, OperationId};
+
+use crate::{Claim, Item, Store, StoreError, Tx, insisting};
+
+/// An ended operation that no later one has fenced yet.
+#[derive(Debug, Clone)]
+pub struct Unfenced {
+    /// The operation.
+    pub operation: OperationId,
+    /// Its steps that were started and not done.
+    pub open: Vec<Item>,
+    /// True while the lease of its last worker is alive: it may write parts of a target and create absent ones, which no
+    /// version fences.
+    pub writing: bool,
+}
+
+impl Tx<'_> {
+    /// The earlier operations of a mesh that nothing has fenced yet, oldest first.
+    ///
+    /// # Errors
+    /// As for [`Tx::items`].
+    pub async fn unfenced(&mut self, mesh: MeshId, but: OperationId) -> Result<Vec<Unfenced>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT operation_id, coalesce(writer_until > now(), false) AS "writing!" FROM operations
+               WHERE tenant_id = $1 AND mesh_id = $2 AND unfenced AND operation_id <> $3 ORDER BY operation_id"#,
+            self.tenant.0,
+            mesh.0,
+            but.0
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let mut found = Vec::with_capacity(rows.len());
+        for row in rows {
+            let operation = OperationId(row.operation_id);
+            let mut open = match self.items(operation).await {
+                // Steps that cannot be read cannot be fenced, and must not keep the mesh from every other operation.
+                Err(StoreError::Corrupt { .. }) => Vec::new(),
+                items => items?,
+            };
+            open.retain(|item| item.progress.started() && !item.progress.done);
+            found.push(Unfenced { operation, open, writing: row.writing });
+        }
+        Ok(found)
+    }
+
+    /// Notes that no cluster accepts a write of these operations any more.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn fenced(&mut self, operations: &[OperationId]) -> Result<(), StoreError> {
+        let ids: Vec<uuid::Uuid> = operations.iter().map(|id| id.0).collect();
+        sqlx::query!(
+            "UPDATE operations SET unfenced = false, writer_epoch = NULL, writer_until = NULL
+             WHERE tenant_id = $1 AND operation_id = ANY($2)",
+            self.tenant.0,
+            &ids
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Notes that a worker whose operation was ended from outside has stopped: its last call was answered or given up.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn stopped(&self, claim: &Claim) -> Result<(), StoreError> {
+        let note = || async {
+            let mut tx = self.begin(claim.tenant).await?;
+            sqlx::query!(
+                "UPDATE operations SET writer_epoch = NULL, writer_until = NULL
+                 WHERE tenant_id = $1 AND operation_id = $2 AND writer_epoch = $3",
+                claim.tenant.0,
+                claim.operation.0,
+                claim.epoch
+            )
+            .execute(&mut *tx.inner)
+            .await?;
+            tx.commit().await
+        };
+        insisting(note).await
+    }
+}

@@ -1,0 +1,195 @@
+//! Writes of operations that have ended are refused once the next operation of the mesh has begun.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::Clock as _;
+use model::ids::{OperationId, UpgradeId};
+use model::operation::{OperationKind, OperationState, Wish};
+use model::plan::Target;
+use model::rules::Strategy;
+use model::upgrade::Verb;
+use rollout::ports::WorldError;
+use serde_json::{Value, json};
+use testkit::world::Cut;
+use testkit::{Fleet, Process};
+use tokio::sync::Notify;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A worker whose write is on its way for as long as the test wants. Its lease is alive.
+struct Frozen {
+    go_on: Arc<Notify>,
+    process: Process,
+}
+
+impl Frozen {
+    /// Freezes the write that comes after so many others.
+    async fn at(fleet: &Fleet, write: u64, lease: Duration) -> Self {
+        let go_on = Arc::new(Notify::new());
+        fleet.world.cut_at(write, Cut::Frozen(go_on.clone()));
+        let process = fleet.process("frozen", lease, None);
+        assert!(fleet.world.cut_reached(LIMIT).await);
+        fleet.world.heal();
+        process.stop().await;
+        Self { go_on, process }
+    }
+
+    async fn wakes_up(mut self) {
+        self.go_on.notify_one();
+        self.process.go_on();
+        assert!(self.process.ended(LIMIT).await, "it ends");
+    }
+
+    async fn wakes_up_and_writes_nothing(self, fleet: &Fleet) {
+        let journal = fleet.world.journal();
+        self.wakes_up().await;
+        let late: Vec<_> = fleet.world.journal().split_off(journal.len());
+        assert!(late.is_empty(), "a worker of an ended operation wrote: {late:?}");
+    }
+}
+
+/// What differs between two pictures. Definitions stay newer by design.
+fn differs(before: &str, after: &str) -> Vec<String> {
+    let lost = before.lines().filter(|line| !after.contains(line));
+    let gained = after.lines().filter(|line| !before.contains(line));
+    lost.chain(gained).filter(|line| !line.starts_with("custom resource")).map(str::to_owned).collect()
+}
+
+async fn deployed() -> (Fleet, UpgradeId, String) {
+    let fleet = Fleet::new().await;
+    let before = fleet.world.picture();
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
+    fleet.go(upgrade, Verb::Start).await;
+    (fleet, upgrade, before)
+}
+
+#[tokio::test]
+async fn a_promotion_that_was_superseded_moves_no_tag_after_the_rollback() {
+    let (fleet, upgrade, before) = deployed().await;
+    fleet.press(upgrade, Verb::Promote, Value::Null).await.expect("promote fits");
+    let frozen = Frozen::at(&fleet, 1, Duration::from_secs(30)).await;
+    assert_eq!(fleet.go(upgrade, Verb::Rollback).await.state.as_str(), "rolled_back");
+    frozen.wakes_up_and_writes_nothing(&fleet).await;
+    assert_eq!(differs(&before, &fleet.world.picture()), Vec::<String>::new());
+}
+
+/// A creation carries no version that a cluster could refuse: the rollback waits until its worker has no right to write any
+/// more, and only then says that nothing is left.
+#[tokio::test]
+async fn a_deployment_that_was_superseded_creates_nothing_after_the_rollback() {
+    let fleet = Fleet::new().await;
+    let before = fleet.world.picture();
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
+    fleet.press(upgrade, Verb::Start, Value::Null).await.expect("start fits");
+    let frozen = Frozen::at(&fleet, 1, Duration::from_secs(2)).await;
+    assert_eq!(fleet.go(upgrade, Verb::Rollback).await.state.as_str(), "rolled_back");
+    frozen.wakes_up_and_writes_nothing(&fleet).await;
+    assert_eq!(differs(&before, &fleet.world.picture()), Vec::<String>::new());
+}
+
+/// The worker of the superseded operation says when it has stopped, so the rollback does not wait for the whole lease.
+#[tokio::test]
+async fn a_creation_that_arrives_while_the_rollback_waits_is_undone() {
+    let fleet = Fleet::new().await;
+    let before = fleet.world.picture();
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
+    fleet.press(upgrade, Verb::Start, Value::Null).await.expect("start fits");
+    let frozen = Frozen::at(&fleet, 1, Duration::from_mins(10)).await;
+    let rollback = fleet.press(upgrade, Verb::Rollback, Value::Null).await.expect("rollback fits").operation;
+    let worker = fleet.worker("w", Duration::from_secs(30));
+    let back = tokio::spawn(async move { worker.run_due().await });
+    let fenced = async {
+        while fleet.world.fenced().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, fenced).await.expect("the rollback has begun");
+    let waits = fleet.operation(rollback.expect("a rollback")).await;
+    assert!(waits.waves.is_none(), "the plan waits for the worker that may still write");
+    frozen.wakes_up().await;
+    tokio::time::timeout(LIMIT, back).await.expect("it ends").expect("no panic").expect("a readable queue");
+    assert_eq!(fleet.upgrade(upgrade).await.state.as_str(), "rolled_back");
+    assert_eq!(differs(&before, &fleet.world.picture()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_rollback_plans_nothing_before_a_silent_member_was_fenced() {
+    let (fleet, upgrade, before) = deployed().await;
+    fleet.press(upgrade, Verb::Promote, Value::Null).await.expect("promote fits");
+    // The third write of the promotion is the first one in c2.
+    let frozen = Frozen::at(&fleet, 3, Duration::from_secs(30)).await;
+    fleet.world.silence("c2", true);
+    let rolled = fleet.go(upgrade, Verb::Rollback).await;
+    let rollback = rolled.operation.expect("a rollback");
+    assert!(fleet.operation(rollback).await.waves.is_none(), "{:?}", rolled.state);
+    fleet.world.silence("c2", false);
+    hurry(&fleet, rollback).await;
+    fleet.run().await;
+    assert_eq!(fleet.upgrade(upgrade).await.state.as_str(), "rolled_back");
+    frozen.wakes_up_and_writes_nothing(&fleet).await;
+    assert_eq!(differs(&before, &fleet.world.picture()), Vec::<String>::new());
+}
+
+async fn hurry(fleet: &Fleet, operation: OperationId) {
+    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+    tx.hurry(operation).await.expect("an operation");
+    tx.commit().await.expect("a commit");
+}
+
+#[tokio::test]
+async fn a_worker_whose_permit_ran_out_stops_fencing_and_its_successor_fences_everything_again() {
+    let (fleet, upgrade, _) = deployed().await;
+    fleet.press(upgrade, Verb::Promote, Value::Null).await.expect("promote fits");
+    let frozen = Frozen::at(&fleet, 1, Duration::from_secs(30)).await;
+    let rollback = fleet.press(upgrade, Verb::Rollback, Value::Null).await.expect("rollback fits").operation;
+    fleet.world.fail_fence(WorldError::Expired);
+    fleet.worker("first", Duration::from_millis(300)).run_due().await.expect("a readable queue");
+    let begun = fleet.operation(rollback.expect("a rollback")).await;
+    assert!(begun.waves.is_none(), "nothing was planned after the permit had run out");
+    let half = fleet.world.fenced().len();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    fleet.run().await;
+    assert_eq!(fleet.upgrade(upgrade).await.state.as_str(), "rolled_back");
+    let again = fleet.world.fenced().split_off(half);
+    for tag in ["stable", "default"] {
+        let target = Target::Tag { member: "c1".parse().expect("a name"), tag: tag.into() };
+        assert!(again.contains(&target), "{tag} was not fenced by the successor: {again:?}");
+    }
+    frozen.wakes_up_and_writes_nothing(&fleet).await;
+}
+
+/// A restart was cancelled while its cluster could not be fenced; the next change of the mesh makes up for it.
+#[tokio::test]
+async fn the_next_operation_of_a_mesh_fences_what_a_cancelled_one_has_left() {
+    let fleet = Fleet::new().await;
+    let label =
+        |member: &str| Target::NamespaceLabel { member: member.parse().expect("a name"), namespace: "plain".into() };
+    fleet.world.meddle(label("c1"), Some("istio-injection=enabled"));
+    let restart = fleet.begin(OperationKind::Restart, Value::Null).await;
+    let frozen = Frozen::at(&fleet, 1, Duration::from_millis(300)).await;
+    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+    tx.wish(restart, Wish::Cancel, fleet.clock.now()).await.expect("it runs");
+    tx.commit().await.expect("a commit");
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    fleet.world.fail_fence(WorldError::silent("c1", "timed out"));
+    fleet.run().await;
+    assert_eq!(fleet.operation(restart).await.state, OperationState::Cancelled);
+    let next = json!({ "member": "c2", "namespace": "plain", "label": "istio-injection=enabled" });
+    let next = fleet.begin(OperationKind::SetInjection, next).await;
+    fleet.run().await;
+    assert_eq!(fleet.operation(next).await.state, OperationState::Succeeded);
+    frozen.wakes_up_and_writes_nothing(&fleet).await;
+}
+
+#[tokio::test]
+async fn a_step_of_a_rollback_that_finds_its_goal_moves_the_version_before_it_is_done() {
+    let (fleet, upgrade, _) = deployed().await;
+    fleet.press(upgrade, Verb::Promote, Value::Null).await.expect("promote fits");
+    let frozen = Frozen::at(&fleet, 1, Duration::from_secs(30)).await;
+    assert_eq!(fleet.go(upgrade, Verb::Rollback).await.state.as_str(), "rolled_back");
+    let stable = Target::Tag { member: "c1".parse().expect("a name"), tag: "stable".into() };
+    let fences = fleet.world.fenced().into_iter().filter(|target| *target == stable).count();
+    assert_eq!(fences, 2, "once when the rollback began, and once when its step found the old value");
+    frozen.wakes_up_and_writes_nothing(&fleet).await;
+}

@@ -1,0 +1,112 @@
+//! A cluster refuses one object of several, as a quota or a policy does: the way back leaves nothing, the way on finishes.
+
+use model::Name;
+use model::ids::UpgradeId;
+use model::operation::{OperationKind, OperationState};
+use model::plan::Target;
+use model::rules::Strategy;
+use model::upgrade::{UpgradeState, Verb};
+use model::version::RevisionName;
+use serde_json::Value;
+use testkit::Fleet;
+use testkit::world::parts;
+
+fn name(text: &str) -> Name {
+    text.parse().expect(text)
+}
+
+fn revision(text: &str) -> RevisionName {
+    text.parse().expect(text)
+}
+
+/// What differs between two pictures. Definitions stay newer by design.
+fn differs(before: &str, after: &str) -> Vec<String> {
+    let lost = before.lines().filter(|line| !after.contains(line));
+    let gained = after.lines().filter(|line| !before.contains(line));
+    lost.chain(gained).filter(|line| !line.starts_with("custom resource")).map(str::to_owned).collect()
+}
+
+/// Every object that a deployment of 1.27.9 beside 1.25.1, or in its place, writes.
+fn every_object(line: &RevisionName) -> Vec<(Target, &'static str)> {
+    let member = name("c2");
+    let targets = [
+        Target::Address { revision: line.clone() },
+        Target::Crds { member: member.clone() },
+        Target::MemberObjects { member, revision: line.clone() },
+        Target::ControlPlane { revision: line.clone() },
+    ];
+    let of = |target: Target| parts(&target, "1.27.9.1").into_iter().map(move |part| (target.clone(), part));
+    targets.into_iter().flat_map(of).collect()
+}
+
+/// The default policy lets no proxy be two minors behind its istiod, and the parts of 1.25 and 1.27 are those that differ.
+async fn allow_two_minors_in_place(fleet: &Fleet) {
+    let change = "UPDATE upgrade_policies SET body = jsonb_set(body, '{in_place_minors}', '2')";
+    fleet.db.execute("mw_owner", change).await.expect("a policy");
+}
+
+async fn refused(fleet: &Fleet, upgrade: UpgradeId, (target, part): &(Target, &'static str)) {
+    fleet.world.refuse_part(target, part, true);
+    let state = fleet.go(upgrade, Verb::Start).await.state;
+    let paused = matches!(&state, UpgradeState::Paused { problem, .. } if problem.code == "cluster_refused");
+    assert!(paused, "{target}: {part}: {state:?}");
+    fleet.world.refuse_part(target, part, false);
+}
+
+#[tokio::test]
+async fn a_canary_of_which_any_object_was_refused_is_rolled_back_to_the_start() {
+    let line = revision("1-27-9");
+    for object in every_object(&line) {
+        let fleet = Fleet::new().await;
+        let before = fleet.world.picture();
+        let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
+        refused(&fleet, upgrade, &object).await;
+        let (target, part) = &object;
+        assert_eq!(fleet.go(upgrade, Verb::Rollback).await.state.as_str(), "rolled_back", "{target}: {part}");
+        assert_eq!(differs(&before, &fleet.world.picture()), Vec::<String>::new(), "{target}: {part}");
+    }
+}
+
+/// In place the old and the new release share their objects: what was applied of the new one would go on injecting.
+#[tokio::test]
+async fn a_change_in_place_of_which_any_object_was_refused_is_rolled_back_to_the_start() {
+    let line = revision("1-25-1");
+    for object in every_object(&line).into_iter().filter(|(target, _)| !matches!(target, Target::Address { .. })) {
+        let fleet = Fleet::new().await;
+        allow_two_minors_in_place(&fleet).await;
+        let before = fleet.world.picture();
+        let upgrade = fleet.plan("1.27.9.1", Strategy::InPlace, 3600).await;
+        refused(&fleet, upgrade, &object).await;
+        let (target, part) = &object;
+        assert_eq!(fleet.go(upgrade, Verb::Rollback).await.state.as_str(), "rolled_back", "{target}: {part}");
+        assert_eq!(differs(&before, &fleet.world.picture()), Vec::<String>::new(), "{target}: {part}");
+    }
+}
+
+#[tokio::test]
+async fn a_canary_goes_on_from_the_object_that_was_refused() {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
+    let line = Target::ControlPlane { revision: revision("1-27-9") };
+    refused(&fleet, upgrade, &(line, "deployment")).await;
+    assert_eq!(fleet.go(upgrade, Verb::Retry).await.state.as_str(), "verifying");
+    assert_eq!(fleet.go(upgrade, Verb::Promote).await.state.as_str(), "succeeded");
+    assert!(!fleet.world.picture().contains("in part"), "{}", fleet.world.picture());
+}
+
+/// A mesh whose creation stopped inside its first target can be taken down again.
+#[tokio::test]
+async fn a_mesh_of_which_an_object_was_refused_is_deleted_whole() {
+    let fleet = Fleet::new().await;
+    fleet.world.clear_workloads();
+    let line = Target::ControlPlane { revision: revision("1-25-1") };
+    // As a creation leaves it that was stopped in the middle and cancelled.
+    fleet.world.damage(&line);
+    let delete = fleet.begin(OperationKind::DeleteMesh, Value::Null).await;
+    fleet.run().await;
+    assert_eq!(fleet.operation(delete).await.state, OperationState::Succeeded);
+    let left = fleet.world.picture();
+    let left: Vec<&str> =
+        left.lines().filter(|line| !line.starts_with("custom resource") && !line.starts_with("label of")).collect();
+    assert_eq!(left, Vec::<&str>::new());
+}
