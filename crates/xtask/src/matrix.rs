@@ -1,5 +1,7 @@
 //! The crash matrix: an upgrade is cut at each of its writes and records, in each way, and another worker must finish it.
 //!
+//! A superseded operation's worker is a predecessor too: what it wakes up to do after a rollback is refused.
+//!
 //! Oracles: it ends in the same state as an uncut run (nothing lost), each workload is restarted once (nothing doubled), it
 //! ends at all (nothing stuck), and a worker that wakes up late writes nothing.
 
@@ -12,6 +14,7 @@ use crate::Result;
 
 mod fake;
 mod lab;
+mod superseded;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use model::ids::UpgradeId;
 use model::plan::Target;
 use model::rules::Strategy;
@@ -15,12 +16,12 @@ use testkit::world::Cut as WorldCut;
 use testkit::{Fleet, Process, TestDb};
 use tokio::sync::Notify;
 
-use super::Totals;
+use super::{Totals, superseded};
 use crate::Result;
 
 /// Where a worker is cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     /// The n-th write to a cluster never leaves.
     BeforeWrite(u64),
     /// The n-th write is accepted, and the worker never hears.
@@ -55,12 +56,14 @@ struct Case {
 /// Which way is cut.
 const WAYS: [&str; 2] = ["canary", "rollback"];
 /// Longer than any run.
-const FOR_EVER: Duration = Duration::from_hours(1);
+pub(super) const FOR_EVER: Duration = Duration::from_hours(1);
 const LEASE: Duration = Duration::from_millis(600);
 /// How many runs go on side by side: they mostly wait for leases.
 const WIDTH: usize = 12;
 /// Each seed takes every so-many-th cut.
 const SHARE: usize = 4;
+/// Of a superseded canary, whose cuts alternate in when the worker wakes up, each seed takes every third.
+const THIRD: usize = 3;
 
 pub(super) async fn matrix(seeds: usize) -> Result<Totals> {
     let mut totals = Totals::default();
@@ -82,18 +85,35 @@ pub(super) async fn matrix(seeds: usize) -> Result<Totals> {
         let kept: Vec<Case> = keep.collect();
         cases.extend(kept);
     }
+    let mut runs: Vec<(String, BoxFuture<'static, Option<String>>)> = Vec::new();
+    for case in cases {
+        let title = format!("{}, {:?}, {:?}, width {}", case.way, case.place, case.fate, case.width);
+        runs.push((title, Box::pin(cut(case))));
+    }
+    for seed in 0..seeds {
+        let width = 1 + seed % 3;
+        let (writes, records) = superseded::uncut(width).await?;
+        totals.boundaries += usize::try_from(writes).unwrap_or(usize::MAX) + records;
+        for case in superseded::every_cut(writes, records, width).into_iter().skip(seed % THIRD).step_by(THIRD) {
+            let title = format!("superseded, {:?}, {:?}, width {}", case.place, case.wakes, case.width);
+            runs.push((title, Box::pin(superseded::cut(case))));
+        }
+    }
+    all(runs, &mut totals).await?;
+    Ok(totals)
+}
+
+/// Runs so many at a time, and counts what came of them.
+async fn all(runs: Vec<(String, BoxFuture<'static, Option<String>>)>, totals: &mut Totals) -> Result<()> {
     let mut running = tokio::task::JoinSet::new();
-    let mut waiting = cases.into_iter();
+    let mut waiting = runs.into_iter();
     loop {
         while running.len() < WIDTH
-            && let Some(case) = waiting.next()
+            && let Some((title, run)) = waiting.next()
         {
-            running.spawn(async move {
-                let title = format!("{}, {:?}, {:?}, width {}", case.way, case.place, case.fate, case.width);
-                (title, cut(case).await)
-            });
+            running.spawn(async move { (title, run.await) });
         }
-        let Some(ended) = running.join_next().await else { return Ok(totals) };
+        let Some(ended) = running.join_next().await else { return Ok(()) };
         let (title, verdict) = ended.map_err(|error| error.to_string())?;
         totals.count(&title, verdict);
     }
@@ -164,16 +184,16 @@ async fn uncut(way: &str, width: usize) -> Result<(u64, usize, Arc<String>)> {
         fleet.press(upgrade, Verb::Promote, Value::Null).await.map_err(|error| error.to_string())?;
         worker.run_due().await.map_err(|error| error.to_string())?;
     }
-    let (writes, records, started) =
-        (fleet.world.tried(), records.load(Ordering::Relaxed), started.load(Ordering::Relaxed));
-    if usize::try_from(writes).ok() != Some(started) {
-        return Err(format!("{way}: {started} steps were started, and {writes} writes would be cut"));
+    let (writes, pushes) = (fleet.world.tried(), fleet.world.pushed());
+    let (records, started) = (records.load(Ordering::Relaxed), started.load(Ordering::Relaxed));
+    if usize::try_from(pushes).ok() != Some(started) {
+        return Err(format!("{way}: {started} steps were started, and the writes of {pushes} would be cut"));
     }
     Ok((writes, records, Arc::new(plain(&fleet.world.picture()))))
 }
 
 /// A stamp names its operation, which differs from run to run.
-fn plain(picture: &str) -> String {
+pub(super) fn plain(picture: &str) -> String {
     picture
         .lines()
         .map(|line| if line.contains(" = op_") { line.split(" = ").next().unwrap_or(line) } else { line })
@@ -182,14 +202,14 @@ fn plain(picture: &str) -> String {
 }
 
 /// A worker that will be cut off.
-struct Victim {
+pub(super) struct Victim {
     relay: Relay,
     go_on: Arc<Notify>,
     place: Place,
 }
 
 impl Victim {
-    fn aim(fleet: &Fleet, place: Place) -> Self {
+    pub(super) fn aim(fleet: &Fleet, place: Place) -> Self {
         let (relay, go_on) = (Relay::start(&TestDb::socket_folder()), Arc::new(Notify::new()));
         match place {
             Place::BeforeWrite(write) => fleet.world.cut_at(write, WorldCut::BeforeEffect),
@@ -209,11 +229,11 @@ impl Victim {
         Self { relay, go_on, place }
     }
 
-    fn work(&self, fleet: &Fleet) -> Process {
-        fleet.process("doomed", LEASE, Some(&self.relay))
+    pub(super) fn work(&self, fleet: &Fleet, lease: Duration) -> Process {
+        fleet.process("doomed", lease, Some(&self.relay))
     }
 
-    async fn reached(&self, fleet: &Fleet) -> bool {
+    pub(super) async fn reached(&self, fleet: &Fleet) -> bool {
         const LIMIT: Duration = Duration::from_mins(1);
         match self.place {
             Place::Record(..) => self.relay.reached(LIMIT).await,
@@ -221,7 +241,7 @@ impl Victim {
         }
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         self.go_on.notify_one();
         self.relay.go_on();
     }
@@ -233,7 +253,7 @@ async fn cut(case: Case) -> Option<String> {
     let stamps_before = stamps(&fleet);
     let victim = Victim::aim(&fleet, place);
     fleet.press(upgrade, first_verb(way), Value::Null).await.expect("a verb that fits");
-    let mut work = victim.work(&fleet);
+    let mut work = victim.work(&fleet, LEASE);
     // In a canary the cut may lie behind the promotion, which a person asks for.
     loop {
         tokio::select! {
@@ -252,7 +272,7 @@ async fn cut(case: Case) -> Option<String> {
                     // On a busy machine its own lease may have run out under it.
                     tokio::time::sleep(LEASE).await;
                 }
-                work = victim.work(&fleet);
+                work = victim.work(&fleet, LEASE);
             }
         }
     }

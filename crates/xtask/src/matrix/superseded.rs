@@ -1,0 +1,158 @@
+//! The predecessor that wakes up after its successor *operation*: a canary is stopped in the middle of a write or around a
+//! record, rolled back, and its worker goes on when the rollback has passed some of its steps, or has ended.
+//!
+//! Nothing that the canary's worker sends then may be accepted, and the end is the start.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::rules::Strategy;
+use model::upgrade::{UpgradeState, Verb};
+use serde_json::Value;
+use testkit::relay::{Moment, Relay};
+use testkit::{Fleet, Process, TestDb};
+
+use super::fake::{FOR_EVER, Place, Victim, plain};
+
+/// Long enough for the worker's permit to be alive when it wakes up, short enough for a rollback to wait for its end.
+const LEASE: Duration = Duration::from_secs(3);
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// When the stopped worker goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wakes {
+    /// After so many records of the rollback.
+    AfterRecords(usize),
+    /// After its end.
+    AfterTheEnd,
+}
+
+/// One run.
+#[derive(Debug, Clone)]
+pub(super) struct Case {
+    pub(super) width: usize,
+    pub(super) place: Place,
+    pub(super) wakes: Wakes,
+}
+
+/// What definitions are is left out: they only move forward.
+fn picture(fleet: &Fleet) -> String {
+    let picture = plain(&fleet.world.picture());
+    let kept: Vec<&str> = picture.lines().filter(|line| !line.starts_with("custom resource")).collect();
+    kept.join("\n")
+}
+
+/// How many writes and records a canary has until it holds.
+pub(super) async fn uncut(width: usize) -> Result<(u64, usize), String> {
+    let fleet = Fleet { width, ..Fleet::new().await };
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
+    let relay = Relay::start(&TestDb::socket_folder());
+    let records = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = records.clone();
+    let count = Box::new(move |_: &_| {
+        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        false
+    });
+    relay.stop_at(Moment::Recording, count);
+    fleet.world.cut_at(u64::MAX, testkit::world::Cut::BeforeEffect);
+    let worker = fleet.relayed_worker("counted", Duration::from_secs(30), &relay).await;
+    for verb in [Verb::Start, Verb::Promote] {
+        fleet.press(upgrade, verb, Value::Null).await.map_err(|error| error.to_string())?;
+        worker.run_due().await.map_err(|error| error.to_string())?;
+    }
+    Ok((fleet.world.tried(), records.load(std::sync::atomic::Ordering::Relaxed)))
+}
+
+pub(super) fn every_cut(writes: u64, records: usize, width: usize) -> Vec<Case> {
+    let places = (1..=writes).map(Place::InWrite);
+    let places = places.chain((1..=records).map(|record| Place::Record(record, Moment::BeforeEffect)));
+    let cases = places.enumerate().flat_map(|(number, place)| {
+        [Wakes::AfterTheEnd, Wakes::AfterRecords(1 + number % 6)].map(|wakes| Case { width, place, wakes })
+    });
+    cases.collect()
+}
+
+pub(super) async fn cut(case: Case) -> Option<String> {
+    let Case { width, place, wakes } = case;
+    let fleet = Fleet { width, ..Fleet::new().await };
+    let before = picture(&fleet);
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
+    let victim = Victim::aim(&fleet, place);
+    fleet.press(upgrade, Verb::Start, Value::Null).await.expect("start fits");
+    let mut work = victim.work(&fleet, LEASE);
+    loop {
+        tokio::select! {
+            reached = victim.reached(&fleet) => if reached { break } else { return Some("stuck: the cut was not reached".into()) },
+            _ = work.ended(FOR_EVER) => match fleet.upgrade(upgrade).await.state {
+                UpgradeState::Verifying { .. } => {
+                    fleet.press(upgrade, Verb::Promote, Value::Null).await.expect("promote fits");
+                    work = victim.work(&fleet, LEASE);
+                }
+                state @ (UpgradeState::Paused { .. } | UpgradeState::Holding { .. }) => {
+                    return Some(format!("unreached: {state:?} before the cut"));
+                }
+                // On a busy machine its own lease may have run out under it.
+                _ => {
+                    tokio::time::sleep(LEASE).await;
+                    work = victim.work(&fleet, LEASE);
+                }
+            }
+        }
+    }
+    work.stop().await;
+    fleet.world.heal();
+    if !fleet.upgrade(upgrade).await.state.allowed().contains(&Verb::Rollback) {
+        return Some("unreached: there is nothing to roll back yet".into());
+    }
+    fleet.press(upgrade, Verb::Rollback, Value::Null).await.expect("rollback fits");
+    let late = match wakes {
+        Wakes::AfterRecords(count) => wake_within(&fleet, &victim, work, count).await,
+        Wakes::AfterTheEnd => {
+            fleet.run().await;
+            wake(&fleet, &victim, work).await
+        }
+    };
+    if late.is_some() {
+        return late;
+    }
+    let state = fleet.upgrade(upgrade).await.state;
+    if state != UpgradeState::RolledBack {
+        return Some(format!("stuck: {state:?}"));
+    }
+    let now = picture(&fleet);
+    (now != before).then(|| format!("lost: the end is not the start:\n{now}\ninstead of\n{before}"))
+}
+
+/// The rollback stands still after so many records, and the other worker goes on.
+async fn wake_within(fleet: &Fleet, victim: &Victim, work: Process, count: usize) -> Option<String> {
+    let relay = Relay::start(&TestDb::socket_folder());
+    let mut seen = 0;
+    let choose = move |_: &_| {
+        seen += 1;
+        seen == count
+    };
+    relay.stop_at(Moment::BeforeEffect, Box::new(choose));
+    let engine = fleet.relayed_worker("back", Duration::from_mins(5), &relay).await;
+    let mut back = tokio::spawn(async move { drop(engine.run_due().await) });
+    let ended = tokio::select! {
+        reached = relay.reached(LIMIT) => if reached { false } else { return Some("stuck: the rollback does not begin".into()) },
+        _ = &mut back => true,
+    };
+    let late = wake(fleet, victim, work).await;
+    relay.go_on();
+    if !ended && tokio::time::timeout(LIMIT, back).await.is_err() {
+        return Some("stuck: the rollback does not end".into());
+    }
+    late
+}
+
+async fn wake(fleet: &Fleet, victim: &Victim, mut work: Process) -> Option<String> {
+    let known = fleet.world.journal().len();
+    victim.wake();
+    work.go_on();
+    if !work.ended(LIMIT).await {
+        return Some("stuck: the one that woke up does not end".into());
+    }
+    let late = fleet.world.journal().split_off(known);
+    late.first().map(|write| format!("late: the superseded operation wrote {write:?}"))
+}
