@@ -17,6 +17,7 @@ pub(crate) mod hosting;
 pub(crate) mod identity;
 pub(crate) mod in_place;
 pub(crate) mod own;
+pub(crate) mod refused;
 pub(crate) mod registry;
 pub(crate) mod rollback;
 pub(crate) mod sidecars;

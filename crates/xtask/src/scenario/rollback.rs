@@ -122,7 +122,7 @@ fn half_rolled(lab: &Lab, server: &Server, worker: &Holdable, upgrade: &str) -> 
 }
 
 /// Waits until nothing is on its way any more, so that two dumps can be compared.
-fn settle(lab: &Lab) -> Result<()> {
+pub(super) fn settle(lab: &Lab) -> Result<()> {
     until("the lab has settled", Duration::from_mins(1), || {
         let first = lab.dump().ok()?;
         std::thread::sleep(Duration::from_millis(700));

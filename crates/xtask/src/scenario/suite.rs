@@ -1,13 +1,13 @@
 //! Everything that `tests/run` wants to see on the lab besides the main job.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 
 use super::{
-    Known, OLD, Parts, access, credentials, field, hosting, identity, in_place, mesh_up, registry, rollback, sidecars,
-    twice,
+    Known, OLD, Parts, access, credentials, field, hosting, identity, in_place, mesh_up, refused, registry, rollback,
+    sidecars, twice,
 };
 use crate::Result;
 use crate::lab::{Lab, until};
@@ -64,91 +64,111 @@ pub(crate) fn all(options: &All) -> Result<()> {
 }
 
 /// In this order: the mesh stays on the old version until it is left behind for good, and then moves in place.
-fn scenarios<'a>(
-    lab: &'a Lab,
-    server: &'a Server,
-    worker: &'a Holdable,
-    dir: &'a std::path::Path,
-) -> Vec<Scenario<'a>> {
-    let mut all: Vec<Scenario<'a>> = vec![
-        ("istioctl agrees with our tags".into(), Box::new(|| istioctl_agrees(lab, server))),
+fn scenarios<'a>(lab: &'a Lab, server: &'a Server, worker: &'a Holdable, dir: &'a Path) -> Vec<Scenario<'a>> {
+    let mut all = before_upgrades(lab, server, dir);
+    all.extend(rollbacks(lab, server, worker, dir));
+    all.extend(left_for_good(lab, server, dir));
+    all
+}
+
+/// The mesh stays on the old version, and what it is made of is looked at, killed and renewed.
+fn before_upgrades<'a>(lab: &'a Lab, server: &'a Server, dir: &'a Path) -> Vec<Scenario<'a>> {
+    vec![
+        ("istioctl agrees with our tags".into(), Box::new(move || istioctl_agrees(lab, server))),
         (
             "a hosted control plane puts nothing cluster-wide into the hosting cluster".into(),
-            Box::new(|| nothing_cluster_wide(lab)),
+            Box::new(move || nothing_cluster_wide(lab)),
         ),
         (
             "the mesh's namespace in the hosting cluster is restricted, counted and closed".into(),
-            Box::new(|| hosting::is_limited(lab, server)),
+            Box::new(move || hosting::is_limited(lab, server)),
         ),
         (
             "a canary begins with the switches that its mesh has".into(),
-            Box::new(|| hosting::canary_keeps_switches(lab, server)),
+            Box::new(move || hosting::canary_keeps_switches(lab, server)),
         ),
         (
             "in place across two minors a mesh keeps its switches, and on the way back".into(),
-            Box::new(|| hosting::in_place_keeps_switches(lab, server)),
+            Box::new(move || hosting::in_place_keeps_switches(lab, server)),
         ),
         (
             "keys, labels, tenants and the audit log by the command line".into(),
-            Box::new(|| access::by_command_line(server, dir)),
+            Box::new(move || access::by_command_line(server, dir)),
         ),
         (
             "a cluster's own accounts log in with its tokens, as far as they were granted it".into(),
-            Box::new(|| identity::accounts(lab, server, dir)),
+            Box::new(move || identity::accounts(lab, server, dir)),
         ),
         (
             "a cluster is registered once, whichever tenant comes second".into(),
-            Box::new(|| twice::refused_to_another_tenant(lab, server, dir)),
+            Box::new(move || twice::refused_to_another_tenant(lab, server, dir)),
         ),
-        ("a release comes from a registry, and is withdrawn".into(), Box::new(|| registry::imported(lab, server, dir))),
-        ("a killed istiod is started again".into(), Box::new(|| killed_istiod(lab, server))),
+        (
+            "a release comes from a registry, and is withdrawn".into(),
+            Box::new(move || registry::imported(lab, server, dir)),
+        ),
+        ("a killed istiod is started again".into(), Box::new(move || killed_istiod(lab, server))),
         (
             "credentials are renewed without a restart, and the former ones are dead".into(),
-            Box::new(|| credentials::renewed(lab, server)),
+            Box::new(move || credentials::renewed(lab, server)),
         ),
         (
             "a revoked credential is shown, left alone, and replaced".into(),
-            Box::new(|| credentials::revoked(lab, server)),
+            Box::new(move || credentials::revoked(lab, server)),
         ),
         (
             "a member's new authority reaches the control planes, restarted only where they need it".into(),
-            Box::new(|| credentials::rerouted(lab, server, dir)),
+            Box::new(move || credentials::rerouted(lab, server, dir)),
         ),
-    ];
-    for stage in rollback::STAGES {
-        all.push((
-            format!("rollback restores everything: {stage}"),
-            Box::new(move || rollback::from(lab, server, worker, stage)),
-        ));
-    }
-    let more: Vec<Scenario<'a>> = vec![
+    ]
+}
+
+/// The mesh leaves the old version and comes back to it.
+fn rollbacks<'a>(
+    lab: &'a Lab,
+    server: &'a Server,
+    worker: &'a Holdable,
+    dir: &'a Path,
+) -> impl Iterator<Item = Scenario<'a>> {
+    let from = move |stage| -> Scenario<'a> {
+        let title = format!("rollback restores everything: {stage}");
+        (title, Box::new(move || rollback::from(lab, server, worker, stage)))
+    };
+    let refused: Scenario<'a> = (
+        "rollback restores everything: one object refused by a policy".into(),
+        Box::new(move || refused::rolled_back(lab, server, dir)),
+    );
+    rollback::STAGES.into_iter().map(from).chain([refused])
+}
+
+/// The mesh leaves the old version for good, moves in place and is deleted.
+fn left_for_good<'a>(lab: &'a Lab, server: &'a Server, dir: &'a Path) -> Vec<Scenario<'a>> {
+    vec![
         (
             "holding ends with one call, but not while an Envoy is left behind".into(),
             Box::new(move || sidecars::left_behind(lab, server, dir, PATCH)),
         ),
         (
             "in place across a patch: one restart each, and the old label still injects".into(),
-            Box::new(|| {
+            Box::new(move || {
                 in_place::moves(lab, server, PATCHED, 1)?;
                 in_place::answers_to(lab, &["1-27-8", "1-27-9"], PATCHED.1)
             }),
         ),
         (
             "in place with an equal proxy image restarts nothing".into(),
-            Box::new(|| in_place::moves(lab, server, REBUILT, 0)),
+            Box::new(move || in_place::moves(lab, server, REBUILT, 0)),
         ),
         (
             "in place with another proxy image restarts everything once".into(),
-            Box::new(|| in_place::moves(lab, server, NEW_IMAGE, 1)),
+            Box::new(move || in_place::moves(lab, server, NEW_IMAGE, 1)),
         ),
-        ("a deleted mesh leaves nothing behind".into(), Box::new(|| credentials::mesh_gone(lab, server))),
+        ("a deleted mesh leaves nothing behind".into(), Box::new(move || credentials::mesh_gone(lab, server))),
         (
             "our account may do what it did, and nothing else".into(),
-            Box::new(|| credentials::least_privilege(lab, server)),
+            Box::new(move || credentials::least_privilege(lab, server)),
         ),
-    ];
-    all.extend(more);
-    all
+    ]
 }
 
 pub(super) fn namespace(server: &Server) -> Result<String> {

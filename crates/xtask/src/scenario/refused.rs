@@ -1,0 +1,109 @@
+//! A policy of a cluster's owner refuses one object in the middle of a canary: the way back leaves every object as it was.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::rollback::settle;
+use super::{NEW, OLD, ask, field};
+use crate::Result;
+use crate::lab::{Lab, until};
+use crate::server::Server;
+use crate::story::{carries, differences, is_gone};
+
+const LIMIT: Duration = Duration::from_secs(90);
+const POLICY: &str = "refuse-one-object";
+
+/// An object that is refused: the cluster, the API group, the plural and the name.
+type Object = (&'static str, &'static str, &'static str, &'static str);
+
+/// The Deployment is the last of the control plane's objects; a member's Service is in the middle of its objects.
+const REFUSED: [Object; 2] =
+    [("hosting", "apps", "deployments", "istiod-1-27-9"), ("c2", "", "services", "istiod-1-27-9")];
+
+/// A canary that is refused one object pauses, and is rolled back with the policy still in force.
+pub(crate) fn rolled_back(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
+    for object in REFUSED {
+        settle(lab)?;
+        let before = lab.dump()?;
+        let policy = Policy::refusing(lab, dir, object)?;
+        let planned = ["upgrade", "plan", "demo", "--version", NEW.0, "--strategy", "canary", "--hold-seconds", "3600"];
+        let upgrade = field(&server.ask(&planned)?, "id")?;
+        server.cli(&["upgrade", "start", &upgrade])?;
+        let paused = server.await_state(&upgrade, "paused", LIMIT)?;
+        let code = &paused["problem"]["code"];
+        if code != "cluster_refused" && code != "permission_missing" {
+            return Err(format!("{object:?} was refused, and the upgrade says {}", paused["problem"]));
+        }
+        ask(server, "rollback", &upgrade, "rolled_back")?;
+        drop(policy);
+        carries(lab, OLD.1, OLD.2)?;
+        is_gone(lab, NEW.1)?;
+        settle(lab)?;
+        let differs = differences(&before, &lab.dump()?, &[]);
+        if !differs.is_empty() {
+            return Err(format!("{object:?} was refused, and {} lines differ:\n{}", differs.len(), differs.join("\n")));
+        }
+    }
+    Ok(())
+}
+
+/// A policy in force; it is taken away when this is dropped.
+struct Policy<'a> {
+    lab: &'a Lab,
+    cluster: &'static str,
+    file: String,
+}
+
+impl<'a> Policy<'a> {
+    fn refusing(lab: &'a Lab, dir: &Path, (cluster, group, plural, name): Object) -> Result<Self> {
+        let rule =
+            json!({ "apiGroups": [group], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [plural] });
+        let api = "admissionregistration.k8s.io/v1";
+        let policy = json!({
+            "apiVersion": api, "kind": "ValidatingAdmissionPolicy", "metadata": { "name": POLICY },
+            "spec": {
+                "failurePolicy": "Fail", "matchConstraints": { "resourceRules": [rule] },
+                "validations": [{ "expression": format!("object.metadata.name != '{name}'"), "message": "refused by the lab" }],
+            },
+        });
+        let binding = json!({
+            "apiVersion": api, "kind": "ValidatingAdmissionPolicyBinding", "metadata": { "name": POLICY },
+            "spec": { "policyName": POLICY, "validationActions": ["Deny"] },
+        });
+        let list = json!({ "apiVersion": "v1", "kind": "List", "items": [policy, binding] });
+        let file = dir.join("refused.json");
+        std::fs::write(&file, list.to_string()).map_err(|error| error.to_string())?;
+        let file = file.display().to_string();
+        lab.kubectl(cluster, &["apply", "-f", &file])?;
+        let made = Self { lab, cluster, file };
+        // Policies come into force a moment after they were written.
+        until("the policy is in force", LIMIT, || {
+            let metadata = json!({ "name": name, "namespace": "default" });
+            let kind = if plural == "services" { "Service" } else { "Deployment" };
+            let api = if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") };
+            let spec = if kind == "Service" {
+                json!({ "ports": [{ "port": 1 }] })
+            } else {
+                let labels = json!({ "app": "refused" });
+                let container = json!({ "name": "app", "image": "registry.example/refused:1" });
+                json!({ "selector": { "matchLabels": labels }, "template": { "metadata": { "labels": labels }, "spec": { "containers": [container] } } })
+            };
+            let object = json!({ "apiVersion": api, "kind": kind, "metadata": metadata, "spec": spec });
+            let file = dir.join("refused-object.json");
+            std::fs::write(&file, object.to_string()).ok()?;
+            let tried = ["create", "--dry-run=server", "-f", &file.display().to_string()];
+            lab.kubectl(cluster, &tried).err().filter(|said| said.contains("refused by the lab")).map(drop)
+        })?;
+        Ok(made)
+    }
+}
+
+impl Drop for Policy<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.lab.kubectl(self.cluster, &["delete", "-f", &self.file]) {
+            eprintln!("the policy is still there: {error}");
+        }
+    }
+}
