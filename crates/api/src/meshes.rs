@@ -9,10 +9,12 @@ use axum::response::{IntoResponse, Response};
 use model::Version;
 use model::access::{Action, Scope};
 use model::ids::{ClusterId, MeshId, OperationId};
+use model::injection::{Injection, PodLabels, decide};
 use model::operation::OperationKind;
 use model::quota::Counted;
 use model::release::Release;
 use model::rules::{Circumstances, Edition, Reason, Severity, Strategy, allowed, assess, path, runs};
+use model::survey::{MemberSurvey, TAGS};
 use serde_json::{Value, json};
 use store::{ClusterState, MeshState, NewMesh, NewOperation, StoreError, Tx};
 use wire::{
@@ -33,16 +35,28 @@ use crate::views::{self, name};
 /// The most members that a mesh may have.
 const MOST_MEMBERS: usize = 100;
 
+/// What an operation may run beside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    /// It changes what an upgrade changes.
+    Nothing,
+    /// An upgrade that is planned or complete touches nothing, and waits for the operation's end.
+    AnIdleUpgrade,
+}
+
 /// Queues a lone operation that changes a mesh, takes the mesh's slot for it, and answers with it.
 async fn begin(
     mut change: Change<'_>,
     caller: &Caller,
     mesh: MeshId,
-    kind: OperationKind,
+    (kind, beside): (OperationKind, Beside),
     arguments: Value,
 ) -> Result<Response> {
     let id = OperationId(caller.app.clock.uuid());
-    change.tx.take_slot(mesh, &id.to_string()).await?;
+    match beside {
+        Beside::AnIdleUpgrade => change.tx.take_data_plane(mesh, id).await?,
+        Beside::Nothing => change.tx.take_slot(mesh, &id.to_string()).await?,
+    }
     let due_in = std::time::Duration::ZERO;
     let new = NewOperation { id, kind, mesh: Some(mesh), cluster: None, upgrade: None, arguments, due_in };
     change.tx.create_operation(&new, caller.app.clock.now()).await?;
@@ -61,7 +75,7 @@ pub(crate) async fn create_mesh(Asked(caller, database): Asked, body: Body<Creat
     change.tx.room_for(Counted::Meshes).await?;
     let new = read(&caller, &mut change.tx, &body.value).await?;
     change.tx.create_mesh(&new, caller.app.clock.now()).await?;
-    begin(change, &caller, new.id, OperationKind::CreateMesh, Value::Null).await
+    begin(change, &caller, new.id, (OperationKind::CreateMesh, Beside::Nothing), Value::Null).await
 }
 
 async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<NewMesh> {
@@ -254,7 +268,7 @@ pub(crate) async fn undelete_mesh(
     }
     change.tx.room_for(Counted::Meshes).await?;
     change.tx.undelete_mesh(mesh.id, &remains.members).await?;
-    begin(change, &caller, mesh.id, OperationKind::CreateMesh, Value::Null).await
+    begin(change, &caller, mesh.id, (OperationKind::CreateMesh, Beside::Nothing), Value::Null).await
 }
 
 /// Build a failed mesh again
@@ -276,7 +290,7 @@ pub(crate) async fn retry_mesh(
         return Err(ApiError::new(StatusCode::CONFLICT, "mesh_not_failed", said, hint));
     }
     change.tx.set_mesh_state(mesh.id, &MeshState::Creating, caller.app.clock.now()).await?;
-    begin(change, &caller, mesh.id, OperationKind::CreateMesh, Value::Null).await
+    begin(change, &caller, mesh.id, (OperationKind::CreateMesh, Beside::Nothing), Value::Null).await
 }
 
 /// Delete a mesh
@@ -300,7 +314,7 @@ pub(crate) async fn delete_mesh(
         return Err(ApiError::new(StatusCode::CONFLICT, "deletion_protected", detail, hint));
     }
     change.tx.set_mesh_state(mesh.id, &MeshState::Deleting, caller.app.clock.now()).await?;
-    begin(change, &caller, mesh.id, OperationKind::DeleteMesh, Value::Null).await
+    begin(change, &caller, mesh.id, (OperationKind::DeleteMesh, Beside::Nothing), Value::Null).await
 }
 
 /// Where a mesh can go
@@ -370,12 +384,13 @@ pub(crate) async fn get_data_plane(
 ) -> Result<Json<DataPlane>> {
     let mut tx = database.begin().await?;
     let mesh = permitted(&caller, &mut tx, &mesh, Action::Read).await?;
-    Ok(Json(views::data_plane(tx.survey(mesh.id).await?)))
+    Ok(Json(views::data_plane(&mesh, tx.survey(mesh.id).await?)))
 }
 
 /// Set a namespace's injection
 ///
-/// Never both labels: the other one is removed. Pods change when they are restarted.
+/// Never both labels: the other one is removed. Pods change when they are restarted. A namespace that is outside the mesh can
+/// join while an upgrade is planned or complete; the upgrade waits for the end of this operation.
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/injection", operation_id = "setInjection", tag = "data plane", request_body = SetInjection,
     params(("mesh_id" = String, Path)),
     responses((status = 202, body = Operation)))]
@@ -388,26 +403,45 @@ pub(crate) async fn set_injection(
     let mesh = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
     let wanted = &body.value;
     namespace_of(&mesh, &wanted.cluster, &wanted.namespace, "")?;
+    let seen = change.tx.survey(mesh.id).await?.map(|(_, survey)| survey).unwrap_or_default();
+    let member = seen.members.iter().find(|member| member.member.as_str() == wanted.cluster);
+    let joins = member.is_none_or(|member| is_outside(member, &wanted.namespace));
+    let beside = if joins { Beside::AnIdleUpgrade } else { Beside::Nothing };
     if let Some(label) = &wanted.label {
-        let revisions = [Some(&mesh.current), mesh.target.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(|revision| format!("istio.io/rev={}", revision.name));
-        let mut known: Vec<String> =
-            ["istio-injection=enabled", "istio.io/rev=stable", "istio.io/rev=canary"].map(str::to_owned).into();
-        known.extend(revisions);
+        let known = labels_that_inject(&mesh, member);
         if !known.contains(label) {
             return Err(ApiError::field("/label", format!("no webhook would match; there are {}", known.join(", ")))
                 .coded("no_such_revision"));
         }
     }
     let arguments = json!({ "member": wanted.cluster, "namespace": wanted.namespace, "label": wanted.label });
-    begin(change, &caller, mesh.id, OperationKind::SetInjection, arguments).await
+    begin(change, &caller, mesh.id, (OperationKind::SetInjection, beside), arguments).await
+}
+
+/// True for a namespace that no revision injects and none of whose pods has a sidecar: an upgrade has not touched it.
+fn is_outside(member: &MemberSurvey, namespace: &str) -> bool {
+    let Some(namespace) = member.namespaces.iter().find(|known| known.name == namespace) else { return true };
+    let injected = namespace.workloads.iter().any(|workload| workload.live.iter().any(Option::is_some));
+    let asks = !matches!(decide(&namespace.labels, &PodLabels::default(), &member.injectors), Injection::None(_));
+    !injected && !asks && namespace.unreachable.is_empty()
+}
+
+/// The labels that some webhook answers to in a member, alias tags included, as the member was last seen. A member that
+/// was not seen yet has the tags and the revision that every mesh has.
+fn labels_that_inject(mesh: &store::Mesh, member: Option<&MemberSurvey>) -> Vec<String> {
+    let mut values: Vec<String> = match member {
+        Some(member) => member.injectors.iter().map(|injector| injector.value.clone()).collect(),
+        None => TAGS.into_iter().map(str::to_owned).chain([mesh.current.name.to_string()]).collect(),
+    };
+    values.sort();
+    let enabled = values.iter().any(|value| value == "default").then(|| "istio-injection=enabled".to_owned());
+    enabled.into_iter().chain(values.into_iter().map(|value| format!("istio.io/rev={value}"))).collect()
 }
 
 /// Restart what is behind
 ///
-/// Every workload with a pod that does not carry what its labels ask for, in batches.
+/// Puts back tags of the mesh that were removed from a member, then restarts every workload with a pod that does not carry
+/// what its labels ask for, in batches. It goes on while an upgrade is planned or complete; the upgrade waits for its end.
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/restarts", operation_id = "createRestart", tag = "data plane",
     params(("mesh_id" = String, Path)),
     responses((status = 202, body = Operation)))]
@@ -418,5 +452,5 @@ pub(crate) async fn create_restart(
 ) -> Result<Response> {
     let mut change = caller.change(database, "createRestart", &body).await?;
     let mesh = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
-    begin(change, &caller, mesh.id, OperationKind::Restart, Value::Null).await
+    begin(change, &caller, mesh.id, (OperationKind::Restart, Beside::AnIdleUpgrade), Value::Null).await
 }

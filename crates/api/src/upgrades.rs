@@ -278,7 +278,10 @@ async fn press(
             hint,
         ));
     }
-    let asked = change.tx.upgrade_verb(upgrade, verb, expected, arguments, caller.app.clock.as_ref()).await?;
+    let asked = change
+        .tx
+        .upgrade_verb(upgrade, (verb, &caller.principal), expected, arguments, caller.app.clock.as_ref())
+        .await?;
     let done = Done::new(StatusCode::ACCEPTED, upgrade)
         .at(format!("/v1/upgrades/{upgrade}"))
         .tagged(tag(asked.transitions))

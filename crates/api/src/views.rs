@@ -99,7 +99,7 @@ pub(crate) fn mesh(mesh: &store::Mesh) -> wire::Mesh {
 }
 
 pub(crate) fn upgrade(upgrade: &store::Upgrade) -> wire::Upgrade {
-    let findings = if let UpgradeState::Blocked { findings } = &upgrade.state { findings.as_slice() } else { &[] };
+    let accepted = upgrade.accepted.as_ref();
     wire::Upgrade {
         id: upgrade.id.to_string(),
         mesh_id: upgrade.mesh.to_string(),
@@ -108,7 +108,9 @@ pub(crate) fn upgrade(upgrade: &store::Upgrade) -> wire::Upgrade {
         strategy: name(&upgrade.choice.strategy),
         state: upgrade.state.as_str().into(),
         allowed_verbs: upgrade.state.allowed().iter().map(name).collect(),
-        findings: findings.iter().map(finding).collect(),
+        findings: upgrade.findings.iter().map(finding).collect(),
+        findings_accepted_by: accepted.map(|(by, _)| by.clone()),
+        findings_accepted_at: accepted.map(|(_, at)| *at),
         problem: match &upgrade.state {
             UpgradeState::Paused { problem, .. }
             | UpgradeState::Restoring { problem }
@@ -185,7 +187,7 @@ pub(crate) fn event(event: store::Event) -> wire::Event {
 }
 
 /// The data plane of a mesh, from its last observation.
-pub(crate) fn data_plane(observed: Option<(jiff::Timestamp, Survey)>) -> wire::DataPlane {
+pub(crate) fn data_plane(mesh: &store::Mesh, observed: Option<(jiff::Timestamp, Survey)>) -> wire::DataPlane {
     let (observed_at, survey) = observed.map_or((None, Survey::default()), |(at, survey)| (Some(at), survey));
     let proxies = survey.proxies.iter().map(|proxy| ProxyView {
         proxy: proxy.proxy.clone(),
@@ -200,7 +202,17 @@ pub(crate) fn data_plane(observed: Option<(jiff::Timestamp, Survey)>) -> wire::D
         observed_at,
         proxies: proxies.collect(),
         namespaces: survey.members.iter().flat_map(namespaces).collect(),
-        workloads: survey.members.iter().flat_map(workloads).collect(),
+        workloads: survey.members.iter().flat_map(|member| workloads(&survey, member)).collect(),
+        // A mesh that is being made or taken down lacks tags on purpose.
+        missing_tags: survey
+            .members
+            .iter()
+            .filter(|_| mesh.state == store::MeshState::Ready)
+            .flat_map(|member| {
+                let missing = member.missing_tags();
+                missing.map(|tag| wire::MissingTag { cluster: member.member.to_string(), tag: tag.to_owned() })
+            })
+            .collect(),
     }
 }
 
@@ -230,25 +242,33 @@ fn namespaces(member: &MemberSurvey) -> Vec<NamespaceView> {
     member.namespaces.iter().map(view).collect()
 }
 
-fn workloads(member: &MemberSurvey) -> Vec<WorkloadView> {
+fn workloads(survey: &Survey, member: &MemberSurvey) -> Vec<WorkloadView> {
     let mut views = Vec::new();
     for namespace in &member.namespaces {
         for workload in &namespace.workloads {
-            let wanted = injected_by(&decide(&namespace.labels, &workload.template, &member.injectors));
+            let injection = decide(&namespace.labels, &workload.template, &member.injectors);
+            let behind = match &injection {
+                Injection::By(wanted) => survey.behind(workload, wanted),
+                Injection::None(_) | Injection::Several(_) => None,
+            };
             let carried = |pod: &Option<model::plan::Sidecar>| {
                 pod.as_ref().map_or_else(|| "none".to_owned(), |sidecar| sidecar.revision.to_string())
             };
             let mut revisions: Vec<String> = workload.live.iter().map(carried).collect();
-            revisions.sort();
-            revisions.dedup();
-            let behind = |wanted: &String| workload.live.iter().any(|pod| carried(pod) != *wanted);
+            let mut images: Vec<String> = workload.live.iter().flatten().map(|sidecar| sidecar.image.clone()).collect();
+            for list in [&mut revisions, &mut images] {
+                list.sort();
+                list.dedup();
+            }
             views.push(WorkloadView {
                 cluster: member.member.to_string(),
                 name: workload.workload.to_string(),
                 pods: workload.live.len(),
                 revisions,
-                restart_needed: wanted.as_ref().is_some_and(behind),
-                wanted,
+                images,
+                restart_needed: behind.is_some(),
+                restart_reason: behind.as_ref().map(name),
+                wanted: injected_by(&injection),
                 stuck: workload.stuck.as_ref().map(name),
             });
         }

@@ -115,7 +115,7 @@ async fn mesh_view(client: &Client, format: Format, command: View) -> Result<()>
                 client,
                 format,
                 &mesh,
-                &["cluster", "workload", "pods", "carries", "wanted", "restart needed"],
+                &["cluster", "workload", "pods", "carries", "wanted", "restart needed because of"],
                 |view| {
                     let row = |view: &wire::WorkloadView| {
                         vec![
@@ -124,7 +124,7 @@ async fn mesh_view(client: &Client, format: Format, command: View) -> Result<()>
                             view.pods.to_string(),
                             view.revisions.join(","),
                             or_dash(view.wanted.as_ref()),
-                            view.restart_needed.to_string(),
+                            or_dash(view.restart_reason.as_ref()),
                         ]
                     };
                     view.workloads.iter().map(row).collect()
@@ -163,6 +163,12 @@ async fn data_plane(
     if format == Format::Table {
         let seen = view.observed_at.map_or_else(|| "never".to_owned(), |at| at.to_string());
         note(&format!("observed at {seen}"));
+        for missing in &view.missing_tags {
+            note(&format!(
+                "the tag {} was removed from {}: meshwright mesh restart puts it back",
+                missing.tag, missing.cluster
+            ));
+        }
     }
     print(format, &view, header, rows)
 }

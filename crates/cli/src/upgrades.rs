@@ -74,6 +74,10 @@ pub(crate) async fn upgrade(client: &Client, format: Format, command: Upgrade) -
 }
 
 fn show(format: Format, upgrade: &UpgradeView) -> Result<()> {
+    if format == Format::Table && !upgrade.findings.is_empty() {
+        let accepted = upgrade.findings_accepted_by.as_ref().map(|by| format!(", accepted by {by}"));
+        note(&format!("the precheck found{}:\n{}", accepted.unwrap_or_default(), watch::findings(upgrade)));
+    }
     print(format, upgrade, &UPGRADE, |upgrade| vec![upgrade_row(upgrade)])
 }
 

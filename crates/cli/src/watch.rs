@@ -66,6 +66,11 @@ pub(crate) async fn operation(client: &Client, id: &str, timeout: u64) -> Result
     }
 }
 
+/// What the precheck found, two lines for each finding.
+pub(crate) fn findings(upgrade: &Upgrade) -> String {
+    upgrade.findings.iter().map(finding_line).collect::<Vec<_>>().join("\n")
+}
+
 /// Follows an upgrade until a person is needed or it has ended.
 pub(crate) async fn upgrade(client: &Client, id: &str, timeout: u64) -> Result<Upgrade> {
     let deadline = Instant::now() + Duration::from_secs(timeout);
@@ -88,8 +93,7 @@ pub(crate) async fn upgrade(client: &Client, id: &str, timeout: u64) -> Result<U
             return Err(trouble(problem));
         }
         if now.state == "blocked" {
-            let lines: Vec<String> = now.findings.iter().map(finding_line).collect();
-            return Err(Failure::new(6, format!("the precheck found:\n{}", lines.join("\n"))));
+            return Err(Failure::new(6, format!("the precheck found:\n{}", findings(&now))));
         }
         if now.done
             || matches!(now.state.as_str(), "planned" | "holding")

@@ -15,6 +15,49 @@ pub struct Survey {
     /// The proxies that are connected to some replica of some revision.
     #[serde(default)]
     pub proxies: Vec<ProxySurvey>,
+    /// What the mesh's revisions inject. Two entries of one revision: it is being replaced in place, and both are right.
+    #[serde(default)]
+    pub sidecars: Vec<Sidecar>,
+}
+
+/// The tags that every mesh has from its creation. Without a canary, `canary` points to the current revision.
+pub const TAGS: [&str; 3] = ["stable", "default", "canary"];
+
+/// Why a live pod of a workload is not as a new one would be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Behind {
+    /// It has no sidecar.
+    NoSidecar,
+    /// Another revision injected it.
+    Revision,
+    /// The right revision injected it, with another proxy image than it injects now.
+    Image,
+}
+
+impl Survey {
+    /// Why some live pod of a workload does not carry what a revision injects now; the gravest reason, and none where every
+    /// pod does. Without knowledge of the images only revisions are compared.
+    pub fn behind(&self, workload: &WorkloadSurvey, wanted: &RevisionName) -> Option<Behind> {
+        let mut right = self.sidecars.iter().filter(|sidecar| sidecar.revision == *wanted).peekable();
+        let unknown = right.peek().is_none();
+        let images: Vec<&str> = right.map(|sidecar| sidecar.image.as_str()).collect();
+        let judge = |carried: &Option<Sidecar>| match carried {
+            None => Some(Behind::NoSidecar),
+            Some(sidecar) if sidecar.revision != *wanted => Some(Behind::Revision),
+            Some(sidecar) if !unknown && !images.contains(&sidecar.image.as_str()) => Some(Behind::Image),
+            Some(_) => None,
+        };
+        workload.live.iter().filter_map(judge).min()
+    }
+}
+
+impl MemberSurvey {
+    /// The tags of every mesh that no webhook answers to in this member: somebody removed them.
+    pub fn missing_tags(&self) -> impl Iterator<Item = &'static str> + '_ {
+        let answered = |tag: &&str| self.injectors.iter().any(|injector| injector.value == *tag);
+        TAGS.into_iter().filter(move |tag| !answered(tag))
+    }
 }
 
 /// One proxy as the istiod that it is connected to sees it. All of it is what the proxy says of itself.

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 /// Kinds of events that can be asked for, besides everything (`*`) and everything about something (`upgrade.*`).
-pub const KINDS: [&str; 9] = [
+pub const KINDS: [&str; 10] = [
     "cluster.credential_expires_soon",
     "cluster.credential_renewed",
     "cluster.reachable",
     "cluster.unreachable",
+    "mesh.tags_removed",
     "operation.progress",
     "operation.state",
     "upgrade.state",

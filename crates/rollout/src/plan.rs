@@ -12,8 +12,7 @@ pub mod life;
 pub mod precheck;
 pub mod rollback;
 
-/// The tags that every mesh has from its creation. Without a canary, `canary` points to the current revision.
-pub const TAGS: [&str; 3] = ["stable", "default", "canary"];
+pub use model::survey::TAGS;
 
 /// The tags that a promotion moves, in this order.
 const CURRENT_TAGS: [&str; 2] = ["stable", "default"];

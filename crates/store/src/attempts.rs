@@ -73,8 +73,8 @@ impl Tx<'_> {
             (Some((upgrade, Err(StoreError::Corrupt { .. }))), Some(mesh), _) => {
                 self.abandon_damaged(upgrade, mesh, now).await?;
             }
-            (Some((_, Err(StoreError::NotFound { .. }))), Some(mesh), _) => {
-                self.free_slot(mesh).await?;
+            (Some((upgrade, Err(StoreError::NotFound { .. }))), Some(mesh), _) => {
+                self.free_slot(mesh, &upgrade.to_string()).await?;
             }
             (Some((_, Err(error))), ..) => return Err(error),
             (None, None, Some(cluster)) => match self.refused_credential(cluster, problem, now).await {
@@ -117,7 +117,7 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        self.free_slot(mesh).await?;
+        self.free_slot(mesh, &id.to_string()).await?;
         self.settle_target(mesh, false).await?;
         self.tell(NewEvent {
             at: now,

@@ -27,7 +27,7 @@ impl Tx<'_> {
         if let Some(state) = self.state_after(operation, kind, mesh, end).await? {
             self.set_mesh_state(mesh, &state, now).await?;
         }
-        self.free_slot_of(mesh, operation).await
+        self.free_slot(mesh, &operation.to_string()).await
     }
 
     async fn state_after(

@@ -30,6 +30,51 @@ impl Tx<'_> {
         Err(StoreError::Busy { holder })
     }
 
+    /// Takes the right to change a mesh's data plane: the mesh's slot where it is free, or a place beside an upgrade that
+    /// touches nothing now, because it is planned or complete. One such operation runs at a time, and the upgrade does
+    /// not go on before it has ended.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] names who changes the mesh.
+    pub async fn take_data_plane(&mut self, mesh: MeshId, operation: OperationId) -> Result<(), StoreError> {
+        match self.take_slot(mesh, &operation.to_string()).await {
+            Err(StoreError::Busy { holder }) => self.join(mesh, operation, holder).await,
+            taken => taken,
+        }
+    }
+
+    async fn join(&mut self, mesh: MeshId, operation: OperationId, holder: String) -> Result<(), StoreError> {
+        // A statement of its own: the next one must see what the slot's last holder has committed.
+        if let Some(guest) = self.guest(mesh).await? {
+            return Err(StoreError::Busy { holder: guest });
+        }
+        let joined = sqlx::query!(
+            "UPDATE mesh_slots SET guest = $3 WHERE tenant_id = $1 AND mesh_id = $2 AND guest IS NULL AND EXISTS (
+                 SELECT FROM upgrades WHERE upgrades.tenant_id = $1 AND upgrades.mesh_id = $2 AND ended_at IS NULL
+                     AND upgrades.state IN ('planned', 'holding'))",
+            self.tenant.0,
+            mesh.0,
+            operation.to_string()
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        if joined.rows_affected() == 1 { Ok(()) } else { Err(StoreError::Busy { holder }) }
+    }
+
+    /// The operation that runs beside the upgrade that holds a mesh's slot. The slot stays locked until the transaction
+    /// ends, so that none can join meanwhile.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn guest(&mut self, mesh: MeshId) -> Result<Option<String>, StoreError> {
+        let guest = sqlx::query_scalar!(
+            "SELECT guest FROM mesh_slots WHERE tenant_id = $1 AND mesh_id = $2 FOR UPDATE",
+            self.tenant.0,
+            mesh.0
+        );
+        Ok(guest.fetch_optional(&mut *self.inner).await?.flatten())
+    }
+
     /// Who has the right to change a mesh.
     ///
     /// # Errors
@@ -43,24 +88,26 @@ impl Tx<'_> {
         Ok(holder.fetch_optional(&mut *self.inner).await?)
     }
 
-    /// Gives the right back.
+    /// Gives back the right that an upgrade or an operation has, and no other one's. An operation beside an upgrade that
+    /// ends takes the slot over.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn free_slot(&mut self, mesh: MeshId) -> Result<(), StoreError> {
-        sqlx::query!("DELETE FROM mesh_slots WHERE tenant_id = $1 AND mesh_id = $2", self.tenant.0, mesh.0)
-            .execute(&mut *self.inner)
-            .await?;
-        Ok(())
-    }
-
-    /// Gives the right back that one operation held; another holder keeps it.
-    pub(crate) async fn free_slot_of(&mut self, mesh: MeshId, operation: OperationId) -> Result<(), StoreError> {
+    pub async fn free_slot(&mut self, mesh: MeshId, holder: &str) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE mesh_slots SET holder = CASE WHEN holder = $3 THEN guest ELSE holder END, guest = NULL
+             WHERE tenant_id = $1 AND mesh_id = $2 AND guest IS NOT NULL AND (holder = $3 OR guest = $3)",
+            self.tenant.0,
+            mesh.0,
+            holder
+        )
+        .execute(&mut *self.inner)
+        .await?;
         sqlx::query!(
             "DELETE FROM mesh_slots WHERE tenant_id = $1 AND mesh_id = $2 AND holder = $3",
             self.tenant.0,
             mesh.0,
-            operation.to_string()
+            holder
         )
         .execute(&mut *self.inner)
         .await?;

@@ -5,8 +5,8 @@ use jiff_sqlx::ToSqlx;
 use model::Clock;
 use model::ids::{MeshId, OperationId, UpgradeId};
 use model::operation::{OperationState, Wish};
-use model::rules::Strategy;
-use model::upgrade::{Effect, Outcome, UpgradePolicyChoice, UpgradeState, Verb};
+use model::rules::{Severity, Strategy};
+use model::upgrade::{Effect, Finding, Outcome, UpgradePolicyChoice, UpgradeState, Verb};
 use model::version::{RevisionName, Version};
 use serde_json::Value;
 
@@ -49,11 +49,18 @@ pub struct Upgrade {
     pub transitions: i64,
     /// The stage under way, or the last one.
     pub operation: Option<OperationId>,
+    /// What the last precheck found, whether or not it stopped the upgrade.
+    pub findings: Vec<Finding>,
+    /// Who accepted the findings and when; the policy `accept_warnings` is named `policy`.
+    pub accepted: Option<(String, Timestamp)>,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
 }
+
+/// How the acceptance of findings by the upgrade's own policy is noted.
+const BY_POLICY: &str = "policy";
 
 impl Tx<'_> {
     /// Plans an upgrade and takes the mesh's slot for it.
@@ -132,7 +139,8 @@ impl Tx<'_> {
     ) -> Result<Vec<Upgrade>, StoreError> {
         let (from, to) = bounds(only.map(|id| id.0));
         let rows = sqlx::query!(
-            "SELECT upgrade_id, mesh_id, from_version, to_version, choice, state_body, transitions, operation_id, created_at, ended_at
+            "SELECT upgrade_id, mesh_id, from_version, to_version, choice, state_body, transitions, operation_id, created_at, ended_at,
+                 findings, findings_accepted_by, findings_accepted_at
              FROM upgrades WHERE tenant_id = $1 AND upgrade_id BETWEEN $2 AND $6
                  AND ($3::uuid IS NULL OR (mesh_id = $3 AND EXISTS (
                      SELECT FROM meshes m WHERE m.tenant_id = $1 AND m.mesh_id = $3 AND m.state <> 'deleted')))
@@ -158,6 +166,8 @@ impl Tx<'_> {
                 state: fits(serde_json::from_value(row.state_body), "upgrades", "state_body", id)?,
                 transitions: row.transitions,
                 operation: row.operation_id.map(OperationId),
+                findings: fits(serde_json::from_value(row.findings), "upgrades", "findings", id)?,
+                accepted: row.findings_accepted_by.zip(row.findings_accepted_at.map(jiff_sqlx::Timestamp::to_jiff)),
                 created_at: row.created_at.to_jiff(),
                 ended_at: row.ended_at.map(jiff_sqlx::Timestamp::to_jiff),
             })
@@ -173,23 +183,31 @@ impl Tx<'_> {
         self.read_upgrades(None, Some(mesh), page).await
     }
 
-    /// Does what a person asked. `expected` is the transition count that they looked at.
+    /// Does what a person asked, who is named as the audit log names them. `expected` is the transition count that they
+    /// looked at.
     ///
     /// # Errors
-    /// The verb does not fit ([`StoreError::Transition`]), or the upgrade has moved on ([`StoreError::Moved`]).
+    /// The verb does not fit ([`StoreError::Transition`]), the upgrade has moved on ([`StoreError::Moved`]), or an operation
+    /// on the data plane has to end first ([`StoreError::Busy`]).
     pub async fn upgrade_verb(
         &mut self,
         id: UpgradeId,
-        verb: Verb,
+        (verb, actor): (Verb, &str),
         expected: Option<i64>,
         arguments: Value,
         clock: &dyn Clock,
     ) -> Result<Upgrade, StoreError> {
-        let upgrade = self.read_upgrade(id, true).await?;
+        let mut upgrade = self.read_upgrade(id, true).await?;
         if expected.is_some_and(|expected| expected != upgrade.transitions) {
             return Err(StoreError::Moved);
         }
         let (state, effect) = upgrade.state.clone().on_verb(verb)?;
+        if let (true, Some(guest)) = (upgrade.lets_others_in(&effect), self.guest(upgrade.mesh).await?) {
+            return Err(StoreError::Busy { holder: guest });
+        }
+        if verb == Verb::Acknowledge {
+            upgrade.accepted = Some((actor.to_owned(), clock.now()));
+        }
         self.follow(upgrade, state, effect, arguments, clock).await
     }
 
@@ -203,8 +221,16 @@ impl Tx<'_> {
         outcome: Outcome,
         clock: &dyn Clock,
     ) -> Result<Upgrade, StoreError> {
-        let upgrade = self.read_upgrade(id, true).await?;
+        let mut upgrade = self.read_upgrade(id, true).await?;
+        if let Outcome::Found(findings) = &outcome {
+            upgrade.findings.clone_from(findings);
+            upgrade.accepted = None;
+        }
         let (state, effect) = upgrade.state.clone().on_outcome(outcome, upgrade.choice, clock.now());
+        let warned = upgrade.findings.iter().any(|finding| finding.severity == Severity::Warn);
+        if state == UpgradeState::Deploying && warned && upgrade.accepted.is_none() {
+            upgrade.accepted = Some((BY_POLICY.into(), clock.now()));
+        }
         self.follow(upgrade, state, effect, Value::Null, clock).await
     }
 
@@ -284,7 +310,7 @@ impl Tx<'_> {
                 if let Some(earlier) = upgrade.operation {
                     self.supersede(earlier, &OperationState::Cancelled, now).await?;
                 }
-                self.free_slot(mesh).await?;
+                self.free_slot(mesh, &id.to_string()).await?;
                 self.settle_target(mesh, state == UpgradeState::Succeeded).await?;
                 upgrade.ended_at = Some(now);
             }
@@ -295,23 +321,39 @@ impl Tx<'_> {
             self.tell_state(id, mesh, &state, now);
         }
         upgrade.state = state;
+        self.write_upgrade(&upgrade).await?;
+        Ok(upgrade)
+    }
+
+    async fn write_upgrade(&mut self, upgrade: &Upgrade) -> Result<(), StoreError> {
         sqlx::query!(
-            "UPDATE upgrades SET state = $3, state_body = $4, transitions = $5, operation_id = $6, ended_at = $7 WHERE tenant_id = $1 AND upgrade_id = $2",
+            "UPDATE upgrades SET state = $3, state_body = $4, transitions = $5, operation_id = $6, ended_at = $7,
+                 findings = $8, findings_accepted_by = $9, findings_accepted_at = $10
+             WHERE tenant_id = $1 AND upgrade_id = $2",
             self.tenant.0,
-            id.0,
+            upgrade.id.0,
             upgrade.state.as_str(),
             json(&upgrade.state),
             upgrade.transitions,
             upgrade.operation.map(|id| id.0),
-            upgrade.ended_at.map(ToSqlx::to_sqlx) as _
+            upgrade.ended_at.map(ToSqlx::to_sqlx) as _,
+            json(&upgrade.findings),
+            upgrade.accepted.as_ref().map(|(by, _)| by.as_str()),
+            upgrade.accepted.as_ref().map(|(_, at)| at.to_sqlx()) as _
         )
         .execute(&mut *self.inner)
         .await?;
-        Ok(upgrade)
+        Ok(())
     }
 }
 
 impl Upgrade {
+    /// True when an operation on the data plane may be under way beside this upgrade, and the effect must wait for its end.
+    fn lets_others_in(&self, effect: &Effect) -> bool {
+        let still = matches!(self.state, UpgradeState::Planned | UpgradeState::Holding { .. });
+        still && matches!(effect, Effect::Begin(_) | Effect::Hurry)
+    }
+
     /// True when the target runs in a revision of its own.
     pub fn is_canary(&self) -> bool {
         self.choice.strategy == Strategy::Canary

@@ -303,7 +303,7 @@ impl Fleet {
         let id = OperationId(self.clock.uuid());
         let now = self.clock.now();
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
-        tx.take_slot(self.mesh, &id.to_string()).await.expect("a free mesh");
+        tx.take_data_plane(self.mesh, id).await.expect("a free mesh");
         let new = NewOperation {
             id,
             kind,
@@ -356,7 +356,7 @@ impl Fleet {
     /// As the store answers.
     pub async fn press(&self, upgrade: UpgradeId, verb: Verb, arguments: Value) -> Result<Upgrade, store::StoreError> {
         let mut tx = self.db.api.begin(self.db.tenant).await?;
-        let pressed = tx.upgrade_verb(upgrade, verb, None, arguments, self.clock.as_ref()).await?;
+        let pressed = tx.upgrade_verb(upgrade, (verb, "key:test"), None, arguments, self.clock.as_ref()).await?;
         tx.commit().await?;
         Ok(pressed)
     }

@@ -168,6 +168,16 @@ impl FakeWorld {
         }
     }
 
+    /// Lets a namespace's workload have pods that a revision injected with an image, as if they had been left behind.
+    pub fn carry(&self, member: &str, namespace: &str, revision: &str, image: &str) {
+        let sidecar = Sidecar { revision: revision.parse().expect(revision), image: image.into() };
+        let mut state = self.lock();
+        let of = |(at, workload): &(Name, WorkloadRef)| at.as_str() == member && workload.namespace == namespace;
+        state.workloads.iter_mut().filter(|(key, _)| of(key)).for_each(|(_, known)| {
+            known.pods.fill(Some(sidecar.clone()));
+        });
+    }
+
     /// Makes a member silent, or lets it speak again.
     pub fn silence(&self, member: &str, silent: bool) {
         let member: Name = member.parse().expect(member);

@@ -28,6 +28,19 @@ pub struct DataPlane {
     pub workloads: Vec<WorkloadView>,
     /// The proxies that are connected to some control plane.
     pub proxies: Vec<ProxyView>,
+    /// Tags of the mesh that were removed from a member: pods that ask for them start without a sidecar. Restarting what is
+    /// behind puts them back.
+    #[serde(default)]
+    pub missing_tags: Vec<MissingTag>,
+}
+
+/// A tag that every mesh has and that a member lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MissingTag {
+    /// The member cluster's name.
+    pub cluster: String,
+    /// `stable`, `default` or `canary`.
+    pub tag: String,
 }
 
 /// A namespace.
@@ -58,8 +71,15 @@ pub struct WorkloadView {
     pub revisions: Vec<String>,
     /// The revision that it is to carry.
     pub wanted: Option<String>,
-    /// Whether some live pod does not.
+    /// Whether some live pod does not carry what that revision injects now.
     pub restart_needed: bool,
+    /// Why a restart is needed: `no_sidecar`, `revision` (another one injected a pod) or `image` (the right revision did, with
+    /// another proxy image than it injects now).
+    #[serde(default)]
+    pub restart_reason: Option<String>,
+    /// The proxy images of its live pods.
+    #[serde(default)]
+    pub images: Vec<String>,
     /// Why no restart of ours would reach it.
     pub stuck: Option<String>,
 }

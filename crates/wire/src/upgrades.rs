@@ -88,8 +88,16 @@ pub struct Upgrade {
     pub state: String,
     /// What a person may ask of it now.
     pub allowed_verbs: Vec<String>,
-    /// What the precheck found.
+    /// What the last precheck found. Findings stay readable after they were accepted.
     pub findings: Vec<Finding>,
+    /// Who accepted the findings, as the audit log names them: a caller by `acknowledge`, or `policy` where the upgrade was
+    /// planned with `accept_warnings`.
+    #[serde(default)]
+    pub findings_accepted_by: Option<String>,
+    /// When the findings were accepted.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub findings_accepted_at: Option<Timestamp>,
     /// Why it stands still.
     pub problem: Option<Trouble>,
     /// When the old revision goes by itself, while it is held.

@@ -8,6 +8,7 @@ mod deliver;
 mod engine;
 mod lease;
 mod observe;
+mod observed;
 mod places;
 mod planner;
 mod rounds;

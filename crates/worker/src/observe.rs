@@ -6,7 +6,7 @@ use model::ids::TenantId;
 use store::{MeshProbe, StoreError};
 
 use crate::rounds::{Round, guarded};
-use crate::{Engine, vitals};
+use crate::{Engine, observed, vitals};
 
 /// The observation of meshes.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +41,9 @@ impl Engine {
     async fn observe(&self, probe: MeshProbe) -> Result<(), StoreError> {
         let look = async {
             match self.worlds.open(probe.tenant, probe.mesh).await {
-                Ok((world, _)) => world.survey().await.map_err(|error| error.to_string()),
+                Ok((world, layout)) => {
+                    world.survey().await.map(|seen| (seen, layout)).map_err(|error| error.to_string())
+                }
                 Err(problem) => Err(problem.message),
             }
         };
@@ -62,8 +64,8 @@ impl Engine {
             }
         };
         let mut tx = self.store.begin(probe.tenant).await?;
-        if let Ok(survey) = &seen {
-            tx.put_survey(probe.mesh, survey, self.clock.now()).await?;
+        if let Ok((survey, layout)) = seen {
+            observed::keep(&mut tx, probe.mesh, &layout, survey, self.clock.now()).await?;
         }
         if failures != probe.failures {
             let rest = again_in(failures).max(self.settings.observe);

@@ -5,6 +5,7 @@ mod audit;
 mod catalogue;
 mod connections;
 mod crowd;
+mod data_plane;
 mod events;
 mod isolation;
 mod issuer;

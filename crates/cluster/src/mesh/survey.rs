@@ -33,7 +33,7 @@ impl MeshWorld {
                 proxy.ghost = !pods.contains(&proxy.proxy);
             }
         }
-        Ok(Survey { members, proxies })
+        Ok(Survey { members, proxies, sidecars: Vec::new() })
     }
 
     async fn look_at(&self, member: &MemberDoor) -> Result<(MemberSurvey, Pods), WorldError> {

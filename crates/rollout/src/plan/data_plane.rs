@@ -9,22 +9,28 @@ use model::survey::{MemberSurvey, NamespaceSurvey, Survey, WorkloadSurvey};
 use model::upgrade::LabelPolicy;
 use model::version::RevisionName;
 
-use super::{Layout, Line, NamespaceKey, TAGS, probe_value, set, shift, tag};
+use super::{Layout, Line, NamespaceKey, TAGS, add, probe_value, set, shift, tag};
 
 /// The label that names a revision or a tag.
 pub const REV_LABEL: &str = "istio.io/rev";
 /// The label that asks for the default revision.
 pub const INJECTION_LABEL: &str = "istio-injection";
 
-/// A namespace's injection label as a target's value. Two labels at once are refused before any plan is built.
+/// A namespace's injection labels as a target's value. Both labels at once are a value of their own, so that a namespace
+/// that has the wanted label and the other one as well is not taken for one that is as it should be.
 pub fn label_value(labels: &NamespaceLabels) -> Option<String> {
     let rev = labels.rev.as_ref().map(|value| format!("{REV_LABEL}={value}"));
-    rev.or_else(|| labels.injection.as_ref().map(|value| format!("{INJECTION_LABEL}={value}")))
+    let injection = labels.injection.as_ref().map(|value| format!("{INJECTION_LABEL}={value}"));
+    let both: Vec<String> = rev.into_iter().chain(injection).collect();
+    (!both.is_empty()).then(|| both.join(","))
 }
 
 /// The labels that a target's value stands for.
 pub fn labels_of(value: Option<&str>) -> NamespaceLabels {
-    let part = |key: &str| value.and_then(|text| text.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned);
+    let part = |key: &str| {
+        let mut parts = value.unwrap_or_default().split(',');
+        parts.find_map(|text| text.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned)
+    };
     NamespaceLabels { injection: part(INJECTION_LABEL), rev: part(REV_LABEL) }
 }
 
@@ -72,9 +78,24 @@ fn follows(layout: &Layout, target: &Line, injector: &Injector) -> bool {
         && (!own || layout.labels == LabelPolicy::Alias)
 }
 
-/// Restarts whatever does not carry what its labels ask for, and changes no label.
+/// Puts back tags that were removed, restarts every workload that does not carry what its labels ask for, and changes no
+/// label. While there are two revisions, what a tag should point to is the upgrade's matter.
 pub fn restart(layout: &Layout, survey: &Survey) -> Plan {
-    relabel_and_restart(layout, survey, |_, namespace| Some(label_value(&namespace.labels)))
+    let (mut tags, mut proofs) = (Vec::new(), Vec::new());
+    let mut survey = survey.clone();
+    for member in survey.members.iter_mut().filter(|_| layout.target.is_none()) {
+        for missing in member.missing_tags().collect::<Vec<_>>() {
+            tags.push(add(tag(&member.member, missing), &layout.current.revision));
+            proofs.push(probe_value(&member.member, missing, &layout.current));
+            member.injectors.push(Injector {
+                value: missing.to_owned(),
+                revision: layout.current.revision.clone(),
+                serves_default: missing == "default",
+            });
+        }
+    }
+    let restarts = relabel_and_restart(layout, &survey, |_, namespace| Some(label_value(&namespace.labels)));
+    Plan::default().wave("tags that were removed", tags).wave("dry runs through these tags", proofs).then(restarts)
 }
 
 /// `choose` names the label that a namespace is to have, or nothing for a namespace that is left alone.

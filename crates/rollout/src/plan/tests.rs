@@ -116,7 +116,7 @@ fn deleting_a_mesh() {
         revision: line("1.25.1.1").revision,
         serves_default: false,
     });
-    compare("delete", &life::delete(&layout(), &Survey { members: vec![cluster], proxies: Vec::new() }));
+    compare("delete", &life::delete(&layout(), &Survey { members: vec![cluster], ..Survey::default() }));
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn upgrading_in_place_within_a_community_version_needs_no_alias() {
 
 #[test]
 fn rolling_moves_every_label_form_and_leaves_the_unlabelled_alone() {
-    let survey = Survey { members: vec![member("c1", "1.27.9.1")], proxies: Vec::new() };
+    let survey = Survey { members: vec![member("c1", "1.27.9.1")], ..Survey::default() };
     compare("roll", &data_plane::roll(&layout(), &line("1.27.9.1"), &survey, &BTreeMap::new()));
 }
 
@@ -163,7 +163,7 @@ fn rolling_gives_moved_namespaces_their_label_back_and_does_not_restart_them_aga
     cluster.namespaces[0].workloads = vec![workload("enabled", &["1.27.9.1"])];
     let moved = BTreeMap::from([((name("c1"), "enabled".to_owned()), Some("istio-injection=enabled".to_owned()))]);
     let plan =
-        data_plane::roll(&layout(), &line("1.27.9.1"), &Survey { members: vec![cluster], proxies: Vec::new() }, &moved);
+        data_plane::roll(&layout(), &line("1.27.9.1"), &Survey { members: vec![cluster], ..Survey::default() }, &moved);
     assert_eq!(picture(&plan), "namespace labels\n    label of namespace enabled in c1 → istio-injection=enabled\n");
 }
 
@@ -175,7 +175,7 @@ fn d1_a_pod_without_a_sidecar_in_a_labelled_namespace_needs_a_restart() {
     let plan = data_plane::roll(
         &layout(),
         &line("1.27.9.1"),
-        &Survey { members: vec![cluster], proxies: Vec::new() },
+        &Survey { members: vec![cluster], ..Survey::default() },
         &BTreeMap::new(),
     );
     assert_eq!(plan.len(), 1);
@@ -184,7 +184,7 @@ fn d1_a_pod_without_a_sidecar_in_a_labelled_namespace_needs_a_restart() {
 /// Everything that a canary starts, up to the middle of its roll-out.
 fn started() -> Vec<Started> {
     let target = line("1.27.9.1");
-    let survey = Survey { members: vec![member("c1", "1.27.9.1")], proxies: Vec::new() };
+    let survey = Survey { members: vec![member("c1", "1.27.9.1")], ..Survey::default() };
     let plan = canary::deploy(&layout(), &target).then(canary::promote(&layout(), &target)).then(data_plane::roll(
         &layout(),
         &target,
@@ -212,7 +212,7 @@ fn rolling_back_restores_in_the_order_that_keeps_pods_injected() {
             &layout(),
             &line("1.27.9.1"),
             &started(),
-            &Survey { members: vec![cluster], proxies: Vec::new() },
+            &Survey { members: vec![cluster], ..Survey::default() },
         ),
     );
 }
@@ -223,7 +223,7 @@ fn b7_a_pod_born_in_the_mixed_window_is_restarted_by_the_rollback() {
     cluster.namespaces.truncate(1);
     cluster.namespaces[0].workloads = vec![workload("enabled", &["1.25.1.1", "1.27.9.1"])];
     let plan =
-        rollback::rollback(&layout(), &line("1.27.9.1"), &[], &Survey { members: vec![cluster], proxies: Vec::new() });
+        rollback::rollback(&layout(), &line("1.27.9.1"), &[], &Survey { members: vec![cluster], ..Survey::default() });
     let restarts: Vec<&Step> =
         plan.waves.iter().flat_map(|wave| &wave.steps).filter(|step| matches!(step, Step::Restart { .. })).collect();
     assert!(matches!(restarts[..], [Step::Restart { stamp: model::plan::Stamp::Fresh, .. }]), "{restarts:?}");
@@ -238,7 +238,7 @@ fn findings_name_what_stands_in_the_way() {
     cluster.namespaces[2].workloads[0].stuck = Some(model::survey::Stuck::OnDelete);
     cluster.namespaces[3].workloads[0].template.rev = Some("1-25-1".into());
     cluster.namespaces[3].unreachable = vec!["bare".into()];
-    let survey = Survey { members: vec![cluster], proxies: Vec::new() };
+    let survey = Survey { members: vec![cluster], ..Survey::default() };
     let refusing = vec![name("c2")];
     let found = precheck::findings(&layout(), &Evidence { survey, refusing, skew: skew_rule(), ..Evidence::default() });
     let codes: Vec<&str> = found.iter().map(|finding| finding.code.as_str()).collect();
@@ -286,7 +286,7 @@ fn too_old(current: &str, target: Line, live: &[&[&str]]) -> Vec<String> {
     ];
     let current = Line { revision: revision.clone(), ..line(current) };
     let layout = Layout { current, target: Some(target), ..layout() };
-    let survey = Survey { members: vec![cluster], proxies };
+    let survey = Survey { members: vec![cluster], proxies, ..Survey::default() };
     let found = precheck::findings(&layout, &Evidence { survey, skew: skew_rule(), ..Evidence::default() });
     let old = found.into_iter().filter(|finding| finding.code == "proxy_too_old");
     old.map(|finding| finding.object).collect()

@@ -22,7 +22,7 @@ impl Run<'_> {
             self.rest(&error).await?;
             return Ok(false);
         }
-        let (history, labels) = self.begin_stage().await?;
+        let Some((history, labels)) = self.begin_stage().await? else { return Ok(false) };
         let layout = Layout { labels, ..layout };
         let planned = match &self.operation.waves {
             Some(_) => None,
@@ -61,17 +61,24 @@ impl Run<'_> {
         built.await.unwrap_or_else(|_| Err(NoPlan::World(close::too_slow())))
     }
 
-    /// What the upgrade's stages have started so far. A retirement whose time has come is no longer a time of holding.
-    async fn begin_stage(&self) -> Result<(History, LabelPolicy), StoreError> {
-        let Some(upgrade) = self.operation.upgrade else { return Ok((Vec::new(), LabelPolicy::default())) };
+    /// What the upgrade's stages have started so far; nothing when it was let go instead. A retirement whose time has come
+    /// is no longer a time of holding, and waits for an operation that was let in while the upgrade was complete.
+    async fn begin_stage(&mut self) -> Result<Option<(History, LabelPolicy)>, StoreError> {
+        let Some(upgrade) = self.operation.upgrade else { return Ok(Some((Vec::new(), LabelPolicy::default()))) };
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         let known = tx.lock_upgrade(upgrade).await?;
         tx.record(&self.claim, &Record::default(), self.now()).await?;
         if matches!(known.state, UpgradeState::Holding { .. }) {
+            if let Some(guest) = tx.guest(known.mesh).await? {
+                drop(tx);
+                self.wait(format!("{guest} changes the mesh's data plane; the retirement begins when it has ended"))
+                    .await?;
+                return Ok(None);
+            }
             tx.upgrade_retiring(upgrade, false, self.engine.clock.as_ref()).await?;
         }
         let history = tx.started(upgrade).await?;
         tx.commit().await?;
-        Ok((history, known.choice.labels))
+        Ok(Some((history, known.choice.labels)))
     }
 }

@@ -116,8 +116,13 @@ impl Run<'_> {
                 )
                 .await;
         }
+        self.wait(error.to_string()).await
+    }
+
+    /// Lets the operation go for a short rest, and says what it waits for.
+    pub(super) async fn wait(&mut self, reason: String) -> Result<(), StoreError> {
         let until = self.now() + SignedDuration::try_from(REST).expect("a short rest");
-        let state = OperationState::Waiting { reason: error.to_string(), until };
+        let state = OperationState::Waiting { reason, until };
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         tx.record(&self.claim, &Record { state: Some(state), ..Record::default() }, self.now()).await?;
         tx.release(&self.claim, Some(REST)).await?;
