@@ -204,6 +204,19 @@ impl Change<'_> {
         self.answer(Answer { status: done.status.as_u16(), location: None, tag: None, body: Vec::new() }).await
     }
 
+    /// Notes that a cluster which does not answer may be left behind, and why.
+    pub(crate) fn forced(&mut self, target: impl ToString, reason: &str) {
+        self.tx.note(Entry {
+            at: self.caller.app.clock.now(),
+            actor: self.caller.principal.clone(),
+            action: "force".into(),
+            target: format!("{}: {reason}", target.to_string()),
+            request_id: envelope::request_id(),
+            before: None,
+            after: None,
+        });
+    }
+
     fn note(&mut self, done: &Done, after: Option<Digest>) {
         let entry = Entry { before: done.before, after, ..self.entry(&done.target) };
         self.tx.note(entry);

@@ -12,11 +12,12 @@ use model::ids::{ClusterId, OperationId};
 use model::operation::OperationKind;
 use model::quota::Counted;
 use store::{Cluster, ClusterState, NewCluster, NewOperation, Tx};
-use wire::{ChangeCluster, ClusterList, Operation, RegisterCluster, RenewCredential};
+use wire::{ChangeCluster, ClusterList, Leave, Operation, RegisterCluster, RenewCredential};
 
 use crate::auth::{Asked, Caller};
-use crate::change::{Body, Change, Done, Nothing};
+use crate::change::{Body, Change, Done};
 use crate::fields::{Filter, id, name_field, rewritten, tag, unmoved, written};
+use crate::leave;
 use crate::paging::List;
 use crate::problem::{ApiError, Result};
 use crate::views;
@@ -43,12 +44,21 @@ pub(crate) async fn register_cluster(Asked(caller, database): Asked, body: Body<
 /// Starts what a worker does with a cluster, and answers with the operation.
 async fn begin(
     caller: &Caller,
-    mut change: Change<'_>,
+    change: Change<'_>,
     kind: OperationKind,
     cluster: ClusterId,
     arguments: serde_json::Value,
 ) -> Result<Response> {
-    let id = OperationId(caller.app.clock.uuid());
+    begin_as(OperationId(caller.app.clock.uuid()), caller, change, kind, (cluster, arguments)).await
+}
+
+async fn begin_as(
+    id: OperationId,
+    caller: &Caller,
+    mut change: Change<'_>,
+    kind: OperationKind,
+    (cluster, arguments): (ClusterId, serde_json::Value),
+) -> Result<Response> {
     let due_in = Duration::ZERO;
     let operation = NewOperation { id, kind, mesh: None, cluster: Some(cluster), upgrade: None, arguments, due_in };
     change.tx.create_operation(&operation, caller.app.clock.now()).await?;
@@ -155,18 +165,53 @@ pub(crate) async fn change_cluster(
 
 /// Forget a cluster
 ///
-/// Refused while a mesh uses it. A registration that is under way ends with `cluster_gone`.
-#[utoipa::path(delete, path = "/v1/clusters/{cluster_id}", operation_id = "deleteCluster", tag = "clusters",
-    params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)), responses((status = 204)))]
+/// Refused while a mesh uses it. A registration that is under way ends with `cluster_gone`. Answers with the operation that
+/// removes our account from the cluster and looks that it is gone; a cluster that has no account of ours is forgotten at once
+/// (204). With `force` and a reason a cluster that does not answer is left behind; the operation shows what stays there.
+#[utoipa::path(delete, path = "/v1/clusters/{cluster_id}", operation_id = "deleteCluster", tag = "clusters", request_body = Leave,
+    params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)),
+    responses((status = 202, body = Operation), (status = 204)))]
 pub(crate) async fn delete_cluster(
     Asked(caller, database): Asked,
     Path(cluster): Path<String>,
     headers: HeaderMap,
-    body: Body<Nothing>,
+    body: Body<Leave>,
 ) -> Result<Response> {
+    let reason = leave::reason(&body.value)?;
     let mut change = caller.change(database, "deleteCluster", &body).await?;
     let found = permitted(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
     unmoved(&headers, found.generation)?;
+    if found.life.is_some() {
+        return deregister(&caller, change, &found, reason).await;
+    }
     change.tx.delete_cluster(found.id).await?;
     change.gone(found.id, &views::cluster(&found, caller.app.clock.now())).await
+}
+
+/// Starts the operation that removes our account from a cluster.
+async fn deregister(
+    caller: &Caller,
+    mut change: Change<'_>,
+    found: &Cluster,
+    reason: Option<&str>,
+) -> Result<Response> {
+    let conflict = |code, said: String, hint| Err(ApiError::new(StatusCode::CONFLICT, code, said, hint));
+    if found.state == ClusterState::Deregistering && reason.is_none() {
+        let said = format!("{} is being deregistered.", found.name);
+        return conflict(
+            "deregistration_under_way",
+            said,
+            "Wait until it has ended, or use force if the cluster is dead.",
+        );
+    }
+    if let Some((_, true)) = change.tx.last_renewal(found.id).await? {
+        let said = format!("A renewal of {}'s credential is under way.", found.name);
+        return conflict("renewal_under_way", said, "Wait until it has ended.");
+    }
+    let id = OperationId(caller.app.clock.uuid());
+    change.tx.leave_cluster(found.id, id, caller.app.clock.now()).await?;
+    if let Some(reason) = reason {
+        change.forced(found.id, reason);
+    }
+    begin_as(id, caller, change, OperationKind::DeregisterCluster, (found.id, store::force(reason))).await
 }

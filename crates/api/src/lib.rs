@@ -19,6 +19,7 @@ mod events;
 mod fields;
 mod identity;
 mod keys;
+mod leave;
 mod limits;
 mod meshes;
 mod oidc;

@@ -18,7 +18,7 @@ use model::survey::{MemberSurvey, TAGS};
 use serde_json::{Value, json};
 use store::{ClusterState, MeshState, NewMesh, NewOperation, StoreError, Tx};
 use wire::{
-    ChangeMesh, CreateMesh, DataPlane, MeshList, Operation, SetInjection, StrategyOption, UpgradeOption,
+    ChangeMesh, CreateMesh, DataPlane, Leave, MeshList, Operation, SetInjection, StrategyOption, UpgradeOption,
     UpgradeOptionList,
 };
 
@@ -28,6 +28,7 @@ use crate::change::{Body, Change, Done, Nothing};
 use crate::fields::{
     Filter, edition, id, name_field, named, namespace_of, rewritten, tag, unmoved, version_field, written,
 };
+use crate::leave;
 use crate::paging::List;
 use crate::problem::{ApiError, Result};
 use crate::views::{self, name};
@@ -296,15 +297,18 @@ pub(crate) async fn retry_mesh(
 /// Delete a mesh
 ///
 /// Waits until nothing uses it: take the injection labels off and restart the workloads first. It can be brought back for 30
-/// days.
-#[utoipa::path(delete, path = "/v1/meshes/{mesh_id}", operation_id = "deleteMesh", tag = "meshes",
-    params(("mesh_id" = String, Path), ("If-Match" = Option<String>, Header)), responses((status = 202, body = Operation)))]
+/// days. With `force` and a reason a member that does not answer is left behind; the operation and the deleted mesh show what
+/// stays there. `force` also takes the place of a deletion that is under way and stands still.
+#[utoipa::path(delete, path = "/v1/meshes/{mesh_id}", operation_id = "deleteMesh", tag = "meshes", request_body = Leave,
+    params(("mesh_id" = String, Path), ("If-Match" = Option<String>, Header)),
+    responses((status = 202, body = Operation)))]
 pub(crate) async fn delete_mesh(
     Asked(caller, database): Asked,
     Path(mesh): Path<String>,
     headers: HeaderMap,
-    body: Body<Nothing>,
+    body: Body<Leave>,
 ) -> Result<Response> {
+    let reason = leave::reason(&body.value)?;
     let mut change = caller.change(database, "deleteMesh", &body).await?;
     let mesh = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
     unmoved(&headers, mesh.generation)?;
@@ -313,8 +317,13 @@ pub(crate) async fn delete_mesh(
         let detail = "The mesh is protected from deletion.";
         return Err(ApiError::new(StatusCode::CONFLICT, "deletion_protected", detail, hint));
     }
-    change.tx.set_mesh_state(mesh.id, &MeshState::Deleting, caller.app.clock.now()).await?;
-    begin(change, &caller, mesh.id, (OperationKind::DeleteMesh, Beside::Nothing), Value::Null).await
+    let now = caller.app.clock.now();
+    if let Some(reason) = reason {
+        change.tx.supersede_deletion(mesh.id, now).await?;
+        change.forced(mesh.id, reason);
+    }
+    change.tx.set_mesh_state(mesh.id, &MeshState::Deleting, now).await?;
+    begin(change, &caller, mesh.id, (OperationKind::DeleteMesh, Beside::Nothing), store::force(reason)).await
 }
 
 /// Where a mesh can go

@@ -56,7 +56,9 @@ fn scopes(operation: &store::Operation) -> Vec<Scope> {
 /// What it takes to ask something of an operation.
 fn needed(kind: OperationKind) -> Action {
     match kind {
-        OperationKind::RegisterCluster | OperationKind::RenewCredential => Action::ChangeClusters,
+        OperationKind::RegisterCluster | OperationKind::RenewCredential | OperationKind::DeregisterCluster => {
+            Action::ChangeClusters
+        }
         _ => Action::ChangeMeshes,
     }
 }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use model::credential::Life;
 use model::injection::{Injection, PodLabels, decide, labels_conflict};
+use model::leftover::Leftover;
 use model::operation::OperationState;
 use model::survey::{MemberSurvey, Survey};
 use model::upgrade::{Finding, UpgradeState};
@@ -18,6 +19,16 @@ pub(crate) fn name(value: &impl Serialize) -> String {
 
 fn trouble(problem: &model::operation::Problem) -> Trouble {
     Trouble { code: problem.code.clone(), message: problem.message.clone(), hint: problem.hint.clone() }
+}
+
+fn leftover(left: &Leftover) -> wire::Leftover {
+    wire::Leftover {
+        cluster: left.cluster.to_string(),
+        kind: left.kind.clone(),
+        namespace: left.namespace.clone(),
+        name: left.name.clone(),
+        command: left.command.clone(),
+    }
 }
 
 fn credential(life: &Life, now: Timestamp) -> wire::HeldCredential {
@@ -37,6 +48,7 @@ pub(crate) fn cluster(cluster: &store::Cluster, now: Timestamp) -> wire::Cluster
         ClusterState::Ready => ("ready", None),
         ClusterState::Unreachable(problem) => ("unreachable", Some(trouble(problem))),
         ClusterState::Refused(problem) => ("refused", Some(trouble(problem))),
+        ClusterState::Deregistering => ("deregistering", None),
     };
     wire::Cluster {
         id: cluster.id.to_string(),
@@ -95,6 +107,7 @@ pub(crate) fn mesh(mesh: &store::Mesh) -> wire::Mesh {
         busy_with: mesh.busy_with.clone(),
         created_at: mesh.created_at,
         deleted_at: mesh.deleted_at,
+        leftovers: mesh.leftovers.iter().map(leftover).collect(),
     }
 }
 
@@ -142,6 +155,8 @@ pub(crate) fn operation(operation: &store::Operation, (completed, total): (i64, 
         upgrade_id: operation.upgrade.map(|id| id.to_string()),
         progress: Progress { completed, total },
         waiting_for: operation.waiting_for.clone().filter(|_| !operation.state.done()),
+        reason: operation.reason().map(str::to_owned),
+        leftovers: operation.leftovers.iter().map(leftover).collect(),
         waves: Vec::new(),
         created_at: operation.created_at,
         ended_at: operation.ended_at,

@@ -124,7 +124,12 @@ impl Client {
     }
 
     pub(crate) async fn delete(&self, path: &str) -> Result<Option<Value>> {
-        let answer = self.call(Method::DELETE, path, None, None).await?;
+        self.delete_with(path, None).await
+    }
+
+    /// Deletes with a body that says how.
+    pub(crate) async fn delete_with(&self, path: &str, body: Option<Value>) -> Result<Option<Value>> {
+        let answer = self.call(Method::DELETE, path, body, None).await?;
         if answer.status() == StatusCode::NO_CONTENT {
             Ok(None)
         } else {

@@ -13,7 +13,7 @@ use crate::client::{Client, escaped};
 use crate::options::{AskOperation, Cluster, Command, Format, Operation, Options, Selector, Wait, Written};
 use crate::output::{note, or_dash, print, say};
 use crate::profile::{self, Profile};
-use crate::{Failure, Result, access, audit, catalogue, meshes, upgrades, watch, webhooks};
+use crate::{Failure, Result, access, audit, catalogue, leaving, meshes, upgrades, watch, webhooks};
 
 pub(crate) async fn run(options: Options) -> Result<()> {
     let Profile { server, key } = profile::of(&options)?;
@@ -134,10 +134,9 @@ async fn cluster(client: &Client, format: Format, command: Cluster) -> Result<()
             let path = format!("/v1/clusters/{id}/credentials");
             started(client, format, client.post(&path, &body, None).await?, &wait).await
         }
-        Cluster::Delete { cluster } => {
+        Cluster::Delete { cluster, force, wait } => {
             let id = client.cluster(&cluster).await?;
-            client.delete(&format!("/v1/clusters/{id}")).await?;
-            say("forgotten")
+            leaving::leave(client, format, &format!("/v1/clusters/{id}"), force, &wait).await
         }
     }
 }
@@ -152,9 +151,9 @@ pub(crate) fn changed(written: &Written) -> Result<Option<BTreeMap<String, Strin
     Ok((!labels.is_empty()).then_some(labels))
 }
 
-const OPERATION: [&str; 5] = ["kind", "state", "steps", "created", "id"];
+pub(crate) const OPERATION: [&str; 5] = ["kind", "state", "steps", "created", "id"];
 
-fn operation_row(operation: &OperationView) -> Vec<String> {
+pub(crate) fn operation_row(operation: &OperationView) -> Vec<String> {
     let steps = format!("{}/{}", operation.progress.completed, operation.progress.total);
     vec![operation.kind.clone(), operation.state.clone(), steps, operation.created_at.to_string(), operation.id.clone()]
 }
@@ -186,7 +185,11 @@ async fn operation(client: &Client, format: Format, command: Operation) -> Resul
                 });
                 all.collect()
             };
-            print(format, &found, &["wave", "state", "step"], steps)
+            print(format, &found, &["wave", "state", "step"], steps)?;
+            if format == Format::Table {
+                leaving::explain(&found.leftovers);
+            }
+            Ok(())
         }
         Operation::Watch { operation, timeout } => {
             let ended = watch::operation(client, &operation, timeout).await?;

@@ -15,6 +15,7 @@ mod audit;
 mod catalogue;
 mod client;
 mod commands;
+mod leaving;
 mod meshes;
 mod options;
 mod output;

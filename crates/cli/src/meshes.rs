@@ -8,7 +8,7 @@ use crate::client::Client;
 use crate::commands::{changed, selected, started};
 use crate::options::{Format, Mesh, View};
 use crate::output::{note, or_dash, print};
-use crate::{Failure, Result};
+use crate::{Result, leaving};
 
 const MESH: [&str; 6] = ["name", "state", "version", "revision", "members", "busy with"];
 
@@ -55,10 +55,9 @@ pub(crate) async fn mesh(client: &Client, format: Format, command: Mesh) -> Resu
             let body = CreateMesh { name, version, edition, clusters: ids, display_name, labels, deletion_protection };
             started(client, format, client.post("/v1/meshes", &body, None).await?, &wait).await
         }
-        Mesh::Delete { mesh, wait } => {
+        Mesh::Delete { mesh, force, wait } => {
             let id = client.mesh(&mesh).await?;
-            let answer = client.delete(&format!("/v1/meshes/{id}")).await?.unwrap_or_default();
-            started(client, format, serde_json::from_value(answer).map_err(Failure::other)?, &wait).await
+            leaving::leave(client, format, &format!("/v1/meshes/{id}"), force, &wait).await
         }
         Mesh::Undelete { mesh, wait } => {
             let path = format!("/v1/meshes/{mesh}/undelete");

@@ -106,6 +106,17 @@ pub(crate) struct Wait {
     pub(crate) timeout: u64,
 }
 
+/// Leaving a cluster behind that does not answer.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Force {
+    /// Leave a cluster behind that does not answer or does not accept our credential; one that answers is never left behind.
+    #[arg(long, requires = "reason")]
+    pub(crate) force: bool,
+    /// Why, for the audit log.
+    #[arg(long, requires = "force")]
+    pub(crate) reason: Option<String>,
+}
+
 /// What users write on their things.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Written {
@@ -165,10 +176,14 @@ pub(crate) enum Cluster {
         #[command(flatten)]
         wait: Wait,
     },
-    /// Forget a cluster that no mesh uses.
+    /// Remove our account from a cluster that no mesh uses, and forget the cluster.
     Delete {
         /// Its name or id.
         cluster: String,
+        #[command(flatten)]
+        force: Force,
+        #[command(flatten)]
+        wait: Wait,
     },
 }
 
@@ -216,6 +231,8 @@ pub(crate) enum Mesh {
     Delete {
         /// Its name or id.
         mesh: String,
+        #[command(flatten)]
+        force: Force,
         #[command(flatten)]
         wait: Wait,
     },

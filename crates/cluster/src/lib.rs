@@ -8,6 +8,7 @@
 //! | [`door`] | one cluster's API: requests with deadlines, errors in the ports' words |
 //! | `foreign` | webhooks of another Istio, and webhooks that do not answer |
 //! | [`render`] | a release's own charts to objects |
+//! | [`leave`] | how our account goes from a cluster, and what stays |
 //! | [`mesh`] | the ports: what each target is made of in real clusters |
 //! | [`register`] | the first contact with a cluster, and the next credential of our account in it |
 //! | [`account`] | what that account may do, and the tokens that it lives by |
@@ -21,6 +22,7 @@ pub mod dialling;
 pub mod door;
 mod foreign;
 pub mod kubeconfig;
+pub mod leave;
 pub mod mesh;
 pub mod register;
 pub mod render;

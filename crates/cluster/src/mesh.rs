@@ -27,8 +27,10 @@ use crate::render::{Charts, Helm};
 
 mod access;
 mod bundle;
+mod certificates;
 mod data_plane;
 mod kinds;
+mod leaving;
 mod limits;
 mod live;
 mod objects;
@@ -160,6 +162,9 @@ impl MeshWorld {
 impl World for MeshWorld {
     async fn look(&self, target: &Target) -> Result<Seen, WorldError> {
         let look = async {
+            if let Target::Certificates { member } = target {
+                return self.look_at_certificates(member).await;
+            }
             match single::Single::of(self, target).await? {
                 Some(single) => single.look().await,
                 None => self.look_at_bundle(target).await,
@@ -169,6 +174,9 @@ impl World for MeshWorld {
     }
 
     async fn set(&self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError> {
+        if let Target::Certificates { member } = target {
+            return if to.is_some() { Ok(()) } else { self.remove_certificates(member, seen, permit).await };
+        }
         match single::Single::of(self, target).await? {
             Some(single) => single.set(self, to, seen, permit).await,
             None => self.set_bundle(target, to, seen, permit).await,
@@ -176,6 +184,10 @@ impl World for MeshWorld {
     }
 
     async fn fence(&self, target: &Target, goal: Option<&str>, permit: &Permit) -> Result<Fence, WorldError> {
+        // Each deletion names the object's identity and version, and istiod alone writes them.
+        if let Target::Certificates { .. } = target {
+            return Ok(Fence::UntilLeaseEnds);
+        }
         match single::Single::of(self, target).await? {
             Some(single) => single.fence(permit).await,
             None => self.fence_bundle(target, goal, permit).await,
@@ -198,8 +210,8 @@ impl World for MeshWorld {
         self.within(self.ready_and_synced(revision, members)).await
     }
 
-    async fn usage(&self, revision: &RevisionName) -> Result<Usage, WorldError> {
-        self.within(self.who_uses(revision)).await
+    async fn usage(&self, revision: &RevisionName, left_behind: &[Name]) -> Result<Usage, WorldError> {
+        self.within(self.who_uses(revision, left_behind)).await
     }
 
     async fn pinned(&self, revision: &RevisionName) -> Result<Vec<String>, WorldError> {

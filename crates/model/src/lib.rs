@@ -11,6 +11,7 @@ pub mod credential;
 pub mod ids;
 pub mod injection;
 pub mod label;
+pub mod leftover;
 pub mod name;
 pub mod network;
 pub mod operation;

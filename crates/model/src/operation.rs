@@ -11,6 +11,8 @@ pub enum OperationKind {
     RegisterCluster,
     /// Replaces the credential that we hold of a cluster, with an overlap.
     RenewCredential,
+    /// Removes our account from a cluster and forgets the cluster.
+    DeregisterCluster,
     /// Brings a mesh up in its member clusters.
     CreateMesh,
     /// Takes a mesh down.
@@ -39,9 +41,10 @@ pub enum OperationKind {
 
 impl OperationKind {
     /// Every kind there is.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::RegisterCluster,
         Self::RenewCredential,
+        Self::DeregisterCluster,
         Self::CreateMesh,
         Self::DeleteMesh,
         Self::Restart,
@@ -66,6 +69,7 @@ impl OperationKind {
         match self {
             Self::RegisterCluster => "register_cluster",
             Self::RenewCredential => "renew_credential",
+            Self::DeregisterCluster => "deregister_cluster",
             Self::CreateMesh => "create_mesh",
             Self::DeleteMesh => "delete_mesh",
             Self::Restart => "restart",

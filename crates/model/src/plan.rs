@@ -45,6 +45,11 @@ pub enum Target {
         /// The revision.
         revision: RevisionName,
     },
+    /// The root certificates that istiod writes into every namespace of a member, and leaves behind. Value: `present`.
+    Certificates {
+        /// The member cluster.
+        member: Name,
+    },
     /// A revision's istiod in the hosting cluster. Value: the release.
     ControlPlane {
         /// The revision.
@@ -146,6 +151,19 @@ pub enum Step {
     AwaitUnused {
         /// The revision.
         revision: RevisionName,
+        /// Members that are left behind: what uses the revision there does not count.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left_behind: Vec<Name>,
+    },
+    /// Waits until a look at a member shows nothing of the mesh.
+    AwaitGone {
+        /// The member cluster.
+        member: Name,
+    },
+    /// Proves that a member still does not answer, before the mesh is gone without having been removed there.
+    LeaveBehind {
+        /// The member cluster.
+        member: Name,
     },
 }
 
@@ -239,7 +257,10 @@ impl Step {
     pub fn member(&self) -> Option<&Name> {
         match self {
             Self::Set { target, .. } => target.member(),
-            Self::Restart { member, .. } | Self::Probe { member, .. } => Some(member),
+            Self::Restart { member, .. }
+            | Self::Probe { member, .. }
+            | Self::AwaitGone { member }
+            | Self::LeaveBehind { member } => Some(member),
             Self::AwaitReady { .. } | Self::AwaitUnused { .. } => None,
         }
     }
@@ -251,7 +272,11 @@ impl Step {
             Self::Restart { member, workload, .. } => {
                 Some(Target::Workload { member: member.clone(), workload: workload.clone() })
             }
-            Self::Probe { .. } | Self::AwaitReady { .. } | Self::AwaitUnused { .. } => None,
+            Self::Probe { .. }
+            | Self::AwaitReady { .. }
+            | Self::AwaitUnused { .. }
+            | Self::AwaitGone { .. }
+            | Self::LeaveBehind { .. } => None,
         }
     }
 }
@@ -264,6 +289,7 @@ impl Target {
             Self::Foothold { member }
             | Self::Crds { member }
             | Self::MemberObjects { member, .. }
+            | Self::Certificates { member }
             | Self::Tag { member, .. }
             | Self::Validator { member }
             | Self::NamespaceLabel { member, .. }
@@ -293,6 +319,7 @@ impl std::fmt::Display for Target {
             Self::Address { revision } => write!(f, "address of {revision}"),
             Self::Crds { member } => write!(f, "custom resource definitions in {member}"),
             Self::MemberObjects { member, revision } => write!(f, "objects of {revision} in {member}"),
+            Self::Certificates { member } => write!(f, "root certificates in the namespaces of {member}"),
             Self::ControlPlane { revision } => write!(f, "control plane {revision}"),
             Self::Tag { member, tag } => write!(f, "tag {tag} in {member}"),
             Self::Validator { member } => write!(f, "default validation in {member}"),
@@ -317,7 +344,9 @@ impl std::fmt::Display for Step {
                 write!(f, "dry run in {member}: istio-injection=enabled is injected by {}", wanted.revision)
             }
             Self::AwaitReady { revision, .. } => write!(f, "wait until {revision} is ready and synced"),
-            Self::AwaitUnused { revision } => write!(f, "wait until nothing uses {revision}"),
+            Self::AwaitUnused { revision, .. } => write!(f, "wait until nothing uses {revision}"),
+            Self::AwaitGone { member } => write!(f, "look that nothing is left in {member}"),
+            Self::LeaveBehind { member } => write!(f, "leave {member} behind, which does not answer"),
         }
     }
 }

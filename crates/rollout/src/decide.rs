@@ -127,8 +127,11 @@ fn too_long(step: &Step, reason: &str) -> Problem {
             ("control_plane_not_ready", "Look at the message; retry when its cause is gone, or roll back.")
         }
         Step::AwaitUnused { .. } => ("revision_in_use", "Restart or remove what is listed, then retry."),
+        Step::AwaitGone { .. } => {
+            ("still_there", "See what keeps the objects, a finalizer for example; retry when it is gone.")
+        }
         Step::Probe { .. } => ("dry_run_failed", "Look at the webhooks of the member, then retry, or roll back."),
-        Step::Set { .. } => ("step_timed_out", "Retry, or roll back."),
+        Step::Set { .. } | Step::LeaveBehind { .. } => ("step_timed_out", "Retry, or roll back."),
     };
     Problem::new(code, format!("Gave up waiting: {step}. Last seen: {reason}."), hint)
 }
@@ -146,7 +149,7 @@ mod tests {
     use super::*;
 
     fn unused() -> Step {
-        Step::AwaitUnused { revision: "1-25-1".parse().expect("a revision name") }
+        Step::AwaitUnused { revision: "1-25-1".parse().expect("a revision name"), left_behind: Vec::new() }
     }
 
     fn minutes(count: i64) -> SignedDuration {

@@ -90,6 +90,10 @@ fn ready(layout: &Layout, line: &Line) -> Step {
     Step::AwaitReady { revision: line.revision.clone(), members: layout.members.clone() }
 }
 
+fn unused(line: &Line) -> Step {
+    Step::AwaitUnused { revision: line.revision.clone(), left_behind: Vec::new() }
+}
+
 fn probe(member: &Name, asks: Asks, line: &Line) -> Step {
     Step::Probe { member: member.clone(), asks, wanted: line.sidecar() }
 }

@@ -11,9 +11,13 @@ use model::plan::{Asks, Sidecar, Target, WorkloadRef};
 use model::survey::Survey;
 use model::version::RevisionName;
 
+mod leaving;
+
+pub use leaving::{Leaving, Presence};
+
 /// One mesh's hosting cluster and member clusters.
 #[async_trait]
-pub trait World: Send + Sync {
+pub trait World: Leaving {
     /// What is there now.
     ///
     /// # Errors
@@ -58,11 +62,12 @@ pub trait World: Send + Sync {
     /// As for [`World::look`].
     async fn readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Settled, WorldError>;
 
-    /// Who uses a revision. A cluster or replica that does not answer is `Unknown`, not an error.
+    /// Who uses a revision. A cluster or replica that does not answer is `Unknown`, not an error. Members that are left
+    /// behind are neither asked nor counted.
     ///
     /// # Errors
     /// As for [`World::look`].
-    async fn usage(&self, revision: &RevisionName) -> Result<Usage, WorldError>;
+    async fn usage(&self, revision: &RevisionName, left_behind: &[Name]) -> Result<Usage, WorldError>;
 
     /// Istio's resources and Gateways in any member that name a revision by their own label, in words for people.
     ///

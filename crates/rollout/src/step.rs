@@ -70,11 +70,20 @@ impl Place<'_> {
                 Err(reason) => Check::Waiting(reason),
             }),
             Step::AwaitReady { revision, members } => Ok(settled(world.readiness(revision, members).await?)),
-            Step::AwaitUnused { revision } => Ok(match world.usage(revision).await? {
+            Step::AwaitUnused { revision, left_behind } => Ok(match world.usage(revision, left_behind).await? {
                 Usage::Unused => Check::Done,
                 Usage::InUse(users) => Check::Waiting(format!("still in use: {}", short(&users))),
                 Usage::Unknown(silent) => Check::Waiting(format!("unknown counts as used: {}", short(&silent))),
             }),
+            Step::AwaitGone { member } => {
+                let left = world.remains(member).await?;
+                Ok(if left.is_empty() { Check::Done } else { Check::Waiting(format!("still there: {}", short(&left))) })
+            }
+            Step::LeaveBehind { member } => match world.injectors(member).await {
+                Ok(_) => Ok(Check::Blocked(answers(member))),
+                Err(error) if error.is_lost() => Ok(Check::Done),
+                Err(error) => Err(error),
+            },
         }
     }
 
@@ -89,7 +98,11 @@ impl Place<'_> {
                 let target = self.step.writes().expect("a restart writes a workload");
                 world.set(&target, self.stamp(stamp).as_deref(), seen, permit).await
             }
-            Step::Probe { .. } | Step::AwaitReady { .. } | Step::AwaitUnused { .. } => Ok(()),
+            Step::Probe { .. }
+            | Step::AwaitReady { .. }
+            | Step::AwaitUnused { .. }
+            | Step::AwaitGone { .. }
+            | Step::LeaveBehind { .. } => Ok(()),
         }
     }
 }
@@ -100,7 +113,10 @@ impl Place<'_> {
 /// not undone one by one: which workloads carry the wrong sidecar is read from live pods. Limits hold for both revisions.
 pub fn undo(step: &Step, capture: &Option<String>) -> Option<Step> {
     match step {
-        Step::Set { target: Target::Crds { .. } | Target::Limits | Target::Workload { .. }, .. } => None,
+        Step::Set {
+            target: Target::Crds { .. } | Target::Limits | Target::Certificates { .. } | Target::Workload { .. },
+            ..
+        } => None,
         Step::Set { target, to, .. } if to != capture => {
             Some(Step::Set { target: target.clone(), from: to.clone(), to: capture.clone() })
         }
@@ -117,6 +133,15 @@ pub fn irrevocable(step: &Step) -> bool {
             to: None,
             ..
         }
+    )
+}
+
+/// A member that was to be left behind answers: it is cleaned up like the others.
+fn answers(member: &model::Name) -> Problem {
+    Problem::new(
+        "member_answers",
+        format!("{member} was to be left behind, but it answers now."),
+        "Ask for the deletion once more, with `--force` as before: it is cleaned up like the others.",
     )
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use cluster::leave;
 use cluster::register::{Connected, Wanted, explain, identify, register, renew};
 use cluster::{
     Account, Authority, Charts, Credential, Dialling, Door, Former, Helm, Keeper, MemberDoor, MeshWorld,
@@ -12,13 +13,14 @@ use cluster::{
 };
 use model::clock::SystemClock;
 use model::ids::{ClusterId, HostingClusterId, MeshId, TenantId};
+use model::leftover::Leftover;
 use model::operation::Problem;
 use model::release::Release;
 use model::upgrade::LabelPolicy;
 use model::version::Version;
 use model::{Clock, Name};
 use rollout::plan::{Layout, Line};
-use rollout::ports::World;
+use rollout::ports::{Presence, World};
 use store::{Cluster, Issued, Mesh, MeshState, Store, StoreError, Tended};
 use tokio::sync::Mutex;
 use worker::Worlds;
@@ -280,6 +282,23 @@ impl Worlds for RealWorlds {
         let Connected { kubernetes_version, uid, credential, serial, issued_at, expires_at } = connected;
         let (server, kubeconfig) = (credential.server.clone(), credential.stored());
         Ok(Issued { uid, kubernetes_version, server, kubeconfig, serial, issued_at, expires_at })
+    }
+
+    async fn leave(&self, tenant: TenantId, id: ClusterId, removal_began: bool) -> Result<Presence, Problem> {
+        let (_, member) = self.member(tenant, id).await?;
+        let account = member.account.name();
+        in_time(async {
+            let left = leave::leave(&member.door, &member.name, account, removal_began).await;
+            left.map_err(|error| explain(&error))
+        })
+        .await
+    }
+
+    async fn left_behind(&self, tenant: TenantId, id: ClusterId) -> Result<Vec<Leftover>, Problem> {
+        let mut tx = self.store.begin(tenant).await.map_err(lost)?;
+        let cluster = tx.cluster(id).await.map_err(lost)?;
+        let name: Name = cluster.name.parse().map_err(|_| damaged("A cluster's name"))?;
+        Ok(leave::left_behind(&name, Account::of(id).name()))
     }
 
     async fn tend(&self, tenant: TenantId, id: ClusterId) -> Result<Tended, Problem> {

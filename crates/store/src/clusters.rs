@@ -23,6 +23,8 @@ pub enum ClusterState {
     Unreachable(Problem),
     /// It cannot be used.
     Refused(Problem),
+    /// Our account is being removed from it.
+    Deregistering,
 }
 
 /// A cluster to be registered.
@@ -69,6 +71,8 @@ pub struct Cluster {
     pub created_at: Timestamp,
     /// When it last answered.
     pub observed_at: Option<Timestamp>,
+    /// Whether the removal of our account was begun: from then on a refusal of our credential says that it is gone.
+    pub removal_began: bool,
 }
 
 pub(crate) fn place(id: ClusterId) -> String {
@@ -125,7 +129,7 @@ impl Tx<'_> {
         let (from, to) = bounds(only.map(|id| id.0));
         let rows = sqlx::query!(
             r#"SELECT cluster_id, name, display_name, generation, server, state, kubernetes_version, problem, created_at, observed_at,
-                   uid, serial, issued_at, expires_at, previous_until, identity IS NOT NULL AS "held!", findings,
+                   uid, serial, issued_at, expires_at, previous_until, identity IS NOT NULL AS "held!", findings, leaving, removal_began_at,
                    array(SELECT l.key FROM labels l WHERE l.tenant_id = $1 AND l.object_id = cluster_id ORDER BY l.key) AS "label_keys!",
                    array(SELECT l.value FROM labels l WHERE l.tenant_id = $1 AND l.object_id = cluster_id ORDER BY l.key) AS "label_values!"
                FROM clusters WHERE tenant_id = $1 AND cluster_id BETWEEN $10 AND $11
@@ -155,6 +159,7 @@ impl Tx<'_> {
         let read = rows.into_iter().map(|row| {
             let id = ClusterId(row.cluster_id);
             let state = match (row.state.as_str(), row.problem) {
+                _ if row.leaving.is_some() => ClusterState::Deregistering,
                 ("registering", _) => ClusterState::Registering,
                 ("ready", None) => ClusterState::Ready,
                 ("ready", Some(problem)) => {
@@ -186,6 +191,7 @@ impl Tx<'_> {
                 kubernetes_version: row.kubernetes_version,
                 created_at: row.created_at.to_jiff(),
                 observed_at: row.observed_at.map(jiff_sqlx::Timestamp::to_jiff),
+                removal_began: row.removal_began_at.is_some(),
             })
         });
         read.collect()

@@ -26,6 +26,9 @@ impl Tx<'_> {
     ) -> Result<(), StoreError> {
         if let Some(state) = self.state_after(operation, kind, mesh, end).await? {
             self.set_mesh_state(mesh, &state, now).await?;
+            if state == MeshState::Deleted {
+                self.show_leftovers(mesh, operation).await?;
+            }
         }
         self.free_slot(mesh, &operation.to_string()).await
     }

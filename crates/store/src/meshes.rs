@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use model::ids::{ClusterId, HostingClusterId, MeshId};
 use model::label::Labels;
+use model::leftover::Leftover;
 use model::operation::Problem;
 use model::rules::Edition;
 use model::switch::Switches;
@@ -139,6 +140,8 @@ pub struct Mesh {
     pub created_at: Timestamp,
     /// When it was deleted.
     pub deleted_at: Option<Timestamp>,
+    /// Of a deleted mesh: what stays of it in clusters.
+    pub leftovers: Vec<Leftover>,
 }
 
 /// A mesh as it is stored, with all that belongs to it: one round trip reads a list of them.
@@ -154,6 +157,7 @@ struct Row {
     hosting_cluster_id: Uuid,
     created_at: jiff_sqlx::Timestamp,
     deleted_at: Option<jiff_sqlx::Timestamp>,
+    leftovers: serde_json::Value,
     holder: Option<String>,
     current_name: Option<String>,
     current_version: Option<String>,
@@ -199,6 +203,7 @@ impl Row {
             busy_with: self.holder,
             created_at: self.created_at.to_jiff(),
             deleted_at: self.deleted_at.map(jiff_sqlx::Timestamp::to_jiff),
+            leftovers: fits(serde_json::from_value(self.leftovers), "meshes", "leftovers", id)?,
         })
     }
 }
@@ -304,7 +309,7 @@ impl Tx<'_> {
         let (from, to) = bounds(only.map(|id| id.0));
         let rows = sqlx::query_as!(
             Row,
-            r#"SELECT m.mesh_id, m.name, display_name, deletion_protection, generation, edition, state, problem, hosting_cluster_id, created_at, deleted_at,
+            r#"SELECT m.mesh_id, m.name, display_name, deletion_protection, generation, edition, state, problem, hosting_cluster_id, created_at, deleted_at, leftovers,
                    holder AS "holder?", current.name AS "current_name?", current.version AS "current_version?",
                    current.switches AS "current_switches?", target.name AS "target_name?", target.version AS "target_version?",
                    target.switches AS "target_switches?",

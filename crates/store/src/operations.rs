@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use model::ids::{ClusterId, MeshId, OperationId, UpgradeId};
+use model::leftover::Leftover;
 use model::operation::{Fact, OperationKind, OperationState, Progress, Wish};
 use model::plan::{Plan, Step};
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,8 @@ pub struct Operation {
     pub waves: Option<Vec<WaveHead>>,
     /// What the worker last saw that it waits for.
     pub waiting_for: Option<String>,
+    /// Objects that stay in clusters once it is over.
+    pub leftovers: Vec<Leftover>,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When a worker first took it up.
@@ -181,7 +184,7 @@ impl Tx<'_> {
     ) -> Result<Vec<(Operation, Counts)>, StoreError> {
         let (from, to) = bounds(only.map(|id| id.0));
         let rows = sqlx::query!(
-            r#"SELECT operation_id, kind, mesh_id, cluster_id, upgrade_id, arguments, state_body, waves, waiting_for, created_at, started_at, ended_at,
+            r#"SELECT operation_id, kind, mesh_id, cluster_id, upgrade_id, arguments, state_body, waves, waiting_for, leftovers, created_at, started_at, ended_at,
                    CASE WHEN $7::uuid < $8::uuid THEN (SELECT count(*) FROM operation_items i
                        WHERE i.tenant_id = $1 AND i.operation_id = o.operation_id) ELSE 0 END AS "total!",
                    CASE WHEN $7::uuid < $8::uuid THEN (SELECT count(DISTINCT f.number) FROM item_facts f
@@ -213,6 +216,7 @@ impl Tx<'_> {
                 state: fits(serde_json::from_value(row.state_body), "operations", "state_body", id)?,
                 waves: waves.transpose()?,
                 waiting_for: row.waiting_for,
+                leftovers: fits(serde_json::from_value(row.leftovers), "operations", "leftovers", id)?,
                 created_at: row.created_at.to_jiff(),
                 started_at: row.started_at.map(jiff_sqlx::Timestamp::to_jiff),
                 ended_at: row.ended_at.map(jiff_sqlx::Timestamp::to_jiff),

@@ -376,6 +376,8 @@ impl Tx<'_> {
                 let kind = fits(serde_json::from_value(row.kind.into()), "operations", "kind", id)?;
                 self.mesh_follows(id, kind, MeshId(mesh), state, now).await
             }
+            // A cluster that was left is gone by now.
+            _ if state.done() => self.keep_cluster(id).await,
             _ => Ok(()),
         }
     }

@@ -39,7 +39,7 @@ impl Tx<'_> {
     /// Its name is taken by now (`meshes_name_unique`), or a cluster of its is in another mesh (`memberships_one_mesh`).
     pub async fn undelete_mesh(&mut self, id: MeshId, members: &[ClusterId]) -> Result<(), StoreError> {
         let done = sqlx::query!(
-            "UPDATE meshes SET state = 'creating', deleted_at = NULL, former_members = '{}', generation = generation + 1
+            "UPDATE meshes SET state = 'creating', deleted_at = NULL, former_members = '{}', leftovers = '[]', generation = generation + 1
              WHERE tenant_id = $1 AND mesh_id = $2 AND state = 'deleted'",
             self.tenant.0,
             id.0

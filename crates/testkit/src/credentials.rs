@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use model::ids::ClusterId;
 use model::operation::Problem;
 use model::upgrade::Finding;
+use rollout::ports::Presence;
 use store::Issued;
 
 /// Kubernetes' version in imagined clusters.
@@ -66,6 +67,9 @@ struct Answers {
     made: Vec<ClusterId>,
     findings: Vec<Finding>,
     unsettled: bool,
+    leaving: Option<Problem>,
+    lingers: bool,
+    removals: usize,
 }
 
 /// The identity that a registration's cluster has when no test says otherwise: no other one has it.
@@ -152,6 +156,42 @@ impl Credentials {
     /// When another thread panicked over them.
     pub fn looks(&self) -> usize {
         self.answers().looks
+    }
+
+    /// From now on a worker that leaves a cluster is answered with this, or well again.
+    ///
+    /// # Panics
+    /// When another thread panicked over them.
+    pub fn answer_leaving_with(&self, problem: Option<Problem>) {
+        self.answers().leaving = problem;
+    }
+
+    /// Whether our account stays in a cluster though its removal was asked for.
+    ///
+    /// # Panics
+    /// When another thread panicked over them.
+    pub fn linger(&self, lingers: bool) {
+        self.answers().lingers = lingers;
+    }
+
+    /// How often our account's removal was asked for.
+    ///
+    /// # Panics
+    /// When another thread panicked over them.
+    pub fn removals(&self) -> usize {
+        self.answers().removals
+    }
+
+    pub(crate) fn leave(&self, removal_began: bool) -> Result<Presence, Problem> {
+        let mut answers = self.answers();
+        if let Some(problem) = &answers.leaving {
+            return Err(problem.clone());
+        }
+        if !removal_began {
+            return Ok(Presence::There(Vec::new()));
+        }
+        answers.removals += 1;
+        Ok(if answers.lingers { Presence::Going("the account is still there".into()) } else { Presence::Gone })
     }
 
     pub(crate) fn identify(&self, cluster: ClusterId) -> String {

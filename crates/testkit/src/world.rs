@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 mod bundle;
 mod injection;
+mod leaving;
 mod ports;
 
 pub use bundle::parts;

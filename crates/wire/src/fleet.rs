@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::Finding;
+use crate::{Finding, Leftover};
 
 /// A Kubernetes cluster of the provider, where control planes run.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -201,7 +201,7 @@ pub struct Cluster {
     pub display_name: String,
     /// Labels, for selectors.
     pub labels: BTreeMap<String, String>,
-    /// `registering`, `ready`, `unreachable` or `refused`.
+    /// `registering`, `ready`, `unreachable`, `refused` or `deregistering`.
     pub state: String,
     /// Why it was refused, or why it does not answer now.
     pub problem: Option<Trouble>,
@@ -333,4 +333,6 @@ pub struct Mesh {
     /// When it was deleted; it can be brought back for 30 days.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub deleted_at: Option<Timestamp>,
+    /// Of a deleted mesh: what stays of it in clusters.
+    pub leftovers: Vec<Leftover>,
 }

@@ -9,6 +9,7 @@ mod data_plane;
 mod fleet;
 mod identity;
 mod keys;
+mod leaving;
 mod object;
 mod operations;
 #[cfg(feature = "options")]
@@ -24,6 +25,7 @@ pub use data_plane::*;
 pub use fleet::*;
 pub use identity::*;
 pub use keys::*;
+pub use leaving::*;
 pub use object::Object;
 pub use operations::*;
 #[cfg(feature = "options")]

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::Trouble;
+use crate::{Leftover, Trouble};
 
 /// One machine action.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -29,6 +29,10 @@ pub struct Operation {
     pub progress: Progress,
     /// What it waits for right now.
     pub waiting_for: Option<String>,
+    /// Why it was forced, in the caller's words.
+    pub reason: Option<String>,
+    /// Objects that stay in clusters once a deletion or deregistration is over.
+    pub leftovers: Vec<Leftover>,
     /// Its plan, once a worker has built it. Lists leave it out.
     pub waves: Vec<Wave>,
     /// When it was asked for.

@@ -21,9 +21,10 @@ pub use engine::{Engine, Settings};
 
 use async_trait::async_trait;
 use model::ids::{ClusterId, MeshId, TenantId};
+use model::leftover::Leftover;
 use model::operation::Problem;
 use rollout::plan::Layout;
-use rollout::ports::World;
+use rollout::ports::{Presence, World};
 use store::{Issued, StoreError, Tended};
 
 /// The code of a problem that is our own database's: the operation is let go and tried again.
@@ -69,6 +70,18 @@ pub trait Worlds: Send + Sync {
     /// # Errors
     /// Why the cluster cannot be used.
     async fn connect(&self, tenant: TenantId, cluster: ClusterId) -> Result<Issued, Problem>;
+
+    /// Looks at our account in a cluster; once its removal has begun, also removes it. Safe to repeat.
+    ///
+    /// # Errors
+    /// Why the cluster does not let us.
+    async fn leave(&self, tenant: TenantId, cluster: ClusterId, removal_began: bool) -> Result<Presence, Problem>;
+
+    /// Objects that stay in a cluster that is left behind without being asked.
+    ///
+    /// # Errors
+    /// The database failed.
+    async fn left_behind(&self, tenant: TenantId, cluster: ClusterId) -> Result<Vec<Leftover>, Problem>;
 
     /// Looks after a cluster: it answers, the control planes' own tokens belong to its present credential, and what is older
     /// is taken away once its time is over. Safe to repeat.

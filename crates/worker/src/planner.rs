@@ -1,8 +1,9 @@
 //! From an operation to its plan: reads what the pure functions need, and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::Name;
+use model::leftover::Leftover;
 use model::operation::{OperationKind, Problem};
 use model::plan::{Plan, Step, Target};
 use model::survey::{Survey, foreign_istio};
@@ -56,7 +57,7 @@ pub(crate) async fn plan(
             no_foreign_istio(&world.survey().await?)?;
             Ok(life::create(layout))
         }
-        Kind::DeleteMesh => Ok(life::delete(layout, &world.survey().await?)),
+        Kind::DeleteMesh => Ok(life::delete(layout, &farewell(operation, layout, world).await?)),
         Kind::Restart => Ok(data_plane::restart(layout, &world.survey().await?)),
         Kind::SetInjection => set_injection(operation, &world.survey().await?),
         Kind::Deploy => Ok(if is_canary(layout)? {
@@ -81,7 +82,7 @@ pub(crate) async fn plan(
             let started: Vec<_> = history.into_iter().map(|(_, step, capture)| (step, capture)).collect();
             Ok(rollback::rollback(layout, target(layout)?, &started, &world.survey().await?))
         }
-        Kind::RegisterCluster | Kind::RenewCredential | Kind::Precheck => Ok(Plan::default()),
+        Kind::RegisterCluster | Kind::RenewCredential | Kind::DeregisterCluster | Kind::Precheck => Ok(Plan::default()),
     }
 }
 
@@ -91,6 +92,35 @@ fn no_foreign_istio(survey: &Survey) -> Result<(), NoPlan> {
         Some(member) => Err(NoPlan::Problem(foreign_istio(member.member.as_str(), &member.foreign))),
         None => Ok(()),
     }
+}
+
+/// Looks at each member before a deletion. Only with force, and only a member that is lost to us, is one left behind.
+async fn farewell(operation: &Operation, layout: &Layout, world: &dyn World) -> Result<life::Farewell, NoPlan> {
+    let mut seen = life::Farewell::default();
+    for member in &layout.members {
+        match world.injectors(member).await {
+            Ok(injectors) => seen.answering.push((member.clone(), injectors)),
+            Err(error) if operation.forced() && error.is_lost() => seen.left_behind.push(member.clone()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(seen)
+}
+
+/// Objects that stay in the members after the deletion that a plan carries out.
+pub(crate) async fn leftovers(plan: &Plan, layout: &Layout, world: &dyn World) -> Result<Vec<Leftover>, WorldError> {
+    let behind = left_behind(plan);
+    let mut left = Vec::new();
+    for member in &layout.members {
+        left.extend(world.stays(member, &layout.current, behind.contains(member)).await?);
+    }
+    Ok(left)
+}
+
+/// The members that a plan leaves behind.
+pub(crate) fn left_behind<'a>(plan: &'a Plan) -> BTreeSet<&'a Name> {
+    let member = |step: &'a Step| if let Step::LeaveBehind { member } = step { Some(member) } else { None };
+    plan.waves.iter().flat_map(|wave| &wave.steps).filter_map(member).collect()
 }
 
 fn target(layout: &Layout) -> Result<&Line, NoPlan> {

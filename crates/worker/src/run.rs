@@ -20,6 +20,7 @@ mod begin;
 mod close;
 mod connect;
 mod fencing;
+mod leave;
 mod tick;
 mod wishes;
 
@@ -91,15 +92,19 @@ impl<'e> Run<'e> {
     }
 
     pub(crate) async fn drive(&mut self, stop: &CancellationToken) -> Result<RunEnd, StoreError> {
-        use OperationKind::{Precheck, RegisterCluster, RenewCredential};
+        use OperationKind::{DeregisterCluster, Precheck, RegisterCluster, RenewCredential};
         let kind = self.operation.kind;
-        if !matches!(kind, RegisterCluster | RenewCredential | Precheck) {
+        if !matches!(kind, RegisterCluster | RenewCredential | DeregisterCluster | Precheck) {
             return self.run_plan(stop).await;
         }
         if !self.heed_wishes().await? {
             return Ok(RunEnd::LetGo);
         }
-        if kind == Precheck { self.precheck().await } else { self.connect().await }
+        match kind {
+            Precheck => self.precheck().await,
+            DeregisterCluster => self.leave().await,
+            _ => self.connect().await,
+        }
     }
 
     fn now(&self) -> Timestamp {

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use model::credential::OVERLAP;
 use model::ids::{OperationId, TenantId};
 use model::operation::OperationKind;
-use store::{Cluster, NewOperation, Probe, StoreError, Tx};
+use store::{Cluster, ClusterState, NewOperation, Probe, StoreError, Tx};
 
 use crate::rounds::{Round, guarded};
 use crate::run::silent;
@@ -60,6 +60,9 @@ impl Engine {
             Err(StoreError::NotFound { .. }) => return Ok(()),
             found => found?,
         };
+        if cluster.state == ClusterState::Deregistering {
+            return Ok(());
+        }
         match answer {
             Ok(tended) => {
                 tx.cluster_answered(&cluster, &tended, now).await?;

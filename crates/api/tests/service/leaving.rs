@@ -1,9 +1,11 @@
 //! Meshes whose creation or deletion ends early: each stays in a state from which a person can go on.
 
 use axum::http::StatusCode;
+use jiff::SignedDuration;
 use model::access::Role;
 use model::plan::Target;
 use serde_json::{Value, json};
+use store::private::SUPERUSER;
 
 use crate::support::{Reply, Service};
 
@@ -165,4 +167,157 @@ async fn a_failed_mesh_has_no_upgrade_and_says_why() {
     let path = format!("/v1/meshes/{}/upgrades", stage.service.fleet.mesh);
     let refused = stage.call("POST", &path, Some(&body)).await;
     assert_eq!((refused.status, &refused.body["code"]), (StatusCode::CONFLICT, &json!("mesh_not_ready")));
+}
+
+pub(crate) fn forced() -> Value {
+    json!({ "force": true, "reason": "the region is gone" })
+}
+
+impl Stage {
+    /// Lets time pass, so that what rests is due again.
+    pub(crate) async fn later(&self, minutes: i64) {
+        self.service.fleet.clock.advance(SignedDuration::from_mins(minutes));
+        self.service.fleet.db.execute(SUPERUSER, "UPDATE work_queue SET due_at = now()").await.expect("it is due");
+        self.run().await;
+    }
+
+    /// Targets of the audit entries of an action.
+    pub(crate) async fn audited(&self, action: &str) -> Vec<String> {
+        let listed = self.call("GET", "/v1/audit-entries?page_size=1000", None).await.body;
+        let entries = listed["items"].as_array().expect("items").iter().filter(|entry| entry["action"] == action);
+        entries.map(|entry| entry["target"].as_str().expect("a target").to_owned()).collect()
+    }
+}
+
+/// The lines of a picture that a deletion removes: definitions and the users' own labels stay.
+fn ours(picture: &str) -> impl Iterator<Item = &str> {
+    picture.lines().filter(|line| !line.starts_with("custom resource") && !line.starts_with("label of namespace"))
+}
+
+/// Clusters and names of leftovers.
+pub(crate) fn left(shown: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let all = shown["leftovers"].as_array().expect("leftovers");
+    for one in all {
+        assert!(text(&one["command"]).starts_with("kubectl delete "), "{one}");
+    }
+    all.iter().map(|one| (text(&one["cluster"]), text(&one["name"]))).collect()
+}
+
+#[tokio::test]
+async fn h3_a_mesh_with_a_dead_member_is_deleted_with_force_and_shows_what_stays_there() {
+    let stage = Stage::new().await;
+    let world = &stage.service.fleet.world;
+    world.silence("c2", true);
+    let deletion = stage.begin("DELETE", "", None).await;
+    stage.run().await;
+    stage.later(3).await;
+    let stands_still = stage.operation(&deletion).await;
+    assert_eq!(stands_still["problem"]["code"], "cluster_unreachable", "{stands_still}");
+    assert!(stands_still["problem"]["hint"].as_str().expect("a hint").contains("--force"), "{stands_still}");
+    let forced = stage.begin("DELETE", "", Some(&forced())).await;
+    stage.run().await;
+    assert_eq!(stage.operation(&deletion).await["state"], "superseded");
+    assert_eq!(stage.stands().await, whole("deleted"));
+    let (operation, mesh) = (stage.operation(&forced).await, stage.mesh().await);
+    assert_eq!(operation["reason"], "the region is gone");
+    assert_eq!(left(&operation), left(&mesh));
+    let behind: Vec<String> =
+        left(&mesh).into_iter().filter(|(cluster, _)| cluster == "c2").map(|(_, name)| name).collect();
+    assert!(behind.contains(&"tag stable in c2".to_owned()), "{behind:?}");
+    assert!(behind.contains(&"root certificates in the namespaces of c2".to_owned()), "{behind:?}");
+    let picture = world.picture();
+    let here: Vec<&str> = ours(&picture).filter(|line| !line.contains("c2")).collect();
+    assert_eq!(here, Vec::<&str>::new(), "nothing is left where it could be removed");
+    assert!(
+        !picture.contains("access of the control planes to c2"),
+        "its access lives in the hosting cluster: {picture}"
+    );
+    let id = stage.service.fleet.mesh;
+    assert_eq!(stage.audited("force").await, [format!("{id}: the region is gone")]);
+}
+
+#[tokio::test]
+async fn h3_what_an_earlier_deletion_began_in_a_dead_member_does_not_keep_force_from_leaving_it_behind() {
+    let stage = Stage::new().await;
+    let world = &stage.service.fleet.world;
+    world.refuse(&foothold("c2"), true);
+    let deletion = stage.begin("DELETE", "", None).await;
+    stage.run().await;
+    assert_eq!(stage.operation(&deletion).await["state"], "paused");
+    world.silence("c2", true);
+    let forced = stage.begin("DELETE", "", Some(&forced())).await;
+    stage.run().await;
+    assert_eq!(stage.operation(&forced).await["state"], "succeeded");
+    assert_eq!(stage.stands().await, whole("deleted"));
+}
+
+#[tokio::test]
+async fn h3_a_forced_deletion_that_is_cancelled_does_not_hide_what_the_earlier_one_removed() {
+    let stage = Stage::new().await;
+    let world = &stage.service.fleet.world;
+    world.refuse(&foothold("c2"), true);
+    stage.begin("DELETE", "", None).await;
+    stage.run().await;
+    let forced = stage.begin("DELETE", "", Some(&forced())).await;
+    stage.cancel(&forced).await;
+    assert_eq!(stage.stands().await, failed("deletion_cancelled"));
+}
+
+#[tokio::test]
+async fn h3_force_never_leaves_a_member_behind_that_answers() {
+    let stage = Stage::new().await;
+    stage.begin("DELETE", "", Some(&forced())).await;
+    stage.run().await;
+    assert_eq!(stage.stands().await, whole("deleted"));
+    let stays = left(&stage.mesh().await);
+    assert!(stays.iter().all(|(_, name)| name.ends_with(".istio.io")), "definitions only: {stays:?}");
+    assert_eq!(ours(&stage.service.fleet.world.picture()).count(), 0);
+}
+
+#[tokio::test]
+async fn h3_a_member_that_answers_again_before_the_end_is_cleaned_up_after_all() {
+    let stage = Stage::new().await;
+    let world = &stage.service.fleet.world;
+    world.silence("c2", true);
+    world.refuse(&Target::Home, true);
+    let deletion = stage.begin("DELETE", "", Some(&forced())).await;
+    stage.run().await;
+    world.refuse(&Target::Home, false);
+    world.silence("c2", false);
+    stage.call("POST", &format!("/v1/operations/{deletion}/retry"), None).await;
+    stage.run().await;
+    assert_eq!(stage.operation(&deletion).await["problem"]["code"], "member_answers");
+    assert_eq!(stage.stands().await.0, "deleting", "it is not said to be deleted");
+    stage.begin("DELETE", "", Some(&forced())).await;
+    stage.run().await;
+    assert_eq!(stage.stands().await, whole("deleted"));
+    assert_eq!(ours(&world.picture()).count(), 0, "{}", world.picture());
+}
+
+#[tokio::test]
+async fn force_needs_a_reason_and_a_reason_needs_force() {
+    let stage = Stage::new().await;
+    let path = format!("/v1/meshes/{}", stage.service.fleet.mesh);
+    for body in [
+        json!({ "force": true }),
+        json!({ "force": true, "reason": "  " }),
+        json!({ "force": true, "reason": "two\nlines" }),
+        json!({ "force": true, "reason": "x".repeat(501) }),
+        json!({ "reason": "the region is gone" }),
+    ] {
+        let refused = stage.call("DELETE", &path, Some(&body)).await;
+        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{body}: {}", refused.text);
+    }
+    assert_eq!(stage.stands().await, whole("ready"));
+}
+
+#[tokio::test]
+async fn d6_what_istiod_wrote_into_every_namespace_goes_with_the_mesh() {
+    let stage = Stage::new().await;
+    let world = &stage.service.fleet.world;
+    assert!(world.picture().contains("root certificates in the namespaces of c1"));
+    stage.begin("DELETE", "", None).await;
+    stage.run().await;
+    assert!(!world.picture().contains("root certificates"), "{}", world.picture());
 }

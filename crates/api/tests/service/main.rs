@@ -6,6 +6,7 @@ mod catalogue;
 mod connections;
 mod crowd;
 mod data_plane;
+mod deregistration;
 mod events;
 mod isolation;
 mod issuer;

@@ -78,7 +78,8 @@ async fn what_stands_in_the_way_of_a_return_is_said() {
     let free = "DELETE FROM memberships WHERE cluster_id = (SELECT cluster_id FROM clusters WHERE name = 'c2')";
     stage.service.fleet.db.execute(SUPERUSER, free).await.expect("it is free");
     let gone = stage.service.call("DELETE", &format!("/v1/clusters/{}", ids[1]), Some(owner), &[], None).await;
-    assert_eq!(gone.status, StatusCode::NO_CONTENT);
+    assert_eq!(gone.status, StatusCode::ACCEPTED);
+    stage.service.fleet.run().await;
     stage.refused("cluster_gone").await;
     stage
         .service

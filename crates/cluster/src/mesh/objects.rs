@@ -49,9 +49,11 @@ impl MeshWorld {
                 self.member_objects(self.member(member)?, revision, value).await
             }
             Target::ControlPlane { revision } => self.control_plane(revision, value, permit).await,
-            Target::Tag { .. } | Target::Validator { .. } | Target::NamespaceLabel { .. } | Target::Workload { .. } => {
-                Ok(Vec::new())
-            }
+            Target::Tag { .. }
+            | Target::Validator { .. }
+            | Target::Certificates { .. }
+            | Target::NamespaceLabel { .. }
+            | Target::Workload { .. } => Ok(Vec::new()),
         }
     }
 

@@ -139,16 +139,21 @@ impl MeshWorld {
     }
 
     /// Requirement B8: connected proxies of every replica, live pods, pod templates, namespaces, tags. What does not answer
-    /// counts as using it.
-    pub(super) async fn who_uses(&self, revision: &RevisionName) -> Result<Usage, WorldError> {
+    /// counts as using it. Members that are left behind are neither asked nor counted.
+    pub(super) async fn who_uses(&self, revision: &RevisionName, left_behind: &[Name]) -> Result<Usage, WorldError> {
+        let counted = |member: &str| !left_behind.iter().any(|left| left.as_str() == member);
         let (mut users, mut silent) = (Vec::new(), Vec::new());
         let running: Vec<Value> = self.istiods(revision).await?.into_iter().filter(runs).collect();
         let asked = names(&running).into_iter().map(|pod| async move {
-            let connected =
-                self.ask(&pod, "/debug/syncz", |proxy| format!("proxy {}", proxy["proxy"].as_str().unwrap_or("?")));
-            connected.await.map_err(|_| format!("replica {pod}"))
+            let theirs = |proxy: &Value| {
+                let name = format!("proxy {}", proxy["proxy"].as_str().unwrap_or("?"));
+                proxy["cluster_id"].as_str().is_none_or(counted).then_some(name)
+            };
+            let connected = self.ask(&pod, "/debug/syncz", theirs).await.map_err(|_| format!("replica {pod}"))?;
+            Ok::<_, String>(connected.into_iter().flatten().collect::<Vec<_>>())
         });
-        let looks = self.config.members.iter().map(|member| self.used_in(member, revision));
+        let members = self.config.members.iter().filter(|member| counted(member.name.as_str()));
+        let looks = members.map(|member| self.used_in(member, revision));
         let (connected, used) = tokio::join!(futures::future::join_all(asked), futures::future::join_all(looks));
         for found in connected {
             match found {

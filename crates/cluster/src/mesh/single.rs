@@ -21,7 +21,7 @@ pub(super) const STAMP: &str = "meshwright.dev/restart";
 pub(super) const FENCE: &str = "meshwright.dev/fence";
 /// The tag that istiod's leader election looks for by this very name; every other tag's object is suffixed.
 const DEFAULT_TAG: &str = "istio-revision-tag-default";
-const VALIDATOR: &str = "istiod-default-validator";
+pub(super) const VALIDATOR: &str = "istiod-default-validator";
 pub(crate) const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
 pub(crate) const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
 
@@ -57,11 +57,7 @@ impl<'a> Single<'a> {
                 if let Some(own) = own_webhook(world, target, tag).await? {
                     return Ok(Some(own));
                 }
-                let name = if tag == "default" {
-                    DEFAULT_TAG.to_owned()
-                } else {
-                    format!("istio-revision-tag-{tag}-{}", world.namespace())
-                };
+                let name = tag_object(tag, world.namespace());
                 (format!("{MUTATING}/{name}"), Part::Tag { name, tag })
             }
             Target::Validator { .. } => (format!("{VALIDATING}/{VALIDATOR}"), Part::Validator),
@@ -243,6 +239,11 @@ async fn own_webhook<'a>(
     let path = format!("{MUTATING}/{}", own_name(world, tag));
     let known = door.get(&path).await?.is_some();
     Ok(known.then_some(Single { door, target, path, part: Part::Own { revision }, owner: world.namespace() }))
+}
+
+/// The name of the object of a tag.
+pub(super) fn tag_object(tag: &str, namespace: &str) -> String {
+    if tag == "default" { DEFAULT_TAG.to_owned() } else { format!("istio-revision-tag-{tag}-{namespace}") }
 }
 
 /// What Istio's charts call a revision's own webhook.

@@ -109,7 +109,7 @@ fn injects_sidecars(webhook: &Value) -> bool {
     })
 }
 
-fn injector(webhook: &Value) -> Option<Injector> {
+pub(super) fn injector(webhook: &Value) -> Option<Injector> {
     let revision = text(webhook, "/metadata/labels/istio.io~1rev")?;
     let value = text(webhook, "/metadata/labels/istio.io~1tag").unwrap_or(revision);
     Some(Injector { value: value.to_owned(), revision: revision.parse().ok()?, serves_default: value == "default" })

@@ -75,7 +75,7 @@ async fn an_observation_reads_each_member_once_and_all_of_them_side_by_side() {
 #[tokio::test]
 async fn a_look_for_users_of_a_revision_reads_each_member_once() {
     let (hosting, members) = (slow().await, [slow().await, slow().await]);
-    let usage = world(&hosting, &members).usage(&"1-25-1".parse().expect("a name")).await.expect("an answer");
+    let usage = world(&hosting, &members).usage(&"1-25-1".parse().expect("a name"), &[]).await.expect("an answer");
     assert_eq!(usage, Usage::Unused);
     assert_eq!(hosting.asked().len(), 1, "the replicas of the revision: {:#?}", hosting.asked());
     for member in &members {

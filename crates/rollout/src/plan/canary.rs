@@ -1,9 +1,9 @@
 //! The stages of a canary upgrade, in the order they happen.
 
-use model::plan::{Plan, Step, Target};
+use model::plan::{Plan, Target};
 
 use super::rollback::{Started, about, proofs, undone};
-use super::{CURRENT_TAGS, Layout, Line, life, probe_value, ready, shift, tag};
+use super::{CURRENT_TAGS, Layout, Line, life, probe_value, ready, shift, tag, unused};
 
 /// Brings the target up beside the current revision and points the tag `canary` to it.
 pub fn deploy(layout: &Layout, target: &Line) -> Plan {
@@ -45,7 +45,7 @@ pub fn restore(layout: &Layout, started: &[Started]) -> Plan {
 pub fn retire(layout: &Layout) -> Plan {
     let old = &layout.current;
     Plan::default()
-        .wave("nothing uses the old revision", [Step::AwaitUnused { revision: old.revision.clone() }])
+        .wave("nothing uses the old revision", [unused(old)])
         .then(life::line_down(layout, old))
         .then(life::limits())
 }

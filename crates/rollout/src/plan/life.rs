@@ -1,8 +1,8 @@
 //! Bringing a mesh up and taking it down.
 
 use model::Name;
+use model::injection::Injector;
 use model::plan::{Plan, Step, Target};
-use model::survey::{MemberSurvey, Survey};
 
 use super::{Layout, Line, PRESENT, TAGS, add, probe_value, ready, remove, set, tag};
 
@@ -64,30 +64,54 @@ pub(super) fn line_down(layout: &Layout, line: &Line) -> Plan {
         .wave("address", [remove(Target::Address { revision: revision.clone() }, PRESENT)])
 }
 
-/// Takes a mesh down. Custom resource definitions stay: they may hold the users' own resources.
-pub fn delete(layout: &Layout, survey: &Survey) -> Plan {
+/// The result of a look at each member before a deletion.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Farewell {
+    /// Members that answer, with the mesh's injectors in them.
+    pub answering: Vec<(Name, Vec<Injector>)>,
+    /// Members that are lost to us and are left behind, because a person asked for that.
+    pub left_behind: Vec<Name>,
+}
+
+/// Takes a mesh down. What istiod wrote into every namespace goes after istiod, which would write it again. Members that are
+/// left behind are looked at once more at the end: one that answers by then is not left behind. Custom resource definitions
+/// stay: they may hold the users' own resources.
+pub fn delete(layout: &Layout, farewell: &Farewell) -> Plan {
     let line = &layout.current;
     let gone = |target: Target, from: &str| set(target, Some(from.to_owned()), None);
     let revision = line.revision.as_str();
+    let answering: Vec<Name> = farewell.answering.iter().map(|(member, _)| member.clone()).collect();
+    let here = Layout { members: answering, ..layout.clone() };
     // Aliases that earlier upgrades left are names of the mesh too.
-    let names = |member: &MemberSurvey| {
-        let all = member.injectors.iter().filter(|injector| injector.value != revision);
-        all.map(|injector| gone(tag(&member.member, &injector.value), injector.revision.as_str())).collect::<Vec<_>>()
+    let names = |(member, injectors): &(Name, Vec<Injector>)| {
+        let all = injectors.iter().filter(|injector| injector.value != revision);
+        all.map(|injector| gone(tag(member, &injector.value), injector.revision.as_str())).collect::<Vec<_>>()
     };
-    let tags: Vec<Step> = survey.members.iter().flat_map(names).collect();
+    let tags: Vec<Step> = farewell.answering.iter().flat_map(names).collect();
+    let validator = layout.config().filter(|member| here.members.contains(*member));
+    let unused = Step::AwaitUnused { revision: line.revision.clone(), left_behind: farewell.left_behind.clone() };
     Plan::default()
-        .wave("nothing uses the mesh", [Step::AwaitUnused { revision: line.revision.clone() }])
-        .wave("validation", layout.config().map(|member| gone(Target::Validator { member: member.clone() }, revision)))
+        .wave("nothing uses the mesh", [unused])
+        .wave("validation", validator.map(|member| gone(Target::Validator { member: member.clone() }, revision)))
         .wave("tags", tags)
-        .then(line_down(layout, line))
+        .then(line_down(&here, line))
+        .wave(
+            "root certificates in each namespace",
+            here.each(|member| gone(Target::Certificates { member: member.clone() }, PRESENT)),
+        )
         .wave(
             "access of the control planes",
             layout.each(|member| gone(Target::Link { member: member.clone() }, PRESENT)),
         )
         .wave(
             "system namespace and accounts",
-            layout.each(|member| gone(Target::Foothold { member: member.clone() }, PRESENT)),
+            here.each(|member| gone(Target::Foothold { member: member.clone() }, PRESENT)),
         )
+        .wave("nothing is left", here.each(|member| Step::AwaitGone { member: member.clone() }))
         .wave("limits of the mesh's namespace", [gone(Target::Limits, PRESENT)])
         .wave("mesh namespace and authority", [gone(Target::Home, PRESENT)])
+        .wave(
+            "members that are left behind",
+            farewell.left_behind.iter().map(|member| Step::LeaveBehind { member: member.clone() }),
+        )
 }

@@ -19,7 +19,7 @@ pub fn rollback(layout: &Layout, target: &Line, started: &[Started], survey: &Su
     let undone = undone(started);
     let of = |wanted: fn(&Target) -> bool| about(&undone, wanted);
     let canary = layout.current.revision != target.revision;
-    let unused = canary.then(|| Step::AwaitUnused { revision: target.revision.clone() });
+    let unused = canary.then(|| super::unused(target));
     let plan = Plan::default()
         .wave("validation", of(|target| matches!(target, Target::Validator { .. })))
         .wave("tags", of(|target| matches!(target, Target::Tag { .. })));

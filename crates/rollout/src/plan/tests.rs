@@ -116,7 +116,11 @@ fn deleting_a_mesh() {
         revision: line("1.25.1.1").revision,
         serves_default: false,
     });
-    compare("delete", &life::delete(&layout(), &Survey { members: vec![cluster], ..Survey::default() }));
+    let first = (cluster.member, cluster.injectors);
+    let whole = life::Farewell { answering: vec![first.clone(), (name("c2"), Vec::new())], left_behind: Vec::new() };
+    compare("delete", &life::delete(&layout(), &whole));
+    let part = life::Farewell { answering: vec![first], left_behind: vec![name("c2")] };
+    compare("delete-with-force", &life::delete(&layout(), &part));
 }
 
 #[test]

@@ -25,8 +25,10 @@ pub(super) async fn check(
     if seen.value == *to || outgrown(target, seen.value.as_deref(), to.as_deref()) {
         return Ok(settled(seen.settled));
     }
-    // A push that has not come true yet, such as a deletion under way, must not be pushed again.
-    if let (true, Settled::NotYet(reason)) = (place.progress.started(), &seen.settled) {
+    // A push that has not come true yet must not be pushed again, and what is still being removed is not made again.
+    if let Settled::NotYet(reason) = &seen.settled
+        && (place.progress.started() || seen.value.is_none())
+    {
         return Ok(Check::Waiting(reason.clone()));
     }
     let captured = place.progress.capture.as_ref() == Some(&seen.value);

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use model::Clock;
 use model::ids::{ClusterId, MeshId, TenantId};
+use model::leftover::Leftover;
 use model::operation::Problem;
 use model::upgrade::LabelPolicy;
 use rollout::plan::{Layout, Line};
-use rollout::ports::World;
+use rollout::ports::{Presence, World};
 use store::{Issued, Store, Tended};
 use worker::Worlds;
 
@@ -74,6 +75,14 @@ impl Worlds for FakeWorlds {
         let known = tx.cluster(cluster).await.map_err(lost)?.life.map_or(0, |life| life.serial);
         drop(tx);
         self.of(tenant).1.connect(cluster, known + 1, self.clock.now()).await
+    }
+
+    async fn leave(&self, tenant: TenantId, _cluster: ClusterId, removal_began: bool) -> Result<Presence, Problem> {
+        self.of(tenant).1.leave(removal_began)
+    }
+
+    async fn left_behind(&self, _tenant: TenantId, _cluster: ClusterId) -> Result<Vec<Leftover>, Problem> {
+        Ok(vec![Leftover::object(&"c2".parse().expect("a name"), "Namespace", None, "meshwright-system")])
     }
 
     async fn tend(&self, tenant: TenantId, _cluster: ClusterId) -> Result<Tended, Problem> {

@@ -21,7 +21,11 @@ const NAMESPACE: &str = "namespace";
 pub(super) fn is_bundle(target: &Target) -> bool {
     !matches!(
         target,
-        Target::Tag { .. } | Target::Validator { .. } | Target::NamespaceLabel { .. } | Target::Workload { .. }
+        Target::Certificates { .. }
+            | Target::Tag { .. }
+            | Target::Validator { .. }
+            | Target::NamespaceLabel { .. }
+            | Target::Workload { .. }
     )
 }
 
@@ -43,9 +47,11 @@ pub fn parts(target: &Target, value: &str) -> Vec<&'static str> {
             let middle = if since_1_27 { "values" } else { "disruption budget" };
             vec!["access", INJECTOR, middle, DEPLOYMENT]
         }
-        Target::Tag { .. } | Target::Validator { .. } | Target::NamespaceLabel { .. } | Target::Workload { .. } => {
-            Vec::new()
-        }
+        Target::Certificates { .. }
+        | Target::Tag { .. }
+        | Target::Validator { .. }
+        | Target::NamespaceLabel { .. }
+        | Target::Workload { .. } => Vec::new(),
     }
 }
 
@@ -201,6 +207,9 @@ impl State {
             Some(value) => self.objects.insert(key, value.to_owned()),
             None => self.objects.remove(&key),
         };
+        if (to.is_some(), part) == (true, DEPLOYMENT) {
+            self.write_certificates();
+        }
         // A name that was given back to its own webhook goes with it.
         if let (None, WEBHOOK, Target::MemberObjects { member, revision }) = (to, part, target) {
             self.forget_own_name(member, revision.as_str());

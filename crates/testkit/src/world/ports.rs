@@ -46,6 +46,9 @@ impl World for FakeWorld {
             return Err(WorldError::Expired);
         }
         state.fenced.push(target.clone());
+        if let Target::Certificates { .. } = target {
+            return Ok(Fence::UntilLeaseEnds);
+        }
         if is_bundle(target) {
             state.fence_bundle(target, goal.is_some());
             return Ok(Fence::UntilLeaseEnds);
@@ -113,10 +116,11 @@ impl World for FakeWorld {
         Ok(if state.sidecar(revision).is_some() { Settled::Yes } else { Settled::NotYet("no replica is ready".into()) })
     }
 
-    async fn usage(&self, revision: &RevisionName) -> Result<Usage, WorldError> {
+    async fn usage(&self, revision: &RevisionName, left_behind: &[Name]) -> Result<Usage, WorldError> {
         self.pace().await;
         let state = self.lock();
-        if let Some(silent) = state.members.iter().find(|member| state.silent.contains(*member)) {
+        let asked = |member: &&Name| !left_behind.contains(member);
+        if let Some(silent) = state.members.iter().filter(asked).find(|member| state.silent.contains(*member)) {
             return Ok(Usage::Unknown(vec![silent.to_string()]));
         }
         let carrying =
@@ -124,7 +128,7 @@ impl World for FakeWorld {
         let mut users: Vec<String> = state
             .workloads
             .iter()
-            .filter(|(_, known)| carrying(known))
+            .filter(|((member, _), known)| asked(&member) && carrying(known))
             .map(|((_, workload), _)| workload.to_string())
             .collect();
         users.extend(state.pinned.clone());

@@ -40,7 +40,11 @@ fn goal(item: &Item) -> Option<Digest> {
     let value = match &item.step {
         Step::Set { to, .. } => to.as_deref(),
         Step::Restart { wanted, .. } => Some(wanted.image.as_str()),
-        Step::Probe { .. } | Step::AwaitReady { .. } | Step::AwaitUnused { .. } => None,
+        Step::Probe { .. }
+        | Step::AwaitReady { .. }
+        | Step::AwaitUnused { .. }
+        | Step::AwaitGone { .. }
+        | Step::LeaveBehind { .. } => None,
     };
     value.map(|value| sha256(value.as_bytes()))
 }

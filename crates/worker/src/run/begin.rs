@@ -2,22 +2,23 @@
 
 use std::time::Instant;
 
-use model::operation::OperationState;
-use model::plan::Plan;
+use model::leftover::Leftover;
+use model::operation::{OperationKind, OperationState};
+use model::plan::{Plan, Target};
 use model::upgrade::{LabelPolicy, UpgradeState};
 use rollout::plan::Layout;
-use rollout::ports::World;
+use rollout::ports::{World, WorldError};
 use store::{Record, StoreError, WaveHead};
 
 use super::{Run, close};
-use crate::planner::{History, NoPlan, plan};
+use crate::planner::{History, NoPlan, left_behind, leftovers, plan};
 
 impl Run<'_> {
     /// Stores the plan, once, and says that the operation runs. Answers false when it was let go instead.
     pub(super) async fn prepare(&mut self, layout: Layout, world: &dyn World) -> Result<bool, StoreError> {
         // A plan is built from what is there, and an earlier operation must not change that afterwards.
         if self.operation.waves.is_none()
-            && let Some(error) = self.unfenced.values().next().cloned()
+            && let Some(error) = self.unfenced_for_a_plan()
         {
             self.rest(&error).await?;
             return Ok(false);
@@ -27,7 +28,14 @@ impl Run<'_> {
         let planned = match &self.operation.waves {
             Some(_) => None,
             None => match self.build(&layout, world, history).await {
-                Ok(plan) => Some(plan),
+                Ok((plan, leftovers)) => {
+                    self.forget_left_behind(&plan);
+                    if let Some(error) = self.unfenced.values().next().cloned() {
+                        self.rest(&error).await?;
+                        return Ok(false);
+                    }
+                    Some((plan, leftovers))
+                }
                 Err(NoPlan::Problem(problem)) => {
                     self.pause(problem, Vec::new()).await?;
                     return Ok(false);
@@ -40,9 +48,10 @@ impl Run<'_> {
         };
         self.lease.progressed();
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        if let Some(plan) = planned {
+        if let Some((plan, leftovers)) = planned {
             tx.store_plan(self.claim.operation, &plan).await?;
             tx.fenced(&self.earlier).await?;
+            tx.keep_leftovers(self.claim.operation, &leftovers).await?;
             self.operation.waves =
                 Some(plan.waves.iter().map(|wave| WaveHead { title: wave.title.clone(), width: wave.width }).collect());
             self.items = tx.items(self.claim.operation).await?;
@@ -56,8 +65,36 @@ impl Run<'_> {
         Ok(true)
     }
 
-    async fn build(&self, layout: &Layout, world: &dyn World, history: History) -> Result<Plan, NoPlan> {
-        let built = tokio::time::timeout(self.engine.settings.look, plan(&self.operation, layout, world, history));
+    /// Why no plan can be built yet. A forced deletion may leave a lost member behind, with what is open there.
+    fn unfenced_for_a_plan(&self) -> Option<WorldError> {
+        let forced = self.operation.kind == OperationKind::DeleteMesh && self.operation.forced();
+        let waits =
+            |(target, error): &(&Target, &WorldError)| !(forced && target.member().is_some() && error.is_lost());
+        self.unfenced.iter().find(waits).map(|(_, error)| error.clone())
+    }
+
+    /// No step follows in a member that is left behind, so nothing has to be fenced there.
+    fn forget_left_behind(&mut self, plan: &Plan) {
+        let behind = left_behind(plan);
+        self.unfenced.retain(|target, _| target.member().is_none_or(|member| !behind.contains(member)));
+    }
+
+    /// The plan, with what stays in clusters once it is carried out.
+    async fn build(
+        &self,
+        layout: &Layout,
+        world: &dyn World,
+        history: History,
+    ) -> Result<(Plan, Vec<Leftover>), NoPlan> {
+        let building = async {
+            let plan = plan(&self.operation, layout, world, history).await?;
+            let left = match self.operation.kind {
+                OperationKind::DeleteMesh => leftovers(&plan, layout, world).await?,
+                _ => Vec::new(),
+            };
+            Ok((plan, left))
+        };
+        let built = tokio::time::timeout(self.engine.settings.look, building);
         built.await.unwrap_or_else(|_| Err(NoPlan::World(close::too_slow())))
     }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use model::operation::{Fact, OperationState, Problem, Wish};
+use model::operation::{Fact, OperationKind, OperationState, Problem, Wish};
 use model::release::Release;
 use model::upgrade::Outcome;
 use rollout::plan::Layout;
@@ -108,7 +108,11 @@ impl Run<'_> {
     pub(super) async fn rest(&mut self, error: &WorldError) -> Result<(), StoreError> {
         let waited = self.operation.started_at.map_or(SignedDuration::ZERO, |since| self.now().duration_since(since));
         if waited > self.engine.settings.patience.unreachable || !matches!(error, WorldError::Unreachable { .. }) {
-            let hint = "Bring the cluster back or renew its credential, then retry. Nothing was changed by this stage.";
+            let hint = if self.operation.kind == OperationKind::DeleteMesh {
+                "Bring the cluster back or renew its credential, then retry; or leave it behind with `meshwright mesh delete NAME --force --reason TEXT`."
+            } else {
+                "Bring the cluster back or renew its credential, then retry. Nothing was changed by this stage."
+            };
             return self
                 .pause(
                     Problem::new("cluster_unreachable", format!("The plan could not be built: {error}."), hint),

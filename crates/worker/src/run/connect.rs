@@ -147,12 +147,12 @@ impl Run<'_> {
         self.ended(tx, OperationState::Failed { problem }).await
     }
 
-    async fn finish(&mut self, state: OperationState) -> Result<(), StoreError> {
+    pub(super) async fn finish(&mut self, state: OperationState) -> Result<(), StoreError> {
         let tx = self.engine.store.begin(self.claim.tenant).await?;
         self.ended(tx, state).await
     }
 
-    async fn ended(&mut self, mut tx: Tx<'_>, state: OperationState) -> Result<(), StoreError> {
+    pub(super) async fn ended(&mut self, mut tx: Tx<'_>, state: OperationState) -> Result<(), StoreError> {
         let record = Record { state: Some(state), ..Record::default() };
         tx.record(&self.claim, &record, self.now()).await?;
         tx.release(&self.claim, None).await?;
@@ -169,8 +169,8 @@ fn registered_already() -> Problem {
     Problem::new("cluster_registered_already", message, hint)
 }
 
-/// The cluster was deregistered while it was being connected to.
-fn gone() -> Problem {
+/// The cluster was deregistered while an operation dealt with it.
+pub(super) fn gone() -> Problem {
     let hint = "Register it again if that was not intended.";
     Problem::new("cluster_gone", "The cluster was deregistered meanwhile.", hint)
 }

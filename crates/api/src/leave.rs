@@ -1,0 +1,27 @@
+//! Leaving a cluster that does not answer needs a reason, which the audit log keeps.
+
+use wire::Leave;
+
+use crate::problem::{ApiError, Result};
+
+/// The longest reason, in characters.
+const MAX_REASON_CHARS: usize = 500;
+
+/// The reason of a request with force; `None` without force.
+pub(crate) fn reason(leave: &Leave) -> Result<Option<&str>> {
+    if !leave.force {
+        return match &leave.reason {
+            Some(_) => Err(ApiError::field("/reason", "a reason goes with force")),
+            None => Ok(None),
+        };
+    }
+    let reason = leave.reason.as_deref().map(str::trim).unwrap_or_default();
+    if reason.is_empty() {
+        return Err(ApiError::field("/reason", "force needs a reason").coded("reason_missing"));
+    }
+    if reason.chars().count() > MAX_REASON_CHARS || reason.chars().any(char::is_control) {
+        let rule = format!("1 to {MAX_REASON_CHARS} characters in one line");
+        return Err(ApiError::field("/reason", rule));
+    }
+    Ok(Some(reason))
+}

@@ -1,0 +1,115 @@
+//! Clusters that are deregistered: our account goes with them, or what stays is said.
+
+use axum::http::StatusCode;
+use model::operation::Problem;
+use serde_json::{Value, json};
+
+use crate::leaving::{Stage, forced, left};
+
+/// The clusters of a fleet whose mesh is deleted.
+async fn free() -> (Stage, String) {
+    let stage = Stage::new().await;
+    stage.begin("DELETE", "", None).await;
+    stage.run().await;
+    let listed = stage.call("GET", "/v1/clusters?name=c2", None).await.body;
+    let id = listed["items"][0]["id"].as_str().expect("an id").to_owned();
+    (stage, id)
+}
+
+async fn deregister(stage: &Stage, cluster: &str, body: Option<&Value>) -> String {
+    let reply = stage.call("DELETE", &format!("/v1/clusters/{cluster}"), body).await;
+    assert_eq!(reply.status, StatusCode::ACCEPTED, "{}", reply.text);
+    assert_eq!(reply.body["kind"], "deregister_cluster");
+    stage.run().await;
+    reply.body["id"].as_str().expect("an id").to_owned()
+}
+
+async fn state(stage: &Stage, cluster: &str) -> Option<String> {
+    let reply = stage.call("GET", &format!("/v1/clusters/{cluster}"), None).await;
+    reply.body["state"].as_str().map(str::to_owned)
+}
+
+fn silent() -> Problem {
+    Problem::new("cluster_unreachable", "c2 does not answer.", "Bring it back.")
+}
+
+#[tokio::test]
+async fn d6_a_cluster_is_forgotten_only_after_a_look_showed_that_our_account_is_gone() {
+    let (stage, cluster) = free().await;
+    let credentials = &stage.service.fleet.credentials;
+    credentials.linger(true);
+    let operation = deregister(&stage, &cluster, None).await;
+    assert_eq!(stage.operation(&operation).await["state"], "waiting");
+    assert_eq!(state(&stage, &cluster).await.as_deref(), Some("deregistering"));
+    let refused = stage.call("DELETE", &format!("/v1/clusters/{cluster}"), None).await;
+    assert_eq!(refused.body["code"], "deregistration_under_way");
+    credentials.linger(false);
+    stage.later(1).await;
+    assert_eq!(stage.operation(&operation).await["state"], "succeeded");
+    assert_eq!(state(&stage, &cluster).await, None);
+    assert!(credentials.removals() >= 2);
+    assert_eq!(stage.audited("cluster.left").await, [cluster]);
+}
+
+#[tokio::test]
+async fn d6_an_account_that_does_not_go_is_said_and_the_cluster_stays() {
+    let (stage, cluster) = free().await;
+    stage.service.fleet.credentials.linger(true);
+    let operation = deregister(&stage, &cluster, None).await;
+    stage.later(11).await;
+    let ended = stage.operation(&operation).await;
+    assert_eq!((&ended["state"], &ended["problem"]["code"]), (&json!("failed"), &json!("still_there")));
+    assert_eq!(state(&stage, &cluster).await.as_deref(), Some("ready"));
+}
+
+#[tokio::test]
+async fn h3_a_dead_cluster_is_left_behind_with_force_only_and_what_stays_is_shown() {
+    let (stage, cluster) = free().await;
+    stage.service.fleet.credentials.answer_leaving_with(Some(silent()));
+    let operation = deregister(&stage, &cluster, None).await;
+    assert_eq!(stage.operation(&operation).await["state"], "waiting");
+    stage.later(3).await;
+    let ended = stage.operation(&operation).await;
+    assert_eq!((&ended["state"], &ended["problem"]["code"]), (&json!("failed"), &json!("cluster_unreachable")));
+    assert!(ended["problem"]["hint"].as_str().expect("a hint").contains("--force"), "{ended}");
+    assert_eq!(state(&stage, &cluster).await.as_deref(), Some("ready"), "it can be asked for again");
+    let operation = deregister(&stage, &cluster, Some(&forced())).await;
+    let ended = stage.operation(&operation).await;
+    assert_eq!(ended["state"], "succeeded");
+    assert_eq!(left(&ended), [("c2".to_owned(), "meshwright-system".to_owned())]);
+    assert_eq!(state(&stage, &cluster).await, None);
+    assert_eq!(stage.audited("force").await, [format!("{cluster}: the region is gone")]);
+    assert_eq!(stage.audited("cluster.left_behind").await, [cluster]);
+}
+
+#[tokio::test]
+async fn h3_force_removes_the_account_from_a_cluster_that_answers() {
+    let (stage, cluster) = free().await;
+    let operation = deregister(&stage, &cluster, Some(&forced())).await;
+    let ended = stage.operation(&operation).await;
+    assert_eq!((&ended["state"], &ended["leftovers"]), (&json!("succeeded"), &json!([])));
+    assert_eq!(stage.service.fleet.credentials.removals(), 1);
+}
+
+#[tokio::test]
+async fn a_deregistration_that_is_cancelled_leaves_the_cluster_as_it_was() {
+    let (stage, cluster) = free().await;
+    stage.service.fleet.credentials.answer_leaving_with(Some(silent()));
+    let operation = deregister(&stage, &cluster, None).await;
+    stage.cancel(&operation).await;
+    assert_eq!(state(&stage, &cluster).await.as_deref(), Some("ready"));
+    stage.service.fleet.credentials.answer_leaving_with(None);
+    deregister(&stage, &cluster, None).await;
+    assert_eq!(state(&stage, &cluster).await, None);
+}
+
+#[tokio::test]
+async fn a_member_of_a_mesh_is_not_deregistered_not_even_with_force() {
+    let stage = Stage::new().await;
+    let listed = stage.call("GET", "/v1/clusters", None).await.body;
+    let path = format!("/v1/clusters/{}", listed["items"][0]["id"].as_str().expect("an id"));
+    for body in [json!({}), forced()] {
+        let refused = stage.call("DELETE", &path, Some(&body)).await;
+        assert_eq!((refused.status, &refused.body["code"]), (StatusCode::CONFLICT, &json!("cluster_in_use")));
+    }
+}

@@ -1,0 +1,94 @@
+//! Leaving a cluster: everything of our account goes with one deletion.
+//!
+//! An account cannot take itself away object by object: without its role or its binding it may not remove the rest. So the
+//! rest is made to belong to the role, whose deletion is the last call that we make, and Kubernetes' garbage collector
+//! removes what belonged to it. When the API server refuses our token, it has looked for the account and not found it.
+
+use model::Name;
+use model::leftover::Leftover;
+use rollout::ports::{Presence, WorldError};
+use serde_json::{Value, json};
+
+use crate::account::{NAMESPACE, SERIAL_LABEL};
+use crate::door::Door;
+use crate::mesh::OWNER_LABEL;
+
+const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
+
+/// Looks at an account of ours; once its removal has begun, also removes it. Safe to repeat.
+///
+/// # Errors
+/// The cluster did not answer, or does not let us.
+pub async fn leave(door: &Door, cluster: &Name, account: &str, removal_began: bool) -> Result<Presence, WorldError> {
+    let going = || Ok(Presence::Going("the account has lost its rights, and is still being removed".into()));
+    let role = match role(door, account).await {
+        Err(WorldError::Refused { code: "credential_expired", .. }) if removal_began => return Ok(Presence::Gone),
+        Err(WorldError::Refused { code: "permission_missing", .. }) if removal_began => return going(),
+        found => found?,
+    };
+    if !removal_began {
+        return Ok(Presence::There(definitions(door, cluster).await?));
+    }
+    let Some(role) = role else { return going() };
+    hand_over(door, account, &role).await?;
+    let uid = json!({ "uid": role["metadata"]["uid"] });
+    door.delete(&format!("{RBAC}/clusterroles/{account}"), Some(uid), None).await?;
+    going()
+}
+
+/// Lists the objects of our account that stay in a cluster that is left behind.
+pub fn left_behind(cluster: &Name, account: &str) -> Vec<Leftover> {
+    let selected = format!("kubectl delete customresourcedefinition --selector {OWNER_LABEL}");
+    vec![
+        Leftover::object(cluster, "ClusterRoleBinding", None, account),
+        Leftover::object(cluster, "ClusterRole", None, account),
+        Leftover::object(cluster, "Namespace", None, NAMESPACE),
+        Leftover {
+            cluster: cluster.clone(),
+            kind: "CustomResourceDefinition".into(),
+            namespace: None,
+            name: "*.istio.io".into(),
+            command: selected,
+        },
+    ]
+}
+
+async fn role(door: &Door, account: &str) -> Result<Option<Value>, WorldError> {
+    let named = format!("fieldSelector=metadata.name%3D{account}");
+    Ok(door.list(&format!("{RBAC}/clusterroles"), &named).await?.pop())
+}
+
+/// Istio's definitions belong to the cluster: removing them would remove the users' own resources.
+async fn definitions(door: &Door, cluster: &Name) -> Result<Vec<Leftover>, WorldError> {
+    let ours = format!("labelSelector={}", OWNER_LABEL.replace('/', "%2F"));
+    let listed = door.list("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &ours).await?;
+    let names = listed.iter().filter_map(|object| object["metadata"]["name"].as_str());
+    Ok(names.map(|name| Leftover::object(cluster, "CustomResourceDefinition", None, name)).collect())
+}
+
+/// Makes everything of an account belong to its role. Our namespace too, unless another account lives in it.
+async fn hand_over(door: &Door, account: &str, role: &Value) -> Result<(), WorldError> {
+    let owner = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "name": account, "uid": role["metadata"]["uid"],
+    });
+    let change = json!({ "metadata": { "ownerReferences": [owner] } });
+    let here = format!("/api/v1/namespaces/{NAMESPACE}");
+    let accounts = door.list(&format!("{here}/serviceaccounts"), "").await?;
+    let names: Vec<&str> = accounts.iter().filter_map(|object| object["metadata"]["name"].as_str()).collect();
+    let anchors = format!("labelSelector={}", SERIAL_LABEL.replace('/', "%2F"));
+    let secrets = door.list(&format!("{here}/secrets"), &anchors).await?;
+    for secret in secrets.iter().filter_map(|object| object["metadata"]["name"].as_str()) {
+        // Secrets are named by their account.
+        if secret.strip_prefix(account).is_some_and(|rest| rest.starts_with('-')) {
+            door.patch(&format!("{here}/secrets/{secret}"), &change, None).await?;
+        }
+    }
+    if names.contains(&account) {
+        door.patch(&format!("{here}/serviceaccounts/{account}"), &change, None).await?;
+    }
+    if names.iter().all(|name| *name == account || *name == "default") {
+        door.patch(&here, &change, None).await?;
+    }
+    door.patch(&format!("{RBAC}/clusterrolebindings/{account}"), &change, None).await.map(|_| ())
+}

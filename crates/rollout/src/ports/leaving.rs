@@ -1,0 +1,56 @@
+//! Looks that a deletion takes at the members of a mesh beyond the targets that it removes.
+
+use async_trait::async_trait;
+use model::Name;
+use model::injection::Injector;
+use model::leftover::Leftover;
+
+use super::WorldError;
+use crate::plan::Line;
+
+/// The members of a mesh, as a deletion looks at them.
+#[async_trait]
+pub trait Leaving: Send + Sync {
+    /// The mesh's own sidecar injectors in a member. Also tells whether the member answers and lets us in.
+    ///
+    /// # Errors
+    /// The member did not answer or does not let us look.
+    async fn injectors(&self, member: &Name) -> Result<Vec<Injector>, WorldError>;
+
+    /// The objects of the mesh that are in a member now and that a deletion removes, in words for people.
+    ///
+    /// # Errors
+    /// As for [`Leaving::injectors`].
+    async fn remains(&self, member: &Name) -> Result<Vec<String>, WorldError>;
+
+    /// The objects that stay in a member after the deletion of a mesh with this control plane. A member that is left behind
+    /// keeps everything; the others keep Istio's custom resource definitions, because removing those would remove the
+    /// users' own resources. The member is not asked.
+    ///
+    /// # Errors
+    /// The names could not be worked out.
+    async fn stays(&self, member: &Name, line: &Line, left_behind: bool) -> Result<Vec<Leftover>, WorldError>;
+}
+
+impl WorldError {
+    /// Whether the cluster is lost to us: it does not answer, or does not accept our credential at all. A cluster that
+    /// answers and refuses one call is not lost.
+    pub fn is_lost(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused { code, .. } => ["credential_expired", "address_refused"].contains(code),
+            Self::Changed { .. } | Self::Expired => false,
+        }
+    }
+}
+
+/// The result of a look at our account in a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence {
+    /// It is there, and nothing was removed. What will stay in the cluster is known.
+    There(Vec<Leftover>),
+    /// It is being removed, and what is still there.
+    Going(String),
+    /// The cluster knows it no more.
+    Gone,
+}

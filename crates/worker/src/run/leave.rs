@@ -1,0 +1,129 @@
+//! Deregistrations: our account is removed from a cluster, and a look shows that it is gone. Only then is the cluster
+//! forgotten.
+
+use std::time::Instant;
+
+use jiff::SignedDuration;
+use model::audit::Entry;
+use model::ids::ClusterId;
+use model::leftover::Leftover;
+use model::operation::{OperationState, Problem};
+use rollout::ports::Presence;
+use store::{Record, StoreError};
+
+use super::connect::gone;
+use super::{REST, Run, RunEnd, silent};
+use crate::DATABASE;
+
+/// The codes of a cluster that is lost to us: it does not answer, or accepts no credential of ours.
+const LOST: [&str; 3] = ["cluster_unreachable", "credential_expired", "address_refused"];
+
+impl Run<'_> {
+    /// A cluster that cannot be left is an answer, not a pause.
+    pub(super) async fn leave(&mut self) -> Result<RunEnd, StoreError> {
+        let cluster = self.operation.cluster.ok_or(StoreError::NotFound { what: "cluster" })?;
+        let held = match self.engine.store.begin(self.claim.tenant).await?.cluster(cluster).await {
+            Err(StoreError::NotFound { .. }) => return self.stays(gone()).await.map(|()| RunEnd::LetGo),
+            held => held?,
+        };
+        let mut seen = self.look_at_account(cluster, held.removal_began).await;
+        if let Ok(Presence::There(leftovers)) = &seen {
+            self.begin_removal(cluster, leftovers).await?;
+            seen = self.look_at_account(cluster, true).await;
+        }
+        let done = match seen {
+            Ok(Presence::Gone) => self.left(cluster, None).await,
+            Ok(Presence::Going(reason)) => self.wait_until_gone(reason).await,
+            Ok(Presence::There(_)) => self.wait_until_gone("our account is still there".into()).await,
+            Err(problem) if problem.code == DATABASE => return Ok(RunEnd::Unreadable),
+            Err(problem) if !LOST.contains(&problem.code.as_str()) => self.stays(problem).await,
+            Err(problem) if self.operation.forced() => {
+                match self.engine.worlds.left_behind(self.claim.tenant, cluster).await {
+                    Ok(leftovers) => self.left(cluster, Some((leftovers, problem))).await,
+                    Err(_) => return Ok(RunEnd::Unreadable),
+                }
+            }
+            Err(problem) => self.wait_for_an_answer(problem).await,
+        };
+        done.map(|()| RunEnd::LetGo)
+    }
+
+    /// One look, which removes the account once that has begun; a cluster that takes too long for it is silent.
+    async fn look_at_account(&self, cluster: ClusterId, removal_began: bool) -> Result<Presence, Problem> {
+        let look = self.engine.worlds.leave(self.claim.tenant, cluster, removal_began);
+        let seen = tokio::time::timeout(self.engine.settings.look, look).await.unwrap_or_else(|_| Err(silent()));
+        self.lease.progressed();
+        seen
+    }
+
+    async fn begin_removal(&mut self, cluster: ClusterId, leftovers: &[Leftover]) -> Result<(), StoreError> {
+        let now = self.now();
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        let since = Instant::now();
+        tx.record(&self.claim, &Record { state: Some(OperationState::Running), ..Record::default() }, now).await?;
+        tx.begin_removal(cluster, now).await?;
+        tx.keep_leftovers(self.claim.operation, leftovers).await?;
+        tx.note(self.left_entry("cluster.account.removal", cluster));
+        tx.commit().await?;
+        self.lease.renewed(since);
+        Ok(())
+    }
+
+    /// Forgets the cluster. One that is left behind keeps what is listed.
+    async fn left(&mut self, cluster: ClusterId, behind: Option<(Vec<Leftover>, Problem)>) -> Result<(), StoreError> {
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        if let Some((leftovers, problem)) = &behind {
+            tracing::info!(cluster.id = %cluster, code = problem.code, "a cluster is left behind, as a person asked");
+            tx.keep_leftovers(self.claim.operation, leftovers).await?;
+        }
+        tx.note(self.left_entry(if behind.is_some() { "cluster.left_behind" } else { "cluster.left" }, cluster));
+        tx.delete_cluster(cluster).await?;
+        self.ended(tx, OperationState::Succeeded).await
+    }
+
+    fn left_entry(&self, action: &str, cluster: ClusterId) -> Entry {
+        Entry {
+            at: self.now(),
+            actor: self.engine.settings.owner.clone(),
+            action: action.into(),
+            target: cluster.to_string(),
+            request_id: Some(self.claim.operation.to_string()),
+            before: None,
+            after: None,
+        }
+    }
+
+    fn waited(&self) -> SignedDuration {
+        self.operation.started_at.map_or(SignedDuration::ZERO, |since| self.now().duration_since(since))
+    }
+
+    async fn wait_until_gone(&mut self, reason: String) -> Result<(), StoreError> {
+        if self.waited() <= self.engine.settings.patience.step {
+            return self.look_again(reason).await;
+        }
+        let message = format!("Our account is not gone from the cluster: {reason}.");
+        let hint = "See what keeps the objects in the namespace meshwright-system, then delete the cluster again with `meshwright cluster delete`.";
+        self.stays(Problem::new("still_there", message, hint)).await
+    }
+
+    async fn wait_for_an_answer(&mut self, problem: Problem) -> Result<(), StoreError> {
+        if self.waited() <= self.engine.settings.patience.unreachable {
+            return self.look_again(problem.message).await;
+        }
+        let hint = "Bring the cluster back or renew its credential, then delete it again; or leave it behind with `meshwright cluster delete NAME --force --reason TEXT`.";
+        self.stays(Problem::new(problem.code, problem.message, hint)).await
+    }
+
+    async fn look_again(&mut self, reason: String) -> Result<(), StoreError> {
+        let until = self.now() + SignedDuration::try_from(REST).expect("a short rest");
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        let state = Some(OperationState::Waiting { reason, until });
+        tx.record(&self.claim, &Record { state, ..Record::default() }, self.now()).await?;
+        tx.release(&self.claim, Some(REST)).await?;
+        tx.commit().await
+    }
+
+    async fn stays(&mut self, problem: Problem) -> Result<(), StoreError> {
+        self.finish(OperationState::Failed { problem }).await
+    }
+}
