@@ -25,10 +25,13 @@ FROM revisions AS current, upgrades
 WHERE target.part = 'target' AND current.part = 'current'
     AND current.tenant_id = target.tenant_id AND current.mesh_id = target.mesh_id
     AND upgrades.tenant_id = target.tenant_id AND upgrades.mesh_id = target.mesh_id
-    AND upgrades.state IN ('planned', 'prechecking', 'blocked');
+    AND (upgrades.state IN ('planned', 'prechecking', 'blocked')
+        OR (upgrades.state = 'paused' AND upgrades.state_body #>> '{from,state}' IN ('planned', 'prechecking', 'blocked')));
 ALTER TABLE revisions FORCE ROW LEVEL SECURITY;
 ALTER TABLE upgrades FORCE ROW LEVEL SECURITY;
 ALTER TABLE revisions
     ALTER COLUMN switches SET NOT NULL,
+    -- A server of the release before writes rows without it: nothing is pinned then.
+    ALTER COLUMN switches SET DEFAULT '{}',
     ADD CONSTRAINT revisions_switches_check CHECK (jsonb_typeof(switches) = 'object');
 COMMENT ON COLUMN revisions.switches IS 'The value of each pinned environment variable of istiod. A target takes those of the current revision.';

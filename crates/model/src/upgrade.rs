@@ -53,7 +53,7 @@ pub enum UpgradeState {
     },
     /// Stands still in the middle of a stage.
     Paused {
-        /// The state that it goes on from: never a pause itself. Made by [`UpgradeState::pause`] alone.
+        /// The state that it goes on from: never a pause itself. Made by `UpgradeState::pause` alone.
         #[serde(deserialize_with = "stage")]
         from: Box<UpgradeState>,
         /// Why.

@@ -31,7 +31,7 @@ impl Tx<'_> {
     }
 
     /// Takes the right to change a mesh's data plane: the mesh's slot where it is free, or a place beside an upgrade that
-    /// touches nothing now, because it is planned or complete. One such operation runs at a time, and the upgrade does
+    /// touches nothing now, because it is planned, blocked or complete. One such operation runs at a time, and the upgrade does
     /// not go on before it has ended.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ impl Tx<'_> {
         let joined = sqlx::query!(
             "UPDATE mesh_slots SET guest = $3 WHERE tenant_id = $1 AND mesh_id = $2 AND guest IS NULL AND EXISTS (
                  SELECT FROM upgrades WHERE upgrades.tenant_id = $1 AND upgrades.mesh_id = $2 AND ended_at IS NULL
-                     AND upgrades.state IN ('planned', 'holding'))",
+                     AND upgrades.state IN ('planned', 'blocked', 'holding'))",
             self.tenant.0,
             mesh.0,
             operation.to_string()

@@ -71,7 +71,7 @@ pub struct NewTenant<'a> {
     pub quotas: &'a Quotas,
     /// The highest edition that its meshes can have.
     pub edition: Edition,
-    /// Its first data key, from [`Vault::first_wrapped_key`].
+    /// Its first data key, from `first_wrapped_key` of the session.
     pub wrapped: &'a WrappedKey,
 }
 

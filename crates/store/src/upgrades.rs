@@ -350,7 +350,9 @@ impl Tx<'_> {
 impl Upgrade {
     /// True when an operation on the data plane may be under way beside this upgrade, and the effect must wait for its end.
     fn lets_others_in(&self, effect: &Effect) -> bool {
-        let still = matches!(self.state, UpgradeState::Planned | UpgradeState::Holding { .. });
+        let stage = if let UpgradeState::Paused { from, .. } = &self.state { from } else { &self.state };
+        let still =
+            matches!(stage, UpgradeState::Planned | UpgradeState::Blocked { .. } | UpgradeState::Holding { .. });
         still && matches!(effect, Effect::Begin(_) | Effect::Hurry)
     }
 

@@ -329,11 +329,7 @@ impl State {
             return Err(WorldError::Expired);
         }
         if self.refused.contains(target) {
-            return Err(WorldError::Refused {
-                place: target.to_string(),
-                code: "permission_missing",
-                cause: "patch is forbidden".into(),
-            });
+            return Err(refusal(target));
         }
         Ok(())
     }
@@ -364,4 +360,8 @@ fn vanishes(target: &Target) -> bool {
 /// The proxy image of a release, in every fake and test.
 pub fn image(release: &Version) -> String {
     format!("lab/proxyv2:{}", release.community())
+}
+
+fn refusal(target: &Target) -> WorldError {
+    WorldError::Refused { place: target.to_string(), code: "permission_missing", cause: "patch is forbidden".into() }
 }

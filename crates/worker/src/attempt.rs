@@ -18,6 +18,9 @@ use crate::run::{Run, RunEnd};
 
 /// After so many claims in a row that ended in an error, an operation has failed.
 const ERRORS: i32 = 5;
+/// After so many claims in a row that the database or the key service did not serve, an operation has failed: some six
+/// hours. An outage of ours says nothing about the operation.
+const OUTAGES: i32 = 40;
 /// After so many claims in a row that recorded nothing, for other reasons than an error, a person is asked.
 const CLAIMS: i32 = 10;
 /// After so many it has failed: even the pause could not be recorded.
@@ -36,6 +39,14 @@ enum Failure {
 }
 
 impl Failure {
+    /// How many such failures in a row end an operation.
+    fn most(&self) -> i32 {
+        match self {
+            Self::Unreadable | Self::Store(StoreError::Database(_) | StoreError::KeyService(_)) => OUTAGES,
+            Self::Panic | Self::Store(_) => ERRORS,
+        }
+    }
+
     /// In words for people; never what a cluster or the database said.
     fn cause(&self) -> String {
         match self {
@@ -105,7 +116,7 @@ impl Engine {
             Err(_) => Failure::Panic,
         };
         told_of_failure(claim, &failure);
-        let recorded = if claim.errors + 1 < ERRORS {
+        let recorded = if claim.errors + 1 < failure.most() {
             self.store.back_off(claim, true, self.rest(claim.errors)).await
         } else {
             let problem = exhausted(claim, claim.errors + 1, &failure.cause());

@@ -40,16 +40,27 @@ async fn injected(tx: &mut Tx<'_>, mesh: MeshId, layout: &Layout) -> Result<Vec<
     if target.revision != current.revision {
         return Ok(vec![current, target]);
     }
-    let upgrades = tx.upgrades(mesh, Page { after: None, limit: 1 }).await?;
-    let state = upgrades.first().filter(|upgrade| upgrade.ended_at.is_none()).map(|upgrade| match &upgrade.state {
-        UpgradeState::Paused { from, .. } => from.as_ref(),
-        state => state,
-    });
-    Ok(match state {
+    Ok(match stage_of(tx, mesh).await? {
         None | Some(UpgradeState::Planned | UpgradeState::Prechecking | UpgradeState::Blocked { .. }) => vec![current],
         Some(UpgradeState::Rolling | UpgradeState::Holding { .. } | UpgradeState::Retiring { .. }) => vec![target],
         Some(_) => vec![current, target],
     })
+}
+
+/// True while the mesh has no upgrade, or one that has deployed nothing yet.
+pub(crate) async fn target_is_only_planned(tx: &mut Tx<'_>, mesh: MeshId) -> Result<bool, StoreError> {
+    let stage = stage_of(tx, mesh).await?;
+    Ok(matches!(stage, None | Some(UpgradeState::Planned | UpgradeState::Prechecking | UpgradeState::Blocked { .. })))
+}
+
+/// The stage of the mesh's upgrade, where one is under way; a paused one is in the stage that it goes on from.
+async fn stage_of(tx: &mut Tx<'_>, mesh: MeshId) -> Result<Option<UpgradeState>, StoreError> {
+    let mut upgrades = tx.upgrades(mesh, Page { after: None, limit: 1 }).await?;
+    let live = upgrades.pop().filter(|upgrade| upgrade.ended_at.is_none());
+    Ok(live.map(|upgrade| match upgrade.state {
+        UpgradeState::Paused { from, .. } => *from,
+        state => state,
+    }))
 }
 
 /// Tags that a ready mesh lacks in a member and that the last observation still showed, or did not look for.

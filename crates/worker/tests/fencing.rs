@@ -193,3 +193,14 @@ async fn a_step_of_a_rollback_that_finds_its_goal_moves_the_version_before_it_is
     assert_eq!(fences, 2, "once when the rollback began, and once when its step found the old value");
     frozen.wakes_up_and_writes_nothing(&fleet).await;
 }
+
+#[tokio::test]
+async fn a_policy_that_refused_a_write_does_not_keep_the_rollback_from_its_end() {
+    let fleet = Fleet::new().await;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
+    fleet.go(upgrade, Verb::Start).await;
+    let label = Target::NamespaceLabel { member: "c1".parse().expect("a name"), namespace: "explicit".into() };
+    fleet.world.refuse(&label, true);
+    assert_eq!(fleet.go(upgrade, Verb::Promote).await.state.as_str(), "paused");
+    assert_eq!(fleet.go(upgrade, Verb::Rollback).await.state.as_str(), "rolled_back");
+}

@@ -81,6 +81,11 @@ async fn d1_a_workload_that_was_not_restarted_after_an_upgrade_in_place_needs_a_
     assert_eq!(stage.workload(name).await["restart_needed"], json!(false));
     let patch = fleet.plan("1.27.9.1", Strategy::InPlace, 0).await;
     assert_eq!(stage.workload(name).await["restart_needed"], json!(false), "a plan alone changes nothing");
+    let written = fleet.world.journal().len();
+    let asked = stage.call("POST", &format!("/v1/meshes/{}/restarts", fleet.mesh), &json!({})).await;
+    assert_eq!(asked.status, StatusCode::ACCEPTED, "{}", asked.text);
+    fleet.run().await;
+    assert_eq!(fleet.world.journal().len(), written, "what is only planned restarts nothing");
     fleet.go(patch, Verb::Start).await;
     // The workload was left behind: its pods are of the time before.
     fleet.world.carry("c1", "stable", "1-27-8", "lab/proxyv2:1.27.8");

@@ -12,7 +12,7 @@ use model::version::RevisionName;
 use rollout::ports::{Deadline, Fence, LivePod, Mark, Permit, Seen, Settled, Usage, WorkloadSeen, World, WorldError};
 
 use super::bundle::is_bundle;
-use super::{Cut, FakeWorld, State, Temper, Workload, vanishes};
+use super::{Cut, FakeWorld, State, Temper, Workload, refusal, vanishes};
 
 #[async_trait]
 impl World for FakeWorld {
@@ -44,6 +44,10 @@ impl World for FakeWorld {
         state.reach(target.member())?;
         if permit.deadline.passed() {
             return Err(WorldError::Expired);
+        }
+        // A policy that refuses writes of a target refuses an annotation, too.
+        if state.refused.contains(target) {
+            return Err(refusal(target));
         }
         state.fenced.push(target.clone());
         if let Target::Certificates { .. } = target {

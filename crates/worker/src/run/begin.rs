@@ -11,6 +11,7 @@ use rollout::ports::{World, WorldError};
 use store::{Record, StoreError, WaveHead};
 
 use super::{Run, close};
+use crate::observed;
 use crate::planner::{History, NoPlan, left_behind, leftovers, plan};
 
 impl Run<'_> {
@@ -24,7 +25,7 @@ impl Run<'_> {
             return Ok(false);
         }
         let Some((history, labels)) = self.begin_stage().await? else { return Ok(false) };
-        let layout = Layout { labels, ..layout };
+        let layout = self.as_it_runs(Layout { labels, ..layout }).await?;
         let planned = match &self.operation.waves {
             Some(_) => None,
             None => match self.build(&layout, world, history).await {
@@ -63,6 +64,18 @@ impl Run<'_> {
         tx.commit().await?;
         self.lease.renewed(since);
         Ok(true)
+    }
+
+    /// The layout without a target that is only planned: in place it has the name of what runs, and a restart would wait
+    /// for an image that nothing injects yet.
+    async fn as_it_runs(&self, layout: Layout) -> Result<Layout, StoreError> {
+        let (OperationKind::Restart, Some(mesh)) = (self.operation.kind, self.operation.mesh) else {
+            return Ok(layout);
+        };
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        let planned = observed::target_is_only_planned(&mut tx, mesh).await?;
+        let in_place = layout.target.as_ref().is_some_and(|target| target.revision == layout.current.revision);
+        Ok(if planned && in_place { Layout { target: None, ..layout } } else { layout })
     }
 
     /// Why no plan can be built yet. A forced deletion may leave a lost member behind, with what is open there.

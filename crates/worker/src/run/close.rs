@@ -125,6 +125,10 @@ impl Run<'_> {
 
     /// Lets the operation go for a short rest, and says what it waits for.
     pub(super) async fn wait(&mut self, reason: String) -> Result<(), StoreError> {
+        // Each record of a state is an event: a wait of days must not tell the same thing every two seconds.
+        if matches!(&self.operation.state, OperationState::Waiting { reason: known, .. } if *known == reason) {
+            return self.let_go(REST).await;
+        }
         let until = self.now() + SignedDuration::try_from(REST).expect("a short rest");
         let state = OperationState::Waiting { reason, until };
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;

@@ -26,7 +26,9 @@ impl Run<'_> {
     }
 
     async fn connect_to(&mut self, cluster: ClusterId) -> Result<RunEnd, StoreError> {
-        let held = match self.engine.store.begin(self.claim.tenant).await?.cluster(cluster).await {
+        // The transaction ends here: what follows begins another one.
+        let held = { self.engine.store.begin(self.claim.tenant).await?.cluster(cluster).await };
+        let held = match held {
             Err(StoreError::NotFound { .. }) => {
                 return self.finish(OperationState::Failed { problem: gone() }).await.map(|()| RunEnd::LetGo);
             }

@@ -93,6 +93,16 @@ impl Run<'_> {
                     reached.insert(target, fence);
                 }
                 Err(WorldError::Expired) => return None,
+                // What refuses our fence, a policy or a withdrawn right, refuses the earlier write just as well. It must not
+                // keep a rollback from being planned: the end of the earlier worker's lease is waited for, and no more.
+                Err(error @ WorldError::Refused { .. }) => {
+                    tracing::warn!(
+                        operation.id = %self.claim.operation, %target, error = &error as &dyn std::error::Error,
+                        "the fence of a target of an earlier claim was refused; its lease ends before anything is written"
+                    );
+                    self.unfenced.remove(&target);
+                    reached.insert(target, Fence::UntilLeaseEnds);
+                }
                 Err(error) => {
                     let place = target.member().map_or("the hosting cluster", |name| name.as_str());
                     tracing::warn!(
