@@ -89,7 +89,7 @@ impl MeshWorld {
     /// Brings the limits to the addresses that the members have by now, for a mesh that has limits. Safe to repeat.
     ///
     /// # Errors
-    /// A cluster did not answer or refused, or a member's name does not resolve.
+    /// The hosting cluster did not answer or refused.
     pub async fn renew_limits(&self) -> Result<(), WorldError> {
         let target = model::plan::Target::Limits;
         if self.look_at_bundle(&target).await?.value.as_deref() != Some(OUTDATED) {
@@ -118,11 +118,16 @@ impl MeshWorld {
     /// name server may answer with other addresses each time.
     pub(super) async fn told_address(&self, name: &Name) -> Result<SocketAddr, WorldError> {
         let known = self.addresses(name).await?;
-        let path = kinds::path("NetworkPolicy", Some(self.namespace()), NAME).expect("a known kind");
-        let policy = self.config.hosting.get(&path).await?.unwrap_or_default();
+        let policy = self.live_policy().await?;
         let rules = policy["spec"]["egress"].as_array().cloned().unwrap_or_default();
         let open = |address: &&SocketAddr| rules.contains(&block(address));
         Ok(*known.iter().find(open).or(known.first()).expect("no address at all is an error"))
+    }
+
+    /// The policy as the hosting cluster has it by now; null without one.
+    async fn live_policy(&self) -> Result<Value, WorldError> {
+        let path = kinds::path("NetworkPolicy", Some(self.namespace()), NAME).expect("a known kind");
+        Ok(self.config.hosting.get(&path).await?.unwrap_or_default())
     }
 
     /// The strictest standard, unless a control plane of an earlier server, which does not meet it, is still there: a pod of
@@ -136,10 +141,26 @@ impl MeshWorld {
         Ok(if deployments.iter().all(confined) { "restricted" } else { "baseline" })
     }
 
+    /// A member without an address that may be called stops the care for no other member: the policy keeps what it lets
+    /// istiods call at that member's port, until the member has addresses again.
     async fn reach(&self) -> Result<Reach, WorldError> {
         let mut reach = Reach { addresses: self.hosting_api().await?, names: false };
         for member in &self.config.members {
-            reach.addresses.extend(self.addresses(&member.name).await?);
+            match self.addresses(&member.name).await {
+                Ok(found) => reach.addresses.extend(found),
+                Err(error) => {
+                    tracing::debug!(
+                        mesh = self.namespace(),
+                        member = member.name.as_str(),
+                        error = &error as &dyn std::error::Error,
+                        "a member has no address for the policy"
+                    );
+                    let port = addresses::host_and_port(&member.credential.server).map(|(_, port)| port);
+                    let open = open_addresses(&self.live_policy().await?).into_iter();
+                    let kept = open.filter(|address| Some(address.port()) == port);
+                    reach.addresses.extend(kept.filter(|address| self.config.dialling.allows(address.ip())));
+                }
+            }
         }
         // A control plane goes on at the address that it was told, which was checked then, until it is told another one.
         let path = format!("/api/v1/namespaces/{}/secrets", self.namespace());
@@ -210,6 +231,17 @@ fn block(address: &SocketAddr) -> Value {
     })
 }
 
+/// The addresses that the rules of a policy let pods call, as [`block`] writes them.
+fn open_addresses(policy: &Value) -> BTreeSet<SocketAddr> {
+    let address = |rule: &Value| {
+        let (ip, _) = text(rule, "/to/0/ipBlock/cidr")?.split_once('/')?;
+        let port = rule.pointer("/ports/0/port")?.as_u64()?.try_into().ok()?;
+        let address = SocketAddr::new(ip.parse().ok()?, port);
+        (*rule == block(&address)).then_some(address)
+    };
+    policy["spec"]["egress"].as_array().into_iter().flatten().filter_map(address).collect()
+}
+
 fn policy(reach: &Reach) -> Value {
     let mut egress: Vec<Value> = reach.addresses.iter().map(block).collect();
     if reach.names {
@@ -245,6 +277,16 @@ mod tests {
             ],
         });
         assert_eq!(policy(&reach(&["[2001:db8::1]:443", "198.18.0.1:6443"], false)), expected);
+    }
+
+    #[test]
+    fn c3_the_addresses_that_a_policy_opens_are_read_back_from_it_and_other_rules_are_not() {
+        let written = reach(&["[2001:db8::1]:443", "198.18.0.1:6443"], true);
+        let mut live = json!({ "spec": policy(&written) });
+        assert_eq!(open_addresses(&live), written.addresses);
+        live["spec"]["egress"][0]["to"][0]["ipBlock"]["cidr"] = "198.18.0.0/16".into();
+        assert_eq!(open_addresses(&live).len(), 1);
+        assert_eq!(open_addresses(&Value::Null), BTreeSet::new());
     }
 
     #[test]

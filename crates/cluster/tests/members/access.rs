@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
-use cluster::{Charts, MemberDoor, MeshWorld};
+use cluster::{Charts, Credential, MemberDoor, MeshWorld};
 use model::release::{KubernetesRange, Quirk, Release, ReleaseState};
 use model::rules::Edition;
 use serde_json::{Value, json};
@@ -142,4 +142,29 @@ async fn a_renewal_that_changes_neither_address_nor_authority_restarts_nothing()
         stage.settle(&stage.world(&stage.config, &stage.remote), member).await;
     }
     assert_eq!(stage.notes(), before);
+}
+
+#[tokio::test]
+async fn a_member_without_an_address_that_may_be_called_keeps_its_open_ones_and_stops_the_limits_of_no_other() {
+    const POLICY: &str = "/apis/networking.k8s.io/v1/namespaces/demo-00000001/networkpolicies/meshwright-limits";
+    let stage = Stage::new().await;
+    let rule = |address: &str, port: u16| {
+        let to = json!([{ "ipBlock": { "cidr": format!("{address}/32") } }]);
+        json!({ "to": to, "ports": [{ "protocol": "TCP", "port": port }] })
+    };
+    let (kept, other) = (rule("127.0.0.9", 6443), rule("127.0.0.9", 1));
+    let policy = json!({ "metadata": { "name": "meshwright-limits" }, "spec": { "egress": [kept, other] } });
+    stage.hosting.put(POLICY, policy);
+    let inventory = json!({ "metadata": { "name": "meshwright-limits" }, "data": { "value": "1" } });
+    stage.hosting.put(&format!("{HOSTED}/configmaps/meshwright-limits"), inventory);
+    let gone = stage.remote.administrator();
+    let credential = Credential::new("https://10.9.9.9:6443", gone.authority, gone.identity).expect("a credential");
+    let gone = MemberDoor { credential, ..door(&stage.remote, "c2", 1) };
+    let world = world(&stage.hosting, vec![door(&stage.config, "c1", 1), gone], Vec::new());
+    assert_eq!(world.renew_limits().await, Ok(()));
+    let egress = stage.hosting.object(POLICY).expect("a policy")["spec"]["egress"].clone();
+    assert_eq!(egress, json!([rule("127.0.0.1", stage.config.address.port()), kept]));
+    stage.hosting.writes();
+    assert_eq!(world.renew_limits().await, Ok(()));
+    assert!(stage.hosting.writes().is_empty(), "once is enough");
 }
