@@ -1,12 +1,16 @@
 //! Webhooks in a user's cluster that are not ours: those of another Istio, in use or left over, which would inject or
 //! refuse the same objects as ours; and those of anybody else whose server does not answer, which refuse pods.
 
+use std::time::Duration;
+
+use futures::StreamExt as _;
 use model::operation::Problem;
 use model::rules::Severity;
 use model::survey::foreign_istio;
 use model::upgrade::Finding;
 use rollout::ports::WorldError;
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 use crate::door::Door;
 use crate::mesh::{MUTATING, OWNER_LABEL, VALIDATING};
@@ -14,6 +18,11 @@ use crate::register::explain;
 
 /// The most webhooks that one look tries with a dry run.
 const MAX_TRIED: usize = 20;
+/// The most dry runs at once: each may hold a worker of the API server until the webhook's own time is over.
+const SIDE_BY_SIDE: usize = 4;
+/// Time of one look at silent webhooks, all dry runs together: four rounds of calls of 5 s. The look is advice, and a worker
+/// has other clusters to care for.
+const LOOK: Duration = Duration::from_secs(20);
 
 /// Every webhook configuration of a cluster, with the kind by which `kubectl` knows it.
 pub(crate) async fn webhooks(door: &Door) -> Result<Vec<(&'static str, Value)>, WorldError> {
@@ -48,30 +57,51 @@ fn is_istios(object: &Value) -> bool {
 }
 
 /// What is wrong with other people's webhooks: those that refuse every pod of some namespace because their server does
-/// not answer. Each is tried with a dry run of a pod that it would be asked about.
+/// not answer. Each is tried with a dry run of a pod that it would be asked about. Webhooks that
+/// were not tried when the time is over are left out.
 pub(crate) async fn silent_webhooks(door: &Door) -> Result<Vec<Finding>, WorldError> {
+    let ends = Instant::now() + LOOK;
+    let late = |_| WorldError::silent(door.place(), "the lists of webhooks and namespaces took too long");
+    let tried = tokio::time::timeout_at(ends, tried(door)).await.map_err(late)??;
+    let answers = futures::stream::iter(tried)
+        .map(|(found, path, pod)| async move { if is_silent(door, &path, &pod).await { Some(found) } else { None } });
+    // In the order of the list, so that two looks that find the same say the same.
+    let answers = answers.buffered(SIDE_BY_SIDE).take_until(tokio::time::sleep_until(ends));
+    let mut found: Vec<Finding> = answers.filter_map(std::future::ready).collect().await;
+    found.dedup();
+    Ok(found)
+}
+
+/// The dry runs that are worth a try: what each would find, the path that it goes to, and the pod that it shows.
+async fn tried(door: &Door) -> Result<Vec<(Finding, String, Value)>, WorldError> {
     let webhooks = webhooks(door).await?;
     let others = webhooks.iter().filter(|(_, object)| !is_istios(object));
-    let tried: Vec<(&str, &Value, &Value)> = others
+    let asked: Vec<(&str, &Value, &Value)> = others
         .flat_map(|(kind, object)| entries(object).iter().map(move |entry| (*kind, object, entry)))
         .filter(|(_, _, entry)| refuses_pods(entry))
         .take(MAX_TRIED)
         .collect();
-    if tried.is_empty() {
+    if asked.is_empty() {
         return Ok(Vec::new());
     }
     let namespaces = door.list("/api/v1/namespaces", "").await?;
-    let mut found = Vec::new();
-    for (kind, object, entry) in tried {
+    let one = |(kind, object, entry): (&str, &Value, &Value)| {
         let matching = namespaces.iter().find(|namespace| selects(&entry["namespaceSelector"], namespace));
-        let (Some(namespace), Some(webhook)) = (matching.and_then(name), name(object)) else { continue };
-        let answer = door.dry_run(&format!("/api/v1/namespaces/{namespace}/pods"), &asked_about(entry)).await;
-        if let Err(WorldError::Refused { code: "webhook_failed", .. }) = answer {
-            found.push(silent(kind, webhook, namespace));
-        }
+        let (namespace, webhook) = (matching.and_then(name)?, name(object)?);
+        let path = format!("/api/v1/namespaces/{namespace}/pods");
+        Some((silent(kind, webhook, namespace), path, asked_about(entry)))
+    };
+    Ok(asked.into_iter().filter_map(one).collect())
+}
+
+/// Whether a dry run fails because of a webhook's silence. The API server may wait longer for a webhook than we wait for the
+/// API server, so no answer means the same, as long as the API server answers another call.
+async fn is_silent(door: &Door, path: &str, pod: &Value) -> bool {
+    match door.dry_run(path, pod).await {
+        Err(WorldError::Refused { code: "webhook_failed", .. }) => true,
+        Err(WorldError::Unreachable { .. }) => door.get("/version").await.is_ok(),
+        _ => false,
     }
-    found.dedup();
-    Ok(found)
 }
 
 fn silent(kind: &str, webhook: &str, namespace: &str) -> Finding {

@@ -185,6 +185,21 @@ fn is_identity(text: &str) -> bool {
     letters && (1..=MAX_IDENTITY_CHARACTERS).contains(&text.len())
 }
 
+/// The answer of a care that says whether all of it was done before. An object that another worker changed in between means
+/// not yet: the next look sees what the other one did.
+///
+/// # Errors
+/// Each other failure, in words for the user.
+pub fn explain_unless_changed(answer: Result<bool, WorldError>) -> Result<bool, Problem> {
+    match answer {
+        Err(WorldError::Changed { place }) => {
+            tracing::debug!(place, "another worker was faster with this care");
+            Ok(false)
+        }
+        answer => answer.map_err(|error| explain(&error)),
+    }
+}
+
 /// A failed call in words for the user.
 pub fn explain(error: &WorldError) -> Problem {
     match error {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cluster::leave;
-use cluster::register::{Connected, Wanted, explain, identify, register, renew};
+use cluster::register::{Connected, Wanted, explain, explain_unless_changed, identify, register, renew};
 use cluster::{
     Account, Authority, Charts, Credential, Dialling, Door, Former, Helm, Keeper, MemberDoor, MeshWorld,
     MeshWorldConfig,
@@ -302,36 +302,43 @@ impl Worlds for RealWorlds {
     }
 
     async fn tend(&self, tenant: TenantId, id: ClusterId) -> Result<Tended, Problem> {
-        in_time(self.look_after(tenant, id)).await
+        let (member, tended) = in_time(self.look_after(tenant, id)).await?;
+        // Advice comes after the care and has its own time, so that it keeps none of it from being done.
+        Ok(Tended { findings: member.findings().await, ..tended })
     }
 }
 
 impl RealWorlds {
-    async fn look_after(&self, tenant: TenantId, id: ClusterId) -> Result<Tended, Problem> {
+    /// The care for a cluster, without its findings.
+    async fn look_after(&self, tenant: TenantId, id: ClusterId) -> Result<(MemberDoor, Tended), Problem> {
+        let tended = |kubernetes_version, settled| Tended { kubernetes_version, settled, findings: Vec::new() };
         let (cluster, mut member) = self.member(tenant, id).await?;
         let renewed = cluster.life.and_then(|life| life.previous_until);
         let over = renewed.is_some_and(|until| until <= self.clock.now());
         if over {
             member.former = self.former(tenant, id, &member).await?;
         }
-        let findings = member.findings().await?;
         let mesh = if renewed.is_some() { self.mesh_of(tenant, id).await? } else { None };
         let Some(mesh) = mesh else {
             let (kubernetes_version, retired) = member.tend(over).await?;
             // Without a time until which an older one is good there is none.
             let settled = retired || renewed.is_none();
-            return Ok(Tended { kubernetes_version, settled, findings });
+            return Ok((member, tended(kubernetes_version, settled)));
         };
         let (kubernetes_version, _) = member.tend(false).await?;
         // One that is coming up or going away is left to its own operation.
         if mesh.state != MeshState::Ready {
-            return Ok(Tended { kubernetes_version, settled: false, findings });
+            return Ok((member, tended(kubernetes_version, false)));
         }
         let (world, _) = self.world(tenant, mesh.id).await?;
-        world.renew_limits().await.map_err(|error| explain(&error))?;
-        let renewed = world.renew_access(&member.name).await.map_err(|error| explain(&error))?;
+        // The limits are those of the whole mesh: they keep no member from its care.
+        if let Err(error) = world.renew_limits().await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(cluster.id = %id, mesh.id = %mesh.id, error, "the limits of a mesh were not renewed");
+        }
+        let renewed = explain_unless_changed(world.renew_access(&member.name).await)?;
         // Old tokens go only after a round in which nobody had one any more: whoever wrote one in between is seen here.
-        let settled = over && renewed && world.retire_tokens(&member).await.map_err(|error| explain(&error))?;
-        Ok(Tended { kubernetes_version, settled, findings })
+        let settled = over && renewed && explain_unless_changed(world.retire_tokens(&member).await)?;
+        Ok((member, tended(kubernetes_version, settled)))
     }
 }

@@ -26,6 +26,8 @@ struct State {
     token: Option<String>,
     /// Webhook names that no dry run gets past.
     silent: Vec<String>,
+    /// Whether dry runs get no answer at all.
+    stalls: bool,
     /// How many more requests a token gets through after its Secret has gone.
     remembered: usize,
     requests: Vec<String>,
@@ -106,6 +108,10 @@ impl FakeCluster {
         self.lock().silent.push(name.into());
     }
 
+    pub(crate) fn stall_dry_runs(&self) {
+        self.lock().stalls = true;
+    }
+
     pub(crate) fn remember(&self, requests: usize) {
         self.lock().remembered = requests;
     }
@@ -140,6 +146,9 @@ impl FakeCluster {
             let mut words = line.split_whitespace();
             let (method, uri) = (words.next()?, words.next()?);
             let body = serde_json::from_slice(&body).unwrap_or_default();
+            if uri.contains("dryRun") && self.lock().stalls {
+                return std::future::pending().await;
+            }
             let (status, answer) = self.lock().answer(method, uri, &token, body);
             let answer = answer.to_string();
             let head = format!(

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use cluster::register::{Connected, Wanted, identify, register, renew};
-use cluster::{Account, Credential, Former, MemberDoor};
+use cluster::register::{Connected, Wanted, explain_unless_changed, identify, register, renew};
+use cluster::{Account, Credential, Dialling, Door, Former, Limits, MemberDoor};
+use rollout::ports::WorldError;
 use serde_json::json;
 
 use super::fake::{FakeCluster, open, rules};
@@ -125,8 +126,8 @@ async fn everything_that_a_former_istio_left_is_named_with_the_command_that_remo
     assert!(refused.hint.contains(command), "{}", refused.hint);
 }
 
-#[tokio::test]
-async fn a_webhook_of_somebody_else_that_does_not_answer_is_a_finding_and_no_obstacle() {
+/// A cluster with a namespace whose new pods are shown to another's webhook.
+async fn scanned() -> FakeCluster {
     let cluster = FakeCluster::new(UID).await;
     cluster
         .put("/api/v1/namespaces/scanned", json!({ "metadata": { "name": "scanned", "labels": { "scan": "yes" } } }));
@@ -135,15 +136,41 @@ async fn a_webhook_of_somebody_else_that_does_not_answer_is_a_finding_and_no_obs
         "rules": [{ "apiGroups": [""], "operations": ["CREATE"], "resources": ["pods"] }],
     }] });
     cluster.put("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/image-scanner", scanner);
+    cluster
+}
+
+#[tokio::test]
+async fn a_webhook_of_somebody_else_that_does_not_answer_is_a_finding_and_no_obstacle() {
+    let cluster = scanned().await;
     let present = registered(&cluster, 1).await;
     let member = member(1, &present, &present.credential);
-    assert_eq!(member.findings().await, Ok(Vec::new()), "it answers");
+    assert_eq!(member.findings().await, [], "it answers");
     cluster.silence_webhook("image-scanner");
-    let found = member.findings().await.expect("an answer");
+    let found = member.findings().await;
     assert_eq!(found.len(), 1);
     assert_eq!(
         (found[0].code.as_str(), found[0].object.as_str()),
         ("webhook_silent", "mutatingwebhookconfiguration/image-scanner")
     );
     assert!(found[0].hint.contains("kubectl delete mutatingwebhookconfiguration/image-scanner"), "{}", found[0].hint);
+}
+
+#[tokio::test]
+async fn a_webhook_that_the_api_server_waits_for_longer_than_we_do_is_silent_while_the_api_server_answers() {
+    let cluster = scanned().await;
+    let present = registered(&cluster, 1).await;
+    let limits = Limits { call: Duration::from_millis(500), ..Limits::default() };
+    let door = Door::open("c", &present.credential, &Dialling { limits, ..rules() }).expect("a door");
+    let member = MemberDoor { door, ..member(1, &present, &present.credential) };
+    cluster.stall_dry_runs();
+    let found: Vec<String> = member.findings().await.into_iter().map(|finding| finding.object).collect();
+    assert_eq!(found, ["mutatingwebhookconfiguration/image-scanner"]);
+}
+
+#[test]
+fn an_object_that_another_worker_changed_is_not_done_yet_and_no_silence_of_the_cluster() {
+    assert_eq!(explain_unless_changed(Err(WorldError::Changed { place: "c".into() })), Ok(false));
+    assert_eq!(explain_unless_changed(Ok(true)), Ok(true));
+    let silent = explain_unless_changed(Err(WorldError::silent("c", "no answer in time"))).expect_err("a silence");
+    assert_eq!(silent.code, "cluster_unreachable");
 }
