@@ -69,7 +69,7 @@ impl MeshWorld {
         let door = self.door(target)?;
         let inventory = door.get(&self.inventory_path(target)).await?;
         let clean = inventory.as_ref().and_then(value_of);
-        let outdated = clean.is_some() && *target == Target::Limits && self.limits_outdated().await?;
+        let outdated = clean.is_some() && *target == Target::Limits && !self.limits_current().await?;
         let value = if outdated { Some(OUTDATED.to_owned()) } else { clean };
         let (partial, settled) = match (&inventory, &value) {
             (_, Some(_)) => (false, self.bundle_settled(target).await?),

@@ -54,17 +54,8 @@ impl MeshWorld {
         Ok(vec![namespace, self.object("v1", "ResourceQuota", NAME, json!({ "spec": { "hard": quota } })), policy])
     }
 
-    /// Whether the limits are not what they ought to be by now, or that cannot be said because a member's name leads
-    /// nowhere: they can be removed all the same.
-    pub(super) async fn limits_outdated(&self) -> Result<bool, WorldError> {
-        match self.limits_current().await {
-            Err(error) if error.is_lost() => Ok(true),
-            current => Ok(!current?),
-        }
-    }
-
     /// Whether the limits are what they ought to be by now.
-    async fn limits_current(&self) -> Result<bool, WorldError> {
+    pub(super) async fn limits_current(&self) -> Result<bool, WorldError> {
         let path = format!("/api/v1/namespaces/{}", self.namespace());
         let namespace = self.config.hosting.get(&path).await?.unwrap_or_default();
         for wanted in self.limits().await? {
