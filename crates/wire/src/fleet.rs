@@ -244,7 +244,7 @@ pub struct CreateMesh {
     #[schema(example = "1.25.1.1")]
     pub version: String,
     /// `standard`, `enterprise` or `ultimate`; the highest that the tenant was granted, where it is left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::object::present")]
     #[schema(value_type = String, required = false)]
     pub edition: Option<String>,
     /// Ids of its member clusters; the first is the config cluster.
