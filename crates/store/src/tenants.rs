@@ -71,7 +71,7 @@ pub struct NewTenant<'a> {
     pub quotas: &'a Quotas,
     /// The highest edition that its meshes can have.
     pub edition: Edition,
-    /// Its first data key, from `first_wrapped_key` of the session.
+    /// Its first data key, from the vault: `first_wrapped_key`.
     pub wrapped: &'a WrappedKey,
 }
 
