@@ -216,24 +216,34 @@ pub fn find_binaries() -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::{Gid, Uid};
+    use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
+    use sqlx::ConnectOptions;
+    use sqlx::postgres::PgConnectOptions;
+
     use super::*;
 
-    /// Connects with `psql` from this account, or from another one; answers whether it was let in, and what was said.
-    fn connects(socket: &Path, role: &str, account: Option<&str>) -> (bool, String) {
-        let psql = find_binaries().expect("Postgres").join("psql");
-        let mut command = as_account(account, &psql);
-        command.args([
-            "--no-psqlrc",
-            "--no-password",
-            "--username",
-            role,
-            "--dbname",
-            "postgres",
-            "--command",
-            "SELECT 1",
-        ]);
-        let output = command.arg("--host").arg(socket).current_dir("/").output().expect("psql runs");
-        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    /// Connects as a role of Postgres from this account, or from another one; answers why it was refused.
+    ///
+    /// Linux keeps the identity of each thread apart, so only the thread that connects becomes the other account.
+    fn refusal(socket: &Path, role: &str, other: Option<&str>) -> Option<String> {
+        let options = PgConnectOptions::new_without_pgpass().socket(socket).username(role).database("postgres");
+        let identity = other.map(|account| (number("-g", account), number("-u", account)));
+        let connecting = std::thread::spawn(move || {
+            if let Some((group, user)) = identity {
+                set_thread_groups(&[]).expect("no other groups");
+                set_thread_gid(Gid::from_raw(group)).expect("the group of the account");
+                set_thread_uid(Uid::from_raw(user)).expect("the account");
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(options.connect()).err().map(|error| error.to_string())
+        });
+        connecting.join().expect("the thread ends")
+    }
+
+    /// The number of an account's user or group.
+    fn number(of: &str, account: &str) -> u32 {
+        id(&[of, account]).expect("an account").parse().expect("a number")
     }
 
     #[test]
@@ -246,20 +256,19 @@ mod tests {
         assert_eq!(std::fs::metadata(&server.dir).expect("a folder").permissions().mode() & 0o777, PRIVATE);
         let socket = server.dir.join(".s.PGSQL.5432");
         assert_eq!(std::fs::metadata(&socket).expect("a socket").permissions().mode() & 0o777, PRIVATE);
-        let (own, said) = connects(&server.dir, SUPERUSER, None);
-        assert!(own, "{said}");
+        assert_eq!(refusal(&server.dir, SUPERUSER, None), None);
         // Only root can become another user. For everyone else the permissions above have been looked at.
         if account().expect("an account").is_none() {
             return;
         }
-        let (entered, said) = connects(&server.dir, SUPERUSER, Some("nobody"));
-        assert!(!entered && said.contains("Permission denied"), "{said}");
+        let said = refusal(&server.dir, SUPERUSER, Some("nobody")).expect("a refusal");
+        assert!(said.contains("Permission denied"), "{said}");
         for open in [&server.dir, &socket] {
             std::fs::set_permissions(open, std::fs::Permissions::from_mode(0o777)).expect("permissions");
         }
         for role in ROLES {
-            let (entered, said) = connects(&server.dir, role, Some("nobody"));
-            assert!(!entered && said.contains("Peer authentication failed"), "{role}: {said}");
+            let said = refusal(&server.dir, role, Some("nobody")).expect("a refusal");
+            assert!(said.contains("Peer authentication failed"), "{role}: {said}");
         }
     }
 }
