@@ -318,8 +318,8 @@ impl RealWorlds {
         if over {
             member.former = self.former(tenant, id, &member).await?;
         }
-        let mesh = if renewed.is_some() { self.mesh_of(tenant, id).await? } else { None };
-        let Some(mesh) = mesh else {
+        let mesh = self.mesh_of(tenant, id).await?;
+        let Some(mesh) = mesh.filter(|mesh| renewed.is_some() || mesh.state == MeshState::Ready) else {
             let (kubernetes_version, retired) = member.tend(over).await?;
             // Without a time until which an older one is good there is none.
             let settled = retired || renewed.is_none();
@@ -331,6 +331,14 @@ impl RealWorlds {
             return Ok((member, tended(kubernetes_version, false)));
         }
         let (world, _) = self.world(tenant, mesh.id).await?;
+        if renewed.is_none() {
+            // What goes wrong here is the hosting cluster's or the mesh's: it says nothing of this member.
+            if let Err(error) = world.follow(&member.name).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(cluster.id = %id, mesh.id = %mesh.id, error, "control planes were not brought after a member's address");
+            }
+            return Ok((member, tended(kubernetes_version, true)));
+        }
         // The limits are those of the whole mesh: they keep no member from its care.
         if let Err(error) = world.renew_limits().await {
             let error = &error as &dyn std::error::Error;

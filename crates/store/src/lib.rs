@@ -6,7 +6,7 @@
 use std::marker::PhantomData;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use envelope::TenantKeys;
 use model::audit::Entry;
@@ -312,6 +312,26 @@ impl Tx<'_> {
         self.write_log().await?;
         self.inner.commit().await?;
         Ok(())
+    }
+
+    /// Commits, and makes a claim's lease whole in the last statement. Answers an instant before that statement was sent.
+    ///
+    /// # Errors
+    /// As [`Tx::commit`]; and [`StoreError::Fenced`] when another claim has the operation.
+    pub async fn commit_renewing(mut self, claim: &Claim) -> Result<Instant, StoreError> {
+        self.write_log().await?;
+        let since = Instant::now();
+        let done = sqlx::query!(
+            "UPDATE work_queue SET lease_until = clock_timestamp() + make_interval(secs => $3) WHERE operation_id = $1 AND epoch = $2",
+            claim.operation.0,
+            claim.epoch,
+            claim.lease.as_secs_f64()
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        exactly_one(done.rows_affected(), StoreError::Fenced)?;
+        self.inner.commit().await?;
+        Ok(since)
     }
 }
 

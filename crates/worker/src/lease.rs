@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rollout::ports::{Deadline, Permit};
-use store::{Claim, Store, StoreError};
+use store::{Claim, Store, StoreError, Tx};
 
 /// How many renewals are tried within a lease: two may fail before the claim is lost.
 const RENEWALS: u32 = 3;
@@ -38,12 +38,31 @@ pub(crate) struct Lease {
     locked: AtomicBool,
 }
 
-/// A transaction that has the queue row's lock.
-pub(crate) struct Locked<'l>(&'l Lease);
+/// A transaction that has the queue row's lock, or is about to take it.
+#[must_use = "the lock is noted for as long as this lives"]
+pub(crate) struct Locked<'l> {
+    lease: &'l Lease,
+    /// Before the lock was asked for.
+    since: Instant,
+}
+
+impl Locked<'_> {
+    /// Commits the transaction, whose record renewed the lease. Where the database is slow a good part of that is over by now,
+    /// so the lease is made whole again by the last statement.
+    pub(crate) async fn commit(mut self, tx: Tx<'_>) -> Result<(), StoreError> {
+        if self.since.elapsed() > self.lease.length / RETRIES {
+            self.since = tx.commit_renewing(&self.lease.claim).await?;
+        } else {
+            tx.commit().await?;
+        }
+        self.lease.renewed(self.since);
+        Ok(())
+    }
+}
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        self.0.locked.store(false, Ordering::Relaxed);
+        self.lease.locked.store(false, Ordering::Relaxed);
     }
 }
 
@@ -65,11 +84,12 @@ impl Lease {
         *self.progress.lock().expect("no holder panics") = Instant::now();
     }
 
-    /// Notes that a transaction has recorded something and is not committed yet. Renewals wait for it, and the end of the
-    /// lease does not stop it: a long one would never be committed where the database is slow.
+    /// Notes that a transaction records something and is not committed yet. No renewal is sent meanwhile, for it would wait
+    /// for that transaction; and the end of the lease does not stop it, for a long one would never be committed where the
+    /// database is slow.
     pub(crate) fn lock(&self) -> Locked<'_> {
         self.locked.store(true, Ordering::Relaxed);
-        Locked(self)
+        Locked { lease: self, since: Instant::now() }
     }
 
     fn good(&self) -> bool {
@@ -81,7 +101,7 @@ impl Lease {
     }
 
     /// Notes that the lease was renewed after `since`: by a renewal, or by a record that was committed.
-    pub(crate) fn renewed(&self, since: Instant) {
+    fn renewed(&self, since: Instant) {
         let mut last = self.since.lock().expect("no holder panics");
         // Answers may overtake each other: the latest renewal counts.
         let since = since.max(*last);
@@ -103,6 +123,10 @@ impl Lease {
             tokio::time::sleep(pause.min(left).max(soon)).await;
             if self.idle() > patience {
                 return Lost::Stalled;
+            }
+            if self.locked.load(Ordering::Relaxed) {
+                pause = soon;
+                continue;
             }
             let since = Instant::now();
             match tokio::time::timeout_at(ends, store.renew(&self.claim, self.length)).await {

@@ -9,10 +9,10 @@ use model::operation::{OperationKind, OperationState, Problem};
 use model::plan::Target;
 use rollout::ports::{Permit, WorldError};
 use rollout::step::Place;
-use store::{Claim, Item, Operation, Record, StoreError};
+use store::{Claim, Item, Operation, Record, StoreError, Tx};
 use tokio_util::sync::CancellationToken;
 
-use crate::lease::Lease;
+use crate::lease::{Lease, Locked};
 use crate::{Engine, vitals};
 
 mod audited;
@@ -84,9 +84,9 @@ impl<'e> Run<'e> {
         if run.operation.state == OperationState::Queued {
             run.operation.state = OperationState::Running;
             let state = Some(OperationState::Running);
-            tx.record(&claim, &Record { state, ..Record::default() }, run.now()).await?;
+            let locked = run.record(&mut tx, &Record { state, ..Record::default() }).await?;
+            locked.commit(tx).await?;
         }
-        tx.commit().await?;
         lease.progressed();
         Ok(Some(run))
     }
@@ -109,6 +109,13 @@ impl<'e> Run<'e> {
 
     fn now(&self) -> Timestamp {
         self.engine.clock.now()
+    }
+
+    /// Records within a transaction, which has the queue row's lock from here on.
+    async fn record(&self, tx: &mut Tx<'_>, record: &Record) -> Result<Locked<'e>, StoreError> {
+        let locked = self.lease.lock();
+        tx.record(&self.claim, record, self.now()).await?;
+        Ok(locked)
     }
 
     /// The right to write for as long as the lease is renewed.

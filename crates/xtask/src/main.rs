@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
 mod bad_input;
 mod bench;
@@ -97,6 +98,7 @@ enum Scenario {
 pub(crate) type Result<T> = std::result::Result<T, String>;
 
 fn main() -> ExitCode {
+    show_logs();
     let done = match Task::parse() {
         Task::Check => check::check(),
         Task::Fresh { write } => fresh::fresh(write),
@@ -137,4 +139,11 @@ pub(crate) fn output(command: &mut std::process::Command) -> Result<String> {
     }
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     Err(format!("{name} failed: {} {}", said(&output.stderr), said(&output.stdout)))
+}
+
+/// Shows what the product's own parts log within this process, as far as `RUST_LOG` asks for it.
+fn show_logs() {
+    if let Ok(filter) = EnvFilter::try_from_default_env() {
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
 }

@@ -115,6 +115,23 @@ async fn a_new_address_of_a_member_reaches_running_control_planes_and_restarts_t
 }
 
 #[tokio::test]
+async fn control_planes_follow_a_member_that_moves_while_its_credential_is_good() {
+    let stage = Stage::new().await;
+    let c2 = "c2".parse().expect("a name");
+    stage.settle(&stage.world(&stage.config, &stage.remote), "c2").await;
+    let moved = stage.remote.another_address().await;
+    let world = stage.world(&stage.config, &moved);
+    let before = stage.notes();
+    assert_eq!(world.follow(&c2).await, Ok(()));
+    let server = stage.kubeconfig("istio-remote-secret-c2", "c2")["clusters"][0]["cluster"]["server"].clone();
+    assert_eq!(server, format!("https://{}", moved.address));
+    assert_ne!(stage.notes()[1], before[1], "1.27.9 would hang over the changed secret");
+    stage.hosting.writes();
+    assert_eq!(world.follow(&c2).await, Ok(()));
+    assert!(stage.hosting.writes().is_empty(), "once is enough");
+}
+
+#[tokio::test]
 async fn a_new_authority_of_the_config_cluster_restarts_every_control_plane_once() {
     let stage = Stage::new().await;
     stage.settle(&stage.world(&stage.config, &stage.remote), "c1").await;

@@ -1,7 +1,5 @@
 //! How a claim begins: the plan is built and stored, once.
 
-use std::time::Instant;
-
 use model::leftover::Leftover;
 use model::operation::{OperationKind, OperationState};
 use model::plan::{Plan, Target};
@@ -59,10 +57,8 @@ impl Run<'_> {
         }
         let runs = self.operation.state == OperationState::Running;
         let state = (!runs).then_some(OperationState::Running);
-        let since = Instant::now();
-        tx.record(&self.claim, &Record { state, ..Record::default() }, self.now()).await?;
-        tx.commit().await?;
-        self.lease.renewed(since);
+        let locked = self.record(&mut tx, &Record { state, ..Record::default() }).await?;
+        locked.commit(tx).await?;
         Ok(true)
     }
 
@@ -117,10 +113,10 @@ impl Run<'_> {
         let Some(upgrade) = self.operation.upgrade else { return Ok(Some((Vec::new(), LabelPolicy::default()))) };
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         let known = tx.lock_upgrade(upgrade).await?;
-        tx.record(&self.claim, &Record::default(), self.now()).await?;
+        let locked = self.record(&mut tx, &Record::default()).await?;
         if matches!(known.state, UpgradeState::Holding { .. }) {
             if let Some(guest) = tx.guest(known.mesh).await? {
-                drop(tx);
+                drop((tx, locked));
                 self.wait(format!("{guest} changes the mesh's data plane; the retirement begins when it has ended"))
                     .await?;
                 return Ok(None);
@@ -128,7 +124,7 @@ impl Run<'_> {
             tx.upgrade_retiring(upgrade, false, self.engine.clock.as_ref()).await?;
         }
         let history = tx.started(upgrade).await?;
-        tx.commit().await?;
+        locked.commit(tx).await?;
         Ok(Some((history, known.choice.labels)))
     }
 }

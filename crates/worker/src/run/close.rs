@@ -40,8 +40,7 @@ impl Run<'_> {
             tx.lock_upgrade(upgrade).await?;
         }
         let record = Record { state: Some(state), ..record };
-        tx.record(&self.claim, &record, self.now()).await?;
-        let _locked = self.lease.lock();
+        let _locked = self.record(&mut tx, &record).await?;
         tx.release(&self.claim, None).await?;
         if let Some(upgrade) = self.operation.upgrade {
             tx.upgrade_outcome(upgrade, outcome, self.engine.clock.as_ref()).await?;
@@ -86,8 +85,7 @@ impl Run<'_> {
         let seen = Some(unseen.seq);
         let state = news.then(|| OperationState::Paused { problem: problem.clone() });
         let record = Record { facts, state, seen, waiting_for: None };
-        tx.record(&self.claim, &record, self.now()).await?;
-        let _locked = self.lease.lock();
+        let _locked = self.record(&mut tx, &record).await?;
         tx.release(&self.claim, Some(SLEEP)).await?;
         if let (true, Some(upgrade)) = (news, self.operation.upgrade) {
             tx.upgrade_outcome(upgrade, Outcome::Paused(problem), self.engine.clock.as_ref()).await?;
@@ -132,7 +130,7 @@ impl Run<'_> {
         let until = self.now() + SignedDuration::try_from(REST).expect("a short rest");
         let state = OperationState::Waiting { reason, until };
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        tx.record(&self.claim, &Record { state: Some(state), ..Record::default() }, self.now()).await?;
+        let _locked = self.record(&mut tx, &Record { state: Some(state), ..Record::default() }).await?;
         tx.release(&self.claim, Some(REST)).await?;
         tx.commit().await
     }

@@ -1,6 +1,6 @@
 //! Registrations and renewals: a cluster's next credential, and its way to the control planes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::SignedDuration;
 use model::audit::Entry;
@@ -87,10 +87,9 @@ impl Run<'_> {
             before: None,
             after: Some(sha256(issued.uid.as_bytes())),
         });
-        let since = Instant::now();
-        tx.record(&self.claim, &Record { state: Some(OperationState::Running), ..Record::default() }, now).await?;
-        tx.commit().await?;
-        self.lease.renewed(since);
+        let running = Record { state: Some(OperationState::Running), ..Record::default() };
+        let locked = self.record(&mut tx, &running).await?;
+        locked.commit(tx).await?;
         Ok(())
     }
 
@@ -134,7 +133,7 @@ impl Run<'_> {
         let until = self.now() + SignedDuration::try_from(REST).expect("a short rest");
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         let state = Some(OperationState::Waiting { reason, until });
-        tx.record(&self.claim, &Record { state, ..Record::default() }, self.now()).await?;
+        let _locked = self.record(&mut tx, &Record { state, ..Record::default() }).await?;
         tx.release(&self.claim, Some(REST)).await?;
         tx.commit().await
     }
@@ -156,7 +155,7 @@ impl Run<'_> {
 
     pub(super) async fn ended(&mut self, mut tx: Tx<'_>, state: OperationState) -> Result<(), StoreError> {
         let record = Record { state: Some(state), ..Record::default() };
-        tx.record(&self.claim, &record, self.now()).await?;
+        let _locked = self.record(&mut tx, &record).await?;
         tx.release(&self.claim, None).await?;
         tx.commit().await?;
         vitals::recorded(&self.operation, &record, self.now());

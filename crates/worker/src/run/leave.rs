@@ -1,8 +1,6 @@
 //! Deregistrations: our account is removed from a cluster, and a look shows that it is gone. Only then is the cluster
 //! forgotten.
 
-use std::time::Instant;
-
 use jiff::SignedDuration;
 use model::audit::Entry;
 use model::ids::ClusterId;
@@ -59,13 +57,12 @@ impl Run<'_> {
     async fn begin_removal(&mut self, cluster: ClusterId, leftovers: &[Leftover]) -> Result<(), StoreError> {
         let now = self.now();
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        let since = Instant::now();
-        tx.record(&self.claim, &Record { state: Some(OperationState::Running), ..Record::default() }, now).await?;
+        let running = Record { state: Some(OperationState::Running), ..Record::default() };
+        let locked = self.record(&mut tx, &running).await?;
         tx.begin_removal(cluster, now).await?;
         tx.keep_leftovers(self.claim.operation, leftovers).await?;
         tx.note(self.left_entry("cluster.account.removal", cluster));
-        tx.commit().await?;
-        self.lease.renewed(since);
+        locked.commit(tx).await?;
         Ok(())
     }
 
@@ -118,7 +115,7 @@ impl Run<'_> {
         let until = self.now() + SignedDuration::try_from(REST).expect("a short rest");
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         let state = Some(OperationState::Waiting { reason, until });
-        tx.record(&self.claim, &Record { state, ..Record::default() }, self.now()).await?;
+        let _locked = self.record(&mut tx, &Record { state, ..Record::default() }).await?;
         tx.release(&self.claim, Some(REST)).await?;
         tx.commit().await
     }

@@ -1,7 +1,6 @@
 //! One look at the steps that are open, and what follows from it.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -202,10 +201,8 @@ impl Run<'_> {
             self.audited(&facts).into_iter().for_each(|entry| tx.note(entry));
         }
         let record = Record { facts, waiting_for, ..Record::default() };
-        let since = Instant::now();
-        tx.record(&self.claim, &record, self.now()).await?;
-        tx.commit().await?;
-        self.lease.renewed(since);
+        let locked = self.record(&mut tx, &record).await?;
+        locked.commit(tx).await?;
         vitals::recorded(&self.operation, &record, self.now());
         self.waiting_for = waits;
         for (number, fact) in &record.facts {

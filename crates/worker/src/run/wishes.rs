@@ -37,8 +37,8 @@ impl Run<'_> {
         if !unseen.wishes.is_empty() {
             let mut tx = self.engine.store.begin(self.claim.tenant).await?;
             let state = Some(self.operation.state.clone());
-            tx.record(&self.claim, &Record { seen, state, ..Record::default() }, self.now()).await?;
-            tx.commit().await?;
+            let locked = self.record(&mut tx, &Record { seen, state, ..Record::default() }).await?;
+            locked.commit(tx).await?;
         }
         Ok(true)
     }
@@ -54,8 +54,8 @@ impl Run<'_> {
         self.looks.clear();
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         let record = Record { facts, ..Record::default() };
-        tx.record(&self.claim, &record, self.now()).await?;
-        tx.commit().await?;
+        let locked = self.record(&mut tx, &record).await?;
+        locked.commit(tx).await?;
         vitals::recorded(&self.operation, &record, self.now());
         Ok(())
     }
