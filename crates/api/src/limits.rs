@@ -16,7 +16,9 @@ use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use jiff::{SignedDuration, Timestamp};
 use model::audit::Digest;
+use model::ids::TenantId;
 use store::sha256;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What a request costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +112,10 @@ type Buckets = RateLimiter<String, DashMapStateStore<String>, Clock, StateInform
 /// Above so many known principals, those that have not asked for a while are forgotten.
 const MANY: usize = 10_000;
 
+/// Requests of one tenant that wait for a change at the same time. Each keeps a connection that cannot be closed for another
+/// caller's, and there are about a thousand where the service has the usual number of open files.
+const WAITS: usize = 100;
+
 /// How long somebody who was let in is known by what they sent.
 const KNOWN_FOR: SignedDuration = SignedDuration::from_secs(10);
 
@@ -127,6 +133,7 @@ pub struct Limits {
     tenants: [Buckets; 3],
     principals: [Buckets; 3],
     known: Mutex<HashMap<Digest, Known>>,
+    waits: Mutex<HashMap<TenantId, Arc<Semaphore>>>,
     clock: Clock,
 }
 
@@ -155,8 +162,18 @@ impl Limits {
     /// Nobody has asked yet.
     pub fn new(tenant: Rates, principal: Rates, clock: Arc<dyn model::Clock>) -> Self {
         let clock = Clock(clock);
-        let known = Mutex::default();
-        Self { tenants: buckets(tenant, &clock), principals: buckets(principal, &clock), known, clock }
+        let (known, waits) = (Mutex::default(), Mutex::default());
+        Self { tenants: buckets(tenant, &clock), principals: buckets(principal, &clock), known, waits, clock }
+    }
+
+    /// The right to wait for a change, until it is dropped; `None` while the tenant has too many requests that wait.
+    pub(crate) fn wait(&self, tenant: TenantId) -> Option<OwnedSemaphorePermit> {
+        let mut all = self.waits.lock().expect("no holder panics");
+        if all.len() >= MANY {
+            all.retain(|_, waits| Arc::strong_count(waits) > 1);
+        }
+        let waits = all.entry(tenant).or_insert_with(|| Arc::new(Semaphore::new(WAITS))).clone();
+        waits.try_acquire_owned().ok()
     }
 
     /// Counts a request of somebody who was let in a moment ago with the same credential; `None` for everybody else.

@@ -75,7 +75,7 @@ pub(crate) async fn get_operation(
     Query(wait): Query<Wait>,
 ) -> Result<Json<Operation>> {
     let operation: OperationId = id(&operation, "operation")?;
-    let waiting = wait.begin()?;
+    let waiting = wait.begin(&caller)?;
     let mut tx = database.begin().await?;
     let shown = loop {
         let found = permitted(&caller, &mut tx, operation, Action::Read).await?;

@@ -123,8 +123,17 @@ impl ApiError {
 
     /// After so many seconds the next request may come.
     pub(crate) fn rate_limited(seconds: u64) -> Self {
-        let (detail, hint) =
-            ("You ask more often than your share allows.", format!("Come back in {seconds} s, and ask less often."));
+        let hint = format!("Come back in {seconds} s, and ask less often.");
+        Self::too_many("You ask more often than your share allows.", hint, seconds)
+    }
+
+    /// Too many requests of the tenant wait for a change already.
+    pub(crate) fn too_many_waits() -> Self {
+        let hint = "Come back in a second, follow changes with `GET /v1/events`, or ask without `wait_seconds`.";
+        Self::too_many("Too many requests of your tenant wait for a change at once.", hint, 1)
+    }
+
+    fn too_many(detail: &str, hint: impl Into<String>, seconds: u64) -> Self {
         let mut limited = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail, hint);
         if let Self::Problem(refusal) = &mut limited {
             refusal.retry_after = Some(seconds);

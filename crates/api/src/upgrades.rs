@@ -14,6 +14,7 @@ use model::upgrade::{UpgradePolicyChoice, UpgradeState, Verb};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use store::{MeshState, NewUpgrade, Tx};
+use tokio::sync::OwnedSemaphorePermit;
 use wire::{CreateUpgrade, MoveNamespaces, Upgrade, UpgradeList};
 
 use crate::auth::{Asked, Caller};
@@ -151,21 +152,29 @@ pub(crate) struct Wait {
 
 /// A wait under way.
 #[derive(Debug)]
-pub(crate) struct Waiting(tokio::time::Instant);
+pub(crate) struct Waiting {
+    until: tokio::time::Instant,
+    /// Given back when the wait ends; a request that does not wait needs none.
+    _permit: Option<OwnedSemaphorePermit>,
+}
 
 impl Wait {
-    pub(crate) fn begin(&self) -> Result<Waiting> {
+    pub(crate) fn begin(&self, caller: &Caller) -> Result<Waiting> {
         if self.wait_seconds > LONGEST_WAIT {
             return Err(ApiError::field("?wait_seconds", format!("0 to {LONGEST_WAIT}")));
         }
-        Ok(Waiting(tokio::time::Instant::now() + Duration::from_secs(self.wait_seconds)))
+        let permit = match self.wait_seconds {
+            0 => None,
+            _ => Some(caller.app.limits.wait(caller.tenant).ok_or_else(ApiError::too_many_waits)?),
+        };
+        Ok(Waiting { until: tokio::time::Instant::now() + Duration::from_secs(self.wait_seconds), _permit: permit })
     }
 }
 
 impl Waiting {
     /// Ends a look and rests before another one, without a connection; none when the time is over.
     pub(crate) async fn again(&self, tx: Tx<'static>) -> Result<Option<Tx<'static>>> {
-        if tokio::time::Instant::now() >= self.0 {
+        if tokio::time::Instant::now() >= self.until {
             return Ok(None);
         }
         let session = tx.rest();
@@ -186,7 +195,7 @@ pub(crate) async fn get_upgrade(
     Query(wait): Query<Wait>,
 ) -> Result<Response> {
     let upgrade: UpgradeId = id(&upgrade, "upgrade")?;
-    let waiting = wait.begin()?;
+    let waiting = wait.begin(&caller)?;
     let mut tx = database.begin().await?;
     let found = loop {
         let found = tx.upgrade(upgrade).await?;

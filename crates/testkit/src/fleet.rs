@@ -17,17 +17,15 @@ use model::version::Version;
 use rollout::decide::Patience;
 use serde_json::Value;
 use store::{
-    Hosting, NewCluster, NewMesh, NewOperation, NewUpgrade, Operation, Page, Store, StoredRelease, Upgrade, Written,
+    Hosting, NewCluster, NewMesh, NewOperation, NewUpgrade, Operation, Page, StoredRelease, Tx, Upgrade, Written,
 };
-use worker::{Engine, Settings};
+use worker::Settings;
 
 use crate::credentials::{Credentials, issued, own_uid};
-use crate::relay::Relay;
-use crate::{FakeWorld, ManualClock, Process, TestDb};
+use crate::{FakeWorld, ManualClock, TestDb};
 
+mod workers;
 mod worlds;
-
-use worlds::FakeWorlds;
 
 /// One mesh of two members on 1.25.1.1, with 1.27.9.1 in the catalogue.
 pub struct Fleet {
@@ -88,6 +86,13 @@ pub fn hasty() -> Patience {
     Patience { unused_samples: 2, unused_over, unused_every, ..Patience::default() }
 }
 
+async fn ready_cluster(tx: &mut Tx<'_>, clock: &ManualClock, name: &str) -> ClusterId {
+    let (id, now) = (ClusterId(clock.uuid()), clock.now());
+    tx.create_cluster(&submitted(id, name), now).await.expect("a cluster");
+    tx.renewed_credential(id, &issued(own_uid(id), 1, now), Duration::ZERO, now).await.expect("a ready cluster");
+    id
+}
+
 impl Fleet {
     /// Brings the mesh up, with one workload for each label form of requirement B4 and one without a label.
     ///
@@ -130,6 +135,18 @@ impl Fleet {
         Self::of(self.db.beside(tenant, name).await, self.clock.clone(), hosting).await.bring_up().await
     }
 
+    /// Another tenant in the same database, with a cluster of this name that no mesh uses yet.
+    ///
+    /// # Panics
+    /// When the database fails.
+    pub async fn neighbour(&self, tenant: TenantId, name: &str) -> ClusterId {
+        let db = self.db.beside(tenant, name).await;
+        let mut tx = db.worker.begin(tenant).await.expect("a transaction");
+        let id = ready_cluster(&mut tx, &self.clock, name).await;
+        tx.commit().await.expect("a commit");
+        id
+    }
+
     async fn bring_up(self) -> Self {
         self.begin(OperationKind::CreateMesh, Value::Null).await;
         self.run().await;
@@ -143,12 +160,7 @@ impl Fleet {
         let mut tx = db.worker.begin(db.tenant).await.expect("a transaction");
         let mut members = Vec::new();
         for name in ["c1", "c2"] {
-            let id = ClusterId(clock.uuid());
-            tx.create_cluster(&submitted(id, name), now).await.expect("a cluster");
-            tx.renewed_credential(id, &issued(own_uid(id), 1, now), Duration::ZERO, now)
-                .await
-                .expect("a ready cluster");
-            members.push(id);
+            members.push(ready_cluster(&mut tx, &clock, name).await);
         }
         let version = "1.25.1.1".parse().expect("a version");
         let new = NewMesh {
@@ -185,65 +197,13 @@ impl Fleet {
         }
     }
 
-    /// A worker of this name with this lease.
-    pub fn worker(&self, owner: &str, lease: Duration) -> Engine {
-        self.worker_on(self.db.worker.clone(), owner, lease)
-    }
-
-    /// A worker that serves another tenant's fleet in the same database, too.
-    pub fn worker_with(&self, other: &Self, owner: &str, lease: Duration) -> Engine {
-        let beside = Some((other.db.tenant, other.world.clone(), other.credentials.clone()));
-        self.maker_with(self.settings(owner, lease), beside)(self.db.worker.clone())
-    }
-
-    /// A worker behind a relay. A session that stands still in a transaction ends after a third of the lease.
+    /// The default policy lets no proxy be two minors behind its istiod, and the parts of 1.25 and 1.27 are those that differ.
     ///
     /// # Panics
     /// When the database fails.
-    pub async fn relayed_worker(&self, owner: &str, lease: Duration, relay: &Relay) -> Engine {
-        let url = self.db.relayed_url("mw_worker", relay, lease / 3);
-        let store = Store::connect(&url, crate::db::vault()).await.expect("a connection as mw_worker");
-        self.worker_on(store, owner, lease)
-    }
-
-    /// A worker like a process of its own, which can be stopped; behind a relay, where one is given.
-    ///
-    /// # Panics
-    /// When the machine has no thread left.
-    pub fn process(&self, owner: &str, lease: Duration, relay: Option<&Relay>) -> Process {
-        let url = match relay {
-            Some(relay) => self.db.relayed_url("mw_worker", relay, lease / 3),
-            None => self.db.url("mw_worker"),
-        };
-        Process::start(url, self.maker(self.settings(owner, lease)))
-    }
-
-    fn worker_on(&self, store: Store, owner: &str, lease: Duration) -> Engine {
-        self.maker(self.settings(owner, lease))(store)
-    }
-
-    fn settings(&self, owner: &str, lease: Duration) -> Settings {
-        let (owner, poll, patience, look) = (owner.into(), self.poll, hasty(), self.look);
-        Settings { owner, lease, poll, patience, look, ..Settings::default() }
-    }
-
-    /// Makes a worker of these settings, once it has a connection.
-    pub(crate) fn maker(&self, settings: Settings) -> impl FnOnce(Store) -> Engine + Send + use<> {
-        self.maker_with(settings, None)
-    }
-
-    fn maker_with(
-        &self,
-        settings: Settings,
-        beside: Option<(TenantId, FakeWorld, Credentials)>,
-    ) -> impl FnOnce(Store) -> Engine + Send + use<> {
-        let (world, unreadable, width) = (self.world.clone(), self.unreadable.clone(), self.width);
-        let (credentials, clock) = (self.credentials.clone(), self.clock.clone());
-        move |store| {
-            let (store_of, clock_of) = (store.clone(), clock.clone());
-            let worlds = FakeWorlds { store: store_of, world, width, unreadable, credentials, clock: clock_of, beside };
-            Engine::new(store, Arc::new(worlds), clock, settings)
-        }
+    pub async fn allow_two_minors_in_place(&self) {
+        let change = "UPDATE upgrade_policies SET body = jsonb_set(body, '{in_place_minors}', '2')";
+        self.db.execute("mw_owner", change).await.expect("a policy");
     }
 
     /// Runs everything that is due.

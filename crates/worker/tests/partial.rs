@@ -39,12 +39,6 @@ fn every_object(line: &RevisionName) -> Vec<(Target, &'static str)> {
     targets.into_iter().flat_map(of).collect()
 }
 
-/// The default policy lets no proxy be two minors behind its istiod, and the parts of 1.25 and 1.27 are those that differ.
-async fn allow_two_minors_in_place(fleet: &Fleet) {
-    let change = "UPDATE upgrade_policies SET body = jsonb_set(body, '{in_place_minors}', '2')";
-    fleet.db.execute("mw_owner", change).await.expect("a policy");
-}
-
 async fn refused(fleet: &Fleet, upgrade: UpgradeId, (target, part): &(Target, &'static str)) {
     fleet.world.refuse_part(target, part, true);
     let state = fleet.go(upgrade, Verb::Start).await.state;
@@ -73,7 +67,7 @@ async fn a_change_in_place_of_which_any_object_was_refused_is_rolled_back_to_the
     let line = revision("1-25-1");
     for object in every_object(&line).into_iter().filter(|(target, _)| !matches!(target, Target::Address { .. })) {
         let fleet = Fleet::new().await;
-        allow_two_minors_in_place(&fleet).await;
+        fleet.allow_two_minors_in_place().await;
         let before = fleet.world.picture();
         let upgrade = fleet.plan("1.27.9.1", Strategy::InPlace, 3600).await;
         refused(&fleet, upgrade, &object).await;

@@ -13,10 +13,12 @@ use crate::server::Server;
 use crate::{Result, output};
 
 pub(crate) mod api;
+mod changes;
 mod crowd;
 mod engine;
 mod existence;
 mod fair;
+mod neighbour;
 mod walls;
 
 #[derive(Debug, Subcommand)]
@@ -25,7 +27,7 @@ pub(crate) enum Bench {
     Rollout(Rollout),
     /// Row-level security against queries that name their tenant, on a private Postgres. Build with --release.
     Walls(walls::Walls),
-    /// One tenant at fifty times its share beside another one, and ten thousand connections that say nothing.
+    /// What one tenant's requests and clusters, and connections without a caller, do to other tenants.
     Fair(fair::Fair),
     /// GET and POST through the whole stack beside pgbench with the same transaction and beside `pgbench -S`.
     Api(api::Bench),

@@ -16,6 +16,7 @@ pub(crate) mod credentials;
 pub(crate) mod hosting;
 pub(crate) mod identity;
 pub(crate) mod in_place;
+pub(crate) mod leaving;
 pub(crate) mod own;
 pub(crate) mod refused;
 pub(crate) mod registry;

@@ -112,12 +112,7 @@ impl Api {
 
     /// How much of it is in memory, in bytes.
     pub(crate) fn memory(&self) -> Result<u64> {
-        let process = self.process.as_ref().ok_or("the API does not run")?;
-        let path = format!("/proc/{}/status", process.id());
-        let text = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().map_err(|_| format!("{path} has no size"))?;
-        Ok(kilobytes * 1024)
+        memory_of(self.process.as_ref().ok_or("the API does not run")?.id())
     }
 }
 
@@ -144,4 +139,13 @@ pub(crate) async fn key(store: &Store, tenant: TenantId, role: Role) -> std::res
     tx.create_key(&key, SystemClock.now()).await?;
     tx.commit().await?;
     Ok(text.reveal())
+}
+
+/// How much of a process is in memory, in bytes.
+pub(crate) fn memory_of(process: u32) -> Result<u64> {
+    let path = format!("/proc/{process}/status");
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().map_err(|_| format!("{path} has no size"))?;
+    Ok(kilobytes * 1024)
 }

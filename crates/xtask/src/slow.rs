@@ -5,6 +5,9 @@ use serde_json::json;
 
 use crate::Result;
 
+/// How long a seed takes at scale 1.
+const MINUTES: u32 = 45;
+
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// How many runs, each drawn from its own seed.
@@ -24,6 +27,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let (mut runs, mut failed) = (Vec::new(), Vec::new());
+    eprintln!("a seed takes about {} minutes", MINUTES.div_ceil(options.scale));
     for seed in options.first..options.first + options.seeds {
         match runtime.block_on(testkit::slow::run(seed, options.scale)) {
             Ok(report) => {

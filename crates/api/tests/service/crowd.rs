@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use futures::StreamExt as _;
 use futures::future::join_all;
+use futures::stream::FuturesUnordered;
 use model::Clock as _;
 use model::access::Role;
 use model::ids::{ClusterId, TenantId};
+use model::operation::OperationKind;
 use serde_json::{Value, json};
 use store::{Issued, NewCluster, Store, Written};
 use uuid::Uuid;
@@ -17,6 +20,8 @@ use crate::support::{Service, key};
 const TENANTS: u128 = 40;
 /// Calls that each tenant has under way at once.
 const EACH: usize = 4;
+/// Requests of one tenant that may wait for a change at the same time.
+const WAITS: usize = 100;
 
 /// A cluster of a tenant that is ready to be a member of a mesh.
 async fn ready_cluster(service: &Service, tenant: TenantId) -> ClusterId {
@@ -97,4 +102,28 @@ async fn requests_that_wait_for_their_tenants_turn_hold_no_connection() {
     for reply in waiting.await {
         assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
     }
+}
+
+#[tokio::test]
+async fn one_tenants_requests_that_wait_for_a_change_are_counted_and_take_no_place_from_another_tenants() {
+    let service = Service::new().await;
+    let (crowded, bystander) = (service.key(Role::Viewer).await, service.stranger().await);
+    // Nothing runs it, so it does not change.
+    let operation = service.fleet.begin(OperationKind::Restart, Value::Null).await;
+    let path = format!("/v1/operations/{operation}?wait_seconds=60");
+    let wait = |key| service.call("GET", &path, Some(key), &[], None);
+    // Each is polled until it waits; the one above the limit is answered.
+    let mut waiting: FuturesUnordered<_> = (0..=WAITS).map(|_| wait(crowded.as_str())).collect();
+    let refused = waiting.next().await.expect("one of them is answered");
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS, "{}", refused.text);
+    assert!(refused.text.contains("rate_limited") && refused.text.contains("/v1/events"), "{}", refused.text);
+    assert_eq!(refused.headers["retry-after"], "1");
+    let look = service.call("GET", &format!("/v1/operations/{operation}"), Some(&crowded), &[], None).await;
+    assert_eq!(look.status, StatusCode::OK, "who does not wait is answered: {}", look.text);
+    let other = wait(bystander.as_str()).await;
+    assert_eq!(other.status, StatusCode::NOT_FOUND, "another tenant is not refused for it: {}", other.text);
+    drop(waiting);
+    let again =
+        service.call("GET", &format!("/v1/operations/{operation}?wait_seconds=1"), Some(&crowded), &[], None).await;
+    assert_eq!(again.status, StatusCode::OK, "{}", again.text);
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::fair::{MOST, listen, slowest_hundredth};
+use super::fair::{MOST, MOST_MEMORY, listen, slowest_hundredth};
 use super::rounded;
 use crate::Result;
 use crate::service::Api;
@@ -32,8 +32,6 @@ const STUCK: Duration = Duration::from_millis(200);
 const TICK: Duration = Duration::from_millis(10);
 /// How often a caller comes with a new connection.
 const PACE: Duration = Duration::from_millis(20);
-/// Memory that the crowd may cost, in bytes.
-const MOST_MEMORY: u64 = 64 * 1024 * 1024;
 
 /// The crowd that comes. It stops when this is dropped.
 struct Crowd(Arc<AtomicBool>);

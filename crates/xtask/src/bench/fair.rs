@@ -1,6 +1,6 @@
 //! What one tenant at fifty times its share does to another one: its slowest hundredth of requests, alone and beside the
-//! noise, in turns; what ten thousand connections that say nothing do to the service's memory; and what a crowd of connections
-//! without a caller does to callers of a service with few open files.
+//! noise, in turns; what ten thousand connections that say nothing do to the service's memory; and what bursts of changes,
+//! clusters that never answer and a crowd of connections without a caller do to others.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use model::access::Role;
 use serde_json::json;
 use store::{Store, StoreError, Vault};
@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::{crowd, rounded};
+use super::{changes, crowd, neighbour, rounded};
 use crate::service::{self, Api, Setting};
 use crate::{Result, fresh};
 
@@ -40,9 +40,28 @@ pub(crate) struct Fair {
     /// How many connections without a caller come to a service with few open files.
     #[arg(long, default_value_t = 20_000)]
     crowd: u64,
-    /// Only the crowd.
+    /// Only this part of it. Repeatable.
     #[arg(long)]
-    only_crowd: bool,
+    only: Vec<Part>,
+}
+
+/// What stands beside callers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// One tenant at fifty times its share, and connections that say nothing.
+    Noise,
+    /// Many tenants that try to create a mesh at once.
+    Changes,
+    /// Connections without a caller, more than a service may have open files.
+    Crowd,
+    /// Clusters that never answer.
+    Clusters,
+}
+
+impl Fair {
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
 }
 
 /// Fifty times the reads that a tenant may make in a second.
@@ -56,6 +75,8 @@ const PACE: Duration = Duration::from_millis(20);
 /// The goals: a tenth more of the slowest hundredth, and memory by a connection.
 pub(super) const MOST: f64 = 1.10;
 const MOST_BYTES: u64 = 64 * 1024;
+/// Memory that a crowd of any kind may cost, in bytes.
+pub(super) const MOST_MEMORY: u64 = 64 * 1024 * 1024;
 
 pub(crate) fn run(options: &Fair) -> Result<()> {
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
@@ -66,14 +87,23 @@ pub(crate) fn run(options: &Fair) -> Result<()> {
     let url = |role: &str| postgres.url(role, fresh::NAME);
     let keys = runtime.block_on(two_tenants(&url("mw_worker"))).map_err(|error| error.to_string())?;
     let usual = Setting { program: options.server.clone(), share: "1", ..Setting::new(&url("mw_api"), &secret) };
-    if !options.only_crowd {
+    let turn = Duration::from_secs(options.seconds);
+    if options.wants(Part::Noise) {
         let api = Api::start(usual.clone())?;
         let address: SocketAddr = api.address.parse().map_err(|_| "the API has an address")?;
         runtime.block_on(judge(options, &api, address, &keys))?;
     }
-    let narrow = Api::start(Setting { open_files: Some(crowd::OPEN_FILES), ..usual })?;
-    let turn = Duration::from_secs(options.seconds);
-    runtime.block_on(crowd::judge(&narrow, &keys[1], options.rounds, turn, options.crowd))
+    if options.wants(Part::Changes) {
+        runtime.block_on(changes::judge(&options.server, options.rounds, turn))?;
+    }
+    if options.wants(Part::Clusters) {
+        runtime.block_on(neighbour::judge(options.rounds, turn))?;
+    }
+    if options.wants(Part::Crowd) {
+        let narrow = Api::start(Setting { open_files: Some(crowd::OPEN_FILES), ..usual })?;
+        runtime.block_on(crowd::judge(&narrow, &keys[1], options.rounds, turn, options.crowd))?;
+    }
+    Ok(())
 }
 
 async fn two_tenants(database: &str) -> std::result::Result<[String; 2], StoreError> {

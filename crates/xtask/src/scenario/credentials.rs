@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::field;
+use super::leaving::nothing_left;
 use super::suite::namespace;
 use crate::Result;
 use crate::lab::{Lab, until};
@@ -16,7 +17,7 @@ use crate::story::MEMBERS;
 /// Where our account lives in a user's cluster.
 const OURS: &str = "meshwright-system";
 /// A kubelet of the lab brings a changed Secret in five seconds, and a client keeps its token for a minute.
-const SOON: Duration = Duration::from_mins(3);
+pub(super) const SOON: Duration = Duration::from_mins(3);
 /// What istiod takes at most to write into a new namespace.
 const A_WRITE: Duration = Duration::from_secs(10);
 const ACCOUNTS: &str = "system:serviceaccount:meshwright-system:";
@@ -257,17 +258,7 @@ pub(super) fn mesh_gone(lab: &Lab, server: &Server) -> Result<()> {
         lab.kubectl(member, &[&["delete", "namespace"], theirs.as_slice()].concat())?;
     }
     server.cli(&["mesh", "delete", "demo", "--wait"])?;
-    let kinds =
-        "clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations,namespaces";
-    for cluster in ["c1", "c2", "hosting"] {
-        let left = lab.get(cluster, &[kinds])?;
-        let left: Vec<_> = left.iter().filter_map(|object| object["metadata"]["name"].as_str()).collect();
-        let ours: Vec<_> = left.iter().filter(|name| name.contains("istio") || name.contains(&mesh)).collect();
-        if !ours.is_empty() {
-            return Err(format!("{cluster} still has {ours:?}"));
-        }
-    }
-    Ok(())
+    ["c1", "c2", "hosting"].iter().try_for_each(|cluster| nothing_left(lab, cluster, &["istio", &mesh]))
 }
 
 /// Names, identities and restarts of every istiod pod.

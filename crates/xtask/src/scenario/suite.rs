@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{
-    Known, OLD, Parts, access, credentials, field, hosting, identity, in_place, mesh_up, refused, registry, rollback,
-    sidecars, twice,
+    Known, OLD, Parts, access, credentials, field, hosting, identity, in_place, leaving, mesh_up, refused, registry,
+    rollback, sidecars, twice,
 };
 use crate::Result;
 use crate::lab::{Lab, until};
@@ -168,6 +168,11 @@ fn left_for_good<'a>(lab: &'a Lab, server: &'a Server, dir: &'a Path) -> Vec<Sce
             "our account may do what it did, and nothing else".into(),
             Box::new(move || credentials::least_privilege(lab, server)),
         ),
+        (
+            "a dead member is left behind by force, and what stays in it is listed".into(),
+            Box::new(move || leaving::by_force(lab, server)),
+        ),
+        ("a deregistered cluster keeps nothing of ours".into(), Box::new(move || leaving::deregistered(lab, server))),
     ]
 }
 

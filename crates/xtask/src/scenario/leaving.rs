@@ -1,0 +1,97 @@
+//! Ends on the lab: a mesh and clusters that are left, dead ones by force, and what stays in them.
+
+use serde_json::Value;
+
+use super::credentials::SOON;
+use super::{NEW, field};
+use crate::Result;
+use crate::lab::{Lab, until};
+use crate::server::Server;
+use crate::story::MEMBERS;
+
+const DEAD: &str = "c2";
+const REASON: &str = "its machines are gone";
+/// Kinds in which a mesh or an account of ours leaves traces.
+const KINDS: &str = "clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations,namespaces,configmaps,secrets,serviceaccounts";
+
+/// What is left of a mesh, or of ours, in a cluster: kinds and names, but nothing that every mesh of the cluster needs.
+pub(super) fn traces(lab: &Lab, cluster: &str, of: &[&str]) -> Result<Vec<String>> {
+    let named = |object: &Value| {
+        let text = |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let [kind, namespace, name] = ["/kind", "/metadata/namespace", "/metadata/name"].map(text);
+        let ours = of.iter().any(|word| name.contains(word) || namespace.contains(word));
+        ours.then(|| format!("{kind} {namespace}/{name}"))
+    };
+    Ok(lab.get(cluster, &[KINDS, "--all-namespaces"])?.iter().filter_map(named).collect())
+}
+
+/// Fails unless nothing is left.
+pub(super) fn nothing_left(lab: &Lab, cluster: &str, of: &[&str]) -> Result<()> {
+    let left = traces(lab, cluster, of)?;
+    if left.is_empty() { Ok(()) } else { Err(format!("{cluster} still has {left:?}")) }
+}
+
+/// A member does not answer any more. Its mesh is deleted everywhere else, and what stays in it is listed; so is what stays of
+/// our account when the cluster itself is left behind. When it comes back, the listed commands leave nothing of either.
+pub(super) fn by_force(lab: &Lab, server: &Server) -> Result<()> {
+    let create = ["mesh", "create", "second", "--version", NEW.0, "--cluster", "c1", "--cluster", DEAD, "--wait"];
+    server.watch(&create)?;
+    let mesh = field(&server.ask(&["mesh", "get", "second"])?, "namespace")?;
+    // A mesh whose members answer is not left behind by force: everything is removed.
+    let silence = lab.stopped("c2/kube-apiserver")?;
+    match server.ask(&["cluster", "delete", DEAD, "--wait"]) {
+        Err(said) if said.contains("(cluster_in_use)") => {}
+        other => return Err(format!("a member was deregistered: {other:?}")),
+    }
+    let force = ["--force", "--reason", REASON, "--wait"];
+    let deletion = server.ask(&[&["mesh", "delete", "second"], force.as_slice()].concat())?;
+    for cluster in ["c1", "hosting"] {
+        nothing_left(lab, cluster, &["istio", &mesh])?;
+    }
+    let departure = server.ask(&[&["cluster", "delete", DEAD], force.as_slice()].concat())?;
+    if server.ask(&["cluster", "get", DEAD]).is_ok() {
+        return Err(format!("{DEAD} is still registered"));
+    }
+    drop(silence);
+    until("the cluster is back", SOON, || lab.kubectl(DEAD, &["get", "namespaces"]).ok())?;
+    let stays = traces(lab, DEAD, &["istio", &mesh, "meshwright"])?;
+    if stays.is_empty() {
+        return Err("a silent cluster was changed".into());
+    }
+    for left in [&deletion, &departure] {
+        remove(lab, left)?;
+    }
+    until("the listed commands leave nothing", SOON, || {
+        traces(lab, DEAD, &["istio", &mesh, "meshwright"]).ok().filter(Vec::is_empty)
+    })
+    .map(drop)
+    .map_err(|error| format!("{error}: {:?}", traces(lab, DEAD, &["istio", &mesh, "meshwright"])))
+}
+
+/// Runs the commands of a manifest of leftovers as a person would.
+fn remove(lab: &Lab, operation: &Value) -> Result<()> {
+    let listed = operation["leftovers"].as_array().filter(|listed| !listed.is_empty());
+    let listed = listed.ok_or_else(|| format!("an operation lists nothing that stays: {operation}"))?;
+    for left in listed {
+        if left["cluster"] != DEAD {
+            return Err(format!("listed though its cluster answers: {left}"));
+        }
+        let command = field(left, "command")?;
+        let arguments = command.strip_prefix("kubectl ").ok_or_else(|| format!("not of kubectl: {command}"))?;
+        let words: Vec<&str> = arguments.split(' ').collect();
+        lab.kubectl(DEAD, &words).map_err(|error| format!("{command}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// A cluster that answers is left without a trace, and by nothing less.
+pub(super) fn deregistered(lab: &Lab, server: &Server) -> Result<()> {
+    server.cli(&["cluster", "delete", "c1", "--wait"])?;
+    nothing_left(lab, "c1", &["meshwright"])?;
+    let registered = server.ask(&["cluster", "list"])?;
+    let names: Vec<_> = registered["items"].as_array().into_iter().flatten().map(|one| one["name"].clone()).collect();
+    if MEMBERS.iter().any(|member| names.iter().any(|name| name == member)) {
+        return Err(format!("still registered: {names:?}"));
+    }
+    Ok(())
+}
