@@ -7,7 +7,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use model::access::{Action, Grant, Scope, Verdict, authorize};
 use model::ids::{KeyId, ProviderId, TenantId};
-use store::{KeyText, Reach, StoreError, TenantState, Tx};
+use store::{Aim, KeyText, Reach, StoreError, TenantState, Tx};
 
 use crate::envelope;
 use crate::limits::Class;
@@ -122,9 +122,10 @@ impl FromRequestParts<Context> for Asked {
             Ok(counted) => counted,
             Err(seconds) => return Err(refused_slowly(seconds).await),
         };
+        let aim = if class == Class::Read { Aim::Read } else { Aim::Change };
         let (caller, checked) = match KeyText::parse(text) {
-            Some(key) => by_key(app, &key).await?,
-            None => by_token(app, text).await?,
+            Some(key) => by_key(app, &key, aim).await?,
+            None => by_token(app, text, aim).await?,
         };
         let database = Database::after_check(checked, &parts.method);
         let tenant = caller.tenant.to_string();
@@ -147,8 +148,8 @@ impl FromRequestParts<Context> for Asked {
     }
 }
 
-async fn by_key(app: &Context, key: &KeyText) -> Result<(Caller, Tx<'static>)> {
-    let mut tx = app.session(key.tenant).into_reading_tx().await?;
+async fn by_key(app: &Context, key: &KeyText, aim: Aim) -> Result<(Caller, Tx<'static>)> {
+    let mut tx = app.session(key.tenant, aim).into_reading_tx().await?;
     let (stored, state) = match tx.key_with_tenant(key.key).await {
         Ok(found) => found,
         // An unknown tenant and an unknown key sound the same.
@@ -178,9 +179,9 @@ fn in_use(state: TenantState) -> Result<()> {
 }
 
 /// No transaction is open while an issuer is asked for its keys.
-async fn by_token(app: &Context, token: &str) -> Result<(Caller, Tx<'static>)> {
+async fn by_token(app: &Context, token: &str, aim: Aim) -> Result<(Caller, Tx<'static>)> {
     let unproved = oidc::read(token).ok_or_else(ApiError::unauthenticated)?;
-    let mut tx = app.session(unproved.tenant).into_reading_tx().await?;
+    let mut tx = app.session(unproved.tenant, aim).into_reading_tx().await?;
     let provider = tx.provider_of(&unproved.issuer).await?.ok_or_else(ApiError::unauthenticated)?;
     let session = tx.rest();
     let now = app.clock.now();

@@ -13,8 +13,7 @@ use model::audit::Entry;
 use model::ids::TenantId;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgPool, Postgres, Transaction};
-use tokio::sync::OwnedSemaphorePermit;
-use turns::Turns;
+use turns::{Turn, Turns};
 
 mod attempts;
 mod audit;
@@ -67,6 +66,7 @@ pub use queue::{Claim, Hints, MeshProbe, Record, Wanted, Wishes};
 pub use remains::Remains;
 pub use session::Session;
 pub use tenants::{NewTenant, Tenant, TenantState};
+pub use turns::Aim;
 pub use upgrades::{NewUpgrade, Upgrade};
 pub use vault::{Vault, digest, fill as random_key, hmac_sha256, random_hex, sha256};
 pub use webhooks::{NewWebhook, Webhook};
@@ -91,7 +91,9 @@ pub struct Tx<'a> {
     store: Store,
     keys: Arc<TenantKeys>,
     /// Given back when this ends.
-    _turn: Option<OwnedSemaphorePermit>,
+    _turn: Option<Turn>,
+    /// What the task that has it is going to do.
+    aim: Aim,
     /// The session that this transaction belongs to, which cannot begin another one meanwhile.
     _session: PhantomData<&'a mut Session>,
 }
@@ -176,11 +178,12 @@ impl Store {
         Ok(Self { pool, renewals, vault, turns: None })
     }
 
-    /// The same connections, of which no tenant has more than a quarter at once. For a process whose tasks hold a [`Session`]
+    /// The same connections, of which no tenant has more than a quarter at once, and changes no more than half. For a process whose tasks hold a [`Session`]
     /// each: a task that had two transactions of one tenant would wait for itself.
     #[must_use]
     pub fn sharing(self) -> Self {
-        Self { turns: Some(Turns::new((POOL as usize / 4).max(1))), ..self }
+        let connections = POOL as usize;
+        Self { turns: Some(Turns::new(connections / 4, connections / 2)), ..self }
     }
 
     /// Refuses a role that would see through row-level security: a superuser, one with BYPASSRLS, or a table's owner.
@@ -231,8 +234,8 @@ impl Store {
     }
 
     /// The right of one task to have one transaction at a time on behalf of a tenant. Nothing is begun yet.
-    pub fn session(&self, tenant: TenantId) -> Session {
-        Session::new(self.clone(), tenant)
+    pub fn session(&self, tenant: TenantId, aim: Aim) -> Session {
+        Session::new(self.clone(), tenant, aim)
     }
 
     /// Begins a transaction on behalf of a tenant. For programs and tests that do one thing after the other; a server's tasks
@@ -241,15 +244,19 @@ impl Store {
     /// # Errors
     /// The database or the key service does not answer.
     pub async fn begin(&self, tenant: TenantId) -> Result<Tx<'static>, StoreError> {
-        let turn = self.turn(tenant).await;
+        self.begin_aiming(tenant, Aim::Change).await
+    }
+
+    async fn begin_aiming(&self, tenant: TenantId, aim: Aim) -> Result<Tx<'static>, StoreError> {
+        let turn = self.turn(tenant, aim).await;
         let keys = self.tenant_keys(tenant).await?;
-        Ok(Tx { _turn: turn, ..self.begin_with(tenant, keys).await? })
+        Ok(Tx { _turn: turn, aim, ..self.begin_with(tenant, keys).await? })
     }
 
     /// A turn is waited for without a connection: those who wait keep no other tenant from one.
-    async fn turn(&self, tenant: TenantId) -> Option<OwnedSemaphorePermit> {
+    async fn turn(&self, tenant: TenantId, aim: Aim) -> Option<Turn> {
         match &self.turns {
-            Some(turns) => Some(turns.of(tenant).await),
+            Some(turns) => Some(turns.of(tenant, aim).await),
             None => None,
         }
     }
@@ -273,7 +280,7 @@ impl Store {
         );
         let inner = self.pool.begin_with(sqlx::AssertSqlSafe(begin)).await?;
         let (events, entries, store) = (Vec::new(), Vec::new(), self.clone());
-        Ok(Tx { inner, tenant, events, entries, store, keys, _turn: None, _session: PhantomData })
+        Ok(Tx { inner, tenant, events, entries, store, keys, _turn: None, aim: Aim::Change, _session: PhantomData })
     }
 
     /// The key that seals secrets.

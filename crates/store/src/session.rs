@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use model::ids::TenantId;
 
+use crate::turns::Aim;
 use crate::{Store, StoreError, Tx};
 
 /// Planning the statement of a list takes ten times as long as reading a short list does, and it would be done for every
@@ -55,11 +56,12 @@ const PLANNED_ONCE: &str = "force_generic_plan";
 pub struct Session {
     store: Store,
     tenant: TenantId,
+    aim: Aim,
 }
 
 impl Session {
-    pub(crate) fn new(store: Store, tenant: TenantId) -> Self {
-        Self { store, tenant }
+    pub(crate) fn new(store: Store, tenant: TenantId, aim: Aim) -> Self {
+        Self { store, tenant, aim }
     }
 
     /// Begins a transaction. The session is lent to it until it ends.
@@ -67,7 +69,7 @@ impl Session {
     /// # Errors
     /// The database or the key service does not answer.
     pub async fn begin(&mut self) -> Result<Tx<'_>, StoreError> {
-        self.store.begin(self.tenant).await
+        self.store.begin_aiming(self.tenant, self.aim).await
     }
 
     /// Begins a transaction that takes the session along; [`Tx::rest`] gives it back.
@@ -75,7 +77,7 @@ impl Session {
     /// # Errors
     /// The database or the key service does not answer.
     pub async fn into_tx(self) -> Result<Tx<'static>, StoreError> {
-        self.store.begin(self.tenant).await
+        self.store.begin_aiming(self.tenant, self.aim).await
     }
 
     /// Begins a transaction that opens and seals no secrets: no key service is asked for the tenant's keys.
@@ -83,9 +85,9 @@ impl Session {
     /// # Errors
     /// The database does not answer.
     pub async fn into_reading_tx(self) -> Result<Tx<'static>, StoreError> {
-        let turn = self.store.turn(self.tenant).await;
+        let turn = self.store.turn(self.tenant, self.aim).await;
         let tx = self.store.begin_planning(self.tenant, Arc::default(), PLANNED_ONCE).await?;
-        Ok(Tx { _turn: turn, ..tx })
+        Ok(Tx { _turn: turn, aim: self.aim, ..tx })
     }
 }
 
@@ -93,7 +95,7 @@ impl Tx<'static> {
     /// Ends this transaction without keeping what it wrote. The task may wait for as long as it likes before it begins the next
     /// one: the connection is given back.
     pub fn rest(self) -> Session {
-        Session::new(self.store.clone(), self.tenant)
+        Session::new(self.store.clone(), self.tenant, self.aim)
     }
 
     /// Keeps what this transaction wrote, as [`Tx::commit`] does, and gives the session back for the next one.
@@ -101,7 +103,7 @@ impl Tx<'static> {
     /// # Errors
     /// The database refused; nothing was changed.
     pub async fn commit_and_rest(self) -> Result<Session, StoreError> {
-        let session = Session::new(self.store.clone(), self.tenant);
+        let session = Session::new(self.store.clone(), self.tenant, self.aim);
         self.commit().await?;
         Ok(session)
     }

@@ -1,4 +1,5 @@
-//! Connections are shared by tenants: one that has many questions waits for its own answers, and nobody else does.
+//! Connections are shared by tenants: one that has many questions waits for its own answers, and nobody else does. Changes by
+//! many tenants at once wait for each other, and leave connections to those who only look.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -9,20 +10,38 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Above so many tenants, those that have no transaction are forgotten.
 const MANY: usize = 1000;
 
-/// How many transactions each tenant may have at once. The rest waits, in order.
+/// How many transactions each tenant may have at once, and how many of all of them may belong to changes. The rest waits, in
+/// order.
 #[derive(Debug, Clone)]
 pub(crate) struct Turns {
     each: usize,
     tenants: Arc<Mutex<HashMap<TenantId, Arc<Semaphore>>>>,
+    changes: Arc<Semaphore>,
+}
+
+/// What a task is going to do with its transactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aim {
+    /// Only to look.
+    Read,
+    /// To change something in the end; its looks on the way there count as well.
+    Change,
+}
+
+/// The right to one transaction, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    _tenant: OwnedSemaphorePermit,
+    _change: Option<OwnedSemaphorePermit>,
 }
 
 impl Turns {
-    pub(crate) fn new(each: usize) -> Self {
-        Self { each, tenants: Arc::default() }
+    pub(crate) fn new(each: usize, changes: usize) -> Self {
+        Self { each, tenants: Arc::default(), changes: Arc::new(Semaphore::new(changes)) }
     }
 
     /// A turn of this tenant, which ends with what is answered.
-    pub(crate) async fn of(&self, tenant: TenantId) -> OwnedSemaphorePermit {
+    pub(crate) async fn of(&self, tenant: TenantId, aim: Aim) -> Turn {
         let turns = {
             let mut tenants = self.tenants.lock().expect("no holder panics");
             if tenants.len() >= MANY {
@@ -30,7 +49,13 @@ impl Turns {
             }
             tenants.entry(tenant).or_insert_with(|| Arc::new(Semaphore::new(self.each))).clone()
         };
-        turns.acquire_owned().await.expect("nobody closes it")
+        // In this order, so that a tenant with many changes does not keep the turns of all of them from others.
+        let tenant = turns.acquire_owned().await.expect("nobody closes it");
+        let change = match aim {
+            Aim::Read => None,
+            Aim::Change => Some(self.changes.clone().acquire_owned().await.expect("nobody closes it")),
+        };
+        Turn { _tenant: tenant, _change: change }
     }
 }
 
@@ -42,26 +67,42 @@ mod tests {
 
     #[tokio::test]
     async fn one_tenants_many_transactions_keep_nobody_else_waiting() {
-        let turns = Turns::new(2);
+        let turns = Turns::new(2, 4);
         let (loud, quiet) = (TenantId(Uuid::from_u128(1)), TenantId(Uuid::from_u128(2)));
-        let held = [turns.of(loud).await, turns.of(loud).await];
+        let held = [turns.of(loud, Aim::Read).await, turns.of(loud, Aim::Read).await];
         let third = tokio::spawn({
             let turns = turns.clone();
-            async move { turns.of(loud).await }
+            async move { turns.of(loud, Aim::Read).await }
         });
         tokio::task::yield_now().await;
         assert!(!third.is_finished());
-        drop(turns.of(quiet).await);
+        drop(turns.of(quiet, Aim::Read).await);
+        drop(held);
+        drop(third.await.expect("its turn comes"));
+    }
+
+    #[tokio::test]
+    async fn changes_of_many_tenants_leave_connections_to_those_who_only_look() {
+        let turns = Turns::new(2, 2);
+        let tenant = |number| TenantId(Uuid::from_u128(number));
+        let held = [turns.of(tenant(1), Aim::Change).await, turns.of(tenant(2), Aim::Change).await];
+        let third = tokio::spawn({
+            let turns = turns.clone();
+            async move { turns.of(tenant(3), Aim::Change).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!third.is_finished());
+        drop(turns.of(tenant(4), Aim::Read).await);
         drop(held);
         drop(third.await.expect("its turn comes"));
     }
 
     #[tokio::test]
     async fn tenants_without_a_transaction_are_forgotten() {
-        let turns = Turns::new(2);
-        let held = turns.of(TenantId(Uuid::from_u128(0))).await;
+        let turns = Turns::new(2, 4);
+        let held = turns.of(TenantId(Uuid::from_u128(0)), Aim::Read).await;
         for tenant in 1..=3 * MANY as u128 {
-            drop(turns.of(TenantId(Uuid::from_u128(tenant))).await);
+            drop(turns.of(TenantId(Uuid::from_u128(tenant)), Aim::Read).await);
         }
         let known = turns.tenants.lock().expect("no panic");
         assert!(known.len() <= MANY && known.contains_key(&TenantId(Uuid::from_u128(0))));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::http::Method;
 use model::Clock;
 use model::ids::TenantId;
-use store::{Session, Store, Tx, Vault};
+use store::{Aim, Session, Store, Tx, Vault};
 
 use crate::problem::Result;
 use crate::{App, IssuerKeys, Limits, NewAuthority, ReadCharts, ReadKubeconfig};
@@ -41,8 +41,8 @@ impl From<App> for Context {
 
 impl Context {
     /// Only the check of a credential begins a session; handlers get that one.
-    pub(super) fn session(&self, tenant: TenantId) -> Session {
-        self.store.session(tenant)
+    pub(super) fn session(&self, tenant: TenantId, aim: Aim) -> Session {
+        self.store.session(tenant, aim)
     }
 }
 

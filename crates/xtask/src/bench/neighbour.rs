@@ -98,14 +98,13 @@ async fn listen(hog: &Fleet, quiet: &Fleet, turn: Duration, ages: &mut Ages) -> 
     while begun.elapsed() < SETTLED + turn {
         tokio::time::sleep(PACE).await;
         let mut tx = quiet.db.api.begin(quiet.db.tenant).await.map_err(|error| error.to_string())?;
-        let (observed, _) =
-            tx.survey(quiet.mesh).await.map_err(|error| error.to_string())?.ok_or("the mesh was never observed")?;
+        let observed = tx.survey(quiet.mesh).await.map_err(|error| error.to_string())?.map(|(at, _)| at);
         let member = tx.mesh(quiet.mesh).await.map_err(|error| error.to_string())?.members[0].cluster;
         let looked = tx.cluster(member).await.map_err(|error| error.to_string())?.observed_at;
         drop(tx);
         if begun.elapsed() > SETTLED {
             let age = |then| Duration::try_from(hog.clock.now().duration_since(then)).unwrap_or_default();
-            ages.mesh.push(age(observed));
+            ages.mesh.push(age(observed.ok_or("the mesh was never observed")?));
             ages.cluster.extend(looked.map(age));
         }
     }
