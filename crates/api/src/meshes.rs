@@ -298,7 +298,7 @@ pub(crate) async fn retry_mesh(
 ///
 /// Waits until nothing uses it: take the injection labels off and restart the workloads first. It can be brought back for 30
 /// days. With `force` and a reason a member that does not answer is left behind; the operation and the deleted mesh show what
-/// stays there. `force` also takes the place of a deletion that is under way and stands still.
+/// stays there. `force` also takes the place of a deletion that is under way, and of an upgrade that is paused, which is abandoned.
 #[utoipa::path(delete, path = "/v1/meshes/{mesh_id}", operation_id = "deleteMesh", tag = "meshes", request_body = Leave,
     params(("mesh_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 202, body = Operation)))]
@@ -319,7 +319,7 @@ pub(crate) async fn delete_mesh(
     }
     let now = caller.app.clock.now();
     if let Some(reason) = reason {
-        change.tx.supersede_deletion(mesh.id, now).await?;
+        change.tx.make_way(mesh.id, &caller.principal, caller.app.clock.as_ref()).await?;
         change.forced(mesh.id, reason);
     }
     change.tx.set_mesh_state(mesh.id, &MeshState::Deleting, now).await?;

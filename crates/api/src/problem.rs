@@ -273,7 +273,7 @@ impl From<StoreError> for ApiError {
                 "Read it again and decide on what you see then.",
             ),
             StoreError::Transition(refused) => {
-                let allowed: Vec<String> = refused.allowed.iter().map(crate::views::name).collect();
+                let allowed = crate::views::offered(&refused.allowed);
                 let verb = crate::views::name(&refused.verb);
                 let hint = if allowed.is_empty() {
                     "It has ended.".to_owned()

@@ -228,7 +228,7 @@ fn tagged(upgrade: &store::Upgrade) -> Response {
     ([(header::ETAG, tag(upgrade.transitions))], Json(views::upgrade(upgrade))).into_response()
 }
 
-/// Workers abandon, and a move says what is to be moved.
+/// Only the forced deletion of its mesh abandons an upgrade, and a move says what is to be moved.
 pub(crate) fn is_asked(verb: Verb) -> bool {
     !matches!(verb, Verb::Abandon | Verb::Move)
 }

@@ -6,7 +6,7 @@ use model::injection::{Injection, PodLabels, decide, labels_conflict};
 use model::leftover::Leftover;
 use model::operation::OperationState;
 use model::survey::{MemberSurvey, Survey};
-use model::upgrade::{Finding, UpgradeState};
+use model::upgrade::{Finding, UpgradeState, Verb};
 use serde::Serialize;
 use store::{ClusterState, MeshState};
 use wire::{NamespaceView, Progress, ProxyView, Step, Trouble, Wave, WorkloadView};
@@ -111,6 +111,11 @@ pub(crate) fn mesh(mesh: &store::Mesh) -> wire::Mesh {
     }
 }
 
+/// The names of those verbs that a caller can ask for.
+pub(crate) fn offered(allowed: &[Verb]) -> Vec<String> {
+    allowed.iter().filter(|verb| **verb != Verb::Abandon).map(name).collect()
+}
+
 pub(crate) fn upgrade(upgrade: &store::Upgrade) -> wire::Upgrade {
     let accepted = upgrade.accepted.as_ref();
     wire::Upgrade {
@@ -120,7 +125,7 @@ pub(crate) fn upgrade(upgrade: &store::Upgrade) -> wire::Upgrade {
         to_version: upgrade.to.to_string(),
         strategy: name(&upgrade.choice.strategy),
         state: upgrade.state.as_str().into(),
-        allowed_verbs: upgrade.state.allowed().iter().map(name).collect(),
+        allowed_verbs: offered(&upgrade.state.allowed()),
         findings: upgrade.findings.iter().map(finding).collect(),
         findings_accepted_by: accepted.map(|(by, _)| by.clone()),
         findings_accepted_at: accepted.map(|(_, at)| *at),

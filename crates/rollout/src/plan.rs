@@ -61,6 +61,12 @@ impl Layout {
         self.members.first()
     }
 
+    /// The control planes that the mesh has: one, or two while there is a canary.
+    pub fn lines(&self) -> impl Iterator<Item = &Line> {
+        let target = self.target.as_ref().filter(|target| target.revision != self.current.revision);
+        std::iter::once(&self.current).chain(target)
+    }
+
     fn each(&self, step: impl Fn(&Name) -> Step) -> Vec<Step> {
         self.members.iter().map(step).collect()
     }

@@ -1,11 +1,13 @@
 //! Objects that stay in clusters after we have left them, and the reason of a caller who insisted on leaving.
 
+use model::Clock;
 use model::ids::{MeshId, OperationId};
 use model::leftover::Leftover;
-use model::operation::{OperationKind, OperationState};
+use model::operation::{OperationKind, OperationState, Problem};
+use model::upgrade::Verb;
 use serde_json::{Value, json};
 
-use crate::{Operation, StoreError, Tx};
+use crate::{MeshState, Operation, StoreError, Tx};
 
 /// The arguments of an operation that may, with a reason, leave a cluster behind that does not answer.
 pub fn force(reason: Option<&str>) -> Value {
@@ -58,20 +60,43 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Lets a deletion take the place of the one that is under way on a mesh, as if that had been cancelled. Answers
-    /// whether there was one.
+    /// Lets a forced deletion take the place of what is under way on a mesh: of another deletion, as if that had been
+    /// cancelled, and of a paused upgrade, which is abandoned. Anything else keeps the mesh, and the deletion is refused
+    /// when it asks for it.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn supersede_deletion(&mut self, mesh: MeshId, now: jiff::Timestamp) -> Result<bool, StoreError> {
-        let Some(holder) = self.slot(mesh).await? else { return Ok(false) };
-        let Ok(operation) = holder.parse::<OperationId>() else { return Ok(false) };
+    pub async fn make_way(&mut self, mesh: MeshId, actor: &str, clock: &dyn Clock) -> Result<(), StoreError> {
+        let Some(holder) = self.slot(mesh).await? else { return Ok(()) };
+        if let Ok(operation) = holder.parse() {
+            return self.supersede_deletion(operation, mesh, clock.now()).await;
+        }
+        let Ok(upgrade) = holder.parse() else { return Ok(()) };
+        match self.upgrade_verb(upgrade, (Verb::Abandon, actor), None, Value::Null, clock).await {
+            Ok(_) => self.set_mesh_state(mesh, &MeshState::Failed(abandoned()), clock.now()).await,
+            // It goes on by itself, or can end by itself.
+            Err(StoreError::Transition(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn supersede_deletion(
+        &mut self,
+        operation: OperationId,
+        mesh: MeshId,
+        now: jiff::Timestamp,
+    ) -> Result<(), StoreError> {
         if self.operation(operation).await?.kind != OperationKind::DeleteMesh {
-            return Ok(false);
+            return Ok(());
         }
         self.supersede(operation, &OperationState::Superseded, now).await?;
         let cancelled = OperationState::Cancelled;
-        self.mesh_follows(operation, OperationKind::DeleteMesh, mesh, &cancelled, now).await?;
-        Ok(true)
+        self.mesh_follows(operation, OperationKind::DeleteMesh, mesh, &cancelled, now).await
     }
+}
+
+/// What is wrong with a mesh whose deletion does not come to its end after its upgrade was abandoned for it.
+fn abandoned() -> Problem {
+    let message = "An upgrade was abandoned half-way, so that the mesh could be deleted: both revisions may be there.";
+    Problem::new("upgrade_abandoned", message, "Remove what is there with `meshwright mesh delete`.")
 }

@@ -311,7 +311,10 @@ impl Tx<'_> {
                     self.supersede(earlier, &OperationState::Cancelled, now).await?;
                 }
                 self.free_slot(mesh, &id.to_string()).await?;
-                self.settle_target(mesh, state == UpgradeState::Succeeded).await?;
+                // What was abandoned is there still, and the mesh's deletion has to know it.
+                if !matches!(state, UpgradeState::Abandoned { .. }) {
+                    self.settle_target(mesh, state == UpgradeState::Succeeded).await?;
+                }
                 upgrade.ended_at = Some(now);
             }
             Effect::Nothing => {}

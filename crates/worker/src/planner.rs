@@ -57,7 +57,10 @@ pub(crate) async fn plan(
             no_foreign_istio(&world.survey().await?)?;
             Ok(life::create(layout))
         }
-        Kind::DeleteMesh => Ok(life::delete(layout, &farewell(operation, layout, world).await?)),
+        Kind::DeleteMesh => {
+            let plan = life::delete(layout, &farewell(operation, layout, world).await?);
+            if layout.target.is_some() { as_found(plan, world).await } else { Ok(plan) }
+        }
         Kind::Restart => Ok(data_plane::restart(layout, &world.survey().await?)),
         Kind::SetInjection => set_injection(operation, &world.survey().await?),
         Kind::Deploy => Ok(if is_canary(layout)? {
@@ -107,12 +110,34 @@ async fn farewell(operation: &Operation, layout: &Layout, world: &dyn World) -> 
     Ok(seen)
 }
 
+/// A plan that takes down what an abandoned upgrade has left: each target is removed from the value that it has now, which
+/// may be that of either revision.
+async fn as_found(mut plan: Plan, world: &dyn World) -> Result<Plan, NoPlan> {
+    for wave in &mut plan.waves {
+        for step in &mut wave.steps {
+            if let Step::Set { target, from, to: None } = step
+                && let Some(value) = world.look(target).await?.value
+            {
+                *from = Some(value);
+            }
+        }
+    }
+    Ok(plan)
+}
+
 /// Objects that stay in the members after the deletion that a plan carries out.
 pub(crate) async fn leftovers(plan: &Plan, layout: &Layout, world: &dyn World) -> Result<Vec<Leftover>, WorldError> {
     let behind = left_behind(plan);
     let mut left = Vec::new();
     for member in &layout.members {
-        left.extend(world.stays(member, &layout.current, behind.contains(member)).await?);
+        for line in layout.lines() {
+            for object in world.stays(member, line, behind.contains(member)).await? {
+                // Both control planes share some.
+                if !left.contains(&object) {
+                    left.push(object);
+                }
+            }
+        }
     }
     Ok(left)
 }

@@ -4,6 +4,8 @@ use axum::http::StatusCode;
 use jiff::SignedDuration;
 use model::access::Role;
 use model::plan::Target;
+use model::rules::Strategy;
+use model::upgrade::Verb;
 use serde_json::{Value, json};
 use store::private::SUPERUSER;
 
@@ -262,6 +264,61 @@ async fn h3_a_forced_deletion_that_is_cancelled_does_not_hide_what_the_earlier_o
     let forced = stage.begin("DELETE", "", Some(&forced())).await;
     stage.cancel(&forced).await;
     assert_eq!(stage.stands().await, failed("deletion_cancelled"));
+}
+
+/// A member dies before the last of these verbs: the upgrade can go neither on nor back, and its mesh must have an end.
+async fn stranded(verbs: &[Verb]) {
+    let stage = Stage::new().await;
+    let fleet = &stage.service.fleet;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
+    let (last, before) = verbs.split_last().expect("verbs");
+    for verb in before {
+        fleet.go(upgrade, *verb).await;
+    }
+    fleet.world.silence("c2", true);
+    fleet.press(upgrade, *last, Value::Null).await.expect("the verb fits");
+    let waiting = fleet.wind(600);
+    stage.run().await;
+    drop(waiting);
+    let path = format!("/v1/upgrades/{upgrade}");
+    let stands = stage.call("GET", &path, None).await.body;
+    assert_eq!(stands["state"], "paused", "{stands}");
+    assert!(!stands["allowed_verbs"].to_string().contains("abandon"), "it cannot be asked for: {stands}");
+    stage.begin("DELETE", "", Some(&forced())).await;
+    stage.run().await;
+    assert_eq!(stage.call("GET", &path, None).await.body["state"], "abandoned");
+    assert_eq!(stage.stands().await, whole("deleted"));
+    let picture = fleet.world.picture();
+    let here: Vec<&str> = ours(&picture).filter(|line| !line.contains("c2")).collect();
+    assert_eq!(here, Vec::<&str>::new(), "nothing of either revision is left where it could be removed");
+}
+
+#[tokio::test]
+async fn h3_a_promotion_that_a_dead_member_has_stranded_ends_with_the_forced_deletion_of_its_mesh() {
+    stranded(&[Verb::Start, Verb::Promote]).await;
+}
+
+#[tokio::test]
+async fn h3_a_retirement_that_a_dead_member_has_stranded_ends_with_the_forced_deletion_of_its_mesh() {
+    stranded(&[Verb::Start, Verb::Promote, Verb::Retire]).await;
+}
+
+#[tokio::test]
+async fn h3_a_running_upgrade_is_not_abandoned_by_force() {
+    let stage = Stage::new().await;
+    let fleet = &stage.service.fleet;
+    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
+    fleet.go(upgrade, Verb::Start).await;
+    let path = format!("/v1/meshes/{}", fleet.mesh);
+    let refused = stage.call("DELETE", &path, Some(&forced())).await;
+    assert_eq!(
+        (refused.status, &refused.body["code"]),
+        (StatusCode::CONFLICT, &json!("mesh_busy")),
+        "{}",
+        refused.text
+    );
+    assert_eq!(fleet.upgrade(upgrade).await.state.as_str(), "verifying");
+    assert_eq!(stage.stands().await.0, "ready");
 }
 
 #[tokio::test]

@@ -73,27 +73,31 @@ pub struct Farewell {
     pub left_behind: Vec<Name>,
 }
 
-/// Takes a mesh down. What istiod wrote into every namespace goes after istiod, which would write it again. Members that are
+/// Takes a mesh down, with the second revision that an abandoned upgrade may have left. What istiod wrote into every namespace goes after istiod, which would write it again. Members that are
 /// left behind are looked at once more at the end: one that answers by then is not left behind. Custom resource definitions
 /// stay: they may hold the users' own resources.
 pub fn delete(layout: &Layout, farewell: &Farewell) -> Plan {
     let line = &layout.current;
     let gone = |target: Target, from: &str| set(target, Some(from.to_owned()), None);
     let revision = line.revision.as_str();
+    let both = |name: &str| layout.lines().any(|line| line.revision.as_str() == name);
     let answering: Vec<Name> = farewell.answering.iter().map(|(member, _)| member.clone()).collect();
     let here = Layout { members: answering, ..layout.clone() };
     // Aliases that earlier upgrades left are names of the mesh too.
     let names = |(member, injectors): &(Name, Vec<Injector>)| {
-        let all = injectors.iter().filter(|injector| injector.value != revision);
+        let all = injectors.iter().filter(|injector| !both(&injector.value));
         all.map(|injector| gone(tag(member, &injector.value), injector.revision.as_str())).collect::<Vec<_>>()
     };
     let tags: Vec<Step> = farewell.answering.iter().flat_map(names).collect();
     let validator = layout.config().filter(|member| here.members.contains(*member));
-    let unused = Step::AwaitUnused { revision: line.revision.clone(), left_behind: farewell.left_behind.clone() };
+    let unused =
+        |line: &Line| Step::AwaitUnused { revision: line.revision.clone(), left_behind: farewell.left_behind.clone() };
+    let taken_down = layout.lines().skip(1).fold(Plan::default(), |plan, target| plan.then(line_down(&here, target)));
     Plan::default()
-        .wave("nothing uses the mesh", [unused])
+        .wave("nothing uses the mesh", layout.lines().map(unused))
         .wave("validation", validator.map(|member| gone(Target::Validator { member: member.clone() }, revision)))
         .wave("tags", tags)
+        .then(taken_down)
         .then(line_down(&here, line))
         .wave(
             "root certificates in each namespace",

@@ -118,9 +118,18 @@ fn deleting_a_mesh() {
     });
     let first = (cluster.member, cluster.injectors);
     let whole = life::Farewell { answering: vec![first.clone(), (name("c2"), Vec::new())], left_behind: Vec::new() };
-    compare("delete", &life::delete(&layout(), &whole));
+    let quiet = Layout { target: None, ..layout() };
+    compare("delete", &life::delete(&quiet, &whole));
     let part = life::Farewell { answering: vec![first], left_behind: vec![name("c2")] };
-    compare("delete-with-force", &life::delete(&layout(), &part));
+    compare("delete-with-force", &life::delete(&quiet, &part));
+}
+
+#[test]
+fn deleting_a_mesh_whose_canary_was_abandoned() {
+    let cluster = member("c1", "1.25.1.1");
+    let answering = vec![(cluster.member, cluster.injectors)];
+    let farewell = life::Farewell { answering, left_behind: vec![name("c2")] };
+    compare("delete-with-both", &life::delete(&layout(), &farewell));
 }
 
 #[test]
