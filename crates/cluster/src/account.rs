@@ -75,6 +75,23 @@ impl Account {
         door.apply(&format!("/apis/{rbac}/clusterroles/{name}"), &role, None).await?;
         door.apply(&format!("/apis/{rbac}/clusterrolebindings/{name}"), &binding, None).await.map(|_| ())
     }
+
+    /// Removes what [`Account::make`] and a first credential have made, by somebody who may do that; its rights first. The
+    /// empty namespace stays for the next attempt, which could make nothing in one that is being removed.
+    pub(crate) async fn remove(&self, door: &Door) -> Result<(), WorldError> {
+        let (name, rbac) = (self.name(), "/apis/rbac.authorization.k8s.io/v1");
+        let here = format!("/api/v1/namespaces/{NAMESPACE}");
+        let own = format!("labelSelector={}%3D{name}", REGISTRATION_LABEL.replace('/', "%2F"));
+        let mut paths = vec![format!("{rbac}/clusterrolebindings/{name}"), format!("{rbac}/clusterroles/{name}")];
+        let secrets = door.list(&format!("{here}/secrets"), &own).await?;
+        let secrets = secrets.iter().filter_map(|secret| secret["metadata"]["name"].as_str());
+        paths.extend(secrets.map(|secret| format!("{here}/secrets/{secret}")));
+        paths.push(format!("{here}/serviceaccounts/{name}"));
+        for path in paths {
+            door.delete(&path, None, None).await?;
+        }
+        Ok(())
+    }
 }
 
 /// What the worker's account may do in a user's cluster. `xtask scenario all` compares it with what was done.

@@ -96,6 +96,16 @@ pub async fn register(wanted: &Wanted<'_>, submitted: &Credential, dialling: &Di
     Ok(connected)
 }
 
+/// Takes away what a registration that is refused has made, by the credential that was submitted for it: an account whose
+/// credential is not kept could not take itself away. Safe to repeat, and where nothing was made.
+///
+/// # Errors
+/// The cluster did not answer, or the credential may not remove what it has made.
+pub async fn withdraw(wanted: &Wanted<'_>, submitted: &Credential, dialling: &Dialling) -> Result<(), WorldError> {
+    let door = Door::open(wanted.name, submitted, dialling)?;
+    wanted.account.remove(&door).await
+}
+
 /// Tries the pod that dry runs are made with. A policy that refuses it would stop every upgrade in the middle.
 async fn takes_probes(door: &Door, account: &Account) -> Result<(), Problem> {
     if takes_probe(door, NAMESPACE, account.name()).await.map_err(|error| explain(&error))? {

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use cluster::leave;
-use cluster::register::{Connected, Wanted, explain, explain_unless_changed, identify, register, renew};
+use cluster::register::{Connected, Wanted, explain, explain_unless_changed, identify, register, renew, withdraw};
 use cluster::{
     Account, Authority, Charts, Credential, Dialling, Door, Former, Helm, Keeper, MemberDoor, MeshWorld,
     MeshWorldConfig,
@@ -20,7 +20,7 @@ use model::upgrade::LabelPolicy;
 use model::version::Version;
 use model::{Clock, Name};
 use rollout::plan::{Layout, Line};
-use rollout::ports::{Presence, World};
+use rollout::ports::{Presence, World, WorldError};
 use store::{Cluster, Issued, Mesh, MeshState, Store, StoreError, Tended};
 use tokio::sync::Mutex;
 use worker::Worlds;
@@ -29,7 +29,19 @@ use crate::Failure;
 use crate::options::Clusters;
 
 /// Each cluster's way in, with the credential that it was opened with.
-type Doors = HashMap<String, (Vec<u8>, Door)>;
+type Doors = HashMap<String, Open>;
+
+/// A door that is kept open for as long as it is used.
+struct Open {
+    /// The credential, in the form in which it is stored.
+    stored: Vec<u8>,
+    door: Door,
+    used: Instant,
+}
+
+/// A door that was not used for so long is forgotten with its credential: every cluster that is still registered is looked
+/// after much more often.
+const IDLE: Duration = Duration::from_mins(15);
 
 /// A cluster whose credential is in the database.
 #[derive(Debug, Clone, Copy)]
@@ -122,18 +134,20 @@ impl RealWorlds {
         })
     }
 
-    /// Opened once for each credential; the one before it is forgotten. Nothing is called: a cluster whose name does not
+    /// Opened once for each credential; the one before it is forgotten, and so is what nothing uses any more. Nothing is called: a cluster whose name does not
     /// resolve is found silent by the first look, with the usual patience.
     async fn door(&self, held: Held, place: &str, stored: &[u8]) -> Result<(Door, Credential), Problem> {
         let credential = Credential::open(stored).map_err(|_| damaged("A stored credential"))?;
         let id = held.to_string();
         let mut doors = self.doors.lock().await;
-        if let Some((_, door)) = doors.get(&id).filter(|(known, _)| known == stored) {
-            return Ok((door.clone(), credential));
+        if let Some(open) = doors.get_mut(&id).filter(|open| open.stored == stored) {
+            open.used = Instant::now();
+            return Ok((open.door.clone(), credential));
         }
+        doors.retain(|_, open| open.used.elapsed() < IDLE);
         let door = Door::open(place, &credential, &self.dialling).map_err(|error| explain(&error))?;
         let door = door.kept_by(Arc::new(Kept { store: self.store.clone(), held }));
-        doors.insert(id, (stored.to_vec(), door.clone()));
+        doors.insert(id, Open { stored: stored.to_vec(), door: door.clone(), used: Instant::now() });
         Ok((door, credential))
     }
 
@@ -198,6 +212,21 @@ impl RealWorlds {
             life: self.life,
             uid: cluster.uid.as_deref(),
             now: self.clock.now(),
+        }
+    }
+
+    /// A registration that is refused leaves no account behind, as far as the cluster lets us.
+    async fn withdraw(&self, wanted: &Wanted<'_>, submitted: &Credential) {
+        let withdrawn =
+            in_time(async { withdraw(wanted, submitted, &self.dialling).await.map_err(|error| explain(&error)) });
+        if let Err(problem) = withdrawn.await {
+            let account = wanted.account.name();
+            tracing::warn!(
+                cluster = wanted.name,
+                account,
+                code = problem.code,
+                "a refused registration's account may have stayed"
+            );
         }
     }
 
@@ -275,7 +304,11 @@ impl Worlds for RealWorlds {
         let (cluster, credential, submitted) = self.way_in(tenant, id).await?;
         let wanted = self.wanted(&cluster);
         let connected = if submitted {
-            in_time(register(&wanted, &credential, &self.dialling)).await?
+            let registered = in_time(register(&wanted, &credential, &self.dialling)).await;
+            if registered.is_err() && wanted.uid.is_none() {
+                self.withdraw(&wanted, &credential).await;
+            }
+            registered?
         } else {
             in_time(renew(&wanted, &credential, &self.dialling)).await?
         };
@@ -330,7 +363,15 @@ impl RealWorlds {
         if mesh.state != MeshState::Ready {
             return Ok((member, tended(kubernetes_version, false)));
         }
-        let (world, _) = self.world(tenant, mesh.id).await?;
+        let world = match self.world(tenant, mesh.id).await {
+            Ok((world, _)) => world,
+            Err(problem) if problem.code == worker::DATABASE => return Err(problem),
+            // The mesh has a fault of its own, which must not keep its members from being looked after.
+            Err(problem) => {
+                tracing::warn!(cluster.id = %id, mesh.id = %mesh.id, code = problem.code, "a mesh cannot be opened");
+                return Ok((member, tended(kubernetes_version, renewed.is_none())));
+            }
+        };
         if renewed.is_none() {
             // What goes wrong here is the hosting cluster's or the mesh's: it says nothing of this member.
             if let Err(error) = world.follow(&member.name).await {
@@ -344,9 +385,27 @@ impl RealWorlds {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(cluster.id = %id, mesh.id = %mesh.id, error, "the limits of a mesh were not renewed");
         }
-        let renewed = explain_unless_changed(world.renew_access(&member.name).await)?;
+        let renewed = unless_elsewhere(&member, world.renew_access(&member.name).await)?;
         // Old tokens go only after a round in which nobody had one any more: whoever wrote one in between is seen here.
-        let settled = over && renewed && explain_unless_changed(world.retire_tokens(&member).await)?;
+        let settled = over && renewed && unless_elsewhere(&member, world.retire_tokens(&member).await)?;
         Ok((member, tended(kubernetes_version, settled)))
+    }
+}
+
+/// What the hosting cluster or another member answers says nothing of this member: its care is not settled, and no more.
+fn unless_elsewhere(member: &MemberDoor, answer: Result<bool, WorldError>) -> Result<bool, Problem> {
+    match answer {
+        Err(WorldError::Unreachable { place, code, .. } | WorldError::Refused { place, code, .. })
+            if place != member.door.place() =>
+        {
+            tracing::warn!(
+                member = member.name.as_str(),
+                place,
+                code,
+                "a member's control planes were not looked after"
+            );
+            Ok(false)
+        }
+        answer => explain_unless_changed(answer),
     }
 }

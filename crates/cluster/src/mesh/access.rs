@@ -6,7 +6,9 @@
 //! and a control plane whose pods do not carry that note is restarted: a worker that ends between the two is made up for.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use async_trait::async_trait;
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -19,7 +21,8 @@ use serde_json::{Value, json};
 
 use super::values::TOKENS;
 use super::{MemberDoor, MeshWorld, OWNER_LABEL, mark_of, preconditions, selector, text};
-use crate::addresses;
+use crate::connect::Resolver;
+use crate::{Dialling, Door, addresses};
 
 /// The file of the config cluster's kubeconfig, in its Secret.
 pub(super) const CONFIG_KEY: &str = "config";
@@ -55,22 +58,45 @@ impl MeshWorld {
     }
 
     /// Brings control planes after a member whose name leads to another address than they were told: its credential may be good
-    /// for weeks. Costs one list where nothing moved. Safe to repeat.
+    /// for weeks. An address that a name server leaves out for once, as one that answers in turns does, is kept for as long as
+    /// the member answers there. Costs one list where nothing moved, and another one after a move. Safe to repeat.
     ///
     /// # Errors
     /// A cluster did not answer or refused.
     pub async fn follow(&self, member: &Name) -> Result<(), WorldError> {
         let member = self.member(member)?;
         let (key, known, note) = (self.kubeconfig_of(member).0, self.addresses(&member.name).await?, note_key(member));
-        let ways = self.ways_in(member).await?;
-        // What was rewritten before may still wait for its restart.
-        let settled = |way: &Value| leads(way, &key, member, &known) && way["metadata"]["annotations"][&note].is_null();
-        if ways.iter().all(settled) {
-            return Ok(());
+        let mut ways = self.ways_in(member).await?;
+        let rewritten = ways.iter().any(|way| !way["metadata"]["annotations"][&note].is_null());
+        ways.retain(|way| !leads(way, &key, member, &known));
+        let mut moved = false;
+        for way in ways {
+            moved |= !self.still_answers(member, &way, &key).await;
         }
-        self.renew_limits().await?;
-        self.rewrite_kubeconfigs(member).await?;
-        self.restart_for(member).await.map(drop)
+        if moved {
+            self.renew_limits().await?;
+            self.rewrite_kubeconfigs(member).await?;
+        }
+        // What was rewritten before may still wait for its restart.
+        if moved || rewritten {
+            self.restart_for(member).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the member, which is known by its certificate, answers at the address that control planes were told.
+    async fn still_answers(&self, member: &MemberDoor, way: &Value, key: &str) -> bool {
+        let cluster = &held(way, key)["clusters"][0]["cluster"];
+        let authority = cluster["certificate-authority-data"] == STANDARD.encode(&member.credential.authority);
+        let Some(told) = cluster["server"].as_str().and_then(addresses::literal) else { return false };
+        if !authority || addresses::name_of(&member.credential.server).is_none() {
+            return false;
+        }
+        let rules = Dialling { resolver: Arc::new(Told(told)), ..self.config.dialling.clone() };
+        match Door::open(member.name.as_str(), &member.credential, &rules) {
+            Ok(door) => door.get("/version").await.is_ok(),
+            Err(_) => false,
+        }
     }
 
     /// Writes the member's address and authority into the kubeconfigs of the control planes, with a note of what was written.
@@ -201,14 +227,29 @@ fn note_of(kubeconfig: &str) -> String {
 
 /// Whether the kubeconfig in a Secret leads to a member.
 fn leads(secret: &Value, key: &str, member: &MemberDoor, known: &[SocketAddr]) -> bool {
-    let held = secret["data"][key].as_str().and_then(|data| STANDARD.decode(data).ok());
-    held.is_some_and(|held| leads_to(&held, member, known))
+    leads_to(&held(secret, key), member, known)
+}
+
+/// The kubeconfig in a Secret; null where there is none.
+fn held(secret: &Value, key: &str) -> Value {
+    let bytes = secret["data"][key].as_str().and_then(|data| STANDARD.decode(data).ok());
+    bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+/// A name server that knows one address.
+#[derive(Debug)]
+struct Told(SocketAddr);
+
+#[async_trait]
+impl Resolver for Told {
+    async fn resolve(&self, _host: &str, _port: u16) -> std::io::Result<Vec<SocketAddr>> {
+        Ok(vec![self.0])
+    }
 }
 
 /// Whether a kubeconfig that control planes have leads to a member as its present credential does. A name that resolves to
 /// several addresses leads to any of them, so that the order of a name server's answers changes nothing.
-fn leads_to(held: &[u8], member: &MemberDoor, known: &[SocketAddr]) -> bool {
-    let held: Value = serde_json::from_slice(held).unwrap_or_default();
+fn leads_to(held: &Value, member: &MemberDoor, known: &[SocketAddr]) -> bool {
     let cluster = &held["clusters"][0]["cluster"];
     let server = cluster["server"].as_str().unwrap_or_default();
     let authority = cluster["certificate-authority-data"] == STANDARD.encode(&member.credential.authority);

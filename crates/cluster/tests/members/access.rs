@@ -1,15 +1,19 @@
 //! A member's new address or authority reaches the control planes, with a restart only where they need one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use base64::Engine as _;
-use cluster::{Charts, Credential, MemberDoor, MeshWorld};
+use cluster::connect::Resolver;
+use cluster::{Charts, Credential, Dialling, MemberDoor, MeshWorld};
 use model::release::{KubernetesRange, Quirk, Release, ReleaseState};
 use model::rules::Edition;
 use serde_json::{Value, json};
 
-use super::fake::FakeCluster;
-use super::owners::{door, world};
+use super::fake::{FakeCluster, NAME, rules};
+use super::owners::{door, world, world_dialling};
 
 const HOSTED: &str = "/api/v1/namespaces/demo-00000001";
 
@@ -66,9 +70,12 @@ impl Stage {
 
     fn world(&self, config: &FakeCluster, remote: &FakeCluster) -> MeshWorld {
         let members: Vec<MemberDoor> = vec![door(config, "c1", 1), door(remote, "c2", 1)];
+        world(&self.hosting, members, Self::releases())
+    }
+
+    fn releases() -> Vec<(Release, Charts)> {
         let releases = [release("1.25.1.1", Vec::new()), release("1.27.9.1", vec![Quirk::RemoteSecretDeadlock])];
-        let releases = releases.map(|release| (release, Charts::unpack(&[0; 1024]).expect("an empty archive"))).into();
-        world(&self.hosting, members, releases)
+        releases.map(|release| (release, Charts::unpack(&[0; 1024]).expect("an empty archive"))).into()
     }
 
     /// Until nothing changes any more; a few rounds are enough.
@@ -129,6 +136,45 @@ async fn control_planes_follow_a_member_that_moves_while_its_credential_is_good(
     stage.hosting.writes();
     assert_eq!(world.follow(&c2).await, Ok(()));
     assert!(stage.hosting.writes().is_empty(), "once is enough");
+}
+
+/// A name server that gives one address at a time.
+#[derive(Debug)]
+struct OneAtATime(Mutex<SocketAddr>);
+
+#[async_trait]
+impl Resolver for OneAtATime {
+    async fn resolve(&self, _host: &str, _port: u16) -> std::io::Result<Vec<SocketAddr>> {
+        Ok(vec![*self.0.lock().expect("no holder panics")])
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_a_name_server_leaves_out_for_once_is_kept_while_the_member_answers_there() {
+    let stage = Stage::new().await;
+    let (c2, other) = ("c2".parse().expect("a name"), stage.remote.another_address().await);
+    let own = stage.remote.administrator();
+    let server = format!("https://{NAME}:6443");
+    let credential = Credential::new(&server, own.authority, own.identity).expect("a credential");
+    let names = Arc::new(OneAtATime(Mutex::new(stage.remote.address)));
+    let world = || {
+        let dialling = Dialling { resolver: names.clone(), ..rules() };
+        let members = vec![
+            door(&stage.config, "c1", 1),
+            MemberDoor { credential: credential.clone(), ..door(&stage.remote, "c2", 1) },
+        ];
+        world_dialling(&stage.hosting, members, Stage::releases(), dialling)
+    };
+    stage.settle(&world(), "c2").await;
+    let told = || stage.kubeconfig("istio-remote-secret-c2", "c2")["clusters"][0]["cluster"]["server"].clone();
+    let (first, notes) = (told(), stage.notes());
+    assert_eq!(first, format!("https://{}", stage.remote.address));
+    *names.0.lock().expect("no holder panics") = other.address;
+    assert_eq!(world().follow(&c2).await, Ok(()));
+    assert_eq!((told(), stage.notes()), (first, notes), "the member still answers there");
+    stage.remote.close();
+    assert_eq!(world().follow(&c2).await, Ok(()));
+    assert_eq!(told(), format!("https://{}", other.address));
 }
 
 #[tokio::test]

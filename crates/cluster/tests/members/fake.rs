@@ -11,10 +11,13 @@ use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
+/// A name that every fake cluster's certificate is for, besides its address.
+pub(crate) const NAME: &str = "member.test";
 /// The token of somebody who may do everything.
 const ADMINISTRATOR: &str = "administrator";
 
@@ -41,6 +44,7 @@ pub(crate) struct FakeCluster {
     acceptor: TlsAcceptor,
     authority: Vec<u8>,
     pub(crate) address: SocketAddr,
+    listening: Option<AbortHandle>,
 }
 
 pub(crate) fn rules() -> Dialling {
@@ -57,7 +61,7 @@ impl FakeCluster {
     /// A cluster of this identity with nothing in it.
     pub(crate) async fn new(uid: &str) -> Self {
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(vec!["127.0.0.1".into()]).expect("a name");
+        let params = CertificateParams::new(vec!["127.0.0.1".into(), NAME.into()]).expect("a name");
         let certificate = params.self_signed(&key).expect("a certificate");
         let config = ServerConfig::builder()
             .with_no_client_auth()
@@ -65,7 +69,8 @@ impl FakeCluster {
             .expect("a server");
         let (state, acceptor) = (Arc::default(), TlsAcceptor::from(Arc::new(config)));
         let authority = certificate.pem().into_bytes();
-        let cluster = Self { state, acceptor, authority, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
+        let cluster =
+            Self { state, acceptor, authority, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), listening: None };
         cluster.put("/api/v1/namespaces/kube-system", json!({ "metadata": { "name": "kube-system", "uid": uid } }));
         cluster.another_address().await
     }
@@ -75,12 +80,17 @@ impl FakeCluster {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let there = Self { address: listener.local_addr().expect("an address"), ..self.clone() };
         let serving = there.clone();
-        tokio::spawn(async move {
+        let listening = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(serving.clone().serve(stream));
             }
         });
-        there
+        Self { listening: Some(listening.abort_handle()), ..there }
+    }
+
+    /// Nobody connects to this address any more.
+    pub(crate) fn close(&self) {
+        self.listening.as_ref().expect("it listens").abort();
     }
 
     pub(crate) fn administrator(&self) -> Credential {

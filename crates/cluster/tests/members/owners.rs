@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use cluster::{Account, Authority, Helm, MemberDoor, MeshWorld, MeshWorldConfig};
+use cluster::{Account, Authority, Dialling, Helm, MemberDoor, MeshWorld, MeshWorldConfig};
 use model::ids::OperationId;
 use model::plan::Target;
 use rollout::ports::{Deadline, Mark, Permit, World, WorldError};
@@ -31,12 +31,21 @@ pub(crate) fn world(
     members: Vec<MemberDoor>,
     releases: Vec<(model::release::Release, cluster::Charts)>,
 ) -> MeshWorld {
+    world_dialling(hosting, members, releases, rules())
+}
+
+pub(crate) fn world_dialling(
+    hosting: &FakeCluster,
+    members: Vec<MemberDoor>,
+    releases: Vec<(model::release::Release, cluster::Charts)>,
+    dialling: Dialling,
+) -> MeshWorld {
     let now = "2026-11-22T10:00:00Z".parse().expect("a time");
     MeshWorld::new(MeshWorldConfig {
         namespace: OWN.into(),
         hosting: open(&hosting.administrator()),
         members,
-        dialling: rules(),
+        dialling,
         authority: Authority::generate("demo", now).expect("an authority"),
         releases,
         switches: BTreeMap::new(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cluster::register::{Connected, Wanted, explain_unless_changed, identify, register, renew};
+use cluster::register::{Connected, Wanted, explain_unless_changed, identify, register, renew, withdraw};
 use cluster::{Account, Credential, Dialling, Door, Former, Limits, MemberDoor};
 use rollout::ports::WorldError;
 use serde_json::json;
@@ -94,6 +94,22 @@ async fn a_token_that_no_request_can_carry_ends_the_registration_with_a_problem(
         let refused = register(&wanted(1, None), &cluster.administrator(), &rules()).await.expect_err("no token");
         assert_eq!(refused.code, "token_unusable");
     }
+}
+
+#[tokio::test]
+async fn a_registration_that_is_refused_takes_its_account_away_and_no_other_one() {
+    let cluster = FakeCluster::new(UID).await;
+    let nothing = cluster.paths();
+    withdraw(&wanted(1, None), &cluster.administrator(), &rules()).await.expect("nothing was made");
+    assert_eq!(cluster.paths(), nothing);
+    let other = registered(&cluster, 2).await;
+    let before = cluster.paths();
+    cluster.answer_tokens_with("two\nlines");
+    register(&wanted(1, None), &cluster.administrator(), &rules()).await.expect_err("no token");
+    assert_ne!(cluster.paths(), before, "its account was made");
+    withdraw(&wanted(1, None), &cluster.administrator(), &rules()).await.expect("it is removed");
+    assert_eq!(cluster.paths(), before);
+    assert!(works(&other.credential).await, "the other registration's account lives on");
 }
 
 #[tokio::test]
