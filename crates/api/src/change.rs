@@ -14,6 +14,7 @@ use wire::Object;
 
 use crate::auth::{Caller, Context, Database};
 use crate::envelope;
+use crate::places::Connection;
 use crate::problem::{ApiError, Result};
 
 /// The longest key; a UUID has 36.
@@ -52,7 +53,7 @@ impl<T: DeserializeOwned> FromRequest<Context> for Body<T> {
         let Query(manner) = Query::<Manner>::try_from_uri(request.uri())
             .map_err(|error| ApiError::malformed_query(error.body_text()))?;
         let is_json = says_json(request.headers());
-        let bytes = Bytes::from_request(request, app).await.map_err(|_| ApiError::body_too_large())?;
+        let bytes = whole(request, app).await?;
         if !is_json && !bytes.is_empty() {
             return Err(ApiError::not_json());
         }
@@ -67,6 +68,19 @@ impl<T: DeserializeOwned> FromRequest<Context> for Body<T> {
         }
         Ok(Self { value, key, route, hash: sha256(&bytes), only_validate: manner.validate_only })
     }
+}
+
+/// The bytes of a body. Only a caller that was let in sends one, so the limit keeps one tenant's unfinished bodies from
+/// occupying the places of all connections.
+async fn whole(request: Request, app: &Context) -> Result<Bytes> {
+    let connection = request.extensions().get::<Connection>().cloned();
+    let read = Bytes::from_request(request, app);
+    let read = match connection {
+        Some(connection) => connection.read_body(read).await.ok_or_else(ApiError::body_too_slow)?,
+        // A caller within the process has no connection.
+        None => read.await,
+    };
+    read.map_err(|_| ApiError::body_too_large())
 }
 
 /// How JSON writes the one character that Postgres keeps in no text.

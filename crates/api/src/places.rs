@@ -3,7 +3,8 @@
 //! A connection has no caller until a request on it was let in. One that has had none yet goes first, the oldest of them
 //! before the others, so that a flood of connections without a credential takes places from itself only: a new caller needs
 //! the place no longer than its first request is on the way. Connections of known callers go next, the longest idle one
-//! first. A connection whose request is being worked on never goes.
+//! first. A connection whose request is being worked on never goes; while the body of the request is still on its way, the
+//! client has the turn, and the connection may go.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -46,6 +47,8 @@ struct State {
     /// Key of the connection in the order that it stands in.
     turn: AtomicU64,
     known: AtomicBool,
+    /// Limit for reading the body of one request.
+    body: Duration,
     task: OnceLock<AbortHandle>,
 }
 
@@ -83,10 +86,10 @@ impl Places {
         true
     }
 
-    /// A new connection, which waits for its first request.
-    pub(crate) fn enter(self: &Arc<Self>) -> Connection {
+    /// A new connection, which waits for its first request and gives each body so much time.
+    pub(crate) fn enter(self: &Arc<Self>, body: Duration) -> Connection {
         let (turn, known) = (AtomicU64::new(self.order().number()), AtomicBool::new(false));
-        Connection(Arc::new(State { places: self.clone(), turn, known, task: OnceLock::new() }))
+        Connection(Arc::new(State { places: self.clone(), turn, known, body, task: OnceLock::new() }))
     }
 }
 
@@ -121,6 +124,14 @@ impl Connection {
         }
     }
 
+    /// Reads the body of a request; `None` when the limit for a body is over before its end. The client has the turn
+    /// meanwhile: the connection can be closed for another caller's.
+    pub(crate) async fn read_body<T>(&self, read: impl Future<Output = T>) -> Option<T> {
+        self.waits();
+        let _turn = Leaving(self.clone());
+        tokio::time::timeout(self.0.body, read).await.ok()
+    }
+
     /// The service has the turn, or the connection has ended.
     pub(crate) fn waits_no_longer(&self) {
         let mut order = self.0.places.order();
@@ -131,7 +142,7 @@ impl Connection {
     }
 }
 
-/// Takes a connection out of the order when its task ends, however it ends.
+/// Takes a connection out of the order when its task, or the client's turn to send a body, ends, however that ends.
 pub(crate) struct Leaving(pub(crate) Connection);
 
 impl Drop for Leaving {

@@ -104,6 +104,11 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large.", hint)
     }
 
+    pub(crate) fn body_too_slow() -> Self {
+        let hint = "Send the request again, its whole body at once.";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "The body did not arrive in time.", hint)
+    }
+
     pub(crate) fn forbidden(action: Action) -> Self {
         let role = Role::least_for(action).as_str();
         let hint = "Use a key with that role there, or ask an owner for one.";

@@ -40,7 +40,8 @@ const ALWAYS: [(&str, &str); 7] = [
 /// One that names something may.
 const NAMING: [(&str, &str); 1] = [("404", "There is no such thing for this caller.")];
 /// One that changes something may.
-const CHANGING: [(&str, &str); 5] = [
+const CHANGING: [(&str, &str); 6] = [
+    ("408", "The body did not arrive in time."),
     ("409", "Something stands in the way."),
     ("412", "It has changed since the caller looked."),
     ("413", "The body is too large."),

@@ -34,6 +34,8 @@ const ACCEPT_LOG_INTERVAL: Duration = Duration::from_mins(1);
 pub struct Patience {
     /// From a connection's beginning, or the last answer, to the end of the next request's head.
     pub head: Duration,
+    /// From the handler's first read of a body to the body's end.
+    pub body: Duration,
     /// From the first byte of an answer that the client's side has no room for until all of it is taken.
     pub answer: Duration,
     /// Connections at once; for one more, one that waits for its client is closed.
@@ -42,7 +44,8 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { head: Duration::from_secs(30), answer: Duration::from_mins(1), connections: 20_000 }
+        let (head, body, answer) = (Duration::from_secs(30), Duration::from_secs(10), Duration::from_mins(1));
+        Self { head, body, answer, connections: 20_000 }
     }
 }
 
@@ -94,7 +97,7 @@ fn start(
     patience: Patience,
     watcher: Watcher,
 ) {
-    let connection = places.enter();
+    let connection = places.enter(patience.body);
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(patience.head);
     builder.max_headers(MOST_HEADERS).max_buf_size(LARGEST_HEAD);

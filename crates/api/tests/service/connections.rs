@@ -23,7 +23,7 @@ async fn listen(connections: usize) -> Listening {
 }
 
 fn short(connections: usize) -> Patience {
-    Patience { head: SHORT, answer: SHORT, connections }
+    Patience { head: SHORT, body: SHORT, answer: SHORT, connections }
 }
 
 fn router(service: &Service) -> axum::Router {
@@ -74,7 +74,7 @@ async fn whoever_sends_a_request_slowly_or_not_at_all_is_hung_up_on_and_others_a
 const LONG: Duration = Duration::from_mins(10);
 
 fn few_places(connections: usize) -> Patience {
-    Patience { head: LONG, answer: LONG, connections }
+    Patience { head: LONG, body: LONG, answer: LONG, connections }
 }
 
 async fn ends(stream: &mut TcpStream) -> bool {
@@ -218,6 +218,59 @@ async fn whoever_has_no_credential_is_refused_before_their_body_is_read() {
     let sent = b"POST /v1/meshes HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\nConnection: close\r\n\r\n";
     let refused = answer(listening.address, sent).await;
     assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
+}
+
+/// The head of a request by a caller with a key, whose body never arrives.
+async fn without_its_body(service: &Service) -> String {
+    let key = service.key(model::access::Role::Owner).await;
+    format!("POST /v1/meshes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Length: 100\r\n\r\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_whose_bodies_never_arrive_take_no_place_from_others() {
+    let service = Service::new().await;
+    let head = without_its_body(&service).await;
+    let listening = listen_for(router(&service), few_places(3)).await;
+    let mut unfinished = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(listening.address).await.expect("a connection");
+        // The first answer proves that the caller is known, so that the next request is on its way to a handler.
+        stream
+            .write_all(head.replace("POST /v1/meshes", "GET /v1/meshes").replace("100", "0").as_bytes())
+            .await
+            .expect("a look");
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).await.expect("an answer");
+        assert_eq!(&first, b"HTTP/1.1 200");
+        stream.write_all(head.as_bytes()).await.expect("a head");
+        unfinished.push(stream);
+    }
+    tokio::time::sleep(SHORT).await;
+    for round in 0..10 {
+        let answered = answer(listening.address, GOOD).await;
+        assert!(answered.starts_with("HTTP/1.1 200"), "round {round}: {answered}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_does_not_arrive_in_time_is_refused_with_a_problem() {
+    let service = Service::new().await;
+    let head = without_its_body(&service).await;
+    let patience = Patience { body: SHORT, ..few_places(10) };
+    let listening = listen_for(router(&service), patience).await;
+    for sent in [head.clone(), format!("{head}{{\"name\":")] {
+        let mut stream = TcpStream::connect(listening.address).await.expect("a connection");
+        stream.write_all(sent.as_bytes()).await.expect("a beginning");
+        let mut answered = Vec::new();
+        while !String::from_utf8_lossy(&answered).contains("body_too_slow") {
+            let mut some = [0; 4096];
+            let read = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut some)).await;
+            let read = read.expect("an answer in time").expect("a connection");
+            assert_ne!(read, 0, "{}", String::from_utf8_lossy(&answered));
+            answered.extend_from_slice(&some[..read]);
+        }
+        assert!(answered.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&answered));
+    }
 }
 
 /// Who was refused before their body had come sends it nevertheless, and goes on over the same connection.
