@@ -11,7 +11,7 @@ use model::credential::MAX_OVERLAP;
 use model::ids::{ClusterId, OperationId};
 use model::operation::OperationKind;
 use model::quota::Counted;
-use store::{Cluster, ClusterState, NewCluster, NewOperation, Tx};
+use store::{Cluster, ClusterState, NewCluster, NewOperation, OpenRenewal, Tx};
 use wire::{ChangeCluster, ClusterList, Leave, Operation, RegisterCluster, RenewCredential};
 
 use crate::auth::{Asked, Caller};
@@ -89,20 +89,38 @@ pub(crate) async fn renew_credential(
     }
     let submitted = body.value.kubeconfig.as_ref().map(|text| read(&caller, text)).transpose()?;
     if !matches!(found.state, ClusterState::Ready | ClusterState::Unreachable(_)) {
-        let said = format!("{} is not ready, so we hold no credential of it.", found.name);
-        return Err(ApiError::new(
-            StatusCode::CONFLICT,
-            "cluster_not_ready",
-            said,
-            "Register it again, under its own name.",
-        ));
+        return Err(not_ready(&found));
     }
-    if let Some((_, true)) = change.tx.last_renewal(found.id).await? {
-        let said = format!("A renewal of {}'s credential is under way.", found.name);
-        return Err(ApiError::new(StatusCode::CONFLICT, "renewal_under_way", said, "Wait until it has ended."));
+    if let Some(renewal) = change.tx.open_renewal(found.id).await? {
+        return Err(renewal_in_the_way(&found, &renewal));
     }
     change.tx.submit_kubeconfig(found.id, submitted.as_ref().map(|(_, kubeconfig)| kubeconfig.as_slice())).await?;
     begin(&caller, change, OperationKind::RenewCredential, found.id, found.renewal(overlap)).await
+}
+
+/// Refuses to renew a credential that we do not hold. A name that is in use is not registered a second time.
+fn not_ready(cluster: &Cluster) -> ApiError {
+    let hint = match cluster.state {
+        ClusterState::Registering => "Wait until its registration has ended; `meshwright operation list` shows it.",
+        ClusterState::Deregistering => {
+            "Wait until its deregistration has ended; `meshwright cluster register` registers it again then."
+        }
+        _ => "Register it again under its own name with `meshwright cluster register`.",
+    };
+    let said = format!("{} is not ready, so we hold no credential of it.", cluster.name);
+    ApiError::new(StatusCode::CONFLICT, "cluster_not_ready", said, hint)
+}
+
+/// Refuses what has to wait for the end of a renewal, and says how a person ends one.
+fn renewal_in_the_way(cluster: &Cluster, renewal: &OpenRenewal) -> ApiError {
+    let (state, first) = if renewal.paused {
+        ("paused", format!("Go on with `meshwright operation retry {}`", renewal.operation))
+    } else {
+        ("under way", "Wait until it has ended".to_owned())
+    };
+    let said = format!("A renewal of {}'s credential is {state}.", cluster.name);
+    let hint = format!("{first}, or end it with `meshwright operation cancel {}`.", renewal.operation);
+    ApiError::new(StatusCode::CONFLICT, "renewal_under_way", said, hint)
 }
 
 /// A submitted kubeconfig, in our own strict form, with its server.
@@ -168,6 +186,7 @@ pub(crate) async fn change_cluster(
 /// Refused while a mesh uses it. A registration that is under way ends with `cluster_gone`. Answers with the operation that
 /// removes our account from the cluster and looks that it is gone; a cluster that has no account of ours is forgotten at once
 /// (204). With `force` and a reason a cluster that does not answer is left behind; the operation shows what stays there.
+/// A renewal of its credential that stands still is ended by `force`.
 #[utoipa::path(delete, path = "/v1/clusters/{cluster_id}", operation_id = "deleteCluster", tag = "clusters", request_body = Leave,
     params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 202, body = Operation), (status = 204)))]
@@ -195,18 +214,17 @@ async fn deregister(
     found: &Cluster,
     reason: Option<&str>,
 ) -> Result<Response> {
-    let conflict = |code, said: String, hint| Err(ApiError::new(StatusCode::CONFLICT, code, said, hint));
     if found.state == ClusterState::Deregistering && reason.is_none() {
         let said = format!("{} is being deregistered.", found.name);
-        return conflict(
-            "deregistration_under_way",
-            said,
-            "Wait until it has ended, or use force if the cluster is dead.",
-        );
+        let hint = "Wait until it has ended, or use force if the cluster is dead.";
+        return Err(ApiError::new(StatusCode::CONFLICT, "deregistration_under_way", said, hint));
     }
-    if let Some((_, true)) = change.tx.last_renewal(found.id).await? {
-        let said = format!("A renewal of {}'s credential is under way.", found.name);
-        return conflict("renewal_under_way", said, "Wait until it has ended.");
+    if let Some(renewal) = change.tx.open_renewal(found.id).await? {
+        // A worker that holds the renewal could add to our account behind the removal's back; it lets go within minutes.
+        if reason.is_none() || renewal.held {
+            return Err(renewal_in_the_way(found, &renewal));
+        }
+        change.tx.supersede_renewal(found.id, renewal.operation, caller.app.clock.now()).await?;
     }
     let id = OperationId(caller.app.clock.uuid());
     change.tx.leave_cluster(found.id, id, caller.app.clock.now()).await?;

@@ -113,3 +113,47 @@ async fn a_member_of_a_mesh_is_not_deregistered_not_even_with_force() {
         assert_eq!((refused.status, &refused.body["code"]), (StatusCode::CONFLICT, &json!("cluster_in_use")));
     }
 }
+
+/// A renewal of the cluster's credential that a person has paused.
+async fn paused_renewal(stage: &Stage, cluster: &str) -> String {
+    let renewal = stage.call("POST", &format!("/v1/clusters/{cluster}/credentials"), Some(&json!({}))).await;
+    let renewal = renewal.body["id"].as_str().expect("an operation").to_owned();
+    stage.call("POST", &format!("/v1/operations/{renewal}/pause"), None).await;
+    stage.run().await;
+    assert_eq!(stage.operation(&renewal).await["state"], "paused");
+    renewal
+}
+
+#[tokio::test]
+async fn a_paused_renewal_is_named_with_the_commands_that_go_on_with_it_or_end_it() {
+    let (stage, cluster) = free().await;
+    let renewal = paused_renewal(&stage, &cluster).await;
+    for (method, below) in [("POST", "/credentials"), ("DELETE", "")] {
+        let refused = stage.call(method, &format!("/v1/clusters/{cluster}{below}"), Some(&json!({}))).await;
+        assert_eq!((refused.status, &refused.body["code"]), (StatusCode::CONFLICT, &json!("renewal_under_way")));
+        let hint = refused.body["hint"].as_str().expect("a hint");
+        for verb in ["retry", "cancel"] {
+            assert!(hint.contains(&format!("`meshwright operation {verb} {renewal}`")), "{hint}");
+        }
+    }
+    stage.cancel(&renewal).await;
+    deregister(&stage, &cluster, None).await;
+    assert_eq!(state(&stage, &cluster).await, None);
+}
+
+#[tokio::test]
+async fn force_ends_a_renewal_that_stands_still_but_not_one_that_a_worker_holds() {
+    let (stage, cluster) = free().await;
+    let renewal = paused_renewal(&stage, &cluster).await;
+    let lease = async |until: &str| {
+        let change = format!("UPDATE work_queue SET lease_until = {until}");
+        stage.service.fleet.db.execute("mw_worker", &change).await.expect("a lease");
+    };
+    lease("now() + interval '1 hour'").await;
+    let refused = stage.call("DELETE", &format!("/v1/clusters/{cluster}"), Some(&forced())).await;
+    assert_eq!(refused.body["code"], "renewal_under_way", "{}", refused.text);
+    lease("NULL").await;
+    deregister(&stage, &cluster, Some(&forced())).await;
+    assert_eq!(stage.operation(&renewal).await["state"], "superseded");
+    assert_eq!(state(&stage, &cluster).await, None);
+}

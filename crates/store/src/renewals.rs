@@ -1,0 +1,53 @@
+//! Renewals of credentials that stand in the way of something else.
+
+use jiff::Timestamp;
+use model::ids::{ClusterId, OperationId};
+use model::operation::{OperationKind, OperationState};
+
+use crate::{StoreError, Tx};
+
+/// A renewal of a cluster's credential that has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenRenewal {
+    /// The operation that renews.
+    pub operation: OperationId,
+    /// True when the renewal goes on only after a person asks for it.
+    pub paused: bool,
+    /// True while a worker holds the renewal and may call the cluster.
+    pub held: bool,
+}
+
+impl Tx<'_> {
+    /// The renewal of a cluster's credential that has not ended. No worker takes it up until the transaction ends.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn open_renewal(&mut self, id: ClusterId) -> Result<Option<OpenRenewal>, StoreError> {
+        let row = sqlx::query!(
+            r#"SELECT o.operation_id, o.state = 'paused' AS "paused!", coalesce(q.lease_until > now(), false) AS "held!"
+               FROM operations o JOIN work_queue q ON q.tenant_id = o.tenant_id AND q.operation_id = o.operation_id
+               WHERE o.tenant_id = $1 AND o.cluster_id = $2 AND o.kind = $3 AND o.ended_at IS NULL
+               ORDER BY o.operation_id DESC LIMIT 1 FOR UPDATE OF q"#,
+            self.tenant.0,
+            id.0,
+            OperationKind::RenewCredential.as_str()
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?;
+        Ok(row.map(|row| OpenRenewal { operation: OperationId(row.operation_id), paused: row.paused, held: row.held }))
+    }
+
+    /// Ends a renewal that no worker holds, and forgets the kubeconfig that was submitted for it.
+    ///
+    /// # Errors
+    /// There is no such cluster.
+    pub async fn supersede_renewal(
+        &mut self,
+        id: ClusterId,
+        renewal: OperationId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.supersede(renewal, &OperationState::Superseded, now).await?;
+        self.submit_kubeconfig(id, None).await
+    }
+}
