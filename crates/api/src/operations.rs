@@ -16,7 +16,7 @@ use crate::change::{Body, Done, Nothing};
 use crate::fields::id;
 use crate::paging::List;
 use crate::problem::{ApiError, Result};
-use crate::upgrades::Wait;
+use crate::upgrades::{Wait, is_asked};
 use crate::views;
 
 /// What operations are listed.
@@ -65,7 +65,8 @@ fn needed(kind: OperationKind) -> Action {
 
 /// Get an operation
 ///
-/// With its plan and what became of each step. `wait_seconds` waits until it has ended or needs a person.
+/// With its plan and what became of each step. `wait_seconds` waits until it has ended or needs a person; an operation that stands still and
+/// was asked to go on since then is waited for.
 #[utoipa::path(get, path = "/v1/operations/{operation_id}", operation_id = "getOperation", tag = "operations",
     params(("operation_id" = String, Path), ("wait_seconds" = Option<u64>, Query, description = "0 to 60")),
     responses((status = 200, body = Operation)))]
@@ -80,7 +81,7 @@ pub(crate) async fn get_operation(
     let shown = loop {
         let found = permitted(&caller, &mut tx, operation, Action::Read).await?;
         let shown = views::operation_with(&found, &tx.items(operation).await?);
-        if found.state.done() || found.state.needs_attention() {
+        if rests(&found) {
             break shown;
         }
         match waiting.again(tx).await? {
@@ -91,9 +92,15 @@ pub(crate) async fn get_operation(
     Ok(Json(shown))
 }
 
+/// True when nothing moves by itself: it has ended, or it stands still and nobody has asked for anything since.
+fn rests(operation: &store::Operation) -> bool {
+    operation.state.done() || (operation.state.needs_attention() && operation.pending.is_empty())
+}
+
 /// Ask something of a lone operation
 ///
-/// `pause`, `resume`, `retry` or `cancel`. Stages of an upgrade are asked through the upgrade.
+/// `pause`, `resume`, `retry` or `cancel`. The answer shows the verb among `pending_verbs` until a worker takes it up. Stages of
+/// an upgrade are asked through the upgrade.
 #[utoipa::path(post, path = "/v1/operations/{operation_id}/{verb}", operation_id = "askOperation", tag = "operations",
     params(("operation_id" = String, Path), ("verb" = String, Path)),
     responses((status = 202, body = Operation)))]
@@ -108,13 +115,7 @@ pub(crate) async fn ask_operation(
     let found = permitted(&caller, &mut change.tx, operation, Action::Read).await?;
     caller.may_with(needed(found.kind), &scopes(&found), "operation")?;
     if let Some(upgrade) = found.upgrade {
-        let hint = format!("POST /v1/upgrades/{upgrade}/{}", wish.as_str());
-        return Err(ApiError::new(
-            StatusCode::CONFLICT,
-            "stage_of_an_upgrade",
-            "This operation is a stage of an upgrade.",
-            hint,
-        ));
+        return Err(stage_of(&change.tx.upgrade(upgrade).await?, wish));
     }
     if found.state.done() {
         return Err(ApiError::new(
@@ -125,6 +126,23 @@ pub(crate) async fn ask_operation(
         ));
     }
     change.tx.wish(operation, wish, caller.app.clock.now()).await?;
-    let shown = views::operation_with(&found, &change.tx.items(operation).await?);
+    let asked = change.tx.operation(operation).await?;
+    let shown = views::operation_with(&asked, &change.tx.items(operation).await?);
     change.done(Done::new(StatusCode::ACCEPTED, operation).at(format!("/v1/operations/{operation}")), &shown).await
+}
+
+/// Refuses a verb for a stage of an upgrade, and names the commands that the upgrade takes now.
+fn stage_of(upgrade: &store::Upgrade, wish: Wish) -> ApiError {
+    let allowed: Vec<String> =
+        upgrade.state.allowed().into_iter().filter(|verb| is_asked(*verb)).map(|verb| views::name(&verb)).collect();
+    let command = |verb: &str| format!("`meshwright upgrade {verb} {}`", upgrade.id);
+    let hint = if allowed.iter().any(|verb| verb == wish.as_str()) {
+        format!("Use {}.", command(wish.as_str()))
+    } else if allowed.is_empty() {
+        format!("The upgrade is {}: there is nothing left to ask of it.", upgrade.state.as_str())
+    } else {
+        let commands: Vec<String> = allowed.iter().map(|verb| command(verb)).collect();
+        format!("The upgrade is {} and takes now: {}.", upgrade.state.as_str(), commands.join(", "))
+    };
+    ApiError::new(StatusCode::CONFLICT, "stage_of_an_upgrade", "This operation is a stage of an upgrade.", hint)
 }

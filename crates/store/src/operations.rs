@@ -58,6 +58,8 @@ pub struct Operation {
     pub waves: Option<Vec<WaveHead>>,
     /// What the worker last saw that it waits for.
     pub waiting_for: Option<String>,
+    /// What people asked for and no worker has taken in yet, in order; until then `state` is older than the request.
+    pub pending: Vec<Wish>,
     /// Objects that stay in clusters once it is over.
     pub leftovers: Vec<Leftover>,
     /// When it was asked for.
@@ -185,6 +187,8 @@ impl Tx<'_> {
         let (from, to) = bounds(only.map(|id| id.0));
         let rows = sqlx::query!(
             r#"SELECT operation_id, kind, mesh_id, cluster_id, upgrade_id, arguments, state_body, waves, waiting_for, leftovers, created_at, started_at, ended_at,
+                   ARRAY(SELECT w.wish FROM work_queue q JOIN wishes w ON w.tenant_id = q.tenant_id AND w.operation_id = q.operation_id AND w.seq > q.seen_seq
+                       WHERE q.tenant_id = $1 AND q.operation_id = o.operation_id ORDER BY w.seq) AS "pending!",
                    CASE WHEN $7::uuid < $8::uuid THEN (SELECT count(*) FROM operation_items i
                        WHERE i.tenant_id = $1 AND i.operation_id = o.operation_id) ELSE 0 END AS "total!",
                    CASE WHEN $7::uuid < $8::uuid THEN (SELECT count(DISTINCT f.number) FROM item_facts f
@@ -206,6 +210,8 @@ impl Tx<'_> {
         let read = rows.into_iter().map(|row| {
             let id = OperationId(row.operation_id);
             let waves = row.waves.map(|waves| fits(serde_json::from_value(waves), "operations", "waves", id));
+            let pending =
+                row.pending.into_iter().map(|wish| fits(serde_json::from_value(wish.into()), "wishes", "wish", id));
             let operation = Operation {
                 id,
                 kind: fits(serde_json::from_value(row.kind.into()), "operations", "kind", id)?,
@@ -216,6 +222,7 @@ impl Tx<'_> {
                 state: fits(serde_json::from_value(row.state_body), "operations", "state_body", id)?,
                 waves: waves.transpose()?,
                 waiting_for: row.waiting_for,
+                pending: pending.collect::<Result<_, _>>()?,
                 leftovers: fits(serde_json::from_value(row.leftovers), "operations", "leftovers", id)?,
                 created_at: row.created_at.to_jiff(),
                 started_at: row.started_at.map(jiff_sqlx::Timestamp::to_jiff),

@@ -29,6 +29,10 @@ pub struct Operation {
     pub progress: Progress,
     /// What it waits for right now.
     pub waiting_for: Option<String>,
+    /// Verbs that people asked for and no worker has taken up yet. While there are any, `state` and `problem` are older than
+    /// the request.
+    #[serde(default)]
+    pub pending_verbs: Vec<String>,
     /// Why it was forced, in the caller's words.
     pub reason: Option<String>,
     /// Objects that stay in clusters once a deletion or deregistration is over.

@@ -17,6 +17,7 @@ mod lists;
 mod matches;
 mod meshes;
 mod oidc;
+mod operations;
 mod requests;
 mod support;
 mod tenants;
