@@ -115,6 +115,7 @@ async fn cluster(client: &Client, format: Format, command: Cluster) -> Result<()
             let id = client.cluster(&cluster).await?;
             let found = client.get::<ClusterView>(&format!("/v1/clusters/{id}")).await?;
             // Beside the table, so that what reads the table by a program still can.
+            watch::explain(format, found.problem.as_ref());
             if matches!(format, Format::Table) {
                 found.findings.iter().for_each(|finding| note(&watch::finding_line(finding)));
             }
@@ -142,7 +143,9 @@ async fn cluster(client: &Client, format: Format, command: Cluster) -> Result<()
 }
 
 pub(crate) fn selected(path: &str, selector: &Selector) -> String {
-    selector.selector.as_ref().map_or(path.to_owned(), |text| format!("{path}?label_selector={}", escaped(text)))
+    let separator = if path.contains('?') { '&' } else { '?' };
+    let narrowed = |text: &String| format!("{path}{separator}label_selector={}", escaped(text));
+    selector.selector.as_ref().map_or_else(|| path.to_owned(), narrowed)
 }
 
 /// All of the new labels, where any was given.
@@ -187,6 +190,7 @@ async fn operation(client: &Client, format: Format, command: Operation) -> Resul
             };
             print(format, &found, &["wave", "state", "step"], steps)?;
             if format == Format::Table {
+                watch::standing(&found);
                 leaving::explain(&found.leftovers);
             }
             Ok(())

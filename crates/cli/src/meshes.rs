@@ -6,9 +6,9 @@ use wire::{ChangeMesh, CreateMesh, DataPlane, Mesh as MeshView, SetInjection, Up
 use crate::access::pairs;
 use crate::client::Client;
 use crate::commands::{changed, selected, started};
-use crate::options::{Format, Mesh, View};
+use crate::options::{Format, Mesh, Selector, View};
 use crate::output::{note, or_dash, print};
-use crate::{Result, leaving};
+use crate::{Result, leaving, watch};
 
 const MESH: [&str; 6] = ["name", "state", "version", "revision", "members", "busy with"];
 
@@ -27,7 +27,8 @@ fn mesh_row(mesh: &MeshView) -> Vec<String> {
 
 pub(crate) async fn mesh(client: &Client, format: Format, command: Mesh) -> Result<()> {
     match command {
-        Mesh::List(selector) => {
+        Mesh::List { selector, deleted: true } => deleted_meshes(client, format, &selector).await,
+        Mesh::List { selector, deleted: false } => {
             let list = client.all::<MeshView>(&selected("/v1/meshes", &selector)).await?;
             print(format, &list, &MESH, |list| list.items.iter().map(mesh_row).collect())
         }
@@ -40,9 +41,9 @@ pub(crate) async fn mesh(client: &Client, format: Format, command: Mesh) -> Resu
         }
         Mesh::Get { mesh } => {
             let id = client.mesh(&mesh).await?;
-            print(format, &client.get::<MeshView>(&format!("/v1/meshes/{id}")).await?, &MESH, |mesh| {
-                vec![mesh_row(mesh)]
-            })
+            let found = client.get::<MeshView>(&format!("/v1/meshes/{id}")).await?;
+            watch::explain(format, found.problem.as_ref());
+            print(format, &found, &MESH, |mesh| vec![mesh_row(mesh)])
         }
         Mesh::Create { name, version, edition, clusters, written, protect, wait } => {
             let mut ids = Vec::new();
@@ -89,6 +90,20 @@ pub(crate) async fn mesh(client: &Client, format: Format, command: Mesh) -> Resu
         }
         Mesh::View(view) => mesh_view(client, format, view).await,
     }
+}
+
+/// The deleted meshes with their ids: a name may belong to another mesh by now, so `mesh undelete` takes an id.
+async fn deleted_meshes(client: &Client, format: Format, selector: &Selector) -> Result<()> {
+    let path = selected("/v1/meshes?show_deleted=true", selector);
+    let mut list = client.all::<MeshView>(&path).await?;
+    list.items.retain(|mesh| mesh.deleted_at.is_some());
+    print(format, &list, &["name", "version", "deleted", "id"], |list| {
+        let row = |mesh: &MeshView| {
+            let deleted = mesh.deleted_at.map(|at| at.to_string());
+            vec![mesh.name.clone(), mesh.current.version.clone(), or_dash(deleted.as_ref()), mesh.id.clone()]
+        };
+        list.items.iter().map(row).collect()
+    })
 }
 
 /// What a worker last saw of a mesh's data plane.

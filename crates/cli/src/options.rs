@@ -190,7 +190,13 @@ pub(crate) enum Cluster {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Mesh {
     /// All of them.
-    List(Selector),
+    List {
+        #[command(flatten)]
+        selector: Selector,
+        /// Show the deleted meshes instead, with the ids that `mesh undelete` takes.
+        #[arg(long)]
+        deleted: bool,
+    },
     /// Change what is written on a mesh, or protect it from deletion.
     Change {
         /// Its name or id.
@@ -238,7 +244,7 @@ pub(crate) enum Mesh {
     },
     /// Bring a deleted mesh back, within 30 days.
     Undelete {
-        /// Its id: see the deletion's operation, or the audit log.
+        /// The mesh's id, from `meshwright mesh list --deleted`.
         mesh: String,
         #[command(flatten)]
         wait: Wait,

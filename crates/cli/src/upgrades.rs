@@ -31,8 +31,9 @@ pub(crate) async fn upgrade(client: &Client, format: Format, command: Upgrade) -
             })
         }
         Upgrade::Get { upgrade } => {
-            let (found, tag) = client.get_tagged(&format!("/v1/upgrades/{upgrade}")).await?;
+            let (found, tag): (UpgradeView, _) = client.get_tagged(&format!("/v1/upgrades/{upgrade}")).await?;
             show(format, &found)?;
+            watch::explain(format, found.problem.as_ref());
             if let Some(tag) = tag {
                 note(&format!("The tag of this state, for --if-match: {}", tag.trim_matches('"')));
             }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use wire::{Operation, Trouble, Upgrade};
 
 use crate::client::Client;
+use crate::options::Format;
 use crate::output::note;
 use crate::{Failure, Result};
 
@@ -43,6 +44,25 @@ fn trouble(problem: &Trouble) -> Failure {
     Failure::new(6, format!("{} ({})\n{}", problem.message, problem.code, problem.hint))
 }
 
+/// Says beside a table why something stands still, and what helps.
+pub(crate) fn explain(format: Format, problem: Option<&Trouble>) {
+    if let Some(problem) = problem.filter(|_| format == Format::Table) {
+        note(&format!("{} ({})\n  {}", problem.message, problem.code, problem.hint));
+    }
+}
+
+/// Says beside the table of an operation's steps how far the operation is, and why it stands still.
+pub(crate) fn standing(operation: &Operation) {
+    note(&format!("{} is {}", operation.kind, operation.state));
+    if !operation.pending_verbs.is_empty() {
+        note(&format!("asked for and not taken up yet: {}", operation.pending_verbs.join(", ")));
+    }
+    if let Some(reason) = &operation.waiting_for {
+        note(&format!("waiting for: {reason}"));
+    }
+    explain(Format::Table, operation.problem.as_ref());
+}
+
 fn still_running(what: &str) -> Failure {
     Failure::new(7, format!("{what} is still running; watch it again, or raise --timeout"))
 }
@@ -54,7 +74,8 @@ pub(crate) async fn operation(client: &Client, id: &str, timeout: u64) -> Result
     loop {
         let now: Operation = client.get(&format!("/v1/operations/{id}?wait_seconds=1")).await?;
         steps.show(&now);
-        if let Some(problem) = &now.problem {
+        // A verb that no worker has taken up yet may end the pause that is still shown.
+        if let Some(problem) = now.problem.as_ref().filter(|_| now.done || now.pending_verbs.is_empty()) {
             return Err(trouble(problem));
         }
         if now.done {

@@ -1,0 +1,147 @@
+//! The command line against a service whose answers a test writes.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+
+/// Runs a command against a service that gives these answers in this order, and returns what came of it and what was asked.
+fn run(arguments: &[&str], answers: &[Value]) -> (Output, Vec<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let (seen, answers) = (asked.clone(), answers.to_vec());
+    // The thread ends with the last answer, or with the test's process.
+    std::thread::spawn(move || {
+        for answer in answers {
+            let (stream, _) = listener.accept().expect("a connection");
+            seen.lock().expect("no panic").push(answered(stream, &answer));
+        }
+    });
+    let output = Command::new(env!("CARGO_BIN_EXE_meshwright"))
+        .args(["--server", &format!("http://{address}"), "--key-file", "/dev/null"])
+        .args(arguments)
+        .env("HOME", env!("CARGO_TARGET_TMPDIR"))
+        .stdin(Stdio::null())
+        .output()
+        .expect("it runs");
+    let asked = asked.lock().expect("no panic").clone();
+    (output, asked)
+}
+
+/// Answers one request, and returns its method and path.
+fn answered(stream: std::net::TcpStream, answer: &Value) -> String {
+    let mut reader = BufReader::new(stream);
+    let (mut first, mut length) = (String::new(), 0);
+    reader.read_line(&mut first).expect("a request");
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).expect("a header");
+        if let Some(said) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = said.trim().parse().expect("a number");
+        }
+        if line.trim().is_empty() {
+            break;
+        }
+    }
+    reader.read_exact(&mut vec![0; length]).expect("a body");
+    let body = answer.to_string();
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}", body.len());
+    write!(reader.get_mut(), "{head}\r\nConnection: close\r\n\r\n{body}").expect("an answer");
+    first.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn problem() -> Value {
+    json!({ "code": "cluster_unreachable", "message": "c1 does not answer.", "hint": "Bring the cluster back." })
+}
+
+fn operation(state: &str, pending: &[&str]) -> Value {
+    json!({
+        "id": "op_1", "kind": "restart", "state": state, "done": state == "succeeded", "pending_verbs": pending,
+        "problem": (state == "paused").then(problem), "mesh_id": null, "cluster_id": null, "upgrade_id": null,
+        "progress": { "completed": 0, "total": 1 }, "waiting_for": "c1 to answer", "reason": null, "leftovers": [],
+        "waves": [{ "title": "c1", "steps": [{ "number": 1, "title": "restart", "state": "pending", "problem": null }] }],
+        "created_at": "2026-01-01T00:00:00Z", "ended_at": null,
+    })
+}
+
+fn upgrade() -> Value {
+    json!({
+        "id": "upgrade_1", "mesh_id": "mesh_1", "from_version": "1.25.1.1", "to_version": "1.27.9.1",
+        "strategy": "canary", "state": "paused", "allowed_verbs": ["retry"], "findings": [], "problem": problem(),
+        "holding_until": null, "operation_id": null, "done": false, "created_at": "2026-01-01T00:00:00Z", "ended_at": null,
+    })
+}
+
+fn cluster() -> Value {
+    json!({
+        "id": "cluster_1", "name": "c1", "display_name": "", "labels": {}, "state": "unreachable", "problem": problem(),
+        "credential": null, "findings": [], "server": "https://c1.example", "kubernetes_version": null,
+        "created_at": "2026-01-01T00:00:00Z", "observed_at": null,
+    })
+}
+
+fn mesh(state: &str, deleted_at: Option<&str>) -> Value {
+    json!({
+        "id": format!("mesh_{state}"), "name": "m1", "display_name": "", "labels": {}, "deletion_protection": false,
+        "namespace": "mw-1", "edition": "standard", "state": state, "problem": (state == "failed").then(problem),
+        "current": { "name": "1-25-1", "version": "1.25.1.1", "switches": {} }, "target": null, "members": [],
+        "busy_with": null, "created_at": "2026-01-01T00:00:00Z", "deleted_at": deleted_at, "leftovers": [],
+    })
+}
+
+#[test]
+fn a_retry_waits_until_a_worker_has_taken_it_up() {
+    let answers = [
+        operation("paused", &["retry"]),
+        operation("paused", &["retry"]),
+        operation("running", &[]),
+        operation("succeeded", &[]),
+    ];
+    let (output, asked) = run(&["operation", "retry", "op_1", "--wait"], &answers);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("succeeded"), "{}", text(&output.stdout));
+    let look = "GET /v1/operations/op_1?wait_seconds=1";
+    assert_eq!(asked, ["POST /v1/operations/op_1/retry", look, look, look]);
+    let (output, _) = run(&["operation", "watch", "op_1"], &[operation("paused", &[])]);
+    assert_eq!(output.status.code(), Some(6), "a pause that nobody asked to end needs a person");
+}
+
+#[test]
+fn one_that_stands_still_is_shown_with_the_reason_and_what_helps() {
+    let commands: [(&[&str], Value); 4] = [
+        (&["operation", "get", "op_1"], operation("paused", &[])),
+        (&["upgrade", "get", "upgrade_1"], upgrade()),
+        (&["cluster", "get", "cluster_1"], cluster()),
+        (&["mesh", "get", "mesh_1"], mesh("failed", None)),
+    ];
+    for (command, answer) in commands {
+        let (output, _) = run(command, &[answer]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{command:?}: {said}");
+        assert!(
+            said.contains("c1 does not answer. (cluster_unreachable)\n  Bring the cluster back."),
+            "{command:?}: {said}"
+        );
+    }
+    let (output, _) = run(&["operation", "get", "op_1"], &[operation("paused", &["retry"])]);
+    let said = text(&output.stderr);
+    for line in ["restart is paused", "asked for and not taken up yet: retry", "waiting for: c1 to answer"] {
+        assert!(said.contains(line), "{said}");
+    }
+}
+
+#[test]
+fn deleted_meshes_are_listed_with_the_ids_that_undelete_takes() {
+    let items = json!({ "items": [mesh("ready", None), mesh("deleted", Some("2026-01-02T00:00:00Z"))] });
+    let (output, asked) = run(&["mesh", "list", "--deleted", "--selector", "team=a"], &[items]);
+    let said = text(&output.stdout);
+    assert!(said.contains("mesh_deleted") && !said.contains("mesh_ready"), "{said} {}", text(&output.stderr));
+    assert_eq!(asked, ["GET /v1/meshes?show_deleted=true&label_selector=team%3Da&page_size=500"]);
+}
