@@ -99,8 +99,15 @@ fn lost(error: StoreError) -> Problem {
     worker::unread(&error)
 }
 
-fn damaged(what: &str) -> Problem {
-    Problem::new("credential_refused", format!("{what} cannot be used."), "Register the cluster again.")
+/// What helps a registered cluster; a second registration of it would be refused.
+const RENEW: &str = "Give us another one with `meshwright cluster renew NAME --kubeconfig FILE`.";
+/// What helps a cluster whose registration has failed.
+const REGISTER: &str = "Register it again under its own name with `meshwright cluster register`.";
+/// What helps against damage in what only the operator can put right.
+const OPERATOR: &str = "Ask the operator of the service.";
+
+fn damaged(what: &str, hint: &str) -> Problem {
+    Problem::new("credential_refused", format!("{what} cannot be used."), hint)
 }
 
 /// Time of one contact with a cluster as a whole: about 15 calls of 5 s at most, and a list.
@@ -137,7 +144,8 @@ impl RealWorlds {
     /// Opened once for each credential; the one before it is forgotten, and so is what nothing uses any more. Nothing is called: a cluster whose name does not
     /// resolve is found silent by the first look, with the usual patience.
     async fn door(&self, held: Held, place: &str, stored: &[u8]) -> Result<(Door, Credential), Problem> {
-        let credential = Credential::open(stored).map_err(|_| damaged("A stored credential"))?;
+        let hint = if matches!(held, Held::Hosting(_)) { OPERATOR } else { RENEW };
+        let credential = Credential::open(stored).map_err(|_| damaged("A stored credential", hint))?;
         let id = held.to_string();
         let mut doors = self.doors.lock().await;
         if let Some(open) = doors.get_mut(&id).filter(|open| open.stored == stored) {
@@ -173,7 +181,7 @@ impl RealWorlds {
         let stored = tx.cluster_kubeconfig(id).await.map_err(lost)?;
         drop(tx);
         let (door, credential) = self.door(Held::Member(tenant, id), &cluster.name, &stored).await?;
-        let name: Name = cluster.name.parse().map_err(|_| damaged("A member's name"))?;
+        let name: Name = cluster.name.parse().map_err(|_| damaged("A member's name", OPERATOR))?;
         let serial = cluster.life.map_or(0, |life| life.serial);
         let (account, former) = (Account::of(id), None);
         Ok((cluster, MemberDoor { name, door, credential, serial, account, former }))
@@ -184,7 +192,7 @@ impl RealWorlds {
         let stored = self.store.begin(tenant).await.map_err(lost)?.former_kubeconfig(id).await.map_err(lost)?;
         let Some(stored) = stored else { return Ok(None) };
         let Credential { server, authority, .. } = member.credential.clone();
-        let identity = Credential::open(&stored).map_err(|_| damaged("A former credential"))?.identity;
+        let identity = Credential::open(&stored).map_err(|_| damaged("A former credential", RENEW))?.identity;
         let credential = Credential { server, authority, identity };
         let door = Door::open(member.name.as_str(), &credential, &self.dialling);
         Ok(Some(Former { door: door.map_err(|error| explain(&error))?, credential }))
@@ -200,7 +208,8 @@ impl RealWorlds {
             Some(submitted) => (submitted, "The submitted kubeconfig"),
             None => (&present, "A stored credential"),
         };
-        let credential = Credential::open(stored).map_err(|_| damaged(what))?;
+        let hint = if cluster.life.is_none() { REGISTER } else { RENEW };
+        let credential = Credential::open(stored).map_err(|_| damaged(what, hint))?;
         Ok((cluster, credential, submitted.is_some()))
     }
 
@@ -330,7 +339,7 @@ impl Worlds for RealWorlds {
     async fn left_behind(&self, tenant: TenantId, id: ClusterId) -> Result<Vec<Leftover>, Problem> {
         let mut tx = self.store.begin(tenant).await.map_err(lost)?;
         let cluster = tx.cluster(id).await.map_err(lost)?;
-        let name: Name = cluster.name.parse().map_err(|_| damaged("A cluster's name"))?;
+        let name: Name = cluster.name.parse().map_err(|_| damaged("A cluster's name", OPERATOR))?;
         Ok(leave::left_behind(&name, Account::of(id).name()))
     }
 
