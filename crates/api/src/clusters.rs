@@ -105,7 +105,7 @@ fn not_ready(cluster: &Cluster) -> ApiError {
         ClusterState::Deregistering => {
             "Wait until its deregistration has ended; `meshwright cluster register` registers it again then."
         }
-        _ => "Register it again under its own name with `meshwright cluster register`.",
+        _ => "Remove it with `meshwright cluster delete`, then register it with `meshwright cluster register`.",
     };
     let said = format!("{} is not ready, so we hold no credential of it.", cluster.name);
     ApiError::new(StatusCode::CONFLICT, "cluster_not_ready", said, hint)

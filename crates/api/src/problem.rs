@@ -192,7 +192,13 @@ fn conflict(constraint: &str) -> ApiError {
         )
     };
     match constraint {
-        "clusters_name_unique" => taken("cluster"),
+        // A registration that was refused keeps its name, and most of its problems ask for another one.
+        "clusters_name_unique" => ApiError::new(
+            StatusCode::CONFLICT,
+            "name_taken",
+            "Another cluster has this name.",
+            "If its registration was refused, remove it with `meshwright cluster delete`; otherwise choose another name.",
+        ),
         "meshes_name_unique" => taken("mesh"),
         "api_keys_name_unique" => taken("API key"),
         "tenants_name_unique" => taken("tenant"),

@@ -102,7 +102,8 @@ fn lost(error: StoreError) -> Problem {
 /// What helps a registered cluster; a second registration of it would be refused.
 const RENEW: &str = "Give us another one with `meshwright cluster renew NAME --kubeconfig FILE`.";
 /// What helps a cluster whose registration has failed.
-const REGISTER: &str = "Register it again under its own name with `meshwright cluster register`.";
+const REGISTER: &str =
+    "Remove it with `meshwright cluster delete`, then register it with `meshwright cluster register`.";
 /// What helps against damage in what only the operator can put right.
 const OPERATOR: &str = "Ask the operator of the service.";
 

@@ -157,3 +157,33 @@ async fn force_ends_a_renewal_that_stands_still_but_not_one_that_a_worker_holds(
     assert_eq!(stage.operation(&renewal).await["state"], "superseded");
     assert_eq!(state(&stage, &cluster).await, None);
 }
+
+/// Each hint is followed as far as the service accepts it.
+#[tokio::test]
+async fn a_cluster_without_a_credential_of_ours_gets_a_hint_that_fits_its_state() {
+    let (stage, leaving) = free().await;
+    let credentials = &stage.service.fleet.credentials;
+    let hint = async |cluster: &str| {
+        let path = format!("/v1/clusters/{cluster}/credentials");
+        let refused = stage.call("POST", &path, Some(&json!({}))).await;
+        assert_eq!(refused.body["code"], "cluster_not_ready", "{}", refused.text);
+        refused.body["hint"].as_str().expect("a hint").to_owned()
+    };
+    let new = json!({ "name": "c9", "kubeconfig": "good" });
+    let registered = stage.call("POST", "/v1/clusters", Some(&new)).await.body;
+    let registering = registered["cluster_id"].as_str().expect("an id");
+    assert!(hint(registering).await.contains("registration has ended"));
+    credentials.refuse_connections(Some(silent()));
+    stage.run().await;
+    assert_eq!(state(&stage, registering).await.as_deref(), Some("refused"));
+    assert!(hint(registering).await.starts_with("Remove it with `meshwright cluster delete`, then register it"));
+    let taken = stage.call("POST", "/v1/clusters", Some(&new)).await;
+    assert!(taken.text.contains("name_taken") && taken.text.contains("`meshwright cluster delete`"), "{}", taken.text);
+    let removed = stage.call("DELETE", &format!("/v1/clusters/{registering}"), None).await;
+    assert_eq!(removed.status, StatusCode::NO_CONTENT, "{}", removed.text);
+    let again = stage.call("POST", "/v1/clusters", Some(&new)).await;
+    assert_eq!(again.status, StatusCode::ACCEPTED, "{}", again.text);
+    credentials.linger(true);
+    deregister(&stage, &leaving, None).await;
+    assert!(hint(&leaving).await.contains("deregistration has ended"));
+}
