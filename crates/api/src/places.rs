@@ -2,20 +2,27 @@
 //!
 //! A connection has no caller until a request on it was let in. One that has had none yet goes first, the oldest of them
 //! before the others, so that a flood of connections without a credential takes places from itself only: a new caller needs
-//! the place no longer than its first request is on the way. Connections of known callers go next, the longest idle one
+//! the place no longer than its first request is on the way, and every connection has a moment for that. Connections of known callers go next, the longest idle one
 //! first. A connection whose request is being worked on never goes; while the body of the request is still on its way, the
 //! client has the turn, and the connection may go.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
 /// Connections that had to go because another one needed the place, or that found none themselves, by which of the two.
 const CLOSED: &str = "meshwright_http_connections_closed_total";
+
+/// How long a new connection has for the head of its first request before it may have to go. Newcomers wait for so long
+/// where all places are taken by connections that are as new: with a thousand places 4,000 of them are let in each second.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// The shortest wait for a connection to be no longer new.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
 /// How long a connection that must go may take to end; a moment is usual.
 const LEAVING: Duration = Duration::from_secs(1);
@@ -49,7 +56,18 @@ struct State {
     known: AtomicBool,
     /// Limit for reading the body of one request.
     body: Duration,
+    since: Instant,
     task: OnceLock<AbortHandle>,
+}
+
+/// Whether a connection could go.
+enum Room {
+    /// One goes.
+    Made,
+    /// All that could go are new: the oldest of them has so much time left.
+    In(Duration),
+    /// Every connection is being worked for.
+    None,
 }
 
 impl Places {
@@ -66,30 +84,45 @@ impl Places {
         if let Ok(place) = self.free.clone().try_acquire_owned() {
             return Some(place);
         }
-        if !self.make_room() {
-            metrics::counter!(CLOSED, "reason" => "no_place").increment(1);
-            return None;
+        loop {
+            match self.try_make_room() {
+                Room::Made => break,
+                Room::In(moment) => tokio::time::sleep(moment).await,
+                Room::None => {
+                    metrics::counter!(CLOSED, "reason" => "no_place").increment(1);
+                    return None;
+                }
+            }
         }
         // The wait keeps the number of open sockets within the bound: the one that goes has closed its own by then.
         tokio::time::timeout(LEAVING, self.free.clone().acquire_owned()).await.ok()?.ok()
     }
 
-    /// Closes the connection that goes first; false where none can go.
-    pub(crate) fn make_room(&self) -> bool {
+    /// Closes the connection that goes first, where one can go.
+    pub(crate) fn make_room(&self) {
+        self.try_make_room();
+    }
+
+    fn try_make_room(&self) -> Room {
         let mut order = self.order();
+        let stranger = order.strangers.first_key_value().map(|(_, connection)| connection.0.since.elapsed());
+        if let Some(left) = stranger.and_then(|age| GRACE.checked_sub(age)) {
+            return Room::In(left.max(SHORTEST_WAIT));
+        }
         let first = order.strangers.pop_first().or_else(|| order.known.pop_first());
-        let Some((_, connection)) = first else { return false };
+        let Some((_, connection)) = first else { return Room::None };
         metrics::counter!(CLOSED, "reason" => "made_room").increment(1);
         if let Some(task) = connection.0.task.get() {
             task.abort();
         }
-        true
+        Room::Made
     }
 
     /// A new connection, which waits for its first request and gives each body so much time.
     pub(crate) fn enter(self: &Arc<Self>, body: Duration) -> Connection {
         let (turn, known) = (AtomicU64::new(self.order().number()), AtomicBool::new(false));
-        Connection(Arc::new(State { places: self.clone(), turn, known, body, task: OnceLock::new() }))
+        let (since, task) = (Instant::now(), OnceLock::new());
+        Connection(Arc::new(State { places: self.clone(), turn, known, body, since, task }))
     }
 }
 
