@@ -31,6 +31,14 @@ pub struct Claim {
     pub errors: i32,
 }
 
+impl Claim {
+    /// Claims in a row, this one included, that neither recorded a fact nor ended in an error. Errors have limits of their
+    /// own, which depend on the kind of error.
+    pub fn fruitless(&self) -> i32 {
+        self.claims.saturating_sub(self.errors)
+    }
+}
+
 /// A mesh to be observed.
 #[derive(Debug, Clone, Copy)]
 pub struct MeshProbe {

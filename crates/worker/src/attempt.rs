@@ -23,7 +23,7 @@ const ERRORS: i32 = 5;
 const OUTAGES: i32 = 40;
 /// After so many claims in a row that recorded nothing, for other reasons than an error, a person is asked.
 const CLAIMS: i32 = 10;
-/// After so many it has failed: even the pause could not be recorded.
+/// After so many such claims it has failed: even the pause could not be recorded.
 const LAST_CLAIM: i32 = 2 * CLAIMS;
 /// How often a claim begins again because another transaction was in its way.
 const CLASHES: usize = 20;
@@ -91,14 +91,14 @@ impl Engine {
     }
 
     async fn attempt(&self, claim: Claim, lease: &Lease, stop: &CancellationToken) -> Result<RunEnd, StoreError> {
-        if claim.claims > LAST_CLAIM {
-            let problem = exhausted(&claim, claim.claims - 1, "no attempt came to a record");
+        if claim.fruitless() > LAST_CLAIM {
+            let problem = exhausted(&claim, claim.fruitless() - 1, "no attempt came to a record");
             self.store.give_up(&claim, &problem, self.clock.as_ref()).await?;
             return Ok(RunEnd::LetGo);
         }
         let Some(mut run) = Run::load(self, claim, lease).await? else { return Ok(RunEnd::LetGo) };
-        if claim.claims > CLAIMS && claim.errors == 0 {
-            match run.pause(no_progress(claim.claims - 1), Vec::new()).await {
+        if claim.fruitless() > CLAIMS {
+            match run.pause(no_progress(claim.fruitless() - 1), Vec::new()).await {
                 // A person has asked for something meanwhile, which comes first.
                 Err(StoreError::Clash) => {}
                 paused => return paused.map(|()| RunEnd::LetGo),

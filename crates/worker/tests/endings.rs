@@ -1,6 +1,7 @@
 //! Every operation ends: a defect, a damaged row, text that cannot be stored and a cluster that is gone end in `failed`
 //! with a problem, and free what the operation held.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use model::ids::{ClusterId, OperationId};
@@ -34,6 +35,23 @@ async fn claim_until_it_ends(fleet: &Fleet) {
 async fn cluster(fleet: &Fleet, id: ClusterId) -> ClusterState {
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
     tx.cluster(id).await.expect("the cluster").state
+}
+
+/// An outage of ours says nothing about the operation, so it is tried for about six hours; and then it ends all the same.
+#[tokio::test]
+async fn an_outage_of_the_database_is_waited_out_for_hours_and_not_for_ever() {
+    let fleet = Fleet::new().await;
+    let operation = fleet.begin(OperationKind::Restart, json!(null)).await;
+    fleet.unreadable.store(true, Ordering::Relaxed);
+    claim_until_it_ends(&fleet).await;
+    assert!(!fleet.operation(operation).await.state.done(), "after {CLAIMS} claims");
+    claim_until_it_ends(&fleet).await;
+    assert_eq!(failed_with(&fleet, operation).await, "attempts_exhausted");
+    let next = fleet.begin(OperationKind::Restart, json!(null)).await;
+    claim_until_it_ends(&fleet).await;
+    fleet.unreadable.store(false, Ordering::Relaxed);
+    claim_until_it_ends(&fleet).await;
+    assert_eq!(fleet.operation(next).await.state, OperationState::Succeeded);
 }
 
 /// The code of the problem that an operation failed with.
