@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use model::Clock;
-use model::ids::{ClusterId, MeshId, OperationId, UpgradeId};
+use model::ids::{MeshId, OperationId, UpgradeId};
 use model::operation::{OperationKind, OperationState, Problem};
 use model::upgrade::{Outcome, UpgradeState};
 
@@ -16,7 +16,6 @@ use crate::{Claim, NewEvent, NewOperation, Store, StoreError, Tx, exactly_one, i
 /// The parts of an operation's row that its end needs; none of them can be unreadable.
 struct Ending {
     mesh: Option<MeshId>,
-    cluster: Option<ClusterId>,
     upgrade: Option<UpgradeId>,
 }
 
@@ -66,30 +65,26 @@ impl Tx<'_> {
         };
         self.release(claim, None).await?;
         self.write_state(id, &OperationState::Failed { problem: problem.clone() }, now).await?;
-        match (upgrade, ending.mesh, ending.cluster) {
-            (Some((upgrade, Ok(_))), ..) => {
+        match (upgrade, ending.mesh) {
+            (Some((upgrade, Ok(_))), _) => {
                 self.upgrade_outcome(upgrade, Outcome::Failed(problem.clone()), clock).await?;
             }
-            (Some((upgrade, Err(StoreError::Corrupt { .. }))), Some(mesh), _) => {
+            (Some((upgrade, Err(StoreError::Corrupt { .. }))), Some(mesh)) => {
                 self.abandon_damaged(upgrade, mesh, now).await?;
             }
-            (Some((upgrade, Err(StoreError::NotFound { .. }))), Some(mesh), _) => {
+            (Some((upgrade, Err(StoreError::NotFound { .. }))), Some(mesh)) => {
                 self.free_slot(mesh, &upgrade.to_string()).await?;
             }
-            (Some((_, Err(error))), ..) => return Err(error),
-            (None, None, Some(cluster)) => match self.refused_credential(cluster, problem, now).await {
-                Ok(()) | Err(StoreError::NotFound { .. }) => {}
-                Err(error) => return Err(error),
-            },
-            // The mesh of a lone operation has followed its state already.
-            (None, ..) => {}
+            (Some((_, Err(error))), _) => return Err(error),
+            // The mesh or cluster of a lone operation has followed its state already.
+            (None, _) => {}
         }
         Ok(())
     }
 
     async fn ending(&mut self, id: OperationId) -> Result<Option<Ending>, StoreError> {
         let row = sqlx::query!(
-            "SELECT mesh_id, cluster_id, upgrade_id FROM operations WHERE tenant_id = $1 AND operation_id = $2",
+            "SELECT mesh_id, upgrade_id FROM operations WHERE tenant_id = $1 AND operation_id = $2",
             self.tenant.0,
             id.0
         )
@@ -97,7 +92,6 @@ impl Tx<'_> {
         .await?;
         Ok(row.map(|row| Ending {
             mesh: row.mesh_id.map(MeshId),
-            cluster: row.cluster_id.map(ClusterId),
             upgrade: row.upgrade_id.map(UpgradeId),
         }))
     }

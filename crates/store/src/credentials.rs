@@ -232,7 +232,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// There is no such cluster.
-    pub async fn refused_credential(
+    pub(crate) async fn refused_credential(
         &mut self,
         id: ClusterId,
         problem: &Problem,

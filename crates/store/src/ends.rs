@@ -1,10 +1,11 @@
-//! What the end of a lone operation means for its mesh.
+//! What the end of a lone operation means for its mesh or its cluster.
 //!
-//! The mesh follows in the statement's own transaction, for every way in which an operation can end, so that no mesh stays
-//! `creating` or `deleting` and no slot stays taken after the operation that it belonged to.
+//! Both follow in the statement's own transaction, for every way in which an operation can end, so that no mesh stays
+//! `creating` or `deleting`, no cluster stays `registering`, no slot stays taken and no submitted kubeconfig stays here after
+//! the operation that it belonged to.
 
 use jiff::Timestamp;
-use model::ids::{MeshId, OperationId};
+use model::ids::{ClusterId, MeshId, OperationId};
 use model::operation::{OperationKind, OperationState, Problem};
 
 use crate::meshes::MeshState;
@@ -12,6 +13,9 @@ use crate::{StoreError, Tx};
 
 /// What helps a mesh that is not whole.
 const HINT: &str = "Build it with `meshwright mesh retry`, or remove what is there with `meshwright mesh delete`.";
+
+/// The hint of a registration that was cancelled.
+const CANCELLED: &str = "Forget the cluster with `meshwright cluster delete`, then register it again if you want it.";
 
 impl Tx<'_> {
     /// Moves the mesh of a lone operation to the state that the operation's end leads to, and frees the slot that the
@@ -31,6 +35,33 @@ impl Tx<'_> {
             }
         }
         self.free_slot(mesh, &operation.to_string()).await
+    }
+
+    /// Brings the cluster of an ended operation to what follows from the end: a deregistration gives it back, and a
+    /// registration or renewal that did not succeed leaves neither a held identity nor a submitted kubeconfig.
+    pub(crate) async fn cluster_follows(
+        &mut self,
+        operation: OperationId,
+        kind: OperationKind,
+        cluster: ClusterId,
+        end: &OperationState,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        if !matches!(kind, OperationKind::RegisterCluster | OperationKind::RenewCredential) {
+            return self.keep_cluster(operation).await;
+        }
+        let problem = match end {
+            OperationState::Failed { problem } => problem.clone(),
+            OperationState::Cancelled | OperationState::Superseded => {
+                Problem::new("registration_cancelled", "The registration was cancelled.", CANCELLED)
+            }
+            _ => return Ok(()),
+        };
+        match self.refused_credential(cluster, &problem, now).await {
+            // The cluster was deleted meanwhile, or a deregistration has ended with it.
+            Err(StoreError::NotFound { .. }) => Ok(()),
+            refused => refused,
+        }
     }
 
     async fn state_after(

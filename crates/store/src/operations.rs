@@ -388,9 +388,9 @@ impl Tx<'_> {
         .await?;
         // A worker that holds the lease does not know yet: what it has started may still be on its way.
         let writer = held.and_then(|row| Some((row.epoch, row.lease_until?)));
-        sqlx::query!(
+        let ended = sqlx::query!(
             "UPDATE operations SET state = $3, state_body = $4, ended_at = $5, unfenced = $6, writer_epoch = $7, writer_until = $8
-             WHERE tenant_id = $1 AND operation_id = $2 AND ended_at IS NULL",
+             WHERE tenant_id = $1 AND operation_id = $2 AND ended_at IS NULL RETURNING kind, cluster_id",
             self.tenant.0,
             id.0,
             state.as_str(),
@@ -400,8 +400,10 @@ impl Tx<'_> {
             writer.map(|(epoch, _)| epoch),
             writer.map(|(_, until)| until) as _
         )
-        .execute(&mut *self.inner)
+        .fetch_optional(&mut *self.inner)
         .await?;
-        Ok(())
+        let Some((kind, cluster)) = ended.and_then(|row| Some((row.kind, row.cluster_id?))) else { return Ok(()) };
+        let kind = fits(serde_json::from_value(kind.into()), "operations", "kind", id)?;
+        self.cluster_follows(id, kind, ClusterId(cluster), state, now).await
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::ids::{MeshId, OperationId, TenantId};
+use model::ids::{ClusterId, MeshId, OperationId, TenantId};
 use model::operation::{Fact, OperationState, Wish};
 use sqlx::postgres::PgListener;
 use uuid::Uuid;
@@ -360,7 +360,7 @@ impl Tx<'_> {
         let unfenced = state.done() && *state != OperationState::Succeeded;
         let row = sqlx::query!(
             "UPDATE operations SET state = $3, state_body = $4, started_at = coalesce(started_at, $5), ended_at = $6, unfenced = $7
-             WHERE tenant_id = $1 AND operation_id = $2 RETURNING kind, mesh_id, upgrade_id",
+             WHERE tenant_id = $1 AND operation_id = $2 RETURNING kind, mesh_id, upgrade_id, cluster_id",
             self.tenant.0,
             id.0,
             state.as_str(),
@@ -379,14 +379,14 @@ impl Tx<'_> {
             operation: Some(id),
             body: serde_json::json!({ "kind": row.kind, "state": state.as_str() }),
         });
-        match (row.upgrade_id, row.mesh_id) {
-            (None, Some(mesh)) if state.done() => {
-                let kind = fits(serde_json::from_value(row.kind.into()), "operations", "kind", id)?;
-                self.mesh_follows(id, kind, MeshId(mesh), state, now).await
-            }
-            // A cluster that was left is gone by now.
-            _ if state.done() => self.keep_cluster(id).await,
-            _ => Ok(()),
+        if !state.done() || row.upgrade_id.is_some() {
+            return Ok(());
+        }
+        let kind = fits(serde_json::from_value(row.kind.into()), "operations", "kind", id)?;
+        match (row.mesh_id, row.cluster_id) {
+            (Some(mesh), _) => self.mesh_follows(id, kind, MeshId(mesh), state, now).await,
+            (None, Some(cluster)) => self.cluster_follows(id, kind, ClusterId(cluster), state, now).await,
+            (None, None) => Ok(()),
         }
     }
 

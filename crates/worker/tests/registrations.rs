@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use model::Clock;
-use model::ids::{OperationId, TenantId};
-use model::operation::{OperationKind, OperationState, Problem};
+use model::ids::{ClusterId, OperationId, TenantId};
+use model::operation::{OperationKind, OperationState, Problem, Wish};
 use model::rules::Severity;
 use model::upgrade::Finding;
-use store::NewOperation;
+use store::{ClusterState, NewOperation};
 use testkit::Fleet;
 use uuid::Uuid;
 
@@ -93,12 +93,50 @@ async fn a_cluster_that_is_deleted_while_it_is_registered_ends_the_registration(
     assert_eq!(problem(&fleet, operation).await.code, "cluster_gone");
 }
 
+async fn cancel(fleet: &Fleet, operation: OperationId) {
+    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+    tx.wish(operation, Wish::Cancel, fleet.clock.now()).await.expect("an operation under way");
+    tx.commit().await.expect("a commit");
+    fleet.run().await;
+    assert_eq!(fleet.operation(operation).await.state, OperationState::Cancelled);
+}
+
 #[tokio::test]
-async fn a_renewal_without_an_overlap_ends_when_the_former_credential_was_seen_to_be_refused() {
+async fn a_registration_that_is_cancelled_refuses_its_cluster_and_holds_it_no_longer() {
+    let (one, other) = two_tenants().await;
+    let (first, cancelled) = one.register("mine").await;
+    one.credentials.leads_to(first, SHARED);
+    one.credentials.refuse_connections(Some(Problem::new(worker::DATABASE, "It is away.", "Wait.")));
+    one.run().await;
+    assert!(one.cluster(first).await.held, "it was held before the account was made");
+    cancel(&one, cancelled).await;
+    let ClusterState::Refused(problem) = one.cluster(first).await.state else { panic!("it goes on") };
+    assert_eq!(problem.code, "registration_cancelled");
+    one.credentials.refuse_connections(None);
+    let (second, accepted) = other.register("theirs").await;
+    other.credentials.leads_to(second, SHARED);
+    other.run().await;
+    assert_eq!(other.operation(accepted).await.state, OperationState::Succeeded);
+}
+
+#[tokio::test]
+async fn a_renewal_that_is_cancelled_forgets_the_kubeconfig_that_was_submitted() {
     let fleet = Fleet::new().await;
     let (cluster, _) = fleet.register("renewed").await;
     fleet.run().await;
-    fleet.credentials.accept_former(true);
+    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+    tx.submit_kubeconfig(cluster, Some(b"an administrator's")).await.expect("a cluster");
+    tx.commit().await.expect("a commit");
+    let renewal = renew(&fleet, cluster).await;
+    cancel(&fleet, renewal).await;
+    let mut tx = fleet.db.worker.begin(fleet.db.tenant).await.expect("a transaction");
+    assert_eq!(tx.submitted_kubeconfig(cluster).await.expect("a cluster"), None);
+    drop(tx);
+    assert_eq!(fleet.cluster(cluster).await.state, ClusterState::Ready);
+}
+
+/// Queues a renewal that wants the former credential dead.
+async fn renew(fleet: &Fleet, cluster: ClusterId) -> OperationId {
     let id = OperationId(fleet.clock.uuid());
     let new = NewOperation {
         id,
@@ -112,6 +150,16 @@ async fn a_renewal_without_an_overlap_ends_when_the_former_credential_was_seen_t
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
     tx.create_operation(&new, fleet.clock.now()).await.expect("an operation");
     tx.commit().await.expect("a commit");
+    id
+}
+
+#[tokio::test]
+async fn a_renewal_without_an_overlap_ends_when_the_former_credential_was_seen_to_be_refused() {
+    let fleet = Fleet::new().await;
+    let (cluster, _) = fleet.register("renewed").await;
+    fleet.run().await;
+    fleet.credentials.accept_former(true);
+    let id = renew(&fleet, cluster).await;
     fleet.run().await;
     let OperationState::Waiting { reason, .. } = fleet.operation(id).await.state else { panic!("it does not wait") };
     assert!(reason.contains("former"), "{reason}");
