@@ -90,10 +90,7 @@ impl Tx<'_> {
         )
         .fetch_optional(&mut *self.inner)
         .await?;
-        Ok(row.map(|row| Ending {
-            mesh: row.mesh_id.map(MeshId),
-            upgrade: row.upgrade_id.map(UpgradeId),
-        }))
+        Ok(row.map(|row| Ending { mesh: row.mesh_id.map(MeshId), upgrade: row.upgrade_id.map(UpgradeId) }))
     }
 
     /// An upgrade whose own row cannot be read has no state to go on from: it ends, and the mesh keeps both revisions.

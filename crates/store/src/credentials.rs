@@ -76,12 +76,12 @@ impl Cluster {
 }
 
 impl Store {
-    /// Takes the cluster that has been waiting the longest to be looked after, and makes it due again after `interval`. Clusters
-    /// of the tenants in `without` are left out.
+    /// Takes the cluster that has been waiting the longest to be looked after for one look, which ends within `held`: no other
+    /// look at it begins before. Clusters of the tenants in `without` are left out.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn claim_cluster(&self, interval: Duration, without: &[TenantId]) -> Result<Option<Probe>, StoreError> {
+    pub async fn claim_cluster(&self, held: Duration, without: &[TenantId]) -> Result<Option<Probe>, StoreError> {
         let without = ids(without, |id| id.0);
         let take = || async {
             let row = sqlx::query!(
@@ -89,7 +89,7 @@ impl Store {
                  WHERE cluster_id = (SELECT cluster_id FROM cluster_probes WHERE due_at <= now() AND tenant_id <> ALL($2)
                      ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
                  RETURNING cluster_id, tenant_id, failures",
-                interval.as_secs_f64(),
+                held.as_secs_f64(),
                 &without
             )
             .fetch_optional(&self.pool)
@@ -254,7 +254,8 @@ impl Tx<'_> {
         exactly_one(done.rows_affected(), StoreError::NotFound { what: "cluster" })
     }
 
-    /// Records that a cluster answered, and warns its owners once when its credential ends soon.
+    /// Records that a cluster answered, that it is looked after again in `rest`, and warns its owners once when its credential
+    /// ends soon.
     ///
     /// # Errors
     /// The database failed.
@@ -262,6 +263,7 @@ impl Tx<'_> {
         &mut self,
         cluster: &Cluster,
         tended: &Tended,
+        rest: Duration,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         sqlx::query!(
@@ -279,7 +281,7 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        self.reset_probe(cluster.id, None, 0).await?;
+        self.rest_cluster(cluster.id, rest, 0).await?;
         if matches!(cluster.state, ClusterState::Unreachable(_)) {
             self.tell_of_cluster("cluster.reachable", cluster.id, serde_json::json!({}), now);
         }
@@ -316,7 +318,7 @@ impl Tx<'_> {
         problem: &Problem,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.reset_probe(cluster.id, Some(again_in(failures)), failures).await?;
+        self.rest_cluster(cluster.id, again_in(failures), failures).await?;
         let known = matches!(&cluster.state, ClusterState::Unreachable(known) if known.code == problem.code);
         if known || (failures < SILENT_TWICE && problem.is_silence()) {
             return Ok(());
@@ -333,14 +335,15 @@ impl Tx<'_> {
         Ok(())
     }
 
-    async fn reset_probe(&mut self, id: ClusterId, due_in: Option<Duration>, failures: i32) -> Result<(), StoreError> {
+    /// A cluster that was made due during the look, by a renewal, stays due.
+    async fn rest_cluster(&mut self, id: ClusterId, rest: Duration, failures: i32) -> Result<(), StoreError> {
         sqlx::query!(
-            "UPDATE cluster_probes SET failures = $3, due_at = coalesce(now() + make_interval(secs => $4), due_at)
+            "UPDATE cluster_probes SET failures = $3, due_at = CASE WHEN due_at > now() THEN now() + make_interval(secs => $4) ELSE due_at END
              WHERE cluster_id = $1 AND tenant_id = $2",
             id.0,
             self.tenant.0,
             failures,
-            due_in.map(|due| due.as_secs_f64())
+            rest.as_secs_f64()
         )
         .execute(&mut *self.inner)
         .await?;

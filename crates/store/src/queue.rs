@@ -184,12 +184,12 @@ impl Store {
         insisting(renew).await
     }
 
-    /// Takes the mesh whose observation has been due the longest, and makes it due again after `interval`. Meshes of the
-    /// tenants in `without` are left out.
+    /// Takes the mesh whose observation has been due the longest for one look, which ends within `held`: no other look at it
+    /// begins before. Meshes of the tenants in `without` are left out.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn claim_probe(&self, interval: Duration, without: &[TenantId]) -> Result<Option<MeshProbe>, StoreError> {
+    pub async fn claim_probe(&self, held: Duration, without: &[TenantId]) -> Result<Option<MeshProbe>, StoreError> {
         let without = ids(without, |id| id.0);
         let take = || async {
             let row = sqlx::query!(
@@ -197,7 +197,7 @@ impl Store {
                    WHERE mesh_id = (SELECT mesh_id FROM probes WHERE due_at <= now() AND tenant_id <> ALL($2)
                        ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
                    RETURNING mesh_id, tenant_id, failures"#,
-                interval.as_secs_f64(),
+                held.as_secs_f64(),
                 &without
             )
             .fetch_optional(&self.pool)

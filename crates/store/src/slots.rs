@@ -114,14 +114,15 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Keeps an observation of a mesh; the last one counts.
+    /// Keeps an observation of a mesh that began at this time. Answers false where one that began later is kept already.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn put_survey(&mut self, mesh: MeshId, survey: &Survey, at: Timestamp) -> Result<(), StoreError> {
-        sqlx::query!(
+    pub async fn put_survey(&mut self, mesh: MeshId, survey: &Survey, at: Timestamp) -> Result<bool, StoreError> {
+        let done = sqlx::query!(
             "INSERT INTO surveys (tenant_id, mesh_id, observed_at, survey) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (tenant_id, mesh_id) DO UPDATE SET observed_at = excluded.observed_at, survey = excluded.survey",
+             ON CONFLICT (tenant_id, mesh_id) DO UPDATE SET observed_at = excluded.observed_at, survey = excluded.survey
+             WHERE surveys.observed_at <= excluded.observed_at",
             self.tenant.0,
             mesh.0,
             at.to_sqlx() as _,
@@ -129,16 +130,18 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        Ok(())
+        Ok(done.rows_affected() == 1)
     }
 
-    /// Notes how often in a row a mesh was not observed, and when that is tried again.
+    /// Notes at the end of a look how often in a row a mesh was not observed, and when it is looked at again. A mesh that was
+    /// made due during the look stays due.
     ///
     /// # Errors
     /// The database failed.
     pub async fn rest_probe(&mut self, mesh: MeshId, failures: i32, rest: Duration) -> Result<(), StoreError> {
         sqlx::query!(
-            "UPDATE probes SET failures = $3, due_at = now() + make_interval(secs => $4) WHERE mesh_id = $1 AND tenant_id = $2",
+            "UPDATE probes SET failures = $3, due_at = CASE WHEN due_at > now() THEN now() + make_interval(secs => $4) ELSE due_at END
+             WHERE mesh_id = $1 AND tenant_id = $2",
             mesh.0,
             self.tenant.0,
             failures,

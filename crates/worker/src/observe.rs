@@ -19,7 +19,7 @@ impl Round for Observing {
     const WIDTH: usize = 16;
 
     async fn claim(&self, engine: &Engine, without: &[TenantId]) -> Result<Option<(TenantId, MeshProbe)>, StoreError> {
-        let probe = engine.store.claim_probe(engine.settings.observe, without).await?;
+        let probe = engine.store.claim_probe(engine.held(), without).await?;
         Ok(probe.map(|probe| (probe.tenant, probe)))
     }
 
@@ -34,11 +34,12 @@ impl Engine {
     /// # Errors
     /// The database failed; the mesh is due again later.
     pub async fn observe_due(&self) -> Result<bool, StoreError> {
-        let Some(probe) = self.store.claim_probe(self.settings.observe, &[]).await? else { return Ok(false) };
+        let Some(probe) = self.store.claim_probe(self.held(), &[]).await? else { return Ok(false) };
         self.observe(probe).await.map(|()| true)
     }
 
     async fn observe(&self, probe: MeshProbe) -> Result<(), StoreError> {
+        let begun = self.clock.now();
         let look = async {
             match self.worlds.open(probe.tenant, probe.mesh).await {
                 Ok((world, layout)) => {
@@ -65,12 +66,10 @@ impl Engine {
         };
         let mut tx = self.store.begin(probe.tenant).await?;
         if let Ok((survey, layout)) = seen {
-            observed::keep(&mut tx, probe.mesh, &layout, survey, self.clock.now()).await?;
+            observed::keep(&mut tx, probe.mesh, &layout, survey, begun).await?;
         }
-        if failures != probe.failures {
-            let rest = again_in(failures).max(self.settings.observe);
-            tx.rest_probe(probe.mesh, failures, rest).await?;
-        }
+        let rest = again_in(failures).max(self.rest_after(begun, self.settings.observe));
+        tx.rest_probe(probe.mesh, failures, rest).await?;
         tx.commit().await
     }
 }

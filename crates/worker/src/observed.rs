@@ -10,7 +10,7 @@ use rollout::plan::Layout;
 use serde_json::json;
 use store::{MeshState, NewEvent, Page, StoreError, Tx};
 
-/// Keeps an observation of a mesh; the last one counts.
+/// Keeps an observation of a mesh that began at this time, unless a later one is kept already.
 ///
 /// # Errors
 /// The database failed, or a row does not fit.
@@ -19,17 +19,17 @@ pub(crate) async fn keep(
     mesh: MeshId,
     layout: &Layout,
     mut survey: Survey,
-    now: Timestamp,
+    at: Timestamp,
 ) -> Result<(), StoreError> {
     survey.sidecars = injected(tx, mesh, layout).await?;
     let gone = removed_tags(tx, mesh, &survey).await?;
-    if !gone.is_empty() {
+    if tx.put_survey(mesh, &survey, at).await? && !gone.is_empty() {
         tracing::warn!(mesh.id = %mesh, tags = ?gone, "tags of a mesh were removed from its members");
         let tags: Vec<_> = gone.iter().map(|(cluster, tag)| json!({ "cluster": cluster, "tag": tag })).collect();
         let (kind, body) = ("mesh.tags_removed", json!({ "tags": tags }));
-        tx.tell(NewEvent { at: now, kind, mesh: Some(mesh), upgrade: None, operation: None, body });
+        tx.tell(NewEvent { at, kind, mesh: Some(mesh), upgrade: None, operation: None, body });
     }
-    tx.put_survey(mesh, &survey, now).await
+    Ok(())
 }
 
 /// What each revision injects now. In place, both control planes have one name: before the deployment the old one runs,

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
+use jiff::Timestamp;
 use model::ids::TenantId;
 use store::StoreError;
 use tokio::sync::Notify;
@@ -111,6 +112,18 @@ impl Drop for Seat {
 }
 
 impl Engine {
+    /// How long a look holds what it looks at: its own limit, and time to record what it saw.
+    pub(crate) fn held(&self) -> Duration {
+        self.settings.look + self.settings.lease
+    }
+
+    /// How long something rests after a look that began at this time: at least as long as the look took, so that what is
+    /// slow takes half of a seat at most.
+    pub(crate) fn rest_after(&self, begun: Timestamp, interval: Duration) -> Duration {
+        let took = self.clock.now().duration_since(begun);
+        interval.max(Duration::try_from(took).unwrap_or_default())
+    }
+
     /// Works until told to stop, then waits for what is under way.
     pub(crate) async fn round<R: Round>(self, round: R, stop: CancellationToken) {
         let (shares, under_way) = (Arc::new(Shares::default()), TaskTracker::new());

@@ -25,7 +25,7 @@ impl Round for Tending {
     const WIDTH: usize = 16;
 
     async fn claim(&self, engine: &Engine, without: &[TenantId]) -> Result<Option<(TenantId, Probe)>, StoreError> {
-        let probe = engine.store.claim_cluster(engine.settings.tend, without).await?;
+        let probe = engine.store.claim_cluster(engine.held(), without).await?;
         Ok(probe.map(|probe| (probe.tenant, probe)))
     }
 
@@ -40,11 +40,12 @@ impl Engine {
     /// # Errors
     /// The database failed; the cluster is due again later.
     pub async fn tend_due(&self) -> Result<bool, StoreError> {
-        let Some(probe) = self.store.claim_cluster(self.settings.tend, &[]).await? else { return Ok(false) };
+        let Some(probe) = self.store.claim_cluster(self.held(), &[]).await? else { return Ok(false) };
         self.tend(probe).await.map(|()| true)
     }
 
     async fn tend(&self, probe: Probe) -> Result<(), StoreError> {
+        let begun = self.clock.now();
         let answer = match guarded(self.settings.look, self.worlds.tend(probe.tenant, probe.cluster)).await {
             Ok(Err(problem)) if problem.code == DATABASE => return Ok(()),
             Ok(answer) => answer,
@@ -65,7 +66,8 @@ impl Engine {
         }
         match answer {
             Ok(tended) => {
-                tx.cluster_answered(&cluster, &tended, now).await?;
+                let rest = self.rest_after(begun, self.settings.tend);
+                tx.cluster_answered(&cluster, &tended, rest, now).await?;
                 if cluster.life.is_none_or(|life| life.renews_at() <= now) {
                     self.renew(&mut tx, &probe, &cluster, now).await?;
                 }

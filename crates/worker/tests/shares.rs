@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
+use model::Clock;
 use model::ids::{OperationId, TenantId};
 use model::operation::{OperationKind, OperationState};
+use model::plan::Sidecar;
+use model::survey::Survey;
 use serde_json::json;
 use testkit::Fleet;
 use testkit::credentials::Conduct;
@@ -93,6 +97,62 @@ async fn a_mesh_that_cannot_be_observed_is_looked_at_ever_more_rarely() {
     fleet.db.execute("mw_worker", "UPDATE probes SET due_at = now()").await.expect("the mesh is due");
     worker.observe_due().await.expect("a readable database");
     assert_eq!(fleet.db.query("mw_worker", "SELECT failures::text FROM probes").await, ["0"]);
+}
+
+#[tokio::test]
+async fn a_mesh_and_a_cluster_are_looked_at_once_at_a_time_however_long_a_look_takes() {
+    let fleet = Fleet::new().await;
+    fleet.world.slow(LIMIT * 2);
+    fleet.credentials.conduct(Conduct::Hangs);
+    let (observer, tender) = (fleet.worker("a", Duration::from_secs(30)), fleet.worker("b", Duration::from_secs(30)));
+    for table in ["probes", "cluster_probes"] {
+        let all_due = format!("UPDATE {table} SET due_at = now()");
+        fleet.db.execute("mw_worker", &all_due).await.expect("everything is due");
+    }
+    let first = observer.clone();
+    let observing = tokio::spawn(async move { first.observe_due().await });
+    let tending = [tender.clone(), tender.clone()].map(|tender| tokio::spawn(async move { tender.tend_due().await }));
+    for table in ["probes", "cluster_probes"] {
+        let due = format!("SELECT count(*)::text FROM {table} WHERE due_at <= now()");
+        until("a look is under way", async || fleet.db.query("mw_worker", &due).await == ["0"]).await;
+        let later = format!("UPDATE {table} SET due_at = due_at - interval '3 minutes'");
+        fleet.db.execute("mw_worker", &later).await.expect("time passes");
+    }
+    let again = async { (observer.observe_due().await, tender.tend_due().await) };
+    let (observed, tended) = tokio::time::timeout(LIMIT, again).await.expect("no second look begins");
+    assert!(!observed.expect("a readable database") && !tended.expect("a readable database"));
+    observing.abort();
+    tending.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_mesh_rests_as_long_as_a_look_at_it_took_and_shows_the_time_at_which_the_look_began() {
+    let fleet = Fleet::new().await;
+    fleet.world.slow(Duration::from_millis(200));
+    let _clock = fleet.wind(1000);
+    fleet.db.execute("mw_worker", "UPDATE probes SET due_at = now()").await.expect("the mesh is due");
+    assert!(fleet.worker("worker", Duration::from_secs(30)).observe_due().await.expect("a readable database"));
+    let rests = "SELECT (due_at > now() + interval '100 seconds')::text FROM probes";
+    assert_eq!(fleet.db.query("mw_worker", rests).await, ["true"]);
+    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+    let (at, _) = tx.survey(fleet.mesh).await.expect("a survey").expect("a look");
+    assert!(fleet.clock.now().duration_since(at) >= SignedDuration::from_secs(100));
+}
+
+#[tokio::test]
+async fn an_older_look_does_not_replace_a_newer_one() {
+    let fleet = Fleet::new().await;
+    let now = fleet.clock.now();
+    let seen = |revision: &str| Survey {
+        sidecars: vec![Sidecar { revision: revision.parse().expect("a revision name"), image: "proxyv2".into() }],
+        ..Survey::default()
+    };
+    let mut tx = fleet.db.worker.begin(fleet.db.tenant).await.expect("a transaction");
+    for (revision, age, kept) in [("1-27-9", 0, true), ("1-25-1", 10, false)] {
+        let at = now - SignedDuration::from_secs(age);
+        assert_eq!(tx.put_survey(fleet.mesh, &seen(revision), at).await.expect("a mesh"), kept, "{revision}");
+    }
+    assert_eq!(tx.survey(fleet.mesh).await.expect("a survey"), Some((now, seen("1-27-9"))));
 }
 
 #[tokio::test]
