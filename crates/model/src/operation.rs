@@ -100,6 +100,12 @@ pub enum OperationState {
         reason: String,
         /// When it is looked at again.
         until: Timestamp,
+        /// When it began to wait, also for other reasons before this one. Absent in rows of earlier versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<Timestamp>,
+        /// Since when no cluster has answered; absent while it waits for something else.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        silent_since: Option<Timestamp>,
     },
     /// A pause was asked for; calls under way are ending.
     Pausing,

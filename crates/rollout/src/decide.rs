@@ -99,7 +99,7 @@ pub fn decide(step: &Step, looked: Result<Check, WorldError>, run: &Run, patienc
         Ok(Check::Blocked(problem)) => Decision::Pause(problem),
         Ok(Check::Waiting(reason)) if run.waited > patience.for_step(step) => Decision::Pause(too_long(step, &reason)),
         Ok(Check::Waiting(reason)) => Decision::Wait(reason),
-        Err(WorldError::Changed { place }) => Decision::Wait(format!("{place} changed in between; looking again")),
+        Err(WorldError::Changed { place }) => changed(&place),
         Err(WorldError::Unreachable { place, code, cause }) if run.silent > patience.unreachable => {
             Decision::Pause(unreachable(code, &place, &cause))
         }
@@ -111,6 +111,26 @@ pub fn decide(step: &Step, looked: Result<Check, WorldError>, run: &Run, patienc
         )),
         Err(WorldError::Expired) => Decision::Stop,
     }
+}
+
+/// Decides after a look that was to lead to a plan or to the findings of a precheck and failed. `silent` is the time since a
+/// cluster last answered.
+pub fn decide_unplanned(error: &WorldError, silent: SignedDuration, patience: &Patience) -> Decision {
+    let hint = match error {
+        WorldError::Changed { place } => return changed(place),
+        WorldError::Expired => return Decision::Stop,
+        WorldError::Unreachable { .. } if silent <= patience.unreachable => return Decision::Wait(error.to_string()),
+        error if error.is_lost() => {
+            "Bring the cluster back or renew its credential, then retry. Nothing was changed by this stage."
+        }
+        _ => "Put right what it complains about, then retry. Nothing was changed by this stage.",
+    };
+    let problem = error.problem(hint);
+    Decision::Pause(Problem { message: format!("No plan could be made: {}", problem.message), ..problem })
+}
+
+fn changed(place: &str) -> Decision {
+    Decision::Wait(format!("{place} changed in between; looking again"))
 }
 
 fn proven(run: &Run, patience: &Patience) -> bool {

@@ -232,4 +232,16 @@ impl WorldError {
     pub fn silent(place: impl Into<String>, cause: impl Into<String>) -> Self {
         Self::Unreachable { place: place.into(), code: crate::decide::UNREACHABLE, cause: cause.into() }
     }
+
+    /// The failure as a problem: its stable code, and its cause in our words.
+    pub fn problem(&self, hint: &str) -> Problem {
+        let (code, message) = match self {
+            Self::Unreachable { code, cause, .. } | Self::Refused { code, cause, .. } => {
+                (*code, format!("{self} ({cause})."))
+            }
+            Self::Changed { .. } => ("cluster_changed", format!("{self}.")),
+            Self::Expired => ("try_again", "The attempt took too long.".to_owned()),
+        };
+        Problem::new(code, message, hint)
+    }
 }

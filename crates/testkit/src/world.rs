@@ -89,6 +89,7 @@ struct State {
     objects: BTreeMap<(Target, String), String>,
     workloads: BTreeMap<(Name, WorkloadRef), Workload>,
     silent: BTreeSet<Name>,
+    faults: BTreeMap<Name, WorldError>,
     pinned: Vec<String>,
     foreign: BTreeMap<Name, Vec<String>>,
     refused: BTreeSet<Target>,
@@ -187,6 +188,16 @@ impl FakeWorld {
             state.silent.insert(member)
         } else {
             state.silent.remove(&member)
+        };
+    }
+
+    /// Makes every call of a member end in an error, or lets it answer again.
+    pub fn fail(&self, member: &str, error: Option<WorldError>) {
+        let member: Name = member.parse().expect(member);
+        let mut state = self.lock();
+        match error {
+            Some(error) => state.faults.insert(member, error),
+            None => state.faults.remove(&member),
         };
     }
 
@@ -317,6 +328,7 @@ impl State {
 
     fn reach(&self, member: Option<&Name>) -> Result<(), WorldError> {
         match member {
+            Some(member) if self.faults.contains_key(member) => Err(self.faults[member].clone()),
             Some(member) if self.silent.contains(member) => Err(WorldError::silent(member.as_str(), "timed out")),
             _ => Ok(()),
         }

@@ -22,6 +22,7 @@ mod connect;
 mod fencing;
 mod leave;
 mod tick;
+mod waiting;
 mod wishes;
 
 pub(crate) use connect::silent;

@@ -119,8 +119,8 @@ async fn a_mesh_and_a_cluster_are_looked_at_once_at_a_time_however_long_a_look_t
         fleet.db.execute("mw_worker", &later).await.expect("time passes");
     }
     let again = async { (observer.observe_due().await, tender.tend_due().await) };
-    let (observed, tended) = tokio::time::timeout(LIMIT, again).await.expect("no second look begins");
-    assert!(!observed.expect("a readable database") && !tended.expect("a readable database"));
+    let (mesh, cluster) = tokio::time::timeout(LIMIT, again).await.expect("no second look begins");
+    assert!(!mesh.expect("a readable database") && !cluster.expect("a readable database"));
     observing.abort();
     tending.iter().for_each(tokio::task::JoinHandle::abort);
 }

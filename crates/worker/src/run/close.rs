@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
-use model::operation::{Fact, OperationKind, OperationState, Problem, Wish};
+use jiff::Timestamp;
+use model::operation::{Fact, OperationState, Problem, Wish};
 use model::release::Release;
 use model::upgrade::Outcome;
 use rollout::plan::Layout;
@@ -14,7 +14,7 @@ use rollout::plan::precheck::{self, Evidence, SkewRule};
 use rollout::ports::{World, WorldError};
 use store::{NewEvent, Operation, Record, StoreError};
 
-use super::{REST, Run, RunEnd, SLEEP};
+use super::{Run, RunEnd, SLEEP};
 use crate::vitals;
 
 impl Run<'_> {
@@ -99,39 +99,6 @@ impl Run<'_> {
     pub(super) async fn let_go(&mut self, due_in: Duration) -> Result<(), StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         tx.release(&self.claim, Some(due_in)).await?;
-        tx.commit().await
-    }
-
-    /// A cluster did not answer while the plan was built: a short rest, and a person after the patience is over.
-    pub(super) async fn rest(&mut self, error: &WorldError) -> Result<(), StoreError> {
-        let waited = self.operation.started_at.map_or(SignedDuration::ZERO, |since| self.now().duration_since(since));
-        if waited > self.engine.settings.patience.unreachable || !matches!(error, WorldError::Unreachable { .. }) {
-            let hint = if self.operation.kind == OperationKind::DeleteMesh {
-                "Bring the cluster back or renew its credential, then retry; or leave it behind with `meshwright mesh delete NAME --force --reason TEXT`."
-            } else {
-                "Bring the cluster back or renew its credential, then retry. Nothing was changed by this stage."
-            };
-            return self
-                .pause(
-                    Problem::new("cluster_unreachable", format!("The plan could not be built: {error}."), hint),
-                    Vec::new(),
-                )
-                .await;
-        }
-        self.wait(error.to_string()).await
-    }
-
-    /// Lets the operation go for a short rest, and says what it waits for.
-    pub(super) async fn wait(&mut self, reason: String) -> Result<(), StoreError> {
-        // Each record of a state is an event: a wait of days must not tell the same thing every two seconds.
-        if matches!(&self.operation.state, OperationState::Waiting { reason: known, .. } if *known == reason) {
-            return self.let_go(REST).await;
-        }
-        let until = self.now() + SignedDuration::try_from(REST).expect("a short rest");
-        let state = OperationState::Waiting { reason, until };
-        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        let _locked = self.record(&mut tx, &Record { state: Some(state), ..Record::default() }).await?;
-        tx.release(&self.claim, Some(REST)).await?;
         tx.commit().await
     }
 

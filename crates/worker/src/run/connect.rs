@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::SignedDuration;
 use model::audit::Entry;
 use model::credential::OVERLAP;
 use model::ids::ClusterId;
@@ -10,7 +9,7 @@ use model::operation::{OperationKind, OperationState, Problem};
 use rollout::ports::Settled;
 use store::{Issued, ONE_REGISTRATION, Record, StoreError, Tx, sha256};
 
-use super::{REST, Run, RunEnd};
+use super::{Run, RunEnd};
 use crate::{DATABASE, vitals};
 
 impl Run<'_> {
@@ -48,9 +47,11 @@ impl Run<'_> {
         let taken_over = tokio::time::timeout(self.engine.settings.look, self.taken_over(cluster)).await;
         let done = match taken_over.unwrap_or_else(|_| Err(silent())) {
             Ok(Settled::Yes) => self.finish(OperationState::Succeeded).await,
-            Ok(Settled::NotYet(reason)) => self.wait_for_replicas(reason).await,
+            Ok(Settled::NotYet(reason)) => self.wait_for_replicas("control_plane_not_ready", reason).await,
             Err(problem) if problem.code == DATABASE => return Ok(RunEnd::Unreadable),
-            Ok(Settled::Failing(problem)) | Err(problem) => self.wait_for_replicas(problem.message).await,
+            Ok(Settled::Failing(problem)) | Err(problem) => {
+                self.wait_for_replicas(&problem.code, problem.message).await
+            }
         };
         done.map(|()| RunEnd::LetGo)
     }
@@ -90,6 +91,7 @@ impl Run<'_> {
         let running = Record { state: Some(OperationState::Running), ..Record::default() };
         let locked = self.record(&mut tx, &running).await?;
         locked.commit(tx).await?;
+        self.operation.state = OperationState::Running;
         Ok(())
     }
 
@@ -115,27 +117,20 @@ impl Run<'_> {
         }
         let (world, layout) = self.engine.worlds.open(self.claim.tenant, mesh.id).await?;
         let seen = world.readiness(&layout.current.revision, &layout.members).await;
-        let seen = seen.map_err(|error| Problem::new("cluster_unreachable", error.to_string(), ""))?;
+        let seen = seen.map_err(|error| error.problem(""))?;
         Ok(if seen == Settled::Yes { former } else { seen })
     }
 
     /// Looks again in a moment. The credential is renewed whatever the replicas say, and whoever looks after the cluster goes
     /// on bringing it to them.
-    async fn wait_for_replicas(&mut self, reason: String) -> Result<(), StoreError> {
-        let waited = self.operation.started_at.map_or(SignedDuration::ZERO, |since| self.now().duration_since(since));
-        if waited > self.engine.settings.patience.step {
-            let hint = "The credential was renewed, and control planes are still brought to it. See what keeps them from being ready.";
-            let message = format!("The clusters do not show yet that only the new one is in use: {reason}.");
-            return self
-                .finish(OperationState::Failed { problem: Problem::new("control_plane_not_ready", message, hint) })
-                .await;
+    async fn wait_for_replicas(&mut self, code: &str, reason: String) -> Result<(), StoreError> {
+        if self.waited() <= self.engine.settings.patience.step {
+            return self.wait(reason).await;
         }
-        let until = self.now() + SignedDuration::try_from(REST).expect("a short rest");
-        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        let state = Some(OperationState::Waiting { reason, until });
-        let _locked = self.record(&mut tx, &Record { state, ..Record::default() }).await?;
-        tx.release(&self.claim, Some(REST)).await?;
-        tx.commit().await
+        let hint = "The credential was renewed, and control planes are still brought to it. See what keeps them from being ready.";
+        let reason = reason.trim_end_matches('.');
+        let message = format!("The clusters do not show yet that only the new one is in use: {reason}.");
+        self.finish(OperationState::Failed { problem: Problem::new(code, message, hint) }).await
     }
 
     async fn refused(&mut self, cluster: ClusterId, problem: Problem) -> Result<(), StoreError> {

@@ -1,7 +1,6 @@
 //! Deregistrations: our account is removed from a cluster, and a look shows that it is gone. Only then is the cluster
 //! forgotten.
 
-use jiff::SignedDuration;
 use model::audit::Entry;
 use model::ids::ClusterId;
 use model::leftover::Leftover;
@@ -10,7 +9,7 @@ use rollout::ports::Presence;
 use store::{Record, StoreError};
 
 use super::connect::gone;
-use super::{REST, Run, RunEnd, silent};
+use super::{Run, RunEnd, silent};
 use crate::DATABASE;
 
 /// The codes of a cluster that is lost to us: it does not answer, or accepts no credential of ours.
@@ -41,7 +40,7 @@ impl Run<'_> {
                     Err(_) => return Ok(RunEnd::Unreadable),
                 }
             }
-            Err(problem) => self.wait_for_an_answer(problem).await,
+            Err(problem) => self.lost(problem).await,
         };
         done.map(|()| RunEnd::LetGo)
     }
@@ -63,6 +62,7 @@ impl Run<'_> {
         tx.keep_leftovers(self.claim.operation, leftovers).await?;
         tx.note(self.left_entry("cluster.account.removal", cluster));
         locked.commit(tx).await?;
+        self.operation.state = OperationState::Running;
         Ok(())
     }
 
@@ -90,34 +90,21 @@ impl Run<'_> {
         }
     }
 
-    fn waited(&self) -> SignedDuration {
-        self.operation.started_at.map_or(SignedDuration::ZERO, |since| self.now().duration_since(since))
-    }
-
     async fn wait_until_gone(&mut self, reason: String) -> Result<(), StoreError> {
         if self.waited() <= self.engine.settings.patience.step {
-            return self.look_again(reason).await;
+            return self.wait(reason).await;
         }
         let message = format!("Our account is not gone from the cluster: {reason}.");
         let hint = "See what keeps the objects in the namespace meshwright-system, then delete the cluster again with `meshwright cluster delete`.";
         self.stays(Problem::new("still_there", message, hint)).await
     }
 
-    async fn wait_for_an_answer(&mut self, problem: Problem) -> Result<(), StoreError> {
-        if self.waited() <= self.engine.settings.patience.unreachable {
-            return self.look_again(problem.message).await;
+    async fn lost(&mut self, problem: Problem) -> Result<(), StoreError> {
+        if self.silent() <= self.engine.settings.patience.unreachable {
+            return self.wait_for_an_answer(problem.message).await;
         }
         let hint = "Bring the cluster back or renew its credential, then delete it again; or leave it behind with `meshwright cluster delete NAME --force --reason TEXT`.";
         self.stays(Problem::new(problem.code, problem.message, hint)).await
-    }
-
-    async fn look_again(&mut self, reason: String) -> Result<(), StoreError> {
-        let until = self.now() + SignedDuration::try_from(REST).expect("a short rest");
-        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        let state = Some(OperationState::Waiting { reason, until });
-        let _locked = self.record(&mut tx, &Record { state, ..Record::default() }).await?;
-        tx.release(&self.claim, Some(REST)).await?;
-        tx.commit().await
     }
 
     async fn stays(&mut self, problem: Problem) -> Result<(), StoreError> {

@@ -1,0 +1,123 @@
+//! What keeps a plan from being made: it is said with its own code and its cause, and is waited for as long as it is silence.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use model::Clock;
+use model::ids::OperationId;
+use model::operation::{OperationKind, OperationState, Problem, Wish};
+use rollout::ports::WorldError;
+use serde_json::json;
+use store::NewOperation;
+use testkit::Fleet;
+
+const HOUR: SignedDuration = SignedDuration::from_hours(1);
+
+fn refused(code: &'static str) -> WorldError {
+    WorldError::Refused { place: "c1".into(), code, cause: "this is the cause".into() }
+}
+
+/// Looks at everything again after so many minutes.
+async fn later(fleet: &Fleet, minutes: i64) {
+    fleet.clock.advance(SignedDuration::from_mins(minutes));
+    fleet.db.execute("mw_worker", "UPDATE work_queue SET due_at = now()").await.expect("it is due");
+    fleet.run().await;
+}
+
+async fn ask(fleet: &Fleet, operation: OperationId, wish: Wish) {
+    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+    tx.wish(operation, wish, fleet.clock.now()).await.expect("an operation under way");
+    tx.commit().await.expect("a commit");
+    fleet.run().await;
+}
+
+async fn paused(fleet: &Fleet, operation: OperationId) -> Problem {
+    match fleet.operation(operation).await.state {
+        OperationState::Paused { problem } => problem,
+        state => panic!("it is {}", state.as_str()),
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_while_a_plan_or_a_precheck_is_made_keeps_its_code_and_its_cause() {
+    for kind in [OperationKind::Restart, OperationKind::Precheck, OperationKind::DeleteMesh] {
+        for code in ["permission_missing", "list_too_long", "answer_too_large", "address_refused"] {
+            let fleet = Fleet::new().await;
+            fleet.world.fail("c1", Some(refused(code)));
+            let operation = fleet.begin(kind, json!({})).await;
+            fleet.run().await;
+            let problem = paused(&fleet, operation).await;
+            assert_eq!(problem.code, code, "{kind:?}");
+            assert!(problem.message.contains("this is the cause"), "{kind:?}: {}", problem.message);
+            assert_eq!(problem.hint.contains("Bring the cluster back"), code == "address_refused", "{}", problem.hint);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_slow_cluster_keeps_its_code_after_the_patience_for_a_plan() {
+    let fleet = Fleet::new().await;
+    let (place, cause) = ("c1".to_owned(), "the look took too long".to_owned());
+    fleet.world.fail("c1", Some(WorldError::Unreachable { place, code: "look_too_slow", cause }));
+    let operation = fleet.begin(OperationKind::Restart, json!({})).await;
+    fleet.run().await;
+    assert_eq!(fleet.operation(operation).await.state.as_str(), "waiting");
+    later(&fleet, 3).await;
+    assert_eq!(paused(&fleet, operation).await.code, "look_too_slow");
+}
+
+#[tokio::test]
+async fn something_that_changed_while_a_plan_was_made_is_looked_at_again() {
+    for kind in [OperationKind::Restart, OperationKind::Precheck] {
+        let fleet = Fleet::new().await;
+        fleet.world.fail("c1", Some(WorldError::Changed { place: "c1".into() }));
+        let operation = fleet.begin(kind, json!({})).await;
+        fleet.run().await;
+        assert_eq!(fleet.operation(operation).await.state.as_str(), "waiting", "{kind:?}");
+        fleet.world.fail("c1", None);
+        later(&fleet, 0).await;
+        assert_eq!(fleet.operation(operation).await.state, OperationState::Succeeded, "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn patience_is_counted_anew_after_a_retry() {
+    let fleet = Fleet::new().await;
+    fleet.world.silence("c1", true);
+    let operation = fleet.begin(OperationKind::Restart, json!({})).await;
+    fleet.run().await;
+    later(&fleet, 3).await;
+    assert_eq!(paused(&fleet, operation).await.code, "cluster_unreachable");
+    fleet.clock.advance(HOUR);
+    ask(&fleet, operation, Wish::Retry).await;
+    assert_eq!(fleet.operation(operation).await.state.as_str(), "waiting", "one lost answer after the retry");
+    later(&fleet, 1).await;
+    assert_eq!(fleet.operation(operation).await.state.as_str(), "waiting");
+    later(&fleet, 2).await;
+    assert_eq!(paused(&fleet, operation).await.code, "cluster_unreachable");
+}
+
+/// A renewal in a mesh: the control planes cannot be asked whether they use the new credential.
+#[tokio::test]
+async fn a_renewal_whose_control_planes_cannot_be_read_ends_with_the_reason_and_after_a_pause_with_new_patience() {
+    let fleet = Fleet::new().await;
+    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+    let cluster = tx.mesh(fleet.mesh).await.expect("the mesh").members[0].cluster;
+    let (id, arguments) =
+        (OperationId(fleet.clock.uuid()), tx.cluster(cluster).await.expect("a cluster").renewal(Duration::ZERO));
+    let (kind, due_in) = (OperationKind::RenewCredential, Duration::ZERO);
+    let new = NewOperation { id, kind, mesh: None, cluster: Some(cluster), upgrade: None, arguments, due_in };
+    tx.create_operation(&new, fleet.clock.now()).await.expect("an operation");
+    tx.commit().await.expect("a commit");
+    fleet.world.fail("c1", Some(refused("permission_missing")));
+    fleet.run().await;
+    assert_eq!(fleet.operation(id).await.state.as_str(), "waiting");
+    ask(&fleet, id, Wish::Pause).await;
+    fleet.clock.advance(HOUR);
+    ask(&fleet, id, Wish::Resume).await;
+    assert_eq!(fleet.operation(id).await.state.as_str(), "waiting", "the pause does not count");
+    later(&fleet, 11).await;
+    let OperationState::Failed { problem } = fleet.operation(id).await.state else { panic!("it did not fail") };
+    assert_eq!(problem.code, "permission_missing");
+    assert!(problem.message.contains("this is the cause"), "{}", problem.message);
+}
