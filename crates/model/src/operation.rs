@@ -141,7 +141,17 @@ pub struct Problem {
 }
 
 /// Codes of problems that a cluster's silence or slowness is.
-const SILENCES: [&str; 4] = ["cluster_unreachable", "answer_too_slow", "list_too_slow", "look_too_slow"];
+const SILENCES: [&str; 5] =
+    ["answer_too_slow", "cluster_unreachable", "contact_too_slow", "list_too_slow", "look_too_slow"];
+
+/// Codes of problems with which a cluster refuses every call of ours.
+const SHUT_OUT: [&str; 2] = ["address_refused", "credential_expired"];
+
+/// Whether the problem of a code says that a cluster is lost to us: it is silent or slow, or refuses every call of ours. A
+/// cluster that answers and refuses one call is not lost.
+pub fn is_lost(code: &str) -> bool {
+    SILENCES.contains(&code) || SHUT_OUT.contains(&code)
+}
 
 impl Problem {
     /// A problem with its three parts.

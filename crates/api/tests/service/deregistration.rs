@@ -74,6 +74,8 @@ async fn h3_a_dead_cluster_is_left_behind_with_force_only_and_what_stays_is_show
     assert!(ended["problem"]["hint"].as_str().expect("a hint").contains("--force"), "{ended}");
     assert_eq!(state(&stage, &cluster).await.as_deref(), Some("ready"), "it can be asked for again");
     let operation = deregister(&stage, &cluster, Some(&forced())).await;
+    assert_eq!(stage.operation(&operation).await["state"], "waiting", "it may answer yet");
+    stage.later(3).await;
     let ended = stage.operation(&operation).await;
     assert_eq!(ended["state"], "succeeded");
     assert_eq!(left(&ended), [("c2".to_owned(), "meshwright-system".to_owned())]);

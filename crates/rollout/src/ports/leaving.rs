@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use model::Name;
 use model::injection::Injector;
 use model::leftover::Leftover;
+use model::operation::is_lost;
 
 use super::WorldError;
 use crate::plan::Line;
@@ -33,12 +34,11 @@ pub trait Leaving: Send + Sync {
 }
 
 impl WorldError {
-    /// Whether the cluster is lost to us: it does not answer, or does not accept our credential at all. A cluster that
-    /// answers and refuses one call is not lost.
+    /// Whether the cluster is lost to us, see [`is_lost`].
     pub fn is_lost(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
-            Self::Refused { code, .. } => ["credential_expired", "address_refused"].contains(code),
+            Self::Refused { code, .. } => is_lost(code),
             Self::Changed { .. } | Self::Expired => false,
         }
     }

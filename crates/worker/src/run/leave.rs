@@ -4,16 +4,13 @@
 use model::audit::Entry;
 use model::ids::ClusterId;
 use model::leftover::Leftover;
-use model::operation::{OperationState, Problem};
+use model::operation::{OperationState, Problem, is_lost};
 use rollout::ports::Presence;
 use store::{Record, StoreError};
 
 use super::connect::gone;
 use super::{Run, RunEnd, silent};
 use crate::DATABASE;
-
-/// The codes of a cluster that is lost to us: it does not answer, or accepts no credential of ours.
-const LOST: [&str; 3] = ["cluster_unreachable", "credential_expired", "address_refused"];
 
 impl Run<'_> {
     /// A cluster that cannot be left is an answer, not a pause.
@@ -33,14 +30,8 @@ impl Run<'_> {
             Ok(Presence::Going(reason)) => self.wait_until_gone(reason).await,
             Ok(Presence::There(_)) => self.wait_until_gone("our account is still there".into()).await,
             Err(problem) if problem.code == DATABASE => return Ok(RunEnd::Unreadable),
-            Err(problem) if !LOST.contains(&problem.code.as_str()) => self.stays(problem).await,
-            Err(problem) if self.operation.forced() => {
-                match self.engine.worlds.left_behind(self.claim.tenant, cluster).await {
-                    Ok(leftovers) => self.left(cluster, Some((leftovers, problem))).await,
-                    Err(_) => return Ok(RunEnd::Unreadable),
-                }
-            }
-            Err(problem) => self.lost(problem).await,
+            Err(problem) if is_lost(&problem.code) => return self.lost(cluster, problem).await,
+            Err(problem) => self.stays(problem).await,
         };
         done.map(|()| RunEnd::LetGo)
     }
@@ -99,12 +90,20 @@ impl Run<'_> {
         self.stays(Problem::new("still_there", message, hint)).await
     }
 
-    async fn lost(&mut self, problem: Problem) -> Result<(), StoreError> {
-        if self.silent() <= self.engine.settings.patience.unreachable {
-            return self.wait_for_an_answer(problem.message).await;
-        }
-        let hint = "Bring the cluster back or renew its credential, then delete it again; or leave it behind with `meshwright cluster delete NAME --force --reason TEXT`.";
-        self.stays(Problem::new(problem.code, problem.message, hint)).await
+    /// The cluster is waited for first, also when it may be left behind: one lost answer says nothing.
+    async fn lost(&mut self, cluster: ClusterId, problem: Problem) -> Result<RunEnd, StoreError> {
+        let done = if self.silent() <= self.engine.settings.patience.unreachable {
+            self.wait_for_an_answer(problem.message).await
+        } else if self.operation.forced() {
+            match self.engine.worlds.left_behind(self.claim.tenant, cluster).await {
+                Ok(leftovers) => self.left(cluster, Some((leftovers, problem))).await,
+                Err(_) => return Ok(RunEnd::Unreadable),
+            }
+        } else {
+            let hint = "Bring the cluster back or renew its credential, then delete it again; or leave it behind with `meshwright cluster delete NAME --force --reason TEXT`.";
+            self.stays(Problem::new(problem.code, problem.message, hint)).await
+        };
+        done.map(|()| RunEnd::LetGo)
     }
 
     async fn stays(&mut self, problem: Problem) -> Result<(), StoreError> {

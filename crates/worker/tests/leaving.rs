@@ -1,0 +1,105 @@
+//! Clusters are left only after patience: one lost or refused answer neither leaves a cluster behind nor forgets it.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use model::Clock;
+use model::ids::{ClusterId, OperationId};
+use model::operation::{OperationKind, OperationState, Problem};
+use store::{ClusterState, NewOperation, StoreError};
+use testkit::Fleet;
+
+/// The codes of a cluster that is lost to us, by its silence, its slowness or its refusal of every call.
+const LOST: [&str; 7] = [
+    "address_refused",
+    "answer_too_slow",
+    "cluster_unreachable",
+    "contact_too_slow",
+    "credential_expired",
+    "list_too_slow",
+    "look_too_slow",
+];
+
+fn problem(code: &str) -> Problem {
+    Problem::new(code, "It says so.", "Do something.")
+}
+
+async fn registered(fleet: &Fleet) -> ClusterId {
+    let (cluster, _) = fleet.register("c3").await;
+    fleet.run().await;
+    cluster
+}
+
+/// Begins a deregistration, and runs what is due.
+async fn leave(fleet: &Fleet, cluster: ClusterId, reason: Option<&str>) -> OperationId {
+    let id = OperationId(fleet.clock.uuid());
+    let new = NewOperation {
+        id,
+        kind: OperationKind::DeregisterCluster,
+        mesh: None,
+        cluster: Some(cluster),
+        upgrade: None,
+        arguments: store::force(reason),
+        due_in: Duration::ZERO,
+    };
+    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+    tx.leave_cluster(cluster, id, fleet.clock.now()).await.expect("a cluster that no mesh uses");
+    tx.create_operation(&new, fleet.clock.now()).await.expect("an operation");
+    tx.commit().await.expect("a commit");
+    fleet.run().await;
+    id
+}
+
+/// Looks again after so many seconds.
+async fn later(fleet: &Fleet, seconds: i64) {
+    fleet.clock.advance(SignedDuration::from_secs(seconds));
+    fleet.db.execute("mw_worker", "UPDATE work_queue SET due_at = now()").await.expect("it is due");
+    fleet.run().await;
+}
+
+async fn state(fleet: &Fleet, operation: OperationId) -> &'static str {
+    fleet.operation(operation).await.state.as_str()
+}
+
+async fn forgotten(fleet: &Fleet, cluster: ClusterId) -> bool {
+    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+    matches!(tx.cluster(cluster).await, Err(StoreError::NotFound { .. }))
+}
+
+#[tokio::test]
+async fn a_forced_deregistration_waits_for_an_answer_and_removes_the_account_when_there_is_one() {
+    let fleet = Fleet::new().await;
+    let cluster = registered(&fleet).await;
+    fleet.credentials.answer_leaving_with(Some(problem("cluster_unreachable")));
+    let operation = leave(&fleet, cluster, Some("the region is gone")).await;
+    assert_eq!(state(&fleet, operation).await, "waiting", "one lost answer is none");
+    fleet.credentials.answer_leaving_with(None);
+    for _ in 0..3 {
+        later(&fleet, 10).await;
+    }
+    assert_eq!(state(&fleet, operation).await, "succeeded");
+    assert!(fleet.credentials.removals() > 0, "the account was removed");
+    assert_eq!(fleet.operation(operation).await.leftovers, Vec::new());
+}
+
+#[tokio::test]
+async fn every_way_of_being_lost_is_waited_for_and_can_be_forced_away() {
+    for code in LOST {
+        let fleet = Fleet::new().await;
+        let cluster = registered(&fleet).await;
+        fleet.credentials.answer_leaving_with(Some(problem(code)));
+        let operation = leave(&fleet, cluster, None).await;
+        assert_eq!(state(&fleet, operation).await, "waiting", "{code}");
+        later(&fleet, 180).await;
+        let OperationState::Failed { problem } = fleet.operation(operation).await.state else { panic!("{code}") };
+        assert_eq!(problem.code, code);
+        assert!(problem.hint.contains("--force"), "{code}: {}", problem.hint);
+        assert_eq!(fleet.cluster(cluster).await.state, ClusterState::Ready, "{code}");
+        let forced = leave(&fleet, cluster, Some("the region is gone")).await;
+        assert_eq!(state(&fleet, forced).await, "waiting", "{code}");
+        later(&fleet, 180).await;
+        assert_eq!(state(&fleet, forced).await, "succeeded", "{code}");
+        assert!(!fleet.operation(forced).await.leftovers.is_empty(), "{code}");
+        assert!(forgotten(&fleet, cluster).await, "{code}");
+    }
+}
