@@ -2,10 +2,11 @@
 //!
 //! An account cannot take itself away object by object: without its role or its binding it may not remove the rest. So the
 //! rest is made to belong to the role, whose deletion is the last call that we make, and Kubernetes' garbage collector
-//! removes what belonged to it. When the API server refuses our token, it has looked for the account and not found it.
+//! removes what belonged to it. When the API server refuses our token after it has accepted the removal, it has looked for
+//! the account and not found it. Before that a refusal says no such thing: the token's Secret may have been deleted alone.
 
 use model::Name;
-use model::leftover::Leftover;
+use model::leftover::{Leftover, Removal};
 use rollout::ports::{Presence, WorldError};
 use serde_json::{Value, json};
 
@@ -15,18 +16,22 @@ use crate::mesh::OWNER_LABEL;
 
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 
-/// Looks at an account of ours; once its removal has begun, also removes it. Safe to repeat.
+/// Looks at an account of ours; once its removal has begun, also removes it. That the rights of the account or its role are
+/// gone shows that the removal was accepted, also when the answer to the deletion was lost. Safe to repeat.
 ///
 /// # Errors
 /// The cluster did not answer, or does not let us.
-pub async fn leave(door: &Door, cluster: &Name, account: &str, removal_began: bool) -> Result<Presence, WorldError> {
+pub async fn leave(door: &Door, cluster: &Name, account: &str, removal: Removal) -> Result<Presence, WorldError> {
     let going = || Ok(Presence::Going("the account has lost its rights, and is still being removed".into()));
+    let began = removal != Removal::NotBegun;
     let role = match role(door, account).await {
-        Err(WorldError::Refused { code: "credential_expired", .. }) if removal_began => return Ok(Presence::Gone),
-        Err(WorldError::Refused { code: "permission_missing", .. }) if removal_began => return going(),
+        Err(WorldError::Refused { code: "credential_expired", .. }) if removal == Removal::Accepted => {
+            return Ok(Presence::Refused);
+        }
+        Err(WorldError::Refused { code: "permission_missing", .. }) if began => return going(),
         found => found?,
     };
-    if !removal_began {
+    if !began {
         return Ok(Presence::There(definitions(door, cluster).await?));
     }
     let Some(role) = role else { return going() };

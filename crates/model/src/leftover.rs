@@ -4,6 +4,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::Name;
 
+/// How far the removal of our account from a cluster has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// Nothing was removed.
+    NotBegun,
+    /// It may have been asked for. A refusal of our credential says nothing yet: it may have died in another way.
+    Begun,
+    /// The cluster has accepted it. From now on a repeated refusal of our credential says that the account is gone.
+    Accepted,
+}
+
 /// An object, or all objects of one name, that we leave in a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leftover {

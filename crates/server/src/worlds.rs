@@ -13,7 +13,7 @@ use cluster::{
 };
 use model::clock::SystemClock;
 use model::ids::{ClusterId, HostingClusterId, MeshId, TenantId};
-use model::leftover::Leftover;
+use model::leftover::{Leftover, Removal};
 use model::operation::Problem;
 use model::release::Release;
 use model::upgrade::LabelPolicy;
@@ -327,11 +327,11 @@ impl Worlds for RealWorlds {
         Ok(Issued { uid, kubernetes_version, server, kubeconfig, serial, issued_at, expires_at })
     }
 
-    async fn leave(&self, tenant: TenantId, id: ClusterId, removal_began: bool) -> Result<Presence, Problem> {
+    async fn leave(&self, tenant: TenantId, id: ClusterId, removal: Removal) -> Result<Presence, Problem> {
         let (_, member) = self.member(tenant, id).await?;
         let account = member.account.name();
         in_time(async {
-            let left = leave::leave(&member.door, &member.name, account, removal_began).await;
+            let left = leave::leave(&member.door, &member.name, account, removal).await;
             left.map_err(|error| explain(&error))
         })
         .await

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use model::credential::Life;
 use model::ids::ClusterId;
+use model::leftover::Removal;
 use model::operation::Problem;
 use model::upgrade::Finding;
 
@@ -71,8 +72,8 @@ pub struct Cluster {
     pub created_at: Timestamp,
     /// When it last answered.
     pub observed_at: Option<Timestamp>,
-    /// Whether the removal of our account was begun: from then on a refusal of our credential says that it is gone.
-    pub removal_began: bool,
+    /// How far the removal of our account has come.
+    pub removal: Removal,
 }
 
 pub(crate) fn place(id: ClusterId) -> String {
@@ -129,7 +130,8 @@ impl Tx<'_> {
         let (from, to) = bounds(only.map(|id| id.0));
         let rows = sqlx::query!(
             r#"SELECT cluster_id, name, display_name, generation, server, state, kubernetes_version, problem, created_at, observed_at,
-                   uid, serial, issued_at, expires_at, previous_until, identity IS NOT NULL AS "held!", findings, leaving, removal_began_at,
+                   uid, serial, issued_at, expires_at, previous_until, identity IS NOT NULL AS "held!", findings, leaving,
+                   removal_began_at, removal_accepted_at,
                    array(SELECT l.key FROM labels l WHERE l.tenant_id = $1 AND l.object_id = cluster_id ORDER BY l.key) AS "label_keys!",
                    array(SELECT l.value FROM labels l WHERE l.tenant_id = $1 AND l.object_id = cluster_id ORDER BY l.key) AS "label_values!"
                FROM clusters WHERE tenant_id = $1 AND cluster_id BETWEEN $10 AND $11
@@ -191,7 +193,11 @@ impl Tx<'_> {
                 kubernetes_version: row.kubernetes_version,
                 created_at: row.created_at.to_jiff(),
                 observed_at: row.observed_at.map(jiff_sqlx::Timestamp::to_jiff),
-                removal_began: row.removal_began_at.is_some(),
+                removal: match (row.removal_began_at, row.removal_accepted_at) {
+                    (_, Some(_)) => Removal::Accepted,
+                    (Some(_), None) => Removal::Begun,
+                    (None, None) => Removal::NotBegun,
+                },
             })
         });
         read.collect()

@@ -196,7 +196,9 @@ impl Tx<'_> {
             "UPDATE clusters SET state = 'ready', problem = NULL, uid = $3, identity = $3, kubernetes_version = $4, kubeconfig = $5,
                  submitted = NULL, serial = $10, issued_at = $6, expires_at = $7, server = $11,
                  former = CASE WHEN serial > 0 THEN $12::bytea END,
-                 previous_until = CASE WHEN serial > 0 THEN $8::timestamptz END, observed_at = $9
+                 previous_until = CASE WHEN serial > 0 THEN $8::timestamptz END, observed_at = $9,
+                 -- The account is there again, so a removal that was once begun is over.
+                 removal_began_at = NULL, removal_accepted_at = NULL
              WHERE tenant_id = $1 AND cluster_id = $2",
             self.tenant.0,
             id.0,

@@ -64,6 +64,22 @@ impl Tx<'_> {
         exactly_one(done.rows_affected(), StoreError::NotFound { what: "cluster" })
     }
 
+    /// Keeps that the cluster has accepted the removal of our account.
+    ///
+    /// # Errors
+    /// There is no such cluster, or the removal was not begun (`clusters_removal_check`).
+    pub async fn accept_removal(&mut self, id: ClusterId, now: Timestamp) -> Result<(), StoreError> {
+        let done = sqlx::query!(
+            "UPDATE clusters SET removal_accepted_at = coalesce(removal_accepted_at, $3) WHERE tenant_id = $1 AND cluster_id = $2",
+            self.tenant.0,
+            id.0,
+            now.to_sqlx() as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        exactly_one(done.rows_affected(), StoreError::NotFound { what: "cluster" })
+    }
+
     /// Takes a cluster back from the operation that was to deregister it and has ended; it is looked after again.
     pub(crate) async fn keep_cluster(&mut self, operation: OperationId) -> Result<(), StoreError> {
         let kept = sqlx::query_scalar!(

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use model::ids::ClusterId;
+use model::leftover::Removal;
 use model::operation::Problem;
 use model::upgrade::Finding;
 use rollout::ports::Presence;
@@ -182,16 +183,19 @@ impl Credentials {
         self.answers().removals
     }
 
-    pub(crate) fn leave(&self, removal_began: bool) -> Result<Presence, Problem> {
+    pub(crate) fn leave(&self, removal: Removal) -> Result<Presence, Problem> {
         let mut answers = self.answers();
         if let Some(problem) = &answers.leaving {
             return Err(problem.clone());
         }
-        if !removal_began {
+        if removal == Removal::NotBegun {
             return Ok(Presence::There(Vec::new()));
         }
+        if removal == Removal::Accepted && !answers.lingers {
+            return Ok(Presence::Refused);
+        }
         answers.removals += 1;
-        Ok(if answers.lingers { Presence::Going("the account is still there".into()) } else { Presence::Gone })
+        Ok(Presence::Going("the account is still there".into()))
     }
 
     pub(crate) fn identify(&self, cluster: ClusterId) -> String {

@@ -21,7 +21,7 @@ pub use engine::{Engine, Settings};
 
 use async_trait::async_trait;
 use model::ids::{ClusterId, MeshId, TenantId};
-use model::leftover::Leftover;
+use model::leftover::{Leftover, Removal};
 use model::operation::Problem;
 use rollout::plan::Layout;
 use rollout::ports::{Presence, World};
@@ -75,7 +75,7 @@ pub trait Worlds: Send + Sync {
     ///
     /// # Errors
     /// Why the cluster does not let us.
-    async fn leave(&self, tenant: TenantId, cluster: ClusterId, removal_began: bool) -> Result<Presence, Problem>;
+    async fn leave(&self, tenant: TenantId, cluster: ClusterId, removal: Removal) -> Result<Presence, Problem>;
 
     /// Objects that stay in a cluster that is left behind without being asked.
     ///

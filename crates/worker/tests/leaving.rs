@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use model::Clock;
 use model::ids::{ClusterId, OperationId};
+use model::leftover::Removal;
 use model::operation::{OperationKind, OperationState, Problem};
 use store::{ClusterState, NewOperation, StoreError};
 use testkit::Fleet;
@@ -102,4 +103,56 @@ async fn every_way_of_being_lost_is_waited_for_and_can_be_forced_away() {
         assert!(!fleet.operation(forced).await.leftovers.is_empty(), "{code}");
         assert!(forgotten(&fleet, cluster).await, "{code}");
     }
+}
+
+#[tokio::test]
+async fn an_account_counts_as_gone_after_two_refusals_with_seconds_in_between() {
+    let fleet = Fleet::new().await;
+    let cluster = registered(&fleet).await;
+    let operation = leave(&fleet, cluster, None).await;
+    assert_eq!(fleet.cluster(cluster).await.removal, Removal::Accepted);
+    for seconds in [2, 2, 2] {
+        later(&fleet, seconds).await;
+        assert_eq!(state(&fleet, operation).await, "waiting", "the first refusal, and another one a moment later");
+    }
+    later(&fleet, 2).await;
+    assert_eq!(state(&fleet, operation).await, "succeeded");
+    assert!(forgotten(&fleet, cluster).await);
+}
+
+#[tokio::test]
+async fn refusals_are_counted_anew_when_the_cluster_answered_in_between() {
+    let fleet = Fleet::new().await;
+    let cluster = registered(&fleet).await;
+    let operation = leave(&fleet, cluster, None).await;
+    for lingers in [false, true, false] {
+        fleet.credentials.linger(lingers);
+        later(&fleet, 10).await;
+        assert_eq!(state(&fleet, operation).await, "waiting");
+    }
+}
+
+#[tokio::test]
+async fn a_renewed_credential_ends_a_removal_that_was_begun() {
+    let fleet = Fleet::new().await;
+    let cluster = registered(&fleet).await;
+    fleet.credentials.linger(true);
+    let operation = leave(&fleet, cluster, None).await;
+    later(&fleet, 660).await;
+    assert_eq!(state(&fleet, operation).await, "failed");
+    assert_eq!(fleet.cluster(cluster).await.removal, Removal::Accepted);
+    let new = NewOperation {
+        id: OperationId(fleet.clock.uuid()),
+        kind: OperationKind::RenewCredential,
+        mesh: None,
+        cluster: Some(cluster),
+        upgrade: None,
+        arguments: fleet.cluster(cluster).await.renewal(Duration::ZERO),
+        due_in: Duration::ZERO,
+    };
+    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+    tx.create_operation(&new, fleet.clock.now()).await.expect("an operation");
+    tx.commit().await.expect("a commit");
+    fleet.run().await;
+    assert_eq!(fleet.cluster(cluster).await.removal, Removal::NotBegun);
 }

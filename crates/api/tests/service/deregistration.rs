@@ -24,6 +24,12 @@ async fn deregister(stage: &Stage, cluster: &str, body: Option<&Value>) -> Strin
     reply.body["id"].as_str().expect("an id").to_owned()
 }
 
+/// Lets the cluster refuse our credential twice, some time after it has accepted the removal of our account.
+async fn refused_twice(stage: &Stage) {
+    stage.later(1).await;
+    stage.later(1).await;
+}
+
 async fn state(stage: &Stage, cluster: &str) -> Option<String> {
     let reply = stage.call("GET", &format!("/v1/clusters/{cluster}"), None).await;
     reply.body["state"].as_str().map(str::to_owned)
@@ -43,8 +49,9 @@ async fn d6_a_cluster_is_forgotten_only_after_a_look_showed_that_our_account_is_
     assert_eq!(state(&stage, &cluster).await.as_deref(), Some("deregistering"));
     let refused = stage.call("DELETE", &format!("/v1/clusters/{cluster}"), None).await;
     assert_eq!(refused.body["code"], "deregistration_under_way");
-    credentials.linger(false);
     stage.later(1).await;
+    credentials.linger(false);
+    refused_twice(&stage).await;
     assert_eq!(stage.operation(&operation).await["state"], "succeeded");
     assert_eq!(state(&stage, &cluster).await, None);
     assert!(credentials.removals() >= 2);
@@ -88,6 +95,7 @@ async fn h3_a_dead_cluster_is_left_behind_with_force_only_and_what_stays_is_show
 async fn h3_force_removes_the_account_from_a_cluster_that_answers() {
     let (stage, cluster) = free().await;
     let operation = deregister(&stage, &cluster, Some(&forced())).await;
+    refused_twice(&stage).await;
     let ended = stage.operation(&operation).await;
     assert_eq!((&ended["state"], &ended["leftovers"]), (&json!("succeeded"), &json!([])));
     assert_eq!(stage.service.fleet.credentials.removals(), 1);
@@ -102,6 +110,7 @@ async fn a_deregistration_that_is_cancelled_leaves_the_cluster_as_it_was() {
     assert_eq!(state(&stage, &cluster).await.as_deref(), Some("ready"));
     stage.service.fleet.credentials.answer_leaving_with(None);
     deregister(&stage, &cluster, None).await;
+    refused_twice(&stage).await;
     assert_eq!(state(&stage, &cluster).await, None);
 }
 

@@ -102,6 +102,10 @@ impl FakeCluster {
         self.lock().put(path, object);
     }
 
+    pub(crate) fn remove(&self, path: &str) {
+        self.lock().objects.remove(path);
+    }
+
     pub(crate) fn object(&self, path: &str) -> Option<Value> {
         self.lock().objects.get(path).cloned()
     }

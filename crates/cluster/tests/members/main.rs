@@ -2,5 +2,6 @@
 
 mod access;
 mod fake;
+mod leaving;
 mod owners;
 mod registration;

@@ -49,8 +49,9 @@ impl WorldError {
 pub enum Presence {
     /// It is there, and nothing was removed. What will stay in the cluster is known.
     There(Vec<Leftover>),
-    /// It is being removed, and what is still there.
+    /// The cluster has accepted its removal, and what is still there.
     Going(String),
-    /// The cluster knows it no more.
-    Gone,
+    /// The cluster has accepted its removal and refuses its credential. One such look may be an authenticator that fails
+    /// for a moment; only a second one a few seconds later is proof.
+    Refused,
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use model::Clock;
 use model::ids::{ClusterId, MeshId, TenantId};
-use model::leftover::Leftover;
+use model::leftover::{Leftover, Removal};
 use model::operation::Problem;
 use model::upgrade::LabelPolicy;
 use rollout::plan::{Layout, Line};
@@ -77,8 +77,8 @@ impl Worlds for FakeWorlds {
         self.of(tenant).1.connect(cluster, known + 1, self.clock.now()).await
     }
 
-    async fn leave(&self, tenant: TenantId, _cluster: ClusterId, removal_began: bool) -> Result<Presence, Problem> {
-        self.of(tenant).1.leave(removal_began)
+    async fn leave(&self, tenant: TenantId, _cluster: ClusterId, removal: Removal) -> Result<Presence, Problem> {
+        self.of(tenant).1.leave(removal)
     }
 
     async fn left_behind(&self, _tenant: TenantId, _cluster: ClusterId) -> Result<Vec<Leftover>, Problem> {

@@ -1,9 +1,10 @@
 //! Deregistrations: our account is removed from a cluster, and a look shows that it is gone. Only then is the cluster
 //! forgotten.
 
+use jiff::SignedDuration;
 use model::audit::Entry;
 use model::ids::ClusterId;
-use model::leftover::Leftover;
+use model::leftover::{Leftover, Removal};
 use model::operation::{OperationState, Problem, is_lost};
 use rollout::ports::Presence;
 use store::{Record, StoreError};
@@ -11,6 +12,11 @@ use store::{Record, StoreError};
 use super::connect::gone;
 use super::{Run, RunEnd, silent};
 use crate::DATABASE;
+
+/// What a deregistration waits for between two refusals of its credential.
+const REFUSED: &str = "the cluster refuses our credential; looking once more before the account counts as gone";
+/// Time between two refusals that prove together that our account is gone.
+const BETWEEN_REFUSALS: SignedDuration = SignedDuration::from_secs(5);
 
 impl Run<'_> {
     /// A cluster that cannot be left is an answer, not a pause.
@@ -20,14 +26,19 @@ impl Run<'_> {
             Err(StoreError::NotFound { .. }) => return self.stays(gone()).await.map(|()| RunEnd::LetGo),
             held => held?,
         };
-        let mut seen = self.look_at_account(cluster, held.removal_began).await;
+        let mut seen = self.look_at_account(cluster, held.removal).await;
         if let Ok(Presence::There(leftovers)) = &seen {
             self.begin_removal(cluster, leftovers).await?;
-            seen = self.look_at_account(cluster, true).await;
+            seen = self.look_at_account(cluster, Removal::Begun).await;
         }
         let done = match seen {
-            Ok(Presence::Gone) => self.left(cluster, None).await,
-            Ok(Presence::Going(reason)) => self.wait_until_gone(reason).await,
+            Ok(Presence::Refused) => self.refused_credential(cluster).await,
+            Ok(Presence::Going(reason)) => {
+                if held.removal != Removal::Accepted {
+                    self.accept_removal(cluster).await?;
+                }
+                self.wait_until_gone(reason).await
+            }
             Ok(Presence::There(_)) => self.wait_until_gone("our account is still there".into()).await,
             Err(problem) if problem.code == DATABASE => return Ok(RunEnd::Unreadable),
             Err(problem) if is_lost(&problem.code) => return self.lost(cluster, problem).await,
@@ -37,8 +48,8 @@ impl Run<'_> {
     }
 
     /// One look, which removes the account once that has begun; a cluster that takes too long for it is silent.
-    async fn look_at_account(&self, cluster: ClusterId, removal_began: bool) -> Result<Presence, Problem> {
-        let look = self.engine.worlds.leave(self.claim.tenant, cluster, removal_began);
+    async fn look_at_account(&self, cluster: ClusterId, removal: Removal) -> Result<Presence, Problem> {
+        let look = self.engine.worlds.leave(self.claim.tenant, cluster, removal);
         let seen = tokio::time::timeout(self.engine.settings.look, look).await.unwrap_or_else(|_| Err(silent()));
         self.lease.progressed();
         seen
@@ -55,6 +66,23 @@ impl Run<'_> {
         locked.commit(tx).await?;
         self.operation.state = OperationState::Running;
         Ok(())
+    }
+
+    async fn accept_removal(&mut self, cluster: ClusterId) -> Result<(), StoreError> {
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        let locked = self.record(&mut tx, &Record::default()).await?;
+        tx.accept_removal(cluster, self.now()).await?;
+        locked.commit(tx).await?;
+        Ok(())
+    }
+
+    /// The account is gone when its credential is refused in two looks with some seconds in between.
+    async fn refused_credential(&mut self, cluster: ClusterId) -> Result<(), StoreError> {
+        let second = matches!(&self.operation.state, OperationState::Waiting { reason, .. } if reason == REFUSED);
+        if second && self.silent() >= BETWEEN_REFUSALS {
+            return self.left(cluster, None).await;
+        }
+        self.wait_for_an_answer(REFUSED.into()).await
     }
 
     /// Forgets the cluster. One that is left behind keeps what is listed.
