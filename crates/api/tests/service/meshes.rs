@@ -80,6 +80,12 @@ async fn what_stands_in_the_way_of_a_return_is_said() {
     let gone = stage.service.call("DELETE", &format!("/v1/clusters/{}", ids[1]), Some(owner), &[], None).await;
     assert_eq!(gone.status, StatusCode::ACCEPTED);
     stage.service.fleet.run().await;
+    // Two refusals of our credential, some time apart, prove that our account is gone.
+    for _ in 0..2 {
+        stage.service.fleet.clock.advance(SignedDuration::from_mins(1));
+        stage.service.fleet.db.execute(SUPERUSER, "UPDATE work_queue SET due_at = now()").await.expect("it is due");
+        stage.service.fleet.run().await;
+    }
     stage.refused("cluster_gone").await;
     stage
         .service
