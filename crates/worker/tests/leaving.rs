@@ -106,6 +106,21 @@ async fn every_way_of_being_lost_is_waited_for_and_can_be_forced_away() {
 }
 
 #[tokio::test]
+async fn a_forced_deregistration_takes_the_place_of_one_that_waits() {
+    let fleet = Fleet::new().await;
+    let cluster = registered(&fleet).await;
+    fleet.credentials.answer_leaving_with(Some(problem("cluster_unreachable")));
+    let first = leave(&fleet, cluster, None).await;
+    let forced = leave(&fleet, cluster, Some("the region is gone")).await;
+    assert_eq!((state(&fleet, first).await, state(&fleet, forced).await), ("superseded", "waiting"));
+    assert_eq!(fleet.cluster(cluster).await.state, ClusterState::Deregistering);
+    let looked_after = "SELECT count(*)::text FROM cluster_probes";
+    assert_eq!(fleet.db.query("mw_worker", looked_after).await, ["2"], "only the members of the mesh");
+    later(&fleet, 180).await;
+    assert!(forgotten(&fleet, cluster).await);
+}
+
+#[tokio::test]
 async fn an_account_counts_as_gone_after_two_refusals_with_seconds_in_between() {
     let fleet = Fleet::new().await;
     let cluster = registered(&fleet).await;

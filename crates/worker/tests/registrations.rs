@@ -120,19 +120,27 @@ async fn a_registration_that_is_cancelled_refuses_its_cluster_and_holds_it_no_lo
 }
 
 #[tokio::test]
-async fn a_renewal_that_is_cancelled_forgets_the_kubeconfig_that_was_submitted() {
-    let fleet = Fleet::new().await;
-    let (cluster, _) = fleet.register("renewed").await;
-    fleet.run().await;
-    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    tx.submit_kubeconfig(cluster, Some(b"an administrator's")).await.expect("a cluster");
-    tx.commit().await.expect("a commit");
-    let renewal = renew(&fleet, cluster).await;
-    cancel(&fleet, renewal).await;
-    let mut tx = fleet.db.worker.begin(fleet.db.tenant).await.expect("a transaction");
-    assert_eq!(tx.submitted_kubeconfig(cluster).await.expect("a cluster"), None);
-    drop(tx);
-    assert_eq!(fleet.cluster(cluster).await.state, ClusterState::Ready);
+async fn a_renewal_that_is_cancelled_or_superseded_forgets_the_kubeconfig_that_was_submitted() {
+    for superseded in [false, true] {
+        let fleet = Fleet::new().await;
+        let (cluster, _) = fleet.register("renewed").await;
+        fleet.run().await;
+        let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+        tx.submit_kubeconfig(cluster, Some(b"an administrator's")).await.expect("a cluster");
+        tx.commit().await.expect("a commit");
+        let renewal = renew(&fleet, cluster).await;
+        if superseded {
+            let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+            tx.supersede(renewal, &OperationState::Superseded, fleet.clock.now()).await.expect("an operation");
+            tx.commit().await.expect("a commit");
+        } else {
+            cancel(&fleet, renewal).await;
+        }
+        let mut tx = fleet.db.worker.begin(fleet.db.tenant).await.expect("a transaction");
+        assert_eq!(tx.submitted_kubeconfig(cluster).await.expect("a cluster"), None, "superseded: {superseded}");
+        drop(tx);
+        assert_eq!(fleet.cluster(cluster).await.state, ClusterState::Ready);
+    }
 }
 
 /// Queues a renewal that wants the former credential dead.
