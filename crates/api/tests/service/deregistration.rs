@@ -149,6 +149,7 @@ async fn a_paused_renewal_is_named_with_the_commands_that_go_on_with_it_or_end_i
     }
     stage.cancel(&renewal).await;
     deregister(&stage, &cluster, None).await;
+    refused_twice(&stage).await;
     assert_eq!(state(&stage, &cluster).await, None);
 }
 
@@ -165,6 +166,7 @@ async fn force_ends_a_renewal_that_stands_still_but_not_one_that_a_worker_holds(
     assert_eq!(refused.body["code"], "renewal_under_way", "{}", refused.text);
     lease("NULL").await;
     deregister(&stage, &cluster, Some(&forced())).await;
+    refused_twice(&stage).await;
     assert_eq!(stage.operation(&renewal).await["state"], "superseded");
     assert_eq!(state(&stage, &cluster).await, None);
 }
