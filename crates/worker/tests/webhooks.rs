@@ -9,11 +9,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::SignedDuration;
 use model::Clock;
-use model::ids::{OperationId, WebhookId};
+use model::ids::{OperationId, TenantId, WebhookId};
 use model::operation::OperationKind;
 use serde_json::{Value, json};
 use store::{Attempt, Delivery, DeliveryState, NewOperation, NewWebhook, Webhook, hmac_sha256};
 use testkit::Fleet;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 use worker::{Engine, Post};
 
 /// A message as it arrived.
@@ -203,6 +206,47 @@ async fn what_does_not_arrive_is_sent_again_with_the_same_name_and_holds_up_nobo
     assert_ne!(names[1], names[2]);
     let first = &stage.deliveries(slow).await[1];
     assert_eq!((first.state, first.attempts, first.last_status), (DeliveryState::Delivered, 3, Some(200)));
+}
+
+/// Addresses of one tenant never answer; those of others do.
+#[derive(Debug, Default)]
+struct HangingAddresses {
+    arrived: Notify,
+}
+
+#[async_trait]
+impl Post for HangingAddresses {
+    async fn post(&self, url: &str, _headers: &[(&'static str, String)], _body: Vec<u8>) -> Attempt {
+        if url.contains("hangs") {
+            std::future::pending::<()>().await;
+        }
+        self.arrived.notify_one();
+        Attempt::Answered(200)
+    }
+}
+
+#[tokio::test]
+async fn many_webhooks_of_one_tenant_that_never_answer_leave_senders_for_another_tenants() {
+    let hog = Stage::new().await;
+    let other = hog.fleet.beside(TenantId(Uuid::from_u128(2)), "other").await;
+    // Many more than there are senders.
+    for number in 0..20 {
+        let hook = hog.hook(&format!("hangs-{number}"), &["webhook.test"]).await;
+        hog.test(hook).await;
+    }
+    let addresses = Arc::new(HangingAddresses::default());
+    let worker = hog.fleet.worker_with(&other, "worker", Duration::from_secs(30)).with_post(addresses.clone());
+    let working = tokio::spawn(async move { worker.work(CancellationToken::new()).await });
+    let taken = "SELECT count(*)::text FROM webhook_queue WHERE due_at > now()";
+    while hog.fleet.db.query("mw_worker", taken).await == ["0"] {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let other =
+        Stage { engine: other.worker("unused", Duration::from_secs(30)), fleet: other, addresses: Arc::default() };
+    let hook = other.hook("fine", &["webhook.test"]).await;
+    other.test(hook).await;
+    tokio::time::timeout(Duration::from_secs(30), addresses.arrived.notified()).await.expect("the other's arrives");
+    working.abort();
 }
 
 #[tokio::test]
