@@ -290,6 +290,11 @@ pub(crate) async fn retry_mesh(
             "Only a mesh that is failed can be built again; `meshwright operation list` shows what is under way.";
         return Err(ApiError::new(StatusCode::CONFLICT, "mesh_not_failed", said, hint));
     }
+    if mesh.target.is_some() {
+        let said = format!("An upgrade of {} was abandoned half-way: both revisions may be there.", mesh.name);
+        let hint = "Remove the mesh with `meshwright mesh delete`, then create another one.";
+        return Err(ApiError::new(StatusCode::CONFLICT, "upgrade_abandoned", said, hint));
+    }
     change.tx.set_mesh_state(mesh.id, &MeshState::Creating, caller.app.clock.now()).await?;
     begin(change, &caller, mesh.id, (OperationKind::CreateMesh, Beside::Nothing), Value::Null).await
 }
@@ -298,7 +303,8 @@ pub(crate) async fn retry_mesh(
 ///
 /// Waits until nothing uses it: take the injection labels off and restart the workloads first. It can be brought back for 30
 /// days. With `force` and a reason a member that does not answer is left behind; the operation and the deleted mesh show what
-/// stays there. `force` also takes the place of a deletion that is under way, and of an upgrade that is paused, which is abandoned.
+/// stays there. `force` also takes the place of a deletion that is under way, and of an upgrade that is paused while a member is unreachable, which
+/// is abandoned.
 #[utoipa::path(delete, path = "/v1/meshes/{mesh_id}", operation_id = "deleteMesh", tag = "meshes", request_body = Leave,
     params(("mesh_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 202, body = Operation)))]

@@ -49,8 +49,11 @@ impl Place<'_> {
     /// rises only when a person asks for another try.
     pub fn stamp(&self, stamp: &Stamp) -> Option<String> {
         match stamp {
-            Stamp::Fresh => Some(format!("{}/{}/{}", self.operation, self.number, self.progress.attempt)),
-            Stamp::Former { value } => value.clone(),
+            // A person who asks for another try wants another restart, whatever the stamp is to be in the end.
+            Stamp::Former { value } if self.progress.attempt == 0 => value.clone(),
+            Stamp::Fresh | Stamp::Former { .. } => {
+                Some(format!("{}/{}/{}", self.operation, self.number, self.progress.attempt))
+            }
         }
     }
 
@@ -158,4 +161,26 @@ fn short(list: &[String]) -> String {
     const SHOWN: usize = 5;
     let shown = list.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
     if list.len() > SHOWN { format!("{shown} and {} more", list.len() - SHOWN) } else { shown }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::operation::Fact;
+
+    use super::*;
+
+    #[test]
+    fn another_try_of_a_restart_has_another_stamp_whatever_the_first_one_was() {
+        let step = Step::AwaitGone { member: "c1".parse().expect("a name") };
+        let mut progress = Progress::default();
+        let operation: OperationId = format!("op_{:026}", 1).parse().expect("an id");
+        let stamp =
+            |progress: &Progress, stamp: &Stamp| Place { operation, number: 3, step: &step, progress }.stamp(stamp);
+        let former = Stamp::Former { value: Some("before".into()) };
+        assert_eq!(stamp(&progress, &former).as_deref(), Some("before"));
+        progress.add(&Fact::Retried);
+        let again = stamp(&progress, &former);
+        assert_eq!(again, stamp(&progress, &Stamp::Fresh));
+        assert_ne!(again.as_deref(), Some("before"), "the workload would not be restarted again");
+    }
 }

@@ -7,7 +7,7 @@ use model::operation::{OperationKind, OperationState, Problem};
 use model::upgrade::Verb;
 use serde_json::{Value, json};
 
-use crate::{MeshState, Operation, StoreError, Tx};
+use crate::{ClusterState, MeshState, Operation, StoreError, Tx};
 
 /// The arguments of an operation that may, with a reason, leave a cluster behind that does not answer.
 pub fn force(reason: Option<&str>) -> Value {
@@ -61,7 +61,7 @@ impl Tx<'_> {
     }
 
     /// Lets a forced deletion take the place of what is under way on a mesh: of another deletion, as if that had been
-    /// cancelled, and of a paused upgrade, which is abandoned. Anything else keeps the mesh, and the deletion is refused
+    /// cancelled, and of an upgrade that is paused while a member does not answer, which is abandoned. Anything else keeps the mesh, and the deletion is refused
     /// when it asks for it.
     ///
     /// # Errors
@@ -72,12 +72,24 @@ impl Tx<'_> {
             return self.supersede_deletion(operation, mesh, clock.now()).await;
         }
         let Ok(upgrade) = holder.parse() else { return Ok(()) };
+        if !self.misses_a_member(mesh).await? {
+            return Ok(());
+        }
         match self.upgrade_verb(upgrade, (Verb::Abandon, actor), None, Value::Null, clock).await {
             Ok(_) => self.set_mesh_state(mesh, &MeshState::Failed(abandoned()), clock.now()).await,
             // It goes on by itself, or can end by itself.
             Err(StoreError::Transition(_)) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    async fn misses_a_member(&mut self, mesh: MeshId) -> Result<bool, StoreError> {
+        for member in self.mesh(mesh).await?.members {
+            if matches!(self.cluster(member.cluster).await?.state, ClusterState::Unreachable(_)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn supersede_deletion(

@@ -44,12 +44,12 @@ struct LabelArguments {
 /// What an upgrade's stages have started, oldest first.
 pub(crate) type History = Vec<(OperationKind, Step, Option<String>)>;
 
-/// Builds the plan from a fresh look. No transaction is open meanwhile: clusters take their time.
+/// Builds the plan from a fresh look. `given_up` says that an answer was waited for long enough. No transaction is open meanwhile: clusters take their time.
 pub(crate) async fn plan(
     operation: &Operation,
     layout: &Layout,
     world: &dyn World,
-    history: History,
+    (history, given_up): (History, bool),
 ) -> Result<Plan, NoPlan> {
     use OperationKind as Kind;
     match operation.kind {
@@ -58,7 +58,7 @@ pub(crate) async fn plan(
             Ok(life::create(layout))
         }
         Kind::DeleteMesh => {
-            let plan = life::delete(layout, &farewell(operation, layout, world).await?);
+            let plan = life::delete(layout, &farewell(operation, layout, world, given_up).await?);
             if layout.target.is_some() { as_found(plan, world).await } else { Ok(plan) }
         }
         Kind::Restart => Ok(data_plane::restart(layout, &world.survey().await?)),
@@ -97,13 +97,20 @@ fn no_foreign_istio(survey: &Survey) -> Result<(), NoPlan> {
     }
 }
 
-/// Looks at each member before a deletion. Only with force, and only a member that is lost to us, is one left behind.
-async fn farewell(operation: &Operation, layout: &Layout, world: &dyn World) -> Result<life::Farewell, NoPlan> {
+/// Looks at each member before a deletion. Only with force, and only a member that has been lost to us for some time, is one
+/// left behind.
+async fn farewell(
+    operation: &Operation,
+    layout: &Layout,
+    world: &dyn World,
+    given_up: bool,
+) -> Result<life::Farewell, NoPlan> {
+    let leaves = operation.forced() && given_up;
     let mut seen = life::Farewell::default();
     for member in &layout.members {
         match world.injectors(member).await {
             Ok(injectors) => seen.answering.push((member.clone(), injectors)),
-            Err(error) if operation.forced() && error.is_lost() => seen.left_behind.push(member.clone()),
+            Err(error) if leaves && error.is_lost() => seen.left_behind.push(member.clone()),
             Err(error) => return Err(error.into()),
         }
     }

@@ -204,3 +204,15 @@ async fn a_policy_that_refused_a_write_does_not_keep_the_rollback_from_its_end()
     assert_eq!(fleet.go(upgrade, Verb::Promote).await.state.as_str(), "paused");
     assert_eq!(fleet.go(upgrade, Verb::Rollback).await.state.as_str(), "rolled_back");
 }
+
+#[tokio::test]
+async fn a_tag_that_was_removed_by_hand_is_put_back_by_the_way_back() {
+    let (fleet, upgrade, before) = deployed().await;
+    assert_eq!(fleet.go(upgrade, Verb::Promote).await.state.as_str(), "holding");
+    for tag in ["default", "stable"] {
+        let removed = Target::Tag { member: "c1".parse().expect("a name"), tag: tag.into() };
+        fleet.world.meddle(removed, None);
+    }
+    assert_eq!(fleet.go(upgrade, Verb::Rollback).await.state.as_str(), "rolled_back");
+    assert_eq!(differs(&before, &fleet.world.picture()), Vec::<String>::new());
+}

@@ -219,6 +219,8 @@ async fn h3_a_mesh_with_a_dead_member_is_deleted_with_force_and_shows_what_stays
     assert!(stands_still["problem"]["hint"].as_str().expect("a hint").contains("--force"), "{stands_still}");
     let forced = stage.begin("DELETE", "", Some(&forced())).await;
     stage.run().await;
+    assert_eq!(stage.operation(&forced).await["state"], "waiting", "a moment of silence leaves no member behind");
+    stage.later(3).await;
     assert_eq!(stage.operation(&deletion).await["state"], "superseded");
     assert_eq!(stage.stands().await, whole("deleted"));
     let (operation, mesh) = (stage.operation(&forced).await, stage.mesh().await);
@@ -250,6 +252,7 @@ async fn h3_what_an_earlier_deletion_began_in_a_dead_member_does_not_keep_force_
     world.silence("c2", true);
     let forced = stage.begin("DELETE", "", Some(&forced())).await;
     stage.run().await;
+    stage.later(3).await;
     assert_eq!(stage.operation(&forced).await["state"], "succeeded");
     assert_eq!(stage.stands().await, whole("deleted"));
 }
@@ -284,8 +287,20 @@ async fn stranded(verbs: &[Verb]) {
     let stands = stage.call("GET", &path, None).await.body;
     assert_eq!(stands["state"], "paused", "{stands}");
     assert!(!stands["allowed_verbs"].to_string().contains("abandon"), "it cannot be asked for: {stands}");
+    let mesh = format!("/v1/meshes/{}", fleet.mesh);
+    let refused = stage.call("DELETE", &mesh, Some(&forced())).await;
+    assert_eq!(refused.body["code"], "mesh_busy", "no member is shown as unreachable: {}", refused.text);
+    let unreachable =
+        r#"UPDATE clusters SET problem = '{"code":"cluster_unreachable","message":"m","hint":"h"}' WHERE name = 'c2'"#;
+    fleet.db.execute(SUPERUSER, unreachable).await.expect("it is shown");
+    let deletion = stage.begin("DELETE", "", Some(&forced())).await;
+    stage.cancel(&deletion).await;
+    assert_eq!(stage.stands().await, failed("upgrade_abandoned"));
+    let retried = stage.call("POST", &format!("{mesh}/retry"), None).await;
+    assert_eq!(retried.body["code"], "upgrade_abandoned", "{}", retried.text);
     stage.begin("DELETE", "", Some(&forced())).await;
     stage.run().await;
+    stage.later(3).await;
     assert_eq!(stage.call("GET", &path, None).await.body["state"], "abandoned");
     assert_eq!(stage.stands().await, whole("deleted"));
     let picture = fleet.world.picture();
@@ -340,6 +355,7 @@ async fn h3_a_member_that_answers_again_before_the_end_is_cleaned_up_after_all()
     world.refuse(&Target::Home, true);
     let deletion = stage.begin("DELETE", "", Some(&forced())).await;
     stage.run().await;
+    stage.later(3).await;
     world.refuse(&Target::Home, false);
     world.silence("c2", false);
     stage.call("POST", &format!("/v1/operations/{deletion}/retry"), None).await;

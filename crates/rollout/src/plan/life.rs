@@ -74,7 +74,7 @@ pub struct Farewell {
 }
 
 /// Takes a mesh down, with the second revision that an abandoned upgrade may have left. What istiod wrote into every namespace goes after istiod, which would write it again. Members that are
-/// left behind are looked at once more at the end: one that answers by then is not left behind. Custom resource definitions
+/// left behind are looked at before anything is removed and once more at the end: one that answers is not left behind. Custom resource definitions
 /// stay: they may hold the users' own resources.
 pub fn delete(layout: &Layout, farewell: &Farewell) -> Plan {
     let line = &layout.current;
@@ -93,7 +93,9 @@ pub fn delete(layout: &Layout, farewell: &Farewell) -> Plan {
     let unused =
         |line: &Line| Step::AwaitUnused { revision: line.revision.clone(), left_behind: farewell.left_behind.clone() };
     let taken_down = layout.lines().skip(1).fold(Plan::default(), |plan, target| plan.then(line_down(&here, target)));
+    let lost = || farewell.left_behind.iter().map(|member| Step::LeaveBehind { member: member.clone() });
     Plan::default()
+        .wave("members that do not answer", lost())
         .wave("nothing uses the mesh", layout.lines().map(unused))
         .wave("validation", validator.map(|member| gone(Target::Validator { member: member.clone() }, revision)))
         .wave("tags", tags)
@@ -114,8 +116,5 @@ pub fn delete(layout: &Layout, farewell: &Farewell) -> Plan {
         .wave("nothing is left", here.each(|member| Step::AwaitGone { member: member.clone() }))
         .wave("limits of the mesh's namespace", [gone(Target::Limits, PRESENT)])
         .wave("mesh namespace and authority", [gone(Target::Home, PRESENT)])
-        .wave(
-            "members that are left behind",
-            farewell.left_behind.iter().map(|member| Step::LeaveBehind { member: member.clone() }),
-        )
+        .wave("members that are left behind", lost())
 }

@@ -37,6 +37,11 @@ pub(super) async fn check(
     if seen.value == *from || captured || only_forward {
         return Ok(Check::Ready { capture: seen.value, mark: seen.mark });
     }
+    // A tag of ours that was removed by hand is put back where it leads to now, and an undo leads it to where it was: pods of
+    // its namespaces start without a sidecar meanwhile.
+    if matches!(target, Target::Tag { .. }) && seen.value.is_none() && from.is_some() {
+        return Ok(Check::Ready { capture: from.clone(), mark: seen.mark });
+    }
     Ok(Check::Blocked(foreign(target, from, to, &seen.value)))
 }
 

@@ -96,7 +96,8 @@ impl Run<'_> {
         history: History,
     ) -> Result<(Plan, Vec<Leftover>), NoPlan> {
         let building = async {
-            let plan = plan(&self.operation, layout, world, history).await?;
+            let given_up = self.silent() > self.engine.settings.patience.unreachable;
+            let plan = plan(&self.operation, layout, world, (history, given_up)).await?;
             let left = match self.operation.kind {
                 OperationKind::DeleteMesh => leftovers(&plan, layout, world).await?,
                 _ => Vec::new(),
