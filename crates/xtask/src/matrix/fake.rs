@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use model::ids::UpgradeId;
@@ -58,6 +58,8 @@ const WAYS: [&str; 2] = ["canary", "rollback"];
 /// Longer than any run.
 pub(super) const FOR_EVER: Duration = Duration::from_hours(1);
 const LEASE: Duration = Duration::from_millis(600);
+/// Longer than a worker rests after a few errors in a row: a lease, and twice as long each time.
+const LONGEST_REST: Duration = Duration::from_secs(20);
 /// How many runs go on side by side: they mostly wait for leases.
 const WIDTH: usize = 12;
 /// Each seed takes every so-many-th cut.
@@ -149,10 +151,19 @@ async fn begin(way: &str, width: usize) -> (Fleet, UpgradeId) {
 }
 
 /// Runs the part that is cut, to its end, whatever has happened to it so far.
+/// A worker that met errors rests longer after each of them before its work is due again, so the successor may come too early.
 async fn finish(fleet: &Fleet, upgrade: UpgradeId, way: &str) {
-    fleet.run().await;
-    if way == "canary" && fleet.upgrade(upgrade).await.state.allowed().contains(&Verb::Promote) {
-        fleet.go(upgrade, Verb::Promote).await;
+    let begun = Instant::now();
+    while begun.elapsed() < LONGEST_REST {
+        fleet.run().await;
+        let state = fleet.upgrade(upgrade).await.state;
+        if way == "canary" && state.allowed().contains(&Verb::Promote) {
+            fleet.go(upgrade, Verb::Promote).await;
+        } else if state.done() || matches!(state, UpgradeState::Paused { .. }) {
+            return;
+        } else {
+            tokio::time::sleep(LEASE).await;
+        }
     }
 }
 
