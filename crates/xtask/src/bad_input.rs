@@ -244,8 +244,11 @@ impl Stage<'_> {
     fn restore(&mut self) -> Result<()> {
         for (cluster, object) in std::mem::take(&mut self.saved) {
             let file = self.file("saved.json", &object.to_string())?;
-            self.lab.kubectl(&cluster, &["delete", "--ignore-not-found", "-f", &file])?;
-            self.lab.kubectl(&cluster, &["create", "-f", &file])?;
+            // In place where it is there: without a role for a moment our account would be refused what it may do.
+            if self.lab.kubectl(&cluster, &["replace", "-f", &file]).is_err() {
+                self.lab.kubectl(&cluster, &["delete", "--ignore-not-found", "-f", &file])?;
+                self.lab.kubectl(&cluster, &["create", "-f", &file])?;
+            }
         }
         Ok(())
     }
