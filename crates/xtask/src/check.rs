@@ -54,8 +54,9 @@ pub(crate) fn check() -> Result<()> {
     wrong.extend(sizes()?);
     wrong.extend(crate::pages::pages()?);
     wrong.extend(crate::hints::hints()?);
+    wrong.extend(crate::links::links()?);
     if wrong.is_empty() {
-        println!("crate graph, sizes, pages of problems and named commands are fine");
+        println!("crate graph, sizes, pages of problems, named commands and files are fine");
         return Ok(());
     }
     Err(wrong.join("\n"))

@@ -18,6 +18,7 @@ mod isolation;
 mod judge;
 mod kubeconfigs;
 mod lab;
+mod links;
 mod matrix;
 mod mutants;
 mod pages;
