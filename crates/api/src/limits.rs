@@ -72,15 +72,15 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// What every tenant may ask.
+    /// What every tenant may ask. What comes at once is what another tenant feels, so a second's worth of looks is enough.
     pub const TENANT: Self = Self {
-        read: Rate { burst: 400, per: Duration::from_secs(2) },
+        read: Rate { burst: 200, per: Duration::from_secs(1) },
         write: Rate { burst: 100, per: Duration::from_secs(5) },
         expensive: Rate { burst: 60, per: Duration::from_mins(1) },
     };
     /// What every principal may ask: half of it, so that one program does not use its whole tenant's share up.
     pub const PRINCIPAL: Self = Self {
-        read: Rate { burst: 200, per: Duration::from_secs(2) },
+        read: Rate { burst: 100, per: Duration::from_secs(1) },
         write: Rate { burst: 50, per: Duration::from_secs(5) },
         expensive: Rate { burst: 30, per: Duration::from_mins(1) },
     };

@@ -180,12 +180,16 @@ impl Store {
         Ok(Self { pool, renewals, vault, turns: None })
     }
 
-    /// The same connections, of which no tenant has more than a quarter at once, and changes no more than half. For a process whose tasks hold a [`Session`]
+    /// The same connections, of which no tenant has more than a quarter at once, and changes no more than there are processors. For a process whose tasks hold a [`Session`]
     /// each: a task that had two transactions of one tenant would wait for itself.
     #[must_use]
     pub fn sharing(self) -> Self {
         let connections = POOL as usize;
-        Self { turns: Some(Turns::new(connections / 4, connections / 2)), ..self }
+        // A change is work for a processor, here or in the database: more at once than there are processors end no sooner, and
+        // keep those who look waiting.
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let changes = processors.clamp(2, connections / 2);
+        Self { turns: Some(Turns::new(connections / 4, changes)), ..self }
     }
 
     /// Refuses a role that would see through row-level security: a superuser, one with BYPASSRLS, or a table's owner.
