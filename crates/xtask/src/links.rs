@@ -22,15 +22,16 @@ pub(crate) fn links() -> Result<Vec<String>> {
 /// Targets of links within the repository.
 fn linked(text: &str) -> impl Iterator<Item = &str> {
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(target, _)| target));
-    targets.filter(|target| !target.contains("://") && !target.starts_with('#')).map(|target| {
-        target.split_once('#').map_or(target, |(path, _)| path)
-    })
+    targets
+        .filter(|target| !target.contains("://") && !target.starts_with('#'))
+        .map(|target| target.split_once('#').map_or(target, |(path, _)| path))
 }
 
 /// Rust files in backticks, with at least one folder.
 fn sources(text: &str) -> impl Iterator<Item = &str> {
     let quoted = text.split('`').skip(1).step_by(2);
-    quoted.filter(|word| word.contains('/') && word.ends_with(".rs") && !word.contains(['{', '<', '*', ' ', '\n']))
+    let plain = |word: &&str| word.contains('/') && !word.contains(['{', '<', '*', ' ', '\n']);
+    quoted.filter(plain).filter(|word| Path::new(word).extension().is_some_and(|extension| extension == "rs"))
 }
 
 #[cfg(test)]
