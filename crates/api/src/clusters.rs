@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use model::access::{Action, Scope};
 use model::credential::MAX_OVERLAP;
 use model::ids::{ClusterId, OperationId};
-use model::operation::OperationKind;
+use model::operation::{OperationKind, OperationState};
 use model::quota::Counted;
 use store::{Cluster, ClusterState, NewCluster, NewOperation, OpenRenewal, Tx};
 use wire::{ChangeCluster, ClusterList, Leave, Operation, RegisterCluster, RenewCredential};
@@ -224,7 +224,7 @@ async fn deregister(
         if reason.is_none() || renewal.held {
             return Err(renewal_in_the_way(found, &renewal));
         }
-        change.tx.supersede_renewal(found.id, renewal.operation, caller.app.clock.now()).await?;
+        change.tx.supersede(renewal.operation, &OperationState::Superseded, caller.app.clock.now()).await?;
     }
     let id = OperationId(caller.app.clock.uuid());
     change.tx.leave_cluster(found.id, id, caller.app.clock.now()).await?;

@@ -17,8 +17,8 @@ use governor::{Quota, RateLimiter};
 use jiff::{SignedDuration, Timestamp};
 use model::audit::Digest;
 use model::ids::TenantId;
-use store::sha256;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use store::{TenantPermits, sha256};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// What a request costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,7 +133,7 @@ pub struct Limits {
     tenants: [Buckets; 3],
     principals: [Buckets; 3],
     known: Mutex<HashMap<Digest, Known>>,
-    waits: Mutex<HashMap<TenantId, Arc<Semaphore>>>,
+    waits: TenantPermits,
     clock: Clock,
 }
 
@@ -162,18 +162,13 @@ impl Limits {
     /// Nobody has asked yet.
     pub fn new(tenant: Rates, principal: Rates, clock: Arc<dyn model::Clock>) -> Self {
         let clock = Clock(clock);
-        let (known, waits) = (Mutex::default(), Mutex::default());
+        let (known, waits) = (Mutex::default(), TenantPermits::new(WAITS));
         Self { tenants: buckets(tenant, &clock), principals: buckets(principal, &clock), known, waits, clock }
     }
 
     /// The right to wait for a change, until it is dropped; `None` while the tenant has too many requests that wait.
     pub(crate) fn wait(&self, tenant: TenantId) -> Option<OwnedSemaphorePermit> {
-        let mut all = self.waits.lock().expect("no holder panics");
-        if all.len() >= MANY {
-            all.retain(|_, waits| Arc::strong_count(waits) > 1);
-        }
-        let waits = all.entry(tenant).or_insert_with(|| Arc::new(Semaphore::new(WAITS))).clone();
-        waits.try_acquire_owned().ok()
+        self.waits.of(tenant).try_acquire_owned().ok()
     }
 
     /// Counts a request of somebody who was let in a moment ago with the same credential; `None` for everybody else.

@@ -2,9 +2,9 @@
 //!
 //! A connection has no caller until a request on it was let in. One that has had none yet goes first, the oldest of them
 //! before the others, so that a flood of connections without a credential takes places from itself only: a new caller needs
-//! the place no longer than its first request is on the way, and every connection has a moment for that. Connections of known callers go next, the longest idle one
-//! first. A connection whose request is being worked on never goes; while the body of the request is still on its way, the
-//! client has the turn, and the connection may go.
+//! the place no longer than its first request is on the way, and every connection has a moment for that. Connections of known
+//! callers go next, the longest idle one first. A connection whose request is being worked on never goes; while the body of
+//! the request is still on its way, the client has the turn, and the connection may go.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

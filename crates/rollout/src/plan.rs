@@ -62,7 +62,7 @@ impl Layout {
     }
 
     /// The control planes that the mesh has: one, or two while there is a canary.
-    pub fn lines(&self) -> impl Iterator<Item = &Line> {
+    pub fn lines(&self) -> impl DoubleEndedIterator<Item = &Line> {
         let target = self.target.as_ref().filter(|target| target.revision != self.current.revision);
         std::iter::once(&self.current).chain(target)
     }

@@ -142,8 +142,8 @@ impl RealWorlds {
         })
     }
 
-    /// Opened once for each credential; the one before it is forgotten, and so is what nothing uses any more. Nothing is called: a cluster whose name does not
-    /// resolve is found silent by the first look, with the usual patience.
+    /// Opened once for each credential; the one before it is forgotten, and so is what nothing uses any more. Nothing is called:
+    /// a cluster whose name does not resolve is found silent by the first look, with the usual patience.
     async fn door(&self, held: Held, place: &str, stored: &[u8]) -> Result<(Door, Credential), Problem> {
         let hint = if matches!(held, Held::Hosting(_)) { OPERATOR } else { RENEW };
         let credential = Credential::open(stored).map_err(|_| damaged("A stored credential", hint))?;

@@ -61,8 +61,8 @@ impl Tx<'_> {
     }
 
     /// Lets a forced deletion take the place of what is under way on a mesh: of another deletion, as if that had been
-    /// cancelled, and of an upgrade that is paused while a member does not answer, which is abandoned. Anything else keeps the mesh, and the deletion is refused
-    /// when it asks for it.
+    /// cancelled, and of an upgrade that is paused while a member does not answer, which is abandoned. Anything else keeps the
+    /// mesh, and the deletion is refused when it asks for it.
     ///
     /// # Errors
     /// The database failed.

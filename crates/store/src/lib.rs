@@ -68,7 +68,7 @@ pub use remains::Remains;
 pub use renewals::OpenRenewal;
 pub use session::Session;
 pub use tenants::{NewTenant, Tenant, TenantState};
-pub use turns::Aim;
+pub use turns::{Aim, TenantPermits};
 pub use upgrades::{NewUpgrade, Upgrade};
 pub use vault::{Vault, digest, fill as random_key, hmac_sha256, random_hex, sha256};
 pub use webhooks::{NewWebhook, Webhook};
@@ -180,8 +180,8 @@ impl Store {
         Ok(Self { pool, renewals, vault, turns: None })
     }
 
-    /// The same connections, of which no tenant has more than a quarter at once, and changes no more than there are processors. For a process whose tasks hold a [`Session`]
-    /// each: a task that had two transactions of one tenant would wait for itself.
+    /// The same connections, of which no tenant has more than a quarter at once, and changes no more than there are processors.
+    /// For a process whose tasks hold a [`Session`] each: a task that had two transactions of one tenant would wait for itself.
     #[must_use]
     pub fn sharing(self) -> Self {
         let connections = POOL as usize;

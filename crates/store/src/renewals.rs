@@ -1,8 +1,7 @@
 //! Renewals of credentials that stand in the way of something else.
 
-use jiff::Timestamp;
 use model::ids::{ClusterId, OperationId};
-use model::operation::{OperationKind, OperationState};
+use model::operation::OperationKind;
 
 use crate::{StoreError, Tx};
 
@@ -35,19 +34,5 @@ impl Tx<'_> {
         .fetch_optional(&mut *self.inner)
         .await?;
         Ok(row.map(|row| OpenRenewal { operation: OperationId(row.operation_id), paused: row.paused, held: row.held }))
-    }
-
-    /// Ends a renewal that no worker holds, and forgets the kubeconfig that was submitted for it.
-    ///
-    /// # Errors
-    /// There is no such cluster.
-    pub async fn supersede_renewal(
-        &mut self,
-        id: ClusterId,
-        renewal: OperationId,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.supersede(renewal, &OperationState::Superseded, now).await?;
-        self.submit_kubeconfig(id, None).await
     }
 }

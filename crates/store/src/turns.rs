@@ -7,15 +7,37 @@ use std::sync::{Arc, Mutex};
 use model::ids::TenantId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Above so many tenants, those that have no transaction are forgotten.
+/// Above so many tenants, those that have no permit are forgotten.
 const MANY: usize = 1000;
+
+/// So many permits for each tenant.
+#[derive(Debug)]
+pub struct TenantPermits {
+    each: usize,
+    tenants: Mutex<HashMap<TenantId, Arc<Semaphore>>>,
+}
+
+impl TenantPermits {
+    /// No tenant has one yet.
+    pub fn new(each: usize) -> Self {
+        Self { each, tenants: Mutex::default() }
+    }
+
+    /// The permits of one tenant.
+    pub fn of(&self, tenant: TenantId) -> Arc<Semaphore> {
+        let mut tenants = self.tenants.lock().expect("no holder panics");
+        if tenants.len() >= MANY {
+            tenants.retain(|_, permits| Arc::strong_count(permits) > 1);
+        }
+        tenants.entry(tenant).or_insert_with(|| Arc::new(Semaphore::new(self.each))).clone()
+    }
+}
 
 /// How many transactions each tenant may have at once, and how many of all of them may belong to changes. The rest waits, in
 /// order.
 #[derive(Debug, Clone)]
 pub(crate) struct Turns {
-    each: usize,
-    tenants: Arc<Mutex<HashMap<TenantId, Arc<Semaphore>>>>,
+    tenants: Arc<TenantPermits>,
     changes: Arc<Semaphore>,
 }
 
@@ -37,20 +59,13 @@ pub(crate) struct Turn {
 
 impl Turns {
     pub(crate) fn new(each: usize, changes: usize) -> Self {
-        Self { each, tenants: Arc::default(), changes: Arc::new(Semaphore::new(changes)) }
+        Self { tenants: Arc::new(TenantPermits::new(each)), changes: Arc::new(Semaphore::new(changes)) }
     }
 
     /// A turn of this tenant, which ends with what is answered.
     pub(crate) async fn of(&self, tenant: TenantId, aim: Aim) -> Turn {
-        let turns = {
-            let mut tenants = self.tenants.lock().expect("no holder panics");
-            if tenants.len() >= MANY {
-                tenants.retain(|_, turns| Arc::strong_count(turns) > 1);
-            }
-            tenants.entry(tenant).or_insert_with(|| Arc::new(Semaphore::new(self.each))).clone()
-        };
         // In this order, so that a tenant with many changes does not keep the turns of all of them from others.
-        let tenant = turns.acquire_owned().await.expect("nobody closes it");
+        let tenant = self.tenants.of(tenant).acquire_owned().await.expect("nobody closes it");
         let change = match aim {
             Aim::Read => None,
             Aim::Change => Some(self.changes.clone().acquire_owned().await.expect("nobody closes it")),
@@ -104,7 +119,7 @@ mod tests {
         for tenant in 1..=3 * MANY as u128 {
             drop(turns.of(TenantId(Uuid::from_u128(tenant)), Aim::Read).await);
         }
-        let known = turns.tenants.lock().expect("no panic");
+        let known = turns.tenants.tenants.lock().expect("no panic");
         assert!(known.len() <= MANY && known.contains_key(&TenantId(Uuid::from_u128(0))));
         drop(held);
     }

@@ -236,6 +236,27 @@ impl Fleet {
         (cluster, id)
     }
 
+    /// Queues a renewal of a cluster's credential without an overlap: the former one is wanted dead.
+    ///
+    /// # Panics
+    /// When the database fails.
+    pub async fn renew(&self, cluster: ClusterId) -> OperationId {
+        let id = OperationId(self.clock.uuid());
+        let new = NewOperation {
+            id,
+            kind: OperationKind::RenewCredential,
+            mesh: None,
+            cluster: Some(cluster),
+            upgrade: None,
+            arguments: self.cluster(cluster).await.renewal(Duration::ZERO),
+            due_in: Duration::ZERO,
+        };
+        let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
+        tx.create_operation(&new, self.clock.now()).await.expect("an operation");
+        tx.commit().await.expect("a commit");
+        id
+    }
+
     /// A cluster as the service knows it.
     ///
     /// # Panics

@@ -41,16 +41,19 @@ async fn injected(tx: &mut Tx<'_>, mesh: MeshId, layout: &Layout) -> Result<Vec<
         return Ok(vec![current, target]);
     }
     Ok(match stage_of(tx, mesh).await? {
-        None | Some(UpgradeState::Planned | UpgradeState::Prechecking | UpgradeState::Blocked { .. }) => vec![current],
+        stage if deployed_nothing(stage.as_ref()) => vec![current],
         Some(UpgradeState::Rolling | UpgradeState::Holding { .. } | UpgradeState::Retiring { .. }) => vec![target],
-        Some(_) => vec![current, target],
+        _ => vec![current, target],
     })
 }
 
 /// True while the mesh has no upgrade, or one that has deployed nothing yet.
 pub(crate) async fn target_is_only_planned(tx: &mut Tx<'_>, mesh: MeshId) -> Result<bool, StoreError> {
-    let stage = stage_of(tx, mesh).await?;
-    Ok(matches!(stage, None | Some(UpgradeState::Planned | UpgradeState::Prechecking | UpgradeState::Blocked { .. })))
+    Ok(deployed_nothing(stage_of(tx, mesh).await?.as_ref()))
+}
+
+fn deployed_nothing(stage: Option<&UpgradeState>) -> bool {
+    matches!(stage, None | Some(UpgradeState::Planned | UpgradeState::Prechecking | UpgradeState::Blocked { .. }))
 }
 
 /// The stage of the mesh's upgrade, where one is under way; a paused one is in the stage that it goes on from.

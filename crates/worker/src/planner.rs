@@ -44,7 +44,8 @@ struct LabelArguments {
 /// What an upgrade's stages have started, oldest first.
 pub(crate) type History = Vec<(OperationKind, Step, Option<String>)>;
 
-/// Builds the plan from a fresh look. `given_up` says that an answer was waited for long enough. No transaction is open meanwhile: clusters take their time.
+/// Builds the plan from a fresh look. `given_up` says that an answer was waited for long enough. No transaction is open
+/// meanwhile: clusters take their time.
 pub(crate) async fn plan(
     operation: &Operation,
     layout: &Layout,

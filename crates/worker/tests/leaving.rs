@@ -156,18 +156,7 @@ async fn a_renewed_credential_ends_a_removal_that_was_begun() {
     later(&fleet, 660).await;
     assert_eq!(state(&fleet, operation).await, "failed");
     assert_eq!(fleet.cluster(cluster).await.removal, Removal::Accepted);
-    let new = NewOperation {
-        id: OperationId(fleet.clock.uuid()),
-        kind: OperationKind::RenewCredential,
-        mesh: None,
-        cluster: Some(cluster),
-        upgrade: None,
-        arguments: fleet.cluster(cluster).await.renewal(Duration::ZERO),
-        due_in: Duration::ZERO,
-    };
-    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    tx.create_operation(&new, fleet.clock.now()).await.expect("an operation");
-    tx.commit().await.expect("a commit");
+    fleet.renew(cluster).await;
     fleet.run().await;
     assert_eq!(fleet.cluster(cluster).await.removal, Removal::NotBegun);
 }

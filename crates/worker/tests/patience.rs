@@ -1,14 +1,11 @@
 //! What keeps a plan from being made: it is said with its own code and its cause, and is waited for as long as it is silence.
 
-use std::time::Duration;
-
 use jiff::SignedDuration;
 use model::Clock;
 use model::ids::OperationId;
 use model::operation::{OperationKind, OperationState, Problem, Wish};
 use rollout::ports::WorldError;
 use serde_json::json;
-use store::NewOperation;
 use testkit::Fleet;
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
@@ -103,12 +100,8 @@ async fn a_renewal_whose_control_planes_cannot_be_read_ends_with_the_reason_and_
     let fleet = Fleet::new().await;
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
     let cluster = tx.mesh(fleet.mesh).await.expect("the mesh").members[0].cluster;
-    let (id, arguments) =
-        (OperationId(fleet.clock.uuid()), tx.cluster(cluster).await.expect("a cluster").renewal(Duration::ZERO));
-    let (kind, due_in) = (OperationKind::RenewCredential, Duration::ZERO);
-    let new = NewOperation { id, kind, mesh: None, cluster: Some(cluster), upgrade: None, arguments, due_in };
-    tx.create_operation(&new, fleet.clock.now()).await.expect("an operation");
-    tx.commit().await.expect("a commit");
+    drop(tx);
+    let id = fleet.renew(cluster).await;
     fleet.world.fail("c1", Some(refused("permission_missing")));
     fleet.run().await;
     assert_eq!(fleet.operation(id).await.state.as_str(), "waiting");

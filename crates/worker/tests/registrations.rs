@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use model::Clock;
-use model::ids::{ClusterId, OperationId, TenantId};
+use model::ids::{OperationId, TenantId};
 use model::operation::{OperationKind, OperationState, Problem, Wish};
 use model::rules::Severity;
 use model::upgrade::Finding;
-use store::{ClusterState, NewOperation};
+use store::ClusterState;
 use testkit::Fleet;
 use uuid::Uuid;
 
@@ -128,7 +128,7 @@ async fn a_renewal_that_is_cancelled_or_superseded_forgets_the_kubeconfig_that_w
         let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
         tx.submit_kubeconfig(cluster, Some(b"an administrator's")).await.expect("a cluster");
         tx.commit().await.expect("a commit");
-        let renewal = renew(&fleet, cluster).await;
+        let renewal = fleet.renew(cluster).await;
         if superseded {
             let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
             tx.supersede(renewal, &OperationState::Superseded, fleet.clock.now()).await.expect("an operation");
@@ -143,31 +143,13 @@ async fn a_renewal_that_is_cancelled_or_superseded_forgets_the_kubeconfig_that_w
     }
 }
 
-/// Queues a renewal that wants the former credential dead.
-async fn renew(fleet: &Fleet, cluster: ClusterId) -> OperationId {
-    let id = OperationId(fleet.clock.uuid());
-    let new = NewOperation {
-        id,
-        kind: OperationKind::RenewCredential,
-        mesh: None,
-        cluster: Some(cluster),
-        upgrade: None,
-        arguments: fleet.cluster(cluster).await.renewal(Duration::ZERO),
-        due_in: Duration::ZERO,
-    };
-    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    tx.create_operation(&new, fleet.clock.now()).await.expect("an operation");
-    tx.commit().await.expect("a commit");
-    id
-}
-
 #[tokio::test]
 async fn a_renewal_without_an_overlap_ends_when_the_former_credential_was_seen_to_be_refused() {
     let fleet = Fleet::new().await;
     let (cluster, _) = fleet.register("renewed").await;
     fleet.run().await;
     fleet.credentials.accept_former(true);
-    let id = renew(&fleet, cluster).await;
+    let id = fleet.renew(cluster).await;
     fleet.run().await;
     let OperationState::Waiting { reason, .. } = fleet.operation(id).await.state else { panic!("it does not wait") };
     assert!(reason.contains("former"), "{reason}");

@@ -73,13 +73,13 @@ pub struct Farewell {
     pub left_behind: Vec<Name>,
 }
 
-/// Takes a mesh down, with the second revision that an abandoned upgrade may have left. What istiod wrote into every namespace goes after istiod, which would write it again. Members that are
-/// left behind are looked at before anything is removed and once more at the end: one that answers is not left behind. Custom resource definitions
-/// stay: they may hold the users' own resources.
+/// Takes a mesh down, with the second revision that an abandoned upgrade may have left. What istiod wrote into every
+/// namespace goes after istiod, which would write it again. Members that are left behind are looked at before anything is
+/// removed and once more at the end: one that answers is not left behind. Custom resource definitions stay: they may hold the
+/// users' own resources.
 pub fn delete(layout: &Layout, farewell: &Farewell) -> Plan {
-    let line = &layout.current;
     let gone = |target: Target, from: &str| set(target, Some(from.to_owned()), None);
-    let revision = line.revision.as_str();
+    let revision = layout.current.revision.as_str();
     let both = |name: &str| layout.lines().any(|line| line.revision.as_str() == name);
     let answering: Vec<Name> = farewell.answering.iter().map(|(member, _)| member.clone()).collect();
     let here = Layout { members: answering, ..layout.clone() };
@@ -92,15 +92,14 @@ pub fn delete(layout: &Layout, farewell: &Farewell) -> Plan {
     let validator = layout.config().filter(|member| here.members.contains(*member));
     let unused =
         |line: &Line| Step::AwaitUnused { revision: line.revision.clone(), left_behind: farewell.left_behind.clone() };
-    let taken_down = layout.lines().skip(1).fold(Plan::default(), |plan, target| plan.then(line_down(&here, target)));
+    let lines_down = layout.lines().rev().fold(Plan::default(), |plan, line| plan.then(line_down(&here, line)));
     let lost = || farewell.left_behind.iter().map(|member| Step::LeaveBehind { member: member.clone() });
     Plan::default()
         .wave("members that do not answer", lost())
         .wave("nothing uses the mesh", layout.lines().map(unused))
         .wave("validation", validator.map(|member| gone(Target::Validator { member: member.clone() }, revision)))
         .wave("tags", tags)
-        .then(taken_down)
-        .then(line_down(&here, line))
+        .then(lines_down)
         .wave(
             "root certificates in each namespace",
             here.each(|member| gone(Target::Certificates { member: member.clone() }, PRESENT)),
