@@ -119,11 +119,13 @@ impl Tx<'_> {
         .execute(&mut *self.inner)
         .await?;
         sqlx::query!(
-            "INSERT INTO work_queue (operation_id, tenant_id, due_at, costly) VALUES ($1, $2, now() + make_interval(secs => $3), $4)",
+            "INSERT INTO work_queue (operation_id, tenant_id, due_at, costly, hosting_cluster_id)
+             VALUES ($1, $2, now() + make_interval(secs => $3), $4, (SELECT hosting_cluster_id FROM meshes WHERE tenant_id = $2 AND mesh_id = $5))",
             new.id.0,
             self.tenant.0,
             new.due_in.as_secs_f64(),
-            new.kind.costly()
+            new.kind.costly(),
+            new.mesh.map(|id| id.0)
         )
         .execute(&mut *self.inner)
         .await?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::ids::{ClusterId, MeshId, OperationId, TenantId};
+use model::ids::{ClusterId, HostingClusterId, MeshId, OperationId, TenantId};
 use model::operation::{Fact, OperationState, Wish};
 use sqlx::postgres::PgListener;
 use uuid::Uuid;
@@ -25,6 +25,8 @@ pub struct Claim {
     pub lease: Duration,
     /// True for kinds that have a share of a worker's places of their own.
     pub costly: bool,
+    /// The hosting cluster of the operation's mesh.
+    pub hosting: Option<HostingClusterId>,
     /// Claims in a row, this one included, that recorded no fact and were not given back in order.
     pub claims: i32,
     /// How many of the earlier ones ended in an error.
@@ -65,6 +67,8 @@ pub struct Wanted {
     pub costly: bool,
     /// Tenants whose expensive kinds may not.
     pub costly_full: Vec<TenantId>,
+    /// Hosting clusters whose operations hold as many places as one hosting cluster may.
+    pub hosting_full: Vec<HostingClusterId>,
 }
 
 impl Wanted {
@@ -130,17 +134,20 @@ impl Store {
                    -- Each part is asked only when the one before found nothing, and ends at the first row that fits.
                    (SELECT operation_id FROM work_queue
                     WHERE due_at <= now() AND (owner IS NULL OR lease_until < now()) AND operation_id <> ALL($3)
-                        AND NOT (costly AND (NOT $7 OR tenant_id = ANY($8))) AND tenant_id <> ALL($4)
+                        AND NOT (costly AND (NOT $7 OR tenant_id = ANY($8)))
+                        AND (hosting_cluster_id IS NULL OR hosting_cluster_id <> ALL($11)) AND tenant_id <> ALL($4)
                     ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED),
                    (SELECT operation_id FROM work_queue
                     WHERE due_at <= now() AND (owner IS NULL OR lease_until < now()) AND operation_id <> ALL($3)
-                        AND NOT (costly AND (NOT $7 OR tenant_id = ANY($8))) AND $6 AND $9 AND tenant_id <> ALL($5)
+                        AND NOT (costly AND (NOT $7 OR tenant_id = ANY($8)))
+                        AND (hosting_cluster_id IS NULL OR hosting_cluster_id <> ALL($11)) AND $6 AND $9 AND tenant_id <> ALL($5)
                     ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED),
                    (SELECT operation_id FROM work_queue
                     WHERE due_at <= now() AND (owner IS NULL OR lease_until < now()) AND operation_id <> ALL($3)
-                        AND NOT (costly AND (NOT $7 OR tenant_id = ANY($8))) AND $6 AND $10
+                        AND NOT (costly AND (NOT $7 OR tenant_id = ANY($8)))
+                        AND (hosting_cluster_id IS NULL OR hosting_cluster_id <> ALL($11)) AND $6 AND $10
                     ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED))
-               RETURNING operation_id, tenant_id, epoch, costly, claims, errors"#,
+               RETURNING operation_id, tenant_id, epoch, costly, hosting_cluster_id, claims, errors"#,
             owner,
             lease.as_secs_f64(),
             &ids(&wanted.held, |id| id.0),
@@ -150,7 +157,8 @@ impl Store {
             wanted.costly,
             &ids(&wanted.costly_full, |id| id.0),
             !wanted.busy.is_empty(),
-            !wanted.full.is_empty()
+            !wanted.full.is_empty(),
+            &ids(&wanted.hosting_full, |id| id.0)
         )
         .fetch_optional(pool)
         .await?;
@@ -160,6 +168,7 @@ impl Store {
             epoch: row.epoch,
             lease,
             costly: row.costly,
+            hosting: row.hosting_cluster_id.map(HostingClusterId),
             claims: row.claims,
             errors: row.errors,
         }))

@@ -2,12 +2,13 @@
 //!
 //! A tenant that runs nothing comes first, then those below their share, then any as long as more places are free than
 //! the reserve. So one tenant alone may use all places but the reserve, and a tenant that comes later finds one at once.
-//! Expensive kinds have a quarter of the places, and a reserve within it.
+//! Expensive kinds have a quarter of the places, and a reserve within it. One hosting cluster has at most three quarters, so
+//! that one which does not answer leaves places for the tenants of the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use model::ids::{OperationId, TenantId};
+use model::ids::{HostingClusterId, OperationId, TenantId};
 use store::{Claim, Wanted};
 use tokio::sync::Notify;
 
@@ -20,8 +21,16 @@ pub(crate) struct Places(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    held: Mutex<BTreeMap<OperationId, (TenantId, bool)>>,
+    held: Mutex<BTreeMap<OperationId, Running>>,
     freed: Notify,
+}
+
+/// An operation that holds a place.
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    tenant: TenantId,
+    costly: bool,
+    hosting: Option<HostingClusterId>,
 }
 
 /// One place, given back when this is dropped.
@@ -42,7 +51,7 @@ impl Places {
     /// What may be taken next; `None` while every place is taken.
     pub(crate) fn wanted(&self, width: usize) -> Option<Wanted> {
         let held = self.0.held.lock().expect("no holder panics");
-        let running: Vec<(TenantId, bool)> = held.values().copied().collect();
+        let running: Vec<Running> = held.values().copied().collect();
         let wanted = wanted(&running, width)?;
         Some(Wanted { held: held.keys().copied().collect(), ..wanted })
     }
@@ -53,7 +62,8 @@ impl Places {
         if held.contains_key(&claim.operation) {
             return None;
         }
-        held.insert(claim.operation, (claim.tenant, claim.costly));
+        let Claim { tenant, costly, hosting, .. } = *claim;
+        held.insert(claim.operation, Running { tenant, costly, hosting });
         Some(Place { places: self.clone(), operation: claim.operation })
     }
 
@@ -63,10 +73,11 @@ impl Places {
     }
 }
 
-fn wanted(running: &[(TenantId, bool)], width: usize) -> Option<Wanted> {
+fn wanted(running: &[Running], width: usize) -> Option<Wanted> {
     let free = width.checked_sub(running.len()).filter(|free| *free > 0)?;
-    let all: Vec<TenantId> = running.iter().map(|(tenant, _)| *tenant).collect();
-    let costly: Vec<TenantId> = running.iter().filter(|(_, costly)| *costly).map(|(tenant, _)| *tenant).collect();
+    let all: Vec<TenantId> = running.iter().map(|of| of.tenant).collect();
+    let costly: Vec<TenantId> = running.iter().filter(|of| of.costly).map(|of| of.tenant).collect();
+    let hosting: Vec<HostingClusterId> = running.iter().filter_map(|of| of.hosting).collect();
     let spare = free > reserve(width);
     let for_costly = (width / QUARTER).max(1);
     let costly_free = for_costly.saturating_sub(costly.len());
@@ -78,6 +89,7 @@ fn wanted(running: &[(TenantId, bool)], width: usize) -> Option<Wanted> {
         spare,
         costly: costly_free > 0,
         costly_full,
+        hosting_full: with_at_least(&hosting, (width - reserve(width)).max(1)),
     })
 }
 
@@ -91,10 +103,10 @@ fn reserve(places: usize) -> usize {
     if places > 1 { (places / QUARTER).max(1) } else { 0 }
 }
 
-fn with_at_least(running: &[TenantId], count: usize) -> Vec<TenantId> {
-    let tenants: BTreeSet<TenantId> = running.iter().copied().collect();
-    let counted = |tenant: &TenantId| running.iter().filter(|of| *of == tenant).count();
-    tenants.into_iter().filter(|tenant| counted(tenant) >= count).collect()
+fn with_at_least<T: Copy + Ord>(running: &[T], count: usize) -> Vec<T> {
+    let distinct: BTreeSet<T> = running.iter().copied().collect();
+    let counted = |one: &T| running.iter().filter(|of| *of == one).count();
+    distinct.into_iter().filter(|one| counted(one) >= count).collect()
 }
 
 #[cfg(test)]
@@ -106,8 +118,19 @@ mod tests {
     }
 
     /// So many of a tenant's operations, all of expensive kinds or none.
-    fn run(number: u128, count: usize, costly: bool) -> Vec<(TenantId, bool)> {
-        vec![(tenant(number), costly); count]
+    fn run(number: u128, count: usize, costly: bool) -> Vec<Running> {
+        vec![Running { tenant: tenant(number), costly, hosting: None }; count]
+    }
+
+    #[test]
+    fn one_hosting_cluster_leaves_a_quarter_of_the_places_to_others() {
+        let hosting = HostingClusterId(uuid::Uuid::from_u128(9));
+        let on_it =
+            |count| (0..count).map(|number| Running { tenant: tenant(number), costly: false, hosting: Some(hosting) });
+        let below = wanted(&on_it(23).collect::<Vec<_>>(), 32).expect("a place");
+        assert_eq!(below.hosting_full, []);
+        let full = wanted(&on_it(24).collect::<Vec<_>>(), 32).expect("a place");
+        assert_eq!(full.hosting_full, [hosting]);
     }
 
     #[test]

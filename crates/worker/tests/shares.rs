@@ -9,6 +9,7 @@ use model::operation::{OperationKind, OperationState};
 use model::plan::Sidecar;
 use model::survey::Survey;
 use serde_json::json;
+use store::Wanted;
 use testkit::Fleet;
 use testkit::credentials::Conduct;
 use tokio_util::sync::CancellationToken;
@@ -56,6 +57,25 @@ async fn forty_hanging_registrations_of_one_tenant_leave_places_for_another_tena
     let own = hog.begin(OperationKind::Restart, json!(null)).await;
     succeeds(&hog, own).await;
     working.abort();
+}
+
+#[tokio::test]
+async fn a_hosting_cluster_that_holds_its_share_of_places_is_left_out_and_the_rest_is_claimed() {
+    let fleet = Fleet::new().await;
+    let on_it = fleet.begin(OperationKind::Restart, json!(null)).await;
+    let (_, elsewhere) = fleet.register("c-9").await;
+    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a database");
+    let hosting = tx.hosting_clusters().await.expect("hosting clusters")[0].id;
+    drop(tx);
+    let mut claimed = Vec::new();
+    let wanted = Wanted { hosting_full: vec![hosting], ..Wanted::any() };
+    while let Some(claim) = fleet.db.worker.claim("worker", LIMIT, &wanted).await.expect("a database") {
+        claimed.push(claim.operation);
+    }
+    assert!(claimed.contains(&elsewhere) && !claimed.contains(&on_it), "{claimed:?}");
+    let later =
+        fleet.db.worker.claim("worker", LIMIT, &Wanted::any()).await.expect("a database").expect("an operation");
+    assert_eq!((later.operation, later.hosting), (on_it, Some(hosting)));
 }
 
 #[tokio::test]
