@@ -52,7 +52,12 @@ pub(crate) async fn list_events(
     let upgrade: Option<UpgradeId> = from.upgrade_id.map(|text| id(&text, "upgrade")).transpose()?;
     let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let resumed = header("last-event-id").map(str::parse).transpose();
-    let after = resumed.map_err(|_| ApiError::field("Last-Event-ID", "the number of an event"))?.unwrap_or(from.after);
+    let resumed: Option<i64> = resumed.map_err(|_| ApiError::field("Last-Event-ID", "the number of an event"))?;
+    let after = resumed.unwrap_or(from.after);
+    if after < 0 {
+        let field = if resumed.is_some() { "Last-Event-ID" } else { "after" };
+        return Err(ApiError::field(field, "the number of an event, or 0 for the oldest that is kept"));
+    }
     if header(header::ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/event-stream")) {
         let mut tx = database.begin().await?;
         let cursor = tx.cursor(after).await?;

@@ -214,6 +214,7 @@ async fn whoever_refuses_answers_with_a_problem_and_the_id_of_the_request() {
     let large = json!({ "name": "x".repeat(2_000_000) });
     let rows = [
         ("GET", "/v1/events?after=x", None, "malformed_request"),
+        ("GET", "/v1/events?after=-1", None, "invalid_field"),
         ("GET", "/v1/meshes?surprise=1", None, "malformed_query"),
         ("GET", "/v1/meshes?name=a&name=b", None, "malformed_query"),
         ("GET", "/v1/meshes/%ff", None, "malformed_request"),
