@@ -1,11 +1,13 @@
-//! What a burst of changes by many tenants does to a caller that has nothing to do with it: a trial of a new mesh, four at once
-//! from each of forty tenants, many more than a process has connections.
+//! Measures how a burst of changes by many tenants slows a caller of another tenant: each of forty tenants tries a new mesh
+//! four times at once, so that there are many more requests than a process has database connections. One burst in twenty
+//! seconds is judged. Bursts every two seconds are shown as well, beside equal bursts of requests that cost the service next
+//! to nothing, because the senders share the processors with the service.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use model::access::Role;
 use model::ids::TenantId;
@@ -22,10 +24,23 @@ use crate::service::{self, Api, Setting};
 
 const TENANTS: u128 = 40;
 const EACH: usize = 4;
-/// Between two bursts. A burst is answered long before the next one.
+/// The time between two bursts where there are many. A burst is answered long before the next one.
 const BETWEEN: Duration = Duration::from_secs(2);
-/// Nothing is answered later.
+/// How many times as long as another turn the one without a burst and the one with a single burst take.
+const LONG: u32 = 5;
+/// The time after which a request counts as not answered.
 const LIMIT: Duration = Duration::from_secs(30);
+
+const VERSION: &str = "GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+
+/// Answer times of the caller of another tenant.
+#[derive(Debug, Default)]
+struct Latencies {
+    alone: Vec<Duration>,
+    beside_one_burst: Vec<Duration>,
+    beside_bursts: Vec<Duration>,
+    beside_versions: Vec<Duration>,
+}
 
 /// How the trials ended.
 #[derive(Debug, Default)]
@@ -53,33 +68,55 @@ pub(super) async fn judge(server: &Path, rounds: usize, turn: Duration) -> Resul
     let url = fleet.db.url("mw_api");
     let api = Api::start(Setting { program: server.to_owned(), share: "1", ..Setting::new(&url, secret.path()) })?;
     let address: SocketAddr = api.address.parse().map_err(|_| "the API has an address")?;
-    let (mut alone, mut beside, answers) = (Vec::new(), Vec::new(), Arc::new(Answers::default()));
+    let (mut latencies, answers) = (Latencies::default(), Arc::new(Answers::default()));
+    let versions = vec![VERSION.to_owned(); requests.len()];
     listen(address, &caller, turn).await?;
     for round in 0..rounds {
-        // Each goes first every other time.
-        for busy in [round % 2 == 0, round % 2 != 0] {
-            let bursts = busy.then(|| tokio::spawn(bursts(address, requests.clone(), turn, answers.clone())));
-            let heard = listen(address, &caller, turn).await?;
-            if let Some(bursts) = bursts {
-                bursts.await.map_err(|error| error.to_string())??;
+        // Each of the four goes first in every fourth round.
+        for part in 0..4 {
+            let (sent, counted, long, into) = match (round + part) % 4 {
+                0 => (Vec::new(), Arc::default(), turn * LONG, &mut latencies.alone),
+                1 => (requests.clone(), answers.clone(), turn * LONG, &mut latencies.beside_one_burst),
+                2 => (requests.clone(), answers.clone(), turn, &mut latencies.beside_bursts),
+                _ => (versions.clone(), Arc::default(), turn, &mut latencies.beside_versions),
+            };
+            let between = if long == turn { BETWEEN } else { long };
+            let bursts = tokio::spawn(bursts(address, sent, between, counted));
+            into.extend(listen(address, &caller, long).await?);
+            bursts.abort();
+            match bursts.await {
+                Ok(ended) => ended?,
+                Err(stopped) if stopped.is_cancelled() => {}
+                Err(panicked) => return Err(panicked.to_string()),
             }
-            if busy { beside.extend(heard) } else { alone.extend(heard) }
         }
     }
-    report(&mut alone, &mut beside, &answers)
+    report(&mut latencies, &answers)
 }
 
-fn report(alone: &mut [Duration], beside: &mut [Duration], answers: &Answers) -> Result<()> {
-    let (fast, slow) = (slowest_hundredth(alone), slowest_hundredth(beside));
-    let ratio = slow.as_secs_f64() / fast.as_secs_f64();
+fn report(latencies: &mut Latencies, answers: &Answers) -> Result<()> {
+    let shown = |of: &mut Vec<Duration>| {
+        let slow = slowest_hundredth(of);
+        let (median, worst) = (of[of.len() / 2], of.last().copied().unwrap_or_default());
+        (
+            slow,
+            json!({ "p50_microseconds": median.as_micros(), "p99_microseconds": slow.as_micros(), "slowest_microseconds": worst.as_micros() }),
+        )
+    };
+    let (alone, none) = shown(&mut latencies.alone);
+    let (once, one_burst) = shown(&mut latencies.beside_one_burst);
+    let (often, bursts) = shown(&mut latencies.beside_bursts);
+    let (idle, versions) = shown(&mut latencies.beside_versions);
+    let compared = |slow: Duration, fast: Duration| slow.as_secs_f64() / fast.as_secs_f64();
+    let ratio = compared(once, alone);
     let [fine, put_off, other] = [&answers.fine, &answers.put_off, &answers.other].map(|of| of.load(Ordering::Relaxed));
     println!(
         "{:#}",
         json!({
             "tenants": TENANTS, "trials_each_at_once": EACH, "trials_fine": fine, "trials_put_off": put_off, "trials_failed": other,
-            "p99_alone_microseconds": fast.as_micros(), "p99_beside_microseconds": slow.as_micros(),
-            "p50_alone_microseconds": alone[alone.len() / 2].as_micros(), "p50_beside_microseconds": beside[beside.len() / 2].as_micros(),
-            "slowest_beside_microseconds": beside.last().map_or(0, Duration::as_micros), "ratio": rounded(ratio), "goal": MOST,
+            "alone": none, "beside_one_burst": one_burst, "ratio": rounded(ratio), "goal": MOST,
+            "beside_bursts_every_2_seconds": bursts, "ratio_of_those_to_alone": rounded(compared(often, alone)),
+            "beside_requests_for_the_version_every_2_seconds": versions, "ratio_to_those": rounded(compared(often, idle)),
         })
     );
     if other > 0 || fine == 0 {
@@ -101,10 +138,9 @@ fn trial(key: &str, cluster: &str) -> String {
     )
 }
 
-/// One burst after the other until the turn is over.
-async fn bursts(address: SocketAddr, requests: Vec<String>, turn: Duration, answers: Arc<Answers>) -> Result<()> {
-    let begun = Instant::now();
-    while begun.elapsed() < turn {
+/// Sends one burst after the other until the task is stopped.
+async fn bursts(address: SocketAddr, requests: Vec<String>, between: Duration, answers: Arc<Answers>) -> Result<()> {
+    loop {
         let mut sent = tokio::task::JoinSet::new();
         for request in requests.iter().flat_map(|request| std::iter::repeat_n(request, EACH)) {
             sent.spawn(send(address, request.clone(), answers.clone()));
@@ -112,9 +148,8 @@ async fn bursts(address: SocketAddr, requests: Vec<String>, turn: Duration, answ
         while let Some(answered) = sent.join_next().await {
             answered.map_err(|error| error.to_string())??;
         }
-        tokio::time::sleep(BETWEEN).await;
+        tokio::time::sleep(between).await;
     }
-    Ok(())
 }
 
 async fn send(address: SocketAddr, request: String, answers: Arc<Answers>) -> Result<()> {
