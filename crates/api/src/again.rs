@@ -12,63 +12,63 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http_body::Frame;
 
-use crate::problem::Clashed;
+use crate::problem::RetryableConflict;
 
 /// How often; after that the client is told to come back.
-const ATTEMPTS: u32 = 10;
+const MAX_ATTEMPTS: u32 = 10;
 /// The first rest; each one is twice the one before.
-const REST: Duration = Duration::from_millis(2);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(2);
 
 /// A body with the parts of it that somebody has read. What nobody reads is not read here either: whoever has no business
 /// here is refused before their body has come.
-struct Sent {
+struct ReplayBuffer {
     body: Body,
-    read: Vec<Bytes>,
+    frames: Vec<Bytes>,
 }
 
 /// One reading of it: what was read before, and then the rest.
-struct Reading {
-    sent: Arc<Mutex<Sent>>,
-    at: usize,
+struct ReplayBody {
+    buffer: Arc<Mutex<ReplayBuffer>>,
+    position: usize,
 }
 
-impl Reading {
-    fn of(sent: &Arc<Mutex<Sent>>) -> Body {
-        Body::new(Self { sent: sent.clone(), at: 0 })
+impl ReplayBody {
+    fn from_start(sent: &Arc<Mutex<ReplayBuffer>>) -> Body {
+        Body::new(Self { buffer: sent.clone(), position: 0 })
     }
 }
 
-impl HttpBody for Reading {
+impl HttpBody for ReplayBody {
     type Data = Bytes;
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let (sent, at) = (self.sent.clone(), self.at);
+        let (sent, at) = (self.buffer.clone(), self.position);
         let mut sent = sent.lock().expect("no holder panics");
-        if let Some(part) = sent.read.get(at) {
-            self.at += 1;
+        if let Some(part) = sent.frames.get(at) {
+            self.position += 1;
             return Poll::Ready(Some(Ok(Frame::data(part.clone()))));
         }
         let frame = ready!(Pin::new(&mut sent.body).poll_frame(context));
         if let Some(part) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).cloned() {
-            sent.read.push(part);
-            self.at += 1;
+            sent.frames.push(part);
+            self.position += 1;
         }
         Poll::Ready(frame)
     }
 }
 
-pub(crate) async fn until_it_fits(request: Request, next: Next) -> Response {
+pub(crate) async fn retry_conflicts(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
-    let sent = Arc::new(Mutex::new(Sent { body, read: Vec::new() }));
-    let again = || Request::from_parts(parts.clone(), Reading::of(&sent));
-    for attempt in 0..ATTEMPTS {
+    let sent = Arc::new(Mutex::new(ReplayBuffer { body, frames: Vec::new() }));
+    let again = || Request::from_parts(parts.clone(), ReplayBody::from_start(&sent));
+    for attempt in 0..MAX_ATTEMPTS {
         let response = next.clone().run(again()).await;
-        if response.extensions().get::<Clashed>().is_none() {
+        if response.extensions().get::<RetryableConflict>().is_none() {
             return response;
         }
         // Two that clashed must not meet again: each rests for a part of its own.
-        tokio::time::sleep((REST * 2_u32.pow(attempt)).mul_f64(fastrand::f64())).await;
+        tokio::time::sleep((INITIAL_BACKOFF * 2_u32.pow(attempt)).mul_f64(fastrand::f64())).await;
     }
     next.run(again()).await
 }
@@ -84,9 +84,9 @@ mod tests {
 
     use super::*;
 
-    fn clash() -> Response {
+    fn conflict_response() -> Response {
         let mut response = StatusCode::SERVICE_UNAVAILABLE.into_response();
-        response.extensions_mut().insert(Clashed);
+        response.extensions_mut().insert(RetryableConflict);
         response
     }
 
@@ -102,17 +102,17 @@ mod tests {
             };
             let mut body = request.into_body();
             match attempt {
-                1 => return clash(),
+                1 => return conflict_response(),
                 2 => drop(body.frame().await),
                 _ => {}
             }
             if attempt == 2 {
-                return clash();
+                return conflict_response();
             }
             let whole = body.collect().await.expect("a body").to_bytes();
-            if attempt == 3 { clash() } else { whole.into_response() }
+            if attempt == 3 { conflict_response() } else { whole.into_response() }
         };
-        let app = Router::new().route("/", post(handler)).layer(axum::middleware::from_fn(until_it_fits));
+        let app = Router::new().route("/", post(handler)).layer(axum::middleware::from_fn(retry_conflicts));
         let parts = ["one ", "two ", "three"].map(|part| Ok::<_, Error>(Bytes::from(part)));
         let body = Body::from_stream(futures::stream::iter(parts));
         let answer = app.oneshot(Request::post("/").body(body).expect("a request")).await.expect("an answer");

@@ -3,27 +3,27 @@
 use axum::Json;
 use axum::extract::Query;
 use model::access::Action;
-use model::audit::{Linked, hex};
+use model::audit::{ChainedEntry, hex};
 use serde::Deserialize;
 use wire::{AuditEntry, AuditEntryList, AuditHead};
 
-use crate::auth::Asked;
+use crate::auth::Authenticated;
 use crate::problem::{ApiError, Result};
 
-pub(crate) const SIZE: i64 = 100;
-pub(crate) const LARGEST: i64 = 1000;
+pub(crate) const DEFAULT_PAGE_SIZE: i64 = 100;
+pub(crate) const MAX_PAGE_SIZE: i64 = 1000;
 
 /// Where to begin, and how much.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Part {
+pub(crate) struct AuditQuery {
     #[serde(default)]
     after: i64,
     page_size: Option<i64>,
 }
 
-fn view(linked: Linked) -> AuditEntry {
-    let Linked { seq, entry, hash } = linked;
+fn entry_view(linked: ChainedEntry) -> AuditEntry {
+    let ChainedEntry { seq, entry, hash } = linked;
     AuditEntry {
         seq,
         at: entry.at,
@@ -45,18 +45,18 @@ fn view(linked: Linked) -> AuditEntry {
     params(("after" = Option<i64>, Query), ("page_size" = Option<i64>, Query, description = "1 to 1000")),
     responses((status = 200, body = AuditEntryList)))]
 pub(crate) async fn list_audit_entries(
-    Asked(caller, database): Asked,
-    Query(part): Query<Part>,
+    Authenticated(caller, database): Authenticated,
+    Query(part): Query<AuditQuery>,
 ) -> Result<Json<AuditEntryList>> {
-    caller.may(Action::ReadAudit)?;
-    let size = part.page_size.unwrap_or(SIZE);
-    if !(1..=LARGEST).contains(&size) {
-        return Err(ApiError::field("?page_size", format!("1 to {LARGEST}")));
+    caller.require_permission(Action::ReadAudit)?;
+    let size = part.page_size.unwrap_or(DEFAULT_PAGE_SIZE);
+    if !(1..=MAX_PAGE_SIZE).contains(&size) {
+        return Err(ApiError::invalid_field("?page_size", format!("1 to {MAX_PAGE_SIZE}")));
     }
-    let found = database.begin().await?.audit_entries(part.after, size).await?;
+    let found = database.begin_read().await?.list_audit_entries(part.after, size).await?;
     let full = i64::try_from(found.len()) == Ok(size);
     let next_after = found.last().filter(|_| full).map(|last| last.seq);
-    Ok(Json(AuditEntryList { items: found.into_iter().map(view).collect(), next_after }))
+    Ok(Json(AuditEntryList { items: found.into_iter().map(entry_view).collect(), next_after }))
 }
 
 /// Where the audit log ends
@@ -64,9 +64,9 @@ pub(crate) async fn list_audit_entries(
 /// Write it down somewhere else: with it, nobody can rewrite what was logged until now without being found out.
 #[utoipa::path(get, path = "/v1/audit-head", operation_id = "getAuditHead", tag = "audit",
     responses((status = 200, body = AuditHead)))]
-pub(crate) async fn get_audit_head(Asked(caller, database): Asked) -> Result<Json<AuditHead>> {
-    caller.may(Action::ReadAudit)?;
-    let head = database.begin().await?.audit_head().await?;
+pub(crate) async fn get_audit_head(Authenticated(caller, database): Authenticated) -> Result<Json<AuditHead>> {
+    caller.require_permission(Action::ReadAudit)?;
+    let head = database.begin_read().await?.audit_head().await?;
     let (tenant_id, at) = (caller.tenant.to_string(), caller.app.clock.now());
     Ok(Json(AuditHead { tenant_id, seq: head.seq, hash: hex::encode(&head.hash), at }))
 }

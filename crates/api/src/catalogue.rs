@@ -9,23 +9,23 @@ use model::access::Action;
 use model::ids::{HostingClusterId, TenantId};
 use model::release::{Release, ReleaseState};
 use model::rules::Severity;
-use store::Hosting;
+use store::HostingCluster;
 use wire::{AddHostingCluster, FieldError, ImportRelease};
 
-use crate::auth::Asked;
-use crate::change::{Body, Done, Nothing};
-use crate::fields::{id, name_field, one_of};
+use crate::auth::Authenticated;
+use crate::change::{Body, MutationOutcome, EmptyBody};
+use crate::fields::{parse_id, parse_name, parse_choice};
 use crate::problem::{ApiError, Result};
-use crate::release::{self, channels, day, read_release, short};
-use crate::views::name;
+use crate::release::{self, parse_channels, parse_day, parse_import_release, parse_text};
+use crate::views::wire_name;
 
 /// List hosting clusters
 ///
 /// Where control planes can run.
 #[utoipa::path(get, path = "/v1/hosting-clusters", operation_id = "listHostingClusters", tag = "catalogue",
     responses((status = 200, body = wire::HostingClusterList)))]
-pub(crate) async fn list_hosting_clusters(Asked(_caller, database): Asked) -> Result<Json<wire::HostingClusterList>> {
-    let found = database.begin().await?.hosting_clusters().await?.into_iter();
+pub(crate) async fn list_hosting_clusters(Authenticated(_caller, database): Authenticated) -> Result<Json<wire::HostingClusterList>> {
+    let found = database.begin_read().await?.list_hosting_clusters().await?.into_iter();
     let items = found.map(|hosting| wire::HostingCluster { id: hosting.id.to_string(), name: hosting.name });
     Ok(Json(wire::HostingClusterList { items: items.collect(), next_page_token: None }))
 }
@@ -36,19 +36,19 @@ pub(crate) async fn list_hosting_clusters(Asked(_caller, database): Asked) -> Re
 #[utoipa::path(post, path = "/v1/hosting-clusters", operation_id = "addHostingCluster", tag = "catalogue", request_body = AddHostingCluster,
     responses((status = 201, body = wire::HostingCluster)))]
 pub(crate) async fn add_hosting_cluster(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     body: Body<AddHostingCluster>,
 ) -> Result<Response> {
-    caller.may(Action::ChangePlatform)?;
-    let mut change = caller.change(database, "addHostingCluster", &body).await?;
-    let name = name_field(&body.value.name)?.to_string();
+    caller.require_permission(Action::ChangePlatform)?;
+    let mut change = caller.begin_mutation(database, "addHostingCluster", &body).await?;
+    let name = parse_name(&body.value.name)?.to_string();
     let (_, kubeconfig) = (caller.app.read_kubeconfig)(&body.value.kubeconfig)
-        .map_err(|(code, refused)| ApiError::field("/kubeconfig", refused).coded(code))?;
-    let (clock, id) = (&caller.app.clock, HostingClusterId(caller.app.clock.uuid()));
-    let hosting = Hosting { id, name, created_at: clock.now() };
+        .map_err(|(code, refused)| ApiError::invalid_field("/kubeconfig", refused).with_code(code))?;
+    let (clock, id) = (&caller.app.clock, HostingClusterId(caller.app.clock.new_uuid()));
+    let hosting = HostingCluster { id, name, created_at: clock.now() };
     change.tx.add_hosting_cluster(&hosting, &kubeconfig).await?;
     let shown = wire::HostingCluster { id: id.to_string(), name: hosting.name };
-    change.done(Done::new(StatusCode::CREATED, id), &shown).await
+    change.commit_response(MutationOutcome::new(StatusCode::CREATED, id), &shown).await
 }
 
 /// Remove a hosting cluster
@@ -57,17 +57,17 @@ pub(crate) async fn add_hosting_cluster(
 #[utoipa::path(delete, path = "/v1/hosting-clusters/{hosting_cluster_id}", operation_id = "deleteHostingCluster", tag = "catalogue",
     params(("hosting_cluster_id" = String, Path)), responses((status = 204)))]
 pub(crate) async fn delete_hosting_cluster(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(hosting): Path<String>,
-    body: Body<Nothing>,
+    body: Body<EmptyBody>,
 ) -> Result<Response> {
-    caller.may(Action::ChangePlatform)?;
-    let mut change = caller.change(database, "deleteHostingCluster", &body).await?;
-    let id: HostingClusterId = id(&hosting, "hosting cluster")?;
-    let known = change.tx.hosting_clusters().await?.into_iter().find(|known| known.id == id);
+    caller.require_permission(Action::ChangePlatform)?;
+    let mut change = caller.begin_mutation(database, "deleteHostingCluster", &body).await?;
+    let id: HostingClusterId = parse_id(&hosting, "hosting cluster")?;
+    let known = change.tx.list_hosting_clusters().await?.into_iter().find(|known| known.id == id);
     let before = known.ok_or_else(|| ApiError::not_found("hosting cluster"))?;
     change.tx.delete_hosting_cluster(id).await?;
-    change.gone(id, &wire::HostingCluster { id: id.to_string(), name: before.name }).await
+    change.commit_deletion(id, &wire::HostingCluster { id: id.to_string(), name: before.name }).await
 }
 
 /// List releases
@@ -75,20 +75,20 @@ pub(crate) async fn delete_hosting_cluster(
 /// The catalogue, newest first. The digest of the charts and known faults are shown to whoever operates the service.
 #[utoipa::path(get, path = "/v1/releases", operation_id = "listReleases", tag = "catalogue",
     responses((status = 200, body = wire::ReleaseList)))]
-pub(crate) async fn list_releases(Asked(caller, database): Asked) -> Result<Json<wire::ReleaseList>> {
-    let show = if caller.tenant == TenantId::PLATFORM { view } else { view_to_choose };
-    let items = database.begin().await?.releases().await?.iter().map(show).collect();
+pub(crate) async fn list_releases(Authenticated(caller, database): Authenticated) -> Result<Json<wire::ReleaseList>> {
+    let show = if caller.tenant == TenantId::PLATFORM { release_view } else { tenant_release_view };
+    let items = database.begin_read().await?.list_releases().await?.iter().map(show).collect();
     Ok(Json(wire::ReleaseList { items, next_page_token: None }))
 }
 
-fn view(release: &Release) -> wire::Release {
+fn release_view(release: &Release) -> wire::Release {
     wire::Release {
         version: release.version.to_string(),
-        state: name(&release.state),
+        state: wire_name(&release.state),
         released_on: release.released_on.map(|date| date.to_string()),
         supported_until: release.supported_until.map(|date| date.to_string()),
-        channels: release.channels.iter().map(name).collect(),
-        minimum_edition: name(&release.minimum_edition),
+        channels: release.channels.iter().map(wire_name).collect(),
+        minimum_edition: wire_name(&release.minimum_edition),
         hub: release.hub.clone(),
         tag: release.tag.clone(),
         charts_digest: release.digest.clone(),
@@ -97,21 +97,21 @@ fn view(release: &Release) -> wire::Release {
             "1.{} to 1.{} ({})",
             release.kubernetes.min, release.kubernetes.tested_max, release.kubernetes.source
         ),
-        quirks: release.quirks.iter().map(name).collect(),
+        quirks: release.quirks.iter().map(wire_name).collect(),
     }
 }
 
 /// A release as tenants see it. They choose by version, edition and Kubernetes, and their clusters pull the images; the charts
 /// and the faults that the service works around are the operator's business.
-fn view_to_choose(release: &Release) -> wire::Release {
-    wire::Release { charts_digest: String::new(), quirks: Vec::new(), ..view(release) }
+fn tenant_release_view(release: &Release) -> wire::Release {
+    wire::Release { charts_digest: String::new(), quirks: Vec::new(), ..release_view(release) }
 }
 
 /// Charts have a code of their own: what is wrong is in the archive, not in the request.
-fn refused(wrong: FieldError) -> ApiError {
-    let charts = wrong.pointer == release::CHARTS;
+fn import_error(wrong: FieldError) -> ApiError {
+    let charts = wrong.pointer == release::CHARTS_POINTER;
     let error = ApiError::from(wrong);
-    if charts { error.coded("charts_refused") } else { error }
+    if charts { error.with_code("charts_refused") } else { error }
 }
 
 /// Import a release
@@ -119,12 +119,12 @@ fn refused(wrong: FieldError) -> ApiError {
 /// From its own charts; its images are pulled from the hub by the clusters. For whoever operates the service.
 #[utoipa::path(post, path = "/v1/releases", operation_id = "importRelease", tag = "catalogue", request_body = ImportRelease,
     responses((status = 201, body = wire::Release)))]
-pub(crate) async fn import_release(Asked(caller, database): Asked, body: Body<ImportRelease>) -> Result<Response> {
-    caller.may(Action::ChangePlatform)?;
-    let mut change = caller.change(database, "importRelease", &body).await?;
-    let stored = read_release(&body.value, caller.app.read_charts).map_err(refused)?;
+pub(crate) async fn import_release(Authenticated(caller, database): Authenticated, body: Body<ImportRelease>) -> Result<Response> {
+    caller.require_permission(Action::ChangePlatform)?;
+    let mut change = caller.begin_mutation(database, "importRelease", &body).await?;
+    let stored = parse_import_release(&body.value, caller.app.read_charts).map_err(import_error)?;
     change.tx.add_release(&stored, caller.app.clock.now()).await?;
-    change.done(Done::new(StatusCode::CREATED, &stored.release.version), &view(&stored.release)).await
+    change.commit_response(MutationOutcome::new(StatusCode::CREATED, &stored.release.version), &release_view(&stored.release)).await
 }
 
 /// Change a release
@@ -134,19 +134,19 @@ pub(crate) async fn import_release(Asked(caller, database): Asked, body: Body<Im
 #[utoipa::path(patch, path = "/v1/releases/{version}", operation_id = "changeRelease", tag = "catalogue", request_body = wire::ChangeRelease,
     params(("version" = String, Path)), responses((status = 200, body = wire::Release)))]
 pub(crate) async fn change_release(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(version): Path<String>,
     body: Body<wire::ChangeRelease>,
 ) -> Result<Response> {
-    caller.may(Action::ChangePlatform)?;
-    let mut change = caller.change(database, "changeRelease", &body).await?;
+    caller.require_permission(Action::ChangePlatform)?;
+    let mut change = caller.begin_mutation(database, "changeRelease", &body).await?;
     let version: Version = version.parse().map_err(|_| ApiError::not_found("release"))?;
     let wanted = &body.value;
-    let read = |state: &String| one_of("/state", state, "a state is available, deprecated or withdrawn");
+    let read = |state: &String| parse_choice("/state", state, "a state is available, deprecated or withdrawn");
     let state: Option<ReleaseState> = wanted.state.as_ref().map(read).transpose()?;
-    let offered = wanted.channels.as_deref().map(channels).transpose()?;
-    let supported_until = day("/supported_until", wanted.supported_until.as_ref())?;
-    let notes = wanted.notes.as_deref().map(|notes| short("/notes", notes, 0)).transpose()?;
+    let offered = wanted.channels.as_deref().map(parse_channels).transpose()?;
+    let supported_until = parse_day("/supported_until", wanted.supported_until.as_ref())?;
+    let notes = wanted.notes.as_deref().map(|notes| parse_text("/notes", notes, 0)).transpose()?;
     let before = change.tx.lock_release(&version).await?;
     let after = Release {
         state: state.unwrap_or(before.state),
@@ -155,17 +155,17 @@ pub(crate) async fn change_release(
         notes: notes.unwrap_or_else(|| before.notes.clone()),
         ..before.clone()
     };
-    change.tx.change_release(&after).await?;
-    change.done(Done::new(StatusCode::OK, &version).replacing(&view(&before)), &view(&after)).await
+    change.tx.update_release(&after).await?;
+    change.commit_response(MutationOutcome::new(StatusCode::OK, &version).with_before(&release_view(&before)), &release_view(&after)).await
 }
 
 /// The wire form of a rule's reasons.
-pub(crate) fn reasons(reasons: &[model::rules::Reason]) -> Vec<wire::Reason> {
-    let severity = |severity: Severity| name(&severity);
+pub(crate) fn reason_views(reasons: &[model::rules::Reason]) -> Vec<wire::Reason> {
+    let severity = |severity: Severity| wire_name(&severity);
     reasons
         .iter()
         .map(|reason| wire::Reason {
-            code: name(&reason.code),
+            code: wire_name(&reason.code),
             severity: severity(reason.severity),
             message: reason.message.clone(),
         })

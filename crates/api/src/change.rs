@@ -9,21 +9,21 @@ use model::audit::{Digest, Entry};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use store::{Answer, Earlier, RequestKey, Tx, sha256};
-use wire::Object;
+use store::{StoredResponse, IdempotencyLookup, RequestKey, Tx, sha256};
+use wire::JsonObject;
 
-use crate::auth::{Caller, Context, Database};
+use crate::auth::{Caller, AppState, Database};
 use crate::envelope;
-use crate::places::Connection;
+use crate::places::ClientConnection;
 use crate::problem::{ApiError, Result};
 
 /// The longest key; a UUID has 36.
-pub(crate) const LONGEST_KEY: usize = 128;
+pub(crate) const MAX_IDEMPOTENCY_KEY_LEN: usize = 128;
 
 /// The body of a request that needs none.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Nothing {}
+pub(crate) struct EmptyBody {}
 
 /// A parsed body with what idempotency needs of it.
 #[derive(Debug)]
@@ -39,32 +39,32 @@ pub(crate) struct Body<T> {
 /// What any changing request may say in its query.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Manner {
+struct MutationQuery {
     #[serde(default)]
     validate_only: bool,
 }
 
-impl<T: DeserializeOwned> FromRequest<Context> for Body<T> {
+impl<T: DeserializeOwned> FromRequest<AppState> for Body<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, app: &Context) -> Result<Self> {
+    async fn from_request(request: Request, app: &AppState) -> Result<Self> {
         let route = format!("{} {}", request.method(), request.uri().path());
         let key = idempotency_key(request.headers())?;
-        let Query(manner) = Query::<Manner>::try_from_uri(request.uri())
+        let Query(manner) = Query::<MutationQuery>::try_from_uri(request.uri())
             .map_err(|error| ApiError::malformed_query(error.body_text()))?;
-        let is_json = says_json(request.headers());
-        let bytes = whole(request, app).await?;
+        let is_json = is_json_content_type(request.headers());
+        let bytes = read_body_bytes(request, app).await?;
         if !is_json && !bytes.is_empty() {
             return Err(ApiError::not_json());
         }
         // A verb without arguments may come without a body.
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        let unreadable = |error: serde_json::Error| ApiError::malformed(error.to_string());
-        let Object(value) = serde_json::from_slice(text).map_err(unreadable)?;
-        if text.windows(NUL.len()).any(|part| part == NUL)
-            && let Some(pointer) = with_nul(&serde_json::from_slice(text).map_err(unreadable)?)
+        let unreadable = |error: serde_json::Error| ApiError::malformed_body(error.to_string());
+        let JsonObject(value) = serde_json::from_slice(text).map_err(unreadable)?;
+        if text.windows(ESCAPED_NUL.len()).any(|part| part == ESCAPED_NUL)
+            && let Some(pointer) = find_nul(&serde_json::from_slice(text).map_err(unreadable)?)
         {
-            return Err(ApiError::field(&pointer, "the character NUL cannot be kept"));
+            return Err(ApiError::invalid_field(&pointer, "the character NUL cannot be kept"));
         }
         Ok(Self { value, key, route, hash: sha256(&bytes), only_validate: manner.validate_only })
     }
@@ -72,8 +72,8 @@ impl<T: DeserializeOwned> FromRequest<Context> for Body<T> {
 
 /// The bytes of a body. Only a caller that was let in sends one, so the limit keeps one tenant's unfinished bodies from
 /// occupying the places of all connections.
-async fn whole(request: Request, app: &Context) -> Result<Bytes> {
-    let connection = request.extensions().get::<Connection>().cloned();
+async fn read_body_bytes(request: Request, app: &AppState) -> Result<Bytes> {
+    let connection = request.extensions().get::<ClientConnection>().cloned();
     let read = Bytes::from_request(request, app);
     let read = match connection {
         Some(connection) => connection.read_body(read).await.ok_or_else(ApiError::body_too_slow)?,
@@ -84,12 +84,12 @@ async fn whole(request: Request, app: &Context) -> Result<Bytes> {
 }
 
 /// How JSON writes the one character that Postgres keeps in no text.
-const NUL: &[u8] = br"\u0000";
+const ESCAPED_NUL: &[u8] = br"\u0000";
 
 /// Where in a body a text with that character is.
-fn with_nul(value: &Value) -> Option<String> {
+fn find_nul(value: &Value) -> Option<String> {
     let below = |name: &str, value: &Value| {
-        let rest = if name.contains('\0') { Some(String::new()) } else { with_nul(value) };
+        let rest = if name.contains('\0') { Some(String::new()) } else { find_nul(value) };
         rest.map(|rest| format!("/{}{rest}", name.replace('~', "~0").replace('/', "~1")))
     };
     match value {
@@ -101,7 +101,7 @@ fn with_nul(value: &Value) -> Option<String> {
 }
 
 /// Whether the body is said to be JSON, or nothing is said of it. What a form of a foreign page can send is not.
-fn says_json(headers: &HeaderMap) -> bool {
+fn is_json_content_type(headers: &HeaderMap) -> bool {
     let Some(said) = headers.get(header::CONTENT_TYPE) else { return true };
     let kind = said.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
@@ -110,7 +110,7 @@ fn says_json(headers: &HeaderMap) -> bool {
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
     let visible =
-        |key: &&str| (1..=LONGEST_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+        |key: &&str| (1..=MAX_IDEMPOTENCY_KEY_LEN).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
     let key = key.to_str().ok().filter(visible);
     let bad = || {
         ApiError::new(
@@ -124,7 +124,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
 }
 
 /// A change under way.
-pub(crate) struct Change<'a> {
+pub(crate) struct Mutation<'a> {
     pub(crate) tx: Tx<'static>,
     caller: &'a Caller,
     action: &'static str,
@@ -133,63 +133,63 @@ pub(crate) struct Change<'a> {
 }
 
 /// What came of a change.
-pub(crate) struct Done {
+pub(crate) struct MutationOutcome {
     pub(crate) status: StatusCode,
     /// Where the result can be followed.
     pub(crate) location: Option<String>,
     /// The `ETag` of what is shown.
-    pub(crate) tag: Option<String>,
+    pub(crate) etag: Option<String>,
     /// What was changed, for the audit log.
     pub(crate) target: String,
     /// What was there before, as the API shows it.
     pub(crate) before: Option<Digest>,
 }
 
-impl Done {
+impl MutationOutcome {
     pub(crate) fn new(status: StatusCode, target: impl ToString) -> Self {
-        Self { status, location: None, tag: None, target: target.to_string(), before: None }
+        Self { status, location: None, etag: None, target: target.to_string(), before: None }
     }
 
     /// Work goes on behind this address.
-    pub(crate) fn at(self, location: String) -> Self {
+    pub(crate) fn with_location(self, location: String) -> Self {
         Self { location: Some(location), ..self }
     }
 
-    pub(crate) fn tagged(self, tag: String) -> Self {
-        Self { tag: Some(tag), ..self }
+    pub(crate) fn with_etag(self, tag: String) -> Self {
+        Self { etag: Some(tag), ..self }
     }
 
     /// What the target looked like before.
-    pub(crate) fn replacing(self, before: &impl Serialize) -> Self {
-        Self { before: Some(sha256(&written(before))), ..self }
+    pub(crate) fn with_before(self, before: &impl Serialize) -> Self {
+        Self { before: Some(sha256(&to_json(before))), ..self }
     }
 }
 
-fn written(value: &impl Serialize) -> Vec<u8> {
+fn to_json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("our own types have string keys")
 }
 
 impl Caller {
     /// Begins a change. A repeated request ends here with the answer of the first one.
-    pub(crate) async fn change<T>(
+    pub(crate) async fn begin_mutation<T>(
         &self,
         database: Database,
         action: &'static str,
         body: &Body<T>,
-    ) -> Result<Change<'_>> {
-        let mut tx = database.begin_change().await?;
+    ) -> Result<Mutation<'_>> {
+        let mut tx = database.begin_write().await?;
         let key = body.key.as_ref().filter(|_| !body.only_validate);
         let request = key.map(|key| RequestKey {
             principal: self.principal.clone(),
             route: body.route.clone(),
             key: key.clone(),
-            hash: body.hash,
+            body_hash: body.hash,
         });
         if let Some(request) = &request {
-            match tx.take_request(request, self.app.clock.now()).await? {
-                Earlier::None => {}
-                Earlier::Same(answer) => return Err(ApiError::answered(response(&answer))),
-                Earlier::Other => {
+            match tx.reserve_idempotency_key(request, self.app.clock.now()).await? {
+                IdempotencyLookup::FirstRequest => {}
+                IdempotencyLookup::Replay(answer) => return Err(ApiError::replay(to_response(&answer))),
+                IdempotencyLookup::KeyReused => {
                     return Err(ApiError::new(
                         StatusCode::UNPROCESSABLE_ENTITY,
                         "idempotency_key_reused",
@@ -199,28 +199,28 @@ impl Caller {
                 }
             }
         }
-        Ok(Change { tx, caller: self, action, request, only_validate: body.only_validate })
+        Ok(Mutation { tx, caller: self, action, request, only_validate: body.only_validate })
     }
 }
 
-impl Change<'_> {
+impl Mutation<'_> {
     /// Shows what came of it, notes it in the audit log, keeps the answer, and commits all of it.
-    pub(crate) async fn done(mut self, done: Done, shown: &impl Serialize) -> Result<Response> {
-        let body = written(shown);
-        self.note(&done, Some(sha256(&body)));
-        self.answer(Answer { status: done.status.as_u16(), location: done.location, tag: done.tag, body }).await
+    pub(crate) async fn commit_response(mut self, done: MutationOutcome, shown: &impl Serialize) -> Result<Response> {
+        let body = to_json(shown);
+        self.record_audit(&done, Some(sha256(&body)));
+        self.commit_answer(StoredResponse { status: done.status.as_u16(), location: done.location, etag: done.etag, body }).await
     }
 
     /// Nothing is left to show.
-    pub(crate) async fn gone(mut self, target: impl ToString, before: &impl Serialize) -> Result<Response> {
-        let done = Done::new(StatusCode::NO_CONTENT, target).replacing(before);
-        self.note(&done, None);
-        self.answer(Answer { status: done.status.as_u16(), location: None, tag: None, body: Vec::new() }).await
+    pub(crate) async fn commit_deletion(mut self, target: impl ToString, before: &impl Serialize) -> Result<Response> {
+        let done = MutationOutcome::new(StatusCode::NO_CONTENT, target).with_before(before);
+        self.record_audit(&done, None);
+        self.commit_answer(StoredResponse { status: done.status.as_u16(), location: None, etag: None, body: Vec::new() }).await
     }
 
     /// Notes that a cluster which does not answer may be left behind, and why.
-    pub(crate) fn forced(&mut self, target: impl ToString, reason: &str) {
-        self.tx.note(Entry {
+    pub(crate) fn record_forced(&mut self, target: impl ToString, reason: &str) {
+        self.tx.record_audit(Entry {
             at: self.caller.app.clock.now(),
             actor: self.caller.principal.clone(),
             action: "force".into(),
@@ -231,13 +231,13 @@ impl Change<'_> {
         });
     }
 
-    fn note(&mut self, done: &Done, after: Option<Digest>) {
-        let entry = Entry { before: done.before, after, ..self.entry(&done.target) };
-        self.tx.note(entry);
+    fn record_audit(&mut self, done: &MutationOutcome, after: Option<Digest>) {
+        let entry = Entry { before: done.before, after, ..self.audit_entry(&done.target) };
+        self.tx.record_audit(entry);
     }
 
     /// What an audit log says of this change to a target.
-    pub(crate) fn entry(&self, target: impl ToString) -> Entry {
+    pub(crate) fn audit_entry(&self, target: impl ToString) -> Entry {
         Entry {
             at: self.caller.app.clock.now(),
             actor: self.caller.principal.clone(),
@@ -249,29 +249,29 @@ impl Change<'_> {
         }
     }
 
-    async fn answer(mut self, answer: Answer) -> Result<Response> {
+    async fn commit_answer(mut self, answer: StoredResponse) -> Result<Response> {
         if self.only_validate {
-            return Ok(validated(answer));
+            return Ok(validation_response(answer));
         }
         if let Some(request) = &self.request {
-            self.tx.keep_answer(request, &answer).await?;
+            self.tx.store_response(request, &answer).await?;
         }
         self.tx.commit().await?;
-        Ok(response(&answer))
+        Ok(to_response(&answer))
     }
 }
 
 /// The whole work was done, and is rolled back: what is refused is what would be refused, and what is shown would be
 /// there but for its ids. What only a worker can find out in a cluster was not looked for.
-fn validated(answer: Answer) -> Response {
-    let mut response = response(&Answer { status: StatusCode::OK.as_u16(), location: None, tag: None, ..answer });
+fn validation_response(answer: StoredResponse) -> Response {
+    let mut response = to_response(&StoredResponse { status: StatusCode::OK.as_u16(), location: None, etag: None, ..answer });
     let headers = response.headers_mut();
     headers.insert("meshwright-validated-only", HeaderValue::from_static("true"));
     headers.insert("meshwright-prechecks", HeaderValue::from_static("not_run"));
     response
 }
 
-fn response(answer: &Answer) -> Response {
+fn to_response(answer: &StoredResponse) -> Response {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     if answer.body.is_empty() {
         return status.into_response();
@@ -279,7 +279,7 @@ fn response(answer: &Answer) -> Response {
     let mut response = (status, answer.body.clone()).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    for (name, value) in [(header::LOCATION, &answer.location), (header::ETAG, &answer.tag)] {
+    for (name, value) in [(header::LOCATION, &answer.location), (header::ETAG, &answer.etag)] {
         if let Some(value) = value.as_ref().and_then(|value| HeaderValue::from_str(value).ok()) {
             headers.insert(name, value);
         }

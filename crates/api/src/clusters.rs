@@ -7,18 +7,18 @@ use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use model::access::{Action, Scope};
-use model::credential::MAX_OVERLAP;
+use model::credential::MAX_CREDENTIAL_OVERLAP;
 use model::ids::{ClusterId, OperationId};
 use model::operation::{OperationKind, OperationState};
-use model::quota::Counted;
+use model::quota::QuotaResource;
 use store::{Cluster, ClusterState, NewCluster, NewOperation, OpenRenewal, Tx};
 use wire::{ChangeCluster, ClusterList, Leave, Operation, RegisterCluster, RenewCredential};
 
-use crate::auth::{Asked, Caller};
-use crate::change::{Body, Change, Done};
-use crate::fields::{Filter, id, name_field, rewritten, tag, unmoved, written};
+use crate::auth::{Authenticated, Caller};
+use crate::change::{Body, Mutation, MutationOutcome};
+use crate::fields::{ResourceFilter, parse_id, parse_name, merge_metadata, etag, check_if_match, parse_metadata};
 use crate::leave;
-use crate::paging::List;
+use crate::paging::ListRequest;
 use crate::problem::{ApiError, Result};
 use crate::views;
 
@@ -27,43 +27,43 @@ use crate::views;
 /// Answers at once with the operation that connects to it, checks it and makes an account of our own in it.
 #[utoipa::path(post, path = "/v1/clusters", operation_id = "registerCluster", tag = "clusters", request_body = RegisterCluster,
     responses((status = 202, body = Operation)))]
-pub(crate) async fn register_cluster(Asked(caller, database): Asked, body: Body<RegisterCluster>) -> Result<Response> {
-    caller.may(Action::ChangeClusters)?;
-    let mut change = caller.change(database, "registerCluster", &body).await?;
-    change.tx.room_for(Counted::Clusters).await?;
-    let name = name_field(&body.value.name)?;
-    let (server, kubeconfig) = read(&caller, &body.value.kubeconfig)?;
+pub(crate) async fn register_cluster(Authenticated(caller, database): Authenticated, body: Body<RegisterCluster>) -> Result<Response> {
+    caller.require_permission(Action::ChangeClusters)?;
+    let mut change = caller.begin_mutation(database, "registerCluster", &body).await?;
+    change.tx.check_quota(QuotaResource::Clusters).await?;
+    let name = parse_name(&body.value.name)?;
+    let (server, kubeconfig) = parse_kubeconfig(&caller, &body.value.kubeconfig)?;
     let (clock, now) = (&caller.app.clock, caller.app.clock.now());
-    let cluster = ClusterId(clock.uuid());
-    let written = written(&body.value.display_name, &body.value.labels)?;
-    let new = NewCluster { id: cluster, name: name.to_string(), server, kubeconfig, written };
+    let cluster = ClusterId(clock.new_uuid());
+    let written = parse_metadata(&body.value.display_name, &body.value.labels)?;
+    let new = NewCluster { id: cluster, name: name.to_string(), server, kubeconfig, metadata: written };
     change.tx.create_cluster(&new, now).await?;
-    begin(&caller, change, OperationKind::RegisterCluster, cluster, serde_json::Value::Null).await
+    start_operation(&caller, change, OperationKind::RegisterCluster, cluster, serde_json::Value::Null).await
 }
 
 /// Starts what a worker does with a cluster, and answers with the operation.
-async fn begin(
+async fn start_operation(
     caller: &Caller,
-    change: Change<'_>,
+    change: Mutation<'_>,
     kind: OperationKind,
     cluster: ClusterId,
     arguments: serde_json::Value,
 ) -> Result<Response> {
-    begin_as(OperationId(caller.app.clock.uuid()), caller, change, kind, (cluster, arguments)).await
+    start_operation_as(OperationId(caller.app.clock.new_uuid()), caller, change, kind, (cluster, arguments)).await
 }
 
-async fn begin_as(
+async fn start_operation_as(
     id: OperationId,
     caller: &Caller,
-    mut change: Change<'_>,
+    mut change: Mutation<'_>,
     kind: OperationKind,
     (cluster, arguments): (ClusterId, serde_json::Value),
 ) -> Result<Response> {
     let due_in = Duration::ZERO;
     let operation = NewOperation { id, kind, mesh: None, cluster: Some(cluster), upgrade: None, arguments, due_in };
     change.tx.create_operation(&operation, caller.app.clock.now()).await?;
-    let shown = views::operation(&change.tx.operation(id).await?, (0, 0));
-    change.done(Done::new(StatusCode::ACCEPTED, cluster).at(format!("/v1/operations/{id}")), &shown).await
+    let shown = views::operation(&change.tx.get_operation(id).await?, (0, 0));
+    change.commit_response(MutationOutcome::new(StatusCode::ACCEPTED, cluster).with_location(format!("/v1/operations/{id}")), &shown).await
 }
 
 /// Renew a credential
@@ -75,31 +75,31 @@ async fn begin_as(
 #[utoipa::path(post, path = "/v1/clusters/{cluster_id}/credentials", operation_id = "renewCredential", tag = "clusters", request_body = RenewCredential,
     params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)), responses((status = 202, body = Operation)))]
 pub(crate) async fn renew_credential(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(cluster): Path<String>,
     headers: HeaderMap,
     body: Body<RenewCredential>,
 ) -> Result<Response> {
-    let mut change = caller.change(database, "renewCredential", &body).await?;
-    let found = permitted(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
-    unmoved(&headers, found.generation)?;
+    let mut change = caller.begin_mutation(database, "renewCredential", &body).await?;
+    let found = authorized_cluster(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
+    check_if_match(&headers, found.generation)?;
     let overlap = Duration::from_secs(body.value.overlap_seconds.into());
-    if overlap > MAX_OVERLAP {
-        return Err(ApiError::field("/overlap_seconds", format!("at most {}", MAX_OVERLAP.as_secs())));
+    if overlap > MAX_CREDENTIAL_OVERLAP {
+        return Err(ApiError::invalid_field("/overlap_seconds", format!("at most {}", MAX_CREDENTIAL_OVERLAP.as_secs())));
     }
-    let submitted = body.value.kubeconfig.as_ref().map(|text| read(&caller, text)).transpose()?;
+    let submitted = body.value.kubeconfig.as_ref().map(|text| parse_kubeconfig(&caller, text)).transpose()?;
     if !matches!(found.state, ClusterState::Ready | ClusterState::Unreachable(_)) {
-        return Err(not_ready(&found));
+        return Err(cluster_not_ready(&found));
     }
-    if let Some(renewal) = change.tx.open_renewal(found.id).await? {
-        return Err(renewal_in_the_way(&found, &renewal));
+    if let Some(renewal) = change.tx.lock_open_renewal(found.id).await? {
+        return Err(renewal_conflict(&found, &renewal));
     }
     change.tx.submit_kubeconfig(found.id, submitted.as_ref().map(|(_, kubeconfig)| kubeconfig.as_slice())).await?;
-    begin(&caller, change, OperationKind::RenewCredential, found.id, found.renewal(overlap)).await
+    start_operation(&caller, change, OperationKind::RenewCredential, found.id, found.renewal_arguments(overlap)).await
 }
 
 /// Refuses to renew a credential that we do not hold. A name that is in use is not registered a second time.
-fn not_ready(cluster: &Cluster) -> ApiError {
+fn cluster_not_ready(cluster: &Cluster) -> ApiError {
     let hint = match cluster.state {
         ClusterState::Registering => "Wait until its registration has ended; `meshwright operation list` shows it.",
         ClusterState::Deregistering => {
@@ -112,7 +112,7 @@ fn not_ready(cluster: &Cluster) -> ApiError {
 }
 
 /// Refuses what has to wait for the end of a renewal, and says how a person ends one.
-fn renewal_in_the_way(cluster: &Cluster, renewal: &OpenRenewal) -> ApiError {
+fn renewal_conflict(cluster: &Cluster, renewal: &OpenRenewal) -> ApiError {
     let (state, first) = if renewal.paused {
         ("paused", format!("Go on with `meshwright operation retry {}`", renewal.operation))
     } else {
@@ -124,9 +124,9 @@ fn renewal_in_the_way(cluster: &Cluster, renewal: &OpenRenewal) -> ApiError {
 }
 
 /// A submitted kubeconfig, in our own strict form, with its server.
-fn read(caller: &Caller, text: &str) -> Result<(String, Vec<u8>)> {
+fn parse_kubeconfig(caller: &Caller, text: &str) -> Result<(String, Vec<u8>)> {
     let read = (caller.app.read_kubeconfig)(text);
-    read.map_err(|(code, refused)| ApiError::field("/kubeconfig", refused).coded(code))
+    read.map_err(|(code, refused)| ApiError::invalid_field("/kubeconfig", refused).with_code(code))
 }
 
 /// List clusters
@@ -135,26 +135,26 @@ fn read(caller: &Caller, text: &str) -> Result<(String, Vec<u8>)> {
 #[utoipa::path(get, path = "/v1/clusters", operation_id = "listClusters", tag = "clusters",
     params(("name" = Option<String>, Query), ("label_selector" = Option<String>, Query, description = "For example team=payments,tier!=test,!old"), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = ClusterList)))]
-pub(crate) async fn list_clusters(Asked(caller, database): Asked, list: List<Filter>) -> Result<Json<ClusterList>> {
-    let found = database.begin().await?.clusters(&caller.reach(), &list.filter.read()?, list.page(&caller)?).await?;
-    let (shown, next_page_token) = list.cut(&caller, found, |cluster| cluster.id.0);
+pub(crate) async fn list_clusters(Authenticated(caller, database): Authenticated, list: ListRequest<ResourceFilter>) -> Result<Json<ClusterList>> {
+    let found = database.begin_read().await?.list_clusters(&caller.access_filter(), &list.filter.to_list_filter()?, list.page(&caller)?).await?;
+    let (shown, next_page_token) = list.split_page(&caller, found, |cluster| cluster.id.0);
     let now = caller.app.clock.now();
     Ok(Json(ClusterList { items: shown.iter().map(|cluster| views::cluster(cluster, now)).collect(), next_page_token }))
 }
 
 /// A cluster that the caller may do this with.
-async fn permitted(caller: &Caller, tx: &mut Tx<'_>, text: &str, action: Action) -> Result<Cluster> {
-    let cluster = tx.cluster(id(text, "cluster")?).await?;
-    caller.may_with(action, &[Scope::Cluster(cluster.id)], "cluster")?;
+async fn authorized_cluster(caller: &Caller, tx: &mut Tx<'_>, text: &str, action: Action) -> Result<Cluster> {
+    let cluster = tx.get_cluster(parse_id(text, "cluster")?).await?;
+    caller.require_permission_on(action, &[Scope::Cluster(cluster.id)], "cluster")?;
     Ok(cluster)
 }
 
 /// Get a cluster
 #[utoipa::path(get, path = "/v1/clusters/{cluster_id}", operation_id = "getCluster", tag = "clusters",
     params(("cluster_id" = String, Path)), responses((status = 200, body = wire::Cluster)))]
-pub(crate) async fn get_cluster(Asked(caller, database): Asked, Path(cluster): Path<String>) -> Result<Response> {
-    let found = permitted(&caller, &mut database.begin().await?, &cluster, Action::Read).await?;
-    Ok(([(header::ETAG, tag(found.generation))], Json(views::cluster(&found, caller.app.clock.now()))).into_response())
+pub(crate) async fn get_cluster(Authenticated(caller, database): Authenticated, Path(cluster): Path<String>) -> Result<Response> {
+    let found = authorized_cluster(&caller, &mut database.begin_read().await?, &cluster, Action::Read).await?;
+    Ok(([(header::ETAG, etag(found.generation))], Json(views::cluster(&found, caller.app.clock.now()))).into_response())
 }
 
 /// Change a cluster
@@ -164,21 +164,21 @@ pub(crate) async fn get_cluster(Asked(caller, database): Asked, Path(cluster): P
     params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = wire::Cluster)))]
 pub(crate) async fn change_cluster(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(cluster): Path<String>,
     headers: HeaderMap,
     body: Body<ChangeCluster>,
 ) -> Result<Response> {
-    let mut change = caller.change(database, "changeCluster", &body).await?;
-    let seen = permitted(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
-    unmoved(&headers, seen.generation)?;
-    let written = rewritten(&seen.written, body.value.display_name.as_ref(), body.value.labels.as_ref())?;
-    change.tx.write_cluster(&seen, &written).await?;
-    let changed = change.tx.cluster(seen.id).await?;
+    let mut change = caller.begin_mutation(database, "changeCluster", &body).await?;
+    let seen = authorized_cluster(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
+    check_if_match(&headers, seen.generation)?;
+    let written = merge_metadata(&seen.metadata, body.value.display_name.as_ref(), body.value.labels.as_ref())?;
+    change.tx.update_cluster_metadata(&seen, &written).await?;
+    let changed = change.tx.get_cluster(seen.id).await?;
     let now = caller.app.clock.now();
     let done =
-        Done::new(StatusCode::OK, seen.id).tagged(tag(changed.generation)).replacing(&views::cluster(&seen, now));
-    change.done(done, &views::cluster(&changed, now)).await
+        MutationOutcome::new(StatusCode::OK, seen.id).with_etag(etag(changed.generation)).with_before(&views::cluster(&seen, now));
+    change.commit_response(done, &views::cluster(&changed, now)).await
 }
 
 /// Forget a cluster
@@ -191,26 +191,26 @@ pub(crate) async fn change_cluster(
     params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 202, body = Operation), (status = 204)))]
 pub(crate) async fn delete_cluster(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(cluster): Path<String>,
     headers: HeaderMap,
     body: Body<Leave>,
 ) -> Result<Response> {
-    let reason = leave::reason(&body.value)?;
-    let mut change = caller.change(database, "deleteCluster", &body).await?;
-    let found = permitted(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
-    unmoved(&headers, found.generation)?;
-    if found.life.is_some() {
-        return deregister(&caller, change, &found, reason).await;
+    let reason = leave::force_reason(&body.value)?;
+    let mut change = caller.begin_mutation(database, "deleteCluster", &body).await?;
+    let found = authorized_cluster(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
+    check_if_match(&headers, found.generation)?;
+    if found.credential_lifetime.is_some() {
+        return start_deregistration(&caller, change, &found, reason).await;
     }
     change.tx.delete_cluster(found.id).await?;
-    change.gone(found.id, &views::cluster(&found, caller.app.clock.now())).await
+    change.commit_deletion(found.id, &views::cluster(&found, caller.app.clock.now())).await
 }
 
 /// Starts the operation that removes our account from a cluster.
-async fn deregister(
+async fn start_deregistration(
     caller: &Caller,
-    mut change: Change<'_>,
+    mut change: Mutation<'_>,
     found: &Cluster,
     reason: Option<&str>,
 ) -> Result<Response> {
@@ -219,17 +219,17 @@ async fn deregister(
         let hint = "Wait until it has ended, or use force if the cluster is dead.";
         return Err(ApiError::new(StatusCode::CONFLICT, "deregistration_under_way", said, hint));
     }
-    if let Some(renewal) = change.tx.open_renewal(found.id).await? {
+    if let Some(renewal) = change.tx.lock_open_renewal(found.id).await? {
         // A worker that holds the renewal could add to our account behind the removal's back; it lets go within minutes.
-        if reason.is_none() || renewal.held {
-            return Err(renewal_in_the_way(found, &renewal));
+        if reason.is_none() || renewal.lease_held {
+            return Err(renewal_conflict(found, &renewal));
         }
-        change.tx.supersede(renewal.operation, &OperationState::Superseded, caller.app.clock.now()).await?;
+        change.tx.supersede_operation(renewal.operation, &OperationState::Superseded, caller.app.clock.now()).await?;
     }
-    let id = OperationId(caller.app.clock.uuid());
-    change.tx.leave_cluster(found.id, id, caller.app.clock.now()).await?;
+    let id = OperationId(caller.app.clock.new_uuid());
+    change.tx.begin_deregistration(found.id, id, caller.app.clock.now()).await?;
     if let Some(reason) = reason {
-        change.forced(found.id, reason);
+        change.record_forced(found.id, reason);
     }
-    begin_as(id, caller, change, OperationKind::DeregisterCluster, (found.id, store::force(reason))).await
+    start_operation_as(id, caller, change, OperationKind::DeregisterCluster, (found.id, store::force_arguments(reason))).await
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 /// An operation that will go away.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Deprecated {
+pub(crate) struct DeprecatedOperation {
     /// Its `operationId`.
     pub(crate) operation: &'static str,
     /// Since when nobody should begin to use it.
@@ -26,16 +26,16 @@ pub(crate) struct Deprecated {
 }
 
 /// Every operation that will go away. Nothing was released yet that has to.
-pub(crate) const DEPRECATED: &[Deprecated] = &[];
+pub(crate) const DEPRECATED: &[DeprecatedOperation] = &[];
 
 const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
 const SUNSET: HeaderName = HeaderName::from_static("sunset");
 
 /// The headers by method and path.
-pub(crate) type Notices = Arc<HashMap<(Method, String), HeaderMap>>;
+pub(crate) type DeprecationHeaders = Arc<HashMap<(Method, String), HeaderMap>>;
 
-impl Deprecated {
-    fn headers(&self) -> HeaderMap {
+impl DeprecatedOperation {
+    fn response_headers(&self) -> HeaderMap {
         let value = |text: String| HeaderValue::from_str(&text).expect("a date and an address of our own");
         let sunset = DateTimePrinter::new().timestamp_to_rfc9110_string(&self.until).expect("a year with four digits");
         HeaderMap::from_iter([
@@ -50,9 +50,9 @@ impl Deprecated {
 ///
 /// # Panics
 /// When there is no such operation: it was removed and its notice was not.
-pub(crate) fn mark(document: &mut Value, all: &[Deprecated]) -> Notices {
+pub(crate) fn mark_deprecated(document: &mut Value, all: &[DeprecatedOperation]) -> DeprecationHeaders {
     let mut notices = HashMap::new();
-    let mut left: Vec<&Deprecated> = all.iter().collect();
+    let mut left: Vec<&DeprecatedOperation> = all.iter().collect();
     for (path, methods) in document["paths"].as_object_mut().into_iter().flatten() {
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {
             let Some(at) = left.iter().position(|one| operation["operationId"] == one.operation) else { continue };
@@ -60,7 +60,7 @@ pub(crate) fn mark(document: &mut Value, all: &[Deprecated]) -> Notices {
             operation["deprecated"] = true.into();
             operation["x-sunset"] = deprecated.until.to_string().into();
             let method = method.to_uppercase().parse().expect("a method of the document");
-            notices.insert((method, path.clone()), deprecated.headers());
+            notices.insert((method, path.clone()), deprecated.response_headers());
         }
     }
     assert!(left.is_empty(), "there are no operations {left:?}");
@@ -68,7 +68,7 @@ pub(crate) fn mark(document: &mut Value, all: &[Deprecated]) -> Notices {
 }
 
 /// Says it in each answer, whatever the answer is.
-pub(crate) async fn tell(State(notices): State<Notices>, request: Request, next: Next) -> Response {
+pub(crate) async fn add_deprecation_headers(State(notices): State<DeprecationHeaders>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let notice = path.and_then(|path| notices.get(&(request.method().clone(), path)).cloned());
     let mut response = next.run(request).await;
@@ -87,8 +87,8 @@ mod tests {
 
     use super::*;
 
-    fn soon() -> Deprecated {
-        Deprecated {
+    fn sample_deprecation() -> DeprecatedOperation {
+        DeprecatedOperation {
             operation: "listThings",
             since: "2026-12-01T00:00:00Z".parse().expect("a time"),
             until: "2027-06-30T12:00:00Z".parse().expect("a time"),
@@ -107,12 +107,12 @@ mod tests {
     #[tokio::test]
     async fn every_answer_of_a_deprecated_operation_says_so_and_no_other() {
         let mut document = document();
-        let notices = mark(&mut document, &[soon()]);
+        let notices = mark_deprecated(&mut document, &[sample_deprecation()]);
         let gone = async || StatusCode::NOT_FOUND;
         let app = Router::new()
             .route("/v1/things/{id}", get(gone).delete(gone))
             .route("/v1/others", get(gone))
-            .layer(axum::middleware::from_fn_with_state(notices, tell));
+            .layer(axum::middleware::from_fn_with_state(notices, add_deprecation_headers));
         let ask = async |method: &str, path: &str| {
             let request = Request::builder().method(method).uri(path).body(Body::empty()).expect("a request");
             app.clone().oneshot(request).await.expect("an answer").headers().clone()
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "listThings")]
     fn a_notice_about_nothing_is_a_mistake() {
-        mark(&mut json!({ "paths": {} }), &[soon()]);
+        mark_deprecated(&mut json!({ "paths": {} }), &[sample_deprecation()]);
     }
 
     #[test]

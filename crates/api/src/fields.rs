@@ -9,55 +9,55 @@ use model::version::InvalidVersion;
 use model::{Name, Version};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use store::{Mesh, Narrow, StoreError, Tx, Written};
+use store::{Mesh, ListFilter, StoreError, Tx, UserMetadata};
 use wire::FieldError;
 
 use crate::problem::{ApiError, Result};
 
 /// A field's value, or what is wrong with it.
-pub(crate) type Read<T> = std::result::Result<T, FieldError>;
+pub(crate) type FieldResult<T> = std::result::Result<T, FieldError>;
 
 /// Reads an id of a path; a malformed one is as absent as an unknown one.
-pub(crate) fn id<T: std::str::FromStr>(text: &str, what: &str) -> Result<T> {
+pub(crate) fn parse_id<T: std::str::FromStr>(text: &str, what: &str) -> Result<T> {
     text.parse().map_err(|_| ApiError::not_found(what))
 }
 
 /// Reads the field `/name`: a DNS label.
-pub(crate) fn name_field(text: &str) -> Result<Name> {
-    text.parse().map_err(|error: InvalidName| ApiError::field("/name", error.to_string()))
+pub(crate) fn parse_name(text: &str) -> Result<Name> {
+    text.parse().map_err(|error: InvalidName| ApiError::invalid_field("/name", error.to_string()))
 }
 
 /// Reads the field `/version`.
-pub(crate) fn version_field(text: &str) -> Read<Version> {
-    text.parse().map_err(|error: InvalidVersion| wrong("/version", error.to_string()))
+pub(crate) fn parse_version(text: &str) -> FieldResult<Version> {
+    text.parse().map_err(|error: InvalidVersion| field_error("/version", error.to_string()))
 }
 
 /// Reads an edition.
-pub(crate) fn edition(pointer: &str, text: &str) -> Read<Edition> {
-    one_of(pointer, text, "an edition is standard, enterprise or ultimate")
+pub(crate) fn parse_edition(pointer: &str, text: &str) -> FieldResult<Edition> {
+    parse_choice(pointer, text, "an edition is standard, enterprise or ultimate")
 }
 
 /// Reads one of a few values by its name; `known` says which there are.
-pub(crate) fn one_of<T: DeserializeOwned>(pointer: &str, text: &str, known: &str) -> Read<T> {
-    serde_json::from_value(text.into()).map_err(|_| wrong(pointer, known))
+pub(crate) fn parse_choice<T: DeserializeOwned>(pointer: &str, text: &str, known: &str) -> FieldResult<T> {
+    serde_json::from_value(text.into()).map_err(|_| field_error(pointer, known))
 }
 
 /// What is wrong with a field, for readers that not only handlers call.
-pub(crate) fn wrong(pointer: &str, message: impl Into<String>) -> FieldError {
+pub(crate) fn field_error(pointer: &str, message: impl Into<String>) -> FieldError {
     FieldError { pointer: pointer.into(), message: message.into() }
 }
 
 /// Refuses what is no namespace of a member. It becomes a part of paths in the member's API, so its form matters.
-pub(crate) fn namespace_of(mesh: &Mesh, cluster: &str, namespace: &str, at: &str) -> Result<()> {
+pub(crate) fn require_member_namespace(mesh: &Mesh, cluster: &str, namespace: &str, at: &str) -> Result<()> {
     if !mesh.members.iter().any(|member| member.name == cluster) {
-        return Err(ApiError::field(&format!("{at}/cluster"), "it is not a member of the mesh"));
+        return Err(ApiError::invalid_field(&format!("{at}/cluster"), "it is not a member of the mesh"));
     }
     let named: std::result::Result<Name, _> = namespace.parse();
-    named.map(drop).map_err(|error| ApiError::field(&format!("{at}/namespace"), error.to_string()))
+    named.map(drop).map_err(|error| ApiError::invalid_field(&format!("{at}/namespace"), error.to_string()))
 }
 
 /// Something that a body names by its id: where it is not there, the field is wrong and not the path.
-pub(crate) fn named<T>(found: std::result::Result<T, StoreError>, absent: impl Fn() -> ApiError) -> Result<T> {
+pub(crate) fn require_referenced<T>(found: std::result::Result<T, StoreError>, absent: impl Fn() -> ApiError) -> Result<T> {
     match found {
         Err(StoreError::NotFound { .. }) => Err(absent()),
         other => Ok(other?),
@@ -65,71 +65,71 @@ pub(crate) fn named<T>(found: std::result::Result<T, StoreError>, absent: impl F
 }
 
 /// Refuses a scope whose mesh or cluster is not this tenant's.
-pub(crate) async fn known_scope(tx: &mut Tx<'_>, scope: Scope, absent: impl Fn() -> ApiError) -> Result<()> {
+pub(crate) async fn require_known_scope(tx: &mut Tx<'_>, scope: Scope, absent: impl Fn() -> ApiError) -> Result<()> {
     match scope {
         Scope::Tenant => Ok(()),
-        Scope::Mesh(id) => named(tx.mesh(id).await.map(drop), absent),
-        Scope::Cluster(id) => named(tx.cluster(id).await.map(drop), absent),
+        Scope::Mesh(id) => require_referenced(tx.get_mesh(id).await.map(drop), absent),
+        Scope::Cluster(id) => require_referenced(tx.get_cluster(id).await.map(drop), absent),
     }
 }
 
 /// The longest name for people.
-const LONGEST_DISPLAY_NAME: usize = 128;
+const MAX_DISPLAY_NAME_CHARS: usize = 128;
 
 /// Checks what users write on their things.
-pub(crate) fn written(display_name: &str, labels: &Labels) -> Result<Written> {
+pub(crate) fn parse_metadata(display_name: &str, labels: &Labels) -> Result<UserMetadata> {
     let visible = !display_name.chars().any(char::is_control);
-    if display_name.chars().count() > LONGEST_DISPLAY_NAME || !visible {
-        let rule = format!("at most {LONGEST_DISPLAY_NAME} visible characters");
-        return Err(ApiError::field("/display_name", rule));
+    if display_name.chars().count() > MAX_DISPLAY_NAME_CHARS || !visible {
+        let rule = format!("at most {MAX_DISPLAY_NAME_CHARS} visible characters");
+        return Err(ApiError::invalid_field("/display_name", rule));
     }
-    label::check(labels).map_err(|error| ApiError::field("/labels", error.to_string()))?;
-    Ok(Written { display_name: display_name.to_owned(), labels: labels.clone() })
+    label::check_labels(labels).map_err(|error| ApiError::invalid_field("/labels", error.to_string()))?;
+    Ok(UserMetadata { display_name: display_name.to_owned(), labels: labels.clone() })
 }
 
 /// What is changed of what users write; what is left out stays.
-pub(crate) fn rewritten(known: &Written, display_name: Option<&String>, labels: Option<&Labels>) -> Result<Written> {
-    written(display_name.unwrap_or(&known.display_name), labels.unwrap_or(&known.labels))
+pub(crate) fn merge_metadata(known: &UserMetadata, display_name: Option<&String>, labels: Option<&Labels>) -> Result<UserMetadata> {
+    parse_metadata(display_name.unwrap_or(&known.display_name), labels.unwrap_or(&known.labels))
 }
 
 /// What a list is narrowed to.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Filter {
+pub(crate) struct ResourceFilter {
     name: Option<String>,
     label_selector: Option<String>,
     #[serde(default)]
     show_deleted: bool,
 }
 
-impl Filter {
-    pub(crate) fn read(&self) -> Result<Narrow> {
+impl ResourceFilter {
+    pub(crate) fn to_list_filter(&self) -> Result<ListFilter> {
         let selector = self.label_selector.as_deref().unwrap_or_default();
-        let wrong = |error: label::InvalidLabel| ApiError::field("?label_selector", error.to_string());
-        let unnamed = |error: InvalidName| ApiError::field("?name", error.to_string());
+        let wrong = |error: label::InvalidLabel| ApiError::invalid_field("?label_selector", error.to_string());
+        let unnamed = |error: InvalidName| ApiError::invalid_field("?name", error.to_string());
         let name = self.name.as_deref().map(|name| name.parse::<Name>().map_err(unnamed)).transpose()?;
-        Ok(Narrow {
+        Ok(ListFilter {
             name: name.map(|name| name.to_string()),
             labels: selector.parse().map_err(wrong)?,
-            deleted: self.show_deleted,
+            include_deleted: self.show_deleted,
         })
     }
 }
 
 /// The tag of a generation.
-pub(crate) fn tag(generation: i64) -> String {
+pub(crate) fn etag(generation: i64) -> String {
     format!("\"{generation}\"")
 }
 
 /// The generation that `If-Match` names: none where it was not sent or takes anything. A tag that we never gave out matches
 /// nothing.
-pub(crate) fn expected(headers: &HeaderMap) -> Option<i64> {
+pub(crate) fn expected_generation(headers: &HeaderMap) -> Option<i64> {
     let sent = headers.get(header::IF_MATCH).filter(|sent| *sent != "*")?;
     let number = sent.to_str().ok().and_then(|text| text.trim_matches('"').parse().ok());
-    Some(number.filter(|number| sent == tag(*number).as_str()).unwrap_or(-1))
+    Some(number.filter(|number| sent == etag(*number).as_str()).unwrap_or(-1))
 }
 
 /// Honours `If-Match`, where it was sent.
-pub(crate) fn unmoved(headers: &HeaderMap, generation: i64) -> Result<()> {
-    if expected(headers).is_none_or(|expected| expected == generation) { Ok(()) } else { Err(StoreError::Moved.into()) }
+pub(crate) fn check_if_match(headers: &HeaderMap, generation: i64) -> Result<()> {
+    if expected_generation(headers).is_none_or(|expected| expected == generation) { Ok(()) } else { Err(StoreError::StaleVersion.into()) }
 }

@@ -6,30 +6,30 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use model::access::{Action, Grant, UnknownRole, UnknownScope};
 use model::ids::{BindingId, ProviderId};
-use model::quota::Counted;
+use model::quota::QuotaResource;
 use store::{Binding, Page, Provider, Subject};
 use wire::{
     CreateIdentityProvider, CreateRoleBinding, IdentityProvider, IdentityProviderList, RoleBinding, RoleBindingList,
 };
 
-use crate::auth::{Asked, Caller};
-use crate::change::{Body, Done, Nothing};
-use crate::fields::{id, known_scope, name_field, named};
-use crate::oidc::{self, ALGORITHMS};
-use crate::paging::{List, Unfiltered};
+use crate::auth::{Authenticated, Caller};
+use crate::change::{Body, MutationOutcome, EmptyBody};
+use crate::fields::{parse_id, require_known_scope, parse_name, require_referenced};
+use crate::oidc::{self, SIGNATURE_ALGORITHMS};
+use crate::paging::{ListRequest, Unfiltered};
 use crate::problem::{ApiError, Result};
 
 /// The longest issuer, subject, group or claim.
-pub(crate) const LONGEST: usize = 255;
+pub(crate) const MAX_IDENTITY_TEXT_BYTES: usize = 255;
 /// The most claims that a provider may require.
-const MOST_CLAIMS: usize = 20;
+const MAX_REQUIRED_CLAIMS: usize = 20;
 
 fn provider_view(caller: &Caller, provider: &Provider) -> IdentityProvider {
     IdentityProvider {
         id: provider.id.to_string(),
         name: provider.name.clone(),
         issuer: provider.issuer.clone(),
-        audience: oidc::audience(caller.tenant),
+        audience: oidc::tenant_audience(caller.tenant),
         algorithms: provider.algorithms.clone(),
         groups_claim: provider.groups_claim.clone(),
         required_claims: provider.required_claims.clone(),
@@ -39,7 +39,7 @@ fn provider_view(caller: &Caller, provider: &Provider) -> IdentityProvider {
 
 fn binding_view(binding: &Binding) -> RoleBinding {
     let (subject, group) = match &binding.subject {
-        Subject::Subject(subject) => (Some(subject.clone()), None),
+        Subject::User(subject) => (Some(subject.clone()), None),
         Subject::Group(group) => (None, Some(group.clone())),
     };
     RoleBinding {
@@ -53,14 +53,14 @@ fn binding_view(binding: &Binding) -> RoleBinding {
     }
 }
 
-fn short(pointer: &str, text: &str) -> Result<()> {
-    let fits = (1..=LONGEST).contains(&text.len());
-    if fits { Ok(()) } else { Err(ApiError::field(pointer, format!("1 to {LONGEST} bytes"))) }
+fn check_length(pointer: &str, text: &str) -> Result<()> {
+    let fits = (1..=MAX_IDENTITY_TEXT_BYTES).contains(&text.len());
+    if fits { Ok(()) } else { Err(ApiError::invalid_field(pointer, format!("1 to {MAX_IDENTITY_TEXT_BYTES} bytes"))) }
 }
 
 /// An issuer is an https address without anything behind its path: a discovery document is looked for below it.
-fn issuer(text: &str) -> Result<String> {
-    short("/issuer", text)?;
+fn parse_issuer(text: &str) -> Result<String> {
+    check_length("/issuer", text)?;
     let uri: Option<Uri> = text.parse().ok();
     let plain = uri.as_ref().is_some_and(|uri| {
         let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
@@ -69,7 +69,7 @@ fn issuer(text: &str) -> Result<String> {
     if plain && !text.contains('#') {
         Ok(text.to_owned())
     } else {
-        Err(ApiError::field("/issuer", "an https address without a user, a query or a fragment"))
+        Err(ApiError::invalid_field("/issuer", "an https address without a user, a query or a fragment"))
     }
 }
 
@@ -80,39 +80,39 @@ fn issuer(text: &str) -> Result<String> {
 #[utoipa::path(post, path = "/v1/identity-providers", operation_id = "createIdentityProvider", tag = "access", request_body = CreateIdentityProvider,
     responses((status = 201, body = IdentityProvider)))]
 pub(crate) async fn create_identity_provider(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     body: Body<CreateIdentityProvider>,
 ) -> Result<Response> {
-    caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change(database, "createIdentityProvider", &body).await?;
-    change.tx.room_for(Counted::IdentityProviders).await?;
+    caller.require_permission(Action::ChangeAccess)?;
+    let mut change = caller.begin_mutation(database, "createIdentityProvider", &body).await?;
+    change.tx.check_quota(QuotaResource::IdentityProviders).await?;
     let wanted = &body.value;
-    let known = |name: &String| ALGORITHMS.iter().any(|(known, _)| known == name);
+    let known = |name: &String| SIGNATURE_ALGORITHMS.iter().any(|(known, _)| known == name);
     if wanted.algorithms.is_empty() || !wanted.algorithms.iter().all(known) {
-        let names: Vec<&str> = ALGORITHMS.iter().map(|(name, _)| *name).collect();
-        return Err(ApiError::field("/algorithms", format!("one or more of {}", names.join(", "))));
+        let names: Vec<&str> = SIGNATURE_ALGORITHMS.iter().map(|(name, _)| *name).collect();
+        return Err(ApiError::invalid_field("/algorithms", format!("one or more of {}", names.join(", "))));
     }
-    short("/groups_claim", &wanted.groups_claim)?;
-    if wanted.required_claims.len() > MOST_CLAIMS {
-        return Err(ApiError::field("/required_claims", format!("at most {MOST_CLAIMS}")));
+    check_length("/groups_claim", &wanted.groups_claim)?;
+    if wanted.required_claims.len() > MAX_REQUIRED_CLAIMS {
+        return Err(ApiError::invalid_field("/required_claims", format!("at most {MAX_REQUIRED_CLAIMS}")));
     }
     for (name, value) in &wanted.required_claims {
-        short("/required_claims", name)?;
-        short("/required_claims", value)?;
+        check_length("/required_claims", name)?;
+        check_length("/required_claims", value)?;
     }
     let provider = Provider {
-        id: ProviderId(caller.app.clock.uuid()),
-        name: name_field(&wanted.name)?.to_string(),
-        issuer: issuer(&wanted.issuer)?,
+        id: ProviderId(caller.app.clock.new_uuid()),
+        name: parse_name(&wanted.name)?.to_string(),
+        issuer: parse_issuer(&wanted.issuer)?,
         algorithms: wanted.algorithms.clone(),
         groups_claim: wanted.groups_claim.clone(),
         required_claims: wanted.required_claims.clone(),
         created_at: caller.app.clock.now(),
     };
-    change.tx.create_provider(&provider).await?;
-    let shown = provider_view(&caller, &change.tx.provider(provider.id).await?);
-    let done = Done::new(StatusCode::CREATED, provider.id).at(format!("/v1/identity-providers/{}", provider.id));
-    change.done(done, &shown).await
+    change.tx.create_identity_provider(&provider).await?;
+    let shown = provider_view(&caller, &change.tx.get_identity_provider(provider.id).await?);
+    let done = MutationOutcome::new(StatusCode::CREATED, provider.id).with_location(format!("/v1/identity-providers/{}", provider.id));
+    change.commit_response(done, &shown).await
 }
 
 /// List identity providers
@@ -120,12 +120,12 @@ pub(crate) async fn create_identity_provider(
     params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = IdentityProviderList)))]
 pub(crate) async fn list_identity_providers(
-    Asked(caller, database): Asked,
-    list: List<Unfiltered>,
+    Authenticated(caller, database): Authenticated,
+    list: ListRequest<Unfiltered>,
 ) -> Result<Json<IdentityProviderList>> {
-    caller.may(Action::ReadAccess)?;
-    let found = database.begin().await?.providers(list.page(&caller)?).await?;
-    let (shown, next_page_token) = list.cut(&caller, found, |provider| provider.id.0);
+    caller.require_permission(Action::ReadAccess)?;
+    let found = database.begin_read().await?.list_identity_providers(list.page(&caller)?).await?;
+    let (shown, next_page_token) = list.split_page(&caller, found, |provider| provider.id.0);
     let items = shown.iter().map(|provider| provider_view(&caller, provider)).collect();
     Ok(Json(IdentityProviderList { items, next_page_token }))
 }
@@ -134,11 +134,11 @@ pub(crate) async fn list_identity_providers(
 #[utoipa::path(get, path = "/v1/identity-providers/{provider_id}", operation_id = "getIdentityProvider", tag = "access",
     params(("provider_id" = String, Path)), responses((status = 200, body = IdentityProvider)))]
 pub(crate) async fn get_identity_provider(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(provider): Path<String>,
 ) -> Result<Json<IdentityProvider>> {
-    caller.may(Action::ReadAccess)?;
-    let found = database.begin().await?.provider(id(&provider, "identity provider")?).await?;
+    caller.require_permission(Action::ReadAccess)?;
+    let found = database.begin_read().await?.get_identity_provider(parse_id(&provider, "identity provider")?).await?;
     Ok(Json(provider_view(&caller, &found)))
 }
 
@@ -148,15 +148,15 @@ pub(crate) async fn get_identity_provider(
 #[utoipa::path(delete, path = "/v1/identity-providers/{provider_id}", operation_id = "deleteIdentityProvider", tag = "access",
     params(("provider_id" = String, Path)), responses((status = 204)))]
 pub(crate) async fn delete_identity_provider(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(provider): Path<String>,
-    body: Body<Nothing>,
+    body: Body<EmptyBody>,
 ) -> Result<Response> {
-    caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change(database, "deleteIdentityProvider", &body).await?;
-    let found = change.tx.provider(id(&provider, "identity provider")?).await?;
-    change.tx.delete_provider(found.id).await?;
-    change.gone(found.id, &provider_view(&caller, &found)).await
+    caller.require_permission(Action::ChangeAccess)?;
+    let mut change = caller.begin_mutation(database, "deleteIdentityProvider", &body).await?;
+    let found = change.tx.get_identity_provider(parse_id(&provider, "identity provider")?).await?;
+    change.tx.delete_identity_provider(found.id).await?;
+    change.commit_deletion(found.id, &provider_view(&caller, &found)).await
 }
 
 /// Grant a role
@@ -165,30 +165,30 @@ pub(crate) async fn delete_identity_provider(
 #[utoipa::path(post, path = "/v1/role-bindings", operation_id = "createRoleBinding", tag = "access", request_body = CreateRoleBinding,
     responses((status = 201, body = RoleBinding)))]
 pub(crate) async fn create_role_binding(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     body: Body<CreateRoleBinding>,
 ) -> Result<Response> {
-    caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change(database, "createRoleBinding", &body).await?;
-    change.tx.room_for(Counted::RoleBindings).await?;
+    caller.require_permission(Action::ChangeAccess)?;
+    let mut change = caller.begin_mutation(database, "createRoleBinding", &body).await?;
+    change.tx.check_quota(QuotaResource::RoleBindings).await?;
     let wanted = &body.value;
     let subject = match (&wanted.subject, &wanted.group) {
-        (Some(subject), None) => Subject::Subject(subject.clone()),
+        (Some(subject), None) => Subject::User(subject.clone()),
         (None, Some(group)) => Subject::Group(group.clone()),
-        _ => return Err(ApiError::field("/subject", "give either a subject or a group")),
+        _ => return Err(ApiError::invalid_field("/subject", "give either a subject or a group")),
     };
-    let (Subject::Subject(text) | Subject::Group(text)) = &subject;
-    short("/subject", text)?;
-    let role = wanted.role.parse().map_err(|error: UnknownRole| ApiError::field("/role", error.to_string()))?;
-    let scope = wanted.scope.parse().map_err(|error: UnknownScope| ApiError::field("/scope", error.to_string()))?;
-    let absent = || ApiError::field("/provider_id", "there is no such identity provider");
+    let (Subject::User(text) | Subject::Group(text)) = &subject;
+    check_length("/subject", text)?;
+    let role = wanted.role.parse().map_err(|error: UnknownRole| ApiError::invalid_field("/role", error.to_string()))?;
+    let scope = wanted.scope.parse().map_err(|error: UnknownScope| ApiError::invalid_field("/scope", error.to_string()))?;
+    let absent = || ApiError::invalid_field("/provider_id", "there is no such identity provider");
     let provider: ProviderId = wanted.provider_id.parse().map_err(|_| absent())?;
-    named(change.tx.provider(provider).await, absent)?;
-    known_scope(&mut change.tx, scope, || ApiError::field("/scope", "there is no such mesh or cluster")).await?;
-    let (id, created_at) = (BindingId(caller.app.clock.uuid()), caller.app.clock.now());
+    require_referenced(change.tx.get_identity_provider(provider).await, absent)?;
+    require_known_scope(&mut change.tx, scope, || ApiError::invalid_field("/scope", "there is no such mesh or cluster")).await?;
+    let (id, created_at) = (BindingId(caller.app.clock.new_uuid()), caller.app.clock.now());
     let binding = Binding { id, provider, subject, grant: Grant { role, scope }, created_at };
-    change.tx.create_binding(&binding).await?;
-    change.done(Done::new(StatusCode::CREATED, id), &binding_view(&binding)).await
+    change.tx.create_role_binding(&binding).await?;
+    change.commit_response(MutationOutcome::new(StatusCode::CREATED, id), &binding_view(&binding)).await
 }
 
 /// List role bindings
@@ -196,12 +196,12 @@ pub(crate) async fn create_role_binding(
     params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = RoleBindingList)))]
 pub(crate) async fn list_role_bindings(
-    Asked(caller, database): Asked,
-    list: List<Unfiltered>,
+    Authenticated(caller, database): Authenticated,
+    list: ListRequest<Unfiltered>,
 ) -> Result<Json<RoleBindingList>> {
-    caller.may(Action::ReadAccess)?;
-    let found = database.begin().await?.bindings(None, list.page(&caller)?).await?;
-    let (shown, next_page_token) = list.cut(&caller, found, |binding| binding.id.0);
+    caller.require_permission(Action::ReadAccess)?;
+    let found = database.begin_read().await?.list_role_bindings(None, list.page(&caller)?).await?;
+    let (shown, next_page_token) = list.split_page(&caller, found, |binding| binding.id.0);
     Ok(Json(RoleBindingList { items: shown.iter().map(binding_view).collect(), next_page_token }))
 }
 
@@ -211,14 +211,14 @@ pub(crate) async fn list_role_bindings(
 #[utoipa::path(delete, path = "/v1/role-bindings/{binding_id}", operation_id = "deleteRoleBinding", tag = "access",
     params(("binding_id" = String, Path)), responses((status = 204)))]
 pub(crate) async fn delete_role_binding(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(binding): Path<String>,
-    body: Body<Nothing>,
+    body: Body<EmptyBody>,
 ) -> Result<Response> {
-    caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change(database, "deleteRoleBinding", &body).await?;
-    let found = change.tx.bindings(Some(id(&binding, "role binding")?), Page::ALL).await?.pop();
+    caller.require_permission(Action::ChangeAccess)?;
+    let mut change = caller.begin_mutation(database, "deleteRoleBinding", &body).await?;
+    let found = change.tx.list_role_bindings(Some(parse_id(&binding, "role binding")?), Page::ALL).await?.pop();
     let found = found.ok_or_else(|| ApiError::not_found("role binding"))?;
-    change.tx.delete_binding(found.id).await?;
-    change.gone(found.id, &binding_view(&found)).await
+    change.tx.delete_role_binding(found.id).await?;
+    change.commit_deletion(found.id, &binding_view(&found)).await
 }

@@ -7,22 +7,22 @@ use axum::response::Response;
 use jiff::SignedDuration;
 use model::access::{Action, Role, Scope};
 use model::ids::KeyId;
-use model::quota::Counted;
-use store::{KeyText, NewKey, Tx};
+use model::quota::QuotaResource;
+use store::{ApiKeyToken, NewApiKey, Tx};
 use wire::{ApiKey, ApiKeyList, CreateApiKey, RotateApiKey};
 
-use crate::auth::Asked;
-use crate::change::{Body, Done, Nothing};
-use crate::fields::{id, known_scope, name_field};
-use crate::paging::{Deletable, List};
+use crate::auth::Authenticated;
+use crate::change::{Body, MutationOutcome, EmptyBody};
+use crate::fields::{parse_id, require_known_scope, parse_name};
+use crate::paging::{DeletedFilter, ListRequest};
 use crate::problem::{ApiError, Result};
 
 /// The most things that a key may be narrowed to.
-const MOST_SCOPES: usize = 50;
+const MAX_SCOPES: usize = 50;
 /// The longest that a former secret is accepted after a rotation: a week.
-pub(crate) const LONGEST_OVERLAP: u32 = 7 * 24 * 3600;
+pub(crate) const MAX_OVERLAP_SECONDS: u32 = 7 * 24 * 3600;
 
-pub(crate) fn view(key: &store::ApiKey) -> ApiKey {
+pub(crate) fn api_key_view(key: &store::ApiKey) -> ApiKey {
     ApiKey {
         id: key.id.to_string(),
         name: key.name.clone(),
@@ -42,47 +42,47 @@ pub(crate) fn view(key: &store::ApiKey) -> ApiKey {
 /// The secret is in this answer and nowhere else.
 #[utoipa::path(post, path = "/v1/api-keys", operation_id = "createApiKey", tag = "keys", request_body = CreateApiKey,
     responses((status = 201, body = ApiKey)))]
-pub(crate) async fn create_api_key(Asked(caller, database): Asked, body: Body<CreateApiKey>) -> Result<Response> {
-    caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change(database, "createApiKey", &body).await?;
-    change.tx.room_for(Counted::ApiKeys).await?;
+pub(crate) async fn create_api_key(Authenticated(caller, database): Authenticated, body: Body<CreateApiKey>) -> Result<Response> {
+    caller.require_permission(Action::ChangeAccess)?;
+    let mut change = caller.begin_mutation(database, "createApiKey", &body).await?;
+    change.tx.check_quota(QuotaResource::ApiKeys).await?;
     let (wanted, now) = (&body.value, caller.app.clock.now());
-    let name = name_field(&wanted.name)?;
+    let name = parse_name(&wanted.name)?;
     let role: Role =
-        wanted.role.parse().map_err(|error: model::access::UnknownRole| ApiError::field("/role", error.to_string()))?;
+        wanted.role.parse().map_err(|error: model::access::UnknownRole| ApiError::invalid_field("/role", error.to_string()))?;
     if wanted.expires_at.is_some_and(|end| end <= now) {
-        return Err(ApiError::field("/expires_at", "it lies in the past"));
+        return Err(ApiError::invalid_field("/expires_at", "it lies in the past"));
     }
-    let scopes = scopes(&mut change.tx, &wanted.scopes).await?;
-    let text = KeyText::generate(caller.tenant, KeyId(caller.app.clock.uuid()));
-    let digest = text.digest(&caller.app.vault);
-    let new = NewKey { id: text.key, name: name.to_string(), role, scopes, digest, expires_at: wanted.expires_at };
-    change.tx.create_key(&new, now).await?;
-    let shown = ApiKey { secret: Some(text.reveal()), ..view(&change.tx.key(new.id).await?) };
-    change.done(Done::new(StatusCode::CREATED, new.id), &shown).await
+    let scopes = parse_scopes(&mut change.tx, &wanted.scopes).await?;
+    let text = ApiKeyToken::generate(caller.tenant, KeyId(caller.app.clock.new_uuid()));
+    let digest = text.secret_digest(&caller.app.vault);
+    let new = NewApiKey { id: text.key, name: name.to_string(), role, scopes, digest, expires_at: wanted.expires_at };
+    change.tx.create_api_key(&new, now).await?;
+    let shown = ApiKey { secret: Some(text.reveal()), ..api_key_view(&change.tx.get_api_key(new.id).await?) };
+    change.commit_response(MutationOutcome::new(StatusCode::CREATED, new.id), &shown).await
 }
 
 /// Reads what a key is narrowed to: meshes and clusters of this tenant.
-async fn scopes(tx: &mut Tx<'_>, wanted: &[String]) -> Result<Vec<Scope>> {
-    if wanted.len() > MOST_SCOPES {
-        return Err(ApiError::field("/scopes", format!("at most {MOST_SCOPES}")));
+async fn parse_scopes(tx: &mut Tx<'_>, wanted: &[String]) -> Result<Vec<Scope>> {
+    if wanted.len() > MAX_SCOPES {
+        return Err(ApiError::invalid_field("/scopes", format!("at most {MAX_SCOPES}")));
     }
     let mut scopes = Vec::new();
     for (index, text) in wanted.iter().enumerate() {
-        let wrong = || ApiError::field(&format!("/scopes/{index}"), "there is no such mesh or cluster");
+        let wrong = || ApiError::invalid_field(&format!("/scopes/{index}"), "there is no such mesh or cluster");
         let scope: Scope = text.parse().map_err(|_| wrong())?;
         if scope == Scope::Tenant {
-            return Err(ApiError::field(&format!("/scopes/{index}"), "leave scopes out for the whole tenant"));
+            return Err(ApiError::invalid_field(&format!("/scopes/{index}"), "leave scopes out for the whole tenant"));
         }
-        known_scope(tx, scope, wrong).await?;
+        require_known_scope(tx, scope, wrong).await?;
         scopes.push(scope);
     }
     Ok(scopes)
 }
 
 /// A key that was not revoked.
-async fn alive(tx: &mut Tx<'_>, key: &str) -> Result<store::ApiKey> {
-    let found = tx.key(id(key, "API key")?).await?;
+async fn find_active_key(tx: &mut Tx<'_>, key: &str) -> Result<store::ApiKey> {
+    let found = tx.get_api_key(parse_id(key, "API key")?).await?;
     if found.revoked_at.is_some() { Err(ApiError::not_found("API key")) } else { Ok(found) }
 }
 
@@ -92,11 +92,11 @@ async fn alive(tx: &mut Tx<'_>, key: &str) -> Result<store::ApiKey> {
 #[utoipa::path(get, path = "/v1/api-keys", operation_id = "listApiKeys", tag = "keys",
     params(("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = ApiKeyList)))]
-pub(crate) async fn list_api_keys(Asked(caller, database): Asked, list: List<Deletable>) -> Result<Json<ApiKeyList>> {
-    caller.may(Action::ReadAccess)?;
-    let found = database.begin().await?.keys(list.filter.show_deleted, list.page(&caller)?).await?;
-    let (shown, next_page_token) = list.cut(&caller, found, |key| key.id.0);
-    Ok(Json(ApiKeyList { items: shown.iter().map(view).collect(), next_page_token }))
+pub(crate) async fn list_api_keys(Authenticated(caller, database): Authenticated, list: ListRequest<DeletedFilter>) -> Result<Json<ApiKeyList>> {
+    caller.require_permission(Action::ReadAccess)?;
+    let found = database.begin_read().await?.list_api_keys(list.filter.show_deleted, list.page(&caller)?).await?;
+    let (shown, next_page_token) = list.split_page(&caller, found, |key| key.id.0);
+    Ok(Json(ApiKeyList { items: shown.iter().map(api_key_view).collect(), next_page_token }))
 }
 
 /// Get an API key
@@ -104,9 +104,9 @@ pub(crate) async fn list_api_keys(Asked(caller, database): Asked, list: List<Del
 /// Without its secret.
 #[utoipa::path(get, path = "/v1/api-keys/{key_id}", operation_id = "getApiKey", tag = "keys",
     params(("key_id" = String, Path)), responses((status = 200, body = ApiKey)))]
-pub(crate) async fn get_api_key(Asked(caller, database): Asked, Path(key): Path<String>) -> Result<Json<ApiKey>> {
-    caller.may(Action::ReadAccess)?;
-    Ok(Json(view(&alive(&mut database.begin().await?, &key).await?)))
+pub(crate) async fn get_api_key(Authenticated(caller, database): Authenticated, Path(key): Path<String>) -> Result<Json<ApiKey>> {
+    caller.require_permission(Action::ReadAccess)?;
+    Ok(Json(api_key_view(&find_active_key(&mut database.begin_read().await?, &key).await?)))
 }
 
 /// Rotate an API key
@@ -117,16 +117,16 @@ pub(crate) async fn get_api_key(Asked(caller, database): Asked, Path(key): Path<
     params(("key_id" = String, Path)),
     responses((status = 200, body = ApiKey)))]
 pub(crate) async fn rotate_api_key(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(key): Path<String>,
     body: Body<RotateApiKey>,
 ) -> Result<Response> {
-    caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change(database, "rotateApiKey", &body).await?;
-    let before = alive(&mut change.tx, &key).await?;
+    caller.require_permission(Action::ChangeAccess)?;
+    let mut change = caller.begin_mutation(database, "rotateApiKey", &body).await?;
+    let before = find_active_key(&mut change.tx, &key).await?;
     let overlap = body.value.overlap_seconds;
-    if overlap > LONGEST_OVERLAP {
-        return Err(ApiError::field("/overlap_seconds", format!("at most {LONGEST_OVERLAP}")));
+    if overlap > MAX_OVERLAP_SECONDS {
+        return Err(ApiError::invalid_field("/overlap_seconds", format!("at most {MAX_OVERLAP_SECONDS}")));
     }
     let now = caller.app.clock.now();
     // There is room for one former secret, and whoever still uses it was promised the whole overlap.
@@ -138,11 +138,11 @@ pub(crate) async fn rotate_api_key(
             "Wait until then, or rotate with overlap_seconds 0, which ends every former secret at once.",
         ));
     }
-    let text = KeyText::generate(caller.tenant, before.id);
+    let text = ApiKeyToken::generate(caller.tenant, before.id);
     let until = now + SignedDuration::from_secs(overlap.into());
-    change.tx.rotate_key(before.id, &text.digest(&caller.app.vault), until).await?;
-    let shown = ApiKey { secret: Some(text.reveal()), ..view(&change.tx.key(before.id).await?) };
-    change.done(Done::new(StatusCode::OK, before.id).replacing(&view(&before)), &shown).await
+    change.tx.rotate_api_key(before.id, &text.secret_digest(&caller.app.vault), until).await?;
+    let shown = ApiKey { secret: Some(text.reveal()), ..api_key_view(&change.tx.get_api_key(before.id).await?) };
+    change.commit_response(MutationOutcome::new(StatusCode::OK, before.id).with_before(&api_key_view(&before)), &shown).await
 }
 
 /// Revoke an API key
@@ -152,13 +152,13 @@ pub(crate) async fn rotate_api_key(
 #[utoipa::path(delete, path = "/v1/api-keys/{key_id}", operation_id = "revokeApiKey", tag = "keys",
     params(("key_id" = String, Path)), responses((status = 204)))]
 pub(crate) async fn revoke_api_key(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(key): Path<String>,
-    body: Body<Nothing>,
+    body: Body<EmptyBody>,
 ) -> Result<Response> {
-    caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change(database, "revokeApiKey", &body).await?;
-    let before = alive(&mut change.tx, &key).await?;
-    change.tx.revoke_key(before.id, caller.app.clock.now()).await?;
-    change.gone(before.id, &view(&before)).await
+    caller.require_permission(Action::ChangeAccess)?;
+    let mut change = caller.begin_mutation(database, "revokeApiKey", &body).await?;
+    let before = find_active_key(&mut change.tx, &key).await?;
+    change.tx.revoke_api_key(before.id, caller.app.clock.now()).await?;
+    change.commit_deletion(before.id, &api_key_view(&before)).await
 }

@@ -39,12 +39,12 @@ mod vitals;
 mod webhooks;
 mod write_limit;
 
-pub use limits::{Limits, Rate, Rates};
+pub use limits::{RequestLimiter, Rate, Rates};
 pub use oidc::{Fetch, FetchError, IssuerKeys};
-pub use release::read_release;
+pub use release::parse_import_release;
 pub use router::{openapi, router};
-pub use serve::{Patience, serve};
-pub use vitals::{Vitals, vitals};
+pub use serve::{ConnectionLimits, serve};
+pub use vitals::{MetricsServer, metrics_router};
 
 /// Reads a submitted kubeconfig: the server's address and the form that is stored, or the problem's code and why it is
 /// refused.
@@ -70,7 +70,7 @@ pub struct App {
     /// The strict reader of charts.
     pub read_charts: ReadCharts,
     /// Who has asked how often.
-    pub limits: Arc<Limits>,
+    pub limits: Arc<RequestLimiter>,
     /// The keys of identity providers.
     pub issuers: Arc<IssuerKeys>,
 }

@@ -9,12 +9,12 @@ use axum::response::{IntoResponse, Response};
 use model::Version;
 use model::access::{Action, Scope};
 use model::ids::{ClusterId, MeshId, OperationId};
-use model::injection::{Injection, PodLabels, decide};
+use model::injection::{Injection, PodLabels, injected_by};
 use model::operation::OperationKind;
-use model::quota::Counted;
+use model::quota::QuotaResource;
 use model::release::Release;
-use model::rules::{Circumstances, Edition, Reason, Severity, Strategy, allowed, assess, path, runs};
-use model::survey::{MemberSurvey, TAGS};
+use model::rules::{UpgradeContext, Edition, Reason, Severity, Strategy, is_allowed, assess_upgrade, find_upgrade_path, assess_release};
+use model::survey::{MemberObservation, TAGS};
 use serde_json::{Value, json};
 use store::{ClusterState, MeshState, NewMesh, NewOperation, StoreError, Tx};
 use wire::{
@@ -22,47 +22,47 @@ use wire::{
     UpgradeOptionList,
 };
 
-use crate::auth::{Asked, Caller};
-use crate::catalogue::reasons;
-use crate::change::{Body, Change, Done, Nothing};
+use crate::auth::{Authenticated, Caller};
+use crate::catalogue::reason_views;
+use crate::change::{Body, Mutation, MutationOutcome, EmptyBody};
 use crate::fields::{
-    Filter, edition, id, name_field, named, namespace_of, rewritten, tag, unmoved, version_field, written,
+    ResourceFilter, parse_edition, parse_id, parse_name, require_referenced, require_member_namespace, merge_metadata, etag, check_if_match, parse_version, parse_metadata,
 };
 use crate::leave;
-use crate::paging::List;
+use crate::paging::ListRequest;
 use crate::problem::{ApiError, Result};
-use crate::views::{self, name};
+use crate::views::{self, wire_name};
 
 /// The most members that a mesh may have.
-const MOST_MEMBERS: usize = 100;
+const MAX_MEMBERS: usize = 100;
 
 /// What an operation may run beside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Beside {
+enum LockMode {
     /// It changes what an upgrade changes.
-    Nothing,
+    Exclusive,
     /// An upgrade that is planned or complete touches nothing, and waits for the operation's end.
-    AnIdleUpgrade,
+    WithIdleUpgrade,
 }
 
 /// Queues a lone operation that changes a mesh, takes the mesh's slot for it, and answers with it.
-async fn begin(
-    mut change: Change<'_>,
+async fn start_operation(
+    mut change: Mutation<'_>,
     caller: &Caller,
     mesh: MeshId,
-    (kind, beside): (OperationKind, Beside),
+    (kind, beside): (OperationKind, LockMode),
     arguments: Value,
 ) -> Result<Response> {
-    let id = OperationId(caller.app.clock.uuid());
+    let id = OperationId(caller.app.clock.new_uuid());
     match beside {
-        Beside::AnIdleUpgrade => change.tx.take_data_plane(mesh, id).await?,
-        Beside::Nothing => change.tx.take_slot(mesh, &id.to_string()).await?,
+        LockMode::WithIdleUpgrade => change.tx.acquire_data_plane_lock(mesh, id).await?,
+        LockMode::Exclusive => change.tx.acquire_mesh_lock(mesh, &id.to_string()).await?,
     }
     let due_in = std::time::Duration::ZERO;
     let new = NewOperation { id, kind, mesh: Some(mesh), cluster: None, upgrade: None, arguments, due_in };
     change.tx.create_operation(&new, caller.app.clock.now()).await?;
-    let shown = views::operation(&change.tx.operation(id).await?, (0, 0));
-    change.done(Done::new(StatusCode::ACCEPTED, mesh).at(format!("/v1/operations/{id}")), &shown).await
+    let shown = views::operation(&change.tx.get_operation(id).await?, (0, 0));
+    change.commit_response(MutationOutcome::new(StatusCode::ACCEPTED, mesh).with_location(format!("/v1/operations/{id}")), &shown).await
 }
 
 /// Create a mesh
@@ -70,44 +70,44 @@ async fn begin(
 /// Its control plane runs in a hosting cluster; the clusters become its members. Answers with the operation that does it.
 #[utoipa::path(post, path = "/v1/meshes", operation_id = "createMesh", tag = "meshes", request_body = CreateMesh,
     responses((status = 202, body = Operation)))]
-pub(crate) async fn create_mesh(Asked(caller, database): Asked, body: Body<CreateMesh>) -> Result<Response> {
-    caller.may(Action::ChangeMeshes)?;
-    let mut change = caller.change(database, "createMesh", &body).await?;
-    change.tx.room_for(Counted::Meshes).await?;
-    let new = read(&caller, &mut change.tx, &body.value).await?;
+pub(crate) async fn create_mesh(Authenticated(caller, database): Authenticated, body: Body<CreateMesh>) -> Result<Response> {
+    caller.require_permission(Action::ChangeMeshes)?;
+    let mut change = caller.begin_mutation(database, "createMesh", &body).await?;
+    change.tx.check_quota(QuotaResource::Meshes).await?;
+    let new = resolve_new_mesh(&caller, &mut change.tx, &body.value).await?;
     change.tx.create_mesh(&new, caller.app.clock.now()).await?;
-    begin(change, &caller, new.id, (OperationKind::CreateMesh, Beside::Nothing), Value::Null).await
+    start_operation(change, &caller, new.id, (OperationKind::CreateMesh, LockMode::Exclusive), Value::Null).await
 }
 
-async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<NewMesh> {
-    let (name, written) = (name_field(&wanted.name)?, written(&wanted.display_name, &wanted.labels)?);
-    let version = version_field(&wanted.version)?;
-    let release = release(tx, &version).await?;
+async fn resolve_new_mesh(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<NewMesh> {
+    let (name, written) = (parse_name(&wanted.name)?, parse_metadata(&wanted.display_name, &wanted.labels)?);
+    let version = parse_version(&wanted.version)?;
+    let release = find_release(tx, &version).await?;
     let edition = granted_edition(tx, wanted.edition.as_deref()).await?;
-    if wanted.clusters.is_empty() || wanted.clusters.len() > MOST_MEMBERS {
-        return Err(ApiError::field("/clusters", format!("a mesh has 1 to {MOST_MEMBERS} clusters")));
+    if wanted.clusters.is_empty() || wanted.clusters.len() > MAX_MEMBERS {
+        return Err(ApiError::invalid_field("/clusters", format!("a mesh has 1 to {MAX_MEMBERS} clusters")));
     }
     let mut members: Vec<ClusterId> = Vec::new();
     let mut versions = Vec::new();
     for (index, text) in wanted.clusters.iter().enumerate() {
         let pointer = format!("/clusters/{index}");
-        let absent = || ApiError::field(&pointer, "there is no such cluster");
-        let cluster = named(tx.cluster(text.parse().map_err(|_| absent())?).await, absent)?;
+        let absent = || ApiError::invalid_field(&pointer, "there is no such cluster");
+        let cluster = require_referenced(tx.get_cluster(text.parse().map_err(|_| absent())?).await, absent)?;
         if cluster.state != ClusterState::Ready {
-            return Err(ApiError::field(&pointer, format!("{} is not ready", cluster.name)).coded("cluster_not_ready"));
+            return Err(ApiError::invalid_field(&pointer, format!("{} is not ready", cluster.name)).with_code("cluster_not_ready"));
         }
-        if !cluster.held {
+        if !cluster.holds_identity {
             let said = format!("{} is the same cluster as an older registration's", cluster.name);
-            return Err(ApiError::field(&pointer, said).coded("cluster_registered_already"));
+            return Err(ApiError::invalid_field(&pointer, said).with_code("cluster_registered_already"));
         }
         members.push(cluster.id);
-        versions.push((cluster.name, kubernetes(cluster.kubernetes_version.as_deref())));
+        versions.push((cluster.name, parse_kubernetes_version(cluster.kubernetes_version.as_deref())));
     }
     if members.iter().collect::<BTreeSet<_>>().len() != members.len() {
-        return Err(ApiError::field("/clusters", "a cluster is named twice"));
+        return Err(ApiError::invalid_field("/clusters", "a cluster is named twice"));
     }
-    may_run(caller, tx, &release, edition, &versions).await?;
-    let hosting = tx.hosting_clusters().await?;
+    require_runnable_release(caller, tx, &release, edition, &versions).await?;
+    let hosting = tx.list_hosting_clusters().await?;
     let nowhere = || {
         ApiError::new(
             StatusCode::CONFLICT,
@@ -127,39 +127,39 @@ async fn read(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<N
         )
     })?;
     Ok(NewMesh {
-        id: MeshId(caller.app.clock.uuid()),
+        id: MeshId(caller.app.clock.new_uuid()),
         name: name.to_string(),
         edition,
-        hosting,
+        hosting_cluster: hosting,
         authority,
         version,
         members,
-        written,
+        metadata: written,
         deletion_protection: wanted.deletion_protection,
     })
 }
 
 /// The edition of a new mesh: the one that is asked for, if the operator granted it, or the highest one.
 async fn granted_edition(tx: &mut Tx<'_>, wanted: Option<&str>) -> Result<Edition> {
-    let granted = tx.own_tenant().await?.edition;
-    let wanted = wanted.map(|text| edition("/edition", text)).transpose()?.unwrap_or(granted);
+    let granted = tx.current_tenant().await?.edition;
+    let wanted = wanted.map(|text| parse_edition("/edition", text)).transpose()?.unwrap_or(granted);
     if wanted > granted {
-        let said = format!("the highest edition that was granted to this tenant is {}", name(&granted));
-        return Err(ApiError::field("/edition", said).coded("edition_not_granted"));
+        let said = format!("the highest edition that was granted to this tenant is {}", wire_name(&granted));
+        return Err(ApiError::invalid_field("/edition", said).with_code("edition_not_granted"));
     }
     Ok(wanted)
 }
 
 /// A version's entry in the catalogue.
-pub(crate) async fn release(tx: &mut Tx<'_>, version: &Version) -> Result<Release> {
-    let releases = tx.releases().await?;
+pub(crate) async fn find_release(tx: &mut Tx<'_>, version: &Version) -> Result<Release> {
+    let releases = tx.list_releases().await?;
     let absent =
-        || ApiError::field("/version", format!("{version} is not in the catalogue")).coded("version_not_in_catalogue");
+        || ApiError::invalid_field("/version", format!("{version} is not in the catalogue")).with_code("version_not_in_catalogue");
     releases.into_iter().find(|release| release.version == *version).ok_or_else(absent)
 }
 
 /// Refuses a release that no mesh of this edition with these clusters may run.
-async fn may_run(
+async fn require_runnable_release(
     caller: &Caller,
     tx: &mut Tx<'_>,
     release: &Release,
@@ -168,11 +168,11 @@ async fn may_run(
 ) -> Result<()> {
     let policy = tx.upgrade_policy().await?;
     let today = caller.app.clock.now().to_zoned(jiff::tz::TimeZone::UTC).date();
-    let reasons = runs(release, &Circumstances { policy: &policy, edition, members, today });
-    if allowed(&reasons) {
+    let reasons = assess_release(release, &UpgradeContext { policy: &policy, edition, members, today });
+    if is_allowed(&reasons) {
         return Ok(());
     }
-    Err(ApiError::field("/version", blocking(&reasons)).coded("version_refused"))
+    Err(ApiError::invalid_field("/version", blocking_messages(&reasons)).with_code("version_refused"))
 }
 
 /// List meshes
@@ -182,18 +182,18 @@ async fn may_run(
     params(("name" = Option<String>, Query), ("label_selector" = Option<String>, Query, description = "For example team=payments,tier!=test,!old"),
         ("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = MeshList)))]
-pub(crate) async fn list_meshes(Asked(caller, database): Asked, list: List<Filter>) -> Result<Json<MeshList>> {
-    let found = database.begin().await?.meshes(&caller.reach(), &list.filter.read()?, list.page(&caller)?).await?;
-    let (shown, next_page_token) = list.cut(&caller, found, |mesh| mesh.id.0);
+pub(crate) async fn list_meshes(Authenticated(caller, database): Authenticated, list: ListRequest<ResourceFilter>) -> Result<Json<MeshList>> {
+    let found = database.begin_read().await?.list_meshes(&caller.access_filter(), &list.filter.to_list_filter()?, list.page(&caller)?).await?;
+    let (shown, next_page_token) = list.split_page(&caller, found, |mesh| mesh.id.0);
     Ok(Json(MeshList { items: shown.iter().map(views::mesh).collect(), next_page_token }))
 }
 
 /// Get a mesh
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}", operation_id = "getMesh", tag = "meshes",
     params(("mesh_id" = String, Path)), responses((status = 200, body = wire::Mesh)))]
-pub(crate) async fn get_mesh(Asked(caller, database): Asked, Path(mesh): Path<String>) -> Result<Response> {
-    let mesh = permitted(&caller, &mut database.begin().await?, &mesh, Action::Read).await?;
-    Ok(([(header::ETAG, tag(mesh.generation))], Json(views::mesh(&mesh))).into_response())
+pub(crate) async fn get_mesh(Authenticated(caller, database): Authenticated, Path(mesh): Path<String>) -> Result<Response> {
+    let mesh = authorized_mesh(&caller, &mut database.begin_read().await?, &mesh, Action::Read).await?;
+    Ok(([(header::ETAG, etag(mesh.generation))], Json(views::mesh(&mesh))).into_response())
 }
 
 /// Change a mesh
@@ -203,27 +203,27 @@ pub(crate) async fn get_mesh(Asked(caller, database): Asked, Path(mesh): Path<St
     params(("mesh_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = wire::Mesh)))]
 pub(crate) async fn change_mesh(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(mesh): Path<String>,
     headers: HeaderMap,
     body: Body<ChangeMesh>,
 ) -> Result<Response> {
-    let mut change = caller.change(database, "changeMesh", &body).await?;
-    let seen = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
-    unmoved(&headers, seen.generation)?;
+    let mut change = caller.begin_mutation(database, "changeMesh", &body).await?;
+    let seen = authorized_mesh(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
+    check_if_match(&headers, seen.generation)?;
     let wanted = &body.value;
-    let written = rewritten(&seen.written, wanted.display_name.as_ref(), wanted.labels.as_ref())?;
+    let written = merge_metadata(&seen.metadata, wanted.display_name.as_ref(), wanted.labels.as_ref())?;
     let protection = wanted.deletion_protection.unwrap_or(seen.deletion_protection);
-    change.tx.write_mesh(&seen, &written, protection).await?;
-    let changed = change.tx.mesh(seen.id).await?;
-    let done = Done::new(StatusCode::OK, seen.id).tagged(tag(changed.generation)).replacing(&views::mesh(&seen));
-    change.done(done, &views::mesh(&changed)).await
+    change.tx.update_mesh_metadata(&seen, &written, protection).await?;
+    let changed = change.tx.get_mesh(seen.id).await?;
+    let done = MutationOutcome::new(StatusCode::OK, seen.id).with_etag(etag(changed.generation)).with_before(&views::mesh(&seen));
+    change.commit_response(done, &views::mesh(&changed)).await
 }
 
 /// A mesh that is not deleted and that the caller may do this with.
-pub(crate) async fn permitted(caller: &Caller, tx: &mut Tx<'_>, text: &str, action: Action) -> Result<store::Mesh> {
-    let mesh = tx.mesh(id(text, "mesh")?).await?;
-    caller.may_with(action, &[Scope::Mesh(mesh.id)], "mesh")?;
+pub(crate) async fn authorized_mesh(caller: &Caller, tx: &mut Tx<'_>, text: &str, action: Action) -> Result<store::Mesh> {
+    let mesh = tx.get_mesh(parse_id(text, "mesh")?).await?;
+    caller.require_permission_on(action, &[Scope::Mesh(mesh.id)], "mesh")?;
     if mesh.state == MeshState::Deleted { Err(ApiError::not_found("mesh")) } else { Ok(mesh) }
 }
 
@@ -233,13 +233,13 @@ pub(crate) async fn permitted(caller: &Caller, tx: &mut Tx<'_>, text: &str, acti
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/undelete", operation_id = "undeleteMesh", tag = "meshes",
     params(("mesh_id" = String, Path)), responses((status = 202, body = Operation)))]
 pub(crate) async fn undelete_mesh(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(mesh): Path<String>,
-    body: Body<Nothing>,
+    body: Body<EmptyBody>,
 ) -> Result<Response> {
-    let mut change = caller.change(database, "undeleteMesh", &body).await?;
-    let mesh = change.tx.mesh(id(&mesh, "mesh")?).await?;
-    caller.may_with(Action::ChangeMeshes, &[Scope::Mesh(mesh.id)], "mesh")?;
+    let mut change = caller.begin_mutation(database, "undeleteMesh", &body).await?;
+    let mesh = change.tx.get_mesh(parse_id(&mesh, "mesh")?).await?;
+    caller.require_permission_on(Action::ChangeMeshes, &[Scope::Mesh(mesh.id)], "mesh")?;
     let conflict = |code, said: String, hint| Err(ApiError::new(StatusCode::CONFLICT, code, said, hint));
     if mesh.state != MeshState::Deleted {
         return conflict(
@@ -248,13 +248,13 @@ pub(crate) async fn undelete_mesh(
             "There is nothing to bring back.",
         );
     }
-    let remains = change.tx.remains(mesh.id).await?;
-    if !remains.authority {
+    let remains = change.tx.get_deleted_mesh(mesh.id).await?;
+    if !remains.has_authority {
         let hint = "Create another mesh; its workloads get certificates of another authority.";
         return conflict("undelete_too_late", format!("{} was deleted more than 30 days ago.", mesh.name), hint);
     }
     for member in &remains.members {
-        match change.tx.cluster(*member).await {
+        match change.tx.get_cluster(*member).await {
             Ok(cluster) if cluster.state == ClusterState::Ready => {}
             Ok(cluster) => {
                 let hint = "See what is wrong with the cluster, then try again.";
@@ -267,9 +267,9 @@ pub(crate) async fn undelete_mesh(
             Err(error) => return Err(error.into()),
         }
     }
-    change.tx.room_for(Counted::Meshes).await?;
+    change.tx.check_quota(QuotaResource::Meshes).await?;
     change.tx.undelete_mesh(mesh.id, &remains.members).await?;
-    begin(change, &caller, mesh.id, (OperationKind::CreateMesh, Beside::Nothing), Value::Null).await
+    start_operation(change, &caller, mesh.id, (OperationKind::CreateMesh, LockMode::Exclusive), Value::Null).await
 }
 
 /// Build a failed mesh again
@@ -278,12 +278,12 @@ pub(crate) async fn undelete_mesh(
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/retry", operation_id = "retryMesh", tag = "meshes",
     params(("mesh_id" = String, Path)), responses((status = 202, body = Operation)))]
 pub(crate) async fn retry_mesh(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(mesh): Path<String>,
-    body: Body<Nothing>,
+    body: Body<EmptyBody>,
 ) -> Result<Response> {
-    let mut change = caller.change(database, "retryMesh", &body).await?;
-    let mesh = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
+    let mut change = caller.begin_mutation(database, "retryMesh", &body).await?;
+    let mesh = authorized_mesh(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
     if !matches!(mesh.state, MeshState::Failed(_)) {
         let said = format!("{} is {}.", mesh.name, mesh.state.as_str());
         let hint =
@@ -296,7 +296,7 @@ pub(crate) async fn retry_mesh(
         return Err(ApiError::new(StatusCode::CONFLICT, "upgrade_abandoned", said, hint));
     }
     change.tx.set_mesh_state(mesh.id, &MeshState::Creating, caller.app.clock.now()).await?;
-    begin(change, &caller, mesh.id, (OperationKind::CreateMesh, Beside::Nothing), Value::Null).await
+    start_operation(change, &caller, mesh.id, (OperationKind::CreateMesh, LockMode::Exclusive), Value::Null).await
 }
 
 /// Delete a mesh
@@ -309,15 +309,15 @@ pub(crate) async fn retry_mesh(
     params(("mesh_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 202, body = Operation)))]
 pub(crate) async fn delete_mesh(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(mesh): Path<String>,
     headers: HeaderMap,
     body: Body<Leave>,
 ) -> Result<Response> {
-    let reason = leave::reason(&body.value)?;
-    let mut change = caller.change(database, "deleteMesh", &body).await?;
-    let mesh = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
-    unmoved(&headers, mesh.generation)?;
+    let reason = leave::force_reason(&body.value)?;
+    let mut change = caller.begin_mutation(database, "deleteMesh", &body).await?;
+    let mesh = authorized_mesh(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
+    check_if_match(&headers, mesh.generation)?;
     if mesh.deletion_protection {
         let hint = "Set deletion_protection to false first, if you are sure.";
         let detail = "The mesh is protected from deletion.";
@@ -325,11 +325,11 @@ pub(crate) async fn delete_mesh(
     }
     let now = caller.app.clock.now();
     if let Some(reason) = reason {
-        change.tx.make_way(mesh.id, &caller.principal, caller.app.clock.as_ref()).await?;
-        change.forced(mesh.id, reason);
+        change.tx.preempt_for_deletion(mesh.id, &caller.principal, caller.app.clock.as_ref()).await?;
+        change.record_forced(mesh.id, reason);
     }
     change.tx.set_mesh_state(mesh.id, &MeshState::Deleting, now).await?;
-    begin(change, &caller, mesh.id, (OperationKind::DeleteMesh, Beside::Nothing), store::force(reason)).await
+    start_operation(change, &caller, mesh.id, (OperationKind::DeleteMesh, LockMode::Exclusive), store::force_arguments(reason)).await
 }
 
 /// Where a mesh can go
@@ -338,30 +338,30 @@ pub(crate) async fn delete_mesh(
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}/upgrade-options", operation_id = "listUpgradeOptions", tag = "upgrades",
     params(("mesh_id" = String, Path)), responses((status = 200, body = UpgradeOptionList)))]
 pub(crate) async fn list_upgrade_options(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(mesh): Path<String>,
 ) -> Result<Json<UpgradeOptionList>> {
-    let mut tx = database.begin().await?;
-    let mesh = permitted(&caller, &mut tx, &mesh, Action::Read).await?;
-    let (releases, policy) = (tx.releases().await?, tx.upgrade_policy().await?);
+    let mut tx = database.begin_read().await?;
+    let mesh = authorized_mesh(&caller, &mut tx, &mesh, Action::Read).await?;
+    let (releases, policy) = (tx.list_releases().await?, tx.upgrade_policy().await?);
     drop(tx);
-    let members = member_versions(&mesh);
+    let members = member_kubernetes_versions(&mesh);
     let today = caller.app.clock.now().to_zoned(jiff::tz::TimeZone::UTC).date();
-    let around = Circumstances { policy: &policy, edition: mesh.edition, members: &members, today };
+    let around = UpgradeContext { policy: &policy, edition: mesh.edition, members: &members, today };
     let current = &mesh.current.version;
     let items = releases.iter().map(|release| {
         let judged = [Strategy::InPlace, Strategy::Canary]
-            .map(|strategy| (strategy, assess(current, release, strategy, &around)));
-        let direct = judged.iter().any(|(_, reasons)| allowed(reasons));
-        let way = if direct { None } else { path(current, &release.version, &releases, &around) };
+            .map(|strategy| (strategy, assess_upgrade(current, release, strategy, &around)));
+        let direct = judged.iter().any(|(_, reasons)| is_allowed(reasons));
+        let way = if direct { None } else { find_upgrade_path(current, &release.version, &releases, &around) };
         UpgradeOption {
             version: release.version.to_string(),
             strategies: judged
                 .iter()
                 .map(|(strategy, judged)| StrategyOption {
-                    strategy: name(strategy),
-                    allowed: allowed(judged),
-                    reasons: reasons(judged),
+                    strategy: wire_name(strategy),
+                    allowed: is_allowed(judged),
+                    reasons: reason_views(judged),
                 })
                 .collect(),
             path: way.unwrap_or_default().iter().map(|(release, _)| release.version.to_string()).collect(),
@@ -371,19 +371,19 @@ pub(crate) async fn list_upgrade_options(
 }
 
 /// Each member's name and Kubernetes version.
-pub(crate) fn member_versions(mesh: &store::Mesh) -> Vec<(String, (u32, u32))> {
-    mesh.members.iter().map(|member| (member.name.clone(), kubernetes(member.kubernetes_version.as_deref()))).collect()
+pub(crate) fn member_kubernetes_versions(mesh: &store::Mesh) -> Vec<(String, (u32, u32))> {
+    mesh.members.iter().map(|member| (member.name.clone(), parse_kubernetes_version(member.kubernetes_version.as_deref()))).collect()
 }
 
 /// A cluster whose version nobody knows is older than everything.
-fn kubernetes(version: Option<&str>) -> (u32, u32) {
+fn parse_kubernetes_version(version: Option<&str>) -> (u32, u32) {
     let mut parts =
         version.unwrap_or_default().trim_start_matches('v').split('.').map(|part| part.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
 /// What stands in the way, in one sentence.
-pub(crate) fn blocking(reasons: &[Reason]) -> String {
+pub(crate) fn blocking_messages(reasons: &[Reason]) -> String {
     let blocking = reasons.iter().filter(|reason| reason.severity == Severity::Block);
     blocking.map(|reason| reason.message.as_str()).collect::<Vec<_>>().join("; ")
 }
@@ -394,12 +394,12 @@ pub(crate) fn blocking(reasons: &[Reason]) -> String {
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}/data-plane", operation_id = "getDataPlane", tag = "data plane",
     params(("mesh_id" = String, Path)), responses((status = 200, body = DataPlane)))]
 pub(crate) async fn get_data_plane(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(mesh): Path<String>,
 ) -> Result<Json<DataPlane>> {
-    let mut tx = database.begin().await?;
-    let mesh = permitted(&caller, &mut tx, &mesh, Action::Read).await?;
-    Ok(Json(views::data_plane(&mesh, tx.survey(mesh.id).await?)))
+    let mut tx = database.begin_read().await?;
+    let mesh = authorized_mesh(&caller, &mut tx, &mesh, Action::Read).await?;
+    Ok(Json(views::data_plane(&mesh, tx.last_observation(mesh.id).await?)))
 }
 
 /// Set a namespace's injection
@@ -410,40 +410,40 @@ pub(crate) async fn get_data_plane(
     params(("mesh_id" = String, Path)),
     responses((status = 202, body = Operation)))]
 pub(crate) async fn set_injection(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(mesh): Path<String>,
     body: Body<SetInjection>,
 ) -> Result<Response> {
-    let mut change = caller.change(database, "setInjection", &body).await?;
-    let mesh = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
+    let mut change = caller.begin_mutation(database, "setInjection", &body).await?;
+    let mesh = authorized_mesh(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
     let wanted = &body.value;
-    namespace_of(&mesh, &wanted.cluster, &wanted.namespace, "")?;
-    let seen = change.tx.survey(mesh.id).await?.map(|(_, survey)| survey).unwrap_or_default();
+    require_member_namespace(&mesh, &wanted.cluster, &wanted.namespace, "")?;
+    let seen = change.tx.last_observation(mesh.id).await?.map(|(_, survey)| survey).unwrap_or_default();
     let member = seen.members.iter().find(|member| member.member.as_str() == wanted.cluster);
-    let joins = member.is_none_or(|member| is_outside(member, &wanted.namespace));
-    let beside = if joins { Beside::AnIdleUpgrade } else { Beside::Nothing };
+    let joins = member.is_none_or(|member| is_outside_mesh(member, &wanted.namespace));
+    let beside = if joins { LockMode::WithIdleUpgrade } else { LockMode::Exclusive };
     if let Some(label) = &wanted.label {
-        let known = labels_that_inject(&mesh, member);
+        let known = injection_labels(&mesh, member);
         if !known.contains(label) {
-            return Err(ApiError::field("/label", format!("no webhook would match; there are {}", known.join(", ")))
-                .coded("no_such_revision"));
+            return Err(ApiError::invalid_field("/label", format!("no webhook would match; there are {}", known.join(", ")))
+                .with_code("no_such_revision"));
         }
     }
     let arguments = json!({ "member": wanted.cluster, "namespace": wanted.namespace, "label": wanted.label });
-    begin(change, &caller, mesh.id, (OperationKind::SetInjection, beside), arguments).await
+    start_operation(change, &caller, mesh.id, (OperationKind::SetInjection, beside), arguments).await
 }
 
 /// True for a namespace that no revision injects and none of whose pods has a sidecar: an upgrade has not touched it.
-fn is_outside(member: &MemberSurvey, namespace: &str) -> bool {
+fn is_outside_mesh(member: &MemberObservation, namespace: &str) -> bool {
     let Some(namespace) = member.namespaces.iter().find(|known| known.name == namespace) else { return true };
     let injected = namespace.workloads.iter().any(|workload| workload.live.iter().any(Option::is_some));
-    let asks = !matches!(decide(&namespace.labels, &PodLabels::default(), &member.injectors), Injection::None(_));
+    let asks = !matches!(injected_by(&namespace.labels, &PodLabels::default(), &member.injectors), Injection::NotInjected(_));
     !injected && !asks && namespace.unreachable.is_empty()
 }
 
 /// The labels that some webhook answers to in a member, alias tags included, as the member was last seen. A member that
 /// was not seen yet has the tags and the revision that every mesh has.
-fn labels_that_inject(mesh: &store::Mesh, member: Option<&MemberSurvey>) -> Vec<String> {
+fn injection_labels(mesh: &store::Mesh, member: Option<&MemberObservation>) -> Vec<String> {
     let mut values: Vec<String> = match member {
         Some(member) => member.injectors.iter().map(|injector| injector.value.clone()).collect(),
         None => TAGS.into_iter().map(str::to_owned).chain([mesh.current.name.to_string()]).collect(),
@@ -461,11 +461,11 @@ fn labels_that_inject(mesh: &store::Mesh, member: Option<&MemberSurvey>) -> Vec<
     params(("mesh_id" = String, Path)),
     responses((status = 202, body = Operation)))]
 pub(crate) async fn create_restart(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(mesh): Path<String>,
-    body: Body<Nothing>,
+    body: Body<EmptyBody>,
 ) -> Result<Response> {
-    let mut change = caller.change(database, "createRestart", &body).await?;
-    let mesh = permitted(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
-    begin(change, &caller, mesh.id, (OperationKind::Restart, Beside::AnIdleUpgrade), Value::Null).await
+    let mut change = caller.begin_mutation(database, "createRestart", &body).await?;
+    let mesh = authorized_mesh(&caller, &mut change.tx, &mesh, Action::ChangeMeshes).await?;
+    start_operation(change, &caller, mesh.id, (OperationKind::Restart, LockMode::WithIdleUpgrade), Value::Null).await
 }

@@ -17,18 +17,18 @@ mod keys;
 pub use keys::{Fetch, FetchError, IssuerKeys};
 
 /// The longest token; with many groups they have a few kilobytes.
-const LONGEST: usize = 16 * 1024;
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
 /// How far clocks may differ.
-const LEEWAY: SignedDuration = SignedDuration::from_secs(30);
+const CLOCK_SKEW_LEEWAY: SignedDuration = SignedDuration::from_secs(30);
 /// The longest subject, as the specification has it.
-const LONGEST_SUBJECT: usize = 255;
+const MAX_SUBJECT_BYTES: usize = 255;
 /// So many groups of a token are looked at.
-const MOST_GROUPS: usize = 200;
+const MAX_GROUPS: usize = 200;
 /// What an audience of ours begins with.
-const AUDIENCE: &str = "meshwright:";
+const AUDIENCE_PREFIX: &str = "meshwright:";
 
 /// The algorithms that a provider may be registered with: signatures only that need no shared secret.
-pub(crate) const ALGORITHMS: [(&str, Algorithm); 9] = [
+pub(crate) const SIGNATURE_ALGORITHMS: [(&str, Algorithm); 9] = [
     ("RS256", Algorithm::RS256),
     ("RS384", Algorithm::RS384),
     ("RS512", Algorithm::RS512),
@@ -41,8 +41,8 @@ pub(crate) const ALGORITHMS: [(&str, Algorithm); 9] = [
 ];
 
 /// The audience of a tenant's tokens.
-pub(crate) fn audience(tenant: TenantId) -> String {
-    format!("{AUDIENCE}{tenant}")
+pub(crate) fn tenant_audience(tenant: TenantId) -> String {
+    format!("{AUDIENCE_PREFIX}{tenant}")
 }
 
 #[derive(Debug, Deserialize)]
@@ -76,7 +76,7 @@ struct Claims {
 
 /// What a token says of itself before anything of it is believed: where to look for what decides.
 #[derive(Debug)]
-pub(crate) struct Unproved {
+pub(crate) struct UnverifiedToken {
     /// For which tenant.
     pub(crate) tenant: TenantId,
     /// By which issuer.
@@ -88,16 +88,16 @@ pub(crate) struct Unproved {
 
 /// Who it is, proved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Person {
+pub(crate) struct OidcIdentity {
     pub(crate) subject: String,
     pub(crate) groups: Vec<String>,
     /// When the token ends.
-    pub(crate) until: Timestamp,
+    pub(crate) expires_at: Timestamp,
 }
 
 /// Reads what a token says of itself; `None` where it is none of ours, or none at all.
-pub(crate) fn read(token: &str) -> Option<Unproved> {
-    if token.len() > LONGEST {
+pub(crate) fn parse_unverified(token: &str) -> Option<UnverifiedToken> {
+    if token.len() > MAX_TOKEN_BYTES {
         return None;
     }
     let header = decode_header(token).ok()?;
@@ -106,25 +106,25 @@ pub(crate) fn read(token: &str) -> Option<Unproved> {
         return None;
     }
     let claims: Claims = jsonwebtoken::dangerous::insecure_decode_claims(token).ok()?;
-    let mut tenants = claims.aud.iter().filter_map(|audience| audience.strip_prefix(AUDIENCE));
+    let mut tenants = claims.aud.iter().filter_map(|audience| audience.strip_prefix(AUDIENCE_PREFIX));
     let tenant = tenants.next()?.parse().ok()?;
     // A token for two tenants would be good for whichever one its bearer chose.
     if tenants.next().is_some() {
         return None;
     }
-    Some(Unproved { tenant, issuer: claims.iss, key: header.kid?, algorithm: header.alg })
+    Some(UnverifiedToken { tenant, issuer: claims.iss, key: header.kid?, algorithm: header.alg })
 }
 
 /// Proves a token with a key of its issuer.
-pub(crate) fn prove(
+pub(crate) fn verify_token(
     token: &str,
-    unproved: &Unproved,
+    unproved: &UnverifiedToken,
     provider: &Provider,
     key: &DecodingKey,
     now: Timestamp,
-) -> Option<Person> {
+) -> Option<OidcIdentity> {
     let known =
-        |name: &String| ALGORITHMS.iter().any(|(known, algorithm)| known == name && *algorithm == unproved.algorithm);
+        |name: &String| SIGNATURE_ALGORITHMS.iter().any(|(known, algorithm)| known == name && *algorithm == unproved.algorithm);
     if !provider.algorithms.iter().any(known) {
         return None;
     }
@@ -134,27 +134,27 @@ pub(crate) fn prove(
     validation.required_spec_claims.clear();
     let claims = decode::<Claims>(token, key, &validation).ok()?.claims;
     let fits = claims.iss == provider.issuer
-        && claims.aud.iter().any(|audience| *audience == self::audience(unproved.tenant))
-        && in_time(&claims, now)
-        && (1..=LONGEST_SUBJECT).contains(&claims.sub.len())
-        && provider.required_claims.iter().all(|(name, value)| said(&claims, name).as_deref() == Some(value.as_str()));
+        && claims.aud.iter().any(|audience| *audience == self::tenant_audience(unproved.tenant))
+        && is_in_validity_period(&claims, now)
+        && (1..=MAX_SUBJECT_BYTES).contains(&claims.sub.len())
+        && provider.required_claims.iter().all(|(name, value)| claim_text(&claims, name).as_deref() == Some(value.as_str()));
     if !fits {
         return None;
     }
     let until = SignedDuration::try_from_secs_f64(claims.exp).ok().and_then(|end| Timestamp::from_duration(end).ok());
     // A token that never ends is one for as long as time is counted.
     let until = until.unwrap_or(Timestamp::MAX);
-    Some(Person { groups: groups(&claims, &provider.groups_claim), subject: claims.sub, until })
+    Some(OidcIdentity { groups: claim_groups(&claims, &provider.groups_claim), subject: claims.sub, expires_at: until })
 }
 
-fn in_time(claims: &Claims, now: Timestamp) -> bool {
+fn is_in_validity_period(claims: &Claims, now: Timestamp) -> bool {
     let now = now.as_duration().as_secs_f64();
-    let leeway = LEEWAY.as_secs_f64();
+    let leeway = CLOCK_SKEW_LEEWAY.as_secs_f64();
     claims.exp > now - leeway && [claims.nbf, claims.iat].into_iter().flatten().all(|time| time <= now + leeway)
 }
 
 /// A claim as text: booleans and numbers as JSON writes them.
-fn said(claims: &Claims, name: &str) -> Option<String> {
+fn claim_text(claims: &Claims, name: &str) -> Option<String> {
     match claims.others.get(name)? {
         Value::String(text) => Some(text.clone()),
         value @ (Value::Bool(_) | Value::Number(_)) => Some(value.to_string()),
@@ -162,9 +162,9 @@ fn said(claims: &Claims, name: &str) -> Option<String> {
     }
 }
 
-fn groups(claims: &Claims, claim: &str) -> Vec<String> {
+fn claim_groups(claims: &Claims, claim: &str) -> Vec<String> {
     let listed = claims.others.get(claim).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    listed.iter().filter_map(Value::as_str).take(MOST_GROUPS).map(str::to_owned).collect()
+    listed.iter().filter_map(Value::as_str).take(MAX_GROUPS).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -179,13 +179,13 @@ mod tests {
     fn a_token_of_sixteen_kilobytes_is_read_and_a_longer_one_is_not() {
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let head = part(&json!({ "alg": "EdDSA", "typ": "JWT", "kid": "k1" }));
-        let claims = json!({ "iss": "https://i", "sub": "s", "aud": audience(TenantId::PLATFORM), "exp": 1 });
+        let claims = json!({ "iss": "https://i", "sub": "s", "aud": tenant_audience(TenantId::PLATFORM), "exp": 1 });
         let token = |length: usize| {
             let signed = format!("{head}.{}.", part(&claims));
             format!("{signed}{}", "A".repeat(length - signed.len()))
         };
-        assert_eq!(LONGEST, 16_384);
-        assert_eq!(read(&token(LONGEST)).expect("a token").tenant, TenantId::PLATFORM);
-        assert!(read(&token(LONGEST + 1)).is_none());
+        assert_eq!(MAX_TOKEN_BYTES, 16_384);
+        assert_eq!(parse_unverified(&token(MAX_TOKEN_BYTES)).expect("a token").tenant, TenantId::PLATFORM);
+        assert!(parse_unverified(&token(MAX_TOKEN_BYTES + 1)).is_none());
     }
 }

@@ -6,23 +6,23 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use model::access::{Action, Scope};
 use model::ids::{OperationId, UpgradeId};
-use model::operation::{OperationKind, Wish};
+use model::operation::{OperationKind, Signal};
 use serde::Deserialize;
 use store::Tx;
 use wire::{Operation, OperationList};
 
-use crate::auth::{Asked, Caller};
-use crate::change::{Body, Done, Nothing};
-use crate::fields::id;
-use crate::paging::List;
+use crate::auth::{Authenticated, Caller};
+use crate::change::{Body, MutationOutcome, EmptyBody};
+use crate::fields::parse_id;
+use crate::paging::ListRequest;
 use crate::problem::{ApiError, Result};
-use crate::upgrades::{Wait, is_asked};
+use crate::upgrades::{WaitQuery, is_requestable};
 use crate::views;
 
 /// What operations are listed.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Filter {
+pub(crate) struct OperationFilter {
     upgrade_id: Option<String>,
 }
 
@@ -32,29 +32,29 @@ pub(crate) struct Filter {
 #[utoipa::path(get, path = "/v1/operations", operation_id = "listOperations", tag = "operations",
     params(("upgrade_id" = Option<String>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = OperationList)))]
-pub(crate) async fn list_operations(Asked(caller, database): Asked, list: List<Filter>) -> Result<Json<OperationList>> {
-    let upgrade: Option<UpgradeId> = list.filter.upgrade_id.as_ref().map(|text| id(text, "upgrade")).transpose()?;
+pub(crate) async fn list_operations(Authenticated(caller, database): Authenticated, list: ListRequest<OperationFilter>) -> Result<Json<OperationList>> {
+    let upgrade: Option<UpgradeId> = list.filter.upgrade_id.as_ref().map(|text| parse_id(text, "upgrade")).transpose()?;
     let page = list.page(&caller)?;
-    let found = database.begin().await?.operations_with_counts(&caller.reach(), upgrade, page).await?;
-    let (found, next_page_token) = list.cut(&caller, found, |(operation, _)| operation.id.0);
+    let found = database.begin_read().await?.list_operations_with_counts(&caller.access_filter(), upgrade, page).await?;
+    let (found, next_page_token) = list.split_page(&caller, found, |(operation, _)| operation.id.0);
     let shown = found.iter().map(|(operation, counts)| views::operation(operation, *counts));
     Ok(Json(OperationList { items: shown.collect(), next_page_token }))
 }
 
 /// An operation that the caller may do this with.
-async fn permitted(caller: &Caller, tx: &mut Tx<'_>, id: OperationId, action: Action) -> Result<store::Operation> {
-    let found = tx.operation(id).await?;
-    caller.may_with(action, &scopes(&found), "operation")?;
+async fn authorized_operation(caller: &Caller, tx: &mut Tx<'_>, id: OperationId, action: Action) -> Result<store::Operation> {
+    let found = tx.get_operation(id).await?;
+    caller.require_permission_on(action, &operation_scopes(&found), "operation")?;
     Ok(found)
 }
 
 /// What an operation belongs to.
-fn scopes(operation: &store::Operation) -> Vec<Scope> {
+fn operation_scopes(operation: &store::Operation) -> Vec<Scope> {
     [operation.mesh.map(Scope::Mesh), operation.cluster.map(Scope::Cluster)].into_iter().flatten().collect()
 }
 
 /// What it takes to ask something of an operation.
-fn needed(kind: OperationKind) -> Action {
+fn required_action(kind: OperationKind) -> Action {
     match kind {
         OperationKind::RegisterCluster | OperationKind::RenewCredential | OperationKind::DeregisterCluster => {
             Action::ChangeClusters
@@ -71,20 +71,20 @@ fn needed(kind: OperationKind) -> Action {
     params(("operation_id" = String, Path), ("wait_seconds" = Option<u64>, Query, description = "0 to 60")),
     responses((status = 200, body = Operation)))]
 pub(crate) async fn get_operation(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(operation): Path<String>,
-    Query(wait): Query<Wait>,
+    Query(wait): Query<WaitQuery>,
 ) -> Result<Json<Operation>> {
-    let operation: OperationId = id(&operation, "operation")?;
-    let waiting = wait.begin(&caller)?;
-    let mut tx = database.begin().await?;
+    let operation: OperationId = parse_id(&operation, "operation")?;
+    let waiting = wait.start_long_poll(&caller)?;
+    let mut tx = database.begin_read().await?;
     let shown = loop {
-        let found = permitted(&caller, &mut tx, operation, Action::Read).await?;
-        let shown = views::operation_with(&found, &tx.items(operation).await?);
-        if rests(&found) {
+        let found = authorized_operation(&caller, &mut tx, operation, Action::Read).await?;
+        let shown = views::operation_with_steps(&found, &tx.list_steps(operation).await?);
+        if ended_or_awaits_person(&found) {
             break shown;
         }
-        match waiting.again(tx).await? {
+        match waiting.next_poll(tx).await? {
             Some(next) => tx = next,
             None => break shown,
         }
@@ -93,8 +93,8 @@ pub(crate) async fn get_operation(
 }
 
 /// True when nothing moves by itself: it has ended, or it stands still and nobody has asked for anything since.
-fn rests(operation: &store::Operation) -> bool {
-    operation.state.done() || (operation.state.needs_attention() && operation.pending.is_empty())
+fn ended_or_awaits_person(operation: &store::Operation) -> bool {
+    operation.state.is_terminal() || (operation.state.needs_attention() && operation.pending_signals.is_empty())
 }
 
 /// Ask something of a lone operation
@@ -104,20 +104,20 @@ fn rests(operation: &store::Operation) -> bool {
 #[utoipa::path(post, path = "/v1/operations/{operation_id}/{verb}", operation_id = "askOperation", tag = "operations",
     params(("operation_id" = String, Path), ("verb" = String, Path)),
     responses((status = 202, body = Operation)))]
-pub(crate) async fn ask_operation(
-    Asked(caller, database): Asked,
+pub(crate) async fn operation_action(
+    Authenticated(caller, database): Authenticated,
     Path((operation, verb)): Path<(String, String)>,
-    body: Body<Nothing>,
+    body: Body<EmptyBody>,
 ) -> Result<Response> {
-    let operation: OperationId = id(&operation, "operation")?;
-    let wish: Wish = serde_json::from_value(serde_json::Value::from(verb)).map_err(|_| ApiError::not_found("verb"))?;
-    let mut change = caller.change(database, "askOperation", &body).await?;
-    let found = permitted(&caller, &mut change.tx, operation, Action::Read).await?;
-    caller.may_with(needed(found.kind), &scopes(&found), "operation")?;
+    let operation: OperationId = parse_id(&operation, "operation")?;
+    let wish: Signal = serde_json::from_value(serde_json::Value::from(verb)).map_err(|_| ApiError::not_found("verb"))?;
+    let mut change = caller.begin_mutation(database, "askOperation", &body).await?;
+    let found = authorized_operation(&caller, &mut change.tx, operation, Action::Read).await?;
+    caller.require_permission_on(required_action(found.kind), &operation_scopes(&found), "operation")?;
     if let Some(upgrade) = found.upgrade {
-        return Err(stage_of(&change.tx.upgrade(upgrade).await?, wish));
+        return Err(stage_of_upgrade_error(&change.tx.get_upgrade(upgrade).await?, wish));
     }
-    if found.state.done() {
+    if found.state.is_terminal() {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
             "operation_ended",
@@ -125,16 +125,16 @@ pub(crate) async fn ask_operation(
             "There is nothing left to ask of it.",
         ));
     }
-    change.tx.wish(operation, wish, caller.app.clock.now()).await?;
-    let asked = change.tx.operation(operation).await?;
-    let shown = views::operation_with(&asked, &change.tx.items(operation).await?);
-    change.done(Done::new(StatusCode::ACCEPTED, operation).at(format!("/v1/operations/{operation}")), &shown).await
+    change.tx.signal_operation(operation, wish, caller.app.clock.now()).await?;
+    let asked = change.tx.get_operation(operation).await?;
+    let shown = views::operation_with_steps(&asked, &change.tx.list_steps(operation).await?);
+    change.commit_response(MutationOutcome::new(StatusCode::ACCEPTED, operation).with_location(format!("/v1/operations/{operation}")), &shown).await
 }
 
 /// Refuses a verb for a stage of an upgrade, and names the commands that the upgrade takes now.
-fn stage_of(upgrade: &store::Upgrade, wish: Wish) -> ApiError {
+fn stage_of_upgrade_error(upgrade: &store::Upgrade, wish: Signal) -> ApiError {
     let allowed: Vec<String> =
-        upgrade.state.allowed().into_iter().filter(|verb| is_asked(*verb)).map(|verb| views::name(&verb)).collect();
+        upgrade.state.allowed_verbs().into_iter().filter(|verb| is_requestable(*verb)).map(|verb| views::wire_name(&verb)).collect();
     let command = |verb: &str| format!("`meshwright upgrade {verb} {}`", upgrade.id);
     let hint = if allowed.iter().any(|verb| verb == wish.as_str()) {
         format!("Use {}.", command(wish.as_str()))

@@ -8,22 +8,22 @@ use serde::de::DeserializeOwned;
 use store::Page;
 use uuid::Uuid;
 
-use crate::auth::{Caller, Context};
+use crate::auth::{Caller, AppState};
 use crate::problem::{ApiError, Result};
 
-pub(crate) const SIZE: i64 = 50;
-pub(crate) const LARGEST: i64 = 500;
+pub(crate) const DEFAULT_PAGE_SIZE: i64 = 50;
+pub(crate) const MAX_PAGE_SIZE: i64 = 500;
 /// Bytes of a token's proof.
-const PROOF: usize = 32;
+const TOKEN_MAC_BYTES: usize = 32;
 
 /// How a list is paged, and filtered by `F`.
 #[derive(Debug)]
-pub(crate) struct List<F> {
+pub(crate) struct ListRequest<F> {
     pub(crate) filter: F,
     size: i64,
     token: Option<String>,
     /// Route and filter, which a token belongs to.
-    bound: String,
+    route_and_filter: String,
 }
 
 /// The filter of a list that has none.
@@ -34,15 +34,15 @@ pub(crate) struct Unfiltered {}
 /// The filter of a list of what can be deleted.
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Deletable {
+pub(crate) struct DeletedFilter {
     #[serde(default)]
     pub(crate) show_deleted: bool,
 }
 
-impl<F: DeserializeOwned> FromRequestParts<Context> for List<F> {
+impl<F: DeserializeOwned> FromRequestParts<AppState> for ListRequest<F> {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _app: &Context) -> Result<Self> {
+    async fn from_request_parts(parts: &mut Parts, _app: &AppState) -> Result<Self> {
         let bad = |error: String| ApiError::malformed_query(error);
         let Query(mut pairs) =
             Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map_err(|error| bad(error.body_text()))?;
@@ -55,18 +55,18 @@ impl<F: DeserializeOwned> FromRequestParts<Context> for List<F> {
             Some(pairs.remove(place).1)
         };
         let (size, token) = (take("page_size"), take("page_token"));
-        let size = size.map_or(Some(SIZE), |text| text.parse().ok().filter(|size| (1..=LARGEST).contains(size)));
-        let size = size.ok_or_else(|| ApiError::field("?page_size", format!("1 to {LARGEST}")))?;
+        let size = size.map_or(Some(DEFAULT_PAGE_SIZE), |text| text.parse().ok().filter(|size| (1..=MAX_PAGE_SIZE).contains(size)));
+        let size = size.ok_or_else(|| ApiError::invalid_field("?page_size", format!("1 to {MAX_PAGE_SIZE}")))?;
         let rest = serde_urlencoded::to_string(&pairs).map_err(|error| bad(error.to_string()))?;
         let filter = serde_urlencoded::from_str(&rest).map_err(|error| bad(error.to_string()))?;
-        Ok(Self { filter, size, token, bound: format!("{}?{rest}", parts.uri.path()) })
+        Ok(Self { filter, size, token, route_and_filter: format!("{}?{rest}", parts.uri.path()) })
     }
 }
 
-impl<F> List<F> {
+impl<F> ListRequest<F> {
     /// What a token proves: this tenant, this list, this place in it.
-    fn proved(&self, caller: &Caller, last: &[u8]) -> Vec<u8> {
-        let mut bytes = format!("page {} {} ", caller.tenant, self.bound).into_bytes();
+    fn token_mac_input(&self, caller: &Caller, last: &[u8]) -> Vec<u8> {
+        let mut bytes = format!("page {} {} ", caller.tenant, self.route_and_filter).into_bytes();
         bytes.extend(last);
         bytes
     }
@@ -75,17 +75,17 @@ impl<F> List<F> {
     pub(crate) fn page(&self, caller: &Caller) -> Result<Page> {
         let limit = self.size + 1;
         let Some(token) = &self.token else { return Ok(Page { after: None, limit }) };
-        let wrong = || ApiError::field("?page_token", "give back what the last page of this very list said");
+        let wrong = || ApiError::invalid_field("?page_token", "give back what the last page of this very list said");
         let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| wrong())?;
-        let (proof, last) = bytes.split_at_checked(PROOF).ok_or_else(wrong)?;
-        if !caller.app.vault.matches(&self.proved(caller, last), proof) {
+        let (proof, last) = bytes.split_at_checked(TOKEN_MAC_BYTES).ok_or_else(wrong)?;
+        if !caller.app.vault.verify_secret(&self.token_mac_input(caller, last), proof) {
             return Err(wrong());
         }
         Ok(Page { after: Some(Uuid::from_slice(last).map_err(|_| wrong())?), limit })
     }
 
     /// Cuts the surplus row off, and makes the token where there was one.
-    pub(crate) fn cut<T>(
+    pub(crate) fn split_page<T>(
         &self,
         caller: &Caller,
         mut rows: Vec<T>,
@@ -96,7 +96,7 @@ impl<F> List<F> {
         rows.truncate(size);
         let token = rows.last().filter(|_| more).map(|last| {
             let last = key(last);
-            let mut bytes = caller.app.vault.digest(&self.proved(caller, last.as_bytes()));
+            let mut bytes = caller.app.vault.digest_secret(&self.token_mac_input(caller, last.as_bytes()));
             bytes.extend(last.as_bytes());
             URL_SAFE_NO_PAD.encode(bytes)
         });

@@ -8,20 +8,20 @@ use store::StoreError;
 use wire::{FieldError, Problem};
 
 use crate::envelope;
-use crate::fields::wrong;
+use crate::fields::field_error;
 
 /// Why a handler ends early.
 #[derive(Debug)]
 pub(crate) enum ApiError {
     /// Something is wrong.
-    Problem(Box<Refusal>),
+    Problem(Box<ApiProblem>),
     /// Nothing is wrong: the request was answered before, and this is what it was answered with.
-    Answered(Box<Response>),
+    Replay(Box<Response>),
 }
 
 /// What is wrong, in words for the caller.
 #[derive(Debug)]
-pub(crate) struct Refusal {
+pub(crate) struct ApiProblem {
     status: StatusCode,
     code: &'static str,
     detail: String,
@@ -30,12 +30,12 @@ pub(crate) struct Refusal {
     /// Seconds, where the same request may succeed later.
     retry_after: Option<u64>,
     /// The service itself does the request again.
-    clashed: bool,
+    retryable_conflict: bool,
 }
 
 /// Says of an answer that it is only there because another transaction was in the way.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Clashed;
+pub(crate) struct RetryableConflict;
 
 pub(crate) type Result<T> = std::result::Result<T, ApiError>;
 
@@ -46,19 +46,19 @@ impl ApiError {
         detail: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
-        Self::Problem(Box::new(Refusal {
+        Self::Problem(Box::new(ApiProblem {
             status,
             code,
             detail: detail.into(),
             hint: hint.into(),
             errors: Vec::new(),
             retry_after: None,
-            clashed: false,
+            retryable_conflict: false,
         }))
     }
 
-    pub(crate) fn answered(response: Response) -> Self {
-        Self::Answered(Box::new(response))
+    pub(crate) fn replay(response: Response) -> Self {
+        Self::Replay(Box::new(response))
     }
 
     pub(crate) fn not_found(what: &str) -> Self {
@@ -67,19 +67,19 @@ impl ApiError {
     }
 
     /// One field is wrong.
-    pub(crate) fn field(pointer: &str, message: impl Into<String>) -> Self {
-        wrong(pointer, message).into()
+    pub(crate) fn invalid_field(pointer: &str, message: impl Into<String>) -> Self {
+        field_error(pointer, message).into()
     }
 
     /// The same error under a code of its own.
-    pub(crate) fn coded(self, code: &'static str) -> Self {
+    pub(crate) fn with_code(self, code: &'static str) -> Self {
         match self {
-            Self::Problem(refusal) => Self::Problem(Box::new(Refusal { code, ..*refusal })),
-            answered @ Self::Answered(_) => answered,
+            Self::Problem(refusal) => Self::Problem(Box::new(ApiProblem { code, ..*refusal })),
+            answered @ Self::Replay(_) => answered,
         }
     }
 
-    pub(crate) fn malformed(error: impl std::fmt::Display) -> Self {
+    pub(crate) fn malformed_body(error: impl std::fmt::Display) -> Self {
         let hint = "The OpenAPI document says what this route takes.";
         Self::new(StatusCode::BAD_REQUEST, "malformed_body", format!("The body cannot be read: {error}."), hint)
     }
@@ -110,13 +110,13 @@ impl ApiError {
     }
 
     pub(crate) fn forbidden(action: Action) -> Self {
-        let role = Role::least_for(action).as_str();
+        let role = Role::least_role_for(action).as_str();
         let hint = "Use a key with that role there, or ask an owner for one.";
         Self::new(StatusCode::FORBIDDEN, "role_missing", format!("This needs the role {role}."), hint)
     }
 
     /// Tenants have meshes, and whoever operates the service has tenants.
-    pub(crate) fn not_this_tenant(action: Action) -> Self {
+    pub(crate) fn wrong_tenant_kind(action: Action) -> Self {
         let (detail, hint) = match action {
             Action::ReadPlatform | Action::ChangePlatform => {
                 ("This is for whoever operates the service.", "Ask them, or use a key of theirs.")
@@ -129,16 +129,16 @@ impl ApiError {
     /// After so many seconds the next request may come.
     pub(crate) fn rate_limited(seconds: u64) -> Self {
         let hint = format!("Come back in {seconds} s, and ask less often.");
-        Self::too_many("You ask more often than your share allows.", hint, seconds)
+        Self::too_many_requests("You ask more often than your share allows.", hint, seconds)
     }
 
     /// Too many requests of the tenant wait for a change already.
-    pub(crate) fn too_many_waits() -> Self {
+    pub(crate) fn too_many_long_polls() -> Self {
         let hint = "Come back in a second, follow changes with `GET /v1/events`, or ask without `wait_seconds`.";
-        Self::too_many("Too many requests of your tenant wait for a change at once.", hint, 1)
+        Self::too_many_requests("Too many requests of your tenant wait for a change at once.", hint, 1)
     }
 
-    fn too_many(detail: &str, hint: impl Into<String>, seconds: u64) -> Self {
+    fn too_many_requests(detail: &str, hint: impl Into<String>, seconds: u64) -> Self {
         let mut limited = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail, hint);
         if let Self::Problem(refusal) = &mut limited {
             refusal.retry_after = Some(seconds);
@@ -146,7 +146,7 @@ impl ApiError {
         limited
     }
 
-    pub(crate) fn suspended() -> Self {
+    pub(crate) fn tenant_suspended() -> Self {
         let hint = "Ask whoever operates the service.";
         Self::new(StatusCode::FORBIDDEN, "tenant_suspended", "The tenant is suspended.", hint)
     }
@@ -161,7 +161,7 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side.", hint)
     }
 
-    pub(crate) fn try_again() -> Self {
+    pub(crate) fn service_unavailable() -> Self {
         let hint = "Send the request again in a moment.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "try_again", "The service is busy or restarting.", hint)
     }
@@ -169,20 +169,20 @@ impl ApiError {
 
 impl From<FieldError> for ApiError {
     fn from(wrong: FieldError) -> Self {
-        Self::Problem(Box::new(Refusal {
+        Self::Problem(Box::new(ApiProblem {
             status: StatusCode::UNPROCESSABLE_ENTITY,
             code: "invalid_field",
             detail: wrong.message.clone(),
             hint: "Correct the field and send the request again.".into(),
             errors: vec![wrong],
             retry_after: None,
-            clashed: false,
+            retryable_conflict: false,
         }))
     }
 }
 
 /// What a named constraint means to a user.
-fn conflict(constraint: &str) -> ApiError {
+fn constraint_error(constraint: &str) -> ApiError {
     let taken = |what: &str| {
         ApiError::new(
             StatusCode::CONFLICT,
@@ -252,8 +252,8 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NotFound { what } => Self::not_found(what),
-            StoreError::Conflict { constraint } => conflict(&constraint),
-            StoreError::Quota { of, limit } => Self::new(
+            StoreError::Conflict { constraint } => constraint_error(&constraint),
+            StoreError::QuotaExceeded { of, limit } => Self::new(
                 StatusCode::CONFLICT,
                 "quota_exceeded",
                 format!("The tenant may have {limit} {} at most.", of.as_str().replace('_', " ")),
@@ -265,27 +265,27 @@ impl From<StoreError> for ApiError {
                 "No other key of an owner that never ends would be left.",
                 "Make another key with the role owner and without an end first.",
             ),
-            StoreError::InFlight => Self::new(
+            StoreError::RequestInFlight => Self::new(
                 StatusCode::CONFLICT,
                 "request_in_flight",
                 "The same request is being worked on right now.",
                 "Wait a moment and send it again for the stored answer.",
             ),
-            StoreError::Busy { holder } => Self::new(
+            StoreError::MeshLocked { holder } => Self::new(
                 StatusCode::CONFLICT,
                 "mesh_busy",
                 format!("The mesh is being changed by {holder}."),
                 "Wait until that has ended, or end it.",
             ),
-            StoreError::Moved => Self::new(
+            StoreError::StaleVersion => Self::new(
                 StatusCode::PRECONDITION_FAILED,
                 "moved_on",
                 "It has changed since you looked.",
                 "Read it again and decide on what you see then.",
             ),
             StoreError::Transition(refused) => {
-                let allowed = crate::views::offered(&refused.allowed);
-                let verb = crate::views::name(&refused.verb);
+                let allowed = crate::views::requestable_verbs(&refused.allowed);
+                let verb = crate::views::wire_name(&refused.verb);
                 let hint = if allowed.is_empty() {
                     "It has ended.".to_owned()
                 } else {
@@ -298,24 +298,24 @@ impl From<StoreError> for ApiError {
                     hint,
                 )
             }
-            StoreError::Clash => match Self::try_again() {
-                Self::Problem(refusal) => Self::Problem(Box::new(Refusal { clashed: true, ..*refusal })),
-                answered @ Self::Answered(_) => answered,
+            StoreError::SerializationConflict => match Self::service_unavailable() {
+                Self::Problem(refusal) => Self::Problem(Box::new(ApiProblem { retryable_conflict: true, ..*refusal })),
+                answered @ Self::Replay(_) => answered,
             },
-            StoreError::Erased => Self::new(
+            StoreError::KeysErased => Self::new(
                 StatusCode::CONFLICT,
                 "secrets_erased",
                 "The secrets of this tenant were erased: nothing opens them any more, and no new ones are kept.",
                 "Ask whoever operates the service.",
             ),
-            StoreError::Unkeepable => Self::malformed("a text in it holds the character NUL"),
+            StoreError::UnstorableText => Self::malformed_body("a text in it holds the character NUL"),
             StoreError::Database(source) => {
                 tracing::error!(error = &source as &dyn std::error::Error, "the database failed");
-                Self::try_again()
+                Self::service_unavailable()
             }
             StoreError::KeyService(source) => {
                 tracing::error!(error = &source as &dyn std::error::Error, "the key service failed");
-                Self::try_again()
+                Self::service_unavailable()
             }
             other => {
                 tracing::error!(error = &other as &dyn std::error::Error, "request failed");
@@ -329,17 +329,17 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         match self {
             Self::Problem(refusal) => refusal.into_response(),
-            Self::Answered(response) => *response,
+            Self::Replay(response) => *response,
         }
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiProblem {
     fn into_response(self) -> Response {
-        const SOON: u64 = 2;
+        const RETRY_AFTER_SECONDS: u64 = 2;
         let busy =
             self.status == StatusCode::SERVICE_UNAVAILABLE || matches!(self.code, "mesh_busy" | "request_in_flight");
-        let retry_after = self.retry_after.or(busy.then_some(SOON));
+        let retry_after = self.retry_after.or(busy.then_some(RETRY_AFTER_SECONDS));
         let problem = Problem {
             kind: format!("/problems/{}", self.code),
             title: self.code.replace('_', " "),
@@ -352,8 +352,8 @@ impl IntoResponse for Refusal {
             errors: self.errors,
         };
         let mut response = (self.status, Json(problem)).into_response();
-        if self.clashed {
-            response.extensions_mut().insert(Clashed);
+        if self.retryable_conflict {
+            response.extensions_mut().insert(RetryableConflict);
         }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

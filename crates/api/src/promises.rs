@@ -2,33 +2,33 @@
 //! how it refuses, and which values the domain takes.
 
 use model::access::Role;
-use model::operation::Wish;
+use model::operation::Signal;
 use model::release::{Channel, Quirk, ReleaseState};
 use model::rules::{Edition, Strategy};
 use model::upgrade::{LabelPolicy, Verb};
-use model::webhook::MOST_KINDS;
+use model::webhook::MAX_EVENT_KINDS;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::change::LONGEST_KEY;
-use crate::oidc::ALGORITHMS;
+use crate::change::MAX_IDEMPOTENCY_KEY_LEN;
+use crate::oidc::SIGNATURE_ALGORITHMS;
 use crate::{audit, identity, paging, upgrades, webhooks};
 
 /// [`model::Name`].
-const NAME: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
+const NAME_PATTERN: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 /// Nothing that moves a cursor.
-const VISIBLE: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
-const CHANGES: [&str; 3] = ["post", "patch", "delete"];
+const VISIBLE_TEXT_PATTERN: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
+const MUTATING_METHODS: [&str; 3] = ["post", "patch", "delete"];
 
 /// What success means.
-const SUCCESSES: [(&str, &str); 4] = [
+const SUCCESS_RESPONSES: [(&str, &str); 4] = [
     ("200", "As it is now."),
     ("201", "It was made."),
     ("202", "It is on its way: the operation says how far."),
     ("204", "It is gone."),
 ];
 /// Any operation may answer so.
-const ALWAYS: [(&str, &str); 7] = [
+const COMMON_ERRORS: [(&str, &str); 7] = [
     ("400", "The request cannot be read."),
     ("401", "No valid credential was sent."),
     ("403", "The credential does not allow it."),
@@ -38,9 +38,9 @@ const ALWAYS: [(&str, &str); 7] = [
     ("503", "Not now: try again."),
 ];
 /// One that names something may.
-const NAMING: [(&str, &str); 1] = [("404", "There is no such thing for this caller.")];
+const LOOKUP_ERRORS: [(&str, &str); 1] = [("404", "There is no such thing for this caller.")];
 /// One that changes something may.
-const CHANGING: [(&str, &str); 6] = [
+const MUTATION_ERRORS: [(&str, &str); 6] = [
     ("408", "The body did not arrive in time."),
     ("409", "Something stands in the way."),
     ("412", "It has changed since the caller looked."),
@@ -50,43 +50,43 @@ const CHANGING: [(&str, &str); 6] = [
 ];
 
 /// Completes the document.
-pub(crate) fn complete(document: &mut Value) {
+pub(crate) fn apply_conventions(document: &mut Value) {
     if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
-        schemas.iter_mut().for_each(|(name, schema)| constrain(name, schema));
+        schemas.iter_mut().for_each(|(name, schema)| constrain_schema(name, schema));
     }
-    let bare = without_required_fields(document);
+    let bare = optional_body_refs(document);
     for (path, methods) in document["paths"].as_object_mut().into_iter().flatten() {
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {
-            let changes = CHANGES.contains(&method.as_str());
+            let changes = MUTATING_METHODS.contains(&method.as_str());
             if changes {
-                offer_a_trial(operation);
-                say_what_is_not_heard(operation);
+                add_validate_only(operation);
+                document_ignored_if_match(operation);
             }
             let schema =
                 operation.pointer("/requestBody/content/application~1json/schema/$ref").and_then(Value::as_str);
             if schema.is_some_and(|schema| bare.iter().any(|bare| schema.ends_with(bare.as_str()))) {
                 operation["requestBody"]["required"] = false.into();
             }
-            parameters(operation);
+            constrain_parameters(operation);
             let listed = operation["parameters"].as_array().into_iter().flatten();
             let names = listed.filter_map(|parameter| parameter["name"].as_str()).any(|name| name.ends_with("_id"));
-            refusals(operation, names || path.contains('{'), changes);
+            add_error_responses(operation, names || path.contains('{'), changes);
             if operation["operationId"] == "listEvents" {
-                operation["responses"]["410"] = refusal("What was to be resumed is not kept any more.");
+                operation["responses"]["410"] = error_response("What was to be resumed is not kept any more.");
             }
         }
     }
 }
 
 /// The ends of references to bodies that may be left out: a body that says nothing says as much.
-fn without_required_fields(document: &Value) -> Vec<String> {
+fn optional_body_refs(document: &Value) -> Vec<String> {
     let schemas = document["components"]["schemas"].as_object().into_iter().flatten();
     let bare = |schema: &Value| schema["required"].as_array().is_none_or(Vec::is_empty);
     schemas.filter(|(_, schema)| bare(schema)).map(|(name, _)| format!("/{name}")).collect()
 }
 
 /// Whatever changes something can be repeated, and can be tried out without an effect.
-fn offer_a_trial(operation: &mut Value) {
+fn add_validate_only(operation: &mut Value) {
     let more = json!([
         { "name": "validate_only", "in": "query", "required": false, "description": "Answer as if, and change nothing", "schema": { "type": "boolean" } },
         { "name": "Idempotency-Key", "in": "header", "required": false, "description": "Makes a repeated request safe", "schema": { "type": "string" } },
@@ -105,7 +105,7 @@ fn offer_a_trial(operation: &mut Value) {
 }
 
 /// An operation that does not declare `If-Match` does not hear it, and says so: nobody relies on a guard that is not there.
-fn say_what_is_not_heard(operation: &mut Value) {
+fn document_ignored_if_match(operation: &mut Value) {
     let mut declared = operation["parameters"].as_array().into_iter().flatten();
     if declared.any(|parameter| parameter["name"] == "If-Match") {
         return;
@@ -114,50 +114,50 @@ fn say_what_is_not_heard(operation: &mut Value) {
     operation["description"] = format!("{said}\n\n`If-Match` is not heard.").trim_start().into();
 }
 
-fn parameters(operation: &mut Value) {
+fn constrain_parameters(operation: &mut Value) {
     let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
     let verbs = match id.as_str() {
-        "askUpgrade" => names(&Verb::ALL.into_iter().filter(|verb| upgrades::is_asked(*verb)).collect::<Vec<_>>()),
-        _ => names(&Wish::ALL),
+        "askUpgrade" => wire_names(&Verb::ALL.into_iter().filter(|verb| upgrades::is_requestable(*verb)).collect::<Vec<_>>()),
+        _ => wire_names(&Signal::ALL),
     };
     for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
         let rules = match parameter["name"].as_str().unwrap_or_default() {
             "page_size" if id == "listAuditEntries" => {
-                json!({ "minimum": 1, "maximum": audit::LARGEST, "default": audit::SIZE })
+                json!({ "minimum": 1, "maximum": audit::MAX_PAGE_SIZE, "default": audit::DEFAULT_PAGE_SIZE })
             }
-            "page_size" => json!({ "minimum": 1, "maximum": paging::LARGEST, "default": paging::SIZE }),
-            "Idempotency-Key" => json!({ "minLength": 1, "maxLength": LONGEST_KEY, "pattern": "^[!-~]+$" }),
+            "page_size" => json!({ "minimum": 1, "maximum": paging::MAX_PAGE_SIZE, "default": paging::DEFAULT_PAGE_SIZE }),
+            "Idempotency-Key" => json!({ "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY_LEN, "pattern": "^[!-~]+$" }),
             "If-Match" => json!({ "minLength": 1, "pattern": "^(\\*|\"[0-9]+\")$" }),
             "verb" => json!({ "enum": verbs }),
-            "wait_seconds" => json!({ "minimum": 0, "maximum": upgrades::LONGEST_WAIT, "default": 0 }),
+            "wait_seconds" => json!({ "minimum": 0, "maximum": upgrades::MAX_WAIT_SECONDS, "default": 0 }),
             _ => continue,
         };
-        merge(&mut parameter["schema"], rules);
+        merge_rules(&mut parameter["schema"], rules);
     }
 }
 
-fn refusals(operation: &mut Value, names: bool, changes: bool) {
+fn add_error_responses(operation: &mut Value, names: bool, changes: bool) {
     let Some(responses) = operation["responses"].as_object_mut() else { return };
     for (status, answer) in responses.iter_mut() {
-        let done = SUCCESSES.iter().find(|(known, _)| known == status);
+        let done = SUCCESS_RESPONSES.iter().find(|(known, _)| known == status);
         if let (Some((_, description)), None) = (done, answer.get("description")) {
             answer["description"] = json!(description);
         }
     }
-    let naming = if names { &NAMING[..] } else { &[] };
-    let changing = if changes { &CHANGING[..] } else { &[] };
-    for (status, description) in ALWAYS.iter().chain(naming).chain(changing) {
-        responses.insert((*status).into(), refusal(description));
+    let naming = if names { &LOOKUP_ERRORS[..] } else { &[] };
+    let changing = if changes { &MUTATION_ERRORS[..] } else { &[] };
+    for (status, description) in COMMON_ERRORS.iter().chain(naming).chain(changing) {
+        responses.insert((*status).into(), error_response(description));
     }
 }
 
-fn refusal(description: &str) -> Value {
+fn error_response(description: &str) -> Value {
     let problem = json!({ "schema": { "$ref": "#/components/schemas/Problem" } });
     json!({ "description": description, "content": { "application/problem+json": problem } })
 }
 
 /// What the domain takes, by field. Answers stay open: a client must bear values that it does not know.
-fn constrain(schema: &str, of: &mut Value) {
+fn constrain_schema(schema: &str, of: &mut Value) {
     let verbs = ["Add", "Create", "Change", "Import", "Register", "Renew", "Rotate", "Move", "Set"];
     let sent = schema == "NamespaceRef" || verbs.iter().any(|verb| schema.starts_with(verb));
     if !sent {
@@ -166,54 +166,54 @@ fn constrain(schema: &str, of: &mut Value) {
     for (field, known) in of["properties"].as_object_mut().into_iter().flatten() {
         let rules = match (schema, field.as_str()) {
             (_, "name") | ("SetInjection" | "NamespaceRef", "cluster" | "namespace") => {
-                json!({ "minLength": 1, "maxLength": 63, "pattern": NAME })
+                json!({ "minLength": 1, "maxLength": 63, "pattern": NAME_PATTERN })
             }
-            (_, "display_name") => json!({ "maxLength": 128, "pattern": VISIBLE }),
+            (_, "display_name") => json!({ "maxLength": 128, "pattern": VISIBLE_TEXT_PATTERN }),
             (_, "kubeconfig" | "provider_id" | "charts") => json!({ "minLength": 1 }),
-            (_, "groups_claim") => json!({ "minLength": 1, "maxLength": identity::LONGEST }),
-            (_, "issuer") => json!({ "maxLength": identity::LONGEST, "pattern": "^https://[^@#/?]+(/[^#?]*)?$" }),
+            (_, "groups_claim") => json!({ "minLength": 1, "maxLength": identity::MAX_IDENTITY_TEXT_BYTES }),
+            (_, "issuer") => json!({ "maxLength": identity::MAX_IDENTITY_TEXT_BYTES, "pattern": "^https://[^@#/?]+(/[^#?]*)?$" }),
             (_, "role") => json!({ "enum": Role::ALL.map(Role::as_str) }),
             (_, "edition" | "minimum_edition") => {
-                json!({ "enum": names(&[Edition::Standard, Edition::Enterprise, Edition::Ultimate]) })
+                json!({ "enum": wire_names(&[Edition::Standard, Edition::Enterprise, Edition::Ultimate]) })
             }
-            (_, "strategy") => json!({ "enum": names(&[Strategy::InPlace, Strategy::Canary]) }),
+            (_, "strategy") => json!({ "enum": wire_names(&[Strategy::InPlace, Strategy::Canary]) }),
             ("CreateMesh", "clusters") => json!({ "minItems": 1, "uniqueItems": true }),
             (_, "clusters" | "namespaces") => json!({ "minItems": 1 }),
             (_, "algorithms") => {
-                json!({ "minItems": 1, "items": { "type": "string", "enum": ALGORITHMS.map(|(name, _)| name) } })
+                json!({ "minItems": 1, "items": { "type": "string", "enum": SIGNATURE_ALGORITHMS.map(|(name, _)| name) } })
             }
             (_, "version") => json!({ "pattern": "^[0-9]+\\.[0-9]+\\.[0-9]+\\.[0-9]+$" }),
-            ("ImportRelease", "hub" | "tag") => json!({ "minLength": 1, "maxLength": 255, "pattern": VISIBLE }),
-            ("ImportRelease", "kubernetes_source") | (_, "notes") => json!({ "maxLength": 255, "pattern": VISIBLE }),
+            ("ImportRelease", "hub" | "tag") => json!({ "minLength": 1, "maxLength": 255, "pattern": VISIBLE_TEXT_PATTERN }),
+            ("ImportRelease", "kubernetes_source") | (_, "notes") => json!({ "maxLength": 255, "pattern": VISIBLE_TEXT_PATTERN }),
             (_, "supported_until" | "released_on") => json!({ "format": "date" }),
-            (_, "channels") => json!({ "items": { "type": "string", "enum": names(&Channel::ALL) } }),
-            ("ImportRelease", "quirks") => json!({ "items": { "type": "string", "enum": names(&Quirk::ALL) } }),
-            (_, "url") => json!({ "maxLength": webhooks::LONGEST_URL, "pattern": "^https?://[^@#/?]+([/?][^#]*)?$" }),
+            (_, "channels") => json!({ "items": { "type": "string", "enum": wire_names(&Channel::ALL) } }),
+            ("ImportRelease", "quirks") => json!({ "items": { "type": "string", "enum": wire_names(&Quirk::ALL) } }),
+            (_, "url") => json!({ "maxLength": webhooks::MAX_URL_BYTES, "pattern": "^https?://[^@#/?]+([/?][^#]*)?$" }),
             (_, "kinds") => {
                 let kind = json!({ "type": "string", "pattern": "^(\\*|[a-z]+\\.(\\*|[a-z_]+))$" });
-                json!({ "minItems": 1, "maxItems": MOST_KINDS, "items": kind })
+                json!({ "minItems": 1, "maxItems": MAX_EVENT_KINDS, "items": kind })
             }
-            (_, "hold_seconds") => json!({ "maximum": upgrades::LONGEST_HOLD }),
+            (_, "hold_seconds") => json!({ "maximum": upgrades::MAX_HOLD_SECONDS }),
             ("CreateUpgrade", "labels") => {
-                json!({ "enum": names(&[LabelPolicy::Relabel, LabelPolicy::Alias, LabelPolicy::Block]) })
+                json!({ "enum": wire_names(&[LabelPolicy::Relabel, LabelPolicy::Alias, LabelPolicy::Block]) })
             }
             ("ChangeRelease", "state") => {
                 let states = [ReleaseState::Available, ReleaseState::Deprecated, ReleaseState::Withdrawn];
-                json!({ "enum": names(&states.map(Some).into_iter().chain([None]).collect::<Vec<_>>()) })
+                json!({ "enum": wire_names(&states.map(Some).into_iter().chain([None]).collect::<Vec<_>>()) })
             }
             ("ChangeTenant", "state") => json!({ "enum": ["active", "suspended", null] }),
             _ => continue,
         };
-        merge(known, rules);
+        merge_rules(known, rules);
     }
 }
 
 /// The names by which values travel.
-fn names<T: Serialize>(values: &[T]) -> Vec<Value> {
+fn wire_names<T: Serialize>(values: &[T]) -> Vec<Value> {
     values.iter().map(|value| json!(value)).collect()
 }
 
-fn merge(into: &mut Value, rules: Value) {
+fn merge_rules(into: &mut Value, rules: Value) {
     let (Some(into), Value::Object(rules)) = (into.as_object_mut(), rules) else { return };
     into.extend(rules);
 }

@@ -11,38 +11,38 @@ use store::StoredRelease;
 use wire::{FieldError, ImportRelease};
 
 use crate::ReadCharts;
-use crate::fields::{Read, edition, one_of, version_field, wrong};
+use crate::fields::{FieldResult, parse_edition, parse_choice, parse_version, field_error};
 
 /// The field with the charts.
-pub(crate) const CHARTS: &str = "/charts";
+pub(crate) const CHARTS_POINTER: &str = "/charts";
 
 /// The longest hub, tag, source or note, in bytes.
-const LONGEST_TEXT: usize = 255;
+const MAX_TEXT_BYTES: usize = 255;
 
 /// The newest Kubernetes minor that can be meant.
-const LAST_MINOR: u32 = 999;
+const MAX_KUBERNETES_MINOR: u32 = 999;
 
 /// Reads a release that is to be added to the catalogue.
 ///
 /// # Errors
 /// The first field that is wrong, with words for whoever sent it.
-pub fn read_release(wanted: &ImportRelease, read_charts: ReadCharts) -> Result<StoredRelease, FieldError> {
-    let version = version_field(&wanted.version)?;
-    let sent = STANDARD.decode(&wanted.charts).map_err(|_| wrong(CHARTS, "it is not base64"))?;
-    let (charts, digest) = read_charts(&sent).map_err(|said| wrong(CHARTS, said))?;
+pub fn parse_import_release(wanted: &ImportRelease, read_charts: ReadCharts) -> Result<StoredRelease, FieldError> {
+    let version = parse_version(&wanted.version)?;
+    let sent = STANDARD.decode(&wanted.charts).map_err(|_| field_error(CHARTS_POINTER, "it is not base64"))?;
+    let (charts, digest) = read_charts(&sent).map_err(|said| field_error(CHARTS_POINTER, said))?;
     let quirk =
-        |(index, quirk): (usize, &String)| one_of(&format!("/quirks/{index}"), quirk, "nobody knows this quirk");
+        |(index, quirk): (usize, &String)| parse_choice(&format!("/quirks/{index}"), quirk, "nobody knows this quirk");
     let release = Release {
         state: ReleaseState::Available,
-        hub: short("/hub", &wanted.hub, 1)?,
-        tag: wanted.tag.as_deref().map_or_else(|| Ok(version.community()), |tag| short("/tag", tag, 1))?,
+        hub: parse_text("/hub", &wanted.hub, 1)?,
+        tag: wanted.tag.as_deref().map_or_else(|| Ok(version.community_version()), |tag| parse_text("/tag", tag, 1))?,
         digest,
-        released_on: day("/released_on", wanted.released_on.as_ref())?,
-        supported_until: day("/supported_until", wanted.supported_until.as_ref())?,
-        channels: channels(&wanted.channels)?,
-        minimum_edition: edition("/minimum_edition", &wanted.minimum_edition)?,
-        notes: short("/notes", &wanted.notes, 0)?,
-        kubernetes: kubernetes(wanted)?,
+        released_on: parse_day("/released_on", wanted.released_on.as_ref())?,
+        supported_until: parse_day("/supported_until", wanted.supported_until.as_ref())?,
+        channels: parse_channels(&wanted.channels)?,
+        minimum_edition: parse_edition("/minimum_edition", &wanted.minimum_edition)?,
+        notes: parse_text("/notes", &wanted.notes, 0)?,
+        kubernetes: parse_kubernetes_range(wanted)?,
         quirks: wanted.quirks.iter().enumerate().map(quirk).collect::<Result<_, _>>()?,
         switches: Switch::defaults_of(&version),
         version,
@@ -50,35 +50,35 @@ pub fn read_release(wanted: &ImportRelease, read_charts: ReadCharts) -> Result<S
     Ok(StoredRelease { release, charts })
 }
 
-fn kubernetes(wanted: &ImportRelease) -> Read<KubernetesRange> {
+fn parse_kubernetes_range(wanted: &ImportRelease) -> FieldResult<KubernetesRange> {
     let minor = |pointer: &str, minor: u32| {
-        let said = || wrong(pointer, format!("a minor of Kubernetes is 1 to {LAST_MINOR}"));
-        (1..=LAST_MINOR).contains(&minor).then_some(minor).ok_or_else(said)
+        let said = || field_error(pointer, format!("a minor of Kubernetes is 1 to {MAX_KUBERNETES_MINOR}"));
+        (1..=MAX_KUBERNETES_MINOR).contains(&minor).then_some(minor).ok_or_else(said)
     };
     let min = minor("/kubernetes_min", wanted.kubernetes_min)?;
     let tested_max = minor("/kubernetes_tested", wanted.kubernetes_tested)?;
     if min > tested_max {
-        return Err(wrong("/kubernetes_min", "the oldest Kubernetes is not newer than the newest"));
+        return Err(field_error("/kubernetes_min", "the oldest Kubernetes is not newer than the newest"));
     }
-    Ok(KubernetesRange { min, tested_max, source: short("/kubernetes_source", &wanted.kubernetes_source, 0)? })
+    Ok(KubernetesRange { min, tested_max, source: parse_text("/kubernetes_source", &wanted.kubernetes_source, 0)? })
 }
 
-pub(crate) fn short(pointer: &str, text: &str, shortest: usize) -> Read<String> {
-    let fits = (shortest..=LONGEST_TEXT).contains(&text.len()) && !text.chars().any(char::is_control);
-    let said = || wrong(pointer, format!("{shortest} to {LONGEST_TEXT} bytes without control characters"));
+pub(crate) fn parse_text(pointer: &str, text: &str, shortest: usize) -> FieldResult<String> {
+    let fits = (shortest..=MAX_TEXT_BYTES).contains(&text.len()) && !text.chars().any(char::is_control);
+    let said = || field_error(pointer, format!("{shortest} to {MAX_TEXT_BYTES} bytes without control characters"));
     fits.then(|| text.to_owned()).ok_or_else(said)
 }
 
 /// A day in the one form that the document promises; the library reads others, too.
-pub(crate) fn day(pointer: &str, text: Option<&String>) -> Read<Option<Date>> {
-    let said = || wrong(pointer, "a day is written 2027-06-30");
+pub(crate) fn parse_day(pointer: &str, text: Option<&String>) -> FieldResult<Option<Date>> {
+    let said = || field_error(pointer, "a day is written 2027-06-30");
     let read = |text: &String| text.parse().ok().filter(|day: &Date| day.to_string() == *text);
     text.map(|text| read(text).ok_or_else(said)).transpose()
 }
 
-pub(crate) fn channels(wanted: &[String]) -> Read<BTreeSet<Channel>> {
+pub(crate) fn parse_channels(wanted: &[String]) -> FieldResult<BTreeSet<Channel>> {
     let read = |(index, channel): (usize, &String)| {
-        one_of(&format!("/channels/{index}"), channel, "a channel is rapid, regular or stable")
+        parse_choice(&format!("/channels/{index}"), channel, "a channel is rapid, regular or stable")
     };
     wanted.iter().enumerate().map(read).collect()
 }

@@ -17,8 +17,8 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::Context;
-use crate::deprecation::{DEPRECATED, Notices};
+use crate::auth::AppState;
+use crate::deprecation::{DEPRECATED, DeprecationHeaders};
 use crate::problem::ApiError;
 use crate::vitals::RequestSpan;
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// The largest body; a kubeconfig has at most 256 KiB.
-pub(crate) const LARGEST_BODY: usize = 1024 * 1024;
+pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -50,7 +50,7 @@ impl utoipa::Modify for BearerKey {
     }
 }
 
-fn documented() -> OpenApiRouter<Context> {
+fn documented_routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Documentation::openapi())
         .routes(routes!(catalogue::list_hosting_clusters, catalogue::add_hosting_cluster))
         .routes(routes!(catalogue::delete_hosting_cluster))
@@ -74,17 +74,17 @@ fn documented() -> OpenApiRouter<Context> {
         .routes(routes!(upgrades::create_upgrade, upgrades::list_upgrades))
         .routes(routes!(upgrades::get_upgrade))
         .routes(routes!(upgrades::move_namespaces))
-        .routes(routes!(upgrades::ask_upgrade))
+        .routes(routes!(upgrades::upgrade_action))
         .routes(routes!(operations::list_operations))
         .routes(routes!(operations::get_operation))
-        .routes(routes!(operations::ask_operation))
+        .routes(routes!(operations::operation_action))
         .routes(routes!(events::list_events))
         .routes(routes!(webhooks::create_webhook, webhooks::list_webhooks))
         .routes(routes!(webhooks::get_webhook, webhooks::change_webhook, webhooks::delete_webhook))
         .routes(routes!(webhooks::rotate_webhook_secret))
         .routes(routes!(webhooks::test_webhook))
         .routes(routes!(webhooks::list_deliveries))
-        .routes(routes!(webhooks::redeliver))
+        .routes(routes!(webhooks::redeliver_event))
         .routes(routes!(keys::create_api_key, keys::list_api_keys))
         .routes(routes!(keys::get_api_key, keys::revoke_api_key))
         .routes(routes!(keys::rotate_api_key))
@@ -98,40 +98,40 @@ fn documented() -> OpenApiRouter<Context> {
 
 /// The `OpenAPI` document, as it is committed.
 pub fn openapi() -> String {
-    let (_, document) = documented().split_for_parts();
-    let mut text = serde_json::to_string_pretty(&complete(&document).0).expect("a document of strings and numbers");
+    let (_, document) = documented_routes().split_for_parts();
+    let mut text = serde_json::to_string_pretty(&finish_document(&document).0).expect("a document of strings and numbers");
     text.push('\n');
     text
 }
 
 /// The document as it is served, with what the answers of deprecated operations say.
-fn complete(document: &utoipa::openapi::OpenApi) -> (serde_json::Value, Notices) {
+fn finish_document(document: &utoipa::openapi::OpenApi) -> (serde_json::Value, DeprecationHeaders) {
     let mut document = serde_json::to_value(document).expect("a document of strings and numbers");
-    promises::complete(&mut document);
-    let notices = deprecation::mark(&mut document, DEPRECATED);
+    promises::apply_conventions(&mut document);
+    let notices = deprecation::mark_deprecated(&mut document, DEPRECATED);
     (document, notices)
 }
 
 /// The whole service.
 pub fn router(app: App) -> axum::Router {
-    let (routes, document) = documented().split_for_parts();
-    let (document, notices) = complete(&document);
+    let (routes, document) = documented_routes().split_for_parts();
+    let (document, notices) = finish_document(&document);
     // Anyone may ask for it as often as they like: an answer shares these bytes.
     let document = Bytes::from(document.to_string());
-    let health = vitals::health().with_state(app.store.clone());
-    let app = Context::from(app);
+    let health = vitals::health_routes().with_state(app.store.clone());
+    let app = AppState::from(app);
     let around = ServiceBuilder::new()
         .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]))
-        .layer(axum::middleware::from_fn(unread::thrown_away))
-        .layer(axum::middleware::from_fn(vitals::count))
-        .layer(TraceLayer::new_for_http().make_span_with(RequestSpan).on_request(vitals::asked))
-        .layer(axum::middleware::from_fn_with_state(app.clone(), envelope::wrap))
-        .layer(CatchPanicLayer::custom(panicked))
+        .layer(axum::middleware::from_fn(unread::drain_unread_body))
+        .layer(axum::middleware::from_fn(vitals::record_metrics))
+        .layer(TraceLayer::new_for_http().make_span_with(RequestSpan).on_request(vitals::log_request))
+        .layer(axum::middleware::from_fn_with_state(app.clone(), envelope::with_request_context))
+        .layer(CatchPanicLayer::custom(panic_response))
         .layer(tower_http::timeout::TimeoutLayer::with_status_code(
             StatusCode::SERVICE_UNAVAILABLE,
             Duration::from_secs(90),
         ))
-        .layer(RequestBodyLimitLayer::new(LARGEST_BODY));
+        .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES));
     let served = move || {
         let document = document.clone();
         async move { ([(header::CONTENT_TYPE, "application/json")], document) }
@@ -149,8 +149,8 @@ pub fn router(app: App) -> axum::Router {
                 "Look into /openapi.json.",
             )
         })
-        .layer(axum::middleware::from_fn_with_state(notices, deprecation::tell))
-        .layer(axum::middleware::from_fn(again::until_it_fits))
+        .layer(axum::middleware::from_fn_with_state(notices, deprecation::add_deprecation_headers))
+        .layer(axum::middleware::from_fn(again::retry_conflicts))
         .layer(around)
         .with_state(app)
 }
@@ -167,6 +167,6 @@ async fn problem_page(Path(code): Path<String>) -> Response {
 }
 
 /// A bug answers like any other failure of ours; the panic itself is in the log.
-fn panicked(_panic: Box<dyn std::any::Any + Send>) -> Response {
+fn panic_response(_panic: Box<dyn std::any::Any + Send>) -> Response {
     ApiError::internal().into_response()
 }

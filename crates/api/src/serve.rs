@@ -15,15 +15,15 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tower::ServiceExt;
 
-use crate::places::{Connection, Leaving, Places};
-use crate::write_limit::WriteLimit;
+use crate::places::{ClientConnection, MarkBusyOnDrop, ConnectionLimiter};
+use crate::write_limit::WriteTimeout;
 
 /// The most headers of a request; ours need a handful.
-const MOST_HEADERS: usize = 64;
+const MAX_HEADERS: usize = 64;
 /// The largest head of a request; a token with many groups has a few kilobytes.
-const LARGEST_HEAD: usize = 64 * 1024;
+const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// How long requests under way are waited for when the service stops; the longest of them are long polls.
-const LAST_WAIT: Duration = Duration::from_secs(20);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Wait after a connection that could not be accepted: without open files left, the next attempt fails as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Time between two log lines about connections that could not be accepted.
@@ -31,21 +31,21 @@ const ACCEPT_LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 /// What a connection may take.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct ConnectionLimits {
     /// From a connection's beginning, or the last answer, to the end of the next request's head.
-    pub head: Duration,
+    pub header_timeout: Duration,
     /// From the handler's first read of a body to the body's end.
-    pub body: Duration,
+    pub body_timeout: Duration,
     /// From the first byte of an answer that the client's side has no room for until all of it is taken.
-    pub answer: Duration,
+    pub write_timeout: Duration,
     /// Connections at once; for one more, one that waits for its client is closed.
-    pub connections: usize,
+    pub max_connections: usize,
 }
 
-impl Default for Patience {
+impl Default for ConnectionLimits {
     fn default() -> Self {
         let (head, body, answer) = (Duration::from_secs(30), Duration::from_secs(10), Duration::from_mins(1));
-        Self { head, body, answer, connections: 20_000 }
+        Self { header_timeout: head, body_timeout: body, write_timeout: answer, max_connections: 20_000 }
     }
 }
 
@@ -56,10 +56,10 @@ impl Default for Patience {
 pub async fn serve(
     listener: TcpListener,
     routes: Router,
-    patience: Patience,
+    patience: ConnectionLimits,
     stop: impl Future<Output = ()> + Send,
 ) -> std::io::Result<()> {
-    let (places, graceful) = (Places::new(patience.connections), GracefulShutdown::new());
+    let (places, graceful) = (ConnectionLimiter::new(patience.max_connections), GracefulShutdown::new());
     let mut failures = AcceptFailures::default();
     tokio::pin!(stop);
     loop {
@@ -69,46 +69,46 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, _)) => {
-                if let Some(place) = places.take().await {
-                    start(stream, place, &places, &routes, patience, graceful.watcher());
+                if let Some(place) = places.acquire_permit().await {
+                    spawn_connection(stream, place, &places, &routes, patience, graceful.watcher());
                 }
             }
             // Too many open files, or a client that is gone already.
             Err(error) => {
-                failures.report(&error);
-                places.make_room();
+                failures.log_failure(&error);
+                places.evict_connection();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
     drop(listener);
-    if tokio::time::timeout(LAST_WAIT, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests under way were cut off");
     }
     Ok(())
 }
 
 /// Serves one connection in a task of its own.
-fn start(
+fn spawn_connection(
     stream: TcpStream,
     place: OwnedSemaphorePermit,
-    places: &Arc<Places>,
+    places: &Arc<ConnectionLimiter>,
     routes: &Router,
-    patience: Patience,
+    patience: ConnectionLimits,
     watcher: Watcher,
 ) {
-    let connection = places.enter(patience.body);
+    let connection = places.register_connection(patience.body_timeout);
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(patience.head);
-    builder.max_headers(MOST_HEADERS).max_buf_size(LARGEST_HEAD);
+    builder.timer(TokioTimer::new()).header_read_timeout(patience.header_timeout);
+    builder.max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD_BYTES);
     let service = {
         let (connection, routes) = (connection.clone(), routes.clone());
-        hyper::service::service_fn(move |request| answer(routes.clone(), connection.clone(), request))
+        hyper::service::service_fn(move |request| handle_request(routes.clone(), connection.clone(), request))
     };
-    let io = TokioIo::new(WriteLimit::new(stream, patience.answer));
+    let io = TokioIo::new(WriteTimeout::new(stream, patience.write_timeout));
     let served = watcher.watch(builder.serve_connection(io, service));
-    let leaving = Leaving(connection.clone());
-    connection.waits();
+    let leaving = MarkBusyOnDrop(connection.clone());
+    connection.mark_waiting();
     let task = tokio::spawn(async move {
         // A client that hangs up or sends nonsense harms only itself.
         if let Err(error) = served.await {
@@ -116,19 +116,19 @@ fn start(
         }
         drop((leaving, place));
     });
-    connection.served_by(task.abort_handle());
+    connection.set_task(task.abort_handle());
 }
 
-async fn answer(
+async fn handle_request(
     routes: Router,
-    connection: Connection,
+    connection: ClientConnection,
     request: hyper::Request<Incoming>,
 ) -> Result<axum::response::Response, std::convert::Infallible> {
-    connection.waits_no_longer();
+    connection.mark_busy();
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(connection.clone());
     let answer = routes.oneshot(request).await;
-    connection.waits();
+    connection.mark_waiting();
     answer
 }
 
@@ -140,7 +140,7 @@ struct AcceptFailures {
 }
 
 impl AcceptFailures {
-    fn report(&mut self, error: &std::io::Error) {
+    fn log_failure(&mut self, error: &std::io::Error) {
         self.count += 1;
         if self.logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG_INTERVAL) {
             tracing::warn!(%error, failures = self.count, "could not accept connections since the last such line");

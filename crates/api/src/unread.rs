@@ -15,20 +15,20 @@ use axum::response::Response;
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
 
-use crate::router::LARGEST_BODY;
+use crate::router::MAX_BODY_BYTES;
 
 /// How much is thrown away, in bytes. Whoever sends more is hung up on.
-const MOST: usize = 16 * LARGEST_BODY;
+const MAX_DRAINED_BYTES: usize = 16 * MAX_BODY_BYTES;
 /// How long that may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A body that comes back when nobody reads on.
-struct Lent {
+struct ReclaimableBody {
     body: Body,
-    back: Arc<Mutex<Option<Body>>>,
+    returned: Arc<Mutex<Option<Body>>>,
 }
 
-impl HttpBody for Lent {
+impl HttpBody for ReclaimableBody {
     type Data = Bytes;
     type Error = Error;
 
@@ -45,25 +45,25 @@ impl HttpBody for Lent {
     }
 }
 
-impl Drop for Lent {
+impl Drop for ReclaimableBody {
     fn drop(&mut self) {
         if !self.body.is_end_stream() {
-            *self.back.lock().expect("no holder panics") = Some(std::mem::take(&mut self.body));
+            *self.returned.lock().expect("no holder panics") = Some(std::mem::take(&mut self.body));
         }
     }
 }
 
 /// The answer is not kept waiting: the rest is read beside it.
-pub(crate) async fn thrown_away(request: Request, next: Next) -> Response {
+pub(crate) async fn drain_unread_body(request: Request, next: Next) -> Response {
     let back = Arc::new(Mutex::new(None));
-    let response = next.run(request.map(|body| Body::new(Lent { body, back: back.clone() }))).await;
+    let response = next.run(request.map(|body| Body::new(ReclaimableBody { body, returned: back.clone() }))).await;
     if let Some(rest) = back.lock().expect("no holder panics").take() {
-        tokio::spawn(tokio::time::timeout(PATIENCE, until_its_end(rest)));
+        tokio::spawn(tokio::time::timeout(DRAIN_TIMEOUT, drain_body(rest)));
     }
     response
 }
 
-async fn until_its_end(body: Body) {
-    let mut rest = Limited::new(body, MOST);
+async fn drain_body(body: Body) {
+    let mut rest = Limited::new(body, MAX_DRAINED_BYTES);
     while let Some(Ok(_)) = rest.frame().await {}
 }

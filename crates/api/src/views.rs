@@ -1,23 +1,23 @@
 //! From what the service knows to what it shows.
 
 use jiff::Timestamp;
-use model::credential::Life;
-use model::injection::{Injection, PodLabels, decide, labels_conflict};
+use model::credential::CredentialLifetime;
+use model::injection::{Injection, PodLabels, injected_by, labels_conflict};
 use model::leftover::Leftover;
 use model::operation::OperationState;
-use model::survey::{MemberSurvey, Survey};
+use model::survey::{MemberObservation, Observation};
 use model::upgrade::{Finding, UpgradeState, Verb};
 use serde::Serialize;
 use store::{ClusterState, MeshState};
 use wire::{NamespaceView, Progress, ProxyView, Step, Trouble, Wave, WorkloadView};
 
 /// The wire form of one of our enums.
-pub(crate) fn name(value: &impl Serialize) -> String {
+pub(crate) fn wire_name(value: &impl Serialize) -> String {
     let value = serde_json::to_value(value).unwrap_or_default();
     value.as_str().map(str::to_owned).unwrap_or_default()
 }
 
-fn trouble(problem: &model::operation::Problem) -> Trouble {
+fn problem_view(problem: &model::operation::Problem) -> Trouble {
     Trouble { code: problem.code.clone(), message: problem.message.clone(), hint: problem.hint.clone() }
 }
 
@@ -31,10 +31,10 @@ fn leftover(left: &Leftover) -> wire::Leftover {
     }
 }
 
-fn credential(life: &Life, now: Timestamp) -> wire::HeldCredential {
+fn credential(life: &CredentialLifetime, now: Timestamp) -> wire::HeldCredential {
     wire::HeldCredential {
         serial: life.serial,
-        state: life.health(now).as_str().into(),
+        state: life.status_at(now).as_str().into(),
         issued_at: life.issued_at,
         expires_at: life.expires_at,
         renews_at: life.renews_at(),
@@ -46,18 +46,18 @@ pub(crate) fn cluster(cluster: &store::Cluster, now: Timestamp) -> wire::Cluster
     let (state, problem) = match &cluster.state {
         ClusterState::Registering => ("registering", None),
         ClusterState::Ready => ("ready", None),
-        ClusterState::Unreachable(problem) => ("unreachable", Some(trouble(problem))),
-        ClusterState::Refused(problem) => ("refused", Some(trouble(problem))),
+        ClusterState::Unreachable(problem) => ("unreachable", Some(problem_view(problem))),
+        ClusterState::Refused(problem) => ("refused", Some(problem_view(problem))),
         ClusterState::Deregistering => ("deregistering", None),
     };
     wire::Cluster {
         id: cluster.id.to_string(),
         name: cluster.name.clone(),
-        display_name: cluster.written.display_name.clone(),
-        labels: cluster.written.labels.clone(),
+        display_name: cluster.metadata.display_name.clone(),
+        labels: cluster.metadata.labels.clone(),
         state: state.into(),
         problem,
-        credential: cluster.life.map(|life| credential(&life, now)),
+        credential: cluster.credential_lifetime.map(|life| credential(&life, now)),
         findings: cluster.findings.iter().map(finding).collect(),
         server: cluster.server.clone(),
         kubernetes_version: cluster.kubernetes_version.clone(),
@@ -69,7 +69,7 @@ pub(crate) fn cluster(cluster: &store::Cluster, now: Timestamp) -> wire::Cluster
 fn finding(finding: &Finding) -> wire::Finding {
     wire::Finding {
         code: finding.code.clone(),
-        severity: name(&finding.severity),
+        severity: wire_name(&finding.severity),
         object: finding.object.clone(),
         message: finding.message.clone(),
         hint: finding.hint.clone(),
@@ -77,7 +77,7 @@ fn finding(finding: &Finding) -> wire::Finding {
 }
 
 fn revision(revision: &store::Revision) -> wire::Revision {
-    let switches = revision.switches.iter().map(|(switch, value)| (switch.variable().to_owned(), value.clone()));
+    let switches = revision.switches.iter().map(|(switch, value)| (switch.env_var().to_owned(), value.clone()));
     wire::Revision {
         name: revision.name.to_string(),
         version: revision.version.to_string(),
@@ -94,17 +94,17 @@ pub(crate) fn mesh(mesh: &store::Mesh) -> wire::Mesh {
     wire::Mesh {
         id: mesh.id.to_string(),
         name: mesh.name.clone(),
-        display_name: mesh.written.display_name.clone(),
-        labels: mesh.written.labels.clone(),
+        display_name: mesh.metadata.display_name.clone(),
+        labels: mesh.metadata.labels.clone(),
         deletion_protection: mesh.deletion_protection,
         namespace: mesh.namespace(),
-        edition: name(&mesh.edition),
+        edition: wire_name(&mesh.edition),
         state: mesh.state.as_str().into(),
-        problem: if let MeshState::Failed(problem) = &mesh.state { Some(trouble(problem)) } else { None },
+        problem: if let MeshState::Failed(problem) = &mesh.state { Some(problem_view(problem)) } else { None },
         current: revision(&mesh.current),
         target: mesh.target.as_ref().map(revision),
         members: members.collect(),
-        busy_with: mesh.busy_with.clone(),
+        busy_with: mesh.lock_holder.clone(),
         created_at: mesh.created_at,
         deleted_at: mesh.deleted_at,
         leftovers: mesh.leftovers.iter().map(leftover).collect(),
@@ -112,32 +112,32 @@ pub(crate) fn mesh(mesh: &store::Mesh) -> wire::Mesh {
 }
 
 /// The names of those verbs that a caller can ask for.
-pub(crate) fn offered(allowed: &[Verb]) -> Vec<String> {
-    allowed.iter().filter(|verb| **verb != Verb::Abandon).map(name).collect()
+pub(crate) fn requestable_verbs(allowed: &[Verb]) -> Vec<String> {
+    allowed.iter().filter(|verb| **verb != Verb::Abandon).map(wire_name).collect()
 }
 
 pub(crate) fn upgrade(upgrade: &store::Upgrade) -> wire::Upgrade {
-    let accepted = upgrade.accepted.as_ref();
+    let accepted = upgrade.acceptance.as_ref();
     wire::Upgrade {
         id: upgrade.id.to_string(),
         mesh_id: upgrade.mesh.to_string(),
         from_version: upgrade.from.to_string(),
         to_version: upgrade.to.to_string(),
-        strategy: name(&upgrade.choice.strategy),
+        strategy: wire_name(&upgrade.choice.strategy),
         state: upgrade.state.as_str().into(),
-        allowed_verbs: offered(&upgrade.state.allowed()),
+        allowed_verbs: requestable_verbs(&upgrade.state.allowed_verbs()),
         findings: upgrade.findings.iter().map(finding).collect(),
         findings_accepted_by: accepted.map(|(by, _)| by.clone()),
         findings_accepted_at: accepted.map(|(_, at)| *at),
         problem: match &upgrade.state {
             UpgradeState::Paused { problem, .. }
             | UpgradeState::Restoring { problem }
-            | UpgradeState::Verifying { problem: Some(problem), .. } => Some(trouble(problem)),
+            | UpgradeState::Verifying { problem: Some(problem), .. } => Some(problem_view(problem)),
             _ => None,
         },
         holding_until: if let UpgradeState::Holding { until } = upgrade.state { Some(until) } else { None },
         operation_id: upgrade.operation.map(|id| id.to_string()),
-        done: upgrade.state.done(),
+        done: upgrade.state.is_terminal(),
         created_at: upgrade.created_at,
         ended_at: upgrade.ended_at,
     }
@@ -146,7 +146,7 @@ pub(crate) fn upgrade(upgrade: &store::Upgrade) -> wire::Upgrade {
 /// An operation without its steps, of which so many are done and so many there are.
 pub(crate) fn operation(operation: &store::Operation, (completed, total): (i64, i64)) -> wire::Operation {
     let problem = match &operation.state {
-        OperationState::Paused { problem } | OperationState::Failed { problem } => Some(trouble(problem)),
+        OperationState::Paused { problem } | OperationState::Failed { problem } => Some(problem_view(problem)),
         _ => None,
     };
     wire::Operation {
@@ -154,14 +154,14 @@ pub(crate) fn operation(operation: &store::Operation, (completed, total): (i64, 
         kind: operation.kind.as_str().into(),
         state: operation.state.as_str().into(),
         problem,
-        done: operation.state.done(),
+        done: operation.state.is_terminal(),
         mesh_id: operation.mesh.map(|id| id.to_string()),
         cluster_id: operation.cluster.map(|id| id.to_string()),
         upgrade_id: operation.upgrade.map(|id| id.to_string()),
         progress: Progress { completed, total },
-        waiting_for: operation.waiting_for.clone().filter(|_| !operation.state.done()),
-        pending_verbs: operation.pending.iter().map(|wish| wish.as_str().to_owned()).collect(),
-        reason: operation.reason().map(str::to_owned),
+        waiting_for: operation.waiting_for.clone().filter(|_| !operation.state.is_terminal()),
+        pending_verbs: operation.pending_signals.iter().map(|wish| wish.as_str().to_owned()).collect(),
+        reason: operation.force_reason().map(str::to_owned),
         leftovers: operation.leftovers.iter().map(leftover).collect(),
         waves: Vec::new(),
         created_at: operation.created_at,
@@ -170,7 +170,7 @@ pub(crate) fn operation(operation: &store::Operation, (completed, total): (i64, 
 }
 
 /// An operation with its steps.
-pub(crate) fn operation_with(found: &store::Operation, items: &[store::Item]) -> wire::Operation {
+pub(crate) fn operation_with_steps(found: &store::Operation, items: &[store::PlannedStep]) -> wire::Operation {
     let count = |length: usize| i64::try_from(length).unwrap_or(i64::MAX);
     let done = items.iter().filter(|item| item.progress.done).count();
     let heads = found.waves.as_deref().unwrap_or_default();
@@ -179,9 +179,9 @@ pub(crate) fn operation_with(found: &store::Operation, items: &[store::Item]) ->
     wire::Operation { waves: waves.collect(), ..operation(found, (count(done), count(items.len()))) }
 }
 
-fn step(item: &store::Item) -> Step {
+fn step(item: &store::PlannedStep) -> Step {
     let progress = &item.progress;
-    let state = match (progress.done, progress.failed.is_some(), progress.started()) {
+    let state = match (progress.done, progress.failed.is_some(), progress.is_started()) {
         (true, ..) => "done",
         (_, true, _) => "failed",
         (_, _, true) => "started",
@@ -191,7 +191,7 @@ fn step(item: &store::Item) -> Step {
         number: item.number,
         title: item.step.to_string(),
         state: state.into(),
-        problem: progress.failed.as_ref().map(trouble),
+        problem: progress.failed.as_ref().map(problem_view),
     }
 }
 
@@ -208,8 +208,8 @@ pub(crate) fn event(event: store::Event) -> wire::Event {
 }
 
 /// The data plane of a mesh, from its last observation.
-pub(crate) fn data_plane(mesh: &store::Mesh, observed: Option<(jiff::Timestamp, Survey)>) -> wire::DataPlane {
-    let (observed_at, survey) = observed.map_or((None, Survey::default()), |(at, survey)| (Some(at), survey));
+pub(crate) fn data_plane(mesh: &store::Mesh, observed: Option<(jiff::Timestamp, Observation)>) -> wire::DataPlane {
+    let (observed_at, survey) = observed.map_or((None, Observation::default()), |(at, survey)| (Some(at), survey));
     let proxies = survey.proxies.iter().map(|proxy| ProxyView {
         proxy: proxy.proxy.clone(),
         cluster: proxy.member.clone(),
@@ -222,8 +222,8 @@ pub(crate) fn data_plane(mesh: &store::Mesh, observed: Option<(jiff::Timestamp, 
     wire::DataPlane {
         observed_at,
         proxies: proxies.collect(),
-        namespaces: survey.members.iter().flat_map(namespaces).collect(),
-        workloads: survey.members.iter().flat_map(|member| workloads(&survey, member)).collect(),
+        namespaces: survey.members.iter().flat_map(namespace_views).collect(),
+        workloads: survey.members.iter().flat_map(|member| workload_views(&survey, member)).collect(),
         // A mesh that is being made or taken down lacks tags on purpose.
         missing_tags: survey
             .members
@@ -237,40 +237,40 @@ pub(crate) fn data_plane(mesh: &store::Mesh, observed: Option<(jiff::Timestamp, 
     }
 }
 
-fn injected_by(injection: &Injection) -> Option<String> {
-    if let Injection::By(revision) = injection { Some(revision.to_string()) } else { None }
+fn injecting_revision(injection: &Injection) -> Option<String> {
+    if let Injection::Injected(revision) = injection { Some(revision.to_string()) } else { None }
 }
 
-fn namespaces(member: &MemberSurvey) -> Vec<NamespaceView> {
-    let view = |namespace: &model::survey::NamespaceSurvey| {
+fn namespace_views(member: &MemberObservation) -> Vec<NamespaceView> {
+    let view = |namespace: &model::survey::NamespaceObservation| {
         let labels = &namespace.labels;
-        let injection = decide(labels, &PodLabels::default(), &member.injectors);
+        let injection = injected_by(labels, &PodLabels::default(), &member.injectors);
         let rev = labels.rev.as_ref().map(|value| format!("istio.io/rev={value}"));
         let conflict = match &injection {
             _ if labels_conflict(labels) => Some("both_labels"),
-            Injection::Several(_) => Some("several_webhooks"),
-            Injection::None(model::injection::NoInjection::NoSuchRevision) => Some("no_such_revision"),
+            Injection::Ambiguous(_) => Some("several_webhooks"),
+            Injection::NotInjected(model::injection::NoInjection::NoSuchRevision) => Some("no_such_revision"),
             _ => None,
         };
         NamespaceView {
             cluster: member.member.to_string(),
             name: namespace.name.clone(),
             label: rev.or_else(|| labels.injection.as_ref().map(|value| format!("istio-injection={value}"))),
-            injected_by: injected_by(&injection),
+            injected_by: injecting_revision(&injection),
             conflict: conflict.map(str::to_owned),
         }
     };
     member.namespaces.iter().map(view).collect()
 }
 
-fn workloads(survey: &Survey, member: &MemberSurvey) -> Vec<WorkloadView> {
+fn workload_views(survey: &Observation, member: &MemberObservation) -> Vec<WorkloadView> {
     let mut views = Vec::new();
     for namespace in &member.namespaces {
         for workload in &namespace.workloads {
-            let injection = decide(&namespace.labels, &workload.template, &member.injectors);
+            let injection = injected_by(&namespace.labels, &workload.template, &member.injectors);
             let behind = match &injection {
-                Injection::By(wanted) => survey.behind(workload, wanted),
-                Injection::None(_) | Injection::Several(_) => None,
+                Injection::Injected(wanted) => survey.restart_reason(workload, wanted),
+                Injection::NotInjected(_) | Injection::Ambiguous(_) => None,
             };
             let carried = |pod: &Option<model::plan::Sidecar>| {
                 pod.as_ref().map_or_else(|| "none".to_owned(), |sidecar| sidecar.revision.to_string())
@@ -288,9 +288,9 @@ fn workloads(survey: &Survey, member: &MemberSurvey) -> Vec<WorkloadView> {
                 revisions,
                 images,
                 restart_needed: behind.is_some(),
-                restart_reason: behind.as_ref().map(name),
-                wanted: injected_by(&injection),
-                stuck: workload.stuck.as_ref().map(name),
+                restart_reason: behind.as_ref().map(wire_name),
+                wanted: injecting_revision(&injection),
+                stuck: workload.stuck.as_ref().map(wire_name),
             });
         }
     }

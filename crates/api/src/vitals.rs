@@ -15,49 +15,49 @@ use store::Store;
 use tower_http::trace::MakeSpan;
 
 /// Requests answered, by method, route and status.
-const REQUESTS: &str = "meshwright_http_requests_total";
+const REQUESTS_METRIC: &str = "meshwright_http_requests_total";
 /// Seconds from a request's head to its answer's, by method and route.
-const DURATION: &str = "meshwright_http_request_duration_seconds";
+const DURATION_METRIC: &str = "meshwright_http_request_duration_seconds";
 /// The content type of Prometheus' text format.
-const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const PROMETHEUS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What a process says about itself.
 #[derive(Clone)]
-pub struct Vitals {
+pub struct MetricsServer {
     /// Its database: a process is ready when it answers.
     pub store: Store,
     /// Its metrics, in Prometheus' text format.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
 
-impl std::fmt::Debug for Vitals {
+impl std::fmt::Debug for MetricsServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Vitals").finish_non_exhaustive()
     }
 }
 
 /// `/metrics`, `/healthz`, `/readyz` and `/version`: for a port of its own, without credentials.
-pub fn vitals(vitals: Vitals) -> axum::Router {
+pub fn metrics_router(vitals: MetricsServer) -> axum::Router {
     let shown = vitals.metrics;
     axum::Router::new()
-        .route("/metrics", get(async move || ([(header::CONTENT_TYPE, TEXT)], shown())))
-        .merge(health().with_state(vitals.store))
+        .route("/metrics", get(async move || ([(header::CONTENT_TYPE, PROMETHEUS_CONTENT_TYPE)], shown())))
+        .merge(health_routes().with_state(vitals.store))
 }
 
 /// The part of it that the service shows everybody.
-pub(crate) fn health() -> axum::Router<Store> {
+pub(crate) fn health_routes() -> axum::Router<Store> {
     axum::Router::new()
         .route("/healthz", get(async || "ok"))
-        .route("/readyz", get(ready))
-        .route("/version", get(version))
+        .route("/readyz", get(check_readiness))
+        .route("/version", get(get_version))
 }
 
-async fn version() -> Json<serde_json::Value> {
+async fn get_version() -> Json<serde_json::Value> {
     Json(serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }))
 }
 
-async fn ready(State(store): State<Store>) -> Response {
-    if store.healthy().await {
+async fn check_readiness(State(store): State<Store>) -> Response {
+    if store.is_healthy().await {
         "ok".into_response()
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer").into_response()
@@ -65,23 +65,23 @@ async fn ready(State(store): State<Store>) -> Response {
 }
 
 /// Counts every request and how long its answer took to begin.
-pub(crate) async fn count(request: Request, next: Next) -> Response {
-    let (method, route) = (known(request.method()), route(&request));
+pub(crate) async fn record_metrics(request: Request, next: Next) -> Response {
+    let (method, route) = (method_label(request.method()), route_template(&request));
     let since = Instant::now();
     let answer = next.run(request).await;
     let status = answer.status().as_str().to_owned();
-    metrics::counter!(REQUESTS, "method" => method, "route" => route.clone(), "status" => status).increment(1);
-    metrics::histogram!(DURATION, "method" => method, "route" => route).record(since.elapsed());
+    metrics::counter!(REQUESTS_METRIC, "method" => method, "route" => route.clone(), "status" => status).increment(1);
+    metrics::histogram!(DURATION_METRIC, "method" => method, "route" => route).record(since.elapsed());
     answer
 }
 
 /// A request's template, for example `/v1/meshes/{id}`.
-fn route<B>(request: &axum::http::Request<B>) -> String {
+fn route_template<B>(request: &axum::http::Request<B>) -> String {
     request.extensions().get::<MatchedPath>().map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned())
 }
 
 /// A client may invent methods.
-fn known(method: &Method) -> &'static str {
+fn method_label(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
         "HEAD" => "HEAD",
@@ -99,13 +99,13 @@ fn known(method: &Method) -> &'static str {
 pub(crate) struct RequestSpan;
 
 /// For the log's deeper levels only: no trace has it.
-pub(crate) fn asked<B>(request: &axum::http::Request<B>, _: &tracing::Span) {
+pub(crate) fn log_request<B>(request: &axum::http::Request<B>, _: &tracing::Span) {
     tracing::debug!(uri = %request.uri(), version = ?request.version(), "asked");
 }
 
 impl<B> MakeSpan<B> for RequestSpan {
     fn make_span(&mut self, request: &axum::http::Request<B>) -> tracing::Span {
-        let name = format!("{} {}", known(request.method()), route(request));
+        let name = format!("{} {}", method_label(request.method()), route_template(request));
         tracing::info_span!("request", otel.name = name, otel.kind = "server")
     }
 }

@@ -9,29 +9,29 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::SignedDuration;
 use model::access::Action;
 use model::ids::WebhookId;
-use model::quota::Counted;
-use model::webhook::{self, MOST_KINDS};
+use model::quota::QuotaResource;
+use model::webhook::{self, MAX_EVENT_KINDS};
 use store::{NewWebhook, Tx};
 use wire::{ChangeWebhook, CreateWebhook, Delivery, DeliveryList, RotateWebhookSecret, Webhook, WebhookList};
 
-use crate::auth::Asked;
-use crate::change::{Body, Done, Nothing};
-use crate::fields::{id, name_field, tag, unmoved};
-use crate::keys::LONGEST_OVERLAP;
-use crate::paging::{List, Unfiltered};
+use crate::auth::Authenticated;
+use crate::change::{Body, MutationOutcome, EmptyBody};
+use crate::fields::{parse_id, parse_name, etag, check_if_match};
+use crate::keys::MAX_OVERLAP_SECONDS;
+use crate::paging::{ListRequest, Unfiltered};
 use crate::problem::{ApiError, Result};
 
 /// The longest address.
-pub(crate) const LONGEST_URL: usize = 2048;
+pub(crate) const MAX_URL_BYTES: usize = 2048;
 
-fn view(webhook: &store::Webhook) -> Webhook {
+fn webhook_view(webhook: &store::Webhook) -> Webhook {
     Webhook {
         id: webhook.id.to_string(),
         name: webhook.name.clone(),
         url: webhook.url.clone(),
         kinds: webhook.kinds.clone(),
         enabled: webhook.enabled,
-        stopped: webhook.stopped.clone(),
+        stopped: webhook.disabled_reason.clone(),
         secret: None,
         former_until: webhook.former_until,
         delivered_at: webhook.delivered_at,
@@ -54,8 +54,8 @@ fn delivery_view(webhook: WebhookId, delivery: &store::Delivery) -> Delivery {
 }
 
 /// An address that a worker may dial, as far as its text says. Where it leads is checked whenever it is dialled.
-fn url(text: &str) -> Result<String> {
-    let uri: Option<Uri> = text.parse().ok().filter(|_| text.len() <= LONGEST_URL && !text.contains('#'));
+fn parse_url(text: &str) -> Result<String> {
+    let uri: Option<Uri> = text.parse().ok().filter(|_| text.len() <= MAX_URL_BYTES && !text.contains('#'));
     let plain = uri.is_some_and(|uri| {
         let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
         matches!(uri.scheme_str(), Some("https" | "http")) && !authority.is_empty() && !authority.contains('@')
@@ -63,31 +63,31 @@ fn url(text: &str) -> Result<String> {
     if plain {
         Ok(text.to_owned())
     } else {
-        Err(ApiError::field(
+        Err(ApiError::invalid_field(
             "/url",
-            format!("an http or https address without a user or a fragment, at most {LONGEST_URL} bytes"),
+            format!("an http or https address without a user or a fragment, at most {MAX_URL_BYTES} bytes"),
         ))
     }
 }
 
-fn kinds(wanted: &[String]) -> Result<Vec<String>> {
-    if wanted.is_empty() || wanted.len() > MOST_KINDS {
-        return Err(ApiError::field("/kinds", format!("1 to {MOST_KINDS} kinds")));
+fn parse_kinds(wanted: &[String]) -> Result<Vec<String>> {
+    if wanted.is_empty() || wanted.len() > MAX_EVENT_KINDS {
+        return Err(ApiError::invalid_field("/kinds", format!("1 to {MAX_EVENT_KINDS} kinds")));
     }
     let read = |(index, text): (usize, &String)| {
-        webhook::kind(text).map_err(|unknown| ApiError::field(&format!("/kinds/{index}"), unknown.to_string()))
+        webhook::parse_event_kind(text).map_err(|unknown| ApiError::invalid_field(&format!("/kinds/{index}"), unknown.to_string()))
     };
     wanted.iter().enumerate().map(read).collect()
 }
 
 /// A secret as its owner gets it, with its bytes.
-fn secret() -> (String, Vec<u8>) {
+fn generate_secret() -> (String, Vec<u8>) {
     let bytes = store::random_key();
     (format!("whsec_{}", STANDARD.encode(bytes)), bytes.to_vec())
 }
 
-async fn known(tx: &mut Tx<'_>, text: &str) -> Result<store::Webhook> {
-    Ok(tx.webhook(id(text, "webhook")?).await?)
+async fn find_webhook(tx: &mut Tx<'_>, text: &str) -> Result<store::Webhook> {
+    Ok(tx.get_webhook(parse_id(text, "webhook")?).await?)
 }
 
 /// Make a webhook
@@ -95,24 +95,24 @@ async fn known(tx: &mut Tx<'_>, text: &str) -> Result<store::Webhook> {
 /// The answer holds the secret that messages are signed with, and nothing else ever does.
 #[utoipa::path(post, path = "/v1/webhooks", operation_id = "createWebhook", tag = "webhooks", request_body = CreateWebhook,
     responses((status = 201, body = Webhook)))]
-pub(crate) async fn create_webhook(Asked(caller, database): Asked, body: Body<CreateWebhook>) -> Result<Response> {
-    caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change(database, "createWebhook", &body).await?;
-    change.tx.room_for(Counted::Webhooks).await?;
+pub(crate) async fn create_webhook(Authenticated(caller, database): Authenticated, body: Body<CreateWebhook>) -> Result<Response> {
+    caller.require_permission(Action::ChangeAccess)?;
+    let mut change = caller.begin_mutation(database, "createWebhook", &body).await?;
+    change.tx.check_quota(QuotaResource::Webhooks).await?;
     let wanted = &body.value;
     let new = NewWebhook {
-        name: name_field(&wanted.name)?.to_string(),
-        url: url(&wanted.url)?,
-        kinds: kinds(&wanted.kinds)?,
+        name: parse_name(&wanted.name)?.to_string(),
+        url: parse_url(&wanted.url)?,
+        kinds: parse_kinds(&wanted.kinds)?,
         enabled: wanted.enabled,
     };
-    let id = WebhookId(caller.app.clock.uuid());
-    let (text, bytes) = secret();
+    let id = WebhookId(caller.app.clock.new_uuid());
+    let (text, bytes) = generate_secret();
     change.tx.create_webhook(id, &new, &bytes, caller.app.clock.now()).await?;
-    let made = change.tx.webhook(id).await?;
-    let shown = Webhook { secret: Some(text), ..view(&made) };
-    let done = Done::new(StatusCode::CREATED, id).at(format!("/v1/webhooks/{id}")).tagged(tag(made.generation));
-    change.done(done, &shown).await
+    let made = change.tx.get_webhook(id).await?;
+    let shown = Webhook { secret: Some(text), ..webhook_view(&made) };
+    let done = MutationOutcome::new(StatusCode::CREATED, id).with_location(format!("/v1/webhooks/{id}")).with_etag(etag(made.generation));
+    change.commit_response(done, &shown).await
 }
 
 /// List webhooks
@@ -121,11 +121,11 @@ pub(crate) async fn create_webhook(Asked(caller, database): Asked, body: Body<Cr
 #[utoipa::path(get, path = "/v1/webhooks", operation_id = "listWebhooks", tag = "webhooks",
     params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = WebhookList)))]
-pub(crate) async fn list_webhooks(Asked(caller, database): Asked, list: List<Unfiltered>) -> Result<Json<WebhookList>> {
-    caller.may(Action::ReadAccess)?;
-    let found = database.begin().await?.webhooks(list.page(&caller)?).await?;
-    let (shown, next_page_token) = list.cut(&caller, found, |webhook| webhook.id.0);
-    Ok(Json(WebhookList { items: shown.iter().map(view).collect(), next_page_token }))
+pub(crate) async fn list_webhooks(Authenticated(caller, database): Authenticated, list: ListRequest<Unfiltered>) -> Result<Json<WebhookList>> {
+    caller.require_permission(Action::ReadAccess)?;
+    let found = database.begin_read().await?.list_webhooks(list.page(&caller)?).await?;
+    let (shown, next_page_token) = list.split_page(&caller, found, |webhook| webhook.id.0);
+    Ok(Json(WebhookList { items: shown.iter().map(webhook_view).collect(), next_page_token }))
 }
 
 /// Get a webhook
@@ -133,10 +133,10 @@ pub(crate) async fn list_webhooks(Asked(caller, database): Asked, list: List<Unf
 /// Without its secret.
 #[utoipa::path(get, path = "/v1/webhooks/{webhook_id}", operation_id = "getWebhook", tag = "webhooks",
     params(("webhook_id" = String, Path)), responses((status = 200, body = Webhook)))]
-pub(crate) async fn get_webhook(Asked(caller, database): Asked, Path(webhook): Path<String>) -> Result<Response> {
-    caller.may(Action::ReadAccess)?;
-    let found = known(&mut database.begin().await?, &webhook).await?;
-    Ok(([(header::ETAG, tag(found.generation))], Json(view(&found))).into_response())
+pub(crate) async fn get_webhook(Authenticated(caller, database): Authenticated, Path(webhook): Path<String>) -> Result<Response> {
+    caller.require_permission(Action::ReadAccess)?;
+    let found = find_webhook(&mut database.begin_read().await?, &webhook).await?;
+    Ok(([(header::ETAG, etag(found.generation))], Json(webhook_view(&found))).into_response())
 }
 
 /// Change a webhook
@@ -146,25 +146,25 @@ pub(crate) async fn get_webhook(Asked(caller, database): Asked, Path(webhook): P
     params(("webhook_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = Webhook)))]
 pub(crate) async fn change_webhook(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(webhook): Path<String>,
     headers: HeaderMap,
     body: Body<ChangeWebhook>,
 ) -> Result<Response> {
-    caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change(database, "changeWebhook", &body).await?;
-    let seen = known(&mut change.tx, &webhook).await?;
-    unmoved(&headers, seen.generation)?;
+    caller.require_permission(Action::ChangeAccess)?;
+    let mut change = caller.begin_mutation(database, "changeWebhook", &body).await?;
+    let seen = find_webhook(&mut change.tx, &webhook).await?;
+    check_if_match(&headers, seen.generation)?;
     let new = NewWebhook {
         name: seen.name.clone(),
-        url: body.value.url.as_deref().map_or_else(|| Ok(seen.url.clone()), url)?,
-        kinds: body.value.kinds.as_deref().map_or_else(|| Ok(seen.kinds.clone()), kinds)?,
+        url: body.value.url.as_deref().map_or_else(|| Ok(seen.url.clone()), parse_url)?,
+        kinds: body.value.kinds.as_deref().map_or_else(|| Ok(seen.kinds.clone()), parse_kinds)?,
         enabled: body.value.enabled.unwrap_or(seen.enabled),
     };
-    change.tx.write_webhook(&seen, &new).await?;
-    let changed = change.tx.webhook(seen.id).await?;
-    let done = Done::new(StatusCode::OK, seen.id).tagged(tag(changed.generation)).replacing(&view(&seen));
-    change.done(done, &view(&changed)).await
+    change.tx.update_webhook(&seen, &new).await?;
+    let changed = change.tx.get_webhook(seen.id).await?;
+    let done = MutationOutcome::new(StatusCode::OK, seen.id).with_etag(etag(changed.generation)).with_before(&webhook_view(&seen));
+    change.commit_response(done, &webhook_view(&changed)).await
 }
 
 /// Delete a webhook
@@ -173,17 +173,17 @@ pub(crate) async fn change_webhook(
 #[utoipa::path(delete, path = "/v1/webhooks/{webhook_id}", operation_id = "deleteWebhook", tag = "webhooks",
     params(("webhook_id" = String, Path), ("If-Match" = Option<String>, Header)), responses((status = 204)))]
 pub(crate) async fn delete_webhook(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(webhook): Path<String>,
     headers: HeaderMap,
-    body: Body<Nothing>,
+    body: Body<EmptyBody>,
 ) -> Result<Response> {
-    caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change(database, "deleteWebhook", &body).await?;
-    let found = known(&mut change.tx, &webhook).await?;
-    unmoved(&headers, found.generation)?;
+    caller.require_permission(Action::ChangeAccess)?;
+    let mut change = caller.begin_mutation(database, "deleteWebhook", &body).await?;
+    let found = find_webhook(&mut change.tx, &webhook).await?;
+    check_if_match(&headers, found.generation)?;
     change.tx.delete_webhook(found.id).await?;
-    change.gone(found.id, &view(&found)).await
+    change.commit_deletion(found.id, &webhook_view(&found)).await
 }
 
 /// Rotate a webhook's secret
@@ -192,26 +192,26 @@ pub(crate) async fn delete_webhook(
 #[utoipa::path(post, path = "/v1/webhooks/{webhook_id}/rotate", operation_id = "rotateWebhookSecret", tag = "webhooks", request_body = RotateWebhookSecret,
     params(("webhook_id" = String, Path), ("If-Match" = Option<String>, Header)), responses((status = 200, body = Webhook)))]
 pub(crate) async fn rotate_webhook_secret(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(webhook): Path<String>,
     headers: HeaderMap,
     body: Body<RotateWebhookSecret>,
 ) -> Result<Response> {
-    caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change(database, "rotateWebhookSecret", &body).await?;
-    let before = known(&mut change.tx, &webhook).await?;
-    unmoved(&headers, before.generation)?;
+    caller.require_permission(Action::ChangeAccess)?;
+    let mut change = caller.begin_mutation(database, "rotateWebhookSecret", &body).await?;
+    let before = find_webhook(&mut change.tx, &webhook).await?;
+    check_if_match(&headers, before.generation)?;
     let overlap = body.value.overlap_seconds;
-    if overlap > LONGEST_OVERLAP {
-        return Err(ApiError::field("/overlap_seconds", format!("at most {LONGEST_OVERLAP}")));
+    if overlap > MAX_OVERLAP_SECONDS {
+        return Err(ApiError::invalid_field("/overlap_seconds", format!("at most {MAX_OVERLAP_SECONDS}")));
     }
-    let (text, bytes) = secret();
+    let (text, bytes) = generate_secret();
     let until = caller.app.clock.now() + SignedDuration::from_secs(overlap.into());
-    change.tx.rotate_webhook(before.id, &bytes, until).await?;
-    let after = change.tx.webhook(before.id).await?;
-    let shown = Webhook { secret: Some(text), ..view(&after) };
+    change.tx.rotate_webhook_secret(before.id, &bytes, until).await?;
+    let after = change.tx.get_webhook(before.id).await?;
+    let shown = Webhook { secret: Some(text), ..webhook_view(&after) };
     change
-        .done(Done::new(StatusCode::OK, before.id).tagged(tag(after.generation)).replacing(&view(&before)), &shown)
+        .commit_response(MutationOutcome::new(StatusCode::OK, before.id).with_etag(etag(after.generation)).with_before(&webhook_view(&before)), &shown)
         .await
 }
 
@@ -221,20 +221,20 @@ pub(crate) async fn rotate_webhook_secret(
 #[utoipa::path(post, path = "/v1/webhooks/{webhook_id}/test", operation_id = "testWebhook", tag = "webhooks",
     params(("webhook_id" = String, Path)), responses((status = 202, body = Webhook)))]
 pub(crate) async fn test_webhook(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(webhook): Path<String>,
-    body: Body<Nothing>,
+    body: Body<EmptyBody>,
 ) -> Result<Response> {
-    caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change(database, "testWebhook", &body).await?;
-    let found = known(&mut change.tx, &webhook).await?;
+    caller.require_permission(Action::ChangeAccess)?;
+    let mut change = caller.begin_mutation(database, "testWebhook", &body).await?;
+    let found = find_webhook(&mut change.tx, &webhook).await?;
     if !found.enabled {
         let said = format!("{} is switched off, so nothing is sent.", found.name);
         return Err(ApiError::new(StatusCode::CONFLICT, "webhook_disabled", said, "Switch it on first."));
     }
-    change.tx.test_webhook(found.id, caller.app.clock.now());
-    let done = Done::new(StatusCode::ACCEPTED, found.id).at(format!("/v1/webhooks/{}/deliveries", found.id));
-    change.done(done, &view(&found)).await
+    change.tx.push_test_event(found.id, caller.app.clock.now());
+    let done = MutationOutcome::new(StatusCode::ACCEPTED, found.id).with_location(format!("/v1/webhooks/{}/deliveries", found.id));
+    change.commit_response(done, &webhook_view(&found)).await
 }
 
 /// List deliveries
@@ -244,22 +244,22 @@ pub(crate) async fn test_webhook(
     params(("webhook_id" = String, Path), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = DeliveryList)))]
 pub(crate) async fn list_deliveries(
-    Asked(caller, database): Asked,
+    Authenticated(caller, database): Authenticated,
     Path(webhook): Path<String>,
-    list: List<Unfiltered>,
+    list: ListRequest<Unfiltered>,
 ) -> Result<Json<DeliveryList>> {
-    caller.may(Action::ReadAccess)?;
-    let mut tx = database.begin().await?;
-    let id: WebhookId = id(&webhook, "webhook")?;
+    caller.require_permission(Action::ReadAccess)?;
+    let mut tx = database.begin_read().await?;
+    let id: WebhookId = parse_id(&webhook, "webhook")?;
     let page = list.page(&caller)?;
     let before = page.after.map(|after| i64::try_from(after.as_u128()).unwrap_or(i64::MAX));
-    let found = tx.deliveries(id, before, page.limit).await?;
+    let found = tx.list_deliveries(id, before, page.limit).await?;
     if found.is_empty() {
         // Only an empty list leaves the question open whether there is such a webhook.
-        known(&mut tx, &webhook).await?;
+        find_webhook(&mut tx, &webhook).await?;
     }
     let number = |seq: i64| uuid::Uuid::from_u128(u128::try_from(seq).unwrap_or_default());
-    let (shown, next_page_token) = list.cut(&caller, found, |delivery| number(delivery.event.seq));
+    let (shown, next_page_token) = list.split_page(&caller, found, |delivery| number(delivery.event.seq));
     let items = shown.iter().map(|delivery| delivery_view(id, delivery)).collect();
     Ok(Json(DeliveryList { items, next_page_token }))
 }
@@ -270,16 +270,16 @@ pub(crate) async fn list_deliveries(
 #[utoipa::path(post, path = "/v1/webhooks/{webhook_id}/deliveries/{seq}/redeliver", operation_id = "redeliver", tag = "webhooks",
     params(("webhook_id" = String, Path), ("seq" = i64, Path, description = "The number of the event")),
     responses((status = 202, body = Delivery)))]
-pub(crate) async fn redeliver(
-    Asked(caller, database): Asked,
+pub(crate) async fn redeliver_event(
+    Authenticated(caller, database): Authenticated,
     Path((webhook, seq)): Path<(String, String)>,
-    body: Body<Nothing>,
+    body: Body<EmptyBody>,
 ) -> Result<Response> {
-    caller.may(Action::ChangeAccess)?;
-    let mut change = caller.change(database, "redeliver", &body).await?;
-    let found = known(&mut change.tx, &webhook).await?;
+    caller.require_permission(Action::ChangeAccess)?;
+    let mut change = caller.begin_mutation(database, "redeliver", &body).await?;
+    let found = find_webhook(&mut change.tx, &webhook).await?;
     let seq: i64 = seq.parse().map_err(|_| ApiError::not_found("delivery"))?;
-    change.tx.redeliver(found.id, seq).await?;
-    let shown = delivery_view(found.id, &change.tx.delivery(found.id, seq).await?);
-    change.done(Done::new(StatusCode::ACCEPTED, found.id), &shown).await
+    change.tx.requeue_delivery(found.id, seq).await?;
+    let shown = delivery_view(found.id, &change.tx.get_delivery(found.id, seq).await?);
+    change.commit_response(MutationOutcome::new(StatusCode::ACCEPTED, found.id), &shown).await
 }

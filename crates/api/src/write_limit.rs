@@ -11,30 +11,30 @@ use tokio::time::Sleep;
 
 /// A stream whose writes fail once the client has left something unread for too long. A client that takes a byte now and then
 /// gains nothing: the time runs from the first byte that the socket had no room for until it has taken all that is there.
-pub(crate) struct WriteLimit {
+pub(crate) struct WriteTimeout {
     stream: TcpStream,
-    limit: Duration,
+    timeout: Duration,
     /// Runs while something is left to write.
-    until: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl WriteLimit {
+impl WriteTimeout {
     pub(crate) fn new(stream: TcpStream, limit: Duration) -> Self {
-        Self { stream, limit, until: None }
+        Self { stream, timeout: limit, deadline: None }
     }
 
-    fn judge(
+    fn enforce_timeout(
         &mut self,
         context: &mut Context<'_>,
         offered: usize,
         written: Poll<Result<usize>>,
     ) -> Poll<Result<usize>> {
         if matches!(written, Poll::Ready(Ok(count)) if count == offered) {
-            self.until = None;
+            self.deadline = None;
             return written;
         }
-        let limit = self.limit;
-        let until = self.until.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        let limit = self.timeout;
+        let until = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         match until.as_mut().poll(context) {
             Poll::Ready(()) => Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the client did not read its answer"))),
             Poll::Pending => written,
@@ -42,16 +42,16 @@ impl WriteLimit {
     }
 }
 
-impl AsyncRead for WriteLimit {
+impl AsyncRead for WriteTimeout {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, into)
     }
 }
 
-impl AsyncWrite for WriteLimit {
+impl AsyncWrite for WriteTimeout {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.judge(context, bytes.len(), written)
+        self.enforce_timeout(context, bytes.len(), written)
     }
 
     fn poll_write_vectored(
@@ -60,7 +60,7 @@ impl AsyncWrite for WriteLimit {
         parts: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.judge(context, parts.iter().map(|part| part.len()).sum(), written)
+        self.enforce_timeout(context, parts.iter().map(|part| part.len()).sum(), written)
     }
 
     fn is_write_vectored(&self) -> bool {

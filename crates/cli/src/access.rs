@@ -8,11 +8,11 @@ use wire::{
 };
 
 use crate::client::Client;
-use crate::options::{Access, Format, Key, Tenant};
-use crate::output::{or_dash, print, say};
+use crate::options::{AccessCommand, OutputFormat, KeyCommand, TenantCommand};
+use crate::output::{or_dash, print_value, print_line};
 use crate::{Failure, Result};
 
-const KEY: [&str; 7] = ["name", "role", "scopes", "state", "expires", "last used", "id"];
+const KEY_COLUMNS: [&str; 7] = ["name", "role", "scopes", "state", "expires", "last used", "id"];
 
 fn key_row(key: &ApiKey) -> Vec<String> {
     let time = |time: Option<jiff::Timestamp>| or_dash(time.map(|time| time.to_string()).as_ref());
@@ -29,40 +29,40 @@ fn key_row(key: &ApiKey) -> Vec<String> {
     ]
 }
 
-pub(crate) async fn key(client: &Client, format: Format, command: Key) -> Result<()> {
+pub(crate) async fn run_key_command(client: &Client, format: OutputFormat, command: KeyCommand) -> Result<()> {
     match command {
-        Key::List { all } => {
-            print(format, &client.all::<ApiKey>(&format!("/v1/api-keys?show_deleted={all}")).await?, &KEY, |list| {
+        KeyCommand::List { all } => {
+            print_value(format, &client.list_all::<ApiKey>(&format!("/v1/api-keys?show_deleted={all}")).await?, &KEY_COLUMNS, |list| {
                 list.items.iter().map(key_row).collect()
             })
         }
-        Key::Create { name, role, scopes, expires_at } => {
+        KeyCommand::Create { name, role, scopes, expires_at } => {
             let body = CreateApiKey { name, role, scopes, expires_at };
-            reveal(format, &client.post("/v1/api-keys", &body, None).await?)
+            print_key_secret(format, &client.post("/v1/api-keys", &body, None).await?)
         }
-        Key::Rotate { key, overlap_seconds } => {
+        KeyCommand::Rotate { key, overlap_seconds } => {
             let body = RotateApiKey { overlap_seconds };
-            reveal(format, &client.post(&format!("/v1/api-keys/{key}/rotate"), &body, None).await?)
+            print_key_secret(format, &client.post(&format!("/v1/api-keys/{key}/rotate"), &body, None).await?)
         }
-        Key::Revoke { key } => {
+        KeyCommand::Revoke { key } => {
             client.delete(&format!("/v1/api-keys/{key}")).await?;
-            say("revoked")
+            print_line("revoked")
         }
     }
 }
 
 /// The only time that anybody sees the secret.
-fn reveal(format: Format, key: &ApiKey) -> Result<()> {
-    print(format, key, &["id", "secret, shown once"], |key| vec![vec![key.id.clone(), or_dash(key.secret.as_ref())]])
+fn print_key_secret(format: OutputFormat, key: &ApiKey) -> Result<()> {
+    print_value(format, key, &["id", "secret, shown once"], |key| vec![vec![key.id.clone(), or_dash(key.secret.as_ref())]])
 }
 
-const PROVIDER: [&str; 4] = ["name", "issuer", "audience", "id"];
+const PROVIDER_COLUMNS: [&str; 4] = ["name", "issuer", "audience", "id"];
 
 fn provider_row(provider: &IdentityProvider) -> Vec<String> {
     vec![provider.name.clone(), provider.issuer.clone(), provider.audience.clone(), provider.id.clone()]
 }
 
-const BINDING: [&str; 5] = ["who", "role", "scope", "provider", "id"];
+const BINDING_COLUMNS: [&str; 5] = ["who", "role", "scope", "provider", "id"];
 
 fn binding_row(binding: &RoleBinding) -> Vec<String> {
     let group = binding.group.as_ref().map(|group| format!("group {group}"));
@@ -70,39 +70,39 @@ fn binding_row(binding: &RoleBinding) -> Vec<String> {
     vec![who, binding.role.clone(), binding.scope.clone(), binding.provider_id.clone(), binding.id.clone()]
 }
 
-pub(crate) async fn access(client: &Client, format: Format, command: Access) -> Result<()> {
+pub(crate) async fn run_access_command(client: &Client, format: OutputFormat, command: AccessCommand) -> Result<()> {
     match command {
-        Access::Providers => {
-            let list = client.all::<IdentityProvider>("/v1/identity-providers").await?;
-            print(format, &list, &PROVIDER, |list| list.items.iter().map(provider_row).collect())
+        AccessCommand::Providers => {
+            let list = client.list_all::<IdentityProvider>("/v1/identity-providers").await?;
+            print_value(format, &list, &PROVIDER_COLUMNS, |list| list.items.iter().map(provider_row).collect())
         }
-        Access::Trust { name, issuer, algorithms, groups_claim, required } => {
-            let required_claims = pairs("--require", &required)?;
+        AccessCommand::Trust { name, issuer, algorithms, groups_claim, required } => {
+            let required_claims = parse_key_values("--require", &required)?;
             let body = CreateIdentityProvider { name, issuer, algorithms, groups_claim, required_claims };
             let made: IdentityProvider = client.post("/v1/identity-providers", &body, None).await?;
-            print(format, &made, &PROVIDER, |made| vec![provider_row(made)])
+            print_value(format, &made, &PROVIDER_COLUMNS, |made| vec![provider_row(made)])
         }
-        Access::Distrust { provider } => gone(client, &format!("/v1/identity-providers/{provider}")).await,
-        Access::List => {
-            let list = client.all::<RoleBinding>("/v1/role-bindings").await?;
-            print(format, &list, &BINDING, |list| list.items.iter().map(binding_row).collect())
+        AccessCommand::Distrust { provider } => delete_resource(client, &format!("/v1/identity-providers/{provider}")).await,
+        AccessCommand::List => {
+            let list = client.list_all::<RoleBinding>("/v1/role-bindings").await?;
+            print_value(format, &list, &BINDING_COLUMNS, |list| list.items.iter().map(binding_row).collect())
         }
-        Access::Grant { role, provider, subject, group, scope } => {
+        AccessCommand::Grant { role, provider, subject, group, scope } => {
             let body = CreateRoleBinding { provider_id: provider, subject, group, role, scope };
             let made: RoleBinding = client.post("/v1/role-bindings", &body, None).await?;
-            print(format, &made, &BINDING, |made| vec![binding_row(made)])
+            print_value(format, &made, &BINDING_COLUMNS, |made| vec![binding_row(made)])
         }
-        Access::Revoke { binding } => gone(client, &format!("/v1/role-bindings/{binding}")).await,
+        AccessCommand::Revoke { binding } => delete_resource(client, &format!("/v1/role-bindings/{binding}")).await,
     }
 }
 
-async fn gone(client: &Client, path: &str) -> Result<()> {
+async fn delete_resource(client: &Client, path: &str) -> Result<()> {
     client.delete(path).await?;
-    say("done")
+    print_line("done")
 }
 
 /// Reads name=value.
-pub(crate) fn pairs(option: &str, texts: &[String]) -> Result<BTreeMap<String, String>> {
+pub(crate) fn parse_key_values(option: &str, texts: &[String]) -> Result<BTreeMap<String, String>> {
     let read = |text: &String| {
         let (name, value) =
             text.split_once('=').ok_or_else(|| Failure::new(2, format!("{option} is name=value, not {text}")))?;
@@ -111,51 +111,51 @@ pub(crate) fn pairs(option: &str, texts: &[String]) -> Result<BTreeMap<String, S
     texts.iter().map(read).collect()
 }
 
-fn quotas(texts: &[String]) -> Result<BTreeMap<String, u32>> {
+fn parse_quotas(texts: &[String]) -> Result<BTreeMap<String, u32>> {
     let read = |(name, value): (String, String)| {
         let number = value.parse().map_err(|_| Failure::new(2, format!("--quota {name}: {value} is no number")))?;
         Ok((name, number))
     };
-    pairs("--quota", texts)?.into_iter().map(read).collect()
+    parse_key_values("--quota", texts)?.into_iter().map(read).collect()
 }
 
-const TENANT: [&str; 5] = ["name", "state", "edition", "created", "id"];
+const TENANT_COLUMNS: [&str; 5] = ["name", "state", "edition", "created", "id"];
 
 fn tenant_row(tenant: &TenantView) -> Vec<String> {
     let created = tenant.created_at.to_string();
     vec![tenant.name.clone(), tenant.state.clone(), tenant.edition.clone(), created, tenant.id.clone()]
 }
 
-pub(crate) async fn tenant(client: &Client, format: Format, command: Tenant) -> Result<()> {
+pub(crate) async fn run_tenant_command(client: &Client, format: OutputFormat, command: TenantCommand) -> Result<()> {
     let (tenant, change) = match command {
-        Tenant::List { all } => {
-            let list = client.all::<TenantView>(&format!("/v1/tenants?show_deleted={all}")).await?;
-            return print(format, &list, &TENANT, |list| list.items.iter().map(tenant_row).collect());
+        TenantCommand::List { all } => {
+            let list = client.list_all::<TenantView>(&format!("/v1/tenants?show_deleted={all}")).await?;
+            return print_value(format, &list, &TENANT_COLUMNS, |list| list.items.iter().map(tenant_row).collect());
         }
-        Tenant::Create { name, quotas: texts, edition } => {
-            let body = CreateTenant { name, quotas: quotas(&texts)?, edition };
+        TenantCommand::Create { name, quotas: texts, edition } => {
+            let body = CreateTenant { name, quotas: parse_quotas(&texts)?, edition };
             let made: TenantView = client.post("/v1/tenants", &body, None).await?;
             let row = |made: &TenantView| vec![vec![made.id.clone(), or_dash(made.owner_key.as_ref())]];
-            return print(format, &made, &["id", "first owner's key, shown once"], row);
+            return print_value(format, &made, &["id", "first owner's key, shown once"], row);
         }
-        Tenant::Delete { tenant } => return gone(client, &format!("/v1/tenants/{tenant}")).await,
-        Tenant::OwnerKey { tenant, name } => {
+        TenantCommand::Delete { tenant } => return delete_resource(client, &format!("/v1/tenants/{tenant}")).await,
+        TenantCommand::OwnerKey { tenant, name } => {
             let made = client.post(&format!("/v1/tenants/{tenant}/owner-keys"), &CreateOwnerKey { name }, None).await?;
-            return reveal(format, &made);
+            return print_key_secret(format, &made);
         }
-        Tenant::Limit { tenant, quotas: texts, edition } => {
-            (tenant, ChangeTenant { quotas: quotas(&texts)?, edition, ..ChangeTenant::default() })
+        TenantCommand::Limit { tenant, quotas: texts, edition } => {
+            (tenant, ChangeTenant { quotas: parse_quotas(&texts)?, edition, ..ChangeTenant::default() })
         }
-        Tenant::Suspend { tenant } => (tenant, ChangeTenant { state: Some("suspended".into()), ..Default::default() }),
-        Tenant::Resume { tenant } => (tenant, ChangeTenant { state: Some("active".into()), ..Default::default() }),
+        TenantCommand::Suspend { tenant } => (tenant, ChangeTenant { state: Some("suspended".into()), ..Default::default() }),
+        TenantCommand::Resume { tenant } => (tenant, ChangeTenant { state: Some("active".into()), ..Default::default() }),
     };
     let changed: TenantView = client.patch(&format!("/v1/tenants/{tenant}"), &change).await?;
-    print(format, &changed, &TENANT, |changed| vec![tenant_row(changed)])
+    print_value(format, &changed, &TENANT_COLUMNS, |changed| vec![tenant_row(changed)])
 }
 
-pub(crate) async fn usage(client: &Client, format: Format) -> Result<()> {
+pub(crate) async fn print_usage(client: &Client, format: OutputFormat) -> Result<()> {
     let usage: Usage = client.get("/v1/usage").await?;
-    print(format, &usage, &["what", "used", "limit"], |usage| {
+    print_value(format, &usage, &["what", "used", "limit"], |usage| {
         let row =
             |(what, used): (&String, &wire::Used)| vec![what.clone(), used.used.to_string(), used.limit.to_string()];
         let granted = vec!["edition".to_owned(), String::new(), usage.edition.clone()];

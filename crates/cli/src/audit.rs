@@ -2,19 +2,19 @@
 
 use std::path::Path;
 
-use model::audit::{Anchor, Digest, Entry, Linked, Verifier, hex};
+use model::audit::{Anchor, Digest, Entry, ChainedEntry, ChainVerifier, hex};
 use wire::{AuditEntry, AuditEntryList, AuditHead};
 
 use crate::client::Client;
-use crate::options::{Audit, Format};
-use crate::output::{print, say, say_json};
+use crate::options::{AuditCommand, OutputFormat};
+use crate::output::{print_value, print_line, print_json_line};
 use crate::{Failure, Result};
 
-pub(crate) async fn audit(client: &Client, format: Format, command: Audit) -> Result<()> {
+pub(crate) async fn run_audit_command(client: &Client, format: OutputFormat, command: AuditCommand) -> Result<()> {
     match command {
-        Audit::List { after } => {
+        AuditCommand::List { after } => {
             let list: AuditEntryList = client.get(&format!("/v1/audit-entries?after={after}&page_size=100")).await?;
-            print(format, &list, &["seq", "at", "actor", "action", "target"], |list| {
+            print_value(format, &list, &["seq", "at", "actor", "action", "target"], |list| {
                 let row = |entry: &AuditEntry| {
                     let AuditEntry { seq, at, actor, action, target, .. } = entry.clone();
                     vec![seq.to_string(), at.to_string(), actor, action, target]
@@ -22,13 +22,13 @@ pub(crate) async fn audit(client: &Client, format: Format, command: Audit) -> Re
                 list.items.iter().map(row).collect()
             })
         }
-        Audit::Export => each(client, say_json).await,
-        Audit::Anchor => say_json(&anchor(client).await?),
-        Audit::Verify { anchors } => verify(client, anchors.as_deref()).await,
+        AuditCommand::Export => for_each_entry(client, print_json_line).await,
+        AuditCommand::Anchor => print_json_line(&fetch_anchor(client).await?),
+        AuditCommand::Verify { anchors } => verify_audit_log(client, anchors.as_deref()).await,
     }
 }
 
-async fn anchor(client: &Client) -> Result<Anchor> {
+async fn fetch_anchor(client: &Client) -> Result<Anchor> {
     let head: AuditHead = client.get("/v1/audit-head").await?;
     let hash = hex::decode(&head.hash).ok_or_else(|| Failure::other("the service's digest cannot be read"))?;
     let tenant = head.tenant_id.parse().map_err(Failure::other)?;
@@ -36,7 +36,7 @@ async fn anchor(client: &Client) -> Result<Anchor> {
 }
 
 /// Reads the whole log, oldest first.
-async fn each(client: &Client, mut read: impl FnMut(&AuditEntry) -> Result<()>) -> Result<()> {
+async fn for_each_entry(client: &Client, mut read: impl FnMut(&AuditEntry) -> Result<()>) -> Result<()> {
     let mut after = 0;
     loop {
         let page: AuditEntryList = client.get(&format!("/v1/audit-entries?after={after}&page_size=1000")).await?;
@@ -53,13 +53,13 @@ fn sha256(bytes: &[u8]) -> Digest {
     digest.as_ref().try_into().expect("a SHA-256 has 32 bytes")
 }
 
-fn linked(entry: &AuditEntry) -> Result<Linked> {
+fn parse_chained_entry(entry: &AuditEntry) -> Result<ChainedEntry> {
     let digest = |text: &str| {
         let unreadable = || Failure::other(format!("entry {}: a digest cannot be read", entry.seq));
         hex::decode(text).ok_or_else(unreadable)
     };
     let optional = |text: &Option<String>| text.as_deref().map(digest).transpose();
-    Ok(Linked {
+    Ok(ChainedEntry {
         seq: entry.seq,
         hash: digest(&entry.hash)?,
         entry: Entry {
@@ -75,7 +75,7 @@ fn linked(entry: &AuditEntry) -> Result<Linked> {
 }
 
 /// Trusts nothing but the anchors: the digests are computed here.
-async fn verify(client: &Client, anchors: Option<&Path>) -> Result<()> {
+async fn verify_audit_log(client: &Client, anchors: Option<&Path>) -> Result<()> {
     let unreadable =
         |path: &Path, error: &dyn std::fmt::Display| Failure::new(2, format!("{}: {error}", path.display()));
     let mut known: Vec<Anchor> = Vec::new();
@@ -86,13 +86,13 @@ async fn verify(client: &Client, anchors: Option<&Path>) -> Result<()> {
         }
     }
     // The log may grow while it is read; what was its end at the beginning must be in it.
-    let now = anchor(client).await?;
+    let now = fetch_anchor(client).await?;
     let tenant = now.tenant;
     known.push(now);
-    let mut verifier = Verifier::new(tenant, &known, sha256);
-    let broken = |breach: model::audit::Breach| Failure::new(1, format!("the audit log is not whole: {breach}"));
-    each(client, |entry| verifier.read(&linked(entry)?).map_err(broken)).await?;
-    let head = verifier.end().map_err(broken)?;
+    let mut verifier = ChainVerifier::new(tenant, &known, sha256);
+    let broken = |breach: model::audit::ChainError| Failure::new(1, format!("the audit log is not whole: {breach}"));
+    for_each_entry(client, |entry| verifier.verify_next(&parse_chained_entry(entry)?).map_err(broken)).await?;
+    let head = verifier.verify_end().map_err(broken)?;
     let own = known.iter().filter(|anchor| anchor.tenant == tenant).count() - 1;
-    say(&format!("whole: {} entries, {own} anchors agree", head.seq))
+    print_line(&format!("whole: {} entries, {own} anchors agree", head.seq))
 }

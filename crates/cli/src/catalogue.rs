@@ -7,12 +7,12 @@ use base64::engine::general_purpose::STANDARD;
 use model::Version;
 use wire::{AddHostingCluster, ChangeRelease, HostingCluster, Release as View};
 
-use crate::client::{Client, escaped};
-use crate::options::{Change, Format, Hosting, Import, Release};
-use crate::output::{or_dash, print, say};
+use crate::client::{Client, percent_encode};
+use crate::options::{SetReleaseArgs, OutputFormat, HostingCommand, ImportReleaseArgs, ReleaseCommand};
+use crate::output::{or_dash, print_value, print_line};
 use crate::{Failure, Result};
 
-pub(crate) const RELEASE: [&str; 5] = ["version", "state", "channels", "kubernetes", "supported until"];
+pub(crate) const RELEASE_COLUMNS: [&str; 5] = ["version", "state", "channels", "kubernetes", "supported until"];
 
 pub(crate) fn release_row(release: &View) -> Vec<String> {
     vec![
@@ -25,10 +25,10 @@ pub(crate) fn release_row(release: &View) -> Vec<String> {
 }
 
 /// What a release is installed with.
-const CHARTS: [&str; 2] = ["base", "istiod"];
+const CHART_NAMES: [&str; 2] = ["base", "istiod"];
 
 /// An archive as it is, or one of a folder.
-fn charts(path: &Path) -> Result<Vec<u8>> {
+fn read_or_pack_charts(path: &Path) -> Result<Vec<u8>> {
     let failed = |error: std::io::Error| Failure::new(2, format!("{}: {error}", path.display()));
     if path.is_file() {
         return std::fs::read(path).map_err(failed);
@@ -36,23 +36,23 @@ fn charts(path: &Path) -> Result<Vec<u8>> {
     let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default()));
     // A link would be refused, and charts have none.
     archive.follow_symlinks(false);
-    for chart in CHARTS {
+    for chart in CHART_NAMES {
         archive.append_dir_all(chart, path.join(chart)).map_err(failed)?;
     }
     archive.into_inner().and_then(flate2::write::GzEncoder::finish).map_err(failed)
 }
 
 /// The charts, from wherever they are.
-async fn found(import: &Import) -> Result<Vec<u8>> {
+async fn load_charts(import: &ImportReleaseArgs) -> Result<Vec<u8>> {
     if !import.charts.starts_with("oci://") {
-        return charts(Path::new(&import.charts));
+        return read_or_pack_charts(Path::new(&import.charts));
     }
     let folder = tempfile::tempdir().map_err(|error| Failure::new(2, format!("no folder for the charts: {error}")))?;
     let version = match &import.chart_version {
         Some(version) => version.clone(),
-        None => import.version.parse::<Version>().map_err(|error| Failure::new(2, error.to_string()))?.community(),
+        None => import.version.parse::<Version>().map_err(|error| Failure::new(2, error.to_string()))?.community_version(),
     };
-    for chart in CHARTS {
+    for chart in CHART_NAMES {
         let address = format!("{}/{chart}", import.charts.trim_end_matches('/'));
         let mut pull = tokio::process::Command::new(&import.helm);
         pull.args(["pull", &address, "--version", &version, "--untar", "--untardir"]).arg(folder.path());
@@ -65,47 +65,47 @@ async fn found(import: &Import) -> Result<Vec<u8>> {
             return Err(failed(String::from_utf8_lossy(&done.stderr).trim()));
         }
     }
-    charts(folder.path())
+    read_or_pack_charts(folder.path())
 }
 
-pub(crate) async fn release(client: &Client, format: Format, command: Release) -> Result<()> {
+pub(crate) async fn run_release_command(client: &Client, format: OutputFormat, command: ReleaseCommand) -> Result<()> {
     let shown: View = match command {
-        Release::Import(import) => {
-            let charts = STANDARD.encode(found(&import).await?);
-            let body = import.facts.import(import.version, charts);
+        ReleaseCommand::Import(import) => {
+            let charts = STANDARD.encode(load_charts(&import).await?);
+            let body = import.facts.into_import_request(import.version, charts);
             client.post("/v1/releases", &body, None).await?
         }
-        Release::Set(Change { version, state, channels, supported_until, notes }) => {
+        ReleaseCommand::Set(SetReleaseArgs { version, state, channels, supported_until, notes }) => {
             let channels = (!channels.is_empty()).then_some(channels);
             let body = ChangeRelease { state, channels, supported_until, notes };
-            client.patch(&format!("/v1/releases/{}", escaped(&version)), &body).await?
+            client.patch(&format!("/v1/releases/{}", percent_encode(&version)), &body).await?
         }
     };
-    print(format, &shown, &RELEASE, |release| vec![release_row(release)])
+    print_value(format, &shown, &RELEASE_COLUMNS, |release| vec![release_row(release)])
 }
 
-const HOSTING: [&str; 2] = ["name", "id"];
+const HOSTING_COLUMNS: [&str; 2] = ["name", "id"];
 
 fn hosting_row(hosting: &HostingCluster) -> Vec<String> {
     vec![hosting.name.clone(), hosting.id.clone()]
 }
 
-pub(crate) async fn hosting(client: &Client, format: Format, command: Hosting) -> Result<()> {
+pub(crate) async fn run_hosting_command(client: &Client, format: OutputFormat, command: HostingCommand) -> Result<()> {
     match command {
-        Hosting::List => {
-            let list = client.all::<HostingCluster>("/v1/hosting-clusters").await?;
-            print(format, &list, &HOSTING, |list| list.items.iter().map(hosting_row).collect())
+        HostingCommand::List => {
+            let list = client.list_all::<HostingCluster>("/v1/hosting-clusters").await?;
+            print_value(format, &list, &HOSTING_COLUMNS, |list| list.items.iter().map(hosting_row).collect())
         }
-        Hosting::Add { name, kubeconfig } => {
+        HostingCommand::Add { name, kubeconfig } => {
             let text = std::fs::read_to_string(&kubeconfig)
                 .map_err(|error| Failure::new(2, format!("{}: {error}", kubeconfig.display())))?;
             let body = AddHostingCluster { name, kubeconfig: text };
             let added: HostingCluster = client.post("/v1/hosting-clusters", &body, None).await?;
-            print(format, &added, &HOSTING, |hosting| vec![hosting_row(hosting)])
+            print_value(format, &added, &HOSTING_COLUMNS, |hosting| vec![hosting_row(hosting)])
         }
-        Hosting::Delete { hosting } => {
-            client.delete(&format!("/v1/hosting-clusters/{}", escaped(&hosting))).await?;
-            say("removed")
+        HostingCommand::Delete { hosting } => {
+            client.delete(&format!("/v1/hosting-clusters/{}", percent_encode(&hosting))).await?;
+            print_line("removed")
         }
     }
 }

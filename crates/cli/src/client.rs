@@ -10,22 +10,22 @@ use crate::profile::Profile;
 use crate::{Failure, Result};
 
 /// How often a request is sent at most while no answer comes.
-const TRIES: u32 = 3;
+const MAX_ATTEMPTS: u32 = 3;
 /// The longest that is waited for a service that asks for it, in seconds.
-const LONGEST: u64 = 30;
+const MAX_RETRY_AFTER_SECONDS: u64 = 30;
 /// How long to wait before the next try; longer each time.
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+const RETRY_DELAY: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// How long a service that is busy, or asked too often, wants to be left alone.
 fn retry_after(answer: &reqwest::Response) -> Option<std::time::Duration> {
     let later = matches!(answer.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
     let seconds =
-        answer.headers().get("retry-after")?.to_str().ok()?.parse().ok().filter(|seconds| *seconds <= LONGEST)?;
+        answer.headers().get("retry-after")?.to_str().ok()?.parse().ok().filter(|seconds| *seconds <= MAX_RETRY_AFTER_SECONDS)?;
     later.then(|| std::time::Duration::from_secs(seconds))
 }
 
 /// What makes copies of a request one.
-fn random_key() -> String {
+fn random_idempotency_key() -> String {
     let mut bytes = [0; 32];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system's randomness");
     model::audit::hex::encode(&bytes)
@@ -45,14 +45,14 @@ impl Client {
     }
 
     /// Sends a request. What changes something has a key of its own, so that it can be sent again when no answer came.
-    async fn call(
+    async fn send_request(
         &self,
         method: Method,
         path: &str,
         body: Option<Value>,
         tag: Option<String>,
     ) -> Result<reqwest::Response> {
-        let key = (method != Method::GET).then(random_key);
+        let key = (method != Method::GET).then(random_idempotency_key);
         let mut tries = 1;
         let answer = loop {
             let address = format!("{}{path}", self.profile.server);
@@ -67,13 +67,13 @@ impl Client {
             }
             let pause = match request.send().await {
                 Ok(answer) => match retry_after(&answer) {
-                    Some(pause) if tries < TRIES => pause,
+                    Some(pause) if tries < MAX_ATTEMPTS => pause,
                     _ => break answer,
                 },
-                Err(error) if tries == TRIES || error.is_builder() => {
+                Err(error) if tries == MAX_ATTEMPTS || error.is_builder() => {
                     return Err(Failure::new(1, format!("{} does not answer: {error}", self.profile.server)));
                 }
-                Err(_) => PAUSE * tries,
+                Err(_) => RETRY_DELAY * tries,
             };
             tokio::time::sleep(pause).await;
             tries += 1;
@@ -98,12 +98,12 @@ impl Client {
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        self.call(Method::GET, path, None, None).await?.json().await.map_err(Failure::other)
+        self.send_request(Method::GET, path, None, None).await?.json().await.map_err(Failure::other)
     }
 
     /// An object with the tag that says which version of it this is.
     pub(crate) async fn get_tagged<T: DeserializeOwned>(&self, path: &str) -> Result<(T, Option<String>)> {
-        let answer = self.call(Method::GET, path, None, None).await?;
+        let answer = self.send_request(Method::GET, path, None, None).await?;
         let tag = answer.headers().get("etag").and_then(|tag| tag.to_str().ok()).map(str::to_owned);
         Ok((answer.json().await.map_err(Failure::other)?, tag))
     }
@@ -115,21 +115,21 @@ impl Client {
         tag: Option<String>,
     ) -> Result<T> {
         let body = serde_json::to_value(body).map_err(Failure::other)?;
-        self.call(Method::POST, path, Some(body), tag).await?.json().await.map_err(Failure::other)
+        self.send_request(Method::POST, path, Some(body), tag).await?.json().await.map_err(Failure::other)
     }
 
     pub(crate) async fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
         let body = serde_json::to_value(body).map_err(Failure::other)?;
-        self.call(Method::PATCH, path, Some(body), None).await?.json().await.map_err(Failure::other)
+        self.send_request(Method::PATCH, path, Some(body), None).await?.json().await.map_err(Failure::other)
     }
 
     pub(crate) async fn delete(&self, path: &str) -> Result<Option<Value>> {
-        self.delete_with(path, None).await
+        self.delete_with_body(path, None).await
     }
 
     /// Deletes with a body that says how.
-    pub(crate) async fn delete_with(&self, path: &str, body: Option<Value>) -> Result<Option<Value>> {
-        let answer = self.call(Method::DELETE, path, body, None).await?;
+    pub(crate) async fn delete_with_body(&self, path: &str, body: Option<Value>) -> Result<Option<Value>> {
+        let answer = self.send_request(Method::DELETE, path, body, None).await?;
         if answer.status() == StatusCode::NO_CONTENT {
             Ok(None)
         } else {
@@ -138,37 +138,37 @@ impl Client {
     }
 
     /// The id of a mesh that was named. Names are DNS labels: one with an underscore is an id.
-    pub(crate) async fn mesh(&self, named: &str) -> Result<String> {
+    pub(crate) async fn resolve_mesh_id(&self, named: &str) -> Result<String> {
         if named.starts_with("mesh_") {
             return Ok(named.to_owned());
         }
-        let found: MeshList = self.get(&format!("/v1/meshes?name={}", escaped(named))).await?;
+        let found: MeshList = self.get(&format!("/v1/meshes?name={}", percent_encode(named))).await?;
         let mesh = found.items.into_iter().next();
         mesh.map(|mesh| mesh.id).ok_or_else(|| Failure::new(3, format!("there is no mesh {named}")))
     }
 
     /// The id of a cluster that was named.
-    pub(crate) async fn cluster(&self, named: &str) -> Result<String> {
+    pub(crate) async fn resolve_cluster_id(&self, named: &str) -> Result<String> {
         if named.starts_with("cluster_") {
             return Ok(named.to_owned());
         }
-        let found: ClusterList = self.get(&format!("/v1/clusters?name={}", escaped(named))).await?;
+        let found: ClusterList = self.get(&format!("/v1/clusters?name={}", percent_encode(named))).await?;
         let cluster = found.items.into_iter().next();
         cluster.map(|cluster| cluster.id).ok_or_else(|| Failure::new(3, format!("there is no cluster {named}")))
     }
 
     /// Every item of a list, page by page.
-    pub(crate) async fn all<T: DeserializeOwned + Serialize>(&self, path: &str) -> Result<Listed<T>> {
+    pub(crate) async fn list_all<T: DeserializeOwned + Serialize>(&self, path: &str) -> Result<ListPage<T>> {
         let separator = if path.contains('?') { '&' } else { '?' };
         let mut items: Vec<T> = Vec::new();
         let mut token: Option<String> = None;
         loop {
             let next = token.map(|token| format!("&page_token={token}")).unwrap_or_default();
-            let page: Listed<T> = self.get(&format!("{path}{separator}page_size=500{next}")).await?;
+            let page: ListPage<T> = self.get(&format!("{path}{separator}page_size=500{next}")).await?;
             items.extend(page.items);
             token = page.next_page_token;
             if token.is_none() {
-                return Ok(Listed { items, next_page_token: None });
+                return Ok(ListPage { items, next_page_token: None });
             }
         }
     }
@@ -176,14 +176,14 @@ impl Client {
 
 /// A page of any list, and with [`Client::all`] the whole of it.
 #[derive(Debug, Serialize, serde::Deserialize)]
-pub(crate) struct Listed<T> {
+pub(crate) struct ListPage<T> {
     pub(crate) items: Vec<T>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     next_page_token: Option<String>,
 }
 
 /// A text for a query: whatever is not plain is written as its bytes.
-pub(crate) fn escaped(text: &str) -> String {
+pub(crate) fn percent_encode(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }

@@ -8,43 +8,43 @@ use wire::{
     RenewCredential,
 };
 
-use crate::access::pairs;
-use crate::client::{Client, escaped};
-use crate::options::{AskOperation, Cluster, Command, Format, Operation, Options, Selector, Wait, Written};
-use crate::output::{note, or_dash, print, say};
+use crate::access::parse_key_values;
+use crate::client::{Client, percent_encode};
+use crate::options::{OperationVerbArgs, ClusterCommand, Command, OutputFormat, OperationCommand, CliArgs, SelectorArgs, WaitArgs, MetadataArgs};
+use crate::output::{eprint_line, or_dash, print_value, print_line};
 use crate::profile::{self, Profile};
 use crate::{Failure, Result, access, audit, catalogue, leaving, meshes, upgrades, watch, webhooks};
 
-pub(crate) async fn run(options: Options) -> Result<()> {
-    let Profile { server, key } = profile::of(&options)?;
+pub(crate) async fn run_command(options: CliArgs) -> Result<()> {
+    let Profile { server, key } = profile::resolve_profile(&options)?;
     let client = Client::new(Profile { server: server.clone(), key: key.clone() })?;
     let format = options.output;
     match options.command {
         Command::Login => {
             let releases: ReleaseList = client.get("/v1/releases").await?;
-            let file = profile::keep(&Profile { server, key })?;
-            say(&format!("logged in; the profile is {}; {} releases are offered", file.display(), releases.items.len()))
+            let file = profile::save_profile(&Profile { server, key })?;
+            print_line(&format!("logged in; the profile is {}; {} releases are offered", file.display(), releases.items.len()))
         }
-        Command::Releases => releases(&client, format).await,
-        Command::Release(command) => catalogue::release(&client, format, command).await,
-        Command::Hosting(command) => catalogue::hosting(&client, format, command).await,
-        Command::Cluster(command) => cluster(&client, format, command).await,
-        Command::Mesh(command) => meshes::mesh(&client, format, command).await,
-        Command::Upgrade(command) => upgrades::upgrade(&client, format, command).await,
-        Command::Operation(command) => operation(&client, format, command).await,
-        Command::Key(command) => access::key(&client, format, command).await,
-        Command::Access(command) => access::access(&client, format, command).await,
-        Command::Webhook(command) => webhooks::webhook(&client, format, command).await,
-        Command::Audit(command) => audit::audit(&client, format, command).await,
-        Command::Tenant(command) => access::tenant(&client, format, command).await,
-        Command::Usage => access::usage(&client, format).await,
-        Command::Events { after, limit } => events(&client, format, after, limit as usize).await,
+        Command::Releases => print_releases(&client, format).await,
+        Command::Release(command) => catalogue::run_release_command(&client, format, command).await,
+        Command::Hosting(command) => catalogue::run_hosting_command(&client, format, command).await,
+        Command::Cluster(command) => run_cluster_command(&client, format, command).await,
+        Command::Mesh(command) => meshes::run_mesh_command(&client, format, command).await,
+        Command::Upgrade(command) => upgrades::run_upgrade_command(&client, format, command).await,
+        Command::Operation(command) => run_operation_command(&client, format, command).await,
+        Command::Key(command) => access::run_key_command(&client, format, command).await,
+        Command::Access(command) => access::run_access_command(&client, format, command).await,
+        Command::Webhook(command) => webhooks::run_webhook_command(&client, format, command).await,
+        Command::Audit(command) => audit::run_audit_command(&client, format, command).await,
+        Command::Tenant(command) => access::run_tenant_command(&client, format, command).await,
+        Command::Usage => access::print_usage(&client, format).await,
+        Command::Events { after, limit } => print_events(&client, format, after, limit as usize).await,
         Command::Completion { .. } => Ok(()),
     }
 }
 
 /// Shows events page by page up to a limit, and says when there are more: a list that ends in silence looks whole.
-async fn events(client: &Client, format: Format, after: i64, limit: usize) -> Result<()> {
+async fn print_events(client: &Client, format: OutputFormat, after: i64, limit: usize) -> Result<()> {
     let mut all = EventList { items: Vec::new(), next_page_token: None };
     let mut from = after;
     let more = loop {
@@ -56,27 +56,27 @@ async fn events(client: &Client, format: Format, after: i64, limit: usize) -> Re
         }
     };
     all.items.truncate(limit);
-    print(format, &all, &["seq", "at", "kind", "body"], |list| {
+    print_value(format, &all, &["seq", "at", "kind", "body"], |list| {
         let row = |event: &wire::Event| {
             vec![event.seq.to_string(), event.at.to_string(), event.kind.clone(), event.body.to_string()]
         };
         list.items.iter().map(row).collect()
     })?;
     if let Some(last) = all.items.last().filter(|_| more) {
-        note(&format!("there are more: meshwright events --after {}", last.seq));
+        eprint_line(&format!("there are more: meshwright events --after {}", last.seq));
     }
     Ok(())
 }
 
-async fn releases(client: &Client, format: Format) -> Result<()> {
+async fn print_releases(client: &Client, format: OutputFormat) -> Result<()> {
     let list: ReleaseList = client.get("/v1/releases").await?;
-    print(format, &list, &catalogue::RELEASE, |list| list.items.iter().map(catalogue::release_row).collect())
+    print_value(format, &list, &catalogue::RELEASE_COLUMNS, |list| list.items.iter().map(catalogue::release_row).collect())
 }
 
-const CLUSTER: [&str; 6] = ["name", "state", "kubernetes", "credential", "server", "id"];
+const CLUSTER_COLUMNS: [&str; 6] = ["name", "state", "kubernetes", "credential", "server", "id"];
 
 /// Of a cluster that cannot be used it matters why, of the others how long our way in is good.
-fn standing(cluster: &ClusterView) -> String {
+fn problem_or_credential(cluster: &ClusterView) -> String {
     match (&cluster.problem, &cluster.credential) {
         (Some(problem), _) => problem.code.clone(),
         (None, Some(held)) => format!("{} until {}", held.state, held.expires_at.strftime("%Y-%m-%d")),
@@ -89,72 +89,72 @@ fn cluster_row(cluster: &ClusterView) -> Vec<String> {
         cluster.name.clone(),
         cluster.state.clone(),
         or_dash(cluster.kubernetes_version.as_ref()),
-        standing(cluster),
+        problem_or_credential(cluster),
         cluster.server.clone(),
         cluster.id.clone(),
     ]
 }
 
-fn text_of(file: &Path) -> Result<String> {
+fn read_text_file(file: &Path) -> Result<String> {
     std::fs::read_to_string(file).map_err(|error| Failure::new(2, format!("{}: {error}", file.display())))
 }
 
-async fn cluster(client: &Client, format: Format, command: Cluster) -> Result<()> {
+async fn run_cluster_command(client: &Client, format: OutputFormat, command: ClusterCommand) -> Result<()> {
     match command {
-        Cluster::List(selector) => {
-            let list = client.all::<ClusterView>(&selected("/v1/clusters", &selector)).await?;
-            print(format, &list, &CLUSTER, |list| list.items.iter().map(cluster_row).collect())
+        ClusterCommand::List(selector) => {
+            let list = client.list_all::<ClusterView>(&add_label_selector("/v1/clusters", &selector)).await?;
+            print_value(format, &list, &CLUSTER_COLUMNS, |list| list.items.iter().map(cluster_row).collect())
         }
-        Cluster::Change { cluster, written } => {
-            let id = client.cluster(&cluster).await?;
-            let body = ChangeCluster { labels: changed(&written)?, display_name: written.display_name };
+        ClusterCommand::Change { cluster, written } => {
+            let id = client.resolve_cluster_id(&cluster).await?;
+            let body = ChangeCluster { labels: parse_new_labels(&written)?, display_name: written.display_name };
             let changed: ClusterView = client.patch(&format!("/v1/clusters/{id}"), &body).await?;
-            print(format, &changed, &CLUSTER, |cluster| vec![cluster_row(cluster)])
+            print_value(format, &changed, &CLUSTER_COLUMNS, |cluster| vec![cluster_row(cluster)])
         }
-        Cluster::Get { cluster } => {
-            let id = client.cluster(&cluster).await?;
+        ClusterCommand::Get { cluster } => {
+            let id = client.resolve_cluster_id(&cluster).await?;
             let found = client.get::<ClusterView>(&format!("/v1/clusters/{id}")).await?;
             // Beside the table, so that what reads the table by a program still can.
-            watch::explain(format, found.problem.as_ref());
-            if matches!(format, Format::Table) {
-                found.findings.iter().for_each(|finding| note(&watch::finding_line(finding)));
+            watch::print_problem(format, found.problem.as_ref());
+            if matches!(format, OutputFormat::Table) {
+                found.findings.iter().for_each(|finding| eprint_line(&watch::format_finding(finding)));
             }
-            print(format, &found, &CLUSTER, |cluster| vec![cluster_row(cluster)])
+            print_value(format, &found, &CLUSTER_COLUMNS, |cluster| vec![cluster_row(cluster)])
         }
-        Cluster::Register { name, kubeconfig, written, wait } => {
-            let text = text_of(&kubeconfig)?;
-            let labels = pairs("--label", &written.labels)?;
+        ClusterCommand::Register { name, kubeconfig, written, wait } => {
+            let text = read_text_file(&kubeconfig)?;
+            let labels = parse_key_values("--label", &written.labels)?;
             let display_name = written.display_name.unwrap_or_default();
             let body = RegisterCluster { name, kubeconfig: text, display_name, labels };
-            started(client, format, client.post("/v1/clusters", &body, None).await?, &wait).await
+            wait_and_print_operation(client, format, client.post("/v1/clusters", &body, None).await?, &wait).await
         }
-        Cluster::Renew { cluster, kubeconfig, overlap_seconds, wait } => {
-            let id = client.cluster(&cluster).await?;
-            let kubeconfig = kubeconfig.as_deref().map(text_of).transpose()?;
+        ClusterCommand::Renew { cluster, kubeconfig, overlap_seconds, wait } => {
+            let id = client.resolve_cluster_id(&cluster).await?;
+            let kubeconfig = kubeconfig.as_deref().map(read_text_file).transpose()?;
             let body = RenewCredential { kubeconfig, overlap_seconds };
             let path = format!("/v1/clusters/{id}/credentials");
-            started(client, format, client.post(&path, &body, None).await?, &wait).await
+            wait_and_print_operation(client, format, client.post(&path, &body, None).await?, &wait).await
         }
-        Cluster::Delete { cluster, force, wait } => {
-            let id = client.cluster(&cluster).await?;
-            leaving::leave(client, format, &format!("/v1/clusters/{id}"), force, &wait).await
+        ClusterCommand::Delete { cluster, force, wait } => {
+            let id = client.resolve_cluster_id(&cluster).await?;
+            leaving::delete_and_print_leftovers(client, format, &format!("/v1/clusters/{id}"), force, &wait).await
         }
     }
 }
 
-pub(crate) fn selected(path: &str, selector: &Selector) -> String {
+pub(crate) fn add_label_selector(path: &str, selector: &SelectorArgs) -> String {
     let separator = if path.contains('?') { '&' } else { '?' };
-    let narrowed = |text: &String| format!("{path}{separator}label_selector={}", escaped(text));
+    let narrowed = |text: &String| format!("{path}{separator}label_selector={}", percent_encode(text));
     selector.selector.as_ref().map_or_else(|| path.to_owned(), narrowed)
 }
 
 /// All of the new labels, where any was given.
-pub(crate) fn changed(written: &Written) -> Result<Option<BTreeMap<String, String>>> {
-    let labels = pairs("--label", &written.labels)?;
+pub(crate) fn parse_new_labels(written: &MetadataArgs) -> Result<Option<BTreeMap<String, String>>> {
+    let labels = parse_key_values("--label", &written.labels)?;
     Ok((!labels.is_empty()).then_some(labels))
 }
 
-pub(crate) const OPERATION: [&str; 5] = ["kind", "state", "steps", "created", "id"];
+pub(crate) const OPERATION_COLUMNS: [&str; 5] = ["kind", "state", "steps", "created", "id"];
 
 pub(crate) fn operation_row(operation: &OperationView) -> Vec<String> {
     let steps = format!("{}/{}", operation.progress.completed, operation.progress.total);
@@ -162,25 +162,25 @@ pub(crate) fn operation_row(operation: &OperationView) -> Vec<String> {
 }
 
 /// Shows an operation that has begun, or waits for its end.
-pub(crate) async fn started(client: &Client, format: Format, operation: OperationView, wait: &Wait) -> Result<()> {
-    let shown = if wait.wait { watch::operation(client, &operation.id, wait.timeout).await? } else { operation };
-    print(format, &shown, &OPERATION, |operation| vec![operation_row(operation)])
+pub(crate) async fn wait_and_print_operation(client: &Client, format: OutputFormat, operation: OperationView, wait: &WaitArgs) -> Result<()> {
+    let shown = if wait.wait { watch::wait_for_operation(client, &operation.id, wait.timeout).await? } else { operation };
+    print_value(format, &shown, &OPERATION_COLUMNS, |operation| vec![operation_row(operation)])
 }
 
 /// Asks something of a lone operation. Its answer shows the operation before a worker has heard the wish.
-async fn ask(client: &Client, format: Format, verb: &str, it: AskOperation) -> Result<()> {
+async fn post_operation_verb(client: &Client, format: OutputFormat, verb: &str, it: OperationVerbArgs) -> Result<()> {
     let path = format!("/v1/operations/{}/{verb}", it.operation);
     let asked: OperationView = client.post(&path, &serde_json::json!({}), None).await?;
-    started(client, format, asked, &it.wait).await
+    wait_and_print_operation(client, format, asked, &it.wait).await
 }
 
-async fn operation(client: &Client, format: Format, command: Operation) -> Result<()> {
+async fn run_operation_command(client: &Client, format: OutputFormat, command: OperationCommand) -> Result<()> {
     match command {
-        Operation::List => {
-            let list = client.all::<OperationView>("/v1/operations").await?;
-            print(format, &list, &OPERATION, |list| list.items.iter().map(operation_row).collect())
+        OperationCommand::List => {
+            let list = client.list_all::<OperationView>("/v1/operations").await?;
+            print_value(format, &list, &OPERATION_COLUMNS, |list| list.items.iter().map(operation_row).collect())
         }
-        Operation::Get { operation } => {
+        OperationCommand::Get { operation } => {
             let found: OperationView = client.get(&format!("/v1/operations/{operation}")).await?;
             let steps = |operation: &OperationView| {
                 let all = operation.waves.iter().flat_map(|wave| {
@@ -188,20 +188,20 @@ async fn operation(client: &Client, format: Format, command: Operation) -> Resul
                 });
                 all.collect()
             };
-            print(format, &found, &["wave", "state", "step"], steps)?;
-            if format == Format::Table {
-                watch::standing(&found);
-                leaving::explain(&found.leftovers);
+            print_value(format, &found, &["wave", "state", "step"], steps)?;
+            if format == OutputFormat::Table {
+                watch::print_operation_state(&found);
+                leaving::print_leftovers(&found.leftovers);
             }
             Ok(())
         }
-        Operation::Watch { operation, timeout } => {
-            let ended = watch::operation(client, &operation, timeout).await?;
-            print(format, &ended, &OPERATION, |operation| vec![operation_row(operation)])
+        OperationCommand::Watch { operation, timeout } => {
+            let ended = watch::wait_for_operation(client, &operation, timeout).await?;
+            print_value(format, &ended, &OPERATION_COLUMNS, |operation| vec![operation_row(operation)])
         }
-        Operation::Pause(it) => ask(client, format, "pause", it).await,
-        Operation::Resume(it) => ask(client, format, "resume", it).await,
-        Operation::Retry(it) => ask(client, format, "retry", it).await,
-        Operation::Cancel(it) => ask(client, format, "cancel", it).await,
+        OperationCommand::Pause(it) => post_operation_verb(client, format, "pause", it).await,
+        OperationCommand::Resume(it) => post_operation_verb(client, format, "resume", it).await,
+        OperationCommand::Retry(it) => post_operation_verb(client, format, "retry", it).await,
+        OperationCommand::Cancel(it) => post_operation_verb(client, format, "cancel", it).await,
     }
 }

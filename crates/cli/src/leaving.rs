@@ -3,34 +3,34 @@
 use wire::{Leave, Leftover, Operation as OperationView};
 
 use crate::client::Client;
-use crate::commands::{OPERATION, operation_row};
-use crate::options::{Force, Format, Wait};
-use crate::output::{note, print, say};
+use crate::commands::{OPERATION_COLUMNS, operation_row};
+use crate::options::{ForceArgs, OutputFormat, WaitArgs};
+use crate::output::{eprint_line, print_value, print_line};
 use crate::{Failure, Result, watch};
 
 /// Asks for a deletion or deregistration, and shows what stays in clusters.
-pub(crate) async fn leave(client: &Client, format: Format, path: &str, force: Force, wait: &Wait) -> Result<()> {
+pub(crate) async fn delete_and_print_leftovers(client: &Client, format: OutputFormat, path: &str, force: ForceArgs, wait: &WaitArgs) -> Result<()> {
     let body = Leave { force: force.force, reason: force.reason };
-    let answer = client.delete_with(path, Some(serde_json::to_value(&body).map_err(Failure::other)?)).await?;
+    let answer = client.delete_with_body(path, Some(serde_json::to_value(&body).map_err(Failure::other)?)).await?;
     let Some(answer) = answer else {
-        return say("forgotten");
+        return print_line("forgotten");
     };
     let begun: OperationView = serde_json::from_value(answer).map_err(Failure::other)?;
-    let shown = if wait.wait { watch::operation(client, &begun.id, wait.timeout).await? } else { begun };
-    print(format, &shown, &OPERATION, |operation| vec![operation_row(operation)])?;
-    if format == Format::Table {
-        explain(&shown.leftovers);
+    let shown = if wait.wait { watch::wait_for_operation(client, &begun.id, wait.timeout).await? } else { begun };
+    print_value(format, &shown, &OPERATION_COLUMNS, |operation| vec![operation_row(operation)])?;
+    if format == OutputFormat::Table {
+        print_leftovers(&shown.leftovers);
     }
     Ok(())
 }
 
 /// Says on the side what stays, one line each.
-pub(crate) fn explain(leftovers: &[Leftover]) {
+pub(crate) fn print_leftovers(leftovers: &[Leftover]) {
     if leftovers.is_empty() {
         return;
     }
-    note("These objects stay in the clusters. To remove one, point kubectl to its cluster and run the command:");
+    eprint_line("These objects stay in the clusters. To remove one, point kubectl to its cluster and run the command:");
     for left in leftovers {
-        note(&format!("{}: {}", left.cluster, left.command));
+        eprint_line(&format!("{}: {}", left.cluster, left.command));
     }
 }

@@ -37,7 +37,7 @@ impl Failure {
     }
 
     /// The reader of our output has gone: nothing went wrong, and nothing more is to be said.
-    pub(crate) fn closed() -> Self {
+    pub(crate) fn output_closed() -> Self {
         Self::new(0, "")
     }
 
@@ -50,21 +50,21 @@ pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let options = options::Options::parse();
+    let options = options::CliArgs::parse();
     if let options::Command::Completion { shell } = options.command {
         let mut script = Vec::new();
-        clap_complete::generate(shell, &mut options::Options::command(), "meshwright", &mut script);
-        return ended(output::say(String::from_utf8_lossy(&script).trim_end()));
+        clap_complete::generate(shell, &mut options::CliArgs::command(), "meshwright", &mut script);
+        return exit_code(output::print_line(String::from_utf8_lossy(&script).trim_end()));
     }
-    ended(commands::run(options).await)
+    exit_code(commands::run_command(options).await)
 }
 
-fn ended(result: Result<()>) -> ExitCode {
+fn exit_code(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.message.is_empty() {
-                output::note(&format!("meshwright: {}", failure.message));
+                output::eprint_line(&format!("meshwright: {}", failure.message));
             }
             ExitCode::from(failure.code)
         }

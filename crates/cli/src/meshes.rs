@@ -3,14 +3,14 @@
 use serde_json::json;
 use wire::{ChangeMesh, CreateMesh, DataPlane, Mesh as MeshView, SetInjection, UpgradeOptionList};
 
-use crate::access::pairs;
+use crate::access::parse_key_values;
 use crate::client::Client;
-use crate::commands::{changed, selected, started};
-use crate::options::{Format, Mesh, Selector, View};
-use crate::output::{note, or_dash, print};
+use crate::commands::{parse_new_labels, add_label_selector, wait_and_print_operation};
+use crate::options::{OutputFormat, MeshCommand, SelectorArgs, DataPlaneCommand};
+use crate::output::{eprint_line, or_dash, print_value};
 use crate::{Result, leaving, watch};
 
-const MESH: [&str; 6] = ["name", "state", "version", "revision", "members", "busy with"];
+const MESH_COLUMNS: [&str; 6] = ["name", "state", "version", "revision", "members", "busy with"];
 
 fn mesh_row(mesh: &MeshView) -> Vec<String> {
     let members: Vec<&str> = mesh.members.iter().map(|member| member.name.as_str()).collect();
@@ -25,79 +25,79 @@ fn mesh_row(mesh: &MeshView) -> Vec<String> {
     ]
 }
 
-pub(crate) async fn mesh(client: &Client, format: Format, command: Mesh) -> Result<()> {
+pub(crate) async fn run_mesh_command(client: &Client, format: OutputFormat, command: MeshCommand) -> Result<()> {
     match command {
-        Mesh::List { selector, deleted: true } => deleted_meshes(client, format, &selector).await,
-        Mesh::List { selector, deleted: false } => {
-            let list = client.all::<MeshView>(&selected("/v1/meshes", &selector)).await?;
-            print(format, &list, &MESH, |list| list.items.iter().map(mesh_row).collect())
+        MeshCommand::List { selector, deleted: true } => print_deleted_meshes(client, format, &selector).await,
+        MeshCommand::List { selector, deleted: false } => {
+            let list = client.list_all::<MeshView>(&add_label_selector("/v1/meshes", &selector)).await?;
+            print_value(format, &list, &MESH_COLUMNS, |list| list.items.iter().map(mesh_row).collect())
         }
-        Mesh::Change { mesh, written, protect } => {
-            let id = client.mesh(&mesh).await?;
-            let labels = changed(&written)?;
+        MeshCommand::Change { mesh, written, protect } => {
+            let id = client.resolve_mesh_id(&mesh).await?;
+            let labels = parse_new_labels(&written)?;
             let body = ChangeMesh { labels, display_name: written.display_name, deletion_protection: protect };
             let changed: MeshView = client.patch(&format!("/v1/meshes/{id}"), &body).await?;
-            print(format, &changed, &MESH, |mesh| vec![mesh_row(mesh)])
+            print_value(format, &changed, &MESH_COLUMNS, |mesh| vec![mesh_row(mesh)])
         }
-        Mesh::Get { mesh } => {
-            let id = client.mesh(&mesh).await?;
+        MeshCommand::Get { mesh } => {
+            let id = client.resolve_mesh_id(&mesh).await?;
             let found = client.get::<MeshView>(&format!("/v1/meshes/{id}")).await?;
-            watch::explain(format, found.problem.as_ref());
-            print(format, &found, &MESH, |mesh| vec![mesh_row(mesh)])
+            watch::print_problem(format, found.problem.as_ref());
+            print_value(format, &found, &MESH_COLUMNS, |mesh| vec![mesh_row(mesh)])
         }
-        Mesh::Create { name, version, edition, clusters, written, protect, wait } => {
+        MeshCommand::Create { name, version, edition, clusters, written, protect, wait } => {
             let mut ids = Vec::new();
             for named in &clusters {
-                ids.push(client.cluster(named).await?);
+                ids.push(client.resolve_cluster_id(named).await?);
             }
-            let labels = pairs("--label", &written.labels)?;
+            let labels = parse_key_values("--label", &written.labels)?;
             let display_name = written.display_name.unwrap_or_default();
             let deletion_protection = protect;
             let body = CreateMesh { name, version, edition, clusters: ids, display_name, labels, deletion_protection };
-            started(client, format, client.post("/v1/meshes", &body, None).await?, &wait).await
+            wait_and_print_operation(client, format, client.post("/v1/meshes", &body, None).await?, &wait).await
         }
-        Mesh::Delete { mesh, force, wait } => {
-            let id = client.mesh(&mesh).await?;
-            leaving::leave(client, format, &format!("/v1/meshes/{id}"), force, &wait).await
+        MeshCommand::Delete { mesh, force, wait } => {
+            let id = client.resolve_mesh_id(&mesh).await?;
+            leaving::delete_and_print_leftovers(client, format, &format!("/v1/meshes/{id}"), force, &wait).await
         }
-        Mesh::Undelete { mesh, wait } => {
+        MeshCommand::Undelete { mesh, wait } => {
             let path = format!("/v1/meshes/{mesh}/undelete");
-            started(client, format, client.post(&path, &json!({}), None).await?, &wait).await
+            wait_and_print_operation(client, format, client.post(&path, &json!({}), None).await?, &wait).await
         }
-        Mesh::Retry { mesh, wait } => {
-            let id = client.mesh(&mesh).await?;
+        MeshCommand::Retry { mesh, wait } => {
+            let id = client.resolve_mesh_id(&mesh).await?;
             let path = format!("/v1/meshes/{id}/retry");
-            started(client, format, client.post(&path, &json!({}), None).await?, &wait).await
+            wait_and_print_operation(client, format, client.post(&path, &json!({}), None).await?, &wait).await
         }
-        Mesh::Options { mesh } => {
-            let id = client.mesh(&mesh).await?;
-            print(
+        MeshCommand::Options { mesh } => {
+            let id = client.resolve_mesh_id(&mesh).await?;
+            print_value(
                 format,
                 &client.get::<UpgradeOptionList>(&format!("/v1/meshes/{id}/upgrade-options")).await?,
                 &["version", "strategy", "allowed", "why not, or what to know"],
-                options,
+                upgrade_option_rows,
             )
         }
-        Mesh::SetInjection { mesh, cluster, namespace, label, wait } => {
-            let id = client.mesh(&mesh).await?;
+        MeshCommand::SetInjection { mesh, cluster, namespace, label, wait } => {
+            let id = client.resolve_mesh_id(&mesh).await?;
             let body = SetInjection { cluster, namespace, label };
-            started(client, format, client.post(&format!("/v1/meshes/{id}/injection"), &body, None).await?, &wait).await
+            wait_and_print_operation(client, format, client.post(&format!("/v1/meshes/{id}/injection"), &body, None).await?, &wait).await
         }
-        Mesh::Restart { mesh, wait } => {
-            let id = client.mesh(&mesh).await?;
-            started(client, format, client.post(&format!("/v1/meshes/{id}/restarts"), &json!({}), None).await?, &wait)
+        MeshCommand::Restart { mesh, wait } => {
+            let id = client.resolve_mesh_id(&mesh).await?;
+            wait_and_print_operation(client, format, client.post(&format!("/v1/meshes/{id}/restarts"), &json!({}), None).await?, &wait)
                 .await
         }
-        Mesh::View(view) => mesh_view(client, format, view).await,
+        MeshCommand::View(view) => run_data_plane_command(client, format, view).await,
     }
 }
 
 /// The deleted meshes with their ids: a name may belong to another mesh by now, so `mesh undelete` takes an id.
-async fn deleted_meshes(client: &Client, format: Format, selector: &Selector) -> Result<()> {
-    let path = selected("/v1/meshes?show_deleted=true", selector);
-    let mut list = client.all::<MeshView>(&path).await?;
+async fn print_deleted_meshes(client: &Client, format: OutputFormat, selector: &SelectorArgs) -> Result<()> {
+    let path = add_label_selector("/v1/meshes?show_deleted=true", selector);
+    let mut list = client.list_all::<MeshView>(&path).await?;
     list.items.retain(|mesh| mesh.deleted_at.is_some());
-    print(format, &list, &["name", "version", "deleted", "id"], |list| {
+    print_value(format, &list, &["name", "version", "deleted", "id"], |list| {
         let row = |mesh: &MeshView| {
             let deleted = mesh.deleted_at.map(|at| at.to_string());
             vec![mesh.name.clone(), mesh.current.version.clone(), or_dash(deleted.as_ref()), mesh.id.clone()]
@@ -107,10 +107,10 @@ async fn deleted_meshes(client: &Client, format: Format, selector: &Selector) ->
 }
 
 /// What a worker last saw of a mesh's data plane.
-async fn mesh_view(client: &Client, format: Format, command: View) -> Result<()> {
+async fn run_data_plane_command(client: &Client, format: OutputFormat, command: DataPlaneCommand) -> Result<()> {
     match command {
-        View::Namespaces { mesh } => {
-            data_plane(client, format, &mesh, &["cluster", "namespace", "label", "injected by", "conflict"], |view| {
+        DataPlaneCommand::Namespaces { mesh } => {
+            print_data_plane(client, format, &mesh, &["cluster", "namespace", "label", "injected by", "conflict"], |view| {
                 let row = |view: &wire::NamespaceView| {
                     vec![
                         view.cluster.clone(),
@@ -124,8 +124,8 @@ async fn mesh_view(client: &Client, format: Format, command: View) -> Result<()>
             })
             .await
         }
-        View::Workloads { mesh } => {
-            data_plane(
+        DataPlaneCommand::Workloads { mesh } => {
+            print_data_plane(
                 client,
                 format,
                 &mesh,
@@ -146,8 +146,8 @@ async fn mesh_view(client: &Client, format: Format, command: View) -> Result<()>
             )
             .await
         }
-        View::Proxies { mesh } => {
-            data_plane(client, format, &mesh, &["proxy", "cluster", "revision", "version", "synced", "ghost"], |view| {
+        DataPlaneCommand::Proxies { mesh } => {
+            print_data_plane(client, format, &mesh, &["proxy", "cluster", "revision", "version", "synced", "ghost"], |view| {
                 let row = |view: &wire::ProxyView| {
                     vec![
                         view.proxy.clone(),
@@ -165,29 +165,29 @@ async fn mesh_view(client: &Client, format: Format, command: View) -> Result<()>
     }
 }
 
-async fn data_plane(
+async fn print_data_plane(
     client: &Client,
-    format: Format,
+    format: OutputFormat,
     mesh: &str,
     header: &[&str],
     rows: impl FnOnce(&DataPlane) -> Vec<Vec<String>>,
 ) -> Result<()> {
-    let id = client.mesh(mesh).await?;
+    let id = client.resolve_mesh_id(mesh).await?;
     let view: DataPlane = client.get(&format!("/v1/meshes/{id}/data-plane")).await?;
-    if format == Format::Table {
+    if format == OutputFormat::Table {
         let seen = view.observed_at.map_or_else(|| "never".to_owned(), |at| at.to_string());
-        note(&format!("observed at {seen}"));
+        eprint_line(&format!("observed at {seen}"));
         for missing in &view.missing_tags {
-            note(&format!(
+            eprint_line(&format!(
                 "the tag {} was removed from {}: meshwright mesh restart puts it back",
                 missing.tag, missing.cluster
             ));
         }
     }
-    print(format, &view, header, rows)
+    print_value(format, &view, header, rows)
 }
 
-fn options(list: &UpgradeOptionList) -> Vec<Vec<String>> {
+fn upgrade_option_rows(list: &UpgradeOptionList) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     for option in &list.items {
         for way in &option.strategies {

@@ -8,14 +8,14 @@ mod access;
 mod catalogue;
 mod webhooks;
 
-pub(crate) use access::{Access, Audit, Key, Tenant};
-pub(crate) use catalogue::{Change, Hosting, Import, Release};
-pub(crate) use webhooks::Webhook;
+pub(crate) use access::{AccessCommand, AuditCommand, KeyCommand, TenantCommand};
+pub(crate) use catalogue::{SetReleaseArgs, HostingCommand, ImportReleaseArgs, ReleaseCommand};
+pub(crate) use webhooks::WebhookCommand;
 
 /// Every control plane and every sidecar from one version to the next, and back.
 #[derive(Debug, Parser)]
 #[command(name = "meshwright", version)]
-pub(crate) struct Options {
+pub(crate) struct CliArgs {
     /// Address of the service; the profile's by default.
     #[arg(long, global = true, env = "MESHWRIGHT_SERVER")]
     pub(crate) server: Option<String>,
@@ -23,14 +23,14 @@ pub(crate) struct Options {
     #[arg(long, global = true, env = "MESHWRIGHT_KEY_FILE")]
     pub(crate) key_file: Option<PathBuf>,
     /// How to print.
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
-    pub(crate) output: Format,
+    #[arg(short, long, global = true, value_enum, default_value_t = OutputFormat::Table)]
+    pub(crate) output: OutputFormat,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
+pub(crate) enum OutputFormat {
     /// For people.
     Table,
     /// For programs.
@@ -47,37 +47,37 @@ pub(crate) enum Command {
     Releases,
     /// One release of it, for whoever operates the service.
     #[command(subcommand)]
-    Release(Release),
+    Release(ReleaseCommand),
     /// Clusters that control planes run in, for whoever operates the service.
     #[command(subcommand)]
-    Hosting(Hosting),
+    Hosting(HostingCommand),
     /// Registered clusters.
     #[command(subcommand)]
-    Cluster(Cluster),
+    Cluster(ClusterCommand),
     /// Meshes.
     #[command(subcommand)]
-    Mesh(Mesh),
+    Mesh(MeshCommand),
     /// Upgrades.
     #[command(subcommand)]
-    Upgrade(Upgrade),
+    Upgrade(UpgradeCommand),
     /// Operations.
     #[command(subcommand)]
-    Operation(Operation),
+    Operation(OperationCommand),
     /// API keys.
     #[command(subcommand)]
-    Key(Key),
+    Key(KeyCommand),
     /// Identity providers and what their people may do.
     #[command(subcommand)]
-    Access(Access),
+    Access(AccessCommand),
     /// Addresses that events are sent to.
     #[command(subcommand)]
-    Webhook(Webhook),
+    Webhook(WebhookCommand),
     /// The audit log.
     #[command(subcommand)]
-    Audit(Audit),
+    Audit(AuditCommand),
     /// Tenants, for whoever operates the service.
     #[command(subcommand)]
-    Tenant(Tenant),
+    Tenant(TenantCommand),
     /// How much of what is limited is used.
     Usage,
     /// What happened, oldest first.
@@ -97,7 +97,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Wait {
+pub(crate) struct WaitArgs {
     /// Wait for the end and show each step.
     #[arg(long)]
     pub(crate) wait: bool,
@@ -108,7 +108,7 @@ pub(crate) struct Wait {
 
 /// Leaving a cluster behind that does not answer.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Force {
+pub(crate) struct ForceArgs {
     /// Leave a cluster behind that does not answer or does not accept our credential; one that answers is never left behind.
     #[arg(long, requires = "reason")]
     pub(crate) force: bool,
@@ -119,7 +119,7 @@ pub(crate) struct Force {
 
 /// What users write on their things.
 #[derive(Debug, Clone, Default, Args)]
-pub(crate) struct Written {
+pub(crate) struct MetadataArgs {
     /// A name for people.
     #[arg(long)]
     pub(crate) display_name: Option<String>,
@@ -129,22 +129,22 @@ pub(crate) struct Written {
 }
 
 #[derive(Debug, Clone, Default, Args)]
-pub(crate) struct Selector {
+pub(crate) struct SelectorArgs {
     /// With and without these labels, for example team=payments,tier!=test,!old.
     #[arg(long)]
     pub(crate) selector: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Cluster {
+pub(crate) enum ClusterCommand {
     /// All of them.
-    List(Selector),
+    List(SelectorArgs),
     /// Change what is written on a cluster.
     Change {
         /// Its name or id.
         cluster: String,
         #[command(flatten)]
-        written: Written,
+        written: MetadataArgs,
     },
     /// One.
     Get {
@@ -159,9 +159,9 @@ pub(crate) enum Cluster {
         #[arg(long)]
         kubeconfig: PathBuf,
         #[command(flatten)]
-        written: Written,
+        written: MetadataArgs,
         #[command(flatten)]
-        wait: Wait,
+        wait: WaitArgs,
     },
     /// Make the next credential of our account in a cluster, and bring it to the control planes that read the cluster.
     Renew {
@@ -174,25 +174,25 @@ pub(crate) enum Cluster {
         #[arg(long, default_value_t = 3600)]
         overlap_seconds: u32,
         #[command(flatten)]
-        wait: Wait,
+        wait: WaitArgs,
     },
     /// Remove our account from a cluster that no mesh uses, and forget the cluster.
     Delete {
         /// Its name or id.
         cluster: String,
         #[command(flatten)]
-        force: Force,
+        force: ForceArgs,
         #[command(flatten)]
-        wait: Wait,
+        wait: WaitArgs,
     },
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Mesh {
+pub(crate) enum MeshCommand {
     /// All of them.
     List {
         #[command(flatten)]
-        selector: Selector,
+        selector: SelectorArgs,
         /// Show the deleted meshes instead, with the ids that `mesh undelete` takes.
         #[arg(long)]
         deleted: bool,
@@ -202,7 +202,7 @@ pub(crate) enum Mesh {
         /// Its name or id.
         mesh: String,
         #[command(flatten)]
-        written: Written,
+        written: MetadataArgs,
         /// true: it cannot be deleted until this is false again.
         #[arg(long)]
         protect: Option<bool>,
@@ -226,35 +226,35 @@ pub(crate) enum Mesh {
         #[arg(long = "cluster", required = true)]
         clusters: Vec<String>,
         #[command(flatten)]
-        written: Written,
+        written: MetadataArgs,
         /// It cannot be deleted until this is taken off.
         #[arg(long)]
         protect: bool,
         #[command(flatten)]
-        wait: Wait,
+        wait: WaitArgs,
     },
     /// Take a mesh down once nothing uses it.
     Delete {
         /// Its name or id.
         mesh: String,
         #[command(flatten)]
-        force: Force,
+        force: ForceArgs,
         #[command(flatten)]
-        wait: Wait,
+        wait: WaitArgs,
     },
     /// Bring a deleted mesh back, within 30 days.
     Undelete {
         /// The mesh's id, from `meshwright mesh list --deleted`.
         mesh: String,
         #[command(flatten)]
-        wait: Wait,
+        wait: WaitArgs,
     },
     /// Build a failed mesh again: what is missing of it is made.
     Retry {
         /// Its name or id.
         mesh: String,
         #[command(flatten)]
-        wait: Wait,
+        wait: WaitArgs,
     },
     /// Where a mesh can go, and why not elsewhere.
     Options {
@@ -262,7 +262,7 @@ pub(crate) enum Mesh {
         mesh: String,
     },
     #[command(flatten)]
-    View(View),
+    View(DataPlaneCommand),
     /// Set a namespace's injection label, or take it off.
     SetInjection {
         /// Its name or id.
@@ -277,20 +277,20 @@ pub(crate) enum Mesh {
         #[arg(long)]
         label: Option<String>,
         #[command(flatten)]
-        wait: Wait,
+        wait: WaitArgs,
     },
     /// Restart every workload that is behind.
     Restart {
         /// Its name or id.
         mesh: String,
         #[command(flatten)]
-        wait: Wait,
+        wait: WaitArgs,
     },
 }
 
 /// What a worker last saw of a mesh's data plane.
 #[derive(Debug, Subcommand)]
-pub(crate) enum View {
+pub(crate) enum DataPlaneCommand {
     /// Namespaces and who injects them.
     Namespaces {
         /// Its name or id.
@@ -309,7 +309,7 @@ pub(crate) enum View {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Upgrade {
+pub(crate) enum UpgradeCommand {
     /// A mesh's upgrades, newest first.
     List {
         /// The mesh's name or id.
@@ -346,50 +346,50 @@ pub(crate) enum Upgrade {
         #[arg(long)]
         start: bool,
         #[command(flatten)]
-        wait: Wait,
+        wait: WaitArgs,
     },
     /// Begin.
-    Start(Ask),
+    Start(UpgradeVerbArgs),
     /// End before anything was touched.
-    Cancel(Ask),
+    Cancel(UpgradeVerbArgs),
     /// Go on in spite of warnings.
-    Acknowledge(Ask),
+    Acknowledge(UpgradeVerbArgs),
     /// Try again what failed.
-    Retry(Ask),
+    Retry(UpgradeVerbArgs),
     /// Make the canary current.
-    Promote(Decide),
+    Promote(ConfirmedVerbArgs),
     /// Stand still.
-    Pause(Ask),
+    Pause(UpgradeVerbArgs),
     /// Go on.
-    Resume(Ask),
+    Resume(UpgradeVerbArgs),
     /// Restore what was.
-    Rollback(Decide),
+    Rollback(ConfirmedVerbArgs),
     /// Remove the old revision now.
-    Retire(Decide),
+    Retire(ConfirmedVerbArgs),
     /// Move namespaces to the canary, as cluster/namespace.
     Move {
         #[command(flatten)]
-        ask: Ask,
+        ask: UpgradeVerbArgs,
         /// Which. Repeatable.
         #[arg(long = "namespace", required = true)]
         namespaces: Vec<String>,
     },
     /// Watch it until a person is needed or it has ended.
-    Watch(Ask),
+    Watch(UpgradeVerbArgs),
 }
 
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Ask {
+pub(crate) struct UpgradeVerbArgs {
     /// The upgrade's id.
     pub(crate) upgrade: String,
     #[command(flatten)]
-    pub(crate) wait: Wait,
+    pub(crate) wait: WaitArgs,
 }
 
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Decide {
+pub(crate) struct ConfirmedVerbArgs {
     #[command(flatten)]
-    pub(crate) ask: Ask,
+    pub(crate) ask: UpgradeVerbArgs,
     /// Do it only if the upgrade is still in the state with this tag, which `upgrade get` shows. Without it, the present
     /// state is shown and confirmed.
     #[arg(long, value_name = "TAG")]
@@ -397,7 +397,7 @@ pub(crate) struct Decide {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Operation {
+pub(crate) enum OperationCommand {
     /// Newest first.
     List,
     /// One, with its steps.
@@ -414,19 +414,19 @@ pub(crate) enum Operation {
         timeout: u64,
     },
     /// Pause it after the calls that are under way; a stage of an upgrade is paused with `upgrade pause`.
-    Pause(AskOperation),
+    Pause(OperationVerbArgs),
     /// Let a paused operation go on where it was paused.
-    Resume(AskOperation),
+    Resume(OperationVerbArgs),
     /// Try the steps again that failed.
-    Retry(AskOperation),
+    Retry(OperationVerbArgs),
     /// End it where it is; what it has done so far stays.
-    Cancel(AskOperation),
+    Cancel(OperationVerbArgs),
 }
 
 #[derive(Debug, Clone, Args)]
-pub(crate) struct AskOperation {
+pub(crate) struct OperationVerbArgs {
     /// The operation's id, from `operation list`.
     pub(crate) operation: String,
     #[command(flatten)]
-    pub(crate) wait: Wait,
+    pub(crate) wait: WaitArgs,
 }

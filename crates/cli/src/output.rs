@@ -8,29 +8,29 @@ use std::io::Write as _;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use crate::options::Format;
+use crate::options::OutputFormat;
 use crate::{Failure, Result};
 
 /// Prints a value; `rows` makes the table of it.
-pub(crate) fn print<T: Serialize>(
-    format: Format,
+pub(crate) fn print_value<T: Serialize>(
+    format: OutputFormat,
     value: &T,
     header: &[&str],
     rows: impl FnOnce(&T) -> Vec<Vec<String>>,
 ) -> Result<()> {
     match format {
-        Format::Json => say(&escaped(&serde_json::to_string_pretty(value).map_err(Failure::other)?)),
-        Format::Yaml => say(serde_saphyr::to_string(value).map_err(Failure::other)?.trim_end()),
-        Format::Table => {
+        OutputFormat::Json => print_line(&escape_control_chars(&serde_json::to_string_pretty(value).map_err(Failure::other)?)),
+        OutputFormat::Yaml => print_line(serde_saphyr::to_string(value).map_err(Failure::other)?.trim_end()),
+        OutputFormat::Table => {
             let rows = rows(value);
             if rows.is_empty() {
-                return say("nothing yet");
+                return print_line("nothing yet");
             }
             let mut table = Table::new();
             table.load_preset(presets::NOTHING).set_header(header.iter().map(|title| title.to_uppercase()));
             // A line break inside a cell would look like another row.
-            table.add_rows(rows.into_iter().map(|row| row.into_iter().map(|cell| printable(&cell).replace('\n', " "))));
-            say(&table.to_string())
+            table.add_rows(rows.into_iter().map(|row| row.into_iter().map(|cell| replace_control_chars(&cell).replace('\n', " "))));
+            print_line(&table.to_string())
         }
     }
 }
@@ -39,39 +39,39 @@ pub(crate) fn print<T: Serialize>(
 ///
 /// # Errors
 /// [`Failure::closed`] when the reader has gone, as `head` does once it has enough; otherwise why nothing can be written.
-pub(crate) fn say(text: &str) -> Result<()> {
+pub(crate) fn print_line(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{}", printable(text)).and_then(|()| out.flush()).map_err(|error| match error.kind() {
-        std::io::ErrorKind::BrokenPipe => Failure::closed(),
+    writeln!(out, "{}", replace_control_chars(text)).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Failure::output_closed(),
         _ => Failure::other(format!("standard output cannot be written: {error}")),
     })
 }
 
 /// Writes a value as one line of JSON.
-pub(crate) fn say_json(value: &impl Serialize) -> Result<()> {
-    say(&escaped(&serde_json::to_string(value).map_err(Failure::other)?))
+pub(crate) fn print_json_line(value: &impl Serialize) -> Result<()> {
+    print_line(&escape_control_chars(&serde_json::to_string(value).map_err(Failure::other)?))
 }
 
 /// Writes a line of progress or a problem to standard error. A reader that has gone misses it, and the command goes on:
 /// its result and its exit code do not depend on progress being read.
-pub(crate) fn note(text: &str) {
+pub(crate) fn eprint_line(text: &str) {
     let mut err = std::io::stderr().lock();
-    let _unread = writeln!(err, "{}", printable(text));
+    let _unread = writeln!(err, "{}", replace_control_chars(text));
 }
 
 /// The text without what a terminal would obey. Line breaks and tabs stay.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|letter| if is_obeyed(letter) { '\u{fffd}' } else { letter }).collect()
+pub(crate) fn replace_control_chars(text: &str) -> String {
+    text.chars().map(|letter| if is_terminal_control(letter) { '\u{fffd}' } else { letter }).collect()
 }
 
 /// JSON in which what a terminal would obey is escaped, so that a program still reads the same value.
-fn escaped(json: &str) -> String {
-    let escape = |letter: char| if is_obeyed(letter) { format!("\\u{:04x}", u32::from(letter)) } else { letter.into() };
+fn escape_control_chars(json: &str) -> String {
+    let escape = |letter: char| if is_terminal_control(letter) { format!("\\u{:04x}", u32::from(letter)) } else { letter.into() };
     json.chars().map(escape).collect()
 }
 
 /// Control characters, and marks that turn the direction of text around.
-fn is_obeyed(letter: char) -> bool {
+fn is_terminal_control(letter: char) -> bool {
     let turns = matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     turns || (letter.is_control() && letter != '\n' && letter != '\t')
 }
@@ -86,12 +86,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_would_obey_is_not_shown() {
+    fn control_characters_are_replaced_or_escaped() {
         assert_eq!(
-            printable("v1.33\u{1b}[2J\r\u{9b}1m\u{202e}x\0"),
+            replace_control_chars("v1.33\u{1b}[2J\r\u{9b}1m\u{202e}x\0"),
             "v1.33\u{fffd}[2J\u{fffd}\u{fffd}1m\u{fffd}x\u{fffd}"
         );
-        assert_eq!(escaped("\"a\u{9b}\u{202e}\""), "\"a\\u009b\\u202e\"");
-        assert_eq!(printable("two\nlines\tand ünicode → …"), "two\nlines\tand ünicode → …");
+        assert_eq!(escape_control_chars("\"a\u{9b}\u{202e}\""), "\"a\\u009b\\u202e\"");
+        assert_eq!(replace_control_chars("two\nlines\tand ünicode → …"), "two\nlines\tand ünicode → …");
     }
 }

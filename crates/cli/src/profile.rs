@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::options::Options;
+use crate::options::CliArgs;
 use crate::{Failure, Result};
 
 /// Where to call, and as whom.
@@ -16,7 +16,7 @@ pub(crate) struct Profile {
     pub(crate) key: String,
 }
 
-fn file() -> Result<PathBuf> {
+fn profile_path() -> Result<PathBuf> {
     let base = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
     let base = base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));
     let nowhere = || Failure::new(2, "neither XDG_CONFIG_HOME nor HOME is set: give --server and --key-file");
@@ -24,20 +24,20 @@ fn file() -> Result<PathBuf> {
 }
 
 /// What the options say, and the profile for the rest.
-pub(crate) fn of(options: &Options) -> Result<Profile> {
-    let stored: Option<Profile> = std::fs::read(file()?).ok().and_then(|text| serde_json::from_slice(&text).ok());
+pub(crate) fn resolve_profile(options: &CliArgs) -> Result<Profile> {
+    let stored: Option<Profile> = std::fs::read(profile_path()?).ok().and_then(|text| serde_json::from_slice(&text).ok());
     let (server, key) = stored.map_or((None, None), |stored| (Some(stored.server), Some(stored.key)));
     let given = options.key_file.as_ref().map(|path| {
         std::fs::read_to_string(path).map_err(|error| Failure::new(2, format!("{}: {error}", path.display())))
     });
     let key = given.transpose()?.map(|text| text.trim().to_owned()).or(key);
     let missing = || Failure::new(5, "not logged in: run meshwright login --server ADDRESS --key-file FILE");
-    let server = base_of(&options.server.clone().or(server).ok_or_else(missing)?)?;
+    let server = parse_base_url(&options.server.clone().or(server).ok_or_else(missing)?)?;
     Ok(Profile { server, key: key.ok_or_else(missing)? })
 }
 
 /// The address that paths are added to: http or https, a host, perhaps a path, and no slash at its end.
-fn base_of(server: &str) -> Result<String> {
+fn parse_base_url(server: &str) -> Result<String> {
     let refused = |why: &str| Failure::new(2, format!("--server {server}: {why}, as in https://meshwright.example"));
     let address: reqwest::Url =
         server.trim().parse().map_err(|_| refused("an address begins with http:// or https://"))?;
@@ -51,8 +51,8 @@ fn base_of(server: &str) -> Result<String> {
 }
 
 /// Keeps a profile.
-pub(crate) fn keep(profile: &Profile) -> Result<PathBuf> {
-    let file = file()?;
+pub(crate) fn save_profile(profile: &Profile) -> Result<PathBuf> {
+    let file = profile_path()?;
     let folder = file.parent().ok_or_else(|| Failure::other("the profile has no folder"))?;
     std::fs::create_dir_all(folder).map_err(Failure::other)?;
     let text = serde_json::to_string_pretty(profile).map_err(Failure::other)?;
@@ -68,11 +68,11 @@ mod tests {
     #[test]
     fn an_address_is_taken_with_and_without_slashes_at_its_end() {
         for given in ["http://host:8080", "http://host:8080/", "http://host:8080//", " http://host:8080/ "] {
-            assert_eq!(base_of(given).expect(given), "http://host:8080");
+            assert_eq!(parse_base_url(given).expect(given), "http://host:8080");
         }
-        assert_eq!(base_of("https://host/mesh/").expect("a path"), "https://host/mesh");
+        assert_eq!(parse_base_url("https://host/mesh/").expect("a path"), "https://host/mesh");
         for bad in ["host:8080", "ftp://host", "http://", "https://host/?a=b", "https://me:x@host/", ""] {
-            assert_eq!(base_of(bad).expect_err(bad).code, 2, "{bad}");
+            assert_eq!(parse_base_url(bad).expect_err(bad).code, 2, "{bad}");
         }
     }
 }

@@ -6,21 +6,21 @@ use std::time::{Duration, Instant};
 use wire::{Operation, Trouble, Upgrade};
 
 use crate::client::Client;
-use crate::options::Format;
-use crate::output::note;
+use crate::options::OutputFormat;
+use crate::output::eprint_line;
 use crate::{Failure, Result};
 
 /// Prints what has changed since the last look.
 #[derive(Default)]
-struct Steps {
+struct StepPrinter {
     shown: BTreeMap<(String, i32), String>,
     waiting_for: Option<String>,
 }
 
-impl Steps {
-    fn show(&mut self, operation: &Operation) {
+impl StepPrinter {
+    fn print_changes(&mut self, operation: &Operation) {
         if operation.waiting_for.is_some() && operation.waiting_for != self.waiting_for {
-            note(&format!("  … {}", operation.waiting_for.as_deref().unwrap_or_default()));
+            eprint_line(&format!("  … {}", operation.waiting_for.as_deref().unwrap_or_default()));
         }
         self.waiting_for.clone_from(&operation.waiting_for);
         for wave in &operation.waves {
@@ -32,7 +32,7 @@ impl Steps {
                         "failed" => "✗",
                         _ => "…",
                     };
-                    note(&format!("  {mark} [{}] {}", operation.kind, step.title));
+                    eprint_line(&format!("  {mark} [{}] {}", operation.kind, step.title));
                     self.shown.insert(key, step.state.clone());
                 }
             }
@@ -40,81 +40,81 @@ impl Steps {
     }
 }
 
-fn trouble(problem: &Trouble) -> Failure {
+fn problem_failure(problem: &Trouble) -> Failure {
     Failure::new(6, format!("{} ({})\n{}", problem.message, problem.code, problem.hint))
 }
 
 /// Says beside a table why something stands still, and what helps.
-pub(crate) fn explain(format: Format, problem: Option<&Trouble>) {
-    if let Some(problem) = problem.filter(|_| format == Format::Table) {
-        note(&format!("{} ({})\n  {}", problem.message, problem.code, problem.hint));
+pub(crate) fn print_problem(format: OutputFormat, problem: Option<&Trouble>) {
+    if let Some(problem) = problem.filter(|_| format == OutputFormat::Table) {
+        eprint_line(&format!("{} ({})\n  {}", problem.message, problem.code, problem.hint));
     }
 }
 
 /// Says beside the table of an operation's steps how far the operation is, and why it stands still.
-pub(crate) fn standing(operation: &Operation) {
-    note(&format!("{} is {}", operation.kind, operation.state));
+pub(crate) fn print_operation_state(operation: &Operation) {
+    eprint_line(&format!("{} is {}", operation.kind, operation.state));
     if !operation.pending_verbs.is_empty() {
-        note(&format!("asked for and not taken up yet: {}", operation.pending_verbs.join(", ")));
+        eprint_line(&format!("asked for and not taken up yet: {}", operation.pending_verbs.join(", ")));
     }
     if let Some(reason) = &operation.waiting_for {
-        note(&format!("waiting for: {reason}"));
+        eprint_line(&format!("waiting for: {reason}"));
     }
-    explain(Format::Table, operation.problem.as_ref());
+    print_problem(OutputFormat::Table, operation.problem.as_ref());
 }
 
-fn still_running(what: &str) -> Failure {
+fn timeout_failure(what: &str) -> Failure {
     Failure::new(7, format!("{what} is still running; watch it again, or raise --timeout"))
 }
 
 /// Follows an operation to its end.
-pub(crate) async fn operation(client: &Client, id: &str, timeout: u64) -> Result<Operation> {
+pub(crate) async fn wait_for_operation(client: &Client, id: &str, timeout: u64) -> Result<Operation> {
     let deadline = Instant::now() + Duration::from_secs(timeout);
-    let mut steps = Steps::default();
+    let mut steps = StepPrinter::default();
     loop {
         let now: Operation = client.get(&format!("/v1/operations/{id}?wait_seconds=1")).await?;
-        steps.show(&now);
+        steps.print_changes(&now);
         // A verb that no worker has taken up yet may end the pause that is still shown.
         if let Some(problem) = now.problem.as_ref().filter(|_| now.done || now.pending_verbs.is_empty()) {
-            return Err(trouble(problem));
+            return Err(problem_failure(problem));
         }
         if now.done {
             return Ok(now);
         }
         if Instant::now() > deadline {
-            return Err(still_running(id));
+            return Err(timeout_failure(id));
         }
     }
 }
 
 /// What the precheck found, two lines for each finding.
-pub(crate) fn findings(upgrade: &Upgrade) -> String {
-    upgrade.findings.iter().map(finding_line).collect::<Vec<_>>().join("\n")
+pub(crate) fn format_findings(upgrade: &Upgrade) -> String {
+    upgrade.findings.iter().map(format_finding).collect::<Vec<_>>().join("\n")
 }
 
 /// Follows an upgrade until a person is needed or it has ended.
-pub(crate) async fn upgrade(client: &Client, id: &str, timeout: u64) -> Result<Upgrade> {
+pub(crate) async fn wait_for_upgrade(client: &Client, id: &str, timeout: u64) -> Result<Upgrade> {
     let deadline = Instant::now() + Duration::from_secs(timeout);
-    let (mut steps, mut state, mut followed) = (Steps::default(), String::new(), None::<String>);
+    let (mut steps, mut state, mut followed) = (StepPrinter::default(), String::new(), None::<String>);
     loop {
         let now: Upgrade = client.get(&format!("/v1/upgrades/{id}?wait_seconds=1")).await?;
         if now.state != state {
-            note(&now.state);
+            eprint_line(&now.state);
             state.clone_from(&now.state);
         }
         // The stage before ended between two looks: its last steps are shown before those of the next one.
         if let Some(before) = followed.take().filter(|before| now.operation_id.as_ref() != Some(before)) {
-            steps.show(&client.get(&format!("/v1/operations/{before}")).await?);
+            steps.print_changes(&client.get(&format!("/v1/operations/{before}")).await?);
         }
         if let Some(operation) = &now.operation_id {
-            steps.show(&client.get(&format!("/v1/operations/{operation}")).await?);
+            steps.print_changes(&client.get(&format!("/v1/operations/{operation}")).await?);
         }
         followed.clone_from(&now.operation_id);
         if let Some(problem) = &now.problem {
-            return Err(trouble(problem));
+            return Err(problem_failure(problem));
         }
         if now.state == "blocked" {
-            return Err(Failure::new(6, format!("the precheck found:\n{}", findings(&now))));
+            return Err(Failure::new(6, format!("the precheck found:\n{}", format_findings(&now))));
         }
         if now.done
             || matches!(now.state.as_str(), "planned" | "holding")
@@ -123,12 +123,12 @@ pub(crate) async fn upgrade(client: &Client, id: &str, timeout: u64) -> Result<U
             return Ok(now);
         }
         if Instant::now() > deadline {
-            return Err(still_running(id));
+            return Err(timeout_failure(id));
         }
     }
 }
 
 /// A finding for people: what it is about, what is wrong and what helps.
-pub(crate) fn finding_line(finding: &wire::Finding) -> String {
+pub(crate) fn format_finding(finding: &wire::Finding) -> String {
     format!("{} {}: {} ({})\n  {}", finding.severity, finding.object, finding.message, finding.code, finding.hint)
 }

@@ -10,26 +10,26 @@ use std::time::Duration;
 use http::HeaderValue;
 use jiff::Timestamp;
 use model::ids::ClusterId;
-use rollout::ports::{Permit, WorldError};
+use rollout::ports::{FencingToken, ClusterError};
 use serde_json::{Value, json};
 
-use crate::door::Door;
-use crate::mesh::GROUPS;
+use crate::door::ClusterClient;
+use crate::mesh::REVISIONED_API_GROUPS;
 
 /// Where accounts of ours live in a user's cluster.
-pub(crate) const NAMESPACE: &str = "meshwright-system";
+pub(crate) const MESHWRIGHT_NAMESPACE: &str = "meshwright-system";
 /// Says on a Secret which registration's tokens are bound to it.
 const REGISTRATION_LABEL: &str = "meshwright.dev/registration";
 /// Says on a Secret which tokens are bound to it.
 pub(crate) const SERIAL_LABEL: &str = "meshwright.dev/serial";
 /// The shortest life that Kubernetes gives a token.
-pub const SHORTEST_LIFE: Duration = Duration::from_mins(10);
+pub const MIN_TOKEN_LIFETIME: Duration = Duration::from_mins(10);
 /// The longest token that is taken from a cluster, in bytes; real ones have about 1,200. Every request carries it in a
 /// header, and servers refuse headers of more than 8 KiB.
-const MAX_TOKEN_BYTES: usize = 7 * 1024;
+const MAX_ISSUED_TOKEN_BYTES: usize = 7 * 1024;
 
 /// A token that a cluster issued.
-pub(crate) struct Minted {
+pub(crate) struct IssuedToken {
     pub(crate) token: String,
     pub(crate) expires_at: Timestamp,
 }
@@ -40,7 +40,7 @@ pub struct Account(String);
 
 impl Account {
     /// The account of a registration.
-    pub fn of(cluster: ClusterId) -> Self {
+    pub fn for_cluster(cluster: ClusterId) -> Self {
         let id = cluster.to_string();
         let digits = id.split_once('_').map_or(id.as_str(), |(_, digits)| digits);
         Self(format!("meshwright-{digits}"))
@@ -52,24 +52,24 @@ impl Account {
     }
 
     /// The Secrets that its tokens are bound to.
-    pub(crate) fn anchors(&self) -> Anchors<'_> {
-        Anchors { namespace: NAMESPACE, account: Some(self) }
+    pub(crate) fn bound_secrets(&self) -> BoundSecrets<'_> {
+        BoundSecrets { namespace: MESHWRIGHT_NAMESPACE, account: Some(self) }
     }
 
     /// Makes the account, or brings it to what this server needs. Safe to repeat.
-    pub(crate) async fn make(&self, door: &Door) -> Result<(), WorldError> {
+    pub(crate) async fn apply_to(&self, door: &ClusterClient) -> Result<(), ClusterError> {
         let name = self.name();
         let labels = json!({ "app.kubernetes.io/managed-by": "meshwright", REGISTRATION_LABEL: name });
         let named = |kind: &str, api: &str, name: &str, labels: &Value| json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name, "labels": labels } });
         let rbac = "rbac.authorization.k8s.io/v1";
         let mut role = named("ClusterRole", rbac, name, &labels);
-        role["rules"] = rules();
+        role["rules"] = cluster_role_rules();
         let mut binding = named("ClusterRoleBinding", rbac, name, &labels);
         binding["roleRef"] = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name });
-        binding["subjects"] = json!([{ "kind": "ServiceAccount", "name": name, "namespace": NAMESPACE }]);
-        let here = format!("/api/v1/namespaces/{NAMESPACE}");
+        binding["subjects"] = json!([{ "kind": "ServiceAccount", "name": name, "namespace": MESHWRIGHT_NAMESPACE }]);
+        let here = format!("/api/v1/namespaces/{MESHWRIGHT_NAMESPACE}");
         let shared = json!({ "app.kubernetes.io/managed-by": "meshwright" });
-        door.apply(&here, &named("Namespace", "v1", NAMESPACE, &shared), None).await?;
+        door.apply(&here, &named("Namespace", "v1", MESHWRIGHT_NAMESPACE, &shared), None).await?;
         let account = named("ServiceAccount", "v1", name, &labels);
         door.apply(&format!("{here}/serviceaccounts/{name}"), &account, None).await?;
         door.apply(&format!("/apis/{rbac}/clusterroles/{name}"), &role, None).await?;
@@ -78,9 +78,9 @@ impl Account {
 
     /// Removes what [`Account::make`] and a first credential have made, by somebody who may do that; its rights first. The
     /// empty namespace stays for the next attempt, which could make nothing in one that is being removed.
-    pub(crate) async fn remove(&self, door: &Door) -> Result<(), WorldError> {
+    pub(crate) async fn remove_from(&self, door: &ClusterClient) -> Result<(), ClusterError> {
         let (name, rbac) = (self.name(), "/apis/rbac.authorization.k8s.io/v1");
-        let here = format!("/api/v1/namespaces/{NAMESPACE}");
+        let here = format!("/api/v1/namespaces/{MESHWRIGHT_NAMESPACE}");
         let own = format!("labelSelector={}%3D{name}", REGISTRATION_LABEL.replace('/', "%2F"));
         let mut paths = vec![format!("{rbac}/clusterrolebindings/{name}"), format!("{rbac}/clusterroles/{name}")];
         let secrets = door.list(&format!("{here}/secrets"), &own).await?;
@@ -99,7 +99,7 @@ impl Account {
 /// Secrets and tokens are asked for in the mesh's namespace only, whose name nobody knows when the cluster is registered, and
 /// the control planes' own roles are wider than this account (`bind`, `escalate`): whoever holds it can become an
 /// administrator of the cluster.
-pub fn rules() -> Value {
+pub fn cluster_role_rules() -> Value {
     let kept = ["list", "create", "patch", "delete"];
     let looked_at = ["get", "list", "create", "patch", "delete"];
     json!([
@@ -116,26 +116,26 @@ pub fn rules() -> Value {
         { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["delete"] },
         { "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings", "clusterroles", "clusterrolebindings"],
           "verbs": ["list", "create", "patch", "delete", "bind", "escalate"] },
-        { "apiGroups": GROUPS, "resources": ["*"], "verbs": ["list"] },
+        { "apiGroups": REVISIONED_API_GROUPS, "resources": ["*"], "verbs": ["list"] },
     ])
 }
 
 /// The Secrets of one namespace that tokens are bound to: those of a registration in our own namespace, or all of them in
 /// a mesh's, which no other registration uses.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Anchors<'a> {
+pub(crate) struct BoundSecrets<'a> {
     namespace: &'a str,
     account: Option<&'a Account>,
 }
 
-impl<'a> Anchors<'a> {
+impl<'a> BoundSecrets<'a> {
     /// Those of a mesh's namespace.
-    pub(crate) fn of_mesh(namespace: &'a str) -> Self {
+    pub(crate) fn for_mesh(namespace: &'a str) -> Self {
         Self { namespace, account: None }
     }
 
     /// The Secret that the tokens of a serial number are bound to.
-    pub(crate) fn object(&self, serial: i64) -> Value {
+    pub(crate) fn secret_for(&self, serial: i64) -> Value {
         let prefix = self.account.map_or("meshwright-access", Account::name);
         let mut labels = json!({ SERIAL_LABEL: serial.to_string() });
         if let Some(account) = self.account {
@@ -148,14 +148,14 @@ impl<'a> Anchors<'a> {
     }
 
     /// Makes the Secret of a serial number. Safe to repeat.
-    pub(crate) async fn put(&self, door: &Door, serial: i64) -> Result<(), WorldError> {
-        let object = self.object(serial);
+    pub(crate) async fn apply_secret(&self, door: &ClusterClient, serial: i64) -> Result<(), ClusterError> {
+        let object = self.secret_for(serial);
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         door.apply(&format!("/api/v1/namespaces/{}/secrets/{name}", self.namespace), &object, None).await.map(|_| ())
     }
 
     /// The serial numbers that are there, with their Secrets, oldest first.
-    async fn list(&self, door: &Door) -> Result<Vec<(i64, Value)>, WorldError> {
+    async fn list_secrets(&self, door: &ClusterClient) -> Result<Vec<(i64, Value)>, ClusterError> {
         let escaped = |label: &str| label.replace('/', "%2F");
         let mut query = format!("labelSelector={}", escaped(SERIAL_LABEL));
         if let Some(account) = self.account {
@@ -170,35 +170,35 @@ impl<'a> Anchors<'a> {
     }
 
     /// The highest serial number that is there, 0 for none.
-    pub(crate) async fn newest(&self, door: &Door) -> Result<i64, WorldError> {
-        Ok(self.list(door).await?.last().map_or(0, |(serial, _)| *serial))
+    pub(crate) async fn newest_serial(&self, door: &ClusterClient) -> Result<i64, ClusterError> {
+        Ok(self.list_secrets(door).await?.last().map_or(0, |(serial, _)| *serial))
     }
 
     /// Asks for a token of an account, bound to the newest Secret; answers the serial number as well.
-    pub(crate) async fn mint(
+    pub(crate) async fn request_token(
         &self,
-        door: &Door,
+        door: &ClusterClient,
         account: &str,
         life: Duration,
-        permit: Option<&Permit>,
-    ) -> Result<(i64, Minted), WorldError> {
+        permit: Option<&FencingToken>,
+    ) -> Result<(i64, IssuedToken), ClusterError> {
         let namespace = self.namespace;
-        let Some((serial, anchor)) = self.list(door).await?.pop() else {
+        let Some((serial, anchor)) = self.list_secrets(door).await?.pop() else {
             let cause = format!("the namespace {namespace} has no Secret that tokens are bound to");
-            return Err(WorldError::silent(door.place(), cause));
+            return Err(ClusterError::unreachable(door.cluster_name(), cause));
         };
         let metadata = &anchor["metadata"];
         let request = json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
             "spec": {
-                "expirationSeconds": life.max(SHORTEST_LIFE).as_secs(),
+                "expirationSeconds": life.max(MIN_TOKEN_LIFETIME).as_secs(),
                 "boundObjectRef": { "apiVersion": "v1", "kind": "Secret", "name": metadata["name"], "uid": metadata["uid"] },
             },
         });
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
         let answer = door.create(&path, &request, permit).await?;
-        let minted = minted(&answer).ok_or_else(|| WorldError::Refused {
-            place: door.place().to_owned(),
+        let minted = parse_issued_token(&answer).ok_or_else(|| ClusterError::Refused {
+            place: door.cluster_name().to_owned(),
             code: "token_unusable",
             cause: "its answer to a request for a token holds none that can be sent".into(),
         })?;
@@ -206,12 +206,12 @@ impl<'a> Anchors<'a> {
     }
 
     /// Takes away the Secrets before a serial number, and with them their tokens. Answers whether there were any.
-    pub(crate) async fn retire(&self, door: &Door, serial: i64) -> Result<bool, WorldError> {
+    pub(crate) async fn delete_older(&self, door: &ClusterClient, serial: i64) -> Result<bool, ClusterError> {
         let namespace = self.namespace;
         let mut any = false;
-        for (older, anchor) in self.list(door).await?.into_iter().filter(|(older, _)| *older < serial) {
+        for (older, anchor) in self.list_secrets(door).await?.into_iter().filter(|(older, _)| *older < serial) {
             let name = anchor["metadata"]["name"].as_str().unwrap_or_default();
-            tracing::info!(place = door.place(), namespace, serial = older, "a credential is taken away");
+            tracing::info!(place = door.cluster_name(), namespace, serial = older, "a credential is taken away");
             door.delete(&format!("/api/v1/namespaces/{namespace}/secrets/{name}"), None, None).await?;
             any = true;
         }
@@ -220,32 +220,32 @@ impl<'a> Anchors<'a> {
 }
 
 /// The token of an answer to a `TokenRequest`; `None` when it holds none that a request could carry.
-fn minted(answer: &Value) -> Option<Minted> {
+fn parse_issued_token(answer: &Value) -> Option<IssuedToken> {
     let status = &answer["status"];
-    let token = status["token"].as_str().filter(|token| is_sendable(token))?;
+    let token = status["token"].as_str().filter(|token| is_header_value(token))?;
     let expires_at = status["expirationTimestamp"].as_str()?.parse().ok()?;
-    Some(Minted { token: token.to_owned(), expires_at })
+    Some(IssuedToken { token: token.to_owned(), expires_at })
 }
 
 /// Whether a token can be the value of a header: visible characters in one line, and not too many.
-fn is_sendable(token: &str) -> bool {
+fn is_header_value(token: &str) -> bool {
     let visible = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-    visible && token.len() <= MAX_TOKEN_BYTES && HeaderValue::from_str(token).is_ok()
+    visible && token.len() <= MAX_ISSUED_TOKEN_BYTES && HeaderValue::from_str(token).is_ok()
 }
 
 /// Takes away the Secret that a token says it is bound to, whichever names the server that made it gave.
-pub(crate) async fn unbind(door: &Door, token: &str) -> Result<(), WorldError> {
-    let Some((namespace, name, uid)) = bound_to(token) else { return Ok(()) };
+pub(crate) async fn delete_bound_secret(door: &ClusterClient, token: &str) -> Result<(), ClusterError> {
+    let Some((namespace, name, uid)) = bound_secret_of(token) else { return Ok(()) };
     let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}");
     match door.delete(&path, Some(json!({ "uid": uid })), None).await {
         // Another Secret has the name by now.
-        Err(WorldError::Changed { .. }) => Ok(()),
+        Err(ClusterError::Changed { .. }) => Ok(()),
         ended => ended,
     }
 }
 
 /// Namespace, name and uid of the Secret in a token's claims. The signature is not looked at: the token is our own.
-fn bound_to(token: &str) -> Option<(String, String, String)> {
+fn bound_secret_of(token: &str) -> Option<(String, String, String)> {
     use base64::Engine as _;
     let claims = token.split('.').nth(1)?;
     let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims).ok()?;
@@ -264,18 +264,18 @@ mod tests {
 
     #[test]
     fn a_token_that_no_header_can_carry_is_no_token() {
-        assert!(minted(&answer("abc.def-ghi_jkl")).is_some());
-        for token in ["", "a\nb", "a b", "a\0", "a\u{e9}", &"a".repeat(MAX_TOKEN_BYTES + 1)] {
-            assert!(minted(&answer(token)).is_none(), "{token:?}");
+        assert!(parse_issued_token(&answer("abc.def-ghi_jkl")).is_some());
+        for token in ["", "a\nb", "a b", "a\0", "a\u{e9}", &"a".repeat(MAX_ISSUED_TOKEN_BYTES + 1)] {
+            assert!(parse_issued_token(&answer(token)).is_none(), "{token:?}");
         }
-        assert!(minted(&json!({ "status": { "token": 7 } })).is_none());
+        assert!(parse_issued_token(&json!({ "status": { "token": 7 } })).is_none());
     }
 
     #[test]
     fn two_registrations_share_no_name() {
-        let [one, two] = [1, 2].map(|id| Account::of(format!("cluster_{id:026}").parse().expect("an id")));
+        let [one, two] = [1, 2].map(|id| Account::for_cluster(format!("cluster_{id:026}").parse().expect("an id")));
         assert_ne!(one, two);
-        let name = |account: &Account| account.anchors().object(3)["metadata"]["name"].clone();
+        let name = |account: &Account| account.bound_secrets().secret_for(3)["metadata"]["name"].clone();
         assert_ne!(name(&one), name(&two));
         let letters =
             |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
@@ -287,7 +287,7 @@ mod tests {
         use base64::Engine as _;
         let claims = r#"{"kubernetes.io":{"namespace":"n","secret":{"name":"s","uid":"u"}}}"#;
         let token = format!("h.{}.s", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims));
-        assert_eq!(bound_to(&token), Some(("n".into(), "s".into(), "u".into())));
-        assert_eq!(bound_to("opaque"), None);
+        assert_eq!(bound_secret_of(&token), Some(("n".into(), "s".into(), "u".into())));
+        assert_eq!(bound_secret_of("opaque"), None);
     }
 }

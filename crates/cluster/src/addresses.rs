@@ -3,9 +3,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use rollout::ports::WorldError;
+use rollout::ports::ClusterError;
 
-use crate::dialling::Dialling;
+use crate::dialling::AddressPolicy;
 
 /// A server's host and port, read from its address.
 pub(crate) fn host_and_port(server: &str) -> Option<(String, u16)> {
@@ -15,12 +15,12 @@ pub(crate) fn host_and_port(server: &str) -> Option<(String, u16)> {
 }
 
 /// The name that a server's certificate is checked against; `None` where its address is no name.
-pub(crate) fn name_of(server: &str) -> Option<String> {
+pub(crate) fn tls_server_name(server: &str) -> Option<String> {
     host_and_port(server).map(|(host, _)| host).filter(|host| host.parse::<IpAddr>().is_err())
 }
 
 /// The address of a server that is given by its address.
-pub(crate) fn literal(server: &str) -> Option<SocketAddr> {
+pub(crate) fn literal_address(server: &str) -> Option<SocketAddr> {
     let (host, port) = host_and_port(server)?;
     Some(SocketAddr::new(host.parse().ok()?, port))
 }
@@ -30,19 +30,19 @@ pub(crate) fn literal(server: &str) -> Option<SocketAddr> {
 ///
 /// # Errors
 /// The name does not resolve, or none of its addresses may be dialled.
-pub(crate) async fn checked(place: &str, server: &str, rules: &Dialling) -> Result<Vec<SocketAddr>, WorldError> {
-    let silent = || WorldError::silent(place, "the name does not resolve");
+pub(crate) async fn resolve_allowed(place: &str, server: &str, rules: &AddressPolicy) -> Result<Vec<SocketAddr>, ClusterError> {
+    let silent = || ClusterError::unreachable(place, "the name does not resolve");
     let (host, port) = host_and_port(server).ok_or_else(silent)?;
     let found: Vec<SocketAddr> = match host.parse() {
         Ok(literal) => vec![SocketAddr::new(literal, port)],
-        Err(_) => rules.resolver.resolve(&host, port).await.map_err(|_| silent())?,
+        Err(_) => rules.resolver.resolve_host(&host, port).await.map_err(|_| silent())?,
     };
-    let mut allowed: Vec<SocketAddr> = found.into_iter().filter(|address| rules.allows(address.ip())).collect();
+    let mut allowed: Vec<SocketAddr> = found.into_iter().filter(|address| rules.allows_address(address.ip())).collect();
     allowed.sort_unstable();
     allowed.dedup();
     if allowed.is_empty() {
         let cause = "its address is loopback, private or link-local; the operator can allow the network".to_owned();
-        return Err(WorldError::Refused { place: place.to_owned(), code: "address_refused", cause });
+        return Err(ClusterError::Refused { place: place.to_owned(), code: "address_refused", cause });
     }
     Ok(allowed)
 }
@@ -53,18 +53,18 @@ mod tests {
 
     #[test]
     fn certificates_are_checked_against_names_only() {
-        assert_eq!(name_of("https://c1.example:6443").as_deref(), Some("c1.example"));
-        assert_eq!(name_of("https://10.1.0.1:6443"), None);
-        assert_eq!(name_of("https://[2001:db8::1]:6443"), None);
+        assert_eq!(tls_server_name("https://c1.example:6443").as_deref(), Some("c1.example"));
+        assert_eq!(tls_server_name("https://10.1.0.1:6443"), None);
+        assert_eq!(tls_server_name("https://[2001:db8::1]:6443"), None);
         assert_eq!(host_and_port("https://c1.example"), Some(("c1.example".into(), 443)));
     }
 
     #[tokio::test]
     async fn c3_only_addresses_that_may_be_dialled_are_told() {
-        let rules = Dialling { allowed: vec![("10.1.0.0".parse().expect("an address"), 16)], ..Dialling::default() };
-        let told = checked("c1", "https://10.1.0.1:6443", &rules).await.expect("allowed");
+        let rules = AddressPolicy { allowed_networks: vec![("10.1.0.0".parse().expect("an address"), 16)], ..AddressPolicy::default() };
+        let told = resolve_allowed("c1", "https://10.1.0.1:6443", &rules).await.expect("allowed");
         assert_eq!(told, ["10.1.0.1:6443".parse().expect("an address")]);
-        let refused = checked("c1", "https://10.2.0.1:6443", &rules).await.expect_err("another network");
-        assert!(matches!(refused, WorldError::Refused { code: "address_refused", .. }), "{refused:?}");
+        let refused = resolve_allowed("c1", "https://10.2.0.1:6443", &rules).await.expect_err("another network");
+        assert!(matches!(refused, ClusterError::Refused { code: "address_refused", .. }), "{refused:?}");
     }
 }

@@ -4,9 +4,9 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsage
 use serde::{Deserialize, Serialize};
 
 /// How long a root is good for; its rotation is an operation of its own.
-const LIFE_DAYS: i64 = 3650;
+const ROOT_LIFETIME_DAYS: i64 = 3650;
 /// Clocks differ: the root is good from a little before it was made.
-const EARLY_DAYS: i64 = 1;
+const ROOT_BACKDATE_DAYS: i64 = 1;
 
 /// A root certificate and its key, as PEM. The stored form is secret.
 #[derive(Clone, Serialize, Deserialize)]
@@ -26,14 +26,14 @@ impl std::fmt::Debug for Authority {
 /// The authority could not be made or read.
 #[derive(Debug, thiserror::Error)]
 #[error("the mesh's authority cannot be used")]
-pub struct BadAuthority;
+pub struct InvalidAuthority;
 
 impl Authority {
     /// Makes a root for a mesh.
     ///
     /// # Errors
     /// The cryptographic library failed.
-    pub fn generate(mesh: &str, now: jiff::Timestamp) -> Result<Self, BadAuthority> {
+    pub fn generate(mesh: &str, now: jiff::Timestamp) -> Result<Self, InvalidAuthority> {
         let day = |offset: i64| {
             let date = now.to_zoned(jiff::tz::TimeZone::UTC).date().saturating_add(jiff::Span::new().days(offset));
             let part = |value: i8| u8::try_from(value).expect("months and days are positive");
@@ -45,14 +45,14 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-        (params.not_before, params.not_after) = (day(-EARLY_DAYS), day(LIFE_DAYS));
-        let key = KeyPair::generate().map_err(|_| BadAuthority)?;
-        let certificate = params.self_signed(&key).map_err(|_| BadAuthority)?;
+        (params.not_before, params.not_after) = (day(-ROOT_BACKDATE_DAYS), day(ROOT_LIFETIME_DAYS));
+        let key = KeyPair::generate().map_err(|_| InvalidAuthority)?;
+        let certificate = params.self_signed(&key).map_err(|_| InvalidAuthority)?;
         Ok(Self { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
     /// The stored form. Secret.
-    pub fn stored(&self) -> Vec<u8> {
+    pub fn to_stored(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("two strings")
     }
 
@@ -60,7 +60,7 @@ impl Authority {
     ///
     /// # Errors
     /// It was not written by [`Authority::stored`].
-    pub fn open(stored: &[u8]) -> Result<Self, BadAuthority> {
-        serde_json::from_slice(stored).map_err(|_| BadAuthority)
+    pub fn from_stored(stored: &[u8]) -> Result<Self, InvalidAuthority> {
+        serde_json::from_slice(stored).map_err(|_| InvalidAuthority)
     }
 }

@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::dialling::Dialling;
+use crate::dialling::AddressPolicy;
 
 /// Addresses of one name that are tried at most. More of them would share the time of one call.
-const MAX_ADDRESSES: usize = 8;
+const MAX_DIALLED_ADDRESSES: usize = 8;
 
 /// Turns names into addresses. Tests use an imagined one.
 #[async_trait]
@@ -21,7 +21,7 @@ pub trait Resolver: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// The name does not resolve.
-    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
+    async fn resolve_host(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
 }
 
 /// Asks the system's own resolver.
@@ -30,58 +30,58 @@ pub struct SystemResolver;
 
 #[async_trait]
 impl Resolver for SystemResolver {
-    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    async fn resolve_host(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         Ok(tokio::net::lookup_host((host, port)).await?.collect())
     }
 }
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NotConnected {
+pub(crate) enum ConnectError {
     #[error("the name does not resolve")]
     Unresolved(#[source] io::Error),
     #[error("none of the addresses may be dialled")]
     Forbidden,
     #[error("none of the addresses accepts a connection")]
-    Silent,
+    Unreachable,
     #[error("no connection was made in time")]
     TooSlow,
 }
 
-impl NotConnected {
+impl ConnectError {
     /// Finds the reason in an error of the HTTP client, which wraps it several times.
-    pub(crate) fn within<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e Self> {
+    pub(crate) fn find_in<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e Self> {
         if let Some(found) = error.downcast_ref::<Self>() {
             return Some(found);
         }
         // The source of an `io::Error` skips the error that it was made of.
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         if let Some(inner) = inner {
-            return Self::within(inner);
+            return Self::find_in(inner);
         }
-        error.source().and_then(Self::within)
+        error.source().and_then(Self::find_in)
     }
 }
 
 /// Connects to the first allowed address of a server that accepts, within the time of one call.
-pub(crate) async fn connect(rules: Dialling, server: http::Uri) -> Result<TokioIo<TcpStream>, NotConnected> {
-    let time = rules.limits.call;
-    let connected = tokio::time::timeout(time, dial(&rules, &server, time)).await;
-    connected.map_err(|_| NotConnected::TooSlow)?.map(TokioIo::new)
+pub(crate) async fn connect(rules: AddressPolicy, server: http::Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
+    let time = rules.limits.call_timeout;
+    let connected = tokio::time::timeout(time, dial_allowed(&rules, &server, time)).await;
+    connected.map_err(|_| ConnectError::TooSlow)?.map(TokioIo::new)
 }
 
-async fn dial(rules: &Dialling, server: &http::Uri, time: Duration) -> Result<TcpStream, NotConnected> {
+async fn dial_allowed(rules: &AddressPolicy, server: &http::Uri, time: Duration) -> Result<TcpStream, ConnectError> {
     let host = server.host().unwrap_or_default().trim_matches(['[', ']']);
     let port = server.port_u16().unwrap_or(443);
     let found = match host.parse() {
         Ok(literal) => vec![SocketAddr::new(literal, port)],
-        Err(_) => rules.resolver.resolve(host, port).await.map_err(NotConnected::Unresolved)?,
+        Err(_) => rules.resolver.resolve_host(host, port).await.map_err(ConnectError::Unresolved)?,
     };
     if found.is_empty() {
-        return Err(NotConnected::Unresolved(io::ErrorKind::NotFound.into()));
+        return Err(ConnectError::Unresolved(io::ErrorKind::NotFound.into()));
     }
     let allowed: Vec<SocketAddr> =
-        found.into_iter().filter(|address| rules.allows(address.ip())).take(MAX_ADDRESSES).collect();
+        found.into_iter().filter(|address| rules.allows_address(address.ip())).take(MAX_DIALLED_ADDRESSES).collect();
     // A dead first address leaves time for the others and for the handshake.
     let share = time * 3 / 4 / u32::try_from(allowed.len().max(1)).expect("a few addresses");
     for address in &allowed {
@@ -90,5 +90,5 @@ async fn dial(rules: &Dialling, server: &http::Uri, time: Duration) -> Result<Tc
             return Ok(stream);
         }
     }
-    Err(if allowed.is_empty() { NotConnected::Forbidden } else { NotConnected::Silent })
+    Err(if allowed.is_empty() { ConnectError::Forbidden } else { ConnectError::Unreachable })
 }

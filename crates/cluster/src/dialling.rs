@@ -4,29 +4,29 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::connect::{Resolver, SystemResolver};
-use crate::door::Limits;
+use crate::door::ResponseLimits;
 
 /// Rules for every call to a cluster: which addresses may be dialled, what an answer may cost, and who is calling.
 #[derive(Debug, Clone)]
-pub struct Dialling {
+pub struct AddressPolicy {
     /// Networks that the operator allows although they are private, as `address/bits`.
-    pub allowed: Vec<(IpAddr, u8)>,
+    pub allowed_networks: Vec<(IpAddr, u8)>,
     /// Which worker calls: a cluster's own audit log shows it as the user agent.
-    pub caller: String,
+    pub worker_name: String,
     /// Turns names into addresses, on every connect.
     pub resolver: Arc<dyn Resolver>,
     /// Limits of what a cluster answers.
-    pub limits: Limits,
+    pub limits: ResponseLimits,
 }
 
-impl Default for Dialling {
+impl Default for AddressPolicy {
     fn default() -> Self {
         let (allowed, caller) = (Vec::new(), String::new());
-        Self { allowed, caller, resolver: Arc::new(SystemResolver), limits: Limits::default() }
+        Self { allowed_networks: allowed, worker_name: caller, resolver: Arc::new(SystemResolver), limits: ResponseLimits::default() }
     }
 }
 
-impl Dialling {
+impl AddressPolicy {
     /// Reads `10.0.0.0/8`.
     pub fn parse_network(text: &str) -> Option<(IpAddr, u8)> {
         let (address, bits) = text.split_once('/')?;
@@ -36,25 +36,25 @@ impl Dialling {
     }
 
     /// Whether an address may be dialled. IPv4 inside IPv6 is judged as the IPv4 that it is.
-    pub fn allows(&self, address: IpAddr) -> bool {
-        self.allowed_by_name(address) || is_public(embedded(address))
+    pub fn allows_address(&self, address: IpAddr) -> bool {
+        self.is_allowed_by_operator(address) || is_globally_reachable(embedded_ipv4(address))
     }
 
     /// Whether a host may be dialled as far as its text says: a literal address must be allowed, and a name is checked on
     /// every connect.
-    pub fn allows_literal(&self, host: &str) -> bool {
-        host.parse().map_or(true, |address| self.allows(address))
+    pub fn allows_host(&self, host: &str) -> bool {
+        host.parse().map_or(true, |address| self.allows_address(address))
     }
 
     /// Whether it is in a network that the operator has named.
-    pub fn allowed_by_name(&self, address: IpAddr) -> bool {
-        let address = embedded(address);
-        self.allowed.iter().any(|(network, bits)| within(address, *network, *bits))
+    pub fn is_allowed_by_operator(&self, address: IpAddr) -> bool {
+        let address = embedded_ipv4(address);
+        self.allowed_networks.iter().any(|(network, bits)| is_in_network(address, *network, *bits))
     }
 }
 
 /// The IPv4 address inside a mapped or NAT64 one.
-fn embedded(address: IpAddr) -> IpAddr {
+fn embedded_ipv4(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     let octets = v6.octets();
     let nat64 = v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
@@ -62,7 +62,7 @@ fn embedded(address: IpAddr) -> IpAddr {
     v6.to_ipv4_mapped().map_or_else(|| if nat64 { tail() } else { address }, IpAddr::from)
 }
 
-fn within(address: IpAddr, network: IpAddr, bits: u8) -> bool {
+fn is_in_network(address: IpAddr, network: IpAddr, bits: u8) -> bool {
     let same =
         |a: &[u8], b: &[u8]| (0..usize::from(bits)).all(|bit| (a[bit / 8] ^ b[bit / 8]) & (0x80 >> (bit % 8)) == 0);
     match (address, network) {
@@ -72,44 +72,44 @@ fn within(address: IpAddr, network: IpAddr, bits: u8) -> bool {
     }
 }
 
-const fn v4(a: u8, b: u8, c: u8, bits: u8) -> (IpAddr, u8) {
+const fn v4_network(a: u8, b: u8, c: u8, bits: u8) -> (IpAddr, u8) {
     (IpAddr::V4(Ipv4Addr::new(a, b, c, 0)), bits)
 }
 
-const fn v6(a: u16, b: u16, bits: u8) -> (IpAddr, u8) {
+const fn v6_network(a: u16, b: u16, bits: u8) -> (IpAddr, u8) {
     (IpAddr::V6(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0)), bits)
 }
 
 /// What IANA's registries of special-purpose addresses call not globally reachable: private and shared networks, loopback,
 /// link-local (cloud metadata lives there), protocols' own, documentation, benchmarks, multicast and reserved.
-const SPECIAL: [(IpAddr, u8); 19] = [
-    v4(0, 0, 0, 8),
-    v4(10, 0, 0, 8),
-    v4(100, 64, 0, 10),
-    v4(127, 0, 0, 8),
-    v4(169, 254, 0, 16),
-    v4(172, 16, 0, 12),
-    v4(192, 0, 0, 24),
-    v4(192, 0, 2, 24),
-    v4(192, 88, 99, 24),
-    v4(192, 168, 0, 16),
-    v4(198, 18, 0, 15),
-    v4(198, 51, 100, 24),
-    v4(203, 0, 113, 24),
-    v4(224, 0, 0, 4),
-    v4(240, 0, 0, 4),
+const SPECIAL_PURPOSE_NETWORKS: [(IpAddr, u8); 19] = [
+    v4_network(0, 0, 0, 8),
+    v4_network(10, 0, 0, 8),
+    v4_network(100, 64, 0, 10),
+    v4_network(127, 0, 0, 8),
+    v4_network(169, 254, 0, 16),
+    v4_network(172, 16, 0, 12),
+    v4_network(192, 0, 0, 24),
+    v4_network(192, 0, 2, 24),
+    v4_network(192, 88, 99, 24),
+    v4_network(192, 168, 0, 16),
+    v4_network(198, 18, 0, 15),
+    v4_network(198, 51, 100, 24),
+    v4_network(203, 0, 113, 24),
+    v4_network(224, 0, 0, 4),
+    v4_network(240, 0, 0, 4),
     // Teredo and others that carry an address of somebody else's choice.
-    v6(0x2001, 0, 23),
-    v6(0x2001, 0xdb8, 32),
-    v6(0x2002, 0, 16),
-    v6(0x3fff, 0, 20),
+    v6_network(0x2001, 0, 23),
+    v6_network(0x2001, 0xdb8, 32),
+    v6_network(0x2002, 0, 16),
+    v6_network(0x3fff, 0, 20),
 ];
 /// All of IPv6 that is given out as globally reachable.
-const GLOBAL_V6: (IpAddr, u8) = v6(0x2000, 0, 3);
+const GLOBAL_UNICAST_V6: (IpAddr, u8) = v6_network(0x2000, 0, 3);
 
-fn is_public(address: IpAddr) -> bool {
-    let special = SPECIAL.iter().any(|(network, bits)| within(address, *network, *bits));
-    !special && (address.is_ipv4() || within(address, GLOBAL_V6.0, GLOBAL_V6.1))
+fn is_globally_reachable(address: IpAddr) -> bool {
+    let special = SPECIAL_PURPOSE_NETWORKS.iter().any(|(network, bits)| is_in_network(address, *network, *bits));
+    !special && (address.is_ipv4() || is_in_network(address, GLOBAL_UNICAST_V6.0, GLOBAL_UNICAST_V6.1))
 }
 
 #[cfg(test)]
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn private_loopback_and_metadata_addresses_are_refused_in_every_disguise() {
-        let rules = Dialling::default();
+        let rules = AddressPolicy::default();
         for address in [
             "127.0.0.1",
             "10.1.2.3",
@@ -144,22 +144,22 @@ mod tests {
             "fec0::1",
             "2001:db8::1",
         ] {
-            assert!(!rules.allows(address.parse().expect(address)), "{address}");
+            assert!(!rules.allows_address(address.parse().expect(address)), "{address}");
         }
         for address in ["8.8.8.8", "172.32.0.1", "2001:4860:4860::8888", "64:ff9b::808:808"] {
-            assert!(rules.allows(address.parse().expect(address)), "{address}");
+            assert!(rules.allows_address(address.parse().expect(address)), "{address}");
         }
     }
 
     #[test]
     fn the_operator_can_allow_a_network_and_no_more_than_that() {
-        let allowed = vec![Dialling::parse_network("10.1.0.0/16").expect("a network")];
-        let rules = Dialling { allowed, ..Dialling::default() };
-        assert!(rules.allows("10.1.255.1".parse().expect("an address")));
-        assert!(rules.allows("::ffff:10.1.0.1".parse().expect("an address")));
-        assert!(!rules.allows("10.2.0.1".parse().expect("an address")));
+        let allowed = vec![AddressPolicy::parse_network("10.1.0.0/16").expect("a network")];
+        let rules = AddressPolicy { allowed_networks: allowed, ..AddressPolicy::default() };
+        assert!(rules.allows_address("10.1.255.1".parse().expect("an address")));
+        assert!(rules.allows_address("::ffff:10.1.0.1".parse().expect("an address")));
+        assert!(!rules.allows_address("10.2.0.1".parse().expect("an address")));
         for bad in ["10.0.0.0", "10.0.0.0/33", "x/8"] {
-            assert!(Dialling::parse_network(bad).is_none(), "{bad}");
+            assert!(AddressPolicy::parse_network(bad).is_none(), "{bad}");
         }
     }
 }

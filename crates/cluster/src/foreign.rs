@@ -6,105 +6,105 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use model::operation::Problem;
 use model::rules::Severity;
-use model::survey::foreign_istio;
+use model::survey::foreign_istio_problem;
 use model::upgrade::Finding;
-use rollout::ports::WorldError;
+use rollout::ports::ClusterError;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use crate::door::Door;
-use crate::mesh::{MUTATING, OWNER_LABEL, VALIDATING};
-use crate::register::explain;
+use crate::door::ClusterClient;
+use crate::mesh::{MUTATING_WEBHOOKS_PATH, OWNER_LABEL, VALIDATING_WEBHOOKS_PATH};
+use crate::register::problem_from_error;
 
 /// The most webhooks that one look tries with a dry run.
-const MAX_TRIED: usize = 20;
+const MAX_DRY_RUNS: usize = 20;
 /// The most dry runs at once: each may hold a worker of the API server until the webhook's own time is over.
-const SIDE_BY_SIDE: usize = 4;
+const MAX_CONCURRENT_DRY_RUNS: usize = 4;
 /// Time of one look at silent webhooks, all dry runs together: four rounds of calls of 5 s. The look is advice, and a worker
 /// has other clusters to care for.
-const LOOK: Duration = Duration::from_secs(20);
+const DRY_RUNS_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Every webhook configuration of a cluster, with the kind by which `kubectl` knows it.
-pub(crate) async fn webhooks(door: &Door) -> Result<Vec<(&'static str, Value)>, WorldError> {
-    let mutating = door.list(MUTATING, "").await?;
-    let validating = door.list(VALIDATING, "").await?;
+pub(crate) async fn list_admission_webhooks(door: &ClusterClient) -> Result<Vec<(&'static str, Value)>, ClusterError> {
+    let mutating = door.list(MUTATING_WEBHOOKS_PATH, "").await?;
+    let validating = door.list(VALIDATING_WEBHOOKS_PATH, "").await?;
     let of = |kind: &'static str| move |object: Value| (kind, object);
     let all = mutating.into_iter().map(of("mutatingwebhookconfiguration"));
     Ok(all.chain(validating.into_iter().map(of("validatingwebhookconfiguration"))).collect())
 }
 
 /// Istio's webhook configurations that do not carry this mesh's label, as `kind/name`. Without a mesh none is ours.
-pub(crate) fn of_another_istio(webhooks: &[(&'static str, Value)], mesh: Option<&str>) -> Vec<String> {
+pub(crate) fn foreign_istio_webhooks(webhooks: &[(&'static str, Value)], mesh: Option<&str>) -> Vec<String> {
     let ours = |object: &Value| mesh.is_some_and(|mesh| object["metadata"]["labels"][OWNER_LABEL] == mesh);
-    let foreign = webhooks.iter().filter(|(_, object)| is_istios(object) && !ours(object));
-    foreign.filter_map(|(kind, object)| Some(format!("{kind}/{}", name(object)?))).collect()
+    let foreign = webhooks.iter().filter(|(_, object)| is_istio_webhook(object) && !ours(object));
+    foreign.filter_map(|(kind, object)| Some(format!("{kind}/{}", printable_name(object)?))).collect()
 }
 
 /// Refuses a cluster that has webhooks of any Istio, all of them by name.
 ///
 /// # Errors
 /// There are some, or the cluster does not let us look.
-pub(crate) async fn no_istio(door: &Door) -> Result<(), Problem> {
-    let webhooks = webhooks(door).await.map_err(|error| explain(&error))?;
-    let found = of_another_istio(&webhooks, None);
-    if found.is_empty() { Ok(()) } else { Err(foreign_istio(door.place(), &found)) }
+pub(crate) async fn require_no_istio(door: &ClusterClient) -> Result<(), Problem> {
+    let webhooks = list_admission_webhooks(door).await.map_err(|error| problem_from_error(&error))?;
+    let found = foreign_istio_webhooks(&webhooks, None);
+    if found.is_empty() { Ok(()) } else { Err(foreign_istio_problem(door.cluster_name(), &found)) }
 }
 
 /// True for the injector, its tags and the validators of an Istio, whoever installed it: all their entries' names are in
 /// Istio's own domain.
-fn is_istios(object: &Value) -> bool {
-    entries(object).iter().any(|entry| entry["name"].as_str().is_some_and(|name| name.ends_with(".istio.io")))
+fn is_istio_webhook(object: &Value) -> bool {
+    webhook_entries(object).iter().any(|entry| entry["name"].as_str().is_some_and(|name| name.ends_with(".istio.io")))
 }
 
 /// What is wrong with other people's webhooks: those that refuse every pod of some namespace because their server does
 /// not answer. Each is tried with a dry run of a pod that it would be asked about. Webhooks that
 /// were not tried when the time is over are left out.
-pub(crate) async fn silent_webhooks(door: &Door) -> Result<Vec<Finding>, WorldError> {
-    let ends = Instant::now() + LOOK;
-    let late = |_| WorldError::silent(door.place(), "the lists of webhooks and namespaces took too long");
-    let tried = tokio::time::timeout_at(ends, tried(door)).await.map_err(late)??;
+pub(crate) async fn find_silent_webhooks(door: &ClusterClient) -> Result<Vec<Finding>, ClusterError> {
+    let ends = Instant::now() + DRY_RUNS_TIMEOUT;
+    let late = |_| ClusterError::unreachable(door.cluster_name(), "the lists of webhooks and namespaces took too long");
+    let tried = tokio::time::timeout_at(ends, plan_dry_runs(door)).await.map_err(late)??;
     let answers = futures::stream::iter(tried)
-        .map(|(found, path, pod)| async move { if is_silent(door, &path, &pod).await { Some(found) } else { None } });
+        .map(|(found, path, pod)| async move { if is_webhook_silent(door, &path, &pod).await { Some(found) } else { None } });
     // In the order of the list, so that two looks that find the same say the same.
-    let answers = answers.buffered(SIDE_BY_SIDE).take_until(tokio::time::sleep_until(ends));
+    let answers = answers.buffered(MAX_CONCURRENT_DRY_RUNS).take_until(tokio::time::sleep_until(ends));
     let mut found: Vec<Finding> = answers.filter_map(std::future::ready).collect().await;
     found.dedup();
     Ok(found)
 }
 
 /// The dry runs that are worth a try: what each would find, the path that it goes to, and the pod that it shows.
-async fn tried(door: &Door) -> Result<Vec<(Finding, String, Value)>, WorldError> {
-    let webhooks = webhooks(door).await?;
-    let others = webhooks.iter().filter(|(_, object)| !is_istios(object));
+async fn plan_dry_runs(door: &ClusterClient) -> Result<Vec<(Finding, String, Value)>, ClusterError> {
+    let webhooks = list_admission_webhooks(door).await?;
+    let others = webhooks.iter().filter(|(_, object)| !is_istio_webhook(object));
     let asked: Vec<(&str, &Value, &Value)> = others
-        .flat_map(|(kind, object)| entries(object).iter().map(move |entry| (*kind, object, entry)))
-        .filter(|(_, _, entry)| refuses_pods(entry))
-        .take(MAX_TRIED)
+        .flat_map(|(kind, object)| webhook_entries(object).iter().map(move |entry| (*kind, object, entry)))
+        .filter(|(_, _, entry)| fails_closed_for_pods(entry))
+        .take(MAX_DRY_RUNS)
         .collect();
     if asked.is_empty() {
         return Ok(Vec::new());
     }
     let namespaces = door.list("/api/v1/namespaces", "").await?;
     let one = |(kind, object, entry): (&str, &Value, &Value)| {
-        let matching = namespaces.iter().find(|namespace| selects(&entry["namespaceSelector"], namespace));
-        let (namespace, webhook) = (matching.and_then(name)?, name(object)?);
+        let matching = namespaces.iter().find(|namespace| selector_matches(&entry["namespaceSelector"], namespace));
+        let (namespace, webhook) = (matching.and_then(printable_name)?, printable_name(object)?);
         let path = format!("/api/v1/namespaces/{namespace}/pods");
-        Some((silent(kind, webhook, namespace), path, asked_about(entry)))
+        Some((silent_webhook_finding(kind, webhook, namespace), path, matching_pod(entry)))
     };
     Ok(asked.into_iter().filter_map(one).collect())
 }
 
 /// Whether a dry run fails because of a webhook's silence. The API server may wait longer for a webhook than we wait for the
 /// API server, so no answer means the same, as long as the API server answers another call.
-async fn is_silent(door: &Door, path: &str, pod: &Value) -> bool {
+async fn is_webhook_silent(door: &ClusterClient, path: &str, pod: &Value) -> bool {
     match door.dry_run(path, pod).await {
-        Err(WorldError::Refused { code: "webhook_failed", .. }) => true,
-        Err(WorldError::Unreachable { .. }) => door.get("/version").await.is_ok(),
+        Err(ClusterError::Refused { code: "webhook_failed", .. }) => true,
+        Err(ClusterError::Unreachable { .. }) => door.get("/version").await.is_ok(),
         _ => false,
     }
 }
 
-fn silent(kind: &str, webhook: &str, namespace: &str) -> Finding {
+fn silent_webhook_finding(kind: &str, webhook: &str, namespace: &str) -> Finding {
     Finding {
         severity: Severity::Warn,
         code: "webhook_silent".into(),
@@ -118,12 +118,12 @@ fn silent(kind: &str, webhook: &str, namespace: &str) -> Finding {
     }
 }
 
-fn entries(object: &Value) -> &[Value] {
+fn webhook_entries(object: &Value) -> &[Value] {
     object["webhooks"].as_array().map_or(&[], Vec::as_slice)
 }
 
 /// The name of an object, when it is one that Kubernetes would accept: it becomes part of commands that people copy.
-fn name(object: &Value) -> Option<&str> {
+fn printable_name(object: &Value) -> Option<&str> {
     const MAX_NAME_CHARACTERS: usize = 253;
     let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
     let plain = |name: &&str| (1..=MAX_NAME_CHARACTERS).contains(&name.len()) && name.bytes().all(letter);
@@ -131,7 +131,7 @@ fn name(object: &Value) -> Option<&str> {
 }
 
 /// Whether an entry is asked about new pods, and its silence refuses them: `Fail` is what Kubernetes assumes.
-fn refuses_pods(entry: &Value) -> bool {
+fn fails_closed_for_pods(entry: &Value) -> bool {
     let has = |rule: &Value, field: &str, wanted: &[&str]| {
         let list = rule[field].as_array().map_or(&[] as &[Value], Vec::as_slice);
         list.iter().any(|value| value.as_str().is_some_and(|value| wanted.contains(&value)))
@@ -145,7 +145,7 @@ fn refuses_pods(entry: &Value) -> bool {
 }
 
 /// Whether a label selector selects an object, by Kubernetes' rules; an empty one selects everything.
-fn selects(selector: &Value, object: &Value) -> bool {
+fn selector_matches(selector: &Value, object: &Value) -> bool {
     let labels = &object["metadata"]["labels"];
     let equal = selector["matchLabels"]
         .as_object()
@@ -166,7 +166,7 @@ fn selects(selector: &Value, object: &Value) -> bool {
 }
 
 /// A pod that an entry's object selector selects, as far as labels can make it so.
-fn asked_about(entry: &Value) -> Value {
+fn matching_pod(entry: &Value) -> Value {
     let selector = &entry["objectSelector"];
     let mut labels: Map<String, Value> = selector["matchLabels"].as_object().cloned().unwrap_or_default();
     for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
@@ -215,8 +215,8 @@ mod tests {
             "validatingwebhookconfiguration/istiod-default-validator",
             "validatingwebhookconfiguration/istio-validator-istio-system",
         ];
-        assert_eq!(of_another_istio(&all, Some("mesh-1")), foreign);
-        assert_eq!(of_another_istio(&all, None).len(), foreign.len() + 1, "before there is a mesh, ours is a leftover");
+        assert_eq!(foreign_istio_webhooks(&all, Some("mesh-1")), foreign);
+        assert_eq!(foreign_istio_webhooks(&all, None).len(), foreign.len() + 1, "before there is a mesh, ours is a leftover");
     }
 
     #[test]
@@ -229,7 +229,7 @@ mod tests {
             json!({ "matchExpressions": [{ "key": "other", "operator": "NotIn", "values": ["x"] }, { "key": "a", "operator": "Exists" }] }),
             json!({ "matchExpressions": [{ "key": "other", "operator": "DoesNotExist" }] }),
         ] {
-            assert!(selects(&selector, &object), "{selector}");
+            assert!(selector_matches(&selector, &object), "{selector}");
         }
         for selector in [
             json!({ "matchLabels": { "scan": "no" } }),
@@ -238,17 +238,17 @@ mod tests {
             json!({ "matchExpressions": [{ "key": "a", "operator": "DoesNotExist" }] }),
             json!({ "matchExpressions": [{ "key": "other", "operator": "Exists" }] }),
         ] {
-            assert!(!selects(&selector, &object), "{selector}");
+            assert!(!selector_matches(&selector, &object), "{selector}");
         }
     }
 
     #[test]
     fn only_what_fails_closed_for_new_pods_is_tried() {
         let entry = |policy: &str, resource: &str| json!({ "failurePolicy": policy, "rules": [{ "apiGroups": [""], "operations": ["CREATE"], "resources": [resource] }] });
-        assert!(refuses_pods(&entry("Fail", "pods")));
-        assert!(!refuses_pods(&entry("Ignore", "pods")));
-        assert!(!refuses_pods(&entry("Fail", "services")));
+        assert!(fails_closed_for_pods(&entry("Fail", "pods")));
+        assert!(!fails_closed_for_pods(&entry("Ignore", "pods")));
+        assert!(!fails_closed_for_pods(&entry("Fail", "services")));
         let selector = json!({ "objectSelector": { "matchLabels": { "scan": "yes" }, "matchExpressions": [{ "key": "tier", "operator": "In", "values": ["a"] }] } });
-        assert_eq!(asked_about(&selector)["metadata"]["labels"]["tier"], "a");
+        assert_eq!(matching_pod(&selector)["metadata"]["labels"]["tier"], "a");
     }
 }

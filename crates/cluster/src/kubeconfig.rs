@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 use crate::door::client;
 
 /// The largest configuration that is looked at. One cluster's is about 6 KiB.
-const MAX_BYTES: usize = 256 * 1024;
+const MAX_KUBECONFIG_BYTES: usize = 256 * 1024;
 /// Bytes of a token. A service account's is about a kilobyte.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 /// Bytes of a host's name, as DNS has it.
 const MAX_HOST_BYTES: usize = 253;
 /// Bytes of one part of a host's name, as DNS has it.
-const MAX_LABEL_BYTES: usize = 63;
+const MAX_DNS_LABEL_BYTES: usize = 63;
 
 /// How to reach one cluster: the only form in which credentials are stored.
 #[derive(Debug, Clone)]
@@ -28,12 +28,12 @@ pub struct Credential {
     /// The authority that signs the server, as PEM.
     pub authority: Vec<u8>,
     /// Who we are.
-    pub identity: Identity,
+    pub identity: ClientIdentity,
 }
 
 /// Who we are to a cluster.
 #[derive(Debug, Clone)]
-pub enum Identity {
+pub enum ClientIdentity {
     /// A bearer token.
     Token(SecretString),
     /// A client certificate and its key, as PEM.
@@ -53,13 +53,13 @@ pub struct RefusedKubeconfig {
     pub construct: String,
 }
 
-fn refused(construct: impl Into<String>) -> RefusedKubeconfig {
+fn refused_construct(construct: impl Into<String>) -> RefusedKubeconfig {
     RefusedKubeconfig { construct: construct.into() }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct KubeconfigFile {
     #[serde(rename = "apiVersion")]
     api_version: Option<String>,
     kind: Option<String>,
@@ -76,12 +76,12 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct NamedCluster {
     name: String,
-    cluster: Cluster,
+    cluster: ClusterEntry,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Cluster {
+struct ClusterEntry {
     server: String,
     #[serde(rename = "certificate-authority-data")]
     authority: String,
@@ -91,12 +91,12 @@ struct Cluster {
 #[serde(deny_unknown_fields)]
 struct NamedContext {
     name: String,
-    context: Context,
+    context: ContextEntry,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Context {
+struct ContextEntry {
     cluster: String,
     user: String,
     #[serde(rename = "namespace")]
@@ -107,12 +107,12 @@ struct Context {
 #[serde(deny_unknown_fields)]
 struct NamedUser {
     name: String,
-    user: User,
+    user: UserEntry,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct User {
+struct UserEntry {
     token: Option<SecretString>,
     #[serde(rename = "client-certificate-data")]
     certificate: Option<String>,
@@ -121,7 +121,7 @@ struct User {
 }
 
 /// Constructs that deserve a sentence of their own: where they are, their name, what to do instead.
-const FORBIDDEN: [(&str, &str); 13] = [
+const FORBIDDEN_KEYS: [(&str, &str); 13] = [
     ("exec", "users.exec would run a program here; use a service account's token"),
     ("auth-provider", "users.auth-provider would run a program here; use a service account's token"),
     ("tokenFile", "users.tokenFile would read a file here; put the token itself in"),
@@ -146,53 +146,53 @@ impl Credential {
     /// # Errors
     /// The first construct that is refused, by name.
     pub fn parse(text: &str) -> Result<Self, RefusedKubeconfig> {
-        if text.len() > MAX_BYTES {
-            return Err(refused(format!("it is larger than {} KiB", MAX_BYTES / 1024)));
+        if text.len() > MAX_KUBECONFIG_BYTES {
+            return Err(refused_construct(format!("it is larger than {} KiB", MAX_KUBECONFIG_BYTES / 1024)));
         }
         let value: serde_json::Value =
-            serde_saphyr::from_str(text).map_err(|_| refused("it is not valid YAML or JSON"))?;
-        if let Some(sentence) = forbidden(&value) {
-            return Err(refused(sentence));
+            serde_saphyr::from_str(text).map_err(|_| refused_construct("it is not valid YAML or JSON"))?;
+        if let Some(sentence) = find_forbidden_key(&value) {
+            return Err(refused_construct(sentence));
         }
-        let file: File = serde_json::from_value(value).map_err(|error| refused(shape(&error.to_string())))?;
-        Self::of(file)
+        let file: KubeconfigFile = serde_json::from_value(value).map_err(|error| refused_construct(explain_shape_error(&error.to_string())))?;
+        Self::from_kubeconfig(file)
     }
 
-    fn of(file: File) -> Result<Self, RefusedKubeconfig> {
+    fn from_kubeconfig(file: KubeconfigFile) -> Result<Self, RefusedKubeconfig> {
         let other = |found: &Option<String>, wanted: &str| found.as_ref().is_some_and(|found| found != wanted);
         if other(&file.api_version, "v1") || other(&file.kind, "Config") {
-            return Err(refused("it is of another kind or version than Config of v1"));
+            return Err(refused_construct("it is of another kind or version than Config of v1"));
         }
-        unique("clusters", file.clusters.iter().map(|cluster| cluster.name.as_str()))?;
-        unique("users", file.users.iter().map(|user| user.name.as_str()))?;
-        let [context] = file.contexts.as_slice() else { return Err(refused("it must have exactly one context")) };
+        require_unique_names("clusters", file.clusters.iter().map(|cluster| cluster.name.as_str()))?;
+        require_unique_names("users", file.users.iter().map(|user| user.name.as_str()))?;
+        let [context] = file.contexts.as_slice() else { return Err(refused_construct("it must have exactly one context")) };
         if context.name != file.current_context {
-            return Err(refused("current-context names no context"));
+            return Err(refused_construct("current-context names no context"));
         }
         let cluster = file.clusters.iter().find(|cluster| cluster.name == context.context.cluster);
         let user = file.users.into_iter().find(|user| user.name == context.context.user);
         let (Some(cluster), Some(user)) = (cluster, user) else {
-            return Err(refused("the context names a cluster or user that is not there"));
+            return Err(refused_construct("the context names a cluster or user that is not there"));
         };
-        let authority = pem(&cluster.cluster.authority, "certificate-authority-data")?;
+        let authority = decode_pem(&cluster.cluster.authority, "certificate-authority-data")?;
         let identity = match (user.user.token, user.user.certificate, user.user.key) {
-            (Some(token), None, None) => Identity::Token(token),
+            (Some(token), None, None) => ClientIdentity::Token(token),
             (None, Some(certificate), Some(key)) => {
-                let key = pem(key.expose_secret(), "client-key-data")?;
-                let key = String::from_utf8(key).map_err(|_| refused("client-key-data is not PEM"))?;
-                Identity::Certificate { certificate: pem(&certificate, "client-certificate-data")?, key: key.into() }
+                let key = decode_pem(key.expose_secret(), "client-key-data")?;
+                let key = String::from_utf8(key).map_err(|_| refused_construct("client-key-data is not PEM"))?;
+                ClientIdentity::Certificate { certificate: decode_pem(&certificate, "client-certificate-data")?, key: key.into() }
             }
             _ => {
-                return Err(refused(
+                return Err(refused_construct(
                     "the user must have either a token, or client-certificate-data with client-key-data",
                 ));
             }
         };
-        if certificates(&authority).is_none() {
-            return Err(refused("certificate-authority-data holds no certificate"));
+        if parse_certificates(&authority).is_none() {
+            return Err(refused_construct("certificate-authority-data holds no certificate"));
         }
         let credential = Self::new(&cluster.cluster.server, authority, identity)?;
-        client::check(&credential).map_err(|cause| refused(format!("the credential cannot be used: {cause}")))?;
+        client::check_credential(&credential).map_err(|cause| refused_construct(format!("the credential cannot be used: {cause}")))?;
         Ok(credential)
     }
 
@@ -200,15 +200,15 @@ impl Credential {
     ///
     /// # Errors
     /// The server is not `https://host[:port]`, or the token can be no header of a request.
-    pub fn new(server: &str, authority: Vec<u8>, identity: Identity) -> Result<Self, RefusedKubeconfig> {
+    pub fn new(server: &str, authority: Vec<u8>, identity: ClientIdentity) -> Result<Self, RefusedKubeconfig> {
         let server = server.strip_suffix('/').unwrap_or(server);
-        if !server.strip_prefix("https://").is_some_and(is_authority) {
-            return Err(refused("clusters.server must be https://host[:port], without user, path, query or fragment"));
+        if !server.strip_prefix("https://").is_some_and(is_host_and_port) {
+            return Err(refused_construct("clusters.server must be https://host[:port], without user, path, query or fragment"));
         }
-        if let Identity::Token(token) = &identity
-            && !is_token(token.expose_secret())
+        if let ClientIdentity::Token(token) = &identity
+            && !is_bearer_token(token.expose_secret())
         {
-            return Err(refused("users.token must be 1 to 16384 visible characters without spaces or line breaks"));
+            return Err(refused_construct("users.token must be 1 to 16384 visible characters without spaces or line breaks"));
         }
         Ok(Self { server: server.to_owned(), authority, identity })
     }
@@ -220,14 +220,14 @@ impl Credential {
     }
 
     /// The stored form, which [`Credential::open`] reads. Secret.
-    pub fn stored(&self) -> Vec<u8> {
+    pub fn to_stored(&self) -> Vec<u8> {
         let (token, certificate, key) = match &self.identity {
-            Identity::Token(token) => (Some(token.expose_secret().to_owned()), None, None),
-            Identity::Certificate { certificate, key } => {
+            ClientIdentity::Token(token) => (Some(token.expose_secret().to_owned()), None, None),
+            ClientIdentity::Certificate { certificate, key } => {
                 (None, Some(STANDARD.encode(certificate)), Some(key.expose_secret().to_owned()))
             }
         };
-        let stored = Stored {
+        let stored = StoredCredential {
             server: self.server.clone(),
             authority: STANDARD.encode(&self.authority),
             token,
@@ -241,14 +241,14 @@ impl Credential {
     ///
     /// # Errors
     /// It was not written by [`Credential::stored`].
-    pub fn open(stored: &[u8]) -> Result<Self, RefusedKubeconfig> {
-        let damaged = || refused("the stored credential is damaged");
-        let stored: Stored = serde_json::from_slice(stored).map_err(|_| damaged())?;
+    pub fn from_stored(stored: &[u8]) -> Result<Self, RefusedKubeconfig> {
+        let damaged = || refused_construct("the stored credential is damaged");
+        let stored: StoredCredential = serde_json::from_slice(stored).map_err(|_| damaged())?;
         let bytes = |text: &str| STANDARD.decode(text).map_err(|_| damaged());
         let identity = match (stored.token, stored.certificate, stored.key) {
-            (Some(token), ..) => Identity::Token(token.into()),
+            (Some(token), ..) => ClientIdentity::Token(token.into()),
             (None, Some(certificate), Some(key)) => {
-                Identity::Certificate { certificate: bytes(&certificate)?, key: key.into() }
+                ClientIdentity::Certificate { certificate: bytes(&certificate)?, key: key.into() }
             }
             _ => return Err(damaged()),
         };
@@ -257,7 +257,7 @@ impl Credential {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct StoredCredential {
     server: String,
     authority: String,
     token: Option<String>,
@@ -266,17 +266,17 @@ struct Stored {
 }
 
 /// What is wrong with the shape. Names of fields may be repeated to the caller, and values may not: any may be a secret.
-fn shape(error: &str) -> String {
+fn explain_shape_error(error: &str) -> String {
     let names = ["unknown field", "missing field", "duplicate field"].iter().any(|start| error.starts_with(start));
     if names { error.to_owned() } else { "a value has another type than a kubeconfig has there".into() }
 }
 
 /// Whether every name of a list is there once: with two of them another reader could choose the other one.
-fn unique<'n>(list: &str, names: impl Iterator<Item = &'n str>) -> Result<(), RefusedKubeconfig> {
+fn require_unique_names<'n>(list: &str, names: impl Iterator<Item = &'n str>) -> Result<(), RefusedKubeconfig> {
     let mut seen = BTreeSet::new();
     for name in names {
         if !seen.insert(name) {
-            return Err(refused(format!("{list} has two entries of one name")));
+            return Err(refused_construct(format!("{list} has two entries of one name")));
         }
     }
     Ok(())
@@ -291,7 +291,7 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
 }
 
 /// Whether a text is a host, with a port or without one, in the one notation in which all readers agree about it.
-fn is_authority(text: &str) -> bool {
+fn is_host_and_port(text: &str) -> bool {
     let (host, port) = split_port(text);
     let port_fits = port.is_none_or(|port| {
         let digits = !port.starts_with('0') && port.bytes().all(|byte| byte.is_ascii_digit());
@@ -306,7 +306,7 @@ fn is_host(host: &str) -> bool {
     }
     let is_label = |label: &str| {
         let letters = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        letters && (1..=MAX_LABEL_BYTES).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+        letters && (1..=MAX_DNS_LABEL_BYTES).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
     };
     // Resolvers read `127.1`, `0x7f000001` and `2130706433` as addresses.
     let last = host.rsplit('.').next().unwrap_or_default();
@@ -317,12 +317,12 @@ fn is_host(host: &str) -> bool {
 }
 
 /// Whether a token can be sent in a header as it is.
-fn is_token(token: &str) -> bool {
+fn is_bearer_token(token: &str) -> bool {
     (1..=MAX_TOKEN_BYTES).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// The certificates of a PEM bundle, as DER; `None` when there is none.
-pub(crate) fn certificates(pem: &[u8]) -> Option<Vec<Vec<u8>>> {
+pub(crate) fn parse_certificates(pem: &[u8]) -> Option<Vec<Vec<u8>>> {
     let text = std::str::from_utf8(pem).ok()?;
     let blocks = text.split("-----BEGIN CERTIFICATE-----").skip(1);
     let decoded: Option<Vec<Vec<u8>>> = blocks
@@ -335,21 +335,21 @@ pub(crate) fn certificates(pem: &[u8]) -> Option<Vec<Vec<u8>>> {
 }
 
 /// The first forbidden key anywhere in the document.
-fn forbidden(value: &serde_json::Value) -> Option<&'static str> {
+fn find_forbidden_key(value: &serde_json::Value) -> Option<&'static str> {
     match value {
         serde_json::Value::Object(map) => map.iter().find_map(|(key, inner)| {
-            let named = FORBIDDEN.iter().find(|(name, _)| name == key);
-            named.map(|(_, sentence)| *sentence).or_else(|| forbidden(inner))
+            let named = FORBIDDEN_KEYS.iter().find(|(name, _)| name == key);
+            named.map(|(_, sentence)| *sentence).or_else(|| find_forbidden_key(inner))
         }),
-        serde_json::Value::Array(list) => list.iter().find_map(forbidden),
+        serde_json::Value::Array(list) => list.iter().find_map(find_forbidden_key),
         _ => None,
     }
 }
 
-fn pem(encoded: &str, field: &str) -> Result<Vec<u8>, RefusedKubeconfig> {
+fn decode_pem(encoded: &str, field: &str) -> Result<Vec<u8>, RefusedKubeconfig> {
     let compact: String = encoded.split_whitespace().collect();
-    let bytes = STANDARD.decode(compact).map_err(|_| refused(format!("{field} is not base64")))?;
-    if bytes.starts_with(b"-----BEGIN ") { Ok(bytes) } else { Err(refused(format!("{field} is not PEM"))) }
+    let bytes = STANDARD.decode(compact).map_err(|_| refused_construct(format!("{field} is not base64")))?;
+    if bytes.starts_with(b"-----BEGIN ") { Ok(bytes) } else { Err(refused_construct(format!("{field} is not PEM"))) }
 }
 
 #[cfg(test)]
@@ -379,9 +379,9 @@ mod tests {
     #[test]
     fn a_plain_configuration_survives_storage() {
         let credential = Credential::parse(&config("", "")).expect("accepted");
-        let opened = Credential::open(&credential.stored()).expect("opens");
+        let opened = Credential::from_stored(&credential.to_stored()).expect("opens");
         assert_eq!((opened.server.as_str(), opened.authority), ("https://c.example:6443", credential.authority));
-        assert!(matches!(opened.identity, Identity::Token(token) if token.expose_secret() == "abc"));
+        assert!(matches!(opened.identity, ClientIdentity::Token(token) if token.expose_secret() == "abc"));
     }
 
     #[test]
@@ -390,8 +390,8 @@ mod tests {
         let encoded = |pem: &str| STANDARD.encode(pem);
         let user = format!("client-certificate-data: {}\n    client-key-data: {}", encoded(&ours), encoded(&its_key));
         let credential = Credential::parse(&config("token: abc", &user)).expect("accepted");
-        for known in [&credential, &Credential::open(&credential.stored()).expect("opens")] {
-            let Identity::Certificate { certificate, key } = &known.identity else { panic!("{known:?}") };
+        for known in [&credential, &Credential::from_stored(&credential.to_stored()).expect("opens")] {
+            let ClientIdentity::Certificate { certificate, key } = &known.identity else { panic!("{known:?}") };
             assert_eq!(certificate, ours.as_bytes());
             assert_eq!(key.expose_secret(), its_key);
         }
@@ -414,7 +414,7 @@ mod tests {
 
     #[test]
     fn each_dangerous_construct_is_refused_by_name() {
-        for (construct, reason) in FORBIDDEN {
+        for (construct, reason) in FORBIDDEN_KEYS {
             assert_eq!(refusal("    token: abc", &format!("    {construct}: x")), reason);
             assert_eq!(refusal("    server:", &format!("    {construct}: x\n    server:")), reason);
         }
@@ -469,7 +469,7 @@ mod tests {
             assert!(said.contains("another type") && !said.contains("s3cret"), "{said}");
         }
         assert!(refusal("token: abc", "token: abc\n    client-key-data: eA==").contains("either a token"));
-        assert!(Credential::parse(&"a".repeat(MAX_BYTES + 1)).is_err());
+        assert!(Credential::parse(&"a".repeat(MAX_KUBECONFIG_BYTES + 1)).is_err());
     }
 
     #[test]

@@ -6,48 +6,48 @@
 //! the account and not found it. Before that a refusal says no such thing: the token's Secret may have been deleted alone.
 
 use model::Name;
-use model::leftover::{Leftover, Removal};
-use rollout::ports::{Presence, WorldError};
+use model::leftover::{Leftover, AccountRemoval};
+use rollout::ports::{AccountPresence, ClusterError};
 use serde_json::{Value, json};
 
-use crate::account::{NAMESPACE, SERIAL_LABEL};
-use crate::door::Door;
+use crate::account::{MESHWRIGHT_NAMESPACE, SERIAL_LABEL};
+use crate::door::ClusterClient;
 use crate::mesh::OWNER_LABEL;
 
-const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
+const RBAC_API_PATH: &str = "/apis/rbac.authorization.k8s.io/v1";
 
 /// Looks at an account of ours; once its removal has begun, also removes it. That the rights of the account or its role are
 /// gone shows that the removal was accepted, also when the answer to the deletion was lost. Safe to repeat.
 ///
 /// # Errors
 /// The cluster did not answer, or does not let us.
-pub async fn leave(door: &Door, cluster: &Name, account: &str, removal: Removal) -> Result<Presence, WorldError> {
-    let going = || Ok(Presence::Going("the account has lost its rights, and is still being removed".into()));
-    let began = removal != Removal::NotBegun;
-    let role = match role(door, account).await {
-        Err(WorldError::Refused { code: "credential_expired", .. }) if removal == Removal::Accepted => {
-            return Ok(Presence::Refused);
+pub async fn remove_account(door: &ClusterClient, cluster: &Name, account: &str, removal: AccountRemoval) -> Result<AccountPresence, ClusterError> {
+    let going = || Ok(AccountPresence::Terminating("the account has lost its rights, and is still being removed".into()));
+    let began = removal != AccountRemoval::NotBegun;
+    let role = match find_cluster_role(door, account).await {
+        Err(ClusterError::Refused { code: "credential_expired", .. }) if removal == AccountRemoval::Accepted => {
+            return Ok(AccountPresence::CredentialRefused);
         }
-        Err(WorldError::Refused { code: "permission_missing", .. }) if began => return going(),
+        Err(ClusterError::Refused { code: "permission_missing", .. }) if began => return going(),
         found => found?,
     };
     if !began {
-        return Ok(Presence::There(definitions(door, cluster).await?));
+        return Ok(AccountPresence::Present(list_istio_crds(door, cluster).await?));
     }
     let Some(role) = role else { return going() };
-    hand_over(door, account, &role).await?;
+    set_owner_references(door, account, &role).await?;
     let uid = json!({ "uid": role["metadata"]["uid"] });
-    door.delete(&format!("{RBAC}/clusterroles/{account}"), Some(uid), None).await?;
+    door.delete(&format!("{RBAC_API_PATH}/clusterroles/{account}"), Some(uid), None).await?;
     going()
 }
 
 /// Lists the objects of our account that stay in a cluster that is left behind.
-pub fn left_behind(cluster: &Name, account: &str) -> Vec<Leftover> {
+pub fn account_leftovers(cluster: &Name, account: &str) -> Vec<Leftover> {
     let selected = format!("kubectl delete customresourcedefinition --selector {OWNER_LABEL}");
     vec![
-        Leftover::object(cluster, "ClusterRoleBinding", None, account),
-        Leftover::object(cluster, "ClusterRole", None, account),
-        Leftover::object(cluster, "Namespace", None, NAMESPACE),
+        Leftover::for_object(cluster, "ClusterRoleBinding", None, account),
+        Leftover::for_object(cluster, "ClusterRole", None, account),
+        Leftover::for_object(cluster, "Namespace", None, MESHWRIGHT_NAMESPACE),
         Leftover {
             cluster: cluster.clone(),
             kind: "CustomResourceDefinition".into(),
@@ -58,27 +58,27 @@ pub fn left_behind(cluster: &Name, account: &str) -> Vec<Leftover> {
     ]
 }
 
-async fn role(door: &Door, account: &str) -> Result<Option<Value>, WorldError> {
+async fn find_cluster_role(door: &ClusterClient, account: &str) -> Result<Option<Value>, ClusterError> {
     let named = format!("fieldSelector=metadata.name%3D{account}");
-    Ok(door.list(&format!("{RBAC}/clusterroles"), &named).await?.pop())
+    Ok(door.list(&format!("{RBAC_API_PATH}/clusterroles"), &named).await?.pop())
 }
 
 /// Istio's definitions belong to the cluster: removing them would remove the users' own resources.
-async fn definitions(door: &Door, cluster: &Name) -> Result<Vec<Leftover>, WorldError> {
+async fn list_istio_crds(door: &ClusterClient, cluster: &Name) -> Result<Vec<Leftover>, ClusterError> {
     let ours = format!("labelSelector={}", OWNER_LABEL.replace('/', "%2F"));
     let listed = door.list("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &ours).await?;
     let names = listed.iter().filter_map(|object| object["metadata"]["name"].as_str());
-    Ok(names.map(|name| Leftover::object(cluster, "CustomResourceDefinition", None, name)).collect())
+    Ok(names.map(|name| Leftover::for_object(cluster, "CustomResourceDefinition", None, name)).collect())
 }
 
 /// Makes everything of an account belong to its role. Our namespace too, unless another account lives in it.
-async fn hand_over(door: &Door, account: &str, role: &Value) -> Result<(), WorldError> {
+async fn set_owner_references(door: &ClusterClient, account: &str, role: &Value) -> Result<(), ClusterError> {
     let owner = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
         "name": account, "uid": role["metadata"]["uid"],
     });
     let change = json!({ "metadata": { "ownerReferences": [owner] } });
-    let here = format!("/api/v1/namespaces/{NAMESPACE}");
+    let here = format!("/api/v1/namespaces/{MESHWRIGHT_NAMESPACE}");
     let accounts = door.list(&format!("{here}/serviceaccounts"), "").await?;
     let names: Vec<&str> = accounts.iter().filter_map(|object| object["metadata"]["name"].as_str()).collect();
     let anchors = format!("labelSelector={}", SERIAL_LABEL.replace('/', "%2F"));
@@ -95,5 +95,5 @@ async fn hand_over(door: &Door, account: &str, role: &Value) -> Result<(), World
     if names.iter().all(|name| *name == account || *name == "default") {
         door.patch(&here, &change, None).await?;
     }
-    door.patch(&format!("{RBAC}/clusterrolebindings/{account}"), &change, None).await.map(|_| ())
+    door.patch(&format!("{RBAC_API_PATH}/clusterrolebindings/{account}"), &change, None).await.map(|_| ())
 }

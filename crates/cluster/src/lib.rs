@@ -29,8 +29,8 @@ pub mod render;
 
 pub use account::Account;
 pub use authority::Authority;
-pub use dialling::Dialling;
-pub use door::{Door, Keeper, Limits};
+pub use dialling::AddressPolicy;
+pub use door::{ClusterClient, CredentialSource, ResponseLimits};
 pub use kubeconfig::{Credential, RefusedKubeconfig};
-pub use mesh::{Former, MemberDoor, MeshWorld, MeshWorldConfig};
+pub use mesh::{PreviousCredential, MemberCluster, KubernetesMesh, KubernetesMeshConfig};
 pub use render::{Charts, Helm};

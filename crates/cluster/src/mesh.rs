@@ -10,18 +10,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use model::Name;
-use model::plan::{Asks, Sidecar, Target, WorkloadRef};
+use model::plan::{InjectionRequest, Sidecar, Target, WorkloadRef};
 use model::release::Release;
-use model::survey::Survey;
+use model::survey::Observation;
 use model::switch::Switches;
 use model::version::{RevisionName, Version};
-use rollout::ports::{Fence, Mark, Permit, Seen, Settled, Usage, WorkloadSeen, World, WorldError};
+use rollout::ports::{Fence, ObjectVersion, FencingToken, Observed, Readiness, Usage, ObservedWorkload, MeshClusters, ClusterError};
 use serde_json::Value;
 
 use crate::account::Account;
 use crate::authority::Authority;
-use crate::dialling::Dialling;
-use crate::door::Door;
+use crate::dialling::AddressPolicy;
+use crate::door::ClusterClient;
 use crate::kubeconfig::Credential;
 use crate::render::{Charts, Helm};
 
@@ -44,22 +44,22 @@ mod tokens;
 mod values;
 
 pub(crate) use bundle::OWNER_LABEL;
-pub(crate) use pinned::GROUPS;
-pub(crate) use probe::taken as takes_probe;
-pub(crate) use single::{MUTATING, VALIDATING};
+pub(crate) use pinned::REVISIONED_API_GROUPS;
+pub(crate) use probe::accepts_probe_pod as takes_probe;
+pub(crate) use single::{MUTATING_WEBHOOKS_PATH, VALIDATING_WEBHOOKS_PATH};
 
 /// How often the engine looks again while something is under way.
-const TICK: Duration = Duration::from_millis(400);
+const RECHECK_INTERVAL: Duration = Duration::from_millis(400);
 /// How long it lets a burst of events pass.
-const BURST: Duration = Duration::from_millis(100);
+const EVENT_BURST_DELAY: Duration = Duration::from_millis(100);
 
 /// A member cluster.
 #[derive(Debug, Clone)]
-pub struct MemberDoor {
+pub struct MemberCluster {
     /// Its name.
     pub name: Name,
     /// The way in.
-    pub door: Door,
+    pub client: ClusterClient,
     /// Its address and authority, for the control planes' own access.
     pub credential: Credential,
     /// Which credential of ours that is, from 1.
@@ -67,29 +67,29 @@ pub struct MemberDoor {
     /// The account that it is of.
     pub account: Account,
     /// The credential before that, once its time is over and until it was seen to be refused.
-    pub former: Option<Former>,
+    pub previous: Option<PreviousCredential>,
 }
 
 /// A credential of ours that is to be refused, with a connection to try it on.
 #[derive(Debug, Clone)]
-pub struct Former {
+pub struct PreviousCredential {
     /// The credential.
     pub credential: Credential,
     /// A connection that uses it.
-    pub door: Door,
+    pub client: ClusterClient,
 }
 
 /// Everything that a mesh's world is made of.
 #[derive(Debug)]
-pub struct MeshWorldConfig {
+pub struct KubernetesMeshConfig {
     /// The mesh's namespace: the same name in the hosting cluster and in every member.
     pub namespace: String,
     /// The hosting cluster.
-    pub hosting: Door,
+    pub hosting: ClusterClient,
     /// The members; the first is the config cluster.
-    pub members: Vec<MemberDoor>,
+    pub members: Vec<MemberCluster>,
     /// Which addresses of members may be called.
-    pub dialling: Dialling,
+    pub address_policy: AddressPolicy,
     /// The mesh's own authority.
     pub authority: Authority,
     /// The releases that its revisions run, with their charts.
@@ -101,20 +101,20 @@ pub struct MeshWorldConfig {
     /// Replicas of each control plane.
     pub replicas: u32,
     /// How long the tokens that control planes read members with live.
-    pub life: Duration,
+    pub token_lifetime: Duration,
 }
 
 /// One mesh's clusters.
 #[derive(Debug, Clone)]
-pub struct MeshWorld {
-    config: Arc<MeshWorldConfig>,
+pub struct KubernetesMesh {
+    config: Arc<KubernetesMeshConfig>,
     watches: Arc<live::Watches>,
     addresses: Arc<Mutex<BTreeMap<Name, Vec<SocketAddr>>>>,
 }
 
-impl MeshWorld {
+impl KubernetesMesh {
     /// A world over these clusters. Nothing is called yet.
-    pub fn new(config: MeshWorldConfig) -> Self {
+    pub fn new(config: KubernetesMeshConfig) -> Self {
         Self { config: Arc::new(config), watches: Arc::default(), addresses: Arc::default() }
     }
 
@@ -122,20 +122,20 @@ impl MeshWorld {
         &self.config.namespace
     }
 
-    fn member(&self, name: &Name) -> Result<&MemberDoor, WorldError> {
+    fn find_member(&self, name: &Name) -> Result<&MemberCluster, ClusterError> {
         let found = self.config.members.iter().find(|member| member.name == *name);
         let cause = || "it is not a member of the mesh".to_owned();
-        found.ok_or_else(|| WorldError::Refused { place: name.to_string(), code: "not_a_member", cause: cause() })
+        found.ok_or_else(|| ClusterError::Refused { place: name.to_string(), code: "not_a_member", cause: cause() })
     }
 
-    fn is_config(&self, name: &Name) -> bool {
+    fn is_config_cluster(&self, name: &Name) -> bool {
         self.config.members.first().is_some_and(|member| member.name == *name)
     }
 
-    fn release(&self, version: &Version) -> Result<&(Release, Charts), WorldError> {
+    fn find_release(&self, version: &Version) -> Result<&(Release, Charts), ClusterError> {
         let found = self.config.releases.iter().find(|(release, _)| release.version == *version);
         let cause = || format!("release {version} is not in the catalogue any more");
-        found.ok_or_else(|| WorldError::Refused {
+        found.ok_or_else(|| ClusterError::Refused {
             place: "the catalogue".into(),
             code: "release_missing",
             cause: cause(),
@@ -143,122 +143,122 @@ impl MeshWorld {
     }
 
     /// Ends a look that takes longer than one may.
-    async fn within<T>(&self, look: impl Future<Output = Result<T, WorldError>> + Send) -> Result<T, WorldError> {
-        let looked = tokio::time::timeout(self.config.hosting.limits().look, look).await;
+    async fn with_look_timeout<T>(&self, look: impl Future<Output = Result<T, ClusterError>> + Send) -> Result<T, ClusterError> {
+        let looked = tokio::time::timeout(self.config.hosting.limits().look_timeout, look).await;
         let (place, cause) = ("a cluster of the mesh".to_owned(), "a look did not come to an end in time".to_owned());
-        looked.unwrap_or(Err(WorldError::Unreachable { place, code: "look_too_slow", cause }))
+        looked.unwrap_or(Err(ClusterError::Unreachable { place, code: "look_too_slow", cause }))
     }
 
     /// The cluster that holds a target.
-    fn door(&self, target: &Target) -> Result<&Door, WorldError> {
+    fn client_for(&self, target: &Target) -> Result<&ClusterClient, ClusterError> {
         match target.member() {
-            Some(member) => Ok(&self.member(member)?.door),
+            Some(member) => Ok(&self.find_member(member)?.client),
             None => Ok(&self.config.hosting),
         }
     }
 }
 
 #[async_trait]
-impl World for MeshWorld {
-    async fn look(&self, target: &Target) -> Result<Seen, WorldError> {
+impl MeshClusters for KubernetesMesh {
+    async fn observe_target(&self, target: &Target) -> Result<Observed, ClusterError> {
         let look = async {
             if let Target::Certificates { member } = target {
-                return self.look_at_certificates(member).await;
+                return self.observe_certificates(member).await;
             }
-            match single::Single::of(self, target).await? {
-                Some(single) => single.look().await,
-                None => self.look_at_bundle(target).await,
+            match single::ObjectTarget::for_target(self, target).await? {
+                Some(single) => single.observe_value().await,
+                None => self.observe_apply_set(target).await,
             }
         };
-        self.within(look).await
+        self.with_look_timeout(look).await
     }
 
-    async fn set(&self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError> {
+    async fn write_target(&self, target: &Target, to: Option<&str>, seen: &ObjectVersion, permit: &FencingToken) -> Result<(), ClusterError> {
         if let Target::Certificates { member } = target {
             return if to.is_some() { Ok(()) } else { self.remove_certificates(member, seen, permit).await };
         }
-        match single::Single::of(self, target).await? {
-            Some(single) => single.set(self, to, seen, permit).await,
-            None => self.set_bundle(target, to, seen, permit).await,
+        match single::ObjectTarget::for_target(self, target).await? {
+            Some(single) => single.set_value(self, to, seen, permit).await,
+            None => self.write_apply_set(target, to, seen, permit).await,
         }
     }
 
-    async fn fence(&self, target: &Target, goal: Option<&str>, permit: &Permit) -> Result<Fence, WorldError> {
+    async fn fence_target(&self, target: &Target, goal: Option<&str>, permit: &FencingToken) -> Result<Fence, ClusterError> {
         // Each deletion names the object's identity and version, and istiod alone writes them.
         if let Target::Certificates { .. } = target {
             return Ok(Fence::UntilLeaseEnds);
         }
-        match single::Single::of(self, target).await? {
-            Some(single) => single.fence(permit).await,
-            None => self.fence_bundle(target, goal, permit).await,
+        match single::ObjectTarget::for_target(self, target).await? {
+            Some(single) => single.fence_object(permit).await,
+            None => self.fence_apply_set(target, goal, permit).await,
         }
     }
 
-    async fn workload(&self, member: &Name, workload: &WorkloadRef) -> Result<Option<WorkloadSeen>, WorldError> {
-        self.watches.workload(self.member(member)?, workload).await
+    async fn observe_workload(&self, member: &Name, workload: &WorkloadRef) -> Result<Option<ObservedWorkload>, ClusterError> {
+        self.watches.workload_state(self.find_member(member)?, workload).await
     }
 
-    async fn probe(&self, member: &Name, asks: &Asks, wanted: &Sidecar) -> Result<Result<(), String>, WorldError> {
-        probe::probe(&self.member(member)?.door, self.namespace(), asks, wanted).await
+    async fn probe_injection(&self, member: &Name, asks: &InjectionRequest, wanted: &Sidecar) -> Result<Result<(), String>, ClusterError> {
+        probe::probe_injection(&self.find_member(member)?.client, self.namespace(), asks, wanted).await
     }
 
-    async fn takes_probes(&self, member: &Name) -> Result<bool, WorldError> {
-        probe::taken(&self.member(member)?.door, self.namespace(), "default").await
+    async fn accepts_probes(&self, member: &Name) -> Result<bool, ClusterError> {
+        probe::accepts_probe_pod(&self.find_member(member)?.client, self.namespace(), "default").await
     }
 
-    async fn readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Settled, WorldError> {
-        self.within(self.ready_and_synced(revision, members)).await
+    async fn check_readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Readiness, ClusterError> {
+        self.with_look_timeout(self.revision_readiness(revision, members)).await
     }
 
-    async fn usage(&self, revision: &RevisionName, left_behind: &[Name]) -> Result<Usage, WorldError> {
-        self.within(self.who_uses(revision, left_behind)).await
+    async fn check_usage(&self, revision: &RevisionName, left_behind: &[Name]) -> Result<Usage, ClusterError> {
+        self.with_look_timeout(self.revision_usage(revision, left_behind)).await
     }
 
-    async fn pinned(&self, revision: &RevisionName) -> Result<Vec<String>, WorldError> {
-        self.within(self.pinned_to(revision)).await
+    async fn list_pinned_resources(&self, revision: &RevisionName) -> Result<Vec<String>, ClusterError> {
+        self.with_look_timeout(self.find_pinned_resources(revision)).await
     }
 
-    async fn survey(&self) -> Result<Survey, WorldError> {
-        self.within(self.look_around()).await
+    async fn observe_mesh(&self) -> Result<Observation, ClusterError> {
+        self.with_look_timeout(self.observe_members()).await
     }
 
-    async fn changed(&self) {
-        tokio::time::timeout(TICK, self.watches.changed()).await.ok();
+    async fn wait_for_change(&self) {
+        tokio::time::timeout(RECHECK_INTERVAL, self.watches.wait_for_change()).await.ok();
         // Events come in bursts, and each look costs the database a few questions.
-        tokio::time::sleep(BURST).await;
+        tokio::time::sleep(EVENT_BURST_DELAY).await;
     }
 }
 
 /// Text at a JSON pointer.
-fn text<'v>(value: &'v Value, pointer: &str) -> Option<&'v str> {
+fn text_at<'v>(value: &'v Value, pointer: &str) -> Option<&'v str> {
     value.pointer(pointer).and_then(Value::as_str)
 }
 
 /// The names of objects.
-fn names(objects: &[Value]) -> Vec<String> {
-    objects.iter().filter_map(|object| text(object, "/metadata/name").map(str::to_owned)).collect()
+fn object_names(objects: &[Value]) -> Vec<String> {
+    objects.iter().filter_map(|object| text_at(object, "/metadata/name").map(str::to_owned)).collect()
 }
 
 /// The query of a list by labels. Values are names of ours, which need no escapes.
-fn selector(labels: &[(&str, &str)]) -> String {
+fn label_query(labels: &[(&str, &str)]) -> String {
     let terms: Vec<String> =
         labels.iter().map(|(label, value)| format!("{}%3D{value}", label.replace('/', "%2F"))).collect();
     format!("labelSelector={}", terms.join(","))
 }
 
 /// Number at a JSON pointer; absent counts as zero, as Kubernetes writes it.
-fn number(value: &Value, pointer: &str) -> i64 {
+fn number_at(value: &Value, pointer: &str) -> i64 {
     value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
 }
 
 /// Identity and version of an object, as a mark; absence is a version too.
-fn mark_of(object: Option<&Value>) -> Mark {
-    let part = |pointer: &str| object.and_then(|object| text(object, pointer)).unwrap_or_default();
-    Mark(format!("{}/{}", part("/metadata/uid"), part("/metadata/resourceVersion")))
+fn object_version(object: Option<&Value>) -> ObjectVersion {
+    let part = |pointer: &str| object.and_then(|object| text_at(object, pointer)).unwrap_or_default();
+    ObjectVersion(format!("{}/{}", part("/metadata/uid"), part("/metadata/resourceVersion")))
 }
 
 /// The mark as preconditions inside a patch's metadata.
-fn preconditions(mark: &Mark) -> Option<(String, String)> {
+fn uid_and_version(mark: &ObjectVersion) -> Option<(String, String)> {
     let (uid, version) = mark.0.split_once('/')?;
     (!uid.is_empty()).then(|| (uid.to_owned(), version.to_owned()))
 }

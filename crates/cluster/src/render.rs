@@ -11,15 +11,15 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
 /// A render takes a fifth of a second; a loaded machine may need more.
-const LIMIT: Duration = Duration::from_secs(30);
+const RENDER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest render that is looked at. Istio's definitions are about 1 MiB.
-const MAX_BYTES: u64 = 16 * 1024 * 1024;
+const MAX_RENDER_BYTES: u64 = 16 * 1024 * 1024;
 /// The charts of a release.
-const CHARTS: [&str; 2] = ["base", "istiod"];
+const CHART_NAMES: [&str; 2] = ["base", "istiod"];
 /// The largest charts that are taken, unpacked. Istio's have two megabytes.
-const LARGEST_CHARTS: u64 = 16 * 1024 * 1024;
+const MAX_CHARTS_BYTES: u64 = 16 * 1024 * 1024;
 /// What a file begins with that was packed with gzip.
-const GZIP: [u8; 2] = [0x1f, 0x8b];
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// Where helm is.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ pub struct Charts {
     dir: tempfile::TempDir,
 }
 
-fn problem(message: impl Into<String>) -> Problem {
+fn render_problem(message: impl Into<String>) -> Problem {
     Problem::new("render_failed", message, "Import the release again from its official charts, then retry.")
 }
 
@@ -42,19 +42,19 @@ fn problem(message: impl Into<String>) -> Problem {
 ///
 /// # Errors
 /// A chart is missing or cannot be read.
-pub fn pack(folder: &Path) -> std::io::Result<Vec<u8>> {
+pub fn pack_charts(folder: &Path) -> std::io::Result<Vec<u8>> {
     let mut files = Vec::new();
-    for chart in CHARTS {
-        collect(&folder.join(chart), &mut files)?;
+    for chart in CHART_NAMES {
+        collect_files(&folder.join(chart), &mut files)?;
     }
     let read = |file: PathBuf| {
         let name = file.strip_prefix(folder).expect("collected below the folder").to_owned();
         Ok((name, std::fs::read(&file)?))
     };
-    archive(files.into_iter().map(read).collect::<std::io::Result<_>>()?)
+    build_tar(files.into_iter().map(read).collect::<std::io::Result<_>>()?)
 }
 
-fn archive(files: BTreeMap<PathBuf, Vec<u8>>) -> std::io::Result<Vec<u8>> {
+fn build_tar(files: BTreeMap<PathBuf, Vec<u8>>) -> std::io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, text) in files {
         let mut header = tar::Header::new_gnu();
@@ -69,17 +69,17 @@ fn archive(files: BTreeMap<PathBuf, Vec<u8>>) -> std::io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// What is wrong with it, in words for whoever sent it: nothing but files of the charts may be in it.
-pub fn repack(sent: &[u8]) -> Result<Vec<u8>, String> {
+pub fn repack_charts(sent: &[u8]) -> Result<Vec<u8>, String> {
     let damaged = |error: std::io::Error| format!("it cannot be read: {error}");
     let mut plain = Vec::new();
-    if sent.starts_with(&GZIP) {
-        let read = flate2::read::GzDecoder::new(sent).take(LARGEST_CHARTS + 1).read_to_end(&mut plain);
+    if sent.starts_with(&GZIP_MAGIC) {
+        let read = flate2::read::GzDecoder::new(sent).take(MAX_CHARTS_BYTES + 1).read_to_end(&mut plain);
         read.map_err(damaged)?;
     } else {
         plain.extend_from_slice(sent);
     }
-    if plain.len() as u64 > LARGEST_CHARTS {
-        return Err(format!("unpacked it has more than {} MiB", LARGEST_CHARTS / 1024 / 1024));
+    if plain.len() as u64 > MAX_CHARTS_BYTES {
+        return Err(format!("unpacked it has more than {} MiB", MAX_CHARTS_BYTES / 1024 / 1024));
     }
     let mut files = BTreeMap::new();
     for entry in tar::Archive::new(plain.as_slice()).entries().map_err(damaged)? {
@@ -90,7 +90,7 @@ pub fn repack(sent: &[u8]) -> Result<Vec<u8>, String> {
             continue;
         }
         let inside = path.components().all(|part| matches!(part, Component::Normal(_)));
-        let chart = CHARTS.iter().any(|chart| path.starts_with(chart));
+        let chart = CHART_NAMES.iter().any(|chart| path.starts_with(chart));
         if !(inside && chart && entry.header().entry_type().is_file()) {
             return Err(format!("{} is no file of the charts base and istiod", path.display()));
         }
@@ -98,18 +98,18 @@ pub fn repack(sent: &[u8]) -> Result<Vec<u8>, String> {
         entry.read_to_end(&mut text).map_err(damaged)?;
         files.insert(path, text);
     }
-    if let Some(missing) = CHARTS.iter().find(|chart| !files.contains_key(&Path::new(chart).join("Chart.yaml"))) {
+    if let Some(missing) = CHART_NAMES.iter().find(|chart| !files.contains_key(&Path::new(chart).join("Chart.yaml"))) {
         return Err(format!("{missing}/Chart.yaml is missing"));
     }
-    archive(files).map_err(damaged)
+    build_tar(files).map_err(damaged)
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+fn collect_files(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         // Links could point anywhere; charts have none.
         if entry.file_type()?.is_dir() {
-            collect(&entry.path(), files)?;
+            collect_files(&entry.path(), files)?;
         } else if entry.file_type()?.is_file() {
             files.push(entry.path());
         }
@@ -134,16 +134,16 @@ impl Helm {
     ///
     /// # Errors
     /// Helm failed, took too long, or rendered two objects of one identity.
-    pub async fn template(
+    pub async fn template_chart(
         &self,
         charts: &Charts,
         chart: &str,
         namespace: &str,
         values: &Value,
     ) -> Result<Vec<Value>, Problem> {
-        let home = tempfile::tempdir().map_err(|_| problem("no temporary folder can be made"))?;
+        let home = tempfile::tempdir().map_err(|_| render_problem("no temporary folder can be made"))?;
         let file = home.path().join("values.json");
-        tokio::fs::write(&file, values.to_string()).await.map_err(|_| problem("the values cannot be written"))?;
+        tokio::fs::write(&file, values.to_string()).await.map_err(|_| render_problem("the values cannot be written"))?;
         let mut command = tokio::process::Command::new(&self.program);
         command
             .args(["template", chart])
@@ -157,39 +157,39 @@ impl Helm {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        let text = tokio::time::timeout(LIMIT, output(command)).await.map_err(|_| problem("helm took too long"))??;
+        let text = tokio::time::timeout(RENDER_TIMEOUT, run_helm(command)).await.map_err(|_| render_problem("helm took too long"))??;
         let documents: Vec<Value> =
-            serde_saphyr::from_multiple(&text).map_err(|_| problem("helm's output is not YAML"))?;
+            serde_saphyr::from_multiple(&text).map_err(|_| render_problem("helm's output is not YAML"))?;
         let objects: Vec<Value> = documents.into_iter().filter(|document| document.get("kind").is_some()).collect();
-        refuse_twins(&objects)?;
+        require_unique_objects(&objects)?;
         Ok(objects)
     }
 }
 
-async fn output(mut command: tokio::process::Command) -> Result<String, Problem> {
-    let mut child = command.spawn().map_err(|error| problem(format!("helm cannot be started: {error}")))?;
+async fn run_helm(mut command: tokio::process::Command) -> Result<String, Problem> {
+    let mut child = command.spawn().map_err(|error| render_problem(format!("helm cannot be started: {error}")))?;
     let (stdout, stderr) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
     let (mut text, mut complaint) = (String::new(), String::new());
-    let (mut out, mut err) = (stdout.take(MAX_BYTES), stderr.take(64 * 1024));
+    let (mut out, mut err) = (stdout.take(MAX_RENDER_BYTES), stderr.take(64 * 1024));
     let (read, heard) = tokio::join!(out.read_to_string(&mut text), err.read_to_string(&mut complaint));
-    read.and(heard).map_err(|_| problem("helm's output cannot be read"))?;
-    let status = child.wait().await.map_err(|_| problem("helm was lost"))?;
+    read.and(heard).map_err(|_| render_problem("helm's output cannot be read"))?;
+    let status = child.wait().await.map_err(|_| render_problem("helm was lost"))?;
     if status.success() {
         return Ok(text);
     }
     tracing::warn!(complaint, "helm failed");
-    Err(problem("helm refused the release's charts"))
+    Err(render_problem("helm refused the release's charts"))
 }
 
 /// Two objects of one identity would overwrite each other for ever (Istio 1.25.1's host render does it when
 /// `remotePilotAddress` is set).
-fn refuse_twins(objects: &[Value]) -> Result<(), Problem> {
+fn require_unique_objects(objects: &[Value]) -> Result<(), Problem> {
     let mut seen = std::collections::BTreeSet::new();
     for object in objects {
         let field = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
         let identity = (field("/kind"), field("/metadata/namespace"), field("/metadata/name"));
         if !seen.insert(identity.clone()) {
-            return Err(problem(format!("the charts render two objects {} {}", identity.0, identity.2)));
+            return Err(render_problem(format!("the charts render two objects {} {}", identity.0, identity.2)));
         }
     }
     Ok(())
@@ -235,10 +235,10 @@ mod tests {
             std::fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
             std::fs::write(file, text).expect("a file");
         }
-        let packed = pack(folder.path()).expect("an archive");
+        let packed = pack_charts(folder.path()).expect("an archive");
         let plain = tar_of(&GOOD);
-        assert_eq!(repack(&plain).as_ref(), Ok(&packed));
-        assert_eq!(repack(&gzip(&plain)).as_ref(), Ok(&packed));
+        assert_eq!(repack_charts(&plain).as_ref(), Ok(&packed));
+        assert_eq!(repack_charts(&gzip(&plain)).as_ref(), Ok(&packed));
     }
 
     #[test]
@@ -249,24 +249,24 @@ mod tests {
             ("base/../../x", "no file of"),
             ("other/Chart.yaml", "no file of"),
         ] {
-            let refused = repack(&tar_of(&[&GOOD[..], &[(name, b"x")]].concat())).expect_err(name);
+            let refused = repack_charts(&tar_of(&[&GOOD[..], &[(name, b"x")]].concat())).expect_err(name);
             assert!(refused.contains(why), "{refused}");
         }
-        assert_eq!(repack(&tar_of(&GOOD[..1])), Err("istiod/Chart.yaml is missing".into()));
-        assert!(repack(b"no archive at all").is_err());
-        assert!(repack(&[0x1f, 0x8b, 1, 2]).is_err());
+        assert_eq!(repack_charts(&tar_of(&GOOD[..1])), Err("istiod/Chart.yaml is missing".into()));
+        assert!(repack_charts(b"no archive at all").is_err());
+        assert!(repack_charts(&[0x1f, 0x8b, 1, 2]).is_err());
         let mut link = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
         link.append_link(&mut header, "base/link", "/etc/passwd").expect("an entry");
-        assert!(repack(&link.into_inner().expect("an archive")).expect_err("a link").contains("no file of"));
+        assert!(repack_charts(&link.into_inner().expect("an archive")).expect_err("a link").contains("no file of"));
     }
 
     #[test]
     fn a_bomb_is_not_unpacked() {
-        let bomb = gzip(&vec![0; usize::try_from(LARGEST_CHARTS).expect("small") * 2]);
+        let bomb = gzip(&vec![0; usize::try_from(MAX_CHARTS_BYTES).expect("small") * 2]);
         assert!(bomb.len() < 1024 * 1024);
-        assert!(repack(&bomb).expect_err("a bomb").contains("more than 16 MiB"));
+        assert!(repack_charts(&bomb).expect_err("a bomb").contains("more than 16 MiB"));
     }
 }

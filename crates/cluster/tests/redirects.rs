@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use cluster::kubeconfig::Identity;
-use cluster::{Credential, Dialling, Door};
+use cluster::kubeconfig::ClientIdentity;
+use cluster::{Credential, AddressPolicy, ClusterClient};
 use rcgen::{CertificateParams, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -43,11 +43,11 @@ async fn redirects_are_not_followed() {
     let ((cluster, address), (elsewhere, other)) = (listener().await, listener().await);
     let served = tokio::spawn(redirects_to(cluster, config, other));
 
-    let identity = Identity::Token("secret-of-this-cluster".to_owned().into());
+    let identity = ClientIdentity::Token("secret-of-this-cluster".to_owned().into());
     let credential = Credential::new(&format!("https://{address}"), certificate.pem().into_bytes(), identity);
-    let allowed = vec![Dialling::parse_network("127.0.0.0/8").expect("a network")];
-    let rules = Dialling { allowed, ..Dialling::default() };
-    let door = Door::open("c", &credential.expect("a credential"), &rules).expect("an open door");
+    let allowed = vec![AddressPolicy::parse_network("127.0.0.0/8").expect("a network")];
+    let rules = AddressPolicy { allowed_networks: allowed, ..AddressPolicy::default() };
+    let door = ClusterClient::open("c", &credential.expect("a credential"), &rules).expect("an open door");
     let answer = tokio::select! {
         answer = door.get("/version") => answer,
         _ = elsewhere.accept() => panic!("the redirect was followed"),

@@ -74,7 +74,7 @@ impl Role {
     }
 
     /// The least role that allows an action, for a message.
-    pub fn least_for(action: Action) -> Self {
+    pub fn least_role_for(action: Action) -> Self {
         Self::ALL.into_iter().find(|role| *role != Self::Auditor && role.allows(action)).unwrap_or(Self::Owner)
     }
 }
@@ -107,7 +107,7 @@ impl Action {
     ];
 
     /// Whether somebody of this tenant may do it at all: tenants have meshes, and whoever operates the service has tenants.
-    pub fn fits(self, tenant: TenantId) -> bool {
+    pub fn applies_to_tenant(self, tenant: TenantId) -> bool {
         let platform = tenant == TenantId::PLATFORM;
         match self {
             Self::ReadPlatform | Self::ChangePlatform => platform,
@@ -166,7 +166,7 @@ pub struct Grant {
 
 /// What [`authorize`] answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum AccessDecision {
     /// Go on.
     Allowed,
     /// The principal may see the thing, but not do this with it.
@@ -179,15 +179,15 @@ pub enum Verdict {
 ///
 /// A thing may lie in several scopes: an operation belongs to its mesh and to its cluster. One that covers it is enough.
 /// An empty list means the tenant as a whole.
-pub fn authorize(grants: &[Grant], action: Action, on: &[Scope]) -> Verdict {
+pub fn authorize(grants: &[Grant], action: Action, on: &[Scope]) -> AccessDecision {
     let covers = |grant: &&Grant| grant.scope == Scope::Tenant || on.contains(&grant.scope);
     let covering: Vec<&Grant> = grants.iter().filter(covers).collect();
     if covering.iter().any(|grant| grant.role.allows(action)) {
-        Verdict::Allowed
+        AccessDecision::Allowed
     } else if on.is_empty() || covering.iter().any(|grant| grant.role.allows(Action::Read)) {
-        Verdict::Forbidden
+        AccessDecision::Forbidden
     } else {
-        Verdict::Hidden
+        AccessDecision::Hidden
     }
 }
 
@@ -207,7 +207,7 @@ mod tests {
             (Action::ReadAccess, Role::Owner),
             (Action::ReadAudit, Role::Owner),
         ] {
-            assert_eq!(Role::least_for(action), least, "{action:?}");
+            assert_eq!(Role::least_role_for(action), least, "{action:?}");
         }
     }
 
@@ -215,7 +215,7 @@ mod tests {
     fn operators_have_tenants_and_tenants_have_meshes() {
         let tenant = TenantId(Uuid::from_u128(1));
         for action in Action::ALL {
-            let fits = (action.fits(tenant), action.fits(TenantId::PLATFORM));
+            let fits = (action.applies_to_tenant(tenant), action.applies_to_tenant(TenantId::PLATFORM));
             let wanted = match action {
                 Action::ReadPlatform | Action::ChangePlatform => (false, true),
                 Action::ChangeClusters | Action::ChangeMeshes | Action::Upgrade => (true, false),
@@ -253,17 +253,17 @@ mod tests {
     #[test]
     fn a_narrowed_grant_reaches_its_own_thing_and_hides_the_others() {
         let grants = [Grant { role: Role::Operator, scope: mesh(1) }, Grant { role: Role::Viewer, scope: mesh(2) }];
-        assert_eq!(authorize(&grants, Action::Upgrade, &[mesh(1)]), Verdict::Allowed);
-        assert_eq!(authorize(&grants, Action::Upgrade, &[mesh(2)]), Verdict::Forbidden);
-        assert_eq!(authorize(&grants, Action::Upgrade, &[mesh(3)]), Verdict::Hidden);
-        assert_eq!(authorize(&grants, Action::Read, &[]), Verdict::Forbidden, "the tenant as a whole");
+        assert_eq!(authorize(&grants, Action::Upgrade, &[mesh(1)]), AccessDecision::Allowed);
+        assert_eq!(authorize(&grants, Action::Upgrade, &[mesh(2)]), AccessDecision::Forbidden);
+        assert_eq!(authorize(&grants, Action::Upgrade, &[mesh(3)]), AccessDecision::Hidden);
+        assert_eq!(authorize(&grants, Action::Read, &[]), AccessDecision::Forbidden, "the tenant as a whole");
     }
 
     #[test]
     fn an_owner_of_one_mesh_is_nobody_elsewhere() {
         let grants = [Grant { role: Role::Owner, scope: mesh(1) }];
-        assert_eq!(authorize(&grants, Action::ChangeAccess, &[]), Verdict::Forbidden);
-        assert_eq!(authorize(&grants, Action::ReadAudit, &[]), Verdict::Forbidden);
+        assert_eq!(authorize(&grants, Action::ChangeAccess, &[]), AccessDecision::Forbidden);
+        assert_eq!(authorize(&grants, Action::ReadAudit, &[]), AccessDecision::Forbidden);
     }
 
     #[test]
@@ -286,8 +286,8 @@ mod tests {
             let scope = |bits: u128| if bits == 0 { Scope::Tenant } else { mesh(bits) };
             let grants: Vec<Grant> = picks.iter().map(|(role, bits)| Grant { role: Role::ALL[*role], scope: scope(*bits) }).collect();
             let (action, on) = (Action::ALL[action], if on == 0 { Vec::new() } else { vec![mesh(on)] });
-            let alone = grants.iter().any(|grant| authorize(&[*grant], action, &on) == Verdict::Allowed);
-            prop_assert_eq!(authorize(&grants, action, &on) == Verdict::Allowed, alone);
+            let alone = grants.iter().any(|grant| authorize(&[*grant], action, &on) == AccessDecision::Allowed);
+            prop_assert_eq!(authorize(&grants, action, &on) == AccessDecision::Allowed, alone);
         }
     }
 }

@@ -15,11 +15,11 @@ pub type Digest = [u8; 32];
 pub type Sha256 = fn(&[u8]) -> Digest;
 
 /// What the chain of a tenant begins with.
-pub const GENESIS: Head = Head { seq: 0, hash: [0; 32] };
+pub const GENESIS: ChainHead = ChainHead { seq: 0, hash: [0; 32] };
 
 /// Where a chain ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
+pub struct ChainHead {
     /// Number of the last entry; 0 before the first.
     pub seq: i64,
     /// Its digest.
@@ -47,7 +47,7 @@ pub struct Entry {
 
 /// An entry in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Linked {
+pub struct ChainedEntry {
     /// Its number, without gaps.
     pub seq: i64,
     /// The entry.
@@ -105,7 +105,7 @@ pub mod hex {
 
 /// What is wrong with a chain, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Breach {
+pub enum ChainError {
     /// An entry is missing, or stands twice.
     #[error("entry {expected} is missing: entry {found} follows the one before it")]
     Gap {
@@ -138,7 +138,7 @@ pub enum Breach {
 
 impl Entry {
     /// The digest of this entry behind a head. Every field is preceded by its length, so that no two entries read alike.
-    pub fn hash(&self, tenant: TenantId, head: &Head, sha256: Sha256) -> Digest {
+    pub fn chain_hash(&self, tenant: TenantId, head: &ChainHead, sha256: Sha256) -> Digest {
         let mut bytes = Vec::with_capacity(256);
         let mut field = |part: Option<&[u8]>| match part {
             Some(part) => {
@@ -162,23 +162,23 @@ impl Entry {
     }
 
     /// Puts the entry behind a head, and says where the chain ends then.
-    pub fn link(self, tenant: TenantId, head: &Head, sha256: Sha256) -> (Linked, Head) {
-        let hash = self.hash(tenant, head, sha256);
+    pub fn append_to_chain(self, tenant: TenantId, head: &ChainHead, sha256: Sha256) -> (ChainedEntry, ChainHead) {
+        let hash = self.chain_hash(tenant, head, sha256);
         let seq = head.seq + 1;
-        (Linked { seq, entry: self, hash }, Head { seq, hash })
+        (ChainedEntry { seq, entry: self, hash }, ChainHead { seq, hash })
     }
 }
 
 /// A chain that is being read from its beginning.
 #[derive(Debug, Clone)]
-pub struct Verifier<'a> {
+pub struct ChainVerifier<'a> {
     tenant: TenantId,
-    head: Head,
+    head: ChainHead,
     anchors: &'a [Anchor],
     sha256: Sha256,
 }
 
-impl<'a> Verifier<'a> {
+impl<'a> ChainVerifier<'a> {
     /// Begins at the beginning. Anchors of other tenants are left aside.
     pub fn new(tenant: TenantId, anchors: &'a [Anchor], sha256: Sha256) -> Self {
         Self { tenant, head: GENESIS, anchors, sha256 }
@@ -188,17 +188,17 @@ impl<'a> Verifier<'a> {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn read(&mut self, next: &Linked) -> Result<(), Breach> {
+    pub fn verify_next(&mut self, next: &ChainedEntry) -> Result<(), ChainError> {
         let expected = self.head.seq + 1;
         if next.seq != expected {
-            return Err(Breach::Gap { expected, found: next.seq });
+            return Err(ChainError::Gap { expected, found: next.seq });
         }
-        if next.entry.hash(self.tenant, &self.head, self.sha256) != next.hash {
-            return Err(Breach::Changed { seq: next.seq });
+        if next.entry.chain_hash(self.tenant, &self.head, self.sha256) != next.hash {
+            return Err(ChainError::Changed { seq: next.seq });
         }
-        self.head = Head { seq: next.seq, hash: next.hash };
-        if self.anchors().any(|anchor| anchor.seq == next.seq && anchor.hash != next.hash) {
-            return Err(Breach::Rewritten { seq: next.seq });
+        self.head = ChainHead { seq: next.seq, hash: next.hash };
+        if self.tenant_anchors().any(|anchor| anchor.seq == next.seq && anchor.hash != next.hash) {
+            return Err(ChainError::Rewritten { seq: next.seq });
         }
         Ok(())
     }
@@ -207,15 +207,15 @@ impl<'a> Verifier<'a> {
     ///
     /// # Errors
     /// The end was cut off.
-    pub fn end(self) -> Result<Head, Breach> {
-        let anchored = self.anchors().map(|anchor| anchor.seq).max().unwrap_or(0);
+    pub fn verify_end(self) -> Result<ChainHead, ChainError> {
+        let anchored = self.tenant_anchors().map(|anchor| anchor.seq).max().unwrap_or(0);
         if anchored > self.head.seq {
-            return Err(Breach::Truncated { seq: self.head.seq, anchored });
+            return Err(ChainError::Truncated { seq: self.head.seq, anchored });
         }
         Ok(self.head)
     }
 
-    fn anchors(&self) -> impl Iterator<Item = &'a Anchor> + use<'a> {
+    fn tenant_anchors(&self) -> impl Iterator<Item = &'a Anchor> + use<'a> {
         let tenant = self.tenant;
         self.anchors.iter().filter(move |anchor| anchor.tenant == tenant)
     }

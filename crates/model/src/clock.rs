@@ -8,7 +8,7 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
     /// The current time.
     fn now(&self) -> Timestamp;
     /// A new id that sorts by its time of birth (UUID version 7).
-    fn uuid(&self) -> Uuid;
+    fn new_uuid(&self) -> Uuid;
 }
 
 /// The machine's clock.
@@ -21,7 +21,7 @@ impl Clock for SystemClock {
         Timestamp::now()
     }
 
-    fn uuid(&self) -> Uuid {
+    fn new_uuid(&self) -> Uuid {
         Uuid::now_v7()
     }
 }

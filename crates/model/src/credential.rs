@@ -5,16 +5,16 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 /// A cluster that only did not answer is called unreachable from this many times in a row on.
-pub const SILENT_TWICE: i32 = 2;
+pub const UNREACHABLE_AFTER_FAILURES: i32 = 2;
 /// The longest that an old credential may live on beside the new one.
-pub const MAX_OVERLAP: Duration = Duration::from_hours(24);
+pub const MAX_CREDENTIAL_OVERLAP: Duration = Duration::from_hours(24);
 /// How long it does when nobody says otherwise: a kubelet takes a minute to bring a token to an istiod, and a client
 /// keeps the old one for another.
-pub const OVERLAP: Duration = Duration::from_hours(1);
+pub const DEFAULT_CREDENTIAL_OVERLAP: Duration = Duration::from_hours(1);
 
 /// A credential of our own in a cluster. Serial numbers rise by one with each renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Life {
+pub struct CredentialLifetime {
     /// Which one it is, from 1.
     pub serial: i64,
     /// When the cluster issued it.
@@ -27,7 +27,7 @@ pub struct Life {
 
 /// How good a credential still is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
+pub enum CredentialStatus {
     /// In the first two thirds of its life.
     Valid,
     /// Its renewal has failed for a third of its life.
@@ -36,7 +36,7 @@ pub enum Health {
     Expired,
 }
 
-impl Health {
+impl CredentialStatus {
     /// The form that users see.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -47,29 +47,29 @@ impl Health {
     }
 }
 
-impl Life {
+impl CredentialLifetime {
     /// When it is renewed: after a third of its life, so that two thirds are left to put right what keeps it from that.
     pub fn renews_at(&self) -> Timestamp {
-        self.issued_at + self.third()
+        self.issued_at + self.third_of_lifetime()
     }
 
     /// How good it is.
-    pub fn health(&self, now: Timestamp) -> Health {
+    pub fn status_at(&self, now: Timestamp) -> CredentialStatus {
         match now {
-            now if now >= self.expires_at => Health::Expired,
-            now if now >= self.expires_at - self.third() => Health::ExpiresSoon,
-            _ => Health::Valid,
+            now if now >= self.expires_at => CredentialStatus::Expired,
+            now if now >= self.expires_at - self.third_of_lifetime() => CredentialStatus::ExpiresSoon,
+            _ => CredentialStatus::Valid,
         }
     }
 
-    fn third(&self) -> SignedDuration {
+    fn third_of_lifetime(&self) -> SignedDuration {
         self.expires_at.duration_since(self.issued_at) / 3
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Health::{Expired, ExpiresSoon, Valid};
+    use super::CredentialStatus::{Expired, ExpiresSoon, Valid};
     use super::*;
 
     fn at(day: i64) -> Timestamp {
@@ -78,10 +78,10 @@ mod tests {
 
     #[test]
     fn a_credential_is_renewed_after_a_third_of_its_life_and_warns_in_the_last() {
-        let life = Life { serial: 1, issued_at: at(0), expires_at: at(90), previous_until: None };
+        let life = CredentialLifetime { serial: 1, issued_at: at(0), expires_at: at(90), previous_until: None };
         assert_eq!(life.renews_at(), at(30));
-        let health = [0, 59, 60, 89, 90, 91].map(|day| life.health(at(day)));
+        let health = [0, 59, 60, 89, 90, 91].map(|day| life.status_at(at(day)));
         assert_eq!(health, [Valid, Valid, ExpiresSoon, ExpiresSoon, Expired, Expired]);
-        assert_eq!([Valid, ExpiresSoon, Expired].map(Health::as_str), ["valid", "expires_soon", "expired"]);
+        assert_eq!([Valid, ExpiresSoon, Expired].map(CredentialStatus::as_str), ["valid", "expires_soon", "expired"]);
     }
 }

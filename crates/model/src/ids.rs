@@ -4,36 +4,36 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 /// Crockford's alphabet: no letter that reads like a digit.
-const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+const CROCKFORD_ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 /// 128 bits in groups of five.
-const LENGTH: usize = 26;
+const ID_DIGITS: usize = 26;
 
 /// A text that is not an id of the wanted kind.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("an id of this kind is {prefix}_ followed by {LENGTH} letters and digits")]
+#[error("an id of this kind is {prefix}_ followed by {ID_DIGITS} letters and digits")]
 pub struct InvalidId {
     /// What the id should have begun with.
     pub prefix: &'static str,
 }
 
-fn encode(prefix: &str, id: Uuid) -> String {
+fn encode_id(prefix: &str, id: Uuid) -> String {
     let bits = id.as_u128();
-    let digits = (0..LENGTH).rev().map(|place| {
+    let digits = (0..ID_DIGITS).rev().map(|place| {
         let digit = usize::try_from((bits >> (place * 5)) & 31).expect("five bits fit");
-        char::from(ALPHABET[digit])
+        char::from(CROCKFORD_ALPHABET[digit])
     });
     format!("{prefix}_{}", digits.collect::<String>())
 }
 
-fn decode(prefix: &'static str, text: &str) -> Result<Uuid, InvalidId> {
+fn decode_id(prefix: &'static str, text: &str) -> Result<Uuid, InvalidId> {
     let invalid = InvalidId { prefix };
     let digits = text.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('_')).ok_or(InvalidId { prefix })?;
-    if digits.len() != LENGTH {
+    if digits.len() != ID_DIGITS {
         return Err(invalid);
     }
     let mut bits: u128 = 0;
     for (place, digit) in digits.bytes().enumerate() {
-        let value = ALPHABET.iter().position(|letter| *letter == digit).ok_or(InvalidId { prefix })?;
+        let value = CROCKFORD_ALPHABET.iter().position(|letter| *letter == digit).ok_or(InvalidId { prefix })?;
         // 26 digits carry 130 bits: the first digit has only three of them.
         if place == 0 && value > 7 {
             return Err(invalid);
@@ -56,14 +56,14 @@ macro_rules! ids {
 
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(&encode($prefix, self.0))
+                f.write_str(&encode_id($prefix, self.0))
             }
         }
 
         impl std::str::FromStr for $name {
             type Err = InvalidId;
             fn from_str(text: &str) -> Result<Self, InvalidId> {
-                decode($prefix, text).map(Self)
+                decode_id($prefix, text).map(Self)
             }
         }
 

@@ -40,11 +40,11 @@ pub struct Injector {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Injection {
     /// Exactly one webhook matches.
-    By(RevisionName),
+    Injected(RevisionName),
     /// No webhook matches: the pod starts without a sidecar, and nobody is told.
-    None(NoInjection),
+    NotInjected(NoInjection),
     /// Several webhooks match: the pod becomes a hybrid of their revisions.
-    Several(Vec<RevisionName>),
+    Ambiguous(Vec<RevisionName>),
 }
 
 /// Why a pod gets no sidecar.
@@ -60,18 +60,18 @@ pub enum NoInjection {
 }
 
 /// Applies every webhook's selectors to one pod.
-pub fn decide(namespace: &NamespaceLabels, pod: &PodLabels, injectors: &[Injector]) -> Injection {
+pub fn injected_by(namespace: &NamespaceLabels, pod: &PodLabels, injectors: &[Injector]) -> Injection {
     let mut matching: Vec<RevisionName> =
-        injectors.iter().filter(|i| i.matches(namespace, pod)).map(|i| i.revision.clone()).collect();
+        injectors.iter().filter(|i| i.matches_pod(namespace, pod)).map(|i| i.revision.clone()).collect();
     if matching.len() == 1 {
-        return Injection::By(matching.remove(0));
+        return Injection::Injected(matching.remove(0));
     }
-    if matching.is_empty() { Injection::None(why_none(namespace, pod)) } else { Injection::Several(matching) }
+    if matching.is_empty() { Injection::NotInjected(no_injection_reason(namespace, pod)) } else { Injection::Ambiguous(matching) }
 }
 
 impl Injector {
     /// True when one of the configuration's entries selects the pod. At most one of them can.
-    fn matches(&self, namespace: &NamespaceLabels, pod: &PodLabels) -> bool {
+    fn matches_pod(&self, namespace: &NamespaceLabels, pod: &PodLabels) -> bool {
         let refused = pod.inject.as_deref() == Some("false");
         let unlabelled = namespace.injection.is_none() && namespace.rev.is_none();
         let mine = |rev: &Option<String>| rev.as_ref() == Some(&self.value);
@@ -84,7 +84,7 @@ impl Injector {
     }
 }
 
-fn why_none(namespace: &NamespaceLabels, pod: &PodLabels) -> NoInjection {
+fn no_injection_reason(namespace: &NamespaceLabels, pod: &PodLabels) -> NoInjection {
     let namespace_refuses = namespace.injection.as_deref().is_some_and(|value| value != "enabled");
     if pod.inject.as_deref() == Some("false") || namespace_refuses {
         return NoInjection::OptedOut;
@@ -130,10 +130,10 @@ mod tests {
         let own = |value: Option<&str>| value.map(str::to_owned);
         let namespace = NamespaceLabels { injection: own(injection), rev: own(rev) };
         let pod = PodLabels { inject: own(inject), rev: own(pod_rev) };
-        match decide(&namespace, &pod, &canary_mesh()) {
-            Injection::By(revision) => revision.to_string(),
-            Injection::None(why) => format!("{why:?}"),
-            Injection::Several(all) => format!("{all:?}"),
+        match injected_by(&namespace, &pod, &canary_mesh()) {
+            Injection::Injected(revision) => revision.to_string(),
+            Injection::NotInjected(why) => format!("{why:?}"),
+            Injection::Ambiguous(all) => format!("{all:?}"),
         }
     }
 
@@ -171,14 +171,14 @@ mod tests {
         fn a_pod_that_opts_out_is_never_injected(injection in proptest::option::of("enabled|disabled|x"), rev in proptest::option::of("stable|default|canary|1-25-1|gone"), pod_rev in proptest::option::of("stable|1-27-9|gone")) {
             let namespace = NamespaceLabels { injection, rev };
             let pod = PodLabels { inject: Some("false".into()), rev: pod_rev };
-            prop_assert_eq!(decide(&namespace, &pod, &canary_mesh()), Injection::None(NoInjection::OptedOut));
+            prop_assert_eq!(injected_by(&namespace, &pod, &canary_mesh()), Injection::NotInjected(NoInjection::OptedOut));
         }
 
         #[test]
         fn distinct_values_never_give_a_hybrid(injection in proptest::option::of("enabled|disabled"), rev in proptest::option::of("stable|default|canary|1-25-1"), inject in proptest::option::of("true|false"), pod_rev in proptest::option::of("stable|1-27-9")) {
             let namespace = NamespaceLabels { injection, rev };
             let pod = PodLabels { inject, rev: pod_rev };
-            let several = matches!(decide(&namespace, &pod, &canary_mesh()), Injection::Several(_));
+            let several = matches!(injected_by(&namespace, &pod, &canary_mesh()), Injection::Ambiguous(_));
             prop_assert!(!several);
         }
     }
@@ -189,8 +189,8 @@ mod tests {
         injectors.push(Injector { value: "1-25-1".into(), revision: revision("1-27-9"), serves_default: false });
         let namespace = NamespaceLabels { injection: None, rev: Some("1-25-1".into()) };
         assert_eq!(
-            decide(&namespace, &PodLabels::default(), &injectors),
-            Injection::Several(vec![revision("1-25-1"), revision("1-27-9")])
+            injected_by(&namespace, &PodLabels::default(), &injectors),
+            Injection::Ambiguous(vec![revision("1-25-1"), revision("1-27-9")])
         );
     }
 }

@@ -7,34 +7,34 @@ use std::str::FromStr;
 pub type Labels = BTreeMap<String, String>;
 
 /// The most labels of one thing.
-pub const MOST: usize = 32;
+pub const MAX_LABELS: usize = 32;
 /// The longest key or value, as Kubernetes has it.
-const LONGEST: usize = 63;
+const MAX_LABEL_LEN: usize = 63;
 /// The most conditions of a selector.
-const MOST_CONDITIONS: usize = 16;
+const MAX_SELECTOR_CONDITIONS: usize = 16;
 
 /// A text that is no label, or no selector.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidLabel(String);
 
-fn letters(text: &str) -> bool {
+fn is_label_text(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
     let outer = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
-    bytes.len() <= LONGEST && bytes.iter().copied().all(inner) && outer(bytes.first()) && outer(bytes.last())
+    bytes.len() <= MAX_LABEL_LEN && bytes.iter().copied().all(inner) && outer(bytes.first()) && outer(bytes.last())
 }
 
-fn key(text: &str) -> Result<String, InvalidLabel> {
-    if letters(text) {
+fn parse_label_key(text: &str) -> Result<String, InvalidLabel> {
+    if is_label_text(text) {
         return Ok(text.to_owned());
     }
     let rule = "letters, digits, '-', '_', '.' and '/', with a letter or digit at both ends";
-    Err(InvalidLabel(format!("{text:?} is no label key: 1 to {LONGEST} {rule}")))
+    Err(InvalidLabel(format!("{text:?} is no label key: 1 to {MAX_LABEL_LEN} {rule}")))
 }
 
-fn value(text: &str) -> Result<String, InvalidLabel> {
-    if text.is_empty() || letters(text) {
+fn parse_label_value(text: &str) -> Result<String, InvalidLabel> {
+    if text.is_empty() || is_label_text(text) {
         return Ok(text.to_owned());
     }
     Err(InvalidLabel(format!("{text:?} is no label value: empty, or written as a key is")))
@@ -44,41 +44,41 @@ fn value(text: &str) -> Result<String, InvalidLabel> {
 ///
 /// # Errors
 /// There are too many, or one of them is none.
-pub fn check(labels: &Labels) -> Result<(), InvalidLabel> {
-    if labels.len() > MOST {
-        return Err(InvalidLabel(format!("at most {MOST} labels")));
+pub fn check_labels(labels: &Labels) -> Result<(), InvalidLabel> {
+    if labels.len() > MAX_LABELS {
+        return Err(InvalidLabel(format!("at most {MAX_LABELS} labels")));
     }
-    labels.iter().try_for_each(|(name, text)| key(name).and_then(|_| value(text)).map(drop))
+    labels.iter().try_for_each(|(name, text)| parse_label_key(name).and_then(|_| parse_label_value(text)).map(drop))
 }
 
 /// Which labels a thing must have, and which it must not have. A missing value stands for any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Selector {
+pub struct LabelSelector {
     /// All of these.
-    pub with: Vec<(String, Option<String>)>,
+    pub required: Vec<(String, Option<String>)>,
     /// None of these.
-    pub without: Vec<(String, Option<String>)>,
+    pub excluded: Vec<(String, Option<String>)>,
 }
 
-impl FromStr for Selector {
+impl FromStr for LabelSelector {
     type Err = InvalidLabel;
 
     /// Reads `team=payments,tier!=test,owned,!old`, as Kubernetes' equality-based selectors are written.
     fn from_str(text: &str) -> Result<Self, InvalidLabel> {
         let mut selector = Self::default();
         let conditions: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
-        if conditions.len() > MOST_CONDITIONS {
-            return Err(InvalidLabel(format!("at most {MOST_CONDITIONS} conditions")));
+        if conditions.len() > MAX_SELECTOR_CONDITIONS {
+            return Err(InvalidLabel(format!("at most {MAX_SELECTOR_CONDITIONS} conditions")));
         }
         for condition in conditions {
             if let Some((name, text)) = condition.split_once("!=") {
-                selector.without.push((key(name.trim())?, Some(value(text.trim())?)));
+                selector.excluded.push((parse_label_key(name.trim())?, Some(parse_label_value(text.trim())?)));
             } else if let Some((name, text)) = condition.split_once('=') {
-                selector.with.push((key(name.trim())?, Some(value(text.trim().trim_start_matches('='))?)));
+                selector.required.push((parse_label_key(name.trim())?, Some(parse_label_value(text.trim().trim_start_matches('='))?)));
             } else if let Some(name) = condition.strip_prefix('!') {
-                selector.without.push((key(name.trim())?, None));
+                selector.excluded.push((parse_label_key(name.trim())?, None));
             } else {
-                selector.with.push((key(condition)?, None));
+                selector.required.push((parse_label_key(condition)?, None));
             }
         }
         Ok(selector)
@@ -92,12 +92,12 @@ mod tests {
     #[test]
     fn selectors_read_as_kubernetes_writes_them() {
         let some = |text: &str| Some(text.to_owned());
-        let read: Selector = "team=payments, tier!=test,owned,!old,a==b".parse().expect("a selector");
+        let read: LabelSelector = "team=payments, tier!=test,owned,!old,a==b".parse().expect("a selector");
         let with = vec![("team".into(), some("payments")), ("owned".into(), None), ("a".into(), some("b"))];
-        assert_eq!(read, Selector { with, without: vec![("tier".into(), some("test")), ("old".into(), None)] });
-        assert_eq!("".parse(), Ok(Selector::default()));
+        assert_eq!(read, LabelSelector { required: with, excluded: vec![("tier".into(), some("test")), ("old".into(), None)] });
+        assert_eq!("".parse(), Ok(LabelSelector::default()));
         for wrong in ["a=b c", "=b", "!", "-a", "a=é", &"x,".repeat(17)] {
-            assert!(wrong.parse::<Selector>().is_err(), "{wrong}");
+            assert!(wrong.parse::<LabelSelector>().is_err(), "{wrong}");
         }
     }
 
@@ -106,11 +106,11 @@ mod tests {
         let labels = |pairs: &[(&str, &str)]| -> Labels {
             pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
         };
-        assert!(check(&labels(&[("team", "payments"), ("example.com/tier", ""), ("x", "A_1.b-c")])).is_ok());
+        assert!(check_labels(&labels(&[("team", "payments"), ("example.com/tier", ""), ("x", "A_1.b-c")])).is_ok());
         for wrong in [("", "x"), ("a b", "x"), ("a", "b c"), ("a", "-")] {
-            assert!(check(&labels(&[wrong])).is_err(), "{wrong:?}");
+            assert!(check_labels(&labels(&[wrong])).is_err(), "{wrong:?}");
         }
         let many = (0..33).map(|number| (format!("k{number}"), String::new())).collect();
-        assert!(check(&many).is_err());
+        assert!(check_labels(&many).is_err());
     }
 }

@@ -6,7 +6,7 @@ use crate::Name;
 
 /// How far the removal of our account from a cluster has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Removal {
+pub enum AccountRemoval {
     /// Nothing was removed.
     NotBegun,
     /// It may have been asked for. A refusal of our credential says nothing yet: it may have died in another way.
@@ -31,11 +31,11 @@ pub struct Leftover {
 }
 
 /// Stands for every namespace.
-const EVERY: &str = "*";
+const ALL_NAMESPACES: &str = "*";
 
 impl Leftover {
     /// One object.
-    pub fn object(cluster: &Name, kind: &str, namespace: Option<&str>, name: &str) -> Self {
+    pub fn for_object(cluster: &Name, kind: &str, namespace: Option<&str>, name: &str) -> Self {
         let kind_word = kind.to_ascii_lowercase();
         let place = namespace.map(|namespace| format!("--namespace {namespace} ")).unwrap_or_default();
         Self {
@@ -48,13 +48,13 @@ impl Leftover {
     }
 
     /// The objects of a kind that have one name, in every namespace.
-    pub fn everywhere(cluster: &Name, kind: &str, name: &str) -> Self {
+    pub fn in_every_namespace(cluster: &Name, kind: &str, name: &str) -> Self {
         let kind_word = kind.to_ascii_lowercase();
         let command = format!("kubectl delete {kind_word} --all-namespaces --field-selector metadata.name={name}");
         Self {
             cluster: cluster.clone(),
             kind: kind.to_owned(),
-            namespace: Some(EVERY.to_owned()),
+            namespace: Some(ALL_NAMESPACES.to_owned()),
             name: name.to_owned(),
             command,
         }
@@ -68,11 +68,11 @@ mod tests {
     #[test]
     fn the_command_of_a_leftover_names_the_object_and_its_namespace() {
         let cluster: Name = "c2".parse().expect("a name");
-        let command = |namespace| Leftover::object(&cluster, "Secret", namespace, "token").command;
+        let command = |namespace| Leftover::for_object(&cluster, "Secret", namespace, "token").command;
         assert_eq!(command(None), "kubectl delete secret token");
         assert_eq!(command(Some("shop")), "kubectl delete --namespace shop secret token");
         assert_eq!(
-            Leftover::everywhere(&cluster, "ConfigMap", "istio-ca-root-cert").command,
+            Leftover::in_every_namespace(&cluster, "ConfigMap", "istio-ca-root-cert").command,
             "kubectl delete configmap --all-namespaces --field-selector metadata.name=istio-ca-root-cert"
         );
     }

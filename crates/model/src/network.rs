@@ -4,7 +4,7 @@ use crate::Name;
 
 /// The members whose network has no gateway that other networks can call. No gateway can be made yet, so it is all of them;
 /// gateways come in here and nowhere else.
-pub fn without_gateway(members: &[Name]) -> &[Name] {
+pub fn members_without_gateway(members: &[Name]) -> &[Name] {
     members
 }
 
@@ -13,7 +13,7 @@ pub fn without_gateway(members: &[Name]) -> &[Name] {
 /// istiod takes the endpoints of a network without a gateway for directly reachable, and a service that exists in two such
 /// clusters loses the calls that go to the other one.
 pub fn services_stay_local(members: &[Name]) -> bool {
-    members.len() > 1 && !without_gateway(members).is_empty()
+    members.len() > 1 && !members_without_gateway(members).is_empty()
 }
 
 #[cfg(test)]

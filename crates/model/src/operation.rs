@@ -60,7 +60,7 @@ impl OperationKind {
     ];
 
     /// True for kinds that talk to a cluster which has not proved itself yet: it may keep a worker waiting for long.
-    pub fn costly(self) -> bool {
+    pub fn may_stall_worker(self) -> bool {
         matches!(self, Self::RegisterCluster | Self::RenewCredential)
     }
 
@@ -141,16 +141,16 @@ pub struct Problem {
 }
 
 /// Codes of problems that a cluster's silence or slowness is.
-const SILENCES: [&str; 5] =
+const UNREACHABLE_CODES: [&str; 5] =
     ["answer_too_slow", "cluster_unreachable", "contact_too_slow", "list_too_slow", "look_too_slow"];
 
 /// Codes of problems with which a cluster refuses every call of ours.
-const SHUT_OUT: [&str; 2] = ["address_refused", "credential_expired"];
+const ACCESS_DENIED_CODES: [&str; 2] = ["address_refused", "credential_expired"];
 
 /// Whether the problem of a code says that a cluster is lost to us: it is silent or slow, or refuses every call of ours. A
 /// cluster that answers and refuses one call is not lost.
-pub fn is_lost(code: &str) -> bool {
-    SILENCES.contains(&code) || SHUT_OUT.contains(&code)
+pub fn is_cluster_lost_code(code: &str) -> bool {
+    UNREACHABLE_CODES.contains(&code) || ACCESS_DENIED_CODES.contains(&code)
 }
 
 impl Problem {
@@ -160,8 +160,8 @@ impl Problem {
     }
 
     /// Whether a cluster did not answer, or not to the end: it is asked again before a person is.
-    pub fn is_silence(&self) -> bool {
-        SILENCES.contains(&self.code.as_str())
+    pub fn is_unreachable(&self) -> bool {
+        UNREACHABLE_CODES.contains(&self.code.as_str())
     }
 
     /// The problem of an operation that a person paused.
@@ -188,7 +188,7 @@ impl OperationState {
     }
 
     /// True for an end: nothing follows it.
-    pub fn done(&self) -> bool {
+    pub fn is_terminal(&self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed { .. } | Self::Cancelled | Self::Superseded)
     }
 
@@ -201,7 +201,7 @@ impl OperationState {
 /// What a person asks of a running operation. Wishes are numbered rows; the worker reads them in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Wish {
+pub enum Signal {
     /// Stand still.
     Pause,
     /// Go on after a pause.
@@ -212,7 +212,7 @@ pub enum Wish {
     Cancel,
 }
 
-impl Wish {
+impl Signal {
     /// Every one.
     pub const ALL: [Self; 4] = [Self::Pause, Self::Resume, Self::Retry, Self::Cancel];
 
@@ -230,7 +230,7 @@ impl Wish {
 /// What a step left behind, in the order it was recorded. Facts are only ever added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
-pub enum Fact {
+pub enum StepEvent {
     /// Committed before the first effect: what was there, which is what an undo restores. The first capture wins.
     Started {
         /// The value found; `None` is absence.
@@ -262,17 +262,17 @@ pub struct Progress {
 
 impl Progress {
     /// Takes one more fact into account.
-    pub fn add(&mut self, fact: &Fact) {
+    pub fn apply_event(&mut self, fact: &StepEvent) {
         match fact {
-            Fact::Started { capture } => {
+            StepEvent::Started { capture } => {
                 self.capture.get_or_insert_with(|| capture.clone());
             }
-            Fact::Done => {
+            StepEvent::Done => {
                 self.done = true;
                 self.failed = None;
             }
-            Fact::Failed { problem } => self.failed = Some(problem.clone()),
-            Fact::Retried => {
+            StepEvent::Failed { problem } => self.failed = Some(problem.clone()),
+            StepEvent::Retried => {
                 self.failed = None;
                 self.attempt += 1;
             }
@@ -280,7 +280,7 @@ impl Progress {
     }
 
     /// True from the first commitment to an effect: the step may have run.
-    pub fn started(&self) -> bool {
+    pub fn is_started(&self) -> bool {
         self.capture.is_some()
     }
 }
@@ -301,13 +301,13 @@ mod tests {
         let mut progress = Progress::default();
         let problem = Problem::new("x", "x", "x");
         for fact in [
-            Fact::Started { capture: None },
-            Fact::Failed { problem },
-            Fact::Retried,
-            Fact::Started { capture: Some("later".into()) },
-            Fact::Done,
+            StepEvent::Started { capture: None },
+            StepEvent::Failed { problem },
+            StepEvent::Retried,
+            StepEvent::Started { capture: Some("later".into()) },
+            StepEvent::Done,
         ] {
-            progress.add(&fact);
+            progress.apply_event(&fact);
         }
         assert_eq!(progress, Progress { capture: Some(None), done: true, failed: None, attempt: 1 });
     }

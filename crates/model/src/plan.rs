@@ -136,7 +136,7 @@ pub enum Step {
         /// The member cluster.
         member: Name,
         /// How the pod asks for injection.
-        asks: Asks,
+        asks: InjectionRequest,
         /// What the pod must come back with.
         wanted: Sidecar,
     },
@@ -192,7 +192,7 @@ pub enum Stamp {
 /// How a probe pod asks for injection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Asks {
+pub enum InjectionRequest {
     /// By the label `istio.io/rev` with this value.
     Rev(String),
     /// By `sidecar.istio.io/inject=true`, which the tag `default` answers to.
@@ -220,13 +220,13 @@ pub struct Plan {
 impl Plan {
     /// Adds a wave whose steps may all run at once; an empty one is left out.
     #[must_use]
-    pub fn wave(self, title: impl Into<String>, steps: impl IntoIterator<Item = Step>) -> Self {
-        self.wave_of(title, usize::MAX, steps)
+    pub fn with_wave(self, title: impl Into<String>, steps: impl IntoIterator<Item = Step>) -> Self {
+        self.with_limited_wave(title, usize::MAX, steps)
     }
 
     /// Adds a wave with at most `width` steps under way.
     #[must_use]
-    pub fn wave_of(mut self, title: impl Into<String>, width: usize, steps: impl IntoIterator<Item = Step>) -> Self {
+    pub fn with_limited_wave(mut self, title: impl Into<String>, width: usize, steps: impl IntoIterator<Item = Step>) -> Self {
         let steps: Vec<Step> = steps.into_iter().collect();
         if !steps.is_empty() {
             self.waves.push(Wave { title: title.into(), width: width.max(1), steps });
@@ -236,13 +236,13 @@ impl Plan {
 
     /// Adds the waves of another plan.
     #[must_use]
-    pub fn then(mut self, other: Self) -> Self {
+    pub fn followed_by(mut self, other: Self) -> Self {
         self.waves.extend(other.waves);
         self
     }
 
     /// How many steps there are.
-    pub fn len(&self) -> usize {
+    pub fn step_count(&self) -> usize {
         self.waves.iter().map(|wave| wave.steps.len()).sum()
     }
 
@@ -266,7 +266,7 @@ impl Step {
     }
 
     /// The target that the step writes to: what a later claim fences.
-    pub fn writes(&self) -> Option<Target> {
+    pub fn written_target(&self) -> Option<Target> {
         match self {
             Self::Set { target, .. } => Some(target.clone()),
             Self::Restart { member, workload, .. } => {
@@ -337,10 +337,10 @@ impl std::fmt::Display for Step {
             Self::Restart { member, workload, wanted, .. } => {
                 write!(f, "restart {workload} in {member} onto {}", wanted.revision)
             }
-            Self::Probe { member, asks: Asks::Rev(value), wanted } => {
+            Self::Probe { member, asks: InjectionRequest::Rev(value), wanted } => {
                 write!(f, "dry run in {member}: istio.io/rev={value} is injected by {}", wanted.revision)
             }
-            Self::Probe { member, asks: Asks::Default, wanted } => {
+            Self::Probe { member, asks: InjectionRequest::Default, wanted } => {
                 write!(f, "dry run in {member}: istio-injection=enabled is injected by {}", wanted.revision)
             }
             Self::AwaitReady { revision, .. } => write!(f, "wait until {revision} is ready and synced"),

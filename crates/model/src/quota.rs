@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Counted {
+pub enum QuotaResource {
     /// Registered clusters.
     Clusters,
     /// Meshes that are not deleted.
@@ -22,13 +22,13 @@ pub enum Counted {
     Webhooks,
 }
 
-impl Counted {
+impl QuotaResource {
     /// Everything that is counted.
     pub const ALL: [Self; 6] =
         [Self::Clusters, Self::Meshes, Self::ApiKeys, Self::IdentityProviders, Self::RoleBindings, Self::Webhooks];
 
     /// What everybody may have.
-    pub const fn usual(self) -> u32 {
+    pub const fn default_limit(self) -> u32 {
         match self {
             Self::Clusters => 100,
             Self::Meshes => 50,
@@ -55,12 +55,12 @@ impl Counted {
 /// A tenant's own limits, where they differ from the usual ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Quotas(pub BTreeMap<Counted, u32>);
+pub struct Quotas(pub BTreeMap<QuotaResource, u32>);
 
 impl Quotas {
     /// How much there may be.
-    pub fn limit(&self, of: Counted) -> u32 {
-        self.0.get(&of).copied().unwrap_or_else(|| of.usual())
+    pub fn limit_for(&self, of: QuotaResource) -> u32 {
+        self.0.get(&of).copied().unwrap_or_else(|| of.default_limit())
     }
 }
 
@@ -70,10 +70,10 @@ mod tests {
 
     #[test]
     fn the_written_form_is_the_serialised_form_and_own_limits_come_first() {
-        for counted in Counted::ALL {
+        for counted in QuotaResource::ALL {
             assert_eq!(serde_json::to_value(counted).expect("a name"), counted.as_str());
         }
         let own: Quotas = serde_json::from_str(r#"{ "meshes": 3 }"#).expect("quotas");
-        assert_eq!((own.limit(Counted::Meshes), own.limit(Counted::Clusters)), (3, 100));
+        assert_eq!((own.limit_for(QuotaResource::Meshes), own.limit_for(QuotaResource::Clusters)), (3, 100));
     }
 }

@@ -99,7 +99,7 @@ pub enum Severity {
 
 /// What the rules look at besides the two versions.
 #[derive(Debug, Clone)]
-pub struct Circumstances<'a> {
+pub struct UpgradeContext<'a> {
     /// The numbers.
     pub policy: &'a UpgradePolicy,
     /// The mesh's edition.
@@ -111,48 +111,48 @@ pub struct Circumstances<'a> {
 }
 
 /// Every reason for or against one step from `current` to `target`. Allowed when none of them blocks.
-pub fn assess(current: &Version, target: &Release, strategy: Strategy, around: &Circumstances<'_>) -> Vec<Reason> {
-    let mut reasons = direction(current, &target.version);
-    reasons.extend(distance(current, &target.version, strategy, around.policy));
+pub fn assess_upgrade(current: &Version, target: &Release, strategy: Strategy, around: &UpgradeContext<'_>) -> Vec<Reason> {
+    let mut reasons = check_direction(current, &target.version);
+    reasons.extend(check_distance(current, &target.version, strategy, around.policy));
     if strategy == Strategy::Canary {
-        reasons.extend(canary_rights(current, around));
+        reasons.extend(check_canary_allowed(current, around));
     }
-    reasons.extend(runs(target, around));
+    reasons.extend(assess_release(target, around));
     reasons
 }
 
 /// Every reason for or against running a release at all, wherever a mesh comes from.
-pub fn runs(target: &Release, around: &Circumstances<'_>) -> Vec<Reason> {
-    let mut reasons = release_state(target, around);
+pub fn assess_release(target: &Release, around: &UpgradeContext<'_>) -> Vec<Reason> {
+    let mut reasons = check_release_state(target, around);
     if around.edition < target.minimum_edition {
         let message = format!("{} is not for meshes of this edition", target.version);
-        reasons.push(reason(Severity::Block, ReasonCode::Edition, message));
+        reasons.push(new_reason(Severity::Block, ReasonCode::Edition, message));
     }
-    reasons.extend(around.members.iter().filter_map(|(member, version)| kubernetes(target, member, *version)));
+    reasons.extend(around.members.iter().filter_map(|(member, version)| check_kubernetes(target, member, *version)));
     reasons
 }
 
 /// True when nothing blocks.
-pub fn allowed(reasons: &[Reason]) -> bool {
+pub fn is_allowed(reasons: &[Reason]) -> bool {
     reasons.iter().all(|reason| reason.severity < Severity::Block)
 }
 
-fn reason(severity: Severity, code: ReasonCode, message: String) -> Reason {
+fn new_reason(severity: Severity, code: ReasonCode, message: String) -> Reason {
     Reason { code, severity, message }
 }
 
 /// Never down, except by rollback.
-fn direction(current: &Version, target: &Version) -> Vec<Reason> {
+fn check_direction(current: &Version, target: &Version) -> Vec<Reason> {
     let mut reasons = Vec::new();
     if target.precedence() <= current.precedence() {
-        reasons.push(reason(
+        reasons.push(new_reason(
             Severity::Block,
             ReasonCode::NotNewer,
             format!("{target} is not newer than {current}; to go back, roll an upgrade back"),
         ));
     }
     if target.major != current.major {
-        reasons.push(reason(
+        reasons.push(new_reason(
             Severity::Block,
             ReasonCode::OtherMajor,
             format!("{target} is another major version than {current}"),
@@ -161,21 +161,21 @@ fn direction(current: &Version, target: &Version) -> Vec<Reason> {
     reasons
 }
 
-fn distance(current: &Version, target: &Version, strategy: Strategy, policy: &UpgradePolicy) -> Option<Reason> {
+fn check_distance(current: &Version, target: &Version, strategy: Strategy, policy: &UpgradePolicy) -> Option<Reason> {
     let minors = target.minor.saturating_sub(current.minor);
     let (limit, word) = match strategy {
         Strategy::InPlace => (policy.in_place_minors, "in place"),
         Strategy::Canary => (policy.canary_minors, "by canary"),
     };
     if target.major == current.major && minors > limit {
-        return Some(reason(
+        return Some(new_reason(
             Severity::Block,
             ReasonCode::TooManyMinors,
             format!("{current} to {target} is {minors} minors; {word} at most {limit}"),
         ));
     }
-    (strategy == Strategy::Canary && target.same_community(current)).then(|| {
-        reason(
+    (strategy == Strategy::Canary && target.is_same_community_version(current)).then(|| {
+        new_reason(
             Severity::Block,
             ReasonCode::SameCommunityVersion,
             format!("{current} and {target} are builds of one community version: upgrade in place"),
@@ -183,14 +183,14 @@ fn distance(current: &Version, target: &Version, strategy: Strategy, policy: &Up
     })
 }
 
-fn canary_rights(current: &Version, around: &Circumstances<'_>) -> Vec<Reason> {
+fn check_canary_allowed(current: &Version, around: &UpgradeContext<'_>) -> Vec<Reason> {
     let policy = around.policy;
     let mut reasons = Vec::new();
     if around.edition < policy.canary_edition {
-        reasons.push(reason(Severity::Block, ReasonCode::Edition, "the mesh's edition has no canary upgrades".into()));
+        reasons.push(new_reason(Severity::Block, ReasonCode::Edition, "the mesh's edition has no canary upgrades".into()));
     }
     if current.precedence() < policy.canary_floor.precedence() {
-        reasons.push(reason(
+        reasons.push(new_reason(
             Severity::Block,
             ReasonCode::CanaryFloor,
             format!("a canary starts from {} or newer", policy.canary_floor),
@@ -199,26 +199,26 @@ fn canary_rights(current: &Version, around: &Circumstances<'_>) -> Vec<Reason> {
     reasons
 }
 
-fn release_state(target: &Release, around: &Circumstances<'_>) -> Vec<Reason> {
+fn check_release_state(target: &Release, around: &UpgradeContext<'_>) -> Vec<Reason> {
     let version = &target.version;
     let mut reasons = Vec::new();
     match target.state {
         ReleaseState::Available => {}
         ReleaseState::Deprecated => {
-            reasons.push(reason(Severity::Warn, ReasonCode::Deprecated, format!("{version} is deprecated")));
+            reasons.push(new_reason(Severity::Warn, ReasonCode::Deprecated, format!("{version} is deprecated")));
         }
         ReleaseState::Withdrawn => {
-            reasons.push(reason(Severity::Block, ReasonCode::Withdrawn, format!("{version} was withdrawn")));
+            reasons.push(new_reason(Severity::Block, ReasonCode::Withdrawn, format!("{version} was withdrawn")));
         }
     }
     if target.supported_until.is_some_and(|until| until < around.today) {
         let severity = if around.policy.refuse_unsupported { Severity::Block } else { Severity::Warn };
-        reasons.push(reason(severity, ReasonCode::EndOfSupport, format!("{version} is past its end of support")));
+        reasons.push(new_reason(severity, ReasonCode::EndOfSupport, format!("{version} is past its end of support")));
     }
     reasons
 }
 
-fn kubernetes(target: &Release, member: &str, (major, minor): (u32, u32)) -> Option<Reason> {
+fn check_kubernetes(target: &Release, member: &str, (major, minor): (u32, u32)) -> Option<Reason> {
     let range = &target.kubernetes;
     let version = &target.version;
     if major != 1 || minor < range.min {
@@ -226,24 +226,24 @@ fn kubernetes(target: &Release, member: &str, (major, minor): (u32, u32)) -> Opt
             "{member} runs Kubernetes {major}.{minor}; {version} needs 1.{} or newer ({})",
             range.min, range.source
         );
-        return Some(reason(Severity::Block, ReasonCode::KubernetesTooOld, message));
+        return Some(new_reason(Severity::Block, ReasonCode::KubernetesTooOld, message));
     }
     (minor > range.tested_max).then(|| {
         let message = format!(
             "{member} runs Kubernetes {major}.{minor}; {version} was tested up to 1.{} ({})",
             range.tested_max, range.source
         );
-        reason(Severity::Warn, ReasonCode::KubernetesUntested, message)
+        new_reason(Severity::Warn, ReasonCode::KubernetesUntested, message)
     })
 }
 
 /// The shortest way from `current` to `target` in allowed steps, newest stop first where several are as short.
 /// `None` when there is no way.
-pub fn path<'a>(
+pub fn find_upgrade_path<'a>(
     current: &Version,
     target: &Version,
     catalogue: &'a [Release],
-    around: &Circumstances<'_>,
+    around: &UpgradeContext<'_>,
 ) -> Option<Vec<(&'a Release, Strategy)>> {
     let mut ways: Vec<Vec<(&Release, Strategy)>> = vec![Vec::new()];
     let mut reached: Vec<Version> = vec![current.clone()];
@@ -251,7 +251,7 @@ pub fn path<'a>(
         let mut longer = Vec::new();
         for way in &ways {
             let at = way.last().map_or(current, |(release, _)| &release.version);
-            for (release, strategy) in onward(at, catalogue, around) {
+            for (release, strategy) in next_hops(at, catalogue, around) {
                 if reached.contains(&release.version) || release.version.precedence() > target.precedence() {
                     continue;
                 }
@@ -268,11 +268,11 @@ pub fn path<'a>(
     None
 }
 
-fn onward<'a>(at: &Version, catalogue: &'a [Release], around: &Circumstances<'_>) -> Vec<(&'a Release, Strategy)> {
+fn next_hops<'a>(at: &Version, catalogue: &'a [Release], around: &UpgradeContext<'_>) -> Vec<(&'a Release, Strategy)> {
     let mut next: Vec<(&Release, Strategy)> = catalogue
         .iter()
         .filter_map(|release| {
-            let fits = |strategy: &Strategy| allowed(&assess(at, release, *strategy, around));
+            let fits = |strategy: &Strategy| is_allowed(&assess_upgrade(at, release, *strategy, around));
             [Strategy::Canary, Strategy::InPlace].into_iter().find(fits).map(|strategy| (release, strategy))
         })
         .collect();

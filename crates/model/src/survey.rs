@@ -9,12 +9,12 @@ use crate::{Name, RevisionName};
 
 /// Every member cluster of a mesh, seen at one time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Survey {
+pub struct Observation {
     /// The members, in the mesh's order: the config cluster first.
-    pub members: Vec<MemberSurvey>,
+    pub members: Vec<MemberObservation>,
     /// The proxies that are connected to some replica of some revision.
     #[serde(default)]
-    pub proxies: Vec<ProxySurvey>,
+    pub proxies: Vec<ProxyObservation>,
     /// What the mesh's revisions inject. Two entries of one revision: it is being replaced in place, and both are right.
     #[serde(default)]
     pub sidecars: Vec<Sidecar>,
@@ -26,7 +26,7 @@ pub const TAGS: [&str; 3] = ["stable", "default", "canary"];
 /// Why a live pod of a workload is not as a new one would be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Behind {
+pub enum RestartReason {
     /// It has no sidecar.
     NoSidecar,
     /// Another revision injected it.
@@ -35,24 +35,24 @@ pub enum Behind {
     Image,
 }
 
-impl Survey {
+impl Observation {
     /// Why some live pod of a workload does not carry what a revision injects now; the gravest reason, and none where every
     /// pod does. Without knowledge of the images only revisions are compared.
-    pub fn behind(&self, workload: &WorkloadSurvey, wanted: &RevisionName) -> Option<Behind> {
+    pub fn restart_reason(&self, workload: &WorkloadObservation, wanted: &RevisionName) -> Option<RestartReason> {
         let mut right = self.sidecars.iter().filter(|sidecar| sidecar.revision == *wanted).peekable();
         let unknown = right.peek().is_none();
         let images: Vec<&str> = right.map(|sidecar| sidecar.image.as_str()).collect();
         let judge = |carried: &Option<Sidecar>| match carried {
-            None => Some(Behind::NoSidecar),
-            Some(sidecar) if sidecar.revision != *wanted => Some(Behind::Revision),
-            Some(sidecar) if !unknown && !images.contains(&sidecar.image.as_str()) => Some(Behind::Image),
+            None => Some(RestartReason::NoSidecar),
+            Some(sidecar) if sidecar.revision != *wanted => Some(RestartReason::Revision),
+            Some(sidecar) if !unknown && !images.contains(&sidecar.image.as_str()) => Some(RestartReason::Image),
             Some(_) => None,
         };
         workload.live.iter().filter_map(judge).min()
     }
 }
 
-impl MemberSurvey {
+impl MemberObservation {
     /// The tags of every mesh that no webhook answers to in this member: somebody removed them.
     pub fn missing_tags(&self) -> impl Iterator<Item = &'static str> + '_ {
         let answered = |tag: &&str| self.injectors.iter().any(|injector| injector.value == *tag);
@@ -62,7 +62,7 @@ impl MemberSurvey {
 
 /// One proxy as the istiod that it is connected to sees it. All of it is what the proxy says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProxySurvey {
+pub struct ProxyObservation {
     /// `pod.namespace`.
     pub proxy: String,
     /// The member cluster that it claims to be in.
@@ -81,13 +81,13 @@ pub struct ProxySurvey {
 
 /// One member cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemberSurvey {
+pub struct MemberObservation {
     /// The cluster's name.
     pub member: Name,
     /// Kubernetes' version, major and minor.
     pub kubernetes: (u32, u32),
     /// Every namespace but the cluster's own and the mesh's.
-    pub namespaces: Vec<NamespaceSurvey>,
+    pub namespaces: Vec<NamespaceObservation>,
     /// The injection webhooks that there are.
     pub injectors: Vec<Injector>,
     /// Webhook configurations of an Istio that is not ours, as `kind/name`.
@@ -95,10 +95,10 @@ pub struct MemberSurvey {
 }
 
 /// Webhooks of another Istio stand in the way: all of them, with the command that removes what is left of it.
-pub fn foreign_istio(place: &str, webhooks: &[String]) -> Problem {
+pub fn foreign_istio_problem(place: &str, webhooks: &[String]) -> Problem {
     /// The most that one message names.
-    const MAX_NAMED: usize = 20;
-    let named = &webhooks[..webhooks.len().min(MAX_NAMED)];
+    const MAX_LISTED_WEBHOOKS: usize = 20;
+    let named = &webhooks[..webhooks.len().min(MAX_LISTED_WEBHOOKS)];
     let more = match webhooks.len() - named.len() {
         0 => String::new(),
         left => format!(" and {left} more"),
@@ -113,20 +113,20 @@ pub fn foreign_istio(place: &str, webhooks: &[String]) -> Problem {
 
 /// One namespace with its workloads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NamespaceSurvey {
+pub struct NamespaceObservation {
     /// Its name.
     pub name: String,
     /// Its injection labels.
     pub labels: NamespaceLabels,
     /// The workloads in it that own pods.
-    pub workloads: Vec<WorkloadSurvey>,
+    pub workloads: Vec<WorkloadObservation>,
     /// Pods that no workload of ours can restart: bare pods, Jobs, unknown owners.
     pub unreachable: Vec<String>,
 }
 
 /// One workload and what its live pods carry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WorkloadSurvey {
+pub struct WorkloadObservation {
     /// Which workload.
     pub workload: WorkloadRef,
     /// The labels of its pod template.
@@ -136,13 +136,13 @@ pub struct WorkloadSurvey {
     /// The stamp that our last restart left on the template.
     pub stamp: Option<String>,
     /// Why no restart of ours can reach it, where that is so.
-    pub stuck: Option<Stuck>,
+    pub stuck: Option<RestartBlocker>,
 }
 
 /// Why a template change would not replace a workload's pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Stuck {
+pub enum RestartBlocker {
     /// The Deployment is paused: a restart would wait for its owner.
     Paused,
     /// The update strategy is `OnDelete`.
@@ -153,14 +153,14 @@ pub enum Stuck {
     Owned,
 }
 
-impl WorkloadSurvey {
+impl WorkloadObservation {
     /// True when some live pod does not carry the wanted sidecar (requirement D1). Annotations count, labels do not.
-    pub fn restart_needed(&self, wanted: &Sidecar) -> bool {
+    pub fn needs_restart(&self, wanted: &Sidecar) -> bool {
         self.live.iter().any(|carried| carried.as_ref() != Some(wanted))
     }
 
     /// True when some live pod carries the revision.
-    pub fn carries(&self, revision: &RevisionName) -> bool {
+    pub fn carries_revision(&self, revision: &RevisionName) -> bool {
         self.live.iter().any(|carried| carried.as_ref().is_some_and(|sidecar| sidecar.revision == *revision))
     }
 }

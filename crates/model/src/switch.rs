@@ -41,7 +41,7 @@ pub struct SwitchDefault {
 }
 
 /// The newest minor whose source was read for the table below.
-const NEWEST_READ: u32 = 30;
+const NEWEST_REVIEWED_MINOR: u32 = 30;
 
 impl Switch {
     /// Every switch there is.
@@ -49,7 +49,7 @@ impl Switch {
         [Self::ConnectionsPerSocketEvent, Self::NativeSidecars, Self::AbsoluteNames, Self::FindPodByAddress];
 
     /// The environment variable of istiod.
-    pub fn variable(self) -> &'static str {
+    pub fn env_var(self) -> &'static str {
         match self {
             Self::ConnectionsPerSocketEvent => "MAX_CONNECTIONS_PER_SOCKET_EVENT_LOOP",
             Self::NativeSidecars => "ENABLE_NATIVE_SIDECARS",
@@ -59,7 +59,7 @@ impl Switch {
     }
 
     /// The minor from which another default holds, the default before it, and the default since.
-    fn change(self) -> (u32, &'static str, &'static str) {
+    fn default_change(self) -> (u32, &'static str, &'static str) {
         match self {
             Self::ConnectionsPerSocketEvent => (26, "0", "1"),
             Self::NativeSidecars => (27, "false", "auto"),
@@ -70,12 +70,12 @@ impl Switch {
 
     /// What a release does when nothing is set.
     pub fn default_of(self, version: &Version) -> SwitchDefault {
-        let (since, before, after) = self.change();
+        let (since, before, after) = self.default_change();
         let value = if (version.major, version.minor) < (1, since) { before } else { after };
-        let read = if version.major == 1 && version.minor <= NEWEST_READ {
+        let read = if version.major == 1 && version.minor <= NEWEST_REVIEWED_MINOR {
             format!("pilot/pkg of Istio 1.{}", version.minor)
         } else {
-            format!("carried on from Istio 1.{NEWEST_READ}, not read in this release")
+            format!("carried on from Istio 1.{NEWEST_REVIEWED_MINOR}, not read in this release")
         };
         SwitchDefault { value: value.to_owned(), source: read }
     }
@@ -86,7 +86,7 @@ impl Switch {
     }
 
     /// The value that a mesh begins with. `auto` is no value to begin with: it changes by itself later.
-    fn to_begin_with(self, default: &str) -> String {
+    fn initial_value(self, default: &str) -> String {
         match (self, default) {
             (Self::NativeSidecars, "auto") => "false".into(),
             (_, default) => default.to_owned(),
@@ -95,8 +95,8 @@ impl Switch {
 }
 
 /// What a mesh runs with that is created on a release with these defaults.
-pub fn at_creation(defaults: &BTreeMap<Switch, SwitchDefault>) -> Switches {
-    defaults.iter().map(|(switch, default)| (*switch, switch.to_begin_with(&default.value))).collect()
+pub fn initial_switches(defaults: &BTreeMap<Switch, SwitchDefault>) -> Switches {
+    defaults.iter().map(|(switch, default)| (*switch, switch.initial_value(&default.value))).collect()
 }
 
 #[cfg(test)]
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn d11_a_new_mesh_begins_with_its_releases_defaults_and_never_with_one_that_changes_by_itself() {
-        let switches = |version: &str| at_creation(&Switch::defaults_of(&version.parse().expect(version)));
+        let switches = |version: &str| initial_switches(&Switch::defaults_of(&version.parse().expect(version)));
         assert_eq!(switches("1.25.1.1")[&Switch::ConnectionsPerSocketEvent], "0");
         assert_eq!(switches("1.27.9.1")[&Switch::ConnectionsPerSocketEvent], "1");
         assert_eq!(switches("1.27.9.1")[&Switch::NativeSidecars], "false");
@@ -126,9 +126,9 @@ mod tests {
     #[test]
     fn switches_are_stored_under_their_variables_names() {
         for switch in Switch::ALL {
-            assert_eq!(serde_json::to_value(switch).expect("a name"), switch.variable());
+            assert_eq!(serde_json::to_value(switch).expect("a name"), switch.env_var());
         }
-        let stored = serde_json::to_value(at_creation(&Switch::defaults_of(&"1.25.1.1".parse().expect("a version"))));
+        let stored = serde_json::to_value(initial_switches(&Switch::defaults_of(&"1.25.1.1".parse().expect("a version"))));
         assert_eq!(stored.expect("an object")["ENABLE_PROXY_FIND_POD_BY_IP"], "true");
     }
 }

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::operation::{OperationKind, Problem, Wish};
+use crate::operation::{OperationKind, Problem, Signal};
 use crate::rules::{Severity, Strategy};
 
 /// Where an upgrade stands.
@@ -54,7 +54,7 @@ pub enum UpgradeState {
     /// Stands still in the middle of a stage.
     Paused {
         /// The state that it goes on from: never a pause itself. Made by `UpgradeState::pause` alone.
-        #[serde(deserialize_with = "stage")]
+        #[serde(deserialize_with = "read_paused_stage")]
         from: Box<UpgradeState>,
         /// Why.
         problem: Problem,
@@ -138,13 +138,13 @@ impl Verb {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// A stage's operation begins; one under way is superseded.
-    Begin(OperationKind),
+    StartOperation(OperationKind),
     /// The operation under way is told.
-    Tell(Wish),
+    Signal(Signal),
     /// The operation that waits for its time may run now.
-    Hurry,
+    RunNow,
     /// The upgrade is over: the mesh is free for other changes.
-    End,
+    Finish,
     /// Nothing.
     Nothing,
 }
@@ -180,7 +180,7 @@ pub struct UpgradePolicyChoice {
 
 /// How a stage's operation ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum StageOutcome {
     /// It did what it was for.
     Succeeded,
     /// A precheck ended with findings.
@@ -229,13 +229,13 @@ impl UpgradeState {
     }
 
     /// True for an end: nothing follows it.
-    pub fn done(&self) -> bool {
+    pub fn is_terminal(&self) -> bool {
         matches!(self, Self::Succeeded | Self::RolledBack | Self::Cancelled | Self::Abandoned { .. })
     }
 
     /// What may be asked in this state.
-    pub fn allowed(&self) -> Vec<Verb> {
-        Verb::ALL.into_iter().filter(|verb| self.clone().answer(*verb).is_some()).collect()
+    pub fn allowed_verbs(&self) -> Vec<Verb> {
+        Verb::ALL.into_iter().filter(|verb| self.clone().transition_for(*verb).is_some()).collect()
     }
 
     /// What a verb leads to.
@@ -243,36 +243,36 @@ impl UpgradeState {
     /// # Errors
     /// The verb does not fit the state; nothing happens.
     pub fn on_verb(self, verb: Verb) -> Result<(Self, Effect), InvalidTransition> {
-        let refused = InvalidTransition { state: self.as_str(), verb, allowed: self.allowed() };
-        self.answer(verb).ok_or(refused)
+        let refused = InvalidTransition { state: self.as_str(), verb, allowed: self.allowed_verbs() };
+        self.transition_for(verb).ok_or(refused)
     }
 
-    fn answer(self, verb: Verb) -> Option<(Self, Effect)> {
+    fn transition_for(self, verb: Verb) -> Option<(Self, Effect)> {
         use OperationKind as Kind;
         use Verb as V;
         Some(match (self, verb) {
             (Self::Planned, V::Start) | (Self::Blocked { .. }, V::Retry) => {
-                (Self::Prechecking, Effect::Begin(Kind::Precheck))
+                (Self::Prechecking, Effect::StartOperation(Kind::Precheck))
             }
-            (Self::Planned | Self::Blocked { .. }, V::Cancel) => (Self::Cancelled, Effect::End),
-            (Self::Prechecking, V::Cancel) => (Self::Prechecking, Effect::Tell(Wish::Cancel)),
-            (Self::Blocked { findings }, V::Acknowledge) if only_warnings(&findings) => {
-                (Self::Deploying, Effect::Begin(Kind::Deploy))
+            (Self::Planned | Self::Blocked { .. }, V::Cancel) => (Self::Cancelled, Effect::Finish),
+            (Self::Prechecking, V::Cancel) => (Self::Prechecking, Effect::Signal(Signal::Cancel)),
+            (Self::Blocked { findings }, V::Acknowledge) if has_no_blocker(&findings) => {
+                (Self::Deploying, Effect::StartOperation(Kind::Deploy))
             }
             (Self::Verifying { moving: false, .. }, V::Move) => {
-                (Self::Verifying { moving: true, problem: None }, Effect::Begin(Kind::Move))
+                (Self::Verifying { moving: true, problem: None }, Effect::StartOperation(Kind::Move))
             }
-            (Self::Verifying { moving: false, .. }, V::Promote) => (Self::Promoting, Effect::Begin(Kind::Promote)),
-            (Self::Holding { .. }, V::Retire) => (Self::Retiring { irrevocable: false }, Effect::Hurry),
-            (Self::Paused { from, .. }, V::Resume) => (*from, Effect::Tell(Wish::Resume)),
-            (Self::Paused { from, .. }, V::Retry) => (*from, Effect::Tell(Wish::Retry)),
+            (Self::Verifying { moving: false, .. }, V::Promote) => (Self::Promoting, Effect::StartOperation(Kind::Promote)),
+            (Self::Holding { .. }, V::Retire) => (Self::Retiring { irrevocable: false }, Effect::RunNow),
+            (Self::Paused { from, .. }, V::Resume) => (*from, Effect::Signal(Signal::Resume)),
+            (Self::Paused { from, .. }, V::Retry) => (*from, Effect::Signal(Signal::Retry)),
             (Self::Paused { from, .. }, V::Rollback) if from.can_roll_back() => {
-                (Self::RollingBack, Effect::Begin(Kind::Rollback))
+                (Self::RollingBack, Effect::StartOperation(Kind::Rollback))
             }
-            (Self::Paused { from, .. }, V::Cancel) if *from == Self::Prechecking => (Self::Cancelled, Effect::End),
-            (Self::Paused { .. }, V::Abandon) => (Self::Abandoned { leftovers: Vec::new() }, Effect::End),
-            (state, V::Rollback) if state.can_roll_back() => (Self::RollingBack, Effect::Begin(Kind::Rollback)),
-            (state, V::Pause) if state.can_pause() => (state, Effect::Tell(Wish::Pause)),
+            (Self::Paused { from, .. }, V::Cancel) if *from == Self::Prechecking => (Self::Cancelled, Effect::Finish),
+            (Self::Paused { .. }, V::Abandon) => (Self::Abandoned { leftovers: Vec::new() }, Effect::Finish),
+            (state, V::Rollback) if state.can_roll_back() => (Self::RollingBack, Effect::StartOperation(Kind::Rollback)),
+            (state, V::Pause) if state.can_pause() => (state, Effect::Signal(Signal::Pause)),
             _ => return None,
         })
     }
@@ -283,7 +283,7 @@ impl UpgradeState {
     }
 
     /// The pause of a stage. A pause of what stands still already goes on from the same stage.
-    fn pause(self, problem: Problem) -> Self {
+    fn into_paused(self, problem: Problem) -> Self {
         match self {
             Self::Paused { from, .. } => Self::Paused { from, problem },
             stage => Self::Paused { from: Box::new(stage), problem },
@@ -319,56 +319,56 @@ impl UpgradeState {
     }
 
     /// What the end of a stage's operation leads to. An outcome that does not fit the state changes nothing.
-    pub fn on_outcome(self, outcome: Outcome, choice: UpgradePolicyChoice, now: Timestamp) -> (Self, Effect) {
+    pub fn on_outcome(self, outcome: StageOutcome, choice: UpgradePolicyChoice, now: Timestamp) -> (Self, Effect) {
         use OperationKind as Kind;
         let canary = choice.strategy == Strategy::Canary;
         match (self, outcome) {
-            (Self::Promoting, Outcome::Failed(problem)) => (Self::Restoring { problem }, Effect::Begin(Kind::Restore)),
-            (Self::Restoring { problem }, Outcome::Succeeded) => {
+            (Self::Promoting, StageOutcome::Failed(problem)) => (Self::Restoring { problem }, Effect::StartOperation(Kind::Restore)),
+            (Self::Restoring { problem }, StageOutcome::Succeeded) => {
                 (Self::Verifying { moving: false, problem: Some(problem) }, Effect::Nothing)
             }
             // A precheck has touched nothing: its failure is what stands in the way, and it can be tried again.
-            (Self::Prechecking, Outcome::Failed(problem)) => {
-                (Self::Blocked { findings: vec![Finding::of(problem)] }, Effect::Nothing)
+            (Self::Prechecking, StageOutcome::Failed(problem)) => {
+                (Self::Blocked { findings: vec![Finding::from_problem(problem)] }, Effect::Nothing)
             }
             // The first reason stands: it is what the person has to see to.
-            (paused @ Self::Paused { .. }, Outcome::Paused(_)) => (paused, Effect::Nothing),
-            (state, Outcome::Paused(problem) | Outcome::Failed(problem)) if state.has_stage() => {
-                (state.pause(problem), Effect::Nothing)
+            (paused @ Self::Paused { .. }, StageOutcome::Paused(_)) => (paused, Effect::Nothing),
+            (state, StageOutcome::Paused(problem) | StageOutcome::Failed(problem)) if state.has_stage() => {
+                (state.into_paused(problem), Effect::Nothing)
             }
-            (Self::Prechecking, Outcome::Cancelled) => (Self::Cancelled, Effect::End),
-            (Self::Prechecking, Outcome::Found(findings)) if stops(&findings, choice) => {
+            (Self::Prechecking, StageOutcome::Cancelled) => (Self::Cancelled, Effect::Finish),
+            (Self::Prechecking, StageOutcome::Found(findings)) if stops_upgrade(&findings, choice) => {
                 (Self::Blocked { findings }, Effect::Nothing)
             }
-            (Self::Prechecking, Outcome::Found(_) | Outcome::Succeeded) => {
-                (Self::Deploying, Effect::Begin(Kind::Deploy))
+            (Self::Prechecking, StageOutcome::Found(_) | StageOutcome::Succeeded) => {
+                (Self::Deploying, Effect::StartOperation(Kind::Deploy))
             }
-            (Self::Deploying, Outcome::Succeeded) if canary && choice.auto => {
-                (Self::Promoting, Effect::Begin(Kind::Promote))
+            (Self::Deploying, StageOutcome::Succeeded) if canary && choice.auto => {
+                (Self::Promoting, Effect::StartOperation(Kind::Promote))
             }
-            (Self::Deploying, Outcome::Succeeded) if canary => {
+            (Self::Deploying, StageOutcome::Succeeded) if canary => {
                 (Self::Verifying { moving: false, problem: None }, Effect::Nothing)
             }
-            (Self::Deploying | Self::Promoting, Outcome::Succeeded) => (Self::Rolling, Effect::Begin(Kind::Roll)),
-            (Self::Verifying { moving: true, .. }, Outcome::Succeeded) => {
+            (Self::Deploying | Self::Promoting, StageOutcome::Succeeded) => (Self::Rolling, Effect::StartOperation(Kind::Roll)),
+            (Self::Verifying { moving: true, .. }, StageOutcome::Succeeded) => {
                 (Self::Verifying { moving: false, problem: None }, Effect::Nothing)
             }
-            (Self::Rolling, Outcome::Succeeded) if choice.hold_seconds == 0 => {
-                (Self::Retiring { irrevocable: false }, Effect::Begin(Kind::Retire))
+            (Self::Rolling, StageOutcome::Succeeded) if choice.hold_seconds == 0 => {
+                (Self::Retiring { irrevocable: false }, Effect::StartOperation(Kind::Retire))
             }
-            (Self::Rolling, Outcome::Succeeded) => {
+            (Self::Rolling, StageOutcome::Succeeded) => {
                 let until = now + jiff::SignedDuration::from_secs(choice.hold_seconds.into());
-                (Self::Holding { until }, Effect::Begin(Kind::Retire))
+                (Self::Holding { until }, Effect::StartOperation(Kind::Retire))
             }
-            (Self::Holding { .. } | Self::Retiring { .. }, Outcome::Succeeded) => (Self::Succeeded, Effect::End),
-            (Self::RollingBack, Outcome::Succeeded) => (Self::RolledBack, Effect::End),
+            (Self::Holding { .. } | Self::Retiring { .. }, StageOutcome::Succeeded) => (Self::Succeeded, Effect::Finish),
+            (Self::RollingBack, StageOutcome::Succeeded) => (Self::RolledBack, Effect::Finish),
             (state, _) => (state, Effect::Nothing),
         }
     }
 }
 
 /// Reads the stage that a pause goes on from. Rows of earlier releases may hold a pause within a pause.
-fn stage<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Box<UpgradeState>, D::Error> {
+fn read_paused_stage<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Box<UpgradeState>, D::Error> {
     let mut read = Box::<UpgradeState>::deserialize(from)?;
     while let UpgradeState::Paused { from, .. } = *read {
         read = from;
@@ -378,18 +378,18 @@ fn stage<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Box<UpgradeState>,
 
 impl Finding {
     /// A problem that stands in the way as a whole, not one of some object.
-    fn of(problem: Problem) -> Self {
+    fn from_problem(problem: Problem) -> Self {
         let Problem { code, message, hint } = problem;
         Self { severity: Severity::Block, code, object: String::new(), message, hint }
     }
 }
 
-fn only_warnings(findings: &[Finding]) -> bool {
+fn has_no_blocker(findings: &[Finding]) -> bool {
     findings.iter().all(|finding| finding.severity < Severity::Block)
 }
 
-fn stops(findings: &[Finding], choice: UpgradePolicyChoice) -> bool {
-    let accepted = choice.accept_warnings && only_warnings(findings);
+fn stops_upgrade(findings: &[Finding], choice: UpgradePolicyChoice) -> bool {
+    let accepted = choice.accept_warnings && has_no_blocker(findings);
     let only_notes = findings.iter().all(|finding| finding.severity == Severity::Note);
     !(only_notes || accepted)
 }

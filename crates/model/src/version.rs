@@ -42,7 +42,7 @@ impl Version {
     }
 
     /// The community Istio version, for example `1.27.9`.
-    pub fn community(&self) -> String {
+    pub fn community_version(&self) -> String {
         format!("{}.{}.{}", self.major, self.minor, self.patch)
     }
 
@@ -52,7 +52,7 @@ impl Version {
     }
 
     /// True when only the build (or the source) differs.
-    pub fn same_community(&self, other: &Self) -> bool {
+    pub fn is_same_community_version(&self, other: &Self) -> bool {
         (self.major, self.minor, self.patch) == (other.major, other.minor, other.patch)
     }
 }
@@ -68,7 +68,7 @@ impl std::fmt::Display for Version {
 }
 
 /// A decimal number with one way to write it: no sign, no leading zero.
-fn number(text: &str) -> Result<u32, InvalidVersion> {
+fn parse_number(text: &str) -> Result<u32, InvalidVersion> {
     let canonical = text == "0" || !text.starts_with('0');
     if canonical && text.bytes().all(|b| b.is_ascii_digit()) {
         text.parse().map_err(|_| InvalidVersion)
@@ -78,7 +78,7 @@ fn number(text: &str) -> Result<u32, InvalidVersion> {
 }
 
 /// A sequence or vendor: letters and digits, short enough for a label value.
-fn word(text: &str) -> Result<String, InvalidVersion> {
+fn parse_source_word(text: &str) -> Result<String, InvalidVersion> {
     let good = (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     if good { Ok(text.to_owned()) } else { Err(InvalidVersion) }
 }
@@ -91,12 +91,12 @@ impl FromStr for Version {
             None => (text, None),
             Some((numbers, source)) => {
                 let (sequence, vendor) = source.split_once('-').ok_or(InvalidVersion)?;
-                (numbers, Some(Source { sequence: word(sequence)?, vendor: word(vendor)? }))
+                (numbers, Some(Source { sequence: parse_source_word(sequence)?, vendor: parse_source_word(vendor)? }))
             }
         };
         let parts: Vec<&str> = numbers.split('.').collect();
         let [major, minor, patch, build] = parts[..] else { return Err(InvalidVersion) };
-        Ok(Self { major: number(major)?, minor: number(minor)?, patch: number(patch)?, build: number(build)?, source })
+        Ok(Self { major: parse_number(major)?, minor: parse_number(minor)?, patch: parse_number(patch)?, build: parse_number(build)?, source })
     }
 }
 
@@ -128,7 +128,7 @@ impl FromStr for RevisionName {
 
     fn from_str(text: &str) -> Result<Self, InvalidRevisionName> {
         let parts: Vec<&str> = text.split('-').collect();
-        let good = parts.len() == 3 && parts.iter().all(|part| number(part).is_ok());
+        let good = parts.len() == 3 && parts.iter().all(|part| parse_number(part).is_ok());
         if good { Ok(Self(text.to_owned())) } else { Err(InvalidRevisionName) }
     }
 }

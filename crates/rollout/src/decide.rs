@@ -4,15 +4,15 @@ use jiff::SignedDuration;
 use model::operation::Problem;
 use model::plan::{Step, Target};
 
-use crate::ports::{Mark, WorldError};
-use crate::step::Check;
+use crate::ports::{ObjectVersion, ClusterError};
+use crate::step::StepCheck;
 
 /// The code of a problem that a cluster's silence is.
-pub const UNREACHABLE: &str = "cluster_unreachable";
+pub const CLUSTER_UNREACHABLE_CODE: &str = "cluster_unreachable";
 
 /// How long things may take before a person is asked. All are limits for one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Patience {
+pub struct Timeouts {
     /// From the first look to the goal.
     pub step: SignedDuration,
     /// Until a dry run comes back as wanted: a webhook that was just written takes seconds to be called.
@@ -23,40 +23,40 @@ pub struct Patience {
     pub unused_samples: u32,
     /// Over how long those looks must be spread: proxies reconnect about every half hour, and one empty look between two
     /// connections proves nothing.
-    pub unused_over: SignedDuration,
+    pub unused_min_span: SignedDuration,
     /// Time between two looks for a revision's users: each look lists all workloads and pods of every member.
-    pub unused_every: SignedDuration,
+    pub unused_check_interval: SignedDuration,
 }
 
-impl Patience {
+impl Timeouts {
     fn for_step(&self, step: &Step) -> SignedDuration {
         if matches!(step, Step::Probe { .. }) { self.dry_run.min(self.step) } else { self.step }
     }
 }
 
-impl Patience {
+impl Timeouts {
     /// Time that passes at least between two looks of a step.
-    pub fn between_looks(&self, step: &Step) -> SignedDuration {
-        if matches!(step, Step::AwaitUnused { .. }) { self.unused_every } else { SignedDuration::ZERO }
+    pub fn min_check_interval(&self, step: &Step) -> SignedDuration {
+        if matches!(step, Step::AwaitUnused { .. }) { self.unused_check_interval } else { SignedDuration::ZERO }
     }
 }
 
-impl Default for Patience {
+impl Default for Timeouts {
     fn default() -> Self {
         Self {
             step: SignedDuration::from_mins(10),
             dry_run: SignedDuration::from_mins(2),
             unreachable: SignedDuration::from_mins(2),
             unused_samples: 3,
-            unused_over: SignedDuration::from_mins(2),
-            unused_every: SignedDuration::from_secs(5),
+            unused_min_span: SignedDuration::from_mins(2),
+            unused_check_interval: SignedDuration::from_secs(5),
         }
     }
 }
 
 /// What a step's run so far adds up to, kept by the worker that runs it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Run {
+pub struct StepTiming {
     /// Since the first look.
     pub waited: SignedDuration,
     /// Since the cluster last answered.
@@ -75,7 +75,7 @@ pub enum Decision {
         /// What an undo would restore.
         capture: Option<String>,
         /// The version that was looked at.
-        mark: Mark,
+        version: ObjectVersion,
     },
     /// Look again later.
     Wait(String),
@@ -86,59 +86,59 @@ pub enum Decision {
 }
 
 /// Decides for one step.
-pub fn decide(step: &Step, looked: Result<Check, WorldError>, run: &Run, patience: &Patience) -> Decision {
+pub fn decide(step: &Step, looked: Result<StepCheck, ClusterError>, run: &StepTiming, patience: &Timeouts) -> Decision {
     match looked {
-        Ok(Check::Done) if matches!(step, Step::AwaitUnused { .. }) && !proven(run, patience) => {
+        Ok(StepCheck::Done) if matches!(step, Step::AwaitUnused { .. }) && !is_proven_unused(run, patience) => {
             Decision::Wait("no use seen so far; looking several times before it counts".into())
         }
-        Ok(Check::Done) => Decision::Done,
-        Ok(Check::Ready { .. }) if run.waited > patience.for_step(step) => {
-            Decision::Pause(too_long(step, "what is pushed does not come true"))
+        Ok(StepCheck::Done) => Decision::Done,
+        Ok(StepCheck::Ready { .. }) if run.waited > patience.for_step(step) => {
+            Decision::Pause(timeout_problem(step, "what is pushed does not come true"))
         }
-        Ok(Check::Ready { capture, mark }) => Decision::Act { capture, mark },
-        Ok(Check::Blocked(problem)) => Decision::Pause(problem),
-        Ok(Check::Waiting(reason)) if run.waited > patience.for_step(step) => Decision::Pause(too_long(step, &reason)),
-        Ok(Check::Waiting(reason)) => Decision::Wait(reason),
-        Err(WorldError::Changed { place }) => changed(&place),
-        Err(WorldError::Unreachable { place, code, cause }) if run.silent > patience.unreachable => {
-            Decision::Pause(unreachable(code, &place, &cause))
+        Ok(StepCheck::Ready { capture, version: mark }) => Decision::Act { capture, version: mark },
+        Ok(StepCheck::Blocked(problem)) => Decision::Pause(problem),
+        Ok(StepCheck::Waiting(reason)) if run.waited > patience.for_step(step) => Decision::Pause(timeout_problem(step, &reason)),
+        Ok(StepCheck::Waiting(reason)) => Decision::Wait(reason),
+        Err(ClusterError::Changed { place }) => wait_after_change(&place),
+        Err(ClusterError::Unreachable { place, code, cause }) if run.silent > patience.unreachable => {
+            Decision::Pause(unreachable_problem(code, &place, &cause))
         }
-        Err(WorldError::Unreachable { place, .. }) => Decision::Wait(format!("{place} does not answer")),
-        Err(WorldError::Refused { place, code, cause }) => Decision::Pause(Problem::new(
+        Err(ClusterError::Unreachable { place, .. }) => Decision::Wait(format!("{place} does not answer")),
+        Err(ClusterError::Refused { place, code, cause }) => Decision::Pause(Problem::new(
             code,
             format!("{place} refused: {cause}."),
             "Put right what it complains about, then retry, or roll back.",
         )),
-        Err(WorldError::Expired) => Decision::Stop,
+        Err(ClusterError::Expired) => Decision::Stop,
     }
 }
 
 /// Decides after a look that was to lead to a plan or to the findings of a precheck and failed. `silent` is the time since a
 /// cluster last answered.
-pub fn decide_unplanned(error: &WorldError, silent: SignedDuration, patience: &Patience) -> Decision {
+pub fn decide_after_planning_failure(error: &ClusterError, silent: SignedDuration, patience: &Timeouts) -> Decision {
     let hint = match error {
-        WorldError::Changed { place } => return changed(place),
-        WorldError::Expired => return Decision::Stop,
-        WorldError::Unreachable { .. } if silent <= patience.unreachable => return Decision::Wait(error.to_string()),
+        ClusterError::Changed { place } => return wait_after_change(place),
+        ClusterError::Expired => return Decision::Stop,
+        ClusterError::Unreachable { .. } if silent <= patience.unreachable => return Decision::Wait(error.to_string()),
         error if error.is_lost() => {
             "Bring the cluster back or renew its credential, then retry. Nothing was changed by this stage."
         }
         _ => "Put right what it complains about, then retry. Nothing was changed by this stage.",
     };
-    let problem = error.problem(hint);
+    let problem = error.to_problem(hint);
     Decision::Pause(Problem { message: format!("No plan could be made: {}", problem.message), ..problem })
 }
 
-fn changed(place: &str) -> Decision {
+fn wait_after_change(place: &str) -> Decision {
     Decision::Wait(format!("{place} changed in between; looking again"))
 }
 
-fn proven(run: &Run, patience: &Patience) -> bool {
+fn is_proven_unused(run: &StepTiming, patience: &Timeouts) -> bool {
     let (samples, over) = run.goal_seen;
-    samples >= patience.unused_samples && over >= patience.unused_over
+    samples >= patience.unused_samples && over >= patience.unused_min_span
 }
 
-fn too_long(step: &Step, reason: &str) -> Problem {
+fn timeout_problem(step: &Step, reason: &str) -> Problem {
     let (code, hint) = match step {
         Step::Restart { .. } => {
             ("workload_not_ready", "Look at the workload's pods; retry when they can become ready, or roll back.")
@@ -156,7 +156,7 @@ fn too_long(step: &Step, reason: &str) -> Problem {
     Problem::new(code, format!("Gave up waiting: {step}. Last seen: {reason}."), hint)
 }
 
-fn unreachable(code: &'static str, place: &str, cause: &str) -> Problem {
+fn unreachable_problem(code: &'static str, place: &str, cause: &str) -> Problem {
     Problem::new(
         code,
         format!("{place} has not answered for a while ({cause})."),
@@ -178,9 +178,9 @@ mod tests {
 
     #[test]
     fn b8_one_empty_look_is_no_proof_that_a_revision_is_unused() {
-        let patience = Patience::default();
-        let run = |samples, over| Run { goal_seen: (samples, minutes(over)), ..Run::default() };
-        let after = |run| decide(&unused(), Ok(Check::Done), &run, &patience);
+        let patience = Timeouts::default();
+        let run = |samples, over| StepTiming { goal_seen: (samples, minutes(over)), ..StepTiming::default() };
+        let after = |run| decide(&unused(), Ok(StepCheck::Done), &run, &patience);
         assert!(matches!(after(run(1, 0)), Decision::Wait(_)));
         assert!(matches!(after(run(30, 1)), Decision::Wait(_)), "many looks within a moment");
         assert!(matches!(after(run(2, 10)), Decision::Wait(_)), "too few looks");
@@ -189,52 +189,52 @@ mod tests {
 
     #[test]
     fn a_look_for_users_is_not_repeated_at_once_and_other_steps_are_looked_at_whenever_something_changed() {
-        let patience = Patience::default();
-        assert_eq!(patience.between_looks(&unused()), SignedDuration::from_secs(5));
+        let patience = Timeouts::default();
+        assert_eq!(patience.min_check_interval(&unused()), SignedDuration::from_secs(5));
         let ready = Step::AwaitReady { revision: "1-25-1".parse().expect("a revision name"), members: Vec::new() };
-        assert_eq!(patience.between_looks(&ready), SignedDuration::ZERO);
+        assert_eq!(patience.min_check_interval(&ready), SignedDuration::ZERO);
     }
 
     #[test]
     fn slowness_is_waited_for_like_silence_and_keeps_its_own_code() {
         let slow = |silent| {
             let (place, cause) = ("c2".to_owned(), "slow".to_owned());
-            let error = WorldError::Unreachable { place, code: "answer_too_slow", cause };
-            decide(&unused(), Err(error), &Run { silent: minutes(silent), ..Run::default() }, &Patience::default())
+            let error = ClusterError::Unreachable { place, code: "answer_too_slow", cause };
+            decide(&unused(), Err(error), &StepTiming { silent: minutes(silent), ..StepTiming::default() }, &Timeouts::default())
         };
         assert!(matches!(slow(1), Decision::Wait(_)));
         assert!(
-            matches!(slow(3), Decision::Pause(problem) if problem.code == "answer_too_slow" && problem.is_silence())
+            matches!(slow(3), Decision::Pause(problem) if problem.code == "answer_too_slow" && problem.is_unreachable())
         );
     }
 
     #[test]
-    fn a_silent_cluster_pauses_after_its_patience_and_not_before() {
+    fn a_silent_cluster_pauses_after_its_timeout_and_not_before() {
         let silent = |minutes_silent| {
-            let error = WorldError::silent("c2", "timed out");
+            let error = ClusterError::unreachable("c2", "timed out");
             decide(
                 &unused(),
                 Err(error),
-                &Run { silent: minutes(minutes_silent), ..Run::default() },
-                &Patience::default(),
+                &StepTiming { silent: minutes(minutes_silent), ..StepTiming::default() },
+                &Timeouts::default(),
             )
         };
         assert!(matches!(silent(1), Decision::Wait(_)));
-        assert!(matches!(silent(3), Decision::Pause(problem) if problem.code == UNREACHABLE));
+        assert!(matches!(silent(3), Decision::Pause(problem) if problem.code == CLUSTER_UNREACHABLE_CODE));
     }
 
     #[test]
     fn a_push_that_never_comes_true_is_not_repeated_for_ever() {
         let ready = |waited| {
-            let check = Check::Ready { capture: None, mark: Mark::default() };
-            decide(&unused(), Ok(check), &Run { waited: minutes(waited), ..Run::default() }, &Patience::default())
+            let check = StepCheck::Ready { capture: None, version: ObjectVersion::default() };
+            decide(&unused(), Ok(check), &StepTiming { waited: minutes(waited), ..StepTiming::default() }, &Timeouts::default())
         };
         assert!(matches!(ready(9), Decision::Act { .. }));
         assert!(matches!(ready(11), Decision::Pause(_)));
     }
 
     #[test]
-    fn an_expired_permit_stops_without_a_word() {
-        assert_eq!(decide(&unused(), Err(WorldError::Expired), &Run::default(), &Patience::default()), Decision::Stop);
+    fn an_expired_fencing_token_stops_without_a_write() {
+        assert_eq!(decide(&unused(), Err(ClusterError::Expired), &StepTiming::default(), &Timeouts::default()), Decision::Stop);
     }
 }

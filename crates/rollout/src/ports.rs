@@ -7,100 +7,100 @@ use async_trait::async_trait;
 use model::Name;
 use model::ids::OperationId;
 use model::operation::Problem;
-use model::plan::{Asks, Sidecar, Target, WorkloadRef};
-use model::survey::Survey;
+use model::plan::{InjectionRequest, Sidecar, Target, WorkloadRef};
+use model::survey::Observation;
 use model::version::RevisionName;
 
 mod leaving;
 
-pub use leaving::{Leaving, Presence};
+pub use leaving::{TeardownInspection, AccountPresence};
 
 /// One mesh's hosting cluster and member clusters.
 #[async_trait]
-pub trait World: Leaving {
+pub trait MeshClusters: TeardownInspection {
     /// What is there now.
     ///
     /// # Errors
     /// The cluster did not answer or does not let us look.
-    async fn look(&self, target: &Target) -> Result<Seen, WorldError>;
+    async fn observe_target(&self, target: &Target) -> Result<Observed, ClusterError>;
 
     /// Brings a target from what `seen` showed to a value; `None` removes it. Safe to repeat, never proof of success.
     ///
     /// # Errors
     /// The target has changed since it was seen, the permit has run out, or the cluster refused.
-    async fn set(&self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError>;
+    async fn write_target(&self, target: &Target, to: Option<&str>, seen: &ObjectVersion, permit: &FencingToken) -> Result<(), ClusterError>;
 
     /// Changes nothing but the target's own version, so that writes that looked before are refused. A target that is
     /// absent is only fenced where it was to be created (`goal` says to what).
     ///
     /// # Errors
     /// As for [`World::set`].
-    async fn fence(&self, target: &Target, goal: Option<&str>, permit: &Permit) -> Result<Fence, WorldError>;
+    async fn fence_target(&self, target: &Target, goal: Option<&str>, permit: &FencingToken) -> Result<Fence, ClusterError>;
 
     /// A workload with its live pods; `None` when it is gone.
     ///
     /// # Errors
     /// As for [`World::look`].
-    async fn workload(&self, member: &Name, workload: &WorkloadRef) -> Result<Option<WorkloadSeen>, WorldError>;
+    async fn observe_workload(&self, member: &Name, workload: &WorkloadRef) -> Result<Option<ObservedWorkload>, ClusterError>;
 
     /// Sends a pod through admission without creating it. `Err(reason)` inside means: not injected as wanted.
     ///
     /// # Errors
     /// As for [`World::look`].
-    async fn probe(&self, member: &Name, asks: &Asks, wanted: &Sidecar) -> Result<Result<(), String>, WorldError>;
+    async fn probe_injection(&self, member: &Name, asks: &InjectionRequest, wanted: &Sidecar) -> Result<Result<(), String>, ClusterError>;
 
     /// Whether a member's policies take the pod that [`World::probe`] is made with. It asks for no sidecar here, so that no
     /// injector has a say.
     ///
     /// # Errors
     /// As for [`World::look`].
-    async fn takes_probes(&self, member: &Name) -> Result<bool, WorldError>;
+    async fn accepts_probes(&self, member: &Name) -> Result<bool, ClusterError>;
 
     /// Whether every replica of a revision is ready and reports every one of the members as synced.
     ///
     /// # Errors
     /// As for [`World::look`].
-    async fn readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Settled, WorldError>;
+    async fn check_readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Readiness, ClusterError>;
 
     /// Who uses a revision. A cluster or replica that does not answer is `Unknown`, not an error. Members that are left
     /// behind are neither asked nor counted.
     ///
     /// # Errors
     /// As for [`World::look`].
-    async fn usage(&self, revision: &RevisionName, left_behind: &[Name]) -> Result<Usage, WorldError>;
+    async fn check_usage(&self, revision: &RevisionName, left_behind: &[Name]) -> Result<Usage, ClusterError>;
 
     /// Istio's resources and Gateways in any member that name a revision by their own label, in words for people.
     ///
     /// # Errors
     /// As for [`World::look`].
-    async fn pinned(&self, revision: &RevisionName) -> Result<Vec<String>, WorldError>;
+    async fn list_pinned_resources(&self, revision: &RevisionName) -> Result<Vec<String>, ClusterError>;
 
     /// Every member, seen now.
     ///
     /// # Errors
     /// As for [`World::look`]; one silent member is enough.
-    async fn survey(&self) -> Result<Survey, WorldError>;
+    async fn observe_mesh(&self) -> Result<Observation, ClusterError>;
 
     /// Returns when something may have changed, and after a short while in any case.
-    async fn changed(&self);
+    async fn wait_for_change(&self);
 }
 
 /// What a look showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct Observed {
     /// The target's value; `None` is absence.
     pub value: Option<String>,
     /// Which version of the target that was.
-    pub mark: Mark,
+    pub version: ObjectVersion,
     /// Whether the clusters have caught up with the value.
-    pub settled: Settled,
+    pub readiness: Readiness,
     /// True for a target of several objects that was changed or removed in part: it is ours, and equals no value.
     pub partial: bool,
 }
 
 /// A version of a target: its identity and its generation in the cluster. Opaque outside the cluster that gave it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Mark(pub String);
+pub struct ObjectVersion(pub String);
 
 /// How far a fence reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,26 +114,26 @@ pub enum Fence {
 
 /// Whether something that was written has come true.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Settled {
+pub enum Readiness {
     /// It has.
-    Yes,
+    Ready,
     /// Not yet, and why.
-    NotYet(String),
+    Pending(String),
     /// It will not by itself.
     Failing(Problem),
 }
 
 /// A workload as its cluster shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WorkloadSeen {
+pub struct ObservedWorkload {
     /// Our restart stamp on the pod template.
     pub stamp: Option<String>,
     /// Which version of the workload that was.
-    pub mark: Mark,
+    pub version: ObjectVersion,
     /// Its live pods.
     pub live: Vec<LivePod>,
     /// Whether the roll-out of its newest template has come to its end.
-    pub rolled: Settled,
+    pub rollout: Readiness,
 }
 
 /// A pod that runs.
@@ -142,7 +142,7 @@ pub struct LivePod {
     /// What it was injected with.
     pub sidecar: Option<Sidecar>,
     /// True for a pod that is ending, or that an earlier template made: it goes without our doing.
-    pub leaving: bool,
+    pub terminating: bool,
 }
 
 /// Who uses a revision.
@@ -158,7 +158,7 @@ pub enum Usage {
 
 /// The right to write until a deadline, on behalf of one operation at one epoch.
 #[derive(Debug, Clone)]
-pub struct Permit {
+pub struct FencingToken {
     /// Whose write it is.
     pub operation: OperationId,
     /// Which claim of it.
@@ -188,14 +188,14 @@ impl Deadline {
     }
 
     /// True when nothing may be sent any more.
-    pub fn passed(&self) -> bool {
+    pub fn has_passed(&self) -> bool {
         Instant::now() >= self.instant()
     }
 }
 
 /// Why a cluster did not do what was asked; each variant says what to do.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
-pub enum WorldError {
+pub enum ClusterError {
     /// Try again later: no answer.
     #[error("{place} does not answer")]
     Unreachable {
@@ -227,14 +227,14 @@ pub enum WorldError {
     Expired,
 }
 
-impl WorldError {
+impl ClusterError {
     /// A cluster that does not answer, in our words.
-    pub fn silent(place: impl Into<String>, cause: impl Into<String>) -> Self {
-        Self::Unreachable { place: place.into(), code: crate::decide::UNREACHABLE, cause: cause.into() }
+    pub fn unreachable(place: impl Into<String>, cause: impl Into<String>) -> Self {
+        Self::Unreachable { place: place.into(), code: crate::decide::CLUSTER_UNREACHABLE_CODE, cause: cause.into() }
     }
 
     /// The failure as a problem: its stable code, and its cause in our words.
-    pub fn problem(&self, hint: &str) -> Problem {
+    pub fn to_problem(&self, hint: &str) -> Problem {
         let (code, message) = match self {
             Self::Unreachable { code, cause, .. } | Self::Refused { code, cause, .. } => {
                 (*code, format!("{self} ({cause})."))

@@ -8,14 +8,14 @@ use model::ids::OperationId;
 use model::operation::{Problem, Progress};
 use model::plan::{Stamp, Step, Target};
 
-use crate::ports::{Mark, Permit, Settled, Usage, World, WorldError};
+use crate::ports::{ObjectVersion, FencingToken, Readiness, Usage, MeshClusters, ClusterError};
 
 mod restart;
 mod set;
 
 /// What a look means for a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Check {
+pub enum StepCheck {
     /// The goal is there.
     Done,
     /// The start is there: one push brings the goal.
@@ -23,7 +23,7 @@ pub enum Check {
         /// What an undo would restore.
         capture: Option<String>,
         /// The version that was looked at; the push is refused when it has moved on.
-        mark: Mark,
+        version: ObjectVersion,
     },
     /// Nothing to do but to look again.
     Waiting(String),
@@ -33,7 +33,7 @@ pub enum Check {
 
 /// A step with everything that its verbs need to know about its run.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct StepContext<'a> {
     /// The operation.
     pub operation: OperationId,
     /// The step's number in the operation's plan.
@@ -44,10 +44,10 @@ pub struct Place<'a> {
     pub progress: &'a Progress,
 }
 
-impl Place<'_> {
+impl StepContext<'_> {
     /// The value that a restart writes. It derives from the operation, so writing it twice restarts once; `attempt`
     /// rises only when a person asks for another try.
-    pub fn stamp(&self, stamp: &Stamp) -> Option<String> {
+    pub fn restart_stamp(&self, stamp: &Stamp) -> Option<String> {
         match stamp {
             // A person who asks for another try wants another restart, whatever the stamp is to be in the end.
             Stamp::Former { value } if self.progress.attempt == 0 => value.clone(),
@@ -61,30 +61,30 @@ impl Place<'_> {
     ///
     /// # Errors
     /// The cluster could not be asked.
-    pub async fn check(&self, world: &dyn World) -> Result<Check, WorldError> {
+    pub async fn check(&self, world: &dyn MeshClusters) -> Result<StepCheck, ClusterError> {
         match self.step {
             Step::Set { target, from, to } => set::check(self, world, target, from, to).await,
             Step::Restart { member, workload, wanted, stamp } => {
                 restart::check(self, world, member, workload, (wanted, stamp)).await
             }
-            Step::Probe { member, asks, wanted } => Ok(match world.probe(member, asks, wanted).await? {
-                Ok(()) => Check::Done,
+            Step::Probe { member, asks, wanted } => Ok(match world.probe_injection(member, asks, wanted).await? {
+                Ok(()) => StepCheck::Done,
                 // Webhook configurations reach the API server's own admission a moment after the write.
-                Err(reason) => Check::Waiting(reason),
+                Err(reason) => StepCheck::Waiting(reason),
             }),
-            Step::AwaitReady { revision, members } => Ok(settled(world.readiness(revision, members).await?)),
-            Step::AwaitUnused { revision, left_behind } => Ok(match world.usage(revision, left_behind).await? {
-                Usage::Unused => Check::Done,
-                Usage::InUse(users) => Check::Waiting(format!("still in use: {}", short(&users))),
-                Usage::Unknown(silent) => Check::Waiting(format!("unknown counts as used: {}", short(&silent))),
+            Step::AwaitReady { revision, members } => Ok(check_from_readiness(world.check_readiness(revision, members).await?)),
+            Step::AwaitUnused { revision, left_behind } => Ok(match world.check_usage(revision, left_behind).await? {
+                Usage::Unused => StepCheck::Done,
+                Usage::InUse(users) => StepCheck::Waiting(format!("still in use: {}", summarize_list(&users))),
+                Usage::Unknown(silent) => StepCheck::Waiting(format!("unknown counts as used: {}", summarize_list(&silent))),
             }),
             Step::AwaitGone { member } => {
-                let left = world.remains(member).await?;
-                Ok(if left.is_empty() { Check::Done } else { Check::Waiting(format!("still there: {}", short(&left))) })
+                let left = world.list_remaining_objects(member).await?;
+                Ok(if left.is_empty() { StepCheck::Done } else { StepCheck::Waiting(format!("still there: {}", summarize_list(&left))) })
             }
-            Step::LeaveBehind { member } => match world.injectors(member).await {
-                Ok(_) => Ok(Check::Blocked(answers(member))),
-                Err(error) if error.is_lost() => Ok(Check::Done),
+            Step::LeaveBehind { member } => match world.list_injectors(member).await {
+                Ok(_) => Ok(StepCheck::Blocked(member_answers(member))),
+                Err(error) if error.is_lost() => Ok(StepCheck::Done),
                 Err(error) => Err(error),
             },
         }
@@ -94,12 +94,12 @@ impl Place<'_> {
     ///
     /// # Errors
     /// As for [`World::set`].
-    pub async fn act(&self, world: &dyn World, seen: &Mark, permit: &Permit) -> Result<(), WorldError> {
+    pub async fn act(&self, world: &dyn MeshClusters, seen: &ObjectVersion, permit: &FencingToken) -> Result<(), ClusterError> {
         match self.step {
-            Step::Set { target, to, .. } => world.set(target, to.as_deref(), seen, permit).await,
+            Step::Set { target, to, .. } => world.write_target(target, to.as_deref(), seen, permit).await,
             Step::Restart { stamp, .. } => {
-                let target = self.step.writes().expect("a restart writes a workload");
-                world.set(&target, self.stamp(stamp).as_deref(), seen, permit).await
+                let target = self.step.written_target().expect("a restart writes a workload");
+                world.write_target(&target, self.restart_stamp(stamp).as_deref(), seen, permit).await
             }
             Step::Probe { .. }
             | Step::AwaitReady { .. }
@@ -128,7 +128,7 @@ pub fn undo(step: &Step, capture: &Option<String>) -> Option<Step> {
 }
 
 /// True for a step after whose first effect there is no way back.
-pub fn irrevocable(step: &Step) -> bool {
+pub fn is_irrevocable(step: &Step) -> bool {
     matches!(
         step,
         Step::Set {
@@ -140,7 +140,7 @@ pub fn irrevocable(step: &Step) -> bool {
 }
 
 /// A member that was to be left behind answers: it is cleaned up like the others.
-fn answers(member: &model::Name) -> Problem {
+fn member_answers(member: &model::Name) -> Problem {
     Problem::new(
         "member_answers",
         format!("{member} was to be left behind, but it answers now."),
@@ -148,37 +148,37 @@ fn answers(member: &model::Name) -> Problem {
     )
 }
 
-fn settled(settled: Settled) -> Check {
+fn check_from_readiness(settled: Readiness) -> StepCheck {
     match settled {
-        Settled::Yes => Check::Done,
-        Settled::NotYet(reason) => Check::Waiting(reason),
-        Settled::Failing(problem) => Check::Blocked(problem),
+        Readiness::Ready => StepCheck::Done,
+        Readiness::Pending(reason) => StepCheck::Waiting(reason),
+        Readiness::Failing(problem) => StepCheck::Blocked(problem),
     }
 }
 
 /// The first few of a list, and how many more there are.
-fn short(list: &[String]) -> String {
-    const SHOWN: usize = 5;
-    let shown = list.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-    if list.len() > SHOWN { format!("{shown} and {} more", list.len() - SHOWN) } else { shown }
+fn summarize_list(list: &[String]) -> String {
+    const MAX_LISTED: usize = 5;
+    let shown = list.iter().take(MAX_LISTED).cloned().collect::<Vec<_>>().join(", ");
+    if list.len() > MAX_LISTED { format!("{shown} and {} more", list.len() - MAX_LISTED) } else { shown }
 }
 
 #[cfg(test)]
 mod tests {
-    use model::operation::Fact;
+    use model::operation::StepEvent;
 
     use super::*;
 
     #[test]
-    fn another_try_of_a_restart_has_another_stamp_whatever_the_first_one_was() {
+    fn retried_restart_gets_a_new_stamp() {
         let step = Step::AwaitGone { member: "c1".parse().expect("a name") };
         let mut progress = Progress::default();
         let operation: OperationId = format!("op_{:026}", 1).parse().expect("an id");
         let stamp =
-            |progress: &Progress, stamp: &Stamp| Place { operation, number: 3, step: &step, progress }.stamp(stamp);
+            |progress: &Progress, stamp: &Stamp| StepContext { operation, number: 3, step: &step, progress }.restart_stamp(stamp);
         let former = Stamp::Former { value: Some("before".into()) };
         assert_eq!(stamp(&progress, &former).as_deref(), Some("before"));
-        progress.add(&Fact::Retried);
+        progress.apply_event(&StepEvent::Retried);
         let again = stamp(&progress, &former);
         assert_eq!(again, stamp(&progress, &Stamp::Fresh));
         assert_ne!(again.as_deref(), Some("before"), "the workload would not be restarted again");

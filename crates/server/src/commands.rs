@@ -3,56 +3,56 @@
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
-use crate::options::{AnchorFile, Backend, Clusters, Connections, Metrics};
-use crate::service::{anchored, app, connect, engine, keys_for_all, stopped};
-use crate::telemetry::show;
+use crate::options::{AuditAnchorArgs, StoreArgs, WorkerArgs, ConnectionArgs, MetricsArgs};
+use crate::service::{spawn_audit_anchoring, build_app, connect_store, build_engine, backfill_tenant_keys, shutdown_signal};
+use crate::telemetry::serve_metrics;
 
-pub(crate) async fn serve(
-    database: &Backend,
+pub(crate) async fn serve_api(
+    database: &StoreArgs,
     listen: &str,
     networks: &[String],
-    (share, connections): (u32, Connections),
-    metrics: &Metrics,
+    (share, connections): (u32, ConnectionArgs),
+    metrics: &MetricsArgs,
 ) -> Result<(), Failure> {
-    let store = connect(database).await?;
-    store.require_bounded_role().await?;
+    let store = connect_store(database).await?;
+    store.require_rls_enforced_role().await?;
     let stop = CancellationToken::new();
-    show(metrics.metrics_listen.as_deref(), &store, &stop).await?;
+    serve_metrics(metrics.metrics_listen.as_deref(), &store, &stop).await?;
     let listener =
         tokio::net::TcpListener::bind(listen).await.map_err(Failure::io(format!("listening on {listen}")))?;
     let address = listener.local_addr().map_err(Failure::io("the listener"))?;
     tracing::info!(%address, "serving");
-    let routes = api::router(app(store, networks, share)?);
-    let served = api::serve(listener, routes, connections.patience(), stopped()).await;
+    let routes = api::router(build_app(store, networks, share)?);
+    let served = api::serve(listener, routes, connections.connection_limits(), shutdown_signal()).await;
     stop.cancel();
     served.map_err(Failure::io("serving"))
 }
 
-pub(crate) async fn work(
-    database: &Backend,
-    clusters: &Clusters,
-    anchors: &AnchorFile,
-    metrics: &Metrics,
+pub(crate) async fn run_worker(
+    database: &StoreArgs,
+    clusters: &WorkerArgs,
+    anchors: &AuditAnchorArgs,
+    metrics: &MetricsArgs,
 ) -> Result<(), Failure> {
-    let store = connect(database).await?;
-    store.require_bounded_role().await?;
+    let store = connect_store(database).await?;
+    store.require_rls_enforced_role().await?;
     let stop = CancellationToken::new();
-    keys_for_all(&store).await?;
-    anchored(&store, anchors, &stop)?;
-    show(metrics.metrics_listen.as_deref(), &store, &stop).await?;
-    let engine = engine(store, clusters)?;
+    backfill_tenant_keys(&store).await?;
+    spawn_audit_anchoring(&store, anchors, &stop)?;
+    serve_metrics(metrics.metrics_listen.as_deref(), &store, &stop).await?;
+    let engine = build_engine(store, clusters)?;
     let working = tokio::spawn({
         let stop = stop.clone();
-        async move { engine.work(stop).await }
+        async move { engine.run_until_stopped(stop).await }
     });
     tracing::info!("working");
-    stopped().await;
+    shutdown_signal().await;
     stop.cancel();
     working.await.map_err(|error| Failure::Config(format!("the worker failed: {error}")))
 }
 
-pub(crate) async fn migrate(database: &Backend) -> Result<(), Failure> {
-    connect(database).await?.migrate().await?;
+pub(crate) async fn migrate_schema(database: &StoreArgs) -> Result<(), Failure> {
+    connect_store(database).await?.migrate().await?;
     println!("the schema is up to date");
     Ok(())
 }

@@ -6,67 +6,67 @@ use std::path::Path;
 use model::Clock;
 use model::clock::SystemClock;
 use model::ids::TenantId;
-use store::private::{PrivatePostgres, SUPERUSER};
-use store::{Store, Vault};
+use store::private::{EmbeddedPostgres, SUPERUSER};
+use store::{Store, Sealer};
 use tokio_util::sync::CancellationToken;
-use wire::ReleaseFacts;
+use wire::ReleaseArgs;
 
 use crate::Failure;
-use crate::import::{add_hosting, import_release, there_already};
-use crate::options::{Dev, KeyKeeper, Release};
-use crate::service::{anchored, app, engine, keys_for_all, stopped, vault};
-use crate::telemetry::show;
-use crate::tenants::new_owner_key;
+use crate::import::{add_hosting_cluster, import_release, ignore_conflict};
+use crate::options::{DevArgs, MasterKeySource, ImportReleaseArgs};
+use crate::service::{spawn_audit_anchoring, build_app, build_engine, backfill_tenant_keys, shutdown_signal, load_sealer};
+use crate::telemetry::serve_metrics;
+use crate::tenants::create_owner_key;
 
-const DATABASE: &str = "meshwright";
+const DATABASE_NAME: &str = "meshwright";
 
-pub(crate) async fn dev(options: Dev) -> Result<(), Failure> {
+pub(crate) async fn run_dev(options: DevArgs) -> Result<(), Failure> {
     let dir = &options.dir;
     std::fs::create_dir_all(dir).map_err(Failure::io(format!("the folder {}", dir.display())))?;
-    let vault = own_vault(dir)?;
-    let postgres = PrivatePostgres::start(&dir.join("postgres"))?;
-    prepare(&postgres, &vault).await?;
-    let api = Store::connect(&postgres.url("mw_api", DATABASE), vault.clone()).await?;
-    let worker = Store::connect(&postgres.url("mw_worker", DATABASE), vault).await?;
-    keys_for_all(&worker).await?;
-    api.prepare_platform(SystemClock.now()).await?;
-    first_key(&api, &dir.join("api-key")).await?;
-    operator_key(&api, &dir.join("operator-key")).await?;
+    let vault = load_or_create_sealer(dir)?;
+    let postgres = EmbeddedPostgres::start(&dir.join("postgres"))?;
+    prepare_database(&postgres, &vault).await?;
+    let api = Store::connect(&postgres.url("mw_api", DATABASE_NAME), vault.clone()).await?;
+    let worker = Store::connect(&postgres.url("mw_worker", DATABASE_NAME), vault).await?;
+    backfill_tenant_keys(&worker).await?;
+    api.ensure_platform_key(SystemClock.now()).await?;
+    ensure_first_tenant(&api, &dir.join("api-key")).await?;
+    ensure_operator_key(&api, &dir.join("operator-key")).await?;
     if let Some(kubeconfig) = &options.hosting_kubeconfig {
-        there_already(add_hosting(&worker, "hosting", kubeconfig).await)?;
+        ignore_conflict(add_hosting_cluster(&worker, "hosting", kubeconfig).await)?;
     }
     for release in &options.releases {
-        there_already(import_release(&worker, parse_release(release, &options.hub)?).await)?;
+        ignore_conflict(import_release(&worker, parse_release(release, &options.hub)?).await)?;
     }
-    let listener = listener(&options.listen).await?;
+    let listener = bind_listener(&options.listen).await?;
     let address = listener.local_addr().map_err(Failure::io("the listener"))?;
     println!("Meshwright serves http://{address}");
     println!("Log in with: meshwright login --server http://{address} --key-file {}", dir.join("api-key").display());
     let stop = CancellationToken::new();
-    anchored(&worker, &options.anchors, &stop)?;
-    show(options.metrics.metrics_listen.as_deref(), &worker, &stop).await?;
-    let engine = engine(worker, &options.clusters)?;
+    spawn_audit_anchoring(&worker, &options.anchors, &stop)?;
+    serve_metrics(options.metrics.metrics_listen.as_deref(), &worker, &stop).await?;
+    let engine = build_engine(worker, &options.clusters)?;
     let working = tokio::spawn({
         let (stop, idle) = (stop.clone(), options.no_work);
-        async move { if idle { stop.cancelled().await } else { engine.work(stop).await } }
+        async move { if idle { stop.cancelled().await } else { engine.run_until_stopped(stop).await } }
     });
-    let routes = api::router(app(api, &options.clusters.allow_networks, 1)?);
-    let served = api::serve(listener, routes, options.connections.patience(), stopped()).await;
+    let routes = api::router(build_app(api, &options.clusters.allow_networks, 1)?);
+    let served = api::serve(listener, routes, options.connections.connection_limits(), shutdown_signal()).await;
     stop.cancel();
     working.await.map_err(|error| Failure::Config(format!("the worker failed: {error}")))?;
     served.map_err(Failure::io("serving"))
 }
 
 /// A sealing key of this folder's own, made at the first start.
-fn own_vault(dir: &Path) -> Result<Vault, Failure> {
+fn load_or_create_sealer(dir: &Path) -> Result<Sealer, Failure> {
     let file = dir.join("vault-key");
     if !file.exists() {
-        write_secret(&file, &store::random_hex())?;
+        write_secret_file(&file, &store::random_hex())?;
     }
-    vault(&file, &KeyKeeper::default())
+    load_sealer(&file, &MasterKeySource::default())
 }
 
-fn write_secret(file: &Path, text: &str) -> Result<(), Failure> {
+fn write_secret_file(file: &Path, text: &str) -> Result<(), Failure> {
     use std::io::Write as _;
     let mut options = std::fs::OpenOptions::new();
     let opened = options.write(true).create(true).truncate(true).mode(0o600).open(file);
@@ -74,39 +74,39 @@ fn write_secret(file: &Path, text: &str) -> Result<(), Failure> {
 }
 
 /// Roles, database and schema. After this nobody connects as a superuser or as the owner.
-async fn prepare(postgres: &PrivatePostgres, vault: &Vault) -> Result<(), Failure> {
+async fn prepare_database(postgres: &EmbeddedPostgres, vault: &Sealer) -> Result<(), Failure> {
     let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), vault.clone()).await?;
     root.create_roles().await?;
-    root.create_database(DATABASE).await?;
+    root.create_database(DATABASE_NAME).await?;
     root.close().await;
-    let owner = Store::connect(&postgres.url("mw_owner", DATABASE), vault.clone()).await?;
+    let owner = Store::connect(&postgres.url("mw_owner", DATABASE_NAME), vault.clone()).await?;
     owner.migrate().await?;
     owner.close().await;
     Ok(())
 }
 
 /// The first tenant and its owner's key, made at the first start.
-async fn first_key(store: &Store, file: &Path) -> Result<(), Failure> {
+async fn ensure_first_tenant(store: &Store, file: &Path) -> Result<(), Failure> {
     if file.exists() {
         return Ok(());
     }
     let clock = SystemClock;
-    let tenant = TenantId(clock.uuid());
+    let tenant = TenantId(clock.new_uuid());
     store.create_tenant(tenant, "first", clock.now()).await?;
-    owner_key(store, tenant, file).await
+    write_owner_key(store, tenant, file).await
 }
 
 /// The first key of whoever operates the service.
-async fn operator_key(store: &Store, file: &Path) -> Result<(), Failure> {
-    if file.exists() { Ok(()) } else { owner_key(store, TenantId::PLATFORM, file).await }
+async fn ensure_operator_key(store: &Store, file: &Path) -> Result<(), Failure> {
+    if file.exists() { Ok(()) } else { write_owner_key(store, TenantId::PLATFORM, file).await }
 }
 
-async fn owner_key(store: &Store, tenant: TenantId, file: &Path) -> Result<(), Failure> {
-    write_secret(file, &new_owner_key(store, tenant, "first").await?)
+async fn write_owner_key(store: &Store, tenant: TenantId, file: &Path) -> Result<(), Failure> {
+    write_secret_file(file, &create_owner_key(store, tenant, "first").await?)
 }
 
 /// A listener that was bound outside and handed over comes first.
-async fn listener(address: &str) -> Result<tokio::net::TcpListener, Failure> {
+async fn bind_listener(address: &str) -> Result<tokio::net::TcpListener, Failure> {
     let handed =
         listenfd::ListenFd::from_env().take_tcp_listener(0).map_err(Failure::io("the handed-over listener"))?;
     match handed {
@@ -118,15 +118,15 @@ async fn listener(address: &str) -> Result<tokio::net::TcpListener, Failure> {
     }
 }
 
-fn parse_release(text: &str, hub: &str) -> Result<Release, Failure> {
+fn parse_release(text: &str, hub: &str) -> Result<ImportReleaseArgs, Failure> {
     let (version, charts) =
         text.split_once('=').ok_or_else(|| Failure::Config("--release is version[@tag]=folder".into()))?;
     let (version, tag) = version.split_once('@').map_or((version, None), |(version, tag)| (version, Some(tag)));
     let known_fault = version.starts_with("1.27.").then(|| "remote-secret-deadlock".to_owned());
-    Ok(Release {
+    Ok(ImportReleaseArgs {
         version: version.into(),
         charts: charts.into(),
-        facts: ReleaseFacts {
+        facts: ReleaseArgs {
             hub: hub.into(),
             tag: tag.map(str::to_owned),
             kubernetes_min: 29,

@@ -7,112 +7,112 @@ use std::time::Duration;
 
 use api::{Fetch, FetchError};
 use async_trait::async_trait;
-use cluster::Dialling;
+use cluster::AddressPolicy;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use store::Attempt;
-use worker::Post;
+use store::DeliveryAttempt;
+use worker::WebhookSender;
 
 /// One document, from the first byte to the last.
-const PATIENCE: Duration = Duration::from_secs(2);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 /// What is said of an address that is not dialled.
-const FORBIDDEN: &str = "its address is loopback, private or link-local";
+const FORBIDDEN_ADDRESS_MESSAGE: &str = "its address is loopback, private or link-local";
 /// The largest document: a key set has a few kilobytes.
-const LARGEST: usize = 256 * 1024;
+const MAX_DOCUMENT_BYTES: usize = 256 * 1024;
 
 /// One message, until its status.
-const POST_PATIENCE: Duration = Duration::from_secs(10);
+const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A client that dials what the operator allows.
 #[derive(Debug)]
-pub(crate) struct PublicFetch {
+pub(crate) struct PublicFetcher {
     http: reqwest::Client,
-    rules: Dialling,
+    policy: AddressPolicy,
 }
 
 /// The same for messages.
 #[derive(Debug)]
-pub(crate) struct PublicPost {
+pub(crate) struct PublicWebhookSender {
     http: reqwest::Client,
-    rules: Dialling,
+    policy: AddressPolicy,
 }
 
 /// Gives the client only addresses that it may dial, so that no second answer of a name server leads it elsewhere.
 #[derive(Debug, Clone)]
-struct Checked(Dialling);
+struct PolicyResolver(AddressPolicy);
 
-impl Resolve for Checked {
+impl Resolve for PolicyResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let rules = self.0.clone();
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let allowed: Vec<SocketAddr> = found.filter(|address| rules.allows(address.ip())).collect();
+            let allowed: Vec<SocketAddr> = found.filter(|address| rules.allows_address(address.ip())).collect();
             if allowed.is_empty() {
-                return Err(FORBIDDEN.into());
+                return Err(FORBIDDEN_ADDRESS_MESSAGE.into());
             }
             Ok(Box::new(allowed.into_iter()) as Addrs)
         })
     }
 }
 
-impl PublicFetch {
-    pub(crate) fn new(rules: Dialling) -> Result<Self, reqwest::Error> {
-        Ok(Self { http: client(&rules, PATIENCE).https_only(true).build()?, rules })
+impl PublicFetcher {
+    pub(crate) fn new(rules: AddressPolicy) -> Result<Self, reqwest::Error> {
+        Ok(Self { http: http_client_builder(&rules, FETCH_TIMEOUT).https_only(true).build()?, policy: rules })
     }
 }
 
-fn client(rules: &Dialling, patience: Duration) -> reqwest::ClientBuilder {
+fn http_client_builder(rules: &AddressPolicy, patience: Duration) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .timeout(patience)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
-        .dns_resolver(Arc::new(Checked(rules.clone())))
+        .dns_resolver(Arc::new(PolicyResolver(rules.clone())))
 }
 
 /// An address that is written as one is never resolved: it is checked here.
-fn forbidden(rules: &Dialling, url: &reqwest::Url) -> bool {
+fn is_forbidden_literal(rules: &AddressPolicy, url: &reqwest::Url) -> bool {
     let literal = url.host_str().and_then(|host| host.trim_matches(['[', ']']).parse().ok());
-    literal.is_some_and(|address| !rules.allows(address))
+    literal.is_some_and(|address| !rules.allows_address(address))
 }
 
-impl PublicPost {
-    pub(crate) fn new(rules: Dialling) -> Result<Self, reqwest::Error> {
-        Ok(Self { http: client(&rules, POST_PATIENCE).pool_max_idle_per_host(1).build()?, rules })
+impl PublicWebhookSender {
+    pub(crate) fn new(rules: AddressPolicy) -> Result<Self, reqwest::Error> {
+        Ok(Self { http: http_client_builder(&rules, WEBHOOK_TIMEOUT).pool_max_idle_per_host(1).build()?, policy: rules })
     }
 
     /// Without TLS only within the networks that the operator allows by name: there the wire is theirs.
-    fn plain_is_fine(&self, url: &reqwest::Url) -> bool {
+    fn allows_plain_http(&self, url: &reqwest::Url) -> bool {
         let literal: Option<IpAddr> = url.host_str().and_then(|host| host.trim_matches(['[', ']']).parse().ok());
-        url.scheme() == "https" || literal.is_some_and(|address| self.rules.allowed_by_name(address))
+        url.scheme() == "https" || literal.is_some_and(|address| self.policy.is_allowed_by_operator(address))
     }
 }
 
 #[async_trait]
-impl Post for PublicPost {
-    async fn post(&self, url: &str, headers: &[(&'static str, String)], body: Vec<u8>) -> Attempt {
+impl WebhookSender for PublicWebhookSender {
+    async fn send_message(&self, url: &str, headers: &[(&'static str, String)], body: Vec<u8>) -> DeliveryAttempt {
         let url = match url.parse::<reqwest::Url>() {
-            Ok(url) if self.plain_is_fine(&url) && !forbidden(&self.rules, &url) => url,
-            _ => return Attempt::Failed("address_refused"),
+            Ok(url) if self.allows_plain_http(&url) && !is_forbidden_literal(&self.policy, &url) => url,
+            _ => return DeliveryAttempt::Failed("address_refused"),
         };
         let agent = concat!("meshwright/", env!("CARGO_PKG_VERSION"));
         let request = self.http.post(url).header("content-type", "application/json").header("user-agent", agent);
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, value));
         match request.body(body).send().await {
-            Ok(answer) => Attempt::Answered(answer.status().as_u16()),
-            Err(error) if error.is_timeout() => Attempt::Failed("too_slow"),
-            Err(error) if refused(&error) => Attempt::Failed("address_refused"),
+            Ok(answer) => DeliveryAttempt::Answered(answer.status().as_u16()),
+            Err(error) if error.is_timeout() => DeliveryAttempt::Failed("too_slow"),
+            Err(error) if is_resolver_refusal(&error) => DeliveryAttempt::Failed("address_refused"),
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "a message was not sent");
-                Attempt::Failed("unreachable")
+                DeliveryAttempt::Failed("unreachable")
             }
         }
     }
 }
 
 /// Whether it was our own resolver that said no.
-fn refused(error: &dyn std::error::Error) -> bool {
+fn is_resolver_refusal(error: &dyn std::error::Error) -> bool {
     let mut source = error.source();
     while let Some(error) = source {
-        if error.to_string() == FORBIDDEN {
+        if error.to_string() == FORBIDDEN_ADDRESS_MESSAGE {
             return true;
         }
         source = error.source();
@@ -121,12 +121,12 @@ fn refused(error: &dyn std::error::Error) -> bool {
 }
 
 #[async_trait]
-impl Fetch for PublicFetch {
+impl Fetch for PublicFetcher {
     async fn get(&self, url: &str) -> Result<Vec<u8>, FetchError> {
         let failed = |error: &dyn std::fmt::Display| FetchError(format!("{url}: {error}"));
         let url: reqwest::Url = url.parse().map_err(|_| failed(&"it is no address"))?;
-        if forbidden(&self.rules, &url) {
-            return Err(failed(&FORBIDDEN));
+        if is_forbidden_literal(&self.policy, &url) {
+            return Err(failed(&FORBIDDEN_ADDRESS_MESSAGE));
         }
         let mut answer = self.http.get(url.clone()).send().await.map_err(|error| failed(&error))?;
         if !answer.status().is_success() {
@@ -135,7 +135,7 @@ impl Fetch for PublicFetch {
         let mut body = Vec::new();
         while let Some(part) = answer.chunk().await.map_err(|error| failed(&error))? {
             body.extend(part);
-            if body.len() > LARGEST {
+            if body.len() > MAX_DOCUMENT_BYTES {
                 return Err(failed(&"it is too large"));
             }
         }
@@ -148,8 +148,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_not_public_is_never_dialled() {
-        let fetch = PublicFetch::new(Dialling::default()).expect("a client");
+    async fn fetch_refuses_addresses_that_are_not_public() {
+        let fetch = PublicFetcher::new(AddressPolicy::default()).expect("a client");
         for url in [
             "https://127.0.0.1:1/x",
             "https://[::1]/x",
@@ -166,8 +166,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_message_goes_to_an_address_that_is_not_public_or_over_a_wire_that_is_not_ours() {
-        let post = PublicPost::new(Dialling::default()).expect("a client");
+    async fn webhook_sender_refuses_private_addresses_and_plain_http() {
+        let post = PublicWebhookSender::new(AddressPolicy::default()).expect("a client");
         for url in [
             "https://127.0.0.1:1/x",
             "https://[::1]/x",
@@ -182,7 +182,7 @@ mod tests {
             "gopher://127.0.0.1/",
             "x",
         ] {
-            assert_eq!(post.post(url, &[], Vec::new()).await, Attempt::Failed("address_refused"), "{url}");
+            assert_eq!(post.send_message(url, &[], Vec::new()).await, DeliveryAttempt::Failed("address_refused"), "{url}");
         }
     }
 }

@@ -8,15 +8,15 @@ use cluster::Credential;
 use model::Clock;
 use model::clock::SystemClock;
 use model::ids::HostingClusterId;
-use store::{Hosting, Store, StoreError};
+use store::{HostingCluster, Store, StoreError};
 
 use crate::Failure;
-use crate::options::{self, Backend, Release, Releases};
-use crate::service::connect;
+use crate::options::{self, StoreArgs, ImportReleaseArgs, ReleasesCommand};
+use crate::service::connect_store;
 
-pub(crate) async fn releases(database: &Backend, command: Releases) -> Result<(), Failure> {
-    let Releases::Import(release) = command;
-    let store = connect(database).await?;
+pub(crate) async fn run_releases_command(database: &StoreArgs, command: ReleasesCommand) -> Result<(), Failure> {
+    let ReleasesCommand::Import(release) = command;
+    let store = connect_store(database).await?;
     let version = release.version.clone();
     import_release(&store, *release).await?;
     println!("release {version} is in the catalogue");
@@ -24,40 +24,40 @@ pub(crate) async fn releases(database: &Backend, command: Releases) -> Result<()
 }
 
 /// Adds a release from its chart folder. Its images and its charts are the operator's choice, never a tenant's.
-pub(crate) async fn import_release(store: &Store, wanted: Release) -> Result<(), Failure> {
-    let charts = cluster::render::pack(&wanted.charts)
+pub(crate) async fn import_release(store: &Store, wanted: ImportReleaseArgs) -> Result<(), Failure> {
+    let charts = cluster::render::pack_charts(&wanted.charts)
         .map_err(Failure::io(format!("the charts base and istiod in {}", wanted.charts.display())))?;
-    let request = wanted.facts.import(wanted.version, STANDARD.encode(charts));
-    let release = api::read_release(&request, read_charts)
+    let request = wanted.facts.into_import_request(wanted.version, STANDARD.encode(charts));
+    let release = api::parse_import_release(&request, read_charts)
         .map_err(|wrong| Failure::Config(format!("{}: {}", wrong.pointer, wrong.message)))?;
     store.add_release(&release, SystemClock.now()).await.map_err(Failure::from)
 }
 
 /// Reads the charts that somebody sent.
 pub(crate) fn read_charts(sent: &[u8]) -> Result<(Vec<u8>, String), String> {
-    let charts = cluster::render::repack(sent)?;
-    let digest = store::digest(&charts);
+    let charts = cluster::render::repack_charts(sent)?;
+    let digest = store::sha256_hex(&charts);
     Ok((charts, digest))
 }
 
-pub(crate) async fn hosting(database: &Backend, command: options::Hosting) -> Result<(), Failure> {
-    let options::Hosting::Add { name, kubeconfig } = command;
-    let store = connect(database).await?;
-    add_hosting(&store, &name, &kubeconfig).await?;
+pub(crate) async fn run_hosting_command(database: &StoreArgs, command: options::HostingCommand) -> Result<(), Failure> {
+    let options::HostingCommand::Add { name, kubeconfig } = command;
+    let store = connect_store(database).await?;
+    add_hosting_cluster(&store, &name, &kubeconfig).await?;
     println!("hosting cluster {name} is added");
     Ok(())
 }
 
-pub(crate) async fn add_hosting(store: &Store, name: &str, file: &Path) -> Result<(), Failure> {
+pub(crate) async fn add_hosting_cluster(store: &Store, name: &str, file: &Path) -> Result<(), Failure> {
     let text = std::fs::read_to_string(file).map_err(Failure::io(format!("the kubeconfig {}", file.display())))?;
     let credential = Credential::parse(&text).map_err(|refused| Failure::Config(refused.to_string()))?;
     let hosting =
-        Hosting { id: HostingClusterId(SystemClock.uuid()), name: name.to_owned(), created_at: SystemClock.now() };
-    store.add_hosting_cluster(&hosting, &credential.stored()).await.map_err(Failure::from)
+        HostingCluster { id: HostingClusterId(SystemClock.new_uuid()), name: name.to_owned(), created_at: SystemClock.now() };
+    store.add_hosting_cluster(&hosting, &credential.to_stored()).await.map_err(Failure::from)
 }
 
 /// An entry that is there already is what was wanted: `dev` may be started twice on one folder.
-pub(crate) fn there_already(result: Result<(), Failure>) -> Result<(), Failure> {
+pub(crate) fn ignore_conflict(result: Result<(), Failure>) -> Result<(), Failure> {
     match result {
         Err(Failure::Store(StoreError::Conflict { .. })) => Ok(()),
         other => other,

@@ -16,7 +16,7 @@ mod tenants;
 mod transit;
 mod worlds;
 
-use options::{Command, Options};
+use options::{Command, ServerArgs};
 
 /// Why the server stopped, in words for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +29,7 @@ pub(crate) enum Failure {
     Store(#[from] store::StoreError),
     /// The private Postgres.
     #[error("the private Postgres")]
-    Private(#[from] store::private::PrivateError),
+    Private(#[from] store::private::EmbeddedPostgresError),
     /// A file or socket.
     #[error("{what}")]
     Io {
@@ -49,13 +49,13 @@ impl Failure {
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let options = ServerArgs::parse();
     // Dropped last: what is still to be said is sent.
-    let traces = match telemetry::start(&options.telemetry) {
+    let traces = match telemetry::init_telemetry(&options.telemetry) {
         Ok(traces) => traces,
-        Err(failure) => return failed(&failure),
+        Err(failure) => return print_failure(&failure),
     };
-    descriptors::raise_limit();
+    descriptors::raise_open_file_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -63,12 +63,12 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let ended = runtime.block_on(run(options.command));
+    let ended = runtime.block_on(run_command(options.command));
     drop(traces);
-    ended.map_or_else(|failure| failed(&failure), |()| ExitCode::SUCCESS)
+    ended.map_or_else(|failure| print_failure(&failure), |()| ExitCode::SUCCESS)
 }
 
-fn failed(failure: &Failure) -> ExitCode {
+fn print_failure(failure: &Failure) -> ExitCode {
     let mut message = format!("meshwright-server: {failure}");
     let mut source = std::error::Error::source(failure);
     while let Some(cause) = source {
@@ -79,27 +79,27 @@ fn failed(failure: &Failure) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(command: Command) -> Result<(), Failure> {
+async fn run_command(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve { database, listen, networks, share, connections, metrics } => {
-            commands::serve(&database, &listen, &networks, (share, connections), &metrics).await
+            commands::serve_api(&database, &listen, &networks, (share, connections), &metrics).await
         }
         Command::Work { database, clusters, anchors, metrics } => {
-            commands::work(&database, &clusters, &anchors, &metrics).await
+            commands::run_worker(&database, &clusters, &anchors, &metrics).await
         }
-        Command::Migrate { database } => commands::migrate(&database).await,
+        Command::Migrate { database } => commands::migrate_schema(&database).await,
         Command::Roles => {
-            print!("{}", store::ROLES);
+            print!("{}", store::CREATE_ROLES_SQL);
             Ok(())
         }
         Command::Openapi => {
             print!("{}", api::openapi());
             Ok(())
         }
-        Command::Releases { command, database } => import::releases(&database, command).await,
-        Command::Hosting { command, database } => import::hosting(&database, command).await,
-        Command::Tenants { command, database } => tenants::tenants(&database, command).await,
-        Command::Audit { command, database } => tenants::audit(&database, command).await,
-        Command::Dev(options) => dev::dev(options).await,
+        Command::Releases { command, database } => import::run_releases_command(&database, command).await,
+        Command::Hosting { command, database } => import::run_hosting_command(&database, command).await,
+        Command::Tenants { command, database } => tenants::run_tenants_command(&database, command).await,
+        Command::Audit { command, database } => tenants::run_audit_command(&database, command).await,
+        Command::Dev(options) => dev::run_dev(options).await,
     }
 }

@@ -4,28 +4,28 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use wire::ReleaseFacts;
+use wire::ReleaseArgs;
 
 /// A managed service mesh: every control plane and every sidecar from one version to the next, and back.
 #[derive(Debug, Parser)]
 #[command(name = "meshwright-server", version, args_override_self = true)]
-pub(crate) struct Options {
+pub(crate) struct ServerArgs {
     #[command(flatten)]
-    pub(crate) telemetry: Telemetry,
+    pub(crate) telemetry: TelemetryArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
 /// What the process says about what it does.
 #[derive(Debug, Args)]
-pub(crate) struct Telemetry {
+pub(crate) struct TelemetryArgs {
     /// Address of a collector that traces are sent to, by OTLP over HTTP, for example `http://127.0.0.1:4318`.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", global = true)]
     pub(crate) otlp_endpoint: Option<String>,
 }
 
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Metrics {
+pub(crate) struct MetricsArgs {
     /// Address that shows /metrics, /healthz, /readyz and /version without credentials. Whoever reaches it may look.
     #[arg(long, env = "MESHWRIGHT_METRICS_LISTEN")]
     pub(crate) metrics_listen: Option<String>,
@@ -33,7 +33,7 @@ pub(crate) struct Metrics {
 
 /// How many clients are served at once.
 #[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct Connections {
+pub(crate) struct ConnectionArgs {
     /// Connections at once. The limit of open files may leave room for fewer: it should be at least 320 higher. For one more,
     /// the oldest connection on which no caller was let in is closed.
     #[arg(long, env = "MESHWRIGHT_CONNECTIONS", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -45,7 +45,7 @@ pub(crate) enum Command {
     /// Serve the API, with the database role of the API.
     Serve {
         #[command(flatten)]
-        database: Backend,
+        database: StoreArgs,
         /// Address to listen on.
         #[arg(long, env = "MESHWRIGHT_LISTEN", default_value = "127.0.0.1:8080")]
         listen: String,
@@ -57,25 +57,25 @@ pub(crate) enum Command {
         #[arg(long, env = "MESHWRIGHT_SHARE", default_value_t = 1)]
         share: u32,
         #[command(flatten)]
-        connections: Connections,
+        connections: ConnectionArgs,
         #[command(flatten)]
-        metrics: Metrics,
+        metrics: MetricsArgs,
     },
     /// Work on operations, with the database role of workers.
     Work {
         #[command(flatten)]
-        database: Backend,
+        database: StoreArgs,
         #[command(flatten)]
-        clusters: Clusters,
+        clusters: WorkerArgs,
         #[command(flatten)]
-        anchors: AnchorFile,
+        anchors: AuditAnchorArgs,
         #[command(flatten)]
-        metrics: Metrics,
+        metrics: MetricsArgs,
     },
     /// Bring the schema up to date, with the role that owns it.
     Migrate {
         #[command(flatten)]
-        database: Backend,
+        database: StoreArgs,
     },
     /// Print what makes the database roles, for a superuser to run.
     Roles,
@@ -84,37 +84,37 @@ pub(crate) enum Command {
     /// The release catalogue.
     Releases {
         #[command(flatten)]
-        database: Backend,
+        database: StoreArgs,
         #[command(subcommand)]
-        command: Releases,
+        command: ReleasesCommand,
     },
     /// Hosting clusters.
     Hosting {
         #[command(flatten)]
-        database: Backend,
+        database: StoreArgs,
         #[command(subcommand)]
-        command: Hosting,
+        command: HostingCommand,
     },
     /// Tenants' keys, with the database role of workers.
     Tenants {
         #[command(flatten)]
-        database: Backend,
+        database: StoreArgs,
         #[command(subcommand)]
-        command: Tenants,
+        command: TenantsCommand,
     },
     /// Tenants' audit logs, with the database role of workers.
     Audit {
         #[command(flatten)]
-        database: Backend,
+        database: StoreArgs,
         #[command(subcommand)]
-        command: Audit,
+        command: AuditCommand,
     },
     /// Everything in one process, with a private Postgres: to try it and to work on it.
-    Dev(Dev),
+    Dev(DevArgs),
 }
 
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Backend {
+pub(crate) struct StoreArgs {
     /// Address of the database, with the role in it.
     #[arg(long, env = "MESHWRIGHT_DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: String,
@@ -122,12 +122,12 @@ pub(crate) struct Backend {
     #[arg(long, env = "MESHWRIGHT_VAULT_KEY_FILE")]
     pub(crate) vault_key_file: PathBuf,
     #[command(flatten)]
-    pub(crate) master: KeyKeeper,
+    pub(crate) master: MasterKeySource,
 }
 
 /// What wraps the tenants' data keys. Without any of these it is derived from the server's own secret.
 #[derive(Debug, Clone, Default, Args)]
-pub(crate) struct KeyKeeper {
+pub(crate) struct MasterKeySource {
     /// File with master keys, one in each line: the first wraps, all of them unwrap. To change it, put a new line in front,
     /// restart, run `tenants rewrap-keys`, and take the old line out.
     #[arg(long, env = "MESHWRIGHT_MASTER_KEY_FILE", conflicts_with = "transit_address")]
@@ -148,7 +148,7 @@ pub(crate) struct KeyKeeper {
 
 /// Where the ends of the audit logs are written down.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct AnchorFile {
+pub(crate) struct AuditAnchorArgs {
     /// File that the ends of the audit logs are added to; keep it where the database's administrator cannot write.
     #[arg(long, env = "MESHWRIGHT_AUDIT_ANCHORS")]
     pub(crate) audit_anchors: Option<PathBuf>,
@@ -158,7 +158,7 @@ pub(crate) struct AnchorFile {
 }
 
 #[derive(Debug, Clone, Subcommand)]
-pub(crate) enum Tenants {
+pub(crate) enum TenantsCommand {
     /// Make a key for whoever operates the service, who makes tenants with it.
     OperatorKey {
         /// What to call it.
@@ -185,7 +185,7 @@ pub(crate) enum Tenants {
 }
 
 #[derive(Debug, Clone, Subcommand)]
-pub(crate) enum Audit {
+pub(crate) enum AuditCommand {
     /// Write down where each audit log ends now.
     Anchor {
         /// The file that is added to.
@@ -201,7 +201,7 @@ pub(crate) enum Audit {
 }
 
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Clusters {
+pub(crate) struct WorkerArgs {
     /// The helm program; searched on the path by default.
     #[arg(long, env = "MESHWRIGHT_HELM", default_value = "helm")]
     pub(crate) helm: PathBuf,
@@ -243,24 +243,24 @@ pub(crate) struct Clusters {
     pub(crate) credential_days: u64,
 }
 
-impl Clusters {
-    pub(crate) fn owner(&self) -> String {
+impl WorkerArgs {
+    pub(crate) fn worker_name(&self) -> String {
         self.owner.clone().unwrap_or_else(|| format!("worker-{}", std::process::id()))
     }
 
-    pub(crate) fn lease(&self) -> Duration {
+    pub(crate) fn lease_duration(&self) -> Duration {
         Duration::from_secs(self.lease_seconds)
     }
 }
 
 #[derive(Debug, Clone, Subcommand)]
-pub(crate) enum Releases {
+pub(crate) enum ReleasesCommand {
     /// Add a release from its own charts.
-    Import(Box<Release>),
+    Import(Box<ImportReleaseArgs>),
 }
 
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Release {
+pub(crate) struct ImportReleaseArgs {
     /// Its version, for example 1.27.9.1.
     #[arg(long)]
     pub(crate) version: String,
@@ -268,11 +268,11 @@ pub(crate) struct Release {
     #[arg(long)]
     pub(crate) charts: PathBuf,
     #[command(flatten)]
-    pub(crate) facts: ReleaseFacts,
+    pub(crate) facts: ReleaseArgs,
 }
 
 #[derive(Debug, Clone, Subcommand)]
-pub(crate) enum Hosting {
+pub(crate) enum HostingCommand {
     /// Add a hosting cluster.
     Add {
         /// Its name.
@@ -285,7 +285,7 @@ pub(crate) enum Hosting {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Dev {
+pub(crate) struct DevArgs {
     /// Folder for the database, the sealing key and the first API key.
     #[arg(long, default_value = ".meshwright")]
     pub(crate) dir: PathBuf,
@@ -305,11 +305,11 @@ pub(crate) struct Dev {
     #[arg(long)]
     pub(crate) no_work: bool,
     #[command(flatten)]
-    pub(crate) anchors: AnchorFile,
+    pub(crate) anchors: AuditAnchorArgs,
     #[command(flatten)]
-    pub(crate) clusters: Clusters,
+    pub(crate) clusters: WorkerArgs,
     #[command(flatten)]
-    pub(crate) connections: Connections,
+    pub(crate) connections: ConnectionArgs,
     #[command(flatten)]
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: MetricsArgs,
 }

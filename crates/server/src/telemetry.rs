@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::Vitals;
+use api::MetricsServer;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
@@ -15,22 +15,22 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::options::Telemetry;
+use crate::options::TelemetryArgs;
 use crate::{Failure, descriptors};
 
 /// Upper bounds of requests, in seconds: the longest of them are long polls.
-const REQUEST_SECONDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 90.0];
+const REQUEST_BUCKETS_SECONDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 90.0];
 /// Upper bounds of operations, in seconds: from a change of a label to a mesh of many clusters over a day.
-const OPERATION_SECONDS: [f64; 10] = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0];
+const OPERATION_BUCKETS_SECONDS: [f64; 10] = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0];
 /// What was measured is put together this often, whether or not somebody asks for it.
-const UPKEEP: Duration = Duration::from_secs(5);
+const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// The crates whose spans are exported.
-const OURS: [&str; 4] = ["api", "worker", "cluster", "meshwright_server"];
+const TRACED_CRATES: [&str; 4] = ["api", "worker", "cluster", "meshwright_server"];
 
 /// Ends the export of traces with what is left of them.
-pub(crate) struct Traces(Option<SdkTracerProvider>);
+pub(crate) struct TraceGuard(Option<SdkTracerProvider>);
 
-impl Drop for Traces {
+impl Drop for TraceGuard {
     fn drop(&mut self) {
         if let Some(Err(error)) = self.0.take().map(|provider| provider.shutdown()) {
             eprintln!("meshwright-server: the last traces were not sent: {error}");
@@ -39,20 +39,20 @@ impl Drop for Traces {
 }
 
 /// Begins to log, and to send traces where they are to go.
-pub(crate) fn start(options: &Telemetry) -> Result<Traces, Failure> {
+pub(crate) fn init_telemetry(options: &TelemetryArgs) -> Result<TraceGuard, Failure> {
     let filter = EnvFilter::try_from_env("MESHWRIGHT_LOG").unwrap_or_else(|_| "info".into());
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter);
-    let provider = options.otlp_endpoint.as_deref().map(exporter).transpose()?;
+    let provider = options.otlp_endpoint.as_deref().map(build_trace_exporter).transpose()?;
     let traces = provider.as_ref().map(|provider| {
-        let ours = Targets::new().with_targets(OURS.map(|name| (name, LevelFilter::INFO)));
+        let ours = Targets::new().with_targets(TRACED_CRATES.map(|name| (name, LevelFilter::INFO)));
         tracing_opentelemetry::layer().with_tracer(provider.tracer("meshwright")).with_filter(ours)
     });
     tracing_subscriber::registry().with(log).with(traces).init();
-    Ok(Traces(provider))
+    Ok(TraceGuard(provider))
 }
 
 /// Sends in the background, from a thread of its own.
-fn exporter(endpoint: &str) -> Result<SdkTracerProvider, Failure> {
+fn build_trace_exporter(endpoint: &str) -> Result<SdkTracerProvider, Failure> {
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_http()
         .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
@@ -63,30 +63,30 @@ fn exporter(endpoint: &str) -> Result<SdkTracerProvider, Failure> {
 }
 
 /// Counts from now on, and shows at this address what was counted.
-pub(crate) async fn show(address: Option<&str>, store: &Store, stop: &CancellationToken) -> Result<(), Failure> {
+pub(crate) async fn serve_metrics(address: Option<&str>, store: &Store, stop: &CancellationToken) -> Result<(), Failure> {
     let Some(address) = address else { return Ok(()) };
     let listening = tokio::net::TcpListener::bind(address).await;
     let listener = listening.map_err(Failure::io(format!("listening on {address} for metrics")))?;
     let bound = listener.local_addr().map_err(Failure::io("the listener for metrics"))?;
     let broken = |error| Failure::Config(format!("no metrics: {error}"));
     let recorder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Prefix("meshwright_http".into()), &REQUEST_SECONDS)
+        .set_buckets_for_metric(Matcher::Prefix("meshwright_http".into()), &REQUEST_BUCKETS_SECONDS)
         .and_then(|made| {
-            made.set_buckets_for_metric(Matcher::Prefix("meshwright_operation".into()), &OPERATION_SECONDS)
+            made.set_buckets_for_metric(Matcher::Prefix("meshwright_operation".into()), &OPERATION_BUCKETS_SECONDS)
         })
         .and_then(PrometheusBuilder::install_recorder)
         .map_err(broken)?;
     let upkeep = recorder.clone();
     tokio::spawn(async move {
         loop {
-            tokio::time::sleep(UPKEEP).await;
+            tokio::time::sleep(METRICS_UPKEEP_INTERVAL).await;
             upkeep.run_upkeep();
         }
     });
-    let shown = api::vitals(Vitals { store: store.clone(), metrics: Arc::new(move || recorder.render()) });
+    let shown = api::metrics_router(MetricsServer { store: store.clone(), metrics: Arc::new(move || recorder.render()) });
     let stopped = stop.clone().cancelled_owned();
     tokio::spawn(async move {
-        if let Err(error) = api::serve(listener, shown, descriptors::patience_for_metrics(), stopped).await {
+        if let Err(error) = api::serve(listener, shown, descriptors::metrics_connection_limits(), stopped).await {
             tracing::error!(%error, "metrics are no longer shown");
         }
     });

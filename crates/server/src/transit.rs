@@ -10,14 +10,14 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use store::envelope::{Key, KeyWrapper, WrapError};
+use store::envelope::{SymmetricKey, KeyWrapper, WrapError};
 
 /// One call. A transaction may wait for it, and the database gives that up after five seconds.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TRANSIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A key of a transit engine.
 #[derive(Debug)]
-pub(crate) struct Transit {
+pub(crate) struct TransitKeyWrapper {
     http: reqwest::Client,
     address: String,
     mount: String,
@@ -26,14 +26,14 @@ pub(crate) struct Transit {
     token_file: PathBuf,
 }
 
-impl Transit {
+impl TransitKeyWrapper {
     pub(crate) fn new(address: &str, mount: &str, key: &str, token_file: PathBuf) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none()).build()?;
+        let http = reqwest::Client::builder().timeout(TRANSIT_TIMEOUT).redirect(reqwest::redirect::Policy::none()).build()?;
         let address = address.trim_end_matches('/').to_owned();
         Ok(Self { http, address, mount: mount.to_owned(), key: key.to_owned(), token_file })
     }
 
-    async fn call(&self, verb: &str, body: &Value, wanted: &str) -> Result<String, WrapError> {
+    async fn call_engine(&self, verb: &str, body: &Value, wanted: &str) -> Result<String, WrapError> {
         let unavailable = |error: Box<dyn std::error::Error + Send + Sync>| WrapError::Unavailable(error);
         let token = tokio::fs::read_to_string(&self.token_file).await.map_err(|error| unavailable(error.into()))?;
         let url = format!("{}/v1/{}/{verb}/{}", self.address, self.mount, self.key);
@@ -53,20 +53,20 @@ impl Transit {
 }
 
 #[async_trait]
-impl KeyWrapper for Transit {
+impl KeyWrapper for TransitKeyWrapper {
     fn name(&self) -> String {
         format!("transit:{}/{}", self.mount, self.key)
     }
 
-    async fn wrap(&self, key: &Key, context: &str) -> Result<Vec<u8>, WrapError> {
+    async fn wrap_key(&self, key: &SymmetricKey, context: &str) -> Result<Vec<u8>, WrapError> {
         let body = json!({ "plaintext": STANDARD.encode(key), "associated_data": STANDARD.encode(context) });
-        Ok(self.call("encrypt", &body, "ciphertext").await?.into_bytes())
+        Ok(self.call_engine("encrypt", &body, "ciphertext").await?.into_bytes())
     }
 
-    async fn unwrap(&self, wrapped: &[u8], context: &str) -> Result<Key, WrapError> {
+    async fn unwrap_key(&self, wrapped: &[u8], context: &str) -> Result<SymmetricKey, WrapError> {
         let wrapped = std::str::from_utf8(wrapped).map_err(|_| WrapError::Refused)?;
         let body = json!({ "ciphertext": wrapped, "associated_data": STANDARD.encode(context) });
-        let text = self.call("decrypt", &body, "plaintext").await?;
+        let text = self.call_engine("decrypt", &body, "plaintext").await?;
         let key = STANDARD.decode(text).map_err(|_| WrapError::Refused)?;
         key.try_into().map_err(|_| WrapError::Refused)
     }

@@ -5,8 +5,8 @@ use std::process::{Command, Output, Stdio};
 
 use model::release::Channel;
 use model::rules::Edition;
-use store::private::{PrivatePostgres, SUPERUSER};
-use testkit::{TestDb, administer};
+use store::private::{EmbeddedPostgres, SUPERUSER};
+use testkit::{TestDb, execute_as_superuser};
 
 fn server(arguments: &[&str], database: &str, secret: &Path) -> Output {
     let mut run = Command::new(env!("CARGO_BIN_EXE_meshwright-server"));
@@ -23,12 +23,12 @@ async fn a_database_is_prepared_with_what_the_program_prints() {
     let dir = tempfile::tempdir().expect("a folder");
     let secret = dir.path().join("secret");
     std::fs::write(&secret, "07".repeat(32)).expect("a file");
-    let postgres = PrivatePostgres::start(&dir.path().join("postgres")).expect("a private Postgres");
+    let postgres = EmbeddedPostgres::start(&dir.path().join("postgres")).expect("a private Postgres");
     let roles = server(&["roles"], "", &secret);
     for _ in ["the first time", "before each migration"] {
-        administer(&postgres, said(&roles)).await;
+        execute_as_superuser(&postgres, said(&roles)).await;
     }
-    administer(&postgres, "CREATE DATABASE meshwright OWNER mw_owner".into()).await;
+    execute_as_superuser(&postgres, "CREATE DATABASE meshwright OWNER mw_owner".into()).await;
     for (arguments, role, fine) in [
         (["migrate"].as_slice(), "mw_owner", true),
         (&["tenants", "operator-key"], "mw_worker", true),
@@ -73,7 +73,7 @@ async fn a_release_is_imported_with_all_that_the_catalogue_knows() {
     let done = import(&[&known, ["--minimum-edition", "enterprise", "--notes", "Mind the gap."].as_slice()].concat());
     assert!(done.status.success(), "{}", said(&done));
     let mut tx = db.api.begin(db.tenant).await.expect("a transaction");
-    let releases = tx.releases().await.expect("the catalogue");
+    let releases = tx.list_releases().await.expect("the catalogue");
     drop(tx);
     let release = releases.iter().find(|release| release.version.to_string() == "1.27.9.7").expect("the release");
     assert_eq!(release.released_on.map(|day| day.to_string()).as_deref(), Some("2026-05-04"));

@@ -8,13 +8,13 @@ use jiff_sqlx::ToSqlx;
 use model::Clock;
 use model::ids::{MeshId, OperationId, UpgradeId};
 use model::operation::{OperationKind, OperationState, Problem};
-use model::upgrade::{Outcome, UpgradeState};
+use model::upgrade::{StageOutcome, UpgradeState};
 
-use crate::error::{fits, json};
-use crate::{Claim, NewEvent, NewOperation, Store, StoreError, Tx, exactly_one, insisting};
+use crate::error::{decode_column, to_json};
+use crate::{Claim, NewEvent, NewOperation, Store, StoreError, Tx, require_one_row, retry_on_conflict};
 
 /// The parts of an operation's row that its end needs; none of them can be unreadable.
-struct Ending {
+struct OperationRefs {
     mesh: Option<MeshId>,
     upgrade: Option<UpgradeId>,
 }
@@ -24,7 +24,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Fenced`]: another claim has taken the operation over.
-    pub async fn back_off(&self, claim: &Claim, failed: bool, rest: Duration) -> Result<(), StoreError> {
+    pub async fn back_off_claim(&self, claim: &Claim, failed: bool, rest: Duration) -> Result<(), StoreError> {
         let back_off = || async {
             let done = sqlx::query!(
                 "UPDATE work_queue SET owner = NULL, lease_until = NULL, errors = errors + $3::integer,
@@ -37,9 +37,9 @@ impl Store {
             )
             .execute(&self.pool)
             .await?;
-            exactly_one(done.rows_affected(), StoreError::Fenced)
+            require_one_row(done.rows_affected(), StoreError::Fenced)
         };
-        insisting(back_off).await
+        retry_on_conflict(back_off).await
     }
 
     /// Ends an operation as failed, with all that follows from its end. Reads no text and opens no secret, so that a row
@@ -47,33 +47,33 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Fenced`]: another claim has taken the operation over. Otherwise the database failed.
-    pub async fn give_up(&self, claim: &Claim, problem: &Problem, clock: &dyn Clock) -> Result<(), StoreError> {
-        let mut tx = self.begin_with(claim.tenant, Arc::default()).await?;
-        tx.give_up(claim, problem, clock).await?;
+    pub async fn fail_operation(&self, claim: &Claim, problem: &Problem, clock: &dyn Clock) -> Result<(), StoreError> {
+        let mut tx = self.begin_with_keys(claim.tenant, Arc::default()).await?;
+        tx.fail_operation(claim, problem, clock).await?;
         tx.commit().await
     }
 }
 
 impl Tx<'_> {
-    async fn give_up(&mut self, claim: &Claim, problem: &Problem, clock: &dyn Clock) -> Result<(), StoreError> {
+    async fn fail_operation(&mut self, claim: &Claim, problem: &Problem, clock: &dyn Clock) -> Result<(), StoreError> {
         let (id, now) = (claim.operation, clock.now());
-        let Some(ending) = self.ending(id).await? else { return self.release(claim, None).await };
+        let Some(ending) = self.read_operation_refs(id).await? else { return self.end_claim(claim, None).await };
         // The upgrade's lock comes before the queue row everywhere, so that workers and verbs never wait in a circle.
         let upgrade = match ending.upgrade {
             Some(upgrade) => Some((upgrade, self.lock_upgrade(upgrade).await)),
             None => None,
         };
-        self.release(claim, None).await?;
-        self.write_state(id, &OperationState::Failed { problem: problem.clone() }, now).await?;
+        self.end_claim(claim, None).await?;
+        self.write_operation_state(id, &OperationState::Failed { problem: problem.clone() }, now).await?;
         match (upgrade, ending.mesh) {
             (Some((upgrade, Ok(_))), _) => {
-                self.upgrade_outcome(upgrade, Outcome::Failed(problem.clone()), clock).await?;
+                self.apply_outcome(upgrade, StageOutcome::Failed(problem.clone()), clock).await?;
             }
             (Some((upgrade, Err(StoreError::Corrupt { .. }))), Some(mesh)) => {
-                self.abandon_damaged(upgrade, mesh, now).await?;
+                self.abandon_corrupt_upgrade(upgrade, mesh, now).await?;
             }
             (Some((upgrade, Err(StoreError::NotFound { .. }))), Some(mesh)) => {
-                self.free_slot(mesh, &upgrade.to_string()).await?;
+                self.free_mesh_lock(mesh, &upgrade.to_string()).await?;
             }
             (Some((_, Err(error))), _) => return Err(error),
             // The mesh or cluster of a lone operation has followed its state already.
@@ -82,7 +82,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    async fn ending(&mut self, id: OperationId) -> Result<Option<Ending>, StoreError> {
+    async fn read_operation_refs(&mut self, id: OperationId) -> Result<Option<OperationRefs>, StoreError> {
         let row = sqlx::query!(
             "SELECT mesh_id, upgrade_id FROM operations WHERE tenant_id = $1 AND operation_id = $2",
             self.tenant.0,
@@ -90,11 +90,11 @@ impl Tx<'_> {
         )
         .fetch_optional(&mut *self.inner)
         .await?;
-        Ok(row.map(|row| Ending { mesh: row.mesh_id.map(MeshId), upgrade: row.upgrade_id.map(UpgradeId) }))
+        Ok(row.map(|row| OperationRefs { mesh: row.mesh_id.map(MeshId), upgrade: row.upgrade_id.map(UpgradeId) }))
     }
 
     /// An upgrade whose own row cannot be read has no state to go on from: it ends, and the mesh keeps both revisions.
-    async fn abandon_damaged(&mut self, id: UpgradeId, mesh: MeshId, now: Timestamp) -> Result<(), StoreError> {
+    async fn abandon_corrupt_upgrade(&mut self, id: UpgradeId, mesh: MeshId, now: Timestamp) -> Result<(), StoreError> {
         let leftovers = vec!["The record of this upgrade is damaged: compare the mesh's control planes and tags with what it should have.".into()];
         let state = UpgradeState::Abandoned { leftovers };
         sqlx::query!(
@@ -103,27 +103,27 @@ impl Tx<'_> {
             self.tenant.0,
             id.0,
             state.as_str(),
-            json(&state),
+            to_json(&state),
             now.to_sqlx() as _
         )
         .execute(&mut *self.inner)
         .await?;
-        self.free_slot(mesh, &id.to_string()).await?;
-        self.settle_target(mesh, false).await?;
-        self.tell(NewEvent {
+        self.free_mesh_lock(mesh, &id.to_string()).await?;
+        self.resolve_target_revision(mesh, false).await?;
+        self.push_event(NewEvent {
             at: now,
             kind: "upgrade.state",
             mesh: Some(mesh),
             upgrade: Some(id),
             operation: None,
-            body: json(&state),
+            body: to_json(&state),
         });
         Ok(())
     }
 
     /// What a stage did that has ended though its upgrade goes on from there: it begins again as a new operation. `None`
     /// while it has not ended.
-    pub(crate) async fn ended_stage(&mut self, id: OperationId) -> Result<Option<NewOperation>, StoreError> {
+    pub(crate) async fn read_ended_stage(&mut self, id: OperationId) -> Result<Option<NewOperation>, StoreError> {
         let row = sqlx::query!(
             "SELECT kind, arguments FROM operations WHERE tenant_id = $1 AND operation_id = $2 AND ended_at IS NOT NULL",
             self.tenant.0,
@@ -135,7 +135,7 @@ impl Tx<'_> {
         let kind = OperationKind::ALL.into_iter().find(|kind| kind.as_str() == row.kind);
         Ok(Some(NewOperation {
             id,
-            kind: fits(kind.ok_or(()), "operations", "kind", id)?,
+            kind: decode_column(kind.ok_or(()), "operations", "kind", id)?,
             mesh: None,
             cluster: None,
             upgrade: None,

@@ -1,10 +1,10 @@
 //! The audit log: entries are buffered like events and linked to the chain in the last statements of the transaction.
 
 use jiff_sqlx::ToSqlx;
-use model::audit::{Digest, Entry, Head, Linked};
+use model::audit::{Digest, Entry, ChainHead, ChainedEntry};
 use model::ids::TenantId;
 
-use crate::error::fits;
+use crate::error::decode_column;
 use crate::vault::sha256;
 use crate::{Store, StoreError, Tx};
 
@@ -13,14 +13,14 @@ impl Store {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn audit_heads(&self) -> Result<Vec<(TenantId, Head)>, StoreError> {
+    pub async fn audit_heads(&self) -> Result<Vec<(TenantId, ChainHead)>, StoreError> {
         let rows = sqlx::query!("SELECT tenant_id, audit_seq, audit_hash FROM tenant_heads ORDER BY tenant_id")
             .fetch_all(&self.pool)
             .await?;
         let read = rows.into_iter().map(|row| {
             let tenant = TenantId(row.tenant_id);
-            let hash = fits(Digest::try_from(row.audit_hash), "tenant_heads", "audit_hash", tenant)?;
-            Ok((tenant, Head { seq: row.audit_seq, hash }))
+            let hash = decode_column(Digest::try_from(row.audit_hash), "tenant_heads", "audit_hash", tenant)?;
+            Ok((tenant, ChainHead { seq: row.audit_seq, hash }))
         });
         read.collect()
     }
@@ -28,7 +28,7 @@ impl Store {
 
 /// Entries by column, as one statement takes them.
 #[derive(Default)]
-struct Columns {
+struct AuditColumns {
     seq: Vec<i64>,
     at: Vec<jiff_sqlx::Timestamp>,
     actor: Vec<String>,
@@ -40,8 +40,8 @@ struct Columns {
     hash: Vec<Vec<u8>>,
 }
 
-impl Columns {
-    fn push(&mut self, Linked { seq, entry, hash }: Linked) {
+impl AuditColumns {
+    fn push_entry(&mut self, ChainedEntry { seq, entry, hash }: ChainedEntry) {
         self.seq.push(seq);
         self.at.push(entry.at.to_sqlx());
         self.actor.push(entry.actor);
@@ -56,17 +56,17 @@ impl Columns {
 
 impl Tx<'_> {
     /// Buffers an audit entry; it gets its place in the chain when the transaction commits.
-    pub fn note(&mut self, entry: Entry) {
-        self.entries.push(entry);
+    pub fn record_audit(&mut self, entry: Entry) {
+        self.audit_entries.push(entry);
     }
 
     /// Links the buffered entries behind the head, whose row the caller has locked, and answers the new head's digest.
-    pub(crate) async fn link(&mut self, entries: Vec<Entry>, mut head: Head) -> Result<Digest, StoreError> {
-        let mut columns = Columns::default();
+    pub(crate) async fn append_to_chain(&mut self, entries: Vec<Entry>, mut head: ChainHead) -> Result<Digest, StoreError> {
+        let mut columns = AuditColumns::default();
         for entry in entries {
-            let (linked, next) = entry.link(self.tenant, &head, sha256);
+            let (linked, next) = entry.append_to_chain(self.tenant, &head, sha256);
             head = next;
-            columns.push(linked);
+            columns.push_entry(linked);
         }
         // One statement however many there are: the head's row is locked meanwhile.
         sqlx::query!(
@@ -93,7 +93,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed, or a digest has another length than it was written with.
-    pub async fn audit_entries(&mut self, after: i64, limit: i64) -> Result<Vec<Linked>, StoreError> {
+    pub async fn list_audit_entries(&mut self, after: i64, limit: i64) -> Result<Vec<ChainedEntry>, StoreError> {
         let rows = sqlx::query!(
             "SELECT seq, at, actor, action, target, request_id, before_hash, after_hash, hash
              FROM audit_entries WHERE tenant_id = $1 AND seq > $2 ORDER BY seq LIMIT $3",
@@ -105,7 +105,7 @@ impl Tx<'_> {
         .await?;
         let read = rows.into_iter().map(|row| {
             let seq = row.seq;
-            let digest = |bytes: Vec<u8>, column| fits(Digest::try_from(bytes), "audit_entries", column, seq);
+            let digest = |bytes: Vec<u8>, column| decode_column(Digest::try_from(bytes), "audit_entries", column, seq);
             let entry = Entry {
                 at: row.at.to_jiff(),
                 actor: row.actor,
@@ -115,7 +115,7 @@ impl Tx<'_> {
                 before: row.before_hash.map(|bytes| digest(bytes, "before_hash")).transpose()?,
                 after: row.after_hash.map(|bytes| digest(bytes, "after_hash")).transpose()?,
             };
-            Ok(Linked { seq, entry, hash: digest(row.hash, "hash")? })
+            Ok(ChainedEntry { seq, entry, hash: digest(row.hash, "hash")? })
         });
         read.collect()
     }
@@ -124,11 +124,11 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn audit_head(&mut self) -> Result<Head, StoreError> {
+    pub async fn audit_head(&mut self) -> Result<ChainHead, StoreError> {
         let row = sqlx::query!("SELECT audit_seq, audit_hash FROM tenant_heads WHERE tenant_id = $1", self.tenant.0)
             .fetch_one(&mut *self.inner)
             .await?;
-        let hash = fits(Digest::try_from(row.audit_hash), "tenant_heads", "audit_hash", self.tenant)?;
-        Ok(Head { seq: row.audit_seq, hash })
+        let hash = decode_column(Digest::try_from(row.audit_hash), "tenant_heads", "audit_hash", self.tenant)?;
+        Ok(ChainHead { seq: row.audit_seq, hash })
     }
 }

@@ -8,12 +8,12 @@ use model::release::{Release, ReleaseState};
 use model::rules::UpgradePolicy;
 use sqlx::PgExecutor;
 
-use crate::error::{fits, json};
-use crate::{Store, StoreError, Tx, exactly_one};
+use crate::error::{decode_column, to_json};
+use crate::{Store, StoreError, Tx, require_one_row};
 
 /// A hosting cluster.
 #[derive(Debug, Clone)]
-pub struct Hosting {
+pub struct HostingCluster {
     /// Its id.
     pub id: HostingClusterId,
     /// Its name.
@@ -31,11 +31,11 @@ pub struct StoredRelease {
     pub charts: Vec<u8>,
 }
 
-fn place(id: HostingClusterId) -> String {
+fn kubeconfig_associated_data(id: HostingClusterId) -> String {
     format!("hosting_clusters.kubeconfig/{id}")
 }
 
-fn state_text(state: ReleaseState) -> &'static str {
+fn release_state_text(state: ReleaseState) -> &'static str {
     match state {
         ReleaseState::Available => "available",
         ReleaseState::Deprecated => "deprecated",
@@ -48,9 +48,9 @@ impl Store {
     ///
     /// # Errors
     /// The name is taken (`hosting_clusters_name_unique`).
-    pub async fn add_hosting_cluster(&self, hosting: &Hosting, kubeconfig: &[u8]) -> Result<(), StoreError> {
-        let sealed = self.vault.seal(&place(hosting.id), kubeconfig);
-        insert_hosting(&self.pool, hosting, &sealed).await
+    pub async fn add_hosting_cluster(&self, hosting: &HostingCluster, kubeconfig: &[u8]) -> Result<(), StoreError> {
+        let sealed = self.sealer.seal(&kubeconfig_associated_data(hosting.id), kubeconfig);
+        insert_hosting_cluster(&self.pool, hosting, &sealed).await
     }
 
     /// A hosting cluster's kubeconfig, opened.
@@ -62,7 +62,7 @@ impl Store {
             .fetch_optional(&self.pool)
             .await?
             .ok_or(StoreError::NotFound { what: "hosting cluster" })?;
-        self.vault.open(&place(id), &sealed)
+        self.sealer.open(&kubeconfig_associated_data(id), &sealed)
     }
 
     /// Adds a release to the catalogue.
@@ -77,20 +77,20 @@ impl Store {
     ///
     /// # Errors
     /// There is no such release.
-    pub async fn release(&self, version: &Version) -> Result<StoredRelease, StoreError> {
+    pub async fn get_release(&self, version: &Version) -> Result<StoredRelease, StoreError> {
         let row =
             sqlx::query!("SELECT version, state, body, charts FROM releases WHERE version = $1", version.to_string())
                 .fetch_optional(&self.pool)
                 .await?
                 .ok_or(StoreError::NotFound { what: "release" })?;
-        Ok(StoredRelease { release: release(&row.version, &row.state, row.body)?, charts: row.charts })
+        Ok(StoredRelease { release: decode_release(&row.version, &row.state, row.body)?, charts: row.charts })
     }
 }
 
 /// The state is a column of its own: what reads it alone need not read the rest.
-fn release(version: &str, state: &str, body: serde_json::Value) -> Result<Release, StoreError> {
-    let release: Release = fits(serde_json::from_value(body), "releases", "body", version)?;
-    let state = fits(serde_json::from_value(serde_json::Value::from(state)), "releases", "state", version)?;
+fn decode_release(version: &str, state: &str, body: serde_json::Value) -> Result<Release, StoreError> {
+    let release: Release = decode_column(serde_json::from_value(body), "releases", "body", version)?;
+    let state = decode_column(serde_json::from_value(serde_json::Value::from(state)), "releases", "state", version)?;
     Ok(Release { state, ..release })
 }
 
@@ -103,8 +103,8 @@ async fn insert_release(
     sqlx::query!(
         "INSERT INTO releases (version, state, body, charts, created_at) VALUES ($1, $2, $3, $4, $5)",
         release.version.to_string(),
-        state_text(release.state),
-        json(release),
+        release_state_text(release.state),
+        to_json(release),
         stored.charts,
         now.to_sqlx() as _
     )
@@ -113,7 +113,7 @@ async fn insert_release(
     Ok(())
 }
 
-async fn insert_hosting(executor: impl PgExecutor<'_>, hosting: &Hosting, sealed: &[u8]) -> Result<(), StoreError> {
+async fn insert_hosting_cluster(executor: impl PgExecutor<'_>, hosting: &HostingCluster, sealed: &[u8]) -> Result<(), StoreError> {
     sqlx::query!(
         "INSERT INTO hosting_clusters (hosting_cluster_id, name, kubeconfig, created_at) VALUES ($1, $2, $3, $4)",
         hosting.id.0,
@@ -131,13 +131,13 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn hosting_clusters(&mut self) -> Result<Vec<Hosting>, StoreError> {
+    pub async fn list_hosting_clusters(&mut self) -> Result<Vec<HostingCluster>, StoreError> {
         let rows = sqlx::query!(
             "SELECT hosting_cluster_id, name, created_at FROM hosting_clusters ORDER BY hosting_cluster_id"
         )
         .fetch_all(&mut *self.inner)
         .await?;
-        let read = rows.into_iter().map(|row| Hosting {
+        let read = rows.into_iter().map(|row| HostingCluster {
             id: HostingClusterId(row.hosting_cluster_id),
             name: row.name,
             created_at: row.created_at.to_jiff(),
@@ -149,9 +149,9 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed, or a row does not fit.
-    pub async fn releases(&mut self) -> Result<Vec<Release>, StoreError> {
+    pub async fn list_releases(&mut self) -> Result<Vec<Release>, StoreError> {
         let rows = sqlx::query!("SELECT version, state, body FROM releases").fetch_all(&mut *self.inner).await?;
-        let read = rows.into_iter().map(|row| release(&row.version, &row.state, row.body));
+        let read = rows.into_iter().map(|row| decode_release(&row.version, &row.state, row.body));
         let mut releases = read.collect::<Result<Vec<Release>, StoreError>>()?;
         releases.sort_by_key(|release| std::cmp::Reverse(release.version.precedence()));
         Ok(releases)
@@ -165,7 +165,7 @@ impl Tx<'_> {
         let body = sqlx::query_scalar!("SELECT body FROM upgrade_policies WHERE name = 'default'")
             .fetch_one(&mut *self.inner)
             .await?;
-        fits(serde_json::from_value(body), "upgrade_policies", "body", "default")
+        decode_column(serde_json::from_value(body), "upgrade_policies", "body", "default")
     }
 
     /// Adds a release to the catalogue, for an operator.
@@ -173,20 +173,20 @@ impl Tx<'_> {
     /// # Errors
     /// The version is there already (`releases_pk`).
     pub async fn add_release(&mut self, stored: &StoredRelease, now: Timestamp) -> Result<(), StoreError> {
-        self.as_platform().await?;
+        self.assume_platform_role().await?;
         insert_release(&mut *self.inner, stored, now).await?;
-        self.as_tenant().await
+        self.reset_role().await
     }
 
     /// Adds a hosting cluster, for an operator.
     ///
     /// # Errors
     /// The name is taken (`hosting_clusters_name_unique`).
-    pub async fn add_hosting_cluster(&mut self, hosting: &Hosting, kubeconfig: &[u8]) -> Result<(), StoreError> {
-        let sealed = self.store.vault.seal(&place(hosting.id), kubeconfig);
-        self.as_platform().await?;
-        insert_hosting(&mut *self.inner, hosting, &sealed).await?;
-        self.as_tenant().await
+    pub async fn add_hosting_cluster(&mut self, hosting: &HostingCluster, kubeconfig: &[u8]) -> Result<(), StoreError> {
+        let sealed = self.store.sealer.seal(&kubeconfig_associated_data(hosting.id), kubeconfig);
+        self.assume_platform_role().await?;
+        insert_hosting_cluster(&mut *self.inner, hosting, &sealed).await?;
+        self.reset_role().await
     }
 
     /// Removes a hosting cluster that no mesh runs in, for an operator.
@@ -194,12 +194,12 @@ impl Tx<'_> {
     /// # Errors
     /// There is none of that id, or a mesh runs in it (`meshes_hosting_fk`).
     pub async fn delete_hosting_cluster(&mut self, id: HostingClusterId) -> Result<(), StoreError> {
-        self.as_platform().await?;
+        self.assume_platform_role().await?;
         let done = sqlx::query!("DELETE FROM hosting_clusters WHERE hosting_cluster_id = $1", id.0)
             .execute(&mut *self.inner)
             .await?;
-        self.as_tenant().await?;
-        exactly_one(done.rows_affected(), StoreError::NotFound { what: "hosting cluster" })
+        self.reset_role().await?;
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "hosting cluster" })
     }
 
     /// A release that nobody else changes until this transaction ends, for an operator.
@@ -207,33 +207,33 @@ impl Tx<'_> {
     /// # Errors
     /// There is no such release.
     pub async fn lock_release(&mut self, version: &Version) -> Result<Release, StoreError> {
-        self.as_platform().await?;
+        self.assume_platform_role().await?;
         let row = sqlx::query!(
             "SELECT version, state, body FROM releases WHERE version = $1 FOR UPDATE",
             version.to_string()
         )
         .fetch_optional(&mut *self.inner)
         .await?;
-        self.as_tenant().await?;
+        self.reset_role().await?;
         let row = row.ok_or(StoreError::NotFound { what: "release" })?;
-        release(&row.version, &row.state, row.body)
+        decode_release(&row.version, &row.state, row.body)
     }
 
     /// Writes what may change of a release: its state, its channels, what is said of it. Its charts and images never do.
     ///
     /// # Errors
     /// There is no such release.
-    pub async fn change_release(&mut self, release: &Release) -> Result<(), StoreError> {
-        self.as_platform().await?;
+    pub async fn update_release(&mut self, release: &Release) -> Result<(), StoreError> {
+        self.assume_platform_role().await?;
         let done = sqlx::query!(
             "UPDATE releases SET state = $2, body = $3 WHERE version = $1",
             release.version.to_string(),
-            state_text(release.state),
-            json(release)
+            release_state_text(release.state),
+            to_json(release)
         )
         .execute(&mut *self.inner)
         .await?;
-        self.as_tenant().await?;
-        exactly_one(done.rows_affected(), StoreError::NotFound { what: "release" })
+        self.reset_role().await?;
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "release" })
     }
 }

@@ -2,16 +2,16 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::credential::Life;
+use model::credential::CredentialLifetime;
 use model::ids::ClusterId;
-use model::leftover::Removal;
+use model::leftover::AccountRemoval;
 use model::operation::Problem;
 use model::upgrade::Finding;
 
-use crate::error::fits;
-use crate::labels::{Columns, Narrow};
-use crate::meshes::Written;
-use crate::{Page, Reach, StoreError, Tx, bounds, exactly_one};
+use crate::error::decode_column;
+use crate::labels::{SelectorColumns, ListFilter};
+use crate::meshes::UserMetadata;
+use crate::{Page, AccessFilter, StoreError, Tx, id_bounds, require_one_row};
 
 /// Where a cluster stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct NewCluster {
     /// The submitted credential, in our own strict form.
     pub kubeconfig: Vec<u8>,
     /// What its users call it.
-    pub written: Written,
+    pub metadata: UserMetadata,
 }
 
 /// A cluster as the service knows it.
@@ -51,7 +51,7 @@ pub struct Cluster {
     /// Its name.
     pub name: String,
     /// What its users call it.
-    pub written: Written,
+    pub metadata: UserMetadata,
     /// Rises with every change of what users may write.
     pub generation: i64,
     /// Its API server.
@@ -61,9 +61,9 @@ pub struct Cluster {
     /// Its identity: that of its kube-system namespace.
     pub uid: Option<String>,
     /// Whether this registration holds the cluster; an older one of the same cluster may.
-    pub held: bool,
+    pub holds_identity: bool,
     /// The credential of our own that we hold of it.
-    pub life: Option<Life>,
+    pub credential_lifetime: Option<CredentialLifetime>,
     /// Kubernetes' version as the cluster says it.
     pub kubernetes_version: Option<String>,
     /// What the last look at it noticed.
@@ -73,10 +73,10 @@ pub struct Cluster {
     /// When it last answered.
     pub observed_at: Option<Timestamp>,
     /// How far the removal of our account has come.
-    pub removal: Removal,
+    pub removal: AccountRemoval,
 }
 
-pub(crate) fn place(id: ClusterId) -> String {
+pub(crate) fn kubeconfig_associated_data(id: ClusterId) -> String {
     format!("clusters.kubeconfig/{id}")
 }
 
@@ -93,41 +93,41 @@ impl Tx<'_> {
             cluster.id.0,
             cluster.name,
             cluster.server,
-            self.seal(&place(cluster.id), &cluster.kubeconfig)?,
+            self.seal(&kubeconfig_associated_data(cluster.id), &cluster.kubeconfig)?,
             now.to_sqlx() as _,
-            cluster.written.display_name
+            cluster.metadata.display_name
         )
         .execute(&mut *self.inner)
         .await?;
-        self.set_labels(cluster.id.0, &cluster.written.labels).await
+        self.set_labels(cluster.id.0, &cluster.metadata.labels).await
     }
 
     /// Clusters within reach, oldest first.
     ///
     /// # Errors
     /// The database failed, or a row does not fit.
-    pub async fn clusters(&mut self, reach: &Reach, narrow: &Narrow, page: Page) -> Result<Vec<Cluster>, StoreError> {
-        self.read_clusters(None, reach, narrow, page).await
+    pub async fn list_clusters(&mut self, access: &AccessFilter, filter: &ListFilter, page: Page) -> Result<Vec<Cluster>, StoreError> {
+        self.read_clusters(None, access, filter, page).await
     }
 
     /// One cluster.
     ///
     /// # Errors
     /// There is none of that id in this tenant.
-    pub async fn cluster(&mut self, id: ClusterId) -> Result<Cluster, StoreError> {
-        let found = self.read_clusters(Some(id), &Reach::ALL, &Narrow::default(), Page::ALL).await?.pop();
+    pub async fn get_cluster(&mut self, id: ClusterId) -> Result<Cluster, StoreError> {
+        let found = self.read_clusters(Some(id), &AccessFilter::ALL, &ListFilter::default(), Page::ALL).await?.pop();
         found.ok_or(StoreError::NotFound { what: "cluster" })
     }
 
     async fn read_clusters(
         &mut self,
         only: Option<ClusterId>,
-        reach: &Reach,
-        narrow: &Narrow,
+        access: &AccessFilter,
+        filter: &ListFilter,
         page: Page,
     ) -> Result<Vec<Cluster>, StoreError> {
-        let columns = Columns::from(&narrow.labels);
-        let (from, to) = bounds(only.map(|id| id.0));
+        let columns = SelectorColumns::from(&filter.labels);
+        let (from, to) = id_bounds(only.map(|id| id.0));
         let rows = sqlx::query!(
             r#"SELECT cluster_id, name, display_name, generation, server, state, kubernetes_version, problem, created_at, observed_at,
                    uid, serial, issued_at, expires_at, previous_until, identity IS NOT NULL AS "held!", findings, leaving,
@@ -145,8 +145,8 @@ impl Tx<'_> {
                            AND (unwanted.value IS NULL OR l.value = unwanted.value))
                ORDER BY cluster_id LIMIT $5"#,
             self.tenant.0,
-            reach.clusters.as_deref(),
-            narrow.name,
+            access.clusters.as_deref(),
+            filter.name,
             page.after,
             page.limit,
             &columns.with.0,
@@ -165,21 +165,21 @@ impl Tx<'_> {
                 ("registering", _) => ClusterState::Registering,
                 ("ready", None) => ClusterState::Ready,
                 ("ready", Some(problem)) => {
-                    ClusterState::Unreachable(fits(serde_json::from_value(problem), "clusters", "problem", id)?)
+                    ClusterState::Unreachable(decode_column(serde_json::from_value(problem), "clusters", "problem", id)?)
                 }
                 ("refused", Some(problem)) => {
-                    ClusterState::Refused(fits(serde_json::from_value(problem), "clusters", "problem", id)?)
+                    ClusterState::Refused(decode_column(serde_json::from_value(problem), "clusters", "problem", id)?)
                 }
                 _ => return Err(StoreError::Corrupt { table: "clusters", column: "state", row: id.to_string() }),
             };
             let times = row.issued_at.zip(row.expires_at).map(|(from, to)| (from.to_jiff(), to.to_jiff()));
             let previous_until = row.previous_until.map(jiff_sqlx::Timestamp::to_jiff);
             let life =
-                times.map(|(issued_at, expires_at)| Life { serial: row.serial, issued_at, expires_at, previous_until });
+                times.map(|(issued_at, expires_at)| CredentialLifetime { serial: row.serial, issued_at, expires_at, previous_until });
             Ok(Cluster {
                 id,
                 name: row.name,
-                written: Written {
+                metadata: UserMetadata {
                     display_name: row.display_name,
                     labels: row.label_keys.into_iter().zip(row.label_values).collect(),
                 },
@@ -187,16 +187,16 @@ impl Tx<'_> {
                 server: row.server,
                 state,
                 uid: row.uid,
-                held: row.held,
-                life,
-                findings: fits(serde_json::from_value(row.findings), "clusters", "findings", id)?,
+                holds_identity: row.held,
+                credential_lifetime: life,
+                findings: decode_column(serde_json::from_value(row.findings), "clusters", "findings", id)?,
                 kubernetes_version: row.kubernetes_version,
                 created_at: row.created_at.to_jiff(),
                 observed_at: row.observed_at.map(jiff_sqlx::Timestamp::to_jiff),
                 removal: match (row.removal_began_at, row.removal_accepted_at) {
-                    (_, Some(_)) => Removal::Accepted,
-                    (Some(_), None) => Removal::Begun,
-                    (None, None) => Removal::NotBegun,
+                    (_, Some(_)) => AccountRemoval::Accepted,
+                    (Some(_), None) => AccountRemoval::Begun,
+                    (None, None) => AccountRemoval::NotBegun,
                 },
             })
         });
@@ -216,26 +216,26 @@ impl Tx<'_> {
         .fetch_optional(&mut *self.inner)
         .await?
         .ok_or(StoreError::NotFound { what: "cluster" })?;
-        self.open(&place(id), &sealed).await
+        self.open(&kubeconfig_associated_data(id), &sealed).await
     }
 
     /// Changes what users write on a cluster, for somebody who looked at this generation of it.
     ///
     /// # Errors
     /// It has moved on since.
-    pub async fn write_cluster(&mut self, seen: &Cluster, written: &Written) -> Result<(), StoreError> {
+    pub async fn update_cluster_metadata(&mut self, seen: &Cluster, metadata: &UserMetadata) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE clusters SET display_name = $4, generation = generation + 1
              WHERE tenant_id = $1 AND cluster_id = $2 AND generation = $3",
             self.tenant.0,
             seen.id.0,
             seen.generation,
-            written.display_name
+            metadata.display_name
         )
         .execute(&mut *self.inner)
         .await?;
-        exactly_one(done.rows_affected(), StoreError::Moved)?;
-        self.set_labels(seen.id.0, &written.labels).await
+        require_one_row(done.rows_affected(), StoreError::StaleVersion)?;
+        self.set_labels(seen.id.0, &metadata.labels).await
     }
 
     /// Forgets a cluster that no mesh uses (`memberships_cluster_fk` otherwise).
@@ -246,7 +246,7 @@ impl Tx<'_> {
         let done = sqlx::query!("DELETE FROM clusters WHERE tenant_id = $1 AND cluster_id = $2", self.tenant.0, id.0)
             .execute(&mut *self.inner)
             .await?;
-        exactly_one(done.rows_affected(), StoreError::NotFound { what: "cluster" })?;
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })?;
         sqlx::query!("DELETE FROM cluster_probes WHERE cluster_id = $1 AND tenant_id = $2", id.0, self.tenant.0)
             .execute(&mut *self.inner)
             .await?;

@@ -4,20 +4,20 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
-use model::backoff::again_in;
-use model::credential::{Health, Life, SILENT_TWICE};
+use model::backoff::retry_delay;
+use model::credential::{CredentialStatus, CredentialLifetime, UNREACHABLE_AFTER_FAILURES};
 use model::ids::{ClusterId, MeshId, TenantId};
 use model::operation::{OperationKind, Problem};
 use model::upgrade::Finding;
 
-use crate::clusters::place;
-use crate::error::json;
-use crate::queue::ids;
-use crate::{Cluster, ClusterState, NewEvent, Store, StoreError, Tx, exactly_one, insisting};
+use crate::clusters::kubeconfig_associated_data;
+use crate::error::to_json;
+use crate::queue::to_uuids;
+use crate::{Cluster, ClusterState, NewEvent, Store, StoreError, Tx, require_one_row, retry_on_conflict};
 
 /// A credential of our own, as a cluster gave it.
 #[derive(Debug, Clone)]
-pub struct Issued {
+pub struct IssuedCredential {
     /// The cluster's identity.
     pub uid: String,
     /// Kubernetes' version as the cluster says it.
@@ -36,18 +36,18 @@ pub struct Issued {
 
 /// What looking after a cluster showed.
 #[derive(Debug, Clone)]
-pub struct Tended {
+pub struct ClusterHealth {
     /// Kubernetes' version as the cluster says it.
     pub kubernetes_version: String,
     /// True when nothing of an older credential is left anywhere.
-    pub settled: bool,
+    pub old_credentials_revoked: bool,
     /// What its users should know of it.
     pub findings: Vec<Finding>,
 }
 
 /// A cluster to be looked after.
 #[derive(Debug, Clone, Copy)]
-pub struct Probe {
+pub struct ClusterCheck {
     /// Whose it is.
     pub tenant: TenantId,
     /// Which.
@@ -56,21 +56,21 @@ pub struct Probe {
     pub failures: i32,
 }
 
-pub(crate) fn submitted(id: ClusterId) -> String {
+pub(crate) fn submitted_associated_data(id: ClusterId) -> String {
     format!("clusters.submitted/{id}")
 }
 
-pub(crate) fn former(id: ClusterId) -> String {
+pub(crate) fn former_associated_data(id: ClusterId) -> String {
     format!("clusters.former/{id}")
 }
 
 /// The constraint that two registrations of one cluster run into, in whichever tenants they are.
-pub const ONE_REGISTRATION: &str = "clusters_identity_unique";
+pub const CLUSTER_IDENTITY_CONSTRAINT: &str = "clusters_identity_unique";
 
 impl Cluster {
     /// The arguments of the operation that renews the credential which this shows.
-    pub fn renewal(&self, overlap: Duration) -> serde_json::Value {
-        let serial = self.life.map_or(0, |life| life.serial) + 1;
+    pub fn renewal_arguments(&self, overlap: Duration) -> serde_json::Value {
+        let serial = self.credential_lifetime.map_or(0, |life| life.serial) + 1;
         serde_json::json!({ "serial": serial, "overlap_seconds": overlap.as_secs() })
     }
 }
@@ -81,8 +81,8 @@ impl Store {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn claim_cluster(&self, held: Duration, without: &[TenantId]) -> Result<Option<Probe>, StoreError> {
-        let without = ids(without, |id| id.0);
+    pub async fn claim_cluster_check(&self, held: Duration, excluded: &[TenantId]) -> Result<Option<ClusterCheck>, StoreError> {
+        let excluded = to_uuids(excluded, |id| id.0);
         let take = || async {
             let row = sqlx::query!(
                 "UPDATE cluster_probes SET due_at = now() + make_interval(secs => $1)
@@ -90,17 +90,17 @@ impl Store {
                      ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
                  RETURNING cluster_id, tenant_id, failures",
                 held.as_secs_f64(),
-                &without
+                &excluded
             )
             .fetch_optional(&self.pool)
             .await?;
-            Ok(row.map(|row| Probe {
+            Ok(row.map(|row| ClusterCheck {
                 tenant: TenantId(row.tenant_id),
                 cluster: ClusterId(row.cluster_id),
                 failures: row.failures,
             }))
         };
-        insisting(take).await
+        retry_on_conflict(take).await
     }
 }
 
@@ -110,7 +110,7 @@ impl Tx<'_> {
     /// # Errors
     /// There is no such cluster.
     pub async fn submit_kubeconfig(&mut self, id: ClusterId, kubeconfig: Option<&[u8]>) -> Result<(), StoreError> {
-        let sealed = kubeconfig.map(|kubeconfig| self.seal(&submitted(id), kubeconfig)).transpose()?;
+        let sealed = kubeconfig.map(|kubeconfig| self.seal(&submitted_associated_data(id), kubeconfig)).transpose()?;
         let done = sqlx::query!(
             "UPDATE clusters SET submitted = $3 WHERE tenant_id = $1 AND cluster_id = $2",
             self.tenant.0,
@@ -119,7 +119,7 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        exactly_one(done.rows_affected(), StoreError::NotFound { what: "cluster" })
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })
     }
 
     /// What was submitted and is not ours: for the registration, or for a renewal.
@@ -136,8 +136,8 @@ impl Tx<'_> {
         .await?
         .ok_or(StoreError::NotFound { what: "cluster" })?;
         match (row.submitted, row.serial) {
-            (Some(sealed), _) => self.open(&submitted(id), &sealed).await.map(Some),
-            (None, 0) => self.open(&place(id), &row.kubeconfig).await.map(Some),
+            (Some(sealed), _) => self.open(&submitted_associated_data(id), &sealed).await.map(Some),
+            (None, 0) => self.open(&kubeconfig_associated_data(id), &row.kubeconfig).await.map(Some),
             (None, _) => Ok(None),
         }
     }
@@ -146,7 +146,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Another registration holds it ([`ONE_REGISTRATION`]), or there is no such registration any more.
-    pub async fn hold_identity(&mut self, id: ClusterId, uid: &str) -> Result<(), StoreError> {
+    pub async fn reserve_cluster_identity(&mut self, id: ClusterId, uid: &str) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE clusters SET identity = $3 WHERE tenant_id = $1 AND cluster_id = $2",
             self.tenant.0,
@@ -155,7 +155,7 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        exactly_one(done.rows_affected(), StoreError::NotFound { what: "cluster" })
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })
     }
 
     /// The credential of ours before the present one, until it was seen to be refused.
@@ -172,7 +172,7 @@ impl Tx<'_> {
         .await?
         .ok_or(StoreError::NotFound { what: "cluster" })?;
         match sealed {
-            Some(sealed) => self.open(&former(id), &sealed).await.map(Some),
+            Some(sealed) => self.open(&former_associated_data(id), &sealed).await.map(Some),
             None => Ok(None),
         }
     }
@@ -181,17 +181,17 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// There is no such cluster, or another registration holds it ([`ONE_REGISTRATION`]).
-    pub async fn renewed_credential(
+    pub async fn store_renewed_credential(
         &mut self,
         id: ClusterId,
-        issued: &Issued,
+        issued: &IssuedCredential,
         overlap: Duration,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let until = now + SignedDuration::try_from(overlap).unwrap_or(SignedDuration::ZERO);
-        let sealed = self.seal(&place(id), &issued.kubeconfig)?;
+        let sealed = self.seal(&kubeconfig_associated_data(id), &issued.kubeconfig)?;
         let present = self.cluster_kubeconfig(id).await?;
-        let present = self.seal(&former(id), &present)?;
+        let present = self.seal(&former_associated_data(id), &present)?;
         let done = sqlx::query!(
             "UPDATE clusters SET state = 'ready', problem = NULL, uid = $3, identity = $3, kubernetes_version = $4, kubeconfig = $5,
                  submitted = NULL, serial = $10, issued_at = $6, expires_at = $7, server = $11,
@@ -215,7 +215,7 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        exactly_one(done.rows_affected(), StoreError::NotFound { what: "cluster" })?;
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })?;
         sqlx::query!(
             "INSERT INTO cluster_probes (cluster_id, tenant_id, due_at) VALUES ($1, $2, now())
              ON CONFLICT ON CONSTRAINT cluster_probes_pk DO UPDATE SET due_at = now(), failures = 0",
@@ -225,7 +225,7 @@ impl Tx<'_> {
         .execute(&mut *self.inner)
         .await?;
         let body = serde_json::json!({ "serial": issued.serial, "expires_at": issued.expires_at.to_string() });
-        self.tell_of_cluster("cluster.credential_renewed", id, body, now);
+        self.push_cluster_event("cluster.credential_renewed", id, body, now);
         Ok(())
     }
 
@@ -234,7 +234,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// There is no such cluster.
-    pub(crate) async fn refused_credential(
+    pub(crate) async fn record_credential_failure(
         &mut self,
         id: ClusterId,
         problem: &Problem,
@@ -248,12 +248,12 @@ impl Tx<'_> {
              WHERE tenant_id = $1 AND cluster_id = $2",
             self.tenant.0,
             id.0,
-            json(problem),
+            to_json(problem),
             now.to_sqlx() as _
         )
         .execute(&mut *self.inner)
         .await?;
-        exactly_one(done.rows_affected(), StoreError::NotFound { what: "cluster" })
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })
     }
 
     /// Records that a cluster answered, that it is looked after again in `rest`, and warns its owners once when its credential
@@ -261,10 +261,10 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn cluster_answered(
+    pub async fn record_cluster_health(
         &mut self,
         cluster: &Cluster,
-        tended: &Tended,
+        health: &ClusterHealth,
         rest: Duration,
         now: Timestamp,
     ) -> Result<(), StoreError> {
@@ -275,25 +275,25 @@ impl Tx<'_> {
              WHERE tenant_id = $1 AND cluster_id = $2 AND state = 'ready'",
             self.tenant.0,
             cluster.id.0,
-            tended.kubernetes_version,
+            health.kubernetes_version,
             now.to_sqlx() as _,
-            tended.settled,
-            cluster.life.map_or(0, |life| life.serial),
-            json(&tended.findings)
+            health.old_credentials_revoked,
+            cluster.credential_lifetime.map_or(0, |life| life.serial),
+            to_json(&health.findings)
         )
         .execute(&mut *self.inner)
         .await?;
-        self.rest_cluster(cluster.id, rest, 0).await?;
+        self.reschedule_cluster_check(cluster.id, rest, 0).await?;
         if matches!(cluster.state, ClusterState::Unreachable(_)) {
-            self.tell_of_cluster("cluster.reachable", cluster.id, serde_json::json!({}), now);
+            self.push_cluster_event("cluster.reachable", cluster.id, serde_json::json!({}), now);
         }
-        match cluster.life {
-            Some(life) if life.health(now) == Health::ExpiresSoon => self.warn(cluster.id, &life, now).await,
+        match cluster.credential_lifetime {
+            Some(life) if life.status_at(now) == CredentialStatus::ExpiresSoon => self.warn_of_expiry(cluster.id, &life, now).await,
             _ => Ok(()),
         }
     }
 
-    async fn warn(&mut self, id: ClusterId, life: &Life, now: Timestamp) -> Result<(), StoreError> {
+    async fn warn_of_expiry(&mut self, id: ClusterId, life: &CredentialLifetime, now: Timestamp) -> Result<(), StoreError> {
         let first = sqlx::query!(
             "UPDATE clusters SET warned_serial = $3 WHERE tenant_id = $1 AND cluster_id = $2 AND warned_serial < $3",
             self.tenant.0,
@@ -304,7 +304,7 @@ impl Tx<'_> {
         .await?;
         if first.rows_affected() == 1 {
             let body = serde_json::json!({ "serial": life.serial, "expires_at": life.expires_at.to_string() });
-            self.tell_of_cluster("cluster.credential_expires_soon", id, body, now);
+            self.push_cluster_event("cluster.credential_expires_soon", id, body, now);
         }
         Ok(())
     }
@@ -313,32 +313,32 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn cluster_silent(
+    pub async fn record_failed_cluster_check(
         &mut self,
         cluster: &Cluster,
         failures: i32,
         problem: &Problem,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.rest_cluster(cluster.id, again_in(failures), failures).await?;
+        self.reschedule_cluster_check(cluster.id, retry_delay(failures), failures).await?;
         let known = matches!(&cluster.state, ClusterState::Unreachable(known) if known.code == problem.code);
-        if known || (failures < SILENT_TWICE && problem.is_silence()) {
+        if known || (failures < UNREACHABLE_AFTER_FAILURES && problem.is_unreachable()) {
             return Ok(());
         }
         sqlx::query!(
             "UPDATE clusters SET problem = $3 WHERE tenant_id = $1 AND cluster_id = $2 AND state = 'ready'",
             self.tenant.0,
             cluster.id.0,
-            json(problem)
+            to_json(problem)
         )
         .execute(&mut *self.inner)
         .await?;
-        self.tell_of_cluster("cluster.unreachable", cluster.id, json(problem), now);
+        self.push_cluster_event("cluster.unreachable", cluster.id, to_json(problem), now);
         Ok(())
     }
 
     /// A cluster that was made due during the look, by a renewal, stays due.
-    async fn rest_cluster(&mut self, id: ClusterId, rest: Duration, failures: i32) -> Result<(), StoreError> {
+    async fn reschedule_cluster_check(&mut self, id: ClusterId, rest: Duration, failures: i32) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE cluster_probes SET failures = $3, due_at = CASE WHEN due_at > now() THEN now() + make_interval(secs => $4) ELSE due_at END
              WHERE cluster_id = $1 AND tenant_id = $2",
@@ -373,7 +373,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn mesh_of(&mut self, id: ClusterId) -> Result<Option<MeshId>, StoreError> {
+    pub async fn mesh_of_cluster(&mut self, id: ClusterId) -> Result<Option<MeshId>, StoreError> {
         let found = sqlx::query_scalar!(
             "SELECT mesh_id FROM memberships WHERE tenant_id = $1 AND cluster_id = $2",
             self.tenant.0,
@@ -382,9 +382,9 @@ impl Tx<'_> {
         Ok(found.fetch_optional(&mut *self.inner).await?.map(MeshId))
     }
 
-    fn tell_of_cluster(&mut self, kind: &'static str, id: ClusterId, body: serde_json::Value, at: Timestamp) {
+    fn push_cluster_event(&mut self, kind: &'static str, id: ClusterId, body: serde_json::Value, at: Timestamp) {
         let mut body = body;
         body["cluster_id"] = id.to_string().into();
-        self.tell(NewEvent { at, kind, mesh: None, upgrade: None, operation: None, body });
+        self.push_event(NewEvent { at, kind, mesh: None, upgrade: None, operation: None, body });
     }
 }

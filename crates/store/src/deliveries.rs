@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::backoff::again_in;
+use model::backoff::retry_delay;
 use model::ids::{MeshId, OperationId, TenantId, UpgradeId, WebhookId};
-use model::webhook::{self, rest_after};
+use model::webhook::{self, delivery_retry_delay};
 
-use crate::queue::ids;
-use crate::webhooks::place;
-use crate::{Event, NewEvent, Store, StoreError, Tx, insisting};
+use crate::queue::to_uuids;
+use crate::webhooks::secret_associated_data;
+use crate::{Event, NewEvent, Store, StoreError, Tx, retry_on_conflict};
 
 /// Where a delivery stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,23 +55,23 @@ pub struct Delivery {
 
 /// What came of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Attempt {
+pub enum DeliveryAttempt {
     /// It was answered with a status.
     Answered(u16),
     /// It was not, for this reason: a stable word.
     Failed(&'static str),
 }
 
-impl Attempt {
+impl DeliveryAttempt {
     /// Standard Webhooks: any 2xx accepts a message.
-    pub fn arrived(&self) -> bool {
+    pub fn is_accepted(&self) -> bool {
         matches!(self, Self::Answered(200..300))
     }
 }
 
 /// What is to be sent to a webhook now.
 #[derive(Debug)]
-pub struct Mail {
+pub struct DeliveryBatch {
     /// Where to.
     pub url: String,
     /// What it is signed with: the present secret, and the former one while that is good.
@@ -89,9 +89,9 @@ impl Store {
     pub async fn claim_webhook(
         &self,
         lease: Duration,
-        without: &[TenantId],
+        excluded: &[TenantId],
     ) -> Result<Option<(TenantId, WebhookId)>, StoreError> {
-        let without = ids(without, |id| id.0);
+        let excluded = to_uuids(excluded, |id| id.0);
         let take = || async {
             let row = sqlx::query!(
                 "UPDATE webhook_queue SET due_at = now() + make_interval(secs => $1)
@@ -99,19 +99,19 @@ impl Store {
                      ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
                  RETURNING webhook_id, tenant_id",
                 lease.as_secs_f64(),
-                &without
+                &excluded
             )
             .fetch_optional(&self.pool)
             .await?;
             Ok(row.map(|row| (TenantId(row.tenant_id), WebhookId(row.webhook_id))))
         };
-        insisting(take).await
+        retry_on_conflict(take).await
     }
 }
 
 impl Tx<'_> {
     /// Writes down who is to be told of these events. Called with the numbers that they just got.
-    pub(crate) async fn address(&mut self, events: &[NewEvent], first: i64) -> Result<(), StoreError> {
+    pub(crate) async fn enqueue_deliveries(&mut self, events: &[NewEvent], first: i64) -> Result<(), StoreError> {
         let hooks = sqlx::query!(
             "SELECT webhook_id, kinds FROM webhooks WHERE tenant_id = $1 AND enabled ORDER BY webhook_id",
             self.tenant.0
@@ -124,8 +124,8 @@ impl Tx<'_> {
                 .iter()
                 .zip(first..)
                 .filter(|(event, _)| {
-                    let named = hook.kinds.iter().any(|wanted| webhook::matches(wanted, event.kind));
-                    if event.kind == webhook::TEST { event.body["webhook_id"] == id.to_string() } else { named }
+                    let named = hook.kinds.iter().any(|wanted| webhook::matches_event_kind(wanted, event.kind));
+                    if event.kind == webhook::TEST_EVENT_KIND { event.body["webhook_id"] == id.to_string() } else { named }
                 })
                 .map(|(event, seq)| (seq, event.at))
                 .collect();
@@ -164,7 +164,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed, or a secret does not open.
-    pub async fn mail(&mut self, id: WebhookId, limit: i64, now: Timestamp) -> Result<Option<Mail>, StoreError> {
+    pub async fn next_delivery_batch(&mut self, id: WebhookId, limit: i64, now: Timestamp) -> Result<Option<DeliveryBatch>, StoreError> {
         let hook = sqlx::query!(
             "SELECT url, secret, former_secret, former_until FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2 AND enabled",
             self.tenant.0,
@@ -173,21 +173,21 @@ impl Tx<'_> {
         .fetch_optional(&mut *self.inner)
         .await?;
         let Some(hook) = hook else { return Ok(None) };
-        let mut secrets = vec![self.open(&place(id), &hook.secret).await?];
+        let mut secrets = vec![self.open(&secret_associated_data(id), &hook.secret).await?];
         if let Some(former) =
             hook.former_secret.filter(|_| hook.former_until.is_some_and(|until| until.to_jiff() > now))
         {
-            secrets.push(self.open(&place(id), &former).await?);
+            secrets.push(self.open(&secret_associated_data(id), &former).await?);
         }
         let deliveries = self.read_deliveries(id, true, None, limit).await?;
-        Ok(Some(Mail { url: hook.url, secrets, deliveries }))
+        Ok(Some(DeliveryBatch { url: hook.url, secrets, deliveries }))
     }
 
     /// What was and is to be sent to a webhook, newest first, before an event.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn deliveries(
+    pub async fn list_deliveries(
         &mut self,
         id: WebhookId,
         before: Option<i64>,
@@ -200,7 +200,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// There is none of that event to that webhook.
-    pub async fn delivery(&mut self, id: WebhookId, seq: i64) -> Result<Delivery, StoreError> {
+    pub async fn get_delivery(&mut self, id: WebhookId, seq: i64) -> Result<Delivery, StoreError> {
         let found = self.read_deliveries(id, false, seq.checked_add(1), 1).await?.pop();
         found.filter(|delivery| delivery.event.seq == seq).ok_or(StoreError::NotFound { what: "delivery" })
     }
@@ -259,24 +259,24 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn attempted(
+    pub async fn record_delivery_attempt(
         &mut self,
         id: WebhookId,
         delivery: &Delivery,
-        attempt: &Attempt,
+        attempt: &DeliveryAttempt,
         now: Timestamp,
     ) -> Result<DeliveryState, StoreError> {
         let attempts = delivery.attempts.saturating_add(1);
-        let rest = rest_after(attempts);
-        let state = match (attempt.arrived(), rest) {
+        let rest = delivery_retry_delay(attempts);
+        let state = match (attempt.is_accepted(), rest) {
             (true, _) => DeliveryState::Delivered,
             (false, Some(_)) => DeliveryState::Pending,
             (false, None) => DeliveryState::Failed,
         };
         let rest = rest.filter(|_| state == DeliveryState::Pending);
         let (status, error) = match attempt {
-            Attempt::Answered(status) => (Some(i32::from(*status)), None),
-            Attempt::Failed(why) => (None, Some(*why)),
+            DeliveryAttempt::Answered(status) => (Some(i32::from(*status)), None),
+            DeliveryAttempt::Failed(why) => (None, Some(*why)),
         };
         sqlx::query!(
             "UPDATE deliveries SET state = $4, attempts = $5, due_at = now() + make_interval(secs => $6), last_at = $7, last_status = $8, last_error = $9
@@ -293,7 +293,7 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        if attempt.arrived() {
+        if attempt.is_accepted() {
             sqlx::query!(
                 "UPDATE webhooks SET delivered_at = $3 WHERE tenant_id = $1 AND webhook_id = $2",
                 self.tenant.0,
@@ -310,7 +310,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn rest_webhook(&mut self, id: WebhookId, failed: bool) -> Result<(), StoreError> {
+    pub async fn reschedule_webhook(&mut self, id: WebhookId, failed: bool) -> Result<(), StoreError> {
         let failures = sqlx::query_scalar!(
             "UPDATE webhook_queue SET failures = CASE WHEN $3 THEN failures + 1 ELSE 0 END WHERE tenant_id = $1 AND webhook_id = $2
              RETURNING failures",
@@ -321,7 +321,7 @@ impl Tx<'_> {
         .fetch_optional(&mut *self.inner)
         .await?;
         let Some(failures) = failures else { return Ok(()) };
-        let rest = if failed { again_in(failures) } else { Duration::ZERO };
+        let rest = if failed { retry_delay(failures) } else { Duration::ZERO };
         sqlx::query!(
             "UPDATE webhook_queue SET due_at = (
                  SELECT greatest(min(d.due_at), now() + make_interval(secs => $3)) FROM deliveries d JOIN webhooks w USING (tenant_id, webhook_id)
@@ -340,18 +340,18 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn stop_webhook(&mut self, id: WebhookId, why: &'static str, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn disable_webhook(&mut self, id: WebhookId, reason: &'static str, now: Timestamp) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE webhooks SET enabled = false, stopped = $3, generation = generation + 1 WHERE tenant_id = $1 AND webhook_id = $2 AND enabled",
             self.tenant.0,
             id.0,
-            why
+            reason
         )
         .execute(&mut *self.inner)
         .await?;
         if done.rows_affected() == 1 {
-            self.count_webhooks().await?;
-            self.tell_of_webhook("webhook.disabled", id, serde_json::json!({ "reason": why }), now);
+            self.update_webhook_count().await?;
+            self.push_webhook_event("webhook.disabled", id, serde_json::json!({ "reason": reason }), now);
         }
         Ok(())
     }
@@ -360,7 +360,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// There is none of that event to that webhook.
-    pub async fn redeliver(&mut self, id: WebhookId, seq: i64) -> Result<(), StoreError> {
+    pub async fn requeue_delivery(&mut self, id: WebhookId, seq: i64) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE deliveries SET state = 'pending', attempts = 0, due_at = now() WHERE tenant_id = $1 AND webhook_id = $2 AND seq = $3",
             self.tenant.0,
@@ -369,7 +369,7 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        crate::exactly_one(done.rows_affected(), StoreError::NotFound { what: "delivery" })?;
+        crate::require_one_row(done.rows_affected(), StoreError::NotFound { what: "delivery" })?;
         sqlx::query!(
             "UPDATE webhook_queue SET due_at = now() WHERE tenant_id = $1 AND webhook_id = $2",
             self.tenant.0,

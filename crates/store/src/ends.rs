@@ -12,15 +12,15 @@ use crate::meshes::MeshState;
 use crate::{StoreError, Tx};
 
 /// What helps a mesh that is not whole.
-const HINT: &str = "Build it with `meshwright mesh retry`, or remove what is there with `meshwright mesh delete`.";
+const INCOMPLETE_MESH_HINT: &str = "Build it with `meshwright mesh retry`, or remove what is there with `meshwright mesh delete`.";
 
 /// The hint of a registration that was cancelled.
-const CANCELLED: &str = "Forget the cluster with `meshwright cluster delete`, then register it again if you want it.";
+const CANCELLED_REGISTRATION_HINT: &str = "Forget the cluster with `meshwright cluster delete`, then register it again if you want it.";
 
 impl Tx<'_> {
     /// Moves the mesh of a lone operation to the state that the operation's end leads to, and frees the slot that the
     /// operation held.
-    pub(crate) async fn mesh_follows(
+    pub(crate) async fn apply_end_to_mesh(
         &mut self,
         operation: OperationId,
         kind: OperationKind,
@@ -28,18 +28,18 @@ impl Tx<'_> {
         end: &OperationState,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        if let Some(state) = self.state_after(operation, kind, mesh, end).await? {
+        if let Some(state) = self.mesh_state_after(operation, kind, mesh, end).await? {
             self.set_mesh_state(mesh, &state, now).await?;
             if state == MeshState::Deleted {
-                self.show_leftovers(mesh, operation).await?;
+                self.copy_leftovers_to_mesh(mesh, operation).await?;
             }
         }
-        self.free_slot(mesh, &operation.to_string()).await
+        self.free_mesh_lock(mesh, &operation.to_string()).await
     }
 
     /// Brings the cluster of an ended operation to what follows from the end: a deregistration gives it back, and a
     /// registration or renewal that did not succeed leaves neither a held identity nor a submitted kubeconfig.
-    pub(crate) async fn cluster_follows(
+    pub(crate) async fn apply_end_to_cluster(
         &mut self,
         operation: OperationId,
         kind: OperationKind,
@@ -48,23 +48,23 @@ impl Tx<'_> {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         if !matches!(kind, OperationKind::RegisterCluster | OperationKind::RenewCredential) {
-            return self.keep_cluster(operation).await;
+            return self.revert_deregistration(operation).await;
         }
         let problem = match end {
             OperationState::Failed { problem } => problem.clone(),
             OperationState::Cancelled | OperationState::Superseded => {
-                Problem::new("registration_cancelled", "The registration was cancelled.", CANCELLED)
+                Problem::new("registration_cancelled", "The registration was cancelled.", CANCELLED_REGISTRATION_HINT)
             }
             _ => return Ok(()),
         };
-        match self.refused_credential(cluster, &problem, now).await {
+        match self.record_credential_failure(cluster, &problem, now).await {
             // The cluster was deleted meanwhile, or a deregistration has ended with it.
             Err(StoreError::NotFound { .. }) => Ok(()),
             refused => refused,
         }
     }
 
-    async fn state_after(
+    async fn mesh_state_after(
         &mut self,
         operation: OperationId,
         kind: OperationKind,
@@ -78,23 +78,23 @@ impl Tx<'_> {
                 problem.clone()
             }
             (OperationKind::CreateMesh, OperationState::Cancelled) => {
-                Problem::new("creation_cancelled", "The creation was cancelled before the mesh was ready.", HINT)
+                Problem::new("creation_cancelled", "The creation was cancelled before the mesh was ready.", INCOMPLETE_MESH_HINT)
             }
             (OperationKind::DeleteMesh, OperationState::Cancelled) => Problem::new(
                 "deletion_cancelled",
                 "The deletion was cancelled after parts of the mesh were removed.",
-                HINT,
+                INCOMPLETE_MESH_HINT,
             ),
             _ => return Ok(None),
         };
-        if kind == OperationKind::DeleteMesh && !self.touched_anything(operation).await? {
-            return self.state_before_deletion(mesh).await.map(Some);
+        if kind == OperationKind::DeleteMesh && !self.any_step_started(operation).await? {
+            return self.mesh_state_before_deletion(mesh).await.map(Some);
         }
         Ok(Some(MeshState::Failed(problem)))
     }
 
     /// Whether any step of an operation was committed to: from then on a cluster may hold its effect.
-    async fn touched_anything(&mut self, operation: OperationId) -> Result<bool, StoreError> {
+    async fn any_step_started(&mut self, operation: OperationId) -> Result<bool, StoreError> {
         let found = sqlx::query_scalar!(
             r#"SELECT EXISTS (SELECT FROM item_facts WHERE tenant_id = $1 AND operation_id = $2 AND fact ->> 'fact' = 'started') AS "any!""#,
             self.tenant.0,
@@ -103,7 +103,7 @@ impl Tx<'_> {
         Ok(found.fetch_one(&mut *self.inner).await?)
     }
 
-    async fn state_before_deletion(&mut self, mesh: MeshId) -> Result<MeshState, StoreError> {
+    async fn mesh_state_before_deletion(&mut self, mesh: MeshId) -> Result<MeshState, StoreError> {
         let problem = sqlx::query_scalar!(
             "SELECT problem FROM meshes WHERE tenant_id = $1 AND mesh_id = $2",
             self.tenant.0,
@@ -112,7 +112,7 @@ impl Tx<'_> {
         .fetch_one(&mut *self.inner)
         .await?;
         let problem = problem.map(serde_json::from_value).transpose();
-        let problem: Option<Problem> = crate::error::fits(problem, "meshes", "problem", mesh)?;
+        let problem: Option<Problem> = crate::error::decode_column(problem, "meshes", "problem", mesh)?;
         Ok(problem.map_or(MeshState::Ready, MeshState::Failed))
     }
 }

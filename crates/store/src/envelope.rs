@@ -12,27 +12,27 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use model::ids::TenantId;
 
-use crate::vault::{fill, open, seal};
-use crate::{Store, StoreError, Tx, Vault};
+use crate::vault::{random_key, open, seal};
+use crate::{Store, StoreError, Tx, Sealer};
 
-pub use crate::master::{Key, KeyWrapper, MasterKeys, WrapError};
+pub use crate::master::{SymmetricKey, KeyWrapper, MasterKeys, WrapError};
 
 /// A data key as it is stored.
 #[derive(Debug, Clone)]
 pub struct WrappedKey {
     pub(crate) bytes: Vec<u8>,
-    pub(crate) by: String,
+    pub(crate) wrapper_name: String,
 }
 
 /// How long opened data keys are kept: an erased or rotated tenant is noticed by every process within this time.
-const KEPT: Duration = Duration::from_mins(1);
+const KEY_CACHE_TTL: Duration = Duration::from_mins(1);
 /// The only form there is.
-const FORM: u8 = 1;
-const HEAD: usize = 1 + 4;
+const FORMAT_VERSION: u8 = 1;
+const HEADER_LEN: usize = 1 + 4;
 
 /// The opened data keys of a tenant.
 #[derive(Default)]
-pub(crate) struct TenantKeys(pub(crate) BTreeMap<i32, Key>);
+pub(crate) struct TenantKeys(pub(crate) BTreeMap<i32, SymmetricKey>);
 
 impl std::fmt::Debug for TenantKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -42,53 +42,53 @@ impl std::fmt::Debug for TenantKeys {
 
 /// A tenant's opened keys, until the database is looked into again.
 #[derive(Debug, Clone)]
-pub(crate) struct Opened {
-    until: Instant,
+pub(crate) struct CachedTenantKeys {
+    fresh_until: Instant,
     keys: Arc<TenantKeys>,
 }
 
-impl Opened {
-    fn at(now: Instant, keys: Arc<TenantKeys>) -> Self {
-        Self { until: now + KEPT, keys }
+impl CachedTenantKeys {
+    fn cached_at(now: Instant, keys: Arc<TenantKeys>) -> Self {
+        Self { fresh_until: now + KEY_CACHE_TTL, keys }
     }
 
-    fn good_at(&self, now: Instant) -> bool {
-        now < self.until
+    fn is_fresh_at(&self, now: Instant) -> bool {
+        now < self.fresh_until
     }
 }
 
 /// Opened data keys by tenant.
-pub(crate) type Cache = Arc<Mutex<HashMap<TenantId, Opened>>>;
+pub(crate) type KeyCache = Arc<Mutex<HashMap<TenantId, CachedTenantKeys>>>;
 
-pub(crate) fn context(tenant: TenantId, version: i32) -> String {
+pub(crate) fn wrap_context(tenant: TenantId, version: i32) -> String {
     format!("tenant_keys/{tenant}/{version}")
 }
 
 impl TenantKeys {
-    fn seal(&self, tenant: TenantId, place: &str, text: &[u8]) -> Result<Vec<u8>, StoreError> {
-        let (version, key) = self.0.last_key_value().ok_or(StoreError::Erased)?;
-        let mut out = vec![FORM];
+    fn seal(&self, tenant: TenantId, associated_data: &str, text: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let (version, key) = self.0.last_key_value().ok_or(StoreError::KeysErased)?;
+        let mut out = vec![FORMAT_VERSION];
         out.extend(version.to_be_bytes());
-        out.append(&mut seal(key, &format!("{tenant}/{place}/{version}"), text));
+        out.append(&mut seal(key, &format!("{tenant}/{associated_data}/{version}"), text));
         Ok(out)
     }
 
-    fn open(&self, tenant: TenantId, place: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
-        let version = version(sealed)?;
-        let key = self.0.get(&version).ok_or(StoreError::Sealed)?;
-        open(key, &format!("{tenant}/{place}/{version}"), &sealed[HEAD..])
+    fn open(&self, tenant: TenantId, associated_data: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let version = sealed_key_version(sealed)?;
+        let key = self.0.get(&version).ok_or(StoreError::UnsealFailed)?;
+        open(key, &format!("{tenant}/{associated_data}/{version}"), &sealed[HEADER_LEN..])
     }
 
-    fn knows(&self, version: i32) -> bool {
+    fn has_version(&self, version: i32) -> bool {
         self.0.contains_key(&version)
     }
 }
 
 /// With which version of its tenant's key a value is sealed.
-fn version(sealed: &[u8]) -> Result<i32, StoreError> {
-    match sealed.split_first_chunk::<HEAD>() {
-        Some(([FORM, version @ ..], _)) => Ok(i32::from_be_bytes(*version)),
-        _ => Err(StoreError::Sealed),
+fn sealed_key_version(sealed: &[u8]) -> Result<i32, StoreError> {
+    match sealed.split_first_chunk::<HEADER_LEN>() {
+        Some(([FORMAT_VERSION, version @ ..], _)) => Ok(i32::from_be_bytes(*version)),
+        _ => Err(StoreError::UnsealFailed),
     }
 }
 
@@ -97,25 +97,25 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// [`StoreError::Erased`].
-    pub(crate) fn seal(&self, place: &str, text: &[u8]) -> Result<Vec<u8>, StoreError> {
-        self.keys.seal(self.tenant, place, text)
+    pub(crate) fn seal(&self, associated_data: &str, text: &[u8]) -> Result<Vec<u8>, StoreError> {
+        self.keys.seal(self.tenant, associated_data, text)
     }
 
     /// Opens what was sealed for the same place.
     ///
     /// # Errors
     /// [`StoreError::Erased`]; [`StoreError::Sealed`]: another place, or damaged.
-    pub(crate) async fn open(&mut self, place: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
-        let version = version(sealed)?;
-        if !self.keys.knows(version) {
-            self.learn(version).await?;
+    pub(crate) async fn open(&mut self, associated_data: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let version = sealed_key_version(sealed)?;
+        if !self.keys.has_version(version) {
+            self.load_tenant_key(version).await?;
         }
-        self.keys.open(self.tenant, place, sealed)
+        self.keys.open(self.tenant, associated_data, sealed)
     }
 
     /// Another process has rotated the key since this one looked. It is the only time that a transaction waits for a key
     /// service, and that answers or fails long before the database gives the transaction up.
-    async fn learn(&mut self, version: i32) -> Result<(), StoreError> {
+    async fn load_tenant_key(&mut self, version: i32) -> Result<(), StoreError> {
         let wrapped = sqlx::query_scalar!(
             "SELECT wrapped FROM tenant_keys WHERE tenant_id = $1 AND version = $2",
             self.tenant.0,
@@ -123,16 +123,16 @@ impl Tx<'_> {
         )
         .fetch_optional(&mut *self.inner)
         .await?
-        .ok_or(if self.keys.0.is_empty() { StoreError::Erased } else { StoreError::Sealed })?;
-        let key = self.store.vault.wrapper().unwrap(&wrapped, &context(self.tenant, version)).await?;
+        .ok_or(if self.keys.0.is_empty() { StoreError::KeysErased } else { StoreError::UnsealFailed })?;
+        let key = self.store.sealer.key_wrapper().unwrap_key(&wrapped, &wrap_context(self.tenant, version)).await?;
         let mut keys = self.keys.0.clone();
         keys.insert(version, key);
         self.keys = Arc::new(TenantKeys(keys));
-        self.store.vault.forget(self.tenant);
+        self.store.sealer.evict_tenant_keys(self.tenant);
         Ok(())
     }
 
-    pub(crate) async fn add_key(
+    pub(crate) async fn insert_tenant_key(
         &mut self,
         version: i32,
         wrapped: &WrappedKey,
@@ -143,7 +143,7 @@ impl Tx<'_> {
             self.tenant.0,
             version,
             wrapped.bytes,
-            wrapped.by,
+            wrapped.wrapper_name,
             now.to_sqlx() as _
         )
         .execute(&mut *self.inner)
@@ -151,7 +151,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    pub(crate) async fn wrapped_keys(&mut self) -> Result<Vec<(i32, Vec<u8>)>, StoreError> {
+    pub(crate) async fn read_wrapped_keys(&mut self) -> Result<Vec<(i32, Vec<u8>)>, StoreError> {
         let rows = sqlx::query!(
             "SELECT version, wrapped FROM tenant_keys WHERE tenant_id = $1 ORDER BY version",
             self.tenant.0
@@ -165,17 +165,17 @@ impl Tx<'_> {
 impl Store {
     /// The opened keys of a tenant; none of an unknown or erased one. No transaction is open while a key service is asked.
     pub(crate) async fn tenant_keys(&self, tenant: TenantId) -> Result<Arc<TenantKeys>, StoreError> {
-        let cache = self.vault.cache();
+        let cache = self.sealer.key_cache();
         let known = cache.lock().expect("no holder panics").get(&tenant).cloned();
-        if let Some(opened) = known.filter(|opened| opened.good_at(Instant::now())) {
+        if let Some(opened) = known.filter(|opened| opened.is_fresh_at(Instant::now())) {
             return Ok(opened.keys);
         }
-        let mut tx = self.begin_with(tenant, Arc::default()).await?;
-        let wrapped = tx.wrapped_keys().await?;
+        let mut tx = self.begin_with_keys(tenant, Arc::default()).await?;
+        let wrapped = tx.read_wrapped_keys().await?;
         drop(tx);
         let mut keys = BTreeMap::new();
         for (version, wrapped) in wrapped {
-            keys.insert(version, self.vault.wrapper().unwrap(&wrapped, &context(tenant, version)).await?);
+            keys.insert(version, self.sealer.key_wrapper().unwrap_key(&wrapped, &wrap_context(tenant, version)).await?);
         }
         let keys = Arc::new(TenantKeys(keys));
         // Who asks for tenants that do not exist fills no memory.
@@ -183,24 +183,24 @@ impl Store {
         if keys.0.is_empty() {
             cache.remove(&tenant);
         } else {
-            cache.insert(tenant, Opened::at(Instant::now(), keys.clone()));
+            cache.insert(tenant, CachedTenantKeys::cached_at(Instant::now(), keys.clone()));
         }
         Ok(keys)
     }
 }
 
-impl Vault {
+impl Sealer {
     /// A first key for a tenant that will be made. No transaction is open while a key service is asked.
     ///
     /// # Errors
     /// The key service failed.
-    pub async fn first_wrapped_key(&self, tenant: TenantId) -> Result<WrappedKey, StoreError> {
-        self.wrapped(tenant, 1, &fill()).await
+    pub async fn generate_wrapped_key(&self, tenant: TenantId) -> Result<WrappedKey, StoreError> {
+        self.wrap_tenant_key(tenant, 1, &random_key()).await
     }
 
-    pub(crate) async fn wrapped(&self, tenant: TenantId, version: i32, key: &Key) -> Result<WrappedKey, StoreError> {
-        let keeper = self.wrapper();
-        Ok(WrappedKey { bytes: keeper.wrap(key, &context(tenant, version)).await?, by: keeper.name() })
+    pub(crate) async fn wrap_tenant_key(&self, tenant: TenantId, version: i32, key: &SymmetricKey) -> Result<WrappedKey, StoreError> {
+        let keeper = self.key_wrapper();
+        Ok(WrappedKey { bytes: keeper.wrap_key(key, &wrap_context(tenant, version)).await?, wrapper_name: keeper.name() })
     }
 }
 
@@ -211,10 +211,10 @@ mod tests {
     #[test]
     fn opened_keys_are_looked_up_again_after_a_minute() {
         let now = Instant::now();
-        let opened = Opened::at(now, Arc::default());
-        assert!(opened.good_at(now) && opened.good_at(now + KEPT.saturating_sub(Duration::from_nanos(1))));
-        assert!(!opened.good_at(now + KEPT));
-        assert_eq!(KEPT, Duration::from_mins(1), "the promise that an erased tenant is noticed within");
+        let opened = CachedTenantKeys::cached_at(now, Arc::default());
+        assert!(opened.is_fresh_at(now) && opened.is_fresh_at(now + KEY_CACHE_TTL.saturating_sub(Duration::from_nanos(1))));
+        assert!(!opened.is_fresh_at(now + KEY_CACHE_TTL));
+        assert_eq!(KEY_CACHE_TTL, Duration::from_mins(1), "the promise that an erased tenant is noticed within");
     }
 
     #[test]

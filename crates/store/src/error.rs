@@ -17,15 +17,15 @@ pub enum StoreError {
     },
     /// 409: somebody else changes the mesh.
     #[error("the mesh is being changed by {holder}")]
-    Busy {
+    MeshLocked {
         /// Who.
         holder: String,
     },
     /// 409: the tenant has as much of something as it may have.
     #[error("the tenant may have {limit} {} at most", of.as_str())]
-    Quota {
+    QuotaExceeded {
         /// Of what.
-        of: model::quota::Counted,
+        of: model::quota::QuotaResource,
         /// How much.
         limit: u32,
     },
@@ -34,10 +34,10 @@ pub enum StoreError {
     LastOwner,
     /// 409: a copy of the request is being worked on.
     #[error("the same request is being worked on")]
-    InFlight,
+    RequestInFlight,
     /// 412: the row has moved on since the caller looked.
     #[error("the row has moved on")]
-    Moved,
+    StaleVersion,
     /// 409: the verb does not fit the state.
     #[error(transparent)]
     Transition(#[from] model::upgrade::InvalidTransition),
@@ -56,10 +56,10 @@ pub enum StoreError {
     },
     /// A sealed value did not open: wrong key or damaged.
     #[error("a sealed value does not open")]
-    Sealed,
+    UnsealFailed,
     /// Nothing that was sealed for the tenant will ever open again, and nothing can be sealed for it.
     #[error("the tenant's keys were erased")]
-    Erased,
+    KeysErased,
     /// Try again, or look at the key service: a tenant's key could not be wrapped or unwrapped.
     #[error("a tenant's key is out of reach")]
     KeyService(#[from] crate::envelope::WrapError),
@@ -75,31 +75,31 @@ pub enum StoreError {
     /// Do the whole transaction again: another one was in its way, and nothing was changed. Where transactions are
     /// serializable, any of them may end so.
     #[error("another transaction was in the way")]
-    Clash,
+    SerializationConflict,
     /// A text holds the character NUL, which Postgres keeps nowhere. Fields refuse it by their own rules; this is what is
     /// left.
     #[error("a text holds a character that cannot be kept")]
-    Unkeepable,
+    UnstorableText,
     /// Try again: the database does not answer or refused for the moment.
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
 }
 
 /// `serialization_failure` and `deadlock_detected`.
-const CLASHES: [&str; 2] = ["40001", "40P01"];
+const SERIALIZATION_CONFLICT_SQLSTATES: [&str; 2] = ["40001", "40P01"];
 
 /// `character_not_in_repertoire` of a text, and `untranslatable_character` of a text in JSON.
-const UNKEEPABLE: [&str; 2] = ["22021", "22P05"];
+const UNSTORABLE_TEXT_SQLSTATES: [&str; 2] = ["22021", "22P05"];
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
         let is_one_of = |codes: [&str; 2]| code.as_ref().is_some_and(|code| codes.contains(&code.as_ref()));
-        if is_one_of(CLASHES) {
-            return Self::Clash;
+        if is_one_of(SERIALIZATION_CONFLICT_SQLSTATES) {
+            return Self::SerializationConflict;
         }
-        if is_one_of(UNKEEPABLE) {
-            return Self::Unkeepable;
+        if is_one_of(UNSTORABLE_TEXT_SQLSTATES) {
+            return Self::UnstorableText;
         }
         let constraint = error.as_database_error().and_then(|database| database.constraint()).map(str::to_owned);
         match constraint {
@@ -110,7 +110,7 @@ impl From<sqlx::Error> for StoreError {
 }
 
 /// Reads a stored value, or says which row does not fit.
-pub(crate) fn fits<T, E>(
+pub(crate) fn decode_column<T, E>(
     value: Result<T, E>,
     table: &'static str,
     column: &'static str,
@@ -120,6 +120,6 @@ pub(crate) fn fits<T, E>(
 }
 
 /// A value of ours as JSON for a column.
-pub(crate) fn json<T: serde::Serialize>(value: &T) -> serde_json::Value {
+pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> serde_json::Value {
     serde_json::to_value(value).expect("our own types have string keys and no failing serializers")
 }

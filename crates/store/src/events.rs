@@ -2,17 +2,17 @@
 
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
-use model::audit::{Digest, Head};
+use model::audit::{Digest, ChainHead};
 use model::ids::{MeshId, OperationId, UpgradeId};
 
-use crate::error::fits;
-use crate::{Reach, StoreError, Tx};
+use crate::error::decode_column;
+use crate::{AccessFilter, StoreError, Tx};
 
 /// How long events are kept at least; what lasts is in the audit log.
-pub const KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
+pub const EVENT_RETENTION: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Old events go with every so many new ones, this many at most, so that no transaction has much to do.
-const SWEEP: i64 = 100;
-const SWEPT: i64 = 1000;
+const EVENTS_PER_PURGE: i64 = 100;
+const MAX_EVENTS_PER_PURGE: i64 = 1000;
 
 /// An event before it has its number.
 #[derive(Debug, Clone)]
@@ -52,9 +52,9 @@ pub struct Event {
 
 /// How a reader's last number stands to the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cursor {
+pub enum CursorStatus {
     /// Every event after it is there, or will be.
-    Kept,
+    Retained,
     /// Events after it are gone: it is older than the oldest that is kept.
     Expired,
     /// No event has had this number: the reader has seen a log that a restore has taken away.
@@ -67,8 +67,8 @@ pub enum Cursor {
 impl Tx<'_> {
     /// Numbers and writes what was buffered. The head's row lock orders committing transactions of one tenant, so a reader
     /// that has seen number n has seen all before it.
-    pub(crate) async fn write_log(&mut self) -> Result<(), StoreError> {
-        let (events, entries) = (std::mem::take(&mut self.events), std::mem::take(&mut self.entries));
+    pub(crate) async fn flush_events_and_audit(&mut self) -> Result<(), StoreError> {
+        let (events, entries) = (std::mem::take(&mut self.events), std::mem::take(&mut self.audit_entries));
         if events.is_empty() && entries.is_empty() {
             return Ok(());
         }
@@ -85,16 +85,16 @@ impl Tx<'_> {
         .await?;
         for (event, seq) in events.iter().zip(head.event_seq - told + 1..) {
             self.write_event(event, seq).await?;
-            if seq % SWEEP == 0 {
-                self.sweep(event.at - KEPT).await?;
+            if seq % EVENTS_PER_PURGE == 0 {
+                self.purge_expired_events(event.at - EVENT_RETENTION).await?;
             }
         }
         if head.webhooks > 0 && told > 0 {
-            self.address(&events, head.event_seq - told + 1).await?;
+            self.enqueue_deliveries(&events, head.event_seq - told + 1).await?;
         }
         if noted > 0 {
-            let hash = fits(Digest::try_from(head.audit_hash), "tenant_heads", "audit_hash", self.tenant)?;
-            let last = self.link(entries, Head { seq: head.audit_seq - noted, hash }).await?;
+            let hash = decode_column(Digest::try_from(head.audit_hash), "tenant_heads", "audit_hash", self.tenant)?;
+            let last = self.append_to_chain(entries, ChainHead { seq: head.audit_seq - noted, hash }).await?;
             sqlx::query!(
                 "UPDATE tenant_heads SET audit_hash = $2 WHERE tenant_id = $1",
                 self.tenant.0,
@@ -124,13 +124,13 @@ impl Tx<'_> {
     }
 
     /// Takes away the oldest events, those from before a time, and what is kept as long as they are.
-    async fn sweep(&mut self, before: Timestamp) -> Result<(), StoreError> {
+    async fn purge_expired_events(&mut self, before: Timestamp) -> Result<(), StoreError> {
         sqlx::query!(
             "DELETE FROM events WHERE tenant_id = $1 AND at < $2
                  AND seq < (SELECT min(seq) FROM events WHERE tenant_id = $1) + $3",
             self.tenant.0,
             before.to_sqlx() as _,
-            SWEPT
+            MAX_EVENTS_PER_PURGE
         )
         .execute(&mut *self.inner)
         .await?;
@@ -140,16 +140,16 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        self.bury(before).await
+        self.purge_deleted_mesh_authorities(before).await
     }
 
     /// How a reader's last number stands to the log. After 0 comes the oldest event that is kept.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn cursor(&mut self, seq: i64) -> Result<Cursor, StoreError> {
+    pub async fn check_cursor(&mut self, seq: i64) -> Result<CursorStatus, StoreError> {
         if seq <= 0 {
-            return Ok(Cursor::Kept);
+            return Ok(CursorStatus::Retained);
         }
         let log = sqlx::query!(
             r#"SELECT coalesce((SELECT min(seq) FROM events WHERE tenant_id = $1), event_seq + 1) AS "oldest!", event_seq
@@ -159,9 +159,9 @@ impl Tx<'_> {
         .fetch_one(&mut *self.inner)
         .await?;
         Ok(match seq {
-            _ if seq > log.event_seq => Cursor::Ahead { last: log.event_seq },
-            _ if seq < log.oldest - 1 => Cursor::Expired,
-            _ => Cursor::Kept,
+            _ if seq > log.event_seq => CursorStatus::Ahead { last: log.event_seq },
+            _ if seq < log.oldest - 1 => CursorStatus::Expired,
+            _ => CursorStatus::Retained,
         })
     }
 
@@ -169,9 +169,9 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn events_after(
+    pub async fn list_events_after(
         &mut self,
-        reach: &Reach,
+        access: &AccessFilter,
         seq: i64,
         upgrade: Option<UpgradeId>,
         limit: i64,
@@ -183,7 +183,7 @@ impl Tx<'_> {
             self.tenant.0,
             seq,
             upgrade.map(|id| id.0),
-            reach.meshes.as_deref(),
+            access.meshes.as_deref(),
             limit
         )
         .fetch_all(&mut *self.inner)

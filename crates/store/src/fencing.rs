@@ -2,18 +2,18 @@
 
 use model::ids::{MeshId, OperationId};
 
-use crate::{Claim, Item, Store, StoreError, Tx, insisting};
+use crate::{Claim, PlannedStep, Store, StoreError, Tx, retry_on_conflict};
 
 /// An ended operation that no later one has fenced yet.
 #[derive(Debug, Clone)]
-pub struct Unfenced {
+pub struct UnfencedOperation {
     /// The operation.
     pub operation: OperationId,
     /// Its steps that were started and not done.
-    pub open: Vec<Item>,
+    pub open_steps: Vec<PlannedStep>,
     /// True while the lease of its last worker is alive: it may write parts of a target and create absent ones, which no
     /// version fences.
-    pub writing: bool,
+    pub writer_alive: bool,
 }
 
 impl Tx<'_> {
@@ -21,26 +21,26 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// As for [`Tx::items`].
-    pub async fn unfenced(&mut self, mesh: MeshId, but: OperationId) -> Result<Vec<Unfenced>, StoreError> {
+    pub async fn list_unfenced_operations(&mut self, mesh: MeshId, except: OperationId) -> Result<Vec<UnfencedOperation>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT operation_id, coalesce(writer_until > now(), false) AS "writing!" FROM operations
                WHERE tenant_id = $1 AND mesh_id = $2 AND unfenced AND operation_id <> $3 ORDER BY operation_id"#,
             self.tenant.0,
             mesh.0,
-            but.0
+            except.0
         )
         .fetch_all(&mut *self.inner)
         .await?;
         let mut found = Vec::with_capacity(rows.len());
         for row in rows {
             let operation = OperationId(row.operation_id);
-            let mut open = match self.items(operation).await {
+            let mut open = match self.list_steps(operation).await {
                 // Steps that cannot be read cannot be fenced, and must not keep the mesh from every other operation.
                 Err(StoreError::Corrupt { .. }) => Vec::new(),
                 items => items?,
             };
-            open.retain(|item| item.progress.started() && !item.progress.done);
-            found.push(Unfenced { operation, open, writing: row.writing });
+            open.retain(|item| item.progress.is_started() && !item.progress.done);
+            found.push(UnfencedOperation { operation, open_steps: open, writer_alive: row.writing });
         }
         Ok(found)
     }
@@ -49,7 +49,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn fenced(&mut self, operations: &[OperationId]) -> Result<(), StoreError> {
+    pub async fn mark_fenced(&mut self, operations: &[OperationId]) -> Result<(), StoreError> {
         let ids: Vec<uuid::Uuid> = operations.iter().map(|id| id.0).collect();
         sqlx::query!(
             "UPDATE operations SET unfenced = false, writer_epoch = NULL, writer_until = NULL
@@ -68,7 +68,7 @@ impl Store {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn stopped(&self, claim: &Claim) -> Result<(), StoreError> {
+    pub async fn record_worker_stopped(&self, claim: &Claim) -> Result<(), StoreError> {
         let note = || async {
             let mut tx = self.begin(claim.tenant).await?;
             sqlx::query!(
@@ -82,6 +82,6 @@ impl Store {
             .await?;
             tx.commit().await
         };
-        insisting(note).await
+        retry_on_conflict(note).await
     }
 }

@@ -6,17 +6,17 @@ use std::borrow::Cow;
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
 
-use crate::error::fits;
-use crate::{StoreError, Tx, exactly_one};
+use crate::error::decode_column;
+use crate::{StoreError, Tx, require_one_row};
 
 /// How long an answer is kept.
-const KEPT: SignedDuration = SignedDuration::from_hours(24);
+const RESPONSE_RETENTION: SignedDuration = SignedDuration::from_hours(24);
 /// How long a copy waits for the first one to end before it is told to come back. Longer would only fill the pool.
-const PATIENCE: &str = "100ms";
+const LOCK_TIMEOUT: &str = "100ms";
 /// Postgres: a lock was not to be had in that time.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// Old rows that one request clears away at most.
-const SWEPT: i64 = 100;
+const MAX_EXPIRED_REQUESTS_PER_PURGE: i64 = 100;
 
 /// What makes two requests copies of each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,35 +28,35 @@ pub struct RequestKey {
     /// The header's value.
     pub key: String,
     /// Digest of the body; the same key with another body is a mistake.
-    pub hash: [u8; 32],
+    pub body_hash: [u8; 32],
 }
 
 /// An answer worth repeating.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct StoredResponse {
     /// HTTP status.
     pub status: u16,
     /// The `Location` header.
     pub location: Option<String>,
     /// The `ETag` header.
-    pub tag: Option<String>,
+    pub etag: Option<String>,
     /// The body.
     pub body: Vec<u8>,
 }
 
 /// What an earlier request with the same key left.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Earlier {
+pub enum IdempotencyLookup {
     /// Nothing: this one does the work.
-    None,
+    FirstRequest,
     /// The same request: its answer.
-    Same(Answer),
+    Replay(StoredResponse),
     /// Another request under the same key.
-    Other,
+    KeyReused,
 }
 
 impl RequestKey {
-    fn place(&self) -> String {
+    fn associated_data(&self) -> String {
         format!("idempotency_keys.answer/{}/{}/{}", self.principal, self.route, self.key)
     }
 }
@@ -66,9 +66,9 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// [`StoreError::InFlight`]: a copy is being worked on right now.
-    pub async fn take_request(&mut self, request: &RequestKey, now: Timestamp) -> Result<Earlier, StoreError> {
-        self.lock_patience(PATIENCE).await?;
-        let oldest = now - KEPT;
+    pub async fn reserve_idempotency_key(&mut self, request: &RequestKey, now: Timestamp) -> Result<IdempotencyLookup, StoreError> {
+        self.set_lock_timeout(LOCK_TIMEOUT).await?;
+        let oldest = now - RESPONSE_RETENTION;
         let taken = sqlx::query!(
             "INSERT INTO idempotency_keys AS known (tenant_id, principal, route, key, body_hash, created_at) VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT ON CONSTRAINT idempotency_keys_pk DO UPDATE
@@ -78,7 +78,7 @@ impl Tx<'_> {
             request.principal,
             request.route,
             request.key,
-            request.hash.as_slice(),
+            request.body_hash.as_slice(),
             now.to_sqlx() as _,
             oldest.to_sqlx() as _
         )
@@ -86,11 +86,11 @@ impl Tx<'_> {
         .await;
         let taken = taken.map_err(|error| {
             let code = error.as_database_error().and_then(|database| database.code().map(Cow::into_owned));
-            if code.as_deref() == Some(LOCK_NOT_AVAILABLE) { StoreError::InFlight } else { error.into() }
+            if code.as_deref() == Some(LOCK_NOT_AVAILABLE) { StoreError::RequestInFlight } else { error.into() }
         })?;
-        self.lock_patience("0").await?;
+        self.set_lock_timeout("0").await?;
         if taken.rows_affected() == 0 {
-            return self.earlier_answer(request).await;
+            return self.find_response(request).await;
         }
         sqlx::query!(
             "DELETE FROM idempotency_keys WHERE tenant_id = $1 AND (principal, route, key) IN (
@@ -98,19 +98,19 @@ impl Tx<'_> {
                  LIMIT $3 FOR UPDATE SKIP LOCKED)",
             self.tenant.0,
             oldest.to_sqlx() as _,
-            SWEPT
+            MAX_EXPIRED_REQUESTS_PER_PURGE
         )
         .execute(&mut *self.inner)
         .await?;
-        Ok(Earlier::None)
+        Ok(IdempotencyLookup::FirstRequest)
     }
 
-    async fn lock_patience(&mut self, limit: &str) -> Result<(), StoreError> {
+    async fn set_lock_timeout(&mut self, limit: &str) -> Result<(), StoreError> {
         sqlx::query!("SELECT set_config('lock_timeout', $1, true)", limit).fetch_one(&mut *self.inner).await?;
         Ok(())
     }
 
-    async fn earlier_answer(&mut self, request: &RequestKey) -> Result<Earlier, StoreError> {
+    async fn find_response(&mut self, request: &RequestKey) -> Result<IdempotencyLookup, StoreError> {
         let row = sqlx::query!(
             "SELECT body_hash, status, location, etag, answer FROM idempotency_keys
              WHERE tenant_id = $1 AND principal = $2 AND route = $3 AND key = $4",
@@ -121,16 +121,16 @@ impl Tx<'_> {
         )
         .fetch_one(&mut *self.inner)
         .await?;
-        if row.body_hash != request.hash {
-            return Ok(Earlier::Other);
+        if row.body_hash != request.body_hash {
+            return Ok(IdempotencyLookup::KeyReused);
         }
         let corrupt = || StoreError::Corrupt { table: "idempotency_keys", column: "answer", row: request.key.clone() };
         let (status, answer) = row.status.zip(row.answer).ok_or_else(corrupt)?;
-        Ok(Earlier::Same(Answer {
-            status: fits(status.try_into(), "idempotency_keys", "status", &request.key)?,
+        Ok(IdempotencyLookup::Replay(StoredResponse {
+            status: decode_column(status.try_into(), "idempotency_keys", "status", &request.key)?,
             location: row.location,
-            tag: row.etag,
-            body: self.open(&request.place(), &answer).await?,
+            etag: row.etag,
+            body: self.open(&request.associated_data(), &answer).await?,
         }))
     }
 
@@ -138,8 +138,8 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn keep_answer(&mut self, request: &RequestKey, answer: &Answer) -> Result<(), StoreError> {
-        let sealed = self.seal(&request.place(), &answer.body)?;
+    pub async fn store_response(&mut self, request: &RequestKey, answer: &StoredResponse) -> Result<(), StoreError> {
+        let sealed = self.seal(&request.associated_data(), &answer.body)?;
         let kept = sqlx::query!(
             "UPDATE idempotency_keys SET status = $5, location = $6, etag = $7, answer = $8
              WHERE tenant_id = $1 AND principal = $2 AND route = $3 AND key = $4",
@@ -149,11 +149,11 @@ impl Tx<'_> {
             request.key,
             i32::from(answer.status),
             answer.location,
-            answer.tag,
+            answer.etag,
             sealed
         )
         .execute(&mut *self.inner)
         .await?;
-        exactly_one(kept.rows_affected(), StoreError::NotFound { what: "request" })
+        require_one_row(kept.rows_affected(), StoreError::NotFound { what: "request" })
     }
 }

@@ -7,8 +7,8 @@ use jiff_sqlx::ToSqlx;
 use model::access::{Grant, Role, Scope};
 use model::ids::{BindingId, ProviderId};
 
-use crate::error::{fits, json};
-use crate::{Page, StoreError, Tx, exactly_one};
+use crate::error::{decode_column, to_json};
+use crate::{Page, StoreError, Tx, require_one_row};
 
 /// An issuer of tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,15 +33,15 @@ pub struct Provider {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     /// One person or program, by `sub`.
-    Subject(String),
+    User(String),
     /// Everybody with a group.
     Group(String),
 }
 
 impl Subject {
-    fn parts(&self) -> (&'static str, &str) {
+    fn kind_and_name(&self) -> (&'static str, &str) {
         match self {
-            Self::Subject(subject) => ("subject", subject),
+            Self::User(subject) => ("subject", subject),
             Self::Group(group) => ("group", group),
         }
     }
@@ -73,7 +73,7 @@ struct ProviderRow {
 }
 
 impl ProviderRow {
-    fn read(self) -> Result<Provider, StoreError> {
+    fn into_provider(self) -> Result<Provider, StoreError> {
         let id = ProviderId(self.provider_id);
         let required = serde_json::from_value(self.required_claims);
         Ok(Provider {
@@ -82,16 +82,16 @@ impl ProviderRow {
             issuer: self.issuer,
             algorithms: self.algorithms,
             groups_claim: self.groups_claim,
-            required_claims: fits(required, "identity_providers", "required_claims", id)?,
+            required_claims: decode_column(required, "identity_providers", "required_claims", id)?,
             created_at: self.created_at.to_jiff(),
         })
     }
 }
 
-fn grant(role: &str, scope: &str, id: BindingId) -> Result<Grant, StoreError> {
+fn decode_grant(role: &str, scope: &str, id: BindingId) -> Result<Grant, StoreError> {
     Ok(Grant {
-        role: fits(role.parse::<Role>(), "role_bindings", "role", id)?,
-        scope: fits(scope.parse::<Scope>(), "role_bindings", "scope", id)?,
+        role: decode_column(role.parse::<Role>(), "role_bindings", "role", id)?,
+        scope: decode_column(scope.parse::<Scope>(), "role_bindings", "scope", id)?,
     })
 }
 
@@ -100,7 +100,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Its name (`identity_providers_name_unique`) or its issuer (`identity_providers_issuer_unique`) is taken.
-    pub async fn create_provider(&mut self, new: &Provider) -> Result<(), StoreError> {
+    pub async fn create_identity_provider(&mut self, new: &Provider) -> Result<(), StoreError> {
         sqlx::query!(
             "INSERT INTO identity_providers (tenant_id, provider_id, name, issuer, algorithms, groups_claim, required_claims, created_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -110,7 +110,7 @@ impl Tx<'_> {
             new.issuer,
             &new.algorithms,
             new.groups_claim,
-            json(&new.required_claims),
+            to_json(&new.required_claims),
             new.created_at.to_sqlx() as _
         )
         .execute(&mut *self.inner)
@@ -122,7 +122,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn providers(&mut self, page: Page) -> Result<Vec<Provider>, StoreError> {
+    pub async fn list_identity_providers(&mut self, page: Page) -> Result<Vec<Provider>, StoreError> {
         let rows = sqlx::query_as!(
             ProviderRow,
             "SELECT provider_id, name, issuer, algorithms, groups_claim, required_claims, created_at FROM identity_providers
@@ -131,14 +131,14 @@ impl Tx<'_> {
             page.after,
             page.limit
         );
-        rows.fetch_all(&mut *self.inner).await?.into_iter().map(ProviderRow::read).collect()
+        rows.fetch_all(&mut *self.inner).await?.into_iter().map(ProviderRow::into_provider).collect()
     }
 
     /// One provider.
     ///
     /// # Errors
     /// There is none of that id in this tenant.
-    pub async fn provider(&mut self, id: ProviderId) -> Result<Provider, StoreError> {
+    pub async fn get_identity_provider(&mut self, id: ProviderId) -> Result<Provider, StoreError> {
         let row = sqlx::query_as!(
             ProviderRow,
             "SELECT provider_id, name, issuer, algorithms, groups_claim, required_claims, created_at FROM identity_providers
@@ -147,14 +147,14 @@ impl Tx<'_> {
             id.0
         );
         let missing = StoreError::NotFound { what: "identity provider" };
-        row.fetch_optional(&mut *self.inner).await?.ok_or(missing)?.read()
+        row.fetch_optional(&mut *self.inner).await?.ok_or(missing)?.into_provider()
     }
 
     /// The provider of an issuer, if this tenant trusts it.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn provider_of(&mut self, issuer: &str) -> Result<Option<Provider>, StoreError> {
+    pub async fn find_provider_by_issuer(&mut self, issuer: &str) -> Result<Option<Provider>, StoreError> {
         let row = sqlx::query_as!(
             ProviderRow,
             "SELECT provider_id, name, issuer, algorithms, groups_claim, required_claims, created_at FROM identity_providers
@@ -162,14 +162,14 @@ impl Tx<'_> {
             self.tenant.0,
             issuer
         );
-        row.fetch_optional(&mut *self.inner).await?.map(ProviderRow::read).transpose()
+        row.fetch_optional(&mut *self.inner).await?.map(ProviderRow::into_provider).transpose()
     }
 
     /// Trusts an issuer no longer; what its people were granted goes with it.
     ///
     /// # Errors
     /// There is no such provider.
-    pub async fn delete_provider(&mut self, id: ProviderId) -> Result<(), StoreError> {
+    pub async fn delete_identity_provider(&mut self, id: ProviderId) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "DELETE FROM identity_providers WHERE tenant_id = $1 AND provider_id = $2",
             self.tenant.0,
@@ -177,15 +177,15 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        exactly_one(done.rows_affected(), StoreError::NotFound { what: "identity provider" })
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "identity provider" })
     }
 
     /// Grants something.
     ///
     /// # Errors
     /// The same was granted before (`role_bindings_unique`), or there is no such provider (`role_bindings_provider_fk`).
-    pub async fn create_binding(&mut self, new: &Binding) -> Result<(), StoreError> {
-        let (kind, subject) = new.subject.parts();
+    pub async fn create_role_binding(&mut self, new: &Binding) -> Result<(), StoreError> {
+        let (kind, subject) = new.subject.kind_and_name();
         sqlx::query!(
             "INSERT INTO role_bindings (tenant_id, binding_id, provider_id, subject_kind, subject, role, scope, created_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -207,7 +207,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn bindings(&mut self, only: Option<BindingId>, page: Page) -> Result<Vec<Binding>, StoreError> {
+    pub async fn list_role_bindings(&mut self, only: Option<BindingId>, page: Page) -> Result<Vec<Binding>, StoreError> {
         let rows = sqlx::query!(
             "SELECT binding_id, provider_id, subject_kind, subject, role, scope, created_at FROM role_bindings
              WHERE tenant_id = $1 AND ($2::uuid IS NULL OR binding_id = $2) AND ($3::uuid IS NULL OR binding_id > $3)
@@ -225,8 +225,8 @@ impl Tx<'_> {
             Ok(Binding {
                 id,
                 provider: ProviderId(row.provider_id),
-                subject: if group { Subject::Group(row.subject) } else { Subject::Subject(row.subject) },
-                grant: grant(&row.role, &row.scope, id)?,
+                subject: if group { Subject::Group(row.subject) } else { Subject::User(row.subject) },
+                grant: decode_grant(&row.role, &row.scope, id)?,
                 created_at: row.created_at.to_jiff(),
             })
         });
@@ -237,19 +237,19 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// There is no such binding.
-    pub async fn delete_binding(&mut self, id: BindingId) -> Result<(), StoreError> {
+    pub async fn delete_role_binding(&mut self, id: BindingId) -> Result<(), StoreError> {
         let done =
             sqlx::query!("DELETE FROM role_bindings WHERE tenant_id = $1 AND binding_id = $2", self.tenant.0, id.0)
                 .execute(&mut *self.inner)
                 .await?;
-        exactly_one(done.rows_affected(), StoreError::NotFound { what: "role binding" })
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "role binding" })
     }
 
     /// What somebody who comes from a provider was granted, by themselves or by a group.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn grants_of(
+    pub async fn list_grants(
         &mut self,
         provider: ProviderId,
         subject: &str,
@@ -265,6 +265,6 @@ impl Tx<'_> {
         )
         .fetch_all(&mut *self.inner)
         .await?;
-        rows.into_iter().map(|row| grant(&row.role, &row.scope, BindingId(row.binding_id))).collect()
+        rows.into_iter().map(|row| decode_grant(&row.role, &row.scope, BindingId(row.binding_id))).collect()
     }
 }

@@ -5,15 +5,15 @@ use jiff_sqlx::ToSqlx;
 use model::access::{Grant, Role, Scope};
 use model::ids::{KeyId, TenantId};
 
-use crate::error::fits;
-use crate::{Page, StoreError, TenantState, Tx, Vault, exactly_one};
+use crate::error::decode_column;
+use crate::{Page, StoreError, TenantState, Tx, Sealer, require_one_row};
 
 /// How exactly the last use is known.
-const LAST_USE: SignedDuration = SignedDuration::from_secs(60);
+const LAST_USED_UPDATE_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 
 /// A key to be made.
 #[derive(Debug, Clone)]
-pub struct NewKey {
+pub struct NewApiKey {
     /// Its id.
     pub id: KeyId,
     /// Its name, unique within the tenant.
@@ -53,14 +53,14 @@ pub struct ApiKey {
 
 impl ApiKey {
     /// Whether a key with this secret gets in now.
-    pub fn admits(&self, text: &KeyText, vault: &Vault, now: Timestamp) -> bool {
+    pub fn accepts_token(&self, text: &ApiKeyToken, sealer: &Sealer, now: Timestamp) -> bool {
         let former = self.former.as_ref().filter(|(_, until)| *until > now);
-        self.is_alive(now)
-            && (text.matches(vault, &self.digest) || former.is_some_and(|(digest, _)| text.matches(vault, digest)))
+        self.is_active(now)
+            && (text.matches_digest(sealer, &self.digest) || former.is_some_and(|(digest, _)| text.matches_digest(sealer, digest)))
     }
 
     /// Whether it was neither revoked nor has ended.
-    pub fn is_alive(&self, now: Timestamp) -> bool {
+    pub fn is_active(&self, now: Timestamp) -> bool {
         self.revoked_at.is_none() && self.expires_at.is_none_or(|end| end > now)
     }
 
@@ -76,12 +76,12 @@ impl ApiKey {
     }
 
     /// The last use that is on record is too long ago to be let stand.
-    pub fn used_unrecorded(&self, now: Timestamp) -> bool {
-        self.last_used_at.is_none_or(|last| now.duration_since(last) >= LAST_USE)
+    pub fn needs_last_used_update(&self, now: Timestamp) -> bool {
+        self.last_used_at.is_none_or(|last| now.duration_since(last) >= LAST_USED_UPDATE_INTERVAL)
     }
 }
 
-struct Row {
+struct ApiKeyRow {
     key_id: uuid::Uuid,
     name: String,
     role: String,
@@ -95,15 +95,15 @@ struct Row {
     last_used_at: Option<jiff_sqlx::Timestamp>,
 }
 
-impl Row {
-    fn read(self) -> Result<ApiKey, StoreError> {
+impl ApiKeyRow {
+    fn into_api_key(self) -> Result<ApiKey, StoreError> {
         let id = KeyId(self.key_id);
-        let scopes = self.scopes.iter().map(|scope| fits(scope.parse(), "api_keys", "scopes", id));
+        let scopes = self.scopes.iter().map(|scope| decode_column(scope.parse(), "api_keys", "scopes", id));
         let time = jiff_sqlx::Timestamp::to_jiff;
         Ok(ApiKey {
             id,
             name: self.name,
-            role: fits(self.role.parse(), "api_keys", "role", id)?,
+            role: decode_column(self.role.parse(), "api_keys", "role", id)?,
             scopes: scopes.collect::<Result<_, _>>()?,
             digest: self.secret_hmac,
             former: self.former_hmac.zip(self.former_until.map(time)),
@@ -120,7 +120,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The name is taken (`api_keys_name_unique`).
-    pub async fn create_key(&mut self, key: &NewKey, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn create_api_key(&mut self, key: &NewApiKey, now: Timestamp) -> Result<(), StoreError> {
         let scopes: Vec<String> = key.scopes.iter().map(ToString::to_string).collect();
         sqlx::query!(
             "INSERT INTO api_keys (tenant_id, key_id, name, role, scopes, secret_hmac, created_at, expires_at)
@@ -143,22 +143,22 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// There is none.
-    pub async fn key(&mut self, id: KeyId) -> Result<ApiKey, StoreError> {
+    pub async fn get_api_key(&mut self, id: KeyId) -> Result<ApiKey, StoreError> {
         let row = sqlx::query_as!(
-            Row,
+            ApiKeyRow,
             "SELECT key_id, name, role, scopes, secret_hmac, former_hmac, former_until, created_at, expires_at, revoked_at, last_used_at
              FROM api_keys WHERE tenant_id = $1 AND key_id = $2",
             self.tenant.0,
             id.0
         );
-        row.fetch_optional(&mut *self.inner).await?.ok_or(StoreError::NotFound { what: "API key" })?.read()
+        row.fetch_optional(&mut *self.inner).await?.ok_or(StoreError::NotFound { what: "API key" })?.into_api_key()
     }
 
     /// A key of this tenant with the tenant's state, in one round trip.
     ///
     /// # Errors
     /// There is none.
-    pub async fn key_with_tenant(&mut self, id: KeyId) -> Result<(ApiKey, TenantState), StoreError> {
+    pub async fn get_api_key_with_tenant_state(&mut self, id: KeyId) -> Result<(ApiKey, TenantState), StoreError> {
         let row = sqlx::query!(
             "SELECT key_id, k.name, role, scopes, secret_hmac, former_hmac, former_until, k.created_at, expires_at, revoked_at, last_used_at,
                  t.state
@@ -169,8 +169,8 @@ impl Tx<'_> {
         .fetch_optional(&mut *self.inner)
         .await?
         .ok_or(StoreError::NotFound { what: "API key" })?;
-        let state = TenantState::read(&row.state, self.tenant)?;
-        let key = Row {
+        let state = TenantState::from_stored(&row.state, self.tenant)?;
+        let key = ApiKeyRow {
             key_id: row.key_id,
             name: row.name,
             role: row.role,
@@ -183,16 +183,16 @@ impl Tx<'_> {
             revoked_at: row.revoked_at,
             last_used_at: row.last_used_at,
         };
-        Ok((key.read()?, state))
+        Ok((key.into_api_key()?, state))
     }
 
     /// Keys of this tenant, oldest first; revoked ones only where they are asked for.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn keys(&mut self, revoked: bool, page: Page) -> Result<Vec<ApiKey>, StoreError> {
+    pub async fn list_api_keys(&mut self, revoked: bool, page: Page) -> Result<Vec<ApiKey>, StoreError> {
         let rows = sqlx::query_as!(
-            Row,
+            ApiKeyRow,
             "SELECT key_id, name, role, scopes, secret_hmac, former_hmac, former_until, created_at, expires_at, revoked_at, last_used_at
              FROM api_keys WHERE tenant_id = $1 AND ($2::uuid IS NULL OR key_id > $2) AND ($3 OR revoked_at IS NULL)
              ORDER BY key_id LIMIT $4",
@@ -201,7 +201,7 @@ impl Tx<'_> {
             revoked,
             page.limit
         );
-        rows.fetch_all(&mut *self.inner).await?.into_iter().map(Row::read).collect()
+        rows.fetch_all(&mut *self.inner).await?.into_iter().map(ApiKeyRow::into_api_key).collect()
     }
 
     /// Ends a key at once, its former secret too. Revocations of one tenant take turns until they commit, so that two owners
@@ -209,9 +209,9 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// There is no such key, or [`StoreError::LastOwner`].
-    pub async fn revoke_key(&mut self, id: KeyId, now: Timestamp) -> Result<(), StoreError> {
-        self.take_turns().await?;
-        self.keep_an_owner(id, now).await?;
+    pub async fn revoke_api_key(&mut self, id: KeyId, now: Timestamp) -> Result<(), StoreError> {
+        self.lock_tenant().await?;
+        self.require_remaining_owner(id, now).await?;
         let done = sqlx::query!(
             "UPDATE api_keys SET revoked_at = coalesce(revoked_at, $3) WHERE tenant_id = $1 AND key_id = $2",
             self.tenant.0,
@@ -220,7 +220,7 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        exactly_one(done.rows_affected(), StoreError::NotFound { what: "API key" })
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "API key" })
     }
 
     /// Refuses to go on without a key unless another one lets an owner in for good.
@@ -228,9 +228,9 @@ impl Tx<'_> {
     /// Every path that takes the role of an owner away asks here, after [`Tx::take_turns`]. Keys that end do not count, however
     /// late: the tenant would be locked out when they do, without a request that could be refused. Nor do role bindings:
     /// whether anyone has the subject or the group is up to the identity provider, which may be gone tomorrow.
-    async fn keep_an_owner(&mut self, without: KeyId, now: Timestamp) -> Result<(), StoreError> {
-        let keys = self.keys(false, Page::ALL).await?;
-        let owns = |key: &ApiKey| key.role == Role::Owner && key.scopes.is_empty() && key.is_alive(now);
+    async fn require_remaining_owner(&mut self, without: KeyId, now: Timestamp) -> Result<(), StoreError> {
+        let keys = self.list_api_keys(false, Page::ALL).await?;
+        let owns = |key: &ApiKey| key.role == Role::Owner && key.scopes.is_empty() && key.is_active(now);
         let leaves = keys.iter().any(|key| key.id == without && owns(key));
         let stays = keys.iter().any(|key| key.id != without && owns(key) && key.expires_at.is_none());
         if leaves && !stays { Err(StoreError::LastOwner) } else { Ok(()) }
@@ -240,7 +240,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// There is no such key, or it was revoked.
-    pub async fn rotate_key(&mut self, id: KeyId, digest: &[u8], former_until: Timestamp) -> Result<(), StoreError> {
+    pub async fn rotate_api_key(&mut self, id: KeyId, digest: &[u8], former_until: Timestamp) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE api_keys SET former_hmac = secret_hmac, former_until = $4, secret_hmac = $3
              WHERE tenant_id = $1 AND key_id = $2 AND revoked_at IS NULL",
@@ -251,14 +251,14 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        exactly_one(done.rows_affected(), StoreError::NotFound { what: "API key" })
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "API key" })
     }
 
     /// Records that a key is in use.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn touch_key(&mut self, id: KeyId, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn record_api_key_use(&mut self, id: KeyId, now: Timestamp) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE api_keys SET last_used_at = greatest(last_used_at, $3) WHERE tenant_id = $1 AND key_id = $2",
             self.tenant.0,
@@ -274,7 +274,7 @@ impl Tx<'_> {
 /// The written form of a key: `mwk_<tenant>_<key>_<secret><checksum>`. The checksum lets scanners tell a real key from a
 /// random text without asking anybody.
 #[derive(Clone)]
-pub struct KeyText {
+pub struct ApiKeyToken {
     /// Whose key.
     pub tenant: TenantId,
     /// Which.
@@ -282,22 +282,22 @@ pub struct KeyText {
     secret: String,
 }
 
-impl std::fmt::Debug for KeyText {
+impl std::fmt::Debug for ApiKeyToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "KeyText({})", self.key)
     }
 }
 
 /// Hexadecimal digits of a secret: 256 bits.
-const SECRET: usize = 64;
+const SECRET_HEX_LEN: usize = 64;
 /// Hexadecimal digits of the checksum.
-const CHECKSUM: usize = 8;
+const CHECKSUM_HEX_LEN: usize = 8;
 
 fn checksum(text: &str) -> String {
-    crate::digest(text.as_bytes())[..CHECKSUM].to_owned()
+    crate::sha256_hex(text.as_bytes())[..CHECKSUM_HEX_LEN].to_owned()
 }
 
-impl KeyText {
+impl ApiKeyToken {
     /// A key with a fresh secret.
     ///
     /// # Panics
@@ -306,14 +306,14 @@ impl KeyText {
         Self { tenant, key, secret: crate::random_hex() }
     }
 
-    fn body(&self) -> String {
+    fn without_checksum(&self) -> String {
         let bare = |id: String| id.split_once('_').map(|(_, digits)| digits.to_owned()).unwrap_or_default();
         format!("mwk_{}_{}_{}", bare(self.tenant.to_string()), bare(self.key.to_string()), self.secret)
     }
 
     /// The text that its owner keeps. Secret.
     pub fn reveal(&self) -> String {
-        let body = self.body();
+        let body = self.without_checksum();
         format!("{body}{}", checksum(&body))
     }
 
@@ -321,24 +321,24 @@ impl KeyText {
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.strip_prefix("mwk_")?.split('_');
         let (tenant, key, rest) = (parts.next()?, parts.next()?, parts.next()?);
-        if parts.next().is_some() || rest.len() != SECRET + CHECKSUM || !rest.is_ascii() {
+        if parts.next().is_some() || rest.len() != SECRET_HEX_LEN + CHECKSUM_HEX_LEN || !rest.is_ascii() {
             return None;
         }
-        let (secret, sum) = rest.split_at(SECRET);
+        let (secret, sum) = rest.split_at(SECRET_HEX_LEN);
         let tenant = format!("{}_{tenant}", TenantId::PREFIX).parse().ok()?;
         let key = format!("{}_{key}", KeyId::PREFIX).parse().ok()?;
         let read = Self { tenant, key, secret: secret.to_owned() };
-        (checksum(&read.body()) == sum).then_some(read)
+        (checksum(&read.without_checksum()) == sum).then_some(read)
     }
 
     /// What is stored of it.
-    pub fn digest(&self, vault: &crate::Vault) -> Vec<u8> {
-        vault.digest(self.secret.as_bytes())
+    pub fn secret_digest(&self, sealer: &crate::Sealer) -> Vec<u8> {
+        sealer.digest_secret(self.secret.as_bytes())
     }
 
     /// Whether it is the key that a digest was stored of.
-    pub fn matches(&self, vault: &crate::Vault, digest: &[u8]) -> bool {
-        vault.matches(self.secret.as_bytes(), digest)
+    pub fn matches_digest(&self, sealer: &crate::Sealer, digest: &[u8]) -> bool {
+        sealer.verify_secret(self.secret.as_bytes(), digest)
     }
 }
 
@@ -349,9 +349,9 @@ mod tests {
     #[test]
     fn a_key_reads_back_and_a_damaged_one_does_not() {
         let id = uuid::Uuid::from_u128;
-        let key = KeyText::generate(TenantId(id(1)), KeyId(id(2)));
+        let key = ApiKeyToken::generate(TenantId(id(1)), KeyId(id(2)));
         let text = key.reveal();
-        assert_eq!(KeyText::parse(&text).expect("its own text").secret, key.secret);
+        assert_eq!(ApiKeyToken::parse(&text).expect("its own text").secret, key.secret);
         for damaged in [
             text.replace("mwk", "mwx"),
             text[..text.len() - 1].to_owned(),
@@ -360,7 +360,7 @@ mod tests {
             String::new(),
             "mwk_é_é_é".into(),
         ] {
-            assert!(KeyText::parse(&damaged).is_none(), "{damaged}");
+            assert!(ApiKeyToken::parse(&damaged).is_none(), "{damaged}");
         }
     }
 }

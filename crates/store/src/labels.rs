@@ -1,31 +1,31 @@
 //! Labels of meshes and clusters.
 
-use model::label::{Labels, Selector};
+use model::label::{Labels, LabelSelector};
 use uuid::Uuid;
 
 use crate::{StoreError, Tx};
 
 /// What a list is narrowed to.
 #[derive(Debug, Clone, Default)]
-pub struct Narrow {
+pub struct ListFilter {
     /// Of this name.
     pub name: Option<String>,
     /// With and without these labels.
-    pub labels: Selector,
+    pub labels: LabelSelector,
     /// Deleted ones too.
-    pub deleted: bool,
+    pub include_deleted: bool,
 }
 
 /// Conditions as the columns that queries take.
-pub(crate) struct Columns {
+pub(crate) struct SelectorColumns {
     pub(crate) with: (Vec<String>, Vec<Option<String>>),
     pub(crate) without: (Vec<String>, Vec<Option<String>>),
 }
 
-impl From<&Selector> for Columns {
-    fn from(selector: &Selector) -> Self {
+impl From<&LabelSelector> for SelectorColumns {
+    fn from(selector: &LabelSelector) -> Self {
         let columns = |conditions: &[(String, Option<String>)]| conditions.iter().cloned().unzip();
-        Self { with: columns(&selector.with), without: columns(&selector.without) }
+        Self { with: columns(&selector.required), without: columns(&selector.excluded) }
     }
 }
 

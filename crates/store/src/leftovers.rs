@@ -10,18 +10,18 @@ use serde_json::{Value, json};
 use crate::{ClusterState, MeshState, Operation, StoreError, Tx};
 
 /// The arguments of an operation that may, with a reason, leave a cluster behind that does not answer.
-pub fn force(reason: Option<&str>) -> Value {
+pub fn force_arguments(reason: Option<&str>) -> Value {
     reason.map_or(Value::Null, |reason| json!({ "force": true, "reason": reason }))
 }
 
 impl Operation {
     /// Whether a cluster that does not answer may be left behind.
-    pub fn forced(&self) -> bool {
+    pub fn is_forced(&self) -> bool {
         self.arguments["force"] == true
     }
 
     /// Why it was forced, in the caller's words.
-    pub fn reason(&self) -> Option<&str> {
+    pub fn force_reason(&self) -> Option<&str> {
         self.arguments["reason"].as_str()
     }
 }
@@ -31,7 +31,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn keep_leftovers(&mut self, id: OperationId, leftovers: &[Leftover]) -> Result<(), StoreError> {
+    pub async fn record_leftovers(&mut self, id: OperationId, leftovers: &[Leftover]) -> Result<(), StoreError> {
         if leftovers.is_empty() {
             return Ok(());
         }
@@ -39,7 +39,7 @@ impl Tx<'_> {
             "UPDATE operations SET leftovers = $3 WHERE tenant_id = $1 AND operation_id = $2",
             self.tenant.0,
             id.0,
-            crate::error::json(&leftovers)
+            crate::error::to_json(&leftovers)
         )
         .execute(&mut *self.inner)
         .await?;
@@ -47,7 +47,7 @@ impl Tx<'_> {
     }
 
     /// Shows the leftovers of its deletion on a deleted mesh.
-    pub(crate) async fn show_leftovers(&mut self, mesh: MeshId, deletion: OperationId) -> Result<(), StoreError> {
+    pub(crate) async fn copy_leftovers_to_mesh(&mut self, mesh: MeshId, deletion: OperationId) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE meshes SET leftovers = (SELECT leftovers FROM operations WHERE tenant_id = $1 AND operation_id = $3)
              WHERE tenant_id = $1 AND mesh_id = $2",
@@ -66,26 +66,26 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn make_way(&mut self, mesh: MeshId, actor: &str, clock: &dyn Clock) -> Result<(), StoreError> {
-        let Some(holder) = self.slot(mesh).await? else { return Ok(()) };
+    pub async fn preempt_for_deletion(&mut self, mesh: MeshId, actor: &str, clock: &dyn Clock) -> Result<(), StoreError> {
+        let Some(holder) = self.mesh_lock_holder(mesh).await? else { return Ok(()) };
         if let Ok(operation) = holder.parse() {
             return self.supersede_deletion(operation, mesh, clock.now()).await;
         }
         let Ok(upgrade) = holder.parse() else { return Ok(()) };
-        if !self.misses_a_member(mesh).await? {
+        if !self.has_unreachable_member(mesh).await? {
             return Ok(());
         }
-        match self.upgrade_verb(upgrade, (Verb::Abandon, actor), None, Value::Null, clock).await {
-            Ok(_) => self.set_mesh_state(mesh, &MeshState::Failed(abandoned()), clock.now()).await,
+        match self.apply_verb(upgrade, (Verb::Abandon, actor), None, Value::Null, clock).await {
+            Ok(_) => self.set_mesh_state(mesh, &MeshState::Failed(upgrade_abandoned_problem()), clock.now()).await,
             // It goes on by itself, or can end by itself.
             Err(StoreError::Transition(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    async fn misses_a_member(&mut self, mesh: MeshId) -> Result<bool, StoreError> {
-        for member in self.mesh(mesh).await?.members {
-            if matches!(self.cluster(member.cluster).await?.state, ClusterState::Unreachable(_)) {
+    async fn has_unreachable_member(&mut self, mesh: MeshId) -> Result<bool, StoreError> {
+        for member in self.get_mesh(mesh).await?.members {
+            if matches!(self.get_cluster(member.cluster).await?.state, ClusterState::Unreachable(_)) {
                 return Ok(true);
             }
         }
@@ -98,17 +98,17 @@ impl Tx<'_> {
         mesh: MeshId,
         now: jiff::Timestamp,
     ) -> Result<(), StoreError> {
-        if self.operation(operation).await?.kind != OperationKind::DeleteMesh {
+        if self.get_operation(operation).await?.kind != OperationKind::DeleteMesh {
             return Ok(());
         }
-        self.supersede(operation, &OperationState::Superseded, now).await?;
+        self.supersede_operation(operation, &OperationState::Superseded, now).await?;
         let cancelled = OperationState::Cancelled;
-        self.mesh_follows(operation, OperationKind::DeleteMesh, mesh, &cancelled, now).await
+        self.apply_end_to_mesh(operation, OperationKind::DeleteMesh, mesh, &cancelled, now).await
     }
 }
 
 /// What is wrong with a mesh whose deletion does not come to its end after its upgrade was abandoned for it.
-fn abandoned() -> Problem {
+fn upgrade_abandoned_problem() -> Problem {
     let message = "An upgrade was abandoned half-way, so that the mesh could be deleted: both revisions may be there.";
     Problem::new("upgrade_abandoned", message, "Remove what is there with `meshwright mesh delete`.")
 }

@@ -13,7 +13,7 @@ use model::audit::Entry;
 use model::ids::TenantId;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgPool, Postgres, Transaction};
-use turns::{Turn, Turns};
+use turns::{ConnectionPermit, ConnectionQuota};
 
 mod attempts;
 mod audit;
@@ -49,28 +49,28 @@ mod upgrades;
 mod vault;
 mod webhooks;
 
-pub use catalogue::{Hosting, StoredRelease};
+pub use catalogue::{HostingCluster, StoredRelease};
 pub use clusters::{Cluster, ClusterState, NewCluster};
-pub use credentials::{Issued, ONE_REGISTRATION, Probe, Tended};
-pub use deliveries::{Attempt, Delivery, DeliveryState, Mail};
+pub use credentials::{IssuedCredential, CLUSTER_IDENTITY_CONSTRAINT, ClusterCheck, ClusterHealth};
+pub use deliveries::{DeliveryAttempt, Delivery, DeliveryState, DeliveryBatch};
 pub use error::StoreError;
-pub use events::{Cursor, Event, KEPT as EVENTS_KEPT, NewEvent};
-pub use fencing::Unfenced;
-pub use idempotency::{Answer, Earlier, RequestKey};
+pub use events::{CursorStatus, Event, EVENT_RETENTION as EVENTS_KEPT, NewEvent};
+pub use fencing::UnfencedOperation;
+pub use idempotency::{StoredResponse, IdempotencyLookup, RequestKey};
 pub use identity::{Binding, Provider, Subject};
-pub use keys::{ApiKey, KeyText, NewKey};
-pub use labels::Narrow;
-pub use leftovers::force;
-pub use meshes::{Member, Mesh, MeshState, NewMesh, Revision, Written};
-pub use operations::{Counts, Item, NewOperation, Operation, WaveHead};
-pub use queue::{Claim, Hints, MeshProbe, Record, Wanted, Wishes};
-pub use remains::Remains;
+pub use keys::{ApiKey, ApiKeyToken, NewApiKey};
+pub use labels::ListFilter;
+pub use leftovers::force_arguments;
+pub use meshes::{Member, Mesh, MeshState, NewMesh, Revision, UserMetadata};
+pub use operations::{StepCounts, PlannedStep, NewOperation, Operation, WaveSummary};
+pub use queue::{Claim, WorkNotifications, DueObservation, OperationUpdate, ClaimFilter, PendingSignals};
+pub use remains::DeletedMesh;
 pub use renewals::OpenRenewal;
 pub use session::Session;
 pub use tenants::{NewTenant, Tenant, TenantState};
-pub use turns::{Aim, TenantPermits};
+pub use turns::{TxMode, TenantPermits};
 pub use upgrades::{NewUpgrade, Upgrade};
-pub use vault::{Vault, digest, fill as random_key, hmac_sha256, random_hex, sha256};
+pub use vault::{Sealer, sha256_hex, random_key as random_key, hmac_sha256, random_hex, sha256};
 pub use webhooks::{NewWebhook, Webhook};
 
 /// A connection pool under one database role, and the key that seals secrets.
@@ -78,9 +78,9 @@ pub use webhooks::{NewWebhook, Webhook};
 pub struct Store {
     pool: PgPool,
     /// For renewals of leases alone: they wait for no transaction of ours.
-    renewals: PgPool,
-    vault: Vault,
-    turns: Option<Turns>,
+    lease_pool: PgPool,
+    sealer: Sealer,
+    connection_quota: Option<ConnectionQuota>,
 }
 
 /// One transaction on behalf of one tenant.
@@ -89,13 +89,13 @@ pub struct Tx<'a> {
     inner: Transaction<'static, Postgres>,
     tenant: TenantId,
     events: Vec<NewEvent>,
-    entries: Vec<Entry>,
+    audit_entries: Vec<Entry>,
     store: Store,
     keys: Arc<TenantKeys>,
     /// Given back when this ends.
-    _turn: Option<Turn>,
+    _connection_permit: Option<ConnectionPermit>,
     /// What the task that has it is going to do.
-    aim: Aim,
+    mode: TxMode,
     /// The session that this transaction belongs to, which cannot begin another one meanwhile.
     _session: PhantomData<&'a mut Session>,
 }
@@ -111,14 +111,14 @@ pub struct Page {
 
 /// Which things a list shows; none means every one of them.
 #[derive(Debug, Clone, Default)]
-pub struct Reach {
+pub struct AccessFilter {
     /// Meshes, with what belongs to them.
     pub meshes: Option<Vec<uuid::Uuid>>,
     /// Clusters, with what belongs to them.
     pub clusters: Option<Vec<uuid::Uuid>>,
 }
 
-impl Reach {
+impl AccessFilter {
     /// Everything.
     pub const ALL: Self = Self { meshes: None, clusters: None };
 }
@@ -129,20 +129,20 @@ impl Page {
 }
 
 /// What makes the database roles, where they are missing. For a superuser.
-pub const ROLES: &str = include_str!("roles.sql");
+pub const CREATE_ROLES_SQL: &str = include_str!("roles.sql");
 
 /// How many connections one process keeps; two cores serve no more at once.
-const POOL: u32 = 10;
+const MAX_POOL_CONNECTIONS: u32 = 10;
 
 /// How long a transaction waits for a connection before its caller is told to come back.
-const ACQUIRE: Duration = Duration::from_secs(20);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A connection that was idle for longer is asked whether it still answers before it is used: the database may have been
 /// restarted meanwhile. One that was in use just now is not, because the question costs a round trip.
-const UNCHECKED: Duration = Duration::from_secs(1);
+const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
 /// How many connections renew leases: a database that takes two seconds serves 32 claims within eight.
-const RENEWING: u32 = 8;
+const MAX_LEASE_CONNECTIONS: u32 = 8;
 
 /// A machine that stands still inside a transaction would hold its rows, and nobody could take its operation over. No
 /// transaction of ours waits for anything but the database, so a third of the shortest sensible lease is plenty. An address
@@ -150,14 +150,14 @@ const RENEWING: u32 = 8;
 const IDLE_IN_TRANSACTION: &str = "idle_in_transaction_session_timeout";
 
 /// Connections that are asked whether they still answer only after they were idle.
-fn pool(connections: u32) -> PgPoolOptions {
+fn pool_options(connections: u32) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
-        .acquire_timeout(ACQUIRE)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
         .test_before_acquire(false)
         .before_acquire(|connection, known| {
             Box::pin(async move {
-                if known.idle_for > UNCHECKED {
+                if known.idle_for > PING_AFTER_IDLE {
                     connection.ping().await?;
                 }
                 Ok(true)
@@ -170,33 +170,33 @@ impl Store {
     ///
     /// # Errors
     /// The address is malformed or the database does not answer.
-    pub async fn connect(url: &str, vault: Vault) -> Result<Self, StoreError> {
+    pub async fn connect(url: &str, sealer: Sealer) -> Result<Self, StoreError> {
         let mut options = PgConnectOptions::from_str(url)?;
         if !url.contains(IDLE_IN_TRANSACTION) {
             options = options.options([(IDLE_IN_TRANSACTION, "5s")]);
         }
-        let renewals = pool(RENEWING).connect_lazy_with(options.clone());
-        let pool = pool(POOL).connect_with(options).await?;
-        Ok(Self { pool, renewals, vault, turns: None })
+        let renewals = pool_options(MAX_LEASE_CONNECTIONS).connect_lazy_with(options.clone());
+        let pool = pool_options(MAX_POOL_CONNECTIONS).connect_with(options).await?;
+        Ok(Self { pool, lease_pool: renewals, sealer, connection_quota: None })
     }
 
     /// The same connections, of which no tenant has more than a quarter at once, and changes no more than there are processors.
     /// For a process whose tasks hold a [`Session`] each: a task that had two transactions of one tenant would wait for itself.
     #[must_use]
-    pub fn sharing(self) -> Self {
-        let connections = POOL as usize;
+    pub fn with_connection_quota(self) -> Self {
+        let connections = MAX_POOL_CONNECTIONS as usize;
         // A change is work for a processor, here or in the database: more at once than there are processors end no sooner, and
         // keep those who look waiting.
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let changes = processors.clamp(2, connections / 2);
-        Self { turns: Some(Turns::new(connections / 4, changes)), ..self }
+        Self { connection_quota: Some(ConnectionQuota::new(connections / 4, changes)), ..self }
     }
 
     /// Refuses a role that would see through row-level security: a superuser, one with BYPASSRLS, or a table's owner.
     ///
     /// # Errors
     /// [`StoreError::UnsafeRole`] names the role.
-    pub async fn require_bounded_role(&self) -> Result<(), StoreError> {
+    pub async fn require_rls_enforced_role(&self) -> Result<(), StoreError> {
         let row = sqlx::query!(
             r#"SELECT current_user::text AS "role!", (rolsuper OR rolbypassrls
                    OR EXISTS (SELECT FROM pg_class WHERE relname = 'meshes' AND relowner = pg_roles.oid)) AS "unbounded!"
@@ -220,7 +220,7 @@ impl Store {
     /// # Errors
     /// The database refused.
     pub async fn create_roles(&self) -> Result<(), StoreError> {
-        sqlx::raw_sql(ROLES).execute(&self.pool).await?;
+        sqlx::raw_sql(CREATE_ROLES_SQL).execute(&self.pool).await?;
         Ok(())
     }
 
@@ -240,8 +240,8 @@ impl Store {
     }
 
     /// The right of one task to have one transaction at a time on behalf of a tenant. Nothing is begun yet.
-    pub fn session(&self, tenant: TenantId, aim: Aim) -> Session {
-        Session::new(self.clone(), tenant, aim)
+    pub fn session(&self, tenant: TenantId, mode: TxMode) -> Session {
+        Session::new(self.clone(), tenant, mode)
     }
 
     /// Begins a transaction on behalf of a tenant. For programs and tests that do one thing after the other; a server's tasks
@@ -250,30 +250,30 @@ impl Store {
     /// # Errors
     /// The database or the key service does not answer.
     pub async fn begin(&self, tenant: TenantId) -> Result<Tx<'static>, StoreError> {
-        self.begin_aiming(tenant, Aim::Change).await
+        self.begin_with_mode(tenant, TxMode::Write).await
     }
 
-    async fn begin_aiming(&self, tenant: TenantId, aim: Aim) -> Result<Tx<'static>, StoreError> {
-        let turn = self.turn(tenant, aim).await;
+    async fn begin_with_mode(&self, tenant: TenantId, mode: TxMode) -> Result<Tx<'static>, StoreError> {
+        let turn = self.acquire_connection_permit(tenant, mode).await;
         let keys = self.tenant_keys(tenant).await?;
-        Ok(Tx { _turn: turn, aim, ..self.begin_with(tenant, keys).await? })
+        Ok(Tx { _connection_permit: turn, mode, ..self.begin_with_keys(tenant, keys).await? })
     }
 
     /// A turn is waited for without a connection: those who wait keep no other tenant from one.
-    async fn turn(&self, tenant: TenantId, aim: Aim) -> Option<Turn> {
-        match &self.turns {
-            Some(turns) => Some(turns.of(tenant, aim).await),
+    async fn acquire_connection_permit(&self, tenant: TenantId, mode: TxMode) -> Option<ConnectionPermit> {
+        match &self.connection_quota {
+            Some(turns) => Some(turns.acquire_permit(tenant, mode).await),
             None => None,
         }
     }
 
-    pub(crate) async fn begin_with(&self, tenant: TenantId, keys: Arc<TenantKeys>) -> Result<Tx<'static>, StoreError> {
-        self.begin_planning(tenant, keys, "auto").await
+    pub(crate) async fn begin_with_keys(&self, tenant: TenantId, keys: Arc<TenantKeys>) -> Result<Tx<'static>, StoreError> {
+        self.begin_with_plan_cache_mode(tenant, keys, "auto").await
     }
 
     /// A transaction whose statements are planned in this way: `auto` looks at their values, `force_generic_plan` plans each of
     /// them once for a connection.
-    pub(crate) async fn begin_planning(
+    pub(crate) async fn begin_with_plan_cache_mode(
         &self,
         tenant: TenantId,
         keys: Arc<TenantKeys>,
@@ -286,22 +286,22 @@ impl Store {
         );
         let inner = self.pool.begin_with(sqlx::AssertSqlSafe(begin)).await?;
         let (events, entries, store) = (Vec::new(), Vec::new(), self.clone());
-        Ok(Tx { inner, tenant, events, entries, store, keys, _turn: None, aim: Aim::Change, _session: PhantomData })
+        Ok(Tx { inner, tenant, events, audit_entries: entries, store, keys, _connection_permit: None, mode: TxMode::Write, _session: PhantomData })
     }
 
     /// The key that seals secrets.
-    pub fn vault(&self) -> &Vault {
-        &self.vault
+    pub fn sealer(&self) -> &Sealer {
+        &self.sealer
     }
 
     /// True when the database answers.
-    pub async fn healthy(&self) -> bool {
+    pub async fn is_healthy(&self) -> bool {
         sqlx::query!(r#"SELECT 1 AS "one!""#).fetch_one(&self.pool).await.is_ok()
     }
 
     /// Closes every connection.
     pub async fn close(&self) {
-        self.renewals.close().await;
+        self.lease_pool.close().await;
         self.pool.close().await;
     }
 }
@@ -313,7 +313,7 @@ impl Tx<'_> {
     }
 
     /// Buffers an event; it gets its number when the transaction commits.
-    pub fn tell(&mut self, event: NewEvent) {
+    pub fn push_event(&mut self, event: NewEvent) {
         self.events.push(event);
     }
 
@@ -322,7 +322,7 @@ impl Tx<'_> {
     /// # Errors
     /// The database refused; nothing was changed.
     pub async fn commit(mut self) -> Result<(), StoreError> {
-        self.write_log().await?;
+        self.flush_events_and_audit().await?;
         self.inner.commit().await?;
         Ok(())
     }
@@ -331,8 +331,8 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// As [`Tx::commit`]; and [`StoreError::Fenced`] when another claim has the operation.
-    pub async fn commit_renewing(mut self, claim: &Claim) -> Result<Instant, StoreError> {
-        self.write_log().await?;
+    pub async fn commit_and_renew_lease(mut self, claim: &Claim) -> Result<Instant, StoreError> {
+        self.flush_events_and_audit().await?;
         let since = Instant::now();
         let done = sqlx::query!(
             "UPDATE work_queue SET lease_until = clock_timestamp() + make_interval(secs => $3) WHERE operation_id = $1 AND epoch = $2",
@@ -342,23 +342,23 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        exactly_one(done.rows_affected(), StoreError::Fenced)?;
+        require_one_row(done.rows_affected(), StoreError::Fenced)?;
         self.inner.commit().await?;
         Ok(since)
     }
 }
 
 /// How often a statement of its own is sent again while others are in its way.
-const INSIST: usize = 20;
+const MAX_CONFLICT_RETRIES: usize = 20;
 
 /// Does a small thing again while another transaction is in its way.
-pub(crate) async fn insisting<T, F>(work: impl Fn() -> F) -> Result<T, StoreError>
+pub(crate) async fn retry_on_conflict<T, F>(work: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    for _ in 0..INSIST {
+    for _ in 0..MAX_CONFLICT_RETRIES {
         match work().await {
-            Err(StoreError::Clash) => tokio::task::yield_now().await,
+            Err(StoreError::SerializationConflict) => tokio::task::yield_now().await,
             other => return other,
         }
     }
@@ -367,11 +367,11 @@ where
 
 /// The bounds of the ids that a query reads: of one, or of all. A condition on a range uses the index in a plan that is made
 /// once for every value; one that is left out where a parameter is NULL does not.
-fn bounds(only: Option<uuid::Uuid>) -> (uuid::Uuid, uuid::Uuid) {
+fn id_bounds(only: Option<uuid::Uuid>) -> (uuid::Uuid, uuid::Uuid) {
     only.map_or((uuid::Uuid::nil(), uuid::Uuid::max()), |id| (id, id))
 }
 
 /// One row that a write must have hit.
-fn exactly_one(rows: u64, missing: StoreError) -> Result<(), StoreError> {
+fn require_one_row(rows: u64, missing: StoreError) -> Result<(), StoreError> {
     if rows == 1 { Ok(()) } else { Err(missing) }
 }

@@ -7,7 +7,7 @@ use model::audit::hex;
 use crate::vault::{open, seal, sha256};
 
 /// A data key, or a master key.
-pub type Key = [u8; 32];
+pub type SymmetricKey = [u8; 32];
 
 /// Why a data key could not be wrapped or unwrapped.
 #[derive(Debug, thiserror::Error)]
@@ -27,15 +27,15 @@ pub trait KeyWrapper: Send + Sync + std::fmt::Debug {
     fn name(&self) -> String;
 
     /// Wraps a data key for a context.
-    async fn wrap(&self, key: &Key, context: &str) -> Result<Vec<u8>, WrapError>;
+    async fn wrap_key(&self, key: &SymmetricKey, context: &str) -> Result<Vec<u8>, WrapError>;
 
     /// Unwraps what was wrapped for the same context.
-    async fn unwrap(&self, wrapped: &[u8], context: &str) -> Result<Key, WrapError>;
+    async fn unwrap_key(&self, wrapped: &[u8], context: &str) -> Result<SymmetricKey, WrapError>;
 }
 
 /// Master keys from a file. The first one wraps; all of them unwrap, so that a new one can be put in front.
 #[derive(Clone)]
-pub struct MasterKeys(Vec<Key>);
+pub struct MasterKeys(Vec<SymmetricKey>);
 
 impl std::fmt::Debug for MasterKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -45,7 +45,7 @@ impl std::fmt::Debug for MasterKeys {
 
 impl MasterKeys {
     /// The first key wraps.
-    pub fn new(first: Key, former: Vec<Key>) -> Self {
+    pub fn new(first: SymmetricKey, former: Vec<SymmetricKey>) -> Self {
         Self(std::iter::once(first).chain(former).collect())
     }
 }
@@ -56,18 +56,18 @@ impl KeyWrapper for MasterKeys {
         format!("file:{}", &hex::encode(&sha256(&self.0[0]))[..16])
     }
 
-    async fn wrap(&self, key: &Key, context: &str) -> Result<Vec<u8>, WrapError> {
+    async fn wrap_key(&self, key: &SymmetricKey, context: &str) -> Result<Vec<u8>, WrapError> {
         Ok(seal(&self.0[0], context, key))
     }
 
-    async fn unwrap(&self, wrapped: &[u8], context: &str) -> Result<Key, WrapError> {
+    async fn unwrap_key(&self, wrapped: &[u8], context: &str) -> Result<SymmetricKey, WrapError> {
         let opened = self.0.iter().find_map(|master| open(master, context, wrapped).ok());
         opened.and_then(|key| key.try_into().ok()).ok_or(WrapError::Refused)
     }
 }
 
 /// A master key for those who have none of their own: derived, so that it says nothing about what it comes from.
-pub(crate) fn derived(secret: &Key) -> Key {
+pub(crate) fn derive_master_key(secret: &SymmetricKey) -> SymmetricKey {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"meshwright master key");
     tag.as_ref().try_into().expect("an HMAC-SHA256 has 32 bytes")
 }
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_derived_key_depends_on_its_secret_and_is_not_the_secret() {
-        let (one, two) = (derived(&[1; 32]), derived(&[2; 32]));
+        let (one, two) = (derive_master_key(&[1; 32]), derive_master_key(&[2; 32]));
         assert_ne!(one, two);
         assert!(![[0; 32], [1; 32]].contains(&one));
     }

@@ -11,9 +11,9 @@ use model::switch::Switches;
 use model::version::{RevisionName, Version};
 use uuid::Uuid;
 
-use crate::error::{fits, json};
-use crate::labels::{Columns, Narrow};
-use crate::{Page, Reach, StoreError, Tx, bounds, exactly_one};
+use crate::error::{decode_column, to_json};
+use crate::labels::{SelectorColumns, ListFilter};
+use crate::{Page, AccessFilter, StoreError, Tx, id_bounds, require_one_row};
 
 /// A mesh to be made.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub struct NewMesh {
     /// Its edition.
     pub edition: Edition,
     /// Where its control planes run.
-    pub hosting: HostingClusterId,
+    pub hosting_cluster: HostingClusterId,
     /// Its certificate authority.
     pub authority: Vec<u8>,
     /// The version that it starts on.
@@ -33,14 +33,14 @@ pub struct NewMesh {
     /// Its members; the first is the config cluster.
     pub members: Vec<ClusterId>,
     /// What its users call it.
-    pub written: Written,
+    pub metadata: UserMetadata,
     /// Whether it can be deleted only after this was taken off.
     pub deletion_protection: bool,
 }
 
 /// What users write on their things for themselves.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Written {
+pub struct UserMetadata {
     /// A name for people.
     pub display_name: String,
     /// Labels.
@@ -75,7 +75,7 @@ impl MeshState {
     }
 
     /// Reads the stored form; `None` when state and problem do not belong together.
-    fn read(state: &str, problem: Option<Problem>) -> Option<Self> {
+    fn from_stored(state: &str, problem: Option<Problem>) -> Option<Self> {
         match (state, problem) {
             ("creating", _) => Some(Self::Creating),
             ("ready", _) => Some(Self::Ready),
@@ -117,7 +117,7 @@ pub struct Mesh {
     /// Its name.
     pub name: String,
     /// What its users call it.
-    pub written: Written,
+    pub metadata: UserMetadata,
     /// Whether it can be deleted only after this was taken off.
     pub deletion_protection: bool,
     /// Rises with every change of what users may write.
@@ -127,7 +127,7 @@ pub struct Mesh {
     /// Where it stands.
     pub state: MeshState,
     /// Where its control planes run.
-    pub hosting: HostingClusterId,
+    pub hosting_cluster: HostingClusterId,
     /// What `stable` and `default` point to.
     pub current: Revision,
     /// The other one, during an upgrade.
@@ -135,7 +135,7 @@ pub struct Mesh {
     /// Its members; the first is the config cluster.
     pub members: Vec<Member>,
     /// Who changes it right now.
-    pub busy_with: Option<String>,
+    pub lock_holder: Option<String>,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When it was deleted.
@@ -145,7 +145,7 @@ pub struct Mesh {
 }
 
 /// A mesh as it is stored, with all that belongs to it: one round trip reads a list of them.
-struct Row {
+struct MeshRow {
     mesh_id: Uuid,
     name: String,
     display_name: String,
@@ -172,27 +172,27 @@ struct Row {
     member_versions: Vec<Option<String>>,
 }
 
-impl Row {
-    fn read(self) -> Result<Mesh, StoreError> {
+impl MeshRow {
+    fn into_mesh(self) -> Result<Mesh, StoreError> {
         let id = MeshId(self.mesh_id);
         let problem = self.problem.map(serde_json::from_value::<Problem>).transpose();
-        let state = MeshState::read(&self.state, fits(problem, "meshes", "problem", id)?);
-        let current = revision(id, self.current_name, self.current_version, self.current_switches)?;
+        let state = MeshState::from_stored(&self.state, decode_column(problem, "meshes", "problem", id)?);
+        let current = decode_revision(id, self.current_name, self.current_version, self.current_switches)?;
         let members = self.member_ids.into_iter().zip(self.member_names).zip(self.member_versions);
         Ok(Mesh {
             id,
             name: self.name,
-            written: Written {
+            metadata: UserMetadata {
                 display_name: self.display_name,
                 labels: self.label_keys.into_iter().zip(self.label_values).collect(),
             },
             deletion_protection: self.deletion_protection,
             generation: self.generation,
-            edition: fits(serde_json::from_value(self.edition.into()), "meshes", "edition", id)?,
-            state: fits(state.ok_or(()), "meshes", "state", id)?,
-            hosting: HostingClusterId(self.hosting_cluster_id),
-            current: fits(current.ok_or(()), "revisions", "part", id)?,
-            target: revision(id, self.target_name, self.target_version, self.target_switches)?,
+            edition: decode_column(serde_json::from_value(self.edition.into()), "meshes", "edition", id)?,
+            state: decode_column(state.ok_or(()), "meshes", "state", id)?,
+            hosting_cluster: HostingClusterId(self.hosting_cluster_id),
+            current: decode_column(current.ok_or(()), "revisions", "part", id)?,
+            target: decode_revision(id, self.target_name, self.target_version, self.target_switches)?,
             members: members
                 .map(|((cluster, name), kubernetes_version)| Member {
                     cluster: ClusterId(cluster),
@@ -200,15 +200,15 @@ impl Row {
                     kubernetes_version,
                 })
                 .collect(),
-            busy_with: self.holder,
+            lock_holder: self.holder,
             created_at: self.created_at.to_jiff(),
             deleted_at: self.deleted_at.map(jiff_sqlx::Timestamp::to_jiff),
-            leftovers: fits(serde_json::from_value(self.leftovers), "meshes", "leftovers", id)?,
+            leftovers: decode_column(serde_json::from_value(self.leftovers), "meshes", "leftovers", id)?,
         })
     }
 }
 
-fn revision(
+fn decode_revision(
     mesh: MeshId,
     name: Option<String>,
     version: Option<String>,
@@ -216,13 +216,13 @@ fn revision(
 ) -> Result<Option<Revision>, StoreError> {
     let Some(((name, version), switches)) = name.zip(version).zip(switches) else { return Ok(None) };
     Ok(Some(Revision {
-        name: fits(name.parse(), "revisions", "name", mesh)?,
-        version: fits(version.parse(), "revisions", "version", mesh)?,
-        switches: fits(serde_json::from_value(switches), "revisions", "switches", mesh)?,
+        name: decode_column(name.parse(), "revisions", "name", mesh)?,
+        version: decode_column(version.parse(), "revisions", "version", mesh)?,
+        switches: decode_column(serde_json::from_value(switches), "revisions", "switches", mesh)?,
     }))
 }
 
-pub(crate) fn place(id: MeshId) -> String {
+pub(crate) fn authority_associated_data(id: MeshId) -> String {
     format!("meshes.authority/{id}")
 }
 
@@ -248,21 +248,21 @@ impl Tx<'_> {
             mesh.id.0,
             mesh.name,
             edition_text(mesh.edition),
-            mesh.hosting.0,
-            self.seal(&place(mesh.id), &mesh.authority)?,
+            mesh.hosting_cluster.0,
+            self.seal(&authority_associated_data(mesh.id), &mesh.authority)?,
             now.to_sqlx() as _,
-            mesh.written.display_name,
+            mesh.metadata.display_name,
             mesh.deletion_protection
         )
         .execute(&mut *self.inner)
         .await?;
-        self.set_labels(mesh.id.0, &mesh.written.labels).await?;
-        self.set_current(mesh.id, &mesh.version).await?;
-        self.enlist(mesh.id, &mesh.members).await
+        self.set_labels(mesh.id.0, &mesh.metadata.labels).await?;
+        self.set_current_revision(mesh.id, &mesh.version).await?;
+        self.add_members(mesh.id, &mesh.members).await
     }
 
     /// Makes clusters the members of a mesh, and has it observed.
-    pub(crate) async fn enlist(&mut self, mesh: MeshId, members: &[ClusterId]) -> Result<(), StoreError> {
+    pub(crate) async fn add_members(&mut self, mesh: MeshId, members: &[ClusterId]) -> Result<(), StoreError> {
         for (position, cluster) in (0i32..).zip(members) {
             sqlx::query!(
                 "INSERT INTO memberships (tenant_id, mesh_id, cluster_id, position) VALUES ($1, $2, $3, $4)",
@@ -284,31 +284,31 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed, or a row does not fit.
-    pub async fn meshes(&mut self, reach: &Reach, narrow: &Narrow, page: Page) -> Result<Vec<Mesh>, StoreError> {
-        self.read_meshes(None, reach, narrow, page).await
+    pub async fn list_meshes(&mut self, access: &AccessFilter, filter: &ListFilter, page: Page) -> Result<Vec<Mesh>, StoreError> {
+        self.read_meshes(None, access, filter, page).await
     }
 
     /// One mesh, deleted or not.
     ///
     /// # Errors
     /// There is none of that id in this tenant.
-    pub async fn mesh(&mut self, id: MeshId) -> Result<Mesh, StoreError> {
-        let narrow = Narrow { deleted: true, ..Narrow::default() };
-        let found = self.read_meshes(Some(id), &Reach::ALL, &narrow, Page::ALL).await?.pop();
+    pub async fn get_mesh(&mut self, id: MeshId) -> Result<Mesh, StoreError> {
+        let filter = ListFilter { include_deleted: true, ..ListFilter::default() };
+        let found = self.read_meshes(Some(id), &AccessFilter::ALL, &filter, Page::ALL).await?.pop();
         found.ok_or(StoreError::NotFound { what: "mesh" })
     }
 
     async fn read_meshes(
         &mut self,
         only: Option<MeshId>,
-        reach: &Reach,
-        narrow: &Narrow,
+        access: &AccessFilter,
+        filter: &ListFilter,
         page: Page,
     ) -> Result<Vec<Mesh>, StoreError> {
-        let columns = Columns::from(&narrow.labels);
-        let (from, to) = bounds(only.map(|id| id.0));
+        let columns = SelectorColumns::from(&filter.labels);
+        let (from, to) = id_bounds(only.map(|id| id.0));
         let rows = sqlx::query_as!(
-            Row,
+            MeshRow,
             r#"SELECT m.mesh_id, m.name, display_name, deletion_protection, generation, edition, state, problem, hosting_cluster_id, created_at, deleted_at, leftovers,
                    holder AS "holder?", current.name AS "current_name?", current.version AS "current_version?",
                    current.switches AS "current_switches?", target.name AS "target_name?", target.version AS "target_version?",
@@ -335,21 +335,21 @@ impl Tx<'_> {
                            AND (unwanted.value IS NULL OR l.value = unwanted.value))
                ORDER BY m.mesh_id LIMIT $5"#,
             self.tenant.0,
-            reach.meshes.as_deref(),
-            narrow.name,
+            access.meshes.as_deref(),
+            filter.name,
             page.after,
             page.limit,
             &columns.with.0,
             &columns.with.1 as _,
             &columns.without.0,
             &columns.without.1 as _,
-            narrow.deleted,
+            filter.include_deleted,
             from,
             to
         )
         .fetch_all(&mut *self.inner)
         .await?;
-        rows.into_iter().map(Row::read).collect()
+        rows.into_iter().map(MeshRow::into_mesh).collect()
     }
 
     /// Moves a mesh to another state. A deleted one gives its members free.
@@ -357,7 +357,7 @@ impl Tx<'_> {
     /// # Errors
     /// There is no such mesh.
     pub async fn set_mesh_state(&mut self, id: MeshId, state: &MeshState, now: Timestamp) -> Result<(), StoreError> {
-        let problem = if let MeshState::Failed(problem) = state { Some(json(problem)) } else { None };
+        let problem = if let MeshState::Failed(problem) = state { Some(to_json(problem)) } else { None };
         let done = sqlx::query!(
             "UPDATE meshes SET state = $3, problem = CASE WHEN $3 = 'deleting' THEN problem ELSE $4::jsonb END
              WHERE tenant_id = $1 AND mesh_id = $2",
@@ -368,7 +368,7 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        exactly_one(done.rows_affected(), StoreError::NotFound { what: "mesh" })?;
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "mesh" })?;
         if *state == MeshState::Deleted {
             sqlx::query!(
                 "UPDATE meshes SET deleted_at = $3, former_members = array(
@@ -394,10 +394,10 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// It has moved on since.
-    pub async fn write_mesh(
+    pub async fn update_mesh_metadata(
         &mut self,
         seen: &Mesh,
-        written: &Written,
+        metadata: &UserMetadata,
         deletion_protection: bool,
     ) -> Result<(), StoreError> {
         let done = sqlx::query!(
@@ -406,13 +406,13 @@ impl Tx<'_> {
             self.tenant.0,
             seen.id.0,
             seen.generation,
-            written.display_name,
+            metadata.display_name,
             deletion_protection
         )
         .execute(&mut *self.inner)
         .await?;
-        exactly_one(done.rows_affected(), StoreError::Moved)?;
-        self.set_labels(seen.id.0, &written.labels).await
+        require_one_row(done.rows_affected(), StoreError::StaleVersion)?;
+        self.set_labels(seen.id.0, &metadata.labels).await
     }
 
     /// The key and certificates of a mesh's authority, opened.
@@ -428,17 +428,17 @@ impl Tx<'_> {
         .fetch_optional(&mut *self.inner)
         .await?
         .ok_or(StoreError::NotFound { what: "mesh" })?;
-        self.open(&place(id), &sealed).await
+        self.open(&authority_associated_data(id), &sealed).await
     }
 }
 
 impl Mesh {
     /// The mesh's namespace in every cluster: its name, and enough of its id that two tenants' meshes never meet.
     pub fn namespace(&self) -> String {
-        const DISTINCT: usize = 8;
-        const LONGEST: usize = 63 - 1 - DISTINCT;
+        const ID_SUFFIX_LEN: usize = 8;
+        const MAX_NAME_LEN: usize = 63 - 1 - ID_SUFFIX_LEN;
         let id = self.id.to_string();
-        let name: String = self.name.chars().take(LONGEST).collect();
-        format!("{name}-{}", &id[id.len() - DISTINCT..])
+        let name: String = self.name.chars().take(MAX_NAME_LEN).collect();
+        format!("{name}-{}", &id[id.len() - ID_SUFFIX_LEN..])
     }
 }

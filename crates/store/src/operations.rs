@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use model::ids::{ClusterId, MeshId, OperationId, UpgradeId};
 use model::leftover::Leftover;
-use model::operation::{Fact, OperationKind, OperationState, Progress, Wish};
+use model::operation::{StepEvent, OperationKind, OperationState, Progress, Signal};
 use model::plan::{Plan, Step};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::{fits, json};
-use crate::{NewEvent, Page, Reach, StoreError, Tx, bounds, exactly_one};
+use crate::error::{decode_column, to_json};
+use crate::{NewEvent, Page, AccessFilter, StoreError, Tx, id_bounds, require_one_row};
 
 /// An operation to be queued.
 #[derive(Debug, Clone)]
@@ -35,7 +35,7 @@ pub struct NewOperation {
 }
 
 /// How many steps of an operation are done, and how many there are; without a plan there are none.
-pub type Counts = (i64, i64);
+pub type StepCounts = (i64, i64);
 
 /// An operation as the service knows it.
 #[derive(Debug, Clone)]
@@ -55,11 +55,11 @@ pub struct Operation {
     /// Where it stands.
     pub state: OperationState,
     /// Its plan's waves; none until a worker has built the plan.
-    pub waves: Option<Vec<WaveHead>>,
+    pub waves: Option<Vec<WaveSummary>>,
     /// What the worker last saw that it waits for.
     pub waiting_for: Option<String>,
     /// What people asked for and no worker has taken in yet, in order; until then `state` is older than the request.
-    pub pending: Vec<Wish>,
+    pub pending_signals: Vec<Signal>,
     /// Objects that stay in clusters once it is over.
     pub leftovers: Vec<Leftover>,
     /// When it was asked for.
@@ -72,7 +72,7 @@ pub struct Operation {
 
 /// A wave without its steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WaveHead {
+pub struct WaveSummary {
     /// What it is for.
     pub title: String,
     /// How many of its steps may be under way at once.
@@ -81,7 +81,7 @@ pub struct WaveHead {
 
 /// A step of a stored plan with what became of it.
 #[derive(Debug, Clone)]
-pub struct Item {
+pub struct PlannedStep {
     /// Its number within the plan.
     pub number: i32,
     /// Its wave.
@@ -93,7 +93,7 @@ pub struct Item {
 }
 
 /// How many items go into one statement.
-const CHUNK: usize = 500;
+const MAX_STEPS_PER_INSERT: usize = 500;
 
 impl Tx<'_> {
     /// Queues an operation.
@@ -113,7 +113,7 @@ impl Tx<'_> {
             new.upgrade.map(|id| id.0),
             new.arguments,
             state.as_str(),
-            json(&state),
+            to_json(&state),
             now.to_sqlx() as _
         )
         .execute(&mut *self.inner)
@@ -124,14 +124,14 @@ impl Tx<'_> {
             new.id.0,
             self.tenant.0,
             new.due_in.as_secs_f64(),
-            new.kind.costly(),
+            new.kind.may_stall_worker(),
             new.mesh.map(|id| id.0)
         )
         .execute(&mut *self.inner)
         .await?;
         // A hint only: workers poll as well.
         sqlx::query!("SELECT pg_notify('mw_work', '')").fetch_one(&mut *self.inner).await?;
-        self.tell(NewEvent {
+        self.push_event(NewEvent {
             at: now,
             kind: "operation.state",
             mesh: new.mesh,
@@ -146,13 +146,13 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed, or a row does not fit.
-    pub async fn operations(
+    pub async fn list_operations(
         &mut self,
-        reach: &Reach,
+        access: &AccessFilter,
         upgrade: Option<UpgradeId>,
         page: Page,
     ) -> Result<Vec<Operation>, StoreError> {
-        let found = self.operations_with_counts(reach, upgrade, page).await?;
+        let found = self.list_operations_with_counts(access, upgrade, page).await?;
         Ok(found.into_iter().map(|(operation, _)| operation).collect())
     }
 
@@ -160,21 +160,21 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed, or a row does not fit.
-    pub async fn operations_with_counts(
+    pub async fn list_operations_with_counts(
         &mut self,
-        reach: &Reach,
+        access: &AccessFilter,
         upgrade: Option<UpgradeId>,
         page: Page,
-    ) -> Result<Vec<(Operation, Counts)>, StoreError> {
-        self.read_operations(None, reach, upgrade, page).await
+    ) -> Result<Vec<(Operation, StepCounts)>, StoreError> {
+        self.read_operations(None, access, upgrade, page).await
     }
 
     /// One operation.
     ///
     /// # Errors
     /// There is none of that id in this tenant.
-    pub async fn operation(&mut self, id: OperationId) -> Result<Operation, StoreError> {
-        let found = self.read_operations(Some(id), &Reach::ALL, None, Page::ALL).await?.pop();
+    pub async fn get_operation(&mut self, id: OperationId) -> Result<Operation, StoreError> {
+        let found = self.read_operations(Some(id), &AccessFilter::ALL, None, Page::ALL).await?.pop();
         Ok(found.ok_or(StoreError::NotFound { what: "operation" })?.0)
     }
 
@@ -182,11 +182,11 @@ impl Tx<'_> {
     async fn read_operations(
         &mut self,
         only: Option<OperationId>,
-        reach: &Reach,
+        access: &AccessFilter,
         upgrade: Option<UpgradeId>,
         page: Page,
-    ) -> Result<Vec<(Operation, Counts)>, StoreError> {
-        let (from, to) = bounds(only.map(|id| id.0));
+    ) -> Result<Vec<(Operation, StepCounts)>, StoreError> {
+        let (from, to) = id_bounds(only.map(|id| id.0));
         let rows = sqlx::query!(
             r#"SELECT operation_id, kind, mesh_id, cluster_id, upgrade_id, arguments, state_body, waves, waiting_for, leftovers, created_at, started_at, ended_at,
                    ARRAY(SELECT w.wish FROM work_queue q JOIN wishes w ON w.tenant_id = q.tenant_id AND w.operation_id = q.operation_id AND w.seq > q.seen_seq
@@ -200,8 +200,8 @@ impl Tx<'_> {
                ORDER BY operation_id DESC LIMIT $6"#,
             self.tenant.0,
             upgrade.map(|id| id.0),
-            reach.meshes.as_deref(),
-            reach.clusters.as_deref(),
+            access.meshes.as_deref(),
+            access.clusters.as_deref(),
             page.after,
             page.limit,
             from,
@@ -211,21 +211,21 @@ impl Tx<'_> {
         .await?;
         let read = rows.into_iter().map(|row| {
             let id = OperationId(row.operation_id);
-            let waves = row.waves.map(|waves| fits(serde_json::from_value(waves), "operations", "waves", id));
+            let waves = row.waves.map(|waves| decode_column(serde_json::from_value(waves), "operations", "waves", id));
             let pending =
-                row.pending.into_iter().map(|wish| fits(serde_json::from_value(wish.into()), "wishes", "wish", id));
+                row.pending.into_iter().map(|wish| decode_column(serde_json::from_value(wish.into()), "wishes", "wish", id));
             let operation = Operation {
                 id,
-                kind: fits(serde_json::from_value(row.kind.into()), "operations", "kind", id)?,
+                kind: decode_column(serde_json::from_value(row.kind.into()), "operations", "kind", id)?,
                 mesh: row.mesh_id.map(MeshId),
                 cluster: row.cluster_id.map(ClusterId),
                 upgrade: row.upgrade_id.map(UpgradeId),
                 arguments: row.arguments,
-                state: fits(serde_json::from_value(row.state_body), "operations", "state_body", id)?,
+                state: decode_column(serde_json::from_value(row.state_body), "operations", "state_body", id)?,
                 waves: waves.transpose()?,
                 waiting_for: row.waiting_for,
-                pending: pending.collect::<Result<_, _>>()?,
-                leftovers: fits(serde_json::from_value(row.leftovers), "operations", "leftovers", id)?,
+                pending_signals: pending.collect::<Result<_, _>>()?,
+                leftovers: decode_column(serde_json::from_value(row.leftovers), "operations", "leftovers", id)?,
                 created_at: row.created_at.to_jiff(),
                 started_at: row.started_at.map(jiff_sqlx::Timestamp::to_jiff),
                 ended_at: row.ended_at.map(jiff_sqlx::Timestamp::to_jiff),
@@ -240,25 +240,25 @@ impl Tx<'_> {
     /// # Errors
     /// There is one already, or the lease is over.
     pub async fn store_plan(&mut self, id: OperationId, plan: &Plan) -> Result<(), StoreError> {
-        let heads: Vec<WaveHead> =
-            plan.waves.iter().map(|wave| WaveHead { title: wave.title.clone(), width: wave.width }).collect();
+        let heads: Vec<WaveSummary> =
+            plan.waves.iter().map(|wave| WaveSummary { title: wave.title.clone(), width: wave.width }).collect();
         let done = sqlx::query!(
             "UPDATE operations SET waves = $3 WHERE tenant_id = $1 AND operation_id = $2 AND waves IS NULL",
             self.tenant.0,
             id.0,
-            json(&heads)
+            to_json(&heads)
         )
         .execute(&mut *self.inner)
         .await?;
-        exactly_one(done.rows_affected(), StoreError::Fenced)?;
+        require_one_row(done.rows_affected(), StoreError::Fenced)?;
         let steps: Vec<(i32, &Step)> = (0i32..)
             .zip(&plan.waves)
             .flat_map(|(wave, steps)| steps.steps.iter().map(move |step| (wave, step)))
             .collect();
-        for (chunk, first) in steps.chunks(CHUNK).zip((0i32..).step_by(CHUNK)) {
+        for (chunk, first) in steps.chunks(MAX_STEPS_PER_INSERT).zip((0i32..).step_by(MAX_STEPS_PER_INSERT)) {
             let numbers: Vec<i32> = (first..).take(chunk.len()).collect();
             let waves: Vec<i32> = chunk.iter().map(|(wave, _)| *wave).collect();
-            let bodies: Vec<Value> = chunk.iter().map(|(_, step)| json(step)).collect();
+            let bodies: Vec<Value> = chunk.iter().map(|(_, step)| to_json(step)).collect();
             sqlx::query!(
                 "INSERT INTO operation_items (tenant_id, operation_id, number, wave, step)
                  SELECT $1, $2, item.* FROM unnest($3::integer[], $4::integer[], $5::jsonb[]) AS item",
@@ -278,7 +278,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed, or a step does not fit: a newer server wrote it.
-    pub async fn items(&mut self, id: OperationId) -> Result<Vec<Item>, StoreError> {
+    pub async fn list_steps(&mut self, id: OperationId) -> Result<Vec<PlannedStep>, StoreError> {
         let facts = sqlx::query!(
             "SELECT number, fact FROM item_facts WHERE tenant_id = $1 AND operation_id = $2 ORDER BY number, ordinal",
             self.tenant.0,
@@ -288,8 +288,8 @@ impl Tx<'_> {
         .await?;
         let mut progress: BTreeMap<i32, Progress> = BTreeMap::new();
         for row in facts {
-            let fact: Fact = fits(serde_json::from_value(row.fact), "item_facts", "fact", id)?;
-            progress.entry(row.number).or_default().add(&fact);
+            let fact: StepEvent = decode_column(serde_json::from_value(row.fact), "item_facts", "fact", id)?;
+            progress.entry(row.number).or_default().apply_event(&fact);
         }
         let rows = sqlx::query!(
             "SELECT number, wave, step FROM operation_items WHERE tenant_id = $1 AND operation_id = $2 ORDER BY number",
@@ -299,10 +299,10 @@ impl Tx<'_> {
         .fetch_all(&mut *self.inner)
         .await?;
         let read = rows.into_iter().map(|row| {
-            Ok(Item {
+            Ok(PlannedStep {
                 number: row.number,
-                wave: fits(row.wave.try_into(), "operation_items", "wave", id)?,
-                step: fits(serde_json::from_value(row.step), "operation_items", "step", id)?,
+                wave: decode_column(row.wave.try_into(), "operation_items", "wave", id)?,
+                step: decode_column(serde_json::from_value(row.step), "operation_items", "step", id)?,
                 progress: progress.remove(&row.number).unwrap_or_default(),
             })
         });
@@ -313,15 +313,15 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// As for [`Tx::items`].
-    pub async fn started(
+    pub async fn list_started_steps(
         &mut self,
         upgrade: UpgradeId,
     ) -> Result<Vec<(OperationKind, Step, Option<String>)>, StoreError> {
-        let mut operations = self.operations(&Reach::ALL, Some(upgrade), Page::ALL).await?;
+        let mut operations = self.list_operations(&AccessFilter::ALL, Some(upgrade), Page::ALL).await?;
         operations.reverse();
         let mut started = Vec::new();
         for operation in operations.iter().filter(|operation| operation.kind != OperationKind::Rollback) {
-            let items = self.items(operation.id).await?;
+            let items = self.list_steps(operation.id).await?;
             started
                 .extend(items.into_iter().filter_map(|item| Some((operation.kind, item.step, item.progress.capture?))));
         }
@@ -332,7 +332,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The operation has ended, or there is none.
-    pub async fn wish(&mut self, id: OperationId, wish: Wish, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn signal_operation(&mut self, id: OperationId, wish: Signal, now: Timestamp) -> Result<(), StoreError> {
         let seq = sqlx::query_scalar!(
             "UPDATE work_queue SET wish_seq = wish_seq + 1, due_at = now() WHERE operation_id = $1 AND tenant_id = $2 RETURNING wish_seq",
             id.0,
@@ -359,7 +359,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn hurry(&mut self, id: OperationId) -> Result<(), StoreError> {
+    pub async fn make_operation_due(&mut self, id: OperationId) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE work_queue SET due_at = now() WHERE operation_id = $1 AND tenant_id = $2",
             id.0,
@@ -375,7 +375,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn supersede(
+    pub async fn supersede_operation(
         &mut self,
         id: OperationId,
         state: &OperationState,
@@ -396,7 +396,7 @@ impl Tx<'_> {
             self.tenant.0,
             id.0,
             state.as_str(),
-            json(state),
+            to_json(state),
             now.to_sqlx() as _,
             *state != OperationState::Succeeded,
             writer.map(|(epoch, _)| epoch),
@@ -405,7 +405,7 @@ impl Tx<'_> {
         .fetch_optional(&mut *self.inner)
         .await?;
         let Some((kind, cluster)) = ended.and_then(|row| Some((row.kind, row.cluster_id?))) else { return Ok(()) };
-        let kind = fits(serde_json::from_value(kind.into()), "operations", "kind", id)?;
-        self.cluster_follows(id, kind, ClusterId(cluster), state, now).await
+        let kind = decode_column(serde_json::from_value(kind.into()), "operations", "kind", id)?;
+        self.apply_end_to_cluster(id, kind, ClusterId(cluster), state, now).await
     }
 }

@@ -13,17 +13,17 @@ use std::time::{Duration, Instant};
 pub const SUPERUSER: &str = "mw_root";
 
 /// The roles that the account which started the server may connect as.
-const ROLES: [&str; 4] = [SUPERUSER, "mw_owner", "mw_api", "mw_worker"];
+const CONNECTABLE_ROLES: [&str; 4] = [SUPERUSER, "mw_owner", "mw_api", "mw_worker"];
 
 /// Permissions of the socket's folder: its owner's alone.
-const PRIVATE: u32 = 0o700;
+const OWNER_ONLY_MODE: u32 = 0o700;
 
 /// Starting takes a quarter of a second; a machine under load may take far longer.
-const START_LIMIT: Duration = Duration::from_mins(1);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Why there is no private Postgres.
 #[derive(Debug, thiserror::Error)]
-pub enum PrivateError {
+pub enum EmbeddedPostgresError {
     /// No Postgres on this machine.
     #[error(
         "no PostgreSQL 15 or newer was found; install it (Debian: apt-get install postgresql), or set PG_BIN to its bin folder"
@@ -59,50 +59,50 @@ pub enum PrivateError {
 
 /// A running private server.
 #[derive(Debug)]
-pub struct PrivatePostgres {
+pub struct EmbeddedPostgres {
     dir: PathBuf,
 }
 
-impl PrivatePostgres {
+impl EmbeddedPostgres {
     /// Starts a server whose data live in `dir`, which is made where it is missing. The server ends with this process.
     ///
     /// # Errors
     /// There is no Postgres, or it does not start.
-    pub fn start(dir: &Path) -> Result<Self, PrivateError> {
-        let bin = find_binaries().ok_or(PrivateError::NotFound)?;
-        let account = account()?;
-        let folder = |source| PrivateError::Folder { path: dir.to_owned(), source };
+    pub fn start(dir: &Path) -> Result<Self, EmbeddedPostgresError> {
+        let bin = find_postgres_binaries().ok_or(EmbeddedPostgresError::NotFound)?;
+        let account = server_account()?;
+        let folder = |source| EmbeddedPostgresError::Folder { path: dir.to_owned(), source };
         std::fs::create_dir_all(dir).map_err(folder)?;
         let dir = dir.canonicalize().map_err(folder)?;
         if let Some(account) = &account {
-            run(Command::new("chown").arg(account).arg(&dir))?;
+            run_command(Command::new("chown").arg(account).arg(&dir))?;
         }
-        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(PRIVATE)).map_err(folder)?;
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(OWNER_ONLY_MODE)).map_err(folder)?;
         let data = dir.join("data");
         if !data.join("PG_VERSION").exists() {
             let auth = ["--auth-local=peer", "--auth-host=reject", "--encoding=UTF8", "--no-sync", "--username"];
-            run(as_account(account.as_deref(), &bin.join("initdb"))
+            run_command(command_as_account(account.as_deref(), &bin.join("initdb"))
                 .args(auth)
                 .arg(SUPERUSER)
                 .arg("--pgdata")
                 .arg(&data)
                 .current_dir("/"))?;
         }
-        let mut server = as_account(account.as_deref(), &bin.join("postgres"));
+        let mut server = command_as_account(account.as_deref(), &bin.join("postgres"));
         server.arg("-D").arg(&data).arg("-k").arg(&dir).args(["-c", "listen_addresses=", "-c", "max_connections=200"]);
-        let (hba, ident) = admit_own_account(&dir)?;
+        let (hba, ident) = write_auth_files(&dir)?;
         server.arg("-c").arg(format!("hba_file={}", hba.display()));
         server.arg("-c").arg(format!("ident_file={}", ident.display()));
-        server.args(["-c", &format!("unix_socket_permissions={PRIVATE:04o}")]);
+        server.args(["-c", &format!("unix_socket_permissions={OWNER_ONLY_MODE:04o}")]);
         server.args(["-c", "logging_collector=off", "-c", "fsync=off", "-c", "full_page_writes=off"]);
         let log_path = dir.join("postgres.log");
         let log = std::fs::File::create(&log_path).map_err(folder)?;
         server.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        spawn_for_life(server)?;
+        spawn_bound_to_process(server)?;
         let started = Instant::now();
-        while !accepts(&dir) {
-            if started.elapsed() > START_LIMIT {
-                return Err(PrivateError::NotStarted { log: log_path });
+        while !accepts_connections(&dir) {
+            if started.elapsed() > START_TIMEOUT {
+                return Err(EmbeddedPostgresError::NotStarted { log: log_path });
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -117,12 +117,12 @@ impl PrivatePostgres {
 
 /// Writes down who may connect, at each start: a folder of an older server let everyone in. Answers the rules, and the file that
 /// says which roles the account may take.
-fn admit_own_account(dir: &Path) -> Result<(PathBuf, PathBuf), PrivateError> {
-    let account = run(Command::new("id").arg("-un"))?;
+fn write_auth_files(dir: &Path) -> Result<(PathBuf, PathBuf), EmbeddedPostgresError> {
+    let account = run_command(Command::new("id").arg("-un"))?;
     let (hba, ident) = (dir.join("pg_hba.conf"), dir.join("pg_ident.conf"));
-    let roles = ROLES.map(|role| format!("own \"{}\" {role}\n", account.trim())).concat();
+    let roles = CONNECTABLE_ROLES.map(|role| format!("own \"{}\" {role}\n", account.trim())).concat();
     for (file, text) in [(&hba, "local all all peer map=own\n"), (&ident, roles.as_str())] {
-        let failed = |source| PrivateError::Folder { path: file.clone(), source };
+        let failed = |source| EmbeddedPostgresError::Folder { path: file.clone(), source };
         std::fs::write(file, text).map_err(failed)?;
         // The server may run under another account.
         std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).map_err(failed)?;
@@ -132,15 +132,15 @@ fn admit_own_account(dir: &Path) -> Result<(PathBuf, PathBuf), PrivateError> {
 
 /// A server listens before it lets anybody in: its own file says when it does, in the line that `pg_ctl` waits for. A server
 /// that was killed left that line behind, and nobody who listens.
-fn accepts(dir: &Path) -> bool {
-    const STATE: usize = 7;
+fn accepts_connections(dir: &Path) -> bool {
+    const STATUS_LINE_INDEX: usize = 7;
     let listens = std::os::unix::net::UnixStream::connect(dir.join(".s.PGSQL.5432")).is_ok();
     let file = || std::fs::read_to_string(dir.join("data").join("postmaster.pid")).unwrap_or_default();
-    listens && file().lines().nth(STATE).is_some_and(|line| line.trim() == "ready")
+    listens && file().lines().nth(STATUS_LINE_INDEX).is_some_and(|line| line.trim() == "ready")
 }
 
 /// The signal at its parent's death follows the *thread* that started it, so a thread that never ends does.
-fn spawn_for_life(mut server: Command) -> Result<(), PrivateError> {
+fn spawn_bound_to_process(mut server: Command) -> Result<(), EmbeddedPostgresError> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let child = server.spawn();
@@ -153,16 +153,16 @@ fn spawn_for_life(mut server: Command) -> Result<(), PrivateError> {
         }
     });
     let started = receiver.recv().map_err(|error| error.to_string()).and_then(|started| started);
-    started.map_err(|output| PrivateError::Failed { command: "postgres".into(), output })
+    started.map_err(|output| EmbeddedPostgresError::Failed { command: "postgres".into(), output })
 }
 
 /// A command that ends with the process that started it, under another account where there is one.
-fn as_account(account: Option<&str>, program: &Path) -> Command {
+fn command_as_account(account: Option<&str>, program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "INT"]);
     if let Some(account) = account {
         // The group of an account may have another name: that of `nobody` is `nogroup` on Debian.
-        let group = id(&["-g", account]).unwrap_or_else(|| account.to_owned());
+        let group = run_id_command(&["-g", account]).unwrap_or_else(|| account.to_owned());
         command.args(["--reuid", account, "--regid", &group, "--clear-groups"]);
     }
     command.arg("--").arg(program);
@@ -170,32 +170,32 @@ fn as_account(account: Option<&str>, program: &Path) -> Command {
 }
 
 /// What `id` says; `None` where there is no such account.
-fn id(arguments: &[&str]) -> Option<String> {
-    run(Command::new("id").args(arguments)).ok().map(|said| said.trim().to_owned())
+fn run_id_command(arguments: &[&str]) -> Option<String> {
+    run_command(Command::new("id").args(arguments)).ok().map(|said| said.trim().to_owned())
 }
 
 /// Whom to run Postgres as: root must not.
-fn account() -> Result<Option<String>, PrivateError> {
-    if id(&["-u"]).as_deref() != Some("0") {
+fn server_account() -> Result<Option<String>, EmbeddedPostgresError> {
+    if run_id_command(&["-u"]).as_deref() != Some("0") {
         return Ok(None);
     }
-    let known = ["postgres", "nobody"].into_iter().find(|name| id(&["-u", name]).is_some());
-    known.map(|name| Some(name.to_owned())).ok_or(PrivateError::NoAccount)
+    let known = ["postgres", "nobody"].into_iter().find(|name| run_id_command(&["-u", name]).is_some());
+    known.map(|name| Some(name.to_owned())).ok_or(EmbeddedPostgresError::NoAccount)
 }
 
 /// Runs a command to its end, and answers what it said.
-fn run(command: &mut Command) -> Result<String, PrivateError> {
+fn run_command(command: &mut Command) -> Result<String, EmbeddedPostgresError> {
     let name = format!("{command:?}");
     let output =
-        command.output().map_err(|error| PrivateError::Failed { command: name.clone(), output: error.to_string() })?;
+        command.output().map_err(|error| EmbeddedPostgresError::Failed { command: name.clone(), output: error.to_string() })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    Err(PrivateError::Failed { command: name, output: String::from_utf8_lossy(&output.stderr).into_owned() })
+    Err(EmbeddedPostgresError::Failed { command: name, output: String::from_utf8_lossy(&output.stderr).into_owned() })
 }
 
 /// Where Postgres' programs are: `PG_BIN`, the search path, then where distributions keep theirs, newest first.
-pub fn find_binaries() -> Option<PathBuf> {
+pub fn find_postgres_binaries() -> Option<PathBuf> {
     let complete = |dir: &PathBuf| dir.join("initdb").exists() && dir.join("postgres").exists();
     let named = std::env::var_os("PG_BIN").map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -226,9 +226,9 @@ mod tests {
     /// Connects as a role of Postgres from this account, or from another one; answers why it was refused.
     ///
     /// Linux keeps the identity of each thread apart, so only the thread that connects becomes the other account.
-    fn refusal(socket: &Path, role: &str, other: Option<&str>) -> Option<String> {
+    fn connection_error(socket: &Path, role: &str, other: Option<&str>) -> Option<String> {
         let options = PgConnectOptions::new_without_pgpass().socket(socket).username(role).database("postgres");
-        let identity = other.map(|account| (number("-g", account), number("-u", account)));
+        let identity = other.map(|account| (account_number("-g", account), account_number("-u", account)));
         let connecting = std::thread::spawn(move || {
             if let Some((group, user)) = identity {
                 set_thread_groups(&[]).expect("no other groups");
@@ -242,8 +242,8 @@ mod tests {
     }
 
     /// The number of an account's user or group.
-    fn number(of: &str, account: &str) -> u32 {
-        id(&[of, account]).expect("an account").parse().expect("a number")
+    fn account_number(of: &str, account: &str) -> u32 {
+        run_id_command(&[of, account]).expect("an account").parse().expect("a number")
     }
 
     #[test]
@@ -252,22 +252,22 @@ mod tests {
         // Everyone may pass, so that the folder below is what refuses.
         std::fs::set_permissions(parent.path(), std::fs::Permissions::from_mode(0o755)).expect("permissions");
         let dir = parent.path().join("postgres");
-        let server = PrivatePostgres::start(&dir).expect("a private Postgres");
-        assert_eq!(std::fs::metadata(&server.dir).expect("a folder").permissions().mode() & 0o777, PRIVATE);
+        let server = EmbeddedPostgres::start(&dir).expect("a private Postgres");
+        assert_eq!(std::fs::metadata(&server.dir).expect("a folder").permissions().mode() & 0o777, OWNER_ONLY_MODE);
         let socket = server.dir.join(".s.PGSQL.5432");
-        assert_eq!(std::fs::metadata(&socket).expect("a socket").permissions().mode() & 0o777, PRIVATE);
-        assert_eq!(refusal(&server.dir, SUPERUSER, None), None);
+        assert_eq!(std::fs::metadata(&socket).expect("a socket").permissions().mode() & 0o777, OWNER_ONLY_MODE);
+        assert_eq!(connection_error(&server.dir, SUPERUSER, None), None);
         // Only root can become another user. For everyone else the permissions above have been looked at.
-        if account().expect("an account").is_none() {
+        if server_account().expect("an account").is_none() {
             return;
         }
-        let said = refusal(&server.dir, SUPERUSER, Some("nobody")).expect("a refusal");
+        let said = connection_error(&server.dir, SUPERUSER, Some("nobody")).expect("a refusal");
         assert!(said.contains("Permission denied"), "{said}");
         for open in [&server.dir, &socket] {
             std::fs::set_permissions(open, std::fs::Permissions::from_mode(0o777)).expect("permissions");
         }
-        for role in ROLES {
-            let said = refusal(&server.dir, role, Some("nobody")).expect("a refusal");
+        for role in CONNECTABLE_ROLES {
+            let said = connection_error(&server.dir, role, Some("nobody")).expect("a refusal");
             assert!(said.contains("Peer authentication failed"), "{role}: {said}");
         }
     }

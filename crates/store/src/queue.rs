@@ -5,12 +5,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use model::ids::{ClusterId, HostingClusterId, MeshId, OperationId, TenantId};
-use model::operation::{Fact, OperationState, Wish};
+use model::operation::{StepEvent, OperationState, Signal};
 use sqlx::postgres::PgListener;
 use uuid::Uuid;
 
-use crate::error::{fits, json};
-use crate::{NewEvent, Store, StoreError, Tx, exactly_one, insisting};
+use crate::error::{decode_column, to_json};
+use crate::{NewEvent, Store, StoreError, Tx, require_one_row, retry_on_conflict};
 
 /// The right to run an operation, until the lease is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,14 +36,14 @@ pub struct Claim {
 impl Claim {
     /// Claims in a row, this one included, that neither recorded a fact nor ended in an error. Errors have limits of their
     /// own, which depend on the kind of error.
-    pub fn fruitless(&self) -> i32 {
+    pub fn claims_without_progress(&self) -> i32 {
         self.claims.saturating_sub(self.errors)
     }
 }
 
 /// A mesh to be observed.
 #[derive(Debug, Clone, Copy)]
-pub struct MeshProbe {
+pub struct DueObservation {
     /// Whose it is.
     pub tenant: TenantId,
     /// Which.
@@ -54,60 +54,60 @@ pub struct MeshProbe {
 
 /// Which operations a worker may take now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct ClaimFilter {
     /// What it runs already: never a second time.
-    pub held: Vec<OperationId>,
+    pub running: Vec<OperationId>,
     /// Tenants that come after those which run nothing.
-    pub busy: Vec<TenantId>,
+    pub busy_tenants: Vec<TenantId>,
     /// Tenants that come last.
-    pub full: Vec<TenantId>,
+    pub full_tenants: Vec<TenantId>,
     /// Whether tenants that run something may be taken at all.
-    pub spare: bool,
+    pub allow_busy_tenants: bool,
     /// Whether expensive kinds may be taken.
-    pub costly: bool,
+    pub allow_costly: bool,
     /// Tenants whose expensive kinds may not.
-    pub costly_full: Vec<TenantId>,
+    pub costly_full_tenants: Vec<TenantId>,
     /// Hosting clusters whose operations hold as many places as one hosting cluster may.
-    pub hosting_full: Vec<HostingClusterId>,
+    pub full_hosting_clusters: Vec<HostingClusterId>,
 }
 
-impl Wanted {
+impl ClaimFilter {
     /// Any operation of any tenant.
-    pub fn any() -> Self {
-        Self { spare: true, costly: true, ..Self::default() }
+    pub fn any_operation() -> Self {
+        Self { allow_busy_tenants: true, allow_costly: true, ..Self::default() }
     }
 }
 
-pub(crate) fn ids<T>(of: &[T], id: impl Fn(&T) -> Uuid) -> Vec<Uuid> {
+pub(crate) fn to_uuids<T>(of: &[T], id: impl Fn(&T) -> Uuid) -> Vec<Uuid> {
     of.iter().map(id).collect()
 }
 
 /// Wishes that the worker has not seen yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wishes {
+pub struct PendingSignals {
     /// In the order they were made.
-    pub wishes: Vec<Wish>,
+    pub signals: Vec<Signal>,
     /// Number of the last one.
-    pub seq: i64,
+    pub last_seq: i64,
 }
 
-impl Wishes {
+impl PendingSignals {
     /// Those after a number, or all of them.
-    pub fn after(&self, seen: Option<i64>) -> impl Iterator<Item = Wish> {
-        let fresh = seen.map_or(usize::MAX, |seen| usize::try_from(self.seq - seen).unwrap_or(0));
-        self.wishes.iter().skip(self.wishes.len().saturating_sub(fresh)).copied()
+    pub fn after_seq(&self, seen: Option<i64>) -> impl Iterator<Item = Signal> {
+        let fresh = seen.map_or(usize::MAX, |seen| usize::try_from(self.last_seq - seen).unwrap_or(0));
+        self.signals.iter().skip(self.signals.len().saturating_sub(fresh)).copied()
     }
 }
 
 /// What a worker writes about one operation in one transaction.
 #[derive(Debug, Clone, Default)]
-pub struct Record {
+pub struct OperationUpdate {
     /// New facts, by step number.
-    pub facts: Vec<(i32, Fact)>,
+    pub step_events: Vec<(i32, StepEvent)>,
     /// The new state, where it changed.
     pub state: Option<OperationState>,
     /// Up to which wish it has seen.
-    pub seen: Option<i64>,
+    pub seen_signal_seq: Option<i64>,
     /// What it waits for now, where that changed; `Some(None)` is nothing.
     pub waiting_for: Option<Option<String>>,
 }
@@ -117,16 +117,16 @@ impl Store {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn claim(&self, owner: &str, lease: Duration, wanted: &Wanted) -> Result<Option<Claim>, StoreError> {
-        let claim = || async { Ok(Self::claim_once(&self.pool, owner, lease, wanted).await?) };
-        insisting(claim).await
+    pub async fn claim_operation(&self, owner: &str, lease: Duration, filter: &ClaimFilter) -> Result<Option<Claim>, StoreError> {
+        let claim = || async { Ok(Self::claim_once(&self.pool, owner, lease, filter).await?) };
+        retry_on_conflict(claim).await
     }
 
     async fn claim_once(
         pool: &sqlx::PgPool,
         owner: &str,
         lease: Duration,
-        wanted: &Wanted,
+        filter: &ClaimFilter,
     ) -> sqlx::Result<Option<Claim>> {
         let row = sqlx::query!(
             r#"UPDATE work_queue SET owner = $1, lease_until = now() + make_interval(secs => $2), epoch = epoch + 1, claims = claims + 1
@@ -150,15 +150,15 @@ impl Store {
                RETURNING operation_id, tenant_id, epoch, costly, hosting_cluster_id, claims, errors"#,
             owner,
             lease.as_secs_f64(),
-            &ids(&wanted.held, |id| id.0),
-            &ids(&wanted.busy, |id| id.0),
-            &ids(&wanted.full, |id| id.0),
-            wanted.spare,
-            wanted.costly,
-            &ids(&wanted.costly_full, |id| id.0),
-            !wanted.busy.is_empty(),
-            !wanted.full.is_empty(),
-            &ids(&wanted.hosting_full, |id| id.0)
+            &to_uuids(&filter.running, |id| id.0),
+            &to_uuids(&filter.busy_tenants, |id| id.0),
+            &to_uuids(&filter.full_tenants, |id| id.0),
+            filter.allow_busy_tenants,
+            filter.allow_costly,
+            &to_uuids(&filter.costly_full_tenants, |id| id.0),
+            !filter.busy_tenants.is_empty(),
+            !filter.full_tenants.is_empty(),
+            &to_uuids(&filter.full_hosting_clusters, |id| id.0)
         )
         .fetch_optional(pool)
         .await?;
@@ -178,7 +178,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Fenced`]: somebody else has it.
-    pub async fn renew(&self, claim: &Claim, lease: Duration) -> Result<(), StoreError> {
+    pub async fn renew_lease(&self, claim: &Claim, lease: Duration) -> Result<(), StoreError> {
         let renew = || async {
             let done = sqlx::query!(
                 "UPDATE work_queue SET lease_until = now() + make_interval(secs => $3) WHERE operation_id = $1 AND epoch = $2",
@@ -186,11 +186,11 @@ impl Store {
                 claim.epoch,
                 lease.as_secs_f64()
             )
-            .execute(&self.renewals)
+            .execute(&self.lease_pool)
             .await?;
-            exactly_one(done.rows_affected(), StoreError::Fenced)
+            require_one_row(done.rows_affected(), StoreError::Fenced)
         };
-        insisting(renew).await
+        retry_on_conflict(renew).await
     }
 
     /// Takes the mesh whose observation has been due the longest for one look, which ends within `held`: no other look at it
@@ -198,8 +198,8 @@ impl Store {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn claim_probe(&self, held: Duration, without: &[TenantId]) -> Result<Option<MeshProbe>, StoreError> {
-        let without = ids(without, |id| id.0);
+    pub async fn claim_observation(&self, held: Duration, excluded: &[TenantId]) -> Result<Option<DueObservation>, StoreError> {
+        let excluded = to_uuids(excluded, |id| id.0);
         let take = || async {
             let row = sqlx::query!(
                 r#"UPDATE probes SET due_at = now() + make_interval(secs => $1)
@@ -207,17 +207,17 @@ impl Store {
                        ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
                    RETURNING mesh_id, tenant_id, failures"#,
                 held.as_secs_f64(),
-                &without
+                &excluded
             )
             .fetch_optional(&self.pool)
             .await?;
-            Ok(row.map(|row| MeshProbe {
+            Ok(row.map(|row| DueObservation {
                 tenant: TenantId(row.tenant_id),
                 mesh: MeshId(row.mesh_id),
                 failures: row.failures,
             }))
         };
-        insisting(take).await
+        retry_on_conflict(take).await
     }
 
     /// How many operations are due and worked on by nobody, and for how long the first of them has been.
@@ -236,23 +236,23 @@ impl Store {
     }
 
     /// Hints that there is work. Nothing listens before somebody waits.
-    pub fn hints(&self) -> Hints {
-        Hints { pool: self.pool.clone(), listener: None }
+    pub fn work_notifications(&self) -> WorkNotifications {
+        WorkNotifications { pool: self.pool.clone(), listener: None }
     }
 }
 
 /// Hints that there is work: one connection listens for as long as this lives.
 #[derive(Debug)]
-pub struct Hints {
+pub struct WorkNotifications {
     pool: sqlx::PgPool,
     listener: Option<PgListener>,
 }
 
-impl Hints {
+impl WorkNotifications {
     /// Waits for a hint, at most this long. Hints may be lost; polling is the truth.
     pub async fn wait(&mut self, at_most: Duration) {
         // Neither an error nor a timeout matters: the caller looks into the queue either way.
-        if let Ok(Err(error)) = tokio::time::timeout(at_most, self.heard()).await {
+        if let Ok(Err(error)) = tokio::time::timeout(at_most, self.receive_notification()).await {
             tracing::debug!(error = %error, "listening for work failed; polling");
             self.listener = None;
             tokio::time::sleep(at_most).await;
@@ -260,7 +260,7 @@ impl Hints {
     }
 
     /// A connection that is listening already has kept what was said meanwhile: one look answers all of it.
-    async fn heard(&mut self) -> sqlx::Result<()> {
+    async fn receive_notification(&mut self) -> sqlx::Result<()> {
         let listener = match &mut self.listener {
             Some(listener) => listener,
             none => {
@@ -280,7 +280,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// [`StoreError::Fenced`]: somebody else has the operation.
-    pub async fn unseen_wishes(&mut self, claim: &Claim) -> Result<Wishes, StoreError> {
+    pub async fn read_pending_signals(&mut self, claim: &Claim) -> Result<PendingSignals, StoreError> {
         let row = sqlx::query!(
             "SELECT wish_seq, seen_seq FROM work_queue WHERE operation_id = $1 AND epoch = $2",
             claim.operation.0,
@@ -290,7 +290,7 @@ impl Tx<'_> {
         .await?
         .ok_or(StoreError::Fenced)?;
         if row.wish_seq == row.seen_seq {
-            return Ok(Wishes { wishes: Vec::new(), seq: row.wish_seq });
+            return Ok(PendingSignals { signals: Vec::new(), last_seq: row.wish_seq });
         }
         let rows = sqlx::query_scalar!(
             "SELECT wish FROM wishes WHERE tenant_id = $1 AND operation_id = $2 AND seq > $3 AND seq <= $4 ORDER BY seq",
@@ -302,8 +302,8 @@ impl Tx<'_> {
         .fetch_all(&mut *self.inner)
         .await?;
         let wishes =
-            rows.into_iter().map(|text| fits(serde_json::from_value(text.into()), "wishes", "wish", claim.operation));
-        Ok(Wishes { wishes: wishes.collect::<Result<_, _>>()?, seq: row.wish_seq })
+            rows.into_iter().map(|text| decode_column(serde_json::from_value(text.into()), "wishes", "wish", claim.operation));
+        Ok(PendingSignals { signals: wishes.collect::<Result<_, _>>()?, last_seq: row.wish_seq })
     }
 
     /// Writes facts and a state. Takes the queue row's lock first, so a record and a takeover cannot interleave, and renews
@@ -311,7 +311,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// [`StoreError::Fenced`]: somebody else has the operation; nothing was written.
-    pub async fn record(&mut self, claim: &Claim, record: &Record, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn record_operation_update(&mut self, claim: &Claim, record: &OperationUpdate, now: Timestamp) -> Result<(), StoreError> {
         let held = sqlx::query!(
             // A fact is progress, and a wish is a person's: attempts are counted from here on. Facts of a plan are finite.
             "UPDATE work_queue SET seen_seq = coalesce($3, seen_seq),
@@ -320,16 +320,16 @@ impl Tx<'_> {
              WHERE operation_id = $1 AND epoch = $2",
             claim.operation.0,
             claim.epoch,
-            record.seen,
-            !record.facts.is_empty() || record.seen.is_some(),
+            record.seen_signal_seq,
+            !record.step_events.is_empty() || record.seen_signal_seq.is_some(),
             claim.lease.as_secs_f64()
         )
         .execute(&mut *self.inner)
         .await?;
-        exactly_one(held.rows_affected(), StoreError::Fenced)?;
-        if !record.facts.is_empty() {
-            let numbers: Vec<i32> = record.facts.iter().map(|(number, _)| *number).collect();
-            let facts: Vec<serde_json::Value> = record.facts.iter().map(|(_, fact)| json(fact)).collect();
+        require_one_row(held.rows_affected(), StoreError::Fenced)?;
+        if !record.step_events.is_empty() {
+            let numbers: Vec<i32> = record.step_events.iter().map(|(number, _)| *number).collect();
+            let facts: Vec<serde_json::Value> = record.step_events.iter().map(|(_, fact)| to_json(fact)).collect();
             sqlx::query!(
                 "INSERT INTO item_facts (tenant_id, operation_id, number, epoch, at, fact)
                  SELECT $1, $2, fact.number, $3, $4, fact.body FROM unnest($5::integer[], $6::jsonb[]) AS fact (number, body)",
@@ -354,33 +354,33 @@ impl Tx<'_> {
             .await?;
         }
         if let Some(state) = &record.state {
-            self.write_state(claim.operation, state, now).await?;
+            self.write_operation_state(claim.operation, state, now).await?;
         }
         Ok(())
     }
 
-    pub(crate) async fn write_state(
+    pub(crate) async fn write_operation_state(
         &mut self,
         id: OperationId,
         state: &OperationState,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let ended = state.done().then(|| now.to_sqlx());
-        let unfenced = state.done() && *state != OperationState::Succeeded;
+        let ended = state.is_terminal().then(|| now.to_sqlx());
+        let unfenced = state.is_terminal() && *state != OperationState::Succeeded;
         let row = sqlx::query!(
             "UPDATE operations SET state = $3, state_body = $4, started_at = coalesce(started_at, $5), ended_at = $6, unfenced = $7
              WHERE tenant_id = $1 AND operation_id = $2 RETURNING kind, mesh_id, upgrade_id, cluster_id",
             self.tenant.0,
             id.0,
             state.as_str(),
-            json(state),
+            to_json(state),
             now.to_sqlx() as _,
             ended as _,
             unfenced
         )
         .fetch_one(&mut *self.inner)
         .await?;
-        self.tell(NewEvent {
+        self.push_event(NewEvent {
             at: now,
             kind: "operation.state",
             mesh: row.mesh_id.map(MeshId),
@@ -388,13 +388,13 @@ impl Tx<'_> {
             operation: Some(id),
             body: serde_json::json!({ "kind": row.kind, "state": state.as_str() }),
         });
-        if !state.done() || row.upgrade_id.is_some() {
+        if !state.is_terminal() || row.upgrade_id.is_some() {
             return Ok(());
         }
-        let kind = fits(serde_json::from_value(row.kind.into()), "operations", "kind", id)?;
+        let kind = decode_column(serde_json::from_value(row.kind.into()), "operations", "kind", id)?;
         match (row.mesh_id, row.cluster_id) {
-            (Some(mesh), _) => self.mesh_follows(id, kind, MeshId(mesh), state, now).await,
-            (None, Some(cluster)) => self.cluster_follows(id, kind, ClusterId(cluster), state, now).await,
+            (Some(mesh), _) => self.apply_end_to_mesh(id, kind, MeshId(mesh), state, now).await,
+            (None, Some(cluster)) => self.apply_end_to_cluster(id, kind, ClusterId(cluster), state, now).await,
             (None, None) => Ok(()),
         }
     }
@@ -404,7 +404,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// [`StoreError::Fenced`]: somebody else has the operation.
-    pub async fn release(&mut self, claim: &Claim, due_in: Option<Duration>) -> Result<(), StoreError> {
+    pub async fn end_claim(&mut self, claim: &Claim, due_in: Option<Duration>) -> Result<(), StoreError> {
         let done = match due_in {
             None => {
                 sqlx::query!(
@@ -428,6 +428,6 @@ impl Tx<'_> {
                 .await?
             }
         };
-        exactly_one(done.rows_affected(), StoreError::Fenced)
+        require_one_row(done.rows_affected(), StoreError::Fenced)
     }
 }

@@ -4,15 +4,15 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use model::ids::{ClusterId, MeshId};
 
-use crate::{StoreError, Tx, exactly_one};
+use crate::{StoreError, Tx, require_one_row};
 
 /// What a deleted mesh can be brought back with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remains {
+pub struct DeletedMesh {
     /// The clusters that it had, the config cluster first.
     pub members: Vec<ClusterId>,
     /// Whether its authority is still kept.
-    pub authority: bool,
+    pub has_authority: bool,
 }
 
 impl Tx<'_> {
@@ -20,7 +20,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// There is none of that id in this tenant.
-    pub async fn remains(&mut self, id: MeshId) -> Result<Remains, StoreError> {
+    pub async fn get_deleted_mesh(&mut self, id: MeshId) -> Result<DeletedMesh, StoreError> {
         let row = sqlx::query!(
             r#"SELECT former_members, length(authority) > 0 AS "authority!" FROM meshes
                WHERE tenant_id = $1 AND mesh_id = $2 AND state = 'deleted'"#,
@@ -30,7 +30,7 @@ impl Tx<'_> {
         .fetch_optional(&mut *self.inner)
         .await?
         .ok_or(StoreError::NotFound { what: "mesh" })?;
-        Ok(Remains { members: row.former_members.into_iter().map(ClusterId).collect(), authority: row.authority })
+        Ok(DeletedMesh { members: row.former_members.into_iter().map(ClusterId).collect(), has_authority: row.authority })
     }
 
     /// Brings a deleted mesh back, in state `creating`.
@@ -46,12 +46,12 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        exactly_one(done.rows_affected(), StoreError::NotFound { what: "mesh" })?;
-        self.enlist(id, members).await
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "mesh" })?;
+        self.add_members(id, members).await
     }
 
     /// Forgets for good what a mesh could have been brought back with that was deleted before a time.
-    pub(crate) async fn bury(&mut self, before: Timestamp) -> Result<(), StoreError> {
+    pub(crate) async fn purge_deleted_mesh_authorities(&mut self, before: Timestamp) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE meshes SET authority = '' WHERE tenant_id = $1 AND state = 'deleted' AND deleted_at < $2 AND length(authority) > 0",
             self.tenant.0,

@@ -13,7 +13,7 @@ pub struct OpenRenewal {
     /// True when the renewal goes on only after a person asks for it.
     pub paused: bool,
     /// True while a worker holds the renewal and may call the cluster.
-    pub held: bool,
+    pub lease_held: bool,
 }
 
 impl Tx<'_> {
@@ -21,7 +21,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn open_renewal(&mut self, id: ClusterId) -> Result<Option<OpenRenewal>, StoreError> {
+    pub async fn lock_open_renewal(&mut self, id: ClusterId) -> Result<Option<OpenRenewal>, StoreError> {
         let row = sqlx::query!(
             r#"SELECT o.operation_id, o.state = 'paused' AS "paused!", coalesce(q.lease_until > now(), false) AS "held!"
                FROM operations o JOIN work_queue q ON q.tenant_id = o.tenant_id AND q.operation_id = o.operation_id
@@ -33,6 +33,6 @@ impl Tx<'_> {
         )
         .fetch_optional(&mut *self.inner)
         .await?;
-        Ok(row.map(|row| OpenRenewal { operation: OperationId(row.operation_id), paused: row.paused, held: row.held }))
+        Ok(row.map(|row| OpenRenewal { operation: OperationId(row.operation_id), paused: row.paused, lease_held: row.held }))
     }
 }

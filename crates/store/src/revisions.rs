@@ -4,12 +4,12 @@ use model::ids::MeshId;
 use model::switch;
 use model::version::{RevisionName, Version};
 
-use crate::error::{fits, json};
-use crate::{StoreError, Tx, exactly_one};
+use crate::error::{decode_column, to_json};
+use crate::{StoreError, Tx, require_one_row};
 
 impl Tx<'_> {
     /// Names the revision that a new mesh begins with. Its switches are what its release does when nothing is set.
-    pub(crate) async fn set_current(&mut self, mesh: MeshId, version: &Version) -> Result<(), StoreError> {
+    pub(crate) async fn set_current_revision(&mut self, mesh: MeshId, version: &Version) -> Result<(), StoreError> {
         let defaults = sqlx::query_scalar!(
             r#"SELECT coalesce(body -> 'switches', '{}') AS "switches!" FROM releases WHERE version = $1"#,
             version.to_string()
@@ -18,14 +18,14 @@ impl Tx<'_> {
         .await?
         .unwrap_or_else(|| serde_json::json!({}));
         let name = version.revision_name();
-        let defaults = fits(serde_json::from_value(defaults), "releases", "body.switches", version)?;
+        let defaults = decode_column(serde_json::from_value(defaults), "releases", "body.switches", version)?;
         sqlx::query!(
             "INSERT INTO revisions (tenant_id, mesh_id, part, name, version, switches) VALUES ($1, $2, 'current', $3, $4, $5)",
             self.tenant.0,
             mesh.0,
             name.as_str(),
             version.to_string(),
-            json(&switch::at_creation(&defaults))
+            to_json(&switch::initial_switches(&defaults))
         )
         .execute(&mut *self.inner)
         .await?;
@@ -36,7 +36,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The version is not in the catalogue, or there is no such mesh.
-    pub async fn set_target(&mut self, mesh: MeshId, name: &RevisionName, version: &Version) -> Result<(), StoreError> {
+    pub async fn set_target_revision(&mut self, mesh: MeshId, name: &RevisionName, version: &Version) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "INSERT INTO revisions (tenant_id, mesh_id, part, name, version, switches)
              SELECT tenant_id, mesh_id, 'target', $3, $4, switches FROM revisions
@@ -50,14 +50,14 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        exactly_one(done.rows_affected(), StoreError::NotFound { what: "mesh" })
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "mesh" })
     }
 
     /// An upgrade is over: its target becomes current, or is forgotten.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn settle_target(&mut self, mesh: MeshId, becomes_current: bool) -> Result<(), StoreError> {
+    pub async fn resolve_target_revision(&mut self, mesh: MeshId, becomes_current: bool) -> Result<(), StoreError> {
         if becomes_current {
             sqlx::query!(
                 "UPDATE revisions AS current SET name = target.name, version = target.version, switches = target.switches

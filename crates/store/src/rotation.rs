@@ -6,22 +6,22 @@ use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
 use model::ids::{ClusterId, MeshId, TenantId, WebhookId};
 
-use crate::envelope::{TenantKeys, context};
-use crate::vault::fill;
-use crate::{Store, StoreError, Tx, clusters, credentials, exactly_one, meshes, webhooks};
+use crate::envelope::{TenantKeys, wrap_context};
+use crate::vault::random_key;
+use crate::{Store, StoreError, Tx, clusters, credentials, require_one_row, meshes, webhooks};
 
 /// How long a retired key opens answers that were stored for a repeated request; they are kept a day themselves.
-const RETIRED: SignedDuration = SignedDuration::from_hours(25);
+const RETIRED_KEY_RETENTION: SignedDuration = SignedDuration::from_hours(25);
 
 impl Tx<'_> {
     /// Seals with the newest key what another one of this tenant's has sealed, or the server's own before tenants had any.
-    async fn seal_again(&mut self, legacy: bool, place: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
-        let opened = if legacy { self.store.vault.open(place, sealed)? } else { self.open(place, sealed).await? };
-        self.seal(place, &opened)
+    async fn reseal_value(&mut self, legacy: bool, associated_data: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let opened = if legacy { self.store.sealer.open(associated_data, sealed)? } else { self.open(associated_data, sealed).await? };
+        self.seal(associated_data, &opened)
     }
 
     /// Seals every value of this tenant that is kept for good with the newest key.
-    async fn reseal(&mut self, legacy: bool) -> Result<(), StoreError> {
+    async fn reseal_secrets(&mut self, legacy: bool) -> Result<(), StoreError> {
         let clusters = sqlx::query!(
             "SELECT cluster_id, kubeconfig, submitted, former FROM clusters WHERE tenant_id = $1 ORDER BY cluster_id FOR UPDATE",
             self.tenant.0
@@ -29,16 +29,16 @@ impl Tx<'_> {
         .fetch_all(&mut *self.inner)
         .await?;
         for row in clusters {
-            let place = clusters::place(ClusterId(row.cluster_id));
-            let sealed = self.seal_again(legacy, &place, &row.kubeconfig).await?;
-            let place = credentials::submitted(ClusterId(row.cluster_id));
+            let associated_data = clusters::kubeconfig_associated_data(ClusterId(row.cluster_id));
+            let sealed = self.reseal_value(legacy, &associated_data, &row.kubeconfig).await?;
+            let associated_data = credentials::submitted_associated_data(ClusterId(row.cluster_id));
             let submitted = match row.submitted {
-                Some(submitted) => Some(self.seal_again(legacy, &place, &submitted).await?),
+                Some(submitted) => Some(self.reseal_value(legacy, &associated_data, &submitted).await?),
                 None => None,
             };
-            let place = credentials::former(ClusterId(row.cluster_id));
+            let associated_data = credentials::former_associated_data(ClusterId(row.cluster_id));
             let former = match row.former {
-                Some(former) => Some(self.seal_again(legacy, &place, &former).await?),
+                Some(former) => Some(self.reseal_value(legacy, &associated_data, &former).await?),
                 None => None,
             };
             sqlx::query!(
@@ -59,8 +59,8 @@ impl Tx<'_> {
         .fetch_all(&mut *self.inner)
         .await?;
         for row in meshes {
-            let place = meshes::place(MeshId(row.mesh_id));
-            let sealed = self.seal_again(legacy, &place, &row.authority).await?;
+            let associated_data = meshes::authority_associated_data(MeshId(row.mesh_id));
+            let sealed = self.reseal_value(legacy, &associated_data, &row.authority).await?;
             sqlx::query!(
                 "UPDATE meshes SET authority = $3 WHERE tenant_id = $1 AND mesh_id = $2",
                 self.tenant.0,
@@ -82,10 +82,10 @@ impl Tx<'_> {
         .fetch_all(&mut *self.inner)
         .await?;
         for row in webhooks {
-            let place = webhooks::place(WebhookId(row.webhook_id));
-            let secret = self.seal_again(false, &place, &row.secret).await?;
+            let associated_data = webhooks::secret_associated_data(WebhookId(row.webhook_id));
+            let secret = self.reseal_value(false, &associated_data, &row.secret).await?;
             let former = match row.former_secret {
-                Some(former) => Some(self.seal_again(false, &place, &former).await?),
+                Some(former) => Some(self.reseal_value(false, &associated_data, &former).await?),
                 None => None,
             };
             sqlx::query!(
@@ -110,15 +110,15 @@ impl Store {
     /// # Errors
     /// The key service or the database failed; nothing was changed.
     pub async fn rotate_tenant_key(&self, tenant: TenantId, now: Timestamp) -> Result<i32, StoreError> {
-        self.vault.forget(tenant);
+        self.sealer.evict_tenant_keys(tenant);
         let mut keys = self.tenant_keys(tenant).await?.0.clone();
         let newest = keys.last_key_value().map(|(version, _)| *version);
         let version = newest.ok_or(StoreError::NotFound { what: "tenant" })? + 1;
-        let key = fill();
-        let wrapped = self.vault.wrapped(tenant, version, &key).await?;
+        let key = random_key();
+        let wrapped = self.sealer.wrap_tenant_key(tenant, version, &key).await?;
         keys.insert(version, key);
-        let mut tx = self.begin_with(tenant, Arc::new(TenantKeys(keys))).await?;
-        tx.add_key(version, &wrapped, now).await?;
+        let mut tx = self.begin_with_keys(tenant, Arc::new(TenantKeys(keys))).await?;
+        tx.insert_tenant_key(version, &wrapped, now).await?;
         sqlx::query!(
             "UPDATE tenant_keys SET retired_at = $3 WHERE tenant_id = $1 AND version < $2 AND retired_at IS NULL",
             tenant.0,
@@ -127,13 +127,13 @@ impl Store {
         )
         .execute(&mut *tx.inner)
         .await?;
-        tx.reseal(false).await?;
-        let over = now - RETIRED;
+        tx.reseal_secrets(false).await?;
+        let over = now - RETIRED_KEY_RETENTION;
         sqlx::query!("DELETE FROM tenant_keys WHERE tenant_id = $1 AND retired_at < $2", tenant.0, over.to_sqlx() as _)
             .execute(&mut *tx.inner)
             .await?;
         tx.commit().await?;
-        self.vault.forget(tenant);
+        self.sealer.evict_tenant_keys(tenant);
         Ok(version)
     }
 
@@ -142,24 +142,24 @@ impl Store {
     ///
     /// # Errors
     /// The key service or the database failed; tenants that were seen to stay so.
-    pub async fn give_missing_keys(&self, now: Timestamp) -> Result<usize, StoreError> {
+    pub async fn backfill_tenant_keys(&self, now: Timestamp) -> Result<usize, StoreError> {
         let waiting = sqlx::query_scalar!("SELECT tenant_id FROM tenant_heads WHERE needs_key ORDER BY tenant_id")
             .fetch_all(&self.pool)
             .await?;
         let mut count = 0;
         for tenant in waiting.into_iter().map(TenantId) {
-            let key = fill();
-            let wrapped = self.vault.wrapped(tenant, 1, &key).await?;
-            let mut tx = self.begin_with(tenant, Arc::new(TenantKeys([(1, key)].into()))).await?;
+            let key = random_key();
+            let wrapped = self.sealer.wrap_tenant_key(tenant, 1, &key).await?;
+            let mut tx = self.begin_with_keys(tenant, Arc::new(TenantKeys([(1, key)].into()))).await?;
             let mine =
                 sqlx::query!("UPDATE tenant_heads SET needs_key = false WHERE tenant_id = $1 AND needs_key", tenant.0)
                     .execute(&mut *tx.inner)
                     .await?;
             if mine.rows_affected() == 1 {
-                tx.add_key(1, &wrapped, now).await?;
-                tx.reseal(true).await?;
+                tx.insert_tenant_key(1, &wrapped, now).await?;
+                tx.reseal_secrets(true).await?;
                 tx.commit().await?;
-                self.vault.forget(tenant);
+                self.sealer.evict_tenant_keys(tenant);
                 count += 1;
             }
         }
@@ -172,15 +172,15 @@ impl Store {
     /// # Errors
     /// The key service or the database failed.
     pub async fn rewrap_tenant_keys(&self, tenant: TenantId) -> Result<usize, StoreError> {
-        let keeper = self.vault.wrapper();
-        let mut tx = self.begin_with(tenant, Arc::default()).await?;
-        let wrapped = tx.wrapped_keys().await?;
+        let keeper = self.sealer.key_wrapper();
+        let mut tx = self.begin_with_keys(tenant, Arc::default()).await?;
+        let wrapped = tx.read_wrapped_keys().await?;
         drop(tx);
         let mut count = 0;
         for (version, old) in wrapped {
-            let key = keeper.unwrap(&old, &context(tenant, version)).await?;
-            let new = keeper.wrap(&key, &context(tenant, version)).await?;
-            let mut tx = self.begin_with(tenant, Arc::default()).await?;
+            let key = keeper.unwrap_key(&old, &wrap_context(tenant, version)).await?;
+            let new = keeper.wrap_key(&key, &wrap_context(tenant, version)).await?;
+            let mut tx = self.begin_with_keys(tenant, Arc::default()).await?;
             let done = sqlx::query!(
                 "UPDATE tenant_keys SET wrapped = $3, wrapper = $4 WHERE tenant_id = $1 AND version = $2 AND wrapped = $5",
                 tenant.0,
@@ -191,7 +191,7 @@ impl Store {
             )
             .execute(&mut *tx.inner)
             .await?;
-            exactly_one(done.rows_affected(), StoreError::Moved)?;
+            require_one_row(done.rows_affected(), StoreError::StaleVersion)?;
             tx.commit().await?;
             count += 1;
         }
@@ -203,10 +203,10 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn erase_tenant_keys(&self, tenant: TenantId) -> Result<(), StoreError> {
-        let mut tx = self.begin_with(tenant, Arc::default()).await?;
+        let mut tx = self.begin_with_keys(tenant, Arc::default()).await?;
         sqlx::query!("DELETE FROM tenant_keys WHERE tenant_id = $1", tenant.0).execute(&mut *tx.inner).await?;
         tx.commit().await?;
-        self.vault.forget(tenant);
+        self.sealer.evict_tenant_keys(tenant);
         Ok(())
     }
 }

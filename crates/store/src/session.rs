@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use model::ids::TenantId;
 
-use crate::turns::Aim;
+use crate::turns::TxMode;
 use crate::{Store, StoreError, Tx};
 
 /// Planning the statement of a list takes ten times as long as reading a short list does, and it would be done for every
 /// request.
-const PLANNED_ONCE: &str = "force_generic_plan";
+const GENERIC_PLAN_MODE: &str = "force_generic_plan";
 
 /// The right of one task to have one transaction at a time on behalf of a tenant.
 ///
@@ -56,12 +56,12 @@ const PLANNED_ONCE: &str = "force_generic_plan";
 pub struct Session {
     store: Store,
     tenant: TenantId,
-    aim: Aim,
+    mode: TxMode,
 }
 
 impl Session {
-    pub(crate) fn new(store: Store, tenant: TenantId, aim: Aim) -> Self {
-        Self { store, tenant, aim }
+    pub(crate) fn new(store: Store, tenant: TenantId, mode: TxMode) -> Self {
+        Self { store, tenant, mode }
     }
 
     /// Begins a transaction. The session is lent to it until it ends.
@@ -69,7 +69,7 @@ impl Session {
     /// # Errors
     /// The database or the key service does not answer.
     pub async fn begin(&mut self) -> Result<Tx<'_>, StoreError> {
-        self.store.begin_aiming(self.tenant, self.aim).await
+        self.store.begin_with_mode(self.tenant, self.mode).await
     }
 
     /// Begins a transaction that takes the session along; [`Tx::rest`] gives it back.
@@ -77,33 +77,33 @@ impl Session {
     /// # Errors
     /// The database or the key service does not answer.
     pub async fn into_tx(self) -> Result<Tx<'static>, StoreError> {
-        self.store.begin_aiming(self.tenant, self.aim).await
+        self.store.begin_with_mode(self.tenant, self.mode).await
     }
 
     /// Begins a transaction that opens and seals no secrets: no key service is asked for the tenant's keys.
     ///
     /// # Errors
     /// The database does not answer.
-    pub async fn into_reading_tx(self) -> Result<Tx<'static>, StoreError> {
-        let turn = self.store.turn(self.tenant, self.aim).await;
-        let tx = self.store.begin_planning(self.tenant, Arc::default(), PLANNED_ONCE).await?;
-        Ok(Tx { _turn: turn, aim: self.aim, ..tx })
+    pub async fn into_tx_without_keys(self) -> Result<Tx<'static>, StoreError> {
+        let turn = self.store.acquire_connection_permit(self.tenant, self.mode).await;
+        let tx = self.store.begin_with_plan_cache_mode(self.tenant, Arc::default(), GENERIC_PLAN_MODE).await?;
+        Ok(Tx { _connection_permit: turn, mode: self.mode, ..tx })
     }
 }
 
 impl Tx<'static> {
     /// Ends this transaction without keeping what it wrote. The task may wait for as long as it likes before it begins the next
     /// one: the connection is given back.
-    pub fn rest(self) -> Session {
-        Session::new(self.store.clone(), self.tenant, self.aim)
+    pub fn rollback_into_session(self) -> Session {
+        Session::new(self.store.clone(), self.tenant, self.mode)
     }
 
     /// Keeps what this transaction wrote, as [`Tx::commit`] does, and gives the session back for the next one.
     ///
     /// # Errors
     /// The database refused; nothing was changed.
-    pub async fn commit_and_rest(self) -> Result<Session, StoreError> {
-        let session = Session::new(self.store.clone(), self.tenant, self.aim);
+    pub async fn commit_into_session(self) -> Result<Session, StoreError> {
+        let session = Session::new(self.store.clone(), self.tenant, self.mode);
         self.commit().await?;
         Ok(session)
     }

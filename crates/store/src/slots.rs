@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use crate::error::{fits, json};
+use crate::error::{decode_column, to_json};
 use crate::{StoreError, Tx};
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use model::ids::{MeshId, OperationId};
-use model::survey::Survey;
+use model::survey::Observation;
 
 impl Tx<'_> {
     /// Takes the right to change a mesh.
     ///
     /// # Errors
     /// [`StoreError::Busy`] names who has it.
-    pub async fn take_slot(&mut self, mesh: MeshId, holder: &str) -> Result<(), StoreError> {
+    pub async fn acquire_mesh_lock(&mut self, mesh: MeshId, holder: &str) -> Result<(), StoreError> {
         let taken = sqlx::query!(
             "INSERT INTO mesh_slots (tenant_id, mesh_id, holder) VALUES ($1, $2, $3) ON CONFLICT (tenant_id, mesh_id) DO NOTHING",
             self.tenant.0,
@@ -26,8 +26,8 @@ impl Tx<'_> {
         if taken.rows_affected() == 1 {
             return Ok(());
         }
-        let holder = self.slot(mesh).await?.unwrap_or_else(|| "another change that has just ended".into());
-        Err(StoreError::Busy { holder })
+        let holder = self.mesh_lock_holder(mesh).await?.unwrap_or_else(|| "another change that has just ended".into());
+        Err(StoreError::MeshLocked { holder })
     }
 
     /// Takes the right to change a mesh's data plane: the mesh's slot where it is free, or a place beside an upgrade that
@@ -36,17 +36,17 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// [`StoreError::Busy`] names who changes the mesh.
-    pub async fn take_data_plane(&mut self, mesh: MeshId, operation: OperationId) -> Result<(), StoreError> {
-        match self.take_slot(mesh, &operation.to_string()).await {
-            Err(StoreError::Busy { holder }) => self.join(mesh, operation, holder).await,
+    pub async fn acquire_data_plane_lock(&mut self, mesh: MeshId, operation: OperationId) -> Result<(), StoreError> {
+        match self.acquire_mesh_lock(mesh, &operation.to_string()).await {
+            Err(StoreError::MeshLocked { holder }) => self.share_mesh_lock(mesh, operation, holder).await,
             taken => taken,
         }
     }
 
-    async fn join(&mut self, mesh: MeshId, operation: OperationId, holder: String) -> Result<(), StoreError> {
+    async fn share_mesh_lock(&mut self, mesh: MeshId, operation: OperationId, holder: String) -> Result<(), StoreError> {
         // A statement of its own: the next one must see what the slot's last holder has committed.
-        if let Some(guest) = self.guest(mesh).await? {
-            return Err(StoreError::Busy { holder: guest });
+        if let Some(guest) = self.data_plane_holder(mesh).await? {
+            return Err(StoreError::MeshLocked { holder: guest });
         }
         let joined = sqlx::query!(
             "UPDATE mesh_slots SET guest = $3 WHERE tenant_id = $1 AND mesh_id = $2 AND guest IS NULL AND EXISTS (
@@ -58,7 +58,7 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        if joined.rows_affected() == 1 { Ok(()) } else { Err(StoreError::Busy { holder }) }
+        if joined.rows_affected() == 1 { Ok(()) } else { Err(StoreError::MeshLocked { holder }) }
     }
 
     /// The operation that runs beside the upgrade that holds a mesh's slot. The slot stays locked until the transaction
@@ -66,7 +66,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn guest(&mut self, mesh: MeshId) -> Result<Option<String>, StoreError> {
+    pub async fn data_plane_holder(&mut self, mesh: MeshId) -> Result<Option<String>, StoreError> {
         let guest = sqlx::query_scalar!(
             "SELECT guest FROM mesh_slots WHERE tenant_id = $1 AND mesh_id = $2 FOR UPDATE",
             self.tenant.0,
@@ -79,7 +79,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn slot(&mut self, mesh: MeshId) -> Result<Option<String>, StoreError> {
+    pub async fn mesh_lock_holder(&mut self, mesh: MeshId) -> Result<Option<String>, StoreError> {
         let holder = sqlx::query_scalar!(
             "SELECT holder FROM mesh_slots WHERE tenant_id = $1 AND mesh_id = $2",
             self.tenant.0,
@@ -93,7 +93,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn free_slot(&mut self, mesh: MeshId, holder: &str) -> Result<(), StoreError> {
+    pub async fn free_mesh_lock(&mut self, mesh: MeshId, holder: &str) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE mesh_slots SET holder = CASE WHEN holder = $3 THEN guest ELSE holder END, guest = NULL
              WHERE tenant_id = $1 AND mesh_id = $2 AND guest IS NOT NULL AND (holder = $3 OR guest = $3)",
@@ -118,7 +118,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn put_survey(&mut self, mesh: MeshId, survey: &Survey, at: Timestamp) -> Result<bool, StoreError> {
+    pub async fn store_observation(&mut self, mesh: MeshId, survey: &Observation, at: Timestamp) -> Result<bool, StoreError> {
         let done = sqlx::query!(
             "INSERT INTO surveys (tenant_id, mesh_id, observed_at, survey) VALUES ($1, $2, $3, $4)
              ON CONFLICT (tenant_id, mesh_id) DO UPDATE SET observed_at = excluded.observed_at, survey = excluded.survey
@@ -126,7 +126,7 @@ impl Tx<'_> {
             self.tenant.0,
             mesh.0,
             at.to_sqlx() as _,
-            json(survey)
+            to_json(survey)
         )
         .execute(&mut *self.inner)
         .await?;
@@ -138,7 +138,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn rest_probe(&mut self, mesh: MeshId, failures: i32, rest: Duration) -> Result<(), StoreError> {
+    pub async fn reschedule_observation(&mut self, mesh: MeshId, failures: i32, rest: Duration) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE probes SET failures = $3, due_at = CASE WHEN due_at > now() THEN now() + make_interval(secs => $4) ELSE due_at END
              WHERE mesh_id = $1 AND tenant_id = $2",
@@ -156,7 +156,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed, or the row does not fit.
-    pub async fn survey(&mut self, mesh: MeshId) -> Result<Option<(Timestamp, Survey)>, StoreError> {
+    pub async fn last_observation(&mut self, mesh: MeshId) -> Result<Option<(Timestamp, Observation)>, StoreError> {
         let row = sqlx::query!(
             "SELECT observed_at, survey FROM surveys WHERE tenant_id = $1 AND mesh_id = $2",
             self.tenant.0,
@@ -165,6 +165,6 @@ impl Tx<'_> {
         .fetch_optional(&mut *self.inner)
         .await?;
         let Some(row) = row else { return Ok(None) };
-        Ok(Some((row.observed_at.to_jiff(), fits(serde_json::from_value(row.survey), "surveys", "survey", mesh)?)))
+        Ok(Some((row.observed_at.to_jiff(), decode_column(serde_json::from_value(row.survey), "surveys", "survey", mesh)?)))
     }
 }

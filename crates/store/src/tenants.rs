@@ -4,13 +4,13 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use model::audit::Entry;
 use model::ids::TenantId;
-use model::quota::{Counted, Quotas};
+use model::quota::{QuotaResource, Quotas};
 use model::rules::Edition;
 
 use crate::envelope::WrappedKey;
-use crate::error::{fits, json};
+use crate::error::{decode_column, to_json};
 use crate::meshes::edition_text;
-use crate::{ApiKey, NewKey, Page, Store, StoreError, Tx, exactly_one};
+use crate::{ApiKey, NewApiKey, Page, Store, StoreError, Tx, require_one_row};
 
 /// Where a tenant stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,9 +35,9 @@ impl TenantState {
         }
     }
 
-    pub(crate) fn read(text: &str, tenant: TenantId) -> Result<Self, StoreError> {
+    pub(crate) fn from_stored(text: &str, tenant: TenantId) -> Result<Self, StoreError> {
         let state = Self::ALL.into_iter().find(|state| state.as_str() == text);
-        fits(state.ok_or(()), "tenants", "state", tenant)
+        decode_column(state.ok_or(()), "tenants", "state", tenant)
     }
 }
 
@@ -72,10 +72,10 @@ pub struct NewTenant<'a> {
     /// The highest edition that its meshes can have.
     pub edition: Edition,
     /// Its first data key, from the vault: `first_wrapped_key`.
-    pub wrapped: &'a WrappedKey,
+    pub wrapped_key: &'a WrappedKey,
 }
 
-struct Row {
+struct TenantRow {
     tenant_id: uuid::Uuid,
     name: String,
     state: String,
@@ -85,15 +85,15 @@ struct Row {
     created_at: jiff_sqlx::Timestamp,
 }
 
-impl Row {
-    fn read(self) -> Result<Tenant, StoreError> {
+impl TenantRow {
+    fn into_tenant(self) -> Result<Tenant, StoreError> {
         let id = TenantId(self.tenant_id);
         Ok(Tenant {
             id,
             name: self.name,
-            state: TenantState::read(&self.state, id)?,
-            quotas: fits(serde_json::from_value(self.quotas), "tenants", "quotas", id)?,
-            edition: fits(serde_json::from_value(self.edition.into()), "tenants", "edition", id)?,
+            state: TenantState::from_stored(&self.state, id)?,
+            quotas: decode_column(serde_json::from_value(self.quotas), "tenants", "quotas", id)?,
+            edition: decode_column(serde_json::from_value(self.edition.into()), "tenants", "edition", id)?,
             generation: self.generation,
             created_at: self.created_at.to_jiff(),
         })
@@ -106,10 +106,10 @@ impl Store {
     /// # Errors
     /// The name is taken (`tenants_name_unique`), or the key service failed.
     pub async fn create_tenant(&self, tenant: TenantId, name: &str, now: Timestamp) -> Result<(), StoreError> {
-        let wrapped = self.vault.first_wrapped_key(tenant).await?;
+        let wrapped = self.sealer.generate_wrapped_key(tenant).await?;
         let mut tx = self.begin(tenant).await?;
         let (quotas, edition) = (&Quotas::default(), Edition::Ultimate);
-        tx.create_tenant(&NewTenant { id: tenant, name, quotas, edition, wrapped: &wrapped }, now).await?;
+        tx.create_tenant(&NewTenant { id: tenant, name, quotas, edition, wrapped_key: &wrapped }, now).await?;
         tx.commit().await
     }
 
@@ -117,10 +117,10 @@ impl Store {
     ///
     /// # Errors
     /// The database or the key service failed.
-    pub async fn prepare_platform(&self, now: Timestamp) -> Result<(), StoreError> {
-        let wrapped = self.vault.first_wrapped_key(TenantId::PLATFORM).await?;
+    pub async fn ensure_platform_key(&self, now: Timestamp) -> Result<(), StoreError> {
+        let wrapped = self.sealer.generate_wrapped_key(TenantId::PLATFORM).await?;
         let mut tx = self.begin(TenantId::PLATFORM).await?;
-        match tx.add_key(1, &wrapped, now).await {
+        match tx.insert_tenant_key(1, &wrapped, now).await {
             // It has one.
             Err(StoreError::Conflict { .. }) => Ok(()),
             other => {
@@ -133,19 +133,19 @@ impl Store {
 
 impl Tx<'_> {
     /// Takes up the role that sees every tenant's row. What follows needs [`Tx::as_tenant`] before it touches anything else.
-    pub(crate) async fn as_platform(&mut self) -> Result<(), StoreError> {
+    pub(crate) async fn assume_platform_role(&mut self) -> Result<(), StoreError> {
         sqlx::query!("SELECT set_config('role', 'mw_platform', true)").fetch_one(&mut *self.inner).await?;
         Ok(())
     }
 
-    pub(crate) async fn as_tenant(&mut self) -> Result<(), StoreError> {
+    pub(crate) async fn reset_role(&mut self) -> Result<(), StoreError> {
         sqlx::query!("SELECT set_config('role', 'none', true)").fetch_one(&mut *self.inner).await?;
         Ok(())
     }
 
     /// Goes on, on behalf of another tenant; answers on whose behalf it was. Only an operator's request does this, and it
     /// goes back before anything of the operator's is written.
-    async fn go_over(&mut self, tenant: TenantId) -> Result<TenantId, StoreError> {
+    async fn switch_tenant(&mut self, tenant: TenantId) -> Result<TenantId, StoreError> {
         sqlx::query!("SELECT set_config('mw.tenant', $1, true)", tenant.0.to_string())
             .fetch_one(&mut *self.inner)
             .await?;
@@ -157,32 +157,32 @@ impl Tx<'_> {
     /// # Errors
     /// The name is taken (`tenants_name_unique`).
     pub async fn create_tenant(&mut self, new: &NewTenant<'_>, now: Timestamp) -> Result<(), StoreError> {
-        self.as_platform().await?;
+        self.assume_platform_role().await?;
         sqlx::query!(
             "INSERT INTO tenants (tenant_id, name, quotas, edition, created_at) VALUES ($1, $2, $3, $4, $5)",
             new.id.0,
             new.name,
-            json(new.quotas),
+            to_json(new.quotas),
             edition_text(new.edition),
             now.to_sqlx() as _
         )
         .execute(&mut *self.inner)
         .await?;
-        self.as_tenant().await?;
-        let before = self.go_over(new.id).await?;
+        self.reset_role().await?;
+        let before = self.switch_tenant(new.id).await?;
         sqlx::query!("INSERT INTO tenant_heads (tenant_id) VALUES ($1)", new.id.0).execute(&mut *self.inner).await?;
-        self.add_key(1, new.wrapped, now).await?;
-        self.go_over(before).await.map(drop)
+        self.insert_tenant_key(1, new.wrapped_key, now).await?;
+        self.switch_tenant(before).await.map(drop)
     }
 
     /// Makes the first key of a tenant that was made in this transaction.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn create_first_key(&mut self, tenant: TenantId, key: &NewKey, now: Timestamp) -> Result<(), StoreError> {
-        let before = self.go_over(tenant).await?;
-        self.create_key(key, now).await?;
-        self.go_over(before).await.map(drop)
+    pub async fn create_first_api_key(&mut self, tenant: TenantId, key: &NewApiKey, now: Timestamp) -> Result<(), StoreError> {
+        let before = self.switch_tenant(tenant).await?;
+        self.create_api_key(key, now).await?;
+        self.switch_tenant(before).await.map(drop)
     }
 
     /// Makes another key for a tenant's owner, on an operator's behalf: the way in for a tenant that has locked itself out. The
@@ -190,18 +190,18 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The name is taken (`api_keys_name_unique`).
-    pub async fn create_owner_key(
+    pub async fn create_owner_api_key(
         &mut self,
         tenant: TenantId,
-        key: &NewKey,
+        key: &NewApiKey,
         entry: Entry,
     ) -> Result<ApiKey, StoreError> {
-        let before = self.go_over(tenant).await?;
-        self.create_key(key, entry.at).await?;
-        let made = self.key(key.id).await?;
-        self.note(entry);
-        self.write_log().await?;
-        self.go_over(before).await?;
+        let before = self.switch_tenant(tenant).await?;
+        self.create_api_key(key, entry.at).await?;
+        let made = self.get_api_key(key.id).await?;
+        self.record_audit(entry);
+        self.flush_events_and_audit().await?;
+        self.switch_tenant(before).await?;
         Ok(made)
     }
 
@@ -210,22 +210,22 @@ impl Tx<'_> {
     /// # Errors
     /// It has moved on since the operator looked.
     pub async fn delete_tenant(&mut self, seen: &Tenant) -> Result<(u32, u32), StoreError> {
-        let before = self.go_over(seen.id).await?;
-        self.take_turns().await?;
-        let (meshes, clusters) = (self.count(Counted::Meshes).await?, self.count(Counted::Clusters).await?);
+        let before = self.switch_tenant(seen.id).await?;
+        self.lock_tenant().await?;
+        let (meshes, clusters) = (self.count_objects(QuotaResource::Meshes).await?, self.count_objects(QuotaResource::Clusters).await?);
         if meshes + clusters == 0 {
             sqlx::query!("DELETE FROM tenant_keys WHERE tenant_id = $1", seen.id.0).execute(&mut *self.inner).await?;
-            self.store.vault.forget(seen.id);
+            self.store.sealer.evict_tenant_keys(seen.id);
         }
-        self.go_over(before).await?;
+        self.switch_tenant(before).await?;
         if meshes + clusters == 0 {
-            self.change_tenant(seen, &Tenant { state: TenantState::Deleted, ..seen.clone() }).await?;
+            self.update_tenant(seen, &Tenant { state: TenantState::Deleted, ..seen.clone() }).await?;
         }
         Ok((meshes, clusters))
     }
 
     /// Changes of one tenant that count what it has take turns until they commit.
-    pub(crate) async fn take_turns(&mut self) -> Result<(), StoreError> {
+    pub(crate) async fn lock_tenant(&mut self) -> Result<(), StoreError> {
         sqlx::query!("SELECT 1 AS one FROM tenant_heads WHERE tenant_id = $1 FOR NO KEY UPDATE", self.tenant.0)
             .fetch_optional(&mut *self.inner)
             .await?;
@@ -236,28 +236,28 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// It does not exist.
-    pub async fn own_tenant(&mut self) -> Result<Tenant, StoreError> {
+    pub async fn current_tenant(&mut self) -> Result<Tenant, StoreError> {
         let row = sqlx::query_as!(
-            Row,
+            TenantRow,
             "SELECT tenant_id, name, state, quotas, edition, generation, created_at FROM tenants WHERE tenant_id = $1",
             self.tenant.0
         );
-        row.fetch_optional(&mut *self.inner).await?.ok_or(StoreError::NotFound { what: "tenant" })?.read()
+        row.fetch_optional(&mut *self.inner).await?.ok_or(StoreError::NotFound { what: "tenant" })?.into_tenant()
     }
 
     /// Tenants, oldest first, for an operator; one of them, where an id is given. The operators' own is not among them.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn tenants(
+    pub async fn list_tenants(
         &mut self,
         only: Option<TenantId>,
         deleted: bool,
         page: Page,
     ) -> Result<Vec<Tenant>, StoreError> {
-        self.as_platform().await?;
+        self.assume_platform_role().await?;
         let rows = sqlx::query_as!(
-            Row,
+            TenantRow,
             "SELECT tenant_id, name, state, quotas, edition, generation, created_at FROM tenants
              WHERE tenant_id <> $1 AND ($2::uuid IS NULL OR tenant_id = $2) AND ($3::uuid IS NULL OR tenant_id > $3)
                AND ($4 OR state <> 'deleted')
@@ -270,44 +270,44 @@ impl Tx<'_> {
         )
         .fetch_all(&mut *self.inner)
         .await?;
-        self.as_tenant().await?;
-        rows.into_iter().map(Row::read).collect()
+        self.reset_role().await?;
+        rows.into_iter().map(TenantRow::into_tenant).collect()
     }
 
     /// Changes state, quotas and edition of a tenant for an operator who looked at this generation of it.
     ///
     /// # Errors
     /// It has moved on since.
-    pub async fn change_tenant(&mut self, seen: &Tenant, wanted: &Tenant) -> Result<(), StoreError> {
-        self.as_platform().await?;
+    pub async fn update_tenant(&mut self, seen: &Tenant, wanted: &Tenant) -> Result<(), StoreError> {
+        self.assume_platform_role().await?;
         let done = sqlx::query!(
             "UPDATE tenants SET state = $3, quotas = $4, edition = $5, generation = generation + 1
              WHERE tenant_id = $1 AND generation = $2",
             seen.id.0,
             seen.generation,
             wanted.state.as_str(),
-            json(&wanted.quotas),
+            to_json(&wanted.quotas),
             edition_text(wanted.edition)
         )
         .execute(&mut *self.inner)
         .await?;
-        self.as_tenant().await?;
-        exactly_one(done.rows_affected(), StoreError::Moved)
+        self.reset_role().await?;
+        require_one_row(done.rows_affected(), StoreError::StaleVersion)
     }
 
     /// How much there is of something.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn count(&mut self, of: Counted) -> Result<u32, StoreError> {
+    pub async fn count_objects(&mut self, of: QuotaResource) -> Result<u32, StoreError> {
         let tenant = self.tenant.0;
         let count = match of {
-            Counted::Clusters => {
+            QuotaResource::Clusters => {
                 sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM clusters WHERE tenant_id = $1"#, tenant)
                     .fetch_one(&mut *self.inner)
                     .await?
             }
-            Counted::Meshes => {
+            QuotaResource::Meshes => {
                 sqlx::query_scalar!(
                     r#"SELECT count(*) AS "count!" FROM meshes WHERE tenant_id = $1 AND state <> 'deleted'"#,
                     tenant
@@ -315,7 +315,7 @@ impl Tx<'_> {
                 .fetch_one(&mut *self.inner)
                 .await?
             }
-            Counted::ApiKeys => {
+            QuotaResource::ApiKeys => {
                 sqlx::query_scalar!(
                     r#"SELECT count(*) AS "count!" FROM api_keys WHERE tenant_id = $1 AND revoked_at IS NULL"#,
                     tenant
@@ -323,7 +323,7 @@ impl Tx<'_> {
                 .fetch_one(&mut *self.inner)
                 .await?
             }
-            Counted::IdentityProviders => {
+            QuotaResource::IdentityProviders => {
                 sqlx::query_scalar!(
                     r#"SELECT count(*) AS "count!" FROM identity_providers WHERE tenant_id = $1"#,
                     tenant
@@ -331,12 +331,12 @@ impl Tx<'_> {
                 .fetch_one(&mut *self.inner)
                 .await?
             }
-            Counted::RoleBindings => {
+            QuotaResource::RoleBindings => {
                 sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM role_bindings WHERE tenant_id = $1"#, tenant)
                     .fetch_one(&mut *self.inner)
                     .await?
             }
-            Counted::Webhooks => {
+            QuotaResource::Webhooks => {
                 sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM webhooks WHERE tenant_id = $1"#, tenant)
                     .fetch_one(&mut *self.inner)
                     .await?
@@ -349,13 +349,13 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// [`StoreError::Quota`]; or the tenant was deleted meanwhile.
-    pub async fn room_for(&mut self, of: Counted) -> Result<(), StoreError> {
-        self.take_turns().await?;
-        let tenant = self.own_tenant().await?;
+    pub async fn check_quota(&mut self, of: QuotaResource) -> Result<(), StoreError> {
+        self.lock_tenant().await?;
+        let tenant = self.current_tenant().await?;
         if tenant.state == TenantState::Deleted {
             return Err(StoreError::NotFound { what: "tenant" });
         }
-        let limit = tenant.quotas.limit(of);
-        if self.count(of).await? < limit { Ok(()) } else { Err(StoreError::Quota { of, limit }) }
+        let limit = tenant.quotas.limit_for(of);
+        if self.count_objects(of).await? < limit { Ok(()) } else { Err(StoreError::QuotaExceeded { of, limit }) }
     }
 }

@@ -4,14 +4,14 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use model::Clock;
 use model::ids::{MeshId, OperationId, UpgradeId};
-use model::operation::{OperationState, Wish};
+use model::operation::{OperationState, Signal};
 use model::rules::{Severity, Strategy};
-use model::upgrade::{Effect, Finding, Outcome, UpgradePolicyChoice, UpgradeState, Verb};
+use model::upgrade::{Effect, Finding, StageOutcome, UpgradePolicyChoice, UpgradeState, Verb};
 use model::version::{RevisionName, Version};
 use serde_json::Value;
 
-use crate::error::{fits, json};
-use crate::{NewEvent, NewOperation, Page, StoreError, Tx, bounds};
+use crate::error::{decode_column, to_json};
+use crate::{NewEvent, NewOperation, Page, StoreError, Tx, id_bounds};
 
 /// An upgrade to be planned.
 #[derive(Debug, Clone)]
@@ -52,7 +52,7 @@ pub struct Upgrade {
     /// What the last precheck found, whether or not it stopped the upgrade.
     pub findings: Vec<Finding>,
     /// Who accepted the findings and when; the policy `accept_warnings` is named `policy`.
-    pub accepted: Option<(String, Timestamp)>,
+    pub acceptance: Option<(String, Timestamp)>,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When it ended.
@@ -60,7 +60,7 @@ pub struct Upgrade {
 }
 
 /// How the acceptance of findings by the upgrade's own policy is noted.
-const BY_POLICY: &str = "policy";
+const ACCEPTED_BY_POLICY: &str = "policy";
 
 impl Tx<'_> {
     /// Plans an upgrade and takes the mesh's slot for it.
@@ -68,8 +68,8 @@ impl Tx<'_> {
     /// # Errors
     /// [`StoreError::Busy`]: somebody else changes the mesh.
     pub async fn create_upgrade(&mut self, new: &NewUpgrade, now: Timestamp) -> Result<(), StoreError> {
-        self.take_slot(new.mesh, &new.id.to_string()).await?;
-        self.set_target(new.mesh, &new.revision, &new.to).await?;
+        self.acquire_mesh_lock(new.mesh, &new.id.to_string()).await?;
+        self.set_target_revision(new.mesh, &new.revision, &new.to).await?;
         let state = UpgradeState::Planned;
         sqlx::query!(
             "INSERT INTO upgrades (tenant_id, upgrade_id, mesh_id, from_version, to_version, choice, state, state_body, created_at)
@@ -79,25 +79,25 @@ impl Tx<'_> {
             new.mesh.0,
             new.from.to_string(),
             new.to.to_string(),
-            json(&new.choice),
+            to_json(&new.choice),
             state.as_str(),
-            json(&state),
+            to_json(&state),
             now.to_sqlx() as _
         )
         .execute(&mut *self.inner)
         .await?;
-        self.tell_state(new.id, new.mesh, &state, now);
+        self.push_upgrade_event(new.id, new.mesh, &state, now);
         Ok(())
     }
 
-    fn tell_state(&mut self, id: UpgradeId, mesh: MeshId, state: &UpgradeState, now: Timestamp) {
-        self.tell(NewEvent {
+    fn push_upgrade_event(&mut self, id: UpgradeId, mesh: MeshId, state: &UpgradeState, now: Timestamp) {
+        self.push_event(NewEvent {
             at: now,
             kind: "upgrade.state",
             mesh: Some(mesh),
             upgrade: Some(id),
             operation: None,
-            body: json(state),
+            body: to_json(state),
         });
     }
 
@@ -105,7 +105,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// There is none of that id in this tenant.
-    pub async fn upgrade(&mut self, id: UpgradeId) -> Result<Upgrade, StoreError> {
+    pub async fn get_upgrade(&mut self, id: UpgradeId) -> Result<Upgrade, StoreError> {
         self.read_upgrade(id, false).await
     }
 
@@ -137,7 +137,7 @@ impl Tx<'_> {
         mesh: Option<MeshId>,
         page: Page,
     ) -> Result<Vec<Upgrade>, StoreError> {
-        let (from, to) = bounds(only.map(|id| id.0));
+        let (from, to) = id_bounds(only.map(|id| id.0));
         let rows = sqlx::query!(
             "SELECT upgrade_id, mesh_id, from_version, to_version, choice, state_body, transitions, operation_id, created_at, ended_at,
                  findings, findings_accepted_by, findings_accepted_at
@@ -160,14 +160,14 @@ impl Tx<'_> {
             Ok(Upgrade {
                 id,
                 mesh: MeshId(row.mesh_id),
-                from: fits(row.from_version.parse(), "upgrades", "from_version", id)?,
-                to: fits(row.to_version.parse(), "upgrades", "to_version", id)?,
-                choice: fits(serde_json::from_value(row.choice), "upgrades", "choice", id)?,
-                state: fits(serde_json::from_value(row.state_body), "upgrades", "state_body", id)?,
+                from: decode_column(row.from_version.parse(), "upgrades", "from_version", id)?,
+                to: decode_column(row.to_version.parse(), "upgrades", "to_version", id)?,
+                choice: decode_column(serde_json::from_value(row.choice), "upgrades", "choice", id)?,
+                state: decode_column(serde_json::from_value(row.state_body), "upgrades", "state_body", id)?,
                 transitions: row.transitions,
                 operation: row.operation_id.map(OperationId),
-                findings: fits(serde_json::from_value(row.findings), "upgrades", "findings", id)?,
-                accepted: row.findings_accepted_by.zip(row.findings_accepted_at.map(jiff_sqlx::Timestamp::to_jiff)),
+                findings: decode_column(serde_json::from_value(row.findings), "upgrades", "findings", id)?,
+                acceptance: row.findings_accepted_by.zip(row.findings_accepted_at.map(jiff_sqlx::Timestamp::to_jiff)),
                 created_at: row.created_at.to_jiff(),
                 ended_at: row.ended_at.map(jiff_sqlx::Timestamp::to_jiff),
             })
@@ -179,7 +179,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database failed, or a row does not fit.
-    pub async fn upgrades(&mut self, mesh: MeshId, page: Page) -> Result<Vec<Upgrade>, StoreError> {
+    pub async fn list_upgrades(&mut self, mesh: MeshId, page: Page) -> Result<Vec<Upgrade>, StoreError> {
         self.read_upgrades(None, Some(mesh), page).await
     }
 
@@ -189,7 +189,7 @@ impl Tx<'_> {
     /// # Errors
     /// The verb does not fit ([`StoreError::Transition`]), the upgrade has moved on ([`StoreError::Moved`]), or an operation
     /// on the data plane has to end first ([`StoreError::Busy`]).
-    pub async fn upgrade_verb(
+    pub async fn apply_verb(
         &mut self,
         id: UpgradeId,
         (verb, actor): (Verb, &str),
@@ -199,56 +199,56 @@ impl Tx<'_> {
     ) -> Result<Upgrade, StoreError> {
         let mut upgrade = self.read_upgrade(id, true).await?;
         if expected.is_some_and(|expected| expected != upgrade.transitions) {
-            return Err(StoreError::Moved);
+            return Err(StoreError::StaleVersion);
         }
         let (state, effect) = upgrade.state.clone().on_verb(verb)?;
-        if let (true, Some(guest)) = (upgrade.lets_others_in(&effect), self.guest(upgrade.mesh).await?) {
-            return Err(StoreError::Busy { holder: guest });
+        if let (true, Some(guest)) = (upgrade.must_wait_for_data_plane(&effect), self.data_plane_holder(upgrade.mesh).await?) {
+            return Err(StoreError::MeshLocked { holder: guest });
         }
         if verb == Verb::Acknowledge {
-            upgrade.accepted = Some((actor.to_owned(), clock.now()));
+            upgrade.acceptance = Some((actor.to_owned(), clock.now()));
         }
-        self.follow(upgrade, state, effect, arguments, clock).await
+        self.apply_transition(upgrade, state, effect, arguments, clock).await
     }
 
     /// Takes in how a stage's operation ended.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn upgrade_outcome(
+    pub async fn apply_outcome(
         &mut self,
         id: UpgradeId,
-        outcome: Outcome,
+        outcome: StageOutcome,
         clock: &dyn Clock,
     ) -> Result<Upgrade, StoreError> {
         let mut upgrade = self.read_upgrade(id, true).await?;
-        if let Outcome::Found(findings) = &outcome {
+        if let StageOutcome::Found(findings) = &outcome {
             upgrade.findings.clone_from(findings);
-            upgrade.accepted = None;
+            upgrade.acceptance = None;
         }
         let (state, effect) = upgrade.state.clone().on_outcome(outcome, upgrade.choice, clock.now());
         let warned = upgrade.findings.iter().any(|finding| finding.severity == Severity::Warn);
-        if state == UpgradeState::Deploying && warned && upgrade.accepted.is_none() {
-            upgrade.accepted = Some((BY_POLICY.into(), clock.now()));
+        if state == UpgradeState::Deploying && warned && upgrade.acceptance.is_none() {
+            upgrade.acceptance = Some((ACCEPTED_BY_POLICY.into(), clock.now()));
         }
-        self.follow(upgrade, state, effect, Value::Null, clock).await
+        self.apply_transition(upgrade, state, effect, Value::Null, clock).await
     }
 
     /// Notes that the first irrevocable step of a retirement was committed to, or that its time has come.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn upgrade_retiring(
+    pub async fn mark_retiring(
         &mut self,
         id: UpgradeId,
         irrevocable: bool,
         clock: &dyn Clock,
     ) -> Result<Upgrade, StoreError> {
         let upgrade = self.read_upgrade(id, true).await?;
-        self.follow(upgrade, UpgradeState::Retiring { irrevocable }, Effect::Nothing, Value::Null, clock).await
+        self.apply_transition(upgrade, UpgradeState::Retiring { irrevocable }, Effect::Nothing, Value::Null, clock).await
     }
 
-    async fn follow(
+    async fn apply_transition(
         &mut self,
         mut upgrade: Upgrade,
         state: UpgradeState,
@@ -259,11 +259,11 @@ impl Tx<'_> {
         let now = clock.now();
         let (id, mesh) = (upgrade.id, upgrade.mesh);
         match effect {
-            Effect::Begin(kind) => {
+            Effect::StartOperation(kind) => {
                 if let Some(earlier) = upgrade.operation {
-                    self.supersede(earlier, &OperationState::Superseded, now).await?;
+                    self.supersede_operation(earlier, &OperationState::Superseded, now).await?;
                 }
-                let operation = OperationId(clock.uuid());
+                let operation = OperationId(clock.new_uuid());
                 let hold = if let UpgradeState::Holding { until } = state {
                     until.duration_since(now)
                 } else {
@@ -282,17 +282,17 @@ impl Tx<'_> {
                 self.create_operation(&new, now).await?;
                 upgrade.operation = Some(operation);
             }
-            Effect::Tell(wish) => {
+            Effect::Signal(wish) => {
                 let operation = upgrade.operation.ok_or(StoreError::NotFound { what: "running operation" })?;
                 let again = match wish {
-                    Wish::Resume | Wish::Retry => self.ended_stage(operation).await?,
-                    Wish::Pause | Wish::Cancel => None,
+                    Signal::Resume | Signal::Retry => self.read_ended_stage(operation).await?,
+                    Signal::Pause | Signal::Cancel => None,
                 };
                 match again {
-                    None => self.wish(operation, wish, now).await?,
+                    None => self.signal_operation(operation, wish, now).await?,
                     Some(again) => {
                         let new = NewOperation {
-                            id: OperationId(clock.uuid()),
+                            id: OperationId(clock.new_uuid()),
                             mesh: Some(mesh),
                             upgrade: Some(id),
                             ..again
@@ -302,18 +302,18 @@ impl Tx<'_> {
                     }
                 }
             }
-            Effect::Hurry => {
+            Effect::RunNow => {
                 let operation = upgrade.operation.ok_or(StoreError::NotFound { what: "running operation" })?;
-                self.hurry(operation).await?;
+                self.make_operation_due(operation).await?;
             }
-            Effect::End => {
+            Effect::Finish => {
                 if let Some(earlier) = upgrade.operation {
-                    self.supersede(earlier, &OperationState::Cancelled, now).await?;
+                    self.supersede_operation(earlier, &OperationState::Cancelled, now).await?;
                 }
-                self.free_slot(mesh, &id.to_string()).await?;
+                self.free_mesh_lock(mesh, &id.to_string()).await?;
                 // What was abandoned is there still, and the mesh's deletion has to know it.
                 if !matches!(state, UpgradeState::Abandoned { .. }) {
-                    self.settle_target(mesh, state == UpgradeState::Succeeded).await?;
+                    self.resolve_target_revision(mesh, state == UpgradeState::Succeeded).await?;
                 }
                 upgrade.ended_at = Some(now);
             }
@@ -321,7 +321,7 @@ impl Tx<'_> {
         }
         if upgrade.state != state {
             upgrade.transitions += 1;
-            self.tell_state(id, mesh, &state, now);
+            self.push_upgrade_event(id, mesh, &state, now);
         }
         upgrade.state = state;
         self.write_upgrade(&upgrade).await?;
@@ -336,13 +336,13 @@ impl Tx<'_> {
             self.tenant.0,
             upgrade.id.0,
             upgrade.state.as_str(),
-            json(&upgrade.state),
+            to_json(&upgrade.state),
             upgrade.transitions,
             upgrade.operation.map(|id| id.0),
             upgrade.ended_at.map(ToSqlx::to_sqlx) as _,
-            json(&upgrade.findings),
-            upgrade.accepted.as_ref().map(|(by, _)| by.as_str()),
-            upgrade.accepted.as_ref().map(|(_, at)| at.to_sqlx()) as _
+            to_json(&upgrade.findings),
+            upgrade.acceptance.as_ref().map(|(by, _)| by.as_str()),
+            upgrade.acceptance.as_ref().map(|(_, at)| at.to_sqlx()) as _
         )
         .execute(&mut *self.inner)
         .await?;
@@ -352,11 +352,11 @@ impl Tx<'_> {
 
 impl Upgrade {
     /// True when an operation on the data plane may be under way beside this upgrade, and the effect must wait for its end.
-    fn lets_others_in(&self, effect: &Effect) -> bool {
+    fn must_wait_for_data_plane(&self, effect: &Effect) -> bool {
         let stage = if let UpgradeState::Paused { from, .. } = &self.state { from } else { &self.state };
         let still =
             matches!(stage, UpgradeState::Planned | UpgradeState::Blocked { .. } | UpgradeState::Holding { .. });
-        still && matches!(effect, Effect::Begin(_) | Effect::Hurry)
+        still && matches!(effect, Effect::StartOperation(_) | Effect::RunNow)
     }
 
     /// True when the target runs in a revision of its own.

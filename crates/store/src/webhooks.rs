@@ -5,7 +5,7 @@ use jiff_sqlx::ToSqlx;
 use model::ids::WebhookId;
 use model::webhook;
 
-use crate::{NewEvent, Page, StoreError, Tx, bounds, exactly_one};
+use crate::{NewEvent, Page, StoreError, Tx, id_bounds, require_one_row};
 
 /// An address that events are sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Webhook {
     /// Whether anything is sent.
     pub enabled: bool,
     /// Why we have switched it off: `gone` or `failing`.
-    pub stopped: Option<String>,
+    pub disabled_reason: Option<String>,
     /// Until when messages are signed with the former secret as well.
     pub former_until: Option<Timestamp>,
     /// When something last arrived.
@@ -45,7 +45,7 @@ pub struct NewWebhook {
     pub enabled: bool,
 }
 
-pub(crate) fn place(id: WebhookId) -> String {
+pub(crate) fn secret_associated_data(id: WebhookId) -> String {
     format!("webhooks.secret/{id}")
 }
 
@@ -69,7 +69,7 @@ impl Tx<'_> {
             new.url,
             &new.kinds,
             new.enabled,
-            self.seal(&place(id), secret)?,
+            self.seal(&secret_associated_data(id), secret)?,
             now.to_sqlx() as _
         )
         .execute(&mut *self.inner)
@@ -77,14 +77,14 @@ impl Tx<'_> {
         sqlx::query!("INSERT INTO webhook_queue (webhook_id, tenant_id) VALUES ($1, $2)", id.0, self.tenant.0)
             .execute(&mut *self.inner)
             .await?;
-        self.count_webhooks().await
+        self.update_webhook_count().await
     }
 
     /// Webhooks, oldest first.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn webhooks(&mut self, page: Page) -> Result<Vec<Webhook>, StoreError> {
+    pub async fn list_webhooks(&mut self, page: Page) -> Result<Vec<Webhook>, StoreError> {
         self.read_webhooks(None, page).await
     }
 
@@ -92,12 +92,12 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// There is none of that id in this tenant.
-    pub async fn webhook(&mut self, id: WebhookId) -> Result<Webhook, StoreError> {
+    pub async fn get_webhook(&mut self, id: WebhookId) -> Result<Webhook, StoreError> {
         self.read_webhooks(Some(id), Page::ALL).await?.pop().ok_or(StoreError::NotFound { what: "webhook" })
     }
 
     async fn read_webhooks(&mut self, only: Option<WebhookId>, page: Page) -> Result<Vec<Webhook>, StoreError> {
-        let (from, to) = bounds(only.map(|id| id.0));
+        let (from, to) = id_bounds(only.map(|id| id.0));
         let rows = sqlx::query!(
             "SELECT webhook_id, name, url, kinds, enabled, stopped, former_until, delivered_at, generation, created_at
              FROM webhooks WHERE tenant_id = $1 AND webhook_id BETWEEN $2 AND $5 AND ($3::uuid IS NULL OR webhook_id > $3)
@@ -116,7 +116,7 @@ impl Tx<'_> {
             url: row.url,
             kinds: row.kinds,
             enabled: row.enabled,
-            stopped: row.stopped,
+            disabled_reason: row.stopped,
             former_until: row.former_until.map(jiff_sqlx::Timestamp::to_jiff),
             delivered_at: row.delivered_at.map(jiff_sqlx::Timestamp::to_jiff),
             generation: row.generation,
@@ -129,7 +129,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// It has moved on since; the name is taken.
-    pub async fn write_webhook(&mut self, seen: &Webhook, new: &NewWebhook) -> Result<(), StoreError> {
+    pub async fn update_webhook(&mut self, seen: &Webhook, new: &NewWebhook) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE webhooks SET name = $4, url = $5, kinds = $6, enabled = $7, generation = generation + 1,
                  stopped = CASE WHEN $7 THEN NULL ELSE stopped END
@@ -144,9 +144,9 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        exactly_one(done.rows_affected(), StoreError::Moved)?;
+        require_one_row(done.rows_affected(), StoreError::StaleVersion)?;
         self.wake_webhook(seen.id, new.enabled).await?;
-        self.count_webhooks().await
+        self.update_webhook_count().await
     }
 
     /// Removes a webhook with everything that was to be sent to it.
@@ -163,34 +163,34 @@ impl Tx<'_> {
         let done = sqlx::query!("DELETE FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2", self.tenant.0, id.0)
             .execute(&mut *self.inner)
             .await?;
-        exactly_one(done.rows_affected(), StoreError::NotFound { what: "webhook" })?;
-        self.count_webhooks().await
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "webhook" })?;
+        self.update_webhook_count().await
     }
 
     /// Gives a webhook another secret. Until the time, messages are signed with the former one as well.
     ///
     /// # Errors
     /// There is none of that id in this tenant.
-    pub async fn rotate_webhook(&mut self, id: WebhookId, secret: &[u8], until: Timestamp) -> Result<(), StoreError> {
+    pub async fn rotate_webhook_secret(&mut self, id: WebhookId, secret: &[u8], until: Timestamp) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE webhooks SET former_secret = secret, former_until = $4, secret = $3, generation = generation + 1
              WHERE tenant_id = $1 AND webhook_id = $2",
             self.tenant.0,
             id.0,
-            self.seal(&place(id), secret)?,
+            self.seal(&secret_associated_data(id), secret)?,
             until.to_sqlx() as _
         )
         .execute(&mut *self.inner)
         .await?;
-        exactly_one(done.rows_affected(), StoreError::NotFound { what: "webhook" })
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "webhook" })
     }
 
     /// Sends a webhook an event that nothing else is about.
-    pub fn test_webhook(&mut self, id: WebhookId, now: Timestamp) {
-        self.tell_of_webhook(webhook::TEST, id, serde_json::json!({}), now);
+    pub fn push_test_event(&mut self, id: WebhookId, now: Timestamp) {
+        self.push_webhook_event(webhook::TEST_EVENT_KIND, id, serde_json::json!({}), now);
     }
 
-    pub(crate) fn tell_of_webhook(
+    pub(crate) fn push_webhook_event(
         &mut self,
         kind: &'static str,
         id: WebhookId,
@@ -199,10 +199,10 @@ impl Tx<'_> {
     ) {
         let mut body = body;
         body["webhook_id"] = id.to_string().into();
-        self.tell(NewEvent { at, kind, mesh: None, upgrade: None, operation: None, body });
+        self.push_event(NewEvent { at, kind, mesh: None, upgrade: None, operation: None, body });
     }
 
-    pub(crate) async fn count_webhooks(&mut self) -> Result<(), StoreError> {
+    pub(crate) async fn update_webhook_count(&mut self) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE tenant_heads SET webhooks = (SELECT count(*) FROM webhooks WHERE tenant_id = $1 AND enabled)::integer WHERE tenant_id = $1",
             self.tenant.0

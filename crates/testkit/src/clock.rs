@@ -11,13 +11,13 @@ use uuid::Uuid;
 #[derive(Debug)]
 pub struct ManualClock {
     now: Mutex<Timestamp>,
-    born: AtomicU64,
+    issued_ids: AtomicU64,
 }
 
 impl Default for ManualClock {
     fn default() -> Self {
         let now: Timestamp = "2026-11-22T10:00:00Z".parse().expect("a timestamp");
-        Self { now: Mutex::new(now), born: AtomicU64::new(0) }
+        Self { now: Mutex::new(now), issued_ids: AtomicU64::new(0) }
     }
 }
 
@@ -37,9 +37,9 @@ impl Clock for ManualClock {
         *self.now.lock().expect("no holder panics")
     }
 
-    fn uuid(&self) -> Uuid {
+    fn new_uuid(&self) -> Uuid {
         let millis = u64::try_from(self.now().as_millisecond()).expect("after 1970");
-        let count = self.born.fetch_add(1, Ordering::Relaxed);
+        let count = self.issued_ids.fetch_add(1, Ordering::Relaxed);
         uuid::Builder::from_unix_timestamp_millis(millis, &{
             let mut tail = [0; 10];
             tail[2..].copy_from_slice(&count.to_be_bytes());

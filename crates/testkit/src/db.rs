@@ -7,24 +7,24 @@ use std::time::Duration;
 
 use model::ids::TenantId;
 use sqlx::{Connection, PgConnection};
-use store::private::{PrivatePostgres, SUPERUSER};
-use store::{Store, Vault};
+use store::private::{EmbeddedPostgres, SUPERUSER};
+use store::{Store, Sealer};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use crate::relay::Relay;
 
-static SERVER: OnceCell<PrivatePostgres> = OnceCell::const_new();
-static BORN: AtomicU32 = AtomicU32::new(0);
+static SERVER: OnceCell<EmbeddedPostgres> = OnceCell::const_new();
+static NEXT_DATABASE_NUMBER: AtomicU32 = AtomicU32::new(0);
 /// Databases that nobody holds any more. The next test removes them: hundreds of them would fill a disk.
-static ENDED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static UNUSED_DATABASES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// A database's name, as long as somebody holds it.
-struct Name(String);
+struct DatabaseName(String);
 
-impl Drop for Name {
+impl Drop for DatabaseName {
     fn drop(&mut self) {
-        ENDED.lock().expect("no holder panics").push(std::mem::take(&mut self.0));
+        UNUSED_DATABASES.lock().expect("no holder panics").push(std::mem::take(&mut self.0));
     }
 }
 
@@ -36,29 +36,29 @@ pub struct TestDb {
     pub worker: Store,
     /// A tenant that exists.
     pub tenant: TenantId,
-    name: Arc<Name>,
+    name: Arc<DatabaseName>,
     url: Arc<dyn Fn(&str) -> String + Send + Sync>,
 }
 
 /// Folder of the private server. It is left behind for a look; the next run of the same process number replaces it.
-fn folder() -> PathBuf {
+fn server_dir() -> PathBuf {
     std::env::temp_dir().join(format!("meshwright-test-postgres-{}", std::process::id()))
 }
 
 /// Which of the two walls between tenants stand: both, unless a run of the isolation tests asks to take one away.
 /// The other one is taken away by changing the queries of a copy of the source.
-const WALLS: &str = "MESHWRIGHT_TEST_WALLS";
+const WALLS_ENV: &str = "MESHWRIGHT_TEST_WALLS";
 
 /// Whether hints reach anybody: set to `off`, whoever looks for work has to find it without.
-pub const HINTS: &str = "MESHWRIGHT_TEST_HINTS";
+pub const NOTIFICATIONS_ENV: &str = "MESHWRIGHT_TEST_HINTS";
 
 /// Every test database is sealed with the same key; nothing in it is secret.
-pub fn vault() -> Vault {
-    Vault::new([42; 32])
+pub fn test_sealer() -> Sealer {
+    Sealer::new([42; 32])
 }
 
 /// Servers end with their processes; their folders are cleared away by the next run.
-fn clear_leftovers() {
+fn remove_stale_dirs() {
     let prefix = "meshwright-test-postgres-";
     for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -69,27 +69,27 @@ fn clear_leftovers() {
     }
 }
 
-async fn start() -> PrivatePostgres {
-    clear_leftovers();
-    let postgres = PrivatePostgres::start(&folder()).expect("a private Postgres");
-    let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), vault()).await.expect("a connection");
+async fn start_server() -> EmbeddedPostgres {
+    remove_stale_dirs();
+    let postgres = EmbeddedPostgres::start(&server_dir()).expect("a private Postgres");
+    let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), test_sealer()).await.expect("a connection");
     root.create_roles().await.expect("three roles");
     root.close().await;
-    administer(&postgres, "CREATE DATABASE template_mw OWNER mw_owner".into()).await;
-    let owner = Store::connect(&postgres.url("mw_owner", "template_mw"), vault()).await.expect("a connection");
+    execute_as_superuser(&postgres, "CREATE DATABASE template_mw OWNER mw_owner".into()).await;
+    let owner = Store::connect(&postgres.url("mw_owner", "template_mw"), test_sealer()).await.expect("a connection");
     owner.migrate().await.expect("every migration");
     owner.close().await;
-    if std::env::var(WALLS).is_ok_and(|walls| walls == "queries") {
-        take_row_security_away(&postgres.url("mw_owner", "template_mw")).await;
+    if std::env::var(WALLS_ENV).is_ok_and(|walls| walls == "queries") {
+        disable_row_security(&postgres.url("mw_owner", "template_mw")).await;
     }
-    if std::env::var(HINTS).is_ok_and(|hints| hints == "off") {
-        keep_quiet(&postgres).await;
+    if std::env::var(NOTIFICATIONS_ENV).is_ok_and(|hints| hints == "off") {
+        disable_notify(&postgres).await;
     }
     postgres
 }
 
 /// Puts a function that tells nobody before the one that does.
-async fn keep_quiet(postgres: &PrivatePostgres) {
+async fn disable_notify(postgres: &EmbeddedPostgres) {
     let mut owner = PgConnection::connect(&postgres.url("mw_owner", "template_mw")).await.expect("a connection");
     let quiet = "CREATE SCHEMA quiet; GRANT USAGE ON SCHEMA quiet TO PUBLIC;
         CREATE FUNCTION quiet.pg_notify(text, text) RETURNS void LANGUAGE sql AS 'SELECT'";
@@ -97,12 +97,12 @@ async fn keep_quiet(postgres: &PrivatePostgres) {
     owner.close().await.expect("an end");
     for role in ["mw_api", "mw_worker"] {
         let command = format!("ALTER ROLE {role} SET search_path = quiet, pg_catalog, public");
-        administer(postgres, command).await;
+        execute_as_superuser(postgres, command).await;
     }
 }
 
 /// The owner of the tables switches every policy off.
-async fn take_row_security_away(owner: &str) {
+async fn disable_row_security(owner: &str) {
     let mut owner = PgConnection::connect(owner).await.expect("a connection");
     let off = "DO $$ DECLARE owned text; BEGIN
         FOR owned IN SELECT relname FROM pg_class WHERE relrowsecurity LOOP
@@ -117,7 +117,7 @@ async fn take_row_security_away(owner: &str) {
 /// # Panics
 /// When the database refuses.
 // Each test has a runtime of its own, and a pooled connection would die with the first one: connect every time.
-pub async fn administer(postgres: &PrivatePostgres, command: String) {
+pub async fn execute_as_superuser(postgres: &EmbeddedPostgres, command: String) {
     let mut root = PgConnection::connect(&postgres.url(SUPERUSER, "postgres")).await.expect("a connection");
     sqlx::raw_sql(sqlx::AssertSqlSafe(command)).execute(&mut root).await.expect("an administrator's command");
 }
@@ -128,20 +128,20 @@ impl TestDb {
     /// # Panics
     /// When there is no Postgres on this machine.
     pub async fn new() -> Self {
-        let server = SERVER.get_or_init(start).await;
-        let ended = std::mem::take(&mut *ENDED.lock().expect("no holder panics"));
+        let server = SERVER.get_or_init(start_server).await;
+        let ended = std::mem::take(&mut *UNUSED_DATABASES.lock().expect("no holder panics"));
         for name in ended {
-            administer(server, format!("DROP DATABASE {name} WITH (FORCE)")).await;
+            execute_as_superuser(server, format!("DROP DATABASE {name} WITH (FORCE)")).await;
         }
-        let name = format!("test_{}", BORN.fetch_add(1, Ordering::Relaxed));
-        administer(server, format!("CREATE DATABASE {name} TEMPLATE template_mw OWNER mw_owner")).await;
+        let name = format!("test_{}", NEXT_DATABASE_NUMBER.fetch_add(1, Ordering::Relaxed));
+        execute_as_superuser(server, format!("CREATE DATABASE {name} TEMPLATE template_mw OWNER mw_owner")).await;
         let url = {
             let name = name.clone();
             move |role: &str| server.url(role, &name)
         };
-        let name = Arc::new(Name(name));
-        let api = Store::connect(&url("mw_api"), vault()).await.expect("a connection as mw_api");
-        let worker = Store::connect(&url("mw_worker"), vault()).await.expect("a connection as mw_worker");
+        let name = Arc::new(DatabaseName(name));
+        let api = Store::connect(&url("mw_api"), test_sealer()).await.expect("a connection as mw_api");
+        let worker = Store::connect(&url("mw_worker"), test_sealer()).await.expect("a connection as mw_worker");
         let tenant = TenantId(Uuid::from_u128(1));
         api.create_tenant(tenant, "acme", "2026-11-22T10:00:00Z".parse().expect("a timestamp"))
             .await
@@ -153,7 +153,7 @@ impl TestDb {
     ///
     /// # Panics
     /// When the database fails.
-    pub async fn beside(&self, tenant: TenantId, name: &str) -> Self {
+    pub async fn for_new_tenant(&self, tenant: TenantId, name: &str) -> Self {
         let at = "2026-11-22T10:00:00Z".parse().expect("a timestamp");
         self.api.create_tenant(tenant, name, at).await.expect("a tenant");
         let (api, worker, database) = (self.api.clone(), self.worker.clone(), self.name.clone());
@@ -164,8 +164,8 @@ impl TestDb {
     ///
     /// # Panics
     /// When the database refuses.
-    pub async fn take_row_security_away(&self) {
-        take_row_security_away(&self.url("mw_owner")).await;
+    pub async fn disable_row_security(&self) {
+        disable_row_security(&self.url("mw_owner")).await;
     }
 
     /// Does to the database what somebody with this role can do.
@@ -182,7 +182,7 @@ impl TestDb {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn script(&self, role: &str, script: &str) -> Result<(), String> {
+    pub async fn execute_script(&self, role: &str, script: &str) -> Result<(), String> {
         let mut connection = PgConnection::connect(&self.url(role)).await.map_err(|error| error.to_string())?;
         let done = sqlx::raw_sql(sqlx::AssertSqlSafe(script.to_owned())).execute(&mut connection).await;
         done.map(drop).map_err(|error| error.to_string())
@@ -192,7 +192,7 @@ impl TestDb {
     ///
     /// # Panics
     /// When the database refuses.
-    pub async fn query(&self, role: &str, query: &str) -> Vec<String> {
+    pub async fn query_text(&self, role: &str, query: &str) -> Vec<String> {
         let mut connection = PgConnection::connect(&self.url(role)).await.expect("a connection");
         let rows = sqlx::query_scalar::<_, Option<String>>(sqlx::AssertSqlSafe(query.to_owned()));
         let rows = rows.fetch_all(&mut connection).await.expect("rows of text");
@@ -200,14 +200,14 @@ impl TestDb {
     }
 
     /// The folder of the server's socket.
-    pub fn socket_folder() -> PathBuf {
-        folder()
+    pub fn socket_dir() -> PathBuf {
+        server_dir()
     }
 
     /// The database's address as a role, through a relay.
     pub fn relayed_url(&self, role: &str, relay: &Relay, idle: Duration) -> String {
         let limit = format!("-c%20idle_in_transaction_session_timeout%3D{}", idle.as_millis());
-        format!("postgres://{role}@localhost/{}?host={}&options={limit}", self.name.0, relay.folder().display())
+        format!("postgres://{role}@localhost/{}?host={}&options={limit}", self.name.0, relay.socket_dir().display())
     }
 
     /// The database's address as a role.

@@ -14,15 +14,15 @@ use model::rules::{Edition, Strategy};
 use model::switch::Switch;
 use model::upgrade::{LabelPolicy, UpgradePolicyChoice, Verb};
 use model::version::Version;
-use rollout::decide::Patience;
+use rollout::decide::Timeouts;
 use serde_json::Value;
 use store::{
-    Hosting, NewCluster, NewMesh, NewOperation, NewUpgrade, Operation, Page, StoredRelease, Tx, Upgrade, Written,
+    HostingCluster, NewCluster, NewMesh, NewOperation, NewUpgrade, Operation, Page, StoredRelease, Tx, Upgrade, UserMetadata,
 };
 use worker::Settings;
 
-use crate::credentials::{Credentials, issued, own_uid};
-use crate::{FakeWorld, ManualClock, TestDb};
+use crate::credentials::{CredentialFaults, issue_credential, default_uid};
+use crate::{FakeClusters, ManualClock, TestDb};
 
 mod workers;
 mod worlds;
@@ -32,31 +32,31 @@ pub struct Fleet {
     /// Its database.
     pub db: TestDb,
     /// Its clusters.
-    pub world: FakeWorld,
+    pub clusters: FakeClusters,
     /// Its time.
     pub clock: Arc<ManualClock>,
     /// The mesh.
     pub mesh: MeshId,
     /// How many workloads are restarted at once.
-    pub width: usize,
+    pub max_concurrent_restarts: usize,
     /// How often its workers look at the queue without a hint.
-    pub poll: Duration,
+    pub poll_interval: Duration,
     /// How long its workers wait for one look.
-    pub look: Duration,
+    pub cluster_timeout: Duration,
     /// What upgrades do with namespaces that name the old revision.
     pub labels: LabelPolicy,
     /// While true, the database fails whoever opens the mesh.
-    pub unreadable: Arc<AtomicBool>,
+    pub fail_mesh_reads: Arc<AtomicBool>,
     /// How its clusters treat our credentials.
-    pub credentials: Credentials,
+    pub credentials: CredentialFaults,
 }
 
-fn release(text: &str) -> Release {
+fn test_release(text: &str) -> Release {
     let version: Version = text.parse().expect(text);
     Release {
         state: ReleaseState::Available,
         hub: "lab".into(),
-        tag: version.community(),
+        tag: version.community_version(),
         digest: String::new(),
         supported_until: None,
         kubernetes: KubernetesRange { min: 29, tested_max: 33, source: "testkit".into() },
@@ -70,26 +70,26 @@ fn release(text: &str) -> Release {
     }
 }
 
-fn submitted(id: ClusterId, name: &str) -> NewCluster {
+fn new_cluster(id: ClusterId, name: &str) -> NewCluster {
     NewCluster {
         id,
         name: name.into(),
         server: format!("https://{name}.example:6443"),
         kubeconfig: b"theirs".to_vec(),
-        written: Written::default(),
+        metadata: UserMetadata::default(),
     }
 }
 
 /// Lets nothing wait for long: one look is proof enough in an imagined world.
-pub fn hasty() -> Patience {
+pub fn short_timeouts() -> Timeouts {
     let (unused_over, unused_every) = (SignedDuration::ZERO, SignedDuration::ZERO);
-    Patience { unused_samples: 2, unused_over, unused_every, ..Patience::default() }
+    Timeouts { unused_samples: 2, unused_min_span: unused_over, unused_check_interval: unused_every, ..Timeouts::default() }
 }
 
-async fn ready_cluster(tx: &mut Tx<'_>, clock: &ManualClock, name: &str) -> ClusterId {
-    let (id, now) = (ClusterId(clock.uuid()), clock.now());
-    tx.create_cluster(&submitted(id, name), now).await.expect("a cluster");
-    tx.renewed_credential(id, &issued(own_uid(id), 1, now), Duration::ZERO, now).await.expect("a ready cluster");
+async fn create_ready_cluster(tx: &mut Tx<'_>, clock: &ManualClock, name: &str) -> ClusterId {
+    let (id, now) = (ClusterId(clock.new_uuid()), clock.now());
+    tx.create_cluster(&new_cluster(id, name), now).await.expect("a cluster");
+    tx.store_renewed_credential(id, &issue_credential(default_uid(id), 1, now), Duration::ZERO, now).await.expect("a ready cluster");
     id
 }
 
@@ -99,92 +99,92 @@ impl Fleet {
     /// # Panics
     /// When the database fails.
     pub async fn new() -> Self {
-        Self::unborn().await.bring_up().await
+        Self::with_pending_mesh().await.with_ready_mesh().await
     }
 
     /// A mesh that is asked for and not yet brought up: its members are registered, and it has no workloads.
     ///
     /// # Panics
     /// When the database fails.
-    pub async fn unborn() -> Self {
+    pub async fn with_pending_mesh() -> Self {
         let db = TestDb::new().await;
         let clock = Arc::new(ManualClock::default());
         let now = clock.now();
-        let hosting = HostingClusterId(clock.uuid());
+        let hosting = HostingClusterId(clock.new_uuid());
         db.worker
-            .add_hosting_cluster(&Hosting { id: hosting, name: "hosting".into(), created_at: now }, b"config")
+            .add_hosting_cluster(&HostingCluster { id: hosting, name: "hosting".into(), created_at: now }, b"config")
             .await
             .expect("a hosting cluster");
         for version in ["1.25.1.1", "1.27.8.1", "1.27.9.1", "1.27.9.2"] {
             db.worker
-                .add_release(&StoredRelease { release: release(version), charts: Vec::new() }, now)
+                .add_release(&StoredRelease { release: test_release(version), charts: Vec::new() }, now)
                 .await
                 .expect("a release");
         }
-        Self::of(db, clock, hosting).await
+        Self::create_fleet(db, clock, hosting).await
     }
 
     /// Another tenant's fleet in the same database.
     ///
     /// # Panics
     /// When the database fails.
-    pub async fn beside(&self, tenant: TenantId, name: &str) -> Self {
+    pub async fn for_new_tenant(&self, tenant: TenantId, name: &str) -> Self {
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
-        let hosting = tx.hosting_clusters().await.expect("hosting clusters")[0].id;
+        let hosting = tx.list_hosting_clusters().await.expect("hosting clusters")[0].id;
         drop(tx);
-        Self::of(self.db.beside(tenant, name).await, self.clock.clone(), hosting).await.bring_up().await
+        Self::create_fleet(self.db.for_new_tenant(tenant, name).await, self.clock.clone(), hosting).await.with_ready_mesh().await
     }
 
     /// Another tenant in the same database, with a cluster of this name that no mesh uses yet.
     ///
     /// # Panics
     /// When the database fails.
-    pub async fn neighbour(&self, tenant: TenantId, name: &str) -> ClusterId {
-        let db = self.db.beside(tenant, name).await;
+    pub async fn add_tenant_with_cluster(&self, tenant: TenantId, name: &str) -> ClusterId {
+        let db = self.db.for_new_tenant(tenant, name).await;
         let mut tx = db.worker.begin(tenant).await.expect("a transaction");
-        let id = ready_cluster(&mut tx, &self.clock, name).await;
+        let id = create_ready_cluster(&mut tx, &self.clock, name).await;
         tx.commit().await.expect("a commit");
         id
     }
 
-    async fn bring_up(self) -> Self {
-        self.begin(OperationKind::CreateMesh, Value::Null).await;
-        self.run().await;
-        self.populate();
+    async fn with_ready_mesh(self) -> Self {
+        self.queue_operation(OperationKind::CreateMesh, Value::Null).await;
+        self.run_due().await;
+        self.add_workloads();
         self
     }
 
-    async fn of(db: TestDb, clock: Arc<ManualClock>, hosting: HostingClusterId) -> Self {
+    async fn create_fleet(db: TestDb, clock: Arc<ManualClock>, hosting: HostingClusterId) -> Self {
         let now = clock.now();
-        let mesh = MeshId(clock.uuid());
+        let mesh = MeshId(clock.new_uuid());
         let mut tx = db.worker.begin(db.tenant).await.expect("a transaction");
         let mut members = Vec::new();
         for name in ["c1", "c2"] {
-            members.push(ready_cluster(&mut tx, &clock, name).await);
+            members.push(create_ready_cluster(&mut tx, &clock, name).await);
         }
         let version = "1.25.1.1".parse().expect("a version");
         let new = NewMesh {
             id: mesh,
             name: "mesh-a".into(),
             edition: Edition::Enterprise,
-            hosting,
+            hosting_cluster: hosting,
             authority: b"ca".to_vec(),
             version,
             members,
-            written: Written::default(),
+            metadata: UserMetadata::default(),
             deletion_protection: false,
         };
         tx.create_mesh(&new, now).await.expect("a mesh");
         tx.commit().await.expect("a commit");
-        let (world, unreadable) = (FakeWorld::new(&["c1", "c2"]), Arc::default());
-        let credentials = Credentials::default();
+        let (world, unreadable) = (FakeClusters::new(&["c1", "c2"]), Arc::default());
+        let credentials = CredentialFaults::default();
         let (labels, poll) = (LabelPolicy::Relabel, Duration::from_millis(20));
-        let look = Settings::default().look;
-        Self { db, world, clock, mesh, width: 2, poll, look, labels, unreadable, credentials }
+        let look = Settings::default().cluster_timeout;
+        Self { db, clusters: world, clock, mesh, max_concurrent_restarts: 2, poll_interval: poll, cluster_timeout: look, labels, fail_mesh_reads: unreadable, credentials }
     }
 
     /// Adds one workload for each label form of requirement B4 and one without a label, in both members.
-    pub fn populate(&self) {
+    pub fn add_workloads(&self) {
         for (namespace, label) in [
             ("canary", Some("istio.io/rev=canary")),
             ("enabled", Some("istio-injection=enabled")),
@@ -192,8 +192,8 @@ impl Fleet {
             ("plain", None),
             ("stable", Some("istio.io/rev=stable")),
         ] {
-            self.world.workload("c1", namespace, label, 3);
-            self.world.workload("c2", namespace, label, 2);
+            self.clusters.add_workload("c1", namespace, label, 3);
+            self.clusters.add_workload("c2", namespace, label, 2);
         }
     }
 
@@ -210,18 +210,18 @@ impl Fleet {
     ///
     /// # Panics
     /// When the database fails.
-    pub async fn run(&self) {
-        self.worker("w", Duration::from_secs(30)).run_due().await.expect("a readable queue");
+    pub async fn run_due(&self) {
+        self.build_worker("w", Duration::from_secs(30)).run_due().await.expect("a readable queue");
     }
 
     /// Has a cluster of this name registered.
     ///
     /// # Panics
     /// When the database fails.
-    pub async fn register(&self, name: &str) -> (ClusterId, OperationId) {
-        let (cluster, id, now) = (ClusterId(self.clock.uuid()), OperationId(self.clock.uuid()), self.clock.now());
+    pub async fn register_cluster(&self, name: &str) -> (ClusterId, OperationId) {
+        let (cluster, id, now) = (ClusterId(self.clock.new_uuid()), OperationId(self.clock.new_uuid()), self.clock.now());
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
-        tx.create_cluster(&submitted(cluster, name), now).await.expect("a cluster");
+        tx.create_cluster(&new_cluster(cluster, name), now).await.expect("a cluster");
         let new = NewOperation {
             id,
             kind: OperationKind::RegisterCluster,
@@ -240,15 +240,15 @@ impl Fleet {
     ///
     /// # Panics
     /// When the database fails.
-    pub async fn renew(&self, cluster: ClusterId) -> OperationId {
-        let id = OperationId(self.clock.uuid());
+    pub async fn renew_credential(&self, cluster: ClusterId) -> OperationId {
+        let id = OperationId(self.clock.new_uuid());
         let new = NewOperation {
             id,
             kind: OperationKind::RenewCredential,
             mesh: None,
             cluster: Some(cluster),
             upgrade: None,
-            arguments: self.cluster(cluster).await.renewal(Duration::ZERO),
+            arguments: self.cluster(cluster).await.renewal_arguments(Duration::ZERO),
             due_in: Duration::ZERO,
         };
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
@@ -263,14 +263,14 @@ impl Fleet {
     /// When the database fails.
     pub async fn cluster(&self, id: ClusterId) -> store::Cluster {
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
-        tx.cluster(id).await.expect("the cluster")
+        tx.get_cluster(id).await.expect("the cluster")
     }
 
     /// Deletes a cluster that no mesh uses.
     ///
     /// # Panics
     /// When the database fails, or there is no such cluster.
-    pub async fn deregister(&self, id: ClusterId) {
+    pub async fn deregister_cluster(&self, id: ClusterId) {
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
         tx.delete_cluster(id).await.expect("a cluster that no mesh uses");
         tx.commit().await.expect("a commit");
@@ -280,11 +280,11 @@ impl Fleet {
     ///
     /// # Panics
     /// When the database fails.
-    pub async fn begin(&self, kind: OperationKind, arguments: Value) -> OperationId {
-        let id = OperationId(self.clock.uuid());
+    pub async fn queue_operation(&self, kind: OperationKind, arguments: Value) -> OperationId {
+        let id = OperationId(self.clock.new_uuid());
         let now = self.clock.now();
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
-        tx.take_data_plane(self.mesh, id).await.expect("a free mesh");
+        tx.acquire_data_plane_lock(self.mesh, id).await.expect("a free mesh");
         let new = NewOperation {
             id,
             kind,
@@ -303,11 +303,11 @@ impl Fleet {
     ///
     /// # Panics
     /// When the database fails.
-    pub async fn plan(&self, to: &str, strategy: Strategy, hold_seconds: u32) -> UpgradeId {
-        let id = UpgradeId(self.clock.uuid());
+    pub async fn plan_upgrade(&self, to: &str, strategy: Strategy, hold_seconds: u32) -> UpgradeId {
+        let id = UpgradeId(self.clock.new_uuid());
         let to: Version = to.parse().expect(to);
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
-        let current = tx.mesh(self.mesh).await.expect("the mesh").current;
+        let current = tx.get_mesh(self.mesh).await.expect("the mesh").current;
         let revision = if strategy == Strategy::Canary { to.revision_name() } else { current.name };
         let labels = self.labels;
         let choice = UpgradePolicyChoice { strategy, auto: false, hold_seconds, accept_warnings: false, labels };
@@ -321,13 +321,13 @@ impl Fleet {
     ///
     /// # Panics
     /// When the database fails.
-    pub async fn plan_or_known(&self) -> UpgradeId {
+    pub async fn get_or_plan_upgrade(&self) -> UpgradeId {
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
-        let known = tx.upgrades(self.mesh, Page::ALL).await.expect("upgrades");
+        let known = tx.list_upgrades(self.mesh, Page::ALL).await.expect("upgrades");
         drop(tx);
         match known.first() {
             Some(upgrade) => upgrade.id,
-            None => self.plan("1.27.9.1", Strategy::Canary, 3600).await,
+            None => self.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await,
         }
     }
 
@@ -335,9 +335,9 @@ impl Fleet {
     ///
     /// # Errors
     /// As the store answers.
-    pub async fn press(&self, upgrade: UpgradeId, verb: Verb, arguments: Value) -> Result<Upgrade, store::StoreError> {
+    pub async fn apply_verb(&self, upgrade: UpgradeId, verb: Verb, arguments: Value) -> Result<Upgrade, store::StoreError> {
         let mut tx = self.db.api.begin(self.db.tenant).await?;
-        let pressed = tx.upgrade_verb(upgrade, (verb, "key:test"), None, arguments, self.clock.as_ref()).await?;
+        let pressed = tx.apply_verb(upgrade, (verb, "key:test"), None, arguments, self.clock.as_ref()).await?;
         tx.commit().await?;
         Ok(pressed)
     }
@@ -346,9 +346,9 @@ impl Fleet {
     ///
     /// # Panics
     /// When the verb does not fit.
-    pub async fn go(&self, upgrade: UpgradeId, verb: Verb) -> Upgrade {
-        self.press(upgrade, verb, Value::Null).await.expect("a verb that fits");
-        self.run().await;
+    pub async fn apply_verb_and_run(&self, upgrade: UpgradeId, verb: Verb) -> Upgrade {
+        self.apply_verb(upgrade, verb, Value::Null).await.expect("a verb that fits");
+        self.run_due().await;
         self.upgrade(upgrade).await
     }
 
@@ -358,7 +358,7 @@ impl Fleet {
     /// When the database fails.
     pub async fn upgrade(&self, id: UpgradeId) -> Upgrade {
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
-        tx.upgrade(id).await.expect("the upgrade")
+        tx.get_upgrade(id).await.expect("the upgrade")
     }
 
     /// An operation as it stands.
@@ -367,6 +367,6 @@ impl Fleet {
     /// When the database fails.
     pub async fn operation(&self, id: OperationId) -> Operation {
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
-        tx.operation(id).await.expect("the operation")
+        tx.get_operation(id).await.expect("the operation")
     }
 }

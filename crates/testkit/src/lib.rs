@@ -10,8 +10,8 @@ pub mod slow;
 pub mod world;
 
 pub use clock::ManualClock;
-pub use credentials::Credentials;
-pub use db::{HINTS, TestDb, administer};
+pub use credentials::CredentialFaults;
+pub use db::{NOTIFICATIONS_ENV, TestDb, execute_as_superuser};
 pub use fleet::Fleet;
-pub use process::Process;
-pub use world::FakeWorld;
+pub use process::WorkerThread;
+pub use world::FakeClusters;

@@ -10,19 +10,19 @@ use worker::Engine;
 
 /// A worker on a thread and a runtime of its own. Stopped, nothing of it goes on: neither its work nor the renewals of its
 /// leases, as if the process had got a SIGSTOP.
-pub struct Process {
+pub struct WorkerThread {
     control: messages::UnboundedSender<Control>,
     ended: Option<oneshot::Receiver<()>>,
-    go_on: mpsc::Sender<()>,
+    resume_sender: mpsc::Sender<()>,
     _thread: JoinHandle<()>,
 }
 
 enum Control {
-    Stop(oneshot::Sender<()>),
+    Pause(oneshot::Sender<()>),
     Kill,
 }
 
-impl Process {
+impl WorkerThread {
     /// Runs what is due, and ends.
     ///
     /// # Panics
@@ -35,11 +35,11 @@ impl Process {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async move {
                 let work = async {
-                    let store = Store::connect(&url, crate::db::vault()).await.expect("a connection as mw_worker");
+                    let store = Store::connect(&url, crate::db::test_sealer()).await.expect("a connection as mw_worker");
                     drop(engine(store).run_due().await);
                 };
                 let listen = async {
-                    while let Some(Control::Stop(stopped)) = told.recv().await {
+                    while let Some(Control::Pause(stopped)) = told.recv().await {
                         stopped.send(()).ok();
                         // Blocks the thread, and with it everything of this runtime.
                         continued.recv().ok();
@@ -51,30 +51,30 @@ impl Process {
             end.send(()).ok();
         };
         let thread = std::thread::Builder::new().name("worker".into()).spawn(run).expect("a thread");
-        Self { control, ended: Some(ended), go_on, _thread: thread }
+        Self { control, ended: Some(ended), resume_sender: go_on, _thread: thread }
     }
 
     /// Stops it in the middle of whatever it does, and returns once it stands still.
-    pub async fn stop(&self) {
+    pub async fn pause(&self) {
         let (stopped, stands_still) = oneshot::channel();
-        if self.control.send(Control::Stop(stopped)).is_ok() {
+        if self.control.send(Control::Pause(stopped)).is_ok() {
             stands_still.await.ok();
         }
     }
 
     /// Lets it go on.
-    pub fn go_on(&self) {
-        self.go_on.send(()).ok();
+    pub fn resume(&self) {
+        self.resume_sender.send(()).ok();
     }
 
     /// Ends it where it stands.
     pub fn kill(&self) {
         self.control.send(Control::Kill).ok();
-        self.go_on();
+        self.resume();
     }
 
     /// Waits for its end; `false` when it does not end within the time.
-    pub async fn ended(&mut self, at_most: Duration) -> bool {
+    pub async fn wait_for_end(&mut self, at_most: Duration) -> bool {
         let Some(ended) = &mut self.ended else { return true };
         let ended = tokio::time::timeout(at_most, ended).await.is_ok();
         if ended {

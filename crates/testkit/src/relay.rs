@@ -14,13 +14,13 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-const SOCKET: &str = ".s.PGSQL.5432";
+const SOCKET_NAME: &str = ".s.PGSQL.5432";
 /// Larger messages than a worker ever sends.
-const MOST: usize = 64 * 1024 * 1024;
+const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 
 /// Where a worker stands when it is cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moment {
+pub enum CutPoint {
     /// The record never reached the database.
     Recording,
     /// The record is in the database; the worker has not heard, and has done nothing yet.
@@ -31,7 +31,7 @@ pub enum Moment {
 
 /// One record that a worker sends: facts about numbered items of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sent {
+pub struct StepRecord {
     /// The operation's id.
     pub operation: uuid::Uuid,
     /// The items that begin.
@@ -41,41 +41,41 @@ pub struct Sent {
 }
 
 /// Decides whether a record is the one to stop at.
-pub type Chooser = Box<dyn FnMut(&Sent) -> bool + Send>;
+pub type RecordMatcher = Box<dyn FnMut(&StepRecord) -> bool + Send>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Gate {
     Open,
     /// Nothing reaches the database.
-    Deaf,
+    BlocksRequests,
     /// Nothing passes at all.
-    Shut,
+    BlocksAll,
 }
 
-struct Shared {
-    choose: Mutex<Option<(Chooser, Moment)>>,
+struct RelayState {
+    matcher: Mutex<Option<(RecordMatcher, CutPoint)>>,
     gate: watch::Sender<Gate>,
-    reached: Notify,
+    stopped: Notify,
     /// Connections end when the number rises.
     generation: watch::Sender<u64>,
     /// How long each answer is held back, in milliseconds.
-    delay: AtomicU64,
-    trips: watch::Sender<Trips>,
+    answer_delay_ms: AtomicU64,
+    counts: watch::Sender<ConnectionCounts>,
 }
 
 /// What was counted on the way to the database.
 #[derive(Debug, Clone, Copy, Default)]
-struct Trips {
+struct ConnectionCounts {
     /// How often somebody waited for the database's answer.
     round_trips: usize,
     /// Transactions that have begun and not ended.
-    open: usize,
+    open_transactions: usize,
 }
 
 /// The relay; dropping it ends its connections.
 pub struct Relay {
     dir: tempfile::TempDir,
-    shared: Arc<Shared>,
+    shared: Arc<RelayState>,
     _listening: JoinSet<()>,
 }
 
@@ -86,61 +86,61 @@ impl Relay {
     /// When no socket can be made.
     pub fn start(server: &Path) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        let listener = UnixListener::bind(dir.path().join(SOCKET)).expect("a socket");
-        let shared = Arc::new(Shared {
-            choose: Mutex::new(None),
+        let listener = UnixListener::bind(dir.path().join(SOCKET_NAME)).expect("a socket");
+        let shared = Arc::new(RelayState {
+            matcher: Mutex::new(None),
             gate: watch::Sender::new(Gate::Open),
-            reached: Notify::new(),
+            stopped: Notify::new(),
             generation: watch::Sender::new(0),
-            trips: watch::Sender::default(),
-            delay: AtomicU64::new(0),
+            counts: watch::Sender::default(),
+            answer_delay_ms: AtomicU64::new(0),
         });
         let mut listening = JoinSet::new();
-        listening.spawn(listen(listener, server.join(SOCKET), shared.clone()));
+        listening.spawn(accept_connections(listener, server.join(SOCKET_NAME), shared.clone()));
         Self { dir, shared, _listening: listening }
     }
 
     /// The folder that a database address names as its host.
-    pub fn folder(&self) -> &Path {
+    pub fn socket_dir(&self) -> &Path {
         self.dir.path()
     }
 
     /// How many round trips there were so far, as soon as no transaction is open: one that ends without a change says so to the
     /// database after its caller has gone on.
     pub async fn round_trips(&self) -> usize {
-        let mut trips = self.shared.trips.subscribe();
+        let mut trips = self.shared.counts.subscribe();
         // The sender lives as long as this.
-        trips.wait_for(|trips| trips.open == 0).await.map_or(0, |trips| trips.round_trips)
+        trips.wait_for(|trips| trips.open_transactions == 0).await.map_or(0, |trips| trips.round_trips)
     }
 
     /// Stands still at the first record that is chosen.
-    pub fn stop_at(&self, moment: Moment, choose: Chooser) {
-        *self.shared.choose.lock().expect("no holder panics") = Some((choose, moment));
+    pub fn stop_at(&self, moment: CutPoint, choose: RecordMatcher) {
+        *self.shared.matcher.lock().expect("no holder panics") = Some((choose, moment));
     }
 
     /// Waits until it stands still; `false` when it did not within the time.
-    pub async fn reached(&self, at_most: Duration) -> bool {
-        tokio::time::timeout(at_most, self.shared.reached.notified()).await.is_ok()
+    pub async fn wait_for_stop(&self, at_most: Duration) -> bool {
+        tokio::time::timeout(at_most, self.shared.stopped.notified()).await.is_ok()
     }
 
     /// Holds each answer back for so long: a database under load.
-    pub fn slow(&self, delay: Duration) {
-        self.shared.delay.store(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    pub fn delay_answers(&self, delay: Duration) {
+        self.shared.answer_delay_ms.store(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Lets everything pass again, what was held back included.
-    pub fn go_on(&self) {
+    pub fn resume(&self) {
         self.shared.gate.send_replace(Gate::Open);
     }
 
     /// Ends every connection; what was held back is lost.
-    pub fn hang_up(&self) {
+    pub fn close_connections(&self) {
         self.shared.generation.send_modify(|generation| *generation += 1);
-        self.go_on();
+        self.resume();
     }
 }
 
-async fn listen(listener: UnixListener, server: std::path::PathBuf, shared: Arc<Shared>) {
+async fn accept_connections(listener: UnixListener, server: std::path::PathBuf, shared: Arc<RelayState>) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         let (server, shared) = (server.clone(), shared.clone());
@@ -150,81 +150,81 @@ async fn listen(listener: UnixListener, server: std::path::PathBuf, shared: Arc<
             generation.mark_unchanged();
             let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
             tokio::select! {
-                _ = requests(from_client, to_server, &shared) => {}
-                _ = answers(from_server, to_client, &shared) => {}
+                _ = forward_requests(from_client, to_server, &shared) => {}
+                _ = forward_answers(from_server, to_client, &shared) => {}
                 _ = generation.changed() => {}
             }
         });
     }
 }
 
-impl Shared {
-    async fn may_pass(&self, fits: fn(Gate) -> bool) {
+impl RelayState {
+    async fn wait_for_gate(&self, fits: fn(Gate) -> bool) {
         let mut gate = self.gate.subscribe();
         // The sender lives as long as this.
         gate.wait_for(|gate| fits(*gate)).await.ok();
     }
 
     /// The moment to stop at, when this is the record.
-    fn chosen(&self, sent: &Sent) -> Option<Moment> {
-        let mut choose = self.choose.lock().expect("no holder panics");
+    fn take_cut_point(&self, sent: &StepRecord) -> Option<CutPoint> {
+        let mut choose = self.matcher.lock().expect("no holder panics");
         let hit = choose.as_mut().is_some_and(|(choose, _)| choose(sent));
         if hit { choose.take().map(|(_, moment)| moment) } else { None }
     }
 
     /// Counts what is waited for: a query in one message, and the end of a query in several. A transaction that is rolled back
     /// says so together with what its connection sends next. Answers whether this was a rollback.
-    fn count(&self, message: &[u8], rolled_back: bool) -> bool {
+    fn count_round_trip(&self, message: &[u8], rolled_back: bool) -> bool {
         let query = if message[0] == b'Q' { &message[5..] } else { &[] };
         let rolls_back = query.starts_with(b"ROLLBACK");
         let waits = message[0] == b'Q' || (message[0] == b'S' && !rolled_back);
-        self.trips.send_modify(|trips| {
+        self.counts.send_modify(|trips| {
             trips.round_trips += usize::from(waits);
-            trips.open += usize::from(query.starts_with(b"BEGIN"));
-            trips.open -= usize::from(rolls_back || query.starts_with(b"COMMIT")).min(trips.open);
+            trips.open_transactions += usize::from(query.starts_with(b"BEGIN"));
+            trips.open_transactions -= usize::from(rolls_back || query.starts_with(b"COMMIT")).min(trips.open_transactions);
         });
         rolls_back
     }
 
-    fn stand_still(&self, gate: Gate) {
+    fn stop_at_gate(&self, gate: Gate) {
         self.gate.send_replace(gate);
-        self.reached.notify_one();
+        self.stopped.notify_one();
     }
 }
 
-async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared) -> std::io::Result<()> {
+async fn forward_answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &RelayState) -> std::io::Result<()> {
     let mut bytes = vec![0; 64 * 1024];
     loop {
         let count = from.read(&mut bytes).await?;
         if count == 0 {
             return Ok(());
         }
-        tokio::time::sleep(Duration::from_millis(shared.delay.load(Ordering::Relaxed))).await;
-        shared.may_pass(|gate| gate != Gate::Shut).await;
+        tokio::time::sleep(Duration::from_millis(shared.answer_delay_ms.load(Ordering::Relaxed))).await;
+        shared.wait_for_gate(|gate| gate != Gate::BlocksAll).await;
         to.write_all(&bytes[..count]).await?;
     }
 }
 
-async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared) -> std::io::Result<()> {
+async fn forward_requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &RelayState) -> std::io::Result<()> {
     // The first message has no kind; neither has a request for encryption, which a socket client does not send.
-    let first = message(&mut from, false).await?;
+    let first = read_message(&mut from, false).await?;
     to.write_all(&first).await?;
     let mut awaits_commit = None;
     let mut rolled_back = false;
     loop {
-        let bytes = message(&mut from, true).await?;
-        rolled_back = shared.count(&bytes, rolled_back);
-        if let Some(moment) = sent(&bytes).and_then(|sent| shared.chosen(&sent)) {
+        let bytes = read_message(&mut from, true).await?;
+        rolled_back = shared.count_round_trip(&bytes, rolled_back);
+        if let Some(moment) = parse_step_record(&bytes).and_then(|sent| shared.take_cut_point(&sent)) {
             match moment {
-                Moment::Recording => shared.stand_still(Gate::Deaf),
-                Moment::BeforeEffect | Moment::AfterEffect => awaits_commit = Some(moment),
+                CutPoint::Recording => shared.stop_at_gate(Gate::BlocksRequests),
+                CutPoint::BeforeEffect | CutPoint::AfterEffect => awaits_commit = Some(moment),
             }
         }
-        shared.may_pass(|gate| gate == Gate::Open).await;
+        shared.wait_for_gate(|gate| gate == Gate::Open).await;
         let commits = bytes[0] == b'Q' && bytes[5..].starts_with(b"COMMIT");
         match awaits_commit.filter(|_| commits) {
-            Some(Moment::BeforeEffect) => shared.stand_still(Gate::Shut),
-            Some(_) => shared.stand_still(Gate::Deaf),
+            Some(CutPoint::BeforeEffect) => shared.stop_at_gate(Gate::BlocksAll),
+            Some(_) => shared.stop_at_gate(Gate::BlocksRequests),
             None => {}
         }
         to.write_all(&bytes).await?;
@@ -235,13 +235,13 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shar
 }
 
 /// One whole message, its kind and length included.
-async fn message(from: &mut OwnedReadHalf, has_kind: bool) -> std::io::Result<Vec<u8>> {
+async fn read_message(from: &mut OwnedReadHalf, has_kind: bool) -> std::io::Result<Vec<u8>> {
     let head = usize::from(has_kind) + 4;
     let mut bytes = vec![0; head];
     from.read_exact(&mut bytes).await?;
     let length = i32::from_be_bytes(bytes[head - 4..].try_into().expect("four bytes"));
     let rest = usize::try_from(length).unwrap_or(0).saturating_sub(4);
-    if rest > MOST {
+    if rest > MAX_MESSAGE_BYTES {
         return Err(std::io::Error::other("a message is too large"));
     }
     bytes.resize(head + rest, 0);
@@ -250,9 +250,9 @@ async fn message(from: &mut OwnedReadHalf, has_kind: bool) -> std::io::Result<Ve
 }
 
 /// The facts in a `Bind` message: tenant, operation, epoch, time, numbers, facts, as the store's insert binds them.
-fn sent(message: &[u8]) -> Option<Sent> {
-    const NUMBERS: usize = 4;
-    if message[0] != b'B' || !contains(message, b"\"fact\"") {
+fn parse_step_record(message: &[u8]) -> Option<StepRecord> {
+    const NUMBERS_PARAMETER_INDEX: usize = 4;
+    if message[0] != b'B' || !contains_bytes(message, b"\"fact\"") {
         return None;
     }
     let mut rest = message.get(5..)?;
@@ -269,16 +269,16 @@ fn sent(message: &[u8]) -> Option<Sent> {
         values.push(rest.get(4..4 + length)?);
         rest = rest.get(4 + length..)?;
     }
-    let numbers: Vec<i32> = elements(values.get(NUMBERS)?)?
+    let numbers: Vec<i32> = parse_array(values.get(NUMBERS_PARAMETER_INDEX)?)?
         .iter()
         .filter_map(|bytes| Some(i32::from_be_bytes((*bytes).try_into().ok()?)))
         .collect();
-    let facts = elements(values.get(NUMBERS + 1)?)?;
+    let facts = parse_array(values.get(NUMBERS_PARAMETER_INDEX + 1)?)?;
     let of = |kind: &[u8]| {
-        let told = numbers.iter().zip(&facts).filter(|(_, fact)| contains(fact, kind));
+        let told = numbers.iter().zip(&facts).filter(|(_, fact)| contains_bytes(fact, kind));
         told.map(|(number, _)| *number).collect()
     };
-    Some(Sent {
+    Some(StepRecord {
         operation: uuid::Uuid::from_slice(values.get(1)?).ok()?,
         started: of(b"\"started\""),
         done: of(b"\"done\""),
@@ -286,9 +286,9 @@ fn sent(message: &[u8]) -> Option<Sent> {
 }
 
 /// The elements of an array of one dimension, in Postgres' binary form.
-fn elements(array: &[u8]) -> Option<Vec<&[u8]>> {
-    const HEAD: usize = 20;
-    let mut rest = array.get(HEAD..)?;
+fn parse_array(array: &[u8]) -> Option<Vec<&[u8]>> {
+    const ARRAY_HEADER_BYTES: usize = 20;
+    let mut rest = array.get(ARRAY_HEADER_BYTES..)?;
     let mut found = Vec::new();
     while !rest.is_empty() {
         let length = usize::try_from(i32::from_be_bytes(rest.get(..4)?.try_into().ok()?)).ok()?;
@@ -298,6 +298,6 @@ fn elements(array: &[u8]) -> Option<Vec<&[u8]>> {
     Some(found)
 }
 
-fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+fn contains_bytes(bytes: &[u8], wanted: &[u8]) -> bool {
     bytes.windows(wanted.len()).any(|window| window == wanted)
 }

@@ -16,25 +16,25 @@ use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use worker::Settings;
 
-use crate::credentials::Conduct;
-use crate::fleet::hasty;
+use crate::credentials::CallBehaviour;
+use crate::fleet::short_timeouts;
 use crate::relay::Relay;
 use crate::{Fleet, TestDb};
 
 /// One call of a cluster, unscaled.
-const CALL: Duration = Duration::from_secs(3);
+const CLUSTER_CALL_DELAY: Duration = Duration::from_secs(3);
 /// Until the database answers, unscaled.
-const ANSWER: Duration = Duration::from_secs(2);
+const DATABASE_ANSWER_DELAY: Duration = Duration::from_secs(2);
 /// How many workers share one thread.
-const WORKERS: usize = 8;
+const WORKER_COUNT: usize = 8;
 /// How often a worker looks at the queue. Unscaled: looking more often would measure the looking.
-const POLL: Duration = Duration::from_millis(100);
+const QUEUE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Everything has to end within this.
-const LIMIT: Duration = Duration::from_mins(10);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// How long each part of a run took.
 #[derive(Debug, Clone)]
-pub struct Report {
+pub struct SlowRunReport {
     /// The seed that the run was drawn from.
     pub seed: u64,
     /// How the upgrade was made.
@@ -48,7 +48,7 @@ pub struct Report {
 }
 
 /// A number below `below` that follows from a seed and what it is for.
-fn draw(seed: u64, what: u64, below: u64) -> u64 {
+fn draw_number(seed: u64, what: u64, below: u64) -> u64 {
     let mixed = seed.wrapping_add(what).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     (mixed ^ (mixed >> 27)) % below
@@ -61,63 +61,63 @@ fn draw(seed: u64, what: u64, below: u64) -> u64 {
 ///
 /// # Panics
 /// When the database fails.
-pub async fn run(seed: u64, scale: u32) -> Result<Report, String> {
+pub async fn run_slow_upgrade(seed: u64, scale: u32) -> Result<SlowRunReport, String> {
     let begun = Instant::now();
-    let fleet = Fleet::unborn().await;
-    let relay = Relay::start(&TestDb::socket_folder());
-    relay.slow(ANSWER / scale);
-    fleet.world.slow(CALL / scale);
-    fleet.credentials.conduct(Conduct::Slow(CALL / scale));
-    let _workers = workers(&fleet, &relay, scale);
-    let _clock = fleet.wind(scale);
-    let (_, registration) = fleet.register("c3").await;
-    let creation = fleet.begin(OperationKind::CreateMesh, Value::Null).await;
-    succeeded(&fleet, registration).await?;
-    succeeded(&fleet, creation).await?;
+    let fleet = Fleet::with_pending_mesh().await;
+    let relay = Relay::start(&TestDb::socket_dir());
+    relay.delay_answers(DATABASE_ANSWER_DELAY / scale);
+    fleet.clusters.set_call_delay(CLUSTER_CALL_DELAY / scale);
+    fleet.credentials.set_call_behaviour(CallBehaviour::Slow(CLUSTER_CALL_DELAY / scale));
+    let _workers = start_workers(&fleet, &relay, scale);
+    let _clock = fleet.run_clock(scale);
+    let (_, registration) = fleet.register_cluster("c3").await;
+    let creation = fleet.queue_operation(OperationKind::CreateMesh, Value::Null).await;
+    wait_for_success(&fleet, registration).await?;
+    wait_for_success(&fleet, creation).await?;
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.map_err(|error| error.to_string())?;
-    let state = tx.mesh(fleet.mesh).await.map_err(|error| error.to_string())?.state;
+    let state = tx.get_mesh(fleet.mesh).await.map_err(|error| error.to_string())?.state;
     drop(tx);
     if state != MeshState::Ready {
         return Err(format!("the mesh is {}", state.as_str()));
     }
-    fleet.populate();
+    fleet.add_workloads();
     fleet.allow_two_minors_in_place().await;
-    let strategy = if draw(seed, 1, 3) == 0 { Strategy::InPlace } else { Strategy::Canary };
-    let upgrade = fleet.plan("1.27.9.1", strategy, 3600).await;
-    press(&fleet, upgrade, Verb::Start).await?;
-    if strategy == Strategy::Canary && draw(seed, 3, 4) != 0 {
-        reaches(&fleet, upgrade, |state| matches!(state, UpgradeState::Verifying { .. })).await?;
-        press(&fleet, upgrade, Verb::Promote).await?;
+    let strategy = if draw_number(seed, 1, 3) == 0 { Strategy::InPlace } else { Strategy::Canary };
+    let upgrade = fleet.plan_upgrade("1.27.9.1", strategy, 3600).await;
+    apply_verb(&fleet, upgrade, Verb::Start).await?;
+    if strategy == Strategy::Canary && draw_number(seed, 3, 4) != 0 {
+        wait_for_state(&fleet, upgrade, |state| matches!(state, UpgradeState::Verifying { .. })).await?;
+        apply_verb(&fleet, upgrade, Verb::Promote).await?;
     } else {
-        reaches(&fleet, upgrade, |state| *state != UpgradeState::Prechecking).await?;
+        wait_for_state(&fleet, upgrade, |state| *state != UpgradeState::Prechecking).await?;
     }
-    let calls = u32::try_from(draw(seed, 2, 200)).unwrap_or(0);
-    tokio::time::sleep(CALL / scale * calls).await;
+    let calls = u32::try_from(draw_number(seed, 2, 200)).unwrap_or(0);
+    tokio::time::sleep(CLUSTER_CALL_DELAY / scale * calls).await;
     let from = fleet.upgrade(upgrade).await.state.as_str();
-    press(&fleet, upgrade, Verb::Rollback).await?;
-    reaches(&fleet, upgrade, |state| *state == UpgradeState::RolledBack).await?;
+    apply_verb(&fleet, upgrade, Verb::Rollback).await?;
+    wait_for_state(&fleet, upgrade, |state| *state == UpgradeState::RolledBack).await?;
     let epochs = "SELECT coalesce(max(epoch), 0)::text FROM item_facts";
-    let claims = fleet.db.query(SUPERUSER, epochs).await.first().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let claims = fleet.db.query_text(SUPERUSER, epochs).await.first().and_then(|text| text.parse().ok()).unwrap_or(0);
     let strategy = if strategy == Strategy::Canary { "canary" } else { "in_place" };
-    Ok(Report { seed, strategy, rolled_back_from: from, took: begun.elapsed(), claims })
+    Ok(SlowRunReport { seed, strategy, rolled_back_from: from, took: begun.elapsed(), claims })
 }
 
 /// Eight workers on one thread, until the guard is dropped.
-fn workers(fleet: &Fleet, relay: &Relay, scale: u32) -> DropGuard {
+fn start_workers(fleet: &Fleet, relay: &Relay, scale: u32) -> DropGuard {
     let stop = CancellationToken::new();
     let settings = Settings {
-        lease: Settings::default().lease / scale,
-        look: Settings::default().look / scale,
-        stall: Settings::default().stall / scale,
-        observe: Settings::default().observe / scale,
-        tend: Settings::default().tend / scale,
-        poll: POLL,
-        patience: hasty(),
+        lease_duration: Settings::default().lease_duration / scale,
+        cluster_timeout: Settings::default().cluster_timeout / scale,
+        stall_timeout: Settings::default().stall_timeout / scale,
+        mesh_observation_interval: Settings::default().mesh_observation_interval / scale,
+        cluster_check_interval: Settings::default().cluster_check_interval / scale,
+        poll_interval: QUEUE_POLL_INTERVAL,
+        timeouts: short_timeouts(),
         ..Settings::default()
     };
-    let url = fleet.db.relayed_url("mw_worker", relay, settings.lease);
-    let makers: Vec<_> = (0..WORKERS)
-        .map(|number| fleet.maker(Settings { owner: format!("worker-{number}"), ..settings.clone() }))
+    let url = fleet.db.relayed_url("mw_worker", relay, settings.lease_duration);
+    let makers: Vec<_> = (0..WORKER_COUNT)
+        .map(|number| fleet.worker_factory(Settings { worker_name: format!("worker-{number}"), ..settings.clone() }))
         .collect();
     let stopped = stop.clone();
     let work = move || {
@@ -125,9 +125,9 @@ fn workers(fleet: &Fleet, relay: &Relay, scale: u32) -> DropGuard {
         runtime.block_on(async move {
             let mut working = JoinSet::new();
             for maker in makers {
-                let store = Store::connect(&url, crate::db::vault()).await.expect("a connection as mw_worker");
+                let store = Store::connect(&url, crate::db::test_sealer()).await.expect("a connection as mw_worker");
                 let (engine, stopped) = (maker(store), stopped.clone());
-                working.spawn(async move { engine.work(stopped).await });
+                working.spawn(async move { engine.run_until_stopped(stopped).await });
             }
             // What is under way is dropped with the runtime: the run is over.
             stopped.cancelled().await;
@@ -137,38 +137,38 @@ fn workers(fleet: &Fleet, relay: &Relay, scale: u32) -> DropGuard {
     stop.drop_guard()
 }
 
-async fn succeeded(fleet: &Fleet, id: OperationId) -> Result<(), String> {
-    let until = Instant::now() + LIMIT;
+async fn wait_for_success(fleet: &Fleet, id: OperationId) -> Result<(), String> {
+    let until = Instant::now() + WAIT_TIMEOUT;
     loop {
         let operation = fleet.operation(id).await;
         match operation.state {
             OperationState::Succeeded => return Ok(()),
-            state if state.done() || state.needs_attention() || Instant::now() > until => {
+            state if state.is_terminal() || state.needs_attention() || Instant::now() > until => {
                 return Err(format!("{} is {state:?}", operation.kind.as_str()));
             }
-            _ => tokio::time::sleep(POLL).await,
+            _ => tokio::time::sleep(QUEUE_POLL_INTERVAL).await,
         }
     }
 }
 
 /// Presses a button, as often as the state has just moved on under it.
-async fn press(fleet: &Fleet, upgrade: UpgradeId, verb: Verb) -> Result<(), String> {
-    fleet.press(upgrade, verb, Value::Null).await.map(drop).map_err(|error| format!("{verb:?}: {error}"))
+async fn apply_verb(fleet: &Fleet, upgrade: UpgradeId, verb: Verb) -> Result<(), String> {
+    fleet.apply_verb(upgrade, verb, Value::Null).await.map(drop).map_err(|error| format!("{verb:?}: {error}"))
 }
 
-async fn reaches(fleet: &Fleet, id: UpgradeId, wanted: impl Fn(&UpgradeState) -> bool) -> Result<(), String> {
-    let until = Instant::now() + LIMIT;
+async fn wait_for_state(fleet: &Fleet, id: UpgradeId, wanted: impl Fn(&UpgradeState) -> bool) -> Result<(), String> {
+    let until = Instant::now() + WAIT_TIMEOUT;
     loop {
         let state = fleet.upgrade(id).await.state;
         if wanted(&state) {
             return Ok(());
         }
-        if state.done()
+        if state.is_terminal()
             || matches!(state, UpgradeState::Paused { .. } | UpgradeState::Blocked { .. })
             || Instant::now() > until
         {
             return Err(format!("at {}: the upgrade is {state:?}", fleet.clock.now()));
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(QUEUE_POLL_INTERVAL).await;
     }
 }

@@ -9,7 +9,7 @@ use model::ids::OperationId;
 use model::injection::PodLabels;
 use model::plan::{Sidecar, Target, WorkloadKind, WorkloadRef};
 use model::version::Version;
-use rollout::ports::{Mark, Permit, WorldError};
+use rollout::ports::{ObjectVersion, FencingToken, ClusterError};
 use tokio::sync::Notify;
 
 mod bundle;
@@ -17,20 +17,20 @@ mod injection;
 mod leaving;
 mod ports;
 
-pub use bundle::parts;
+pub use bundle::target_parts;
 
 /// How a workload behaves when its template changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Temper {
+pub enum RolloutBehaviour {
     /// One pod is replaced at each look.
-    Well,
+    Healthy,
     /// The new pods never become ready.
     NeverReady,
 }
 
 /// One accepted write.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Write {
+pub struct AcceptedWrite {
     /// What was written.
     pub target: Target,
     /// Which object of it, where it consists of several.
@@ -57,18 +57,18 @@ pub enum Cut {
 }
 
 #[derive(Debug, Clone)]
-struct Cell {
+struct TargetState {
     value: Option<String>,
     version: u64,
     /// An inventory that is dirty: a change has begun and not ended.
     partial: bool,
     /// The objects that an inventory names.
-    union: Vec<&'static str>,
+    inventory: Vec<&'static str>,
 }
 
-impl Cell {
-    fn absent() -> Self {
-        Self { value: None, version: 0, partial: false, union: Vec::new() }
+impl TargetState {
+    fn empty() -> Self {
+        Self { value: None, version: 0, partial: false, inventory: Vec::new() }
     }
 }
 
@@ -78,43 +78,43 @@ struct Workload {
     pods: Vec<Option<Sidecar>>,
     /// How many of the pods are still to be replaced.
     outdated: usize,
-    temper: Temper,
+    behaviour: RolloutBehaviour,
 }
 
 #[derive(Debug, Default)]
 struct State {
     members: Vec<Name>,
-    cells: BTreeMap<Target, Cell>,
+    targets: BTreeMap<Target, TargetState>,
     /// The objects of targets that consist of several, each with the release or word that it was written with.
     objects: BTreeMap<(Target, String), String>,
     workloads: BTreeMap<(Name, WorkloadRef), Workload>,
-    silent: BTreeSet<Name>,
-    faults: BTreeMap<Name, WorldError>,
+    unreachable: BTreeSet<Name>,
+    faults: BTreeMap<Name, ClusterError>,
     pinned: Vec<String>,
-    foreign: BTreeMap<Name, Vec<String>>,
-    refused: BTreeSet<Target>,
-    refusing_probes: BTreeSet<Name>,
+    foreign_webhooks: BTreeMap<Name, Vec<String>>,
+    refused_targets: BTreeSet<Target>,
+    refusing_dry_runs: BTreeSet<Name>,
     refused_parts: BTreeSet<(Target, String)>,
-    journal: Vec<Write>,
+    journal: Vec<AcceptedWrite>,
     version: u64,
-    calls: u64,
-    pushes: u64,
+    write_attempts: u64,
+    push_count: u64,
     cut: Option<(u64, Cut)>,
     cut_reached: bool,
-    pace: Duration,
+    call_delay: Duration,
     /// What the next fences answer instead of fencing, the last one first.
-    fence_faults: Vec<WorldError>,
-    fenced: Vec<Target>,
+    fence_faults: Vec<ClusterError>,
+    fenced_targets: Vec<Target>,
 }
 
 /// The world. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct FakeWorld {
+pub struct FakeClusters {
     state: Arc<Mutex<State>>,
-    reached: Arc<Notify>,
+    cut_notify: Arc<Notify>,
 }
 
-impl FakeWorld {
+impl FakeClusters {
     /// Clusters of these names with nothing in them.
     pub fn new(members: &[&str]) -> Self {
         let world = Self::default();
@@ -127,14 +127,14 @@ impl FakeWorld {
     }
 
     /// Adds a namespace with one workload of so many pods, not yet injected by anybody.
-    pub fn workload(&self, member: &str, namespace: &str, label: Option<&str>, pods: usize) -> WorkloadRef {
+    pub fn add_workload(&self, member: &str, namespace: &str, label: Option<&str>, pods: usize) -> WorkloadRef {
         let member: Name = member.parse().expect(member);
         let workload = WorkloadRef { namespace: namespace.into(), kind: WorkloadKind::Deployment, name: "web".into() };
         let mut state = self.lock();
         let target = Target::NamespaceLabel { member: member.clone(), namespace: namespace.into() };
-        state.put(target, label.map(str::to_owned));
+        state.set_value(target, label.map(str::to_owned));
         let born =
-            Workload { template: PodLabels::default(), pods: vec![None; pods], outdated: 0, temper: Temper::Well };
+            Workload { template: PodLabels::default(), pods: vec![None; pods], outdated: 0, behaviour: RolloutBehaviour::Healthy };
         let key = (member, workload.clone());
         state.workloads.insert(key.clone(), born);
         state.create_pods(&key, pods);
@@ -147,31 +147,31 @@ impl FakeWorld {
     }
 
     /// Changes how a workload behaves.
-    pub fn temper(&self, member: &str, workload: &WorkloadRef, temper: Temper) {
+    pub fn set_rollout_behaviour(&self, member: &str, workload: &WorkloadRef, temper: RolloutBehaviour) {
         let key = (member.parse().expect(member), workload.clone());
-        self.lock().workloads.get_mut(&key).expect("a known workload").temper = temper;
+        self.lock().workloads.get_mut(&key).expect("a known workload").behaviour = temper;
     }
 
     /// Creates pods anew as an eviction would, with whatever injects them now.
-    pub fn evict_one(&self, member: &str, workload: &WorkloadRef) {
+    pub fn evict_pod(&self, member: &str, workload: &WorkloadRef) {
         let key = (member.parse().expect(member), workload.clone());
         self.lock().create_pods(&key, 1);
     }
 
     /// Sets how long each call takes.
-    pub fn slow(&self, pace: Duration) {
-        self.lock().pace = pace;
+    pub fn set_call_delay(&self, pace: Duration) {
+        self.lock().call_delay = pace;
     }
 
-    async fn pace(&self) {
-        let pace = self.lock().pace;
+    async fn delay_call(&self) {
+        let pace = self.lock().call_delay;
         if !pace.is_zero() {
             tokio::time::sleep(pace).await;
         }
     }
 
     /// Lets a namespace's workload have pods that a revision injected with an image, as if they had been left behind.
-    pub fn carry(&self, member: &str, namespace: &str, revision: &str, image: &str) {
+    pub fn set_sidecars(&self, member: &str, namespace: &str, revision: &str, image: &str) {
         let sidecar = Sidecar { revision: revision.parse().expect(revision), image: image.into() };
         let mut state = self.lock();
         let of = |(at, workload): &(Name, WorkloadRef)| at.as_str() == member && workload.namespace == namespace;
@@ -181,18 +181,18 @@ impl FakeWorld {
     }
 
     /// Makes a member silent, or lets it speak again.
-    pub fn silence(&self, member: &str, silent: bool) {
+    pub fn set_unreachable(&self, member: &str, silent: bool) {
         let member: Name = member.parse().expect(member);
         let mut state = self.lock();
         if silent {
-            state.silent.insert(member)
+            state.unreachable.insert(member)
         } else {
-            state.silent.remove(&member)
+            state.unreachable.remove(&member)
         };
     }
 
     /// Makes every call of a member end in an error, or lets it answer again.
-    pub fn fail(&self, member: &str, error: Option<WorldError>) {
+    pub fn set_member_error(&self, member: &str, error: Option<ClusterError>) {
         let member: Name = member.parse().expect(member);
         let mut state = self.lock();
         match error {
@@ -202,88 +202,88 @@ impl FakeWorld {
     }
 
     /// Lets a resource name the current revision.
-    pub fn pin(&self, resource: &str) {
+    pub fn add_revision_pin(&self, resource: &str) {
         self.lock().pinned.push(resource.to_owned());
     }
 
     /// Puts webhooks of another Istio into a member, as `kind/name`, or takes them all away.
-    pub fn foreign(&self, member: &str, webhooks: &[&str]) {
+    pub fn set_foreign_webhooks(&self, member: &str, webhooks: &[&str]) {
         let webhooks = webhooks.iter().map(|webhook| (*webhook).to_owned()).collect();
-        self.lock().foreign.insert(member.parse().expect(member), webhooks);
+        self.lock().foreign_webhooks.insert(member.parse().expect(member), webhooks);
     }
 
     /// Makes a target refuse writes, or accept them again.
-    pub fn refuse(&self, target: &Target, refused: bool) {
+    pub fn set_writes_refused(&self, target: &Target, refused: bool) {
         let mut state = self.lock();
         if refused {
-            state.refused.insert(target.clone())
+            state.refused_targets.insert(target.clone())
         } else {
-            state.refused.remove(target)
+            state.refused_targets.remove(target)
         };
     }
 
     /// Lets a policy of a member refuse the pods of dry runs.
-    pub fn refuse_probes(&self, member: &str) {
-        self.lock().refusing_probes.insert(member.parse().expect(member));
+    pub fn refuse_dry_runs(&self, member: &str) {
+        self.lock().refusing_dry_runs.insert(member.parse().expect(member));
     }
 
     /// Lets the next fence fail.
-    pub fn fail_fence(&self, error: WorldError) {
+    pub fn fail_next_fence(&self, error: ClusterError) {
         self.lock().fence_faults.push(error);
     }
 
     /// The targets that were fenced so far, in order.
-    pub fn fenced(&self) -> Vec<Target> {
-        self.lock().fenced.clone()
+    pub fn fenced_targets(&self) -> Vec<Target> {
+        self.lock().fenced_targets.clone()
     }
 
     /// Somebody else changes a target.
-    pub fn meddle(&self, target: Target, value: Option<&str>) {
-        self.lock().put(target, value.map(str::to_owned));
+    pub fn change_externally(&self, target: Target, value: Option<&str>) {
+        self.lock().set_value(target, value.map(str::to_owned));
     }
 
     /// Sets what happens at the write that comes after so many others.
     pub fn cut_at(&self, write: u64, cut: Cut) {
         let mut state = self.lock();
-        (state.calls, state.pushes, state.cut, state.cut_reached) = (0, 0, Some((write, cut)), false);
+        (state.write_attempts, state.push_count, state.cut, state.cut_reached) = (0, 0, Some((write, cut)), false);
     }
 
     /// Waits until the cut was reached; `false` when it was not within the time.
-    pub async fn cut_reached(&self, at_most: Duration) -> bool {
+    pub async fn wait_for_cut(&self, at_most: Duration) -> bool {
         let reached = async {
             while !self.lock().cut_reached {
-                self.reached.notified().await;
+                self.cut_notify.notified().await;
             }
         };
         tokio::time::timeout(at_most, reached).await.is_ok()
     }
 
     /// Takes the cut away: later writes go through.
-    pub fn heal(&self) {
+    pub fn clear_cut(&self) {
         self.lock().cut = None;
     }
 
     /// Every accepted write so far, in order.
-    pub fn journal(&self) -> Vec<Write> {
+    pub fn journal(&self) -> Vec<AcceptedWrite> {
         self.lock().journal.clone()
     }
 
     /// How many writes were tried since the cut was set or the world was made.
-    pub fn tried(&self) -> u64 {
-        self.lock().calls
+    pub fn write_attempts(&self) -> u64 {
+        self.lock().write_attempts
     }
 
     /// How many targets were pushed since then. One that consists of several objects takes several writes.
-    pub fn pushed(&self) -> u64 {
-        self.lock().pushes
+    pub fn push_count(&self) -> u64 {
+        self.lock().push_count
     }
 
     /// Everything there is, as text to compare: values, labels, stamps and what live pods carry.
-    pub fn picture(&self) -> String {
+    pub fn snapshot(&self) -> String {
         let state = self.lock();
         let named_itself = |target: &Target, value: &Option<String>| matches!(target, Target::Tag { tag, .. } if value.as_ref() == Some(tag));
         let cells = state
-            .cells
+            .targets
             .iter()
             .filter(|(target, cell)| !named_itself(target, &cell.value))
             .filter_map(|(target, cell)| cell.value.as_ref().map(|value| format!("{target} = {value}\n")));
@@ -293,23 +293,23 @@ impl FakeWorld {
             format!("{workload} in {member}: {}\n", carried.join(" "))
         });
         let objects = state.objects.iter().map(|((target, part), value)| format!("{target}: {part} of {value}\n"));
-        let dirty = state.cells.iter().filter(|(_, cell)| cell.partial);
+        let dirty = state.targets.iter().filter(|(_, cell)| cell.partial);
         let dirty = dirty.map(|(target, _)| format!("{target} was changed in part\n"));
         cells.chain(objects).chain(dirty).chain(pods).collect()
     }
 }
 
 impl State {
-    fn put(&mut self, target: Target, value: Option<String>) {
+    fn set_value(&mut self, target: Target, value: Option<String>) {
         self.version += 1;
         let version = self.version;
-        let cell = self.cells.entry(target).or_insert_with(Cell::absent);
+        let cell = self.targets.entry(target).or_insert_with(TargetState::empty);
         (cell.value, cell.version) = (value, version);
     }
 
     /// A revision's own webhook answers to its name until that is made an alias of another revision.
     fn value(&self, target: &Target) -> Option<String> {
-        let cell = |target: &Target| self.cells.get(target).and_then(|cell| cell.value.clone());
+        let cell = |target: &Target| self.targets.get(target).and_then(|cell| cell.value.clone());
         let own = || match target {
             Target::Tag { member, tag } => {
                 let revision = tag.parse().ok()?;
@@ -321,59 +321,59 @@ impl State {
     }
 
     /// What is absent has no version: a cluster accepts its creation however long it was on its way.
-    fn mark(&self, target: &Target) -> Mark {
-        let kept = |cell: &&Cell| cell.value.is_some() || cell.partial || !vanishes(target);
-        Mark(self.cells.get(target).filter(kept).map_or(0, |cell| cell.version).to_string())
+    fn object_version(&self, target: &Target) -> ObjectVersion {
+        let kept = |cell: &&TargetState| cell.value.is_some() || cell.partial || !is_deleted_without_value(target);
+        ObjectVersion(self.targets.get(target).filter(kept).map_or(0, |cell| cell.version).to_string())
     }
 
-    fn reach(&self, member: Option<&Name>) -> Result<(), WorldError> {
+    fn check_reachable(&self, member: Option<&Name>) -> Result<(), ClusterError> {
         match member {
             Some(member) if self.faults.contains_key(member) => Err(self.faults[member].clone()),
-            Some(member) if self.silent.contains(member) => Err(WorldError::silent(member.as_str(), "timed out")),
+            Some(member) if self.unreachable.contains(member) => Err(ClusterError::unreachable(member.as_str(), "timed out")),
             _ => Ok(()),
         }
     }
 
     /// What every write must pass.
-    fn admit(&self, target: &Target, permit: &Permit) -> Result<(), WorldError> {
-        self.reach(target.member())?;
-        if permit.deadline.passed() {
-            return Err(WorldError::Expired);
+    fn check_admission(&self, target: &Target, permit: &FencingToken) -> Result<(), ClusterError> {
+        self.check_reachable(target.member())?;
+        if permit.deadline.has_passed() {
+            return Err(ClusterError::Expired);
         }
-        if self.refused.contains(target) {
-            return Err(refusal(target));
+        if self.refused_targets.contains(target) {
+            return Err(permission_error(target));
         }
         Ok(())
     }
 
-    fn write(&mut self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError> {
-        self.admit(target, permit)?;
-        if self.mark(target) != *seen {
-            return Err(WorldError::Changed { place: target.to_string() });
+    fn write_value(&mut self, target: &Target, to: Option<&str>, seen: &ObjectVersion, permit: &FencingToken) -> Result<(), ClusterError> {
+        self.check_admission(target, permit)?;
+        if self.object_version(target) != *seen {
+            return Err(ClusterError::Changed { place: target.to_string() });
         }
         let (from, to) = (self.value(target), to.map(str::to_owned));
-        self.put(target.clone(), to.clone());
+        self.set_value(target.clone(), to.clone());
         if let Target::Workload { member, workload } = target
             && from != to
             && let Some(known) = self.workloads.get_mut(&(member.clone(), workload.clone()))
         {
             known.outdated = known.pods.len();
         }
-        self.note(target, None, (from, to), permit);
+        self.record_write(target, None, (from, to), permit);
         Ok(())
     }
 }
 
 /// Whether an object goes with the target's value. A namespace stays when its label goes, and a workload without its stamp.
-fn vanishes(target: &Target) -> bool {
+fn is_deleted_without_value(target: &Target) -> bool {
     !matches!(target, Target::NamespaceLabel { .. } | Target::Workload { .. })
 }
 
 /// The proxy image of a release, in every fake and test.
-pub fn image(release: &Version) -> String {
-    format!("lab/proxyv2:{}", release.community())
+pub fn proxy_image(release: &Version) -> String {
+    format!("lab/proxyv2:{}", release.community_version())
 }
 
-fn refusal(target: &Target) -> WorldError {
-    WorldError::Refused { place: target.to_string(), code: "permission_missing", cause: "patch is forbidden".into() }
+fn permission_error(target: &Target) -> ClusterError {
+    ClusterError::Refused { place: target.to_string(), code: "permission_missing", cause: "patch is forbidden".into() }
 }

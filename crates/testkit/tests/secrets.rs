@@ -9,23 +9,23 @@ use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use model::Clock;
 use model::ids::{ClusterId, TenantId, WebhookId};
-use store::envelope::{Key, KeyWrapper, MasterKeys, WrapError};
+use store::envelope::{SymmetricKey, KeyWrapper, MasterKeys, WrapError};
 use store::private::SUPERUSER;
-use store::{Issued, NewCluster, NewWebhook, Store, StoreError, Vault, Written};
+use store::{IssuedCredential, NewCluster, NewWebhook, Store, StoreError, Sealer, UserMetadata};
 use testkit::{ManualClock, TestDb};
 use uuid::Uuid;
 
 const SECRET: &[u8] = b"a kubeconfig that nobody may read";
 
 async fn cluster(db: &TestDb, tenant: TenantId, clock: &ManualClock) -> ClusterId {
-    let id = ClusterId(clock.uuid());
+    let id = ClusterId(clock.new_uuid());
     let name = format!("c-{}", &id.to_string()[30..]);
     let new = NewCluster {
         id,
         name,
         server: "https://c.example".into(),
         kubeconfig: SECRET.into(),
-        written: Written::default(),
+        metadata: UserMetadata::default(),
     };
     let mut tx = db.api.begin(tenant).await.expect("a transaction");
     tx.create_cluster(&new, clock.now()).await.expect("a cluster");
@@ -56,13 +56,13 @@ async fn a_rotated_key_opens_old_and_new_values_in_every_process() {
     // What another process still seals with the former key is taken along before that key is removed.
     let late = {
         let new = NewCluster {
-            id: ClusterId(clock.uuid()),
+            id: ClusterId(clock.new_uuid()),
             name: "late".into(),
             server: "https://l.example".into(),
             kubeconfig: SECRET.into(),
-            written: Written::default(),
+            metadata: UserMetadata::default(),
         };
-        let behind = Store::connect(&db.url("mw_api"), testkit::db::vault()).await.expect("another process");
+        let behind = Store::connect(&db.url("mw_api"), testkit::db::test_sealer()).await.expect("another process");
         let mut tx = behind.begin(db.tenant).await.expect("a transaction");
         db.api.rotate_tenant_key(db.tenant, clock.now()).await.expect("a rotation");
         tx.create_cluster(&new, clock.now()).await.expect("a cluster");
@@ -81,11 +81,11 @@ async fn a_rotated_key_opens_old_and_new_values_in_every_process() {
 #[tokio::test]
 async fn submitted_and_former_kubeconfigs_and_webhooks_secrets_follow_a_rotated_key() {
     let (db, clock) = (TestDb::new().await, ManualClock::default());
-    let (id, webhook) = (cluster(&db, db.tenant, &clock).await, WebhookId(clock.uuid()));
+    let (id, webhook) = (cluster(&db, db.tenant, &clock).await, WebhookId(clock.new_uuid()));
     let new = NewWebhook { name: "w".into(), url: "https://w.example".into(), kinds: Vec::new(), enabled: true };
     let mut tx = db.api.begin(db.tenant).await.expect("a transaction");
     for serial in [1, 2] {
-        let issued = Issued {
+        let issued = IssuedCredential {
             uid: "uid".into(),
             kubernetes_version: "v1.33.1".into(),
             server: "https://c.example".into(),
@@ -94,12 +94,12 @@ async fn submitted_and_former_kubeconfigs_and_webhooks_secrets_follow_a_rotated_
             issued_at: clock.now(),
             expires_at: clock.now(),
         };
-        tx.renewed_credential(id, &issued, Duration::ZERO, clock.now()).await.expect("a credential");
+        tx.store_renewed_credential(id, &issued, Duration::ZERO, clock.now()).await.expect("a credential");
     }
     tx.submit_kubeconfig(id, Some(b"another")).await.expect("a kubeconfig");
     tx.create_webhook(webhook, &new, b"former", clock.now()).await.expect("a webhook");
     let until = clock.now() + SignedDuration::from_hours(100);
-    tx.rotate_webhook(webhook, b"present", until).await.expect("another secret");
+    tx.rotate_webhook_secret(webhook, b"present", until).await.expect("another secret");
     tx.commit().await.expect("a commit");
     db.api.rotate_tenant_key(db.tenant, clock.now()).await.expect("a rotation");
     clock.advance(SignedDuration::from_hours(26));
@@ -108,7 +108,7 @@ async fn submitted_and_former_kubeconfigs_and_webhooks_secrets_follow_a_rotated_
     let mut tx = db.worker.begin(db.tenant).await.expect("a transaction");
     assert_eq!(tx.submitted_kubeconfig(id).await.expect("it opens").expect("it is there"), b"another");
     assert_eq!(tx.former_kubeconfig(id).await.expect("it opens").expect("it is there"), b"ours-1");
-    let mail = tx.mail(webhook, 1, clock.now()).await.expect("it opens").expect("it is switched on");
+    let mail = tx.next_delivery_batch(webhook, 1, clock.now()).await.expect("it opens").expect("it is switched on");
     assert_eq!(mail.secrets, [b"present".to_vec(), b"former".to_vec()]);
 }
 
@@ -124,7 +124,7 @@ async fn a_value_that_is_copied_to_another_row_or_tenant_does_not_open() {
             victim.0, id.0
         );
         assert_eq!(db.execute(SUPERUSER, &copy).await, Ok(1));
-        assert!(matches!(kubeconfig(&db.api, tenant, id).await, Err(StoreError::Sealed)));
+        assert!(matches!(kubeconfig(&db.api, tenant, id).await, Err(StoreError::UnsealFailed)));
     }
     assert!(kubeconfig(&db.api, db.tenant, victim).await.is_ok());
 }
@@ -135,25 +135,25 @@ async fn an_erased_tenant_is_lost_and_the_others_are_not() {
     let other = other_tenant(&db, clock.now()).await;
     let (lost, kept) = (cluster(&db, db.tenant, &clock).await, cluster(&db, other, &clock).await);
     db.api.erase_tenant_keys(db.tenant).await.expect("an erasure");
-    assert!(matches!(kubeconfig(&db.api, db.tenant, lost).await, Err(StoreError::Erased)));
+    assert!(matches!(kubeconfig(&db.api, db.tenant, lost).await, Err(StoreError::KeysErased)));
     assert!(kubeconfig(&db.api, other, kept).await.is_ok());
     // Nothing brings a key back by accident.
     let mut tx = db.api.begin(db.tenant).await.expect("a transaction");
     let new = NewCluster {
-        id: ClusterId(clock.uuid()),
+        id: ClusterId(clock.new_uuid()),
         name: "new".into(),
         server: String::new(),
         kubeconfig: SECRET.into(),
-        written: Written::default(),
+        metadata: UserMetadata::default(),
     };
-    assert!(matches!(tx.create_cluster(&new, clock.now()).await, Err(StoreError::Erased)));
+    assert!(matches!(tx.create_cluster(&new, clock.now()).await, Err(StoreError::KeysErased)));
 }
 
 #[tokio::test]
 async fn a_master_key_is_changed_without_a_pause() {
     let (db, clock) = (TestDb::new().await, ManualClock::default());
     let connect = async |keys: MasterKeys| {
-        let vault = Vault::with([42; 32], Arc::new(keys));
+        let vault = Sealer::with_key_wrapper([42; 32], Arc::new(keys));
         Store::connect(&db.url("mw_worker"), vault).await.expect("a connection")
     };
     let (old, new) = ([1; 32], [2; 32]);
@@ -165,9 +165,9 @@ async fn a_master_key_is_changed_without_a_pause() {
     let both = connect(MasterKeys::new(new, vec![old])).await;
     assert_eq!(both.rewrap_tenant_keys(tenant).await.expect("a rewrap"), 1);
     let wrapped = format!("SELECT wrapped::text FROM tenant_keys WHERE tenant_id = '{}'", tenant.0);
-    let once = db.query(SUPERUSER, &wrapped).await;
+    let once = db.query_text(SUPERUSER, &wrapped).await;
     assert_eq!(both.rewrap_tenant_keys(tenant).await.expect("a rewrap"), 1);
-    assert_ne!(db.query(SUPERUSER, &wrapped).await, once, "a key service may have another version of the same key");
+    assert_ne!(db.query_text(SUPERUSER, &wrapped).await, once, "a key service may have another version of the same key");
     assert!(new_only().await.is_ok(), "the old line can be taken out");
 }
 
@@ -176,7 +176,7 @@ async fn a_master_key_is_changed_without_a_pause() {
 async fn tenants_from_before_there_were_keys_get_one_and_lose_nothing() {
     let (db, clock) = (TestDb::new().await, ManualClock::default());
     let id = cluster(&db, db.tenant, &clock).await;
-    let old = testkit::db::vault().seal(&format!("clusters.kubeconfig/{id}"), SECRET);
+    let old = testkit::db::test_sealer().seal(&format!("clusters.kubeconfig/{id}"), SECRET);
     let digits: String = old.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     let before = format!(
         "DO $$ BEGIN DELETE FROM tenant_keys WHERE tenant_id = '{0}'; UPDATE tenant_heads SET needs_key = true WHERE tenant_id = '{0}';
@@ -184,10 +184,10 @@ async fn tenants_from_before_there_were_keys_get_one_and_lose_nothing() {
         db.tenant.0
     );
     db.execute(SUPERUSER, &before).await.expect("a database of an earlier version");
-    let fresh = Store::connect(&db.url("mw_worker"), testkit::db::vault()).await.expect("a worker that starts");
-    assert!(matches!(kubeconfig(&fresh, db.tenant, id).await, Err(StoreError::Sealed | StoreError::Erased)));
-    assert_eq!(fresh.give_missing_keys(clock.now()).await.expect("keys"), 1);
-    assert_eq!(fresh.give_missing_keys(clock.now()).await.expect("nothing left"), 0);
+    let fresh = Store::connect(&db.url("mw_worker"), testkit::db::test_sealer()).await.expect("a worker that starts");
+    assert!(matches!(kubeconfig(&fresh, db.tenant, id).await, Err(StoreError::UnsealFailed | StoreError::KeysErased)));
+    assert_eq!(fresh.backfill_tenant_keys(clock.now()).await.expect("keys"), 1);
+    assert_eq!(fresh.backfill_tenant_keys(clock.now()).await.expect("nothing left"), 0);
     assert_eq!(kubeconfig(&fresh, db.tenant, id).await.expect("it opens"), SECRET);
 }
 
@@ -203,13 +203,13 @@ impl KeyWrapper for Counted {
         "counted".into()
     }
 
-    async fn wrap(&self, key: &Key, context: &str) -> Result<Vec<u8>, WrapError> {
-        MasterKeys::new([5; 32], Vec::new()).wrap(key, context).await
+    async fn wrap_key(&self, key: &SymmetricKey, context: &str) -> Result<Vec<u8>, WrapError> {
+        MasterKeys::new([5; 32], Vec::new()).wrap_key(key, context).await
     }
 
-    async fn unwrap(&self, wrapped: &[u8], context: &str) -> Result<Key, WrapError> {
+    async fn unwrap_key(&self, wrapped: &[u8], context: &str) -> Result<SymmetricKey, WrapError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        MasterKeys::new([5; 32], Vec::new()).unwrap(wrapped, context).await
+        MasterKeys::new([5; 32], Vec::new()).unwrap_key(wrapped, context).await
     }
 }
 
@@ -217,7 +217,7 @@ impl KeyWrapper for Counted {
 async fn a_key_service_is_asked_once_however_much_is_opened() {
     let (mut db, clock) = (TestDb::new().await, ManualClock::default());
     let keeper = Arc::new(Counted::default());
-    let vault = Vault::with([42; 32], keeper.clone());
+    let vault = Sealer::with_key_wrapper([42; 32], keeper.clone());
     db.api = Store::connect(&db.url("mw_api"), vault).await.expect("a connection");
     let tenant = TenantId(Uuid::from_u128(4));
     db.api.create_tenant(tenant, "fourth", clock.now()).await.expect("a tenant");
@@ -238,7 +238,7 @@ async fn a_wrapped_key_that_is_copied_to_another_tenant_or_version_does_not_unwr
     );
     assert_eq!(db.execute(SUPERUSER, &foreign).await, Ok(1));
     let fresh = async |tenant| {
-        let store = Store::connect(&db.url("mw_api"), testkit::db::vault()).await.expect("a process that starts");
+        let store = Store::connect(&db.url("mw_api"), testkit::db::test_sealer()).await.expect("a process that starts");
         store.begin(tenant).await.map(drop)
     };
     assert!(matches!(fresh(other).await, Err(StoreError::KeyService(_))));

@@ -69,7 +69,7 @@ pub struct ImportRelease {
     /// Its charts: a tar of the folders `base` and `istiod`, with or without gzip, in base64. At most 16 MiB unpacked.
     pub charts: String,
     /// Where its images are pulled from.
-    #[serde(default = "istio")]
+    #[serde(default = "default_hub")]
     #[schema(default = "docker.io/istio")]
     pub hub: String,
     /// Tag of its images; the community version by default.
@@ -79,11 +79,11 @@ pub struct ImportRelease {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supported_until: Option<String>,
     /// The oldest Kubernetes minor that it runs on.
-    #[serde(default = "oldest", deserialize_with = "crate::whole::number")]
+    #[serde(default = "default_kubernetes_min", deserialize_with = "crate::whole::deserialize_u32")]
     #[schema(default = 29, minimum = 1, maximum = 999)]
     pub kubernetes_min: u32,
     /// The newest Kubernetes minor that it was tested on.
-    #[serde(default = "newest", deserialize_with = "crate::whole::number")]
+    #[serde(default = "default_kubernetes_tested", deserialize_with = "crate::whole::deserialize_u32")]
     #[schema(default = 35, minimum = 1, maximum = 999)]
     pub kubernetes_tested: u32,
     /// Who says so.
@@ -99,7 +99,7 @@ pub struct ImportRelease {
     #[serde(default)]
     pub channels: Vec<String>,
     /// The lowest edition whose meshes may run it.
-    #[serde(default = "lowest")]
+    #[serde(default = "default_edition")]
     #[schema(default = "standard")]
     pub minimum_edition: String,
     /// What users should know of it: a sentence, or where its notes are.
@@ -107,19 +107,19 @@ pub struct ImportRelease {
     pub notes: String,
 }
 
-pub(crate) fn lowest() -> String {
+pub(crate) fn default_edition() -> String {
     "standard".into()
 }
 
-pub(crate) fn istio() -> String {
+pub(crate) fn default_hub() -> String {
     "docker.io/istio".into()
 }
 
-pub(crate) fn oldest() -> u32 {
+pub(crate) fn default_kubernetes_min() -> u32 {
     29
 }
 
-pub(crate) fn newest() -> u32 {
+pub(crate) fn default_kubernetes_tested() -> u32 {
     35
 }
 
@@ -164,7 +164,7 @@ pub struct RenewCredential {
     pub kubeconfig: Option<String>,
     /// For how many seconds the former credential stays good. With 0 control planes may be without a way into the cluster for
     /// two minutes.
-    #[serde(default = "crate::keys::hour", deserialize_with = "crate::whole::number")]
+    #[serde(default = "crate::keys::default_overlap_seconds", deserialize_with = "crate::whole::deserialize_u32")]
     #[schema(default = 3600, maximum = 86_400)]
     pub overlap_seconds: u32,
 }
@@ -244,7 +244,7 @@ pub struct CreateMesh {
     #[schema(example = "1.25.1.1")]
     pub version: String,
     /// `standard`, `enterprise` or `ultimate`; the highest that the tenant was granted, where it is left out.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::object::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::object::deserialize_non_null")]
     #[schema(value_type = String, required = false)]
     pub edition: Option<String>,
     /// Ids of its member clusters; the first is the config cluster.

@@ -17,11 +17,11 @@ pub struct CreateIdentityProvider {
     #[schema(example = "https://login.example.com/realms/company")]
     pub issuer: String,
     /// The signature algorithms that it uses; no other is accepted.
-    #[serde(default = "rs256")]
+    #[serde(default = "default_algorithms")]
     #[schema(default = json!(["RS256"]))]
     pub algorithms: Vec<String>,
     /// The claim that lists groups.
-    #[serde(default = "groups")]
+    #[serde(default = "default_groups_claim")]
     #[schema(default = "groups")]
     pub groups_claim: String,
     /// Claims that every token must have with exactly these values.
@@ -29,11 +29,11 @@ pub struct CreateIdentityProvider {
     pub required_claims: BTreeMap<String, String>,
 }
 
-fn rs256() -> Vec<String> {
+fn default_algorithms() -> Vec<String> {
     vec!["RS256".into()]
 }
 
-fn groups() -> String {
+fn default_groups_claim() -> String {
     "groups".into()
 }
 
@@ -72,12 +72,12 @@ pub struct CreateRoleBinding {
     /// `owner`, `operator`, `viewer` or `auditor`.
     pub role: String,
     /// `tenant`, or the id of a mesh or a cluster.
-    #[serde(default = "tenant")]
+    #[serde(default = "default_scope")]
     #[schema(default = "tenant")]
     pub scope: String,
 }
 
-fn tenant() -> String {
+fn default_scope() -> String {
     "tenant".into()
 }
 

@@ -46,12 +46,12 @@ pub struct CreateApiKey {
 #[serde(deny_unknown_fields)]
 pub struct RotateApiKey {
     /// For how many seconds the former secret is accepted; 0 ends it at once.
-    #[serde(default = "hour", deserialize_with = "crate::whole::number")]
+    #[serde(default = "default_overlap_seconds", deserialize_with = "crate::whole::deserialize_u32")]
     #[schema(default = 3600, maximum = 604_800)]
     pub overlap_seconds: u32,
 }
 
-pub(crate) fn hour() -> u32 {
+pub(crate) fn default_overlap_seconds() -> u32 {
     3600
 }
 

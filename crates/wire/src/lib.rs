@@ -26,10 +26,10 @@ pub use fleet::*;
 pub use identity::*;
 pub use keys::*;
 pub use leaving::*;
-pub use object::Object;
+pub use object::JsonObject;
 pub use operations::*;
 #[cfg(feature = "options")]
-pub use options::ReleaseFacts;
+pub use options::ReleaseArgs;
 pub use problem::*;
 pub use problem_pages::*;
 pub use tenants::*;

@@ -2,13 +2,13 @@
 
 use clap::Args;
 
-use crate::fleet::{ImportRelease, istio, lowest, newest, oldest};
+use crate::fleet::{ImportRelease, default_hub, default_edition, default_kubernetes_tested, default_kubernetes_min};
 
 /// What is known of a release, its version and its charts apart. Every text is read by whoever takes the request.
 #[derive(Debug, Clone, Args)]
-pub struct ReleaseFacts {
+pub struct ReleaseArgs {
     /// Where its images are pulled from.
-    #[arg(long, default_value_t = istio())]
+    #[arg(long, default_value_t = default_hub())]
     pub hub: String,
     /// Tag of its images; the community version by default.
     #[arg(long)]
@@ -17,10 +17,10 @@ pub struct ReleaseFacts {
     #[arg(long)]
     pub supported_until: Option<String>,
     /// The oldest Kubernetes minor that it runs on.
-    #[arg(long, default_value_t = oldest())]
+    #[arg(long, default_value_t = default_kubernetes_min())]
     pub kubernetes_min: u32,
     /// The newest Kubernetes minor that it was tested on.
-    #[arg(long, default_value_t = newest())]
+    #[arg(long, default_value_t = default_kubernetes_tested())]
     pub kubernetes_tested: u32,
     /// Who says so.
     #[arg(long, default_value = "")]
@@ -35,17 +35,17 @@ pub struct ReleaseFacts {
     #[arg(long = "channel")]
     pub channels: Vec<String>,
     /// The lowest edition whose meshes may run it.
-    #[arg(long, default_value_t = lowest())]
+    #[arg(long, default_value_t = default_edition())]
     pub minimum_edition: String,
     /// What users should know of it: a sentence, or where its notes are.
     #[arg(long, default_value = "")]
     pub notes: String,
 }
 
-impl ReleaseFacts {
+impl ReleaseArgs {
     /// The request to import it; the charts in base64.
     #[must_use]
-    pub fn import(self, version: String, charts: String) -> ImportRelease {
+    pub fn into_import_request(self, version: String, charts: String) -> ImportRelease {
         ImportRelease {
             version,
             charts,

@@ -1,15 +1,15 @@
 //! What each problem code means and what helps: `docs/problems.md`, one section for each.
 
-const PAGES: &str = include_str!("../../../docs/problems.md");
+const PROBLEM_PAGES: &str = include_str!("../../../docs/problems.md");
 
 /// The section of a code, without its heading.
 pub fn problem_page(code: &str) -> Option<&'static str> {
-    PAGES.split("\n## ").skip(1).find_map(|section| section.strip_prefix(code)?.strip_prefix('\n')).map(str::trim)
+    PROBLEM_PAGES.split("\n## ").skip(1).find_map(|section| section.strip_prefix(code)?.strip_prefix('\n')).map(str::trim)
 }
 
 /// Every code that has a section.
 pub fn problem_codes() -> impl Iterator<Item = &'static str> {
-    PAGES.split("\n## ").skip(1).filter_map(|section| section.lines().next())
+    PROBLEM_PAGES.split("\n## ").skip(1).filter_map(|section| section.lines().next())
 }
 
 #[cfg(test)]

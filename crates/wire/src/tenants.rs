@@ -14,10 +14,10 @@ pub struct CreateTenant {
     #[schema(example = "payments")]
     pub name: String,
     /// How much of each thing it may have, where that differs from what everybody may have.
-    #[serde(default, deserialize_with = "crate::whole::numbers")]
+    #[serde(default, deserialize_with = "crate::whole::deserialize_u32_map")]
     pub quotas: BTreeMap<String, u32>,
     /// The highest edition that its meshes can have: `standard`, `enterprise` or `ultimate`.
-    #[serde(default = "crate::fleet::lowest")]
+    #[serde(default = "crate::fleet::default_edition")]
     #[schema(default = "standard")]
     pub edition: String,
 }
@@ -29,7 +29,7 @@ pub struct ChangeTenant {
     /// `active` or `suspended`.
     pub state: Option<String>,
     /// How much of each thing it may have.
-    #[serde(default, deserialize_with = "crate::whole::numbers")]
+    #[serde(default, deserialize_with = "crate::whole::deserialize_u32_map")]
     pub quotas: BTreeMap<String, u32>,
     /// The highest edition that its new meshes can have. Meshes that it has keep theirs.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -52,22 +52,22 @@ pub struct CreateUpgrade {
     #[serde(default)]
     pub auto: bool,
     /// How long the old revision is kept after the roll-out.
-    #[serde(default = "day", deserialize_with = "crate::whole::number")]
+    #[serde(default = "default_hold_seconds", deserialize_with = "crate::whole::deserialize_u32")]
     pub hold_seconds: u32,
     /// Warnings of the precheck do not stop it.
     #[serde(default)]
     pub accept_warnings: bool,
     /// What becomes of namespaces that name the old revision: `relabel` them in the roll-out, make their label an `alias` of
     /// the new revision, or let them `block` the upgrade.
-    #[serde(default = "relabel")]
+    #[serde(default = "default_label_policy")]
     pub labels: String,
 }
 
-fn relabel() -> String {
+fn default_label_policy() -> String {
     "relabel".into()
 }
 
-fn day() -> u32 {
+fn default_hold_seconds() -> u32 {
     24 * 3600
 }
 
@@ -135,7 +135,7 @@ pub struct Finding {
 #[serde(deny_unknown_fields)]
 pub struct MoveNamespaces {
     /// Which.
-    #[serde(deserialize_with = "crate::object::list")]
+    #[serde(deserialize_with = "crate::object::deserialize_object_list")]
     pub namespaces: Vec<NamespaceRef>,
 }
 

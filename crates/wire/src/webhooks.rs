@@ -15,20 +15,20 @@ pub struct CreateWebhook {
     #[schema(example = "https://hooks.example.com/meshwright")]
     pub url: String,
     /// Which kinds of events: `*` for all, `upgrade.*` for all about something, `upgrade.state` for one.
-    #[serde(default = "everything")]
+    #[serde(default = "default_kinds")]
     #[schema(default = json!(["*"]))]
     pub kinds: Vec<String>,
     /// Whether anything is sent.
-    #[serde(default = "yes")]
+    #[serde(default = "default_enabled")]
     #[schema(default = true)]
     pub enabled: bool,
 }
 
-fn everything() -> Vec<String> {
+fn default_kinds() -> Vec<String> {
     vec!["*".into()]
 }
 
-fn yes() -> bool {
+fn default_enabled() -> bool {
     true
 }
 
@@ -52,7 +52,7 @@ pub struct ChangeWebhook {
 #[serde(deny_unknown_fields)]
 pub struct RotateWebhookSecret {
     /// For how many seconds messages are signed with the former secret as well.
-    #[serde(default = "crate::keys::hour", deserialize_with = "crate::whole::number")]
+    #[serde(default = "crate::keys::default_overlap_seconds", deserialize_with = "crate::whole::deserialize_u32")]
     #[schema(default = 3600, maximum = 604_800)]
     pub overlap_seconds: u32,
 }

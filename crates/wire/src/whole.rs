@@ -12,7 +12,7 @@ enum Number {
 }
 
 impl Number {
-    fn read(self) -> Option<u32> {
+    fn into_u32(self) -> Option<u32> {
         match self {
             Self::Whole(number) => Some(number),
             // Every whole number of 32 bits is one of 64 with a fraction, and is printed without one.
@@ -21,16 +21,16 @@ impl Number {
     }
 }
 
-const WRONG: &str = "a whole number of 32 bits is needed";
+const NOT_U32_MESSAGE: &str = "a whole number of 32 bits is needed";
 
-pub(crate) fn number<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
-    Number::deserialize(from).ok().and_then(Number::read).ok_or_else(|| D::Error::custom(WRONG))
+pub(crate) fn deserialize_u32<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    Number::deserialize(from).ok().and_then(Number::into_u32).ok_or_else(|| D::Error::custom(NOT_U32_MESSAGE))
 }
 
-pub(crate) fn numbers<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, u32>, D::Error> {
-    let read = |(name, number): (String, Number)| number.read().map(|number| (name, number));
-    let known: BTreeMap<String, Number> = Deserialize::deserialize(from).map_err(|_| D::Error::custom(WRONG))?;
-    known.into_iter().map(read).collect::<Option<_>>().ok_or_else(|| D::Error::custom(WRONG))
+pub(crate) fn deserialize_u32_map<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, u32>, D::Error> {
+    let read = |(name, number): (String, Number)| number.into_u32().map(|number| (name, number));
+    let known: BTreeMap<String, Number> = Deserialize::deserialize(from).map_err(|_| D::Error::custom(NOT_U32_MESSAGE))?;
+    known.into_iter().map(read).collect::<Option<_>>().ok_or_else(|| D::Error::custom(NOT_U32_MESSAGE))
 }
 
 #[cfg(test)]

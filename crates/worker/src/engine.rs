@@ -4,54 +4,54 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::Clock;
-use rollout::decide::Patience;
+use rollout::decide::Timeouts;
 use store::{Claim, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use crate::deliver::Delivering;
-use crate::observe::Observing;
-use crate::places::{Place, Places};
-use crate::rounds::supervised;
-use crate::tend::Tending;
-use crate::{Post, Worlds};
+use crate::deliver::WebhookDelivery;
+use crate::observe::MeshObservation;
+use crate::places::{CapacityGuard, WorkerCapacity};
+use crate::rounds::run_supervised;
+use crate::tend::ClusterMonitoring;
+use crate::{WebhookSender, ClusterProvider};
 
 /// How a worker behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Its name in the queue.
-    pub owner: String,
+    pub worker_name: String,
     /// How long a claim lasts without a renewal. A predecessor may hang that long before its work goes on elsewhere.
-    pub lease: Duration,
+    pub lease_duration: Duration,
     /// How often the queue is looked at without a hint.
-    pub poll: Duration,
+    pub poll_interval: Duration,
     /// How many operations it runs at once.
-    pub width: usize,
+    pub max_concurrent_operations: usize,
     /// How long steps may take before a person is asked.
-    pub patience: Patience,
+    pub timeouts: Timeouts,
     /// How long one look at clusters may take, all its calls together: the end of looks whose calls each end in time.
-    pub look: Duration,
+    pub cluster_timeout: Duration,
     /// How long a claim is renewed without its work getting on. Longer than a look, and than one push of many objects.
-    pub stall: Duration,
+    pub stall_timeout: Duration,
     /// How often each mesh is observed.
-    pub observe: Duration,
+    pub mesh_observation_interval: Duration,
     /// How often each cluster that answers is looked after.
-    pub tend: Duration,
+    pub cluster_check_interval: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            owner: format!("worker-{}", std::process::id()),
-            lease: Duration::from_secs(30),
-            poll: Duration::from_secs(1),
-            width: 32,
-            patience: Patience::default(),
-            look: Duration::from_mins(4),
-            stall: Duration::from_mins(10),
-            observe: Duration::from_secs(10),
-            tend: Duration::from_mins(1),
+            worker_name: format!("worker-{}", std::process::id()),
+            lease_duration: Duration::from_secs(30),
+            poll_interval: Duration::from_secs(1),
+            max_concurrent_operations: 32,
+            timeouts: Timeouts::default(),
+            cluster_timeout: Duration::from_mins(4),
+            stall_timeout: Duration::from_mins(10),
+            mesh_observation_interval: Duration::from_secs(10),
+            cluster_check_interval: Duration::from_mins(1),
         }
     }
 }
@@ -60,11 +60,11 @@ impl Default for Settings {
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) store: Store,
-    pub(crate) worlds: Arc<dyn Worlds>,
+    pub(crate) clusters: Arc<dyn ClusterProvider>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) settings: Settings,
-    pub(crate) post: Option<Arc<dyn Post>>,
-    places: Places,
+    pub(crate) webhook_sender: Option<Arc<dyn WebhookSender>>,
+    capacity: WorkerCapacity,
 }
 
 impl std::fmt::Debug for Engine {
@@ -75,14 +75,14 @@ impl std::fmt::Debug for Engine {
 
 impl Engine {
     /// A worker on this database.
-    pub fn new(store: Store, worlds: Arc<dyn Worlds>, clock: Arc<dyn Clock>, settings: Settings) -> Self {
-        Self { store, worlds, clock, settings, post: None, places: Places::default() }
+    pub fn new(store: Store, worlds: Arc<dyn ClusterProvider>, clock: Arc<dyn Clock>, settings: Settings) -> Self {
+        Self { store, clusters: worlds, clock, settings, webhook_sender: None, capacity: WorkerCapacity::default() }
     }
 
     /// The same worker, which sends events to webhooks as well.
     #[must_use]
-    pub fn with_post(self, post: Arc<dyn Post>) -> Self {
-        Self { post: Some(post), ..self }
+    pub fn with_webhook_sender(self, post: Arc<dyn WebhookSender>) -> Self {
+        Self { webhook_sender: Some(post), ..self }
     }
 
     /// Its database.
@@ -91,29 +91,29 @@ impl Engine {
     }
 
     /// Works until told to stop, then lets what is under way come to a point where it can be let go.
-    pub async fn work(&self, stop: CancellationToken) {
+    pub async fn run_until_stopped(&self, stop: CancellationToken) {
         let running = TaskTracker::new();
-        let pause = self.settings.poll;
+        let pause = self.settings.poll_interval;
         let (engine, end) = (self.clone(), stop.clone());
-        running.spawn(supervised("observe", pause, move || engine.clone().round(Observing, end.clone())));
+        running.spawn(run_supervised("observe", pause, move || engine.clone().run_loop(MeshObservation, end.clone())));
         let (engine, end) = (self.clone(), stop.clone());
-        running.spawn(supervised("tend", pause, move || engine.clone().round(Tending, end.clone())));
+        running.spawn(run_supervised("tend", pause, move || engine.clone().run_loop(ClusterMonitoring, end.clone())));
         let (engine, end) = (self.clone(), stop.clone());
-        running.spawn(supervised("deliver", pause, move || engine.clone().round(Delivering, end.clone())));
+        running.spawn(run_supervised("deliver", pause, move || engine.clone().run_loop(WebhookDelivery, end.clone())));
         let (engine, end) = (self.clone(), stop.clone());
-        running.spawn(supervised("measure", pause, move || engine.clone().measure(end.clone())));
-        let mut hints = self.store.hints();
+        running.spawn(run_supervised("measure", pause, move || engine.clone().measure_queue(end.clone())));
+        let mut hints = self.store.work_notifications();
         while !stop.is_cancelled() {
-            match self.claim().await {
+            match self.claim_operation().await {
                 Ok(Some(claimed)) => {
                     let (engine, stop) = (self.clone(), stop.clone());
                     let claim = &claimed.claim;
                     let span = tracing::info_span!("operation", operation.id = %claim.operation, epoch = claim.epoch);
-                    let seen_through = async move { engine.see_through(claimed, &stop).await };
+                    let seen_through = async move { engine.run_to_completion(claimed, &stop).await };
                     running.spawn(seen_through.instrument(span));
                 }
                 Ok(None) => {
-                    tokio::select! { () = hints.wait(pause) => {}, () = self.places.freed() => {}, () = stop.cancelled() => {} }
+                    tokio::select! { () = hints.wait(pause) => {}, () = self.capacity.wait_for_capacity() => {}, () = stop.cancelled() => {} }
                 }
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "the queue cannot be read; trying again");
@@ -131,26 +131,26 @@ impl Engine {
     /// The queue cannot be read.
     pub async fn run_due(&self) -> Result<usize, StoreError> {
         let mut count = 0;
-        while let Some(claimed) = self.claim().await? {
-            self.see_through(claimed, &CancellationToken::new()).await;
+        while let Some(claimed) = self.claim_operation().await? {
+            self.run_to_completion(claimed, &CancellationToken::new()).await;
             count += 1;
         }
         Ok(count)
     }
 
     /// Claims what comes next by the shares of tenants; `None` when nothing is due or no place is free for it.
-    async fn claim(&self) -> Result<Option<Claimed>, StoreError> {
-        let Some(wanted) = self.places.wanted(self.settings.width) else { return Ok(None) };
+    async fn claim_operation(&self) -> Result<Option<ClaimedOperation>, StoreError> {
+        let Some(wanted) = self.capacity.claim_filter(self.settings.max_concurrent_operations) else { return Ok(None) };
         let since = Instant::now();
-        let claim = self.store.claim(&self.settings.owner, self.settings.lease, &wanted).await?;
-        Ok(claim.and_then(|claim| Some(Claimed { place: self.places.take(&claim)?, claim, since })))
+        let claim = self.store.claim_operation(&self.settings.worker_name, self.settings.lease_duration, &wanted).await?;
+        Ok(claim.and_then(|claim| Some(ClaimedOperation { capacity_guard: self.capacity.try_acquire(&claim)?, claim, requested_at: since })))
     }
 }
 
 /// A claim with the place that it takes.
-pub(crate) struct Claimed {
+pub(crate) struct ClaimedOperation {
     pub(crate) claim: Claim,
     /// Before the claim was sent: the lease can only be longer in truth.
-    pub(crate) since: Instant,
-    pub(crate) place: Place,
+    pub(crate) requested_at: Instant,
+    pub(crate) capacity_guard: CapacityGuard,
 }

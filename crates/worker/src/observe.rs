@@ -1,30 +1,30 @@
 //! Looks at each mesh from time to time and keeps what it saw for the API, which never asks a cluster itself.
 
 use async_trait::async_trait;
-use model::backoff::again_in;
+use model::backoff::retry_delay;
 use model::ids::TenantId;
-use store::{MeshProbe, StoreError};
+use store::{DueObservation, StoreError};
 
-use crate::rounds::{Round, guarded};
+use crate::rounds::{WorkLoop, run_with_timeout};
 use crate::{Engine, observed, vitals};
 
 /// The observation of meshes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Observing;
+pub(crate) struct MeshObservation;
 
 #[async_trait]
-impl Round for Observing {
-    type Due = MeshProbe;
+impl WorkLoop for MeshObservation {
+    type Due = DueObservation;
     const NAME: &'static str = "observe";
-    const WIDTH: usize = 16;
+    const MAX_CONCURRENT: usize = 16;
 
-    async fn claim(&self, engine: &Engine, without: &[TenantId]) -> Result<Option<(TenantId, MeshProbe)>, StoreError> {
-        let probe = engine.store.claim_probe(engine.held(), without).await?;
+    async fn claim_due(&self, engine: &Engine, without: &[TenantId]) -> Result<Option<(TenantId, DueObservation)>, StoreError> {
+        let probe = engine.store.claim_observation(engine.item_claim_duration(), without).await?;
         Ok(probe.map(|probe| (probe.tenant, probe)))
     }
 
-    async fn work(&self, engine: &Engine, due: MeshProbe) -> Result<(), StoreError> {
-        engine.observe(due).await
+    async fn process_due(&self, engine: &Engine, due: DueObservation) -> Result<(), StoreError> {
+        engine.observe_and_store(due).await
     }
 }
 
@@ -34,28 +34,28 @@ impl Engine {
     /// # Errors
     /// The database failed; the mesh is due again later.
     pub async fn observe_due(&self) -> Result<bool, StoreError> {
-        let Some(probe) = self.store.claim_probe(self.held(), &[]).await? else { return Ok(false) };
-        self.observe(probe).await.map(|()| true)
+        let Some(probe) = self.store.claim_observation(self.item_claim_duration(), &[]).await? else { return Ok(false) };
+        self.observe_and_store(probe).await.map(|()| true)
     }
 
-    async fn observe(&self, probe: MeshProbe) -> Result<(), StoreError> {
+    async fn observe_and_store(&self, probe: DueObservation) -> Result<(), StoreError> {
         let begun = self.clock.now();
         let look = async {
-            match self.worlds.open(probe.tenant, probe.mesh).await {
+            match self.clusters.open_mesh(probe.tenant, probe.mesh).await {
                 Ok((world, layout)) => {
-                    world.survey().await.map(|seen| (seen, layout)).map_err(|error| error.to_string())
+                    world.observe_mesh().await.map(|seen| (seen, layout)).map_err(|error| error.to_string())
                 }
                 Err(problem) => Err(problem.message),
             }
         };
-        let seen = match guarded(self.settings.look, look).await {
+        let seen = match run_with_timeout(self.settings.cluster_timeout, look).await {
             Ok(seen) => seen,
             Err(missed) => {
-                vitals::missed(Observing::NAME, missed);
+                vitals::report_failed_call(MeshObservation::NAME, missed);
                 Err(missed.as_str().into())
             }
         };
-        vitals::observed(seen.is_ok());
+        vitals::count_observation(seen.is_ok());
         let failures = match &seen {
             Ok(_) => 0,
             Err(reason) => {
@@ -66,10 +66,10 @@ impl Engine {
         };
         let mut tx = self.store.begin(probe.tenant).await?;
         if let Ok((survey, layout)) = seen {
-            observed::keep(&mut tx, probe.mesh, &layout, survey, begun).await?;
+            observed::store_observation(&mut tx, probe.mesh, &layout, survey, begun).await?;
         }
-        let rest = again_in(failures).max(self.rest_after(begun, self.settings.observe));
-        tx.rest_probe(probe.mesh, failures, rest).await?;
+        let rest = retry_delay(failures).max(self.next_check_delay(begun, self.settings.mesh_observation_interval));
+        tx.reschedule_observation(probe.mesh, failures, rest).await?;
         tx.commit().await
     }
 }

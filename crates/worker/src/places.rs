@@ -9,19 +9,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use model::ids::{HostingClusterId, OperationId, TenantId};
-use store::{Claim, Wanted};
+use store::{Claim, ClaimFilter};
 use tokio::sync::Notify;
 
 /// A tenant's share, the reserve, and the part for expensive kinds are each a quarter of the places.
-const QUARTER: usize = 4;
+const SHARE_DIVISOR: usize = 4;
 
 /// What a worker runs now. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Places(Arc<Shared>);
+pub(crate) struct WorkerCapacity(Arc<CapacityState>);
 
 #[derive(Debug, Default)]
-struct Shared {
-    held: Mutex<BTreeMap<OperationId, Running>>,
+struct CapacityState {
+    occupied: Mutex<BTreeMap<OperationId, Running>>,
     freed: Notify,
 }
 
@@ -35,75 +35,75 @@ struct Running {
 
 /// One place, given back when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
-    places: Places,
+pub(crate) struct CapacityGuard {
+    capacity: WorkerCapacity,
     operation: OperationId,
 }
 
-impl Drop for Place {
+impl Drop for CapacityGuard {
     fn drop(&mut self) {
-        self.places.0.held.lock().expect("no holder panics").remove(&self.operation);
-        self.places.0.freed.notify_one();
+        self.capacity.0.occupied.lock().expect("no holder panics").remove(&self.operation);
+        self.capacity.0.freed.notify_one();
     }
 }
 
-impl Places {
+impl WorkerCapacity {
     /// What may be taken next; `None` while every place is taken.
-    pub(crate) fn wanted(&self, width: usize) -> Option<Wanted> {
-        let held = self.0.held.lock().expect("no holder panics");
+    pub(crate) fn claim_filter(&self, width: usize) -> Option<ClaimFilter> {
+        let held = self.0.occupied.lock().expect("no holder panics");
         let running: Vec<Running> = held.values().copied().collect();
-        let wanted = wanted(&running, width)?;
-        Some(Wanted { held: held.keys().copied().collect(), ..wanted })
+        let wanted = compute_claim_filter(&running, width)?;
+        Some(ClaimFilter { running: held.keys().copied().collect(), ..wanted })
     }
 
     /// Takes a place; `None` when this process has the operation already.
-    pub(crate) fn take(&self, claim: &Claim) -> Option<Place> {
-        let mut held = self.0.held.lock().expect("no holder panics");
+    pub(crate) fn try_acquire(&self, claim: &Claim) -> Option<CapacityGuard> {
+        let mut held = self.0.occupied.lock().expect("no holder panics");
         if held.contains_key(&claim.operation) {
             return None;
         }
         let Claim { tenant, costly, hosting, .. } = *claim;
         held.insert(claim.operation, Running { tenant, costly, hosting });
-        Some(Place { places: self.clone(), operation: claim.operation })
+        Some(CapacityGuard { capacity: self.clone(), operation: claim.operation })
     }
 
     /// Returns when a place was given back.
-    pub(crate) async fn freed(&self) {
+    pub(crate) async fn wait_for_capacity(&self) {
         self.0.freed.notified().await;
     }
 }
 
-fn wanted(running: &[Running], width: usize) -> Option<Wanted> {
+fn compute_claim_filter(running: &[Running], width: usize) -> Option<ClaimFilter> {
     let free = width.checked_sub(running.len()).filter(|free| *free > 0)?;
     let all: Vec<TenantId> = running.iter().map(|of| of.tenant).collect();
     let costly: Vec<TenantId> = running.iter().filter(|of| of.costly).map(|of| of.tenant).collect();
     let hosting: Vec<HostingClusterId> = running.iter().filter_map(|of| of.hosting).collect();
-    let spare = free > reserve(width);
-    let for_costly = (width / QUARTER).max(1);
+    let spare = free > reserved_capacity(width);
+    let for_costly = (width / SHARE_DIVISOR).max(1);
     let costly_free = for_costly.saturating_sub(costly.len());
-    let costly_full = if costly_free > reserve(for_costly) { Vec::new() } else { with_at_least(&costly, 1) };
-    Some(Wanted {
-        held: Vec::new(),
-        busy: with_at_least(&all, 1),
-        full: with_at_least(&all, share(width)),
-        spare,
-        costly: costly_free > 0,
-        costly_full,
-        hosting_full: with_at_least(&hosting, (width - reserve(width)).max(1)),
+    let costly_full = if costly_free > reserved_capacity(for_costly) { Vec::new() } else { tenants_running_at_least(&costly, 1) };
+    Some(ClaimFilter {
+        running: Vec::new(),
+        busy_tenants: tenants_running_at_least(&all, 1),
+        full_tenants: tenants_running_at_least(&all, tenant_share(width)),
+        allow_busy_tenants: spare,
+        allow_costly: costly_free > 0,
+        costly_full_tenants: costly_full,
+        full_hosting_clusters: tenants_running_at_least(&hosting, (width - reserved_capacity(width)).max(1)),
     })
 }
 
 /// How many of the places one tenant has before others that want some come first.
-fn share(places: usize) -> usize {
-    (places / QUARTER).max(1)
+fn tenant_share(places: usize) -> usize {
+    (places / SHARE_DIVISOR).max(1)
 }
 
 /// How many places are kept for tenants that run nothing. A single place is nobody's reserve.
-fn reserve(places: usize) -> usize {
-    if places > 1 { (places / QUARTER).max(1) } else { 0 }
+fn reserved_capacity(places: usize) -> usize {
+    if places > 1 { (places / SHARE_DIVISOR).max(1) } else { 0 }
 }
 
-fn with_at_least<T: Copy + Ord>(running: &[T], count: usize) -> Vec<T> {
+fn tenants_running_at_least<T: Copy + Ord>(running: &[T], count: usize) -> Vec<T> {
     let distinct: BTreeSet<T> = running.iter().copied().collect();
     let counted = |one: &T| running.iter().filter(|of| *of == one).count();
     distinct.into_iter().filter(|one| counted(one) >= count).collect()
@@ -118,7 +118,7 @@ mod tests {
     }
 
     /// So many of a tenant's operations, all of expensive kinds or none.
-    fn run(number: u128, count: usize, costly: bool) -> Vec<Running> {
+    fn running_operations(number: u128, count: usize, costly: bool) -> Vec<Running> {
         vec![Running { tenant: tenant(number), costly, hosting: None }; count]
     }
 
@@ -127,44 +127,44 @@ mod tests {
         let hosting = HostingClusterId(uuid::Uuid::from_u128(9));
         let on_it =
             |count| (0..count).map(|number| Running { tenant: tenant(number), costly: false, hosting: Some(hosting) });
-        let below = wanted(&on_it(23).collect::<Vec<_>>(), 32).expect("a place");
-        assert_eq!(below.hosting_full, []);
-        let full = wanted(&on_it(24).collect::<Vec<_>>(), 32).expect("a place");
-        assert_eq!(full.hosting_full, [hosting]);
+        let below = compute_claim_filter(&on_it(23).collect::<Vec<_>>(), 32).expect("a place");
+        assert_eq!(below.full_hosting_clusters, []);
+        let full = compute_claim_filter(&on_it(24).collect::<Vec<_>>(), 32).expect("a place");
+        assert_eq!(full.full_hosting_clusters, [hosting]);
     }
 
     #[test]
     fn a_tenant_alone_may_take_all_places_but_the_reserve() {
-        assert!(wanted(&run(1, 23, false), 32).expect("a place").spare);
-        assert!(!wanted(&run(1, 24, false), 32).expect("a place").spare);
+        assert!(compute_claim_filter(&running_operations(1, 23, false), 32).expect("a place").allow_busy_tenants);
+        assert!(!compute_claim_filter(&running_operations(1, 24, false), 32).expect("a place").allow_busy_tenants);
     }
 
     #[test]
     fn a_tenant_that_runs_nothing_finds_a_place_until_every_place_is_taken() {
-        let hog = wanted(&run(1, 31, false), 32).expect("a place");
-        assert_eq!((hog.busy, hog.spare), (vec![tenant(1)], false));
-        assert_eq!(wanted(&run(1, 32, false), 32), None);
+        let hog = compute_claim_filter(&running_operations(1, 31, false), 32).expect("a place");
+        assert_eq!((hog.busy_tenants, hog.allow_busy_tenants), (vec![tenant(1)], false));
+        assert_eq!(compute_claim_filter(&running_operations(1, 32, false), 32), None);
     }
 
     #[test]
     fn a_tenant_above_its_share_comes_after_those_below_it() {
-        let both = wanted(&[run(1, 8, false), run(2, 3, false)].concat(), 32).expect("a place");
-        assert_eq!(both.busy, [tenant(1), tenant(2)]);
-        assert_eq!(both.full, [tenant(1)]);
+        let both = compute_claim_filter(&[running_operations(1, 8, false), running_operations(2, 3, false)].concat(), 32).expect("a place");
+        assert_eq!(both.busy_tenants, [tenant(1), tenant(2)]);
+        assert_eq!(both.full_tenants, [tenant(1)]);
     }
 
     #[test]
     fn hanging_registrations_of_one_tenant_leave_places_for_other_registrations_and_for_all_else() {
-        let six = wanted(&run(1, 6, true), 32).expect("a place");
-        assert_eq!((six.costly, six.costly_full), (true, vec![tenant(1)]));
-        let eight = wanted(&[run(1, 6, true), run(2, 1, true), run(3, 1, true)].concat(), 32).expect("a place");
-        assert!(!eight.costly, "registrations have no more places than a quarter");
-        assert!(eight.spare, "and everything else has the others");
+        let six = compute_claim_filter(&running_operations(1, 6, true), 32).expect("a place");
+        assert_eq!((six.allow_costly, six.costly_full_tenants), (true, vec![tenant(1)]));
+        let eight = compute_claim_filter(&[running_operations(1, 6, true), running_operations(2, 1, true), running_operations(3, 1, true)].concat(), 32).expect("a place");
+        assert!(!eight.allow_costly, "registrations have no more places than a quarter");
+        assert!(eight.allow_busy_tenants, "and everything else has the others");
     }
 
     #[test]
     fn a_worker_with_one_place_uses_it_for_any_kind_of_any_tenant() {
-        let one = wanted(&[], 1).expect("a place");
-        assert_eq!((one.spare, one.costly, one.costly_full), (true, true, Vec::new()));
+        let one = compute_claim_filter(&[], 1).expect("a place");
+        assert_eq!((one.allow_busy_tenants, one.allow_costly, one.costly_full_tenants), (true, true, Vec::new()));
     }
 }

@@ -6,24 +6,24 @@ use model::Name;
 use model::leftover::Leftover;
 use model::operation::{OperationKind, Problem};
 use model::plan::{Plan, Step, Target};
-use model::survey::{Survey, foreign_istio};
-use rollout::plan::{Layout, Line, NamespaceKey, canary, data_plane, in_place, life, rollback};
-use rollout::ports::{World, WorldError};
+use model::survey::{Observation, foreign_istio_problem};
+use rollout::plan::{MeshTopology, ControlPlane, NamespaceKey, canary, data_plane, in_place, life, rollback};
+use rollout::ports::{MeshClusters, ClusterError};
 use serde::Deserialize;
 use store::Operation;
 
 /// Why there is no plan.
 #[derive(Debug)]
-pub(crate) enum NoPlan {
+pub(crate) enum PlanError {
     /// A cluster did not answer.
-    World(WorldError),
+    Cluster(ClusterError),
     /// A person has to act.
     Problem(Problem),
 }
 
-impl From<WorldError> for NoPlan {
-    fn from(error: WorldError) -> Self {
-        Self::World(error)
+impl From<ClusterError> for PlanError {
+    fn from(error: ClusterError) -> Self {
+        Self::Cluster(error)
     }
 }
 
@@ -35,81 +35,81 @@ struct MoveArguments {
 
 /// Arguments of `set_injection`.
 #[derive(Debug, Deserialize)]
-struct LabelArguments {
+struct SetInjectionArguments {
     member: Name,
     namespace: String,
     label: Option<String>,
 }
 
 /// What an upgrade's stages have started, oldest first.
-pub(crate) type History = Vec<(OperationKind, Step, Option<String>)>;
+pub(crate) type StepHistory = Vec<(OperationKind, Step, Option<String>)>;
 
 /// Builds the plan from a fresh look. `given_up` says that an answer was waited for long enough. No transaction is open
 /// meanwhile: clusters take their time.
-pub(crate) async fn plan(
+pub(crate) async fn build_plan(
     operation: &Operation,
-    layout: &Layout,
-    world: &dyn World,
-    (history, given_up): (History, bool),
-) -> Result<Plan, NoPlan> {
+    layout: &MeshTopology,
+    world: &dyn MeshClusters,
+    (history, given_up): (StepHistory, bool),
+) -> Result<Plan, PlanError> {
     use OperationKind as Kind;
     match operation.kind {
         Kind::CreateMesh => {
-            no_foreign_istio(&world.survey().await?)?;
-            Ok(life::create(layout))
+            check_no_foreign_istio(&world.observe_mesh().await?)?;
+            Ok(life::plan_create(layout))
         }
         Kind::DeleteMesh => {
-            let plan = life::delete(layout, &farewell(operation, layout, world, given_up).await?);
-            if layout.target.is_some() { as_found(plan, world).await } else { Ok(plan) }
+            let plan = life::plan_delete(layout, &check_member_reachability(operation, layout, world, given_up).await?);
+            if layout.target.is_some() { with_current_values(plan, world).await } else { Ok(plan) }
         }
-        Kind::Restart => Ok(data_plane::restart(layout, &world.survey().await?)),
-        Kind::SetInjection => set_injection(operation, &world.survey().await?),
+        Kind::Restart => Ok(data_plane::plan_restart(layout, &world.observe_mesh().await?)),
+        Kind::SetInjection => plan_injection_change(operation, &world.observe_mesh().await?),
         Kind::Deploy => Ok(if is_canary(layout)? {
-            canary::deploy(layout, target(layout)?)
+            canary::plan_deploy(layout, require_target(layout)?)
         } else {
-            in_place::deploy(layout, target(layout)?)
+            in_place::plan_deploy(layout, require_target(layout)?)
         }),
         Kind::Move => {
-            let chosen: MoveArguments = arguments(operation)?;
-            Ok(data_plane::move_namespaces(layout, target(layout)?, &world.survey().await?, &chosen.namespaces))
+            let chosen: MoveArguments = parse_arguments(operation)?;
+            Ok(data_plane::plan_namespace_move(layout, require_target(layout)?, &world.observe_mesh().await?, &chosen.namespaces))
         }
-        Kind::Promote => Ok(canary::promote(layout, target(layout)?)),
+        Kind::Promote => Ok(canary::plan_promote(layout, require_target(layout)?)),
         Kind::Restore => {
             let promotions = history.into_iter().filter(|(kind, ..)| matches!(kind, Kind::Promote | Kind::Restore));
             let started: Vec<_> = promotions.map(|(_, step, capture)| (step, capture)).collect();
-            Ok(canary::restore(layout, &started))
+            Ok(canary::plan_restore(layout, &started))
         }
-        Kind::Roll => Ok(data_plane::roll(layout, target(layout)?, &world.survey().await?, &moved(&history))),
+        Kind::Roll => Ok(data_plane::plan_roll(layout, require_target(layout)?, &world.observe_mesh().await?, &labels_before_move(&history))),
         // In place there is nothing left to remove.
-        Kind::Retire => Ok(if is_canary(layout)? { canary::retire(layout) } else { Plan::default() }),
+        Kind::Retire => Ok(if is_canary(layout)? { canary::plan_retire(layout) } else { Plan::default() }),
         Kind::Rollback => {
             let started: Vec<_> = history.into_iter().map(|(_, step, capture)| (step, capture)).collect();
-            Ok(rollback::rollback(layout, target(layout)?, &started, &world.survey().await?))
+            Ok(rollback::plan_rollback(layout, require_target(layout)?, &started, &world.observe_mesh().await?))
         }
         Kind::RegisterCluster | Kind::RenewCredential | Kind::DeregisterCluster | Kind::Precheck => Ok(Plan::default()),
     }
 }
 
 /// A cluster may have got another Istio since it was registered. Nothing is written before that is gone.
-fn no_foreign_istio(survey: &Survey) -> Result<(), NoPlan> {
+fn check_no_foreign_istio(survey: &Observation) -> Result<(), PlanError> {
     match survey.members.iter().find(|member| !member.foreign.is_empty()) {
-        Some(member) => Err(NoPlan::Problem(foreign_istio(member.member.as_str(), &member.foreign))),
+        Some(member) => Err(PlanError::Problem(foreign_istio_problem(member.member.as_str(), &member.foreign))),
         None => Ok(()),
     }
 }
 
 /// Looks at each member before a deletion. Only with force, and only a member that has been lost to us for some time, is one
 /// left behind.
-async fn farewell(
+async fn check_member_reachability(
     operation: &Operation,
-    layout: &Layout,
-    world: &dyn World,
+    layout: &MeshTopology,
+    world: &dyn MeshClusters,
     given_up: bool,
-) -> Result<life::Farewell, NoPlan> {
-    let leaves = operation.forced() && given_up;
-    let mut seen = life::Farewell::default();
+) -> Result<life::MemberReachability, PlanError> {
+    let leaves = operation.is_forced() && given_up;
+    let mut seen = life::MemberReachability::default();
     for member in &layout.members {
-        match world.injectors(member).await {
+        match world.list_injectors(member).await {
             Ok(injectors) => seen.answering.push((member.clone(), injectors)),
             Err(error) if leaves && error.is_lost() => seen.left_behind.push(member.clone()),
             Err(error) => return Err(error.into()),
@@ -120,11 +120,11 @@ async fn farewell(
 
 /// A plan that takes down what an abandoned upgrade has left: each target is removed from the value that it has now, which
 /// may be that of either revision.
-async fn as_found(mut plan: Plan, world: &dyn World) -> Result<Plan, NoPlan> {
+async fn with_current_values(mut plan: Plan, world: &dyn MeshClusters) -> Result<Plan, PlanError> {
     for wave in &mut plan.waves {
         for step in &mut wave.steps {
             if let Step::Set { target, from, to: None } = step
-                && let Some(value) = world.look(target).await?.value
+                && let Some(value) = world.observe_target(target).await?.value
             {
                 *from = Some(value);
             }
@@ -134,12 +134,12 @@ async fn as_found(mut plan: Plan, world: &dyn World) -> Result<Plan, NoPlan> {
 }
 
 /// Objects that stay in the members after the deletion that a plan carries out.
-pub(crate) async fn leftovers(plan: &Plan, layout: &Layout, world: &dyn World) -> Result<Vec<Leftover>, WorldError> {
-    let behind = left_behind(plan);
+pub(crate) async fn list_plan_leftovers(plan: &Plan, layout: &MeshTopology, world: &dyn MeshClusters) -> Result<Vec<Leftover>, ClusterError> {
+    let behind = left_behind_members(plan);
     let mut left = Vec::new();
     for member in &layout.members {
-        for line in layout.lines() {
-            for object in world.stays(member, line, behind.contains(member)).await? {
+        for line in layout.control_planes() {
+            for object in world.list_leftovers(member, line, behind.contains(member)).await? {
                 // Both control planes share some.
                 if !left.contains(&object) {
                     left.push(object);
@@ -151,21 +151,21 @@ pub(crate) async fn leftovers(plan: &Plan, layout: &Layout, world: &dyn World) -
 }
 
 /// The members that a plan leaves behind.
-pub(crate) fn left_behind<'a>(plan: &'a Plan) -> BTreeSet<&'a Name> {
+pub(crate) fn left_behind_members<'a>(plan: &'a Plan) -> BTreeSet<&'a Name> {
     let member = |step: &'a Step| if let Step::LeaveBehind { member } = step { Some(member) } else { None };
     plan.waves.iter().flat_map(|wave| &wave.steps).filter_map(member).collect()
 }
 
-fn target(layout: &Layout) -> Result<&Line, NoPlan> {
+fn require_target(layout: &MeshTopology) -> Result<&ControlPlane, PlanError> {
     let missing = || Problem::new("no_target", "The mesh has no second revision.", "Plan the upgrade again.");
-    layout.target.as_ref().ok_or_else(|| NoPlan::Problem(missing()))
+    layout.target.as_ref().ok_or_else(|| PlanError::Problem(missing()))
 }
 
-fn is_canary(layout: &Layout) -> Result<bool, NoPlan> {
-    Ok(target(layout)?.revision != layout.current.revision)
+fn is_canary(layout: &MeshTopology) -> Result<bool, PlanError> {
+    Ok(require_target(layout)?.revision != layout.current.revision)
 }
 
-fn arguments<T: serde::de::DeserializeOwned>(operation: &Operation) -> Result<T, NoPlan> {
+fn parse_arguments<T: serde::de::DeserializeOwned>(operation: &Operation) -> Result<T, PlanError> {
     let unknown = |_| {
         Problem::new(
             "unknown_arguments",
@@ -173,11 +173,11 @@ fn arguments<T: serde::de::DeserializeOwned>(operation: &Operation) -> Result<T,
             "It was written by a newer server: upgrade this one.",
         )
     };
-    serde_json::from_value(operation.arguments.clone()).map_err(|error| NoPlan::Problem(unknown(error)))
+    serde_json::from_value(operation.arguments.clone()).map_err(|error| PlanError::Problem(unknown(error)))
 }
 
 /// The labels that namespaces had before they were moved to the canary.
-fn moved(history: &History) -> BTreeMap<NamespaceKey, Option<String>> {
+fn labels_before_move(history: &StepHistory) -> BTreeMap<NamespaceKey, Option<String>> {
     let mut labels = BTreeMap::new();
     for (kind, step, capture) in history {
         if let (OperationKind::Move, Step::Set { target: Target::NamespaceLabel { member, namespace }, .. }) =
@@ -189,15 +189,15 @@ fn moved(history: &History) -> BTreeMap<NamespaceKey, Option<String>> {
     labels
 }
 
-fn set_injection(operation: &Operation, survey: &Survey) -> Result<Plan, NoPlan> {
-    let wanted: LabelArguments = arguments(operation)?;
+fn plan_injection_change(operation: &Operation, survey: &Observation) -> Result<Plan, PlanError> {
+    let wanted: SetInjectionArguments = parse_arguments(operation)?;
     let namespace =
         survey.members.iter().filter(|member| member.member == wanted.member).flat_map(|member| &member.namespaces);
     let Some(found) = namespace.into_iter().find(|namespace| namespace.name == wanted.namespace) else {
         let message = format!("There is no namespace {} in {}.", wanted.namespace, wanted.member);
-        return Err(NoPlan::Problem(Problem::new("namespace_not_found", message, "Create it, then retry.")));
+        return Err(PlanError::Problem(Problem::new("namespace_not_found", message, "Create it, then retry.")));
     };
     let target = Target::NamespaceLabel { member: wanted.member, namespace: wanted.namespace };
     let step = Step::Set { target, from: data_plane::label_value(&found.labels), to: wanted.label };
-    Ok(Plan::default().wave("namespace label", [step]))
+    Ok(Plan::default().with_wave("namespace label", [step]))
 }

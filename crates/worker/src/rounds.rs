@@ -21,85 +21,85 @@ use tokio_util::task::TaskTracker;
 use crate::{Engine, vitals};
 
 /// A tenant has one part in so many at most.
-const HALF: usize = 2;
+const TENANT_SHARE_DIVISOR: usize = 2;
 /// One part in so many is kept for tenants that have nothing under way.
-const QUARTER: usize = 4;
+const RESERVE_DIVISOR: usize = 4;
 
 /// Something that a worker does again and again for what is due.
 #[async_trait]
-pub(crate) trait Round: Clone + Send + Sync + 'static {
+pub(crate) trait WorkLoop: Clone + Send + Sync + 'static {
     /// What is due.
     type Due: Send + 'static;
     /// What it is called in logs and metrics.
     const NAME: &'static str;
     /// How many are under way at once.
-    const WIDTH: usize;
+    const MAX_CONCURRENT: usize;
 
     /// Takes what has been due the longest, leaving out these tenants.
-    async fn claim(&self, engine: &Engine, without: &[TenantId]) -> Result<Option<(TenantId, Self::Due)>, StoreError>;
+    async fn claim_due(&self, engine: &Engine, without: &[TenantId]) -> Result<Option<(TenantId, Self::Due)>, StoreError>;
 
     /// Does it. Calls of clusters and addresses have their own limits in here.
-    async fn work(&self, engine: &Engine, due: Self::Due) -> Result<(), StoreError>;
+    async fn process_due(&self, engine: &Engine, due: Self::Due) -> Result<(), StoreError>;
 }
 
 /// Why a call was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Missed {
+pub(crate) enum CallFailure {
     /// It took too long.
-    TooSlow,
+    TimedOut,
     /// It panicked.
     Panicked,
 }
 
-impl Missed {
+impl CallFailure {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::TooSlow => "too_slow",
+            Self::TimedOut => "too_slow",
             Self::Panicked => "panicked",
         }
     }
 }
 
 /// Waits for a call, but neither for ever nor through a panic.
-pub(crate) async fn guarded<T>(limit: Duration, call: impl Future<Output = T>) -> Result<T, Missed> {
+pub(crate) async fn run_with_timeout<T>(limit: Duration, call: impl Future<Output = T>) -> Result<T, CallFailure> {
     match tokio::time::timeout(limit, AssertUnwindSafe(call).catch_unwind()).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(_)) => Err(Missed::Panicked),
-        Err(_) => Err(Missed::TooSlow),
+        Ok(Err(_)) => Err(CallFailure::Panicked),
+        Err(_) => Err(CallFailure::TimedOut),
     }
 }
 
 /// How many of a round's looks each tenant has under way.
 #[derive(Debug, Default)]
-struct Shares {
-    under_way: Mutex<BTreeMap<TenantId, usize>>,
+struct TenantShares {
+    in_flight: Mutex<BTreeMap<TenantId, usize>>,
     freed: Notify,
 }
 
-impl Shares {
+impl TenantShares {
     /// The tenants that are left out now; `None` while as many are under way as may be.
-    fn without(&self, width: usize) -> Option<Vec<TenantId>> {
-        let under_way = self.under_way.lock().expect("no holder panics");
+    fn tenants_at_limit(&self, width: usize) -> Option<Vec<TenantId>> {
+        let under_way = self.in_flight.lock().expect("no holder panics");
         let free = width.checked_sub(under_way.values().sum()).filter(|free| *free > 0)?;
-        let most = if free > width / QUARTER { (width / HALF).max(1) } else { 1 };
+        let most = if free > width / RESERVE_DIVISOR { (width / TENANT_SHARE_DIVISOR).max(1) } else { 1 };
         Some(under_way.iter().filter(|(_, count)| **count >= most).map(|(tenant, _)| *tenant).collect())
     }
 
-    fn take(self: Arc<Self>, tenant: TenantId) -> Seat {
-        *self.under_way.lock().expect("no holder panics").entry(tenant).or_default() += 1;
-        Seat { shares: self, tenant }
+    fn acquire_share(self: Arc<Self>, tenant: TenantId) -> ShareGuard {
+        *self.in_flight.lock().expect("no holder panics").entry(tenant).or_default() += 1;
+        ShareGuard { shares: self, tenant }
     }
 }
 
 /// One look's seat, given back when this is dropped.
-struct Seat {
-    shares: Arc<Shares>,
+struct ShareGuard {
+    shares: Arc<TenantShares>,
     tenant: TenantId,
 }
 
-impl Drop for Seat {
+impl Drop for ShareGuard {
     fn drop(&mut self) {
-        let mut under_way = self.shares.under_way.lock().expect("no holder panics");
+        let mut under_way = self.shares.in_flight.lock().expect("no holder panics");
         if let Some(count) = under_way.get_mut(&self.tenant) {
             *count -= 1;
             if *count == 0 {
@@ -113,30 +113,30 @@ impl Drop for Seat {
 
 impl Engine {
     /// How long a look holds what it looks at: its own limit, and time to record what it saw.
-    pub(crate) fn held(&self) -> Duration {
-        self.settings.look + self.settings.lease
+    pub(crate) fn item_claim_duration(&self) -> Duration {
+        self.settings.cluster_timeout + self.settings.lease_duration
     }
 
     /// How long something rests after a look that began at this time: at least as long as the look took, so that what is
     /// slow takes half of a seat at most.
-    pub(crate) fn rest_after(&self, begun: Timestamp, interval: Duration) -> Duration {
+    pub(crate) fn next_check_delay(&self, begun: Timestamp, interval: Duration) -> Duration {
         let took = self.clock.now().duration_since(begun);
         interval.max(Duration::try_from(took).unwrap_or_default())
     }
 
     /// Works until told to stop, then waits for what is under way.
-    pub(crate) async fn round<R: Round>(self, round: R, stop: CancellationToken) {
-        let (shares, under_way) = (Arc::new(Shares::default()), TaskTracker::new());
+    pub(crate) async fn run_loop<R: WorkLoop>(self, round: R, stop: CancellationToken) {
+        let (shares, under_way) = (Arc::new(TenantShares::default()), TaskTracker::new());
         while !stop.is_cancelled() {
-            let claimed = match shares.without(R::WIDTH) {
-                Some(without) => round.claim(&self, &without).await,
+            let claimed = match shares.tenants_at_limit(R::MAX_CONCURRENT) {
+                Some(without) => round.claim_due(&self, &without).await,
                 None => Ok(None),
             };
             match claimed {
                 Ok(Some((tenant, due))) => {
-                    let (engine, round, seat) = (self.clone(), round.clone(), shares.clone().take(tenant));
+                    let (engine, round, seat) = (self.clone(), round.clone(), shares.clone().acquire_share(tenant));
                     under_way.spawn(async move {
-                        engine.look(&round, due).await;
+                        engine.process_item(&round, due).await;
                         drop(seat);
                     });
                     continue;
@@ -150,14 +150,14 @@ impl Engine {
                     );
                 }
             }
-            tokio::select! { () = tokio::time::sleep(self.settings.poll) => {}, () = shares.freed.notified() => {}, () = stop.cancelled() => {} }
+            tokio::select! { () = tokio::time::sleep(self.settings.poll_interval) => {}, () = shares.freed.notified() => {}, () = stop.cancelled() => {} }
         }
         under_way.close();
         under_way.wait().await;
     }
 
-    async fn look<R: Round>(&self, round: &R, due: R::Due) {
-        match AssertUnwindSafe(round.work(self, due)).catch_unwind().await {
+    async fn process_item<R: WorkLoop>(&self, round: &R, due: R::Due) {
+        match AssertUnwindSafe(round.process_due(self, due)).catch_unwind().await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::warn!(
@@ -166,20 +166,20 @@ impl Engine {
                     "a look was not recorded; trying again"
                 );
             }
-            Err(_) => vitals::missed(R::NAME, Missed::Panicked),
+            Err(_) => vitals::report_failed_call(R::NAME, CallFailure::Panicked),
         }
     }
 }
 
 /// Begins a task again that panicked: a worker that lives does all of its work.
-pub(crate) async fn supervised<F: Future<Output = ()>>(
+pub(crate) async fn run_supervised<F: Future<Output = ()>>(
     name: &'static str,
     pause: Duration,
     mut begin: impl FnMut() -> F,
 ) {
     while AssertUnwindSafe(begin()).catch_unwind().await.is_err() {
         tracing::error!(task = name, "a task of the worker panicked and begins again");
-        vitals::restarted(name);
+        vitals::count_task_restart(name);
         tokio::time::sleep(pause).await;
     }
 }

@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use model::ids::OperationId;
 use model::operation::{OperationKind, OperationState, Problem};
 use model::plan::Target;
-use rollout::ports::{Permit, WorldError};
-use rollout::step::Place;
-use store::{Claim, Item, Operation, Record, StoreError, Tx};
+use rollout::ports::{FencingToken, ClusterError};
+use rollout::step::StepContext;
+use store::{Claim, PlannedStep, Operation, OperationUpdate, StoreError, Tx};
 use tokio_util::sync::CancellationToken;
 
-use crate::lease::{Lease, Locked};
+use crate::lease::{Lease, RowLock};
 use crate::{Engine, vitals};
 
 mod audited;
@@ -25,23 +25,23 @@ mod tick;
 mod waiting;
 mod wishes;
 
-pub(crate) use connect::silent;
-use tick::{Looks, Tick};
+pub(crate) use connect::cluster_unreachable;
+use tick::{Samples, LoopControl};
 
 /// How long a claim rests when a cluster did not answer while its plan was built.
-const REST: Duration = Duration::from_secs(2);
+const WAIT_INTERVAL: Duration = Duration::from_secs(2);
 /// A paused operation is woken by a wish; this is only how long it may sleep otherwise.
-const SLEEP: Duration = Duration::from_hours(8760);
+const PAUSED_SLEEP: Duration = Duration::from_hours(8760);
 
 /// How a claim ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RunEnd {
     /// In order: the operation has ended, stands still, or is due again later.
-    LetGo,
+    Released,
     /// The lease may be over: nothing more was written.
     LeaseLost,
     /// Our own database did not let the mesh or cluster be read: the claim is still held.
-    Unreadable,
+    DatabaseUnavailable,
 }
 
 /// One claim.
@@ -50,33 +50,33 @@ pub(crate) struct Run<'e> {
     claim: Claim,
     lease: &'e Lease,
     operation: Operation,
-    items: Vec<Item>,
-    looks: BTreeMap<i32, Looks>,
+    steps: Vec<PlannedStep>,
+    samples: BTreeMap<i32, Samples>,
     waiting_for: Option<String>,
     /// The mesh's ended operations that this claim has fenced.
-    earlier: Vec<OperationId>,
+    fenced_operations: Vec<OperationId>,
     /// What an earlier claim may still write to, and why it could not be fenced.
-    unfenced: BTreeMap<Target, WorldError>,
+    unfenced_targets: BTreeMap<Target, ClusterError>,
 }
 
 impl<'e> Run<'e> {
     /// Reads the operation, and shows that it runs. `None`: its plan cannot be read, and it was paused.
     pub(crate) async fn load(engine: &'e Engine, claim: Claim, lease: &'e Lease) -> Result<Option<Self>, StoreError> {
         let mut tx = engine.store.begin(claim.tenant).await?;
-        let operation = tx.operation(claim.operation).await?;
-        vitals::claimed(operation.kind);
+        let operation = tx.get_operation(claim.operation).await?;
+        vitals::count_claim(operation.kind);
         let (items, looks) = (Vec::new(), BTreeMap::new());
         let (earlier, unfenced) = (Vec::new(), BTreeMap::new());
-        let mut run = Self { engine, claim, lease, operation, items, looks, waiting_for: None, earlier, unfenced };
+        let mut run = Self { engine, claim, lease, operation, steps: items, samples: looks, waiting_for: None, fenced_operations: earlier, unfenced_targets: unfenced };
         if run.operation.waves.is_some() {
-            match tx.items(claim.operation).await {
-                Ok(items) => run.items = items,
+            match tx.list_steps(claim.operation).await {
+                Ok(items) => run.steps = items,
                 Err(StoreError::Corrupt { .. }) => {
                     drop(tx);
                     let hint = "A newer server wrote it: run that version again, or roll back.";
                     let problem =
                         Problem::new("unknown_step", "The plan has a step that this server does not know.", hint);
-                    run.pause(problem, Vec::new()).await?;
+                    run.pause_operation(problem, Vec::new()).await?;
                     return Ok(None);
                 }
                 Err(error) => return Err(error),
@@ -85,26 +85,26 @@ impl<'e> Run<'e> {
         if run.operation.state == OperationState::Queued {
             run.operation.state = OperationState::Running;
             let state = Some(OperationState::Running);
-            let locked = run.record(&mut tx, &Record { state, ..Record::default() }).await?;
-            locked.commit(tx).await?;
+            let locked = run.record_state(&mut tx, &OperationUpdate { state, ..OperationUpdate::default() }).await?;
+            locked.commit_and_renew(tx).await?;
         }
-        lease.progressed();
+        lease.mark_progress();
         Ok(Some(run))
     }
 
-    pub(crate) async fn drive(&mut self, stop: &CancellationToken) -> Result<RunEnd, StoreError> {
+    pub(crate) async fn run_operation(&mut self, stop: &CancellationToken) -> Result<RunEnd, StoreError> {
         use OperationKind::{DeregisterCluster, Precheck, RegisterCluster, RenewCredential};
         let kind = self.operation.kind;
         if !matches!(kind, RegisterCluster | RenewCredential | DeregisterCluster | Precheck) {
             return self.run_plan(stop).await;
         }
-        if !self.heed_wishes().await? {
-            return Ok(RunEnd::LetGo);
+        if !self.process_signals().await? {
+            return Ok(RunEnd::Released);
         }
         match kind {
-            Precheck => self.precheck().await,
-            DeregisterCluster => self.leave().await,
-            _ => self.connect().await,
+            Precheck => self.run_precheck().await,
+            DeregisterCluster => self.run_deregistration().await,
+            _ => self.run_credential_issue().await,
         }
     }
 
@@ -113,53 +113,53 @@ impl<'e> Run<'e> {
     }
 
     /// Records within a transaction, which has the queue row's lock from here on.
-    async fn record(&self, tx: &mut Tx<'_>, record: &Record) -> Result<Locked<'e>, StoreError> {
-        let locked = self.lease.lock();
-        tx.record(&self.claim, record, self.now()).await?;
+    async fn record_state(&self, tx: &mut Tx<'_>, record: &OperationUpdate) -> Result<RowLock<'e>, StoreError> {
+        let locked = self.lease.lock_row();
+        tx.record_operation_update(&self.claim, record, self.now()).await?;
         Ok(locked)
     }
 
     /// The right to write for as long as the lease is renewed.
-    fn permit(&self) -> Permit {
-        self.lease.permit()
+    fn fencing_token(&self) -> FencingToken {
+        self.lease.fencing_token()
     }
 
     async fn run_plan(&mut self, stop: &CancellationToken) -> Result<RunEnd, StoreError> {
         let mesh = self.operation.mesh.ok_or(StoreError::NotFound { what: "mesh" })?;
-        let opened = self.engine.worlds.open(self.claim.tenant, mesh).await;
-        self.lease.progressed();
+        let opened = self.engine.clusters.open_mesh(self.claim.tenant, mesh).await;
+        self.lease.mark_progress();
         // Before anything else, a pause included: what a predecessor still has on its way must be refused.
         if let Ok((world, layout)) = &opened
-            && let Some(end) = self.fence_earlier(layout, world.as_ref(), stop).await?
+            && let Some(end) = self.fence_predecessors(layout, world.as_ref(), stop).await?
         {
             return Ok(end);
         }
-        if !self.heed_wishes().await? {
-            return Ok(RunEnd::LetGo);
+        if !self.process_signals().await? {
+            return Ok(RunEnd::Released);
         }
         let (world, layout) = match opened {
             Ok(opened) => opened,
-            Err(problem) => return self.not_opened(problem).await,
+            Err(problem) => return self.handle_open_failure(problem).await,
         };
-        if !self.prepare(layout, world.as_ref()).await? {
-            return Ok(RunEnd::LetGo);
+        if !self.ensure_plan(layout, world.as_ref()).await? {
+            return Ok(RunEnd::Released);
         }
         loop {
-            self.lease.progressed();
-            match self.tick(&world).await? {
-                Tick::Finished => return self.succeed().await.map(|()| RunEnd::LetGo),
-                Tick::LetGo => return Ok(RunEnd::LetGo),
-                Tick::LeaseLost => return Ok(RunEnd::LeaseLost),
-                Tick::Onward => {}
-                Tick::Again => world.changed().await,
+            self.lease.mark_progress();
+            match self.reconcile_steps(&world).await? {
+                LoopControl::AllDone => return self.succeed_operation().await.map(|()| RunEnd::Released),
+                LoopControl::Released => return Ok(RunEnd::Released),
+                LoopControl::LeaseLost => return Ok(RunEnd::LeaseLost),
+                LoopControl::Advanced => {}
+                LoopControl::Waiting => world.wait_for_change().await,
             }
             if stop.is_cancelled() {
-                return self.let_go(Duration::ZERO).await.map(|()| RunEnd::LetGo);
+                return self.release_claim(Duration::ZERO).await.map(|()| RunEnd::Released);
             }
         }
     }
 
-    fn place<'a>(&self, item: &'a Item) -> Place<'a> {
-        Place { operation: self.claim.operation, number: item.number, step: &item.step, progress: &item.progress }
+    fn step_context<'a>(&self, item: &'a PlannedStep) -> StepContext<'a> {
+        StepContext { operation: self.claim.operation, number: item.number, step: &item.step, progress: &item.progress }
     }
 }

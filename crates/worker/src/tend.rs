@@ -2,35 +2,35 @@
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
-use model::credential::OVERLAP;
+use model::credential::DEFAULT_CREDENTIAL_OVERLAP;
 use model::ids::{OperationId, TenantId};
 use model::operation::OperationKind;
-use store::{Cluster, ClusterState, NewOperation, Probe, StoreError, Tx};
+use store::{Cluster, ClusterState, NewOperation, ClusterCheck, StoreError, Tx};
 
-use crate::rounds::{Round, guarded};
-use crate::run::silent;
-use crate::{DATABASE, Engine, vitals};
+use crate::rounds::{WorkLoop, run_with_timeout};
+use crate::run::cluster_unreachable;
+use crate::{DATABASE_CODE, Engine, vitals};
 
 /// How long nothing is tried after a renewal that failed. A credential that is due is good for weeks.
-const BETWEEN_RENEWALS: SignedDuration = SignedDuration::from_hours(1);
+const MIN_RENEWAL_INTERVAL: SignedDuration = SignedDuration::from_hours(1);
 
 /// The care for clusters.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Tending;
+pub(crate) struct ClusterMonitoring;
 
 #[async_trait]
-impl Round for Tending {
-    type Due = Probe;
+impl WorkLoop for ClusterMonitoring {
+    type Due = ClusterCheck;
     const NAME: &'static str = "tend";
-    const WIDTH: usize = 16;
+    const MAX_CONCURRENT: usize = 16;
 
-    async fn claim(&self, engine: &Engine, without: &[TenantId]) -> Result<Option<(TenantId, Probe)>, StoreError> {
-        let probe = engine.store.claim_cluster(engine.held(), without).await?;
+    async fn claim_due(&self, engine: &Engine, without: &[TenantId]) -> Result<Option<(TenantId, ClusterCheck)>, StoreError> {
+        let probe = engine.store.claim_cluster_check(engine.item_claim_duration(), without).await?;
         Ok(probe.map(|probe| (probe.tenant, probe)))
     }
 
-    async fn work(&self, engine: &Engine, due: Probe) -> Result<(), StoreError> {
-        engine.tend(due).await
+    async fn process_due(&self, engine: &Engine, due: ClusterCheck) -> Result<(), StoreError> {
+        engine.check_cluster(due).await
     }
 }
 
@@ -39,24 +39,24 @@ impl Engine {
     ///
     /// # Errors
     /// The database failed; the cluster is due again later.
-    pub async fn tend_due(&self) -> Result<bool, StoreError> {
-        let Some(probe) = self.store.claim_cluster(self.held(), &[]).await? else { return Ok(false) };
-        self.tend(probe).await.map(|()| true)
+    pub async fn monitor_due(&self) -> Result<bool, StoreError> {
+        let Some(probe) = self.store.claim_cluster_check(self.item_claim_duration(), &[]).await? else { return Ok(false) };
+        self.check_cluster(probe).await.map(|()| true)
     }
 
-    async fn tend(&self, probe: Probe) -> Result<(), StoreError> {
+    async fn check_cluster(&self, probe: ClusterCheck) -> Result<(), StoreError> {
         let begun = self.clock.now();
-        let answer = match guarded(self.settings.look, self.worlds.tend(probe.tenant, probe.cluster)).await {
-            Ok(Err(problem)) if problem.code == DATABASE => return Ok(()),
+        let answer = match run_with_timeout(self.settings.cluster_timeout, self.clusters.monitor_cluster(probe.tenant, probe.cluster)).await {
+            Ok(Err(problem)) if problem.code == DATABASE_CODE => return Ok(()),
             Ok(answer) => answer,
             Err(missed) => {
-                vitals::missed(Tending::NAME, missed);
-                Err(silent())
+                vitals::report_failed_call(ClusterMonitoring::NAME, missed);
+                Err(cluster_unreachable())
             }
         };
         let now = self.clock.now();
         let mut tx = self.store.begin(probe.tenant).await?;
-        let cluster = match tx.cluster(probe.cluster).await {
+        let cluster = match tx.get_cluster(probe.cluster).await {
             // Forgotten in between.
             Err(StoreError::NotFound { .. }) => return Ok(()),
             found => found?,
@@ -66,34 +66,34 @@ impl Engine {
         }
         match answer {
             Ok(tended) => {
-                let rest = self.rest_after(begun, self.settings.tend);
-                tx.cluster_answered(&cluster, &tended, rest, now).await?;
-                if cluster.life.is_none_or(|life| life.renews_at() <= now) {
-                    self.renew(&mut tx, &probe, &cluster, now).await?;
+                let rest = self.next_check_delay(begun, self.settings.cluster_check_interval);
+                tx.record_cluster_health(&cluster, &tended, rest, now).await?;
+                if cluster.credential_lifetime.is_none_or(|life| life.renews_at() <= now) {
+                    self.enqueue_renewal(&mut tx, &probe, &cluster, now).await?;
                 }
             }
             Err(problem) => {
                 let failures = probe.failures.saturating_add(1);
                 tracing::debug!(cluster.id = %probe.cluster, failures, code = problem.code, "a cluster does not answer");
-                tx.cluster_silent(&cluster, failures, &problem, now).await?;
+                tx.record_failed_cluster_check(&cluster, failures, &problem, now).await?;
             }
         }
         tx.commit().await
     }
 
-    async fn renew(&self, tx: &mut Tx<'_>, probe: &Probe, cluster: &Cluster, now: Timestamp) -> Result<(), StoreError> {
+    async fn enqueue_renewal(&self, tx: &mut Tx<'_>, probe: &ClusterCheck, cluster: &Cluster, now: Timestamp) -> Result<(), StoreError> {
         let tried = tx.last_renewal(probe.cluster).await?;
-        if tried.is_some_and(|(at, open)| open || now.duration_since(at) < BETWEEN_RENEWALS) {
+        if tried.is_some_and(|(at, open)| open || now.duration_since(at) < MIN_RENEWAL_INTERVAL) {
             return Ok(());
         }
         tracing::info!(cluster.id = %probe.cluster, "its credential is due for renewal");
         let operation = NewOperation {
-            id: OperationId(self.clock.uuid()),
+            id: OperationId(self.clock.new_uuid()),
             kind: OperationKind::RenewCredential,
             mesh: None,
             cluster: Some(probe.cluster),
             upgrade: None,
-            arguments: cluster.renewal(OVERLAP),
+            arguments: cluster.renewal_arguments(DEFAULT_CREDENTIAL_OVERLAP),
             due_in: std::time::Duration::ZERO,
         };
         tx.create_operation(&operation, now).await

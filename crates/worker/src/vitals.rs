@@ -3,33 +3,33 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use model::operation::{Fact, OperationKind};
-use store::{Attempt, Operation, Record};
+use model::operation::{StepEvent, OperationKind};
+use store::{DeliveryAttempt, Operation, OperationUpdate};
 use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
-use crate::rounds::Missed;
+use crate::rounds::CallFailure;
 
 /// How often the queue is measured.
-const PAUSE: Duration = Duration::from_secs(10);
+const QUEUE_MEASURE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// An operation was claimed: for the first time, again after a rest, or from another worker.
-pub(crate) fn claimed(kind: OperationKind) {
+pub(crate) fn count_claim(kind: OperationKind) {
     metrics::counter!("meshwright_claims_total", "kind" => kind.as_str()).increment(1);
 }
 
 /// Something was recorded of an operation: of its steps, its end, or that it stands still until a person has seen to it.
-pub(crate) fn recorded(operation: &Operation, record: &Record, now: Timestamp) {
-    for (_, fact) in &record.facts {
+pub(crate) fn count_record(operation: &Operation, record: &OperationUpdate, now: Timestamp) {
+    for (_, fact) in &record.step_events {
         let outcome = match fact {
-            Fact::Started { .. } => "started",
-            Fact::Done => "done",
-            Fact::Failed { .. } => "failed",
-            Fact::Retried => "retried",
+            StepEvent::Started { .. } => "started",
+            StepEvent::Done => "done",
+            StepEvent::Failed { .. } => "failed",
+            StepEvent::Retried => "retried",
         };
         metrics::counter!("meshwright_steps_total", "outcome" => outcome).increment(1);
     }
-    if let Some(state) = record.state.as_ref().filter(|state| state.done() || state.needs_attention()) {
+    if let Some(state) = record.state.as_ref().filter(|state| state.is_terminal() || state.needs_attention()) {
         let (kind, state) = (operation.kind.as_str(), state.as_str());
         metrics::counter!("meshwright_operations_total", "kind" => kind, "state" => state).increment(1);
         let taken = Duration::try_from(now.duration_since(operation.created_at)).unwrap_or_default();
@@ -38,35 +38,35 @@ pub(crate) fn recorded(operation: &Operation, record: &Record, now: Timestamp) {
 }
 
 /// A look or a message was given up, and will be tried again.
-pub(crate) fn missed(round: &'static str, missed: Missed) {
+pub(crate) fn report_failed_call(round: &'static str, missed: CallFailure) {
     tracing::warn!(round, why = missed.as_str(), "a look was given up; trying again later");
     metrics::counter!("meshwright_looks_given_up_total", "round" => round, "why" => missed.as_str()).increment(1);
 }
 
 /// A task of the worker panicked and begins again.
-pub(crate) fn restarted(task: &'static str) {
+pub(crate) fn count_task_restart(task: &'static str) {
     metrics::counter!("meshwright_task_restarts_total", "task" => task).increment(1);
 }
 
 /// A mesh was looked at.
-pub(crate) fn observed(seen: bool) {
+pub(crate) fn count_observation(seen: bool) {
     let outcome = if seen { "seen" } else { "failed" };
     metrics::counter!("meshwright_observations_total", "outcome" => outcome).increment(1);
 }
 
 /// A message was sent to a webhook.
-pub(crate) fn sent(attempt: &Attempt) {
+pub(crate) fn count_delivery(attempt: &DeliveryAttempt) {
     let outcome = match attempt {
-        _ if attempt.arrived() => "arrived",
-        Attempt::Answered(_) => "refused",
-        Attempt::Failed(why) => why,
+        _ if attempt.is_accepted() => "arrived",
+        DeliveryAttempt::Answered(_) => "refused",
+        DeliveryAttempt::Failed(why) => why,
     };
     metrics::counter!("meshwright_deliveries_total", "outcome" => outcome).increment(1);
 }
 
 impl Engine {
     /// Measures how far workers are behind: with enough of them nothing is due for longer than a second.
-    pub(crate) async fn measure(self, stop: CancellationToken) {
+    pub(crate) async fn measure_queue(self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             match self.store.backlog().await {
                 Ok((due, longest)) => {
@@ -80,7 +80,7 @@ impl Engine {
                     );
                 }
             }
-            tokio::select! { () = tokio::time::sleep(PAUSE) => {}, () = stop.cancelled() => {} }
+            tokio::select! { () = tokio::time::sleep(QUEUE_MEASURE_INTERVAL) => {}, () = stop.cancelled() => {} }
         }
     }
 }

@@ -6,25 +6,25 @@ use jiff::SignedDuration;
 use model::Clock;
 use model::ids::ClusterId;
 use model::operation::{OperationKind, OperationState, Problem};
-use store::{Cluster, ClusterState, Narrow, Operation, Page, Reach};
+use store::{Cluster, ClusterState, ListFilter, Operation, Page, AccessFilter};
 use testkit::Fleet;
 
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 async fn clusters(fleet: &Fleet) -> Vec<Cluster> {
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    tx.clusters(&Reach::ALL, &Narrow::default(), Page::ALL).await.expect("clusters")
+    tx.list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL).await.expect("clusters")
 }
 
 async fn renewals(fleet: &Fleet) -> Vec<Operation> {
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    let all = tx.operations(&Reach::ALL, None, Page::ALL).await.expect("operations");
+    let all = tx.list_operations(&AccessFilter::ALL, None, Page::ALL).await.expect("operations");
     all.into_iter().filter(|operation| operation.kind == OperationKind::RenewCredential).collect()
 }
 
 async fn events(fleet: &Fleet, cluster: ClusterId) -> Vec<String> {
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    let all = tx.events_after(&Reach::ALL, 0, None, 1000).await.expect("events");
+    let all = tx.list_events_after(&AccessFilter::ALL, 0, None, 1000).await.expect("events");
     let of = |event: &store::Event| event.body["cluster_id"] == cluster.to_string();
     all.into_iter().filter(of).map(|event| event.kind).collect()
 }
@@ -32,8 +32,8 @@ async fn events(fleet: &Fleet, cluster: ClusterId) -> Vec<String> {
 /// Looks after every cluster once, as if it were due.
 async fn round(fleet: &Fleet) {
     fleet.db.execute("mw_worker", "UPDATE cluster_probes SET due_at = now()").await.expect("every cluster is due");
-    let engine = fleet.worker("worker", Duration::from_secs(30));
-    while engine.tend_due().await.expect("the database answers") {}
+    let engine = fleet.build_worker("worker", Duration::from_secs(30));
+    while engine.monitor_due().await.expect("the database answers") {}
     engine.run_due().await.expect("the database answers");
 }
 
@@ -53,7 +53,7 @@ async fn a_credential_is_renewed_after_a_third_of_its_life_without_anybody_askin
     assert_eq!(renewed.len(), 2, "one for each cluster");
     assert!(renewed.iter().all(|operation| operation.state == OperationState::Succeeded));
     for cluster in clusters(&fleet).await {
-        let life = cluster.life.expect("a credential");
+        let life = cluster.credential_lifetime.expect("a credential");
         assert_eq!(life.serial, 2);
         assert_eq!(life.previous_until, Some(fleet.clock.now() + SignedDuration::from_hours(1)));
         assert_eq!(events(&fleet, cluster.id).await, ["cluster.credential_renewed", "cluster.credential_renewed"]);
@@ -63,7 +63,7 @@ async fn a_credential_is_renewed_after_a_third_of_its_life_without_anybody_askin
     fleet.clock.advance(SignedDuration::from_hours(2));
     round(&fleet).await;
     let gone =
-        clusters(&fleet).await.iter().all(|cluster| cluster.life.is_some_and(|life| life.previous_until.is_none()));
+        clusters(&fleet).await.iter().all(|cluster| cluster.credential_lifetime.is_some_and(|life| life.previous_until.is_none()));
     assert!(gone, "after the overlap nothing of the old credential is left");
 }
 
@@ -72,7 +72,7 @@ async fn a_renewal_that_fails_is_tried_again_later_and_warns_once() {
     let fleet = Fleet::new().await;
     fleet.clock.advance(DAY * 31);
     // The clusters answer, and let nobody make a token.
-    fleet.credentials.refuse_connections(Some(problem("permission_missing")));
+    fleet.credentials.set_connect_problem(Some(problem("permission_missing")));
     for _ in 0..3 {
         round(&fleet).await;
     }
@@ -90,23 +90,23 @@ async fn a_renewal_that_fails_is_tried_again_later_and_warns_once() {
         let told = events(&fleet, cluster.id).await;
         assert_eq!(told, ["cluster.credential_renewed", "cluster.credential_expires_soon"]);
     }
-    fleet.credentials.refuse_connections(None);
+    fleet.credentials.set_connect_problem(None);
     fleet.clock.advance(DAY);
     round(&fleet).await;
-    assert!(clusters(&fleet).await.iter().all(|cluster| cluster.life.is_some_and(|life| life.serial == 2)));
+    assert!(clusters(&fleet).await.iter().all(|cluster| cluster.credential_lifetime.is_some_and(|life| life.serial == 2)));
 }
 
 #[tokio::test]
 async fn a_cluster_that_does_not_let_us_in_is_unreachable_with_the_reason_until_it_does() {
     let fleet = Fleet::new().await;
     round(&fleet).await;
-    fleet.credentials.answer_with(Some(problem("credential_expired")));
+    fleet.credentials.set_health_problem(Some(problem("credential_expired")));
     round(&fleet).await;
     for cluster in clusters(&fleet).await {
         assert!(matches!(&cluster.state, ClusterState::Unreachable(problem) if problem.code == "credential_expired"));
         assert!(renewals(&fleet).await.is_empty(), "a credential that is dead renews nothing");
     }
-    fleet.credentials.answer_with(None);
+    fleet.credentials.set_health_problem(None);
     round(&fleet).await;
     for cluster in clusters(&fleet).await {
         assert_eq!(cluster.state, ClusterState::Ready);
@@ -118,7 +118,7 @@ async fn a_cluster_that_does_not_let_us_in_is_unreachable_with_the_reason_until_
 #[tokio::test]
 async fn one_lost_answer_says_nothing_and_a_second_one_does() {
     let fleet = Fleet::new().await;
-    fleet.credentials.answer_with(Some(problem("cluster_unreachable")));
+    fleet.credentials.set_health_problem(Some(problem("cluster_unreachable")));
     round(&fleet).await;
     assert!(clusters(&fleet).await.iter().all(|cluster| cluster.state == ClusterState::Ready));
     round(&fleet).await;
@@ -128,17 +128,17 @@ async fn one_lost_answer_says_nothing_and_a_second_one_does() {
 #[tokio::test]
 async fn a_silent_cluster_is_never_asked_in_a_hot_loop() {
     let fleet = Fleet::new().await;
-    fleet.credentials.answer_with(Some(problem("credential_expired")));
-    let engine = fleet.worker("worker", Duration::from_secs(30));
+    fleet.credentials.set_health_problem(Some(problem("credential_expired")));
+    let engine = fleet.build_worker("worker", Duration::from_secs(30));
     for _ in 0..50 {
-        while engine.tend_due().await.expect("the database answers") {}
+        while engine.monitor_due().await.expect("the database answers") {}
     }
-    assert_eq!(fleet.credentials.looks(), 2, "each cluster once, and then not before it is due again");
+    assert_eq!(fleet.credentials.check_count(), 2, "each cluster once, and then not before it is due again");
     for expected in [10_i64, 20, 40, 80, 160, 320, 600, 600] {
         round(&fleet).await;
         // Database time: what is asked is the rest that was written, whatever the machine did since.
         let rests = "SELECT round(extract(epoch FROM due_at - now()) + 2)::text FROM cluster_probes WHERE failures > 1";
-        let rests = fleet.db.query("mw_worker", rests).await;
+        let rests = fleet.db.query_text("mw_worker", rests).await;
         assert_eq!(rests.len(), 2, "both clusters");
         for rest in rests {
             let rest: i64 = rest.parse().expect("seconds");

@@ -13,7 +13,7 @@ use serde_json::json;
 use store::ClusterState;
 use store::private::SUPERUSER;
 use testkit::Fleet;
-use testkit::credentials::Conduct;
+use testkit::credentials::CallBehaviour;
 use testkit::world::Cut;
 use tokio::sync::Notify;
 
@@ -22,7 +22,7 @@ const CLAIMS: usize = 30;
 
 /// Claims what is due again and again, as if all rests were over.
 async fn claim_until_it_ends(fleet: &Fleet) {
-    let worker = fleet.worker("worker", Duration::from_secs(30));
+    let worker = fleet.build_worker("worker", Duration::from_secs(30));
     for _ in 0..CLAIMS {
         let due = "UPDATE work_queue SET due_at = now(), lease_until = now() - interval '1 second'";
         if fleet.db.execute("mw_worker", due).await.expect("a queue") == 0 {
@@ -34,22 +34,22 @@ async fn claim_until_it_ends(fleet: &Fleet) {
 
 async fn cluster(fleet: &Fleet, id: ClusterId) -> ClusterState {
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    tx.cluster(id).await.expect("the cluster").state
+    tx.get_cluster(id).await.expect("the cluster").state
 }
 
 /// An outage of ours says nothing about the operation, so it is tried for about six hours; and then it ends all the same.
 #[tokio::test]
 async fn an_outage_of_the_database_is_waited_out_for_hours_and_not_for_ever() {
     let fleet = Fleet::new().await;
-    let operation = fleet.begin(OperationKind::Restart, json!(null)).await;
-    fleet.unreadable.store(true, Ordering::Relaxed);
+    let operation = fleet.queue_operation(OperationKind::Restart, json!(null)).await;
+    fleet.fail_mesh_reads.store(true, Ordering::Relaxed);
     claim_until_it_ends(&fleet).await;
-    assert!(!fleet.operation(operation).await.state.done(), "after {CLAIMS} claims");
+    assert!(!fleet.operation(operation).await.state.is_terminal(), "after {CLAIMS} claims");
     claim_until_it_ends(&fleet).await;
     assert_eq!(failed_with(&fleet, operation).await, "attempts_exhausted");
-    let next = fleet.begin(OperationKind::Restart, json!(null)).await;
+    let next = fleet.queue_operation(OperationKind::Restart, json!(null)).await;
     claim_until_it_ends(&fleet).await;
-    fleet.unreadable.store(false, Ordering::Relaxed);
+    fleet.fail_mesh_reads.store(false, Ordering::Relaxed);
     claim_until_it_ends(&fleet).await;
     assert_eq!(fleet.operation(next).await.state, OperationState::Succeeded);
 }
@@ -65,8 +65,8 @@ async fn failed_with(fleet: &Fleet, id: OperationId) -> String {
 #[tokio::test]
 async fn a_panic_in_a_registration_ends_in_failed() {
     let fleet = Fleet::new().await;
-    let (id, operation) = fleet.register("c3").await;
-    fleet.credentials.conduct(Conduct::Panics);
+    let (id, operation) = fleet.register_cluster("c3").await;
+    fleet.credentials.set_call_behaviour(CallBehaviour::Panics);
     claim_until_it_ends(&fleet).await;
     assert_eq!(failed_with(&fleet, operation).await, "attempts_exhausted");
     assert!(
@@ -77,8 +77,8 @@ async fn a_panic_in_a_registration_ends_in_failed() {
 #[tokio::test]
 async fn a_version_that_the_database_cannot_hold_ends_in_failed() {
     let fleet = Fleet::new().await;
-    let (id, operation) = fleet.register("c3").await;
-    fleet.credentials.say_version("v1.33\0");
+    let (id, operation) = fleet.register_cluster("c3").await;
+    fleet.credentials.set_kubernetes_version("v1.33\0");
     claim_until_it_ends(&fleet).await;
     assert_eq!(failed_with(&fleet, operation).await, "attempts_exhausted");
     assert!(matches!(cluster(&fleet, id).await, ClusterState::Refused(_)));
@@ -87,7 +87,7 @@ async fn a_version_that_the_database_cannot_hold_ends_in_failed() {
 #[tokio::test]
 async fn a_cluster_that_was_deleted_meanwhile_ends_its_registration() {
     let fleet = Fleet::new().await;
-    let (id, operation) = fleet.register("c3").await;
+    let (id, operation) = fleet.register_cluster("c3").await;
     let gone = format!("DELETE FROM clusters WHERE cluster_id = '{}'", id.0);
     let deleted = fleet.db.execute(SUPERUSER, &gone).await;
     assert_eq!(deleted, Ok(1), "the row is gone");
@@ -98,12 +98,12 @@ async fn a_cluster_that_was_deleted_meanwhile_ends_its_registration() {
 #[tokio::test]
 async fn a_damaged_operation_ends_in_failed_and_frees_its_mesh() {
     let fleet = Fleet::new().await;
-    let operation = fleet.begin(OperationKind::Restart, json!(null)).await;
+    let operation = fleet.queue_operation(OperationKind::Restart, json!(null)).await;
     damage(&fleet, "operations", operation).await;
     claim_until_it_ends(&fleet).await;
     assert_eq!(failed_with(&fleet, operation).await, "attempts_exhausted");
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    assert_eq!(tx.mesh(fleet.mesh).await.expect("the mesh").busy_with, None);
+    assert_eq!(tx.get_mesh(fleet.mesh).await.expect("the mesh").lock_holder, None);
 }
 
 /// Writes a state into the rows of an operation that no server knows.
@@ -116,8 +116,8 @@ async fn damage(fleet: &Fleet, table: &str, operation: OperationId) {
 #[tokio::test]
 async fn a_damaged_stage_leaves_an_upgrade_that_can_be_retried() {
     let fleet = Fleet::new().await;
-    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
-    let started = fleet.press(upgrade, Verb::Start, json!(null)).await.expect("start fits");
+    let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 0).await;
+    let started = fleet.apply_verb(upgrade, Verb::Start, json!(null)).await.expect("start fits");
     damage(&fleet, "operations", started.operation.expect("a stage")).await;
     claim_until_it_ends(&fleet).await;
     let blocked = fleet.upgrade(upgrade).await.state;
@@ -125,29 +125,29 @@ async fn a_damaged_stage_leaves_an_upgrade_that_can_be_retried() {
         matches!(&blocked, UpgradeState::Blocked { findings } if findings[0].code == "attempts_exhausted"),
         "{blocked:?}"
     );
-    assert_eq!(fleet.go(upgrade, Verb::Retry).await.state.as_str(), "verifying");
+    assert_eq!(fleet.apply_verb_and_run(upgrade, Verb::Retry).await.state.as_str(), "verifying");
 }
 
 #[tokio::test]
 async fn a_damaged_upgrade_is_given_up_and_frees_its_mesh() {
     let fleet = Fleet::new().await;
-    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
-    let started = fleet.press(upgrade, Verb::Start, json!(null)).await.expect("start fits");
+    let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 0).await;
+    let started = fleet.apply_verb(upgrade, Verb::Start, json!(null)).await.expect("start fits");
     let operation = started.operation.expect("a stage");
     damage(&fleet, "upgrades", operation).await;
     claim_until_it_ends(&fleet).await;
     assert_eq!(failed_with(&fleet, operation).await, "attempts_exhausted");
     assert_eq!(fleet.upgrade(upgrade).await.state.as_str(), "abandoned");
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    assert_eq!(tx.mesh(fleet.mesh).await.expect("the mesh").busy_with, None);
+    assert_eq!(tx.get_mesh(fleet.mesh).await.expect("the mesh").lock_holder, None);
 }
 
 #[tokio::test]
 async fn a_registration_under_way_is_shown_as_running() {
     let fleet = Fleet::new().await;
-    let (_, operation) = fleet.register("c3").await;
-    fleet.credentials.conduct(Conduct::Hangs);
-    let worker = fleet.worker("worker", Duration::from_secs(30));
+    let (_, operation) = fleet.register_cluster("c3").await;
+    fleet.credentials.set_call_behaviour(CallBehaviour::Hangs);
+    let worker = fleet.build_worker("worker", Duration::from_secs(30));
     let running = tokio::spawn(async move { worker.run_due().await });
     let shown = async {
         while fleet.operation(operation).await.state == OperationState::Queued {
@@ -163,27 +163,27 @@ async fn a_registration_under_way_is_shown_as_running() {
 #[tokio::test]
 async fn a_pause_and_a_failure_in_one_look_stand_still_once() {
     let fleet = Fleet::new().await;
-    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
-    fleet.go(upgrade, Verb::Start).await;
+    let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
+    fleet.apply_verb_and_run(upgrade, Verb::Start).await;
     let label = Target::NamespaceLabel { member: "c1".parse().expect("a name"), namespace: "explicit".into() };
-    fleet.world.refuse(&label, true);
-    assert_eq!(fleet.go(upgrade, Verb::Promote).await.state.as_str(), "paused", "the roll-out is refused");
+    fleet.clusters.set_writes_refused(&label, true);
+    assert_eq!(fleet.apply_verb_and_run(upgrade, Verb::Promote).await.state.as_str(), "paused", "the roll-out is refused");
     let go_on = std::sync::Arc::new(Notify::new());
-    fleet.world.cut_at(1, Cut::Frozen(go_on.clone()));
-    fleet.press(upgrade, Verb::Retry, json!(null)).await.expect("retry fits");
-    let worker = fleet.worker("worker", Duration::from_secs(30));
+    fleet.clusters.cut_at(1, Cut::Frozen(go_on.clone()));
+    fleet.apply_verb(upgrade, Verb::Retry, json!(null)).await.expect("retry fits");
+    let worker = fleet.build_worker("worker", Duration::from_secs(30));
     let running = tokio::spawn(async move { worker.run_due().await });
-    assert!(fleet.world.cut_reached(Duration::from_secs(10)).await);
-    fleet.press(upgrade, Verb::Pause, json!(null)).await.expect("pause fits");
+    assert!(fleet.clusters.wait_for_cut(Duration::from_secs(10)).await);
+    fleet.apply_verb(upgrade, Verb::Pause, json!(null)).await.expect("pause fits");
     go_on.notify_one();
     running.await.expect("no panic").expect("a readable queue");
-    fleet.run().await;
+    fleet.run_due().await;
     let paused = fleet.upgrade(upgrade).await.state;
     let UpgradeState::Paused { from, problem } = &paused else { panic!("{paused:?}") };
     assert_eq!((&**from, problem.code.as_str()), (&UpgradeState::Rolling, "permission_missing"));
-    let writes = fleet.world.journal().len();
-    fleet.run().await;
-    assert_eq!(fleet.world.journal().len(), writes, "no write is accepted while the pause is visible");
-    fleet.world.refuse(&label, false);
-    assert_eq!(fleet.go(upgrade, Verb::Retry).await.state.as_str(), "holding");
+    let writes = fleet.clusters.journal().len();
+    fleet.run_due().await;
+    assert_eq!(fleet.clusters.journal().len(), writes, "no write is accepted while the pause is visible");
+    fleet.clusters.set_writes_refused(&label, false);
+    assert_eq!(fleet.apply_verb_and_run(upgrade, Verb::Retry).await.state.as_str(), "holding");
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use model::operation::OperationKind;
 use serde_json::json;
-use testkit::{Fleet, HINTS};
+use testkit::{Fleet, NOTIFICATIONS_ENV};
 use tokio::time::timeout;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -12,11 +12,11 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn whoever_waits_for_work_is_told_of_it_and_of_what_came_while_they_worked() {
-    if std::env::var(HINTS).is_ok_and(|hints| hints == "off") {
+    if std::env::var(NOTIFICATIONS_ENV).is_ok_and(|hints| hints == "off") {
         return;
     }
     let fleet = Fleet::new().await;
-    let mut hints = fleet.db.worker.hints();
+    let mut hints = fleet.db.worker.work_notifications();
     // Nobody knows when it has begun to listen: it is told until it has heard.
     let told = async {
         loop {
@@ -28,8 +28,8 @@ async fn whoever_waits_for_work_is_told_of_it_and_of_what_came_while_they_worked
     };
     timeout(LIMIT, heard).await.expect("the first hint arrives");
     for round in ["while it worked", "and once more"] {
-        fleet.begin(OperationKind::Precheck, json!({})).await;
+        fleet.queue_operation(OperationKind::Precheck, json!({})).await;
         timeout(LIMIT, hints.wait(HOUR)).await.unwrap_or_else(|_| panic!("a hint arrives, {round}"));
-        fleet.run().await;
+        fleet.run_due().await;
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use model::Clock;
 use model::ids::{ClusterId, OperationId};
-use model::leftover::Removal;
+use model::leftover::AccountRemoval;
 use model::operation::{OperationKind, OperationState, Problem};
 use store::{ClusterState, NewOperation, StoreError};
 use testkit::Fleet;
@@ -26,28 +26,28 @@ fn problem(code: &str) -> Problem {
 }
 
 async fn registered(fleet: &Fleet) -> ClusterId {
-    let (cluster, _) = fleet.register("c3").await;
-    fleet.run().await;
+    let (cluster, _) = fleet.register_cluster("c3").await;
+    fleet.run_due().await;
     cluster
 }
 
 /// Begins a deregistration, and runs what is due.
 async fn leave(fleet: &Fleet, cluster: ClusterId, reason: Option<&str>) -> OperationId {
-    let id = OperationId(fleet.clock.uuid());
+    let id = OperationId(fleet.clock.new_uuid());
     let new = NewOperation {
         id,
         kind: OperationKind::DeregisterCluster,
         mesh: None,
         cluster: Some(cluster),
         upgrade: None,
-        arguments: store::force(reason),
+        arguments: store::force_arguments(reason),
         due_in: Duration::ZERO,
     };
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    tx.leave_cluster(cluster, id, fleet.clock.now()).await.expect("a cluster that no mesh uses");
+    tx.begin_deregistration(cluster, id, fleet.clock.now()).await.expect("a cluster that no mesh uses");
     tx.create_operation(&new, fleet.clock.now()).await.expect("an operation");
     tx.commit().await.expect("a commit");
-    fleet.run().await;
+    fleet.run_due().await;
     id
 }
 
@@ -55,7 +55,7 @@ async fn leave(fleet: &Fleet, cluster: ClusterId, reason: Option<&str>) -> Opera
 async fn later(fleet: &Fleet, seconds: i64) {
     fleet.clock.advance(SignedDuration::from_secs(seconds));
     fleet.db.execute("mw_worker", "UPDATE work_queue SET due_at = now()").await.expect("it is due");
-    fleet.run().await;
+    fleet.run_due().await;
 }
 
 async fn state(fleet: &Fleet, operation: OperationId) -> &'static str {
@@ -64,22 +64,22 @@ async fn state(fleet: &Fleet, operation: OperationId) -> &'static str {
 
 async fn forgotten(fleet: &Fleet, cluster: ClusterId) -> bool {
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    matches!(tx.cluster(cluster).await, Err(StoreError::NotFound { .. }))
+    matches!(tx.get_cluster(cluster).await, Err(StoreError::NotFound { .. }))
 }
 
 #[tokio::test]
 async fn a_forced_deregistration_waits_for_an_answer_and_removes_the_account_when_there_is_one() {
     let fleet = Fleet::new().await;
     let cluster = registered(&fleet).await;
-    fleet.credentials.answer_leaving_with(Some(problem("cluster_unreachable")));
+    fleet.credentials.set_leave_problem(Some(problem("cluster_unreachable")));
     let operation = leave(&fleet, cluster, Some("the region is gone")).await;
     assert_eq!(state(&fleet, operation).await, "waiting", "one lost answer is none");
-    fleet.credentials.answer_leaving_with(None);
+    fleet.credentials.set_leave_problem(None);
     for _ in 0..3 {
         later(&fleet, 10).await;
     }
     assert_eq!(state(&fleet, operation).await, "succeeded");
-    assert!(fleet.credentials.removals() > 0, "the account was removed");
+    assert!(fleet.credentials.removal_count() > 0, "the account was removed");
     assert_eq!(fleet.operation(operation).await.leftovers, Vec::new());
 }
 
@@ -88,7 +88,7 @@ async fn every_way_of_being_lost_is_waited_for_and_can_be_forced_away() {
     for code in LOST {
         let fleet = Fleet::new().await;
         let cluster = registered(&fleet).await;
-        fleet.credentials.answer_leaving_with(Some(problem(code)));
+        fleet.credentials.set_leave_problem(Some(problem(code)));
         let operation = leave(&fleet, cluster, None).await;
         assert_eq!(state(&fleet, operation).await, "waiting", "{code}");
         later(&fleet, 180).await;
@@ -109,13 +109,13 @@ async fn every_way_of_being_lost_is_waited_for_and_can_be_forced_away() {
 async fn a_forced_deregistration_takes_the_place_of_one_that_waits() {
     let fleet = Fleet::new().await;
     let cluster = registered(&fleet).await;
-    fleet.credentials.answer_leaving_with(Some(problem("cluster_unreachable")));
+    fleet.credentials.set_leave_problem(Some(problem("cluster_unreachable")));
     let first = leave(&fleet, cluster, None).await;
     let forced = leave(&fleet, cluster, Some("the region is gone")).await;
     assert_eq!((state(&fleet, first).await, state(&fleet, forced).await), ("superseded", "waiting"));
     assert_eq!(fleet.cluster(cluster).await.state, ClusterState::Deregistering);
     let looked_after = "SELECT count(*)::text FROM cluster_probes";
-    assert_eq!(fleet.db.query("mw_worker", looked_after).await, ["2"], "only the members of the mesh");
+    assert_eq!(fleet.db.query_text("mw_worker", looked_after).await, ["2"], "only the members of the mesh");
     later(&fleet, 180).await;
     assert!(forgotten(&fleet, cluster).await);
 }
@@ -125,7 +125,7 @@ async fn an_account_counts_as_gone_after_two_refusals_with_seconds_in_between() 
     let fleet = Fleet::new().await;
     let cluster = registered(&fleet).await;
     let operation = leave(&fleet, cluster, None).await;
-    assert_eq!(fleet.cluster(cluster).await.removal, Removal::Accepted);
+    assert_eq!(fleet.cluster(cluster).await.removal, AccountRemoval::Accepted);
     for seconds in [2, 2, 2] {
         later(&fleet, seconds).await;
         assert_eq!(state(&fleet, operation).await, "waiting", "the first refusal, and another one a moment later");
@@ -141,7 +141,7 @@ async fn refusals_are_counted_anew_when_the_cluster_answered_in_between() {
     let cluster = registered(&fleet).await;
     let operation = leave(&fleet, cluster, None).await;
     for lingers in [false, true, false] {
-        fleet.credentials.linger(lingers);
+        fleet.credentials.set_account_lingers(lingers);
         later(&fleet, 10).await;
         assert_eq!(state(&fleet, operation).await, "waiting");
     }
@@ -151,12 +151,12 @@ async fn refusals_are_counted_anew_when_the_cluster_answered_in_between() {
 async fn a_renewed_credential_ends_a_removal_that_was_begun() {
     let fleet = Fleet::new().await;
     let cluster = registered(&fleet).await;
-    fleet.credentials.linger(true);
+    fleet.credentials.set_account_lingers(true);
     let operation = leave(&fleet, cluster, None).await;
     later(&fleet, 660).await;
     assert_eq!(state(&fleet, operation).await, "failed");
-    assert_eq!(fleet.cluster(cluster).await.removal, Removal::Accepted);
-    fleet.renew(cluster).await;
-    fleet.run().await;
-    assert_eq!(fleet.cluster(cluster).await.removal, Removal::NotBegun);
+    assert_eq!(fleet.cluster(cluster).await.removal, AccountRemoval::Accepted);
+    fleet.renew_credential(cluster).await;
+    fleet.run_due().await;
+    assert_eq!(fleet.cluster(cluster).await.removal, AccountRemoval::NotBegun);
 }

@@ -9,7 +9,7 @@ use model::upgrade::{UpgradeState, Verb};
 use model::version::RevisionName;
 use serde_json::Value;
 use testkit::Fleet;
-use testkit::world::parts;
+use testkit::world::target_parts;
 
 fn name(text: &str) -> Name {
     text.parse().expect(text)
@@ -35,16 +35,16 @@ fn every_object(line: &RevisionName) -> Vec<(Target, &'static str)> {
         Target::MemberObjects { member, revision: line.clone() },
         Target::ControlPlane { revision: line.clone() },
     ];
-    let of = |target: Target| parts(&target, "1.27.9.1").into_iter().map(move |part| (target.clone(), part));
+    let of = |target: Target| target_parts(&target, "1.27.9.1").into_iter().map(move |part| (target.clone(), part));
     targets.into_iter().flat_map(of).collect()
 }
 
 async fn refused(fleet: &Fleet, upgrade: UpgradeId, (target, part): &(Target, &'static str)) {
-    fleet.world.refuse_part(target, part, true);
-    let state = fleet.go(upgrade, Verb::Start).await.state;
+    fleet.clusters.refuse_part(target, part, true);
+    let state = fleet.apply_verb_and_run(upgrade, Verb::Start).await.state;
     let paused = matches!(&state, UpgradeState::Paused { problem, .. } if problem.code == "cluster_refused");
     assert!(paused, "{target}: {part}: {state:?}");
-    fleet.world.refuse_part(target, part, false);
+    fleet.clusters.refuse_part(target, part, false);
 }
 
 #[tokio::test]
@@ -52,12 +52,12 @@ async fn a_canary_of_which_any_object_was_refused_is_rolled_back_to_the_start() 
     let line = revision("1-27-9");
     for object in every_object(&line) {
         let fleet = Fleet::new().await;
-        let before = fleet.world.picture();
-        let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
+        let before = fleet.clusters.snapshot();
+        let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
         refused(&fleet, upgrade, &object).await;
         let (target, part) = &object;
-        assert_eq!(fleet.go(upgrade, Verb::Rollback).await.state.as_str(), "rolled_back", "{target}: {part}");
-        assert_eq!(differs(&before, &fleet.world.picture()), Vec::<String>::new(), "{target}: {part}");
+        assert_eq!(fleet.apply_verb_and_run(upgrade, Verb::Rollback).await.state.as_str(), "rolled_back", "{target}: {part}");
+        assert_eq!(differs(&before, &fleet.clusters.snapshot()), Vec::<String>::new(), "{target}: {part}");
     }
 }
 
@@ -68,38 +68,38 @@ async fn a_change_in_place_of_which_any_object_was_refused_is_rolled_back_to_the
     for object in every_object(&line).into_iter().filter(|(target, _)| !matches!(target, Target::Address { .. })) {
         let fleet = Fleet::new().await;
         fleet.allow_two_minors_in_place().await;
-        let before = fleet.world.picture();
-        let upgrade = fleet.plan("1.27.9.1", Strategy::InPlace, 3600).await;
+        let before = fleet.clusters.snapshot();
+        let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::InPlace, 3600).await;
         refused(&fleet, upgrade, &object).await;
         let (target, part) = &object;
-        assert_eq!(fleet.go(upgrade, Verb::Rollback).await.state.as_str(), "rolled_back", "{target}: {part}");
-        assert_eq!(differs(&before, &fleet.world.picture()), Vec::<String>::new(), "{target}: {part}");
+        assert_eq!(fleet.apply_verb_and_run(upgrade, Verb::Rollback).await.state.as_str(), "rolled_back", "{target}: {part}");
+        assert_eq!(differs(&before, &fleet.clusters.snapshot()), Vec::<String>::new(), "{target}: {part}");
     }
 }
 
 #[tokio::test]
 async fn a_canary_goes_on_from_the_object_that_was_refused() {
     let fleet = Fleet::new().await;
-    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
+    let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 0).await;
     let line = Target::ControlPlane { revision: revision("1-27-9") };
     refused(&fleet, upgrade, &(line, "deployment")).await;
-    assert_eq!(fleet.go(upgrade, Verb::Retry).await.state.as_str(), "verifying");
-    assert_eq!(fleet.go(upgrade, Verb::Promote).await.state.as_str(), "succeeded");
-    assert!(!fleet.world.picture().contains("in part"), "{}", fleet.world.picture());
+    assert_eq!(fleet.apply_verb_and_run(upgrade, Verb::Retry).await.state.as_str(), "verifying");
+    assert_eq!(fleet.apply_verb_and_run(upgrade, Verb::Promote).await.state.as_str(), "succeeded");
+    assert!(!fleet.clusters.snapshot().contains("in part"), "{}", fleet.clusters.snapshot());
 }
 
 /// A mesh whose creation stopped inside its first target can be taken down again.
 #[tokio::test]
 async fn a_mesh_of_which_an_object_was_refused_is_deleted_whole() {
     let fleet = Fleet::new().await;
-    fleet.world.clear_workloads();
+    fleet.clusters.clear_workloads();
     let line = Target::ControlPlane { revision: revision("1-25-1") };
     // As a creation leaves it that was stopped in the middle and cancelled.
-    fleet.world.damage(&line);
-    let delete = fleet.begin(OperationKind::DeleteMesh, Value::Null).await;
-    fleet.run().await;
+    fleet.clusters.leave_partial(&line);
+    let delete = fleet.queue_operation(OperationKind::DeleteMesh, Value::Null).await;
+    fleet.run_due().await;
     assert_eq!(fleet.operation(delete).await.state, OperationState::Succeeded);
-    let left = fleet.world.picture();
+    let left = fleet.clusters.snapshot();
     let left: Vec<&str> =
         left.lines().filter(|line| !line.starts_with("custom resource") && !line.starts_with("label of")).collect();
     assert_eq!(left, Vec::<&str>::new());

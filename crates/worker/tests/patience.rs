@@ -3,29 +3,29 @@
 use jiff::SignedDuration;
 use model::Clock;
 use model::ids::OperationId;
-use model::operation::{OperationKind, OperationState, Problem, Wish};
-use rollout::ports::WorldError;
+use model::operation::{OperationKind, OperationState, Problem, Signal};
+use rollout::ports::ClusterError;
 use serde_json::json;
 use testkit::Fleet;
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
-fn refused(code: &'static str) -> WorldError {
-    WorldError::Refused { place: "c1".into(), code, cause: "this is the cause".into() }
+fn refused(code: &'static str) -> ClusterError {
+    ClusterError::Refused { place: "c1".into(), code, cause: "this is the cause".into() }
 }
 
 /// Looks at everything again after so many minutes.
 async fn later(fleet: &Fleet, minutes: i64) {
     fleet.clock.advance(SignedDuration::from_mins(minutes));
     fleet.db.execute("mw_worker", "UPDATE work_queue SET due_at = now()").await.expect("it is due");
-    fleet.run().await;
+    fleet.run_due().await;
 }
 
-async fn ask(fleet: &Fleet, operation: OperationId, wish: Wish) {
+async fn ask(fleet: &Fleet, operation: OperationId, wish: Signal) {
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    tx.wish(operation, wish, fleet.clock.now()).await.expect("an operation under way");
+    tx.signal_operation(operation, wish, fleet.clock.now()).await.expect("an operation under way");
     tx.commit().await.expect("a commit");
-    fleet.run().await;
+    fleet.run_due().await;
 }
 
 async fn paused(fleet: &Fleet, operation: OperationId) -> Problem {
@@ -40,9 +40,9 @@ async fn a_refusal_while_a_plan_or_a_precheck_is_made_keeps_its_code_and_its_cau
     for kind in [OperationKind::Restart, OperationKind::Precheck, OperationKind::DeleteMesh] {
         for code in ["permission_missing", "list_too_long", "answer_too_large", "address_refused"] {
             let fleet = Fleet::new().await;
-            fleet.world.fail("c1", Some(refused(code)));
-            let operation = fleet.begin(kind, json!({})).await;
-            fleet.run().await;
+            fleet.clusters.set_member_error("c1", Some(refused(code)));
+            let operation = fleet.queue_operation(kind, json!({})).await;
+            fleet.run_due().await;
             let problem = paused(&fleet, operation).await;
             assert_eq!(problem.code, code, "{kind:?}");
             assert!(problem.message.contains("this is the cause"), "{kind:?}: {}", problem.message);
@@ -55,9 +55,9 @@ async fn a_refusal_while_a_plan_or_a_precheck_is_made_keeps_its_code_and_its_cau
 async fn a_slow_cluster_keeps_its_code_after_the_patience_for_a_plan() {
     let fleet = Fleet::new().await;
     let (place, cause) = ("c1".to_owned(), "the look took too long".to_owned());
-    fleet.world.fail("c1", Some(WorldError::Unreachable { place, code: "look_too_slow", cause }));
-    let operation = fleet.begin(OperationKind::Restart, json!({})).await;
-    fleet.run().await;
+    fleet.clusters.set_member_error("c1", Some(ClusterError::Unreachable { place, code: "look_too_slow", cause }));
+    let operation = fleet.queue_operation(OperationKind::Restart, json!({})).await;
+    fleet.run_due().await;
     assert_eq!(fleet.operation(operation).await.state.as_str(), "waiting");
     later(&fleet, 3).await;
     assert_eq!(paused(&fleet, operation).await.code, "look_too_slow");
@@ -67,11 +67,11 @@ async fn a_slow_cluster_keeps_its_code_after_the_patience_for_a_plan() {
 async fn something_that_changed_while_a_plan_was_made_is_looked_at_again() {
     for kind in [OperationKind::Restart, OperationKind::Precheck] {
         let fleet = Fleet::new().await;
-        fleet.world.fail("c1", Some(WorldError::Changed { place: "c1".into() }));
-        let operation = fleet.begin(kind, json!({})).await;
-        fleet.run().await;
+        fleet.clusters.set_member_error("c1", Some(ClusterError::Changed { place: "c1".into() }));
+        let operation = fleet.queue_operation(kind, json!({})).await;
+        fleet.run_due().await;
         assert_eq!(fleet.operation(operation).await.state.as_str(), "waiting", "{kind:?}");
-        fleet.world.fail("c1", None);
+        fleet.clusters.set_member_error("c1", None);
         later(&fleet, 0).await;
         assert_eq!(fleet.operation(operation).await.state, OperationState::Succeeded, "{kind:?}");
     }
@@ -80,13 +80,13 @@ async fn something_that_changed_while_a_plan_was_made_is_looked_at_again() {
 #[tokio::test]
 async fn patience_is_counted_anew_after_a_retry() {
     let fleet = Fleet::new().await;
-    fleet.world.silence("c1", true);
-    let operation = fleet.begin(OperationKind::Restart, json!({})).await;
-    fleet.run().await;
+    fleet.clusters.set_unreachable("c1", true);
+    let operation = fleet.queue_operation(OperationKind::Restart, json!({})).await;
+    fleet.run_due().await;
     later(&fleet, 3).await;
     assert_eq!(paused(&fleet, operation).await.code, "cluster_unreachable");
     fleet.clock.advance(HOUR);
-    ask(&fleet, operation, Wish::Retry).await;
+    ask(&fleet, operation, Signal::Retry).await;
     assert_eq!(fleet.operation(operation).await.state.as_str(), "waiting", "one lost answer after the retry");
     later(&fleet, 1).await;
     assert_eq!(fleet.operation(operation).await.state.as_str(), "waiting");
@@ -99,15 +99,15 @@ async fn patience_is_counted_anew_after_a_retry() {
 async fn a_renewal_whose_control_planes_cannot_be_read_ends_with_the_reason_and_after_a_pause_with_new_patience() {
     let fleet = Fleet::new().await;
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    let cluster = tx.mesh(fleet.mesh).await.expect("the mesh").members[0].cluster;
+    let cluster = tx.get_mesh(fleet.mesh).await.expect("the mesh").members[0].cluster;
     drop(tx);
-    let id = fleet.renew(cluster).await;
-    fleet.world.fail("c1", Some(refused("permission_missing")));
-    fleet.run().await;
+    let id = fleet.renew_credential(cluster).await;
+    fleet.clusters.set_member_error("c1", Some(refused("permission_missing")));
+    fleet.run_due().await;
     assert_eq!(fleet.operation(id).await.state.as_str(), "waiting");
-    ask(&fleet, id, Wish::Pause).await;
+    ask(&fleet, id, Signal::Pause).await;
     fleet.clock.advance(HOUR);
-    ask(&fleet, id, Wish::Resume).await;
+    ask(&fleet, id, Signal::Resume).await;
     assert_eq!(fleet.operation(id).await.state.as_str(), "waiting", "the pause does not count");
     later(&fleet, 11).await;
     let OperationState::Failed { problem } = fleet.operation(id).await.state else { panic!("it did not fail") };

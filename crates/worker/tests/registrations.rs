@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use model::Clock;
 use model::ids::{OperationId, TenantId};
-use model::operation::{OperationKind, OperationState, Problem, Wish};
+use model::operation::{OperationKind, OperationState, Problem, Signal};
 use model::rules::Severity;
 use model::upgrade::Finding;
 use store::ClusterState;
@@ -15,7 +15,7 @@ const SHARED: &str = "5b0f6a3e-0000-4000-8000-000000000001";
 
 async fn two_tenants() -> (Fleet, Fleet) {
     let one = Fleet::new().await;
-    let mut other = one.beside(TenantId(Uuid::from_u128(9)), "other").await;
+    let mut other = one.for_new_tenant(TenantId(Uuid::from_u128(9)), "other").await;
     // Any worker takes any tenant's operation, so both see the same clusters.
     other.credentials = one.credentials.clone();
     (one, other)
@@ -31,19 +31,19 @@ async fn problem(fleet: &Fleet, operation: OperationId) -> Problem {
 #[tokio::test]
 async fn a_cluster_is_registered_once_across_tenants_and_the_refusal_does_not_tell_whose_it_is() {
     let (one, other) = two_tenants().await;
-    let (first, accepted) = one.register("mine").await;
-    one.credentials.leads_to(first, SHARED);
-    one.run().await;
+    let (first, accepted) = one.register_cluster("mine").await;
+    one.credentials.set_cluster_uid(first, SHARED);
+    one.run_due().await;
     assert_eq!(one.operation(accepted).await.state, OperationState::Succeeded);
-    let (second, refused) = other.register("theirs").await;
-    other.credentials.leads_to(second, SHARED);
-    other.run().await;
+    let (second, refused) = other.register_cluster("theirs").await;
+    other.credentials.set_cluster_uid(second, SHARED);
+    other.run_due().await;
     let said = problem(&other, refused).await;
     assert_eq!(said.code, "cluster_registered_already");
     let words = format!("{} {}", said.message, said.hint);
     let telling = ["mine", "acme", &first.to_string(), SHARED];
     assert!(telling.iter().all(|word| !words.contains(word)), "{words}");
-    assert!(!other.credentials.made().contains(&second), "nothing was written into the cluster for the second one");
+    assert!(!other.credentials.created_accounts().contains(&second), "nothing was written into the cluster for the second one");
     assert_eq!(one.cluster(first).await.uid.as_deref(), Some(SHARED));
 }
 
@@ -51,12 +51,12 @@ async fn a_cluster_is_registered_once_across_tenants_and_the_refusal_does_not_te
 async fn of_two_registrations_at_once_exactly_one_wins() {
     let (one, other) = two_tenants().await;
     for round in 0..5 {
-        let (mine, first) = one.register(&format!("mine-{round}")).await;
-        let (theirs, second) = other.register(&format!("theirs-{round}")).await;
+        let (mine, first) = one.register_cluster(&format!("mine-{round}")).await;
+        let (theirs, second) = other.register_cluster(&format!("theirs-{round}")).await;
         let shared = format!("shared-{round}");
-        one.credentials.leads_to(mine, &shared);
-        other.credentials.leads_to(theirs, &shared);
-        let workers = [one.worker("a", Duration::from_secs(30)), other.worker("b", Duration::from_secs(30))];
+        one.credentials.set_cluster_uid(mine, &shared);
+        other.credentials.set_cluster_uid(theirs, &shared);
+        let workers = [one.build_worker("a", Duration::from_secs(30)), other.build_worker("b", Duration::from_secs(30))];
         let (a, b) = tokio::join!(workers[0].run_due(), workers[1].run_due());
         a.and(b).expect("a readable queue");
         let states = [one.operation(first).await.state, other.operation(second).await.state];
@@ -68,54 +68,54 @@ async fn of_two_registrations_at_once_exactly_one_wins() {
 #[tokio::test]
 async fn a_cluster_that_was_deregistered_or_refused_can_be_registered_by_another_tenant() {
     let (one, other) = two_tenants().await;
-    let (first, _) = one.register("first").await;
-    one.credentials.leads_to(first, SHARED);
-    one.run().await;
-    one.deregister(first).await;
-    let (second, refused) = one.register("second").await;
-    one.credentials.leads_to(second, SHARED);
-    one.credentials.refuse_connections(Some(Problem::new("permission_missing", "It says so.", "Do something.")));
-    one.run().await;
+    let (first, _) = one.register_cluster("first").await;
+    one.credentials.set_cluster_uid(first, SHARED);
+    one.run_due().await;
+    one.deregister_cluster(first).await;
+    let (second, refused) = one.register_cluster("second").await;
+    one.credentials.set_cluster_uid(second, SHARED);
+    one.credentials.set_connect_problem(Some(Problem::new("permission_missing", "It says so.", "Do something.")));
+    one.run_due().await;
     assert_eq!(problem(&one, refused).await.code, "permission_missing");
-    one.credentials.refuse_connections(None);
-    let (third, accepted) = other.register("third").await;
-    other.credentials.leads_to(third, SHARED);
-    other.run().await;
+    one.credentials.set_connect_problem(None);
+    let (third, accepted) = other.register_cluster("third").await;
+    other.credentials.set_cluster_uid(third, SHARED);
+    other.run_due().await;
     assert_eq!(other.operation(accepted).await.state, OperationState::Succeeded);
 }
 
 #[tokio::test]
 async fn a_cluster_that_is_deleted_while_it_is_registered_ends_the_registration() {
     let fleet = Fleet::new().await;
-    let (cluster, operation) = fleet.register("short-lived").await;
-    fleet.deregister(cluster).await;
-    fleet.run().await;
+    let (cluster, operation) = fleet.register_cluster("short-lived").await;
+    fleet.deregister_cluster(cluster).await;
+    fleet.run_due().await;
     assert_eq!(problem(&fleet, operation).await.code, "cluster_gone");
 }
 
 async fn cancel(fleet: &Fleet, operation: OperationId) {
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    tx.wish(operation, Wish::Cancel, fleet.clock.now()).await.expect("an operation under way");
+    tx.signal_operation(operation, Signal::Cancel, fleet.clock.now()).await.expect("an operation under way");
     tx.commit().await.expect("a commit");
-    fleet.run().await;
+    fleet.run_due().await;
     assert_eq!(fleet.operation(operation).await.state, OperationState::Cancelled);
 }
 
 #[tokio::test]
 async fn a_registration_that_is_cancelled_refuses_its_cluster_and_holds_it_no_longer() {
     let (one, other) = two_tenants().await;
-    let (first, cancelled) = one.register("mine").await;
-    one.credentials.leads_to(first, SHARED);
-    one.credentials.refuse_connections(Some(Problem::new(worker::DATABASE, "It is away.", "Wait.")));
-    one.run().await;
-    assert!(one.cluster(first).await.held, "it was held before the account was made");
+    let (first, cancelled) = one.register_cluster("mine").await;
+    one.credentials.set_cluster_uid(first, SHARED);
+    one.credentials.set_connect_problem(Some(Problem::new(worker::DATABASE_CODE, "It is away.", "Wait.")));
+    one.run_due().await;
+    assert!(one.cluster(first).await.holds_identity, "it was held before the account was made");
     cancel(&one, cancelled).await;
     let ClusterState::Refused(problem) = one.cluster(first).await.state else { panic!("it goes on") };
     assert_eq!(problem.code, "registration_cancelled");
-    one.credentials.refuse_connections(None);
-    let (second, accepted) = other.register("theirs").await;
-    other.credentials.leads_to(second, SHARED);
-    other.run().await;
+    one.credentials.set_connect_problem(None);
+    let (second, accepted) = other.register_cluster("theirs").await;
+    other.credentials.set_cluster_uid(second, SHARED);
+    other.run_due().await;
     assert_eq!(other.operation(accepted).await.state, OperationState::Succeeded);
 }
 
@@ -123,15 +123,15 @@ async fn a_registration_that_is_cancelled_refuses_its_cluster_and_holds_it_no_lo
 async fn a_renewal_that_is_cancelled_or_superseded_forgets_the_kubeconfig_that_was_submitted() {
     for superseded in [false, true] {
         let fleet = Fleet::new().await;
-        let (cluster, _) = fleet.register("renewed").await;
-        fleet.run().await;
+        let (cluster, _) = fleet.register_cluster("renewed").await;
+        fleet.run_due().await;
         let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
         tx.submit_kubeconfig(cluster, Some(b"an administrator's")).await.expect("a cluster");
         tx.commit().await.expect("a commit");
-        let renewal = fleet.renew(cluster).await;
+        let renewal = fleet.renew_credential(cluster).await;
         if superseded {
             let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-            tx.supersede(renewal, &OperationState::Superseded, fleet.clock.now()).await.expect("an operation");
+            tx.supersede_operation(renewal, &OperationState::Superseded, fleet.clock.now()).await.expect("an operation");
             tx.commit().await.expect("a commit");
         } else {
             cancel(&fleet, renewal).await;
@@ -146,18 +146,18 @@ async fn a_renewal_that_is_cancelled_or_superseded_forgets_the_kubeconfig_that_w
 #[tokio::test]
 async fn a_renewal_without_an_overlap_ends_when_the_former_credential_was_seen_to_be_refused() {
     let fleet = Fleet::new().await;
-    let (cluster, _) = fleet.register("renewed").await;
-    fleet.run().await;
-    fleet.credentials.accept_former(true);
-    let id = fleet.renew(cluster).await;
-    fleet.run().await;
+    let (cluster, _) = fleet.register_cluster("renewed").await;
+    fleet.run_due().await;
+    fleet.credentials.set_accepts_former(true);
+    let id = fleet.renew_credential(cluster).await;
+    fleet.run_due().await;
     let OperationState::Waiting { reason, .. } = fleet.operation(id).await.state else { panic!("it does not wait") };
     assert!(reason.contains("former"), "{reason}");
-    fleet.credentials.accept_former(false);
+    fleet.credentials.set_accepts_former(false);
     fleet.db.execute("mw_worker", "UPDATE work_queue SET due_at = now() WHERE due_at IS NOT NULL").await.expect("due");
-    fleet.run().await;
+    fleet.run_due().await;
     assert_eq!(fleet.operation(id).await.state, OperationState::Succeeded);
-    assert_eq!(fleet.cluster(cluster).await.life.map(|life| life.serial), Some(2));
+    assert_eq!(fleet.cluster(cluster).await.credential_lifetime.map(|life| life.serial), Some(2));
 }
 
 #[tokio::test]
@@ -167,22 +167,22 @@ async fn a_mesh_is_not_made_where_another_istio_came_after_the_registration() {
         "validatingwebhookconfiguration/istiod-default-validator",
         "validatingwebhookconfiguration/istio-validator-istio-system",
     ];
-    fleet.world.foreign("c2", &leftovers);
-    let before = fleet.world.journal().len();
-    let operation = fleet.begin(OperationKind::CreateMesh, serde_json::Value::Null).await;
-    fleet.run().await;
+    fleet.clusters.set_foreign_webhooks("c2", &leftovers);
+    let before = fleet.clusters.journal().len();
+    let operation = fleet.queue_operation(OperationKind::CreateMesh, serde_json::Value::Null).await;
+    fleet.run_due().await;
     let OperationState::Paused { problem } = fleet.operation(operation).await.state else { panic!("it is not paused") };
     assert_eq!(problem.code, "foreign_istio");
     let words = format!("{} {}", problem.message, problem.hint);
     assert!(words.contains("c2") && leftovers.iter().all(|name| words.contains(name)), "{words}");
-    assert_eq!(fleet.world.journal().len(), before, "nothing was written");
+    assert_eq!(fleet.clusters.journal().len(), before, "nothing was written");
 }
 
 #[tokio::test]
 async fn what_a_look_notices_is_shown_until_a_later_look_does_not() {
     let fleet = Fleet::new().await;
-    let (cluster, _) = fleet.register("noticed").await;
-    fleet.run().await;
+    let (cluster, _) = fleet.register_cluster("noticed").await;
+    fleet.run_due().await;
     let finding = Finding {
         severity: Severity::Warn,
         code: "webhook_silent".into(),
@@ -190,11 +190,11 @@ async fn what_a_look_notices_is_shown_until_a_later_look_does_not() {
         message: "It does not answer.".into(),
         hint: "Remove it.".into(),
     };
-    let engine = fleet.worker("worker", Duration::from_secs(30));
+    let engine = fleet.build_worker("worker", Duration::from_secs(30));
     for findings in [vec![finding], Vec::new()] {
-        fleet.credentials.find(findings.clone());
+        fleet.credentials.set_findings(findings.clone());
         fleet.db.execute("mw_worker", "UPDATE cluster_probes SET due_at = now()").await.expect("every cluster is due");
-        while engine.tend_due().await.expect("the database answers") {}
+        while engine.monitor_due().await.expect("the database answers") {}
         assert_eq!(fleet.cluster(cluster).await.findings, findings);
     }
 }
@@ -205,8 +205,8 @@ async fn rows_that_share_a_cluster_from_before_are_kept_and_the_oldest_holds_it(
     let (one, other) = two_tenants().await;
     let mut registrations = Vec::new();
     for fleet in [&one, &other] {
-        let (cluster, _) = fleet.register("shared").await;
-        fleet.run().await;
+        let (cluster, _) = fleet.register_cluster("shared").await;
+        fleet.run_due().await;
         registrations.push(cluster);
     }
     let long = "x".repeat(4000);
@@ -216,7 +216,7 @@ async fn rows_that_share_a_cluster_from_before_are_kept_and_the_oldest_holds_it(
         registrations[0].0, registrations[1].0
     );
     one.db.execute(store::private::SUPERUSER, &before).await.expect("a database of an earlier version");
-    one.db.script("mw_owner", MIGRATION).await.expect("a migration that cannot fail on what exists");
-    let held = [one.cluster(registrations[0]).await.held, other.cluster(registrations[1]).await.held];
+    one.db.execute_script("mw_owner", MIGRATION).await.expect("a migration that cannot fail on what exists");
+    let held = [one.cluster(registrations[0]).await.holds_identity, other.cluster(registrations[1]).await.holds_identity];
     assert_eq!(held, [true, false]);
 }

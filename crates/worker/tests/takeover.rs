@@ -8,7 +8,7 @@ use model::rules::Strategy;
 use model::upgrade::Verb;
 use serde_json::json;
 use testkit::world::Cut;
-use testkit::{Fleet, Process};
+use testkit::{Fleet, WorkerThread};
 use tokio::sync::Notify;
 
 fn state(upgrade: &store::Upgrade) -> &'static str {
@@ -18,31 +18,31 @@ fn state(upgrade: &store::Upgrade) -> &'static str {
 /// A worker that was stopped in the middle of a write.
 struct Zombie {
     go_on: Arc<Notify>,
-    asleep: Process,
+    asleep: WorkerThread,
 }
 
 impl Zombie {
     async fn wakes_up_and_writes_nothing(mut self, fleet: &Fleet) {
-        let journal = fleet.world.journal();
+        let journal = fleet.clusters.journal();
         self.go_on.notify_one();
-        self.asleep.go_on();
-        assert!(self.asleep.ended(Duration::from_secs(10)).await, "it ends");
-        assert_eq!(fleet.world.journal(), journal, "the zombie's patch was refused");
+        self.asleep.resume();
+        assert!(self.asleep.wait_for_end(Duration::from_secs(10)).await, "it ends");
+        assert_eq!(fleet.clusters.journal(), journal, "the zombie's patch was refused");
     }
 }
 
 /// A promotion whose worker is stopped at its first write; its lease is short.
 async fn stopped_in_a_promotion() -> (Fleet, model::ids::UpgradeId, Zombie) {
     let fleet = Fleet::new().await;
-    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
-    fleet.go(upgrade, Verb::Start).await;
-    fleet.press(upgrade, Verb::Promote, json!(null)).await.expect("promote fits");
+    let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 0).await;
+    fleet.apply_verb_and_run(upgrade, Verb::Start).await;
+    fleet.apply_verb(upgrade, Verb::Promote, json!(null)).await.expect("promote fits");
     let go_on = Arc::new(Notify::new());
-    fleet.world.cut_at(1, Cut::Frozen(go_on.clone()));
-    let asleep = fleet.process("zombie", Duration::from_millis(300), None);
-    assert!(fleet.world.cut_reached(Duration::from_secs(10)).await);
-    fleet.world.heal();
-    asleep.stop().await;
+    fleet.clusters.cut_at(1, Cut::Frozen(go_on.clone()));
+    let asleep = fleet.start_worker_thread("zombie", Duration::from_millis(300), None);
+    assert!(fleet.clusters.wait_for_cut(Duration::from_secs(10)).await);
+    fleet.clusters.clear_cut();
+    asleep.pause().await;
     (fleet, upgrade, Zombie { go_on, asleep })
 }
 
@@ -50,7 +50,7 @@ async fn stopped_in_a_promotion() -> (Fleet, model::ids::UpgradeId, Zombie) {
 async fn a_zombie_that_wakes_up_after_a_takeover_writes_nothing() {
     let (fleet, upgrade, zombie) = stopped_in_a_promotion().await;
     tokio::time::sleep(Duration::from_millis(400)).await;
-    fleet.run().await;
+    fleet.run_due().await;
     zombie.wakes_up_and_writes_nothing(&fleet).await;
     assert_eq!(state(&fleet.upgrade(upgrade).await), "succeeded");
 }
@@ -60,9 +60,9 @@ async fn a_zombie_that_wakes_up_after_a_takeover_writes_nothing() {
 #[tokio::test]
 async fn a_zombie_that_wakes_up_after_a_pause_writes_nothing() {
     let (fleet, upgrade, zombie) = stopped_in_a_promotion().await;
-    fleet.press(upgrade, Verb::Pause, json!(null)).await.expect("pause fits");
+    fleet.apply_verb(upgrade, Verb::Pause, json!(null)).await.expect("pause fits");
     tokio::time::sleep(Duration::from_millis(400)).await;
-    fleet.run().await;
+    fleet.run_due().await;
     assert_eq!(state(&fleet.upgrade(upgrade).await), "paused");
     zombie.wakes_up_and_writes_nothing(&fleet).await;
 }
@@ -70,7 +70,7 @@ async fn a_zombie_that_wakes_up_after_a_pause_writes_nothing() {
 #[tokio::test]
 async fn a_database_that_fails_while_the_mesh_is_opened_asks_nobody() {
     let fleet = Fleet::new().await;
-    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
-    fleet.unreadable.store(true, Ordering::Relaxed);
-    assert_eq!(state(&fleet.go(upgrade, Verb::Start).await), "prechecking", "it is tried again, not paused");
+    let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 0).await;
+    fleet.fail_mesh_reads.store(true, Ordering::Relaxed);
+    assert_eq!(state(&fleet.apply_verb_and_run(upgrade, Verb::Start).await), "prechecking", "it is tried again, not paused");
 }

@@ -12,12 +12,12 @@ use model::Clock;
 use model::ids::{OperationId, TenantId, WebhookId};
 use model::operation::OperationKind;
 use serde_json::{Value, json};
-use store::{Attempt, Delivery, DeliveryState, NewOperation, NewWebhook, Webhook, hmac_sha256};
+use store::{DeliveryAttempt, Delivery, DeliveryState, NewOperation, NewWebhook, Webhook, hmac_sha256};
 use testkit::Fleet;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use worker::{Engine, Post};
+use worker::{Engine, WebhookSender};
 
 /// A message as it arrived.
 #[derive(Debug, Clone)]
@@ -34,12 +34,12 @@ struct Message {
 #[derive(Debug, Default)]
 struct Addresses {
     arrived: Mutex<Vec<Message>>,
-    answers: Mutex<VecDeque<Attempt>>,
+    answers: Mutex<VecDeque<DeliveryAttempt>>,
 }
 
 #[async_trait]
-impl Post for Addresses {
-    async fn post(&self, url: &str, headers: &[(&'static str, String)], body: Vec<u8>) -> Attempt {
+impl WebhookSender for Addresses {
+    async fn send_message(&self, url: &str, headers: &[(&'static str, String)], body: Vec<u8>) -> DeliveryAttempt {
         let header = |wanted: &str| headers.iter().find(|(name, _)| *name == wanted).expect(wanted).1.clone();
         let text = String::from_utf8(body).expect("text");
         let message = Message {
@@ -51,7 +51,7 @@ impl Post for Addresses {
             text,
         };
         self.arrived.lock().expect("no panic").push(message);
-        self.answers.lock().expect("no panic").pop_front().unwrap_or(Attempt::Answered(200))
+        self.answers.lock().expect("no panic").pop_front().unwrap_or(DeliveryAttempt::Answered(200))
     }
 }
 
@@ -67,12 +67,12 @@ impl Stage {
     async fn new() -> Self {
         let fleet = Fleet::new().await;
         let addresses = Arc::new(Addresses::default());
-        let engine = fleet.worker("worker", Duration::from_secs(30)).with_post(addresses.clone());
+        let engine = fleet.build_worker("worker", Duration::from_secs(30)).with_webhook_sender(addresses.clone());
         Self { fleet, engine, addresses }
     }
 
     async fn hook(&self, name: &str, kinds: &[&str]) -> WebhookId {
-        let id = WebhookId(self.fleet.clock.uuid());
+        let id = WebhookId(self.fleet.clock.new_uuid());
         let new = NewWebhook {
             name: name.into(),
             url: format!("https://{name}.example/hook"),
@@ -93,7 +93,7 @@ impl Stage {
     /// Asks for a test message.
     async fn test(&self, id: WebhookId) {
         let mut tx = self.fleet.db.api.begin(self.fleet.db.tenant).await.expect("a transaction");
-        tx.test_webhook(id, self.fleet.clock.now());
+        tx.push_test_event(id, self.fleet.clock.now());
         tx.commit().await.expect("a commit");
     }
 
@@ -107,7 +107,7 @@ impl Stage {
         self.fleet.db.execute(store::private::SUPERUSER, due).await.expect("everything is due");
     }
 
-    fn answer(&self, attempts: impl IntoIterator<Item = Attempt>) {
+    fn answer(&self, attempts: impl IntoIterator<Item = DeliveryAttempt>) {
         self.addresses.answers.lock().expect("no panic").extend(attempts);
     }
 
@@ -117,26 +117,26 @@ impl Stage {
 
     async fn deliveries(&self, id: WebhookId) -> Vec<Delivery> {
         let mut tx = self.fleet.db.api.begin(self.fleet.db.tenant).await.expect("a transaction");
-        tx.deliveries(id, None, 100).await.expect("deliveries")
+        tx.list_deliveries(id, None, 100).await.expect("deliveries")
     }
 
     async fn webhook(&self, id: WebhookId) -> Webhook {
         let mut tx = self.fleet.db.api.begin(self.fleet.db.tenant).await.expect("a transaction");
-        tx.webhook(id).await.expect("a webhook")
+        tx.get_webhook(id).await.expect("a webhook")
     }
 
     async fn switch(&self, id: WebhookId, enabled: bool) {
         let seen = self.webhook(id).await;
         let new = NewWebhook { name: seen.name.clone(), url: seen.url.clone(), kinds: seen.kinds.clone(), enabled };
         let mut tx = self.fleet.db.api.begin(self.fleet.db.tenant).await.expect("a transaction");
-        tx.write_webhook(&seen, &new).await.expect("a change");
+        tx.update_webhook(&seen, &new).await.expect("a change");
         tx.commit().await.expect("a commit");
     }
 }
 
 async fn happens(fleet: &Fleet) {
     let new = NewOperation {
-        id: OperationId(fleet.clock.uuid()),
+        id: OperationId(fleet.clock.new_uuid()),
         kind: OperationKind::RegisterCluster,
         mesh: None,
         cluster: None,
@@ -189,14 +189,14 @@ async fn what_does_not_arrive_is_sent_again_with_the_same_name_and_holds_up_nobo
     let (slow, fine) = (stage.hook("slow", &["webhook.test"]).await, stage.hook("fine", &["webhook.test"]).await);
     stage.test(slow).await;
     stage.test(slow).await;
-    stage.answer([Attempt::Failed("too_slow")]);
+    stage.answer([DeliveryAttempt::Failed("too_slow")]);
     stage.deliver().await;
     assert_eq!(stage.arrived().len(), 1, "the second message waits behind the first");
     stage.test(fine).await;
     stage.deliver().await;
     assert_eq!(stage.arrived().len(), 1, "the other webhook's own");
     stage.later().await;
-    stage.answer([Attempt::Answered(503)]);
+    stage.answer([DeliveryAttempt::Answered(503)]);
     stage.deliver().await;
     stage.later().await;
     stage.deliver().await;
@@ -215,34 +215,34 @@ struct HangingAddresses {
 }
 
 #[async_trait]
-impl Post for HangingAddresses {
-    async fn post(&self, url: &str, _headers: &[(&'static str, String)], _body: Vec<u8>) -> Attempt {
+impl WebhookSender for HangingAddresses {
+    async fn send_message(&self, url: &str, _headers: &[(&'static str, String)], _body: Vec<u8>) -> DeliveryAttempt {
         if url.contains("hangs") {
             std::future::pending::<()>().await;
         }
         self.arrived.notify_one();
-        Attempt::Answered(200)
+        DeliveryAttempt::Answered(200)
     }
 }
 
 #[tokio::test]
 async fn many_webhooks_of_one_tenant_that_never_answer_leave_senders_for_another_tenants() {
     let hog = Stage::new().await;
-    let other = hog.fleet.beside(TenantId(Uuid::from_u128(2)), "other").await;
+    let other = hog.fleet.for_new_tenant(TenantId(Uuid::from_u128(2)), "other").await;
     // Many more than there are senders.
     for number in 0..20 {
         let hook = hog.hook(&format!("hangs-{number}"), &["webhook.test"]).await;
         hog.test(hook).await;
     }
     let addresses = Arc::new(HangingAddresses::default());
-    let worker = hog.fleet.worker_with(&other, "worker", Duration::from_secs(30)).with_post(addresses.clone());
-    let working = tokio::spawn(async move { worker.work(CancellationToken::new()).await });
+    let worker = hog.fleet.build_shared_worker(&other, "worker", Duration::from_secs(30)).with_webhook_sender(addresses.clone());
+    let working = tokio::spawn(async move { worker.run_until_stopped(CancellationToken::new()).await });
     let taken = "SELECT count(*)::text FROM webhook_queue WHERE due_at > now()";
-    while hog.fleet.db.query("mw_worker", taken).await == ["0"] {
+    while hog.fleet.db.query_text("mw_worker", taken).await == ["0"] {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let other =
-        Stage { engine: other.worker("unused", Duration::from_secs(30)), fleet: other, addresses: Arc::default() };
+        Stage { engine: other.build_worker("unused", Duration::from_secs(30)), fleet: other, addresses: Arc::default() };
     let hook = other.hook("fine", &["webhook.test"]).await;
     other.test(hook).await;
     tokio::time::timeout(Duration::from_secs(30), addresses.arrived.notified()).await.expect("the other's arrives");
@@ -254,7 +254,7 @@ async fn after_ten_attempts_a_message_is_given_up_and_its_webhook_switched_off_u
     let stage = Stage::new().await;
     let id = stage.hook("dead", &["webhook.test"]).await;
     stage.test(id).await;
-    stage.answer((0..10).map(|_| Attempt::Failed("unreachable")));
+    stage.answer((0..10).map(|_| DeliveryAttempt::Failed("unreachable")));
     for attempt in 1..=10 {
         stage.later().await;
         stage.deliver().await;
@@ -264,14 +264,14 @@ async fn after_ten_attempts_a_message_is_given_up_and_its_webhook_switched_off_u
     assert_eq!((delivery.state, delivery.attempts, delivery.due_at), (DeliveryState::Failed, 10, None));
     assert_eq!(delivery.last_error.as_deref(), Some("unreachable"));
     let hook = stage.webhook(id).await;
-    assert_eq!((hook.enabled, hook.stopped.as_deref()), (false, Some("failing")));
+    assert_eq!((hook.enabled, hook.disabled_reason.as_deref()), (false, Some("failing")));
     stage.later().await;
     stage.deliver().await;
     assert!(stage.arrived().is_empty());
     stage.switch(id, true).await;
-    assert_eq!(stage.webhook(id).await.stopped, None);
+    assert_eq!(stage.webhook(id).await.disabled_reason, None);
     let mut tx = stage.fleet.db.api.begin(stage.fleet.db.tenant).await.expect("a transaction");
-    tx.redeliver(id, delivery.event.seq).await.expect("once more");
+    tx.requeue_delivery(id, delivery.event.seq).await.expect("once more");
     tx.commit().await.expect("a commit");
     stage.deliver().await;
     assert_eq!(stage.arrived().len(), 1);
@@ -283,9 +283,9 @@ async fn an_address_that_is_gone_is_told_nothing_more() {
     let stage = Stage::new().await;
     let (gone, watcher) = (stage.hook("gone", &["*"]).await, stage.hook("watcher", &["webhook.disabled"]).await);
     stage.test(gone).await;
-    stage.answer([Attempt::Answered(410)]);
+    stage.answer([DeliveryAttempt::Answered(410)]);
     stage.deliver().await;
-    assert_eq!(stage.webhook(gone).await.stopped.as_deref(), Some("gone"));
+    assert_eq!(stage.webhook(gone).await.disabled_reason.as_deref(), Some("gone"));
     let told = stage.arrived();
     assert_eq!(
         told.last().map(|message| message.body["data"]["body"].clone()),
@@ -303,7 +303,7 @@ async fn while_a_secret_is_rotated_messages_carry_both_signatures() {
     let newer: &[u8] = b"another secret of thirty-two byt";
     let until = stage.fleet.clock.now() + SignedDuration::from_hours(1);
     let mut tx = stage.fleet.db.api.begin(stage.fleet.db.tenant).await.expect("a transaction");
-    tx.rotate_webhook(id, newer, until).await.expect("a rotation");
+    tx.rotate_webhook_secret(id, newer, until).await.expect("a rotation");
     tx.commit().await.expect("a commit");
     stage.test(id).await;
     stage.deliver().await;
@@ -319,7 +319,7 @@ async fn while_a_secret_is_rotated_messages_carry_both_signatures() {
 #[tokio::test]
 async fn nobody_is_told_what_happens_to_others() {
     let stage = Stage::new().await;
-    let other = stage.fleet.beside(model::ids::TenantId(uuid::Uuid::from_u128(9)), "other").await;
+    let other = stage.fleet.for_new_tenant(model::ids::TenantId(uuid::Uuid::from_u128(9)), "other").await;
     stage.hook("mine", &["*"]).await;
     happens(&other).await;
     stage.deliver().await;

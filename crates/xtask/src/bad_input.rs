@@ -11,11 +11,11 @@ use serde_json::Value;
 use crate::lab::{Lab, until};
 use crate::scenario::credentials::account;
 use crate::scenario::rollback::SECOND_TAG;
-use crate::scenario::{OLD, Parts, field, mesh_up};
+use crate::scenario::{OLD_RELEASE, PartTimings, text_field, bring_up_mesh};
 use crate::server::Server;
 use crate::story::{carries, is_gone};
 use crate::worker::Holdable;
-use crate::{Result, output};
+use crate::{Result, run_command};
 
 /// The catalogue holds a few releases that cannot be used: too old, too far, for another Kubernetes, with images that nobody has.
 const CATALOGUE: [(&str, &str); 5] = [
@@ -89,14 +89,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("{} rows", file.row.len());
         return Ok(());
     }
-    let mut parts = Parts::new();
-    let lab = parts.run("start a lab", || Lab::up("bad-input", 3))?;
-    let (server, worker) = parts.run("start Meshwright", || {
+    let mut parts = PartTimings::new();
+    let lab = parts.run_part("start a lab", || Lab::start("bad-input", 3))?;
+    let (server, worker) = parts.run_part("start Meshwright", || {
         Holdable::with_server(&lab, &options.dir, &options.listen, &CATALOGUE, &["--step-seconds", "45"])
     })?;
     let mut stage = Stage { lab: &lab, server: &server, worker: &worker, dir: &options.dir, saved: Vec::new() };
     stage.odd_releases()?;
-    mesh_up(&lab, &server, &mut parts)?;
+    bring_up_mesh(&lab, &server, &mut parts)?;
     let mut failed = 0;
     let begins = |row: &&Row| options.from.as_ref().is_none_or(|from| row.input.contains(from.as_str()));
     let rows: Vec<&Row> = file.row.iter().skip_while(|row| !begins(row)).collect();
@@ -142,7 +142,7 @@ impl Stage<'_> {
             self.act(action)?;
         }
         if !row.mixed {
-            carries(self.lab, OLD.1, OLD.2)?;
+            carries(self.lab, OLD_RELEASE.1, OLD_RELEASE.2)?;
         }
         verdict
     }
@@ -152,7 +152,7 @@ impl Stage<'_> {
             (Some(code), None, Err(said)) if said.contains(&format!("({code})")) => (code, said),
             (Some(code), None, answer) => return Err(format!("{code} was expected, not {answer:?}")),
             (None, Some(wanted), Ok(_)) => {
-                let state = field(&self.newest()?, "state")?;
+                let state = text_field(&self.newest()?, "state")?;
                 return if state == *wanted { Ok(state) } else { Err(format!("it is {state}, not {wanted}")) };
             }
             (_, _, answer) => return Err(format!("an end in {:?} was expected, not {answer:?}", row.ok)),
@@ -171,16 +171,16 @@ impl Stage<'_> {
     }
 
     fn namespace(&self) -> Result<String> {
-        field(&self.server.ask(&["mesh", "get", "demo"])?, "namespace")
+        text_field(&self.server.ask(&["mesh", "get", "demo"])?, "namespace")
     }
 
     fn fill(&self, word: &str) -> Result<String> {
         let mut filled = word.to_owned();
         if filled == "{kubeconfig c1}" {
-            return Ok(self.lab.kubeconfig("c1")?.display().to_string());
+            return Ok(self.lab.kubeconfig_path("c1")?.display().to_string());
         }
         if filled.contains("{upgrade}") {
-            filled = filled.replace("{upgrade}", &field(&self.newest()?, "id")?);
+            filled = filled.replace("{upgrade}", &text_field(&self.newest()?, "id")?);
         }
         if filled == "{account c2}" {
             return account(self.server, "c2");
@@ -195,27 +195,27 @@ impl Stage<'_> {
         let filled: Vec<String> = action.iter().map(|word| self.fill(word)).collect::<Result<_>>()?;
         let words: Vec<&str> = filled.iter().map(String::as_str).collect();
         match words[..] {
-            ["kubectl", cluster, ref rest @ ..] => self.lab.kubectl(cluster, rest).map(drop),
+            ["kubectl", cluster, ref rest @ ..] => self.lab.run_kubectl(cluster, rest).map(drop),
             ["cli", ref rest @ ..] => self.server.cli(rest).map(drop),
             ["apply", cluster, manifest] => {
                 let file = self.file("given.yaml", manifest)?;
-                self.lab.kubectl(cluster, &["apply", "-f", &file]).map(drop)
+                self.lab.run_kubectl(cluster, &["apply", "-f", &file]).map(drop)
             }
-            ["stop", process] => self.lab.signal(process, "STOP"),
-            ["continue", process] => self.lab.signal(process, "CONT"),
+            ["stop", process] => self.lab.signal_process(process, "STOP"),
+            ["continue", process] => self.lab.signal_process(process, "CONT"),
             ["until-answers", cluster] => {
                 until("the cluster answers", LIMIT, || self.lab.get(cluster, &["nodes"]).ok()).map(drop)
             }
-            ["until", state] => self.server.await_state(&field(&self.newest()?, "id")?, state, LIMIT).map(drop),
+            ["until", state] => self.server.await_state(&text_field(&self.newest()?, "id")?, state, LIMIT).map(drop),
             ["promote-and-lose", process] => {
-                let promote = ["upgrade", "promote", &field(&self.newest()?, "id")?];
+                let promote = ["upgrade", "promote", &text_field(&self.newest()?, "id")?];
                 let _held = self.worker.before(SECOND_TAG, || self.server.cli(&promote).map(drop))?;
-                self.lab.signal(process, "STOP")
+                self.lab.signal_process(process, "STOP")
             }
             ["save", cluster, kind, name] => self.save(cluster, kind, name),
             ["spoil", cluster, secret] => {
                 let patch = r#"{"stringData":{"token":"not-a-token-of-this-cluster"}}"#;
-                self.lab.kubectl(cluster, &["patch", "secret", "-n", &self.namespace()?, secret, "-p", patch]).map(drop)
+                self.lab.run_kubectl(cluster, &["patch", "secret", "-n", &self.namespace()?, secret, "-p", patch]).map(drop)
             }
             ["restore"] => self.restore(),
             ["restart-postgres"] => self.restart_postgres(),
@@ -231,7 +231,7 @@ impl Stage<'_> {
 
     /// Keeps what an object is, without what only the API server may say of it.
     fn save(&mut self, cluster: &str, kind: &str, name: &str) -> Result<()> {
-        let text = self.lab.kubectl(cluster, &["get", kind, name, "-n", &self.namespace()?, "-o", "json"])?;
+        let text = self.lab.run_kubectl(cluster, &["get", kind, name, "-n", &self.namespace()?, "-o", "json"])?;
         let mut object: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
         let metadata = object["metadata"].as_object_mut().ok_or("an object has metadata")?;
         for field in ["resourceVersion", "uid", "creationTimestamp", "generation", "managedFields"] {
@@ -245,9 +245,9 @@ impl Stage<'_> {
         for (cluster, object) in std::mem::take(&mut self.saved) {
             let file = self.file("saved.json", &object.to_string())?;
             // In place where it is there: without a role for a moment our account would be refused what it may do.
-            if self.lab.kubectl(&cluster, &["replace", "-f", &file]).is_err() {
-                self.lab.kubectl(&cluster, &["delete", "--ignore-not-found", "-f", &file])?;
-                self.lab.kubectl(&cluster, &["create", "-f", &file])?;
+            if self.lab.run_kubectl(&cluster, &["replace", "-f", &file]).is_err() {
+                self.lab.run_kubectl(&cluster, &["delete", "--ignore-not-found", "-f", &file])?;
+                self.lab.run_kubectl(&cluster, &["create", "-f", &file])?;
             }
         }
         Ok(())
@@ -264,7 +264,7 @@ impl Stage<'_> {
         let mut restart = Command::new("setpriv");
         restart.args(["--reuid", &owner.to_string(), "--clear-groups", "--"]).arg(program);
         restart.args(["restart", "-m", "immediate", "-w", "-s", "-l", "/dev/null", "-D"]).arg(&folder).current_dir("/");
-        output(&mut restart)?;
+        run_command(&mut restart)?;
         let second = std::fs::read_to_string(folder.join("postmaster.pid")).map_err(|error| error.to_string())?;
         let same = first.lines().next() == second.lines().next();
         if same { Err("Postgres was not restarted".into()) } else { Ok(()) }
@@ -274,7 +274,7 @@ impl Stage<'_> {
     fn odd_releases(&self) -> Result<()> {
         let charts = self.lab.charts("1.27.9")?;
         let broken = self.dir.join("broken-charts");
-        output(Command::new("cp").arg("-r").arg(&charts).arg(&broken))?;
+        run_command(Command::new("cp").arg("-r").arg(&charts).arg(&broken))?;
         let template = broken.join("istiod").join("templates").join("broken.yaml");
         std::fs::write(template, "{{ fail \"this chart is broken\" }}\n").map_err(|error| error.to_string())?;
         self.server.import("1.27.6.1", &broken.display().to_string(), &[])?;
@@ -283,7 +283,7 @@ impl Stage<'_> {
 
     fn kubeconfig(&self, change: Option<&Kubeconfig>) -> Result<String> {
         let Some(change) = change else { return Ok(String::new()) };
-        let path = self.lab.kubeconfig("c3")?;
+        let path = self.lab.kubeconfig_path("c3")?;
         let mut text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
         if let Some(server) = &change.server {
             text = text.replace("https://10.3.0.1:6443", server);
@@ -293,7 +293,7 @@ impl Stage<'_> {
         }
         let token = match &change.token_of {
             Some(account) => {
-                let token = self.lab.kubectl("c3", &["create", "token", account, "-n", "default"])?;
+                let token = self.lab.run_kubectl("c3", &["create", "token", account, "-n", "default"])?;
                 Some(format!("token: {}", token.trim()))
             }
             None => change.user.clone(),

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::lab::{Lab, until};
-use crate::scenario::{Parts, field};
+use crate::scenario::{PartTimings, text_field};
 use crate::server::Server;
-use crate::{Result, output};
+use crate::{Result, run_command};
 
 pub(crate) mod api;
 mod changes;
@@ -22,9 +22,9 @@ mod neighbour;
 mod walls;
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Bench {
+pub(crate) enum BenchCommand {
     /// The roll-out of an upgrade against `kubectl rollout restart` and `rollout status` in a loop of the same width.
-    Rollout(Rollout),
+    Rollout(RolloutOptions),
     /// Row-level security against queries that name their tenant, on a private Postgres. Build with --release.
     Walls(walls::Walls),
     /// What one tenant's requests and clusters, and connections without a caller, do to other tenants.
@@ -38,7 +38,7 @@ pub(crate) enum Bench {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Rollout {
+pub(crate) struct RolloutOptions {
     /// How often each side runs; they take turns, and each goes first every other time.
     #[arg(long, default_value_t = 5)]
     pairs: usize,
@@ -59,41 +59,41 @@ pub(crate) struct Rollout {
     listen: String,
 }
 
-const LIMIT: Duration = Duration::from_mins(8);
+const ROLLOUT_TIMEOUT: Duration = Duration::from_mins(8);
 
 /// One side's run.
 #[derive(Debug, Clone, Copy)]
-struct Run {
+struct RolloutSample {
     seconds: f64,
     requests: usize,
 }
 
-pub(crate) fn run(bench: &Bench) -> Result<()> {
+pub(crate) fn run(bench: &BenchCommand) -> Result<()> {
     match bench {
-        Bench::Rollout(options) => rollout(options),
-        Bench::Walls(options) => walls::run(options),
-        Bench::Fair(options) => fair::run(options),
-        Bench::Api(options) => api::run(options),
-        Bench::Engine(options) => engine::run(options),
-        Bench::Existence(options) => existence::run(options),
+        BenchCommand::Rollout(options) => measure_rollout(options),
+        BenchCommand::Walls(options) => walls::run(options),
+        BenchCommand::Fair(options) => fair::run(options),
+        BenchCommand::Api(options) => api::run(options),
+        BenchCommand::Engine(options) => engine::run(options),
+        BenchCommand::Existence(options) => existence::run(options),
     }
 }
 
-fn rollout(options: &Rollout) -> Result<()> {
+fn measure_rollout(options: &RolloutOptions) -> Result<()> {
     let names: Vec<String> = (1..=options.pairs + 1).map(|build| format!("1.27.9.{build}@1.27.9-b{build}")).collect();
     let catalogue: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1.27.9")).collect();
     let width = options.width.to_string();
     // Neither side is watched by the observer: its looks are no part of a roll-out.
     let settings = ["--width", &width, "--observe-seconds", "3600", "--step-seconds", "600"];
-    let mut parts = Parts::new();
-    let lab = parts.run("start a lab", || Lab::up("bench", 1))?;
+    let mut parts = PartTimings::new();
+    let lab = parts.run_part("start a lab", || Lab::start("bench", 1))?;
     let server =
-        parts.run("start Meshwright", || Server::start(&lab, &options.dir, &options.listen, &catalogue, &settings))?;
-    parts.run("bring a mesh and its workloads up", || workloads(&lab, &server, options))?;
+        parts.run_part("start Meshwright", || Server::start(&lab, &options.dir, &options.listen, &catalogue, &settings))?;
+    parts.run_part("bring a mesh and its workloads up", || deploy_workloads(&lab, &server, options))?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for pair in 0..options.pairs {
-        let mut upgrade = || upgrade(&lab, &server, pair + 2).map(|run| ours.push(run));
-        let mut kubectl = || kubectl(&lab, options).map(|run| theirs.push(run));
+        let mut upgrade = || measure_upgrade(&lab, &server, pair + 2).map(|run| ours.push(run));
+        let mut kubectl = || measure_kubectl(&lab, options).map(|run| theirs.push(run));
         if pair % 2 == 0 {
             upgrade()?;
             kubectl()?;
@@ -103,12 +103,12 @@ fn rollout(options: &Rollout) -> Result<()> {
         }
         println!("pair {}: ours {:?}, kubectl {:?}", pair + 1, ours[pair], theirs[pair]);
     }
-    tell(options, &ours, &theirs);
+    print_figures(options, &ours, &theirs);
     Ok(())
 }
 
-fn workloads(lab: &Lab, server: &Server, options: &Rollout) -> Result<()> {
-    let kubeconfig = lab.kubeconfig("c1")?.display().to_string();
+fn deploy_workloads(lab: &Lab, server: &Server, options: &RolloutOptions) -> Result<()> {
+    let kubeconfig = lab.kubeconfig_path("c1")?.display().to_string();
     server.cli(&["cluster", "register", "c1", "--kubeconfig", &kubeconfig, "--wait"])?;
     server.cli(&["mesh", "create", "demo", "--version", "1.27.9.1", "--cluster", "c1", "--wait"])?;
     let mut manifest =
@@ -120,8 +120,8 @@ fn workloads(lab: &Lab, server: &Server, options: &Rollout) -> Result<()> {
     }
     let file = options.dir.join("load.yaml");
     std::fs::write(&file, manifest).map_err(|error| error.to_string())?;
-    lab.kubectl("c1", &["apply", "-f", &file.display().to_string()])?;
-    until("every workload is ready", LIMIT, || all_ready(lab, options.workloads).ok().filter(|ready| *ready)).map(drop)
+    lab.run_kubectl("c1", &["apply", "-f", &file.display().to_string()])?;
+    until("every workload is ready", ROLLOUT_TIMEOUT, || all_ready(lab, options.workloads).ok().filter(|ready| *ready)).map(drop)
 }
 
 fn all_ready(lab: &Lab, wanted: usize) -> Result<bool> {
@@ -132,18 +132,18 @@ fn all_ready(lab: &Lab, wanted: usize) -> Result<bool> {
 }
 
 /// An upgrade in place to a build with another proxy image; what is measured is its roll-out.
-fn upgrade(lab: &Lab, server: &Server, build: usize) -> Result<Run> {
+fn measure_upgrade(lab: &Lab, server: &Server, build: usize) -> Result<RolloutSample> {
     let mut audit = lab.audit("c1")?;
     let version = format!("1.27.9.{build}");
     let plan =
         ["upgrade", "plan", "demo", "--version", &version, "--strategy", "in_place", "--hold-seconds", "0", "--start"];
-    let upgrade = field(&server.ask(&plan)?, "id")?;
-    server.await_state(&upgrade, "succeeded", LIMIT)?;
+    let upgrade = text_field(&server.ask(&plan)?, "id")?;
+    server.await_state(&upgrade, "succeeded", ROLLOUT_TIMEOUT)?;
     let operations = server.ask(&["operation", "list"])?;
     let mut all = operations["items"].as_array().into_iter().flatten();
     let roll = all.find(|operation| operation["upgrade_id"] == upgrade.as_str() && operation["kind"] == "roll");
     let roll = roll.ok_or("the upgrade has no roll-out")?;
-    let time = |key: &str| field(roll, key)?.parse::<Timestamp>().map_err(|error| error.to_string());
+    let time = |key: &str| text_field(roll, key)?.parse::<Timestamp>().map_err(|error| error.to_string());
     let (begun, ended) = (time("created_at")?, time("ended_at")?);
     let inside = |entry: &Value| {
         let at = entry["requestReceivedTimestamp"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
@@ -153,12 +153,12 @@ fn upgrade(lab: &Lab, server: &Server, build: usize) -> Result<Run> {
     if requests == 0 {
         return Err("the audit log shows nothing of the roll-out".into());
     }
-    Ok(Run { seconds: ended.duration_since(begun).as_secs_f64(), requests })
+    Ok(RolloutSample { seconds: ended.duration_since(begun).as_secs_f64(), requests })
 }
 
-fn kubectl(lab: &Lab, options: &Rollout) -> Result<Run> {
+fn measure_kubectl(lab: &Lab, options: &RolloutOptions) -> Result<RolloutSample> {
     let mut audit = lab.audit("c1")?;
-    let kubectl = format!("{} kubectl --kubeconfig {} -n load", lab.kubernetes()?, lab.kubeconfig("c1")?.display());
+    let kubectl = format!("{} kubectl --kubeconfig {} -n load", lab.kubernetes()?, lab.kubeconfig_path("c1")?.display());
     let one = format!(
         "{kubectl} rollout restart deployment/w$1 >/dev/null && {kubectl} rollout status deployment/w$1 >/dev/null"
     );
@@ -167,13 +167,13 @@ fn kubectl(lab: &Lab, options: &Rollout) -> Result<Run> {
     let start = Instant::now();
     // What kubectl learns of a cluster's kinds is kept in a home of its own.
     let home = format!("HOME={}", options.dir.display());
-    output(lab.inside(None).args(["env", &home, "sh", "-ec", &all]))?;
+    run_command(lab.inside(None).args(["env", &home, "sh", "-ec", &all]))?;
     let seconds = start.elapsed().as_secs_f64();
     let by = |entry: &&Value| entry["userAgent"].as_str().is_some_and(|agent| agent.contains("kubectl"));
-    Ok(Run { seconds, requests: audit.fresh()?.iter().filter(by).count() })
+    Ok(RolloutSample { seconds, requests: audit.fresh()?.iter().filter(by).count() })
 }
 
-fn rounded(ratio: f64) -> f64 {
+fn round_to_thousandths(ratio: f64) -> f64 {
     (ratio * 1000.0).round() / 1000.0
 }
 
@@ -182,9 +182,9 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-fn tell(options: &Rollout, ours: &[Run], theirs: &[Run]) {
+fn print_figures(options: &RolloutOptions, ours: &[RolloutSample], theirs: &[RolloutSample]) {
     #[expect(clippy::cast_precision_loss, reason = "a few thousand requests")]
-    let each = |run: &Run| run.requests as f64 / options.workloads as f64;
+    let each = |run: &RolloutSample| run.requests as f64 / options.workloads as f64;
     let ratios = ours.iter().zip(theirs).map(|(ours, theirs)| ours.seconds / theirs.seconds).collect();
     let figures = json!({
         "workloads": options.workloads, "width": options.width, "pairs": options.pairs,

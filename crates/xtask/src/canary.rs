@@ -17,11 +17,11 @@ use model::clock::SystemClock;
 use model::ids::HostingClusterId;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-use store::{Hosting, Store, Vault};
+use store::{HostingCluster, Store, Sealer};
 
 use crate::process::{Process, free_address};
 use crate::service::{self, Api, SERVER, Setting};
-use crate::{Result, fresh, output};
+use crate::{Result, fresh, run_command};
 
 mod outside;
 
@@ -78,9 +78,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         runtime.block_on(async { Ok::<_, String>([scrape(&api_metrics).await?, scrape(&worker_metrics).await?]) })?;
     drop((api, worker));
     let root = url(store::private::SUPERUSER);
-    output(Command::new(fresh::program("psql")?).args(["--quiet", "--command", "CHECKPOINT"]).arg(&root))?;
+    run_command(Command::new(fresh::program("psql")?).args(["--quiet", "--command", "CHECKPOINT"]).arg(&root))?;
     let dump = scratch.path().join("dump.sql");
-    output(Command::new(fresh::program("pg_dump")?).arg("--file").arg(&dump).arg(&root))?;
+    run_command(Command::new(fresh::program("pg_dump")?).arg("--file").arg(&dump).arg(&root))?;
     let data = scratch.path().join("postgres").join("data");
     let log = scratch.path().join("postgres").join("postgres.log");
     let places = [
@@ -177,10 +177,10 @@ fn files_below(folder: &Path, into: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
 
 /// A tenant with room for everything, its owner's key, and a hosting cluster whose kubeconfig is secret.
 async fn prepare(database: &str) -> std::result::Result<String, store::StoreError> {
-    let store = Store::connect(database, Vault::new([7; 32])).await?;
+    let store = Store::connect(database, Sealer::new([7; 32])).await?;
     let tenant = service::roomy_tenant(&store, "canary").await?;
     let hosting =
-        Hosting { id: HostingClusterId(SystemClock.uuid()), name: PLAIN.into(), created_at: SystemClock.now() };
+        HostingCluster { id: HostingClusterId(SystemClock.new_uuid()), name: PLAIN.into(), created_at: SystemClock.now() };
     store.add_hosting_cluster(&hosting, SECRET.as_bytes()).await?;
     service::key(&store, tenant, Role::Owner).await
 }

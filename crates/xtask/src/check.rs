@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::{Result, output};
+use crate::{Result, run_command};
 
 /// Which crates of ours each crate may use, dev-dependencies apart. `xtask` and `testkit` are development only.
 const ALLOWED: [(&str, &[&str]); 9] = [
@@ -63,7 +63,7 @@ pub(crate) fn check() -> Result<()> {
 }
 
 fn graph() -> Result<Vec<String>> {
-    let text = output(Command::new("cargo").args(["metadata", "--format-version=1", "--no-deps", "--offline"]))?;
+    let text = run_command(Command::new("cargo").args(["metadata", "--format-version=1", "--no-deps", "--offline"]))?;
     let metadata: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
     let allowed: BTreeMap<&str, &[&str]> = ALLOWED.into_iter().collect();
     let mut wrong = Vec::new();
@@ -91,7 +91,7 @@ fn graph() -> Result<Vec<String>> {
 
 /// Production files only; clippy looks after functions.
 fn sizes() -> Result<Vec<String>> {
-    let listed = output(Command::new("git").args(["ls-files", "*.rs", "*.go"]))?;
+    let listed = run_command(Command::new("git").args(["ls-files", "*.rs", "*.go"]))?;
     let production = listed.lines().filter(|file| !file.contains("/tests") && !file.ends_with("_test.go"));
     let mut wrong = Vec::new();
     for file in production {

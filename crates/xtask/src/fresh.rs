@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use store::private::{PrivatePostgres, SUPERUSER};
-use store::{Store, Vault};
+use store::private::{EmbeddedPostgres, SUPERUSER};
+use store::{Store, Sealer};
 
-use crate::{Result, output};
+use crate::{Result, run_command};
 
 pub(crate) const OPENAPI: &str = "openapi/meshwright.json";
 const QUERIES: &str = ".sqlx";
@@ -58,32 +58,32 @@ fn queries(scratch: &Path) -> Result<()> {
     let folder = scratch.join("queries");
     std::fs::create_dir(&folder).map_err(|error| error.to_string())?;
     // The macros run only when the crate is compiled, so it must be.
-    output(Command::new("cargo").args(["clean", "--package", "meshwright-store", "--target-dir", "target/fresh"]))?;
+    run_command(Command::new("cargo").args(["clean", "--package", "meshwright-store", "--target-dir", "target/fresh"]))?;
     let mut cargo = Command::new("cargo");
     cargo.args(["check", "--package", "meshwright-store", "--target-dir", "target/fresh"]);
     cargo
         .env("DATABASE_URL", postgres.url("mw_owner", NAME))
         .env("SQLX_OFFLINE_DIR", &folder)
         .env_remove("SQLX_OFFLINE");
-    output(&mut cargo).map(|_| ())
+    run_command(&mut cargo).map(|_| ())
 }
 
 /// A tool of the Postgres that was found.
 pub(crate) fn program(name: &str) -> Result<PathBuf> {
-    let bin = store::private::find_binaries().ok_or("there is no Postgres")?;
+    let bin = store::private::find_postgres_binaries().ok_or("there is no Postgres")?;
     Ok(bin.join(name))
 }
 
 /// A private Postgres with an empty database of the present schema, for macros that want to look at one.
-pub(crate) fn live(scratch: &Path) -> Result<PrivatePostgres> {
-    let postgres = PrivatePostgres::start(&scratch.join("postgres")).map_err(|error| error.to_string())?;
+pub(crate) fn live(scratch: &Path) -> Result<EmbeddedPostgres> {
+    let postgres = EmbeddedPostgres::start(&scratch.join("postgres")).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     runtime.block_on(migrated(&postgres)).map_err(|error| error.to_string())?;
     Ok(postgres)
 }
 
-async fn migrated(postgres: &PrivatePostgres) -> std::result::Result<(), store::StoreError> {
-    let key = Vault::new([0; 32]);
+async fn migrated(postgres: &EmbeddedPostgres) -> std::result::Result<(), store::StoreError> {
+    let key = Sealer::new([0; 32]);
     let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), key.clone()).await?;
     root.create_roles().await?;
     root.create_database(NAME).await?;

@@ -14,7 +14,7 @@ use testkit::Fleet;
 use tokio_util::sync::CancellationToken;
 
 use crate::service::{self, Api, SERVER, Setting};
-use crate::{Result, output};
+use crate::{Result, run_command};
 
 mod bugs;
 mod document;
@@ -57,7 +57,7 @@ struct Round {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     // Installed now, where it is not, so that no round waits for it.
-    println!("{}", output(Command::new(TOOL).arg("--version"))?.trim());
+    println!("{}", run_command(Command::new(TOOL).arg("--version"))?.trim());
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
     let dir = options.dir.clone().unwrap_or_else(|| scratch.path().to_owned());
     std::fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
@@ -106,9 +106,9 @@ struct Working<'a> {
 
 impl<'a> Working<'a> {
     fn start(runtime: &'a tokio::runtime::Runtime, fleet: &Fleet) -> Self {
-        let (worker, stop) = (fleet.worker("fuzzed", Duration::from_secs(30)), CancellationToken::new());
+        let (worker, stop) = (fleet.build_worker("fuzzed", Duration::from_secs(30)), CancellationToken::new());
         let until = stop.clone();
-        let work = Some(runtime.spawn(async move { worker.work(until).await }));
+        let work = Some(runtime.spawn(async move { worker.run_until_stopped(until).await }));
         Self { runtime, stop, work }
     }
 }
@@ -136,9 +136,9 @@ const PLATFORM: &str = "platform";
 async fn prepare((title, role): (&'static str, Role)) -> std::result::Result<(Fleet, String), store::StoreError> {
     let mut fleet = Fleet::new().await;
     // Hints tell the workers what is new; looking more often than a real worker does would take a processor from the fuzzing.
-    fleet.poll = Duration::from_secs(1);
-    fleet.plan_or_known().await;
-    fleet.db.api.prepare_platform(SystemClock.now()).await?;
+    fleet.poll_interval = Duration::from_secs(1);
+    fleet.get_or_plan_upgrade().await;
+    fleet.db.api.ensure_platform_key(SystemClock.now()).await?;
     let tenant = if title == PLATFORM { TenantId::PLATFORM } else { fleet.db.tenant };
     let key = service::key(&fleet.db.api, tenant, role).await?;
     Ok((fleet, key))

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
-use crate::{Result, output};
+use crate::{Result, run_command};
 
 /// The programs whose commands are looked for; the longer name first, because it begins with the shorter one.
 const PROGRAMS: [&str; 2] = ["meshwright-server", "meshwright"];
@@ -22,7 +22,7 @@ pub(crate) fn hints() -> Result<Vec<String>> {
     let folder = std::env::current_exe().map_err(|error| error.to_string())?;
     let folder = folder.parent().ok_or("this program is in a folder")?;
     let mut named: BTreeMap<Named, String> = BTreeMap::new();
-    for file in output(Command::new("git").args(["ls-files", "*.md", "crates/*.rs", "tests/*.toml"]))?.lines() {
+    for file in run_command(Command::new("git").args(["ls-files", "*.md", "crates/*.rs", "tests/*.toml"]))?.lines() {
         if file.contains("/tests/") || file == "crates/xtask/src/hints.rs" {
             continue;
         }
@@ -53,7 +53,7 @@ pub(crate) fn hints() -> Result<Vec<String>> {
 }
 
 fn help(program: &Path, words: &[String]) -> Option<String> {
-    output(Command::new(program).args(words).arg("--help")).ok()
+    run_command(Command::new(program).args(words).arg("--help")).ok()
 }
 
 /// The commands that a text names. A command begins where the program's name stands alone or behind a folder, and goes on

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::{Result, fresh, output};
+use crate::{Result, fresh, run_command};
 
 /// What a query names its tenant by.
 const FILTER: &str = "tenant_id = $";
@@ -55,12 +55,12 @@ fn tests(folder: &Path, target: &Path, walls: Option<&str>, database: Option<&st
         Some(database) => cargo.env("DATABASE_URL", database).env("SQLX_OFFLINE", "false"),
         None => cargo.env("SQLX_OFFLINE", "true"),
     };
-    output(&mut cargo)
+    run_command(&mut cargo)
 }
 
 /// A copy of the source, in which anything may be changed.
 pub(crate) fn copied(to: &Path) -> Result<()> {
-    let files = output(Command::new("git").args(["ls-files", "-co", "--exclude-standard"]))?;
+    let files = run_command(Command::new("git").args(["ls-files", "-co", "--exclude-standard"]))?;
     for file in files.lines().filter(|file| Path::new(file).is_file()) {
         let new = to.join(file);
         let made = new.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::copy(file, &new));

@@ -5,34 +5,34 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
 use std::path::Path;
 
-use model::injection::{Injection, Injector, NamespaceLabels, NoInjection, PodLabels, decide};
+use model::injection::{Injection, Injector, NamespaceLabels, NoInjection, PodLabels, injected_by};
 use serde_json::Value;
 
 use crate::Result;
 
 /// What is known of one cluster at one event.
 #[derive(Default)]
-struct Cluster {
+struct ClusterState {
     namespaces: BTreeMap<String, NamespaceLabels>,
     injectors: BTreeMap<String, Injector>,
     /// Everything that was there at the start of the recording has been told.
     synced: bool,
     /// Workloads that were once as available as they are meant to be.
-    settled: BTreeSet<String>,
+    fully_available: BTreeSet<String>,
 }
 
 /// The judge.
 #[derive(Default)]
-pub(crate) struct Judge {
-    clusters: BTreeMap<String, Cluster>,
+pub(crate) struct AvailabilityJudge {
+    clusters: BTreeMap<String, ClusterState>,
     /// Revisions whose istiod has an available replica, and those that once had.
-    living: BTreeMap<String, bool>,
+    istiod_available: BTreeMap<String, bool>,
     pub(crate) breaches: Vec<String>,
     pub(crate) events: usize,
 }
 
-pub(crate) fn judge_file(file: &Path) -> Result<()> {
-    let judge = read(file)?;
+pub(crate) fn print_verdict(file: &Path) -> Result<()> {
+    let judge = judge_recording(file)?;
     if judge.breaches.is_empty() {
         println!("{} events, no breach", judge.events);
         return Ok(());
@@ -40,54 +40,54 @@ pub(crate) fn judge_file(file: &Path) -> Result<()> {
     Err(format!("{} events, {} breaches:\n{}", judge.events, judge.breaches.len(), judge.breaches.join("\n")))
 }
 
-pub(crate) fn read(file: &Path) -> Result<Judge> {
+pub(crate) fn judge_recording(file: &Path) -> Result<AvailabilityJudge> {
     let opened = std::fs::File::open(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let mut judge = Judge::default();
+    let mut judge = AvailabilityJudge::default();
     for line in std::io::BufReader::new(opened).lines() {
         let line = line.map_err(|error| error.to_string())?;
         let event: Value =
             serde_json::from_str(&line).map_err(|error| format!("event {}: {error}", judge.events + 1))?;
-        judge.see(&event);
+        judge.observe_event(&event);
     }
     Ok(judge)
 }
 
-fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
+fn text_at<'v>(value: &'v Value, pointer: &str) -> &'v str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn number(value: &Value, pointer: &str) -> i64 {
+fn number_at(value: &Value, pointer: &str) -> i64 {
     value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
 }
 
-impl Judge {
-    pub(crate) fn see(&mut self, event: &Value) {
+impl AvailabilityJudge {
+    pub(crate) fn observe_event(&mut self, event: &Value) {
         self.events += 1;
         let object = &event["object"];
         let (cluster, kind, name) =
-            (text(event, "/cluster").to_owned(), text(object, "/kind"), text(object, "/metadata/name").to_owned());
+            (text_at(event, "/cluster").to_owned(), text_at(object, "/kind"), text_at(object, "/metadata/name").to_owned());
         let gone = event["type"] == "DELETED";
         if event["type"] == "SYNCED" {
             self.clusters.entry(cluster.clone()).or_default().synced = true;
         }
         if cluster == "hosting" {
             if kind == "Deployment" && name.starts_with("istiod-") {
-                let available = !gone && number(object, "/status/availableReplicas") > 0;
-                self.living.insert(name.trim_start_matches("istiod-").to_owned(), available);
+                let available = !gone && number_at(object, "/status/availableReplicas") > 0;
+                self.istiod_available.insert(name.trim_start_matches("istiod-").to_owned(), available);
             }
             return;
         }
         match kind {
             "" => {}
-            "Namespace" => self.namespace(&cluster, name, object, gone),
-            "MutatingWebhookConfiguration" => self.webhook(&cluster, name, object, gone),
-            "Deployment" | "StatefulSet" | "DaemonSet" => self.workload(&cluster, kind, object, gone),
+            "Namespace" => self.record_namespace(&cluster, name, object, gone),
+            "MutatingWebhookConfiguration" => self.record_webhook(&cluster, name, object, gone),
+            "Deployment" | "StatefulSet" | "DaemonSet" => self.check_availability(&cluster, kind, object, gone),
             _ => return,
         }
-        self.injection(&cluster);
+        self.check_injection(&cluster);
     }
 
-    fn namespace(&mut self, cluster: &str, name: String, object: &Value, gone: bool) {
+    fn record_namespace(&mut self, cluster: &str, name: String, object: &Value, gone: bool) {
         let known = self.clusters.entry(cluster.to_owned()).or_default();
         let label = |key: &str| object["metadata"]["labels"][key].as_str().map(str::to_owned);
         let labels = NamespaceLabels { injection: label("istio-injection"), rev: label("istio.io/rev") };
@@ -98,11 +98,11 @@ impl Judge {
         };
     }
 
-    fn webhook(&mut self, cluster: &str, name: String, object: &Value, gone: bool) {
+    fn record_webhook(&mut self, cluster: &str, name: String, object: &Value, gone: bool) {
         let known = self.clusters.entry(cluster.to_owned()).or_default();
-        let revision = text(object, "/metadata/labels/istio.io~1rev");
+        let revision = text_at(object, "/metadata/labels/istio.io~1rev");
         let Ok(parsed) = revision.parse() else { return };
-        let tag = text(object, "/metadata/labels/istio.io~1tag");
+        let tag = text_at(object, "/metadata/labels/istio.io~1tag");
         let value = if tag.is_empty() { revision } else { tag };
         let injector = Injector { value: value.to_owned(), revision: parsed, serves_default: value == "default" };
         if gone {
@@ -113,7 +113,7 @@ impl Judge {
     }
 
     /// Each labelled namespace is matched by exactly one webhook, and its istiod has an available replica.
-    fn injection(&mut self, cluster: &str) {
+    fn check_injection(&mut self, cluster: &str) {
         let Some(known) = self.clusters.get(cluster) else { return };
         let injectors: Vec<Injector> = known.injectors.values().cloned().collect();
         // Before a mesh has its tags there is nothing to match.
@@ -121,12 +121,12 @@ impl Judge {
             return;
         }
         for (namespace, labels) in &known.namespaces {
-            let breach = match decide(labels, &PodLabels::default(), &injectors) {
-                Injection::By(revision) => (self.living.get(revision.as_str()) == Some(&false))
+            let breach = match injected_by(labels, &PodLabels::default(), &injectors) {
+                Injection::Injected(revision) => (self.istiod_available.get(revision.as_str()) == Some(&false))
                     .then(|| format!("the istiod of {revision} is not available")),
-                Injection::Several(all) => Some(format!("{} webhooks match", all.len())),
-                Injection::None(NoInjection::NoSuchRevision) => Some("no webhook matches".into()),
-                Injection::None(_) => None,
+                Injection::Ambiguous(all) => Some(format!("{} webhooks match", all.len())),
+                Injection::NotInjected(NoInjection::NoSuchRevision) => Some("no webhook matches".into()),
+                Injection::NotInjected(_) => None,
             };
             if let Some(breach) = breach {
                 self.breaches.push(format!("event {}: namespace {namespace} in {cluster}: {breach}", self.events));
@@ -135,26 +135,26 @@ impl Judge {
     }
 
     /// Availability never falls below what the workload's own strategy allows.
-    fn workload(&mut self, cluster: &str, kind: &str, object: &Value, gone: bool) {
-        let name = format!("{kind} {}/{}", text(object, "/metadata/namespace"), text(object, "/metadata/name"));
+    fn check_availability(&mut self, cluster: &str, kind: &str, object: &Value, gone: bool) {
+        let name = format!("{kind} {}/{}", text_at(object, "/metadata/namespace"), text_at(object, "/metadata/name"));
         let known = self.clusters.entry(cluster.to_owned()).or_default();
         if gone {
-            known.settled.remove(&name);
+            known.fully_available.remove(&name);
             return;
         }
         let replicas = object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
         let (wanted, available, allowed) = match kind {
             // A quarter, rounded down, is Kubernetes' own default.
-            "Deployment" => (replicas, number(object, "/status/availableReplicas"), replicas - replicas / 4),
-            "StatefulSet" => (replicas, number(object, "/status/availableReplicas"), replicas - 1),
+            "Deployment" => (replicas, number_at(object, "/status/availableReplicas"), replicas - replicas / 4),
+            "StatefulSet" => (replicas, number_at(object, "/status/availableReplicas"), replicas - 1),
             _ => {
-                let wanted = number(object, "/status/desiredNumberScheduled");
-                (wanted, number(object, "/status/numberAvailable"), wanted - 1)
+                let wanted = number_at(object, "/status/desiredNumberScheduled");
+                (wanted, number_at(object, "/status/numberAvailable"), wanted - 1)
             }
         };
         if available >= wanted && wanted > 0 {
-            known.settled.insert(name);
-        } else if known.settled.contains(&name) && available < allowed {
+            known.fully_available.insert(name);
+        } else if known.fully_available.contains(&name) && available < allowed {
             self.breaches.push(format!(
                 "event {}: {name} in {cluster} has {available} available, {allowed} are allowed",
                 self.events
@@ -190,8 +190,8 @@ mod tests {
     }
 
     /// A healthy mesh, then whatever is planted.
-    fn breaches(planted: Vec<Value>) -> usize {
-        let mut judge = Judge::default();
+    fn count_breaches(planted: Vec<Value>) -> usize {
+        let mut judge = AvailabilityJudge::default();
         let healthy = [
             event("hosting", istiod(2)),
             event("c1", webhook("canonical", None, "1-25-1")),
@@ -202,28 +202,28 @@ mod tests {
             json!({ "cluster": "c1", "type": "SYNCED", "object": {} }),
             event("c1", deployment(3)),
         ];
-        healthy.iter().chain(&planted).for_each(|event| judge.see(event));
+        healthy.iter().chain(&planted).for_each(|event| judge.observe_event(event));
         judge.breaches.len()
     }
 
     #[test]
     fn a_healthy_mesh_has_no_breach() {
-        assert_eq!(breaches(Vec::new()), 0);
+        assert_eq!(count_breaches(Vec::new()), 0);
     }
 
     #[test]
     fn planted_a_workload_below_its_allowed_availability_is_found() {
-        assert!(breaches(vec![event("c1", deployment(2))]) > 0);
+        assert!(count_breaches(vec![event("c1", deployment(2))]) > 0);
     }
 
     #[test]
     fn planted_a_label_that_no_webhook_or_two_match_is_found() {
-        assert!(breaches(vec![event("c1", namespace("1-24-0"))]) > 0);
-        assert!(breaches(vec![event("c1", webhook("second", Some("stable"), "1-25-1"))]) > 0);
+        assert!(count_breaches(vec![event("c1", namespace("1-24-0"))]) > 0);
+        assert!(count_breaches(vec![event("c1", webhook("second", Some("stable"), "1-25-1"))]) > 0);
     }
 
     #[test]
     fn planted_a_webhook_whose_istiod_is_dead_is_found() {
-        assert!(breaches(vec![event("hosting", istiod(0)), event("c1", deployment(4))]) > 0);
+        assert!(count_breaches(vec![event("hosting", istiod(0)), event("c1", deployment(4))]) > 0);
     }
 }

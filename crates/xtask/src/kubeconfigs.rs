@@ -8,7 +8,7 @@ use std::process::Command;
 use clap::Args;
 use serde_json::json;
 
-use crate::{Result, output};
+use crate::{Result, run_command};
 
 /// What the name service, the loader of libraries and the runtime open, whatever is asked of them.
 const OPENS: [&str; 11] = [
@@ -82,7 +82,7 @@ impl Seen {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    output(Command::new("cargo").args([
+    run_command(Command::new("cargo").args([
         "build",
         "--locked",
         "--quiet",
@@ -141,7 +141,7 @@ fn watched(dir: &Path, subject: &str, seeds: usize) -> Result<Vec<Seen>> {
         // Whoever heeds these calls a host that nobody named. The general loader does, and would get no further.
         run.envs([("HTTPS_PROXY", "http://10.66.66.66:3128"), ("https_proxy", "http://10.66.66.66:3128")]);
     }
-    output(&mut run)?;
+    run_command(&mut run)?;
     let bytes = std::fs::read(&log).map_err(|error| error.to_string())?;
     read(&String::from_utf8_lossy(&bytes))
 }

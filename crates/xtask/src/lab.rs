@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::{Result, output};
+use crate::{Result, run_command};
 
 /// One lab. Dropping it takes it down.
 pub(crate) struct Lab {
@@ -39,28 +39,28 @@ pub(crate) fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Opt
 
 impl Lab {
     /// Starts a lab with so many user clusters. Its builds and its progress are shown.
-    pub(crate) fn up(name: &str, users: usize) -> Result<Self> {
-        Self::up_without(name, users, &[])
+    pub(crate) fn start(name: &str, users: usize) -> Result<Self> {
+        Self::start_without(name, users, &[])
     }
 
     /// Starts a lab without programs that are still being built.
-    pub(crate) fn up_without(name: &str, users: usize, later: &[&str]) -> Result<Self> {
+    pub(crate) fn start_without(name: &str, users: usize, later: &[&str]) -> Result<Self> {
         let later = later.iter().flat_map(|program| ["--later", program]);
         let started = lab(name, "up").arg("--user-clusters").arg(users.to_string()).args(later).status();
         if !started.map_err(|error| error.to_string())?.success() {
             return Err("the lab did not start".into());
         }
-        let state = output(lab(name, "status").args(["-o", "json"]))?;
+        let state = run_command(lab(name, "status").args(["-o", "json"]))?;
         let state = serde_json::from_str(&state).map_err(|error| error.to_string())?;
         Ok(Self { name: name.into(), state, keep: false })
     }
 
     /// Leaves it running when this is dropped.
-    pub(crate) fn keep(&mut self) {
+    pub(crate) fn keep_running(&mut self) {
         self.keep = true;
     }
 
-    fn text(&self, pointer: &str) -> Result<String> {
+    fn state_text(&self, pointer: &str) -> Result<String> {
         self.state
             .pointer(pointer)
             .and_then(Value::as_str)
@@ -68,29 +68,29 @@ impl Lab {
             .ok_or_else(|| format!("the lab does not say {pointer}"))
     }
 
-    pub(crate) fn kubeconfig(&self, cluster: &str) -> Result<PathBuf> {
+    pub(crate) fn kubeconfig_path(&self, cluster: &str) -> Result<PathBuf> {
         let clusters = self.state["clusters"].as_array().cloned().unwrap_or_default();
         let found =
             clusters.iter().find(|known| known["name"] == cluster).and_then(|known| known["kubeconfig"].as_str());
         found.map(PathBuf::from).ok_or_else(|| format!("the lab has no cluster {cluster}"))
     }
 
-    pub(crate) fn kubectl(&self, cluster: &str, arguments: &[&str]) -> Result<String> {
+    pub(crate) fn run_kubectl(&self, cluster: &str, arguments: &[&str]) -> Result<String> {
         let mut run = lab(&self.name, "exec");
         run.arg("--")
-            .arg(self.text("/kubernetes")?)
+            .arg(self.state_text("/kubernetes")?)
             .args(["kubectl", "--kubeconfig"])
-            .arg(self.kubeconfig(cluster)?)
+            .arg(self.kubeconfig_path(cluster)?)
             .args(arguments);
-        output(&mut run)
+        run_command(&mut run)
     }
 
     /// The authorities that clusters' API servers are certified by, as PEM.
-    pub(crate) fn authorities(&self, clusters: &[&str]) -> Result<String> {
+    pub(crate) fn ca_bundle(&self, clusters: &[&str]) -> Result<String> {
         use base64::Engine as _;
         let field = "jsonpath={.clusters[0].cluster.certificate-authority-data}";
         let read = |cluster: &&str| {
-            let text = self.kubectl(cluster, &["config", "view", "--raw", "-o", field])?;
+            let text = self.run_kubectl(cluster, &["config", "view", "--raw", "-o", field])?;
             let bytes = base64::engine::general_purpose::STANDARD.decode(text.trim());
             Ok(String::from_utf8_lossy(&bytes.map_err(|error| error.to_string())?).into_owned())
         };
@@ -98,36 +98,36 @@ impl Lab {
     }
 
     /// What istioctl, an outside opinion, says about a cluster.
-    pub(crate) fn istioctl(&self, cluster: &str, arguments: &[&str]) -> Result<String> {
+    pub(crate) fn run_istioctl(&self, cluster: &str, arguments: &[&str]) -> Result<String> {
         let newest = self.state["releases"]
             .as_array()
             .and_then(|releases| releases.last())
             .and_then(|release| release["istioctl"].as_str());
         let mut run = lab(&self.name, "exec");
         run.arg("--").arg(newest.ok_or("the lab has no istioctl")?).args(["istioctl", "--kubeconfig"]);
-        output(run.arg(self.kubeconfig(cluster)?).args(arguments))
+        run_command(run.arg(self.kubeconfig_path(cluster)?).args(arguments))
     }
 
     /// Sends a signal to one of the lab's processes.
-    pub(crate) fn signal(&self, process: &str, signal: &str) -> Result<()> {
-        output(lab(&self.name, "signal").args([process, signal])).map(|_| ())
+    pub(crate) fn signal_process(&self, process: &str, signal: &str) -> Result<()> {
+        run_command(lab(&self.name, "signal").args([process, signal])).map(|_| ())
     }
 
     /// Stops one of the lab's processes until the answer is dropped.
-    pub(crate) fn stopped<'a>(&'a self, process: &'a str) -> Result<Stopped<'a>> {
-        self.signal(process, "STOP")?;
+    pub(crate) fn stop_process<'a>(&'a self, process: &'a str) -> Result<Stopped<'a>> {
+        self.signal_process(process, "STOP")?;
         Ok(Stopped { lab: self, process })
     }
 
     pub(crate) fn get(&self, cluster: &str, what: &[&str]) -> Result<Vec<Value>> {
-        let text = self.kubectl(cluster, &[&["get", "-o", "json"], what].concat())?;
+        let text = self.run_kubectl(cluster, &[&["get", "-o", "json"], what].concat())?;
         let list: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
         Ok(list["items"].as_array().cloned().unwrap_or_default())
     }
 
     /// Every object of every cluster without what differs between two dumps of one state.
     pub(crate) fn dump(&self) -> Result<Vec<String>> {
-        let text = output(lab(&self.name, "dump").arg("--normal"))?;
+        let text = run_command(lab(&self.name, "dump").arg("--normal"))?;
         Ok(text.lines().map(str::to_owned).collect())
     }
 
@@ -158,16 +158,16 @@ impl Lab {
 
     /// The multi-call binary that is kubectl too.
     pub(crate) fn kubernetes(&self) -> Result<String> {
-        self.text("/kubernetes")
+        self.state_text("/kubernetes")
     }
 
     pub(crate) fn helm(&self) -> Result<String> {
-        self.text("/helm")
+        self.state_text("/helm")
     }
 
     /// What a cluster's API server accepts and refuses from now on.
     pub(crate) fn audit(&self, cluster: &str) -> Result<Audit> {
-        let path = self.kubeconfig(cluster)?.with_file_name("audit.log");
+        let path = self.kubeconfig_path(cluster)?.with_file_name("audit.log");
         let offset = std::fs::metadata(&path).map_err(|error| error.to_string())?.len();
         Ok(Audit { path, offset })
     }
@@ -189,7 +189,7 @@ pub(crate) struct Stopped<'a> {
 
 impl Drop for Stopped<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.lab.signal(self.process, "CONT") {
+        if let Err(error) = self.lab.signal_process(self.process, "CONT") {
             eprintln!("xtask: {error}");
         }
     }
@@ -210,7 +210,7 @@ pub(crate) struct Recorder(Child);
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        let asked = output(Command::new("kill").arg(self.0.id().to_string()));
+        let asked = run_command(Command::new("kill").arg(self.0.id().to_string()));
         if let Err(error) = asked.and_then(|_| self.0.wait().map_err(|error| error.to_string())) {
             eprintln!("xtask: {error}");
         }
@@ -249,7 +249,7 @@ pub(crate) fn accepted(entry: &Value) -> bool {
 impl Drop for Lab {
     fn drop(&mut self) {
         if !self.keep
-            && let Err(error) = output(&mut lab(&self.name, "down"))
+            && let Err(error) = run_command(&mut lab(&self.name, "down"))
         {
             eprintln!("xtask: {error}");
         }

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::{Result, output};
+use crate::{Result, run_command};
 
 /// The faults, each with its page.
 pub(crate) fn links() -> Result<Vec<String>> {
     let mut wrong = Vec::new();
-    for page in output(Command::new("git").args(["ls-files", "-co", "--exclude-standard", "*.md"]))?.lines() {
+    for page in run_command(Command::new("git").args(["ls-files", "-co", "--exclude-standard", "*.md"]))?.lines() {
         let text = std::fs::read_to_string(page).map_err(|error| format!("{page}: {error}"))?;
         let folder = Path::new(page).parent().unwrap_or(Path::new(""));
         let missing = |path: &&str| !folder.join(path).exists();

@@ -72,7 +72,7 @@ enum Task {
     Slow(slow::Options),
     /// Measure on the lab.
     #[command(subcommand)]
-    Bench(bench::Bench),
+    Bench(bench::BenchCommand),
     /// Run what people and clusters do wrong on the lab, from `tests/bad-input.toml`, and compare the answers.
     BadInput(bad_input::Options),
     /// Read a recording of a lab and say whether anybody was ever without a sidecar or below the availability that is allowed.
@@ -82,13 +82,13 @@ enum Task {
     },
     /// The main job on the lab, with what it must end in.
     #[command(subcommand)]
-    Scenario(Scenario),
+    Scenario(ScenarioCommand),
 }
 
 #[derive(Debug, Subcommand)]
-enum Scenario {
+enum ScenarioCommand {
     /// Register, create, canary, promote, roll, retire; what `deploy/quickstart` runs.
-    Quickstart(scenario::Tour),
+    Quickstart(scenario::TourOptions),
     /// The main job on clusters that are there already; what `deploy/quickstart --kubeconfig` runs.
     Own(scenario::own::Own),
     /// Everything that `tests/run` wants to see on the lab.
@@ -117,10 +117,10 @@ fn main() -> ExitCode {
         Task::Slow(options) => slow::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::BadInput(options) => bad_input::run(&options),
-        Task::Judge { recording } => judge::judge_file(&recording),
-        Task::Scenario(Scenario::Quickstart(options)) => scenario::quickstart(&options),
-        Task::Scenario(Scenario::Own(options)) => scenario::own::run(&options),
-        Task::Scenario(Scenario::All(options)) => scenario::suite::all(&options),
+        Task::Judge { recording } => judge::print_verdict(&recording),
+        Task::Scenario(ScenarioCommand::Quickstart(options)) => scenario::run_quickstart(&options),
+        Task::Scenario(ScenarioCommand::Own(options)) => scenario::own::run(&options),
+        Task::Scenario(ScenarioCommand::All(options)) => scenario::suite::all(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -132,7 +132,7 @@ fn main() -> ExitCode {
 }
 
 /// Runs a command and answers what it printed, or what went wrong.
-pub(crate) fn output(command: &mut std::process::Command) -> Result<String> {
+pub(crate) fn run_command(command: &mut std::process::Command) -> Result<String> {
     let name = format!("{command:?}");
     let output = command.output().map_err(|error| format!("{name}: {error}"))?;
     if output.status.success() {

@@ -7,7 +7,7 @@ use std::process::Command;
 use clap::Args;
 use serde_json::json;
 
-use crate::{Result, output};
+use crate::{Result, run_command};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -126,7 +126,7 @@ fn installed() -> Result<PathBuf> {
     if !program.is_file() {
         let mut install = Command::new("cargo");
         install.args(["install", "--quiet", "--locked", "cargo-mutants", "--version", VERSION, "--root"]).arg(&folder);
-        output(&mut install)?;
+        run_command(&mut install)?;
     }
     Ok(program)
 }

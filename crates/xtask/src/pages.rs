@@ -2,17 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use crate::{Result, output};
+use crate::{Result, run_command};
 
 /// What stands before a code, white space apart.
-const BEFORE: [&str; 4] = ["coded(", "Problem::new(", "code: ", "refused("];
+const BEFORE: [&str; 4] = ["with_code(", "Problem::new(", "code: ", "refused("];
 /// Crates whose problems reach a user.
 const SOURCES: [&str; 7] = ["api", "cluster", "model", "rollout", "server", "store", "worker"];
 
 pub(crate) fn pages() -> Result<Vec<String>> {
     let mut sources = String::new();
     for file in
-        output(std::process::Command::new("git").args(["ls-files", "-co", "--exclude-standard", "crates"]))?.lines()
+        run_command(std::process::Command::new("git").args(["ls-files", "-co", "--exclude-standard", "crates"]))?.lines()
     {
         let counts = SOURCES.iter().any(|name| file.starts_with(&format!("crates/{name}/src/")));
         let rust = std::path::Path::new(file).extension().is_some_and(|extension| extension == "rs");
@@ -53,7 +53,7 @@ mod tests {
     fn codes_are_found_where_problems_are_made() {
         let source = r#"ApiError::new(
             StatusCode::CONFLICT,
-            "mesh_busy", …) .coded("name_taken") Problem::new("tag_split", x) StatusCode::OK, WorldError { code: "gone" }"#;
+            "mesh_busy", …) .with_code("name_taken") Problem::new("tag_split", x) StatusCode::OK, WorldError { code: "gone" }"#;
         let found: Vec<&str> = super::named(source).into_iter().collect();
         assert_eq!(found, ["gone", "mesh_busy", "name_taken", "tag_split"]);
     }

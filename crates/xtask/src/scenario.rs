@@ -26,15 +26,15 @@ pub(crate) mod suite;
 pub(crate) mod twice;
 
 /// A version with the revision and the proxy image that come of it.
-pub(crate) type Known = (&'static str, &'static str, &'static str);
-pub(crate) const OLD: Known = ("1.25.1.1", "1-25-1", "lab/proxyv2:1.25.1");
-pub(crate) const NEW: Known = ("1.27.9.1", "1-27-9", "lab/proxyv2:1.27.9");
+pub(crate) type LabRelease = (&'static str, &'static str, &'static str);
+pub(crate) const OLD_RELEASE: LabRelease = ("1.25.1.1", "1-25-1", "lab/proxyv2:1.25.1");
+pub(crate) const NEW_RELEASE: LabRelease = ("1.27.9.1", "1-27-9", "lab/proxyv2:1.27.9");
 /// What the catalogue holds: each version with the charts that it takes.
 pub(crate) const CATALOGUE: [(&str, &str); 2] = [("1.25.1.1", "1.25.1"), ("1.27.9.1", "1.27.9")];
 
 /// How a newcomer wants to be shown around.
 #[derive(Debug, Args)]
-pub(crate) struct Tour {
+pub(crate) struct TourOptions {
     /// End when the main job is done instead of staying up.
     #[arg(long)]
     exit_when_done: bool,
@@ -49,22 +49,22 @@ pub(crate) struct Tour {
     dir: PathBuf,
 }
 
-impl Tour {
-    fn report(&self, report: &Value) -> Result<()> {
+impl TourOptions {
+    fn write_report(&self, report: &Value) -> Result<()> {
         let Some(file) = &self.report else { return Ok(()) };
         std::fs::write(file, format!("{report:#}\n")).map_err(|error| format!("{}: {error}", file.display()))
     }
 }
 
 /// Seconds of each part, in order.
-pub(crate) struct Parts(Vec<(String, f64)>);
+pub(crate) struct PartTimings(Vec<(String, f64)>);
 
-impl Parts {
+impl PartTimings {
     pub(crate) fn new() -> Self {
         Self(Vec::new())
     }
 
-    pub(crate) fn run<T>(&mut self, title: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(crate) fn run_part<T>(&mut self, title: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         println!("\n== {title}");
         let start = Instant::now();
         let done = work().map_err(|error| format!("{title}: {error}"))?;
@@ -74,30 +74,30 @@ impl Parts {
         Ok(done)
     }
 
-    fn json(&self) -> Vec<Value> {
+    fn to_json(&self) -> Vec<Value> {
         self.0.iter().map(|(title, seconds)| json!({ "part": title, "seconds": seconds })).collect()
     }
 }
 
-pub(crate) fn field(value: &Value, key: &str) -> Result<String> {
+pub(crate) fn text_field(value: &Value, key: &str) -> Result<String> {
     value[key].as_str().map(str::to_owned).ok_or_else(|| format!("the answer has no {key}"))
 }
 
 /// Registers both members and brings a mesh up on the old version, with workloads in it.
-pub(crate) fn mesh_up(lab: &Lab, server: &Server, parts: &mut Parts) -> Result<()> {
-    parts.run("register two clusters", || {
+pub(crate) fn bring_up_mesh(lab: &Lab, server: &Server, parts: &mut PartTimings) -> Result<()> {
+    parts.run_part("register two clusters", || {
         MEMBERS.iter().try_for_each(|member| {
-            let kubeconfig = lab.kubeconfig(member)?.display().to_string();
+            let kubeconfig = lab.kubeconfig_path(member)?.display().to_string();
             server.watch(&["cluster", "register", member, "--kubeconfig", &kubeconfig, "--wait"]).map(|_| ())
         })
     })?;
-    parts.run("create a mesh on 1.25.1", || {
-        server.watch(&["mesh", "create", "demo", "--version", OLD.0, "--cluster", "c1", "--cluster", "c2", "--wait"])
+    parts.run_part("create a mesh on 1.25.1", || {
+        server.watch(&["mesh", "create", "demo", "--version", OLD_RELEASE.0, "--cluster", "c1", "--cluster", "c2", "--wait"])
     })?;
-    parts.run("start sample workloads", || samples(lab))
+    parts.run_part("start sample workloads", || samples(lab))
 }
 
-pub(crate) fn plan(server: &Server, version: &str, strategy: &str, hold: &str) -> Result<String> {
+pub(crate) fn plan_upgrade(server: &Server, version: &str, strategy: &str, hold: &str) -> Result<String> {
     let arguments = [
         "upgrade",
         "plan",
@@ -111,60 +111,60 @@ pub(crate) fn plan(server: &Server, version: &str, strategy: &str, hold: &str) -
         "--start",
         "--wait",
     ];
-    field(&server.watch(&arguments)?, "id")
+    text_field(&server.watch(&arguments)?, "id")
 }
 
-pub(crate) fn ask(server: &Server, verb: &str, upgrade: &str, wanted: &str) -> Result<()> {
-    let state = field(&server.watch(&["upgrade", verb, upgrade, "--wait"])?, "state")?;
+pub(crate) fn apply_verb(server: &Server, verb: &str, upgrade: &str, wanted: &str) -> Result<()> {
+    let state = text_field(&server.watch(&["upgrade", verb, upgrade, "--wait"])?, "state")?;
     if state == wanted { Ok(()) } else { Err(format!("{verb} led to {state}, not to {wanted}")) }
 }
 
-pub(crate) fn quickstart(options: &Tour) -> Result<()> {
-    let mut parts = Parts::new();
+pub(crate) fn run_quickstart(options: &TourOptions) -> Result<()> {
+    let mut parts = PartTimings::new();
     // The mesh comes up on the old version while the new one is still being built, the first time.
     let newest = Lab::build(&["istio-1.27.9"])?;
     let mut lab = parts
-        .run("start a hosting cluster and two user clusters", || Lab::up_without("quickstart", 2, &["istio-1.27.9"]))?;
-    let server = parts.run("start Meshwright", || {
+        .run_part("start a hosting cluster and two user clusters", || Lab::start_without("quickstart", 2, &["istio-1.27.9"]))?;
+    let server = parts.run_part("start Meshwright", || {
         Server::start(&lab, &options.dir, &options.listen, &CATALOGUE[..1], &["--width", "10"])
     })?;
     let mut own = Instant::now();
-    mesh_up(&lab, &server, &mut parts)?;
+    bring_up_mesh(&lab, &server, &mut parts)?;
     let came_up = own.elapsed();
-    parts.run("add 1.27.9 to the catalogue", || {
+    parts.run_part("add 1.27.9 to the catalogue", || {
         newest.done()?;
         // The second build is for those who stay and look around.
         let charts = lab.charts(CATALOGUE[1].1)?;
-        [NEW.0, "1.27.9.2"]
+        [NEW_RELEASE.0, "1.27.9.2"]
             .iter()
             .try_for_each(|build| server.import(build, &charts, &["--quirk", "remote-secret-deadlock"]))
     })?;
     own = Instant::now();
     let recording = options.dir.join("recording.jsonl");
     let recorder = lab.record(&recording)?;
-    let upgrade = parts.run("canary: bring 1.27.9 up beside 1.25.1", || plan(&server, NEW.0, "canary", "0"))?;
-    parts.run("promote, roll every sidecar, retire 1.25.1", || ask(&server, "promote", &upgrade, "succeeded"))?;
+    let upgrade = parts.run_part("canary: bring 1.27.9 up beside 1.25.1", || plan_upgrade(&server, NEW_RELEASE.0, "canary", "0"))?;
+    parts.run_part("promote, roll every sidecar, retire 1.25.1", || apply_verb(&server, "promote", &upgrade, "succeeded"))?;
     let meshwright_seconds = (came_up + own.elapsed()).as_secs_f64();
     std::thread::sleep(Duration::from_secs(1));
     drop(recorder);
-    let assertions = parts.run("look at what came of it", || assertions(&lab, &server, &recording))?;
+    let assertions = parts.run_part("look at what came of it", || assert_end_state(&lab, &server, &recording))?;
     println!("\n{}", server.cli(&["mesh", "workloads", "demo"])?);
     println!("{}", server.cli(&["mesh", "proxies", "demo"])?);
-    options.report(
-        &json!({ "parts": parts.json(), "meshwright_seconds": meshwright_seconds, "assertions": assertions }),
+    options.write_report(
+        &json!({ "parts": parts.to_json(), "meshwright_seconds": meshwright_seconds, "assertions": assertions }),
     )?;
     println!("1.25.1 → 1.27.9 in {meshwright_seconds:.0} s of Meshwright's own work: {assertions}");
     if options.exit_when_done {
         return Ok(());
     }
-    lab.keep();
-    stay(&server)?;
+    lab.keep_running();
+    wait_for_enter(&server)?;
     drop(server);
-    crate::output(std::process::Command::new("tests/lab/lab").args(["down", "--name", "quickstart"])).map(|_| ())
+    crate::run_command(std::process::Command::new("tests/lab/lab").args(["down", "--name", "quickstart"])).map(|_| ())
 }
 
 /// Leaves everything up until the newcomer has seen enough.
-fn stay(server: &Server) -> Result<()> {
+fn wait_for_enter(server: &Server) -> Result<()> {
     println!("\nMeshwright stays up at {}. Look around, from another terminal:", server.address);
     println!("  target/debug/meshwright login --server {} --key-file {}", server.address, server.key_file().display());
     println!("  target/debug/meshwright mesh options demo");
@@ -174,10 +174,10 @@ fn stay(server: &Server) -> Result<()> {
 }
 
 /// Acceptance: every live pod moved, nobody was ever without a sidecar, everything was restarted once, the old is gone.
-fn assertions(lab: &Lab, server: &Server, recording: &Path) -> Result<Value> {
-    let pods = carries(lab, NEW.1, NEW.2)?;
-    let proxies = sidecars::connected(server, NEW)?;
-    is_gone(lab, OLD.1)?;
+fn assert_end_state(lab: &Lab, server: &Server, recording: &Path) -> Result<Value> {
+    let pods = carries(lab, NEW_RELEASE.1, NEW_RELEASE.2)?;
+    let proxies = sidecars::connected(server, NEW_RELEASE)?;
+    is_gone(lab, OLD_RELEASE.1)?;
     let stamps = stamps(lab)?;
     if let Some((workload, count)) = stamps.iter().find(|(_, count)| **count > 1) {
         return Err(format!("{workload} was restarted {count} times"));
@@ -185,7 +185,7 @@ fn assertions(lab: &Lab, server: &Server, recording: &Path) -> Result<Value> {
     if let Some(workload) = stamps.keys().find(|workload| workload.contains("/unmeshed/")) {
         return Err(format!("{workload} was restarted without a need"));
     }
-    let judge = judge::read(recording)?;
+    let judge = judge::judge_recording(recording)?;
     if !judge.breaches.is_empty() {
         return Err(judge.breaches.join("\n"));
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::lab::{Lab, until};
 use crate::story::MEMBERS;
-use crate::{Result, output};
+use crate::{Result, run_command};
 
 /// What a lab's server is started with: seconds are short, because a lab's proxies do not come and go.
 pub(crate) const SETTINGS: [&str; 18] = [
@@ -50,12 +50,12 @@ impl Server {
     ) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(|error| error.to_string())?;
         let authorities = dir.join("authorities.pem");
-        std::fs::write(&authorities, lab.authorities(&MEMBERS)?).map_err(|error| error.to_string())?;
+        std::fs::write(&authorities, lab.ca_bundle(&MEMBERS)?).map_err(|error| error.to_string())?;
         let mut run = lab.inside(Some(listen));
         // What it asks for at addresses that tenants choose is as genuine as a lab's clusters.
         run.env("SSL_CERT_FILE", authorities);
         run.args(["target/debug/meshwright-server", "dev", "--hub", "lab", "--dir"]).arg(dir.join("server"));
-        run.arg("--hosting-kubeconfig").arg(lab.kubeconfig("hosting")?).args(["--helm", &lab.helm()?]);
+        run.arg("--hosting-kubeconfig").arg(lab.kubeconfig_path("hosting")?).args(["--helm", &lab.helm()?]);
         run.args(SETTINGS).args(more);
         for (version, charts) in catalogue {
             run.arg("--release").arg(format!("{version}={}", lab.charts(charts)?));
@@ -86,14 +86,14 @@ impl Server {
         let mut run = Command::new("target/debug/meshwright-server");
         run.args(["releases", "--database-url", &url, "--vault-key-file"]).arg(state.join("vault-key"));
         run.args(["import", "--hub", "lab", "--version", version, "--charts", charts]).args(more);
-        output(&mut run).map(drop)
+        run_command(&mut run).map(drop)
     }
 
     /// Lets an upgrade in place move so many minors. The policy is a row of the database and has no other door yet.
     pub(crate) fn in_place_minors(&self, minors: u32) -> Result<()> {
         let url = format!("postgres://mw_owner@localhost/meshwright?host={}", self.postgres().display());
         let change = format!("UPDATE upgrade_policies SET body = jsonb_set(body, '{{in_place_minors}}', '{minors}')");
-        output(Command::new(crate::fresh::program("psql")?).args(["--quiet", "--command", &change, &url])).map(drop)
+        run_command(Command::new(crate::fresh::program("psql")?).args(["--quiet", "--command", &change, &url])).map(drop)
     }
 
     /// The command line alone, for another thread.
@@ -178,7 +178,7 @@ impl Client {
 
     /// Runs the command line and answers what it printed.
     pub(crate) fn cli(&self, arguments: &[&str]) -> Result<String> {
-        output(&mut self.command(arguments))
+        run_command(&mut self.command(arguments))
     }
 
     /// Runs the command line with `-o json`, its progress in sight.
@@ -199,7 +199,7 @@ impl Client {
 impl Drop for Server {
     fn drop(&mut self) {
         // It ends at SIGTERM, with its private Postgres; the lab's end would take neither along.
-        let asked = output(Command::new("kill").arg(self.process.id().to_string()));
+        let asked = run_command(Command::new("kill").arg(self.process.id().to_string()));
         let ended = asked.and_then(|_| self.process.wait().map_err(|error| error.to_string()));
         if let Err(error) = ended {
             eprintln!("xtask: {error}");

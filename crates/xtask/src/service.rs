@@ -8,8 +8,8 @@ use model::Clock;
 use model::access::Role;
 use model::clock::SystemClock;
 use model::ids::{KeyId, TenantId};
-use model::quota::{Counted, Quotas};
-use store::{KeyText, NewKey, Page, Store, StoreError, Tenant};
+use model::quota::{QuotaResource, Quotas};
+use store::{ApiKeyToken, NewApiKey, Page, Store, StoreError, Tenant};
 
 use crate::Result;
 use crate::lab::until;
@@ -118,25 +118,25 @@ impl Api {
 
 /// A tenant with room for everything.
 pub(crate) async fn roomy_tenant(store: &Store, name: &str) -> std::result::Result<TenantId, StoreError> {
-    let (now, tenant) = (SystemClock.now(), TenantId(SystemClock.uuid()));
+    let (now, tenant) = (SystemClock.now(), TenantId(SystemClock.new_uuid()));
     store.create_tenant(tenant, name, now).await?;
-    store.prepare_platform(now).await?;
+    store.ensure_platform_key(now).await?;
     let mut tx = store.begin(TenantId::PLATFORM).await?;
-    let quotas = Quotas(Counted::ALL.map(|of| (of, 1_000_000)).into());
-    let seen = tx.tenants(Some(tenant), false, Page::ALL).await?.pop().expect("it was made above");
-    tx.change_tenant(&seen, &Tenant { quotas, ..seen.clone() }).await?;
+    let quotas = Quotas(QuotaResource::ALL.map(|of| (of, 1_000_000)).into());
+    let seen = tx.list_tenants(Some(tenant), false, Page::ALL).await?.pop().expect("it was made above");
+    tx.update_tenant(&seen, &Tenant { quotas, ..seen.clone() }).await?;
     tx.commit().await?;
     Ok(tenant)
 }
 
 /// A key that was never handed out by the API.
 pub(crate) async fn key(store: &Store, tenant: TenantId, role: Role) -> std::result::Result<String, StoreError> {
-    let text = KeyText::generate(tenant, KeyId(SystemClock.uuid()));
-    let (digest, scopes) = (text.digest(store.vault()), Vec::new());
+    let text = ApiKeyToken::generate(tenant, KeyId(SystemClock.new_uuid()));
+    let (digest, scopes) = (text.secret_digest(store.sealer()), Vec::new());
     let name = format!("{}-{}", role.as_str(), text.key.0);
-    let key = NewKey { id: text.key, name, role, scopes, digest, expires_at: None };
+    let key = NewApiKey { id: text.key, name, role, scopes, digest, expires_at: None };
     let mut tx = store.begin(tenant).await?;
-    tx.create_key(&key, SystemClock.now()).await?;
+    tx.create_api_key(&key, SystemClock.now()).await?;
     tx.commit().await?;
     Ok(text.reveal())
 }

@@ -10,9 +10,9 @@ use clap::Args;
 use futures::StreamExt;
 use model::access::Role;
 use model::ids::TenantId;
-use model::quota::Counted;
+use model::quota::QuotaResource;
 use serde_json::{Value, json};
-use store::{Store, Vault};
+use store::{Store, Sealer};
 
 use crate::service::{self, Api, Setting};
 use crate::{Result, fresh};
@@ -52,7 +52,7 @@ async fn tenant(store: &Store) -> std::result::Result<(TenantId, String), store:
 
 async fn storm(options: &Options, database: &str, secret: &Path) -> Result<()> {
     let failed = |error: store::StoreError| error.to_string();
-    let store = Store::connect(database, Vault::new([7; 32])).await.map_err(failed)?;
+    let store = Store::connect(database, Sealer::new([7; 32])).await.map_err(failed)?;
     let (tenant, owner) = tenant(&store).await.map_err(failed)?;
     let start = || Api::start(Setting::new(database, secret));
     let mut apis = [start()?, start()?];
@@ -90,7 +90,7 @@ async fn storm(options: &Options, database: &str, secret: &Path) -> Result<()> {
     let (killed, apis) = murder.await.map_err(|error| error.to_string())??;
     drop(apis);
     let unequal = unequal(options.keys, answers)?;
-    let made = store.begin(tenant).await.map_err(failed)?.count(Counted::ApiKeys).await.map_err(failed)?;
+    let made = store.begin(tenant).await.map_err(failed)?.count_objects(QuotaResource::ApiKeys).await.map_err(failed)?;
     let effects = usize::try_from(made).unwrap_or(0).saturating_sub(1);
     println!(
         "{}",

@@ -19,7 +19,7 @@ fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
 /// Applies the samples and waits until every pod of them is ready.
 pub(crate) fn samples(lab: &Lab) -> Result<()> {
     for member in MEMBERS {
-        lab.kubectl(member, &["apply", "-f", "deploy/samples.yaml"])?;
+        lab.run_kubectl(member, &["apply", "-f", "deploy/samples.yaml"])?;
     }
     for member in MEMBERS {
         until("every sample is ready", Duration::from_secs(90), || {
@@ -83,7 +83,7 @@ pub(crate) fn is_gone(lab: &Lab, revision: &str) -> Result<()> {
 pub(crate) fn stamps(lab: &Lab) -> Result<BTreeMap<String, usize>> {
     let mut counts = BTreeMap::new();
     for member in MEMBERS {
-        let log = lab.kubeconfig(member)?.with_file_name("audit.log");
+        let log = lab.kubeconfig_path(member)?.with_file_name("audit.log");
         let log = std::fs::read_to_string(&log).map_err(|error| format!("{}: {error}", log.display()))?;
         for line in log.lines().filter(|line| line.contains("meshwright.dev/restart")) {
             let Ok(entry) = serde_json::from_str::<Value>(line) else { continue };

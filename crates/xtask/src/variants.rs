@@ -6,7 +6,7 @@ use std::process::Command;
 
 use clap::Args;
 
-use crate::{Result, output};
+use crate::{Result, run_command};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -26,7 +26,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
     let settings = [
         ("serializable", ("PGOPTIONS", "-c default_transaction_isolation=serializable".to_owned())),
-        ("without hints", (testkit::HINTS, "off".to_owned())),
+        ("without hints", (testkit::NOTIFICATIONS_ENV, "off".to_owned())),
         ("PostgreSQL 18", ("PG_BIN", newest(dir.path())?)),
     ];
     if options.together {
@@ -39,10 +39,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// The account that Postgres runs as may not be allowed into the cache.
 fn newest(dir: &Path) -> Result<String> {
-    let bin = output(&mut Command::new("tests/postgres-18"))?;
+    let bin = run_command(&mut Command::new("tests/postgres-18"))?;
     let native = Path::new(bin.trim()).parent().ok_or("the folder of PostgreSQL 18 has no parent")?;
-    output(Command::new("cp").arg("-r").arg(native).arg(dir))?;
-    output(Command::new("chmod").args(["-R", "a+rX"]).arg(dir))?;
+    run_command(Command::new("cp").arg("-r").arg(native).arg(dir))?;
+    run_command(Command::new("chmod").args(["-R", "a+rX"]).arg(dir))?;
     Ok(dir.join("native").join("bin").display().to_string())
 }
 

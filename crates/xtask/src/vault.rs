@@ -6,11 +6,11 @@ use std::process::Command;
 
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
-use store::private::{PrivatePostgres, SUPERUSER};
+use store::private::{EmbeddedPostgres, SUPERUSER};
 
 use crate::beside::Beside;
 use crate::service::{Api, SERVER, Setting};
-use crate::{Result, fresh, output};
+use crate::{Result, fresh, run_command};
 
 /// What `docs/operating.md` says that the service's token must be allowed, and no more.
 const POLICY: &str = r#"path "transit/encrypt/meshwright" { capabilities = ["update"] }
@@ -102,7 +102,7 @@ fn expect(holds: bool, what: &str, seen: impl std::fmt::Debug) -> Result<()> {
 
 /// The service in front of a Vault.
 struct Scene<'a> {
-    postgres: &'a PrivatePostgres,
+    postgres: &'a EmbeddedPostgres,
     keeper: Keeper,
     http: Client,
     token_file: PathBuf,
@@ -117,7 +117,7 @@ struct Tenant {
 }
 
 impl<'a> Scene<'a> {
-    async fn new(dir: &Path, postgres: &'a PrivatePostgres, keeper: Keeper) -> Result<Self> {
+    async fn new(dir: &Path, postgres: &'a EmbeddedPostgres, keeper: Keeper) -> Result<Self> {
         let [token_file, secret] = ["token", "secret"].map(|name| dir.join(name));
         std::fs::write(&secret, "07".repeat(32)).map_err(text)?;
         std::fs::write(&token_file, keeper.token().await?).map_err(text)?;
@@ -145,13 +145,13 @@ impl<'a> Scene<'a> {
         let mut run = Command::new(SERVER);
         run.arg("tenants").args(arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
         run.env("MESHWRIGHT_DATABASE_URL", self.url("mw_worker")).env("MESHWRIGHT_VAULT_KEY_FILE", &self.secret);
-        Ok(output(&mut run)?.trim().to_owned())
+        Ok(run_command(&mut run)?.trim().to_owned())
     }
 
     fn query(&self, query: &str) -> Result<Vec<String>> {
         let mut psql = Command::new(fresh::program("psql")?);
         psql.args(["--quiet", "--tuples-only", "--no-align", "--command", query]).arg(self.url(SUPERUSER));
-        Ok(output(&mut psql)?.lines().map(str::to_owned).collect())
+        Ok(run_command(&mut psql)?.lines().map(str::to_owned).collect())
     }
 
     async fn post(&self, api: &Api, key: &str, path: &str, body: &Value) -> Result<(StatusCode, Value)> {

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use model::ids::OperationId;
 use serde_json::Value;
-use testkit::relay::{Chooser, Moment, Relay, Sent};
+use testkit::relay::{RecordMatcher, CutPoint, Relay, StepRecord};
 use tokio::runtime::Runtime;
 
 use crate::lab::Lab;
 use crate::process::Process;
 use crate::server::{Client, SETTINGS, Server};
-use crate::{Result, output};
+use crate::{Result, run_command};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -27,15 +27,15 @@ pub(crate) struct Step {
 
 impl Step {
     /// Finds the record that such a step begins, or, for [`Moment::Recording`], that it is done.
-    pub(crate) fn record(self, client: Client, moment: Moment) -> Chooser {
+    pub(crate) fn record(self, client: Client, moment: CutPoint) -> RecordMatcher {
         Box::new(move |sent| {
-            let numbers = if moment == Moment::Recording { &sent.done } else { &sent.started };
+            let numbers = if moment == CutPoint::Recording { &sent.done } else { &sent.started };
             !numbers.is_empty() && self.is_among(&client, sent, numbers)
         })
     }
 
     /// The service itself knows which step a number is.
-    fn is_among(self, client: &Client, sent: &Sent, numbers: &[i32]) -> bool {
+    fn is_among(self, client: &Client, sent: &StepRecord, numbers: &[i32]) -> bool {
         let Ok(operation) = client.ask(&["operation", "get", &OperationId(sent.operation).to_string()]) else {
             return false;
         };
@@ -61,7 +61,7 @@ impl Worker {
     pub(crate) fn start(lab: &Lab, server: &Server, name: &str, relay: Option<Relay>, more: &[&str]) -> Result<Self> {
         let state = server.state_dir();
         let postgres = server.postgres();
-        let host = relay.as_ref().map_or(postgres.as_path(), Relay::folder);
+        let host = relay.as_ref().map_or(postgres.as_path(), Relay::socket_dir);
         let limit = "options=-c%20idle_in_transaction_session_timeout%3D1500";
         let url = format!("postgres://mw_worker@localhost/meshwright?host={}&{limit}", host.display());
         let log = std::fs::File::create(state.join(format!("{name}.log"))).map_err(|error| error.to_string())?;
@@ -75,7 +75,7 @@ impl Worker {
 
     pub(crate) fn signal(&self, signal: &str) -> Result<()> {
         let pid = self.process.id().to_string();
-        output(std::process::Command::new("kill").args([&format!("-{signal}"), &pid])).map(drop)
+        run_command(std::process::Command::new("kill").args([&format!("-{signal}"), &pid])).map(drop)
     }
 }
 
@@ -114,9 +114,9 @@ impl Holdable {
 
     /// Has the worker stand still when it is about to take a step; it goes on when the answer is dropped.
     pub(crate) fn before(&self, step: Step, begin: impl FnOnce() -> Result<()>) -> Result<Held<'_>> {
-        self.relay().stop_at(Moment::BeforeEffect, step.record(self.client.clone(), Moment::BeforeEffect));
+        self.relay().stop_at(CutPoint::BeforeEffect, step.record(self.client.clone(), CutPoint::BeforeEffect));
         begin()?;
-        if self.runtime.block_on(self.relay().reached(LIMIT)) {
+        if self.runtime.block_on(self.relay().wait_for_stop(LIMIT)) {
             return Ok(Held(self.relay()));
         }
         Err(format!("the worker never came to {}", step.title))
@@ -128,6 +128,6 @@ pub(crate) struct Held<'a>(&'a Relay);
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.0.go_on();
+        self.0.resume();
     }
 }

@@ -13,13 +13,13 @@ use jsonwebtoken::jwk::{JwkSet, PublicKeyUse};
 use serde::Deserialize;
 
 /// Older than this, keys are fetched again before they are used.
-const FRESH: SignedDuration = SignedDuration::from_secs(30);
+const REFRESH_INTERVAL: SignedDuration = SignedDuration::from_secs(30);
 /// An unknown key does not make us ask again sooner than this after the last time.
-const FLOOR: SignedDuration = SignedDuration::from_secs(10);
+const MIN_FETCH_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
 /// How long an issuer may be out of reach before its keys are no longer believed.
-const STALE: SignedDuration = SignedDuration::from_hours(24);
+const MAX_KEY_AGE: SignedDuration = SignedDuration::from_hours(24);
 /// The most keys of an issuer that are kept.
-const MOST_KEYS: usize = 64;
+const MAX_KEYS_PER_ISSUER: usize = 64;
 
 /// Reads a document of an identity provider.
 #[async_trait]
@@ -44,17 +44,17 @@ struct Discovery {
 }
 
 #[derive(Default)]
-struct Known {
+struct CachedKeys {
     keys: HashMap<String, DecodingKey>,
-    fetched: Option<Timestamp>,
-    tried: Option<Timestamp>,
+    fetched_at: Option<Timestamp>,
+    attempted_at: Option<Timestamp>,
 }
 
 /// The keys of every issuer that was asked for.
 pub struct IssuerKeys {
     fetch: Arc<dyn Fetch>,
     /// One lock for each issuer: of many requests at once, one asks.
-    known: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Known>>>>,
+    issuers: Mutex<HashMap<String, Arc<tokio::sync::Mutex<CachedKeys>>>>,
 }
 
 impl std::fmt::Debug for IssuerKeys {
@@ -66,29 +66,29 @@ impl std::fmt::Debug for IssuerKeys {
 impl IssuerKeys {
     /// Nothing is fetched before somebody comes.
     pub fn new(fetch: Arc<dyn Fetch>) -> Self {
-        Self { fetch, known: Mutex::default() }
+        Self { fetch, issuers: Mutex::default() }
     }
 
     /// A key of an issuer that some tenant trusts.
-    pub(crate) async fn key(&self, issuer: &str, name: &str, now: Timestamp) -> Option<DecodingKey> {
-        let known = self.known.lock().expect("no holder panics").entry(issuer.to_owned()).or_default().clone();
+    pub(crate) async fn find_key(&self, issuer: &str, name: &str, now: Timestamp) -> Option<DecodingKey> {
+        let known = self.issuers.lock().expect("no holder panics").entry(issuer.to_owned()).or_default().clone();
         let mut known = known.lock().await;
         let age = |time: Option<Timestamp>| time.map_or(SignedDuration::MAX, |time| now.duration_since(time));
-        let wanted = age(known.fetched) >= FRESH || !known.keys.contains_key(name);
-        if wanted && age(known.tried) >= FLOOR {
-            known.tried = Some(now);
-            match self.fetched(issuer).await {
-                Ok(keys) => (known.keys, known.fetched) = (keys, Some(now)),
+        let wanted = age(known.fetched_at) >= REFRESH_INTERVAL || !known.keys.contains_key(name);
+        if wanted && age(known.attempted_at) >= MIN_FETCH_INTERVAL {
+            known.attempted_at = Some(now);
+            match self.fetch_keys(issuer).await {
+                Ok(keys) => (known.keys, known.fetched_at) = (keys, Some(now)),
                 Err(error) => tracing::warn!(issuer, %error, "an issuer's keys could not be fetched"),
             }
         }
-        if age(known.fetched) >= STALE {
+        if age(known.fetched_at) >= MAX_KEY_AGE {
             return None;
         }
         known.keys.get(name).cloned()
     }
 
-    async fn fetched(&self, issuer: &str) -> Result<HashMap<String, DecodingKey>, FetchError> {
+    async fn fetch_keys(&self, issuer: &str) -> Result<HashMap<String, DecodingKey>, FetchError> {
         let unreadable = |error: serde_json::Error| FetchError(format!("it cannot be read: {error}"));
         let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
         let discovery: Discovery = serde_json::from_slice(&self.fetch.get(&url).await?).map_err(unreadable)?;
@@ -103,6 +103,6 @@ impl IssuerKeys {
             let shared = matches!(key.algorithm, jsonwebtoken::jwk::AlgorithmParameters::OctetKey(_));
             Some((name, DecodingKey::from_jwk(key).ok().filter(|_| !shared)?))
         });
-        Ok(keys.take(MOST_KEYS).collect())
+        Ok(keys.take(MAX_KEYS_PER_ISSUER).collect())
     }
 }

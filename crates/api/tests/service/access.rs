@@ -31,7 +31,7 @@ async fn every_role_gets_past_exactly_the_operations_of_the_table() {
                 let reply = service.call_route(&route, Some(&key)).await;
                 let answer = (reply.status, reply.body["code"].as_str());
                 let refused = answer == (StatusCode::FORBIDDEN, Some("role_missing"));
-                let allowed = route.action.fits(of) && role.allows(route.action);
+                let allowed = route.action.applies_to_tenant(of) && role.allows(route.action);
                 // A thing of another tenant's is not there, whatever one may do at home.
                 let hidden = of == TenantId::PLATFORM && reply.status == StatusCode::NOT_FOUND;
                 assert!(hidden || refused != allowed, "{} as {role:?} of {of}: {reply:?}", route.id);
@@ -84,7 +84,7 @@ async fn another_tenant_finds_nothing_and_learns_nothing() {
     service.key(Role::Owner).await;
     let stranger = service.stranger().await;
     let tenant = service.fleet.db.tenant;
-    for route in routes().iter().filter(|route| is_about_one(&route.path) && route.action.fits(tenant)) {
+    for route in routes().iter().filter(|route| is_about_one(&route.path) && route.action.applies_to_tenant(tenant)) {
         let foreign = service.call_route(route, Some(&stranger)).await;
         assert_eq!(foreign.status, StatusCode::NOT_FOUND, "{}: {foreign:?}", route.id);
         // An id that does not exist at all sounds exactly the same, and so does one that is not an id.

@@ -3,21 +3,21 @@
 use std::collections::BTreeSet;
 
 use model::access::Role;
-use model::audit::{Linked, Verifier};
+use model::audit::{ChainedEntry, ChainVerifier};
 use model::rules::Strategy;
 use model::upgrade::Verb;
 
 use crate::support::{Service, routes};
 
-async fn log(service: &Service) -> Vec<Linked> {
+async fn log(service: &Service) -> Vec<ChainedEntry> {
     let db = &service.fleet.db;
     let mut tx = db.api.begin(db.tenant).await.expect("a transaction");
-    tx.audit_entries(0, i64::MAX).await.expect("entries")
+    tx.list_audit_entries(0, i64::MAX).await.expect("entries")
 }
 
-fn verified(service: &Service, log: &[Linked]) -> Result<(), model::audit::Breach> {
-    let mut verifier = Verifier::new(service.fleet.db.tenant, &[], store::sha256);
-    log.iter().try_for_each(|linked| verifier.read(linked))
+fn verified(service: &Service, log: &[ChainedEntry]) -> Result<(), model::audit::ChainError> {
+    let mut verifier = ChainVerifier::new(service.fleet.db.tenant, &[], store::sha256);
+    log.iter().try_for_each(|linked| verifier.verify_next(linked))
 }
 
 /// Every changing operation that succeeds leaves exactly one entry under its own name; one that fails leaves none.
@@ -46,9 +46,9 @@ async fn every_change_leaves_one_entry() {
 #[tokio::test]
 async fn whatever_a_worker_writes_into_a_cluster_was_announced_before_and_confirmed_afterwards() {
     let service = Service::new().await;
-    let upgrade = service.fleet.plan("1.27.9.1", Strategy::Canary, 0).await;
-    service.fleet.go(upgrade, Verb::Start).await;
-    service.fleet.go(upgrade, Verb::Promote).await;
+    let upgrade = service.fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 0).await;
+    service.fleet.apply_verb_and_run(upgrade, Verb::Start).await;
+    service.fleet.apply_verb_and_run(upgrade, Verb::Promote).await;
     let log = log(&service).await;
     assert_eq!(verified(&service, &log), Ok(()));
     let of = |action: &str| {
@@ -58,7 +58,7 @@ async fn whatever_a_worker_writes_into_a_cluster_was_announced_before_and_confir
         targets
     };
     let mesh = service.fleet.mesh;
-    for write in service.fleet.world.journal() {
+    for write in service.fleet.clusters.journal() {
         let target = format!("{mesh}: {}", write.target);
         assert!(of("cluster.write.intended").contains(&target), "{target} was not announced");
     }
@@ -80,5 +80,5 @@ async fn the_log_is_out_of_reach_and_tampering_is_found() {
     db.execute(store::private::SUPERUSER, "UPDATE audit_entries SET target = target || 'x' WHERE seq = 2")
         .await
         .expect("a superuser");
-    assert_eq!(verified(&service, &log(&service).await), Err(model::audit::Breach::Changed { seq: 2 }));
+    assert_eq!(verified(&service, &log(&service).await), Err(model::audit::ChainError::Changed { seq: 2 }));
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::Patience;
+use api::ConnectionLimits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -22,15 +22,15 @@ async fn listen(connections: usize) -> Listening {
     listen_for(router(&Service::new().await), short(connections)).await
 }
 
-fn short(connections: usize) -> Patience {
-    Patience { head: SHORT, body: SHORT, answer: SHORT, connections }
+fn short(connections: usize) -> ConnectionLimits {
+    ConnectionLimits { header_timeout: SHORT, body_timeout: SHORT, write_timeout: SHORT, max_connections: connections }
 }
 
 fn router(service: &Service) -> axum::Router {
     api::router(service.app.clone())
 }
 
-async fn listen_for(routes: axum::Router, patience: Patience) -> Listening {
+async fn listen_for(routes: axum::Router, patience: ConnectionLimits) -> Listening {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let (stop, stopped) = oneshot::channel();
@@ -73,8 +73,8 @@ async fn whoever_sends_a_request_slowly_or_not_at_all_is_hung_up_on_and_others_a
 /// Longer than any of these tests: only the rule for places ends a connection.
 const LONG: Duration = Duration::from_mins(10);
 
-fn few_places(connections: usize) -> Patience {
-    Patience { head: LONG, body: LONG, answer: LONG, connections }
+fn few_places(connections: usize) -> ConnectionLimits {
+    ConnectionLimits { header_timeout: LONG, body_timeout: LONG, write_timeout: LONG, max_connections: connections }
 }
 
 async fn ends(stream: &mut TcpStream) -> bool {
@@ -141,8 +141,8 @@ async fn a_flood_of_connections_without_a_caller_leaves_room_for_callers() {
 async fn a_flood_of_connections_leaves_room_at_the_listener_for_metrics() {
     let service = Service::new().await;
     let vitals =
-        api::Vitals { store: service.app.store.clone(), metrics: std::sync::Arc::new(|| "measured 1\n".to_owned()) };
-    let listening = listen_for(api::vitals(vitals), few_places(30)).await;
+        api::MetricsServer { store: service.app.store.clone(), metrics: std::sync::Arc::new(|| "measured 1\n".to_owned()) };
+    let listening = listen_for(api::metrics_router(vitals), few_places(30)).await;
     let flood = flood(listening.address, 200).await;
     let asked = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     assert!(answer(listening.address, asked).await.ends_with("measured 1\n"));
@@ -151,7 +151,7 @@ async fn a_flood_of_connections_leaves_room_at_the_listener_for_metrics() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_does_not_read_its_answers_is_cut_off() {
-    let listening = listen_for(router(&Service::new().await), Patience { head: LONG, ..short(10) }).await;
+    let listening = listen_for(router(&Service::new().await), ConnectionLimits { header_timeout: LONG, ..short(10) }).await;
     let ask = "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2000);
     let mut never = TcpStream::connect(listening.address).await.expect("a connection");
     let mut drips = TcpStream::connect(listening.address).await.expect("a connection");
@@ -256,7 +256,7 @@ async fn callers_whose_bodies_never_arrive_take_no_place_from_others() {
 async fn a_body_that_does_not_arrive_in_time_is_refused_with_a_problem() {
     let service = Service::new().await;
     let head = without_its_body(&service).await;
-    let patience = Patience { body: SHORT, ..few_places(10) };
+    let patience = ConnectionLimits { body_timeout: SHORT, ..few_places(10) };
     let listening = listen_for(router(&service), patience).await;
     for sent in [head.clone(), format!("{head}{{\"name\":")] {
         let mut stream = TcpStream::connect(listening.address).await.expect("a connection");

@@ -11,7 +11,7 @@ use model::access::Role;
 use model::ids::{ClusterId, TenantId};
 use model::operation::OperationKind;
 use serde_json::{Value, json};
-use store::{Issued, NewCluster, Store, Written};
+use store::{IssuedCredential, NewCluster, Store, UserMetadata};
 use uuid::Uuid;
 
 use crate::support::{Service, key};
@@ -25,15 +25,15 @@ const WAITS: usize = 100;
 
 /// A cluster of a tenant that is ready to be a member of a mesh.
 async fn ready_cluster(service: &Service, tenant: TenantId) -> ClusterId {
-    let (clock, id) = (&service.fleet.clock, ClusterId(service.fleet.clock.uuid()));
+    let (clock, id) = (&service.fleet.clock, ClusterId(service.fleet.clock.new_uuid()));
     let new = NewCluster {
         id,
         name: "c1".into(),
         server: "https://c1.example".into(),
         kubeconfig: b"stored".to_vec(),
-        written: Written::default(),
+        metadata: UserMetadata::default(),
     };
-    let issued = Issued {
+    let issued = IssuedCredential {
         uid: format!("uid-{id}"),
         kubernetes_version: "v1.33.1".into(),
         server: "https://c1.example".into(),
@@ -44,7 +44,7 @@ async fn ready_cluster(service: &Service, tenant: TenantId) -> ClusterId {
     };
     let mut tx = service.fleet.db.api.begin(tenant).await.expect("a transaction");
     tx.create_cluster(&new, clock.now()).await.expect("a cluster");
-    tx.renewed_credential(id, &issued, Duration::from_mins(1), clock.now()).await.expect("a credential");
+    tx.store_renewed_credential(id, &issued, Duration::from_mins(1), clock.now()).await.expect("a credential");
     tx.commit().await.expect("a commit");
     id
 }
@@ -118,7 +118,7 @@ async fn one_tenants_requests_that_wait_for_a_change_are_counted_and_take_no_pla
     let service = Service::new().await;
     let (crowded, bystander) = (service.key(Role::Viewer).await, service.stranger().await);
     // Nothing runs it, so it does not change.
-    let operation = service.fleet.begin(OperationKind::Restart, Value::Null).await;
+    let operation = service.fleet.queue_operation(OperationKind::Restart, Value::Null).await;
     let path = format!("/v1/operations/{operation}?wait_seconds=60");
     let wait = |key| service.call("GET", &path, Some(key), &[], None);
     // Each is polled until it waits; the one above the limit is answered.

@@ -40,7 +40,7 @@ impl Stage {
 
     /// The data plane after a fresh look.
     async fn seen(&self) -> Value {
-        let engine = self.fleet().worker("observer", Duration::from_secs(30));
+        let engine = self.fleet().build_worker("observer", Duration::from_secs(30));
         // A look makes the next one due only later.
         self.fleet().db.execute("mw_worker", "UPDATE probes SET due_at = now()").await.expect("due probes");
         assert!(engine.observe_due().await.expect("a readable queue"), "the mesh is due");
@@ -50,7 +50,7 @@ impl Stage {
     /// The time of every operation has come.
     async fn hurry(&self) {
         self.fleet().db.execute("mw_worker", "UPDATE work_queue SET due_at = now()").await.expect("due operations");
-        self.fleet().run().await;
+        self.fleet().run_due().await;
     }
 
     async fn workload(&self, name: &str) -> Value {
@@ -60,7 +60,7 @@ impl Stage {
     }
 
     fn label(&self, namespace: &str) -> String {
-        let picture = self.fleet().world.picture();
+        let picture = self.fleet().clusters.snapshot();
         let line = picture.lines().find(|line| line.starts_with(&format!("label of namespace {namespace} in c1 = ")));
         line.and_then(|line| line.split_once(" = ")).map(|(_, value)| value.to_owned()).unwrap_or_default()
     }
@@ -74,21 +74,21 @@ fn tag(name: &str) -> Target {
 async fn d1_a_workload_that_was_not_restarted_after_an_upgrade_in_place_needs_a_restart() {
     let stage = Stage::new().await;
     let fleet = stage.fleet();
-    let canary = fleet.plan("1.27.8.1", Strategy::Canary, 0).await;
-    fleet.go(canary, Verb::Start).await;
-    fleet.go(canary, Verb::Promote).await;
+    let canary = fleet.plan_upgrade("1.27.8.1", Strategy::Canary, 0).await;
+    fleet.apply_verb_and_run(canary, Verb::Start).await;
+    fleet.apply_verb_and_run(canary, Verb::Promote).await;
     let name = "stable/deployment/web";
     assert_eq!(stage.workload(name).await["restart_needed"], json!(false));
-    let patch = fleet.plan("1.27.9.1", Strategy::InPlace, 0).await;
+    let patch = fleet.plan_upgrade("1.27.9.1", Strategy::InPlace, 0).await;
     assert_eq!(stage.workload(name).await["restart_needed"], json!(false), "a plan alone changes nothing");
-    let written = fleet.world.journal().len();
+    let written = fleet.clusters.journal().len();
     let asked = stage.call("POST", &format!("/v1/meshes/{}/restarts", fleet.mesh), &json!({})).await;
     assert_eq!(asked.status, StatusCode::ACCEPTED, "{}", asked.text);
-    fleet.run().await;
-    assert_eq!(fleet.world.journal().len(), written, "what is only planned restarts nothing");
-    fleet.go(patch, Verb::Start).await;
+    fleet.run_due().await;
+    assert_eq!(fleet.clusters.journal().len(), written, "what is only planned restarts nothing");
+    fleet.apply_verb_and_run(patch, Verb::Start).await;
     // The workload was left behind: its pods are of the time before.
-    fleet.world.carry("c1", "stable", "1-27-8", "lab/proxyv2:1.27.8");
+    fleet.clusters.set_sidecars("c1", "stable", "1-27-8", "lab/proxyv2:1.27.8");
     let shown = stage.workload(name).await;
     assert_eq!(
         (&shown["restart_needed"], &shown["restart_reason"], &shown["images"], &shown["wanted"]),
@@ -99,15 +99,15 @@ async fn d1_a_workload_that_was_not_restarted_after_an_upgrade_in_place_needs_a_
 #[tokio::test]
 async fn findings_stay_readable_after_they_were_accepted() {
     let stage = Stage::new().await;
-    stage.fleet().world.workload("c1", "lost", Some("istio.io/rev=gone"), 1);
-    let upgrade = stage.fleet().plan("1.27.9.1", Strategy::Canary, 3600).await;
+    stage.fleet().clusters.add_workload("c1", "lost", Some("istio.io/rev=gone"), 1);
+    let upgrade = stage.fleet().plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
     let path = format!("/v1/upgrades/{upgrade}");
-    stage.fleet().go(upgrade, Verb::Start).await;
+    stage.fleet().apply_verb_and_run(upgrade, Verb::Start).await;
     let blocked = stage.call("GET", &path, &json!({})).await.body;
     assert_eq!((&blocked["state"], &blocked["findings_accepted_by"]), (&json!("blocked"), &Value::Null));
     let accepted = stage.call("POST", &format!("{path}/acknowledge"), &json!({})).await;
     assert_eq!(accepted.status, StatusCode::ACCEPTED, "{}", accepted.text);
-    stage.fleet().run().await;
+    stage.fleet().run_due().await;
     let after = stage.call("GET", &path, &json!({})).await.body;
     assert_eq!(after["state"], json!("verifying"));
     assert_eq!(after["findings"], blocked["findings"]);
@@ -121,11 +121,11 @@ async fn findings_stay_readable_after_they_were_accepted() {
 async fn b4_setting_the_label_that_is_there_takes_a_second_one_off() {
     let stage = Stage::new().await;
     let both = "istio.io/rev=stable,istio-injection=enabled";
-    stage.fleet().world.workload("c1", "torn", Some(both), 1);
+    stage.fleet().clusters.add_workload("c1", "torn", Some(both), 1);
     assert_eq!(stage.label("torn"), both);
     let asked = stage.inject("torn", Some("istio.io/rev=stable")).await;
     assert_eq!(asked.status, StatusCode::ACCEPTED, "{}", asked.text);
-    stage.fleet().run().await;
+    stage.fleet().run_due().await;
     assert_eq!(stage.label("torn"), "istio.io/rev=stable");
 }
 
@@ -133,13 +133,13 @@ async fn b4_setting_the_label_that_is_there_takes_a_second_one_off() {
 async fn b4_a_namespace_can_ask_for_an_alias() {
     let mut stage = Stage::new().await;
     stage.service.fleet.labels = LabelPolicy::Alias;
-    let upgrade = stage.fleet().plan("1.27.9.1", Strategy::Canary, 0).await;
-    stage.fleet().go(upgrade, Verb::Start).await;
-    stage.fleet().go(upgrade, Verb::Promote).await;
+    let upgrade = stage.fleet().plan_upgrade("1.27.9.1", Strategy::Canary, 0).await;
+    stage.fleet().apply_verb_and_run(upgrade, Verb::Start).await;
+    stage.fleet().apply_verb_and_run(upgrade, Verb::Promote).await;
     stage.seen().await;
     let asked = stage.inject("plain", Some("istio.io/rev=1-25-1")).await;
     assert_eq!(asked.status, StatusCode::ACCEPTED, "{}", asked.text);
-    stage.fleet().run().await;
+    stage.fleet().run_due().await;
     let refused = stage.inject("plain", Some("istio.io/rev=1-28-0")).await;
     assert_eq!(refused.body["errors"][0]["pointer"], json!("/label"), "{}", refused.text);
     assert!(refused.text.contains("istio.io/rev=1-25-1"), "the answer names what there is: {}", refused.text);
@@ -149,47 +149,47 @@ async fn b4_a_namespace_can_ask_for_an_alias() {
 async fn namespaces_join_while_an_upgrade_is_planned_or_complete() {
     let stage = Stage::new().await;
     let fleet = stage.fleet();
-    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
+    let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
     let joined = stage.inject("plain", Some("istio-injection=enabled")).await;
     assert_eq!(joined.status, StatusCode::ACCEPTED, "{}", joined.text);
     let second = stage.inject("another", None).await;
     assert_eq!(second.body["code"], json!("mesh_busy"), "one at a time: {}", second.text);
     let operation = joined.body["id"].as_str().expect("an id").to_owned();
-    let refused = fleet.press(upgrade, Verb::Start, Value::Null).await.expect_err("the label is being set");
-    assert!(matches!(&refused, store::StoreError::Busy { holder } if *holder == operation), "{refused:?}");
-    fleet.run().await;
+    let refused = fleet.apply_verb(upgrade, Verb::Start, Value::Null).await.expect_err("the label is being set");
+    assert!(matches!(&refused, store::StoreError::MeshLocked { holder } if *holder == operation), "{refused:?}");
+    fleet.run_due().await;
     assert_eq!(stage.label("plain"), "istio-injection=enabled");
-    fleet.go(upgrade, Verb::Start).await;
+    fleet.apply_verb_and_run(upgrade, Verb::Start).await;
     let refused = stage.inject("plain", None).await;
     assert_eq!(refused.body["code"], json!("mesh_busy"), "both control planes are on their way: {}", refused.text);
-    fleet.go(upgrade, Verb::Promote).await;
-    fleet.world.workload("c1", "late", None, 1);
+    fleet.apply_verb_and_run(upgrade, Verb::Promote).await;
+    fleet.clusters.add_workload("c1", "late", None, 1);
     stage.seen().await;
     let holding = stage.inject("late", Some("istio.io/rev=stable")).await;
     assert_eq!(holding.status, StatusCode::ACCEPTED, "{}", holding.text);
-    fleet.run().await;
+    fleet.run_due().await;
     assert_eq!(stage.label("late"), "istio.io/rev=stable");
     stage.seen().await;
     let refused = stage.inject("plain", None).await;
     assert_eq!(refused.body["code"], json!("mesh_busy"), "the upgrade has moved it: {}", refused.text);
-    assert_eq!(fleet.go(upgrade, Verb::Rollback).await.state.as_str(), "rolled_back");
+    assert_eq!(fleet.apply_verb_and_run(upgrade, Verb::Rollback).await.state.as_str(), "rolled_back");
 }
 
 #[tokio::test]
 async fn a_retirement_whose_time_has_come_waits_for_a_namespace_that_is_joining() {
     let stage = Stage::new().await;
     let fleet = stage.fleet();
-    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
-    fleet.go(upgrade, Verb::Start).await;
-    fleet.press(upgrade, Verb::Promote, Value::Null).await.expect("promote fits");
-    fleet.run().await;
+    let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
+    fleet.apply_verb_and_run(upgrade, Verb::Start).await;
+    fleet.apply_verb(upgrade, Verb::Promote, Value::Null).await.expect("promote fits");
+    fleet.run_due().await;
     assert_eq!(fleet.upgrade(upgrade).await.state.as_str(), "holding");
-    fleet.world.silence("c1", true);
+    fleet.clusters.set_unreachable("c1", true);
     let joining = stage.inject("plain", Some("istio-injection=enabled")).await;
     assert_eq!(joining.status, StatusCode::ACCEPTED, "{}", joining.text);
     stage.hurry().await;
     assert_eq!(fleet.upgrade(upgrade).await.state.as_str(), "holding");
-    fleet.world.silence("c1", false);
+    fleet.clusters.set_unreachable("c1", false);
     stage.hurry().await;
     stage.hurry().await;
     assert_eq!(fleet.upgrade(upgrade).await.state.as_str(), "succeeded");
@@ -199,7 +199,7 @@ async fn a_retirement_whose_time_has_come_waits_for_a_namespace_that_is_joining(
 async fn a_tag_that_was_removed_is_told_shown_and_put_back_by_a_restart() {
     let stage = Stage::new().await;
     assert_eq!(stage.seen().await["missing_tags"], json!([]));
-    stage.fleet().world.meddle(tag("default"), None);
+    stage.fleet().clusters.change_externally(tag("default"), None);
     assert_eq!(stage.seen().await["missing_tags"], json!([{ "cluster": "c1", "tag": "default" }]));
     stage.seen().await;
     let events = stage.call("GET", "/v1/events", &json!({})).await.body;
@@ -207,8 +207,8 @@ async fn a_tag_that_was_removed_is_told_shown_and_put_back_by_a_restart() {
         events["items"].as_array().expect("events").iter().filter(|one| one["kind"] == "mesh.tags_removed").collect();
     assert_eq!(told.len(), 1, "each removal is told once");
     assert_eq!(told[0]["body"]["tags"], json!([{ "cluster": "c1", "tag": "default" }]));
-    stage.fleet().begin(OperationKind::Restart, Value::Null).await;
-    stage.fleet().run().await;
-    assert!(stage.fleet().world.picture().contains("tag default in c1 = 1-25-1"));
+    stage.fleet().queue_operation(OperationKind::Restart, Value::Null).await;
+    stage.fleet().run_due().await;
+    assert!(stage.fleet().clusters.snapshot().contains("tag default in c1 = 1-25-1"));
     assert_eq!(stage.seen().await["missing_tags"], json!([]));
 }

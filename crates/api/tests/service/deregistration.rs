@@ -43,25 +43,25 @@ fn silent() -> Problem {
 async fn d6_a_cluster_is_forgotten_only_after_a_look_showed_that_our_account_is_gone() {
     let (stage, cluster) = free().await;
     let credentials = &stage.service.fleet.credentials;
-    credentials.linger(true);
+    credentials.set_account_lingers(true);
     let operation = deregister(&stage, &cluster, None).await;
     assert_eq!(stage.operation(&operation).await["state"], "waiting");
     assert_eq!(state(&stage, &cluster).await.as_deref(), Some("deregistering"));
     let refused = stage.call("DELETE", &format!("/v1/clusters/{cluster}"), None).await;
     assert_eq!(refused.body["code"], "deregistration_under_way");
     stage.later(1).await;
-    credentials.linger(false);
+    credentials.set_account_lingers(false);
     refused_twice(&stage).await;
     assert_eq!(stage.operation(&operation).await["state"], "succeeded");
     assert_eq!(state(&stage, &cluster).await, None);
-    assert!(credentials.removals() >= 2);
+    assert!(credentials.removal_count() >= 2);
     assert_eq!(stage.audited("cluster.left").await, [cluster]);
 }
 
 #[tokio::test]
 async fn d6_an_account_that_does_not_go_is_said_and_the_cluster_stays() {
     let (stage, cluster) = free().await;
-    stage.service.fleet.credentials.linger(true);
+    stage.service.fleet.credentials.set_account_lingers(true);
     let operation = deregister(&stage, &cluster, None).await;
     stage.later(11).await;
     let ended = stage.operation(&operation).await;
@@ -72,7 +72,7 @@ async fn d6_an_account_that_does_not_go_is_said_and_the_cluster_stays() {
 #[tokio::test]
 async fn h3_a_dead_cluster_is_left_behind_with_force_only_and_what_stays_is_shown() {
     let (stage, cluster) = free().await;
-    stage.service.fleet.credentials.answer_leaving_with(Some(silent()));
+    stage.service.fleet.credentials.set_leave_problem(Some(silent()));
     let operation = deregister(&stage, &cluster, None).await;
     assert_eq!(stage.operation(&operation).await["state"], "waiting");
     stage.later(3).await;
@@ -98,17 +98,17 @@ async fn h3_force_removes_the_account_from_a_cluster_that_answers() {
     refused_twice(&stage).await;
     let ended = stage.operation(&operation).await;
     assert_eq!((&ended["state"], &ended["leftovers"]), (&json!("succeeded"), &json!([])));
-    assert_eq!(stage.service.fleet.credentials.removals(), 1);
+    assert_eq!(stage.service.fleet.credentials.removal_count(), 1);
 }
 
 #[tokio::test]
 async fn a_deregistration_that_is_cancelled_leaves_the_cluster_as_it_was() {
     let (stage, cluster) = free().await;
-    stage.service.fleet.credentials.answer_leaving_with(Some(silent()));
+    stage.service.fleet.credentials.set_leave_problem(Some(silent()));
     let operation = deregister(&stage, &cluster, None).await;
     stage.cancel(&operation).await;
     assert_eq!(state(&stage, &cluster).await.as_deref(), Some("ready"));
-    stage.service.fleet.credentials.answer_leaving_with(None);
+    stage.service.fleet.credentials.set_leave_problem(None);
     deregister(&stage, &cluster, None).await;
     refused_twice(&stage).await;
     assert_eq!(state(&stage, &cluster).await, None);
@@ -186,7 +186,7 @@ async fn a_cluster_without_a_credential_of_ours_gets_a_hint_that_fits_its_state(
     let registered = stage.call("POST", "/v1/clusters", Some(&new)).await.body;
     let registering = registered["cluster_id"].as_str().expect("an id");
     assert!(hint(registering).await.contains("registration has ended"));
-    credentials.refuse_connections(Some(silent()));
+    credentials.set_connect_problem(Some(silent()));
     stage.run().await;
     assert_eq!(state(&stage, registering).await.as_deref(), Some("refused"));
     assert!(hint(registering).await.starts_with("Remove it with `meshwright cluster delete`, then register it"));
@@ -196,7 +196,7 @@ async fn a_cluster_without_a_credential_of_ours_gets_a_hint_that_fits_its_state(
     assert_eq!(removed.status, StatusCode::NO_CONTENT, "{}", removed.text);
     let again = stage.call("POST", "/v1/clusters", Some(&new)).await;
     assert_eq!(again.status, StatusCode::ACCEPTED, "{}", again.text);
-    credentials.linger(true);
+    credentials.set_account_lingers(true);
     deregister(&stage, &leaving, None).await;
     assert!(hint(&leaving).await.contains("deregistration has ended"));
 }

@@ -9,7 +9,7 @@ use jiff::SignedDuration;
 use model::Clock;
 use model::access::Role;
 use serde_json::json;
-use store::{NewEvent, Reach, StoreError};
+use store::{NewEvent, AccessFilter, StoreError};
 use testkit::Fleet;
 use tower::ServiceExt;
 
@@ -20,10 +20,10 @@ async fn tell(fleet: &Fleet, body: serde_json::Value) {
     loop {
         let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
         let at = fleet.clock.now();
-        tx.tell(NewEvent { at, kind: "test", mesh: None, upgrade: None, operation: None, body: body.clone() });
+        tx.push_event(NewEvent { at, kind: "test", mesh: None, upgrade: None, operation: None, body: body.clone() });
         match tx.commit().await {
             Ok(()) => return,
-            Err(StoreError::Clash) => {}
+            Err(StoreError::SerializationConflict) => {}
             Err(error) => panic!("{error}"),
         }
     }
@@ -69,7 +69,7 @@ async fn events_are_neither_lost_nor_reordered() {
 
 async fn tail(fleet: &Fleet, after: i64) -> Vec<i64> {
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    let events = tx.events_after(&Reach::ALL, after, None, 1000).await.expect("events");
+    let events = tx.list_events_after(&AccessFilter::ALL, after, None, 1000).await.expect("events");
     events.iter().map(|event| event.seq).collect()
 }
 

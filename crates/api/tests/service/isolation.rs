@@ -10,7 +10,7 @@ use model::access::{Grant, Role, Scope};
 use model::ids::{BindingId, ClusterId, KeyId, MeshId, OperationId, ProviderId, TenantId, UpgradeId, WebhookId};
 use serde_json::{Value, json};
 use store::private::SUPERUSER;
-use store::{Binding, Narrow, NewWebhook, Page, Provider, Reach, Subject};
+use store::{Binding, ListFilter, NewWebhook, Page, Provider, AccessFilter, Subject};
 use testkit::Fleet;
 use uuid::Uuid;
 
@@ -32,15 +32,15 @@ struct Ids {
 
 impl Ids {
     async fn of(fleet: &Fleet) -> Self {
-        let upgrade = fleet.plan_or_known().await.to_string();
+        let upgrade = fleet.get_or_plan_upgrade().await.to_string();
         let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
         let cluster =
-            tx.clusters(&Reach::ALL, &Narrow::default(), Page::ALL).await.expect("clusters")[0].id.to_string();
-        let operation = tx.operations(&Reach::ALL, None, Page::ALL).await.expect("operations")[0].id.to_string();
-        let key = tx.keys(false, Page::ALL).await.expect("keys")[0].id.to_string();
-        let provider = tx.providers(Page::ALL).await.expect("providers")[0].id.to_string();
-        let binding = tx.bindings(None, Page::ALL).await.expect("bindings")[0].id.to_string();
-        let webhook = tx.webhooks(Page::ALL).await.expect("webhooks")[0].id.to_string();
+            tx.list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL).await.expect("clusters")[0].id.to_string();
+        let operation = tx.list_operations(&AccessFilter::ALL, None, Page::ALL).await.expect("operations")[0].id.to_string();
+        let key = tx.list_api_keys(false, Page::ALL).await.expect("keys")[0].id.to_string();
+        let provider = tx.list_identity_providers(Page::ALL).await.expect("providers")[0].id.to_string();
+        let binding = tx.list_role_bindings(None, Page::ALL).await.expect("bindings")[0].id.to_string();
+        let webhook = tx.list_webhooks(Page::ALL).await.expect("webhooks")[0].id.to_string();
         Self {
             mesh: fleet.mesh.to_string(),
             cluster,
@@ -114,7 +114,7 @@ impl Ids {
 async fn trust(fleet: &Fleet) {
     let (clock, created_at) = (&fleet.clock, fleet.clock.now());
     let provider = Provider {
-        id: ProviderId(clock.uuid()),
+        id: ProviderId(clock.new_uuid()),
         name: "company".into(),
         issuer: "https://login.example".into(),
         algorithms: vec!["RS256".into()],
@@ -123,21 +123,21 @@ async fn trust(fleet: &Fleet) {
         created_at,
     };
     let binding = Binding {
-        id: BindingId(clock.uuid()),
+        id: BindingId(clock.new_uuid()),
         provider: provider.id,
-        subject: Subject::Subject("vera".into()),
+        subject: Subject::User("vera".into()),
         grant: Grant { role: Role::Viewer, scope: Scope::Tenant },
         created_at,
     };
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    tx.create_provider(&provider).await.expect("a provider");
-    tx.create_binding(&binding).await.expect("a binding");
+    tx.create_identity_provider(&provider).await.expect("a provider");
+    tx.create_role_binding(&binding).await.expect("a binding");
     tx.commit().await.expect("a commit");
 }
 
 /// Has events sent somewhere, and one on its way there.
 async fn listen(fleet: &Fleet) {
-    let id = WebhookId(fleet.clock.uuid());
+    let id = WebhookId(fleet.clock.new_uuid());
     let new = NewWebhook {
         name: "hook".into(),
         url: "https://hooks.example".into(),
@@ -146,7 +146,7 @@ async fn listen(fleet: &Fleet) {
     };
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
     tx.create_webhook(id, &new, b"a secret", fleet.clock.now()).await.expect("a webhook");
-    tx.test_webhook(id, fleet.clock.now());
+    tx.push_test_event(id, fleet.clock.now());
     tx.commit().await.expect("a commit");
 }
 
@@ -162,7 +162,7 @@ impl Stage {
     async fn new() -> Self {
         let service = Service::new().await;
         service.key(Role::Owner).await;
-        let attacker = service.fleet.beside(TenantId(Uuid::from_u128(0xa77ac)), "attacker").await;
+        let attacker = service.fleet.for_new_tenant(TenantId(Uuid::from_u128(0xa77ac)), "attacker").await;
         key(&attacker.db.api, attacker.clock.as_ref(), attacker.db.tenant, Role::Owner, &[]).await;
         for fleet in [&service.fleet, &attacker] {
             trust(fleet).await;
@@ -180,11 +180,11 @@ impl Stage {
     async fn victims_rows(&self) -> String {
         let tenant = self.service.fleet.db.tenant.0;
         let mut all = String::new();
-        for table in self.service.fleet.db.query(SUPERUSER, TENANT_TABLES).await {
+        for table in self.service.fleet.db.query_text(SUPERUSER, TENANT_TABLES).await {
             let rows = format!(
                 "SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM {table} t WHERE tenant_id = '{tenant}'"
             );
-            let digest = self.service.fleet.db.query(SUPERUSER, &rows).await;
+            let digest = self.service.fleet.db.query_text(SUPERUSER, &rows).await;
             all += &format!("{table} {digest:?}\n");
         }
         all
@@ -283,7 +283,7 @@ async fn everybody_sees_their_own() {
     let (mine, theirs) = (stage.attacker(Role::Owner, &[]).await, stage.service.key(Role::Owner).await);
     for (key, ids, others) in [(&mine, &stage.own, &stage.victim), (&theirs, &stage.victim, &stage.own)] {
         let mut shown = BTreeSet::new();
-        for route in routes().iter().filter(|route| route.method == "GET" && route.action.fits(own_tenant)) {
+        for route in routes().iter().filter(|route| route.method == "GET" && route.action.applies_to_tenant(own_tenant)) {
             let reply = stage.service.call("GET", &ids.fill(&route.path, ""), Some(key), &[], None).await;
             assert_eq!(reply.status, StatusCode::OK, "{}", route.id);
             let text = reply.body.to_string();
@@ -332,7 +332,7 @@ async fn cursors_and_idempotency_keys_of_another_tenant_are_worth_nothing() {
 #[tokio::test]
 async fn every_tenant_table_is_behind_row_level_security() {
     let db = testkit::TestDb::new().await;
-    let tables = db.query(SUPERUSER, TENANT_TABLES).await;
+    let tables = db.query_text(SUPERUSER, TENANT_TABLES).await;
     assert!(tables.len() >= 20, "{tables:?}");
     if std::env::var("MESHWRIGHT_TEST_WALLS").is_ok() {
         return;
@@ -341,7 +341,7 @@ async fn every_tenant_table_is_behind_row_level_security() {
         WHERE c.relkind IN ('r', 'p') AND a.attname = 'tenant_id' AND c.relnamespace = 'public'::regnamespace
           AND NOT (c.relrowsecurity AND c.relforcerowsecurity AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid
                    AND pg_get_expr(p.polqual, p.polrelid) LIKE '%mw.tenant%'))";
-    assert_eq!(db.query(SUPERUSER, open).await, Vec::<String>::new());
+    assert_eq!(db.query_text(SUPERUSER, open).await, Vec::<String>::new());
     // Nobody but workers and operators sees past it: those only ids, times and numbers, these only the list of tenants.
     let past = "SELECT c.relname::text || ' ' || p.polname FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
         WHERE pg_get_expr(p.polqual, p.polrelid) NOT LIKE '%mw.tenant%' ORDER BY 1";
@@ -353,5 +353,5 @@ async fn every_tenant_table_is_behind_row_level_security() {
         "webhook_queue webhook_queue_engine",
         "work_queue work_queue_engine",
     ];
-    assert_eq!(db.query(SUPERUSER, past).await, known);
+    assert_eq!(db.query_text(SUPERUSER, past).await, known);
 }

@@ -215,7 +215,7 @@ async fn mutated_keys_are_refused() {
         let mut bytes = body.as_bytes().to_vec();
         bytes[place] = if bytes[place] == b'0' { b'1' } else { b'0' };
         let changed = String::from_utf8(bytes).expect("letters");
-        let forged = format!("{changed}{}", &store::digest(changed.as_bytes())[..8]);
+        let forged = format!("{changed}{}", &store::sha256_hex(changed.as_bytes())[..8]);
         assert!(!gets_in(&service, &forged).await, "{forged}");
     }
     assert!(gets_in(&service, &owner).await);

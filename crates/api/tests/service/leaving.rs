@@ -21,7 +21,7 @@ impl Stage {
     pub(crate) async fn new() -> Self {
         let service = Service::new().await;
         let owner = service.key(Role::Owner).await;
-        service.fleet.world.clear_workloads();
+        service.fleet.clusters.clear_workloads();
         Self { service, owner }
     }
 
@@ -38,7 +38,7 @@ impl Stage {
     }
 
     pub(crate) async fn run(&self) {
-        self.service.fleet.run().await;
+        self.service.fleet.run_due().await;
     }
 
     pub(crate) async fn cancel(&self, operation: &str) {
@@ -81,7 +81,7 @@ fn foothold(member: &str) -> Target {
 #[tokio::test]
 async fn b2_a_creation_that_is_cancelled_before_it_began_leaves_a_failed_mesh_that_can_be_built() {
     let stage = Stage::new().await;
-    let before = stage.service.fleet.world.picture();
+    let before = stage.service.fleet.clusters.snapshot();
     stage.begin("DELETE", "", None).await;
     stage.run().await;
     let creation = stage.begin("POST", "/undelete", None).await;
@@ -90,7 +90,7 @@ async fn b2_a_creation_that_is_cancelled_before_it_began_leaves_a_failed_mesh_th
     stage.begin("POST", "/retry", None).await;
     stage.run().await;
     assert_eq!(stage.stands().await, whole("ready"));
-    assert_eq!(stage.service.fleet.world.picture(), before);
+    assert_eq!(stage.service.fleet.clusters.snapshot(), before);
     let path = format!("/v1/meshes/{}/retry", stage.service.fleet.mesh);
     let again = stage.call("POST", &path, None).await;
     assert_eq!((again.status, &again.body["code"]), (StatusCode::CONFLICT, &json!("mesh_not_failed")));
@@ -99,43 +99,43 @@ async fn b2_a_creation_that_is_cancelled_before_it_began_leaves_a_failed_mesh_th
 #[tokio::test]
 async fn b2_deletion_removes_what_a_cancelled_creation_had_started() {
     let stage = Stage::new().await;
-    let world = &stage.service.fleet.world;
+    let world = &stage.service.fleet.clusters;
     stage.begin("DELETE", "", None).await;
     stage.run().await;
-    let nothing = world.picture();
+    let nothing = world.snapshot();
     let last = Target::Validator { member: "c1".parse().expect("a name") };
-    world.refuse(&last, true);
+    world.set_writes_refused(&last, true);
     let creation = stage.begin("POST", "/undelete", None).await;
     stage.run().await;
     assert_eq!(stage.operation(&creation).await["state"], "paused");
     stage.cancel(&creation).await;
     assert_eq!(stage.stands().await, failed("creation_cancelled"));
-    assert_ne!(world.picture(), nothing, "parts of it are there");
-    world.refuse(&last, false);
+    assert_ne!(world.snapshot(), nothing, "parts of it are there");
+    world.set_writes_refused(&last, false);
     stage.begin("DELETE", "", None).await;
     stage.run().await;
     assert_eq!(stage.stands().await, whole("deleted"));
-    assert_eq!(world.picture(), nothing);
+    assert_eq!(world.snapshot(), nothing);
 }
 
 #[tokio::test]
 async fn d6_a_deletion_that_is_cancelled_before_it_touched_anything_leaves_the_mesh_as_it_was() {
     let stage = Stage::new().await;
-    let before = stage.service.fleet.world.picture();
+    let before = stage.service.fleet.clusters.snapshot();
     for _ in 0..2 {
         let deletion = stage.begin("DELETE", "", None).await;
         stage.cancel(&deletion).await;
         assert_eq!(stage.stands().await, whole("ready"));
     }
-    assert_eq!(stage.service.fleet.world.picture(), before);
+    assert_eq!(stage.service.fleet.clusters.snapshot(), before);
 }
 
 #[tokio::test]
 async fn d6_a_deletion_that_is_cancelled_half_way_leaves_a_failed_mesh_that_can_be_built_or_deleted() {
     let stage = Stage::new().await;
-    let world = &stage.service.fleet.world;
-    let before = world.picture();
-    world.refuse(&foothold("c2"), true);
+    let world = &stage.service.fleet.clusters;
+    let before = world.snapshot();
+    world.set_writes_refused(&foothold("c2"), true);
     for _ in 0..2 {
         let deletion = stage.begin("DELETE", "", None).await;
         stage.run().await;
@@ -146,11 +146,11 @@ async fn d6_a_deletion_that_is_cancelled_half_way_leaves_a_failed_mesh_that_can_
     let refused = stage.begin("DELETE", "", None).await;
     stage.cancel(&refused).await;
     assert_eq!(stage.stands().await, failed("deletion_cancelled"), "a deletion that touched nothing goes back to that");
-    world.refuse(&foothold("c2"), false);
+    world.set_writes_refused(&foothold("c2"), false);
     stage.begin("POST", "/retry", None).await;
     stage.run().await;
     assert_eq!(stage.stands().await, whole("ready"));
-    assert_eq!(world.picture(), before);
+    assert_eq!(world.snapshot(), before);
     stage.begin("DELETE", "", None).await;
     stage.run().await;
     assert_eq!(stage.stands().await, whole("deleted"));
@@ -159,7 +159,7 @@ async fn d6_a_deletion_that_is_cancelled_half_way_leaves_a_failed_mesh_that_can_
 #[tokio::test]
 async fn a_failed_mesh_has_no_upgrade_and_says_why() {
     let stage = Stage::new().await;
-    stage.service.fleet.world.refuse(&foothold("c2"), true);
+    stage.service.fleet.clusters.set_writes_refused(&foothold("c2"), true);
     let deletion = stage.begin("DELETE", "", None).await;
     stage.run().await;
     stage.cancel(&deletion).await;
@@ -209,8 +209,8 @@ pub(crate) fn left(shown: &Value) -> Vec<(String, String)> {
 #[tokio::test]
 async fn h3_a_mesh_with_a_dead_member_is_deleted_with_force_and_shows_what_stays_there() {
     let stage = Stage::new().await;
-    let world = &stage.service.fleet.world;
-    world.silence("c2", true);
+    let world = &stage.service.fleet.clusters;
+    world.set_unreachable("c2", true);
     let deletion = stage.begin("DELETE", "", None).await;
     stage.run().await;
     stage.later(3).await;
@@ -230,7 +230,7 @@ async fn h3_a_mesh_with_a_dead_member_is_deleted_with_force_and_shows_what_stays
         left(&mesh).into_iter().filter(|(cluster, _)| cluster == "c2").map(|(_, name)| name).collect();
     assert!(behind.contains(&"tag stable in c2".to_owned()), "{behind:?}");
     assert!(behind.contains(&"root certificates in the namespaces of c2".to_owned()), "{behind:?}");
-    let picture = world.picture();
+    let picture = world.snapshot();
     let here: Vec<&str> = ours(&picture).filter(|line| !line.contains("c2")).collect();
     assert_eq!(here, Vec::<&str>::new(), "nothing is left where it could be removed");
     assert!(
@@ -244,12 +244,12 @@ async fn h3_a_mesh_with_a_dead_member_is_deleted_with_force_and_shows_what_stays
 #[tokio::test]
 async fn h3_what_an_earlier_deletion_began_in_a_dead_member_does_not_keep_force_from_leaving_it_behind() {
     let stage = Stage::new().await;
-    let world = &stage.service.fleet.world;
-    world.refuse(&foothold("c2"), true);
+    let world = &stage.service.fleet.clusters;
+    world.set_writes_refused(&foothold("c2"), true);
     let deletion = stage.begin("DELETE", "", None).await;
     stage.run().await;
     assert_eq!(stage.operation(&deletion).await["state"], "paused");
-    world.silence("c2", true);
+    world.set_unreachable("c2", true);
     let forced = stage.begin("DELETE", "", Some(&forced())).await;
     stage.run().await;
     stage.later(3).await;
@@ -260,8 +260,8 @@ async fn h3_what_an_earlier_deletion_began_in_a_dead_member_does_not_keep_force_
 #[tokio::test]
 async fn h3_a_forced_deletion_that_is_cancelled_does_not_hide_what_the_earlier_one_removed() {
     let stage = Stage::new().await;
-    let world = &stage.service.fleet.world;
-    world.refuse(&foothold("c2"), true);
+    let world = &stage.service.fleet.clusters;
+    world.set_writes_refused(&foothold("c2"), true);
     stage.begin("DELETE", "", None).await;
     stage.run().await;
     let forced = stage.begin("DELETE", "", Some(&forced())).await;
@@ -273,14 +273,14 @@ async fn h3_a_forced_deletion_that_is_cancelled_does_not_hide_what_the_earlier_o
 async fn stranded(verbs: &[Verb]) {
     let stage = Stage::new().await;
     let fleet = &stage.service.fleet;
-    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
+    let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
     let (last, before) = verbs.split_last().expect("verbs");
     for verb in before {
-        fleet.go(upgrade, *verb).await;
+        fleet.apply_verb_and_run(upgrade, *verb).await;
     }
-    fleet.world.silence("c2", true);
-    fleet.press(upgrade, *last, Value::Null).await.expect("the verb fits");
-    let waiting = fleet.wind(600);
+    fleet.clusters.set_unreachable("c2", true);
+    fleet.apply_verb(upgrade, *last, Value::Null).await.expect("the verb fits");
+    let waiting = fleet.run_clock(600);
     stage.run().await;
     drop(waiting);
     let path = format!("/v1/upgrades/{upgrade}");
@@ -303,7 +303,7 @@ async fn stranded(verbs: &[Verb]) {
     stage.later(3).await;
     assert_eq!(stage.call("GET", &path, None).await.body["state"], "abandoned");
     assert_eq!(stage.stands().await, whole("deleted"));
-    let picture = fleet.world.picture();
+    let picture = fleet.clusters.snapshot();
     let here: Vec<&str> = ours(&picture).filter(|line| !line.contains("c2")).collect();
     assert_eq!(here, Vec::<&str>::new(), "nothing of either revision is left where it could be removed");
 }
@@ -322,8 +322,8 @@ async fn h3_a_retirement_that_a_dead_member_has_stranded_ends_with_the_forced_de
 async fn h3_a_running_upgrade_is_not_abandoned_by_force() {
     let stage = Stage::new().await;
     let fleet = &stage.service.fleet;
-    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
-    fleet.go(upgrade, Verb::Start).await;
+    let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
+    fleet.apply_verb_and_run(upgrade, Verb::Start).await;
     let path = format!("/v1/meshes/{}", fleet.mesh);
     let refused = stage.call("DELETE", &path, Some(&forced())).await;
     assert_eq!(
@@ -344,20 +344,20 @@ async fn h3_force_never_leaves_a_member_behind_that_answers() {
     assert_eq!(stage.stands().await, whole("deleted"));
     let stays = left(&stage.mesh().await);
     assert!(stays.iter().all(|(_, name)| name.ends_with(".istio.io")), "definitions only: {stays:?}");
-    assert_eq!(ours(&stage.service.fleet.world.picture()).count(), 0);
+    assert_eq!(ours(&stage.service.fleet.clusters.snapshot()).count(), 0);
 }
 
 #[tokio::test]
 async fn h3_a_member_that_answers_again_before_the_end_is_cleaned_up_after_all() {
     let stage = Stage::new().await;
-    let world = &stage.service.fleet.world;
-    world.silence("c2", true);
-    world.refuse(&Target::Home, true);
+    let world = &stage.service.fleet.clusters;
+    world.set_unreachable("c2", true);
+    world.set_writes_refused(&Target::Home, true);
     let deletion = stage.begin("DELETE", "", Some(&forced())).await;
     stage.run().await;
     stage.later(3).await;
-    world.refuse(&Target::Home, false);
-    world.silence("c2", false);
+    world.set_writes_refused(&Target::Home, false);
+    world.set_unreachable("c2", false);
     stage.call("POST", &format!("/v1/operations/{deletion}/retry"), None).await;
     stage.run().await;
     assert_eq!(stage.operation(&deletion).await["problem"]["code"], "member_answers");
@@ -365,7 +365,7 @@ async fn h3_a_member_that_answers_again_before_the_end_is_cleaned_up_after_all()
     stage.begin("DELETE", "", Some(&forced())).await;
     stage.run().await;
     assert_eq!(stage.stands().await, whole("deleted"));
-    assert_eq!(ours(&world.picture()).count(), 0, "{}", world.picture());
+    assert_eq!(ours(&world.snapshot()).count(), 0, "{}", world.snapshot());
 }
 
 #[tokio::test]
@@ -388,9 +388,9 @@ async fn force_needs_a_reason_and_a_reason_needs_force() {
 #[tokio::test]
 async fn d6_what_istiod_wrote_into_every_namespace_goes_with_the_mesh() {
     let stage = Stage::new().await;
-    let world = &stage.service.fleet.world;
-    assert!(world.picture().contains("root certificates in the namespaces of c1"));
+    let world = &stage.service.fleet.clusters;
+    assert!(world.snapshot().contains("root certificates in the namespaces of c1"));
     stage.begin("DELETE", "", None).await;
     stage.run().await;
-    assert!(!world.picture().contains("root certificates"), "{}", world.picture());
+    assert!(!world.snapshot().contains("root certificates"), "{}", world.snapshot());
 }

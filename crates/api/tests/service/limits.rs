@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Limits, Rate, Rates};
+use api::{RequestLimiter, Rate, Rates};
 use axum::http::StatusCode;
 use jiff::SignedDuration;
 use model::access::Role;
@@ -13,13 +13,13 @@ use crate::support::{Reply, Service};
 
 /// So many reads, half as many writes, and two expensive ones, every ten seconds.
 fn rates(reads: u32) -> Rates {
-    let rate = |burst| Rate { burst, per: Duration::from_secs(10) };
+    let rate = |burst| Rate { burst, period: Duration::from_secs(10) };
     Rates { read: rate(reads), write: rate(reads / 2), expensive: rate(2) }
 }
 
 async fn limited(tenant: u32, principal: u32) -> Service {
     let mut service = Service::new().await;
-    service.app.limits = Arc::new(Limits::new(rates(tenant), rates(principal), service.fleet.clock.clone()));
+    service.app.limits = Arc::new(RequestLimiter::new(rates(tenant), rates(principal), service.fleet.clock.clone()));
     service
 }
 

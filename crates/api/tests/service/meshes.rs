@@ -19,10 +19,10 @@ impl Stage {
         let service = Service::new().await;
         let owner = service.key(Role::Owner).await;
         let stage = Self { service, owner };
-        stage.service.fleet.world.clear_workloads();
+        stage.service.fleet.clusters.clear_workloads();
         let gone = stage.call("DELETE", "").await;
         assert_eq!(gone.status, StatusCode::ACCEPTED, "{}", gone.text);
-        stage.service.fleet.run().await;
+        stage.service.fleet.run_due().await;
         assert_eq!(stage.call("GET", "").await.status, StatusCode::NOT_FOUND);
         stage
     }
@@ -52,7 +52,7 @@ async fn a_deleted_mesh_comes_back_as_it_was() {
     assert!(listed[0]["deleted_at"].is_string());
     let back = stage.call("POST", "/undelete").await;
     assert_eq!(back.status, StatusCode::ACCEPTED, "{}", back.text);
-    stage.service.fleet.run().await;
+    stage.service.fleet.run_due().await;
     let mesh = stage.call("GET", "").await.body;
     assert_eq!((&mesh["state"], &mesh["deleted_at"]), (&json!("ready"), &Value::Null));
     let members: Vec<&Value> =
@@ -79,12 +79,12 @@ async fn what_stands_in_the_way_of_a_return_is_said() {
     stage.service.fleet.db.execute(SUPERUSER, free).await.expect("it is free");
     let gone = stage.service.call("DELETE", &format!("/v1/clusters/{}", ids[1]), Some(owner), &[], None).await;
     assert_eq!(gone.status, StatusCode::ACCEPTED);
-    stage.service.fleet.run().await;
+    stage.service.fleet.run_due().await;
     // Two refusals of our credential, some time apart, prove that our account is gone.
     for _ in 0..2 {
         stage.service.fleet.clock.advance(SignedDuration::from_mins(1));
         stage.service.fleet.db.execute(SUPERUSER, "UPDATE work_queue SET due_at = now()").await.expect("it is due");
-        stage.service.fleet.run().await;
+        stage.service.fleet.run_due().await;
     }
     stage.refused("cluster_gone").await;
     stage
@@ -102,7 +102,7 @@ async fn after_thirty_days_what_it_could_come_back_with_is_erased() {
     let stage = Stage::deleted().await;
     let kept = "SELECT length(authority)::text FROM meshes WHERE state = 'deleted'";
     let db = &stage.service.fleet.db;
-    assert_ne!(db.query(SUPERUSER, kept).await, ["0"]);
+    assert_ne!(db.query_text(SUPERUSER, kept).await, ["0"]);
     stage.service.fleet.clock.advance(SignedDuration::from_hours(30 * 24 + 1));
     // Events are swept with every hundredth one, and what is kept as long with them.
     for number in 0..100 {
@@ -110,5 +110,5 @@ async fn after_thirty_days_what_it_could_come_back_with_is_erased() {
         let made = stage.service.call("POST", "/v1/clusters", Some(&stage.owner), &[], Some(&body)).await;
         assert!(made.status.is_success() || made.body["code"] == "quota_exceeded", "{}", made.text);
     }
-    assert_eq!(db.query(SUPERUSER, kept).await, ["0"]);
+    assert_eq!(db.query_text(SUPERUSER, kept).await, ["0"]);
 }

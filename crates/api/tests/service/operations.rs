@@ -32,7 +32,7 @@ async fn a_paused_operation_that_was_asked_to_go_on_shows_the_verb_and_is_waited
 async fn a_stage_of_an_upgrade_names_commands_that_the_upgrade_takes_now() {
     let service = Service::new().await;
     let operator = service.key(Role::Operator).await;
-    let upgrade = service.fleet.plan_or_known().await;
+    let upgrade = service.fleet.get_or_plan_upgrade().await;
     let post = async |path: String| service.call("POST", &path, Some(&operator), &[], None).await;
     let upgrade_now =
         async || service.call("GET", &format!("/v1/upgrades/{upgrade}"), Some(&operator), &[], None).await;
@@ -44,7 +44,7 @@ async fn a_stage_of_an_upgrade_names_commands_that_the_upgrade_takes_now() {
     };
     assert_eq!(post(format!("/v1/upgrades/{upgrade}/start")).await.status, StatusCode::ACCEPTED);
     assert_eq!(hint().await, format!("Use `meshwright upgrade cancel {upgrade}`."));
-    service.fleet.run().await;
+    service.fleet.run_due().await;
     let verifying = hint().await;
     assert!(verifying.contains(&format!("`meshwright upgrade promote {upgrade}`")), "{verifying}");
     assert!(!verifying.contains("upgrade cancel") && !verifying.contains("upgrade move"), "{verifying}");

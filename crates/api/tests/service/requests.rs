@@ -58,7 +58,7 @@ async fn a_body_that_is_said_to_be_no_json_is_not_read() {
 async fn what_is_no_namespace_of_a_member_is_neither_moved_nor_labelled() {
     let service = Service::new().await;
     let operator = service.key(Role::Operator).await;
-    let moves = format!("/v1/upgrades/{}/moves", service.fleet.plan_or_known().await);
+    let moves = format!("/v1/upgrades/{}/moves", service.fleet.get_or_plan_upgrade().await);
     let injection = format!("/v1/meshes/{}/injection", service.fleet.mesh);
     for (cluster, namespace, field) in [
         ("c9", "plain", "cluster"),
@@ -84,11 +84,11 @@ async fn what_is_no_namespace_of_a_member_is_neither_moved_nor_labelled() {
 async fn promote_needs_the_tag_of_what_was_looked_at() {
     let service = Service::new().await;
     let operator = service.key(Role::Operator).await;
-    let upgrade = service.fleet.plan_or_known().await;
+    let upgrade = service.fleet.get_or_plan_upgrade().await;
     let path = format!("/v1/upgrades/{upgrade}");
     let started = service.call("POST", &format!("{path}/start"), Some(&operator), &[], None).await;
     assert_eq!((started.status, started.body["state"].as_str()), (StatusCode::ACCEPTED, Some("prechecking")));
-    service.fleet.run().await;
+    service.fleet.run_due().await;
     let promote = format!("{path}/promote");
     let without = service.call("POST", &promote, Some(&operator), &[], None).await;
     assert_eq!(

@@ -12,7 +12,7 @@ use model::Clock;
 use model::access::{Action, Role, Scope};
 use model::ids::{KeyId, TenantId};
 use serde_json::{Value, json};
-use store::{KeyText, Narrow, NewKey, Page, Reach, Store};
+use store::{ApiKeyToken, ListFilter, NewApiKey, Page, AccessFilter, Store};
 use testkit::Fleet;
 use tower::ServiceExt;
 use uuid::Uuid;
@@ -31,7 +31,7 @@ pub(crate) struct Service {
 
 /// Tests that are not about limits never meet one.
 const PLENTY: Rates = {
-    let rate = Rate { burst: 1_000_000, per: Duration::from_secs(1000) };
+    let rate = Rate { burst: 1_000_000, period: Duration::from_secs(1000) };
     Rates { read: rate, write: rate, expensive: rate }
 };
 
@@ -45,17 +45,17 @@ pub(crate) struct Reply {
 }
 
 pub(crate) async fn key(store: &Store, clock: &dyn Clock, tenant: TenantId, role: Role, scopes: &[Scope]) -> String {
-    let text = KeyText::generate(tenant, KeyId(clock.uuid()));
-    let new = NewKey {
+    let text = ApiKeyToken::generate(tenant, KeyId(clock.new_uuid()));
+    let new = NewApiKey {
         id: text.key,
         name: format!("{}-{}", role.as_str(), text.key),
         role,
         scopes: scopes.to_vec(),
-        digest: text.digest(store.vault()),
+        digest: text.secret_digest(store.sealer()),
         expires_at: None,
     };
     let mut tx = store.begin(tenant).await.expect("a transaction");
-    tx.create_key(&new, clock.now()).await.expect("a key");
+    tx.create_api_key(&new, clock.now()).await.expect("a key");
     tx.commit().await.expect("a commit");
     text.reveal()
 }
@@ -65,9 +65,9 @@ impl Service {
         let fleet = Fleet::new().await;
         let issuer = Arc::new(FakeIssuer::default());
         let app = App {
-            limits: Arc::new(api::Limits::new(PLENTY, PLENTY, fleet.clock.clone())),
+            limits: Arc::new(api::RequestLimiter::new(PLENTY, PLENTY, fleet.clock.clone())),
             issuers: Arc::new(api::IssuerKeys::new(issuer.clone())),
-            store: fleet.db.api.clone().sharing(),
+            store: fleet.db.api.clone().with_connection_quota(),
             clock: fleet.clock.clone(),
             read_kubeconfig: Arc::new(|text: &str| {
                 if text == "good" {
@@ -92,7 +92,7 @@ impl Service {
     /// A key of whoever operates the service.
     pub(crate) async fn operator(&self, role: Role) -> String {
         let store = &self.fleet.db.api;
-        store.prepare_platform(self.fleet.clock.now()).await.expect("a key for the operators' tenant");
+        store.ensure_platform_key(self.fleet.clock.now()).await.expect("a key for the operators' tenant");
         key(store, self.fleet.clock.as_ref(), TenantId::PLATFORM, role, &[]).await
     }
 
@@ -148,12 +148,12 @@ impl Service {
 
     /// Ids of this tenant's own things, by the names that paths use.
     pub(crate) async fn path(&self, template: &str, verb: &str) -> String {
-        let upgrade = self.fleet.plan_or_known().await;
+        let upgrade = self.fleet.get_or_plan_upgrade().await;
         let mut tx = self.fleet.db.api.begin(self.fleet.db.tenant).await.expect("a transaction");
-        let cluster = tx.clusters(&Reach::ALL, &Narrow::default(), Page::ALL).await.expect("clusters")[0].id;
-        let operation = tx.operations(&Reach::ALL, None, Page::ALL).await.expect("operations")[0].id;
+        let cluster = tx.list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL).await.expect("clusters")[0].id;
+        let operation = tx.list_operations(&AccessFilter::ALL, None, Page::ALL).await.expect("operations")[0].id;
         let key =
-            tx.keys(false, Page::ALL).await.expect("keys").first().map(|key| key.id.to_string()).unwrap_or_default();
+            tx.list_api_keys(false, Page::ALL).await.expect("keys").first().map(|key| key.id.to_string()).unwrap_or_default();
         template
             .replace("{mesh_id}", &self.fleet.mesh.to_string())
             .replace("{cluster_id}", &cluster.to_string())

@@ -139,7 +139,7 @@ async fn a_deleted_tenant_is_gone_with_its_secrets_and_one_with_meshes_is_not_de
     assert_eq!(asked.body["code"], "tenant_suspended");
     let db = &stage.service.fleet.db;
     let keys = "SELECT version::text FROM tenant_keys k JOIN tenants t USING (tenant_id) WHERE t.name = 'payments'";
-    assert_eq!(db.query(SUPERUSER, keys).await, Vec::<String>::new(), "its data key is erased");
+    assert_eq!(db.query_text(SUPERUSER, keys).await, Vec::<String>::new(), "its data key is erased");
     assert_eq!(stage.call("DELETE", &path, &json!({})).await.status, StatusCode::NOT_FOUND, "once is enough");
     assert_eq!(stage.call("GET", &path, &json!({})).await.status, StatusCode::NOT_FOUND);
     assert_eq!(stage.call("PATCH", &path, &json!({ "state": "active" })).await.status, StatusCode::NOT_FOUND);
@@ -151,7 +151,7 @@ async fn a_deleted_tenant_is_gone_with_its_secrets_and_one_with_meshes_is_not_de
     let busy = stage.call("DELETE", &format!("/v1/tenants/{}", db.tenant), &json!({})).await;
     assert_eq!((busy.status, busy.body["code"].as_str()), (StatusCode::CONFLICT, Some("tenant_in_use")));
     assert_eq!(
-        db.query(
+        db.query_text(
             SUPERUSER,
             "SELECT version::text FROM tenant_keys k JOIN tenants t USING (tenant_id) WHERE t.name = 'acme'"
         )

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use model::access::Role;
 use serde_json::json;
 use store::Store;
-use testkit::db::{TestDb, vault};
+use testkit::db::{TestDb, test_sealer};
 use testkit::relay::Relay;
 
 use crate::support::{Service, routes};
@@ -27,7 +27,7 @@ const MORE: [(&str, usize); 2] = [
 async fn relayed(relay: &Relay) -> Service {
     let mut service = Service::new().await;
     let url = service.fleet.db.relayed_url("mw_api", relay, Duration::from_mins(1));
-    service.app.store = Store::connect(&url, vault()).await.expect("a connection as mw_api").sharing();
+    service.app.store = Store::connect(&url, test_sealer()).await.expect("a connection as mw_api").with_connection_quota();
     service
 }
 
@@ -45,7 +45,7 @@ async fn round_trips(service: &Service, relay: &Relay, path: &str, key: &str) ->
 
 #[tokio::test]
 async fn a_list_takes_four_round_trips_however_long_it_is() {
-    let relay = Relay::start(&TestDb::socket_folder());
+    let relay = Relay::start(&TestDb::socket_dir());
     let service = relayed(&relay).await;
     let (owner, operator) = (service.key(Role::Owner).await, service.operator(Role::Owner).await);
     let wanted = json!({ "name": "w1", "url": "https://hooks.example/w1" });
@@ -65,7 +65,7 @@ async fn a_list_takes_four_round_trips_however_long_it_is() {
 
 #[tokio::test]
 async fn an_empty_list_takes_no_more_round_trips() {
-    let relay = Relay::start(&TestDb::socket_folder());
+    let relay = Relay::start(&TestDb::socket_dir());
     let service = relayed(&relay).await;
     let stranger = service.stranger().await;
     for path in ["/v1/meshes", "/v1/clusters", "/v1/operations", "/v1/webhooks", "/v1/role-bindings", "/v1/events"] {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Key {
+pub(crate) enum KeyCommand {
     /// All of them, without their secrets.
     List {
         /// Revoked ones too.
@@ -42,7 +42,7 @@ pub(crate) enum Key {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Audit {
+pub(crate) enum AuditCommand {
     /// A part of it, oldest first.
     List {
         /// Begin after this number.
@@ -62,7 +62,7 @@ pub(crate) enum Audit {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Access {
+pub(crate) enum AccessCommand {
     /// Identity providers that are trusted, with the audience that their tokens need.
     Providers,
     /// Trust an identity provider.
@@ -114,7 +114,7 @@ pub(crate) enum Access {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Tenant {
+pub(crate) enum TenantCommand {
     /// All of them.
     List {
         /// Deleted ones too.

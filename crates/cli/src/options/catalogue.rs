@@ -3,18 +3,18 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use wire::ReleaseFacts;
+use wire::ReleaseArgs;
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Release {
+pub(crate) enum ReleaseCommand {
     /// Add a release from its own charts.
-    Import(Box<Import>),
+    Import(Box<ImportReleaseArgs>),
     /// Offer, deprecate or withdraw a release, or say what is known of it by now.
-    Set(Change),
+    Set(SetReleaseArgs),
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Change {
+pub(crate) struct SetReleaseArgs {
     /// Its version.
     pub(crate) version: String,
     /// available, deprecated or withdrawn.
@@ -32,7 +32,7 @@ pub(crate) struct Change {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Import {
+pub(crate) struct ImportReleaseArgs {
     /// Its version, for example 1.27.9.1.
     pub(crate) version: String,
     /// Folder with the charts base and istiod, a tar of it, with or without gzip, or a registry that has them, for example
@@ -46,11 +46,11 @@ pub(crate) struct Import {
     #[arg(long, env = "MESHWRIGHT_HELM", default_value = "helm")]
     pub(crate) helm: PathBuf,
     #[command(flatten)]
-    pub(crate) facts: ReleaseFacts,
+    pub(crate) facts: ReleaseArgs,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Hosting {
+pub(crate) enum HostingCommand {
     /// All of them.
     List,
     /// Add a cluster that control planes run in.

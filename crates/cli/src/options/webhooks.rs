@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Webhook {
+pub(crate) enum WebhookCommand {
     /// All of them, without their secrets.
     List,
     /// Make a webhook; the secret that messages are signed with is printed once.

@@ -7,15 +7,15 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cluster::{Credential, Dialling, Door};
+use cluster::{Credential, AddressPolicy, ClusterClient};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use rollout::ports::WorldError;
+use rollout::ports::ClusterError;
 
 mod corpus;
 mod text;
 
 /// A general loader asks for an answer, which nobody gives.
-const PATIENCE: Duration = Duration::from_millis(300);
+const CALL_TIMEOUT: Duration = Duration::from_millis(300);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -36,12 +36,12 @@ fn main() -> ExitCode {
     for seed in 0..seeds {
         for (number, class) in classes.iter().enumerate() {
             let input = class.input(seed);
-            say(&format!("begin {number} {:?} {}", class.harm, class.name));
+            print_line(&format!("begin {number} {:?} {}", class.harm, class.name));
             let verdict = match subject {
-                Subject::Ours => runtime.block_on(ours(&input)),
-                Subject::General => general(&runtime, &input),
+                Subject::Ours => runtime.block_on(load_with_meshwright(&input)),
+                Subject::General => load_with_kube(&runtime, &input),
             };
-            say(&format!("end {number} {verdict}"));
+            print_line(&format!("end {number} {verdict}"));
         }
     }
     ExitCode::SUCCESS
@@ -60,25 +60,25 @@ fn is_alone() -> bool {
 }
 
 /// One call of the system for each line: the tracer sees it whole, in its place.
-fn say(line: &str) {
+fn print_line(line: &str) {
     let mut out = std::io::stdout().lock();
     out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush()).expect("somebody listens");
 }
 
 /// As a registration does it: read, connect, ask.
-async fn ours(input: &str) -> &'static str {
+async fn load_with_meshwright(input: &str) -> &'static str {
     let Ok(credential) = Credential::parse(input) else { return "refused" };
-    match Door::open("c", &credential, &Dialling::default()) {
+    match ClusterClient::open("c", &credential, &AddressPolicy::default()) {
         Err(_) => "refused",
         // A name is checked when it is called. No cluster answers in a network with nothing in it.
         Ok(door) => match door.get("/version").await {
-            Err(WorldError::Refused { .. }) => "refused",
+            Err(ClusterError::Refused { .. }) => "refused",
             _ => "accepted",
         },
     }
 }
 
-fn general(runtime: &tokio::runtime::Runtime, input: &str) -> &'static str {
+fn load_with_kube(runtime: &tokio::runtime::Runtime, input: &str) -> &'static str {
     let Ok(file) = Kubeconfig::from_yaml(input) else { return "refused" };
     runtime.block_on(async {
         let Ok(mut config) = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await else {
@@ -90,11 +90,11 @@ fn general(runtime: &tokio::runtime::Runtime, input: &str) -> &'static str {
             || auth.impersonate.is_some()
             || auth.password.is_some()
             || config.cluster_url.scheme_str() != Some("https");
-        config.connect_timeout = Some(PATIENCE);
+        config.connect_timeout = Some(CALL_TIMEOUT);
         // A token that no header can carry makes the client panic: that is its way of refusing, and ends nothing here.
         let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| kube::Client::try_from(config)));
         let Ok(Ok(client)) = made else { return "refused" };
-        let _ = tokio::time::timeout(PATIENCE, client.apiserver_version()).await;
+        let _ = tokio::time::timeout(CALL_TIMEOUT, client.apiserver_version()).await;
         if trusting { "trusting" } else { "accepted" }
     })
 }

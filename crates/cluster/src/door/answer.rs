@@ -4,176 +4,176 @@ use bytes::BytesMut;
 use http::{Response, StatusCode};
 use http_body_util::BodyExt as _;
 use kube::client::Body;
-use rollout::ports::WorldError;
+use rollout::ports::ClusterError;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::refusal::Refusal;
-use super::{Door, told};
-use crate::connect::NotConnected;
+use super::refusal::ErrorStatus;
+use super::{ClusterClient, told};
+use crate::connect::ConnectError;
 
 /// How a call failed.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum CallError {
     /// The permit to write has run out.
     Expired,
     /// No answer; trying again may help.
-    Silent(&'static str, &'static str),
+    Unreachable(&'static str, &'static str),
     /// The answer passes a limit or is none; trying again does not help.
-    Unusable(&'static str, String),
+    InvalidResponse(&'static str, String),
     /// The cluster said no.
-    Status(Refusal),
+    Status(ErrorStatus),
 }
 
-pub(super) const TOO_SLOW: Failure = Failure::Silent("answer_too_slow", "its answer did not come to an end in time");
-const NO_ANSWER: Failure = Failure::Silent("cluster_unreachable", "no answer in time");
-const BROKEN: Failure = Failure::Silent("cluster_unreachable", "the connection failed");
+pub(super) const RESPONSE_TOO_SLOW: CallError = CallError::Unreachable("answer_too_slow", "its answer did not come to an end in time");
+const NO_RESPONSE: CallError = CallError::Unreachable("cluster_unreachable", "no answer in time");
+const CONNECTION_FAILED: CallError = CallError::Unreachable("cluster_unreachable", "the connection failed");
 
-impl Failure {
-    pub(super) fn unreadable() -> Self {
-        Self::Unusable("answer_unreadable", "its answer is no JSON of an API server".into())
+impl CallError {
+    pub(super) fn unreadable_response() -> Self {
+        Self::InvalidResponse("answer_unreadable", "its answer is no JSON of an API server".into())
     }
 
-    pub(super) fn too_large(bytes: usize) -> Self {
-        Self::Unusable("answer_too_large", format!("its answer is larger than {bytes} bytes"))
+    pub(super) fn response_too_large(bytes: usize) -> Self {
+        Self::InvalidResponse("answer_too_large", format!("its answer is larger than {bytes} bytes"))
     }
 
-    pub(super) fn status(&self) -> Option<StatusCode> {
+    pub(super) fn http_status(&self) -> Option<StatusCode> {
         if let Self::Status(refusal) = self { Some(refusal.status) } else { None }
     }
 
-    fn of_client(place: &str, error: &kube::Error) -> Self {
+    fn from_client_error(place: &str, error: &kube::Error) -> Self {
         tracing::debug!(place, error = error as &dyn std::error::Error, "a call failed");
-        match NotConnected::within(error) {
-            Some(NotConnected::Forbidden) => Self::Unusable(
+        match ConnectError::find_in(error) {
+            Some(ConnectError::Forbidden) => Self::InvalidResponse(
                 "address_refused",
                 "its address is loopback, private or link-local; the operator can allow the network".into(),
             ),
-            Some(NotConnected::Unresolved(_)) => Self::Silent("cluster_unreachable", "its name does not resolve"),
-            Some(NotConnected::Silent) => Self::Silent("cluster_unreachable", "no address accepts a connection"),
-            Some(NotConnected::TooSlow) => NO_ANSWER,
-            None => BROKEN,
+            Some(ConnectError::Unresolved(_)) => Self::Unreachable("cluster_unreachable", "its name does not resolve"),
+            Some(ConnectError::Unreachable) => Self::Unreachable("cluster_unreachable", "no address accepts a connection"),
+            Some(ConnectError::TooSlow) => NO_RESPONSE,
+            None => CONNECTION_FAILED,
         }
     }
 
     /// The failure in the ports' words.
-    pub(super) fn explain(self, place: &str) -> WorldError {
+    pub(super) fn into_cluster_error(self, place: &str) -> ClusterError {
         let place = place.to_owned();
         let refusal = match self {
-            Self::Expired => return WorldError::Expired,
-            Self::Silent(code, cause) => return WorldError::Unreachable { place, code, cause: cause.into() },
-            Self::Unusable(code, cause) => return WorldError::Refused { place, code, cause },
+            Self::Expired => return ClusterError::Expired,
+            Self::Unreachable(code, cause) => return ClusterError::Unreachable { place, code, cause: cause.into() },
+            Self::InvalidResponse(code, cause) => return ClusterError::Refused { place, code, cause },
             Self::Status(refusal) => refusal,
         };
-        let refused = |code, cause| WorldError::Refused { place: place.clone(), code, cause };
+        let refused = |code, cause| ClusterError::Refused { place: place.clone(), code, cause };
         match refusal.status {
             // Gone is what a list or a watch goes on from: it begins again.
-            StatusCode::CONFLICT | StatusCode::GONE => WorldError::Changed { place },
+            StatusCode::CONFLICT | StatusCode::GONE => ClusterError::Changed { place },
             StatusCode::UNAUTHORIZED => {
                 refused("credential_expired", "the credential is not valid any more".to_owned())
             }
-            StatusCode::FORBIDDEN => refused("permission_missing", refusal.words),
+            StatusCode::FORBIDDEN => refused("permission_missing", refusal.message),
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                WorldError::silent(place, format!("it answered {}", status.as_u16()))
+                ClusterError::unreachable(place, format!("it answered {}", status.as_u16()))
             }
-            _ => refused("cluster_refused", refusal.words),
+            _ => refused("cluster_refused", refusal.message),
         }
     }
 }
 
-impl Door {
+impl ClusterClient {
     /// Sends one request and waits for the head of the answer. A credential that is not valid any more is read again, once.
-    pub(super) async fn send(
+    pub(super) async fn send_request(
         &self,
         request: &http::Request<Vec<u8>>,
         latest: Instant,
-    ) -> Result<Response<Body>, Failure> {
-        let used = self.present();
-        let answer = self.send_by(&used.client, request, latest).await?;
-        if answer.status() == StatusCode::UNAUTHORIZED && self.renewed(&used).await {
-            return self.send_by(&self.present().client, request, latest).await;
+    ) -> Result<Response<Body>, CallError> {
+        let used = self.active_credential();
+        let answer = self.send_with_client(&used.client, request, latest).await?;
+        if answer.status() == StatusCode::UNAUTHORIZED && self.refresh_credential(&used).await {
+            return self.send_with_client(&self.active_credential().client, request, latest).await;
         }
         Ok(answer)
     }
 
-    async fn send_by(
+    async fn send_with_client(
         &self,
         client: &kube::Client,
         request: &http::Request<Vec<u8>>,
         latest: Instant,
-    ) -> Result<Response<Body>, Failure> {
+    ) -> Result<Response<Body>, CallError> {
         if Instant::now() >= latest {
-            return Err(Failure::Expired);
+            return Err(CallError::Expired);
         }
         let sent = tokio::time::timeout_at(latest, client.send(request.clone().map(Body::from))).await;
-        sent.map_err(|_| NO_ANSWER)?.map_err(|error| Failure::of_client(self.place(), &error))
+        sent.map_err(|_| NO_RESPONSE)?.map_err(|error| CallError::from_client_error(self.cluster_name(), &error))
     }
 
     /// Reads a whole answer.
-    pub(super) async fn read(&self, answer: Response<Body>, latest: Instant) -> Result<BytesMut, Failure> {
-        let most = self.limits().answer_bytes;
+    pub(super) async fn read_body(&self, answer: Response<Body>, latest: Instant) -> Result<BytesMut, CallError> {
+        let most = self.limits().max_response_bytes;
         let mut body = answer.into_body();
         let whole = async {
             let mut bytes = BytesMut::new();
             while let Some(frame) = body.frame().await {
-                let Ok(data) = frame.map_err(|_| BROKEN)?.into_data() else { continue };
+                let Ok(data) = frame.map_err(|_| CONNECTION_FAILED)?.into_data() else { continue };
                 if bytes.len() + data.len() > most {
-                    return Err(Failure::too_large(most));
+                    return Err(CallError::response_too_large(most));
                 }
                 bytes.extend_from_slice(&data);
             }
             Ok(bytes)
         };
-        tokio::time::timeout_at(latest, whole).await.map_err(|_| TOO_SLOW)?
+        tokio::time::timeout_at(latest, whole).await.map_err(|_| RESPONSE_TOO_SLOW)?
     }
 }
 
 /// Refuses an answer that is not a success, by what its body says.
-pub(super) fn judge(status: StatusCode, asked: &str, body: &[u8]) -> Result<(), Failure> {
+pub(super) fn check_status(status: StatusCode, asked: &str, body: &[u8]) -> Result<(), CallError> {
     if status.is_success() {
         return Ok(());
     }
-    Err(Failure::Status(Refusal::read(status, asked, &told::read(body).unwrap_or(Value::Null))))
+    Err(CallError::Status(ErrorStatus::from_status_body(status, asked, &told::parse_object(body).unwrap_or(Value::Null))))
 }
 
 /// Events of a watch, one by one.
 #[derive(Debug)]
-pub(crate) struct Events {
+pub(crate) struct WatchEvents {
     place: String,
     body: Body,
     /// What has come of the next line.
     line: BytesMut,
     /// Bytes of `line` that hold no line break.
     searched: usize,
-    most: usize,
-    until: Instant,
+    max_line_bytes: usize,
+    ends_at: Instant,
 }
 
-impl Events {
-    pub(super) fn new(door: &Door, answer: Response<Body>) -> Self {
-        let (most, until) = (door.limits().event_bytes, Instant::now() + door.limits().watch);
-        let place = door.place().to_owned();
-        Self { place, body: answer.into_body(), line: BytesMut::new(), searched: 0, most, until }
+impl WatchEvents {
+    pub(super) fn new(door: &ClusterClient, answer: Response<Body>) -> Self {
+        let (most, until) = (door.limits().max_event_bytes, Instant::now() + door.limits().watch_timeout);
+        let place = door.cluster_name().to_owned();
+        Self { place, body: answer.into_body(), line: BytesMut::new(), searched: 0, max_line_bytes: most, ends_at: until }
     }
 
     /// The next event: its type and its object. `None` when the watch has come to its end.
     ///
     /// # Errors
     /// The connection failed, or an event is too large or no JSON.
-    pub(crate) async fn next(&mut self) -> Result<Option<(String, Value)>, WorldError> {
+    pub(crate) async fn next_event(&mut self) -> Result<Option<(String, Value)>, ClusterError> {
         let place = self.place.clone();
-        match tokio::time::timeout_at(self.until, self.read_line()).await {
+        match tokio::time::timeout_at(self.ends_at, self.read_line()).await {
             Ok(Ok(Some(line))) => {
-                let mut event = told::read(&line).map_err(|_| Failure::unreadable().explain(&place))?;
+                let mut event = told::parse_object(&line).map_err(|_| CallError::unreadable_response().into_cluster_error(&place))?;
                 let kind = event["type"].as_str().unwrap_or_default().to_owned();
                 Ok(Some((kind, event["object"].take())))
             }
             Err(_) | Ok(Ok(None)) => Ok(None),
-            Ok(Err(failure)) => Err(failure.explain(&place)),
+            Ok(Err(failure)) => Err(failure.into_cluster_error(&place)),
         }
     }
 
-    async fn read_line(&mut self) -> Result<Option<BytesMut>, Failure> {
+    async fn read_line(&mut self) -> Result<Option<BytesMut>, CallError> {
         loop {
             if let Some(at) = self.line[self.searched..].iter().position(|byte| *byte == b'\n') {
                 let line = self.line.split_to(self.searched + at + 1);
@@ -184,13 +184,13 @@ impl Events {
                 continue;
             }
             self.searched = self.line.len();
-            if self.searched > self.most {
-                return Err(Failure::too_large(self.most));
+            if self.searched > self.max_line_bytes {
+                return Err(CallError::response_too_large(self.max_line_bytes));
             }
             match self.body.frame().await {
                 None => return Ok(None),
                 Some(frame) => {
-                    if let Ok(data) = frame.map_err(|_| BROKEN)?.into_data() {
+                    if let Ok(data) = frame.map_err(|_| CONNECTION_FAILED)?.into_data() {
                         self.line.extend_from_slice(&data);
                     }
                 }

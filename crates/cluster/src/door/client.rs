@@ -8,48 +8,48 @@ use secrecy::ExposeSecret as _;
 use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tower::{ServiceBuilder, ServiceExt as _};
 
-use crate::connect::{NotConnected, connect};
-use crate::dialling::Dialling;
-use crate::kubeconfig::{Credential, Identity, certificates};
+use crate::connect::{ConnectError, connect};
+use crate::dialling::AddressPolicy;
+use crate::kubeconfig::{Credential, ClientIdentity, parse_certificates};
 
 /// Connections that are kept for the next call: one for each list that runs at the same time.
-const IDLE_CONNECTIONS: usize = 8;
+const MAX_IDLE_CONNECTIONS: usize = 8;
 
 /// Reads what a client needs of a credential.
-fn configure(credential: &Credential) -> Result<kube::Config, &'static str> {
+fn build_config(credential: &Credential) -> Result<kube::Config, &'static str> {
     let server = credential.server.parse().map_err(|_| "its address cannot be read")?;
     let mut config = kube::Config::new(server);
     config.root_cert =
-        Some(certificates(&credential.authority).ok_or("its certificate authority holds no certificate")?);
+        Some(parse_certificates(&credential.authority).ok_or("its certificate authority holds no certificate")?);
     config.auth_info = auth_info(&credential.identity);
     // Fails only when another thread has set one in between.
     drop(CryptoProvider::install_default(aws_lc_rs::default_provider()));
     Ok(config)
 }
 
-const UNUSABLE: &str = "its certificate, key or token cannot be used";
+const UNUSABLE_CREDENTIAL: &str = "its certificate, key or token cannot be used";
 
 /// Whether a client could be built.
 ///
 /// # Errors
 /// What of the credential cannot be used.
-pub(crate) fn check(credential: &Credential) -> Result<(), &'static str> {
-    let config = configure(credential)?;
-    config.rustls_client_config().map_err(|_| UNUSABLE)?;
-    config.auth_layer().map(|_| ()).map_err(|_| UNUSABLE)
+pub(crate) fn check_credential(credential: &Credential) -> Result<(), &'static str> {
+    let config = build_config(credential)?;
+    config.rustls_client_config().map_err(|_| UNUSABLE_CREDENTIAL)?;
+    config.auth_layer().map(|_| ()).map_err(|_| UNUSABLE_CREDENTIAL)
 }
 
 /// Builds the client; nothing is called. Redirects are not followed, and no proxy is asked.
 ///
 /// # Errors
 /// What of the credential cannot be used.
-pub(super) fn build(credential: &Credential, rules: &Dialling) -> Result<kube::Client, &'static str> {
-    let mut config = configure(credential)?;
-    let caller = format!("meshwright/{} ({})", env!("CARGO_PKG_VERSION"), rules.caller);
+pub(super) fn build_client(credential: &Credential, rules: &AddressPolicy) -> Result<kube::Client, &'static str> {
+    let mut config = build_config(credential)?;
+    let caller = format!("meshwright/{} ({})", env!("CARGO_PKG_VERSION"), rules.worker_name);
     let caller = caller.parse().map_err(|_| "the worker's name is not printable")?;
     config.headers.push((http::header::USER_AGENT, caller));
-    let unusable = |_| UNUSABLE;
-    let (rules, time) = (rules.clone(), rules.limits.call);
+    let unusable = |_| UNUSABLE_CREDENTIAL;
+    let (rules, time) = (rules.clone(), rules.limits.call_timeout);
     let tcp = tower::service_fn(move |server| Box::pin(connect(rules.clone(), server)));
     let tls = config.rustls_https_connector_with_connector(tcp).map_err(unusable)?;
     // A handshake that hangs would outlive the call that began it: the client goes on with it for a later call.
@@ -57,11 +57,11 @@ pub(super) fn build(credential: &Credential, rules: &Dialling) -> Result<kube::C
         let tls = tls.clone();
         Box::pin(async move {
             let connected = tokio::time::timeout(time, tls.oneshot(server)).await;
-            connected.unwrap_or_else(|_| Err(NotConnected::TooSlow.into()))
+            connected.unwrap_or_else(|_| Err(ConnectError::TooSlow.into()))
         })
     });
     let client: legacy::Client<_, Body> =
-        legacy::Client::builder(TokioExecutor::new()).pool_max_idle_per_host(IDLE_CONNECTIONS).build(connector);
+        legacy::Client::builder(TokioExecutor::new()).pool_max_idle_per_host(MAX_IDLE_CONNECTIONS).build(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().map_err(unusable)?)
@@ -71,14 +71,14 @@ pub(super) fn build(credential: &Credential, rules: &Dialling) -> Result<kube::C
     Ok(ClientBuilder::new(service, "default").build())
 }
 
-fn auth_info(identity: &Identity) -> AuthInfo {
+fn auth_info(identity: &ClientIdentity) -> AuthInfo {
     use base64::Engine as _;
     let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
     match identity {
-        Identity::Token(token) => {
+        ClientIdentity::Token(token) => {
             AuthInfo { token: Some(token.expose_secret().to_owned().into()), ..AuthInfo::default() }
         }
-        Identity::Certificate { certificate, key } => AuthInfo {
+        ClientIdentity::Certificate { certificate, key } => AuthInfo {
             client_certificate_data: Some(encode(certificate)),
             client_key_data: Some(encode(key.expose_secret().as_bytes()).into()),
             ..AuthInfo::default()

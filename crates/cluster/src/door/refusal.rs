@@ -11,14 +11,14 @@ const MAX_FIELD_BYTES: usize = 128;
 
 /// What a cluster answered instead of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct ErrorStatus {
     pub(crate) status: StatusCode,
     /// Our words, which may name a webhook, a policy, a quota or a field.
-    pub(crate) words: String,
+    pub(crate) message: String,
 }
 
 /// Beginnings of messages of Kubernetes' own code, with what a quoted or plain name after them is.
-const NAMED: [(&str, &str, &str); 7] = [
+const KNOWN_REASONS: [(&str, &str, &str); 7] = [
     ("admission webhook ", "the admission webhook ", " denied it"),
     ("failed calling webhook ", "the webhook ", " did not answer"),
     ("ValidatingAdmissionPolicy ", "the ValidatingAdmissionPolicy ", " denied it"),
@@ -28,37 +28,37 @@ const NAMED: [(&str, &str, &str); 7] = [
     ("no matches for kind ", "the kind ", " is unknown there"),
 ];
 
-impl Refusal {
+impl ErrorStatus {
     /// Reads the body of an answer, which should be a `Status` and may be anything.
-    pub(crate) fn read(status: StatusCode, asked: &str, body: &Value) -> Self {
+    pub(crate) fn from_status_body(status: StatusCode, asked: &str, body: &Value) -> Self {
         let message = body["message"].as_str().unwrap_or_default();
         tracing::debug!(asked, status = status.as_u16(), message, "a cluster refused");
-        let words = named(message).or_else(|| field(body)).unwrap_or_else(|| plain(status, asked, body));
-        Self { status, words }
+        let words = known_reason(message).or_else(|| invalid_field(body)).unwrap_or_else(|| generic_reason(status, asked, body));
+        Self { status, message: words }
     }
 }
 
 /// A known reason with the name that belongs to it.
-fn named(message: &str) -> Option<String> {
-    NAMED.iter().find_map(|(start, before, after)| {
+fn known_reason(message: &str) -> Option<String> {
+    KNOWN_REASONS.iter().find_map(|(start, before, after)| {
         let rest = &message[message.find(start)? + start.len()..];
         let rest = rest.trim_start_matches(['"', '\'']);
         let end = rest.find(['"', '\'', ',', ' ']).unwrap_or(rest.len());
         let name = &rest[..end];
-        is_name(name).then(|| format!("{before}{name}{after}"))
+        is_plain_name(name).then(|| format!("{before}{name}{after}"))
     })
 }
 
 /// The field that is not valid.
-fn field(body: &Value) -> Option<String> {
+fn invalid_field(body: &Value) -> Option<String> {
     let field = body.pointer("/details/causes/0/field")?.as_str()?;
     let plain = field.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".[]-_/".contains(&byte));
     let fits = plain && !field.is_empty() && field.len() <= MAX_FIELD_BYTES;
     fits.then(|| format!("the field {field} of the object is not valid there"))
 }
 
-fn plain(status: StatusCode, asked: &str, body: &Value) -> String {
-    let reason = body["reason"].as_str().filter(|reason| is_name(reason)).unwrap_or("no reason");
+fn generic_reason(status: StatusCode, asked: &str, body: &Value) -> String {
+    let reason = body["reason"].as_str().filter(|reason| is_plain_name(reason)).unwrap_or("no reason");
     if status == StatusCode::FORBIDDEN {
         return format!("the account may not {asked}");
     }
@@ -66,7 +66,7 @@ fn plain(status: StatusCode, asked: &str, body: &Value) -> String {
 }
 
 /// Letters, digits, dashes, dots and colons: what names and reasons of Kubernetes are made of.
-fn is_name(text: &str) -> bool {
+fn is_plain_name(text: &str) -> bool {
     let letters = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.:_".contains(&byte));
     letters && !text.is_empty() && text.len() <= MAX_NAME_BYTES
 }
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     fn words(status: u16, body: &Value) -> String {
-        Refusal::read(StatusCode::from_u16(status).expect("a status"), "POST /api/v1/pods", body).words
+        ErrorStatus::from_status_body(StatusCode::from_u16(status).expect("a status"), "POST /api/v1/pods", body).message
     }
 
     #[test]

@@ -12,114 +12,114 @@ const MAX_TEXT_BYTES: usize = 16 * 1024;
 /// Bytes of a name that are kept: a DNS name.
 const MAX_NAME_BYTES: usize = 253;
 /// Bytes of words for people that are kept.
-const MAX_WORDS_BYTES: usize = 1024;
+const MAX_MESSAGE_BYTES: usize = 1024;
 /// Fields whose text is a name.
-const NAMES: [&str; 7] = ["name", "namespace", "uid", "kind", "reason", "gitVersion", "proxy"];
+const NAME_FIELDS: [&str; 7] = ["name", "namespace", "uid", "kind", "reason", "gitVersion", "proxy"];
 /// Fields whose text is words for people.
-const WORDS: [&str; 3] = ["message", "lastError", "last_error"];
+const MESSAGE_FIELDS: [&str; 3] = ["message", "lastError", "last_error"];
 /// Values of one object: arrays, maps and what is in them. The largest definitions have about 100,000.
-const MAX_VALUES: usize = 400_000;
+const MAX_OBJECT_VALUES: usize = 400_000;
 /// Fields whose text is data and not words: line breaks in it have a meaning, and it may be as long as the answer.
-const DATA: [&str; 5] = ["data", "binaryData", "stringData", "caBundle", "token"];
+const DATA_FIELDS: [&str; 5] = ["data", "binaryData", "stringData", "caBundle", "token"];
 
 /// Parses an object of a cluster.
 ///
 /// # Errors
 /// It is not JSON, or has more values than one object may have.
-pub(crate) fn read(bytes: &[u8]) -> Result<Value, serde_json::Error> {
+pub(crate) fn parse_object(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     let mut input = serde_json::Deserializer::from_slice(bytes);
-    let value = Told::new(&Cell::new(MAX_VALUES)).deserialize(&mut input)?;
+    let value = SanitizedValue::new(&Cell::new(MAX_OBJECT_VALUES)).deserialize(&mut input)?;
     input.end()?;
     Ok(value)
 }
 
 /// A text without control characters and without marks that turn the direction of writing: each becomes a space, and what is
 /// longer than the limit is cut off.
-fn clean(text: &str, most: usize) -> String {
+fn clean_text(text: &str, most: usize) -> String {
     let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    text[..end].chars().map(|letter| if is_hidden(letter) { ' ' } else { letter }).collect()
+    text[..end].chars().map(|letter| if is_hidden_char(letter) { ' ' } else { letter }).collect()
 }
 
-fn is_hidden(letter: char) -> bool {
+fn is_hidden_char(letter: char) -> bool {
     letter.is_control()
         || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// The same for data, which keeps its lines and its length.
 fn clean_data(text: &str) -> String {
-    text.chars().filter(|letter| *letter == '\n' || *letter == '\t' || !is_hidden(*letter)).collect()
+    text.chars().filter(|letter| *letter == '\n' || *letter == '\t' || !is_hidden_char(*letter)).collect()
 }
 
 /// The error of a page that has too many objects.
-const TOO_LONG: &str = "a page has too many objects";
+const TOO_MANY_OBJECTS: &str = "a page has too many objects";
 
 /// Whether a page was refused because of the number of its objects.
-pub(crate) fn is_too_long(error: &serde_json::Error) -> bool {
-    error.to_string().starts_with(TOO_LONG)
+pub(crate) fn is_page_too_long(error: &serde_json::Error) -> bool {
+    error.to_string().starts_with(TOO_MANY_OBJECTS)
 }
 
 /// Reads one value.
 #[derive(Clone, Copy)]
-pub(crate) struct Told<'b> {
-    left: &'b Cell<usize>,
-    text: Text,
+pub(crate) struct SanitizedValue<'b> {
+    values_left: &'b Cell<usize>,
+    text: TextRule,
 }
 
 /// What the text of a value is.
 #[derive(Clone, Copy)]
-enum Text {
+enum TextRule {
     /// At most so many bytes.
     Short(usize),
     /// Data, which may be as long as the answer and have lines.
     Data,
 }
 
-impl Text {
+impl TextRule {
     /// What a field's text is, by the field's name; everything in a field of data is data.
-    fn of(field: &str, around: Self) -> Self {
+    fn for_field(field: &str, around: Self) -> Self {
         let is = |list: &[&str]| list.contains(&field);
         match around {
             Self::Data => Self::Data,
-            Self::Short(_) if is(&DATA) => Self::Data,
-            Self::Short(_) if is(&NAMES) => Self::Short(MAX_NAME_BYTES),
-            Self::Short(_) if is(&WORDS) => Self::Short(MAX_WORDS_BYTES),
+            Self::Short(_) if is(&DATA_FIELDS) => Self::Data,
+            Self::Short(_) if is(&NAME_FIELDS) => Self::Short(MAX_NAME_BYTES),
+            Self::Short(_) if is(&MESSAGE_FIELDS) => Self::Short(MAX_MESSAGE_BYTES),
             Self::Short(_) => Self::Short(MAX_TEXT_BYTES),
         }
     }
 }
 
-impl<'b> Told<'b> {
+impl<'b> SanitizedValue<'b> {
     fn new(left: &'b Cell<usize>) -> Self {
-        Self { left, text: Text::Short(MAX_TEXT_BYTES) }
+        Self { values_left: left, text: TextRule::Short(MAX_TEXT_BYTES) }
     }
 
-    fn text(self, text: &str) -> String {
+    fn sanitize_text(self, text: &str) -> String {
         match self.text {
-            Text::Short(most) => clean(text, most),
-            Text::Data => clean_data(text),
+            TextRule::Short(most) => clean_text(text, most),
+            TextRule::Data => clean_data(text),
         }
     }
 
-    fn count<E: Error>(self) -> Result<(), E> {
-        let left = self.left.get().checked_sub(1);
-        self.left.set(left.ok_or_else(|| E::custom("an object has too many values"))?);
+    fn count_value<E: Error>(self) -> Result<(), E> {
+        let left = self.values_left.get().checked_sub(1);
+        self.values_left.set(left.ok_or_else(|| E::custom("an object has too many values"))?);
         Ok(())
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Told<'_> {
+impl<'de> DeserializeSeed<'de> for SanitizedValue<'_> {
     type Value = Value;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, input: D) -> Result<Value, D::Error> {
-        self.count()?;
+        self.count_value()?;
         input.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Told<'_> {
+impl<'de> Visitor<'de> for SanitizedValue<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -147,7 +147,7 @@ impl<'de> Visitor<'de> for Told<'_> {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Value, E> {
-        Ok(self.text(text).into())
+        Ok(self.sanitize_text(text).into())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
@@ -161,15 +161,15 @@ impl<'de> Visitor<'de> for Told<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
         let mut values = Map::new();
         while let Some(name) = fields.next_key::<String>()? {
-            let text = Text::of(&name, self.text);
-            values.insert(clean(&name, MAX_TEXT_BYTES), fields.next_value_seed(Self { text, ..self })?);
+            let text = TextRule::for_field(&name, self.text);
+            values.insert(clean_text(&name, MAX_TEXT_BYTES), fields.next_value_seed(Self { text, ..self })?);
         }
         Ok(values.into())
     }
 }
 
 /// One page of a list, of which only what `keep` makes of each object is held.
-pub(crate) struct Page<T> {
+pub(crate) struct ObjectPage<T> {
     pub(crate) items: Vec<T>,
     /// Token of the next page; empty on the last one.
     pub(crate) next: String,
@@ -181,9 +181,9 @@ pub(crate) struct Page<T> {
 ///
 /// # Errors
 /// As for [`read`]; or the page has more objects than `most`.
-pub(crate) fn page<T>(bytes: &[u8], most: usize, keep: &impl Fn(&Value) -> T) -> Result<Page<T>, serde_json::Error> {
+pub(crate) fn parse_page<T>(bytes: &[u8], most: usize, keep: &impl Fn(&Value) -> T) -> Result<ObjectPage<T>, serde_json::Error> {
     let mut input = serde_json::Deserializer::from_slice(bytes);
-    let found = serde::Deserializer::deserialize_map(&mut input, Pages { most, keep })?;
+    let found = serde::Deserializer::deserialize_map(&mut input, PageVisitor { most, keep })?;
     input.end()?;
     Ok(found)
 }
@@ -192,33 +192,33 @@ pub(crate) fn page<T>(bytes: &[u8], most: usize, keep: &impl Fn(&Value) -> T) ->
 ///
 /// # Errors
 /// As for [`page`].
-pub(crate) fn array<T>(bytes: &[u8], most: usize, keep: &impl Fn(&Value) -> T) -> Result<Vec<T>, serde_json::Error> {
+pub(crate) fn parse_array<T>(bytes: &[u8], most: usize, keep: &impl Fn(&Value) -> T) -> Result<Vec<T>, serde_json::Error> {
     let mut input = serde_json::Deserializer::from_slice(bytes);
-    let items = Items { most, keep }.deserialize(&mut input)?;
+    let items = ItemsVisitor { most, keep }.deserialize(&mut input)?;
     input.end()?;
     Ok(items)
 }
 
-struct Pages<'k, K> {
+struct PageVisitor<'k, K> {
     most: usize,
     keep: &'k K,
 }
 
-impl<'de, T, K: Fn(&Value) -> T> Visitor<'de> for Pages<'_, K> {
-    type Value = Page<T>;
+impl<'de, T, K: Fn(&Value) -> T> Visitor<'de> for PageVisitor<'_, K> {
+    type Value = ObjectPage<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list of objects")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Page<T>, A::Error> {
-        let mut page = Page { items: Vec::new(), next: String::new(), version: String::new() };
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<ObjectPage<T>, A::Error> {
+        let mut page = ObjectPage { items: Vec::new(), next: String::new(), version: String::new() };
         while let Some(name) = fields.next_key::<String>()? {
             if name == "items" {
-                page.items = fields.next_value_seed(Items { most: self.most, keep: self.keep })?;
+                page.items = fields.next_value_seed(ItemsVisitor { most: self.most, keep: self.keep })?;
                 continue;
             }
-            let value = fields.next_value_seed(Told::new(&Cell::new(MAX_VALUES)))?;
+            let value = fields.next_value_seed(SanitizedValue::new(&Cell::new(MAX_OBJECT_VALUES)))?;
             if name == "metadata" {
                 let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
                 (page.next, page.version) = (text("continue"), text("resourceVersion"));
@@ -228,12 +228,12 @@ impl<'de, T, K: Fn(&Value) -> T> Visitor<'de> for Pages<'_, K> {
     }
 }
 
-struct Items<'k, K> {
+struct ItemsVisitor<'k, K> {
     most: usize,
     keep: &'k K,
 }
 
-impl<'de, T, K: Fn(&Value) -> T> DeserializeSeed<'de> for Items<'_, K> {
+impl<'de, T, K: Fn(&Value) -> T> DeserializeSeed<'de> for ItemsVisitor<'_, K> {
     type Value = Vec<T>;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, input: D) -> Result<Vec<T>, D::Error> {
@@ -241,7 +241,7 @@ impl<'de, T, K: Fn(&Value) -> T> DeserializeSeed<'de> for Items<'_, K> {
     }
 }
 
-impl<'de, T, K: Fn(&Value) -> T> Visitor<'de> for Items<'_, K> {
+impl<'de, T, K: Fn(&Value) -> T> Visitor<'de> for ItemsVisitor<'_, K> {
     type Value = Vec<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -259,9 +259,9 @@ impl<'de, T, K: Fn(&Value) -> T> Visitor<'de> for Items<'_, K> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
         let mut items = Vec::new();
-        while let Some(object) = list.next_element_seed(Told::new(&Cell::new(MAX_VALUES)))? {
+        while let Some(object) = list.next_element_seed(SanitizedValue::new(&Cell::new(MAX_OBJECT_VALUES)))? {
             if items.len() == self.most {
-                return Err(A::Error::custom(TOO_LONG));
+                return Err(A::Error::custom(TOO_MANY_OBJECTS));
             }
             items.push((self.keep)(&object));
         }
@@ -275,11 +275,11 @@ mod tests {
 
     #[test]
     fn no_text_of_a_cluster_keeps_a_control_character_or_grows_without_end() {
-        let told = read(br#"{"a\u0000b":"x\u0000\u001b[31m\u202ey","long":"?"}"#).expect("JSON");
+        let told = parse_object(br#"{"a\u0000b":"x\u0000\u001b[31m\u202ey","long":"?"}"#).expect("JSON");
         assert_eq!(told["a b"], "x  [31m y");
         let (long, lines) = ("é".repeat(20_000), "x\\ny".repeat(20_000));
         let long = format!(r#"{{"value":"{long}","message":"{long}","name":"{long}","data":{{"key":"{lines}"}}}}"#);
-        let told = read(long.as_bytes()).expect("JSON");
+        let told = parse_object(long.as_bytes()).expect("JSON");
         let length = |field: &str| told[field].as_str().map(str::len);
         assert_eq!([length("value"), length("message"), length("name")], [Some(16_384), Some(1_024), Some(252)]);
         assert_eq!(told["data"]["key"].as_str().map(|text| (text.len(), text.contains('\n'))), Some((60_000, true)));
@@ -287,11 +287,11 @@ mod tests {
 
     #[test]
     fn small_values_do_not_add_up_to_more_memory_than_an_object_may_take() {
-        let many = format!("[{}0]", "0,".repeat(MAX_VALUES));
-        assert!(read(many.as_bytes()).is_err());
+        let many = format!("[{}0]", "0,".repeat(MAX_OBJECT_VALUES));
+        assert!(parse_object(many.as_bytes()).is_err());
         let objects = format!(r#"{{"items":[{}{{}}]}}"#, "{},".repeat(10));
-        assert!(page(objects.as_bytes(), 10, &Value::clone).is_err());
-        assert_eq!(page(objects.as_bytes(), 11, &Value::clone).expect("a page").items.len(), 11);
-        assert!(page(br#"{"items":null,"metadata":{}}"#, 1, &Value::clone).expect("a page").items.is_empty());
+        assert!(parse_page(objects.as_bytes(), 10, &Value::clone).is_err());
+        assert_eq!(parse_page(objects.as_bytes(), 11, &Value::clone).expect("a page").items.len(), 11);
+        assert!(parse_page(br#"{"items":null,"metadata":{}}"#, 1, &Value::clone).expect("a page").items.is_empty());
     }
 }

@@ -11,36 +11,36 @@
 use std::collections::BTreeSet;
 
 use model::plan::Target;
-use rollout::ports::{Fence, Mark, Permit, Seen, Settled, WorldError};
+use rollout::ports::{Fence, ObjectVersion, FencingToken, Observed, Readiness, ClusterError};
 use serde_json::{Value, json};
 
-use super::limits::OUTDATED;
-use super::single::FENCE;
-use super::{MeshWorld, kinds, mark_of, preconditions, selector, text};
-use crate::door::Door;
+use super::limits::OUTDATED_VALUE;
+use super::single::FENCE_ANNOTATION;
+use super::{KubernetesMesh, kinds, object_version, uid_and_version, label_query, text_at};
+use crate::door::ClusterClient;
 
 mod inventory;
 
-use inventory::{furthest, names_of, objects_of, value_of, writer};
+use inventory::{newest_crd_release, object_identities, inventory_objects, clean_value, writer_id};
 
 /// Marks an object as ours, with the mesh that it belongs to.
 pub(crate) const OWNER_LABEL: &str = "meshwright.dev/mesh";
 /// Which inventory an object belongs to. What carries it and is in no inventory was made by somebody whose turn was over.
-pub(super) const BUNDLE_LABEL: &str = "meshwright.dev/bundle";
+pub(super) const APPLY_SET_LABEL: &str = "meshwright.dev/bundle";
 /// Whose turn it is with an inventory.
-const WRITER: &str = "meshwright.dev/writer";
+const WRITER_ANNOTATION: &str = "meshwright.dev/writer";
 
 /// A change under way.
-struct Turn {
+struct InventoryChange {
     /// The version of the dirty inventory.
-    mark: Mark,
+    mark: ObjectVersion,
     /// What the inventory named before.
     before: Vec<Value>,
     /// What it names now.
     union: Vec<Value>,
 }
 
-impl MeshWorld {
+impl KubernetesMesh {
     pub(super) fn inventory_name(target: &Target) -> String {
         match target {
             Target::Home => "meshwright-home".into(),
@@ -62,54 +62,54 @@ impl MeshWorld {
     }
 
     fn inventory_path(&self, target: &Target) -> String {
-        kinds::path("ConfigMap", Some(self.namespace()), &Self::inventory_name(target)).expect("a known kind")
+        kinds::path_by_name("ConfigMap", Some(self.namespace()), &Self::inventory_name(target)).expect("a known kind")
     }
 
-    pub(super) async fn look_at_bundle(&self, target: &Target) -> Result<Seen, WorldError> {
-        let door = self.door(target)?;
+    pub(super) async fn observe_apply_set(&self, target: &Target) -> Result<Observed, ClusterError> {
+        let door = self.client_for(target)?;
         let inventory = door.get(&self.inventory_path(target)).await?;
-        let clean = inventory.as_ref().and_then(value_of);
-        let outdated = clean.is_some() && *target == Target::Limits && !self.limits_current().await?;
-        let value = if outdated { Some(OUTDATED.to_owned()) } else { clean };
+        let clean = inventory.as_ref().and_then(clean_value);
+        let outdated = clean.is_some() && *target == Target::Limits && !self.are_limits_current().await?;
+        let value = if outdated { Some(OUTDATED_VALUE.to_owned()) } else { clean };
         let (partial, settled) = match (&inventory, &value) {
-            (_, Some(_)) => (false, self.bundle_settled(target).await?),
-            (Some(_), None) => (true, self.namespace_left(door).await?.1),
-            (None, None) => self.bundle_gone(target, door).await?,
+            (_, Some(_)) => (false, self.apply_set_readiness(target).await?),
+            (Some(_), None) => (true, self.observe_namespace_removal(door).await?.1),
+            (None, None) => self.observe_removed_apply_set(target, door).await?,
         };
-        Ok(Seen { value, mark: mark_of(inventory.as_ref()), settled, partial })
+        Ok(Observed { value, version: object_version(inventory.as_ref()), readiness: settled, partial })
     }
 
     /// What else must be true besides the objects being there.
-    async fn bundle_settled(&self, target: &Target) -> Result<Settled, WorldError> {
+    async fn apply_set_readiness(&self, target: &Target) -> Result<Readiness, ClusterError> {
         match target {
-            Target::Address { revision } => Ok(match self.address(revision).await? {
-                Some(_) => Settled::Yes,
-                None => Settled::NotYet("no address was assigned yet".into()),
+            Target::Address { revision } => Ok(match self.assigned_address(revision).await? {
+                Some(_) => Readiness::Ready,
+                None => Readiness::Pending("no address was assigned yet".into()),
             }),
-            Target::Crds { member } => self.definitions_established(member).await,
-            Target::ControlPlane { revision } => self.replicas_ready(revision).await,
-            _ => Ok(Settled::Yes),
+            Target::Crds { member } => self.crds_readiness(member).await,
+            Target::ControlPlane { revision } => self.replica_readiness(revision).await,
+            _ => Ok(Readiness::Ready),
         }
     }
 
     /// Whether something is left of a target without an inventory, and whether it is on its way out. Namespaces and pods
     /// take a while to go, and an istiod that still runs would write again what is removed next.
-    async fn bundle_gone(&self, target: &Target, door: &Door) -> Result<(bool, Settled), WorldError> {
+    async fn observe_removed_apply_set(&self, target: &Target, door: &ClusterClient) -> Result<(bool, Readiness), ClusterError> {
         if let Target::ControlPlane { revision } = target {
-            let left = self.replicas(revision).await?.len();
-            let ending = || Settled::NotYet(format!("{left} replicas are still ending"));
-            return Ok((false, if left == 0 { Settled::Yes } else { ending() }));
+            let left = self.replica_names(revision).await?.len();
+            let ending = || Readiness::Pending(format!("{left} replicas are still ending"));
+            return Ok((false, if left == 0 { Readiness::Ready } else { ending() }));
         }
-        if holds_namespace(target) { self.namespace_left(door).await } else { Ok((false, Settled::Yes)) }
+        if owns_namespace(target) { self.observe_namespace_removal(door).await } else { Ok((false, Readiness::Ready)) }
     }
 
     /// Whether the mesh's namespace is there and ours to remove, and whether it is being removed.
-    async fn namespace_left(&self, door: &Door) -> Result<(bool, Settled), WorldError> {
-        let Some(namespace) = door.get(&self.namespace_path()).await? else { return Ok((false, Settled::Yes)) };
+    async fn observe_namespace_removal(&self, door: &ClusterClient) -> Result<(bool, Readiness), ClusterError> {
+        let Some(namespace) = door.get(&self.namespace_path()).await? else { return Ok((false, Readiness::Ready)) };
         if namespace.pointer("/metadata/deletionTimestamp").is_some() {
-            return Ok((false, Settled::NotYet("the namespace is being removed".into())));
+            return Ok((false, Readiness::Pending("the namespace is being removed".into())));
         }
-        Ok((namespace["metadata"]["labels"][OWNER_LABEL] == self.namespace(), Settled::Yes))
+        Ok((namespace["metadata"]["labels"][OWNER_LABEL] == self.namespace(), Readiness::Ready))
     }
 
     fn namespace_path(&self) -> String {
@@ -118,17 +118,17 @@ impl MeshWorld {
 
     /// An inventory that is gone is not made again for a removal, because nothing would remove it in the end. Its parts carry
     /// no version of ours, so a worker that is inside a change goes on with them until its permit is over.
-    pub(super) async fn fence_bundle(
+    pub(super) async fn fence_apply_set(
         &self,
         target: &Target,
         goal: Option<&str>,
-        permit: &Permit,
-    ) -> Result<Fence, WorldError> {
-        let door = self.door(target)?;
+        permit: &FencingToken,
+    ) -> Result<Fence, ClusterError> {
+        let door = self.client_for(target)?;
         let path = self.inventory_path(target);
         for value in [Some(format!("{}/{}", permit.operation, permit.epoch)), None] {
-            let change = json!({ "metadata": { "annotations": { FENCE: value } } });
-            if !door.patch_if_there(&path, &change, permit).await? && goal.is_some() {
+            let change = json!({ "metadata": { "annotations": { FENCE_ANNOTATION: value } } });
+            if !door.patch_if_exists(&path, &change, permit).await? && goal.is_some() {
                 self.create_inventory(door, target, json!({ "value": "", "objects": "[]" }), permit).await?;
             }
         }
@@ -136,41 +136,41 @@ impl MeshWorld {
     }
 
     /// Makes the inventory dirty: it has no value, and names the objects that were there and those that are to be.
-    async fn take_turn(
+    async fn mark_inventory_dirty(
         &self,
-        door: &Door,
+        door: &ClusterClient,
         target: &Target,
         known: Option<&Value>,
         (toward, desired): (Option<&str>, &[Value]),
-        permit: &Permit,
-    ) -> Result<Turn, WorldError> {
-        let before = known.map(objects_of).unwrap_or_default();
-        let added = names_of(desired).into_iter().filter(|object| !before.contains(object));
+        permit: &FencingToken,
+    ) -> Result<InventoryChange, ClusterError> {
+        let before = known.map(inventory_objects).unwrap_or_default();
+        let added = object_identities(desired).into_iter().filter(|object| !before.contains(object));
         let union: Vec<Value> = before.iter().cloned().chain(added).collect();
         let data = json!({ "value": "", "toward": toward, "objects": Value::from(union.clone()).to_string() });
-        let inventory = match preconditions(&mark_of(known)) {
+        let inventory = match uid_and_version(&object_version(known)) {
             None => self.create_inventory(door, target, data, permit).await?,
             Some((uid, version)) => {
-                let writer = json!({ WRITER: writer(permit) });
+                let writer = json!({ WRITER_ANNOTATION: writer_id(permit) });
                 let metadata = json!({ "uid": uid, "resourceVersion": version, "annotations": writer });
                 let patch = json!({ "metadata": metadata, "data": data });
                 door.patch(&self.inventory_path(target), &patch, Some(permit)).await?
             }
         };
-        Ok(Turn { mark: mark_of(Some(&inventory)), before, union })
+        Ok(InventoryChange { mark: object_version(Some(&inventory)), before, union })
     }
 
     /// Makes the inventory clean, unless another change has begun meanwhile.
-    async fn finish(
+    async fn mark_inventory_clean(
         &self,
-        door: &Door,
+        door: &ClusterClient,
         target: &Target,
         (value, desired): (&str, &[Value]),
-        turn: &Turn,
-        permit: &Permit,
-    ) -> Result<(), WorldError> {
-        let (uid, version) = preconditions(&turn.mark).unwrap_or_default();
-        let objects = Value::from(names_of(desired)).to_string();
+        turn: &InventoryChange,
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
+        let (uid, version) = uid_and_version(&turn.mark).unwrap_or_default();
+        let objects = Value::from(object_identities(desired)).to_string();
         let patch = json!({
             "metadata": { "uid": uid, "resourceVersion": version },
             "data": { "value": value, "toward": null, "objects": objects },
@@ -180,14 +180,14 @@ impl MeshWorld {
 
     async fn create_inventory(
         &self,
-        door: &Door,
+        door: &ClusterClient,
         target: &Target,
         mut data: Value,
-        permit: &Permit,
-    ) -> Result<Value, WorldError> {
-        if holds_namespace(target) {
-            if !self.may_have_namespace(door).await? {
-                return Err(not_ours(door, "the mesh's namespace belongs to another mesh"));
+        permit: &FencingToken,
+    ) -> Result<Value, ClusterError> {
+        if owns_namespace(target) {
+            if !self.can_own_namespace(door).await? {
+                return Err(foreign_object_error(door, "the mesh's namespace belongs to another mesh"));
             }
             let metadata = json!({ "name": self.namespace(), "labels": { OWNER_LABEL: self.namespace() } });
             let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata });
@@ -201,7 +201,7 @@ impl MeshWorld {
             "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {
                 "name": Self::inventory_name(target), "namespace": self.namespace(),
-                "labels": { OWNER_LABEL: self.namespace() }, "annotations": { WRITER: writer(permit) },
+                "labels": { OWNER_LABEL: self.namespace() }, "annotations": { WRITER_ANNOTATION: writer_id(permit) },
             },
             "data": data,
         });
@@ -209,43 +209,43 @@ impl MeshWorld {
         door.create(&path, &inventory, Some(permit)).await
     }
 
-    pub(super) async fn set_bundle(
+    pub(super) async fn write_apply_set(
         &self,
         target: &Target,
         to: Option<&str>,
-        seen: &Mark,
-        permit: &Permit,
-    ) -> Result<(), WorldError> {
-        let door = self.door(target)?;
+        seen: &ObjectVersion,
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
+        let door = self.client_for(target)?;
         let known = door.get(&self.inventory_path(target)).await?;
-        if mark_of(known.as_ref()) != *seen {
-            return Err(WorldError::Changed { place: door.place().to_owned() });
+        if object_version(known.as_ref()) != *seen {
+            return Err(ClusterError::Changed { place: door.cluster_name().to_owned() });
         }
-        let Some(value) = to else { return self.remove(door, target, known.as_ref(), permit).await };
-        let value = furthest(target, value, known.as_ref());
-        let desired = self.objects(target, &value, permit).await?;
-        let turn = self.take_turn(door, target, known.as_ref(), (Some(&value), &desired), permit).await?;
+        let Some(value) = to else { return self.remove_apply_set(door, target, known.as_ref(), permit).await };
+        let value = newest_crd_release(target, value, known.as_ref());
+        let desired = self.desired_objects(target, &value, permit).await?;
+        let turn = self.mark_inventory_dirty(door, target, known.as_ref(), (Some(&value), &desired), permit).await?;
         for object in &desired {
-            self.apply_one(door, target, object, permit).await?;
+            self.apply_object(door, target, object, permit).await?;
         }
         // Definitions belong to the cluster: with one of them every object of its kind would go.
         if !matches!(target, Target::Crds { .. }) {
-            self.prune(door, &turn.before, &desired, permit).await?;
+            self.prune_objects(door, &turn.before, &desired, permit).await?;
         }
-        self.finish(door, target, (&value, &desired), &turn, permit).await
+        self.mark_inventory_clean(door, target, (&value, &desired), &turn, permit).await
     }
 
-    async fn apply_one(&self, door: &Door, target: &Target, object: &Value, permit: &Permit) -> Result<(), WorldError> {
-        let path = kinds::path_of(object).expect("only known kinds are rendered");
+    async fn apply_object(&self, door: &ClusterClient, target: &Target, object: &Value, permit: &FencingToken) -> Result<(), ClusterError> {
+        let path = kinds::object_path(object).expect("only known kinds are rendered");
         let definition = object["kind"] == "CustomResourceDefinition";
-        if !definition && !self.names_us(object) {
-            return Err(not_ours(door, "an object's name does not name the mesh"));
+        if !definition && !self.is_named_after_mesh(object) {
+            return Err(foreign_object_error(door, "an object's name does not name the mesh"));
         }
         let mut object = object.clone();
         // Definitions belong to the cluster and to no mesh.
         if !definition {
             object["metadata"]["labels"][OWNER_LABEL] = self.namespace().into();
-            object["metadata"]["labels"][BUNDLE_LABEL] = Self::inventory_name(target).into();
+            object["metadata"]["labels"][APPLY_SET_LABEL] = Self::inventory_name(target).into();
         }
         // istiod closes its validators once it serves them; writing `Ignore` again would open them for a moment.
         if object["kind"] == "ValidatingWebhookConfiguration"
@@ -261,10 +261,10 @@ impl MeshWorld {
 
     /// Whether an object can be this mesh's by its name alone: it is in the mesh's namespace, or its name ends with that.
     /// Another mesh's objects never do, so nothing of theirs is written over or deleted, whatever an inventory says.
-    fn names_us(&self, object: &Value) -> bool {
+    fn is_named_after_mesh(&self, object: &Value) -> bool {
         let namespace = self.namespace();
-        let name = text(object, "/metadata/name").unwrap_or_default();
-        match text(object, "/metadata/namespace") {
+        let name = text_at(object, "/metadata/name").unwrap_or_default();
+        match text_at(object, "/metadata/namespace") {
             Some(there) => there == namespace,
             None if object["kind"] == "Namespace" => name == namespace,
             None => name.strip_suffix(namespace).is_some_and(|rest| rest.ends_with('-')),
@@ -272,16 +272,16 @@ impl MeshWorld {
     }
 
     /// Whether the mesh's namespace is absent or may be this mesh's: it does not carry another one's label.
-    async fn may_have_namespace(&self, door: &Door) -> Result<bool, WorldError> {
+    async fn can_own_namespace(&self, door: &ClusterClient) -> Result<bool, ClusterError> {
         let there = door.get(&self.namespace_path()).await?.unwrap_or_default();
         Ok(there["metadata"]["labels"][OWNER_LABEL].as_str().is_none_or(|owner| owner == self.namespace()))
     }
 
     /// Removes what the old inventory named and the new one does not.
-    async fn prune(&self, door: &Door, before: &[Value], desired: &[Value], permit: &Permit) -> Result<(), WorldError> {
-        let kept: Vec<Option<String>> = desired.iter().map(kinds::path_of).collect();
-        for old in before.iter().filter(|old| self.names_us(old)) {
-            let path = kinds::path_of(old);
+    async fn prune_objects(&self, door: &ClusterClient, before: &[Value], desired: &[Value], permit: &FencingToken) -> Result<(), ClusterError> {
+        let kept: Vec<Option<String>> = desired.iter().map(kinds::object_path).collect();
+        for old in before.iter().filter(|old| self.is_named_after_mesh(old)) {
+            let path = kinds::object_path(old);
             if let (Some(path), false) = (&path, kept.contains(&path)) {
                 door.delete(path, None, Some(permit)).await?;
             }
@@ -290,56 +290,56 @@ impl MeshWorld {
     }
 
     /// Last in, first out; the inventory goes last, so that a crash in between is found and finished.
-    async fn remove(
+    async fn remove_apply_set(
         &self,
-        door: &Door,
+        door: &ClusterClient,
         target: &Target,
         known: Option<&Value>,
-        permit: &Permit,
-    ) -> Result<(), WorldError> {
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
         if known.is_some() {
-            let turn = self.take_turn(door, target, known, (None, &[]), permit).await?;
-            let ours = |object: &&Value| object["kind"] != "Namespace" && self.names_us(object);
+            let turn = self.mark_inventory_dirty(door, target, known, (None, &[]), permit).await?;
+            let ours = |object: &&Value| object["kind"] != "Namespace" && self.is_named_after_mesh(object);
             let objects = turn.union.iter().rev().filter(ours);
-            for path in objects.filter_map(kinds::path_of).chain(self.leases_of(target)) {
-                if self.still_ours(door, target, &path).await? {
+            for path in objects.filter_map(kinds::object_path).chain(self.leader_election_leases(target)) {
+                if self.is_still_owned(door, target, &path).await? {
                     door.delete(&path, None, Some(permit)).await?;
                 }
             }
-            self.sweep(door, target, &turn.union, permit).await?;
-            let (uid, version) = preconditions(&turn.mark).unwrap_or_default();
+            self.sweep_orphans(door, target, &turn.union, permit).await?;
+            let (uid, version) = uid_and_version(&turn.mark).unwrap_or_default();
             let unchanged = json!({ "uid": uid, "resourceVersion": version });
             door.delete(&self.inventory_path(target), Some(unchanged), Some(permit)).await?;
         }
-        if !holds_namespace(target) {
+        if !owns_namespace(target) {
             return Ok(());
         }
         let ours =
-            if known.is_some() { self.may_have_namespace(door).await? } else { self.namespace_left(door).await?.0 };
+            if known.is_some() { self.can_own_namespace(door).await? } else { self.observe_namespace_removal(door).await?.0 };
         if ours { door.delete(&self.namespace_path(), None, Some(permit)).await } else { Ok(()) }
     }
 
     /// A webhook that became an alias of another revision has left its bundle.
-    async fn still_ours(&self, door: &Door, target: &Target, path: &str) -> Result<bool, WorldError> {
+    async fn is_still_owned(&self, door: &ClusterClient, target: &Target, path: &str) -> Result<bool, ClusterError> {
         if !path.contains("/mutatingwebhookconfigurations/") {
             return Ok(true);
         }
         let webhook = door.get(path).await?.unwrap_or_default();
         let labels = &webhook["metadata"]["labels"];
-        Ok(labels[OWNER_LABEL] == self.namespace() && labels[BUNDLE_LABEL] == Self::inventory_name(target))
+        Ok(labels[OWNER_LABEL] == self.namespace() && labels[APPLY_SET_LABEL] == Self::inventory_name(target))
     }
 
     /// Removes what a worker made whose turn was over: it carries our label and is in no inventory.
-    async fn sweep(&self, door: &Door, target: &Target, objects: &[Value], permit: &Permit) -> Result<(), WorldError> {
-        let named = |object: &Value| text(object, "/kind").filter(|kind| *kind != "Namespace").map(str::to_owned);
+    async fn sweep_orphans(&self, door: &ClusterClient, target: &Target, objects: &[Value], permit: &FencingToken) -> Result<(), ClusterError> {
+        let named = |object: &Value| text_at(object, "/kind").filter(|kind| *kind != "Namespace").map(str::to_owned);
         let kinds: BTreeSet<String> = objects.iter().filter_map(named).collect();
-        let selector = selector(&[(OWNER_LABEL, self.namespace()), (BUNDLE_LABEL, &Self::inventory_name(target))]);
+        let selector = label_query(&[(OWNER_LABEL, self.namespace()), (APPLY_SET_LABEL, &Self::inventory_name(target))]);
         for kind in kinds {
-            let Some(collection) = kinds::collection(&kind) else { continue };
+            let Some(collection) = kinds::collection_path(&kind) else { continue };
             for mut left in door.list(&collection, &selector).await? {
                 left["kind"] = kind.clone().into();
-                if let Some(path) = kinds::path_of(&left)
-                    .filter(|_| self.names_us(&left) && left.pointer("/metadata/deletionTimestamp").is_none())
+                if let Some(path) = kinds::object_path(&left)
+                    .filter(|_| self.is_named_after_mesh(&left) && left.pointer("/metadata/deletionTimestamp").is_none())
                 {
                     tracing::info!(path, "swept");
                     door.delete(&path, None, Some(permit)).await?;
@@ -350,7 +350,7 @@ impl MeshWorld {
     }
 
     /// What a revision's istiod leaves behind in a member.
-    fn leases_of(&self, target: &Target) -> Vec<String> {
+    fn leader_election_leases(&self, target: &Target) -> Vec<String> {
         let Target::MemberObjects { revision, .. } = target else { return Vec::new() };
         let lease = |name: &str| {
             format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases/{name}-{revision}", self.namespace())
@@ -360,10 +360,10 @@ impl MeshWorld {
 }
 
 /// Targets that bring the mesh's namespace with them. Their inventory is inside it.
-fn holds_namespace(target: &Target) -> bool {
+fn owns_namespace(target: &Target) -> bool {
     matches!(target, Target::Home | Target::Foothold { .. })
 }
 
-fn not_ours(door: &Door, cause: &str) -> WorldError {
-    WorldError::Refused { place: door.place().to_owned(), code: "foreign_istio", cause: cause.to_owned() }
+fn foreign_object_error(door: &ClusterClient, cause: &str) -> ClusterError {
+    ClusterError::Refused { place: door.cluster_name().to_owned(), code: "foreign_istio", cause: cause.to_owned() }
 }

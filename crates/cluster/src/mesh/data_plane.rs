@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::plan::{WorkloadKind, WorkloadRef};
-use rollout::ports::{LivePod, WorkloadSeen, WorldError};
+use rollout::ports::{LivePod, ObservedWorkload, ClusterError};
 
-use super::MemberDoor;
+use super::MemberCluster;
 use super::records::{PodRecord, WorkloadRecord};
 
 /// Kinds whose pods a template change replaces, as the API names them.
-pub(super) const KINDS: [(WorkloadKind, &str, &str); 3] = [
+pub(super) const WORKLOAD_KINDS: [(WorkloadKind, &str, &str); 3] = [
     (WorkloadKind::Deployment, "Deployment", "deployments"),
     (WorkloadKind::StatefulSet, "StatefulSet", "statefulsets"),
     (WorkloadKind::DaemonSet, "DaemonSet", "daemonsets"),
@@ -21,20 +21,20 @@ pub(super) const KINDS: [(WorkloadKind, &str, &str); 3] = [
 pub(super) struct Snapshot {
     pub(super) workloads: BTreeMap<WorkloadRef, WorkloadRecord>,
     pub(super) pods: BTreeMap<(String, String), PodRecord>,
-    owned: BTreeMap<WorkloadRef, BTreeSet<(String, String)>>,
+    pods_by_workload: BTreeMap<WorkloadRef, BTreeSet<(String, String)>>,
 }
 
 impl Snapshot {
     /// Reads a member's workloads and pods, of each of which a few fields are held.
-    pub(super) async fn read(member: &MemberDoor) -> Result<Self, WorldError> {
+    pub(super) async fn read_member(member: &MemberCluster) -> Result<Self, ClusterError> {
         let list = |kind: WorkloadKind, plural: &'static str| async move {
             let path = format!("/apis/apps/v1/{plural}");
-            member.door.list_as(&path, "", |object| WorkloadRecord::of(kind, object)).await
+            member.client.list_mapped(&path, "", |object| WorkloadRecord::from_object(kind, object)).await
         };
-        let [(deployment, _, deployments), (set, _, sets), (daemon, _, daemons)] = KINDS;
+        let [(deployment, _, deployments), (set, _, sets), (daemon, _, daemons)] = WORKLOAD_KINDS;
         // Alone: a credential that is dead, or a cluster that is gone, is tried once and not four times.
         let first = list(deployment, deployments).await?;
-        let pods = member.door.list_as("/api/v1/pods", "", PodRecord::of);
+        let pods = member.client.list_mapped("/api/v1/pods", "", PodRecord::from_object);
         let (sets, daemons, pods) = tokio::try_join!(list(set, sets), list(daemon, daemons), pods)?;
         let mut snapshot = Self::default();
         for record in [first, sets, daemons].into_iter().flat_map(|listed| listed.items) {
@@ -52,40 +52,40 @@ impl Snapshot {
 
     pub(super) fn put_pod(&mut self, record: PodRecord) {
         if let Some(owner) = &record.owner {
-            self.owned.entry(owner.clone()).or_default().insert(record.key());
+            self.pods_by_workload.entry(owner.clone()).or_default().insert(record.object_key());
         }
-        self.pods.insert(record.key(), record);
+        self.pods.insert(record.object_key(), record);
     }
 
     pub(super) fn remove_pod(&mut self, key: &(String, String)) {
         let owner = self.pods.remove(key).and_then(|record| record.owner);
-        if let Some(owned) = owner.and_then(|owner| self.owned.get_mut(&owner)) {
+        if let Some(owned) = owner.and_then(|owner| self.pods_by_workload.get_mut(&owner)) {
             owned.remove(key);
         }
     }
 
     /// The live pods of a workload.
-    pub(super) fn live(&self, workload: &WorkloadRef) -> impl Iterator<Item = &PodRecord> {
-        let keys = self.owned.get(workload).into_iter().flatten();
+    pub(super) fn live_pods(&self, workload: &WorkloadRef) -> impl Iterator<Item = &PodRecord> {
+        let keys = self.pods_by_workload.get(workload).into_iter().flatten();
         keys.filter_map(|key| self.pods.get(key)).filter(|pod| pod.live)
     }
 
     /// Live pods that no workload of a kind that we know owns.
-    pub(super) fn unowned(&self) -> impl Iterator<Item = &PodRecord> {
+    pub(super) fn unowned_pods(&self) -> impl Iterator<Item = &PodRecord> {
         let known = |pod: &&PodRecord| pod.owner.as_ref().is_some_and(|owner| self.workloads.contains_key(owner));
         self.pods.values().filter(|pod| pod.live).filter(move |pod| !known(pod))
     }
 
-    pub(super) fn workload(&self, workload: &WorkloadRef) -> Option<WorkloadSeen> {
+    pub(super) fn workload_state(&self, workload: &WorkloadRef) -> Option<ObservedWorkload> {
         let record = self.workloads.get(workload)?;
-        Some(WorkloadSeen {
+        Some(ObservedWorkload {
             stamp: record.stamp.clone(),
-            mark: record.mark.clone(),
+            version: record.mark.clone(),
             live: self
-                .live(workload)
-                .map(|pod| LivePod { sidecar: pod.sidecar.clone(), leaving: pod.ending || pod.stamp != record.stamp })
+                .live_pods(workload)
+                .map(|pod| LivePod { sidecar: pod.sidecar.clone(), terminating: pod.terminating || pod.stamp != record.stamp })
                 .collect(),
-            rolled: record.rolled.clone(),
+            rollout: record.rolled.clone(),
         })
     }
 }

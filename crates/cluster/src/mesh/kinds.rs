@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::text;
+use super::text_at;
 
 /// Kind, group and version path, plural, whether it is namespaced. Only kinds that we write.
-const KINDS: [(&str, &str, &str, bool); 18] = [
+const API_KINDS: [(&str, &str, &str, bool); 18] = [
     ("Namespace", "/api/v1", "namespaces", false),
     ("ConfigMap", "/api/v1", "configmaps", true),
     ("Secret", "/api/v1", "secrets", true),
@@ -32,20 +32,20 @@ const KINDS: [(&str, &str, &str, bool); 18] = [
 ];
 
 /// An object's own address; `None` for a kind that we do not write.
-pub(super) fn path_of(object: &Value) -> Option<String> {
-    let kind = text(object, "/kind")?;
-    let name = text(object, "/metadata/name")?;
-    path(kind, text(object, "/metadata/namespace"), name)
+pub(super) fn object_path(object: &Value) -> Option<String> {
+    let kind = text_at(object, "/kind")?;
+    let name = text_at(object, "/metadata/name")?;
+    path_by_name(kind, text_at(object, "/metadata/namespace"), name)
 }
 
 /// Where every object of a kind is listed, whatever its namespace.
-pub(super) fn collection(kind: &str) -> Option<String> {
-    KINDS.iter().find(|(known, ..)| *known == kind).map(|(_, prefix, plural, _)| format!("{prefix}/{plural}"))
+pub(super) fn collection_path(kind: &str) -> Option<String> {
+    API_KINDS.iter().find(|(known, ..)| *known == kind).map(|(_, prefix, plural, _)| format!("{prefix}/{plural}"))
 }
 
 /// The address of an object by its identity.
-pub(super) fn path(kind: &str, namespace: Option<&str>, name: &str) -> Option<String> {
-    let (_, prefix, plural, namespaced) = KINDS.iter().find(|(known, ..)| *known == kind)?;
+pub(super) fn path_by_name(kind: &str, namespace: Option<&str>, name: &str) -> Option<String> {
+    let (_, prefix, plural, namespaced) = API_KINDS.iter().find(|(known, ..)| *known == kind)?;
     Some(match (namespaced, namespace) {
         (true, Some(namespace)) => format!("{prefix}/namespaces/{namespace}/{plural}/{name}"),
         (true, None) => return None,

@@ -6,43 +6,43 @@ use std::time::{Duration, Instant};
 
 use model::Name;
 use model::plan::{WorkloadKind, WorkloadRef};
-use rollout::ports::{Mark, WorkloadSeen, WorldError};
+use rollout::ports::{ObjectVersion, ObservedWorkload, ClusterError};
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::data_plane::{KINDS, Snapshot};
+use super::data_plane::{WORKLOAD_KINDS, Snapshot};
 use super::records::{PodRecord, WorkloadRecord};
-use super::{MemberDoor, text};
-use crate::door::Door;
+use super::{MemberCluster, text_at};
+use crate::door::ClusterClient;
 
 /// How long the first lists may take.
-const FIRST: Duration = Duration::from_secs(20);
+const FIRST_LIST_TIMEOUT: Duration = Duration::from_secs(20);
 /// After so long without an event the cluster is asked whether it is there at all.
-const QUIET: Duration = Duration::from_secs(5);
+const MAX_WATCH_SILENCE: Duration = Duration::from_secs(5);
 /// Pause before a watch that failed is opened again: a person may be waiting for a cluster to come back.
-const AGAIN: Duration = Duration::from_secs(1);
+const WATCH_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// What is watched: pods, and the kinds that own them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Watched {
+enum WatchedKind {
     Pods,
     Workloads(WorkloadKind),
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct WatchState {
     snapshot: Snapshot,
     /// Which lists are complete.
-    complete: BTreeSet<Watched>,
-    failed: Option<WorldError>,
-    heard: Option<Instant>,
+    complete: BTreeSet<WatchedKind>,
+    failed: Option<ClusterError>,
+    last_heard_at: Option<Instant>,
 }
 
 /// One member's watches; they end when this is dropped.
 #[derive(Debug)]
-pub(super) struct Live {
-    state: Arc<Mutex<State>>,
+pub(super) struct MemberWatch {
+    state: Arc<Mutex<WatchState>>,
     changed: Arc<Notify>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
@@ -50,65 +50,65 @@ pub(super) struct Live {
 /// The members that are watched, from the first question about a workload on.
 #[derive(Debug, Default)]
 pub(super) struct Watches {
-    open: Mutex<BTreeMap<Name, Arc<Live>>>,
+    open: Mutex<BTreeMap<Name, Arc<MemberWatch>>>,
     changed: Arc<Notify>,
 }
 
 impl Watches {
-    fn of(&self, member: &MemberDoor) -> Arc<Live> {
+    fn watch_member(&self, member: &MemberCluster) -> Arc<MemberWatch> {
         let mut open = self.open.lock().expect("no holder panics");
-        open.entry(member.name.clone()).or_insert_with(|| Arc::new(Live::open(member, &self.changed))).clone()
+        open.entry(member.name.clone()).or_insert_with(|| Arc::new(MemberWatch::open(member, &self.changed))).clone()
     }
 
     /// A workload as the watches show it.
-    pub(super) async fn workload(
+    pub(super) async fn workload_state(
         &self,
-        member: &MemberDoor,
+        member: &MemberCluster,
         workload: &WorkloadRef,
-    ) -> Result<Option<WorkloadSeen>, WorldError> {
-        let live = self.of(member);
-        live.ready(member).await?;
-        live.certain(member).await?;
+    ) -> Result<Option<ObservedWorkload>, ClusterError> {
+        let live = self.watch_member(member);
+        live.wait_until_listed(member).await?;
+        live.check_reachable(member).await?;
         let state = live.state.lock().expect("no holder panics");
-        Ok(state.snapshot.workload(workload))
+        Ok(state.snapshot.workload_state(workload))
     }
 
     /// Takes in what the cluster answered to a write, so that the next look does not show the time before it.
-    pub(super) fn answered(&self, member: &Name, kind: WorkloadKind, object: &Value) {
+    pub(super) fn record_written_workload(&self, member: &Name, kind: WorkloadKind, object: &Value) {
         if let Some(live) = self.open.lock().expect("no holder panics").get(member) {
-            live.state.lock().expect("no holder panics").put_newer(WorkloadRecord::of(kind, object));
+            live.state.lock().expect("no holder panics").put_if_newer(WorkloadRecord::from_object(kind, object));
         }
     }
 
     /// Returns when a watch has brought something; never, while nothing is watched.
-    pub(super) async fn changed(&self) {
+    pub(super) async fn wait_for_change(&self) {
         self.changed.notified().await;
     }
 }
 
-impl Live {
-    fn open(member: &MemberDoor, changed: &Arc<Notify>) -> Self {
-        let state = Arc::new(Mutex::new(State::default()));
-        let kinds = KINDS.map(|(kind, _, plural)| (Watched::Workloads(kind), format!("/apis/apps/v1/{plural}")));
-        let all = kinds.into_iter().chain([(Watched::Pods, "/api/v1/pods".to_owned())]);
+impl MemberWatch {
+    fn open(member: &MemberCluster, changed: &Arc<Notify>) -> Self {
+        let state = Arc::new(Mutex::new(WatchState::default()));
+        let kinds = WORKLOAD_KINDS.map(|(kind, _, plural)| (WatchedKind::Workloads(kind), format!("/apis/apps/v1/{plural}")));
+        let all = kinds.into_iter().chain([(WatchedKind::Pods, "/api/v1/pods".to_owned())]);
         let tasks = all
             .map(|(what, path)| {
                 let feed =
-                    Feed { what, path, door: member.door.clone(), state: state.clone(), changed: changed.clone() };
-                AbortOnDropHandle::new(tokio::spawn(feed.follow()))
+                    KindWatch { what, path, door: member.client.clone(), state: state.clone(), changed: changed.clone() };
+                AbortOnDropHandle::new(tokio::spawn(feed.run_watch()))
             })
             .collect();
         Self { state, changed: changed.clone(), _tasks: tasks }
     }
 
     /// Waits for the first lists.
-    async fn ready(&self, member: &MemberDoor) -> Result<(), WorldError> {
+    async fn wait_until_listed(&self, member: &MemberCluster) -> Result<(), ClusterError> {
         let complete = async {
             loop {
                 let notified = self.changed.notified();
                 {
                     let state = self.state.lock().expect("no holder panics");
-                    if state.complete.len() == KINDS.len() + 1 {
+                    if state.complete.len() == WORKLOAD_KINDS.len() + 1 {
                         return Ok(());
                     }
                     if let Some(error) = &state.failed {
@@ -119,61 +119,61 @@ impl Live {
                 tokio::time::timeout(Duration::from_millis(100), notified).await.ok();
             }
         };
-        let waited = tokio::time::timeout(FIRST, complete).await;
-        waited.map_err(|_| WorldError::silent(member.name.as_str(), "its workloads were not listed in time"))?
+        let waited = tokio::time::timeout(FIRST_LIST_TIMEOUT, complete).await;
+        waited.map_err(|_| ClusterError::unreachable(member.name.as_str(), "its workloads were not listed in time"))?
     }
 
     /// Silence is no proof that nothing happens: the cluster may be gone.
-    async fn certain(&self, member: &MemberDoor) -> Result<(), WorldError> {
+    async fn check_reachable(&self, member: &MemberCluster) -> Result<(), ClusterError> {
         let (failed, quiet) = {
             let state = self.state.lock().expect("no holder panics");
-            (state.failed.clone(), state.heard.is_none_or(|heard| heard.elapsed() > QUIET))
+            (state.failed.clone(), state.last_heard_at.is_none_or(|heard| heard.elapsed() > MAX_WATCH_SILENCE))
         };
         if let Some(error) = failed {
             return Err(error);
         }
         if quiet {
-            member.door.get("/version").await?;
-            self.state.lock().expect("no holder panics").heard = Some(Instant::now());
+            member.client.get("/version").await?;
+            self.state.lock().expect("no holder panics").last_heard_at = Some(Instant::now());
         }
         Ok(())
     }
 }
 
 /// One list that is kept up to date by a watch.
-struct Feed {
-    what: Watched,
+struct KindWatch {
+    what: WatchedKind,
     path: String,
-    door: Door,
-    state: Arc<Mutex<State>>,
+    door: ClusterClient,
+    state: Arc<Mutex<WatchState>>,
     changed: Arc<Notify>,
 }
 
 /// An object as far as it is kept.
-enum Record {
+enum WatchedObject {
     Pod(PodRecord),
     Workload(WorkloadRecord),
 }
 
-impl Record {
-    fn of(what: Watched, object: &Value) -> Self {
+impl WatchedObject {
+    fn from_object(what: WatchedKind, object: &Value) -> Self {
         match what {
-            Watched::Pods => Self::Pod(PodRecord::of(object)),
-            Watched::Workloads(kind) => Self::Workload(WorkloadRecord::of(kind, object)),
+            WatchedKind::Pods => Self::Pod(PodRecord::from_object(object)),
+            WatchedKind::Workloads(kind) => Self::Workload(WorkloadRecord::from_object(kind, object)),
         }
     }
 
-    fn key(&self) -> (String, String) {
+    fn object_key(&self) -> (String, String) {
         match self {
-            Self::Pod(pod) => pod.key(),
+            Self::Pod(pod) => pod.object_key(),
             Self::Workload(record) => (record.workload.namespace.clone(), record.workload.name.clone()),
         }
     }
 }
 
-impl Feed {
+impl KindWatch {
     /// Lists and watches until the task is aborted.
-    async fn follow(self) {
+    async fn run_watch(self) {
         loop {
             if let Err(error) = self.list_and_watch().await {
                 tracing::debug!(
@@ -184,77 +184,77 @@ impl Feed {
                 self.state.lock().expect("no holder panics").failed = Some(error);
                 self.changed.notify_waiters();
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(WATCH_RETRY_DELAY).await;
         }
     }
 
     /// Returns when the cluster cannot go on from the version that was seen last.
-    async fn list_and_watch(&self) -> Result<(), WorldError> {
-        let listed = self.door.list_as(&self.path, "", |object| Record::of(self.what, object)).await?;
-        self.take(|state| state.listed(self.what, listed.items));
+    async fn list_and_watch(&self) -> Result<(), ClusterError> {
+        let listed = self.door.list_mapped(&self.path, "", |object| WatchedObject::from_object(self.what, object)).await?;
+        self.update_state(|state| state.replace_listed(self.what, listed.items));
         let mut version = listed.version;
         loop {
             let mut events = self.door.watch(&self.path, &version).await?;
-            while let Some((kind, object)) = events.next().await? {
+            while let Some((kind, object)) = events.next_event().await? {
                 match kind.as_str() {
-                    "ADDED" | "MODIFIED" => self.take(|state| state.put(Record::of(self.what, &object))),
+                    "ADDED" | "MODIFIED" => self.update_state(|state| state.put_object(WatchedObject::from_object(self.what, &object))),
                     "DELETED" => {
-                        let key = Record::of(self.what, &object).key();
-                        self.take(|state| state.remove(self.what, &key));
+                        let key = WatchedObject::from_object(self.what, &object).object_key();
+                        self.update_state(|state| state.remove_object(self.what, &key));
                     }
                     "BOOKMARK" => {}
                     _ => return Ok(()),
                 }
-                if let Some(seen) = text(&object, "/metadata/resourceVersion") {
+                if let Some(seen) = text_at(&object, "/metadata/resourceVersion") {
                     seen.clone_into(&mut version);
                 }
-                self.within_limits()?;
+                self.check_limits()?;
             }
             // A cluster that ends every watch at once is not asked without a pause.
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(WATCH_RETRY_DELAY).await;
         }
     }
 
-    fn take(&self, change: impl FnOnce(&mut State)) {
+    fn update_state(&self, change: impl FnOnce(&mut WatchState)) {
         {
             let mut state = self.state.lock().expect("no holder panics");
-            (state.failed, state.heard) = (None, Some(Instant::now()));
+            (state.failed, state.last_heard_at) = (None, Some(Instant::now()));
             change(&mut state);
         }
         self.changed.notify_waiters();
     }
 
-    fn within_limits(&self) -> Result<(), WorldError> {
+    fn check_limits(&self) -> Result<(), ClusterError> {
         let state = self.state.lock().expect("no holder panics");
         let most = state.snapshot.pods.len().max(state.snapshot.workloads.len());
-        if most <= self.door.limits().items {
+        if most <= self.door.limits().max_list_items {
             return Ok(());
         }
         let cause = "it has more workloads or pods than are followed".to_owned();
-        Err(WorldError::Refused { place: self.door.place().to_owned(), code: "list_too_long", cause })
+        Err(ClusterError::Refused { place: self.door.cluster_name().to_owned(), code: "list_too_long", cause })
     }
 }
 
-impl State {
-    fn put(&mut self, record: Record) {
+impl WatchState {
+    fn put_object(&mut self, record: WatchedObject) {
         match record {
-            Record::Pod(pod) => self.snapshot.put_pod(pod),
-            Record::Workload(record) => self.put_newer(record),
+            WatchedObject::Pod(pod) => self.snapshot.put_pod(pod),
+            WatchedObject::Workload(record) => self.put_if_newer(record),
         }
     }
 
     /// An event that was sent before our own write was answered must not undo the answer.
-    fn put_newer(&mut self, record: WorkloadRecord) {
+    fn put_if_newer(&mut self, record: WorkloadRecord) {
         let known = self.snapshot.workloads.get(&record.workload);
         if known.is_none_or(|known| !is_older(&record.mark, &known.mark)) {
             self.snapshot.put_workload(record);
         }
     }
 
-    fn remove(&mut self, what: Watched, key: &(String, String)) {
+    fn remove_object(&mut self, what: WatchedKind, key: &(String, String)) {
         match what {
-            Watched::Pods => self.snapshot.remove_pod(key),
-            Watched::Workloads(kind) => {
+            WatchedKind::Pods => self.snapshot.remove_pod(key),
+            WatchedKind::Workloads(kind) => {
                 let (namespace, name) = key.clone();
                 self.snapshot.workloads.remove(&WorkloadRef { namespace, kind, name });
             }
@@ -262,28 +262,28 @@ impl State {
     }
 
     /// A list is complete: what it does not name went away while no watch was open.
-    fn listed(&mut self, what: Watched, records: Vec<Record>) {
-        let named: BTreeSet<_> = records.iter().map(Record::key).collect();
+    fn replace_listed(&mut self, what: WatchedKind, records: Vec<WatchedObject>) {
+        let named: BTreeSet<_> = records.iter().map(WatchedObject::object_key).collect();
         for record in records {
-            self.put(record);
+            self.put_object(record);
         }
         let known: Vec<(String, String)> = match what {
-            Watched::Pods => self.snapshot.pods.keys().cloned().collect(),
-            Watched::Workloads(kind) => {
+            WatchedKind::Pods => self.snapshot.pods.keys().cloned().collect(),
+            WatchedKind::Workloads(kind) => {
                 let of_kind = self.snapshot.workloads.keys().filter(|workload| workload.kind == kind);
                 of_kind.map(|workload| (workload.namespace.clone(), workload.name.clone())).collect()
             }
         };
         for key in known.iter().filter(|key| !named.contains(*key)) {
-            self.remove(what, key);
+            self.remove_object(what, key);
         }
         self.complete.insert(what);
     }
 }
 
 /// Resource versions of one object grow; they are numbers wherever etcd keeps them, and only compared for the same object.
-fn is_older(this: &Mark, known: &Mark) -> bool {
-    let parts = |mark: &Mark| {
+fn is_older(this: &ObjectVersion, known: &ObjectVersion) -> bool {
+    let parts = |mark: &ObjectVersion| {
         let (uid, version) = mark.0.split_once('/')?;
         Some((uid.to_owned(), version.parse::<u64>().ok()?))
     };

@@ -9,46 +9,46 @@ use model::operation::Problem;
 use model::plan::Target;
 use model::switch::Switches;
 use model::version::{RevisionName, Version};
-use rollout::ports::{Permit, Settled, WorldError};
+use rollout::ports::{FencingToken, Readiness, ClusterError};
 use serde_json::{Value, json};
 
-use super::access::{CONFIG_KEY, CONFIG_TOKEN, remote_secret, token_file};
-use super::values::{Rendering, TOKENS, network};
-use super::{MemberDoor, MeshWorld, number, text};
-use crate::account::Anchors;
+use super::access::{CONFIG_KUBECONFIG_KEY, CONFIG_TOKEN_FILE, remote_secret_name, token_file};
+use super::values::{HelmValues, TOKENS_DIR, network_name};
+use super::{MemberCluster, KubernetesMesh, number_at, text_at};
+use crate::account::BoundSecrets;
 use crate::addresses;
 use crate::kubeconfig::Credential;
 use crate::render::Charts;
 
 /// The account that control planes read a member with.
-const READER: &str = "istio-reader-service-account";
+const READER_ACCOUNT: &str = "istio-reader-service-account";
 
 /// Kinds that a host render may put into the hosting cluster. Everything else of it is left out: the charts would also
 /// bring cluster-wide rights to secrets, and webhooks that call a tenant's injector for the provider's own pods.
-const HOST_KINDS: [&str; 5] = ["Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "ConfigMap"];
+const HOSTING_KINDS: [&str; 5] = ["Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "ConfigMap"];
 
 /// How long an istiod that is to end goes on answering. Endpoints reach nodes and load balancers within a second or two;
 /// with the ten seconds that istiod itself takes to end, this stays below the 30 that a pod has.
-const STRAGGLER_SECONDS: u32 = 5;
+const PRE_STOP_SLEEP_SECONDS: u32 = 5;
 
-impl MeshWorld {
-    pub(super) async fn objects(
+impl KubernetesMesh {
+    pub(super) async fn desired_objects(
         &self,
         target: &Target,
         value: &str,
-        permit: &Permit,
-    ) -> Result<Vec<Value>, WorldError> {
+        permit: &FencingToken,
+    ) -> Result<Vec<Value>, ClusterError> {
         match target {
-            Target::Home => Ok(vec![self.cacerts()]),
-            Target::Limits => self.limits().await,
-            Target::Foothold { member } => Ok(self.foothold(self.member(member)?)),
-            Target::Link { member } => self.link(self.member(member)?, permit).await,
+            Target::Home => Ok(vec![self.cacerts_secret()]),
+            Target::Limits => self.limit_objects().await,
+            Target::Foothold { member } => Ok(self.member_bootstrap_objects(self.find_member(member)?)),
+            Target::Link { member } => self.remote_access_objects(self.find_member(member)?, permit).await,
             Target::Address { revision } => Ok(vec![self.address_service(revision)]),
-            Target::Crds { member } => self.definitions(self.member(member)?, value).await,
+            Target::Crds { member } => self.istio_crds(self.find_member(member)?, value).await,
             Target::MemberObjects { member, revision } => {
-                self.member_objects(self.member(member)?, revision, value).await
+                self.member_objects(self.find_member(member)?, revision, value).await
             }
-            Target::ControlPlane { revision } => self.control_plane(revision, value, permit).await,
+            Target::ControlPlane { revision } => self.control_plane_objects(revision, value, permit).await,
             Target::Tag { .. }
             | Target::Validator { .. }
             | Target::Certificates { .. }
@@ -57,7 +57,7 @@ impl MeshWorld {
         }
     }
 
-    pub(super) fn object(&self, api: &str, kind: &str, name: &str, rest: Value) -> Value {
+    pub(super) fn namespaced_object(&self, api: &str, kind: &str, name: &str, rest: Value) -> Value {
         let mut object =
             json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name, "namespace": self.namespace() } });
         if let (Some(object), Value::Object(rest)) = (object.as_object_mut(), rest) {
@@ -72,26 +72,26 @@ impl MeshWorld {
     }
 
     /// Without it istiod would keep a self-signed authority in the config cluster, another one for each revision.
-    fn cacerts(&self) -> Value {
+    fn cacerts_secret(&self) -> Value {
         let authority = &self.config.authority;
         let certificate = &authority.certificate;
         let data = json!({ "ca-cert.pem": certificate, "ca-key.pem": authority.key, "root-cert.pem": certificate, "cert-chain.pem": certificate });
-        self.object("v1", "Secret", "cacerts", json!({ "stringData": data }))
+        self.namespaced_object("v1", "Secret", "cacerts", json!({ "stringData": data }))
     }
 
     /// `controlPlaneClusters` lets the hosted control planes lead in a member that is not the config cluster; istiod
     /// reads it once, when it first sees the member.
-    fn foothold(&self, member: &MemberDoor) -> Vec<Value> {
+    fn member_bootstrap_objects(&self, member: &MemberCluster) -> Vec<Value> {
         let config = self.config.members.first().map(|first| first.name.to_string()).unwrap_or_default();
         let metadata = json!({
             "name": self.namespace(),
-            "labels": { "topology.istio.io/network": network(member.name.as_str()) },
+            "labels": { "topology.istio.io/network": network_name(member.name.as_str()) },
             "annotations": { "topology.istio.io/controlPlaneClusters": config },
         });
-        let anchor = Anchors::of_mesh(self.namespace()).object(member.serial);
+        let anchor = BoundSecrets::for_mesh(self.namespace()).secret_for(member.serial);
         vec![
             json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata }),
-            self.object("v1", "ServiceAccount", READER, json!({})),
+            self.namespaced_object("v1", "ServiceAccount", READER_ACCOUNT, json!({})),
             anchor,
         ]
     }
@@ -99,26 +99,26 @@ impl MeshWorld {
     /// A kubeconfig that names a token file: a renewal rewrites the file. These bytes change only
     /// with the member's address or authority (see `access`). It leads to an address
     /// that we have checked; the certificate is still checked against the name that the user gave.
-    pub(super) async fn kubeconfig(&self, member: &MemberDoor, token_file: &str) -> Result<String, WorldError> {
-        let address = self.told_address(&member.name).await?;
+    pub(super) async fn member_kubeconfig(&self, member: &MemberCluster, token_file: &str) -> Result<String, ClusterError> {
+        let address = self.kubeconfig_address(&member.name).await?;
         Ok(kubeconfig_text(&member.credential, address, token_file))
     }
 
     /// The config cluster is reached with an account of each revision's own; the others by remote secret.
-    async fn link(&self, member: &MemberDoor, permit: &Permit) -> Result<Vec<Value>, WorldError> {
-        if self.is_config(&member.name) {
+    async fn remote_access_objects(&self, member: &MemberCluster, permit: &FencingToken) -> Result<Vec<Value>, ClusterError> {
+        if self.is_config_cluster(&member.name) {
             return Ok(Vec::new());
         }
         let name = member.name.as_str();
-        let token = self.token(member, READER, permit).await?;
+        let token = self.new_token_secret(member, READER_ACCOUNT, permit).await?;
         let metadata = json!({ "labels": { "istio/multiCluster": "true" }, "annotations": { "networking.istio.io/cluster": name } });
-        let kubeconfig = self.kubeconfig(member, &token_file(name)).await?;
+        let kubeconfig = self.member_kubeconfig(member, &token_file(name)).await?;
         Ok(vec![
-            self.object("v1", "Secret", &format!("meshwright-token-{name}"), token),
-            self.object(
+            self.namespaced_object("v1", "Secret", &format!("meshwright-token-{name}"), token),
+            self.namespaced_object(
                 "v1",
                 "Secret",
-                &remote_secret(name),
+                &remote_secret_name(name),
                 json!({ "metadata": metadata, "stringData": { name: kubeconfig } }),
             ),
         ])
@@ -131,36 +131,36 @@ impl MeshWorld {
             "type": "LoadBalancer", "selector": { "app": "istiod", "istio.io/rev": revision.as_str() },
             "ports": [port("tls-xds", 15012), port("https-webhooks", 15017)],
         });
-        self.object("v1", "Service", &address_name(revision), json!({ "spec": spec }))
+        self.namespaced_object("v1", "Service", &address_service_name(revision), json!({ "spec": spec }))
     }
 
     /// The address that was assigned to a revision.
-    pub(super) async fn address(&self, revision: &RevisionName) -> Result<Option<String>, WorldError> {
-        let path = format!("/api/v1/namespaces/{}/services/{}", self.namespace(), address_name(revision));
+    pub(super) async fn assigned_address(&self, revision: &RevisionName) -> Result<Option<String>, ClusterError> {
+        let path = format!("/api/v1/namespaces/{}/services/{}", self.namespace(), address_service_name(revision));
         let service = self.config.hosting.get(&path).await?;
         let ingress = service.as_ref().and_then(|service| service.pointer("/status/loadBalancer/ingress/0"));
-        Ok(ingress.and_then(|ingress| text(ingress, "/ip").or_else(|| text(ingress, "/hostname"))).map(str::to_owned))
+        Ok(ingress.and_then(|ingress| text_at(ingress, "/ip").or_else(|| text_at(ingress, "/hostname"))).map(str::to_owned))
     }
 
     /// Renders with everything that values derive from.
-    async fn rendered(
+    async fn render_objects(
         &self,
         member: &str,
         revision: &RevisionName,
         value: &str,
         what: &str,
-    ) -> Result<Vec<Value>, WorldError> {
+    ) -> Result<Vec<Value>, ClusterError> {
         let version: Version = value
             .parse()
-            .map_err(|_| refused(&Problem::new("unknown_version", format!("{value} is no version"), "")))?;
-        let (release, charts): &(_, Charts) = self.release(&version)?;
+            .map_err(|_| render_refused(&Problem::new("unknown_version", format!("{value} is no version"), "")))?;
+        let (release, charts): &(_, Charts) = self.find_release(&version)?;
         let needs_address = what != "definitions";
-        let address = if needs_address { self.address(revision).await? } else { Some(String::new()) };
+        let address = if needs_address { self.assigned_address(revision).await? } else { Some(String::new()) };
         let address =
-            address.ok_or_else(|| WorldError::silent("the hosting cluster", "no address was assigned yet"))?;
+            address.ok_or_else(|| ClusterError::unreachable("the hosting cluster", "no address was assigned yet"))?;
         let members: Vec<Name> = self.config.members.iter().map(|member| member.name.clone()).collect();
         let none = Switches::new();
-        let rendering = Rendering {
+        let rendering = HelmValues {
             namespace: self.namespace(),
             revision,
             release,
@@ -171,28 +171,28 @@ impl MeshWorld {
             replicas: self.config.replicas,
         };
         let (chart, values) = match what {
-            "hosted" => ("istiod", rendering.hosted()),
-            "remote" => ("istiod", rendering.remote()),
-            _ => ("base", rendering.base()),
+            "hosted" => ("istiod", rendering.hosted_values()),
+            "remote" => ("istiod", rendering.remote_values()),
+            _ => ("base", rendering.base_values()),
         };
-        let objects = self.config.helm.template(charts, chart, self.namespace(), &values).await;
-        objects.map_err(|problem| refused(&problem))
+        let objects = self.config.helm.template_chart(charts, chart, self.namespace(), &values).await;
+        objects.map_err(|problem| render_refused(&problem))
     }
 
-    async fn definitions(&self, member: &MemberDoor, value: &str) -> Result<Vec<Value>, WorldError> {
+    async fn istio_crds(&self, member: &MemberCluster, value: &str) -> Result<Vec<Value>, ClusterError> {
         let revision = value.parse::<Version>().map(|version| version.revision_name());
         let revision =
-            revision.map_err(|_| refused(&Problem::new("unknown_version", format!("{value} is no version"), "")))?;
-        let objects = self.rendered(member.name.as_str(), &revision, value, "definitions").await?;
+            revision.map_err(|_| render_refused(&Problem::new("unknown_version", format!("{value} is no version"), "")))?;
+        let objects = self.render_objects(member.name.as_str(), &revision, value, "definitions").await?;
         Ok(objects.into_iter().filter(|object| object["kind"] == "CustomResourceDefinition").collect())
     }
 
-    pub(super) async fn definitions_established(&self, member: &Name) -> Result<Settled, WorldError> {
-        let door = &self.member(member)?.door;
+    pub(super) async fn crds_readiness(&self, member: &Name) -> Result<Readiness, ClusterError> {
+        let door = &self.find_member(member)?.client;
         let listed = door.list("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", "").await?;
         let ours = listed
             .iter()
-            .filter(|object| text(object, "/spec/group").is_some_and(|group| group.ends_with(".istio.io")));
+            .filter(|object| text_at(object, "/spec/group").is_some_and(|group| group.ends_with(".istio.io")));
         let waiting = ours.filter(|object| {
             let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
             !conditions.is_some_and(|list| {
@@ -200,19 +200,19 @@ impl MeshWorld {
             })
         });
         Ok(match waiting.count() {
-            0 => Settled::Yes,
-            left => Settled::NotYet(format!("{left} definitions are not established yet")),
+            0 => Readiness::Ready,
+            left => Readiness::Pending(format!("{left} definitions are not established yet")),
         })
     }
 
     /// Webhooks are created with the bundle of our own root: without it they refuse every pod until istiod has patched them.
     pub(super) async fn member_objects(
         &self,
-        member: &MemberDoor,
+        member: &MemberCluster,
         revision: &RevisionName,
         value: &str,
-    ) -> Result<Vec<Value>, WorldError> {
-        let mut objects = self.rendered(member.name.as_str(), revision, value, "remote").await?;
+    ) -> Result<Vec<Value>, ClusterError> {
+        let mut objects = self.render_objects(member.name.as_str(), revision, value, "remote").await?;
         let bundle = STANDARD.encode(&self.config.authority.certificate);
         for object in &mut objects {
             if object["kind"] == "MutatingWebhookConfiguration"
@@ -231,36 +231,36 @@ impl MeshWorld {
         &self,
         revision: &RevisionName,
         value: &str,
-    ) -> Result<Option<Value>, WorldError> {
+    ) -> Result<Option<Value>, ClusterError> {
         let Some(config) = self.config.members.first() else { return Ok(None) };
-        let objects = self.rendered(config.name.as_str(), revision, value, "base").await?;
+        let objects = self.render_objects(config.name.as_str(), revision, value, "base").await?;
         Ok(objects.into_iter().find(|object| object["kind"] == "ValidatingWebhookConfiguration"))
     }
 
-    async fn control_plane(
+    async fn control_plane_objects(
         &self,
         revision: &RevisionName,
         value: &str,
-        permit: &Permit,
-    ) -> Result<Vec<Value>, WorldError> {
-        let nobody = || refused(&Problem::new("no_members", "the mesh has no member", ""));
+        permit: &FencingToken,
+    ) -> Result<Vec<Value>, ClusterError> {
+        let nobody = || render_refused(&Problem::new("no_members", "the mesh has no member", ""));
         let config = self.config.members.first().ok_or_else(nobody)?;
-        let unknown = |_| refused(&Problem::new("unknown_version", format!("{value} is no version"), ""));
+        let unknown = |_| render_refused(&Problem::new("unknown_version", format!("{value} is no version"), ""));
         let version: Version = value.parse().map_err(unknown)?;
-        let rendered = self.rendered(config.name.as_str(), revision, value, "hosted").await?;
+        let rendered = self.render_objects(config.name.as_str(), revision, value, "hosted").await?;
         let mut objects: Vec<Value> = rendered
             .into_iter()
-            .filter(|object| object["kind"].as_str().is_some_and(|kind| HOST_KINDS.contains(&kind)))
+            .filter(|object| object["kind"].as_str().is_some_and(|kind| HOSTING_KINDS.contains(&kind)))
             .collect();
-        let mut access = self.token(config, &format!("istiod-{revision}"), permit).await?;
-        access["stringData"][CONFIG_KEY] = self.kubeconfig(config, CONFIG_TOKEN).await?.into();
-        objects.insert(0, self.object("v1", "Secret", &format!("istio-kubeconfig-{revision}"), access));
+        let mut access = self.new_token_secret(config, &format!("istiod-{revision}"), permit).await?;
+        access["stringData"][CONFIG_KUBECONFIG_KEY] = self.member_kubeconfig(config, CONFIG_TOKEN_FILE).await?.into();
+        objects.insert(0, self.namespaced_object("v1", "Secret", &format!("istio-kubeconfig-{revision}"), access));
         objects.extend(self.hosting_role(revision));
         for object in objects.iter_mut().filter(|object| object["kind"] == "Deployment") {
-            self.close_volumes(object, revision);
-            stay_for_stragglers(object);
+            self.require_volumes(object, revision);
+            add_pre_stop_sleep(object);
         }
-        self.note_ways_in(&mut objects, &self.release(&version)?.0).await?;
+        self.annotate_kubeconfig_hashes(&mut objects, &self.find_release(&version)?.0).await?;
         // The Deployment comes last: its pods find everything that they mount.
         objects.sort_by_key(|object| object["kind"] == "Deployment");
         Ok(objects)
@@ -276,8 +276,8 @@ impl MeshWorld {
         let subjects = json!([{ "kind": "ServiceAccount", "name": name, "namespace": self.namespace() }]);
         let role = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name });
         [
-            self.object("rbac.authorization.k8s.io/v1", "Role", &name, json!({ "rules": rules })),
-            self.object(
+            self.namespaced_object("rbac.authorization.k8s.io/v1", "Role", &name, json!({ "rules": rules })),
+            self.namespaced_object(
                 "rbac.authorization.k8s.io/v1",
                 "RoleBinding",
                 &name,
@@ -288,7 +288,7 @@ impl MeshWorld {
 
     /// No optional mounts: with a missing kubeconfig istiod would adopt the *hosting* cluster, and with missing
     /// certificates it would make a second root.
-    fn close_volumes(&self, deployment: &mut Value, revision: &RevisionName) {
+    fn require_volumes(&self, deployment: &mut Value, revision: &RevisionName) {
         let pod = &mut deployment["spec"]["template"]["spec"];
         let kept = ["local-certs", "istio-token"];
         let mut volumes: Vec<Value> = pod["volumes"].as_array().cloned().unwrap_or_default();
@@ -308,40 +308,40 @@ impl MeshWorld {
         for member in self.config.members.iter().skip(1) {
             let volume = format!("token-{}", member.name);
             volumes.push(secret(&volume, format!("meshwright-token-{}", member.name)));
-            mounts.push(json!({ "name": volume, "mountPath": format!("{TOKENS}/{}", member.name), "readOnly": true }));
+            mounts.push(json!({ "name": volume, "mountPath": format!("{TOKENS_DIR}/{}", member.name), "readOnly": true }));
         }
         pod["volumes"] = volumes.into();
         pod["containers"][0]["volumeMounts"] = mounts.into();
     }
 
-    pub(super) async fn replicas_ready(&self, revision: &RevisionName) -> Result<Settled, WorldError> {
+    pub(super) async fn replica_readiness(&self, revision: &RevisionName) -> Result<Readiness, ClusterError> {
         let path = format!("/apis/apps/v1/namespaces/{}/deployments/istiod-{revision}", self.namespace());
         let Some(deployment) = self.config.hosting.get(&path).await? else {
-            return Ok(Settled::NotYet("its Deployment is gone".into()));
+            return Ok(Readiness::Pending("its Deployment is gone".into()));
         };
-        let wanted = number(&deployment, "/spec/replicas");
-        let seen = number(&deployment, "/status/observedGeneration") >= number(&deployment, "/metadata/generation");
+        let wanted = number_at(&deployment, "/spec/replicas");
+        let seen = number_at(&deployment, "/status/observedGeneration") >= number_at(&deployment, "/metadata/generation");
         let counts = ["updatedReplicas", "readyReplicas", "replicas"]
-            .map(|field| number(&deployment, &format!("/status/{field}")));
+            .map(|field| number_at(&deployment, &format!("/status/{field}")));
         if seen && counts == [wanted; 3] {
-            return Ok(Settled::Yes);
+            return Ok(Readiness::Ready);
         }
-        let why = self.why_not_ready(revision).await?;
-        Ok(Settled::NotYet(format!("{} of {wanted} replicas are ready{why}", counts[1])))
+        let why = self.unready_reason(revision).await?;
+        Ok(Readiness::Pending(format!("{} of {wanted} replicas are ready{why}", counts[1])))
     }
 }
 
 /// An istiod that is to end goes on answering for a while: its Service and the load balancer learn of it a moment after
 /// it was told, and a webhook call that still comes this way would be refused, and the member's new pod with it.
-fn stay_for_stragglers(deployment: &mut Value) {
+fn add_pre_stop_sleep(deployment: &mut Value) {
     deployment["spec"]["template"]["spec"]["containers"][0]["lifecycle"] =
-        json!({ "preStop": { "sleep": { "seconds": STRAGGLER_SECONDS } } });
+        json!({ "preStop": { "sleep": { "seconds": PRE_STOP_SLEEP_SECONDS } } });
 }
 
 fn kubeconfig_text(credential: &Credential, address: SocketAddr, token_file: &str) -> String {
     let authority = STANDARD.encode(&credential.authority);
     let mut cluster = json!({ "server": format!("https://{address}"), "certificate-authority-data": authority });
-    if let Some(name) = addresses::name_of(&credential.server) {
+    if let Some(name) = addresses::tls_server_name(&credential.server) {
         cluster["tls-server-name"] = name.into();
     }
     json!({
@@ -353,22 +353,22 @@ fn kubeconfig_text(credential: &Credential, address: SocketAddr, token_file: &st
     .to_string()
 }
 
-fn address_name(revision: &RevisionName) -> String {
+fn address_service_name(revision: &RevisionName) -> String {
     format!("istiod-{revision}-address")
 }
 
-pub(super) fn refused(problem: &Problem) -> WorldError {
-    WorldError::Refused { place: "the renderer".into(), code: "render_failed", cause: problem.message.clone() }
+pub(super) fn render_refused(problem: &Problem) -> ClusterError {
+    ClusterError::Refused { place: "the renderer".into(), code: "render_failed", cause: problem.message.clone() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kubeconfig::Identity;
+    use crate::kubeconfig::ClientIdentity;
 
     /// The server and the name for its certificate that a control plane is told of a member.
     fn told(server: &str) -> (Value, Value) {
-        let credential = Credential::new(server, b"-----BEGIN ".to_vec(), Identity::Token("t".to_owned().into()));
+        let credential = Credential::new(server, b"-----BEGIN ".to_vec(), ClientIdentity::Token("t".to_owned().into()));
         let address = "198.18.0.1:6443".parse().expect("an address");
         let text = kubeconfig_text(&credential.expect("a credential"), address, "/token");
         let mut kubeconfig: Value = serde_json::from_str(&text).expect("JSON");

@@ -2,12 +2,12 @@
 
 use model::version::RevisionName;
 use rollout::plan::data_plane::REV_LABEL;
-use rollout::ports::WorldError;
+use rollout::ports::ClusterError;
 
-use super::{MemberDoor, MeshWorld, selector, text};
+use super::{MemberCluster, KubernetesMesh, label_query, text_at};
 
 /// Istio's kinds and the Gateway API's Gateway, with the version that every release that we run serves.
-const RESOURCES: [&str; 15] = [
+const REVISIONED_RESOURCES: [&str; 15] = [
     "networking.istio.io/v1/virtualservices",
     "networking.istio.io/v1/destinationrules",
     "networking.istio.io/v1/gateways",
@@ -25,7 +25,7 @@ const RESOURCES: [&str; 15] = [
     "gateway.networking.k8s.io/v1/gateways",
 ];
 /// The API groups of [`RESOURCES`].
-pub(crate) const GROUPS: [&str; 5] = [
+pub(crate) const REVISIONED_API_GROUPS: [&str; 5] = [
     "networking.istio.io",
     "security.istio.io",
     "telemetry.istio.io",
@@ -33,28 +33,28 @@ pub(crate) const GROUPS: [&str; 5] = [
     "gateway.networking.k8s.io",
 ];
 
-impl MeshWorld {
-    pub(super) async fn pinned_to(&self, revision: &RevisionName) -> Result<Vec<String>, WorldError> {
+impl KubernetesMesh {
+    pub(super) async fn find_pinned_resources(&self, revision: &RevisionName) -> Result<Vec<String>, ClusterError> {
         let mut found = Vec::new();
         for member in &self.config.members {
-            found.extend(pinned_in(member, revision).await?);
+            found.extend(pinned_resources_in(member, revision).await?);
         }
         Ok(found)
     }
 }
 
 /// A kind that the cluster does not know has no objects.
-pub(super) async fn pinned_in(member: &MemberDoor, revision: &RevisionName) -> Result<Vec<String>, WorldError> {
-    let selector = selector(&[(REV_LABEL, revision.as_str())]);
-    let lists = RESOURCES.iter().map(|resource| {
+pub(super) async fn pinned_resources_in(member: &MemberCluster, revision: &RevisionName) -> Result<Vec<String>, ClusterError> {
+    let selector = label_query(&[(REV_LABEL, revision.as_str())]);
+    let lists = REVISIONED_RESOURCES.iter().map(|resource| {
         let selector = selector.as_str();
-        async move { Ok((resource, member.door.list(&format!("/apis/{resource}"), selector).await?)) }
+        async move { Ok((resource, member.client.list(&format!("/apis/{resource}"), selector).await?)) }
     });
     let lists = futures::future::try_join_all(lists).await?;
     let named = lists.iter().flat_map(|(resource, objects)| {
         let plural = resource.rsplit('/').next().unwrap_or_default();
         objects.iter().map(move |object| {
-            let part = |pointer: &str| text(object, pointer).unwrap_or_default();
+            let part = |pointer: &str| text_at(object, pointer).unwrap_or_default();
             format!("{plural} {}/{} in {}", part("/metadata/namespace"), part("/metadata/name"), member.name)
         })
     });

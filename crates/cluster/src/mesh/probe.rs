@@ -1,47 +1,47 @@
 //! A pod through admission and back, without creating it: the only proof that a label is injected as wanted. A missing
 //! webhook answers 200 too, so a bare success proves nothing.
 
-use model::plan::{Asks, Sidecar};
-use rollout::ports::WorldError;
+use model::plan::{InjectionRequest, Sidecar};
+use rollout::ports::ClusterError;
 use serde_json::{Value, json};
 
-use super::records::sidecar;
-use super::single::INJECT as INJECT_LABEL;
-use crate::door::Door;
+use super::records::injected_sidecar;
+use super::single::SIDECAR_INJECT_LABEL as INJECT_LABEL;
+use crate::door::ClusterClient;
 
 /// The label of every pod that is sent through admission, with the value `true`: policies exempt it by this label.
 const PROBE_LABEL: &str = "meshwright.dev/probe";
 /// What the names of these pods begin with.
-const PROBE_NAME: &str = "meshwright-probe";
+const PROBE_POD_NAME: &str = "meshwright-probe";
 
-pub(super) async fn probe(
-    door: &Door,
+pub(super) async fn probe_injection(
+    door: &ClusterClient,
     namespace: &str,
-    asks: &Asks,
+    asks: &InjectionRequest,
     wanted: &Sidecar,
-) -> Result<Result<(), String>, WorldError> {
+) -> Result<Result<(), String>, ClusterError> {
     let (label, value) = match asks {
-        Asks::Rev(value) => ("istio.io/rev", value.as_str()),
-        Asks::Default => (INJECT_LABEL, "true"),
+        InjectionRequest::Rev(value) => ("istio.io/rev", value.as_str()),
+        InjectionRequest::Default => (INJECT_LABEL, "true"),
     };
-    let pod = pod((label, value), "default");
+    let pod = probe_pod((label, value), "default");
     let admitted = match door.dry_run(&format!("/api/v1/namespaces/{namespace}/pods"), &pod).await {
         Ok(admitted) => admitted,
         // A webhook whose endpoint does not answer refuses the pod with a server error.
-        Err(WorldError::Refused { cause, .. }) => {
+        Err(ClusterError::Refused { cause, .. }) => {
             return Ok(Err(format!("the dry run was refused: {cause}")));
         }
         Err(error) => return Err(error),
     };
-    Ok(judge(&admitted, namespace, wanted))
+    Ok(check_injected(&admitted, namespace, wanted))
 }
 
 /// Whether the policies of a cluster take the pod in a namespace. It asks for no sidecar, so that no injector has a say.
-pub(crate) async fn taken(door: &Door, namespace: &str, account: &str) -> Result<bool, WorldError> {
-    let pod = pod((INJECT_LABEL, "false"), account);
+pub(crate) async fn accepts_probe_pod(door: &ClusterClient, namespace: &str, account: &str) -> Result<bool, ClusterError> {
+    let pod = probe_pod((INJECT_LABEL, "false"), account);
     match door.dry_run(&format!("/api/v1/namespaces/{namespace}/pods"), &pod).await {
         Ok(_) => Ok(true),
-        Err(WorldError::Refused { place, code, cause }) if code != "credential_expired" => {
+        Err(ClusterError::Refused { place, code, cause }) if code != "credential_expired" => {
             tracing::info!(place, code, cause, "the dry run of a pod was refused");
             Ok(false)
         }
@@ -50,7 +50,7 @@ pub(crate) async fn taken(door: &Door, namespace: &str, account: &str) -> Result
 }
 
 /// As modest as a pod can be, so that as few policies as possible have something against it.
-fn pod((label, value): (&str, &str), account: &str) -> Value {
+fn probe_pod((label, value): (&str, &str), account: &str) -> Value {
     let security = json!({
         "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] }, "readOnlyRootFilesystem": true,
         "runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": { "type": "RuntimeDefault" },
@@ -58,7 +58,7 @@ fn pod((label, value): (&str, &str), account: &str) -> Value {
     let little = json!({ "cpu": "1m", "memory": "1Mi" });
     json!({
         "apiVersion": "v1", "kind": "Pod",
-        "metadata": { "name": PROBE_NAME, "labels": { PROBE_LABEL: "true", label: value } },
+        "metadata": { "name": PROBE_POD_NAME, "labels": { PROBE_LABEL: "true", label: value } },
         "spec": {
             "serviceAccountName": account,
             "containers": [{
@@ -70,8 +70,8 @@ fn pod((label, value): (&str, &str), account: &str) -> Value {
 }
 
 /// Injected by the wanted revision, with its image, and pointing to an address of its own.
-fn judge(admitted: &Value, namespace: &str, wanted: &Sidecar) -> Result<(), String> {
-    let found = sidecar(admitted).ok_or("the pod came back without a sidecar")?;
+fn check_injected(admitted: &Value, namespace: &str, wanted: &Sidecar) -> Result<(), String> {
+    let found = injected_sidecar(admitted).ok_or("the pod came back without a sidecar")?;
     if found != *wanted {
         return Err(format!("the pod came back injected by {} with {}", found.revision, found.image));
     }
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn d13_policies_know_the_pod_by_its_label_and_its_name() {
-        let pod = pod(("istio.io/rev", "stable"), "default");
+        let pod = probe_pod(("istio.io/rev", "stable"), "default");
         assert_eq!(pod["metadata"]["labels"], json!({ "meshwright.dev/probe": "true", "istio.io/rev": "stable" }));
         assert!(pod["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("meshwright-probe")));
     }
@@ -121,9 +121,9 @@ mod tests {
     #[test]
     fn only_the_wanted_revision_with_its_own_address_passes() {
         let own = "istiod-1-27-9.mesh-a.svc:15012";
-        assert_eq!(judge(&admitted("1-27-9", own), "mesh-a", &wanted()), Ok(()));
-        assert!(judge(&admitted("1-25-1", own), "mesh-a", &wanted()).is_err());
-        assert!(judge(&admitted("1-27-9", "istiod.mesh-a.svc:15012"), "mesh-a", &wanted()).is_err());
-        assert!(judge(&json!({ "metadata": {}, "spec": { "containers": [] } }), "mesh-a", &wanted()).is_err());
+        assert_eq!(check_injected(&admitted("1-27-9", own), "mesh-a", &wanted()), Ok(()));
+        assert!(check_injected(&admitted("1-25-1", own), "mesh-a", &wanted()).is_err());
+        assert!(check_injected(&admitted("1-27-9", "istiod.mesh-a.svc:15012"), "mesh-a", &wanted()).is_err());
+        assert!(check_injected(&json!({ "metadata": {}, "spec": { "containers": [] } }), "mesh-a", &wanted()).is_err());
     }
 }

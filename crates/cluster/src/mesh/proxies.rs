@@ -7,62 +7,62 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use model::Name;
-use model::survey::{MemberSurvey, ProxySurvey};
+use model::survey::{MemberObservation, ProxyObservation};
 use model::version::RevisionName;
 use rollout::plan::data_plane::REV_LABEL;
-use rollout::ports::{Settled, Usage, WorldError};
+use rollout::ports::{Readiness, Usage, ClusterError};
 use serde_json::Value;
 
 use super::data_plane::Snapshot;
-use super::pinned::pinned_in;
-use super::single::{MUTATING, own_name};
-use super::{MeshWorld, names, selector, text};
-use crate::door::array;
+use super::pinned::pinned_resources_in;
+use super::single::{MUTATING_WEBHOOKS_PATH, revision_webhook_name};
+use super::{KubernetesMesh, object_names, label_query, text_at};
+use crate::door::parse_array;
 
 /// istiod's debug port.
-const DEBUG: u16 = 8080;
+const ISTIOD_DEBUG_PORT: u16 = 8080;
 /// One question to one replica.
-const ANSWER: Duration = Duration::from_secs(5);
+const REPLICA_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest answer that is read: about a kilobyte a proxy.
-const MAX_BYTES: usize = 64 * 1024 * 1024;
+const MAX_DEBUG_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
 
-impl MeshWorld {
+impl KubernetesMesh {
     /// The replicas of a revision that exist, ready or not, ending or not.
-    pub(super) async fn replicas(&self, revision: &RevisionName) -> Result<Vec<String>, WorldError> {
-        Ok(names(&self.istiods(revision).await?))
+    pub(super) async fn replica_names(&self, revision: &RevisionName) -> Result<Vec<String>, ClusterError> {
+        Ok(object_names(&self.list_istiod_pods(revision).await?))
     }
 
     /// The replicas that are there to stay. One that is ending drains for half a minute and answers nobody.
-    async fn lasting_replicas(&self, revision: &RevisionName) -> Result<Vec<String>, WorldError> {
-        let mut pods = self.istiods(revision).await?;
+    async fn running_replica_names(&self, revision: &RevisionName) -> Result<Vec<String>, ClusterError> {
+        let mut pods = self.list_istiod_pods(revision).await?;
         pods.retain(|pod| pod.pointer("/metadata/deletionTimestamp").is_none());
-        Ok(names(&pods))
+        Ok(object_names(&pods))
     }
 
-    async fn istiods(&self, revision: &RevisionName) -> Result<Vec<Value>, WorldError> {
-        let query = selector(&[("app", "istiod"), (REV_LABEL, revision.as_str())]);
+    async fn list_istiod_pods(&self, revision: &RevisionName) -> Result<Vec<Value>, ClusterError> {
+        let query = label_query(&[("app", "istiod"), (REV_LABEL, revision.as_str())]);
         self.config.hosting.list(&format!("/api/v1/namespaces/{}/pods", self.namespace()), &query).await
     }
 
     /// What a replica answers to a question whose answer is a list; `keep` makes of each entry what is held.
-    async fn ask<T>(&self, pod: &str, path: &str, keep: impl Fn(&Value) -> T) -> Result<Vec<T>, WorldError> {
+    async fn query_replica<T>(&self, pod: &str, path: &str, keep: impl Fn(&Value) -> T) -> Result<Vec<T>, ClusterError> {
         let place = format!("istiod replica {pod}");
-        let asked = tokio::time::timeout(ANSWER, self.ask_over(pod, path)).await;
-        let silent = |cause: &str| WorldError::silent(place.clone(), cause);
+        let asked = tokio::time::timeout(REPLICA_TIMEOUT, self.fetch_debug_endpoint(pod, path)).await;
+        let silent = |cause: &str| ClusterError::unreachable(place.clone(), cause);
         let body = asked.map_err(|_| silent("no answer in time"))?.map_err(silent)?;
-        array(&body, self.config.hosting.limits().items, &keep).map_err(|_| silent("its answer is no list"))
+        parse_array(&body, self.config.hosting.limits().max_list_items, &keep).map_err(|_| silent("its answer is no list"))
     }
 
-    async fn ask_over(&self, pod: &str, path: &str) -> Result<bytes::Bytes, &'static str> {
+    async fn fetch_debug_endpoint(&self, pod: &str, path: &str) -> Result<bytes::Bytes, &'static str> {
         let failed = |what: &'static str| {
             move |error: &(dyn std::error::Error + 'static)| {
                 tracing::debug!(pod, error, "{what}");
                 what
             }
         };
-        let forward = self.config.hosting.forward(self.namespace(), pod, DEBUG).await;
+        let forward = self.config.hosting.port_forward(self.namespace(), pod, ISTIOD_DEBUG_PORT).await;
         let mut forward = forward.map_err(|error| failed("the port was not forwarded")(&error))?;
-        let stream = forward.stream(DEBUG).ok_or("the port was not forwarded")?;
+        let stream = forward.take_stream(ISTIOD_DEBUG_PORT).ok_or("the port was not forwarded")?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| failed("the connection failed")(&error))?;
         let question = async {
@@ -70,7 +70,7 @@ impl MeshWorld {
             let request = request.map_err(|error| failed("the question was not sent")(&error))?;
             let answer = sender.send_request(request).await;
             let answer = answer.map_err(|error| failed("the connection failed")(&error))?;
-            let body = Limited::new(answer.into_body(), MAX_BYTES).collect().await;
+            let body = Limited::new(answer.into_body(), MAX_DEBUG_RESPONSE_BYTES).collect().await;
             let body = body.map_err(|error| failed("the answer broke off or is too large")(error.as_ref()))?;
             Ok(body.to_bytes())
         };
@@ -81,41 +81,41 @@ impl MeshWorld {
     }
 
     /// Readiness alone turns green after half a minute without a member, so every replica is asked about every member.
-    pub(super) async fn ready_and_synced(
+    pub(super) async fn revision_readiness(
         &self,
         revision: &RevisionName,
         members: &[Name],
-    ) -> Result<Settled, WorldError> {
-        if let waiting @ (Settled::NotYet(_) | Settled::Failing(_)) = self.replicas_ready(revision).await? {
+    ) -> Result<Readiness, ClusterError> {
+        if let waiting @ (Readiness::Pending(_) | Readiness::Failing(_)) = self.replica_readiness(revision).await? {
             return Ok(waiting);
         }
-        for pod in self.lasting_replicas(revision).await? {
-            let clusters = self.ask(&pod, "/debug/clusterz", sync_state).await?;
+        for pod in self.running_replica_names(revision).await? {
+            let clusters = self.query_replica(&pod, "/debug/clusterz", cluster_sync_state).await?;
             for member in members {
                 let known = clusters.iter().find(|(cluster, _)| cluster == member.as_str());
                 let state = known.map_or("unknown", |(_, state)| state);
                 if state != "synced" {
-                    return Ok(Settled::NotYet(format!("{pod} reports {member} as {state}")));
+                    return Ok(Readiness::Pending(format!("{pod} reports {member} as {state}")));
                 }
             }
         }
-        Ok(Settled::Yes)
+        Ok(Readiness::Ready)
     }
 
     /// What keeps the first replica that is not ready: its node's reason, or the members that it has not synced. Nothing
     /// where nobody says.
-    pub(super) async fn why_not_ready(&self, revision: &RevisionName) -> Result<String, WorldError> {
-        for pod in self.istiods(revision).await? {
+    pub(super) async fn unready_reason(&self, revision: &RevisionName) -> Result<String, ClusterError> {
+        for pod in self.list_istiod_pods(revision).await? {
             let container = pod.pointer("/status/containerStatuses/0").cloned().unwrap_or_default();
-            let name = text(&pod, "/metadata/name").unwrap_or_default();
+            let name = text_at(&pod, "/metadata/name").unwrap_or_default();
             if container["ready"] == true || pod.pointer("/metadata/deletionTimestamp").is_some() {
                 continue;
             }
-            if let Some(reason) = text(&container, "/state/waiting/reason") {
+            if let Some(reason) = text_at(&container, "/state/waiting/reason") {
                 return Ok(format!("; {name}: {reason}"));
             }
             // One that is only starting does not answer either, and is not worth waiting for.
-            let asked = self.ask(name, "/debug/clusterz", sync_state);
+            let asked = self.query_replica(name, "/debug/clusterz", cluster_sync_state);
             let Ok(Ok(clusters)) = tokio::time::timeout(Duration::from_secs(1), asked).await else { continue };
             let unsynced = clusters.iter().filter(|(_, state)| state != "synced");
             let names: Vec<&str> = unsynced.map(|(cluster, _)| cluster.as_str()).collect();
@@ -127,12 +127,12 @@ impl MeshWorld {
     }
 
     /// Every replica of every revision of the mesh; replicas that do not answer are left out, for this is only shown.
-    pub(super) async fn proxies(&self, members: &[MemberSurvey]) -> Vec<ProxySurvey> {
+    pub(super) async fn observe_proxies(&self, members: &[MemberObservation]) -> Vec<ProxyObservation> {
         let revisions: BTreeSet<&RevisionName> =
             members.iter().flat_map(|member| member.injectors.iter().map(|injector| &injector.revision)).collect();
         let looks = revisions.into_iter().map(|revision| async move {
-            let replicas = self.replicas(revision).await.unwrap_or_default();
-            let asked = replicas.iter().map(|pod| self.ask(pod, "/debug/syncz", |proxy| proxy_survey(revision, proxy)));
+            let replicas = self.replica_names(revision).await.unwrap_or_default();
+            let asked = replicas.iter().map(|pod| self.query_replica(pod, "/debug/syncz", |proxy| proxy_observation(revision, proxy)));
             futures::future::join_all(asked).await
         });
         futures::future::join_all(looks).await.into_iter().flatten().flatten().flatten().collect()
@@ -140,20 +140,20 @@ impl MeshWorld {
 
     /// Requirement B8: connected proxies of every replica, live pods, pod templates, namespaces, tags. What does not answer
     /// counts as using it. Members that are left behind are neither asked nor counted.
-    pub(super) async fn who_uses(&self, revision: &RevisionName, left_behind: &[Name]) -> Result<Usage, WorldError> {
+    pub(super) async fn revision_usage(&self, revision: &RevisionName, left_behind: &[Name]) -> Result<Usage, ClusterError> {
         let counted = |member: &str| !left_behind.iter().any(|left| left.as_str() == member);
         let (mut users, mut silent) = (Vec::new(), Vec::new());
-        let running: Vec<Value> = self.istiods(revision).await?.into_iter().filter(runs).collect();
-        let asked = names(&running).into_iter().map(|pod| async move {
+        let running: Vec<Value> = self.list_istiod_pods(revision).await?.into_iter().filter(is_running).collect();
+        let asked = object_names(&running).into_iter().map(|pod| async move {
             let theirs = |proxy: &Value| {
                 let name = format!("proxy {}", proxy["proxy"].as_str().unwrap_or("?"));
                 proxy["cluster_id"].as_str().is_none_or(counted).then_some(name)
             };
-            let connected = self.ask(&pod, "/debug/syncz", theirs).await.map_err(|_| format!("replica {pod}"))?;
+            let connected = self.query_replica(&pod, "/debug/syncz", theirs).await.map_err(|_| format!("replica {pod}"))?;
             Ok::<_, String>(connected.into_iter().flatten().collect::<Vec<_>>())
         });
         let members = self.config.members.iter().filter(|member| counted(member.name.as_str()));
-        let looks = members.map(|member| self.used_in(member, revision));
+        let looks = members.map(|member| self.member_usage(member, revision));
         let (connected, used) = tokio::join!(futures::future::join_all(asked), futures::future::join_all(looks));
         for found in connected {
             match found {
@@ -164,7 +164,7 @@ impl MeshWorld {
         for found in used {
             match found {
                 Ok(found) => users.extend(found),
-                Err(WorldError::Expired) => return Err(WorldError::Expired),
+                Err(ClusterError::Expired) => return Err(ClusterError::Expired),
                 Err(error) => silent.push(error.to_string()),
             }
         }
@@ -175,61 +175,61 @@ impl MeshWorld {
         })
     }
 
-    async fn used_in(&self, member: &super::MemberDoor, revision: &RevisionName) -> Result<Vec<String>, WorldError> {
-        let snapshot = Snapshot::read(member).await?;
+    async fn member_usage(&self, member: &super::MemberCluster, revision: &RevisionName) -> Result<Vec<String>, ClusterError> {
+        let snapshot = Snapshot::read_member(member).await?;
         let name = revision.as_str();
         let carry = snapshot.pods.values().filter(|pod| pod.live && pod.revision.as_deref() == Some(name));
         let mut users: Vec<String> =
             carry.map(|pod| format!("pod {}/{} in {}", pod.namespace, pod.name, member.name)).collect();
-        let own = member.door.get(&format!("{MUTATING}/{}", own_name(self, name))).await?.unwrap_or_default();
+        let own = member.client.get(&format!("{MUTATING_WEBHOOKS_PATH}/{}", revision_webhook_name(self, name))).await?.unwrap_or_default();
         // Its name is another revision's by now: labels with it ask for that one.
-        let aliased = text(&own, "/metadata/labels/istio.io~1rev").is_some_and(|serves| serves != name);
+        let aliased = text_at(&own, "/metadata/labels/istio.io~1rev").is_some_and(|serves| serves != name);
         let templates =
             snapshot.workloads.values().filter(|record| !aliased && record.template.rev.as_deref() == Some(name));
         users.extend(templates.map(|record| format!("pod template of {} in {}", record.workload, member.name)));
-        let selector = selector(&[(REV_LABEL, name)]);
+        let selector = label_query(&[(REV_LABEL, name)]);
         if !aliased {
-            let namespaces = member.door.list("/api/v1/namespaces", &selector).await?;
+            let namespaces = member.client.list("/api/v1/namespaces", &selector).await?;
             users.extend(
                 namespaces
                     .iter()
-                    .map(|object| format!("namespace {}", text(object, "/metadata/name").unwrap_or_default())),
+                    .map(|object| format!("namespace {}", text_at(object, "/metadata/name").unwrap_or_default())),
             );
         }
-        let webhooks = member.door.list(MUTATING, &selector).await?;
+        let webhooks = member.client.list(MUTATING_WEBHOOKS_PATH, &selector).await?;
         // Deleting a whole mesh looks too, with its own tags still in place: those move or go by steps of their own.
         let foreign_tags = webhooks.iter().filter(|object| object["metadata"]["labels"].get("istio.io/tag").is_some());
         let ours = |object: &&Value| object["metadata"]["labels"][super::bundle::OWNER_LABEL] == self.namespace();
         users.extend(
             foreign_tags
                 .filter(|object| !ours(object))
-                .map(|object| format!("tag {}", text(object, "/metadata/name").unwrap_or_default())),
+                .map(|object| format!("tag {}", text_at(object, "/metadata/name").unwrap_or_default())),
         );
         if users.is_empty() {
-            users = pinned_in(member, revision).await?;
+            users = pinned_resources_in(member, revision).await?;
         }
         Ok(users)
     }
 }
 
 /// Whether its node says that its container runs: to one that never started, nobody can be connected.
-fn runs(pod: &Value) -> bool {
+fn is_running(pod: &Value) -> bool {
     let containers = pod.pointer("/status/containerStatuses").and_then(Value::as_array);
     containers.is_some_and(|list| list.iter().any(|container| container["state"].get("running").is_some()))
 }
 
 /// A member's name in a control plane, and whether that has read it.
-fn sync_state(cluster: &Value) -> (String, String) {
+fn cluster_sync_state(cluster: &Value) -> (String, String) {
     let part = |key: &str| cluster[key].as_str().unwrap_or_default().to_owned();
     (part("id"), part("syncStatus"))
 }
 
-fn proxy_survey(revision: &RevisionName, proxy: &Value) -> ProxySurvey {
+fn proxy_observation(revision: &RevisionName, proxy: &Value) -> ProxyObservation {
     let part = |key: &str| proxy[key].as_str().unwrap_or_default().to_owned();
     let kinds = ["cluster", "listener", "route", "endpoint"];
     let synced = kinds.iter().all(|kind| proxy[format!("{kind}_sent")] == proxy[format!("{kind}_acked")]);
     let error = proxy.get("lastError").or_else(|| proxy.get("last_error")).and_then(Value::as_str).map(str::to_owned);
-    ProxySurvey {
+    ProxyObservation {
         proxy: part("proxy"),
         member: part("cluster_id"),
         revision: revision.clone(),

@@ -3,22 +3,22 @@
 use model::injection::PodLabels;
 use model::operation::Problem;
 use model::plan::{Sidecar, WorkloadKind, WorkloadRef};
-use model::survey::Stuck;
-use rollout::ports::{Mark, Settled};
+use model::survey::RestartBlocker;
+use rollout::ports::{ObjectVersion, Readiness};
 use serde_json::Value;
 
-use super::single::STAMP;
-use super::{mark_of, number, text};
+use super::single::RESTART_ANNOTATION;
+use super::{object_version, number_at, text_at};
 
 /// A workload as its cluster shows it.
 #[derive(Debug, Clone)]
 pub(super) struct WorkloadRecord {
     pub(super) workload: WorkloadRef,
-    pub(super) mark: Mark,
+    pub(super) mark: ObjectVersion,
     pub(super) stamp: Option<String>,
     pub(super) template: PodLabels,
-    pub(super) stuck: Option<Stuck>,
-    pub(super) rolled: Settled,
+    pub(super) restart_blocker: Option<RestartBlocker>,
+    pub(super) rolled: Readiness,
 }
 
 /// A pod as its cluster shows it.
@@ -35,51 +35,51 @@ pub(super) struct PodRecord {
     /// Our restart stamp on the template that made it.
     pub(super) stamp: Option<String>,
     /// It was told to end.
-    pub(super) ending: bool,
+    pub(super) terminating: bool,
 }
 
 impl WorkloadRecord {
-    pub(super) fn of(kind: WorkloadKind, object: &Value) -> Self {
-        let part = |pointer: &str| text(object, pointer).unwrap_or_default().to_owned();
-        let label = |pointer: &str| text(object, pointer).map(str::to_owned);
+    pub(super) fn from_object(kind: WorkloadKind, object: &Value) -> Self {
+        let part = |pointer: &str| text_at(object, pointer).unwrap_or_default().to_owned();
+        let label = |pointer: &str| text_at(object, pointer).map(str::to_owned);
         let workload = WorkloadRef { namespace: part("/metadata/namespace"), kind, name: part("/metadata/name") };
         Self {
-            mark: mark_of(Some(object)),
-            stamp: object["spec"]["template"]["metadata"]["annotations"][STAMP].as_str().map(str::to_owned),
+            mark: object_version(Some(object)),
+            stamp: object["spec"]["template"]["metadata"]["annotations"][RESTART_ANNOTATION].as_str().map(str::to_owned),
             template: PodLabels {
                 inject: label("/spec/template/metadata/labels/sidecar.istio.io~1inject"),
                 rev: label("/spec/template/metadata/labels/istio.io~1rev"),
             },
-            stuck: stuck(kind, object),
-            rolled: rolled(&workload, object),
+            restart_blocker: restart_blocker_of(kind, object),
+            rolled: rollout_readiness(&workload, object),
             workload,
         }
     }
 }
 
 impl PodRecord {
-    pub(super) fn of(object: &Value) -> Self {
-        let part = |pointer: &str| text(object, pointer).unwrap_or_default().to_owned();
+    pub(super) fn from_object(object: &Value) -> Self {
+        let part = |pointer: &str| text_at(object, pointer).unwrap_or_default().to_owned();
         Self {
             namespace: part("/metadata/namespace"),
             name: part("/metadata/name"),
-            owner: owner(object),
-            live: !matches!(text(object, "/status/phase"), Some("Succeeded" | "Failed")),
-            revision: text(object, "/metadata/annotations/istio.io~1rev").map(str::to_owned),
-            sidecar: sidecar(object),
-            stamp: object["metadata"]["annotations"][STAMP].as_str().map(str::to_owned),
-            ending: object["metadata"].get("deletionTimestamp").is_some(),
+            owner: owner_workload(object),
+            live: !matches!(text_at(object, "/status/phase"), Some("Succeeded" | "Failed")),
+            revision: text_at(object, "/metadata/annotations/istio.io~1rev").map(str::to_owned),
+            sidecar: injected_sidecar(object),
+            stamp: object["metadata"]["annotations"][RESTART_ANNOTATION].as_str().map(str::to_owned),
+            terminating: object["metadata"].get("deletionTimestamp").is_some(),
         }
     }
 
-    pub(super) fn key(&self) -> (String, String) {
+    pub(super) fn object_key(&self) -> (String, String) {
         (self.namespace.clone(), self.name.clone())
     }
 }
 
 /// What a pod was injected with: its annotation and the image of its proxy. A label would only say what was asked for.
-pub(super) fn sidecar(pod: &Value) -> Option<Sidecar> {
-    let revision = text(pod, "/metadata/annotations/istio.io~1rev")?.parse().ok()?;
+pub(super) fn injected_sidecar(pod: &Value) -> Option<Sidecar> {
+    let revision = text_at(pod, "/metadata/annotations/istio.io~1rev")?.parse().ok()?;
     let containers = ["/spec/containers", "/spec/initContainers"]
         .into_iter()
         .filter_map(|pointer| pod.pointer(pointer)?.as_array())
@@ -89,52 +89,52 @@ pub(super) fn sidecar(pod: &Value) -> Option<Sidecar> {
 }
 
 /// The workload that a pod belongs to. A `ReplicaSet`'s name is its Deployment's, a dash, and the template's hash.
-fn owner(pod: &Value) -> Option<WorkloadRef> {
+fn owner_workload(pod: &Value) -> Option<WorkloadRef> {
     let owners = pod.pointer("/metadata/ownerReferences")?.as_array()?;
     let controller = owners.iter().find(|owner| owner["controller"] == true)?;
     let (kind, name) = (controller["kind"].as_str()?, controller["name"].as_str()?);
     let (kind, name) = match kind {
         "ReplicaSet" => {
-            let hash = text(pod, "/metadata/labels/pod-template-hash")?;
+            let hash = text_at(pod, "/metadata/labels/pod-template-hash")?;
             (WorkloadKind::Deployment, name.strip_suffix(hash)?.strip_suffix('-')?)
         }
         "StatefulSet" => (WorkloadKind::StatefulSet, name),
         "DaemonSet" => (WorkloadKind::DaemonSet, name),
         _ => return None,
     };
-    Some(WorkloadRef { namespace: text(pod, "/metadata/namespace")?.to_owned(), kind, name: name.to_owned() })
+    Some(WorkloadRef { namespace: text_at(pod, "/metadata/namespace")?.to_owned(), kind, name: name.to_owned() })
 }
 
 /// Why a template change would not replace the pods.
-fn stuck(kind: WorkloadKind, object: &Value) -> Option<Stuck> {
+fn restart_blocker_of(kind: WorkloadKind, object: &Value) -> Option<RestartBlocker> {
     if object["metadata"]["labels"].get("gateway.networking.k8s.io/gateway-name").is_some() {
-        return Some(Stuck::SelfRolling);
+        return Some(RestartBlocker::SelfRolling);
     }
     let owned = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
     if owned.is_some_and(|owners| owners.iter().any(|owner| owner["controller"] == true)) {
-        return Some(Stuck::Owned);
+        return Some(RestartBlocker::Owned);
     }
     match kind {
-        WorkloadKind::Deployment => (object["spec"]["paused"] == true).then_some(Stuck::Paused),
+        WorkloadKind::Deployment => (object["spec"]["paused"] == true).then_some(RestartBlocker::Paused),
         WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => {
-            (object["spec"]["updateStrategy"]["type"] == "OnDelete").then_some(Stuck::OnDelete)
+            (object["spec"]["updateStrategy"]["type"] == "OnDelete").then_some(RestartBlocker::OnDelete)
         }
     }
 }
 
 /// Whether the newest template runs everywhere, by the rules that `kubectl rollout status` follows.
-fn rolled(workload: &WorkloadRef, object: &Value) -> Settled {
-    if number(object, "/status/observedGeneration") < number(object, "/metadata/generation") {
-        return Settled::NotYet("its controller has not seen the change yet".into());
+fn rollout_readiness(workload: &WorkloadRef, object: &Value) -> Readiness {
+    if number_at(object, "/status/observedGeneration") < number_at(object, "/metadata/generation") {
+        return Readiness::Pending("its controller has not seen the change yet".into());
     }
-    let status = |field: &str| number(object, &format!("/status/{field}"));
+    let status = |field: &str| number_at(object, &format!("/status/{field}"));
     let (wanted, updated, ready) = match workload.kind {
         WorkloadKind::Deployment => {
-            if let Some(problem) = gave_up(workload, object) {
-                return Settled::Failing(problem);
+            if let Some(problem) = deadline_problem(workload, object) {
+                return Readiness::Failing(problem);
             }
             if status("replicas") > status("updatedReplicas") {
-                return Settled::NotYet(format!(
+                return Readiness::Pending(format!(
                     "{} old pods are still there",
                     status("replicas") - status("updatedReplicas")
                 ));
@@ -155,13 +155,13 @@ fn rolled(workload: &WorkloadRef, object: &Value) -> Settled {
         }
     };
     if updated >= wanted && ready >= wanted {
-        return Settled::Yes;
+        return Readiness::Ready;
     }
-    Settled::NotYet(format!("{updated} of {wanted} pods are new, {ready} are ready"))
+    Readiness::Pending(format!("{updated} of {wanted} pods are new, {ready} are ready"))
 }
 
 /// Kubernetes itself gives a Deployment up after its `progressDeadlineSeconds`.
-fn gave_up(workload: &WorkloadRef, object: &Value) -> Option<Problem> {
+fn deadline_problem(workload: &WorkloadRef, object: &Value) -> Option<Problem> {
     let conditions = object.pointer("/status/conditions")?.as_array()?;
     conditions
         .iter()

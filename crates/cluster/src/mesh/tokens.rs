@@ -4,32 +4,32 @@
 use model::Name;
 use model::operation::Problem;
 use model::upgrade::Finding;
-use rollout::ports::{Permit, WorldError};
+use rollout::ports::{FencingToken, ClusterError};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use super::{MemberDoor, MeshWorld, mark_of, preconditions, selector, text};
-use crate::account::{Anchors, unbind};
-use crate::door::Door;
-use crate::foreign::silent_webhooks;
-use crate::kubeconfig::Identity;
-use crate::register::{explain_unless_changed, version};
+use super::{MemberCluster, KubernetesMesh, object_version, uid_and_version, label_query, text_at};
+use crate::account::{BoundSecrets, delete_bound_secret};
+use crate::door::ClusterClient;
+use crate::foreign::find_silent_webhooks;
+use crate::kubeconfig::ClientIdentity;
+use crate::register::{problem_unless_changed, read_kubernetes_version};
 
 /// On a Secret with a token: which member it opens.
-const READS_LABEL: &str = "meshwright.dev/reads";
+const MEMBER_LABEL: &str = "meshwright.dev/reads";
 /// Which account of the member it is a token of.
-const ACCOUNT_NOTE: &str = "meshwright.dev/account";
+const ACCOUNT_ANNOTATION: &str = "meshwright.dev/account";
 /// Which credential of the member it came with.
-const SERIAL_NOTE: &str = "meshwright.dev/serial";
+const SERIAL_ANNOTATION: &str = "meshwright.dev/serial";
 
-impl MeshWorld {
+impl KubernetesMesh {
     /// The parts of a Secret in the hosting cluster that holds a new token of an account in a member.
-    pub(super) async fn token(&self, member: &MemberDoor, account: &str, permit: &Permit) -> Result<Value, WorldError> {
-        let (serial, minted) = self.anchors().mint(&member.door, account, self.config.life, Some(permit)).await?;
+    pub(super) async fn new_token_secret(&self, member: &MemberCluster, account: &str, permit: &FencingToken) -> Result<Value, ClusterError> {
+        let (serial, minted) = self.bound_secrets().request_token(&member.client, account, self.config.token_lifetime, Some(permit)).await?;
         Ok(json!({
             "metadata": {
-                "labels": { READS_LABEL: member.name.as_str() },
-                "annotations": { ACCOUNT_NOTE: account, SERIAL_NOTE: serial.to_string() },
+                "labels": { MEMBER_LABEL: member.name.as_str() },
+                "annotations": { ACCOUNT_ANNOTATION: account, SERIAL_ANNOTATION: serial.to_string() },
             },
             "stringData": { "token": minted.token },
         }))
@@ -40,27 +40,27 @@ impl MeshWorld {
     ///
     /// # Errors
     /// A cluster did not answer or refused.
-    pub(super) async fn renew_tokens(&self, member: &Name) -> Result<bool, WorldError> {
-        let member = self.member(member)?;
-        let anchors = self.anchors();
-        if anchors.newest(&member.door).await? < member.serial {
-            anchors.put(&member.door, member.serial).await?;
+    pub(super) async fn renew_tokens(&self, member: &Name) -> Result<bool, ClusterError> {
+        let member = self.find_member(member)?;
+        let anchors = self.bound_secrets();
+        if anchors.newest_serial(&member.client).await? < member.serial {
+            anchors.apply_secret(&member.client, member.serial).await?;
         }
         let path = format!("/api/v1/namespaces/{}/secrets", self.namespace());
-        let query = selector(&[(READS_LABEL, member.name.as_str())]);
+        let query = label_query(&[(MEMBER_LABEL, member.name.as_str())]);
         let mut current = true;
         for secret in self.config.hosting.list(&path, &query).await? {
             let note = |key: &str| secret["metadata"]["annotations"][key].as_str();
-            let serial = note(SERIAL_NOTE).and_then(|serial| serial.parse::<i64>().ok()).unwrap_or_default();
-            let (Some(name), Some(account)) = (text(&secret, "/metadata/name"), note(ACCOUNT_NOTE)) else { continue };
+            let serial = note(SERIAL_ANNOTATION).and_then(|serial| serial.parse::<i64>().ok()).unwrap_or_default();
+            let (Some(name), Some(account)) = (text_at(&secret, "/metadata/name"), note(ACCOUNT_ANNOTATION)) else { continue };
             if serial >= member.serial {
                 continue;
             }
             current = false;
-            let (serial, minted) = anchors.mint(&member.door, account, self.config.life, None).await?;
-            let (uid, version) = preconditions(&mark_of(Some(&secret))).unwrap_or_default();
+            let (serial, minted) = anchors.request_token(&member.client, account, self.config.token_lifetime, None).await?;
+            let (uid, version) = uid_and_version(&object_version(Some(&secret))).unwrap_or_default();
             let change = json!({
-                "metadata": { "uid": uid, "resourceVersion": version, "annotations": { SERIAL_NOTE: serial.to_string() } },
+                "metadata": { "uid": uid, "resourceVersion": version, "annotations": { SERIAL_ANNOTATION: serial.to_string() } },
                 "stringData": { "token": minted.token },
             });
             self.config.hosting.patch(&format!("{path}/{name}"), &change, None).await?;
@@ -69,8 +69,8 @@ impl MeshWorld {
     }
 
     /// The Secrets in a member that the tokens of the mesh's control planes are bound to.
-    fn anchors(&self) -> Anchors<'_> {
-        Anchors::of_mesh(self.namespace())
+    fn bound_secrets(&self) -> BoundSecrets<'_> {
+        BoundSecrets::for_mesh(self.namespace())
     }
 
     /// Takes the member's older credentials away: our account's and those of the control planes. Answers whether there was
@@ -78,30 +78,30 @@ impl MeshWorld {
     ///
     /// # Errors
     /// As for [`MeshWorld::renew_access`].
-    pub async fn retire_tokens(&self, member: &MemberDoor) -> Result<bool, WorldError> {
-        let theirs = self.anchors().retire(&member.door, member.serial).await?;
-        Ok(member.retire().await? && !theirs)
+    pub async fn retire_tokens(&self, member: &MemberCluster) -> Result<bool, ClusterError> {
+        let theirs = self.bound_secrets().delete_older(&member.client, member.serial).await?;
+        Ok(member.retire_older_credentials().await? && !theirs)
     }
 }
 
-impl MemberDoor {
+impl MemberCluster {
     /// Asks a cluster that is in no mesh, or whose mesh is not there yet, for its version; takes our account's older
     /// credentials away when that is due. Answers whether there was none left.
     ///
     /// # Errors
     /// Why it cannot be used, in words for the user.
-    pub async fn tend(&self, retire: bool) -> Result<(String, bool), Problem> {
-        let version = version(&self.door).await?;
+    pub async fn check_health(&self, retire: bool) -> Result<(String, bool), Problem> {
+        let version = read_kubernetes_version(&self.client).await?;
         if !retire {
             return Ok((version, false));
         }
-        let settled = explain_unless_changed(self.retire().await)?;
+        let settled = problem_unless_changed(self.retire_older_credentials().await)?;
         Ok((version, settled))
     }
 
     /// What the cluster's users should know of it: advice, so a look that fails finds nothing. Takes about 20 s at most.
-    pub async fn findings(&self) -> Vec<Finding> {
-        silent_webhooks(&self.door).await.unwrap_or_else(|error| {
+    pub async fn list_findings(&self) -> Vec<Finding> {
+        find_silent_webhooks(&self.client).await.unwrap_or_else(|error| {
             let (cluster, error) = (self.name.as_str(), &error as &dyn std::error::Error);
             tracing::debug!(cluster, error, "a look for silent webhooks failed");
             Vec::new()
@@ -110,20 +110,20 @@ impl MemberDoor {
 
     /// Takes our account's older credentials away. Answers whether there was none left and the cluster was seen to refuse
     /// the former one: an API server remembers for a few seconds whom it has let in.
-    async fn retire(&self) -> Result<bool, WorldError> {
-        let any = self.account.anchors().retire(&self.door, self.serial).await?;
-        let Some(former) = &self.former else { return Ok(!any) };
-        if let Identity::Token(token) = &former.credential.identity {
-            unbind(&self.door, token.expose_secret()).await?;
+    async fn retire_older_credentials(&self) -> Result<bool, ClusterError> {
+        let any = self.account.bound_secrets().delete_older(&self.client, self.serial).await?;
+        let Some(former) = &self.previous else { return Ok(!any) };
+        if let ClientIdentity::Token(token) = &former.credential.identity {
+            delete_bound_secret(&self.client, token.expose_secret()).await?;
         }
-        Ok(!any && is_refused(&former.door).await?)
+        Ok(!any && is_credential_refused(&former.client).await?)
     }
 }
 
 /// Whether a cluster refuses the credential of a connection.
-async fn is_refused(door: &Door) -> Result<bool, WorldError> {
+async fn is_credential_refused(door: &ClusterClient) -> Result<bool, ClusterError> {
     match door.get("/version").await {
-        Err(WorldError::Refused { code: "credential_expired", .. }) => Ok(true),
+        Err(ClusterError::Refused { code: "credential_expired", .. }) => Ok(true),
         Ok(_) => Ok(false),
         Err(error) => Err(error),
     }

@@ -8,18 +8,18 @@ use model::version::RevisionName;
 use serde_json::{Value, json};
 
 /// Where istiod finds the tokens of members; the kubeconfigs that it reads name these files.
-pub(super) const TOKENS: &str = "/var/run/secrets/meshwright";
+pub(super) const TOKENS_DIR: &str = "/var/run/secrets/meshwright";
 /// What one istiod asks for, in thousandths of a processor.
-pub(super) const CPU_MILLI: u32 = 100;
+pub(super) const ISTIOD_CPU_MILLICORES: u32 = 100;
 /// What one istiod asks for, in MiB.
-pub(super) const MEMORY_MIB: u32 = 256;
+pub(super) const ISTIOD_MEMORY_MIB: u32 = 256;
 /// The most that one istiod may take, in GiB.
-pub(super) const LIMIT_GIB: u32 = 2;
+pub(super) const ISTIOD_MEMORY_LIMIT_GIB: u32 = 2;
 /// The names of all services of Kubernetes, as istiod matches them.
 const CLUSTER_SERVICES: &str = "*.svc.cluster.local";
 
 /// What the values derive from.
-pub(super) struct Rendering<'a> {
+pub(super) struct HelmValues<'a> {
     pub(super) namespace: &'a str,
     pub(super) revision: &'a RevisionName,
     pub(super) release: &'a Release,
@@ -33,31 +33,31 @@ pub(super) struct Rendering<'a> {
     pub(super) replicas: u32,
 }
 
-impl Rendering<'_> {
+impl HelmValues<'_> {
     /// The name under which sidecars find their control plane. It names the revision: two revisions never share it.
-    pub(super) fn discovery(&self) -> String {
+    pub(super) fn discovery_address(&self) -> String {
         format!("istiod-{}.{}.svc:15012", self.revision, self.namespace)
     }
 
     /// The config cluster.
-    fn config(&self) -> &str {
+    fn config_cluster(&self) -> &str {
         self.members.first().map(Name::as_str).unwrap_or_default()
     }
 
     /// The hosting side. `remotePilotAddress` stays unset: it would give every sidecar an address that nobody serves.
     /// `compatibilityVersion` stays unset, too: it would override switches that are set by name.
-    pub(super) fn hosted(&self) -> Value {
-        let mut values = self.common(self.config());
-        merge(
+    pub(super) fn hosted_values(&self) -> Value {
+        let mut values = self.shared_values(self.config_cluster());
+        merge_values(
             &mut values,
             json!({
                 "replicaCount": self.replicas, "autoscaleEnabled": false,
                 "resources": {
-                    "requests": { "cpu": format!("{CPU_MILLI}m"), "memory": format!("{MEMORY_MIB}Mi") },
-                    "limits": { "memory": format!("{LIMIT_GIB}Gi") },
+                    "requests": { "cpu": format!("{ISTIOD_CPU_MILLICORES}m"), "memory": format!("{ISTIOD_MEMORY_MIB}Mi") },
+                    "limits": { "memory": format!("{ISTIOD_MEMORY_LIMIT_GIB}Gi") },
                 },
                 "seccompProfile": { "type": "RuntimeDefault" },
-                "global": { "caAddress": self.discovery(), "externalIstiod": true },
+                "global": { "caAddress": self.discovery_address(), "externalIstiod": true },
                 "meshConfig": self.mesh_config(),
                 "env": {
                     "LOCAL_CLUSTER_SECRET_WATCHER": "true",
@@ -72,18 +72,18 @@ impl Rendering<'_> {
                 },
             }),
         );
-        merge(&mut values, json!({ "env": self.switches() }));
+        merge_values(&mut values, json!({ "env": self.switch_env() }));
         values
     }
 
     /// The switches as environment variables of istiod.
-    fn switches(&self) -> Value {
-        self.switches.iter().map(|(switch, value)| (switch.variable(), value.as_str())).collect()
+    fn switch_env(&self) -> Value {
+        self.switches.iter().map(|(switch, value)| (switch.env_var(), value.as_str())).collect()
     }
 
     /// What istiod tells every proxy of the mesh.
     fn mesh_config(&self) -> Value {
-        let mut config = json!({ "defaultConfig": { "discoveryAddress": self.discovery() } });
+        let mut config = json!({ "defaultConfig": { "discoveryAddress": self.discovery_address() } });
         if network::services_stay_local(self.members) {
             // Services of Kubernetes only: the endpoints of a ServiceEntry belong to the config cluster, and a wider pattern
             // would take them from the proxies of every other member.
@@ -94,43 +94,43 @@ impl Rendering<'_> {
     }
 
     /// The member's side.
-    pub(super) fn remote(&self) -> Value {
-        let mut values = self.common(self.member);
+    pub(super) fn remote_values(&self) -> Value {
+        let mut values = self.shared_values(self.member);
         let injection =
-            format!("https://{}:15017/inject/cluster/{}/net/{}", self.address, self.member, network(self.member));
-        merge(
+            format!("https://{}:15017/inject/cluster/{}/net/{}", self.address, self.member, network_name(self.member));
+        merge_values(
             &mut values,
             json!({
                 "profile": "remote",
-                "global": { "externalIstiod": true, "configCluster": self.config() == self.member, "remotePilotAddress": self.address },
+                "global": { "externalIstiod": true, "configCluster": self.config_cluster() == self.member, "remotePilotAddress": self.address },
                 "istiodRemote": { "injectionURL": injection },
-                "base": { "validationURL": self.validation() },
+                "base": { "validationURL": self.validation_url() },
             }),
         );
         values
     }
 
     /// The cluster's base: definitions everywhere, the default validator in the config cluster only.
-    pub(super) fn base(&self) -> Value {
-        let validated = self.config() == self.member;
-        let mut values = self.common(self.member);
+    pub(super) fn base_values(&self) -> Value {
+        let validated = self.config_cluster() == self.member;
+        let mut values = self.shared_values(self.member);
         let revision = if validated { self.revision.as_str() } else { "" };
-        merge(
+        merge_values(
             &mut values,
-            json!({ "defaultRevision": revision, "base": { "validationURL": self.validation() }, "global": { "configCluster": validated } }),
+            json!({ "defaultRevision": revision, "base": { "validationURL": self.validation_url() }, "global": { "configCluster": validated } }),
         );
         values
     }
 
-    fn validation(&self) -> String {
+    fn validation_url(&self) -> String {
         format!("https://{}:15017/validate", self.address)
     }
 
-    fn common(&self, cluster: &str) -> Value {
+    fn shared_values(&self, cluster: &str) -> Value {
         json!({
             "revision": self.revision.as_str(),
             "global": {
-                "istioNamespace": self.namespace, "hub": self.release.hub, "tag": self.release.tag, "network": network(cluster),
+                "istioNamespace": self.namespace, "hub": self.release.hub, "tag": self.release.tag, "network": network_name(cluster),
                 "meshID": self.namespace, "multiCluster": { "clusterName": cluster },
             },
         })
@@ -138,16 +138,16 @@ impl Rendering<'_> {
 }
 
 /// Each cluster is a network of its own: pods of two clusters do not reach each other without a gateway.
-pub(super) fn network(member: &str) -> String {
+pub(super) fn network_name(member: &str) -> String {
     format!("net-{member}")
 }
 
 /// Deep merge; the right side wins.
-fn merge(into: &mut Value, from: Value) {
+fn merge_values(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
+                merge_values(into.entry(key).or_insert(Value::Null), value);
             }
         }
         (into, from) => *into = from,
@@ -156,14 +156,14 @@ fn merge(into: &mut Value, from: Value) {
 
 #[cfg(test)]
 mod tests {
-    use model::switch::{Switch, at_creation};
+    use model::switch::{Switch, initial_switches};
 
     use super::*;
 
     fn release(version: &str) -> Release {
         let version: model::Version = version.parse().expect(version);
         serde_json::from_value(json!({
-            "version": version, "state": "available", "hub": "registry.example", "tag": version.community(), "digest": "",
+            "version": version, "state": "available", "hub": "registry.example", "tag": version.community_version(), "digest": "",
             "supported_until": null, "kubernetes": { "min": 29, "tested_max": 33, "source": "test" }, "quirks": [],
             "switches": Switch::defaults_of(&version),
         }))
@@ -174,17 +174,17 @@ mod tests {
     fn hosted(members: &[&str], began_on: &str, runs: &str) -> Value {
         let members: Vec<Name> = members.iter().map(|name| name.parse().expect(name)).collect();
         let revision = release(began_on).version.revision_name();
-        let rendering = Rendering {
+        let rendering = HelmValues {
             namespace: "mesh-a",
             revision: &revision,
             release: &release(runs),
-            switches: &at_creation(&release(began_on).switches),
+            switches: &initial_switches(&release(began_on).switches),
             members: &members,
             member: "c1",
             address: "10.0.0.9",
             replicas: 2,
         };
-        rendering.hosted()
+        rendering.hosted_values()
     }
 
     #[test]

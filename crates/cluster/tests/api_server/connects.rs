@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cluster::connect::Resolver;
-use cluster::{Credential, Dialling, Door, Keeper, Limits};
-use rollout::ports::WorldError;
+use cluster::{Credential, AddressPolicy, ClusterClient, CredentialSource, ResponseLimits};
+use rollout::ports::ClusterError;
 use serde_json::json;
 
 use crate::fake::{Answer, FakeCluster, NAME, door, within};
@@ -26,7 +26,7 @@ impl Names {
 
 #[async_trait]
 impl Resolver for Names {
-    async fn resolve(&self, _host: &str, _port: u16) -> std::io::Result<Vec<SocketAddr>> {
+    async fn resolve_host(&self, _host: &str, _port: u16) -> std::io::Result<Vec<SocketAddr>> {
         Ok(self.found.lock().expect("no holder panics").clone())
     }
 }
@@ -36,19 +36,19 @@ async fn answering(text: &'static str) -> FakeCluster {
 }
 
 /// Rules with a resolver of ours, and the resolver.
-fn rules() -> (Dialling, Arc<Names>) {
+fn rules() -> (AddressPolicy, Arc<Names>) {
     let names = Arc::new(Names::default());
-    let limits = Limits { call: Duration::from_secs(2), ..Limits::default() };
-    (Dialling { resolver: names.clone(), ..within(limits) }, names)
+    let limits = ResponseLimits { call_timeout: Duration::from_secs(2), ..ResponseLimits::default() };
+    (AddressPolicy { resolver: names.clone(), ..within(limits) }, names)
 }
 
-async fn said(door: &Door) -> Result<String, WorldError> {
+async fn said(door: &ClusterClient) -> Result<String, ClusterError> {
     let answer = door.get("/version").await?.unwrap_or_default();
     Ok(answer["from"].as_str().unwrap_or_default().to_owned())
 }
 
-fn named(cluster: &FakeCluster, rules: &Dialling) -> Door {
-    Door::open("c", &cluster.credential(&format!("https://{NAME}:6443"), "t"), rules).expect("a door")
+fn named(cluster: &FakeCluster, rules: &AddressPolicy) -> ClusterClient {
+    ClusterClient::open("c", &cluster.credential(&format!("https://{NAME}:6443"), "t"), rules).expect("a door")
 }
 
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn a_name_that_moves_is_followed_and_its_certificate_is_still_checked() {
     assert_eq!(said(&door).await.as_deref(), Ok("first"));
     // The second server has a certificate of another authority for the same name.
     names.move_to(&[second.address]);
-    assert!(matches!(said(&door).await, Err(WorldError::Unreachable { .. })));
+    assert!(matches!(said(&door).await, Err(ClusterError::Unreachable { .. })));
     assert_eq!(second.asked(), Vec::<String>::new(), "no credential was sent to it");
     names.move_to(&[first.address]);
     assert_eq!(said(&door).await.as_deref(), Ok("first"));
@@ -86,7 +86,7 @@ async fn a_name_that_moves_to_a_refused_address_is_refused_in_every_disguise() {
     for address in ["169.254.169.254:443", "[::ffff:10.0.0.1]:443", "[64:ff9b::a00:1]:443", "[::1]:443"] {
         names.move_to(&[address.parse().expect("an address")]);
         let answer = said(&door).await;
-        assert!(matches!(answer, Err(WorldError::Refused { code: "address_refused", .. })), "{address}: {answer:?}");
+        assert!(matches!(answer, Err(ClusterError::Refused { code: "address_refused", .. })), "{address}: {answer:?}");
     }
 }
 
@@ -95,7 +95,7 @@ async fn a_name_that_does_not_resolve_is_a_silent_cluster_also_when_the_door_is_
     let cluster = answering("it").await;
     let (rules, names) = rules();
     let door = named(&cluster, &rules);
-    assert!(matches!(said(&door).await, Err(WorldError::Unreachable { code: "cluster_unreachable", .. })));
+    assert!(matches!(said(&door).await, Err(ClusterError::Unreachable { code: "cluster_unreachable", .. })));
     names.move_to(&[cluster.address]);
     assert_eq!(said(&door).await.as_deref(), Ok("it"));
 }
@@ -104,15 +104,15 @@ async fn a_name_that_does_not_resolve_is_a_silent_cluster_also_when_the_door_is_
 async fn a_literal_address_that_is_not_allowed_is_refused_before_anything_is_called() {
     let cluster = answering("it").await;
     let credential = cluster.credential("https://10.0.0.1:6443", "t");
-    let opened = Door::open("c", &credential, &Dialling::default());
-    assert!(matches!(opened, Err(WorldError::Refused { code: "address_refused", .. })), "{opened:?}");
+    let opened = ClusterClient::open("c", &credential, &AddressPolicy::default());
+    assert!(matches!(opened, Err(ClusterError::Refused { code: "address_refused", .. })), "{opened:?}");
 }
 
 struct Vault(Credential);
 
 #[async_trait]
-impl Keeper for Vault {
-    async fn present(&self) -> Option<Credential> {
+impl CredentialSource for Vault {
+    async fn current_credential(&self) -> Option<Credential> {
         Some(self.0.clone())
     }
 }
@@ -131,15 +131,15 @@ async fn a_claim_that_outlives_a_credential_goes_on_with_the_next_one() {
     let (rules, _) = rules();
     let first = cluster.credential(&server, "first");
     let kept = |token: &str| Arc::new(Vault(cluster.credential(&server, token)));
-    let door = Door::open("c", &first, &rules).expect("a door").kept_by(kept("second"));
+    let door = ClusterClient::open("c", &first, &rules).expect("a door").with_credential_source(kept("second"));
     let copy = door.clone();
     assert_eq!(said(&door).await.as_deref(), Ok("in"));
     assert_eq!(said(&copy).await.as_deref(), Ok("in"));
     assert_eq!(cluster.asked().len(), 3, "the dead token was sent once");
 
-    let dead = Door::open("c", &first, &rules).expect("a door").kept_by(kept("first"));
+    let dead = ClusterClient::open("c", &first, &rules).expect("a door").with_credential_source(kept("first"));
     let answer = said(&dead).await;
-    assert!(matches!(answer, Err(WorldError::Refused { code: "credential_expired", .. })), "{answer:?}");
+    assert!(matches!(answer, Err(ClusterError::Refused { code: "credential_expired", .. })), "{answer:?}");
     assert_eq!(cluster.asked().len(), 4, "the same credential is not tried twice");
 }
 

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cluster::kubeconfig::Identity;
-use cluster::{Credential, Dialling, Door, Limits};
+use cluster::kubeconfig::ClientIdentity;
+use cluster::{Credential, AddressPolicy, ClusterClient, ResponseLimits};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -92,20 +92,20 @@ impl FakeCluster {
     }
 
     pub(crate) fn credential(&self, server: &str, token: &str) -> Credential {
-        let identity = Identity::Token(token.to_owned().into());
+        let identity = ClientIdentity::Token(token.to_owned().into());
         Credential::new(server, self.authority.clone(), identity).expect("a credential")
     }
 }
 
 /// Rules that allow the test's own machine.
-pub(crate) fn within(limits: Limits) -> Dialling {
-    let allowed = vec![Dialling::parse_network("127.0.0.0/24").expect("a network")];
-    Dialling { allowed, limits, ..Dialling::default() }
+pub(crate) fn within(limits: ResponseLimits) -> AddressPolicy {
+    let allowed = vec![AddressPolicy::parse_network("127.0.0.0/24").expect("a network")];
+    AddressPolicy { allowed_networks: allowed, limits, ..AddressPolicy::default() }
 }
 
-pub(crate) fn door(cluster: &FakeCluster, rules: Dialling) -> Door {
+pub(crate) fn door(cluster: &FakeCluster, rules: AddressPolicy) -> ClusterClient {
     let credential = cluster.credential(&format!("https://{}", cluster.address), "a-token");
-    Door::open("c", &credential, &rules).expect("a door")
+    ClusterClient::open("c", &credential, &rules).expect("a door")
 }
 
 async fn serve(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>) {

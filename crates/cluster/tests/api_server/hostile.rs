@@ -3,34 +3,34 @@
 
 use std::time::Duration;
 
-use cluster::{Door, Limits};
-use rollout::ports::WorldError;
+use cluster::{ClusterClient, ResponseLimits};
+use rollout::ports::ClusterError;
 use serde_json::json;
 
 use crate::fake::{Answer, FakeCluster, door, within};
 
 /// Limits that a test reaches.
-fn limits() -> Limits {
-    Limits {
-        call: Duration::from_secs(2),
-        answer_bytes: 64 * 1024,
-        pages: 5,
-        items: 1_000,
-        list_bytes: 256 * 1024,
-        list: Duration::from_secs(4),
-        ..Limits::default()
+fn limits() -> ResponseLimits {
+    ResponseLimits {
+        call_timeout: Duration::from_secs(2),
+        max_response_bytes: 64 * 1024,
+        max_list_pages: 5,
+        max_list_items: 1_000,
+        max_list_bytes: 256 * 1024,
+        list_timeout: Duration::from_secs(4),
+        ..ResponseLimits::default()
     }
 }
 
-fn code(error: &WorldError) -> &'static str {
+fn code(error: &ClusterError) -> &'static str {
     match error {
-        WorldError::Unreachable { code, .. } | WorldError::Refused { code, .. } => code,
-        WorldError::Changed { .. } => "changed",
-        WorldError::Expired => "expired",
+        ClusterError::Unreachable { code, .. } | ClusterError::Refused { code, .. } => code,
+        ClusterError::Changed { .. } => "changed",
+        ClusterError::Expired => "expired",
     }
 }
 
-async fn listed(door: &Door) -> &'static str {
+async fn listed(door: &ClusterClient) -> &'static str {
     code(&door.list("/api/v1/pods", "").await.expect_err("a list without an end"))
 }
 
@@ -73,7 +73,7 @@ async fn a_body_without_an_end_is_cut_off_and_never_held() {
 #[tokio::test]
 async fn a_body_that_drips_ends_with_the_time_of_a_call() {
     let cluster = FakeCluster::start(|_, _| Answer::Drip).await;
-    let door = door(&cluster, within(Limits { call: Duration::from_millis(400), ..limits() }));
+    let door = door(&cluster, within(ResponseLimits { call_timeout: Duration::from_millis(400), ..limits() }));
     assert_eq!(code(&door.get("/version").await.expect_err("no end")), "answer_too_slow");
     assert_eq!(listed(&door).await, "answer_too_slow");
 }
@@ -85,7 +85,7 @@ async fn a_list_whose_pages_are_slow_together_ends_with_the_time_of_a_list() {
         Answer::Late(Duration::from_millis(200), page)
     })
     .await;
-    let limits = Limits { list: Duration::from_millis(500), ..limits() };
+    let limits = ResponseLimits { list_timeout: Duration::from_millis(500), ..limits() };
     assert_eq!(listed(&door(&cluster, within(limits))).await, "list_too_slow");
 }
 
@@ -126,7 +126,7 @@ async fn a_refusal_is_told_in_our_words_and_text_is_cleaned_where_it_enters() {
     let refused = door.list("/api/v1/pods", "").await.expect_err("a refusal");
     assert_eq!(
         refused,
-        WorldError::Refused {
+        ClusterError::Refused {
             place: "c".into(),
             code: "permission_missing",
             cause: "the admission webhook p.example.com denied it".into()
@@ -139,5 +139,5 @@ async fn a_patch_of_an_object_that_is_gone_says_that_it_changed() {
     let cluster = FakeCluster::start(|_, _| Answer::Json(404, json!({ "kind": "Status", "reason": "NotFound" }))).await;
     let door = door(&cluster, within(limits()));
     let answer = door.patch("/api/v1/namespaces/a", &json!({}), None).await;
-    assert_eq!(answer, Err(WorldError::Changed { place: "c".into() }));
+    assert_eq!(answer, Err(ClusterError::Changed { place: "c".into() }));
 }

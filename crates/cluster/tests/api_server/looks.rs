@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use cluster::{Account, Authority, Door, Helm, Limits, MemberDoor, MeshWorld, MeshWorldConfig};
+use cluster::{Account, Authority, ClusterClient, Helm, ResponseLimits, MemberCluster, KubernetesMesh, KubernetesMeshConfig};
 use model::plan::{WorkloadKind, WorkloadRef};
-use rollout::ports::{Usage, World, WorldError};
+use rollout::ports::{Usage, MeshClusters, ClusterError};
 use serde_json::{Value, json};
 
 use crate::fake::{Answer, FakeCluster, within};
@@ -31,29 +31,29 @@ async fn slow() -> FakeCluster {
     FakeCluster::start(|asked, _| Answer::Late(SLOW, answer(asked))).await
 }
 
-fn world(hosting: &FakeCluster, members: &[FakeCluster]) -> MeshWorld {
+fn world(hosting: &FakeCluster, members: &[FakeCluster]) -> KubernetesMesh {
     let opened = |cluster: &FakeCluster, place: &str| {
         let credential = cluster.credential(&format!("https://{}", cluster.address), "t");
-        let door = Door::open(place, &credential, &within(Limits::default())).expect("a door");
+        let door = ClusterClient::open(place, &credential, &within(ResponseLimits::default())).expect("a door");
         (door, credential)
     };
     let member = |(number, cluster): (usize, &FakeCluster)| {
         let name = format!("c{number}");
         let (door, credential) = opened(cluster, &name);
-        let account = Account::of(format!("cluster_{number:026}").parse().expect("an id"));
-        MemberDoor { name: name.parse().expect("a name"), door, credential, serial: 1, account, former: None }
+        let account = Account::for_cluster(format!("cluster_{number:026}").parse().expect("an id"));
+        MemberCluster { name: name.parse().expect("a name"), client: door, credential, serial: 1, account, previous: None }
     };
-    MeshWorld::new(MeshWorldConfig {
+    KubernetesMesh::new(KubernetesMeshConfig {
         namespace: "mesh-a".into(),
         hosting: opened(hosting, "the hosting cluster").0,
         members: members.iter().enumerate().map(member).collect(),
-        dialling: within(Limits::default()),
+        address_policy: within(ResponseLimits::default()),
         authority: Authority::generate("a", jiff::Timestamp::UNIX_EPOCH).expect("an authority"),
         releases: Vec::new(),
         switches: BTreeMap::new(),
         helm: Helm { program: "helm".into() },
         replicas: 2,
-        life: Duration::from_mins(10),
+        token_lifetime: Duration::from_mins(10),
     })
 }
 
@@ -61,7 +61,7 @@ fn world(hosting: &FakeCluster, members: &[FakeCluster]) -> MeshWorld {
 async fn an_observation_reads_each_member_once_and_all_of_them_side_by_side() {
     let (hosting, members) = (slow().await, [slow().await, slow().await, slow().await]);
     let began = Instant::now();
-    let survey = world(&hosting, &members).survey().await.expect("a survey");
+    let survey = world(&hosting, &members).observe_mesh().await.expect("a survey");
     let took = began.elapsed();
     assert_eq!(survey.members.len(), 3);
     for member in &members {
@@ -75,7 +75,7 @@ async fn an_observation_reads_each_member_once_and_all_of_them_side_by_side() {
 #[tokio::test]
 async fn a_look_for_users_of_a_revision_reads_each_member_once() {
     let (hosting, members) = (slow().await, [slow().await, slow().await]);
-    let usage = world(&hosting, &members).usage(&"1-25-1".parse().expect("a name"), &[]).await.expect("an answer");
+    let usage = world(&hosting, &members).check_usage(&"1-25-1".parse().expect("a name"), &[]).await.expect("an answer");
     assert_eq!(usage, Usage::Unused);
     assert_eq!(hosting.asked().len(), 1, "the replicas of the revision: {:#?}", hosting.asked());
     for member in &members {
@@ -97,7 +97,7 @@ async fn watches_end_with_the_world_that_opened_them() {
     let members = [member];
     let world = world(&hosting, &members);
     let workload = WorkloadRef { namespace: "shop".into(), kind: WorkloadKind::Deployment, name: "cart".into() };
-    let seen = world.workload(&"c0".parse().expect("a name"), &workload).await;
+    let seen = world.observe_workload(&"c0".parse().expect("a name"), &workload).await;
     assert_eq!(seen, Ok(None));
     let [member] = &members;
     let until = |wanted: fn(&FakeCluster) -> bool| async move {
@@ -126,12 +126,12 @@ async fn an_event_of_a_watch_without_an_end_is_cut_off() {
     let name = "c0".parse().expect("a name");
     let failed = async {
         loop {
-            match world.workload(&name, &workload).await {
+            match world.observe_workload(&name, &workload).await {
                 Ok(_) => tokio::time::sleep(Duration::from_millis(10)).await,
                 Err(error) => return error,
             }
         }
     };
     let error = tokio::time::timeout(Duration::from_secs(10), failed).await.expect("an end");
-    assert!(matches!(error, WorldError::Refused { code: "answer_too_large", .. }), "{error:?}");
+    assert!(matches!(error, ClusterError::Refused { code: "answer_too_large", .. }), "{error:?}");
 }

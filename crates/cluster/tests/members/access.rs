@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use base64::Engine as _;
 use cluster::connect::Resolver;
-use cluster::{Charts, Credential, Dialling, MemberDoor, MeshWorld};
+use cluster::{Charts, Credential, AddressPolicy, MemberCluster, KubernetesMesh};
 use model::release::{KubernetesRange, Quirk, Release, ReleaseState};
 use model::rules::Edition;
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ fn release(text: &str, quirks: Vec<Quirk>) -> Release {
     Release {
         state: ReleaseState::Available,
         hub: "lab".into(),
-        tag: version.community(),
+        tag: version.community_version(),
         digest: String::new(),
         supported_until: None,
         kubernetes: KubernetesRange { min: 29, tested_max: 33, source: "test".into() },
@@ -68,8 +68,8 @@ impl Stage {
         Self { hosting, config, remote }
     }
 
-    fn world(&self, config: &FakeCluster, remote: &FakeCluster) -> MeshWorld {
-        let members: Vec<MemberDoor> = vec![door(config, "c1", 1), door(remote, "c2", 1)];
+    fn world(&self, config: &FakeCluster, remote: &FakeCluster) -> KubernetesMesh {
+        let members: Vec<MemberCluster> = vec![door(config, "c1", 1), door(remote, "c2", 1)];
         world(&self.hosting, members, Self::releases())
     }
 
@@ -79,7 +79,7 @@ impl Stage {
     }
 
     /// Until nothing changes any more; a few rounds are enough.
-    async fn settle(&self, world: &MeshWorld, member: &str) {
+    async fn settle(&self, world: &KubernetesMesh, member: &str) {
         let member = member.parse().expect("a name");
         for _ in 0..3 {
             if world.renew_access(&member).await.expect("an answer") {
@@ -129,12 +129,12 @@ async fn control_planes_follow_a_member_that_moves_while_its_credential_is_good(
     let moved = stage.remote.another_address().await;
     let world = stage.world(&stage.config, &moved);
     let before = stage.notes();
-    assert_eq!(world.follow(&c2).await, Ok(()));
+    assert_eq!(world.follow_member_address(&c2).await, Ok(()));
     let server = stage.kubeconfig("istio-remote-secret-c2", "c2")["clusters"][0]["cluster"]["server"].clone();
     assert_eq!(server, format!("https://{}", moved.address));
     assert_ne!(stage.notes()[1], before[1], "1.27.9 would hang over the changed secret");
     stage.hosting.writes();
-    assert_eq!(world.follow(&c2).await, Ok(()));
+    assert_eq!(world.follow_member_address(&c2).await, Ok(()));
     assert!(stage.hosting.writes().is_empty(), "once is enough");
 }
 
@@ -144,7 +144,7 @@ struct OneAtATime(Mutex<SocketAddr>);
 
 #[async_trait]
 impl Resolver for OneAtATime {
-    async fn resolve(&self, _host: &str, _port: u16) -> std::io::Result<Vec<SocketAddr>> {
+    async fn resolve_host(&self, _host: &str, _port: u16) -> std::io::Result<Vec<SocketAddr>> {
         Ok(vec![*self.0.lock().expect("no holder panics")])
     }
 }
@@ -158,10 +158,10 @@ async fn an_address_that_a_name_server_leaves_out_for_once_is_kept_while_the_mem
     let credential = Credential::new(&server, own.authority, own.identity).expect("a credential");
     let names = Arc::new(OneAtATime(Mutex::new(stage.remote.address)));
     let world = || {
-        let dialling = Dialling { resolver: names.clone(), ..rules() };
+        let dialling = AddressPolicy { resolver: names.clone(), ..rules() };
         let members = vec![
             door(&stage.config, "c1", 1),
-            MemberDoor { credential: credential.clone(), ..door(&stage.remote, "c2", 1) },
+            MemberCluster { credential: credential.clone(), ..door(&stage.remote, "c2", 1) },
         ];
         world_dialling(&stage.hosting, members, Stage::releases(), dialling)
     };
@@ -170,10 +170,10 @@ async fn an_address_that_a_name_server_leaves_out_for_once_is_kept_while_the_mem
     let (first, notes) = (told(), stage.notes());
     assert_eq!(first, format!("https://{}", stage.remote.address));
     *names.0.lock().expect("no holder panics") = other.address;
-    assert_eq!(world().follow(&c2).await, Ok(()));
+    assert_eq!(world().follow_member_address(&c2).await, Ok(()));
     assert_eq!((told(), stage.notes()), (first, notes), "the member still answers there");
     stage.remote.close();
-    assert_eq!(world().follow(&c2).await, Ok(()));
+    assert_eq!(world().follow_member_address(&c2).await, Ok(()));
     assert_eq!(told(), format!("https://{}", other.address));
 }
 
@@ -222,7 +222,7 @@ async fn a_member_without_an_address_that_may_be_called_keeps_its_open_ones_and_
     stage.hosting.put(&format!("{HOSTED}/configmaps/meshwright-limits"), inventory);
     let gone = stage.remote.administrator();
     let credential = Credential::new("https://10.9.9.9:6443", gone.authority, gone.identity).expect("a credential");
-    let gone = MemberDoor { credential, ..door(&stage.remote, "c2", 1) };
+    let gone = MemberCluster { credential, ..door(&stage.remote, "c2", 1) };
     let world = world(&stage.hosting, vec![door(&stage.config, "c1", 1), gone], Vec::new());
     assert_eq!(world.renew_limits().await, Ok(()));
     let egress = stage.hosting.object(POLICY).expect("a policy")["spec"]["egress"].clone();

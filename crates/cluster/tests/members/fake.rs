@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use cluster::kubeconfig::Identity;
-use cluster::{Credential, Dialling, Door};
+use cluster::kubeconfig::ClientIdentity;
+use cluster::{Credential, AddressPolicy, ClusterClient};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -47,14 +47,14 @@ pub(crate) struct FakeCluster {
     listening: Option<AbortHandle>,
 }
 
-pub(crate) fn rules() -> Dialling {
-    let allowed = vec![Dialling::parse_network("127.0.0.0/8").expect("a network")];
-    Dialling { allowed, caller: "test".into(), ..Dialling::default() }
+pub(crate) fn rules() -> AddressPolicy {
+    let allowed = vec![AddressPolicy::parse_network("127.0.0.0/8").expect("a network")];
+    AddressPolicy { allowed_networks: allowed, worker_name: "test".into(), ..AddressPolicy::default() }
 }
 
 /// A way into a fake cluster by a credential.
-pub(crate) fn open(credential: &Credential) -> Door {
-    Door::open("c", credential, &rules()).expect("a door")
+pub(crate) fn open(credential: &Credential) -> ClusterClient {
+    ClusterClient::open("c", credential, &rules()).expect("a door")
 }
 
 impl FakeCluster {
@@ -94,7 +94,7 @@ impl FakeCluster {
     }
 
     pub(crate) fn administrator(&self) -> Credential {
-        let identity = Identity::Token(ADMINISTRATOR.to_owned().into());
+        let identity = ClientIdentity::Token(ADMINISTRATOR.to_owned().into());
         Credential::new(&format!("https://{}", self.address), self.authority.clone(), identity).expect("a credential")
     }
 

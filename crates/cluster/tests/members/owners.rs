@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use cluster::{Account, Authority, Dialling, Helm, MemberDoor, MeshWorld, MeshWorldConfig};
+use cluster::{Account, Authority, AddressPolicy, Helm, MemberCluster, KubernetesMesh, KubernetesMeshConfig};
 use model::ids::OperationId;
 use model::plan::Target;
-use rollout::ports::{Deadline, Mark, Permit, World, WorldError};
+use rollout::ports::{Deadline, ObjectVersion, FencingToken, MeshClusters, ClusterError};
 use serde_json::json;
 
 use super::fake::{FakeCluster, open, rules};
@@ -14,48 +14,48 @@ use super::fake::{FakeCluster, open, rules};
 const WEBHOOKS: &str = "/apis/admissionregistration.k8s.io/v1";
 const OWN: &str = "demo-00000001";
 
-pub(crate) fn permit() -> Permit {
+pub(crate) fn permit() -> FencingToken {
     let operation: OperationId = format!("op_{:026}", 1).parse().expect("an id");
-    Permit { operation, epoch: 1, deadline: Deadline::at(Instant::now() + Duration::from_mins(1)) }
+    FencingToken { operation, epoch: 1, deadline: Deadline::at(Instant::now() + Duration::from_mins(1)) }
 }
 
-pub(crate) fn door(cluster: &FakeCluster, name: &str, serial: i64) -> MemberDoor {
+pub(crate) fn door(cluster: &FakeCluster, name: &str, serial: i64) -> MemberCluster {
     let credential = cluster.administrator();
-    let account = Account::of(format!("cluster_{:026}", 1).parse().expect("an id"));
+    let account = Account::for_cluster(format!("cluster_{:026}", 1).parse().expect("an id"));
     let door = open(&credential);
-    MemberDoor { name: name.parse().expect("a name"), door, credential, serial, account, former: None }
+    MemberCluster { name: name.parse().expect("a name"), client: door, credential, serial, account, previous: None }
 }
 
 pub(crate) fn world(
     hosting: &FakeCluster,
-    members: Vec<MemberDoor>,
+    members: Vec<MemberCluster>,
     releases: Vec<(model::release::Release, cluster::Charts)>,
-) -> MeshWorld {
+) -> KubernetesMesh {
     world_dialling(hosting, members, releases, rules())
 }
 
 pub(crate) fn world_dialling(
     hosting: &FakeCluster,
-    members: Vec<MemberDoor>,
+    members: Vec<MemberCluster>,
     releases: Vec<(model::release::Release, cluster::Charts)>,
-    dialling: Dialling,
-) -> MeshWorld {
+    dialling: AddressPolicy,
+) -> KubernetesMesh {
     let now = "2026-11-22T10:00:00Z".parse().expect("a time");
-    MeshWorld::new(MeshWorldConfig {
+    KubernetesMesh::new(KubernetesMeshConfig {
         namespace: OWN.into(),
         hosting: open(&hosting.administrator()),
         members,
-        dialling,
+        address_policy: dialling,
         authority: Authority::generate("demo", now).expect("an authority"),
         releases,
         switches: BTreeMap::new(),
         helm: Helm { program: "helm".into() },
         replicas: 2,
-        life: Duration::from_hours(1),
+        token_lifetime: Duration::from_hours(1),
     })
 }
 
-async fn one_member() -> (FakeCluster, MeshWorld) {
+async fn one_member() -> (FakeCluster, KubernetesMesh) {
     let (hosting, member) = (FakeCluster::new("hosting").await, FakeCluster::new("member").await);
     let own = format!("istio-sidecar-injector-1-25-1-{OWN}");
     let canonical = json!({ "metadata": { "name": own, "labels": { "meshwright.dev/mesh": OWN, "istio.io/rev": "1-25-1" } }, "webhooks": [{ "name": "rev.namespace.sidecar-injector.istio.io" }] });
@@ -89,14 +89,14 @@ async fn a_webhook_that_another_mesh_or_another_istio_holds_is_neither_seen_as_o
             let name = path.rsplit('/').next().expect("a name");
             member.put(&path, json!({ "metadata": { "name": name, "labels": owner }, "webhooks": [] }));
             let before = member.object(&path);
-            let seen = world.look(&target).await.expect("an answer");
+            let seen = world.observe_target(&target).await.expect("an answer");
             assert_eq!(seen.value, None, "{target}: ours is absent");
-            world.set(&target, None, &seen.mark, &permit()).await.expect("nothing to remove");
-            world.fence(&target, None, &permit()).await.expect("nothing to fence");
+            world.write_target(&target, None, &seen.version, &permit()).await.expect("nothing to remove");
+            world.fence_target(&target, None, &permit()).await.expect("nothing to fence");
             if matches!(target, Target::Tag { .. }) {
-                let refused = world.set(&target, Some("1-25-1"), &seen.mark, &permit()).await;
+                let refused = world.write_target(&target, Some("1-25-1"), &seen.version, &permit()).await;
                 assert!(
-                    matches!(refused, Err(WorldError::Refused { code: "foreign_istio", .. })),
+                    matches!(refused, Err(ClusterError::Refused { code: "foreign_istio", .. })),
                     "{target}: {refused:?}"
                 );
             }
@@ -109,10 +109,10 @@ async fn a_webhook_that_another_mesh_or_another_istio_holds_is_neither_seen_as_o
 async fn a_tag_of_this_mesh_is_made_and_removed() {
     let (member, world) = one_member().await;
     for (target, path) in singletons().into_iter().take(2) {
-        world.set(&target, Some("1-25-1"), &Mark::default(), &permit()).await.expect("a free name");
-        let seen = world.look(&target).await.expect("an answer");
+        world.write_target(&target, Some("1-25-1"), &ObjectVersion::default(), &permit()).await.expect("a free name");
+        let seen = world.observe_target(&target).await.expect("an answer");
         assert_eq!(seen.value.as_deref(), Some("1-25-1"));
-        world.set(&target, None, &seen.mark, &permit()).await.expect("a removal");
+        world.write_target(&target, None, &seen.version, &permit()).await.expect("a removal");
         assert_eq!(member.object(&path), None, "{target}");
     }
 }
@@ -139,8 +139,8 @@ async fn an_inventory_that_names_what_is_not_ours_has_nothing_of_it_deleted() {
     );
     let inventory = json!({ "metadata": { "name": "meshwright-foothold", "namespace": OWN }, "data": { "value": "present", "objects": listed.to_string() } });
     member.put(&format!("/api/v1/namespaces/{OWN}/configmaps/meshwright-foothold"), inventory);
-    let seen = world.look(&target).await.expect("an answer");
-    world.set(&target, None, &seen.mark, &permit()).await.expect("a removal");
+    let seen = world.observe_target(&target).await.expect("an answer");
+    world.write_target(&target, None, &seen.version, &permit()).await.expect("a removal");
     for path in foreign.into_iter().chain([format!("/api/v1/namespaces/{OWN}").as_str()]) {
         assert!(member.object(path).is_some(), "{path} is not this mesh's");
     }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use cluster::register::{Connected, Wanted, explain_unless_changed, identify, register, renew, withdraw};
-use cluster::{Account, Credential, Dialling, Door, Former, Limits, MemberDoor};
-use rollout::ports::WorldError;
+use cluster::register::{RegisteredCluster, RegistrationRequest, problem_unless_changed, read_cluster_uid, register_cluster, renew_credential, withdraw_registration};
+use cluster::{Account, Credential, AddressPolicy, ClusterClient, PreviousCredential, ResponseLimits, MemberCluster};
+use rollout::ports::ClusterError;
 use serde_json::json;
 
 use super::fake::{FakeCluster, open, rules};
@@ -12,36 +12,36 @@ use super::fake::{FakeCluster, open, rules};
 const UID: &str = "5b0f6a3e-0000-4000-8000-000000000001";
 
 fn account(number: u8) -> Account {
-    Account::of(format!("cluster_{number:026}").parse().expect("an id"))
+    Account::for_cluster(format!("cluster_{number:026}").parse().expect("an id"))
 }
 
-fn wanted(number: u8, known: Option<&Connected>) -> Wanted<'_> {
-    Wanted {
+fn wanted(number: u8, known: Option<&RegisteredCluster>) -> RegistrationRequest<'_> {
+    RegistrationRequest {
         name: "c",
         account: account(number),
         serial: known.map_or(0, |known| known.serial),
-        life: Duration::from_hours(1),
+        token_lifetime: Duration::from_hours(1),
         uid: known.map(|known| known.uid.as_str()),
         now: "2026-11-22T10:00:00Z".parse().expect("a time"),
     }
 }
 
-async fn registered(cluster: &FakeCluster, number: u8) -> Connected {
-    register(&wanted(number, None), &cluster.administrator(), &rules()).await.expect("a registration")
+async fn registered(cluster: &FakeCluster, number: u8) -> RegisteredCluster {
+    register_cluster(&wanted(number, None), &cluster.administrator(), &rules()).await.expect("a registration")
 }
 
 async fn works(credential: &Credential) -> bool {
     open(credential).get("/version").await.is_ok()
 }
 
-fn member(number: u8, present: &Connected, former: &Credential) -> MemberDoor {
-    MemberDoor {
+fn member(number: u8, present: &RegisteredCluster, former: &Credential) -> MemberCluster {
+    MemberCluster {
         name: "c".parse().expect("a name"),
-        door: open(&present.credential),
+        client: open(&present.credential),
         credential: present.credential.clone(),
         serial: present.serial,
         account: account(number),
-        former: Some(Former { credential: former.clone(), door: open(former) }),
+        previous: Some(PreviousCredential { credential: former.clone(), client: open(former) }),
     }
 }
 
@@ -49,8 +49,8 @@ fn member(number: u8, present: &Connected, former: &Credential) -> MemberDoor {
 async fn two_registrations_of_one_cluster_share_nothing_that_one_of_them_could_take_from_the_other() {
     let cluster = FakeCluster::new(UID).await;
     let (one, other) = (registered(&cluster, 1).await, registered(&cluster, 2).await);
-    let renewed = renew(&wanted(2, Some(&other)), &other.credential, &rules()).await.expect("a renewal");
-    member(2, &renewed, &other.credential).tend(true).await.expect("an answer");
+    let renewed = renew_credential(&wanted(2, Some(&other)), &other.credential, &rules()).await.expect("a renewal");
+    member(2, &renewed, &other.credential).check_health(true).await.expect("an answer");
     assert!(!works(&other.credential).await, "the former credential of the one that was renewed is dead");
     assert!(works(&one.credential).await, "the other registration's lives on");
     let roles = cluster.paths().into_iter().filter(|path| path.contains("/clusterroles/")).count();
@@ -61,13 +61,13 @@ async fn two_registrations_of_one_cluster_share_nothing_that_one_of_them_could_t
 async fn a_former_credential_counts_as_gone_when_the_cluster_was_seen_to_refuse_it() {
     let cluster = FakeCluster::new(UID).await;
     let first = registered(&cluster, 1).await;
-    let second = renew(&wanted(1, Some(&first)), &first.credential, &rules()).await.expect("a renewal");
+    let second = renew_credential(&wanted(1, Some(&first)), &first.credential, &rules()).await.expect("a renewal");
     let member = member(1, &second, &first.credential);
     // An API server remembers for a while whom it has let in.
     cluster.remember(2);
     let mut settled = Vec::new();
     for _ in 0..4 {
-        settled.push(member.tend(true).await.expect("an answer").1);
+        settled.push(member.check_health(true).await.expect("an answer").1);
     }
     assert_eq!(settled, [false, false, false, true]);
 }
@@ -78,11 +78,11 @@ async fn serial_numbers_go_on_from_what_is_found() {
     let mut present = registered(&cluster, 1).await;
     let backup = registered(&FakeCluster::new(UID).await, 1).await.serial;
     for _ in 0..3 {
-        present = renew(&wanted(1, Some(&present)), &present.credential, &rules()).await.expect("a renewal");
+        present = renew_credential(&wanted(1, Some(&present)), &present.credential, &rules()).await.expect("a renewal");
     }
     assert_eq!((backup, present.serial), (1, 4));
-    let restored = Wanted { serial: backup, ..wanted(1, Some(&present)) };
-    let next = renew(&restored, &present.credential, &rules()).await.expect("a renewal");
+    let restored = RegistrationRequest { serial: backup, ..wanted(1, Some(&present)) };
+    let next = renew_credential(&restored, &present.credential, &rules()).await.expect("a renewal");
     assert_eq!(next.serial, 5, "a database that was restored knows less than the cluster");
 }
 
@@ -91,7 +91,7 @@ async fn a_token_that_no_request_can_carry_ends_the_registration_with_a_problem(
     for token in ["two\nlines", "", &"x".repeat(100_000)] {
         let cluster = FakeCluster::new(UID).await;
         cluster.answer_tokens_with(token);
-        let refused = register(&wanted(1, None), &cluster.administrator(), &rules()).await.expect_err("no token");
+        let refused = register_cluster(&wanted(1, None), &cluster.administrator(), &rules()).await.expect_err("no token");
         assert_eq!(refused.code, "token_unusable");
     }
 }
@@ -100,14 +100,14 @@ async fn a_token_that_no_request_can_carry_ends_the_registration_with_a_problem(
 async fn a_registration_that_is_refused_takes_its_account_away_and_no_other_one() {
     let cluster = FakeCluster::new(UID).await;
     let nothing = cluster.paths();
-    withdraw(&wanted(1, None), &cluster.administrator(), &rules()).await.expect("nothing was made");
+    withdraw_registration(&wanted(1, None), &cluster.administrator(), &rules()).await.expect("nothing was made");
     assert_eq!(cluster.paths(), nothing);
     let other = registered(&cluster, 2).await;
     let before = cluster.paths();
     cluster.answer_tokens_with("two\nlines");
-    register(&wanted(1, None), &cluster.administrator(), &rules()).await.expect_err("no token");
+    register_cluster(&wanted(1, None), &cluster.administrator(), &rules()).await.expect_err("no token");
     assert_ne!(cluster.paths(), before, "its account was made");
-    withdraw(&wanted(1, None), &cluster.administrator(), &rules()).await.expect("it is removed");
+    withdraw_registration(&wanted(1, None), &cluster.administrator(), &rules()).await.expect("it is removed");
     assert_eq!(cluster.paths(), before);
     assert!(works(&other.credential).await, "the other registration's account lives on");
 }
@@ -116,7 +116,7 @@ async fn a_registration_that_is_refused_takes_its_account_away_and_no_other_one(
 async fn a_cluster_that_names_no_identity_of_its_own_is_refused_before_anything_is_written() {
     for uid in ["", "a b", &"x".repeat(65), "a\0b"] {
         let cluster = FakeCluster::new(uid).await;
-        let refused = identify(&wanted(1, None), &cluster.administrator(), &rules()).await.expect_err("no identity");
+        let refused = read_cluster_uid(&wanted(1, None), &cluster.administrator(), &rules()).await.expect_err("no identity");
         assert_eq!(refused.code, "cluster_refused", "{uid:?}");
         assert!(cluster.writes().is_empty());
     }
@@ -133,7 +133,7 @@ async fn everything_that_a_former_istio_left_is_named_with_the_command_that_remo
         let object = json!({ "metadata": { "name": name }, "webhooks": [{ "name": entry, "failurePolicy": "Fail" }] });
         cluster.put(&format!("{validators}/{name}"), object);
     }
-    let refused = register(&wanted(1, None), &cluster.administrator(), &rules()).await.expect_err("leftovers");
+    let refused = register_cluster(&wanted(1, None), &cluster.administrator(), &rules()).await.expect_err("leftovers");
     assert_eq!(refused.code, "foreign_istio");
     for name in ["istiod-default-validator", "istio-validator-istio-system"] {
         assert!(refused.message.contains(name), "{}", refused.message);
@@ -160,9 +160,9 @@ async fn a_webhook_of_somebody_else_that_does_not_answer_is_a_finding_and_no_obs
     let cluster = scanned().await;
     let present = registered(&cluster, 1).await;
     let member = member(1, &present, &present.credential);
-    assert_eq!(member.findings().await, [], "it answers");
+    assert_eq!(member.list_findings().await, [], "it answers");
     cluster.silence_webhook("image-scanner");
-    let found = member.findings().await;
+    let found = member.list_findings().await;
     assert_eq!(found.len(), 1);
     assert_eq!(
         (found[0].code.as_str(), found[0].object.as_str()),
@@ -175,18 +175,18 @@ async fn a_webhook_of_somebody_else_that_does_not_answer_is_a_finding_and_no_obs
 async fn a_webhook_that_the_api_server_waits_for_longer_than_we_do_is_silent_while_the_api_server_answers() {
     let cluster = scanned().await;
     let present = registered(&cluster, 1).await;
-    let limits = Limits { call: Duration::from_millis(500), ..Limits::default() };
-    let door = Door::open("c", &present.credential, &Dialling { limits, ..rules() }).expect("a door");
-    let member = MemberDoor { door, ..member(1, &present, &present.credential) };
+    let limits = ResponseLimits { call_timeout: Duration::from_millis(500), ..ResponseLimits::default() };
+    let door = ClusterClient::open("c", &present.credential, &AddressPolicy { limits, ..rules() }).expect("a door");
+    let member = MemberCluster { client: door, ..member(1, &present, &present.credential) };
     cluster.stall_dry_runs();
-    let found: Vec<String> = member.findings().await.into_iter().map(|finding| finding.object).collect();
+    let found: Vec<String> = member.list_findings().await.into_iter().map(|finding| finding.object).collect();
     assert_eq!(found, ["mutatingwebhookconfiguration/image-scanner"]);
 }
 
 #[test]
 fn an_object_that_another_worker_changed_is_not_done_yet_and_no_silence_of_the_cluster() {
-    assert_eq!(explain_unless_changed(Err(WorldError::Changed { place: "c".into() })), Ok(false));
-    assert_eq!(explain_unless_changed(Ok(true)), Ok(true));
-    let silent = explain_unless_changed(Err(WorldError::silent("c", "no answer in time"))).expect_err("a silence");
+    assert_eq!(problem_unless_changed(Err(ClusterError::Changed { place: "c".into() })), Ok(false));
+    assert_eq!(problem_unless_changed(Ok(true)), Ok(true));
+    let silent = problem_unless_changed(Err(ClusterError::unreachable("c", "no answer in time"))).expect_err("a silence");
     assert_eq!(silent.code, "cluster_unreachable");
 }

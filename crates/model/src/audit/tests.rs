@@ -6,7 +6,7 @@ use super::*;
 const TENANT: TenantId = TenantId(Uuid::from_u128(1));
 
 /// Not a cryptographic digest: enough for tests that do not search for collisions.
-fn sum(bytes: &[u8]) -> Digest {
+fn fake_sha256(bytes: &[u8]) -> Digest {
     let mut state = [0xcbf2_9ce4_8422_2325_u64, 0x9e37_79b9_7f4a_7c15, 0x1234_5678_9abc_def1, 7];
     for byte in bytes {
         for (lane, place) in state.iter_mut().zip(1u64..) {
@@ -28,43 +28,43 @@ fn entry(number: i64) -> Entry {
         target: format!("mesh_{number}"),
         request_id: (number % 2 == 0).then(|| format!("request-{number}")),
         before: (number % 3 == 0).then_some([1; 32]),
-        after: Some(sum(&number.to_be_bytes())),
+        after: Some(fake_sha256(&number.to_be_bytes())),
     }
 }
 
-fn chain(entries: impl IntoIterator<Item = Entry>) -> Vec<Linked> {
+fn chain(entries: impl IntoIterator<Item = Entry>) -> Vec<ChainedEntry> {
     let mut head = GENESIS;
     let link = |entry: Entry| {
-        let (linked, next) = entry.link(TENANT, &head, sum);
+        let (linked, next) = entry.append_to_chain(TENANT, &head, fake_sha256);
         head = next;
         linked
     };
     entries.into_iter().map(link).collect()
 }
 
-fn read(chain: &[Linked], anchors: &[Anchor]) -> Result<Head, Breach> {
-    let mut verifier = Verifier::new(TENANT, anchors, sum);
-    chain.iter().try_for_each(|next| verifier.read(next))?;
-    verifier.end()
+fn verify_chain(chain: &[ChainedEntry], anchors: &[Anchor]) -> Result<ChainHead, ChainError> {
+    let mut verifier = ChainVerifier::new(TENANT, anchors, fake_sha256);
+    chain.iter().try_for_each(|next| verifier.verify_next(next))?;
+    verifier.verify_end()
 }
 
-fn anchor(of: &Linked) -> Anchor {
+fn anchor(of: &ChainedEntry) -> Anchor {
     Anchor { tenant: TENANT, seq: of.seq, hash: of.hash, at: of.entry.at }
 }
 
 #[test]
 fn an_honest_chain_is_fine_with_and_without_anchors() {
     let honest = chain((1..=20).map(entry));
-    assert_eq!(read(&honest, &[]).map(|head| head.seq), Ok(20));
-    assert_eq!(read(&honest, &[anchor(&honest[4]), anchor(&honest[19])]).map(|head| head.seq), Ok(20));
-    assert_eq!(read(&[], &[]), Ok(GENESIS));
+    assert_eq!(verify_chain(&honest, &[]).map(|head| head.seq), Ok(20));
+    assert_eq!(verify_chain(&honest, &[anchor(&honest[4]), anchor(&honest[19])]).map(|head| head.seq), Ok(20));
+    assert_eq!(verify_chain(&[], &[]), Ok(GENESIS));
 }
 
 #[test]
 fn anchors_of_another_tenant_say_nothing() {
     let honest = chain((1..=3).map(entry));
     let other = Anchor { tenant: TenantId(Uuid::from_u128(2)), ..anchor(&honest[2]) };
-    assert!(read(&honest[..1], &[other]).is_ok());
+    assert!(verify_chain(&honest[..1], &[other]).is_ok());
 }
 
 /// What somebody with the database's password can do.
@@ -110,7 +110,7 @@ fn attack() -> impl Strategy<Value = Attack> {
     ]
 }
 
-fn spoil(entry: &mut Entry, field: usize) {
+fn corrupt_field(entry: &mut Entry, field: usize) {
     match field {
         0 => entry.at = Timestamp::from_microsecond(entry.at.as_microsecond() + 1).expect("a time"),
         1 => entry.actor.push('x'),
@@ -123,11 +123,11 @@ fn spoil(entry: &mut Entry, field: usize) {
 }
 
 /// Carries the attack out, and says from which place on the chain differs from the honest one.
-fn carry_out(honest: &[Linked], attack: &Attack) -> (Vec<Linked>, usize) {
+fn apply_attack(honest: &[ChainedEntry], attack: &Attack) -> (Vec<ChainedEntry>, usize) {
     let mut log = honest.to_vec();
     match *attack {
         Attack::Change { at, field } => {
-            spoil(&mut log[at].entry, field);
+            corrupt_field(&mut log[at].entry, field);
             (log, at)
         }
         Attack::Remove { at } => {
@@ -135,7 +135,7 @@ fn carry_out(honest: &[Linked], attack: &Attack) -> (Vec<Linked>, usize) {
             (log, at)
         }
         Attack::Insert { at } => {
-            log.insert(at, Linked { seq: log[at].seq, entry: entry(99), hash: [3; 32] });
+            log.insert(at, ChainedEntry { seq: log[at].seq, entry: entry(99), hash: [3; 32] });
             (log, at)
         }
         Attack::Swap { at } => {
@@ -148,7 +148,7 @@ fn carry_out(honest: &[Linked], attack: &Attack) -> (Vec<Linked>, usize) {
         }
         Attack::Rewrite { at, field } => {
             let mut entries: Vec<Entry> = log.into_iter().map(|linked| linked.entry).collect();
-            spoil(&mut entries[at], field);
+            corrupt_field(&mut entries[at], field);
             (chain(entries), at)
         }
     }
@@ -161,8 +161,8 @@ proptest! {
     #[test]
     fn every_attack_on_what_was_anchored_is_found(attack in attack()) {
         let honest = chain((1..).map(entry).take(LENGTH));
-        let (log, from) = carry_out(&honest, &attack);
-        let found = read(&log, &[anchor(&honest[10]), anchor(&honest[ANCHORED - 1])]);
+        let (log, from) = apply_attack(&honest, &attack);
+        let found = verify_chain(&log, &[anchor(&honest[10]), anchor(&honest[ANCHORED - 1])]);
         let holds = matches!(attack, Attack::CutOff { .. } | Attack::Rewrite { .. })
             || matches!(attack, Attack::Remove { at } if at == LENGTH - 1);
         if holds && from >= ANCHORED {
@@ -202,6 +202,6 @@ fn the_digest_of_an_entry_is_what_it_always_was() {
         before: None,
         after: Some([7; 32]),
     };
-    let digest = entry.hash(TENANT, &Head { seq: 41, hash: [3; 32] }, sum);
+    let digest = entry.chain_hash(TENANT, &ChainHead { seq: 41, hash: [3; 32] }, fake_sha256);
     assert_eq!(hex::encode(&digest), "95b3fd448376f895a380b071d97bb40c56185960e9366473728cea6e5fd4a2b4");
 }

@@ -16,7 +16,7 @@ fn release(text: &str) -> Release {
         version: version(text),
         state: ReleaseState::Available,
         hub: "registry.example".into(),
-        tag: version(text).community(),
+        tag: version(text).community_version(),
         digest: String::new(),
         supported_until: None,
         kubernetes: KubernetesRange { min: 29, tested_max: 33, source: "test".into() },
@@ -40,15 +40,15 @@ fn policy() -> UpgradePolicy {
     }
 }
 
-fn judge(current: &str, target: &Release, strategy: Strategy, edition: Edition, kubernetes: (u32, u32)) -> Vec<Reason> {
+fn assess_step(current: &str, target: &Release, strategy: Strategy, edition: Edition, kubernetes: (u32, u32)) -> Vec<Reason> {
     let policy = policy();
     let members = [("c1".to_owned(), kubernetes)];
-    let around = Circumstances { policy: &policy, edition, members: &members, today: date(2026, 11, 22) };
-    assess(&version(current), target, strategy, &around)
+    let around = UpgradeContext { policy: &policy, edition, members: &members, today: date(2026, 11, 22) };
+    assess_upgrade(&version(current), target, strategy, &around)
 }
 
-fn may(current: &str, target: &str, strategy: Strategy) -> bool {
-    allowed(&judge(current, &release(target), strategy, Edition::Enterprise, (1, 33)))
+fn is_step_allowed(current: &str, target: &str, strategy: Strategy) -> bool {
+    is_allowed(&assess_step(current, &release(target), strategy, Edition::Enterprise, (1, 33)))
 }
 
 fn codes(reasons: &[Reason]) -> Vec<(ReasonCode, Severity)> {
@@ -58,31 +58,31 @@ fn codes(reasons: &[Reason]) -> Vec<(ReasonCode, Severity)> {
 #[test]
 fn a_release_is_for_its_edition_and_higher_ones() {
     let target = Release { minimum_edition: Edition::Enterprise, ..release("1.27.9.1") };
-    let standard = judge("1.26.1.1", &target, Strategy::InPlace, Edition::Standard, (1, 33));
+    let standard = assess_step("1.26.1.1", &target, Strategy::InPlace, Edition::Standard, (1, 33));
     assert_eq!(codes(&standard), [(ReasonCode::Edition, Severity::Block)]);
     for edition in [Edition::Enterprise, Edition::Ultimate] {
-        assert!(judge("1.26.1.1", &target, Strategy::InPlace, edition, (1, 33)).is_empty());
+        assert!(assess_step("1.26.1.1", &target, Strategy::InPlace, edition, (1, 33)).is_empty());
     }
 }
 
 #[test]
 fn b1_canary_may_skip_one_minor_and_never_two() {
-    assert!(may("1.12.4.58", "1.13.4.1", Strategy::Canary));
-    assert!(may("1.12.4.58", "1.14.5.1", Strategy::Canary));
-    assert!(!may("1.12.4.58", "1.15.0.1", Strategy::Canary));
+    assert!(is_step_allowed("1.12.4.58", "1.13.4.1", Strategy::Canary));
+    assert!(is_step_allowed("1.12.4.58", "1.14.5.1", Strategy::Canary));
+    assert!(!is_step_allowed("1.12.4.58", "1.15.0.1", Strategy::Canary));
 }
 
 #[test]
 fn b1_in_place_goes_to_the_same_or_the_next_minor() {
-    assert!(may("1.27.8.1", "1.27.9.1", Strategy::InPlace));
-    assert!(may("1.26.1.1", "1.27.9.1", Strategy::InPlace));
-    assert!(!may("1.25.1.1", "1.27.9.1", Strategy::InPlace));
+    assert!(is_step_allowed("1.27.8.1", "1.27.9.1", Strategy::InPlace));
+    assert!(is_step_allowed("1.26.1.1", "1.27.9.1", Strategy::InPlace));
+    assert!(!is_step_allowed("1.25.1.1", "1.27.9.1", Strategy::InPlace));
 }
 
 #[test]
 fn b1_a_build_goes_in_place_and_not_by_canary() {
-    assert!(may("1.27.9.1", "1.27.9.2", Strategy::InPlace));
-    let reasons = judge("1.27.9.1", &release("1.27.9.2"), Strategy::Canary, Edition::Enterprise, (1, 33));
+    assert!(is_step_allowed("1.27.9.1", "1.27.9.2", Strategy::InPlace));
+    let reasons = assess_step("1.27.9.1", &release("1.27.9.2"), Strategy::Canary, Edition::Enterprise, (1, 33));
     assert_eq!(codes(&reasons), [(ReasonCode::SameCommunityVersion, Severity::Block)]);
 }
 
@@ -90,7 +90,7 @@ fn b1_a_build_goes_in_place_and_not_by_canary() {
 fn b1_never_down_and_never_to_itself() {
     for target in ["1.27.9.1", "1.27.8.9", "1.26.0.1"] {
         for strategy in [Strategy::InPlace, Strategy::Canary] {
-            assert!(!may("1.27.9.1", target, strategy), "{target}");
+            assert!(!is_step_allowed("1.27.9.1", target, strategy), "{target}");
         }
     }
 }
@@ -98,9 +98,9 @@ fn b1_never_down_and_never_to_itself() {
 #[test]
 fn b1_kubernetes_below_the_minimum_blocks_and_above_the_tested_range_warns() {
     let target = release("1.27.9.1");
-    let old = judge("1.26.1.1", &target, Strategy::Canary, Edition::Enterprise, (1, 28));
+    let old = assess_step("1.26.1.1", &target, Strategy::Canary, Edition::Enterprise, (1, 28));
     assert_eq!(codes(&old), [(ReasonCode::KubernetesTooOld, Severity::Block)]);
-    let new = judge("1.26.1.1", &target, Strategy::Canary, Edition::Enterprise, (1, 36));
+    let new = assess_step("1.26.1.1", &target, Strategy::Canary, Edition::Enterprise, (1, 36));
     assert_eq!(codes(&new), [(ReasonCode::KubernetesUntested, Severity::Warn)]);
 }
 
@@ -108,30 +108,30 @@ fn b1_kubernetes_below_the_minimum_blocks_and_above_the_tested_range_warns() {
 fn b1_end_of_support_warns_and_blocks_by_policy_only() {
     let mut target = release("1.27.9.1");
     target.supported_until = Some(date(2026, 5, 31));
-    let reasons = judge("1.26.1.1", &target, Strategy::Canary, Edition::Enterprise, (1, 33));
+    let reasons = assess_step("1.26.1.1", &target, Strategy::Canary, Edition::Enterprise, (1, 33));
     assert_eq!(codes(&reasons), [(ReasonCode::EndOfSupport, Severity::Warn)]);
     let strict = UpgradePolicy { refuse_unsupported: true, ..policy() };
     let around =
-        Circumstances { policy: &strict, edition: Edition::Enterprise, members: &[], today: date(2026, 11, 22) };
-    assert!(!allowed(&assess(&version("1.26.1.1"), &target, Strategy::Canary, &around)));
+        UpgradeContext { policy: &strict, edition: Edition::Enterprise, members: &[], today: date(2026, 11, 22) };
+    assert!(!is_allowed(&assess_upgrade(&version("1.26.1.1"), &target, Strategy::Canary, &around)));
 }
 
 #[test]
 fn b2_canary_needs_the_edition_and_the_floor() {
     let target = release("1.13.4.1");
-    let standard = judge("1.12.4.58", &target, Strategy::Canary, Edition::Standard, (1, 33));
+    let standard = assess_step("1.12.4.58", &target, Strategy::Canary, Edition::Standard, (1, 33));
     assert_eq!(codes(&standard), [(ReasonCode::Edition, Severity::Block)]);
-    let below = judge("1.12.4.57", &target, Strategy::Canary, Edition::Ultimate, (1, 33));
+    let below = assess_step("1.12.4.57", &target, Strategy::Canary, Edition::Ultimate, (1, 33));
     assert_eq!(codes(&below), [(ReasonCode::CanaryFloor, Severity::Block)]);
-    assert!(allowed(&judge("1.12.4.57", &target, Strategy::InPlace, Edition::Standard, (1, 33))));
+    assert!(is_allowed(&assess_step("1.12.4.57", &target, Strategy::InPlace, Edition::Standard, (1, 33))));
 }
 
 #[test]
 fn a3_withdrawn_blocks_and_deprecated_warns() {
     let withdrawn = Release { state: ReleaseState::Withdrawn, ..release("1.27.9.1") };
-    assert!(!allowed(&judge("1.26.1.1", &withdrawn, Strategy::Canary, Edition::Enterprise, (1, 33))));
+    assert!(!is_allowed(&assess_step("1.26.1.1", &withdrawn, Strategy::Canary, Edition::Enterprise, (1, 33))));
     let deprecated = Release { state: ReleaseState::Deprecated, ..release("1.27.9.1") };
-    let reasons = judge("1.26.1.1", &deprecated, Strategy::Canary, Edition::Enterprise, (1, 33));
+    let reasons = assess_step("1.26.1.1", &deprecated, Strategy::Canary, Edition::Enterprise, (1, 33));
     assert_eq!(codes(&reasons), [(ReasonCode::Deprecated, Severity::Warn)]);
 }
 
@@ -140,11 +140,11 @@ fn a4_a_long_way_is_planned_in_the_fewest_hops() {
     let catalogue: Vec<Release> = ["1.25.1.1", "1.26.1.1", "1.27.9.1", "1.28.0.1", "1.29.2.1"].map(release).into();
     let policy = policy();
     let around =
-        Circumstances { policy: &policy, edition: Edition::Enterprise, members: &[], today: date(2026, 11, 22) };
-    let way = path(&version("1.25.1.1"), &version("1.29.2.1"), &catalogue, &around).expect("a way");
+        UpgradeContext { policy: &policy, edition: Edition::Enterprise, members: &[], today: date(2026, 11, 22) };
+    let way = find_upgrade_path(&version("1.25.1.1"), &version("1.29.2.1"), &catalogue, &around).expect("a way");
     let stops: Vec<String> = way.iter().map(|(release, _)| release.version.to_string()).collect();
     assert_eq!(stops, ["1.27.9.1", "1.29.2.1"]);
-    assert!(path(&version("1.25.1.1"), &version("1.30.0.1"), &catalogue, &around).is_none());
+    assert!(find_upgrade_path(&version("1.25.1.1"), &version("1.30.0.1"), &catalogue, &around).is_none());
 }
 
 proptest! {
@@ -153,8 +153,8 @@ proptest! {
         let text = |(w, x, y, z): (u32, u32, u32, u32)| format!("{w}.{x}.{y}.{z}");
         let strategy = if canary { Strategy::Canary } else { Strategy::InPlace };
         let low = UpgradePolicy { canary_floor: version("0.0.0.0"), ..policy() };
-        let around = Circumstances { policy: &low, edition: Edition::Ultimate, members: &[], today: date(2026, 11, 22) };
-        if allowed(&assess(&version(&text(a)), &release(&text(b)), strategy, &around)) {
+        let around = UpgradeContext { policy: &low, edition: Edition::Ultimate, members: &[], today: date(2026, 11, 22) };
+        if is_allowed(&assess_upgrade(&version(&text(a)), &release(&text(b)), strategy, &around)) {
             prop_assert!(b > a);
             prop_assert_eq!(a.0, b.0);
             let reach = if canary { 2 } else { 1 };

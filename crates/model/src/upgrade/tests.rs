@@ -50,7 +50,7 @@ fn the_table_of_states_and_verbs_holds() {
             let answer = match state.clone().on_verb(verb) {
                 Ok((next, effect)) => format!("{} {effect:?}", next.as_str()),
                 Err(refused) => {
-                    assert_eq!(refused.allowed, state.allowed());
+                    assert_eq!(refused.allowed, state.allowed_verbs());
                     "refused".into()
                 }
             };
@@ -70,13 +70,13 @@ fn choice(auto: bool, hold_seconds: u32) -> UpgradePolicyChoice {
     }
 }
 
-fn story(choice: UpgradePolicyChoice) -> Vec<String> {
+fn walk_through(choice: UpgradePolicyChoice) -> Vec<String> {
     let mut state = UpgradeState::Prechecking;
     let mut told = vec![state.as_str().to_owned()];
-    while !state.done() {
+    while !state.is_terminal() {
         let (next, effect) = match state {
             UpgradeState::Verifying { .. } => state.on_verb(Verb::Promote).expect("promote fits"),
-            other => other.on_outcome(Outcome::Succeeded, choice, Timestamp::UNIX_EPOCH),
+            other => other.on_outcome(StageOutcome::Succeeded, choice, Timestamp::UNIX_EPOCH),
         };
         told.push(format!("{} ({effect:?})", next.as_str()));
         state = next;
@@ -87,7 +87,7 @@ fn story(choice: UpgradePolicyChoice) -> Vec<String> {
 #[test]
 fn a_canary_with_a_person_goes_through_every_stage() {
     assert_eq!(
-        story(choice(false, 0)),
+        walk_through(choice(false, 0)),
         [
             "prechecking",
             "deploying (Begin(Deploy))",
@@ -103,7 +103,7 @@ fn a_canary_with_a_person_goes_through_every_stage() {
 #[test]
 fn the_policy_auto_needs_nobody() {
     assert_eq!(
-        story(choice(true, 60))[2..5],
+        walk_through(choice(true, 60))[2..5],
         ["promoting (Begin(Promote))", "rolling (Begin(Roll))", "holding (Begin(Retire))"]
     );
 }
@@ -111,11 +111,11 @@ fn the_policy_auto_needs_nobody() {
 #[test]
 fn a_paused_stage_goes_on_where_it_stood() {
     let (state, _) = UpgradeState::Promoting.on_outcome(
-        Outcome::Paused(Problem::new("tag_split", "", "")),
+        StageOutcome::Paused(Problem::new("tag_split", "", "")),
         choice(false, 0),
         Timestamp::UNIX_EPOCH,
     );
-    assert_eq!(state.on_verb(Verb::Resume), Ok((UpgradeState::Promoting, Effect::Tell(Wish::Resume))));
+    assert_eq!(state.on_verb(Verb::Resume), Ok((UpgradeState::Promoting, Effect::Signal(Signal::Resume))));
 }
 
 #[test]
@@ -123,23 +123,23 @@ fn a_promotion_that_fails_is_restored_and_waits_for_a_person_even_by_the_policy_
     let problem = Problem::new("permission_missing", "", "");
     let auto = choice(true, 0);
     let (state, effect) =
-        UpgradeState::Promoting.on_outcome(Outcome::Failed(problem.clone()), auto, Timestamp::UNIX_EPOCH);
-    assert_eq!(effect, Effect::Begin(OperationKind::Restore));
-    let (state, effect) = state.on_outcome(Outcome::Succeeded, auto, Timestamp::UNIX_EPOCH);
+        UpgradeState::Promoting.on_outcome(StageOutcome::Failed(problem.clone()), auto, Timestamp::UNIX_EPOCH);
+    assert_eq!(effect, Effect::StartOperation(OperationKind::Restore));
+    let (state, effect) = state.on_outcome(StageOutcome::Succeeded, auto, Timestamp::UNIX_EPOCH);
     assert_eq!(state, UpgradeState::Verifying { moving: false, problem: Some(problem) });
     assert_eq!(effect, Effect::Nothing);
-    assert!(state.allowed().contains(&Verb::Promote));
+    assert!(state.allowed_verbs().contains(&Verb::Promote));
 }
 
 #[test]
 fn findings_stop_it_unless_they_are_warnings_that_were_accepted() {
-    let warned = Outcome::Found(vec![finding(Severity::Warn)]);
+    let warned = StageOutcome::Found(vec![finding(Severity::Warn)]);
     let (state, _) = UpgradeState::Prechecking.on_outcome(warned.clone(), choice(false, 0), Timestamp::UNIX_EPOCH);
     assert_eq!(state.as_str(), "blocked");
     let accepting = UpgradePolicyChoice { accept_warnings: true, ..choice(false, 0) };
     let (state, _) = UpgradeState::Prechecking.on_outcome(warned, accepting, Timestamp::UNIX_EPOCH);
     assert_eq!(state.as_str(), "deploying");
-    let noted = Outcome::Found(vec![finding(Severity::Note)]);
+    let noted = StageOutcome::Found(vec![finding(Severity::Note)]);
     let (state, _) = UpgradeState::Prechecking.on_outcome(noted, choice(false, 0), Timestamp::UNIX_EPOCH);
     assert_eq!(state.as_str(), "deploying", "a note asks for no decision");
 }
@@ -148,18 +148,18 @@ fn findings_stop_it_unless_they_are_warnings_that_were_accepted() {
 #[derive(Debug, Clone)]
 enum Happening {
     Asked(Verb),
-    Ended(Outcome),
+    Ended(StageOutcome),
 }
 
 fn happening() -> impl proptest::strategy::Strategy<Value = Happening> {
     let problem = || Problem::new("x", "", "");
     let outcomes = vec![
-        Outcome::Succeeded,
-        Outcome::Found(vec![finding(Severity::Warn)]),
-        Outcome::Paused(problem()),
-        Outcome::Paused(Problem::paused_by_user()),
-        Outcome::Failed(problem()),
-        Outcome::Cancelled,
+        StageOutcome::Succeeded,
+        StageOutcome::Found(vec![finding(Severity::Warn)]),
+        StageOutcome::Paused(problem()),
+        StageOutcome::Paused(Problem::paused_by_user()),
+        StageOutcome::Failed(problem()),
+        StageOutcome::Cancelled,
     ];
     prop_oneof![
         proptest::sample::select(Verb::ALL.to_vec()).prop_map(Happening::Asked),
@@ -181,11 +181,11 @@ proptest! {
             if let UpgradeState::Paused { from, .. } = &state {
                 let nested = matches!(**from, UpgradeState::Paused { .. });
                 prop_assert!(!nested, "{state:?}");
-                prop_assert!(state.allowed().contains(&Verb::Retry), "{state:?}");
+                prop_assert!(state.allowed_verbs().contains(&Verb::Retry), "{state:?}");
                 let stage = from.can_pause() || matches!(**from, UpgradeState::Prechecking | UpgradeState::Holding { .. });
                 prop_assert!(stage, "{state:?}");
             }
-            prop_assert!(state.done() || !state.allowed().is_empty(), "{state:?}");
+            prop_assert!(state.is_terminal() || !state.allowed_verbs().is_empty(), "{state:?}");
         }
     }
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use model::Name;
-use model::injection::{Injection, Injector, NamespaceLabels, decide};
+use model::injection::{Injection, Injector, NamespaceLabels, injected_by};
 use model::plan::{Plan, Sidecar, Stamp, Step, Target};
-use model::survey::{MemberSurvey, NamespaceSurvey, Survey, WorkloadSurvey};
+use model::survey::{MemberObservation, NamespaceObservation, Observation, WorkloadObservation};
 use model::upgrade::LabelPolicy;
 use model::version::RevisionName;
 
-use super::{Layout, Line, NamespaceKey, TAGS, add, probe_value, set, shift, tag};
+use super::{MeshTopology, ControlPlane, NamespaceKey, TAGS, create_step, probe_step_for, set_step, change_step, tag_target};
 
 /// The label that names a revision or a tag.
 pub const REV_LABEL: &str = "istio.io/rev";
@@ -26,7 +26,7 @@ pub fn label_value(labels: &NamespaceLabels) -> Option<String> {
 }
 
 /// The labels that a target's value stands for.
-pub fn labels_of(value: Option<&str>) -> NamespaceLabels {
+pub fn parse_labels(value: Option<&str>) -> NamespaceLabels {
     let part = |key: &str| {
         let mut parts = value.unwrap_or_default().split(',');
         parts.find_map(|text| text.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned)
@@ -35,7 +35,7 @@ pub fn labels_of(value: Option<&str>) -> NamespaceLabels {
 }
 
 /// Moves chosen namespaces to the canary by its own name and restarts their workloads.
-pub fn move_namespaces(layout: &Layout, target: &Line, survey: &Survey, chosen: &[NamespaceKey]) -> Plan {
+pub fn plan_namespace_move(layout: &MeshTopology, target: &ControlPlane, survey: &Observation, chosen: &[NamespaceKey]) -> Plan {
     let wanted = format!("{REV_LABEL}={}", target.revision);
     relabel_and_restart(layout, survey, |member, namespace| {
         chosen.contains(&(member.clone(), namespace.name.clone())).then(|| Some(wanted.clone()))
@@ -44,16 +44,16 @@ pub fn move_namespaces(layout: &Layout, target: &Line, survey: &Survey, chosen: 
 
 /// Moves everything that still runs an old sidecar. Namespaces that named the old revision are relabelled to the new
 /// one; namespaces that were moved early get back the label that they had.
-pub fn roll(layout: &Layout, target: &Line, survey: &Survey, moved: &BTreeMap<NamespaceKey, Option<String>>) -> Plan {
+pub fn plan_roll(layout: &MeshTopology, target: &ControlPlane, survey: &Observation, moved: &BTreeMap<NamespaceKey, Option<String>>) -> Plan {
     let old = format!("{REV_LABEL}={}", layout.current.revision);
     let new = format!("{REV_LABEL}={}", target.revision);
-    let relabel = layout.labels != LabelPolicy::Alias;
+    let relabel = layout.label_policy != LabelPolicy::Alias;
     let (mut aliases, mut proofs) = (Vec::new(), Vec::new());
     let mut survey = survey.clone();
     for member in &mut survey.members {
-        for injector in member.injectors.iter_mut().filter(|injector| follows(layout, target, injector)) {
-            aliases.push(shift(tag(&member.member, &injector.value), &injector.revision, &target.revision));
-            proofs.push(probe_value(&member.member, &injector.value, target));
+        for injector in member.injectors.iter_mut().filter(|injector| moves_in_roll(layout, target, injector)) {
+            aliases.push(change_step(tag_target(&member.member, &injector.value), &injector.revision, &target.revision));
+            proofs.push(probe_step_for(&member.member, &injector.value, target));
             // What the restarts are planned from is the world after this.
             injector.revision = target.revision.clone();
         }
@@ -64,29 +64,29 @@ pub fn roll(layout: &Layout, target: &Line, survey: &Survey, moved: &BTreeMap<Na
         let wanted = before.unwrap_or_else(|| label.clone());
         Some(if relabel && wanted.as_deref() == Some(old.as_str()) { Some(new.clone()) } else { wanted })
     });
-    Plan::default().wave("alias tags", aliases).wave("dry runs through the alias tags", proofs).then(restarts)
+    Plan::default().with_wave("alias tags", aliases).with_wave("dry runs through the alias tags", proofs).followed_by(restarts)
 }
 
 /// Names of the old revision that the roll-out makes names of the new one: what earlier upgrades left as aliases, and its
 /// own name where the policy says so. `stable` and `default` moved in the promotion.
-fn follows(layout: &Layout, target: &Line, injector: &Injector) -> bool {
+fn moves_in_roll(layout: &MeshTopology, target: &ControlPlane, injector: &Injector) -> bool {
     let old = &layout.current.revision;
     let own = injector.value == old.as_str();
     injector.revision == *old
         && *old != target.revision
         && !TAGS.contains(&injector.value.as_str())
-        && (!own || layout.labels == LabelPolicy::Alias)
+        && (!own || layout.label_policy == LabelPolicy::Alias)
 }
 
 /// Puts back tags that were removed, restarts every workload that does not carry what its labels ask for, and changes no
 /// label. While there are two revisions, what a tag should point to is the upgrade's matter.
-pub fn restart(layout: &Layout, survey: &Survey) -> Plan {
+pub fn plan_restart(layout: &MeshTopology, survey: &Observation) -> Plan {
     let (mut tags, mut proofs) = (Vec::new(), Vec::new());
     let mut survey = survey.clone();
     for member in survey.members.iter_mut().filter(|_| layout.target.is_none()) {
         for missing in member.missing_tags().collect::<Vec<_>>() {
-            tags.push(add(tag(&member.member, missing), &layout.current.revision));
-            proofs.push(probe_value(&member.member, missing, &layout.current));
+            tags.push(create_step(tag_target(&member.member, missing), &layout.current.revision));
+            proofs.push(probe_step_for(&member.member, missing, &layout.current));
             member.injectors.push(Injector {
                 value: missing.to_owned(),
                 revision: layout.current.revision.clone(),
@@ -95,14 +95,14 @@ pub fn restart(layout: &Layout, survey: &Survey) -> Plan {
         }
     }
     let restarts = relabel_and_restart(layout, &survey, |_, namespace| Some(label_value(&namespace.labels)));
-    Plan::default().wave("tags that were removed", tags).wave("dry runs through these tags", proofs).then(restarts)
+    Plan::default().with_wave("tags that were removed", tags).with_wave("dry runs through these tags", proofs).followed_by(restarts)
 }
 
 /// `choose` names the label that a namespace is to have, or nothing for a namespace that is left alone.
 fn relabel_and_restart(
-    layout: &Layout,
-    survey: &Survey,
-    choose: impl Fn(&Name, &NamespaceSurvey) -> Option<Option<String>>,
+    layout: &MeshTopology,
+    survey: &Observation,
+    choose: impl Fn(&Name, &NamespaceObservation) -> Option<Option<String>>,
 ) -> Plan {
     let (mut labels, mut restarts) = (Vec::new(), Vec::new());
     for member in &survey.members {
@@ -112,27 +112,27 @@ fn relabel_and_restart(
             if found != wanted {
                 let target =
                     Target::NamespaceLabel { member: member.member.clone(), namespace: namespace.name.clone() };
-                labels.push(set(target, found, wanted.clone()));
+                labels.push(set_step(target, found, wanted.clone()));
             }
-            let labels = labels_of(wanted.as_deref());
+            let labels = parse_labels(wanted.as_deref());
             restarts.extend(
-                namespace.workloads.iter().filter_map(|workload| onto_wanted(layout, member, &labels, workload)),
+                namespace.workloads.iter().filter_map(|workload| restart_if_needed(layout, member, &labels, workload)),
             );
         }
     }
-    Plan::default().wave("namespace labels", labels).wave_of("restarts", layout.width, restarts)
+    Plan::default().with_wave("namespace labels", labels).with_limited_wave("restarts", layout.max_concurrent_restarts, restarts)
 }
 
 /// The restart that a workload needs, if it needs one and one can reach it.
-fn onto_wanted(
-    layout: &Layout,
-    member: &MemberSurvey,
+fn restart_if_needed(
+    layout: &MeshTopology,
+    member: &MemberObservation,
     labels: &NamespaceLabels,
-    workload: &WorkloadSurvey,
+    workload: &WorkloadObservation,
 ) -> Option<Step> {
-    let Injection::By(revision) = decide(labels, &workload.template, &member.injectors) else { return None };
+    let Injection::Injected(revision) = injected_by(labels, &workload.template, &member.injectors) else { return None };
     let wanted = sidecar_of(layout, &revision)?;
-    (workload.stuck.is_none() && workload.restart_needed(&wanted)).then(|| Step::Restart {
+    (workload.stuck.is_none() && workload.needs_restart(&wanted)).then(|| Step::Restart {
         member: member.member.clone(),
         workload: workload.workload.clone(),
         wanted,
@@ -141,7 +141,7 @@ fn onto_wanted(
 }
 
 /// What a revision of this mesh injects. In place, current and target share a name: the target is what runs.
-pub fn sidecar_of(layout: &Layout, revision: &RevisionName) -> Option<Sidecar> {
+pub fn sidecar_of(layout: &MeshTopology, revision: &RevisionName) -> Option<Sidecar> {
     let lines = layout.target.iter().chain([&layout.current]);
-    lines.into_iter().find(|line| line.revision == *revision).map(Line::sidecar)
+    lines.into_iter().find(|line| line.revision == *revision).map(ControlPlane::sidecar)
 }

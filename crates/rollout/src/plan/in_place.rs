@@ -2,31 +2,31 @@
 
 use model::plan::{Plan, Target};
 
-use super::{Layout, Line, TAGS, add, life, probe_value, ready, shift, tag};
+use super::{MeshTopology, ControlPlane, TAGS, create_step, life, probe_step_for, await_ready_step, change_step, tag_target};
 
 /// Replaces the release that runs in the current revision. Both releases share name and address, so pods that are
 /// created meanwhile are injected by whichever replica answers; replicas are replaced only when their successors are
 /// ready. Another community version becomes reachable by its own name through an alias tag of the same slot.
-pub fn deploy(layout: &Layout, target: &Line) -> Plan {
+pub fn plan_deploy(layout: &MeshTopology, target: &ControlPlane) -> Plan {
     let current = &layout.current;
     let revision = &current.revision;
     let alias = target.release.revision_name();
     let aliases =
-        layout.members.iter().filter(|_| alias != *revision).map(|member| add(tag(member, alias.as_str()), revision));
+        layout.members.iter().filter(|_| alias != *revision).map(|member| create_step(tag_target(member, alias.as_str()), revision));
     let objects = |member: &model::Name| Target::MemberObjects { member: member.clone(), revision: revision.clone() };
-    let probes = layout.members.iter().flat_map(|member| TAGS.map(|name| probe_value(member, name, target)));
+    let probes = layout.members.iter().flat_map(|member| TAGS.map(|name| probe_step_for(member, name, target)));
     Plan::default()
-        .wave("custom resource definitions", layout.each(|member| life::crds(member, target)))
-        .wave(
+        .with_wave("custom resource definitions", layout.step_per_member(|member| life::crd_step(member, target)))
+        .with_wave(
             "roles, service and webhook in each member",
-            layout.each(|member| shift(objects(member), &current.release, &target.release)),
+            layout.step_per_member(|member| change_step(objects(member), &current.release, &target.release)),
         )
-        .then(life::limits())
-        .wave(
+        .followed_by(life::plan_limits())
+        .with_wave(
             "control plane",
-            [shift(Target::ControlPlane { revision: revision.clone() }, &current.release, &target.release)],
+            [change_step(Target::ControlPlane { revision: revision.clone() }, &current.release, &target.release)],
         )
-        .wave("ready and synced", [ready(layout, target)])
-        .wave("alias tags", aliases)
-        .wave("dry runs", probes)
+        .with_wave("ready and synced", [await_ready_step(layout, target)])
+        .with_wave("alias tags", aliases)
+        .with_wave("dry runs", probes)
 }

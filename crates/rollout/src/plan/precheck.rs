@@ -1,13 +1,13 @@
 //! What stands in the way of an upgrade, read from a survey.
 
 use model::Name;
-use model::injection::{Injection, NoInjection, PodLabels, decide, labels_conflict};
+use model::injection::{Injection, NoInjection, PodLabels, injected_by, labels_conflict};
 use model::network;
 use model::rules::Severity;
-use model::survey::{MemberSurvey, NamespaceSurvey, Stuck, Survey, WorkloadSurvey};
+use model::survey::{MemberObservation, NamespaceObservation, RestartBlocker, Observation, WorkloadObservation};
 use model::upgrade::{Finding, LabelPolicy};
 
-use super::Layout;
+use super::MeshTopology;
 use super::data_plane::INJECTION_LABEL;
 
 mod skew;
@@ -16,38 +16,38 @@ pub use skew::SkewRule;
 
 /// What a precheck looked at.
 #[derive(Debug, Clone, Default)]
-pub struct Evidence {
+pub struct PrecheckInput {
     /// Every member, seen now.
-    pub survey: Survey,
+    pub survey: Observation,
     /// Istio's resources that name the current revision.
-    pub pinned: Vec<String>,
+    pub pinned_resources: Vec<String>,
     /// Members that refuse the pod that dry runs are made with.
-    pub refusing: Vec<Name>,
+    pub refusing_members: Vec<Name>,
     /// How far a proxy may be behind.
     pub skew: SkewRule,
 }
 
 /// Everything that a user should know before anything is touched.
-pub fn findings(layout: &Layout, evidence: &Evidence) -> Vec<Finding> {
-    let mut found: Vec<Finding> = evidence.pinned.iter().map(|resource| names_revision(resource)).collect();
-    found.extend(evidence.refusing.iter().map(refuses_probe));
-    found.extend(skew::findings(layout, &evidence.survey, &evidence.skew));
+pub fn collect_findings(layout: &MeshTopology, evidence: &PrecheckInput) -> Vec<Finding> {
+    let mut found: Vec<Finding> = evidence.pinned_resources.iter().map(|resource| pinned_resource_finding(resource)).collect();
+    found.extend(evidence.refusing_members.iter().map(probe_refused_finding));
+    found.extend(skew::collect_skew_findings(layout, &evidence.survey, &evidence.skew));
     for member in &evidence.survey.members {
-        found.extend(member.foreign.iter().map(|name| foreign(member, name)));
+        found.extend(member.foreign.iter().map(|name| foreign_istio_finding(member, name)));
         for namespace in &member.namespaces {
             found.extend(namespace_finding(member, namespace));
             found.extend(label_finding(layout, member, namespace));
             found.extend(namespace.workloads.iter().filter_map(|workload| workload_finding(layout, member, workload)));
-            found.extend(namespace.unreachable.iter().map(|pod| unreachable(member, namespace, pod)));
+            found.extend(namespace.unreachable.iter().map(|pod| bare_pod_finding(member, namespace, pod)));
         }
     }
-    found.extend(services_stay_local(layout));
+    found.extend(local_services_finding(layout));
     found
 }
 
 /// A policy of the cluster would refuse the dry runs of every stage, in the middle of the upgrade.
-fn refuses_probe(member: &Name) -> Finding {
-    finding(
+fn probe_refused_finding(member: &Name) -> Finding {
+    new_finding(
         Severity::Block,
         "probe_refused",
         member.to_string(),
@@ -57,10 +57,10 @@ fn refuses_probe(member: &Name) -> Finding {
 }
 
 /// Until its network has a gateway, a cluster's services are its own.
-fn services_stay_local(layout: &Layout) -> Option<Finding> {
+fn local_services_finding(layout: &MeshTopology) -> Option<Finding> {
     network::services_stay_local(&layout.members).then(|| {
-        let alone: Vec<&str> = network::without_gateway(&layout.members).iter().map(Name::as_str).collect();
-        finding(
+        let alone: Vec<&str> = network::members_without_gateway(&layout.members).iter().map(Name::as_str).collect();
+        new_finding(
             Severity::Note,
             "services_stay_local",
             alone.join(", "),
@@ -70,12 +70,12 @@ fn services_stay_local(layout: &Layout) -> Option<Finding> {
     })
 }
 
-fn finding(severity: Severity, code: &str, object: String, message: &str, hint: &str) -> Finding {
+fn new_finding(severity: Severity, code: &str, object: String, message: &str, hint: &str) -> Finding {
     Finding { severity, code: code.into(), object, message: message.into(), hint: hint.into() }
 }
 
-fn foreign(member: &MemberSurvey, name: &str) -> Finding {
-    finding(
+fn foreign_istio_finding(member: &MemberObservation, name: &str) -> Finding {
+    new_finding(
         Severity::Block,
         "foreign_istio",
         format!("{}: {name}", member.member),
@@ -87,8 +87,8 @@ fn foreign(member: &MemberSurvey, name: &str) -> Finding {
 }
 
 /// An object with the label `istio.io/rev` is read by that revision alone, and no tag can carry it over.
-fn names_revision(resource: &str) -> Finding {
-    finding(
+fn pinned_resource_finding(resource: &str) -> Finding {
+    new_finding(
         Severity::Block,
         "resource_names_revision",
         resource.to_owned(),
@@ -97,11 +97,11 @@ fn names_revision(resource: &str) -> Finding {
     )
 }
 
-fn label_finding(layout: &Layout, member: &MemberSurvey, namespace: &NamespaceSurvey) -> Option<Finding> {
+fn label_finding(layout: &MeshTopology, member: &MemberObservation, namespace: &NamespaceObservation) -> Option<Finding> {
     let names = namespace.labels.rev.as_deref() == Some(layout.current.revision.as_str());
     let moves = layout.target.as_ref().is_some_and(|target| target.revision != layout.current.revision);
-    (names && moves && layout.labels == LabelPolicy::Block).then(|| {
-        finding(
+    (names && moves && layout.label_policy == LabelPolicy::Block).then(|| {
+        new_finding(
             Severity::Block,
             "label_names_revision",
             format!("{}: namespace {}", member.member, namespace.name),
@@ -111,20 +111,20 @@ fn label_finding(layout: &Layout, member: &MemberSurvey, namespace: &NamespaceSu
     })
 }
 
-fn namespace_finding(member: &MemberSurvey, namespace: &NamespaceSurvey) -> Option<Finding> {
+fn namespace_finding(member: &MemberObservation, namespace: &NamespaceObservation) -> Option<Finding> {
     let object = format!("{}: namespace {}", member.member, namespace.name);
     if labels_conflict(&namespace.labels) {
         let hint = format!("Remove one of the two; {INJECTION_LABEL} is the one that wins today.");
         let message = "Both injection labels are set; Istio obeys one and ignores the other.";
-        return Some(finding(Severity::Block, "both_labels", object, message, &hint));
+        return Some(new_finding(Severity::Block, "both_labels", object, message, &hint));
     }
     let silent = matches!(
-        decide(&namespace.labels, &PodLabels::default(), &member.injectors),
-        Injection::None(NoInjection::NoSuchRevision)
+        injected_by(&namespace.labels, &PodLabels::default(), &member.injectors),
+        Injection::NotInjected(NoInjection::NoSuchRevision)
     );
     silent.then(|| {
         let message = "The label matches no revision: new pods start without a sidecar, and nobody is told.";
-        finding(
+        new_finding(
             Severity::Warn,
             "no_such_revision",
             object,
@@ -134,11 +134,11 @@ fn namespace_finding(member: &MemberSurvey, namespace: &NamespaceSurvey) -> Opti
     })
 }
 
-fn workload_finding(layout: &Layout, member: &MemberSurvey, workload: &WorkloadSurvey) -> Option<Finding> {
+fn workload_finding(layout: &MeshTopology, member: &MemberObservation, workload: &WorkloadObservation) -> Option<Finding> {
     let object = format!("{}: {}", member.member, workload.workload);
     if workload.template.rev.as_deref() == Some(layout.current.revision.as_str()) {
         let message = "The pod template names the revision that will be removed; no namespace label can move it.";
-        return Some(finding(
+        return Some(new_finding(
             Severity::Block,
             "template_names_revision",
             object,
@@ -147,17 +147,17 @@ fn workload_finding(layout: &Layout, member: &MemberSurvey, workload: &WorkloadS
         ));
     }
     let message = match workload.stuck? {
-        Stuck::Paused => "The Deployment is paused: a restart would not move its pods.",
-        Stuck::OnDelete => "The update strategy is OnDelete: a restart would not move its pods.",
-        Stuck::SelfRolling => "Its Gateway rolls it by itself the moment the tag moves.",
-        Stuck::Owned => "Another controller owns it and would take a restart back.",
+        RestartBlocker::Paused => "The Deployment is paused: a restart would not move its pods.",
+        RestartBlocker::OnDelete => "The update strategy is OnDelete: a restart would not move its pods.",
+        RestartBlocker::SelfRolling => "Its Gateway rolls it by itself the moment the tag moves.",
+        RestartBlocker::Owned => "Another controller owns it and would take a restart back.",
     };
     let hint = "Restart it yourself after the promotion; the old revision is kept until then.";
-    Some(finding(Severity::Warn, "cannot_restart", object, message, hint))
+    Some(new_finding(Severity::Warn, "cannot_restart", object, message, hint))
 }
 
-fn unreachable(member: &MemberSurvey, namespace: &NamespaceSurvey, pod: &str) -> Finding {
-    finding(
+fn bare_pod_finding(member: &MemberObservation, namespace: &NamespaceObservation, pod: &str) -> Finding {
+    new_finding(
         Severity::Warn,
         "pod_without_workload",
         format!("{}: pod {}/{pod}", member.member, namespace.name),

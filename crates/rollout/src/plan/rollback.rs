@@ -4,55 +4,55 @@ use std::collections::BTreeMap;
 
 use model::Name;
 use model::plan::{Plan, Sidecar, Stamp, Step, Target, WorkloadRef};
-use model::survey::Survey;
+use model::survey::Observation;
 
-use super::{Layout, Line, TAGS, probe_value};
+use super::{MeshTopology, ControlPlane, TAGS, probe_step_for};
 use crate::step::undo;
 
 /// A step that was started, with what it captured.
-pub type Started = (Step, Option<String>);
+pub type StartedStep = (Step, Option<String>);
 
 /// Restores what an upgrade changed. New pods must be injected by the old revision before any is replaced, so every tag is
 /// back first, `canary` included; and the new revision goes only when nothing carries it. The order is by what a step
 /// touches and not simply backwards.
-pub fn rollback(layout: &Layout, target: &Line, started: &[Started], survey: &Survey) -> Plan {
-    let undone = undone(started);
-    let of = |wanted: fn(&Target) -> bool| about(&undone, wanted);
+pub fn plan_rollback(layout: &MeshTopology, target: &ControlPlane, started: &[StartedStep], survey: &Observation) -> Plan {
+    let undone = undo_steps(started);
+    let of = |wanted: fn(&Target) -> bool| filter_by_target(&undone, wanted);
     let canary = layout.current.revision != target.revision;
-    let unused = canary.then(|| super::unused(target));
+    let unused = canary.then(|| super::await_unused_step(target));
     let plan = Plan::default()
-        .wave("validation", of(|target| matches!(target, Target::Validator { .. })))
-        .wave("tags", of(|target| matches!(target, Target::Tag { .. })));
+        .with_wave("validation", of(|target| matches!(target, Target::Validator { .. })))
+        .with_wave("tags", of(|target| matches!(target, Target::Tag { .. })));
     // In place there is one istiod: it must be the old one again before any pod is replaced.
-    let plan = if canary { plan.wave("dry runs", proofs(layout, &undone)) } else { plan.then(line_back(layout, &of)) };
-    let plan = plan.wave("namespace labels", of(|target| matches!(target, Target::NamespaceLabel { .. }))).wave_of(
+    let plan = if canary { plan.with_wave("dry runs", tag_probes(layout, &undone)) } else { plan.followed_by(plan_in_place_undo(layout, &of)) };
+    let plan = plan.with_wave("namespace labels", of(|target| matches!(target, Target::NamespaceLabel { .. }))).with_limited_wave(
         "restarts",
-        layout.width,
-        restarts(layout, target, started, survey),
+        layout.max_concurrent_restarts,
+        restart_steps(layout, target, started, survey),
     );
-    if canary { plan.wave("nothing uses the new revision", unused).then(lines_back(&of)) } else { plan }
+    if canary { plan.with_wave("nothing uses the new revision", unused).followed_by(plan_control_plane_undo(&of)) } else { plan }
 }
 
 /// Control plane first, as in a retirement; the address goes last.
-fn lines_back(of: &impl Fn(fn(&Target) -> bool) -> Vec<Step>) -> Plan {
+fn plan_control_plane_undo(of: &impl Fn(fn(&Target) -> bool) -> Vec<Step>) -> Plan {
     Plan::default()
-        .wave("control plane", of(|target| matches!(target, Target::ControlPlane { .. })))
-        .wave("roles, service and webhook", of(|target| matches!(target, Target::MemberObjects { .. })))
-        .wave("address", of(|target| matches!(target, Target::Address { .. })))
+        .with_wave("control plane", of(|target| matches!(target, Target::ControlPlane { .. })))
+        .with_wave("roles, service and webhook", of(|target| matches!(target, Target::MemberObjects { .. })))
+        .with_wave("address", of(|target| matches!(target, Target::Address { .. })))
 }
 
 /// In place: the slot's former release, proved by dry runs through the tags, which never left the slot.
-fn line_back(layout: &Layout, of: &impl Fn(fn(&Target) -> bool) -> Vec<Step>) -> Plan {
-    let back = lines_back(of);
-    let probes = layout.members.iter().flat_map(|member| TAGS.map(|name| probe_value(member, name, &layout.current)));
-    if back.is_empty() { back } else { back.wave("dry runs", probes) }
+fn plan_in_place_undo(layout: &MeshTopology, of: &impl Fn(fn(&Target) -> bool) -> Vec<Step>) -> Plan {
+    let back = plan_control_plane_undo(of);
+    let probes = layout.members.iter().flat_map(|member| TAGS.map(|name| probe_step_for(member, name, &layout.current)));
+    if back.is_empty() { back } else { back.with_wave("dry runs", probes) }
 }
 
 /// Dry runs through every tag that points to the old revision again. A tag that the way back removes injects nothing.
-pub(super) fn proofs(layout: &Layout, undone: &[Step]) -> Vec<Step> {
+pub(super) fn tag_probes(layout: &MeshTopology, undone: &[Step]) -> Vec<Step> {
     let proof = |step: &Step| match step {
         Step::Set { target: Target::Tag { member, tag }, to: Some(_), .. } => {
-            Some(probe_value(member, tag, &layout.current))
+            Some(probe_step_for(member, tag, &layout.current))
         }
         _ => None,
     };
@@ -60,18 +60,18 @@ pub(super) fn proofs(layout: &Layout, undone: &[Step]) -> Vec<Step> {
 }
 
 /// The steps that restore what was there before, the last one first.
-pub(super) fn undone(started: &[Started]) -> Vec<Step> {
-    earliest(started).into_iter().rev().filter_map(|(step, capture)| undo(&step, &capture)).collect()
+pub(super) fn undo_steps(started: &[StartedStep]) -> Vec<Step> {
+    merge_by_target(started).into_iter().rev().filter_map(|(step, capture)| undo(&step, &capture)).collect()
 }
 
 /// The steps that move a certain kind of target.
-pub(super) fn about(steps: &[Step], wanted: fn(&Target) -> bool) -> Vec<Step> {
+pub(super) fn filter_by_target(steps: &[Step], wanted: fn(&Target) -> bool) -> Vec<Step> {
     steps.iter().filter(|step| matches!(step, Step::Set { target, .. } if wanted(target))).cloned().collect()
 }
 
 /// One entry for each target: the first capture is what was there before the upgrade, the last goal is what is there now.
-fn earliest(started: &[Started]) -> Vec<Started> {
-    let mut merged: Vec<Started> = Vec::new();
+fn merge_by_target(started: &[StartedStep]) -> Vec<StartedStep> {
+    let mut merged: Vec<StartedStep> = Vec::new();
     for (step, capture) in started {
         let Step::Set { target, to, .. } = step else { continue };
         let known =
@@ -86,7 +86,7 @@ fn earliest(started: &[Started]) -> Vec<Started> {
 
 /// Every workload with a live pod that carries the new sidecar, whether or not the upgrade restarted it: pods born in the
 /// mixed window belong to templates that nobody patched.
-fn restarts(layout: &Layout, target: &Line, started: &[Started], survey: &Survey) -> Vec<Step> {
+fn restart_steps(layout: &MeshTopology, target: &ControlPlane, started: &[StartedStep], survey: &Observation) -> Vec<Step> {
     let stamps = former_stamps(started);
     let (old, new) = (layout.current.sidecar(), target.sidecar());
     let mut steps = Vec::new();
@@ -109,7 +109,7 @@ fn restarts(layout: &Layout, target: &Line, started: &[Started], survey: &Survey
     steps
 }
 
-fn former_stamps(started: &[Started]) -> BTreeMap<(Name, WorkloadRef), Option<String>> {
+fn former_stamps(started: &[StartedStep]) -> BTreeMap<(Name, WorkloadRef), Option<String>> {
     let mut stamps = BTreeMap::new();
     for (step, capture) in started {
         if let Step::Restart { member, workload, .. } = step {

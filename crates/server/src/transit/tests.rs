@@ -14,13 +14,13 @@ use super::*;
 const TOKEN: &str = "token-of-this-test";
 
 /// A transit engine with one key, `mesh`, mounted at `transit`.
-struct Engine {
+struct FakeTransitEngine {
     address: String,
     /// Answers this status instead, when it is not 0.
     broken: Arc<AtomicU16>,
 }
 
-impl Engine {
+impl FakeTransitEngine {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
@@ -69,7 +69,7 @@ async fn answer(head: &str, body: &Value) -> (u16, Value) {
     match head.split(' ').nth(1) {
         Some("/v1/transit/encrypt/mesh") => {
             let key = text("plaintext").try_into().expect("32 bytes");
-            let sealed = own.wrap(&key, &context).await.expect("a sealed key");
+            let sealed = own.wrap_key(&key, &context).await.expect("a sealed key");
             (
                 200,
                 json!({ "data": { "ciphertext": format!("vault:v1:{}", STANDARD.encode(sealed)), "key_version": 1 } }),
@@ -80,7 +80,7 @@ async fn answer(head: &str, body: &Value) -> (u16, Value) {
             let Some(sealed) = sealed.and_then(|text| STANDARD.decode(text).ok()) else {
                 return refused(400, "invalid ciphertext: no prefix");
             };
-            match own.unwrap(&sealed, &context).await {
+            match own.unwrap_key(&sealed, &context).await {
                 Ok(key) => (200, json!({ "data": { "plaintext": STANDARD.encode(key) } })),
                 Err(_) => refused(400, "cipher: message authentication failed"),
             }
@@ -97,35 +97,35 @@ fn token(text: &str) -> tempfile::NamedTempFile {
 
 #[tokio::test]
 async fn a_key_comes_back_as_it_went_for_its_own_context_only() {
-    let (engine, file) = (Engine::start().await, token(TOKEN));
-    let transit = Transit::new(&engine.address, "transit", "mesh", file.path().into()).expect("a client");
-    let wrapped = transit.wrap(&[9; 32], "tenant_keys/a/1").await.expect("a wrapped key");
+    let (engine, file) = (FakeTransitEngine::start().await, token(TOKEN));
+    let transit = TransitKeyWrapper::new(&engine.address, "transit", "mesh", file.path().into()).expect("a client");
+    let wrapped = transit.wrap_key(&[9; 32], "tenant_keys/a/1").await.expect("a wrapped key");
     assert!(wrapped.starts_with(b"vault:v1:") && !wrapped.windows(32).any(|part| part == [9; 32]));
-    assert_eq!(transit.unwrap(&wrapped, "tenant_keys/a/1").await.expect("the key"), [9; 32]);
-    assert!(matches!(transit.unwrap(&wrapped, "tenant_keys/b/1").await, Err(WrapError::Refused)));
-    assert!(matches!(transit.unwrap(b"\xff", "tenant_keys/a/1").await, Err(WrapError::Refused)));
+    assert_eq!(transit.unwrap_key(&wrapped, "tenant_keys/a/1").await.expect("the key"), [9; 32]);
+    assert!(matches!(transit.unwrap_key(&wrapped, "tenant_keys/b/1").await, Err(WrapError::Refused)));
+    assert!(matches!(transit.unwrap_key(b"\xff", "tenant_keys/a/1").await, Err(WrapError::Refused)));
 }
 
 #[tokio::test]
 async fn a_wrong_token_is_refused_and_a_new_one_in_the_file_is_used_at_once() {
-    let engine = Engine::start().await;
+    let engine = FakeTransitEngine::start().await;
     let mut file = token("an old one");
-    let transit = Transit::new(&engine.address, "transit", "mesh", file.path().into()).expect("a client");
-    assert!(matches!(transit.wrap(&[9; 32], "x").await, Err(WrapError::Refused)));
+    let transit = TransitKeyWrapper::new(&engine.address, "transit", "mesh", file.path().into()).expect("a client");
+    assert!(matches!(transit.wrap_key(&[9; 32], "x").await, Err(WrapError::Refused)));
     file.as_file().set_len(0).expect("an empty file");
     std::io::Seek::rewind(&mut file).expect("its beginning");
     writeln!(file, "{TOKEN}").expect("a line");
-    assert!(transit.wrap(&[9; 32], "x").await.is_ok());
+    assert!(transit.wrap_key(&[9; 32], "x").await.is_ok());
 }
 
 #[tokio::test]
 async fn a_service_that_is_sealed_or_gone_is_unavailable_not_a_refusal() {
-    let (engine, file) = (Engine::start().await, token(TOKEN));
-    let transit = Transit::new(&engine.address, "transit", "mesh", file.path().into()).expect("a client");
+    let (engine, file) = (FakeTransitEngine::start().await, token(TOKEN));
+    let transit = TransitKeyWrapper::new(&engine.address, "transit", "mesh", file.path().into()).expect("a client");
     for status in [503, 500, 429] {
         engine.broken.store(status, Ordering::SeqCst);
-        assert!(matches!(transit.wrap(&[9; 32], "x").await, Err(WrapError::Unavailable(_))), "{status}");
+        assert!(matches!(transit.wrap_key(&[9; 32], "x").await, Err(WrapError::Unavailable(_))), "{status}");
     }
-    let gone = Transit::new("http://127.0.0.1:1", "transit", "mesh", file.path().into()).expect("a client");
-    assert!(matches!(gone.wrap(&[9; 32], "x").await, Err(WrapError::Unavailable(_))));
+    let gone = TransitKeyWrapper::new("http://127.0.0.1:1", "transit", "mesh", file.path().into()).expect("a client");
+    assert!(matches!(gone.wrap_key(&[9; 32], "x").await, Err(WrapError::Unavailable(_))));
 }

@@ -6,91 +6,91 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use model::Clock;
 use model::ids::{ClusterId, MeshId, TenantId};
-use model::leftover::{Leftover, Removal};
+use model::leftover::{Leftover, AccountRemoval};
 use model::operation::Problem;
 use model::upgrade::LabelPolicy;
-use rollout::plan::{Layout, Line};
-use rollout::ports::{Presence, World};
-use store::{Issued, Store, Tended};
-use worker::Worlds;
+use rollout::plan::{MeshTopology, ControlPlane};
+use rollout::ports::{AccountPresence, MeshClusters};
+use store::{IssuedCredential, Store, ClusterHealth};
+use worker::ClusterProvider;
 
-use crate::credentials::{Credentials, KUBERNETES};
-use crate::world::image;
-use crate::{FakeWorld, ManualClock};
+use crate::credentials::{CredentialFaults, KUBERNETES_VERSION};
+use crate::world::proxy_image;
+use crate::{FakeClusters, ManualClock};
 
 /// Reads layouts as the server does, and opens the imagined clusters.
 #[derive(Debug)]
-pub(super) struct FakeWorlds {
+pub(super) struct FakeClusterProvider {
     pub(super) store: Store,
-    pub(super) world: FakeWorld,
-    pub(super) width: usize,
-    pub(super) unreadable: Arc<AtomicBool>,
-    pub(super) credentials: Credentials,
+    pub(super) clusters: FakeClusters,
+    pub(super) max_concurrent_restarts: usize,
+    pub(super) fail_mesh_reads: Arc<AtomicBool>,
+    pub(super) credentials: CredentialFaults,
     pub(super) clock: Arc<ManualClock>,
     /// Another tenant's clusters, where the worker serves two fleets.
-    pub(super) beside: Option<(TenantId, FakeWorld, Credentials)>,
+    pub(super) other_tenant: Option<(TenantId, FakeClusters, CredentialFaults)>,
 }
 
-impl FakeWorlds {
-    fn of(&self, tenant: TenantId) -> (&FakeWorld, &Credentials) {
-        match &self.beside {
+impl FakeClusterProvider {
+    fn clusters_of(&self, tenant: TenantId) -> (&FakeClusters, &CredentialFaults) {
+        match &self.other_tenant {
             Some((other, world, credentials)) if *other == tenant => (world, credentials),
-            _ => (&self.world, &self.credentials),
+            _ => (&self.clusters, &self.credentials),
         }
     }
 }
 
 #[async_trait]
-impl Worlds for FakeWorlds {
-    async fn open(&self, tenant: TenantId, mesh: MeshId) -> Result<(Arc<dyn World>, Layout), Problem> {
-        let failed = |said: String| Problem::new(worker::DATABASE, said, "Try again.");
-        if self.unreadable.load(Ordering::Relaxed) {
+impl ClusterProvider for FakeClusterProvider {
+    async fn open_mesh(&self, tenant: TenantId, mesh: MeshId) -> Result<(Arc<dyn MeshClusters>, MeshTopology), Problem> {
+        let failed = |said: String| Problem::new(worker::DATABASE_CODE, said, "Try again.");
+        if self.fail_mesh_reads.load(Ordering::Relaxed) {
             return Err(failed("it is unreadable".into()));
         }
-        let lost = |error: store::StoreError| worker::unread(&error);
+        let lost = |error: store::StoreError| worker::problem_from_store_error(&error);
         let mut tx = self.store.begin(tenant).await.map_err(lost)?;
-        let mesh = tx.mesh(mesh).await.map_err(lost)?;
-        let line = |revision: store::Revision| Line {
-            image: image(&revision.version),
+        let mesh = tx.get_mesh(mesh).await.map_err(lost)?;
+        let line = |revision: store::Revision| ControlPlane {
+            image: proxy_image(&revision.version),
             revision: revision.name,
             release: revision.version,
         };
-        let layout = Layout {
+        let layout = MeshTopology {
             members: mesh.members.iter().map(|member| member.name.parse().expect("a stored name")).collect(),
             current: line(mesh.current),
             target: mesh.target.map(line),
-            width: self.width,
-            labels: LabelPolicy::Relabel,
+            max_concurrent_restarts: self.max_concurrent_restarts,
+            label_policy: LabelPolicy::Relabel,
         };
-        Ok((Arc::new(self.of(tenant).0.clone()), layout))
+        Ok((Arc::new(self.clusters_of(tenant).0.clone()), layout))
     }
 
-    async fn identify(&self, tenant: TenantId, cluster: ClusterId) -> Result<String, Problem> {
-        Ok(self.of(tenant).1.identify(cluster))
+    async fn identify_cluster(&self, tenant: TenantId, cluster: ClusterId) -> Result<String, Problem> {
+        Ok(self.clusters_of(tenant).1.cluster_uid(cluster))
     }
 
-    async fn connect(&self, tenant: TenantId, cluster: ClusterId) -> Result<Issued, Problem> {
-        let lost = |error: store::StoreError| worker::unread(&error);
+    async fn issue_credential(&self, tenant: TenantId, cluster: ClusterId) -> Result<IssuedCredential, Problem> {
+        let lost = |error: store::StoreError| worker::problem_from_store_error(&error);
         let mut tx = self.store.begin(tenant).await.map_err(lost)?;
-        let known = tx.cluster(cluster).await.map_err(lost)?.life.map_or(0, |life| life.serial);
+        let known = tx.get_cluster(cluster).await.map_err(lost)?.credential_lifetime.map_or(0, |life| life.serial);
         drop(tx);
-        self.of(tenant).1.connect(cluster, known + 1, self.clock.now()).await
+        self.clusters_of(tenant).1.connect_cluster(cluster, known + 1, self.clock.now()).await
     }
 
-    async fn leave(&self, tenant: TenantId, _cluster: ClusterId, removal: Removal) -> Result<Presence, Problem> {
-        self.of(tenant).1.leave(removal)
+    async fn remove_account(&self, tenant: TenantId, _cluster: ClusterId, removal: AccountRemoval) -> Result<AccountPresence, Problem> {
+        self.clusters_of(tenant).1.leave_cluster(removal)
     }
 
-    async fn left_behind(&self, _tenant: TenantId, _cluster: ClusterId) -> Result<Vec<Leftover>, Problem> {
-        Ok(vec![Leftover::object(&"c2".parse().expect("a name"), "Namespace", None, "meshwright-system")])
+    async fn list_left_behind(&self, _tenant: TenantId, _cluster: ClusterId) -> Result<Vec<Leftover>, Problem> {
+        Ok(vec![Leftover::for_object(&"c2".parse().expect("a name"), "Namespace", None, "meshwright-system")])
     }
 
-    async fn tend(&self, tenant: TenantId, _cluster: ClusterId) -> Result<Tended, Problem> {
-        let credentials = self.of(tenant).1;
-        if let Some(problem) = credentials.look().await {
+    async fn monitor_cluster(&self, tenant: TenantId, _cluster: ClusterId) -> Result<ClusterHealth, Problem> {
+        let credentials = self.clusters_of(tenant).1;
+        if let Some(problem) = credentials.check_cluster().await {
             return Err(problem);
         }
-        let (settled, findings) = (credentials.settled(), credentials.findings());
-        Ok(Tended { kubernetes_version: KUBERNETES.into(), settled, findings })
+        let (settled, findings) = (credentials.is_settled(), credentials.findings());
+        Ok(ClusterHealth { kubernetes_version: KUBERNETES_VERSION.into(), old_credentials_revoked: settled, findings })
     }
 }

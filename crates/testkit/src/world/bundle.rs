@@ -4,18 +4,18 @@
 use model::Name;
 use model::plan::Target;
 use model::version::Version;
-use rollout::ports::{Mark, Permit, Settled, WorldError};
+use rollout::ports::{ObjectVersion, FencingToken, Readiness, ClusterError};
 
-use super::{Cell, FakeWorld, State, Write};
+use super::{TargetState, FakeClusters, State, AcceptedWrite};
 
 /// The part of a control plane that decides what it injects.
-const INJECTOR: &str = "injector configuration";
+const INJECTOR_PART: &str = "injector configuration";
 /// The part of a control plane that runs.
-const DEPLOYMENT: &str = "deployment";
+const DEPLOYMENT_PART: &str = "deployment";
 /// The part of a revision's objects in a member that pods are sent to.
-const WEBHOOK: &str = "webhook";
+const WEBHOOK_PART: &str = "webhook";
 /// The part of a mesh's home, and of its foothold in a member, that the inventory lives in.
-const NAMESPACE: &str = "namespace";
+const NAMESPACE_PART: &str = "namespace";
 
 /// Whether a target consists of several objects.
 pub(super) fn is_bundle(target: &Target) -> bool {
@@ -31,21 +31,21 @@ pub(super) fn is_bundle(target: &Target) -> bool {
 
 /// The objects of a target at a value, in the order in which they are applied. As in Istio's charts, releases differ in what
 /// they consist of: an object may be in the old one only, or in the new one only.
-pub fn parts(target: &Target, value: &str) -> Vec<&'static str> {
+pub fn target_parts(target: &Target, value: &str) -> Vec<&'static str> {
     let since_1_27 = value.parse::<Version>().is_ok_and(|version| version.minor >= 27);
     match target {
-        Target::Home => vec![NAMESPACE, "authority"],
-        Target::Foothold { .. } => vec![NAMESPACE, "reader account", "token anchor"],
+        Target::Home => vec![NAMESPACE_PART, "authority"],
+        Target::Foothold { .. } => vec![NAMESPACE_PART, "reader account", "token anchor"],
         Target::Link { .. } => vec!["token", "remote secret"],
         Target::Limits => vec!["network policy", "quota"],
         Target::Address { .. } => vec!["service"],
         Target::Crds { .. } => vec!["gateways", "virtual services"],
         Target::MemberObjects { .. } => {
-            vec!["roles", "service", if since_1_27 { "endpoint slice" } else { "endpoints" }, WEBHOOK]
+            vec!["roles", "service", if since_1_27 { "endpoint slice" } else { "endpoints" }, WEBHOOK_PART]
         }
         Target::ControlPlane { .. } => {
             let middle = if since_1_27 { "values" } else { "disruption budget" };
-            vec!["access", INJECTOR, middle, DEPLOYMENT]
+            vec!["access", INJECTOR_PART, middle, DEPLOYMENT_PART]
         }
         Target::Certificates { .. }
         | Target::Tag { .. }
@@ -55,7 +55,7 @@ pub fn parts(target: &Target, value: &str) -> Vec<&'static str> {
     }
 }
 
-impl FakeWorld {
+impl FakeClusters {
     /// Makes the cluster refuse one object of a target, as a quota or a policy would, or accept it again.
     pub fn refuse_part(&self, target: &Target, part: &str, refused: bool) {
         let mut state = self.lock();
@@ -68,9 +68,9 @@ impl FakeWorld {
     }
 
     /// Leaves a target as a change does that stopped before its end.
-    pub fn damage(&self, target: &Target) {
+    pub fn leave_partial(&self, target: &Target) {
         let mut state = self.lock();
-        let cell = state.cells.entry(target.clone()).or_insert_with(Cell::absent);
+        let cell = state.targets.entry(target.clone()).or_insert_with(TargetState::empty);
         (cell.value, cell.partial) = (None, true);
     }
 
@@ -80,39 +80,39 @@ impl FakeWorld {
         &self,
         target: &Target,
         to: Option<&str>,
-        seen: &Mark,
-        permit: &Permit,
-    ) -> Result<(), WorldError> {
-        if self.lock().mark(target) != *seen {
-            return Err(WorldError::Changed { place: target.to_string() });
+        seen: &ObjectVersion,
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
+        if self.lock().object_version(target) != *seen {
+            return Err(ClusterError::Changed { place: target.to_string() });
         }
-        let desired = to.map(|value| parts(target, value)).unwrap_or_default();
+        let desired = to.map(|value| target_parts(target, value)).unwrap_or_default();
         let present = |state: &State| state.exists(target);
-        if to.is_some() && desired.contains(&NAMESPACE) && !present(&self.lock()) {
-            let creates = |state: &mut State, permit: &Permit| state.write_part(target, NAMESPACE, to, permit);
-            self.send(permit, |_| false, creates).await?;
+        if to.is_some() && desired.contains(&NAMESPACE_PART) && !present(&self.lock()) {
+            let creates = |state: &mut State, permit: &FencingToken| state.write_part(target, NAMESPACE_PART, to, permit);
+            self.send_write(permit, |_| false, creates).await?;
         }
-        let before = self.lock().cells.get(target).map(|cell| cell.union.clone()).unwrap_or_default();
-        let take_turn = |state: &mut State, permit: &Permit| state.take_turn(target, &desired, seen, permit);
+        let before = self.lock().targets.get(target).map(|cell| cell.inventory.clone()).unwrap_or_default();
+        let take_turn = |state: &mut State, permit: &FencingToken| state.mark_inventory_dirty(target, &desired, seen, permit);
         if present(&self.lock()) || to.is_some() {
-            let turn = self.send(permit, present, take_turn).await?;
+            let turn = self.send_write(permit, present, take_turn).await?;
             for part in &desired {
-                let write = |state: &mut State, permit: &Permit| state.write_part(target, part, to, permit);
-                self.send(permit, |_| false, write).await?;
+                let write = |state: &mut State, permit: &FencingToken| state.write_part(target, part, to, permit);
+                self.send_write(permit, |_| false, write).await?;
             }
             let forward_only = matches!(target, Target::Crds { .. });
             let gone =
-                before.iter().rev().filter(|part| !desired.contains(part) && !forward_only && **part != NAMESPACE);
+                before.iter().rev().filter(|part| !desired.contains(part) && !forward_only && **part != NAMESPACE_PART);
             for part in gone {
-                let remove = |state: &mut State, permit: &Permit| state.write_part(target, part, None, permit);
-                self.send(permit, |_| false, remove).await?;
+                let remove = |state: &mut State, permit: &FencingToken| state.write_part(target, part, None, permit);
+                self.send_write(permit, |_| false, remove).await?;
             }
-            let finish = |state: &mut State, permit: &Permit| state.finish(target, to, &desired, &turn, permit);
-            self.send(permit, |_| true, finish).await?;
+            let finish = |state: &mut State, permit: &FencingToken| state.mark_inventory_clean(target, to, &desired, &turn, permit);
+            self.send_write(permit, |_| true, finish).await?;
         }
-        if to.is_none() && self.lock().object(target, NAMESPACE).is_some() {
-            let remove = |state: &mut State, permit: &Permit| state.write_part(target, NAMESPACE, None, permit);
-            self.send(permit, |_| false, remove).await?;
+        if to.is_none() && self.lock().object(target, NAMESPACE_PART).is_some() {
+            let remove = |state: &mut State, permit: &FencingToken| state.write_part(target, NAMESPACE_PART, None, permit);
+            self.send_write(permit, |_| false, remove).await?;
         }
         Ok(())
     }
@@ -121,22 +121,22 @@ impl FakeWorld {
 impl State {
     /// Whether the object that holds a target's value is there.
     pub(super) fn exists(&self, target: &Target) -> bool {
-        self.cells.get(target).is_some_and(|cell| cell.value.is_some() || cell.partial)
+        self.targets.get(target).is_some_and(|cell| cell.value.is_some() || cell.partial)
     }
 
     /// Whether a target was changed in part: it has an inventory without a value, or a namespace without an inventory.
     pub(super) fn is_partial(&self, target: &Target) -> bool {
-        let dirty = self.cells.get(target).is_some_and(|cell| cell.partial);
-        dirty || (self.value(target).is_none() && self.object(target, NAMESPACE).is_some())
+        let dirty = self.targets.get(target).is_some_and(|cell| cell.partial);
+        dirty || (self.value(target).is_none() && self.object(target, NAMESPACE_PART).is_some())
     }
 
     /// What a cluster shows of a target besides its value. An istiod goes only when its Deployment is removed.
-    pub(super) fn settled(&self, target: &Target) -> Settled {
+    pub(super) fn readiness(&self, target: &Target) -> Readiness {
         let gone = is_bundle(target) && !self.exists(target);
-        if gone && self.object(target, DEPLOYMENT).is_some() {
-            return Settled::NotYet("1 replicas are still ending".into());
+        if gone && self.object(target, DEPLOYMENT_PART).is_some() {
+            return Readiness::Pending("1 replicas are still ending".into());
         }
-        Settled::Yes
+        Readiness::Ready
     }
 
     fn object(&self, target: &Target, part: &str) -> Option<&String> {
@@ -144,14 +144,14 @@ impl State {
     }
 
     /// The release whose configuration a running control plane injects with.
-    pub(super) fn injecting(&self, target: &Target) -> Option<Version> {
-        self.object(target, DEPLOYMENT)?;
-        self.object(target, INJECTOR)?.parse().ok()
+    pub(super) fn injecting_release(&self, target: &Target) -> Option<Version> {
+        self.object(target, DEPLOYMENT_PART)?;
+        self.object(target, INJECTOR_PART)?.parse().ok()
     }
 
     /// Whether the webhook of a revision is there.
     pub(super) fn has_webhook(&self, target: &Target) -> bool {
-        self.object(target, WEBHOOK).is_some()
+        self.object(target, WEBHOOK_PART).is_some()
     }
 
     /// Moves an inventory's version. One that is absent is made, without a value, where its target was to be created.
@@ -160,31 +160,31 @@ impl State {
             self.version += 1;
             let version = self.version;
             let dirty = !self.exists(target);
-            let cell = self.cells.entry(target.clone()).or_insert_with(Cell::absent);
+            let cell = self.targets.entry(target.clone()).or_insert_with(TargetState::empty);
             cell.version = version;
             cell.partial |= dirty;
         }
     }
 
-    fn take_turn(
+    fn mark_inventory_dirty(
         &mut self,
         target: &Target,
         desired: &[&'static str],
-        seen: &Mark,
-        permit: &Permit,
-    ) -> Result<Mark, WorldError> {
-        self.admit(target, permit)?;
-        if self.mark(target) != *seen {
-            return Err(WorldError::Changed { place: target.to_string() });
+        seen: &ObjectVersion,
+        permit: &FencingToken,
+    ) -> Result<ObjectVersion, ClusterError> {
+        self.check_admission(target, permit)?;
+        if self.object_version(target) != *seen {
+            return Err(ClusterError::Changed { place: target.to_string() });
         }
         self.version += 1;
         let version = self.version;
-        let cell = self.cells.entry(target.clone()).or_insert_with(Cell::absent);
+        let cell = self.targets.entry(target.clone()).or_insert_with(TargetState::empty);
         let from = cell.value.take();
         (cell.version, cell.partial) = (version, true);
-        cell.union.extend(desired.iter().filter(|part| !cell.union.contains(part)).copied().collect::<Vec<_>>());
-        self.note(target, Some("inventory"), (from, None), permit);
-        Ok(self.mark(target))
+        cell.inventory.extend(desired.iter().filter(|part| !cell.inventory.contains(part)).copied().collect::<Vec<_>>());
+        self.record_write(target, Some("inventory"), (from, None), permit);
+        Ok(self.object_version(target))
     }
 
     fn write_part(
@@ -192,12 +192,12 @@ impl State {
         target: &Target,
         part: &'static str,
         to: Option<&str>,
-        permit: &Permit,
-    ) -> Result<(), WorldError> {
-        self.admit(target, permit)?;
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
+        self.check_admission(target, permit)?;
         let key = (target.clone(), part.to_owned());
         if to.is_some() && self.refused_parts.contains(&key) {
-            return Err(WorldError::Refused {
+            return Err(ClusterError::Refused {
                 place: target.to_string(),
                 code: "cluster_refused",
                 cause: format!("{part}: exceeded quota"),
@@ -207,53 +207,53 @@ impl State {
             Some(value) => self.objects.insert(key, value.to_owned()),
             None => self.objects.remove(&key),
         };
-        if (to.is_some(), part) == (true, DEPLOYMENT) {
+        if (to.is_some(), part) == (true, DEPLOYMENT_PART) {
             self.write_certificates();
         }
         // A name that was given back to its own webhook goes with it.
-        if let (None, WEBHOOK, Target::MemberObjects { member, revision }) = (to, part, target) {
-            self.forget_own_name(member, revision.as_str());
+        if let (None, WEBHOOK_PART, Target::MemberObjects { member, revision }) = (to, part, target) {
+            self.remove_own_alias(member, revision.as_str());
         }
-        self.note(target, Some(part), (from, to.map(str::to_owned)), permit);
+        self.record_write(target, Some(part), (from, to.map(str::to_owned)), permit);
         Ok(())
     }
 
-    fn forget_own_name(&mut self, member: &Name, revision: &str) {
+    fn remove_own_alias(&mut self, member: &Name, revision: &str) {
         let tag = Target::Tag { member: member.clone(), tag: revision.to_owned() };
-        if self.cells.get(&tag).is_some_and(|cell| cell.value.as_deref() == Some(revision)) {
-            self.cells.remove(&tag);
+        if self.targets.get(&tag).is_some_and(|cell| cell.value.as_deref() == Some(revision)) {
+            self.targets.remove(&tag);
         }
     }
 
-    fn finish(
+    fn mark_inventory_clean(
         &mut self,
         target: &Target,
         to: Option<&str>,
         desired: &[&'static str],
-        turn: &Mark,
-        permit: &Permit,
-    ) -> Result<(), WorldError> {
-        self.admit(target, permit)?;
-        if self.mark(target) != *turn {
-            return Err(WorldError::Changed { place: target.to_string() });
+        turn: &ObjectVersion,
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
+        self.check_admission(target, permit)?;
+        if self.object_version(target) != *turn {
+            return Err(ClusterError::Changed { place: target.to_string() });
         }
         self.version += 1;
         let (value, union) = (to.map(str::to_owned), desired.to_vec());
-        let cell = Cell { value: value.clone(), version: self.version, partial: false, union };
-        self.cells.insert(target.clone(), cell);
-        self.note(target, Some("inventory"), (None, value), permit);
+        let cell = TargetState { value: value.clone(), version: self.version, partial: false, inventory: union };
+        self.targets.insert(target.clone(), cell);
+        self.record_write(target, Some("inventory"), (None, value), permit);
         Ok(())
     }
 
     /// Keeps an accepted write.
-    pub(super) fn note(
+    pub(super) fn record_write(
         &mut self,
         target: &Target,
         part: Option<&'static str>,
         (from, to): (Option<String>, Option<String>),
-        permit: &Permit,
+        permit: &FencingToken,
     ) {
         let (operation, epoch) = (permit.operation, permit.epoch);
-        self.journal.push(Write { target: target.clone(), part, from, to, operation, epoch });
+        self.journal.push(AcceptedWrite { target: target.clone(), part, from, to, operation, epoch });
     }
 }

@@ -1,12 +1,12 @@
 //! What pods of the imagined world are injected with, read from its tags and revisions.
 
 use model::Name;
-use model::injection::{Injection, Injector, NamespaceLabels, PodLabels, decide};
+use model::injection::{Injection, Injector, NamespaceLabels, PodLabels, injected_by};
 use model::plan::{Sidecar, Target, WorkloadRef};
 use model::version::RevisionName;
-use rollout::plan::data_plane::labels_of;
+use rollout::plan::data_plane::parse_labels;
 
-use super::{State, image};
+use super::{State, proxy_image};
 
 impl State {
     /// The webhooks of a member, read from its tags and revisions.
@@ -18,9 +18,9 @@ impl State {
         };
         let aliased = |revision: &RevisionName| {
             let tag = Target::Tag { member: member.clone(), tag: revision.to_string() };
-            self.cells.get(&tag).is_some_and(|cell| cell.value.is_some())
+            self.targets.get(&tag).is_some_and(|cell| cell.value.is_some())
         };
-        let known = self.cells.iter().filter_map(|(target, cell)| match target {
+        let known = self.targets.iter().filter_map(|(target, cell)| match target {
             Target::Tag { member: of, tag } if of == member => Some(injector(tag, cell.value.as_ref()?)),
             Target::MemberObjects { member: of, revision }
                 if of == member && self.has_webhook(target) && !aliased(revision) =>
@@ -32,37 +32,37 @@ impl State {
         known.collect()
     }
 
-    pub(super) fn sidecar(&self, revision: &RevisionName) -> Option<Sidecar> {
-        let release = self.injecting(&Target::ControlPlane { revision: revision.clone() })?;
-        Some(Sidecar { revision: revision.clone(), image: image(&release) })
+    pub(super) fn revision_sidecar(&self, revision: &RevisionName) -> Option<Sidecar> {
+        let release = self.injecting_release(&Target::ControlPlane { revision: revision.clone() })?;
+        Some(Sidecar { revision: revision.clone(), image: proxy_image(&release) })
     }
 
     /// What a pod created now would carry; `Err` when its webhook has no istiod behind it and refuses the pod.
-    pub(super) fn inject(
+    pub(super) fn inject_pod(
         &self,
         member: &Name,
         labels: &NamespaceLabels,
         pod: &PodLabels,
     ) -> Result<Option<Sidecar>, String> {
-        match decide(labels, pod, &self.injectors(member)) {
-            Injection::By(revision) => {
-                self.sidecar(&revision).map(Some).ok_or(format!("no istiod answers for {revision}"))
+        match injected_by(labels, pod, &self.injectors(member)) {
+            Injection::Injected(revision) => {
+                self.revision_sidecar(&revision).map(Some).ok_or(format!("no istiod answers for {revision}"))
             }
-            Injection::None(_) => Ok(None),
-            Injection::Several(all) => Err(format!("{} webhooks match", all.len())),
+            Injection::NotInjected(_) => Ok(None),
+            Injection::Ambiguous(all) => Err(format!("{} webhooks match", all.len())),
         }
     }
 
-    pub(super) fn labels(&self, member: &Name, namespace: &str) -> NamespaceLabels {
+    pub(super) fn namespace_labels(&self, member: &Name, namespace: &str) -> NamespaceLabels {
         let target = Target::NamespaceLabel { member: member.clone(), namespace: namespace.to_owned() };
-        labels_of(self.value(&target).as_deref())
+        parse_labels(self.value(&target).as_deref())
     }
 
     /// Replaces pods; one that is refused leaves the old pod in place, as a rolling update would.
     pub(super) fn create_pods(&mut self, key: &(Name, WorkloadRef), count: usize) {
-        let labels = self.labels(&key.0, &key.1.namespace);
+        let labels = self.namespace_labels(&key.0, &key.1.namespace);
         let Some(workload) = self.workloads.get(key) else { return };
-        let Ok(carried) = self.inject(&key.0, &labels, &workload.template.clone()) else { return };
+        let Ok(carried) = self.inject_pod(&key.0, &labels, &workload.template.clone()) else { return };
         let workload = self.workloads.get_mut(key).expect("looked up above");
         let total = workload.pods.len();
         workload.pods.rotate_left(count.min(total));

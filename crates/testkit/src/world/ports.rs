@@ -6,50 +6,50 @@ use async_trait::async_trait;
 use model::Name;
 use model::injection::{NamespaceLabels, PodLabels};
 use model::operation::Problem;
-use model::plan::{Asks, Sidecar, Target, WorkloadRef};
-use model::survey::{MemberSurvey, NamespaceSurvey, Survey, WorkloadSurvey};
+use model::plan::{InjectionRequest, Sidecar, Target, WorkloadRef};
+use model::survey::{MemberObservation, NamespaceObservation, Observation, WorkloadObservation};
 use model::version::RevisionName;
-use rollout::ports::{Deadline, Fence, LivePod, Mark, Permit, Seen, Settled, Usage, WorkloadSeen, World, WorldError};
+use rollout::ports::{Deadline, Fence, LivePod, ObjectVersion, FencingToken, Observed, Readiness, Usage, ObservedWorkload, MeshClusters, ClusterError};
 
 use super::bundle::is_bundle;
-use super::{Cut, FakeWorld, State, Temper, Workload, refusal, vanishes};
+use super::{Cut, FakeClusters, State, RolloutBehaviour, Workload, permission_error, is_deleted_without_value};
 
 #[async_trait]
-impl World for FakeWorld {
-    async fn look(&self, target: &Target) -> Result<Seen, WorldError> {
-        self.pace().await;
+impl MeshClusters for FakeClusters {
+    async fn observe_target(&self, target: &Target) -> Result<Observed, ClusterError> {
+        self.delay_call().await;
         let state = self.lock();
-        state.reach(target.member())?;
-        let (settled, partial) = (state.settled(target), state.is_partial(target));
-        Ok(Seen { value: state.value(target), mark: state.mark(target), settled, partial })
+        state.check_reachable(target.member())?;
+        let (settled, partial) = (state.readiness(target), state.is_partial(target));
+        Ok(Observed { value: state.value(target), version: state.object_version(target), readiness: settled, partial })
     }
 
-    async fn set(&self, target: &Target, to: Option<&str>, seen: &Mark, permit: &Permit) -> Result<(), WorldError> {
-        self.pace().await;
-        self.lock().pushes += 1;
+    async fn write_target(&self, target: &Target, to: Option<&str>, seen: &ObjectVersion, permit: &FencingToken) -> Result<(), ClusterError> {
+        self.delay_call().await;
+        self.lock().push_count += 1;
         if is_bundle(target) {
             return self.set_bundle(target, to, seen, permit).await;
         }
-        let has_version = |state: &State| state.value(target).is_some() || !vanishes(target);
-        let write = |state: &mut State, permit: &Permit| state.write(target, to, seen, permit);
-        self.send(permit, has_version, write).await
+        let has_version = |state: &State| state.value(target).is_some() || !is_deleted_without_value(target);
+        let write = |state: &mut State, permit: &FencingToken| state.write_value(target, to, seen, permit);
+        self.send_write(permit, has_version, write).await
     }
 
-    async fn fence(&self, target: &Target, goal: Option<&str>, permit: &Permit) -> Result<Fence, WorldError> {
-        self.pace().await;
+    async fn fence_target(&self, target: &Target, goal: Option<&str>, permit: &FencingToken) -> Result<Fence, ClusterError> {
+        self.delay_call().await;
         let mut state = self.lock();
         if let Some(fault) = state.fence_faults.pop() {
             return Err(fault);
         }
-        state.reach(target.member())?;
-        if permit.deadline.passed() {
-            return Err(WorldError::Expired);
+        state.check_reachable(target.member())?;
+        if permit.deadline.has_passed() {
+            return Err(ClusterError::Expired);
         }
         // A policy that refuses writes of a target refuses an annotation, too.
-        if state.refused.contains(target) {
-            return Err(refusal(target));
+        if state.refused_targets.contains(target) {
+            return Err(permission_error(target));
         }
-        state.fenced.push(target.clone());
+        state.fenced_targets.push(target.clone());
         if let Target::Certificates { .. } = target {
             return Ok(Fence::UntilLeaseEnds);
         }
@@ -58,73 +58,73 @@ impl World for FakeWorld {
             return Ok(Fence::UntilLeaseEnds);
         }
         let value = state.value(target);
-        if value.is_none() && vanishes(target) {
+        if value.is_none() && is_deleted_without_value(target) {
             return Ok(Fence::UntilLeaseEnds);
         }
-        state.put(target.clone(), value);
+        state.set_value(target.clone(), value);
         Ok(Fence::Holds)
     }
 
-    async fn workload(&self, member: &Name, workload: &WorkloadRef) -> Result<Option<WorkloadSeen>, WorldError> {
-        self.pace().await;
+    async fn observe_workload(&self, member: &Name, workload: &WorkloadRef) -> Result<Option<ObservedWorkload>, ClusterError> {
+        self.delay_call().await;
         let mut state = self.lock();
-        state.reach(Some(member))?;
+        state.check_reachable(Some(member))?;
         let key = (member.clone(), workload.clone());
         let Some(known) = state.workloads.get(&key).cloned() else { return Ok(None) };
-        if known.outdated > 0 && known.temper == Temper::Well {
+        if known.outdated > 0 && known.behaviour == RolloutBehaviour::Healthy {
             state.create_pods(&key, 1);
         }
         let known = state.workloads[&key].clone();
         let target = Target::Workload { member: member.clone(), workload: workload.clone() };
-        let rolled = match (known.outdated, known.temper) {
-            (0, _) => Settled::Yes,
-            (left, Temper::Well) => Settled::NotYet(format!("{left} pods to go")),
-            (_, Temper::NeverReady) => {
-                Settled::Failing(Problem::new("workload_not_ready", "the new pods do not become ready", "look at them"))
+        let rolled = match (known.outdated, known.behaviour) {
+            (0, _) => Readiness::Ready,
+            (left, RolloutBehaviour::Healthy) => Readiness::Pending(format!("{left} pods to go")),
+            (_, RolloutBehaviour::NeverReady) => {
+                Readiness::Failing(Problem::new("workload_not_ready", "the new pods do not become ready", "look at them"))
             }
         };
-        let live = known.pods.into_iter().map(|sidecar| LivePod { sidecar, leaving: false }).collect();
-        Ok(Some(WorkloadSeen { stamp: state.value(&target), mark: state.mark(&target), live, rolled }))
+        let live = known.pods.into_iter().map(|sidecar| LivePod { sidecar, terminating: false }).collect();
+        Ok(Some(ObservedWorkload { stamp: state.value(&target), version: state.object_version(&target), live, rollout: rolled }))
     }
 
-    async fn probe(&self, member: &Name, asks: &Asks, wanted: &Sidecar) -> Result<Result<(), String>, WorldError> {
-        self.pace().await;
+    async fn probe_injection(&self, member: &Name, asks: &InjectionRequest, wanted: &Sidecar) -> Result<Result<(), String>, ClusterError> {
+        self.delay_call().await;
         let state = self.lock();
-        state.reach(Some(member))?;
+        state.check_reachable(Some(member))?;
         let pod = match asks {
-            Asks::Rev(value) => PodLabels { inject: None, rev: Some(value.clone()) },
-            Asks::Default => PodLabels { inject: Some("true".into()), rev: None },
+            InjectionRequest::Rev(value) => PodLabels { inject: None, rev: Some(value.clone()) },
+            InjectionRequest::Default => PodLabels { inject: Some("true".into()), rev: None },
         };
-        if state.refusing_probes.contains(member) {
+        if state.refusing_dry_runs.contains(member) {
             return Ok(Err("a policy refused the pod".into()));
         }
-        Ok(match state.inject(member, &NamespaceLabels::default(), &pod) {
+        Ok(match state.inject_pod(member, &NamespaceLabels::default(), &pod) {
             Ok(Some(carried)) if carried == *wanted => Ok(()),
             other => Err(format!("came back {other:?}")),
         })
     }
 
-    async fn takes_probes(&self, member: &Name) -> Result<bool, WorldError> {
-        self.pace().await;
+    async fn accepts_probes(&self, member: &Name) -> Result<bool, ClusterError> {
+        self.delay_call().await;
         let state = self.lock();
-        state.reach(Some(member))?;
-        Ok(!state.refusing_probes.contains(member))
+        state.check_reachable(Some(member))?;
+        Ok(!state.refusing_dry_runs.contains(member))
     }
 
-    async fn readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Settled, WorldError> {
-        self.pace().await;
+    async fn check_readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Readiness, ClusterError> {
+        self.delay_call().await;
         let state = self.lock();
         for member in members {
-            state.reach(Some(member))?;
+            state.check_reachable(Some(member))?;
         }
-        Ok(if state.sidecar(revision).is_some() { Settled::Yes } else { Settled::NotYet("no replica is ready".into()) })
+        Ok(if state.revision_sidecar(revision).is_some() { Readiness::Ready } else { Readiness::Pending("no replica is ready".into()) })
     }
 
-    async fn usage(&self, revision: &RevisionName, left_behind: &[Name]) -> Result<Usage, WorldError> {
-        self.pace().await;
+    async fn check_usage(&self, revision: &RevisionName, left_behind: &[Name]) -> Result<Usage, ClusterError> {
+        self.delay_call().await;
         let state = self.lock();
         let asked = |member: &&Name| !left_behind.contains(member);
-        if let Some(silent) = state.members.iter().filter(asked).find(|member| state.silent.contains(*member)) {
+        if let Some(silent) = state.members.iter().filter(asked).find(|member| state.unreachable.contains(*member)) {
             return Ok(Usage::Unknown(vec![silent.to_string()]));
         }
         let carrying =
@@ -139,23 +139,23 @@ impl World for FakeWorld {
         Ok(if users.is_empty() { Usage::Unused } else { Usage::InUse(users) })
     }
 
-    async fn pinned(&self, _revision: &RevisionName) -> Result<Vec<String>, WorldError> {
-        self.pace().await;
+    async fn list_pinned_resources(&self, _revision: &RevisionName) -> Result<Vec<String>, ClusterError> {
+        self.delay_call().await;
         Ok(self.lock().pinned.clone())
     }
 
-    async fn survey(&self) -> Result<Survey, WorldError> {
-        self.pace().await;
+    async fn observe_mesh(&self) -> Result<Observation, ClusterError> {
+        self.delay_call().await;
         let state = self.lock();
-        let mut survey = Survey::default();
+        let mut survey = Observation::default();
         for member in &state.members {
-            state.reach(Some(member))?;
+            state.check_reachable(Some(member))?;
             let namespaces =
                 state.workloads.iter().filter(|((of, _), _)| of == member).map(|((_, workload), known)| {
-                    NamespaceSurvey {
+                    NamespaceObservation {
                         name: workload.namespace.clone(),
-                        labels: state.labels(member, &workload.namespace),
-                        workloads: vec![WorkloadSurvey {
+                        labels: state.namespace_labels(member, &workload.namespace),
+                        workloads: vec![WorkloadObservation {
                             workload: workload.clone(),
                             template: known.template.clone(),
                             live: known.pods.clone(),
@@ -166,57 +166,57 @@ impl World for FakeWorld {
                         unreachable: Vec::new(),
                     }
                 });
-            survey.members.push(MemberSurvey {
+            survey.members.push(MemberObservation {
                 member: member.clone(),
                 kubernetes: (1, 33),
                 namespaces: namespaces.collect(),
                 injectors: state.injectors(member),
-                foreign: state.foreign.get(member).cloned().unwrap_or_default(),
+                foreign: state.foreign_webhooks.get(member).cloned().unwrap_or_default(),
             });
         }
         Ok(survey)
     }
 
-    async fn changed(&self) {
+    async fn wait_for_change(&self) {
         tokio::task::yield_now().await;
     }
 }
 
-impl FakeWorld {
+impl FakeClusters {
     /// One write on its way to a cluster: here it is cut off, and here its permit is looked at, as in the last layer of a
     /// real client. `has_version` says whether the cluster would refuse it when what it looked at has moved on.
-    pub(super) async fn send<T>(
+    pub(super) async fn send_write<T>(
         &self,
-        permit: &Permit,
+        permit: &FencingToken,
         has_version: impl Fn(&State) -> bool,
-        write: impl Fn(&mut State, &Permit) -> Result<T, WorldError>,
-    ) -> Result<T, WorldError> {
+        write: impl Fn(&mut State, &FencingToken) -> Result<T, ClusterError>,
+    ) -> Result<T, ClusterError> {
         let cut = {
             let mut state = self.lock();
-            state.calls += 1;
-            let due = state.cut.as_ref().is_some_and(|(at, _)| *at == state.calls);
+            state.write_attempts += 1;
+            let due = state.cut.as_ref().is_some_and(|(at, _)| *at == state.write_attempts);
             state.cut_reached |= due;
             if due { state.cut.clone().map(|(_, cut)| cut) } else { None }
         };
         match cut {
             None => write(&mut self.lock(), permit),
             Some(Cut::BeforeEffect) => {
-                self.reached.notify_one();
+                self.cut_notify.notify_one();
                 std::future::pending().await
             }
             Some(Cut::AfterEffect) => {
                 write(&mut self.lock(), permit)?;
-                self.reached.notify_one();
+                self.cut_notify.notify_one();
                 std::future::pending().await
             }
             Some(Cut::Frozen(go_on)) => {
-                self.reached.notify_one();
+                self.cut_notify.notify_one();
                 go_on.notified().await;
                 let mut state = self.lock();
                 // A stopped process does not notice that its permit ran out before the bytes leave: the cluster must refuse.
                 // No cluster can refuse a creation or a part of a bundle; there the look at the permit is all there is.
                 let deadline = Deadline::at(Instant::now() + Duration::from_mins(1));
-                let late = Permit { deadline, ..permit.clone() };
+                let late = FencingToken { deadline, ..permit.clone() };
                 let permit = if has_version(&state) { &late } else { permit };
                 write(&mut state, permit)
             }

@@ -1,34 +1,34 @@
 //! What a worker changes in clusters, for the audit log: the intent before the first push, the outcome when it was seen.
 
 use model::audit::{Digest, Entry};
-use model::operation::Fact;
+use model::operation::StepEvent;
 use model::plan::Step;
-use store::{Item, sha256};
+use store::{PlannedStep, sha256};
 
 use super::Run;
 
 impl Run<'_> {
     /// The entries that belong to these facts. Steps that only look change nothing and leave none.
-    pub(super) fn audited(&self, facts: &[(i32, Fact)]) -> Vec<Entry> {
-        let entry = |(number, fact): &(i32, Fact)| {
-            let item = self.items.iter().find(|item| item.number == *number)?;
-            let target = item.step.writes()?;
+    pub(super) fn audit_entries(&self, facts: &[(i32, StepEvent)]) -> Vec<Entry> {
+        let entry = |(number, fact): &(i32, StepEvent)| {
+            let item = self.steps.iter().find(|item| item.number == *number)?;
+            let target = item.step.written_target()?;
             let digest = |value: Option<&str>| value.map(|value| sha256(value.as_bytes()));
             let (action, before) = match fact {
-                Fact::Started { capture } => ("cluster.write.intended", digest(capture.as_deref())),
-                Fact::Done if item.progress.started() => {
+                StepEvent::Started { capture } => ("cluster.write.intended", digest(capture.as_deref())),
+                StepEvent::Done if item.progress.is_started() => {
                     ("cluster.write.done", digest(item.progress.capture.clone().flatten().as_deref()))
                 }
                 _ => return None,
             };
             Some(Entry {
                 at: self.now(),
-                actor: self.engine.settings.owner.clone(),
+                actor: self.engine.settings.worker_name.clone(),
                 action: action.into(),
                 target: self.operation.mesh.map_or_else(|| target.to_string(), |mesh| format!("{mesh}: {target}")),
                 request_id: Some(self.claim.operation.to_string()),
                 before,
-                after: goal(item),
+                after: goal_digest(item),
             })
         };
         facts.iter().filter_map(entry).collect()
@@ -36,7 +36,7 @@ impl Run<'_> {
 }
 
 /// What the step brings about: the target's value, or the sidecar that every pod carries afterwards.
-fn goal(item: &Item) -> Option<Digest> {
+fn goal_digest(item: &PlannedStep) -> Option<Digest> {
     let value = match &item.step {
         Step::Set { to, .. } => to.as_deref(),
         Step::Restart { wanted, .. } => Some(wanted.image.as_str()),

@@ -3,176 +3,176 @@
 use std::time::Duration;
 
 use model::audit::Entry;
-use model::credential::OVERLAP;
+use model::credential::DEFAULT_CREDENTIAL_OVERLAP;
 use model::ids::ClusterId;
 use model::operation::{OperationKind, OperationState, Problem};
-use rollout::ports::Settled;
-use store::{Issued, ONE_REGISTRATION, Record, StoreError, Tx, sha256};
+use rollout::ports::Readiness;
+use store::{IssuedCredential, CLUSTER_IDENTITY_CONSTRAINT, OperationUpdate, StoreError, Tx, sha256};
 
 use super::{Run, RunEnd};
-use crate::{DATABASE, vitals};
+use crate::{DATABASE_CODE, vitals};
 
 impl Run<'_> {
     /// A cluster that cannot be used is an answer, not a pause.
-    pub(super) async fn connect(&mut self) -> Result<RunEnd, StoreError> {
+    pub(super) async fn run_credential_issue(&mut self) -> Result<RunEnd, StoreError> {
         let cluster = self.operation.cluster.ok_or(StoreError::NotFound { what: "cluster" })?;
-        let problem = match self.connect_to(cluster).await {
-            Err(StoreError::Conflict { constraint }) if constraint == ONE_REGISTRATION => registered_already(),
-            Err(StoreError::NotFound { what: "cluster" }) => gone(),
+        let problem = match self.issue_and_distribute(cluster).await {
+            Err(StoreError::Conflict { constraint }) if constraint == CLUSTER_IDENTITY_CONSTRAINT => cluster_registered_already(),
+            Err(StoreError::NotFound { what: "cluster" }) => cluster_gone(),
             ended => return ended,
         };
-        self.refused(cluster, problem).await.map(|()| RunEnd::LetGo)
+        self.fail_credential_issue(cluster, problem).await.map(|()| RunEnd::Released)
     }
 
-    async fn connect_to(&mut self, cluster: ClusterId) -> Result<RunEnd, StoreError> {
+    async fn issue_and_distribute(&mut self, cluster: ClusterId) -> Result<RunEnd, StoreError> {
         // The transaction ends here: what follows begins another one.
-        let held = { self.engine.store.begin(self.claim.tenant).await?.cluster(cluster).await };
+        let held = { self.engine.store.begin(self.claim.tenant).await?.get_cluster(cluster).await };
         let held = match held {
             Err(StoreError::NotFound { .. }) => {
-                return self.finish(OperationState::Failed { problem: gone() }).await.map(|()| RunEnd::LetGo);
+                return self.finish_cluster_operation(OperationState::Failed { problem: cluster_gone() }).await.map(|()| RunEnd::Released);
             }
             held => held?,
         };
         // A predecessor may have come as far as that.
-        if held.life.map_or(0, |life| life.serial) < self.number("serial").unwrap_or(1) {
-            let limit = self.engine.settings.look;
-            let connected = tokio::time::timeout(limit, self.next_credential(cluster)).await;
-            self.lease.progressed();
-            match connected.unwrap_or_else(|_| Ok(Err(silent())))? {
-                Ok(issued) => self.keep(cluster, &issued).await?,
-                Err(problem) if problem.code == DATABASE => return Ok(RunEnd::Unreadable),
-                Err(problem) => return self.refused(cluster, problem).await.map(|()| RunEnd::LetGo),
+        if held.credential_lifetime.map_or(0, |life| life.serial) < self.integer_argument("serial").unwrap_or(1) {
+            let limit = self.engine.settings.cluster_timeout;
+            let connected = tokio::time::timeout(limit, self.issue_next_credential(cluster)).await;
+            self.lease.mark_progress();
+            match connected.unwrap_or_else(|_| Ok(Err(cluster_unreachable())))? {
+                Ok(issued) => self.store_credential(cluster, &issued).await?,
+                Err(problem) if problem.code == DATABASE_CODE => return Ok(RunEnd::DatabaseUnavailable),
+                Err(problem) => return self.fail_credential_issue(cluster, problem).await.map(|()| RunEnd::Released),
             }
         }
-        let taken_over = tokio::time::timeout(self.engine.settings.look, self.taken_over(cluster)).await;
-        let done = match taken_over.unwrap_or_else(|_| Err(silent())) {
-            Ok(Settled::Yes) => self.finish(OperationState::Succeeded).await,
-            Ok(Settled::NotYet(reason)) => self.wait_for_replicas("control_plane_not_ready", reason).await,
-            Err(problem) if problem.code == DATABASE => return Ok(RunEnd::Unreadable),
-            Ok(Settled::Failing(problem)) | Err(problem) => {
+        let taken_over = tokio::time::timeout(self.engine.settings.cluster_timeout, self.check_credential_adoption(cluster)).await;
+        let done = match taken_over.unwrap_or_else(|_| Err(cluster_unreachable())) {
+            Ok(Readiness::Ready) => self.finish_cluster_operation(OperationState::Succeeded).await,
+            Ok(Readiness::Pending(reason)) => self.wait_for_replicas("control_plane_not_ready", reason).await,
+            Err(problem) if problem.code == DATABASE_CODE => return Ok(RunEnd::DatabaseUnavailable),
+            Ok(Readiness::Failing(problem)) | Err(problem) => {
                 self.wait_for_replicas(&problem.code, problem.message).await
             }
         };
-        done.map(|()| RunEnd::LetGo)
+        done.map(|()| RunEnd::Released)
     }
 
     /// The cluster is held for this registration before anything is written into it: of two registrations that come at
     /// once, one writes.
-    async fn next_credential(&self, cluster: ClusterId) -> Result<Result<Issued, Problem>, StoreError> {
-        let uid = match self.engine.worlds.identify(self.claim.tenant, cluster).await {
+    async fn issue_next_credential(&self, cluster: ClusterId) -> Result<Result<IssuedCredential, Problem>, StoreError> {
+        let uid = match self.engine.clusters.identify_cluster(self.claim.tenant, cluster).await {
             Ok(uid) => uid,
             Err(problem) => return Ok(Err(problem)),
         };
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        tx.hold_identity(cluster, &uid).await?;
+        tx.reserve_cluster_identity(cluster, &uid).await?;
         tx.commit().await?;
-        Ok(self.engine.worlds.connect(self.claim.tenant, cluster).await)
+        Ok(self.engine.clusters.issue_credential(self.claim.tenant, cluster).await)
     }
 
-    fn number(&self, argument: &str) -> Option<i64> {
+    fn integer_argument(&self, argument: &str) -> Option<i64> {
         self.operation.arguments[argument].as_i64()
     }
 
-    async fn keep(&mut self, cluster: ClusterId, issued: &Issued) -> Result<(), StoreError> {
-        let overlap = self.number("overlap_seconds").and_then(|seconds| u64::try_from(seconds).ok());
-        let overlap = overlap.map_or(OVERLAP, Duration::from_secs);
+    async fn store_credential(&mut self, cluster: ClusterId, issued: &IssuedCredential) -> Result<(), StoreError> {
+        let overlap = self.integer_argument("overlap_seconds").and_then(|seconds| u64::try_from(seconds).ok());
+        let overlap = overlap.map_or(DEFAULT_CREDENTIAL_OVERLAP, Duration::from_secs);
         let now = self.now();
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        tx.renewed_credential(cluster, issued, overlap, now).await?;
-        tx.note(Entry {
+        tx.store_renewed_credential(cluster, issued, overlap, now).await?;
+        tx.record_audit(Entry {
             at: now,
-            actor: self.engine.settings.owner.clone(),
+            actor: self.engine.settings.worker_name.clone(),
             action: "cluster.credential.made".into(),
             target: cluster.to_string(),
             request_id: Some(self.claim.operation.to_string()),
             before: None,
             after: Some(sha256(issued.uid.as_bytes())),
         });
-        let running = Record { state: Some(OperationState::Running), ..Record::default() };
-        let locked = self.record(&mut tx, &running).await?;
-        locked.commit(tx).await?;
+        let running = OperationUpdate { state: Some(OperationState::Running), ..OperationUpdate::default() };
+        let locked = self.record_state(&mut tx, &running).await?;
+        locked.commit_and_renew(tx).await?;
         self.operation.state = OperationState::Running;
         Ok(())
     }
 
     /// Whether the control planes read the cluster by its new credential, as far as each of their replicas says.
-    async fn taken_over(&self, cluster: ClusterId) -> Result<Settled, Problem> {
+    async fn check_credential_adoption(&self, cluster: ClusterId) -> Result<Readiness, Problem> {
         if self.operation.kind == OperationKind::RegisterCluster {
-            return Ok(Settled::Yes);
+            return Ok(Readiness::Ready);
         }
-        let tended = self.engine.worlds.tend(self.claim.tenant, cluster).await?;
+        let tended = self.engine.clusters.monitor_cluster(self.claim.tenant, cluster).await?;
         // Without an overlap the caller wants the former credential dead, and is told so when it was seen to be.
-        let alive = self.number("overlap_seconds") == Some(0) && !tended.settled;
+        let alive = self.integer_argument("overlap_seconds") == Some(0) && !tended.old_credentials_revoked;
         let former =
-            if alive { Settled::NotYet("the cluster still accepts the former one".into()) } else { Settled::Yes };
-        let lost = |error: StoreError| Problem::new(DATABASE, error.to_string(), "Try again.");
+            if alive { Readiness::Pending("the cluster still accepts the former one".into()) } else { Readiness::Ready };
+        let lost = |error: StoreError| Problem::new(DATABASE_CODE, error.to_string(), "Try again.");
         let mut tx = self.engine.store.begin(self.claim.tenant).await.map_err(lost)?;
-        let mesh = match tx.mesh_of(cluster).await.map_err(lost)? {
-            Some(mesh) => tx.mesh(mesh).await.map_err(lost)?,
+        let mesh = match tx.mesh_of_cluster(cluster).await.map_err(lost)? {
+            Some(mesh) => tx.get_mesh(mesh).await.map_err(lost)?,
             None => return Ok(former),
         };
         drop(tx);
         if mesh.state != store::MeshState::Ready {
-            return Ok(Settled::Yes);
+            return Ok(Readiness::Ready);
         }
-        let (world, layout) = self.engine.worlds.open(self.claim.tenant, mesh.id).await?;
-        let seen = world.readiness(&layout.current.revision, &layout.members).await;
-        let seen = seen.map_err(|error| error.problem(""))?;
-        Ok(if seen == Settled::Yes { former } else { seen })
+        let (world, layout) = self.engine.clusters.open_mesh(self.claim.tenant, mesh.id).await?;
+        let seen = world.check_readiness(&layout.current.revision, &layout.members).await;
+        let seen = seen.map_err(|error| error.to_problem(""))?;
+        Ok(if seen == Readiness::Ready { former } else { seen })
     }
 
     /// Looks again in a moment. The credential is renewed whatever the replicas say, and whoever looks after the cluster goes
     /// on bringing it to them.
     async fn wait_for_replicas(&mut self, code: &str, reason: String) -> Result<(), StoreError> {
-        if self.waited() <= self.engine.settings.patience.step {
-            return self.wait(reason).await;
+        if self.time_waited() <= self.engine.settings.timeouts.step {
+            return self.release_waiting(reason).await;
         }
         let hint = "The credential was renewed, and control planes are still brought to it. See what keeps them from being ready.";
         let reason = reason.trim_end_matches('.');
         let message = format!("The clusters do not show yet that only the new one is in use: {reason}.");
-        self.finish(OperationState::Failed { problem: Problem::new(code, message, hint) }).await
+        self.finish_cluster_operation(OperationState::Failed { problem: Problem::new(code, message, hint) }).await
     }
 
-    async fn refused(&mut self, cluster: ClusterId, problem: Problem) -> Result<(), StoreError> {
+    async fn fail_credential_issue(&mut self, cluster: ClusterId, problem: Problem) -> Result<(), StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        let problem = match tx.cluster(cluster).await {
+        let problem = match tx.get_cluster(cluster).await {
             Ok(_) => problem,
-            Err(StoreError::NotFound { .. }) => gone(),
+            Err(StoreError::NotFound { .. }) => cluster_gone(),
             Err(error) => return Err(error),
         };
-        self.ended(tx, OperationState::Failed { problem }).await
+        self.finish_in_tx(tx, OperationState::Failed { problem }).await
     }
 
-    pub(super) async fn finish(&mut self, state: OperationState) -> Result<(), StoreError> {
+    pub(super) async fn finish_cluster_operation(&mut self, state: OperationState) -> Result<(), StoreError> {
         let tx = self.engine.store.begin(self.claim.tenant).await?;
-        self.ended(tx, state).await
+        self.finish_in_tx(tx, state).await
     }
 
-    pub(super) async fn ended(&mut self, mut tx: Tx<'_>, state: OperationState) -> Result<(), StoreError> {
-        let record = Record { state: Some(state), ..Record::default() };
-        let _locked = self.record(&mut tx, &record).await?;
-        tx.release(&self.claim, None).await?;
+    pub(super) async fn finish_in_tx(&mut self, mut tx: Tx<'_>, state: OperationState) -> Result<(), StoreError> {
+        let record = OperationUpdate { state: Some(state), ..OperationUpdate::default() };
+        let _locked = self.record_state(&mut tx, &record).await?;
+        tx.end_claim(&self.claim, None).await?;
         tx.commit().await?;
-        vitals::recorded(&self.operation, &record, self.now());
+        vitals::count_record(&self.operation, &record, self.now());
         Ok(())
     }
 }
 
 /// The same words for every tenant: they do not tell whose the other registration is.
-fn registered_already() -> Problem {
+fn cluster_registered_already() -> Problem {
     let message = "This cluster is registered already, and a cluster has one registration.";
     let hint = "Use that registration, or delete it first with `meshwright cluster delete`. If it is not yours, ask the operator of the service.";
     Problem::new("cluster_registered_already", message, hint)
 }
 
 /// The cluster was deregistered while an operation dealt with it.
-pub(super) fn gone() -> Problem {
+pub(super) fn cluster_gone() -> Problem {
     let hint = "Register it again if that was not intended.";
     Problem::new("cluster_gone", "The cluster was deregistered meanwhile.", hint)
 }
 
 /// A conversation that takes longer than any of its calls may.
-pub(crate) fn silent() -> Problem {
+pub(crate) fn cluster_unreachable() -> Problem {
     let hint = "See that the cluster's API server answers, then try again.";
     Problem::new("cluster_unreachable", "The cluster did not answer in time.", hint)
 }

@@ -5,182 +5,182 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
-use model::operation::{Fact, OperationKind, Problem};
+use model::operation::{StepEvent, OperationKind, Problem};
 use model::plan::{Step, Target};
-use rollout::decide::{Decision, Run as StepRun, decide};
-use rollout::ports::{Mark, World, WorldError};
-use rollout::step::{Check, irrevocable};
-use store::{Item, Record, StoreError};
+use rollout::decide::{Decision, StepTiming as StepRun, decide};
+use rollout::ports::{ObjectVersion, MeshClusters, ClusterError};
+use rollout::step::{StepCheck, is_irrevocable};
+use store::{PlannedStep, OperationUpdate, StoreError};
 
 use super::{Run, close};
 use crate::vitals;
 
 /// How many clusters' answers one operation waits for at once.
-pub(super) const CALLS: usize = 16;
+pub(super) const MAX_CONCURRENT_CALLS: usize = 16;
 
 /// What a step's looks so far add up to. Forgotten with the claim: a successor begins to count anew.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Looks {
-    first: Timestamp,
-    last: Timestamp,
-    answered: Timestamp,
-    goal: Option<(u32, Timestamp)>,
+pub(super) struct Samples {
+    first_at: Timestamp,
+    last_at: Timestamp,
+    answered_at: Timestamp,
+    goal_seen: Option<(u32, Timestamp)>,
 }
 
 /// How a tick ended.
-pub(super) enum Tick {
+pub(super) enum LoopControl {
     /// A step was done or begun: look again at once, for the next thing may be ready.
-    Onward,
+    Advanced,
     /// A step is under way: look again when it may have changed.
-    Again,
+    Waiting,
     /// Every step is done.
-    Finished,
+    AllDone,
     /// A person is needed, and the operation was let go.
-    LetGo,
+    Released,
     /// The lease may be over: nothing more may be written.
     LeaseLost,
 }
 
 /// How the pushes of one tick ended.
-enum Pushed {
+enum ApplyOutcome {
     /// Each one was sent or may be repeated.
-    All,
+    Sent,
     /// A cluster refused one, and the operation was let go.
-    LetGo,
+    Released,
     /// The permit has run out.
     LeaseLost,
 }
 
 impl Run<'_> {
     /// The steps to look at now: those under way first, then new ones up to the wave's width.
-    fn candidates(&self) -> Vec<usize> {
-        let open = |item: &&Item| !item.progress.done;
-        let Some(wave) = self.items.iter().filter(open).map(|item| item.wave).min() else { return Vec::new() };
+    fn steps_to_check(&self) -> Vec<usize> {
+        let open = |item: &&PlannedStep| !item.progress.done;
+        let Some(wave) = self.steps.iter().filter(open).map(|item| item.wave).min() else { return Vec::new() };
         let width =
             self.operation.waves.as_ref().and_then(|waves| waves.get(wave)).map_or(usize::MAX, |head| head.width);
-        let mut chosen: Vec<usize> = (0..self.items.len())
-            .filter(|index| self.items[*index].wave == wave && !self.items[*index].progress.done)
+        let mut chosen: Vec<usize> = (0..self.steps.len())
+            .filter(|index| self.steps[*index].wave == wave && !self.steps[*index].progress.done)
             .collect();
-        chosen.sort_by_key(|index| !self.items[*index].progress.started());
+        chosen.sort_by_key(|index| !self.steps[*index].progress.is_started());
         chosen.truncate(width);
         chosen
     }
 
-    pub(super) async fn tick(&mut self, world: &Arc<dyn World>) -> Result<Tick, StoreError> {
-        if !self.heed_wishes().await? {
-            return Ok(Tick::LetGo);
+    pub(super) async fn reconcile_steps(&mut self, world: &Arc<dyn MeshClusters>) -> Result<LoopControl, StoreError> {
+        if !self.process_signals().await? {
+            return Ok(LoopControl::Released);
         }
-        let chosen = self.candidates();
+        let chosen = self.steps_to_check();
         if chosen.is_empty() {
-            return Ok(Tick::Finished);
+            return Ok(LoopControl::AllDone);
         }
-        let due = self.due(chosen);
+        let due = self.due_steps(chosen);
         if due.is_empty() {
-            return Ok(Tick::Again);
+            return Ok(LoopControl::Waiting);
         }
-        if !self.fence_again(world.as_ref()).await {
-            return Ok(Tick::LeaseLost);
+        if !self.retry_fencing(world.as_ref()).await {
+            return Ok(LoopControl::LeaseLost);
         }
-        let looked = self.look(&due, world.as_ref()).await;
-        self.lease.progressed();
+        let looked = self.check_steps(&due, world.as_ref()).await;
+        self.lease.mark_progress();
         let (mut facts, mut acts, mut found) = (Vec::new(), Vec::new(), Vec::new());
         let (mut problem, mut waits) = (None, None);
         for (index, check) in looked {
-            let run = self.count(index, &check);
-            let item = &self.items[index];
-            match decide(&item.step, check, &run, &self.engine.settings.patience) {
+            let run = self.add_sample(index, &check);
+            let item = &self.steps[index];
+            match decide(&item.step, check, &run, &self.engine.settings.timeouts) {
                 Decision::Done => found.push(index),
-                Decision::Act { capture, mark } => acts.push((index, capture, mark)),
+                Decision::Act { capture, version: mark } => acts.push((index, capture, mark)),
                 Decision::Wait(reason) => {
                     waits.get_or_insert_with(|| format!("{}: {reason}", item.step));
                 }
                 Decision::Pause(met) => {
-                    facts.push((item.number, Fact::Failed { problem: met.clone() }));
+                    facts.push((item.number, StepEvent::Failed { problem: met.clone() }));
                     problem.get_or_insert(met);
                 }
-                Decision::Stop => return Ok(Tick::LeaseLost),
+                Decision::Stop => return Ok(LoopControl::LeaseLost),
             }
         }
-        let Some(done) = self.fence_found(found, world.as_ref()).await else { return Ok(Tick::LeaseLost) };
+        let Some(done) = self.fence_done_steps(found, world.as_ref()).await else { return Ok(LoopControl::LeaseLost) };
         facts.extend(done);
         if let Some(problem) = problem {
-            self.stop_at(problem, facts).await?;
-            return Ok(Tick::LetGo);
+            self.stop_on_problem(problem, facts).await?;
+            return Ok(LoopControl::Released);
         }
         // A push that is repeated is no news: a cluster that takes none of them must not be asked without a pause.
-        let onward = !facts.is_empty() || acts.iter().any(|(index, ..)| !self.items[*index].progress.started());
-        self.commit_to(facts, &acts, waits).await?;
-        self.lease.progressed();
-        Ok(match self.push(world.as_ref(), acts).await? {
-            Pushed::All if onward => Tick::Onward,
-            Pushed::All => Tick::Again,
-            Pushed::LetGo => Tick::LetGo,
-            Pushed::LeaseLost => Tick::LeaseLost,
+        let onward = !facts.is_empty() || acts.iter().any(|(index, ..)| !self.steps[*index].progress.is_started());
+        self.record_intent(facts, &acts, waits).await?;
+        self.lease.mark_progress();
+        Ok(match self.apply_steps(world.as_ref(), acts).await? {
+            ApplyOutcome::Sent if onward => LoopControl::Advanced,
+            ApplyOutcome::Sent => LoopControl::Waiting,
+            ApplyOutcome::Released => LoopControl::Released,
+            ApplyOutcome::LeaseLost => LoopControl::LeaseLost,
         })
     }
 
     /// Those of the steps whose last look is long enough ago.
-    fn due(&self, mut chosen: Vec<usize>) -> Vec<usize> {
+    fn due_steps(&self, mut chosen: Vec<usize>) -> Vec<usize> {
         let now = self.now();
         chosen.retain(|index| {
-            let item = &self.items[*index];
-            let between = self.engine.settings.patience.between_looks(&item.step);
-            self.looks.get(&item.number).is_none_or(|looks| now.duration_since(looks.last) >= between)
+            let item = &self.steps[*index];
+            let between = self.engine.settings.timeouts.min_check_interval(&item.step);
+            self.samples.get(&item.number).is_none_or(|looks| now.duration_since(looks.last_at) >= between)
         });
         chosen
     }
 
-    async fn look(&self, chosen: &[usize], world: &dyn World) -> Vec<(usize, Result<Check, WorldError>)> {
-        let mut looks: Vec<BoxFuture<'_, (usize, Result<Check, WorldError>)>> = Vec::with_capacity(chosen.len());
+    async fn check_steps(&self, chosen: &[usize], world: &dyn MeshClusters) -> Vec<(usize, Result<StepCheck, ClusterError>)> {
+        let mut looks: Vec<BoxFuture<'_, (usize, Result<StepCheck, ClusterError>)>> = Vec::with_capacity(chosen.len());
         for index in chosen.iter().copied() {
-            let (item, limit) = (&self.items[index], self.engine.settings.look);
-            let place = self.place(item);
-            let open = self.open(index).cloned();
+            let (item, limit) = (&self.steps[index], self.engine.settings.cluster_timeout);
+            let place = self.step_context(item);
+            let open = self.fencing_error(index).cloned();
             looks.push(Box::pin(async move {
                 if let Some(error) = open {
                     return (index, Err(error));
                 }
                 let looked = tokio::time::timeout(limit, place.check(world)).await;
-                (index, looked.unwrap_or_else(|_| Err(too_slow(item))))
+                (index, looked.unwrap_or_else(|_| Err(step_timeout_error(item))))
             }));
         }
-        futures::stream::iter(looks).buffer_unordered(CALLS).collect().await
+        futures::stream::iter(looks).buffer_unordered(MAX_CONCURRENT_CALLS).collect().await
     }
 
     /// Adds one look to what is known of a step.
-    fn count(&mut self, index: usize, check: &Result<Check, WorldError>) -> StepRun {
+    fn add_sample(&mut self, index: usize, check: &Result<StepCheck, ClusterError>) -> StepRun {
         let now = self.now();
-        let looks = self.looks.entry(self.items[index].number).or_insert(Looks {
-            first: now,
-            last: now,
-            answered: now,
-            goal: None,
+        let looks = self.samples.entry(self.steps[index].number).or_insert(Samples {
+            first_at: now,
+            last_at: now,
+            answered_at: now,
+            goal_seen: None,
         });
-        looks.last = now;
-        if !matches!(check, Err(WorldError::Unreachable { .. })) {
-            looks.answered = now;
+        looks.last_at = now;
+        if !matches!(check, Err(ClusterError::Unreachable { .. })) {
+            looks.answered_at = now;
         }
-        looks.goal = match (check, looks.goal) {
-            (Ok(Check::Done), None) => Some((1, now)),
-            (Ok(Check::Done), Some((count, since))) => Some((count + 1, since)),
+        looks.goal_seen = match (check, looks.goal_seen) {
+            (Ok(StepCheck::Done), None) => Some((1, now)),
+            (Ok(StepCheck::Done), Some((count, since))) => Some((count + 1, since)),
             _ => None,
         };
         let since = |then: Timestamp| now.duration_since(then);
-        let goal_seen = looks.goal.map_or((0, SignedDuration::ZERO), |(count, first)| (count, since(first)));
-        StepRun { waited: since(looks.first), silent: since(looks.answered), goal_seen }
+        let goal_seen = looks.goal_seen.map_or((0, SignedDuration::ZERO), |(count, first)| (count, since(first)));
+        StepRun { waited: since(looks.first_at), silent: since(looks.answered_at), goal_seen }
     }
 
     /// Commits to what is about to be pushed, with what an undo would restore. Nothing is pushed before.
-    async fn commit_to(
+    async fn record_intent(
         &mut self,
-        mut facts: Vec<(i32, Fact)>,
-        acts: &[(usize, Option<String>, Mark)],
+        mut facts: Vec<(i32, StepEvent)>,
+        acts: &[(usize, Option<String>, ObjectVersion)],
         waits: Option<String>,
     ) -> Result<(), StoreError> {
-        facts.extend(acts.iter().filter(|(index, ..)| !self.items[*index].progress.started()).map(
+        facts.extend(acts.iter().filter(|(index, ..)| !self.steps[*index].progress.is_started()).map(
             |(index, capture, _)| {
                 let capture = capture.clone();
-                (self.items[*index].number, Fact::Started { capture })
+                (self.steps[*index].number, StepEvent::Started { capture })
             },
         ));
         let waiting_for = (waits != self.waiting_for).then(|| waits.clone());
@@ -190,50 +190,50 @@ impl Run<'_> {
             return Ok(());
         }
         let no_way_back = self.operation.kind == OperationKind::Retire
-            && acts.iter().any(|(index, ..)| irrevocable(&self.items[*index].step));
+            && acts.iter().any(|(index, ..)| is_irrevocable(&self.steps[*index].step));
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let (true, Some(upgrade)) = (no_way_back, self.operation.upgrade) {
             tx.lock_upgrade(upgrade).await?;
-            tx.upgrade_retiring(upgrade, true, self.engine.clock.as_ref()).await?;
+            tx.mark_retiring(upgrade, true, self.engine.clock.as_ref()).await?;
         }
         if !facts.is_empty() {
-            tx.tell(close::progress(&self.operation, &facts, self.now()));
-            self.audited(&facts).into_iter().for_each(|entry| tx.note(entry));
+            tx.push_event(close::progress_event(&self.operation, &facts, self.now()));
+            self.audit_entries(&facts).into_iter().for_each(|entry| tx.record_audit(entry));
         }
-        let record = Record { facts, waiting_for, ..Record::default() };
-        let locked = self.record(&mut tx, &record).await?;
-        locked.commit(tx).await?;
-        vitals::recorded(&self.operation, &record, self.now());
+        let record = OperationUpdate { step_events: facts, waiting_for, ..OperationUpdate::default() };
+        let locked = self.record_state(&mut tx, &record).await?;
+        locked.commit_and_renew(tx).await?;
+        vitals::count_record(&self.operation, &record, self.now());
         self.waiting_for = waits;
-        for (number, fact) in &record.facts {
-            if let Some(item) = self.items.iter_mut().find(|item| item.number == *number) {
-                item.progress.add(fact);
+        for (number, fact) in &record.step_events {
+            if let Some(item) = self.steps.iter_mut().find(|item| item.number == *number) {
+                item.progress.apply_event(fact);
             }
         }
         Ok(())
     }
 
     /// Pushes what was committed to. An answer is no proof of anything: the next look decides.
-    async fn push(
+    async fn apply_steps(
         &mut self,
-        world: &dyn World,
-        acts: Vec<(usize, Option<String>, Mark)>,
-    ) -> Result<Pushed, StoreError> {
-        let permit = self.permit();
-        let mut pushes: Vec<BoxFuture<'_, (&Item, Result<(), WorldError>)>> = Vec::with_capacity(acts.len());
+        world: &dyn MeshClusters,
+        acts: Vec<(usize, Option<String>, ObjectVersion)>,
+    ) -> Result<ApplyOutcome, StoreError> {
+        let permit = self.fencing_token();
+        let mut pushes: Vec<BoxFuture<'_, (&PlannedStep, Result<(), ClusterError>)>> = Vec::with_capacity(acts.len());
         for (index, _, mark) in &acts {
-            let item = &self.items[*index];
-            let (place, permit) = (self.place(item), &permit);
+            let item = &self.steps[*index];
+            let (place, permit) = (self.step_context(item), &permit);
             pushes.push(Box::pin(async move { (item, place.act(world, mark, permit).await) }));
         }
-        let answers: Vec<_> = futures::stream::iter(pushes).buffer_unordered(CALLS).collect().await;
+        let answers: Vec<_> = futures::stream::iter(pushes).buffer_unordered(MAX_CONCURRENT_CALLS).collect().await;
         let mut refused = None;
         for (item, answer) in answers {
             match answer {
-                Ok(()) | Err(WorldError::Changed { .. } | WorldError::Unreachable { .. }) => {}
-                Err(WorldError::Expired) => return Ok(Pushed::LeaseLost),
+                Ok(()) | Err(ClusterError::Changed { .. } | ClusterError::Unreachable { .. }) => {}
+                Err(ClusterError::Expired) => return Ok(ApplyOutcome::LeaseLost),
                 Err(error) => {
-                    let decided = decide(&item.step, Err(error), &StepRun::default(), &self.engine.settings.patience);
+                    let decided = decide(&item.step, Err(error), &StepRun::default(), &self.engine.settings.timeouts);
                     if let Decision::Pause(problem) = decided {
                         refused.get_or_insert((item.number, problem));
                     }
@@ -241,36 +241,36 @@ impl Run<'_> {
             }
         }
         if let Some((number, problem)) = refused {
-            self.stop_at(problem.clone(), vec![(number, Fact::Failed { problem })]).await?;
-            return Ok(Pushed::LetGo);
+            self.stop_on_problem(problem.clone(), vec![(number, StepEvent::Failed { problem })]).await?;
+            return Ok(ApplyOutcome::Released);
         }
-        Ok(Pushed::All)
+        Ok(ApplyOutcome::Sent)
     }
 
     /// A promotion that stops between its first tag and its last leaves members on different revisions. Where every cluster
     /// answers, what was written is restored at once; a silent one keeps both revisions protected until a person decides.
-    async fn stop_at(&mut self, problem: Problem, facts: Vec<(i32, Fact)>) -> Result<(), StoreError> {
+    async fn stop_on_problem(&mut self, problem: Problem, facts: Vec<(i32, StepEvent)>) -> Result<(), StoreError> {
         let tags =
-            || self.items.iter().filter(|item| matches!(item.step, Step::Set { target: Target::Tag { .. }, .. }));
-        let moved = self.operation.kind == OperationKind::Promote && tags().any(|item| item.progress.started());
+            || self.steps.iter().filter(|item| matches!(item.step, Step::Set { target: Target::Tag { .. }, .. }));
+        let moved = self.operation.kind == OperationKind::Promote && tags().any(|item| item.progress.is_started());
         if !moved {
-            return self.pause(problem, facts).await;
+            return self.pause_operation(problem, facts).await;
         }
-        if !problem.is_silence() {
-            return self.fail(problem, facts).await;
+        if !problem.is_unreachable() {
+            return self.fail_operation(problem, facts).await;
         }
         if tags().all(|item| item.progress.done) {
-            return self.pause(problem, facts).await;
+            return self.pause_operation(problem, facts).await;
         }
         let message = format!("Some tags point to the new revision and some to the old one. {}", problem.message);
         let hint = format!("Both revisions serve and are protected. {}", problem.hint);
-        self.pause(Problem::new("tag_split", message, hint), facts).await
+        self.pause_operation(Problem::new("tag_split", message, hint), facts).await
     }
 }
 
 /// A look that takes longer than any of its calls may: counts as no answer.
-fn too_slow(item: &Item) -> WorldError {
-    WorldError::Unreachable {
+fn step_timeout_error(item: &PlannedStep) -> ClusterError {
+    ClusterError::Unreachable {
         place: item.step.to_string(),
         code: "look_too_slow",
         cause: "the look took too long".into(),

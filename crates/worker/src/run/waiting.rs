@@ -5,73 +5,73 @@
 
 use jiff::{SignedDuration, Timestamp};
 use model::operation::{OperationKind, OperationState};
-use rollout::decide::{Decision, decide_unplanned};
-use rollout::ports::WorldError;
-use store::{Record, StoreError};
+use rollout::decide::{Decision, decide_after_planning_failure};
+use rollout::ports::ClusterError;
+use store::{OperationUpdate, StoreError};
 
-use super::{REST, Run};
+use super::{WAIT_INTERVAL, Run};
 
 impl Run<'_> {
     /// A plan or the findings of a precheck could not be made: waits for an answer, and asks a person after the patience is
     /// over or when waiting does not help.
-    pub(super) async fn rest(&mut self, error: &WorldError) -> Result<(), StoreError> {
-        match decide_unplanned(error, self.silent(), &self.engine.settings.patience) {
-            Decision::Wait(reason) if error.is_lost() => self.wait_for_an_answer(reason).await,
-            Decision::Wait(reason) => self.wait(reason).await,
+    pub(super) async fn wait_or_pause(&mut self, error: &ClusterError) -> Result<(), StoreError> {
+        match decide_after_planning_failure(error, self.time_unanswered(), &self.engine.settings.timeouts) {
+            Decision::Wait(reason) if error.is_lost() => self.wait_for_answer(reason).await,
+            Decision::Wait(reason) => self.release_waiting(reason).await,
             Decision::Pause(mut problem) => {
                 if self.operation.kind == OperationKind::DeleteMesh && error.is_lost() {
                     problem.hint = "Bring the cluster back or renew its credential, then retry; or leave it behind with `meshwright mesh delete NAME --force --reason TEXT`.".into();
                 }
-                self.pause(problem, Vec::new()).await
+                self.pause_operation(problem, Vec::new()).await
             }
             Decision::Done | Decision::Act { .. } | Decision::Stop => Err(StoreError::Fenced),
         }
     }
 
     /// Lets the operation go for a short rest, and says what it waits for.
-    pub(super) async fn wait(&mut self, reason: String) -> Result<(), StoreError> {
-        self.wait_since(reason, None).await
+    pub(super) async fn release_waiting(&mut self, reason: String) -> Result<(), StoreError> {
+        self.release_waiting_since(reason, None).await
     }
 
     /// Does the same for a cluster that is silent or does not let us in, and counts since when.
-    pub(super) async fn wait_for_an_answer(&mut self, reason: String) -> Result<(), StoreError> {
-        let since = self.waiting().and_then(|(_, silent)| silent).unwrap_or_else(|| self.now());
-        self.wait_since(reason, Some(since)).await
+    pub(super) async fn wait_for_answer(&mut self, reason: String) -> Result<(), StoreError> {
+        let since = self.wait_times().and_then(|(_, silent)| silent).unwrap_or_else(|| self.now());
+        self.release_waiting_since(reason, Some(since)).await
     }
 
     /// For how long the operation has waited without a break.
-    pub(super) fn waited(&self) -> SignedDuration {
-        self.until_now(self.waiting().and_then(|(since, _)| since))
+    pub(super) fn time_waited(&self) -> SignedDuration {
+        self.elapsed_since(self.wait_times().and_then(|(since, _)| since))
     }
 
     /// For how long no cluster has answered, as far as the operation waits for an answer.
-    pub(super) fn silent(&self) -> SignedDuration {
-        self.until_now(self.waiting().and_then(|(_, silent)| silent))
+    pub(super) fn time_unanswered(&self) -> SignedDuration {
+        self.elapsed_since(self.wait_times().and_then(|(_, silent)| silent))
     }
 
-    fn until_now(&self, since: Option<Timestamp>) -> SignedDuration {
+    fn elapsed_since(&self, since: Option<Timestamp>) -> SignedDuration {
         since.map_or(SignedDuration::ZERO, |since| self.now().duration_since(since))
     }
 
-    fn waiting(&self) -> Option<(Option<Timestamp>, Option<Timestamp>)> {
+    fn wait_times(&self) -> Option<(Option<Timestamp>, Option<Timestamp>)> {
         match &self.operation.state {
             OperationState::Waiting { since, silent_since, .. } => Some((*since, *silent_since)),
             _ => None,
         }
     }
 
-    async fn wait_since(&mut self, reason: String, silent_since: Option<Timestamp>) -> Result<(), StoreError> {
+    async fn release_waiting_since(&mut self, reason: String, silent_since: Option<Timestamp>) -> Result<(), StoreError> {
         let now = self.now();
-        let since = self.waiting().and_then(|(since, _)| since).unwrap_or(now);
-        let until = now + SignedDuration::try_from(REST).expect("a short rest");
+        let since = self.wait_times().and_then(|(since, _)| since).unwrap_or(now);
+        let until = now + SignedDuration::try_from(WAIT_INTERVAL).expect("a short rest");
         let state = OperationState::Waiting { reason, until, since: Some(since), silent_since };
         // Each record of a state is an event: a wait of days must not tell the same thing every two seconds.
         if same_wait(&self.operation.state, &state) {
-            return self.let_go(REST).await;
+            return self.release_claim(WAIT_INTERVAL).await;
         }
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        let _locked = self.record(&mut tx, &Record { state: Some(state), ..Record::default() }).await?;
-        tx.release(&self.claim, Some(REST)).await?;
+        let _locked = self.record_state(&mut tx, &OperationUpdate { state: Some(state), ..OperationUpdate::default() }).await?;
+        tx.end_claim(&self.claim, Some(WAIT_INTERVAL)).await?;
         tx.commit().await
     }
 }

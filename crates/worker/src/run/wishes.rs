@@ -1,62 +1,62 @@
 //! What people asked of an operation, taken in between two looks.
 
-use model::operation::{Fact, OperationState, Problem, Wish};
-use store::{Record, StoreError};
+use model::operation::{StepEvent, OperationState, Problem, Signal};
+use store::{OperationUpdate, StoreError};
 
 use super::Run;
 use crate::vitals;
 
 impl Run<'_> {
     /// Takes in what people asked for. Answers false when the operation was let go.
-    pub(super) async fn heed_wishes(&mut self) -> Result<bool, StoreError> {
+    pub(super) async fn process_signals(&mut self) -> Result<bool, StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        let unseen = tx.unseen_wishes(&self.claim).await?;
+        let unseen = tx.read_pending_signals(&self.claim).await?;
         drop(tx);
-        let seen = Some(unseen.seq);
-        for wish in &unseen.wishes {
+        let seen = Some(unseen.last_seq);
+        for wish in &unseen.signals {
             match wish {
                 // What stands still already keeps the reason that it stands still for.
-                Wish::Pause if matches!(self.operation.state, OperationState::Paused { .. }) => {}
-                Wish::Pause => self.operation.state = OperationState::Paused { problem: Problem::paused_by_user() },
-                Wish::Resume => self.operation.state = OperationState::Running,
-                Wish::Retry => {
+                Signal::Pause if matches!(self.operation.state, OperationState::Paused { .. }) => {}
+                Signal::Pause => self.operation.state = OperationState::Paused { problem: Problem::paused_by_user() },
+                Signal::Resume => self.operation.state = OperationState::Running,
+                Signal::Retry => {
                     self.operation.state = OperationState::Running;
-                    self.retry().await?;
+                    self.retry_failed_steps().await?;
                 }
-                Wish::Cancel => {
-                    self.cancel(seen).await?;
+                Signal::Cancel => {
+                    self.cancel_operation(seen).await?;
                     return Ok(false);
                 }
             }
         }
         if let OperationState::Paused { problem } = &self.operation.state {
             let problem = problem.clone();
-            self.stand_still(problem, Vec::new(), seen, !unseen.wishes.is_empty()).await?;
+            self.pause_and_release(problem, Vec::new(), seen, !unseen.signals.is_empty()).await?;
             return Ok(false);
         }
-        if !unseen.wishes.is_empty() {
+        if !unseen.signals.is_empty() {
             let mut tx = self.engine.store.begin(self.claim.tenant).await?;
             let state = Some(self.operation.state.clone());
-            let locked = self.record(&mut tx, &Record { seen, state, ..Record::default() }).await?;
-            locked.commit(tx).await?;
+            let locked = self.record_state(&mut tx, &OperationUpdate { seen_signal_seq: seen, state, ..OperationUpdate::default() }).await?;
+            locked.commit_and_renew(tx).await?;
         }
         Ok(true)
     }
 
     /// Every step that stood still may try again; restarts get a new stamp.
-    async fn retry(&mut self) -> Result<(), StoreError> {
-        let failed = self.items.iter_mut().filter(|item| item.progress.failed.is_some());
+    async fn retry_failed_steps(&mut self) -> Result<(), StoreError> {
+        let failed = self.steps.iter_mut().filter(|item| item.progress.failed.is_some());
         let mut facts = Vec::new();
         for item in failed {
-            item.progress.add(&Fact::Retried);
-            facts.push((item.number, Fact::Retried));
+            item.progress.apply_event(&StepEvent::Retried);
+            facts.push((item.number, StepEvent::Retried));
         }
-        self.looks.clear();
+        self.samples.clear();
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        let record = Record { facts, ..Record::default() };
-        let locked = self.record(&mut tx, &record).await?;
-        locked.commit(tx).await?;
-        vitals::recorded(&self.operation, &record, self.now());
+        let record = OperationUpdate { step_events: facts, ..OperationUpdate::default() };
+        let locked = self.record_state(&mut tx, &record).await?;
+        locked.commit_and_renew(tx).await?;
+        vitals::count_record(&self.operation, &record, self.now());
         Ok(())
     }
 }

@@ -11,13 +11,13 @@ use model::access::Role;
 use model::clock::SystemClock;
 use model::ids::{KeyId, TenantId};
 use serde_json::{Value, json};
-use store::{KeyText, NewKey, Store, StoreError, Vault};
+use store::{ApiKeyToken, NewApiKey, Store, StoreError, Sealer};
 use testkit::relay::Relay;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
-use super::{median, rounded};
+use super::{median, round_to_thousandths};
 use crate::service::{Api, Setting};
 use crate::{Result, fresh};
 
@@ -113,7 +113,7 @@ pub(crate) fn run(options: &Bench) -> Result<()> {
 
 /// One tenant for each connection, with a key that calls and a key that is rotated. Their numbers are known to pgbench.
 async fn callers(database: &str, count: usize) -> std::result::Result<Vec<Caller>, StoreError> {
-    let store = Store::connect(database, Vault::new([7; 32])).await?;
+    let store = Store::connect(database, Sealer::new([7; 32])).await?;
     let mut callers = Vec::with_capacity(count);
     for number in (FIRST..).take(count) {
         let (tenant, now) = (TenantId(Uuid::from_u128(number)), SystemClock.now());
@@ -121,11 +121,11 @@ async fn callers(database: &str, count: usize) -> std::result::Result<Vec<Caller
         let mut texts = Vec::new();
         let mut tx = store.begin(tenant).await?;
         for (name, id) in [("caller", number), ("rotated", number + FIRST)] {
-            let text = KeyText::generate(tenant, KeyId(Uuid::from_u128(id)));
-            let digest = text.digest(store.vault());
+            let text = ApiKeyToken::generate(tenant, KeyId(Uuid::from_u128(id)));
+            let digest = text.secret_digest(store.sealer());
             let (name, scopes) = (name.to_owned(), Vec::new());
-            let new = NewKey { id: text.key, name, role: Role::Owner, scopes, digest, expires_at: None };
-            tx.create_key(&new, now).await?;
+            let new = NewApiKey { id: text.key, name, role: Role::Owner, scopes, digest, expires_at: None };
+            tx.create_api_key(&new, now).await?;
             texts.push(text);
         }
         tx.commit().await?;
@@ -137,7 +137,7 @@ async fn callers(database: &str, count: usize) -> std::result::Result<Vec<Caller
 /// Round trips of one GET and one POST, counted on the database's socket.
 async fn counted(options: &Bench, folder: &Path, url: &str, secret: &Path, caller: &Caller) -> Result<(usize, usize)> {
     let relay = Relay::start(folder);
-    let database = url.replace(&folder.display().to_string(), &relay.folder().display().to_string());
+    let database = url.replace(&folder.display().to_string(), &relay.socket_dir().display().to_string());
     let api = Api::start(Setting { program: options.server.clone(), ..Setting::new(&database, secret) })?;
     let mut stream = TcpStream::connect(address(&api)?).await.map_err(|error| error.to_string())?;
     let mut counts = [usize::MAX; 2];
@@ -208,7 +208,7 @@ fn measured(
 fn summary(ours: &[Turn], same: &[f64], selects: &[f64], round_trips: usize) -> Value {
     let rates: Vec<f64> = ours.iter().map(|turn| turn.per_second).collect();
     let ratios =
-        |theirs: &[f64]| rounded(median(rates.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect()));
+        |theirs: &[f64]| round_to_thousandths(median(rates.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect()));
     let each = |values: &[f64]| values.iter().map(|value| value.round()).collect::<Vec<_>>();
     json!({
         "per_second": each(&rates), "pgbench_per_second": each(same), "pgbench_select_only_per_second": each(selects),

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use super::fair::{MOST, listen, slowest_hundredth};
-use super::rounded;
+use super::round_to_thousandths;
 use crate::Result;
 use crate::service::{self, Api, Setting};
 
@@ -57,7 +57,7 @@ pub(super) async fn judge(server: &Path, rounds: usize, turn: Duration) -> Resul
     let mut requests = Vec::new();
     for number in 0..TENANTS {
         let tenant = TenantId(Uuid::from_u128(1000 + number));
-        let cluster = fleet.neighbour(tenant, &format!("crowd-{number}")).await;
+        let cluster = fleet.add_tenant_with_cluster(tenant, &format!("crowd-{number}")).await;
         let key = service::key(&fleet.db.worker, tenant, Role::Owner).await.map_err(|error| error.to_string())?;
         requests.push(trial(&key, &cluster.to_string()));
     }
@@ -114,9 +114,9 @@ fn report(latencies: &mut Latencies, answers: &Answers) -> Result<()> {
         "{:#}",
         json!({
             "tenants": TENANTS, "trials_each_at_once": EACH, "trials_fine": fine, "trials_put_off": put_off, "trials_failed": other,
-            "alone": none, "beside_one_burst": one_burst, "ratio": rounded(ratio), "goal": MOST,
-            "beside_bursts_every_2_seconds": bursts, "ratio_of_those_to_alone": rounded(compared(often, alone)),
-            "beside_requests_for_the_version_every_2_seconds": versions, "ratio_to_those": rounded(compared(often, idle)),
+            "alone": none, "beside_one_burst": one_burst, "ratio": round_to_thousandths(ratio), "goal": MOST,
+            "beside_bursts_every_2_seconds": bursts, "ratio_of_those_to_alone": round_to_thousandths(compared(often, alone)),
+            "beside_requests_for_the_version_every_2_seconds": versions, "ratio_to_those": round_to_thousandths(compared(often, idle)),
         })
     );
     if other > 0 || fine == 0 {

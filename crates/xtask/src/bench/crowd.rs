@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::fair::{MOST, MOST_MEMORY, listen, slowest_hundredth};
-use super::rounded;
+use super::round_to_thousandths;
 use crate::Result;
 use crate::service::Api;
 
@@ -137,7 +137,7 @@ pub(super) async fn judge(api: &Api, key: &str, rounds: usize, turn: Duration, c
         (fast, slow, slow.as_secs_f64() / fast.as_secs_f64())
     });
     let shown = |(fast, slow, ratio): (Duration, Duration, f64)| -> Value {
-        json!({ "p99_alone_microseconds": fast.as_micros(), "p99_beside_microseconds": slow.as_micros(), "ratio": rounded(ratio) })
+        json!({ "p99_alone_microseconds": fast.as_micros(), "p99_beside_microseconds": slow.as_micros(), "ratio": round_to_thousandths(ratio) })
     };
     println!(
         "{:#}",

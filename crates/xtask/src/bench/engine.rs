@@ -7,12 +7,12 @@ use clap::Args;
 use model::operation::{OperationKind, OperationState};
 use model::plan::Target;
 use serde_json::{Value, json};
-use store::private::find_binaries;
+use store::private::find_postgres_binaries;
 use testkit::Fleet;
 use tokio_util::sync::CancellationToken;
 
-use super::{median, rounded};
-use crate::{Result, output};
+use super::{median, round_to_thousandths};
+use crate::{Result, run_command};
 
 #[derive(Debug, Args)]
 pub(crate) struct Engine {
@@ -39,7 +39,7 @@ pub(crate) fn run(options: &Engine) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let (mut operations, mut steps, mut inserts) = (Vec::new(), Vec::new(), Vec::new());
     for pair in 0..options.pairs {
-        let fleet = Fleet { width: 10, ..runtime.block_on(Fleet::new()) };
+        let fleet = Fleet { max_concurrent_restarts: 10, ..runtime.block_on(Fleet::new()) };
         let mut ours = || -> Result<()> {
             operations.push(runtime.block_on(registrations(&fleet, options.operations))?);
             steps.push(runtime.block_on(restart(&fleet, options.steps))?);
@@ -60,7 +60,7 @@ pub(crate) fn run(options: &Engine) -> Result<()> {
             inserts[pair]
         );
     }
-    let ratio = |ours: &[f64]| rounded(median(ours.iter().zip(&inserts).map(|(ours, theirs)| ours / theirs).collect()));
+    let ratio = |ours: &[f64]| round_to_thousandths(median(ours.iter().zip(&inserts).map(|(ours, theirs)| ours / theirs).collect()));
     println!(
         "{:#}",
         json!({
@@ -81,17 +81,17 @@ fn rate(count: usize, since: Instant) -> f64 {
 async fn registrations(fleet: &Fleet, count: usize) -> Result<f64> {
     let mut last = None;
     for number in 0..count {
-        last = Some(fleet.register(&format!("r{number}")).await.1);
+        last = Some(fleet.register_cluster(&format!("r{number}")).await.1);
     }
     let last = last.ok_or("no operations were asked for")?;
     let (begun, stop) = (Instant::now(), CancellationToken::new());
-    let engine = fleet.worker("bench", Duration::from_secs(30));
+    let engine = fleet.build_worker("bench", Duration::from_secs(30));
     let working = tokio::spawn({
         let stop = stop.clone();
-        async move { engine.work(stop).await }
+        async move { engine.run_until_stopped(stop).await }
     });
     let open = "SELECT count(*)::text FROM work_queue";
-    while fleet.db.query("mw_worker", open).await != ["0"] {
+    while fleet.db.query_text("mw_worker", open).await != ["0"] {
         if begun.elapsed() > LIMIT {
             return Err("the registrations do not end".into());
         }
@@ -109,13 +109,13 @@ async fn registrations(fleet: &Fleet, count: usize) -> Result<f64> {
 /// One operation with many steps: each is committed to, pushed into an imagined cluster, seen and recorded.
 async fn restart(fleet: &Fleet, steps: usize) -> Result<f64> {
     for number in 0..steps {
-        let workload = fleet.world.workload("c1", &format!("n{number}"), None, 1);
+        let workload = fleet.clusters.add_workload("c1", &format!("n{number}"), None, 1);
         let label = Target::NamespaceLabel { member: "c1".parse().expect("a name"), namespace: workload.namespace };
-        fleet.world.meddle(label, Some("istio.io/rev=stable"));
+        fleet.clusters.change_externally(label, Some("istio.io/rev=stable"));
     }
-    let operation = fleet.begin(OperationKind::Restart, Value::Null).await;
+    let operation = fleet.queue_operation(OperationKind::Restart, Value::Null).await;
     let begun = Instant::now();
-    fleet.run().await;
+    fleet.run_due().await;
     let rate = rate(steps, begun);
     let shown = fleet.operation(operation).await;
     if shown.state != OperationState::Succeeded {
@@ -132,10 +132,10 @@ fn pgbench(runtime: &tokio::runtime::Runtime, fleet: &Fleet, seconds: u64) -> Re
     let script = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
     let insert = "INSERT INTO bench (at, body) VALUES (now(), '{\"fact\": \"done\"}');\n";
     std::fs::write(script.path(), insert).map_err(|error| error.to_string())?;
-    let program = find_binaries().ok_or("there is no PostgreSQL")?.join("pgbench");
+    let program = find_postgres_binaries().ok_or("there is no PostgreSQL")?.join("pgbench");
     let mut command = std::process::Command::new(program);
     command.args(["-n", "-M", "prepared", "-c", CLIENTS, "-T", &seconds.to_string(), "-f"]).arg(script.path());
-    let printed = output(command.arg(fleet.db.url(store::private::SUPERUSER)))?;
+    let printed = run_command(command.arg(fleet.db.url(store::private::SUPERUSER)))?;
     let tps = printed.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
     tps.ok_or_else(|| format!("pgbench printed no tps: {printed}"))
 }

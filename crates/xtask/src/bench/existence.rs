@@ -13,7 +13,7 @@ use store::StoreError;
 use uuid::Uuid;
 
 use super::walls::Side;
-use super::{median, rounded};
+use super::{median, round_to_thousandths};
 use crate::Result;
 use crate::service::{self, Api, SERVER, Setting};
 
@@ -61,7 +61,7 @@ async fn judge(options: &Existence, api: &Api, side: &Side, [other, owner]: [&st
     let bound = DEVIATIONS / (2.0 * f64::from(options.pairs).sqrt());
     for pair in pairs(side) {
         let (ratio, longer) = pair.timed(options.pairs, api, other, 404).await?;
-        figures.insert(pair.title.into(), json!({ "ratio": rounded(ratio), "longer": rounded(longer) }));
+        figures.insert(pair.title.into(), json!({ "ratio": round_to_thousandths(ratio), "longer": round_to_thousandths(longer) }));
         if !(1.0 / MOST..=MOST).contains(&ratio) || (longer - 0.5).abs() > bound {
             told.push(pair.title);
         }
@@ -70,8 +70,8 @@ async fn judge(options: &Existence, api: &Api, side: &Side, [other, owner]: [&st
     println!(
         "{:#}",
         json!({
-            "pairs": options.pairs, "goal": MOST, "longer_may_differ_from_half_by": rounded(bound), "another_tenants": figures,
-            "ones_own": { "ratio": rounded(ratio), "longer": rounded(longer) },
+            "pairs": options.pairs, "goal": MOST, "longer_may_differ_from_half_by": round_to_thousandths(bound), "another_tenants": figures,
+            "ones_own": { "ratio": round_to_thousandths(ratio), "longer": round_to_thousandths(longer) },
         })
     );
     if (longer - 0.5).abs() <= bound {

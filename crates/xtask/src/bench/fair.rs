@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use model::access::Role;
 use serde_json::json;
-use store::{Store, StoreError, Vault};
+use store::{Store, StoreError, Sealer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::{changes, crowd, neighbour, rounded};
+use super::{changes, crowd, neighbour, round_to_thousandths};
 use crate::service::{self, Api, Setting};
 use crate::{Result, fresh};
 
@@ -107,7 +107,7 @@ pub(crate) fn run(options: &Fair) -> Result<()> {
 }
 
 async fn two_tenants(database: &str) -> std::result::Result<[String; 2], StoreError> {
-    let store = Store::connect(database, Vault::new([7; 32])).await?;
+    let store = Store::connect(database, Sealer::new([7; 32])).await?;
     let mut keys = Vec::new();
     for name in ["loud", "quiet"] {
         let tenant = service::roomy_tenant(&store, name).await?;
@@ -154,7 +154,7 @@ async fn judge(options: &Fair, api: &Api, address: SocketAddr, [loud, quiet]: &[
             "noise_refused": refused.load(Ordering::Relaxed), "noise_sent": sent.load(Ordering::Relaxed),
             "p99_alone_microseconds": fast.as_micros(), "p99_beside_microseconds": slow.as_micros(),
             "p50_alone_microseconds": alone[alone.len() / 2].as_micros(), "p50_beside_microseconds": beside[beside.len() / 2].as_micros(),
-            "ratio": rounded(ratio), "goal": MOST,
+            "ratio": round_to_thousandths(ratio), "goal": MOST,
             "memory_before": before, "memory_after_noise": after, "memory_with_idle": with_idle,
             "idle_connections": opened, "bytes_each": each, "answered_meanwhile": answered,
         })

@@ -7,12 +7,12 @@ use model::Clock as _;
 use model::ids::TenantId;
 use serde_json::json;
 use testkit::Fleet;
-use testkit::credentials::Conduct;
+use testkit::credentials::CallBehaviour;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::fair::{MOST, MOST_MEMORY, slowest_hundredth};
-use super::rounded;
+use super::round_to_thousandths;
 use crate::Result;
 
 /// Clusters of the tenant in trouble: many times what one worker looks after at once.
@@ -36,12 +36,12 @@ struct Ages {
 /// Judges one worker that serves both tenants.
 pub(super) async fn judge(rounds: usize, turn: Duration) -> Result<()> {
     let hog = Fleet::new().await;
-    let quiet = hog.beside(TenantId(Uuid::from_u128(2)), "quiet").await;
-    let _clock = hog.wind(1);
+    let quiet = hog.for_new_tenant(TenantId(Uuid::from_u128(2)), "quiet").await;
+    let _clock = hog.run_clock(1);
     for number in 0..CLUSTERS {
-        hog.register(&format!("c-{number}")).await;
+        hog.register_cluster(&format!("c-{number}")).await;
     }
-    hog.run().await;
+    hog.run_due().await;
     let (mut alone, mut beside) = (Ages::default(), Ages::default());
     listen(&hog, &quiet, turn, &mut Ages::default()).await?;
     let before = memory()?;
@@ -58,7 +58,7 @@ pub(super) async fn judge(rounds: usize, turn: Duration) -> Result<()> {
         (fast, slow, slow.as_secs_f64() / fast.as_secs_f64())
     };
     let (mesh, cluster) = (ratio(&mut alone.mesh, &mut beside.mesh), ratio(&mut alone.cluster, &mut beside.cluster));
-    let shown = |(fast, slow, ratio): (Duration, Duration, f64)| json!({ "p99_age_alone_milliseconds": fast.as_millis(), "p99_age_beside_milliseconds": slow.as_millis(), "ratio": rounded(ratio) });
+    let shown = |(fast, slow, ratio): (Duration, Duration, f64)| json!({ "p99_age_alone_milliseconds": fast.as_millis(), "p99_age_beside_milliseconds": slow.as_millis(), "ratio": round_to_thousandths(ratio) });
     println!(
         "{:#}",
         json!({
@@ -78,29 +78,29 @@ pub(super) async fn judge(rounds: usize, turn: Duration) -> Result<()> {
 
 /// From here on every call into the tenant's clusters hangs, or is answered.
 async fn trouble(hog: &Fleet, troubled: bool, round: usize) {
-    hog.credentials.conduct(if troubled { Conduct::Hangs } else { Conduct::Answers });
-    hog.world.slow(if troubled { Duration::MAX } else { Duration::ZERO });
+    hog.credentials.set_call_behaviour(if troubled { CallBehaviour::Hangs } else { CallBehaviour::Answers });
+    hog.clusters.set_call_delay(if troubled { Duration::MAX } else { Duration::ZERO });
     for number in (0..REGISTRATIONS).filter(|_| troubled) {
-        hog.register(&format!("r-{round}-{number}")).await;
+        hog.register_cluster(&format!("r-{round}-{number}")).await;
     }
 }
 
 /// Runs a worker for one turn, and reads again and again how old the quiet tenant's looks are.
 async fn listen(hog: &Fleet, quiet: &Fleet, turn: Duration, ages: &mut Ages) -> Result<()> {
-    let mut settings = hog.settings("bench", Duration::from_secs(30));
-    (settings.observe, settings.tend) = (OFTEN, OFTEN);
-    let (engine, stop) = (hog.worker_set(quiet, settings), CancellationToken::new());
+    let mut settings = hog.worker_settings("bench", Duration::from_secs(30));
+    (settings.mesh_observation_interval, settings.cluster_check_interval) = (OFTEN, OFTEN);
+    let (engine, stop) = (hog.build_shared_worker_with(quiet, settings), CancellationToken::new());
     let working = tokio::spawn({
         let stop = stop.clone();
-        async move { engine.work(stop).await }
+        async move { engine.run_until_stopped(stop).await }
     });
     let begun = Instant::now();
     while begun.elapsed() < SETTLED + turn {
         tokio::time::sleep(PACE).await;
         let mut tx = quiet.db.api.begin(quiet.db.tenant).await.map_err(|error| error.to_string())?;
-        let observed = tx.survey(quiet.mesh).await.map_err(|error| error.to_string())?.map(|(at, _)| at);
-        let member = tx.mesh(quiet.mesh).await.map_err(|error| error.to_string())?.members[0].cluster;
-        let looked = tx.cluster(member).await.map_err(|error| error.to_string())?.observed_at;
+        let observed = tx.last_observation(quiet.mesh).await.map_err(|error| error.to_string())?.map(|(at, _)| at);
+        let member = tx.get_mesh(quiet.mesh).await.map_err(|error| error.to_string())?.members[0].cluster;
+        let looked = tx.get_cluster(member).await.map_err(|error| error.to_string())?.observed_at;
         drop(tx);
         if begun.elapsed() > SETTLED {
             let age = |then| Duration::try_from(hog.clock.now().duration_since(then)).unwrap_or_default();

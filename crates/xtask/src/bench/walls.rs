@@ -9,11 +9,11 @@ use model::Clock;
 use model::access::Role;
 use model::ids::{ClusterId, KeyId, OperationId, TenantId, UpgradeId, WebhookId};
 use serde_json::{Map, Value, json};
-use store::{KeyText, Narrow, NewCluster, NewKey, NewWebhook, Page, Reach, StoreError, Tx, Written};
+use store::{ApiKeyToken, ListFilter, NewCluster, NewApiKey, NewWebhook, Page, AccessFilter, StoreError, Tx, UserMetadata};
 use testkit::Fleet;
 use uuid::Uuid;
 
-use super::rounded;
+use super::round_to_thousandths;
 use crate::Result;
 
 #[derive(Debug, Args)]
@@ -93,7 +93,7 @@ pub(crate) fn run(options: &Walls) -> Result<()> {
         let failed = |error: StoreError| error.to_string();
         let with = Side::new(options.tenants, options.rows).await.map_err(failed)?;
         let without = Side::new(options.tenants, options.rows).await.map_err(failed)?;
-        without.fleet.db.take_row_security_away().await;
+        without.fleet.db.disable_row_security().await;
         for side in [&with, &without] {
             side.fleet.db.execute(store::private::SUPERUSER, "VACUUM ANALYZE").await?;
         }
@@ -104,12 +104,12 @@ pub(crate) fn run(options: &Walls) -> Result<()> {
             let ratio = on.as_secs_f64() / off.as_secs_f64();
             worst = worst.max(ratio);
             let shown =
-                json!({ "ratio": rounded(ratio), "microseconds_with": on.as_micros(), "without": off.as_micros() });
+                json!({ "ratio": round_to_thousandths(ratio), "microseconds_with": on.as_micros(), "without": off.as_micros() });
             figures.insert(format!("{look:?}").to_lowercase(), shown);
         }
         println!(
             "{:#}",
-            json!({ "pairs": options.pairs, "goal": MOST, "worst": rounded(worst), "looks": Value::Object(figures) })
+            json!({ "pairs": options.pairs, "goal": MOST, "worst": round_to_thousandths(worst), "looks": Value::Object(figures) })
         );
         if worst <= MOST { Ok(()) } else { Err(format!("row-level security costs more than {MOST} somewhere")) }
     })
@@ -143,15 +143,15 @@ impl Side {
         let fleet = Fleet::new().await;
         fill(&fleet, rows).await?;
         for tenant in 2..=tenants {
-            let other = fleet.beside(TenantId(Uuid::from_u128(tenant)), &format!("tenant-{tenant}")).await;
+            let other = fleet.for_new_tenant(TenantId(Uuid::from_u128(tenant)), &format!("tenant-{tenant}")).await;
             fill(&other, rows).await?;
         }
-        let upgrade = fleet.plan_or_known().await;
+        let upgrade = fleet.get_or_plan_upgrade().await;
         let mut tx = fleet.db.api.begin(fleet.db.tenant).await?;
-        let cluster = tx.clusters(&Reach::ALL, &Narrow::default(), PAGE).await?[0].id;
-        let operation = tx.operations(&Reach::ALL, None, PAGE).await?[0].id;
-        let key = tx.keys(false, PAGE).await?[0].id;
-        let webhook = tx.webhooks(PAGE).await?[0].id;
+        let cluster = tx.list_clusters(&AccessFilter::ALL, &ListFilter::default(), PAGE).await?[0].id;
+        let operation = tx.list_operations(&AccessFilter::ALL, None, PAGE).await?[0].id;
+        let key = tx.list_api_keys(false, PAGE).await?[0].id;
+        let webhook = tx.list_webhooks(PAGE).await?[0].id;
         drop(tx);
         Ok(Self { fleet, cluster, upgrade, operation, key, webhook })
     }
@@ -165,26 +165,26 @@ impl Side {
     }
 
     async fn look(&self, tx: &mut Tx<'_>, look: Look) -> std::result::Result<(), StoreError> {
-        let (all, every) = (Reach::ALL, Narrow::default());
+        let (all, every) = (AccessFilter::ALL, ListFilter::default());
         match look {
-            Look::Clusters => tx.clusters(&all, &every, PAGE).await.map(drop),
-            Look::Cluster => tx.cluster(self.cluster).await.map(drop),
-            Look::Meshes => tx.meshes(&all, &every, PAGE).await.map(drop),
-            Look::Mesh => tx.mesh(self.fleet.mesh).await.map(drop),
-            Look::Upgrades => tx.upgrades(self.fleet.mesh, PAGE).await.map(drop),
-            Look::Upgrade => tx.upgrade(self.upgrade).await.map(drop),
-            Look::Operations => tx.operations(&all, None, PAGE).await.map(drop),
-            Look::Operation => tx.operation(self.operation).await.map(drop),
-            Look::Keys => tx.keys(false, PAGE).await.map(drop),
-            Look::Key => tx.key(self.key).await.map(drop),
-            Look::Providers => tx.providers(PAGE).await.map(drop),
-            Look::Bindings => tx.bindings(None, PAGE).await.map(drop),
-            Look::Events => tx.events_after(&all, 0, None, PAGE.limit).await.map(drop),
-            Look::Audit => tx.audit_entries(0, PAGE.limit).await.map(drop),
-            Look::Usage => tx.own_tenant().await.map(drop),
-            Look::Webhooks => tx.webhooks(PAGE).await.map(drop),
-            Look::Webhook => tx.webhook(self.webhook).await.map(drop),
-            Look::Deliveries => tx.deliveries(self.webhook, None, PAGE.limit).await.map(drop),
+            Look::Clusters => tx.list_clusters(&all, &every, PAGE).await.map(drop),
+            Look::Cluster => tx.get_cluster(self.cluster).await.map(drop),
+            Look::Meshes => tx.list_meshes(&all, &every, PAGE).await.map(drop),
+            Look::Mesh => tx.get_mesh(self.fleet.mesh).await.map(drop),
+            Look::Upgrades => tx.list_upgrades(self.fleet.mesh, PAGE).await.map(drop),
+            Look::Upgrade => tx.get_upgrade(self.upgrade).await.map(drop),
+            Look::Operations => tx.list_operations(&all, None, PAGE).await.map(drop),
+            Look::Operation => tx.get_operation(self.operation).await.map(drop),
+            Look::Keys => tx.list_api_keys(false, PAGE).await.map(drop),
+            Look::Key => tx.get_api_key(self.key).await.map(drop),
+            Look::Providers => tx.list_identity_providers(PAGE).await.map(drop),
+            Look::Bindings => tx.list_role_bindings(None, PAGE).await.map(drop),
+            Look::Events => tx.list_events_after(&all, 0, None, PAGE.limit).await.map(drop),
+            Look::Audit => tx.list_audit_entries(0, PAGE.limit).await.map(drop),
+            Look::Usage => tx.current_tenant().await.map(drop),
+            Look::Webhooks => tx.list_webhooks(PAGE).await.map(drop),
+            Look::Webhook => tx.get_webhook(self.webhook).await.map(drop),
+            Look::Deliveries => tx.list_deliveries(self.webhook, None, PAGE.limit).await.map(drop),
         }
     }
 }
@@ -193,9 +193,9 @@ async fn fill(fleet: &Fleet, rows: usize) -> std::result::Result<(), StoreError>
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await?;
     for row in 0..rows {
         let now = fleet.clock.now() + SignedDuration::from_secs(1);
-        let text = KeyText::generate(fleet.db.tenant, KeyId(fleet.clock.uuid()));
-        let digest = text.digest(fleet.db.api.vault());
-        let key = NewKey {
+        let text = ApiKeyToken::generate(fleet.db.tenant, KeyId(fleet.clock.new_uuid()));
+        let digest = text.secret_digest(fleet.db.api.sealer());
+        let key = NewApiKey {
             id: text.key,
             name: format!("k{row}"),
             role: Role::Viewer,
@@ -203,22 +203,22 @@ async fn fill(fleet: &Fleet, rows: usize) -> std::result::Result<(), StoreError>
             digest,
             expires_at: None,
         };
-        tx.create_key(&key, now).await?;
+        tx.create_api_key(&key, now).await?;
         let cluster = NewCluster {
-            id: ClusterId(fleet.clock.uuid()),
+            id: ClusterId(fleet.clock.new_uuid()),
             name: format!("more-{row}"),
             server: format!("https://{row}.example"),
             kubeconfig: b"theirs".to_vec(),
-            written: Written::default(),
+            metadata: UserMetadata::default(),
         };
         tx.create_cluster(&cluster, now).await?;
     }
     let hook =
         NewWebhook { name: "hook".into(), url: "https://hooks.example".into(), kinds: vec!["*".into()], enabled: true };
-    let id = WebhookId(fleet.clock.uuid());
+    let id = WebhookId(fleet.clock.new_uuid());
     tx.create_webhook(id, &hook, b"a secret", fleet.clock.now()).await?;
     for _ in 0..rows {
-        tx.test_webhook(id, fleet.clock.now());
+        tx.push_test_event(id, fleet.clock.now());
     }
     tx.commit().await
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::Options;
 use crate::isolation::copied;
-use crate::{Result, output};
+use crate::{Result, run_command};
 
 const LIST: &str = "tests/fuzz/bugs.toml";
 /// A build folder of its own: what has a bug in it must not be taken for what has not.
@@ -83,7 +83,7 @@ impl Bug {
 fn built(copy: &Path, target: &Path) -> Result<()> {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(copy).args(["build", "--locked", "--quiet", "--package", "meshwright-server"]);
-    output(cargo.env("CARGO_TARGET_DIR", target).env("SQLX_OFFLINE", "true")).map(drop)
+    run_command(cargo.env("CARGO_TARGET_DIR", target).env("SQLX_OFFLINE", "true")).map(drop)
 }
 
 /// The check that found it.

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use model::access::Role;
 use model::ids::TenantId;
 use serde_json::{Value, json};
-use store::{Narrow, Page, Reach};
+use store::{ListFilter, Page, AccessFilter};
 use testkit::Fleet;
 
 use super::PLATFORM;
@@ -252,10 +252,10 @@ impl<'a> Maker<'a> {
     async fn things(&self) -> Result<(Value, Value)> {
         let store = &self.fleet.db.api;
         let wrong = |error: store::StoreError| error.to_string();
-        let upgrade = self.fleet.plan_or_known().await;
+        let upgrade = self.fleet.get_or_plan_upgrade().await;
         let mut tx = store.begin(self.fleet.db.tenant).await.map_err(wrong)?;
-        let operation = tx.operations(&Reach::ALL, None, Page::ALL).await.map_err(wrong)?[0].id;
-        let member = tx.clusters(&Reach::ALL, &Narrow::default(), Page::ALL).await.map_err(wrong)?[0].id;
+        let operation = tx.list_operations(&AccessFilter::ALL, None, Page::ALL).await.map_err(wrong)?[0].id;
+        let member = tx.list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL).await.map_err(wrong)?[0].id;
         drop(tx);
         let mut kept = json!({
             "mesh_id": self.fleet.mesh.to_string(), "upgrade_id": upgrade.to_string(), "version": "1.27.8.1", "seq": 1,

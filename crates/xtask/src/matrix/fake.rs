@@ -11,9 +11,9 @@ use model::plan::Target;
 use model::rules::Strategy;
 use model::upgrade::{UpgradeState, Verb};
 use serde_json::Value;
-use testkit::relay::{Moment, Relay};
+use testkit::relay::{CutPoint, Relay};
 use testkit::world::Cut as WorldCut;
-use testkit::{Fleet, Process, TestDb};
+use testkit::{Fleet, WorkerThread, TestDb};
 use tokio::sync::Notify;
 
 use super::{Totals, superseded};
@@ -29,7 +29,7 @@ pub(super) enum Place {
     /// The n-th write is under way for as long as it takes.
     InWrite(u64),
     /// Around the n-th record.
-    Record(usize, Moment),
+    Record(usize, CutPoint),
 }
 
 /// What becomes of the worker there.
@@ -131,7 +131,7 @@ fn every_cut(writes: u64, records: usize) -> Vec<(Place, Fate)> {
         );
     }
     for record in 1..=records {
-        for moment in [Moment::Recording, Moment::BeforeEffect, Moment::AfterEffect] {
+        for moment in [CutPoint::Recording, CutPoint::BeforeEffect, CutPoint::AfterEffect] {
             let place = Place::Record(record, moment);
             all.extend([Fate::Killed, Fate::Continued, Fate::Disconnected].map(|fate| (place, fate)));
         }
@@ -141,11 +141,11 @@ fn every_cut(writes: u64, records: usize) -> Vec<(Place, Fate)> {
 
 /// Brings a fleet to where the cut part begins.
 async fn begin(way: &str, width: usize) -> (Fleet, UpgradeId) {
-    let fleet = Fleet { width, ..Fleet::new().await };
-    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, if way == "rollback" { 3600 } else { 0 }).await;
+    let fleet = Fleet { max_concurrent_restarts: width, ..Fleet::new().await };
+    let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, if way == "rollback" { 3600 } else { 0 }).await;
     if way == "rollback" {
-        fleet.go(upgrade, Verb::Start).await;
-        fleet.go(upgrade, Verb::Promote).await;
+        fleet.apply_verb_and_run(upgrade, Verb::Start).await;
+        fleet.apply_verb_and_run(upgrade, Verb::Promote).await;
     }
     (fleet, upgrade)
 }
@@ -155,11 +155,11 @@ async fn begin(way: &str, width: usize) -> (Fleet, UpgradeId) {
 async fn finish(fleet: &Fleet, upgrade: UpgradeId, way: &str) {
     let begun = Instant::now();
     while begun.elapsed() < LONGEST_REST {
-        fleet.run().await;
+        fleet.run_due().await;
         let state = fleet.upgrade(upgrade).await.state;
-        if way == "canary" && state.allowed().contains(&Verb::Promote) {
-            fleet.go(upgrade, Verb::Promote).await;
-        } else if state.done() || matches!(state, UpgradeState::Paused { .. }) {
+        if way == "canary" && state.allowed_verbs().contains(&Verb::Promote) {
+            fleet.apply_verb_and_run(upgrade, Verb::Promote).await;
+        } else if state.is_terminal() || matches!(state, UpgradeState::Paused { .. }) {
             return;
         } else {
             tokio::time::sleep(LEASE).await;
@@ -175,32 +175,32 @@ fn first_verb(way: &str) -> Verb {
 /// be among them.
 async fn uncut(way: &str, width: usize) -> Result<(u64, usize, Arc<String>)> {
     let (fleet, upgrade) = begin(way, width).await;
-    let relay = Relay::start(&TestDb::socket_folder());
+    let relay = Relay::start(&TestDb::socket_dir());
     let records = Arc::new(AtomicUsize::new(0));
     let started = Arc::new(AtomicUsize::new(0));
     let (counted, begun) = (records.clone(), started.clone());
     relay.stop_at(
-        Moment::Recording,
+        CutPoint::Recording,
         Box::new(move |sent| {
             counted.fetch_add(1, Ordering::Relaxed);
             begun.fetch_add(sent.started.len(), Ordering::Relaxed);
             false
         }),
     );
-    fleet.world.cut_at(u64::MAX, WorldCut::BeforeEffect);
-    fleet.press(upgrade, first_verb(way), Value::Null).await.expect("a verb that fits");
-    let worker = fleet.relayed_worker("counted", Duration::from_secs(30), &relay).await;
+    fleet.clusters.cut_at(u64::MAX, WorldCut::BeforeEffect);
+    fleet.apply_verb(upgrade, first_verb(way), Value::Null).await.expect("a verb that fits");
+    let worker = fleet.build_relayed_worker("counted", Duration::from_secs(30), &relay).await;
     worker.run_due().await.map_err(|error| error.to_string())?;
     if way == "canary" {
-        fleet.press(upgrade, Verb::Promote, Value::Null).await.map_err(|error| error.to_string())?;
+        fleet.apply_verb(upgrade, Verb::Promote, Value::Null).await.map_err(|error| error.to_string())?;
         worker.run_due().await.map_err(|error| error.to_string())?;
     }
-    let (writes, pushes) = (fleet.world.tried(), fleet.world.pushed());
+    let (writes, pushes) = (fleet.clusters.write_attempts(), fleet.clusters.push_count());
     let (records, started) = (records.load(Ordering::Relaxed), started.load(Ordering::Relaxed));
     if usize::try_from(pushes).ok() != Some(started) {
         return Err(format!("{way}: {started} steps were started, and the writes of {pushes} would be cut"));
     }
-    Ok((writes, records, Arc::new(plain(&fleet.world.picture()))))
+    Ok((writes, records, Arc::new(plain(&fleet.clusters.snapshot()))))
 }
 
 /// A stamp names its operation, which differs from run to run.
@@ -221,11 +221,11 @@ pub(super) struct Victim {
 
 impl Victim {
     pub(super) fn aim(fleet: &Fleet, place: Place) -> Self {
-        let (relay, go_on) = (Relay::start(&TestDb::socket_folder()), Arc::new(Notify::new()));
+        let (relay, go_on) = (Relay::start(&TestDb::socket_dir()), Arc::new(Notify::new()));
         match place {
-            Place::BeforeWrite(write) => fleet.world.cut_at(write, WorldCut::BeforeEffect),
-            Place::AfterWrite(write) => fleet.world.cut_at(write, WorldCut::AfterEffect),
-            Place::InWrite(write) => fleet.world.cut_at(write, WorldCut::Frozen(go_on.clone())),
+            Place::BeforeWrite(write) => fleet.clusters.cut_at(write, WorldCut::BeforeEffect),
+            Place::AfterWrite(write) => fleet.clusters.cut_at(write, WorldCut::AfterEffect),
+            Place::InWrite(write) => fleet.clusters.cut_at(write, WorldCut::Frozen(go_on.clone())),
             Place::Record(wanted, moment) => {
                 let mut count = 0;
                 relay.stop_at(
@@ -240,21 +240,21 @@ impl Victim {
         Self { relay, go_on, place }
     }
 
-    pub(super) fn work(&self, fleet: &Fleet, lease: Duration) -> Process {
-        fleet.process("doomed", lease, Some(&self.relay))
+    pub(super) fn work(&self, fleet: &Fleet, lease: Duration) -> WorkerThread {
+        fleet.start_worker_thread("doomed", lease, Some(&self.relay))
     }
 
     pub(super) async fn reached(&self, fleet: &Fleet) -> bool {
         const LIMIT: Duration = Duration::from_mins(1);
         match self.place {
-            Place::Record(..) => self.relay.reached(LIMIT).await,
-            _ => fleet.world.cut_reached(LIMIT).await,
+            Place::Record(..) => self.relay.wait_for_stop(LIMIT).await,
+            _ => fleet.clusters.wait_for_cut(LIMIT).await,
         }
     }
 
     pub(super) fn wake(&self) {
         self.go_on.notify_one();
-        self.relay.go_on();
+        self.relay.resume();
     }
 }
 
@@ -263,22 +263,22 @@ async fn cut(case: Case) -> Option<String> {
     let (fleet, upgrade) = begin(way, width).await;
     let stamps_before = stamps(&fleet);
     let victim = Victim::aim(&fleet, place);
-    fleet.press(upgrade, first_verb(way), Value::Null).await.expect("a verb that fits");
+    fleet.apply_verb(upgrade, first_verb(way), Value::Null).await.expect("a verb that fits");
     let mut work = victim.work(&fleet, LEASE);
     // In a canary the cut may lie behind the promotion, which a person asks for.
     loop {
         tokio::select! {
             reached = victim.reached(&fleet) => if reached { break } else { return Some("stuck: neither the cut nor an end was reached".into()) },
-            _ = work.ended(FOR_EVER) => {
+            _ = work.wait_for_end(FOR_EVER) => {
                 let state = fleet.upgrade(upgrade).await.state;
-                if state.done() {
+                if state.is_terminal() {
                     return Some("unreached: it ended before the cut".into());
                 }
                 if matches!(state, UpgradeState::Paused { .. }) {
                     return Some(format!("stuck: {state:?} before the cut"));
                 }
-                if state.allowed().contains(&Verb::Promote) {
-                    fleet.press(upgrade, Verb::Promote, Value::Null).await.expect("promote fits");
+                if state.allowed_verbs().contains(&Verb::Promote) {
+                    fleet.apply_verb(upgrade, Verb::Promote, Value::Null).await.expect("promote fits");
                 } else {
                     // On a busy machine its own lease may have run out under it.
                     tokio::time::sleep(LEASE).await;
@@ -290,20 +290,20 @@ async fn cut(case: Case) -> Option<String> {
     match fate {
         Fate::Killed => {
             work.kill();
-            victim.relay.hang_up();
+            victim.relay.close_connections();
         }
         // Its connections are gone while the write is under way; the write itself goes through.
         Fate::Disconnected => {
-            victim.relay.hang_up();
+            victim.relay.close_connections();
             victim.wake();
         }
         Fate::ContinuedInPause => {
-            work.stop().await;
-            fleet.press(upgrade, Verb::Pause, Value::Null).await.expect("pause fits");
+            work.pause().await;
+            fleet.apply_verb(upgrade, Verb::Pause, Value::Null).await.expect("pause fits");
         }
-        Fate::Continued => work.stop().await,
+        Fate::Continued => work.pause().await,
     }
-    fleet.world.heal();
+    fleet.clusters.clear_cut();
     tokio::time::sleep(LEASE + Duration::from_millis(150)).await;
     let mut verdict = succeed(&fleet, upgrade, way, fate, &victim, work).await;
     if verdict.is_none() {
@@ -319,41 +319,41 @@ async fn succeed(
     way: &str,
     fate: Fate,
     victim: &Victim,
-    mut work: Process,
+    mut work: WorkerThread,
 ) -> Option<String> {
     // It lives, and may take its own work up again: whoever comes second waits for its lease.
     if fate == Fate::Disconnected {
-        if !work.ended(Duration::from_secs(20)).await {
+        if !work.wait_for_end(Duration::from_secs(20)).await {
             return Some("stuck: the one that was disconnected does not end".into());
         }
         tokio::time::sleep(LEASE + Duration::from_millis(150)).await;
     }
     let paused = fate == Fate::ContinuedInPause;
     if paused {
-        fleet.run().await;
+        fleet.run_due().await;
     } else {
         finish(fleet, upgrade, way).await;
     }
-    let late = fleet.world.journal().len();
+    let late = fleet.clusters.journal().len();
     if paused || fate == Fate::Continued {
         victim.wake();
-        work.go_on();
-        if !work.ended(Duration::from_secs(10)).await {
+        work.resume();
+        if !work.wait_for_end(Duration::from_secs(10)).await {
             return Some("stuck: the one that woke up does not end".into());
         }
-        if fleet.world.journal().len() != late {
-            return Some(format!("late: a worker wrote after its successor: {:?}", fleet.world.journal().last()));
+        if fleet.clusters.journal().len() != late {
+            return Some(format!("late: a worker wrote after its successor: {:?}", fleet.clusters.journal().last()));
         }
     }
     if paused {
-        fleet.press(upgrade, Verb::Resume, Value::Null).await.expect("resume fits");
+        fleet.apply_verb(upgrade, Verb::Resume, Value::Null).await.expect("resume fits");
         finish(fleet, upgrade, way).await;
     }
     None
 }
 
 fn stamps(fleet: &Fleet) -> Vec<Target> {
-    let journal = fleet.world.journal();
+    let journal = fleet.clusters.journal();
     journal
         .into_iter()
         .filter(|write| write.from != write.to)
@@ -364,7 +364,7 @@ fn stamps(fleet: &Fleet) -> Vec<Target> {
 
 async fn judge(fleet: &Fleet, upgrade: UpgradeId, picture: &str, stamps_before: &[Target]) -> Option<String> {
     let state = fleet.upgrade(upgrade).await.state;
-    if !state.done() {
+    if !state.is_terminal() {
         return Some(format!("stuck: {state:?}"));
     }
     let mut since: Vec<Target> = stamps(fleet).split_off(stamps_before.len());
@@ -374,6 +374,6 @@ async fn judge(fleet: &Fleet, upgrade: UpgradeId, picture: &str, stamps_before: 
     if since.len() != count {
         return Some(format!("doubled: {} restarts of {} workloads", count, since.len()));
     }
-    let now = plain(&fleet.world.picture());
+    let now = plain(&fleet.clusters.snapshot());
     (now != picture).then(|| format!("lost: the end differs:\n{now}"))
 }

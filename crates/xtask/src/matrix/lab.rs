@@ -7,12 +7,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use testkit::relay::{Moment, Relay};
+use testkit::relay::{CutPoint, Relay};
 
 use super::Totals;
 use crate::Result;
 use crate::lab::{Audit, Lab, accepted, until};
-use crate::scenario::{CATALOGUE, NEW, OLD, Parts, ask, field, mesh_up, plan};
+use crate::scenario::{CATALOGUE, NEW_RELEASE, OLD_RELEASE, PartTimings, apply_verb, text_field, bring_up_mesh, plan_upgrade};
 use crate::server::Server;
 use crate::story::{carries, is_gone, stamps};
 use crate::worker::{Step, Worker};
@@ -20,7 +20,7 @@ use crate::worker::{Step, Worker};
 /// Where a worker is cut off, and what becomes of it.
 struct Boundary {
     step: Step,
-    moment: Moment,
+    moment: CutPoint,
     fate: Fate,
 }
 
@@ -34,24 +34,24 @@ enum Fate {
     ContinuedInPause,
 }
 
-const fn at(kind: &'static str, title: &'static str, moment: Moment, fate: Fate) -> Boundary {
+const fn at(kind: &'static str, title: &'static str, moment: CutPoint, fate: Fate) -> Boundary {
     Boundary { step: Step { kind, title }, moment, fate }
 }
 
 /// Along a canary, in the order in which they come.
 const CANARY: [Boundary; 6] = [
-    at("deploy", "control plane 1-27-9 →", Moment::BeforeEffect, Fate::Continued),
-    at("deploy", "tag canary in c1", Moment::AfterEffect, Fate::Killed),
-    at("promote", "tag default in c1", Moment::BeforeEffect, Fate::Continued),
-    at("promote", "tag default in c2", Moment::Recording, Fate::Killed),
-    at("roll", "restart ", Moment::BeforeEffect, Fate::ContinuedInPause),
-    at("retire", "remove objects of 1-25-1 in c1", Moment::AfterEffect, Fate::Continued),
+    at("deploy", "control plane 1-27-9 →", CutPoint::BeforeEffect, Fate::Continued),
+    at("deploy", "tag canary in c1", CutPoint::AfterEffect, Fate::Killed),
+    at("promote", "tag default in c1", CutPoint::BeforeEffect, Fate::Continued),
+    at("promote", "tag default in c2", CutPoint::Recording, Fate::Killed),
+    at("roll", "restart ", CutPoint::BeforeEffect, Fate::ContinuedInPause),
+    at("retire", "remove objects of 1-25-1 in c1", CutPoint::AfterEffect, Fate::Continued),
 ];
 /// Along a rollback.
 const ROLLBACK: [Boundary; 3] = [
-    at("rollback", "tag stable in c1", Moment::BeforeEffect, Fate::Continued),
-    at("rollback", "restart ", Moment::AfterEffect, Fate::Killed),
-    at("rollback", "remove control plane 1-27-9", Moment::BeforeEffect, Fate::Continued),
+    at("rollback", "tag stable in c1", CutPoint::BeforeEffect, Fate::Continued),
+    at("rollback", "restart ", CutPoint::AfterEffect, Fate::Killed),
+    at("rollback", "remove control plane 1-27-9", CutPoint::BeforeEffect, Fate::Continued),
 ];
 
 const LIMIT: Duration = Duration::from_mins(2);
@@ -60,32 +60,32 @@ const WATCHED: Duration = Duration::from_secs(2);
 const CLUSTERS: [&str; 3] = ["hosting", "c1", "c2"];
 
 pub(super) fn matrix(dir: &Path, runtime: &tokio::runtime::Runtime) -> Result<Totals> {
-    let mut parts = Parts::new();
-    let lab = parts.run("start a lab", || Lab::up("matrix", 2))?;
-    let server = parts.run("start Meshwright without a worker", || {
+    let mut parts = PartTimings::new();
+    let lab = parts.run_part("start a lab", || Lab::start("matrix", 2))?;
+    let server = parts.run_part("start Meshwright without a worker", || {
         Server::start(&lab, dir, "127.0.0.1:18090", &CATALOGUE, &["--no-work"])
     })?;
     let mut stage = Stage { lab: &lab, server: &server, runtime, born: 0 };
     let first = stage.worker(None)?;
-    mesh_up(&lab, &server, &mut parts)?;
+    bring_up_mesh(&lab, &server, &mut parts)?;
     let mut totals = Totals { boundaries: CANARY.len() + ROLLBACK.len(), ..Totals::default() };
-    parts.run("a canary, and back with three cuts", || {
-        let upgrade = plan(&server, NEW.0, "canary", "3600")?;
-        ask(&server, "promote", &upgrade, "holding")?;
+    parts.run_part("a canary, and back with three cuts", || {
+        let upgrade = plan_upgrade(&server, NEW_RELEASE.0, "canary", "3600")?;
+        apply_verb(&server, "promote", &upgrade, "holding")?;
         // The one that is up must not claim what is meant for the first victim.
         drop(first);
         stage.chain(&ROLLBACK, &upgrade, &mut totals, || server.cli(&["upgrade", "rollback", &upgrade]).map(drop))?;
         server.await_state(&upgrade, "rolled_back", LIMIT)?;
-        judge(&lab, OLD, NEW.1, &mut totals);
+        judge(&lab, OLD_RELEASE, NEW_RELEASE.1, &mut totals);
         Ok(())
     })?;
     let before = stamps(&lab)?;
-    parts.run("a canary with six cuts", || {
-        let planned = ["upgrade", "plan", "demo", "--version", NEW.0, "--strategy", "canary", "--hold-seconds", "0"];
-        let upgrade = field(&server.ask(&planned)?, "id")?;
+    parts.run_part("a canary with six cuts", || {
+        let planned = ["upgrade", "plan", "demo", "--version", NEW_RELEASE.0, "--strategy", "canary", "--hold-seconds", "0"];
+        let upgrade = text_field(&server.ask(&planned)?, "id")?;
         stage.chain(&CANARY, &upgrade, &mut totals, || server.cli(&["upgrade", "start", &upgrade]).map(drop))?;
         server.await_state(&upgrade, "succeeded", LIMIT)?;
-        judge(&lab, NEW, OLD.1, &mut totals);
+        judge(&lab, NEW_RELEASE, OLD_RELEASE.1, &mut totals);
         Ok(())
     })?;
     for (workload, count) in stamps(&lab)? {
@@ -99,7 +99,7 @@ pub(super) fn matrix(dir: &Path, runtime: &tokio::runtime::Runtime) -> Result<To
 }
 
 /// Everybody carries what they should, and of the other revision nothing is left: what a late worker made was swept.
-fn judge(lab: &Lab, wanted: crate::scenario::Known, gone: &str, totals: &mut Totals) {
+fn judge(lab: &Lab, wanted: crate::scenario::LabRelease, gone: &str, totals: &mut Totals) {
     let verdict = carries(lab, wanted.1, wanted.2).and_then(|_| is_gone(lab, gone));
     if let Err(error) = verdict {
         totals.lost += 1;
@@ -147,12 +147,12 @@ impl Stage<'_> {
                 self.server.await_state(upgrade, "verifying", LIMIT)?;
                 self.server.cli(&["upgrade", "promote", upgrade])?;
             }
-            if !self.runtime.block_on(relay.reached(LIMIT)) {
+            if !self.runtime.block_on(relay.wait_for_stop(LIMIT)) {
                 return Err(format!("{} never came to {}", worker.name, boundary.step.title));
             }
             println!("  {} {:?} at {} ({:?})", worker.name, boundary.fate, boundary.step.title, boundary.moment);
             self.settle(stopped.take(), totals)?;
-            if boundary.moment == Moment::AfterEffect {
+            if boundary.moment == CutPoint::AfterEffect {
                 // Long enough for what was pushed to arrive.
                 std::thread::sleep(Duration::from_secs(1));
             }
@@ -183,7 +183,7 @@ impl Stage<'_> {
 
     fn late(&self, worker: &Worker) -> Result<Option<String>> {
         let mut audits: Vec<Audit> = CLUSTERS.iter().map(|cluster| self.lab.audit(cluster)).collect::<Result<_>>()?;
-        worker.relay.as_ref().expect("a victim has one").go_on();
+        worker.relay.as_ref().expect("a victim has one").resume();
         worker.signal("CONT")?;
         std::thread::sleep(WATCHED);
         for audit in &mut audits {

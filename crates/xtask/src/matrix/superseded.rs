@@ -9,8 +9,8 @@ use std::time::Duration;
 use model::rules::Strategy;
 use model::upgrade::{UpgradeState, Verb};
 use serde_json::Value;
-use testkit::relay::{Moment, Relay};
-use testkit::{Fleet, Process, TestDb};
+use testkit::relay::{CutPoint, Relay};
+use testkit::{Fleet, WorkerThread, TestDb};
 
 use super::fake::{FOR_EVER, Place, Victim, plain};
 
@@ -37,35 +37,35 @@ pub(super) struct Case {
 
 /// What definitions are is left out: they only move forward.
 fn picture(fleet: &Fleet) -> String {
-    let picture = plain(&fleet.world.picture());
+    let picture = plain(&fleet.clusters.snapshot());
     let kept: Vec<&str> = picture.lines().filter(|line| !line.starts_with("custom resource")).collect();
     kept.join("\n")
 }
 
 /// How many writes and records a canary has until it holds.
 pub(super) async fn uncut(width: usize) -> Result<(u64, usize), String> {
-    let fleet = Fleet { width, ..Fleet::new().await };
-    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
-    let relay = Relay::start(&TestDb::socket_folder());
+    let fleet = Fleet { max_concurrent_restarts: width, ..Fleet::new().await };
+    let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
+    let relay = Relay::start(&TestDb::socket_dir());
     let records = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counted = records.clone();
     let count = Box::new(move |_: &_| {
         counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         false
     });
-    relay.stop_at(Moment::Recording, count);
-    fleet.world.cut_at(u64::MAX, testkit::world::Cut::BeforeEffect);
-    let worker = fleet.relayed_worker("counted", Duration::from_secs(30), &relay).await;
+    relay.stop_at(CutPoint::Recording, count);
+    fleet.clusters.cut_at(u64::MAX, testkit::world::Cut::BeforeEffect);
+    let worker = fleet.build_relayed_worker("counted", Duration::from_secs(30), &relay).await;
     for verb in [Verb::Start, Verb::Promote] {
-        fleet.press(upgrade, verb, Value::Null).await.map_err(|error| error.to_string())?;
+        fleet.apply_verb(upgrade, verb, Value::Null).await.map_err(|error| error.to_string())?;
         worker.run_due().await.map_err(|error| error.to_string())?;
     }
-    Ok((fleet.world.tried(), records.load(std::sync::atomic::Ordering::Relaxed)))
+    Ok((fleet.clusters.write_attempts(), records.load(std::sync::atomic::Ordering::Relaxed)))
 }
 
 pub(super) fn every_cut(writes: u64, records: usize, width: usize) -> Vec<Case> {
     let places = (1..=writes).map(Place::InWrite);
-    let places = places.chain((1..=records).map(|record| Place::Record(record, Moment::BeforeEffect)));
+    let places = places.chain((1..=records).map(|record| Place::Record(record, CutPoint::BeforeEffect)));
     let cases = places.enumerate().flat_map(|(number, place)| {
         [Wakes::AfterTheEnd, Wakes::AfterRecords(1 + number % 6)].map(|wakes| Case { width, place, wakes })
     });
@@ -74,18 +74,18 @@ pub(super) fn every_cut(writes: u64, records: usize, width: usize) -> Vec<Case> 
 
 pub(super) async fn cut(case: Case) -> Option<String> {
     let Case { width, place, wakes } = case;
-    let fleet = Fleet { width, ..Fleet::new().await };
+    let fleet = Fleet { max_concurrent_restarts: width, ..Fleet::new().await };
     let before = picture(&fleet);
-    let upgrade = fleet.plan("1.27.9.1", Strategy::Canary, 3600).await;
+    let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
     let victim = Victim::aim(&fleet, place);
-    fleet.press(upgrade, Verb::Start, Value::Null).await.expect("start fits");
+    fleet.apply_verb(upgrade, Verb::Start, Value::Null).await.expect("start fits");
     let mut work = victim.work(&fleet, LEASE);
     loop {
         tokio::select! {
             reached = victim.reached(&fleet) => if reached { break } else { return Some("stuck: the cut was not reached".into()) },
-            _ = work.ended(FOR_EVER) => match fleet.upgrade(upgrade).await.state {
+            _ = work.wait_for_end(FOR_EVER) => match fleet.upgrade(upgrade).await.state {
                 UpgradeState::Verifying { .. } => {
-                    fleet.press(upgrade, Verb::Promote, Value::Null).await.expect("promote fits");
+                    fleet.apply_verb(upgrade, Verb::Promote, Value::Null).await.expect("promote fits");
                     work = victim.work(&fleet, LEASE);
                 }
                 state @ (UpgradeState::Paused { .. } | UpgradeState::Holding { .. }) => {
@@ -99,16 +99,16 @@ pub(super) async fn cut(case: Case) -> Option<String> {
             }
         }
     }
-    work.stop().await;
-    fleet.world.heal();
-    if !fleet.upgrade(upgrade).await.state.allowed().contains(&Verb::Rollback) {
+    work.pause().await;
+    fleet.clusters.clear_cut();
+    if !fleet.upgrade(upgrade).await.state.allowed_verbs().contains(&Verb::Rollback) {
         return Some("unreached: there is nothing to roll back yet".into());
     }
-    fleet.press(upgrade, Verb::Rollback, Value::Null).await.expect("rollback fits");
+    fleet.apply_verb(upgrade, Verb::Rollback, Value::Null).await.expect("rollback fits");
     let late = match wakes {
         Wakes::AfterRecords(count) => wake_within(&fleet, &victim, work, count).await,
         Wakes::AfterTheEnd => {
-            fleet.run().await;
+            fleet.run_due().await;
             wake(&fleet, &victim, work).await
         }
     };
@@ -124,35 +124,35 @@ pub(super) async fn cut(case: Case) -> Option<String> {
 }
 
 /// The rollback stands still after so many records, and the other worker goes on.
-async fn wake_within(fleet: &Fleet, victim: &Victim, work: Process, count: usize) -> Option<String> {
-    let relay = Relay::start(&TestDb::socket_folder());
+async fn wake_within(fleet: &Fleet, victim: &Victim, work: WorkerThread, count: usize) -> Option<String> {
+    let relay = Relay::start(&TestDb::socket_dir());
     let mut seen = 0;
     let choose = move |_: &_| {
         seen += 1;
         seen == count
     };
-    relay.stop_at(Moment::BeforeEffect, Box::new(choose));
-    let engine = fleet.relayed_worker("back", Duration::from_mins(5), &relay).await;
+    relay.stop_at(CutPoint::BeforeEffect, Box::new(choose));
+    let engine = fleet.build_relayed_worker("back", Duration::from_mins(5), &relay).await;
     let mut back = tokio::spawn(async move { drop(engine.run_due().await) });
     let ended = tokio::select! {
-        reached = relay.reached(LIMIT) => if reached { false } else { return Some("stuck: the rollback does not begin".into()) },
+        reached = relay.wait_for_stop(LIMIT) => if reached { false } else { return Some("stuck: the rollback does not begin".into()) },
         _ = &mut back => true,
     };
     let late = wake(fleet, victim, work).await;
-    relay.go_on();
+    relay.resume();
     if !ended && tokio::time::timeout(LIMIT, back).await.is_err() {
         return Some("stuck: the rollback does not end".into());
     }
     late
 }
 
-async fn wake(fleet: &Fleet, victim: &Victim, mut work: Process) -> Option<String> {
-    let known = fleet.world.journal().len();
+async fn wake(fleet: &Fleet, victim: &Victim, mut work: WorkerThread) -> Option<String> {
+    let known = fleet.clusters.journal().len();
     victim.wake();
-    work.go_on();
-    if !work.ended(LIMIT).await {
+    work.resume();
+    if !work.wait_for_end(LIMIT).await {
         return Some("stuck: the one that woke up does not end".into());
     }
-    let late = fleet.world.journal().split_off(known);
+    let late = fleet.clusters.journal().split_off(known);
     late.first().map(|write| format!("late: the superseded operation wrote {write:?}"))
 }

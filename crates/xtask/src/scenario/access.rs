@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::field;
+use super::text_field;
 use crate::Result;
 use crate::server::{Client, Server};
 
@@ -40,15 +40,15 @@ fn labels(server: &Server) -> Result<()> {
 
 /// A key that is narrowed to one mesh, until it is revoked.
 fn keys(server: &Server, dir: &Path) -> Result<()> {
-    let mesh = field(&server.ask(&["mesh", "get", "demo"])?, "id")?;
+    let mesh = text_field(&server.ask(&["mesh", "get", "demo"])?, "id")?;
     let made = server.ask(&["key", "create", "narrow", "--role", "viewer", "--scope", &mesh])?;
     let file = dir.join("narrow-key");
-    std::fs::write(&file, field(&made, "secret")?).map_err(|error| error.to_string())?;
+    std::fs::write(&file, text_field(&made, "secret")?).map_err(|error| error.to_string())?;
     let narrow = server.client().with_key(file);
     equal("its own mesh", count(&narrow, &["mesh", "list"])?, 1)?;
     equal("clusters, which are not its own", count(&narrow, &["cluster", "list"])?, 0)?;
     refused(&narrow, &["key", "list"], "role_missing")?;
-    server.cli(&["key", "revoke", &field(&made, "id")?])?;
+    server.cli(&["key", "revoke", &text_field(&made, "id")?])?;
     refused(&narrow, &["mesh", "list"], "unauthenticated")
 }
 

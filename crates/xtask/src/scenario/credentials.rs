@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::field;
+use super::text_field;
 use super::leaving::nothing_left;
 use super::suite::namespace;
 use crate::Result;
@@ -62,10 +62,10 @@ pub(super) fn renewed(lab: &Lab, server: &Server) -> Result<()> {
 /// A new namespace, into which istiod writes its root certificate with the token that it has by then. It tries that six times
 /// within a second and then never again, so one that came while the former token was still in its memory stays without.
 fn served(lab: &Lab, member: &str, newcomer: &str) -> Result<()> {
-    lab.kubectl(member, &["create", "namespace", newcomer])?;
+    lab.run_kubectl(member, &["create", "namespace", newcomer])?;
     let wanted = ["get", "configmap", "istio-ca-root-cert", "-n", newcomer];
-    let written = until("the root certificate is there", A_WRITE, || lab.kubectl(member, &wanted).ok());
-    lab.kubectl(member, &["delete", "namespace", newcomer])?;
+    let written = until("the root certificate is there", A_WRITE, || lab.run_kubectl(member, &wanted).ok());
+    lab.run_kubectl(member, &["delete", "namespace", newcomer])?;
     written.map(drop)
 }
 
@@ -75,7 +75,7 @@ pub(super) fn revoked(lab: &Lab, server: &Server) -> Result<()> {
     let secrets = anchors(lab, "c2", OURS)?;
     let serial = server.ask(&["cluster", "get", "c2"])?["credential"]["serial"].clone();
     for secret in &secrets {
-        lab.kubectl("c2", &["delete", "secret", "-n", OURS, secret])?;
+        lab.run_kubectl("c2", &["delete", "secret", "-n", OURS, secret])?;
     }
     let shown = until("the cluster is shown as unreachable", SOON, || {
         server.ask(&["cluster", "get", "c2"]).ok().filter(|cluster| cluster["state"] == "unreachable")
@@ -91,12 +91,12 @@ pub(super) fn revoked(lab: &Lab, server: &Server) -> Result<()> {
     if asked > 20 {
         return Err(format!("a dead credential was tried {asked} times in ten seconds"));
     }
-    let wrong = lab.kubeconfig("c1")?.display().to_string();
+    let wrong = lab.kubeconfig_path("c1")?.display().to_string();
     match server.cli(&["cluster", "renew", "c2", "--kubeconfig", &wrong, "--wait"]) {
         Err(said) if said.contains("(another_cluster)") => {}
         other => return Err(format!("another cluster's kubeconfig was taken: {other:?}")),
     }
-    let right = lab.kubeconfig("c2")?.display().to_string();
+    let right = lab.kubeconfig_path("c2")?.display().to_string();
     server.cli(&["cluster", "renew", "c2", "--kubeconfig", &right, "--wait"])?;
     let back = server.ask(&["cluster", "get", "c2"])?;
     if back["state"] != "ready" || back["credential"]["serial"].as_i64() != serial.as_i64().map(|serial| serial + 1) {
@@ -107,7 +107,7 @@ pub(super) fn revoked(lab: &Lab, server: &Server) -> Result<()> {
 
 /// What our account in a cluster is called.
 pub(crate) fn account(server: &Server, cluster: &str) -> Result<String> {
-    let id = field(&server.ask(&["cluster", "get", cluster])?, "id")?;
+    let id = text_field(&server.ask(&["cluster", "get", cluster])?, "id")?;
     Ok(id.replacen("cluster_", "meshwright-", 1))
 }
 
@@ -153,7 +153,7 @@ fn two_authorities(lab: &Lab, member: &str, dir: &Path) -> Result<(String, Strin
         let line = text.lines().find_map(|line| line.trim().strip_prefix(FIELD));
         line.map(str::to_owned).ok_or_else(|| "a kubeconfig has no authority".to_owned())
     };
-    let read = |cluster: &str| std::fs::read_to_string(lab.kubeconfig(cluster)?).map_err(|error| error.to_string());
+    let read = |cluster: &str| std::fs::read_to_string(lab.kubeconfig_path(cluster)?).map_err(|error| error.to_string());
     let text = read(member)?;
     let (own, other) = (authority(&text)?, authority(&read("hosting")?)?);
     let both = format!("{}{}", decoded(&own)?, decoded(&other)?);
@@ -177,7 +177,7 @@ pub(super) fn least_privilege(lab: &Lab, server: &Server) -> Result<()> {
     let mut used: BTreeSet<Right> = BTreeSet::new();
     let mut denied = BTreeMap::new();
     for member in MEMBERS {
-        let path = lab.kubeconfig(member)?.with_file_name("audit.log");
+        let path = lab.kubeconfig_path(member)?.with_file_name("audit.log");
         let log = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         for line in log.lines() {
             let entry: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
@@ -189,7 +189,7 @@ pub(super) fn least_privilege(lab: &Lab, server: &Server) -> Result<()> {
     if !denied.is_empty() {
         return Err(format!("our account was refused: {denied:?}"));
     }
-    let role = lab.kubectl(MEMBERS[0], &["get", "clusterrole", &account(server, MEMBERS[0])?, "-o", "json"])?;
+    let role = lab.run_kubectl(MEMBERS[0], &["get", "clusterrole", &account(server, MEMBERS[0])?, "-o", "json"])?;
     let granted = granted(&serde_json::from_str(&role).map_err(|error| error.to_string())?);
     let unused: Vec<_> = granted.iter().filter(|grant| !used.iter().any(|right| covers(grant, right))).collect();
     if unused.is_empty() && !used.is_empty() {
@@ -255,7 +255,7 @@ pub(super) fn mesh_gone(lab: &Lab, server: &Server) -> Result<()> {
         let all = lab.get(member, &["namespaces"])?;
         let names: Vec<&str> = all.iter().filter_map(|object| object["metadata"]["name"].as_str()).collect();
         let theirs: Vec<&str> = names.into_iter().filter(|name| !kept(name)).collect();
-        lab.kubectl(member, &[&["delete", "namespace"], theirs.as_slice()].concat())?;
+        lab.run_kubectl(member, &[&["delete", "namespace"], theirs.as_slice()].concat())?;
     }
     server.cli(&["mesh", "delete", "demo", "--wait"])?;
     ["c1", "c2", "hosting"].iter().try_for_each(|cluster| nothing_left(lab, cluster, &["istio", &mesh]))
@@ -273,12 +273,12 @@ fn istiods(lab: &Lab, mesh: &str) -> Result<BTreeMap<String, String>> {
 
 fn anchors(lab: &Lab, member: &str, namespace: &str) -> Result<Vec<String>> {
     let secrets = lab.get(member, &["secrets", "-n", namespace, "-l", "meshwright.dev/serial"])?;
-    secrets.iter().map(|secret| field(&secret["metadata"], "name")).collect()
+    secrets.iter().map(|secret| text_field(&secret["metadata"], "name")).collect()
 }
 
 fn token(lab: &Lab, mesh: &str, secret: &str) -> Result<String> {
     let path = ["get", "secret", secret, "-n", mesh, "-o", "jsonpath={.data.token}"];
-    lab.kubectl("hosting", &path).map(|token| token.trim().to_owned())
+    lab.run_kubectl("hosting", &path).map(|token| token.trim().to_owned())
 }
 
 /// A token, in base64 as Secrets hold it, that no API server takes any more.
@@ -287,7 +287,7 @@ fn dead(lab: &Lab, member: &str, token: &str) -> Result<()> {
     let review = serde_json::json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": { "token": token } });
     let file = std::env::temp_dir().join(format!("meshwright-review-{}", std::process::id()));
     std::fs::write(&file, review.to_string()).map_err(|error| error.to_string())?;
-    let answer = lab.kubectl(member, &["create", "-o", "json", "-f", &file.display().to_string()]);
+    let answer = lab.run_kubectl(member, &["create", "-o", "json", "-f", &file.display().to_string()]);
     std::fs::remove_file(&file).map_err(|error| error.to_string())?;
     let answer: Value = serde_json::from_str(&answer?).map_err(|error| error.to_string())?;
     if answer["status"]["authenticated"] == true {

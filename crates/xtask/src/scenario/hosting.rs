@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::suite::namespace;
-use super::{NEW, OLD};
+use super::{NEW_RELEASE, OLD_RELEASE};
 use crate::Result;
 use crate::lab::Lab;
 use crate::server::Server;
@@ -48,7 +48,7 @@ pub(super) fn is_limited(lab: &Lab, server: &Server) -> Result<()> {
 /// Pod Security admission of the real API server: a pod that may be root is refused in the mesh's namespace.
 fn refuses_root(lab: &Lab, mesh: &str) -> Result<()> {
     let run = ["run", "root", "--image=registry.example/probe:1", "--dry-run=server", "-n", mesh];
-    match lab.kubectl("hosting", &run) {
+    match lab.run_kubectl("hosting", &run) {
         Err(said) if said.contains("violates PodSecurity") => Ok(()),
         other => Err(format!("a pod that may be root was not refused: {other:?}")),
     }
@@ -76,29 +76,29 @@ pub(crate) fn keeps_switches(lab: &Lab, server: &Server, revisions: &[&str]) -> 
 
 /// Side by side, and gone again: the canary begins with what its mesh has.
 pub(super) fn canary_keeps_switches(lab: &Lab, server: &Server) -> Result<()> {
-    let upgrade = super::plan(server, NEW.0, "canary", "3600")?;
-    keeps_switches(lab, server, &[OLD.1, NEW.1])?;
-    super::ask(server, "rollback", &upgrade, "rolled_back")?;
-    keeps_switches(lab, server, &[OLD.1])
+    let upgrade = super::plan_upgrade(server, NEW_RELEASE.0, "canary", "3600")?;
+    keeps_switches(lab, server, &[OLD_RELEASE.1, NEW_RELEASE.1])?;
+    super::apply_verb(server, "rollback", &upgrade, "rolled_back")?;
+    keeps_switches(lab, server, &[OLD_RELEASE.1])
 }
 
 /// In place across two minors, which only a policy of the operator allows, and back.
 pub(super) fn in_place_keeps_switches(lab: &Lab, server: &Server) -> Result<()> {
     server.in_place_minors(2)?;
-    let upgrade = super::plan(server, NEW.0, "in_place", "3600")?;
-    keeps_switches(lab, server, &[OLD.1])?;
+    let upgrade = super::plan_upgrade(server, NEW_RELEASE.0, "in_place", "3600")?;
+    keeps_switches(lab, server, &[OLD_RELEASE.1])?;
     let image =
-        &one(lab, &["deployment", &format!("istiod-{}", OLD.1), "-n", &namespace(server)?])?["spec"]["template"];
+        &one(lab, &["deployment", &format!("istiod-{}", OLD_RELEASE.1), "-n", &namespace(server)?])?["spec"]["template"];
     if !image.to_string().contains("pilot:1.27.9") {
         return Err("istiod was not replaced".into());
     }
-    super::ask(server, "rollback", &upgrade, "rolled_back")?;
+    super::apply_verb(server, "rollback", &upgrade, "rolled_back")?;
     server.in_place_minors(1)?;
-    keeps_switches(lab, server, &[OLD.1])
+    keeps_switches(lab, server, &[OLD_RELEASE.1])
 }
 
 fn one(lab: &Lab, what: &[&str]) -> Result<Value> {
-    let said = lab.kubectl("hosting", &[&["get", "-o", "json"], what].concat())?;
+    let said = lab.run_kubectl("hosting", &[&["get", "-o", "json"], what].concat())?;
     serde_json::from_str(&said).map_err(|error| error.to_string())
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::access::{count, equal, refused};
-use super::field;
+use super::text_field;
 use crate::Result;
 use crate::lab::{Lab, until};
 use crate::server::{Client, Server};
@@ -24,14 +24,14 @@ const PIPELINE: &str = "pipeline";
 
 pub(super) fn accounts(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
     for member in MEMBERS {
-        lab.kubectl(member, &["create", "namespace", PIPELINE])?;
+        lab.run_kubectl(member, &["create", "namespace", PIPELINE])?;
         for account in ["deployer", "stranger"] {
-            lab.kubectl(member, &["create", "serviceaccount", account, "-n", PIPELINE])?;
+            lab.run_kubectl(member, &["create", "serviceaccount", account, "-n", PIPELINE])?;
         }
     }
     let told = log_in(lab, server, dir);
     for member in MEMBERS {
-        lab.kubectl(member, &["delete", "namespace", PIPELINE])?;
+        lab.run_kubectl(member, &["delete", "namespace", PIPELINE])?;
     }
     told
 }
@@ -40,8 +40,8 @@ fn log_in(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
     let [member, other] = MEMBERS;
     let issuer = issuer(lab, member)?;
     let trusted = server.ask(&["access", "trust", "pipelines", "--issuer", &issuer, "--algorithm", SIGNS])?;
-    let (provider, audience) = (field(&trusted, "id")?, field(&trusted, "audience")?);
-    let mesh = field(&server.ask(&["mesh", "get", "demo"])?, "id")?;
+    let (provider, audience) = (text_field(&trusted, "id")?, text_field(&trusted, "audience")?);
+    let mesh = text_field(&server.ask(&["mesh", "get", "demo"])?, "id")?;
     let subject = format!("system:serviceaccount:{PIPELINE}:deployer");
     let grant = ["access", "grant", "viewer", "--provider", &provider, "--subject", &subject, "--scope", &mesh];
     server.cli(&grant)?;
@@ -54,7 +54,7 @@ fn log_in(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
     refused(&deployer, &["mesh", "list"], CODE)?;
     let everybody = ["create", "clusterrolebinding", PIPELINE, "--clusterrole", DISCOVERY, "--group"];
     for member in MEMBERS {
-        lab.kubectl(member, &[&everybody[..], &["system:unauthenticated"]].concat())?;
+        lab.run_kubectl(member, &[&everybody[..], &["system:unauthenticated"]].concat())?;
     }
     // What comes of it is said below.
     drop(until("its keys are fetched", SOON, || deployer.cli(&["mesh", "list"]).ok()));
@@ -73,19 +73,19 @@ fn log_in(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
     server.cli(&["access", "distrust", &provider])?;
     refused(&deployer, &["mesh", "list"], CODE)?;
     for member in MEMBERS {
-        lab.kubectl(member, &["delete", "clusterrolebinding", PIPELINE])?;
+        lab.run_kubectl(member, &["delete", "clusterrolebinding", PIPELINE])?;
     }
     Ok(())
 }
 
 /// What a cluster calls itself in the tokens of its accounts.
 fn issuer(lab: &Lab, member: &str) -> Result<String> {
-    let said = lab.kubectl(member, &["get", "--raw", "/.well-known/openid-configuration"])?;
-    field(&serde_json::from_str(&said).map_err(|error| error.to_string())?, "issuer")
+    let said = lab.run_kubectl(member, &["get", "--raw", "/.well-known/openid-configuration"])?;
+    text_field(&serde_json::from_str(&said).map_err(|error| error.to_string())?, "issuer")
 }
 
 fn token(lab: &Lab, file: &Path, member: &str, account: &str, audience: &str) -> Result<PathBuf> {
     let arguments = ["create", "token", account, "-n", PIPELINE, "--audience", audience, "--duration", "10m"];
-    std::fs::write(file, lab.kubectl(member, &arguments)?.trim()).map_err(|error| error.to_string())?;
+    std::fs::write(file, lab.run_kubectl(member, &arguments)?.trim()).map_err(|error| error.to_string())?;
     Ok(file.to_owned())
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::{Known, plan};
+use super::{LabRelease, plan_upgrade};
 use crate::Result;
 use crate::lab::{Lab, until};
 use crate::server::Server;
@@ -13,12 +13,12 @@ use crate::story::{carries, stamps};
 const REPLICAS: usize = 2;
 
 /// Moves the mesh in place; every workload must have been restarted so often, and no pod may have been refused meanwhile.
-pub(crate) fn moves(lab: &Lab, server: &Server, to: Known, restarts: usize) -> Result<()> {
+pub(crate) fn moves(lab: &Lab, server: &Server, to: LabRelease, restarts: usize) -> Result<()> {
     let before = stamps(lab)?;
     let over = AtomicBool::new(false);
     let (asked, refused) = std::thread::scope(|scope| {
         let admissions = scope.spawn(|| admit_until(lab, &over));
-        let asked = plan(server, to.0, "in_place", "0");
+        let asked = plan_upgrade(server, to.0, "in_place", "0");
         over.store(true, Ordering::Relaxed);
         (asked, admissions.join())
     });
@@ -70,7 +70,7 @@ fn cut_off(said: &str) -> bool {
 fn admitted(lab: &Lab, namespace: &str, labels: &[&str]) -> Result<String> {
     let show = "jsonpath={.metadata.annotations.istio\\.io/rev}";
     let run = ["run", "probe", "--image=registry.example/probe:1", "--dry-run=server", "-n", namespace, "-o", show];
-    lab.kubectl("c1", &[&run[..], labels].concat())
+    lab.run_kubectl("c1", &[&run[..], labels].concat())
 }
 
 /// After a move across a patch the mesh answers to its old name and to its new one.

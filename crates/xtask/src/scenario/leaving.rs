@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::credentials::SOON;
-use super::{NEW, field};
+use super::{NEW_RELEASE, text_field};
 use crate::Result;
 use crate::lab::{Lab, until};
 use crate::server::Server;
@@ -34,11 +34,11 @@ pub(super) fn nothing_left(lab: &Lab, cluster: &str, of: &[&str]) -> Result<()> 
 /// A member does not answer any more. Its mesh is deleted everywhere else, and what stays in it is listed; so is what stays of
 /// our account when the cluster itself is left behind. When it comes back, the listed commands leave nothing of either.
 pub(super) fn by_force(lab: &Lab, server: &Server) -> Result<()> {
-    let create = ["mesh", "create", "second", "--version", NEW.0, "--cluster", "c1", "--cluster", DEAD, "--wait"];
+    let create = ["mesh", "create", "second", "--version", NEW_RELEASE.0, "--cluster", "c1", "--cluster", DEAD, "--wait"];
     server.watch(&create)?;
-    let mesh = field(&server.ask(&["mesh", "get", "second"])?, "namespace")?;
+    let mesh = text_field(&server.ask(&["mesh", "get", "second"])?, "namespace")?;
     // A mesh whose members answer is not left behind by force: everything is removed.
-    let silence = lab.stopped("c2/kube-apiserver")?;
+    let silence = lab.stop_process("c2/kube-apiserver")?;
     match server.ask(&["cluster", "delete", DEAD, "--wait"]) {
         Err(said) if said.contains("(cluster_in_use)") => {}
         other => return Err(format!("a member was deregistered: {other:?}")),
@@ -53,7 +53,7 @@ pub(super) fn by_force(lab: &Lab, server: &Server) -> Result<()> {
         return Err(format!("{DEAD} is still registered"));
     }
     drop(silence);
-    until("the cluster is back", SOON, || lab.kubectl(DEAD, &["get", "namespaces"]).ok())?;
+    until("the cluster is back", SOON, || lab.run_kubectl(DEAD, &["get", "namespaces"]).ok())?;
     let stays = traces(lab, DEAD, &["istio", &mesh, "meshwright"])?;
     if stays.is_empty() {
         return Err("a silent cluster was changed".into());
@@ -80,10 +80,10 @@ fn remove(lab: &Lab, operation: &Value) -> Result<()> {
         if left["cluster"] != DEAD {
             return Err(format!("listed though its cluster answers: {left}"));
         }
-        let command = field(left, "command")?;
+        let command = text_field(left, "command")?;
         let arguments = command.strip_prefix("kubectl ").ok_or_else(|| format!("not of kubectl: {command}"))?;
         let words: Vec<&str> = arguments.split(' ').collect();
-        lab.kubectl(DEAD, &words).map_err(|error| format!("{command}: {error}"))?;
+        lab.run_kubectl(DEAD, &words).map_err(|error| format!("{command}: {error}"))?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::rollback::settle;
-use super::{NEW, OLD, ask, field};
+use super::{NEW_RELEASE, OLD_RELEASE, apply_verb, text_field};
 use crate::Result;
 use crate::lab::{Lab, until};
 use crate::server::Server;
@@ -28,18 +28,18 @@ pub(crate) fn rolled_back(lab: &Lab, server: &Server, dir: &Path) -> Result<()> 
         settle(lab)?;
         let before = lab.dump()?;
         let policy = Policy::refusing(lab, dir, object)?;
-        let planned = ["upgrade", "plan", "demo", "--version", NEW.0, "--strategy", "canary", "--hold-seconds", "3600"];
-        let upgrade = field(&server.ask(&planned)?, "id")?;
+        let planned = ["upgrade", "plan", "demo", "--version", NEW_RELEASE.0, "--strategy", "canary", "--hold-seconds", "3600"];
+        let upgrade = text_field(&server.ask(&planned)?, "id")?;
         server.cli(&["upgrade", "start", &upgrade])?;
         let paused = server.await_state(&upgrade, "paused", LIMIT)?;
         let code = &paused["problem"]["code"];
         if code != "cluster_refused" && code != "permission_missing" {
             return Err(format!("{object:?} was refused, and the upgrade says {}", paused["problem"]));
         }
-        ask(server, "rollback", &upgrade, "rolled_back")?;
+        apply_verb(server, "rollback", &upgrade, "rolled_back")?;
         drop(policy);
-        carries(lab, OLD.1, OLD.2)?;
-        is_gone(lab, NEW.1)?;
+        carries(lab, OLD_RELEASE.1, OLD_RELEASE.2)?;
+        is_gone(lab, NEW_RELEASE.1)?;
         settle(lab)?;
         let differs = differences(&before, &lab.dump()?, &[]);
         if !differs.is_empty() {
@@ -76,7 +76,7 @@ impl<'a> Policy<'a> {
         let file = dir.join("refused.json");
         std::fs::write(&file, list.to_string()).map_err(|error| error.to_string())?;
         let file = file.display().to_string();
-        lab.kubectl(cluster, &["apply", "-f", &file])?;
+        lab.run_kubectl(cluster, &["apply", "-f", &file])?;
         let made = Self { lab, cluster, file };
         // Policies come into force a moment after they were written.
         until("the policy is in force", LIMIT, || {
@@ -94,7 +94,7 @@ impl<'a> Policy<'a> {
             let file = dir.join("refused-object.json");
             std::fs::write(&file, object.to_string()).ok()?;
             let tried = ["create", "--dry-run=server", "-f", &file.display().to_string()];
-            lab.kubectl(cluster, &tried).err().filter(|said| said.contains("refused by the lab")).map(drop)
+            lab.run_kubectl(cluster, &tried).err().filter(|said| said.contains("refused by the lab")).map(drop)
         })?;
         Ok(made)
     }
@@ -102,7 +102,7 @@ impl<'a> Policy<'a> {
 
 impl Drop for Policy<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.lab.kubectl(self.cluster, &["delete", "-f", &self.file]) {
+        if let Err(error) = self.lab.run_kubectl(self.cluster, &["delete", "-f", &self.file]) {
             eprintln!("the policy is still there: {error}");
         }
     }

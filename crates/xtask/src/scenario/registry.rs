@@ -9,7 +9,7 @@ use super::access::{equal, refused};
 use crate::beside::Beside;
 use crate::lab::Lab;
 use crate::server::Server;
-use crate::{Result, output};
+use crate::{Result, run_command};
 
 /// Not in the catalogue before.
 const VERSION: &str = "1.27.9.9";
@@ -21,7 +21,7 @@ pub(super) fn imported(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
     let helm = lab.helm()?;
     for chart in ["base", "istiod"] {
         let run = |arguments: &[&str]| {
-            output(Command::new(&helm).args(arguments).env("SSL_CERT_FILE", &registry.certificate))
+            run_command(Command::new(&helm).args(arguments).env("SSL_CERT_FILE", &registry.certificate))
         };
         let (from, into) = (format!("{}/{chart}", lab.charts(COMMUNITY)?), dir.display().to_string());
         run(&["package", &from, "--version", COMMUNITY, "--destination", &into])?;

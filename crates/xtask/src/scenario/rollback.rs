@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{NEW, OLD, ask, plan};
+use super::{NEW_RELEASE, OLD_RELEASE, apply_verb, plan_upgrade};
 use crate::Result;
 use crate::lab::{Lab, accepted, ours, until};
 use crate::server::Server;
@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(90);
 pub(crate) fn from(lab: &Lab, server: &Server, worker: &Holdable, stage: &str) -> Result<()> {
     settle(lab)?;
     let before = lab.dump()?;
-    let upgrade = plan(server, NEW.0, "canary", "3600")?;
+    let upgrade = plan_upgrade(server, NEW_RELEASE.0, "canary", "3600")?;
     match stage {
         "moved" => {
             server.watch(&["upgrade", "move", &upgrade, "--namespace", "c1/shop", "--wait"])?;
@@ -34,9 +34,9 @@ pub(crate) fn from(lab: &Lab, server: &Server, worker: &Holdable, stage: &str) -
         "holding" => silent_member(lab, server, &upgrade)?,
         _ => {}
     }
-    ask(server, "rollback", &upgrade, "rolled_back")?;
-    carries(lab, OLD.1, OLD.2)?;
-    is_gone(lab, NEW.1)?;
+    apply_verb(server, "rollback", &upgrade, "rolled_back")?;
+    carries(lab, OLD_RELEASE.1, OLD_RELEASE.2)?;
+    is_gone(lab, NEW_RELEASE.1)?;
     settle(lab)?;
     let stray: &[&str] = if stage == "promoting" { &[STRAY] } else { &[] };
     let differs = differences(&before, &lab.dump()?, stray);
@@ -45,9 +45,9 @@ pub(crate) fn from(lab: &Lab, server: &Server, worker: &Holdable, stage: &str) -
 
 /// Everything is looked at in every member before the first tag moves, so a silent one stops the promotion with nothing moved.
 fn silent_member(lab: &Lab, server: &Server, upgrade: &str) -> Result<()> {
-    let silence = lab.stopped("c2/kube-apiserver")?;
-    let stopped = ask(server, "promote", upgrade, "holding").err();
-    let tags = lab.kubectl(
+    let silence = lab.stop_process("c2/kube-apiserver")?;
+    let stopped = apply_verb(server, "promote", upgrade, "holding").err();
+    let tags = lab.run_kubectl(
         "c1",
         &[
             "get",
@@ -59,17 +59,17 @@ fn silent_member(lab: &Lab, server: &Server, upgrade: &str) -> Result<()> {
     );
     drop(silence);
     let state = server.ask(&["upgrade", "get", upgrade])?;
-    if stopped.is_none() || state["problem"]["code"] != "cluster_unreachable" || tags? != OLD.1 {
+    if stopped.is_none() || state["problem"]["code"] != "cluster_unreachable" || tags? != OLD_RELEASE.1 {
         return Err(format!("the promotion was not stopped as it should be: {state}"));
     }
     until("the member answers again", Duration::from_mins(1), || lab.get("c2", &["nodes"]).ok())?;
-    ask(server, "retry", upgrade, "holding")
+    apply_verb(server, "retry", upgrade, "holding")
 }
 
 /// A member is lost between the first member's tags and its own; pods that are born meanwhile take the new revision.
 fn split(lab: &Lab, server: &Server, worker: &Holdable, upgrade: &str) -> Result<()> {
     let held = worker.before(SECOND_TAG, || server.cli(&["upgrade", "promote", upgrade]).map(drop))?;
-    let stopped = lab.stopped("c2/kube-apiserver")?;
+    let stopped = lab.stop_process("c2/kube-apiserver")?;
     drop(held);
     let paused = server.await_state(upgrade, "paused", LIMIT)?;
     if paused["problem"]["code"] != "tag_split" {
@@ -84,23 +84,23 @@ fn split(lab: &Lab, server: &Server, worker: &Holdable, upgrade: &str) -> Result
     }
     drop(stopped);
     until("the member answers again", LIMIT, || lab.get("c2", &["nodes"]).ok())?;
-    for (member, revision) in [("c1", NEW.1), ("c2", OLD.1)] {
+    for (member, revision) in [("c1", NEW_RELEASE.1), ("c2", OLD_RELEASE.1)] {
         let tag = [
             "mutatingwebhookconfigurations",
             "istio-revision-tag-default",
             "-o",
             "jsonpath={.metadata.labels.istio\\.io/rev}",
         ];
-        let found = lab.kubectl(member, &[&["get"], &tag[..]].concat())?;
+        let found = lab.run_kubectl(member, &[&["get"], &tag[..]].concat())?;
         if found != revision {
             return Err(format!("the tag default of {member} points to {found}, not to {revision}"));
         }
     }
     // Stranded unless the rollback reads live pods: nobody patched this workload.
-    lab.kubectl("c1", &["delete", "pod", "-n", "shop", "-l", "app=web", "--wait=false"])?;
+    lab.run_kubectl("c1", &["delete", "pod", "-n", "shop", "-l", "app=web", "--wait=false"])?;
     until("a pod of the mixed window is there", LIMIT, || {
         let pods = lab.get("c1", &["pods", "-n", "shop", "-l", "app=web"]).ok()?;
-        pods.iter().any(|pod| pod["metadata"]["annotations"]["istio.io/rev"] == NEW.1).then_some(())
+        pods.iter().any(|pod| pod["metadata"]["annotations"]["istio.io/rev"] == NEW_RELEASE.1).then_some(())
     })
 }
 

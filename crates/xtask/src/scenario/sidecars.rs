@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Known, ask, field, plan};
+use super::{LabRelease, apply_verb, text_field, plan_upgrade};
 use crate::Result;
 use crate::lab::{Lab, until};
 use crate::server::Server;
@@ -24,7 +24,7 @@ fn proxies(server: &Server) -> Result<Vec<Value>> {
 }
 
 /// Waits until every Envoy is connected to a revision, in sync, with that revision's version; answers how many.
-pub(crate) fn connected(server: &Server, wanted: Known) -> Result<usize> {
+pub(crate) fn connected(server: &Server, wanted: LabRelease) -> Result<usize> {
     let version = wanted.2.rsplit(':').next().unwrap_or_default();
     let fits = |proxy: &&Value| {
         proxy["revision"] == wanted.1
@@ -41,33 +41,33 @@ pub(crate) fn connected(server: &Server, wanted: Known) -> Result<usize> {
 }
 
 /// One Envoy stays on the old revision: it blocks the retirement by its name until its pod is made anew.
-pub(crate) fn left_behind(lab: &Lab, server: &Server, dir: &std::path::Path, wanted: Known) -> Result<()> {
+pub(crate) fn left_behind(lab: &Lab, server: &Server, dir: &std::path::Path, wanted: LabRelease) -> Result<()> {
     let manifest = dir.join("legacy.json");
     std::fs::write(&manifest, LEGACY).map_err(|error| error.to_string())?;
     let manifest = manifest.display().to_string();
-    lab.kubectl("c1", &["apply", "-f", &manifest])?;
+    lab.run_kubectl("c1", &["apply", "-f", &manifest])?;
     let blocked =
-        plan(server, wanted.0, "canary", "3600").err().ok_or("a pod that nothing can move was not reported")?;
-    let upgrade = field(&server.ask(&["upgrade", "list", "demo"])?["items"][0], "id")?;
-    ask(server, "acknowledge", &upgrade, "verifying").map_err(|error| format!("{error} (after {blocked})"))?;
-    ask(server, "promote", &upgrade, "holding")?;
+        plan_upgrade(server, wanted.0, "canary", "3600").err().ok_or("a pod that nothing can move was not reported")?;
+    let upgrade = text_field(&server.ask(&["upgrade", "list", "demo"])?["items"][0], "id")?;
+    apply_verb(server, "acknowledge", &upgrade, "verifying").map_err(|error| format!("{error} (after {blocked})"))?;
+    apply_verb(server, "promote", &upgrade, "holding")?;
     server.cli(&["upgrade", "retire", &upgrade])?;
     let waits = || {
-        let operation = field(&server.ask(&["upgrade", "get", &upgrade]).ok()?, "operation_id").ok()?;
+        let operation = text_field(&server.ask(&["upgrade", "get", &upgrade]).ok()?, "operation_id").ok()?;
         let known = server.ask(&["operation", "get", &operation]).ok()?;
         let reason = known["waiting_for"].as_str()?.to_owned();
         (reason.contains("proxy legacy.billing") && reason.contains("pod billing/legacy in c1")).then_some(reason)
     };
     println!("  {}", until("the retirement names the Envoy that is left", LIMIT, waits)?);
-    lab.kubectl("c1", &["delete", "pod", "-n", "billing", "legacy", "--wait"])?;
-    lab.kubectl("c1", &["apply", "-f", &manifest])?;
+    lab.run_kubectl("c1", &["delete", "pod", "-n", "billing", "legacy", "--wait"])?;
+    lab.run_kubectl("c1", &["apply", "-f", &manifest])?;
     server.await_state(&upgrade, "succeeded", LIMIT)?;
     let moved = || {
         let seen = proxies(server).ok()?;
         seen.iter().any(|proxy| proxy["proxy"] == "legacy.billing" && proxy["revision"] == wanted.1).then_some(())
     };
     until("the Envoy that was left is on the new revision", LIMIT, moved)?;
-    lab.kubectl("c1", &["delete", "pod", "-n", "billing", "legacy", "--wait"])?;
+    lab.run_kubectl("c1", &["delete", "pod", "-n", "billing", "legacy", "--wait"])?;
     carries(lab, wanted.1, wanted.2)?;
-    is_gone(lab, super::OLD.1)
+    is_gone(lab, super::OLD_RELEASE.1)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{
-    Known, OLD, Parts, access, credentials, field, hosting, identity, in_place, leaving, mesh_up, refused, registry,
+    LabRelease, OLD_RELEASE, PartTimings, access, credentials, text_field, hosting, identity, in_place, leaving, bring_up_mesh, refused, registry,
     rollback, sidecars, twice,
 };
 use crate::Result;
@@ -16,11 +16,11 @@ use crate::story::MEMBERS;
 use crate::worker::Holdable;
 
 /// The patch before the newest; its istiod is played by the newest one's, which only knows its number from its image.
-const PATCH: Known = ("1.27.8.1", "1-27-8", "lab/proxyv2:1.27.8");
+const PATCH: LabRelease = ("1.27.8.1", "1-27-8", "lab/proxyv2:1.27.8");
 /// In place the revision keeps its name.
-const PATCHED: Known = ("1.27.9.1", "1-27-8", "lab/proxyv2:1.27.9");
-const REBUILT: Known = ("1.27.9.2", "1-27-8", "lab/proxyv2:1.27.9");
-const NEW_IMAGE: Known = ("1.27.9.3", "1-27-8", "lab/proxyv2:1.27.9-fips");
+const PATCHED: LabRelease = ("1.27.9.1", "1-27-8", "lab/proxyv2:1.27.9");
+const REBUILT: LabRelease = ("1.27.9.2", "1-27-8", "lab/proxyv2:1.27.9");
+const NEW_IMAGE: LabRelease = ("1.27.9.3", "1-27-8", "lab/proxyv2:1.27.9-fips");
 const CATALOGUE: [(&str, &str); 5] = [
     ("1.25.1.1", "1.25.1"),
     ("1.27.8.1", "1.27.9"),
@@ -45,17 +45,17 @@ pub(crate) struct All {
 type Scenario<'a> = (String, Box<dyn Fn() -> Result<()> + 'a>);
 
 pub(crate) fn all(options: &All) -> Result<()> {
-    let mut parts = Parts::new();
-    let lab = parts.run("start a lab", || Lab::up("scenario", 2))?;
+    let mut parts = PartTimings::new();
+    let lab = parts.run_part("start a lab", || Lab::start("scenario", 2))?;
     let (server, worker) = parts
-        .run("start Meshwright", || Holdable::with_server(&lab, &options.dir, &options.listen, &CATALOGUE, &[]))?;
-    mesh_up(&lab, &server, &mut parts)?;
+        .run_part("start Meshwright", || Holdable::with_server(&lab, &options.dir, &options.listen, &CATALOGUE, &[]))?;
+    bring_up_mesh(&lab, &server, &mut parts)?;
     let mut passed = 0;
     for (title, scenario) in scenarios(&lab, &server, &worker, &options.dir) {
         if !options.only.is_empty() && !options.only.iter().any(|only| title.contains(only.as_str())) {
             continue;
         }
-        parts.run(&title, scenario)?;
+        parts.run_part(&title, scenario)?;
         passed += 1;
         println!("scenario passed: {title}");
     }
@@ -177,7 +177,7 @@ fn left_for_good<'a>(lab: &'a Lab, server: &'a Server, dir: &'a Path) -> Vec<Sce
 }
 
 pub(super) fn namespace(server: &Server) -> Result<String> {
-    field(&server.ask(&["mesh", "get", "demo"])?, "namespace")
+    text_field(&server.ask(&["mesh", "get", "demo"])?, "namespace")
 }
 
 /// A tenant's istiod must not reach beyond its namespace in the provider's own cluster.
@@ -195,11 +195,11 @@ fn nothing_cluster_wide(lab: &Lab) -> Result<()> {
 fn istioctl_agrees(lab: &Lab, server: &Server) -> Result<()> {
     let namespace = namespace(server)?;
     for member in MEMBERS {
-        let said = lab.istioctl(member, &["tag", "list", "-i", &namespace])?;
+        let said = lab.run_istioctl(member, &["tag", "list", "-i", &namespace])?;
         for tag in ["stable", "default", "canary"] {
-            let pointed = said.lines().any(|line| line.split_whitespace().take(2).eq([tag, OLD.1]));
+            let pointed = said.lines().any(|line| line.split_whitespace().take(2).eq([tag, OLD_RELEASE.1]));
             if !pointed {
-                return Err(format!("istioctl does not see {tag} on {} in {member}:\n{said}", OLD.1));
+                return Err(format!("istioctl does not see {tag} on {} in {member}:\n{said}", OLD_RELEASE.1));
             }
         }
     }
@@ -210,7 +210,7 @@ fn killed_istiod(lab: &Lab, server: &Server) -> Result<()> {
     let namespace = namespace(server)?;
     let pods = lab.get("hosting", &["pods", "-n", &namespace])?;
     let name = pods.first().and_then(|pod| pod["metadata"]["name"].as_str()).ok_or("no istiod runs")?.to_owned();
-    lab.signal(&format!("hosting/pod/{namespace}/{name}"), "KILL")?;
+    lab.signal_process(&format!("hosting/pod/{namespace}/{name}"), "KILL")?;
     until("the killed istiod is ready again", Duration::from_secs(90), || {
         let pods = lab.get("hosting", &["pods", "-n", &namespace]).ok()?;
         let pod = pods.into_iter().find(|pod| pod["metadata"]["name"] == name.as_str())?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::access::{equal, refused};
 use super::credentials::account;
-use super::field;
+use super::text_field;
 use crate::Result;
 use crate::lab::Lab;
 use crate::server::Server;
@@ -15,10 +15,10 @@ pub(super) fn refused_to_another_tenant(lab: &Lab, server: &Server, dir: &Path) 
     let operator = server.client().with_key(server.state_dir().join("operator-key"));
     let made = operator.ask(&["tenant", "create", "neighbour"])?;
     let file = dir.join("neighbour-key");
-    std::fs::write(&file, field(&made, "owner_key")?).map_err(|error| error.to_string())?;
+    std::fs::write(&file, text_field(&made, "owner_key")?).map_err(|error| error.to_string())?;
     let neighbour = server.client().with_key(file);
     let before = held(lab)?;
-    let kubeconfig = lab.kubeconfig("c1")?.display().to_string();
+    let kubeconfig = lab.kubeconfig_path("c1")?.display().to_string();
     let register = ["cluster", "register", "mine", "--kubeconfig", &kubeconfig, "--wait"];
     refused(&neighbour, &register, "cluster_registered_already")?;
     equal("what is held in the cluster", held(lab)?, before.clone())?;
@@ -28,11 +28,11 @@ pub(super) fn refused_to_another_tenant(lab: &Lab, server: &Server, dir: &Path) 
         account["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("meshwright-"))
     };
     let names: Vec<String> =
-        accounts.iter().filter(of_ours).map(|account| field(&account["metadata"], "name")).collect::<Result<_>>()?;
+        accounts.iter().filter(of_ours).map(|account| text_field(&account["metadata"], "name")).collect::<Result<_>>()?;
     equal("accounts of ours", names, vec![ours])?;
     neighbour.cli(&["cluster", "delete", "mine"])?;
     equal("what is held after its end", held(lab)?, before)?;
-    operator.cli(&["tenant", "delete", &field(&made, "id")?]).map(drop)
+    operator.cli(&["tenant", "delete", &text_field(&made, "id")?]).map(drop)
 }
 
 /// Names and versions of what two registrations would take away from each other.

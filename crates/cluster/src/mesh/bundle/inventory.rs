@@ -2,28 +2,28 @@
 
 use model::Version;
 use model::plan::Target;
-use rollout::ports::Permit;
+use rollout::ports::FencingToken;
 use serde_json::{Value, json};
 
-use super::super::text;
+use super::super::text_at;
 
 /// On whose turn an inventory was changed last.
-pub(super) fn writer(permit: &Permit) -> String {
+pub(super) fn writer_id(permit: &FencingToken) -> String {
     format!("{}/{}", permit.operation, permit.epoch)
 }
 
 /// The value of a clean inventory. A dirty one has none.
-pub(super) fn value_of(inventory: &Value) -> Option<String> {
-    text(inventory, "/data/value").filter(|value| !value.is_empty()).map(str::to_owned)
+pub(super) fn clean_value(inventory: &Value) -> Option<String> {
+    text_at(inventory, "/data/value").filter(|value| !value.is_empty()).map(str::to_owned)
 }
 
 /// What an inventory names.
-pub(super) fn objects_of(inventory: &Value) -> Vec<Value> {
-    text(inventory, "/data/objects").and_then(|list| serde_json::from_str(list).ok()).unwrap_or_default()
+pub(super) fn inventory_objects(inventory: &Value) -> Vec<Value> {
+    text_at(inventory, "/data/objects").and_then(|list| serde_json::from_str(list).ok()).unwrap_or_default()
 }
 
 /// Objects as an inventory names them.
-pub(super) fn names_of(objects: &[Value]) -> Vec<Value> {
+pub(super) fn object_identities(objects: &[Value]) -> Vec<Value> {
     let named = |object: &Value| {
         let metadata = json!({ "name": object["metadata"]["name"], "namespace": object["metadata"]["namespace"] });
         json!({ "kind": object["kind"], "metadata": metadata })
@@ -32,9 +32,9 @@ pub(super) fn names_of(objects: &[Value]) -> Vec<Value> {
 }
 
 /// Definitions only move forward: where a newer release's were applied in part, that release is finished.
-pub(super) fn furthest(target: &Target, value: &str, known: Option<&Value>) -> String {
+pub(super) fn newest_crd_release(target: &Target, value: &str, known: Option<&Value>) -> String {
     let precedence = |text: &str| text.parse::<Version>().ok().map(|version| version.precedence());
-    let toward = known.and_then(|inventory| text(inventory, "/data/toward"));
+    let toward = known.and_then(|inventory| text_at(inventory, "/data/toward"));
     let toward =
         toward.filter(|toward| matches!(target, Target::Crds { .. }) && precedence(toward) > precedence(value));
     toward.unwrap_or(value).to_owned()
@@ -53,13 +53,13 @@ mod tests {
         let service = json!({ "kind": "Service", "metadata": { "name": "a", "namespace": "mesh-a" } });
         let objects = Value::from(vec![service.clone()]).to_string();
         let old = inventory(json!({ "value": "1.25.1.1", "objects": objects }));
-        assert_eq!((value_of(&old), objects_of(&old)), (Some("1.25.1.1".into()), vec![service]));
+        assert_eq!((clean_value(&old), inventory_objects(&old)), (Some("1.25.1.1".into()), vec![service]));
     }
 
     #[test]
     fn a_dirty_inventory_has_no_value() {
         let dirty = inventory(json!({ "value": "", "toward": "1.27.9.1", "objects": "[]" }));
-        assert_eq!((value_of(&dirty), objects_of(&dirty)), (None, Vec::new()));
+        assert_eq!((clean_value(&dirty), inventory_objects(&dirty)), (None, Vec::new()));
     }
 
     #[test]
@@ -67,8 +67,8 @@ mod tests {
         let dirty = inventory(json!({ "value": "", "toward": "1.27.9.1", "objects": "[]" }));
         let crds = Target::Crds { member: "c1".parse().expect("a name") };
         let objects = Target::ControlPlane { revision: "1-27-9".parse().expect("a revision") };
-        assert_eq!(furthest(&crds, "1.26.3.1", Some(&dirty)), "1.27.9.1");
-        assert_eq!(furthest(&crds, "1.28.0.1", Some(&dirty)), "1.28.0.1");
-        assert_eq!(furthest(&objects, "1.26.3.1", Some(&dirty)), "1.26.3.1");
+        assert_eq!(newest_crd_release(&crds, "1.26.3.1", Some(&dirty)), "1.27.9.1");
+        assert_eq!(newest_crd_release(&crds, "1.28.0.1", Some(&dirty)), "1.28.0.1");
+        assert_eq!(newest_crd_release(&objects, "1.26.3.1", Some(&dirty)), "1.26.3.1");
     }
 }

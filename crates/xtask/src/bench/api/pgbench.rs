@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use store::private::{PrivatePostgres, SUPERUSER};
+use store::private::{EmbeddedPostgres, SUPERUSER};
 
 use super::FIRST;
-use crate::{Result, fresh, output};
+use crate::{Result, fresh, run_command};
 
 /// Where the checked queries are.
 const QUERIES: &str = ".sqlx";
@@ -40,13 +40,13 @@ pub(super) struct Database {
 
 impl Database {
     /// Writes the scripts and the rows of `pgbench -S`.
-    pub(super) fn prepare(postgres: &PrivatePostgres, scratch: &Path, clients: usize, seconds: u64) -> Result<Self> {
+    pub(super) fn prepare(postgres: &EmbeddedPostgres, scratch: &Path, clients: usize, seconds: u64) -> Result<Self> {
         let (api, root) = (postgres.url("mw_api", fresh::NAME), postgres.url(SUPERUSER, "postgres"));
         let (reads, writes) = (scratch.join("reads.sql"), scratch.join("writes.sql"));
         let written =
             std::fs::write(&reads, script_of_reads()?).and_then(|()| std::fs::write(&writes, script_of_writes()));
         written.map_err(|error| error.to_string())?;
-        output(pgbench()?.args(["--initialize", "--quiet", "--scale", SCALE, &root]))?;
+        run_command(pgbench()?.args(["--initialize", "--quiet", "--scale", SCALE, &root]))?;
         let (folder, clients, seconds) = (scratch.join("postgres"), clients.to_string(), seconds.to_string());
         Ok(Self { folder, api, root, reads, writes, clients, seconds })
     }
@@ -86,7 +86,7 @@ impl Database {
             &self.seconds,
             database,
         ]);
-        let said = output(&mut run)?;
+        let said = run_command(&mut run)?;
         let line = said.lines().find_map(|line| line.strip_prefix("tps = "));
         let rate = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
         rate.ok_or_else(|| format!("pgbench said {said}"))
