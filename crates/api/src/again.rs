@@ -1,4 +1,6 @@
-//! A request whose transaction clashed with another one is done again, from its first byte: nothing of it was kept.
+//! Retries requests that failed with a conflict between transactions (a serialization failure or a
+//! deadlock). The transaction was rolled back and nothing of it was kept, so replaying the request
+//! from the first byte of its body is safe.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -14,19 +16,22 @@ use http_body::Frame;
 
 use crate::problem::RetryableConflict;
 
-/// How often; after that the client is told to come back.
+/// Attempts before the last one, whose answer goes to the client even if it is a conflict. The
+/// client is told to retry then.
 const MAX_ATTEMPTS: u32 = 10;
-/// The first rest; each one is twice the one before.
+/// Upper bound of the pause after the first attempt. It doubles with each further attempt.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(2);
 
-/// A body with the parts of it that somebody has read. What nobody reads is not read here either: whoever has no business
-/// here is refused before their body has come.
+/// A request body together with the data frames that were read from it so far. Frames are read from
+/// the connection only when a handler asks for them, so a request that is refused early is answered
+/// before its body has arrived.
 struct ReplayBuffer {
     body: Body,
     frames: Vec<Bytes>,
 }
 
-/// One reading of it: what was read before, and then the rest.
+/// One pass over a [`ReplayBuffer`]: the frames that an earlier attempt has read, then the rest
+/// from the connection.
 struct ReplayBody {
     buffer: Arc<Mutex<ReplayBuffer>>,
     position: usize,
@@ -58,6 +63,8 @@ impl HttpBody for ReplayBody {
     }
 }
 
+/// Runs a request, and runs it again with the whole body when the answer is marked as a
+/// [`RetryableConflict`].
 pub(crate) async fn retry_conflicts(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let sent = Arc::new(Mutex::new(ReplayBuffer { body, frames: Vec::new() }));
@@ -67,7 +74,8 @@ pub(crate) async fn retry_conflicts(request: Request, next: Next) -> Response {
         if response.extensions().get::<RetryableConflict>().is_none() {
             return response;
         }
-        // Two that clashed must not meet again: each rests for a part of its own.
+        // The pause is random: two transactions that conflicted and pause equally long would
+        // conflict again.
         tokio::time::sleep((INITIAL_BACKOFF * 2_u32.pow(attempt)).mul_f64(fastrand::f64())).await;
     }
     next.run(again()).await
@@ -90,7 +98,8 @@ mod tests {
         response
     }
 
-    /// Clashes three times: before the body is read, in the middle of it, after it.
+    /// Answers with a conflict three times: before the body is read, in the middle of it, and after
+    /// it.
     #[tokio::test]
     async fn every_attempt_reads_the_whole_body_however_far_the_last_one_came() {
         let attempts = Arc::new(Mutex::new(0));

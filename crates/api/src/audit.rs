@@ -1,4 +1,4 @@
-//! The audit log.
+//! Handles requests for the audit log: its entries and its head.
 
 use axum::Json;
 use axum::extract::Query;
@@ -10,10 +10,12 @@ use wire::{AuditEntry, AuditEntryList, AuditHead};
 use crate::auth::Authenticated;
 use crate::problem::{ApiError, Result};
 
+/// Number of entries in a page when the request does not give `page_size`.
 pub(crate) const DEFAULT_PAGE_SIZE: i64 = 100;
+/// Largest number of entries that a request can ask for in one page.
 pub(crate) const MAX_PAGE_SIZE: i64 = 1000;
 
-/// Where to begin, and how much.
+/// Query of the list of audit entries: the number to continue after, and the size of the page.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AuditQuery {
@@ -37,10 +39,11 @@ fn entry_view(linked: ChainedEntry) -> AuditEntry {
     }
 }
 
-/// Read the audit log
+/// Read the tenant's audit log
 ///
-/// Oldest first, after the number `after`. Each entry's `hash` covers the one before it: `meshwright audit verify` reads the
-/// log from its beginning and says whether it is whole.
+/// Lists audit entries from the oldest to the newest, starting after the number `after`. The `hash`
+/// of each entry covers the entry before it: `meshwright audit verify` reads the log from its
+/// beginning and tells whether an entry was changed or removed.
 #[utoipa::path(get, path = "/v1/audit-entries", operation_id = "listAuditEntries", tag = "audit",
     params(("after" = Option<i64>, Query), ("page_size" = Option<i64>, Query, description = "1 to 1000")),
     responses((status = 200, body = AuditEntryList)))]
@@ -59,9 +62,10 @@ pub(crate) async fn list_audit_entries(
     Ok(Json(AuditEntryList { items: found.into_iter().map(entry_view).collect(), next_after }))
 }
 
-/// Where the audit log ends
+/// Get the audit log's head
 ///
-/// Write it down somewhere else: with it, nobody can rewrite what was logged until now without being found out.
+/// Returns the number and the hash of the newest audit entry. Keep a copy outside the service: a
+/// copy shows later whether an entry up to this number was rewritten.
 #[utoipa::path(get, path = "/v1/audit-head", operation_id = "getAuditHead", tag = "audit",
     responses((status = 200, body = AuditHead)))]
 pub(crate) async fn get_audit_head(Authenticated(caller, database): Authenticated) -> Result<Json<AuditHead>> {

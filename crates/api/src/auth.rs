@@ -1,4 +1,5 @@
-//! Who calls, and what they may do. The tenant comes from the credential and from nowhere else.
+//! Authenticates callers and checks what they may do. The tenant of a request comes from its
+//! credential and from no other part of the request.
 
 use std::time::Duration;
 
@@ -23,25 +24,27 @@ pub(crate) use context::{AppState, Database};
 #[derive(Debug)]
 pub(crate) struct Caller {
     pub(crate) tenant: TenantId,
-    /// Who it is, as the audit log names them.
+    /// Name of the caller in the audit log: the id of an API key, or `<provider id>/<subject>` for
+    /// a token of an identity provider.
     pub(crate) principal: String,
     grants: Vec<Grant>,
     origin: CredentialSource,
     pub(crate) app: AppState,
 }
 
-/// A request whose sender is known: the caller, and their one way to the database.
+/// Extractor that authenticates a request. It holds the caller and the only access to the database
+/// that the handler gets.
 #[derive(Debug)]
 pub(crate) struct Authenticated(pub(crate) Caller, pub(crate) Database);
 
-/// How long whoever asks too often waits for being told so.
+/// Delay of an answer with the status 429.
 const RATE_LIMIT_RESPONSE_DELAY: Duration = Duration::from_millis(250);
 
-/// What a caller was let in by.
+/// Credential that a caller was authenticated with.
 #[derive(Debug, Clone)]
 enum CredentialSource {
     ApiKey(KeyId),
-    /// Until the token ends.
+    /// A token of an identity provider, which is valid until it expires.
     OidcToken {
         provider: ProviderId,
         person: OidcIdentity,
@@ -49,8 +52,9 @@ enum CredentialSource {
 }
 
 impl Caller {
-    /// The same caller with what they may do by now, for whoever stays for long: a key that was revoked, a token that has
-    /// ended and a tenant that was suspended let nobody stay.
+    /// Returns the same caller with the grants that hold now, for a request that lasts long, such
+    /// as a stream of events. Fails if the key was revoked or has expired, the token has expired,
+    /// or the tenant was suspended.
     pub(crate) async fn reload_grants(self, tx: &mut Tx<'_>) -> Result<Self> {
         let now = self.app.clock.now();
         require_active_tenant(tx.current_tenant().await?.state)?;
@@ -73,12 +77,13 @@ impl Caller {
         Ok(Self { grants, ..self })
     }
 
-    /// Refuses what none of the caller's grants allows on the tenant as a whole.
+    /// Refuses an action that no grant of the caller allows on the whole tenant.
     pub(crate) fn require_permission(&self, action: Action) -> Result<()> {
         self.require_permission_on(action, &[], "tenant")
     }
 
-    /// Refuses what none of the caller's grants allows on a thing; one that they may not even see is not there.
+    /// Refuses an action that no grant of the caller allows on an object with the scopes `on`. An
+    /// object that the caller may not even read is answered with 404, as if it did not exist.
     pub(crate) fn require_permission_on(&self, action: Action, on: &[Scope], what: &str) -> Result<()> {
         if !action.applies_to_tenant(self.tenant) {
             return Err(ApiError::wrong_tenant_kind(action));
@@ -90,7 +95,8 @@ impl Caller {
         }
     }
 
-    /// What lists show this caller: everything, or what their grants reach.
+    /// Returns the meshes and clusters that lists show to this caller: all of them, or those that
+    /// the caller's grants cover.
     pub(crate) fn access_filter(&self) -> AccessFilter {
         let mut reach = AccessFilter { meshes: Some(Vec::new()), clusters: Some(Vec::new()) };
         for grant in self.grants.iter().filter(|grant| grant.role.allows(Action::Read)) {
@@ -104,8 +110,10 @@ impl Caller {
     }
 }
 
-/// Nobody who is told to come back in a second misses a quarter of it, and who does not listen is kept from asking: on one
-/// connection the next request waits for this answer.
+/// Waits for `RATE_LIMIT_RESPONSE_DELAY`, then returns the problem for a rate limit that was
+/// exceeded. A client that obeys `Retry-After`, which is at least a second, does not notice the
+/// delay. A client that ignores it is slowed down on its own connection, where the next request
+/// waits for this answer.
 async fn delayed_rate_limit_error(seconds: u64) -> ApiError {
     tokio::time::sleep(RATE_LIMIT_RESPONSE_DELAY).await;
     ApiError::rate_limited(seconds)
@@ -118,6 +126,8 @@ impl FromRequestParts<AppState> for Authenticated {
         let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let text = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(ApiError::unauthenticated)?;
         let (text, class) = (text.trim(), RequestClass::of_request(&parts.method, parts.uri.path()));
+        // A caller that was authenticated a moment ago is counted before the database is read, so
+        // that a client beyond its rate limit costs no query.
         let counted = match app.limits.count_cached_caller(text, class).transpose() {
             Ok(counted) => counted,
             Err(seconds) => return Err(delayed_rate_limit_error(seconds).await),
@@ -148,11 +158,13 @@ impl FromRequestParts<AppState> for Authenticated {
     }
 }
 
+/// Authenticates an API key, and returns the caller with the transaction that read the key.
 async fn authenticate_api_key(app: &AppState, key: &ApiKeyToken, aim: TxMode) -> Result<(Caller, Tx<'static>)> {
     let mut tx = app.open_session(key.tenant, aim).into_tx_without_keys().await?;
     let (stored, state) = match tx.get_api_key_with_tenant_state(key.key).await {
         Ok(found) => found,
-        // An unknown tenant and an unknown key sound the same.
+        // An unknown tenant and an unknown key get the same answer, so that no client can find out
+        // which tenants exist.
         Err(StoreError::NotFound { .. }) => return Err(ApiError::unauthenticated()),
         Err(error) => return Err(error.into()),
     };
@@ -163,14 +175,16 @@ async fn authenticate_api_key(app: &AppState, key: &ApiKeyToken, aim: TxMode) ->
     require_active_tenant(state)?;
     if stored.needs_last_used_update(now) {
         tx.record_api_key_use(key.key, now).await?;
-        // The row is not kept locked for as long as the request takes.
+        // Commit now: an open transaction would keep the key's row locked for as long as the
+        // request takes.
         tx = tx.commit_into_session().await?.into_tx_without_keys().await?;
     }
     let (tenant, origin) = (key.tenant, CredentialSource::ApiKey(key.key));
     Ok((Caller { tenant, principal: key.key.to_string(), grants: stored.grants(), origin, app: app.clone() }, tx))
 }
 
-/// Only whoever has proved that they belong to a tenant learns that it is suspended.
+/// Refuses a tenant that is not active. This runs after the credential was verified, because a
+/// caller without a valid credential must not learn that a tenant is suspended.
 fn require_active_tenant(state: TenantState) -> Result<()> {
     match state {
         TenantState::Active => Ok(()),
@@ -178,7 +192,8 @@ fn require_active_tenant(state: TenantState) -> Result<()> {
     }
 }
 
-/// No transaction is open while an issuer is asked for its keys.
+/// Authenticates a token of an identity provider. No transaction is open while the issuer's keys
+/// are fetched, because the issuer decides how long that takes.
 async fn authenticate_oidc_token(app: &AppState, token: &str, aim: TxMode) -> Result<(Caller, Tx<'static>)> {
     let unproved = oidc::parse_unverified(token).ok_or_else(ApiError::unauthenticated)?;
     let mut tx = app.open_session(unproved.tenant, aim).into_tx_without_keys().await?;

@@ -1,4 +1,4 @@
-//! What the operator offers.
+//! Handles requests for the catalogue: hosting clusters and releases.
 
 use axum::Json;
 use axum::extract::Path;
@@ -19,9 +19,9 @@ use crate::problem::{ApiError, Result};
 use crate::release::{self, parse_channels, parse_day, parse_import_release, parse_text};
 use crate::views::wire_name;
 
-/// List hosting clusters
+/// List all hosting clusters
 ///
-/// Where control planes can run.
+/// Returns the clusters of the operator in which control planes can run.
 #[utoipa::path(get, path = "/v1/hosting-clusters", operation_id = "listHostingClusters", tag = "catalogue",
     responses((status = 200, body = wire::HostingClusterList)))]
 pub(crate) async fn list_hosting_clusters(Authenticated(_caller, database): Authenticated) -> Result<Json<wire::HostingClusterList>> {
@@ -32,7 +32,8 @@ pub(crate) async fn list_hosting_clusters(Authenticated(_caller, database): Auth
 
 /// Add a hosting cluster
 ///
-/// Meshes that are made from now on can run there. For whoever operates the service.
+/// Adds a cluster in which the control planes of new meshes can run. This operation is for the
+/// operator of the service.
 #[utoipa::path(post, path = "/v1/hosting-clusters", operation_id = "addHostingCluster", tag = "catalogue", request_body = AddHostingCluster,
     responses((status = 201, body = wire::HostingCluster)))]
 pub(crate) async fn add_hosting_cluster(
@@ -53,7 +54,8 @@ pub(crate) async fn add_hosting_cluster(
 
 /// Remove a hosting cluster
 ///
-/// Refused as long as anything refers to it. For whoever operates the service.
+/// Removes the cluster from the catalogue. The request is refused as long as a mesh refers to the
+/// cluster, even a deleted one. This operation is for the operator of the service.
 #[utoipa::path(delete, path = "/v1/hosting-clusters/{hosting_cluster_id}", operation_id = "deleteHostingCluster", tag = "catalogue",
     params(("hosting_cluster_id" = String, Path)), responses((status = 204)))]
 pub(crate) async fn delete_hosting_cluster(
@@ -70,9 +72,10 @@ pub(crate) async fn delete_hosting_cluster(
     change.commit_deletion(id, &wire::HostingCluster { id: id.to_string(), name: before.name }).await
 }
 
-/// List releases
+/// List releases of Istio
 ///
-/// The catalogue, newest first. The digest of the charts and known faults are shown to whoever operates the service.
+/// Returns the releases in the catalogue, newest first. The digest of the charts and the known
+/// faults (`quirks`) are shown to the operator of the service only.
 #[utoipa::path(get, path = "/v1/releases", operation_id = "listReleases", tag = "catalogue",
     responses((status = 200, body = wire::ReleaseList)))]
 pub(crate) async fn list_releases(Authenticated(caller, database): Authenticated) -> Result<Json<wire::ReleaseList>> {
@@ -81,6 +84,7 @@ pub(crate) async fn list_releases(Authenticated(caller, database): Authenticated
     Ok(Json(wire::ReleaseList { items, next_page_token: None }))
 }
 
+/// Builds the full view of a release, as the operator sees it.
 fn release_view(release: &Release) -> wire::Release {
     wire::Release {
         version: release.version.to_string(),
@@ -101,22 +105,25 @@ fn release_view(release: &Release) -> wire::Release {
     }
 }
 
-/// A release as tenants see it. They choose by version, edition and Kubernetes, and their clusters pull the images; the charts
-/// and the faults that the service works around are the operator's business.
+/// Builds the view of a release for tenants. Tenants choose a release by version, edition and
+/// Kubernetes range, and their clusters pull the images. The digest of the charts and the faults
+/// that the service works around concern the operator only.
 fn tenant_release_view(release: &Release) -> wire::Release {
     wire::Release { charts_digest: String::new(), quirks: Vec::new(), ..release_view(release) }
 }
 
-/// Charts have a code of their own: what is wrong is in the archive, not in the request.
+/// Turns an invalid field of an import into a problem. Charts have a code of their own, because the
+/// error is in the archive and not in the request.
 fn import_error(wrong: FieldError) -> ApiError {
     let charts = wrong.pointer == release::CHARTS_POINTER;
     let error = ApiError::from(wrong);
     if charts { error.with_code("charts_refused") } else { error }
 }
 
-/// Import a release
+/// Import a release of Istio
 ///
-/// From its own charts; its images are pulled from the hub by the clusters. For whoever operates the service.
+/// Adds a release to the catalogue from the charts in the request. The clusters pull the images
+/// from the hub themselves. This operation is for the operator of the service.
 #[utoipa::path(post, path = "/v1/releases", operation_id = "importRelease", tag = "catalogue", request_body = ImportRelease,
     responses((status = 201, body = wire::Release)))]
 pub(crate) async fn import_release(Authenticated(caller, database): Authenticated, body: Body<ImportRelease>) -> Result<Response> {
@@ -127,10 +134,11 @@ pub(crate) async fn import_release(Authenticated(caller, database): Authenticate
     change.commit_response(MutationOutcome::new(StatusCode::CREATED, &stored.release.version), &release_view(&stored.release)).await
 }
 
-/// Change a release
+/// Change a release's metadata
 ///
-/// Offers, deprecates or withdraws it, and says what is known of it by now. A withdrawn one is no target any more; what runs it
-/// goes on. For whoever operates the service.
+/// Makes the release available, deprecates it or withdraws it, and changes its channels, end of
+/// support and notes. A withdrawn release is no target of new meshes and upgrades; meshes that run
+/// it keep running. This operation is for the operator of the service.
 #[utoipa::path(patch, path = "/v1/releases/{version}", operation_id = "changeRelease", tag = "catalogue", request_body = wire::ChangeRelease,
     params(("version" = String, Path)), responses((status = 200, body = wire::Release)))]
 pub(crate) async fn change_release(
@@ -159,7 +167,7 @@ pub(crate) async fn change_release(
     change.commit_response(MutationOutcome::new(StatusCode::OK, &version).with_before(&release_view(&before)), &release_view(&after)).await
 }
 
-/// The wire form of a rule's reasons.
+/// Converts the reasons of a rule to their wire form.
 pub(crate) fn reason_views(reasons: &[model::rules::Reason]) -> Vec<wire::Reason> {
     let severity = |severity: Severity| wire_name(&severity);
     reasons

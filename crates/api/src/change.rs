@@ -1,5 +1,5 @@
-//! A request that changes something: strict JSON in, `Idempotency-Key` honoured, one audit entry, and the answer kept in
-//! the transaction of the work.
+//! Handles requests that change something. The body is strict JSON, `Idempotency-Key` is honoured,
+//! one audit entry is written, and the answer is stored in the transaction of the change.
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Query, Request};
@@ -17,26 +17,27 @@ use crate::envelope;
 use crate::places::ClientConnection;
 use crate::problem::{ApiError, Result};
 
-/// The longest key; a UUID has 36.
+/// Maximum length of an `Idempotency-Key` in bytes. A UUID has 36.
 pub(crate) const MAX_IDEMPOTENCY_KEY_LEN: usize = 128;
 
-/// The body of a request that needs none.
+/// Body of a request that takes no fields.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct EmptyBody {}
 
-/// A parsed body with what idempotency needs of it.
+/// A parsed body, together with the values that idempotency needs.
 #[derive(Debug)]
 pub(crate) struct Body<T> {
     pub(crate) value: T,
     key: Option<String>,
     route: String,
     hash: Digest,
-    /// Nothing is to be changed: the caller wants to know what would be answered.
+    /// True if the request has `validate_only`: the change is rolled back, and the answer shows
+    /// what would have been answered.
     only_validate: bool,
 }
 
-/// What any changing request may say in its query.
+/// Query parameters that every request with a change takes.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MutationQuery {
@@ -57,7 +58,7 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Body<T> {
         if !is_json && !bytes.is_empty() {
             return Err(ApiError::not_json());
         }
-        // A verb without arguments may come without a body.
+        // A request without arguments may have no body at all.
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         let unreadable = |error: serde_json::Error| ApiError::malformed_body(error.to_string());
         let JsonObject(value) = serde_json::from_slice(text).map_err(unreadable)?;
@@ -70,23 +71,23 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Body<T> {
     }
 }
 
-/// The bytes of a body. Only a caller that was let in sends one, so the limit keeps one tenant's unfinished bodies from
-/// occupying the places of all connections.
+/// Reads the whole body of an authenticated request. The time for it is limited, so that the
+/// unfinished bodies of one tenant cannot occupy all connections.
 async fn read_body_bytes(request: Request, app: &AppState) -> Result<Bytes> {
     let connection = request.extensions().get::<ClientConnection>().cloned();
     let read = Bytes::from_request(request, app);
     let read = match connection {
         Some(connection) => connection.read_body(read).await.ok_or_else(ApiError::body_too_slow)?,
-        // A caller within the process has no connection.
+        // A request that was made inside the process, as in tests, has no connection.
         None => read.await,
     };
     read.map_err(|_| ApiError::body_too_large())
 }
 
-/// How JSON writes the one character that Postgres keeps in no text.
+/// The character NUL as JSON writes it. Postgres cannot store it in a text.
 const ESCAPED_NUL: &[u8] = br"\u0000";
 
-/// Where in a body a text with that character is.
+/// Returns the JSON pointer of the first text or field name that contains the character NUL.
 fn find_nul(value: &Value) -> Option<String> {
     let below = |name: &str, value: &Value| {
         let rest = if name.contains('\0') { Some(String::new()) } else { find_nul(value) };
@@ -100,13 +101,16 @@ fn find_nul(value: &Value) -> Option<String> {
     }
 }
 
-/// Whether the body is said to be JSON, or nothing is said of it. What a form of a foreign page can send is not.
+/// Returns true if the content type is JSON or absent. A form on a foreign web page cannot send
+/// JSON without the browser asking this service first, so refusing its content types stops
+/// cross-site requests.
 fn is_json_content_type(headers: &HeaderMap) -> bool {
     let Some(said) = headers.get(header::CONTENT_TYPE) else { return true };
     let kind = said.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
 }
 
+/// Reads the header `Idempotency-Key`: 1 to 128 visible ASCII characters.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
     let visible =
@@ -123,7 +127,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
     key.map(|key| Some(key.to_owned())).ok_or_else(bad)
 }
 
-/// A change under way.
+/// A change in progress, with the transaction in which it happens.
 pub(crate) struct Mutation<'a> {
     pub(crate) tx: Tx<'static>,
     caller: &'a Caller,
@@ -132,45 +136,49 @@ pub(crate) struct Mutation<'a> {
     only_validate: bool,
 }
 
-/// What came of a change.
+/// Result of a change, from which the answer and the audit entry are made.
 pub(crate) struct MutationOutcome {
     pub(crate) status: StatusCode,
-    /// Where the result can be followed.
+    /// Value of the header `Location`: path at which the client follows the result.
     pub(crate) location: Option<String>,
-    /// The `ETag` of what is shown.
+    /// Value of the header `ETag` for the resource in the body.
     pub(crate) etag: Option<String>,
-    /// What was changed, for the audit log.
+    /// Changed object, as the audit log names it.
     pub(crate) target: String,
-    /// What was there before, as the API shows it.
+    /// SHA-256 digest of the object before the change, in its API form; `None` for a new object.
     pub(crate) before: Option<Digest>,
 }
 
 impl MutationOutcome {
+    /// Creates the result of a change to `target`, without headers and without a former value.
     pub(crate) fn new(status: StatusCode, target: impl ToString) -> Self {
         Self { status, location: None, etag: None, target: target.to_string(), before: None }
     }
 
-    /// Work goes on behind this address.
+    /// Adds the path at which the client follows the result.
     pub(crate) fn with_location(self, location: String) -> Self {
         Self { location: Some(location), ..self }
     }
 
+    /// Adds the `ETag` of the resource in the body.
     pub(crate) fn with_etag(self, tag: String) -> Self {
         Self { etag: Some(tag), ..self }
     }
 
-    /// What the target looked like before.
+    /// Adds the digest of the target as it was before the change.
     pub(crate) fn with_before(self, before: &impl Serialize) -> Self {
         Self { before: Some(sha256(&to_json(before))), ..self }
     }
 }
 
+/// Writes a value as JSON.
 fn to_json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("our own types have string keys")
 }
 
 impl Caller {
-    /// Begins a change. A repeated request ends here with the answer of the first one.
+    /// Begins a change. A request that repeats an earlier one with the same `Idempotency-Key` ends
+    /// here with the stored answer of the first one.
     pub(crate) async fn begin_mutation<T>(
         &self,
         database: Database,
@@ -204,21 +212,23 @@ impl Caller {
 }
 
 impl Mutation<'_> {
-    /// Shows what came of it, notes it in the audit log, keeps the answer, and commits all of it.
+    /// Finishes a change: writes the audit entry, stores the answer for repeated requests, commits,
+    /// and returns the answer with `shown` as its body.
     pub(crate) async fn commit_response(mut self, done: MutationOutcome, shown: &impl Serialize) -> Result<Response> {
         let body = to_json(shown);
         self.record_audit(&done, Some(sha256(&body)));
         self.commit_answer(StoredResponse { status: done.status.as_u16(), location: done.location, etag: done.etag, body }).await
     }
 
-    /// Nothing is left to show.
+    /// Finishes a deletion in the same way, and answers with 204 and no body.
     pub(crate) async fn commit_deletion(mut self, target: impl ToString, before: &impl Serialize) -> Result<Response> {
         let done = MutationOutcome::new(StatusCode::NO_CONTENT, target).with_before(before);
         self.record_audit(&done, None);
         self.commit_answer(StoredResponse { status: done.status.as_u16(), location: None, etag: None, body: Vec::new() }).await
     }
 
-    /// Notes that a cluster which does not answer may be left behind, and why.
+    /// Records in the audit log that a cluster which does not answer may be left behind, and the
+    /// reason.
     pub(crate) fn record_forced(&mut self, target: impl ToString, reason: &str) {
         self.tx.record_audit(Entry {
             at: self.caller.app.clock.now(),
@@ -231,12 +241,13 @@ impl Mutation<'_> {
         });
     }
 
+    /// Records the change in the audit log.
     fn record_audit(&mut self, done: &MutationOutcome, after: Option<Digest>) {
         let entry = Entry { before: done.before, after, ..self.audit_entry(&done.target) };
         self.tx.record_audit(entry);
     }
 
-    /// What an audit log says of this change to a target.
+    /// Builds the audit entry of this change to a target.
     pub(crate) fn audit_entry(&self, target: impl ToString) -> Entry {
         Entry {
             at: self.caller.app.clock.now(),
@@ -249,6 +260,8 @@ impl Mutation<'_> {
         }
     }
 
+    /// Stores the answer and commits. With `validate_only` it drops the transaction instead, which
+    /// rolls it back.
     async fn commit_answer(mut self, answer: StoredResponse) -> Result<Response> {
         if self.only_validate {
             return Ok(validation_response(answer));
@@ -261,8 +274,9 @@ impl Mutation<'_> {
     }
 }
 
-/// The whole work was done, and is rolled back: what is refused is what would be refused, and what is shown would be
-/// there but for its ids. What only a worker can find out in a cluster was not looked for.
+/// Turns an answer into the answer of a request with `validate_only`. The whole change was made in
+/// a transaction that is rolled back, so every refusal and every shown value equals that of the
+/// real request, except for ids. Checks that only a worker can make in a cluster were not run.
 fn validation_response(answer: StoredResponse) -> Response {
     let mut response = to_response(&StoredResponse { status: StatusCode::OK.as_u16(), location: None, etag: None, ..answer });
     let headers = response.headers_mut();
@@ -271,6 +285,7 @@ fn validation_response(answer: StoredResponse) -> Response {
     response
 }
 
+/// Builds the HTTP response from a stored answer.
 fn to_response(answer: &StoredResponse) -> Response {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     if answer.body.is_empty() {

@@ -1,4 +1,4 @@
-//! Clusters of a tenant.
+//! Handles requests for the clusters of a tenant: registration, credentials, and deregistration.
 
 use std::time::Duration;
 
@@ -22,9 +22,10 @@ use crate::paging::ListRequest;
 use crate::problem::{ApiError, Result};
 use crate::views;
 
-/// Register a cluster
+/// Register a Kubernetes cluster
 ///
-/// Answers at once with the operation that connects to it, checks it and makes an account of our own in it.
+/// Starts an operation that connects to the cluster with the submitted kubeconfig, checks the
+/// cluster and creates a service account for Meshwright in it. The answer is this operation.
 #[utoipa::path(post, path = "/v1/clusters", operation_id = "registerCluster", tag = "clusters", request_body = RegisterCluster,
     responses((status = 202, body = Operation)))]
 pub(crate) async fn register_cluster(Authenticated(caller, database): Authenticated, body: Body<RegisterCluster>) -> Result<Response> {
@@ -41,7 +42,7 @@ pub(crate) async fn register_cluster(Authenticated(caller, database): Authentica
     start_operation(&caller, change, OperationKind::RegisterCluster, cluster, serde_json::Value::Null).await
 }
 
-/// Starts what a worker does with a cluster, and answers with the operation.
+/// Queues an operation on a cluster under a new id, and answers with the operation.
 async fn start_operation(
     caller: &Caller,
     change: Mutation<'_>,
@@ -52,6 +53,7 @@ async fn start_operation(
     start_operation_as(OperationId(caller.app.clock.new_uuid()), caller, change, kind, (cluster, arguments)).await
 }
 
+/// Queues an operation on a cluster under the given id, and answers with the operation.
 async fn start_operation_as(
     id: OperationId,
     caller: &Caller,
@@ -66,12 +68,13 @@ async fn start_operation_as(
     change.commit_response(MutationOutcome::new(StatusCode::ACCEPTED, cluster).with_location(format!("/v1/operations/{id}")), &shown).await
 }
 
-/// Renew a credential
+/// Renew a cluster's credential
 ///
-/// Makes the next credential of our account in the cluster, by the present one or by a submitted kubeconfig, and brings it to
-/// the control planes that read the cluster, without a restart. The one before it stays good for the overlap. A submitted
-/// kubeconfig may name another address or authority of the same cluster; control planes that read either only when they start
-/// are restarted then, one replica after the other.
+/// Issues the next credential of our service account in the cluster, with the present credential or
+/// with a submitted kubeconfig, and gives it to the control planes that read the cluster, without a
+/// restart. The credential before it stays valid for the overlap. A submitted kubeconfig may name
+/// another address or certificate authority of the same cluster. Control planes that read either of
+/// them only when they start are then restarted, one replica after the other.
 #[utoipa::path(post, path = "/v1/clusters/{cluster_id}/credentials", operation_id = "renewCredential", tag = "clusters", request_body = RenewCredential,
     params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)), responses((status = 202, body = Operation)))]
 pub(crate) async fn renew_credential(
@@ -98,7 +101,9 @@ pub(crate) async fn renew_credential(
     start_operation(&caller, change, OperationKind::RenewCredential, found.id, found.renewal_arguments(overlap)).await
 }
 
-/// Refuses to renew a credential that we do not hold. A name that is in use is not registered a second time.
+/// Builds the problem for a cluster of which we hold no credential, so that none can be renewed.
+/// The hint depends on the state: a cluster whose name is in use cannot be registered a second
+/// time.
 fn cluster_not_ready(cluster: &Cluster) -> ApiError {
     let hint = match cluster.state {
         ClusterState::Registering => "Wait until its registration has ended; `meshwright operation list` shows it.",
@@ -111,7 +116,8 @@ fn cluster_not_ready(cluster: &Cluster) -> ApiError {
     ApiError::new(StatusCode::CONFLICT, "cluster_not_ready", said, hint)
 }
 
-/// Refuses what has to wait for the end of a renewal, and says how a person ends one.
+/// Builds the problem for a request that must wait until a renewal ends. The hint names the command
+/// that ends the renewal.
 fn renewal_conflict(cluster: &Cluster, renewal: &OpenRenewal) -> ApiError {
     let (state, first) = if renewal.paused {
         ("paused", format!("Go on with `meshwright operation retry {}`", renewal.operation))
@@ -123,15 +129,16 @@ fn renewal_conflict(cluster: &Cluster, renewal: &OpenRenewal) -> ApiError {
     ApiError::new(StatusCode::CONFLICT, "renewal_under_way", said, hint)
 }
 
-/// A submitted kubeconfig, in our own strict form, with its server.
+/// Reads a submitted kubeconfig. Returns the address of its API server, and the kubeconfig in the
+/// strict form that is stored.
 fn parse_kubeconfig(caller: &Caller, text: &str) -> Result<(String, Vec<u8>)> {
     let read = (caller.app.read_kubeconfig)(text);
     read.map_err(|(code, refused)| ApiError::invalid_field("/kubeconfig", refused).with_code(code))
 }
 
-/// List clusters
+/// List the tenant's clusters
 ///
-/// Oldest first.
+/// Returns the clusters that the caller may see, from the oldest registration to the newest.
 #[utoipa::path(get, path = "/v1/clusters", operation_id = "listClusters", tag = "clusters",
     params(("name" = Option<String>, Query), ("label_selector" = Option<String>, Query, description = "For example team=payments,tier!=test,!old"), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = ClusterList)))]
@@ -142,14 +149,17 @@ pub(crate) async fn list_clusters(Authenticated(caller, database): Authenticated
     Ok(Json(ClusterList { items: shown.iter().map(|cluster| views::cluster(cluster, now)).collect(), next_page_token }))
 }
 
-/// A cluster that the caller may do this with.
+/// Reads a cluster, and refuses it if the caller may not perform the action on it.
 async fn authorized_cluster(caller: &Caller, tx: &mut Tx<'_>, text: &str, action: Action) -> Result<Cluster> {
     let cluster = tx.get_cluster(parse_id(text, "cluster")?).await?;
     caller.require_permission_on(action, &[Scope::Cluster(cluster.id)], "cluster")?;
     Ok(cluster)
 }
 
-/// Get a cluster
+/// Get a registered cluster
+///
+/// Returns the cluster with its state, credential and findings. The `ETag` changes with each change
+/// by `changeCluster`.
 #[utoipa::path(get, path = "/v1/clusters/{cluster_id}", operation_id = "getCluster", tag = "clusters",
     params(("cluster_id" = String, Path)), responses((status = 200, body = wire::Cluster)))]
 pub(crate) async fn get_cluster(Authenticated(caller, database): Authenticated, Path(cluster): Path<String>) -> Result<Response> {
@@ -157,9 +167,11 @@ pub(crate) async fn get_cluster(Authenticated(caller, database): Authenticated, 
     Ok(([(header::ETAG, etag(found.generation))], Json(views::cluster(&found, caller.app.clock.now()))).into_response())
 }
 
-/// Change a cluster
+/// Change a cluster's metadata
 ///
-/// What its users write on it. `If-Match` with the `ETag` that you looked at is honoured.
+/// Changes the display name and the labels. A field that is left out keeps its value. With
+/// `If-Match` and an `ETag` from an earlier answer the request is refused if the cluster has
+/// changed since.
 #[utoipa::path(patch, path = "/v1/clusters/{cluster_id}", operation_id = "changeCluster", tag = "clusters", request_body = ChangeCluster,
     params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = wire::Cluster)))]
@@ -181,12 +193,14 @@ pub(crate) async fn change_cluster(
     change.commit_response(done, &views::cluster(&changed, now)).await
 }
 
-/// Forget a cluster
+/// Deregister and forget a cluster
 ///
-/// Refused while a mesh uses it. A registration that is under way ends with `cluster_gone`. Answers with the operation that
-/// removes our account from the cluster and looks that it is gone; a cluster that has no account of ours is forgotten at once
-/// (204). With `force` and a reason a cluster that does not answer is left behind; the operation shows what stays there.
-/// A renewal of its credential that stands still is ended by `force`.
+/// Starts an operation that removes our service account from the cluster and checks that it is
+/// gone. The answer is this operation. A cluster that has no service account of ours is forgotten
+/// at once (204). The request is refused while a mesh uses the cluster. A registration that is
+/// under way ends with the code `cluster_gone`. With `force` and a reason, a cluster that does not
+/// answer is left behind, and the operation shows what stays there. `force` also ends a renewal of
+/// the cluster's credential that no worker is running.
 #[utoipa::path(delete, path = "/v1/clusters/{cluster_id}", operation_id = "deleteCluster", tag = "clusters", request_body = Leave,
     params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 202, body = Operation), (status = 204)))]
@@ -207,7 +221,7 @@ pub(crate) async fn delete_cluster(
     change.commit_deletion(found.id, &views::cluster(&found, caller.app.clock.now())).await
 }
 
-/// Starts the operation that removes our account from a cluster.
+/// Queues the operation that removes our service account from a cluster.
 async fn start_deregistration(
     caller: &Caller,
     mut change: Mutation<'_>,
@@ -220,7 +234,8 @@ async fn start_deregistration(
         return Err(ApiError::new(StatusCode::CONFLICT, "deregistration_under_way", said, hint));
     }
     if let Some(renewal) = change.tx.lock_open_renewal(found.id).await? {
-        // A worker that holds the renewal could add to our account behind the removal's back; it lets go within minutes.
+        // A worker that still holds the renewal could add objects to our service account after the
+        // removal looked at it. Such a worker gives the renewal up within minutes.
         if reason.is_none() || renewal.lease_held {
             return Err(renewal_conflict(found, &renewal));
         }

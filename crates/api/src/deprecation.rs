@@ -1,5 +1,6 @@
-//! Operations that will go away: said in each of their answers (`Deprecation` of RFC 9745, `Sunset` of RFC 8594) and in the
-//! document, long before they do.
+//! Announces API operations that will be removed. Each answer of such an operation carries the
+//! headers `Deprecation` (RFC 9745) and `Sunset` (RFC 8594), and the `OpenAPI` document marks the
+//! operation.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,29 +13,30 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use serde_json::Value;
 
-/// An operation that will go away.
+/// An API operation that will be removed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DeprecatedOperation {
-    /// Its `operationId`.
+    /// The `operationId` of the API operation.
     pub(crate) operation: &'static str,
-    /// Since when nobody should begin to use it.
+    /// Time from which new clients should not use the operation.
     pub(crate) since: Timestamp,
-    /// Until when it works at least. Not before `since`.
+    /// Time until which the operation works at least; not before `since`.
     pub(crate) until: Timestamp,
-    /// Where it is said what to use instead.
+    /// Address of the page that says what to use instead.
     pub(crate) page: &'static str,
 }
 
-/// Every operation that will go away. Nothing was released yet that has to.
+/// All API operations that will be removed. No released operation is deprecated yet.
 pub(crate) const DEPRECATED: &[DeprecatedOperation] = &[];
 
 const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
 const SUNSET: HeaderName = HeaderName::from_static("sunset");
 
-/// The headers by method and path.
+/// Headers of deprecated operations, by method and path template.
 pub(crate) type DeprecationHeaders = Arc<HashMap<(Method, String), HeaderMap>>;
 
 impl DeprecatedOperation {
+    /// Builds the headers that each answer of the operation carries.
     fn response_headers(&self) -> HeaderMap {
         let value = |text: String| HeaderValue::from_str(&text).expect("a date and an address of our own");
         let sunset = DateTimePrinter::new().timestamp_to_rfc9110_string(&self.until).expect("a year with four digits");
@@ -46,10 +48,10 @@ impl DeprecatedOperation {
     }
 }
 
-/// Marks the operations in the document, and answers what their answers say.
+/// Marks the deprecated operations in the document, and returns the headers for their answers.
 ///
 /// # Panics
-/// When there is no such operation: it was removed and its notice was not.
+/// Panics if the document has no such operation, because it was removed and its entry here was not.
 pub(crate) fn mark_deprecated(document: &mut Value, all: &[DeprecatedOperation]) -> DeprecationHeaders {
     let mut notices = HashMap::new();
     let mut left: Vec<&DeprecatedOperation> = all.iter().collect();
@@ -67,7 +69,7 @@ pub(crate) fn mark_deprecated(document: &mut Value, all: &[DeprecatedOperation])
     Arc::new(notices)
 }
 
-/// Says it in each answer, whatever the answer is.
+/// Adds the headers of a deprecated operation to each of its answers, errors included.
 pub(crate) async fn add_deprecation_headers(State(notices): State<DeprecationHeaders>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let notice = path.and_then(|path| notices.get(&(request.method().clone(), path)).cloned());

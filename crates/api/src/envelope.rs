@@ -1,4 +1,5 @@
-//! What every answer has around it: a request id, and a problem document where something went wrong, whoever noticed it.
+//! Surrounds each request with a request id, and each answer with headers. Errors in plain text,
+//! which libraries produce, are turned into problem documents.
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,16 +13,18 @@ use crate::auth::AppState;
 use crate::limits::RateLimitHeaders;
 use crate::problem::ApiError;
 
+/// Header that carries the id of a request, in requests and in answers.
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
-/// A caller's own id is kept where it is of this length at most, and visible.
+/// Maximum length of a request id from the client, in bytes. A longer id, or one with invisible
+/// characters, is replaced by one of ours.
 const MAX_REQUEST_ID_LEN: usize = 128;
-/// What a library says of a request that it refused; no more of it is read.
+/// Maximum number of bytes that are read from the error text of a library.
 const MAX_REJECTION_BYTES: usize = 1024;
 
 const RATE_LIMIT_POLICY_HEADER: HeaderName = HeaderName::from_static("ratelimit-policy");
 const RATE_LIMIT_HEADER: HeaderName = HeaderName::from_static("ratelimit");
 
-/// What is known of the request that is being worked on.
+/// Data of the request that is being handled, which code in the same task can reach.
 struct RequestContext {
     id: String,
     rate_limit_headers: OnceLock<RateLimitHeaders>,
@@ -31,18 +34,19 @@ tokio::task_local! {
     static REQUEST: Arc<RequestContext>;
 }
 
-/// The id of the request that is being worked on; none outside of one.
+/// Returns the id of the request that is being handled; `None` outside a request.
 pub(crate) fn request_id() -> Option<String> {
     REQUEST.try_with(|known| known.id.clone()).ok()
 }
 
-/// Tells the caller what is left of their share, in the headers of the answer.
+/// Sets the rate limit headers of the answer to the request that is being handled.
 pub(crate) fn set_rate_limit_headers(share: RateLimitHeaders) {
-    // Outside of a request nobody is told, and one request is counted once.
+    // Outside a request there is no answer to set them on. The headers can be set once, because
+    // each request is counted once.
     let _ = REQUEST.try_with(|known| known.rate_limit_headers.set(share));
 }
 
-/// Gives the request an id, and turns refusals of libraries into problems.
+/// Gives the request an id, runs it, and adds the id and the rate limit headers to the answer.
 pub(crate) async fn with_request_context(
     axum::extract::State(app): axum::extract::State<AppState>,
     mut request: Request,
@@ -65,7 +69,8 @@ pub(crate) async fn with_request_context(
     response
 }
 
-/// Extractors and layers refuse in plain text; clients are promised problems.
+/// Turns a plain-text error into a problem document. Extractors and layers of libraries answer in
+/// plain text, and the API promises problem documents.
 async fn problem_from_rejection(response: Response) -> Response {
     let status = response.status();
     let content =

@@ -1,4 +1,4 @@
-//! What happened, as a list and as a stream.
+//! Handles requests for the events of a tenant, as a list and as a stream of server-sent events.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -20,14 +20,15 @@ use crate::fields::parse_id;
 use crate::problem::{ApiError, Result};
 use crate::views;
 
-/// Events of one read.
+/// Maximum number of events that one read of the database returns.
 const EVENTS_PER_READ: i64 = 200;
-/// A stream looks so often whether its caller may stay: what was revoked follows nobody for longer.
+/// Time after which a stream checks again that its caller is authorized. A caller whose access was
+/// revoked gets events for this long at most.
 const REAUTHORIZATION_INTERVAL: SignedDuration = SignedDuration::from_secs(30);
-/// How often a stream looks for more.
+/// Pause of a stream between two reads that found no events.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
 
-/// Where to begin, and what about.
+/// Query of the list of events: the number to continue after, and the upgrade to show.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct EventQuery {
@@ -36,11 +37,13 @@ pub(crate) struct EventQuery {
     upgrade_id: Option<String>,
 }
 
-/// Follow events
+/// List or follow events
 ///
-/// Oldest first, after the number `after`. With `Accept: text/event-stream` the answer goes on for ever; `Last-Event-ID` resumes
-/// it on any replica without a gap. Events are kept for 30 days: a list that resumes further back is refused, and a stream
-/// sends the event `reset`. So it is with a number that no event has had, which is what a restored backup leaves behind.
+/// Returns events from the oldest to the newest, starting after the number `after`. With `Accept:
+/// text/event-stream` the answer is a stream that does not end; the header `Last-Event-ID` resumes
+/// it on any replica without a gap. Events are kept for 30 days. A list that resumes further back
+/// is refused, and a stream sends the event `reset`. The same happens with a number that no event
+/// has had, which occurs after a backup was restored.
 #[utoipa::path(get, path = "/v1/events", operation_id = "listEvents", tag = "events",
     params(("after" = Option<i64>, Query), ("upgrade_id" = Option<String>, Query), ("Last-Event-ID" = Option<i64>, Header)),
     responses((status = 200, body = EventList)))]
@@ -76,7 +79,7 @@ pub(crate) async fn list_events(
     Ok(Json(EventList { items, next_page_token }).into_response())
 }
 
-/// The caller was away for longer than events are kept.
+/// Builds the problem for a cursor that is older than the oldest event that is kept.
 fn events_expired() -> ApiError {
     let days = store::EVENTS_KEPT.as_hours() / 24;
     ApiError::new(
@@ -87,7 +90,8 @@ fn events_expired() -> ApiError {
     )
 }
 
-/// The caller has seen events of a log that is no longer there.
+/// Builds the problem for a cursor beyond the newest event. The caller saw those events before a
+/// backup was restored.
 fn cursor_ahead(last: i64) -> ApiError {
     ApiError::new(
         StatusCode::GONE,
@@ -97,27 +101,28 @@ fn cursor_ahead(last: i64) -> ApiError {
     )
 }
 
-/// Somebody who follows along.
+/// State of one stream of events.
 struct EventStream {
     caller: Caller,
     session: Session,
-    /// When it was last looked whether they may stay.
+    /// Time at which the caller's authorization was checked last.
     authorized_at: Timestamp,
     after: i64,
-    /// They are to be told that events are missing.
+    /// True if the stream must tell the client that events are missing.
     send_reset: bool,
     buffered: Vec<wire::Event>,
 }
 
-/// What a stream says next.
+/// Next item of a stream.
 enum StreamItem {
     Event(wire::Event),
-    /// Events are missing: list what there is.
+    /// Tells the client that events are missing, so that it lists the resources again.
     Reset,
 }
 
 impl EventStream {
-    /// The next event; nothing when they may not stay.
+    /// Waits for the next item, and returns it with the stream's new state. Returns `None` when the
+    /// caller is no longer authorized, which ends the stream.
     async fn next_item(mut self, upgrade: Option<UpgradeId>) -> Option<(StreamItem, Self)> {
         loop {
             if std::mem::take(&mut self.send_reset) {
@@ -128,13 +133,15 @@ impl EventStream {
                 return Some((StreamItem::Event(event), self));
             }
             let now = self.caller.app.clock.now();
-            // A database that fails for a moment is looked at again.
+            // If the database does not answer, the next turn of the loop tries again.
             if let Ok(mut tx) = self.session.begin().await {
                 if now.duration_since(self.authorized_at) >= REAUTHORIZATION_INTERVAL {
                     self.caller = self.caller.reload_grants(&mut tx).await.ok()?;
                     self.authorized_at = now;
-                    // A filter may keep a reader behind the oldest event without its missing anything; only a restore puts it
-                    // ahead.
+                    // `Expired` is no error here: with a filter, the last number that a reader saw
+                    // can be older than the oldest event that is kept although the reader missed
+                    // nothing. A number beyond the newest event can only come from a restored
+                    // backup.
                     if let Ok(cursor @ CursorStatus::Ahead { .. }) = tx.check_cursor(self.after).await {
                         drop(tx);
                         self.apply_cursor(cursor);
@@ -151,7 +158,7 @@ impl EventStream {
         }
     }
 
-    /// Goes on where the log can be read on.
+    /// Takes over what the cursor says: whether events are missing, and where reading continues.
     fn apply_cursor(&mut self, cursor: CursorStatus) {
         self.send_reset = cursor != CursorStatus::Retained;
         if let CursorStatus::Ahead { last } = cursor {
@@ -160,8 +167,10 @@ impl EventStream {
     }
 }
 
-/// A subscriber is a cursor: nothing is kept for it between two reads. One that was away for too long, or whose log was replaced
-/// by a restored one, is told so by an event `reset`, lists what there is, and goes on with what follows.
+/// Answers with a stream of server-sent events. A subscriber is only a cursor, so nothing is stored
+/// for it between two reads. A subscriber that was away for too long, or whose event log was
+/// replaced by a restored backup, gets the event `reset`. It then lists the resources, and the
+/// stream continues with the events that follow.
 fn stream_events(
     caller: Caller,
     session: Session,
@@ -175,7 +184,8 @@ fn stream_events(
     let events = stream::unfold(follower, move |follower| async move {
         let (next, follower) = follower.next_item(upgrade).await?;
         let event = match next {
-            // The id replaces the one that the client would resume with.
+            // The client resumes with the last id that it got, so this id replaces the one that is
+            // not valid.
             StreamItem::Reset => Event::default().id(follower.after.to_string()).event("reset").data("{}"),
             StreamItem::Event(next) => Event::default()
                 .id(next.seq.to_string())

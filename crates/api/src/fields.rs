@@ -1,4 +1,4 @@
-//! Single values of paths and bodies.
+//! Parses and checks single values of paths, queries, headers and bodies.
 
 use axum::http::{HeaderMap, header};
 use model::access::Scope;
@@ -14,40 +14,42 @@ use wire::FieldError;
 
 use crate::problem::{ApiError, Result};
 
-/// A field's value, or what is wrong with it.
+/// Value of a field, or the error that names the field.
 pub(crate) type FieldResult<T> = std::result::Result<T, FieldError>;
 
-/// Reads an id of a path; a malformed one is as absent as an unknown one.
+/// Parses an id from a path. A malformed id gets the same 404 as an unknown one.
 pub(crate) fn parse_id<T: std::str::FromStr>(text: &str, what: &str) -> Result<T> {
     text.parse().map_err(|_| ApiError::not_found(what))
 }
 
-/// Reads the field `/name`: a DNS label.
+/// Parses the field `/name`, which must be a DNS label.
 pub(crate) fn parse_name(text: &str) -> Result<Name> {
     text.parse().map_err(|error: InvalidName| ApiError::invalid_field("/name", error.to_string()))
 }
 
-/// Reads the field `/version`.
+/// Parses the field `/version`, which must be a version of Istio with a build number.
 pub(crate) fn parse_version(text: &str) -> FieldResult<Version> {
     text.parse().map_err(|error: InvalidVersion| field_error("/version", error.to_string()))
 }
 
-/// Reads an edition.
+/// Parses an edition: `standard`, `enterprise` or `ultimate`.
 pub(crate) fn parse_edition(pointer: &str, text: &str) -> FieldResult<Edition> {
     parse_choice(pointer, text, "an edition is standard, enterprise or ultimate")
 }
 
-/// Reads one of a few values by its name; `known` says which there are.
+/// Parses one value of a closed set by its wire name. `known` is the message that lists the set.
 pub(crate) fn parse_choice<T: DeserializeOwned>(pointer: &str, text: &str, known: &str) -> FieldResult<T> {
     serde_json::from_value(text.into()).map_err(|_| field_error(pointer, known))
 }
 
-/// What is wrong with a field, for readers that not only handlers call.
+/// Builds the error for a field. The type is `FieldError` and not `ApiError`, because the import of
+/// a release, which the server's command line runs too, returns it.
 pub(crate) fn field_error(pointer: &str, message: impl Into<String>) -> FieldError {
     FieldError { pointer: pointer.into(), message: message.into() }
 }
 
-/// Refuses what is no namespace of a member. It becomes a part of paths in the member's API, so its form matters.
+/// Checks that the cluster is a member of the mesh and that the namespace has a valid name. The
+/// name becomes a part of paths in the member's API, so an unchecked name could change the path.
 pub(crate) fn require_member_namespace(mesh: &Mesh, cluster: &str, namespace: &str, at: &str) -> Result<()> {
     if !mesh.members.iter().any(|member| member.name == cluster) {
         return Err(ApiError::invalid_field(&format!("{at}/cluster"), "it is not a member of the mesh"));
@@ -56,7 +58,8 @@ pub(crate) fn require_member_namespace(mesh: &Mesh, cluster: &str, namespace: &s
     named.map(drop).map_err(|error| ApiError::invalid_field(&format!("{at}/namespace"), error.to_string()))
 }
 
-/// Something that a body names by its id: where it is not there, the field is wrong and not the path.
+/// Turns "not found" into `absent` for an object that a body names by its id. The field is wrong
+/// then, and not the path.
 pub(crate) fn require_referenced<T>(found: std::result::Result<T, StoreError>, absent: impl Fn() -> ApiError) -> Result<T> {
     match found {
         Err(StoreError::NotFound { .. }) => Err(absent()),
@@ -64,7 +67,7 @@ pub(crate) fn require_referenced<T>(found: std::result::Result<T, StoreError>, a
     }
 }
 
-/// Refuses a scope whose mesh or cluster is not this tenant's.
+/// Checks that the mesh or cluster of a scope belongs to the tenant of the transaction.
 pub(crate) async fn require_known_scope(tx: &mut Tx<'_>, scope: Scope, absent: impl Fn() -> ApiError) -> Result<()> {
     match scope {
         Scope::Tenant => Ok(()),
@@ -73,10 +76,10 @@ pub(crate) async fn require_known_scope(tx: &mut Tx<'_>, scope: Scope, absent: i
     }
 }
 
-/// The longest name for people.
+/// Maximum length of a display name, in characters.
 const MAX_DISPLAY_NAME_CHARS: usize = 128;
 
-/// Checks what users write on their things.
+/// Checks a display name and labels, which users give to clusters and meshes.
 pub(crate) fn parse_metadata(display_name: &str, labels: &Labels) -> Result<UserMetadata> {
     let visible = !display_name.chars().any(char::is_control);
     if display_name.chars().count() > MAX_DISPLAY_NAME_CHARS || !visible {
@@ -87,12 +90,12 @@ pub(crate) fn parse_metadata(display_name: &str, labels: &Labels) -> Result<User
     Ok(UserMetadata { display_name: display_name.to_owned(), labels: labels.clone() })
 }
 
-/// What is changed of what users write; what is left out stays.
+/// Checks a change of display name and labels. A value that is left out stays.
 pub(crate) fn merge_metadata(known: &UserMetadata, display_name: Option<&String>, labels: Option<&Labels>) -> Result<UserMetadata> {
     parse_metadata(display_name.unwrap_or(&known.display_name), labels.unwrap_or(&known.labels))
 }
 
-/// What a list is narrowed to.
+/// Filter of a list, by name, by labels, and by whether deleted objects are shown.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ResourceFilter {
@@ -103,6 +106,7 @@ pub(crate) struct ResourceFilter {
 }
 
 impl ResourceFilter {
+    /// Parses the filter into the form that the store takes.
     pub(crate) fn to_list_filter(&self) -> Result<ListFilter> {
         let selector = self.label_selector.as_deref().unwrap_or_default();
         let wrong = |error: label::InvalidLabel| ApiError::invalid_field("?label_selector", error.to_string());
@@ -116,20 +120,20 @@ impl ResourceFilter {
     }
 }
 
-/// The tag of a generation.
+/// Returns the `ETag` of a generation.
 pub(crate) fn etag(generation: i64) -> String {
     format!("\"{generation}\"")
 }
 
-/// The generation that `If-Match` names: none where it was not sent or takes anything. A tag that we never gave out matches
-/// nothing.
+/// Returns the generation that `If-Match` names. It is `None` if the header was not sent or is `*`,
+/// and -1, which equals no generation, for a tag that we never gave out.
 pub(crate) fn expected_generation(headers: &HeaderMap) -> Option<i64> {
     let sent = headers.get(header::IF_MATCH).filter(|sent| *sent != "*")?;
     let number = sent.to_str().ok().and_then(|text| text.trim_matches('"').parse().ok());
     Some(number.filter(|number| sent == etag(*number).as_str()).unwrap_or(-1))
 }
 
-/// Honours `If-Match`, where it was sent.
+/// Refuses a request whose `If-Match` names another generation.
 pub(crate) fn check_if_match(headers: &HeaderMap, generation: i64) -> Result<()> {
     if expected_generation(headers).is_none_or(|expected| expected == generation) { Ok(()) } else { Err(StoreError::StaleVersion.into()) }
 }

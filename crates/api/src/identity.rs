@@ -1,4 +1,5 @@
-//! Identity providers that a tenant trusts, and what those who come from them may do.
+//! Handles requests for the identity providers that a tenant trusts, and for the role bindings that
+//! say what their users may do.
 
 use axum::Json;
 use axum::extract::Path;
@@ -19,9 +20,9 @@ use crate::oidc::{self, SIGNATURE_ALGORITHMS};
 use crate::paging::{ListRequest, Unfiltered};
 use crate::problem::{ApiError, Result};
 
-/// The longest issuer, subject, group or claim.
+/// Maximum length of an issuer, a subject, a group, or the name or value of a claim, in bytes.
 pub(crate) const MAX_IDENTITY_TEXT_BYTES: usize = 255;
-/// The most claims that a provider may require.
+/// Maximum number of claims that a provider may require.
 const MAX_REQUIRED_CLAIMS: usize = 20;
 
 fn provider_view(caller: &Caller, provider: &Provider) -> IdentityProvider {
@@ -53,12 +54,14 @@ fn binding_view(binding: &Binding) -> RoleBinding {
     }
 }
 
+/// Checks that a text has 1 to `MAX_IDENTITY_TEXT_BYTES` bytes.
 fn check_length(pointer: &str, text: &str) -> Result<()> {
     let fits = (1..=MAX_IDENTITY_TEXT_BYTES).contains(&text.len());
     if fits { Ok(()) } else { Err(ApiError::invalid_field(pointer, format!("1 to {MAX_IDENTITY_TEXT_BYTES} bytes"))) }
 }
 
-/// An issuer is an https address without anything behind its path: a discovery document is looked for below it.
+/// Checks an issuer: an https address without a user, a query or a fragment, because the path of
+/// the discovery document is appended to it.
 fn parse_issuer(text: &str) -> Result<String> {
     check_length("/issuer", text)?;
     let uri: Option<Uri> = text.parse().ok();
@@ -75,8 +78,9 @@ fn parse_issuer(text: &str) -> Result<String> {
 
 /// Trust an identity provider
 ///
-/// Tokens of this issuer get in when their audience is the one in the answer. What their bearers may do is said by role
-/// bindings; without one they may do nothing.
+/// Registers an issuer whose tokens are accepted if their audience is the one in the answer. Role
+/// bindings say what the bearer of a token may do; without a role binding the bearer may do
+/// nothing.
 #[utoipa::path(post, path = "/v1/identity-providers", operation_id = "createIdentityProvider", tag = "access", request_body = CreateIdentityProvider,
     responses((status = 201, body = IdentityProvider)))]
 pub(crate) async fn create_identity_provider(
@@ -115,7 +119,9 @@ pub(crate) async fn create_identity_provider(
     change.commit_response(done, &shown).await
 }
 
-/// List identity providers
+/// List trusted identity providers
+///
+/// Returns the identity providers that the tenant trusts, from the oldest to the newest.
 #[utoipa::path(get, path = "/v1/identity-providers", operation_id = "listIdentityProviders", tag = "access",
     params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = IdentityProviderList)))]
@@ -131,6 +137,8 @@ pub(crate) async fn list_identity_providers(
 }
 
 /// Get an identity provider
+///
+/// Returns the identity provider with its issuer and the audience that its tokens must have.
 #[utoipa::path(get, path = "/v1/identity-providers/{provider_id}", operation_id = "getIdentityProvider", tag = "access",
     params(("provider_id" = String, Path)), responses((status = 200, body = IdentityProvider)))]
 pub(crate) async fn get_identity_provider(
@@ -142,9 +150,10 @@ pub(crate) async fn get_identity_provider(
     Ok(Json(provider_view(&caller, &found)))
 }
 
-/// Trust an identity provider no longer
+/// Stop trusting an identity provider
 ///
-/// At once: its tokens and its role bindings are worth nothing any more.
+/// Removes the identity provider and its role bindings. Tokens of its issuer are refused from now
+/// on.
 #[utoipa::path(delete, path = "/v1/identity-providers/{provider_id}", operation_id = "deleteIdentityProvider", tag = "access",
     params(("provider_id" = String, Path)), responses((status = 204)))]
 pub(crate) async fn delete_identity_provider(
@@ -159,9 +168,10 @@ pub(crate) async fn delete_identity_provider(
     change.commit_deletion(found.id, &provider_view(&caller, &found)).await
 }
 
-/// Grant a role
+/// Grant a role binding
 ///
-/// To one person or program by `subject`, or to everybody of a `group`; on the whole tenant, one mesh or one cluster.
+/// Grants a role on the whole tenant, one mesh or one cluster. The holder is one person or program
+/// (`subject`) or all members of a `group`.
 #[utoipa::path(post, path = "/v1/role-bindings", operation_id = "createRoleBinding", tag = "access", request_body = CreateRoleBinding,
     responses((status = 201, body = RoleBinding)))]
 pub(crate) async fn create_role_binding(
@@ -191,7 +201,9 @@ pub(crate) async fn create_role_binding(
     change.commit_response(MutationOutcome::new(StatusCode::CREATED, id), &binding_view(&binding)).await
 }
 
-/// List role bindings
+/// List all role bindings
+///
+/// Returns the role bindings of the tenant, from the oldest to the newest.
 #[utoipa::path(get, path = "/v1/role-bindings", operation_id = "listRoleBindings", tag = "access",
     params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = RoleBindingList)))]
@@ -205,9 +217,9 @@ pub(crate) async fn list_role_bindings(
     Ok(Json(RoleBindingList { items: shown.iter().map(binding_view).collect(), next_page_token }))
 }
 
-/// Take a role back
+/// Revoke a role binding
 ///
-/// From the next request on.
+/// Removes the role binding. The role no longer holds from the next request on.
 #[utoipa::path(delete, path = "/v1/role-bindings/{binding_id}", operation_id = "deleteRoleBinding", tag = "access",
     params(("binding_id" = String, Path)), responses((status = 204)))]
 pub(crate) async fn delete_role_binding(

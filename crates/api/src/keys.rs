@@ -1,4 +1,4 @@
-//! API keys.
+//! Handles requests for API keys: creation, rotation and revocation.
 
 use axum::Json;
 use axum::extract::Path;
@@ -17,11 +17,13 @@ use crate::fields::{parse_id, require_known_scope, parse_name};
 use crate::paging::{DeletedFilter, ListRequest};
 use crate::problem::{ApiError, Result};
 
-/// The most things that a key may be narrowed to.
+/// Maximum number of meshes and clusters that the scopes of a key may name.
 const MAX_SCOPES: usize = 50;
-/// The longest that a former secret is accepted after a rotation: a week.
+/// Maximum time for which a former secret is accepted after a rotation, in seconds (7 days).
 pub(crate) const MAX_OVERLAP_SECONDS: u32 = 7 * 24 * 3600;
 
+/// Builds the view of a key without its secret, which only the answers to a creation and a rotation
+/// show.
 pub(crate) fn api_key_view(key: &store::ApiKey) -> ApiKey {
     ApiKey {
         id: key.id.to_string(),
@@ -37,9 +39,10 @@ pub(crate) fn api_key_view(key: &store::ApiKey) -> ApiKey {
     }
 }
 
-/// Make an API key
+/// Create an API key
 ///
-/// The secret is in this answer and nowhere else.
+/// Creates a key with a role, on the whole tenant or on the given scopes. The secret is shown in
+/// this answer only.
 #[utoipa::path(post, path = "/v1/api-keys", operation_id = "createApiKey", tag = "keys", request_body = CreateApiKey,
     responses((status = 201, body = ApiKey)))]
 pub(crate) async fn create_api_key(Authenticated(caller, database): Authenticated, body: Body<CreateApiKey>) -> Result<Response> {
@@ -62,7 +65,7 @@ pub(crate) async fn create_api_key(Authenticated(caller, database): Authenticate
     change.commit_response(MutationOutcome::new(StatusCode::CREATED, new.id), &shown).await
 }
 
-/// Reads what a key is narrowed to: meshes and clusters of this tenant.
+/// Parses the scopes of a key, which must be meshes and clusters of this tenant.
 async fn parse_scopes(tx: &mut Tx<'_>, wanted: &[String]) -> Result<Vec<Scope>> {
     if wanted.len() > MAX_SCOPES {
         return Err(ApiError::invalid_field("/scopes", format!("at most {MAX_SCOPES}")));
@@ -80,15 +83,16 @@ async fn parse_scopes(tx: &mut Tx<'_>, wanted: &[String]) -> Result<Vec<Scope>> 
     Ok(scopes)
 }
 
-/// A key that was not revoked.
+/// Reads a key, and answers 404 if it was revoked.
 async fn find_active_key(tx: &mut Tx<'_>, key: &str) -> Result<store::ApiKey> {
     let found = tx.get_api_key(parse_id(key, "API key")?).await?;
     if found.revoked_at.is_some() { Err(ApiError::not_found("API key")) } else { Ok(found) }
 }
 
-/// List API keys
+/// List the tenant's API keys
 ///
-/// Oldest first, without their secrets; revoked ones with `show_deleted`.
+/// Returns API keys without their secrets, from the oldest to the newest. With `show_deleted` the
+/// list includes revoked keys.
 #[utoipa::path(get, path = "/v1/api-keys", operation_id = "listApiKeys", tag = "keys",
     params(("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = ApiKeyList)))]
@@ -101,7 +105,7 @@ pub(crate) async fn list_api_keys(Authenticated(caller, database): Authenticated
 
 /// Get an API key
 ///
-/// Without its secret.
+/// Returns a key that was not revoked, without its secret.
 #[utoipa::path(get, path = "/v1/api-keys/{key_id}", operation_id = "getApiKey", tag = "keys",
     params(("key_id" = String, Path)), responses((status = 200, body = ApiKey)))]
 pub(crate) async fn get_api_key(Authenticated(caller, database): Authenticated, Path(key): Path<String>) -> Result<Json<ApiKey>> {
@@ -111,8 +115,9 @@ pub(crate) async fn get_api_key(Authenticated(caller, database): Authenticated, 
 
 /// Rotate an API key
 ///
-/// It gets another secret, which is in this answer and nowhere else. The former one is accepted for the overlap, so that
-/// whoever uses it can be changed without a pause; until that is over, only a rotation without an overlap is possible.
+/// Gives the key a new secret, which is shown in this answer only. The former secret is accepted
+/// for the overlap, so that its users can change over without a pause. During the overlap only a
+/// rotation with `overlap_seconds` 0 is possible.
 #[utoipa::path(post, path = "/v1/api-keys/{key_id}/rotate", operation_id = "rotateApiKey", tag = "keys", request_body = RotateApiKey,
     params(("key_id" = String, Path)),
     responses((status = 200, body = ApiKey)))]
@@ -129,7 +134,7 @@ pub(crate) async fn rotate_api_key(
         return Err(ApiError::invalid_field("/overlap_seconds", format!("at most {MAX_OVERLAP_SECONDS}")));
     }
     let now = caller.app.clock.now();
-    // There is room for one former secret, and whoever still uses it was promised the whole overlap.
+    // A key stores one former secret, and users of that secret were promised the whole overlap.
     if let Some(until) = before.former_until().filter(|until| *until > now && overlap > 0) {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
@@ -147,8 +152,9 @@ pub(crate) async fn rotate_api_key(
 
 /// Revoke an API key
 ///
-/// At once, its former secret too. The last key of an owner stays, because no other key could be made without it; a key that
-/// ends does not count as another one.
+/// Revokes the key and its former secret at once. The last key of an owner cannot be revoked,
+/// because no other key could be created without it. A key that expires does not count as another
+/// key of an owner.
 #[utoipa::path(delete, path = "/v1/api-keys/{key_id}", operation_id = "revokeApiKey", tag = "keys",
     params(("key_id" = String, Path)), responses((status = 204)))]
 pub(crate) async fn revoke_api_key(

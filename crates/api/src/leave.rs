@@ -1,13 +1,14 @@
-//! Leaving a cluster that does not answer needs a reason, which the audit log keeps.
+//! Checks the reason of a request with `force`. A cluster that does not answer is left behind only
+//! for a reason, which the audit log keeps.
 
 use wire::Leave;
 
 use crate::problem::{ApiError, Result};
 
-/// The longest reason, in characters.
+/// Maximum length of a reason, in characters.
 const MAX_REASON_CHARS: usize = 500;
 
-/// The reason of a request with force; `None` without force.
+/// Returns the reason of a request with `force`; `None` without `force`.
 pub(crate) fn force_reason(leave: &Leave) -> Result<Option<&str>> {
     if !leave.force {
         return match &leave.reason {

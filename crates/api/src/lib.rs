@@ -1,6 +1,7 @@
-//! HTTP: the only crate that names axum. It writes intent and reads what workers observed; it never calls a cluster.
+//! Serves the HTTP API. This is the only crate that uses axum. It records what clients want and
+//! reads what workers have observed; it never calls a cluster.
 //!
-//! A request: [`router`] → one file for each resource → `store`.
+//! A request passes through [`router`] and one file for each resource to `store`.
 
 use std::sync::Arc;
 
@@ -46,32 +47,34 @@ pub use router::{openapi, router};
 pub use serve::{ConnectionLimits, serve};
 pub use vitals::{MetricsServer, metrics_router};
 
-/// Reads a submitted kubeconfig: the server's address and the form that is stored, or the problem's code and why it is
-/// refused.
+/// Function that reads a submitted kubeconfig. It returns the address of the API server and the
+/// kubeconfig in the form that is stored, or the problem code and the reason of a refusal.
 pub type ReadKubeconfig = Arc<dyn Fn(&str) -> Result<(String, Vec<u8>), (&'static str, String)> + Send + Sync>;
 
-/// Makes a new mesh's authority, in the form that is stored.
+/// Function that creates the CA of a new mesh, with the mesh's name and the current time. It
+/// returns the CA in the form that is stored, or the cause of the failure.
 pub type NewAuthority = fn(&str, jiff::Timestamp) -> Result<Vec<u8>, String>;
 
-/// Reads the charts of a release that somebody sent: the archive that is stored, with its digest, or why they are refused.
+/// Function that reads the charts of a release that a client sent. It returns the archive that is
+/// stored and its digest, or the reason of a refusal.
 pub type ReadCharts = fn(&[u8]) -> Result<(Vec<u8>, String), String>;
 
-/// What every handler needs. Clones share it.
+/// Dependencies of the API, from which the state of the handlers is made. Clones share them.
 #[derive(Clone)]
 pub struct App {
-    /// The database.
+    /// Access to the database.
     pub store: Store,
-    /// The time.
+    /// Source of the current time and of new ids.
     pub clock: Arc<dyn Clock>,
-    /// The strict reader of kubeconfigs.
+    /// Reader of submitted kubeconfigs, which accepts a strict subset only.
     pub read_kubeconfig: ReadKubeconfig,
-    /// The maker of authorities.
+    /// Function that creates the CA of a new mesh.
     pub new_authority: NewAuthority,
-    /// The strict reader of charts.
+    /// Reader of submitted charts, which accepts a strict form only.
     pub read_charts: ReadCharts,
-    /// Who has asked how often.
+    /// Rate limits, and the requests that were counted against them.
     pub limits: Arc<RequestLimiter>,
-    /// The keys of identity providers.
+    /// Signature keys of identity providers, fetched and cached.
     pub issuers: Arc<IssuerKeys>,
 }
 

@@ -1,7 +1,8 @@
-//! Fair share: how often a tenant, and one principal of it, may ask. One who asks too often is told when to come back, and
-//! nobody else notices.
+//! Limits the rate of requests of each tenant and of each principal in it. A caller beyond the
+//! limit is told when to retry, and other tenants are not slowed down.
 //!
-//! Each process counts by itself: with n replicas behind a balancer a tenant has up to n times as much.
+//! Each process counts by itself: with n replicas behind a load balancer, a tenant has up to n
+//! times the rate.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -20,19 +21,19 @@ use model::ids::TenantId;
 use store::{TenantPermits, sha256};
 use tokio::sync::OwnedSemaphorePermit;
 
-/// What a request costs.
+/// Cost class of a request. Each class has rate limits of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RequestClass {
-    /// A look.
+    /// A request that only reads.
     Read,
-    /// A change in the database.
+    /// A request that changes something in the database.
     Write,
-    /// A change that makes workers and clusters work.
+    /// A request that causes work for workers and clusters.
     Expensive,
 }
 
 impl RequestClass {
-    /// By method and path.
+    /// Returns the class of a request by its method and path.
     pub(crate) fn of_request(method: &Method, path: &str) -> Self {
         const EXPENSIVE_PATH_SUFFIXES: [&str; 5] = ["/clusters", "/meshes", "/upgrades", "/restarts", "/start"];
         match *method {
@@ -51,34 +52,36 @@ impl RequestClass {
     }
 }
 
-/// So many at once, and all of them again after so long.
+/// Size and refill time of a token bucket.
 #[derive(Debug, Clone, Copy)]
 pub struct Rate {
-    /// How many at once.
+    /// Number of requests that are allowed at once.
     pub burst: u32,
-    /// After how long as many again.
+    /// Time in which an empty bucket fills up again.
     pub period: Duration,
 }
 
-/// What one tenant or one principal may ask.
+/// Rates of one tenant or one principal, for each cost class.
 #[derive(Debug, Clone, Copy)]
 pub struct Rates {
-    /// Looks.
+    /// Rate of requests that only read.
     pub read: Rate,
-    /// Changes in the database.
+    /// Rate of requests that change something in the database.
     pub write: Rate,
-    /// Changes that make workers and clusters work.
+    /// Rate of requests that cause work for workers and clusters.
     pub expensive: Rate,
 }
 
 impl Rates {
-    /// What every tenant may ask. What comes at once is what another tenant feels, so a second's worth of looks is enough.
+    /// Rates of a tenant. The burst is the part that other tenants feel, so the burst of reads is
+    /// no more than a tenant may read in one second.
     pub const TENANT: Self = Self {
         read: Rate { burst: 200, period: Duration::from_secs(1) },
         write: Rate { burst: 100, period: Duration::from_secs(5) },
         expensive: Rate { burst: 60, period: Duration::from_mins(1) },
     };
-    /// What every principal may ask: half of it, so that one program does not use its whole tenant's share up.
+    /// Rates of a principal: half of a tenant's rates, so that one program does not use up the
+    /// share of its whole tenant.
     pub const PRINCIPAL: Self = Self {
         read: Rate { burst: 100, period: Duration::from_secs(1) },
         write: Rate { burst: 50, period: Duration::from_secs(5) },
@@ -87,7 +90,7 @@ impl Rates {
 }
 
 impl Rates {
-    /// So many times as much.
+    /// Multiplies the bursts by a factor of at least 1, and keeps the periods.
     #[must_use]
     pub fn scaled_by(self, factor: u32) -> Self {
         let more = |rate: Rate| Rate { burst: rate.burst.saturating_mul(factor.max(1)), period: rate.period };
@@ -95,7 +98,7 @@ impl Rates {
     }
 }
 
-/// The service's own clock, as the limiter wants it.
+/// Adapter that gives the clock of the service to the rate limiter.
 #[derive(Debug, Clone)]
 struct GovernorClock(Arc<dyn model::Clock>);
 
@@ -109,18 +112,20 @@ impl governor::clock::Clock for GovernorClock {
 
 type TokenBuckets = RateLimiter<String, DashMapStateStore<String>, GovernorClock, StateInformationMiddleware>;
 
-/// Above so many known principals, those that have not asked for a while are forgotten.
+/// Number of tracked callers above which callers without recent requests are forgotten.
 const MAX_TRACKED_CALLERS: usize = 10_000;
 
-/// Requests of one tenant that wait for a change at the same time. Each keeps a connection that cannot be closed for another
-/// caller's, and there are about a thousand where the service has the usual number of open files.
+/// Maximum number of requests of one tenant that wait for a change at the same time. Each of them
+/// keeps a connection that cannot be closed in favour of another caller, and a process with the
+/// usual limit on open files has about a thousand connections.
 const MAX_LONG_POLLS_PER_TENANT: usize = 100;
 
-/// How long somebody who was let in is known by what they sent.
+/// Time for which an authenticated caller is cached by the digest of its credential.
 const CALLER_CACHE_TTL: SignedDuration = SignedDuration::from_secs(10);
 
-/// Somebody who was let in a moment ago. It lets nobody in: it only makes refusing them cheap, for whoever asks fifty times
-/// as often as they may would otherwise have the database look for their key fifty times as often.
+/// Caller that was authenticated a short time ago. The cache authenticates no request. It only
+/// makes a refusal cheap: a client that sends fifty times its allowed rate would otherwise cause
+/// fifty times as many look-ups of its key in the database.
 #[derive(Debug, Clone)]
 struct CachedCaller {
     tenant: String,
@@ -128,7 +133,7 @@ struct CachedCaller {
     expires_at: Timestamp,
 }
 
-/// Who has asked how often.
+/// Rate limits of tenants and principals, and the requests that were counted against them.
 pub struct RequestLimiter {
     tenants: [TokenBuckets; 3],
     principals: [TokenBuckets; 3],
@@ -143,13 +148,14 @@ impl std::fmt::Debug for RequestLimiter {
     }
 }
 
-/// What a caller is told of their share.
+/// Values of the rate limit headers in an answer.
 #[derive(Debug, Clone)]
 pub(crate) struct RateLimitHeaders {
     pub(crate) policy: HeaderValue,
     pub(crate) remaining: HeaderValue,
 }
 
+/// Creates the token buckets of the three cost classes.
 fn token_buckets(rates: Rates, clock: &GovernorClock) -> [TokenBuckets; 3] {
     [rates.read, rates.write, rates.expensive].map(|rate| {
         let burst = NonZeroU32::new(rate.burst).unwrap_or(NonZeroU32::MIN);
@@ -159,25 +165,27 @@ fn token_buckets(rates: Rates, clock: &GovernorClock) -> [TokenBuckets; 3] {
 }
 
 impl RequestLimiter {
-    /// Nobody has asked yet.
+    /// Creates rate limits against which no request was counted yet.
     pub fn new(tenant: Rates, principal: Rates, clock: Arc<dyn model::Clock>) -> Self {
         let clock = GovernorClock(clock);
         let (known, waits) = (Mutex::default(), TenantPermits::new(MAX_LONG_POLLS_PER_TENANT));
         Self { tenants: token_buckets(tenant, &clock), principals: token_buckets(principal, &clock), cached_callers: known, long_polls: waits, clock }
     }
 
-    /// The right to wait for a change, until it is dropped; `None` while the tenant has too many requests that wait.
+    /// Takes a permit to wait for a change, which is held until it is dropped. Returns `None` while
+    /// the tenant has too many waiting requests.
     pub(crate) fn acquire_long_poll(&self, tenant: TenantId) -> Option<OwnedSemaphorePermit> {
         self.long_polls.for_tenant(tenant).try_acquire_owned().ok()
     }
 
-    /// Counts a request of somebody who was let in a moment ago with the same credential; `None` for everybody else.
+    /// Counts a request whose credential was authenticated a short time ago. Returns `None` if the
+    /// credential is not in the cache.
     pub(crate) fn count_cached_caller(&self, credential: &str, class: RequestClass) -> Option<Result<RateLimitHeaders, u64>> {
         let known = self.cached_callers.lock().expect("no holder panics").get(&sha256(credential.as_bytes())).cloned()?;
         (known.expires_at > self.clock.0.now()).then(|| self.count_request(&known.tenant, &known.principal, class))
     }
 
-    /// Knows somebody who was let in by what they sent.
+    /// Caches an authenticated caller by the digest of its credential.
     pub(crate) fn cache_caller(&self, credential: &str, tenant: &str, principal: &str) {
         let now = self.clock.0.now();
         let mut all = self.cached_callers.lock().expect("no holder panics");
@@ -190,11 +198,12 @@ impl RequestLimiter {
         }
     }
 
-    /// Counts one request; the error says after how many seconds the next one may come.
+    /// Counts one request. The error is the number of seconds until the next request is allowed.
     pub(crate) fn count_request(&self, tenant: &str, principal: &str, class: RequestClass) -> Result<RateLimitHeaders, u64> {
         let index = class as usize;
         let mut tightest: Option<(u32, Quota)> = None;
-        // The principal first: what it is refused must not count against its tenant.
+        // Check the principal first: a request that is refused for the principal must not count
+        // against its tenant.
         let known = format!("{tenant}/{principal}");
         for (buckets, key) in [(&self.principals[index], &known), (&self.tenants[index], &tenant.to_owned())] {
             if buckets.len() > MAX_TRACKED_CALLERS {
@@ -215,14 +224,14 @@ impl RequestLimiter {
     }
 }
 
-/// Whole seconds, and not too few of them.
+/// Rounds up to whole seconds, and to at least one.
 fn whole_seconds(wait: Duration) -> u64 {
     let whole = wait.as_secs();
     if wait > Duration::from_secs(whole) { whole + 1 } else { whole.max(1) }
 }
 
 impl RateLimitHeaders {
-    /// As the `IETF` draft on rate limit headers has it.
+    /// Builds the header values in the form of the `IETF` draft on rate limit headers.
     fn new(class: RequestClass, left: u32, quota: &Quota) -> Self {
         let (name, burst) = (class.name(), quota.burst_size().get());
         let window = quota.burst_size_replenished_in().as_secs().max(1);

@@ -1,4 +1,4 @@
-//! Meshes, where they can go, and their data plane.
+//! Handles requests for meshes, their upgrade options and their data plane.
 
 use std::collections::BTreeSet;
 
@@ -33,19 +33,22 @@ use crate::paging::ListRequest;
 use crate::problem::{ApiError, Result};
 use crate::views::{self, wire_name};
 
-/// The most members that a mesh may have.
+/// Maximum number of clusters that a mesh may have.
 const MAX_MEMBERS: usize = 100;
 
-/// What an operation may run beside.
+/// How an operation holds the mesh lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LockMode {
-    /// It changes what an upgrade changes.
+    /// The operation needs the mesh lock for itself, because it changes the same things as an
+    /// upgrade.
     Exclusive,
-    /// An upgrade that is planned or complete touches nothing, and waits for the operation's end.
+    /// The operation may run while an upgrade that is planned, blocked or complete holds the mesh
+    /// lock. Such an upgrade changes nothing, and it waits for the end of the operation.
     WithIdleUpgrade,
 }
 
-/// Queues a lone operation that changes a mesh, takes the mesh's slot for it, and answers with it.
+/// Queues an operation on a mesh that is no stage of an upgrade, takes the mesh lock for it, and
+/// answers with the operation.
 async fn start_operation(
     mut change: Mutation<'_>,
     caller: &Caller,
@@ -65,9 +68,10 @@ async fn start_operation(
     change.commit_response(MutationOutcome::new(StatusCode::ACCEPTED, mesh).with_location(format!("/v1/operations/{id}")), &shown).await
 }
 
-/// Create a mesh
+/// Create a service mesh
 ///
-/// Its control plane runs in a hosting cluster; the clusters become its members. Answers with the operation that does it.
+/// Starts an operation that runs the control plane of the mesh in a hosting cluster and makes the
+/// given clusters its members. The answer is this operation.
 #[utoipa::path(post, path = "/v1/meshes", operation_id = "createMesh", tag = "meshes", request_body = CreateMesh,
     responses((status = 202, body = Operation)))]
 pub(crate) async fn create_mesh(Authenticated(caller, database): Authenticated, body: Body<CreateMesh>) -> Result<Response> {
@@ -79,6 +83,8 @@ pub(crate) async fn create_mesh(Authenticated(caller, database): Authenticated, 
     start_operation(change, &caller, new.id, (OperationKind::CreateMesh, LockMode::Exclusive), Value::Null).await
 }
 
+/// Checks the request for a new mesh against the catalogue, the edition of the tenant and the state
+/// of its clusters, and creates the CA of the mesh.
 async fn resolve_new_mesh(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh) -> Result<NewMesh> {
     let (name, written) = (parse_name(&wanted.name)?, parse_metadata(&wanted.display_name, &wanted.labels)?);
     let version = parse_version(&wanted.version)?;
@@ -118,7 +124,7 @@ async fn resolve_new_mesh(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh)
     };
     let hosting = hosting.first().ok_or_else(nowhere)?.id;
     let authority = (caller.app.new_authority)(name.as_str(), caller.app.clock.now()).map_err(|error| {
-        tracing::error!(error, "no authority was made");
+        tracing::error!(error, "could not create the CA of a new mesh");
         ApiError::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
@@ -139,7 +145,8 @@ async fn resolve_new_mesh(caller: &Caller, tx: &mut Tx<'_>, wanted: &CreateMesh)
     })
 }
 
-/// The edition of a new mesh: the one that is asked for, if the operator granted it, or the highest one.
+/// Returns the edition of a new mesh: the requested edition if the operator granted it to the
+/// tenant, or the highest granted edition if none is requested.
 async fn granted_edition(tx: &mut Tx<'_>, wanted: Option<&str>) -> Result<Edition> {
     let granted = tx.current_tenant().await?.edition;
     let wanted = wanted.map(|text| parse_edition("/edition", text)).transpose()?.unwrap_or(granted);
@@ -150,7 +157,7 @@ async fn granted_edition(tx: &mut Tx<'_>, wanted: Option<&str>) -> Result<Editio
     Ok(wanted)
 }
 
-/// A version's entry in the catalogue.
+/// Reads the release with this version from the catalogue.
 pub(crate) async fn find_release(tx: &mut Tx<'_>, version: &Version) -> Result<Release> {
     let releases = tx.list_releases().await?;
     let absent =
@@ -158,7 +165,7 @@ pub(crate) async fn find_release(tx: &mut Tx<'_>, version: &Version) -> Result<R
     releases.into_iter().find(|release| release.version == *version).ok_or_else(absent)
 }
 
-/// Refuses a release that no mesh of this edition with these clusters may run.
+/// Refuses a release that a mesh of this edition with these clusters may not run.
 async fn require_runnable_release(
     caller: &Caller,
     tx: &mut Tx<'_>,
@@ -175,9 +182,10 @@ async fn require_runnable_release(
     Err(ApiError::invalid_field("/version", blocking_messages(&reasons)).with_code("version_refused"))
 }
 
-/// List meshes
+/// List the tenant's meshes
 ///
-/// Oldest first.
+/// Returns the meshes that the caller may see, from the oldest to the newest. With `show_deleted`
+/// the list includes deleted meshes.
 #[utoipa::path(get, path = "/v1/meshes", operation_id = "listMeshes", tag = "meshes",
     params(("name" = Option<String>, Query), ("label_selector" = Option<String>, Query, description = "For example team=payments,tier!=test,!old"),
         ("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
@@ -188,7 +196,10 @@ pub(crate) async fn list_meshes(Authenticated(caller, database): Authenticated, 
     Ok(Json(MeshList { items: shown.iter().map(views::mesh).collect(), next_page_token }))
 }
 
-/// Get a mesh
+/// Get a mesh's state
+///
+/// Returns the mesh with its state, revisions and members. The `ETag` changes with each change by
+/// `changeMesh`.
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}", operation_id = "getMesh", tag = "meshes",
     params(("mesh_id" = String, Path)), responses((status = 200, body = wire::Mesh)))]
 pub(crate) async fn get_mesh(Authenticated(caller, database): Authenticated, Path(mesh): Path<String>) -> Result<Response> {
@@ -196,9 +207,11 @@ pub(crate) async fn get_mesh(Authenticated(caller, database): Authenticated, Pat
     Ok(([(header::ETAG, etag(mesh.generation))], Json(views::mesh(&mesh))).into_response())
 }
 
-/// Change a mesh
+/// Change a mesh's metadata
 ///
-/// What its users write on it, and whether it can be deleted. `If-Match` with the `ETag` that you looked at is honoured.
+/// Changes the display name, the labels and the protection from deletion. A field that is left out
+/// keeps its value. With `If-Match` and an `ETag` from an earlier answer the request is refused if
+/// the mesh has changed since.
 #[utoipa::path(patch, path = "/v1/meshes/{mesh_id}", operation_id = "changeMesh", tag = "meshes", request_body = ChangeMesh,
     params(("mesh_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = wire::Mesh)))]
@@ -220,16 +233,17 @@ pub(crate) async fn change_mesh(
     change.commit_response(done, &views::mesh(&changed)).await
 }
 
-/// A mesh that is not deleted and that the caller may do this with.
+/// Reads a mesh that is not deleted, and refuses it if the caller may not perform the action on it.
 pub(crate) async fn authorized_mesh(caller: &Caller, tx: &mut Tx<'_>, text: &str, action: Action) -> Result<store::Mesh> {
     let mesh = tx.get_mesh(parse_id(text, "mesh")?).await?;
     caller.require_permission_on(action, &[Scope::Mesh(mesh.id)], "mesh")?;
     if mesh.state == MeshState::Deleted { Err(ApiError::not_found("mesh")) } else { Ok(mesh) }
 }
 
-/// Bring a mesh back
+/// Restore a deleted mesh
 ///
-/// Within 30 days of its deletion: with its id, its version, its authority and the clusters that it had.
+/// Starts an operation that brings the mesh back with its id, its version, its certificate
+/// authority and the clusters that it had. This is possible for 30 days after the deletion.
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/undelete", operation_id = "undeleteMesh", tag = "meshes",
     params(("mesh_id" = String, Path)), responses((status = 202, body = Operation)))]
 pub(crate) async fn undelete_mesh(
@@ -274,7 +288,8 @@ pub(crate) async fn undelete_mesh(
 
 /// Build a failed mesh again
 ///
-/// A mesh is `failed` when its creation or its deletion ended early. What is missing of it is made; what is there stays.
+/// Starts an operation that creates the missing parts of the mesh and keeps the existing ones. A
+/// mesh is `failed` when its creation or its deletion ended early.
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/retry", operation_id = "retryMesh", tag = "meshes",
     params(("mesh_id" = String, Path)), responses((status = 202, body = Operation)))]
 pub(crate) async fn retry_mesh(
@@ -299,12 +314,13 @@ pub(crate) async fn retry_mesh(
     start_operation(change, &caller, mesh.id, (OperationKind::CreateMesh, LockMode::Exclusive), Value::Null).await
 }
 
-/// Delete a mesh
+/// Delete a mesh that is unused
 ///
-/// Waits until nothing uses it: take the injection labels off and restart the workloads first. It can be brought back for 30
-/// days. With `force` and a reason a member that does not answer is left behind; the operation and the deleted mesh show what
-/// stays there. `force` also takes the place of a deletion that is under way, and of an upgrade that is paused while a member is unreachable, which
-/// is abandoned.
+/// Starts an operation that waits until no workload uses the mesh and then removes it; remove the
+/// injection labels and restart the workloads first. The mesh can be restored for 30 days. With
+/// `force` and a reason, a member that does not answer is left behind, and the operation and the
+/// deleted mesh show what stays there. `force` also replaces a deletion that is under way. It also
+/// abandons an upgrade that is paused while a member is unreachable.
 #[utoipa::path(delete, path = "/v1/meshes/{mesh_id}", operation_id = "deleteMesh", tag = "meshes", request_body = Leave,
     params(("mesh_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 202, body = Operation)))]
@@ -332,9 +348,10 @@ pub(crate) async fn delete_mesh(
     start_operation(change, &caller, mesh.id, (OperationKind::DeleteMesh, LockMode::Exclusive), store::force_arguments(reason)).await
 }
 
-/// Where a mesh can go
+/// List a mesh's upgrade options
 ///
-/// Every release, allowed or refused, by each strategy, with every reason.
+/// Returns each release of the catalogue and, for each strategy, whether the mesh can be upgraded
+/// to it, with all reasons.
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}/upgrade-options", operation_id = "listUpgradeOptions", tag = "upgrades",
     params(("mesh_id" = String, Path)), responses((status = 200, body = UpgradeOptionList)))]
 pub(crate) async fn list_upgrade_options(
@@ -370,27 +387,29 @@ pub(crate) async fn list_upgrade_options(
     Ok(Json(UpgradeOptionList { items: items.collect(), next_page_token: None }))
 }
 
-/// Each member's name and Kubernetes version.
+/// Returns the name and the Kubernetes version of each member.
 pub(crate) fn member_kubernetes_versions(mesh: &store::Mesh) -> Vec<(String, (u32, u32))> {
     mesh.members.iter().map(|member| (member.name.clone(), parse_kubernetes_version(member.kubernetes_version.as_deref()))).collect()
 }
 
-/// A cluster whose version nobody knows is older than everything.
+/// Parses the major and minor version of Kubernetes. An unknown version counts as older than all
+/// others, so that each rule about a minimum version refuses it.
 fn parse_kubernetes_version(version: Option<&str>) -> (u32, u32) {
     let mut parts =
         version.unwrap_or_default().trim_start_matches('v').split('.').map(|part| part.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
-/// What stands in the way, in one sentence.
+/// Joins the messages of all blocking reasons into one sentence.
 pub(crate) fn blocking_messages(reasons: &[Reason]) -> String {
     let blocking = reasons.iter().filter(|reason| reason.severity == Severity::Block);
     blocking.map(|reason| reason.message.as_str()).collect::<Vec<_>>().join("; ")
 }
 
-/// The data plane
+/// Get a mesh's data plane
 ///
-/// Namespaces, workloads and connected proxies as a worker last saw them; `observed_at` says when.
+/// Returns the namespaces, workloads and connected proxies as a worker last observed them at the
+/// time `observed_at`.
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}/data-plane", operation_id = "getDataPlane", tag = "data plane",
     params(("mesh_id" = String, Path)), responses((status = 200, body = DataPlane)))]
 pub(crate) async fn get_data_plane(
@@ -402,10 +421,12 @@ pub(crate) async fn get_data_plane(
     Ok(Json(views::data_plane(&mesh, tx.last_observation(mesh.id).await?)))
 }
 
-/// Set a namespace's injection
+/// Set a namespace's injection label
 ///
-/// Never both labels: the other one is removed. Pods change when they are restarted. A namespace that is outside the mesh can
-/// join while an upgrade is planned or complete; the upgrade waits for the end of this operation.
+/// Starts an operation that sets or removes the injection label of the namespace. A namespace never
+/// has both kinds of label, `istio-injection` and `istio.io/rev`: the operation removes the other
+/// kind. Pods change when they are restarted. A namespace outside the mesh can join while an
+/// upgrade is planned, blocked or complete; the upgrade then waits for the end of this operation.
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/injection", operation_id = "setInjection", tag = "data plane", request_body = SetInjection,
     params(("mesh_id" = String, Path)),
     responses((status = 202, body = Operation)))]
@@ -433,7 +454,8 @@ pub(crate) async fn set_injection(
     start_operation(change, &caller, mesh.id, (OperationKind::SetInjection, beside), arguments).await
 }
 
-/// True for a namespace that no revision injects and none of whose pods has a sidecar: an upgrade has not touched it.
+/// Returns true if no revision injects the namespace and none of its pods has a sidecar, which
+/// means that an upgrade has changed nothing in it.
 fn is_outside_mesh(member: &MemberObservation, namespace: &str) -> bool {
     let Some(namespace) = member.namespaces.iter().find(|known| known.name == namespace) else { return true };
     let injected = namespace.workloads.iter().any(|workload| workload.live.iter().any(Option::is_some));
@@ -441,8 +463,9 @@ fn is_outside_mesh(member: &MemberObservation, namespace: &str) -> bool {
     !injected && !asks && namespace.unreachable.is_empty()
 }
 
-/// The labels that some webhook answers to in a member, alias tags included, as the member was last seen. A member that
-/// was not seen yet has the tags and the revision that every mesh has.
+/// Returns the labels that an injection webhook in the member answers to, with those of alias tags,
+/// as the member was last observed. A member without an observation has the tags and the revision
+/// of each mesh.
 fn injection_labels(mesh: &store::Mesh, member: Option<&MemberObservation>) -> Vec<String> {
     let mut values: Vec<String> = match member {
         Some(member) => member.injectors.iter().map(|injector| injector.value.clone()).collect(),
@@ -453,10 +476,12 @@ fn injection_labels(mesh: &store::Mesh, member: Option<&MemberObservation>) -> V
     enabled.into_iter().chain(values.into_iter().map(|value| format!("istio.io/rev={value}"))).collect()
 }
 
-/// Restart what is behind
+/// Restart workloads with outdated sidecars
 ///
-/// Puts back tags of the mesh that were removed from a member, then restarts every workload with a pod that does not carry
-/// what its labels ask for, in batches. It goes on while an upgrade is planned or complete; the upgrade waits for its end.
+/// Starts an operation that restores the mesh's tags that were removed from a member. It then
+/// restarts, in batches, each workload with a pod whose sidecar differs from what its labels ask
+/// for. The operation can run while an upgrade is planned, blocked or complete; the upgrade then
+/// waits for its end.
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/restarts", operation_id = "createRestart", tag = "data plane",
     params(("mesh_id" = String, Path)),
     responses((status = 202, body = Operation)))]

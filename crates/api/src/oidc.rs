@@ -1,7 +1,8 @@
-//! Tokens of identity providers: which tenant they are for, whether they are what they say, and who it is.
+//! Verifies tokens of identity providers: finds the tenant of a token, checks its signature and
+//! claims, and returns its subject and groups.
 //!
-//! A token names its tenant in its audience, `meshwright:tenant_01…`. Nothing else of it is believed before its signature
-//! was checked with a key of an issuer that this very tenant trusts.
+//! A token names its tenant in its audience, `meshwright:tenant_01…`. No other claim is trusted
+//! before the signature was checked with a key of an issuer that this tenant trusts.
 
 use std::collections::BTreeMap;
 
@@ -16,18 +17,19 @@ mod keys;
 
 pub use keys::{Fetch, FetchError, IssuerKeys};
 
-/// The longest token; with many groups they have a few kilobytes.
+/// Maximum length of a token in bytes. Tokens with many groups have a few kilobytes.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
-/// How far clocks may differ.
+/// Difference between the clocks of the issuer and this service that is tolerated.
 const CLOCK_SKEW_LEEWAY: SignedDuration = SignedDuration::from_secs(30);
-/// The longest subject, as the specification has it.
+/// Maximum length of a subject in bytes, as `OpenID` Connect Core specifies it.
 const MAX_SUBJECT_BYTES: usize = 255;
-/// So many groups of a token are looked at.
+/// Maximum number of groups of a token that are read. Further groups are ignored.
 const MAX_GROUPS: usize = 200;
-/// What an audience of ours begins with.
+/// Prefix of the audience of our tokens; the id of the tenant follows it.
 const AUDIENCE_PREFIX: &str = "meshwright:";
 
-/// The algorithms that a provider may be registered with: signatures only that need no shared secret.
+/// Algorithms that a provider may be registered with. All of them are signatures that need no
+/// shared secret.
 pub(crate) const SIGNATURE_ALGORITHMS: [(&str, Algorithm); 9] = [
     ("RS256", Algorithm::RS256),
     ("RS384", Algorithm::RS384),
@@ -40,7 +42,7 @@ pub(crate) const SIGNATURE_ALGORITHMS: [(&str, Algorithm); 9] = [
     ("EdDSA", Algorithm::EdDSA),
 ];
 
-/// The audience of a tenant's tokens.
+/// Returns the audience that tokens for a tenant must have.
 pub(crate) fn tenant_audience(tenant: TenantId) -> String {
     format!("{AUDIENCE_PREFIX}{tenant}")
 }
@@ -61,7 +63,7 @@ impl Audience {
     }
 }
 
-/// What a token says. Times are seconds since 1970, which may have a fraction.
+/// Claims of a token. Times are seconds since 1970, and may have a fraction.
 #[derive(Debug, Deserialize)]
 struct Claims {
     iss: String,
@@ -74,48 +76,52 @@ struct Claims {
     others: BTreeMap<String, Value>,
 }
 
-/// What a token says of itself before anything of it is believed: where to look for what decides.
+/// Claims and header fields of a token before its signature was checked. They only say which
+/// tenant, issuer and key to check the token with.
 #[derive(Debug)]
 pub(crate) struct UnverifiedToken {
-    /// For which tenant.
+    /// Tenant that the audience of the token names.
     pub(crate) tenant: TenantId,
-    /// By which issuer.
+    /// Issuer that the token names (`iss`).
     pub(crate) issuer: String,
-    /// Signed with which key.
+    /// Id of the key that the token claims to be signed with (`kid`).
     pub(crate) key: String,
     algorithm: Algorithm,
 }
 
-/// Who it is, proved.
+/// Subject and groups of a token that was verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OidcIdentity {
     pub(crate) subject: String,
     pub(crate) groups: Vec<String>,
-    /// When the token ends.
+    /// Time at which the token expires.
     pub(crate) expires_at: Timestamp,
 }
 
-/// Reads what a token says of itself; `None` where it is none of ours, or none at all.
+/// Parses a token without checking its signature. Returns `None` if it is no token, or no token for
+/// one tenant of this service.
 pub(crate) fn parse_unverified(token: &str) -> Option<UnverifiedToken> {
     if token.len() > MAX_TOKEN_BYTES {
         return None;
     }
     let header = decode_header(token).ok()?;
-    // RFC 7515: a token that says what must be understood is refused by a reader that does not, and this one knows no extension.
+    // RFC 7515: a token with critical header extensions must be refused by a reader that does not
+    // understand them, and this reader understands none.
     if header.crit.is_some() {
         return None;
     }
     let claims: Claims = jsonwebtoken::dangerous::insecure_decode_claims(token).ok()?;
     let mut tenants = claims.aud.iter().filter_map(|audience| audience.strip_prefix(AUDIENCE_PREFIX));
     let tenant = tenants.next()?.parse().ok()?;
-    // A token for two tenants would be good for whichever one its bearer chose.
+    // Refuse a token for two tenants: its bearer could choose the tenant in which to use it.
     if tenants.next().is_some() {
         return None;
     }
     Some(UnverifiedToken { tenant, issuer: claims.iss, key: header.kid?, algorithm: header.alg })
 }
 
-/// Proves a token with a key of its issuer.
+/// Verifies a token with a key of its issuer. Returns `None` if the signature, a time, the
+/// audience, the subject or a required claim is wrong.
 pub(crate) fn verify_token(
     token: &str,
     unproved: &UnverifiedToken,
@@ -129,7 +135,8 @@ pub(crate) fn verify_token(
         return None;
     }
     let mut validation = Validation::new(unproved.algorithm);
-    // Times and audiences are compared below, by our own clock and for our own tenant.
+    // The library's own checks are off: times and audiences are compared below, with the clock of
+    // this service and for this tenant.
     (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
     validation.required_spec_claims.clear();
     let claims = decode::<Claims>(token, key, &validation).ok()?.claims;
@@ -142,18 +149,19 @@ pub(crate) fn verify_token(
         return None;
     }
     let until = SignedDuration::try_from_secs_f64(claims.exp).ok().and_then(|end| Timestamp::from_duration(end).ok());
-    // A token that never ends is one for as long as time is counted.
+    // An expiry beyond the range of timestamps is the last timestamp.
     let until = until.unwrap_or(Timestamp::MAX);
     Some(OidcIdentity { groups: claim_groups(&claims, &provider.groups_claim), subject: claims.sub, expires_at: until })
 }
 
+/// Returns true if the token is valid at the time `now`, within the tolerated clock difference.
 fn is_in_validity_period(claims: &Claims, now: Timestamp) -> bool {
     let now = now.as_duration().as_secs_f64();
     let leeway = CLOCK_SKEW_LEEWAY.as_secs_f64();
     claims.exp > now - leeway && [claims.nbf, claims.iat].into_iter().flatten().all(|time| time <= now + leeway)
 }
 
-/// A claim as text: booleans and numbers as JSON writes them.
+/// Returns a claim as text; booleans and numbers are written as in JSON.
 fn claim_text(claims: &Claims, name: &str) -> Option<String> {
     match claims.others.get(name)? {
         Value::String(text) => Some(text.clone()),
@@ -162,6 +170,7 @@ fn claim_text(claims: &Claims, name: &str) -> Option<String> {
     }
 }
 
+/// Returns the groups in a claim, which must be a list of texts.
 fn claim_groups(claims: &Claims, claim: &str) -> Vec<String> {
     let listed = claims.others.get(claim).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     listed.iter().filter_map(Value::as_str).take(MAX_GROUPS).map(str::to_owned).collect()

@@ -1,4 +1,4 @@
-//! Operations: what machines do, step by step.
+//! Handles requests for operations, the machine actions that run step by step.
 
 use axum::Json;
 use axum::extract::{Path, Query};
@@ -19,16 +19,17 @@ use crate::problem::{ApiError, Result};
 use crate::upgrades::{WaitQuery, is_requestable};
 use crate::views;
 
-/// What operations are listed.
+/// Filter of the list of operations: those of one upgrade, or all.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OperationFilter {
     upgrade_id: Option<String>,
 }
 
-/// List operations
+/// List the tenant's operations
 ///
-/// Newest first.
+/// Returns the operations that the caller may see, newest first. With `upgrade_id` the list has the
+/// stages of this upgrade only.
 #[utoipa::path(get, path = "/v1/operations", operation_id = "listOperations", tag = "operations",
     params(("upgrade_id" = Option<String>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = OperationList)))]
@@ -41,19 +42,20 @@ pub(crate) async fn list_operations(Authenticated(caller, database): Authenticat
     Ok(Json(OperationList { items: shown.collect(), next_page_token }))
 }
 
-/// An operation that the caller may do this with.
+/// Reads an operation, and refuses it if the caller may not perform the action on it.
 async fn authorized_operation(caller: &Caller, tx: &mut Tx<'_>, id: OperationId, action: Action) -> Result<store::Operation> {
     let found = tx.get_operation(id).await?;
     caller.require_permission_on(action, &operation_scopes(&found), "operation")?;
     Ok(found)
 }
 
-/// What an operation belongs to.
+/// Returns the scopes that an operation belongs to: its mesh and its cluster.
 fn operation_scopes(operation: &store::Operation) -> Vec<Scope> {
     [operation.mesh.map(Scope::Mesh), operation.cluster.map(Scope::Cluster)].into_iter().flatten().collect()
 }
 
-/// What it takes to ask something of an operation.
+/// Returns the action that a caller must be allowed to perform in order to send a verb to an
+/// operation.
 fn required_action(kind: OperationKind) -> Action {
     match kind {
         OperationKind::RegisterCluster | OperationKind::RenewCredential | OperationKind::DeregisterCluster => {
@@ -63,10 +65,11 @@ fn required_action(kind: OperationKind) -> Action {
     }
 }
 
-/// Get an operation
+/// Get an operation's progress
 ///
-/// With its plan and what became of each step. `wait_seconds` waits until it has ended or needs a person; an operation that stands still and
-/// was asked to go on since then is waited for.
+/// Returns the operation with its plan and the result of each step. With `wait_seconds` the answer
+/// waits until the operation has ended or needs a person. An operation that is paused, and that was
+/// asked to continue since then, is waited for.
 #[utoipa::path(get, path = "/v1/operations/{operation_id}", operation_id = "getOperation", tag = "operations",
     params(("operation_id" = String, Path), ("wait_seconds" = Option<u64>, Query, description = "0 to 60")),
     responses((status = 200, body = Operation)))]
@@ -92,15 +95,17 @@ pub(crate) async fn get_operation(
     Ok(Json(shown))
 }
 
-/// True when nothing moves by itself: it has ended, or it stands still and nobody has asked for anything since.
+/// Returns true if the operation does not continue by itself: it has ended, or it needs a person
+/// and no verb was sent to it since.
 fn ended_or_awaits_person(operation: &store::Operation) -> bool {
     operation.state.is_terminal() || (operation.state.needs_attention() && operation.pending_signals.is_empty())
 }
 
-/// Ask something of a lone operation
+/// Send a verb to an operation
 ///
-/// `pause`, `resume`, `retry` or `cancel`. The answer shows the verb among `pending_verbs` until a worker takes it up. Stages of
-/// an upgrade are asked through the upgrade.
+/// Sends `pause`, `resume`, `retry` or `cancel` to an operation that is no stage of an upgrade. The
+/// answer shows the verb in `pending_verbs` until a worker takes it up. Verbs for a stage of an
+/// upgrade are sent to the upgrade.
 #[utoipa::path(post, path = "/v1/operations/{operation_id}/{verb}", operation_id = "askOperation", tag = "operations",
     params(("operation_id" = String, Path), ("verb" = String, Path)),
     responses((status = 202, body = Operation)))]
@@ -131,7 +136,8 @@ pub(crate) async fn operation_action(
     change.commit_response(MutationOutcome::new(StatusCode::ACCEPTED, operation).with_location(format!("/v1/operations/{operation}")), &shown).await
 }
 
-/// Refuses a verb for a stage of an upgrade, and names the commands that the upgrade takes now.
+/// Builds the problem for a verb that was sent to a stage of an upgrade. The hint names the
+/// commands that the upgrade takes now.
 fn stage_of_upgrade_error(upgrade: &store::Upgrade, wish: Signal) -> ApiError {
     let allowed: Vec<String> =
         upgrade.state.allowed_verbs().into_iter().filter(|verb| is_requestable(*verb)).map(|verb| views::wire_name(&verb)).collect();

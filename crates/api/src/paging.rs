@@ -1,4 +1,5 @@
-//! Lists, a page at a time: opaque tokens that hold the last key of a page and belong to one tenant, route and filter.
+//! Splits lists into pages. A page token is opaque: it holds the last key of a page, and is valid
+//! for one tenant, route and filter only.
 
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
@@ -11,27 +12,29 @@ use uuid::Uuid;
 use crate::auth::{Caller, AppState};
 use crate::problem::{ApiError, Result};
 
+/// Number of items in a page when the request does not give `page_size`.
 pub(crate) const DEFAULT_PAGE_SIZE: i64 = 50;
+/// Largest number of items that a request can ask for in one page.
 pub(crate) const MAX_PAGE_SIZE: i64 = 500;
-/// Bytes of a token's proof.
+/// Length of the message authentication code in a page token, in bytes.
 const TOKEN_MAC_BYTES: usize = 32;
 
-/// How a list is paged, and filtered by `F`.
+/// Request for one page of a list with the filter `F`.
 #[derive(Debug)]
 pub(crate) struct ListRequest<F> {
     pub(crate) filter: F,
     size: i64,
     token: Option<String>,
-    /// Route and filter, which a token belongs to.
+    /// Route and filter of the request; a page token is valid for these only.
     route_and_filter: String,
 }
 
-/// The filter of a list that has none.
+/// Filter of a list that takes no filter.
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Unfiltered {}
 
-/// The filter of a list of what can be deleted.
+/// Filter of a list that can include deleted objects.
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DeletedFilter {
@@ -64,14 +67,16 @@ impl<F: DeserializeOwned> FromRequestParts<AppState> for ListRequest<F> {
 }
 
 impl<F> ListRequest<F> {
-    /// What a token proves: this tenant, this list, this place in it.
+    /// Returns the bytes that the code of a page token authenticates: the tenant, the route with
+    /// its filter, and the last key of the page.
     fn token_mac_input(&self, caller: &Caller, last: &[u8]) -> Vec<u8> {
         let mut bytes = format!("page {} {} ", caller.tenant, self.route_and_filter).into_bytes();
         bytes.extend(last);
         bytes
     }
 
-    /// What to ask the store for: one row more than is shown, so that the last page is known as such.
+    /// Returns the page to read from the store, with one row more than is shown. The surplus row
+    /// tells whether another page follows.
     pub(crate) fn page(&self, caller: &Caller) -> Result<Page> {
         let limit = self.size + 1;
         let Some(token) = &self.token else { return Ok(Page { after: None, limit }) };
@@ -84,7 +89,7 @@ impl<F> ListRequest<F> {
         Ok(Page { after: Some(Uuid::from_slice(last).map_err(|_| wrong())?), limit })
     }
 
-    /// Cuts the surplus row off, and makes the token where there was one.
+    /// Cuts the surplus row off, and builds the token of the next page if there was a surplus row.
     pub(crate) fn split_page<T>(
         &self,
         caller: &Caller,

@@ -1,10 +1,14 @@
-//! Places for connections: how many there are at once, and which connection goes when one more asks for a place.
+//! Limits the number of open connections, and decides which connection is closed when one more
+//! arrives.
 //!
-//! A connection has no caller until a request on it was let in. One that has had none yet goes first, the oldest of them
-//! before the others, so that a flood of connections without a credential takes places from itself only: a new caller needs
-//! the place no longer than its first request is on the way, and every connection has a moment for that. Connections of known
-//! callers go next, the longest idle one first. A connection whose request is being worked on never goes; while the body of
-//! the request is still on its way, the client has the turn, and the connection may go.
+//! A connection is unauthenticated until the credential of a request on it was verified.
+//! Unauthenticated connections are closed first, the oldest before the others. A flood of
+//! connections without credentials therefore closes its own connections only: a new client is
+//! unauthenticated no longer than its first request takes to arrive, and each connection has at
+//! least `NEW_CONNECTION_GRACE` for that. Authenticated connections are closed next, the longest
+//! idle one first. A connection whose request is being handled is never closed. While the body of
+//! the request is still arriving, the service waits for the client, and the connection may be
+//! closed.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,63 +18,68 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
-/// Connections that had to go because another one needed the place, or that found none themselves, by which of the two.
+/// Name of the counter of closed connections. The label `reason` tells whether a connection made
+/// room for another one (`made_room`) or found no room itself (`no_place`).
 const CLOSED_METRIC: &str = "meshwright_http_connections_closed_total";
 
-/// How long a new connection has for the head of its first request before it may have to go. Newcomers wait for so long
-/// where all places are taken by connections that are as new: with a thousand places 4,000 of them are let in each second.
+/// Time in which a new connection cannot be closed, so that the head of its first request can
+/// arrive. While the first connection in the order is that new, further clients wait; with a
+/// thousand connections, 4,000 clients are accepted each second.
 const NEW_CONNECTION_GRACE: Duration = Duration::from_millis(250);
 
-/// The shortest wait for a connection to be no longer new.
+/// Minimum pause before the next attempt to close a connection that was too new.
 const MIN_EVICTION_WAIT: Duration = Duration::from_millis(1);
 
-/// How long a connection that must go may take to end; a moment is usual.
+/// Time for a closed connection to give its permit back. Usually it takes a moment.
 const EVICTION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The places of one listener.
+/// Limit on the open connections of one listener.
 #[derive(Debug)]
 pub(crate) struct ConnectionLimiter {
     permits: Arc<Semaphore>,
     queue: Mutex<EvictionQueue>,
 }
 
-/// The connections that wait for their client, in the order in which they go.
+/// Connections that wait for their client, in the order in which they are closed.
 #[derive(Debug, Default)]
 struct EvictionQueue {
     last_key: u64,
-    /// By age.
+    /// Connections without an authenticated request, by the number that they got when they were
+    /// opened.
     unauthenticated: BTreeMap<u64, ClientConnection>,
-    /// By the beginning of the wait.
+    /// Authenticated connections, by the number that they got when they began to wait.
     authenticated: BTreeMap<u64, ClientConnection>,
 }
 
-/// A connection, as its requests see it.
+/// Handle of a connection, which is an extension of each of its requests.
 #[derive(Debug, Clone)]
 pub(crate) struct ClientConnection(Arc<ConnectionState>);
 
 #[derive(Debug)]
 struct ConnectionState {
     limiter: Arc<ConnectionLimiter>,
-    /// Key of the connection in the order that it stands in.
+    /// Key of the connection in the map that it stands in.
     queue_key: AtomicU64,
     authenticated: AtomicBool,
-    /// Limit for reading the body of one request.
+    /// Time limit for reading the body of one request.
     body_timeout: Duration,
     connected_at: Instant,
     task: OnceLock<AbortHandle>,
 }
 
-/// Whether a connection could go.
+/// Result of an attempt to close a connection.
 enum EvictionOutcome {
-    /// One goes.
+    /// A connection is being closed.
     Evicted,
-    /// All that could go are new: the oldest of them has so much time left.
+    /// The connection that is first in the order is still too new; it can be closed after this
+    /// time.
     RetryIn(Duration),
-    /// Every connection is being worked for.
+    /// Each connection has a request that is being handled.
     AllBusy,
 }
 
 impl ConnectionLimiter {
+    /// Creates a limit of `count` open connections.
     pub(crate) fn new(count: usize) -> Arc<Self> {
         Arc::new(Self { permits: Arc::new(Semaphore::new(count)), queue: Mutex::default() })
     }
@@ -79,7 +88,8 @@ impl ConnectionLimiter {
         self.queue.lock().expect("no holder panics")
     }
 
-    /// A place, for which another connection may have to go; `None` where every connection is being worked for.
+    /// Takes a permit for a new connection, and closes another connection if all permits are taken.
+    /// Returns `None` if each connection has a request that is being handled.
     pub(crate) async fn acquire_permit(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(place) = self.permits.clone().try_acquire_owned() {
             return Some(place);
@@ -94,15 +104,17 @@ impl ConnectionLimiter {
                 }
             }
         }
-        // The wait keeps the number of open sockets within the bound: the one that goes has closed its own by then.
+        // The permit comes back after the other connection has closed its socket, so that the
+        // number of open sockets stays within the limit.
         tokio::time::timeout(EVICTION_TIMEOUT, self.permits.clone().acquire_owned()).await.ok()?.ok()
     }
 
-    /// Closes the connection that goes first, where one can go.
+    /// Closes the connection that is first in the order, if one can be closed.
     pub(crate) fn evict_connection(&self) {
         self.try_evict();
     }
 
+    /// Closes the connection that is first in the order, and tells why if none could be closed.
     fn try_evict(&self) -> EvictionOutcome {
         let mut order = self.lock_queue();
         let stranger = order.unauthenticated.first_key_value().map(|(_, connection)| connection.0.connected_at.elapsed());
@@ -118,7 +130,7 @@ impl ConnectionLimiter {
         EvictionOutcome::Evicted
     }
 
-    /// A new connection, which waits for its first request and gives each body so much time.
+    /// Registers a new connection, with a time limit for each request body on it.
     pub(crate) fn register_connection(self: &Arc<Self>, body: Duration) -> ClientConnection {
         let (turn, known) = (AtomicU64::new(self.lock_queue().next_key()), AtomicBool::new(false));
         let (since, task) = (Instant::now(), OnceLock::new());
@@ -127,6 +139,7 @@ impl ConnectionLimiter {
 }
 
 impl EvictionQueue {
+    /// Returns the next number of the order; each number is given out once.
     fn next_key(&mut self) -> u64 {
         self.last_key += 1;
         self.last_key
@@ -134,18 +147,19 @@ impl EvictionQueue {
 }
 
 impl ClientConnection {
-    /// Says which task serves the connection. It can be closed from now on.
+    /// Sets the task that serves the connection. The connection can be closed from now on.
     pub(crate) fn set_task(&self, task: AbortHandle) {
-        // The only caller is the loop that has just spawned the task.
+        // Only the code that has just spawned the task calls this, once for each connection.
         let _ = self.0.task.set(task);
     }
 
-    /// A caller on this connection was let in.
+    /// Marks the connection as authenticated.
     pub(crate) fn mark_authenticated(&self) {
         self.0.authenticated.store(true, Ordering::Relaxed);
     }
 
-    /// The client has the turn: it is to read an answer, or to send a request.
+    /// Marks the connection as waiting for its client, which must read an answer or send a request.
+    /// It can be closed meanwhile.
     pub(crate) fn mark_waiting(&self) {
         let mut order = self.0.limiter.lock_queue();
         if self.0.authenticated.load(Ordering::Relaxed) {
@@ -157,25 +171,29 @@ impl ClientConnection {
         }
     }
 
-    /// Reads the body of a request; `None` when the limit for a body is over before its end. The client has the turn
-    /// meanwhile: the connection can be closed for another caller's.
+    /// Reads the body of a request. Returns `None` if the time limit for a body ends first. The
+    /// service waits for the client meanwhile, so the connection can be closed in favour of another
+    /// one.
     pub(crate) async fn read_body<T>(&self, read: impl Future<Output = T>) -> Option<T> {
         self.mark_waiting();
         let _turn = MarkBusyOnDrop(self.clone());
         tokio::time::timeout(self.0.body_timeout, read).await.ok()
     }
 
-    /// The service has the turn, or the connection has ended.
+    /// Marks the connection as busy, because a request is being handled, or as ended. It cannot be
+    /// closed from now on.
     pub(crate) fn mark_busy(&self) {
         let mut order = self.0.limiter.lock_queue();
         let turn = self.0.queue_key.load(Ordering::Relaxed);
-        // Numbers are given once, so the other order has no such entry.
+        // Each number is given out once, so the map in which the connection does not stand has no
+        // entry with it.
         order.unauthenticated.remove(&turn);
         order.authenticated.remove(&turn);
     }
 }
 
-/// Takes a connection out of the order when its task, or the client's turn to send a body, ends, however that ends.
+/// Takes a connection out of the order when it is dropped: when the task of the connection ends, or
+/// when a body has arrived or failed, also on a panic or an abort.
 pub(crate) struct MarkBusyOnDrop(pub(crate) ClientConnection);
 
 impl Drop for MarkBusyOnDrop {

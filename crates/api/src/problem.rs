@@ -1,4 +1,5 @@
-//! Every error as a problem document. Text from clusters, the database or libraries never reaches a client.
+//! Turns all errors into problem documents. Text from clusters, the database or libraries never
+//! reaches a client.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -10,16 +11,17 @@ use wire::{FieldError, Problem};
 use crate::envelope;
 use crate::fields::field_error;
 
-/// Why a handler ends early.
+/// Reason why a handler ends early.
 #[derive(Debug)]
 pub(crate) enum ApiError {
-    /// Something is wrong.
+    /// The request is refused or failed, for the reason in the problem.
     Problem(Box<ApiProblem>),
-    /// Nothing is wrong: the request was answered before, and this is what it was answered with.
+    /// The request repeats an earlier one with the same `Idempotency-Key`, and this is the stored
+    /// answer.
     Replay(Box<Response>),
 }
 
-/// What is wrong, in words for the caller.
+/// Problem that is shown to the caller.
 #[derive(Debug)]
 pub(crate) struct ApiProblem {
     status: StatusCode,
@@ -27,13 +29,14 @@ pub(crate) struct ApiProblem {
     detail: String,
     hint: String,
     errors: Vec<FieldError>,
-    /// Seconds, where the same request may succeed later.
+    /// Seconds after which the same request may succeed; `None` if a retry does not help.
     retry_after: Option<u64>,
-    /// The service itself does the request again.
+    /// True if the service itself runs the request again.
     retryable_conflict: bool,
 }
 
-/// Says of an answer that it is only there because another transaction was in the way.
+/// Marks an answer that failed only because of a conflict with another transaction, so that the
+/// retry layer runs the request again.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RetryableConflict;
 
@@ -57,6 +60,7 @@ impl ApiError {
         }))
     }
 
+    /// Ends the handler with the stored answer of an earlier request.
     pub(crate) fn replay(response: Response) -> Self {
         Self::Replay(Box::new(response))
     }
@@ -66,12 +70,12 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("There is no such {what}."), hint)
     }
 
-    /// One field is wrong.
+    /// Builds the problem for one invalid field.
     pub(crate) fn invalid_field(pointer: &str, message: impl Into<String>) -> Self {
         field_error(pointer, message).into()
     }
 
-    /// The same error under a code of its own.
+    /// Returns the same problem under another code.
     pub(crate) fn with_code(self, code: &'static str) -> Self {
         match self {
             Self::Problem(refusal) => Self::Problem(Box::new(ApiProblem { code, ..*refusal })),
@@ -115,7 +119,8 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "role_missing", format!("This needs the role {role}."), hint)
     }
 
-    /// Tenants have meshes, and whoever operates the service has tenants.
+    /// Builds the problem for an action that this kind of tenant does not have: tenants have
+    /// meshes, and the operator of the service has tenants.
     pub(crate) fn wrong_tenant_kind(action: Action) -> Self {
         let (detail, hint) = match action {
             Action::ReadPlatform | Action::ChangePlatform => {
@@ -126,13 +131,14 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "role_missing", detail, hint)
     }
 
-    /// After so many seconds the next request may come.
+    /// Builds the problem for a rate limit that was exceeded. The next request is allowed after
+    /// `seconds`.
     pub(crate) fn rate_limited(seconds: u64) -> Self {
         let hint = format!("Come back in {seconds} s, and ask less often.");
         Self::too_many_requests("You ask more often than your share allows.", hint, seconds)
     }
 
-    /// Too many requests of the tenant wait for a change already.
+    /// Builds the problem for a tenant with too many requests that wait for a change.
     pub(crate) fn too_many_long_polls() -> Self {
         let hint = "Come back in a second, follow changes with `GET /v1/events`, or ask without `wait_seconds`.";
         Self::too_many_requests("Too many requests of your tenant wait for a change at once.", hint, 1)
@@ -181,7 +187,7 @@ impl From<FieldError> for ApiError {
     }
 }
 
-/// What a named constraint means to a user.
+/// Builds the problem for a database constraint that was violated.
 fn constraint_error(constraint: &str) -> ApiError {
     let taken = |what: &str| {
         ApiError::new(
@@ -192,7 +198,8 @@ fn constraint_error(constraint: &str) -> ApiError {
         )
     };
     match constraint {
-        // A registration that was refused keeps its name, and most of its problems ask for another one.
+        // A registration that was refused keeps its name, and most of its problems are solved by
+        // another registration under the same name.
         "clusters_name_unique" => ApiError::new(
             StatusCode::CONFLICT,
             "name_taken",
@@ -242,7 +249,7 @@ fn constraint_error(constraint: &str) -> ApiError {
             "Delete the mesh first.",
         ),
         _ => {
-            tracing::error!(constraint, "a constraint without an answer of its own");
+            tracing::error!(constraint, "a database constraint without a problem of its own was violated");
             ApiError::internal()
         }
     }
@@ -310,15 +317,15 @@ impl From<StoreError> for ApiError {
             ),
             StoreError::UnstorableText => Self::malformed_body("a text in it holds the character NUL"),
             StoreError::Database(source) => {
-                tracing::error!(error = &source as &dyn std::error::Error, "the database failed");
+                tracing::error!(error = &source as &dyn std::error::Error, "could not answer a request: the database failed");
                 Self::service_unavailable()
             }
             StoreError::KeyService(source) => {
-                tracing::error!(error = &source as &dyn std::error::Error, "the key service failed");
+                tracing::error!(error = &source as &dyn std::error::Error, "could not answer a request: the key service failed");
                 Self::service_unavailable()
             }
             other => {
-                tracing::error!(error = &other as &dyn std::error::Error, "request failed");
+                tracing::error!(error = &other as &dyn std::error::Error, "could not answer a request: internal error");
                 Self::internal()
             }
         }
@@ -336,6 +343,7 @@ impl IntoResponse for ApiError {
 
 impl IntoResponse for ApiProblem {
     fn into_response(self) -> Response {
+        // Seconds after which a client may retry while the service or a mesh is busy.
         const RETRY_AFTER_SECONDS: u64 = 2;
         let busy =
             self.status == StatusCode::SERVICE_UNAVAILABLE || matches!(self.code, "mesh_busy" | "request_in_flight");

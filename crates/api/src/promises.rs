@@ -1,5 +1,5 @@
-//! What every operation promises alike, written into the document in one place: how it is paged, repeated and tried out,
-//! how it refuses, and which values the domain takes.
+//! Adds to the `OpenAPI` document the conventions that all operations share: paging, repeated
+//! requests, `validate_only`, errors, and the values that fields take.
 
 use model::access::Role;
 use model::operation::Signal;
@@ -14,20 +14,21 @@ use crate::change::MAX_IDEMPOTENCY_KEY_LEN;
 use crate::oidc::SIGNATURE_ALGORITHMS;
 use crate::{audit, identity, paging, upgrades, webhooks};
 
-/// [`model::Name`].
+/// Pattern of a [`model::Name`], which is a DNS label.
 const NAME_PATTERN: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
-/// Nothing that moves a cursor.
+/// Pattern of a text without control characters.
 const VISIBLE_TEXT_PATTERN: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
+/// HTTP methods of operations that change something.
 const MUTATING_METHODS: [&str; 3] = ["post", "patch", "delete"];
 
-/// What success means.
+/// Descriptions of successful answers, by status.
 const SUCCESS_RESPONSES: [(&str, &str); 4] = [
     ("200", "As it is now."),
     ("201", "It was made."),
     ("202", "It is on its way: the operation says how far."),
     ("204", "It is gone."),
 ];
-/// Any operation may answer so.
+/// Errors that each operation can answer with.
 const COMMON_ERRORS: [(&str, &str); 7] = [
     ("400", "The request cannot be read."),
     ("401", "No valid credential was sent."),
@@ -37,9 +38,9 @@ const COMMON_ERRORS: [(&str, &str); 7] = [
     ("429", "The caller asks more often than their share allows."),
     ("503", "Not now: try again."),
 ];
-/// One that names something may.
+/// Errors of operations that name an object in the path or in a parameter.
 const LOOKUP_ERRORS: [(&str, &str); 1] = [("404", "There is no such thing for this caller.")];
-/// One that changes something may.
+/// Errors of operations that change something.
 const MUTATION_ERRORS: [(&str, &str); 6] = [
     ("408", "The body did not arrive in time."),
     ("409", "Something stands in the way."),
@@ -49,7 +50,7 @@ const MUTATION_ERRORS: [(&str, &str); 6] = [
     ("428", "What was seen has to be said: If-Match."),
 ];
 
-/// Completes the document.
+/// Adds the conventions to the document.
 pub(crate) fn apply_conventions(document: &mut Value) {
     if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
         schemas.iter_mut().for_each(|(name, schema)| constrain_schema(name, schema));
@@ -78,14 +79,16 @@ pub(crate) fn apply_conventions(document: &mut Value) {
     }
 }
 
-/// The ends of references to bodies that may be left out: a body that says nothing says as much.
+/// Returns the ends of references to schemas without required fields. A request with such a body
+/// may leave the body out, which means the same as an empty object.
 fn optional_body_refs(document: &Value) -> Vec<String> {
     let schemas = document["components"]["schemas"].as_object().into_iter().flatten();
     let bare = |schema: &Value| schema["required"].as_array().is_none_or(Vec::is_empty);
     schemas.filter(|(_, schema)| bare(schema)).map(|(name, _)| format!("/{name}")).collect()
 }
 
-/// Whatever changes something can be repeated, and can be tried out without an effect.
+/// Adds the parameters `validate_only` and `Idempotency-Key` to an operation that changes
+/// something, and the answer to a request with `validate_only`.
 fn add_validate_only(operation: &mut Value) {
     let more = json!([
         { "name": "validate_only", "in": "query", "required": false, "description": "Answer as if, and change nothing", "schema": { "type": "boolean" } },
@@ -104,7 +107,8 @@ fn add_validate_only(operation: &mut Value) {
     }
 }
 
-/// An operation that does not declare `If-Match` does not hear it, and says so: nobody relies on a guard that is not there.
+/// Adds to the description of an operation without `If-Match` that the header is ignored, so that
+/// no client relies on a check that is not made.
 fn document_ignored_if_match(operation: &mut Value) {
     let mut declared = operation["parameters"].as_array().into_iter().flatten();
     if declared.any(|parameter| parameter["name"] == "If-Match") {
@@ -114,6 +118,7 @@ fn document_ignored_if_match(operation: &mut Value) {
     operation["description"] = format!("{said}\n\n`If-Match` is not heard.").trim_start().into();
 }
 
+/// Adds limits, patterns and closed sets of values to the parameters of an operation.
 fn constrain_parameters(operation: &mut Value) {
     let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
     let verbs = match id.as_str() {
@@ -136,6 +141,7 @@ fn constrain_parameters(operation: &mut Value) {
     }
 }
 
+/// Adds descriptions to the successful answers of an operation, and adds its possible errors.
 fn add_error_responses(operation: &mut Value, names: bool, changes: bool) {
     let Some(responses) = operation["responses"].as_object_mut() else { return };
     for (status, answer) in responses.iter_mut() {
@@ -151,12 +157,14 @@ fn add_error_responses(operation: &mut Value, names: bool, changes: bool) {
     }
 }
 
+/// Builds an answer with a problem document.
 fn error_response(description: &str) -> Value {
     let problem = json!({ "schema": { "$ref": "#/components/schemas/Problem" } });
     json!({ "description": description, "content": { "application/problem+json": problem } })
 }
 
-/// What the domain takes, by field. Answers stay open: a client must bear values that it does not know.
+/// Adds the limits of the domain to the fields of requests. Answers stay open, because a client
+/// must accept values that it does not know.
 fn constrain_schema(schema: &str, of: &mut Value) {
     let verbs = ["Add", "Create", "Change", "Import", "Register", "Renew", "Rotate", "Move", "Set"];
     let sent = schema == "NamespaceRef" || verbs.iter().any(|verb| schema.starts_with(verb));
@@ -208,11 +216,12 @@ fn constrain_schema(schema: &str, of: &mut Value) {
     }
 }
 
-/// The names by which values travel.
+/// Returns the wire names of values.
 fn wire_names<T: Serialize>(values: &[T]) -> Vec<Value> {
     values.iter().map(|value| json!(value)).collect()
 }
 
+/// Adds the entries of `rules` to the object `into`.
 fn merge_rules(into: &mut Value, rules: Value) {
     let (Some(into), Value::Object(rules)) = (into.as_object_mut(), rules) else { return };
     into.extend(rules);

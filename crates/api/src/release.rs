@@ -1,4 +1,5 @@
-//! Reads what is said of a release, for whichever door it comes through.
+//! Checks the description of a release that is added to the catalogue, for the API and for the
+//! import command of the server.
 
 use std::collections::BTreeSet;
 
@@ -13,19 +14,19 @@ use wire::{FieldError, ImportRelease};
 use crate::ReadCharts;
 use crate::fields::{FieldResult, parse_edition, parse_choice, parse_version, field_error};
 
-/// The field with the charts.
+/// JSON pointer of the field with the charts.
 pub(crate) const CHARTS_POINTER: &str = "/charts";
 
-/// The longest hub, tag, source or note, in bytes.
+/// Maximum length of a hub, a tag, a source or a note, in bytes.
 const MAX_TEXT_BYTES: usize = 255;
 
-/// The newest Kubernetes minor that can be meant.
+/// Largest minor version of Kubernetes that a range can name.
 const MAX_KUBERNETES_MINOR: u32 = 999;
 
-/// Reads a release that is to be added to the catalogue.
+/// Checks a release that is to be added to the catalogue, and reads its charts.
 ///
 /// # Errors
-/// The first field that is wrong, with words for whoever sent it.
+/// Returns the first invalid field, with a message for the sender.
 pub fn parse_import_release(wanted: &ImportRelease, read_charts: ReadCharts) -> Result<StoredRelease, FieldError> {
     let version = parse_version(&wanted.version)?;
     let sent = STANDARD.decode(&wanted.charts).map_err(|_| field_error(CHARTS_POINTER, "it is not base64"))?;
@@ -50,6 +51,7 @@ pub fn parse_import_release(wanted: &ImportRelease, read_charts: ReadCharts) -> 
     Ok(StoredRelease { release, charts })
 }
 
+/// Checks the range of Kubernetes minor versions that the release supports.
 fn parse_kubernetes_range(wanted: &ImportRelease) -> FieldResult<KubernetesRange> {
     let minor = |pointer: &str, minor: u32| {
         let said = || field_error(pointer, format!("a minor of Kubernetes is 1 to {MAX_KUBERNETES_MINOR}"));
@@ -63,19 +65,22 @@ fn parse_kubernetes_range(wanted: &ImportRelease) -> FieldResult<KubernetesRange
     Ok(KubernetesRange { min, tested_max, source: parse_text("/kubernetes_source", &wanted.kubernetes_source, 0)? })
 }
 
+/// Checks a text of `shortest` to `MAX_TEXT_BYTES` bytes without control characters.
 pub(crate) fn parse_text(pointer: &str, text: &str, shortest: usize) -> FieldResult<String> {
     let fits = (shortest..=MAX_TEXT_BYTES).contains(&text.len()) && !text.chars().any(char::is_control);
     let said = || field_error(pointer, format!("{shortest} to {MAX_TEXT_BYTES} bytes without control characters"));
     fits.then(|| text.to_owned()).ok_or_else(said)
 }
 
-/// A day in the one form that the document promises; the library reads others, too.
+/// Parses a day in the form YYYY-MM-DD, which the document promises; the library accepts other
+/// forms too.
 pub(crate) fn parse_day(pointer: &str, text: Option<&String>) -> FieldResult<Option<Date>> {
     let said = || field_error(pointer, "a day is written 2027-06-30");
     let read = |text: &String| text.parse().ok().filter(|day: &Date| day.to_string() == *text);
     text.map(|text| read(text).ok_or_else(said)).transpose()
 }
 
+/// Parses the names of release channels.
 pub(crate) fn parse_channels(wanted: &[String]) -> FieldResult<BTreeSet<Channel>> {
     let read = |(index, channel): (usize, &String)| {
         parse_choice(&format!("/channels/{index}"), channel, "a channel is rapid, regular or stable")

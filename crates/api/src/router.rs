@@ -1,4 +1,5 @@
-//! Every route, one line each: a route cannot exist without its documentation.
+//! Lists all routes. A route is registered together with its `OpenAPI` documentation and cannot
+//! exist without it.
 
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use crate::{
     promises, tenants, unread, upgrades, vitals, webhooks,
 };
 
-/// The largest body; a kubeconfig has at most 256 KiB.
+/// Maximum size of a request body, in bytes. A kubeconfig has at most 256 KiB.
 pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 #[derive(OpenApi)]
@@ -50,6 +51,7 @@ impl utoipa::Modify for BearerKey {
     }
 }
 
+/// Builds the routes with their documentation.
 fn documented_routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Documentation::openapi())
         .routes(routes!(catalogue::list_hosting_clusters, catalogue::add_hosting_cluster))
@@ -96,7 +98,7 @@ fn documented_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(audit::get_audit_head))
 }
 
-/// The `OpenAPI` document, as it is committed.
+/// Returns the `OpenAPI` document in the form that is committed to the repository.
 pub fn openapi() -> String {
     let (_, document) = documented_routes().split_for_parts();
     let mut text = serde_json::to_string_pretty(&finish_document(&document).0).expect("a document of strings and numbers");
@@ -104,7 +106,8 @@ pub fn openapi() -> String {
     text
 }
 
-/// The document as it is served, with what the answers of deprecated operations say.
+/// Adds the shared conventions and the deprecated operations to the document. Returns it with the
+/// headers for the answers of deprecated operations.
 fn finish_document(document: &utoipa::openapi::OpenApi) -> (serde_json::Value, DeprecationHeaders) {
     let mut document = serde_json::to_value(document).expect("a document of strings and numbers");
     promises::apply_conventions(&mut document);
@@ -112,11 +115,12 @@ fn finish_document(document: &utoipa::openapi::OpenApi) -> (serde_json::Value, D
     (document, notices)
 }
 
-/// The whole service.
+/// Builds the router of the API with all its middleware.
 pub fn router(app: App) -> axum::Router {
     let (routes, document) = documented_routes().split_for_parts();
     let (document, notices) = finish_document(&document);
-    // Anyone may ask for it as often as they like: an answer shares these bytes.
+    // The document is served without a limit on the rate, so its text is built once and all answers
+    // share it.
     let document = Bytes::from(document.to_string());
     let health = vitals::health_routes().with_state(app.store.clone());
     let app = AppState::from(app);
@@ -155,7 +159,7 @@ pub fn router(app: App) -> axum::Router {
         .with_state(app)
 }
 
-/// What a problem code means and what helps, for whoever follows a problem's `type`.
+/// Answers with the page of a problem code, to which the `type` of a problem document leads.
 async fn problem_page(Path(code): Path<String>) -> Response {
     match wire::problem_page(&code) {
         Some(page) => {
@@ -166,7 +170,7 @@ async fn problem_page(Path(code): Path<String>) -> Response {
     }
 }
 
-/// A bug answers like any other failure of ours; the panic itself is in the log.
+/// Turns a panic into the same answer as any internal error. The log has the panic itself.
 fn panic_response(_panic: Box<dyn std::any::Any + Send>) -> Response {
     ApiError::internal().into_response()
 }

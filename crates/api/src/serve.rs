@@ -1,5 +1,6 @@
-//! Connections: so many at once, each with a limited time for the head of a request and for reading its answer, all finished
-//! when the service stops.
+//! Accepts and serves connections. Their number is limited, and so is the time for the head of a
+//! request, for its body and for reading its answer. All requests are finished when the process
+//! stops.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,27 +19,32 @@ use tower::ServiceExt;
 use crate::places::{ClientConnection, MarkBusyOnDrop, ConnectionLimiter};
 use crate::write_limit::WriteTimeout;
 
-/// The most headers of a request; ours need a handful.
+/// Maximum number of headers of a request; clients of this API send a few.
 const MAX_HEADERS: usize = 64;
-/// The largest head of a request; a token with many groups has a few kilobytes.
+/// Maximum size of the head of a request, in bytes. A token with many groups has a few kilobytes.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// How long requests under way are waited for when the service stops; the longest of them are long polls.
+/// Time for which the process waits for requests in progress when it stops. The longest of them are
+/// long polls.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
-/// Wait after a connection that could not be accepted: without open files left, the next attempt fails as well.
+/// Pause after a connection that could not be accepted. Without open files left, the next attempt
+/// would fail at once as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Time between two log lines about connections that could not be accepted.
+/// Minimum time between two log lines about connections that could not be accepted.
 const ACCEPT_LOG_INTERVAL: Duration = Duration::from_mins(1);
 
-/// What a connection may take.
+/// Limits on the number of connections and on the time of each of their parts.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
-    /// From a connection's beginning, or the last answer, to the end of the next request's head.
+    /// Time from the start of a connection, or from its last answer, to the end of the next
+    /// request's head.
     pub header_timeout: Duration,
-    /// From the handler's first read of a body to the body's end.
+    /// Time from the handler's first read of a body to the end of the body.
     pub body_timeout: Duration,
-    /// From the first byte of an answer that the client's side has no room for until all of it is taken.
+    /// Time from the first byte of an answer that does not fit into the client's buffers until the
+    /// client has taken all of it.
     pub write_timeout: Duration,
-    /// Connections at once; for one more, one that waits for its client is closed.
+    /// Maximum number of open connections. For one more, a connection that waits for its client is
+    /// closed.
     pub max_connections: usize,
 }
 
@@ -49,10 +55,12 @@ impl Default for ConnectionLimits {
     }
 }
 
-/// Serves [`crate::router`] or [`crate::vitals`] until the future ends; requests under way are finished.
+/// Serves [`crate::router`] or [`crate::metrics_router`] until `stop` completes, then finishes the
+/// requests in progress for at most `SHUTDOWN_TIMEOUT`.
 ///
 /// # Errors
-/// The listener failed for good.
+/// This function returns no error at present: failures to accept a connection are logged and
+/// retried.
 pub async fn serve(
     listener: TcpListener,
     routes: Router,
@@ -83,12 +91,12 @@ pub async fn serve(
     }
     drop(listener);
     if tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown()).await.is_err() {
-        tracing::warn!("requests under way were cut off");
+        tracing::warn!("cut off the HTTP requests that were still in progress after the shutdown timeout");
     }
     Ok(())
 }
 
-/// Serves one connection in a task of its own.
+/// Serves one connection in its own task.
 fn spawn_connection(
     stream: TcpStream,
     place: OwnedSemaphorePermit,
@@ -110,15 +118,16 @@ fn spawn_connection(
     let leaving = MarkBusyOnDrop(connection.clone());
     connection.mark_waiting();
     let task = tokio::spawn(async move {
-        // A client that hangs up or sends nonsense harms only itself.
+        // A client that disconnects or sends invalid HTTP affects only its own connection.
         if let Err(error) = served.await {
-            tracing::debug!(%error, "a connection ended");
+            tracing::debug!(%error, "an HTTP connection ended with an error");
         }
         drop((leaving, place));
     });
     connection.set_task(task.abort_handle());
 }
 
+/// Handles one request. The connection is marked as busy while the handler runs.
 async fn handle_request(
     routes: Router,
     connection: ClientConnection,
@@ -132,7 +141,8 @@ async fn handle_request(
     answer
 }
 
-/// Failures to accept, which come in thousands and are logged once a minute.
+/// Counter of failures to accept a connection. They occur in thousands, so they are logged once a
+/// minute.
 #[derive(Default)]
 struct AcceptFailures {
     count: u64,
@@ -140,10 +150,11 @@ struct AcceptFailures {
 }
 
 impl AcceptFailures {
+    /// Counts a failure, and logs it if the last log line is a minute old.
     fn log_failure(&mut self, error: &std::io::Error) {
         self.count += 1;
         if self.logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG_INTERVAL) {
-            tracing::warn!(%error, failures = self.count, "could not accept connections since the last such line");
+            tracing::warn!(%error, failures = self.count, "could not accept HTTP connections; `failures` counts them since the last such line");
             *self = Self { count: 0, logged: Some(Instant::now()) };
         }
     }

@@ -1,4 +1,5 @@
-//! Tenants, for whoever operates the service; and what a tenant uses of what it may have, for itself.
+//! Handles requests for tenants, which are for the operator of the service, and for the usage of
+//! the caller's own tenant.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +21,7 @@ use crate::paging::{DeletedFilter, ListRequest};
 use crate::problem::{ApiError, Result};
 use crate::views::wire_name;
 
-/// The most that a quota can be set to.
+/// Largest value of a quota.
 const MAX_QUOTA: u32 = 1_000_000;
 
 fn tenant_view(tenant: &store::Tenant) -> Tenant {
@@ -35,6 +36,7 @@ fn tenant_view(tenant: &store::Tenant) -> Tenant {
     }
 }
 
+/// Applies the requested quotas to the known ones. A quota that is left out keeps its value.
 fn merge_quotas(wanted: &BTreeMap<String, u32>, known: &Quotas) -> Result<Quotas> {
     let mut quotas = known.clone();
     for (name, limit) in wanted {
@@ -49,9 +51,10 @@ fn merge_quotas(wanted: &BTreeMap<String, u32>, known: &Quotas) -> Result<Quotas
     Ok(quotas)
 }
 
-/// Make a tenant
+/// Create a new tenant
 ///
-/// With the key of its first owner, whose secret is in this answer and nowhere else. For whoever operates the service.
+/// Creates a tenant and the API key of its first owner. The secret of the key is shown in this
+/// answer only. This operation is for the operator of the service.
 #[utoipa::path(post, path = "/v1/tenants", operation_id = "createTenant", tag = "tenants", request_body = CreateTenant,
     responses((status = 201, body = Tenant)))]
 pub(crate) async fn create_tenant(Authenticated(caller, database): Authenticated, body: Body<CreateTenant>) -> Result<Response> {
@@ -74,14 +77,15 @@ pub(crate) async fn create_tenant(Authenticated(caller, database): Authenticated
     change.commit_response(done, &Tenant { owner_key: Some(text.reveal()), ..tenant_view(&made) }).await
 }
 
-/// A tenant that was not deleted.
+/// Reads a tenant that was not deleted.
 async fn find_tenant(tx: &mut store::Tx<'_>, tenant: TenantId) -> Result<store::Tenant> {
     Ok(tx.list_tenants(Some(tenant), false, Page::ALL).await?.pop().ok_or(StoreError::NotFound { what: "tenant" })?)
 }
 
-/// List tenants
+/// List the service's tenants
 ///
-/// Oldest first; deleted ones with `show_deleted`. For whoever operates the service.
+/// Returns the tenants from the oldest to the newest. With `show_deleted` the list includes deleted
+/// tenants. This operation is for the operator of the service.
 #[utoipa::path(get, path = "/v1/tenants", operation_id = "listTenants", tag = "tenants",
     params(("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = TenantList)))]
@@ -92,9 +96,10 @@ pub(crate) async fn list_tenants(Authenticated(caller, database): Authenticated,
     Ok(Json(TenantList { items: shown.iter().map(tenant_view).collect(), next_page_token }))
 }
 
-/// Get a tenant
+/// Get a tenant's state
 ///
-/// For whoever operates the service.
+/// Returns the tenant with its state, quotas and edition. This operation is for the operator of the
+/// service.
 #[utoipa::path(get, path = "/v1/tenants/{tenant_id}", operation_id = "getTenant", tag = "tenants",
     params(("tenant_id" = String, Path)), responses((status = 200, body = Tenant)))]
 pub(crate) async fn get_tenant(Authenticated(caller, database): Authenticated, Path(tenant): Path<String>) -> Result<Response> {
@@ -103,10 +108,12 @@ pub(crate) async fn get_tenant(Authenticated(caller, database): Authenticated, P
     Ok(([(header::ETAG, etag(found.generation))], Json(tenant_view(&found))).into_response())
 }
 
-/// Change a tenant
+/// Change a tenant's settings
 ///
-/// Suspend it, let it go on, set its quotas, or grant it an edition. Of a suspended tenant no credential is accepted; its meshes go on serving.
-/// `If-Match` with the `ETag` that you looked at is honoured.
+/// Suspends the tenant, activates it again, sets its quotas, or grants it an edition. The
+/// credentials of a suspended tenant are refused; its meshes keep serving. With `If-Match` and an
+/// `ETag` from an earlier answer the request is refused if the tenant has changed since. This
+/// operation is for the operator of the service.
 #[utoipa::path(patch, path = "/v1/tenants/{tenant_id}", operation_id = "changeTenant", tag = "tenants", request_body = ChangeTenant,
     params(("tenant_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = Tenant)))]
@@ -135,9 +142,11 @@ pub(crate) async fn change_tenant(
     change.commit_response(done, &tenant_view(&changed)).await
 }
 
-/// Delete a tenant
+/// Delete a tenant for good
 ///
-/// Refused while it has meshes or clusters. Its secrets are erased: nothing brings them back, not from a backup either.
+/// Deletes the tenant and erases the keys of its secrets, so that the secrets cannot be restored,
+/// not even from a backup. The request is refused while the tenant has meshes or clusters. This
+/// operation is for the operator of the service.
 #[utoipa::path(delete, path = "/v1/tenants/{tenant_id}", operation_id = "deleteTenant", tag = "tenants",
     params(("tenant_id" = String, Path), ("If-Match" = Option<String>, Header)), responses((status = 204)))]
 pub(crate) async fn delete_tenant(
@@ -159,10 +168,11 @@ pub(crate) async fn delete_tenant(
     change.commit_deletion(seen.id, &tenant_view(&seen)).await
 }
 
-/// Make an owner's key for a tenant
+/// Create an owner's key for a tenant
 ///
-/// The way in for a tenant that no owner can get into any more. The secret is in this answer and nowhere else; the tenant's own
-/// audit log says who made the key. For whoever operates the service.
+/// Creates an API key with the role `owner` for a tenant whose owners have lost all their keys. The
+/// secret is shown in this answer only. The audit log of the tenant says who created the key. This
+/// operation is for the operator of the service.
 #[utoipa::path(post, path = "/v1/tenants/{tenant_id}/owner-keys", operation_id = "createOwnerKey", tag = "tenants", request_body = CreateOwnerKey,
     params(("tenant_id" = String, Path)), responses((status = 201, body = ApiKey)))]
 pub(crate) async fn create_owner_key(
@@ -183,9 +193,9 @@ pub(crate) async fn create_owner_key(
     change.commit_response(MutationOutcome::new(StatusCode::CREATED, key.id), &shown).await
 }
 
-/// What is used
+/// Get the tenant's usage
 ///
-/// How much there is of everything that is limited, and how much there may be.
+/// Returns how many objects of each limited kind the tenant has, and how many it may have.
 #[utoipa::path(get, path = "/v1/usage", operation_id = "getUsage", tag = "tenants",
     responses((status = 200, body = Usage)))]
 pub(crate) async fn get_usage(Authenticated(caller, database): Authenticated) -> Result<Json<Usage>> {

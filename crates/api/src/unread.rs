@@ -1,6 +1,6 @@
-//! A request may be answered before its body has come: whoever has no business here, or sends too much, is refused at once. The
-//! rest of the body is read and thrown away then. A connection that is closed on a client who is still sending is a reset,
-//! which may take the answer with it, and ends whatever the client sent next.
+//! Drains request bodies that a handler left unread. A request that is refused early is answered
+//! before its body has arrived. Closing the connection while the client still sends would reset it:
+//! the client could lose the answer, and the next request on the connection would fail.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -17,12 +17,12 @@ use http_body_util::{BodyExt, Limited};
 
 use crate::router::MAX_BODY_BYTES;
 
-/// How much is thrown away, in bytes. Whoever sends more is hung up on.
+/// Maximum number of bytes that are drained. The connection of a client that sends more is closed.
 const MAX_DRAINED_BYTES: usize = 16 * MAX_BODY_BYTES;
-/// How long that may take.
+/// Time in which the rest of a body is drained.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A body that comes back when nobody reads on.
+/// Request body that is handed back when the handler drops it before its end.
 struct ReclaimableBody {
     body: Body,
     returned: Arc<Mutex<Option<Body>>>,
@@ -53,7 +53,8 @@ impl Drop for ReclaimableBody {
     }
 }
 
-/// The answer is not kept waiting: the rest is read beside it.
+/// Runs a request, and drains the rest of its body if the handler left it unread. The body is
+/// drained in its own task, so that the answer does not wait for it.
 pub(crate) async fn drain_unread_body(request: Request, next: Next) -> Response {
     let back = Arc::new(Mutex::new(None));
     let response = next.run(request.map(|body| Body::new(ReclaimableBody { body, returned: back.clone() }))).await;
@@ -63,6 +64,7 @@ pub(crate) async fn drain_unread_body(request: Request, next: Next) -> Response 
     response
 }
 
+/// Reads a body until its end, until it fails, or until `MAX_DRAINED_BYTES`.
 async fn drain_body(body: Body) {
     let mut rest = Limited::new(body, MAX_DRAINED_BYTES);
     while let Some(Ok(_)) = rest.frame().await {}

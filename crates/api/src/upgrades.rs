@@ -1,4 +1,4 @@
-//! Upgrades and their verbs.
+//! Handles requests for upgrades: plans them, shows them, and applies verbs to them.
 
 use std::time::Duration;
 
@@ -25,16 +25,17 @@ use crate::paging::{ListRequest, Unfiltered};
 use crate::problem::{ApiError, Result};
 use crate::views;
 
-/// The longest that a request waits for a change.
+/// Maximum value of `wait_seconds`, in seconds.
 pub(crate) const MAX_WAIT_SECONDS: u64 = 60;
-/// How often a waiting request looks.
+/// Pause of a waiting request between two reads of the database.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// The longest that an old revision may be kept: 30 days.
+/// Maximum time for which an old revision is kept after the roll-out, in seconds (30 days).
 pub(crate) const MAX_HOLD_SECONDS: u32 = 30 * 24 * 3600;
 
-/// Plan an upgrade
+/// Plan an upgrade of a mesh
 ///
-/// Nothing is touched until it is started. The mesh's slot is taken: one change at a time.
+/// Plans an upgrade and takes the mesh lock for it, so that the mesh has one change at a time. No
+/// cluster is changed until the upgrade is started.
 #[utoipa::path(post, path = "/v1/meshes/{mesh_id}/upgrades", operation_id = "createUpgrade", tag = "upgrades", request_body = CreateUpgrade,
     params(("mesh_id" = String, Path)),
     responses((status = 201, body = Upgrade)))]
@@ -62,7 +63,8 @@ pub(crate) async fn create_upgrade(
     change.commit_response(done, &views::upgrade(&planned)).await
 }
 
-/// What is wrong in itself comes before what stands in the way.
+/// Checks the fields of the request on their own. Invalid fields are reported before a conflict
+/// with the state of the mesh.
 fn parse_upgrade_request(wanted: &CreateUpgrade) -> Result<(Version, UpgradePolicyChoice)> {
     let version = parse_version(&wanted.version)?;
     let strategy: Strategy = parse_choice("/strategy", &wanted.strategy, "a strategy is in_place or canary")?;
@@ -79,7 +81,8 @@ fn parse_upgrade_request(wanted: &CreateUpgrade) -> Result<(Version, UpgradePoli
     Ok((version, choice))
 }
 
-/// The upgrade as it will be planned, where the mesh can go there.
+/// Checks that the mesh can be upgraded to this version in this way, and returns the upgrade to
+/// plan.
 async fn resolve_upgrade(
     caller: &Caller,
     tx: &mut Tx<'_>,
@@ -120,7 +123,7 @@ async fn resolve_upgrade(
 
 /// List a mesh's upgrades
 ///
-/// Newest first.
+/// Returns the upgrades of the mesh, newest first.
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}/upgrades", operation_id = "listUpgrades", tag = "upgrades",
     params(("mesh_id" = String, Path), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = UpgradeList)))]
@@ -135,14 +138,15 @@ pub(crate) async fn list_upgrades(
     let mut tx = database.begin_read().await?;
     let found = tx.list_upgrades(id, page).await?;
     if found.is_empty() {
-        // Only an empty list leaves the question open whether there is such a mesh.
+        // An empty list does not tell whether the mesh exists, so read the mesh. A list with
+        // upgrades proves that it does.
         authorized_mesh(&caller, &mut tx, &mesh, Action::Read).await?;
     }
     let (shown, next_page_token) = list.split_page(&caller, found, |upgrade| upgrade.id.0);
     Ok(Json(UpgradeList { items: shown.iter().map(views::upgrade).collect(), next_page_token }))
 }
 
-/// How long to wait for a change.
+/// Query parameter for the time that the request waits for a change.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WaitQuery {
@@ -150,15 +154,17 @@ pub(crate) struct WaitQuery {
     wait_seconds: u64,
 }
 
-/// A wait under way.
+/// State of a request that waits for a change.
 #[derive(Debug)]
 pub(crate) struct LongPoll {
     deadline: tokio::time::Instant,
-    /// Given back when the wait ends; a request that does not wait needs none.
+    /// Permit to wait, which is given back when this is dropped; `None` if the request does not
+    /// wait.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl WaitQuery {
+    /// Checks the time, and takes a permit of the tenant if the request waits.
     pub(crate) fn start_long_poll(&self, caller: &Caller) -> Result<LongPoll> {
         if self.wait_seconds > MAX_WAIT_SECONDS {
             return Err(ApiError::invalid_field("?wait_seconds", format!("0 to {MAX_WAIT_SECONDS}")));
@@ -172,7 +178,8 @@ impl WaitQuery {
 }
 
 impl LongPoll {
-    /// Ends a look and rests before another one, without a connection; none when the time is over.
+    /// Ends the transaction and pauses before the next read, without holding a connection. Returns
+    /// `None` when the time is over.
     pub(crate) async fn next_poll(&self, tx: Tx<'static>) -> Result<Option<Tx<'static>>> {
         if tokio::time::Instant::now() >= self.deadline {
             return Ok(None);
@@ -183,9 +190,10 @@ impl LongPoll {
     }
 }
 
-/// Get an upgrade
+/// Get an upgrade's state
 ///
-/// `wait_seconds` waits until a person is needed or it has ended. The `ETag` changes with every change of state.
+/// Returns the upgrade with its state and findings. With `wait_seconds` the answer waits until the
+/// upgrade has ended or a person must act. The `ETag` changes with each change of state.
 #[utoipa::path(get, path = "/v1/upgrades/{upgrade_id}", operation_id = "getUpgrade", tag = "upgrades",
     params(("upgrade_id" = String, Path), ("wait_seconds" = Option<u64>, Query, description = "0 to 60")),
     responses((status = 200, body = Upgrade)))]
@@ -211,7 +219,7 @@ pub(crate) async fn get_upgrade(
     Ok(upgrade_response(&found))
 }
 
-/// Nothing moves by itself: it has ended, or a person is next.
+/// Returns true if the upgrade does not continue by itself: it has ended, or a person must act.
 fn ended_or_awaits_person(state: &UpgradeState) -> bool {
     let person = matches!(
         state,
@@ -224,24 +232,28 @@ fn ended_or_awaits_person(state: &UpgradeState) -> bool {
     person || state.is_terminal()
 }
 
+/// Answers with the upgrade and its `ETag`.
 fn upgrade_response(upgrade: &store::Upgrade) -> Response {
     ([(header::ETAG, etag(upgrade.transitions))], Json(views::upgrade(upgrade))).into_response()
 }
 
-/// Only the forced deletion of its mesh abandons an upgrade, and a move says what is to be moved.
+/// Returns true if a client can send the verb to an upgrade. `Abandon` comes from the forced
+/// deletion of the mesh only, and `Move` has an endpoint of its own that names the namespaces.
 pub(crate) fn is_requestable(verb: Verb) -> bool {
     !matches!(verb, Verb::Abandon | Verb::Move)
 }
 
-/// Verbs that two people must not press at the same moment.
+/// Returns true if the verb needs `If-Match`, so that two people who act at the same time cannot
+/// both apply it.
 fn requires_if_match(verb: Verb) -> bool {
     matches!(verb, Verb::Promote | Verb::Rollback | Verb::Retire)
 }
 
-/// Ask something of an upgrade
+/// Send a verb to an upgrade
 ///
-/// `start`, `cancel`, `acknowledge`, `retry`, `promote`, `pause`, `resume`, `rollback` or `retire`. Promote, rollback and retire
-/// need `If-Match` with the `ETag` that you looked at.
+/// Sends `start`, `cancel`, `acknowledge`, `retry`, `promote`, `pause`, `resume`, `rollback` or
+/// `retire` to the upgrade. The verbs `promote`, `rollback` and `retire` need `If-Match` with the
+/// `ETag` of the upgrade that the caller decided on.
 #[utoipa::path(post, path = "/v1/upgrades/{upgrade_id}/{verb}", operation_id = "askUpgrade", tag = "upgrades",
     params(("upgrade_id" = String, Path), ("verb" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 202, body = Upgrade)))]
@@ -260,13 +272,14 @@ pub(crate) async fn upgrade_action(
     apply_verb(&caller, change, &before, verb, &headers, Value::Null).await
 }
 
-/// The upgrade, for a caller who may upgrade its mesh.
+/// Reads an upgrade, and refuses it if the caller may not upgrade its mesh.
 async fn authorized_upgrade(caller: &Caller, change: &mut Mutation<'_>, upgrade: &str) -> Result<store::Upgrade> {
     let found = change.tx.get_upgrade(parse_id(upgrade, "upgrade")?).await?;
     caller.require_permission_on(Action::Upgrade, &[Scope::Mesh(found.mesh)], "upgrade")?;
     Ok(found)
 }
 
+/// Applies a verb to an upgrade, and answers with the upgrade after it.
 async fn apply_verb(
     caller: &Caller,
     mut change: Mutation<'_>,
@@ -276,7 +289,8 @@ async fn apply_verb(
     arguments: Value,
 ) -> Result<Response> {
     let upgrade = before.id;
-    // Anything, as `*` says, is not what somebody has looked at.
+    // `If-Match: *` does not prove that the caller saw this state of the upgrade, so it does not
+    // count.
     let expected = expected_generation(headers);
     if expected.is_none() && requires_if_match(verb) {
         let hint = "Read the upgrade, look at it, and send its ETag as If-Match.";
@@ -300,7 +314,8 @@ async fn apply_verb(
 
 /// Move namespaces to the canary
 ///
-/// Their workloads are restarted there; the rest stays. The promotion gives the namespaces their labels back.
+/// Restarts the workloads of the given namespaces with sidecars of the canary; all other namespaces
+/// stay as they are. The promotion restores the former labels of the namespaces.
 #[utoipa::path(post, path = "/v1/upgrades/{upgrade_id}/moves", operation_id = "moveNamespaces", tag = "upgrades", request_body = MoveNamespaces,
     params(("upgrade_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 202, body = Upgrade)))]

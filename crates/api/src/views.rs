@@ -1,4 +1,4 @@
-//! From what the service knows to what it shows.
+//! Converts objects of the service to their wire form.
 
 use jiff::Timestamp;
 use model::credential::CredentialLifetime;
@@ -11,16 +11,18 @@ use serde::Serialize;
 use store::{ClusterState, MeshState};
 use wire::{NamespaceView, Progress, ProxyView, Step, Trouble, Wave, WorkloadView};
 
-/// The wire form of one of our enums.
+/// Returns the wire name of an enum's value.
 pub(crate) fn wire_name(value: &impl Serialize) -> String {
     let value = serde_json::to_value(value).unwrap_or_default();
     value.as_str().map(str::to_owned).unwrap_or_default()
 }
 
+/// Converts a problem of an operation or a cluster.
 fn problem_view(problem: &model::operation::Problem) -> Trouble {
     Trouble { code: problem.code.clone(), message: problem.message.clone(), hint: problem.hint.clone() }
 }
 
+/// Converts a leftover.
 fn leftover(left: &Leftover) -> wire::Leftover {
     wire::Leftover {
         cluster: left.cluster.to_string(),
@@ -31,6 +33,7 @@ fn leftover(left: &Leftover) -> wire::Leftover {
     }
 }
 
+/// Converts the lifetime of a cluster's credential, with its state at the time `now`.
 fn credential(life: &CredentialLifetime, now: Timestamp) -> wire::HeldCredential {
     wire::HeldCredential {
         serial: life.serial,
@@ -42,6 +45,7 @@ fn credential(life: &CredentialLifetime, now: Timestamp) -> wire::HeldCredential
     }
 }
 
+/// Converts a cluster, with the state of its credential at the time `now`.
 pub(crate) fn cluster(cluster: &store::Cluster, now: Timestamp) -> wire::Cluster {
     let (state, problem) = match &cluster.state {
         ClusterState::Registering => ("registering", None),
@@ -66,6 +70,7 @@ pub(crate) fn cluster(cluster: &store::Cluster, now: Timestamp) -> wire::Cluster
     }
 }
 
+/// Converts a finding.
 fn finding(finding: &Finding) -> wire::Finding {
     wire::Finding {
         code: finding.code.clone(),
@@ -76,6 +81,7 @@ fn finding(finding: &Finding) -> wire::Finding {
     }
 }
 
+/// Converts a revision. Switches are shown under the names of istiod's variables.
 fn revision(revision: &store::Revision) -> wire::Revision {
     let switches = revision.switches.iter().map(|(switch, value)| (switch.env_var().to_owned(), value.clone()));
     wire::Revision {
@@ -85,6 +91,7 @@ fn revision(revision: &store::Revision) -> wire::Revision {
     }
 }
 
+/// Converts a mesh. The first member is the config cluster.
 pub(crate) fn mesh(mesh: &store::Mesh) -> wire::Mesh {
     let members = mesh.members.iter().enumerate().map(|(position, member)| wire::Member {
         cluster_id: member.cluster.to_string(),
@@ -111,11 +118,13 @@ pub(crate) fn mesh(mesh: &store::Mesh) -> wire::Mesh {
     }
 }
 
-/// The names of those verbs that a caller can ask for.
+/// Returns the wire names of the verbs that a caller can send. `Abandon` is left out: it comes from
+/// the forced deletion of a mesh only.
 pub(crate) fn requestable_verbs(allowed: &[Verb]) -> Vec<String> {
     allowed.iter().filter(|verb| **verb != Verb::Abandon).map(wire_name).collect()
 }
 
+/// Converts an upgrade, with the verbs that its state allows.
 pub(crate) fn upgrade(upgrade: &store::Upgrade) -> wire::Upgrade {
     let accepted = upgrade.acceptance.as_ref();
     wire::Upgrade {
@@ -143,7 +152,7 @@ pub(crate) fn upgrade(upgrade: &store::Upgrade) -> wire::Upgrade {
     }
 }
 
-/// An operation without its steps, of which so many are done and so many there are.
+/// Converts an operation without its steps, with the number of completed steps and of all steps.
 pub(crate) fn operation(operation: &store::Operation, (completed, total): (i64, i64)) -> wire::Operation {
     let problem = match &operation.state {
         OperationState::Paused { problem } | OperationState::Failed { problem } => Some(problem_view(problem)),
@@ -169,7 +178,7 @@ pub(crate) fn operation(operation: &store::Operation, (completed, total): (i64, 
     }
 }
 
-/// An operation with its steps.
+/// Converts an operation together with its waves and steps.
 pub(crate) fn operation_with_steps(found: &store::Operation, items: &[store::PlannedStep]) -> wire::Operation {
     let count = |length: usize| i64::try_from(length).unwrap_or(i64::MAX);
     let done = items.iter().filter(|item| item.progress.done).count();
@@ -179,6 +188,7 @@ pub(crate) fn operation_with_steps(found: &store::Operation, items: &[store::Pla
     wire::Operation { waves: waves.collect(), ..operation(found, (count(done), count(items.len()))) }
 }
 
+/// Converts a step with its state.
 fn step(item: &store::PlannedStep) -> Step {
     let progress = &item.progress;
     let state = match (progress.done, progress.failed.is_some(), progress.is_started()) {
@@ -195,6 +205,7 @@ fn step(item: &store::PlannedStep) -> Step {
     }
 }
 
+/// Converts an event.
 pub(crate) fn event(event: store::Event) -> wire::Event {
     wire::Event {
         seq: event.seq,
@@ -207,7 +218,7 @@ pub(crate) fn event(event: store::Event) -> wire::Event {
     }
 }
 
-/// The data plane of a mesh, from its last observation.
+/// Converts the last observation of a mesh into the view of its data plane.
 pub(crate) fn data_plane(mesh: &store::Mesh, observed: Option<(jiff::Timestamp, Observation)>) -> wire::DataPlane {
     let (observed_at, survey) = observed.map_or((None, Observation::default()), |(at, survey)| (Some(at), survey));
     let proxies = survey.proxies.iter().map(|proxy| ProxyView {
@@ -224,7 +235,7 @@ pub(crate) fn data_plane(mesh: &store::Mesh, observed: Option<(jiff::Timestamp, 
         proxies: proxies.collect(),
         namespaces: survey.members.iter().flat_map(namespace_views).collect(),
         workloads: survey.members.iter().flat_map(|member| workload_views(&survey, member)).collect(),
-        // A mesh that is being made or taken down lacks tags on purpose.
+        // A mesh that is being created or deleted lacks tags on purpose, so they are not missing.
         missing_tags: survey
             .members
             .iter()
@@ -237,10 +248,12 @@ pub(crate) fn data_plane(mesh: &store::Mesh, observed: Option<(jiff::Timestamp, 
     }
 }
 
+/// Returns the name of the revision that injects; `None` if none or several do.
 fn injecting_revision(injection: &Injection) -> Option<String> {
     if let Injection::Injected(revision) = injection { Some(revision.to_string()) } else { None }
 }
 
+/// Converts the namespaces of a member, each with its injection label and conflicts.
 fn namespace_views(member: &MemberObservation) -> Vec<NamespaceView> {
     let view = |namespace: &model::survey::NamespaceObservation| {
         let labels = &namespace.labels;
@@ -263,6 +276,8 @@ fn namespace_views(member: &MemberObservation) -> Vec<NamespaceView> {
     member.namespaces.iter().map(view).collect()
 }
 
+/// Converts the workloads of a member, each with the sidecars of its live pods and whether a
+/// restart is needed.
 fn workload_views(survey: &Observation, member: &MemberObservation) -> Vec<WorkloadView> {
     let mut views = Vec::new();
     for namespace in &member.namespaces {

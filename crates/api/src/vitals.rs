@@ -1,6 +1,8 @@
-//! What a process says about itself to whoever runs it, apart from what it serves: health, version and metrics.
+//! Reports the health, the version and the metrics of a process to its operator, and records
+//! metrics and spans of requests.
 //!
-//! Values of labels are bounded: a route's template, never a path; nothing that a tenant has chosen.
+//! The values of labels are bounded: the template of a route and never a path, and no value that a
+//! tenant has chosen.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,19 +16,20 @@ use axum::routing::get;
 use store::Store;
 use tower_http::trace::MakeSpan;
 
-/// Requests answered, by method, route and status.
+/// Name of the counter of answered requests, by method, route and status.
 const REQUESTS_METRIC: &str = "meshwright_http_requests_total";
-/// Seconds from a request's head to its answer's, by method and route.
+/// Name of the histogram of seconds from the head of a request to the head of its answer, by method
+/// and route.
 const DURATION_METRIC: &str = "meshwright_http_request_duration_seconds";
-/// The content type of Prometheus' text format.
+/// Content type of Prometheus' text format.
 const PROMETHEUS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What a process says about itself.
+/// Sources of the health and the metrics of a process.
 #[derive(Clone)]
 pub struct MetricsServer {
-    /// Its database: a process is ready when it answers.
+    /// Database of the process. The process is ready when the database answers.
     pub store: Store,
-    /// Its metrics, in Prometheus' text format.
+    /// Function that returns the metrics of the process in Prometheus' text format.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
 
@@ -36,7 +39,8 @@ impl std::fmt::Debug for MetricsServer {
     }
 }
 
-/// `/metrics`, `/healthz`, `/readyz` and `/version`: for a port of its own, without credentials.
+/// Builds the router of `/metrics`, `/healthz`, `/readyz` and `/version`. It needs no credentials,
+/// so it belongs on a port of its own.
 pub fn metrics_router(vitals: MetricsServer) -> axum::Router {
     let shown = vitals.metrics;
     axum::Router::new()
@@ -44,7 +48,8 @@ pub fn metrics_router(vitals: MetricsServer) -> axum::Router {
         .merge(health_routes().with_state(vitals.store))
 }
 
-/// The part of it that the service shows everybody.
+/// Builds the routes of health and version, which the API serves too, to callers without a
+/// credential.
 pub(crate) fn health_routes() -> axum::Router<Store> {
     axum::Router::new()
         .route("/healthz", get(async || "ok"))
@@ -52,10 +57,12 @@ pub(crate) fn health_routes() -> axum::Router<Store> {
         .route("/version", get(get_version))
 }
 
+/// Answers with the version of Meshwright.
 async fn get_version() -> Json<serde_json::Value> {
     Json(serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }))
 }
 
+/// Answers with 200 if the database answers, and with 503 otherwise.
 async fn check_readiness(State(store): State<Store>) -> Response {
     if store.is_healthy().await {
         "ok".into_response()
@@ -64,7 +71,7 @@ async fn check_readiness(State(store): State<Store>) -> Response {
     }
 }
 
-/// Counts every request and how long its answer took to begin.
+/// Counts each request, and records the time until its answer begins.
 pub(crate) async fn record_metrics(request: Request, next: Next) -> Response {
     let (method, route) = (method_label(request.method()), route_template(&request));
     let since = Instant::now();
@@ -75,12 +82,13 @@ pub(crate) async fn record_metrics(request: Request, next: Next) -> Response {
     answer
 }
 
-/// A request's template, for example `/v1/meshes/{id}`.
+/// Returns the template of a request's route, for example `/v1/meshes/{id}`, or `none` for an
+/// unknown route.
 fn route_template<B>(request: &axum::http::Request<B>) -> String {
     request.extensions().get::<MatchedPath>().map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned())
 }
 
-/// A client may invent methods.
+/// Returns the method for a label. A client can send any method, so unknown ones become `other`.
 fn method_label(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
@@ -94,13 +102,14 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// The span of a request. It has no path and no query: see [`asked`].
+/// Builds the tracing span of a request. The span has no path and no query, because spans are
+/// exported when the operator wants it; [`log_request`] logs both at the level `debug`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequestSpan;
 
-/// For the log's deeper levels only: no trace has it.
+/// Logs the path and the query of a request at the level `debug`. No exported trace contains them.
 pub(crate) fn log_request<B>(request: &axum::http::Request<B>, _: &tracing::Span) {
-    tracing::debug!(uri = %request.uri(), version = ?request.version(), "asked");
+    tracing::debug!(uri = %request.uri(), version = ?request.version(), "received an HTTP request");
 }
 
 impl<B> MakeSpan<B> for RequestSpan {

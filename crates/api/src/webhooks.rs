@@ -1,4 +1,4 @@
-//! Webhooks: events that are sent to an address.
+//! Handles requests for webhooks, the addresses that events are sent to, and for their deliveries.
 
 use axum::Json;
 use axum::extract::Path;
@@ -21,9 +21,11 @@ use crate::keys::MAX_OVERLAP_SECONDS;
 use crate::paging::{ListRequest, Unfiltered};
 use crate::problem::{ApiError, Result};
 
-/// The longest address.
+/// Maximum length of a webhook's address, in bytes.
 pub(crate) const MAX_URL_BYTES: usize = 2048;
 
+/// Builds the view of a webhook without its secret, which only the answers to a creation and a
+/// rotation show.
 fn webhook_view(webhook: &store::Webhook) -> Webhook {
     Webhook {
         id: webhook.id.to_string(),
@@ -39,6 +41,7 @@ fn webhook_view(webhook: &store::Webhook) -> Webhook {
     }
 }
 
+/// Builds the view of a delivery to a webhook.
 fn delivery_view(webhook: WebhookId, delivery: &store::Delivery) -> Delivery {
     Delivery {
         seq: delivery.event.seq,
@@ -53,7 +56,8 @@ fn delivery_view(webhook: WebhookId, delivery: &store::Delivery) -> Delivery {
     }
 }
 
-/// An address that a worker may dial, as far as its text says. Where it leads is checked whenever it is dialled.
+/// Checks the text of a webhook's address. The worker checks the IP address that it leads to before
+/// each connection.
 fn parse_url(text: &str) -> Result<String> {
     let uri: Option<Uri> = text.parse().ok().filter(|_| text.len() <= MAX_URL_BYTES && !text.contains('#'));
     let plain = uri.is_some_and(|uri| {
@@ -70,6 +74,7 @@ fn parse_url(text: &str) -> Result<String> {
     }
 }
 
+/// Checks the kinds of events that a webhook gets.
 fn parse_kinds(wanted: &[String]) -> Result<Vec<String>> {
     if wanted.is_empty() || wanted.len() > MAX_EVENT_KINDS {
         return Err(ApiError::invalid_field("/kinds", format!("1 to {MAX_EVENT_KINDS} kinds")));
@@ -80,19 +85,21 @@ fn parse_kinds(wanted: &[String]) -> Result<Vec<String>> {
     wanted.iter().enumerate().map(read).collect()
 }
 
-/// A secret as its owner gets it, with its bytes.
+/// Generates a secret. Returns it in the form that its owner gets, and its bytes.
 fn generate_secret() -> (String, Vec<u8>) {
     let bytes = store::random_key();
     (format!("whsec_{}", STANDARD.encode(bytes)), bytes.to_vec())
 }
 
+/// Reads a webhook of the tenant.
 async fn find_webhook(tx: &mut Tx<'_>, text: &str) -> Result<store::Webhook> {
     Ok(tx.get_webhook(parse_id(text, "webhook")?).await?)
 }
 
-/// Make a webhook
+/// Create a new webhook
 ///
-/// The answer holds the secret that messages are signed with, and nothing else ever does.
+/// Registers an address that events of the given kinds are sent to. The secret that messages are
+/// signed with is shown in this answer only.
 #[utoipa::path(post, path = "/v1/webhooks", operation_id = "createWebhook", tag = "webhooks", request_body = CreateWebhook,
     responses((status = 201, body = Webhook)))]
 pub(crate) async fn create_webhook(Authenticated(caller, database): Authenticated, body: Body<CreateWebhook>) -> Result<Response> {
@@ -115,9 +122,9 @@ pub(crate) async fn create_webhook(Authenticated(caller, database): Authenticate
     change.commit_response(done, &shown).await
 }
 
-/// List webhooks
+/// List the tenant's webhooks
 ///
-/// Oldest first, without their secrets.
+/// Returns webhooks without their secrets, from the oldest to the newest.
 #[utoipa::path(get, path = "/v1/webhooks", operation_id = "listWebhooks", tag = "webhooks",
     params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = WebhookList)))]
@@ -128,9 +135,9 @@ pub(crate) async fn list_webhooks(Authenticated(caller, database): Authenticated
     Ok(Json(WebhookList { items: shown.iter().map(webhook_view).collect(), next_page_token }))
 }
 
-/// Get a webhook
+/// Get a webhook's settings
 ///
-/// Without its secret.
+/// Returns the webhook with its address and kinds of events, without its secret.
 #[utoipa::path(get, path = "/v1/webhooks/{webhook_id}", operation_id = "getWebhook", tag = "webhooks",
     params(("webhook_id" = String, Path)), responses((status = 200, body = Webhook)))]
 pub(crate) async fn get_webhook(Authenticated(caller, database): Authenticated, Path(webhook): Path<String>) -> Result<Response> {
@@ -139,9 +146,11 @@ pub(crate) async fn get_webhook(Authenticated(caller, database): Authenticated, 
     Ok(([(header::ETAG, etag(found.generation))], Json(webhook_view(&found))).into_response())
 }
 
-/// Change a webhook
+/// Change a webhook's settings
 ///
-/// `If-Match` with the `ETag` that you looked at is honoured.
+/// Changes the address or the kinds of events, or enables or disables the webhook. A field that is
+/// left out keeps its value. With `If-Match` and an `ETag` from an earlier answer the request is
+/// refused if the webhook has changed since.
 #[utoipa::path(patch, path = "/v1/webhooks/{webhook_id}", operation_id = "changeWebhook", tag = "webhooks", request_body = ChangeWebhook,
     params(("webhook_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = Webhook)))]
@@ -167,9 +176,10 @@ pub(crate) async fn change_webhook(
     change.commit_response(done, &webhook_view(&changed)).await
 }
 
-/// Delete a webhook
+/// Delete a webhook and its deliveries
 ///
-/// With everything that was to be sent to it.
+/// Deletes the webhook and all deliveries to it, also those that are not sent yet. With `If-Match`
+/// and an `ETag` from an earlier answer the request is refused if the webhook has changed since.
 #[utoipa::path(delete, path = "/v1/webhooks/{webhook_id}", operation_id = "deleteWebhook", tag = "webhooks",
     params(("webhook_id" = String, Path), ("If-Match" = Option<String>, Header)), responses((status = 204)))]
 pub(crate) async fn delete_webhook(
@@ -188,7 +198,8 @@ pub(crate) async fn delete_webhook(
 
 /// Rotate a webhook's secret
 ///
-/// The new one is in this answer and nowhere else. For the overlap messages carry the signatures of both.
+/// Gives the webhook a new secret, which is shown in this answer only. During the overlap, messages
+/// carry the signatures of the new and of the former secret.
 #[utoipa::path(post, path = "/v1/webhooks/{webhook_id}/rotate", operation_id = "rotateWebhookSecret", tag = "webhooks", request_body = RotateWebhookSecret,
     params(("webhook_id" = String, Path), ("If-Match" = Option<String>, Header)), responses((status = 200, body = Webhook)))]
 pub(crate) async fn rotate_webhook_secret(
@@ -215,9 +226,9 @@ pub(crate) async fn rotate_webhook_secret(
         .await
 }
 
-/// Test a webhook
+/// Send a test event to a webhook
 ///
-/// Sends it a `webhook.test` event; its deliveries show what became of it.
+/// Sends the event `webhook.test` to the webhook. The deliveries of the webhook show the result.
 #[utoipa::path(post, path = "/v1/webhooks/{webhook_id}/test", operation_id = "testWebhook", tag = "webhooks",
     params(("webhook_id" = String, Path)), responses((status = 202, body = Webhook)))]
 pub(crate) async fn test_webhook(
@@ -237,9 +248,10 @@ pub(crate) async fn test_webhook(
     change.commit_response(done, &webhook_view(&found)).await
 }
 
-/// List deliveries
+/// List a webhook's deliveries
 ///
-/// What was and is to be sent to a webhook, newest first, as far back as events are kept.
+/// Returns the deliveries to the webhook, sent and due, newest first, as far back as events are
+/// kept.
 #[utoipa::path(get, path = "/v1/webhooks/{webhook_id}/deliveries", operation_id = "listDeliveries", tag = "webhooks",
     params(("webhook_id" = String, Path), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = DeliveryList)))]
@@ -255,7 +267,8 @@ pub(crate) async fn list_deliveries(
     let before = page.after.map(|after| i64::try_from(after.as_u128()).unwrap_or(i64::MAX));
     let found = tx.list_deliveries(id, before, page.limit).await?;
     if found.is_empty() {
-        // Only an empty list leaves the question open whether there is such a webhook.
+        // An empty list does not tell whether the webhook exists, so read the webhook. A list with
+        // deliveries proves that it does.
         find_webhook(&mut tx, &webhook).await?;
     }
     let number = |seq: i64| uuid::Uuid::from_u128(u128::try_from(seq).unwrap_or_default());
@@ -266,7 +279,8 @@ pub(crate) async fn list_deliveries(
 
 /// Send a message again
 ///
-/// Whatever became of it, as long as its event is kept.
+/// Sends the message of an event to the webhook again, in any state of its delivery, as long as the
+/// event is kept.
 #[utoipa::path(post, path = "/v1/webhooks/{webhook_id}/deliveries/{seq}/redeliver", operation_id = "redeliver", tag = "webhooks",
     params(("webhook_id" = String, Path), ("seq" = i64, Path, description = "The number of the event")),
     responses((status = 202, body = Delivery)))]

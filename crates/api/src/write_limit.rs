@@ -1,4 +1,5 @@
-//! A limit for clients that do not read: what the service writes must be taken within a time.
+//! Limits the time in which a client must take what the service writes, so that a client that does
+//! not read its answer cannot hold a connection.
 
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
@@ -9,20 +10,24 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-/// A stream whose writes fail once the client has left something unread for too long. A client that takes a byte now and then
-/// gains nothing: the time runs from the first byte that the socket had no room for until it has taken all that is there.
+/// A stream whose writes fail when the client has left data unread for too long. The time runs from
+/// the first byte that the socket had no room for until the client has taken all data, so a client
+/// that reads a byte now and then gains no time.
 pub(crate) struct WriteTimeout {
     stream: TcpStream,
     timeout: Duration,
-    /// Runs while something is left to write.
+    /// Deadline that runs while data is left to write.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl WriteTimeout {
+    /// Wraps a stream with a time limit for pending writes.
     pub(crate) fn new(stream: TcpStream, limit: Duration) -> Self {
         Self { stream, timeout: limit, deadline: None }
     }
 
+    /// Starts the deadline when a write is incomplete, clears it when all data was written, and
+    /// fails the write when the deadline has passed.
     fn enforce_timeout(
         &mut self,
         context: &mut Context<'_>,

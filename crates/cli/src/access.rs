@@ -1,4 +1,4 @@
-//! Keys, people and tenants.
+//! Runs the commands on API keys, identity providers, role bindings and tenants.
 
 use std::collections::BTreeMap;
 
@@ -51,7 +51,7 @@ pub(crate) async fn run_key_command(client: &Client, format: OutputFormat, comma
     }
 }
 
-/// The only time that anybody sees the secret.
+/// Prints the secret of a key. The service shows it in this answer only.
 fn print_key_secret(format: OutputFormat, key: &ApiKey) -> Result<()> {
     print_value(format, key, &["id", "secret, shown once"], |key| vec![vec![key.id.clone(), or_dash(key.secret.as_ref())]])
 }
@@ -101,7 +101,7 @@ async fn delete_resource(client: &Client, path: &str) -> Result<()> {
     print_line("done")
 }
 
-/// Reads name=value.
+/// Parses texts of the form `name=value`.
 pub(crate) fn parse_key_values(option: &str, texts: &[String]) -> Result<BTreeMap<String, String>> {
     let read = |text: &String| {
         let (name, value) =

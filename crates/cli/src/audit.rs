@@ -1,4 +1,5 @@
-//! The audit log, verified where nobody else can have a hand in it.
+//! Runs the commands on the audit log. Verification runs in this program, so that the service
+//! cannot influence its result.
 
 use std::path::Path;
 
@@ -35,7 +36,7 @@ async fn fetch_anchor(client: &Client) -> Result<Anchor> {
     Ok(Anchor { tenant, seq: head.seq, hash, at: head.at })
 }
 
-/// Reads the whole log, oldest first.
+/// Calls `read` with each entry of the log, oldest first.
 async fn for_each_entry(client: &Client, mut read: impl FnMut(&AuditEntry) -> Result<()>) -> Result<()> {
     let mut after = 0;
     loop {
@@ -74,7 +75,7 @@ fn parse_chained_entry(entry: &AuditEntry) -> Result<ChainedEntry> {
     })
 }
 
-/// Trusts nothing but the anchors: the digests are computed here.
+/// Verifies the whole log. Only the anchors are trusted: the digests are computed here.
 async fn verify_audit_log(client: &Client, anchors: Option<&Path>) -> Result<()> {
     let unreadable =
         |path: &Path, error: &dyn std::fmt::Display| Failure::new(2, format!("{}: {error}", path.display()));
@@ -85,7 +86,8 @@ async fn verify_audit_log(client: &Client, anchors: Option<&Path>) -> Result<()>
             known.push(serde_json::from_str(line).map_err(|error| unreadable(path, &error))?);
         }
     }
-    // The log may grow while it is read; what was its end at the beginning must be in it.
+    // The log can grow while it is read. Its newest entry is read first and must be found in the
+    // log.
     let now = fetch_anchor(client).await?;
     let tenant = now.tenant;
     known.push(now);

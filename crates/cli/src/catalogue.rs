@@ -1,4 +1,4 @@
-//! The catalogue, for whoever operates the service.
+//! Runs the commands on releases and hosting clusters, for the operator of the service.
 
 use std::path::Path;
 
@@ -24,17 +24,17 @@ pub(crate) fn release_row(release: &View) -> Vec<String> {
     ]
 }
 
-/// What a release is installed with.
+/// Names of the charts that install a release.
 const CHART_NAMES: [&str; 2] = ["base", "istiod"];
 
-/// An archive as it is, or one of a folder.
+/// Reads an archive of charts, or packs a folder of charts.
 fn read_or_pack_charts(path: &Path) -> Result<Vec<u8>> {
     let failed = |error: std::io::Error| Failure::new(2, format!("{}: {error}", path.display()));
     if path.is_file() {
         return std::fs::read(path).map_err(failed);
     }
     let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default()));
-    // A link would be refused, and charts have none.
+    // Links are packed as links, which the service refuses. Charts contain none.
     archive.follow_symlinks(false);
     for chart in CHART_NAMES {
         archive.append_dir_all(chart, path.join(chart)).map_err(failed)?;
@@ -42,7 +42,7 @@ fn read_or_pack_charts(path: &Path) -> Result<Vec<u8>> {
     archive.into_inner().and_then(flate2::write::GzEncoder::finish).map_err(failed)
 }
 
-/// The charts, from wherever they are.
+/// Loads the charts from a registry, a folder or an archive.
 async fn load_charts(import: &ImportReleaseArgs) -> Result<Vec<u8>> {
     if !import.charts.starts_with("oci://") {
         return read_or_pack_charts(Path::new(&import.charts));

@@ -1,4 +1,4 @@
-//! Calls to the service; problems become exit codes.
+//! Sends requests to the service and turns its problems into exit codes.
 
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
@@ -9,14 +9,15 @@ use wire::{ClusterList, MeshList, Problem};
 use crate::profile::Profile;
 use crate::{Failure, Result};
 
-/// How often a request is sent at most while no answer comes.
+/// Maximum number of times that one request is sent.
 const MAX_ATTEMPTS: u32 = 3;
-/// The longest that is waited for a service that asks for it, in seconds.
+/// Longest `Retry-After` that the client waits for, in seconds. With a longer one, the answer is
+/// final.
 const MAX_RETRY_AFTER_SECONDS: u64 = 30;
-/// How long to wait before the next try; longer each time.
+/// Delay before a request without an answer is sent again, times the number of attempts so far.
 const RETRY_DELAY: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// How long a service that is busy, or asked too often, wants to be left alone.
+/// Returns the `Retry-After` of an answer with 503 or 429, if it is short enough to wait for.
 fn retry_after(answer: &reqwest::Response) -> Option<std::time::Duration> {
     let later = matches!(answer.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
     let seconds =
@@ -24,14 +25,14 @@ fn retry_after(answer: &reqwest::Response) -> Option<std::time::Duration> {
     later.then(|| std::time::Duration::from_secs(seconds))
 }
 
-/// What makes copies of a request one.
+/// Generates an idempotency key, by which the service recognises copies of a request.
 fn random_idempotency_key() -> String {
     let mut bytes = [0; 32];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system's randomness");
     model::audit::hex::encode(&bytes)
 }
 
-/// A connection to the service.
+/// HTTP client for one service, with the address and key of a profile.
 pub(crate) struct Client {
     http: reqwest::Client,
     profile: Profile,
@@ -44,7 +45,8 @@ impl Client {
         Ok(Self { http, profile })
     }
 
-    /// Sends a request. What changes something has a key of its own, so that it can be sent again when no answer came.
+    /// Sends a request, with an idempotency key unless it is a GET, so that it can be sent again
+    /// when no answer came.
     async fn send_request(
         &self,
         method: Method,
@@ -101,7 +103,7 @@ impl Client {
         self.send_request(Method::GET, path, None, None).await?.json().await.map_err(Failure::other)
     }
 
-    /// An object with the tag that says which version of it this is.
+    /// Returns an object with its `ETag`, which identifies the version of the object.
     pub(crate) async fn get_tagged<T: DeserializeOwned>(&self, path: &str) -> Result<(T, Option<String>)> {
         let answer = self.send_request(Method::GET, path, None, None).await?;
         let tag = answer.headers().get("etag").and_then(|tag| tag.to_str().ok()).map(str::to_owned);
@@ -127,7 +129,7 @@ impl Client {
         self.delete_with_body(path, None).await
     }
 
-    /// Deletes with a body that says how.
+    /// Deletes an object, with a body that holds the options of the deletion.
     pub(crate) async fn delete_with_body(&self, path: &str, body: Option<Value>) -> Result<Option<Value>> {
         let answer = self.send_request(Method::DELETE, path, body, None).await?;
         if answer.status() == StatusCode::NO_CONTENT {
@@ -137,7 +139,8 @@ impl Client {
         }
     }
 
-    /// The id of a mesh that was named. Names are DNS labels: one with an underscore is an id.
+    /// Resolves the name of a mesh to its id. Names are DNS labels without underscores, so a text
+    /// that begins with `mesh_` is an id.
     pub(crate) async fn resolve_mesh_id(&self, named: &str) -> Result<String> {
         if named.starts_with("mesh_") {
             return Ok(named.to_owned());
@@ -147,7 +150,7 @@ impl Client {
         mesh.map(|mesh| mesh.id).ok_or_else(|| Failure::new(3, format!("there is no mesh {named}")))
     }
 
-    /// The id of a cluster that was named.
+    /// Resolves the name of a cluster to its id. A text that begins with `cluster_` is an id.
     pub(crate) async fn resolve_cluster_id(&self, named: &str) -> Result<String> {
         if named.starts_with("cluster_") {
             return Ok(named.to_owned());
@@ -157,7 +160,7 @@ impl Client {
         cluster.map(|cluster| cluster.id).ok_or_else(|| Failure::new(3, format!("there is no cluster {named}")))
     }
 
-    /// Every item of a list, page by page.
+    /// Reads all items of a list, page by page.
     pub(crate) async fn list_all<T: DeserializeOwned + Serialize>(&self, path: &str) -> Result<ListPage<T>> {
         let separator = if path.contains('?') { '&' } else { '?' };
         let mut items: Vec<T> = Vec::new();
@@ -174,7 +177,7 @@ impl Client {
     }
 }
 
-/// A page of any list, and with [`Client::all`] the whole of it.
+/// Page of any list. [`Client::list_all`] returns all items as one page.
 #[derive(Debug, Serialize, serde::Deserialize)]
 pub(crate) struct ListPage<T> {
     pub(crate) items: Vec<T>,
@@ -182,7 +185,7 @@ pub(crate) struct ListPage<T> {
     next_page_token: Option<String>,
 }
 
-/// A text for a query: whatever is not plain is written as its bytes.
+/// Percent-encodes a text for a query: all bytes except the unreserved characters of RFC 3986.
 pub(crate) fn percent_encode(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()

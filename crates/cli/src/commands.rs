@@ -1,4 +1,5 @@
-//! What each command calls and prints; clusters and operations in full.
+//! Runs each command: calls the service and prints the answer. The commands on clusters, operations
+//! and events are in this file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -43,7 +44,8 @@ pub(crate) async fn run_command(options: CliArgs) -> Result<()> {
     }
 }
 
-/// Shows events page by page up to a limit, and says when there are more: a list that ends in silence looks whole.
+/// Prints events page by page up to a limit, and a line if there are more. Without that line, a
+/// list that was cut looks complete.
 async fn print_events(client: &Client, format: OutputFormat, after: i64, limit: usize) -> Result<()> {
     let mut all = EventList { items: Vec::new(), next_page_token: None };
     let mut from = after;
@@ -75,7 +77,8 @@ async fn print_releases(client: &Client, format: OutputFormat) -> Result<()> {
 
 const CLUSTER_COLUMNS: [&str; 6] = ["name", "state", "kubernetes", "credential", "server", "id"];
 
-/// Of a cluster that cannot be used it matters why, of the others how long our way in is good.
+/// Returns the problem's code for a cluster that cannot be used, and the state and expiry of our
+/// credential for the others.
 fn problem_or_credential(cluster: &ClusterView) -> String {
     match (&cluster.problem, &cluster.credential) {
         (Some(problem), _) => problem.code.clone(),
@@ -114,7 +117,8 @@ async fn run_cluster_command(client: &Client, format: OutputFormat, command: Clu
         ClusterCommand::Get { cluster } => {
             let id = client.resolve_cluster_id(&cluster).await?;
             let found = client.get::<ClusterView>(&format!("/v1/clusters/{id}")).await?;
-            // Beside the table, so that what reads the table by a program still can.
+            // The problem and the findings go to standard error, so that a program can still parse
+            // the table.
             watch::print_problem(format, found.problem.as_ref());
             if matches!(format, OutputFormat::Table) {
                 found.findings.iter().for_each(|finding| eprint_line(&watch::format_finding(finding)));
@@ -148,7 +152,7 @@ pub(crate) fn add_label_selector(path: &str, selector: &SelectorArgs) -> String 
     selector.selector.as_ref().map_or_else(|| path.to_owned(), narrowed)
 }
 
-/// All of the new labels, where any was given.
+/// Parses the labels that replace all former ones; `None` if none was given.
 pub(crate) fn parse_new_labels(written: &MetadataArgs) -> Result<Option<BTreeMap<String, String>>> {
     let labels = parse_key_values("--label", &written.labels)?;
     Ok((!labels.is_empty()).then_some(labels))
@@ -161,13 +165,14 @@ pub(crate) fn operation_row(operation: &OperationView) -> Vec<String> {
     vec![operation.kind.clone(), operation.state.clone(), steps, operation.created_at.to_string(), operation.id.clone()]
 }
 
-/// Shows an operation that has begun, or waits for its end.
+/// Prints an operation that was started. With `--wait`, it first waits for the end.
 pub(crate) async fn wait_and_print_operation(client: &Client, format: OutputFormat, operation: OperationView, wait: &WaitArgs) -> Result<()> {
     let shown = if wait.wait { watch::wait_for_operation(client, &operation.id, wait.timeout).await? } else { operation };
     print_value(format, &shown, &OPERATION_COLUMNS, |operation| vec![operation_row(operation)])
 }
 
-/// Asks something of a lone operation. Its answer shows the operation before a worker has heard the wish.
+/// Sends a verb to an operation that is no stage of an upgrade. The answer shows the operation as
+/// it was before a worker took the verb up.
 async fn post_operation_verb(client: &Client, format: OutputFormat, verb: &str, it: OperationVerbArgs) -> Result<()> {
     let path = format!("/v1/operations/{}/{verb}", it.operation);
     let asked: OperationView = client.post(&path, &serde_json::json!({}), None).await?;

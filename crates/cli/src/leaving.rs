@@ -1,4 +1,4 @@
-//! Leaving clusters, and showing what stays there.
+//! Deletes meshes and clusters, and prints the objects that stay in clusters.
 
 use wire::{Leave, Leftover, Operation as OperationView};
 
@@ -8,7 +8,7 @@ use crate::options::{ForceArgs, OutputFormat, WaitArgs};
 use crate::output::{eprint_line, print_value, print_line};
 use crate::{Failure, Result, watch};
 
-/// Asks for a deletion or deregistration, and shows what stays in clusters.
+/// Requests a deletion or deregistration, and prints the objects that stay in clusters.
 pub(crate) async fn delete_and_print_leftovers(client: &Client, format: OutputFormat, path: &str, force: ForceArgs, wait: &WaitArgs) -> Result<()> {
     let body = Leave { force: force.force, reason: force.reason };
     let answer = client.delete_with_body(path, Some(serde_json::to_value(&body).map_err(Failure::other)?)).await?;
@@ -24,7 +24,7 @@ pub(crate) async fn delete_and_print_leftovers(client: &Client, format: OutputFo
     Ok(())
 }
 
-/// Says on the side what stays, one line each.
+/// Prints the objects that stay to standard error, one line each.
 pub(crate) fn print_leftovers(leftovers: &[Leftover]) {
     if leftovers.is_empty() {
         return;

@@ -1,9 +1,11 @@
-//! The command line `meshwright`.
+//! Runs the command line client `meshwright`.
 //!
-//! Exit codes: 0 fine (also when a pipe's reader, such as `head`, has gone), 1 something else, 2 usage, 3 not found, 4 conflict or precondition, 5 not allowed, 6 an operation failed
-//! or needs a person, 7 still running when the wait was over.
+//! Exit codes: 0 success (also when the reader of a pipe, such as `head`, has gone), 1 another
+//! failure, 2 wrong usage, 3 not found, 4 conflict or failed precondition, 5 not allowed, 6 an
+//! operation failed or needs a person, 7 still running at the end of the wait.
 
-// Both panic when the reader has gone: `output` has the ways to write.
+// `println!` and `eprintln!` panic when the reader of a pipe has gone. The functions in `output` do
+// not.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 use std::process::ExitCode;
@@ -24,7 +26,7 @@ mod upgrades;
 mod watch;
 mod webhooks;
 
-/// Why a command ended badly, with the exit code that says so.
+/// Failure of a command: a message for the user and the exit code of the program.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) code: u8,
@@ -36,7 +38,8 @@ impl Failure {
         Self { code, message: message.into() }
     }
 
-    /// The reader of our output has gone: nothing went wrong, and nothing more is to be said.
+    /// Returns the failure for an output whose reader has gone. The program ends without a message
+    /// and with exit code 0, because nothing went wrong.
     pub(crate) fn output_closed() -> Self {
         Self::new(0, "")
     }

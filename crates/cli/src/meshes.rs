@@ -1,4 +1,4 @@
-//! Commands about meshes and what runs in them.
+//! Runs the commands on meshes and their data planes.
 
 use serde_json::json;
 use wire::{ChangeMesh, CreateMesh, DataPlane, Mesh as MeshView, SetInjection, UpgradeOptionList};
@@ -16,7 +16,7 @@ fn mesh_row(mesh: &MeshView) -> Vec<String> {
     let members: Vec<&str> = mesh.members.iter().map(|member| member.name.as_str()).collect();
     vec![
         mesh.name.clone(),
-        // Of a mesh that is failed it matters why.
+        // The code of the problem tells the user more than the state `failed`.
         mesh.problem.as_ref().map_or_else(|| mesh.state.clone(), |problem| format!("failed: {}", problem.code)),
         mesh.current.version.clone(),
         mesh.current.name.clone(),
@@ -92,7 +92,8 @@ pub(crate) async fn run_mesh_command(client: &Client, format: OutputFormat, comm
     }
 }
 
-/// The deleted meshes with their ids: a name may belong to another mesh by now, so `mesh undelete` takes an id.
+/// Prints the deleted meshes with their ids. The name of a deleted mesh can belong to another mesh
+/// by now, so `mesh undelete` takes an id.
 async fn print_deleted_meshes(client: &Client, format: OutputFormat, selector: &SelectorArgs) -> Result<()> {
     let path = add_label_selector("/v1/meshes?show_deleted=true", selector);
     let mut list = client.list_all::<MeshView>(&path).await?;
@@ -106,7 +107,7 @@ async fn print_deleted_meshes(client: &Client, format: OutputFormat, selector: &
     })
 }
 
-/// What a worker last saw of a mesh's data plane.
+/// Prints a part of a mesh's data plane as a worker last observed it.
 async fn run_data_plane_command(client: &Client, format: OutputFormat, command: DataPlaneCommand) -> Result<()> {
     match command {
         DataPlaneCommand::Namespaces { mesh } => {

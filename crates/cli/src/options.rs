@@ -1,4 +1,4 @@
-//! What can be typed.
+//! Declares the arguments of the command line. The doc comments are its help texts.
 
 use std::path::PathBuf;
 
@@ -12,17 +12,19 @@ pub(crate) use access::{AccessCommand, AuditCommand, KeyCommand, TenantCommand};
 pub(crate) use catalogue::{SetReleaseArgs, HostingCommand, ImportReleaseArgs, ReleaseCommand};
 pub(crate) use webhooks::WebhookCommand;
 
-/// Every control plane and every sidecar from one version to the next, and back.
+/// Manages service meshes: moves every control plane and every sidecar from one version to the
+/// next, and back.
 #[derive(Debug, Parser)]
 #[command(name = "meshwright", version)]
 pub(crate) struct CliArgs {
-    /// Address of the service; the profile's by default.
+    /// Address of the service, for example `https://meshwright.example`; by default the address in
+    /// the profile.
     #[arg(long, global = true, env = "MESHWRIGHT_SERVER")]
     pub(crate) server: Option<String>,
-    /// File with the API key; the profile's by default.
+    /// File with the API key; by default the key in the profile is used.
     #[arg(long, global = true, env = "MESHWRIGHT_KEY_FILE")]
     pub(crate) key_file: Option<PathBuf>,
-    /// How to print.
+    /// Format of the output.
     #[arg(short, long, global = true, value_enum, default_value_t = OutputFormat::Table)]
     pub(crate) output: OutputFormat,
     #[command(subcommand)]
@@ -31,131 +33,133 @@ pub(crate) struct CliArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OutputFormat {
-    /// For people.
+    /// Table for people to read.
     Table,
-    /// For programs.
+    /// JSON for programs to read.
     Json,
-    /// For files.
+    /// YAML for use in files.
     Yaml,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Keep a server's address and an API key as the profile.
+    /// Save the address of a service and an API key as the profile.
     Login,
-    /// The release catalogue.
+    /// List the releases in the catalogue.
     Releases,
-    /// One release of it, for whoever operates the service.
+    /// Manage one release of the catalogue (for the operator of the service).
     #[command(subcommand)]
     Release(ReleaseCommand),
-    /// Clusters that control planes run in, for whoever operates the service.
+    /// Manage the clusters in which control planes run (for the operator of the service).
     #[command(subcommand)]
     Hosting(HostingCommand),
-    /// Registered clusters.
+    /// Register, show and deregister clusters.
     #[command(subcommand)]
     Cluster(ClusterCommand),
-    /// Meshes.
+    /// Create, show, change and delete meshes.
     #[command(subcommand)]
     Mesh(MeshCommand),
-    /// Upgrades.
+    /// Plan, show and control upgrades of meshes.
     #[command(subcommand)]
     Upgrade(UpgradeCommand),
-    /// Operations.
+    /// Show and control operations.
     #[command(subcommand)]
     Operation(OperationCommand),
-    /// API keys.
+    /// Create, show, rotate and revoke API keys.
     #[command(subcommand)]
     Key(KeyCommand),
-    /// Identity providers and what their people may do.
+    /// Manage identity providers and the roles of their people.
     #[command(subcommand)]
     Access(AccessCommand),
-    /// Addresses that events are sent to.
+    /// Manage webhooks, the addresses that events are sent to.
     #[command(subcommand)]
     Webhook(WebhookCommand),
-    /// The audit log.
+    /// Show and verify the audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
-    /// Tenants, for whoever operates the service.
+    /// Manage the tenants (for the operator of the service).
     #[command(subcommand)]
     Tenant(TenantCommand),
-    /// How much of what is limited is used.
+    /// Show the usage of the tenant's quotas.
     Usage,
-    /// What happened, oldest first.
+    /// List the tenant's events, oldest first.
     Events {
-        /// Begin after this number.
+        /// Number of the event after which the list begins.
         #[arg(long, default_value_t = 0)]
         after: i64,
-        /// Show at most so many events, 1 to 100000; a last line says when there are more.
+        /// Maximum number of events to list, from 1 to 100000. A last line says if there are more.
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         limit: u32,
     },
-    /// Print a completion script.
+    /// Print a completion script for a shell.
     Completion {
-        /// For which shell.
+        /// Shell that the script is for.
         shell: clap_complete::Shell,
     },
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct WaitArgs {
-    /// Wait for the end and show each step.
+    /// Wait until the end, or until a person has to act, and print each step.
     #[arg(long)]
     pub(crate) wait: bool,
-    /// Seconds to wait at most.
+    /// Maximum number of seconds to wait; then the program ends with exit code 7.
     #[arg(long, default_value_t = 900)]
     pub(crate) timeout: u64,
 }
 
-/// Leaving a cluster behind that does not answer.
+/// Arguments that leave a cluster behind that does not answer.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ForceArgs {
-    /// Leave a cluster behind that does not answer or does not accept our credential; one that answers is never left behind.
+    /// Leave behind a cluster that does not answer or does not accept our credential. A cluster
+    /// that answers is never left behind.
     #[arg(long, requires = "reason")]
     pub(crate) force: bool,
-    /// Why, for the audit log.
+    /// Reason for the force, 1 to 500 characters, for the audit log.
     #[arg(long, requires = "force")]
     pub(crate) reason: Option<String>,
 }
 
-/// What users write on their things.
+/// Arguments with the metadata that users give to clusters and meshes.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct MetadataArgs {
-    /// A name for people.
+    /// Name that people see, at most 128 visible characters.
     #[arg(long)]
     pub(crate) display_name: Option<String>,
-    /// A label, as key=value. Repeatable; a change replaces all of them.
+    /// Label as KEY=VALUE (repeatable). Given labels replace all former ones.
     #[arg(long = "label")]
     pub(crate) labels: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct SelectorArgs {
-    /// With and without these labels, for example team=payments,tier!=test,!old.
+    /// Labels that an item must have or must not have, for example team=payments,tier!=test,!old.
     #[arg(long)]
     pub(crate) selector: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
-    /// All of them.
+    /// List all registered clusters.
     List(SelectorArgs),
-    /// Change what is written on a cluster.
+    /// Change the display name or the labels of a cluster.
     Change {
-        /// Its name or id.
+        /// Name or id of the cluster.
         cluster: String,
         #[command(flatten)]
         written: MetadataArgs,
     },
-    /// One.
+    /// Show one registered cluster.
     Get {
-        /// Its name or id.
+        /// Name or id of the cluster.
         cluster: String,
     },
-    /// Connect to a cluster for the first time.
+    /// Register a cluster and create our service accounts in it.
     Register {
-        /// What to call it: a DNS label.
+        /// Name of the cluster: a DNS label.
         name: String,
-        /// An administrator's kubeconfig; it is discarded when an account of ours has been made.
+        /// File with an administrator's kubeconfig. It is discarded once our service account
+        /// exists.
         #[arg(long)]
         kubeconfig: PathBuf,
         #[command(flatten)]
@@ -163,22 +167,23 @@ pub(crate) enum ClusterCommand {
         #[command(flatten)]
         wait: WaitArgs,
     },
-    /// Make the next credential of our account in a cluster, and bring it to the control planes that read the cluster.
+    /// Renew our credential in a cluster, and bring it to the control planes that read the cluster.
     Renew {
-        /// Its name or id.
+        /// Name or id of the cluster.
         cluster: String,
-        /// An administrator's kubeconfig, where the present credential is not good any more; it is discarded afterwards.
+        /// File with an administrator's kubeconfig, for a cluster whose present credential is no
+        /// longer valid. It is discarded afterwards.
         #[arg(long)]
         kubeconfig: Option<PathBuf>,
-        /// Seconds that the former credential stays good.
+        /// Seconds that the former credential stays valid, from 0 to 86400.
         #[arg(long, default_value_t = 3600)]
         overlap_seconds: u32,
         #[command(flatten)]
         wait: WaitArgs,
     },
-    /// Remove our account from a cluster that no mesh uses, and forget the cluster.
+    /// Remove our service account from a cluster that no mesh uses, and forget the cluster.
     Delete {
-        /// Its name or id.
+        /// Name or id of the cluster.
         cluster: String,
         #[command(flatten)]
         force: ForceArgs,
@@ -189,198 +194,200 @@ pub(crate) enum ClusterCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum MeshCommand {
-    /// All of them.
+    /// List all meshes, or the deleted ones.
     List {
         #[command(flatten)]
         selector: SelectorArgs,
-        /// Show the deleted meshes instead, with the ids that `mesh undelete` takes.
+        /// List the deleted meshes instead, with the ids that `mesh undelete` takes.
         #[arg(long)]
         deleted: bool,
     },
-    /// Change what is written on a mesh, or protect it from deletion.
+    /// Change the display name or the labels of a mesh, or protect it from deletion.
     Change {
-        /// Its name or id.
+        /// Name or id of the mesh.
         mesh: String,
         #[command(flatten)]
         written: MetadataArgs,
-        /// true: it cannot be deleted until this is false again.
+        /// With true, the mesh cannot be deleted until this is set to false.
         #[arg(long)]
         protect: Option<bool>,
     },
-    /// One.
+    /// Show a mesh with its state and members.
     Get {
-        /// Its name or id.
+        /// Name or id of the mesh.
         mesh: String,
     },
-    /// Make a mesh of clusters; the first is its config cluster.
+    /// Create a mesh of one or more clusters; the first is its config cluster.
     Create {
-        /// What to call it: a DNS label.
+        /// Name of the mesh: a DNS label.
         name: String,
-        /// The version to start on.
+        /// Version of the release that the mesh starts on.
         #[arg(long)]
         version: String,
-        /// standard, enterprise or ultimate; by default the highest that the operator granted.
+        /// Edition of the mesh: standard, enterprise or ultimate; by default the highest that the
+        /// operator granted.
         #[arg(long)]
         edition: Option<String>,
-        /// Member clusters by name or id. Repeatable.
+        /// Name or id of a member cluster (repeatable).
         #[arg(long = "cluster", required = true)]
         clusters: Vec<String>,
         #[command(flatten)]
         written: MetadataArgs,
-        /// It cannot be deleted until this is taken off.
+        /// Protect the mesh: it cannot be deleted until the protection is removed.
         #[arg(long)]
         protect: bool,
         #[command(flatten)]
         wait: WaitArgs,
     },
-    /// Take a mesh down once nothing uses it.
+    /// Delete a mesh once no workload uses it.
     Delete {
-        /// Its name or id.
+        /// Name or id of the mesh.
         mesh: String,
         #[command(flatten)]
         force: ForceArgs,
         #[command(flatten)]
         wait: WaitArgs,
     },
-    /// Bring a deleted mesh back, within 30 days.
+    /// Restore a deleted mesh within 30 days of its deletion.
     Undelete {
-        /// The mesh's id, from `meshwright mesh list --deleted`.
+        /// Id of the mesh, from `meshwright mesh list --deleted`.
         mesh: String,
         #[command(flatten)]
         wait: WaitArgs,
     },
-    /// Build a failed mesh again: what is missing of it is made.
+    /// Create the missing parts of a failed mesh.
     Retry {
-        /// Its name or id.
+        /// Name or id of the mesh.
         mesh: String,
         #[command(flatten)]
         wait: WaitArgs,
     },
-    /// Where a mesh can go, and why not elsewhere.
+    /// List the versions that a mesh can go to, and why it cannot go to the others.
     Options {
-        /// Its name or id.
+        /// Name or id of the mesh.
         mesh: String,
     },
     #[command(flatten)]
     View(DataPlaneCommand),
-    /// Set a namespace's injection label, or take it off.
+    /// Set or remove the injection label of a namespace.
     SetInjection {
-        /// Its name or id.
+        /// Name or id of the mesh.
         mesh: String,
-        /// The member cluster's name.
+        /// Name of the member cluster that holds the namespace.
         #[arg(long)]
         cluster: String,
-        /// The namespace.
+        /// Name of the namespace in the member cluster.
         #[arg(long)]
         namespace: String,
-        /// istio-injection=enabled or istio.io/rev=REVISION; nothing takes it off.
+        /// Label to set: istio-injection=enabled or istio.io/rev=REVISION. Without it, the label is
+        /// removed.
         #[arg(long)]
         label: Option<String>,
         #[command(flatten)]
         wait: WaitArgs,
     },
-    /// Restart every workload that is behind.
+    /// Restart every workload whose pods do not have the sidecar that they should have.
     Restart {
-        /// Its name or id.
+        /// Name or id of the mesh.
         mesh: String,
         #[command(flatten)]
         wait: WaitArgs,
     },
 }
 
-/// What a worker last saw of a mesh's data plane.
+/// Commands that show a mesh's data plane as a worker last observed it.
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataPlaneCommand {
-    /// Namespaces and who injects them.
+    /// List the namespaces of a mesh and the revisions that inject them.
     Namespaces {
-        /// Its name or id.
+        /// Name or id of the mesh.
         mesh: String,
     },
-    /// Workloads and which revision their pods carry.
+    /// List the workloads of a mesh and the revisions that their pods have.
     Workloads {
-        /// Its name or id.
+        /// Name or id of the mesh.
         mesh: String,
     },
-    /// Connected proxies.
+    /// List the proxies that are connected to a mesh.
     Proxies {
-        /// Its name or id.
+        /// Name or id of the mesh.
         mesh: String,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum UpgradeCommand {
-    /// A mesh's upgrades, newest first.
+    /// List the upgrades of a mesh, newest first.
     List {
-        /// The mesh's name or id.
+        /// Name or id of the mesh.
         mesh: String,
     },
-    /// One.
+    /// Show one upgrade with its findings and its tag.
     Get {
-        /// Its id.
+        /// Id of the upgrade, from `upgrade list`.
         upgrade: String,
     },
-    /// Plan an upgrade; nothing is touched until it is started.
+    /// Plan an upgrade. No cluster is touched until it is started.
     Plan {
-        /// The mesh's name or id.
+        /// Name or id of the mesh.
         mesh: String,
-        /// The version to go to.
+        /// Version that the mesh is to run.
         #[arg(long)]
         version: String,
-        /// `in_place` or canary.
+        /// Strategy of the upgrade: `in_place` or canary.
         #[arg(long, default_value = "canary")]
         strategy: String,
-        /// Promote without a person.
+        /// Promote the canary as soon as it serves, without a person.
         #[arg(long)]
         auto: bool,
-        /// Seconds that the old revision is kept after the roll-out.
+        /// Seconds that the old revision is kept after the roll-out, from 0 to 2592000 (30 days).
         #[arg(long, default_value_t = 86400)]
         hold_seconds: u32,
-        /// Warnings of the precheck do not stop it.
+        /// Go on in spite of warnings of the precheck.
         #[arg(long)]
         accept_warnings: bool,
-        /// What becomes of namespaces that name the old revision: relabel, alias or block.
+        /// Handling of namespaces whose label names the old revision: relabel, alias or block.
         #[arg(long, default_value = "relabel")]
         labels: String,
-        /// Start it at once.
+        /// Start the upgrade at once.
         #[arg(long)]
         start: bool,
         #[command(flatten)]
         wait: WaitArgs,
     },
-    /// Begin.
+    /// Start a planned upgrade.
     Start(UpgradeVerbArgs),
-    /// End before anything was touched.
+    /// Cancel an upgrade before it has changed anything.
     Cancel(UpgradeVerbArgs),
-    /// Go on in spite of warnings.
+    /// Accept the warnings of the precheck and go on.
     Acknowledge(UpgradeVerbArgs),
-    /// Try again what failed.
+    /// Try again what has failed.
     Retry(UpgradeVerbArgs),
-    /// Make the canary current.
+    /// Promote the canary: switch the tags of the mesh to it.
     Promote(ConfirmedVerbArgs),
-    /// Stand still.
+    /// Pause the upgrade after the calls that are under way.
     Pause(UpgradeVerbArgs),
-    /// Go on.
+    /// Resume a paused upgrade where it was paused.
     Resume(UpgradeVerbArgs),
-    /// Restore what was.
+    /// Roll back: restore what the upgrade has changed.
     Rollback(ConfirmedVerbArgs),
-    /// Remove the old revision now.
+    /// Remove the old revision now, instead of at the end of its hold.
     Retire(ConfirmedVerbArgs),
-    /// Move namespaces to the canary, as cluster/namespace.
+    /// Move namespaces to the canary before the promotion.
     Move {
         #[command(flatten)]
         ask: UpgradeVerbArgs,
-        /// Which. Repeatable.
+        /// Namespace to move, as CLUSTER/NAMESPACE (repeatable).
         #[arg(long = "namespace", required = true)]
         namespaces: Vec<String>,
     },
-    /// Watch it until a person is needed or it has ended.
+    /// Watch an upgrade until it has ended or a person has to act.
     Watch(UpgradeVerbArgs),
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct UpgradeVerbArgs {
-    /// The upgrade's id.
+    /// Id of the upgrade, from `upgrade list`.
     pub(crate) upgrade: String,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
@@ -390,42 +397,43 @@ pub(crate) struct UpgradeVerbArgs {
 pub(crate) struct ConfirmedVerbArgs {
     #[command(flatten)]
     pub(crate) ask: UpgradeVerbArgs,
-    /// Do it only if the upgrade is still in the state with this tag, which `upgrade get` shows. Without it, the present
-    /// state is shown and confirmed.
+    /// Tag of the state that the request is meant for, from `upgrade get`. In another state the
+    /// request is refused. Without a tag, the present state is printed and its tag is sent.
     #[arg(long, value_name = "TAG")]
     pub(crate) if_match: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum OperationCommand {
-    /// Newest first.
+    /// List all operations, newest first.
     List,
-    /// One, with its steps.
+    /// Show one operation with its steps.
     Get {
-        /// Its id.
+        /// Id of the operation, from `operation list`.
         operation: String,
     },
-    /// Watch it until it has ended or needs a person.
+    /// Watch an operation until it has ended or a person has to act.
     Watch {
-        /// Its id.
+        /// Id of the operation, from `operation list`.
         operation: String,
-        /// Seconds to wait at most.
+        /// Maximum number of seconds to wait; then the program ends with exit code 7.
         #[arg(long, default_value_t = 900)]
         timeout: u64,
     },
-    /// Pause it after the calls that are under way; a stage of an upgrade is paused with `upgrade pause`.
+    /// Pause an operation after the calls that are under way. A stage of an upgrade is paused with
+    /// `upgrade pause`.
     Pause(OperationVerbArgs),
-    /// Let a paused operation go on where it was paused.
+    /// Resume a paused operation where it was paused.
     Resume(OperationVerbArgs),
-    /// Try the steps again that failed.
+    /// Try the failed steps of an operation again.
     Retry(OperationVerbArgs),
-    /// End it where it is; what it has done so far stays.
+    /// Cancel an operation where it is. Its changes so far stay.
     Cancel(OperationVerbArgs),
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct OperationVerbArgs {
-    /// The operation's id, from `operation list`.
+    /// Id of the operation, from `operation list`.
     pub(crate) operation: String,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,

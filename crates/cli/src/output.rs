@@ -1,7 +1,8 @@
-//! Tables for people, JSON and YAML for the rest, and the only two ways to a terminal.
+//! Prints tables for people, and JSON and YAML for programs. No other module writes to the
+//! terminal.
 //!
-//! Every text that is shown to a person passes [`printable`]: names and messages come from clusters and from other
-//! people, and a control character in them could rewrite what the terminal shows.
+//! Every text for a person passes [`replace_control_chars`]: names and messages come from clusters
+//! and from other people, and a control character in them could rewrite what the terminal shows.
 
 use std::io::Write as _;
 
@@ -11,7 +12,7 @@ use serde::Serialize;
 use crate::options::OutputFormat;
 use crate::{Failure, Result};
 
-/// Prints a value; `rows` makes the table of it.
+/// Prints a value in the given format. `rows` builds the rows of the table.
 pub(crate) fn print_value<T: Serialize>(
     format: OutputFormat,
     value: &T,
@@ -28,7 +29,7 @@ pub(crate) fn print_value<T: Serialize>(
             }
             let mut table = Table::new();
             table.load_preset(presets::NOTHING).set_header(header.iter().map(|title| title.to_uppercase()));
-            // A line break inside a cell would look like another row.
+            // A line break inside a cell would look like the start of another row.
             table.add_rows(rows.into_iter().map(|row| row.into_iter().map(|cell| replace_control_chars(&cell).replace('\n', " "))));
             print_line(&table.to_string())
         }
@@ -38,7 +39,8 @@ pub(crate) fn print_value<T: Serialize>(
 /// Writes a line to standard output.
 ///
 /// # Errors
-/// [`Failure::closed`] when the reader has gone, as `head` does once it has enough; otherwise why nothing can be written.
+/// Returns [`Failure::output_closed`] when the reader has gone, as `head` does once it has enough,
+/// and otherwise a failure that says why standard output cannot be written.
 pub(crate) fn print_line(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", replace_control_chars(text)).and_then(|()| out.flush()).map_err(|error| match error.kind() {
@@ -47,36 +49,38 @@ pub(crate) fn print_line(text: &str) -> Result<()> {
     })
 }
 
-/// Writes a value as one line of JSON.
+/// Writes a value to standard output as one line of JSON.
 pub(crate) fn print_json_line(value: &impl Serialize) -> Result<()> {
     print_line(&escape_control_chars(&serde_json::to_string(value).map_err(Failure::other)?))
 }
 
-/// Writes a line of progress or a problem to standard error. A reader that has gone misses it, and the command goes on:
-/// its result and its exit code do not depend on progress being read.
+/// Writes a line of progress or a problem to standard error. Errors are ignored, because the result
+/// and the exit code of a command do not depend on a reader of its progress.
 pub(crate) fn eprint_line(text: &str) {
     let mut err = std::io::stderr().lock();
     let _unread = writeln!(err, "{}", replace_control_chars(text));
 }
 
-/// The text without what a terminal would obey. Line breaks and tabs stay.
+/// Replaces all characters that a terminal would obey. Line breaks and tabs stay.
 pub(crate) fn replace_control_chars(text: &str) -> String {
     text.chars().map(|letter| if is_terminal_control(letter) { '\u{fffd}' } else { letter }).collect()
 }
 
-/// JSON in which what a terminal would obey is escaped, so that a program still reads the same value.
+/// Escapes all characters in JSON that a terminal would obey, so that a program still reads the
+/// same value.
 fn escape_control_chars(json: &str) -> String {
     let escape = |letter: char| if is_terminal_control(letter) { format!("\\u{:04x}", u32::from(letter)) } else { letter.into() };
     json.chars().map(escape).collect()
 }
 
-/// Control characters, and marks that turn the direction of text around.
+/// Returns true for control characters, except line breaks and tabs, and for marks that change the
+/// direction of text.
 fn is_terminal_control(letter: char) -> bool {
     let turns = matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     turns || (letter.is_control() && letter != '\n' && letter != '\t')
 }
 
-/// An optional value, or a dash.
+/// Returns the value, or a dash if there is none.
 pub(crate) fn or_dash(value: Option<&String>) -> String {
     value.cloned().unwrap_or_else(|| "-".into())
 }

@@ -1,4 +1,5 @@
-//! The profile: a server's address and a key, kept where only its owner can read them.
+//! Loads and saves the profile: the address of a service and an API key, in a file that only its
+//! owner can read.
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::options::CliArgs;
 use crate::{Failure, Result};
 
-/// Where to call, and as whom.
+/// Address of the service, and the API key of the caller.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Profile {
     pub(crate) server: String,
@@ -23,7 +24,8 @@ fn profile_path() -> Result<PathBuf> {
     Ok(base.ok_or_else(nowhere)?.join("meshwright").join("profile.json"))
 }
 
-/// What the options say, and the profile for the rest.
+/// Returns the address and key from the arguments, or from the saved profile where the arguments
+/// have none.
 pub(crate) fn resolve_profile(options: &CliArgs) -> Result<Profile> {
     let stored: Option<Profile> = std::fs::read(profile_path()?).ok().and_then(|text| serde_json::from_slice(&text).ok());
     let (server, key) = stored.map_or((None, None), |stored| (Some(stored.server), Some(stored.key)));
@@ -36,7 +38,8 @@ pub(crate) fn resolve_profile(options: &CliArgs) -> Result<Profile> {
     Ok(Profile { server, key: key.ok_or_else(missing)? })
 }
 
-/// The address that paths are added to: http or https, a host, perhaps a path, and no slash at its end.
+/// Parses the address that paths are appended to: http or https, a host, perhaps a path. The result
+/// has no slash at its end.
 fn parse_base_url(server: &str) -> Result<String> {
     let refused = |why: &str| Failure::new(2, format!("--server {server}: {why}, as in https://meshwright.example"));
     let address: reqwest::Url =
@@ -50,7 +53,7 @@ fn parse_base_url(server: &str) -> Result<String> {
     Ok(address.as_str().trim_end_matches('/').to_owned())
 }
 
-/// Keeps a profile.
+/// Saves a profile, and returns the path of its file.
 pub(crate) fn save_profile(profile: &Profile) -> Result<PathBuf> {
     let file = profile_path()?;
     let folder = file.parent().ok_or_else(|| Failure::other("the profile has no folder"))?;

@@ -1,4 +1,4 @@
-//! Commands about upgrades.
+//! Runs the commands on upgrades.
 
 use serde_json::Value;
 use wire::{CreateUpgrade, MoveNamespaces, NamespaceRef, Upgrade as UpgradeView};
@@ -82,8 +82,8 @@ fn print_upgrade(format: OutputFormat, upgrade: &UpgradeView) -> Result<()> {
     print_value(format, upgrade, &UPGRADE_COLUMNS, |upgrade| vec![upgrade_row(upgrade)])
 }
 
-/// Asks for what two people must not ask for at the same moment: with the tag that the user gave, or with the tag of a state
-/// that is shown first.
+/// Requests a verb that two people must not request at the same moment. The request carries the tag
+/// that the user gave, or the tag of the state that is printed first.
 async fn post_confirmed_verb(client: &Client, format: OutputFormat, verb: &str, it: ConfirmedVerbArgs) -> Result<()> {
     let tag = match it.if_match {
         Some(tag) => format!("\"{}\"", tag.trim_matches('"')),
@@ -92,7 +92,7 @@ async fn post_confirmed_verb(client: &Client, format: OutputFormat, verb: &str, 
     post_verb_with_tag(client, format, verb, it.ask, Some(tag)).await
 }
 
-/// Shows on standard error what is confirmed, and answers with its tag.
+/// Prints to standard error the state that is about to be confirmed, and returns its tag.
 async fn print_state_to_confirm(client: &Client, verb: &str, upgrade: &str) -> Result<String> {
     let (found, tag): (UpgradeView, _) = client.get_tagged(&format!("/v1/upgrades/{upgrade}")).await?;
     let tag = tag.ok_or_else(|| Failure::new(1, "the service shows no tag of the upgrade"))?;
@@ -102,7 +102,7 @@ async fn print_state_to_confirm(client: &Client, verb: &str, upgrade: &str) -> R
     Ok(tag)
 }
 
-/// Asks with the tag of what is there now: the user has just looked.
+/// Requests a verb with the tag of the state that was read just before.
 async fn post_verb(client: &Client, format: OutputFormat, verb: &str, it: UpgradeVerbArgs) -> Result<()> {
     let (_, tag): (UpgradeView, _) = client.get_tagged(&format!("/v1/upgrades/{}", it.upgrade)).await?;
     post_verb_with_tag(client, format, verb, it, tag).await

@@ -1,4 +1,4 @@
-//! Waiting with the steps in sight: one line for each step that begins or ends.
+//! Waits for operations and upgrades, and prints one line for each step that starts or ends.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::options::OutputFormat;
 use crate::output::eprint_line;
 use crate::{Failure, Result};
 
-/// Prints what has changed since the last look.
+/// Prints the steps that have changed since the last call.
 #[derive(Default)]
 struct StepPrinter {
     shown: BTreeMap<(String, i32), String>,
@@ -44,14 +44,15 @@ fn problem_failure(problem: &Trouble) -> Failure {
     Failure::new(6, format!("{} ({})\n{}", problem.message, problem.code, problem.hint))
 }
 
-/// Says beside a table why something stands still, and what helps.
+/// Prints to standard error, beside a table, the problem of a resource and its hint.
 pub(crate) fn print_problem(format: OutputFormat, problem: Option<&Trouble>) {
     if let Some(problem) = problem.filter(|_| format == OutputFormat::Table) {
         eprint_line(&format!("{} ({})\n  {}", problem.message, problem.code, problem.hint));
     }
 }
 
-/// Says beside the table of an operation's steps how far the operation is, and why it stands still.
+/// Prints to standard error, beside the table of its steps, the state of an operation and the
+/// reason why it waits or is paused.
 pub(crate) fn print_operation_state(operation: &Operation) {
     eprint_line(&format!("{} is {}", operation.kind, operation.state));
     if !operation.pending_verbs.is_empty() {
@@ -67,14 +68,14 @@ fn timeout_failure(what: &str) -> Failure {
     Failure::new(7, format!("{what} is still running; watch it again, or raise --timeout"))
 }
 
-/// Follows an operation to its end.
+/// Polls an operation and prints its steps until it ends, has a problem, or the timeout is over.
 pub(crate) async fn wait_for_operation(client: &Client, id: &str, timeout: u64) -> Result<Operation> {
     let deadline = Instant::now() + Duration::from_secs(timeout);
     let mut steps = StepPrinter::default();
     loop {
         let now: Operation = client.get(&format!("/v1/operations/{id}?wait_seconds=1")).await?;
         steps.print_changes(&now);
-        // A verb that no worker has taken up yet may end the pause that is still shown.
+        // A verb that no worker has taken up yet can end the pause that is still shown.
         if let Some(problem) = now.problem.as_ref().filter(|_| now.done || now.pending_verbs.is_empty()) {
             return Err(problem_failure(problem));
         }
@@ -87,12 +88,12 @@ pub(crate) async fn wait_for_operation(client: &Client, id: &str, timeout: u64) 
     }
 }
 
-/// What the precheck found, two lines for each finding.
+/// Formats the findings of the precheck, two lines for each.
 pub(crate) fn format_findings(upgrade: &Upgrade) -> String {
     upgrade.findings.iter().map(format_finding).collect::<Vec<_>>().join("\n")
 }
 
-/// Follows an upgrade until a person is needed or it has ended.
+/// Polls an upgrade and prints its steps until it has ended or a person has to act.
 pub(crate) async fn wait_for_upgrade(client: &Client, id: &str, timeout: u64) -> Result<Upgrade> {
     let deadline = Instant::now() + Duration::from_secs(timeout);
     let (mut steps, mut state, mut followed) = (StepPrinter::default(), String::new(), None::<String>);
@@ -102,7 +103,8 @@ pub(crate) async fn wait_for_upgrade(client: &Client, id: &str, timeout: u64) ->
             eprint_line(&now.state);
             state.clone_from(&now.state);
         }
-        // The stage before ended between two looks: its last steps are shown before those of the next one.
+        // A stage can end between two polls. Its last steps are printed before the steps of the
+        // next stage.
         if let Some(before) = followed.take().filter(|before| now.operation_id.as_ref() != Some(before)) {
             steps.print_changes(&client.get(&format!("/v1/operations/{before}")).await?);
         }
@@ -128,7 +130,7 @@ pub(crate) async fn wait_for_upgrade(client: &Client, id: &str, timeout: u64) ->
     }
 }
 
-/// A finding for people: what it is about, what is wrong and what helps.
+/// Formats a finding for people: the object, what is wrong and what the user can do.
 pub(crate) fn format_finding(finding: &wire::Finding) -> String {
     format!("{} {}: {} ({})\n  {}", finding.severity, finding.object, finding.message, finding.code, finding.hint)
 }

@@ -1,4 +1,4 @@
-//! Webhooks.
+//! Runs the commands on webhooks.
 
 use serde_json::json;
 use wire::{ChangeWebhook, CreateWebhook, Delivery, RotateWebhookSecret, Webhook as View};
@@ -51,7 +51,7 @@ async fn resolve_webhook_path(client: &Client, named: &str) -> Result<String> {
     Ok(format!("/v1/webhooks/{}", found.id))
 }
 
-/// The only time that anybody sees the secret.
+/// Prints the secret of a webhook. The service shows it in this answer only.
 fn print_webhook_secret(format: OutputFormat, webhook: &View) -> Result<()> {
     print_value(format, webhook, &["id", "secret, shown once"], |webhook| {
         vec![vec![webhook.id.clone(), or_dash(webhook.secret.as_ref())]]

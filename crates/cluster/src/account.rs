@@ -1,9 +1,11 @@
-//! Our account in a user's cluster: what it may do, and the tokens that it and the control planes' own accounts live by.
+//! Manages our service account in a user's cluster: its permissions, its tokens, and the Secrets
+//! that these tokens and those of the control planes' own accounts are bound to.
 //!
-//! Accounts, roles and Secrets are named by the registration, so that two registrations of one cluster, from two
-//! installations of this service, never take anything away from each other. Every token ends by itself and is bound to a
-//! Secret of its serial number: a renewal makes the next Secret, and taking the older ones away ends their tokens at once
-//! (Kubernetes' `TokenRequest`, `boundObjectRef`).
+//! Accounts, roles and Secrets are named after the registration, so that two registrations of one
+//! cluster, from two installations of Meshwright, never remove objects of each other. Every token
+//! expires by itself and is bound to the Secret of its serial number (Kubernetes' `TokenRequest`
+//! with `boundObjectRef`). A renewal creates the next Secret; deleting the older Secrets ends their
+//! tokens at once.
 
 use std::time::Duration;
 
@@ -16,47 +18,49 @@ use serde_json::{Value, json};
 use crate::door::ClusterClient;
 use crate::mesh::REVISIONED_API_GROUPS;
 
-/// Where accounts of ours live in a user's cluster.
+/// Namespace of our service accounts in a user's cluster.
 pub(crate) const MESHWRIGHT_NAMESPACE: &str = "meshwright-system";
-/// Says on a Secret which registration's tokens are bound to it.
+/// Label on a Secret that names the registration whose tokens are bound to it.
 const REGISTRATION_LABEL: &str = "meshwright.dev/registration";
-/// Says on a Secret which tokens are bound to it.
+/// Label on a Secret that holds the serial number of the tokens that are bound to it.
 pub(crate) const SERIAL_LABEL: &str = "meshwright.dev/serial";
-/// The shortest life that Kubernetes gives a token.
+/// Shortest lifetime that Kubernetes gives a token.
 pub const MIN_TOKEN_LIFETIME: Duration = Duration::from_mins(10);
-/// The longest token that is taken from a cluster, in bytes; real ones have about 1,200. Every request carries it in a
-/// header, and servers refuse headers of more than 8 KiB.
+/// Maximum size of a token that we accept from a cluster, in bytes. Real tokens have about 1,200.
+/// Every request carries the token in a header, and servers refuse headers of more than 8 KiB.
 const MAX_ISSUED_TOKEN_BYTES: usize = 7 * 1024;
 
-/// A token that a cluster issued.
+/// Token that a cluster issued, with its expiry.
 pub(crate) struct IssuedToken {
     pub(crate) token: String,
     pub(crate) expires_at: Timestamp,
 }
 
-/// The account of one registration, by its name: that of its `ServiceAccount`, `ClusterRole` and `ClusterRoleBinding`.
+/// Service account of one registration. The name inside is that of its `ServiceAccount`,
+/// `ClusterRole` and `ClusterRoleBinding`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account(String);
 
 impl Account {
-    /// The account of a registration.
+    /// Derives the account of a registration from the cluster's id.
     pub fn for_cluster(cluster: ClusterId) -> Self {
         let id = cluster.to_string();
         let digits = id.split_once('_').map_or(id.as_str(), |(_, digits)| digits);
         Self(format!("meshwright-{digits}"))
     }
 
-    /// Its name in the cluster.
+    /// Returns the account's name in the cluster.
     pub fn name(&self) -> &str {
         &self.0
     }
 
-    /// The Secrets that its tokens are bound to.
+    /// Returns the Secrets that the account's tokens are bound to.
     pub(crate) fn bound_secrets(&self) -> BoundSecrets<'_> {
         BoundSecrets { namespace: MESHWRIGHT_NAMESPACE, account: Some(self) }
     }
 
-    /// Makes the account, or brings it to what this server needs. Safe to repeat.
+    /// Creates the account with its role and binding, or updates them to what this version of the
+    /// server needs. Safe to repeat.
     pub(crate) async fn apply_to(&self, door: &ClusterClient) -> Result<(), ClusterError> {
         let name = self.name();
         let labels = json!({ "app.kubernetes.io/managed-by": "meshwright", REGISTRATION_LABEL: name });
@@ -76,8 +80,9 @@ impl Account {
         door.apply(&format!("/apis/{rbac}/clusterrolebindings/{name}"), &binding, None).await.map(|_| ())
     }
 
-    /// Removes what [`Account::make`] and a first credential have made, by somebody who may do that; its rights first. The
-    /// empty namespace stays for the next attempt, which could make nothing in one that is being removed.
+    /// Removes what [`Account::apply_to`] and a first credential have created, with a credential
+    /// that may do so; the permissions go first. The empty namespace stays for the next attempt: no
+    /// object can be created in a namespace that is being removed.
     pub(crate) async fn remove_from(&self, door: &ClusterClient) -> Result<(), ClusterError> {
         let (name, rbac) = (self.name(), "/apis/rbac.authorization.k8s.io/v1");
         let here = format!("/api/v1/namespaces/{MESHWRIGHT_NAMESPACE}");
@@ -94,11 +99,13 @@ impl Account {
     }
 }
 
-/// What the worker's account may do in a user's cluster. `xtask scenario all` compares it with what was done.
+/// Lists the rules of the ClusterRole that our account has in a user's cluster. `xtask scenario
+/// all` compares these rules with the requests that were made.
 ///
-/// Secrets and tokens are asked for in the mesh's namespace only, whose name nobody knows when the cluster is registered, and
-/// the control planes' own roles are wider than this account (`bind`, `escalate`): whoever holds it can become an
-/// administrator of the cluster.
+/// Workers read Secrets and request tokens in the mesh's namespace only. The rules cover all
+/// namespaces, because that name is not known when the cluster is registered. The roles of the
+/// control planes are wider than this account, which therefore needs `bind` and `escalate`: a
+/// holder of its token can become an administrator of the cluster.
 pub fn cluster_role_rules() -> Value {
     let kept = ["list", "create", "patch", "delete"];
     let looked_at = ["get", "list", "create", "patch", "delete"];
@@ -110,9 +117,9 @@ pub fn cluster_role_rules() -> Value {
         { "apiGroups": ["apps"], "resources": ["deployments", "statefulsets", "daemonsets"], "verbs": ["list", "watch", "patch"] },
         { "apiGroups": ["admissionregistration.k8s.io"], "resources": ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"],
           "verbs": looked_at },
-        // They belong to the cluster and are never taken away.
+        // Definitions belong to the cluster and are never removed, so `delete` is missing here.
         { "apiGroups": ["apiextensions.k8s.io"], "resources": ["customresourcedefinitions"], "verbs": ["list", "create", "patch"] },
-        // What an istiod leaves behind.
+        // An istiod leaves its leader election Leases behind.
         { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["delete"] },
         { "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings", "clusterroles", "clusterrolebindings"],
           "verbs": ["list", "create", "patch", "delete", "bind", "escalate"] },
@@ -120,8 +127,9 @@ pub fn cluster_role_rules() -> Value {
     ])
 }
 
-/// The Secrets of one namespace that tokens are bound to: those of a registration in our own namespace, or all of them in
-/// a mesh's, which no other registration uses.
+/// Secrets of one namespace that tokens are bound to. In our own namespace these are the Secrets of
+/// one registration. In a mesh's namespace these are all of them, because no other registration
+/// uses it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BoundSecrets<'a> {
     namespace: &'a str,
@@ -129,12 +137,12 @@ pub(crate) struct BoundSecrets<'a> {
 }
 
 impl<'a> BoundSecrets<'a> {
-    /// Those of a mesh's namespace.
+    /// Selects the Secrets of a mesh's namespace.
     pub(crate) fn for_mesh(namespace: &'a str) -> Self {
         Self { namespace, account: None }
     }
 
-    /// The Secret that the tokens of a serial number are bound to.
+    /// Builds the Secret that the tokens of a serial number are bound to.
     pub(crate) fn secret_for(&self, serial: i64) -> Value {
         let prefix = self.account.map_or("meshwright-access", Account::name);
         let mut labels = json!({ SERIAL_LABEL: serial.to_string() });
@@ -147,14 +155,14 @@ impl<'a> BoundSecrets<'a> {
         })
     }
 
-    /// Makes the Secret of a serial number. Safe to repeat.
+    /// Creates the Secret of a serial number. Safe to repeat.
     pub(crate) async fn apply_secret(&self, door: &ClusterClient, serial: i64) -> Result<(), ClusterError> {
         let object = self.secret_for(serial);
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         door.apply(&format!("/api/v1/namespaces/{}/secrets/{name}", self.namespace), &object, None).await.map(|_| ())
     }
 
-    /// The serial numbers that are there, with their Secrets, oldest first.
+    /// Lists the serial numbers in the cluster with their Secrets, in rising order.
     async fn list_secrets(&self, door: &ClusterClient) -> Result<Vec<(i64, Value)>, ClusterError> {
         let escaped = |label: &str| label.replace('/', "%2F");
         let mut query = format!("labelSelector={}", escaped(SERIAL_LABEL));
@@ -169,12 +177,13 @@ impl<'a> BoundSecrets<'a> {
         Ok(found)
     }
 
-    /// The highest serial number that is there, 0 for none.
+    /// Returns the highest serial number in the cluster, or 0 if there is none.
     pub(crate) async fn newest_serial(&self, door: &ClusterClient) -> Result<i64, ClusterError> {
         Ok(self.list_secrets(door).await?.last().map_or(0, |(serial, _)| *serial))
     }
 
-    /// Asks for a token of an account, bound to the newest Secret; answers the serial number as well.
+    /// Requests a token of an account, bound to the newest Secret. Returns its serial number as
+    /// well.
     pub(crate) async fn request_token(
         &self,
         door: &ClusterClient,
@@ -205,13 +214,14 @@ impl<'a> BoundSecrets<'a> {
         Ok((serial, minted))
     }
 
-    /// Takes away the Secrets before a serial number, and with them their tokens. Answers whether there were any.
+    /// Deletes the Secrets before a serial number, which ends their tokens. Returns whether there
+    /// were any.
     pub(crate) async fn delete_older(&self, door: &ClusterClient, serial: i64) -> Result<bool, ClusterError> {
         let namespace = self.namespace;
         let mut any = false;
         for (older, anchor) in self.list_secrets(door).await?.into_iter().filter(|(older, _)| *older < serial) {
             let name = anchor["metadata"]["name"].as_str().unwrap_or_default();
-            tracing::info!(place = door.cluster_name(), namespace, serial = older, "a credential is taken away");
+            tracing::info!(place = door.cluster_name(), namespace, serial = older, "deleting the Secret of an older credential, which ends its tokens");
             door.delete(&format!("/api/v1/namespaces/{namespace}/secrets/{name}"), None, None).await?;
             any = true;
         }
@@ -219,7 +229,8 @@ impl<'a> BoundSecrets<'a> {
     }
 }
 
-/// The token of an answer to a `TokenRequest`; `None` when it holds none that a request could carry.
+/// Reads the token from the answer to a `TokenRequest`. Returns `None` if it holds none that a
+/// request could carry.
 fn parse_issued_token(answer: &Value) -> Option<IssuedToken> {
     let status = &answer["status"];
     let token = status["token"].as_str().filter(|token| is_header_value(token))?;
@@ -227,24 +238,27 @@ fn parse_issued_token(answer: &Value) -> Option<IssuedToken> {
     Some(IssuedToken { token: token.to_owned(), expires_at })
 }
 
-/// Whether a token can be the value of a header: visible characters in one line, and not too many.
+/// Returns whether a token can be the value of a header: visible ASCII characters in one line, at
+/// most `MAX_ISSUED_TOKEN_BYTES`.
 fn is_header_value(token: &str) -> bool {
     let visible = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
     visible && token.len() <= MAX_ISSUED_TOKEN_BYTES && HeaderValue::from_str(token).is_ok()
 }
 
-/// Takes away the Secret that a token says it is bound to, whichever names the server that made it gave.
+/// Deletes the Secret that a token is bound to. The token's claims tell which one it is, so this
+/// also works for names that another version of the server has chosen.
 pub(crate) async fn delete_bound_secret(door: &ClusterClient, token: &str) -> Result<(), ClusterError> {
     let Some((namespace, name, uid)) = bound_secret_of(token) else { return Ok(()) };
     let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}");
     match door.delete(&path, Some(json!({ "uid": uid })), None).await {
-        // Another Secret has the name by now.
+        // Another Secret has the name by now, so the token has ended already.
         Err(ClusterError::Changed { .. }) => Ok(()),
         ended => ended,
     }
 }
 
-/// Namespace, name and uid of the Secret in a token's claims. The signature is not looked at: the token is our own.
+/// Reads namespace, name and uid of the Secret from a token's claims. The signature is not checked,
+/// because the token is our own.
 fn bound_secret_of(token: &str) -> Option<(String, String, String)> {
     use base64::Engine as _;
     let claims = token.split('.').nth(1)?;

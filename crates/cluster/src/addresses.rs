@@ -1,5 +1,5 @@
-//! The addresses that a member's API server may be called at: the one place that says so, for our own calls and for what the
-//! hosted control planes are told and allowed.
+//! Resolves the addresses at which a member's API server may be called. Our own calls and the
+//! hosted control planes' kubeconfigs and network policy all use this module, so that they agree.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,29 +7,30 @@ use rollout::ports::ClusterError;
 
 use crate::dialling::AddressPolicy;
 
-/// A server's host and port, read from its address.
+/// Reads host and port from a server's URL. The port is 443 if the URL names none.
 pub(crate) fn host_and_port(server: &str) -> Option<(String, u16)> {
     let uri: http::Uri = server.parse().ok()?;
     let host = uri.host()?.trim_matches(['[', ']']).to_owned();
     Some((host, uri.port_u16().unwrap_or(443)))
 }
 
-/// The name that a server's certificate is checked against; `None` where its address is no name.
+/// Returns the name that a server's certificate is checked against, or `None` if the URL holds an
+/// IP address.
 pub(crate) fn tls_server_name(server: &str) -> Option<String> {
     host_and_port(server).map(|(host, _)| host).filter(|host| host.parse::<IpAddr>().is_err())
 }
 
-/// The address of a server that is given by its address.
+/// Returns the address of a server whose URL holds an IP address.
 pub(crate) fn literal_address(server: &str) -> Option<SocketAddr> {
     let (host, port) = host_and_port(server)?;
     Some(SocketAddr::new(host.parse().ok()?, port))
 }
 
-/// The addresses of a server, resolved now, without those that may not be dialled; in an order that does not change while the
-/// addresses stay the same.
+/// Resolves a server now and returns the addresses that the policy allows. They are sorted, so that
+/// the order does not change while the addresses stay the same.
 ///
 /// # Errors
-/// The name does not resolve, or none of its addresses may be dialled.
+/// Returns an error if the name does not resolve, or if the policy allows none of its addresses.
 pub(crate) async fn resolve_allowed(place: &str, server: &str, rules: &AddressPolicy) -> Result<Vec<SocketAddr>, ClusterError> {
     let silent = || ClusterError::unreachable(place, "the name does not resolve");
     let (host, port) = host_and_port(server).ok_or_else(silent)?;

@@ -1,19 +1,20 @@
-//! A mesh's own certificate authority: one root, the same for every revision, so that all sidecars trust each other.
+//! Generates the certificate authority of a mesh. All revisions share its one root, so that all
+//! sidecars trust each other.
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use serde::{Deserialize, Serialize};
 
-/// How long a root is good for; its rotation is an operation of its own.
+/// Days for which a root is valid. Its rotation is an operation of its own.
 const ROOT_LIFETIME_DAYS: i64 = 3650;
-/// Clocks differ: the root is good from a little before it was made.
+/// Days by which a root is valid before it was generated, because clocks differ.
 const ROOT_BACKDATE_DAYS: i64 = 1;
 
-/// A root certificate and its key, as PEM. The stored form is secret.
+/// Root certificate of a mesh and its private key. The stored form is secret.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Authority {
-    /// The root certificate.
+    /// Root certificate as PEM.
     pub certificate: String,
-    /// Its private key.
+    /// Private key of the root as PEM; secret.
     pub key: String,
 }
 
@@ -23,16 +24,16 @@ impl std::fmt::Debug for Authority {
     }
 }
 
-/// The authority could not be made or read.
+/// The certificate authority could not be generated or read.
 #[derive(Debug, thiserror::Error)]
 #[error("the mesh's authority cannot be used")]
 pub struct InvalidAuthority;
 
 impl Authority {
-    /// Makes a root for a mesh.
+    /// Generates the root of a mesh.
     ///
     /// # Errors
-    /// The cryptographic library failed.
+    /// Returns an error if the cryptographic library failed.
     pub fn generate(mesh: &str, now: jiff::Timestamp) -> Result<Self, InvalidAuthority> {
         let day = |offset: i64| {
             let date = now.to_zoned(jiff::tz::TimeZone::UTC).date().saturating_add(jiff::Span::new().days(offset));
@@ -51,7 +52,7 @@ impl Authority {
         Ok(Self { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
-    /// The stored form. Secret.
+    /// Serializes root and key for storage. The result is secret.
     pub fn to_stored(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("two strings")
     }
@@ -59,7 +60,7 @@ impl Authority {
     /// Reads the stored form.
     ///
     /// # Errors
-    /// It was not written by [`Authority::stored`].
+    /// Returns an error if the bytes were not written by [`Authority::to_stored`].
     pub fn from_stored(stored: &[u8]) -> Result<Self, InvalidAuthority> {
         serde_json::from_slice(stored).map_err(|_| InvalidAuthority)
     }

@@ -1,5 +1,6 @@
-//! Connections to a cluster. Every connect resolves the name, checks each of its addresses and tries the allowed ones in
-//! turn, so that no later answer of a name server leads a credential into a network that is refused.
+//! Opens TCP connections to a cluster. Every connect resolves the name, checks each of its
+//! addresses and tries the allowed ones in turn, so that no later answer of a name server can lead
+//! a credential into a network that is refused.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,20 +12,21 @@ use tokio::net::TcpStream;
 
 use crate::dialling::AddressPolicy;
 
-/// Addresses of one name that are tried at most. More of them would share the time of one call.
+/// Maximum number of addresses of one name that a connect tries. All of them share the timeout of
+/// one call, so more addresses would leave too little time for each.
 const MAX_DIALLED_ADDRESSES: usize = 8;
 
-/// Turns names into addresses. Tests use an imagined one.
+/// Resolves host names. Tests use a fake resolver.
 #[async_trait]
 pub trait Resolver: Send + Sync + std::fmt::Debug {
-    /// All addresses of a name, in the order in which they are to be tried.
+    /// Returns all addresses of a name, in the order in which they are to be tried.
     ///
     /// # Errors
-    /// The name does not resolve.
+    /// Returns an error if the name does not resolve.
     async fn resolve_host(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
 }
 
-/// Asks the system's own resolver.
+/// Resolves names with the resolver of the operating system.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemResolver;
 
@@ -35,7 +37,7 @@ impl Resolver for SystemResolver {
     }
 }
 
-/// Why there is no connection.
+/// Reason why no connection was made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     #[error("the name does not resolve")]
@@ -49,12 +51,12 @@ pub(crate) enum ConnectError {
 }
 
 impl ConnectError {
-    /// Finds the reason in an error of the HTTP client, which wraps it several times.
+    /// Finds this error inside an error of the HTTP client, which wraps it several times.
     pub(crate) fn find_in<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e Self> {
         if let Some(found) = error.downcast_ref::<Self>() {
             return Some(found);
         }
-        // The source of an `io::Error` skips the error that it was made of.
+        // `source()` of an `io::Error` skips the error that it was made of.
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         if let Some(inner) = inner {
             return Self::find_in(inner);
@@ -63,13 +65,15 @@ impl ConnectError {
     }
 }
 
-/// Connects to the first allowed address of a server that accepts, within the time of one call.
+/// Connects to the first allowed address of a server that accepts, within the timeout of one call.
 pub(crate) async fn connect(rules: AddressPolicy, server: http::Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
     let time = rules.limits.call_timeout;
     let connected = tokio::time::timeout(time, dial_allowed(&rules, &server, time)).await;
     connected.map_err(|_| ConnectError::TooSlow)?.map(TokioIo::new)
 }
 
+/// Resolves a server and tries its allowed addresses in turn. Each address gets an equal share of
+/// three quarters of `time`.
 async fn dial_allowed(rules: &AddressPolicy, server: &http::Uri, time: Duration) -> Result<TcpStream, ConnectError> {
     let host = server.host().unwrap_or_default().trim_matches(['[', ']']);
     let port = server.port_u16().unwrap_or(443);
@@ -82,7 +86,7 @@ async fn dial_allowed(rules: &AddressPolicy, server: &http::Uri, time: Duration)
     }
     let allowed: Vec<SocketAddr> =
         found.into_iter().filter(|address| rules.allows_address(address.ip())).take(MAX_DIALLED_ADDRESSES).collect();
-    // A dead first address leaves time for the others and for the handshake.
+    // A dead first address must leave time for the other addresses and for the TLS handshake.
     let share = time * 3 / 4 / u32::try_from(allowed.len().max(1)).expect("a few addresses");
     for address in &allowed {
         if let Ok(Ok(stream)) = tokio::time::timeout(share, TcpStream::connect(address)).await {

@@ -1,4 +1,5 @@
-//! Which addresses may be called: a tenant names a host, and the provider's own networks are none of theirs.
+//! Decides which addresses may be called. A tenant chooses the host name in a kubeconfig, so the
+//! provider's own networks must be out of reach.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -6,16 +7,18 @@ use std::sync::Arc;
 use crate::connect::{Resolver, SystemResolver};
 use crate::door::ResponseLimits;
 
-/// Rules for every call to a cluster: which addresses may be dialled, what an answer may cost, and who is calling.
+/// Policy for every call to a cluster: allowed addresses, limits on its answers, and the caller's
+/// name.
 #[derive(Debug, Clone)]
 pub struct AddressPolicy {
     /// Networks that the operator allows although they are private, as `address/bits`.
     pub allowed_networks: Vec<(IpAddr, u8)>,
-    /// Which worker calls: a cluster's own audit log shows it as the user agent.
+    /// Name of the worker that calls. It is part of the user agent, which the cluster's own audit
+    /// log shows.
     pub worker_name: String,
-    /// Turns names into addresses, on every connect.
+    /// Resolver that turns names into addresses on every connect.
     pub resolver: Arc<dyn Resolver>,
-    /// Limits of what a cluster answers.
+    /// Limits on the size and duration of a cluster's answers.
     pub limits: ResponseLimits,
 }
 
@@ -27,7 +30,7 @@ impl Default for AddressPolicy {
 }
 
 impl AddressPolicy {
-    /// Reads `10.0.0.0/8`.
+    /// Parses a network such as `10.0.0.0/8`. Returns `None` if the text is not one.
     pub fn parse_network(text: &str) -> Option<(IpAddr, u8)> {
         let (address, bits) = text.split_once('/')?;
         let (address, bits): (IpAddr, u8) = (address.parse().ok()?, bits.parse().ok()?);
@@ -35,25 +38,26 @@ impl AddressPolicy {
         (bits <= most).then_some((address, bits))
     }
 
-    /// Whether an address may be dialled. IPv4 inside IPv6 is judged as the IPv4 that it is.
+    /// Returns whether an address may be called. An IPv4 address inside IPv6 is checked as IPv4.
     pub fn allows_address(&self, address: IpAddr) -> bool {
         self.is_allowed_by_operator(address) || is_globally_reachable(embedded_ipv4(address))
     }
 
-    /// Whether a host may be dialled as far as its text says: a literal address must be allowed, and a name is checked on
-    /// every connect.
+    /// Returns whether the text of a host allows a call. An IP address must be allowed; a name
+    /// passes here, because its addresses are checked on every connect.
     pub fn allows_host(&self, host: &str) -> bool {
         host.parse().map_or(true, |address| self.allows_address(address))
     }
 
-    /// Whether it is in a network that the operator has named.
+    /// Returns whether an address is in a network that the operator has allowed explicitly.
     pub fn is_allowed_by_operator(&self, address: IpAddr) -> bool {
         let address = embedded_ipv4(address);
         self.allowed_networks.iter().any(|(network, bits)| is_in_network(address, *network, *bits))
     }
 }
 
-/// The IPv4 address inside a mapped or NAT64 one.
+/// Extracts the IPv4 address from an IPv4-mapped or NAT64 address; returns other addresses
+/// unchanged.
 fn embedded_ipv4(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     let octets = v6.octets();
@@ -62,6 +66,7 @@ fn embedded_ipv4(address: IpAddr) -> IpAddr {
     v6.to_ipv4_mapped().map_or_else(|| if nat64 { tail() } else { address }, IpAddr::from)
 }
 
+/// Returns whether an address is in a network. IPv4 and IPv6 never match each other.
 fn is_in_network(address: IpAddr, network: IpAddr, bits: u8) -> bool {
     let same =
         |a: &[u8], b: &[u8]| (0..usize::from(bits)).all(|bit| (a[bit / 8] ^ b[bit / 8]) & (0x80 >> (bit % 8)) == 0);
@@ -80,8 +85,9 @@ const fn v6_network(a: u16, b: u16, bits: u8) -> (IpAddr, u8) {
     (IpAddr::V6(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0)), bits)
 }
 
-/// What IANA's registries of special-purpose addresses call not globally reachable: private and shared networks, loopback,
-/// link-local (cloud metadata lives there), protocols' own, documentation, benchmarks, multicast and reserved.
+/// Networks that are not globally reachable according to IANA's special-purpose address registries:
+/// private and shared networks, loopback, link-local (where cloud metadata services are), protocol
+/// assignments, documentation, benchmarks, multicast and reserved.
 const SPECIAL_PURPOSE_NETWORKS: [(IpAddr, u8); 19] = [
     v4_network(0, 0, 0, 8),
     v4_network(10, 0, 0, 8),
@@ -98,15 +104,17 @@ const SPECIAL_PURPOSE_NETWORKS: [(IpAddr, u8); 19] = [
     v4_network(203, 0, 113, 24),
     v4_network(224, 0, 0, 4),
     v4_network(240, 0, 0, 4),
-    // Teredo and others that carry an address of somebody else's choice.
+    // Teredo and other protocol assignments, whose addresses can embed one that a third party
+    // chose.
     v6_network(0x2001, 0, 23),
     v6_network(0x2001, 0xdb8, 32),
     v6_network(0x2002, 0, 16),
     v6_network(0x3fff, 0, 20),
 ];
-/// All of IPv6 that is given out as globally reachable.
+/// The part of IPv6 that is allocated as globally reachable.
 const GLOBAL_UNICAST_V6: (IpAddr, u8) = v6_network(0x2000, 0, 3);
 
+/// Returns whether an address is globally reachable.
 fn is_globally_reachable(address: IpAddr) -> bool {
     let special = SPECIAL_PURPOSE_NETWORKS.iter().any(|(network, bits)| is_in_network(address, *network, *bits));
     !special && (address.is_ipv4() || is_in_network(address, GLOBAL_UNICAST_V6.0, GLOBAL_UNICAST_V6.1))

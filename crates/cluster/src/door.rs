@@ -1,12 +1,13 @@
-//! One cluster's API: JSON in and out, limits on every answer, errors in the ports' words.
+//! Client of one cluster's API. It sends and receives JSON, limits every answer, and reports errors
+//! as the ports of `rollout` define them.
 //!
-//! | module | what it decides |
+//! | module | purpose |
 //! |---|---|
-//! | `limits` | how much and how long a cluster may answer |
-//! | `client` | the HTTP client of one credential |
-//! | `answer` | reading of answers and watches within the limits |
-//! | `told` | cleaning of all text that a cluster sends |
-//! | `refusal` | a cluster's refusal in our own words |
+//! | `limits` | bounds the size and duration of a cluster's answers |
+//! | `client` | builds the HTTP client of one credential |
+//! | `answer` | reads answers and watches within the limits |
+//! | `told` | sanitizes all text that a cluster sends |
+//! | `refusal` | explains a cluster's error status in our own words |
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, RwLock};
@@ -34,34 +35,37 @@ pub(crate) use told::parse_array;
 
 /// Field manager of all fields that we write.
 pub const FIELD_MANAGER: &str = "meshwright";
-/// Objects of one page of a list.
+/// Number of objects in one page of a list.
 const LIST_PAGE_SIZE: u32 = 250;
-/// Objects of one page where a page of the usual size is larger than one answer may be.
+/// Number of objects in one page after a page of the usual size was larger than one answer may be.
 const SMALL_LIST_PAGE_SIZE: u32 = 20;
 
-/// Keeps the present credential of a cluster, which may be another one than the door was opened with.
+/// Provides the current credential of a cluster, which may be newer than the one a client was
+/// opened with.
 #[async_trait]
 pub trait CredentialSource: Send + Sync {
-    /// The present credential; `None` when it cannot be read.
+    /// Returns the current credential, or `None` if it cannot be read.
     async fn current_credential(&self) -> Option<Credential>;
 }
 
-/// A connection to one cluster. Clones share it, and a new credential as well.
+/// Client of one cluster. Clones share its connections, and also a renewed credential.
 #[derive(Clone)]
 pub struct ClusterClient {
     shared: Arc<SharedClient>,
 }
 
+/// State that all clones of a client share.
 struct SharedClient {
     cluster_name: String,
     address_policy: AddressPolicy,
     credential_source: Option<Arc<dyn CredentialSource>>,
     active_credential: RwLock<Arc<ActiveCredential>>,
-    /// One reading of the credential at a time.
+    /// Serializes reads of the credential source: calls that wait for the lock use the credential
+    /// that the first of them has read.
     refresh_lock: tokio::sync::Mutex<()>,
 }
 
-/// The credential in use.
+/// Credential in use, with the HTTP client that was built from it.
 struct ActiveCredential {
     stored: Vec<u8>,
     client: kube::Client,
@@ -73,10 +77,10 @@ impl ActiveCredential {
     }
 }
 
-/// All objects of a list, as far as `keep` kept of them.
+/// Complete list, reduced to what `keep` returned for each object.
 pub(crate) struct ObjectList<T> {
     pub(crate) items: Vec<T>,
-    /// Version of the list, from which a watch goes on.
+    /// Resource version of the list, from which a watch continues.
     pub(crate) version: String,
 }
 
@@ -87,11 +91,12 @@ impl std::fmt::Debug for ClusterClient {
 }
 
 impl ClusterClient {
-    /// Prepares calls by a credential. Nothing is called yet: each connect resolves the server's name, checks its addresses
-    /// and pins one. Redirects are not followed.
+    /// Prepares a client for a credential. No call is made yet: each connect resolves the server's
+    /// name, checks its addresses and pins one. Redirects are not followed.
     ///
     /// # Errors
-    /// The server is a literal address that is not allowed, or the credential cannot be used.
+    /// Returns an error if the server is an IP address that is not allowed, or if the credential
+    /// cannot be used.
     pub fn open(place: &str, credential: &Credential, rules: &AddressPolicy) -> Result<Self, ClusterError> {
         let refused =
             |code, cause: &str| ClusterError::Refused { place: place.to_owned(), code, cause: cause.to_owned() };
@@ -113,7 +118,8 @@ impl ClusterClient {
         })
     }
 
-    /// The same door, which asks for the present credential when the one that it has is not valid any more.
+    /// Adds a source that is asked for the current credential when the cluster refuses the one in
+    /// use.
     #[must_use]
     pub fn with_credential_source(self, keeper: Arc<dyn CredentialSource>) -> Self {
         let SharedClient { cluster_name: place, address_policy: rules, .. } = self.shared.as_ref();
@@ -122,12 +128,13 @@ impl ClusterClient {
         Self { shared: Arc::new(SharedClient { cluster_name: place, address_policy: rules, credential_source: Some(keeper), active_credential: present, refresh_lock: turn }) }
     }
 
-    /// The cluster's name in messages.
+    /// Returns the name of the cluster for messages.
     pub fn cluster_name(&self) -> &str {
         &self.shared.cluster_name
     }
 
-    /// The limits of its answers, which hold for what is asked through it as well.
+    /// Returns the limits on the cluster's answers. They also hold for answers that are read
+    /// through a port-forward.
     pub(crate) fn limits(&self) -> &ResponseLimits {
         &self.shared.address_policy.limits
     }
@@ -136,7 +143,7 @@ impl ClusterClient {
         self.shared.active_credential.read().expect("no holder panics").clone()
     }
 
-    /// Reads the credential again. Answers whether there is another one than `used`.
+    /// Reads the credential again. Returns whether there is now another one than `used`.
     async fn refresh_credential(&self, used: &Arc<ActiveCredential>) -> bool {
         let Some(keeper) = &self.shared.credential_source else { return false };
         let _turn = self.shared.refresh_lock.lock().await;
@@ -147,15 +154,15 @@ impl ClusterClient {
             return false;
         };
         let Ok(present) = ActiveCredential::from_credential(&credential, &self.shared.address_policy) else { return false };
-        tracing::info!(place = self.cluster_name(), "its credential was renewed; calls go on with the new one");
+        tracing::info!(place = self.cluster_name(), "the cluster's credential was renewed; calls continue with the new one");
         *self.shared.active_credential.write().expect("no holder panics") = present;
         true
     }
 
-    /// An object; `None` when there is none.
+    /// Reads an object. Returns `None` if it does not exist.
     ///
     /// # Errors
-    /// The cluster did not answer or refused.
+    /// Returns an error if the cluster does not answer or refuses the call.
     pub async fn get(&self, path: &str) -> Result<Option<Value>, ClusterError> {
         match self.call_json(Method::GET, path, None, None).await {
             Ok(object) => Ok(Some(object)),
@@ -164,18 +171,20 @@ impl ClusterClient {
         }
     }
 
-    /// Every object of a list, page by page. A kind that the cluster does not know has no objects.
+    /// Lists all objects of a collection, page by page. A kind that the cluster does not know has
+    /// no objects.
     ///
     /// # Errors
-    /// As for [`Door::get`]; or the list passes a limit.
+    /// Fails as [`ClusterClient::get`] does, or if the list exceeds a limit.
     pub async fn list(&self, path: &str, query: &str) -> Result<Vec<Value>, ClusterError> {
         Ok(self.list_mapped(path, query, Value::clone).await?.items)
     }
 
-    /// The same, of which only what `keep` makes of each object is held in memory.
+    /// Lists all objects of a collection and keeps only what `keep` returns for each of them, so
+    /// that the whole objects do not stay in memory.
     ///
     /// # Errors
-    /// As for [`Door::list`].
+    /// Fails as [`ClusterClient::list`] does.
     pub(crate) async fn list_mapped<T: Send>(
         &self,
         path: &str,
@@ -187,6 +196,9 @@ impl ClusterClient {
         listed.unwrap_or(Err(slow)).map_err(|failure| failure.into_cluster_error(self.cluster_name()))
     }
 
+    /// Reads the pages of a list one after another. After an answer that is too large it asks for
+    /// smaller pages. A repeated page token ends the list with an error, because the list would
+    /// never end.
     async fn list_pages<T: Send>(
         &self,
         path: &str,
@@ -228,12 +240,12 @@ impl ClusterClient {
         Err(too_long())
     }
 
-    /// Opens a watch that goes on from a version.
+    /// Opens a watch that continues from a resource version.
     ///
     /// # Errors
-    /// As for [`Door::get`].
+    /// Fails as [`ClusterClient::get`] does.
     pub(crate) async fn watch(&self, path: &str, version: &str) -> Result<WatchEvents, ClusterError> {
-        // The cluster ends the watch a little before we would.
+        // The cluster ends the watch a little before our own timeout would.
         let seconds = (self.limits().watch_timeout * 4 / 5).as_secs().max(1);
         let query = format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}");
         let path = format!("{path}?{query}&resourceVersion={}", escape_query_value(version));
@@ -250,10 +262,10 @@ impl ClusterClient {
         opened.await.map_err(|failure: CallError| failure.into_cluster_error(self.cluster_name()))
     }
 
-    /// Opens a connection to a port of a pod, which ends when it is dropped.
+    /// Opens a connection to a port of a pod. It is closed when the result is dropped.
     ///
     /// # Errors
-    /// The cluster did not answer in time or refused.
+    /// Returns an error if the cluster does not answer in time or refuses the call.
     pub(crate) async fn port_forward(&self, namespace: &str, pod: &str, port: u16) -> Result<PortForward, ClusterError> {
         use k8s_openapi::api::core::v1::Pod;
         let pods: kube::Api<Pod> = kube::Api::namespaced(self.active_credential().client.clone(), namespace);
@@ -262,17 +274,17 @@ impl ClusterClient {
         match opened {
             Ok(Ok(forwarder)) => Ok(PortForward(forwarder)),
             Ok(Err(error)) => {
-                tracing::debug!(place = self.cluster_name(), pod, error = &error as &dyn std::error::Error, "no port-forward");
+                tracing::debug!(place = self.cluster_name(), pod, error = &error as &dyn std::error::Error, "could not open a port-forward to the pod");
                 Err(silent("the port was not forwarded"))
             }
             Err(_) => Err(silent("the port was not forwarded in time")),
         }
     }
 
-    /// Creates an object; `Changed` when it is there already.
+    /// Creates an object. Fails with `Changed` if it exists already.
     ///
     /// # Errors
-    /// As for [`Door::get`].
+    /// Fails as [`ClusterClient::get`] does.
     pub async fn create(&self, path: &str, object: &Value, permit: Option<&FencingToken>) -> Result<Value, ClusterError> {
         let path = format!("{path}?fieldManager={FIELD_MANAGER}");
         self.call_json(Method::POST, &path, Some(("application/json", object)), permit)
@@ -280,15 +292,17 @@ impl ClusterClient {
             .map_err(|failure| failure.into_cluster_error(self.cluster_name()))
     }
 
-    /// Sends an object through admission and throws it away.
+    /// Sends an object through admission without storing it (`dryRun=All`). Returns the admitted
+    /// object.
     ///
     /// # Errors
-    /// As for [`Door::get`].
+    /// Fails as [`ClusterClient::get`] does. A webhook that does not answer gives the code
+    /// `webhook_failed`.
     pub async fn dry_run(&self, path: &str, object: &Value) -> Result<Value, ClusterError> {
         let path = format!("{path}?dryRun=All");
         match self.call_json(Method::POST, &path, Some(("application/json", object)), None).await {
             Ok(admitted) => Ok(admitted),
-            // The cluster did answer: it is a webhook that did not.
+            // The API server did answer; a webhook that it called did not.
             Err(CallError::Status(refusal)) if refusal.status.is_server_error() => {
                 Err(ClusterError::Refused { place: self.cluster_name().into(), code: "webhook_failed", cause: refusal.message })
             }
@@ -296,10 +310,11 @@ impl ClusterClient {
         }
     }
 
-    /// Server-side apply with our field manager. `force` takes fields over that another manager holds.
+    /// Applies an object on the server side with our field manager. `force` takes over fields that
+    /// another manager owns.
     ///
     /// # Errors
-    /// As for [`Door::get`].
+    /// Fails as [`ClusterClient::get`] does.
     pub async fn apply(&self, path: &str, object: &Value, permit: Option<&FencingToken>) -> Result<Value, ClusterError> {
         let path = format!("{path}?fieldManager={FIELD_MANAGER}&force=true");
         self.call_json(Method::PATCH, &path, Some(("application/apply-patch+yaml", object)), permit)
@@ -307,11 +322,11 @@ impl ClusterClient {
             .map_err(|failure| failure.into_cluster_error(self.cluster_name()))
     }
 
-    /// Merge patch. A patch that carries `uid` and `resourceVersion` fails with `Changed` when the object moved on, and every
-    /// patch does when the object is gone.
+    /// Sends a merge patch. It fails with `Changed` if the object is gone, or if the patch carries
+    /// `uid` and `resourceVersion` and the object has another version by now.
     ///
     /// # Errors
-    /// As for [`Door::get`].
+    /// Fails as [`ClusterClient::get`] does.
     pub async fn patch(&self, path: &str, change: &Value, permit: Option<&FencingToken>) -> Result<Value, ClusterError> {
         let path = format!("{path}?fieldManager={FIELD_MANAGER}");
         match self.call_json(Method::PATCH, &path, Some(("application/merge-patch+json", change)), permit).await {
@@ -322,10 +337,11 @@ impl ClusterClient {
         }
     }
 
-    /// The same for an object that may be gone by now: then there is nothing to do, and the answer is false.
+    /// Sends a merge patch for an object that may be gone. Returns false, and changes nothing, if
+    /// it is.
     ///
     /// # Errors
-    /// As for [`Door::get`].
+    /// Fails as [`ClusterClient::get`] does.
     pub async fn patch_if_exists(&self, path: &str, change: &Value, permit: &FencingToken) -> Result<bool, ClusterError> {
         let path = format!("{path}?fieldManager={FIELD_MANAGER}");
         match self.call_json(Method::PATCH, &path, Some(("application/merge-patch+json", change)), Some(permit)).await {
@@ -335,10 +351,10 @@ impl ClusterClient {
         }
     }
 
-    /// Deletes an object in the background; one that is gone already is fine.
+    /// Deletes an object with background propagation. An object that is gone already is no error.
     ///
     /// # Errors
-    /// As for [`Door::get`].
+    /// Fails as [`ClusterClient::get`] does.
     pub async fn delete(
         &self,
         path: &str,
@@ -352,6 +368,7 @@ impl ClusterClient {
         }
     }
 
+    /// Sends a request and parses the answer.
     async fn call_json(
         &self,
         method: Method,
@@ -363,7 +380,9 @@ impl ClusterClient {
         told::parse_object(&bytes).map_err(|_| CallError::unreadable_response())
     }
 
-    /// The last place before bytes go out: here the permit is checked, and here the deadline cuts the call off.
+    /// Sends a request and reads the whole answer. This is the last point before the bytes go out,
+    /// so the fencing token is checked here: its deadline, or the timeout of a call if that is
+    /// earlier, ends the call.
     async fn send_and_read(
         &self,
         method: Method,
@@ -381,6 +400,7 @@ impl ClusterClient {
         Ok(bytes)
     }
 
+    /// Builds a request. Refuses a path with a part that is no plain name.
     fn build_request(&self, method: Method, path: &str, body: Option<(&str, &Value)>) -> Result<Request<Vec<u8>>, CallError> {
         let mut request = Request::builder().method(method).uri(path);
         let mut bytes = Vec::new();
@@ -390,17 +410,17 @@ impl ClusterClient {
         }
         let request = request.body(bytes).ok().filter(|request| is_plain_path(request.uri().path()));
         request.ok_or_else(|| {
-            tracing::debug!(place = self.cluster_name(), path, "a path was not sent");
+            tracing::debug!(place = self.cluster_name(), path, "request not sent: a part of its path is no valid name");
             CallError::InvalidResponse("cluster_refused", "a name in it makes no path of an API".into())
         })
     }
 }
 
-/// A connection to a port of a pod.
+/// Connection to a port of a pod, through the API server.
 pub(crate) struct PortForward(Portforwarder);
 
 impl PortForward {
-    /// The stream to the port; once.
+    /// Takes the stream to the port. It can be taken once.
     pub(crate) fn take_stream(
         &mut self,
         port: u16,
@@ -411,24 +431,26 @@ impl PortForward {
 
 impl Drop for PortForward {
     fn drop(&mut self) {
-        // Without this the library's task waits for the cluster to close the connection, for ever if need be.
+        // Without this, the library's task waits until the cluster closes the connection, possibly
+        // for ever.
         self.0.abort();
     }
 }
 
-/// Method and path of a request, for messages. All parts of the path are plain names.
+/// Formats method and path of a request for messages. All parts of the path are plain names.
 fn describe_request(request: &Request<Vec<u8>>) -> String {
     format!("{} {}", request.method(), request.uri().path())
 }
 
-/// Text of a cluster as a value of a query.
+/// Escapes text that a cluster sent for use as a value in a query.
 fn escape_query_value(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
-/// Whether every part of a path is a name as Kubernetes has them. Parts come from requests and from what clusters say of
-/// themselves, and none of them may lead to another object than the one that was looked at.
+/// Returns whether every part of a path is a name that Kubernetes could have given. Parts come from
+/// requests and from what clusters report about themselves; none of them may lead to another object
+/// than the one that was observed.
 fn is_plain_path(path: &str) -> bool {
     let named = |part: &str| {
         let letters = part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte));

@@ -1,5 +1,6 @@
-//! Webhooks in a user's cluster that are not ours: those of another Istio, in use or left over, which would inject or
-//! refuse the same objects as ours; and those of anybody else whose server does not answer, which refuse pods.
+//! Finds webhooks in a user's cluster that are not ours and would disturb a mesh. Webhooks of
+//! another Istio, in use or left over, would inject or refuse the same objects as ours. Any other
+//! webhook whose server does not answer makes the API server refuse pods.
 
 use std::time::Duration;
 
@@ -16,15 +17,16 @@ use crate::door::ClusterClient;
 use crate::mesh::{MUTATING_WEBHOOKS_PATH, OWNER_LABEL, VALIDATING_WEBHOOKS_PATH};
 use crate::register::problem_from_error;
 
-/// The most webhooks that one look tries with a dry run.
+/// Maximum number of webhooks that one check tries with a dry run.
 const MAX_DRY_RUNS: usize = 20;
-/// The most dry runs at once: each may hold a worker of the API server until the webhook's own time is over.
+/// Maximum number of dry runs at once. Each may hold a worker of the API server until the webhook's
+/// own timeout.
 const MAX_CONCURRENT_DRY_RUNS: usize = 4;
-/// Time of one look at silent webhooks, all dry runs together: four rounds of calls of 5 s. The look is advice, and a worker
-/// has other clusters to care for.
+/// Timeout of one check for silent webhooks with all its dry runs: four rounds of calls of 5 s. The
+/// check only gives advice, and the worker has other clusters to check.
 const DRY_RUNS_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Every webhook configuration of a cluster, with the kind by which `kubectl` knows it.
+/// Lists all webhook configurations of a cluster, each with its kind as `kubectl` knows it.
 pub(crate) async fn list_admission_webhooks(door: &ClusterClient) -> Result<Vec<(&'static str, Value)>, ClusterError> {
     let mutating = door.list(MUTATING_WEBHOOKS_PATH, "").await?;
     let validating = door.list(VALIDATING_WEBHOOKS_PATH, "").await?;
@@ -33,46 +35,49 @@ pub(crate) async fn list_admission_webhooks(door: &ClusterClient) -> Result<Vec<
     Ok(all.chain(validating.into_iter().map(of("validatingwebhookconfiguration"))).collect())
 }
 
-/// Istio's webhook configurations that do not carry this mesh's label, as `kind/name`. Without a mesh none is ours.
+/// Returns Istio's webhook configurations that do not carry this mesh's label, as `kind/name`.
+/// Without a mesh none counts as ours.
 pub(crate) fn foreign_istio_webhooks(webhooks: &[(&'static str, Value)], mesh: Option<&str>) -> Vec<String> {
     let ours = |object: &Value| mesh.is_some_and(|mesh| object["metadata"]["labels"][OWNER_LABEL] == mesh);
     let foreign = webhooks.iter().filter(|(_, object)| is_istio_webhook(object) && !ours(object));
     foreign.filter_map(|(kind, object)| Some(format!("{kind}/{}", printable_name(object)?))).collect()
 }
 
-/// Refuses a cluster that has webhooks of any Istio, all of them by name.
+/// Checks that a cluster has no webhooks of any Istio.
 ///
 /// # Errors
-/// There are some, or the cluster does not let us look.
+/// Names all webhooks that were found, or tells why the cluster could not be read.
 pub(crate) async fn require_no_istio(door: &ClusterClient) -> Result<(), Problem> {
     let webhooks = list_admission_webhooks(door).await.map_err(|error| problem_from_error(&error))?;
     let found = foreign_istio_webhooks(&webhooks, None);
     if found.is_empty() { Ok(()) } else { Err(foreign_istio_problem(door.cluster_name(), &found)) }
 }
 
-/// True for the injector, its tags and the validators of an Istio, whoever installed it: all their entries' names are in
-/// Istio's own domain.
+/// Returns whether a configuration is an injector, a tag or a validator of any Istio. The names of
+/// all their entries are in Istio's own domain, regardless of the installer.
 fn is_istio_webhook(object: &Value) -> bool {
     webhook_entries(object).iter().any(|entry| entry["name"].as_str().is_some_and(|name| name.ends_with(".istio.io")))
 }
 
-/// What is wrong with other people's webhooks: those that refuse every pod of some namespace because their server does
-/// not answer. Each is tried with a dry run of a pod that it would be asked about. Webhooks that
-/// were not tried when the time is over are left out.
+/// Finds webhooks of other software that refuse every pod of some namespace, because their server
+/// does not answer. Each webhook is tried with a dry run of a pod that it would be asked about.
+/// Webhooks that were not tried before the timeout are left out.
 pub(crate) async fn find_silent_webhooks(door: &ClusterClient) -> Result<Vec<Finding>, ClusterError> {
     let ends = Instant::now() + DRY_RUNS_TIMEOUT;
     let late = |_| ClusterError::unreachable(door.cluster_name(), "the lists of webhooks and namespaces took too long");
     let tried = tokio::time::timeout_at(ends, plan_dry_runs(door)).await.map_err(late)??;
     let answers = futures::stream::iter(tried)
         .map(|(found, path, pod)| async move { if is_webhook_silent(door, &path, &pod).await { Some(found) } else { None } });
-    // In the order of the list, so that two looks that find the same say the same.
+    // `buffered` keeps the order of the list, so that two checks that find the same report the
+    // same.
     let answers = answers.buffered(MAX_CONCURRENT_DRY_RUNS).take_until(tokio::time::sleep_until(ends));
     let mut found: Vec<Finding> = answers.filter_map(std::future::ready).collect().await;
     found.dedup();
     Ok(found)
 }
 
-/// The dry runs that are worth a try: what each would find, the path that it goes to, and the pod that it shows.
+/// Plans the dry runs: for each the finding that it could prove, its path, and its pod. A webhook
+/// that selects no existing namespace needs none.
 async fn plan_dry_runs(door: &ClusterClient) -> Result<Vec<(Finding, String, Value)>, ClusterError> {
     let webhooks = list_admission_webhooks(door).await?;
     let others = webhooks.iter().filter(|(_, object)| !is_istio_webhook(object));
@@ -94,8 +99,9 @@ async fn plan_dry_runs(door: &ClusterClient) -> Result<Vec<(Finding, String, Val
     Ok(asked.into_iter().filter_map(one).collect())
 }
 
-/// Whether a dry run fails because of a webhook's silence. The API server may wait longer for a webhook than we wait for the
-/// API server, so no answer means the same, as long as the API server answers another call.
+/// Returns whether a dry run fails because a webhook does not answer. The API server may wait
+/// longer for a webhook than we wait for the API server, so a dry run without an answer counts too,
+/// if the API server answers another call.
 async fn is_webhook_silent(door: &ClusterClient, path: &str, pod: &Value) -> bool {
     match door.dry_run(path, pod).await {
         Err(ClusterError::Refused { code: "webhook_failed", .. }) => true,
@@ -104,6 +110,7 @@ async fn is_webhook_silent(door: &ClusterClient, path: &str, pod: &Value) -> boo
     }
 }
 
+/// Builds the finding for a webhook that does not answer.
 fn silent_webhook_finding(kind: &str, webhook: &str, namespace: &str) -> Finding {
     Finding {
         severity: Severity::Warn,
@@ -122,7 +129,8 @@ fn webhook_entries(object: &Value) -> &[Value] {
     object["webhooks"].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// The name of an object, when it is one that Kubernetes would accept: it becomes part of commands that people copy.
+/// Returns the name of an object if Kubernetes would accept it. The name becomes part of commands
+/// that people copy, so any other text is dropped.
 fn printable_name(object: &Value) -> Option<&str> {
     const MAX_NAME_CHARACTERS: usize = 253;
     let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
@@ -130,7 +138,8 @@ fn printable_name(object: &Value) -> Option<&str> {
     object["metadata"]["name"].as_str().filter(plain).filter(|name| !name.starts_with('-'))
 }
 
-/// Whether an entry is asked about new pods, and its silence refuses them: `Fail` is what Kubernetes assumes.
+/// Returns whether an entry is asked about new pods, and refuses them if it does not answer.
+/// Kubernetes assumes the failure policy `Fail` if none is set.
 fn fails_closed_for_pods(entry: &Value) -> bool {
     let has = |rule: &Value, field: &str, wanted: &[&str]| {
         let list = rule[field].as_array().map_or(&[] as &[Value], Vec::as_slice);
@@ -144,7 +153,8 @@ fn fails_closed_for_pods(entry: &Value) -> bool {
     entry["failurePolicy"] != "Ignore" && entry["rules"].as_array().is_some_and(|rules| rules.iter().any(pods))
 }
 
-/// Whether a label selector selects an object, by Kubernetes' rules; an empty one selects everything.
+/// Returns whether a label selector matches an object, by Kubernetes' rules. An empty selector
+/// matches every object.
 fn selector_matches(selector: &Value, object: &Value) -> bool {
     let labels = &object["metadata"]["labels"];
     let equal = selector["matchLabels"]
@@ -165,7 +175,7 @@ fn selector_matches(selector: &Value, object: &Value) -> bool {
         })
 }
 
-/// A pod that an entry's object selector selects, as far as labels can make it so.
+/// Builds a pod that an entry's object selector matches, as far as labels can achieve this.
 fn matching_pod(entry: &Value) -> Value {
     let selector = &entry["objectSelector"];
     let mut labels: Map<String, Value> = selector["matchLabels"].as_object().cloned().unwrap_or_default();
@@ -179,7 +189,8 @@ fn matching_pod(entry: &Value) -> Value {
             labels.entry(key).or_insert(value);
         }
     }
-    // Neither of our own webhooks is to answer for the one that is tried.
+    // Opt out of sidecar injection, so that our own webhooks do not answer in place of the one on
+    // trial.
     labels.entry("sidecar.istio.io/inject").or_insert("false".into());
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "meshwright-probe", "labels": labels },

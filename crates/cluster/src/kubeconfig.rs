@@ -1,5 +1,6 @@
-//! Submitted kubeconfigs are code: they can name programs to run, files to read and hosts to call. This is our own strict
-//! schema. Whatever is not on it is refused by name, and nothing is ever given to a general loader.
+//! Parses submitted kubeconfigs. They are as dangerous as code, because they can name programs to
+//! run, files to read and hosts to call. This module has its own strict schema: anything outside
+//! the schema is refused by name, and no kubeconfig is ever given to a general loader.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -11,45 +12,46 @@ use serde::{Deserialize, Serialize};
 
 use crate::door::client;
 
-/// The largest configuration that is looked at. One cluster's is about 6 KiB.
+/// Maximum size of a kubeconfig, in bytes. One for a single cluster has about 6 KiB.
 const MAX_KUBECONFIG_BYTES: usize = 256 * 1024;
-/// Bytes of a token. A service account's is about a kilobyte.
+/// Maximum size of a token, in bytes. A service account's token has about a kilobyte.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
-/// Bytes of a host's name, as DNS has it.
+/// Maximum length of a host name, in bytes, as DNS defines it.
 const MAX_HOST_BYTES: usize = 253;
-/// Bytes of one part of a host's name, as DNS has it.
+/// Maximum length of one label of a host name, in bytes, as DNS defines it.
 const MAX_DNS_LABEL_BYTES: usize = 63;
 
-/// How to reach one cluster: the only form in which credentials are stored.
+/// Address of a cluster with the identity to use there. This is the only form in which credentials
+/// are stored.
 #[derive(Debug, Clone)]
 pub struct Credential {
-    /// `https://host[:port]`.
+    /// URL of the API server as `https://host[:port]`, without path.
     pub server: String,
-    /// The authority that signs the server, as PEM.
+    /// Certificate authority that signs the server's certificate, as PEM.
     pub authority: Vec<u8>,
-    /// Who we are.
+    /// Identity by which we authenticate to the cluster.
     pub identity: ClientIdentity,
 }
 
-/// Who we are to a cluster.
+/// Identity by which we authenticate to a cluster.
 #[derive(Debug, Clone)]
 pub enum ClientIdentity {
-    /// A bearer token.
+    /// Bearer token of 1 to 16,384 visible ASCII characters.
     Token(SecretString),
-    /// A client certificate and its key, as PEM.
+    /// Client certificate and its key, as PEM.
     Certificate {
-        /// The certificate.
+        /// Client certificate as PEM.
         certificate: Vec<u8>,
-        /// Its key.
+        /// Private key of the certificate as PEM; secret.
         key: SecretString,
     },
 }
 
-/// A kubeconfig that is not accepted.
+/// The kubeconfig was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the kubeconfig is refused: {construct}")]
 pub struct RefusedKubeconfig {
-    /// The construct that is refused, in words for the user.
+    /// Construct that was refused, described for the user.
     pub construct: String,
 }
 
@@ -57,6 +59,8 @@ fn refused_construct(construct: impl Into<String>) -> RefusedKubeconfig {
     RefusedKubeconfig { construct: construct.into() }
 }
 
+/// Document of a kubeconfig. This and the following structs accept no unknown fields; a field whose
+/// name begins with an underscore is accepted and ignored.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KubeconfigFile {
@@ -120,7 +124,8 @@ struct UserEntry {
     key: Option<SecretString>,
 }
 
-/// Constructs that deserve a sentence of their own: where they are, their name, what to do instead.
+/// Keys that get an explanation of their own: the key, and a sentence with the field's place, the
+/// danger, and the field to use in its stead where there is one.
 const FORBIDDEN_KEYS: [(&str, &str); 13] = [
     ("exec", "users.exec would run a program here; use a service account's token"),
     ("auth-provider", "users.auth-provider would run a program here; use a service account's token"),
@@ -141,10 +146,10 @@ const FORBIDDEN_KEYS: [(&str, &str); 13] = [
 ];
 
 impl Credential {
-    /// Reads a submitted kubeconfig.
+    /// Parses a kubeconfig that a user submitted.
     ///
     /// # Errors
-    /// The first construct that is refused, by name.
+    /// Names the first construct that is refused.
     pub fn parse(text: &str) -> Result<Self, RefusedKubeconfig> {
         if text.len() > MAX_KUBECONFIG_BYTES {
             return Err(refused_construct(format!("it is larger than {} KiB", MAX_KUBECONFIG_BYTES / 1024)));
@@ -158,6 +163,7 @@ impl Credential {
         Self::from_kubeconfig(file)
     }
 
+    /// Builds the credential from the one context of the document.
     fn from_kubeconfig(file: KubeconfigFile) -> Result<Self, RefusedKubeconfig> {
         let other = |found: &Option<String>, wanted: &str| found.as_ref().is_some_and(|found| found != wanted);
         if other(&file.api_version, "v1") || other(&file.kind, "Config") {
@@ -196,10 +202,11 @@ impl Credential {
         Ok(credential)
     }
 
-    /// A credential of ours, or one that was read.
+    /// Builds a credential from its parts, and checks server and token.
     ///
     /// # Errors
-    /// The server is not `https://host[:port]`, or the token can be no header of a request.
+    /// Returns an error if the server is not `https://host[:port]`, or if the token cannot be sent
+    /// in a header.
     pub fn new(server: &str, authority: Vec<u8>, identity: ClientIdentity) -> Result<Self, RefusedKubeconfig> {
         let server = server.strip_suffix('/').unwrap_or(server);
         if !server.strip_prefix("https://").is_some_and(is_host_and_port) {
@@ -213,13 +220,13 @@ impl Credential {
         Ok(Self { server: server.to_owned(), authority, identity })
     }
 
-    /// The name or the literal address of the server, without brackets.
+    /// Returns the name or the IP address of the server, without brackets.
     pub fn host(&self) -> &str {
         let authority = self.server.strip_prefix("https://").unwrap_or_default();
         split_port(authority).0.trim_matches(['[', ']'])
     }
 
-    /// The stored form, which [`Credential::open`] reads. Secret.
+    /// Serializes the credential for [`Credential::from_stored`]. The result is secret.
     pub fn to_stored(&self) -> Vec<u8> {
         let (token, certificate, key) = match &self.identity {
             ClientIdentity::Token(token) => (Some(token.expose_secret().to_owned()), None, None),
@@ -240,7 +247,7 @@ impl Credential {
     /// Reads the stored form.
     ///
     /// # Errors
-    /// It was not written by [`Credential::stored`].
+    /// Returns an error if the bytes were not written by [`Credential::to_stored`].
     pub fn from_stored(stored: &[u8]) -> Result<Self, RefusedKubeconfig> {
         let damaged = || refused_construct("the stored credential is damaged");
         let stored: StoredCredential = serde_json::from_slice(stored).map_err(|_| damaged())?;
@@ -256,6 +263,7 @@ impl Credential {
     }
 }
 
+/// Stored form of a credential: its field names are data.
 #[derive(Serialize, Deserialize)]
 struct StoredCredential {
     server: String,
@@ -265,13 +273,15 @@ struct StoredCredential {
     key: Option<String>,
 }
 
-/// What is wrong with the shape. Names of fields may be repeated to the caller, and values may not: any may be a secret.
+/// Explains why the document does not fit the schema. Names of fields may be repeated to the
+/// caller, but values may not, because any of them may be a secret.
 fn explain_shape_error(error: &str) -> String {
     let names = ["unknown field", "missing field", "duplicate field"].iter().any(|start| error.starts_with(start));
     if names { error.to_owned() } else { "a value has another type than a kubeconfig has there".into() }
 }
 
-/// Whether every name of a list is there once: with two of them another reader could choose the other one.
+/// Checks that a list has no name twice. With two entries of one name, another reader could choose
+/// the other entry.
 fn require_unique_names<'n>(list: &str, names: impl Iterator<Item = &'n str>) -> Result<(), RefusedKubeconfig> {
     let mut seen = BTreeSet::new();
     for name in names {
@@ -282,7 +292,8 @@ fn require_unique_names<'n>(list: &str, names: impl Iterator<Item = &'n str>) ->
     Ok(())
 }
 
-/// Splits `host:port` before the port; an address in brackets has colons of its own.
+/// Splits `host:port` before the port. An IPv6 address in brackets contains colons that do not
+/// count.
 fn split_port(authority: &str) -> (&str, Option<&str>) {
     match authority.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
@@ -290,7 +301,8 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Whether a text is a host, with a port or without one, in the one notation in which all readers agree about it.
+/// Returns whether a text is a host with an optional port, in a notation that all readers
+/// understand in the same way.
 fn is_host_and_port(text: &str) -> bool {
     let (host, port) = split_port(text);
     let port_fits = port.is_none_or(|port| {
@@ -300,6 +312,7 @@ fn is_host_and_port(text: &str) -> bool {
     port_fits && is_host(host)
 }
 
+/// Returns whether a text is an IPv6 address in brackets, a full IPv4 address, or a DNS name.
 fn is_host(host: &str) -> bool {
     if let Some(literal) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         return literal.parse::<Ipv6Addr>().is_ok();
@@ -316,12 +329,12 @@ fn is_host(host: &str) -> bool {
     if number { host.parse::<Ipv4Addr>().is_ok() } else { named }
 }
 
-/// Whether a token can be sent in a header as it is.
+/// Returns whether a token can be sent in a header unchanged.
 fn is_bearer_token(token: &str) -> bool {
     (1..=MAX_TOKEN_BYTES).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// The certificates of a PEM bundle, as DER; `None` when there is none.
+/// Decodes the certificates of a PEM bundle to DER. Returns `None` if it holds none.
 pub(crate) fn parse_certificates(pem: &[u8]) -> Option<Vec<Vec<u8>>> {
     let text = std::str::from_utf8(pem).ok()?;
     let blocks = text.split("-----BEGIN CERTIFICATE-----").skip(1);
@@ -334,7 +347,7 @@ pub(crate) fn parse_certificates(pem: &[u8]) -> Option<Vec<Vec<u8>>> {
     decoded.filter(|list| !list.is_empty())
 }
 
-/// The first forbidden key anywhere in the document.
+/// Returns the sentence for the first forbidden key anywhere in the document.
 fn find_forbidden_key(value: &serde_json::Value) -> Option<&'static str> {
     match value {
         serde_json::Value::Object(map) => map.iter().find_map(|(key, inner)| {
@@ -346,6 +359,7 @@ fn find_forbidden_key(value: &serde_json::Value) -> Option<&'static str> {
     }
 }
 
+/// Decodes a field that must be base64 of PEM.
 fn decode_pem(encoded: &str, field: &str) -> Result<Vec<u8>, RefusedKubeconfig> {
     let compact: String = encoded.split_whitespace().collect();
     let bytes = STANDARD.decode(compact).map_err(|_| refused_construct(format!("{field} is not base64")))?;
@@ -356,14 +370,14 @@ fn decode_pem(encoded: &str, field: &str) -> Result<Vec<u8>, RefusedKubeconfig> 
 mod tests {
     use super::*;
 
-    /// A certificate and its key, as PEM.
+    /// Generates a certificate and its key, as PEM.
     fn signed() -> (String, String) {
         let key = rcgen::KeyPair::generate().expect("a key");
         let made = rcgen::CertificateParams::new(vec!["c.example".into()]).and_then(|params| params.self_signed(&key));
         (made.expect("a certificate").pem(), key.serialize_pem())
     }
 
-    /// A configuration that is accepted, with `to` in the place of `from`.
+    /// Builds a kubeconfig that is accepted, and then replaces `from` in it by `to`.
     fn config(from: &str, to: &str) -> String {
         let pem = STANDARD.encode(signed().0);
         format!(

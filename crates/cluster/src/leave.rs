@@ -1,9 +1,11 @@
-//! Leaving a cluster: everything of our account goes with one deletion.
+//! Removes our service account from a cluster, with all that belongs to it, by one deletion.
 //!
-//! An account cannot take itself away object by object: without its role or its binding it may not remove the rest. So the
-//! rest is made to belong to the role, whose deletion is the last call that we make, and Kubernetes' garbage collector
-//! removes what belonged to it. When the API server refuses our token after it has accepted the removal, it has looked for
-//! the account and not found it. Before that a refusal says no such thing: the token's Secret may have been deleted alone.
+//! An account cannot remove itself object by object: without its role or its binding it may not
+//! delete the rest. So the rest gets the role as its owner, and deleting the role is the last call
+//! that we make. Kubernetes' garbage collector then removes the owned objects. If the API server
+//! refuses our token after it has accepted that deletion, it has looked for the account and not
+//! found it. Before that, a refusal proves nothing: the Secret of the token may have been deleted
+//! alone.
 
 use model::Name;
 use model::leftover::{Leftover, AccountRemoval};
@@ -16,11 +18,12 @@ use crate::mesh::OWNER_LABEL;
 
 const RBAC_API_PATH: &str = "/apis/rbac.authorization.k8s.io/v1";
 
-/// Looks at an account of ours; once its removal has begun, also removes it. That the rights of the account or its role are
-/// gone shows that the removal was accepted, also when the answer to the deletion was lost. Safe to repeat.
+/// Checks for our account in a cluster, and once its removal has begun, also removes it. If the
+/// account has lost its rights or its role is gone, the removal was accepted, even if the answer to
+/// the deletion was lost. Safe to repeat.
 ///
 /// # Errors
-/// The cluster did not answer, or does not let us.
+/// Returns an error if the cluster does not answer or refuses the call.
 pub async fn remove_account(door: &ClusterClient, cluster: &Name, account: &str, removal: AccountRemoval) -> Result<AccountPresence, ClusterError> {
     let going = || Ok(AccountPresence::Terminating("the account has lost its rights, and is still being removed".into()));
     let began = removal != AccountRemoval::NotBegun;
@@ -41,7 +44,7 @@ pub async fn remove_account(door: &ClusterClient, cluster: &Name, account: &str,
     going()
 }
 
-/// Lists the objects of our account that stay in a cluster that is left behind.
+/// Lists the objects of our account that remain in a cluster that is left behind.
 pub fn account_leftovers(cluster: &Name, account: &str) -> Vec<Leftover> {
     let selected = format!("kubectl delete customresourcedefinition --selector {OWNER_LABEL}");
     vec![
@@ -58,12 +61,15 @@ pub fn account_leftovers(cluster: &Name, account: &str) -> Vec<Leftover> {
     ]
 }
 
+/// Finds the ClusterRole of an account. It is listed by name, because our account may not `get`
+/// roles.
 async fn find_cluster_role(door: &ClusterClient, account: &str) -> Result<Option<Value>, ClusterError> {
     let named = format!("fieldSelector=metadata.name%3D{account}");
     Ok(door.list(&format!("{RBAC_API_PATH}/clusterroles"), &named).await?.pop())
 }
 
-/// Istio's definitions belong to the cluster: removing them would remove the users' own resources.
+/// Lists Istio's custom resource definitions that we have installed. They stay because they belong
+/// to the cluster: deleting them would delete the users' own resources.
 async fn list_istio_crds(door: &ClusterClient, cluster: &Name) -> Result<Vec<Leftover>, ClusterError> {
     let ours = format!("labelSelector={}", OWNER_LABEL.replace('/', "%2F"));
     let listed = door.list("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &ours).await?;
@@ -71,7 +77,8 @@ async fn list_istio_crds(door: &ClusterClient, cluster: &Name) -> Result<Vec<Lef
     Ok(names.map(|name| Leftover::for_object(cluster, "CustomResourceDefinition", None, name)).collect())
 }
 
-/// Makes everything of an account belong to its role. Our namespace too, unless another account lives in it.
+/// Makes the role the owner of all other objects of an account, and also of our namespace unless
+/// another account is in it.
 async fn set_owner_references(door: &ClusterClient, account: &str, role: &Value) -> Result<(), ClusterError> {
     let owner = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
@@ -84,7 +91,7 @@ async fn set_owner_references(door: &ClusterClient, account: &str, role: &Value)
     let anchors = format!("labelSelector={}", SERIAL_LABEL.replace('/', "%2F"));
     let secrets = door.list(&format!("{here}/secrets"), &anchors).await?;
     for secret in secrets.iter().filter_map(|object| object["metadata"]["name"].as_str()) {
-        // Secrets are named by their account.
+        // The names of Secrets begin with the name of their account.
         if secret.strip_prefix(account).is_some_and(|rest| rest.starts_with('-')) {
             door.patch(&format!("{here}/secrets/{secret}"), &change, None).await?;
         }

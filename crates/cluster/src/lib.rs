@@ -1,18 +1,19 @@
-//! Kubernetes and Helm: the only crate that names kube. Implements the ports of `rollout` for real clusters.
+//! Talks to Kubernetes and Helm: implements the ports of `rollout` for real clusters. No other
+//! crate uses kube.
 //!
-//! | module | what it knows |
+//! | module | purpose |
 //! |---|---|
-//! | [`kubeconfig`] | which configurations are accepted, and why the others are refused |
-//! | [`connect`] | one connection: resolved, checked and pinned on every connect |
-//! | [`dialling`] | which addresses may be called |
-//! | [`door`] | one cluster's API: requests with deadlines, errors in the ports' words |
-//! | `foreign` | webhooks of another Istio, and webhooks that do not answer |
-//! | [`render`] | a release's own charts to objects |
-//! | [`leave`] | how our account goes from a cluster, and what stays |
-//! | [`mesh`] | the ports: what each target is made of in real clusters |
-//! | [`register`] | the first contact with a cluster, and the next credential of our account in it |
-//! | [`account`] | what that account may do, and the tokens that it lives by |
-//! | [`authority`] | a mesh's own certificate authority |
+//! | [`kubeconfig`] | decides which kubeconfigs are accepted, and why others are refused |
+//! | [`connect`] | opens connections: each resolves the name, checks and pins an address |
+//! | [`dialling`] | decides which addresses may be called |
+//! | [`door`] | calls one cluster's API, with deadlines, limits and the ports' errors |
+//! | `foreign` | finds webhooks of another Istio, and webhooks that do not answer |
+//! | [`render`] | renders a release's own charts into objects with Helm |
+//! | [`leave`] | removes our service account from a cluster, and lists what stays |
+//! | [`mesh`] | implements the ports: which objects each target is made of |
+//! | [`register`] | registers a cluster, and issues the next credential of our account in it |
+//! | [`account`] | defines what that account may do, and issues its tokens |
+//! | [`authority`] | generates the root certificate authority of a mesh |
 
 pub mod account;
 mod addresses;

@@ -1,7 +1,9 @@
-//! The ports over real clusters: which objects each target is made of, and where its value is written.
+//! Implements the ports of `rollout` for the clusters of one mesh: which objects each target is
+//! made of, and where its value is stored.
 //!
-//! Targets made of several objects (`bundle`) keep their value in an inventory that is written last; tags, the
-//! validator, namespace labels and workloads (`single`) keep it in the object itself.
+//! A target of several objects (module `apply_set`) keeps its value in an inventory that is written
+//! last. Tags, the validator, namespace labels and workloads (module `single_object`) keep it in
+//! the object itself.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -48,63 +50,64 @@ pub(crate) use pinned::REVISIONED_API_GROUPS;
 pub(crate) use probe::accepts_probe_pod as takes_probe;
 pub(crate) use single::{MUTATING_WEBHOOKS_PATH, VALIDATING_WEBHOOKS_PATH};
 
-/// How often the engine looks again while something is under way.
+/// Maximum time that the engine waits for an event before it checks again.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(400);
-/// How long it lets a burst of events pass.
+/// Delay after an event, so that one check covers a burst of events.
 const EVENT_BURST_DELAY: Duration = Duration::from_millis(100);
 
-/// A member cluster.
+/// Member cluster of a mesh.
 #[derive(Debug, Clone)]
 pub struct MemberCluster {
-    /// Its name.
+    /// Name of the member cluster.
     pub name: Name,
-    /// The way in.
+    /// Client that uses the current credential.
     pub client: ClusterClient,
-    /// Its address and authority, for the control planes' own access.
+    /// Credential whose address and certificate authority the control planes' kubeconfigs also get.
     pub credential: Credential,
-    /// Which credential of ours that is, from 1.
+    /// Serial number of the credential, from 1.
     pub serial: i64,
-    /// The account that it is of.
+    /// Service account that the credential belongs to.
     pub account: Account,
-    /// The credential before that, once its time is over and until it was seen to be refused.
+    /// Credential before this one, set once its time is over and until the cluster was seen to
+    /// refuse it.
     pub previous: Option<PreviousCredential>,
 }
 
-/// A credential of ours that is to be refused, with a connection to try it on.
+/// Credential that the cluster must refuse by now, with a client to try it.
 #[derive(Debug, Clone)]
 pub struct PreviousCredential {
-    /// The credential.
+    /// Credential that must be refused.
     pub credential: Credential,
-    /// A connection that uses it.
+    /// Client that uses this credential.
     pub client: ClusterClient,
 }
 
-/// Everything that a mesh's world is made of.
+/// Configuration of a [`KubernetesMesh`].
 #[derive(Debug)]
 pub struct KubernetesMeshConfig {
-    /// The mesh's namespace: the same name in the hosting cluster and in every member.
+    /// Namespace of the mesh: the same name in the hosting cluster and in every member.
     pub namespace: String,
-    /// The hosting cluster.
+    /// Client of the hosting cluster.
     pub hosting: ClusterClient,
-    /// The members; the first is the config cluster.
+    /// Members of the mesh; the first is the config cluster.
     pub members: Vec<MemberCluster>,
-    /// Which addresses of members may be called.
+    /// Policy that decides which addresses of members may be called.
     pub address_policy: AddressPolicy,
-    /// The mesh's own authority.
+    /// Certificate authority of the mesh.
     pub authority: Authority,
-    /// The releases that its revisions run, with their charts.
+    /// Releases that the mesh's revisions run, with their charts.
     pub releases: Vec<(Release, Charts)>,
-    /// The values of istiod's switches that each revision keeps.
+    /// Values of istiod's switches that each revision keeps.
     pub switches: BTreeMap<RevisionName, Switches>,
-    /// The renderer.
+    /// Helm program that renders the charts.
     pub helm: Helm,
-    /// Replicas of each control plane.
+    /// Number of replicas of each control plane.
     pub replicas: u32,
-    /// How long the tokens that control planes read members with live.
+    /// Lifetime of the tokens by which control planes read members.
     pub token_lifetime: Duration,
 }
 
-/// One mesh's clusters.
+/// Clusters of one mesh, as real Kubernetes clusters.
 #[derive(Debug, Clone)]
 pub struct KubernetesMesh {
     config: Arc<KubernetesMeshConfig>,
@@ -113,7 +116,7 @@ pub struct KubernetesMesh {
 }
 
 impl KubernetesMesh {
-    /// A world over these clusters. Nothing is called yet.
+    /// Creates the mesh from its configuration without calling any cluster.
     pub fn new(config: KubernetesMeshConfig) -> Self {
         Self { config: Arc::new(config), watches: Arc::default(), addresses: Arc::default() }
     }
@@ -142,14 +145,14 @@ impl KubernetesMesh {
         })
     }
 
-    /// Ends a look that takes longer than one may.
+    /// Ends an observation with `look_too_slow` if it takes longer than `look_timeout`.
     async fn with_look_timeout<T>(&self, look: impl Future<Output = Result<T, ClusterError>> + Send) -> Result<T, ClusterError> {
         let looked = tokio::time::timeout(self.config.hosting.limits().look_timeout, look).await;
         let (place, cause) = ("a cluster of the mesh".to_owned(), "a look did not come to an end in time".to_owned());
         looked.unwrap_or(Err(ClusterError::Unreachable { place, code: "look_too_slow", cause }))
     }
 
-    /// The cluster that holds a target.
+    /// Returns the client of the cluster that holds a target.
     fn client_for(&self, target: &Target) -> Result<&ClusterClient, ClusterError> {
         match target.member() {
             Some(member) => Ok(&self.find_member(member)?.client),
@@ -184,7 +187,8 @@ impl MeshClusters for KubernetesMesh {
     }
 
     async fn fence_target(&self, target: &Target, goal: Option<&str>, permit: &FencingToken) -> Result<Fence, ClusterError> {
-        // Each deletion names the object's identity and version, and istiod alone writes them.
+        // There is no version to move: each deletion names its object's uid and version, and only
+        // istiod writes these objects.
         if let Target::Certificates { .. } = target {
             return Ok(Fence::UntilLeaseEnds);
         }
@@ -224,40 +228,44 @@ impl MeshClusters for KubernetesMesh {
 
     async fn wait_for_change(&self) {
         tokio::time::timeout(RECHECK_INTERVAL, self.watches.wait_for_change()).await.ok();
-        // Events come in bursts, and each look costs the database a few questions.
+        // Events come in bursts, and each check costs the database a few queries.
         tokio::time::sleep(EVENT_BURST_DELAY).await;
     }
 }
 
-/// Text at a JSON pointer.
+/// Returns the text at a JSON pointer.
 fn text_at<'v>(value: &'v Value, pointer: &str) -> Option<&'v str> {
     value.pointer(pointer).and_then(Value::as_str)
 }
 
-/// The names of objects.
+/// Returns the names of objects.
 fn object_names(objects: &[Value]) -> Vec<String> {
     objects.iter().filter_map(|object| text_at(object, "/metadata/name").map(str::to_owned)).collect()
 }
 
-/// The query of a list by labels. Values are names of ours, which need no escapes.
+/// Builds a list query that selects by labels. The values are names of ours, which need no
+/// escaping.
 fn label_query(labels: &[(&str, &str)]) -> String {
     let terms: Vec<String> =
         labels.iter().map(|(label, value)| format!("{}%3D{value}", label.replace('/', "%2F"))).collect();
     format!("labelSelector={}", terms.join(","))
 }
 
-/// Number at a JSON pointer; absent counts as zero, as Kubernetes writes it.
+/// Returns the number at a JSON pointer. An absent one counts as zero, because Kubernetes omits
+/// zeros.
 fn number_at(value: &Value, pointer: &str) -> i64 {
     value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
 }
 
-/// Identity and version of an object, as a mark; absence is a version too.
+/// Returns uid and resource version of an object as its version. An absent object has a version
+/// too, in which both parts are empty.
 fn object_version(object: Option<&Value>) -> ObjectVersion {
     let part = |pointer: &str| object.and_then(|object| text_at(object, pointer)).unwrap_or_default();
     ObjectVersion(format!("{}/{}", part("/metadata/uid"), part("/metadata/resourceVersion")))
 }
 
-/// The mark as preconditions inside a patch's metadata.
+/// Splits a version into uid and resource version, to be put as preconditions into a patch's
+/// metadata. Returns `None` for the version of an absent object.
 fn uid_and_version(mark: &ObjectVersion) -> Option<(String, String)> {
     let (uid, version) = mark.0.split_once('/')?;
     (!uid.is_empty()).then(|| (uid.to_owned(), version.to_owned()))

@@ -1,5 +1,7 @@
-//! Contact with a cluster as a whole. The first time: it answers, it is new enough, no other Istio is in it, we may do what we
-//! need, and an account of our own replaces the submitted credential. Later: that account's next credential.
+//! Registers clusters and renews our credentials in them. At registration the cluster must answer,
+//! be new enough, have no other Istio and grant the permissions that we need; then an account of
+//! our own replaces the submitted credential. Later this module issues that account's next
+//! credentials.
 
 use std::time::Duration;
 
@@ -15,49 +17,50 @@ use crate::foreign;
 use crate::kubeconfig::{Credential, ClientIdentity};
 use crate::mesh::takes_probe;
 
-/// The oldest Kubernetes minor that any release in the catalogue runs on.
+/// Oldest minor version of Kubernetes 1 on which any release in the catalogue runs.
 const MIN_KUBERNETES_MINOR: u32 = 29;
 
-/// Bytes of a version's text that are kept and shown.
+/// Maximum length of a version's text that we keep and show, in bytes.
 const MAX_VERSION_BYTES: usize = 64;
-/// The longest identity of a cluster that is kept; real ones are UUIDs of 36 characters.
+/// Maximum length of a cluster's uid, in characters. Real ones are UUIDs of 36 characters.
 const MAX_CLUSTER_UID_CHARS: usize = 64;
 
-/// A cluster that can be used, with the credential to use it by.
+/// Cluster that can be used, with the credential that was issued for it.
 #[derive(Debug)]
 pub struct RegisteredCluster {
-    /// Kubernetes' version as the cluster says it.
+    /// Version of Kubernetes as the cluster reports it.
     pub kubernetes_version: String,
-    /// The identity of its kube-system namespace, which no other cluster has.
+    /// Uid of the cluster's namespace kube-system, which no other cluster has.
     pub uid: String,
-    /// Our own account's credential.
+    /// Credential of our own service account.
     pub credential: Credential,
-    /// Its serial number: one more than the highest that was known or found.
+    /// Serial number of the credential: one more than the highest that was known or found.
     pub serial: i64,
-    /// When that was issued.
+    /// Time when the credential was issued.
     pub issued_at: Timestamp,
-    /// When that ends.
+    /// Time when the credential expires.
     pub expires_at: Timestamp,
 }
 
-/// What is known of a cluster before it is connected to.
+/// Facts about a cluster that are known before it is called.
 #[derive(Debug, Clone)]
 pub struct RegistrationRequest<'a> {
-    /// Its name, for messages.
+    /// Name of the cluster, for messages.
     pub name: &'a str,
-    /// The account of this registration.
+    /// Service account of this registration.
     pub account: Account,
-    /// The serial number of the credential that we hold, 0 for none.
+    /// Serial number of the credential that we hold, or 0 for none.
     pub serial: i64,
-    /// How long that is to live; a cluster may allow less.
+    /// Lifetime that is requested for the next credential; the cluster may allow less.
     pub token_lifetime: Duration,
-    /// Its identity, when it was connected to before.
+    /// Uid of the cluster, if it was registered before.
     pub uid: Option<&'a str>,
-    /// When this is.
+    /// Current time, which becomes the time of issue.
     pub now: Timestamp,
 }
 
-/// What the submitted credential must be allowed to do, so that our account can be made.
+/// Permissions that the submitted credential needs so that our account can be created: verb, API
+/// group, resource.
 const REQUIRED_PERMISSIONS: [(&str, &str, &str); 6] = [
     ("create", "", "namespaces"),
     ("create", "", "serviceaccounts"),
@@ -67,25 +70,26 @@ const REQUIRED_PERMISSIONS: [(&str, &str, &str); 6] = [
     ("create", "rbac.authorization.k8s.io", "clusterrolebindings"),
 ];
 
-/// The identity of the cluster that a credential leads to. Nothing is written there.
+/// Returns the uid of the cluster that a credential leads to. It writes nothing to the cluster.
 ///
 /// # Errors
-/// Why the cluster cannot be used, and what to do.
+/// Returns a problem that tells why the cluster cannot be used, and what to do.
 pub async fn read_cluster_uid(wanted: &RegistrationRequest<'_>, credential: &Credential, dialling: &AddressPolicy) -> Result<String, Problem> {
     let door = ClusterClient::open(wanted.name, credential, dialling).map_err(|error| problem_from_error(&error))?;
     verify_cluster_uid(&door, wanted).await
 }
 
-/// Connects by a credential that somebody submitted, and makes an account of ours. Safe to repeat: everything is applied.
+/// Registers a cluster by the credential that a user submitted, and creates our account in it. Safe
+/// to repeat, because all objects are applied.
 ///
 /// # Errors
-/// Why the cluster cannot be used, and what to do.
+/// Returns a problem that tells why the cluster cannot be used, and what to do.
 pub async fn register_cluster(wanted: &RegistrationRequest<'_>, submitted: &Credential, dialling: &AddressPolicy) -> Result<RegisteredCluster, Problem> {
     let door = ClusterClient::open(wanted.name, submitted, dialling).map_err(|error| problem_from_error(&error))?;
     let kubernetes_version = read_kubernetes_version(&door).await?;
     let uid = verify_cluster_uid(&door, wanted).await?;
-    // A cluster that was connected to before must be able to get its next credential whatever else is in it; what has come
-    // since is found before a mesh is made, and before every upgrade.
+    // A cluster that was registered before must get its next credential even if another Istio came
+    // into it since. That Istio is found before a mesh is created, and before every upgrade.
     if wanted.uid.is_none() {
         foreign::require_no_istio(&door).await?;
     }
@@ -96,17 +100,20 @@ pub async fn register_cluster(wanted: &RegistrationRequest<'_>, submitted: &Cred
     Ok(connected)
 }
 
-/// Takes away what a registration that is refused has made, by the credential that was submitted for it: an account whose
-/// credential is not kept could not take itself away. Safe to repeat, and where nothing was made.
+/// Removes what a refused registration has created, by the credential that was submitted for it: an
+/// account whose credential is not kept could not remove itself. Safe to repeat, also if nothing
+/// was created.
 ///
 /// # Errors
-/// The cluster did not answer, or the credential may not remove what it has made.
+/// Returns an error if the cluster does not answer, or if the credential may not remove what it has
+/// created.
 pub async fn withdraw_registration(wanted: &RegistrationRequest<'_>, submitted: &Credential, dialling: &AddressPolicy) -> Result<(), ClusterError> {
     let door = ClusterClient::open(wanted.name, submitted, dialling)?;
     wanted.account.remove_from(&door).await
 }
 
-/// Tries the pod that dry runs are made with. A policy that refuses it would stop every upgrade in the middle.
+/// Tries the pod that dry runs use. A policy that refuses it would stop every upgrade in the
+/// middle.
 async fn require_dry_run_pods(door: &ClusterClient, account: &Account) -> Result<(), Problem> {
     if takes_probe(door, MESHWRIGHT_NAMESPACE, account.name()).await.map_err(|error| problem_from_error(&error))? {
         return Ok(());
@@ -116,10 +123,10 @@ async fn require_dry_run_pods(door: &ClusterClient, account: &Account) -> Result
     Err(Problem::new("probe_refused", message, hint))
 }
 
-/// Makes the account's next credential by its present one. Safe to repeat.
+/// Issues the account's next credential by its current one. Safe to repeat.
 ///
 /// # Errors
-/// Why there is none, and what to do.
+/// Returns a problem that tells why no credential was issued, and what to do.
 pub async fn renew_credential(wanted: &RegistrationRequest<'_>, present: &Credential, dialling: &AddressPolicy) -> Result<RegisteredCluster, Problem> {
     let door = ClusterClient::open(wanted.name, present, dialling).map_err(|error| problem_from_error(&error))?;
     let kubernetes_version = read_kubernetes_version(&door).await?;
@@ -127,10 +134,11 @@ pub async fn renew_credential(wanted: &RegistrationRequest<'_>, present: &Creden
     issue_credential(&door, wanted, present, dialling, (kubernetes_version, uid)).await
 }
 
-/// What a cluster says of itself to a credential that is good.
+/// Returns the version of Kubernetes that a cluster reports, which also proves that the credential
+/// is accepted.
 ///
 /// # Errors
-/// It does not answer, or does not let us in.
+/// Returns a problem if the cluster does not answer, refuses the credential, or is too old.
 pub async fn read_kubernetes_version(door: &ClusterClient) -> Result<String, Problem> {
     let version = door.get("/version").await.map_err(|error| problem_from_error(&error))?.unwrap_or_default();
     let part =
@@ -145,6 +153,7 @@ pub async fn read_kubernetes_version(door: &ClusterClient) -> Result<String, Pro
     Ok(text)
 }
 
+/// Issues a credential with the next serial number, and tries it before it is returned.
 async fn issue_credential(
     door: &ClusterClient,
     wanted: &RegistrationRequest<'_>,
@@ -155,7 +164,8 @@ async fn issue_credential(
     let (account, anchors) = (&wanted.account, wanted.account.bound_secrets());
     let minted = async {
         account.apply_to(door).await?;
-        // A database that was restored from a backup knows less than the cluster.
+        // After a restore from a backup, the database may know fewer credentials than the cluster
+        // has.
         let serial = anchors.newest_serial(door).await?.max(wanted.serial) + 1;
         anchors.apply_secret(door, serial).await?;
         anchors.request_token(door, account.name(), wanted.token_lifetime, None).await
@@ -166,13 +176,13 @@ async fn issue_credential(
         .map_err(|refused| Problem::new("credential_refused", refused.to_string(), "Submit the kubeconfig again."))?;
     let (issued_at, expires_at) = (wanted.now, minted.expires_at);
     let issued = RegisteredCluster { kubernetes_version, uid, credential, serial, issued_at, expires_at };
-    // Proved before it replaces the one that works.
+    // The new credential must work before it replaces the one that works.
     let proved = ClusterClient::open(wanted.name, &issued.credential, dialling).map_err(|error| problem_from_error(&error))?;
     verify_cluster_uid(&proved, wanted).await?;
     Ok(issued)
 }
 
-/// The cluster's identity; another one than was known is refused.
+/// Returns the cluster's uid. If another one is known for this cluster, that is an error.
 async fn verify_cluster_uid(door: &ClusterClient, wanted: &RegistrationRequest<'_>) -> Result<String, Problem> {
     let found = door.get("/api/v1/namespaces/kube-system").await.map_err(|error| problem_from_error(&error))?;
     let found = found.as_ref().and_then(|namespace| namespace.pointer("/metadata/uid")?.as_str()).unwrap_or_default();
@@ -195,22 +205,23 @@ fn is_cluster_uid(text: &str) -> bool {
     letters && (1..=MAX_CLUSTER_UID_CHARS).contains(&text.len())
 }
 
-/// The answer of a care that says whether all of it was done before. An object that another worker changed in between means
-/// not yet: the next look sees what the other one did.
+/// Converts the result of a maintenance call that tells whether all was done already. If another
+/// worker changed an object meanwhile, the answer is `false`: the next check sees what that worker
+/// did.
 ///
 /// # Errors
-/// Each other failure, in words for the user.
+/// Returns every other failure as a problem for the user.
 pub fn problem_unless_changed(answer: Result<bool, ClusterError>) -> Result<bool, Problem> {
     match answer {
         Err(ClusterError::Changed { place }) => {
-            tracing::debug!(place, "another worker was faster with this care");
+            tracing::debug!(place, "another worker changed the object first; the next check will see its result");
             Ok(false)
         }
         answer => answer.map_err(|error| problem_from_error(&error)),
     }
 }
 
-/// A failed call in words for the user.
+/// Converts a failed call into a problem for the user.
 pub fn problem_from_error(error: &ClusterError) -> Problem {
     match error {
         ClusterError::Unreachable { place, code, cause } => Problem::new(
@@ -242,6 +253,8 @@ fn hint_for_code(code: &str) -> &'static str {
     }
 }
 
+/// Checks that the submitted credential has all required permissions, and names those that are
+/// missing.
 async fn check_permissions(door: &ClusterClient) -> Result<(), Problem> {
     let mut missing = Vec::new();
     for (verb, group, resource) in REQUIRED_PERMISSIONS {

@@ -1,4 +1,5 @@
-//! A release's own charts to objects: `helm template` as a subprocess with nothing around it.
+//! Renders a release's own charts into objects. `helm template` runs as a subprocess with an empty
+//! environment and an empty home folder.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -10,25 +11,26 @@ use model::operation::Problem;
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
-/// A render takes a fifth of a second; a loaded machine may need more.
+/// Timeout of one render. It takes a fifth of a second; a loaded machine may need more.
 const RENDER_TIMEOUT: Duration = Duration::from_secs(30);
-/// The largest render that is looked at. Istio's definitions are about 1 MiB.
+/// Maximum size of a render's output, in bytes. Istio's custom resource definitions have about 1
+/// MiB.
 const MAX_RENDER_BYTES: u64 = 16 * 1024 * 1024;
-/// The charts of a release.
+/// Names of the charts in a release.
 const CHART_NAMES: [&str; 2] = ["base", "istiod"];
-/// The largest charts that are taken, unpacked. Istio's have two megabytes.
+/// Maximum size of a release's unpacked charts, in bytes. Istio's have two megabytes.
 const MAX_CHARTS_BYTES: u64 = 16 * 1024 * 1024;
-/// What a file begins with that was packed with gzip.
+/// First bytes of a file that was packed with gzip.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// Where helm is.
+/// Installed Helm program.
 #[derive(Debug, Clone)]
 pub struct Helm {
-    /// The program.
+    /// Path of the helm program.
     pub program: PathBuf,
 }
 
-/// A release's charts, unpacked: folders `base` and `istiod`.
+/// Unpacked charts of a release: a temporary folder with the folders `base` and `istiod`.
 #[derive(Debug)]
 pub struct Charts {
     dir: tempfile::TempDir,
@@ -38,10 +40,11 @@ fn render_problem(message: impl Into<String>) -> Problem {
     Problem::new("render_failed", message, "Import the release again from its official charts, then retry.")
 }
 
-/// Packs a folder with the charts `base` and `istiod` into a tar archive, in an order that does not depend on the disk.
+/// Packs a folder with the charts `base` and `istiod` into a tar archive. The order of the files
+/// does not depend on the disk.
 ///
 /// # Errors
-/// A chart is missing or cannot be read.
+/// Returns an error if a chart is missing or cannot be read.
 pub fn pack_charts(folder: &Path) -> std::io::Result<Vec<u8>> {
     let mut files = Vec::new();
     for chart in CHART_NAMES {
@@ -65,10 +68,12 @@ fn build_tar(files: BTreeMap<PathBuf, Vec<u8>>) -> std::io::Result<Vec<u8>> {
     archive.into_inner()
 }
 
-/// Reads an archive that somebody sent, a tar with or without gzip, and packs it as [`pack`] does.
+/// Reads an archive that a client sent, a tar with or without gzip, and packs it as [`pack_charts`]
+/// does.
 ///
 /// # Errors
-/// What is wrong with it, in words for whoever sent it: nothing but files of the charts may be in it.
+/// Returns a sentence for the client that tells what is wrong. The archive may contain only files
+/// of the charts.
 pub fn repack_charts(sent: &[u8]) -> Result<Vec<u8>, String> {
     let damaged = |error: std::io::Error| format!("it cannot be read: {error}");
     let mut plain = Vec::new();
@@ -104,10 +109,11 @@ pub fn repack_charts(sent: &[u8]) -> Result<Vec<u8>, String> {
     build_tar(files).map_err(damaged)
 }
 
+/// Collects all regular files below a folder.
 fn collect_files(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
-        // Links could point anywhere; charts have none.
+        // Links are skipped: they could point anywhere, and charts have none.
         if entry.file_type()?.is_dir() {
             collect_files(&entry.path(), files)?;
         } else if entry.file_type()?.is_file() {
@@ -118,10 +124,10 @@ fn collect_files(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()>
 }
 
 impl Charts {
-    /// Unpacks an archive of [`pack`].
+    /// Unpacks an archive that was written by [`pack_charts`].
     ///
     /// # Errors
-    /// It is damaged, or the disk is full.
+    /// Returns an error if the archive is damaged or the disk is full.
     pub fn unpack(archive: &[u8]) -> std::io::Result<Self> {
         let dir = tempfile::tempdir()?;
         tar::Archive::new(archive).unpack(dir.path())?;
@@ -130,10 +136,10 @@ impl Charts {
 }
 
 impl Helm {
-    /// Renders one chart into objects, each with an identity of its own.
+    /// Renders one chart into objects, no two of which have the same kind, namespace and name.
     ///
     /// # Errors
-    /// Helm failed, took too long, or rendered two objects of one identity.
+    /// Returns an error if Helm failed, took too long, or rendered two objects with one identity.
     pub async fn template_chart(
         &self,
         charts: &Charts,
@@ -166,6 +172,7 @@ impl Helm {
     }
 }
 
+/// Runs helm and returns its output.
 async fn run_helm(mut command: tokio::process::Command) -> Result<String, Problem> {
     let mut child = command.spawn().map_err(|error| render_problem(format!("helm cannot be started: {error}")))?;
     let (stdout, stderr) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
@@ -177,12 +184,12 @@ async fn run_helm(mut command: tokio::process::Command) -> Result<String, Proble
     if status.success() {
         return Ok(text);
     }
-    tracing::warn!(complaint, "helm failed");
+    tracing::warn!(complaint, "helm template failed");
     Err(render_problem("helm refused the release's charts"))
 }
 
-/// Two objects of one identity would overwrite each other for ever (Istio 1.25.1's host render does it when
-/// `remotePilotAddress` is set).
+/// Checks that no two objects have the same identity: they would overwrite each other on every
+/// apply. The hosted render of Istio 1.25.1 has such objects if `remotePilotAddress` is set.
 fn require_unique_objects(objects: &[Value]) -> Result<(), Problem> {
     let mut seen = std::collections::BTreeSet::new();
     for object in objects {
@@ -207,7 +214,7 @@ mod tests {
             let mut header = tar::Header::new_gnu();
             header.set_size(text.len() as u64);
             header.set_mode(0o600);
-            // As an attacker writes it, without the library's own care.
+            // Writes the name as an attacker would, without the checks of the library.
             header.as_gnu_mut().expect("this form").name[..name.len()].copy_from_slice(name.as_bytes());
             header.set_cksum();
             archive.append(&header, *text).expect("an entry");

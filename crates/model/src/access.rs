@@ -1,53 +1,55 @@
-//! Who may do what: one table, and one function that reads it.
+//! Decides which principal may do what, from the role table in [`Role::allows`].
 //!
-//! A principal has grants. A grant is a role on everything of a tenant, on one mesh, or on one cluster.
+//! A principal has grants. A grant is a role on everything of a tenant, on one mesh, or on one
+//! cluster.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::ids::{ClusterId, MeshId, TenantId};
 
-/// What a grant allows. The table is [`Role::allows`].
+/// Role of a grant. [`Role::allows`] holds the table of what each role allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
-    /// Reads everything, the audit log and the list of keys included, and changes nothing.
+    /// Reads everything, including the audit log and the list of keys, and changes nothing.
     Auditor,
-    /// Reads meshes, clusters, upgrades and what happened to them.
+    /// Reads meshes, clusters, upgrades and their events.
     Viewer,
-    /// A viewer who also changes them.
+    /// Reads as a viewer does, and changes meshes, clusters and upgrades.
     Operator,
-    /// Everything within the tenant, keys and access included.
+    /// Does everything within the tenant, including changes of keys and access.
     Owner,
 }
 
-/// What somebody may want to do. Every route names exactly one.
+/// Action that a request asks for. Every route names exactly one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Action {
-    /// Look at the catalogue, at meshes, clusters, upgrades, operations and events.
+    /// Read the catalogue, meshes, clusters, upgrades, operations and events.
     Read,
-    /// Register, forget or re-credential a cluster.
+    /// Register or deregister a cluster, or renew its credential.
     ChangeClusters,
     /// Create, change or delete a mesh; restart workloads; label namespaces.
     ChangeMeshes,
-    /// Plan an upgrade and press its buttons.
+    /// Plan an upgrade and send it verbs, such as promote or rollback.
     Upgrade,
-    /// Look at keys and at who has access.
+    /// Read keys, and read who has access.
     ReadAccess,
-    /// Make, rotate or revoke keys; give or take access.
+    /// Create, rotate or revoke keys; grant or revoke access.
     ChangeAccess,
     /// Read, verify and export the audit log.
     ReadAudit,
-    /// Look at the tenants. Only whoever operates the service may.
+    /// Read the tenants. Only principals of [`TenantId::PLATFORM`] may do this.
     ReadPlatform,
-    /// Make, change and delete tenants; change the catalogue. Only whoever operates the service may.
+    /// Create, change and delete tenants; change the catalogue. Only principals of
+    /// [`TenantId::PLATFORM`] may do this.
     ChangePlatform,
 }
 
 impl Role {
-    /// Every role there is.
+    /// All roles that exist.
     pub const ALL: [Self; 4] = [Self::Auditor, Self::Viewer, Self::Operator, Self::Owner];
 
-    /// The table of what each role allows.
+    /// Returns true if the role allows the action. This is the table of all rights.
     pub const fn allows(self, action: Action) -> bool {
         use Action as A;
         match self {
@@ -63,7 +65,7 @@ impl Role {
         }
     }
 
-    /// The written form.
+    /// Returns the written form, as in the API and the database.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Auditor => "auditor",
@@ -73,7 +75,8 @@ impl Role {
         }
     }
 
-    /// The least role that allows an action, for a message.
+    /// Returns the least role that allows an action, for the message of a refusal. The role
+    /// `auditor` is never suggested.
     pub fn least_role_for(action: Action) -> Self {
         Self::ALL.into_iter().find(|role| *role != Self::Auditor && role.allows(action)).unwrap_or(Self::Owner)
     }
@@ -87,13 +90,13 @@ impl FromStr for Role {
     }
 }
 
-/// A text that names no role.
+/// Error for a text that names no role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a role is owner, operator, viewer or auditor")]
 pub struct UnknownRole;
 
 impl Action {
-    /// Every action there is.
+    /// All actions that exist.
     pub const ALL: [Self; 9] = [
         Self::Read,
         Self::ChangeClusters,
@@ -106,7 +109,8 @@ impl Action {
         Self::ChangePlatform,
     ];
 
-    /// Whether somebody of this tenant may do it at all: tenants have meshes, and whoever operates the service has tenants.
+    /// Returns true if a principal of this tenant can do the action at all: customers' tenants have
+    /// meshes, and only the platform tenant has tenants.
     pub fn applies_to_tenant(self, tenant: TenantId) -> bool {
         let platform = tenant == TenantId::PLATFORM;
         match self {
@@ -117,10 +121,11 @@ impl Action {
     }
 }
 
-/// What a grant is on. Its written form is the id itself; everything of the tenant is written `tenant`.
+/// Extent of a grant. The written form of a mesh or cluster is its id; everything of the tenant is
+/// written `tenant`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scope {
-    /// Everything of the tenant.
+    /// The whole tenant, with everything that belongs to it.
     Tenant,
     /// One mesh with its upgrades, operations and data plane.
     Mesh(MeshId),
@@ -128,7 +133,7 @@ pub enum Scope {
     Cluster(ClusterId),
 }
 
-/// A text that names no scope.
+/// Error for a text that names no scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a scope is 'tenant', the id of a mesh or the id of a cluster")]
 pub struct UnknownScope;
@@ -155,36 +160,39 @@ impl FromStr for Scope {
     }
 }
 
-/// A role on something.
+/// Role of a principal on one scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grant {
-    /// The role.
+    /// Role that the principal has.
     pub role: Role,
-    /// On what.
+    /// Extent of the role: the tenant, one mesh or one cluster.
     pub scope: Scope,
 }
 
-/// What [`authorize`] answers.
+/// Answer of [`authorize`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessDecision {
-    /// Go on.
+    /// The action is allowed.
     Allowed,
-    /// The principal may see the thing, but not do this with it.
+    /// The principal may see the thing, but may not do this with it.
     Forbidden,
-    /// The principal may not even know that the thing is there.
+    /// The principal may not even know that the thing exists, so the answer is 404.
     Hidden,
 }
 
-/// The one decision: may somebody with these grants do this with that?
+/// Decides whether a principal with these grants may do `action` on a thing that lies in the scopes
+/// `on`.
 ///
-/// A thing may lie in several scopes: an operation belongs to its mesh and to its cluster. One that covers it is enough.
-/// An empty list means the tenant as a whole.
+/// A thing may lie in several scopes: an operation belongs to its mesh and to its cluster. One
+/// grant on one of these scopes is enough. An empty list means the tenant as a whole.
 pub fn authorize(grants: &[Grant], action: Action, on: &[Scope]) -> AccessDecision {
     let covers = |grant: &&Grant| grant.scope == Scope::Tenant || on.contains(&grant.scope);
     let covering: Vec<&Grant> = grants.iter().filter(covers).collect();
     if covering.iter().any(|grant| grant.role.allows(action)) {
         AccessDecision::Allowed
     } else if on.is_empty() || covering.iter().any(|grant| grant.role.allows(Action::Read)) {
+        // The principal can read the thing, or asks about its own tenant, so a refusal reveals
+        // nothing.
         AccessDecision::Forbidden
     } else {
         AccessDecision::Hidden
@@ -280,7 +288,8 @@ mod tests {
     }
 
     proptest! {
-        /// More grants never take anything away, and nothing is allowed that no single grant allows.
+        /// More grants never take a right away, and no combination of grants allows an action that
+        /// no single grant allows.
         #[test]
         fn grants_only_add(picks in prop::collection::vec((0usize..4, 0u128..4), 0..5), action in 0usize..9, on in 0u128..4) {
             let scope = |bits: u128| if bits == 0 { Scope::Tenant } else { mesh(bits) };

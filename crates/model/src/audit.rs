@@ -1,88 +1,91 @@
-//! The audit log's chain: each entry holds a digest over the one before it and all of its own fields.
+//! Chains the entries of the audit log: each entry holds a digest over the one before it and over
+//! all of its own fields.
 //!
-//! Whoever can write the database can also compute a new chain. What they cannot change is an [`Anchor`], which was
-//! taken outside the database: everything up to it is proved, and only a tail that is younger than the last anchor is not.
+//! A person who can write the database can also compute a new chain. An [`Anchor`] is out of that
+//! person's reach, because it is kept outside the database. Everything up to the last anchor is
+//! proved; only the entries after it are not.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::TenantId;
 
-/// A SHA-256.
+/// SHA-256 digest of 32 bytes.
 pub type Digest = [u8; 32];
 
-/// Computes a SHA-256; this crate has no cryptography of its own.
+/// Function that computes a SHA-256. The caller passes it, because this crate has no cryptography
+/// of its own.
 pub type Sha256 = fn(&[u8]) -> Digest;
 
-/// What the chain of a tenant begins with.
+/// Head of an empty chain. The first entry of every tenant is appended to it.
 pub const GENESIS: ChainHead = ChainHead { seq: 0, hash: [0; 32] };
 
-/// Where a chain ends.
+/// Last entry of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainHead {
     /// Number of the last entry; 0 before the first.
     pub seq: i64,
-    /// Its digest.
+    /// Digest of the last entry; all zeros before the first.
     pub hash: Digest,
 }
 
-/// One thing that was done.
+/// One change that was made, before it is part of the chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// When, to the microsecond: what the database keeps.
+    /// Time of the change, in microseconds: the database keeps no finer time.
     pub at: Timestamp,
-    /// Who, for example `key_01k…` or `worker-7`.
+    /// Principal or worker that made the change, for example `key_01k…` or `worker-7`.
     pub actor: String,
-    /// What, for example `createMesh` or `cluster.write`.
+    /// Action that was done, for example `createMesh` or `cluster.write`.
     pub action: String,
-    /// To what, for example `mesh_01k…`.
+    /// Object that was changed, for example `mesh_01k…`.
     pub target: String,
-    /// As part of which request.
+    /// Id of the request that the change belongs to; `None` for a change that no request asked for.
     pub request_id: Option<String>,
-    /// What was there before; none where there was nothing.
+    /// Digest of the object before the change; `None` if it did not exist.
     pub before: Option<Digest>,
-    /// What was there afterwards; none where nothing was left.
+    /// Digest of the object after the change; `None` if it no longer exists.
     pub after: Option<Digest>,
 }
 
-/// An entry in its place.
+/// Entry with its number and digest in the chain of a tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChainedEntry {
-    /// Its number, without gaps.
+    /// Number of the entry. Numbers start at 1 and have no gaps.
     pub seq: i64,
-    /// The entry.
+    /// Change that the entry records.
     pub entry: Entry,
-    /// The digest over the one before it and this one.
+    /// Digest over the entry before this one and this entry.
     pub hash: Digest,
 }
 
-/// A head that was written down where the database's administrator cannot reach it.
+/// Head of a chain, written to a file that the database's administrator cannot reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anchor {
-    /// Whose chain.
+    /// Tenant that the chain belongs to.
     pub tenant: TenantId,
-    /// The number of the last entry at that time.
+    /// Number of the last entry at that time.
     pub seq: i64,
-    /// Its digest.
+    /// Digest of the last entry at that time.
     #[serde(with = "hex")]
     pub hash: Digest,
-    /// When it was written down.
+    /// Time at which the anchor was written.
     pub at: Timestamp,
 }
 
-/// Digests as text: 64 hexadecimal digits.
+/// Writes digests as text: 64 hexadecimal digits.
 pub mod hex {
     use super::Digest;
     use serde::{Deserialize, Deserializer, Serializer, de};
 
-    /// Writes a digest.
+    /// Writes a digest as 64 lower-case digits.
     pub fn encode(digest: &Digest) -> String {
         digest.iter().fold(String::with_capacity(64), |text, byte| text + &format!("{byte:02x}"))
     }
 
-    /// Reads a digest; `None` for anything else.
+    /// Reads a digest in lower or upper case. Returns `None` for any other text.
     pub fn decode(text: &str) -> Option<Digest> {
-        // A sign would be read as part of a number.
+        // `from_str_radix` accepts a leading sign, which must not stand for a digit.
         if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
         }
@@ -103,43 +106,45 @@ pub mod hex {
     }
 }
 
-/// What is wrong with a chain, and where.
+/// Fault of a chain, and the entry that shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
-    /// An entry is missing, or stands twice.
+    /// An entry is missing, or stands in the chain twice.
     #[error("entry {expected} is missing: entry {found} follows the one before it")]
     Gap {
-        /// The number that should come.
+        /// Number that the chain should continue with.
         expected: i64,
-        /// The number that comes.
+        /// Number that was found instead.
         found: i64,
     },
-    /// An entry, or the one before it, is not what was written.
+    /// The entry or its predecessor differs from the entry that was written.
     #[error("entry {seq} was changed, or the one before it was")]
     Changed {
-        /// Its number.
+        /// Number of the entry whose digest is wrong.
         seq: i64,
     },
-    /// The end was cut off.
+    /// The end of the chain was cut off.
     #[error("the log ends at {seq}, but went on to {anchored} when it was anchored")]
     Truncated {
-        /// Where it ends.
+        /// Number of the last entry that is left.
         seq: i64,
-        /// Where it once ended.
+        /// Number of the last entry at the time of the newest anchor.
         anchored: i64,
     },
-    /// The chain holds together, but it is not the one that was anchored.
+    /// The chain is consistent in itself, but differs from the chain that was anchored.
     #[error("entry {seq} is not the one that was anchored: the log was rewritten")]
     Rewritten {
-        /// The anchor's number.
+        /// Number of the entry that the anchor contradicts.
         seq: i64,
     },
 }
 
 impl Entry {
-    /// The digest of this entry behind a head. Every field is preceded by its length, so that no two entries read alike.
+    /// Computes the digest of this entry behind a head. Each field is preceded by its length, so
+    /// that no two different entries give the same bytes.
     pub fn chain_hash(&self, tenant: TenantId, head: &ChainHead, sha256: Sha256) -> Digest {
         let mut bytes = Vec::with_capacity(256);
+        // A field is written as 1, its length and its bytes; a missing field is written as 0.
         let mut field = |part: Option<&[u8]>| match part {
             Some(part) => {
                 bytes.push(1);
@@ -161,7 +166,7 @@ impl Entry {
         sha256(&bytes)
     }
 
-    /// Puts the entry behind a head, and says where the chain ends then.
+    /// Appends the entry to a chain, and returns the numbered entry with the new head.
     pub fn append_to_chain(self, tenant: TenantId, head: &ChainHead, sha256: Sha256) -> (ChainedEntry, ChainHead) {
         let hash = self.chain_hash(tenant, head, sha256);
         let seq = head.seq + 1;
@@ -169,7 +174,7 @@ impl Entry {
     }
 }
 
-/// A chain that is being read from its beginning.
+/// Verifier that reads a chain from its first entry to its last one.
 #[derive(Debug, Clone)]
 pub struct ChainVerifier<'a> {
     tenant: TenantId,
@@ -179,15 +184,17 @@ pub struct ChainVerifier<'a> {
 }
 
 impl<'a> ChainVerifier<'a> {
-    /// Begins at the beginning. Anchors of other tenants are left aside.
+    /// Creates a verifier at the start of a chain. Anchors of other tenants are ignored.
     pub fn new(tenant: TenantId, anchors: &'a [Anchor], sha256: Sha256) -> Self {
         Self { tenant, head: GENESIS, anchors, sha256 }
     }
 
-    /// Reads the next entry.
+    /// Verifies the next entry against the one before it and against the anchors.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Returns [`ChainError::Gap`] if the number is not the expected one, [`ChainError::Changed`]
+    /// if the digest does not match, and [`ChainError::Rewritten`] if an anchor holds another
+    /// digest for this number.
     pub fn verify_next(&mut self, next: &ChainedEntry) -> Result<(), ChainError> {
         let expected = self.head.seq + 1;
         if next.seq != expected {
@@ -203,10 +210,10 @@ impl<'a> ChainVerifier<'a> {
         Ok(())
     }
 
-    /// Everything was read: nothing that was anchored may be missing.
+    /// Verifies that no anchored entry is missing at the end, once all entries were read.
     ///
     /// # Errors
-    /// The end was cut off.
+    /// Returns [`ChainError::Truncated`] if an anchor has a higher number than the last entry.
     pub fn verify_end(self) -> Result<ChainHead, ChainError> {
         let anchored = self.tenant_anchors().map(|anchor| anchor.seq).max().unwrap_or(0);
         if anchored > self.head.seq {

@@ -1,11 +1,12 @@
-//! How soon something that did not answer is asked again.
+//! Computes the delay before a cluster or a webhook that failed is tried again.
 
 use std::time::Duration;
 
 const FIRST_RETRY_DELAY: Duration = Duration::from_secs(5);
 const MAX_RETRY_DELAY: Duration = Duration::from_mins(10);
 
-/// After so many failures in a row: soon at first, then ever later, and every ten minutes in the end.
+/// Returns the delay after this many failures in a row: 5 seconds after the first, doubled after
+/// each further one, and at most 10 minutes.
 pub fn retry_delay(failures: i32) -> Duration {
     let doubled = u32::try_from(failures.saturating_sub(1).clamp(0, 10)).unwrap_or(0);
     (FIRST_RETRY_DELAY * 2u32.pow(doubled)).min(MAX_RETRY_DELAY)

@@ -1,17 +1,17 @@
-//! Time and identity as arguments, so that tests own both.
+//! Passes time and new ids as arguments, so that tests control both.
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
-/// Where the time and new ids come from.
+/// Source of the time and of new ids.
 pub trait Clock: Send + Sync + std::fmt::Debug {
-    /// The current time.
+    /// Returns the current time.
     fn now(&self) -> Timestamp;
-    /// A new id that sorts by its time of birth (UUID version 7).
+    /// Returns a new id that sorts by its time of creation (UUID version 7).
     fn new_uuid(&self) -> Uuid;
 }
 
-/// The machine's clock.
+/// Clock and random source of the machine, used outside tests.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 

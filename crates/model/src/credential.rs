@@ -1,43 +1,44 @@
-//! How long the credential that we hold of a cluster is good, and when it is renewed.
+//! Decides when the credential that we hold for a cluster is renewed, and how valid it is.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// A cluster that only did not answer is called unreachable from this many times in a row on.
+/// Failures in a row after which a cluster that only did not answer is called unreachable.
 pub const UNREACHABLE_AFTER_FAILURES: i32 = 2;
-/// The longest that an old credential may live on beside the new one.
+/// Longest time for which the old credential stays valid beside the new one.
 pub const MAX_CREDENTIAL_OVERLAP: Duration = Duration::from_hours(24);
-/// How long it does when nobody says otherwise: a kubelet takes a minute to bring a token to an istiod, and a client
-/// keeps the old one for another.
+/// Overlap of two credentials if the caller names none. A kubelet takes a minute to bring a new
+/// token to an istiod, and a client keeps the old one for another minute.
 pub const DEFAULT_CREDENTIAL_OVERLAP: Duration = Duration::from_hours(1);
 
-/// A credential of our own in a cluster. Serial numbers rise by one with each renewal.
+/// Validity of our credential in one cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CredentialLifetime {
-    /// Which one it is, from 1.
+    /// Serial number, from 1; each renewal raises it by one.
     pub serial: i64,
-    /// When the cluster issued it.
+    /// Time at which the cluster issued the credential.
     pub issued_at: Timestamp,
-    /// When it ends by itself.
+    /// Time at which the credential expires by itself.
     pub expires_at: Timestamp,
-    /// Until when the one before it is good as well; absent once that one is gone.
+    /// Time until which the previous credential is valid as well; `None` once that one was removed.
     pub previous_until: Option<Timestamp>,
 }
 
-/// How good a credential still is.
+/// Validity of a credential at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CredentialStatus {
-    /// In the first two thirds of its life.
+    /// The credential is in the first two thirds of its lifetime.
     Valid,
-    /// Its renewal has failed for a third of its life.
+    /// The credential is in the last third of its lifetime. The renewal, due after the first third,
+    /// has failed since then.
     ExpiresSoon,
-    /// It is over.
+    /// The credential has expired.
     Expired,
 }
 
 impl CredentialStatus {
-    /// The form that users see.
+    /// Returns the form that users see.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Valid => "valid",
@@ -48,12 +49,13 @@ impl CredentialStatus {
 }
 
 impl CredentialLifetime {
-    /// When it is renewed: after a third of its life, so that two thirds are left to put right what keeps it from that.
+    /// Returns the time of the renewal: after a third of the lifetime, so that two thirds are left
+    /// to repair the cause if the renewal fails.
     pub fn renews_at(&self) -> Timestamp {
         self.issued_at + self.third_of_lifetime()
     }
 
-    /// How good it is.
+    /// Returns the status at the time `now`.
     pub fn status_at(&self, now: Timestamp) -> CredentialStatus {
         match now {
             now if now >= self.expires_at => CredentialStatus::Expired,

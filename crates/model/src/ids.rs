@@ -1,18 +1,19 @@
-//! Typed ids: a prefix and a `UUIDv7` in lower-case Crockford base32, for example `mesh_01k…`.
+//! Defines typed ids: a prefix and a `UUIDv7` in lower-case Crockford base32, for example
+//! `mesh_01k…`.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-/// Crockford's alphabet: no letter that reads like a digit.
+/// Crockford's alphabet, which leaves out letters that look like digits (`i`, `l`, `o`) and `u`.
 const CROCKFORD_ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
-/// 128 bits in groups of five.
+/// Digits of an id: 128 bits in groups of five.
 const ID_DIGITS: usize = 26;
 
-/// A text that is not an id of the wanted kind.
+/// Error for a text that is not an id of the expected kind.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("an id of this kind is {prefix}_ followed by {ID_DIGITS} letters and digits")]
 pub struct InvalidId {
-    /// What the id should have begun with.
+    /// Prefix that the id must begin with.
     pub prefix: &'static str,
 }
 
@@ -34,7 +35,7 @@ fn decode_id(prefix: &'static str, text: &str) -> Result<Uuid, InvalidId> {
     let mut bits: u128 = 0;
     for (place, digit) in digits.bytes().enumerate() {
         let value = CROCKFORD_ALPHABET.iter().position(|letter| *letter == digit).ok_or(InvalidId { prefix })?;
-        // 26 digits carry 130 bits: the first digit has only three of them.
+        // The 26 digits carry 130 bits, so the first digit may use only three of its five.
         if place == 0 && value > 7 {
             return Err(invalid);
         }
@@ -50,7 +51,7 @@ macro_rules! ids {
         pub struct $name(pub Uuid);
 
         impl $name {
-            /// What the written form begins with.
+            /// Prefix of the written form, without the underscore.
             pub const PREFIX: &'static str = $prefix;
         }
 
@@ -83,30 +84,32 @@ macro_rules! ids {
 }
 
 ids! {
-    /// The isolation and quota boundary; it comes from the credential, never from a path.
+    /// Tenant, the boundary of isolation and quotas. It comes from the caller's credential and
+    /// never from a path.
     TenantId = "tenant";
-    /// An API key, without its secret.
+    /// API key, without its secret.
     KeyId = "key";
-    /// An issuer of tokens that a tenant trusts.
+    /// Identity provider, an issuer of tokens that a tenant trusts.
     ProviderId = "idp";
-    /// A role that was granted to somebody who comes from one.
+    /// Role binding: a role that was granted to principals of an identity provider.
     BindingId = "binding";
-    /// A Kubernetes cluster of the provider, where control planes run.
+    /// Kubernetes cluster of the provider in which control planes run.
     HostingClusterId = "hosting";
-    /// An address that events of a tenant are sent to.
+    /// Webhook, an address that events of a tenant are sent to.
     WebhookId = "webhook";
-    /// A registered Kubernetes cluster of a tenant.
+    /// Registered Kubernetes cluster of a tenant.
     ClusterId = "cluster";
-    /// One managed service mesh.
+    /// Managed service mesh.
     MeshId = "mesh";
-    /// One machine action that ends by itself.
+    /// Operation: one machine action that ends by itself.
     OperationId = "op";
-    /// The long story from one version to another.
+    /// Upgrade: the change of a mesh from one version to another.
     UpgradeId = "upgrade";
 }
 
 impl TenantId {
-    /// The tenant of whoever operates the service. It has keys, people and an audit log, and no meshes.
+    /// Tenant of the people who run the service. It has keys, users and an audit log, and no
+    /// meshes.
     pub const PLATFORM: Self = Self(Uuid::nil());
 }
 

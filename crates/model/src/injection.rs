@@ -1,65 +1,69 @@
-//! Which control plane injects a pod: Istio's webhook selectors as a pure function.
+//! Decides which control plane injects a pod. This is Istio's selection by webhook selectors as a
+//! pure function.
 //!
-//! Source of the rules: the `istio-sidecar-injector` and revision-tag webhook templates of Istio 1.25 and 1.27. The API
-//! server runs every webhook whose selectors match, so two matches give a pod that is half one version, half another.
+//! The rules come from the `istio-sidecar-injector` and revision-tag webhook templates of Istio
+//! 1.25 and 1.27. The API server calls every webhook whose selectors match, so two matches give a
+//! pod that is half of one version and half of another.
 
 use serde::{Deserialize, Serialize};
 
 use crate::RevisionName;
 
-/// The two namespace labels that injection reads.
+/// Labels of a namespace that injection reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceLabels {
-    /// `istio-injection`.
+    /// Value of `istio-injection`; `None` without the label.
     pub injection: Option<String>,
-    /// `istio.io/rev`.
+    /// Value of `istio.io/rev`; `None` without the label.
     pub rev: Option<String>,
 }
 
-/// The two pod labels that injection reads.
+/// Labels of a pod that injection reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodLabels {
-    /// `sidecar.istio.io/inject`.
+    /// Value of `sidecar.istio.io/inject`; `None` without the label.
     pub inject: Option<String>,
-    /// `istio.io/rev`.
+    /// Value of `istio.io/rev`; `None` without the label.
     pub rev: Option<String>,
 }
 
-/// One webhook configuration: a revision's own, or a tag's.
+/// Injection webhook configuration of a revision or of a revision tag.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Injector {
-    /// The value of `istio.io/rev` that it answers to: the revision's name or the tag's.
+    /// Value of `istio.io/rev` that the webhook selects: the name of the revision or of the tag.
     pub value: String,
-    /// The revision whose control plane it calls.
+    /// Revision whose control plane the webhook calls.
     pub revision: RevisionName,
-    /// True for the tag `default`, which also answers to `istio-injection=enabled` and `sidecar.istio.io/inject=true`.
+    /// True for the tag `default`, which also selects `istio-injection=enabled` and
+    /// `sidecar.istio.io/inject=true`.
     pub serves_default: bool,
 }
 
-/// What happens to a pod when it is created.
+/// Result of the injection webhooks for a new pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Injection {
-    /// Exactly one webhook matches.
+    /// Exactly one webhook matches, and its revision injects the pod.
     Injected(RevisionName),
-    /// No webhook matches: the pod starts without a sidecar, and nobody is told.
+    /// No webhook matches: the pod starts without a sidecar, and no error is reported.
     NotInjected(NoInjection),
     /// Several webhooks match: the pod becomes a hybrid of their revisions.
     Ambiguous(Vec<RevisionName>),
 }
 
-/// Why a pod gets no sidecar.
+/// Reason why a pod gets no sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoInjection {
-    /// Nobody asked for one.
+    /// Neither the namespace nor the pod asks for a sidecar.
     NotRequested,
-    /// The namespace or the pod says no.
+    /// A label of the namespace or of the pod forbids it.
     OptedOut,
-    /// It was asked for by a value that no webhook answers to: the silent fault that users fear.
+    /// A label asks for a value that no webhook selects. Users fear this fault most, because
+    /// Kubernetes and Istio report nothing.
     NoSuchRevision,
 }
 
-/// Applies every webhook's selectors to one pod.
+/// Applies the selectors of every webhook to one pod, and returns the revision that injects it.
 pub fn injected_by(namespace: &NamespaceLabels, pod: &PodLabels, injectors: &[Injector]) -> Injection {
     let mut matching: Vec<RevisionName> =
         injectors.iter().filter(|i| i.matches_pod(namespace, pod)).map(|i| i.revision.clone()).collect();
@@ -70,7 +74,8 @@ pub fn injected_by(namespace: &NamespaceLabels, pod: &PodLabels, injectors: &[In
 }
 
 impl Injector {
-    /// True when one of the configuration's entries selects the pod. At most one of them can.
+    /// Returns true when one of the configuration's entries selects the pod. At most one of them
+    /// can.
     fn matches_pod(&self, namespace: &NamespaceLabels, pod: &PodLabels) -> bool {
         let refused = pod.inject.as_deref() == Some("false");
         let unlabelled = namespace.injection.is_none() && namespace.rev.is_none();
@@ -96,7 +101,8 @@ fn no_injection_reason(namespace: &NamespaceLabels, pod: &PodLabels) -> NoInject
     if asked { NoInjection::NoSuchRevision } else { NoInjection::NotRequested }
 }
 
-/// True for the combination that our API refuses and the precheck reports: Istio would ignore one of the two.
+/// Returns true for a namespace with both label keys. Our API refuses this and the precheck reports
+/// it, because Istio would ignore one of the two labels.
 pub fn labels_conflict(namespace: &NamespaceLabels) -> bool {
     namespace.injection.is_some() && namespace.rev.is_some()
 }
@@ -110,7 +116,8 @@ mod tests {
         text.parse().expect(text)
     }
 
-    /// A mesh in the middle of a canary: two revisions, and the three tags that every mesh has.
+    /// Returns the webhooks of a mesh in the middle of a canary: two revisions, and the three tags
+    /// that every mesh has.
     fn canary_mesh() -> Vec<Injector> {
         let injector = |value: &str, to: &str| Injector {
             value: value.into(),
@@ -146,7 +153,8 @@ mod tests {
         assert_eq!(injected(None, Some("canary"), None, None), "1-27-9");
     }
 
-    /// The whole table: what istiod's webhooks do for every combination of label values that matter.
+    /// Compares the whole table: the result of istiod's webhooks for every combination of label
+    /// values that matter.
     #[test]
     fn the_truth_table_holds() {
         let injections = [None, Some("enabled"), Some("disabled")];

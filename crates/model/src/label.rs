@@ -1,19 +1,21 @@
-//! Labels that users put on their things, and selectors that find those things again.
+//! Checks the labels that users put on their resources, and parses the selectors that find these
+//! resources.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// Labels by key.
+/// Labels of one resource, by key.
 pub type Labels = BTreeMap<String, String>;
 
-/// The most labels of one thing.
+/// Most labels that one resource may have.
 pub const MAX_LABELS: usize = 32;
-/// The longest key or value, as Kubernetes has it.
+/// Most bytes of a key or of a value. Kubernetes has the same limit for label values and for the
+/// name part of a key.
 const MAX_LABEL_LEN: usize = 63;
-/// The most conditions of a selector.
+/// Most conditions that one selector may have.
 const MAX_SELECTOR_CONDITIONS: usize = 16;
 
-/// A text that is no label, or no selector.
+/// Error for a text that is not a label or not a selector. The message states the rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidLabel(String);
@@ -40,10 +42,10 @@ fn parse_label_value(text: &str) -> Result<String, InvalidLabel> {
     Err(InvalidLabel(format!("{text:?} is no label value: empty, or written as a key is")))
 }
 
-/// Checks labels before they are written.
+/// Checks labels before they are stored.
 ///
 /// # Errors
-/// There are too many, or one of them is none.
+/// Returns an error if there are more than [`MAX_LABELS`], or if a key or a value breaks the rules.
 pub fn check_labels(labels: &Labels) -> Result<(), InvalidLabel> {
     if labels.len() > MAX_LABELS {
         return Err(InvalidLabel(format!("at most {MAX_LABELS} labels")));
@@ -51,19 +53,21 @@ pub fn check_labels(labels: &Labels) -> Result<(), InvalidLabel> {
     labels.iter().try_for_each(|(name, text)| parse_label_key(name).and_then(|_| parse_label_value(text)).map(drop))
 }
 
-/// Which labels a thing must have, and which it must not have. A missing value stands for any.
+/// Selector with the labels that a resource must have and must not have. A condition without a
+/// value stands for any value of its key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LabelSelector {
-    /// All of these.
+    /// Conditions that a resource must all meet.
     pub required: Vec<(String, Option<String>)>,
-    /// None of these.
+    /// Conditions of which a resource may meet none.
     pub excluded: Vec<(String, Option<String>)>,
 }
 
 impl FromStr for LabelSelector {
     type Err = InvalidLabel;
 
-    /// Reads `team=payments,tier!=test,owned,!old`, as Kubernetes' equality-based selectors are written.
+    /// Parses the form of Kubernetes' equality-based selectors, for example
+    /// `team=payments,tier!=test,owned,!old`.
     fn from_str(text: &str) -> Result<Self, InvalidLabel> {
         let mut selector = Self::default();
         let conditions: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();

@@ -1,40 +1,43 @@
-//! Objects that stay in a cluster after we have left it, and how its owner removes them.
+//! Describes objects that stay in a cluster after we have left it, with the commands that remove
+//! them.
 
 use serde::{Deserialize, Serialize};
 
 use crate::Name;
 
-/// How far the removal of our account from a cluster has come.
+/// Progress of the removal of our service account from a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccountRemoval {
-    /// Nothing was removed.
+    /// The removal has not begun.
     NotBegun,
-    /// It may have been asked for. A refusal of our credential says nothing yet: it may have died in another way.
+    /// The removal may have been requested. If the cluster refuses our credential now, this proves
+    /// nothing, because the credential may have become invalid for another reason.
     Begun,
-    /// The cluster has accepted it. From now on a repeated refusal of our credential says that the account is gone.
+    /// The cluster has accepted the removal. From now on, a repeated refusal of our credential
+    /// proves that the account is gone.
     Accepted,
 }
 
-/// An object, or all objects of one name, that we leave in a cluster.
+/// Object, or all objects of one name, that we leave in a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leftover {
-    /// The cluster that holds it.
+    /// Name of the cluster that holds the object.
     pub cluster: Name,
-    /// The Kubernetes kind.
+    /// Kubernetes kind, for example `ConfigMap`.
     pub kind: String,
-    /// The namespace: none for a kind without, `*` for every namespace.
+    /// Namespace of the object: `None` for a kind without namespaces, `*` for every namespace.
     pub namespace: Option<String>,
-    /// The name.
+    /// Name of the object in Kubernetes.
     pub name: String,
-    /// The command that removes it, for a shell whose kubectl points to the cluster.
+    /// Command that removes the object, for a shell whose kubectl points to the cluster.
     pub command: String,
 }
 
-/// Stands for every namespace.
+/// Value of the field `namespace` that stands for every namespace.
 const ALL_NAMESPACES: &str = "*";
 
 impl Leftover {
-    /// One object.
+    /// Describes one object.
     pub fn for_object(cluster: &Name, kind: &str, namespace: Option<&str>, name: &str) -> Self {
         let kind_word = kind.to_ascii_lowercase();
         let place = namespace.map(|namespace| format!("--namespace {namespace} ")).unwrap_or_default();
@@ -47,7 +50,7 @@ impl Leftover {
         }
     }
 
-    /// The objects of a kind that have one name, in every namespace.
+    /// Describes the objects of a kind that have one name, in every namespace.
     pub fn in_every_namespace(cluster: &Name, kind: &str, name: &str) -> Self {
         let kind_word = kind.to_ascii_lowercase();
         let command = format!("kubectl delete {kind_word} --all-namespaces --field-selector metadata.name={name}");

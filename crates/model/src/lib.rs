@@ -1,7 +1,8 @@
-//! What things are and what is allowed: versions, upgrade rules, injection, states and transitions, plans as data.
+//! Defines the domain and its rules: versions, upgrade rules, injection, states with their
+//! transitions, and plans as data.
 //!
-//! Nothing here reads a clock, a file or a socket, and nothing is async. Every other crate translates to and from
-//! these types.
+//! This crate reads no clock, no file and no socket, and has no async code. All other crates
+//! translate to and from these types.
 
 pub mod access;
 pub mod audit;

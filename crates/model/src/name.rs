@@ -1,21 +1,21 @@
-//! Names of things: DNS labels, chosen by users, immutable.
+//! Parses the names that users choose for their resources. A name is a DNS label and never changes.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// A DNS label (RFC 1123): 1 to 63 of `a-z`, `0-9` and `-`, with a letter or digit at both ends.
+/// DNS label (RFC 1123): 1 to 63 of `a-z`, `0-9` and `-`, with a letter or digit at both ends.
 ///
 /// Names become Kubernetes namespaces and parts of object names, so nothing wider is accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Name(String);
 
-/// A text that is not a DNS label.
+/// Error for a text that is not a DNS label.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a name is 1 to 63 lower-case letters, digits and '-', with a letter or digit first and last")]
 pub struct InvalidName;
 
 impl Name {
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

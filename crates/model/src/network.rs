@@ -1,17 +1,19 @@
-//! Networks of a mesh. Each member cluster is a network of its own, and pods of two networks reach each other by gateways only.
+//! Models the networks of a mesh. Each member cluster is a network of its own, and pods of two
+//! networks reach each other only through gateways.
 
 use crate::Name;
 
-/// The members whose network has no gateway that other networks can call. No gateway can be made yet, so it is all of them;
-/// gateways come in here and nowhere else.
+/// Returns the members whose network has no gateway that other networks can call. Gateways cannot
+/// be created yet, so these are all members. Support for gateways will change this function and no
+/// other place.
 pub fn members_without_gateway(members: &[Name]) -> &[Name] {
     members
 }
 
-/// Whether a service is answered by its own cluster only.
+/// Returns true if only the caller's own cluster answers calls of a service.
 ///
-/// istiod takes the endpoints of a network without a gateway for directly reachable, and a service that exists in two such
-/// clusters loses the calls that go to the other one.
+/// istiod takes the endpoints of a network without a gateway for directly reachable. A service that
+/// exists in two such clusters would lose the calls that go to the other one.
 pub fn services_stay_local(members: &[Name]) -> bool {
     members.len() > 1 && !members_without_gateway(members).is_empty()
 }

@@ -1,46 +1,46 @@
-//! Operations: one machine action that ends by itself and never waits for a person.
+//! Defines operations: each is one machine action that ends by itself and never waits for a person.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// What an operation does. The written form is stored.
+/// Kind of an operation. The written form is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OperationKind {
-    /// Connects to a cluster for the first time and makes our accounts in it.
+    /// Connects to a cluster for the first time and creates our service accounts in it.
     RegisterCluster,
-    /// Replaces the credential that we hold of a cluster, with an overlap.
+    /// Replaces the credential that we hold for a cluster, with an overlap.
     RenewCredential,
-    /// Removes our account from a cluster and forgets the cluster.
+    /// Removes our service account from a cluster and deletes the registration.
     DeregisterCluster,
-    /// Brings a mesh up in its member clusters.
+    /// Installs a mesh in its member clusters.
     CreateMesh,
-    /// Takes a mesh down.
+    /// Removes a mesh from its clusters.
     DeleteMesh,
     /// Restarts workloads whose pods do not carry the wanted revision.
     Restart,
-    /// Changes a namespace's injection label.
+    /// Changes the injection label of a namespace.
     SetInjection,
-    /// Upgrade: looks for what stands in the way.
+    /// Stage of an upgrade: looks for reasons that block the upgrade, before anything is changed.
     Precheck,
-    /// Upgrade: brings the target up.
+    /// Stage of an upgrade: brings up the target version.
     Deploy,
-    /// Upgrade: moves chosen namespaces to the canary.
+    /// Stage of an upgrade: moves chosen namespaces to the canary.
     Move,
-    /// Upgrade: makes the canary current.
+    /// Stage of an upgrade: makes the canary the current revision.
     Promote,
-    /// Upgrade: puts the tags back that a failed promotion has moved.
+    /// Stage of an upgrade: restores the tags that a failed promotion has moved.
     Restore,
-    /// Upgrade: restarts the workloads that still run the old sidecar.
+    /// Stage of an upgrade: restarts the workloads that still run the old sidecar.
     Roll,
-    /// Upgrade: removes the old revision.
+    /// Stage of an upgrade: removes the old revision.
     Retire,
-    /// Upgrade: restores what the upgrade changed.
+    /// Stage of an upgrade: restores the values that the upgrade changed.
     Rollback,
 }
 
 impl OperationKind {
-    /// Every kind there is.
+    /// All kinds that exist.
     pub const ALL: [Self; 15] = [
         Self::RegisterCluster,
         Self::RenewCredential,
@@ -59,12 +59,13 @@ impl OperationKind {
         Self::Rollback,
     ];
 
-    /// True for kinds that talk to a cluster which has not proved itself yet: it may keep a worker waiting for long.
+    /// Returns true for kinds that talk to a cluster which has not proved itself yet. Such a
+    /// cluster may keep a worker waiting for a long time.
     pub fn may_stall_worker(self) -> bool {
         matches!(self, Self::RegisterCluster | Self::RenewCredential)
     }
 
-    /// The stored form.
+    /// Returns the form that is stored.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::RegisterCluster => "register_cluster",
@@ -86,92 +87,96 @@ impl OperationKind {
     }
 }
 
-/// Where an operation stands.
+/// State of an operation, with the data that belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum OperationState {
-    /// Nobody has taken it up yet.
+    /// No worker has claimed the operation yet.
     Queued,
-    /// A worker has it.
+    /// A worker has claimed the operation.
     Running,
-    /// Nobody holds it until then.
+    /// The operation waits, and no worker holds it until then.
     Waiting {
-        /// What it waits for.
+        /// Reason for the wait, in words for the user.
         reason: String,
-        /// When it is looked at again.
+        /// Time at which a worker looks again.
         until: Timestamp,
-        /// When it began to wait, also for other reasons before this one. Absent in rows of earlier versions.
+        /// Time at which the wait began, which may have been for another reason. Absent in rows of
+        /// earlier versions.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         since: Option<Timestamp>,
-        /// Since when no cluster has answered; absent while it waits for something else.
+        /// Time since which no cluster has answered; absent while the operation waits for something
+        /// else.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         silent_since: Option<Timestamp>,
     },
-    /// A pause was asked for; calls under way are ending.
+    /// A person requested a pause, and calls under way are ending.
     Pausing,
-    /// Stands still. From the moment this is visible, no cluster accepts a write of ours.
+    /// The operation stands still. From the moment at which this state is visible, no cluster
+    /// accepts a write of ours.
     Paused {
-        /// Why.
+        /// Reason for the pause, with a hint for the user.
         problem: Problem,
     },
-    /// A cancellation was asked for.
+    /// A person requested the cancellation.
     Cancelling,
-    /// Ended well.
+    /// The operation reached its goal.
     Succeeded,
-    /// Ended badly; nothing more will happen.
+    /// The operation failed, and no more work will be done.
     Failed {
-        /// Why.
+        /// Reason for the failure, with a hint for the user.
         problem: Problem,
     },
-    /// Ended because somebody asked.
+    /// The operation ended because a person cancelled it.
     Cancelled,
-    /// Ended because a rollback took its place.
+    /// The operation ended because a rollback took its place.
     Superseded,
 }
 
-/// Why something stands still, in words for the user. `code` is stable and documented.
+/// Problem that stops an operation, in words for the user. `code` is stable and documented.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// Stable identifier, for example `workload_not_ready`.
+    /// Stable identifier of the kind of problem, for example `workload_not_ready`.
     pub code: String,
-    /// What happened here.
+    /// Description of the problem in this case.
     pub message: String,
-    /// What the user can do.
+    /// Advice for the user on how to solve the problem.
     pub hint: String,
 }
 
-/// Codes of problems that a cluster's silence or slowness is.
+/// Problem codes of a cluster that is silent or too slow.
 const UNREACHABLE_CODES: [&str; 5] =
     ["answer_too_slow", "cluster_unreachable", "contact_too_slow", "list_too_slow", "look_too_slow"];
 
-/// Codes of problems with which a cluster refuses every call of ours.
+/// Problem codes of a cluster that refuses every call of ours.
 const ACCESS_DENIED_CODES: [&str; 2] = ["address_refused", "credential_expired"];
 
-/// Whether the problem of a code says that a cluster is lost to us: it is silent or slow, or refuses every call of ours. A
-/// cluster that answers and refuses one call is not lost.
+/// Returns true if a problem code says that we have lost the cluster: it is silent or slow, or
+/// refuses every call of ours. A cluster that answers and refuses one call is not lost.
 pub fn is_cluster_lost_code(code: &str) -> bool {
     UNREACHABLE_CODES.contains(&code) || ACCESS_DENIED_CODES.contains(&code)
 }
 
 impl Problem {
-    /// A problem with its three parts.
+    /// Creates a problem from its three parts.
     pub fn new(code: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { code: code.into(), message: message.into(), hint: hint.into() }
     }
 
-    /// Whether a cluster did not answer, or not to the end: it is asked again before a person is.
+    /// Returns true if a cluster gave no answer or no complete one. The worker asks the cluster
+    /// again before the operation waits for a person.
     pub fn is_unreachable(&self) -> bool {
         UNREACHABLE_CODES.contains(&self.code.as_str())
     }
 
-    /// The problem of an operation that a person paused.
+    /// Returns the problem of an operation that a person paused.
     pub fn paused_by_user() -> Self {
         Self::new("paused_by_user", "Paused on request.", "Resume it to go on, or roll back.")
     }
 }
 
 impl OperationState {
-    /// The stored form of the state alone.
+    /// Returns the stored name of the state, without its data.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -187,36 +192,37 @@ impl OperationState {
         }
     }
 
-    /// True for an end: nothing follows it.
+    /// Returns true for a final state.
     pub fn is_terminal(&self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed { .. } | Self::Cancelled | Self::Superseded)
     }
 
-    /// True when a person has to do something.
+    /// Returns true when a person has to act.
     pub fn needs_attention(&self) -> bool {
         matches!(self, Self::Paused { .. } | Self::Failed { .. })
     }
 }
 
-/// What a person asks of a running operation. Wishes are numbered rows; the worker reads them in order.
+/// Request of a person to a running operation. Signals are numbered rows, and the worker reads them
+/// in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Signal {
-    /// Stand still.
+    /// Stop the work and keep it as it is.
     Pause,
     /// Go on after a pause.
     Resume,
-    /// Go on after a failure, trying what failed again.
+    /// Go on after a failure, and try the failed step again.
     Retry,
-    /// End without finishing.
+    /// End the operation without finishing it.
     Cancel,
 }
 
 impl Signal {
-    /// Every one.
+    /// All signals that exist.
     pub const ALL: [Self; 4] = [Self::Pause, Self::Resume, Self::Retry, Self::Cancel];
 
-    /// The stored form.
+    /// Returns the form that is stored.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pause => "pause",
@@ -227,41 +233,43 @@ impl Signal {
     }
 }
 
-/// What a step left behind, in the order it was recorded. Facts are only ever added.
+/// Event of a step, in the order of recording. Events are only ever added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
 pub enum StepEvent {
-    /// Committed before the first effect: what was there, which is what an undo restores. The first capture wins.
+    /// Recorded before the first write of the step. It holds the value found in the cluster, which
+    /// an undo restores. If the step is started more than once, the first capture counts.
     Started {
-        /// The value found; `None` is absence.
+        /// Value of the target that was found; `None` if it was absent.
         capture: Option<String>,
     },
-    /// A look showed the goal.
+    /// A check saw the goal of the step.
     Done,
-    /// It cannot go on by itself.
+    /// The step cannot go on by itself.
     Failed {
-        /// Why.
+        /// Reason for the failure, with a hint for the user.
         problem: Problem,
     },
     /// A person asked to try again after a failure.
     Retried,
 }
 
-/// What the facts of one step add up to.
+/// State of one step, computed from its events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// The first capture, once the step was started.
+    /// First capture; the outer `None` means that the step was not started, the inner `None` that
+    /// the target was absent.
     pub capture: Option<Option<String>>,
-    /// The goal was seen.
+    /// True once a check saw the goal.
     pub done: bool,
-    /// It stands still.
+    /// Problem that stops the step; `None` after a retry or after the end.
     pub failed: Option<Problem>,
-    /// How often a person asked to try again; part of the restart stamp.
+    /// Number of times that a person asked to try again; part of the restart stamp.
     pub attempt: u32,
 }
 
 impl Progress {
-    /// Takes one more fact into account.
+    /// Applies one more event.
     pub fn apply_event(&mut self, fact: &StepEvent) {
         match fact {
             StepEvent::Started { capture } => {
@@ -279,7 +287,8 @@ impl Progress {
         }
     }
 
-    /// True from the first commitment to an effect: the step may have run.
+    /// Returns true once the step has recorded its capture. From then on, its write may have been
+    /// made.
     pub fn is_started(&self) -> bool {
         self.capture.is_some()
     }

@@ -1,230 +1,238 @@
-//! Plans and steps as data: what an operation will do, stored with it and never edited.
+//! Defines plans and their steps as data. A plan lists the work of one operation; it is stored with
+//! the operation and never edited.
 //!
-//! Names and arguments here are stored in the database: renaming one is a migration.
+//! Names and arguments in this module are stored in the database, so renaming one is a migration.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Name, RevisionName};
 
-/// What a step is about: one thing in one place, whose whole state is a short text.
+/// Thing in one cluster that a step moves from one value to another.
 ///
-/// The text is what the step moves: the version of applied objects, the revision that a tag points to, a namespace's
-/// label, a workload's restart stamp. Absence is a state too.
+/// The value is a short text that stands for the whole state of the target: the version of applied
+/// objects, the revision that a tag points to, a namespace's label, a workload's restart stamp. The
+/// absence of the target is a state too.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "target", rename_all = "snake_case")]
 pub enum Target {
-    /// The mesh's namespace in the hosting cluster with its authority's key and certificates. Value: `present`.
+    /// Namespace of the mesh in the hosting cluster, with the key and certificates of the mesh CA.
+    /// Value: `present`.
     Home,
-    /// What the mesh's namespace in the hosting cluster may do: Pod Security, quota, traffic. Value: `present`; `outdated`
-    /// where they are not what they ought to be by now, because a member's addresses have changed, for example.
+    /// Limits of the mesh's namespace in the hosting cluster: Pod Security, quota, network policy.
+    /// Value: `present`, or `outdated` when the applied limits differ from the limits that are
+    /// right by now, for example because the addresses of a member have changed.
     Limits,
-    /// The mesh's system namespace and our accounts in a member cluster. Value: `present`.
+    /// System namespace of the mesh and our service accounts in a member cluster. Value: `present`.
     Foothold {
-        /// The member cluster.
+        /// Member cluster that holds the namespace.
         member: Name,
     },
-    /// What lets the hosted control planes reach a member. Value: `present`.
+    /// Access of the control planes in the hosting cluster to a member. Value: `present`.
     Link {
-        /// The member cluster.
+        /// Member cluster that the control planes reach.
         member: Name,
     },
-    /// The address that a revision is reached at from the member clusters. Value: `present`.
+    /// Address at which the member clusters reach a revision. Value: `present`.
     Address {
-        /// The revision.
+        /// Revision that the address belongs to.
         revision: RevisionName,
     },
-    /// Istio's custom resource definitions, which belong to the cluster. Value: the release they came from.
+    /// Istio's custom resource definitions, which belong to the cluster. Value: the release that
+    /// they came from.
     Crds {
-        /// The member cluster.
+        /// Member cluster that holds the definitions.
         member: Name,
     },
-    /// A revision's objects in a member: roles, service, injection webhook. Value: the release.
+    /// Objects of a revision in a member: roles, service, injection webhook. Value: the release.
     MemberObjects {
-        /// The member cluster.
+        /// Member cluster that holds the objects.
         member: Name,
-        /// The revision.
+        /// Revision that the objects belong to.
         revision: RevisionName,
     },
-    /// The root certificates that istiod writes into every namespace of a member, and leaves behind. Value: `present`.
+    /// Root certificates that istiod writes into every namespace of a member and does not remove.
+    /// Value: `present`.
     Certificates {
-        /// The member cluster.
+        /// Member cluster that holds the certificates.
         member: Name,
     },
-    /// A revision's istiod in the hosting cluster. Value: the release.
+    /// istiod of a revision in the hosting cluster. Value: the release.
     ControlPlane {
-        /// The revision.
+        /// Revision that the istiod serves.
         revision: RevisionName,
     },
-    /// A revision tag's webhook in a member. Value: the revision it points to.
+    /// Webhook of a revision tag in a member. Value: the revision that it points to.
     Tag {
-        /// The member cluster.
+        /// Member cluster that holds the webhook.
         member: Name,
-        /// The tag's name.
+        /// Name of the tag, such as `stable`.
         tag: String,
     },
-    /// The default validation webhook, in the config cluster only. Value: the revision it points to.
+    /// Default validation webhook, which exists in the config cluster only. Value: the revision
+    /// that it points to.
     Validator {
-        /// The config cluster.
+        /// Config cluster of the mesh.
         member: Name,
     },
-    /// A namespace's injection label. Value: `key=value`.
+    /// Injection label of a namespace. Value: `key=value`.
     NamespaceLabel {
-        /// The member cluster.
+        /// Member cluster that holds the namespace.
         member: Name,
-        /// The namespace.
+        /// Namespace that carries the label.
         namespace: String,
     },
-    /// A workload's pods. Value: our restart stamp on its pod template.
+    /// Pods of a workload. Value: our restart stamp on its pod template.
     Workload {
-        /// The member cluster.
+        /// Member cluster that holds the workload.
         member: Name,
-        /// The workload.
+        /// Workload that owns the pods.
         workload: WorkloadRef,
     },
 }
 
-/// A workload that owns pods and can roll them.
+/// Workload that owns pods and replaces them when its template changes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WorkloadRef {
-    /// Its namespace.
+    /// Namespace of the workload.
     pub namespace: String,
-    /// Its kind.
+    /// Kind of the workload: `deployment`, `stateful_set` or `daemon_set`.
     pub kind: WorkloadKind,
-    /// Its name.
+    /// Name of the workload.
     pub name: String,
 }
 
-/// The kinds whose pods a template change replaces.
+/// Kinds of workloads that replace their pods when their template changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkloadKind {
-    /// `apps/v1 Deployment`.
+    /// Deployment of the API `apps/v1`.
     Deployment,
-    /// `apps/v1 StatefulSet`.
+    /// StatefulSet of the API `apps/v1`.
     StatefulSet,
-    /// `apps/v1 DaemonSet`.
+    /// DaemonSet of the API `apps/v1`.
     DaemonSet,
 }
 
-/// One entry of a plan.
+/// Entry of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum Step {
-    /// Moves a target from one value to another; `None` is absence.
+    /// Moves a target from one value to another; `None` stands for absence.
     Set {
-        /// What is moved.
+        /// Target that is moved.
         #[serde(flatten)]
         target: Target,
-        /// The value that the plan found.
+        /// Value that was there when the plan was built.
         from: Option<String>,
-        /// The value that the step brings about.
+        /// Value that the step brings about.
         to: Option<String>,
     },
-    /// Replaces a workload's pods until every live one is injected by the wanted revision.
+    /// Replaces the pods of a workload until the wanted revision has injected each live one.
     Restart {
-        /// The member cluster.
+        /// Member cluster that holds the workload.
         member: Name,
-        /// The workload.
+        /// Workload whose pods are replaced.
         workload: WorkloadRef,
-        /// What every live pod must carry at the end.
+        /// Sidecar that each live pod must carry at the end.
         wanted: Sidecar,
-        /// What is written on the pod template to bring it about.
+        /// Stamp that is written on the pod template to replace the pods.
         stamp: Stamp,
     },
-    /// Proves by a dry-run admission that a label value is injected by a revision.
+    /// Proves by a dry run of admission that a revision injects pods with a label value.
     Probe {
-        /// The member cluster.
+        /// Member cluster in which the dry run is made.
         member: Name,
-        /// How the pod asks for injection.
+        /// Label by which the pod requests injection.
         asks: InjectionRequest,
-        /// What the pod must come back with.
+        /// Sidecar that the pod must come back with.
         wanted: Sidecar,
     },
     /// Waits until every replica of a revision is ready and reports every member as synced.
     AwaitReady {
-        /// The revision.
+        /// Revision whose replicas must be ready.
         revision: RevisionName,
-        /// The members that must be synced.
+        /// Members that each replica must report as synced.
         members: Vec<Name>,
     },
-    /// Waits until nothing in any member uses a revision. Unknown counts as used.
+    /// Waits until nothing in any member uses a revision. An unknown use counts as a use.
     AwaitUnused {
-        /// The revision.
+        /// Revision that must be unused.
         revision: RevisionName,
-        /// Members that are left behind: what uses the revision there does not count.
+        /// Members that are left behind. Users of the revision in these members do not count.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         left_behind: Vec<Name>,
     },
-    /// Waits until a look at a member shows nothing of the mesh.
+    /// Waits until a look at a member finds no object of the mesh.
     AwaitGone {
-        /// The member cluster.
+        /// Member cluster in which no object may be left.
         member: Name,
     },
-    /// Proves that a member still does not answer, before the mesh is gone without having been removed there.
+    /// Proves that a member still does not answer. A mesh whose objects were not removed there is
+    /// deleted only after this proof.
     LeaveBehind {
-        /// The member cluster.
+        /// Member cluster that is left behind.
         member: Name,
     },
 }
 
-/// What a pod was injected with, or must be.
+/// Sidecar that a pod carries, or must carry.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Sidecar {
-    /// The revision in its `istio.io/rev` annotation.
+    /// Revision that injected it, from the pod's annotation `istio.io/rev`.
     pub revision: RevisionName,
-    /// The proxy's image.
+    /// Image of the proxy container.
     pub image: String,
 }
 
-/// What a restart writes on the pod template.
+/// Restart stamp, the annotation that a restart writes on the pod template.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Stamp {
-    /// A value of this operation's own: the pods are replaced once, however often it is written.
+    /// Value that belongs to this operation: writing it again does not replace the pods again.
     Fresh,
-    /// What was there before the upgrade, so that the workload returns to the pods' former template.
+    /// Value from before the upgrade, so that the workload returns to its pods' former template.
     Former {
-        /// The former value; `None` takes our annotation off.
+        /// Former value; `None` removes our annotation.
         value: Option<String>,
     },
 }
 
-/// How a probe pod asks for injection.
+/// Way in which the pod of a probe requests injection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InjectionRequest {
-    /// By the label `istio.io/rev` with this value.
+    /// The pod has the label `istio.io/rev` with this value.
     Rev(String),
-    /// By `sidecar.istio.io/inject=true`, which the tag `default` answers to.
+    /// The pod has the label `sidecar.istio.io/inject=true`, which the tag `default` selects.
     Default,
 }
 
 /// Steps that run side by side, at most `width` of them at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wave {
-    /// What the wave is for, shown to the user.
+    /// Purpose of the wave, shown to the user.
     pub title: String,
-    /// How many steps may be under way at once; at least 1.
+    /// Number of steps that may be under way at once; at least 1.
     pub width: usize,
-    /// The steps.
+    /// Steps of the wave, in any order.
     pub steps: Vec<Step>,
 }
 
-/// Waves in order. A wave starts when every step of the one before it is done.
+/// Waves in order. A wave starts when every step of the wave before it is done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// The waves.
+    /// Waves of the plan, from the first to the last.
     pub waves: Vec<Wave>,
 }
 
 impl Plan {
-    /// Adds a wave whose steps may all run at once; an empty one is left out.
+    /// Adds a wave whose steps may all run at once. A wave without steps is left out.
     #[must_use]
     pub fn with_wave(self, title: impl Into<String>, steps: impl IntoIterator<Item = Step>) -> Self {
         self.with_limited_wave(title, usize::MAX, steps)
     }
 
-    /// Adds a wave with at most `width` steps under way.
+    /// Adds a wave with at most `width` steps under way at once. A wave without steps is left out.
     #[must_use]
     pub fn with_limited_wave(mut self, title: impl Into<String>, width: usize, steps: impl IntoIterator<Item = Step>) -> Self {
         let steps: Vec<Step> = steps.into_iter().collect();
@@ -234,26 +242,27 @@ impl Plan {
         self
     }
 
-    /// Adds the waves of another plan.
+    /// Adds the waves of another plan behind these.
     #[must_use]
     pub fn followed_by(mut self, other: Self) -> Self {
         self.waves.extend(other.waves);
         self
     }
 
-    /// How many steps there are.
+    /// Returns the number of steps in all waves.
     pub fn step_count(&self) -> usize {
         self.waves.iter().map(|wave| wave.steps.len()).sum()
     }
 
-    /// True for a plan that has nothing to do.
+    /// Returns true for a plan without work.
     pub fn is_empty(&self) -> bool {
         self.waves.is_empty()
     }
 }
 
 impl Step {
-    /// The member cluster that the step talks to; `None` for the hosting cluster or all of them.
+    /// Returns the member cluster that the step talks to; `None` for the hosting cluster or for all
+    /// members.
     pub fn member(&self) -> Option<&Name> {
         match self {
             Self::Set { target, .. } => target.member(),
@@ -265,7 +274,7 @@ impl Step {
         }
     }
 
-    /// The target that the step writes to: what a later claim fences.
+    /// Returns the target that the step writes. A later claim fences this target.
     pub fn written_target(&self) -> Option<Target> {
         match self {
             Self::Set { target, .. } => Some(target.clone()),
@@ -282,7 +291,7 @@ impl Step {
 }
 
 impl Target {
-    /// The member cluster that holds the target; `None` for the hosting cluster.
+    /// Returns the member cluster that holds the target; `None` for the hosting cluster.
     pub fn member(&self) -> Option<&Name> {
         match self {
             Self::Home | Self::Limits | Self::Link { .. } | Self::Address { .. } | Self::ControlPlane { .. } => None,

@@ -1,33 +1,33 @@
-//! How much of each thing a tenant may have.
+//! Defines how many resources of each kind a tenant may have.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// What is counted.
+/// Kind of resource that a quota limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QuotaResource {
-    /// Registered clusters.
+    /// Registered clusters, with or without a mesh.
     Clusters,
     /// Meshes that are not deleted.
     Meshes,
     /// API keys that were not revoked.
     ApiKeys,
-    /// Identity providers.
+    /// Identity providers whose tokens the tenant accepts.
     IdentityProviders,
-    /// Role bindings.
+    /// Role bindings of all identity providers.
     RoleBindings,
-    /// Webhooks.
+    /// Webhooks that receive events.
     Webhooks,
 }
 
 impl QuotaResource {
-    /// Everything that is counted.
+    /// All kinds that have a quota.
     pub const ALL: [Self; 6] =
         [Self::Clusters, Self::Meshes, Self::ApiKeys, Self::IdentityProviders, Self::RoleBindings, Self::Webhooks];
 
-    /// What everybody may have.
+    /// Returns the limit for tenants without a limit of their own.
     pub const fn default_limit(self) -> u32 {
         match self {
             Self::Clusters => 100,
@@ -39,7 +39,7 @@ impl QuotaResource {
         }
     }
 
-    /// The written form.
+    /// Returns the form that is written in the database and in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Clusters => "clusters",
@@ -52,13 +52,13 @@ impl QuotaResource {
     }
 }
 
-/// A tenant's own limits, where they differ from the usual ones.
+/// Limits of one tenant, where they differ from the default limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Quotas(pub BTreeMap<QuotaResource, u32>);
 
 impl Quotas {
-    /// How much there may be.
+    /// Returns the most resources of this kind that the tenant may have.
     pub fn limit_for(&self, of: QuotaResource) -> u32 {
         self.0.get(&of).copied().unwrap_or_else(|| of.default_limit())
     }

@@ -1,4 +1,4 @@
-//! The release catalogue as data (requirement A3).
+//! Defines the release catalogue as data (requirement A3).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,91 +9,93 @@ use crate::Version;
 use crate::rules::Edition;
 use crate::switch::{Switch, SwitchDefault};
 
-/// One release that meshes can run.
+/// Release of Istio that meshes can run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Release {
-    /// Its version.
+    /// Version of the release, with its build.
     pub version: Version,
-    /// Where it stands in its life.
+    /// State of the release: `available`, `deprecated` or `withdrawn`.
     pub state: ReleaseState,
-    /// Image registry and path that its images are pulled from.
+    /// Image registry and path that the images are pulled from.
     pub hub: String,
-    /// Tag of its images.
+    /// Image tag of the release.
     pub tag: String,
-    /// SHA-256 of its charts, in hexadecimal.
+    /// SHA-256 of the charts, in hexadecimal.
     pub digest: String,
-    /// When support ends; `None` where nobody has said.
+    /// Day on which support ends; `None` if it is not known.
     pub supported_until: Option<Date>,
-    /// The Kubernetes minors it was tested on, by `source`.
+    /// Kubernetes minors that the release was tested on, with the source of this statement.
     pub kubernetes: KubernetesRange,
-    /// Known faults that change how we act.
+    /// Known faults that change the steps of workers.
     pub quirks: Vec<Quirk>,
-    /// The day it came out; `None` where nobody has said.
+    /// Day on which the release was published; `None` if it is not known.
     #[serde(default)]
     pub released_on: Option<Date>,
-    /// The channels that it is offered in.
+    /// Channels that offer the release.
     #[serde(default)]
     pub channels: BTreeSet<Channel>,
-    /// The lowest edition whose meshes may run it.
+    /// Lowest edition whose meshes may run the release.
     #[serde(default)]
     pub minimum_edition: Edition,
-    /// What users should know of it: a sentence, or where its notes are.
+    /// Text for users: a sentence, or the address of the release notes.
     #[serde(default)]
     pub notes: String,
-    /// What each pinned switch of istiod does in it when nothing is set.
+    /// Default of each pinned switch of istiod, which the release uses when no value is set.
     #[serde(default)]
     pub switches: BTreeMap<Switch, SwitchDefault>,
 }
 
-/// How soon after it came out a release is offered to whoever does not name one.
+/// Channel that offers a release to callers who name no version. Channels differ in how soon after
+/// its publication a release joins them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Channel {
-    /// At once.
+    /// Offers releases as soon as they are published.
     Rapid,
-    /// When others have run it for a while.
+    /// Offers releases that other meshes have run for a while.
     Regular,
-    /// When it has proved itself.
+    /// Offers releases that have proved themselves.
     Stable,
 }
 
 impl Channel {
-    /// Every channel, the quickest first.
+    /// All channels, beginning with the quickest.
     pub const ALL: [Self; 3] = [Self::Rapid, Self::Regular, Self::Stable];
 }
 
-/// Where a release stands in its life.
+/// State of a release in the catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReleaseState {
-    /// Offered.
+    /// The release is offered to meshes.
     Available,
-    /// Still usable, no longer advised.
+    /// The release can still be used, but is no longer recommended.
     Deprecated,
-    /// No mesh may move to it.
+    /// No mesh may move to the release.
     Withdrawn,
 }
 
-/// Kubernetes minors of major version 1.
+/// Range of Kubernetes minors, all of major version 1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KubernetesRange {
-    /// Below it the release does not run.
+    /// Lowest minor on which the release runs.
     pub min: u32,
-    /// Above it nobody has tested.
+    /// Highest minor on which the release was tested.
     pub tested_max: u32,
-    /// Who says so.
+    /// Source of the range, for people.
     pub source: String,
 }
 
-/// A fault of a release that changes how we act.
+/// Known fault of a release that changes the steps of workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Quirk {
-    /// Changing or removing a remote secret of a synced cluster hangs istiod's secret controller (upstream 60612).
+    /// A change or removal of the remote secret of a synced cluster hangs istiod's secret
+    /// controller (upstream issue 60612).
     RemoteSecretDeadlock,
 }
 
 impl Quirk {
-    /// Every quirk there is.
+    /// All quirks that exist.
     pub const ALL: [Self; 1] = [Self::RemoteSecretDeadlock];
 }

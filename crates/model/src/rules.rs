@@ -1,4 +1,5 @@
-//! Which version may follow which (requirements A4, B1, B2), with numbers that are policy rows and not code.
+//! Decides which version may follow which (requirements A4, B1, B2). The numbers come from policy
+//! rows in the database and not from code.
 
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
@@ -6,111 +7,115 @@ use serde::{Deserialize, Serialize};
 use crate::Version;
 use crate::release::{Release, ReleaseState};
 
-/// How a mesh gets to another version.
+/// Way in which a mesh gets to another version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
-    /// The revision's control plane is replaced; its name stays.
+    /// Replaces the control plane of the revision; the revision keeps its name.
     InPlace,
-    /// A second revision serves beside the first until everything has moved.
+    /// Lets a second revision serve beside the first one until every proxy has moved.
     Canary,
 }
 
-/// What a tenant's meshes may do.
+/// Edition of a mesh, which decides the strategies and releases that it may use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Edition {
-    /// In place only.
+    /// Allows upgrades in place.
     #[default]
     Standard,
-    /// Canary too.
+    /// Allows upgrades in place and by canary.
     Enterprise,
-    /// Canary too.
+    /// Allows upgrades in place and by canary.
     Ultimate,
 }
 
-/// The numbers behind the rules; one row in the database.
+/// Numbers that the rules use; one row in the database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpgradePolicy {
-    /// How many minors an in-place upgrade may move, and how many a proxy may be behind the istiod that it is connected to.
+    /// Most minors that an upgrade in place may move, and most minors that a proxy may be behind
+    /// the istiod that it is connected to.
     pub in_place_minors: u32,
-    /// How many minors a canary may move: proxies keep their own istiod until they restart.
+    /// Most minors that a canary may move. It can be higher, because proxies keep their own istiod
+    /// until they restart.
     pub canary_minors: u32,
-    /// The lowest version that a canary may start from.
+    /// Lowest version that a canary may start from.
     pub canary_floor: Version,
-    /// The lowest edition that may run a canary.
+    /// Lowest edition that may run a canary.
     pub canary_edition: Edition,
-    /// Whether a target past its end of support is refused rather than warned of.
+    /// True if a target past its end of support is refused; false if it only gets a warning.
     pub refuse_unsupported: bool,
-    /// Where the numbers come from.
+    /// Source of the numbers, for people.
     pub source: String,
 }
 
-/// Why a target is refused or warned of. `code` is stable and documented.
+/// Reason for which a target is refused, or gets a warning. `code` is stable and documented.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
-    /// Stable identifier.
+    /// Stable identifier of the kind of reason.
     pub code: ReasonCode,
-    /// Whether it stands in the way.
+    /// Severity of the reason; `block` forbids the upgrade.
     pub severity: Severity,
-    /// What it means here.
+    /// Description of the reason in this case.
     pub message: String,
 }
 
-/// The reasons that there are.
+/// Kinds of reasons against a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReasonCode {
-    /// The target is not newer.
+    /// The target is not newer than the current version.
     NotNewer,
-    /// Another major version.
+    /// The target has another major version.
     OtherMajor,
-    /// More minors than the strategy may move.
+    /// The target is more minors away than the strategy may move.
     TooManyMinors,
-    /// A canary between builds of one community version would need a name that exists.
+    /// Both versions are builds of one community version, so a canary's revision would need a name
+    /// that exists already.
     SameCommunityVersion,
-    /// The edition does not include the strategy, or the release.
+    /// The mesh's edition does not include the strategy, or the release.
     Edition,
-    /// The current version is below the canary floor.
+    /// The current version is below the lowest version for canaries.
     CanaryFloor,
-    /// The release was withdrawn.
+    /// The release was withdrawn from the catalogue.
     Withdrawn,
-    /// The release is deprecated.
+    /// The release is deprecated in the catalogue.
     Deprecated,
-    /// Past its end of support.
+    /// The release is past its end of support.
     EndOfSupport,
-    /// A member's Kubernetes is below the release's minimum.
+    /// The Kubernetes version of a member is below the minimum of the release.
     KubernetesTooOld,
-    /// A member's Kubernetes is above what was tested.
+    /// The Kubernetes version of a member is above the versions that the release was tested on.
     KubernetesUntested,
 }
 
-/// Whether a reason stands in the way.
+/// Severity of a reason or of a finding, from the least to the gravest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// Shown; there is nothing to decide.
+    /// Shown to the user, who has nothing to decide.
     Note,
-    /// Shown; the user may go on.
+    /// Shown to the user, who may go on.
     Warn,
-    /// Refused.
+    /// Forbids the upgrade, or stops it until its cause is removed.
     Block,
 }
 
-/// What the rules look at besides the two versions.
+/// Facts that the rules look at besides the two versions.
 #[derive(Debug, Clone)]
 pub struct UpgradeContext<'a> {
-    /// The numbers.
+    /// Numbers that the rules use.
     pub policy: &'a UpgradePolicy,
-    /// The mesh's edition.
+    /// Edition of the mesh.
     pub edition: Edition,
-    /// Each member's name and Kubernetes version.
+    /// Name and Kubernetes version, major and minor, of each member.
     pub members: &'a [(String, (u32, u32))],
-    /// Today's date, for the end of support.
+    /// Date of today, which is compared with the end of support.
     pub today: Date,
 }
 
-/// Every reason for or against one step from `current` to `target`. Allowed when none of them blocks.
+/// Returns every reason for or against one upgrade from `current` to `target`. The upgrade is
+/// allowed if no reason blocks it.
 pub fn assess_upgrade(current: &Version, target: &Release, strategy: Strategy, around: &UpgradeContext<'_>) -> Vec<Reason> {
     let mut reasons = check_direction(current, &target.version);
     reasons.extend(check_distance(current, &target.version, strategy, around.policy));
@@ -121,7 +126,8 @@ pub fn assess_upgrade(current: &Version, target: &Release, strategy: Strategy, a
     reasons
 }
 
-/// Every reason for or against running a release at all, wherever a mesh comes from.
+/// Returns every reason for or against running a release, independent of the version that the mesh
+/// comes from.
 pub fn assess_release(target: &Release, around: &UpgradeContext<'_>) -> Vec<Reason> {
     let mut reasons = check_release_state(target, around);
     if around.edition < target.minimum_edition {
@@ -132,7 +138,7 @@ pub fn assess_release(target: &Release, around: &UpgradeContext<'_>) -> Vec<Reas
     reasons
 }
 
-/// True when nothing blocks.
+/// Returns true if no reason blocks the upgrade.
 pub fn is_allowed(reasons: &[Reason]) -> bool {
     reasons.iter().all(|reason| reason.severity < Severity::Block)
 }
@@ -141,7 +147,7 @@ fn new_reason(severity: Severity, code: ReasonCode, message: String) -> Reason {
     Reason { code, severity, message }
 }
 
-/// Never down, except by rollback.
+/// Refuses a target that is not newer. Only a rollback goes back to an older version.
 fn check_direction(current: &Version, target: &Version) -> Vec<Reason> {
     let mut reasons = Vec::new();
     if target.precedence() <= current.precedence() {
@@ -237,14 +243,17 @@ fn check_kubernetes(target: &Release, member: &str, (major, minor): (u32, u32)) 
     })
 }
 
-/// The shortest way from `current` to `target` in allowed steps, newest stop first where several are as short.
-/// `None` when there is no way.
+/// Returns the shortest path from `current` to `target` in allowed upgrades, or `None` if there is
+/// no path. If several paths are equally short, the path with the newest intermediate version is
+/// chosen.
 pub fn find_upgrade_path<'a>(
     current: &Version,
     target: &Version,
     catalogue: &'a [Release],
     around: &UpgradeContext<'_>,
 ) -> Option<Vec<(&'a Release, Strategy)>> {
+    // A breadth-first search by the number of upgrades: the first path that ends at the target is a
+    // shortest one.
     let mut ways: Vec<Vec<(&Release, Strategy)>> = vec![Vec::new()];
     let mut reached: Vec<Version> = vec![current.clone()];
     while !ways.is_empty() {
@@ -252,6 +261,8 @@ pub fn find_upgrade_path<'a>(
         for way in &ways {
             let at = way.last().map_or(current, |(release, _)| &release.version);
             for (release, strategy) in next_hops(at, catalogue, around) {
+                // Another path leads to this release with no more upgrades, or the release is newer
+                // than the target.
                 if reached.contains(&release.version) || release.version.precedence() > target.precedence() {
                     continue;
                 }
@@ -273,6 +284,7 @@ fn next_hops<'a>(at: &Version, catalogue: &'a [Release], around: &UpgradeContext
         .iter()
         .filter_map(|release| {
             let fits = |strategy: &Strategy| is_allowed(&assess_upgrade(at, release, *strategy, around));
+            // A canary is preferred where both strategies are allowed.
             [Strategy::Canary, Strategy::InPlace].into_iter().find(fits).map(|strategy| (release, strategy))
         })
         .collect();

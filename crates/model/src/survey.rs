@@ -1,4 +1,5 @@
-//! What a worker saw in a mesh's clusters: the fresh observation that a plan is built from.
+//! Describes the observation of a mesh: the state that a worker saw in the mesh's clusters, from
+//! which a plan is built.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,37 +8,41 @@ use crate::operation::Problem;
 use crate::plan::{Sidecar, WorkloadRef};
 use crate::{Name, RevisionName};
 
-/// Every member cluster of a mesh, seen at one time.
+/// State of all member clusters of a mesh, seen at one time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observation {
-    /// The members, in the mesh's order: the config cluster first.
+    /// Members in the order of the mesh, beginning with the config cluster.
     pub members: Vec<MemberObservation>,
-    /// The proxies that are connected to some replica of some revision.
+    /// Proxies that are connected to any replica of any revision.
     #[serde(default)]
     pub proxies: Vec<ProxyObservation>,
-    /// What the mesh's revisions inject. Two entries of one revision: it is being replaced in place, and both are right.
+    /// Sidecars that the mesh's revisions inject. A revision with two entries is being replaced in
+    /// place, and both entries are right.
     #[serde(default)]
     pub sidecars: Vec<Sidecar>,
 }
 
-/// The tags that every mesh has from its creation. Without a canary, `canary` points to the current revision.
+/// Tags that every mesh has from its creation. Without a canary, `canary` points to the current
+/// revision.
 pub const TAGS: [&str; 3] = ["stable", "default", "canary"];
 
-/// Why a live pod of a workload is not as a new one would be.
+/// Reason why a live pod of a workload differs from a pod that would be created now. The gravest
+/// reason comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RestartReason {
-    /// It has no sidecar.
+    /// The pod has no sidecar.
     NoSidecar,
-    /// Another revision injected it.
+    /// Another revision injected the pod.
     Revision,
-    /// The right revision injected it, with another proxy image than it injects now.
+    /// The right revision injected the pod, with another proxy image than it injects now.
     Image,
 }
 
 impl Observation {
-    /// Why some live pod of a workload does not carry what a revision injects now; the gravest reason, and none where every
-    /// pod does. Without knowledge of the images only revisions are compared.
+    /// Returns the gravest reason why a live pod of the workload does not carry the sidecar that
+    /// the revision injects now, or `None` if every pod does. If the images of the revision are
+    /// unknown, only revisions are compared.
     pub fn restart_reason(&self, workload: &WorkloadObservation, wanted: &RevisionName) -> Option<RestartReason> {
         let mut right = self.sidecars.iter().filter(|sidecar| sidecar.revision == *wanted).peekable();
         let unknown = right.peek().is_none();
@@ -53,50 +58,52 @@ impl Observation {
 }
 
 impl MemberObservation {
-    /// The tags of every mesh that no webhook answers to in this member: somebody removed them.
+    /// Returns the tags of [`TAGS`] that no webhook of this member serves, because they were
+    /// removed by others.
     pub fn missing_tags(&self) -> impl Iterator<Item = &'static str> + '_ {
         let answered = |tag: &&str| self.injectors.iter().any(|injector| injector.value == *tag);
         TAGS.into_iter().filter(move |tag| !answered(tag))
     }
 }
 
-/// One proxy as the istiod that it is connected to sees it. All of it is what the proxy says of itself.
+/// Proxy as seen by the istiod that it is connected to. All of this is the proxy's own statement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyObservation {
-    /// `pod.namespace`.
+    /// Name of the proxy, `pod.namespace`.
     pub proxy: String,
-    /// The member cluster that it claims to be in.
+    /// Member cluster that the proxy claims to be in.
     pub member: String,
-    /// The revision that it is connected to.
+    /// Revision that the proxy is connected to.
     pub revision: RevisionName,
-    /// The Istio version that it claims.
+    /// Istio version that the proxy claims to run.
     pub version: String,
-    /// Whether everything that was sent was acknowledged.
+    /// True if the proxy has acknowledged all configuration that was sent to it.
     pub synced: bool,
-    /// What it last rejected.
+    /// Error with which the proxy last rejected configuration; `None` without one.
     pub error: Option<String>,
-    /// True when no such pod exists: it blocks a retirement all the same.
+    /// True when no such pod exists. Such a proxy blocks a retirement all the same.
     pub ghost: bool,
 }
 
-/// One member cluster.
+/// State of one member cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberObservation {
-    /// The cluster's name.
+    /// Name of the member cluster.
     pub member: Name,
-    /// Kubernetes' version, major and minor.
+    /// Version of Kubernetes, major and minor.
     pub kubernetes: (u32, u32),
-    /// Every namespace but the cluster's own and the mesh's.
+    /// Namespaces of the cluster, except for its own and the mesh's.
     pub namespaces: Vec<NamespaceObservation>,
-    /// The injection webhooks that there are.
+    /// Injection webhooks that exist in the cluster.
     pub injectors: Vec<Injector>,
     /// Webhook configurations of an Istio that is not ours, as `kind/name`.
     pub foreign: Vec<String>,
 }
 
-/// Webhooks of another Istio stand in the way: all of them, with the command that removes what is left of it.
+/// Creates the problem that webhooks of another Istio block the mesh, with the command that removes
+/// their remains.
 pub fn foreign_istio_problem(place: &str, webhooks: &[String]) -> Problem {
-    /// The most that one message names.
+    /// Most webhooks that one message lists.
     const MAX_LISTED_WEBHOOKS: usize = 20;
     let named = &webhooks[..webhooks.len().min(MAX_LISTED_WEBHOOKS)];
     let more = match webhooks.len() - named.len() {
@@ -111,35 +118,35 @@ pub fn foreign_istio_problem(place: &str, webhooks: &[String]) -> Problem {
     Problem::new("foreign_istio", message, hint)
 }
 
-/// One namespace with its workloads.
+/// Namespace with its workloads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceObservation {
-    /// Its name.
+    /// Name of the namespace.
     pub name: String,
-    /// Its injection labels.
+    /// Injection labels of the namespace.
     pub labels: NamespaceLabels,
-    /// The workloads in it that own pods.
+    /// Workloads in the namespace that own pods.
     pub workloads: Vec<WorkloadObservation>,
-    /// Pods that no workload of ours can restart: bare pods, Jobs, unknown owners.
+    /// Pods that no restart of ours can replace: bare pods, pods of Jobs, pods of unknown owners.
     pub unreachable: Vec<String>,
 }
 
-/// One workload and what its live pods carry.
+/// Workload with the sidecars of its live pods.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkloadObservation {
-    /// Which workload.
+    /// Workload that was observed.
     pub workload: WorkloadRef,
-    /// The labels of its pod template.
+    /// Injection labels of the workload's pod template.
     pub template: PodLabels,
-    /// What each live pod was injected with; `None` for a pod without a sidecar. Finished pods do not count.
+    /// Sidecar of each live pod; `None` for a pod without a sidecar. Finished pods are left out.
     pub live: Vec<Option<Sidecar>>,
-    /// The stamp that our last restart left on the template.
+    /// Stamp that our last restart left on the pod template.
     pub stamp: Option<String>,
-    /// Why no restart of ours can reach it, where that is so.
+    /// Reason why no restart of ours can replace the pods; `None` if one can.
     pub stuck: Option<RestartBlocker>,
 }
 
-/// Why a template change would not replace a workload's pods.
+/// Reason why a change of the template would not replace a workload's pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RestartBlocker {
@@ -147,19 +154,20 @@ pub enum RestartBlocker {
     Paused,
     /// The update strategy is `OnDelete`.
     OnDelete,
-    /// The Gateway API controller owns it: it rolls by itself when its tag moves.
+    /// The Gateway API controller owns the workload, which restarts by itself when its tag moves.
     SelfRolling,
-    /// Another controller owns it and would revert the template.
+    /// Another controller owns the workload and would revert the template.
     Owned,
 }
 
 impl WorkloadObservation {
-    /// True when some live pod does not carry the wanted sidecar (requirement D1). Annotations count, labels do not.
+    /// Returns true if a live pod does not carry the wanted sidecar (requirement D1). The sidecar
+    /// is read from annotations and not from labels.
     pub fn needs_restart(&self, wanted: &Sidecar) -> bool {
         self.live.iter().any(|carried| carried.as_ref() != Some(wanted))
     }
 
-    /// True when some live pod carries the revision.
+    /// Returns true if a live pod carries the revision.
     pub fn carries_revision(&self, revision: &RevisionName) -> bool {
         self.live.iter().any(|carried| carried.as_ref().is_some_and(|sidecar| sidecar.revision == *revision))
     }

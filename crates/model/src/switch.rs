@@ -1,8 +1,9 @@
-//! Switches of istiod whose defaults changed between releases (issue 13, D11).
+//! Keeps the switches of istiod whose defaults changed between releases (issue 13, D11).
 //!
-//! A changed default takes effect without any change of ours: listeners that drain cut long connections, and sidecars change
-//! their form when a user's last old node leaves. A mesh therefore keeps the values that it began with. Istio's own
-//! `compatibilityVersion` is never passed: it covers one of these four, and it overrides a value that is set by name.
+//! A changed default takes effect without any change of ours: listeners that drain cut long
+//! connections, and sidecars become native when a user's last old node leaves. A mesh therefore
+//! keeps the values that it began with. Istio's own `compatibilityVersion` is never passed: it
+//! covers one of these four switches, and it overrides a value that is set by name.
 
 use std::collections::BTreeMap;
 
@@ -10,45 +11,48 @@ use serde::{Deserialize, Serialize};
 
 use crate::Version;
 
-/// An environment variable of istiod that every mesh pins. The stored form is the variable's own name.
+/// Environment variable of istiod that every mesh pins. The stored form is the name of the
+/// variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Switch {
-    /// How many connections Envoy accepts for each socket event; 0 sets no limit. A change makes every running Envoy drain its
-    /// listeners, so that long connections end 45 seconds later.
+    /// Connections that Envoy accepts for each socket event; 0 sets no limit. A change makes every
+    /// running Envoy drain its listeners, so that long connections end 45 seconds later.
     #[serde(rename = "MAX_CONNECTIONS_PER_SOCKET_EVENT_LOOP")]
     ConnectionsPerSocketEvent,
-    /// Whether sidecars are native: `true`, `false` or `auto`, which depends on the oldest node of each member.
+    /// Native sidecars: `true`, `false` or `auto`, which depends on the oldest node of each member.
     #[serde(rename = "ENABLE_NATIVE_SIDECARS")]
     NativeSidecars,
-    /// Whether routes also answer to names that end with a dot.
+    /// Routes that also match host names which end with a dot: `true` or `false`.
     #[serde(rename = "PILOT_ENABLE_ABSOLUTE_FQDN_VHOST_DOMAIN")]
     AbsoluteNames,
-    /// Whether a proxy's pod is looked for by its address where its name leads to none.
+    /// Search for a proxy's pod by its address, if no pod has the name that the proxy states:
+    /// `true` or `false`.
     #[serde(rename = "ENABLE_PROXY_FIND_POD_BY_IP")]
     FindPodByAddress,
 }
 
-/// The value of each switch.
+/// Value of each switch of a mesh.
 pub type Switches = BTreeMap<Switch, String>;
 
-/// What a release does when nothing is set.
+/// Behaviour of a release when a switch is not set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SwitchDefault {
-    /// The value; for a release without the variable, the value that stands for how it behaves.
+    /// Default value. For a release without the variable, this is the value that describes its
+    /// behaviour.
     pub value: String,
-    /// Where that was read.
+    /// Place in Istio's source where the default was read, for people.
     pub source: String,
 }
 
-/// The newest minor whose source was read for the table below.
+/// Newest Istio minor whose source was read for the table of defaults.
 const NEWEST_REVIEWED_MINOR: u32 = 30;
 
 impl Switch {
-    /// Every switch there is.
+    /// All switches that exist.
     pub const ALL: [Self; 4] =
         [Self::ConnectionsPerSocketEvent, Self::NativeSidecars, Self::AbsoluteNames, Self::FindPodByAddress];
 
-    /// The environment variable of istiod.
+    /// Returns the name of istiod's environment variable.
     pub fn env_var(self) -> &'static str {
         match self {
             Self::ConnectionsPerSocketEvent => "MAX_CONNECTIONS_PER_SOCKET_EVENT_LOOP",
@@ -58,7 +62,8 @@ impl Switch {
         }
     }
 
-    /// The minor from which another default holds, the default before it, and the default since.
+    /// Returns the minor that changed the default, the default before this minor, and the default
+    /// since then.
     fn default_change(self) -> (u32, &'static str, &'static str) {
         match self {
             Self::ConnectionsPerSocketEvent => (26, "0", "1"),
@@ -68,7 +73,7 @@ impl Switch {
         }
     }
 
-    /// What a release does when nothing is set.
+    /// Returns the behaviour of a release when this switch is not set.
     pub fn default_of(self, version: &Version) -> SwitchDefault {
         let (since, before, after) = self.default_change();
         let value = if (version.major, version.minor) < (1, since) { before } else { after };
@@ -80,12 +85,13 @@ impl Switch {
         SwitchDefault { value: value.to_owned(), source: read }
     }
 
-    /// What every switch does in a release when nothing is set.
+    /// Returns the behaviour of a release when no switch is set.
     pub fn defaults_of(version: &Version) -> BTreeMap<Self, SwitchDefault> {
         Self::ALL.map(|switch| (switch, switch.default_of(version))).into()
     }
 
-    /// The value that a mesh begins with. `auto` is no value to begin with: it changes by itself later.
+    /// Returns the value that a new mesh begins with. `auto` is replaced, because its effect would
+    /// change by itself later.
     fn initial_value(self, default: &str) -> String {
         match (self, default) {
             (Self::NativeSidecars, "auto") => "false".into(),
@@ -94,7 +100,7 @@ impl Switch {
     }
 }
 
-/// What a mesh runs with that is created on a release with these defaults.
+/// Returns the values that a mesh keeps if it is created on a release with these defaults.
 pub fn initial_switches(defaults: &BTreeMap<Switch, SwitchDefault>) -> Switches {
     defaults.iter().map(|(switch, default)| (*switch, switch.initial_value(&default.value))).collect()
 }

@@ -1,7 +1,8 @@
-//! Upgrades: the long story that a person follows from one version to another, and back.
+//! Defines upgrades, which a person follows from one version of a mesh to another, and back.
 //!
-//! The state machine is two functions: [`UpgradeState::on_verb`] for what people ask and [`UpgradeState::on_outcome`] for
-//! how a stage's operation ended. Both are total: every pair has an answer.
+//! The state machine has two functions: [`UpgradeState::on_verb`] for the requests of people, and
+//! [`UpgradeState::on_outcome`] for the end of a stage's operation. Both are total: every pair has
+//! an answer.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -9,116 +10,120 @@ use serde::{Deserialize, Serialize};
 use crate::operation::{OperationKind, Problem, Signal};
 use crate::rules::{Severity, Strategy};
 
-/// Where an upgrade stands.
+/// State of an upgrade, with the data that belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum UpgradeState {
-    /// Nothing was touched.
+    /// The upgrade was planned, and no cluster was changed.
     Planned,
-    /// The precheck runs.
+    /// The precheck is running.
     Prechecking,
-    /// The precheck found something.
+    /// The precheck found reasons that stop the upgrade.
     Blocked {
-        /// What it found.
+        /// Findings of the precheck.
         findings: Vec<Finding>,
     },
-    /// The target is brought up.
+    /// The target version is being brought up.
     Deploying,
-    /// Both revisions serve; a person, or the policy `auto`, decides.
+    /// Both revisions serve. A person decides on the promotion, or the choice `auto` does.
     Verifying {
-        /// Chosen namespaces are being moved right now.
+        /// True while chosen namespaces are being moved to the canary.
         moving: bool,
-        /// Why the last promotion failed; what it had written is restored.
+        /// Reason for which the last promotion failed. The tags that it had switched are restored.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         problem: Option<Problem>,
     },
-    /// The tags are switched.
+    /// The tags are being switched to the new revision.
     Promoting,
-    /// The promotion failed in clusters that answer: the tags that it switched are switched back.
+    /// The promotion failed in clusters that answer, and the tags that it switched are being
+    /// switched back.
     Restoring {
-        /// Why it failed.
+        /// Reason for which the promotion failed.
         problem: Problem,
     },
-    /// Workloads are restarted.
+    /// Workloads are being restarted.
     Rolling,
-    /// Complete for the user; the old revision is kept, one call back.
+    /// The upgrade is complete for the user. The old revision is kept, so that one call can roll
+    /// back.
     Holding {
-        /// When the old revision goes by itself.
+        /// Time at which the old revision is removed by itself.
         until: Timestamp,
     },
-    /// The old revision is removed.
+    /// The old revision is being removed.
     Retiring {
-        /// The first removal was committed to: there is no way back.
+        /// True once the first removal was recorded: a rollback is no longer possible.
         irrevocable: bool,
     },
-    /// Stands still in the middle of a stage.
+    /// The upgrade stands still in the middle of a stage.
     Paused {
-        /// The state that it goes on from: never a pause itself. Made by `UpgradeState::pause` alone.
+        /// Stage that the upgrade continues with, never a pause itself. Only
+        /// `UpgradeState::into_paused` creates this state.
         #[serde(deserialize_with = "read_paused_stage")]
         from: Box<UpgradeState>,
-        /// Why.
+        /// Reason for the pause, with a hint for the user.
         problem: Problem,
     },
-    /// What was started is restored.
+    /// Steps that were started are being undone.
     RollingBack,
-    /// The target is current and alone.
+    /// The target version is current, and the old revision is gone.
     Succeeded,
-    /// Everything is as it was before.
+    /// The mesh is as it was before the upgrade.
     RolledBack,
-    /// Ended before anything was touched.
+    /// The upgrade ended before any cluster was changed.
     Cancelled,
-    /// Given up by an operator.
+    /// The upgrade was given up, because a forced deletion of its mesh took over, or because its
+    /// own row could not be read.
     Abandoned {
-        /// What is left for somebody to clean up.
+        /// Objects that were left, for a person to remove.
         leftovers: Vec<String>,
     },
 }
 
-/// What a precheck found.
+/// Finding of a precheck about one object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// Whether it stands in the way.
+    /// Severity of the finding; `block` stops the upgrade.
     pub severity: Severity,
-    /// Stable identifier.
+    /// Stable identifier of the kind of finding.
     pub code: String,
-    /// The object that it is about, for people.
+    /// Object that the finding is about, as text for people.
     pub object: String,
-    /// What is wrong.
+    /// Description of the problem in this case.
     pub message: String,
-    /// What helps.
+    /// Advice for the user on how to solve the problem.
     pub hint: String,
 }
 
-/// What a person asks of an upgrade.
+/// Request of a person to an upgrade.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verb {
-    /// Begin.
+    /// Start a planned upgrade with its precheck.
     Start,
-    /// End before anything was touched.
+    /// End the upgrade before any cluster is changed.
     Cancel,
-    /// Go on in spite of warnings.
+    /// Go on in spite of the warnings of the precheck.
     Acknowledge,
-    /// Try again what failed.
+    /// Try again what failed: the precheck, or the failed steps of the paused stage.
     Retry,
     /// Move chosen namespaces to the canary.
     Move,
-    /// Make the canary current.
+    /// Make the canary the current revision.
     Promote,
-    /// Stand still.
+    /// Stop the work and keep it as it is.
     Pause,
-    /// Go on.
+    /// Go on after a pause.
     Resume,
-    /// Restore what was.
+    /// Restore the state from before the upgrade.
     Rollback,
     /// Remove the old revision now.
     Retire,
-    /// Give up (operators only).
+    /// Give the upgrade up for a forced deletion of its mesh; no client can ask for this verb.
     Abandon,
 }
 
 impl Verb {
-    /// Every verb there is.
+    /// All verbs that exist.
     pub const ALL: [Self; 11] = [
         Self::Start,
         Self::Cancel,
@@ -134,79 +139,82 @@ impl Verb {
     ];
 }
 
-/// What follows from a transition besides the new state.
+/// Effect of a transition besides the new state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// A stage's operation begins; one under way is superseded.
+    /// Starts the operation of a stage. An operation that is under way is superseded.
     StartOperation(OperationKind),
-    /// The operation under way is told.
+    /// Sends a signal to the operation that is under way.
     Signal(Signal),
-    /// The operation that waits for its time may run now.
+    /// Lets the operation run now, although it waits for a time.
     RunNow,
-    /// The upgrade is over: the mesh is free for other changes.
+    /// Finishes the upgrade and frees the mesh for other changes.
     Finish,
-    /// Nothing.
+    /// No effect besides the new state.
     Nothing,
 }
 
-/// What becomes of namespaces that name the old revision explicitly.
+/// Treatment of namespaces whose label names the old revision.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LabelPolicy {
-    /// They are relabelled in the roll-out, and get their label back in a rollback.
+    /// They are relabelled in the roll-out, and get their former label back in a rollback.
     #[default]
     Relabel,
-    /// They keep their label, which becomes a name of the new revision: for labels that something else than us owns.
+    /// They keep their label, which becomes a tag of the new revision. This is for labels that
+    /// another tool owns.
     Alias,
-    /// They stand in the way of the upgrade.
+    /// They block the upgrade until their label is changed.
     Block,
 }
 
-/// The choices made when the upgrade was asked for.
+/// Choices that were made when the upgrade was planned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpgradePolicyChoice {
-    /// In place or by canary.
+    /// Strategy of the upgrade: in place or canary.
     pub strategy: Strategy,
-    /// Promote without a person once the canary is up.
+    /// True if the promotion starts without a person once the canary is up.
     pub auto: bool,
-    /// How long the old revision is kept after the roll-out, in seconds.
+    /// Seconds that the old revision is kept after the roll-out, from 0 (removed at once) to
+    /// 2,592,000 (30 days, the limit of the API).
     pub hold_seconds: u32,
-    /// Warnings of the precheck do not stop it.
+    /// True if warnings of the precheck do not stop the upgrade.
     pub accept_warnings: bool,
-    /// What becomes of namespaces that name the old revision.
+    /// Treatment of namespaces whose label names the old revision.
     #[serde(default)]
     pub labels: LabelPolicy,
 }
 
-/// How a stage's operation ended.
+/// End of a stage's operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StageOutcome {
-    /// It did what it was for.
+    /// The operation reached its goal.
     Succeeded,
-    /// A precheck ended with findings.
+    /// The precheck ended with these findings.
     Found(Vec<Finding>),
-    /// It stands still.
+    /// The operation stands still because of this problem.
     Paused(Problem),
-    /// It failed with some of it done, and all that it touched answers: what was written can be restored at once.
+    /// The operation failed after a part of its work. All clusters that it changed answer, so its
+    /// writes can be undone at once.
     Failed(Problem),
-    /// It was cancelled on request.
+    /// A person cancelled the operation.
     Cancelled,
 }
 
-/// A verb that does not fit the state.
+/// Error for a verb that is not allowed in the state.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("an upgrade that is {state} cannot {verb:?}")]
 pub struct InvalidTransition {
-    /// The state's name.
+    /// Name of the state that refused the verb.
     pub state: &'static str,
-    /// What was asked.
+    /// Verb that was refused.
     pub verb: Verb,
-    /// What may be asked.
+    /// Verbs that the state allows.
     pub allowed: Vec<Verb>,
 }
 
 impl UpgradeState {
-    /// The stored form of the state alone.
+    /// Returns the stored name of the state, without its data.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Planned => "planned",
@@ -228,20 +236,21 @@ impl UpgradeState {
         }
     }
 
-    /// True for an end: nothing follows it.
+    /// Returns true for a final state.
     pub fn is_terminal(&self) -> bool {
         matches!(self, Self::Succeeded | Self::RolledBack | Self::Cancelled | Self::Abandoned { .. })
     }
 
-    /// What may be asked in this state.
+    /// Returns the verbs that the state allows.
     pub fn allowed_verbs(&self) -> Vec<Verb> {
         Verb::ALL.into_iter().filter(|verb| self.clone().transition_for(*verb).is_some()).collect()
     }
 
-    /// What a verb leads to.
+    /// Returns the next state and the effect of a verb.
     ///
     /// # Errors
-    /// The verb does not fit the state; nothing happens.
+    /// Returns [`InvalidTransition`] if the state does not allow the verb. The upgrade is then
+    /// unchanged.
     pub fn on_verb(self, verb: Verb) -> Result<(Self, Effect), InvalidTransition> {
         let refused = InvalidTransition { state: self.as_str(), verb, allowed: self.allowed_verbs() };
         self.transition_for(verb).ok_or(refused)
@@ -277,12 +286,13 @@ impl UpgradeState {
         })
     }
 
-    /// Whether an operation of a stage is there, whose pause or failure concerns the upgrade.
+    /// Returns true if the state has an operation whose pause or failure concerns the upgrade.
     fn has_stage(&self) -> bool {
         self.can_pause() || matches!(self, Self::Prechecking | Self::Holding { .. } | Self::Paused { .. })
     }
 
-    /// The pause of a stage. A pause of what stands still already goes on from the same stage.
+    /// Returns the pause of this stage. If the upgrade is paused already, it still continues with
+    /// the same stage.
     fn into_paused(self, problem: Problem) -> Self {
         match self {
             Self::Paused { from, .. } => Self::Paused { from, problem },
@@ -290,7 +300,7 @@ impl UpgradeState {
         }
     }
 
-    /// Whether a stage is under way that can be interrupted.
+    /// Returns true if a stage is under way that can be interrupted.
     fn can_pause(&self) -> bool {
         matches!(
             self,
@@ -304,7 +314,7 @@ impl UpgradeState {
         )
     }
 
-    /// Whether something was touched and nothing is irrevocably gone.
+    /// Returns true if clusters may have been changed, and no removal is irrevocable yet.
     fn can_roll_back(&self) -> bool {
         matches!(
             self,
@@ -318,7 +328,8 @@ impl UpgradeState {
         )
     }
 
-    /// What the end of a stage's operation leads to. An outcome that does not fit the state changes nothing.
+    /// Returns the next state and the effect of the end of a stage's operation. An outcome that
+    /// does not fit the state changes nothing.
     pub fn on_outcome(self, outcome: StageOutcome, choice: UpgradePolicyChoice, now: Timestamp) -> (Self, Effect) {
         use OperationKind as Kind;
         let canary = choice.strategy == Strategy::Canary;
@@ -327,11 +338,12 @@ impl UpgradeState {
             (Self::Restoring { problem }, StageOutcome::Succeeded) => {
                 (Self::Verifying { moving: false, problem: Some(problem) }, Effect::Nothing)
             }
-            // A precheck has touched nothing: its failure is what stands in the way, and it can be tried again.
+            // A precheck changes no cluster. Its failure is therefore a finding that blocks, and
+            // the precheck can be tried again.
             (Self::Prechecking, StageOutcome::Failed(problem)) => {
                 (Self::Blocked { findings: vec![Finding::from_problem(problem)] }, Effect::Nothing)
             }
-            // The first reason stands: it is what the person has to see to.
+            // The first problem is kept, because the person has to solve that one.
             (paused @ Self::Paused { .. }, StageOutcome::Paused(_)) => (paused, Effect::Nothing),
             (state, StageOutcome::Paused(problem) | StageOutcome::Failed(problem)) if state.has_stage() => {
                 (state.into_paused(problem), Effect::Nothing)
@@ -367,7 +379,8 @@ impl UpgradeState {
     }
 }
 
-/// Reads the stage that a pause goes on from. Rows of earlier releases may hold a pause within a pause.
+/// Reads the stage that a pause continues with. Rows of earlier releases may hold a pause within a
+/// pause.
 fn read_paused_stage<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Box<UpgradeState>, D::Error> {
     let mut read = Box::<UpgradeState>::deserialize(from)?;
     while let UpgradeState::Paused { from, .. } = *read {
@@ -377,7 +390,8 @@ fn read_paused_stage<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Box<Up
 }
 
 impl Finding {
-    /// A problem that stands in the way as a whole, not one of some object.
+    /// Creates the finding for a problem that blocks the whole upgrade and belongs to no single
+    /// object.
     fn from_problem(problem: Problem) -> Self {
         let Problem { code, message, hint } = problem;
         Self { severity: Severity::Block, code, object: String::new(), message, hint }

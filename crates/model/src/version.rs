@@ -1,22 +1,24 @@
-//! The version grammar (requirement A1) and revision names (A2).
+//! Parses versions (requirement A1) and the names of revisions (A2).
 
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// `<major>.<minor>.<patch>.<build>[-<sequence>-<vendor>]`, for example `1.27.9.2` or `1.12.4.58-g3f1a2b-acme`.
+/// Version of Istio as we build it, `<major>.<minor>.<patch>.<build>[-<sequence>-<vendor>]`, for
+/// example `1.27.9.2` or `1.12.4.58-g3f1a2b-acme`.
 ///
-/// The first three numbers are the community Istio version, the fourth is our own revision of it, the sequence names
-/// the source commit. Two versions that differ in their source alone are different texts of equal precedence.
+/// The first three numbers are the community Istio version, the fourth is our own build of it, and
+/// the sequence names the source commit. Two versions that differ only in their source are
+/// different texts of equal precedence.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Version {
-    /// Community Istio's major number.
+    /// Major number of the community version.
     pub major: u32,
-    /// Community Istio's minor number.
+    /// Minor number of the community version.
     pub minor: u32,
-    /// Community Istio's patch number.
+    /// Patch number of the community version.
     pub patch: u32,
-    /// Our own revision of that community version.
+    /// Number of our own build of the community version.
     pub build: u32,
     source: Option<Source>,
 }
@@ -27,31 +29,33 @@ struct Source {
     vendor: String,
 }
 
-/// A text that does not follow the grammar.
+/// Error for a text that is not a version.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a version is <major>.<minor>.<patch>.<build>[-<sequence>-<vendor>], for example 1.27.9.2")]
 pub struct InvalidVersion;
 
-/// The four numbers, by which versions are ordered.
+/// Four numbers that decide which of two versions is newer.
 pub type Precedence = (u32, u32, u32, u32);
 
 impl Version {
-    /// Versions are ordered by their four numbers only. This is no `Ord`: equal precedence is not equality.
+    /// Returns the four numbers that decide which version is newer. There is no `Ord`, because two
+    /// different versions can have equal precedence.
     pub fn precedence(&self) -> Precedence {
         (self.major, self.minor, self.patch, self.build)
     }
 
-    /// The community Istio version, for example `1.27.9`.
+    /// Returns the community Istio version, for example `1.27.9`.
     pub fn community_version(&self) -> String {
         format!("{}.{}.{}", self.major, self.minor, self.patch)
     }
 
-    /// The name that a revision of this version gets when it is created, for example `1-27-9`.
+    /// Returns the name that a revision of this version gets when it is created, for example
+    /// `1-27-9`.
     pub fn revision_name(&self) -> RevisionName {
         RevisionName(format!("{}-{}-{}", self.major, self.minor, self.patch))
     }
 
-    /// True when only the build (or the source) differs.
+    /// Returns true if the two versions differ only in the build or the source.
     pub fn is_same_community_version(&self, other: &Self) -> bool {
         (self.major, self.minor, self.patch) == (other.major, other.minor, other.patch)
     }
@@ -67,7 +71,8 @@ impl std::fmt::Display for Version {
     }
 }
 
-/// A decimal number with one way to write it: no sign, no leading zero.
+/// Parses a decimal number without sign and leading zeros, so that each number has one written
+/// form.
 fn parse_number(text: &str) -> Result<u32, InvalidVersion> {
     let canonical = text == "0" || !text.starts_with('0');
     if canonical && text.bytes().all(|b| b.is_ascii_digit()) {
@@ -77,7 +82,8 @@ fn parse_number(text: &str) -> Result<u32, InvalidVersion> {
     }
 }
 
-/// A sequence or vendor: letters and digits, short enough for a label value.
+/// Parses a sequence or a vendor: 1 to 32 lower-case letters and digits, short enough for a label
+/// value.
 fn parse_source_word(text: &str) -> Result<String, InvalidVersion> {
     let good = (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     if good { Ok(text.to_owned()) } else { Err(InvalidVersion) }
@@ -100,18 +106,18 @@ impl FromStr for Version {
     }
 }
 
-/// The immutable name of a revision (its *slot*): objects, addresses and `istio.io/rev` carry it for life, whatever
-/// version runs in it later.
+/// Name of a revision. It never changes: the revision's objects, its address and its `istio.io/rev`
+/// keep this name (the *slot*), also when another version runs in the revision later.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RevisionName(String);
 
-/// A text that is not a revision name.
+/// Error for a text that is not a revision name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a revision name is <major>-<minor>-<patch>, for example 1-27-9")]
 pub struct InvalidRevisionName;
 
 impl RevisionName {
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

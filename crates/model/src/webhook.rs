@@ -1,8 +1,9 @@
-//! Webhooks: which events go where, and how often they are tried.
+//! Decides which events a webhook gets, and when a failed delivery is tried again.
 
 use std::time::Duration;
 
-/// Kinds of events that can be asked for, besides everything (`*`) and everything about something (`upgrade.*`).
+/// Kinds of events that a webhook can ask for. It can also ask for all kinds (`*`), or for all
+/// kinds about one resource (`upgrade.*`).
 pub const EVENT_KINDS: [&str; 10] = [
     "cluster.credential_expires_soon",
     "cluster.credential_renewed",
@@ -15,11 +16,12 @@ pub const EVENT_KINDS: [&str; 10] = [
     "webhook.disabled",
     TEST_EVENT_KIND,
 ];
-/// The event that is sent to one webhook because somebody wants to see whether it arrives.
+/// Kind of the test event, which a user sends to one webhook to see whether it arrives.
 pub const TEST_EVENT_KIND: &str = "webhook.test";
-/// The most kinds that one webhook names.
+/// Most kinds that one webhook may list.
 pub const MAX_EVENT_KINDS: usize = 20;
-/// The rests between the attempts, as Standard Webhooks advises: more than three days in all.
+/// Delays between the attempts of a delivery, as Standard Webhooks advises: more than three days in
+/// all.
 const DELIVERY_RETRY_DELAYS: [Duration; 9] = [
     Duration::from_secs(5),
     Duration::from_mins(5),
@@ -32,34 +34,35 @@ const DELIVERY_RETRY_DELAYS: [Duration; 9] = [
     Duration::from_hours(24),
 ];
 
-/// A text that names no kind of event.
+/// Error for a text that names no kind of event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "no event is of kind {0}: write *, a kind such as upgrade.state, or everything about something such as upgrade.*"
 )]
 pub struct UnknownEventKind(pub String);
 
-/// Reads what somebody wants to be told of.
+/// Parses the kind of events that a webhook asks for.
 ///
 /// # Errors
-/// No event would ever match.
+/// Returns [`UnknownEventKind`] if no event would ever match the text.
 pub fn parse_event_kind(text: &str) -> Result<String, UnknownEventKind> {
     let known = EVENT_KINDS.iter().any(|kind| matches_event_kind(text, kind));
     if known { Ok(text.to_owned()) } else { Err(UnknownEventKind(text.chars().take(64).collect())) }
 }
 
-/// Whether an event of this kind is wanted by this text.
+/// Returns true if a webhook that asks for `wanted` gets an event of this kind.
 pub fn matches_event_kind(wanted: &str, kind: &str) -> bool {
     let about = || wanted.strip_suffix(".*").is_some_and(|about| kind.split('.').next() == Some(about));
     wanted == "*" || wanted == kind || about()
 }
 
-/// How long to rest after so many attempts in vain; `None` when it is over.
+/// Returns the delay before the next attempt, after this many failed ones; `None` after the last
+/// attempt.
 pub fn delivery_retry_delay(attempts: i32) -> Option<Duration> {
     usize::try_from(attempts.checked_sub(1)?).ok().and_then(|past| DELIVERY_RETRY_DELAYS.get(past)).copied()
 }
 
-/// The name of a message, which stays the same however often it is sent.
+/// Returns the id of a message, which is the same in each attempt to send it.
 pub fn message_id(webhook: crate::ids::WebhookId, seq: i64) -> String {
     format!("msg_{}_{seq}", webhook.to_string().trim_start_matches("webhook_"))
 }

@@ -1,4 +1,5 @@
-//! What is next for one step: a pure function of what was seen and how long it has lasted.
+//! Decides what the engine does next with a step: a pure function of the latest check and of how
+//! long the step has lasted.
 
 use jiff::SignedDuration;
 use model::operation::Problem;
@@ -7,35 +8,38 @@ use model::plan::{Step, Target};
 use crate::ports::{ObjectVersion, ClusterError};
 use crate::step::StepCheck;
 
-/// The code of a problem that a cluster's silence is.
+/// Code of the problem of a cluster that does not answer.
 pub const CLUSTER_UNREACHABLE_CODE: &str = "cluster_unreachable";
 
-/// How long things may take before a person is asked. All are limits for one step.
+/// Limits of one step, after which the operation is paused and a person has to act.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From the first look to the goal.
+    /// Maximum time from the first check of a step to its goal.
     pub step: SignedDuration,
-    /// Until a dry run comes back as wanted: a webhook that was just written takes seconds to be called.
+    /// Maximum time until a dry run is injected as wanted. The API server needs seconds to call a
+    /// webhook that was just written. The shorter of this limit and [`Self::step`] applies.
     pub dry_run: SignedDuration,
-    /// Without an answer from the cluster.
+    /// Maximum time without an answer from the cluster.
     pub unreachable: SignedDuration,
-    /// How many looks in a row must show a revision unused.
+    /// Number of consecutive checks that must show a revision as unused.
     pub unused_samples: u32,
-    /// Over how long those looks must be spread: proxies reconnect about every half hour, and one empty look between two
-    /// connections proves nothing.
+    /// Minimum time between the first and the last of these checks. Proxies reconnect about every
+    /// half hour, so one empty check between two connections proves nothing.
     pub unused_min_span: SignedDuration,
-    /// Time between two looks for a revision's users: each look lists all workloads and pods of every member.
+    /// Time between two checks of a revision's usage. The interval limits the load, because each
+    /// check lists all workloads and pods of every member.
     pub unused_check_interval: SignedDuration,
 }
 
 impl Timeouts {
+    /// Returns the maximum time from the first check of this step to its goal.
     fn for_step(&self, step: &Step) -> SignedDuration {
         if matches!(step, Step::Probe { .. }) { self.dry_run.min(self.step) } else { self.step }
     }
 }
 
 impl Timeouts {
-    /// Time that passes at least between two looks of a step.
+    /// Returns the minimum time between two checks of a step.
     pub fn min_check_interval(&self, step: &Step) -> SignedDuration {
         if matches!(step, Step::AwaitUnused { .. }) { self.unused_check_interval } else { SignedDuration::ZERO }
     }
@@ -54,38 +58,38 @@ impl Default for Timeouts {
     }
 }
 
-/// What a step's run so far adds up to, kept by the worker that runs it.
+/// Times of a step so far, kept by the worker that runs the step.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StepTiming {
-    /// Since the first look.
+    /// Time since the first check of the step.
     pub waited: SignedDuration,
-    /// Since the cluster last answered.
+    /// Time since the cluster last answered.
     pub silent: SignedDuration,
-    /// Looks in a row that showed the goal, and over how long.
+    /// Number of consecutive checks that showed the goal, and the time since the first of them.
     pub goal_seen: (u32, SignedDuration),
 }
 
-/// What the engine does next with a step.
+/// Next action of the engine for a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// Record it as done.
+    /// Record the step as done.
     Done,
-    /// Commit to the capture, then push.
+    /// Commit the capture to the database, then write.
     Act {
-        /// What an undo would restore.
+        /// Value that an undo restores; `None` if the target is absent.
         capture: Option<String>,
-        /// The version that was looked at.
+        /// Version of the target that was checked.
         version: ObjectVersion,
     },
-    /// Look again later.
+    /// Check again later, for this reason.
     Wait(String),
-    /// Ask a person.
+    /// Pause the operation with this problem, because a person has to act.
     Pause(Problem),
-    /// The lease may be over: stop without writing anything.
+    /// Stop without a further write, because the lease may have ended.
     Stop,
 }
 
-/// Decides for one step.
+/// Decides the next action for one step from its latest check, its times and the limits.
 pub fn decide(step: &Step, looked: Result<StepCheck, ClusterError>, run: &StepTiming, patience: &Timeouts) -> Decision {
     match looked {
         Ok(StepCheck::Done) if matches!(step, Step::AwaitUnused { .. }) && !is_proven_unused(run, patience) => {
@@ -113,8 +117,8 @@ pub fn decide(step: &Step, looked: Result<StepCheck, ClusterError>, run: &StepTi
     }
 }
 
-/// Decides after a look that was to lead to a plan or to the findings of a precheck and failed. `silent` is the time since a
-/// cluster last answered.
+/// Decides the next action after the observation for a plan or for a precheck has failed. `silent`
+/// is the time since a cluster last answered.
 pub fn decide_after_planning_failure(error: &ClusterError, silent: SignedDuration, patience: &Timeouts) -> Decision {
     let hint = match error {
         ClusterError::Changed { place } => return wait_after_change(place),
@@ -129,15 +133,18 @@ pub fn decide_after_planning_failure(error: &ClusterError, silent: SignedDuratio
     Decision::Pause(Problem { message: format!("No plan could be made: {}", problem.message), ..problem })
 }
 
+/// Waits for the next check after a target has changed between the check and the write.
 fn wait_after_change(place: &str) -> Decision {
     Decision::Wait(format!("{place} changed in between; looking again"))
 }
 
+/// Returns true when enough checks over a long enough time have shown a revision as unused.
 fn is_proven_unused(run: &StepTiming, patience: &Timeouts) -> bool {
     let (samples, over) = run.goal_seen;
     samples >= patience.unused_samples && over >= patience.unused_min_span
 }
 
+/// Builds the problem of a step that exceeded its time limit.
 fn timeout_problem(step: &Step, reason: &str) -> Problem {
     let (code, hint) = match step {
         Step::Restart { .. } => {
@@ -156,6 +163,7 @@ fn timeout_problem(step: &Step, reason: &str) -> Problem {
     Problem::new(code, format!("Gave up waiting: {step}. Last seen: {reason}."), hint)
 }
 
+/// Builds the problem of a cluster that has not answered for longer than the limit.
 fn unreachable_problem(code: &'static str, place: &str, cause: &str) -> Problem {
     Problem::new(
         code,

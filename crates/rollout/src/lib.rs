@@ -1,7 +1,8 @@
-//! How an upgrade goes: stages become plans, each step looks before it acts, and a pure function decides what is next.
+//! Plans and executes changes of a mesh: turns each stage of an upgrade into a plan, checks each
+//! step before it acts, and decides in a pure function what the engine does next.
 //!
-//! This crate does no IO of its own: it meets clusters through [`ports::World`], which `cluster` implements for real
-//! ones and `testkit` for imagined ones with faults.
+//! The crate does no IO of its own. It reaches clusters through [`ports::MeshClusters`], which
+//! `kubernetes` implements for real clusters and `testkit` for simulated clusters with faults.
 
 pub mod decide;
 pub mod plan;

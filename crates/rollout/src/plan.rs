@@ -1,4 +1,5 @@
-//! From a stage to its plan: pure functions, each a list in the order it happens.
+//! Builds the plans of stages and operations: pure functions, each of which lists its waves in the
+//! order in which they run.
 
 use model::Name;
 use model::plan::{InjectionRequest, Sidecar, Step, Target};
@@ -14,59 +15,62 @@ pub mod rollback;
 
 pub use model::survey::TAGS;
 
-/// The tags that a promotion moves, in this order.
+/// Revision tags that a promotion moves, in this order.
 const PROMOTED_TAGS: [&str; 2] = ["stable", "default"];
 
-/// Value of targets that are either there or not.
+/// Value of targets that are either present or absent.
 const PRESENT: &str = "present";
 
-/// One control plane: a revision, the release that runs in it, and what it injects.
+/// A control plane: a revision, the release that runs in it, and the proxy image that it injects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlPlane {
-    /// Its immutable name.
+    /// Name of the revision, which never changes.
     pub revision: RevisionName,
-    /// The release that it runs.
+    /// Istio release that the control plane runs.
     pub release: Version,
-    /// The proxy image that it injects.
+    /// Proxy image that the control plane injects, with registry and image tag.
     pub image: String,
 }
 
 impl ControlPlane {
-    /// What a pod of this revision carries.
+    /// Returns the sidecar of a pod that this control plane injects.
     pub fn sidecar(&self) -> Sidecar {
         Sidecar { revision: self.revision.clone(), image: self.image.clone() }
     }
 }
 
-/// What plans are built from besides a survey.
+/// Members and control planes of a mesh, from which plans are built together with an observation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MeshTopology {
-    /// The member clusters; the first is the config cluster.
+    /// Names of the member clusters; the first one is the config cluster.
     pub members: Vec<Name>,
-    /// The control plane that the tags `stable` and `default` point to.
+    /// Control plane that the tags `stable` and `default` point to.
     pub current: ControlPlane,
-    /// The other one, while there is an upgrade.
+    /// Control plane that an upgrade leads to, while the mesh has an upgrade. In an upgrade in
+    /// place it has the revision name of `current`.
     pub target: Option<ControlPlane>,
-    /// How many workloads may be under way at once in the whole mesh.
+    /// Maximum number of workloads in the whole mesh that restart at once.
     pub max_concurrent_restarts: usize,
-    /// What becomes of namespaces that name the old revision.
+    /// Policy for namespaces whose label names the old revision: relabel, alias or block.
     pub label_policy: LabelPolicy,
 }
 
-/// A namespace of a member.
+/// A member's name and the name of a namespace in it.
 pub type NamespaceKey = (Name, String);
 
 impl MeshTopology {
+    /// Returns the config cluster, if the mesh has a member.
     fn config_cluster(&self) -> Option<&Name> {
         self.members.first()
     }
 
-    /// The control planes that the mesh has: one, or two while there is a canary.
+    /// Returns the control planes of the mesh: one, or two while there is a canary.
     pub fn control_planes(&self) -> impl DoubleEndedIterator<Item = &ControlPlane> {
         let target = self.target.as_ref().filter(|target| target.revision != self.current.revision);
         std::iter::once(&self.current).chain(target)
     }
 
+    /// Builds one step for each member.
     fn step_per_member(&self, step: impl Fn(&Name) -> Step) -> Vec<Step> {
         self.members.iter().map(step).collect()
     }
@@ -76,14 +80,17 @@ fn set_step(target: Target, from: Option<String>, to: Option<String>) -> Step {
     Step::Set { target, from, to }
 }
 
+/// Builds a step that creates an absent target.
 fn create_step(target: Target, to: impl ToString) -> Step {
     set_step(target, None, Some(to.to_string()))
 }
 
+/// Builds a step that changes a target from one value to another.
 fn change_step(target: Target, from: impl ToString, to: impl ToString) -> Step {
     set_step(target, Some(from.to_string()), Some(to.to_string()))
 }
 
+/// Builds a step that removes a target.
 fn remove_step(target: Target, from: impl ToString) -> Step {
     set_step(target, Some(from.to_string()), None)
 }
@@ -92,19 +99,23 @@ fn tag_target(member: &Name, tag: &str) -> Target {
     Target::Tag { member: member.clone(), tag: tag.to_owned() }
 }
 
+/// Builds a step that waits until a control plane is ready and all members are synced.
 fn await_ready_step(layout: &MeshTopology, line: &ControlPlane) -> Step {
     Step::AwaitReady { revision: line.revision.clone(), members: layout.members.clone() }
 }
 
+/// Builds a step that waits until nothing uses the revision of a control plane.
 fn await_unused_step(line: &ControlPlane) -> Step {
     Step::AwaitUnused { revision: line.revision.clone(), left_behind: Vec::new() }
 }
 
+/// Builds a dry run of a pod that a control plane has to inject.
 fn probe_step(member: &Name, asks: InjectionRequest, line: &ControlPlane) -> Step {
     Step::Probe { member: member.clone(), asks, wanted: line.sidecar() }
 }
 
-/// Proof that a tag, or a revision's own name, reaches a line in a member.
+/// Builds a dry run that proves that a tag, or a revision's own name, reaches a control plane in a
+/// member.
 fn probe_step_for(member: &Name, value: &str, line: &ControlPlane) -> Step {
     let asks = if value == "default" { InjectionRequest::Default } else { InjectionRequest::Rev(value.to_owned()) };
     probe_step(member, asks, line)

@@ -1,4 +1,4 @@
-//! The door to a mesh's clusters, in the domain's words.
+//! Interface to the clusters of a mesh, in the terms of the domain.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -15,225 +15,241 @@ mod leaving;
 
 pub use leaving::{TeardownInspection, AccountPresence};
 
-/// One mesh's hosting cluster and member clusters.
+/// The hosting cluster and the member clusters of one mesh.
 #[async_trait]
 pub trait MeshClusters: TeardownInspection {
-    /// What is there now.
+    /// Observes the present value of a target.
     ///
     /// # Errors
-    /// The cluster did not answer or does not let us look.
+    /// Returns [`ClusterError::Unreachable`] when the cluster does not answer, and
+    /// [`ClusterError::Refused`] when it denies the read.
     async fn observe_target(&self, target: &Target) -> Result<Observed, ClusterError>;
 
-    /// Brings a target from what `seen` showed to a value; `None` removes it. Safe to repeat, never proof of success.
+    /// Writes a target, from the version that `seen` names to a value; `None` removes the target.
+    /// The call is safe to repeat, and its success does not prove that the target has its value.
     ///
     /// # Errors
-    /// The target has changed since it was seen, the permit has run out, or the cluster refused.
+    /// Returns [`ClusterError::Changed`] when the target has changed since it was observed,
+    /// [`ClusterError::Expired`] when the fencing token has expired, and the errors of
+    /// [`MeshClusters::observe_target`].
     async fn write_target(&self, target: &Target, to: Option<&str>, seen: &ObjectVersion, permit: &FencingToken) -> Result<(), ClusterError>;
 
-    /// Changes nothing but the target's own version, so that writes that looked before are refused. A target that is
-    /// absent is only fenced where it was to be created (`goal` says to what).
+    /// Fences a target: changes only its version, so that writes based on an earlier version are
+    /// refused. An absent target is only fenced if it was to be created; `goal` is then the value
+    /// that it was to get.
     ///
     /// # Errors
-    /// As for [`World::set`].
+    /// Returns the same errors as [`MeshClusters::write_target`].
     async fn fence_target(&self, target: &Target, goal: Option<&str>, permit: &FencingToken) -> Result<Fence, ClusterError>;
 
-    /// A workload with its live pods; `None` when it is gone.
+    /// Observes a workload with its live pods. Returns `None` when the workload does not exist.
     ///
     /// # Errors
-    /// As for [`World::look`].
+    /// Returns the same errors as [`MeshClusters::observe_target`].
     async fn observe_workload(&self, member: &Name, workload: &WorkloadRef) -> Result<Option<ObservedWorkload>, ClusterError>;
 
-    /// Sends a pod through admission without creating it. `Err(reason)` inside means: not injected as wanted.
+    /// Sends a pod through admission without creating it (`dryRun=All`). The inner `Err(reason)`
+    /// means that the pod was not injected as wanted.
     ///
     /// # Errors
-    /// As for [`World::look`].
+    /// Returns the same errors as [`MeshClusters::observe_target`].
     async fn probe_injection(&self, member: &Name, asks: &InjectionRequest, wanted: &Sidecar) -> Result<Result<(), String>, ClusterError>;
 
-    /// Whether a member's policies take the pod that [`World::probe`] is made with. It asks for no sidecar here, so that no
-    /// injector has a say.
+    /// Checks whether a member's policies accept the pod of [`MeshClusters::probe_injection`]. The
+    /// pod of this check requests no sidecar, so that no injector affects the result.
     ///
     /// # Errors
-    /// As for [`World::look`].
+    /// Returns the same errors as [`MeshClusters::observe_target`].
     async fn accepts_probes(&self, member: &Name) -> Result<bool, ClusterError>;
 
-    /// Whether every replica of a revision is ready and reports every one of the members as synced.
+    /// Checks whether every replica of a revision is ready and reports all of these members as
+    /// synced.
     ///
     /// # Errors
-    /// As for [`World::look`].
+    /// Returns the same errors as [`MeshClusters::observe_target`].
     async fn check_readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Readiness, ClusterError>;
 
-    /// Who uses a revision. A cluster or replica that does not answer is `Unknown`, not an error. Members that are left
-    /// behind are neither asked nor counted.
+    /// Lists the users of a revision. A cluster or replica that does not answer leads to
+    /// [`Usage::Unknown`], not to an error. Members that are left behind are neither asked nor
+    /// counted.
     ///
     /// # Errors
-    /// As for [`World::look`].
+    /// Returns the same errors as [`MeshClusters::observe_target`].
     async fn check_usage(&self, revision: &RevisionName, left_behind: &[Name]) -> Result<Usage, ClusterError>;
 
-    /// Istio's resources and Gateways in any member that name a revision by their own label, in words for people.
+    /// Lists the Istio resources and Gateways in any member whose own label names a revision, as
+    /// text for people.
     ///
     /// # Errors
-    /// As for [`World::look`].
+    /// Returns the same errors as [`MeshClusters::observe_target`].
     async fn list_pinned_resources(&self, revision: &RevisionName) -> Result<Vec<String>, ClusterError>;
 
-    /// Every member, seen now.
+    /// Observes all members of the mesh at one time.
     ///
     /// # Errors
-    /// As for [`World::look`]; one silent member is enough.
+    /// Returns the same errors as [`MeshClusters::observe_target`]; one member that does not answer
+    /// is enough.
     async fn observe_mesh(&self) -> Result<Observation, ClusterError>;
 
-    /// Returns when something may have changed, and after a short while in any case.
+    /// Waits until a cluster may have changed, for a short time at most.
     async fn wait_for_change(&self);
 }
 
-/// What a look showed.
+/// Result of the observation of a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
-    /// The target's value; `None` is absence.
+    /// Value of the target; `None` means that the target is absent.
     pub value: Option<String>,
-    /// Which version of the target that was.
+    /// Version of the target that was observed.
     pub version: ObjectVersion,
-    /// Whether the clusters have caught up with the value.
+    /// State of the clusters in applying the value.
     pub readiness: Readiness,
-    /// True for a target of several objects that was changed or removed in part: it is ours, and equals no value.
+    /// True for a target of several objects of which only a part was changed or removed. The target
+    /// is ours, and its state equals no value.
     pub partial: bool,
 }
 
-/// A version of a target: its identity and its generation in the cluster. Opaque outside the cluster that gave it.
+/// Version of a target: its identity and its generation in the cluster. The text has no meaning
+/// outside the cluster that issued it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObjectVersion(pub String);
 
-/// How far a fence reaches.
+/// Effect of a fence on earlier writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fence {
-    /// No write that looked before is accepted any more.
+    /// No write that is based on an earlier version is accepted any more.
     Holds,
-    /// The next turn with the target is refused. Its parts, and a target that is absent, carry no version that would refuse
-    /// a write on its way: only the end of the earlier worker's lease ends those.
+    /// The next change of the target as a whole is refused. Its parts, and an absent target, have
+    /// no version that could refuse a write on its way; only the end of the earlier worker's lease
+    /// stops such a write.
     UntilLeaseEnds,
 }
 
-/// Whether something that was written has come true.
+/// Whether a written target has taken effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
-    /// It has.
+    /// The target has taken effect.
     Ready,
-    /// Not yet, and why.
+    /// The target has not taken effect yet, for this reason.
     Pending(String),
-    /// It will not by itself.
+    /// The target will not take effect without help, because of this problem.
     Failing(Problem),
 }
 
-/// A workload as its cluster shows it.
+/// A workload with its live pods, as observed in its cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedWorkload {
-    /// Our restart stamp on the pod template.
+    /// Restart stamp that we wrote on the pod template; `None` if there is none.
     pub stamp: Option<String>,
-    /// Which version of the workload that was.
+    /// Version of the workload that was observed.
     pub version: ObjectVersion,
-    /// Its live pods.
+    /// Live pods of the workload.
     pub live: Vec<LivePod>,
-    /// Whether the roll-out of its newest template has come to its end.
+    /// State of the rollout of the workload's newest pod template.
     pub rollout: Readiness,
 }
 
-/// A pod that runs.
+/// A live pod of a workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LivePod {
-    /// What it was injected with.
+    /// Sidecar that the pod was injected with; `None` if it has none.
     pub sidecar: Option<Sidecar>,
-    /// True for a pod that is ending, or that an earlier template made: it goes without our doing.
+    /// True for a pod that terminates or that belongs to an earlier pod template: it disappears
+    /// without a restart by us.
     pub terminating: bool,
 }
 
-/// Who uses a revision.
+/// Result of a search for the users of a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Usage {
-    /// Nobody, as far as everybody answered.
+    /// Every cluster and replica answered, and none reported a user.
     Unused,
-    /// These do.
+    /// These users were found, as text for people.
     InUse(Vec<String>),
-    /// These did not answer: counts as used.
+    /// These clusters or replicas did not answer, so the revision counts as used.
     Unknown(Vec<String>),
 }
 
-/// The right to write until a deadline, on behalf of one operation at one epoch.
+/// Right to write to clusters until a deadline, for one operation at one epoch.
 #[derive(Debug, Clone)]
 pub struct FencingToken {
-    /// Whose write it is.
+    /// Operation that the writes belong to.
     pub operation: OperationId,
-    /// Which claim of it.
+    /// Epoch of the claim that the writes belong to.
     pub epoch: i64,
-    /// After this nothing may be sent: another worker may have taken over.
+    /// Deadline after which no write may be sent, because another worker may have taken the
+    /// operation over.
     pub deadline: Deadline,
 }
 
-/// When a right to write ends. Clones share it, and each renewal of the lease moves it ahead, also for calls under way.
+/// End of a right to write. All clones share one instant, so each renewal of the lease extends the
+/// right, also for calls that are under way.
 #[derive(Debug, Clone)]
 pub struct Deadline(Arc<Mutex<Instant>>);
 
 impl Deadline {
-    /// Measured from before the claim was sent.
+    /// Creates a deadline at an instant that is counted from before the claim was sent.
     pub fn at(instant: Instant) -> Self {
         Self(Arc::new(Mutex::new(instant)))
     }
 
-    /// The instant as it is known now.
+    /// Returns the present instant of the deadline.
     pub fn instant(&self) -> Instant {
         *self.0.lock().expect("no holder panics")
     }
 
-    /// Moves it to an instant measured from before the renewal was sent.
+    /// Moves the deadline to an instant that is counted from before the renewal was sent.
     pub fn move_to(&self, instant: Instant) {
         *self.0.lock().expect("no holder panics") = instant;
     }
 
-    /// True when nothing may be sent any more.
+    /// Returns true when no write may be sent any more.
     pub fn has_passed(&self) -> bool {
         Instant::now() >= self.instant()
     }
 }
 
-/// Why a cluster did not do what was asked; each variant says what to do.
+/// Reason why a cluster did not do what was asked. Each variant says what the caller has to do.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum ClusterError {
-    /// Try again later: no answer.
+    /// The cluster did not answer: try again later.
     #[error("{place} does not answer")]
     Unreachable {
-        /// Which cluster.
+        /// Cluster that did not answer, as text for people.
         place: String,
-        /// The stable code of the problem that a longer silence becomes.
+        /// Stable code of the problem that a longer silence becomes.
         code: &'static str,
-        /// What was tried and how it failed.
+        /// Cause in our words: the call that was tried and how it failed.
         cause: String,
     },
-    /// Look again: the target changed in between.
+    /// The target changed between the check and the write: check again.
     #[error("{place} has changed in between")]
     Changed {
-        /// What.
+        /// Cluster or target that changed, as text for people.
         place: String,
     },
-    /// A person has to act: not allowed, or not accepted.
+    /// The cluster denied or rejected the call: a person has to act.
     #[error("{place} refused")]
     Refused {
-        /// Which cluster.
+        /// Cluster that refused the call, as text for people.
         place: String,
-        /// The stable code of the problem.
+        /// Stable code of the problem.
         code: &'static str,
-        /// What it said, in our words.
+        /// Cause that the cluster gave, in our words.
         cause: String,
     },
-    /// Stop at once: the lease may be over.
+    /// The fencing token has expired and the lease may have ended: stop at once.
     #[error("the permit to write has run out")]
     Expired,
 }
 
 impl ClusterError {
-    /// A cluster that does not answer, in our words.
+    /// Builds the error of a cluster that does not answer, with the cause in our words.
     pub fn unreachable(place: impl Into<String>, cause: impl Into<String>) -> Self {
         Self::Unreachable { place: place.into(), code: crate::decide::CLUSTER_UNREACHABLE_CODE, cause: cause.into() }
     }
 
-    /// The failure as a problem: its stable code, and its cause in our words.
+    /// Returns the error as a problem, with its stable code and its cause in our words.
     pub fn to_problem(&self, hint: &str) -> Problem {
         let (code, message) = match self {
             Self::Unreachable { code, cause, .. } | Self::Refused { code, cause, .. } => {

@@ -1,8 +1,12 @@
-//! What every step does: look and class what is there, push once, or say which step restores it.
+//! Implements the actions of every step: check and classify its target, write once, or name the
+//! step that restores it.
 //!
-//! | | start | goal | ours in part | neither |
-//! |---|---|---|---|---|
-//! | `check` | `Ready` | `Done`, or `Waiting` until it has settled | `Ready`: a push goes on, an undo removes all of it | `Blocked`: never overwritten |
+//! | state of the target | result of `check` |
+//! |---|---|
+//! | start | `Ready` |
+//! | goal | `Done`, or `Waiting` until it has taken effect |
+//! | ours in part | `Ready`: a write goes on, an undo removes all of it |
+//! | neither | `Blocked`: the value is never overwritten |
 
 use model::ids::OperationId;
 use model::operation::{Problem, Progress};
@@ -13,43 +17,44 @@ use crate::ports::{ObjectVersion, FencingToken, Readiness, Usage, MeshClusters, 
 mod restart;
 mod set;
 
-/// What a look means for a step.
+/// Result of the check of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StepCheck {
-    /// The goal is there.
+    /// The target is at its goal.
     Done,
-    /// The start is there: one push brings the goal.
+    /// The target is at its start, and one write brings it to the goal.
     Ready {
-        /// What an undo would restore.
+        /// Value that an undo restores; `None` if the target is absent.
         capture: Option<String>,
-        /// The version that was looked at; the push is refused when it has moved on.
+        /// Version of the target that was checked. The write is refused when the target has changed
+        /// since.
         version: ObjectVersion,
     },
-    /// Nothing to do but to look again.
+    /// No action is possible yet, for this reason: check again later.
     Waiting(String),
-    /// Something that the plan did not expect. Nothing is written.
+    /// The target is in a state that the plan did not expect. The step writes nothing.
     Blocked(Problem),
 }
 
-/// A step with everything that its verbs need to know about its run.
+/// A step with the parts of its operation that its actions need.
 #[derive(Debug, Clone, Copy)]
 pub struct StepContext<'a> {
-    /// The operation.
+    /// Operation that the step belongs to.
     pub operation: OperationId,
-    /// The step's number in the operation's plan.
+    /// Number of the step in the operation's plan.
     pub number: i32,
-    /// The step.
+    /// Step that is checked and carried out.
     pub step: &'a Step,
-    /// What its facts add up to.
+    /// Progress of the step, summed up from its step events.
     pub progress: &'a Progress,
 }
 
 impl StepContext<'_> {
-    /// The value that a restart writes. It derives from the operation, so writing it twice restarts once; `attempt`
-    /// rises only when a person asks for another try.
+    /// Returns the value that a restart writes. The value derives from the operation, so writing it
+    /// twice restarts once. `attempt` rises only when a person asks for a retry.
     pub fn restart_stamp(&self, stamp: &Stamp) -> Option<String> {
         match stamp {
-            // A person who asks for another try wants another restart, whatever the stamp is to be in the end.
+            // A retry has to restart the workload again, whichever stamp is the final one.
             Stamp::Former { value } if self.progress.attempt == 0 => value.clone(),
             Stamp::Fresh | Stamp::Former { .. } => {
                 Some(format!("{}/{}/{}", self.operation, self.number, self.progress.attempt))
@@ -57,10 +62,10 @@ impl StepContext<'_> {
         }
     }
 
-    /// Looks and classes.
+    /// Checks the target and classifies its state.
     ///
     /// # Errors
-    /// The cluster could not be asked.
+    /// Returns an error when the cluster cannot be read.
     pub async fn check(&self, world: &dyn MeshClusters) -> Result<StepCheck, ClusterError> {
         match self.step {
             Step::Set { target, from, to } => set::check(self, world, target, from, to).await,
@@ -69,7 +74,8 @@ impl StepContext<'_> {
             }
             Step::Probe { member, asks, wanted } => Ok(match world.probe_injection(member, asks, wanted).await? {
                 Ok(()) => StepCheck::Done,
-                // Webhook configurations reach the API server's own admission a moment after the write.
+                // The API server's own admission sees a webhook configuration a moment after the
+                // write.
                 Err(reason) => StepCheck::Waiting(reason),
             }),
             Step::AwaitReady { revision, members } => Ok(check_from_readiness(world.check_readiness(revision, members).await?)),
@@ -90,10 +96,10 @@ impl StepContext<'_> {
         }
     }
 
-    /// Pushes once. Only steps that were found `Ready` are pushed.
+    /// Writes the target once. Only a step whose check returned `Ready` is written.
     ///
     /// # Errors
-    /// As for [`World::set`].
+    /// Returns the same errors as [`MeshClusters::write_target`].
     pub async fn act(&self, world: &dyn MeshClusters, seen: &ObjectVersion, permit: &FencingToken) -> Result<(), ClusterError> {
         match self.step {
             Step::Set { target, to, .. } => world.write_target(target, to.as_deref(), seen, permit).await,
@@ -110,10 +116,12 @@ impl StepContext<'_> {
     }
 }
 
-/// The step that restores what a started one captured; `None` where nothing needs restoring.
+/// Returns the step that restores the capture of a started step, or `None` when the target needs no
+/// restoration.
 ///
-/// Custom resource definitions are never taken back: their stored versions have moved on (requirement B7). Restarts are
-/// not undone one by one: which workloads carry the wrong sidecar is read from live pods. Limits hold for both revisions.
+/// Custom resource definitions are never restored, because their stored versions have moved on
+/// (requirement B7). Restarts are not undone one by one, because the live pods show which workloads
+/// have the wrong sidecar. Limits are valid for both revisions.
 pub fn undo(step: &Step, capture: &Option<String>) -> Option<Step> {
     match step {
         Step::Set {
@@ -127,7 +135,7 @@ pub fn undo(step: &Step, capture: &Option<String>) -> Option<Step> {
     }
 }
 
-/// True for a step after whose first effect there is no way back.
+/// Returns true for a step whose first effect cannot be undone.
 pub fn is_irrevocable(step: &Step) -> bool {
     matches!(
         step,
@@ -139,7 +147,8 @@ pub fn is_irrevocable(step: &Step) -> bool {
     )
 }
 
-/// A member that was to be left behind answers: it is cleaned up like the others.
+/// Builds the problem of a member that was to be left behind but answers. The next deletion cleans
+/// it up like the others.
 fn member_answers(member: &model::Name) -> Problem {
     Problem::new(
         "member_answers",
@@ -148,6 +157,7 @@ fn member_answers(member: &model::Name) -> Problem {
     )
 }
 
+/// Turns the readiness of a target into the result of a check.
 fn check_from_readiness(settled: Readiness) -> StepCheck {
     match settled {
         Readiness::Ready => StepCheck::Done,
@@ -156,8 +166,9 @@ fn check_from_readiness(settled: Readiness) -> StepCheck {
     }
 }
 
-/// The first few of a list, and how many more there are.
+/// Returns the first entries of a list, and the number of the remaining ones.
 fn summarize_list(list: &[String]) -> String {
+    /// Maximum number of entries that are listed before the rest is only counted.
     const MAX_LISTED: usize = 5;
     let shown = list.iter().take(MAX_LISTED).cloned().collect::<Vec<_>>().join(", ");
     if list.len() > MAX_LISTED { format!("{shown} and {} more", list.len() - MAX_LISTED) } else { shown }

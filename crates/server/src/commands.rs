@@ -1,4 +1,4 @@
-//! `serve`, `work` and `migrate`.
+//! Runs the commands `serve`, `work` and `migrate`.
 
 use tokio_util::sync::CancellationToken;
 

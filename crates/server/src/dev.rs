@@ -1,4 +1,5 @@
-//! `dev`: everything in one process on a private Postgres, with a first tenant and key.
+//! Runs the command `dev`: API and worker in one process on an embedded Postgres, with a first
+//! tenant and its key.
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -57,7 +58,7 @@ pub(crate) async fn run_dev(options: DevArgs) -> Result<(), Failure> {
     served.map_err(Failure::io("serving"))
 }
 
-/// A sealing key of this folder's own, made at the first start.
+/// Loads the server secret of this folder, and creates it at the first start.
 fn load_or_create_sealer(dir: &Path) -> Result<Sealer, Failure> {
     let file = dir.join("vault-key");
     if !file.exists() {
@@ -73,7 +74,8 @@ fn write_secret_file(file: &Path, text: &str) -> Result<(), Failure> {
     opened.and_then(|mut file| writeln!(file, "{text}")).map_err(Failure::io(format!("writing {}", file.display())))
 }
 
-/// Roles, database and schema. After this nobody connects as a superuser or as the owner.
+/// Creates the roles, the database and the schema. After this, no connection uses the superuser or
+/// the owner of the tables.
 async fn prepare_database(postgres: &EmbeddedPostgres, vault: &Sealer) -> Result<(), Failure> {
     let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), vault.clone()).await?;
     root.create_roles().await?;
@@ -85,7 +87,7 @@ async fn prepare_database(postgres: &EmbeddedPostgres, vault: &Sealer) -> Result
     Ok(())
 }
 
-/// The first tenant and its owner's key, made at the first start.
+/// Creates the first tenant and its owner's key at the first start.
 async fn ensure_first_tenant(store: &Store, file: &Path) -> Result<(), Failure> {
     if file.exists() {
         return Ok(());
@@ -96,7 +98,7 @@ async fn ensure_first_tenant(store: &Store, file: &Path) -> Result<(), Failure> 
     write_owner_key(store, tenant, file).await
 }
 
-/// The first key of whoever operates the service.
+/// Creates the first key of the operator of the service at the first start.
 async fn ensure_operator_key(store: &Store, file: &Path) -> Result<(), Failure> {
     if file.exists() { Ok(()) } else { write_owner_key(store, TenantId::PLATFORM, file).await }
 }
@@ -105,7 +107,8 @@ async fn write_owner_key(store: &Store, tenant: TenantId, file: &Path) -> Result
     write_secret_file(file, &create_owner_key(store, tenant, "first").await?)
 }
 
-/// A listener that was bound outside and handed over comes first.
+/// Returns the listener that the parent process has opened and handed over (`LISTEN_FDS`), or binds
+/// one.
 async fn bind_listener(address: &str) -> Result<tokio::net::TcpListener, Failure> {
     let handed =
         listenfd::ListenFd::from_env().take_tcp_listener(0).map_err(Failure::io("the handed-over listener"))?;

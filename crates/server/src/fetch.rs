@@ -1,5 +1,6 @@
-//! Addresses that tenants choose, of identity providers and webhooks: https only, public addresses only, no redirects, and
-//! little patience.
+//! Sends requests to the addresses that tenants choose, of identity providers and webhooks. Only
+//! https and public addresses are allowed, except for networks that the operator lists. Redirects
+//! are not followed, and the timeouts are short.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,31 +13,32 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use store::DeliveryAttempt;
 use worker::WebhookSender;
 
-/// One document, from the first byte to the last.
+/// Maximum time to fetch one document, until its last byte.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
-/// What is said of an address that is not dialled.
+/// Message of the error for an address that the policy refuses.
 const FORBIDDEN_ADDRESS_MESSAGE: &str = "its address is loopback, private or link-local";
-/// The largest document: a key set has a few kilobytes.
+/// Maximum size of a document in bytes. A key set has a few kilobytes.
 const MAX_DOCUMENT_BYTES: usize = 256 * 1024;
 
-/// One message, until its status.
+/// Maximum time to send one webhook message, until the status of the answer.
 const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A client that dials what the operator allows.
+/// Fetches documents from the addresses that the policy of the operator allows.
 #[derive(Debug)]
 pub(crate) struct PublicFetcher {
     http: reqwest::Client,
     policy: AddressPolicy,
 }
 
-/// The same for messages.
+/// Sends webhook messages to the addresses that the policy of the operator allows.
 #[derive(Debug)]
 pub(crate) struct PublicWebhookSender {
     http: reqwest::Client,
     policy: AddressPolicy,
 }
 
-/// Gives the client only addresses that it may dial, so that no second answer of a name server leads it elsewhere.
+/// Resolves host names to the addresses that the policy allows, and to no others. The client
+/// connects to these addresses, so a second answer of a name server cannot lead it elsewhere.
 #[derive(Debug, Clone)]
 struct PolicyResolver(AddressPolicy);
 
@@ -68,7 +70,8 @@ fn http_client_builder(rules: &AddressPolicy, patience: Duration) -> reqwest::Cl
         .dns_resolver(Arc::new(PolicyResolver(rules.clone())))
 }
 
-/// An address that is written as one is never resolved: it is checked here.
+/// Returns true for a URL whose host is an IP address that the policy refuses. Such a host is never
+/// resolved, so the resolver cannot check it.
 fn is_forbidden_literal(rules: &AddressPolicy, url: &reqwest::Url) -> bool {
     let literal = url.host_str().and_then(|host| host.trim_matches(['[', ']']).parse().ok());
     literal.is_some_and(|address| !rules.allows_address(address))
@@ -79,7 +82,8 @@ impl PublicWebhookSender {
         Ok(Self { http: http_client_builder(&rules, WEBHOOK_TIMEOUT).pool_max_idle_per_host(1).build()?, policy: rules })
     }
 
-    /// Without TLS only within the networks that the operator allows by name: there the wire is theirs.
+    /// Returns true for https, and for plain http to an IP address in a network that the operator
+    /// lists: messages to it stay in a network that the operator controls.
     fn allows_plain_http(&self, url: &reqwest::Url) -> bool {
         let literal: Option<IpAddr> = url.host_str().and_then(|host| host.trim_matches(['[', ']']).parse().ok());
         url.scheme() == "https" || literal.is_some_and(|address| self.policy.is_allowed_by_operator(address))
@@ -101,14 +105,14 @@ impl WebhookSender for PublicWebhookSender {
             Err(error) if error.is_timeout() => DeliveryAttempt::Failed("too_slow"),
             Err(error) if is_resolver_refusal(&error) => DeliveryAttempt::Failed("address_refused"),
             Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "a message was not sent");
+                tracing::debug!(error = &error as &dyn std::error::Error, "a webhook message could not be sent");
                 DeliveryAttempt::Failed("unreachable")
             }
         }
     }
 }
 
-/// Whether it was our own resolver that said no.
+/// Returns true if the error comes from our own resolver, which refused the address.
 fn is_resolver_refusal(error: &dyn std::error::Error) -> bool {
     let mut source = error.source();
     while let Some(error) = source {

@@ -1,4 +1,4 @@
-//! What operators add: releases and hosting clusters.
+//! Adds releases and hosting clusters on behalf of the operator.
 
 use std::path::Path;
 
@@ -23,7 +23,8 @@ pub(crate) async fn run_releases_command(database: &StoreArgs, command: Releases
     Ok(())
 }
 
-/// Adds a release from its chart folder. Its images and its charts are the operator's choice, never a tenant's.
+/// Adds a release from a folder with its charts. The operator chooses images and charts, and a
+/// tenant never does.
 pub(crate) async fn import_release(store: &Store, wanted: ImportReleaseArgs) -> Result<(), Failure> {
     let charts = cluster::render::pack_charts(&wanted.charts)
         .map_err(Failure::io(format!("the charts base and istiod in {}", wanted.charts.display())))?;
@@ -33,7 +34,7 @@ pub(crate) async fn import_release(store: &Store, wanted: ImportReleaseArgs) -> 
     store.add_release(&release, SystemClock.now()).await.map_err(Failure::from)
 }
 
-/// Reads the charts that somebody sent.
+/// Repacks the charts of a request, and returns them with their digest.
 pub(crate) fn read_charts(sent: &[u8]) -> Result<(Vec<u8>, String), String> {
     let charts = cluster::render::repack_charts(sent)?;
     let digest = store::sha256_hex(&charts);
@@ -56,7 +57,8 @@ pub(crate) async fn add_hosting_cluster(store: &Store, name: &str, file: &Path) 
     store.add_hosting_cluster(&hosting, &credential.to_stored()).await.map_err(Failure::from)
 }
 
-/// An entry that is there already is what was wanted: `dev` may be started twice on one folder.
+/// Treats a conflict as success: an existing entry is the entry that was wanted, because `dev` can
+/// be started twice on one folder.
 pub(crate) fn ignore_conflict(result: Result<(), Failure>) -> Result<(), Failure> {
     match result {
         Err(Failure::Store(StoreError::Conflict { .. })) => Ok(()),

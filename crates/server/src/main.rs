@@ -1,4 +1,5 @@
-//! The binary `meshwright-server`: configuration and wiring, nothing else.
+//! Starts the commands of the binary `meshwright-server`. This crate holds configuration and wiring
+//! only.
 
 use std::process::ExitCode;
 
@@ -18,24 +19,24 @@ mod worlds;
 
 use options::{Command, ServerArgs};
 
-/// Why the server stopped, in words for the operator.
+/// Reason why the server stopped, in words for the operator.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// Something about the options or files.
+    /// The arguments or a configuration file are wrong.
     #[error("{0}")]
     Config(String),
-    /// The database.
+    /// The database failed or refused a request.
     #[error("the database")]
     Store(#[from] store::StoreError),
-    /// The private Postgres.
+    /// The embedded Postgres failed.
     #[error("the private Postgres")]
     Private(#[from] store::private::EmbeddedPostgresError),
-    /// A file or socket.
+    /// A file, folder or socket failed.
     #[error("{what}")]
     Io {
-        /// What was tried.
+        /// File, socket or action that failed.
         what: String,
-        /// How it failed.
+        /// Error of the operating system.
         #[source]
         source: std::io::Error,
     },
@@ -50,7 +51,7 @@ impl Failure {
 
 fn main() -> ExitCode {
     let options = ServerArgs::parse();
-    // Dropped last: what is still to be said is sent.
+    // This guard is dropped last, so that the remaining spans are sent.
     let traces = match telemetry::init_telemetry(&options.telemetry) {
         Ok(traces) => traces,
         Err(failure) => return print_failure(&failure),

@@ -1,4 +1,4 @@
-//! The command line and its environment variables.
+//! Declares the command line and its environment variables. The doc comments are its help texts.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use wire::ReleaseArgs;
 
-/// A managed service mesh: every control plane and every sidecar from one version to the next, and back.
+/// Runs a managed service mesh: moves every control plane and every sidecar from one version to the
+/// next, and back.
 #[derive(Debug, Parser)]
 #[command(name = "meshwright-server", version, args_override_self = true)]
 pub(crate) struct ServerArgs {
@@ -16,44 +17,48 @@ pub(crate) struct ServerArgs {
     pub(crate) command: Command,
 }
 
-/// What the process says about what it does.
+/// Arguments for the traces of the process.
 #[derive(Debug, Args)]
 pub(crate) struct TelemetryArgs {
-    /// Address of a collector that traces are sent to, by OTLP over HTTP, for example `http://127.0.0.1:4318`.
+    /// Address of a collector that receives traces by OTLP over HTTP, for example
+    /// `http://127.0.0.1:4318`.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", global = true)]
     pub(crate) otlp_endpoint: Option<String>,
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct MetricsArgs {
-    /// Address that shows /metrics, /healthz, /readyz and /version without credentials. Whoever reaches it may look.
+    /// Address that serves /metrics, /healthz, /readyz and /version without credentials, to every
+    /// client that can reach it.
     #[arg(long, env = "MESHWRIGHT_METRICS_LISTEN")]
     pub(crate) metrics_listen: Option<String>,
 }
 
-/// How many clients are served at once.
+/// Arguments that limit the client connections.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct ConnectionArgs {
-    /// Connections at once. The limit of open files may leave room for fewer: it should be at least 320 higher. For one more,
-    /// the oldest connection on which no caller was let in is closed.
+    /// Maximum number of client connections at once, from 1 to 1000000. The limit of open files
+    /// should be at least 320 higher, else there is room for fewer. When all are in use, a new
+    /// connection closes the oldest one on which no caller was authenticated.
     #[arg(long, env = "MESHWRIGHT_CONNECTIONS", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) connections: u32,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serve the API, with the database role of the API.
+    /// Serve the API, with the database role `mw_api`.
     Serve {
         #[command(flatten)]
         database: StoreArgs,
-        /// Address to listen on.
+        /// Address to listen on, as host:port.
         #[arg(long, env = "MESHWRIGHT_LISTEN", default_value = "127.0.0.1:8080")]
         listen: String,
-        /// A private network whose identity providers may be asked for their keys and whose addresses kubeconfigs may name,
-        /// as address/bits. Repeatable.
+        /// Private network whose identity providers can be asked for their keys and whose addresses
+        /// kubeconfigs can name, as ADDRESS/BITS (repeatable).
         #[arg(long = "allow-network", env = "MESHWRIGHT_ALLOW_NETWORKS", value_delimiter = ',')]
         networks: Vec<String>,
-        /// How many times the usual share every tenant and principal has.
+        /// Factor by which the default request rates of each tenant and each principal are
+        /// multiplied.
         #[arg(long, env = "MESHWRIGHT_SHARE", default_value_t = 1)]
         share: u32,
         #[command(flatten)]
@@ -61,7 +66,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         metrics: MetricsArgs,
     },
-    /// Work on operations, with the database role of workers.
+    /// Run operations as a worker, with the database role `mw_worker`.
     Work {
         #[command(flatten)]
         database: StoreArgs,
@@ -72,113 +77,120 @@ pub(crate) enum Command {
         #[command(flatten)]
         metrics: MetricsArgs,
     },
-    /// Bring the schema up to date, with the role that owns it.
+    /// Bring the database schema up to date, with the role `mw_owner`.
     Migrate {
         #[command(flatten)]
         database: StoreArgs,
     },
-    /// Print what makes the database roles, for a superuser to run.
+    /// Print the SQL that creates the database roles, for a superuser to run.
     Roles,
-    /// Print the service's own description.
+    /// Print the `OpenAPI` document of the service.
     Openapi,
-    /// The release catalogue.
+    /// Add releases to the catalogue.
     Releases {
         #[command(flatten)]
         database: StoreArgs,
         #[command(subcommand)]
         command: ReleasesCommand,
     },
-    /// Hosting clusters.
+    /// Add hosting clusters, in which control planes run.
     Hosting {
         #[command(flatten)]
         database: StoreArgs,
         #[command(subcommand)]
         command: HostingCommand,
     },
-    /// Tenants' keys, with the database role of workers.
+    /// Manage the keys of tenants, with the database role `mw_worker`.
     Tenants {
         #[command(flatten)]
         database: StoreArgs,
         #[command(subcommand)]
         command: TenantsCommand,
     },
-    /// Tenants' audit logs, with the database role of workers.
+    /// Anchor and verify the audit logs of tenants, with the database role `mw_worker`.
     Audit {
         #[command(flatten)]
         database: StoreArgs,
         #[command(subcommand)]
         command: AuditCommand,
     },
-    /// Everything in one process, with a private Postgres: to try it and to work on it.
+    /// Run everything in one process with an embedded Postgres, for trying it out and for
+    /// development.
     Dev(DevArgs),
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StoreArgs {
-    /// Address of the database, with the role in it.
+    /// URL of the Postgres database, with the role to connect as.
     #[arg(long, env = "MESHWRIGHT_DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: String,
-    /// File with the server's own 32-byte secret, in hexadecimal: it peppers API keys and seals what belongs to no tenant.
+    /// File with the server's own secret of 32 bytes, in hexadecimal. It peppers API keys and
+    /// encrypts what belongs to no tenant.
     #[arg(long, env = "MESHWRIGHT_VAULT_KEY_FILE")]
     pub(crate) vault_key_file: PathBuf,
     #[command(flatten)]
     pub(crate) master: MasterKeySource,
 }
 
-/// What wraps the tenants' data keys. Without any of these it is derived from the server's own secret.
+/// Arguments that choose the master key, which wraps the data keys of tenants. Without any of them,
+/// the master key is derived from the server's own secret.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct MasterKeySource {
-    /// File with master keys, one in each line: the first wraps, all of them unwrap. To change it, put a new line in front,
-    /// restart, run `tenants rewrap-keys`, and take the old line out.
+    /// File with master keys of 32 bytes in hexadecimal, one per line: the first one wraps, and all
+    /// of them unwrap. To change the master key, add a new first line, restart, run
+    /// `tenants rewrap-keys`, and remove the old line. Without a file and without Vault, the master
+    /// key is derived from the server's own secret.
     #[arg(long, env = "MESHWRIGHT_MASTER_KEY_FILE", conflicts_with = "transit_address")]
     pub(crate) master_key_file: Option<PathBuf>,
-    /// Address of a Vault whose transit engine wraps them.
+    /// Address of a Vault server whose transit engine wraps the data keys of tenants.
     #[arg(long, env = "MESHWRIGHT_TRANSIT_ADDRESS", requires = "transit_token_file")]
     pub(crate) transit_address: Option<String>,
-    /// Where the engine is mounted.
+    /// Path at which the transit engine is mounted in Vault.
     #[arg(long, env = "MESHWRIGHT_TRANSIT_MOUNT", default_value = "transit")]
     pub(crate) transit_mount: String,
-    /// The engine's key.
+    /// Name of the key in the transit engine.
     #[arg(long, env = "MESHWRIGHT_TRANSIT_KEY", default_value = "meshwright")]
     pub(crate) transit_key: String,
-    /// File with a token for Vault; it is read before each call.
+    /// File with a token for Vault. It is read again before each call.
     #[arg(long, env = "MESHWRIGHT_TRANSIT_TOKEN_FILE")]
     pub(crate) transit_token_file: Option<PathBuf>,
 }
 
-/// Where the ends of the audit logs are written down.
+/// Arguments for the file of audit anchors.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AuditAnchorArgs {
-    /// File that the ends of the audit logs are added to; keep it where the database's administrator cannot write.
+    /// File to which audit anchors are appended: the newest entry of each audit log. Keep it where
+    /// the administrator of the database cannot write.
     #[arg(long, env = "MESHWRIGHT_AUDIT_ANCHORS")]
     pub(crate) audit_anchors: Option<PathBuf>,
-    /// Seconds between two anchors.
+    /// Seconds between two rounds of audit anchors, at least 1.
     #[arg(long, env = "MESHWRIGHT_ANCHOR_SECONDS", default_value_t = 60)]
     pub(crate) anchor_seconds: u64,
 }
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum TenantsCommand {
-    /// Make a key for whoever operates the service, who makes tenants with it.
+    /// Create a key for the operator of the service, who creates tenants with it, and print the
+    /// key.
     OperatorKey {
-        /// What to call it.
+        /// Name of the new key.
         #[arg(long, default_value = "operator")]
         name: String,
     },
-    /// Give a tenant a new data key and seal its secrets with it.
+    /// Give a tenant a new data key, and encrypt its secrets with it.
     RotateKey {
-        /// Its id.
+        /// Id of the tenant whose key is rotated.
         #[arg(long)]
         tenant: model::ids::TenantId,
     },
-    /// Wrap every tenant's data keys with the present master key.
+    /// Wrap the data keys of all tenants with the present master key.
     RewrapKeys,
-    /// Erase a tenant's data keys. Nothing brings its secrets back.
+    /// Erase the data keys of a tenant. Its secrets cannot be recovered.
     EraseSecrets {
-        /// Its id.
+        /// Id of the tenant whose secrets are erased.
         #[arg(long)]
         tenant: model::ids::TenantId,
-        /// Its id once more.
+        /// Id of the same tenant once more, as a confirmation.
         #[arg(long)]
         confirm: model::ids::TenantId,
     },
@@ -186,15 +198,15 @@ pub(crate) enum TenantsCommand {
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum AuditCommand {
-    /// Write down where each audit log ends now.
+    /// Append the newest entry of each audit log to a file of audit anchors.
     Anchor {
-        /// The file that is added to.
+        /// File to which the audit anchors are appended.
         #[arg(long)]
         file: PathBuf,
     },
-    /// Read every audit log, compute every digest, and compare with the anchors.
+    /// Verify every audit log: read it whole, compute each digest, and compare it with the anchors.
     Verify {
-        /// A file of anchors.
+        /// File of audit anchors, one JSON object per line.
         #[arg(long)]
         anchors: Option<PathBuf>,
     },
@@ -202,43 +214,47 @@ pub(crate) enum AuditCommand {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct WorkerArgs {
-    /// The helm program; searched on the path by default.
+    /// Path of the helm program; by default it is searched in PATH.
     #[arg(long, env = "MESHWRIGHT_HELM", default_value = "helm")]
     pub(crate) helm: PathBuf,
-    /// A private network whose clusters may be called, as address/bits. Repeatable.
+    /// Private network whose clusters and webhooks can be called, as ADDRESS/BITS (repeatable).
     #[arg(long = "allow-network", env = "MESHWRIGHT_ALLOW_NETWORKS", value_delimiter = ',')]
     pub(crate) allow_networks: Vec<String>,
-    /// Replicas of each control plane.
+    /// Number of istiod replicas of each control plane.
     #[arg(long, env = "MESHWRIGHT_REPLICAS", default_value_t = 2)]
     pub(crate) replicas: u32,
-    /// How many workloads of a mesh are restarted at once.
+    /// Maximum number of workloads of a mesh that are restarted at once.
     #[arg(long, env = "MESHWRIGHT_WIDTH", default_value_t = 10)]
     pub(crate) width: usize,
-    /// Seconds that a claim lasts without a renewal.
+    /// Seconds after which a claim ends if the worker does not renew it.
     #[arg(long, env = "MESHWRIGHT_LEASE_SECONDS", default_value_t = 30)]
     pub(crate) lease_seconds: u64,
-    /// This worker's name in the queue and in the clusters' audit logs; its process number by default.
+    /// Name of this worker in the queue and in the audit logs of clusters; by default it is made of
+    /// the process id.
     #[arg(long, env = "MESHWRIGHT_OWNER")]
     pub(crate) owner: Option<String>,
-    /// Seconds over which a revision must be seen unused before it is removed.
+    /// Seconds over which checks must show a revision as unused before it is removed.
     #[arg(long, env = "MESHWRIGHT_UNUSED_SECONDS", default_value_t = 120)]
     pub(crate) unused_seconds: i64,
-    /// Seconds that one step may take before a person is asked.
+    /// Maximum number of seconds for one step. After that, the operation is paused and a person has
+    /// to act.
     #[arg(long, env = "MESHWRIGHT_STEP_SECONDS", default_value_t = 600)]
     pub(crate) step_seconds: i64,
-    /// Seconds until a dry run must come back as wanted.
+    /// Maximum number of seconds until a dry run is injected as wanted.
     #[arg(long, env = "MESHWRIGHT_DRY_RUN_SECONDS", default_value_t = 120)]
     pub(crate) dry_run_seconds: i64,
-    /// Seconds that a cluster may be silent before a person is asked.
+    /// Maximum number of seconds without an answer from a cluster. After that, the operation is
+    /// paused and a person has to act.
     #[arg(long, env = "MESHWRIGHT_SILENT_SECONDS", default_value_t = 120)]
     pub(crate) silent_seconds: i64,
     /// Seconds between two observations of a mesh.
     #[arg(long, env = "MESHWRIGHT_OBSERVE_SECONDS", default_value_t = 10)]
     pub(crate) observe_seconds: u64,
-    /// Seconds between two looks after a cluster that answers.
+    /// Seconds between two checks of a cluster that answers.
     #[arg(long, env = "MESHWRIGHT_CLUSTER_SECONDS", default_value_t = 60)]
     pub(crate) cluster_seconds: u64,
-    /// Days that a credential of ours in a cluster lives; it is renewed after a third of them. The cluster may allow less.
+    /// Days that our credentials in clusters are valid, from 1 to 3650. They are renewed after a
+    /// third of this time. A cluster can issue shorter ones.
     #[arg(long, env = "MESHWRIGHT_CREDENTIAL_DAYS", default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..=3650))]
     pub(crate) credential_days: u64,
 }
@@ -255,13 +271,13 @@ impl WorkerArgs {
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum ReleasesCommand {
-    /// Add a release from its own charts.
+    /// Import a release from a folder of charts.
     Import(Box<ImportReleaseArgs>),
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ImportReleaseArgs {
-    /// Its version, for example 1.27.9.1.
+    /// Version of the release, for example 1.27.9.1.
     #[arg(long)]
     pub(crate) version: String,
     /// Folder with the charts `base` and `istiod`.
@@ -273,12 +289,12 @@ pub(crate) struct ImportReleaseArgs {
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum HostingCommand {
-    /// Add a hosting cluster.
+    /// Add a hosting cluster, in which control planes can run.
     Add {
-        /// Its name.
+        /// Name of the hosting cluster.
         #[arg(long)]
         name: String,
-        /// Its kubeconfig, with everything inline.
+        /// File with a kubeconfig that has all certificates and tokens inline.
         #[arg(long)]
         kubeconfig: PathBuf,
     },
@@ -286,22 +302,24 @@ pub(crate) enum HostingCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct DevArgs {
-    /// Folder for the database, the sealing key and the first API key.
+    /// Folder for the database, the server secret and the first API keys.
     #[arg(long, default_value = ".meshwright")]
     pub(crate) dir: PathBuf,
-    /// Address to listen on; a listener that was handed over comes first.
+    /// Address to listen on, as host:port. A listener that the parent process hands over comes
+    /// first.
     #[arg(long, default_value = "127.0.0.1:8080")]
     pub(crate) listen: String,
-    /// A hosting cluster to add, by its kubeconfig.
+    /// File with the kubeconfig of a hosting cluster to add.
     #[arg(long)]
     pub(crate) hosting_kubeconfig: Option<PathBuf>,
-    /// A release to import, as version=folder, or version@tag=folder where its images have another tag. Repeatable.
+    /// Release to import, as VERSION=FOLDER, or as VERSION@TAG=FOLDER if its images have another
+    /// tag (repeatable).
     #[arg(long = "release")]
     pub(crate) releases: Vec<String>,
-    /// Where the imported releases' images are pulled from.
+    /// Registry and path that the images of these releases are pulled from.
     #[arg(long, default_value = "docker.io/istio")]
     pub(crate) hub: String,
-    /// Leave the operations to other processes, started with `work`.
+    /// Run no operations in this process; workers that run `work` do it.
     #[arg(long)]
     pub(crate) no_work: bool,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! The pieces that every command is put together from.
+//! Builds the parts that the commands are made of: the store, the sealer, the API and the worker.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -23,7 +23,7 @@ use crate::tenants::AnchorLog;
 use crate::transit::TransitKeyWrapper;
 use crate::worlds::KubernetesClusterProvider;
 
-/// Reads 32 bytes as 64 hexadecimal digits.
+/// Parses a key of 32 bytes from 64 hexadecimal digits.
 fn parse_hex_key(text: &str, file: &Path) -> Result<SymmetricKey, Failure> {
     model::audit::hex::decode(text.trim()).ok_or_else(|| {
         let file = file.display();
@@ -31,7 +31,8 @@ fn parse_hex_key(text: &str, file: &Path) -> Result<SymmetricKey, Failure> {
     })
 }
 
-/// The server's own secret, and the way to the master key.
+/// Loads the server's own secret, and builds the sealer with the configured source of the master
+/// key.
 pub(crate) fn load_sealer(file: &Path, master: &MasterKeySource) -> Result<Sealer, Failure> {
     let read = |file: &Path| std::fs::read_to_string(file).map_err(Failure::io(format!("the key {}", file.display())));
     let secret = parse_hex_key(&read(file)?, file)?;
@@ -52,21 +53,21 @@ pub(crate) fn load_sealer(file: &Path, master: &MasterKeySource) -> Result<Seale
     Ok(Sealer::new(secret))
 }
 
-/// Connects as whoever the address names.
+/// Connects to the database with the role in its URL.
 pub(crate) async fn connect_store(database: &StoreArgs) -> Result<Store, Failure> {
     Ok(Store::connect(&database.database_url, load_sealer(&database.vault_key_file, &database.master)?).await?)
 }
 
-/// Sees to tenants that were made before tenants had keys of their own.
+/// Creates data keys for tenants that were created before each tenant had its own.
 pub(crate) async fn backfill_tenant_keys(store: &Store) -> Result<(), Failure> {
     let count = store.backfill_tenant_keys(SystemClock.now()).await?;
     if count > 0 {
-        tracing::info!(count, "tenants were given keys of their own");
+        tracing::info!(count, "created data keys for tenants that had none");
     }
     Ok(())
 }
 
-/// Writes down, in the background, where the audit logs end.
+/// Starts a background task that appends audit anchors to a file, if a file is configured.
 pub(crate) fn spawn_audit_anchoring(store: &Store, options: &AuditAnchorArgs, stop: &CancellationToken) -> Result<(), Failure> {
     if let Some(file) = &options.audit_anchors {
         let every = Duration::from_secs(options.anchor_seconds.max(1));
@@ -75,7 +76,7 @@ pub(crate) fn spawn_audit_anchoring(store: &Store, options: &AuditAnchorArgs, st
     Ok(())
 }
 
-/// Reads networks that may be dialled although they are private.
+/// Parses the private networks whose addresses may be called.
 pub(crate) fn parse_networks(texts: &[String]) -> Result<Vec<(IpAddr, u8)>, Failure> {
     let read = |text: &String| {
         let wrong = || Failure::Config(format!("{text} is no network: write address/bits, for example 10.0.0.0/8"));
@@ -84,8 +85,8 @@ pub(crate) fn parse_networks(texts: &[String]) -> Result<Vec<(IpAddr, u8)>, Fail
     texts.iter().map(read).collect()
 }
 
-/// What the API needs besides the database. It reads kubeconfigs, makes keys and asks identity providers for theirs; it
-/// never calls a cluster.
+/// Builds the API from the store and the functions that it needs. The API reads kubeconfigs,
+/// generates keys and fetches the keys of identity providers. It never calls a cluster.
 pub(crate) fn build_app(store: Store, allowed: &[String], share: u32) -> Result<api::App, Failure> {
     let rules = AddressPolicy { allowed_networks: parse_networks(allowed)?, worker_name: "api".into(), ..AddressPolicy::default() };
     let literal = rules.clone();
@@ -114,7 +115,7 @@ pub(crate) fn build_app(store: Store, allowed: &[String], share: u32) -> Result<
     })
 }
 
-/// A worker on real clusters.
+/// Builds the engine of a worker that calls real clusters.
 pub(crate) fn build_engine(store: Store, clusters: &WorkerArgs) -> Result<Engine, Failure> {
     let worlds = KubernetesClusterProvider::new(store.clone(), clusters)?;
     let usual = Timeouts::default();
@@ -140,19 +141,19 @@ pub(crate) fn build_engine(store: Store, clusters: &WorkerArgs) -> Result<Engine
     Ok(Engine::new(store, Arc::new(worlds), Arc::new(SystemClock), settings).with_webhook_sender(Arc::new(post)))
 }
 
-/// Ends at an interrupt or a request to terminate.
+/// Waits for SIGINT or SIGTERM.
 pub(crate) async fn shutdown_signal() {
     let terminated = async {
         match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
             Ok(mut signal) => drop(signal.recv().await),
             Err(error) => {
-                tracing::warn!(%error, "SIGTERM is not heard; use an interrupt");
+                tracing::warn!(%error, "could not install the SIGTERM handler; stop the process with Ctrl-C");
                 std::future::pending::<()>().await;
             }
         }
     };
     tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => if let Err(error) = interrupted { tracing::warn!(%error, "interrupts are not heard") },
+        interrupted = tokio::signal::ctrl_c() => if let Err(error) = interrupted { tracing::warn!(%error, "could not install the SIGINT handler; shutting down") },
         () = terminated => {}
     }
 }

@@ -1,4 +1,4 @@
-//! What the process says to whoever runs it: its log, and where it is asked for, metrics and traces.
+//! Sets up the log of the process, and its metrics and traces where they are configured.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,16 +18,18 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::options::TelemetryArgs;
 use crate::{Failure, descriptors};
 
-/// Upper bounds of requests, in seconds: the longest of them are long polls.
+/// Upper bounds of the buckets for the duration of requests, in seconds. The longest requests are
+/// long polls.
 const REQUEST_BUCKETS_SECONDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 90.0];
-/// Upper bounds of operations, in seconds: from a change of a label to a mesh of many clusters over a day.
+/// Upper bounds of the buckets for the duration of operations, in seconds: from the change of a
+/// label to a mesh of many clusters over a day.
 const OPERATION_BUCKETS_SECONDS: [f64; 10] = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0];
-/// What was measured is put together this often, whether or not somebody asks for it.
+/// Interval at which recorded samples are aggregated, also while no collector reads the metrics.
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// The crates whose spans are exported.
+/// Crates whose spans are exported.
 const TRACED_CRATES: [&str; 4] = ["api", "worker", "cluster", "meshwright_server"];
 
-/// Ends the export of traces with what is left of them.
+/// Guard of the trace export. It sends the remaining spans when it is dropped.
 pub(crate) struct TraceGuard(Option<SdkTracerProvider>);
 
 impl Drop for TraceGuard {
@@ -38,7 +40,7 @@ impl Drop for TraceGuard {
     }
 }
 
-/// Begins to log, and to send traces where they are to go.
+/// Starts the log, and the export of traces if a collector is configured.
 pub(crate) fn init_telemetry(options: &TelemetryArgs) -> Result<TraceGuard, Failure> {
     let filter = EnvFilter::try_from_env("MESHWRIGHT_LOG").unwrap_or_else(|_| "info".into());
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter);
@@ -51,7 +53,7 @@ pub(crate) fn init_telemetry(options: &TelemetryArgs) -> Result<TraceGuard, Fail
     Ok(TraceGuard(provider))
 }
 
-/// Sends in the background, from a thread of its own.
+/// Builds an exporter that sends spans in the background, from a thread of its own.
 fn build_trace_exporter(endpoint: &str) -> Result<SdkTracerProvider, Failure> {
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_http()
@@ -62,7 +64,7 @@ fn build_trace_exporter(endpoint: &str) -> Result<SdkTracerProvider, Failure> {
     Ok(SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build())
 }
 
-/// Counts from now on, and shows at this address what was counted.
+/// Starts to record metrics and serves them at this address. Without an address, it does neither.
 pub(crate) async fn serve_metrics(address: Option<&str>, store: &Store, stop: &CancellationToken) -> Result<(), Failure> {
     let Some(address) = address else { return Ok(()) };
     let listening = tokio::net::TcpListener::bind(address).await;
@@ -87,7 +89,7 @@ pub(crate) async fn serve_metrics(address: Option<&str>, store: &Store, stop: &C
     let stopped = stop.clone().cancelled_owned();
     tokio::spawn(async move {
         if let Err(error) = api::serve(listener, shown, descriptors::metrics_connection_limits(), stopped).await {
-            tracing::error!(%error, "metrics are no longer shown");
+            tracing::error!(%error, "the metrics listener failed");
         }
     });
     tracing::info!(address = %bound, "showing metrics");

@@ -1,4 +1,5 @@
-//! What operators do with tenants' keys and audit logs. Runs with the role of workers, which sees every tenant's head.
+//! Runs the operator's commands on the keys and audit logs of tenants, with the database role of
+//! workers, which can read the newest audit entry of every tenant.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -18,7 +19,7 @@ use crate::Failure;
 use crate::options::{AuditCommand, StoreArgs, TenantsCommand};
 use crate::service::connect_store;
 
-/// Entries that are read at once.
+/// Number of audit entries that one query reads.
 const AUDIT_PAGE_SIZE: i64 = 1000;
 
 pub(crate) async fn run_tenants_command(database: &StoreArgs, command: TenantsCommand) -> Result<(), Failure> {
@@ -78,7 +79,7 @@ pub(crate) async fn run_audit_command(database: &StoreArgs, command: AuditComman
     }
 }
 
-/// Makes a key that may do everything within a tenant, and answers its text.
+/// Creates a key that may do everything within a tenant, and returns its text.
 pub(crate) async fn create_owner_key(store: &Store, tenant: TenantId, name: &str) -> Result<String, Failure> {
     let clock = SystemClock;
     let text = ApiKeyToken::generate(tenant, KeyId(clock.new_uuid()));
@@ -119,7 +120,8 @@ fn read_anchors(file: &Path) -> Result<Vec<Anchor>, Failure> {
     Ok(anchors)
 }
 
-/// A file of anchors that is only ever added to. It belongs where the database's administrator cannot write.
+/// File of audit anchors, which is only appended to. It belongs where the administrator of the
+/// database cannot write.
 pub(crate) struct AnchorLog {
     file: File,
     last_anchored: HashMap<TenantId, i64>,
@@ -133,7 +135,7 @@ impl AnchorLog {
         Ok(Self { file, last_anchored: known })
     }
 
-    /// Writes down every head that has moved on, and answers how many.
+    /// Appends an anchor for each audit log that has new entries, and returns their number.
     pub(crate) async fn append_new_heads(&mut self, store: &Store) -> Result<usize, Failure> {
         let at = SystemClock.now();
         let mut lines = String::new();
@@ -152,11 +154,11 @@ impl AnchorLog {
         Ok(count)
     }
 
-    /// Writes down, again and again, until told to stop.
+    /// Appends anchors at each interval until `stop` is cancelled.
     pub(crate) async fn append_periodically(mut self, store: Store, every: Duration, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
             if let Err(failure) = self.append_new_heads(&store).await {
-                tracing::error!(error = &failure as &dyn std::error::Error, "the audit logs were not anchored");
+                tracing::error!(error = &failure as &dyn std::error::Error, "could not append audit anchors; trying again after the next interval");
             }
         }
     }

@@ -1,7 +1,9 @@
-//! Vault's transit engine as the keeper of the master key: it wraps and unwraps data keys and never gives its own away.
+//! Wraps and unwraps data keys with the transit engine of Vault. Vault keeps the master key and
+//! never reveals it.
 //!
-//! The calls are those of Vault's HTTP API, `POST /v1/<mount>/encrypt/<key>` and `…/decrypt/<key>`, with the context as
-//! `associated_data`; the transit key must be of an authenticated type, such as the default `aes256-gcm96`.
+//! The calls are those of Vault's HTTP API, `POST /v1/<mount>/encrypt/<key>` and `…/decrypt/<key>`,
+//! with the context as `associated_data`. The transit key must have an authenticated type, such as
+//! the default `aes256-gcm96`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,17 +14,19 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use store::envelope::{SymmetricKey, KeyWrapper, WrapError};
 
-/// One call. A transaction may wait for it, and the database gives that up after five seconds.
+/// Maximum time of one call. A transaction can wait for it, and Postgres ends a transaction that is
+/// idle for five seconds.
 const TRANSIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A key of a transit engine.
+/// Key wrapper that uses one key of a transit engine.
 #[derive(Debug)]
 pub(crate) struct TransitKeyWrapper {
     http: reqwest::Client,
     address: String,
     mount: String,
     key: String,
-    /// Read before each call: whoever renews the token replaces the file.
+    /// File with the token. It is read before each call, because the program that renews the token
+    /// replaces the file.
     token_file: PathBuf,
 }
 
@@ -39,12 +43,13 @@ impl TransitKeyWrapper {
         let url = format!("{}/v1/{}/{verb}/{}", self.address, self.mount, self.key);
         let request = self.http.post(url).header("X-Vault-Token", token.trim()).json(body);
         let answer = request.send().await.map_err(|error| unavailable(error.into()))?;
-        // Sealed, standby or overloaded: it will answer again. Anything else that is no success is a refusal.
+        // A Vault that is sealed, on standby or overloaded will answer later. Every other error is
+        // a refusal.
         if answer.status().is_server_error() || answer.status().as_u16() == 429 {
             return Err(unavailable(format!("it answered {}", answer.status()).into()));
         }
         if !answer.status().is_success() {
-            tracing::warn!(status = %answer.status(), verb, "the key service refused");
+            tracing::warn!(status = %answer.status(), verb, "the transit engine of Vault refused the call");
             return Err(WrapError::Refused);
         }
         let answer: Value = answer.json().await.map_err(|error| unavailable(error.into()))?;

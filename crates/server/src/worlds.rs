@@ -1,4 +1,5 @@
-//! Opens real clusters for the worker: credentials from the database, charts from the catalogue.
+//! Opens real clusters for the worker, with credentials from the database and charts from the
+//! catalogue.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,22 +29,22 @@ use worker::ClusterProvider;
 use crate::Failure;
 use crate::options::WorkerArgs;
 
-/// Each cluster's way in, with the credential that it was opened with.
+/// Client of each cluster, by the id of the cluster.
 type ClientCache = HashMap<String, CachedClient>;
 
-/// A door that is kept open for as long as it is used.
+/// Client of a cluster, which is kept for as long as it is used.
 struct CachedClient {
-    /// The credential, in the form in which it is stored.
+    /// Credential that the client was opened with, in its stored form.
     stored_credential: Vec<u8>,
     client: ClusterClient,
     last_used: Instant,
 }
 
-/// A door that was not used for so long is forgotten with its credential: every cluster that is still registered is looked
-/// after much more often.
+/// Time after which an unused client is dropped with its credential. Clusters that are still
+/// registered are checked much more often than this.
 const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_mins(15);
 
-/// A cluster whose credential is in the database.
+/// Owner of a credential in the database: a member cluster or a hosting cluster.
 #[derive(Debug, Clone, Copy)]
 enum CredentialOwner {
     Member(TenantId, ClusterId),
@@ -59,7 +60,8 @@ impl std::fmt::Display for CredentialOwner {
     }
 }
 
-/// Reads a cluster's credential again when the one in use is not valid any more: claims outlive renewals.
+/// Reads the credential of a cluster again when the one in use is no longer valid. A claim can go
+/// on after a renewal has replaced the credential that it began with.
 struct StoredCredentialSource {
     store: Store,
     owner: CredentialOwner,
@@ -76,13 +78,13 @@ impl CredentialSource for StoredCredentialSource {
             CredentialOwner::Hosting(id) => self.store.hosting_kubeconfig(id).await,
         };
         let stored = stored.inspect_err(|error| {
-            tracing::warn!(cluster.id = %self.owner, error = error as &dyn std::error::Error, "its credential cannot be read again");
+            tracing::warn!(cluster.id = %self.owner, error = error as &dyn std::error::Error, "could not read the credential of the cluster again");
         });
         Credential::from_stored(&stored.ok()?).ok()
     }
 }
 
-/// The real thing.
+/// Opens clusters through the Kubernetes API.
 pub(crate) struct KubernetesClusterProvider {
     store: Store,
     helm: Helm,
@@ -95,26 +97,27 @@ pub(crate) struct KubernetesClusterProvider {
 }
 
 fn store_problem(error: StoreError) -> Problem {
-    tracing::warn!(error = &error as &dyn std::error::Error, "a mesh cannot be read");
+    tracing::warn!(error = &error as &dyn std::error::Error, "could not read a mesh, a cluster or a release from the database");
     worker::problem_from_store_error(&error)
 }
 
-/// What helps a registered cluster; a second registration of it would be refused.
+/// Hint for a registered cluster, which cannot be registered a second time.
 const RENEW_HINT: &str = "Give us another one with `meshwright cluster renew NAME --kubeconfig FILE`.";
-/// What helps a cluster whose registration has failed.
+/// Hint for a cluster whose registration has failed.
 const REGISTER_HINT: &str =
     "Remove it with `meshwright cluster delete`, then register it with `meshwright cluster register`.";
-/// What helps against damage in what only the operator can put right.
+/// Hint for damage that only the operator can repair.
 const OPERATOR_HINT: &str = "Ask the operator of the service.";
 
 fn unusable_problem(what: &str, hint: &str) -> Problem {
     Problem::new("credential_refused", format!("{what} cannot be used."), hint)
 }
 
-/// Time of one contact with a cluster as a whole: about 15 calls of 5 s at most, and a list.
+/// Maximum time of one contact with a cluster: at most about 15 calls of 5 seconds each, and a
+/// list.
 const CONTACT_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// Ends a contact that takes longer than one may.
+/// Ends a contact with a cluster that takes longer than `CONTACT_TIMEOUT`.
 async fn within_contact_timeout<T>(contact: impl Future<Output = Result<T, Problem>> + Send) -> Result<T, Problem> {
     let hint = "See why the cluster's API server answers slowly, and try again.";
     let message = format!("The cluster's answers took longer than {} seconds together.", CONTACT_TIMEOUT.as_secs());
@@ -142,8 +145,10 @@ impl KubernetesClusterProvider {
         })
     }
 
-    /// Opened once for each credential; the one before it is forgotten, and so is what nothing uses any more. Nothing is called:
-    /// a cluster whose name does not resolve is found silent by the first look, with the usual patience.
+    /// Returns the client of a cluster, which is opened once for each credential. The client with
+    /// the former credential is dropped, and so are clients that are no longer used. Opening makes
+    /// no call: the first check finds a cluster whose name does not resolve unreachable, after the
+    /// usual timeout.
     async fn cluster_client(&self, held: CredentialOwner, place: &str, stored: &[u8]) -> Result<(ClusterClient, Credential), Problem> {
         let hint = if matches!(held, CredentialOwner::Hosting(_)) { OPERATOR_HINT } else { RENEW_HINT };
         let credential = Credential::from_stored(stored).map_err(|_| unusable_problem("A stored credential", hint))?;
@@ -175,7 +180,7 @@ impl KubernetesClusterProvider {
         Ok(members)
     }
 
-    /// A cluster with the way into it.
+    /// Loads a member cluster and opens a client for it.
     async fn open_member(&self, tenant: TenantId, id: ClusterId) -> Result<(Cluster, MemberCluster), Problem> {
         let mut tx = self.store.begin(tenant).await.map_err(store_problem)?;
         let cluster = tx.get_cluster(id).await.map_err(store_problem)?;
@@ -188,7 +193,7 @@ impl KubernetesClusterProvider {
         Ok((cluster, MemberCluster { name, client: door, credential, serial, account, previous: former }))
     }
 
-    /// The credential before the present one, at the present one's address.
+    /// Returns the credential before the present one, with the address of the present one.
     async fn former_credential(&self, tenant: TenantId, id: ClusterId, member: &MemberCluster) -> Result<Option<PreviousCredential>, Problem> {
         let stored = self.store.begin(tenant).await.map_err(store_problem)?.former_kubeconfig(id).await.map_err(store_problem)?;
         let Some(stored) = stored else { return Ok(None) };
@@ -199,7 +204,8 @@ impl KubernetesClusterProvider {
         Ok(Some(PreviousCredential { client: door.map_err(|error| problem_from_error(&error))?, credential }))
     }
 
-    /// What a cluster is connected to by: what was submitted, else the present credential.
+    /// Loads a cluster and the credential to connect with: the submitted kubeconfig if there is
+    /// one, which the last value tells, else the present credential.
     async fn connection_credential(&self, tenant: TenantId, id: ClusterId) -> Result<(Cluster, Credential, bool), Problem> {
         let mut tx = self.store.begin(tenant).await.map_err(store_problem)?;
         let cluster = tx.get_cluster(id).await.map_err(store_problem)?;
@@ -225,7 +231,7 @@ impl KubernetesClusterProvider {
         }
     }
 
-    /// A registration that is refused leaves no account behind, as far as the cluster lets us.
+    /// Removes the service account of a refused registration, as far as the cluster allows it.
     async fn withdraw_account(&self, wanted: &RegistrationRequest<'_>, submitted: &Credential) {
         let withdrawn =
             within_contact_timeout(async { withdraw_registration(wanted, submitted, &self.address_policy).await.map_err(|error| problem_from_error(&error)) });
@@ -235,12 +241,12 @@ impl KubernetesClusterProvider {
                 cluster = wanted.name,
                 account,
                 code = problem.code,
-                "a refused registration's account may have stayed"
+                "the service account of a refused registration may have stayed in the cluster"
             );
         }
     }
 
-    /// The mesh that a cluster serves in.
+    /// Loads the mesh that a cluster is a member of.
     async fn load_mesh_of_cluster(&self, tenant: TenantId, cluster: ClusterId) -> Result<Option<Mesh>, Problem> {
         let mut tx = self.store.begin(tenant).await.map_err(store_problem)?;
         match tx.mesh_of_cluster(cluster).await.map_err(store_problem)? {
@@ -271,7 +277,8 @@ impl KubernetesClusterProvider {
         let authority = Authority::from_stored(&authority).map_err(|_| {
             Problem::new("authority_damaged", "The mesh's authority does not open.", "Tell the operator.")
         })?;
-        // In place both parts share a name, and the target took its switches from the current one.
+        // In an upgrade in place, both revisions have the same name, and the target has taken the
+        // switches of the current one.
         let revisions = [&mesh.current].into_iter().chain(&mesh.target);
         let config = KubernetesMeshConfig {
             namespace: mesh.namespace(),
@@ -346,13 +353,15 @@ impl ClusterProvider for KubernetesClusterProvider {
 
     async fn monitor_cluster(&self, tenant: TenantId, id: ClusterId) -> Result<ClusterHealth, Problem> {
         let (member, tended) = within_contact_timeout(self.maintain_cluster(tenant, id)).await?;
-        // Advice comes after the care and has its own time, so that it keeps none of it from being done.
+        // Findings are read after the maintenance and with their own time limit, so that they
+        // cannot keep it from being done.
         Ok(ClusterHealth { findings: member.list_findings().await, ..tended })
     }
 }
 
 impl KubernetesClusterProvider {
-    /// The care for a cluster, without its findings.
+    /// Checks a cluster and maintains its credentials and the control planes' access to it. The
+    /// findings are read separately.
     async fn maintain_cluster(&self, tenant: TenantId, id: ClusterId) -> Result<(MemberCluster, ClusterHealth), Problem> {
         let tended = |kubernetes_version, settled| ClusterHealth { kubernetes_version, old_credentials_revoked: settled, findings: Vec::new() };
         let (cluster, mut member) = self.open_member(tenant, id).await?;
@@ -364,45 +373,49 @@ impl KubernetesClusterProvider {
         let mesh = self.load_mesh_of_cluster(tenant, id).await?;
         let Some(mesh) = mesh.filter(|mesh| renewed.is_some() || mesh.state == MeshState::Ready) else {
             let (kubernetes_version, retired) = member.check_health(over).await?;
-            // Without a time until which an older one is good there is none.
+            // Without an end time of a previous credential, there is no previous credential.
             let settled = retired || renewed.is_none();
             return Ok((member, tended(kubernetes_version, settled)));
         };
         let (kubernetes_version, _) = member.check_health(false).await?;
-        // One that is coming up or going away is left to its own operation.
+        // The operation that creates or deletes the mesh takes care of its members.
         if mesh.state != MeshState::Ready {
             return Ok((member, tended(kubernetes_version, false)));
         }
         let world = match self.open_mesh_clusters(tenant, mesh.id).await {
             Ok((world, _)) => world,
             Err(problem) if problem.code == worker::DATABASE_CODE => return Err(problem),
-            // The mesh has a fault of its own, which must not keep its members from being looked after.
+            // The mesh is faulty, which must not keep its members from being maintained.
             Err(problem) => {
-                tracing::warn!(cluster.id = %id, mesh.id = %mesh.id, code = problem.code, "a mesh cannot be opened");
+                tracing::warn!(cluster.id = %id, mesh.id = %mesh.id, code = problem.code, "could not open the mesh; its control planes' access to the member is not maintained");
                 return Ok((member, tended(kubernetes_version, renewed.is_none())));
             }
         };
         if renewed.is_none() {
-            // What goes wrong here is the hosting cluster's or the mesh's: it says nothing of this member.
+            // An error here comes from the hosting cluster or the mesh and says nothing about this
+            // member.
             if let Err(error) = world.follow_member_address(&member.name).await {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(cluster.id = %id, mesh.id = %mesh.id, error, "control planes were not brought after a member's address");
+                tracing::warn!(cluster.id = %id, mesh.id = %mesh.id, error, "could not bring the new address of the member to its control planes");
             }
             return Ok((member, tended(kubernetes_version, true)));
         }
-        // The limits are those of the whole mesh: they keep no member from its care.
+        // The limits belong to the whole mesh. An error must not keep this member from being
+        // maintained.
         if let Err(error) = world.renew_limits().await {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(cluster.id = %id, mesh.id = %mesh.id, error, "the limits of a mesh were not renewed");
+            tracing::warn!(cluster.id = %id, mesh.id = %mesh.id, error, "could not renew the limits of the mesh");
         }
         let renewed = ignore_other_cluster_errors(&member, world.renew_access(&member.name).await)?;
-        // Old tokens go only after a round in which nobody had one any more: whoever wrote one in between is seen here.
+        // Old tokens are removed only in a round that found all access current. A writer that put
+        // an old token back in the meantime is noticed by the renewal above.
         let settled = over && renewed && ignore_other_cluster_errors(&member, world.retire_tokens(&member).await)?;
         Ok((member, tended(kubernetes_version, settled)))
     }
 }
 
-/// What the hosting cluster or another member answers says nothing of this member: its care is not settled, and no more.
+/// Returns false for an error of the hosting cluster or of another member: it says nothing about
+/// this member, whose maintenance is just not settled yet.
 fn ignore_other_cluster_errors(member: &MemberCluster, answer: Result<bool, ClusterError>) -> Result<bool, Problem> {
     match answer {
         Err(ClusterError::Unreachable { place, code, .. } | ClusterError::Refused { place, code, .. })
@@ -412,7 +425,7 @@ fn ignore_other_cluster_errors(member: &MemberCluster, answer: Result<bool, Clus
                 member = member.name.as_str(),
                 place,
                 code,
-                "a member's control planes were not looked after"
+                "could not maintain the control planes of the member"
             );
             Ok(false)
         }

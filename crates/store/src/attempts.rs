@@ -1,4 +1,5 @@
-//! How an operation ends that cannot be run: attempts are counted, spread out, and in the end it has failed.
+//! Ends operations that a worker cannot run. Failed claims are counted and retried after growing
+//! delays; after too many of them, the operation fails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +14,19 @@ use model::upgrade::{StageOutcome, UpgradeState};
 use crate::error::{decode_column, to_json};
 use crate::{Claim, NewEvent, NewOperation, Store, StoreError, Tx, require_one_row, retry_on_conflict};
 
-/// The parts of an operation's row that its end needs; none of them can be unreadable.
+/// The parts of an operation's row that its end needs. They are plain identifiers, so that a
+/// damaged row can still be read this far.
 struct OperationRefs {
     mesh: Option<MeshId>,
     upgrade: Option<UpgradeId>,
 }
 
 impl Store {
-    /// Gives a claim back that could not be worked on: the operation is due again after `rest`. `failed` counts an error.
+    /// Gives back a claim that could not be worked on: the operation becomes due again after
+    /// `rest`. With `failed`, the claim counts as one that ended in an error.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`]: another claim has taken the operation over.
+    /// Returns [`StoreError::Fenced`] when another claim has taken over the operation.
     pub async fn back_off_claim(&self, claim: &Claim, failed: bool, rest: Duration) -> Result<(), StoreError> {
         let back_off = || async {
             let done = sqlx::query!(
@@ -42,11 +45,13 @@ impl Store {
         retry_on_conflict(back_off).await
     }
 
-    /// Ends an operation as failed, with all that follows from its end. Reads no text and opens no secret, so that a row
-    /// which cannot be read cannot keep it from ending.
+    /// Ends an operation as failed, and applies the consequences to its upgrade, mesh or cluster.
+    /// This reads no stored text and opens no secret, so that a row that cannot be read cannot keep
+    /// the operation from ending.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`]: another claim has taken the operation over. Otherwise the database failed.
+    /// Returns [`StoreError::Fenced`] when another claim has taken over the operation, and
+    /// [`StoreError::Database`] when the database does not answer.
     pub async fn fail_operation(&self, claim: &Claim, problem: &Problem, clock: &dyn Clock) -> Result<(), StoreError> {
         let mut tx = self.begin_with_keys(claim.tenant, Arc::default()).await?;
         tx.fail_operation(claim, problem, clock).await?;
@@ -58,7 +63,8 @@ impl Tx<'_> {
     async fn fail_operation(&mut self, claim: &Claim, problem: &Problem, clock: &dyn Clock) -> Result<(), StoreError> {
         let (id, now) = (claim.operation, clock.now());
         let Some(ending) = self.read_operation_refs(id).await? else { return self.end_claim(claim, None).await };
-        // The upgrade's lock comes before the queue row everywhere, so that workers and verbs never wait in a circle.
+        // Every code path locks the upgrade before the queue row. Otherwise a worker and a user's
+        // verb could deadlock.
         let upgrade = match ending.upgrade {
             Some(upgrade) => Some((upgrade, self.lock_upgrade(upgrade).await)),
             None => None,
@@ -76,7 +82,8 @@ impl Tx<'_> {
                 self.free_mesh_lock(mesh, &upgrade.to_string()).await?;
             }
             (Some((_, Err(error))), _) => return Err(error),
-            // The mesh or cluster of a lone operation has followed its state already.
+            // `write_operation_state` has already moved the mesh or cluster of an operation without
+            // an upgrade.
             (None, _) => {}
         }
         Ok(())
@@ -93,7 +100,8 @@ impl Tx<'_> {
         Ok(row.map(|row| OperationRefs { mesh: row.mesh_id.map(MeshId), upgrade: row.upgrade_id.map(UpgradeId) }))
     }
 
-    /// An upgrade whose own row cannot be read has no state to go on from: it ends, and the mesh keeps both revisions.
+    /// Abandons an upgrade whose own row cannot be read. Without its state there is nothing to
+    /// continue from, so the upgrade ends and the mesh keeps both revisions.
     async fn abandon_corrupt_upgrade(&mut self, id: UpgradeId, mesh: MeshId, now: Timestamp) -> Result<(), StoreError> {
         let leftovers = vec!["The record of this upgrade is damaged: compare the mesh's control planes and tags with what it should have.".into()];
         let state = UpgradeState::Abandoned { leftovers };
@@ -121,8 +129,9 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// What a stage did that has ended though its upgrade goes on from there: it begins again as a new operation. `None`
-    /// while it has not ended.
+    /// Reads the kind and arguments of a stage that has ended although its upgrade continues from
+    /// it, so that the caller can start the stage again as a new operation. Returns `None` while
+    /// the stage has not ended.
     pub(crate) async fn read_ended_stage(&mut self, id: OperationId) -> Result<Option<NewOperation>, StoreError> {
         let row = sqlx::query!(
             "SELECT kind, arguments FROM operations WHERE tenant_id = $1 AND operation_id = $2 AND ended_at IS NOT NULL",

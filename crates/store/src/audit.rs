@@ -1,4 +1,5 @@
-//! The audit log: entries are buffered like events and linked to the chain in the last statements of the transaction.
+//! Writes and reads the audit log. Entries are buffered like events, and the last statements of the
+//! transaction append them to the tenant's hash chain.
 
 use jiff_sqlx::ToSqlx;
 use model::audit::{Digest, Entry, ChainHead, ChainedEntry};
@@ -9,10 +10,12 @@ use crate::vault::sha256;
 use crate::{Store, StoreError, Tx};
 
 impl Store {
-    /// Where every tenant's chain ends. Needs the role of workers; the API sees its caller's tenant only.
+    /// Reads the chain head of every tenant. This needs the database role of workers; the API's
+    /// role sees only the tenant of its transaction.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a stored digest has the wrong length.
     pub async fn audit_heads(&self) -> Result<Vec<(TenantId, ChainHead)>, StoreError> {
         let rows = sqlx::query!("SELECT tenant_id, audit_seq, audit_hash FROM tenant_heads ORDER BY tenant_id")
             .fetch_all(&self.pool)
@@ -26,7 +29,7 @@ impl Store {
     }
 }
 
-/// Entries by column, as one statement takes them.
+/// Audit entries by column, as the arrays that one INSERT statement takes.
 #[derive(Default)]
 struct AuditColumns {
     seq: Vec<i64>,
@@ -55,12 +58,13 @@ impl AuditColumns {
 }
 
 impl Tx<'_> {
-    /// Buffers an audit entry; it gets its place in the chain when the transaction commits.
+    /// Buffers an audit entry. It gets its number in the chain when the transaction commits.
     pub fn record_audit(&mut self, entry: Entry) {
         self.audit_entries.push(entry);
     }
 
-    /// Links the buffered entries behind the head, whose row the caller has locked, and answers the new head's digest.
+    /// Appends the buffered entries to the chain and returns the digest of the new head. The caller
+    /// has locked the row of `head`.
     pub(crate) async fn append_to_chain(&mut self, entries: Vec<Entry>, mut head: ChainHead) -> Result<Digest, StoreError> {
         let mut columns = AuditColumns::default();
         for entry in entries {
@@ -68,7 +72,7 @@ impl Tx<'_> {
             head = next;
             columns.push_entry(linked);
         }
-        // One statement however many there are: the head's row is locked meanwhile.
+        // All entries go into one statement, because the head's row stays locked until the commit.
         sqlx::query!(
             "INSERT INTO audit_entries (tenant_id, seq, at, actor, action, target, request_id, before_hash, after_hash, hash)
              SELECT $1, entry.* FROM unnest($2::bigint[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[],
@@ -89,10 +93,12 @@ impl Tx<'_> {
         Ok(head.hash)
     }
 
-    /// Entries of this tenant, oldest first.
+    /// Lists the audit entries of this tenant with a number above `after`, oldest first, at most
+    /// `limit`.
     ///
     /// # Errors
-    /// The database failed, or a digest has another length than it was written with.
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a stored digest has the wrong length.
     pub async fn list_audit_entries(&mut self, after: i64, limit: i64) -> Result<Vec<ChainedEntry>, StoreError> {
         let rows = sqlx::query!(
             "SELECT seq, at, actor, action, target, request_id, before_hash, after_hash, hash
@@ -120,10 +126,11 @@ impl Tx<'_> {
         read.collect()
     }
 
-    /// Where this tenant's chain ends.
+    /// Reads the chain head of this tenant.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when the stored digest has the wrong length.
     pub async fn audit_head(&mut self) -> Result<ChainHead, StoreError> {
         let row = sqlx::query!("SELECT audit_seq, audit_hash FROM tenant_heads WHERE tenant_id = $1", self.tenant.0)
             .fetch_one(&mut *self.inner)

@@ -1,4 +1,4 @@
-//! What the operator offers: hosting clusters, releases, upgrade rules.
+//! Stores the catalogue that the operator offers: hosting clusters, releases and upgrade rules.
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
@@ -11,23 +11,23 @@ use sqlx::PgExecutor;
 use crate::error::{decode_column, to_json};
 use crate::{Store, StoreError, Tx, require_one_row};
 
-/// A hosting cluster.
+/// A hosting cluster, in which the control planes of meshes run.
 #[derive(Debug, Clone)]
 pub struct HostingCluster {
-    /// Its id.
+    /// Identifier of the hosting cluster.
     pub id: HostingClusterId,
-    /// Its name.
+    /// Unique name of the hosting cluster.
     pub name: String,
-    /// When it was added.
+    /// Time when the operator added it.
     pub created_at: Timestamp,
 }
 
-/// A release with its charts.
+/// A release together with its charts.
 #[derive(Debug, Clone)]
 pub struct StoredRelease {
-    /// The catalogue's entry.
+    /// Catalogue entry of the release.
     pub release: Release,
-    /// Its charts as a tar archive.
+    /// Charts of the release as a tar archive.
     pub charts: Vec<u8>,
 }
 
@@ -44,19 +44,20 @@ fn release_state_text(state: ReleaseState) -> &'static str {
 }
 
 impl Store {
-    /// Adds a hosting cluster.
+    /// Adds a hosting cluster with its kubeconfig, which is sealed before it is stored.
     ///
     /// # Errors
-    /// The name is taken (`hosting_clusters_name_unique`).
+    /// Returns [`StoreError::Conflict`] with `hosting_clusters_name_unique` when the name is taken.
     pub async fn add_hosting_cluster(&self, hosting: &HostingCluster, kubeconfig: &[u8]) -> Result<(), StoreError> {
         let sealed = self.sealer.seal(&kubeconfig_associated_data(hosting.id), kubeconfig);
         insert_hosting_cluster(&self.pool, hosting, &sealed).await
     }
 
-    /// A hosting cluster's kubeconfig, opened.
+    /// Reads and unseals the kubeconfig of a hosting cluster.
     ///
     /// # Errors
-    /// There is no such cluster, or it does not open.
+    /// Returns [`StoreError::NotFound`] when there is no such hosting cluster, and
+    /// [`StoreError::UnsealFailed`] when its kubeconfig does not open.
     pub async fn hosting_kubeconfig(&self, id: HostingClusterId) -> Result<Vec<u8>, StoreError> {
         let sealed = sqlx::query_scalar!("SELECT kubeconfig FROM hosting_clusters WHERE hosting_cluster_id = $1", id.0)
             .fetch_optional(&self.pool)
@@ -68,15 +69,16 @@ impl Store {
     /// Adds a release to the catalogue.
     ///
     /// # Errors
-    /// The version is there already (`releases_pk`).
+    /// Returns [`StoreError::Conflict`] with `releases_pk` when the catalogue already has this
+    /// version.
     pub async fn add_release(&self, stored: &StoredRelease, now: Timestamp) -> Result<(), StoreError> {
         insert_release(&self.pool, stored, now).await
     }
 
-    /// One release with its charts.
+    /// Reads one release with its charts.
     ///
     /// # Errors
-    /// There is no such release.
+    /// Returns [`StoreError::NotFound`] when the catalogue does not have this version.
     pub async fn get_release(&self, version: &Version) -> Result<StoredRelease, StoreError> {
         let row =
             sqlx::query!("SELECT version, state, body, charts FROM releases WHERE version = $1", version.to_string())
@@ -87,7 +89,8 @@ impl Store {
     }
 }
 
-/// The state is a column of its own: what reads it alone need not read the rest.
+/// Decodes a release. The state has its own column, so that a query can read it without the body;
+/// the column overrides the state in the body.
 fn decode_release(version: &str, state: &str, body: serde_json::Value) -> Result<Release, StoreError> {
     let release: Release = decode_column(serde_json::from_value(body), "releases", "body", version)?;
     let state = decode_column(serde_json::from_value(serde_json::Value::from(state)), "releases", "state", version)?;
@@ -127,10 +130,10 @@ async fn insert_hosting_cluster(executor: impl PgExecutor<'_>, hosting: &Hosting
 }
 
 impl Tx<'_> {
-    /// Every hosting cluster, oldest first.
+    /// Lists all hosting clusters, oldest first.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn list_hosting_clusters(&mut self) -> Result<Vec<HostingCluster>, StoreError> {
         let rows = sqlx::query!(
             "SELECT hosting_cluster_id, name, created_at FROM hosting_clusters ORDER BY hosting_cluster_id"
@@ -145,10 +148,11 @@ impl Tx<'_> {
         Ok(read.collect())
     }
 
-    /// The whole catalogue, newest first.
+    /// Lists the whole catalogue, newest version first.
     ///
     /// # Errors
-    /// The database failed, or a row does not fit.
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a row does not fit [`Release`].
     pub async fn list_releases(&mut self) -> Result<Vec<Release>, StoreError> {
         let rows = sqlx::query!("SELECT version, state, body FROM releases").fetch_all(&mut *self.inner).await?;
         let read = rows.into_iter().map(|row| decode_release(&row.version, &row.state, row.body));
@@ -157,10 +161,11 @@ impl Tx<'_> {
         Ok(releases)
     }
 
-    /// The numbers behind the upgrade rules.
+    /// Reads the numbers that the upgrade rules use.
     ///
     /// # Errors
-    /// The database failed, or the row does not fit.
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when the row does not fit [`UpgradePolicy`].
     pub async fn upgrade_policy(&mut self) -> Result<UpgradePolicy, StoreError> {
         let body = sqlx::query_scalar!("SELECT body FROM upgrade_policies WHERE name = 'default'")
             .fetch_one(&mut *self.inner)
@@ -168,20 +173,21 @@ impl Tx<'_> {
         decode_column(serde_json::from_value(body), "upgrade_policies", "body", "default")
     }
 
-    /// Adds a release to the catalogue, for an operator.
+    /// Adds a release to the catalogue on an operator's request.
     ///
     /// # Errors
-    /// The version is there already (`releases_pk`).
+    /// Returns [`StoreError::Conflict`] with `releases_pk` when the catalogue already has this
+    /// version.
     pub async fn add_release(&mut self, stored: &StoredRelease, now: Timestamp) -> Result<(), StoreError> {
         self.assume_platform_role().await?;
         insert_release(&mut *self.inner, stored, now).await?;
         self.reset_role().await
     }
 
-    /// Adds a hosting cluster, for an operator.
+    /// Adds a hosting cluster on an operator's request.
     ///
     /// # Errors
-    /// The name is taken (`hosting_clusters_name_unique`).
+    /// Returns [`StoreError::Conflict`] with `hosting_clusters_name_unique` when the name is taken.
     pub async fn add_hosting_cluster(&mut self, hosting: &HostingCluster, kubeconfig: &[u8]) -> Result<(), StoreError> {
         let sealed = self.store.sealer.seal(&kubeconfig_associated_data(hosting.id), kubeconfig);
         self.assume_platform_role().await?;
@@ -189,10 +195,11 @@ impl Tx<'_> {
         self.reset_role().await
     }
 
-    /// Removes a hosting cluster that no mesh runs in, for an operator.
+    /// Removes a hosting cluster on an operator's request. No mesh may run in it.
     ///
     /// # Errors
-    /// There is none of that id, or a mesh runs in it (`meshes_hosting_fk`).
+    /// Returns [`StoreError::NotFound`] when there is no such hosting cluster, and
+    /// [`StoreError::Conflict`] with `meshes_hosting_fk` when a mesh runs in it.
     pub async fn delete_hosting_cluster(&mut self, id: HostingClusterId) -> Result<(), StoreError> {
         self.assume_platform_role().await?;
         let done = sqlx::query!("DELETE FROM hosting_clusters WHERE hosting_cluster_id = $1", id.0)
@@ -202,10 +209,10 @@ impl Tx<'_> {
         require_one_row(done.rows_affected(), StoreError::NotFound { what: "hosting cluster" })
     }
 
-    /// A release that nobody else changes until this transaction ends, for an operator.
+    /// Reads a release on an operator's request and locks its row until this transaction ends.
     ///
     /// # Errors
-    /// There is no such release.
+    /// Returns [`StoreError::NotFound`] when the catalogue does not have this version.
     pub async fn lock_release(&mut self, version: &Version) -> Result<Release, StoreError> {
         self.assume_platform_role().await?;
         let row = sqlx::query!(
@@ -219,10 +226,11 @@ impl Tx<'_> {
         decode_release(&row.version, &row.state, row.body)
     }
 
-    /// Writes what may change of a release: its state, its channels, what is said of it. Its charts and images never do.
+    /// Writes the parts of a release that may change: its state, its channels and its notes. Its
+    /// charts and images never change.
     ///
     /// # Errors
-    /// There is no such release.
+    /// Returns [`StoreError::NotFound`] when the catalogue does not have this version.
     pub async fn update_release(&mut self, release: &Release) -> Result<(), StoreError> {
         self.assume_platform_role().await?;
         let done = sqlx::query!(

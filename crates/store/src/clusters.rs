@@ -1,4 +1,4 @@
-//! Registered clusters of a tenant.
+//! Stores the registered clusters of a tenant.
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
@@ -13,66 +13,69 @@ use crate::labels::{SelectorColumns, ListFilter};
 use crate::meshes::UserMetadata;
 use crate::{Page, AccessFilter, StoreError, Tx, id_bounds, require_one_row};
 
-/// Where a cluster stands.
+/// State of a registered cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClusterState {
-    /// Its registration is under way.
+    /// The registration is under way.
     Registering,
-    /// It answered, and our accounts are in it.
+    /// The cluster answered, and our service account is in it.
     Ready,
-    /// Our accounts are in it, but it does not answer or does not let us in now.
+    /// Our service account is in the cluster, but the cluster does not answer or refuses our
+    /// credential now. The problem says why.
     Unreachable(Problem),
-    /// It cannot be used.
+    /// The registration failed or was cancelled, so the cluster cannot be used.
     Refused(Problem),
-    /// Our account is being removed from it.
+    /// Our service account is being removed from the cluster.
     Deregistering,
 }
 
 /// A cluster to be registered.
 #[derive(Debug, Clone)]
 pub struct NewCluster {
-    /// Its id.
+    /// Identifier of the cluster.
     pub id: ClusterId,
-    /// Its name.
+    /// Name of the cluster, unique within the tenant.
     pub name: String,
-    /// Its API server.
+    /// Address of the cluster's API server.
     pub server: String,
-    /// The submitted credential, in our own strict form.
+    /// Submitted kubeconfig, reduced to the strict form that we accept. It is a secret.
     pub kubeconfig: Vec<u8>,
-    /// What its users call it.
+    /// Display name and labels that users set.
     pub metadata: UserMetadata,
 }
 
-/// A cluster as the service knows it.
+/// A registered cluster as the service knows it.
 #[derive(Debug, Clone)]
 pub struct Cluster {
-    /// Its id.
+    /// Identifier of the cluster.
     pub id: ClusterId,
-    /// Its name.
+    /// Name of the cluster, unique within the tenant.
     pub name: String,
-    /// What its users call it.
+    /// Display name and labels that users set.
     pub metadata: UserMetadata,
-    /// Rises with every change of what users may write.
+    /// Version of the user metadata: rises by one with every change of it.
     pub generation: i64,
-    /// Its API server.
+    /// Address of the cluster's API server.
     pub server: String,
-    /// Where it stands.
+    /// State of the cluster; see [`ClusterState`].
     pub state: ClusterState,
-    /// Its identity: that of its kube-system namespace.
+    /// UID of the cluster's kube-system namespace, which identifies the cluster; `None` until the
+    /// cluster has answered.
     pub uid: Option<String>,
-    /// Whether this registration holds the cluster; an older one of the same cluster may.
+    /// Whether this registration holds the identity of the cluster. False when it is not known yet,
+    /// or when an older registration holds the same cluster.
     pub holds_identity: bool,
-    /// The credential of our own that we hold of it.
+    /// Lifetime of our own credential in the cluster; `None` until there is one.
     pub credential_lifetime: Option<CredentialLifetime>,
-    /// Kubernetes' version as the cluster says it.
+    /// Kubernetes version as the cluster reports it; `None` until the cluster has answered.
     pub kubernetes_version: Option<String>,
-    /// What the last look at it noticed.
+    /// Findings of the last cluster check.
     pub findings: Vec<Finding>,
-    /// When it was registered.
+    /// Time when the cluster was registered.
     pub created_at: Timestamp,
-    /// When it last answered.
+    /// Time when the cluster last answered.
     pub observed_at: Option<Timestamp>,
-    /// How far the removal of our account has come.
+    /// Progress of the removal of our service account from the cluster.
     pub removal: AccountRemoval,
 }
 
@@ -84,7 +87,7 @@ impl Tx<'_> {
     /// Adds a cluster in state `registering`.
     ///
     /// # Errors
-    /// The name is taken (`clusters_name_unique`).
+    /// Returns [`StoreError::Conflict`] with `clusters_name_unique` when the name is taken.
     pub async fn create_cluster(&mut self, cluster: &NewCluster, now: Timestamp) -> Result<(), StoreError> {
         sqlx::query!(
             "INSERT INTO clusters (tenant_id, cluster_id, name, state, server, kubeconfig, created_at, display_name)
@@ -102,18 +105,19 @@ impl Tx<'_> {
         self.set_labels(cluster.id.0, &cluster.metadata.labels).await
     }
 
-    /// Clusters within reach, oldest first.
+    /// Lists the clusters that the caller may see and that match the filter, oldest first.
     ///
     /// # Errors
-    /// The database failed, or a row does not fit.
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a row does not fit [`Cluster`].
     pub async fn list_clusters(&mut self, access: &AccessFilter, filter: &ListFilter, page: Page) -> Result<Vec<Cluster>, StoreError> {
         self.read_clusters(None, access, filter, page).await
     }
 
-    /// One cluster.
+    /// Reads one cluster.
     ///
     /// # Errors
-    /// There is none of that id in this tenant.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such cluster.
     pub async fn get_cluster(&mut self, id: ClusterId) -> Result<Cluster, StoreError> {
         let found = self.read_clusters(Some(id), &AccessFilter::ALL, &ListFilter::default(), Page::ALL).await?.pop();
         found.ok_or(StoreError::NotFound { what: "cluster" })
@@ -203,10 +207,11 @@ impl Tx<'_> {
         read.collect()
     }
 
-    /// A cluster's credential, opened.
+    /// Reads and unseals the credential of a cluster.
     ///
     /// # Errors
-    /// There is no such cluster, or it does not open.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such cluster, and
+    /// [`StoreError::UnsealFailed`] when the credential does not open.
     pub async fn cluster_kubeconfig(&mut self, id: ClusterId) -> Result<Vec<u8>, StoreError> {
         let sealed = sqlx::query_scalar!(
             "SELECT kubeconfig FROM clusters WHERE tenant_id = $1 AND cluster_id = $2",
@@ -219,10 +224,11 @@ impl Tx<'_> {
         self.open(&kubeconfig_associated_data(id), &sealed).await
     }
 
-    /// Changes what users write on a cluster, for somebody who looked at this generation of it.
+    /// Replaces the user metadata of a cluster, if its generation is still the one that the caller
+    /// saw.
     ///
     /// # Errors
-    /// It has moved on since.
+    /// Returns [`StoreError::StaleVersion`] when the generation has changed since.
     pub async fn update_cluster_metadata(&mut self, seen: &Cluster, metadata: &UserMetadata) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE clusters SET display_name = $4, generation = generation + 1
@@ -238,10 +244,11 @@ impl Tx<'_> {
         self.set_labels(seen.id.0, &metadata.labels).await
     }
 
-    /// Forgets a cluster that no mesh uses (`memberships_cluster_fk` otherwise).
+    /// Deletes a cluster that no mesh uses.
     ///
     /// # Errors
-    /// There is no such cluster, or a mesh uses it.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such cluster, and
+    /// [`StoreError::Conflict`] with `memberships_cluster_fk` when a mesh uses it.
     pub async fn delete_cluster(&mut self, id: ClusterId) -> Result<(), StoreError> {
         let done = sqlx::query!("DELETE FROM clusters WHERE tenant_id = $1 AND cluster_id = $2", self.tenant.0, id.0)
             .execute(&mut *self.inner)

@@ -1,4 +1,4 @@
-//! The credentials that we hold of clusters, and who looks after which cluster when.
+//! Stores the credentials that we hold in clusters, and schedules the cluster checks.
 
 use std::time::Duration;
 
@@ -15,44 +15,45 @@ use crate::error::to_json;
 use crate::queue::to_uuids;
 use crate::{Cluster, ClusterState, NewEvent, Store, StoreError, Tx, require_one_row, retry_on_conflict};
 
-/// A credential of our own, as a cluster gave it.
+/// A credential of our own service account, as a cluster issued it.
 #[derive(Debug, Clone)]
 pub struct IssuedCredential {
-    /// The cluster's identity.
+    /// UID of the cluster's kube-system namespace, which identifies the cluster.
     pub uid: String,
-    /// Kubernetes' version as the cluster says it.
+    /// Kubernetes version as the cluster reports it.
     pub kubernetes_version: String,
-    /// The address of its API server that the credential was proved at.
+    /// Address of the API server that accepted the new credential.
     pub server: String,
-    /// The credential, in our own strict form. Secret.
+    /// Kubeconfig with the credential, in the strict form that we accept. It is a secret.
     pub kubeconfig: Vec<u8>,
-    /// Its serial number, from 1: one more than the highest that is known here or was found in the cluster.
+    /// Serial number of the credential, from 1. It is one more than the highest number that is
+    /// stored here or was found in the cluster.
     pub serial: i64,
-    /// When the cluster issued it.
+    /// Time when the cluster issued the credential.
     pub issued_at: Timestamp,
-    /// When it ends by itself.
+    /// Time when the credential expires.
     pub expires_at: Timestamp,
 }
 
-/// What looking after a cluster showed.
+/// Results of a cluster check that got an answer.
 #[derive(Debug, Clone)]
 pub struct ClusterHealth {
-    /// Kubernetes' version as the cluster says it.
+    /// Kubernetes version as the cluster reports it.
     pub kubernetes_version: String,
-    /// True when nothing of an older credential is left anywhere.
+    /// True when no older credential of ours is left, neither in the cluster nor in use.
     pub old_credentials_revoked: bool,
-    /// What its users should know of it.
+    /// Findings that the cluster's users should know of.
     pub findings: Vec<Finding>,
 }
 
-/// A cluster to be looked after.
+/// A cluster that is due for a cluster check.
 #[derive(Debug, Clone, Copy)]
 pub struct ClusterCheck {
-    /// Whose it is.
+    /// Tenant that the cluster belongs to.
     pub tenant: TenantId,
-    /// Which.
+    /// Cluster to be checked.
     pub cluster: ClusterId,
-    /// How often in a row it did not answer.
+    /// Number of checks in a row that the cluster did not answer.
     pub failures: i32,
 }
 
@@ -64,11 +65,13 @@ pub(crate) fn former_associated_data(id: ClusterId) -> String {
     format!("clusters.former/{id}")
 }
 
-/// The constraint that two registrations of one cluster run into, in whichever tenants they are.
+/// Unique constraint that a second registration of the same cluster violates, in whichever tenant
+/// it is.
 pub const CLUSTER_IDENTITY_CONSTRAINT: &str = "clusters_identity_unique";
 
 impl Cluster {
-    /// The arguments of the operation that renews the credential which this shows.
+    /// Returns the arguments of the operation that renews this cluster's credential. They hold the
+    /// next serial number and the overlap in seconds.
     pub fn renewal_arguments(&self, overlap: Duration) -> serde_json::Value {
         let serial = self.credential_lifetime.map_or(0, |life| life.serial) + 1;
         serde_json::json!({ "serial": serial, "overlap_seconds": overlap.as_secs() })
@@ -76,11 +79,12 @@ impl Cluster {
 }
 
 impl Store {
-    /// Takes the cluster that has been waiting the longest to be looked after for one look, which ends within `held`: no other
-    /// look at it begins before. Clusters of the tenants in `without` are left out.
+    /// Claims the cluster whose check has been due the longest. The caller finishes the check
+    /// within `held`, and no other check of this cluster starts before that. Clusters of the
+    /// tenants in `excluded` are left out.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn claim_cluster_check(&self, held: Duration, excluded: &[TenantId]) -> Result<Option<ClusterCheck>, StoreError> {
         let excluded = to_uuids(excluded, |id| id.0);
         let take = || async {
@@ -105,10 +109,11 @@ impl Store {
 }
 
 impl Tx<'_> {
-    /// Puts what was submitted beside the credential that is in use, for the renewal that comes next; `None` forgets it.
+    /// Stores a submitted kubeconfig beside the credential in use, for the renewal that follows.
+    /// `None` deletes it.
     ///
     /// # Errors
-    /// There is no such cluster.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such cluster.
     pub async fn submit_kubeconfig(&mut self, id: ClusterId, kubeconfig: Option<&[u8]>) -> Result<(), StoreError> {
         let sealed = kubeconfig.map(|kubeconfig| self.seal(&submitted_associated_data(id), kubeconfig)).transpose()?;
         let done = sqlx::query!(
@@ -122,10 +127,12 @@ impl Tx<'_> {
         require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })
     }
 
-    /// What was submitted and is not ours: for the registration, or for a renewal.
+    /// Reads and unseals the kubeconfig that a user submitted, for the registration or for a
+    /// renewal. Returns `None` when the only kubeconfig is that of our own credential.
     ///
     /// # Errors
-    /// There is no such cluster, or it does not open.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such cluster, and
+    /// [`StoreError::UnsealFailed`] when the kubeconfig does not open.
     pub async fn submitted_kubeconfig(&mut self, id: ClusterId) -> Result<Option<Vec<u8>>, StoreError> {
         let row = sqlx::query!(
             "SELECT kubeconfig, submitted, serial FROM clusters WHERE tenant_id = $1 AND cluster_id = $2",
@@ -136,16 +143,20 @@ impl Tx<'_> {
         .await?
         .ok_or(StoreError::NotFound { what: "cluster" })?;
         match (row.submitted, row.serial) {
+            // Until the registration has issued a credential of ours (serial 0), the column holds
+            // the submitted kubeconfig.
             (Some(sealed), _) => self.open(&submitted_associated_data(id), &sealed).await.map(Some),
             (None, 0) => self.open(&kubeconfig_associated_data(id), &row.kubeconfig).await.map(Some),
             (None, _) => Ok(None),
         }
     }
 
-    /// Holds a cluster for a registration, before anything is written into it.
+    /// Reserves the identity of a cluster for a registration, before anything is written into the
+    /// cluster.
     ///
     /// # Errors
-    /// Another registration holds it ([`ONE_REGISTRATION`]), or there is no such registration any more.
+    /// Returns [`StoreError::Conflict`] with [`CLUSTER_IDENTITY_CONSTRAINT`] when another
+    /// registration holds the cluster, and [`StoreError::NotFound`] when the registration is gone.
     pub async fn reserve_cluster_identity(&mut self, id: ClusterId, uid: &str) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE clusters SET identity = $3 WHERE tenant_id = $1 AND cluster_id = $2",
@@ -158,10 +169,12 @@ impl Tx<'_> {
         require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })
     }
 
-    /// The credential of ours before the present one, until it was seen to be refused.
+    /// Reads and unseals our previous credential. It is stored until a check has seen that the
+    /// cluster refuses it.
     ///
     /// # Errors
-    /// There is no such cluster, or it does not open.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such cluster, and
+    /// [`StoreError::UnsealFailed`] when the credential does not open.
     pub async fn former_kubeconfig(&mut self, id: ClusterId) -> Result<Option<Vec<u8>>, StoreError> {
         let sealed = sqlx::query_scalar!(
             "SELECT former FROM clusters WHERE tenant_id = $1 AND cluster_id = $2",
@@ -177,10 +190,13 @@ impl Tx<'_> {
         }
     }
 
-    /// Puts a new credential of our own in the place of what was there. The one before it is taken away after the overlap.
+    /// Replaces the stored credential by a new one of our own. The previous credential is removed
+    /// from the cluster after `overlap`.
     ///
     /// # Errors
-    /// There is no such cluster, or another registration holds it ([`ONE_REGISTRATION`]).
+    /// Returns [`StoreError::NotFound`] when this tenant has no such cluster, and
+    /// [`StoreError::Conflict`] with [`CLUSTER_IDENTITY_CONSTRAINT`] when another registration
+    /// holds the cluster.
     pub async fn store_renewed_credential(
         &mut self,
         id: ClusterId,
@@ -229,11 +245,12 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Keeps why a registration failed, and lets the cluster go that it held. A cluster that was ready before stays what it
-    /// was; what was submitted is forgotten.
+    /// Records why a registration or renewal failed, and deletes the submitted kubeconfig. A
+    /// cluster that was never ready becomes `refused` and gives up the identity that it held; a
+    /// cluster that was ready keeps its state.
     ///
     /// # Errors
-    /// There is no such cluster.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such cluster.
     pub(crate) async fn record_credential_failure(
         &mut self,
         id: ClusterId,
@@ -256,11 +273,11 @@ impl Tx<'_> {
         require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })
     }
 
-    /// Records that a cluster answered, that it is looked after again in `rest`, and warns its owners once when its credential
-    /// ends soon.
+    /// Records that a cluster answered, and schedules its next check after `rest`. When the
+    /// credential expires soon, this pushes one warning event for it.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn record_cluster_health(
         &mut self,
         cluster: &Cluster,
@@ -309,10 +326,11 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Records that a cluster did not answer, and when it is asked again: ever later. A lost answer alone says nothing yet.
+    /// Records that a cluster did not answer, and schedules its next check after a delay that grows
+    /// with `failures`. One lost answer does not make the cluster unreachable yet.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn record_failed_cluster_check(
         &mut self,
         cluster: &Cluster,
@@ -337,7 +355,8 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// A cluster that was made due during the look, by a renewal, stays due.
+    /// Schedules the next check of a cluster. A renewal may have made the cluster due during the
+    /// check; then it stays due.
     async fn reschedule_cluster_check(&mut self, id: ClusterId, rest: Duration, failures: i32) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE cluster_probes SET failures = $3, due_at = CASE WHEN due_at > now() THEN now() + make_interval(secs => $4) ELSE due_at END
@@ -352,10 +371,11 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// When the last renewal of a cluster's credential was asked for, and whether it is still under way.
+    /// Reads when the last renewal of a cluster's credential was requested, and whether it is still
+    /// under way.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn last_renewal(&mut self, id: ClusterId) -> Result<Option<(Timestamp, bool)>, StoreError> {
         let row = sqlx::query!(
             "SELECT created_at, ended_at IS NULL AS \"open!\" FROM operations
@@ -369,10 +389,10 @@ impl Tx<'_> {
         Ok(row.map(|row| (row.created_at.to_jiff(), row.open)))
     }
 
-    /// The mesh that a cluster belongs to.
+    /// Finds the mesh that a cluster belongs to.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn mesh_of_cluster(&mut self, id: ClusterId) -> Result<Option<MeshId>, StoreError> {
         let found = sqlx::query_scalar!(
             "SELECT mesh_id FROM memberships WHERE tenant_id = $1 AND cluster_id = $2",

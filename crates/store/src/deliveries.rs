@@ -1,4 +1,5 @@
-//! What is sent to webhooks: written with the events themselves, taken by workers, kept as long as the events are.
+//! Stores the deliveries of events to webhooks. They are written in the transaction of the event,
+//! claimed by workers, and kept as long as the event.
 
 use std::time::Duration;
 
@@ -12,19 +13,19 @@ use crate::queue::to_uuids;
 use crate::webhooks::secret_associated_data;
 use crate::{Event, NewEvent, Store, StoreError, Tx, retry_on_conflict};
 
-/// Where a delivery stands.
+/// State of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryState {
-    /// It is tried again.
+    /// The delivery is due now or will be tried again.
     Pending,
-    /// It was accepted.
+    /// The webhook accepted the event.
     Delivered,
-    /// It was given up.
+    /// All attempts failed, and the delivery was given up.
     Failed,
 }
 
 impl DeliveryState {
-    /// The written form.
+    /// Returns the form that is stored and sent.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -37,55 +38,57 @@ impl DeliveryState {
 /// One event on its way to one webhook.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    /// The event.
+    /// Event to be delivered.
     pub event: Event,
-    /// Where it stands.
+    /// State of the delivery: `pending`, `delivered` or `failed`.
     pub state: DeliveryState,
-    /// How often it was tried.
+    /// Number of attempts so far.
     pub attempts: i32,
-    /// When it is tried next.
+    /// Time of the next attempt; `None` unless the delivery is pending.
     pub due_at: Option<Timestamp>,
-    /// When it was last tried.
+    /// Time of the last attempt; `None` before the first one.
     pub last_at: Option<Timestamp>,
-    /// With which status that was answered.
+    /// HTTP status of the last attempt; `None` when it got no answer.
     pub last_status: Option<i32>,
-    /// Why it was not.
+    /// Reason why the last attempt got no answer: `address_refused`, `too_slow` or `unreachable`.
     pub last_error: Option<String>,
 }
 
-/// What came of one attempt.
+/// Result of one delivery attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeliveryAttempt {
-    /// It was answered with a status.
+    /// The webhook answered with this HTTP status.
     Answered(u16),
-    /// It was not, for this reason: a stable word.
+    /// The attempt got no answer, for this reason: `address_refused`, `too_slow` or `unreachable`.
     Failed(&'static str),
 }
 
 impl DeliveryAttempt {
-    /// Standard Webhooks: any 2xx accepts a message.
+    /// Returns true for any 2xx status, with which a webhook accepts a message by Standard
+    /// Webhooks.
     pub fn is_accepted(&self) -> bool {
         matches!(self, Self::Answered(200..300))
     }
 }
 
-/// What is to be sent to a webhook now.
+/// The deliveries that are due for one webhook.
 #[derive(Debug)]
 pub struct DeliveryBatch {
-    /// Where to.
+    /// Address that the deliveries are sent to.
     pub url: String,
-    /// What it is signed with: the present secret, and the former one while that is good.
+    /// Secrets that sign each message: the current one, and the previous one while it is still
+    /// valid.
     pub secrets: Vec<Vec<u8>>,
-    /// What, oldest first.
+    /// Deliveries that are due, oldest event first.
     pub deliveries: Vec<Delivery>,
 }
 
 impl Store {
-    /// Takes the webhook that has been waiting the longest for something to be sent, and keeps it from others for a while.
-    /// Webhooks of the tenants in `without` are left out.
+    /// Claims the webhook whose deliveries have been due the longest, and keeps it from other
+    /// workers for `lease`. Webhooks of the tenants in `excluded` are left out.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn claim_webhook(
         &self,
         lease: Duration,
@@ -110,7 +113,8 @@ impl Store {
 }
 
 impl Tx<'_> {
-    /// Writes down who is to be told of these events. Called with the numbers that they just got.
+    /// Adds a delivery for each event and each enabled webhook that subscribes to it. `first` is
+    /// the number of the first event.
     pub(crate) async fn enqueue_deliveries(&mut self, events: &[NewEvent], first: i64) -> Result<(), StoreError> {
         let hooks = sqlx::query!(
             "SELECT webhook_id, kinds FROM webhooks WHERE tenant_id = $1 AND enabled ORDER BY webhook_id",
@@ -125,6 +129,7 @@ impl Tx<'_> {
                 .zip(first..)
                 .filter(|(event, _)| {
                     let named = hook.kinds.iter().any(|wanted| webhook::matches_event_kind(wanted, event.kind));
+                    // A test event goes only to the webhook that it names.
                     if event.kind == webhook::TEST_EVENT_KIND { event.body["webhook_id"] == id.to_string() } else { named }
                 })
                 .map(|(event, seq)| (seq, event.at))
@@ -147,7 +152,8 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Makes a webhook due, unless it rests because it fails; switched on, it rests no longer.
+    /// Makes a webhook due now. A webhook that waits after failures keeps its later time; `on:
+    /// false` takes it out of the schedule.
     pub(crate) async fn wake_webhook(&mut self, id: WebhookId, on: bool) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE webhook_queue SET due_at = CASE WHEN $3 THEN coalesce(due_at, now()) END WHERE tenant_id = $1 AND webhook_id = $2",
@@ -160,10 +166,12 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// What is to be sent to a webhook now, at most so much; `None` when it is switched off or gone.
+    /// Reads the deliveries that are due for a webhook, at most `limit`. Returns `None` when the
+    /// webhook is disabled or deleted.
     ///
     /// # Errors
-    /// The database failed, or a secret does not open.
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::UnsealFailed`] when a secret does not open.
     pub async fn next_delivery_batch(&mut self, id: WebhookId, limit: i64, now: Timestamp) -> Result<Option<DeliveryBatch>, StoreError> {
         let hook = sqlx::query!(
             "SELECT url, secret, former_secret, former_until FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2 AND enabled",
@@ -183,10 +191,10 @@ impl Tx<'_> {
         Ok(Some(DeliveryBatch { url: hook.url, secrets, deliveries }))
     }
 
-    /// What was and is to be sent to a webhook, newest first, before an event.
+    /// Lists the deliveries of a webhook for events with a number below `before`, newest first.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn list_deliveries(
         &mut self,
         id: WebhookId,
@@ -196,10 +204,10 @@ impl Tx<'_> {
         self.read_deliveries(id, false, before, limit).await
     }
 
-    /// One delivery.
+    /// Reads one delivery.
     ///
     /// # Errors
-    /// There is none of that event to that webhook.
+    /// Returns [`StoreError::NotFound`] when the webhook has no delivery of this event.
     pub async fn get_delivery(&mut self, id: WebhookId, seq: i64) -> Result<Delivery, StoreError> {
         let found = self.read_deliveries(id, false, seq.checked_add(1), 1).await?.pop();
         found.filter(|delivery| delivery.event.seq == seq).ok_or(StoreError::NotFound { what: "delivery" })
@@ -255,10 +263,11 @@ impl Tx<'_> {
         read.collect()
     }
 
-    /// Records what came of an attempt: it arrived, it is tried again, or it is given up.
+    /// Records the result of an attempt and returns the new state of the delivery: accepted, to be
+    /// tried again, or given up.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn record_delivery_attempt(
         &mut self,
         id: WebhookId,
@@ -306,10 +315,11 @@ impl Tx<'_> {
         Ok(state)
     }
 
-    /// Gives a claimed webhook back: it is due when the next of its deliveries is, and after failures not for a while.
+    /// Gives back a claimed webhook: it becomes due with its next pending delivery. After a failure
+    /// it also waits for a delay that grows with the failures in a row.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn reschedule_webhook(&mut self, id: WebhookId, failed: bool) -> Result<(), StoreError> {
         let failures = sqlx::query_scalar!(
             "UPDATE webhook_queue SET failures = CASE WHEN $3 THEN failures + 1 ELSE 0 END WHERE tenant_id = $1 AND webhook_id = $2
@@ -336,10 +346,11 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Switches a webhook off that nobody listens at any more. Somebody has to switch it on again.
+    /// Disables a webhook that does not accept deliveries any more, and pushes an event about it. A
+    /// user has to enable the webhook again.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn disable_webhook(&mut self, id: WebhookId, reason: &'static str, now: Timestamp) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE webhooks SET enabled = false, stopped = $3, generation = generation + 1 WHERE tenant_id = $1 AND webhook_id = $2 AND enabled",
@@ -356,10 +367,10 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Has an event sent once more, whatever became of it.
+    /// Requeues a delivery in any state, with a new count of attempts.
     ///
     /// # Errors
-    /// There is none of that event to that webhook.
+    /// Returns [`StoreError::NotFound`] when the webhook has no delivery of this event.
     pub async fn requeue_delivery(&mut self, id: WebhookId, seq: i64) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE deliveries SET state = 'pending', attempts = 0, due_at = now() WHERE tenant_id = $1 AND webhook_id = $2 AND seq = $3",

@@ -1,4 +1,4 @@
-//! Clusters that are being deregistered.
+//! Stores the progress of clusters that are being deregistered.
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
@@ -8,11 +8,12 @@ use model::operation::OperationState;
 use crate::{StoreError, Tx, require_one_row};
 
 impl Tx<'_> {
-    /// Gives a cluster to the operation that deregisters it. No mesh takes it from then on, and it is not looked after. An
-    /// earlier deregistration that is under way is superseded.
+    /// Assigns a cluster to the operation that deregisters it. From then on no mesh can take the
+    /// cluster, and cluster checks stop. A deregistration that is already under way is superseded.
     ///
     /// # Errors
-    /// A mesh uses it (`memberships_cluster_fk`), or there is no such cluster.
+    /// Returns [`StoreError::Conflict`] with `memberships_cluster_fk` when a mesh uses the cluster,
+    /// and [`StoreError::NotFound`] when this tenant has no such cluster.
     pub async fn begin_deregistration(
         &mut self,
         id: ClusterId,
@@ -48,10 +49,11 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Commits to the removal of our account, before the first call that removes anything.
+    /// Records that the removal of our service account may begin. The caller commits this before
+    /// the first call that removes anything.
     ///
     /// # Errors
-    /// There is no such cluster.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such cluster.
     pub async fn record_removal_intent(&mut self, id: ClusterId, now: Timestamp) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE clusters SET removal_began_at = coalesce(removal_began_at, $3) WHERE tenant_id = $1 AND cluster_id = $2",
@@ -64,10 +66,11 @@ impl Tx<'_> {
         require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })
     }
 
-    /// Keeps that the cluster has accepted the removal of our account.
+    /// Records that the cluster has accepted the removal of our service account.
     ///
     /// # Errors
-    /// There is no such cluster, or the removal was not begun (`clusters_removal_check`).
+    /// Returns [`StoreError::NotFound`] when this tenant has no such cluster, and
+    /// [`StoreError::Conflict`] with `clusters_removal_check` when the removal was not begun.
     pub async fn record_removal_accepted(&mut self, id: ClusterId, now: Timestamp) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE clusters SET removal_accepted_at = coalesce(removal_accepted_at, $3) WHERE tenant_id = $1 AND cluster_id = $2",
@@ -80,7 +83,7 @@ impl Tx<'_> {
         require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })
     }
 
-    /// Takes a cluster back from the operation that was to deregister it and has ended; it is looked after again.
+    /// Takes a cluster back from a deregistration that has ended, and resumes its cluster checks.
     pub(crate) async fn revert_deregistration(&mut self, operation: OperationId) -> Result<(), StoreError> {
         let kept = sqlx::query_scalar!(
             "UPDATE clusters SET leaving = NULL WHERE tenant_id = $1 AND leaving = $2 RETURNING cluster_id",

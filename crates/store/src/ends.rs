@@ -1,8 +1,8 @@
-//! What the end of a lone operation means for its mesh or its cluster.
+//! Applies the end of an operation without an upgrade to its mesh or its cluster.
 //!
-//! Both follow in the statement's own transaction, for every way in which an operation can end, so that no mesh stays
-//! `creating` or `deleting`, no cluster stays `registering`, no slot stays taken and no submitted kubeconfig stays here after
-//! the operation that it belonged to.
+//! This happens in the transaction that ends the operation, for every way in which it can end. So
+//! no mesh stays `creating` or `deleting`, no cluster stays `registering`, no mesh lock stays
+//! taken, and no submitted kubeconfig stays stored after its operation.
 
 use jiff::Timestamp;
 use model::ids::{ClusterId, MeshId, OperationId};
@@ -11,15 +11,16 @@ use model::operation::{OperationKind, OperationState, Problem};
 use crate::meshes::MeshState;
 use crate::{StoreError, Tx};
 
-/// What helps a mesh that is not whole.
+/// Hint of the problem of a mesh that may lack parts, because its creation or deletion was
+/// cancelled.
 const INCOMPLETE_MESH_HINT: &str = "Build it with `meshwright mesh retry`, or remove what is there with `meshwright mesh delete`.";
 
-/// The hint of a registration that was cancelled.
+/// Hint of the problem of a registration that was cancelled.
 const CANCELLED_REGISTRATION_HINT: &str = "Forget the cluster with `meshwright cluster delete`, then register it again if you want it.";
 
 impl Tx<'_> {
-    /// Moves the mesh of a lone operation to the state that the operation's end leads to, and frees the slot that the
-    /// operation held.
+    /// Moves the mesh of an operation without an upgrade to the state that the operation's end
+    /// leads to, and frees the mesh lock that the operation held.
     pub(crate) async fn apply_end_to_mesh(
         &mut self,
         operation: OperationId,
@@ -37,8 +38,9 @@ impl Tx<'_> {
         self.free_mesh_lock(mesh, &operation.to_string()).await
     }
 
-    /// Brings the cluster of an ended operation to what follows from the end: a deregistration gives it back, and a
-    /// registration or renewal that did not succeed leaves neither a held identity nor a submitted kubeconfig.
+    /// Applies the end of an operation to its cluster. A deregistration gives the cluster back. A
+    /// registration or renewal that did not succeed deletes the submitted kubeconfig, and a cluster
+    /// that was never ready gives up its identity.
     pub(crate) async fn apply_end_to_cluster(
         &mut self,
         operation: OperationId,
@@ -58,7 +60,7 @@ impl Tx<'_> {
             _ => return Ok(()),
         };
         match self.record_credential_failure(cluster, &problem, now).await {
-            // The cluster was deleted meanwhile, or a deregistration has ended with it.
+            // The cluster was deleted meanwhile, or a deregistration has removed it.
             Err(StoreError::NotFound { .. }) => Ok(()),
             refused => refused,
         }
@@ -93,7 +95,8 @@ impl Tx<'_> {
         Ok(Some(MeshState::Failed(problem)))
     }
 
-    /// Whether any step of an operation was committed to: from then on a cluster may hold its effect.
+    /// Returns true when a step of the operation has recorded its start. From then on a cluster may
+    /// hold the step's effect.
     async fn any_step_started(&mut self, operation: OperationId) -> Result<bool, StoreError> {
         let found = sqlx::query_scalar!(
             r#"SELECT EXISTS (SELECT FROM item_facts WHERE tenant_id = $1 AND operation_id = $2 AND fact ->> 'fact' = 'started') AS "any!""#,

@@ -1,8 +1,9 @@
-//! Envelope encryption: each tenant's secrets under a data key of its own, which is stored wrapped by a key that this
-//! database never sees.
+//! Implements envelope encryption: the secrets of each tenant are sealed with a data key of its
+//! own, which is stored wrapped by a master key that is never in this database.
 //!
-//! A sealed value is `1 · key version · nonce · ciphertext`. What it belongs to is associated data: a value that is copied
-//! to another tenant, table or row does not open there.
+//! A sealed value is `1 · key version · nonce · ciphertext`. The tenant, table and row that it
+//! belongs to are its associated data, so a value that is copied to another tenant, table or row
+//! does not open there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -17,20 +18,21 @@ use crate::{Store, StoreError, Tx, Sealer};
 
 pub use crate::master::{SymmetricKey, KeyWrapper, MasterKeys, WrapError};
 
-/// A data key as it is stored.
+/// A wrapped data key, as it is stored.
 #[derive(Debug, Clone)]
 pub struct WrappedKey {
     pub(crate) bytes: Vec<u8>,
     pub(crate) wrapper_name: String,
 }
 
-/// How long opened data keys are kept: an erased or rotated tenant is noticed by every process within this time.
+/// Time that unwrapped data keys are cached: 1 minute. Every process notices the erasure or
+/// rotation of a tenant's keys within this time.
 const KEY_CACHE_TTL: Duration = Duration::from_mins(1);
-/// The only form there is.
+/// Format version of sealed values; there is only one.
 const FORMAT_VERSION: u8 = 1;
 const HEADER_LEN: usize = 1 + 4;
 
-/// The opened data keys of a tenant.
+/// The unwrapped data keys of a tenant, by version.
 #[derive(Default)]
 pub(crate) struct TenantKeys(pub(crate) BTreeMap<i32, SymmetricKey>);
 
@@ -40,7 +42,7 @@ impl std::fmt::Debug for TenantKeys {
     }
 }
 
-/// A tenant's opened keys, until the database is looked into again.
+/// A tenant's unwrapped keys, with the time until which the cache may serve them.
 #[derive(Debug, Clone)]
 pub(crate) struct CachedTenantKeys {
     fresh_until: Instant,
@@ -57,7 +59,7 @@ impl CachedTenantKeys {
     }
 }
 
-/// Opened data keys by tenant.
+/// Unwrapped data keys by tenant, shared by all clones of a sealer.
 pub(crate) type KeyCache = Arc<Mutex<HashMap<TenantId, CachedTenantKeys>>>;
 
 pub(crate) fn wrap_context(tenant: TenantId, version: i32) -> String {
@@ -84,7 +86,7 @@ impl TenantKeys {
     }
 }
 
-/// With which version of its tenant's key a value is sealed.
+/// Reads from a sealed value which version of its tenant's key it was sealed with.
 fn sealed_key_version(sealed: &[u8]) -> Result<i32, StoreError> {
     match sealed.split_first_chunk::<HEADER_LEN>() {
         Some(([FORMAT_VERSION, version @ ..], _)) => Ok(i32::from_be_bytes(*version)),
@@ -93,18 +95,21 @@ fn sealed_key_version(sealed: &[u8]) -> Result<i32, StoreError> {
 }
 
 impl Tx<'_> {
-    /// Seals a text for one place of this tenant, such as `clusters.kubeconfig/cluster_01…`.
+    /// Seals a value of this tenant for one column and row, such as
+    /// `clusters.kubeconfig/cluster_01…`.
     ///
     /// # Errors
-    /// [`StoreError::Erased`].
+    /// Returns [`StoreError::KeysErased`] when the tenant has no keys any more.
     pub(crate) fn seal(&self, associated_data: &str, text: &[u8]) -> Result<Vec<u8>, StoreError> {
         self.keys.seal(self.tenant, associated_data, text)
     }
 
-    /// Opens what was sealed for the same place.
+    /// Opens a value that was sealed with the same associated data.
     ///
     /// # Errors
-    /// [`StoreError::Erased`]; [`StoreError::Sealed`]: another place, or damaged.
+    /// Returns [`StoreError::KeysErased`] when the tenant has no keys any more, and
+    /// [`StoreError::UnsealFailed`] when the value is damaged or was sealed for another column or
+    /// row.
     pub(crate) async fn open(&mut self, associated_data: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
         let version = sealed_key_version(sealed)?;
         if !self.keys.has_version(version) {
@@ -113,8 +118,9 @@ impl Tx<'_> {
         self.keys.open(self.tenant, associated_data, sealed)
     }
 
-    /// Another process has rotated the key since this one looked. It is the only time that a transaction waits for a key
-    /// service, and that answers or fails long before the database gives the transaction up.
+    /// Loads a key version that another process has added since this transaction began. This is the
+    /// only time that a transaction waits for a key service. The key service answers or times out
+    /// long before the database ends the idle transaction.
     async fn load_tenant_key(&mut self, version: i32) -> Result<(), StoreError> {
         let wrapped = sqlx::query_scalar!(
             "SELECT wrapped FROM tenant_keys WHERE tenant_id = $1 AND version = $2",
@@ -163,7 +169,8 @@ impl Tx<'_> {
 }
 
 impl Store {
-    /// The opened keys of a tenant; none of an unknown or erased one. No transaction is open while a key service is asked.
+    /// Returns the unwrapped keys of a tenant; there are none for an unknown or erased tenant. No
+    /// transaction is open while this calls a key service.
     pub(crate) async fn tenant_keys(&self, tenant: TenantId) -> Result<Arc<TenantKeys>, StoreError> {
         let cache = self.sealer.key_cache();
         let known = cache.lock().expect("no holder panics").get(&tenant).cloned();
@@ -178,7 +185,8 @@ impl Store {
             keys.insert(version, self.sealer.key_wrapper().unwrap_key(&wrapped, &wrap_context(tenant, version)).await?);
         }
         let keys = Arc::new(TenantKeys(keys));
-        // Who asks for tenants that do not exist fills no memory.
+        // Tenants without keys are not cached, so that requests for unknown tenants cannot fill the
+        // memory.
         let mut cache = cache.lock().expect("no holder panics");
         if keys.0.is_empty() {
             cache.remove(&tenant);
@@ -190,10 +198,11 @@ impl Store {
 }
 
 impl Sealer {
-    /// A first key for a tenant that will be made. No transaction is open while a key service is asked.
+    /// Generates and wraps the first key of a tenant that is about to be created. No transaction is
+    /// open while this calls a key service.
     ///
     /// # Errors
-    /// The key service failed.
+    /// Returns [`StoreError::KeyService`] when the key service does not answer or refuses.
     pub async fn generate_wrapped_key(&self, tenant: TenantId) -> Result<WrappedKey, StoreError> {
         self.wrap_tenant_key(tenant, 1, &random_key()).await
     }

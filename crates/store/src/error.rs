@@ -1,94 +1,101 @@
-//! What can go wrong with the database, by what the caller does about it.
+//! Defines the errors of the store, one for each way in which the caller reacts.
 
-/// Each variant says what to do.
+/// An error of the store. The doc of each variant names the HTTP status that it becomes, or what
+/// the caller does.
+///
+/// Any method that runs a statement can return [`Self::Database`] or
+/// [`Self::SerializationConflict`].
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// 404: there is no such row for this tenant.
+    /// 404: this tenant has no such row.
     #[error("{what} does not exist")]
     NotFound {
-        /// What was looked for.
+        /// Kind of the row that was looked for.
         what: &'static str,
     },
-    /// 409: a named constraint stands in the way.
+    /// 409: a named database constraint forbids the change.
     #[error("the constraint {constraint} stands in the way")]
     Conflict {
-        /// Its name.
+        /// Name of the database constraint.
         constraint: String,
     },
-    /// 409: somebody else changes the mesh.
+    /// 409: another upgrade or operation is changing the mesh.
     #[error("the mesh is being changed by {holder}")]
     MeshLocked {
-        /// Who.
+        /// Identifier of the upgrade or operation that holds the mesh lock.
         holder: String,
     },
-    /// 409: the tenant has as much of something as it may have.
+    /// 409: the tenant has reached a quota.
     #[error("the tenant may have {limit} {} at most", of.as_str())]
     QuotaExceeded {
-        /// Of what.
+        /// Kind of thing that the quota limits.
         of: model::quota::QuotaResource,
-        /// How much.
+        /// Number of things that the tenant may have.
         limit: u32,
     },
-    /// 409: the tenant would be left without an owner.
+    /// 409: the change would leave the tenant without an owner.
     #[error("the tenant would be left without an owner")]
     LastOwner,
-    /// 409: a copy of the request is being worked on.
+    /// 409: another request with the same idempotency key is being worked on.
     #[error("the same request is being worked on")]
     RequestInFlight,
-    /// 412: the row has moved on since the caller looked.
+    /// 412: the row has changed since the caller read it.
     #[error("the row has moved on")]
     StaleVersion,
-    /// 409: the verb does not fit the state.
+    /// 409: the verb is not allowed in the upgrade's state.
     #[error(transparent)]
     Transition(#[from] model::upgrade::InvalidTransition),
-    /// Stop: another worker has taken over.
+    /// Stop working on the operation: another worker has taken it over.
     #[error("the lease is over")]
     Fenced,
-    /// A row does not fit the domain: a bug or a damaged database.
+    /// 500: a row does not fit the domain. This is a bug or a damaged database.
     #[error("{table}.{column} of {row} does not fit the domain")]
     Corrupt {
-        /// Table.
+        /// Table of the row.
         table: &'static str,
-        /// Column.
+        /// Column of the row.
         column: &'static str,
-        /// The row's key.
+        /// Key of the row that does not fit.
         row: String,
     },
-    /// A sealed value did not open: wrong key or damaged.
+    /// 500: a sealed value did not open, because the key is wrong or the value is damaged.
     #[error("a sealed value does not open")]
     UnsealFailed,
-    /// Nothing that was sealed for the tenant will ever open again, and nothing can be sealed for it.
+    /// 409: the tenant's keys were erased. No value that was sealed for it opens again, and none
+    /// can be sealed for it.
     #[error("the tenant's keys were erased")]
     KeysErased,
-    /// Try again, or look at the key service: a tenant's key could not be wrapped or unwrapped.
+    /// Try again, or look at the key service: it could not wrap or unwrap a tenant's key.
     #[error("a tenant's key is out of reach")]
     KeyService(#[from] crate::envelope::WrapError),
-    /// `serve` and `work` refuse to start.
+    /// `serve` and `work` refuse to start with this database role.
     #[error("the database role {role} would see through row-level security; use mw_api or mw_worker")]
     UnsafeRole {
-        /// The role.
+        /// Name of the database role.
         role: String,
     },
     /// The schema could not be brought up to date.
     #[error("a migration failed")]
     Migration(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Do the whole transaction again: another one was in its way, and nothing was changed. Where transactions are
-    /// serializable, any of them may end so.
+    /// Retry the whole transaction: it conflicted with another one and was rolled back. Any
+    /// serializable transaction can end like this.
     #[error("another transaction was in the way")]
     SerializationConflict,
-    /// A text holds the character NUL, which Postgres keeps nowhere. Fields refuse it by their own rules; this is what is
-    /// left.
+    /// 400: a text contains the character NUL, which Postgres cannot store. Most fields refuse it
+    /// by their own rules; this error covers the others.
     #[error("a text holds a character that cannot be kept")]
     UnstorableText,
-    /// Try again: the database does not answer or refused for the moment.
+    /// Try again: the database does not answer, or cannot run the statement now.
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
 }
 
-/// `serialization_failure` and `deadlock_detected`.
+/// SQLSTATE codes of a conflict between transactions: `serialization_failure` and
+/// `deadlock_detected`.
 const SERIALIZATION_CONFLICT_SQLSTATES: [&str; 2] = ["40001", "40P01"];
 
-/// `character_not_in_repertoire` of a text, and `untranslatable_character` of a text in JSON.
+/// SQLSTATE codes of text that Postgres cannot store: `character_not_in_repertoire` for text
+/// columns, and `untranslatable_character` for JSON.
 const UNSTORABLE_TEXT_SQLSTATES: [&str; 2] = ["22021", "22P05"];
 
 impl From<sqlx::Error> for StoreError {
@@ -109,7 +116,7 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// Reads a stored value, or says which row does not fit.
+/// Unwraps a decoded column, and names table, column and row when the stored value does not fit.
 pub(crate) fn decode_column<T, E>(
     value: Result<T, E>,
     table: &'static str,
@@ -119,7 +126,7 @@ pub(crate) fn decode_column<T, E>(
     value.map_err(|_| StoreError::Corrupt { table, column, row: row.to_string() })
 }
 
-/// A value of ours as JSON for a column.
+/// Serializes a value of ours as JSON for a column.
 pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> serde_json::Value {
     serde_json::to_value(value).expect("our own types have string keys and no failing serializers")
 }

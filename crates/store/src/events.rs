@@ -1,4 +1,4 @@
-//! What happened, in commit order.
+//! Stores events in commit order.
 
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
@@ -8,65 +8,70 @@ use model::ids::{MeshId, OperationId, UpgradeId};
 use crate::error::decode_column;
 use crate::{AccessFilter, StoreError, Tx};
 
-/// How long events are kept at least; what lasts is in the audit log.
+/// Time that events are kept at least: 30 days. The audit log holds what has to last longer.
 pub const EVENT_RETENTION: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// Old events go with every so many new ones, this many at most, so that no transaction has much to do.
+/// One in this many events starts a purge of expired events. A purge is limited, so that no
+/// transaction takes long.
 const EVENTS_PER_PURGE: i64 = 100;
+/// Number of events that one purge deletes at most.
 const MAX_EVENTS_PER_PURGE: i64 = 1000;
 
-/// An event before it has its number.
+/// An event that has no number yet.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
-    /// When.
+    /// Time of the event.
     pub at: Timestamp,
-    /// What kind, for example `upgrade.state`.
+    /// Kind of the event, for example `upgrade.state`.
     pub kind: &'static str,
-    /// About which mesh.
+    /// Mesh that the event is about, if any.
     pub mesh: Option<MeshId>,
-    /// About which upgrade.
+    /// Upgrade that the event is about, if any.
     pub upgrade: Option<UpgradeId>,
-    /// About which operation.
+    /// Operation that the event is about, if any.
     pub operation: Option<OperationId>,
-    /// The rest.
+    /// Further fields of the event, which depend on its kind.
     pub body: serde_json::Value,
 }
 
 /// An event as readers see it.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// Its place in the tenant's order, without gaps.
+    /// Number of the event within the tenant, without gaps.
     pub seq: i64,
-    /// When.
+    /// Time of the event.
     pub at: Timestamp,
-    /// What kind.
+    /// Kind of the event, for example `upgrade.state`.
     pub kind: String,
-    /// About which mesh.
+    /// Mesh that the event is about, if any.
     pub mesh: Option<MeshId>,
-    /// About which upgrade.
+    /// Upgrade that the event is about, if any.
     pub upgrade: Option<UpgradeId>,
-    /// About which operation.
+    /// Operation that the event is about, if any.
     pub operation: Option<OperationId>,
-    /// The rest.
+    /// Further fields of the event, which depend on its kind.
     pub body: serde_json::Value,
 }
 
-/// How a reader's last number stands to the log.
+/// Relation of a reader's cursor to the event log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CursorStatus {
-    /// Every event after it is there, or will be.
+    /// All events after the cursor are stored or are still to come.
     Retained,
-    /// Events after it are gone: it is older than the oldest that is kept.
+    /// Some events after the cursor have been purged, because the cursor is older than the oldest
+    /// stored event.
     Expired,
-    /// No event has had this number: the reader has seen a log that a restore has taken away.
+    /// No event has the cursor's number yet: the reader has seen a log that was lost when a backup
+    /// was restored.
     Ahead {
-        /// Number of the last event that there is.
+        /// Number of the last stored event.
         last: i64,
     },
 }
 
 impl Tx<'_> {
-    /// Numbers and writes what was buffered. The head's row lock orders committing transactions of one tenant, so a reader
-    /// that has seen number n has seen all before it.
+    /// Numbers and writes the buffered events and audit entries. The row lock on the tenant's head
+    /// puts the committing transactions of one tenant in order, so a reader that has seen event n
+    /// has seen all events before it.
     pub(crate) async fn flush_events_and_audit(&mut self) -> Result<(), StoreError> {
         let (events, entries) = (std::mem::take(&mut self.events), std::mem::take(&mut self.audit_entries));
         if events.is_empty() && entries.is_empty() {
@@ -123,7 +128,8 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Takes away the oldest events, those from before a time, and what is kept as long as they are.
+    /// Deletes the oldest events from before a time, with their deliveries and the authorities of
+    /// meshes that were deleted before it.
     async fn purge_expired_events(&mut self, before: Timestamp) -> Result<(), StoreError> {
         sqlx::query!(
             "DELETE FROM events WHERE tenant_id = $1 AND at < $2
@@ -143,10 +149,11 @@ impl Tx<'_> {
         self.purge_deleted_mesh_authorities(before).await
     }
 
-    /// How a reader's last number stands to the log. After 0 comes the oldest event that is kept.
+    /// Checks how a reader's cursor relates to the event log. Reading after 0 starts with the
+    /// oldest stored event.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn check_cursor(&mut self, seq: i64) -> Result<CursorStatus, StoreError> {
         if seq <= 0 {
             return Ok(CursorStatus::Retained);
@@ -165,10 +172,10 @@ impl Tx<'_> {
         })
     }
 
-    /// The events within reach after a number, oldest first, at most `limit` of them.
+    /// Lists the events after a number that the caller may see, oldest first, at most `limit`.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn list_events_after(
         &mut self,
         access: &AccessFilter,

@@ -1,26 +1,27 @@
-//! Operations that ended before their goal, whose last writes may still be on their way to a cluster.
+//! Tracks operations that ended before their goal and whose last writes may still reach a cluster.
 
 use model::ids::{MeshId, OperationId};
 
 use crate::{Claim, PlannedStep, Store, StoreError, Tx, retry_on_conflict};
 
-/// An ended operation that no later one has fenced yet.
+/// An ended operation that no later operation has fenced yet.
 #[derive(Debug, Clone)]
 pub struct UnfencedOperation {
-    /// The operation.
+    /// Identifier of the operation.
     pub operation: OperationId,
-    /// Its steps that were started and not done.
+    /// Steps of the operation that were started and not done.
     pub open_steps: Vec<PlannedStep>,
-    /// True while the lease of its last worker is alive: it may write parts of a target and create absent ones, which no
-    /// version fences.
+    /// True while the lease of its last worker lasts. Until then that worker may still write single
+    /// fields of a target and create absent objects; no object version fences such writes.
     pub writer_alive: bool,
 }
 
 impl Tx<'_> {
-    /// The earlier operations of a mesh that nothing has fenced yet, oldest first.
+    /// Lists the operations of a mesh, except one, that no later operation has fenced yet, oldest
+    /// first.
     ///
     /// # Errors
-    /// As for [`Tx::items`].
+    /// Returns the errors of [`Tx::list_steps`], except [`StoreError::Corrupt`].
     pub async fn list_unfenced_operations(&mut self, mesh: MeshId, except: OperationId) -> Result<Vec<UnfencedOperation>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT operation_id, coalesce(writer_until > now(), false) AS "writing!" FROM operations
@@ -35,7 +36,8 @@ impl Tx<'_> {
         for row in rows {
             let operation = OperationId(row.operation_id);
             let mut open = match self.list_steps(operation).await {
-                // Steps that cannot be read cannot be fenced, and must not keep the mesh from every other operation.
+                // Steps that cannot be read cannot be fenced. They must not block every later
+                // operation of the mesh.
                 Err(StoreError::Corrupt { .. }) => Vec::new(),
                 items => items?,
             };
@@ -45,10 +47,10 @@ impl Tx<'_> {
         Ok(found)
     }
 
-    /// Notes that no cluster accepts a write of these operations any more.
+    /// Records that no cluster accepts a write of these operations any more.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn mark_fenced(&mut self, operations: &[OperationId]) -> Result<(), StoreError> {
         let ids: Vec<uuid::Uuid> = operations.iter().map(|id| id.0).collect();
         sqlx::query!(
@@ -64,10 +66,11 @@ impl Tx<'_> {
 }
 
 impl Store {
-    /// Notes that a worker whose operation was ended from outside has stopped: its last call was answered or given up.
+    /// Records that a worker whose operation was ended from outside has stopped: its last call was
+    /// answered or has timed out.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn record_worker_stopped(&self, claim: &Claim) -> Result<(), StoreError> {
         let note = || async {
             let mut tx = self.begin(claim.tenant).await?;

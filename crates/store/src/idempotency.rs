@@ -1,5 +1,6 @@
-//! `Idempotency-Key`: the stored answer of an earlier, equal request. The row is taken before the work and answered with
-//! it, in one transaction: of any number of copies exactly one does the work.
+//! Implements `Idempotency-Key`: stores the response of a request, and returns it for an equal
+//! later request. The row is reserved before the work and receives the response in the same
+//! transaction, so of any number of copies exactly one does the work.
 
 use std::borrow::Cow;
 
@@ -9,49 +10,50 @@ use jiff_sqlx::ToSqlx;
 use crate::error::decode_column;
 use crate::{StoreError, Tx, require_one_row};
 
-/// How long an answer is kept.
+/// Time that a response is stored: 24 hours.
 const RESPONSE_RETENTION: SignedDuration = SignedDuration::from_hours(24);
-/// How long a copy waits for the first one to end before it is told to come back. Longer would only fill the pool.
+/// Time that a copy waits for the first request to end before it is told to retry. A longer wait
+/// would only use up the connection pool.
 const LOCK_TIMEOUT: &str = "100ms";
-/// Postgres: a lock was not to be had in that time.
+/// SQLSTATE code with which Postgres reports that `lock_timeout` has passed.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
-/// Old rows that one request clears away at most.
+/// Number of expired rows that one request deletes at most.
 const MAX_EXPIRED_REQUESTS_PER_PURGE: i64 = 100;
 
-/// What makes two requests copies of each other.
+/// The properties that make two requests copies of each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestKey {
-    /// Who sent it.
+    /// Authenticated caller that sent the request.
     pub principal: String,
-    /// Method and path.
+    /// HTTP method and path of the request.
     pub route: String,
-    /// The header's value.
+    /// Value of the `Idempotency-Key` header.
     pub key: String,
-    /// Digest of the body; the same key with another body is a mistake.
+    /// SHA-256 of the request body. The same key with another body is a mistake of the client.
     pub body_hash: [u8; 32],
 }
 
-/// An answer worth repeating.
+/// A response that is stored for copies of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredResponse {
-    /// HTTP status.
+    /// HTTP status code of the response.
     pub status: u16,
-    /// The `Location` header.
+    /// Value of the `Location` header, if any.
     pub location: Option<String>,
-    /// The `ETag` header.
+    /// Value of the `ETag` header, if any.
     pub etag: Option<String>,
-    /// The body.
+    /// Body of the response; it is sealed in the database.
     pub body: Vec<u8>,
 }
 
-/// What an earlier request with the same key left.
+/// Result of the lookup of an idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdempotencyLookup {
-    /// Nothing: this one does the work.
+    /// No request had this key, or its response has expired: this request does the work.
     FirstRequest,
-    /// The same request: its answer.
+    /// The same request was answered before, with this response.
     Replay(StoredResponse),
-    /// Another request under the same key.
+    /// Another request was sent with the same key.
     KeyReused,
 }
 
@@ -62,10 +64,10 @@ impl RequestKey {
 }
 
 impl Tx<'_> {
-    /// Takes the row of a request, or finds what was answered before.
+    /// Reserves the row of a request, or finds the response of an earlier copy.
     ///
     /// # Errors
-    /// [`StoreError::InFlight`]: a copy is being worked on right now.
+    /// Returns [`StoreError::RequestInFlight`] when a copy of the request is being worked on now.
     pub async fn reserve_idempotency_key(&mut self, request: &RequestKey, now: Timestamp) -> Result<IdempotencyLookup, StoreError> {
         self.set_lock_timeout(LOCK_TIMEOUT).await?;
         let oldest = now - RESPONSE_RETENTION;
@@ -134,10 +136,11 @@ impl Tx<'_> {
         }))
     }
 
-    /// Keeps the answer in the row that was taken.
+    /// Stores the response in the row that [`Tx::reserve_idempotency_key`] reserved.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::NotFound`] when no row was reserved, and [`StoreError::KeysErased`]
+    /// when the tenant has no keys any more.
     pub async fn store_response(&mut self, request: &RequestKey, answer: &StoredResponse) -> Result<(), StoreError> {
         let sealed = self.seal(&request.associated_data(), &answer.body)?;
         let kept = sqlx::query!(

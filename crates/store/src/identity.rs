@@ -1,4 +1,5 @@
-//! Identity providers that a tenant trusts, and what those who come from them may do.
+//! Stores the identity providers that a tenant trusts, and the roles of the people and programs
+//! that they authenticate.
 
 use std::collections::BTreeMap;
 
@@ -10,31 +11,32 @@ use model::ids::{BindingId, ProviderId};
 use crate::error::{decode_column, to_json};
 use crate::{Page, StoreError, Tx, require_one_row};
 
-/// An issuer of tokens.
+/// An OpenID Connect provider whose tokens the tenant accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provider {
-    /// Its id.
+    /// Identifier of the identity provider.
     pub id: ProviderId,
-    /// Its name, unique within the tenant.
+    /// Name of the provider, unique within the tenant.
     pub name: String,
-    /// What its tokens say in `iss`; also where its discovery document is.
+    /// Issuer URL: the value of `iss` in its tokens, below which its discovery document is served.
     pub issuer: String,
-    /// The signature algorithms that it uses; no other is looked at.
+    /// Signature algorithms that the provider uses. A token with any other algorithm is refused
+    /// before its signature is checked.
     pub algorithms: Vec<String>,
-    /// The claim that lists groups.
+    /// Claim that lists the groups of the subject.
     pub groups_claim: String,
-    /// Claims that every token must have with these values.
+    /// Claims that every token must have, each with exactly this value.
     pub required_claims: BTreeMap<String, String>,
-    /// When it was added.
+    /// Time when the provider was added.
     pub created_at: Timestamp,
 }
 
-/// Whom a binding is for.
+/// The subject of a role binding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
-    /// One person or program, by `sub`.
+    /// One person or program, by the claim `sub`.
     User(String),
-    /// Everybody with a group.
+    /// Every subject that is in this group.
     Group(String),
 }
 
@@ -47,18 +49,18 @@ impl Subject {
     }
 }
 
-/// A grant to somebody who comes from a provider.
+/// A role that is granted to a subject or group of an identity provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
-    /// Its id.
+    /// Identifier of the role binding.
     pub id: BindingId,
-    /// From where they come.
+    /// Identity provider that authenticates the subject.
     pub provider: ProviderId,
-    /// Who.
+    /// Person, program or group that receives the role.
     pub subject: Subject,
-    /// What they may do with what.
+    /// Role and the scope that it holds for.
     pub grant: Grant,
-    /// When it was made.
+    /// Time when the binding was created.
     pub created_at: Timestamp,
 }
 
@@ -96,10 +98,11 @@ fn decode_grant(role: &str, scope: &str, id: BindingId) -> Result<Grant, StoreEr
 }
 
 impl Tx<'_> {
-    /// Trusts an issuer.
+    /// Adds an identity provider that this tenant trusts.
     ///
     /// # Errors
-    /// Its name (`identity_providers_name_unique`) or its issuer (`identity_providers_issuer_unique`) is taken.
+    /// Returns [`StoreError::Conflict`] with `identity_providers_name_unique` or
+    /// `identity_providers_issuer_unique` when the name or the issuer is taken.
     pub async fn create_identity_provider(&mut self, new: &Provider) -> Result<(), StoreError> {
         sqlx::query!(
             "INSERT INTO identity_providers (tenant_id, provider_id, name, issuer, algorithms, groups_claim, required_claims, created_at)
@@ -118,10 +121,11 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Providers of this tenant, oldest first.
+    /// Lists the identity providers of this tenant, oldest first.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a row does not fit.
     pub async fn list_identity_providers(&mut self, page: Page) -> Result<Vec<Provider>, StoreError> {
         let rows = sqlx::query_as!(
             ProviderRow,
@@ -134,10 +138,10 @@ impl Tx<'_> {
         rows.fetch_all(&mut *self.inner).await?.into_iter().map(ProviderRow::into_provider).collect()
     }
 
-    /// One provider.
+    /// Reads one identity provider.
     ///
     /// # Errors
-    /// There is none of that id in this tenant.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such provider.
     pub async fn get_identity_provider(&mut self, id: ProviderId) -> Result<Provider, StoreError> {
         let row = sqlx::query_as!(
             ProviderRow,
@@ -150,10 +154,11 @@ impl Tx<'_> {
         row.fetch_optional(&mut *self.inner).await?.ok_or(missing)?.into_provider()
     }
 
-    /// The provider of an issuer, if this tenant trusts it.
+    /// Finds the identity provider with this issuer, if the tenant trusts it.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when the row does not fit.
     pub async fn find_provider_by_issuer(&mut self, issuer: &str) -> Result<Option<Provider>, StoreError> {
         let row = sqlx::query_as!(
             ProviderRow,
@@ -165,10 +170,10 @@ impl Tx<'_> {
         row.fetch_optional(&mut *self.inner).await?.map(ProviderRow::into_provider).transpose()
     }
 
-    /// Trusts an issuer no longer; what its people were granted goes with it.
+    /// Deletes an identity provider together with its role bindings.
     ///
     /// # Errors
-    /// There is no such provider.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such provider.
     pub async fn delete_identity_provider(&mut self, id: ProviderId) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "DELETE FROM identity_providers WHERE tenant_id = $1 AND provider_id = $2",
@@ -180,10 +185,11 @@ impl Tx<'_> {
         require_one_row(done.rows_affected(), StoreError::NotFound { what: "identity provider" })
     }
 
-    /// Grants something.
+    /// Adds a role binding.
     ///
     /// # Errors
-    /// The same was granted before (`role_bindings_unique`), or there is no such provider (`role_bindings_provider_fk`).
+    /// Returns [`StoreError::Conflict`] with `role_bindings_unique` when the same binding exists,
+    /// or with `role_bindings_provider_fk` when there is no such provider.
     pub async fn create_role_binding(&mut self, new: &Binding) -> Result<(), StoreError> {
         let (kind, subject) = new.subject.kind_and_name();
         sqlx::query!(
@@ -203,10 +209,11 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Bindings of this tenant, oldest first; one of them, where an id is given.
+    /// Lists the role bindings of this tenant, oldest first; with `only`, just that one.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a row does not fit.
     pub async fn list_role_bindings(&mut self, only: Option<BindingId>, page: Page) -> Result<Vec<Binding>, StoreError> {
         let rows = sqlx::query!(
             "SELECT binding_id, provider_id, subject_kind, subject, role, scope, created_at FROM role_bindings
@@ -233,10 +240,10 @@ impl Tx<'_> {
         read.collect()
     }
 
-    /// Takes a grant back.
+    /// Deletes a role binding.
     ///
     /// # Errors
-    /// There is no such binding.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such role binding.
     pub async fn delete_role_binding(&mut self, id: BindingId) -> Result<(), StoreError> {
         let done =
             sqlx::query!("DELETE FROM role_bindings WHERE tenant_id = $1 AND binding_id = $2", self.tenant.0, id.0)
@@ -245,10 +252,11 @@ impl Tx<'_> {
         require_one_row(done.rows_affected(), StoreError::NotFound { what: "role binding" })
     }
 
-    /// What somebody who comes from a provider was granted, by themselves or by a group.
+    /// Lists the grants of a subject of an identity provider: its own and those of its groups.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a row does not fit.
     pub async fn list_grants(
         &mut self,
         provider: ProviderId,

@@ -1,4 +1,4 @@
-//! API keys: what is stored of them, and their written form.
+//! Stores API keys, and defines the text form of an API key.
 
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
@@ -8,74 +8,76 @@ use model::ids::{KeyId, TenantId};
 use crate::error::decode_column;
 use crate::{Page, StoreError, TenantState, Tx, Sealer, require_one_row};
 
-/// How exactly the last use is known.
+/// Time between two updates of a key's last use: 60 seconds. A key in constant use is not written
+/// with every request.
 const LAST_USED_UPDATE_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 
-/// A key to be made.
+/// An API key to be created.
 #[derive(Debug, Clone)]
 pub struct NewApiKey {
-    /// Its id.
+    /// Identifier of the API key.
     pub id: KeyId,
-    /// Its name, unique within the tenant.
+    /// Name of the key, unique among the tenant's keys that are not revoked.
     pub name: String,
-    /// What it may do.
+    /// Role that the key has.
     pub role: Role,
-    /// With what; none means the whole tenant.
+    /// Meshes and clusters that the role holds for; empty means the whole tenant.
     pub scopes: Vec<Scope>,
-    /// Digest of its secret.
+    /// HMAC-SHA256 of the key's secret; see [`ApiKeyToken::secret_digest`].
     pub digest: Vec<u8>,
-    /// When it ends, if ever.
+    /// Time when the key expires; `None` means never.
     pub expires_at: Option<Timestamp>,
 }
 
-/// A key as the service knows it.
+/// An API key as the service knows it.
 #[derive(Debug, Clone)]
 pub struct ApiKey {
-    /// Its id.
+    /// Identifier of the API key.
     pub id: KeyId,
-    /// Its name.
+    /// Name of the key, unique among the tenant's keys that are not revoked.
     pub name: String,
-    /// What it may do.
+    /// Role that the key has.
     pub role: Role,
-    /// With what; none means the whole tenant.
+    /// Meshes and clusters that the role holds for; empty means the whole tenant.
     pub scopes: Vec<Scope>,
     digest: Vec<u8>,
     former: Option<(Vec<u8>, Timestamp)>,
-    /// When it was made.
+    /// Time when the key was created.
     pub created_at: Timestamp,
-    /// When it ends, if ever.
+    /// Time when the key expires; `None` means never.
     pub expires_at: Option<Timestamp>,
-    /// When it was revoked.
+    /// Time when the key was revoked, if it was.
     pub revoked_at: Option<Timestamp>,
-    /// When it was last used, to the minute.
+    /// Time of the last use, accurate to one minute; `None` before the first use.
     pub last_used_at: Option<Timestamp>,
 }
 
 impl ApiKey {
-    /// Whether a key with this secret gets in now.
+    /// Returns true when the key is active and the token has its secret, or its previous secret
+    /// while that is still accepted.
     pub fn accepts_token(&self, text: &ApiKeyToken, sealer: &Sealer, now: Timestamp) -> bool {
         let former = self.former.as_ref().filter(|(_, until)| *until > now);
         self.is_active(now)
             && (text.matches_digest(sealer, &self.digest) || former.is_some_and(|(digest, _)| text.matches_digest(sealer, digest)))
     }
 
-    /// Whether it was neither revoked nor has ended.
+    /// Returns true when the key is neither revoked nor expired.
     pub fn is_active(&self, now: Timestamp) -> bool {
         self.revoked_at.is_none() && self.expires_at.is_none_or(|end| end > now)
     }
 
-    /// What it may do with what.
+    /// Returns the grants of the key: its role, once for each scope.
     pub fn grants(&self) -> Vec<Grant> {
         let grant = |scope: &Scope| Grant { role: self.role, scope: *scope };
         if self.scopes.is_empty() { vec![grant(&Scope::Tenant)] } else { self.scopes.iter().map(grant).collect() }
     }
 
-    /// Until when the secret before the last rotation is accepted.
+    /// Returns the time until which the secret from before the last rotation is accepted.
     pub fn former_until(&self) -> Option<Timestamp> {
         self.former.as_ref().map(|(_, until)| *until)
     }
 
-    /// The last use that is on record is too long ago to be let stand.
+    /// Returns true when the recorded last use is old enough to be updated.
     pub fn needs_last_used_update(&self, now: Timestamp) -> bool {
         self.last_used_at.is_none_or(|last| now.duration_since(last) >= LAST_USED_UPDATE_INTERVAL)
     }
@@ -116,10 +118,10 @@ impl ApiKeyRow {
 }
 
 impl Tx<'_> {
-    /// Makes a key.
+    /// Adds an API key.
     ///
     /// # Errors
-    /// The name is taken (`api_keys_name_unique`).
+    /// Returns [`StoreError::Conflict`] with `api_keys_name_unique` when the name is taken.
     pub async fn create_api_key(&mut self, key: &NewApiKey, now: Timestamp) -> Result<(), StoreError> {
         let scopes: Vec<String> = key.scopes.iter().map(ToString::to_string).collect();
         sqlx::query!(
@@ -139,10 +141,10 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// A key of this tenant.
+    /// Reads one API key.
     ///
     /// # Errors
-    /// There is none.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such key.
     pub async fn get_api_key(&mut self, id: KeyId) -> Result<ApiKey, StoreError> {
         let row = sqlx::query_as!(
             ApiKeyRow,
@@ -154,10 +156,10 @@ impl Tx<'_> {
         row.fetch_optional(&mut *self.inner).await?.ok_or(StoreError::NotFound { what: "API key" })?.into_api_key()
     }
 
-    /// A key of this tenant with the tenant's state, in one round trip.
+    /// Reads one API key and the state of its tenant in one round trip.
     ///
     /// # Errors
-    /// There is none.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such key.
     pub async fn get_api_key_with_tenant_state(&mut self, id: KeyId) -> Result<(ApiKey, TenantState), StoreError> {
         let row = sqlx::query!(
             "SELECT key_id, k.name, role, scopes, secret_hmac, former_hmac, former_until, k.created_at, expires_at, revoked_at, last_used_at,
@@ -186,10 +188,11 @@ impl Tx<'_> {
         Ok((key.into_api_key()?, state))
     }
 
-    /// Keys of this tenant, oldest first; revoked ones only where they are asked for.
+    /// Lists the API keys of this tenant, oldest first; revoked ones only when `revoked` is true.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a row does not fit.
     pub async fn list_api_keys(&mut self, revoked: bool, page: Page) -> Result<Vec<ApiKey>, StoreError> {
         let rows = sqlx::query_as!(
             ApiKeyRow,
@@ -204,11 +207,12 @@ impl Tx<'_> {
         rows.fetch_all(&mut *self.inner).await?.into_iter().map(ApiKeyRow::into_api_key).collect()
     }
 
-    /// Ends a key at once, its former secret too. Revocations of one tenant take turns until they commit, so that two owners
-    /// who revoke each other do not both succeed.
+    /// Revokes a key at once, together with its previous secret. The tenant stays locked until the
+    /// transaction ends, so that two owners who revoke each other's keys cannot both succeed.
     ///
     /// # Errors
-    /// There is no such key, or [`StoreError::LastOwner`].
+    /// Returns [`StoreError::NotFound`] when this tenant has no such key, and
+    /// [`StoreError::LastOwner`] when no other key would let an owner in.
     pub async fn revoke_api_key(&mut self, id: KeyId, now: Timestamp) -> Result<(), StoreError> {
         self.lock_tenant().await?;
         self.require_remaining_owner(id, now).await?;
@@ -223,11 +227,13 @@ impl Tx<'_> {
         require_one_row(done.rows_affected(), StoreError::NotFound { what: "API key" })
     }
 
-    /// Refuses to go on without a key unless another one lets an owner in for good.
+    /// Refuses to go on without a key unless another key lets an owner in permanently.
     ///
-    /// Every path that takes the role of an owner away asks here, after [`Tx::take_turns`]. Keys that end do not count, however
-    /// late: the tenant would be locked out when they do, without a request that could be refused. Nor do role bindings:
-    /// whether anyone has the subject or the group is up to the identity provider, which may be gone tomorrow.
+    /// Every code path that takes away the role of an owner calls this after [`Tx::lock_tenant`].
+    /// Keys with an expiry time do not count, however late it is: the tenant would be locked out at
+    /// that time, without a request that could be refused. Role bindings do not count either: the
+    /// identity provider decides whether anyone has the subject or the group, and it may be gone
+    /// tomorrow.
     async fn require_remaining_owner(&mut self, without: KeyId, now: Timestamp) -> Result<(), StoreError> {
         let keys = self.list_api_keys(false, Page::ALL).await?;
         let owns = |key: &ApiKey| key.role == Role::Owner && key.scopes.is_empty() && key.is_active(now);
@@ -236,10 +242,10 @@ impl Tx<'_> {
         if leaves && !stays { Err(StoreError::LastOwner) } else { Ok(()) }
     }
 
-    /// Gives a key another secret; the one that it has is accepted until then.
+    /// Gives a key a new secret. The present secret is accepted until `former_until`.
     ///
     /// # Errors
-    /// There is no such key, or it was revoked.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such key or the key was revoked.
     pub async fn rotate_api_key(&mut self, id: KeyId, digest: &[u8], former_until: Timestamp) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE api_keys SET former_hmac = secret_hmac, former_until = $4, secret_hmac = $3
@@ -254,10 +260,10 @@ impl Tx<'_> {
         require_one_row(done.rows_affected(), StoreError::NotFound { what: "API key" })
     }
 
-    /// Records that a key is in use.
+    /// Records the use of a key.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn record_api_key_use(&mut self, id: KeyId, now: Timestamp) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE api_keys SET last_used_at = greatest(last_used_at, $3) WHERE tenant_id = $1 AND key_id = $2",
@@ -271,13 +277,13 @@ impl Tx<'_> {
     }
 }
 
-/// The written form of a key: `mwk_<tenant>_<key>_<secret><checksum>`. The checksum lets scanners tell a real key from a
-/// random text without asking anybody.
+/// The text form of an API key: `mwk_<tenant>_<key>_<secret><checksum>`. The checksum lets secret
+/// scanners tell a real key from random text without asking the service.
 #[derive(Clone)]
 pub struct ApiKeyToken {
-    /// Whose key.
+    /// Tenant that the key belongs to.
     pub tenant: TenantId,
-    /// Which.
+    /// Identifier of the API key.
     pub key: KeyId,
     secret: String,
 }
@@ -288,9 +294,9 @@ impl std::fmt::Debug for ApiKeyToken {
     }
 }
 
-/// Hexadecimal digits of a secret: 256 bits.
+/// Number of hexadecimal digits of a secret: 64, which are 256 bits.
 const SECRET_HEX_LEN: usize = 64;
-/// Hexadecimal digits of the checksum.
+/// Number of hexadecimal digits of the checksum.
 const CHECKSUM_HEX_LEN: usize = 8;
 
 fn checksum(text: &str) -> String {
@@ -298,10 +304,10 @@ fn checksum(text: &str) -> String {
 }
 
 impl ApiKeyToken {
-    /// A key with a fresh secret.
+    /// Creates a token with a random secret.
     ///
     /// # Panics
-    /// When the system has no randomness.
+    /// Panics when the system has no randomness.
     pub fn generate(tenant: TenantId, key: KeyId) -> Self {
         Self { tenant, key, secret: crate::random_hex() }
     }
@@ -311,13 +317,13 @@ impl ApiKeyToken {
         format!("mwk_{}_{}_{}", bare(self.tenant.to_string()), bare(self.key.to_string()), self.secret)
     }
 
-    /// The text that its owner keeps. Secret.
+    /// Returns the text that the owner of the key keeps. It is a secret.
     pub fn reveal(&self) -> String {
         let body = self.without_checksum();
         format!("{body}{}", checksum(&body))
     }
 
-    /// Reads a key; `None` for anything else.
+    /// Parses an API key; returns `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.strip_prefix("mwk_")?.split('_');
         let (tenant, key, rest) = (parts.next()?, parts.next()?, parts.next()?);
@@ -331,12 +337,12 @@ impl ApiKeyToken {
         (checksum(&read.without_checksum()) == sum).then_some(read)
     }
 
-    /// What is stored of it.
+    /// Computes the digest that is stored instead of the secret.
     pub fn secret_digest(&self, sealer: &crate::Sealer) -> Vec<u8> {
         sealer.digest_secret(self.secret.as_bytes())
     }
 
-    /// Whether it is the key that a digest was stored of.
+    /// Returns true when a stored digest was computed from this token's secret.
     pub fn matches_digest(&self, sealer: &crate::Sealer, digest: &[u8]) -> bool {
         sealer.verify_secret(self.secret.as_bytes(), digest)
     }

@@ -1,22 +1,22 @@
-//! Labels of meshes and clusters.
+//! Stores the labels of meshes and clusters.
 
 use model::label::{Labels, LabelSelector};
 use uuid::Uuid;
 
 use crate::{StoreError, Tx};
 
-/// What a list is narrowed to.
+/// Conditions that the entries of a list must meet.
 #[derive(Debug, Clone, Default)]
 pub struct ListFilter {
-    /// Of this name.
+    /// Only entries with this name; `None` means any name.
     pub name: Option<String>,
-    /// With and without these labels.
+    /// Labels that an entry must have and must not have.
     pub labels: LabelSelector,
-    /// Deleted ones too.
+    /// Whether deleted entries are listed too.
     pub include_deleted: bool,
 }
 
-/// Conditions as the columns that queries take.
+/// The conditions of a label selector, as the arrays that queries take.
 pub(crate) struct SelectorColumns {
     pub(crate) with: (Vec<String>, Vec<Option<String>>),
     pub(crate) without: (Vec<String>, Vec<Option<String>>),
@@ -30,7 +30,7 @@ impl From<&LabelSelector> for SelectorColumns {
 }
 
 impl Tx<'_> {
-    /// Gives a thing these labels and no others.
+    /// Replaces all labels of a mesh or cluster.
     pub(crate) async fn set_labels(&mut self, object: Uuid, labels: &Labels) -> Result<(), StoreError> {
         let (keys, values): (Vec<String>, Vec<String>) = labels.clone().into_iter().unzip();
         sqlx::query!(

@@ -1,4 +1,5 @@
-//! Objects that stay in clusters after we have left them, and the reason of a caller who insisted on leaving.
+//! Records objects that stay in clusters after a deletion or deregistration, and the reason of a
+//! caller who forced it.
 
 use model::Clock;
 use model::ids::{MeshId, OperationId};
@@ -9,28 +10,30 @@ use serde_json::{Value, json};
 
 use crate::{ClusterState, MeshState, Operation, StoreError, Tx};
 
-/// The arguments of an operation that may, with a reason, leave a cluster behind that does not answer.
+/// Builds the arguments of an operation. With a reason, the operation is forced: it may leave
+/// behind a cluster that does not answer.
 pub fn force_arguments(reason: Option<&str>) -> Value {
     reason.map_or(Value::Null, |reason| json!({ "force": true, "reason": reason }))
 }
 
 impl Operation {
-    /// Whether a cluster that does not answer may be left behind.
+    /// Returns true when the operation may leave behind a cluster that does not answer.
     pub fn is_forced(&self) -> bool {
         self.arguments["force"] == true
     }
 
-    /// Why it was forced, in the caller's words.
+    /// Returns the reason for forcing the operation, in the caller's words.
     pub fn force_reason(&self) -> Option<&str> {
         self.arguments["reason"].as_str()
     }
 }
 
 impl Tx<'_> {
-    /// Keeps what stays in clusters once an operation is over. They are shown from then on, before it has ended.
+    /// Records the objects that stay in clusters after an operation. They are shown at once, before
+    /// the operation has ended.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn record_leftovers(&mut self, id: OperationId, leftovers: &[Leftover]) -> Result<(), StoreError> {
         if leftovers.is_empty() {
             return Ok(());
@@ -46,7 +49,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Shows the leftovers of its deletion on a deleted mesh.
+    /// Copies the leftovers of a deletion to the deleted mesh.
     pub(crate) async fn copy_leftovers_to_mesh(&mut self, mesh: MeshId, deletion: OperationId) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE meshes SET leftovers = (SELECT leftovers FROM operations WHERE tenant_id = $1 AND operation_id = $3)
@@ -60,12 +63,13 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Lets a forced deletion take the place of what is under way on a mesh: of another deletion, as if that had been
-    /// cancelled, and of an upgrade that is paused while a member does not answer, which is abandoned. Anything else keeps the
-    /// mesh, and the deletion is refused when it asks for it.
+    /// Lets a forced deletion preempt the current holder of the mesh lock. Another deletion is
+    /// superseded as if it had been cancelled. An upgrade that is paused while a member does not
+    /// answer is abandoned. Any other holder keeps the lock, and the deletion is refused when it
+    /// tries to take it.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn preempt_for_deletion(&mut self, mesh: MeshId, actor: &str, clock: &dyn Clock) -> Result<(), StoreError> {
         let Some(holder) = self.mesh_lock_holder(mesh).await? else { return Ok(()) };
         if let Ok(operation) = holder.parse() {
@@ -77,7 +81,7 @@ impl Tx<'_> {
         }
         match self.apply_verb(upgrade, (Verb::Abandon, actor), None, Value::Null, clock).await {
             Ok(_) => self.set_mesh_state(mesh, &MeshState::Failed(upgrade_abandoned_problem()), clock.now()).await,
-            // It goes on by itself, or can end by itself.
+            // The upgrade is not paused: it continues by itself, or can end in another way.
             Err(StoreError::Transition(_)) => Ok(()),
             Err(error) => Err(error),
         }
@@ -107,7 +111,8 @@ impl Tx<'_> {
     }
 }
 
-/// What is wrong with a mesh whose deletion does not come to its end after its upgrade was abandoned for it.
+/// Builds the problem of a mesh whose upgrade was abandoned for its deletion, shown while that
+/// deletion has not succeeded.
 fn upgrade_abandoned_problem() -> Problem {
     let message = "An upgrade was abandoned half-way, so that the mesh could be deleted: both revisions may be there.";
     Problem::new("upgrade_abandoned", message, "Remove what is there with `meshwright mesh delete`.")

@@ -1,7 +1,8 @@
-//! Postgres: the only crate that names sqlx.
+//! Stores everything in Postgres; this is the only crate that uses sqlx.
 //!
-//! Every query of a tenant's rows takes its tenant from a [`Tx`], which also sets it for row-level security: two walls,
-//! each sufficient alone. Events are buffered and get their numbers in the last statement of the transaction.
+//! Two independent walls separate tenants, and each is sufficient alone: every query of a tenant's
+//! rows takes the tenant from a [`Tx`], and the `Tx` also sets the tenant for row-level security.
+//! Events are buffered and get their numbers in the last statement of the transaction.
 
 use std::marker::PhantomData;
 use std::str::FromStr;
@@ -73,11 +74,12 @@ pub use upgrades::{NewUpgrade, Upgrade};
 pub use vault::{Sealer, sha256_hex, random_key as random_key, hmac_sha256, random_hex, sha256};
 pub use webhooks::{NewWebhook, Webhook};
 
-/// A connection pool under one database role, and the key that seals secrets.
+/// A connection pool under one database role, with the sealer of secrets.
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: PgPool,
-    /// For renewals of leases alone: they wait for no transaction of ours.
+    /// Connections that only renew leases, so that renewals never wait for other transactions of
+    /// this process.
     lease_pool: PgPool,
     sealer: Sealer,
     connection_quota: Option<ConnectionQuota>,
@@ -92,64 +94,67 @@ pub struct Tx<'a> {
     audit_entries: Vec<Entry>,
     store: Store,
     keys: Arc<TenantKeys>,
-    /// Given back when this ends.
+    /// Permit from the connection quota, returned when the transaction is dropped.
     _connection_permit: Option<ConnectionPermit>,
-    /// What the task that has it is going to do.
+    /// Mode of the transaction: read or write.
     mode: TxMode,
-    /// The session that this transaction belongs to, which cannot begin another one meanwhile.
+    /// Session that this transaction belongs to. The borrow keeps it from beginning another
+    /// transaction meanwhile.
     _session: PhantomData<&'a mut Session>,
 }
 
-/// Which part of a list: what comes after a key, in the list's own order.
+/// One page of a list: the rows after a key, in the list's own order.
 #[derive(Debug, Clone, Copy)]
 pub struct Page {
-    /// The last key of the page before.
+    /// Last key of the previous page; `None` for the first page.
     pub after: Option<uuid::Uuid>,
-    /// How many rows.
+    /// Number of rows at most.
     pub limit: i64,
 }
 
-/// Which things a list shows; none means every one of them.
+/// The things that a caller may see in lists; `None` in a field means all of them.
 #[derive(Debug, Clone, Default)]
 pub struct AccessFilter {
-    /// Meshes, with what belongs to them.
+    /// Identifiers of visible meshes, with everything that belongs to them.
     pub meshes: Option<Vec<uuid::Uuid>>,
-    /// Clusters, with what belongs to them.
+    /// Identifiers of visible clusters, with everything that belongs to them.
     pub clusters: Option<Vec<uuid::Uuid>>,
 }
 
 impl AccessFilter {
-    /// Everything.
+    /// Access to all meshes and clusters of the tenant.
     pub const ALL: Self = Self { meshes: None, clusters: None };
 }
 
 impl Page {
-    /// Everything at once, where there cannot be much.
+    /// The whole list in one page, for lists that are always short.
     pub const ALL: Self = Self { after: None, limit: i64::MAX };
 }
 
-/// What makes the database roles, where they are missing. For a superuser.
+/// SQL that creates the missing database roles. Only a superuser can run it.
 pub const CREATE_ROLES_SQL: &str = include_str!("roles.sql");
 
-/// How many connections one process keeps; two cores serve no more at once.
+/// Number of connections that one process keeps. Two cores do not serve more at once.
 const MAX_POOL_CONNECTIONS: u32 = 10;
 
-/// How long a transaction waits for a connection before its caller is told to come back.
+/// Time that a transaction waits for a connection before its caller is told to retry.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A connection that was idle for longer is asked whether it still answers before it is used: the database may have been
-/// restarted meanwhile. One that was in use just now is not, because the question costs a round trip.
+/// Idle time after which a connection is pinged before it is used, because the database may have
+/// been restarted. A connection in constant use is not pinged, because the ping costs a round trip.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
-/// How many connections renew leases: a database that takes two seconds serves 32 claims within eight.
+/// Number of connections that renew leases. With a database that takes two seconds per renewal, 32
+/// claims are renewed within eight seconds.
 const MAX_LEASE_CONNECTIONS: u32 = 8;
 
-/// A machine that stands still inside a transaction would hold its rows, and nobody could take its operation over. No
-/// transaction of ours waits for anything but the database, so a third of the shortest sensible lease is plenty. An address
-/// may set its own.
+/// Postgres setting that ends a transaction in which a stalled machine would hold its row locks, so
+/// that other workers could not take over its operation. Our transactions wait for nothing but the
+/// database, so a third of the shortest sensible lease is enough. The database URL may set its own
+/// value.
 const IDLE_IN_TRANSACTION: &str = "idle_in_transaction_session_timeout";
 
-/// Connections that are asked whether they still answer only after they were idle.
+/// Builds the options of a pool that pings only connections that have been idle.
 fn pool_options(connections: u32) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
@@ -166,10 +171,10 @@ fn pool_options(connections: u32) -> PgPoolOptions {
 }
 
 impl Store {
-    /// Connects.
+    /// Connects to the database.
     ///
     /// # Errors
-    /// The address is malformed or the database does not answer.
+    /// Returns [`StoreError::Database`] when the URL is malformed or the database does not answer.
     pub async fn connect(url: &str, sealer: Sealer) -> Result<Self, StoreError> {
         let mut options = PgConnectOptions::from_str(url)?;
         if !url.contains(IDLE_IN_TRANSACTION) {
@@ -180,22 +185,25 @@ impl Store {
         Ok(Self { pool, lease_pool: renewals, sealer, connection_quota: None })
     }
 
-    /// The same connections, of which no tenant has more than a quarter at once, and changes no more than there are processors.
-    /// For a process whose tasks hold a [`Session`] each: a task that had two transactions of one tenant would wait for itself.
+    /// Returns the same store with a connection quota: no tenant uses more than a quarter of the
+    /// connections at once, and write transactions use no more connections than there are
+    /// processors (at least 2, at most half of the connections). Each async task of the process
+    /// must hold a [`Session`]: a task with two transactions of one tenant would wait for itself.
     #[must_use]
     pub fn with_connection_quota(self) -> Self {
         let connections = MAX_POOL_CONNECTIONS as usize;
-        // A change is work for a processor, here or in the database: more at once than there are processors end no sooner, and
-        // keep those who look waiting.
+        // A write keeps a processor busy, here or in the database. More writes at once than there
+        // are processors do not end sooner, and they delay reads.
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let changes = processors.clamp(2, connections / 2);
         Self { connection_quota: Some(ConnectionQuota::new(connections / 4, changes)), ..self }
     }
 
-    /// Refuses a role that would see through row-level security: a superuser, one with BYPASSRLS, or a table's owner.
+    /// Refuses a database role that bypasses row-level security: a superuser, a role with
+    /// BYPASSRLS, or the owner of a table.
     ///
     /// # Errors
-    /// [`StoreError::UnsafeRole`] names the role.
+    /// Returns [`StoreError::UnsafeRole`], which names the role.
     pub async fn require_rls_enforced_role(&self) -> Result<(), StoreError> {
         let row = sqlx::query!(
             r#"SELECT current_user::text AS "role!", (rolsuper OR rolbypassrls
@@ -207,48 +215,54 @@ impl Store {
         if row.unbounded { Err(StoreError::UnsafeRole { role: row.role }) } else { Ok(()) }
     }
 
-    /// Brings the schema up to date. Only the role that owns the tables can.
+    /// Brings the schema up to date. Only the role that owns the tables can do this.
     ///
     /// # Errors
-    /// A migration failed, or a landed one was changed.
+    /// Returns [`StoreError::Migration`] when a migration failed, or when one that was applied
+    /// before has changed since.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         sqlx::migrate!("../../migrations").run(&self.pool).await.map_err(|error| StoreError::Migration(Box::new(error)))
     }
 
-    /// Makes the database roles, where they are missing. Needs a superuser; `dev` and the tests use it.
+    /// Creates the missing database roles. This needs a superuser; `dev` and the tests use it.
     ///
     /// # Errors
-    /// The database refused.
+    /// Returns [`StoreError::Database`] when the database refuses.
     pub async fn create_roles(&self) -> Result<(), StoreError> {
         sqlx::raw_sql(CREATE_ROLES_SQL).execute(&self.pool).await?;
         Ok(())
     }
 
-    /// Makes a database owned by `mw_owner`, where it is missing. Needs a superuser; `dev` uses it.
+    /// Creates a database owned by `mw_owner`, unless it exists. This needs a superuser; `dev` uses
+    /// it.
     ///
     /// # Errors
-    /// The database refused.
+    /// Returns [`StoreError::Database`] when the database refuses.
     pub async fn create_database(&self, name: &'static str) -> Result<(), StoreError> {
         let known =
             sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1) AS "known!""#, name);
         if !known.fetch_one(&self.pool).await? {
-            // A name of ours, not a user's: there is no parameter for names.
+            // The name is a constant of ours and no user input. SQL has no parameters for names of
+            // databases.
             let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name} OWNER mw_owner"));
             sqlx::query(create).execute(&self.pool).await?;
         }
         Ok(())
     }
 
-    /// The right of one task to have one transaction at a time on behalf of a tenant. Nothing is begun yet.
+    /// Creates a session, which lets one async task have one transaction at a time on behalf of a
+    /// tenant. This does not begin a transaction yet.
     pub fn session(&self, tenant: TenantId, mode: TxMode) -> Session {
         Session::new(self.clone(), tenant, mode)
     }
 
-    /// Begins a transaction on behalf of a tenant. For programs and tests that do one thing after the other; a server's tasks
-    /// hold a [`Session`], beside whose transaction nothing else can be asked of the store.
+    /// Begins a write transaction on behalf of a tenant. This is for programs and tests that do one
+    /// thing after the other. The async tasks of a server hold a [`Session`] instead, which allows
+    /// no second transaction beside the first one.
     ///
     /// # Errors
-    /// The database or the key service does not answer.
+    /// Returns [`StoreError::Database`] or [`StoreError::KeyService`] when the database or the key
+    /// service does not answer.
     pub async fn begin(&self, tenant: TenantId) -> Result<Tx<'static>, StoreError> {
         self.begin_with_mode(tenant, TxMode::Write).await
     }
@@ -259,7 +273,8 @@ impl Store {
         Ok(Tx { _connection_permit: turn, mode, ..self.begin_with_keys(tenant, keys).await? })
     }
 
-    /// A turn is waited for without a connection: those who wait keep no other tenant from one.
+    /// Waits for a permit of the connection quota. The caller holds no connection while it waits,
+    /// so it keeps none from other tenants.
     async fn acquire_connection_permit(&self, tenant: TenantId, mode: TxMode) -> Option<ConnectionPermit> {
         match &self.connection_quota {
             Some(turns) => Some(turns.acquire_permit(tenant, mode).await),
@@ -271,15 +286,16 @@ impl Store {
         self.begin_with_plan_cache_mode(tenant, keys, "auto").await
     }
 
-    /// A transaction whose statements are planned in this way: `auto` looks at their values, `force_generic_plan` plans each of
-    /// them once for a connection.
+    /// Begins a transaction with this value of `plan_cache_mode`: `auto` may plan a statement for
+    /// its parameters, and `force_generic_plan` plans each statement once per connection.
     pub(crate) async fn begin_with_plan_cache_mode(
         &self,
         tenant: TenantId,
         keys: Arc<TenantKeys>,
         planning: &'static str,
     ) -> Result<Tx<'static>, StoreError> {
-        // One round trip for all of it. A UUID's text has digits and dashes only.
+        // One round trip sets everything. The text of a UUID has only hexadecimal digits and
+        // dashes, so it is safe in SQL text.
         let begin = format!(
             "BEGIN; SELECT set_config('mw.tenant', '{}', true), set_config('plan_cache_mode', '{planning}', true)",
             tenant.0
@@ -289,17 +305,17 @@ impl Store {
         Ok(Tx { inner, tenant, events, audit_entries: entries, store, keys, _connection_permit: None, mode: TxMode::Write, _session: PhantomData })
     }
 
-    /// The key that seals secrets.
+    /// Returns the sealer of secrets.
     pub fn sealer(&self) -> &Sealer {
         &self.sealer
     }
 
-    /// True when the database answers.
+    /// Returns true when the database answers.
     pub async fn is_healthy(&self) -> bool {
         sqlx::query!(r#"SELECT 1 AS "one!""#).fetch_one(&self.pool).await.is_ok()
     }
 
-    /// Closes every connection.
+    /// Closes all connections of both pools.
     pub async fn close(&self) {
         self.lease_pool.close().await;
         self.pool.close().await;
@@ -307,12 +323,12 @@ impl Store {
 }
 
 impl Tx<'_> {
-    /// On whose behalf.
+    /// Returns the tenant that this transaction acts for.
     pub fn tenant(&self) -> TenantId {
         self.tenant
     }
 
-    /// Buffers an event; it gets its number when the transaction commits.
+    /// Buffers an event. It gets its number when the transaction commits.
     pub fn push_event(&mut self, event: NewEvent) {
         self.events.push(event);
     }
@@ -320,17 +336,20 @@ impl Tx<'_> {
     /// Writes the buffered events and audit entries, and commits.
     ///
     /// # Errors
-    /// The database refused; nothing was changed.
+    /// Returns an error when the database refuses; nothing was changed then.
     pub async fn commit(mut self) -> Result<(), StoreError> {
         self.flush_events_and_audit().await?;
         self.inner.commit().await?;
         Ok(())
     }
 
-    /// Commits, and makes a claim's lease whole in the last statement. Answers an instant before that statement was sent.
+    /// Commits, and renews the lease of a claim in the last statement. Returns an instant from
+    /// before that statement was sent; the lease counted from it ends no later than the lease in
+    /// the database.
     ///
     /// # Errors
-    /// As [`Tx::commit`]; and [`StoreError::Fenced`] when another claim has the operation.
+    /// Returns the errors of [`Tx::commit`], and [`StoreError::Fenced`] when another claim has
+    /// taken over the operation.
     pub async fn commit_and_renew_lease(mut self, claim: &Claim) -> Result<Instant, StoreError> {
         self.flush_events_and_audit().await?;
         let since = Instant::now();
@@ -348,10 +367,10 @@ impl Tx<'_> {
     }
 }
 
-/// How often a statement of its own is sent again while others are in its way.
+/// Number of times that a single statement is retried after a serialization conflict.
 const MAX_CONFLICT_RETRIES: usize = 20;
 
-/// Does a small thing again while another transaction is in its way.
+/// Retries a short piece of work after each serialization conflict, up to a limit.
 pub(crate) async fn retry_on_conflict<T, F>(work: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
@@ -365,13 +384,14 @@ where
     work().await
 }
 
-/// The bounds of the ids that a query reads: of one, or of all. A condition on a range uses the index in a plan that is made
-/// once for every value; one that is left out where a parameter is NULL does not.
+/// Returns the range of identifiers that a query reads: a single identifier or all of them. A range
+/// condition uses the index also in a generic plan, while a condition that is skipped when its
+/// parameter is NULL does not.
 fn id_bounds(only: Option<uuid::Uuid>) -> (uuid::Uuid, uuid::Uuid) {
     only.map_or((uuid::Uuid::nil(), uuid::Uuid::max()), |id| (id, id))
 }
 
-/// One row that a write must have hit.
+/// Returns `missing` unless a write changed exactly one row.
 fn require_one_row(rows: u64, missing: StoreError) -> Result<(), StoreError> {
     if rows == 1 { Ok(()) } else { Err(missing) }
 }

@@ -1,4 +1,4 @@
-//! What wraps data keys: master keys from a file, or whatever else keeps one.
+//! Wraps tenant keys, with master keys from a file or with a key service.
 
 use async_trait::async_trait;
 use aws_lc_rs::hmac;
@@ -6,34 +6,37 @@ use model::audit::hex;
 
 use crate::vault::{open, seal, sha256};
 
-/// A data key, or a master key.
+/// A tenant key or a master key: 256 bits.
 pub type SymmetricKey = [u8; 32];
 
-/// Why a data key could not be wrapped or unwrapped.
+/// Reason why a tenant key could not be wrapped or unwrapped.
 #[derive(Debug, thiserror::Error)]
 pub enum WrapError {
     /// Try again: the key service does not answer.
     #[error("the key service does not answer")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// It answered that it will not: another key, another context, or no permission.
+    /// The key service refused: the key or the context is another one, or the permission is
+    /// missing.
     #[error("the key service refused")]
     Refused,
 }
 
-/// What keeps the master key: a file, or a service that never gives it away.
+/// The holder of the master key: a file, or a key service that never gives the key out.
 #[async_trait]
 pub trait KeyWrapper: Send + Sync + std::fmt::Debug {
-    /// What is stored beside a wrapped key, so that one sees what still has to be wrapped anew.
+    /// Returns the name that is stored with each wrapped key. It shows which keys still have to be
+    /// wrapped again.
     fn name(&self) -> String;
 
-    /// Wraps a data key for a context.
+    /// Wraps a tenant key and binds it to a context.
     async fn wrap_key(&self, key: &SymmetricKey, context: &str) -> Result<Vec<u8>, WrapError>;
 
-    /// Unwraps what was wrapped for the same context.
+    /// Unwraps a tenant key that was wrapped for the same context.
     async fn unwrap_key(&self, wrapped: &[u8], context: &str) -> Result<SymmetricKey, WrapError>;
 }
 
-/// Master keys from a file. The first one wraps; all of them unwrap, so that a new one can be put in front.
+/// Master keys from a file. The first key wraps and all of them unwrap, so that a new key can be
+/// put in front.
 #[derive(Clone)]
 pub struct MasterKeys(Vec<SymmetricKey>);
 
@@ -44,7 +47,7 @@ impl std::fmt::Debug for MasterKeys {
 }
 
 impl MasterKeys {
-    /// The first key wraps.
+    /// Creates the set: `first` wraps, and `former` keys only unwrap.
     pub fn new(first: SymmetricKey, former: Vec<SymmetricKey>) -> Self {
         Self(std::iter::once(first).chain(former).collect())
     }
@@ -66,7 +69,8 @@ impl KeyWrapper for MasterKeys {
     }
 }
 
-/// A master key for those who have none of their own: derived, so that it says nothing about what it comes from.
+/// Derives a master key for servers without a master key of their own. The derived key reveals
+/// nothing about the secret.
 pub(crate) fn derive_master_key(secret: &SymmetricKey) -> SymmetricKey {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"meshwright master key");
     tag.as_ref().try_into().expect("an HMAC-SHA256 has 32 bytes")

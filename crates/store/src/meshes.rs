@@ -1,4 +1,4 @@
-//! Meshes, their members, their one or two revisions, and who may change them.
+//! Stores meshes with their members and their one or two revisions.
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
@@ -15,55 +15,56 @@ use crate::error::{decode_column, to_json};
 use crate::labels::{SelectorColumns, ListFilter};
 use crate::{Page, AccessFilter, StoreError, Tx, id_bounds, require_one_row};
 
-/// A mesh to be made.
+/// A mesh to be created.
 #[derive(Debug, Clone)]
 pub struct NewMesh {
-    /// Its id.
+    /// Identifier of the mesh.
     pub id: MeshId,
-    /// Its name; also its namespace in every cluster.
+    /// Name of the mesh, unique within the tenant. Its namespace in every cluster begins with it.
     pub name: String,
-    /// Its edition.
+    /// Edition of the mesh: `standard`, `enterprise` or `ultimate`.
     pub edition: Edition,
-    /// Where its control planes run.
+    /// Hosting cluster that runs the control planes.
     pub hosting_cluster: HostingClusterId,
-    /// Its certificate authority.
+    /// Key and certificates of the mesh CA. They are a secret.
     pub authority: Vec<u8>,
-    /// The version that it starts on.
+    /// Version of the first revision.
     pub version: Version,
-    /// Its members; the first is the config cluster.
+    /// Member clusters; the first one is the config cluster.
     pub members: Vec<ClusterId>,
-    /// What its users call it.
+    /// Display name and labels that users set.
     pub metadata: UserMetadata,
-    /// Whether it can be deleted only after this was taken off.
+    /// Whether a deletion of the mesh is refused until this is switched off.
     pub deletion_protection: bool,
 }
 
-/// What users write on their things for themselves.
+/// Metadata that users set on their meshes and clusters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UserMetadata {
-    /// A name for people.
+    /// Display name for people; it may be empty.
     pub display_name: String,
-    /// Labels.
+    /// Labels of the mesh or cluster, by key.
     pub labels: Labels,
 }
 
-/// Where a mesh stands.
+/// State of a mesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MeshState {
-    /// Being brought up.
+    /// The mesh is being created.
     Creating,
-    /// In use.
+    /// The mesh is in use.
     Ready,
-    /// A creation or a deletion ended early, so parts of the mesh may be missing. Both can be asked for again.
+    /// A creation or a deletion ended early, so parts of the mesh may be missing. Both can be
+    /// requested again.
     Failed(Problem),
-    /// Being taken down.
+    /// The mesh is being deleted.
     Deleting,
-    /// Gone.
+    /// The mesh is gone; its row stays.
     Deleted,
 }
 
 impl MeshState {
-    /// The stored form.
+    /// Returns the stored form of the state.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Creating => "creating",
@@ -74,7 +75,8 @@ impl MeshState {
         }
     }
 
-    /// Reads the stored form; `None` when state and problem do not belong together.
+    /// Reads the stored form. Returns `None` for an unknown state, and for `failed` without a
+    /// problem.
     fn from_stored(state: &str, problem: Option<Problem>) -> Option<Self> {
         match (state, problem) {
             ("creating", _) => Some(Self::Creating),
@@ -87,64 +89,65 @@ impl MeshState {
     }
 }
 
-/// A control plane of a mesh.
+/// One control plane of a mesh under one revision name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revision {
-    /// Its immutable name.
+    /// Name of the revision, which never changes.
     pub name: RevisionName,
-    /// The version that it runs.
+    /// Version that the control plane runs.
     pub version: Version,
-    /// The values of istiod's switches that it runs with.
+    /// Values of istiod's switches that the control plane runs with.
     pub switches: Switches,
 }
 
 /// A member cluster of a mesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// The cluster.
+    /// Identifier of the cluster.
     pub cluster: ClusterId,
-    /// Its name.
+    /// Name of the cluster, unique within the tenant.
     pub name: String,
-    /// Kubernetes' version as the cluster says it.
+    /// Kubernetes version as the cluster reports it; `None` until the cluster has answered.
     pub kubernetes_version: Option<String>,
 }
 
 /// A mesh as the service knows it.
 #[derive(Debug, Clone)]
 pub struct Mesh {
-    /// Its id.
+    /// Identifier of the mesh.
     pub id: MeshId,
-    /// Its name.
+    /// Name of the mesh, unique among the tenant's meshes that are not deleted.
     pub name: String,
-    /// What its users call it.
+    /// Display name and labels that users set.
     pub metadata: UserMetadata,
-    /// Whether it can be deleted only after this was taken off.
+    /// Whether a deletion of the mesh is refused until this is switched off.
     pub deletion_protection: bool,
-    /// Rises with every change of what users may write.
+    /// Version of the user metadata: rises by one with every change of it.
     pub generation: i64,
-    /// Its edition.
+    /// Edition of the mesh: `standard`, `enterprise` or `ultimate`.
     pub edition: Edition,
-    /// Where it stands.
+    /// State of the mesh: `creating`, `ready`, `failed`, `deleting` or `deleted`.
     pub state: MeshState,
-    /// Where its control planes run.
+    /// Hosting cluster that runs the control planes.
     pub hosting_cluster: HostingClusterId,
-    /// What `stable` and `default` point to.
+    /// Revision that the tags `stable` and `default` point to.
     pub current: Revision,
-    /// The other one, during an upgrade.
+    /// Second revision during an upgrade; `None` otherwise.
     pub target: Option<Revision>,
-    /// Its members; the first is the config cluster.
+    /// Member clusters; the first one is the config cluster.
     pub members: Vec<Member>,
-    /// Who changes it right now.
+    /// Identifier of the upgrade or operation that holds the mesh lock; `None` when the mesh is
+    /// free.
     pub lock_holder: Option<String>,
-    /// When it was asked for.
+    /// Time when the creation was requested.
     pub created_at: Timestamp,
-    /// When it was deleted.
+    /// Time when the mesh was deleted, if it was.
     pub deleted_at: Option<Timestamp>,
-    /// Of a deleted mesh: what stays of it in clusters.
+    /// Objects of a deleted mesh that stay in clusters; empty for other meshes.
     pub leftovers: Vec<Leftover>,
 }
 
-/// A mesh as it is stored, with all that belongs to it: one round trip reads a list of them.
+/// A stored mesh with everything that belongs to it, so that one round trip reads a list of meshes.
 struct MeshRow {
     mesh_id: Uuid,
     name: String,
@@ -238,8 +241,9 @@ impl Tx<'_> {
     /// Adds a mesh in state `creating`.
     ///
     /// # Errors
-    /// The name is taken (`meshes_name_unique`), a cluster is in another mesh (`memberships_one_mesh`), or the version is
-    /// not in the catalogue (`revisions_release_fk`).
+    /// Returns [`StoreError::Conflict`] with `meshes_name_unique` when the name is taken, with
+    /// `memberships_one_mesh` when a cluster is in another mesh, or with `revisions_release_fk`
+    /// when the version is not in the catalogue.
     pub async fn create_mesh(&mut self, mesh: &NewMesh, now: Timestamp) -> Result<(), StoreError> {
         sqlx::query!(
             "INSERT INTO meshes (tenant_id, mesh_id, name, edition, state, hosting_cluster_id, authority, created_at, display_name, deletion_protection)
@@ -261,7 +265,7 @@ impl Tx<'_> {
         self.add_members(mesh.id, &mesh.members).await
     }
 
-    /// Makes clusters the members of a mesh, and has it observed.
+    /// Adds clusters as the members of a mesh, and schedules the first observation of the mesh.
     pub(crate) async fn add_members(&mut self, mesh: MeshId, members: &[ClusterId]) -> Result<(), StoreError> {
         for (position, cluster) in (0i32..).zip(members) {
             sqlx::query!(
@@ -280,18 +284,19 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Meshes within reach, oldest first.
+    /// Lists the meshes that the caller may see and that match the filter, oldest first.
     ///
     /// # Errors
-    /// The database failed, or a row does not fit.
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a row does not fit [`Mesh`].
     pub async fn list_meshes(&mut self, access: &AccessFilter, filter: &ListFilter, page: Page) -> Result<Vec<Mesh>, StoreError> {
         self.read_meshes(None, access, filter, page).await
     }
 
-    /// One mesh, deleted or not.
+    /// Reads one mesh, deleted or not.
     ///
     /// # Errors
-    /// There is none of that id in this tenant.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such mesh.
     pub async fn get_mesh(&mut self, id: MeshId) -> Result<Mesh, StoreError> {
         let filter = ListFilter { include_deleted: true, ..ListFilter::default() };
         let found = self.read_meshes(Some(id), &AccessFilter::ALL, &filter, Page::ALL).await?.pop();
@@ -352,10 +357,11 @@ impl Tx<'_> {
         rows.into_iter().map(MeshRow::into_mesh).collect()
     }
 
-    /// Moves a mesh to another state. A deleted one gives its members free.
+    /// Moves a mesh to another state. The state `deleted` also removes its members, so that other
+    /// meshes can take them.
     ///
     /// # Errors
-    /// There is no such mesh.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such mesh.
     pub async fn set_mesh_state(&mut self, id: MeshId, state: &MeshState, now: Timestamp) -> Result<(), StoreError> {
         let problem = if let MeshState::Failed(problem) = state { Some(to_json(problem)) } else { None };
         let done = sqlx::query!(
@@ -390,10 +396,11 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Changes what users write on a mesh, for somebody who looked at this generation of it.
+    /// Replaces the user metadata of a mesh, if its generation is still the one that the caller
+    /// saw.
     ///
     /// # Errors
-    /// It has moved on since.
+    /// Returns [`StoreError::StaleVersion`] when the generation has changed since.
     pub async fn update_mesh_metadata(
         &mut self,
         seen: &Mesh,
@@ -415,10 +422,11 @@ impl Tx<'_> {
         self.set_labels(seen.id.0, &metadata.labels).await
     }
 
-    /// The key and certificates of a mesh's authority, opened.
+    /// Reads and unseals the key and certificates of the mesh CA.
     ///
     /// # Errors
-    /// There is no such mesh, or they do not open.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such mesh, and
+    /// [`StoreError::UnsealFailed`] when they do not open.
     pub async fn mesh_authority(&mut self, id: MeshId) -> Result<Vec<u8>, StoreError> {
         let sealed = sqlx::query_scalar!(
             "SELECT authority FROM meshes WHERE tenant_id = $1 AND mesh_id = $2",
@@ -433,7 +441,8 @@ impl Tx<'_> {
 }
 
 impl Mesh {
-    /// The mesh's namespace in every cluster: its name, and enough of its id that two tenants' meshes never meet.
+    /// Returns the mesh's namespace in every cluster: its name, and enough of its identifier that
+    /// meshes of two tenants never share a namespace. It has at most 63 characters.
     pub fn namespace(&self) -> String {
         const ID_SUFFIX_LEN: usize = 8;
         const MAX_NAME_LEN: usize = 63 - 1 - ID_SUFFIX_LEN;

@@ -1,4 +1,4 @@
-//! Operations with their plans and facts.
+//! Stores operations with their plans and step events.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,88 +18,89 @@ use crate::{NewEvent, Page, AccessFilter, StoreError, Tx, id_bounds, require_one
 /// An operation to be queued.
 #[derive(Debug, Clone)]
 pub struct NewOperation {
-    /// Its id.
+    /// Identifier of the operation.
     pub id: OperationId,
-    /// What it does.
+    /// Kind of the operation, which decides its plan.
     pub kind: OperationKind,
-    /// In which mesh.
+    /// Mesh that the operation changes, if any.
     pub mesh: Option<MeshId>,
-    /// With which cluster.
+    /// Cluster that the operation works with, if it is about a single cluster.
     pub cluster: Option<ClusterId>,
-    /// As a stage of which upgrade.
+    /// Upgrade that the operation is a stage of, if any.
     pub upgrade: Option<UpgradeId>,
-    /// What else it needs to know.
+    /// Further arguments, which depend on the kind.
     pub arguments: Value,
-    /// How long it waits before it may begin, by the database's clock.
+    /// Delay before a worker may claim the operation, by the database's clock.
     pub due_in: Duration,
 }
 
-/// How many steps of an operation are done, and how many there are; without a plan there are none.
+/// Number of steps that are done, and number of all steps; both are 0 without a plan.
 pub type StepCounts = (i64, i64);
 
 /// An operation as the service knows it.
 #[derive(Debug, Clone)]
 pub struct Operation {
-    /// Its id.
+    /// Identifier of the operation.
     pub id: OperationId,
-    /// What it does.
+    /// Kind of the operation, which decides its plan.
     pub kind: OperationKind,
-    /// In which mesh.
+    /// Mesh that the operation changes, if any.
     pub mesh: Option<MeshId>,
-    /// With which cluster.
+    /// Cluster that the operation works with, if it is about a single cluster.
     pub cluster: Option<ClusterId>,
-    /// As a stage of which upgrade.
+    /// Upgrade that the operation is a stage of, if any.
     pub upgrade: Option<UpgradeId>,
-    /// What else it needs to know.
+    /// Further arguments, which depend on the kind.
     pub arguments: Value,
-    /// Where it stands.
+    /// State of the operation; see [`OperationState`].
     pub state: OperationState,
-    /// Its plan's waves; none until a worker has built the plan.
+    /// Waves of the plan; `None` until a worker has built the plan.
     pub waves: Option<Vec<WaveSummary>>,
-    /// What the worker last saw that it waits for.
+    /// Condition that the operation waits for, as the worker last saw it, in words for the user.
     pub waiting_for: Option<String>,
-    /// What people asked for and no worker has taken in yet, in order; until then `state` is older than the request.
+    /// Signals of people that no worker has processed yet, in order. Until one does, `state` does
+    /// not reflect them.
     pub pending_signals: Vec<Signal>,
-    /// Objects that stay in clusters once it is over.
+    /// Objects that stay in clusters after the operation.
     pub leftovers: Vec<Leftover>,
-    /// When it was asked for.
+    /// Time when the operation was requested.
     pub created_at: Timestamp,
-    /// When a worker first took it up.
+    /// Time when a worker first started the operation.
     pub started_at: Option<Timestamp>,
-    /// When it ended.
+    /// Time when the operation ended.
     pub ended_at: Option<Timestamp>,
 }
 
-/// A wave without its steps.
+/// A wave of a plan, without its steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaveSummary {
-    /// What it is for.
+    /// Title of the wave, which tells people its purpose.
     pub title: String,
-    /// How many of its steps may be under way at once.
+    /// Number of steps of the wave that may be under way at once.
     pub width: usize,
 }
 
-/// A step of a stored plan with what became of it.
+/// A step of a stored plan, with what its events add up to.
 #[derive(Debug, Clone)]
 pub struct PlannedStep {
-    /// Its number within the plan.
+    /// Number of the step within the plan, from 0.
     pub number: i32,
-    /// Its wave.
+    /// Number of the step's wave within the plan, from 0.
     pub wave: usize,
-    /// The step.
+    /// Step with its arguments.
     pub step: Step,
-    /// What its facts add up to.
+    /// Progress of the step, summed up from its events.
     pub progress: Progress,
 }
 
-/// How many items go into one statement.
+/// Number of steps that one INSERT statement writes at most.
 const MAX_STEPS_PER_INSERT: usize = 500;
 
 impl Tx<'_> {
     /// Queues an operation.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn create_operation(&mut self, new: &NewOperation, now: Timestamp) -> Result<(), StoreError> {
         let state = OperationState::Queued;
         sqlx::query!(
@@ -129,7 +130,7 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        // A hint only: workers poll as well.
+        // The notification may be lost, so workers also poll the queue.
         sqlx::query!("SELECT pg_notify('mw_work', '')").fetch_one(&mut *self.inner).await?;
         self.push_event(NewEvent {
             at: now,
@@ -142,10 +143,11 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Operations within reach, newest first; of one upgrade, where one is given.
+    /// Lists the operations that the caller may see, newest first; with `upgrade`, only its stages.
     ///
     /// # Errors
-    /// The database failed, or a row does not fit.
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a row does not fit [`Operation`].
     pub async fn list_operations(
         &mut self,
         access: &AccessFilter,
@@ -156,10 +158,12 @@ impl Tx<'_> {
         Ok(found.into_iter().map(|(operation, _)| operation).collect())
     }
 
-    /// The same operations with how many of their steps are done, in one round trip.
+    /// Lists the same operations as [`Tx::list_operations`] with their step counts, in one round
+    /// trip.
     ///
     /// # Errors
-    /// The database failed, or a row does not fit.
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a row does not fit [`Operation`].
     pub async fn list_operations_with_counts(
         &mut self,
         access: &AccessFilter,
@@ -169,16 +173,16 @@ impl Tx<'_> {
         self.read_operations(None, access, upgrade, page).await
     }
 
-    /// One operation.
+    /// Reads one operation.
     ///
     /// # Errors
-    /// There is none of that id in this tenant.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such operation.
     pub async fn get_operation(&mut self, id: OperationId) -> Result<Operation, StoreError> {
         let found = self.read_operations(Some(id), &AccessFilter::ALL, None, Page::ALL).await?.pop();
         Ok(found.ok_or(StoreError::NotFound { what: "operation" })?.0)
     }
 
-    /// Steps are counted for lists only.
+    /// Reads one operation or a list. Only lists count the steps.
     async fn read_operations(
         &mut self,
         only: Option<OperationId>,
@@ -238,7 +242,8 @@ impl Tx<'_> {
     /// Stores the plan that a worker built. A plan is written once.
     ///
     /// # Errors
-    /// There is one already, or the lease is over.
+    /// Returns [`StoreError::Fenced`] when the operation already has a plan, because then another
+    /// worker has taken it over.
     pub async fn store_plan(&mut self, id: OperationId, plan: &Plan) -> Result<(), StoreError> {
         let heads: Vec<WaveSummary> =
             plan.waves.iter().map(|wave| WaveSummary { title: wave.title.clone(), width: wave.width }).collect();
@@ -274,10 +279,12 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The steps of a plan with what became of them.
+    /// Lists the steps of a plan with their progress.
     ///
     /// # Errors
-    /// The database failed, or a step does not fit: a newer server wrote it.
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a step or event does not fit, for example because a newer
+    /// version of Meshwright wrote it.
     pub async fn list_steps(&mut self, id: OperationId) -> Result<Vec<PlannedStep>, StoreError> {
         let facts = sqlx::query!(
             "SELECT number, fact FROM item_facts WHERE tenant_id = $1 AND operation_id = $2 ORDER BY number, ordinal",
@@ -309,10 +316,11 @@ impl Tx<'_> {
         read.collect()
     }
 
-    /// Everything that the operations of an upgrade started, oldest first.
+    /// Lists every step that the stages of an upgrade started, oldest first, with the stage's kind
+    /// and the capture. Steps of rollbacks are left out.
     ///
     /// # Errors
-    /// As for [`Tx::items`].
+    /// Returns the errors of [`Tx::list_steps`].
     pub async fn list_started_steps(
         &mut self,
         upgrade: UpgradeId,
@@ -328,10 +336,11 @@ impl Tx<'_> {
         Ok(started)
     }
 
-    /// Adds a wish and wakes the worker. The API never writes a worker's columns; this is how it is heard.
+    /// Adds a signal to an operation and wakes a worker. Signals are how the API reaches a worker,
+    /// because it never writes the columns of workers.
     ///
     /// # Errors
-    /// The operation has ended, or there is none.
+    /// Returns [`StoreError::NotFound`] when the operation has ended or does not exist.
     pub async fn signal_operation(&mut self, id: OperationId, wish: Signal, now: Timestamp) -> Result<(), StoreError> {
         let seq = sqlx::query_scalar!(
             "UPDATE work_queue SET wish_seq = wish_seq + 1, due_at = now() WHERE operation_id = $1 AND tenant_id = $2 RETURNING wish_seq",
@@ -355,10 +364,10 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Lets an operation that waits for its time begin now.
+    /// Makes an operation due now that still waits for its time.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn make_operation_due(&mut self, id: OperationId) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE work_queue SET due_at = now() WHERE operation_id = $1 AND tenant_id = $2",
@@ -370,11 +379,12 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Ends an operation from outside: its worker is fenced by the missing queue row and records nothing more. What it had
-    /// started before is fenced by the next operation of the mesh (see [`Tx::unfenced`]).
+    /// Ends an operation from outside. Its worker is fenced because the queue row is gone, so it
+    /// records nothing more. Steps that the worker had started are fenced by the next operation of
+    /// the mesh; see [`Tx::list_unfenced_operations`].
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn supersede_operation(
         &mut self,
         id: OperationId,
@@ -388,7 +398,8 @@ impl Tx<'_> {
         )
         .fetch_optional(&mut *self.inner)
         .await?;
-        // A worker that holds the lease does not know yet: what it has started may still be on its way.
+        // A worker that holds the lease does not know of the end yet. Its last writes may still
+        // reach a cluster, so its epoch and lease are recorded.
         let writer = held.and_then(|row| Some((row.epoch, row.lease_until?)));
         let ended = sqlx::query!(
             "UPDATE operations SET state = $3, state_body = $4, ended_at = $5, unfenced = $6, writer_epoch = $7, writer_until = $8

@@ -1,7 +1,9 @@
-//! A private Postgres for `dev` and the tests: found on the system, reached by a socket only, gone with its owner.
+//! Runs an embedded Postgres for `dev` and the tests. It uses a Postgres that is installed on the
+//! system, listens on a Unix socket only, and ends with the process that started it.
 //!
-//! Other users of the machine are kept out twice: neither the socket nor its folder can be entered by them, and the server asks
-//! the kernel which account a client runs under, and lets in the one that started it only.
+//! Other users of the machine are kept out twice. They can enter neither the socket nor its folder,
+//! and the server asks the kernel for a client's account and accepts only the account that started
+//! it.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -9,65 +11,68 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// The superuser of a private server. The service itself never connects as it.
+/// Superuser of an embedded server. The service itself never connects as this role.
 pub const SUPERUSER: &str = "mw_root";
 
-/// The roles that the account which started the server may connect as.
+/// Roles that the account which started the server may connect as.
 const CONNECTABLE_ROLES: [&str; 4] = [SUPERUSER, "mw_owner", "mw_api", "mw_worker"];
 
-/// Permissions of the socket's folder: its owner's alone.
+/// File mode of the socket and its folder: only the owner has access.
 const OWNER_ONLY_MODE: u32 = 0o700;
 
-/// Starting takes a quarter of a second; a machine under load may take far longer.
+/// Time that the server has to start. It usually takes a quarter of a second, but far longer on a
+/// busy machine.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Why there is no private Postgres.
+/// Reason why the embedded Postgres could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedPostgresError {
-    /// No Postgres on this machine.
+    /// No Postgres is installed on this machine.
     #[error(
         "no PostgreSQL 15 or newer was found; install it (Debian: apt-get install postgresql), or set PG_BIN to its bin folder"
     )]
     NotFound,
-    /// No account to run it as.
+    /// The process runs as root, and there is no other account to run Postgres as.
     #[error("PostgreSQL refuses to run as root, and there is no account 'postgres' or 'nobody' to run it as")]
     NoAccount,
-    /// A command failed.
+    /// A command failed or could not be started.
     #[error("{command} failed: {output}")]
     Failed {
-        /// Which.
+        /// Command that was run.
         command: String,
-        /// What it said.
+        /// Output of the command.
         output: String,
     },
-    /// The folder cannot be used.
+    /// A file or folder cannot be created or changed.
     #[error("{path} cannot be used")]
     Folder {
-        /// Which.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// It did not come up.
+    /// The server did not accept connections in time.
     #[error("PostgreSQL did not start; {log} says why")]
     NotStarted {
-        /// Its log.
+        /// Path of the server's log.
         log: PathBuf,
     },
 }
 
-/// A running private server.
+/// A running embedded server.
 #[derive(Debug)]
 pub struct EmbeddedPostgres {
     dir: PathBuf,
 }
 
 impl EmbeddedPostgres {
-    /// Starts a server whose data live in `dir`, which is made where it is missing. The server ends with this process.
+    /// Starts a server whose data are in `dir`, which is created if it is missing. The server ends
+    /// with this process.
     ///
     /// # Errors
-    /// There is no Postgres, or it does not start.
+    /// Returns [`EmbeddedPostgresError`] when no Postgres is installed or the server does not
+    /// start.
     pub fn start(dir: &Path) -> Result<Self, EmbeddedPostgresError> {
         let bin = find_postgres_binaries().ok_or(EmbeddedPostgresError::NotFound)?;
         let account = server_account()?;
@@ -109,14 +114,16 @@ impl EmbeddedPostgres {
         Ok(Self { dir })
     }
 
-    /// The address of a database as a role. Only the account that started the server gets in.
+    /// Returns the URL of a database for a role. Only the account that started the server can
+    /// connect.
     pub fn url(&self, role: &str, database: &str) -> String {
         format!("postgres://{role}@localhost/{database}?host={}", self.dir.display())
     }
 }
 
-/// Writes down who may connect, at each start: a folder of an older server let everyone in. Answers the rules, and the file that
-/// says which roles the account may take.
+/// Writes the files that say who may connect. This happens at each start, because folders of older
+/// servers let every account in. Returns the paths of `pg_hba.conf` and of `pg_ident.conf`, which
+/// lists the roles that the account may take.
 fn write_auth_files(dir: &Path) -> Result<(PathBuf, PathBuf), EmbeddedPostgresError> {
     let account = run_command(Command::new("id").arg("-un"))?;
     let (hba, ident) = (dir.join("pg_hba.conf"), dir.join("pg_ident.conf"));
@@ -124,14 +131,15 @@ fn write_auth_files(dir: &Path) -> Result<(PathBuf, PathBuf), EmbeddedPostgresEr
     for (file, text) in [(&hba, "local all all peer map=own\n"), (&ident, roles.as_str())] {
         let failed = |source| EmbeddedPostgresError::Folder { path: file.clone(), source };
         std::fs::write(file, text).map_err(failed)?;
-        // The server may run under another account.
+        // The server may run under another account and must be able to read the file.
         std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).map_err(failed)?;
     }
     Ok((hba, ident))
 }
 
-/// A server listens before it lets anybody in: its own file says when it does, in the line that `pg_ctl` waits for. A server
-/// that was killed left that line behind, and nobody who listens.
+/// Returns true when the server accepts connections. It listens earlier than that, so this also
+/// reads the status line of `postmaster.pid` that `pg_ctl` waits for. A killed server leaves the
+/// file behind, so the line alone proves nothing.
 fn accepts_connections(dir: &Path) -> bool {
     const STATUS_LINE_INDEX: usize = 7;
     let listens = std::os::unix::net::UnixStream::connect(dir.join(".s.PGSQL.5432")).is_ok();
@@ -139,7 +147,8 @@ fn accepts_connections(dir: &Path) -> bool {
     listens && file().lines().nth(STATUS_LINE_INDEX).is_some_and(|line| line.trim() == "ready")
 }
 
-/// The signal at its parent's death follows the *thread* that started it, so a thread that never ends does.
+/// Starts the server from a thread that never ends. The parent-death signal follows the *thread*
+/// that started a process, not the process.
 fn spawn_bound_to_process(mut server: Command) -> Result<(), EmbeddedPostgresError> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
@@ -148,7 +157,7 @@ fn spawn_bound_to_process(mut server: Command) -> Result<(), EmbeddedPostgresErr
         if sender.send(started).is_ok()
             && let Ok(mut child) = child
         {
-            // Nobody waits for this thread; the server's end is seen by those who connect.
+            // No code joins this thread; clients notice the end of the server by their connections.
             child.wait().ok();
         }
     });
@@ -156,12 +165,14 @@ fn spawn_bound_to_process(mut server: Command) -> Result<(), EmbeddedPostgresErr
     started.map_err(|output| EmbeddedPostgresError::Failed { command: "postgres".into(), output })
 }
 
-/// A command that ends with the process that started it, under another account where there is one.
+/// Builds a command that ends with the process that started it, under another account if one is
+/// given.
 fn command_as_account(account: Option<&str>, program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "INT"]);
     if let Some(account) = account {
-        // The group of an account may have another name: that of `nobody` is `nogroup` on Debian.
+        // The group of an account may have another name: on Debian, the unprivileged account has
+        // the group `nogroup`.
         let group = run_id_command(&["-g", account]).unwrap_or_else(|| account.to_owned());
         command.args(["--reuid", account, "--regid", &group, "--clear-groups"]);
     }
@@ -169,12 +180,13 @@ fn command_as_account(account: Option<&str>, program: &Path) -> Command {
     command
 }
 
-/// What `id` says; `None` where there is no such account.
+/// Returns the output of `id`, or `None` when there is no such account.
 fn run_id_command(arguments: &[&str]) -> Option<String> {
     run_command(Command::new("id").args(arguments)).ok().map(|said| said.trim().to_owned())
 }
 
-/// Whom to run Postgres as: root must not.
+/// Returns the account to run Postgres as, if it must be another one: Postgres refuses to run as
+/// root.
 fn server_account() -> Result<Option<String>, EmbeddedPostgresError> {
     if run_id_command(&["-u"]).as_deref() != Some("0") {
         return Ok(None);
@@ -183,7 +195,7 @@ fn server_account() -> Result<Option<String>, EmbeddedPostgresError> {
     known.map(|name| Some(name.to_owned())).ok_or(EmbeddedPostgresError::NoAccount)
 }
 
-/// Runs a command to its end, and answers what it said.
+/// Runs a command to its end and returns its output.
 fn run_command(command: &mut Command) -> Result<String, EmbeddedPostgresError> {
     let name = format!("{command:?}");
     let output =
@@ -194,7 +206,8 @@ fn run_command(command: &mut Command) -> Result<String, EmbeddedPostgresError> {
     Err(EmbeddedPostgresError::Failed { command: name, output: String::from_utf8_lossy(&output.stderr).into_owned() })
 }
 
-/// Where Postgres' programs are: `PG_BIN`, the search path, then where distributions keep theirs, newest first.
+/// Finds the folder with the programs of Postgres: `PG_BIN`, then the folders of distributions with
+/// the newest version first, then the search path.
 pub fn find_postgres_binaries() -> Option<PathBuf> {
     let complete = |dir: &PathBuf| dir.join("initdb").exists() && dir.join("postgres").exists();
     let named = std::env::var_os("PG_BIN").map(PathBuf::from);
@@ -223,9 +236,10 @@ mod tests {
 
     use super::*;
 
-    /// Connects as a role of Postgres from this account, or from another one; answers why it was refused.
+    /// Connects as a role of Postgres from this account or from another one, and returns the error.
     ///
-    /// Linux keeps the identity of each thread apart, so only the thread that connects becomes the other account.
+    /// Linux keeps the identity of each thread apart, so only the thread that connects becomes the
+    /// other account.
     fn connection_error(socket: &Path, role: &str, other: Option<&str>) -> Option<String> {
         let options = PgConnectOptions::new_without_pgpass().socket(socket).username(role).database("postgres");
         let identity = other.map(|account| (account_number("-g", account), account_number("-u", account)));
@@ -241,7 +255,7 @@ mod tests {
         connecting.join().expect("the thread ends")
     }
 
-    /// The number of an account's user or group.
+    /// Returns the number of an account's user or group.
     fn account_number(of: &str, account: &str) -> u32 {
         run_id_command(&[of, account]).expect("an account").parse().expect("a number")
     }
@@ -249,7 +263,7 @@ mod tests {
     #[test]
     fn another_user_of_the_machine_is_refused_at_the_folder_and_by_the_server() {
         let parent = tempfile::tempdir().expect("a folder");
-        // Everyone may pass, so that the folder below is what refuses.
+        // Every account may enter this folder, so that the folder below is what refuses.
         std::fs::set_permissions(parent.path(), std::fs::Permissions::from_mode(0o755)).expect("permissions");
         let dir = parent.path().join("postgres");
         let server = EmbeddedPostgres::start(&dir).expect("a private Postgres");
@@ -257,7 +271,7 @@ mod tests {
         let socket = server.dir.join(".s.PGSQL.5432");
         assert_eq!(std::fs::metadata(&socket).expect("a socket").permissions().mode() & 0o777, OWNER_ONLY_MODE);
         assert_eq!(connection_error(&server.dir, SUPERUSER, None), None);
-        // Only root can become another user. For everyone else the permissions above have been looked at.
+        // Only root can become another user. Without root, the test ends with the modes above.
         if server_account().expect("an account").is_none() {
             return;
         }

@@ -1,4 +1,5 @@
-//! The queue as a worker sees it: claim, renew, record. Every write names the epoch that was claimed.
+//! Claims operations from the work queue, renews leases, and records what workers did. Every write
+//! names the epoch of the claim.
 
 use std::time::Duration;
 
@@ -12,67 +13,73 @@ use uuid::Uuid;
 use crate::error::{decode_column, to_json};
 use crate::{NewEvent, Store, StoreError, Tx, require_one_row, retry_on_conflict};
 
-/// The right to run an operation, until the lease is over.
+/// The right of a worker to run an operation until the lease ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
-    /// Which operation.
+    /// Operation that is claimed.
     pub operation: OperationId,
-    /// Whose.
+    /// Tenant that the operation belongs to.
     pub tenant: TenantId,
-    /// Which claim of it; every write names it.
+    /// Number of this claim of the operation; every write names it.
     pub epoch: i64,
-    /// How long it lasts from each renewal. A record renews it, too.
+    /// Duration of the lease from each renewal. A recorded update also renews it.
     pub lease: Duration,
-    /// True for kinds that have a share of a worker's places of their own.
+    /// True for kinds of operations that talk to a cluster which has not proved itself yet. They
+    /// have a capacity of their own in each worker.
     pub costly: bool,
-    /// The hosting cluster of the operation's mesh.
+    /// Hosting cluster of the operation's mesh, if it has a mesh.
     pub hosting: Option<HostingClusterId>,
-    /// Claims in a row, this one included, that recorded no fact and were not given back in order.
+    /// Number of claims in a row, this one included, that recorded no step event and were not given
+    /// back in order.
     pub claims: i32,
-    /// How many of the earlier ones ended in an error.
+    /// Number of the earlier ones among these claims that ended in an error.
     pub errors: i32,
 }
 
 impl Claim {
-    /// Claims in a row, this one included, that neither recorded a fact nor ended in an error. Errors have limits of their
-    /// own, which depend on the kind of error.
+    /// Returns the number of claims in a row, this one included, that neither recorded a step event
+    /// nor ended in an error. Errors have limits of their own, which depend on the kind of error.
     pub fn claims_without_progress(&self) -> i32 {
         self.claims.saturating_sub(self.errors)
     }
 }
 
-/// A mesh to be observed.
+/// A mesh that is due for an observation.
 #[derive(Debug, Clone, Copy)]
 pub struct DueObservation {
-    /// Whose it is.
+    /// Tenant that the mesh belongs to.
     pub tenant: TenantId,
-    /// Which.
+    /// Mesh to be observed.
     pub mesh: MeshId,
-    /// How often in a row it was not observed.
+    /// Number of observations in a row that failed.
     pub failures: i32,
 }
 
-/// Which operations a worker may take now.
+/// The operations that a worker may claim now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClaimFilter {
-    /// What it runs already: never a second time.
+    /// Operations that the worker runs already; they are not claimed again.
     pub running: Vec<OperationId>,
-    /// Tenants that come after those which run nothing.
+    /// Tenants that run something in this worker. Their operations are claimed only when none of
+    /// another tenant is due.
     pub busy_tenants: Vec<TenantId>,
-    /// Tenants that come last.
+    /// Tenants that have used up their share of the worker's capacity. Their operations are claimed
+    /// last.
     pub full_tenants: Vec<TenantId>,
-    /// Whether tenants that run something may be taken at all.
+    /// Whether operations of busy tenants may be claimed at all. False keeps the rest of the
+    /// worker's capacity for tenants that run nothing.
     pub allow_busy_tenants: bool,
-    /// Whether expensive kinds may be taken.
+    /// Whether kinds of operations that may stall a worker may be claimed.
     pub allow_costly: bool,
-    /// Tenants whose expensive kinds may not.
+    /// Tenants whose operations of such kinds are not claimed.
     pub costly_full_tenants: Vec<TenantId>,
-    /// Hosting clusters whose operations hold as many places as one hosting cluster may.
+    /// Hosting clusters whose operations use as much of the worker's capacity as one hosting
+    /// cluster may. No more of them are claimed.
     pub full_hosting_clusters: Vec<HostingClusterId>,
 }
 
 impl ClaimFilter {
-    /// Any operation of any tenant.
+    /// Accepts any operation of any tenant.
     pub fn any_operation() -> Self {
         Self { allow_busy_tenants: true, allow_costly: true, ..Self::default() }
     }
@@ -82,41 +89,43 @@ pub(crate) fn to_uuids<T>(of: &[T], id: impl Fn(&T) -> Uuid) -> Vec<Uuid> {
     of.iter().map(id).collect()
 }
 
-/// Wishes that the worker has not seen yet.
+/// Signals that the worker has not seen yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PendingSignals {
-    /// In the order they were made.
+    /// Signals in the order in which people sent them.
     pub signals: Vec<Signal>,
-    /// Number of the last one.
+    /// Number of the last signal of the operation.
     pub last_seq: i64,
 }
 
 impl PendingSignals {
-    /// Those after a number, or all of them.
+    /// Returns the signals after a number, or all of them.
     pub fn after_seq(&self, seen: Option<i64>) -> impl Iterator<Item = Signal> {
         let fresh = seen.map_or(usize::MAX, |seen| usize::try_from(self.last_seq - seen).unwrap_or(0));
         self.signals.iter().skip(self.signals.len().saturating_sub(fresh)).copied()
     }
 }
 
-/// What a worker writes about one operation in one transaction.
+/// The changes of one operation that a worker writes in one transaction.
 #[derive(Debug, Clone, Default)]
 pub struct OperationUpdate {
-    /// New facts, by step number.
+    /// New step events, each with the number of its step.
     pub step_events: Vec<(i32, StepEvent)>,
-    /// The new state, where it changed.
+    /// New state of the operation; `None` when it did not change.
     pub state: Option<OperationState>,
-    /// Up to which wish it has seen.
+    /// Number of the last signal that the worker has seen; `None` when there was none.
     pub seen_signal_seq: Option<i64>,
-    /// What it waits for now, where that changed; `Some(None)` is nothing.
+    /// New condition that the operation waits for; `None` when it did not change, and `Some(None)`
+    /// when it waits for nothing.
     pub waiting_for: Option<Option<String>>,
 }
 
 impl Store {
-    /// Claims the operation that has been due the longest, of those wanted: free, or held by a worker whose lease is over.
+    /// Claims the operation that has been due the longest and passes the filter. It is free, or the
+    /// lease of its last claim has ended.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn claim_operation(&self, owner: &str, lease: Duration, filter: &ClaimFilter) -> Result<Option<Claim>, StoreError> {
         let claim = || async { Ok(Self::claim_once(&self.pool, owner, lease, filter).await?) };
         retry_on_conflict(claim).await
@@ -174,10 +183,10 @@ impl Store {
         }))
     }
 
-    /// Makes the lease whole again.
+    /// Renews the lease of a claim.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`]: somebody else has it.
+    /// Returns [`StoreError::Fenced`] when another claim has taken over the operation.
     pub async fn renew_lease(&self, claim: &Claim, lease: Duration) -> Result<(), StoreError> {
         let renew = || async {
             let done = sqlx::query!(
@@ -186,6 +195,8 @@ impl Store {
                 claim.epoch,
                 lease.as_secs_f64()
             )
+            // This pool only renews leases, so that a renewal never waits for other transactions of
+            // this process.
             .execute(&self.lease_pool)
             .await?;
             require_one_row(done.rows_affected(), StoreError::Fenced)
@@ -193,11 +204,12 @@ impl Store {
         retry_on_conflict(renew).await
     }
 
-    /// Takes the mesh whose observation has been due the longest for one look, which ends within `held`: no other look at it
-    /// begins before. Meshes of the tenants in `without` are left out.
+    /// Claims the mesh whose observation has been due the longest. The caller finishes the
+    /// observation within `held`, and no other observation of this mesh starts before that. Meshes
+    /// of the tenants in `excluded` are left out.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn claim_observation(&self, held: Duration, excluded: &[TenantId]) -> Result<Option<DueObservation>, StoreError> {
         let excluded = to_uuids(excluded, |id| id.0);
         let take = || async {
@@ -220,10 +232,11 @@ impl Store {
         retry_on_conflict(take).await
     }
 
-    /// How many operations are due and worked on by nobody, and for how long the first of them has been.
+    /// Counts the operations that are due and that no worker runs, and returns how long the first
+    /// of them has been due.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn backlog(&self) -> Result<(u32, Duration), StoreError> {
         let row = sqlx::query!(
             r#"SELECT count(*) AS "due!", coalesce(extract(epoch FROM now() - min(due_at)), 0)::float8 AS "longest!"
@@ -235,13 +248,13 @@ impl Store {
         Ok((u32::try_from(row.due).unwrap_or(u32::MAX), longest))
     }
 
-    /// Hints that there is work. Nothing listens before somebody waits.
+    /// Subscribes to work notifications. The LISTEN connection opens on the first `wait`.
     pub fn work_notifications(&self) -> WorkNotifications {
         WorkNotifications { pool: self.pool.clone(), listener: None }
     }
 }
 
-/// Hints that there is work: one connection listens for as long as this lives.
+/// A subscription to work notifications. One connection listens for as long as this value lives.
 #[derive(Debug)]
 pub struct WorkNotifications {
     pool: sqlx::PgPool,
@@ -249,17 +262,19 @@ pub struct WorkNotifications {
 }
 
 impl WorkNotifications {
-    /// Waits for a hint, at most this long. Hints may be lost; polling is the truth.
+    /// Waits for a notification, at most this long. Notifications may be lost, so the caller polls
+    /// the queue as well.
     pub async fn wait(&mut self, at_most: Duration) {
-        // Neither an error nor a timeout matters: the caller looks into the queue either way.
+        // The caller polls the queue after an error or a timeout too, so neither is returned.
         if let Ok(Err(error)) = tokio::time::timeout(at_most, self.receive_notification()).await {
-            tracing::debug!(error = %error, "listening for work failed; polling");
+            tracing::debug!(error = %error, "could not listen for work notifications; polling the queue");
             self.listener = None;
             tokio::time::sleep(at_most).await;
         }
     }
 
-    /// A connection that is listening already has kept what was said meanwhile: one look answers all of it.
+    /// Waits for a notification. The listener buffers those that came earlier, and one poll of the
+    /// queue serves all of them, so they are discarded.
     async fn receive_notification(&mut self) -> sqlx::Result<()> {
         let listener = match &mut self.listener {
             Some(listener) => listener,
@@ -276,10 +291,10 @@ impl WorkNotifications {
 }
 
 impl Tx<'_> {
-    /// The wishes that have not been seen yet.
+    /// Reads the signals that the worker has not seen yet.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`]: somebody else has the operation.
+    /// Returns [`StoreError::Fenced`] when another claim has taken over the operation.
     pub async fn read_pending_signals(&mut self, claim: &Claim) -> Result<PendingSignals, StoreError> {
         let row = sqlx::query!(
             "SELECT wish_seq, seen_seq FROM work_queue WHERE operation_id = $1 AND epoch = $2",
@@ -306,14 +321,17 @@ impl Tx<'_> {
         Ok(PendingSignals { signals: wishes.collect::<Result<_, _>>()?, last_seq: row.wish_seq })
     }
 
-    /// Writes facts and a state. Takes the queue row's lock first, so a record and a takeover cannot interleave, and renews
-    /// the lease, because renewals wait for that lock until the transaction ends.
+    /// Writes step events and a state. This locks the queue row first, so that a record and a
+    /// takeover cannot interleave. It also renews the lease, because renewals wait for that lock
+    /// until the transaction ends.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`]: somebody else has the operation; nothing was written.
+    /// Returns [`StoreError::Fenced`] when another claim has taken over the operation; nothing was
+    /// written then.
     pub async fn record_operation_update(&mut self, claim: &Claim, record: &OperationUpdate, now: Timestamp) -> Result<(), StoreError> {
         let held = sqlx::query!(
-            // A fact is progress, and a wish is a person's: attempts are counted from here on. Facts of a plan are finite.
+            // A step event is progress, and a signal comes from a person, so both restart the count
+            // of claims. Restarts are limited, because a plan has a finite number of step events.
             "UPDATE work_queue SET seen_seq = coalesce($3, seen_seq),
                  claims = CASE WHEN $4 THEN 0 ELSE claims END, errors = CASE WHEN $4 THEN 0 ELSE errors END,
                  lease_until = clock_timestamp() + make_interval(secs => $5)
@@ -399,11 +417,11 @@ impl Tx<'_> {
         }
     }
 
-    /// Lets go of an operation: it is looked at again when due, or at once when somebody wished something meanwhile.
-    /// `None` takes it out of the queue: it has ended.
+    /// Gives an operation back after this delay, or at once when a signal arrived meanwhile. `None`
+    /// removes it from the queue, because it has ended.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`]: somebody else has the operation.
+    /// Returns [`StoreError::Fenced`] when another claim has taken over the operation.
     pub async fn end_claim(&mut self, claim: &Claim, due_in: Option<Duration>) -> Result<(), StoreError> {
         let done = match due_in {
             None => {

@@ -1,4 +1,4 @@
-//! What is left of deleted meshes, and how they are brought back.
+//! Stores the parts of deleted meshes with which they can be restored.
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
@@ -6,20 +6,21 @@ use model::ids::{ClusterId, MeshId};
 
 use crate::{StoreError, Tx, require_one_row};
 
-/// What a deleted mesh can be brought back with.
+/// The stored parts with which a deleted mesh can be restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeletedMesh {
-    /// The clusters that it had, the config cluster first.
+    /// Former member clusters; the first one is the config cluster.
     pub members: Vec<ClusterId>,
-    /// Whether its authority is still kept.
+    /// Whether the key and certificates of its mesh CA are still stored.
     pub has_authority: bool,
 }
 
 impl Tx<'_> {
-    /// What is left of a deleted mesh.
+    /// Reads the stored parts of a deleted mesh.
     ///
     /// # Errors
-    /// There is none of that id in this tenant.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such mesh or the mesh is not
+    /// deleted.
     pub async fn get_deleted_mesh(&mut self, id: MeshId) -> Result<DeletedMesh, StoreError> {
         let row = sqlx::query!(
             r#"SELECT former_members, length(authority) > 0 AS "authority!" FROM meshes
@@ -33,10 +34,12 @@ impl Tx<'_> {
         Ok(DeletedMesh { members: row.former_members.into_iter().map(ClusterId).collect(), has_authority: row.authority })
     }
 
-    /// Brings a deleted mesh back, in state `creating`.
+    /// Restores a deleted mesh, in state `creating`.
     ///
     /// # Errors
-    /// Its name is taken by now (`meshes_name_unique`), or a cluster of its is in another mesh (`memberships_one_mesh`).
+    /// Returns [`StoreError::NotFound`] when this tenant has no such deleted mesh, and
+    /// [`StoreError::Conflict`] with `meshes_name_unique` when its name is taken by now, or with
+    /// `memberships_one_mesh` when one of its clusters is in another mesh.
     pub async fn undelete_mesh(&mut self, id: MeshId, members: &[ClusterId]) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE meshes SET state = 'creating', deleted_at = NULL, former_members = '{}', leftovers = '[]', generation = generation + 1
@@ -50,7 +53,8 @@ impl Tx<'_> {
         self.add_members(id, members).await
     }
 
-    /// Forgets for good what a mesh could have been brought back with that was deleted before a time.
+    /// Erases the authorities of meshes that were deleted before a time. Those meshes cannot be
+    /// restored afterwards.
     pub(crate) async fn purge_deleted_mesh_authorities(&mut self, before: Timestamp) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE meshes SET authority = '' WHERE tenant_id = $1 AND state = 'deleted' AND deleted_at < $2 AND length(authority) > 0",

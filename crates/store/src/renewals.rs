@@ -1,4 +1,4 @@
-//! Renewals of credentials that stand in the way of something else.
+//! Finds the renewal of a credential that blocks another operation on the cluster.
 
 use model::ids::{ClusterId, OperationId};
 use model::operation::OperationKind;
@@ -8,19 +8,20 @@ use crate::{StoreError, Tx};
 /// A renewal of a cluster's credential that has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenRenewal {
-    /// The operation that renews.
+    /// Operation that renews the credential.
     pub operation: OperationId,
-    /// True when the renewal goes on only after a person asks for it.
+    /// True when the renewal continues only after a person asks for it.
     pub paused: bool,
-    /// True while a worker holds the renewal and may call the cluster.
+    /// True while a worker holds the lease of the renewal and may call the cluster.
     pub lease_held: bool,
 }
 
 impl Tx<'_> {
-    /// The renewal of a cluster's credential that has not ended. No worker takes it up until the transaction ends.
+    /// Finds the renewal of a cluster's credential that has not ended, and locks it: no worker
+    /// claims it until the transaction ends.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn lock_open_renewal(&mut self, id: ClusterId) -> Result<Option<OpenRenewal>, StoreError> {
         let row = sqlx::query!(
             r#"SELECT o.operation_id, o.state = 'paused' AS "paused!", coalesce(q.lease_until > now(), false) AS "held!"

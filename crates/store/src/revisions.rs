@@ -1,4 +1,4 @@
-//! The one or two control planes of a mesh.
+//! Stores the one or two revisions of a mesh.
 
 use model::ids::MeshId;
 use model::switch;
@@ -8,7 +8,7 @@ use crate::error::{decode_column, to_json};
 use crate::{StoreError, Tx, require_one_row};
 
 impl Tx<'_> {
-    /// Names the revision that a new mesh begins with. Its switches are what its release does when nothing is set.
+    /// Adds the revision that a new mesh starts with. Its switches are the defaults of its release.
     pub(crate) async fn set_current_revision(&mut self, mesh: MeshId, version: &Version) -> Result<(), StoreError> {
         let defaults = sqlx::query_scalar!(
             r#"SELECT coalesce(body -> 'switches', '{}') AS "switches!" FROM releases WHERE version = $1"#,
@@ -32,10 +32,12 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Names the revision that an upgrade leads to. It begins with the switches that the mesh has.
+    /// Adds the revision that an upgrade leads to. It starts with the switches of the current
+    /// revision.
     ///
     /// # Errors
-    /// The version is not in the catalogue, or there is no such mesh.
+    /// Returns [`StoreError::Conflict`] with `revisions_release_fk` when the version is not in the
+    /// catalogue, and [`StoreError::NotFound`] when this tenant has no such mesh.
     pub async fn set_target_revision(&mut self, mesh: MeshId, name: &RevisionName, version: &Version) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "INSERT INTO revisions (tenant_id, mesh_id, part, name, version, switches)
@@ -53,10 +55,11 @@ impl Tx<'_> {
         require_one_row(done.rows_affected(), StoreError::NotFound { what: "mesh" })
     }
 
-    /// An upgrade is over: its target becomes current, or is forgotten.
+    /// Resolves the target revision at the end of an upgrade: it becomes the current one, or it is
+    /// deleted.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn resolve_target_revision(&mut self, mesh: MeshId, becomes_current: bool) -> Result<(), StoreError> {
         if becomes_current {
             sqlx::query!(

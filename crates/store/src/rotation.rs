@@ -1,4 +1,5 @@
-//! How data keys change: rotated, wrapped by another master key, given to tenants that had none, erased.
+//! Changes the data keys of tenants: rotates them, wraps them with another master key, adds missing
+//! ones, and erases them.
 
 use std::sync::Arc;
 
@@ -10,17 +11,19 @@ use crate::envelope::{TenantKeys, wrap_context};
 use crate::vault::random_key;
 use crate::{Store, StoreError, Tx, clusters, credentials, require_one_row, meshes, webhooks};
 
-/// How long a retired key opens answers that were stored for a repeated request; they are kept a day themselves.
+/// Time that a retired key is kept at least: 25 hours. It must still open the responses that are
+/// stored for idempotency keys, and those are kept for 24 hours.
 const RETIRED_KEY_RETENTION: SignedDuration = SignedDuration::from_hours(25);
 
 impl Tx<'_> {
-    /// Seals with the newest key what another one of this tenant's has sealed, or the server's own before tenants had any.
+    /// Seals a value again with the tenant's newest key. With `legacy`, the value was sealed with
+    /// the server's own key, from before tenants had keys.
     async fn reseal_value(&mut self, legacy: bool, associated_data: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
         let opened = if legacy { self.store.sealer.open(associated_data, sealed)? } else { self.open(associated_data, sealed).await? };
         self.seal(associated_data, &opened)
     }
 
-    /// Seals every value of this tenant that is kept for good with the newest key.
+    /// Seals every permanently stored value of this tenant again with the newest key.
     async fn reseal_secrets(&mut self, legacy: bool) -> Result<(), StoreError> {
         let clusters = sqlx::query!(
             "SELECT cluster_id, kubeconfig, submitted, former FROM clusters WHERE tenant_id = $1 ORDER BY cluster_id FOR UPDATE",
@@ -73,7 +76,8 @@ impl Tx<'_> {
         self.reseal_webhooks().await
     }
 
-    /// They are younger than tenants' keys.
+    /// Seals the secrets of webhooks again. Webhooks were added after tenant keys, so none of their
+    /// secrets is sealed with the server's own key.
     async fn reseal_webhooks(&mut self) -> Result<(), StoreError> {
         let webhooks = sqlx::query!(
             "SELECT webhook_id, secret, former_secret FROM webhooks WHERE tenant_id = $1 ORDER BY webhook_id FOR UPDATE",
@@ -103,12 +107,14 @@ impl Tx<'_> {
 }
 
 impl Store {
-    /// Gives a tenant a new data key and seals everything that is kept for good with it. Other processes look again when
-    /// they meet a version that they do not know, and seal with the former key for a minute at most: the next rotation
-    /// takes that along before it removes a key.
+    /// Gives a tenant a new data key, and seals every permanently stored value again with it. Other
+    /// processes load the key when they meet a version that they do not know. Until their cache
+    /// expires, for one minute at most, they still seal with the previous key; the next rotation
+    /// seals those values again before it deletes a key.
     ///
     /// # Errors
-    /// The key service or the database failed; nothing was changed.
+    /// Returns [`StoreError::KeyService`] or [`StoreError::Database`] when the key service or the
+    /// database does not answer; nothing was changed then.
     pub async fn rotate_tenant_key(&self, tenant: TenantId, now: Timestamp) -> Result<i32, StoreError> {
         self.sealer.evict_tenant_keys(tenant);
         let mut keys = self.tenant_keys(tenant).await?.0.clone();
@@ -137,11 +143,13 @@ impl Store {
         Ok(version)
     }
 
-    /// Gives every tenant that was made before tenants had keys one of its own, and seals its secrets with it. Answers how
-    /// many. Needs the role of workers, which sees every tenant's head.
+    /// Adds a key for every tenant that was created before tenants had keys, and seals its secrets
+    /// with it. Returns the number of these tenants. This needs the database role of workers, which
+    /// sees the heads of all tenants.
     ///
     /// # Errors
-    /// The key service or the database failed; tenants that were seen to stay so.
+    /// Returns [`StoreError::KeyService`] or [`StoreError::Database`] when the key service or the
+    /// database does not answer; tenants that were completed before keep their key.
     pub async fn backfill_tenant_keys(&self, now: Timestamp) -> Result<usize, StoreError> {
         let waiting = sqlx::query_scalar!("SELECT tenant_id FROM tenant_heads WHERE needs_key ORDER BY tenant_id")
             .fetch_all(&self.pool)
@@ -166,11 +174,14 @@ impl Store {
         Ok(count)
     }
 
-    /// Wraps all of a tenant's keys with the present master key. Answers how many. Those that it has wrapped before, too: a key
-    /// service changes its key without another name for it.
+    /// Wraps all keys of a tenant with the current master key, and returns their number. This
+    /// includes keys that the same wrapper has wrapped before, because a key service can rotate its
+    /// key without changing its name.
     ///
     /// # Errors
-    /// The key service or the database failed.
+    /// Returns [`StoreError::KeyService`] or [`StoreError::Database`] when the key service or the
+    /// database does not answer, and [`StoreError::StaleVersion`] when another process changed a
+    /// key meanwhile.
     pub async fn rewrap_tenant_keys(&self, tenant: TenantId) -> Result<usize, StoreError> {
         let keeper = self.sealer.key_wrapper();
         let mut tx = self.begin_with_keys(tenant, Arc::default()).await?;
@@ -198,10 +209,11 @@ impl Store {
         Ok(count)
     }
 
-    /// Erases a tenant's keys: nothing that was sealed for it opens any more, here at once and elsewhere within a minute.
+    /// Erases the keys of a tenant, so that no value sealed for it opens any more: at once in this
+    /// process, and within a minute in others.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn erase_tenant_keys(&self, tenant: TenantId) -> Result<(), StoreError> {
         let mut tx = self.begin_with_keys(tenant, Arc::default()).await?;
         sqlx::query!("DELETE FROM tenant_keys WHERE tenant_id = $1", tenant.0).execute(&mut *tx.inner).await?;

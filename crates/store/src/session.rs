@@ -1,7 +1,9 @@
-//! One task, one connection: whoever holds a transaction cannot ask the pool for a second connection.
+//! Lets each async task hold at most one connection: while a task has a transaction, it cannot
+//! begin a second one.
 //!
-//! A pool of ten connections stands still for good when ten tasks hold one each and each waits for another one. A task of a
-//! server therefore holds a session and nothing else of the store, and the compiler refuses two transactions of one session.
+//! A pool of ten connections deadlocks when ten tasks hold one connection each and each of them
+//! waits for another. A task of a server therefore holds a session and no other handle of the
+//! store, and the compiler refuses two transactions of one session.
 
 use std::sync::Arc;
 
@@ -10,11 +12,12 @@ use model::ids::TenantId;
 use crate::turns::TxMode;
 use crate::{Store, StoreError, Tx};
 
-/// Planning the statement of a list takes ten times as long as reading a short list does, and it would be done for every
+/// Value of `plan_cache_mode` that plans each statement once per connection. Planning the statement
+/// of a list takes ten times as long as reading a short list, and would otherwise happen for every
 /// request.
 const GENERIC_PLAN_MODE: &str = "force_generic_plan";
 
-/// The right of one task to have one transaction at a time on behalf of a tenant.
+/// The right of one async task to have one transaction at a time on behalf of a tenant.
 ///
 /// A second transaction beside the first one does not compile:
 ///
@@ -36,7 +39,8 @@ const GENERIC_PLAN_MODE: &str = "force_generic_plan";
 /// }
 /// ```
 ///
-/// A session cannot be doubled, and one that became a transaction is gone until that has ended:
+/// A session cannot be cloned, and a session that was turned into a transaction cannot be used
+/// until the transaction has ended:
 ///
 /// ```compile_fail,E0599
 /// fn double(session: &store::Session) -> store::Session {
@@ -64,26 +68,30 @@ impl Session {
         Self { store, tenant, mode }
     }
 
-    /// Begins a transaction. The session is lent to it until it ends.
+    /// Begins a transaction, which borrows the session until it ends.
     ///
     /// # Errors
-    /// The database or the key service does not answer.
+    /// Returns [`StoreError::Database`] or [`StoreError::KeyService`] when the database or the key
+    /// service does not answer.
     pub async fn begin(&mut self) -> Result<Tx<'_>, StoreError> {
         self.store.begin_with_mode(self.tenant, self.mode).await
     }
 
-    /// Begins a transaction that takes the session along; [`Tx::rest`] gives it back.
+    /// Begins a transaction that takes over the session; [`Tx::rollback_into_session`] and
+    /// [`Tx::commit_into_session`] return it.
     ///
     /// # Errors
-    /// The database or the key service does not answer.
+    /// Returns [`StoreError::Database`] or [`StoreError::KeyService`] when the database or the key
+    /// service does not answer.
     pub async fn into_tx(self) -> Result<Tx<'static>, StoreError> {
         self.store.begin_with_mode(self.tenant, self.mode).await
     }
 
-    /// Begins a transaction that opens and seals no secrets: no key service is asked for the tenant's keys.
+    /// Begins a transaction that neither opens nor seals secrets, so it does not load the tenant's
+    /// keys and calls no key service.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn into_tx_without_keys(self) -> Result<Tx<'static>, StoreError> {
         let turn = self.store.acquire_connection_permit(self.tenant, self.mode).await;
         let tx = self.store.begin_with_plan_cache_mode(self.tenant, Arc::default(), GENERIC_PLAN_MODE).await?;
@@ -92,16 +100,16 @@ impl Session {
 }
 
 impl Tx<'static> {
-    /// Ends this transaction without keeping what it wrote. The task may wait for as long as it likes before it begins the next
-    /// one: the connection is given back.
+    /// Rolls this transaction back and returns its connection to the pool. The task may wait for
+    /// any time before it begins the next transaction.
     pub fn rollback_into_session(self) -> Session {
         Session::new(self.store.clone(), self.tenant, self.mode)
     }
 
-    /// Keeps what this transaction wrote, as [`Tx::commit`] does, and gives the session back for the next one.
+    /// Commits this transaction as [`Tx::commit`] does, and returns the session for the next one.
     ///
     /// # Errors
-    /// The database refused; nothing was changed.
+    /// Returns an error when the database refuses; nothing was changed then.
     pub async fn commit_into_session(self) -> Result<Session, StoreError> {
         let session = Session::new(self.store.clone(), self.tenant, self.mode);
         self.commit().await?;

@@ -1,4 +1,4 @@
-//! Who changes a mesh right now, and what was last observed of it.
+//! Stores mesh locks, which give the right to change a mesh, and the last observation of each mesh.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use model::ids::{MeshId, OperationId};
 use model::survey::Observation;
 
 impl Tx<'_> {
-    /// Takes the right to change a mesh.
+    /// Acquires the mesh lock for an upgrade or operation.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] names who has it.
+    /// Returns [`StoreError::MeshLocked`], which names the holder.
     pub async fn acquire_mesh_lock(&mut self, mesh: MeshId, holder: &str) -> Result<(), StoreError> {
         let taken = sqlx::query!(
             "INSERT INTO mesh_slots (tenant_id, mesh_id, holder) VALUES ($1, $2, $3) ON CONFLICT (tenant_id, mesh_id) DO NOTHING",
@@ -30,12 +30,13 @@ impl Tx<'_> {
         Err(StoreError::MeshLocked { holder })
     }
 
-    /// Takes the right to change a mesh's data plane: the mesh's slot where it is free, or a place beside an upgrade that
-    /// touches nothing now, because it is planned, blocked or complete. One such operation runs at a time, and the upgrade does
-    /// not go on before it has ended.
+    /// Acquires the right to change the data plane of a mesh for an operation. This is the mesh
+    /// lock if it is free, or a shared right beside an upgrade that changes nothing now, because it
+    /// is planned, blocked or complete. One such operation runs at a time, and the upgrade does not
+    /// continue before it has ended.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] names who changes the mesh.
+    /// Returns [`StoreError::MeshLocked`], which names the holder.
     pub async fn acquire_data_plane_lock(&mut self, mesh: MeshId, operation: OperationId) -> Result<(), StoreError> {
         match self.acquire_mesh_lock(mesh, &operation.to_string()).await {
             Err(StoreError::MeshLocked { holder }) => self.share_mesh_lock(mesh, operation, holder).await,
@@ -43,8 +44,10 @@ impl Tx<'_> {
         }
     }
 
+    /// Shares the mesh lock with the upgrade that holds it, if that changes nothing now.
     async fn share_mesh_lock(&mut self, mesh: MeshId, operation: OperationId, holder: String) -> Result<(), StoreError> {
-        // A statement of its own: the next one must see what the slot's last holder has committed.
+        // This is a statement of its own, so that the next one sees what the last holder of the
+        // lock has committed.
         if let Some(guest) = self.data_plane_holder(mesh).await? {
             return Err(StoreError::MeshLocked { holder: guest });
         }
@@ -61,11 +64,11 @@ impl Tx<'_> {
         if joined.rows_affected() == 1 { Ok(()) } else { Err(StoreError::MeshLocked { holder }) }
     }
 
-    /// The operation that runs beside the upgrade that holds a mesh's slot. The slot stays locked until the transaction
-    /// ends, so that none can join meanwhile.
+    /// Reads the operation that shares the mesh lock with an upgrade. The lock's row stays locked
+    /// until the transaction ends, so that no other operation can join meanwhile.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn data_plane_holder(&mut self, mesh: MeshId) -> Result<Option<String>, StoreError> {
         let guest = sqlx::query_scalar!(
             "SELECT guest FROM mesh_slots WHERE tenant_id = $1 AND mesh_id = $2 FOR UPDATE",
@@ -75,10 +78,10 @@ impl Tx<'_> {
         Ok(guest.fetch_optional(&mut *self.inner).await?.flatten())
     }
 
-    /// Who has the right to change a mesh.
+    /// Reads the identifier of the upgrade or operation that holds the mesh lock.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn mesh_lock_holder(&mut self, mesh: MeshId) -> Result<Option<String>, StoreError> {
         let holder = sqlx::query_scalar!(
             "SELECT holder FROM mesh_slots WHERE tenant_id = $1 AND mesh_id = $2",
@@ -88,11 +91,11 @@ impl Tx<'_> {
         Ok(holder.fetch_optional(&mut *self.inner).await?)
     }
 
-    /// Gives back the right that an upgrade or an operation has, and no other one's. An operation beside an upgrade that
-    /// ends takes the slot over.
+    /// Frees the mesh lock, or the share of it, of this holder and of no other one. An operation
+    /// that shares the lock of an upgrade takes the lock over when the upgrade ends.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn free_mesh_lock(&mut self, mesh: MeshId, holder: &str) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE mesh_slots SET holder = CASE WHEN holder = $3 THEN guest ELSE holder END, guest = NULL
@@ -114,10 +117,11 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Keeps an observation of a mesh that began at this time. Answers false where one that began later is kept already.
+    /// Stores an observation of a mesh that began at this time. Returns false, and stores nothing,
+    /// when a later one is stored already.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn store_observation(&mut self, mesh: MeshId, survey: &Observation, at: Timestamp) -> Result<bool, StoreError> {
         let done = sqlx::query!(
             "INSERT INTO surveys (tenant_id, mesh_id, observed_at, survey) VALUES ($1, $2, $3, $4)
@@ -133,11 +137,11 @@ impl Tx<'_> {
         Ok(done.rows_affected() == 1)
     }
 
-    /// Notes at the end of a look how often in a row a mesh was not observed, and when it is looked at again. A mesh that was
-    /// made due during the look stays due.
+    /// Schedules the next observation of a mesh, and records how many observations in a row have
+    /// failed. A mesh that became due during the observation stays due.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn reschedule_observation(&mut self, mesh: MeshId, failures: i32, rest: Duration) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE probes SET failures = $3, due_at = CASE WHEN due_at > now() THEN now() + make_interval(secs => $4) ELSE due_at END
@@ -152,10 +156,11 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The last observation of a mesh with its time.
+    /// Reads the last observation of a mesh with its time.
     ///
     /// # Errors
-    /// The database failed, or the row does not fit.
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when the row does not fit [`Observation`].
     pub async fn last_observation(&mut self, mesh: MeshId) -> Result<Option<(Timestamp, Observation)>, StoreError> {
         let row = sqlx::query!(
             "SELECT observed_at, survey FROM surveys WHERE tenant_id = $1 AND mesh_id = $2",

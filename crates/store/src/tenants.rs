@@ -1,4 +1,4 @@
-//! Tenants, as operators see them and as they see themselves.
+//! Stores tenants, for operators and for the tenants themselves.
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
@@ -12,21 +12,21 @@ use crate::error::{decode_column, to_json};
 use crate::meshes::edition_text;
 use crate::{ApiKey, NewApiKey, Page, Store, StoreError, Tx, require_one_row};
 
-/// Where a tenant stands.
+/// State of a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TenantState {
-    /// In use.
+    /// The tenant is in use.
     Active,
-    /// No credential of it is accepted.
+    /// The tenant is suspended: no credential of it is accepted.
     Suspended,
-    /// Its secrets are erased.
+    /// The tenant is deleted and its secrets are erased.
     Deleted,
 }
 
 impl TenantState {
     const ALL: [Self; 3] = [Self::Active, Self::Suspended, Self::Deleted];
 
-    /// The stored form.
+    /// Returns the stored form of the state.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -41,37 +41,38 @@ impl TenantState {
     }
 }
 
-/// A tenant.
+/// A tenant as the service knows it.
 #[derive(Debug, Clone)]
 pub struct Tenant {
-    /// Its id.
+    /// Identifier of the tenant.
     pub id: TenantId,
-    /// Its name.
+    /// Name of the tenant, unique among tenants that are not deleted.
     pub name: String,
-    /// Where it stands.
+    /// State of the tenant: `active`, `suspended` or `deleted`.
     pub state: TenantState,
-    /// Its own limits.
+    /// Quotas of the tenant that differ from the defaults.
     pub quotas: Quotas,
-    /// The highest edition that its new meshes can have.
+    /// Highest edition that new meshes of the tenant can have.
     pub edition: Edition,
-    /// Rises with every change by an operator.
+    /// Version of the tenant: rises by one with every change by an operator.
     pub generation: i64,
-    /// When it was made.
+    /// Time when the tenant was created.
     pub created_at: Timestamp,
 }
 
-/// A tenant to be made.
+/// A tenant to be created.
 #[derive(Debug)]
 pub struct NewTenant<'a> {
-    /// Its id.
+    /// Identifier of the tenant.
     pub id: TenantId,
-    /// Its name.
+    /// Name of the tenant, unique among tenants that are not deleted.
     pub name: &'a str,
-    /// Its own limits.
+    /// Quotas of the tenant that differ from the defaults.
     pub quotas: &'a Quotas,
-    /// The highest edition that its meshes can have.
+    /// Highest edition that meshes of the tenant can have.
     pub edition: Edition,
-    /// Its first data key, from the vault: `first_wrapped_key`.
+    /// First data key of the tenant, wrapped; see
+    /// [`Sealer::generate_wrapped_key`](crate::Sealer::generate_wrapped_key).
     pub wrapped_key: &'a WrappedKey,
 }
 
@@ -101,10 +102,11 @@ impl TenantRow {
 }
 
 impl Store {
-    /// Makes a tenant with a data key of its own, the highest edition and no keys for callers.
+    /// Creates a tenant with a data key of its own, the highest edition and no API keys.
     ///
     /// # Errors
-    /// The name is taken (`tenants_name_unique`), or the key service failed.
+    /// Returns [`StoreError::Conflict`] with `tenants_name_unique` when the name is taken, and
+    /// [`StoreError::KeyService`] when the key service does not answer or refuses.
     pub async fn create_tenant(&self, tenant: TenantId, name: &str, now: Timestamp) -> Result<(), StoreError> {
         let wrapped = self.sealer.generate_wrapped_key(tenant).await?;
         let mut tx = self.begin(tenant).await?;
@@ -113,15 +115,16 @@ impl Store {
         tx.commit().await
     }
 
-    /// Gives the operators' own tenant its data key, where it has none yet.
+    /// Adds a data key for the operators' own tenant, unless it has one.
     ///
     /// # Errors
-    /// The database or the key service failed.
+    /// Returns [`StoreError::Database`] or [`StoreError::KeyService`] when the database or the key
+    /// service does not answer.
     pub async fn ensure_platform_key(&self, now: Timestamp) -> Result<(), StoreError> {
         let wrapped = self.sealer.generate_wrapped_key(TenantId::PLATFORM).await?;
         let mut tx = self.begin(TenantId::PLATFORM).await?;
         match tx.insert_tenant_key(1, &wrapped, now).await {
-            // It has one.
+            // The tenant has a key already.
             Err(StoreError::Conflict { .. }) => Ok(()),
             other => {
                 other?;
@@ -132,7 +135,8 @@ impl Store {
 }
 
 impl Tx<'_> {
-    /// Takes up the role that sees every tenant's row. What follows needs [`Tx::as_tenant`] before it touches anything else.
+    /// Assumes the database role that sees the rows of all tenants. [`Tx::reset_role`] must follow
+    /// before any statement that is not an operator's.
     pub(crate) async fn assume_platform_role(&mut self) -> Result<(), StoreError> {
         sqlx::query!("SELECT set_config('role', 'mw_platform', true)").fetch_one(&mut *self.inner).await?;
         Ok(())
@@ -143,8 +147,8 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Goes on, on behalf of another tenant; answers on whose behalf it was. Only an operator's request does this, and it
-    /// goes back before anything of the operator's is written.
+    /// Switches this transaction to another tenant and returns the previous one. Only an operator's
+    /// request does this, and it switches back before it writes rows of the operators' own tenant.
     async fn switch_tenant(&mut self, tenant: TenantId) -> Result<TenantId, StoreError> {
         sqlx::query!("SELECT set_config('mw.tenant', $1, true)", tenant.0.to_string())
             .fetch_one(&mut *self.inner)
@@ -152,10 +156,10 @@ impl Tx<'_> {
         Ok(std::mem::replace(&mut self.tenant, tenant))
     }
 
-    /// Makes a tenant.
+    /// Adds a tenant with its first data key.
     ///
     /// # Errors
-    /// The name is taken (`tenants_name_unique`).
+    /// Returns [`StoreError::Conflict`] with `tenants_name_unique` when the name is taken.
     pub async fn create_tenant(&mut self, new: &NewTenant<'_>, now: Timestamp) -> Result<(), StoreError> {
         self.assume_platform_role().await?;
         sqlx::query!(
@@ -175,21 +179,21 @@ impl Tx<'_> {
         self.switch_tenant(before).await.map(drop)
     }
 
-    /// Makes the first key of a tenant that was made in this transaction.
+    /// Adds the first API key of a tenant that was created in this transaction.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn create_first_api_key(&mut self, tenant: TenantId, key: &NewApiKey, now: Timestamp) -> Result<(), StoreError> {
         let before = self.switch_tenant(tenant).await?;
         self.create_api_key(key, now).await?;
         self.switch_tenant(before).await.map(drop)
     }
 
-    /// Makes another key for a tenant's owner, on an operator's behalf: the way in for a tenant that has locked itself out. The
-    /// entry goes into the tenant's own audit log, at once.
+    /// Adds an API key of an owner on an operator's request, for a tenant that has locked itself
+    /// out. The audit entry is written into the tenant's own log at once.
     ///
     /// # Errors
-    /// The name is taken (`api_keys_name_unique`).
+    /// Returns [`StoreError::Conflict`] with `api_keys_name_unique` when the name is taken.
     pub async fn create_owner_api_key(
         &mut self,
         tenant: TenantId,
@@ -205,10 +209,11 @@ impl Tx<'_> {
         Ok(made)
     }
 
-    /// Deletes a tenant that has neither meshes nor clusters, and erases its keys; answers how many it has.
+    /// Deletes a tenant that has neither meshes nor clusters, and erases its keys. Returns the
+    /// numbers of its meshes and clusters; unless both are 0, the tenant is not changed.
     ///
     /// # Errors
-    /// It has moved on since the operator looked.
+    /// Returns [`StoreError::StaleVersion`] when the tenant has changed since the operator read it.
     pub async fn delete_tenant(&mut self, seen: &Tenant) -> Result<(u32, u32), StoreError> {
         let before = self.switch_tenant(seen.id).await?;
         self.lock_tenant().await?;
@@ -224,7 +229,8 @@ impl Tx<'_> {
         Ok((meshes, clusters))
     }
 
-    /// Changes of one tenant that count what it has take turns until they commit.
+    /// Locks the tenant's head row until the transaction ends, so that changes which depend on a
+    /// count of the tenant's things run one after the other.
     pub(crate) async fn lock_tenant(&mut self) -> Result<(), StoreError> {
         sqlx::query!("SELECT 1 AS one FROM tenant_heads WHERE tenant_id = $1 FOR NO KEY UPDATE", self.tenant.0)
             .fetch_optional(&mut *self.inner)
@@ -232,10 +238,10 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The tenant that this transaction is on behalf of.
+    /// Reads the tenant that this transaction acts for.
     ///
     /// # Errors
-    /// It does not exist.
+    /// Returns [`StoreError::NotFound`] when the tenant does not exist.
     pub async fn current_tenant(&mut self) -> Result<Tenant, StoreError> {
         let row = sqlx::query_as!(
             TenantRow,
@@ -245,10 +251,12 @@ impl Tx<'_> {
         row.fetch_optional(&mut *self.inner).await?.ok_or(StoreError::NotFound { what: "tenant" })?.into_tenant()
     }
 
-    /// Tenants, oldest first, for an operator; one of them, where an id is given. The operators' own is not among them.
+    /// Lists tenants for an operator, oldest first; with `only`, just that one. The operators' own
+    /// tenant is not listed.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a row does not fit [`Tenant`].
     pub async fn list_tenants(
         &mut self,
         only: Option<TenantId>,
@@ -274,10 +282,11 @@ impl Tx<'_> {
         rows.into_iter().map(TenantRow::into_tenant).collect()
     }
 
-    /// Changes state, quotas and edition of a tenant for an operator who looked at this generation of it.
+    /// Updates state, quotas and edition of a tenant, if its generation is still the one that the
+    /// operator saw.
     ///
     /// # Errors
-    /// It has moved on since.
+    /// Returns [`StoreError::StaleVersion`] when the generation has changed since.
     pub async fn update_tenant(&mut self, seen: &Tenant, wanted: &Tenant) -> Result<(), StoreError> {
         self.assume_platform_role().await?;
         let done = sqlx::query!(
@@ -295,10 +304,10 @@ impl Tx<'_> {
         require_one_row(done.rows_affected(), StoreError::StaleVersion)
     }
 
-    /// How much there is of something.
+    /// Counts the tenant's things of one kind, as its quotas count them.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn count_objects(&mut self, of: QuotaResource) -> Result<u32, StoreError> {
         let tenant = self.tenant.0;
         let count = match of {
@@ -345,10 +354,12 @@ impl Tx<'_> {
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }
 
-    /// Refuses one more of something than the tenant may have. Two requests never both take the last place.
+    /// Refuses one more thing of a kind when the tenant has reached its quota. The tenant stays
+    /// locked until the transaction ends, so two requests never both take the last one.
     ///
     /// # Errors
-    /// [`StoreError::Quota`]; or the tenant was deleted meanwhile.
+    /// Returns [`StoreError::QuotaExceeded`] at the limit, and [`StoreError::NotFound`] when the
+    /// tenant was deleted meanwhile.
     pub async fn check_quota(&mut self, of: QuotaResource) -> Result<(), StoreError> {
         self.lock_tenant().await?;
         let tenant = self.current_tenant().await?;

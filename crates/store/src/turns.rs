@@ -1,5 +1,6 @@
-//! Connections are shared by tenants: one that has many questions waits for its own answers, and nobody else does. Changes by
-//! many tenants at once wait for each other, and leave connections to those who only look.
+//! Shares the connections between tenants. A tenant with many requests waits for its own
+//! transactions and does not delay other tenants. Write transactions of all tenants together have a
+//! limit too, which leaves connections to reads.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -7,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use model::ids::TenantId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Above so many tenants, those that have no permit are forgotten.
+/// Number of tenants above which those that hold no permit are dropped from the map.
 const MAX_TRACKED_TENANTS: usize = 1000;
 
-/// So many permits for each tenant.
+/// A set of permits for each tenant, of the same size for all.
 #[derive(Debug)]
 pub struct TenantPermits {
     permits_per_tenant: usize,
@@ -18,12 +19,12 @@ pub struct TenantPermits {
 }
 
 impl TenantPermits {
-    /// No tenant has one yet.
+    /// Creates an empty set with `each` permits per tenant.
     pub fn new(each: usize) -> Self {
         Self { permits_per_tenant: each, tenants: Mutex::default() }
     }
 
-    /// The permits of one tenant.
+    /// Returns the permits of one tenant.
     pub fn for_tenant(&self, tenant: TenantId) -> Arc<Semaphore> {
         let mut tenants = self.tenants.lock().expect("no holder panics");
         if tenants.len() >= MAX_TRACKED_TENANTS {
@@ -33,24 +34,24 @@ impl TenantPermits {
     }
 }
 
-/// How many transactions each tenant may have at once, and how many of all of them may belong to changes. The rest waits, in
-/// order.
+/// Limits the transactions that each tenant may have at once, and the write transactions of all
+/// tenants together. Further transactions wait, in order.
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionQuota {
     tenant_permits: Arc<TenantPermits>,
     write_permits: Arc<Semaphore>,
 }
 
-/// What a task is going to do with its transactions.
+/// Mode of a task's transactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TxMode {
-    /// Only to look.
+    /// The task only reads.
     Read,
-    /// To change something in the end; its looks on the way there count as well.
+    /// The task writes in the end. Its reads before that count as well.
     Write,
 }
 
-/// The right to one transaction, until this is dropped.
+/// The right to one transaction, held until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ConnectionPermit {
     _tenant_permit: OwnedSemaphorePermit,
@@ -62,9 +63,10 @@ impl ConnectionQuota {
         Self { tenant_permits: Arc::new(TenantPermits::new(each)), write_permits: Arc::new(Semaphore::new(changes)) }
     }
 
-    /// A turn of this tenant, which ends with what is answered.
+    /// Waits for the right to one transaction of this tenant.
     pub(crate) async fn acquire_permit(&self, tenant: TenantId, mode: TxMode) -> ConnectionPermit {
-        // In this order, so that a tenant with many changes does not keep the turns of all of them from others.
+        // The tenant's own permit comes first, so that a tenant with many writes does not hold the
+        // write permits that others need.
         let tenant = self.tenant_permits.for_tenant(tenant).acquire_owned().await.expect("nobody closes it");
         let change = match mode {
             TxMode::Read => None,

@@ -1,4 +1,5 @@
-//! Upgrades: verbs from people and outcomes from stages meet here, each in one transaction with all that follows.
+//! Stores upgrades, and applies verbs of people and outcomes of stages. Each of these runs in one
+//! transaction together with all of its consequences.
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
@@ -16,57 +17,58 @@ use crate::{NewEvent, NewOperation, Page, StoreError, Tx, id_bounds};
 /// An upgrade to be planned.
 #[derive(Debug, Clone)]
 pub struct NewUpgrade {
-    /// Its id.
+    /// Identifier of the upgrade.
     pub id: UpgradeId,
-    /// Of which mesh.
+    /// Mesh that is upgraded.
     pub mesh: MeshId,
-    /// From which version.
+    /// Version that the mesh runs before the upgrade.
     pub from: Version,
-    /// To which version.
+    /// Version that the upgrade leads to.
     pub to: Version,
-    /// The revision that the target runs in.
+    /// Revision that runs the target version.
     pub revision: RevisionName,
-    /// The choices made.
+    /// Choices that the caller made for the upgrade, such as the strategy.
     pub choice: UpgradePolicyChoice,
 }
 
 /// An upgrade as the service knows it.
 #[derive(Debug, Clone)]
 pub struct Upgrade {
-    /// Its id.
+    /// Identifier of the upgrade.
     pub id: UpgradeId,
-    /// Of which mesh.
+    /// Mesh that is upgraded.
     pub mesh: MeshId,
-    /// From which version.
+    /// Version that the mesh runs before the upgrade.
     pub from: Version,
-    /// To which version.
+    /// Version that the upgrade leads to.
     pub to: Version,
-    /// The choices made.
+    /// Choices that the caller made for the upgrade, such as the strategy.
     pub choice: UpgradePolicyChoice,
-    /// Where it stands.
+    /// State of the upgrade; see [`UpgradeState`].
     pub state: UpgradeState,
-    /// Rises with every change of state.
+    /// Number of state changes so far, which serves as the version of the upgrade.
     pub transitions: i64,
-    /// The stage under way, or the last one.
+    /// Operation of the current stage, or of the last one; `None` before the first.
     pub operation: Option<OperationId>,
-    /// What the last precheck found, whether or not it stopped the upgrade.
+    /// Findings of the last precheck, whether or not it stopped the upgrade.
     pub findings: Vec<Finding>,
-    /// Who accepted the findings and when; the policy `accept_warnings` is named `policy`.
+    /// Caller that accepted the findings, as the audit log names it, and the time; the caller is
+    /// `policy` when the upgrade's own `accept_warnings` did.
     pub acceptance: Option<(String, Timestamp)>,
-    /// When it was asked for.
+    /// Time when the upgrade was requested.
     pub created_at: Timestamp,
-    /// When it ended.
+    /// Time when the upgrade ended.
     pub ended_at: Option<Timestamp>,
 }
 
-/// How the acceptance of findings by the upgrade's own policy is noted.
+/// Name that is stored as the caller when the upgrade's own policy accepted the findings.
 const ACCEPTED_BY_POLICY: &str = "policy";
 
 impl Tx<'_> {
-    /// Plans an upgrade and takes the mesh's slot for it.
+    /// Adds an upgrade in state `planned`, and acquires the mesh lock for it.
     ///
     /// # Errors
-    /// [`StoreError::Busy`]: somebody else changes the mesh.
+    /// Returns [`StoreError::MeshLocked`] when another upgrade or operation is changing the mesh.
     pub async fn create_upgrade(&mut self, new: &NewUpgrade, now: Timestamp) -> Result<(), StoreError> {
         self.acquire_mesh_lock(new.mesh, &new.id.to_string()).await?;
         self.set_target_revision(new.mesh, &new.revision, &new.to).await?;
@@ -101,25 +103,26 @@ impl Tx<'_> {
         });
     }
 
-    /// One upgrade.
+    /// Reads one upgrade.
     ///
     /// # Errors
-    /// There is none of that id in this tenant.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such upgrade.
     pub async fn get_upgrade(&mut self, id: UpgradeId) -> Result<Upgrade, StoreError> {
         self.read_upgrade(id, false).await
     }
 
-    /// Takes the upgrade's lock before anything else, so that verbs and outcomes never wait for each other in a circle.
+    /// Reads one upgrade and locks it. Callers lock the upgrade before anything else, so that verbs
+    /// and outcomes cannot deadlock.
     ///
     /// # Errors
-    /// There is none of that id in this tenant.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such upgrade.
     pub async fn lock_upgrade(&mut self, id: UpgradeId) -> Result<Upgrade, StoreError> {
         self.read_upgrade(id, true).await
     }
 
     async fn read_upgrade(&mut self, id: UpgradeId, locked: bool) -> Result<Upgrade, StoreError> {
         if locked {
-            // Verbs and outcomes of one upgrade take turns.
+            // Verbs and outcomes of one upgrade run one after the other.
             sqlx::query!(
                 "SELECT 1 AS one FROM upgrades WHERE tenant_id = $1 AND upgrade_id = $2 FOR UPDATE",
                 self.tenant.0,
@@ -175,20 +178,23 @@ impl Tx<'_> {
         read.collect()
     }
 
-    /// The upgrades of a mesh, newest first; none of a mesh that is deleted or that there is not.
+    /// Lists the upgrades of a mesh, newest first. The list is empty for a mesh that is deleted or
+    /// does not exist.
     ///
     /// # Errors
-    /// The database failed, or a row does not fit.
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a row does not fit [`Upgrade`].
     pub async fn list_upgrades(&mut self, mesh: MeshId, page: Page) -> Result<Vec<Upgrade>, StoreError> {
         self.read_upgrades(None, Some(mesh), page).await
     }
 
-    /// Does what a person asked, who is named as the audit log names them. `expected` is the transition count that they
-    /// looked at.
+    /// Applies a verb of a person. `actor` names the person as the audit log does, and `expected`
+    /// is the number of transitions that the person saw.
     ///
     /// # Errors
-    /// The verb does not fit ([`StoreError::Transition`]), the upgrade has moved on ([`StoreError::Moved`]), or an operation
-    /// on the data plane has to end first ([`StoreError::Busy`]).
+    /// Returns [`StoreError::Transition`] when the state does not allow the verb,
+    /// [`StoreError::StaleVersion`] when the upgrade has changed since, and
+    /// [`StoreError::MeshLocked`] when an operation on the data plane has to end first.
     pub async fn apply_verb(
         &mut self,
         id: UpgradeId,
@@ -211,10 +217,10 @@ impl Tx<'_> {
         self.apply_transition(upgrade, state, effect, arguments, clock).await
     }
 
-    /// Takes in how a stage's operation ended.
+    /// Applies the outcome of a stage's operation.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn apply_outcome(
         &mut self,
         id: UpgradeId,
@@ -228,16 +234,19 @@ impl Tx<'_> {
         }
         let (state, effect) = upgrade.state.clone().on_outcome(outcome, upgrade.choice, clock.now());
         let warned = upgrade.findings.iter().any(|finding| finding.severity == Severity::Warn);
+        // The upgrade deploys with warnings that no person accepted, so its own policy accepted
+        // them.
         if state == UpgradeState::Deploying && warned && upgrade.acceptance.is_none() {
             upgrade.acceptance = Some((ACCEPTED_BY_POLICY.into(), clock.now()));
         }
         self.apply_transition(upgrade, state, effect, Value::Null, clock).await
     }
 
-    /// Notes that the first irrevocable step of a retirement was committed to, or that its time has come.
+    /// Records that a retirement has begun, or that the start of its first irrevocable step was
+    /// recorded.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn mark_retiring(
         &mut self,
         id: UpgradeId,
@@ -248,6 +257,8 @@ impl Tx<'_> {
         self.apply_transition(upgrade, UpgradeState::Retiring { irrevocable }, Effect::Nothing, Value::Null, clock).await
     }
 
+    /// Applies a transition: executes its effect on operations and the mesh lock, pushes the event
+    /// of a new state, and writes the row.
     async fn apply_transition(
         &mut self,
         mut upgrade: Upgrade,
@@ -311,7 +322,8 @@ impl Tx<'_> {
                     self.supersede_operation(earlier, &OperationState::Cancelled, now).await?;
                 }
                 self.free_mesh_lock(mesh, &id.to_string()).await?;
-                // What was abandoned is there still, and the mesh's deletion has to know it.
+                // An abandoned upgrade leaves its target revision in the clusters, and the deletion
+                // of the mesh has to know it.
                 if !matches!(state, UpgradeState::Abandoned { .. }) {
                     self.resolve_target_revision(mesh, state == UpgradeState::Succeeded).await?;
                 }
@@ -351,7 +363,8 @@ impl Tx<'_> {
 }
 
 impl Upgrade {
-    /// True when an operation on the data plane may be under way beside this upgrade, and the effect must wait for its end.
+    /// Returns true when an operation on the data plane may be running beside this upgrade, and the
+    /// effect must wait for its end.
     fn must_wait_for_data_plane(&self, effect: &Effect) -> bool {
         let stage = if let UpgradeState::Paused { from, .. } = &self.state { from } else { &self.state };
         let still =
@@ -359,7 +372,7 @@ impl Upgrade {
         still && matches!(effect, Effect::StartOperation(_) | Effect::RunNow)
     }
 
-    /// True when the target runs in a revision of its own.
+    /// Returns true when the target version runs in a revision of its own.
     pub fn is_canary(&self) -> bool {
         self.choice.strategy == Strategy::Canary
     }

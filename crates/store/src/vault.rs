@@ -1,5 +1,5 @@
-//! The server's own secret, and the sealing of single values: AES-256-GCM, with what a value belongs to as associated
-//! data, so that a sealed value that is copied elsewhere does not open there.
+//! Seals single values with AES-256-GCM, and holds the server's own secret. The associated data
+//! names the owner of a value, so a sealed value that is copied elsewhere does not open there.
 
 use std::sync::Arc;
 
@@ -12,8 +12,9 @@ use crate::StoreError;
 use crate::envelope::KeyCache;
 use crate::master::{SymmetricKey, KeyWrapper, MasterKeys, derive_master_key};
 
-/// What a process keeps secret: its own key, which peppers API keys and seals what belongs to no tenant, and the way to
-/// the master key, which wraps the tenants' data keys. Clones share what they have opened.
+/// The secrets of a process. These are its own key, which peppers API keys and seals values that
+/// belong to no tenant, and the access to the master key, which wraps the tenants' data keys.
+/// Clones share the cache of unwrapped keys.
 #[derive(Clone)]
 pub struct Sealer {
     secret: SymmetricKey,
@@ -28,12 +29,12 @@ impl std::fmt::Debug for Sealer {
 }
 
 impl Sealer {
-    /// A vault whose master key is derived from its own secret.
+    /// Creates a sealer whose master key is derived from its own secret.
     pub fn new(secret: SymmetricKey) -> Self {
         Self::with_key_wrapper(secret, Arc::new(MasterKeys::new(derive_master_key(&secret), Vec::new())))
     }
 
-    /// A vault whose master key is kept elsewhere.
+    /// Creates a sealer with a given wrapper, which holds the master key.
     pub fn with_key_wrapper(secret: SymmetricKey, wrapper: Arc<dyn KeyWrapper>) -> Self {
         Self { secret, wrapper, cache: KeyCache::default() }
     }
@@ -46,36 +47,39 @@ impl Sealer {
         &self.cache
     }
 
-    /// Forgets a tenant's opened keys: the next transaction looks again.
+    /// Removes a tenant's unwrapped keys from the cache, so that the next transaction reads them
+    /// again.
     pub(crate) fn evict_tenant_keys(&self, tenant: TenantId) {
         self.cache.lock().expect("no holder panics").remove(&tenant);
     }
 
-    /// Seals a secret of the operator's for one place, such as `hosting_clusters.kubeconfig/hosting_01…`.
+    /// Seals a secret of the operator for one column and row, such as
+    /// `hosting_clusters.kubeconfig/hosting_01…`.
     pub fn seal(&self, associated_data: &str, text: &[u8]) -> Vec<u8> {
         seal(&self.secret, associated_data, text)
     }
 
-    /// Opens what was sealed for the same place.
+    /// Opens a value that was sealed with the same associated data.
     ///
     /// # Errors
-    /// [`StoreError::Sealed`]: another key, another place, or damaged.
+    /// Returns [`StoreError::UnsealFailed`] when the value is damaged or was sealed with another
+    /// key or for another column or row.
     pub(crate) fn open(&self, associated_data: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
         open(&self.secret, associated_data, sealed)
     }
 
     fn pepper_key(&self) -> hmac::Key {
-        // A key of its own, so that a digest tells nothing about the sealing key.
+        // The pepper is a key of its own, so that a digest reveals nothing about the sealing key.
         let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.secret), b"meshwright api key pepper");
         hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref())
     }
 
-    /// What is stored of a secret that only its owner knows.
+    /// Computes the digest that is stored instead of a secret that only its owner knows.
     pub fn digest_secret(&self, secret: &[u8]) -> Vec<u8> {
         hmac::sign(&self.pepper_key(), secret).as_ref().to_vec()
     }
 
-    /// Compares a secret with what is stored of it, in constant time.
+    /// Compares a secret with its stored digest, in constant time.
     pub fn verify_secret(&self, secret: &[u8], digest: &[u8]) -> bool {
         hmac::verify(&self.pepper_key(), secret, digest).is_ok()
     }
@@ -85,7 +89,7 @@ fn aead_key(key: &SymmetricKey) -> RandomizedNonceKey {
     RandomizedNonceKey::new(&AES_256_GCM, key).expect("the key has the length that the cipher wants")
 }
 
-/// Seals a text under a key for one place.
+/// Seals a text with a key, bound to its associated data.
 pub(crate) fn seal(key: &SymmetricKey, associated_data: &str, text: &[u8]) -> Vec<u8> {
     let mut sealed = text.to_vec();
     let nonce =
@@ -95,7 +99,7 @@ pub(crate) fn seal(key: &SymmetricKey, associated_data: &str, text: &[u8]) -> Ve
     out
 }
 
-/// Opens what was sealed under the same key for the same place.
+/// Opens a text that was sealed with the same key and the same associated data.
 pub(crate) fn open(key: &SymmetricKey, associated_data: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
     let (nonce, text) = sealed.split_at_checked(NONCE_LEN).ok_or(StoreError::UnsealFailed)?;
     let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| StoreError::UnsealFailed)?;
@@ -106,39 +110,39 @@ pub(crate) fn open(key: &SymmetricKey, associated_data: &str, sealed: &[u8]) -> 
     Ok(text)
 }
 
-/// A fresh key.
+/// Generates a random key of 256 bits.
 ///
 /// # Panics
-/// When the system has no randomness.
+/// Panics when the system has no randomness.
 pub fn random_key() -> SymmetricKey {
     let mut bytes = [0; 32];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system's randomness");
     bytes
 }
 
-/// HMAC with SHA-256.
+/// Computes the HMAC-SHA256 of a text.
 pub fn hmac_sha256(key: &[u8], text: &[u8]) -> Vec<u8> {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text).as_ref().to_vec()
 }
 
-/// SHA-256.
+/// Computes the SHA-256 digest of bytes.
 ///
 /// # Panics
-/// Never: a SHA-256 has 32 bytes.
+/// Never panics, because a SHA-256 digest has 32 bytes.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
     digest.as_ref().try_into().expect("a SHA-256 has 32 bytes")
 }
 
-/// SHA-256 in hexadecimal.
+/// Computes the SHA-256 digest of bytes, in hexadecimal.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex::encode(&sha256(bytes))
 }
 
-/// 32 random bytes in hexadecimal, for a sealing key.
+/// Generates 32 random bytes in hexadecimal, for a sealing key or a secret.
 ///
 /// # Panics
-/// When the system has no randomness.
+/// Panics when the system has no randomness.
 pub fn random_hex() -> String {
     hex::encode(&random_key())
 }
@@ -168,7 +172,7 @@ mod tests {
         assert_ne!(other.digest_secret(b"a secret"), digest);
     }
 
-    /// RFC 4231, test case 2.
+    /// The expected value is from RFC 4231, test case 2.
     #[test]
     fn hmac_sha256_matches_rfc_4231() {
         let signed = hmac_sha256(b"Jefe", b"what do ya want for nothing?");

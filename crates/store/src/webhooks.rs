@@ -1,4 +1,4 @@
-//! Webhooks of a tenant, as its people see and change them.
+//! Stores the webhooks of a tenant, as its users see and change them.
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
@@ -7,41 +7,43 @@ use model::webhook;
 
 use crate::{NewEvent, Page, StoreError, Tx, id_bounds, require_one_row};
 
-/// An address that events are sent to.
+/// An address of a tenant that events are sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Webhook {
-    /// Its id.
+    /// Identifier of the webhook.
     pub id: WebhookId,
-    /// Its name, unique within the tenant.
+    /// Name of the webhook, unique within the tenant.
     pub name: String,
-    /// Where to.
+    /// Address that events are sent to.
     pub url: String,
-    /// Which kinds of events.
+    /// Kinds of events that are sent: a kind such as `upgrade.state`, a group such as `upgrade.*`,
+    /// or `*`.
     pub kinds: Vec<String>,
-    /// Whether anything is sent.
+    /// Whether events are sent to the webhook.
     pub enabled: bool,
-    /// Why we have switched it off: `gone` or `failing`.
+    /// Reason why the service disabled the webhook: `gone` or `failing`; `None` when it did not.
     pub disabled_reason: Option<String>,
-    /// Until when messages are signed with the former secret as well.
+    /// Time until which messages are also signed with the previous secret.
     pub former_until: Option<Timestamp>,
-    /// When something last arrived.
+    /// Time when the webhook last accepted an event.
     pub delivered_at: Option<Timestamp>,
-    /// Rises with every change of what users may write.
+    /// Version of the webhook: rises by one with every change of what users may write.
     pub generation: i64,
-    /// When it was made.
+    /// Time when the webhook was created.
     pub created_at: Timestamp,
 }
 
-/// What users write on a webhook.
+/// The properties of a webhook that users write.
 #[derive(Debug, Clone)]
 pub struct NewWebhook {
-    /// Its name.
+    /// Name of the webhook, unique within the tenant.
     pub name: String,
-    /// Where to.
+    /// Address that events are sent to.
     pub url: String,
-    /// Which kinds of events.
+    /// Kinds of events that are sent: a kind such as `upgrade.state`, a group such as `upgrade.*`,
+    /// or `*`.
     pub kinds: Vec<String>,
-    /// Whether anything is sent.
+    /// Whether events are sent to the webhook.
     pub enabled: bool,
 }
 
@@ -50,10 +52,10 @@ pub(crate) fn secret_associated_data(id: WebhookId) -> String {
 }
 
 impl Tx<'_> {
-    /// Adds a webhook with the secret that its messages are signed with.
+    /// Adds a webhook with the secret that signs its messages.
     ///
     /// # Errors
-    /// The name is taken (`webhooks_name_unique`).
+    /// Returns [`StoreError::Conflict`] with `webhooks_name_unique` when the name is taken.
     pub async fn create_webhook(
         &mut self,
         id: WebhookId,
@@ -80,18 +82,18 @@ impl Tx<'_> {
         self.update_webhook_count().await
     }
 
-    /// Webhooks, oldest first.
+    /// Lists the webhooks of this tenant, oldest first.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn list_webhooks(&mut self, page: Page) -> Result<Vec<Webhook>, StoreError> {
         self.read_webhooks(None, page).await
     }
 
-    /// One webhook.
+    /// Reads one webhook.
     ///
     /// # Errors
-    /// There is none of that id in this tenant.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such webhook.
     pub async fn get_webhook(&mut self, id: WebhookId) -> Result<Webhook, StoreError> {
         self.read_webhooks(Some(id), Page::ALL).await?.pop().ok_or(StoreError::NotFound { what: "webhook" })
     }
@@ -125,10 +127,12 @@ impl Tx<'_> {
         Ok(read.collect())
     }
 
-    /// Changes a webhook, for somebody who looked at this generation of it. What waits is tried at once when it is switched on.
+    /// Updates a webhook, if its generation is still the one that the caller saw. Enabling it makes
+    /// waiting deliveries due at once.
     ///
     /// # Errors
-    /// It has moved on since; the name is taken.
+    /// Returns [`StoreError::StaleVersion`] when the generation has changed since, and
+    /// [`StoreError::Conflict`] with `webhooks_name_unique` when the name is taken.
     pub async fn update_webhook(&mut self, seen: &Webhook, new: &NewWebhook) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE webhooks SET name = $4, url = $5, kinds = $6, enabled = $7, generation = generation + 1,
@@ -149,10 +153,10 @@ impl Tx<'_> {
         self.update_webhook_count().await
     }
 
-    /// Removes a webhook with everything that was to be sent to it.
+    /// Deletes a webhook with its deliveries.
     ///
     /// # Errors
-    /// There is none of that id in this tenant.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such webhook.
     pub async fn delete_webhook(&mut self, id: WebhookId) -> Result<(), StoreError> {
         sqlx::query!("DELETE FROM deliveries WHERE tenant_id = $1 AND webhook_id = $2", self.tenant.0, id.0)
             .execute(&mut *self.inner)
@@ -167,10 +171,11 @@ impl Tx<'_> {
         self.update_webhook_count().await
     }
 
-    /// Gives a webhook another secret. Until the time, messages are signed with the former one as well.
+    /// Gives a webhook a new secret. Until the given time, messages are also signed with the
+    /// previous one.
     ///
     /// # Errors
-    /// There is none of that id in this tenant.
+    /// Returns [`StoreError::NotFound`] when this tenant has no such webhook.
     pub async fn rotate_webhook_secret(&mut self, id: WebhookId, secret: &[u8], until: Timestamp) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE webhooks SET former_secret = secret, former_until = $4, secret = $3, generation = generation + 1
@@ -185,7 +190,7 @@ impl Tx<'_> {
         require_one_row(done.rows_affected(), StoreError::NotFound { what: "webhook" })
     }
 
-    /// Sends a webhook an event that nothing else is about.
+    /// Pushes a test event, which is sent to this webhook only.
     pub fn push_test_event(&mut self, id: WebhookId, now: Timestamp) {
         self.push_webhook_event(webhook::TEST_EVENT_KIND, id, serde_json::json!({}), now);
     }

@@ -1,4 +1,4 @@
-//! A clock that moves when it is told to.
+//! Provides a clock that moves only when a test moves it.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use model::Clock;
 use uuid::Uuid;
 
-/// Stands still until told to move. Its ids count up, so a test can be repeated exactly.
+/// Clock that stands still until it is moved. Its ids count up, so that a test can be repeated
+/// exactly.
 #[derive(Debug)]
 pub struct ManualClock {
     now: Mutex<Timestamp>,
@@ -25,7 +26,7 @@ impl ManualClock {
     /// Moves the time ahead.
     ///
     /// # Panics
-    /// When a thread that held the clock panicked.
+    /// Panics when another thread panicked while it held the clock's lock.
     pub fn advance(&self, by: SignedDuration) {
         let mut now = self.now.lock().expect("no holder panics");
         *now += by;

@@ -1,4 +1,4 @@
-//! How imagined clusters treat our credentials.
+//! Simulates how clusters treat our credentials, with faults that tests switch on.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,10 +12,10 @@ use model::upgrade::Finding;
 use rollout::ports::AccountPresence;
 use store::IssuedCredential;
 
-/// Kubernetes' version in imagined clusters.
+/// Kubernetes version of the fake clusters.
 pub(crate) const KUBERNETES_VERSION: &str = "v1.33.13";
 
-/// A credential for ninety days.
+/// Issues a credential that is valid for 90 days.
 pub(crate) fn issue_credential(uid: String, serial: i64, now: Timestamp) -> IssuedCredential {
     IssuedCredential {
         uid,
@@ -28,21 +28,21 @@ pub(crate) fn issue_credential(uid: String, serial: i64, now: Timestamp) -> Issu
     }
 }
 
-/// The knobs of a fleet's clusters, and what was counted.
+/// Settings of a fleet's clusters for calls that concern credentials, and counters of these calls.
 #[derive(Debug, Clone, Default)]
 pub struct CredentialFaults(Arc<Mutex<CredentialState>>);
 
-/// How a call into an imagined cluster ends, besides with an answer.
+/// Behaviour of a call into a fake cluster before its answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CallBehaviour {
-    /// It answers.
+    /// The call is answered at once.
     #[default]
     Answers,
-    /// It never answers.
+    /// The call is never answered.
     Hangs,
     /// The code that makes the call panics.
     Panics,
-    /// It answers after so long.
+    /// The call is answered after this time.
     Slow(Duration),
 }
 
@@ -73,64 +73,66 @@ struct CredentialState {
     removal_count: usize,
 }
 
-/// The identity that a registration's cluster has when no test says otherwise: no other one has it.
+/// Returns the identity of the cluster that a registration leads to by default. It is different for
+/// each registration.
 pub(crate) fn default_uid(cluster: ClusterId) -> String {
     format!("uid-of-{}", cluster.0)
 }
 
 impl CredentialFaults {
-    /// From now on clusters answer whoever looks after them with this, or well again.
+    /// Lets each cluster check fail with this problem from now on, or succeed again.
     ///
     /// # Panics
-    /// When another thread panicked over them.
+    /// Panics when another thread panicked while it held the lock.
     pub fn set_health_problem(&self, problem: Option<Problem>) {
         self.lock().health_problem = problem;
     }
 
-    /// From now on nobody gets a new credential, for this reason, or everybody does again.
+    /// Lets each connection for a new credential fail with this problem from now on, or succeed
+    /// again.
     ///
     /// # Panics
-    /// When another thread panicked over them.
+    /// Panics when another thread panicked while it held the lock.
     pub fn set_connect_problem(&self, problem: Option<Problem>) {
         self.lock().connect_problem = problem;
     }
 
-    /// Sets the Kubernetes version that clusters name when they are connected to.
+    /// Sets the Kubernetes version that clusters report when a worker connects to them.
     ///
     /// # Panics
-    /// When another thread panicked over them.
+    /// Panics when another thread panicked while it held the lock.
     pub fn set_kubernetes_version(&self, version: &str) {
         self.lock().kubernetes_version = Some(version.to_owned());
     }
 
-    /// Sets how the next calls for credentials and looks after clusters end.
+    /// Sets the behaviour of connections and cluster checks from now on.
     ///
     /// # Panics
-    /// When another thread panicked over them.
+    /// Panics when another thread panicked while it held the lock.
     pub fn set_call_behaviour(&self, conduct: CallBehaviour) {
         self.lock().call_behaviour = conduct;
     }
 
-    /// From now on a registration leads to the cluster with this identity.
+    /// Lets this registration lead to the cluster with this identity from now on.
     ///
     /// # Panics
-    /// When another thread panicked over them.
+    /// Panics when another thread panicked while it held the lock.
     pub fn set_cluster_uid(&self, cluster: ClusterId, uid: &str) {
         self.lock().cluster_uids.insert(cluster, uid.into());
     }
 
-    /// From now on a look at any cluster finds this.
+    /// Sets the findings of the checks of all clusters from now on.
     ///
     /// # Panics
-    /// When another thread panicked over them.
+    /// Panics when another thread panicked while it held the lock.
     pub fn set_findings(&self, findings: Vec<Finding>) {
         self.lock().findings = findings;
     }
 
-    /// From now on clusters accept former credentials, or refuse them again.
+    /// Lets clusters accept former credentials from now on, or refuse them again.
     ///
     /// # Panics
-    /// When another thread panicked over them.
+    /// Panics when another thread panicked while it held the lock.
     pub fn set_accepts_former(&self, accept: bool) {
         self.lock().accepts_former = accept;
     }
@@ -143,42 +145,42 @@ impl CredentialFaults {
         self.lock().findings.clone()
     }
 
-    /// The registrations that an account was made for, in order.
+    /// Returns the registrations for which an account was created, in order.
     ///
     /// # Panics
-    /// When another thread panicked over them.
+    /// Panics when another thread panicked while it held the lock.
     pub fn created_accounts(&self) -> Vec<ClusterId> {
         self.lock().created_accounts.clone()
     }
 
-    /// How often clusters were looked after.
+    /// Returns the number of cluster checks so far.
     ///
     /// # Panics
-    /// When another thread panicked over them.
+    /// Panics when another thread panicked while it held the lock.
     pub fn check_count(&self) -> usize {
         self.lock().check_count
     }
 
-    /// From now on a worker that leaves a cluster is answered with this, or well again.
+    /// Lets each attempt to leave a cluster fail with this problem from now on, or succeed again.
     ///
     /// # Panics
-    /// When another thread panicked over them.
+    /// Panics when another thread panicked while it held the lock.
     pub fn set_leave_problem(&self, problem: Option<Problem>) {
         self.lock().leave_problem = problem;
     }
 
-    /// Whether our account stays in a cluster though its removal was asked for.
+    /// Sets whether our account stays in a cluster after its removal was accepted.
     ///
     /// # Panics
-    /// When another thread panicked over them.
+    /// Panics when another thread panicked while it held the lock.
     pub fn set_account_lingers(&self, lingers: bool) {
         self.lock().account_lingers = lingers;
     }
 
-    /// How often our account's removal was asked for.
+    /// Returns the number of requests to remove our account.
     ///
     /// # Panics
-    /// When another thread panicked over them.
+    /// Panics when another thread panicked while it held the lock.
     pub fn removal_count(&self) -> usize {
         self.lock().removal_count
     }

@@ -1,4 +1,5 @@
-//! A database of its own for each test, cloned from a migrated template on this process's private server.
+//! Gives each test a database of its own, cloned from a migrated template on this process's private
+//! PostgreSQL server.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,10 +17,11 @@ use crate::relay::Relay;
 
 static SERVER: OnceCell<EmbeddedPostgres> = OnceCell::const_new();
 static NEXT_DATABASE_NUMBER: AtomicU32 = AtomicU32::new(0);
-/// Databases that nobody holds any more. The next test removes them: hundreds of them would fill a disk.
+/// Names of databases that no test uses any more. The next test drops them, because hundreds of
+/// them would fill the disk.
 static UNUSED_DATABASES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// A database's name, as long as somebody holds it.
+/// Name of a database. Its drop marks the database as unused.
 struct DatabaseName(String);
 
 impl Drop for DatabaseName {
@@ -28,36 +30,42 @@ impl Drop for DatabaseName {
     }
 }
 
-/// One test's database with the service's two roles on it. Tests never connect as a superuser or as the owner.
+/// Database of one test, with the two roles of the service. Tests connect neither as a superuser
+/// nor as the owner.
 pub struct TestDb {
-    /// As the API connects.
+    /// Store with the role of the API.
     pub api: Store,
-    /// As workers connect.
+    /// Store with the role of workers.
     pub worker: Store,
-    /// A tenant that exists.
+    /// Tenant that exists in the database.
     pub tenant: TenantId,
     name: Arc<DatabaseName>,
     url: Arc<dyn Fn(&str) -> String + Send + Sync>,
 }
 
-/// Folder of the private server. It is left behind for a look; the next run of the same process number replaces it.
+/// Returns the folder of the private server. It is left behind for inspection, and a later process
+/// with the same id replaces it.
 fn server_dir() -> PathBuf {
     std::env::temp_dir().join(format!("meshwright-test-postgres-{}", std::process::id()))
 }
 
-/// Which of the two walls between tenants stand: both, unless a run of the isolation tests asks to take one away.
-/// The other one is taken away by changing the queries of a copy of the source.
+/// Variable that says which of the two walls between tenants stands. Both do, unless the isolation
+/// suite sets it to `queries`: then row-level security is switched off. The suite removes the other
+/// wall by changing the queries in a copy of the source.
 const WALLS_ENV: &str = "MESHWRIGHT_TEST_WALLS";
 
-/// Whether hints reach anybody: set to `off`, whoever looks for work has to find it without.
+/// Variable that switches work notifications off if it is set to `off`. Processes that wait for
+/// work must then find it by polling.
 pub const NOTIFICATIONS_ENV: &str = "MESHWRIGHT_TEST_HINTS";
 
-/// Every test database is sealed with the same key; nothing in it is secret.
+/// Returns the sealer of every test database. All use the same key, because none of their data is
+/// secret.
 pub fn test_sealer() -> Sealer {
     Sealer::new([42; 32])
 }
 
-/// Servers end with their processes; their folders are cleared away by the next run.
+/// Removes the folders of servers whose processes have ended. The servers end with their processes,
+/// but their folders stay.
 fn remove_stale_dirs() {
     let prefix = "meshwright-test-postgres-";
     for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
@@ -88,7 +96,7 @@ async fn start_server() -> EmbeddedPostgres {
     postgres
 }
 
-/// Puts a function that tells nobody before the one that does.
+/// Disables NOTIFY: puts a schema before `pg_catalog` whose function `pg_notify` does nothing.
 async fn disable_notify(postgres: &EmbeddedPostgres) {
     let mut owner = PgConnection::connect(&postgres.url("mw_owner", "template_mw")).await.expect("a connection");
     let quiet = "CREATE SCHEMA quiet; GRANT USAGE ON SCHEMA quiet TO PUBLIC;
@@ -101,7 +109,7 @@ async fn disable_notify(postgres: &EmbeddedPostgres) {
     }
 }
 
-/// The owner of the tables switches every policy off.
+/// Switches off every row-level security policy, as the owner of the tables.
 async fn disable_row_security(owner: &str) {
     let mut owner = PgConnection::connect(owner).await.expect("a connection");
     let off = "DO $$ DECLARE owned text; BEGIN
@@ -112,21 +120,22 @@ async fn disable_row_security(owner: &str) {
     owner.close().await.expect("an end");
 }
 
-/// Does what an administrator does by hand, as a superuser.
+/// Executes an administrator's command as a superuser.
 ///
 /// # Panics
-/// When the database refuses.
-// Each test has a runtime of its own, and a pooled connection would die with the first one: connect every time.
+/// Panics when the database refuses the command.
+// Each test has a runtime of its own, and a pooled connection would die with the first one, so this
+// connects every time.
 pub async fn execute_as_superuser(postgres: &EmbeddedPostgres, command: String) {
     let mut root = PgConnection::connect(&postgres.url(SUPERUSER, "postgres")).await.expect("a connection");
     sqlx::raw_sql(sqlx::AssertSqlSafe(command)).execute(&mut root).await.expect("an administrator's command");
 }
 
 impl TestDb {
-    /// Makes a database with one tenant in it.
+    /// Creates a database with one tenant in it.
     ///
     /// # Panics
-    /// When there is no Postgres on this machine.
+    /// Panics when this machine has no PostgreSQL.
     pub async fn new() -> Self {
         let server = SERVER.get_or_init(start_server).await;
         let ended = std::mem::take(&mut *UNUSED_DATABASES.lock().expect("no holder panics"));
@@ -149,10 +158,11 @@ impl TestDb {
         Self { api, worker, tenant, name, url: Arc::new(url) }
     }
 
-    /// The same database on behalf of another tenant, which is made here.
+    /// Creates another tenant in the same database, and returns the database on behalf of this
+    /// tenant.
     ///
     /// # Panics
-    /// When the database fails.
+    /// Panics when the database fails.
     pub async fn for_new_tenant(&self, tenant: TenantId, name: &str) -> Self {
         let at = "2026-11-22T10:00:00Z".parse().expect("a timestamp");
         self.api.create_tenant(tenant, name, at).await.expect("a tenant");
@@ -160,38 +170,38 @@ impl TestDb {
         Self { api, worker, tenant, name: database, url: self.url.clone() }
     }
 
-    /// Leaves nothing between tenants but the queries themselves.
+    /// Disables row-level security, so that only the queries keep tenants apart.
     ///
     /// # Panics
-    /// When the database refuses.
+    /// Panics when the database refuses.
     pub async fn disable_row_security(&self) {
         disable_row_security(&self.url("mw_owner")).await;
     }
 
-    /// Does to the database what somebody with this role can do.
+    /// Executes one statement with the rights of a role, and returns the number of changed rows.
     ///
     /// # Errors
-    /// What the database says.
+    /// Returns the message of the database when it refuses.
     pub async fn execute(&self, role: &str, command: &str) -> Result<u64, String> {
         let mut connection = PgConnection::connect(&self.url(role)).await.map_err(|error| error.to_string())?;
         let done = sqlx::query(sqlx::AssertSqlSafe(command.to_owned())).execute(&mut connection).await;
         done.map(|done| done.rows_affected()).map_err(|error| error.to_string())
     }
 
-    /// Runs several statements, such as a migration's, as somebody with this role.
+    /// Executes several statements, such as a migration, with the rights of a role.
     ///
     /// # Errors
-    /// What the database says.
+    /// Returns the message of the database when it refuses.
     pub async fn execute_script(&self, role: &str, script: &str) -> Result<(), String> {
         let mut connection = PgConnection::connect(&self.url(role)).await.map_err(|error| error.to_string())?;
         let done = sqlx::raw_sql(sqlx::AssertSqlSafe(script.to_owned())).execute(&mut connection).await;
         done.map(drop).map_err(|error| error.to_string())
     }
 
-    /// The first column of a query, which must be text, as somebody with this role sees it.
+    /// Returns the first column of a query, which must be text, as a role sees it.
     ///
     /// # Panics
-    /// When the database refuses.
+    /// Panics when the database refuses.
     pub async fn query_text(&self, role: &str, query: &str) -> Vec<String> {
         let mut connection = PgConnection::connect(&self.url(role)).await.expect("a connection");
         let rows = sqlx::query_scalar::<_, Option<String>>(sqlx::AssertSqlSafe(query.to_owned()));
@@ -199,18 +209,19 @@ impl TestDb {
         rows.into_iter().flatten().collect()
     }
 
-    /// The folder of the server's socket.
+    /// Returns the folder that holds the socket of the server.
     pub fn socket_dir() -> PathBuf {
         server_dir()
     }
 
-    /// The database's address as a role, through a relay.
+    /// Returns the URL of the database for a role, through a relay. PostgreSQL ends a session that
+    /// stays idle in a transaction for the time `idle`.
     pub fn relayed_url(&self, role: &str, relay: &Relay, idle: Duration) -> String {
         let limit = format!("-c%20idle_in_transaction_session_timeout%3D{}", idle.as_millis());
         format!("postgres://{role}@localhost/{}?host={}&options={limit}", self.name.0, relay.socket_dir().display())
     }
 
-    /// The database's address as a role.
+    /// Returns the URL of the database for a role.
     pub fn url(&self, role: &str) -> String {
         (self.url)(role)
     }

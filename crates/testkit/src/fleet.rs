@@ -1,4 +1,4 @@
-//! A mesh in a throw-away database over imagined clusters, and workers to run it: one builder makes the world.
+//! Builds a mesh in a throw-away database over fake clusters, with workers that run its operations.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,27 +27,27 @@ use crate::{FakeClusters, ManualClock, TestDb};
 mod workers;
 mod worlds;
 
-/// One mesh of two members on 1.25.1.1, with 1.27.9.1 in the catalogue.
+/// Mesh of two members on 1.25.1.1, with 1.27.9.1 and other releases in the catalogue.
 pub struct Fleet {
-    /// Its database.
+    /// Database that the mesh is stored in.
     pub db: TestDb,
-    /// Its clusters.
+    /// Fake clusters of the mesh.
     pub clusters: FakeClusters,
-    /// Its time.
+    /// Clock of the database rows and of the workers.
     pub clock: Arc<ManualClock>,
-    /// The mesh.
+    /// Id of the mesh.
     pub mesh: MeshId,
-    /// How many workloads are restarted at once.
+    /// Number of workloads that one operation restarts at once.
     pub max_concurrent_restarts: usize,
-    /// How often its workers look at the queue without a hint.
+    /// Interval at which workers read the queue if no work notification arrives.
     pub poll_interval: Duration,
-    /// How long its workers wait for one look.
+    /// Time that workers wait for one look at a cluster.
     pub cluster_timeout: Duration,
-    /// What upgrades do with namespaces that name the old revision.
+    /// Treatment of namespaces whose label names the old revision, in upgrades planned from now on.
     pub labels: LabelPolicy,
-    /// While true, the database fails whoever opens the mesh.
+    /// While true, opening the mesh fails as if the database had failed.
     pub fail_mesh_reads: Arc<AtomicBool>,
-    /// How its clusters treat our credentials.
+    /// Faults of the clusters in calls that concern our credentials.
     pub credentials: CredentialFaults,
 }
 
@@ -80,7 +80,8 @@ fn new_cluster(id: ClusterId, name: &str) -> NewCluster {
     }
 }
 
-/// Lets nothing wait for long: one look is proof enough in an imagined world.
+/// Returns timeouts that fit fake clusters: two looks without a time between them prove that a
+/// revision is unused.
 pub fn short_timeouts() -> Timeouts {
     let (unused_over, unused_every) = (SignedDuration::ZERO, SignedDuration::ZERO);
     Timeouts { unused_samples: 2, unused_min_span: unused_over, unused_check_interval: unused_every, ..Timeouts::default() }
@@ -94,18 +95,20 @@ async fn create_ready_cluster(tx: &mut Tx<'_>, clock: &ManualClock, name: &str) 
 }
 
 impl Fleet {
-    /// Brings the mesh up, with one workload for each label form of requirement B4 and one without a label.
+    /// Creates the mesh and installs it, with one workload for each label form of requirement B4
+    /// and one without a label.
     ///
     /// # Panics
-    /// When the database fails.
+    /// Panics when the database fails.
     pub async fn new() -> Self {
         Self::with_pending_mesh().await.with_ready_mesh().await
     }
 
-    /// A mesh that is asked for and not yet brought up: its members are registered, and it has no workloads.
+    /// Creates a mesh that is not installed yet. Its members are registered, and it has no
+    /// workloads.
     ///
     /// # Panics
-    /// When the database fails.
+    /// Panics when the database fails.
     pub async fn with_pending_mesh() -> Self {
         let db = TestDb::new().await;
         let clock = Arc::new(ManualClock::default());
@@ -124,10 +127,10 @@ impl Fleet {
         Self::create_fleet(db, clock, hosting).await
     }
 
-    /// Another tenant's fleet in the same database.
+    /// Creates the fleet of another tenant in the same database.
     ///
     /// # Panics
-    /// When the database fails.
+    /// Panics when the database fails.
     pub async fn for_new_tenant(&self, tenant: TenantId, name: &str) -> Self {
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
         let hosting = tx.list_hosting_clusters().await.expect("hosting clusters")[0].id;
@@ -135,10 +138,11 @@ impl Fleet {
         Self::create_fleet(self.db.for_new_tenant(tenant, name).await, self.clock.clone(), hosting).await.with_ready_mesh().await
     }
 
-    /// Another tenant in the same database, with a cluster of this name that no mesh uses yet.
+    /// Creates another tenant in the same database, with a cluster of this name that no mesh uses
+    /// yet.
     ///
     /// # Panics
-    /// When the database fails.
+    /// Panics when the database fails.
     pub async fn add_tenant_with_cluster(&self, tenant: TenantId, name: &str) -> ClusterId {
         let db = self.db.for_new_tenant(tenant, name).await;
         let mut tx = db.worker.begin(tenant).await.expect("a transaction");
@@ -183,7 +187,8 @@ impl Fleet {
         Self { db, clusters: world, clock, mesh, max_concurrent_restarts: 2, poll_interval: poll, cluster_timeout: look, labels, fail_mesh_reads: unreadable, credentials }
     }
 
-    /// Adds one workload for each label form of requirement B4 and one without a label, in both members.
+    /// Adds one workload for each label form of requirement B4 and one without a label, in both
+    /// members.
     pub fn add_workloads(&self) {
         for (namespace, label) in [
             ("canary", Some("istio.io/rev=canary")),
@@ -197,27 +202,28 @@ impl Fleet {
         }
     }
 
-    /// The default policy lets no proxy be two minors behind its istiod, and the parts of 1.25 and 1.27 are those that differ.
+    /// Allows upgrades in place by two minors. The default policy lets no proxy be two minors
+    /// behind its istiod, but only 1.25 and 1.27 consist of different objects here.
     ///
     /// # Panics
-    /// When the database fails.
+    /// Panics when the database fails.
     pub async fn allow_two_minors_in_place(&self) {
         let change = "UPDATE upgrade_policies SET body = jsonb_set(body, '{in_place_minors}', '2')";
         self.db.execute("mw_owner", change).await.expect("a policy");
     }
 
-    /// Runs everything that is due.
+    /// Runs a worker until no operation is due.
     ///
     /// # Panics
-    /// When the database fails.
+    /// Panics when the database fails.
     pub async fn run_due(&self) {
         self.build_worker("w", Duration::from_secs(30)).run_due().await.expect("a readable queue");
     }
 
-    /// Has a cluster of this name registered.
+    /// Queues the registration of a cluster with this name.
     ///
     /// # Panics
-    /// When the database fails.
+    /// Panics when the database fails.
     pub async fn register_cluster(&self, name: &str) -> (ClusterId, OperationId) {
         let (cluster, id, now) = (ClusterId(self.clock.new_uuid()), OperationId(self.clock.new_uuid()), self.clock.now());
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
@@ -236,10 +242,11 @@ impl Fleet {
         (cluster, id)
     }
 
-    /// Queues a renewal of a cluster's credential without an overlap: the former one is wanted dead.
+    /// Queues a renewal of a cluster's credential without an overlap, so that the former one
+    /// becomes invalid at once.
     ///
     /// # Panics
-    /// When the database fails.
+    /// Panics when the database fails.
     pub async fn renew_credential(&self, cluster: ClusterId) -> OperationId {
         let id = OperationId(self.clock.new_uuid());
         let new = NewOperation {
@@ -257,10 +264,10 @@ impl Fleet {
         id
     }
 
-    /// A cluster as the service knows it.
+    /// Returns a cluster as it is stored.
     ///
     /// # Panics
-    /// When the database fails.
+    /// Panics when the database fails.
     pub async fn cluster(&self, id: ClusterId) -> store::Cluster {
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
         tx.get_cluster(id).await.expect("the cluster")
@@ -269,17 +276,17 @@ impl Fleet {
     /// Deletes a cluster that no mesh uses.
     ///
     /// # Panics
-    /// When the database fails, or there is no such cluster.
+    /// Panics when the database fails, or when there is no such cluster.
     pub async fn deregister_cluster(&self, id: ClusterId) {
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
         tx.delete_cluster(id).await.expect("a cluster that no mesh uses");
         tx.commit().await.expect("a commit");
     }
 
-    /// Queues a lone operation on the mesh.
+    /// Queues an operation on the mesh that belongs to no upgrade.
     ///
     /// # Panics
-    /// When the database fails.
+    /// Panics when the database fails.
     pub async fn queue_operation(&self, kind: OperationKind, arguments: Value) -> OperationId {
         let id = OperationId(self.clock.new_uuid());
         let now = self.clock.now();
@@ -299,10 +306,10 @@ impl Fleet {
         id
     }
 
-    /// Plans an upgrade.
+    /// Plans an upgrade of the mesh to the version `to`.
     ///
     /// # Panics
-    /// When the database fails.
+    /// Panics when the database fails.
     pub async fn plan_upgrade(&self, to: &str, strategy: Strategy, hold_seconds: u32) -> UpgradeId {
         let id = UpgradeId(self.clock.new_uuid());
         let to: Version = to.parse().expect(to);
@@ -317,10 +324,10 @@ impl Fleet {
         id
     }
 
-    /// The upgrade that there is, or a canary that is planned now.
+    /// Returns the mesh's upgrade, or plans a canary if there is none.
     ///
     /// # Panics
-    /// When the database fails.
+    /// Panics when the database fails.
     pub async fn get_or_plan_upgrade(&self) -> UpgradeId {
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
         let known = tx.list_upgrades(self.mesh, Page::ALL).await.expect("upgrades");
@@ -331,10 +338,11 @@ impl Fleet {
         }
     }
 
-    /// Presses a button.
+    /// Applies a verb to an upgrade, as the API does.
     ///
     /// # Errors
-    /// As the store answers.
+    /// Returns the error of the store, for example when the state of the upgrade does not allow the
+    /// verb.
     pub async fn apply_verb(&self, upgrade: UpgradeId, verb: Verb, arguments: Value) -> Result<Upgrade, store::StoreError> {
         let mut tx = self.db.api.begin(self.db.tenant).await?;
         let pressed = tx.apply_verb(upgrade, (verb, "key:test"), None, arguments, self.clock.as_ref()).await?;
@@ -342,29 +350,29 @@ impl Fleet {
         Ok(pressed)
     }
 
-    /// Presses a button and runs everything that follows.
+    /// Applies a verb to an upgrade, and runs all work that follows.
     ///
     /// # Panics
-    /// When the verb does not fit.
+    /// Panics when the state of the upgrade does not allow the verb.
     pub async fn apply_verb_and_run(&self, upgrade: UpgradeId, verb: Verb) -> Upgrade {
         self.apply_verb(upgrade, verb, Value::Null).await.expect("a verb that fits");
         self.run_due().await;
         self.upgrade(upgrade).await
     }
 
-    /// The upgrade as it stands.
+    /// Returns the upgrade as it is stored.
     ///
     /// # Panics
-    /// When the database fails.
+    /// Panics when the database fails.
     pub async fn upgrade(&self, id: UpgradeId) -> Upgrade {
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
         tx.get_upgrade(id).await.expect("the upgrade")
     }
 
-    /// An operation as it stands.
+    /// Returns an operation as it is stored.
     ///
     /// # Panics
-    /// When the database fails.
+    /// Panics when the database fails.
     pub async fn operation(&self, id: OperationId) -> Operation {
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
         tx.get_operation(id).await.expect("the operation")

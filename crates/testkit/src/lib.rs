@@ -1,4 +1,5 @@
-//! Development only: a throw-away database, a world of imagined clusters with faults, a clock that is told the time.
+//! Provides test doubles, for development only: a throw-away database, fake clusters with faults,
+//! and a clock that tests set.
 
 pub mod clock;
 pub mod credentials;

@@ -1,4 +1,5 @@
-//! A worker like a process of its own, which can be stopped and continued as a whole.
+//! Runs a worker on a thread of its own, which a test can pause, resume and kill as it would a
+//! process.
 
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -8,8 +9,8 @@ use store::Store;
 use tokio::sync::{mpsc as messages, oneshot};
 use worker::Engine;
 
-/// A worker on a thread and a runtime of its own. Stopped, nothing of it goes on: neither its work nor the renewals of its
-/// leases, as if the process had got a SIGSTOP.
+/// Worker with a thread and a runtime of its own. A pause stops all of it, its work and the
+/// renewals of its leases, as SIGSTOP stops a process.
 pub struct WorkerThread {
     control: messages::UnboundedSender<Control>,
     ended: Option<oneshot::Receiver<()>>,
@@ -23,10 +24,10 @@ enum Control {
 }
 
 impl WorkerThread {
-    /// Runs what is due, and ends.
+    /// Starts a worker that runs the operations that are due, and then ends.
     ///
     /// # Panics
-    /// When the machine has no thread left.
+    /// Panics when the machine cannot start a thread.
     pub fn start(url: String, engine: impl FnOnce(Store) -> Engine + Send + 'static) -> Self {
         let (control, mut told) = messages::unbounded_channel();
         let (go_on, continued) = mpsc::channel();
@@ -41,11 +42,12 @@ impl WorkerThread {
                 let listen = async {
                     while let Some(Control::Pause(stopped)) = told.recv().await {
                         stopped.send(()).ok();
-                        // Blocks the thread, and with it everything of this runtime.
+                        // This blocks the thread, and with it everything on this runtime.
                         continued.recv().ok();
                     }
                 };
-                // The work is polled first when it goes on: a stopped process does not notice that its lease is over.
+                // After a pause the work is polled first, because a stopped process does not notice
+                // that its lease has ended.
                 tokio::select! { biased; () = work => {}, () = listen => {} }
             });
             end.send(()).ok();
@@ -54,7 +56,7 @@ impl WorkerThread {
         Self { control, ended: Some(ended), resume_sender: go_on, _thread: thread }
     }
 
-    /// Stops it in the middle of whatever it does, and returns once it stands still.
+    /// Pauses the worker in the middle of its work, and returns once it stands still.
     pub async fn pause(&self) {
         let (stopped, stands_still) = oneshot::channel();
         if self.control.send(Control::Pause(stopped)).is_ok() {
@@ -62,18 +64,18 @@ impl WorkerThread {
         }
     }
 
-    /// Lets it go on.
+    /// Resumes the worker after a pause.
     pub fn resume(&self) {
         self.resume_sender.send(()).ok();
     }
 
-    /// Ends it where it stands.
+    /// Kills the worker in the middle of its work.
     pub fn kill(&self) {
         self.control.send(Control::Kill).ok();
         self.resume();
     }
 
-    /// Waits for its end; `false` when it does not end within the time.
+    /// Waits for the end of the worker. Returns `false` if it does not end within the time.
     pub async fn wait_for_end(&mut self, at_most: Duration) -> bool {
         let Some(ended) = &mut self.ended else { return true };
         let ended = tokio::time::timeout(at_most, ended).await.is_ok();

@@ -1,7 +1,9 @@
-//! A relay on the socket between one worker and Postgres: it reads what is recorded and stands still at a chosen record.
+//! Relays the socket between one worker and PostgreSQL, reads the step records that the worker
+//! sends, and stops the traffic at a chosen record.
 //!
-//! The worker knows nothing of it. Its protocol is read as far as needed: the length of each message, `Bind` messages that
-//! carry facts, and the `COMMIT` that ends their transaction.
+//! The worker does not know of it. The relay reads only as much of the protocol as it needs: the
+//! length of each message, `Bind` messages that carry step events, and the `COMMIT` that ends their
+//! transaction.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,40 +17,42 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 const SOCKET_NAME: &str = ".s.PGSQL.5432";
-/// Larger messages than a worker ever sends.
+/// Most bytes of one message; workers send no larger messages.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 
-/// Where a worker stands when it is cut off.
+/// Moment at which a worker is cut off from the database, relative to a step record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CutPoint {
-    /// The record never reached the database.
+    /// The record does not reach the database.
     Recording,
-    /// The record is in the database; the worker has not heard, and has done nothing yet.
+    /// The record is in the database. The worker does not get the answer, and has made no call to a
+    /// cluster yet.
     BeforeEffect,
-    /// The worker has heard and goes on, and nothing that it records afterwards reaches the database.
+    /// The worker gets the answer and goes on. The records that it sends afterwards do not reach
+    /// the database.
     AfterEffect,
 }
 
-/// One record that a worker sends: facts about numbered items of an operation.
+/// Step events that a worker records in one statement, for numbered steps of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepRecord {
-    /// The operation's id.
+    /// Id of the operation.
     pub operation: uuid::Uuid,
-    /// The items that begin.
+    /// Numbers of the steps that start.
     pub started: Vec<i32>,
-    /// The items that are done.
+    /// Numbers of the steps that are done.
     pub done: Vec<i32>,
 }
 
-/// Decides whether a record is the one to stop at.
+/// Function that returns true for the record to stop at.
 pub type RecordMatcher = Box<dyn FnMut(&StepRecord) -> bool + Send>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Gate {
     Open,
-    /// Nothing reaches the database.
+    /// No request reaches the database, but answers pass.
     BlocksRequests,
-    /// Nothing passes at all.
+    /// Neither requests nor answers pass.
     BlocksAll,
 }
 
@@ -56,23 +60,23 @@ struct RelayState {
     matcher: Mutex<Option<(RecordMatcher, CutPoint)>>,
     gate: watch::Sender<Gate>,
     stopped: Notify,
-    /// Connections end when the number rises.
+    /// All connections end when this number rises.
     generation: watch::Sender<u64>,
-    /// How long each answer is held back, in milliseconds.
+    /// Time for which each answer is held back, in milliseconds.
     answer_delay_ms: AtomicU64,
     counts: watch::Sender<ConnectionCounts>,
 }
 
-/// What was counted on the way to the database.
+/// Counts of the traffic to the database.
 #[derive(Debug, Clone, Copy, Default)]
 struct ConnectionCounts {
-    /// How often somebody waited for the database's answer.
+    /// Number of times that the worker waited for an answer of the database.
     round_trips: usize,
-    /// Transactions that have begun and not ended.
+    /// Number of transactions that have begun and not ended.
     open_transactions: usize,
 }
 
-/// The relay; dropping it ends its connections.
+/// Relay in front of one server. Its drop ends its connections.
 pub struct Relay {
     dir: tempfile::TempDir,
     shared: Arc<RelayState>,
@@ -80,10 +84,11 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Listens in a folder of its own in front of the server whose socket is in `server`.
+    /// Starts a relay with a socket in a folder of its own, in front of the server whose socket is
+    /// in the folder `server`.
     ///
     /// # Panics
-    /// When no socket can be made.
+    /// Panics when the socket cannot be created.
     pub fn start(server: &Path) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let listener = UnixListener::bind(dir.path().join(SOCKET_NAME)).expect("a socket");
@@ -100,40 +105,41 @@ impl Relay {
         Self { dir, shared, _listening: listening }
     }
 
-    /// The folder that a database address names as its host.
+    /// Returns the folder of the relay's socket, which a database URL names as its host.
     pub fn socket_dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// How many round trips there were so far, as soon as no transaction is open: one that ends without a change says so to the
-    /// database after its caller has gone on.
+    /// Returns the number of round trips so far, as soon as no transaction is open. A transaction
+    /// that ends without a change sends its rollback after its caller has gone on, so an earlier
+    /// count would miss it.
     pub async fn round_trips(&self) -> usize {
         let mut trips = self.shared.counts.subscribe();
-        // The sender lives as long as this.
+        // The sender lives as long as `self`, so the wait cannot fail.
         trips.wait_for(|trips| trips.open_transactions == 0).await.map_or(0, |trips| trips.round_trips)
     }
 
-    /// Stands still at the first record that is chosen.
+    /// Stops the traffic at the first record that `choose` returns true for.
     pub fn stop_at(&self, moment: CutPoint, choose: RecordMatcher) {
         *self.shared.matcher.lock().expect("no holder panics") = Some((choose, moment));
     }
 
-    /// Waits until it stands still; `false` when it did not within the time.
+    /// Waits until the traffic is stopped. Returns `false` if this does not happen within the time.
     pub async fn wait_for_stop(&self, at_most: Duration) -> bool {
         tokio::time::timeout(at_most, self.shared.stopped.notified()).await.is_ok()
     }
 
-    /// Holds each answer back for so long: a database under load.
+    /// Delays each answer by this time, as a database under load would.
     pub fn delay_answers(&self, delay: Duration) {
         self.shared.answer_delay_ms.store(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Lets everything pass again, what was held back included.
+    /// Lets all traffic pass again, including the messages that were held back.
     pub fn resume(&self) {
         self.shared.gate.send_replace(Gate::Open);
     }
 
-    /// Ends every connection; what was held back is lost.
+    /// Ends every connection. Messages that were held back are lost.
     pub fn close_connections(&self) {
         self.shared.generation.send_modify(|generation| *generation += 1);
         self.resume();
@@ -161,19 +167,22 @@ async fn accept_connections(listener: UnixListener, server: std::path::PathBuf, 
 impl RelayState {
     async fn wait_for_gate(&self, fits: fn(Gate) -> bool) {
         let mut gate = self.gate.subscribe();
-        // The sender lives as long as this.
+        // The sender lives as long as `self`, so the wait cannot fail.
         gate.wait_for(|gate| fits(*gate)).await.ok();
     }
 
-    /// The moment to stop at, when this is the record.
+    /// Returns the cut point of the test if this is the record to stop at. There is at most one
+    /// such record.
     fn take_cut_point(&self, sent: &StepRecord) -> Option<CutPoint> {
         let mut choose = self.matcher.lock().expect("no holder panics");
         let hit = choose.as_mut().is_some_and(|(choose, _)| choose(sent));
         if hit { choose.take().map(|(_, moment)| moment) } else { None }
     }
 
-    /// Counts what is waited for: a query in one message, and the end of a query in several. A transaction that is rolled back
-    /// says so together with what its connection sends next. Answers whether this was a rollback.
+    /// Counts the messages after which the worker waits for an answer: a simple query, and the
+    /// `Sync` at the end of an extended one. A rollback is sent together with the next messages of
+    /// its connection, so a `Sync` right after it is not counted again. Returns true if this
+    /// message was a rollback.
     fn count_round_trip(&self, message: &[u8], rolled_back: bool) -> bool {
         let query = if message[0] == b'Q' { &message[5..] } else { &[] };
         let rolls_back = query.starts_with(b"ROLLBACK");
@@ -206,7 +215,8 @@ async fn forward_answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared
 }
 
 async fn forward_requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &RelayState) -> std::io::Result<()> {
-    // The first message has no kind; neither has a request for encryption, which a socket client does not send.
+    // The first message has no kind. A request for encryption has none either, but a client on a
+    // socket sends no such request.
     let first = read_message(&mut from, false).await?;
     to.write_all(&first).await?;
     let mut awaits_commit = None;
@@ -222,6 +232,8 @@ async fn forward_requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, share
         }
         shared.wait_for_gate(|gate| gate == Gate::Open).await;
         let commits = bytes[0] == b'Q' && bytes[5..].starts_with(b"COMMIT");
+        // The gate closes before the COMMIT is sent below: the commit takes effect, and only its
+        // answer or the next request is held back.
         match awaits_commit.filter(|_| commits) {
             Some(CutPoint::BeforeEffect) => shared.stop_at_gate(Gate::BlocksAll),
             Some(_) => shared.stop_at_gate(Gate::BlocksRequests),
@@ -234,7 +246,7 @@ async fn forward_requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, share
     }
 }
 
-/// One whole message, its kind and length included.
+/// Reads one whole message, including its kind and length.
 async fn read_message(from: &mut OwnedReadHalf, has_kind: bool) -> std::io::Result<Vec<u8>> {
     let head = usize::from(has_kind) + 4;
     let mut bytes = vec![0; head];
@@ -249,7 +261,8 @@ async fn read_message(from: &mut OwnedReadHalf, has_kind: bool) -> std::io::Resu
     Ok(bytes)
 }
 
-/// The facts in a `Bind` message: tenant, operation, epoch, time, numbers, facts, as the store's insert binds them.
+/// Reads the step events in a `Bind` message. The store's insert binds tenant, operation, epoch,
+/// time, numbers and events, in this order.
 fn parse_step_record(message: &[u8]) -> Option<StepRecord> {
     const NUMBERS_PARAMETER_INDEX: usize = 4;
     if message[0] != b'B' || !contains_bytes(message, b"\"fact\"") {
@@ -285,7 +298,7 @@ fn parse_step_record(message: &[u8]) -> Option<StepRecord> {
     })
 }
 
-/// The elements of an array of one dimension, in Postgres' binary form.
+/// Splits an array of one dimension in PostgreSQL's binary form into its elements.
 fn parse_array(array: &[u8]) -> Option<Vec<&[u8]>> {
     const ARRAY_HEADER_BYTES: usize = 20;
     let mut rest = array.get(ARRAY_HEADER_BYTES..)?;

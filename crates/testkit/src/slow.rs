@@ -1,6 +1,8 @@
-//! Everything is slow: calls of clusters take 3 s, the database answers after 2 s, and eight workers share one processor.
+//! Runs an upgrade and its rollback while everything is slow: calls of clusters take 3 s, the
+//! database answers after 2 s, and eight workers share one thread.
 //!
-//! Times are divided by a scale, the lease and the patience with them, so that a run takes a minute and not an hour.
+//! All times are divided by a scale, including leases and timeouts, so that a run takes a minute
+//! and not an hour.
 
 use std::time::{Duration, Instant};
 
@@ -21,46 +23,49 @@ use crate::fleet::short_timeouts;
 use crate::relay::Relay;
 use crate::{Fleet, TestDb};
 
-/// One call of a cluster, unscaled.
+/// Delay of one call of a cluster, before scaling.
 const CLUSTER_CALL_DELAY: Duration = Duration::from_secs(3);
-/// Until the database answers, unscaled.
+/// Delay of one answer of the database, before scaling.
 const DATABASE_ANSWER_DELAY: Duration = Duration::from_secs(2);
-/// How many workers share one thread.
+/// Number of workers, which share one thread.
 const WORKER_COUNT: usize = 8;
-/// How often a worker looks at the queue. Unscaled: looking more often would measure the looking.
+/// Interval at which a worker reads the queue. It is not scaled, because more frequent polling
+/// would measure the polling itself.
 const QUEUE_POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// Everything has to end within this.
+/// Longest time for each wait of a run.
 const WAIT_TIMEOUT: Duration = Duration::from_mins(10);
 
-/// How long each part of a run took.
+/// Result and duration of a run.
 #[derive(Debug, Clone)]
 pub struct SlowRunReport {
-    /// The seed that the run was drawn from.
+    /// Seed that the choices of the run were drawn from.
     pub seed: u64,
-    /// How the upgrade was made.
+    /// Strategy of the upgrade: `canary` or `in_place`.
     pub strategy: &'static str,
-    /// Where the upgrade stood when it was rolled back.
+    /// State of the upgrade at the time of the rollback.
     pub rolled_back_from: &'static str,
-    /// The whole run.
+    /// Duration of the whole run.
     pub took: Duration,
-    /// The most claims that one operation took which recorded steps.
+    /// Highest number of claims that one operation took, of those operations that recorded steps.
     pub claims: u64,
 }
 
-/// A number below `below` that follows from a seed and what it is for.
+/// Draws a number below `below` from the seed. `what` tells the draws of one run apart.
 fn draw_number(seed: u64, what: u64, below: u64) -> u64 {
     let mixed = seed.wrapping_add(what).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     (mixed ^ (mixed >> 27)) % below
 }
 
-/// Registers a cluster, creates a mesh, upgrades it and rolls it back, all of it slowly.
+/// Registers a cluster, creates a mesh, upgrades it and rolls it back, with all calls and answers
+/// delayed.
 ///
 /// # Errors
-/// What did not end, or did not end as it should.
+/// Returns a text that names the operation or upgrade which did not end, or ended in another state
+/// than expected.
 ///
 /// # Panics
-/// When the database fails.
+/// Panics when the database fails.
 pub async fn run_slow_upgrade(seed: u64, scale: u32) -> Result<SlowRunReport, String> {
     let begun = Instant::now();
     let fleet = Fleet::with_pending_mesh().await;
@@ -102,7 +107,7 @@ pub async fn run_slow_upgrade(seed: u64, scale: u32) -> Result<SlowRunReport, St
     Ok(SlowRunReport { seed, strategy, rolled_back_from: from, took: begun.elapsed(), claims })
 }
 
-/// Eight workers on one thread, until the guard is dropped.
+/// Starts the workers on one thread, which run until the guard is dropped.
 fn start_workers(fleet: &Fleet, relay: &Relay, scale: u32) -> DropGuard {
     let stop = CancellationToken::new();
     let settings = Settings {
@@ -129,7 +134,7 @@ fn start_workers(fleet: &Fleet, relay: &Relay, scale: u32) -> DropGuard {
                 let (engine, stopped) = (maker(store), stopped.clone());
                 working.spawn(async move { engine.run_until_stopped(stopped).await });
             }
-            // What is under way is dropped with the runtime: the run is over.
+            // The run is over, so work that is under way is dropped with the runtime.
             stopped.cancelled().await;
         });
     };
@@ -151,7 +156,7 @@ async fn wait_for_success(fleet: &Fleet, id: OperationId) -> Result<(), String> 
     }
 }
 
-/// Presses a button, as often as the state has just moved on under it.
+/// Applies a verb to the upgrade.
 async fn apply_verb(fleet: &Fleet, upgrade: UpgradeId, verb: Verb) -> Result<(), String> {
     fleet.apply_verb(upgrade, verb, Value::Null).await.map(drop).map_err(|error| format!("{verb:?}: {error}"))
 }

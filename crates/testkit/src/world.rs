@@ -1,4 +1,5 @@
-//! A mesh's clusters in memory: what the ports promise, with faults on request and a journal of every accepted write.
+//! Simulates the clusters of a mesh in memory, as the traits of `rollout` describe them, with
+//! faults on request and a journal of every accepted write.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,40 +20,43 @@ mod ports;
 
 pub use bundle::target_parts;
 
-/// How a workload behaves when its template changes.
+/// Behaviour of a workload when its template changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RolloutBehaviour {
-    /// One pod is replaced at each look.
+    /// One pod is replaced at each look at the workload.
     Healthy,
     /// The new pods never become ready.
     NeverReady,
 }
 
-/// One accepted write.
+/// Write that a cluster has accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AcceptedWrite {
-    /// What was written.
+    /// Target that was written.
     pub target: Target,
-    /// Which object of it, where it consists of several.
+    /// Object of the target that was written; `None` if the target is a single object.
     pub part: Option<&'static str>,
-    /// The value before.
+    /// Value before the write; `None` if it was absent.
     pub from: Option<String>,
-    /// The value after.
+    /// Value after the write; `None` if it was removed.
     pub to: Option<String>,
-    /// By which operation.
+    /// Operation that made the write.
     pub operation: OperationId,
-    /// By which claim of it.
+    /// Epoch of the operation's claim that made the write.
     pub epoch: i64,
 }
 
-/// What happens at a chosen write.
+/// Fault that happens at a chosen write.
 #[derive(Debug, Clone)]
 pub enum Cut {
-    /// The call never returns, and nothing is written: the worker was killed before the effect.
+    /// The call never returns and writes nothing, as if the worker had been killed before the
+    /// effect.
     BeforeEffect,
-    /// The call never returns, though it was written: the worker was killed after the effect.
+    /// The call never returns, but it has written, as if the worker had been killed after the
+    /// effect.
     AfterEffect,
-    /// The call waits until told to go on, then tries to write: the worker was stopped and continued.
+    /// The call waits until it is notified and then tries to write, as if the worker had been
+    /// stopped and continued.
     Frozen(Arc<Notify>),
 }
 
@@ -60,9 +64,9 @@ pub enum Cut {
 struct TargetState {
     value: Option<String>,
     version: u64,
-    /// An inventory that is dirty: a change has begun and not ended.
+    /// True while the inventory is dirty: a change has begun and not ended.
     partial: bool,
-    /// The objects that an inventory names.
+    /// Objects that the inventory lists.
     inventory: Vec<&'static str>,
 }
 
@@ -76,7 +80,7 @@ impl TargetState {
 struct Workload {
     template: PodLabels,
     pods: Vec<Option<Sidecar>>,
-    /// How many of the pods are still to be replaced.
+    /// Number of pods that are still to be replaced.
     outdated: usize,
     behaviour: RolloutBehaviour,
 }
@@ -85,7 +89,8 @@ struct Workload {
 struct State {
     members: Vec<Name>,
     targets: BTreeMap<Target, TargetState>,
-    /// The objects of targets that consist of several, each with the release or word that it was written with.
+    /// Objects of the targets that consist of several, each with the release or value that it was
+    /// written with.
     objects: BTreeMap<(Target, String), String>,
     workloads: BTreeMap<(Name, WorkloadRef), Workload>,
     unreachable: BTreeSet<Name>,
@@ -102,12 +107,12 @@ struct State {
     cut: Option<(u64, Cut)>,
     cut_reached: bool,
     call_delay: Duration,
-    /// What the next fences answer instead of fencing, the last one first.
+    /// Errors of the next fences, the last one first.
     fence_faults: Vec<ClusterError>,
     fenced_targets: Vec<Target>,
 }
 
-/// The world. Clones share it.
+/// Fake clusters of one mesh. Clones share their state.
 #[derive(Debug, Clone, Default)]
 pub struct FakeClusters {
     state: Arc<Mutex<State>>,
@@ -115,7 +120,7 @@ pub struct FakeClusters {
 }
 
 impl FakeClusters {
-    /// Clusters of these names with nothing in them.
+    /// Creates member clusters with these names and without objects.
     pub fn new(members: &[&str]) -> Self {
         let world = Self::default();
         world.lock().members = members.iter().map(|name| name.parse().expect(name)).collect();
@@ -126,7 +131,8 @@ impl FakeClusters {
         self.state.lock().expect("no holder panics")
     }
 
-    /// Adds a namespace with one workload of so many pods, not yet injected by anybody.
+    /// Adds a namespace with one Deployment, `web`, and creates its pods with the sidecar that the
+    /// webhooks inject now.
     pub fn add_workload(&self, member: &str, namespace: &str, label: Option<&str>, pods: usize) -> WorkloadRef {
         let member: Name = member.parse().expect(member);
         let workload = WorkloadRef { namespace: namespace.into(), kind: WorkloadKind::Deployment, name: "web".into() };
@@ -141,24 +147,24 @@ impl FakeClusters {
         workload
     }
 
-    /// Takes every workload away: nothing uses any revision.
+    /// Removes every workload, so that no workload uses any revision.
     pub fn clear_workloads(&self) {
         self.lock().workloads.clear();
     }
 
-    /// Changes how a workload behaves.
+    /// Changes the behaviour of a workload.
     pub fn set_rollout_behaviour(&self, member: &str, workload: &WorkloadRef, temper: RolloutBehaviour) {
         let key = (member.parse().expect(member), workload.clone());
         self.lock().workloads.get_mut(&key).expect("a known workload").behaviour = temper;
     }
 
-    /// Creates pods anew as an eviction would, with whatever injects them now.
+    /// Replaces one pod, as after an eviction: the webhooks that match now inject the new pod.
     pub fn evict_pod(&self, member: &str, workload: &WorkloadRef) {
         let key = (member.parse().expect(member), workload.clone());
         self.lock().create_pods(&key, 1);
     }
 
-    /// Sets how long each call takes.
+    /// Sets the duration of each call.
     pub fn set_call_delay(&self, pace: Duration) {
         self.lock().call_delay = pace;
     }
@@ -170,7 +176,8 @@ impl FakeClusters {
         }
     }
 
-    /// Lets a namespace's workload have pods that a revision injected with an image, as if they had been left behind.
+    /// Gives the pods of a namespace's workload the sidecar of a revision with this image, as if
+    /// they had been left behind by an upgrade.
     pub fn set_sidecars(&self, member: &str, namespace: &str, revision: &str, image: &str) {
         let sidecar = Sidecar { revision: revision.parse().expect(revision), image: image.into() };
         let mut state = self.lock();
@@ -180,7 +187,7 @@ impl FakeClusters {
         });
     }
 
-    /// Makes a member silent, or lets it speak again.
+    /// Makes a member stop answering, or answer again.
     pub fn set_unreachable(&self, member: &str, silent: bool) {
         let member: Name = member.parse().expect(member);
         let mut state = self.lock();
@@ -191,7 +198,7 @@ impl FakeClusters {
         };
     }
 
-    /// Makes every call of a member end in an error, or lets it answer again.
+    /// Makes every call of a member fail with an error, or succeed again.
     pub fn set_member_error(&self, member: &str, error: Option<ClusterError>) {
         let member: Name = member.parse().expect(member);
         let mut state = self.lock();
@@ -201,12 +208,12 @@ impl FakeClusters {
         };
     }
 
-    /// Lets a resource name the current revision.
+    /// Adds a resource that names the current revision.
     pub fn add_revision_pin(&self, resource: &str) {
         self.lock().pinned.push(resource.to_owned());
     }
 
-    /// Puts webhooks of another Istio into a member, as `kind/name`, or takes them all away.
+    /// Sets the webhooks of another Istio in a member, as `kind/name`; an empty list removes them.
     pub fn set_foreign_webhooks(&self, member: &str, webhooks: &[&str]) {
         let webhooks = webhooks.iter().map(|webhook| (*webhook).to_owned()).collect();
         self.lock().foreign_webhooks.insert(member.parse().expect(member), webhooks);
@@ -222,33 +229,35 @@ impl FakeClusters {
         };
     }
 
-    /// Lets a policy of a member refuse the pods of dry runs.
+    /// Makes a policy of a member refuse the pods of dry runs.
     pub fn refuse_dry_runs(&self, member: &str) {
         self.lock().refusing_dry_runs.insert(member.parse().expect(member));
     }
 
-    /// Lets the next fence fail.
+    /// Makes the next fence fail with this error.
     pub fn fail_next_fence(&self, error: ClusterError) {
         self.lock().fence_faults.push(error);
     }
 
-    /// The targets that were fenced so far, in order.
+    /// Returns the targets that were fenced so far, in order.
     pub fn fenced_targets(&self) -> Vec<Target> {
         self.lock().fenced_targets.clone()
     }
 
-    /// Somebody else changes a target.
+    /// Changes a target as another client of the cluster would.
     pub fn change_externally(&self, target: Target, value: Option<&str>) {
         self.lock().set_value(target, value.map(str::to_owned));
     }
 
-    /// Sets what happens at the write that comes after so many others.
+    /// Sets the fault that happens at a write. Writes are counted from this call on, and the first
+    /// one has number 1.
     pub fn cut_at(&self, write: u64, cut: Cut) {
         let mut state = self.lock();
         (state.write_attempts, state.push_count, state.cut, state.cut_reached) = (0, 0, Some((write, cut)), false);
     }
 
-    /// Waits until the cut was reached; `false` when it was not within the time.
+    /// Waits until a write reaches the cut. Returns `false` if this does not happen within the
+    /// time.
     pub async fn wait_for_cut(&self, at_most: Duration) -> bool {
         let reached = async {
             while !self.lock().cut_reached {
@@ -258,27 +267,29 @@ impl FakeClusters {
         tokio::time::timeout(at_most, reached).await.is_ok()
     }
 
-    /// Takes the cut away: later writes go through.
+    /// Removes the cut, so that later writes are accepted.
     pub fn clear_cut(&self) {
         self.lock().cut = None;
     }
 
-    /// Every accepted write so far, in order.
+    /// Returns every accepted write so far, in order.
     pub fn journal(&self) -> Vec<AcceptedWrite> {
         self.lock().journal.clone()
     }
 
-    /// How many writes were tried since the cut was set or the world was made.
+    /// Returns the number of writes that were tried since the cut was set, or since the creation.
     pub fn write_attempts(&self) -> u64 {
         self.lock().write_attempts
     }
 
-    /// How many targets were pushed since then. One that consists of several objects takes several writes.
+    /// Returns the number of targets that were set since then. A target that consists of several
+    /// objects takes several writes.
     pub fn push_count(&self) -> u64 {
         self.lock().push_count
     }
 
-    /// Everything there is, as text to compare: values, labels, stamps and what live pods carry.
+    /// Returns the whole state as text for comparisons: values, labels, stamps and the sidecars of
+    /// live pods.
     pub fn snapshot(&self) -> String {
         let state = self.lock();
         let named_itself = |target: &Target, value: &Option<String>| matches!(target, Target::Tag { tag, .. } if value.as_ref() == Some(tag));
@@ -307,7 +318,8 @@ impl State {
         (cell.value, cell.version) = (value, version);
     }
 
-    /// A revision's own webhook answers to its name until that is made an alias of another revision.
+    /// Returns the value of a target. The webhook of a revision serves the revision's name until
+    /// this name is made an alias of another revision.
     fn value(&self, target: &Target) -> Option<String> {
         let cell = |target: &Target| self.targets.get(target).and_then(|cell| cell.value.clone());
         let own = || match target {
@@ -320,7 +332,8 @@ impl State {
         cell(target).or_else(own)
     }
 
-    /// What is absent has no version: a cluster accepts its creation however long it was on its way.
+    /// Returns the version of the object that holds a target's value. An absent object has no
+    /// version: a cluster accepts its creation, however late the request arrives.
     fn object_version(&self, target: &Target) -> ObjectVersion {
         let kept = |cell: &&TargetState| cell.value.is_some() || cell.partial || !is_deleted_without_value(target);
         ObjectVersion(self.targets.get(target).filter(kept).map_or(0, |cell| cell.version).to_string())
@@ -334,7 +347,8 @@ impl State {
         }
     }
 
-    /// What every write must pass.
+    /// Checks what every write must pass: the member answers, the deadline of the fencing token
+    /// lies ahead, and the target accepts writes.
     fn check_admission(&self, target: &Target, permit: &FencingToken) -> Result<(), ClusterError> {
         self.check_reachable(target.member())?;
         if permit.deadline.has_passed() {
@@ -364,12 +378,13 @@ impl State {
     }
 }
 
-/// Whether an object goes with the target's value. A namespace stays when its label goes, and a workload without its stamp.
+/// Returns true if the object is deleted together with the target's value. A namespace stays
+/// without its label, and a workload without its stamp.
 fn is_deleted_without_value(target: &Target) -> bool {
     !matches!(target, Target::NamespaceLabel { .. } | Target::Workload { .. })
 }
 
-/// The proxy image of a release, in every fake and test.
+/// Returns the proxy image of a release, which all fakes and tests use.
 pub fn proxy_image(release: &Version) -> String {
     format!("lab/proxyv2:{}", release.community_version())
 }

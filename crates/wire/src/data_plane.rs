@@ -1,104 +1,113 @@
-//! What was last observed of a mesh, and what may be set in it.
+//! Bodies about the data plane of a mesh: its last observation, and changes of injection labels.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A namespace's injection, to be set.
+/// Request to set or remove the injection label of a namespace.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetInjection {
-    /// The member cluster's name.
+    /// Name of the member cluster that holds the namespace.
     pub cluster: String,
-    /// The namespace.
+    /// Name of the namespace whose label is set.
     pub namespace: String,
-    /// `istio-injection=enabled`, `istio.io/rev=<revision or tag>`, or nothing to switch injection off.
+    /// Label to set: `istio-injection=enabled` or `istio.io/rev=<revision or tag>`. Without a
+    /// value, the injection label is removed and injection is off.
     pub label: Option<String>,
 }
 
-/// A mesh's data plane as it was last observed.
+/// Data plane of a mesh as a worker last observed it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DataPlane {
-    /// When.
+    /// Time of the last observation; null while the mesh was not observed yet.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub observed_at: Option<Timestamp>,
-    /// The namespaces of every member.
+    /// Namespaces of all member clusters, except the namespaces of Kubernetes itself and of the
+    /// mesh.
     pub namespaces: Vec<NamespaceView>,
-    /// The workloads of labelled namespaces.
+    /// Workloads of these namespaces that own pods.
     pub workloads: Vec<WorkloadView>,
-    /// The proxies that are connected to some control plane.
+    /// Proxies that are connected to a control plane of the mesh.
     pub proxies: Vec<ProxyView>,
-    /// Tags of the mesh that were removed from a member: pods that ask for them start without a sidecar. Restarting what is
-    /// behind puts them back.
+    /// Tags of the mesh that were removed from a member cluster. Pods that ask for such a tag start
+    /// without a sidecar. A restart of the workloads that are behind restores the tags.
     #[serde(default)]
     pub missing_tags: Vec<MissingTag>,
 }
 
-/// A tag that every mesh has and that a member lacks.
+/// Revision tag that every mesh has and that a member cluster lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MissingTag {
-    /// The member cluster's name.
+    /// Name of the member cluster that lacks the tag.
     pub cluster: String,
-    /// `stable`, `default` or `canary`.
+    /// Missing tag: `stable`, `default` or `canary`.
     pub tag: String,
 }
 
-/// A namespace.
+/// Namespace of a member cluster, with its injection label and what follows from it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct NamespaceView {
-    /// The member cluster's name.
+    /// Name of the member cluster that holds the namespace.
     pub cluster: String,
-    /// Its name.
+    /// Name of the namespace.
     pub name: String,
-    /// Its injection label.
+    /// Injection label as `key=value`, of `istio.io/rev` if both are set, else of
+    /// `istio-injection`; null without a label.
     pub label: Option<String>,
-    /// Which revision injects its pods.
+    /// Revision that injects the pods of the namespace; null if none does, or if several would.
     pub injected_by: Option<String>,
-    /// What is wrong with it.
+    /// Reason why no single revision injects: `both_labels`, `several_webhooks` or
+    /// `no_such_revision`; null if there is no conflict.
     pub conflict: Option<String>,
 }
 
-/// A workload.
+/// Workload of a member cluster, with what its live pods carry.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct WorkloadView {
-    /// The member cluster's name.
+    /// Name of the member cluster that runs the workload.
     pub cluster: String,
-    /// `namespace/kind/name`.
+    /// Identity of the workload, as `namespace/kind/name`.
     pub name: String,
-    /// Live pods.
+    /// Number of live pods; finished pods do not count.
     pub pods: usize,
-    /// The revisions that its live pods carry.
+    /// Revisions that injected the live pods; `none` stands for pods without a sidecar.
     pub revisions: Vec<String>,
-    /// The revision that it is to carry.
+    /// Revision that injects new pods of the workload; null if none does, or if several would.
     pub wanted: Option<String>,
-    /// Whether some live pod does not carry what that revision injects now.
+    /// True if a live pod does not carry what the wanted revision injects now.
     pub restart_needed: bool,
-    /// Why a restart is needed: `no_sidecar`, `revision` (another one injected a pod) or `image` (the right revision did, with
-    /// another proxy image than it injects now).
+    /// Reason for the restart: `no_sidecar` (a pod has no sidecar), `revision` (another revision
+    /// injected a pod) or `image` (the wanted revision injected a pod, with another proxy image
+    /// than it injects now); null if no restart is needed.
     #[serde(default)]
     pub restart_reason: Option<String>,
-    /// The proxy images of its live pods.
+    /// Proxy images of the live pods.
     #[serde(default)]
     pub images: Vec<String>,
-    /// Why no restart of ours would reach it.
+    /// Reason why a restart by Meshwright does not reach the pods: `paused` (the Deployment is
+    /// paused), `on_delete` (its update strategy is `OnDelete`), `self_rolling` (the Gateway API
+    /// controller owns it and restarts it when its tag moves) or `owned` (another controller owns
+    /// it and would revert the change); null if a restart works.
     pub stuck: Option<String>,
 }
 
-/// A connected proxy.
+/// Proxy that is connected to a control plane, as istiod reports it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ProxyView {
-    /// `pod.namespace`.
+    /// Pod of the proxy, as `pod.namespace`.
     pub proxy: String,
-    /// The member that it claims to be in.
+    /// Member cluster that the proxy claims to run in.
     pub cluster: String,
-    /// The revision that it is connected to.
+    /// Revision whose istiod the proxy is connected to.
     pub revision: String,
-    /// The Istio version that it claims.
+    /// Istio version that the proxy claims to run.
     pub version: String,
-    /// Whether it acknowledged everything.
+    /// True if the proxy acknowledged all configuration that istiod sent, and reported no error.
     pub synced: bool,
-    /// What it last rejected.
+    /// Error with which the proxy last rejected its configuration; null if it rejected none.
     pub error: Option<String>,
-    /// True when no such pod exists.
+    /// True if no such pod exists in the member cluster. The proxy blocks the retirement of its
+    /// revision all the same.
     pub ghost: bool,
 }

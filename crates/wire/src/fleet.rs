@@ -1,4 +1,4 @@
-//! Hosting clusters, releases, clusters and meshes.
+//! Bodies about hosting clusters, releases, registered clusters and meshes.
 
 use std::collections::BTreeMap;
 
@@ -8,101 +8,107 @@ use utoipa::ToSchema;
 
 use crate::{Finding, Leftover};
 
-/// A Kubernetes cluster of the provider, where control planes run.
+/// Kubernetes cluster of the operator in which control planes run.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct HostingCluster {
-    /// Its id.
+    /// Id of the hosting cluster.
     pub id: String,
-    /// Its name.
+    /// Name of the hosting cluster.
     pub name: String,
 }
 
-/// A release of the catalogue.
+/// Release of Istio in the catalogue.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Release {
-    /// Its version.
+    /// Version of the release: the community version and a build number.
     #[schema(example = "1.27.9.1")]
     pub version: String,
-    /// `available`, `deprecated` or `withdrawn`.
+    /// State of the release: `available`, `deprecated` (usable, but no longer recommended) or
+    /// `withdrawn` (no mesh can move to it).
     pub state: String,
-    /// The day it came out.
+    /// Day on which the release came out, as YYYY-MM-DD; null if it is not known.
     pub released_on: Option<String>,
-    /// When its support ends.
+    /// Day on which support for the release ends, as YYYY-MM-DD; null if it is not known.
     pub supported_until: Option<String>,
-    /// The channels that it is offered in: `rapid`, `regular` or `stable`.
+    /// Channels that offer the release: `rapid`, `regular` or `stable`.
     pub channels: Vec<String>,
-    /// The lowest edition whose meshes may run it.
+    /// Lowest edition whose meshes can run the release: `standard`, `enterprise` or `ultimate`.
     pub minimum_edition: String,
-    /// The Kubernetes minors that it was tested on.
+    /// Kubernetes minors from the oldest that the release runs on to the newest that it was tested
+    /// on, with the source in parentheses.
     pub kubernetes: String,
-    /// Where its images are pulled from.
+    /// Registry and path that the images are pulled from.
     pub hub: String,
-    /// Tag of its images.
+    /// Tag of the images of the release.
     pub tag: String,
-    /// SHA-256 of its charts as they are kept, in hexadecimal; empty for callers who do not operate the service.
+    /// SHA-256 of the charts as they are stored, in hexadecimal; empty for callers who do not
+    /// operate the service.
     pub charts_digest: String,
-    /// What users should know of it.
+    /// Notes for users: a sentence, or the address of the release notes.
     pub notes: String,
-    /// Known faults that change how the service acts; empty for callers who do not operate it.
+    /// Known faults that change how the service acts, such as `remote-secret-deadlock`; empty for
+    /// callers who do not operate the service.
     pub quirks: Vec<String>,
 }
 
-/// A hosting cluster to add.
+/// Request to add a hosting cluster.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddHostingCluster {
-    /// Its name: a DNS label.
+    /// Name of the hosting cluster: a DNS label of 1 to 63 characters.
     #[schema(example = "eu-west-1")]
     pub name: String,
-    /// A kubeconfig with everything inline, which may do everything in the meshes' namespaces. It is kept, sealed.
+    /// Kubeconfig with all certificates and tokens inline. Its user must have all permissions in
+    /// the namespaces of the meshes. The service keeps it, encrypted.
     #[schema(write_only)]
     pub kubeconfig: String,
 }
 
-/// A release to import.
+/// Request to import a release into the catalogue.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportRelease {
-    /// Its version.
+    /// Version of the release: the community version and a build number.
     #[schema(example = "1.27.9.1")]
     pub version: String,
-    /// Its charts: a tar of the folders `base` and `istiod`, with or without gzip, in base64. At most 16 MiB unpacked.
+    /// Charts of the release: a tar archive of the folders `base` and `istiod`, with or without
+    /// gzip, encoded in base64. At most 16 MiB unpacked.
     pub charts: String,
-    /// Where its images are pulled from.
+    /// Registry and path that the images are pulled from, 1 to 255 bytes.
     #[serde(default = "default_hub")]
     #[schema(default = "docker.io/istio")]
     pub hub: String,
-    /// Tag of its images; the community version by default.
+    /// Tag of the images, 1 to 255 bytes; the community version by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
-    /// The day on which its support ends, for example 2027-06-30.
+    /// Day on which support for the release ends, as YYYY-MM-DD, for example 2027-06-30.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supported_until: Option<String>,
-    /// The oldest Kubernetes minor that it runs on.
+    /// Oldest minor of Kubernetes 1 that the release runs on, from 1 to 999.
     #[serde(default = "default_kubernetes_min", deserialize_with = "crate::whole::deserialize_u32")]
     #[schema(default = 29, minimum = 1, maximum = 999)]
     pub kubernetes_min: u32,
-    /// The newest Kubernetes minor that it was tested on.
+    /// Newest minor of Kubernetes 1 that the release was tested on, from 1 to 999.
     #[serde(default = "default_kubernetes_tested", deserialize_with = "crate::whole::deserialize_u32")]
     #[schema(default = 35, minimum = 1, maximum = 999)]
     pub kubernetes_tested: u32,
-    /// Who says so.
+    /// Source of the two Kubernetes minors, at most 255 bytes.
     #[serde(default)]
     pub kubernetes_source: String,
-    /// Known faults that change how we act.
+    /// Known faults of the release that change how the service acts: `remote-secret-deadlock`.
     #[serde(default)]
     pub quirks: Vec<String>,
-    /// The day it came out, for example 2026-05-04.
+    /// Day on which the release came out, as YYYY-MM-DD, for example 2026-05-04.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_on: Option<String>,
-    /// The channels that it is offered in.
+    /// Channels that offer the release: `rapid`, `regular` or `stable`.
     #[serde(default)]
     pub channels: Vec<String>,
-    /// The lowest edition whose meshes may run it.
+    /// Lowest edition whose meshes can run the release: `standard`, `enterprise` or `ultimate`.
     #[serde(default = "default_edition")]
     #[schema(default = "standard")]
     pub minimum_edition: String,
-    /// What users should know of it: a sentence, or where its notes are.
+    /// Notes for users, at most 255 bytes: a sentence, or the address of the release notes.
     #[serde(default)]
     pub notes: String,
 }
@@ -123,216 +129,227 @@ pub(crate) fn default_kubernetes_tested() -> u32 {
     35
 }
 
-/// A cluster to register.
+/// Request to register a cluster.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RegisterCluster {
-    /// Its name: a DNS label.
+    /// Name of the cluster: a DNS label of 1 to 63 characters.
     #[schema(example = "payments-eu")]
     pub name: String,
-    /// An administrator's kubeconfig with everything inline. It is discarded when an account of ours has been made.
+    /// Kubeconfig of an administrator, with all certificates and tokens inline. It is discarded
+    /// once Meshwright has a service account of its own in the cluster.
     #[schema(write_only)]
     pub kubeconfig: String,
-    /// A name for people.
+    /// Name that people see, at most 128 visible characters.
     #[serde(default)]
     pub display_name: String,
-    /// Labels, for selectors.
+    /// Labels that selectors match, at most 32; keys and values have at most 63 characters.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
 }
 
-/// What to change of a cluster; what is left out stays.
+/// Changes to a registered cluster. Fields that are left out stay as they are.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeCluster {
-    /// A name for people.
+    /// New name that people see, at most 128 visible characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
-    /// All of its labels.
+    /// New labels, at most 32, which replace all former labels of the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,
 }
 
-/// A renewal of the credential that we hold of a cluster.
+/// Request to renew the credential that Meshwright holds of a cluster.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RenewCredential {
-    /// An administrator's kubeconfig of the same cluster, where the present credential is not good any more. It is discarded
-    /// afterwards.
+    /// Kubeconfig of an administrator of the same cluster, for a cluster whose present credential
+    /// is no longer valid. It is discarded after the renewal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(write_only)]
     pub kubeconfig: Option<String>,
-    /// For how many seconds the former credential stays good. With 0 control planes may be without a way into the cluster for
-    /// two minutes.
+    /// Seconds that the former credential stays valid, from 0 to 86400. With 0, control planes can
+    /// be without access to the cluster for two minutes.
     #[serde(default = "crate::keys::default_overlap_seconds", deserialize_with = "crate::whole::deserialize_u32")]
     #[schema(default = 3600, maximum = 86_400)]
     pub overlap_seconds: u32,
 }
 
-/// The credential that we hold of a cluster. Renewed after a third of its life.
+/// Credential of Meshwright's own service account in a cluster. It is renewed after a third of its
+/// lifetime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HeldCredential {
-    /// Which one it is, from 1.
+    /// Serial number of the credential, from 1; it rises by one with each renewal.
     pub serial: i64,
-    /// `valid`, `expires_soon` or `expired`.
+    /// State of the credential: `valid`, `expires_soon` (it is in the last third of its lifetime)
+    /// or `expired`.
     pub state: String,
-    /// When it was issued.
+    /// Time at which the cluster issued the credential.
     #[schema(value_type = String, format = DateTime)]
     pub issued_at: Timestamp,
-    /// When it ends by itself.
+    /// Time at which the credential expires.
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
-    /// When it is renewed.
+    /// Time from which the credential is due for renewal.
     #[schema(value_type = String, format = DateTime)]
     pub renews_at: Timestamp,
-    /// Until when the one before it is good as well.
+    /// Time until which the previous credential is valid as well; null once that credential is
+    /// gone.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub previous_until: Option<Timestamp>,
 }
 
-/// A registered cluster.
+/// Kubernetes cluster that a tenant has registered.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Cluster {
-    /// Its id.
+    /// Id of the cluster.
     pub id: String,
-    /// Its name.
+    /// Name of the cluster.
     pub name: String,
-    /// A name for people.
+    /// Name that people see.
     pub display_name: String,
-    /// Labels, for selectors.
+    /// Labels that selectors match.
     pub labels: BTreeMap<String, String>,
-    /// `registering`, `ready`, `unreachable`, `refused` or `deregistering`.
+    /// State of the cluster: `registering` (its registration runs), `ready`, `unreachable` (it does
+    /// not answer, or does not accept Meshwright's credential), `refused` (it cannot be used) or
+    /// `deregistering` (Meshwright's service account is being removed).
     pub state: String,
-    /// Why it was refused, or why it does not answer now.
+    /// Reason why the cluster is `refused` or `unreachable`; null in every other state.
     pub problem: Option<Trouble>,
-    /// The credential of our own that we hold of it.
+    /// Credential of Meshwright's own service account in the cluster; null before there is one.
     pub credential: Option<HeldCredential>,
-    /// What the last look at it noticed: nothing that stands in the way now, and something that its users should know.
+    /// Findings of the last cluster check. They do not stand in the way of anything now, but users
+    /// of the cluster should know them.
     #[serde(default)]
     pub findings: Vec<Finding>,
-    /// Its API server.
+    /// Address of the Kubernetes API server.
     pub server: String,
-    /// Kubernetes' version.
+    /// Version of Kubernetes; null while the cluster has not answered yet.
     pub kubernetes_version: Option<String>,
-    /// When it was registered.
+    /// Time at which the registration was requested.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
-    /// When it last answered.
+    /// Time of the cluster's last answer; null while it has not answered yet.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub observed_at: Option<Timestamp>,
 }
 
-/// Why something stands still.
+/// Problem that stops a cluster, mesh, upgrade, operation or step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Trouble {
-    /// Stable identifier.
+    /// Stable identifier of the problem, for programs.
     pub code: String,
-    /// What happened.
+    /// Sentence that says what happened.
     pub message: String,
-    /// What helps.
+    /// Sentence that says what the user can do.
     pub hint: String,
 }
 
-/// A mesh to create.
+/// Request to create a mesh.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateMesh {
-    /// Its name: a DNS label.
+    /// Name of the mesh: a DNS label of 1 to 63 characters.
     #[schema(example = "payments")]
     pub name: String,
-    /// The version to start on.
+    /// Version of the release that the mesh starts on.
     #[schema(example = "1.25.1.1")]
     pub version: String,
-    /// `standard`, `enterprise` or `ultimate`; the highest that the tenant was granted, where it is left out.
+    /// Edition of the mesh: `standard`, `enterprise` or `ultimate`; by default the highest edition
+    /// that the operator granted to the tenant.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::object::deserialize_non_null")]
     #[schema(value_type = String, required = false)]
     pub edition: Option<String>,
-    /// Ids of its member clusters; the first is the config cluster.
+    /// Ids of the member clusters, 1 to 100, each of them once. The first is the config cluster.
     pub clusters: Vec<String>,
-    /// A name for people.
+    /// Name that people see, at most 128 visible characters.
     #[serde(default)]
     pub display_name: String,
-    /// Labels, for selectors.
+    /// Labels that selectors match, at most 32; keys and values have at most 63 characters.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// Whether it can be deleted only after this was taken off.
+    /// True if the mesh cannot be deleted until this field is set to false.
     #[serde(default)]
     pub deletion_protection: bool,
 }
 
-/// What to change of a mesh; what is left out stays.
+/// Changes to a mesh. Fields that are left out stay as they are.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeMesh {
-    /// A name for people.
+    /// New name that people see, at most 128 visible characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
-    /// All of its labels.
+    /// New labels, at most 32, which replace all former labels of the mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,
-    /// Whether it can be deleted only after this was taken off.
+    /// True if the mesh cannot be deleted until this field is set to false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_protection: Option<bool>,
 }
 
-/// A control plane of a mesh.
+/// Revision of a mesh: the name and version of one control plane.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Revision {
-    /// Its immutable name.
+    /// Name of the revision, which never changes.
     #[schema(example = "1-27-9")]
     pub name: String,
-    /// The version that runs in it.
+    /// Version of the release that the revision runs.
     pub version: String,
-    /// The values of istiod's environment variables that every upgrade keeps, by the variable's name.
+    /// Values of the environment variables of istiod that every upgrade keeps, by the name of the
+    /// variable.
     pub switches: BTreeMap<String, String>,
 }
 
-/// A member of a mesh.
+/// Cluster that is a member of a mesh.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Member {
-    /// The cluster.
+    /// Id of the member cluster.
     pub cluster_id: String,
-    /// Its name.
+    /// Name of the member cluster.
     pub name: String,
-    /// `config` or `remote`.
+    /// Role of the cluster in the mesh: `config` (istiod reads Istio resources there) or `remote`.
     pub role: String,
 }
 
-/// A mesh.
+/// Mesh with its revisions and member clusters.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Mesh {
-    /// Its id.
+    /// Id of the mesh.
     pub id: String,
-    /// Its name.
+    /// Name of the mesh.
     pub name: String,
-    /// A name for people.
+    /// Name that people see.
     pub display_name: String,
-    /// Labels, for selectors.
+    /// Labels that selectors match.
     pub labels: BTreeMap<String, String>,
-    /// Whether it can be deleted only after this was taken off.
+    /// True if the mesh cannot be deleted until this field is set to false.
     pub deletion_protection: bool,
-    /// Its namespace in every cluster.
+    /// Namespace of the mesh in every cluster.
     pub namespace: String,
-    /// Its edition.
+    /// Edition of the mesh: `standard`, `enterprise` or `ultimate`.
     pub edition: String,
-    /// `creating`, `ready`, `failed`, `deleting` or `deleted`.
+    /// State of the mesh: `creating`, `ready`, `failed` (a creation or deletion ended early and
+    /// parts may be missing; both can be requested again), `deleting` or `deleted`.
     pub state: String,
-    /// Why it is `failed`; null in every other state.
+    /// Reason why the mesh is `failed`; null in every other state.
     pub problem: Option<Trouble>,
-    /// What `stable` and `default` point to.
+    /// Revision that the tags `stable` and `default` point to.
     pub current: Revision,
-    /// The other one, during an upgrade.
+    /// Other revision of the mesh during an upgrade; null at other times.
     pub target: Option<Revision>,
-    /// Its members.
+    /// Member clusters of the mesh; the first is the config cluster.
     pub members: Vec<Member>,
-    /// The upgrade or operation that changes it right now.
+    /// Id of the upgrade or operation that changes the mesh now; null if the mesh is free.
     pub busy_with: Option<String>,
-    /// When it was asked for.
+    /// Time at which the mesh was requested.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
-    /// When it was deleted; it can be brought back for 30 days.
+    /// Time at which the mesh was deleted; null if it is not. A deleted mesh can be restored for 30
+    /// days.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub deleted_at: Option<Timestamp>,
-    /// Of a deleted mesh: what stays of it in clusters.
+    /// Objects that a deleted mesh left in clusters.
     pub leftovers: Vec<Leftover>,
 }

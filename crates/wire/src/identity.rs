@@ -1,4 +1,4 @@
-//! Identity providers and role bindings.
+//! Bodies about identity providers and role bindings.
 
 use std::collections::BTreeMap;
 
@@ -6,25 +6,27 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// An issuer of `OpenID` Connect tokens to trust.
+/// Request to trust an issuer of `OpenID` Connect tokens.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateIdentityProvider {
-    /// Its name: a DNS label.
+    /// Name of the identity provider: a DNS label of 1 to 63 characters.
     #[schema(example = "company")]
     pub name: String,
-    /// What its tokens say in `iss`: an https address, with the discovery document below it.
+    /// Value of the claim `iss` in its tokens, at most 255 bytes: an https address below which the
+    /// discovery document is found.
     #[schema(example = "https://login.example.com/realms/company")]
     pub issuer: String,
-    /// The signature algorithms that it uses; no other is accepted.
+    /// Signature algorithms of its tokens; tokens with another algorithm are refused.
     #[serde(default = "default_algorithms")]
     #[schema(default = json!(["RS256"]))]
     pub algorithms: Vec<String>,
-    /// The claim that lists groups.
+    /// Claim that lists the groups of a person, 1 to 255 bytes.
     #[serde(default = "default_groups_claim")]
     #[schema(default = "groups")]
     pub groups_claim: String,
-    /// Claims that every token must have with exactly these values.
+    /// Claims that every token must have with exactly these values, at most 20. Names and values
+    /// have 1 to 255 bytes.
     #[serde(default)]
     pub required_claims: BTreeMap<String, String>,
 }
@@ -37,41 +39,41 @@ fn default_groups_claim() -> String {
     "groups".into()
 }
 
-/// An issuer that is trusted.
+/// Issuer of `OpenID` Connect tokens that a tenant trusts.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct IdentityProvider {
-    /// Its id.
+    /// Id of the identity provider.
     pub id: String,
-    /// Its name.
+    /// Name of the identity provider.
     pub name: String,
-    /// What its tokens say in `iss`.
+    /// Value of the claim `iss` in its tokens.
     pub issuer: String,
-    /// What its tokens must say in `aud`: it names the tenant.
+    /// Value that the claim `aud` of its tokens must have; it names the tenant.
     pub audience: String,
-    /// The signature algorithms that are accepted.
+    /// Signature algorithms that are accepted.
     pub algorithms: Vec<String>,
-    /// The claim that lists groups.
+    /// Claim that lists the groups of a person.
     pub groups_claim: String,
     /// Claims that every token must have with exactly these values.
     pub required_claims: BTreeMap<String, String>,
-    /// When it was added.
+    /// Time at which the identity provider was added.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 
-/// A role to grant.
+/// Request to grant a role to a subject or a group of an identity provider.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateRoleBinding {
-    /// From which identity provider they come.
+    /// Id of the identity provider that issues the tokens.
     pub provider_id: String,
-    /// One person or program: what their tokens say in `sub`.
+    /// Claim `sub` in the tokens of one person or program. Either this or `group` is given.
     pub subject: Option<String>,
-    /// Everybody whose tokens list this group.
+    /// Group that the tokens of its members list. Either this or `subject` is given.
     pub group: Option<String>,
-    /// `owner`, `operator`, `viewer` or `auditor`.
+    /// Role to grant: `owner`, `operator`, `viewer` or `auditor`.
     pub role: String,
-    /// `tenant`, or the id of a mesh or a cluster.
+    /// Scope of the role: `tenant` for the whole tenant, or the id of a mesh or cluster.
     #[serde(default = "default_scope")]
     #[schema(default = "tenant")]
     pub scope: String,
@@ -81,22 +83,22 @@ fn default_scope() -> String {
     "tenant".into()
 }
 
-/// A role that was granted.
+/// Role that was granted to a subject or a group of an identity provider.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct RoleBinding {
-    /// Its id.
+    /// Id of the role binding.
     pub id: String,
-    /// From which identity provider they come.
+    /// Id of the identity provider that issues the tokens.
     pub provider_id: String,
-    /// One person or program.
+    /// Claim `sub` in the tokens of the person or program; null if a group has the role.
     pub subject: Option<String>,
-    /// Everybody with this group.
+    /// Group whose members have the role; null if one person or program has it.
     pub group: Option<String>,
-    /// What they may do.
+    /// Role that was granted: `owner`, `operator`, `viewer` or `auditor`.
     pub role: String,
-    /// With what.
+    /// Scope of the role: `tenant` for the whole tenant, or the id of a mesh or cluster.
     pub scope: String,
-    /// When it was granted.
+    /// Time at which the role was granted.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }

@@ -1,51 +1,53 @@
-//! Events, keys and the audit log.
+//! Bodies about events, API keys and the audit log.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Something that happened.
+/// Event: something that happened to a mesh, a cluster, an upgrade or an operation.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Event {
-    /// Its place in the tenant's order, without gaps.
+    /// Number of the event in the order of the tenant's events, without gaps.
     pub seq: i64,
-    /// When.
+    /// Time at which it happened.
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
-    /// What kind.
+    /// Kind of the event, such as `upgrade.state` or `cluster.unreachable`.
     pub kind: String,
-    /// About which mesh.
+    /// Id of the mesh that the event is about; null if it is about none.
     pub mesh_id: Option<String>,
-    /// About which upgrade.
+    /// Id of the upgrade that the event is about; null if it is about none.
     pub upgrade_id: Option<String>,
-    /// About which operation.
+    /// Id of the operation that the event is about; null if it is about none.
     pub operation_id: Option<String>,
-    /// The rest.
+    /// Details of the event; their fields depend on its kind.
     pub body: serde_json::Value,
 }
 
-/// A key to make.
+/// Request to create an API key.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({ "name": "pipeline", "role": "operator" }))]
 #[serde(deny_unknown_fields)]
 pub struct CreateApiKey {
-    /// Its name.
+    /// Name of the key: a DNS label of 1 to 63 characters.
     pub name: String,
-    /// `owner`, `operator`, `viewer` or `auditor`.
+    /// Role of the key: `owner`, `operator`, `viewer` or `auditor`.
     pub role: String,
-    /// Ids of the meshes and clusters that the role holds for; none means the whole tenant.
+    /// Ids of the meshes and clusters that the role holds for; none means the whole tenant. At most
+    /// 50 are allowed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
-    /// When it ends.
+    /// Time at which the key expires, in the future; without a value it never expires.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<Timestamp>,
 }
 
-/// How a key is rotated.
+/// Request to give an API key a new secret.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RotateApiKey {
-    /// For how many seconds the former secret is accepted; 0 ends it at once.
+    /// Seconds that the former secret is still accepted, from 0 (it ends at once) to 604800 (7
+    /// days).
     #[serde(default = "default_overlap_seconds", deserialize_with = "crate::whole::deserialize_u32")]
     #[schema(default = 3600, maximum = 604_800)]
     pub overlap_seconds: u32,
@@ -55,81 +57,82 @@ pub(crate) fn default_overlap_seconds() -> u32 {
     3600
 }
 
-/// A key without its secret.
+/// API key. Its secret is present only in the answer that created or rotated it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ApiKey {
-    /// Its id.
+    /// Id of the key.
     pub id: String,
-    /// Its name.
+    /// Name of the key.
     pub name: String,
-    /// What it may do.
+    /// Role of the key: `owner`, `operator`, `viewer` or `auditor`.
     pub role: String,
-    /// With which meshes and clusters; none means the whole tenant.
+    /// Ids of the meshes and clusters that the role holds for; none means the whole tenant.
     pub scopes: Vec<String>,
-    /// When it was made.
+    /// Time at which the key was created.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
-    /// When it ends.
+    /// Time at which the key expires; null if it does not.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<Timestamp>,
-    /// When it was revoked.
+    /// Time at which the key was revoked; null if it was not.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub revoked_at: Option<Timestamp>,
-    /// When it was last used, to the minute.
+    /// Time at which the key was last used, to the minute; null if it was never used.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub last_used_at: Option<Timestamp>,
-    /// Until when the secret before the last rotation is accepted.
+    /// Time until which the secret before the last rotation is accepted; null if there is none.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub former_secret_until: Option<Timestamp>,
-    /// The secret; shown once, when it is made.
+    /// Secret of the key, shown once: in the answer that created or rotated it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
 }
 
-/// Something that was done.
+/// Audit entry: one change by a caller or a worker.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct AuditEntry {
-    /// Its number, without gaps.
+    /// Number of the entry, without gaps.
     pub seq: i64,
-    /// When.
+    /// Time of the change, to the microsecond.
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
-    /// Who: the id of a key, or the name of a worker.
+    /// Actor: the id of an API key, the id of an identity provider with the subject of the token,
+    /// or the name of a worker.
     pub actor: String,
-    /// What: the `operationId` of the call, or what a worker did in a cluster.
+    /// Action: the `operationId` of the call, or what a worker did in a cluster.
     pub action: String,
-    /// To what.
+    /// Id or name of the thing that was changed.
     pub target: String,
-    /// As part of which request.
+    /// Id of the request that made the change; null if there was none.
     pub request_id: Option<String>,
-    /// Digest of what was there before.
+    /// SHA-256 of the state before the change, in hexadecimal; null if there was nothing.
     pub before_sha256: Option<String>,
-    /// Digest of what was there afterwards.
+    /// SHA-256 of the state after the change, in hexadecimal; null if nothing was left.
     pub after_sha256: Option<String>,
-    /// Digest over the entry before it and this one.
+    /// SHA-256 over the hash of the entry before and this entry, in hexadecimal.
     pub hash: String,
 }
 
-/// A part of the audit log.
+/// Page of the audit log.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct AuditEntryList {
-    /// The entries.
+    /// Entries of this page, oldest first.
     pub items: Vec<AuditEntry>,
-    /// Give it back as `after` for more; absent at the end.
+    /// Value of `after` that returns the next page; absent on the last page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_after: Option<i64>,
 }
 
-/// Where the audit log ends.
+/// Newest entry of a tenant's audit log.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct AuditHead {
-    /// Whose log.
+    /// Id of the tenant that the log belongs to.
     pub tenant_id: String,
-    /// The last entry's number.
+    /// Number of the newest entry; 0 if the log is empty.
     pub seq: i64,
-    /// Its digest.
+    /// SHA-256 of the newest entry, in hexadecimal.
     pub hash: String,
-    /// When this was read.
+    /// Time at which the log was read.
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
 }

@@ -1,31 +1,33 @@
-//! Leaving clusters: with force where one is dead, and what stays.
+//! Bodies about deletion: the force that leaves an unreachable cluster behind, and the leftovers in
+//! clusters.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// How a deletion treats a cluster that does not answer.
+/// Options of a deletion for clusters that do not answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Leave {
-    /// Leave a cluster behind that does not answer, or that does not accept our credential any more. One that answers is
-    /// never left behind.
+    /// Leave behind a cluster that does not answer, or that no longer accepts Meshwright's
+    /// credential. A cluster that answers is never left behind.
     pub force: bool,
-    /// Why, 1 to 500 characters; needed with `force`, and written into the audit log.
+    /// Reason for the force, 1 to 500 characters in one line. It is required with `force` and is
+    /// written to the audit log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// An object, or all objects of one name, that stays in a cluster.
+/// Object, or all objects of one name, that stays in a cluster after a deletion.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Leftover {
-    /// Name of the cluster that holds it.
+    /// Name of the cluster that holds the object.
     pub cluster: String,
-    /// The Kubernetes kind.
+    /// Kubernetes kind of the object.
     pub kind: String,
-    /// The namespace: null for a kind without, `*` for every namespace.
+    /// Namespace of the object: null for a kind without namespaces, `*` for every namespace.
     pub namespace: Option<String>,
-    /// The name.
+    /// Name of the object.
     pub name: String,
-    /// The command that removes it, for a kubectl that points to the cluster.
+    /// Command that removes the object, for a kubectl that points to the cluster.
     pub command: String,
 }

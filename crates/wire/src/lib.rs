@@ -1,6 +1,7 @@
-//! Request and response bodies and problem codes, shared by the api and the cli.
+//! Request bodies, response bodies and problem codes, shared by the API and the command line.
 //!
-//! Enums grow: clients must tolerate values that they do not know. Times are RFC 3339 in UTC.
+//! Enums can get new values: clients must tolerate values that they do not know. Times are RFC 3339
+//! in UTC.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -41,9 +42,9 @@ macro_rules! lists {
         $(#[$doc])*
         #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
         pub struct $name {
-            /// The items of this page.
+            /// Items of this page, in order.
             pub items: Vec<$item>,
-            /// Give it back as `page_token` for the next page; absent on the last one.
+            /// Value of `page_token` that returns the next page; absent on the last page.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub next_page_token: Option<String>,
         }
@@ -51,32 +52,32 @@ macro_rules! lists {
 }
 
 lists! {
-    /// Hosting clusters.
+    /// Page of hosting clusters.
     HostingClusterList of HostingCluster;
-    /// Releases.
+    /// Page of the releases in the catalogue.
     ReleaseList of Release;
-    /// Clusters.
+    /// Page of registered clusters.
     ClusterList of Cluster;
-    /// Meshes.
+    /// Page of a tenant's meshes.
     MeshList of Mesh;
-    /// Upgrades.
+    /// Page of a mesh's upgrades.
     UpgradeList of Upgrade;
-    /// Operations.
+    /// Page of a tenant's operations.
     OperationList of Operation;
-    /// Upgrade options.
+    /// Page of a mesh's upgrade options.
     UpgradeOptionList of UpgradeOption;
-    /// API keys.
+    /// Page of a tenant's API keys.
     ApiKeyList of ApiKey;
-    /// Identity providers.
+    /// Page of trusted identity providers.
     IdentityProviderList of IdentityProvider;
-    /// Role bindings.
+    /// Page of a tenant's role bindings.
     RoleBindingList of RoleBinding;
-    /// Tenants.
+    /// Page of the service's tenants.
     TenantList of Tenant;
-    /// Events.
+    /// Page of a tenant's events.
     EventList of Event;
-    /// Webhooks.
+    /// Page of a tenant's webhooks.
     WebhookList of Webhook;
-    /// Deliveries.
+    /// Page of a webhook's deliveries.
     DeliveryList of Delivery;
 }

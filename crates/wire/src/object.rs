@@ -1,5 +1,5 @@
-//! A struct is an object. As a list of its fields' values, in the order in which they are declared, serde would take it too,
-//! and that order is nobody's business.
+//! Reads structs from JSON objects only. Serde also accepts an array with the values of the fields
+//! in the order of their declaration, which is not part of the API.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -8,7 +8,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// What is read from a JSON object and from nothing else.
+/// Value that is read from a JSON object and from no other JSON value.
 #[derive(Debug)]
 pub struct JsonObject<T>(pub T);
 
@@ -32,15 +32,15 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
     }
 }
 
-/// For a field that is a list of objects.
+/// Reads a field that is a list of objects.
 pub(crate) fn deserialize_object_list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
     Ok(Vec::<JsonObject<T>>::deserialize(from)?.into_iter().map(|object| object.0).collect())
 }
 
-/// A field that may be left out, and is not null where it is there.
+/// Reads a field that can be left out but must not be null.
 ///
 /// # Errors
-/// The value is null, or none of the field's type.
+/// Returns an error when the value is null or does not have the type of the field.
 pub(crate) fn deserialize_non_null<'de, D: serde::Deserializer<'de>, T: serde::Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {

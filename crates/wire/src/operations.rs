@@ -1,4 +1,4 @@
-//! Operations and their steps.
+//! Bodies about operations and their steps.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -6,74 +6,79 @@ use utoipa::ToSchema;
 
 use crate::{Leftover, Trouble};
 
-/// One machine action.
+/// Operation: one action of the service that runs a plan and ends by itself.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Operation {
-    /// Its id.
+    /// Id of the operation.
     pub id: String,
-    /// What it does.
+    /// Kind of the operation: `register_cluster`, `renew_credential`, `deregister_cluster`,
+    /// `create_mesh`, `delete_mesh`, `restart` (of workloads that are behind), `set_injection`, or
+    /// as a stage of an upgrade `precheck`, `deploy`, `move`, `promote`, `restore` (tags after a
+    /// failed promotion), `roll` (restart of workloads), `retire` or `rollback`.
     pub kind: String,
-    /// Where it stands.
+    /// State of the operation: `queued`, `running`, `waiting`, `pausing`, `paused` (a person has to
+    /// act), `cancelling`, or at the end `succeeded`, `failed`, `cancelled` or `superseded` (by a
+    /// later stage of the upgrade).
     pub state: String,
-    /// Why it stands still or failed.
+    /// Reason why the operation is paused or failed; null in every other state.
     pub problem: Option<Trouble>,
-    /// True at an end.
+    /// True if the operation has ended.
     pub done: bool,
-    /// In which mesh.
+    /// Id of the mesh that the operation changes; null if it changes none.
     pub mesh_id: Option<String>,
-    /// With which cluster.
+    /// Id of the cluster that the operation is about; null if it is about none.
     pub cluster_id: Option<String>,
-    /// As a stage of which upgrade.
+    /// Id of the upgrade that the operation is a stage of; null if it is none.
     pub upgrade_id: Option<String>,
-    /// Steps done, and how many there are.
+    /// Number of steps that are done, and of all steps.
     pub progress: Progress,
-    /// What it waits for right now.
+    /// Condition that the operation waits for now; null if it does not wait.
     pub waiting_for: Option<String>,
-    /// Verbs that people asked for and no worker has taken up yet. While there are any, `state` and `problem` are older than
-    /// the request.
+    /// Verbs that were requested and that no worker has taken up yet: `pause`, `resume`, `retry` or
+    /// `cancel`. While there are any, `state` and `problem` are older than the request.
     #[serde(default)]
     pub pending_verbs: Vec<String>,
-    /// Why it was forced, in the caller's words.
+    /// Reason for the force, in the words of the caller; null without force.
     pub reason: Option<String>,
-    /// Objects that stay in clusters once a deletion or deregistration is over.
+    /// Objects that stay in clusters after a deletion or deregistration.
     pub leftovers: Vec<Leftover>,
-    /// Its plan, once a worker has built it. Lists leave it out.
+    /// Plan of the operation, empty until a worker has built it. Lists leave it out.
     pub waves: Vec<Wave>,
-    /// When it was asked for.
+    /// Time at which the operation was requested.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
-    /// When it ended.
+    /// Time at which the operation ended; null while it has not.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub ended_at: Option<Timestamp>,
 }
 
-/// How far something is.
+/// Number of steps that are done, and of all steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Progress {
-    /// Steps done.
+    /// Number of steps that are done.
     pub completed: i64,
-    /// Steps there are.
+    /// Number of all steps in the plan.
     pub total: i64,
 }
 
-/// Steps that run side by side.
+/// Group of steps that run side by side.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Wave {
-    /// What it is for.
+    /// Purpose of the wave, in words.
     pub title: String,
-    /// Its steps.
+    /// Steps of the wave, in order of their numbers.
     pub steps: Vec<Step>,
 }
 
-/// One step.
+/// Step of a plan.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Step {
-    /// Its number within the plan.
+    /// Number of the step within the plan.
     pub number: i32,
-    /// What it does.
+    /// Action of the step, in words.
     pub title: String,
-    /// `pending`, `started`, `done` or `failed`.
+    /// State of the step: `pending`, `started`, `done` or `failed`.
     pub state: String,
-    /// Why it failed.
+    /// Reason why the step failed; null if it did not.
     pub problem: Option<Trouble>,
 }

@@ -1,49 +1,50 @@
-//! What both programs take from a command line.
+//! Command line arguments that the programs `meshwright` and `meshwright-server` share.
 
 use clap::Args;
 
 use crate::fleet::{ImportRelease, default_hub, default_edition, default_kubernetes_tested, default_kubernetes_min};
 
-/// What is known of a release, its version and its charts apart. Every text is read by whoever takes the request.
+/// Arguments that describe a release, apart from its version and its charts. The API checks the
+/// texts when it receives the request.
 #[derive(Debug, Clone, Args)]
 pub struct ReleaseArgs {
-    /// Where its images are pulled from.
+    /// Registry and path that the images are pulled from.
     #[arg(long, default_value_t = default_hub())]
     pub hub: String,
-    /// Tag of its images; the community version by default.
+    /// Tag of the images; the community version by default.
     #[arg(long)]
     pub tag: Option<String>,
-    /// The day on which its support ends, for example 2027-06-30.
+    /// Day on which support for the release ends, for example 2027-06-30.
     #[arg(long)]
     pub supported_until: Option<String>,
-    /// The oldest Kubernetes minor that it runs on.
+    /// Oldest minor of Kubernetes 1 that the release runs on, from 1 to 999.
     #[arg(long, default_value_t = default_kubernetes_min())]
     pub kubernetes_min: u32,
-    /// The newest Kubernetes minor that it was tested on.
+    /// Newest minor of Kubernetes 1 that the release was tested on, from 1 to 999.
     #[arg(long, default_value_t = default_kubernetes_tested())]
     pub kubernetes_tested: u32,
-    /// Who says so.
+    /// Source of the two Kubernetes minors, at most 255 bytes.
     #[arg(long, default_value = "")]
     pub kubernetes_source: String,
-    /// A known fault that changes how we act. Repeatable.
+    /// Known fault that changes how the service acts: remote-secret-deadlock (repeatable).
     #[arg(long = "quirk")]
     pub quirks: Vec<String>,
-    /// The day it came out, for example 2026-05-04.
+    /// Day on which the release came out, for example 2026-05-04.
     #[arg(long)]
     pub released_on: Option<String>,
-    /// A channel that it is offered in: rapid, regular or stable. Repeatable.
+    /// Channel that offers the release: rapid, regular or stable (repeatable).
     #[arg(long = "channel")]
     pub channels: Vec<String>,
-    /// The lowest edition whose meshes may run it.
+    /// Lowest edition whose meshes can run the release: standard, enterprise or ultimate.
     #[arg(long, default_value_t = default_edition())]
     pub minimum_edition: String,
-    /// What users should know of it: a sentence, or where its notes are.
+    /// Notes for users, at most 255 bytes: a sentence, or the address of the release notes.
     #[arg(long, default_value = "")]
     pub notes: String,
 }
 
 impl ReleaseArgs {
-    /// The request to import it; the charts in base64.
+    /// Builds the request that imports the release; `charts` is the archive in base64.
     #[must_use]
     pub fn into_import_request(self, version: String, charts: String) -> ImportRelease {
         ImportRelease {

@@ -1,40 +1,40 @@
-//! What went wrong.
+//! Body of an error: the problem document.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What went wrong, as RFC 9457 describes it (`application/problem+json`).
+/// Problem document of RFC 9457 (`application/problem+json`), which says why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
-    /// Address of a page about this code, on the service itself.
+    /// Address of the page about this code, on the service itself: `/problems/` and the code.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The code in words.
+    /// Code in words, for people.
     pub title: String,
-    /// HTTP status.
+    /// HTTP status of the response.
     pub status: u16,
-    /// Stable identifier, for programs.
+    /// Stable identifier of the problem, for programs.
     #[schema(example = "mesh_busy")]
     pub code: String,
-    /// What happened here.
+    /// Sentence that says what happened to this request.
     pub detail: String,
-    /// What helps.
+    /// Sentence that says what the caller can do.
     pub hint: String,
-    /// Id of the request, for whoever operates the service.
+    /// Id of the request, for questions to the operator of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
-    /// Whether the same request may succeed later.
+    /// True if the same request may succeed later.
     pub retryable: bool,
-    /// Single fields that are wrong.
+    /// Fields of the request that are wrong.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
 }
 
-/// One field that is wrong.
+/// Field of a request that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FieldError {
-    /// Where it is in the body.
+    /// Place of the field: a JSON pointer into the body, or the name of a parameter or header.
     pub pointer: String,
-    /// What is wrong with it.
+    /// Sentence that says what is wrong with the field.
     pub message: String,
 }

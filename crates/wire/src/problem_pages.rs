@@ -1,13 +1,14 @@
-//! What each problem code means and what helps: `docs/problems.md`, one section for each.
+//! Finds the explanation of each problem code in `docs/problems.md`, which has one section per
+//! code.
 
 const PROBLEM_PAGES: &str = include_str!("../../../docs/problems.md");
 
-/// The section of a code, without its heading.
+/// Returns the section of a code, without its heading.
 pub fn problem_page(code: &str) -> Option<&'static str> {
     PROBLEM_PAGES.split("\n## ").skip(1).find_map(|section| section.strip_prefix(code)?.strip_prefix('\n')).map(str::trim)
 }
 
-/// Every code that has a section.
+/// Lists every code that has a section.
 pub fn problem_codes() -> impl Iterator<Item = &'static str> {
     PROBLEM_PAGES.split("\n## ").skip(1).filter_map(|section| section.lines().next())
 }

@@ -1,4 +1,4 @@
-//! Tenants and what they use.
+//! Bodies about tenants, their quotas and their usage.
 
 use std::collections::BTreeMap;
 
@@ -6,103 +6,110 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A tenant to make.
+/// Request to create a tenant.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateTenant {
-    /// Its name: a DNS label.
+    /// Name of the tenant: a DNS label of 1 to 63 characters.
     #[schema(example = "payments")]
     pub name: String,
-    /// How much of each thing it may have, where that differs from what everybody may have.
+    /// Quotas that differ from the defaults, from 0 to 1000000 each, by what is counted:
+    /// `clusters`, `meshes`, `api_keys`, `identity_providers`, `role_bindings` or `webhooks`.
     #[serde(default, deserialize_with = "crate::whole::deserialize_u32_map")]
     pub quotas: BTreeMap<String, u32>,
-    /// The highest edition that its meshes can have: `standard`, `enterprise` or `ultimate`.
+    /// Highest edition that meshes of the tenant can have: `standard`, `enterprise` or `ultimate`.
     #[serde(default = "crate::fleet::default_edition")]
     #[schema(default = "standard")]
     pub edition: String,
 }
 
-/// What to change of a tenant; what is left out stays.
+/// Changes to a tenant. Fields that are left out stay as they are.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeTenant {
-    /// `active` or `suspended`.
+    /// New state of the tenant: `active` or `suspended`.
     pub state: Option<String>,
-    /// How much of each thing it may have.
+    /// Quotas to change, from 0 to 1000000 each, by what is counted: `clusters`, `meshes`,
+    /// `api_keys`, `identity_providers`, `role_bindings` or `webhooks`.
     #[serde(default, deserialize_with = "crate::whole::deserialize_u32_map")]
     pub quotas: BTreeMap<String, u32>,
-    /// The highest edition that its new meshes can have. Meshes that it has keep theirs.
+    /// Highest edition that new meshes can have: `standard`, `enterprise` or `ultimate`. Existing
+    /// meshes keep their edition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
     pub edition: Option<String>,
 }
 
-/// A key of an owner to make for a tenant.
+/// Request to create a key with the role `owner` for a tenant.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateOwnerKey {
-    /// Its name among the keys of the tenant: a DNS label.
+    /// Name of the key: a DNS label of 1 to 63 characters.
     #[schema(example = "recovery")]
     pub name: String,
 }
 
-/// A tenant.
+/// Tenant: one customer of the service.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Tenant {
-    /// Its id.
+    /// Id of the tenant.
     pub id: String,
-    /// Its name.
+    /// Name of the tenant.
     pub name: String,
-    /// `active`, `suspended` or `deleted`.
+    /// State of the tenant: `active`, `suspended` (its credentials are refused, its meshes go on
+    /// serving) or `deleted`.
     pub state: String,
-    /// How much of each thing it may have.
+    /// Quotas of the tenant, by what is counted: `clusters`, `meshes`, `api_keys`,
+    /// `identity_providers`, `role_bindings` and `webhooks`.
     pub quotas: BTreeMap<String, u32>,
-    /// The highest edition that its new meshes can have.
+    /// Highest edition that new meshes can have: `standard`, `enterprise` or `ultimate`.
     pub edition: String,
-    /// When it was made.
+    /// Time at which the tenant was created.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
-    /// The first owner's key; shown once, when the tenant is made.
+    /// Key of the first owner, shown once: in the answer that created the tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner_key: Option<String>,
 }
 
-/// What a tenant uses of what it may have.
+/// Usage of a tenant's quotas.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Usage {
-    /// Its id.
+    /// Id of the tenant.
     pub tenant_id: String,
-    /// Its name.
+    /// Name of the tenant.
     pub tenant: String,
-    /// The highest edition that new meshes can have.
+    /// Highest edition that new meshes can have: `standard`, `enterprise` or `ultimate`.
     pub edition: String,
-    /// By what is counted.
+    /// Usage and quota, by what is counted: `clusters`, `meshes`, `api_keys`, `identity_providers`,
+    /// `role_bindings` and `webhooks`.
     pub items: BTreeMap<String, Used>,
 }
 
-/// How much there is of something, and how much there may be.
+/// Usage of one quota.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 pub struct Used {
-    /// How much there is.
+    /// Number of things that count now.
     pub used: u32,
-    /// How much there may be.
+    /// Number of things that are allowed.
     pub limit: u32,
 }
 
-/// What to change of a release. What is left out stays. Its charts and images never change.
+/// Changes to a release. Fields that are left out stay as they are; charts and images never change.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeRelease {
-    /// `available`, `deprecated` or `withdrawn`.
+    /// New state of the release: `available`, `deprecated` or `withdrawn`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
-    /// All channels that it is offered in from now on.
+    /// Channels that offer the release from now on, instead of the former ones: `rapid`, `regular`
+    /// or `stable`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channels: Option<Vec<String>>,
-    /// The day on which its support ends, for example 2027-06-30.
+    /// Day on which support for the release ends, as YYYY-MM-DD, for example 2027-06-30.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supported_until: Option<String>,
-    /// What users should know of it: a sentence, or where its notes are.
+    /// Notes for users, at most 255 bytes: a sentence, or the address of the release notes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notes: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Where a mesh can go, and its upgrades.
+//! Bodies about upgrades and the versions that a mesh can go to.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -6,59 +6,59 @@ use utoipa::ToSchema;
 
 use crate::Trouble;
 
-/// Where a mesh can go.
+/// Version of the catalogue, with the strategies by which a mesh can or cannot go to it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct UpgradeOption {
-    /// The version.
+    /// Version of the release.
     pub version: String,
-    /// Each way there, allowed or refused.
+    /// Strategies that lead there, allowed or refused.
     pub strategies: Vec<StrategyOption>,
-    /// The stops of the shortest way, where one hop is not enough.
+    /// Versions of the shortest path, in order, if one upgrade is not enough; else empty.
     pub path: Vec<String>,
 }
 
-/// One way to a version.
+/// Strategy for an upgrade to one version.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct StrategyOption {
-    /// `in_place` or `canary`.
+    /// Strategy of the upgrade: `in_place` or `canary`.
     pub strategy: String,
-    /// Whether nothing blocks.
+    /// True if no reason blocks the upgrade.
     pub allowed: bool,
-    /// Everything that blocks or warns.
+    /// Reasons that block the upgrade or warn of it.
     pub reasons: Vec<Reason>,
 }
 
-/// Why a version is refused or warned of.
+/// Reason why an upgrade is refused or warned of.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Reason {
-    /// Stable identifier.
+    /// Stable identifier of the reason, for programs.
     pub code: String,
-    /// `block` or `warn`.
+    /// Severity of the reason: `block` or `warn`.
     pub severity: String,
-    /// What it means here.
+    /// Sentence that says what the reason means for this mesh.
     pub message: String,
 }
 
-/// An upgrade to plan.
+/// Request to plan an upgrade.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateUpgrade {
-    /// The version to go to.
+    /// Version that the mesh is to run.
     #[schema(example = "1.27.9.1")]
     pub version: String,
-    /// `in_place` or `canary`.
+    /// Strategy of the upgrade: `in_place` or `canary`.
     pub strategy: String,
-    /// Promote without a person.
+    /// True if the canary is promoted as soon as it serves, without a person.
     #[serde(default)]
     pub auto: bool,
-    /// How long the old revision is kept after the roll-out.
+    /// Seconds that the old revision is kept after the roll-out, from 0 to 2592000 (30 days).
     #[serde(default = "default_hold_seconds", deserialize_with = "crate::whole::deserialize_u32")]
     pub hold_seconds: u32,
-    /// Warnings of the precheck do not stop it.
+    /// True if warnings of the precheck do not stop the upgrade.
     #[serde(default)]
     pub accept_warnings: bool,
-    /// What becomes of namespaces that name the old revision: `relabel` them in the roll-out, make their label an `alias` of
-    /// the new revision, or let them `block` the upgrade.
+    /// Handling of namespaces whose label names the old revision: `relabel` them in the roll-out,
+    /// make their label an `alias` of the new revision, or let them `block` the upgrade.
     #[serde(default = "default_label_policy")]
     pub labels: String,
 }
@@ -71,80 +71,88 @@ fn default_hold_seconds() -> u32 {
     24 * 3600
 }
 
-/// An upgrade.
+/// Upgrade of a mesh from one version to another.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Upgrade {
-    /// Its id.
+    /// Id of the upgrade.
     pub id: String,
-    /// Of which mesh.
+    /// Id of the mesh that is upgraded.
     pub mesh_id: String,
-    /// From which version.
+    /// Version that the mesh had before.
     pub from_version: String,
-    /// To which version.
+    /// Version that the upgrade leads to.
     pub to_version: String,
-    /// `in_place` or `canary`.
+    /// Strategy of the upgrade: `in_place` or `canary`.
     pub strategy: String,
-    /// Where it stands.
+    /// State of the upgrade: `planned` (no cluster was touched), `prechecking`, `blocked` (the
+    /// precheck has findings), `deploying`, `verifying` (both revisions serve and a person
+    /// decides), `promoting`, `restoring` (a failed promotion is reverted), `rolling` (workloads
+    /// are restarted), `holding` (complete, and the old revision is kept), `retiring` (the old
+    /// revision is removed), `paused` (a person has to act), `rolling_back`, or at the end
+    /// `succeeded`, `rolled_back`, `cancelled` or `abandoned`.
     pub state: String,
-    /// What a person may ask of it now.
+    /// Verbs that can be requested now: `start`, `cancel`, `acknowledge`, `retry`, `move`,
+    /// `promote`, `pause`, `resume`, `rollback` or `retire`.
     pub allowed_verbs: Vec<String>,
-    /// What the last precheck found. Findings stay readable after they were accepted.
+    /// Findings of the last precheck. They stay readable after they were accepted.
     pub findings: Vec<Finding>,
-    /// Who accepted the findings, as the audit log names them: a caller by `acknowledge`, or `policy` where the upgrade was
-    /// planned with `accept_warnings`.
+    /// Actor that accepted the findings, as the audit log names it: the caller of `acknowledge`, or
+    /// `policy` if the upgrade was planned with `accept_warnings`.
     #[serde(default)]
     pub findings_accepted_by: Option<String>,
-    /// When the findings were accepted.
+    /// Time at which the findings were accepted; null if they were not.
     #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub findings_accepted_at: Option<Timestamp>,
-    /// Why it stands still.
+    /// Reason why the upgrade is paused or restoring, or why its last promotion failed; null at
+    /// other times.
     pub problem: Option<Trouble>,
-    /// When the old revision goes by itself, while it is held.
+    /// Time at which the old revision is removed without a request; null unless the upgrade is
+    /// `holding`.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub holding_until: Option<Timestamp>,
-    /// The stage under way, or the last one.
+    /// Id of the operation of the present stage, or of the last one; null before the start.
     pub operation_id: Option<String>,
-    /// True at an end.
+    /// True if the upgrade has ended.
     pub done: bool,
-    /// When it was asked for.
+    /// Time at which the upgrade was planned.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
-    /// When it ended.
+    /// Time at which the upgrade ended; null while it has not.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub ended_at: Option<Timestamp>,
 }
 
-/// What a precheck found.
+/// Finding of a precheck or a cluster check.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
-    /// Stable identifier.
+    /// Stable identifier of the finding, for programs.
     pub code: String,
-    /// `block`, `warn` or `note`; a note asks for no decision.
+    /// Severity of the finding: `block`, `warn` or `note`. A note needs no decision.
     pub severity: String,
-    /// What it is about.
+    /// Object that the finding is about; empty if it is about no single object.
     pub object: String,
-    /// What is wrong.
+    /// Sentence that says what is wrong.
     pub message: String,
-    /// What helps.
+    /// Sentence that says what the user can do.
     pub hint: String,
 }
 
-/// Namespaces to move to the canary.
+/// Request to move namespaces to the canary.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MoveNamespaces {
-    /// Which.
+    /// Namespaces to move, at least one.
     #[serde(deserialize_with = "crate::object::deserialize_object_list")]
     pub namespaces: Vec<NamespaceRef>,
 }
 
-/// A namespace of a member.
+/// Namespace of a member cluster.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NamespaceRef {
-    /// The member cluster's name.
+    /// Name of the member cluster that holds the namespace.
     pub cluster: String,
-    /// The namespace.
+    /// Name of the namespace.
     pub namespace: String,
 }

@@ -1,24 +1,26 @@
-//! Webhooks: events that are sent to an address.
+//! Bodies about webhooks, the addresses that events are sent to.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A webhook to make.
+/// Request to create a webhook.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateWebhook {
-    /// Its name: a DNS label.
+    /// Name of the webhook: a DNS label of 1 to 63 characters.
     #[schema(example = "on-call")]
     pub name: String,
-    /// Where messages go: an https address.
+    /// Address that messages are sent to, at most 2048 bytes, with https. Plain http is allowed
+    /// only within networks that the operator has listed.
     #[schema(example = "https://hooks.example.com/meshwright")]
     pub url: String,
-    /// Which kinds of events: `*` for all, `upgrade.*` for all about something, `upgrade.state` for one.
+    /// Kinds of events to send, 1 to 20: `*` for all events, `upgrade.*` for all events about
+    /// upgrades, `upgrade.state` for one kind.
     #[serde(default = "default_kinds")]
     #[schema(default = json!(["*"]))]
     pub kinds: Vec<String>,
-    /// Whether anything is sent.
+    /// True if messages are sent.
     #[serde(default = "default_enabled")]
     #[schema(default = true)]
     pub enabled: bool,
@@ -32,82 +34,87 @@ fn default_enabled() -> bool {
     true
 }
 
-/// What to change of a webhook; what is left out stays.
+/// Changes to a webhook. Fields that are left out stay as they are.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeWebhook {
-    /// Where messages go.
+    /// New address that messages are sent to, at most 2048 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Which kinds of events.
+    /// New kinds of events to send, 1 to 20, which replace all former ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kinds: Option<Vec<String>>,
-    /// Whether anything is sent. Switched on, what waits is sent at once.
+    /// True if messages are sent. When a webhook is enabled, waiting messages are sent at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
 }
 
-/// How the secret of a webhook is rotated.
+/// Request to give a webhook a new secret.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RotateWebhookSecret {
-    /// For how many seconds messages are signed with the former secret as well.
+    /// Seconds that messages are signed with the former secret as well, from 0 to 604800 (7 days).
     #[serde(default = "crate::keys::default_overlap_seconds", deserialize_with = "crate::whole::deserialize_u32")]
     #[schema(default = 3600, maximum = 604_800)]
     pub overlap_seconds: u32,
 }
 
-/// An address that events are sent to, as Standard Webhooks describes it: each message is signed with HMAC-SHA256 over
-/// `webhook-id.webhook-timestamp.body`, and tried ten times over three days until it is answered with a 2xx.
+/// Address that events are sent to, as in Standard Webhooks. Each message is signed with
+/// HMAC-SHA256 over `webhook-id.webhook-timestamp.body`, and is sent up to ten times over three
+/// days until it is answered with a 2xx.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Webhook {
-    /// Its id.
+    /// Id of the webhook.
     pub id: String,
-    /// Its name.
+    /// Name of the webhook.
     pub name: String,
-    /// Where messages go.
+    /// Address that messages are sent to.
     pub url: String,
-    /// Which kinds of events.
+    /// Kinds of events to send: `*` for all events, `upgrade.*` for all events about upgrades,
+    /// `upgrade.state` for one kind.
     pub kinds: Vec<String>,
-    /// Whether anything is sent.
+    /// True if messages are sent.
     pub enabled: bool,
-    /// Why we have switched it off: `gone` when it was answered with 410, `failing` when a message was given up.
+    /// Reason why the service has switched the webhook off: `gone` (it answered 410) or `failing`
+    /// (all attempts for a message failed); null if it has not.
     pub stopped: Option<String>,
-    /// What messages are signed with: `whsec_` and 32 bytes in base64. Only in the answer that made it.
+    /// Secret that messages are signed with: `whsec_` and 32 bytes in base64. It is shown once, in
+    /// the answer that created or rotated it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
-    /// Until when they are signed with the former secret as well.
+    /// Time until which messages are signed with the former secret as well; null if there is none.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub former_until: Option<Timestamp>,
-    /// When something last arrived.
+    /// Time of the last successful delivery; null if there was none.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub delivered_at: Option<Timestamp>,
-    /// When it was made.
+    /// Time at which the webhook was created.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 
-/// One event on its way to one webhook.
+/// Delivery of one event to one webhook.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Delivery {
-    /// The number of the event.
+    /// Number of the event.
     pub seq: i64,
-    /// The message's own name, the same in every attempt.
+    /// Id of the message, the same in every attempt.
     pub message_id: String,
-    /// Which kind of event.
+    /// Kind of the event.
     pub kind: String,
-    /// `pending`, `delivered` or `failed`.
+    /// State of the delivery: `pending`, `delivered` or `failed`.
     pub state: String,
-    /// How often it was tried.
+    /// Number of attempts so far.
     pub attempts: i32,
-    /// When it is tried next.
+    /// Time of the next attempt; null if there is none.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub next_at: Option<Timestamp>,
-    /// When it was last tried.
+    /// Time of the last attempt; null if there was none.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub last_at: Option<Timestamp>,
-    /// With which status that was answered.
+    /// HTTP status of the answer to the last attempt; null if there was no answer.
     pub last_status: Option<i32>,
-    /// Why it was not: `address_refused`, `unreachable` or `too_slow`.
+    /// Reason why the last attempt had no answer: `address_refused`, `unreachable` or `too_slow`;
+    /// null if it had one.
     pub last_error: Option<String>,
 }

@@ -1,4 +1,5 @@
-//! JSON has one kind of number: 60 and 60.0 are the same, and clients whose language has one kind, too, write either.
+//! Reads whole numbers that are written with a fraction of zero. JSON has only one type of number,
+//! so 60 and 60.0 are equal, and clients in languages with one type write either.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,7 @@ impl Number {
     fn into_u32(self) -> Option<u32> {
         match self {
             Self::Whole(number) => Some(number),
-            // Every whole number of 32 bits is one of 64 with a fraction, and is printed without one.
+            // An f64 represents every u32 exactly, and Display prints it without a fraction.
             Self::Fraction(number) => format!("{number}").parse().ok(),
         }
     }

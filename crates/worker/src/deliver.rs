@@ -1,4 +1,5 @@
-//! Sends events to webhooks, by the Standard Webhooks scheme: signed, in order, again and again until they arrive.
+//! Delivers events to webhooks by the Standard Webhooks scheme. Messages are signed, sent in order,
+//! and retried until they arrive or are given up.
 
 use std::time::{Duration, Instant};
 
@@ -14,26 +15,28 @@ use store::{DeliveryAttempt, Delivery, DeliveryState, DeliveryBatch, StoreError,
 use crate::rounds::{WorkLoop, run_with_timeout};
 use crate::{Engine, vitals};
 
-/// How long one message may take, whatever the sender's own limits are.
+/// Timeout of one message. It applies in addition to the limits of the sender.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
-/// The status that asks not to be told anything any more.
+/// HTTP status 410: the receiver wants no more events, so the webhook is switched off.
 const HTTP_STATUS_GONE: u16 = 410;
-/// How many messages go to a webhook before another one's turn.
+/// Messages sent to one webhook before the next webhook is served.
 const MAX_MESSAGES_PER_ROUND: i64 = 20;
-/// How long a round may take, before its last message.
+/// Time after which no further message of a batch is sent. The message that is under way is
+/// finished.
 const ROUND_TIME_BUDGET: Duration = Duration::from_secs(20);
-/// How long others leave a webhook alone that somebody sends to: longer than a round and its last message.
+/// Time for which a claimed webhook is hidden from other workers. It is longer than a batch and its
+/// last message together.
 const WEBHOOK_LEASE_DURATION: Duration = Duration::from_mins(1);
 
-/// Sends a message to an address that a tenant has named.
+/// Sends messages to addresses that tenants have entered.
 #[async_trait]
 pub trait WebhookSender: Send + Sync {
-    /// Sends it once. Answers with the status, or with a stable word for why there is none: `address_refused`,
-    /// `unreachable` or `too_slow`.
+    /// Sends a message once. Returns the HTTP status, or a stable word that says why there is none:
+    /// `address_refused`, `unreachable` or `too_slow`.
     async fn send_message(&self, url: &str, headers: &[(&'static str, String)], body: Vec<u8>) -> DeliveryAttempt;
 }
 
-/// The delivery of events.
+/// Work loop that delivers events to webhooks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WebhookDelivery;
 
@@ -54,15 +57,19 @@ impl WorkLoop for WebhookDelivery {
 }
 
 impl Engine {
-    /// Sends what is due to the webhook that has been waiting the longest. Answers false when none is waiting.
+    /// Sends the due messages of the webhook that has waited longest. Returns false when no webhook
+    /// is due.
     ///
     /// # Errors
-    /// The database failed; what was sent and not recorded is sent again.
+    /// Returns an error when the database does not answer. Messages that were sent and not recorded
+    /// are sent again.
     pub async fn deliver_due(&self) -> Result<bool, StoreError> {
         let Some((tenant, webhook)) = self.store.claim_webhook(WEBHOOK_LEASE_DURATION, &[]).await? else { return Ok(false) };
         self.deliver_to_webhook(tenant, webhook).await.map(|()| true)
     }
 
+    /// Sends a batch of messages to a claimed webhook and gives the webhook back. After a failure
+    /// the webhook is not due for a while.
     async fn deliver_to_webhook(&self, tenant: TenantId, webhook: WebhookId) -> Result<(), StoreError> {
         let mail = self.store.begin(tenant).await?.next_delivery_batch(webhook, MAX_MESSAGES_PER_ROUND, self.clock.now()).await?;
         let failed = match mail {
@@ -74,7 +81,8 @@ impl Engine {
         tx.commit().await
     }
 
-    /// Answers whether the last message did not arrive: then the others wait.
+    /// Sends the messages of a batch in order and records each attempt. Returns true when the last
+    /// message did not arrive: the rest of the batch then waits, because events arrive in order.
     async fn send_batch(&self, tenant: TenantId, webhook: WebhookId, mail: &DeliveryBatch) -> Result<bool, StoreError> {
         let since = Instant::now();
         for delivery in &mail.deliveries {
@@ -110,7 +118,8 @@ impl Engine {
     }
 }
 
-/// The headers and the body of a message. It is signed with every secret that is good.
+/// Builds the headers and the body of a message. The message is signed with every valid secret of
+/// the webhook.
 fn sign_message(
     webhook: WebhookId,
     mail: &DeliveryBatch,

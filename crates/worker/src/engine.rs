@@ -1,4 +1,5 @@
-//! Claims what is due, as tenants share the places, and supervises a worker's other tasks.
+//! Claims due operations within the capacity of the worker, shared fairly among tenants, and
+//! supervises the other loops of a worker.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,26 +18,29 @@ use crate::rounds::run_supervised;
 use crate::tend::ClusterMonitoring;
 use crate::{WebhookSender, ClusterProvider};
 
-/// How a worker behaves.
+/// Settings of a worker.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Its name in the queue.
+    /// Name of the worker in the queue and in the audit log.
     pub worker_name: String,
-    /// How long a claim lasts without a renewal. A predecessor may hang that long before its work goes on elsewhere.
+    /// Duration of a lease without a renewal. A worker that hangs delays an operation by this time
+    /// before another worker can claim it.
     pub lease_duration: Duration,
-    /// How often the queue is looked at without a hint.
+    /// Interval at which the queue is polled when no work notification arrives.
     pub poll_interval: Duration,
-    /// How many operations it runs at once.
+    /// Maximum number of operations that the worker runs at once.
     pub max_concurrent_operations: usize,
-    /// How long steps may take before a person is asked.
+    /// Timeouts of steps, after which a person has to act.
     pub timeouts: Timeouts,
-    /// How long one look at clusters may take, all its calls together: the end of looks whose calls each end in time.
+    /// Timeout of one check of clusters, all its calls together. It bounds a check whose calls each
+    /// end in time.
     pub cluster_timeout: Duration,
-    /// How long a claim is renewed without its work getting on. Longer than a look, and than one push of many objects.
+    /// Time for which a claim is renewed while its work makes no progress. It must be longer than
+    /// one check of clusters, and longer than one write of many objects.
     pub stall_timeout: Duration,
-    /// How often each mesh is observed.
+    /// Interval at which each mesh is observed.
     pub mesh_observation_interval: Duration,
-    /// How often each cluster that answers is looked after.
+    /// Interval at which each cluster that answers is checked.
     pub cluster_check_interval: Duration,
 }
 
@@ -56,7 +60,7 @@ impl Default for Settings {
     }
 }
 
-/// A worker. Clones share everything.
+/// A worker. All clones share one state.
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) store: Store,
@@ -74,23 +78,24 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// A worker on this database.
+    /// Creates a worker that uses this database and this provider of clusters.
     pub fn new(store: Store, worlds: Arc<dyn ClusterProvider>, clock: Arc<dyn Clock>, settings: Settings) -> Self {
         Self { store, clusters: worlds, clock, settings, webhook_sender: None, capacity: WorkerCapacity::default() }
     }
 
-    /// The same worker, which sends events to webhooks as well.
+    /// Returns the worker with a sender, so that it delivers events to webhooks as well.
     #[must_use]
     pub fn with_webhook_sender(self, post: Arc<dyn WebhookSender>) -> Self {
         Self { webhook_sender: Some(post), ..self }
     }
 
-    /// Its database.
+    /// Returns the store that the worker uses.
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Works until told to stop, then lets what is under way come to a point where it can be let go.
+    /// Runs the worker until `stop` is cancelled, then waits until every operation has reached a
+    /// point where its claim can be given up.
     pub async fn run_until_stopped(&self, stop: CancellationToken) {
         let running = TaskTracker::new();
         let pause = self.settings.poll_interval;
@@ -116,7 +121,7 @@ impl Engine {
                     tokio::select! { () = hints.wait(pause) => {}, () = self.capacity.wait_for_capacity() => {}, () = stop.cancelled() => {} }
                 }
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the queue cannot be read; trying again");
+                    tracing::warn!(error = &error as &dyn std::error::Error, "could not read the operation queue; retrying");
                     tokio::select! { () = tokio::time::sleep(pause) => {}, () = stop.cancelled() => {} }
                 }
             }
@@ -125,10 +130,11 @@ impl Engine {
         running.wait().await;
     }
 
-    /// Runs everything that is due, one operation after the other, until nothing is. Answers how many were run.
+    /// Runs due operations one after the other until none is due. Returns the number of operations
+    /// that were run.
     ///
     /// # Errors
-    /// The queue cannot be read.
+    /// Returns an error when the queue cannot be read.
     pub async fn run_due(&self) -> Result<usize, StoreError> {
         let mut count = 0;
         while let Some(claimed) = self.claim_operation().await? {
@@ -138,7 +144,8 @@ impl Engine {
         Ok(count)
     }
 
-    /// Claims what comes next by the shares of tenants; `None` when nothing is due or no place is free for it.
+    /// Claims the next operation by the shares of the tenants. Returns `None` when no operation is
+    /// due or the worker has no free capacity for one.
     async fn claim_operation(&self) -> Result<Option<ClaimedOperation>, StoreError> {
         let Some(wanted) = self.capacity.claim_filter(self.settings.max_concurrent_operations) else { return Ok(None) };
         let since = Instant::now();
@@ -147,10 +154,11 @@ impl Engine {
     }
 }
 
-/// A claim with the place that it takes.
+/// A claim with the capacity that it occupies.
 pub(crate) struct ClaimedOperation {
     pub(crate) claim: Claim,
-    /// Before the claim was sent: the lease can only be longer in truth.
+    /// Instant before the claim was sent to the database. The lease that is counted from it ends no
+    /// later than the lease in the database.
     pub(crate) requested_at: Instant,
     pub(crate) capacity_guard: CapacityGuard,
 }

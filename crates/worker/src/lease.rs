@@ -1,4 +1,5 @@
-//! The lease of one claim: a task of its own renews it while the work gets on, and its end is the end of the work.
+//! Keeps the lease of one claim. A separate task renews the lease while the work makes progress,
+//! and the work is cancelled when the lease ends.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,48 +8,51 @@ use std::time::{Duration, Instant};
 use rollout::ports::{Deadline, FencingToken};
 use store::{Claim, Store, StoreError, Tx};
 
-/// How many renewals are tried within a lease: two may fail before the claim is lost.
+/// Renewals per lease. Two of them may fail before the claim is lost.
 const RENEWALS_PER_LEASE: u32 = 3;
-/// How many tries there are within a lease while the database does not answer.
+/// Attempts to renew per lease while the database does not answer.
 const RETRIES_PER_LEASE: u32 = 20;
 
-/// Why a claim's work was stopped.
+/// Reason why the work on a claim was interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interruption {
-    /// Another claim has taken the operation over, or it was ended from outside.
+    /// Another claim has taken the operation over, or the operation was ended from outside.
     TakenOver,
-    /// The database did not answer before the lease was over.
+    /// The lease expired before the database answered a renewal.
     LeaseExpired,
-    /// The work did not get on for too long. The claim is still good.
+    /// The work made no progress for too long. The claim is still valid.
     Stalled,
 }
 
-/// A claim with its end, which renewals move ahead.
+/// A claim with the end of its lease, which each renewal moves forward.
 #[derive(Debug)]
 pub(crate) struct Lease {
     claim: Claim,
     length: Duration,
-    /// After this nothing is sent to a cluster. Counted from before the last renewal was sent.
+    /// Instant after which no request is sent to a cluster. It is counted from before the last
+    /// renewal was sent.
     deadline: Deadline,
-    /// Before the last renewal was sent.
+    /// Instant before the last renewal was sent.
     renewed_at: Mutex<Instant>,
-    /// When the work last got on.
+    /// Instant of the last progress of the work.
     progressed_at: Mutex<Instant>,
-    /// True while a transaction of the work has the queue row's lock: until it ends no other claim can take the row.
+    /// True while a transaction of the work holds the lock of the queue row. No other claim can
+    /// take the row until that transaction ends.
     row_locked: AtomicBool,
 }
 
-/// A transaction that has the queue row's lock, or is about to take it.
+/// Guard of a transaction that holds the lock of the queue row or is about to take it.
 #[must_use = "the lock is noted for as long as this lives"]
 pub(crate) struct RowLock<'l> {
     lease: &'l Lease,
-    /// Before the lock was asked for.
+    /// Instant before the lock was requested.
     since: Instant,
 }
 
 impl RowLock<'_> {
-    /// Commits the transaction, whose record renewed the lease. Where the database is slow a good part of that is over by now,
-    /// so the lease is made whole again by the last statement.
+    /// Commits the transaction, whose record renewed the lease. If the database is slow, part of
+    /// the lease has passed by the time of the commit; the last statement then renews the lease
+    /// again for its full length.
     pub(crate) async fn commit_and_renew(mut self, tx: Tx<'_>) -> Result<(), StoreError> {
         if self.since.elapsed() > self.lease.length / RETRIES_PER_LEASE {
             self.since = tx.commit_and_renew_lease(&self.lease.claim).await?;
@@ -67,53 +71,59 @@ impl Drop for RowLock<'_> {
 }
 
 impl Lease {
-    /// `since` is an instant before the claim was sent: in truth the lease can only be longer.
+    /// Creates a lease whose claim was sent after `since`. Counted from there, the lease ends no
+    /// later than the lease in the database.
     pub(crate) fn new(claim: Claim, since: Instant, length: Duration) -> Self {
         let deadline = Deadline::at(writable_until(since, length));
         let (since, progress) = (Mutex::new(since), Mutex::new(Instant::now()));
         Self { claim, length, deadline, renewed_at: since, progressed_at: progress, row_locked: AtomicBool::new(false) }
     }
 
-    /// The right to write as long as the lease is renewed.
+    /// Returns the right to write to clusters, which lasts while the lease is renewed.
     pub(crate) fn fencing_token(&self) -> FencingToken {
         FencingToken { operation: self.claim.operation, epoch: self.claim.epoch, deadline: self.deadline.clone() }
     }
 
-    /// Notes that the work got on: a call was answered or something was recorded.
+    /// Records that the work made progress: a call was answered or a result was recorded.
     pub(crate) fn mark_progress(&self) {
         *self.progressed_at.lock().expect("no holder panics") = Instant::now();
     }
 
-    /// Notes that a transaction records something and is not committed yet. No renewal is sent meanwhile, for it would wait
-    /// for that transaction; and the end of the lease does not stop it, for a long one would never be committed where the
-    /// database is slow.
+    /// Marks the queue row as locked by a transaction that is not committed yet. The mark has two
+    /// effects. No renewal is sent, because it would wait for that transaction. The end of the
+    /// lease does not cancel the transaction, because a long one could never be committed on a slow
+    /// database.
     pub(crate) fn lock_row(&self) -> RowLock<'_> {
         self.row_locked.store(true, Ordering::Relaxed);
         RowLock { lease: self, since: Instant::now() }
     }
 
+    /// Returns true while no other claim can take the operation over.
     fn is_valid(&self) -> bool {
         self.row_locked.load(Ordering::Relaxed) || Instant::now() < self.expires_at()
     }
 
+    /// Returns the instant at which the lease ends.
     fn expires_at(&self) -> Instant {
         *self.renewed_at.lock().expect("no holder panics") + self.length
     }
 
-    /// Notes that the lease was renewed after `since`: by a renewal, or by a record that was committed.
+    /// Records that the lease was renewed after `since`, by a renewal or by a committed record.
     fn mark_renewed(&self, since: Instant) {
         let mut last = self.renewed_at.lock().expect("no holder panics");
-        // Answers may overtake each other: the latest renewal counts.
+        // Answers can arrive out of order, so only the latest renewal counts.
         let since = since.max(*last);
         *last = since;
         self.deadline.move_to(writable_until(since, self.length));
     }
 
+    /// Returns the time since the work last made progress.
     fn idle_time(&self) -> Duration {
         self.progressed_at.lock().expect("no holder panics").elapsed()
     }
 
-    /// Renews the lease until that fails or the work has not got on for `patience`; answers which.
+    /// Renews the lease until a renewal fails or the work has made no progress for the stall
+    /// timeout. Returns the reason.
     pub(crate) async fn keep_renewed(self: Arc<Self>, store: Store, patience: Duration) -> Interruption {
         let (often, soon) = (self.length / RENEWALS_PER_LEASE, self.length / RETRIES_PER_LEASE);
         let mut pause = often;
@@ -134,10 +144,12 @@ impl Lease {
                     self.mark_renewed(since);
                     pause = often;
                 }
-                // The end of the operation takes the row away, and its answer may still be on its way.
+                // The end of the operation removes the queue row, and the answer to that
+                // transaction may still be on its way.
                 Ok(Err(StoreError::Fenced)) if self.row_locked.load(Ordering::Relaxed) => pause = soon,
                 Ok(Err(StoreError::Fenced)) => return Interruption::TakenOver,
-                // A record may have renewed it meanwhile, or is about to end.
+                // The lease is still valid: a record renewed it meanwhile, or a record that holds
+                // the row lock is about to end.
                 Err(_) | Ok(Err(_)) if self.is_valid() => pause = soon,
                 Err(_) | Ok(Err(_)) => return Interruption::LeaseExpired,
             }
@@ -145,7 +157,8 @@ impl Lease {
     }
 }
 
-/// One call may take a sixth of the lease, so nothing is sent in its last sixth.
+/// Returns the instant until which writes may be sent. One call may take a sixth of the lease, so
+/// no write is sent in the last sixth.
 fn writable_until(since: Instant, length: Duration) -> Instant {
     since + length * 5 / 6
 }

@@ -1,7 +1,10 @@
-//! The engine and the observer: claims operations, runs their steps, records what came of them.
+//! Runs operations: claims them, executes the steps of their plans and records the results. It also
+//! observes meshes, monitors clusters and delivers events to webhooks.
 //!
-//! An operation is claimed with a lease and an epoch, worked on outside any transaction, and recorded with that epoch.
-//! Whoever takes over first fences what was started, so a predecessor that wakes up late can no longer write.
+//! A worker claims an operation with a lease and an epoch, calls clusters outside any transaction,
+//! and records each result with that epoch. A worker that takes an operation over first fences the
+//! targets that its predecessor started to write, so that a predecessor that resumes late can no
+//! longer write.
 
 mod attempt;
 mod deliver;
@@ -27,13 +30,15 @@ use rollout::plan::MeshTopology;
 use rollout::ports::{AccountPresence, MeshClusters};
 use store::{IssuedCredential, StoreError, ClusterHealth};
 
-/// The code of a problem that is our own database's: the operation is let go and tried again.
+/// Code of a problem that our own database causes. The worker gives the claim up and retries the
+/// operation.
 pub const DATABASE_CODE: &str = "database";
 
-/// The code of a problem that a record of ours is: trying again does not help.
+/// Code of a problem that a damaged record of ours causes. A retry does not help.
 pub const RECORD_DAMAGED_CODE: &str = "record_damaged";
 
-/// A store's error in words for people: one that passes is tried again, and one that does not is an answer.
+/// Turns an error of the store into a problem for the user. A temporary failure gets the code
+/// [`DATABASE_CODE`] and is retried; a missing or damaged record is final.
 pub fn problem_from_store_error(error: &StoreError) -> Problem {
     match error {
         StoreError::NotFound { what } => {
@@ -49,44 +54,50 @@ pub fn problem_from_store_error(error: &StoreError) -> Problem {
     }
 }
 
-/// Opens the clusters of a mesh. The `server` wires it to real ones, the tests to imagined ones.
+/// Gives access to the clusters of a mesh and to single clusters. The crate `server` implements it
+/// with real clusters, and the tests with simulated ones.
 #[async_trait]
 pub trait ClusterProvider: Send + Sync {
-    /// The clusters of a mesh with what its plans are built from.
+    /// Opens the clusters of a mesh and returns them with the topology that plans are built from.
     ///
     /// # Errors
-    /// A problem for the user: a credential that does not open, a release that is gone.
+    /// Returns a problem for the user, such as a credential that cannot be opened or a release that
+    /// is no longer in the catalogue.
     async fn open_mesh(&self, tenant: TenantId, mesh: MeshId) -> Result<(std::sync::Arc<dyn MeshClusters>, MeshTopology), Problem>;
 
-    /// The identity of the cluster that a registration leads to: by what was submitted, else by the present credential.
-    /// Nothing is written there.
+    /// Reads the identity of the cluster that a registration leads to. The call uses the submitted
+    /// kubeconfig if there is one, and the present credential otherwise. It writes nothing to the
+    /// cluster.
     ///
     /// # Errors
-    /// Why the cluster cannot be used.
+    /// Returns a problem that says why the cluster cannot be used.
     async fn identify_cluster(&self, tenant: TenantId, cluster: ClusterId) -> Result<String, Problem>;
 
-    /// Makes the next credential of our account in a cluster: by what was submitted, else by the present one. Safe to repeat.
+    /// Creates the next credential of our service account in a cluster. The call uses the submitted
+    /// kubeconfig if there is one, and the present credential otherwise. It is safe to repeat.
     ///
     /// # Errors
-    /// Why the cluster cannot be used.
+    /// Returns a problem that says why the cluster cannot be used.
     async fn issue_credential(&self, tenant: TenantId, cluster: ClusterId) -> Result<IssuedCredential, Problem>;
 
-    /// Looks at our account in a cluster; once its removal has begun, also removes it. Safe to repeat.
+    /// Reads our service account in a cluster, and removes it once its removal has begun. The call
+    /// is safe to repeat.
     ///
     /// # Errors
-    /// Why the cluster does not let us.
+    /// Returns a problem that says why the cluster does not give us access.
     async fn remove_account(&self, tenant: TenantId, cluster: ClusterId, removal: AccountRemoval) -> Result<AccountPresence, Problem>;
 
-    /// Objects that stay in a cluster that is left behind without being asked.
+    /// Lists the objects that stay in a cluster that is left behind. The call does not contact the
+    /// cluster.
     ///
     /// # Errors
-    /// The database failed.
+    /// Returns an error when the database does not answer.
     async fn list_left_behind(&self, tenant: TenantId, cluster: ClusterId) -> Result<Vec<Leftover>, Problem>;
 
-    /// Looks after a cluster: it answers, the control planes' own tokens belong to its present credential, and what is older
-    /// is taken away once its time is over. Safe to repeat.
+    /// Checks that a cluster answers, updates the control planes to its present credential, and
+    /// removes older credentials after their overlap has ended. The call is safe to repeat.
     ///
     /// # Errors
-    /// Why it does not answer.
+    /// Returns a problem that says why the cluster does not answer.
     async fn monitor_cluster(&self, tenant: TenantId, cluster: ClusterId) -> Result<ClusterHealth, Problem>;
 }

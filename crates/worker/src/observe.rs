@@ -1,4 +1,5 @@
-//! Looks at each mesh from time to time and keeps what it saw for the API, which never asks a cluster itself.
+//! Observes each mesh at an interval and stores the observation for the API, which never calls a
+//! cluster itself.
 
 use async_trait::async_trait;
 use model::backoff::retry_delay;
@@ -8,7 +9,7 @@ use store::{DueObservation, StoreError};
 use crate::rounds::{WorkLoop, run_with_timeout};
 use crate::{Engine, observed, vitals};
 
-/// The observation of meshes.
+/// Work loop that observes meshes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MeshObservation;
 
@@ -29,15 +30,17 @@ impl WorkLoop for MeshObservation {
 }
 
 impl Engine {
-    /// Observes the mesh that is due the longest. Answers false when none is.
+    /// Observes the mesh that has been due longest. Returns false when no mesh is due.
     ///
     /// # Errors
-    /// The database failed; the mesh is due again later.
+    /// Returns an error when the database does not answer. The mesh is due again later.
     pub async fn observe_due(&self) -> Result<bool, StoreError> {
         let Some(probe) = self.store.claim_observation(self.item_claim_duration(), &[]).await? else { return Ok(false) };
         self.observe_and_store(probe).await.map(|()| true)
     }
 
+    /// Observes a mesh, stores the observation, and sets when the mesh is due again. The delay
+    /// grows with each observation that fails in a row.
     async fn observe_and_store(&self, probe: DueObservation) -> Result<(), StoreError> {
         let begun = self.clock.now();
         let look = async {
@@ -59,8 +62,9 @@ impl Engine {
         let failures = match &seen {
             Ok(_) => 0,
             Err(reason) => {
-                // The API shows the age of the last observation; a mesh being created has nothing to look at yet.
-                tracing::debug!(mesh.id = %probe.mesh, reason, "mesh was not observed");
+                // Debug level is enough: the API shows the age of the last observation, and a mesh
+                // that is being created cannot be observed yet.
+                tracing::debug!(mesh.id = %probe.mesh, reason, "could not observe the mesh; retrying later");
                 probe.failures.saturating_add(1)
             }
         };

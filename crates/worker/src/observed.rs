@@ -1,5 +1,5 @@
-//! What is kept of an observation: the survey itself, what the revisions inject at that time, and an event for each tag
-//! that was removed since the last one.
+//! Stores an observation: the reading itself, the sidecars that the revisions inject at that time,
+//! and an event that lists the tags that were removed since the last observation.
 
 use jiff::Timestamp;
 use model::ids::MeshId;
@@ -10,10 +10,10 @@ use rollout::plan::MeshTopology;
 use serde_json::json;
 use store::{MeshState, NewEvent, Page, StoreError, Tx};
 
-/// Keeps an observation of a mesh that began at this time, unless a later one is kept already.
+/// Stores an observation of a mesh that began at `at`, unless a later one is stored already.
 ///
 /// # Errors
-/// The database failed, or a row does not fit.
+/// Returns an error when the database does not answer or a row does not match the model.
 pub(crate) async fn store_observation(
     tx: &mut Tx<'_>,
     mesh: MeshId,
@@ -24,7 +24,7 @@ pub(crate) async fn store_observation(
     survey.sidecars = injected_sidecars(tx, mesh, layout).await?;
     let gone = removed_tags(tx, mesh, &survey).await?;
     if tx.store_observation(mesh, &survey, at).await? && !gone.is_empty() {
-        tracing::warn!(mesh.id = %mesh, tags = ?gone, "tags of a mesh were removed from its members");
+        tracing::warn!(mesh.id = %mesh, tags = ?gone, "revision tags of the mesh were removed from its members");
         let tags: Vec<_> = gone.iter().map(|(cluster, tag)| json!({ "cluster": cluster, "tag": tag })).collect();
         let (kind, body) = ("mesh.tags_removed", json!({ "tags": tags }));
         tx.push_event(NewEvent { at, kind, mesh: Some(mesh), upgrade: None, operation: None, body });
@@ -32,8 +32,9 @@ pub(crate) async fn store_observation(
     Ok(())
 }
 
-/// What each revision injects now. In place, both control planes have one name: before the deployment the old one runs,
-/// after it the new one, and in between either may.
+/// Returns the sidecar that each revision injects now. In an upgrade in place both control planes
+/// have the same revision name: before the deployment the old one runs, after it the new one, and
+/// in between either may run.
 async fn injected_sidecars(tx: &mut Tx<'_>, mesh: MeshId, layout: &MeshTopology) -> Result<Vec<Sidecar>, StoreError> {
     let current = layout.current.sidecar();
     let Some(target) = layout.target.as_ref().map(rollout::plan::ControlPlane::sidecar) else { return Ok(vec![current]) };
@@ -47,16 +48,18 @@ async fn injected_sidecars(tx: &mut Tx<'_>, mesh: MeshId, layout: &MeshTopology)
     })
 }
 
-/// True while the mesh has no upgrade, or one that has deployed nothing yet.
+/// Returns true while the mesh has no upgrade, or an upgrade that has not deployed anything yet.
 pub(crate) async fn target_is_only_planned(tx: &mut Tx<'_>, mesh: MeshId) -> Result<bool, StoreError> {
     Ok(nothing_deployed(current_upgrade_state(tx, mesh).await?.as_ref()))
 }
 
+/// Returns true for an upgrade that has not deployed anything yet, and when there is no upgrade.
 fn nothing_deployed(stage: Option<&UpgradeState>) -> bool {
     matches!(stage, None | Some(UpgradeState::Planned | UpgradeState::Prechecking | UpgradeState::Blocked { .. }))
 }
 
-/// The stage of the mesh's upgrade, where one is under way; a paused one is in the stage that it goes on from.
+/// Returns the stage of the mesh's current upgrade, if there is one. For a paused upgrade it is the
+/// stage that the upgrade continues from.
 async fn current_upgrade_state(tx: &mut Tx<'_>, mesh: MeshId) -> Result<Option<UpgradeState>, StoreError> {
     let mut upgrades = tx.list_upgrades(mesh, Page { after: None, limit: 1 }).await?;
     let live = upgrades.pop().filter(|upgrade| upgrade.ended_at.is_none());
@@ -66,7 +69,8 @@ async fn current_upgrade_state(tx: &mut Tx<'_>, mesh: MeshId) -> Result<Option<U
     }))
 }
 
-/// Tags that a ready mesh lacks in a member and that the last observation still showed, or did not look for.
+/// Returns the tags that a ready mesh lacks in a member, except those that the last observation
+/// already reported as missing.
 async fn removed_tags(
     tx: &mut Tx<'_>,
     mesh: MeshId,

@@ -1,9 +1,11 @@
-//! The places of a worker: how many operations it runs at once, and how tenants share them.
+//! Limits how many operations a worker runs at once, and shares this capacity among tenants.
 //!
-//! A tenant that runs nothing comes first, then those below their share, then any as long as more places are free than
-//! the reserve. So one tenant alone may use all places but the reserve, and a tenant that comes later finds one at once.
-//! Expensive kinds have a quarter of the places, and a reserve within it. One hosting cluster has at most three quarters, so
-//! that one which does not answer leaves places for the tenants of the others.
+//! Tenants that run nothing come first, then tenants below their share, then any tenant while more
+//! capacity is free than the reserve. One tenant alone can therefore use the whole capacity except
+//! the reserve, and a tenant that comes later is served at once. Expensive kinds of operations have
+//! a quarter of the capacity, with a reserve within it. Operations on one hosting cluster use at
+//! most three quarters, so that a hosting cluster that does not answer leaves capacity for the
+//! tenants of the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -12,10 +14,11 @@ use model::ids::{HostingClusterId, OperationId, TenantId};
 use store::{Claim, ClaimFilter};
 use tokio::sync::Notify;
 
-/// A tenant's share, the reserve, and the part for expensive kinds are each a quarter of the places.
+/// Divisor of the capacity: the share of a tenant, the reserve and the part for expensive kinds are
+/// each a quarter.
 const SHARE_DIVISOR: usize = 4;
 
-/// What a worker runs now. Clones share it.
+/// The operations that a worker runs now. All clones share one state.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct WorkerCapacity(Arc<CapacityState>);
 
@@ -25,7 +28,7 @@ struct CapacityState {
     freed: Notify,
 }
 
-/// An operation that holds a place.
+/// An operation that occupies capacity.
 #[derive(Debug, Clone, Copy)]
 struct Running {
     tenant: TenantId,
@@ -33,7 +36,7 @@ struct Running {
     hosting: Option<HostingClusterId>,
 }
 
-/// One place, given back when this is dropped.
+/// Guard of the capacity for one operation, which is freed when the guard is dropped.
 #[derive(Debug)]
 pub(crate) struct CapacityGuard {
     capacity: WorkerCapacity,
@@ -48,7 +51,7 @@ impl Drop for CapacityGuard {
 }
 
 impl WorkerCapacity {
-    /// What may be taken next; `None` while every place is taken.
+    /// Returns which operations may be claimed next, or `None` while the whole capacity is in use.
     pub(crate) fn claim_filter(&self, width: usize) -> Option<ClaimFilter> {
         let held = self.0.occupied.lock().expect("no holder panics");
         let running: Vec<Running> = held.values().copied().collect();
@@ -56,7 +59,7 @@ impl WorkerCapacity {
         Some(ClaimFilter { running: held.keys().copied().collect(), ..wanted })
     }
 
-    /// Takes a place; `None` when this process has the operation already.
+    /// Occupies capacity for a claim. Returns `None` when this process already runs the operation.
     pub(crate) fn try_acquire(&self, claim: &Claim) -> Option<CapacityGuard> {
         let mut held = self.0.occupied.lock().expect("no holder panics");
         if held.contains_key(&claim.operation) {
@@ -67,12 +70,14 @@ impl WorkerCapacity {
         Some(CapacityGuard { capacity: self.clone(), operation: claim.operation })
     }
 
-    /// Returns when a place was given back.
+    /// Waits until capacity is freed.
     pub(crate) async fn wait_for_capacity(&self) {
         self.0.freed.notified().await;
     }
 }
 
+/// Computes which operations may be claimed next from those that run now. Returns `None` while the
+/// whole capacity is in use.
 fn compute_claim_filter(running: &[Running], width: usize) -> Option<ClaimFilter> {
     let free = width.checked_sub(running.len()).filter(|free| *free > 0)?;
     let all: Vec<TenantId> = running.iter().map(|of| of.tenant).collect();
@@ -93,16 +98,18 @@ fn compute_claim_filter(running: &[Running], width: usize) -> Option<ClaimFilter
     })
 }
 
-/// How many of the places one tenant has before others that want some come first.
+/// Returns the number of operations that a tenant may run before other waiting tenants come first.
 fn tenant_share(places: usize) -> usize {
     (places / SHARE_DIVISOR).max(1)
 }
 
-/// How many places are kept for tenants that run nothing. A single place is nobody's reserve.
+/// Returns the capacity that is kept for tenants that run nothing. A capacity of one has no
+/// reserve.
 fn reserved_capacity(places: usize) -> usize {
     if places > 1 { (places / SHARE_DIVISOR).max(1) } else { 0 }
 }
 
+/// Returns the values that occur at least `count` times, each once.
 fn tenants_running_at_least<T: Copy + Ord>(running: &[T], count: usize) -> Vec<T> {
     let distinct: BTreeSet<T> = running.iter().copied().collect();
     let counted = |one: &T| running.iter().filter(|of| *of == one).count();
@@ -117,7 +124,7 @@ mod tests {
         TenantId(uuid::Uuid::from_u128(number))
     }
 
-    /// So many of a tenant's operations, all of expensive kinds or none.
+    /// Builds `count` running operations of a tenant, all of expensive kinds or none.
     fn running_operations(number: u128, count: usize, costly: bool) -> Vec<Running> {
         vec![Running { tenant: tenant(number), costly, hosting: None }; count]
     }

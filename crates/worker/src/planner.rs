@@ -1,4 +1,5 @@
-//! From an operation to its plan: reads what the pure functions need, and nothing else.
+//! Builds the plan of an operation: reads what the pure functions of `rollout` need, and calls the
+//! function for the operation's kind.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,12 +13,12 @@ use rollout::ports::{MeshClusters, ClusterError};
 use serde::Deserialize;
 use store::Operation;
 
-/// Why there is no plan.
+/// Reason why no plan could be built.
 #[derive(Debug)]
 pub(crate) enum PlanError {
-    /// A cluster did not answer.
+    /// A cluster did not answer or refused a call.
     Cluster(ClusterError),
-    /// A person has to act.
+    /// A problem that a person has to solve.
     Problem(Problem),
 }
 
@@ -27,13 +28,13 @@ impl From<ClusterError> for PlanError {
     }
 }
 
-/// Arguments of `move`: the namespaces of each member.
+/// Arguments of an operation of the kind `move`: the namespaces of each member.
 #[derive(Debug, Deserialize)]
 struct MoveArguments {
     namespaces: Vec<NamespaceKey>,
 }
 
-/// Arguments of `set_injection`.
+/// Arguments of an operation of the kind `set_injection`.
 #[derive(Debug, Deserialize)]
 struct SetInjectionArguments {
     member: Name,
@@ -41,11 +42,12 @@ struct SetInjectionArguments {
     label: Option<String>,
 }
 
-/// What an upgrade's stages have started, oldest first.
+/// Steps that the stages of an upgrade have started, with their captures, oldest first.
 pub(crate) type StepHistory = Vec<(OperationKind, Step, Option<String>)>;
 
-/// Builds the plan from a fresh look. `given_up` says that an answer was waited for long enough. No transaction is open
-/// meanwhile: clusters take their time.
+/// Builds the plan of an operation from a fresh observation of the clusters. `given_up` is true
+/// when the operation has waited for an answer longer than the timeout. No database transaction is
+/// open meanwhile, because clusters can be slow to answer.
 pub(crate) async fn build_plan(
     operation: &Operation,
     layout: &MeshTopology,
@@ -80,7 +82,7 @@ pub(crate) async fn build_plan(
             Ok(canary::plan_restore(layout, &started))
         }
         Kind::Roll => Ok(data_plane::plan_roll(layout, require_target(layout)?, &world.observe_mesh().await?, &labels_before_move(&history))),
-        // In place there is nothing left to remove.
+        // An upgrade in place leaves no second revision to remove.
         Kind::Retire => Ok(if is_canary(layout)? { canary::plan_retire(layout) } else { Plan::default() }),
         Kind::Rollback => {
             let started: Vec<_> = history.into_iter().map(|(_, step, capture)| (step, capture)).collect();
@@ -90,7 +92,8 @@ pub(crate) async fn build_plan(
     }
 }
 
-/// A cluster may have got another Istio since it was registered. Nothing is written before that is gone.
+/// Refuses to plan while a member has a foreign Istio, which may have been installed since the
+/// cluster was registered. The mesh is only written after that Istio is removed.
 fn check_no_foreign_istio(survey: &Observation) -> Result<(), PlanError> {
     match survey.members.iter().find(|member| !member.foreign.is_empty()) {
         Some(member) => Err(PlanError::Problem(foreign_istio_problem(member.member.as_str(), &member.foreign))),
@@ -98,8 +101,8 @@ fn check_no_foreign_istio(survey: &Observation) -> Result<(), PlanError> {
     }
 }
 
-/// Looks at each member before a deletion. Only with force, and only a member that has been lost to us for some time, is one
-/// left behind.
+/// Checks each member before a deletion. A member is left behind only if the deletion is forced and
+/// the cluster has been lost to us for longer than the timeout.
 async fn check_member_reachability(
     operation: &Operation,
     layout: &MeshTopology,
@@ -118,8 +121,8 @@ async fn check_member_reachability(
     Ok(seen)
 }
 
-/// A plan that takes down what an abandoned upgrade has left: each target is removed from the value that it has now, which
-/// may be that of either revision.
+/// Makes a deletion plan remove each target from its present value. An abandoned upgrade may have
+/// left the value of either revision.
 async fn with_current_values(mut plan: Plan, world: &dyn MeshClusters) -> Result<Plan, PlanError> {
     for wave in &mut plan.waves {
         for step in &mut wave.steps {
@@ -133,14 +136,14 @@ async fn with_current_values(mut plan: Plan, world: &dyn MeshClusters) -> Result
     Ok(plan)
 }
 
-/// Objects that stay in the members after the deletion that a plan carries out.
+/// Lists the objects that stay in the members after the deletion that a plan carries out.
 pub(crate) async fn list_plan_leftovers(plan: &Plan, layout: &MeshTopology, world: &dyn MeshClusters) -> Result<Vec<Leftover>, ClusterError> {
     let behind = left_behind_members(plan);
     let mut left = Vec::new();
     for member in &layout.members {
         for line in layout.control_planes() {
             for object in world.list_leftovers(member, line, behind.contains(member)).await? {
-                // Both control planes share some.
+                // Some objects belong to both control planes and are listed once.
                 if !left.contains(&object) {
                     left.push(object);
                 }
@@ -150,21 +153,24 @@ pub(crate) async fn list_plan_leftovers(plan: &Plan, layout: &MeshTopology, worl
     Ok(left)
 }
 
-/// The members that a plan leaves behind.
+/// Returns the members that a plan leaves behind.
 pub(crate) fn left_behind_members<'a>(plan: &'a Plan) -> BTreeSet<&'a Name> {
     let member = |step: &'a Step| if let Step::LeaveBehind { member } = step { Some(member) } else { None };
     plan.waves.iter().flat_map(|wave| &wave.steps).filter_map(member).collect()
 }
 
+/// Returns the second control plane of the mesh, or a problem if the mesh has none.
 fn require_target(layout: &MeshTopology) -> Result<&ControlPlane, PlanError> {
     let missing = || Problem::new("no_target", "The mesh has no second revision.", "Plan the upgrade again.");
     layout.target.as_ref().ok_or_else(|| PlanError::Problem(missing()))
 }
 
+/// Returns true if the target has a revision of its own, and false for an upgrade in place.
 fn is_canary(layout: &MeshTopology) -> Result<bool, PlanError> {
     Ok(require_target(layout)?.revision != layout.current.revision)
 }
 
+/// Parses the arguments of an operation.
 fn parse_arguments<T: serde::de::DeserializeOwned>(operation: &Operation) -> Result<T, PlanError> {
     let unknown = |_| {
         Problem::new(
@@ -176,7 +182,7 @@ fn parse_arguments<T: serde::de::DeserializeOwned>(operation: &Operation) -> Res
     serde_json::from_value(operation.arguments.clone()).map_err(|error| PlanError::Problem(unknown(error)))
 }
 
-/// The labels that namespaces had before they were moved to the canary.
+/// Returns the labels that namespaces had before they were moved to the canary.
 fn labels_before_move(history: &StepHistory) -> BTreeMap<NamespaceKey, Option<String>> {
     let mut labels = BTreeMap::new();
     for (kind, step, capture) in history {
@@ -189,6 +195,7 @@ fn labels_before_move(history: &StepHistory) -> BTreeMap<NamespaceKey, Option<St
     labels
 }
 
+/// Builds the plan that changes the injection label of one namespace.
 fn plan_injection_change(operation: &Operation, survey: &Observation) -> Result<Plan, PlanError> {
     let wanted: SetInjectionArguments = parse_arguments(operation)?;
     let namespace =

@@ -1,8 +1,10 @@
-//! Looks that all tenants share: so many at once, a limit for each, and a failure of one that concerns no other.
+//! Runs the loops that serve all tenants, with a limit on concurrency and a timeout for each item,
+//! so that a failure of one item does not affect the others.
 //!
-//! Observation, the care for clusters and the delivery of events are rounds: each claims what is due, one thing after the
-//! other, and works on many at once. A tenant has half of them at most, and the last quarter is kept for tenants that have
-//! none under way.
+//! The observation of meshes, the monitoring of clusters and the delivery of events are such loops:
+//! each one claims due items one after the other and processes many of them at once. A tenant has
+//! at most half of the concurrent items, and the last quarter is kept for tenants that have none in
+//! flight.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -20,38 +22,40 @@ use tokio_util::task::TaskTracker;
 
 use crate::{Engine, vitals};
 
-/// A tenant has one part in so many at most.
+/// Divisor of the concurrency: one tenant has at most a half.
 const TENANT_SHARE_DIVISOR: usize = 2;
-/// One part in so many is kept for tenants that have nothing under way.
+/// Divisor of the concurrency: a quarter is kept for tenants that have no item in flight.
 const RESERVE_DIVISOR: usize = 4;
 
-/// Something that a worker does again and again for what is due.
+/// A loop that processes due items again and again.
 #[async_trait]
 pub(crate) trait WorkLoop: Clone + Send + Sync + 'static {
-    /// What is due.
+    /// Item that the loop claims and processes.
     type Due: Send + 'static;
-    /// What it is called in logs and metrics.
+    /// Name of the loop in logs and metrics.
     const NAME: &'static str;
-    /// How many are under way at once.
+    /// Maximum number of items that are in flight at once.
     const MAX_CONCURRENT: usize;
 
-    /// Takes what has been due the longest, leaving out these tenants.
+    /// Claims the item that has been due longest, except items of the tenants in `without`.
     async fn claim_due(&self, engine: &Engine, without: &[TenantId]) -> Result<Option<(TenantId, Self::Due)>, StoreError>;
 
-    /// Does it. Calls of clusters and addresses have their own limits in here.
+    /// Processes a claimed item. Calls to clusters and webhook addresses have their own timeouts in
+    /// the implementation.
     async fn process_due(&self, engine: &Engine, due: Self::Due) -> Result<(), StoreError>;
 }
 
-/// Why a call was given up.
+/// Reason why a call was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CallFailure {
-    /// It took too long.
+    /// The call exceeded its timeout.
     TimedOut,
-    /// It panicked.
+    /// The call panicked.
     Panicked,
 }
 
 impl CallFailure {
+    /// Returns the value of the metric label.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::TimedOut => "too_slow",
@@ -60,7 +64,7 @@ impl CallFailure {
     }
 }
 
-/// Waits for a call, but neither for ever nor through a panic.
+/// Runs a call with a timeout and catches its panics.
 pub(crate) async fn run_with_timeout<T>(limit: Duration, call: impl Future<Output = T>) -> Result<T, CallFailure> {
     match tokio::time::timeout(limit, AssertUnwindSafe(call).catch_unwind()).await {
         Ok(Ok(answer)) => Ok(answer),
@@ -69,7 +73,7 @@ pub(crate) async fn run_with_timeout<T>(limit: Duration, call: impl Future<Outpu
     }
 }
 
-/// How many of a round's looks each tenant has under way.
+/// Number of items that each tenant has in flight in one loop.
 #[derive(Debug, Default)]
 struct TenantShares {
     in_flight: Mutex<BTreeMap<TenantId, usize>>,
@@ -77,7 +81,8 @@ struct TenantShares {
 }
 
 impl TenantShares {
-    /// The tenants that are left out now; `None` while as many are under way as may be.
+    /// Returns the tenants that are at their limit now, or `None` while the loop has reached its
+    /// maximum concurrency.
     fn tenants_at_limit(&self, width: usize) -> Option<Vec<TenantId>> {
         let under_way = self.in_flight.lock().expect("no holder panics");
         let free = width.checked_sub(under_way.values().sum()).filter(|free| *free > 0)?;
@@ -85,13 +90,14 @@ impl TenantShares {
         Some(under_way.iter().filter(|(_, count)| **count >= most).map(|(tenant, _)| *tenant).collect())
     }
 
+    /// Counts one more item of a tenant until the returned guard is dropped.
     fn acquire_share(self: Arc<Self>, tenant: TenantId) -> ShareGuard {
         *self.in_flight.lock().expect("no holder panics").entry(tenant).or_default() += 1;
         ShareGuard { shares: self, tenant }
     }
 }
 
-/// One look's seat, given back when this is dropped.
+/// Guard of one item in flight, which is no longer counted when the guard is dropped.
 struct ShareGuard {
     shares: Arc<TenantShares>,
     tenant: TenantId,
@@ -112,19 +118,21 @@ impl Drop for ShareGuard {
 }
 
 impl Engine {
-    /// How long a look holds what it looks at: its own limit, and time to record what it saw.
+    /// Returns the time for which an item is claimed: the timeout of the check, and time to record
+    /// the result.
     pub(crate) fn item_claim_duration(&self) -> Duration {
         self.settings.cluster_timeout + self.settings.lease_duration
     }
 
-    /// How long something rests after a look that began at this time: at least as long as the look took, so that what is
-    /// slow takes half of a seat at most.
+    /// Returns the delay before the next check of an item whose check began at `begun`. It is at
+    /// least as long as the check took, so that a slow item is in flight for at most half of the
+    /// time.
     pub(crate) fn next_check_delay(&self, begun: Timestamp, interval: Duration) -> Duration {
         let took = self.clock.now().duration_since(begun);
         interval.max(Duration::try_from(took).unwrap_or_default())
     }
 
-    /// Works until told to stop, then waits for what is under way.
+    /// Runs a loop until `stop` is cancelled, then waits for the items in flight.
     pub(crate) async fn run_loop<R: WorkLoop>(self, round: R, stop: CancellationToken) {
         let (shares, under_way) = (Arc::new(TenantShares::default()), TaskTracker::new());
         while !stop.is_cancelled() {
@@ -146,7 +154,7 @@ impl Engine {
                     tracing::warn!(
                         round = R::NAME,
                         error = &error as &dyn std::error::Error,
-                        "what is due cannot be read; trying again"
+                        "could not claim a due item; retrying"
                     );
                 }
             }
@@ -156,6 +164,8 @@ impl Engine {
         under_way.wait().await;
     }
 
+    /// Processes one item. Errors and panics are logged, and the item is due again when its claim
+    /// ends.
     async fn process_item<R: WorkLoop>(&self, round: &R, due: R::Due) {
         match AssertUnwindSafe(round.process_due(self, due)).catch_unwind().await {
             Ok(Ok(())) => {}
@@ -163,7 +173,7 @@ impl Engine {
                 tracing::warn!(
                     round = R::NAME,
                     error = &error as &dyn std::error::Error,
-                    "a look was not recorded; trying again"
+                    "could not process a due item; retrying later"
                 );
             }
             Err(_) => vitals::report_failed_call(R::NAME, CallFailure::Panicked),
@@ -171,14 +181,15 @@ impl Engine {
     }
 }
 
-/// Begins a task again that panicked: a worker that lives does all of its work.
+/// Restarts a loop of the worker that panicked, so that a running worker always does all of its
+/// work.
 pub(crate) async fn run_supervised<F: Future<Output = ()>>(
     name: &'static str,
     pause: Duration,
     mut begin: impl FnMut() -> F,
 ) {
     while AssertUnwindSafe(begin()).catch_unwind().await.is_err() {
-        tracing::error!(task = name, "a task of the worker panicked and begins again");
+        tracing::error!(task = name, "a background loop of the worker panicked; restarting it");
         vitals::count_task_restart(name);
         tokio::time::sleep(pause).await;
     }

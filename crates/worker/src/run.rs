@@ -1,4 +1,5 @@
-//! One claim of one operation: look, decide, commit to what is about to happen, push, look again.
+//! Runs one claim of one operation in a loop: checks the steps, decides, records the intent, writes
+//! to the clusters, and checks again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,23 +29,24 @@ mod wishes;
 pub(crate) use connect::cluster_unreachable;
 use tick::{Samples, LoopControl};
 
-/// How long a claim rests when a cluster did not answer while its plan was built.
+/// Delay before the next attempt when a cluster did not answer while the plan was built.
 const WAIT_INTERVAL: Duration = Duration::from_secs(2);
-/// A paused operation is woken by a wish; this is only how long it may sleep otherwise.
+/// Longest time that a paused operation sleeps. A signal wakes it earlier.
 const PAUSED_SLEEP: Duration = Duration::from_hours(8760);
 
-/// How a claim ended.
+/// Result of running a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RunEnd {
-    /// In order: the operation has ended, stands still, or is due again later.
+    /// The claim was given up in order: the operation has ended, is paused, or is due again later.
     Released,
-    /// The lease may be over: nothing more was written.
+    /// The lease may have ended, so nothing more was written.
     LeaseLost,
-    /// Our own database did not let the mesh or cluster be read: the claim is still held.
+    /// Our own database did not answer while the mesh or the cluster was read. The claim is still
+    /// held.
     DatabaseUnavailable,
 }
 
-/// One claim.
+/// State of one claim while it runs.
 pub(crate) struct Run<'e> {
     engine: &'e Engine,
     claim: Claim,
@@ -53,14 +55,16 @@ pub(crate) struct Run<'e> {
     steps: Vec<PlannedStep>,
     samples: BTreeMap<i32, Samples>,
     waiting_for: Option<String>,
-    /// The mesh's ended operations that this claim has fenced.
+    /// Ended operations of the mesh that this claim has fenced.
     fenced_operations: Vec<OperationId>,
-    /// What an earlier claim may still write to, and why it could not be fenced.
+    /// Targets that an earlier claim may still write to, with the reason why each could not be
+    /// fenced.
     unfenced_targets: BTreeMap<Target, ClusterError>,
 }
 
 impl<'e> Run<'e> {
-    /// Reads the operation, and shows that it runs. `None`: its plan cannot be read, and it was paused.
+    /// Loads the operation and records that it runs. Returns `None` when the plan cannot be read;
+    /// the operation was paused then.
     pub(crate) async fn load(engine: &'e Engine, claim: Claim, lease: &'e Lease) -> Result<Option<Self>, StoreError> {
         let mut tx = engine.store.begin(claim.tenant).await?;
         let operation = tx.get_operation(claim.operation).await?;
@@ -92,6 +96,8 @@ impl<'e> Run<'e> {
         Ok(Some(run))
     }
 
+    /// Runs the operation until the claim ends. Operations on a cluster and prechecks have no plan
+    /// and take their own path.
     pub(crate) async fn run_operation(&mut self, stop: &CancellationToken) -> Result<RunEnd, StoreError> {
         use OperationKind::{DeregisterCluster, Precheck, RegisterCluster, RenewCredential};
         let kind = self.operation.kind;
@@ -112,23 +118,26 @@ impl<'e> Run<'e> {
         self.engine.clock.now()
     }
 
-    /// Records within a transaction, which has the queue row's lock from here on.
+    /// Records an update of the operation within a transaction. The transaction holds the lock of
+    /// the queue row from here on.
     async fn record_state(&self, tx: &mut Tx<'_>, record: &OperationUpdate) -> Result<RowLock<'e>, StoreError> {
         let locked = self.lease.lock_row();
         tx.record_operation_update(&self.claim, record, self.now()).await?;
         Ok(locked)
     }
 
-    /// The right to write for as long as the lease is renewed.
+    /// Returns the right to write to clusters, which lasts while the lease is renewed.
     fn fencing_token(&self) -> FencingToken {
         self.lease.fencing_token()
     }
 
+    /// Opens the mesh, fences earlier writers, and runs the plan until the claim ends.
     async fn run_plan(&mut self, stop: &CancellationToken) -> Result<RunEnd, StoreError> {
         let mesh = self.operation.mesh.ok_or(StoreError::NotFound { what: "mesh" })?;
         let opened = self.engine.clusters.open_mesh(self.claim.tenant, mesh).await;
         self.lease.mark_progress();
-        // Before anything else, a pause included: what a predecessor still has on its way must be refused.
+        // Fence before anything else, even before a pause: a write that a predecessor still has on
+        // its way must be refused.
         if let Ok((world, layout)) = &opened
             && let Some(end) = self.fence_predecessors(layout, world.as_ref(), stop).await?
         {
@@ -159,6 +168,7 @@ impl<'e> Run<'e> {
         }
     }
 
+    /// Returns the context that the checks and writes of a step need.
     fn step_context<'a>(&self, item: &'a PlannedStep) -> StepContext<'a> {
         StepContext { operation: self.claim.operation, number: item.number, step: &item.step, progress: &item.progress }
     }

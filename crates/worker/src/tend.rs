@@ -1,4 +1,5 @@
-//! Looks after each cluster from time to time: whether it answers, and whether its credential is to be renewed.
+//! Monitors each cluster at an interval: checks that it answers, and starts the renewal of a
+//! credential that is due.
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
@@ -11,10 +12,11 @@ use crate::rounds::{WorkLoop, run_with_timeout};
 use crate::run::cluster_unreachable;
 use crate::{DATABASE_CODE, Engine, vitals};
 
-/// How long nothing is tried after a renewal that failed. A credential that is due is good for weeks.
+/// Minimum time between two renewals of a cluster's credential, so that a failed one is not
+/// repeated at once. A credential that is due for renewal stays valid for weeks.
 const MIN_RENEWAL_INTERVAL: SignedDuration = SignedDuration::from_hours(1);
 
-/// The care for clusters.
+/// Work loop that monitors clusters.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ClusterMonitoring;
 
@@ -35,15 +37,17 @@ impl WorkLoop for ClusterMonitoring {
 }
 
 impl Engine {
-    /// Looks after the cluster that is due the longest. Answers false when none is.
+    /// Checks the cluster that has been due longest. Returns false when no cluster is due.
     ///
     /// # Errors
-    /// The database failed; the cluster is due again later.
+    /// Returns an error when the database does not answer. The cluster is due again later.
     pub async fn monitor_due(&self) -> Result<bool, StoreError> {
         let Some(probe) = self.store.claim_cluster_check(self.item_claim_duration(), &[]).await? else { return Ok(false) };
         self.check_cluster(probe).await.map(|()| true)
     }
 
+    /// Checks a cluster, records whether it answers, and starts the renewal of a credential that is
+    /// due.
     async fn check_cluster(&self, probe: ClusterCheck) -> Result<(), StoreError> {
         let begun = self.clock.now();
         let answer = match run_with_timeout(self.settings.cluster_timeout, self.clusters.monitor_cluster(probe.tenant, probe.cluster)).await {
@@ -57,7 +61,7 @@ impl Engine {
         let now = self.clock.now();
         let mut tx = self.store.begin(probe.tenant).await?;
         let cluster = match tx.get_cluster(probe.cluster).await {
-            // Forgotten in between.
+            // The cluster was deregistered while the check ran.
             Err(StoreError::NotFound { .. }) => return Ok(()),
             found => found?,
         };
@@ -74,19 +78,21 @@ impl Engine {
             }
             Err(problem) => {
                 let failures = probe.failures.saturating_add(1);
-                tracing::debug!(cluster.id = %probe.cluster, failures, code = problem.code, "a cluster does not answer");
+                tracing::debug!(cluster.id = %probe.cluster, failures, code = problem.code, "the cluster does not answer its check");
                 tx.record_failed_cluster_check(&cluster, failures, &problem, now).await?;
             }
         }
         tx.commit().await
     }
 
+    /// Queues the renewal of a cluster's credential, unless one is under way or one was started a
+    /// short time ago.
     async fn enqueue_renewal(&self, tx: &mut Tx<'_>, probe: &ClusterCheck, cluster: &Cluster, now: Timestamp) -> Result<(), StoreError> {
         let tried = tx.last_renewal(probe.cluster).await?;
         if tried.is_some_and(|(at, open)| open || now.duration_since(at) < MIN_RENEWAL_INTERVAL) {
             return Ok(());
         }
-        tracing::info!(cluster.id = %probe.cluster, "its credential is due for renewal");
+        tracing::info!(cluster.id = %probe.cluster, "the credential of the cluster is due; starting its renewal");
         let operation = NewOperation {
             id: OperationId(self.clock.new_uuid()),
             kind: OperationKind::RenewCredential,

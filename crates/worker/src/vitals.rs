@@ -1,4 +1,5 @@
-//! What a worker counts. Values of labels are bounded: kinds, states and outcomes, nothing that a tenant has chosen.
+//! Metrics of a worker. Label values come from closed sets (kinds, states and outcomes) and never
+//! from text that a tenant has chosen, so the number of series is bounded.
 
 use std::time::Duration;
 
@@ -10,15 +11,17 @@ use tokio_util::sync::CancellationToken;
 use crate::Engine;
 use crate::rounds::CallFailure;
 
-/// How often the queue is measured.
+/// Interval at which the queue is measured.
 const QUEUE_MEASURE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// An operation was claimed: for the first time, again after a rest, or from another worker.
+/// Counts a claim of an operation: the first one, one after a delay, or one that takes over from
+/// another worker.
 pub(crate) fn count_claim(kind: OperationKind) {
     metrics::counter!("meshwright_claims_total", "kind" => kind.as_str()).increment(1);
 }
 
-/// Something was recorded of an operation: of its steps, its end, or that it stands still until a person has seen to it.
+/// Counts what a record says of an operation: its step events, its end, or a pause that a person
+/// has to resolve.
 pub(crate) fn count_record(operation: &Operation, record: &OperationUpdate, now: Timestamp) {
     for (_, fact) in &record.step_events {
         let outcome = match fact {
@@ -37,24 +40,24 @@ pub(crate) fn count_record(operation: &Operation, record: &OperationUpdate, now:
     }
 }
 
-/// A look or a message was given up, and will be tried again.
+/// Logs and counts a check or a message that was given up and is retried later.
 pub(crate) fn report_failed_call(round: &'static str, missed: CallFailure) {
-    tracing::warn!(round, why = missed.as_str(), "a look was given up; trying again later");
+    tracing::warn!(round, why = missed.as_str(), "a check or a message failed; retrying later");
     metrics::counter!("meshwright_looks_given_up_total", "round" => round, "why" => missed.as_str()).increment(1);
 }
 
-/// A task of the worker panicked and begins again.
+/// Counts a restart of a background loop that panicked.
 pub(crate) fn count_task_restart(task: &'static str) {
     metrics::counter!("meshwright_task_restarts_total", "task" => task).increment(1);
 }
 
-/// A mesh was looked at.
+/// Counts an observation of a mesh, successful or failed.
 pub(crate) fn count_observation(seen: bool) {
     let outcome = if seen { "seen" } else { "failed" };
     metrics::counter!("meshwright_observations_total", "outcome" => outcome).increment(1);
 }
 
-/// A message was sent to a webhook.
+/// Counts an attempt to deliver a message to a webhook.
 pub(crate) fn count_delivery(attempt: &DeliveryAttempt) {
     let outcome = match attempt {
         _ if attempt.is_accepted() => "arrived",
@@ -65,7 +68,8 @@ pub(crate) fn count_delivery(attempt: &DeliveryAttempt) {
 }
 
 impl Engine {
-    /// Measures how far workers are behind: with enough of them nothing is due for longer than a second.
+    /// Measures how far the workers are behind. With enough workers no operation is due for longer
+    /// than a second.
     pub(crate) async fn measure_queue(self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             match self.store.backlog().await {
@@ -76,7 +80,7 @@ impl Engine {
                 Err(error) => {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
-                        "the queue was not measured; trying again"
+                        "could not measure the operation queue; retrying"
                     );
                 }
             }

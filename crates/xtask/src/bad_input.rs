@@ -1,4 +1,5 @@
-//! Runs `tests/bad-input.toml` on the lab.
+//! Runs the rows of `tests/bad-input.toml` on the lab: each row makes a mistake and names the
+//! answer that it must get.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,7 +18,9 @@ use crate::story::{carries, is_gone};
 use crate::worker::Holdable;
 use crate::{Result, run_command};
 
-/// The catalogue holds a few releases that cannot be used: too old, too far, for another Kubernetes, with images that nobody has.
+/// Catalogue of this lab: each version with the charts that it is installed from. Some of these
+/// releases cannot be used, because they are too old, skip too many minors, need another Kubernetes
+/// version or have an image tag that does not exist.
 const CATALOGUE: [(&str, &str); 5] = [
     ("1.25.1.1", "1.25.1"),
     ("1.27.9.1", "1.27.9"),
@@ -29,29 +32,31 @@ const LIMIT: Duration = Duration::from_mins(2);
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Only say how many rows there are.
+    /// Only print the number of rows, without running them.
     #[arg(long)]
     list: bool,
-    /// Begin at the first row whose input contains this.
+    /// Text in the input of the row to begin with; earlier rows are skipped.
     #[arg(long)]
     from: Option<String>,
-    /// Print how many passed and failed as the last line.
+    /// Print the numbers of passed and failed rows as the last line.
     #[arg(long)]
     count: bool,
-    /// Folder for everything that is written.
+    /// Folder for all files that the run writes.
     #[arg(long, default_value = "/tmp/meshwright-bad-input")]
     dir: PathBuf,
-    /// Where the API listens.
+    /// Address and port that the API listens on.
     #[arg(long, default_value = "127.0.0.1:18091")]
     listen: String,
 }
 
+/// The file `tests/bad-input.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     row: Vec<Row>,
 }
 
+/// One row: a mistake and the answer that it must get. The head of the file describes each key.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Row {
@@ -69,16 +74,17 @@ struct Row {
     after: Vec<Vec<String>>,
 }
 
-/// Changes to a kubeconfig that would be accepted.
+/// Changes to the valid kubeconfig of cluster c3.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Kubeconfig {
     server: Option<String>,
-    /// A line more about the cluster.
+    /// Line that is added to the `cluster` section.
     cluster: Option<String>,
-    /// Instead of the user's credential.
+    /// Text that replaces the content of the `user` section.
     user: Option<String>,
-    /// A token of this account in the namespace default.
+    /// Service account in the namespace `default` of c3; a token of it replaces the user's
+    /// credential.
     token_of: Option<String>,
 }
 
@@ -117,17 +123,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if failed == 0 { Ok(()) } else { Err(format!("{failed} of {} rows failed", rows.len())) }
 }
 
+/// The lab, the server and the worker that rows run on.
 struct Stage<'a> {
     lab: &'a Lab,
     server: &'a Server,
     worker: &'a Holdable,
     dir: &'a Path,
-    /// Cluster, and what an object was.
+    /// Objects that a row saved to restore them afterwards, each with the name of its cluster.
     saved: Vec<(String, Value)>,
 }
 
 impl Stage<'_> {
-    /// Runs a row and answers what the service said.
+    /// Runs a row and returns the message of the service. Unless the row allows a mixed mesh, every
+    /// live pod must carry the old revision afterwards.
     fn row(&mut self, row: &Row) -> Result<String> {
         for action in &row.given {
             self.act(action)?;
@@ -137,7 +145,8 @@ impl Stage<'_> {
             row.r#do.iter().map(|word| Ok(self.fill(word)?.replace("{kubeconfig}", &file))).collect::<Result<_>>()?;
         let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let verdict = self.judge(row, self.server.cli(&words));
-        // What was spoiled is put right whatever came of it: the next row begins where this one should have ended.
+        // Clean up even when the row failed, because the next row expects the state that this one
+        // should have ended in.
         for action in &row.after {
             self.act(action)?;
         }
@@ -161,7 +170,7 @@ impl Stage<'_> {
         if let Some(wanted) = row.says.as_ref().filter(|wanted| !said.contains(wanted.as_str())) {
             return Err(format!("{wanted:?} is not in: {said}"));
         }
-        // The hint stands in a line of its own, after the one that ends with the code.
+        // The hint is on a line of its own, after the line that ends with the code.
         let hint = said.trim().lines().find(|line| line.trim().len() > 10 && !line.contains(&format!("({code})")));
         if hint.is_some() { Ok(said) } else { Err(format!("it does not say what to do: {said}")) }
     }
@@ -229,7 +238,7 @@ impl Stage<'_> {
         Ok(file.display().to_string())
     }
 
-    /// Keeps what an object is, without what only the API server may say of it.
+    /// Saves an object to be restored later, without the fields that the API server sets itself.
     fn save(&mut self, cluster: &str, kind: &str, name: &str) -> Result<()> {
         let text = self.lab.run_kubectl(cluster, &["get", kind, name, "-n", &self.namespace()?, "-o", "json"])?;
         let mut object: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
@@ -244,7 +253,8 @@ impl Stage<'_> {
     fn restore(&mut self) -> Result<()> {
         for (cluster, object) in std::mem::take(&mut self.saved) {
             let file = self.file("saved.json", &object.to_string())?;
-            // In place where it is there: without a role for a moment our account would be refused what it may do.
+            // Replace an object that still exists instead of deleting it first: without its role
+            // for a moment, our account would be refused calls that it is allowed.
             if self.lab.run_kubectl(&cluster, &["replace", "-f", &file]).is_err() {
                 self.lab.run_kubectl(&cluster, &["delete", "--ignore-not-found", "-f", &file])?;
                 self.lab.run_kubectl(&cluster, &["create", "-f", &file])?;
@@ -253,7 +263,8 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// As an administrator would: at once, with connections open.
+    /// Restarts Postgres in the mode `immediate`, as an administrator might: open connections are
+    /// cut.
     fn restart_postgres(&self) -> Result<()> {
         let folder = self.server.state_dir().join("postgres").join("data");
         let first = std::fs::read_to_string(folder.join("postmaster.pid")).map_err(|error| error.to_string())?;
@@ -261,6 +272,7 @@ impl Stage<'_> {
         let program = Path::new(program.split_whitespace().next().unwrap_or_default()).with_file_name("pg_ctl");
         let owner =
             std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&folder).map_err(|error| error.to_string())?);
+        // pg_ctl refuses to run as root, so run it as the owner of the data folder.
         let mut restart = Command::new("setpriv");
         restart.args(["--reuid", &owner.to_string(), "--clear-groups", "--"]).arg(program);
         restart.args(["restart", "-m", "immediate", "-w", "-s", "-l", "/dev/null", "-D"]).arg(&folder).current_dir("/");
@@ -270,7 +282,8 @@ impl Stage<'_> {
         if same { Err("Postgres was not restarted".into()) } else { Ok(()) }
     }
 
-    /// Releases that are odd in other ways than by their version.
+    /// Imports releases that cannot be used for reasons other than their version: a chart that
+    /// fails to render, and a minimum Kubernetes version that is too high.
     fn odd_releases(&self) -> Result<()> {
         let charts = self.lab.charts("1.27.9")?;
         let broken = self.dir.join("broken-charts");

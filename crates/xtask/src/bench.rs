@@ -1,4 +1,5 @@
-//! Measurements, as ratios between ours and what people use today, side by side in one run.
+//! Runs benchmarks that compare Meshwright with another way to do the same, side by side in one
+//! run, and report the ratio.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -23,45 +24,51 @@ mod walls;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
-    /// The roll-out of an upgrade against `kubectl rollout restart` and `rollout status` in a loop of the same width.
+    /// Measure the roll-out of an upgrade against a loop of `kubectl rollout restart` and
+    /// `rollout status` that restarts as many workloads at once.
     Rollout(RolloutOptions),
-    /// Row-level security against queries that name their tenant, on a private Postgres. Build with --release.
+    /// Measure the cost of row-level security against queries that only filter by tenant, on a
+    /// private Postgres; build with --release.
     Walls(walls::Walls),
-    /// What one tenant's requests and clusters, and connections without a caller, do to other tenants.
+    /// Measure how the requests and clusters of one tenant, and connections that never send a whole
+    /// request, slow down other tenants.
     Fair(fair::Fair),
-    /// GET and POST through the whole stack beside pgbench with the same transaction and beside `pgbench -S`.
+    /// Measure GET and POST requests through the whole service against pgbench with the same
+    /// transaction, and against `pgbench -S`.
     Api(api::Bench),
-    /// Operations and steps that do nothing in their clusters, beside one-row inserts by pgbench. Build with --release.
+    /// Measure operations and steps that do no work in clusters against inserts of one row by
+    /// pgbench; build with --release.
     Engine(engine::Engine),
-    /// Whether time tells that something of another tenant's exists.
+    /// Measure whether answer times reveal that an object of another tenant exists.
     Existence(existence::Existence),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct RolloutOptions {
-    /// How often each side runs; they take turns, and each goes first every other time.
+    /// Number of runs of each side; the sides take turns, and each goes first every other time.
     #[arg(long, default_value_t = 5)]
     pairs: usize,
-    /// How many workloads are restarted.
+    /// Number of workloads that are restarted.
     #[arg(long, default_value_t = 200)]
     workloads: usize,
-    /// How many at once, on both sides.
+    /// Number of workloads that are restarted at once, on both sides.
     #[arg(long, default_value_t = 10)]
     width: usize,
-    /// Print the figures as JSON.
+    /// Print the figures as one JSON object.
     #[arg(long)]
     json: bool,
-    /// Folder for everything that is written.
+    /// Folder for all files that the benchmark writes.
     #[arg(long, default_value = "/tmp/meshwright-bench")]
     dir: PathBuf,
-    /// Where the API listens.
+    /// Address and port that the API listens on.
     #[arg(long, default_value = "127.0.0.1:18092")]
     listen: String,
 }
 
+/// Longest time that workloads may take to become ready, or an upgrade to end.
 const ROLLOUT_TIMEOUT: Duration = Duration::from_mins(8);
 
-/// One side's run.
+/// Result of one run of one side.
 #[derive(Debug, Clone, Copy)]
 struct RolloutSample {
     seconds: f64,
@@ -83,7 +90,8 @@ fn measure_rollout(options: &RolloutOptions) -> Result<()> {
     let names: Vec<String> = (1..=options.pairs + 1).map(|build| format!("1.27.9.{build}@1.27.9-b{build}")).collect();
     let catalogue: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1.27.9")).collect();
     let width = options.width.to_string();
-    // Neither side is watched by the observer: its looks are no part of a roll-out.
+    // Observations of the mesh are no part of a roll-out, so they are made too rare to disturb
+    // either side.
     let settings = ["--width", &width, "--observe-seconds", "3600", "--step-seconds", "600"];
     let mut parts = PartTimings::new();
     let lab = parts.run_part("start a lab", || Lab::start("bench", 1))?;
@@ -131,7 +139,7 @@ fn all_ready(lab: &Lab, wanted: usize) -> Result<bool> {
     Ok(deployments.iter().filter(ready).count() == wanted && lab.get("c1", &["pods", "-n", "load"])?.len() == wanted)
 }
 
-/// An upgrade in place to a build with another proxy image; what is measured is its roll-out.
+/// Upgrades the mesh in place to a build with another proxy image, and measures the roll-out only.
 fn measure_upgrade(lab: &Lab, server: &Server, build: usize) -> Result<RolloutSample> {
     let mut audit = lab.audit("c1")?;
     let version = format!("1.27.9.{build}");
@@ -165,7 +173,7 @@ fn measure_kubectl(lab: &Lab, options: &RolloutOptions) -> Result<RolloutSample>
     let last = options.workloads - 1;
     let all = format!("seq 0 {last} | xargs -P {} -n 1 sh -ec '{one}' sh", options.width);
     let start = Instant::now();
-    // What kubectl learns of a cluster's kinds is kept in a home of its own.
+    // kubectl caches a cluster's kinds below its home folder, so it gets a home folder of its own.
     let home = format!("HOME={}", options.dir.display());
     run_command(lab.inside(None).args(["env", &home, "sh", "-ec", &all]))?;
     let seconds = start.elapsed().as_secs_f64();

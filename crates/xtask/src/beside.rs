@@ -1,4 +1,5 @@
-//! Programs of the lab that no cluster needs: each serves TLS on an address of this machine.
+//! Starts programs of the lab that need no cluster, such as a registry or Vault. Each serves TLS on
+//! an address of this machine.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,17 +11,19 @@ use crate::process::{Process, free_address};
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// One of them. It ends when this is dropped.
+/// A running program; it is killed when this value is dropped.
 pub(crate) struct Beside {
     _process: Process,
-    /// Where it listens.
+    /// Address and port that the program listens on.
     pub(crate) address: String,
-    /// The file with its certificate, as PEM: whoever believes it believes this program.
+    /// File with the program's self-signed certificate as PEM; a client that trusts this file
+    /// trusts the program.
     pub(crate) certificate: PathBuf,
 }
 
 impl Beside {
-    /// Builds it where the cache has none, and starts it.
+    /// Builds the program if the cache does not have it, starts it with a new certificate, and
+    /// waits until it listens.
     pub(crate) fn start(name: &str, dir: &Path) -> Result<Self> {
         let text = |error: std::io::Error| format!("{name}: {error}");
         let built = Command::new("tests/lab/lab").args(["build", name]).stderr(Stdio::inherit()).output();

@@ -1,8 +1,9 @@
-//! A word that only secrets hold, sent in every field that holds one: afterwards it must be nowhere. Not in a dump, not in a
-//! table's file or the write-ahead log, not in a log at its most talkative, not in a trace or a metric, not in an answer that
-//! says what was wrong.
+//! Sends a marker word in every field that holds a secret, and checks that the word is nowhere
+//! afterwards: in no dump, no file of a table or of the write-ahead log, no log at the level
+//! `trace`, no trace, no metric, and no answer that says why a request was wrong.
 //!
-//! Another word is sent in fields that are no secret, and has to be found: a judge that finds nothing finds nothing.
+//! Another word is sent in fields that are not secret and must be found, because a search that
+//! finds nothing at all proves nothing.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -29,15 +30,16 @@ use outside::Outside;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// How many requests.
+    /// Number of requests that are sent.
     #[arg(long, default_value_t = 10_000)]
     requests: usize,
 }
 
-/// In every secret.
+/// Marker word that every secret field holds; it must not be found anywhere.
 const SECRET: &str = "CANARYzq7secretzq7CANARY";
-/// In what is no secret.
+/// Marker word of fields that are not secret; it must be found.
 const PLAIN: &str = "canaryzq7plainzq7canary";
+/// Requests that are under way at once.
 const WIDTH: usize = 16;
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -61,7 +63,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ]
     };
     let mut environment = telemetry(&api_metrics);
-    // The clusters of the canary are on this machine, and the API refuses literal addresses that no worker may call.
+    // The fake cluster is on this machine, and the API refuses literal addresses that no worker is
+    // allowed to call.
     environment.push(("MESHWRIGHT_ALLOW_NETWORKS", "127.0.0.0/8".to_owned()));
     let setting =
         Setting { log: Some(api_log.clone()), level: "trace", environment, ..Setting::new(&url("mw_api"), &secret) };
@@ -72,7 +75,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let (answers, mut words) = runtime.block_on(flood(options.requests, &api.address, &owner, &outside))?;
     words.extend(disguises(SECRET));
     words.insert(owner.rsplit('_').next().unwrap_or(&owner).to_owned());
-    // What was accepted last is worked on.
+    // Give the worker time for the operations that were accepted last.
     std::thread::sleep(Duration::from_secs(5));
     let metrics =
         runtime.block_on(async { Ok::<_, String>([scrape(&api_metrics).await?, scrape(&worker_metrics).await?]) })?;
@@ -99,12 +102,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     judge(&haystacks, &words, options.requests)
 }
 
-/// A secret as it is, and as the encodings of our own would show it.
+/// Returns a secret as it is and in the encodings that our own code uses: hexadecimal and base64.
 fn disguises(secret: &str) -> BTreeSet<String> {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD_NO_PAD;
     let hex = secret.bytes().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
-    // Where a secret begins in the middle of three bytes, its encoding looks otherwise; the edges depend on neighbours.
+    // Base64 encodes three bytes at a time, so a secret looks different at each of three offsets.
+    // The first and last characters depend on the bytes around the secret and are cut off.
     let shifted = (0..3).map(|shift| {
         let text = STANDARD_NO_PAD.encode(format!("{}{secret}", &"..."[..shift]));
         text[4..text.len() - 4].to_owned()
@@ -147,11 +151,11 @@ fn judge(haystacks: &[(String, Vec<u8>)], words: &BTreeSet<String>, requests: us
             return Err(format!("{word} was not found in the {place}: the judge is blind"));
         }
     }
-    // A worker has sent a credential to a cluster.
+    // This finding shows that a worker has sent a credential to a cluster.
     if !haystacks.iter().any(|(title, bytes)| title == "the dump" && found(bytes, "credential_expired")) {
         return Err("no cluster has refused a credential: the judge is blind".into());
     }
-    // And messages that it has signed to a webhook.
+    // This state shows that a worker has sent signed messages to a webhook.
     if !haystacks.iter().any(|(title, bytes)| title == "the dump" && found(bytes, "\tdelivered\t")) {
         return Err("no message has arrived at a webhook: the judge is blind".into());
     }
@@ -167,7 +171,7 @@ fn files_below(folder: &Path, into: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
             continue;
         }
         let kind = if path.to_string_lossy().contains("pg_wal") { "write-ahead log" } else { "table" };
-        // A server that lives may take a file away.
+        // A running Postgres may delete a file between the listing and the read.
         if let Ok(bytes) = std::fs::read(&path) {
             into.push((format!("{kind} {}", path.display()), bytes));
         }
@@ -175,7 +179,8 @@ fn files_below(folder: &Path, into: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
     Ok(())
 }
 
-/// A tenant with room for everything, its owner's key, and a hosting cluster whose kubeconfig is secret.
+/// Creates a tenant with quotas that no test reaches and a hosting cluster whose kubeconfig is
+/// secret, and returns the key of the tenant's owner.
 async fn prepare(database: &str) -> std::result::Result<String, store::StoreError> {
     let store = Store::connect(database, Sealer::new([7; 32])).await?;
     let tenant = service::roomy_tenant(&store, "canary").await?;
@@ -190,7 +195,8 @@ async fn scrape(address: &str) -> Result<Vec<u8>> {
     Ok(answer.bytes().await.map_err(|error| error.to_string())?.to_vec())
 }
 
-/// A worker at its most talkative. It ends when this is dropped.
+/// Starts a worker that logs at the level `trace`. It is killed when the returned process is
+/// dropped.
 fn start_worker(database: &str, secret: &Path, log: &Path, telemetry: Vec<(&'static str, String)>) -> Result<Process> {
     let log = std::fs::File::create(log).map_err(|error| error.to_string())?;
     let mut run = Command::new(SERVER);
@@ -199,8 +205,9 @@ fn start_worker(database: &str, secret: &Path, log: &Path, telemetry: Vec<(&'sta
     Process::start("the worker", &mut run)
 }
 
-/// Sends requests that carry the secret in every place that there is. Answers everything that was answered but for secrets
-/// that an answer is there to hand over, and those.
+/// Sends requests that carry the secret in every possible field. Returns the text of all answers
+/// without the secrets that an answer is meant to show, and some of those secrets, which are
+/// searched for as well.
 async fn flood(requests: usize, address: &str, owner: &str, outside: &Outside) -> Result<(Vec<u8>, BTreeSet<String>)> {
     let http = reqwest::Client::new();
     let sent = (0..requests).map(|number| {
@@ -219,7 +226,7 @@ async fn flood(requests: usize, address: &str, owner: &str, outside: &Outside) -
             && let Some(secret) = shown.get("secret").and_then(Value::as_str)
         {
             body = body.replace(secret, "");
-            // Every answer's secret is looked for, but looking for thousands takes too long.
+            // Searching for thousands of secrets would take too long, so 20 stand for all.
             if secrets.len() < 20 {
                 secrets.insert(secret.rsplit('_').next().unwrap_or(secret).to_owned());
             }
@@ -244,7 +251,7 @@ fn request(number: usize, http: &reqwest::Client, base: &str, owner: &str, outsi
                 .kubeconfig(&json!({ "client-certificate-data": pem("x"), "client-key-data": pem(SECRET) }))
                 .to_string(),
         ),
-        // Secrets where they do not belong: what is wrong must be said without them.
+        // Secrets in fields where they do not belong: the error must not repeat them.
         2 => register(outside.kubeconfig(&json!(SECRET)).to_string()),
         3 => register(outside.kubeconfig(&json!({ "token": [SECRET] })).to_string()),
         4 => register(outside.kubeconfig(&json!({ "token": SECRET, "client-key-data": SECRET })).to_string()),
@@ -259,7 +266,7 @@ fn request(number: usize, http: &reqwest::Client, base: &str, owner: &str, outsi
         10 => {
             http.get(format!("{base}/v1/meshes")).bearer_auth(format!("eyJhbGciOiJSUzI1NiJ9.{}.{SECRET}", pem(SECRET)))
         }
-        // A few only: every event goes to each of them.
+        // Create only a few webhooks, because every event is sent to each of them.
         11 if number < 12 * 5 => to(Method::POST, "/v1/webhooks")
             .header("Idempotency-Key", format!("{number}"))
             .json(&json!({ "name": format!("w{number}"), "url": format!("https://localhost:{}/{PLAIN}", outside.webhook.port()), "kinds": ["operation.state"] })),

@@ -1,4 +1,4 @@
-//! The crate graph and the size budgets.
+//! Checks the crate graph and the lengths of files, and runs the checks of pages, hints and links.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::{Result, run_command};
 
-/// Which crates of ours each crate may use, dev-dependencies apart. `xtask` and `testkit` are development only.
+/// Crates of this workspace that each crate may depend on, apart from dev-dependencies. `xtask` and
+/// `testkit` are used in development only.
 const ALLOWED: [(&str, &[&str]); 9] = [
     ("meshwright-model", &[]),
     ("meshwright-rollout", &["meshwright-model"]),
@@ -32,7 +33,8 @@ const ALLOWED: [(&str, &[&str]); 9] = [
     ("meshwright-cli", &["meshwright-wire", "meshwright-model"]),
 ];
 
-/// Libraries that exactly one crate of ours may name, so that each concern stays in one place.
+/// Libraries and the crates that may depend on them, so that each concern stays in one place. An
+/// empty list bans the library.
 const OWNED: [(&str, &[&str]); 11] = [
     ("sqlx", &["meshwright-store", "meshwright-testkit"]),
     ("sqlx-core", &[]),
@@ -47,6 +49,7 @@ const OWNED: [(&str, &[&str]); 11] = [
     ("jsonwebtoken", &["meshwright-api"]),
 ];
 
+/// Most lines that a production file may have.
 const FILE_HARD: usize = 600;
 
 pub(crate) fn check() -> Result<()> {
@@ -62,6 +65,7 @@ pub(crate) fn check() -> Result<()> {
     Err(wrong.join("\n"))
 }
 
+/// Compares the dependencies in `cargo metadata` with the allowed ones.
 fn graph() -> Result<Vec<String>> {
     let text = run_command(Command::new("cargo").args(["metadata", "--format-version=1", "--no-deps", "--offline"]))?;
     let metadata: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
@@ -89,7 +93,7 @@ fn graph() -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-/// Production files only; clippy looks after functions.
+/// Checks the lengths of production files. Clippy checks the lengths of functions.
 fn sizes() -> Result<Vec<String>> {
     let listed = run_command(Command::new("git").args(["ls-files", "*.rs", "*.go"]))?;
     let production = listed.lines().filter(|file| !file.contains("/tests") && !file.ends_with("_test.go"));

@@ -1,7 +1,8 @@
-//! Whether the API still keeps what its last release promised: `openapi/released.json` against `openapi/meshwright.json`.
+//! Checks that the API keeps the contract of its last release: compares `openapi/meshwright.json`
+//! with `openapi/released.json`.
 //!
-//! What a client may rely on: every operation with its name, every parameter and field that it may send, no new one that it
-//! must send, every field that an answer had, and every type.
+//! A client relies on these things: every operation and its name, every parameter and field that it
+//! may send, no new ones that it must send, every field of the answers, and every type.
 
 use std::collections::BTreeSet;
 
@@ -25,13 +26,15 @@ pub(crate) fn contract() -> Result<()> {
     Err(format!("the API breaks what its last release promised:\n{}", broken.join("\n")))
 }
 
-/// Which way a schema travels: what may be sent must stay, what is answered must stay.
+/// Direction in which a schema travels. A request may allow more than before, and an answer may
+/// hold less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Way {
     Sent,
     Answered,
 }
 
+/// State of the comparison of two documents.
 struct Comparison<'a> {
     old: &'a Value,
     new: &'a Value,
@@ -39,7 +42,7 @@ struct Comparison<'a> {
     seen: BTreeSet<(String, Way)>,
 }
 
-/// Everything that a client of the old document would trip over.
+/// Returns the changes that break a client of the old document.
 fn breaks(old: &Value, new: &Value) -> Vec<String> {
     let mut comparison = Comparison { old, new, broken: Vec::new(), seen: BTreeSet::new() };
     for (path, methods) in members(&old["paths"]) {
@@ -62,7 +65,8 @@ fn items(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-/// The types that a value may have; none stands for all of them.
+/// Returns the types that a value may have. A schema without a type allows every type and is
+/// represented by `null`.
 fn types(schema: &Value) -> BTreeSet<String> {
     match &schema["type"] {
         Value::Array(listed) => listed.iter().map(Value::to_string).collect(),
@@ -131,7 +135,7 @@ impl Comparison<'_> {
         }
         let (old, new) = (resolved(self.old, old), resolved(self.new, new));
         let (before, now) = (types(old), types(new));
-        // More may be sent than before, and less be answered.
+        // A request may accept more types than before, and an answer may have fewer.
         let kept = match way {
             Way::Sent => before.is_subset(&now),
             Way::Answered => now.is_subset(&before),
@@ -170,7 +174,7 @@ mod tests {
         serde_json::from_str(&api::openapi()).expect("a document")
     }
 
-    /// Changes at a place, with what must be said of them.
+    /// Changes of the document, each with a part of the message that must report it.
     fn bad() -> [(&'static str, Option<Value>, &'static str); 16] {
         [
             ("/paths/~1v1~1meshes", None, "POST /v1/meshes is gone"),

@@ -1,4 +1,6 @@
-//! What is generated and committed: the `OpenAPI` document and the checked queries.
+//! Generates the files that are committed, the `OpenAPI` document and the checked queries, and
+//! compares them with the committed ones. It also starts the migrated Postgres that other suites
+//! use.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,8 +12,9 @@ use store::{Store, Sealer};
 use crate::{Result, run_command};
 
 pub(crate) const OPENAPI: &str = "openapi/meshwright.json";
+/// Folder of the queries that sqlx has checked.
 const QUERIES: &str = ".sqlx";
-/// The database of [`live`].
+/// Name of the database that [`live`] creates.
 pub(crate) const NAME: &str = "fresh";
 
 pub(crate) fn fresh(write: bool) -> Result<()> {
@@ -52,12 +55,13 @@ fn replace(files: &BTreeMap<String, String>) -> Result<()> {
     swap().map_err(|error| error.to_string())
 }
 
-/// The macros write what they learnt from a live database, when told where; a build folder of its own makes them run.
+/// Generates the checked queries: sqlx's macros write what they learn from a live database into a
+/// folder. The crate is compiled in a target folder of its own, so that the macros run.
 fn queries(scratch: &Path) -> Result<()> {
     let postgres = live(scratch)?;
     let folder = scratch.join("queries");
     std::fs::create_dir(&folder).map_err(|error| error.to_string())?;
-    // The macros run only when the crate is compiled, so it must be.
+    // The macros run only while the crate is compiled, so remove its previous build.
     run_command(Command::new("cargo").args(["clean", "--package", "meshwright-store", "--target-dir", "target/fresh"]))?;
     let mut cargo = Command::new("cargo");
     cargo.args(["check", "--package", "meshwright-store", "--target-dir", "target/fresh"]);
@@ -68,13 +72,13 @@ fn queries(scratch: &Path) -> Result<()> {
     run_command(&mut cargo).map(|_| ())
 }
 
-/// A tool of the Postgres that was found.
+/// Returns the path of a program, such as `psql`, of the Postgres installation that was found.
 pub(crate) fn program(name: &str) -> Result<PathBuf> {
     let bin = store::private::find_postgres_binaries().ok_or("there is no Postgres")?;
     Ok(bin.join(name))
 }
 
-/// A private Postgres with an empty database of the present schema, for macros that want to look at one.
+/// Starts a private Postgres with an empty database of the current schema.
 pub(crate) fn live(scratch: &Path) -> Result<EmbeddedPostgres> {
     let postgres = EmbeddedPostgres::start(&scratch.join("postgres")).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;

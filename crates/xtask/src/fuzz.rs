@@ -1,4 +1,5 @@
-//! Schemathesis against a real API process, over a fleet whose workers live in an imagined world, as every role.
+//! Runs Schemathesis as every role against a real API process. The workers behind it change fake
+//! clusters.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,34 +22,35 @@ mod document;
 
 pub(crate) use bugs::{Bugs, bugs};
 
+/// Script that installs Schemathesis if needed and runs it.
 const TOOL: &str = "tests/fuzz/schemathesis";
-/// The document of a round, in its folder.
+/// File name of the `OpenAPI` document that one round uses, in the round's folder.
 const DOCUMENT: &str = "openapi.json";
-/// What is the same in every round.
+/// Settings that all rounds share.
 const SETTINGS: &str = "tests/fuzz/schemathesis.toml";
-/// The settings of a round.
+/// File name of the complete settings of one round, in the round's folder.
 const GIVEN: &str = "schemathesis.toml";
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
-    /// How many cases, at least.
+    /// Minimum number of cases that are sent in total.
     #[arg(long, default_value_t = 100_000)]
     cases: usize,
-    /// How many cases of each route a turn draws by chance.
+    /// Number of random cases for each route in one turn.
     #[arg(long, default_value_t = 100)]
     each: usize,
-    /// Where reports and logs are kept.
+    /// Folder in which reports and logs are kept; without it they are deleted.
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// End with the first role that finds something.
+    /// Stop after the first role that finds something.
     #[arg(long)]
     first: bool,
-    /// What chance begins with.
+    /// Seed of the random number generator.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
-/// One round as one role.
+/// One round of one role, with its key and its input for Schemathesis.
 struct Round {
     title: &'static str,
     key: String,
@@ -56,7 +58,7 @@ struct Round {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    // Installed now, where it is not, so that no round waits for it.
+    // Install Schemathesis before the first round, so that no round waits for it.
     println!("{}", run_command(Command::new(TOOL).arg("--version"))?.trim());
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
     let dir = options.dir.clone().unwrap_or_else(|| scratch.path().to_owned());
@@ -66,7 +68,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
 }
 
-/// Turn after turn until there were enough cases, or until something was found. Answers how many cases there were.
+/// Runs turns of one round for each role until there are enough cases or something was found.
+/// Returns the number of cases and the failures.
 fn fuzzed(options: &Options, server: &Path, dir: &Path) -> Result<(usize, Vec<String>)> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let secret = dir.join("secret");
@@ -97,7 +100,7 @@ fn fuzzed(options: &Options, server: &Path, dir: &Path) -> Result<(usize, Vec<St
     Ok((cases, failures))
 }
 
-/// A worker, until this is dropped.
+/// A running worker; it is stopped when this value is dropped.
 struct Working<'a> {
     runtime: &'a tokio::runtime::Runtime,
     stop: CancellationToken,
@@ -122,7 +125,8 @@ impl Drop for Working<'_> {
     }
 }
 
-/// Whom a round is as. Each has a fleet of its own: one role's round revokes the keys of others, and suspends its tenant.
+/// The roles that rounds run as. Each role gets a fleet of its own, because one role's requests
+/// revoke the keys of other roles and suspend the tenant.
 const ROLES: [(&str, Role); 5] = [
     ("owner", Role::Owner),
     ("operator", Role::Operator),
@@ -132,10 +136,11 @@ const ROLES: [(&str, Role); 5] = [
 ];
 const PLATFORM: &str = "platform";
 
-/// A fleet with an upgrade on its way, and a key.
+/// Creates a fleet with an upgrade under way, and a key of this role.
 async fn prepare((title, role): (&'static str, Role)) -> std::result::Result<(Fleet, String), store::StoreError> {
     let mut fleet = Fleet::new().await;
-    // Hints tell the workers what is new; looking more often than a real worker does would take a processor from the fuzzing.
+    // Notifications wake the worker, so it may poll rarely: frequent polls would take processor
+    // time from the fuzzing.
     fleet.poll_interval = Duration::from_secs(1);
     fleet.get_or_plan_upgrade().await;
     fleet.db.api.ensure_platform_key(SystemClock.now()).await?;
@@ -144,7 +149,8 @@ async fn prepare((title, role): (&'static str, Role)) -> std::result::Result<(Fl
     Ok((fleet, key))
 }
 
-/// A round that took its own key away would find nothing from then on.
+/// Checks that the key of the round still works, because a round that has revoked its own key finds
+/// nothing from then on.
 async fn still_let_in(api: &Api, round: &Round) -> Result<()> {
     let request = reqwest::Client::new().get(format!("http://{}/v1/releases", api.address)).bearer_auth(&round.key);
     let status = request.send().await.map_err(|error| error.to_string())?.status();
@@ -155,15 +161,16 @@ async fn still_let_in(api: &Api, round: &Round) -> Result<()> {
     }
 }
 
-/// Cases of sequences, for each one that chance draws of a route.
+/// Cases in sequences of requests, for each random case of a route.
 const SEQUENCES: usize = 100;
 
-/// Answers how many cases there were, and what was wrong.
+/// Runs one round. Returns the number of cases and the failures.
 fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Result<(usize, Vec<String>)> {
     let seed = options.seed + turn;
     let (mut cases, mut failures) = (0, Vec::new());
     let given = &round.given;
-    // What covers the document is the same in each turn; after the first, chance alone goes on.
+    // The examples and the coverage are the same in every turn, so they run in the first turn only;
+    // random cases run in every turn.
     for (phases, given) in
         [("examples,coverage", &given.covering), ("fuzzing", &given.alone)].into_iter().skip(usize::from(turn > 0))
     {
@@ -171,7 +178,8 @@ fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Re
         cases += count;
         failures.extend(found);
     }
-    // A run of sequences ends when the same request is answered otherwise than before, because a name is taken by then.
+    // One run of sequences ends early when the same request gets another answer than before, for
+    // example because a name is taken by then. Run again until there were enough cases.
     let (mut gone, mut run) = (0, 0);
     while gone < SEQUENCES * options.each && failures.is_empty() {
         let (count, found) = part(api, round, ("stateful", &given.going_on), (SEQUENCES, seed * 1000 + run), dir)?;
@@ -185,7 +193,8 @@ fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Re
     Ok((cases, failures))
 }
 
-/// One run of Schemathesis, with so many examples at most and what chance begins with: how many cases, and what was wrong.
+/// Runs Schemathesis once with these phases, at most `most` examples and this seed. Returns the
+/// number of cases, and the output if something was wrong.
 fn part(
     api: &Api,
     round: &Round,
@@ -194,7 +203,8 @@ fn part(
     dir: &Path,
 ) -> Result<(usize, Option<String>)> {
     let dir = dir.canonicalize().map_err(|error| error.to_string())?;
-    // It keeps notes where it runs.
+    // Schemathesis keeps notes in its working directory, so it runs in the round's folder and needs
+    // absolute paths.
     let here = std::env::current_dir().map_err(|error| error.to_string())?;
     let same = std::fs::read_to_string(SETTINGS).map_err(|error| format!("{SETTINGS}: {error}"))?;
     let settings = format!("{same}\n[parameters]\n{}", given.settings);

@@ -1,4 +1,5 @@
-//! Every command that a hint, a help text or a page of the documentation names is one that the programs know.
+//! Checks that every command and option that a hint, a help text or a page of the documentation
+//! names exists in the programs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -6,10 +7,11 @@ use std::process::Command;
 
 use crate::{Result, run_command};
 
-/// The programs whose commands are looked for; the longer name first, because it begins with the shorter one.
+/// Programs whose commands are looked for. The longer name is first, because it begins with the
+/// shorter one.
 const PROGRAMS: [&str; 2] = ["meshwright-server", "meshwright"];
 
-/// A command as a text names it: its words, and the options that come with it.
+/// A command as a text names it: its program, its words and its options.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Named {
     program: &'static str,
@@ -17,7 +19,9 @@ struct Named {
     options: Vec<String>,
 }
 
-/// The faults, each with its file. Nothing is looked for where the programs are not built beside this one.
+/// Returns the unknown commands and options, each with the file that names it. The programs beside
+/// this one are asked for their help, so they must be built: without them every command is reported
+/// as unknown.
 pub(crate) fn hints() -> Result<Vec<String>> {
     let folder = std::env::current_exe().map_err(|error| error.to_string())?;
     let folder = folder.parent().ok_or("this program is in a folder")?;
@@ -52,12 +56,14 @@ pub(crate) fn hints() -> Result<Vec<String>> {
     Ok(wrong)
 }
 
+/// Returns the help text of a command, or `None` if the program does not know the command.
 fn help(program: &Path, words: &[String]) -> Option<String> {
     run_command(Command::new(program).args(words).arg("--help")).ok()
 }
 
-/// The commands that a text names. A command begins where the program's name stands alone or behind a folder, and goes on
-/// with lower-case words; it ends with the line, a quotation mark or a back quote.
+/// Returns the commands that a text names. A command begins where the program's name stands alone
+/// or after a folder, and continues with words in lower case; it ends with the line, a quotation
+/// mark or a back quote.
 fn commands(text: &str) -> Vec<Named> {
     let mut found = Vec::new();
     for line in text.lines() {
@@ -85,7 +91,8 @@ fn command(program: &'static str, rest: &str) -> Option<Named> {
         .by_ref()
         .filter(|word| word.starts_with("--"))
         .map(|word| word.split(['=', '.', ':']).next().unwrap_or_default().to_owned());
-    // Prose about the product goes on in lower case, too: only what is marked as code, or is followed by an argument, counts.
+    // Prose about the product continues in lower case as well, so count only text that is marked as
+    // code or that has an option or an argument in capitals.
     let marked = rest[end..].starts_with('`')
         || rest[..end].split_whitespace().any(|word| word.starts_with("--") || word == word.to_uppercase());
     (!words.is_empty() && marked).then(|| Named { program, words, options: options.collect() })

@@ -1,17 +1,20 @@
-//! The two walls between tenants, each alone: the isolation tests with both, without row-level security, and with queries
-//! that forget the tenant. Without either they must fail, or they prove nothing.
+//! Tests each of the two protections between tenants alone. The isolation tests run with both,
+//! without row-level security, with queries that leave out the tenant, and with neither. Without
+//! both they must fail; otherwise they prove nothing.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::{Result, fresh, run_command};
 
-/// What a query names its tenant by.
+/// Condition by which a query filters its tenant.
 const FILTER: &str = "tenant_id = $";
-/// So many filters there are at least; fewer would mean that they are written in another way and stay in place.
+/// Minimum number of filters in the source. Fewer would mean that filters are written in another
+/// way, and those would stay in place.
 const FEWEST: usize = 50;
+/// Folder of the source files with the queries.
 const STORE: &str = "crates/store/src";
-/// Set to `queries`, test databases have no row-level security.
+/// Environment variable; with the value `queries`, test databases have no row-level security.
 const WALLS: &str = "MESHWRIGHT_TEST_WALLS";
 
 pub(crate) fn run() -> Result<()> {
@@ -28,6 +31,7 @@ pub(crate) fn run() -> Result<()> {
     let postgres = fresh::live(scratch.path())?;
     let database = postgres.url("mw_owner", fresh::NAME);
     report("queries that forget the tenant", tests(&copy, &target, None, Some(&database)))?;
+    // With neither protection, the tests must fail, and for the expected reason.
     match tests(&copy, &target, Some("queries"), Some(&database)) {
         Err(said) if said.contains("nothing_of_another_tenant_is_seen_or_changed") => {
             println!("scenario passed: the isolation tests fail without either wall");
@@ -58,7 +62,7 @@ fn tests(folder: &Path, target: &Path, walls: Option<&str>, database: Option<&st
     run_command(&mut cargo)
 }
 
-/// A copy of the source, in which anything may be changed.
+/// Copies the source files that git tracks or would track to a folder where they can be changed.
 pub(crate) fn copied(to: &Path) -> Result<()> {
     let files = run_command(Command::new("git").args(["ls-files", "-co", "--exclude-standard"]))?;
     for file in files.lines().filter(|file| Path::new(file).is_file()) {
@@ -69,7 +73,8 @@ pub(crate) fn copied(to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes the tenant out of every condition; the parameter stays, so that the others keep their numbers.
+/// Removes the filter by tenant from every query, and returns the number of filters. The parameter
+/// stays in use, so that the other parameters keep their numbers.
 fn forget_the_tenant(folder: &Path) -> Result<usize> {
     let entries = std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let mut removed = 0;
@@ -91,7 +96,7 @@ fn without_tenant(text: &str) -> (String, usize) {
     let mut changed = parts.next().unwrap_or_default().to_owned();
     let mut count = 0;
     for part in parts {
-        // An alias before the column goes with it.
+        // Remove the table alias before the column as well.
         if changed.ends_with('.') {
             changed.pop();
             changed

@@ -1,5 +1,6 @@
-//! Reads a recording of a lab event by event and looks for anybody who was ever without a sidecar or below the availability
-//! that is allowed. It knows nothing of plans: only of what API servers told.
+//! Reads a recording of a lab event by event, and reports each moment at which a namespace was
+//! without injection or a workload was below its allowed availability. It knows no plans, only the
+//! watch events of the API servers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
@@ -10,22 +11,22 @@ use serde_json::Value;
 
 use crate::Result;
 
-/// What is known of one cluster at one event.
+/// State of one cluster after an event.
 #[derive(Default)]
 struct ClusterState {
     namespaces: BTreeMap<String, NamespaceLabels>,
     injectors: BTreeMap<String, Injector>,
-    /// Everything that was there at the start of the recording has been told.
+    /// Whether the recording has shown all objects that existed at its start.
     synced: bool,
-    /// Workloads that were once as available as they are meant to be.
+    /// Workloads that have had all wanted replicas available at least once.
     fully_available: BTreeSet<String>,
 }
 
-/// The judge.
+/// State of all clusters, and the breaches that were found.
 #[derive(Default)]
 pub(crate) struct AvailabilityJudge {
     clusters: BTreeMap<String, ClusterState>,
-    /// Revisions whose istiod has an available replica, and those that once had.
+    /// Revisions whose istiod has been seen, and whether it has an available replica now.
     istiod_available: BTreeMap<String, bool>,
     pub(crate) breaches: Vec<String>,
     pub(crate) events: usize,
@@ -112,11 +113,12 @@ impl AvailabilityJudge {
         };
     }
 
-    /// Each labelled namespace is matched by exactly one webhook, and its istiod has an available replica.
+    /// Checks that exactly one webhook matches each labelled namespace, and that the istiod of its
+    /// revision has an available replica.
     fn check_injection(&mut self, cluster: &str) {
         let Some(known) = self.clusters.get(cluster) else { return };
         let injectors: Vec<Injector> = known.injectors.values().cloned().collect();
-        // Before a mesh has its tags there is nothing to match.
+        // Before a mesh has its tags, no webhook can match.
         if !known.synced || !injectors.iter().any(|injector| injector.serves_default) {
             return;
         }
@@ -134,7 +136,8 @@ impl AvailabilityJudge {
         }
     }
 
-    /// Availability never falls below what the workload's own strategy allows.
+    /// Checks that a workload that was once complete has at least the available replicas that its
+    /// update strategy guarantees.
     fn check_availability(&mut self, cluster: &str, kind: &str, object: &Value, gone: bool) {
         let name = format!("{kind} {}/{}", text_at(object, "/metadata/namespace"), text_at(object, "/metadata/name"));
         let known = self.clusters.entry(cluster.to_owned()).or_default();
@@ -144,7 +147,8 @@ impl AvailabilityJudge {
         }
         let replicas = object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
         let (wanted, available, allowed) = match kind {
-            // A quarter, rounded down, is Kubernetes' own default.
+            // Kubernetes' default allows a quarter of the replicas, rounded down, to be
+            // unavailable.
             "Deployment" => (replicas, number_at(object, "/status/availableReplicas"), replicas - replicas / 4),
             "StatefulSet" => (replicas, number_at(object, "/status/availableReplicas"), replicas - 1),
             _ => {
@@ -189,7 +193,7 @@ mod tests {
         json!({ "kind": "Deployment", "metadata": { "name": "istiod-1-25-1" }, "status": { "availableReplicas": available } })
     }
 
-    /// A healthy mesh, then whatever is planted.
+    /// Counts the breaches in the events of a healthy mesh that are followed by planted events.
     fn count_breaches(planted: Vec<Value>) -> usize {
         let mut judge = AvailabilityJudge::default();
         let healthy = [

@@ -1,5 +1,6 @@
-//! Hostile kubeconfigs, with the kernel as the judge: what is loaded must run no program, open no file and call no host
-//! that is none of a tenant's. A general loader that is given the same must fall for nearly all of it, or the corpus is dead.
+//! Loads hostile kubeconfigs under a system call tracer. Meshwright's loader must run no program,
+//! open no file and call no host that is not the tenant's. A general loader gets the same inputs
+//! and must fall for nearly all classes; otherwise the corpus proves nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,7 +11,7 @@ use serde_json::json;
 
 use crate::{Result, run_command};
 
-/// What the name service, the loader of libraries and the runtime open, whatever is asked of them.
+/// Paths that the name service, the dynamic linker and the runtime open for any input.
 const OPENS: [&str; 11] = [
     "/etc/hosts",
     "/etc/resolv.conf",
@@ -24,25 +25,26 @@ const OPENS: [&str; 11] = [
     "/proc/sys/",
     "/sys/fs/cgroup/",
 ];
-/// A name service cache may be asked.
+/// Socket of a name service cache, which may be asked.
 const CACHE: &str = "/nscd/socket";
-/// Of each class, how many inputs the general loader is given: one is enough to fall for it.
+/// Inputs of each class that the general loader gets. Falling for one of them is enough.
 const GENERAL_SEEDS: usize = 2;
-/// How many of a hundred classes a general loader must fall for.
+/// Percentage of classes that the general loader must fall for.
 const DEAD_BELOW: usize = 95;
+/// System calls that the tracer records.
 const CALLS: &str = "trace=execve,execveat,open,openat,openat2,creat,connect,sendto,sendmsg,sendmmsg,write";
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// How many inputs, at least.
+    /// Minimum number of inputs that our loader gets.
     #[arg(long, default_value_t = 10_000)]
     inputs: usize,
-    /// Which seeds: each is one input of every class.
+    /// Number of seeds, each of which makes one input of every class; it overrides `--inputs`.
     #[arg(long)]
     seeds: Option<usize>,
 }
 
-/// What was seen of one input.
+/// Calls that were traced while one input was loaded.
 #[derive(Debug, Default)]
 struct Seen {
     class: String,
@@ -54,7 +56,8 @@ struct Seen {
 }
 
 impl Seen {
-    /// Whether the loader fell for it, as a kernel or its own settings show.
+    /// Returns whether the loader did what the input is meant to cause, as system calls or its own
+    /// settings show.
     fn fell(&self) -> bool {
         match self.harm.as_str() {
             "Here" => !(self.execs.is_empty() && self.opens.is_empty()),
@@ -64,12 +67,13 @@ impl Seen {
         }
     }
 
-    /// Whether a loader without care does harm by it. The others only have to be refused, or accepted.
+    /// Returns whether the input harms a careless loader. Other inputs only have to be refused or
+    /// accepted.
     fn can_fall(&self) -> bool {
         !matches!(self.harm.as_str(), "None" | "Odd")
     }
 
-    /// What should not have happened.
+    /// Returns what went wrong with this input, if anything did.
     fn fault(&self) -> Option<String> {
         let plain = self.harm == "None";
         let wanted = if plain { "accepted" } else { "refused" };
@@ -117,7 +121,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if faults.is_empty() { Ok(()) } else { Err(format!("{} faults", faults.len())) }
 }
 
-/// Runs a loader over the corpus in a network with nothing in it, under a tracer, and reads what it did.
+/// Runs a loader over the corpus under the tracer, in a network namespace without any interface
+/// that is up, and parses the trace.
 fn watched(dir: &Path, subject: &str, seeds: usize) -> Result<Vec<Seen>> {
     let log = dir.join(subject);
     let mut run = Command::new("unshare");
@@ -138,7 +143,8 @@ fn watched(dir: &Path, subject: &str, seeds: usize) -> Result<Vec<Seen>> {
     ]);
     run.arg(&log).args(["target/debug/examples/kubeconfigs", subject, &seeds.to_string()]);
     if subject == "ours" {
-        // Whoever heeds these calls a host that nobody named. The general loader does, and would get no further.
+        // A loader that follows these variables calls a host that no kubeconfig names. The general
+        // loader follows them and would get no further, so only our loader gets them.
         run.envs([("HTTPS_PROXY", "http://10.66.66.66:3128"), ("https_proxy", "http://10.66.66.66:3128")]);
     }
     run_command(&mut run)?;
@@ -172,12 +178,13 @@ fn read(log: &str) -> Result<Vec<Seen>> {
     if open.is_empty() && !all.is_empty() { Ok(all) } else { Err("the tracer's log ends in the middle".into()) }
 }
 
-/// A line that the loader itself printed.
+/// Returns the line that the loader itself printed, if the call is a write to standard output.
 fn said(call: &str) -> Option<&str> {
     let (_, text) = call.strip_prefix("write(1<")?.split_once('"')?;
     Some(text.split("\\n\"").next().unwrap_or(text))
 }
 
+/// Records a call if it starts a program, opens a file that is not expected, or contacts a host.
 fn take_in(call: &str, seen: &mut Seen) {
     let name = call.split('(').next().unwrap_or_default();
     match name {
@@ -193,8 +200,9 @@ fn take_in(call: &str, seen: &mut Seen) {
     }
 }
 
-/// Connections, and datagrams to anybody but a name server. A datagram socket that is only connected sends nothing: that is
-/// how the name service finds out which address would be used.
+/// Returns whether a call contacts a host: a connection, or a datagram to anything but a name
+/// server. A datagram socket that is only connected sends nothing; the name service does that to
+/// find out which source address would be used.
 fn is_dial(name: &str, call: &str) -> bool {
     let of = |kind: &str| call.split(',').next().is_some_and(|first| first.contains(kind));
     let asks_names = call.contains("htons(53)") || call.contains(":53]");

@@ -1,4 +1,5 @@
-//! A running lab: its clusters, its processes, and what its API servers write down.
+//! Starts a lab and gives access to its clusters, its processes and the audit logs of its API
+//! servers.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -10,7 +11,7 @@ use serde_json::Value;
 
 use crate::{Result, run_command};
 
-/// One lab. Dropping it takes it down.
+/// A running lab; it is taken down when this value is dropped.
 pub(crate) struct Lab {
     name: String,
     state: Value,
@@ -23,7 +24,11 @@ fn lab(name: &str, command: &str) -> Command {
     run
 }
 
-/// Repeats a question until it is answered.
+/// Calls `ask` every 300 ms until it returns a value.
+///
+/// # Errors
+///
+/// Returns an error when the limit has passed.
 pub(crate) fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Result<T> {
     let start = Instant::now();
     loop {
@@ -38,12 +43,12 @@ pub(crate) fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Opt
 }
 
 impl Lab {
-    /// Starts a lab with so many user clusters. Its builds and its progress are shown.
+    /// Starts a lab with this number of user clusters. Its builds and its progress are printed.
     pub(crate) fn start(name: &str, users: usize) -> Result<Self> {
         Self::start_without(name, users, &[])
     }
 
-    /// Starts a lab without programs that are still being built.
+    /// Starts a lab without waiting for programs that are still being built.
     pub(crate) fn start_without(name: &str, users: usize, later: &[&str]) -> Result<Self> {
         let later = later.iter().flat_map(|program| ["--later", program]);
         let started = lab(name, "up").arg("--user-clusters").arg(users.to_string()).args(later).status();
@@ -55,7 +60,7 @@ impl Lab {
         Ok(Self { name: name.into(), state, keep: false })
     }
 
-    /// Leaves it running when this is dropped.
+    /// Leaves the lab running when this value is dropped.
     pub(crate) fn keep_running(&mut self) {
         self.keep = true;
     }
@@ -85,7 +90,7 @@ impl Lab {
         run_command(&mut run)
     }
 
-    /// The authorities that clusters' API servers are certified by, as PEM.
+    /// Returns the certificates of the authorities that these clusters' API servers use, as PEM.
     pub(crate) fn ca_bundle(&self, clusters: &[&str]) -> Result<String> {
         use base64::Engine as _;
         let field = "jsonpath={.clusters[0].cluster.certificate-authority-data}";
@@ -97,7 +102,7 @@ impl Lab {
         clusters.iter().map(read).collect()
     }
 
-    /// What istioctl, an outside opinion, says about a cluster.
+    /// Asks istioctl about a cluster, as an opinion that is independent of Meshwright.
     pub(crate) fn run_istioctl(&self, cluster: &str, arguments: &[&str]) -> Result<String> {
         let newest = self.state["releases"]
             .as_array()
@@ -108,12 +113,12 @@ impl Lab {
         run_command(run.arg(self.kubeconfig_path(cluster)?).args(arguments))
     }
 
-    /// Sends a signal to one of the lab's processes.
+    /// Sends a signal, such as `STOP`, to one of the lab's processes.
     pub(crate) fn signal_process(&self, process: &str, signal: &str) -> Result<()> {
         run_command(lab(&self.name, "signal").args([process, signal])).map(|_| ())
     }
 
-    /// Stops one of the lab's processes until the answer is dropped.
+    /// Stops one of the lab's processes until the returned value is dropped.
     pub(crate) fn stop_process<'a>(&'a self, process: &'a str) -> Result<Stopped<'a>> {
         self.signal_process(process, "STOP")?;
         Ok(Stopped { lab: self, process })
@@ -125,13 +130,14 @@ impl Lab {
         Ok(list["items"].as_array().cloned().unwrap_or_default())
     }
 
-    /// Every object of every cluster without what differs between two dumps of one state.
+    /// Returns every object of every cluster, one a line, without the fields that differ between
+    /// two dumps of the same state.
     pub(crate) fn dump(&self) -> Result<Vec<String>> {
         let text = run_command(lab(&self.name, "dump").arg("--normal"))?;
         Ok(text.lines().map(str::to_owned).collect())
     }
 
-    /// Begins to record every watch event into a file.
+    /// Starts to record every watch event into a file.
     pub(crate) fn record(&self, file: &Path) -> Result<Recorder> {
         let out = File::create(file).map_err(|error| error.to_string())?;
         let errors = File::create(file.with_extension("err")).map_err(|error| error.to_string())?;
@@ -139,14 +145,15 @@ impl Lab {
         process.map(Recorder).map_err(|error| error.to_string())
     }
 
-    /// Begins to build programs, without a word unless it fails.
+    /// Starts to build programs in the background. Output is shown only if the build fails.
     pub(crate) fn build(programs: &[&str]) -> Result<Build> {
         let mut run = Command::new("tests/lab/lab");
         run.arg("build").args(programs).stdout(Stdio::null()).stderr(Stdio::piped());
         run.spawn().map(Build).map_err(|error| error.to_string())
     }
 
-    /// A command inside the lab's network.
+    /// Returns a command that runs inside the lab's network; the address in `listen` is reachable
+    /// from outside.
     pub(crate) fn inside(&self, listen: Option<&str>) -> Command {
         let mut run = lab(&self.name, "exec");
         if let Some(address) = listen {
@@ -156,7 +163,7 @@ impl Lab {
         run
     }
 
-    /// The multi-call binary that is kubectl too.
+    /// Returns the path of the multi-call binary that also contains kubectl.
     pub(crate) fn kubernetes(&self) -> Result<String> {
         self.state_text("/kubernetes")
     }
@@ -165,14 +172,14 @@ impl Lab {
         self.state_text("/helm")
     }
 
-    /// What a cluster's API server accepts and refuses from now on.
+    /// Opens the audit log of a cluster's API server; entries from now on are read.
     pub(crate) fn audit(&self, cluster: &str) -> Result<Audit> {
         let path = self.kubeconfig_path(cluster)?.with_file_name("audit.log");
         let offset = std::fs::metadata(&path).map_err(|error| error.to_string())?.len();
         Ok(Audit { path, offset })
     }
 
-    /// The charts of a community version.
+    /// Returns the folder with the charts of a community version.
     pub(crate) fn charts(&self, version: &str) -> Result<String> {
         let releases = self.state["releases"].as_array().cloned().unwrap_or_default();
         let found =
@@ -181,7 +188,7 @@ impl Lab {
     }
 }
 
-/// A process that stands still; it goes on when this is dropped.
+/// A stopped process; it continues when this value is dropped.
 pub(crate) struct Stopped<'a> {
     lab: &'a Lab,
     process: &'a str,
@@ -195,7 +202,7 @@ impl Drop for Stopped<'_> {
     }
 }
 
-/// A build under way.
+/// A build that runs in the background.
 pub(crate) struct Build(Child);
 
 impl Build {
@@ -205,7 +212,7 @@ impl Build {
     }
 }
 
-/// A recording under way; it ends when this is dropped.
+/// A running recording; it ends when this value is dropped.
 pub(crate) struct Recorder(Child);
 
 impl Drop for Recorder {
@@ -217,19 +224,20 @@ impl Drop for Recorder {
     }
 }
 
-/// A place in an API server's audit log.
+/// A position in the audit log of an API server.
 pub(crate) struct Audit {
     path: PathBuf,
     offset: u64,
 }
 
 impl Audit {
-    /// The entries that were written since the last call.
+    /// Returns the entries that were written since the last call.
     pub(crate) fn fresh(&mut self) -> Result<Vec<Value>> {
         let mut file = File::open(&self.path).map_err(|error| error.to_string())?;
         file.seek(SeekFrom::Start(self.offset)).map_err(|error| error.to_string())?;
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(|error| error.to_string())?;
+        // Keep the last line for the next call if it is not complete yet.
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         self.offset += whole as u64;
         let lines = text[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
@@ -237,7 +245,7 @@ impl Audit {
     }
 }
 
-/// Whether a request came from a worker of ours.
+/// Returns whether a request came from one of our workers, by its user agent.
 pub(crate) fn ours(entry: &Value) -> bool {
     entry["userAgent"].as_str().is_some_and(|agent| agent.starts_with("meshwright/"))
 }

@@ -1,11 +1,12 @@
-//! Every file that a page of the documentation names is there: the targets of its links, and source files in backticks.
+//! Checks that every file that a page of the documentation names exists: the targets of its links,
+//! and the source files in backticks.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::{Result, run_command};
 
-/// The faults, each with its page.
+/// Returns the missing files, each with the page that names it.
 pub(crate) fn links() -> Result<Vec<String>> {
     let mut wrong = Vec::new();
     for page in run_command(Command::new("git").args(["ls-files", "-co", "--exclude-standard", "*.md"]))?.lines() {
@@ -19,7 +20,7 @@ pub(crate) fn links() -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-/// Targets of links within the repository.
+/// Returns the targets of links that stay within the repository.
 fn linked(text: &str) -> impl Iterator<Item = &str> {
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(target, _)| target));
     targets
@@ -27,7 +28,7 @@ fn linked(text: &str) -> impl Iterator<Item = &str> {
         .map(|target| target.split_once('#').map_or(target, |(path, _)| path))
 }
 
-/// Rust files in backticks, with at least one folder.
+/// Returns the Rust files that are named in backticks with at least one folder.
 fn sources(text: &str) -> impl Iterator<Item = &str> {
     let quoted = text.split('`').skip(1).step_by(2);
     let plain = |word: &&str| word.contains('/') && !word.contains(['{', '<', '*', ' ', '\n']);

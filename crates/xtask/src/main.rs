@@ -1,4 +1,5 @@
-//! Checks and measurements that cargo itself does not do. `cargo xtask --help` lists them.
+//! Runs the checks and measurements of this repository that cargo itself does not have.
+//! `cargo xtask --help` lists them.
 
 use std::process::ExitCode;
 
@@ -33,69 +34,86 @@ mod variants;
 mod vault;
 mod worker;
 
-/// Checks and measurements of this repository.
+/// Runs the checks and measurements of this repository.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask")]
 enum Task {
-    /// Which crate may use which, how long files and functions may be, whether every problem has its page, and whether every
-    /// command that a hint or a page names exists. Build the programs first.
+    /// Check which crate uses which, how long files are, that every problem code has its section in
+    /// `docs/problems.md`, and that every command and file that a hint or a page names exists.
+    /// Build the programs first.
     Check,
-    /// Compare what is generated and committed with what would be generated now, or write it anew.
+    /// Compare the committed generated files, the `OpenAPI` document and the checked queries, with
+    /// what the code generates now.
     Fresh {
-        /// Write instead of comparing.
+        /// Write the generated files instead of comparing them.
         #[arg(long)]
         write: bool,
     },
-    /// Compare the API with what its last release promised: `openapi/released.json`, which a release replaces.
+    /// Compare the API with its last released contract, `openapi/released.json`, which each release
+    /// replaces.
     Contract,
-    /// Run the isolation tests with both walls between tenants, with each alone, and with neither.
+    /// Run the tenant isolation tests four times: with both row-level security and tenant filters
+    /// in queries, with each of them alone, and with neither.
     Isolation,
-    /// Load hostile kubeconfigs under a tracer, as Meshwright does and as a general loader does.
+    /// Load hostile kubeconfigs under a system call tracer, once with Meshwright's loader and once
+    /// with a general loader.
     Kubeconfigs(kubeconfigs::Options),
-    /// Send what Schemathesis can think of to every route, as every role.
+    /// Send the requests that Schemathesis generates to every route, once as every role.
     FuzzApi(fuzz::Options),
-    /// Plant bugs into a copy of the source, from `tests/fuzz/bugs.toml`, and see each of them found by the fuzzing.
+    /// Plant the bugs of `tests/fuzz/bugs.toml` into a copy of the source, one at a time, and check
+    /// that the fuzzing finds each of them.
     FuzzBugs(fuzz::Bugs),
-    /// Change one thing at a time in what decides who may do what and who sees which secret, and see a test fail each time.
+    /// Run mutation tests on the code for authorization, kubeconfigs, secrets and tokens: change
+    /// one thing at a time and check that a test fails each time.
     Mutants(mutants::Options),
-    /// Send a word in every secret, and look for it everywhere.
+    /// Send a marker word in every secret field, and check that no log, trace, metric, dump or
+    /// database file shows it.
     Canary(canary::Options),
-    /// Send copies of requests to two API processes and kill them in the middle: one effect each, equal answers.
+    /// Send copies of requests to two API processes that are killed meanwhile, and check that each
+    /// request has one effect and that all its copies get the same answer.
     Storm(storm::Options),
-    /// Run cargo's tests where transactions are serializable, where no hint arrives, and on `PostgreSQL` 18.
+    /// Run cargo's tests with serializable transactions, without work notifications, and on
+    /// `PostgreSQL` 18.
     Variants(variants::Options),
-    /// Have a real Vault keep the master key, seal it, rotate its key, take the token away, and see what becomes of secrets.
+    /// Let a real Vault keep the master key; then seal it, rotate its key and revoke the token, and
+    /// check which secrets still open.
     Vault,
-    /// Cut an upgrade at every write of it, in an imagined world on a real Postgres, and judge what comes of it.
+    /// Stop a worker at each of its writes during an upgrade, on fake clusters and a real Postgres
+    /// or on the lab, and check that another worker brings the upgrade to the same end.
     CrashMatrix(matrix::Options),
-    /// Run every kind of work where clusters, the database and the processor are slow, and see each operation end.
+    /// Run every kind of operation with slow clusters, a slow database and a slow processor, and
+    /// check that each operation ends.
     Slow(slow::Options),
-    /// Measure on the lab.
+    /// Run one of the benchmarks.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
-    /// Run what people and clusters do wrong on the lab, from `tests/bad-input.toml`, and compare the answers.
+    /// Run the mistakes of people and clusters that `tests/bad-input.toml` lists on the lab, and
+    /// compare the answers with the expected ones.
     BadInput(bad_input::Options),
-    /// Read a recording of a lab and say whether anybody was ever without a sidecar or below the availability that is allowed.
+    /// Read a recording of a lab, and report each namespace that was without injection and each
+    /// workload that was below its allowed availability.
     Judge {
-        /// The recording: the output of `tests/lab/lab record`.
+        /// File with the recording, as `tests/lab/lab record` prints it.
         recording: std::path::PathBuf,
     },
-    /// The main job on the lab, with what it must end in.
+    /// Run an upgrade from 1.25.1 to 1.27.9 or other stories end to end, and check the end state.
     #[command(subcommand)]
     Scenario(ScenarioCommand),
 }
 
 #[derive(Debug, Subcommand)]
 enum ScenarioCommand {
-    /// Register, create, canary, promote, roll, retire; what `deploy/quickstart` runs.
+    /// Register two clusters of the lab, create a mesh, and take it through a whole canary upgrade,
+    /// as `deploy/quickstart` does.
     Quickstart(scenario::TourOptions),
-    /// The main job on clusters that are there already; what `deploy/quickstart --kubeconfig` runs.
+    /// Run the same upgrade on clusters that exist already, as `deploy/quickstart --kubeconfig`
+    /// does.
     Own(scenario::own::Own),
-    /// Everything that `tests/run` wants to see on the lab.
+    /// Run every scenario that `tests/run` needs on the lab.
     All(scenario::suite::All),
 }
 
-/// Why a task ended badly.
+/// Result of a task; the error is the text that is printed before the task exits with a failure.
 pub(crate) type Result<T> = std::result::Result<T, String>;
 
 fn main() -> ExitCode {
@@ -131,7 +149,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a command and answers what it printed, or what went wrong.
+/// Runs a command and returns its standard output.
+///
+/// # Errors
+///
+/// Returns an error when the command cannot be started or exits with a failure; the text then holds
+/// the command's standard error and output.
 pub(crate) fn run_command(command: &mut std::process::Command) -> Result<String> {
     let name = format!("{command:?}");
     let output = command.output().map_err(|error| format!("{name}: {error}"))?;
@@ -142,7 +165,8 @@ pub(crate) fn run_command(command: &mut std::process::Command) -> Result<String>
     Err(format!("{name} failed: {} {}", said(&output.stderr), said(&output.stdout)))
 }
 
-/// Shows what the product's own parts log within this process, as far as `RUST_LOG` asks for it.
+/// Prints the logs that Meshwright's crates write within this process, filtered by `RUST_LOG`.
+/// Without a valid `RUST_LOG`, nothing is printed.
 fn show_logs() {
     if let Ok(filter) = EnvFilter::try_from_default_env() {
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();

@@ -1,9 +1,12 @@
-//! The crash matrix: an upgrade is cut at each of its writes and records, in each way, and another worker must finish it.
+//! Runs the crash matrix: a worker is cut off at each write and record of an upgrade, in each way,
+//! and another worker must finish the upgrade.
 //!
-//! A superseded operation's worker is a predecessor too: what it wakes up to do after a rollback is refused.
+//! The worker of a superseded operation is a predecessor too: after a rollback, all its late writes
+//! must be refused.
 //!
-//! Oracles: it ends in the same state as an uncut run (nothing lost), each workload is restarted once (nothing doubled), it
-//! ends at all (nothing stuck), and a worker that wakes up late writes nothing.
+//! Each run is checked for four faults: lost (the end differs from a run without a cut), doubled (a
+//! workload was restarted more than once), stuck (the upgrade does not end), and late (a worker
+//! that woke up late has written).
 
 use std::path::PathBuf;
 
@@ -18,16 +21,17 @@ mod superseded;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Imagined clusters with every cut, or the lab with a few named ones.
+    /// Clusters to run on: `fake` clusters with every cut, or the `lab` with a few chosen ones.
     #[arg(long, value_enum, default_value_t = World::Fake)]
     world: World,
-    /// How many runs: each takes a quarter of all cuts, another one than its neighbours, with another width of its waves.
+    /// Number of seeds; each takes a quarter of all cuts, a different one than its neighbours, with
+    /// another limit of steps that run at once in a wave.
     #[arg(long, default_value_t = 1)]
     seeds: usize,
-    /// Print the totals as JSON.
+    /// Print the totals as one JSON object.
     #[arg(long)]
     json: bool,
-    /// Folder for the lab's server.
+    /// Folder for the state of the lab's server.
     #[arg(long, default_value = "/tmp/meshwright-matrix")]
     dir: PathBuf,
 }
@@ -38,7 +42,7 @@ enum World {
     Lab,
 }
 
-/// What came of all cuts.
+/// Results of all cuts.
 #[derive(Debug, Default)]
 struct Totals {
     boundaries: usize,
@@ -47,12 +51,13 @@ struct Totals {
     doubled: usize,
     stuck: usize,
     late_writes: usize,
-    /// Cuts that a run did not come to: how records group depends on who answers first. More than one in fifty is a fault.
+    /// Cuts that a run did not reach, because the grouping of records depends on which cluster
+    /// answers first. More than one in fifty counts as a fault.
     unreached: usize,
 }
 
 impl Totals {
-    /// Takes in one verdict; its first word says what it is about.
+    /// Counts one verdict, whose first word names the fault; `None` is a good end.
     fn count(&mut self, title: &str, verdict: Option<String>) {
         self.cuts += 1;
         let Some(verdict) = verdict else { return };

@@ -1,5 +1,5 @@
-//! Mutation testing of what decides who may do what and who sees which secret: cargo-mutants, pinned, module by module. Every
-//! mutant that compiles must be caught.
+//! Runs mutation tests, with a pinned version of cargo-mutants, on the code that decides access and
+//! protects secrets. Every mutant that compiles must make a test fail.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,25 +11,27 @@ use crate::{Result, run_command};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Only modules whose title contains this. Repeatable.
+    /// Run only the modules whose title contains this text; repeatable.
     #[arg(long)]
     only: Vec<String>,
-    /// Folder for cargo-mutants' own records.
+    /// Folder for the records of cargo-mutants.
     #[arg(long, default_value = "/tmp/meshwright-mutants")]
     dir: PathBuf,
 }
 
+/// Pinned version of cargo-mutants.
 const VERSION: &str = "27.1.0";
-/// Seconds that the tests may take over one mutant; one that they never end with is noticed too.
+/// Seconds that the tests may take for one mutant, as an argument. A mutant that makes a test run
+/// for ever counts as caught too.
 const LIMIT: &str = "300";
 
-/// Some files, the packages whose tests are to catch what is wrong in them, and which of those tests.
+/// Source files of one package, with the packages and the tests that must catch mutants in them.
 struct Module {
     title: &'static str,
     package: &'static str,
     files: &'static [&'static str],
     tests: &'static [&'static str],
-    /// After `--`, for cargo test.
+    /// Arguments for cargo test after `--`, which select the tests.
     narrow: &'static [&'static str],
 }
 
@@ -85,7 +87,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 impl Module {
-    /// How many of its mutants no test noticed.
+    /// Runs the mutants of this module, and returns how many of them no test noticed.
     fn judged(&self, program: &Path, dir: &Path) -> Result<usize> {
         let records = dir.join(self.title.replace(' ', "-"));
         std::fs::create_dir_all(&records).map_err(|error| error.to_string())?;
@@ -99,7 +101,8 @@ impl Module {
             run.arg("--").args(self.narrow);
         }
         let status = run.env("SQLX_OFFLINE", "true").status().map_err(|error| error.to_string())?;
-        // 2 says that mutants were missed, 3 that one took too long: the records say which.
+        // Exit code 2 means that mutants were missed, and 3 that one took too long; the records say
+        // which.
         if !matches!(status.code(), Some(0 | 2 | 3)) {
             return Err(format!("{}: cargo-mutants ended with {status}", self.title));
         }
@@ -114,7 +117,8 @@ impl Module {
     }
 }
 
-/// The program, in the cache that the lab's programs are in.
+/// Returns the path of cargo-mutants in the cache of the lab's programs, and installs it there if
+/// it is missing.
 fn installed() -> Result<PathBuf> {
     let base = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = base("MESHWRIGHT_CACHE")

@@ -1,12 +1,13 @@
-//! Every problem code that the sources name has a section in `docs/problems.md`, and every section is about one of them.
+//! Checks that every problem code in the sources has a section in `docs/problems.md`, and that
+//! every section is about one of these codes.
 
 use std::collections::BTreeSet;
 
 use crate::{Result, run_command};
 
-/// What stands before a code, white space apart.
+/// Source text that comes before a code, apart from white space.
 const BEFORE: [&str; 4] = ["with_code(", "Problem::new(", "code: ", "refused("];
-/// Crates whose problems reach a user.
+/// Crates whose problems are shown to users.
 const SOURCES: [&str; 7] = ["api", "cluster", "model", "rollout", "server", "store", "worker"];
 
 pub(crate) fn pages() -> Result<Vec<String>> {
@@ -18,7 +19,7 @@ pub(crate) fn pages() -> Result<Vec<String>> {
         let rust = std::path::Path::new(file).extension().is_some_and(|extension| extension == "rs");
         if counts && rust && !file.ends_with("tests.rs") {
             let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
-            // Unit tests make problems up.
+            // Unit tests invent problems, so leave them out.
             sources += text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
         }
     }
@@ -31,6 +32,7 @@ pub(crate) fn pages() -> Result<Vec<String>> {
     Ok(wrong)
 }
 
+/// Returns the codes that the sources name.
 fn named(sources: &str) -> BTreeSet<&str> {
     let after = |before: &'static str| sources.split(before).skip(1);
     let literals = BEFORE.into_iter().flat_map(after).filter_map(literal);
@@ -40,7 +42,7 @@ fn named(sources: &str) -> BTreeSet<&str> {
     literals.chain(statuses).collect()
 }
 
-/// The code that comes next, if anything like one does.
+/// Returns the string literal that comes next, if it looks like a code.
 fn literal(rest: &str) -> Option<&str> {
     let (text, _) = rest.trim_start().strip_prefix('"')?.split_once('"')?;
     let code = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');

@@ -1,17 +1,17 @@
-//! Programs that run beside a check.
+//! Starts programs that run while a check goes on.
 
 use std::process::{Child, Command};
 
 use crate::Result;
 
-/// A process that is killed, as when a machine fails, when this is dropped.
+/// A process that is killed, as if its machine had failed, when this value is dropped.
 pub(crate) struct Process {
     title: String,
     child: Child,
 }
 
 impl Process {
-    /// Starts a command.
+    /// Starts a command; the title names it in errors.
     pub(crate) fn start(title: &str, command: &mut Command) -> Result<Self> {
         let child = command.spawn().map_err(|error| format!("{title}: {error}"))?;
         Ok(Self { title: title.to_owned(), child })
@@ -30,7 +30,7 @@ impl Drop for Process {
     }
 }
 
-/// An address of this machine that nobody listens on.
+/// Returns an address and port of this machine that no process listens on.
 pub(crate) fn free_address() -> Result<String> {
     let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     free.map(|address| address.to_string()).map_err(|error| error.to_string())

@@ -1,4 +1,5 @@
-//! The main job on the lab, as a newcomer watches it and as `tests/run` judges it.
+//! Runs an upgrade from 1.25.1 to 1.27.9 on the lab, as `deploy/quickstart` shows it, and holds the
+//! scenarios that `tests/run` checks.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,26 +26,27 @@ pub(crate) mod sidecars;
 pub(crate) mod suite;
 pub(crate) mod twice;
 
-/// A version with the revision and the proxy image that come of it.
+/// A version, its revision and its proxy image.
 pub(crate) type LabRelease = (&'static str, &'static str, &'static str);
 pub(crate) const OLD_RELEASE: LabRelease = ("1.25.1.1", "1-25-1", "lab/proxyv2:1.25.1");
 pub(crate) const NEW_RELEASE: LabRelease = ("1.27.9.1", "1-27-9", "lab/proxyv2:1.27.9");
-/// What the catalogue holds: each version with the charts that it takes.
+/// Catalogue of the lab: each version with the charts that it is installed from.
 pub(crate) const CATALOGUE: [(&str, &str); 2] = [("1.25.1.1", "1.25.1"), ("1.27.9.1", "1.27.9")];
 
-/// How a newcomer wants to be shown around.
+/// Options of the quickstart.
 #[derive(Debug, Args)]
 pub(crate) struct TourOptions {
-    /// End when the main job is done instead of staying up.
+    /// Exit when the upgrade is done instead of keeping everything up.
     #[arg(long)]
     exit_when_done: bool,
-    /// Write seconds for each part and the end state's assertions to this file.
+    /// File to write the report to: seconds of each part, and the results of the checks of the end
+    /// state.
     #[arg(long)]
     report: Option<PathBuf>,
-    /// Where the API listens.
+    /// Address and port that the API listens on.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: String,
-    /// Folder for the server's state.
+    /// Folder for the state of the server.
     #[arg(long)]
     dir: PathBuf,
 }
@@ -56,7 +58,7 @@ impl TourOptions {
     }
 }
 
-/// Seconds of each part, in order.
+/// Titles and seconds of the parts of a run, in order.
 pub(crate) struct PartTimings(Vec<(String, f64)>);
 
 impl PartTimings {
@@ -64,6 +66,7 @@ impl PartTimings {
         Self(Vec::new())
     }
 
+    /// Runs one part, prints its title and its time, and adds the title to its error.
     pub(crate) fn run_part<T>(&mut self, title: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         println!("\n== {title}");
         let start = Instant::now();
@@ -83,7 +86,7 @@ pub(crate) fn text_field(value: &Value, key: &str) -> Result<String> {
     value[key].as_str().map(str::to_owned).ok_or_else(|| format!("the answer has no {key}"))
 }
 
-/// Registers both members and brings a mesh up on the old version, with workloads in it.
+/// Registers both members and creates a mesh on the old version with sample workloads in it.
 pub(crate) fn bring_up_mesh(lab: &Lab, server: &Server, parts: &mut PartTimings) -> Result<()> {
     parts.run_part("register two clusters", || {
         MEMBERS.iter().try_for_each(|member| {
@@ -97,6 +100,7 @@ pub(crate) fn bring_up_mesh(lab: &Lab, server: &Server, parts: &mut PartTimings)
     parts.run_part("start sample workloads", || samples(lab))
 }
 
+/// Plans and starts an upgrade, waits until it needs a person or has ended, and returns its id.
 pub(crate) fn plan_upgrade(server: &Server, version: &str, strategy: &str, hold: &str) -> Result<String> {
     let arguments = [
         "upgrade",
@@ -114,6 +118,7 @@ pub(crate) fn plan_upgrade(server: &Server, version: &str, strategy: &str, hold:
     text_field(&server.watch(&arguments)?, "id")
 }
 
+/// Applies a verb to an upgrade, and checks the state that this leads to.
 pub(crate) fn apply_verb(server: &Server, verb: &str, upgrade: &str, wanted: &str) -> Result<()> {
     let state = text_field(&server.watch(&["upgrade", verb, upgrade, "--wait"])?, "state")?;
     if state == wanted { Ok(()) } else { Err(format!("{verb} led to {state}, not to {wanted}")) }
@@ -121,7 +126,8 @@ pub(crate) fn apply_verb(server: &Server, verb: &str, upgrade: &str, wanted: &st
 
 pub(crate) fn run_quickstart(options: &TourOptions) -> Result<()> {
     let mut parts = PartTimings::new();
-    // The mesh comes up on the old version while the new one is still being built, the first time.
+    // In the first run, the new version is still being built while the mesh is created on the old
+    // one.
     let newest = Lab::build(&["istio-1.27.9"])?;
     let mut lab = parts
         .run_part("start a hosting cluster and two user clusters", || Lab::start_without("quickstart", 2, &["istio-1.27.9"]))?;
@@ -133,7 +139,7 @@ pub(crate) fn run_quickstart(options: &TourOptions) -> Result<()> {
     let came_up = own.elapsed();
     parts.run_part("add 1.27.9 to the catalogue", || {
         newest.done()?;
-        // The second build is for those who stay and look around.
+        // The second build is there for people who stay and try another upgrade.
         let charts = lab.charts(CATALOGUE[1].1)?;
         [NEW_RELEASE.0, "1.27.9.2"]
             .iter()
@@ -145,6 +151,7 @@ pub(crate) fn run_quickstart(options: &TourOptions) -> Result<()> {
     let upgrade = parts.run_part("canary: bring 1.27.9 up beside 1.25.1", || plan_upgrade(&server, NEW_RELEASE.0, "canary", "0"))?;
     parts.run_part("promote, roll every sidecar, retire 1.25.1", || apply_verb(&server, "promote", &upgrade, "succeeded"))?;
     let meshwright_seconds = (came_up + own.elapsed()).as_secs_f64();
+    // Give the recorder time for the last events.
     std::thread::sleep(Duration::from_secs(1));
     drop(recorder);
     let assertions = parts.run_part("look at what came of it", || assert_end_state(&lab, &server, &recording))?;
@@ -163,7 +170,7 @@ pub(crate) fn run_quickstart(options: &TourOptions) -> Result<()> {
     crate::run_command(std::process::Command::new("tests/lab/lab").args(["down", "--name", "quickstart"])).map(|_| ())
 }
 
-/// Leaves everything up until the newcomer has seen enough.
+/// Keeps everything up until the user presses Enter.
 fn wait_for_enter(server: &Server) -> Result<()> {
     println!("\nMeshwright stays up at {}. Look around, from another terminal:", server.address);
     println!("  target/debug/meshwright login --server {} --key-file {}", server.address, server.key_file().display());
@@ -173,7 +180,8 @@ fn wait_for_enter(server: &Server) -> Result<()> {
     std::io::stdin().read_line(&mut line).map(drop).map_err(|error| error.to_string())
 }
 
-/// Acceptance: every live pod moved, nobody was ever without a sidecar, everything was restarted once, the old is gone.
+/// Checks the end state: every live pod is on the new revision, no workload was ever without a
+/// sidecar, each was restarted once, and the old revision is gone.
 fn assert_end_state(lab: &Lab, server: &Server, recording: &Path) -> Result<Value> {
     let pods = carries(lab, NEW_RELEASE.1, NEW_RELEASE.2)?;
     let proxies = sidecars::connected(server, NEW_RELEASE)?;

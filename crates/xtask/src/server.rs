@@ -1,4 +1,4 @@
-//! `meshwright-server dev` inside a lab's network, and the command line that talks to it.
+//! Runs `meshwright-server dev` inside a lab's network, and the command line against it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,8 @@ use crate::lab::{Lab, until};
 use crate::story::MEMBERS;
 use crate::{Result, run_command};
 
-/// What a lab's server is started with: seconds are short, because a lab's proxies do not come and go.
+/// Arguments of a lab's server. Its times are short, because the proxies of a lab do not come and
+/// go.
 pub(crate) const SETTINGS: [&str; 18] = [
     "--allow-network",
     "10.0.0.0/8",
@@ -33,14 +34,16 @@ pub(crate) const SETTINGS: [&str; 18] = [
     "15",
 ];
 
-/// `meshwright-server dev` inside a lab's network, and the command line that talks to it.
+/// A running `meshwright-server dev` inside a lab's network, and the command line for it; the
+/// server is stopped when this value is dropped.
 pub(crate) struct Server {
     process: Child,
     client: Client,
 }
 
 impl Server {
-    /// Starts it, with releases in the catalogue, each as `version` or `version@tag` with the charts that it takes.
+    /// Starts the server with releases in the catalogue, each as `version` or `version@tag` with
+    /// the charts that it is installed from, and with further arguments.
     pub(crate) fn start(
         lab: &Lab,
         dir: &Path,
@@ -52,7 +55,8 @@ impl Server {
         let authorities = dir.join("authorities.pem");
         std::fs::write(&authorities, lab.ca_bundle(&MEMBERS)?).map_err(|error| error.to_string())?;
         let mut run = lab.inside(Some(listen));
-        // What it asks for at addresses that tenants choose is as genuine as a lab's clusters.
+        // The server calls issuers and webhooks at addresses that tenants choose; here those are
+        // the lab's clusters, so trust their authorities.
         run.env("SSL_CERT_FILE", authorities);
         run.args(["target/debug/meshwright-server", "dev", "--hub", "lab", "--dir"]).arg(dir.join("server"));
         run.arg("--hosting-kubeconfig").arg(lab.kubeconfig_path("hosting")?).args(["--helm", &lab.helm()?]);
@@ -63,7 +67,7 @@ impl Server {
         Self::spawn(run, dir, listen)
     }
 
-    /// Starts what was put together, and waits until it serves.
+    /// Starts the server from a complete command, and waits until it serves.
     pub(crate) fn spawn(mut run: Command, dir: &Path, listen: &str) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(|error| error.to_string())?;
         let log = File::create(dir.join("server.log")).map_err(|error| error.to_string())?;
@@ -79,7 +83,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Adds a release to the catalogue, as an operator does.
+    /// Adds a release to the catalogue, as the operator does.
     pub(crate) fn import(&self, version: &str, charts: &str, more: &[&str]) -> Result<()> {
         let state = self.state_dir();
         let url = format!("postgres://mw_worker@localhost/meshwright?host={}", self.postgres().display());
@@ -89,24 +93,25 @@ impl Server {
         run_command(&mut run).map(drop)
     }
 
-    /// Lets an upgrade in place move so many minors. The policy is a row of the database and has no other door yet.
+    /// Allows an upgrade in place to cross this number of minors. The policy is a row of the
+    /// database, and no command or API changes it yet.
     pub(crate) fn in_place_minors(&self, minors: u32) -> Result<()> {
         let url = format!("postgres://mw_owner@localhost/meshwright?host={}", self.postgres().display());
         let change = format!("UPDATE upgrade_policies SET body = jsonb_set(body, '{{in_place_minors}}', '{minors}')");
         run_command(Command::new(crate::fresh::program("psql")?).args(["--quiet", "--command", &change, &url])).map(drop)
     }
 
-    /// The command line alone, for another thread.
+    /// Returns the command line alone, for use in another thread.
     pub(crate) fn client(&self) -> Client {
         self.client.clone()
     }
 
-    /// Where the private Postgres and the sealing key are.
+    /// Returns the folder with the private Postgres and the key that seals secrets.
     pub(crate) fn state_dir(&self) -> PathBuf {
         self.client.dir.join("server")
     }
 
-    /// The folder of the private Postgres' socket.
+    /// Returns the folder with the socket of the private Postgres.
     pub(crate) fn postgres(&self) -> PathBuf {
         self.state_dir().join("postgres")
     }
@@ -120,39 +125,44 @@ impl std::ops::Deref for Server {
     }
 }
 
-/// The command line, told which server to talk to.
+/// The command line for one server.
 #[derive(Clone)]
 pub(crate) struct Client {
     dir: PathBuf,
     pub(crate) address: String,
-    /// Another key than the first owner's.
+    /// File with another API key than that of the first owner.
     key: Option<PathBuf>,
-    /// Whom it believes, in a file, where not only the system's authorities.
+    /// File with the authorities that the command line trusts, instead of those of the system.
     authorities: Option<PathBuf>,
 }
 
 impl Client {
+    /// Returns the file with the API key that the command line uses.
     pub(crate) fn key_file(&self) -> PathBuf {
         self.key.clone().unwrap_or_else(|| self.dir.join("server").join("api-key"))
     }
 
-    /// The command line in other hands.
+    /// Returns the command line with another API key.
     pub(crate) fn with_key(self, file: PathBuf) -> Self {
         Self { key: Some(file), ..self }
     }
 
-    /// The command line on a machine that believes who is in this file.
+    /// Returns the command line with the authorities in this file as the trusted ones.
     pub(crate) fn believing(self, authorities: PathBuf) -> Self {
         Self { authorities: Some(authorities), ..self }
     }
 
-    /// Runs the command line with `-o json` and answers what it said.
+    /// Runs the command line with `-o json`, and returns its answer.
     pub(crate) fn ask(&self, arguments: &[&str]) -> Result<Value> {
         let text = self.cli(&[arguments, &["-o", "json"]].concat())?;
         serde_json::from_str(&text).map_err(|error| error.to_string())
     }
 
     /// Waits until an upgrade is in a state.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error with the state and the problem of the upgrade when the limit has passed.
     pub(crate) fn await_state(&self, upgrade: &str, wanted: &str, limit: Duration) -> Result<Value> {
         let start = Instant::now();
         loop {
@@ -170,18 +180,18 @@ impl Client {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut run = Command::new("target/debug/meshwright");
         run.args(["--server", &self.address, "--key-file"]).arg(self.key_file()).args(arguments);
-        // The profile of whoever runs this is none of its business.
+        // Keep the command line away from the profile of the user who runs this program.
         run.env("XDG_CONFIG_HOME", &self.dir);
         run.envs(self.authorities.iter().map(|file| ("SSL_CERT_FILE", file)));
         run
     }
 
-    /// Runs the command line and answers what it printed.
+    /// Runs the command line, and returns its output.
     pub(crate) fn cli(&self, arguments: &[&str]) -> Result<String> {
         run_command(&mut self.command(arguments))
     }
 
-    /// Runs the command line with `-o json`, its progress in sight.
+    /// Runs the command line with `-o json` and shows its progress; returns its answer.
     pub(crate) fn watch(&self, arguments: &[&str]) -> Result<Value> {
         println!("$ meshwright {}", arguments.join(" "));
         let out = self
@@ -198,7 +208,8 @@ impl Client {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It ends at SIGTERM, with its private Postgres; the lab's end would take neither along.
+        // SIGTERM stops the server and its private Postgres. Taking the lab down would stop
+        // neither.
         let asked = run_command(Command::new("kill").arg(self.process.id().to_string()));
         let ended = asked.and_then(|_| self.process.wait().map_err(|error| error.to_string()));
         if let Err(error) = ended {

@@ -1,4 +1,5 @@
-//! API processes as users meet them, over a database of their own.
+//! Starts API processes, as users call them, over a database of their own, and creates tenants and
+//! keys in it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,34 +16,37 @@ use crate::Result;
 use crate::lab::until;
 use crate::process::{Process, free_address};
 
-/// How an API process is started.
+/// Configuration of an API process.
 #[derive(Debug, Clone)]
 pub(crate) struct Setting {
     pub(crate) program: PathBuf,
-    /// The database's address, with the role in it.
+    /// URL of the database, with the role in it.
     pub(crate) database: String,
-    /// The file with the server's own secret.
+    /// File with the secret of the server, which seals stored secrets.
     pub(crate) secret: PathBuf,
-    /// Where it says something, and at which level.
+    /// File that the log is appended to; without it the log is discarded.
     pub(crate) log: Option<PathBuf>,
+    /// Level of the log, such as `off`, `warn` or `trace`.
     pub(crate) level: &'static str,
-    /// How many times the usual share every tenant has.
+    /// Factor by which the usual rate limits of every tenant are multiplied, as a number in text.
     pub(crate) share: &'static str,
+    /// Further environment variables of the process.
     pub(crate) environment: Vec<(&'static str, String)>,
-    /// Limit of its open files, where it is not this process's own.
+    /// Limit of open files of the process; without it, the limit of this process applies.
     pub(crate) open_files: Option<u32>,
 }
 
-/// Limits that nobody meets.
+/// Factor for rate limits that no test reaches.
 const PLENTY: &str = "100000";
-/// A quarter of a second is usual.
+/// Time limit for the start of a process, which usually takes a quarter of a second.
 const START_LIMIT: Duration = Duration::from_mins(1);
 
-/// The server as it was built here.
+/// Path of the server that the debug build of this workspace made.
 pub(crate) const SERVER: &str = "target/debug/meshwright-server";
 
 impl Setting {
-    /// The server as it was built here, which says nothing, with limits that nobody meets.
+    /// Returns a configuration of the server in the debug build, without a log and with rate limits
+    /// that no test reaches.
     pub(crate) fn new(database: &str, secret: &Path) -> Self {
         let (database, secret) = (database.to_owned(), secret.to_owned());
         let environment = Vec::new();
@@ -67,6 +71,7 @@ impl Setting {
         };
         let mut run = match self.open_files {
             Some(limit) => {
+                // The shell sets the limit of open files and is then replaced by the server.
                 let mut shell = Command::new("sh");
                 shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &limit.to_string()]).arg(&self.program);
                 shell
@@ -81,7 +86,7 @@ impl Setting {
     }
 }
 
-/// An API process. It ends when this is dropped.
+/// A running API process; it is killed when this value is dropped.
 pub(crate) struct Api {
     process: Option<Process>,
     pub(crate) address: String,
@@ -89,7 +94,7 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// Starts one on a port that is free.
+    /// Starts a process on a free port, and waits until it listens.
     pub(crate) fn start(setting: Setting) -> Result<Self> {
         let address = free_address()?;
         let process = Some(setting.spawn(&address)?);
@@ -97,26 +102,27 @@ impl Api {
         Ok(Self { process, address, setting })
     }
 
-    /// As when the machine fails: nothing is finished.
+    /// Kills the process as if its machine had failed, without finishing any request, and starts it
+    /// again at the same address.
     pub(crate) fn kill_and_start_again(&mut self) -> Result<()> {
-        // Dropped first: the port must be free.
+        // Drop the old process first, because the port must be free.
         self.process = None;
         self.process = Some(self.setting.spawn(&self.address)?);
         Ok(())
     }
 
-    /// Processor seconds that it has used so far.
+    /// Returns the processor seconds that the process has used so far.
     pub(crate) fn processor_seconds(&self) -> Result<f64> {
         crate::bench::api::processor_seconds(self.process.as_ref().ok_or("the API does not run")?.id())
     }
 
-    /// How much of it is in memory, in bytes.
+    /// Returns the resident memory of the process in bytes.
     pub(crate) fn memory(&self) -> Result<u64> {
         memory_of(self.process.as_ref().ok_or("the API does not run")?.id())
     }
 }
 
-/// A tenant with room for everything.
+/// Creates a tenant with quotas that no test reaches.
 pub(crate) async fn roomy_tenant(store: &Store, name: &str) -> std::result::Result<TenantId, StoreError> {
     let (now, tenant) = (SystemClock.now(), TenantId(SystemClock.new_uuid()));
     store.create_tenant(tenant, name, now).await?;
@@ -129,7 +135,7 @@ pub(crate) async fn roomy_tenant(store: &Store, name: &str) -> std::result::Resu
     Ok(tenant)
 }
 
-/// A key that was never handed out by the API.
+/// Creates an API key directly in the database, and returns its text.
 pub(crate) async fn key(store: &Store, tenant: TenantId, role: Role) -> std::result::Result<String, StoreError> {
     let text = ApiKeyToken::generate(tenant, KeyId(SystemClock.new_uuid()));
     let (digest, scopes) = (text.secret_digest(store.sealer()), Vec::new());
@@ -141,7 +147,7 @@ pub(crate) async fn key(store: &Store, tenant: TenantId, role: Role) -> std::res
     Ok(text.reveal())
 }
 
-/// How much of a process is in memory, in bytes.
+/// Returns the resident memory of a process in bytes.
 pub(crate) fn memory_of(process: u32) -> Result<u64> {
     let path = format!("/proc/{process}/status");
     let text = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;

@@ -1,25 +1,26 @@
-//! Everything slow, over many seeds: each operation must end.
+//! Runs every kind of operation where everything is slow, once for each seed, and checks that each
+//! operation ends.
 
 use clap::Args;
 use serde_json::json;
 
 use crate::Result;
 
-/// How long a seed takes at scale 1.
+/// Minutes that a seed takes at scale 1.
 const MINUTES: u32 = 45;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// How many runs, each drawn from its own seed.
+    /// Number of runs, each drawn from its own seed.
     #[arg(long, default_value_t = 10)]
     seeds: u64,
-    /// The first seed.
+    /// Seed of the first run; the next runs count up from it.
     #[arg(long, default_value_t = 1)]
     first: u64,
-    /// By how much times are divided: 1 is the real thing, and takes hours.
+    /// Factor from 1 to 200 by which all times are divided; 1 is real time and takes hours.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
     scale: u32,
-    /// Print the figures as JSON.
+    /// Print the figures as one JSON object.
     #[arg(long)]
     json: bool,
 }

@@ -1,5 +1,5 @@
-//! Copies of requests, sent at once to two API processes, of which one after the other is killed in the middle: each
-//! request must have one effect, and all of its copies the same answer.
+//! Sends copies of requests at once to two API processes, and kills one process after the other in
+//! the middle: each request must have one effect, and all of its copies must get the same answer.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,19 +19,19 @@ use crate::{Result, fresh};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// How many requests.
+    /// Number of different requests, each with its own idempotency key.
     #[arg(long, default_value_t = 200)]
     keys: usize,
-    /// How many copies of each.
+    /// Number of copies of each request.
     #[arg(long, default_value_t = 8)]
     copies: usize,
 }
 
-/// Requests under way at once, copies included.
+/// Requests that are under way at once, copies included.
 const WIDTH: usize = 64;
-/// A copy that is refused for the moment comes back after this.
+/// Pause before a copy is sent again that was refused for the moment.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How often at most, before it is stuck.
+/// Attempts for a copy; one that has no answer after them is stuck.
 const PATIENCE: usize = 1200;
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -44,7 +44,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     runtime.block_on(storm(options, &url, &secret))
 }
 
-/// A tenant with room for all of it, and its owner's key.
+/// Creates a tenant with quotas that no test reaches, and the key of its owner.
 async fn tenant(store: &Store) -> std::result::Result<(TenantId, String), store::StoreError> {
     let tenant = service::roomy_tenant(store, "storm").await?;
     Ok((tenant, service::key(store, tenant, Role::Owner).await?))
@@ -76,6 +76,7 @@ async fn storm(options: &Options, database: &str, secret: &Path) -> Result<()> {
             let mut killed = 0;
             for api in &mut apis {
                 killed += 1;
+                // Kill one process after a third of the answers, and the other after two thirds.
                 while done.load(Ordering::Relaxed) < all * killed / 3 && !over.load(Ordering::Relaxed) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
@@ -91,6 +92,7 @@ async fn storm(options: &Options, database: &str, secret: &Path) -> Result<()> {
     drop(apis);
     let unequal = unequal(options.keys, answers)?;
     let made = store.begin(tenant).await.map_err(failed)?.count_objects(QuotaResource::ApiKeys).await.map_err(failed)?;
+    // The owner's own key is no effect of a request.
     let effects = usize::try_from(made).unwrap_or(0).saturating_sub(1);
     println!(
         "{}",
@@ -100,7 +102,7 @@ async fn storm(options: &Options, database: &str, secret: &Path) -> Result<()> {
     if fine { Ok(()) } else { Err("copies of one request had more than one effect, or different answers".into()) }
 }
 
-/// Sends one copy until it has an answer that stays.
+/// Sends one copy until it has a final answer.
 async fn copy(http: &reqwest::Client, address: &str, owner: &str, request: usize) -> Result<(u16, Value)> {
     let body = json!({ "name": format!("k{request}"), "role": "viewer" });
     for _ in 0..PATIENCE {
@@ -119,7 +121,7 @@ async fn copy(http: &reqwest::Client, address: &str, owner: &str, request: usize
     Err(format!("request {request} had no answer"))
 }
 
-/// How many requests had copies with different answers, or answers that are no success.
+/// Returns the number of requests whose copies got different answers or an answer other than 201.
 fn unequal(requests: usize, answers: Vec<(usize, Result<(u16, Value)>)>) -> Result<usize> {
     let mut first: Vec<Option<Value>> = vec![None; requests];
     let mut unequal = vec![false; requests];

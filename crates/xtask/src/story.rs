@@ -1,4 +1,5 @@
-//! What the lab's end state must be, read with kubectl and never from our own service.
+//! Checks the end state of the lab with kubectl and audit logs, never with answers of our own
+//! service.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,14 +10,14 @@ use crate::Result;
 use crate::lab::{Lab, until};
 
 pub(crate) const MEMBERS: [&str; 2] = ["c1", "c2"];
-/// Namespaces of `deploy/samples.yaml` with a label, and the one without.
+/// Namespaces of `deploy/samples.yaml` that have an injection label; one more has none.
 pub(crate) const MESHED: [&str; 4] = ["shop", "billing", "search", "lab-canary"];
 
 fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Applies the samples and waits until every pod of them is ready.
+/// Applies the sample workloads, and waits until each of their pods is ready.
 pub(crate) fn samples(lab: &Lab) -> Result<()> {
     for member in MEMBERS {
         lab.run_kubectl(member, &["apply", "-f", "deploy/samples.yaml"])?;
@@ -40,7 +41,8 @@ fn settled(lab: &Lab, member: &str) -> Result<bool> {
     Ok(pods.len() >= 25 && pods.iter().all(ready))
 }
 
-/// Every live pod of a labelled namespace carries this revision and this image; no pod of the unlabelled one does.
+/// Checks that every live pod of a labelled namespace carries this revision and this image, and
+/// that no other pod has a sidecar. Returns the number of pods with a sidecar.
 pub(crate) fn carries(lab: &Lab, revision: &str, image: &str) -> Result<usize> {
     let mut count = 0;
     for member in MEMBERS {
@@ -64,7 +66,7 @@ pub(crate) fn carries(lab: &Lab, revision: &str, image: &str) -> Result<usize> {
     Ok(count)
 }
 
-/// Nothing anywhere is named or labelled after a revision.
+/// Checks that no object in any cluster is named or labelled after a revision.
 pub(crate) fn is_gone(lab: &Lab, revision: &str) -> Result<()> {
     let kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations,clusterroles,clusterrolebindings";
     let namespaced = "deployments,services,secrets,configmaps,roles,rolebindings,serviceaccounts,pods,leases,endpoints";
@@ -79,7 +81,8 @@ pub(crate) fn is_gone(lab: &Lab, revision: &str) -> Result<()> {
     Ok(())
 }
 
-/// How often each workload's pod template was changed by us, from the API servers' own audit logs: our stamp on it.
+/// Returns how often we have restarted each workload: the number of accepted patches with our stamp
+/// in the API servers' audit logs.
 pub(crate) fn stamps(lab: &Lab) -> Result<BTreeMap<String, usize>> {
     let mut counts = BTreeMap::new();
     for member in MEMBERS {
@@ -101,7 +104,8 @@ pub(crate) fn stamps(lab: &Lab) -> Result<BTreeMap<String, usize>> {
     Ok(counts)
 }
 
-/// What a rollback may leave different: definitions stay newer, and what Kubernetes and istiod keep for themselves.
+/// Kinds that a rollback may leave changed: custom resource definitions stay at the newer version,
+/// and Kubernetes and istiod maintain the others themselves.
 const NOT_COMPARED: [&str; 9] = [
     "Pod",
     "ReplicaSet",
@@ -114,7 +118,7 @@ const NOT_COMPARED: [&str; 9] = [
     "Node",
 ];
 
-/// A dump's line without one annotation.
+/// Returns a line of a dump without one annotation.
 fn without(line: &str, annotation: &str) -> String {
     let (head, body) = line.split_at(line.find('{').unwrap_or(line.len()));
     let Ok(mut object) = serde_json::from_str::<Value>(body) else { return line.to_owned() };
@@ -126,13 +130,14 @@ fn without(line: &str, annotation: &str) -> String {
     format!("{head}{object}").replace("\"annotations\":{},", "")
 }
 
-/// The lines of two dumps that differ, without what a rollback may leave.
-/// Workloads in `stamped` may carry a stamp that they did not have.
+/// Returns the lines that differ between two dumps, without the kinds and names that a rollback may
+/// leave changed. Workloads in `stamped` may carry a stamp that they did not have before.
 pub(crate) fn differences(before: &[String], after: &[String], stamped: &[&str]) -> Vec<String> {
     let compared = |line: &&String| {
         let mut words = line.split(' ').skip(1);
         let (kind, name) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        // istiod's own: its leader locks, the (new) list of revoked certificates in each namespace, our own turn-taking.
+        // Names that may differ: istiod's leader locks, its list of revoked certificates in each
+        // namespace, which is new, and our inventory of the custom resource definitions.
         let locks = ["-leader", "-election", "istio-ip-autoallocate", "istio-ca-crl", "meshwright-definitions"];
         !NOT_COMPARED.contains(&kind) && !locks.iter().any(|lock| name.ends_with(lock))
     };

@@ -1,5 +1,5 @@
-//! All of cargo's tests on databases that behave otherwise: every transaction serializable, hints that never arrive, the
-//! newest `PostgreSQL`.
+//! Runs cargo's tests with other databases: with every transaction serializable, without work
+//! notifications, and with the newest `PostgreSQL`.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,16 +10,17 @@ use crate::{Result, run_command};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// One run of what uses a database, with everything at once, instead of one of all tests for each.
+    /// Run only the packages that use a database, once with all variants together, instead of all
+    /// tests once for each variant.
     #[arg(long)]
     together: bool,
 }
 
-/// Whose tests use a database.
+/// Packages with tests that use a database.
 const WITH_DATABASE: [&str; 5] =
     ["meshwright-api", "meshwright-server", "meshwright-store", "meshwright-testkit", "meshwright-worker"];
 
-/// What is different, in the environment of a run.
+/// Environment variable that makes a variant, and its value.
 type Setting = (&'static str, String);
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -37,7 +38,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     settings.into_iter().try_for_each(|(title, setting)| tests(title, &["--workspace"], &[setting]))
 }
 
-/// The account that Postgres runs as may not be allowed into the cache.
+/// Copies the newest `PostgreSQL` out of the cache and returns the folder of its programs, because
+/// the account that Postgres runs as may have no access to the cache.
 fn newest(dir: &Path) -> Result<String> {
     let bin = run_command(&mut Command::new("tests/postgres-18"))?;
     let native = Path::new(bin.trim()).parent().ok_or("the folder of PostgreSQL 18 has no parent")?;

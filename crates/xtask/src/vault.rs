@@ -1,5 +1,5 @@
-//! A real Vault as the keeper of the master key: its core, its transit engine and its own API over TLS, and the server as it is
-//! shipped in front of it.
+//! Tests a real Vault as the keeper of the master key: its core, its transit engine and its own API
+//! over TLS, in use by the server as it is shipped.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,9 +12,10 @@ use crate::beside::Beside;
 use crate::service::{Api, SERVER, Setting};
 use crate::{Result, fresh, run_command};
 
-/// What `docs/operating.md` says that the service's token must be allowed, and no more.
+/// Exactly the rights that the service's token needs according to `docs/operating.md`.
 const POLICY: &str = r#"path "transit/encrypt/meshwright" { capabilities = ["update"] }
 path "transit/decrypt/meshwright" { capabilities = ["update"] }"#;
+/// Path of the key in the transit engine.
 const ENGINE: &str = "transit/keys/meshwright";
 
 pub(crate) fn run() -> Result<()> {
@@ -32,7 +33,7 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// A Vault that is unsealed. It ends when this is dropped.
+/// A running, unsealed Vault; it is killed when this value is dropped.
 struct Keeper {
     program: Beside,
     http: Client,
@@ -42,7 +43,8 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Builds it where the cache has none, starts it, and does what its operator does once.
+    /// Starts Vault, which is built if the cache does not have it, and does the setup that its
+    /// operator does once.
     async fn start(dir: &Path) -> Result<Self> {
         let program = Beside::start("vault", dir)?;
         let certificate = std::fs::read(&program.certificate).map_err(text)?;
@@ -61,7 +63,11 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// As its operator. What is refused is an error.
+    /// Sends a request as Vault's operator.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error when Vault does not answer with a success.
     async fn ask(&self, method: &str, path: &str, body: Value) -> Result<Value> {
         let (status, answer) = self.ask_as(&self.root, method, path, body).await?;
         if status.is_success() { Ok(answer) } else { Err(format!("vault: {method} {path}: {status} {answer}")) }
@@ -80,7 +86,7 @@ impl Keeper {
         if opened["sealed"] == false { Ok(()) } else { Err(format!("vault stayed sealed: {opened}")) }
     }
 
-    /// A token that may do what the service needs.
+    /// Creates a token with exactly the rights that the service needs.
     async fn token(&self) -> Result<String> {
         let made = self.ask("POST", "auth/token/create", json!({ "policies": ["meshwright"] })).await?;
         word(&made, "/auth/client_token")
@@ -91,7 +97,7 @@ fn word(answer: &Value, pointer: &str) -> Result<String> {
     answer.pointer(pointer).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| format!("no {pointer}: {answer}"))
 }
 
-/// Says what holds, or stops where it does not.
+/// Prints what was checked, or returns an error when it does not hold.
 fn expect(holds: bool, what: &str, seen: impl std::fmt::Debug) -> Result<()> {
     if !holds {
         return Err(format!("{what}: no: {seen:?}"));
@@ -100,7 +106,7 @@ fn expect(holds: bool, what: &str, seen: impl std::fmt::Debug) -> Result<()> {
     Ok(())
 }
 
-/// The service in front of a Vault.
+/// The service with a Vault as the keeper of its master key.
 struct Scene<'a> {
     postgres: &'a EmbeddedPostgres,
     keeper: Keeper,
@@ -110,7 +116,7 @@ struct Scene<'a> {
     environment: Vec<(&'static str, String)>,
 }
 
-/// A tenant and the key of its owner.
+/// A tenant and the API key of its owner.
 struct Tenant {
     id: String,
     owner: String,
@@ -124,7 +130,7 @@ impl<'a> Scene<'a> {
         let environment = vec![
             ("MESHWRIGHT_TRANSIT_ADDRESS", keeper.address.clone()),
             ("MESHWRIGHT_TRANSIT_TOKEN_FILE", token_file.display().to_string()),
-            // Where the system's authorities are, for a process.
+            // Variable that names the file of trusted authorities for a process.
             ("SSL_CERT_FILE", keeper.program.certificate.display().to_string()),
         ];
         Ok(Self { postgres, keeper, http: Client::new(), token_file, secret, environment })
@@ -134,13 +140,13 @@ impl<'a> Scene<'a> {
         self.postgres.url(role, fresh::NAME)
     }
 
-    /// A process that has opened no key yet.
+    /// Starts an API process, which has no tenant key in memory yet.
     fn api(&self) -> Result<Api> {
         let setting = Setting::new(&self.url("mw_api"), &self.secret);
         Api::start(Setting { environment: self.environment.clone(), ..setting })
     }
 
-    /// A command of the server's operator.
+    /// Runs the command `tenants` of the server's operator.
     fn tenants(&self, arguments: &[&str]) -> Result<String> {
         let mut run = Command::new(SERVER);
         run.arg("tenants").args(arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -167,13 +173,14 @@ impl<'a> Scene<'a> {
         Ok(Tenant { id: word(&made, "/id")?, owner: word(&made, "/owner_key")? })
     }
 
-    /// Sends what has a secret in its answer, which is kept sealed. Sent again, it is the same if that opens.
+    /// Creates a webhook, whose answer contains a secret and is stored sealed. The same request
+    /// again gets the same answer, if the stored one opens.
     async fn webhook(&self, api: &Api, tenant: &Tenant, name: &str) -> Result<(StatusCode, Value)> {
         let body = json!({ "name": name, "url": "https://example.com/events" });
         self.post(api, &tenant.owner, "webhooks", &body).await
     }
 
-    /// With which version of Vault's key the tenants' keys are wrapped.
+    /// Returns the versions of Vault's key that the tenants' keys are wrapped with.
     fn versions(&self) -> Result<Vec<String>> {
         self.query("SELECT DISTINCT split_part(convert_from(wrapped, 'UTF8'), ':', 2) FROM tenant_keys")
     }
@@ -238,7 +245,8 @@ impl<'a> Scene<'a> {
         expect(again == *first, "another token in the file is used at once", &again["code"])
     }
 
-    /// Whoever writes into the database gives a tenant the key of another.
+    /// Checks that a tenant's key does not open for another tenant, even if an attacker who can
+    /// write to the database swaps the two.
     async fn swapped(&self, one: &Tenant, other: &Tenant, first: &Value) -> Result<()> {
         let swap = "WITH old AS (SELECT * FROM tenant_keys)
             UPDATE tenant_keys k SET wrapped = old.wrapped FROM old, tenants mine, tenants theirs

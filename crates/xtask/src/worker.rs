@@ -1,4 +1,4 @@
-//! Workers on the lab as processes of their own, which can be held right before a step.
+//! Runs workers on the lab as separate processes, which can be stopped right before a step.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -16,17 +16,18 @@ use crate::{Result, run_command};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// A step of an operation, as people read of it.
+/// A step of an operation, found by the texts that people read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Step {
-    /// What the operation is.
+    /// Kind of the operation, such as `promote`.
     pub(crate) kind: &'static str,
-    /// What the step's title contains.
+    /// Text that the title of the step contains.
     pub(crate) title: &'static str,
 }
 
 impl Step {
-    /// Finds the record that such a step begins, or, for [`Moment::Recording`], that it is done.
+    /// Returns a matcher for the record that starts such a step, or, for [`CutPoint::Recording`],
+    /// the record that it is done.
     pub(crate) fn record(self, client: Client, moment: CutPoint) -> RecordMatcher {
         Box::new(move |sent| {
             let numbers = if moment == CutPoint::Recording { &sent.done } else { &sent.started };
@@ -34,7 +35,7 @@ impl Step {
         })
     }
 
-    /// The service itself knows which step a number is.
+    /// Asks the service which steps these numbers are, and whether one of them is this step.
     fn is_among(self, client: &Client, sent: &StepRecord, numbers: &[i32]) -> bool {
         let Ok(operation) = client.ask(&["operation", "get", &OperationId(sent.operation).to_string()]) else {
             return false;
@@ -50,7 +51,8 @@ impl Step {
     }
 }
 
-/// A worker's process, perhaps behind a relay. It ends when this is dropped.
+/// A running worker, with or without a relay before its database; it is killed when this value is
+/// dropped.
 pub(crate) struct Worker {
     pub(crate) name: String,
     process: Process,
@@ -79,17 +81,18 @@ impl Worker {
     }
 }
 
-/// The only worker of a lab, whose records can be held up: what a test does meanwhile happens right before a step,
-/// however slow or fast the machine is.
+/// The only worker of a lab, which can be stopped at its records: so a test acts right before a
+/// step, on slow and on fast machines alike.
 pub(crate) struct Holdable {
-    // Before the runtime: a relay's tasks run on it.
+    // Field order matters: the worker is dropped before the runtime, because its relay's tasks run
+    // on it.
     worker: Worker,
     client: Client,
     runtime: Runtime,
 }
 
 impl Holdable {
-    /// Starts it with a server that does no work itself.
+    /// Starts the worker, and a server that runs no operations itself.
     pub(crate) fn with_server(
         lab: &Lab,
         dir: &Path,
@@ -112,7 +115,8 @@ impl Holdable {
         self.worker.relay.as_ref().expect("it was started with one")
     }
 
-    /// Has the worker stand still when it is about to take a step; it goes on when the answer is dropped.
+    /// Stops the worker when it is about to start a step; the worker continues when the returned
+    /// value is dropped.
     pub(crate) fn before(&self, step: Step, begin: impl FnOnce() -> Result<()>) -> Result<Held<'_>> {
         self.relay().stop_at(CutPoint::BeforeEffect, step.record(self.client.clone(), CutPoint::BeforeEffect));
         begin()?;
@@ -123,7 +127,7 @@ impl Holdable {
     }
 }
 
-/// A worker that stands still.
+/// A stopped worker; it continues when this value is dropped.
 pub(crate) struct Held<'a>(&'a Relay);
 
 impl Drop for Held<'_> {

@@ -1,5 +1,5 @@
-//! What every handler needs. The database is not part of it: a handler has one connection at a time, which it gets from
-//! [`Database`], and nothing else here can ask for another one.
+//! Holds the state that every handler gets. The database is not part of it: a handler has at most
+//! one connection at a time and gets it from [`Database`]; no other part of the state opens one.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use store::{TxMode, Session, Store, Tx, Sealer};
 use crate::problem::Result;
 use crate::{App, IssuerKeys, RequestLimiter, NewAuthority, ReadCharts, ReadKubeconfig};
 
-/// What every handler needs. Clones share it.
+/// State that every handler needs. Clones share it.
 #[derive(Clone)]
 pub(crate) struct AppState {
     pub(crate) clock: Arc<dyn Clock>,
@@ -20,7 +20,7 @@ pub(crate) struct AppState {
     pub(crate) read_charts: ReadCharts,
     pub(crate) limits: Arc<RequestLimiter>,
     pub(super) issuers: Arc<IssuerKeys>,
-    /// The keys that seal secrets.
+    /// Encryption of secrets, and digests of API keys and page tokens.
     pub(crate) vault: Sealer,
     store: Store,
 }
@@ -40,29 +40,31 @@ impl From<App> for AppState {
 }
 
 impl AppState {
-    /// Only the check of a credential begins a session; handlers get that one.
+    /// Opens a session for the check of a credential. Handlers continue in the session of that
+    /// check.
     pub(super) fn open_session(&self, tenant: TenantId, aim: TxMode) -> Session {
         self.store.session(tenant, aim)
     }
 }
 
-/// A request's one way to the database, on behalf of its caller's tenant.
+/// Access of one request to the database, limited to the tenant of the caller.
 #[derive(Debug)]
 pub(crate) enum Database {
-    /// The transaction in which the caller's credential was checked goes on.
+    /// The transaction that checked the caller's credential is still open.
     InTransaction(Tx<'static>),
-    /// No connection is held.
+    /// The session holds no connection and no transaction.
     Idle(Session),
 }
 
 impl Database {
-    /// A request that only reads goes on in the transaction of the check. One that may have a body holds no connection while
-    /// the body comes: the sender decides how long that takes.
+    /// Keeps the transaction of the credential check for a request that only reads. A request that
+    /// may have a body gives the connection back while the body arrives, because the sender decides
+    /// how long that takes.
     pub(super) fn after_authentication(checked: Tx<'static>, method: &Method) -> Self {
         if matches!(*method, Method::GET | Method::HEAD) { Self::InTransaction(checked) } else { Self::Idle(checked.rollback_into_session()) }
     }
 
-    /// A transaction for reading; it opens and seals no secrets.
+    /// Returns a transaction for reading. It neither encrypts nor decrypts secrets.
     pub(crate) async fn begin_read(self) -> Result<Tx<'static>> {
         match self {
             Self::InTransaction(tx) => Ok(tx),
@@ -70,7 +72,7 @@ impl Database {
         }
     }
 
-    /// A transaction for a change.
+    /// Returns a transaction for a change, which can also encrypt and decrypt secrets.
     pub(crate) async fn begin_write(self) -> Result<Tx<'static>> {
         let session = match self {
             Self::InTransaction(tx) => tx.rollback_into_session(),

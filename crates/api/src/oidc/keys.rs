@@ -1,7 +1,8 @@
-//! Keys of issuers, fetched by discovery and kept for a short while.
+//! Fetches the keys of issuers by `OpenID` Connect discovery, and caches them for a short time.
 //!
-//! A key that an issuer no longer lists is dead within a minute; an issuer that does not answer keeps the keys that it had;
-//! and nobody can make this service ask an issuer more often than every few seconds by inventing key names.
+//! A key that an issuer no longer lists is refused within a minute. If an issuer does not answer,
+//! its cached keys stay valid for a day. An issuer is asked at most once in ten seconds, however
+//! many unknown key ids clients send.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -12,27 +13,28 @@ use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::{JwkSet, PublicKeyUse};
 use serde::Deserialize;
 
-/// Older than this, keys are fetched again before they are used.
+/// Age at which cached keys are fetched again before they are used.
 const REFRESH_INTERVAL: SignedDuration = SignedDuration::from_secs(30);
-/// An unknown key does not make us ask again sooner than this after the last time.
+/// Minimum time between two fetches from one issuer, also for an unknown key.
 const MIN_FETCH_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
-/// How long an issuer may be out of reach before its keys are no longer believed.
+/// Age at which cached keys are no longer used, if their issuer has not answered since.
 const MAX_KEY_AGE: SignedDuration = SignedDuration::from_hours(24);
-/// The most keys of an issuer that are kept.
+/// Maximum number of keys of one issuer that are cached.
 const MAX_KEYS_PER_ISSUER: usize = 64;
 
-/// Reads a document of an identity provider.
+/// Fetches a document of an identity provider.
 #[async_trait]
 pub trait Fetch: Send + Sync + std::fmt::Debug {
-    /// The body of a successful answer, of a limited size and in a limited time. Addresses that are not public are
-    /// refused, and redirects are not followed: the address is a tenant's.
+    /// Returns the body of a successful answer, with a limit on its size and on the time. Addresses
+    /// that are not public are refused, and redirects are not followed, because a tenant chose the
+    /// address.
     ///
     /// # Errors
-    /// It could not be had.
+    /// Returns an error if the document could not be fetched.
     async fn get(&self, url: &str) -> Result<Vec<u8>, FetchError>;
 }
 
-/// A document could not be had.
+/// Cause why a document could not be fetched.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct FetchError(pub String);
@@ -50,10 +52,11 @@ struct CachedKeys {
     attempted_at: Option<Timestamp>,
 }
 
-/// The keys of every issuer that was asked for.
+/// Cache of the keys of all issuers that were asked for.
 pub struct IssuerKeys {
     fetch: Arc<dyn Fetch>,
-    /// One lock for each issuer: of many requests at once, one asks.
+    /// Cached keys by issuer, with a lock for each issuer, so that one of several requests at once
+    /// fetches the keys and the others wait for it.
     issuers: Mutex<HashMap<String, Arc<tokio::sync::Mutex<CachedKeys>>>>,
 }
 
@@ -64,12 +67,14 @@ impl std::fmt::Debug for IssuerKeys {
 }
 
 impl IssuerKeys {
-    /// Nothing is fetched before somebody comes.
+    /// Creates an empty cache. The keys of an issuer are fetched when the first token of it
+    /// arrives.
     pub fn new(fetch: Arc<dyn Fetch>) -> Self {
         Self { fetch, issuers: Mutex::default() }
     }
 
-    /// A key of an issuer that some tenant trusts.
+    /// Returns a key of an issuer that a tenant trusts. Fetches the keys of the issuer if they are
+    /// too old, or if this key is not among them.
     pub(crate) async fn find_key(&self, issuer: &str, name: &str, now: Timestamp) -> Option<DecodingKey> {
         let known = self.issuers.lock().expect("no holder panics").entry(issuer.to_owned()).or_default().clone();
         let mut known = known.lock().await;
@@ -79,7 +84,7 @@ impl IssuerKeys {
             known.attempted_at = Some(now);
             match self.fetch_keys(issuer).await {
                 Ok(keys) => (known.keys, known.fetched_at) = (keys, Some(now)),
-                Err(error) => tracing::warn!(issuer, %error, "an issuer's keys could not be fetched"),
+                Err(error) => tracing::warn!(issuer, %error, "could not fetch the keys of an identity provider"),
             }
         }
         if age(known.fetched_at) >= MAX_KEY_AGE {
@@ -88,6 +93,7 @@ impl IssuerKeys {
         known.keys.get(name).cloned()
     }
 
+    /// Fetches the discovery document of an issuer and the keys that it refers to.
     async fn fetch_keys(&self, issuer: &str) -> Result<HashMap<String, DecodingKey>, FetchError> {
         let unreadable = |error: serde_json::Error| FetchError(format!("it cannot be read: {error}"));
         let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
@@ -99,7 +105,7 @@ impl IssuerKeys {
         let signs = |usage: &Option<PublicKeyUse>| usage.as_ref().is_none_or(|usage| *usage == PublicKeyUse::Signature);
         let keys = set.keys.iter().filter(|key| signs(&key.common.public_key_use)).filter_map(|key| {
             let name = key.common.key_id.clone()?;
-            // A shared secret in a public document proves nothing.
+            // Leave symmetric keys out: a shared secret in a public document proves nothing.
             let shared = matches!(key.algorithm, jsonwebtoken::jwk::AlgorithmParameters::OctetKey(_));
             Some((name, DecodingKey::from_jwk(key).ok().filter(|_| !shared)?))
         });

@@ -1,4 +1,4 @@
-//! What can be typed about keys, people, tenants and the audit log.
+//! Declares the arguments of the commands on API keys, the audit log, access and tenants.
 
 use std::path::PathBuf;
 
@@ -6,56 +6,59 @@ use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
-    /// All of them, without their secrets.
+    /// List the API keys, without their secrets.
     List {
-        /// Revoked ones too.
+        /// List revoked keys as well.
         #[arg(long)]
         all: bool,
     },
-    /// Make a key; its secret is printed once.
+    /// Create an API key. Its secret is printed once.
     Create {
-        /// What to call it: a DNS label.
+        /// Name of the key: a DNS label.
         name: String,
-        /// owner, operator, viewer or auditor.
+        /// Role of the key: owner, operator, viewer or auditor.
         #[arg(long, default_value = "viewer")]
         role: String,
-        /// The id of a mesh or a cluster that it is narrowed to. Repeatable.
+        /// Id of a mesh or cluster that the role is limited to (repeatable); by default the role
+        /// holds for the whole tenant.
         #[arg(long = "scope")]
         scopes: Vec<String>,
-        /// When it ends, for example 2027-01-31T00:00:00Z.
+        /// Time at which the key expires, for example 2027-01-31T00:00:00Z; by default it does not
+        /// expire.
         #[arg(long)]
         expires_at: Option<jiff::Timestamp>,
     },
-    /// Give a key another secret, which is printed once.
+    /// Give an API key a new secret, which is printed once.
     Rotate {
-        /// Its id.
+        /// Id of the key, from `key list`.
         key: String,
-        /// For how many seconds the former secret is still accepted.
+        /// Seconds that the former secret is still accepted, from 0 to 604800 (7 days).
         #[arg(long, default_value_t = 3600)]
         overlap_seconds: u32,
     },
-    /// End a key at once.
+    /// Revoke an API key at once.
     Revoke {
-        /// Its id.
+        /// Id of the key, from `key list`.
         key: String,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditCommand {
-    /// A part of it, oldest first.
+    /// List 100 entries of the audit log, oldest first.
     List {
-        /// Begin after this number.
+        /// Number of the entry after which the list begins.
         #[arg(long, default_value_t = 0)]
         after: i64,
     },
-    /// All of it, one JSON object in each line.
+    /// Print the whole audit log, one JSON object per line.
     Export,
-    /// One line that says where it ends now, to be kept where nobody can change it.
+    /// Print the number and digest of the newest entry as one line of JSON. Keep it where no one
+    /// can change it.
     Anchor,
-    /// Read all of it, compute every digest, and compare with the anchors.
+    /// Verify the audit log: read it whole, compute each digest, and compare it with the anchors.
     Verify {
-        /// A file of anchors, one in each line.
+        /// File of audit anchors, one JSON object per line.
         #[arg(long)]
         anchors: Option<PathBuf>,
     },
@@ -63,107 +66,107 @@ pub(crate) enum AuditCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AccessCommand {
-    /// Identity providers that are trusted, with the audience that their tokens need.
+    /// List the trusted identity providers, with the audience that their tokens must have.
     Providers,
-    /// Trust an identity provider.
+    /// Trust an issuer of `OpenID` Connect tokens.
     Trust {
-        /// What to call it: a DNS label.
+        /// Name of the identity provider: a DNS label.
         name: String,
-        /// What its tokens say in `iss`: an https address.
+        /// Value of the claim `iss` in its tokens: an https address.
         #[arg(long)]
         issuer: String,
-        /// A signature algorithm that it uses. Repeatable.
+        /// Signature algorithm of its tokens (repeatable).
         #[arg(long = "algorithm", default_values_t = ["RS256".to_owned()])]
         algorithms: Vec<String>,
-        /// The claim that lists groups.
+        /// Claim that lists the groups of a person.
         #[arg(long, default_value = "groups")]
         groups_claim: String,
-        /// A claim that every token must have, as name=value. Repeatable.
+        /// Claim that every token must have, as NAME=VALUE (repeatable).
         #[arg(long = "require")]
         required: Vec<String>,
     },
-    /// Trust an identity provider no longer; its people lose what they were granted.
+    /// Stop trusting an identity provider. Its people lose the roles that they were granted.
     Distrust {
-        /// Its id.
+        /// Id of the identity provider, from `access providers`.
         provider: String,
     },
-    /// What was granted to whom.
+    /// List the roles that were granted.
     List,
-    /// Grant a role to one person or to a group.
+    /// Grant a role to one person or program, or to a group.
     Grant {
-        /// owner, operator, viewer or auditor.
+        /// Role to grant: owner, operator, viewer or auditor.
         role: String,
-        /// The identity provider's id.
+        /// Id of the identity provider, from `access providers`.
         #[arg(long)]
         provider: String,
-        /// One person or program: what their tokens say in `sub`.
+        /// Claim `sub` in the tokens of the person or program.
         #[arg(long, conflicts_with = "group", required_unless_present = "group")]
         subject: Option<String>,
-        /// Everybody whose tokens list this group.
+        /// Group that the tokens of its members list.
         #[arg(long)]
         group: Option<String>,
-        /// tenant, or the id of a mesh or a cluster.
+        /// Scope of the role: tenant, or the id of a mesh or cluster.
         #[arg(long, default_value = "tenant")]
         scope: String,
     },
-    /// Take a role back.
+    /// Revoke a role that was granted.
     Revoke {
-        /// The binding's id.
+        /// Id of the role binding, from `access list`.
         binding: String,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TenantCommand {
-    /// All of them.
+    /// List the tenants of the service.
     List {
-        /// Deleted ones too.
+        /// List deleted tenants as well.
         #[arg(long)]
         all: bool,
     },
-    /// Make a tenant; its first owner's key is printed once.
+    /// Create a tenant. The key of its first owner is printed once.
     Create {
-        /// What to call it: a DNS label.
+        /// Name of the tenant: a DNS label.
         name: String,
-        /// How much of something it may have, for example meshes=5. Repeatable.
+        /// Quota that differs from the default, for example meshes=5 (repeatable).
         #[arg(long = "quota")]
         quotas: Vec<String>,
-        /// The highest edition that its meshes can have: standard, enterprise or ultimate.
+        /// Highest edition that meshes of the tenant can have: standard, enterprise or ultimate.
         #[arg(long, default_value = "standard")]
         edition: String,
     },
-    /// Set quotas, or grant an edition.
+    /// Change the quotas or the edition of a tenant.
     Limit {
-        /// Its id.
+        /// Id of the tenant, from `tenant list`.
         tenant: String,
-        /// How much of something it may have, for example meshes=5. Repeatable.
+        /// Quota to set, for example meshes=5 (repeatable).
         #[arg(long = "quota", required_unless_present = "edition")]
         quotas: Vec<String>,
-        /// The highest edition that new meshes can have: standard, enterprise or ultimate.
+        /// Highest edition that new meshes can have: standard, enterprise or ultimate.
         #[arg(long)]
         edition: Option<String>,
     },
-    /// Make an owner's key for a tenant that has locked itself out; its secret is printed once.
+    /// Create an owner's key for a tenant that has no usable key. Its secret is printed once.
     OwnerKey {
-        /// Its id.
+        /// Id of the tenant, from `tenant list`.
         tenant: String,
-        /// What to call the key: a DNS label.
+        /// Name of the key: a DNS label.
         #[arg(long, default_value = "recovery")]
         name: String,
     },
-    /// Accept no credential of a tenant until it is resumed; its meshes go on serving.
+    /// Suspend a tenant: its credentials are refused until it is resumed. Its meshes go on serving.
     Suspend {
-        /// Its id.
+        /// Id of the tenant, from `tenant list`.
         tenant: String,
     },
-    /// Accept a tenant's credentials again.
+    /// Resume a tenant: its credentials are accepted again.
     Resume {
-        /// Its id.
+        /// Id of the tenant, from `tenant list`.
         tenant: String,
     },
-    /// Delete a tenant without meshes and clusters, and erase its secrets for good.
+    /// Delete a tenant that has no meshes and clusters, and erase its secrets for good.
     Delete {
-        /// Its id.
+        /// Id of the tenant, from `tenant list`.
         tenant: String,
     },
 }

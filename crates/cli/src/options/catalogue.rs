@@ -1,4 +1,5 @@
-//! What can be typed about the catalogue, by whoever operates the service.
+//! Declares the arguments of the commands on releases and hosting clusters, for the operator of the
+//! service.
 
 use std::path::PathBuf;
 
@@ -7,42 +8,43 @@ use wire::ReleaseArgs;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ReleaseCommand {
-    /// Add a release from its own charts.
+    /// Import a release from its own charts.
     Import(Box<ImportReleaseArgs>),
-    /// Offer, deprecate or withdraw a release, or say what is known of it by now.
+    /// Change the state, the channels, the end of support or the notes of a release.
     Set(SetReleaseArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct SetReleaseArgs {
-    /// Its version.
+    /// Version of the release, for example 1.27.9.1.
     pub(crate) version: String,
-    /// available, deprecated or withdrawn.
+    /// New state of the release: available, deprecated or withdrawn.
     #[arg(required_unless_present_any = ["channels", "supported_until", "notes"])]
     pub(crate) state: Option<String>,
-    /// A channel that it is offered in from now on: rapid, regular or stable. Repeatable.
+    /// Channel that offers the release from now on: rapid, regular or stable (repeatable). Given
+    /// channels replace all former ones.
     #[arg(long = "channel")]
     pub(crate) channels: Vec<String>,
-    /// The day on which its support ends, for example 2027-06-30.
+    /// Day on which support for the release ends, for example 2027-06-30.
     #[arg(long)]
     pub(crate) supported_until: Option<String>,
-    /// What users should know of it: a sentence, or where its notes are.
+    /// Notes for users, at most 255 bytes: a sentence, or the address of the release notes.
     #[arg(long)]
     pub(crate) notes: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ImportReleaseArgs {
-    /// Its version, for example 1.27.9.1.
+    /// Version of the release, for example 1.27.9.1.
     pub(crate) version: String,
-    /// Folder with the charts base and istiod, a tar of it, with or without gzip, or a registry that has them, for example
-    /// `oci://gcr.io/istio-release/charts`.
+    /// Folder with the charts base and istiod, a tar archive of it, with or without gzip, or a
+    /// registry that has them, for example `oci://gcr.io/istio-release/charts`.
     #[arg(long)]
     pub(crate) charts: String,
     /// Version of the charts in the registry; the community version by default.
     #[arg(long)]
     pub(crate) chart_version: Option<String>,
-    /// The helm program that pulls from a registry.
+    /// Path of the helm program that pulls from a registry.
     #[arg(long, env = "MESHWRIGHT_HELM", default_value = "helm")]
     pub(crate) helm: PathBuf,
     #[command(flatten)]
@@ -51,19 +53,19 @@ pub(crate) struct ImportReleaseArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum HostingCommand {
-    /// All of them.
+    /// List the hosting clusters of the service.
     List,
-    /// Add a cluster that control planes run in.
+    /// Add a cluster in which control planes can run.
     Add {
-        /// What to call it: a DNS label.
+        /// Name of the hosting cluster: a DNS label.
         name: String,
-        /// A kubeconfig with everything inline.
+        /// File with a kubeconfig that has all certificates and tokens inline.
         #[arg(long)]
         kubeconfig: PathBuf,
     },
-    /// Remove one that no mesh ever ran in.
+    /// Remove a hosting cluster that no mesh ever ran in.
     Delete {
-        /// Its id.
+        /// Id of the hosting cluster, from `hosting list`.
         hosting: String,
     },
 }

@@ -1,64 +1,66 @@
-//! What can be typed about webhooks.
+//! Declares the arguments of the commands on webhooks.
 
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum WebhookCommand {
-    /// All of them, without their secrets.
+    /// List the webhooks, without their secrets.
     List,
-    /// Make a webhook; the secret that messages are signed with is printed once.
+    /// Create a webhook. The secret that messages are signed with is printed once.
     Create {
-        /// What to call it: a DNS label.
+        /// Name of the webhook: a DNS label.
         name: String,
-        /// Where messages go: an https address.
+        /// Address that messages are sent to, with https.
         #[arg(long)]
         url: String,
-        /// Which kinds of events, for example upgrade.* or cluster.unreachable. Repeatable; everything by default.
+        /// Kind of events to send, for example upgrade.* or cluster.unreachable (repeatable); all
+        /// events by default.
         #[arg(long = "kind", default_value = "*")]
         kinds: Vec<String>,
     },
-    /// Change where messages go and which, or switch a webhook on or off.
+    /// Change the address or the kinds of events of a webhook, or switch it on or off.
     Change {
-        /// Its name or id.
+        /// Name or id of the webhook.
         webhook: String,
-        /// Where messages go.
+        /// New address that messages are sent to.
         #[arg(long)]
         url: Option<String>,
-        /// Which kinds of events; replaces all of them. Repeatable.
+        /// Kind of events to send (repeatable). Given kinds replace all former ones.
         #[arg(long = "kind")]
         kinds: Vec<String>,
-        /// Whether anything is sent.
+        /// With true, messages are sent; with false, none are.
         #[arg(long)]
         enabled: Option<bool>,
     },
-    /// Give a webhook another secret, which is printed once.
+    /// Give a webhook a new secret, which is printed once.
     Rotate {
-        /// Its name or id.
+        /// Name or id of the webhook.
         webhook: String,
-        /// For how many seconds messages are signed with the former secret as well.
+        /// Seconds that messages are signed with the former secret as well, from 0 to 604800 (7
+        /// days).
         #[arg(long, default_value_t = 3600)]
         overlap_seconds: u32,
     },
-    /// Send a test message.
+    /// Send a test message to a webhook.
     Test {
-        /// Its name or id.
+        /// Name or id of the webhook.
         webhook: String,
     },
-    /// What was and is to be sent to a webhook, newest first.
+    /// List the deliveries to a webhook, done and pending, newest first.
     Deliveries {
-        /// Its name or id.
+        /// Name or id of the webhook.
         webhook: String,
     },
-    /// Send a message again.
+    /// Send the message of an event again.
     Redeliver {
-        /// Its name or id.
+        /// Name or id of the webhook.
         webhook: String,
-        /// The number of the event.
+        /// Number of the event, from `webhook deliveries`.
         seq: i64,
     },
-    /// Delete a webhook with everything that was to be sent to it.
+    /// Delete a webhook with its pending deliveries.
     Delete {
-        /// Its name or id.
+        /// Name or id of the webhook.
         webhook: String,
     },
 }

@@ -1,4 +1,5 @@
-//! Reading of answers: byte by byte within the limits, never buffered beyond them, never longer than the time of a call.
+//! Reads answers within the limits: frame by frame, never buffered beyond the maximum size, and
+//! never longer than the timeout of a call.
 
 use bytes::BytesMut;
 use http::{Response, StatusCode};
@@ -12,21 +13,25 @@ use super::refusal::ErrorStatus;
 use super::{ClusterClient, told};
 use crate::connect::ConnectError;
 
-/// How a call failed.
+/// Reason why a call to a cluster failed.
 #[derive(Debug)]
 pub(super) enum CallError {
-    /// The permit to write has run out.
+    /// The fencing token's deadline has passed.
     Expired,
-    /// No answer; trying again may help.
+    /// The cluster did not answer (problem code, cause); trying again may help.
     Unreachable(&'static str, &'static str),
-    /// The answer passes a limit or is none; trying again does not help.
+    /// The answer exceeds a limit or is unreadable (problem code, cause); trying again does not
+    /// help.
     InvalidResponse(&'static str, String),
-    /// The cluster said no.
+    /// The cluster answered with an error status.
     Status(ErrorStatus),
 }
 
+/// An answer began but did not end in time.
 pub(super) const RESPONSE_TOO_SLOW: CallError = CallError::Unreachable("answer_too_slow", "its answer did not come to an end in time");
+/// No answer began in time.
 const NO_RESPONSE: CallError = CallError::Unreachable("cluster_unreachable", "no answer in time");
+/// The connection failed, before or within an answer.
 const CONNECTION_FAILED: CallError = CallError::Unreachable("cluster_unreachable", "the connection failed");
 
 impl CallError {
@@ -43,7 +48,7 @@ impl CallError {
     }
 
     fn from_client_error(place: &str, error: &kube::Error) -> Self {
-        tracing::debug!(place, error = error as &dyn std::error::Error, "a call failed");
+        tracing::debug!(place, error = error as &dyn std::error::Error, "a call to the cluster failed");
         match ConnectError::find_in(error) {
             Some(ConnectError::Forbidden) => Self::InvalidResponse(
                 "address_refused",
@@ -56,7 +61,7 @@ impl CallError {
         }
     }
 
-    /// The failure in the ports' words.
+    /// Converts the failure into the error type of the ports.
     pub(super) fn into_cluster_error(self, place: &str) -> ClusterError {
         let place = place.to_owned();
         let refusal = match self {
@@ -67,7 +72,8 @@ impl CallError {
         };
         let refused = |code, cause| ClusterError::Refused { place: place.clone(), code, cause };
         match refusal.status {
-            // Gone is what a list or a watch goes on from: it begins again.
+            // 410 Gone: the version from which a list or a watch continues has expired; the caller
+            // begins again.
             StatusCode::CONFLICT | StatusCode::GONE => ClusterError::Changed { place },
             StatusCode::UNAUTHORIZED => {
                 refused("credential_expired", "the credential is not valid any more".to_owned())
@@ -82,7 +88,8 @@ impl CallError {
 }
 
 impl ClusterClient {
-    /// Sends one request and waits for the head of the answer. A credential that is not valid any more is read again, once.
+    /// Sends one request and waits for the head of the answer. If the cluster answers 401, reads
+    /// the credential again and repeats the request once with a newer one.
     pub(super) async fn send_request(
         &self,
         request: &http::Request<Vec<u8>>,
@@ -109,7 +116,7 @@ impl ClusterClient {
         sent.map_err(|_| NO_RESPONSE)?.map_err(|error| CallError::from_client_error(self.cluster_name(), &error))
     }
 
-    /// Reads a whole answer.
+    /// Reads a whole answer, within `max_response_bytes` and until `latest`.
     pub(super) async fn read_body(&self, answer: Response<Body>, latest: Instant) -> Result<BytesMut, CallError> {
         let most = self.limits().max_response_bytes;
         let mut body = answer.into_body();
@@ -128,7 +135,7 @@ impl ClusterClient {
     }
 }
 
-/// Refuses an answer that is not a success, by what its body says.
+/// Returns an error for an answer that is not a success, explained by its body.
 pub(super) fn check_status(status: StatusCode, asked: &str, body: &[u8]) -> Result<(), CallError> {
     if status.is_success() {
         return Ok(());
@@ -136,14 +143,14 @@ pub(super) fn check_status(status: StatusCode, asked: &str, body: &[u8]) -> Resu
     Err(CallError::Status(ErrorStatus::from_status_body(status, asked, &told::parse_object(body).unwrap_or(Value::Null))))
 }
 
-/// Events of a watch, one by one.
+/// Events of a watch, read one by one.
 #[derive(Debug)]
 pub(crate) struct WatchEvents {
     place: String,
     body: Body,
-    /// What has come of the next line.
+    /// Bytes of the next line that have arrived so far.
     line: BytesMut,
-    /// Bytes of `line` that hold no line break.
+    /// Number of bytes at the start of `line` that are known to hold no line break.
     searched: usize,
     max_line_bytes: usize,
     ends_at: Instant,
@@ -156,10 +163,10 @@ impl WatchEvents {
         Self { place, body: answer.into_body(), line: BytesMut::new(), searched: 0, max_line_bytes: most, ends_at: until }
     }
 
-    /// The next event: its type and its object. `None` when the watch has come to its end.
+    /// Returns type and object of the next event, or `None` when the watch has ended.
     ///
     /// # Errors
-    /// The connection failed, or an event is too large or no JSON.
+    /// Returns an error if the connection failed, or if an event is too large or no JSON.
     pub(crate) async fn next_event(&mut self) -> Result<Option<(String, Value)>, ClusterError> {
         let place = self.place.clone();
         match tokio::time::timeout_at(self.ends_at, self.read_line()).await {
@@ -173,6 +180,7 @@ impl WatchEvents {
         }
     }
 
+    /// Reads the next line of the watch that is not blank, or `None` at the end of the stream.
     async fn read_line(&mut self) -> Result<Option<BytesMut>, CallError> {
         loop {
             if let Some(at) = self.line[self.searched..].iter().position(|byte| *byte == b'\n') {

@@ -1,4 +1,5 @@
-//! The HTTP client of one credential: its certificate authority, its identity, and our own way to connect.
+//! Builds the HTTP client of one credential: its certificate authority, its identity, and our own
+//! connector, which checks addresses.
 
 use hyper_util::client::legacy;
 use hyper_util::rt::TokioExecutor;
@@ -12,37 +13,39 @@ use crate::connect::{ConnectError, connect};
 use crate::dialling::AddressPolicy;
 use crate::kubeconfig::{Credential, ClientIdentity, parse_certificates};
 
-/// Connections that are kept for the next call: one for each list that runs at the same time.
+/// Maximum number of idle connections that are kept for the next call: one for each list that runs
+/// at the same time.
 const MAX_IDLE_CONNECTIONS: usize = 8;
 
-/// Reads what a client needs of a credential.
+/// Builds the client configuration of a credential.
 fn build_config(credential: &Credential) -> Result<kube::Config, &'static str> {
     let server = credential.server.parse().map_err(|_| "its address cannot be read")?;
     let mut config = kube::Config::new(server);
     config.root_cert =
         Some(parse_certificates(&credential.authority).ok_or("its certificate authority holds no certificate")?);
     config.auth_info = auth_info(&credential.identity);
-    // Fails only when another thread has set one in between.
+    // Fails only if a provider is installed already, for example by another thread meanwhile.
     drop(CryptoProvider::install_default(aws_lc_rs::default_provider()));
     Ok(config)
 }
 
+/// Explanation for a credential from which no TLS configuration or header can be built.
 const UNUSABLE_CREDENTIAL: &str = "its certificate, key or token cannot be used";
 
-/// Whether a client could be built.
+/// Checks that a client can be built from a credential.
 ///
 /// # Errors
-/// What of the credential cannot be used.
+/// Names the part of the credential that cannot be used.
 pub(crate) fn check_credential(credential: &Credential) -> Result<(), &'static str> {
     let config = build_config(credential)?;
     config.rustls_client_config().map_err(|_| UNUSABLE_CREDENTIAL)?;
     config.auth_layer().map(|_| ()).map_err(|_| UNUSABLE_CREDENTIAL)
 }
 
-/// Builds the client; nothing is called. Redirects are not followed, and no proxy is asked.
+/// Builds the client without calling the cluster. It follows no redirects and uses no proxy.
 ///
 /// # Errors
-/// What of the credential cannot be used.
+/// Names the part of the credential that cannot be used.
 pub(super) fn build_client(credential: &Credential, rules: &AddressPolicy) -> Result<kube::Client, &'static str> {
     let mut config = build_config(credential)?;
     let caller = format!("meshwright/{} ({})", env!("CARGO_PKG_VERSION"), rules.worker_name);
@@ -52,7 +55,8 @@ pub(super) fn build_client(credential: &Credential, rules: &AddressPolicy) -> Re
     let (rules, time) = (rules.clone(), rules.limits.call_timeout);
     let tcp = tower::service_fn(move |server| Box::pin(connect(rules.clone(), server)));
     let tls = config.rustls_https_connector_with_connector(tcp).map_err(unusable)?;
-    // A handshake that hangs would outlive the call that began it: the client goes on with it for a later call.
+    // The client continues a TLS handshake for a later call, so one that hangs would outlive the
+    // call that began it.
     let connector = tower::service_fn(move |server: http::Uri| {
         let tls = tls.clone();
         Box::pin(async move {

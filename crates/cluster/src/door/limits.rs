@@ -1,28 +1,31 @@
-//! Limits of what one cluster may answer, so that an endless one costs only itself.
+//! Bounds what one cluster may answer, so that an endless answer harms only that cluster.
 
 use std::time::Duration;
 
-/// Limits of the answers of one cluster. Passing one ends the call, the list or the look with a problem code of its own.
+/// Limits on the answers of one cluster. Exceeding one ends the call, the list or the observation
+/// with a problem code of its own.
 #[derive(Debug, Clone)]
 pub struct ResponseLimits {
-    /// Time of one request, from the connect to the last byte of the answer (`cluster_unreachable` without an answer,
-    /// `answer_too_slow` within one). A sixth of the default lease.
+    /// Time for one request, from the connect to the last byte of the answer. Exceeding it gives
+    /// `cluster_unreachable` before an answer begins and `answer_too_slow` within one. It is a
+    /// sixth of the default lease.
     pub call_timeout: Duration,
-    /// Bytes of one answer (`answer_too_large`).
+    /// Maximum size of one answer, in bytes (`answer_too_large`).
     pub max_response_bytes: usize,
-    /// Pages of one list (`list_too_long`).
+    /// Maximum number of pages of one list (`list_too_long`).
     pub max_list_pages: usize,
-    /// Objects of one list (`list_too_long`).
+    /// Maximum number of objects in one list (`list_too_long`).
     pub max_list_items: usize,
-    /// Bytes of all pages of one list (`list_too_long`).
+    /// Maximum size of all pages of one list together, in bytes (`list_too_long`).
     pub max_list_bytes: usize,
-    /// Time of one list with all of its pages (`list_too_slow`).
+    /// Time for one list with all of its pages (`list_too_slow`).
     pub list_timeout: Duration,
-    /// Time of one look at a target, a member or a whole mesh (`look_too_slow`).
+    /// Time for one observation of a target, a member or a whole mesh (`look_too_slow`).
     pub look_timeout: Duration,
-    /// Bytes of one line of a watch, which is one object (`answer_too_large`).
+    /// Maximum size of one line of a watch, which holds one object, in bytes (`answer_too_large`).
     pub max_event_bytes: usize,
-    /// Time of one watch. The cluster is asked to end it before; then it is opened again.
+    /// Time for one watch. The cluster is asked to end it a little earlier, and then it is opened
+    /// again.
     pub watch_timeout: Duration,
 }
 
@@ -30,10 +33,10 @@ impl Default for ResponseLimits {
     fn default() -> Self {
         Self {
             call_timeout: Duration::from_secs(5),
-            // etcd keeps objects of 1.5 MiB at most; a page of pods with sidecars is about 5 MiB.
+            // etcd limits objects to 1.5 MiB; a page of pods with sidecars has about 5 MiB.
             max_response_bytes: 16 * 1024 * 1024,
             max_list_pages: 2_000,
-            // Kubernetes' own limit is 150,000 pods in a cluster.
+            // Kubernetes supports at most 150,000 pods in a cluster.
             max_list_items: 200_000,
             max_list_bytes: 2 * 1024 * 1024 * 1024,
             list_timeout: Duration::from_mins(1),

@@ -1,23 +1,24 @@
-//! A refusal of a cluster in our own words. Its own message is text from outside: only bounded facts are parsed from it, and
-//! the rest goes to the debug log.
+//! Explains an error status of a cluster in our own words. The cluster's message is untrusted text:
+//! only bounded facts are parsed from it, and the rest goes to the debug log.
 
 use http::StatusCode;
 use serde_json::Value;
 
-/// Bytes of a name that Kubernetes gives: a DNS name.
+/// Maximum length of a name that Kubernetes gives, in bytes: that of a DNS name.
 const MAX_NAME_BYTES: usize = 253;
-/// Bytes of a field's path that are repeated.
+/// Maximum length of a field's path that we repeat, in bytes.
 const MAX_FIELD_BYTES: usize = 128;
 
-/// What a cluster answered instead of an object.
+/// Error status that a cluster answered in place of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ErrorStatus {
     pub(crate) status: StatusCode,
-    /// Our words, which may name a webhook, a policy, a quota or a field.
+    /// Explanation in our own words. It may name a webhook, a policy, a quota or a field.
     pub(crate) message: String,
 }
 
-/// Beginnings of messages of Kubernetes' own code, with what a quoted or plain name after them is.
+/// Known messages of Kubernetes' own code: the start of the message, after which a quoted or plain
+/// name follows, and our words before and after that name.
 const KNOWN_REASONS: [(&str, &str, &str); 7] = [
     ("admission webhook ", "the admission webhook ", " denied it"),
     ("failed calling webhook ", "the webhook ", " did not answer"),
@@ -29,16 +30,16 @@ const KNOWN_REASONS: [(&str, &str, &str); 7] = [
 ];
 
 impl ErrorStatus {
-    /// Reads the body of an answer, which should be a `Status` and may be anything.
+    /// Reads the body of an error answer. It should be a `Status`, but may be anything.
     pub(crate) fn from_status_body(status: StatusCode, asked: &str, body: &Value) -> Self {
         let message = body["message"].as_str().unwrap_or_default();
-        tracing::debug!(asked, status = status.as_u16(), message, "a cluster refused");
+        tracing::debug!(asked, status = status.as_u16(), message, "a cluster refused a request");
         let words = known_reason(message).or_else(|| invalid_field(body)).unwrap_or_else(|| generic_reason(status, asked, body));
         Self { status, message: words }
     }
 }
 
-/// A known reason with the name that belongs to it.
+/// Finds a known reason in a message and returns it with the name that follows it.
 fn known_reason(message: &str) -> Option<String> {
     KNOWN_REASONS.iter().find_map(|(start, before, after)| {
         let rest = &message[message.find(start)? + start.len()..];
@@ -49,7 +50,7 @@ fn known_reason(message: &str) -> Option<String> {
     })
 }
 
-/// The field that is not valid.
+/// Names the field that the cluster found invalid.
 fn invalid_field(body: &Value) -> Option<String> {
     let field = body.pointer("/details/causes/0/field")?.as_str()?;
     let plain = field.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".[]-_/".contains(&byte));
@@ -57,6 +58,7 @@ fn invalid_field(body: &Value) -> Option<String> {
     fits.then(|| format!("the field {field} of the object is not valid there"))
 }
 
+/// Explains a status for which no known reason was found.
 fn generic_reason(status: StatusCode, asked: &str, body: &Value) -> String {
     let reason = body["reason"].as_str().filter(|reason| is_plain_name(reason)).unwrap_or("no reason");
     if status == StatusCode::FORBIDDEN {
@@ -65,7 +67,8 @@ fn generic_reason(status: StatusCode, asked: &str, body: &Value) -> String {
     format!("it answered {} ({reason}) to {asked}", status.as_u16())
 }
 
-/// Letters, digits, dashes, dots and colons: what names and reasons of Kubernetes are made of.
+/// Returns whether a text has only the characters of Kubernetes' names and reasons: letters,
+/// digits, dashes, dots, colons and underscores.
 fn is_plain_name(text: &str) -> bool {
     let letters = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.:_".contains(&byte));
     letters && !text.is_empty() && text.len() <= MAX_NAME_BYTES

@@ -1,5 +1,6 @@
-//! JSON from a cluster, cleaned while it is parsed: no control characters, no text without an end, no more values than
-//! memory should hold. All answers are read here, so no caller can forget it.
+//! Parses JSON from a cluster and sanitizes it while parsing: no control characters, no text of
+//! unlimited length, no more values than memory should hold. All answers are parsed here, so no
+//! caller can forget it.
 
 use std::cell::Cell;
 use std::fmt;
@@ -7,25 +8,28 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// Bytes of one text that are kept. The longest that is read is a proxy's configuration in an environment variable.
+/// Maximum length of a text, in bytes; the rest is cut off. The longest text that we need is a
+/// proxy's configuration in an environment variable.
 const MAX_TEXT_BYTES: usize = 16 * 1024;
-/// Bytes of a name that are kept: a DNS name.
+/// Maximum length of a name, in bytes: that of a DNS name.
 const MAX_NAME_BYTES: usize = 253;
-/// Bytes of words for people that are kept.
+/// Maximum length of a message for people, in bytes.
 const MAX_MESSAGE_BYTES: usize = 1024;
 /// Fields whose text is a name.
 const NAME_FIELDS: [&str; 7] = ["name", "namespace", "uid", "kind", "reason", "gitVersion", "proxy"];
-/// Fields whose text is words for people.
+/// Fields whose text is a message for people.
 const MESSAGE_FIELDS: [&str; 3] = ["message", "lastError", "last_error"];
-/// Values of one object: arrays, maps and what is in them. The largest definitions have about 100,000.
+/// Maximum number of values in one object: arrays, maps and their contents. The largest custom
+/// resource definitions have about 100,000.
 const MAX_OBJECT_VALUES: usize = 400_000;
-/// Fields whose text is data and not words: line breaks in it have a meaning, and it may be as long as the answer.
+/// Fields whose text is data: line breaks in it have a meaning, and it may be as long as the
+/// answer.
 const DATA_FIELDS: [&str; 5] = ["data", "binaryData", "stringData", "caBundle", "token"];
 
-/// Parses an object of a cluster.
+/// Parses an object that a cluster sent.
 ///
 /// # Errors
-/// It is not JSON, or has more values than one object may have.
+/// Returns an error if the bytes are no JSON, or hold more values than one object may have.
 pub(crate) fn parse_object(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     let mut input = serde_json::Deserializer::from_slice(bytes);
     let value = SanitizedValue::new(&Cell::new(MAX_OBJECT_VALUES)).deserialize(&mut input)?;
@@ -33,8 +37,8 @@ pub(crate) fn parse_object(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     Ok(value)
 }
 
-/// A text without control characters and without marks that turn the direction of writing: each becomes a space, and what is
-/// longer than the limit is cut off.
+/// Replaces control characters and marks that change the direction of writing by spaces, and cuts
+/// the text off after `most` bytes.
 fn clean_text(text: &str, most: usize) -> String {
     let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {
@@ -43,42 +47,44 @@ fn clean_text(text: &str, most: usize) -> String {
     text[..end].chars().map(|letter| if is_hidden_char(letter) { ' ' } else { letter }).collect()
 }
 
+/// Returns whether a character is invisible: a control character, a zero-width character, or a mark
+/// that changes the direction of writing.
 fn is_hidden_char(letter: char) -> bool {
     letter.is_control()
         || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// The same for data, which keeps its lines and its length.
+/// Removes the same characters from data, but keeps line breaks and tabs and cuts nothing off.
 fn clean_data(text: &str) -> String {
     text.chars().filter(|letter| *letter == '\n' || *letter == '\t' || !is_hidden_char(*letter)).collect()
 }
 
-/// The error of a page that has too many objects.
+/// Error message for a page that has too many objects.
 const TOO_MANY_OBJECTS: &str = "a page has too many objects";
 
-/// Whether a page was refused because of the number of its objects.
+/// Returns whether a page was refused because it has too many objects.
 pub(crate) fn is_page_too_long(error: &serde_json::Error) -> bool {
     error.to_string().starts_with(TOO_MANY_OBJECTS)
 }
 
-/// Reads one value.
+/// Deserializes one value and sanitizes its text.
 #[derive(Clone, Copy)]
 pub(crate) struct SanitizedValue<'b> {
     values_left: &'b Cell<usize>,
     text: TextRule,
 }
 
-/// What the text of a value is.
+/// Rule for sanitizing the text of a value.
 #[derive(Clone, Copy)]
 enum TextRule {
-    /// At most so many bytes.
+    /// Text of at most this many bytes, without control characters.
     Short(usize),
-    /// Data, which may be as long as the answer and have lines.
+    /// Data that keeps its line breaks and may be as long as the answer.
     Data,
 }
 
 impl TextRule {
-    /// What a field's text is, by the field's name; everything in a field of data is data.
+    /// Chooses the rule for a field by its name. All fields inside a data field are data as well.
     fn for_field(field: &str, around: Self) -> Self {
         let is = |list: &[&str]| list.contains(&field);
         match around {
@@ -168,19 +174,19 @@ impl<'de> Visitor<'de> for SanitizedValue<'_> {
     }
 }
 
-/// One page of a list, of which only what `keep` makes of each object is held.
+/// One page of a list, reduced to what `keep` returned for each object.
 pub(crate) struct ObjectPage<T> {
     pub(crate) items: Vec<T>,
-    /// Token of the next page; empty on the last one.
+    /// Token of the next page; empty on the last page.
     pub(crate) next: String,
-    /// Version of the whole list, from which a watch goes on.
+    /// Resource version of the whole list, from which a watch continues.
     pub(crate) version: String,
 }
 
-/// Reads a page.
+/// Parses one page of a list.
 ///
 /// # Errors
-/// As for [`read`]; or the page has more objects than `most`.
+/// Fails as [`parse_object`] does, or if the page has more objects than `most`.
 pub(crate) fn parse_page<T>(bytes: &[u8], most: usize, keep: &impl Fn(&Value) -> T) -> Result<ObjectPage<T>, serde_json::Error> {
     let mut input = serde_json::Deserializer::from_slice(bytes);
     let found = serde::Deserializer::deserialize_map(&mut input, PageVisitor { most, keep })?;
@@ -188,10 +194,10 @@ pub(crate) fn parse_page<T>(bytes: &[u8], most: usize, keep: &impl Fn(&Value) ->
     Ok(found)
 }
 
-/// Reads an array, of which only what `keep` makes of each entry is held.
+/// Parses an array and keeps only what `keep` returns for each entry.
 ///
 /// # Errors
-/// As for [`page`].
+/// Fails as [`parse_page`] does.
 pub(crate) fn parse_array<T>(bytes: &[u8], most: usize, keep: &impl Fn(&Value) -> T) -> Result<Vec<T>, serde_json::Error> {
     let mut input = serde_json::Deserializer::from_slice(bytes);
     let items = ItemsVisitor { most, keep }.deserialize(&mut input)?;
@@ -199,6 +205,7 @@ pub(crate) fn parse_array<T>(bytes: &[u8], most: usize, keep: &impl Fn(&Value) -
     Ok(items)
 }
 
+/// Visitor for a page of a list, with the maximum number of its objects.
 struct PageVisitor<'k, K> {
     most: usize,
     keep: &'k K,
@@ -228,6 +235,7 @@ impl<'de, T, K: Fn(&Value) -> T> Visitor<'de> for PageVisitor<'_, K> {
     }
 }
 
+/// Visitor for the objects of a list or the entries of an array, with their maximum number.
 struct ItemsVisitor<'k, K> {
     most: usize,
     keep: &'k K,
@@ -248,7 +256,7 @@ impl<'de, T, K: Fn(&Value) -> T> Visitor<'de> for ItemsVisitor<'_, K> {
         f.write_str("objects")
     }
 
-    /// An empty list may be written as null.
+    /// A server may write an empty list as null.
     fn visit_none<E>(self) -> Result<Vec<T>, E> {
         Ok(Vec::new())
     }

@@ -1,9 +1,13 @@
-//! How control planes come to know a member's address and authority, and how a change of either reaches them.
+//! Tells control planes a member's address and certificate authority, and brings changes of either
+//! to them.
 //!
-//! Both stand in a kubeconfig: that of the config cluster is a file of each istiod, read once when it starts; those of the
-//! others are remote secrets, which istiod watches. A change of the first needs a restart, and so does one of the others
-//! on releases whose secret controller hangs over it. The write that changes a kubeconfig leaves a note of it on the Secret,
-//! and a control plane whose pods do not carry that note is restarted: a worker that ends between the two is made up for.
+//! Both are in a kubeconfig. That of the config cluster is a file of each istiod, read once when
+//! istiod starts. Those of the other members are remote secrets, which istiod watches. A change of
+//! the file needs a restart; so does a change of a remote secret on releases whose secret
+//! controller hangs on it (quirk `remote-secret-deadlock`). The write that changes a kubeconfig
+//! also puts a hash of it into an annotation of the Secret, and a control plane whose pod template
+//! has another hash is restarted. So the restart is made up for if a worker ends between the two
+//! writes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,31 +28,33 @@ use super::{MemberCluster, KubernetesMesh, OWNER_LABEL, object_version, uid_and_
 use crate::connect::Resolver;
 use crate::{AddressPolicy, ClusterClient, addresses};
 
-/// The file of the config cluster's kubeconfig, in its Secret.
+/// Key of the config cluster's kubeconfig in its Secret, which becomes the file's name.
 pub(super) const CONFIG_KUBECONFIG_KEY: &str = "config";
-/// What the names of the Secrets with that kubeconfig begin with; the revision follows.
+/// Prefix of the names of the Secrets with the config cluster's kubeconfig; the revision follows.
 const CONFIG_SECRET_PREFIX: &str = "istio-kubeconfig-";
-/// Where that kubeconfig finds its token.
+/// Path of the token that the config cluster's kubeconfig names.
 pub(super) const CONFIG_TOKEN_FILE: &str = "/var/run/secrets/remote/token";
-/// On a pod template: before a slash, with the member's name after it.
+/// Prefix of the annotation with the hash of a member's kubeconfig; a slash and the member's name
+/// follow.
 const KUBECONFIG_HASH_ANNOTATION: &str = "way-in.meshwright.dev";
 
-/// Where a remote secret's kubeconfig finds its token.
+/// Returns the path of the token that a remote secret's kubeconfig names.
 pub(super) fn token_file(member: &str) -> String {
     format!("{TOKENS_DIR}/{member}/token")
 }
 
-/// The Secret that tells istiod of a member which is not the config cluster.
+/// Returns the name of the remote secret for a member that is not the config cluster.
 pub(super) fn remote_secret_name(member: &str) -> String {
     format!("istio-remote-secret-{member}")
 }
 
 impl KubernetesMesh {
-    /// Brings what control planes read a member with to its present credential: tokens, address and authority. Answers
-    /// whether all of it was there before. Safe to repeat.
+    /// Brings the tokens, address and certificate authority by which control planes read a member
+    /// to those of its current credential. Returns whether all of them were current already. Safe
+    /// to repeat.
     ///
     /// # Errors
-    /// A cluster did not answer or refused.
+    /// Returns an error if a cluster does not answer or refuses a call.
     pub async fn renew_access(&self, member: &Name) -> Result<bool, ClusterError> {
         let tokens = self.renew_tokens(member).await?;
         let member = self.find_member(member)?;
@@ -57,12 +63,14 @@ impl KubernetesMesh {
         Ok(tokens && !rewritten && !restarted)
     }
 
-    /// Brings control planes after a member whose name leads to another address than they were told: its credential may be good
-    /// for weeks. An address that a name server leaves out for once, as one that answers in turns does, is kept for as long as
-    /// the member answers there. Costs one list where nothing moved, and another one after a move. Safe to repeat.
+    /// Brings control planes to the address that a member's name resolves to now, if it differs
+    /// from the one in their kubeconfig. The renewal of the credential may be weeks away, so this
+    /// cannot wait for it. An address that a name server leaves out for once, for example because
+    /// it rotates its answers, is kept for as long as the member answers there. It costs one list
+    /// if no address has changed, and one more after a change. Safe to repeat.
     ///
     /// # Errors
-    /// A cluster did not answer or refused.
+    /// Returns an error if a cluster does not answer or refuses a call.
     pub async fn follow_member_address(&self, member: &Name) -> Result<(), ClusterError> {
         let member = self.find_member(member)?;
         let (key, known, note) = (self.kubeconfig_key_and_token_file(member).0, self.member_addresses(&member.name).await?, kubeconfig_hash_annotation(member));
@@ -77,14 +85,15 @@ impl KubernetesMesh {
             self.renew_limits().await?;
             self.rewrite_kubeconfigs(member).await?;
         }
-        // What was rewritten before may still wait for its restart.
+        // A kubeconfig that was rewritten earlier may still wait for its restart.
         if moved || rewritten {
             self.restart_outdated_control_planes(member).await?;
         }
         Ok(())
     }
 
-    /// Whether the member, which is known by its certificate, answers at the address that control planes were told.
+    /// Returns whether the member still answers at the address in a control plane's kubeconfig. The
+    /// TLS certificate proves that it is the same cluster.
     async fn answers_at_old_address(&self, member: &MemberCluster, way: &Value, key: &str) -> bool {
         let cluster = &kubeconfig_in_secret(way, key)["clusters"][0]["cluster"];
         let authority = cluster["certificate-authority-data"] == STANDARD.encode(&member.credential.authority);
@@ -99,8 +108,8 @@ impl KubernetesMesh {
         }
     }
 
-    /// Writes the member's address and authority into the kubeconfigs of the control planes, with a note of what was written.
-    /// Answers whether any was another.
+    /// Writes the member's address and certificate authority into the control planes' kubeconfigs,
+    /// with the hash of each. Returns whether any kubeconfig differed.
     async fn rewrite_kubeconfigs(&self, member: &MemberCluster) -> Result<bool, ClusterError> {
         let (key, file) = self.kubeconfig_key_and_token_file(member);
         let known = self.member_addresses(&member.name).await?;
@@ -121,14 +130,15 @@ impl KubernetesMesh {
             tracing::info!(
                 member = member.name.as_str(),
                 secret = name,
-                "control planes are told another way into a member"
+                "rewriting the kubeconfig by which control planes read the member"
             );
             self.config.hosting.patch(&format!("{path}/{name}"), &change, None).await?;
         }
         Ok(any)
     }
 
-    /// The key of a member's kubeconfig in its Secret, and the token file that it names.
+    /// Returns the key of a member's kubeconfig in its Secret, and the token file that the
+    /// kubeconfig names.
     fn kubeconfig_key_and_token_file(&self, member: &MemberCluster) -> (String, String) {
         if self.is_config_cluster(&member.name) {
             return (CONFIG_KUBECONFIG_KEY.to_owned(), CONFIG_TOKEN_FILE.to_owned());
@@ -136,7 +146,8 @@ impl KubernetesMesh {
         (member.name.to_string(), token_file(member.name.as_str()))
     }
 
-    /// The Secrets that tell control planes the way into a member: one for each revision, or the remote secret.
+    /// Lists the Secrets with the kubeconfig of a member: one for each revision if it is the config
+    /// cluster, else the remote secret.
     async fn kubeconfig_secrets(&self, member: &MemberCluster) -> Result<Vec<Value>, ClusterError> {
         let path = format!("/api/v1/namespaces/{}/secrets", self.namespace());
         let config = self.is_config_cluster(&member.name);
@@ -149,8 +160,9 @@ impl KubernetesMesh {
         Ok(secrets)
     }
 
-    /// Restarts the control planes that would not take a member's present way in as they run: those whose pods do not carry
-    /// the note of the Secret. A Secret that was never rewritten carries none.
+    /// Restarts the control planes that do not take over a member's current kubeconfig while they
+    /// run, and whose pods do not carry the hash of the Secret. A Secret that was never rewritten
+    /// has no hash and restarts none.
     async fn restart_outdated_control_planes(&self, member: &MemberCluster) -> Result<bool, ClusterError> {
         let secrets = self.kubeconfig_secrets(member).await?;
         let path = format!("/apis/apps/v1/namespaces/{}/deployments", self.namespace());
@@ -178,19 +190,20 @@ impl KubernetesMesh {
             tracing::info!(
                 member = member.name.as_str(),
                 deployment = name,
-                "a control plane is restarted for a member's new way in"
+                "restarting a control plane so that it reads the member's new kubeconfig"
             );
             self.config.hosting.patch(&format!("{path}/{name}"), &change, None).await?;
         }
         Ok(any)
     }
 
-    /// Whether an istiod of a release takes a change of a member's kubeconfig only with a restart.
+    /// Returns whether an istiod of a release takes over a change of a member's kubeconfig only by
+    /// a restart.
     fn needs_restart_for_kubeconfig(&self, member: &MemberCluster, release: &Release) -> bool {
         self.is_config_cluster(&member.name) || release.quirks.contains(&Quirk::RemoteSecretDeadlock)
     }
 
-    /// The release that a control plane runs, by its own inventory.
+    /// Returns the release that a control plane runs, as its inventory tells.
     async fn running_release(&self, revision: &RevisionName) -> Result<Release, ClusterError> {
         let seen = self.observe_apply_set(&Target::ControlPlane { revision: revision.clone() }).await?;
         let version: Option<Version> = seen.value.and_then(|value| value.parse().ok());
@@ -200,7 +213,8 @@ impl KubernetesMesh {
         }
     }
 
-    /// Notes on rendered Deployments the ways in that they start with, so that a later look restarts none of them.
+    /// Annotates rendered Deployments with the hashes of the kubeconfigs that they start with, so
+    /// that a later check does not restart them.
     pub(super) async fn annotate_kubeconfig_hashes(&self, objects: &mut [Value], release: &Release) -> Result<(), ClusterError> {
         for member in self.config.members.iter().skip(1).filter(|member| self.needs_restart_for_kubeconfig(member, release)) {
             let key = kubeconfig_hash_annotation(member);
@@ -216,27 +230,29 @@ impl KubernetesMesh {
     }
 }
 
-/// The annotation of a member's way in: on the Secret as it was last rewritten, on pods as they were last started.
+/// Returns the annotation for a member's kubeconfig hash. On the Secret it tells what was written
+/// last, and on pods what they were started with.
 fn kubeconfig_hash_annotation(member: &MemberCluster) -> String {
     format!("{KUBECONFIG_HASH_ANNOTATION}/{}", member.name)
 }
 
+/// Returns the SHA-256 digest of a kubeconfig as base64.
 fn kubeconfig_hash(kubeconfig: &str) -> String {
     STANDARD.encode(digest::digest(&digest::SHA256, kubeconfig.as_bytes()))
 }
 
-/// Whether the kubeconfig in a Secret leads to a member.
+/// Returns whether the kubeconfig in a Secret leads to a member.
 fn secret_leads_to_member(secret: &Value, key: &str, member: &MemberCluster, known: &[SocketAddr]) -> bool {
     kubeconfig_leads_to_member(&kubeconfig_in_secret(secret, key), member, known)
 }
 
-/// The kubeconfig in a Secret; null where there is none.
+/// Reads the kubeconfig in a Secret; null if there is none.
 fn kubeconfig_in_secret(secret: &Value, key: &str) -> Value {
     let bytes = secret["data"][key].as_str().and_then(|data| STANDARD.decode(data).ok());
     bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
-/// A name server that knows one address.
+/// Resolver that answers every name with one address.
 #[derive(Debug)]
 struct FixedResolver(SocketAddr);
 
@@ -247,13 +263,14 @@ impl Resolver for FixedResolver {
     }
 }
 
-/// Whether a kubeconfig that control planes have leads to a member as its present credential does. A name that resolves to
-/// several addresses leads to any of them, so that the order of a name server's answers changes nothing.
+/// Returns whether a control plane's kubeconfig leads to a member as the current credential does.
+/// If a name resolves to several addresses, any of them will do, so that the order of a name
+/// server's answers changes nothing.
 fn kubeconfig_leads_to_member(held: &Value, member: &MemberCluster, known: &[SocketAddr]) -> bool {
     let cluster = &held["clusters"][0]["cluster"];
     let server = cluster["server"].as_str().unwrap_or_default();
     let authority = cluster["certificate-authority-data"] == STANDARD.encode(&member.credential.authority);
-    // An earlier server gave the name instead of the address.
+    // Kubeconfigs from an earlier version of the server have the name in place of the address.
     let named = server == member.credential.server;
     let name = cluster["tls-server-name"].as_str().map(str::to_owned) == addresses::tls_server_name(&member.credential.server);
     let addressed = name && addresses::literal_address(server).is_some_and(|address| known.contains(&address));

@@ -1,12 +1,15 @@
-//! Targets made of several objects, with an inventory in the cluster that names them all and holds the target's value.
+//! Writes ApplySets: targets made of several objects. An inventory in the cluster lists the objects
+//! of the set and holds the target's value.
 //!
-//! A change begins by making the inventory *dirty*: without a value, and with the union of the old and the new objects. It
-//! ends by making it clean: with the new value and the new objects. A change that stops in between, because a quota or a
-//! policy refused an object, is neither the old value nor the new one. A later change goes on from the union, and a removal
-//! takes all of it away.
+//! A change first makes the inventory *dirty*: it has no value, and lists the union of the old and
+//! the new objects. At its end the change makes the inventory clean: with the new value and the new
+//! objects. A change that stops in between, because a quota or a policy refused an object, leaves
+//! neither the old value nor the new one. A later change continues from the union, and a removal
+//! deletes all of it.
 //!
-//! The inventory is also the fence: every change begins by moving its version, which refuses a change that looked before,
-//! and the clean value is only written over the version that the change began with.
+//! The inventory is also the fence. Every change begins by moving the inventory's version, so that
+//! a change that read it earlier is refused. The clean value is only written over the version that
+//! the change began with.
 
 use std::collections::BTreeSet;
 
@@ -23,24 +26,26 @@ mod inventory;
 
 use inventory::{newest_crd_release, object_identities, inventory_objects, clean_value, writer_id};
 
-/// Marks an object as ours, with the mesh that it belongs to.
+/// Label that marks an object as ours and names the mesh that it belongs to.
 pub(crate) const OWNER_LABEL: &str = "meshwright.dev/mesh";
-/// Which inventory an object belongs to. What carries it and is in no inventory was made by somebody whose turn was over.
+/// Label that names the inventory of an object. An object that has it and is in no inventory was
+/// written by a worker that had lost its lease.
 pub(super) const APPLY_SET_LABEL: &str = "meshwright.dev/bundle";
-/// Whose turn it is with an inventory.
+/// Annotation of an inventory that names the operation and epoch whose change is under way.
 const WRITER_ANNOTATION: &str = "meshwright.dev/writer";
 
-/// A change under way.
+/// Change of an ApplySet that is under way.
 struct InventoryChange {
-    /// The version of the dirty inventory.
+    /// Version of the inventory since it became dirty.
     mark: ObjectVersion,
-    /// What the inventory named before.
+    /// Objects that the inventory listed before the change.
     before: Vec<Value>,
-    /// What it names now.
+    /// Objects that the inventory lists during the change: the old and the new ones.
     union: Vec<Value>,
 }
 
 impl KubernetesMesh {
+    /// Returns the name of a target's inventory, a `ConfigMap` in the mesh's namespace.
     pub(super) fn inventory_name(target: &Target) -> String {
         match target {
             Target::Home => "meshwright-home".into(),
@@ -65,6 +70,7 @@ impl KubernetesMesh {
         kinds::path_by_name("ConfigMap", Some(self.namespace()), &Self::inventory_name(target)).expect("a known kind")
     }
 
+    /// Observes an ApplySet through its inventory: clean, dirty (`partial`), or absent.
     pub(super) async fn observe_apply_set(&self, target: &Target) -> Result<Observed, ClusterError> {
         let door = self.client_for(target)?;
         let inventory = door.get(&self.inventory_path(target)).await?;
@@ -79,7 +85,7 @@ impl KubernetesMesh {
         Ok(Observed { value, version: object_version(inventory.as_ref()), readiness: settled, partial })
     }
 
-    /// What else must be true besides the objects being there.
+    /// Checks the conditions that a target needs besides the existence of its objects.
     async fn apply_set_readiness(&self, target: &Target) -> Result<Readiness, ClusterError> {
         match target {
             Target::Address { revision } => Ok(match self.assigned_address(revision).await? {
@@ -92,8 +98,9 @@ impl KubernetesMesh {
         }
     }
 
-    /// Whether something is left of a target without an inventory, and whether it is on its way out. Namespaces and pods
-    /// take a while to go, and an istiod that still runs would write again what is removed next.
+    /// Returns, for a target without an inventory, whether a part of it is left and whether it is
+    /// being removed. Namespaces and pods take a while to go, and an istiod that still runs would
+    /// write again the objects that are removed next.
     async fn observe_removed_apply_set(&self, target: &Target, door: &ClusterClient) -> Result<(bool, Readiness), ClusterError> {
         if let Target::ControlPlane { revision } = target {
             let left = self.replica_names(revision).await?.len();
@@ -103,7 +110,8 @@ impl KubernetesMesh {
         if owns_namespace(target) { self.observe_namespace_removal(door).await } else { Ok((false, Readiness::Ready)) }
     }
 
-    /// Whether the mesh's namespace is there and ours to remove, and whether it is being removed.
+    /// Returns whether the mesh's namespace exists and is ours to remove, and whether it is being
+    /// removed.
     async fn observe_namespace_removal(&self, door: &ClusterClient) -> Result<(bool, Readiness), ClusterError> {
         let Some(namespace) = door.get(&self.namespace_path()).await? else { return Ok((false, Readiness::Ready)) };
         if namespace.pointer("/metadata/deletionTimestamp").is_some() {
@@ -116,8 +124,10 @@ impl KubernetesMesh {
         format!("/api/v1/namespaces/{}", self.namespace())
     }
 
-    /// An inventory that is gone is not made again for a removal, because nothing would remove it in the end. Its parts carry
-    /// no version of ours, so a worker that is inside a change goes on with them until its permit is over.
+    /// Fences an ApplySet by moving the version of its inventory. For a removal, a missing
+    /// inventory is not created again, because no later step would remove it. The objects of the
+    /// set have no version of ours, so a worker in the middle of a change continues to write them
+    /// until its fencing token expires.
     pub(super) async fn fence_apply_set(
         &self,
         target: &Target,
@@ -135,7 +145,7 @@ impl KubernetesMesh {
         Ok(Fence::UntilLeaseEnds)
     }
 
-    /// Makes the inventory dirty: it has no value, and names the objects that were there and those that are to be.
+    /// Makes the inventory dirty: it loses its value, and lists both the old and the new objects.
     async fn mark_inventory_dirty(
         &self,
         door: &ClusterClient,
@@ -193,7 +203,8 @@ impl KubernetesMesh {
             let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata });
             door.apply(&self.namespace_path(), &namespace, Some(permit)).await?;
         }
-        // A merge patch removes what is null; an object that is created must not name it.
+        // A merge patch removes fields that are null, but an object that is created must not
+        // contain them.
         if let Some(data) = data.as_object_mut() {
             data.retain(|_, value| !value.is_null());
         }
@@ -209,6 +220,8 @@ impl KubernetesMesh {
         door.create(&path, &inventory, Some(permit)).await
     }
 
+    /// Brings an ApplySet to a value, or removes it. Fails with `Changed` if the inventory is not
+    /// the one that was observed.
     pub(super) async fn write_apply_set(
         &self,
         target: &Target,
@@ -228,13 +241,14 @@ impl KubernetesMesh {
         for object in &desired {
             self.apply_object(door, target, object, permit).await?;
         }
-        // Definitions belong to the cluster: with one of them every object of its kind would go.
+        // Definitions belong to the cluster: deleting one would delete every object of its kind.
         if !matches!(target, Target::Crds { .. }) {
             self.prune_objects(door, &turn.before, &desired, permit).await?;
         }
         self.mark_inventory_clean(door, target, (&value, &desired), &turn, permit).await
     }
 
+    /// Applies one object of a set, with our labels.
     async fn apply_object(&self, door: &ClusterClient, target: &Target, object: &Value, permit: &FencingToken) -> Result<(), ClusterError> {
         let path = kinds::object_path(object).expect("only known kinds are rendered");
         let definition = object["kind"] == "CustomResourceDefinition";
@@ -242,12 +256,13 @@ impl KubernetesMesh {
             return Err(foreign_object_error(door, "an object's name does not name the mesh"));
         }
         let mut object = object.clone();
-        // Definitions belong to the cluster and to no mesh.
+        // Definitions belong to the cluster and to no mesh, so they get no label of ours.
         if !definition {
             object["metadata"]["labels"][OWNER_LABEL] = self.namespace().into();
             object["metadata"]["labels"][APPLY_SET_LABEL] = Self::inventory_name(target).into();
         }
-        // istiod closes its validators once it serves them; writing `Ignore` again would open them for a moment.
+        // istiod sets its validators to `Fail` once it serves them. Writing `Ignore` again would
+        // let invalid resources pass for a moment.
         if object["kind"] == "ValidatingWebhookConfiguration"
             && door.get(&path).await?.is_some()
             && let Some(webhooks) = object["webhooks"].as_array_mut()
@@ -259,8 +274,9 @@ impl KubernetesMesh {
         door.apply(&path, &object, Some(permit)).await.map(|_| ())
     }
 
-    /// Whether an object can be this mesh's by its name alone: it is in the mesh's namespace, or its name ends with that.
-    /// Another mesh's objects never do, so nothing of theirs is written over or deleted, whatever an inventory says.
+    /// Returns whether an object's name alone allows it to be this mesh's: it is in the mesh's
+    /// namespace, or its name ends with that namespace. Objects of other meshes never do, so none
+    /// of them is overwritten or deleted, even if an inventory lists it.
     fn is_named_after_mesh(&self, object: &Value) -> bool {
         let namespace = self.namespace();
         let name = text_at(object, "/metadata/name").unwrap_or_default();
@@ -271,13 +287,14 @@ impl KubernetesMesh {
         }
     }
 
-    /// Whether the mesh's namespace is absent or may be this mesh's: it does not carry another one's label.
+    /// Returns whether the mesh's namespace is absent or may be this mesh's: it has no other mesh's
+    /// label.
     async fn can_own_namespace(&self, door: &ClusterClient) -> Result<bool, ClusterError> {
         let there = door.get(&self.namespace_path()).await?.unwrap_or_default();
         Ok(there["metadata"]["labels"][OWNER_LABEL].as_str().is_none_or(|owner| owner == self.namespace()))
     }
 
-    /// Removes what the old inventory named and the new one does not.
+    /// Deletes the objects that the old inventory listed and the new one does not.
     async fn prune_objects(&self, door: &ClusterClient, before: &[Value], desired: &[Value], permit: &FencingToken) -> Result<(), ClusterError> {
         let kept: Vec<Option<String>> = desired.iter().map(kinds::object_path).collect();
         for old in before.iter().filter(|old| self.is_named_after_mesh(old)) {
@@ -289,7 +306,8 @@ impl KubernetesMesh {
         Ok(())
     }
 
-    /// Last in, first out; the inventory goes last, so that a crash in between is found and finished.
+    /// Deletes the objects of a set in reverse order. The inventory goes last, so that a later run
+    /// finds and finishes a removal that a crash has interrupted.
     async fn remove_apply_set(
         &self,
         door: &ClusterClient,
@@ -319,7 +337,8 @@ impl KubernetesMesh {
         if ours { door.delete(&self.namespace_path(), None, Some(permit)).await } else { Ok(()) }
     }
 
-    /// A webhook that became an alias of another revision has left its bundle.
+    /// Returns whether an object still belongs to its set. A webhook that became an alias of
+    /// another revision does not.
     async fn is_still_owned(&self, door: &ClusterClient, target: &Target, path: &str) -> Result<bool, ClusterError> {
         if !path.contains("/mutatingwebhookconfigurations/") {
             return Ok(true);
@@ -329,7 +348,8 @@ impl KubernetesMesh {
         Ok(labels[OWNER_LABEL] == self.namespace() && labels[APPLY_SET_LABEL] == Self::inventory_name(target))
     }
 
-    /// Removes what a worker made whose turn was over: it carries our label and is in no inventory.
+    /// Deletes the objects that have our label but are in no inventory. A worker that had lost its
+    /// lease made them.
     async fn sweep_orphans(&self, door: &ClusterClient, target: &Target, objects: &[Value], permit: &FencingToken) -> Result<(), ClusterError> {
         let named = |object: &Value| text_at(object, "/kind").filter(|kind| *kind != "Namespace").map(str::to_owned);
         let kinds: BTreeSet<String> = objects.iter().filter_map(named).collect();
@@ -341,7 +361,7 @@ impl KubernetesMesh {
                 if let Some(path) = kinds::object_path(&left)
                     .filter(|_| self.is_named_after_mesh(&left) && left.pointer("/metadata/deletionTimestamp").is_none())
                 {
-                    tracing::info!(path, "swept");
+                    tracing::info!(path, "deleting an object that no inventory lists");
                     door.delete(&path, None, Some(permit)).await?;
                 }
             }
@@ -349,7 +369,8 @@ impl KubernetesMesh {
         Ok(())
     }
 
-    /// What a revision's istiod leaves behind in a member.
+    /// Returns the paths of the leader election Leases that a revision's istiod leaves behind in a
+    /// member.
     fn leader_election_leases(&self, target: &Target) -> Vec<String> {
         let Target::MemberObjects { revision, .. } = target else { return Vec::new() };
         let lease = |name: &str| {
@@ -359,7 +380,8 @@ impl KubernetesMesh {
     }
 }
 
-/// Targets that bring the mesh's namespace with them. Their inventory is inside it.
+/// Returns whether a target includes the mesh's namespace. The target's inventory is in that
+/// namespace.
 fn owns_namespace(target: &Target) -> bool {
     matches!(target, Target::Home | Target::Foothold { .. })
 }

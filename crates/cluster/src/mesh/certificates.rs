@@ -1,7 +1,8 @@
-//! The root certificates that istiod writes into every namespace of a member, and its revocation list beside them.
+//! Removes the root certificates that istiod writes into every namespace of a member, and the
+//! revocation lists beside them.
 //!
-//! istiod leaves both behind when it goes. They are judged by their content: only those beside our own root are ours, so
-//! that another mesh's are never touched.
+//! istiod leaves both behind when it is removed. Their content decides whose they are: a revocation
+//! list counts as ours only beside our own root, so that those of another mesh are never touched.
 
 use std::collections::BTreeSet;
 
@@ -11,15 +12,16 @@ use serde_json::{Value, json};
 
 use super::{KubernetesMesh, object_version, uid_and_version, text_at};
 
-/// The `ConfigMap` with the root of the mesh that a namespace belongs to.
+/// Name of the `ConfigMap` with the root certificate of the mesh that a namespace belongs to.
 pub(super) const ROOT_CERT_CONFIGMAP: &str = "istio-ca-root-cert";
-/// The `ConfigMap` with that root's revocation list, from Istio 1.27 on.
+/// Name of the `ConfigMap` with that root's revocation list, from Istio 1.27 on.
 pub(super) const CRL_CONFIGMAP: &str = "istio-ca-crl";
-/// Value of the target while there are any.
+/// Value of the target while any such `ConfigMap` exists.
 const PRESENT_VALUE: &str = "present";
 
 impl KubernetesMesh {
-    /// The revocation lists come first: without the root beside it, a list cannot be told from another mesh's.
+    /// Lists our certificates in a member. The revocation lists come first: once the root beside it
+    /// is gone, a list cannot be told from another mesh's.
     async fn list_root_certificates(&self, member: &Name) -> Result<Vec<Value>, ClusterError> {
         let door = &self.find_member(member)?.client;
         let named = |name: &str| format!("fieldSelector=metadata.name%3D{name}");
@@ -39,7 +41,8 @@ impl KubernetesMesh {
         Ok(Observed { value, version: combined_version(&found), readiness: Readiness::Ready, partial: false })
     }
 
-    /// Removes what was seen, each by its identity and version. istiod alone writes them, so there is nothing to set.
+    /// Deletes the observed objects, each by its uid and version. Only istiod writes them, so this
+    /// target has no other change.
     pub(super) async fn remove_certificates(
         &self,
         member: &Name,

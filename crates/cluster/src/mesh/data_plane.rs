@@ -1,5 +1,5 @@
-//! Workloads and their pods in one member: read once by lists for a plan or an answer, kept by watches while a roll-out is
-//! under way.
+//! Holds the workloads and pods of one member. Lists read them once for a plan or an answer; during
+//! a roll-out, watches keep them up to date.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +9,14 @@ use rollout::ports::{LivePod, ObservedWorkload, ClusterError};
 use super::MemberCluster;
 use super::records::{PodRecord, WorkloadRecord};
 
-/// Kinds whose pods a template change replaces, as the API names them.
+/// Kinds whose pods are replaced when their template changes: kind, name and plural in the API.
 pub(super) const WORKLOAD_KINDS: [(WorkloadKind, &str, &str); 3] = [
     (WorkloadKind::Deployment, "Deployment", "deployments"),
     (WorkloadKind::StatefulSet, "StatefulSet", "statefulsets"),
     (WorkloadKind::DaemonSet, "DaemonSet", "daemonsets"),
 ];
 
-/// What is known of a member's workloads and pods.
+/// Workloads and pods of one member, as they were read last.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Snapshot {
     pub(super) workloads: BTreeMap<WorkloadRef, WorkloadRecord>,
@@ -25,14 +25,15 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Reads a member's workloads and pods, of each of which a few fields are held.
+    /// Reads a member's workloads and pods, and keeps a few fields of each.
     pub(super) async fn read_member(member: &MemberCluster) -> Result<Self, ClusterError> {
         let list = |kind: WorkloadKind, plural: &'static str| async move {
             let path = format!("/apis/apps/v1/{plural}");
             member.client.list_mapped(&path, "", |object| WorkloadRecord::from_object(kind, object)).await
         };
         let [(deployment, _, deployments), (set, _, sets), (daemon, _, daemons)] = WORKLOAD_KINDS;
-        // Alone: a credential that is dead, or a cluster that is gone, is tried once and not four times.
+        // List Deployments first: if the credential is dead or the cluster is gone, one call fails,
+        // not four.
         let first = list(deployment, deployments).await?;
         let pods = member.client.list_mapped("/api/v1/pods", "", PodRecord::from_object);
         let (sets, daemons, pods) = tokio::try_join!(list(set, sets), list(daemon, daemons), pods)?;
@@ -64,18 +65,20 @@ impl Snapshot {
         }
     }
 
-    /// The live pods of a workload.
+    /// Returns the live pods of a workload.
     pub(super) fn live_pods(&self, workload: &WorkloadRef) -> impl Iterator<Item = &PodRecord> {
         let keys = self.pods_by_workload.get(workload).into_iter().flatten();
         keys.filter_map(|key| self.pods.get(key)).filter(|pod| pod.live)
     }
 
-    /// Live pods that no workload of a kind that we know owns.
+    /// Returns the live pods that no known workload owns.
     pub(super) fn unowned_pods(&self) -> impl Iterator<Item = &PodRecord> {
         let known = |pod: &&PodRecord| pod.owner.as_ref().is_some_and(|owner| self.workloads.contains_key(owner));
         self.pods.values().filter(|pod| pod.live).filter(move |pod| !known(pod))
     }
 
+    /// Returns the state of a workload with its live pods. A pod that is terminating, or that an
+    /// older template made, counts as on its way out.
     pub(super) fn workload_state(&self, workload: &WorkloadRef) -> Option<ObservedWorkload> {
         let record = self.workloads.get(workload)?;
         Some(ObservedWorkload {

@@ -1,10 +1,10 @@
-//! Where objects of each kind live in the API.
+//! Maps kinds of objects to their paths in the Kubernetes API.
 
 use serde_json::Value;
 
 use super::text_at;
 
-/// Kind, group and version path, plural, whether it is namespaced. Only kinds that we write.
+/// Kinds that we write: kind, path of group and version, plural, and whether it is namespaced.
 const API_KINDS: [(&str, &str, &str, bool); 18] = [
     ("Namespace", "/api/v1", "namespaces", false),
     ("ConfigMap", "/api/v1", "configmaps", true),
@@ -31,19 +31,19 @@ const API_KINDS: [(&str, &str, &str, bool); 18] = [
     ("CustomResourceDefinition", "/apis/apiextensions.k8s.io/v1", "customresourcedefinitions", false),
 ];
 
-/// An object's own address; `None` for a kind that we do not write.
+/// Returns the path of an object, or `None` for a kind that we do not write.
 pub(super) fn object_path(object: &Value) -> Option<String> {
     let kind = text_at(object, "/kind")?;
     let name = text_at(object, "/metadata/name")?;
     path_by_name(kind, text_at(object, "/metadata/namespace"), name)
 }
 
-/// Where every object of a kind is listed, whatever its namespace.
+/// Returns the path that lists all objects of a kind, in every namespace.
 pub(super) fn collection_path(kind: &str) -> Option<String> {
     API_KINDS.iter().find(|(known, ..)| *known == kind).map(|(_, prefix, plural, _)| format!("{prefix}/{plural}"))
 }
 
-/// The address of an object by its identity.
+/// Returns the path of an object from its kind, namespace and name.
 pub(super) fn path_by_name(kind: &str, namespace: Option<&str>, name: &str) -> Option<String> {
     let (_, prefix, plural, namespaced) = API_KINDS.iter().find(|(known, ..)| *known == kind)?;
     Some(match (namespaced, namespace) {

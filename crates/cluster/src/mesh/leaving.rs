@@ -1,4 +1,5 @@
-//! How a deletion looks at a member: its injectors, what is still there, and what stays.
+//! Inspects a member for the deletion of a mesh: its injectors, the objects that are still there,
+//! and the leftovers.
 
 use async_trait::async_trait;
 use model::Name;
@@ -17,11 +18,12 @@ use super::survey::parse_injector;
 use super::values::HelmValues;
 use super::{KubernetesMesh, kinds, label_query, text_at};
 
-/// Kinds of our objects that live outside the mesh's namespace in a member, and that a deletion removes.
+/// Kinds of our objects in a member that are outside the mesh's namespace and that a deletion
+/// removes.
 const CLUSTER_SCOPED_KINDS: [&str; 4] =
     ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration", "ClusterRoleBinding", "ClusterRole"];
 
-/// Stands for the address of a control plane where only the names of rendered objects are wanted.
+/// Stands for a control plane's address where only the names of rendered objects are needed.
 const PLACEHOLDER_ADDRESS: &str = "192.0.2.1";
 
 #[async_trait]
@@ -67,7 +69,8 @@ impl TeardownInspection for KubernetesMesh {
 }
 
 impl KubernetesMesh {
-    /// The tags, and in the config cluster the default validator. An alias of an earlier upgrade has a revision's name.
+    /// Lists the webhooks of the tags, and in the config cluster the default validator. The alias
+    /// of an earlier upgrade is not among them, because it has the name of a revision.
     fn webhook_leftovers(&self, member: &Name) -> Vec<Leftover> {
         let tag = |tag: &str| {
             Leftover::for_object(member, "MutatingWebhookConfiguration", None, &tag_webhook_name(tag, self.namespace()))
@@ -79,7 +82,7 @@ impl KubernetesMesh {
         webhooks
     }
 
-    /// The objects of a revision or of the base in a member, rendered for their names alone.
+    /// Renders the objects of a revision, or of the base, in a member. Only their names are used.
     async fn render_for_names(&self, member: &Name, line: &ControlPlane, what: &str) -> Result<Vec<Value>, ClusterError> {
         let (release, charts) = self.find_release(&line.release)?;
         let members: Vec<Name> = self.config.members.iter().map(|member| member.name.clone()).collect();
@@ -105,7 +108,8 @@ fn is_of_kind(object: &Value, kinds: &[&str]) -> bool {
     object["kind"].as_str().is_some_and(|kind| kinds.contains(&kind))
 }
 
-/// An object without a namespace. The mesh's namespace takes those inside it along.
+/// Converts an object outside any namespace into a leftover. Objects inside the mesh's namespace go
+/// with the namespace.
 fn object_leftover(member: &Name, object: &Value) -> Option<Leftover> {
     Some(Leftover::for_object(member, text_at(object, "/kind")?, None, text_at(object, "/metadata/name")?))
 }

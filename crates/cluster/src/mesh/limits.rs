@@ -1,5 +1,6 @@
-//! What a mesh's namespace in the hosting cluster may do: the Pod Security standard that its pods meet, how much they may
-//! take, and who may talk to whom. A tenant's configuration drives its istiods, so all of it is needed beside our own care.
+//! Limits a mesh's namespace in the hosting cluster: the Pod Security standard of its pods, a
+//! quota, and a network policy. A tenant's configuration drives its istiods, so these limits are
+//! needed besides our own checks.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -13,30 +14,35 @@ use super::values::{ISTIOD_CPU_MILLICORES, ISTIOD_MEMORY_LIMIT_GIB, ISTIOD_MEMOR
 use super::{KubernetesMesh, kinds, label_query, text_at};
 use crate::addresses;
 
-/// The name of the quota and of the policy.
+/// Name of the quota and of the network policy.
 const LIMITS_NAME: &str = "meshwright-limits";
-/// What the target's value is while it does not say what it ought to say by now.
+/// Value of the target while the limits differ from those that are wanted now.
 pub(super) const OUTDATED_VALUE: &str = "outdated";
-/// On the policy: the quota that was applied with it.
+/// Annotation of the network policy that holds the quota that was applied with it.
 const QUOTA_ANNOTATION: &str = "meshwright.dev/quota";
-/// The version of the Pod Security standards that is meant: a newer cluster does not tighten them under pods that run.
+/// Version of the Pod Security standards that applies. It is fixed, so that a newer cluster does
+/// not tighten the rules under running pods.
 const POD_SECURITY_VERSION: &str = "v1.33";
-/// A mesh has at most two revisions, and each may replace all of its replicas at once.
+/// Maximum number of pods for each configured replica: a mesh has at most two revisions, and each
+/// may replace all of its replicas at once.
 const MAX_PODS_PER_REPLICA: u32 = 2 * 2;
-/// Ports that the users' clusters call: discovery and certificates, and the webhooks.
+/// Ports that the users' clusters call: discovery and certificates, and webhooks.
 const MEMBER_FACING_PORTS: [u16; 2] = [15012, 15017];
-/// Where name servers listen.
+/// Port on which name servers listen.
 const DNS_PORT: u16 = 53;
 
-/// What the policy lets istiods call.
+/// Egress that the network policy allows to istiods.
 #[derive(Debug, Default)]
 struct AllowedEgress {
     addresses: BTreeSet<SocketAddr>,
-    /// Only while a kubeconfig of an earlier server names a member instead of giving its address.
+    /// Whether istiods may call name servers. It is true only while a kubeconfig from an earlier
+    /// version of the server has a member's name in place of its address.
     allows_dns: bool,
 }
 
 impl KubernetesMesh {
+    /// Builds the wanted limits: the namespace with its Pod Security labels, the quota and the
+    /// network policy.
     pub(super) async fn limit_objects(&self) -> Result<Vec<Value>, ClusterError> {
         let standard = self.pod_security_level().await?;
         let labels = ["enforce", "audit", "warn"].into_iter().flat_map(|mode| {
@@ -54,7 +60,7 @@ impl KubernetesMesh {
         Ok(vec![namespace, self.namespaced_object("v1", "ResourceQuota", LIMITS_NAME, json!({ "spec": { "hard": quota } })), policy])
     }
 
-    /// Whether the limits are what they ought to be by now.
+    /// Returns whether the limits equal those that are wanted now.
     pub(super) async fn are_limits_current(&self) -> Result<bool, ClusterError> {
         let path = format!("/api/v1/namespaces/{}", self.namespace());
         let namespace = self.config.hosting.get(&path).await?.unwrap_or_default();
@@ -77,10 +83,11 @@ impl KubernetesMesh {
         Ok(true)
     }
 
-    /// Brings the limits to the addresses that the members have by now, for a mesh that has limits. Safe to repeat.
+    /// Brings the limits to the addresses that the members have now. A mesh without limits gets
+    /// none. Safe to repeat.
     ///
     /// # Errors
-    /// The hosting cluster did not answer or refused.
+    /// Returns an error if the hosting cluster does not answer or refuses a call.
     pub async fn renew_limits(&self) -> Result<(), ClusterError> {
         let target = model::plan::Target::Limits;
         if self.observe_apply_set(&target).await?.value.as_deref() != Some(OUTDATED_VALUE) {
@@ -94,7 +101,8 @@ impl KubernetesMesh {
         Ok(())
     }
 
-    /// A member's addresses, the same for the whole of this world's life.
+    /// Returns a member's addresses. They are resolved once and stay the same for the life of this
+    /// value.
     pub(super) async fn member_addresses(&self, name: &Name) -> Result<Vec<SocketAddr>, ClusterError> {
         if let Some(known) = self.addresses.lock().expect("no holder panics").get(name) {
             return Ok(known.clone());
@@ -105,8 +113,9 @@ impl KubernetesMesh {
         Ok(found)
     }
 
-    /// The address of a member that a control plane is told: one that the policy lets it call already, where there is one. A
-    /// name server may answer with other addresses each time.
+    /// Returns the address of a member for a control plane's kubeconfig. It prefers one that the
+    /// network policy allows already, because a name server may answer with other addresses each
+    /// time.
     pub(super) async fn kubeconfig_address(&self, name: &Name) -> Result<SocketAddr, ClusterError> {
         let known = self.member_addresses(name).await?;
         let policy = self.current_network_policy().await?;
@@ -115,14 +124,15 @@ impl KubernetesMesh {
         Ok(*known.iter().find(open).or(known.first()).expect("no address at all is an error"))
     }
 
-    /// The policy as the hosting cluster has it by now; null without one.
+    /// Reads the network policy from the hosting cluster; null if there is none.
     async fn current_network_policy(&self) -> Result<Value, ClusterError> {
         let path = kinds::path_by_name("NetworkPolicy", Some(self.namespace()), LIMITS_NAME).expect("a known kind");
         Ok(self.config.hosting.get(&path).await?.unwrap_or_default())
     }
 
-    /// The strictest standard, unless a control plane of an earlier server, which does not meet it, is still there: a pod of
-    /// it that ends could not come back.
+    /// Returns the Pod Security level: `restricted`, or `baseline` while a control plane from an
+    /// earlier version of the server exists that does not meet it. A pod of that control plane that
+    /// ends could not come back under `restricted`.
     async fn pod_security_level(&self) -> Result<&'static str, ClusterError> {
         let path = format!("/apis/apps/v1/namespaces/{}/deployments", self.namespace());
         let deployments = self.config.hosting.list(&path, &label_query(&[(OWNER_LABEL, self.namespace())])).await?;
@@ -132,8 +142,9 @@ impl KubernetesMesh {
         Ok(if deployments.iter().all(confined) { "restricted" } else { "baseline" })
     }
 
-    /// A member without an address that may be called stops the care for no other member: the policy keeps what it lets
-    /// istiods call at that member's port, until the member has addresses again.
+    /// Collects the addresses that istiods may call. A member without an allowed address does not
+    /// stop this for other members: the policy keeps the addresses at that member's port that it
+    /// allows now, until the member has addresses again.
     async fn allowed_egress(&self) -> Result<AllowedEgress, ClusterError> {
         let mut reach = AllowedEgress { addresses: self.hosting_api_addresses().await?, allows_dns: false };
         for member in &self.config.members {
@@ -144,7 +155,7 @@ impl KubernetesMesh {
                         mesh = self.namespace(),
                         member = member.name.as_str(),
                         error = &error as &dyn std::error::Error,
-                        "a member has no address for the policy"
+                        "the member has no allowed address; the network policy keeps its former ones"
                     );
                     let port = addresses::host_and_port(&member.credential.server).map(|(_, port)| port);
                     let open = allowed_addresses(&self.current_network_policy().await?).into_iter();
@@ -153,7 +164,8 @@ impl KubernetesMesh {
                 }
             }
         }
-        // A control plane goes on at the address that it was told, which was checked then, until it is told another one.
+        // A control plane uses the address in its kubeconfig, which was checked when it was
+        // written, until it gets another one. So that address stays allowed.
         let path = format!("/api/v1/namespaces/{}/secrets", self.namespace());
         let secrets = self.config.hosting.list(&path, &label_query(&[(OWNER_LABEL, self.namespace())])).await?;
         for server in secrets.iter().flat_map(kubeconfig_servers) {
@@ -164,8 +176,9 @@ impl KubernetesMesh {
         Ok(reach)
     }
 
-    /// The hosting cluster's own API server as its pods reach it: istiod reads the remote secrets there. Whether a policy is
-    /// judged before or after the Service's address is rewritten is left to the network, so both are named.
+    /// Returns the addresses of the hosting cluster's own API server as its pods reach it, because
+    /// istiod reads the remote secrets there. Network plugins differ in whether a policy sees the
+    /// Service's address or the one that it is rewritten to, so both are included.
     async fn hosting_api_addresses(&self) -> Result<BTreeSet<SocketAddr>, ClusterError> {
         let hosting = &self.config.hosting;
         let service = hosting.get("/api/v1/namespaces/default/services/kubernetes").await?.unwrap_or_default();
@@ -181,7 +194,7 @@ impl KubernetesMesh {
     }
 }
 
-/// Every address with every port, of a Service or an endpoint.
+/// Combines every address of a Service or an endpoint with every port.
 fn address_port_pairs(addresses: &Value, ports: &Value) -> BTreeSet<SocketAddr> {
     let addresses = addresses.as_array().into_iter().flatten().filter_map(|address| address.as_str()?.parse().ok());
     let ports: Vec<u16> =
@@ -189,7 +202,7 @@ fn address_port_pairs(addresses: &Value, ports: &Value) -> BTreeSet<SocketAddr> 
     addresses.flat_map(|address: IpAddr| ports.iter().map(move |port| SocketAddr::new(address, *port))).collect()
 }
 
-/// The servers of the kubeconfigs in a Secret.
+/// Returns the servers in the kubeconfigs of a Secret.
 fn kubeconfig_servers(secret: &Value) -> Vec<String> {
     use base64::Engine as _;
     let server = |encoded: &Value| {
@@ -200,7 +213,8 @@ fn kubeconfig_servers(secret: &Value) -> Vec<String> {
     secret["data"].as_object().into_iter().flatten().filter_map(|(_, encoded)| server(encoded)).collect()
 }
 
-/// Room for both revisions of a mesh, each with its replicas twice. Nothing here needs a disk, or a third address.
+/// Builds the quota: room for both revisions of a mesh, each with twice its replicas. The mesh
+/// needs no disks and no third load balancer.
 fn quota_limits(replicas: u32) -> Value {
     let pods = MAX_PODS_PER_REPLICA * replicas;
     json!({
@@ -214,7 +228,7 @@ fn port_rule(protocol: &str, port: u16) -> Value {
     json!({ "protocol": protocol, "port": port })
 }
 
-/// The rule that lets pods call one address.
+/// Builds the rule that lets pods call one address.
 fn egress_rule(address: &SocketAddr) -> Value {
     let bits = if address.is_ipv4() { 32 } else { 128 };
     json!({
@@ -222,7 +236,7 @@ fn egress_rule(address: &SocketAddr) -> Value {
     })
 }
 
-/// The addresses that the rules of a policy let pods call, as [`block`] writes them.
+/// Returns the addresses that the rules of a policy allow, as far as [`egress_rule`] wrote them.
 fn allowed_addresses(policy: &Value) -> BTreeSet<SocketAddr> {
     let address = |rule: &Value| {
         let (ip, _) = text_at(rule, "/to/0/ipBlock/cidr")?.split_once('/')?;
@@ -233,6 +247,7 @@ fn allowed_addresses(policy: &Value) -> BTreeSet<SocketAddr> {
     policy["spec"]["egress"].as_array().into_iter().flatten().filter_map(address).collect()
 }
 
+/// Builds the network policy, which allows only the listed ingress and egress.
 fn network_policy_spec(reach: &AllowedEgress) -> Value {
     let mut egress: Vec<Value> = reach.addresses.iter().map(egress_rule).collect();
     if reach.allows_dns {

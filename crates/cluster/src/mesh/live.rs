@@ -1,4 +1,5 @@
-//! Watches on a member's workloads and pods: while a roll-out is under way its state comes from here and not from asking.
+//! Watches a member's workloads and pods. During a roll-out their state comes from these watches
+//! and not from requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -16,30 +17,33 @@ use super::records::{PodRecord, WorkloadRecord};
 use super::{MemberCluster, text_at};
 use crate::door::ClusterClient;
 
-/// How long the first lists may take.
+/// Timeout of the first lists.
 const FIRST_LIST_TIMEOUT: Duration = Duration::from_secs(20);
-/// After so long without an event the cluster is asked whether it is there at all.
+/// Time without an event after which the cluster is asked whether it still answers.
 const MAX_WATCH_SILENCE: Duration = Duration::from_secs(5);
-/// Pause before a watch that failed is opened again: a person may be waiting for a cluster to come back.
+/// Delay before a failed watch is opened again. It is short, because a person may be waiting for a
+/// cluster to come back.
 const WATCH_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// What is watched: pods, and the kinds that own them.
+/// Kinds that are watched: pods, and the workloads that own them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum WatchedKind {
     Pods,
     Workloads(WorkloadKind),
 }
 
+/// Last known state of a member, with the last failure of its watches and the time of their last
+/// news.
 #[derive(Debug, Default)]
 struct WatchState {
     snapshot: Snapshot,
-    /// Which lists are complete.
+    /// Kinds whose first list is complete.
     complete: BTreeSet<WatchedKind>,
     failed: Option<ClusterError>,
     last_heard_at: Option<Instant>,
 }
 
-/// One member's watches; they end when this is dropped.
+/// Watches of one member. They end when this value is dropped.
 #[derive(Debug)]
 pub(super) struct MemberWatch {
     state: Arc<Mutex<WatchState>>,
@@ -47,7 +51,8 @@ pub(super) struct MemberWatch {
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
-/// The members that are watched, from the first question about a workload on.
+/// Watches of all members. Those of a member open with the first question about one of its
+/// workloads.
 #[derive(Debug, Default)]
 pub(super) struct Watches {
     open: Mutex<BTreeMap<Name, Arc<MemberWatch>>>,
@@ -60,7 +65,7 @@ impl Watches {
         open.entry(member.name.clone()).or_insert_with(|| Arc::new(MemberWatch::open(member, &self.changed))).clone()
     }
 
-    /// A workload as the watches show it.
+    /// Returns the state of a workload as the watches show it.
     pub(super) async fn workload_state(
         &self,
         member: &MemberCluster,
@@ -73,14 +78,15 @@ impl Watches {
         Ok(state.snapshot.workload_state(workload))
     }
 
-    /// Takes in what the cluster answered to a write, so that the next look does not show the time before it.
+    /// Records the cluster's answer to our own write, so that the next check does not show the
+    /// state before it.
     pub(super) fn record_written_workload(&self, member: &Name, kind: WorkloadKind, object: &Value) {
         if let Some(live) = self.open.lock().expect("no holder panics").get(member) {
             live.state.lock().expect("no holder panics").put_if_newer(WorkloadRecord::from_object(kind, object));
         }
     }
 
-    /// Returns when a watch has brought something; never, while nothing is watched.
+    /// Waits until a watch has brought a change. It waits for ever while no member is watched.
     pub(super) async fn wait_for_change(&self) {
         self.changed.notified().await;
     }
@@ -101,7 +107,7 @@ impl MemberWatch {
         Self { state, changed: changed.clone(), _tasks: tasks }
     }
 
-    /// Waits for the first lists.
+    /// Waits until the first lists are complete.
     async fn wait_until_listed(&self, member: &MemberCluster) -> Result<(), ClusterError> {
         let complete = async {
             loop {
@@ -115,7 +121,8 @@ impl MemberWatch {
                         return Err(error.clone());
                     }
                 }
-                // A notice that came between the look and the wait is missed: look again soon in any case.
+                // A notification that comes between the check and the wait is missed: check again
+                // soon in any case.
                 tokio::time::timeout(Duration::from_millis(100), notified).await.ok();
             }
         };
@@ -123,7 +130,8 @@ impl MemberWatch {
         waited.map_err(|_| ClusterError::unreachable(member.name.as_str(), "its workloads were not listed in time"))?
     }
 
-    /// Silence is no proof that nothing happens: the cluster may be gone.
+    /// Checks that the member still answers if its watches were silent for too long. Silence does
+    /// not prove that nothing happens: the cluster may be gone.
     async fn check_reachable(&self, member: &MemberCluster) -> Result<(), ClusterError> {
         let (failed, quiet) = {
             let state = self.state.lock().expect("no holder panics");
@@ -140,7 +148,7 @@ impl MemberWatch {
     }
 }
 
-/// One list that is kept up to date by a watch.
+/// List of one kind that a watch keeps up to date.
 struct KindWatch {
     what: WatchedKind,
     path: String,
@@ -149,7 +157,7 @@ struct KindWatch {
     changed: Arc<Notify>,
 }
 
-/// An object as far as it is kept.
+/// Fields that are kept of a watched object.
 enum WatchedObject {
     Pod(PodRecord),
     Workload(WorkloadRecord),
@@ -179,7 +187,7 @@ impl KindWatch {
                 tracing::debug!(
                     path = self.path,
                     error = &error as &dyn std::error::Error,
-                    "a watch failed; it is opened again"
+                    "a watch on the cluster failed; opening it again"
                 );
                 self.state.lock().expect("no holder panics").failed = Some(error);
                 self.changed.notify_waiters();
@@ -188,7 +196,8 @@ impl KindWatch {
         }
     }
 
-    /// Returns when the cluster cannot go on from the version that was seen last.
+    /// Lists once and then watches. Returns if the cluster cannot continue from the last seen
+    /// version.
     async fn list_and_watch(&self) -> Result<(), ClusterError> {
         let listed = self.door.list_mapped(&self.path, "", |object| WatchedObject::from_object(self.what, object)).await?;
         self.update_state(|state| state.replace_listed(self.what, listed.items));
@@ -210,11 +219,13 @@ impl KindWatch {
                 }
                 self.check_limits()?;
             }
-            // A cluster that ends every watch at once is not asked without a pause.
+            // Without this pause, a cluster that ends every watch at once would be asked without
+            // end.
             tokio::time::sleep(WATCH_RETRY_DELAY).await;
         }
     }
 
+    /// Changes the state after news from the cluster, and wakes all that wait for a change.
     fn update_state(&self, change: impl FnOnce(&mut WatchState)) {
         {
             let mut state = self.state.lock().expect("no holder panics");
@@ -224,6 +235,7 @@ impl KindWatch {
         self.changed.notify_waiters();
     }
 
+    /// Returns an error if there are more pods or workloads than a list may have.
     fn check_limits(&self) -> Result<(), ClusterError> {
         let state = self.state.lock().expect("no holder panics");
         let most = state.snapshot.pods.len().max(state.snapshot.workloads.len());
@@ -243,7 +255,8 @@ impl WatchState {
         }
     }
 
-    /// An event that was sent before our own write was answered must not undo the answer.
+    /// Stores a workload unless the known one is newer. An event that was sent before our own write
+    /// was answered must not undo that answer.
     fn put_if_newer(&mut self, record: WorkloadRecord) {
         let known = self.snapshot.workloads.get(&record.workload);
         if known.is_none_or(|known| !is_older(&record.mark, &known.mark)) {
@@ -261,7 +274,8 @@ impl WatchState {
         }
     }
 
-    /// A list is complete: what it does not name went away while no watch was open.
+    /// Takes over a complete list. An object that it does not contain was deleted while no watch
+    /// was open.
     fn replace_listed(&mut self, what: WatchedKind, records: Vec<WatchedObject>) {
         let named: BTreeSet<_> = records.iter().map(WatchedObject::object_key).collect();
         for record in records {
@@ -281,7 +295,9 @@ impl WatchState {
     }
 }
 
-/// Resource versions of one object grow; they are numbers wherever etcd keeps them, and only compared for the same object.
+/// Returns whether a version is older than the known one of the same object. Resource versions of
+/// one object grow, and are numbers wherever etcd stores them; they are compared only for the same
+/// object.
 fn is_older(this: &ObjectVersion, known: &ObjectVersion) -> bool {
     let parts = |mark: &ObjectVersion| {
         let (uid, version) = mark.0.split_once('/')?;

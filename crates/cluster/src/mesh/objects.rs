@@ -1,4 +1,4 @@
-//! The objects of each bundle.
+//! Builds the objects of each ApplySet.
 
 use std::net::SocketAddr;
 
@@ -20,18 +20,21 @@ use crate::addresses;
 use crate::kubeconfig::Credential;
 use crate::render::Charts;
 
-/// The account that control planes read a member with.
+/// Service account by which control planes read a member.
 const READER_ACCOUNT: &str = "istio-reader-service-account";
 
-/// Kinds that a host render may put into the hosting cluster. Everything else of it is left out: the charts would also
-/// bring cluster-wide rights to secrets, and webhooks that call a tenant's injector for the provider's own pods.
+/// Kinds of rendered objects that may go into the hosting cluster; all others are left out. The
+/// charts would also bring cluster-wide rights to Secrets, and webhooks that call a tenant's
+/// injector for the provider's own pods.
 const HOSTING_KINDS: [&str; 5] = ["Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "ConfigMap"];
 
-/// How long an istiod that is to end goes on answering. Endpoints reach nodes and load balancers within a second or two;
-/// with the ten seconds that istiod itself takes to end, this stays below the 30 that a pod has.
+/// Seconds for which a terminating istiod continues to answer. Endpoints reach nodes and load
+/// balancers within a second or two. With the ten seconds that istiod itself takes to end, this
+/// stays below a pod's grace period of 30 seconds.
 const PRE_STOP_SLEEP_SECONDS: u32 = 5;
 
 impl KubernetesMesh {
+    /// Builds the objects that a target of several objects needs for a value.
     pub(super) async fn desired_objects(
         &self,
         target: &Target,
@@ -57,6 +60,7 @@ impl KubernetesMesh {
         }
     }
 
+    /// Builds an object in the mesh's namespace. `rest` adds fields to it, also within `metadata`.
     pub(super) fn namespaced_object(&self, api: &str, kind: &str, name: &str, rest: Value) -> Value {
         let mut object =
             json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name, "namespace": self.namespace() } });
@@ -71,7 +75,8 @@ impl KubernetesMesh {
         object
     }
 
-    /// Without it istiod would keep a self-signed authority in the config cluster, another one for each revision.
+    /// Builds the Secret with the mesh's certificate authority. Without it, istiod would store a
+    /// self-signed authority in the config cluster, another one for each revision.
     fn cacerts_secret(&self) -> Value {
         let authority = &self.config.authority;
         let certificate = &authority.certificate;
@@ -79,8 +84,9 @@ impl KubernetesMesh {
         self.namespaced_object("v1", "Secret", "cacerts", json!({ "stringData": data }))
     }
 
-    /// `controlPlaneClusters` lets the hosted control planes lead in a member that is not the config cluster; istiod
-    /// reads it once, when it first sees the member.
+    /// Builds the objects that a member needs before its control planes can read it. The annotation
+    /// `controlPlaneClusters` lets the hosted control planes lead in a member that is not the
+    /// config cluster; istiod reads it once, when it first sees the member.
     fn member_bootstrap_objects(&self, member: &MemberCluster) -> Vec<Value> {
         let config = self.config.members.first().map(|first| first.name.to_string()).unwrap_or_default();
         let metadata = json!({
@@ -96,15 +102,18 @@ impl KubernetesMesh {
         ]
     }
 
-    /// A kubeconfig that names a token file: a renewal rewrites the file. These bytes change only
-    /// with the member's address or authority (see `access`). It leads to an address
-    /// that we have checked; the certificate is still checked against the name that the user gave.
+    /// Builds the kubeconfig of a member. It names a token file, which a renewal rewrites, so the
+    /// text changes only with the member's address or certificate authority (see `access`). The
+    /// address is one that we have checked; the certificate is still checked against the name that
+    /// the user gave.
     pub(super) async fn member_kubeconfig(&self, member: &MemberCluster, token_file: &str) -> Result<String, ClusterError> {
         let address = self.kubeconfig_address(&member.name).await?;
         Ok(kubeconfig_text(&member.credential, address, token_file))
     }
 
-    /// The config cluster is reached with an account of each revision's own; the others by remote secret.
+    /// Builds the objects that give control planes access to a member. The config cluster has none
+    /// here, because each revision reads it with an account of its own; the others get a remote
+    /// secret.
     async fn remote_access_objects(&self, member: &MemberCluster, permit: &FencingToken) -> Result<Vec<Value>, ClusterError> {
         if self.is_config_cluster(&member.name) {
             return Ok(Vec::new());
@@ -124,7 +133,8 @@ impl KubernetesMesh {
         ])
     }
 
-    /// Only what users' clusters need is reachable: discovery and certificates, and the webhooks.
+    /// Builds the load balancer Service of a revision. It exposes only the ports that users'
+    /// clusters need: discovery and certificates, and webhooks.
     fn address_service(&self, revision: &RevisionName) -> Value {
         let port = |name: &str, port: u16| json!({ "name": name, "port": port, "targetPort": port, "protocol": "TCP" });
         let spec = json!({
@@ -134,7 +144,7 @@ impl KubernetesMesh {
         self.namespaced_object("v1", "Service", &address_service_name(revision), json!({ "spec": spec }))
     }
 
-    /// The address that was assigned to a revision.
+    /// Returns the address that was assigned to a revision, or `None` before that.
     pub(super) async fn assigned_address(&self, revision: &RevisionName) -> Result<Option<String>, ClusterError> {
         let path = format!("/api/v1/namespaces/{}/services/{}", self.namespace(), address_service_name(revision));
         let service = self.config.hosting.get(&path).await?;
@@ -142,7 +152,8 @@ impl KubernetesMesh {
         Ok(ingress.and_then(|ingress| text_at(ingress, "/ip").or_else(|| text_at(ingress, "/hostname"))).map(str::to_owned))
     }
 
-    /// Renders with everything that values derive from.
+    /// Renders the chart for one purpose (`hosted`, `remote`, `definitions` or `base`) with all its
+    /// values.
     async fn render_objects(
         &self,
         member: &str,
@@ -179,6 +190,7 @@ impl KubernetesMesh {
         objects.map_err(|problem| render_refused(&problem))
     }
 
+    /// Renders Istio's custom resource definitions for a member.
     async fn istio_crds(&self, member: &MemberCluster, value: &str) -> Result<Vec<Value>, ClusterError> {
         let revision = value.parse::<Version>().map(|version| version.revision_name());
         let revision =
@@ -187,6 +199,7 @@ impl KubernetesMesh {
         Ok(objects.into_iter().filter(|object| object["kind"] == "CustomResourceDefinition").collect())
     }
 
+    /// Returns whether the cluster serves all of Istio's custom resource definitions.
     pub(super) async fn crds_readiness(&self, member: &Name) -> Result<Readiness, ClusterError> {
         let door = &self.find_member(member)?.client;
         let listed = door.list("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", "").await?;
@@ -205,7 +218,8 @@ impl KubernetesMesh {
         })
     }
 
-    /// Webhooks are created with the bundle of our own root: without it they refuse every pod until istiod has patched them.
+    /// Renders a revision's objects in a member. Webhooks are created with the CA bundle of our own
+    /// root: without it they would refuse every pod until istiod has patched them.
     pub(super) async fn member_objects(
         &self,
         member: &MemberCluster,
@@ -226,7 +240,8 @@ impl KubernetesMesh {
         Ok(objects)
     }
 
-    /// The validator that belongs to the base chart; tags' own file moves it.
+    /// Renders the default validator, which is part of the base chart. The module of the tags moves
+    /// it.
     pub(super) async fn default_validator(
         &self,
         revision: &RevisionName,
@@ -237,6 +252,7 @@ impl KubernetesMesh {
         Ok(objects.into_iter().find(|object| object["kind"] == "ValidatingWebhookConfiguration"))
     }
 
+    /// Builds the objects of a control plane in the hosting cluster.
     async fn control_plane_objects(
         &self,
         revision: &RevisionName,
@@ -261,12 +277,13 @@ impl KubernetesMesh {
             add_pre_stop_sleep(object);
         }
         self.annotate_kubeconfig_hashes(&mut objects, &self.find_release(&version)?.0).await?;
-        // The Deployment comes last: its pods find everything that they mount.
+        // The Deployment comes last, so that its pods find all that they mount.
         objects.sort_by_key(|object| object["kind"] == "Deployment");
         Ok(objects)
     }
 
-    /// Remote secrets are read in the mesh's own namespace and nowhere else.
+    /// Builds the role of an istiod in the hosting cluster. It reads remote secrets in the mesh's
+    /// own namespace and in no other.
     fn hosting_role(&self, revision: &RevisionName) -> [Value; 2] {
         let name = format!("istiod-{revision}");
         let rules = json!([
@@ -286,8 +303,8 @@ impl KubernetesMesh {
         ]
     }
 
-    /// No optional mounts: with a missing kubeconfig istiod would adopt the *hosting* cluster, and with missing
-    /// certificates it would make a second root.
+    /// Replaces the optional volumes by required ones. With a missing kubeconfig istiod would adopt
+    /// the *hosting* cluster, and with missing certificates it would generate a second root.
     fn require_volumes(&self, deployment: &mut Value, revision: &RevisionName) {
         let pod = &mut deployment["spec"]["template"]["spec"];
         let kept = ["local-certs", "istio-token"];
@@ -296,7 +313,8 @@ impl KubernetesMesh {
         let secret = |volume: &str, secret: String| json!({ "name": volume, "secret": { "secretName": secret, "optional": false } });
         volumes.push(secret("cacerts", "cacerts".into()));
         volumes.push(secret("istio-kubeconfig", format!("istio-kubeconfig-{revision}")));
-        // Without the files istiod would read both from the config cluster, where the tenant writes.
+        // Without these files, istiod would read both from the config cluster, where the tenant can
+        // write.
         let config =
             |volume: &str, name: String| json!({ "name": volume, "configMap": { "name": name, "optional": false } });
         volumes.push(config("mesh-config", format!("istio-{revision}")));
@@ -314,6 +332,7 @@ impl KubernetesMesh {
         pod["containers"][0]["volumeMounts"] = mounts.into();
     }
 
+    /// Returns whether all replicas of a control plane run its newest template and are ready.
     pub(super) async fn replica_readiness(&self, revision: &RevisionName) -> Result<Readiness, ClusterError> {
         let path = format!("/apis/apps/v1/namespaces/{}/deployments/istiod-{revision}", self.namespace());
         let Some(deployment) = self.config.hosting.get(&path).await? else {
@@ -331,8 +350,9 @@ impl KubernetesMesh {
     }
 }
 
-/// An istiod that is to end goes on answering for a while: its Service and the load balancer learn of it a moment after
-/// it was told, and a webhook call that still comes this way would be refused, and the member's new pod with it.
+/// Lets a terminating istiod answer for a while. Its Service and the load balancer learn of the end
+/// a moment later, and a webhook call that still arrived here would be refused, and with it the
+/// member's new pod.
 fn add_pre_stop_sleep(deployment: &mut Value) {
     deployment["spec"]["template"]["spec"]["containers"][0]["lifecycle"] =
         json!({ "preStop": { "sleep": { "seconds": PRE_STOP_SLEEP_SECONDS } } });
@@ -366,7 +386,7 @@ mod tests {
     use super::*;
     use crate::kubeconfig::ClientIdentity;
 
-    /// The server and the name for its certificate that a control plane is told of a member.
+    /// Returns the server and the TLS server name in a control plane's kubeconfig for a member.
     fn told(server: &str) -> (Value, Value) {
         let credential = Credential::new(server, b"-----BEGIN ".to_vec(), ClientIdentity::Token("t".to_owned().into()));
         let address = "198.18.0.1:6443".parse().expect("an address");

@@ -1,4 +1,5 @@
-//! Resources that name a revision by their own label: only that revision reads them, and no tag can carry them over.
+//! Finds resources whose own label names a revision. Only that revision reads them, and no tag can
+//! move them to another one.
 
 use model::version::RevisionName;
 use rollout::plan::data_plane::REV_LABEL;
@@ -6,7 +7,7 @@ use rollout::ports::ClusterError;
 
 use super::{MemberCluster, KubernetesMesh, label_query, text_at};
 
-/// Istio's kinds and the Gateway API's Gateway, with the version that every release that we run serves.
+/// Istio's kinds and the Gateway API's Gateway, in the versions that every release of ours serves.
 const REVISIONED_RESOURCES: [&str; 15] = [
     "networking.istio.io/v1/virtualservices",
     "networking.istio.io/v1/destinationrules",
@@ -24,7 +25,7 @@ const REVISIONED_RESOURCES: [&str; 15] = [
     "extensions.istio.io/v1alpha1/wasmplugins",
     "gateway.networking.k8s.io/v1/gateways",
 ];
-/// The API groups of [`RESOURCES`].
+/// API groups of [`REVISIONED_RESOURCES`].
 pub(crate) const REVISIONED_API_GROUPS: [&str; 5] = [
     "networking.istio.io",
     "security.istio.io",
@@ -34,6 +35,7 @@ pub(crate) const REVISIONED_API_GROUPS: [&str; 5] = [
 ];
 
 impl KubernetesMesh {
+    /// Lists the resources of all members that name a revision.
     pub(super) async fn find_pinned_resources(&self, revision: &RevisionName) -> Result<Vec<String>, ClusterError> {
         let mut found = Vec::new();
         for member in &self.config.members {
@@ -43,7 +45,8 @@ impl KubernetesMesh {
     }
 }
 
-/// A kind that the cluster does not know has no objects.
+/// Lists a member's resources that name a revision. A kind that the cluster does not know has no
+/// objects.
 pub(super) async fn pinned_resources_in(member: &MemberCluster, revision: &RevisionName) -> Result<Vec<String>, ClusterError> {
     let selector = label_query(&[(REV_LABEL, revision.as_str())]);
     let lists = REVISIONED_RESOURCES.iter().map(|resource| {

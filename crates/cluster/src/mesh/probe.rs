@@ -1,5 +1,5 @@
-//! A pod through admission and back, without creating it: the only proof that a label is injected as wanted. A missing
-//! webhook answers 200 too, so a bare success proves nothing.
+//! Sends a pod through admission without creating it. This is the only proof that a label is
+//! injected as wanted. A missing webhook gives status 200 too, so success alone proves nothing.
 
 use model::plan::{InjectionRequest, Sidecar};
 use rollout::ports::ClusterError;
@@ -9,11 +9,13 @@ use super::records::injected_sidecar;
 use super::single::SIDECAR_INJECT_LABEL as INJECT_LABEL;
 use crate::door::ClusterClient;
 
-/// The label of every pod that is sent through admission, with the value `true`: policies exempt it by this label.
+/// Label of every probe pod, with the value `true`, by which policies can exempt it.
 const PROBE_LABEL: &str = "meshwright.dev/probe";
-/// What the names of these pods begin with.
+/// Name of probe pods.
 const PROBE_POD_NAME: &str = "meshwright-probe";
 
+/// Probes which sidecar a pod with a label would get. The inner error tells why the result is not
+/// the wanted one.
 pub(super) async fn probe_injection(
     door: &ClusterClient,
     namespace: &str,
@@ -27,7 +29,8 @@ pub(super) async fn probe_injection(
     let pod = probe_pod((label, value), "default");
     let admitted = match door.dry_run(&format!("/api/v1/namespaces/{namespace}/pods"), &pod).await {
         Ok(admitted) => admitted,
-        // A webhook whose endpoint does not answer refuses the pod with a server error.
+        // A webhook whose endpoint does not answer makes the API server refuse the pod with a
+        // server error.
         Err(ClusterError::Refused { cause, .. }) => {
             return Ok(Err(format!("the dry run was refused: {cause}")));
         }
@@ -36,20 +39,22 @@ pub(super) async fn probe_injection(
     Ok(check_injected(&admitted, namespace, wanted))
 }
 
-/// Whether the policies of a cluster take the pod in a namespace. It asks for no sidecar, so that no injector has a say.
+/// Returns whether a cluster's policies accept the probe pod in a namespace. The pod asks for no
+/// sidecar, so that no injector affects the result.
 pub(crate) async fn accepts_probe_pod(door: &ClusterClient, namespace: &str, account: &str) -> Result<bool, ClusterError> {
     let pod = probe_pod((INJECT_LABEL, "false"), account);
     match door.dry_run(&format!("/api/v1/namespaces/{namespace}/pods"), &pod).await {
         Ok(_) => Ok(true),
         Err(ClusterError::Refused { place, code, cause }) if code != "credential_expired" => {
-            tracing::info!(place, code, cause, "the dry run of a pod was refused");
+            tracing::info!(place, code, cause, "the cluster refused the dry run of a probe pod");
             Ok(false)
         }
         Err(error) => Err(error),
     }
 }
 
-/// As modest as a pod can be, so that as few policies as possible have something against it.
+/// Builds a pod that needs as few rights as possible, so that as few policies as possible refuse
+/// it.
 fn probe_pod((label, value): (&str, &str), account: &str) -> Value {
     let security = json!({
         "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] }, "readOnlyRootFilesystem": true,
@@ -69,7 +74,8 @@ fn probe_pod((label, value): (&str, &str), account: &str) -> Value {
     })
 }
 
-/// Injected by the wanted revision, with its image, and pointing to an address of its own.
+/// Checks that an admitted pod has the sidecar of the wanted revision, with that revision's image
+/// and discovery address.
 fn check_injected(admitted: &Value, namespace: &str, wanted: &Sidecar) -> Result<(), String> {
     let found = injected_sidecar(admitted).ok_or("the pod came back without a sidecar")?;
     if found != *wanted {

@@ -1,5 +1,5 @@
-//! What each istiod replica says: which members it has synced, which proxies are connected to it. Asked through a
-//! port-forward to the pod, which works when the users' clusters do not.
+//! Asks each istiod replica which members it has synced and which proxies are connected to it.
+//! Requests go through a port-forward to the pod, which works even if the users' clusters do not.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,20 +19,22 @@ use super::single::{MUTATING_WEBHOOKS_PATH, revision_webhook_name};
 use super::{KubernetesMesh, object_names, label_query, text_at};
 use crate::door::parse_array;
 
-/// istiod's debug port.
+/// Port of istiod's debug endpoints.
 const ISTIOD_DEBUG_PORT: u16 = 8080;
-/// One question to one replica.
+/// Timeout of one request to one replica.
 const REPLICA_TIMEOUT: Duration = Duration::from_secs(5);
-/// The largest answer that is read: about a kilobyte a proxy.
+/// Maximum size of a replica's answer, in bytes. It has about a kilobyte for each proxy.
 const MAX_DEBUG_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
 
 impl KubernetesMesh {
-    /// The replicas of a revision that exist, ready or not, ending or not.
+    /// Returns the names of all replicas of a revision: also those that are not ready, and those
+    /// that are terminating.
     pub(super) async fn replica_names(&self, revision: &RevisionName) -> Result<Vec<String>, ClusterError> {
         Ok(object_names(&self.list_istiod_pods(revision).await?))
     }
 
-    /// The replicas that are there to stay. One that is ending drains for half a minute and answers nobody.
+    /// Returns the names of the replicas that are not terminating. A terminating one drains for
+    /// half a minute and answers no request.
     async fn running_replica_names(&self, revision: &RevisionName) -> Result<Vec<String>, ClusterError> {
         let mut pods = self.list_istiod_pods(revision).await?;
         pods.retain(|pod| pod.pointer("/metadata/deletionTimestamp").is_none());
@@ -44,7 +46,7 @@ impl KubernetesMesh {
         self.config.hosting.list(&format!("/api/v1/namespaces/{}/pods", self.namespace()), &query).await
     }
 
-    /// What a replica answers to a question whose answer is a list; `keep` makes of each entry what is held.
+    /// Requests a list from a replica and keeps only what `keep` returns for each entry.
     async fn query_replica<T>(&self, pod: &str, path: &str, keep: impl Fn(&Value) -> T) -> Result<Vec<T>, ClusterError> {
         let place = format!("istiod replica {pod}");
         let asked = tokio::time::timeout(REPLICA_TIMEOUT, self.fetch_debug_endpoint(pod, path)).await;
@@ -53,6 +55,7 @@ impl KubernetesMesh {
         parse_array(&body, self.config.hosting.limits().max_list_items, &keep).map_err(|_| silent("its answer is no list"))
     }
 
+    /// Requests a debug endpoint of a replica through a port-forward.
     async fn fetch_debug_endpoint(&self, pod: &str, path: &str) -> Result<bytes::Bytes, &'static str> {
         let failed = |what: &'static str| {
             move |error: &(dyn std::error::Error + 'static)| {
@@ -80,7 +83,8 @@ impl KubernetesMesh {
         }
     }
 
-    /// Readiness alone turns green after half a minute without a member, so every replica is asked about every member.
+    /// Checks that all replicas are ready and have synced every member. A replica becomes ready
+    /// after half a minute even if a member is missing, so each one is asked about every member.
     pub(super) async fn revision_readiness(
         &self,
         revision: &RevisionName,
@@ -102,8 +106,8 @@ impl KubernetesMesh {
         Ok(Readiness::Ready)
     }
 
-    /// What keeps the first replica that is not ready: its node's reason, or the members that it has not synced. Nothing
-    /// where nobody says.
+    /// Returns why the first replica that is not ready is waiting: the reason that its node gives,
+    /// or the members that it has not synced. The text is empty if no replica gives a reason.
     pub(super) async fn unready_reason(&self, revision: &RevisionName) -> Result<String, ClusterError> {
         for pod in self.list_istiod_pods(revision).await? {
             let container = pod.pointer("/status/containerStatuses/0").cloned().unwrap_or_default();
@@ -114,7 +118,7 @@ impl KubernetesMesh {
             if let Some(reason) = text_at(&container, "/state/waiting/reason") {
                 return Ok(format!("; {name}: {reason}"));
             }
-            // One that is only starting does not answer either, and is not worth waiting for.
+            // A replica that is only starting does not answer either, so the wait is short.
             let asked = self.query_replica(name, "/debug/clusterz", cluster_sync_state);
             let Ok(Ok(clusters)) = tokio::time::timeout(Duration::from_secs(1), asked).await else { continue };
             let unsynced = clusters.iter().filter(|(_, state)| state != "synced");
@@ -126,7 +130,8 @@ impl KubernetesMesh {
         Ok(String::new())
     }
 
-    /// Every replica of every revision of the mesh; replicas that do not answer are left out, for this is only shown.
+    /// Lists the proxies of every replica of every revision of the mesh. Replicas that do not
+    /// answer are left out, because the list is only shown.
     pub(super) async fn observe_proxies(&self, members: &[MemberObservation]) -> Vec<ProxyObservation> {
         let revisions: BTreeSet<&RevisionName> =
             members.iter().flat_map(|member| member.injectors.iter().map(|injector| &injector.revision)).collect();
@@ -138,8 +143,10 @@ impl KubernetesMesh {
         futures::future::join_all(looks).await.into_iter().flatten().flatten().flatten().collect()
     }
 
-    /// Requirement B8: connected proxies of every replica, live pods, pod templates, namespaces, tags. What does not answer
-    /// counts as using it. Members that are left behind are neither asked nor counted.
+    /// Finds the users of a revision (requirement B8): connected proxies of every replica, live
+    /// pods, pod templates, namespaces, tags and, if there are none of these, resources that name
+    /// the revision. A cluster or replica that does not answer counts as a user. Members that are
+    /// left behind are neither asked nor counted.
     pub(super) async fn revision_usage(&self, revision: &RevisionName, left_behind: &[Name]) -> Result<Usage, ClusterError> {
         let counted = |member: &str| !left_behind.iter().any(|left| left.as_str() == member);
         let (mut users, mut silent) = (Vec::new(), Vec::new());
@@ -175,6 +182,7 @@ impl KubernetesMesh {
         })
     }
 
+    /// Lists the users of a revision in one member.
     async fn member_usage(&self, member: &super::MemberCluster, revision: &RevisionName) -> Result<Vec<String>, ClusterError> {
         let snapshot = Snapshot::read_member(member).await?;
         let name = revision.as_str();
@@ -182,7 +190,8 @@ impl KubernetesMesh {
         let mut users: Vec<String> =
             carry.map(|pod| format!("pod {}/{} in {}", pod.namespace, pod.name, member.name)).collect();
         let own = member.client.get(&format!("{MUTATING_WEBHOOKS_PATH}/{}", revision_webhook_name(self, name))).await?.unwrap_or_default();
-        // Its name is another revision's by now: labels with it ask for that one.
+        // The revision's name is an alias of another revision by now, so labels with it select that
+        // one.
         let aliased = text_at(&own, "/metadata/labels/istio.io~1rev").is_some_and(|serves| serves != name);
         let templates =
             snapshot.workloads.values().filter(|record| !aliased && record.template.rev.as_deref() == Some(name));
@@ -197,7 +206,8 @@ impl KubernetesMesh {
             );
         }
         let webhooks = member.client.list(MUTATING_WEBHOOKS_PATH, &selector).await?;
-        // Deleting a whole mesh looks too, with its own tags still in place: those move or go by steps of their own.
+        // The deletion of a whole mesh also checks this while the mesh's own tags are in place.
+        // Those are moved or removed by steps of their own, so they do not count.
         let foreign_tags = webhooks.iter().filter(|object| object["metadata"]["labels"].get("istio.io/tag").is_some());
         let ours = |object: &&Value| object["metadata"]["labels"][super::bundle::OWNER_LABEL] == self.namespace();
         users.extend(
@@ -212,13 +222,14 @@ impl KubernetesMesh {
     }
 }
 
-/// Whether its node says that its container runs: to one that never started, nobody can be connected.
+/// Returns whether the node reports a running container. No proxy can be connected to a replica
+/// that never started.
 fn is_running(pod: &Value) -> bool {
     let containers = pod.pointer("/status/containerStatuses").and_then(Value::as_array);
     containers.is_some_and(|list| list.iter().any(|container| container["state"].get("running").is_some()))
 }
 
-/// A member's name in a control plane, and whether that has read it.
+/// Returns the name of a member in a control plane, and its sync status there.
 fn cluster_sync_state(cluster: &Value) -> (String, String) {
     let part = |key: &str| cluster[key].as_str().unwrap_or_default().to_owned();
     (part("id"), part("syncStatus"))

@@ -1,4 +1,4 @@
-//! The handful of fields that are kept of each workload and pod; whole objects are never held.
+//! Defines the few fields that are kept of each workload and pod. Whole objects are never kept.
 
 use model::injection::PodLabels;
 use model::operation::Problem;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::single::RESTART_ANNOTATION;
 use super::{object_version, number_at, text_at};
 
-/// A workload as its cluster shows it.
+/// Fields of a workload as its cluster shows it.
 #[derive(Debug, Clone)]
 pub(super) struct WorkloadRecord {
     pub(super) workload: WorkloadRef,
@@ -21,20 +21,20 @@ pub(super) struct WorkloadRecord {
     pub(super) rolled: Readiness,
 }
 
-/// A pod as its cluster shows it.
+/// Fields of a pod as its cluster shows it.
 #[derive(Debug, Clone)]
 pub(super) struct PodRecord {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) owner: Option<WorkloadRef>,
-    /// Finished pods never count; one that is ending still does, for it still runs.
+    /// Whether the pod still runs. A finished pod does not; a terminating one still does.
     pub(super) live: bool,
-    /// The annotation that names the revision that injected it.
+    /// Revision that injected the pod, from the annotation `istio.io/rev`.
     pub(super) revision: Option<String>,
     pub(super) sidecar: Option<Sidecar>,
-    /// Our restart stamp on the template that made it.
+    /// Our restart stamp on the pod template that the pod was created from.
     pub(super) stamp: Option<String>,
-    /// It was told to end.
+    /// Whether the pod is being deleted.
     pub(super) terminating: bool,
 }
 
@@ -77,7 +77,8 @@ impl PodRecord {
     }
 }
 
-/// What a pod was injected with: its annotation and the image of its proxy. A label would only say what was asked for.
+/// Returns the sidecar of a pod, from the annotation of the injector and the image of the proxy. A
+/// label would only show the revision that was asked for.
 pub(super) fn injected_sidecar(pod: &Value) -> Option<Sidecar> {
     let revision = text_at(pod, "/metadata/annotations/istio.io~1rev")?.parse().ok()?;
     let containers = ["/spec/containers", "/spec/initContainers"]
@@ -88,7 +89,8 @@ pub(super) fn injected_sidecar(pod: &Value) -> Option<Sidecar> {
     Some(Sidecar { revision, image: proxy["image"].as_str()?.to_owned() })
 }
 
-/// The workload that a pod belongs to. A `ReplicaSet`'s name is its Deployment's, a dash, and the template's hash.
+/// Returns the workload that owns a pod. The name of a `ReplicaSet` is that of its Deployment, a
+/// dash, and the hash of the template.
 fn owner_workload(pod: &Value) -> Option<WorkloadRef> {
     let owners = pod.pointer("/metadata/ownerReferences")?.as_array()?;
     let controller = owners.iter().find(|owner| owner["controller"] == true)?;
@@ -105,7 +107,7 @@ fn owner_workload(pod: &Value) -> Option<WorkloadRef> {
     Some(WorkloadRef { namespace: text_at(pod, "/metadata/namespace")?.to_owned(), kind, name: name.to_owned() })
 }
 
-/// Why a template change would not replace the pods.
+/// Returns the reason why a changed template would not replace the pods, if there is one.
 fn restart_blocker_of(kind: WorkloadKind, object: &Value) -> Option<RestartBlocker> {
     if object["metadata"]["labels"].get("gateway.networking.k8s.io/gateway-name").is_some() {
         return Some(RestartBlocker::SelfRolling);
@@ -122,7 +124,7 @@ fn restart_blocker_of(kind: WorkloadKind, object: &Value) -> Option<RestartBlock
     }
 }
 
-/// Whether the newest template runs everywhere, by the rules that `kubectl rollout status` follows.
+/// Returns whether all pods run the newest template, by the rules of `kubectl rollout status`.
 fn rollout_readiness(workload: &WorkloadRef, object: &Value) -> Readiness {
     if number_at(object, "/status/observedGeneration") < number_at(object, "/metadata/generation") {
         return Readiness::Pending("its controller has not seen the change yet".into());
@@ -160,7 +162,7 @@ fn rollout_readiness(workload: &WorkloadRef, object: &Value) -> Readiness {
     Readiness::Pending(format!("{updated} of {wanted} pods are new, {ready} are ready"))
 }
 
-/// Kubernetes itself gives a Deployment up after its `progressDeadlineSeconds`.
+/// Returns a problem if Kubernetes has given a Deployment up after its `progressDeadlineSeconds`.
 fn deadline_problem(workload: &WorkloadRef, object: &Value) -> Option<Problem> {
     let conditions = object.pointer("/status/conditions")?.as_array()?;
     conditions

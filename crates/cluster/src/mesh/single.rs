@@ -1,8 +1,10 @@
-//! Targets that are one object: a tag, the default validator, a namespace's label, a workload's stamp.
+//! Writes targets that are one object: a tag, the default validator, a namespace's label, a
+//! workload's restart stamp.
 //!
-//! A change is one merge patch that carries the identity and version that were seen: what moved on in between refuses it,
-//! and an object that was deleted is not made again. A webhook of the same name that does not carry our mesh's label is
-//! another mesh's or another Istio's: for us it is absent, and nothing is written over it.
+//! A change is one merge patch with the uid and version that were observed. An object that has
+//! changed since refuses it, and an object that was deleted is not created again. A webhook of the
+//! same name without our mesh's label belongs to another mesh or another Istio: it counts as
+//! absent, and is never overwritten.
 
 use model::plan::{Target, WorkloadKind, WorkloadRef};
 use model::version::RevisionName;
@@ -15,32 +17,39 @@ use super::bundle::{APPLY_SET_LABEL, OWNER_LABEL};
 use super::{KubernetesMesh, object_version, uid_and_version, text_at};
 use crate::door::ClusterClient;
 
-/// Our annotation on a pod template; its value derives from the operation.
+/// Annotation on a pod template whose change restarts the workload; its value derives from the
+/// operation.
 pub(super) const RESTART_ANNOTATION: &str = "meshwright.dev/restart";
-/// Moves an object's version and nothing else.
+/// Annotation that a fence sets and removes to change an object's version.
 pub(super) const FENCE_ANNOTATION: &str = "meshwright.dev/fence";
-/// The tag that istiod's leader election looks for by this very name; every other tag's object is suffixed.
+/// Name of the webhook of the tag `default`. istiod's leader election looks for exactly this name;
+/// the webhooks of other tags have the mesh's namespace as a suffix.
 const DEFAULT_TAG_WEBHOOK: &str = "istio-revision-tag-default";
+/// Name of the default validator, as istiod and Istio's charts know it.
 pub(super) const DEFAULT_VALIDATOR: &str = "istiod-default-validator";
+/// API path of mutating webhook configurations.
 pub(crate) const MUTATING_WEBHOOKS_PATH: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+/// API path of validating webhook configurations.
 pub(crate) const VALIDATING_WEBHOOKS_PATH: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
 
-/// One object with the part of it that is ours.
+/// Object of a target, with the field of it that is ours.
 pub(super) struct ObjectTarget<'a> {
     door: &'a ClusterClient,
     target: &'a Target,
     path: String,
     field: Field<'a>,
-    /// The mesh's namespace, which the owner's label of its webhooks names.
+    /// Namespace of the mesh, which is the value of the owner label on its webhooks.
     owner: &'a str,
 }
 
+/// Field of an object that holds the target's value.
 enum Field<'a> {
     Tag {
         name: String,
         tag: &'a str,
     },
-    /// A revision's own webhook, which becomes an alias of another revision and back: its name serves without a gap.
+    /// Webhook of a revision, which becomes an alias of another revision and back. Its name serves
+    /// without a gap meanwhile.
     RevisionWebhook {
         revision: RevisionName,
     },
@@ -50,7 +59,8 @@ enum Field<'a> {
 }
 
 impl<'a> ObjectTarget<'a> {
-    /// `None` for targets that are bundles.
+    /// Finds the object of a target. Returns `None` for targets that are ApplySets. May call the
+    /// cluster, to find out whether a tag has the name of a revision.
     pub(super) async fn for_target(world: &'a KubernetesMesh, target: &'a Target) -> Result<Option<Self>, ClusterError> {
         let (path, part) = match target {
             Target::Tag { tag, .. } => {
@@ -68,13 +78,15 @@ impl<'a> ObjectTarget<'a> {
         Ok(Some(Self { door: world.client_for(target)?, target, path, field: part, owner: world.namespace() }))
     }
 
+    /// Observes the value of the target.
     pub(super) async fn observe_value(&self) -> Result<Observed, ClusterError> {
         let object = self.door.get(&self.path).await?.filter(|object| self.is_owned(object));
         let value = object.as_ref().and_then(|object| self.field.read_value(object));
         Ok(Observed { value, version: object_version(object.as_ref()), readiness: Readiness::Ready, partial: false })
     }
 
-    /// Namespaces and workloads are the users' own; only our label or stamp on them is ours.
+    /// Returns whether an object is ours to write. Namespaces and workloads belong to the users;
+    /// only our label or stamp on them is ours.
     fn is_owned(&self, object: &Value) -> bool {
         match self.field {
             Field::Tag { .. } | Field::RevisionWebhook { .. } | Field::Validator => {
@@ -84,7 +96,8 @@ impl<'a> ObjectTarget<'a> {
         }
     }
 
-    /// The annotation moves the version and is taken off again: a cluster that was fenced looks as it did before.
+    /// Fences the object. An annotation moves its version and is removed again, so that a fenced
+    /// cluster looks as it did before.
     pub(super) async fn fence_object(&self, permit: &FencingToken) -> Result<Fence, ClusterError> {
         let webhook = matches!(self.field, Field::Tag { .. } | Field::RevisionWebhook { .. } | Field::Validator);
         if webhook && !self.door.get(&self.path).await?.is_some_and(|object| self.is_owned(&object)) {
@@ -93,13 +106,15 @@ impl<'a> ObjectTarget<'a> {
         for value in [Some(format!("{}/{}", permit.operation, permit.epoch)), None] {
             let patch = json!({ "metadata": { "annotations": { FENCE_ANNOTATION: value } } });
             if !self.door.patch_if_exists(&self.path, &patch, permit).await? {
-                // Namespaces and workloads are never created by us.
+                // We never create namespaces or workloads, so no late write can affect a missing
+                // one.
                 return Ok(if webhook { Fence::UntilLeaseEnds } else { Fence::Holds });
             }
         }
         Ok(Fence::Holds)
     }
 
+    /// Brings the target to a value, or removes it, if the object still has the observed version.
     pub(super) async fn set_value(
         &self,
         world: &KubernetesMesh,
@@ -129,7 +144,7 @@ impl<'a> ObjectTarget<'a> {
             return match self.field {
                 Field::Tag { .. } => self.create_webhook(MUTATING_WEBHOOKS_PATH, &patch, permit).await,
                 Field::Validator => self.create_webhook(VALIDATING_WEBHOOKS_PATH, &patch, permit).await,
-                // There is nothing to change: the next look says so.
+                // The object is gone, so there is nothing to change; the next check reports it.
                 Field::NamespaceLabel | Field::Stamp | Field::RevisionWebhook { .. } => Ok(()),
             };
         };
@@ -142,7 +157,8 @@ impl<'a> ObjectTarget<'a> {
         Ok(())
     }
 
-    /// Creates a webhook. A name that another mesh or another Istio holds is no race that another try would win.
+    /// Creates a webhook. If another mesh or another Istio has the name, that is no race that a
+    /// retry could win, so it is an error of its own.
     async fn create_webhook(&self, collection: &str, object: &Value, permit: &FencingToken) -> Result<(), ClusterError> {
         match self.door.create(collection, object, Some(permit)).await {
             Ok(_) => Ok(()),
@@ -158,8 +174,8 @@ impl<'a> ObjectTarget<'a> {
         }
     }
 
-    /// A tag's object, copied from the canonical webhook of the revision that it is to point to. Seen by istioctl and by
-    /// istiod as if `istioctl tag set` had made it.
+    /// Builds the webhook of a tag, copied from the canonical webhook of the revision that it
+    /// points to. istioctl and istiod treat it as if `istioctl tag set` had created it.
     async fn tag_webhook(&self, world: &KubernetesMesh, name: &str, tag: &str, revision: &str) -> Result<Value, ClusterError> {
         let canonical_name = revision_webhook_name(world, revision);
         let canonical = self.door.get(&format!("{MUTATING_WEBHOOKS_PATH}/{canonical_name}")).await?;
@@ -182,8 +198,9 @@ impl<'a> ObjectTarget<'a> {
         }))
     }
 
-    /// The change that makes a revision's own webhook a name of another revision, or its own again. As an alias it belongs
-    /// to no bundle, so the removal of its revision's objects leaves it alone.
+    /// Builds the patch that makes a revision's own webhook an alias of another revision, or its
+    /// own again. An alias belongs to no ApplySet, so the removal of its revision's objects leaves
+    /// it alone.
     async fn revision_alias_patch(&self, world: &KubernetesMesh, own: &RevisionName, revision: &str) -> Result<Value, ClusterError> {
         let Target::Tag { member, .. } = self.target else {
             return Err(ClusterError::Changed { place: own.to_string() });
@@ -203,7 +220,8 @@ impl<'a> ObjectTarget<'a> {
         Ok(json!({ "metadata": { "labels": labels }, "webhooks": webhook["webhooks"].take() }))
     }
 
-    /// A move changes the address and the label; `failurePolicy` and the bundle belong to istiod from then on.
+    /// Builds the change of the default validator. A move changes only address and label:
+    /// `failurePolicy` and the CA bundle belong to istiod once it serves the webhook.
     async fn validator_webhook(&self, world: &KubernetesMesh, revision: &str, exists: bool) -> Result<Value, ClusterError> {
         let name: RevisionName = revision.parse().map_err(|_| ClusterError::Changed { place: DEFAULT_VALIDATOR.into() })?;
         let release =
@@ -225,7 +243,8 @@ impl<'a> ObjectTarget<'a> {
     }
 }
 
-/// A tag that is a revision's own name, while that revision's webhook exists.
+/// Returns the webhook of a revision as a tag's object, if the tag has the name of a revision and
+/// that webhook exists.
 async fn revision_alias<'a>(
     world: &'a KubernetesMesh,
     target: &'a Target,
@@ -241,12 +260,12 @@ async fn revision_alias<'a>(
     Ok(known.then_some(ObjectTarget { door, target, path, field: Field::RevisionWebhook { revision }, owner: world.namespace() }))
 }
 
-/// The name of the object of a tag.
+/// Returns the name of a tag's webhook.
 pub(super) fn tag_webhook_name(tag: &str, namespace: &str) -> String {
     if tag == "default" { DEFAULT_TAG_WEBHOOK.to_owned() } else { format!("istio-revision-tag-{tag}-{namespace}") }
 }
 
-/// What Istio's charts call a revision's own webhook.
+/// Returns the name that Istio's charts give to a revision's own webhook.
 pub(super) fn revision_webhook_name(world: &KubernetesMesh, revision: &str) -> String {
     format!("istio-sidecar-injector-{revision}-{}", world.namespace())
 }
@@ -265,10 +284,11 @@ impl Field<'_> {
     }
 }
 
-/// The pod label by which a pod asks for a sidecar, or refuses one.
+/// Label by which a pod asks for a sidecar or declines one.
 pub(super) const SIDECAR_INJECT_LABEL: &str = "sidecar.istio.io/inject";
 
-/// A tag's webhook entries: by namespace and by pod; the tag `default` also answers to the older labels.
+/// Builds the webhook entries of a tag: by namespace label and by pod label. The tag `default` also
+/// matches the older labels.
 fn tag_webhook_entries(canonical: &Value, tag: &str) -> Vec<Value> {
     let is = |key: &str, value: &str| json!({ "key": key, "operator": "In", "values": [value] });
     let not = |key: &str, value: &str| json!({ "key": key, "operator": "NotIn", "values": [value] });

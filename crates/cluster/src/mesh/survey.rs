@@ -1,4 +1,4 @@
-//! A fresh look at every member: what plans are built from and the API shows.
+//! Observes every member. Plans are built from these observations, and the API shows them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,20 +14,21 @@ use super::records::WorkloadRecord;
 use super::{MemberCluster, KubernetesMesh, text_at};
 use crate::foreign;
 
-/// Namespaces that are Kubernetes' own and never part of a mesh.
+/// Namespaces that belong to Kubernetes and are never part of a mesh.
 const SYSTEM_NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 
-/// A member's pods, as proxies name themselves: `name.namespace`.
+/// Names of a member's pods in the form that proxies use: `name.namespace`.
 type PodNames = BTreeSet<String>;
 
 impl KubernetesMesh {
-    /// Reads each member once, all of them side by side.
+    /// Observes all members of the mesh, side by side.
     pub(super) async fn observe_members(&self) -> Result<Observation, ClusterError> {
         let looks = self.config.members.iter().map(|member| self.observe_member(member));
         let (members, pods): (Vec<MemberObservation>, Vec<PodNames>) =
             futures::future::try_join_all(looks).await?.into_iter().unzip();
         let mut proxies = self.observe_proxies(&members).await;
-        // All of a proxy's identity is what it says of itself: one without a pod is shown, and blocks, but is marked.
+        // A proxy's identity is only what it reports about itself. A proxy without a pod is shown,
+        // and blocks, but it is marked.
         for (member, pods) in members.iter().zip(&pods) {
             for proxy in proxies.iter_mut().filter(|proxy| proxy.member == member.member.as_str()) {
                 proxy.ghost = !pods.contains(&proxy.proxy);
@@ -36,6 +37,7 @@ impl KubernetesMesh {
         Ok(Observation { members, proxies, sidecars: Vec::new() })
     }
 
+    /// Observes one member, and returns the names of its pods as well.
     async fn observe_member(&self, member: &MemberCluster) -> Result<(MemberObservation, PodNames), ClusterError> {
         let snapshot = Snapshot::read_member(member).await?;
         let webhooks = foreign::list_admission_webhooks(&member.client).await?;
@@ -57,6 +59,7 @@ impl KubernetesMesh {
         Ok((survey, pods))
     }
 
+    /// Observes the namespaces of a member, except those of Kubernetes and of the mesh itself.
     fn observe_namespaces(&self, listed: &[Value], snapshot: &Snapshot) -> Vec<NamespaceObservation> {
         let mut namespaces: BTreeMap<String, NamespaceObservation> = listed
             .iter()
@@ -99,7 +102,8 @@ pub(super) fn namespace_labels(object: &Value) -> NamespaceLabels {
     NamespaceLabels { injection: label(INJECTION_LABEL), rev: label(REV_LABEL) }
 }
 
-/// True for a webhook configuration with an entry of Istio's sidecar injector, whoever made it.
+/// Returns whether a webhook configuration has an entry of Istio's sidecar injector, regardless of
+/// the installer.
 fn is_injection_webhook(webhook: &Value) -> bool {
     let entries = webhook["webhooks"].as_array();
     entries.is_some_and(|entries| {
@@ -109,6 +113,8 @@ fn is_injection_webhook(webhook: &Value) -> bool {
     })
 }
 
+/// Reads an injector from its webhook: the label value that it serves, and the revision that
+/// injects.
 pub(super) fn parse_injector(webhook: &Value) -> Option<Injector> {
     let revision = text_at(webhook, "/metadata/labels/istio.io~1rev")?;
     let value = text_at(webhook, "/metadata/labels/istio.io~1tag").unwrap_or(revision);

@@ -1,5 +1,5 @@
-//! The tokens that control planes read members with. They are files in istiod's pods, read again when they change, so that a
-//! renewal restarts nothing (requirement E1).
+//! Issues the tokens by which control planes read members. The tokens are files in istiod's pods,
+//! which istiod reads again when they change, so a renewal restarts no pod (requirement E1).
 
 use model::Name;
 use model::operation::Problem;
@@ -15,15 +15,16 @@ use crate::foreign::find_silent_webhooks;
 use crate::kubeconfig::ClientIdentity;
 use crate::register::{problem_unless_changed, read_kubernetes_version};
 
-/// On a Secret with a token: which member it opens.
+/// Label on a Secret with a token that names the member which the token is for.
 const MEMBER_LABEL: &str = "meshwright.dev/reads";
-/// Which account of the member it is a token of.
+/// Annotation that names the member's account which the token belongs to.
 const ACCOUNT_ANNOTATION: &str = "meshwright.dev/account";
-/// Which credential of the member it came with.
+/// Annotation with the serial number of the member's credential that the token was issued with.
 const SERIAL_ANNOTATION: &str = "meshwright.dev/serial";
 
 impl KubernetesMesh {
-    /// The parts of a Secret in the hosting cluster that holds a new token of an account in a member.
+    /// Builds the fields of a Secret in the hosting cluster that holds a new token of an account in
+    /// a member.
     pub(super) async fn new_token_secret(&self, member: &MemberCluster, account: &str, permit: &FencingToken) -> Result<Value, ClusterError> {
         let (serial, minted) = self.bound_secrets().request_token(&member.client, account, self.config.token_lifetime, Some(permit)).await?;
         Ok(json!({
@@ -35,11 +36,11 @@ impl KubernetesMesh {
         }))
     }
 
-    /// Brings every token that control planes read a member with to the member's present credential, and answers whether
-    /// all of them were there before. Safe to repeat.
+    /// Renews every token by which control planes read a member, if it is older than the member's
+    /// current credential. Returns whether all of them were current already. Safe to repeat.
     ///
     /// # Errors
-    /// A cluster did not answer or refused.
+    /// Returns an error if a cluster does not answer or refuses a call.
     pub(super) async fn renew_tokens(&self, member: &Name) -> Result<bool, ClusterError> {
         let member = self.find_member(member)?;
         let anchors = self.bound_secrets();
@@ -68,16 +69,17 @@ impl KubernetesMesh {
         Ok(current)
     }
 
-    /// The Secrets in a member that the tokens of the mesh's control planes are bound to.
+    /// Returns the Secrets in a member that the tokens of the mesh's control planes are bound to.
     fn bound_secrets(&self) -> BoundSecrets<'_> {
         BoundSecrets::for_mesh(self.namespace())
     }
 
-    /// Takes the member's older credentials away: our account's and those of the control planes. Answers whether there was
-    /// none left, and the cluster refuses the one before the present.
+    /// Deletes the member's older credentials: those of our account and those of the control
+    /// planes. Returns whether none was left and the cluster refuses the credential before the
+    /// current one.
     ///
     /// # Errors
-    /// As for [`MeshWorld::renew_access`].
+    /// Fails as [`KubernetesMesh::renew_access`] does.
     pub async fn retire_tokens(&self, member: &MemberCluster) -> Result<bool, ClusterError> {
         let theirs = self.bound_secrets().delete_older(&member.client, member.serial).await?;
         Ok(member.retire_older_credentials().await? && !theirs)
@@ -85,11 +87,12 @@ impl KubernetesMesh {
 }
 
 impl MemberCluster {
-    /// Asks a cluster that is in no mesh, or whose mesh is not there yet, for its version; takes our account's older
-    /// credentials away when that is due. Answers whether there was none left.
+    /// Checks a cluster that is in no mesh, or whose mesh is not there yet, by reading its version.
+    /// Deletes our account's older credentials if `retire` is set. Returns the version, and whether
+    /// no older credential was left.
     ///
     /// # Errors
-    /// Why it cannot be used, in words for the user.
+    /// Returns a problem that tells the user why the cluster cannot be used.
     pub async fn check_health(&self, retire: bool) -> Result<(String, bool), Problem> {
         let version = read_kubernetes_version(&self.client).await?;
         if !retire {
@@ -99,17 +102,19 @@ impl MemberCluster {
         Ok((version, settled))
     }
 
-    /// What the cluster's users should know of it: advice, so a look that fails finds nothing. Takes about 20 s at most.
+    /// Lists facts that the cluster's users should know. They are advice, so a check that fails
+    /// returns no findings. It takes at most about 20 s.
     pub async fn list_findings(&self) -> Vec<Finding> {
         find_silent_webhooks(&self.client).await.unwrap_or_else(|error| {
             let (cluster, error) = (self.name.as_str(), &error as &dyn std::error::Error);
-            tracing::debug!(cluster, error, "a look for silent webhooks failed");
+            tracing::debug!(cluster, error, "could not check the cluster for silent webhooks");
             Vec::new()
         })
     }
 
-    /// Takes our account's older credentials away. Answers whether there was none left and the cluster was seen to refuse
-    /// the former one: an API server remembers for a few seconds whom it has let in.
+    /// Deletes our account's older credentials. Returns whether none was left and the cluster was
+    /// seen to refuse the previous one: an API server accepts a token that it has seen for a few
+    /// seconds more.
     async fn retire_older_credentials(&self) -> Result<bool, ClusterError> {
         let any = self.account.bound_secrets().delete_older(&self.client, self.serial).await?;
         let Some(former) = &self.previous else { return Ok(!any) };
@@ -120,7 +125,7 @@ impl MemberCluster {
     }
 }
 
-/// Whether a cluster refuses the credential of a connection.
+/// Returns whether a cluster refuses the credential of a client.
 async fn is_credential_refused(door: &ClusterClient) -> Result<bool, ClusterError> {
     match door.get("/version").await {
         Err(ClusterError::Refused { code: "credential_expired", .. }) => Ok(true),

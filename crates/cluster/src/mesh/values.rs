@@ -1,4 +1,5 @@
-//! The values that a release's charts are rendered with: a closed set, none of it from tenants.
+//! Builds the values that a release's charts are rendered with. The set is closed, and none of it
+//! comes from tenants.
 
 use model::Name;
 use model::network;
@@ -7,45 +8,48 @@ use model::switch::Switches;
 use model::version::RevisionName;
 use serde_json::{Value, json};
 
-/// Where istiod finds the tokens of members; the kubeconfigs that it reads name these files.
+/// Folder in istiod's pods with the tokens of members; the kubeconfigs that istiod reads name its
+/// files.
 pub(super) const TOKENS_DIR: &str = "/var/run/secrets/meshwright";
-/// What one istiod asks for, in thousandths of a processor.
+/// CPU request of one istiod, in millicores.
 pub(super) const ISTIOD_CPU_MILLICORES: u32 = 100;
-/// What one istiod asks for, in MiB.
+/// Memory request of one istiod, in MiB.
 pub(super) const ISTIOD_MEMORY_MIB: u32 = 256;
-/// The most that one istiod may take, in GiB.
+/// Memory limit of one istiod, in GiB.
 pub(super) const ISTIOD_MEMORY_LIMIT_GIB: u32 = 2;
-/// The names of all services of Kubernetes, as istiod matches them.
+/// Pattern that matches the names of all Kubernetes Services, as istiod compares them.
 const CLUSTER_SERVICES: &str = "*.svc.cluster.local";
 
-/// What the values derive from.
+/// Facts that the values derive from.
 pub(super) struct HelmValues<'a> {
     pub(super) namespace: &'a str,
     pub(super) revision: &'a RevisionName,
     pub(super) release: &'a Release,
-    /// The values of istiod's switches that the mesh keeps.
+    /// Values of istiod's switches that the mesh keeps.
     pub(super) switches: &'a Switches,
-    /// Every member of the mesh; the first is the config cluster.
+    /// Names of all members of the mesh; the first is the config cluster.
     pub(super) members: &'a [Name],
-    /// The member that is rendered for.
+    /// Name of the member that the charts are rendered for.
     pub(super) member: &'a str,
     pub(super) address: &'a str,
     pub(super) replicas: u32,
 }
 
 impl HelmValues<'_> {
-    /// The name under which sidecars find their control plane. It names the revision: two revisions never share it.
+    /// Returns the address at which sidecars find their control plane. It contains the revision, so
+    /// two revisions never share it.
     pub(super) fn discovery_address(&self) -> String {
         format!("istiod-{}.{}.svc:15012", self.revision, self.namespace)
     }
 
-    /// The config cluster.
+    /// Returns the name of the config cluster.
     fn config_cluster(&self) -> &str {
         self.members.first().map(Name::as_str).unwrap_or_default()
     }
 
-    /// The hosting side. `remotePilotAddress` stays unset: it would give every sidecar an address that nobody serves.
-    /// `compatibilityVersion` stays unset, too: it would override switches that are set by name.
+    /// Builds the values for the hosting cluster. `remotePilotAddress` stays unset, because it
+    /// would give every sidecar an address that no control plane serves. `compatibilityVersion`
+    /// stays unset too, because it would override switches that are set by name.
     pub(super) fn hosted_values(&self) -> Value {
         let mut values = self.shared_values(self.config_cluster());
         merge_values(
@@ -65,9 +69,11 @@ impl HelmValues<'_> {
                     "INJECTION_WEBHOOK_CONFIG_NAME": format!("istio-sidecar-injector-{}-{}", self.revision, self.namespace),
                     "VALIDATION_WEBHOOK_CONFIG_NAME": format!("istio-validator-{}-{}", self.revision, self.namespace),
                     "PILOT_INSECURE_MULTICLUSTER_KUBECONFIG_OPTIONS": "tokenFile",
-                    // Proxies fetch keys themselves: istiod would follow any address that a tenant writes down.
+                    // Proxies fetch keys themselves, because istiod would call any address that a
+                    // tenant writes down.
                     "PILOT_JWT_ENABLE_REMOTE_JWKS": "envoy",
-                    // A tenant's gateway could name any host, and istiod has no way to a name server.
+                    // A tenant's gateway could name any host, and istiod cannot reach a name
+                    // server.
                     "RESOLVE_HOSTNAME_GATEWAYS": "false",
                 },
             }),
@@ -76,24 +82,25 @@ impl HelmValues<'_> {
         values
     }
 
-    /// The switches as environment variables of istiod.
+    /// Returns the switches as environment variables of istiod.
     fn switch_env(&self) -> Value {
         self.switches.iter().map(|(switch, value)| (switch.env_var(), value.as_str())).collect()
     }
 
-    /// What istiod tells every proxy of the mesh.
+    /// Builds the mesh configuration that istiod gives to every proxy of the mesh.
     fn mesh_config(&self) -> Value {
         let mut config = json!({ "defaultConfig": { "discoveryAddress": self.discovery_address() } });
         if network::services_stay_local(self.members) {
-            // Services of Kubernetes only: the endpoints of a ServiceEntry belong to the config cluster, and a wider pattern
-            // would take them from the proxies of every other member.
+            // Only Kubernetes Services stay local. The endpoints of a ServiceEntry belong to the
+            // config cluster, and a wider pattern would take them from the proxies of every other
+            // member.
             let local = json!({ "settings": { "clusterLocal": true }, "hosts": [CLUSTER_SERVICES] });
             config["serviceSettings"] = json!([local]);
         }
         config
     }
 
-    /// The member's side.
+    /// Builds the values for a member.
     pub(super) fn remote_values(&self) -> Value {
         let mut values = self.shared_values(self.member);
         let injection =
@@ -110,7 +117,8 @@ impl HelmValues<'_> {
         values
     }
 
-    /// The cluster's base: definitions everywhere, the default validator in the config cluster only.
+    /// Builds the values of the base chart: definitions in every member, and the default validator
+    /// in the config cluster only.
     pub(super) fn base_values(&self) -> Value {
         let validated = self.config_cluster() == self.member;
         let mut values = self.shared_values(self.member);
@@ -126,6 +134,7 @@ impl HelmValues<'_> {
         format!("https://{}:15017/validate", self.address)
     }
 
+    /// Builds the values that all renders of a revision share.
     fn shared_values(&self, cluster: &str) -> Value {
         json!({
             "revision": self.revision.as_str(),
@@ -137,12 +146,13 @@ impl HelmValues<'_> {
     }
 }
 
-/// Each cluster is a network of its own: pods of two clusters do not reach each other without a gateway.
+/// Returns the name of a member's network. Each cluster is a network of its own, because pods of
+/// two clusters do not reach each other without a gateway.
 pub(super) fn network_name(member: &str) -> String {
     format!("net-{member}")
 }
 
-/// Deep merge; the right side wins.
+/// Merges two values recursively; the right side wins.
 fn merge_values(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
@@ -170,7 +180,8 @@ mod tests {
         .expect("a release")
     }
 
-    /// The host values of a mesh with these members that began on one version and runs another one now.
+    /// Builds the hosted values of a mesh with these members that began on one version and runs
+    /// another now.
     fn hosted(members: &[&str], began_on: &str, runs: &str) -> Value {
         let members: Vec<Name> = members.iter().map(|name| name.parse().expect(name)).collect();
         let revision = release(began_on).version.revision_name();

@@ -5,7 +5,8 @@ use super::*;
 
 const TENANT: TenantId = TenantId(Uuid::from_u128(1));
 
-/// Not a cryptographic digest: enough for tests that do not search for collisions.
+/// Computes a digest that is not cryptographic, which is enough for tests that do not search for
+/// collisions.
 fn fake_sha256(bytes: &[u8]) -> Digest {
     let mut state = [0xcbf2_9ce4_8422_2325_u64, 0x9e37_79b9_7f4a_7c15, 0x1234_5678_9abc_def1, 7];
     for byte in bytes {
@@ -67,7 +68,7 @@ fn anchors_of_another_tenant_say_nothing() {
     assert!(verify_chain(&honest[..1], &[other]).is_ok());
 }
 
-/// What somebody with the database's password can do.
+/// Change that a person with the database's password can make.
 #[derive(Debug, Clone)]
 enum Attack {
     Change {
@@ -86,7 +87,7 @@ enum Attack {
     CutOff {
         at: usize,
     },
-    /// All digests from here on are computed anew: the chain holds together.
+    /// All digests from this entry on are computed again, so that the chain is consistent.
     Rewrite {
         at: usize,
         field: usize,
@@ -94,7 +95,7 @@ enum Attack {
 }
 
 const LENGTH: usize = 24;
-/// The last anchor was taken here; what is younger is not proved.
+/// Number of the entry at which the last anchor was taken; entries after it are not proved.
 const ANCHORED: usize = 18;
 
 fn attack() -> impl Strategy<Value = Attack> {
@@ -122,7 +123,7 @@ fn corrupt_field(entry: &mut Entry, field: usize) {
     }
 }
 
-/// Carries the attack out, and says from which place on the chain differs from the honest one.
+/// Applies the attack, and returns the index from which the chain differs from the honest one.
 fn apply_attack(honest: &[ChainedEntry], attack: &Attack) -> (Vec<ChainedEntry>, usize) {
     let mut log = honest.to_vec();
     match *attack {
@@ -156,8 +157,8 @@ fn apply_attack(honest: &[ChainedEntry], attack: &Attack) -> (Vec<ChainedEntry>,
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(10_000))]
-    /// Every attack is found, but for those that touch only what is younger than the last anchor and leave a chain that
-    /// holds together.
+    /// Every attack is found, except for those that touch only entries after the last anchor and
+    /// leave a consistent chain.
     #[test]
     fn every_attack_on_what_was_anchored_is_found(attack in attack()) {
         let honest = chain((1..).map(entry).take(LENGTH));
@@ -190,7 +191,7 @@ fn digests_travel_as_64_digits_and_nothing_else_is_read() {
     assert!(serde_json::from_str::<Anchor>(&written.replace(&text, "00")).is_err());
 }
 
-/// What was written years ago must still be whole: the form of a digest never changes.
+/// Entries of former years must still verify, so the form of a digest never changes.
 #[test]
 fn the_digest_of_an_entry_is_what_it_always_was() {
     let entry = Entry {

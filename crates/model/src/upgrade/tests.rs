@@ -1,4 +1,4 @@
-//! Every answer of the state machine.
+//! Checks every transition of the state machine.
 
 use proptest::strategy::Strategy as _;
 use proptest::{prop_assert, prop_oneof, proptest};
@@ -41,7 +41,7 @@ fn every_state() -> Vec<(&'static str, UpgradeState)> {
     ]
 }
 
-/// Every (state, verb) has an answer, and this is all of them.
+/// Compares the answer for each pair of state and verb with the committed table.
 #[test]
 fn the_table_of_states_and_verbs_holds() {
     let mut table = String::new();
@@ -144,7 +144,7 @@ fn findings_stop_it_unless_they_are_warnings_that_were_accepted() {
     assert_eq!(state.as_str(), "deploying", "a note asks for no decision");
 }
 
-/// What can happen to an upgrade: a person asks, or a stage ends.
+/// Event in the life of an upgrade: a person asks for a verb, or a stage ends.
 #[derive(Debug, Clone)]
 enum Happening {
     Asked(Verb),

@@ -1,11 +1,12 @@
-//! The stages of a canary upgrade, in the order they happen.
+//! Builds the plans of a canary upgrade's stages, in the order in which the stages run.
 
 use model::plan::{Plan, Target};
 
 use super::rollback::{StartedStep, filter_by_target, tag_probes, undo_steps};
 use super::{PROMOTED_TAGS, MeshTopology, ControlPlane, life, probe_step_for, await_ready_step, change_step, tag_target, await_unused_step};
 
-/// Brings the target up beside the current revision and points the tag `canary` to it.
+/// Plans the deployment of the target revision beside the current one. The tag `canary` points to
+/// the target at the end.
 pub fn plan_deploy(layout: &MeshTopology, target: &ControlPlane) -> Plan {
     let old = &layout.current.revision;
     life::plan_control_plane_install(layout, target)
@@ -13,8 +14,9 @@ pub fn plan_deploy(layout: &MeshTopology, target: &ControlPlane) -> Plan {
         .with_wave("dry runs through the tag canary", layout.step_per_member(|member| probe_step_for(member, "canary", target)))
 }
 
-/// Makes the target current: everything is looked at first, then each member's tags move, one write each, and prove
-/// themselves before the next member's; validation moves last, in the config cluster.
+/// Plans the promotion of the target revision. All members are checked first. Then the tags of each
+/// member move, each with one write, and dry runs prove them before the next member's tags move.
+/// Validation moves last, in the config cluster.
 pub fn plan_promote(layout: &MeshTopology, target: &ControlPlane) -> Plan {
     let old = &layout.current.revision;
     let looks = layout.step_per_member(|member| probe_step_for(member, target.revision.as_str(), target));
@@ -32,7 +34,8 @@ pub fn plan_promote(layout: &MeshTopology, target: &ControlPlane) -> Plan {
     )
 }
 
-/// Undoes what a failed promotion has written, validation first, and proves that the tags reach the old revision again.
+/// Plans the undo of a failed promotion. Validation is restored first, and dry runs prove at the
+/// end that the tags reach the old revision again.
 pub fn plan_restore(layout: &MeshTopology, started: &[StartedStep]) -> Plan {
     let undone = undo_steps(started);
     Plan::default()
@@ -41,7 +44,8 @@ pub fn plan_restore(layout: &MeshTopology, started: &[StartedStep]) -> Plan {
         .with_wave("dry runs", tag_probes(layout, &undone))
 }
 
-/// Removes the old revision once nothing uses it. Its first removal is the point of no return.
+/// Plans the removal of the old revision after its last use. The first removal is the point of no
+/// return.
 pub fn plan_retire(layout: &MeshTopology) -> Plan {
     let old = &layout.current;
     Plan::default()

@@ -1,4 +1,4 @@
-//! Moving sidecars: which namespaces change their label, which workloads restart.
+//! Builds the plans that move sidecars: they change namespace labels and restart workloads.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,14 @@ use model::version::RevisionName;
 
 use super::{MeshTopology, ControlPlane, NamespaceKey, TAGS, create_step, probe_step_for, set_step, change_step, tag_target};
 
-/// The label that names a revision or a tag.
+/// Label that names a revision or a revision tag.
 pub const REV_LABEL: &str = "istio.io/rev";
-/// The label that asks for the default revision.
+/// Label that requests injection by the default revision.
 pub const INJECTION_LABEL: &str = "istio-injection";
 
-/// A namespace's injection labels as a target's value. Both labels at once are a value of their own, so that a namespace
-/// that has the wanted label and the other one as well is not taken for one that is as it should be.
+/// Returns a namespace's injection labels as the value of a target. A namespace with both labels
+/// has a value of its own, so that a namespace that has the wanted label and also the other one
+/// does not count as correct.
 pub fn label_value(labels: &NamespaceLabels) -> Option<String> {
     let rev = labels.rev.as_ref().map(|value| format!("{REV_LABEL}={value}"));
     let injection = labels.injection.as_ref().map(|value| format!("{INJECTION_LABEL}={value}"));
@@ -25,7 +26,7 @@ pub fn label_value(labels: &NamespaceLabels) -> Option<String> {
     (!both.is_empty()).then(|| both.join(","))
 }
 
-/// The labels that a target's value stands for.
+/// Parses the value of a target into the labels that it stands for.
 pub fn parse_labels(value: Option<&str>) -> NamespaceLabels {
     let part = |key: &str| {
         let mut parts = value.unwrap_or_default().split(',');
@@ -34,7 +35,8 @@ pub fn parse_labels(value: Option<&str>) -> NamespaceLabels {
     NamespaceLabels { injection: part(INJECTION_LABEL), rev: part(REV_LABEL) }
 }
 
-/// Moves chosen namespaces to the canary by its own name and restarts their workloads.
+/// Plans the move of chosen namespaces to the canary: labels them with the canary's own name and
+/// restarts their workloads.
 pub fn plan_namespace_move(layout: &MeshTopology, target: &ControlPlane, survey: &Observation, chosen: &[NamespaceKey]) -> Plan {
     let wanted = format!("{REV_LABEL}={}", target.revision);
     relabel_and_restart(layout, survey, |member, namespace| {
@@ -42,8 +44,9 @@ pub fn plan_namespace_move(layout: &MeshTopology, target: &ControlPlane, survey:
     })
 }
 
-/// Moves everything that still runs an old sidecar. Namespaces that named the old revision are relabelled to the new
-/// one; namespaces that were moved early get back the label that they had.
+/// Plans the roll-out: restarts each workload that still runs an old sidecar. Namespaces whose
+/// label named the old revision are relabelled to the new one. Namespaces that were moved before
+/// the promotion get their former label back.
 pub fn plan_roll(layout: &MeshTopology, target: &ControlPlane, survey: &Observation, moved: &BTreeMap<NamespaceKey, Option<String>>) -> Plan {
     let old = format!("{REV_LABEL}={}", layout.current.revision);
     let new = format!("{REV_LABEL}={}", target.revision);
@@ -54,7 +57,7 @@ pub fn plan_roll(layout: &MeshTopology, target: &ControlPlane, survey: &Observat
         for injector in member.injectors.iter_mut().filter(|injector| moves_in_roll(layout, target, injector)) {
             aliases.push(change_step(tag_target(&member.member, &injector.value), &injector.revision, &target.revision));
             proofs.push(probe_step_for(&member.member, &injector.value, target));
-            // What the restarts are planned from is the world after this.
+            // The restarts are planned from the state after this change.
             injector.revision = target.revision.clone();
         }
     }
@@ -67,8 +70,9 @@ pub fn plan_roll(layout: &MeshTopology, target: &ControlPlane, survey: &Observat
     Plan::default().with_wave("alias tags", aliases).with_wave("dry runs through the alias tags", proofs).followed_by(restarts)
 }
 
-/// Names of the old revision that the roll-out makes names of the new one: what earlier upgrades left as aliases, and its
-/// own name where the policy says so. `stable` and `default` moved in the promotion.
+/// Returns true for a name of the old revision that the roll-out points to the new one: an alias
+/// that an earlier upgrade left, and the revision's own name if the label policy is `alias`. The
+/// promotion has moved `stable` and `default` already.
 fn moves_in_roll(layout: &MeshTopology, target: &ControlPlane, injector: &Injector) -> bool {
     let old = &layout.current.revision;
     let own = injector.value == old.as_str();
@@ -78,8 +82,9 @@ fn moves_in_roll(layout: &MeshTopology, target: &ControlPlane, injector: &Inject
         && (!own || layout.label_policy == LabelPolicy::Alias)
 }
 
-/// Puts back tags that were removed, restarts every workload that does not carry what its labels ask for, and changes no
-/// label. While there are two revisions, what a tag should point to is the upgrade's matter.
+/// Plans a restart of the mesh: creates removed tags again, restarts every workload that does not
+/// have the sidecar that its labels ask for, and changes no label. While the mesh has two revisions
+/// the tags are left alone, because the upgrade decides what they point to.
 pub fn plan_restart(layout: &MeshTopology, survey: &Observation) -> Plan {
     let (mut tags, mut proofs) = (Vec::new(), Vec::new());
     let mut survey = survey.clone();
@@ -98,7 +103,8 @@ pub fn plan_restart(layout: &MeshTopology, survey: &Observation) -> Plan {
     Plan::default().with_wave("tags that were removed", tags).with_wave("dry runs through these tags", proofs).followed_by(restarts)
 }
 
-/// `choose` names the label that a namespace is to have, or nothing for a namespace that is left alone.
+/// Changes namespace labels and restarts workloads. `choose` returns the label that a namespace is
+/// to have, or `None` for a namespace that is left alone.
 fn relabel_and_restart(
     layout: &MeshTopology,
     survey: &Observation,
@@ -123,7 +129,7 @@ fn relabel_and_restart(
     Plan::default().with_wave("namespace labels", labels).with_limited_wave("restarts", layout.max_concurrent_restarts, restarts)
 }
 
-/// The restart that a workload needs, if it needs one and one can reach it.
+/// Returns the restart of a workload, if the workload needs one and a restart replaces its pods.
 fn restart_if_needed(
     layout: &MeshTopology,
     member: &MemberObservation,
@@ -140,7 +146,8 @@ fn restart_if_needed(
     })
 }
 
-/// What a revision of this mesh injects. In place, current and target share a name: the target is what runs.
+/// Returns the sidecar that a revision of this mesh injects. In place, the current and the target
+/// control plane share a name; the target is the one that runs.
 pub fn sidecar_of(layout: &MeshTopology, revision: &RevisionName) -> Option<Sidecar> {
     let lines = layout.target.iter().chain([&layout.current]);
     lines.into_iter().find(|line| line.revision == *revision).map(ControlPlane::sidecar)

@@ -1,12 +1,14 @@
-//! The stages of an in-place upgrade: the slot keeps its name, objects and address; what runs in it changes.
+//! Builds the plans of an upgrade in place: the slot keeps its name, objects and address, and the
+//! release in it changes.
 
 use model::plan::{Plan, Target};
 
 use super::{MeshTopology, ControlPlane, TAGS, create_step, life, probe_step_for, await_ready_step, change_step, tag_target};
 
-/// Replaces the release that runs in the current revision. Both releases share name and address, so pods that are
-/// created meanwhile are injected by whichever replica answers; replicas are replaced only when their successors are
-/// ready. Another community version becomes reachable by its own name through an alias tag of the same slot.
+/// Plans the replacement of the release in the current revision. Both releases share name and
+/// address, so a pod that is created meanwhile is injected by the replica that answers. A replica
+/// is removed only when its successor is ready. If the target has another community version, an
+/// alias tag makes it reachable by the name of that version.
 pub fn plan_deploy(layout: &MeshTopology, target: &ControlPlane) -> Plan {
     let current = &layout.current;
     let revision = &current.revision;

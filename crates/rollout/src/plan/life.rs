@@ -1,4 +1,5 @@
-//! Bringing a mesh up and taking it down.
+//! Builds the plans that create and delete a mesh, and those that install and remove one control
+//! plane.
 
 use model::Name;
 use model::injection::Injector;
@@ -6,7 +7,8 @@ use model::plan::{Plan, Step, Target};
 
 use super::{MeshTopology, ControlPlane, PRESENT, TAGS, create_step, probe_step_for, await_ready_step, remove_step, set_step, tag_target};
 
-/// Brings a mesh up. Footholds come before links: istiod decides whether it leads in a member when it first sees it.
+/// Plans the creation of a mesh. The bootstrap of a member comes before the remote access to it,
+/// because istiod decides whether it leads in a member when it first sees the member.
 pub fn plan_create(layout: &MeshTopology) -> Plan {
     let line = &layout.current;
     let tags = layout.members.iter().flat_map(|member| TAGS.map(|name| create_step(tag_target(member, name), &line.revision)));
@@ -30,7 +32,8 @@ pub fn plan_create(layout: &MeshTopology) -> Plan {
         )
 }
 
-/// Brings one control plane up beside whatever else there is: nothing refers to it yet.
+/// Plans the installation of one control plane beside the existing ones. No object refers to the
+/// new one yet.
 pub(super) fn plan_control_plane_install(layout: &MeshTopology, line: &ControlPlane) -> Plan {
     let revision = &line.revision;
     let objects = |member: &Name| Target::MemberObjects { member: member.clone(), revision: revision.clone() };
@@ -44,17 +47,20 @@ pub(super) fn plan_control_plane_install(layout: &MeshTopology, line: &ControlPl
         .with_wave("dry runs", layout.step_per_member(|member| probe_step_for(member, revision.as_str(), line)))
 }
 
-/// Brings the limits of the mesh's namespace in the hosting cluster to the members' addresses of today.
+/// Plans the update of the limits of the mesh's namespace in the hosting cluster to the present
+/// addresses of the members.
 pub(super) fn plan_limits() -> Plan {
     Plan::default().with_wave("limits of the mesh's namespace", [create_step(Target::Limits, PRESENT)])
 }
 
-/// Definitions belong to the cluster and only move forward; what is there now is read by the step itself.
+/// Builds the step that installs Istio's custom resource definitions. They belong to the cluster
+/// and only move forward, so the step itself reads the present release.
 pub(super) fn crd_step(member: &Name, line: &ControlPlane) -> Step {
     create_step(Target::Crds { member: member.clone() }, &line.release)
 }
 
-/// Takes one control plane away. Its webhook goes after its istiod: a late pod fails visibly instead of starting bare.
+/// Plans the removal of one control plane. The webhook is removed after istiod, so that a late pod
+/// fails visibly and does not start without a sidecar.
 pub(super) fn plan_control_plane_removal(layout: &MeshTopology, line: &ControlPlane) -> Plan {
     let revision = &line.revision;
     let objects = |member: &Name| Target::MemberObjects { member: member.clone(), revision: revision.clone() };
@@ -64,26 +70,27 @@ pub(super) fn plan_control_plane_removal(layout: &MeshTopology, line: &ControlPl
         .with_wave("address", [remove_step(Target::Address { revision: revision.clone() }, PRESENT)])
 }
 
-/// The result of a look at each member before a deletion.
+/// Result of the check of each member before a deletion.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MemberReachability {
-    /// Members that answer, with the mesh's injectors in them.
+    /// Members that answer, each with the mesh's injectors in it.
     pub answering: Vec<(Name, Vec<Injector>)>,
-    /// Members that are lost to us and are left behind, because a person asked for that.
+    /// Members that are lost to us and are left behind, because a person forced the deletion.
     pub left_behind: Vec<Name>,
 }
 
-/// Takes a mesh down, with the second revision that an abandoned upgrade may have left. What istiod wrote into every
-/// namespace goes after istiod, which would write it again. Members that are left behind are looked at before anything is
-/// removed and once more at the end: one that answers is not left behind. Custom resource definitions stay: they may hold the
-/// users' own resources.
+/// Plans the deletion of a mesh, with the second revision that an abandoned upgrade may have left.
+/// Objects that istiod writes into every namespace are removed after istiod, which would write them
+/// again. Members that are left behind are checked before the first removal and again at the end: a
+/// member that answers is not left behind. Custom resource definitions stay, because users may have
+/// resources of these kinds.
 pub fn plan_delete(layout: &MeshTopology, farewell: &MemberReachability) -> Plan {
     let gone = |target: Target, from: &str| set_step(target, Some(from.to_owned()), None);
     let revision = layout.current.revision.as_str();
     let both = |name: &str| layout.control_planes().any(|line| line.revision.as_str() == name);
     let answering: Vec<Name> = farewell.answering.iter().map(|(member, _)| member.clone()).collect();
     let here = MeshTopology { members: answering, ..layout.clone() };
-    // Aliases that earlier upgrades left are names of the mesh too.
+    // Aliases that earlier upgrades left are names of the mesh too and are removed.
     let names = |(member, injectors): &(Name, Vec<Injector>)| {
         let all = injectors.iter().filter(|injector| !both(&injector.value));
         all.map(|injector| gone(tag_target(member, &injector.value), injector.revision.as_str())).collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! What stands in the way of an upgrade, read from a survey.
+//! Collects the findings of a precheck from an observation of the mesh.
 
 use model::Name;
 use model::injection::{Injection, NoInjection, PodLabels, injected_by, labels_conflict};
@@ -14,20 +14,20 @@ mod skew;
 
 pub use skew::SkewRule;
 
-/// What a precheck looked at.
+/// Observations that a precheck evaluates.
 #[derive(Debug, Clone, Default)]
 pub struct PrecheckInput {
-    /// Every member, seen now.
+    /// Observation of every member of the mesh, made for this precheck.
     pub survey: Observation,
-    /// Istio's resources that name the current revision.
+    /// Istio resources whose label names the current revision, as text for people.
     pub pinned_resources: Vec<String>,
-    /// Members that refuse the pod that dry runs are made with.
+    /// Members whose policies refuse the pod that dry runs send.
     pub refusing_members: Vec<Name>,
-    /// How far a proxy may be behind.
+    /// Rule for the versions by which a proxy may be behind its istiod.
     pub skew: SkewRule,
 }
 
-/// Everything that a user should know before anything is touched.
+/// Collects all findings that a user should know before the upgrade changes anything.
 pub fn collect_findings(layout: &MeshTopology, evidence: &PrecheckInput) -> Vec<Finding> {
     let mut found: Vec<Finding> = evidence.pinned_resources.iter().map(|resource| pinned_resource_finding(resource)).collect();
     found.extend(evidence.refusing_members.iter().map(probe_refused_finding));
@@ -45,7 +45,8 @@ pub fn collect_findings(layout: &MeshTopology, evidence: &PrecheckInput) -> Vec<
     found
 }
 
-/// A policy of the cluster would refuse the dry runs of every stage, in the middle of the upgrade.
+/// Builds the finding of a cluster whose policy would refuse the dry runs of every stage, and would
+/// so stop the upgrade in the middle.
 fn probe_refused_finding(member: &Name) -> Finding {
     new_finding(
         Severity::Block,
@@ -56,7 +57,8 @@ fn probe_refused_finding(member: &Name) -> Finding {
     )
 }
 
-/// Until its network has a gateway, a cluster's services are its own.
+/// Builds the finding of clusters whose networks have no gateway. Until a network has one, its
+/// services can only be called from its own cluster.
 fn local_services_finding(layout: &MeshTopology) -> Option<Finding> {
     network::services_stay_local(&layout.members).then(|| {
         let alone: Vec<&str> = network::members_without_gateway(&layout.members).iter().map(Name::as_str).collect();
@@ -74,6 +76,7 @@ fn new_finding(severity: Severity, code: &str, object: String, message: &str, hi
     Finding { severity, code: code.into(), object, message: message.into(), hint: hint.into() }
 }
 
+/// Builds the finding of an injection or validation webhook of a foreign Istio.
 fn foreign_istio_finding(member: &MemberObservation, name: &str) -> Finding {
     new_finding(
         Severity::Block,
@@ -86,7 +89,8 @@ fn foreign_istio_finding(member: &MemberObservation, name: &str) -> Finding {
     )
 }
 
-/// An object with the label `istio.io/rev` is read by that revision alone, and no tag can carry it over.
+/// Builds the finding of an object with the label `istio.io/rev`. Only the named revision reads
+/// such an object, and no tag can transfer it.
 fn pinned_resource_finding(resource: &str) -> Finding {
     new_finding(
         Severity::Block,
@@ -97,6 +101,8 @@ fn pinned_resource_finding(resource: &str) -> Finding {
     )
 }
 
+/// Returns the finding of a namespace whose label names the revision that will be removed, if the
+/// label policy is `block`.
 fn label_finding(layout: &MeshTopology, member: &MemberObservation, namespace: &NamespaceObservation) -> Option<Finding> {
     let names = namespace.labels.rev.as_deref() == Some(layout.current.revision.as_str());
     let moves = layout.target.as_ref().is_some_and(|target| target.revision != layout.current.revision);
@@ -111,6 +117,8 @@ fn label_finding(layout: &MeshTopology, member: &MemberObservation, namespace: &
     })
 }
 
+/// Returns the finding of a namespace with both injection labels or with a label that matches no
+/// revision.
 fn namespace_finding(member: &MemberObservation, namespace: &NamespaceObservation) -> Option<Finding> {
     let object = format!("{}: namespace {}", member.member, namespace.name);
     if labels_conflict(&namespace.labels) {
@@ -134,6 +142,8 @@ fn namespace_finding(member: &MemberObservation, namespace: &NamespaceObservatio
     })
 }
 
+/// Returns the finding of a workload whose pod template names the old revision, or that a restart
+/// cannot move.
 fn workload_finding(layout: &MeshTopology, member: &MemberObservation, workload: &WorkloadObservation) -> Option<Finding> {
     let object = format!("{}: {}", member.member, workload.workload);
     if workload.template.rev.as_deref() == Some(layout.current.revision.as_str()) {
@@ -156,6 +166,7 @@ fn workload_finding(layout: &MeshTopology, member: &MemberObservation, workload:
     Some(new_finding(Severity::Warn, "cannot_restart", object, message, hint))
 }
 
+/// Builds the finding of an injected pod that no workload owns.
 fn bare_pod_finding(member: &MemberObservation, namespace: &NamespaceObservation, pod: &str) -> Finding {
     new_finding(
         Severity::Warn,

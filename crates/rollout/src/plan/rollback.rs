@@ -1,4 +1,5 @@
-//! The way back: built from what was started and from what live pods carry, never from what the upgrade meant to do.
+//! Builds the plan of a rollback from the steps that were started and from the sidecars of live
+//! pods, never from what the upgrade intended.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +10,12 @@ use model::survey::Observation;
 use super::{MeshTopology, ControlPlane, TAGS, probe_step_for};
 use crate::step::undo;
 
-/// A step that was started, with what it captured.
+/// A step that was started, with the value that it captured.
 pub type StartedStep = (Step, Option<String>);
 
-/// Restores what an upgrade changed. New pods must be injected by the old revision before any is replaced, so every tag is
-/// back first, `canary` included; and the new revision goes only when nothing carries it. The order is by what a step
-/// touches and not simply backwards.
+/// Plans the rollback of an upgrade. The order depends on what a step touches and is not simply
+/// reversed. Every tag, `canary` included, is restored before a pod is replaced, because new pods
+/// must be injected by the old revision. The new revision is removed only after nothing uses it.
 pub fn plan_rollback(layout: &MeshTopology, target: &ControlPlane, started: &[StartedStep], survey: &Observation) -> Plan {
     let undone = undo_steps(started);
     let of = |wanted: fn(&Target) -> bool| filter_by_target(&undone, wanted);
@@ -23,7 +24,7 @@ pub fn plan_rollback(layout: &MeshTopology, target: &ControlPlane, started: &[St
     let plan = Plan::default()
         .with_wave("validation", of(|target| matches!(target, Target::Validator { .. })))
         .with_wave("tags", of(|target| matches!(target, Target::Tag { .. })));
-    // In place there is one istiod: it must be the old one again before any pod is replaced.
+    // In place there is one istiod. It must run the old release again before any pod is replaced.
     let plan = if canary { plan.with_wave("dry runs", tag_probes(layout, &undone)) } else { plan.followed_by(plan_in_place_undo(layout, &of)) };
     let plan = plan.with_wave("namespace labels", of(|target| matches!(target, Target::NamespaceLabel { .. }))).with_limited_wave(
         "restarts",
@@ -33,7 +34,8 @@ pub fn plan_rollback(layout: &MeshTopology, target: &ControlPlane, started: &[St
     if canary { plan.with_wave("nothing uses the new revision", unused).followed_by(plan_control_plane_undo(&of)) } else { plan }
 }
 
-/// Control plane first, as in a retirement; the address goes last.
+/// Plans the removal of the new control plane. The control plane goes first, as in a retirement,
+/// and the address last.
 fn plan_control_plane_undo(of: &impl Fn(fn(&Target) -> bool) -> Vec<Step>) -> Plan {
     Plan::default()
         .with_wave("control plane", of(|target| matches!(target, Target::ControlPlane { .. })))
@@ -41,14 +43,16 @@ fn plan_control_plane_undo(of: &impl Fn(fn(&Target) -> bool) -> Vec<Step>) -> Pl
         .with_wave("address", of(|target| matches!(target, Target::Address { .. })))
 }
 
-/// In place: the slot's former release, proved by dry runs through the tags, which never left the slot.
+/// Plans the return of the slot to its former release. Dry runs through the tags prove it; the tags
+/// have pointed to the slot all the time.
 fn plan_in_place_undo(layout: &MeshTopology, of: &impl Fn(fn(&Target) -> bool) -> Vec<Step>) -> Plan {
     let back = plan_control_plane_undo(of);
     let probes = layout.members.iter().flat_map(|member| TAGS.map(|name| probe_step_for(member, name, &layout.current)));
     if back.is_empty() { back } else { back.with_wave("dry runs", probes) }
 }
 
-/// Dry runs through every tag that points to the old revision again. A tag that the way back removes injects nothing.
+/// Builds dry runs through every tag that points to the old revision again. A tag that the rollback
+/// removes injects nothing and needs no dry run.
 pub(super) fn tag_probes(layout: &MeshTopology, undone: &[Step]) -> Vec<Step> {
     let proof = |step: &Step| match step {
         Step::Set { target: Target::Tag { member, tag }, to: Some(_), .. } => {
@@ -59,17 +63,18 @@ pub(super) fn tag_probes(layout: &MeshTopology, undone: &[Step]) -> Vec<Step> {
     undone.iter().filter_map(proof).collect()
 }
 
-/// The steps that restore what was there before, the last one first.
+/// Returns the steps that restore the former values, in the reverse order of the started steps.
 pub(super) fn undo_steps(started: &[StartedStep]) -> Vec<Step> {
     merge_by_target(started).into_iter().rev().filter_map(|(step, capture)| undo(&step, &capture)).collect()
 }
 
-/// The steps that move a certain kind of target.
+/// Returns the steps whose target fulfils a condition.
 pub(super) fn filter_by_target(steps: &[Step], wanted: fn(&Target) -> bool) -> Vec<Step> {
     steps.iter().filter(|step| matches!(step, Step::Set { target, .. } if wanted(target))).cloned().collect()
 }
 
-/// One entry for each target: the first capture is what was there before the upgrade, the last goal is what is there now.
+/// Merges the started steps into one entry for each target. The first capture is the value before
+/// the upgrade, and the last goal is the present value.
 fn merge_by_target(started: &[StartedStep]) -> Vec<StartedStep> {
     let mut merged: Vec<StartedStep> = Vec::new();
     for (step, capture) in started {
@@ -84,8 +89,10 @@ fn merge_by_target(started: &[StartedStep]) -> Vec<StartedStep> {
     merged
 }
 
-/// Every workload with a live pod that carries the new sidecar, whether or not the upgrade restarted it: pods born in the
-/// mixed window belong to templates that nobody patched.
+/// Builds restarts for every workload with a live pod that has the new sidecar, even if the upgrade
+/// did not restart the workload: while both revisions injected pods, templates that the upgrade
+/// never patched could get the new sidecar. A workload that has our stamp gets its former stamp
+/// back.
 fn restart_steps(layout: &MeshTopology, target: &ControlPlane, started: &[StartedStep], survey: &Observation) -> Vec<Step> {
     let stamps = former_stamps(started);
     let (old, new) = (layout.current.sidecar(), target.sidecar());
@@ -100,7 +107,8 @@ fn restart_steps(layout: &MeshTopology, target: &ControlPlane, started: &[Starte
                 if old == new || workload.stuck.is_some() || !(stamped || workload.live.iter().any(stray)) {
                     continue;
                 }
-                // Taking our stamp off returns the workload to its former template, pods and all.
+                // Restoring the former stamp returns the workload to exactly its former pod
+                // template.
                 let stamp = if stamped { Stamp::Former { value: former.cloned().flatten() } } else { Stamp::Fresh };
                 steps.push(Step::Restart { member: key.0, workload: key.1, wanted: old.clone(), stamp });
             }
@@ -109,6 +117,7 @@ fn restart_steps(layout: &MeshTopology, target: &ControlPlane, started: &[Starte
     steps
 }
 
+/// Returns the stamp that each restarted workload had before the upgrade.
 fn former_stamps(started: &[StartedStep]) -> BTreeMap<(Name, WorkloadRef), Option<String>> {
     let mut stamps = BTreeMap::new();
     for (step, capture) in started {

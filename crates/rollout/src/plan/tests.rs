@@ -1,4 +1,4 @@
-//! Each plan equals a committed picture, so that a change of order is seen in review.
+//! Compares each plan with a committed text, so that a change of the order is visible in review.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +41,8 @@ fn workload(namespace: &str, live: &[&str]) -> WorkloadObservation {
     }
 }
 
-/// A member with a namespace for each label form; `current` is where stable and default point.
+/// Builds a member with one namespace for each form of the injection labels. The tags `stable` and
+/// `default` point to `current`.
 fn member(cluster: &str, current: &str) -> MemberObservation {
     let current = control_plane(current).revision;
     let old = control_plane("1.25.1.1").revision;
@@ -107,7 +108,7 @@ fn creating_a_mesh() {
 
 #[test]
 fn deleting_a_mesh() {
-    // An earlier upgrade in place has left an alias behind.
+    // An earlier upgrade in place has left an alias.
     let mut cluster = member("c1", "1.25.1.1");
     cluster.injectors.retain(|injector| injector.value != "1-27-9");
     cluster.injectors.last_mut().expect("a canary tag").revision = control_plane("1.25.1.1").revision;
@@ -194,7 +195,7 @@ fn d1_a_pod_without_a_sidecar_in_a_labelled_namespace_needs_a_restart() {
     assert_eq!(plan.step_count(), 1);
 }
 
-/// Everything that a canary starts, up to the middle of its roll-out.
+/// Returns the steps that a canary starts, up to the middle of its roll-out.
 fn started() -> Vec<StartedStep> {
     let target = control_plane("1.27.9.1");
     let survey = Observation { members: vec![member("c1", "1.27.9.1")], ..Observation::default() };
@@ -274,7 +275,8 @@ fn skew_rule() -> SkewRule {
     SkewRule { max_minors_behind: 1, ..SkewRule::default() }
 }
 
-/// What is found of proxies that are too old, where namespaces carry these sidecars of the revision 1-25-1.
+/// Returns the objects of the findings about proxies that are too old. The namespaces have these
+/// sidecars of the revision 1-25-1.
 fn skew_objects(current: &str, target: ControlPlane, live: &[&[&str]]) -> Vec<String> {
     let revision = control_plane("1.25.1.1").revision;
     let mut cluster = member("c1", "1.25.1.1");

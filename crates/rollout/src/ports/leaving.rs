@@ -1,4 +1,5 @@
-//! Looks that a deletion takes at the members of a mesh beyond the targets that it removes.
+//! Interface for the checks of a deletion in the members of a mesh, beyond the targets that it
+//! removes.
 
 use async_trait::async_trait;
 use model::Name;
@@ -9,32 +10,35 @@ use model::operation::is_cluster_lost_code;
 use super::ClusterError;
 use crate::plan::ControlPlane;
 
-/// The members of a mesh, as a deletion looks at them.
+/// Checks that a deletion makes in the members of a mesh.
 #[async_trait]
 pub trait TeardownInspection: Send + Sync {
-    /// The mesh's own sidecar injectors in a member. Also tells whether the member answers and lets us in.
+    /// Lists the mesh's own sidecar injectors in a member. The call also shows whether the member
+    /// answers and grants access.
     ///
     /// # Errors
-    /// The member did not answer or does not let us look.
+    /// Returns an error when the member does not answer or denies the read.
     async fn list_injectors(&self, member: &Name) -> Result<Vec<Injector>, ClusterError>;
 
-    /// The objects of the mesh that are in a member now and that a deletion removes, in words for people.
+    /// Lists the objects of the mesh that are in a member now and that a deletion removes, as text
+    /// for people.
     ///
     /// # Errors
-    /// As for [`Leaving::injectors`].
+    /// Returns the same errors as [`TeardownInspection::list_injectors`].
     async fn list_remaining_objects(&self, member: &Name) -> Result<Vec<String>, ClusterError>;
 
-    /// The objects that stay in a member after the deletion of a mesh with this control plane. A member that is left behind
-    /// keeps everything; the others keep Istio's custom resource definitions, because removing those would remove the
-    /// users' own resources. The member is not asked.
+    /// Lists the objects that stay in a member after the deletion of a mesh with this control
+    /// plane. A member that is left behind keeps all objects. The other members keep Istio's custom
+    /// resource definitions, because their removal would also remove the users' own resources. The
+    /// call does not contact the member.
     ///
     /// # Errors
-    /// The names could not be worked out.
+    /// Returns an error when the names of the objects cannot be determined.
     async fn list_leftovers(&self, member: &Name, line: &ControlPlane, left_behind: bool) -> Result<Vec<Leftover>, ClusterError>;
 }
 
 impl ClusterError {
-    /// Whether the cluster is lost to us, see [`is_lost`].
+    /// Returns true if the cluster is lost to us, as [`is_cluster_lost_code`] defines it.
     pub fn is_lost(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
@@ -44,14 +48,17 @@ impl ClusterError {
     }
 }
 
-/// The result of a look at our account in a cluster.
+/// Result of a check of our service account in a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccountPresence {
-    /// It is there, and nothing was removed. What will stay in the cluster is known.
+    /// The account exists, and no object was removed. The list holds the objects that will stay in
+    /// the cluster.
     Present(Vec<Leftover>),
-    /// The cluster has accepted its removal, and what is still there.
+    /// The cluster has accepted the removal of the account; the text names the objects that still
+    /// exist.
     Terminating(String),
-    /// The cluster has accepted its removal and refuses its credential. One such look may be an authenticator that fails
-    /// for a moment; only a second one a few seconds later is proof.
+    /// The cluster has accepted the removal of the account and refuses its credential. A single
+    /// refusal can come from an authenticator that fails for a moment; only a second refusal a few
+    /// seconds later is proof.
     CredentialRefused,
 }

@@ -1,4 +1,4 @@
-//! Replacing a workload's pods.
+//! Checks a step that replaces a workload's pods.
 
 use model::Name;
 use model::operation::Problem;
@@ -7,6 +7,8 @@ use model::plan::{Sidecar, Stamp, WorkloadRef};
 use super::{StepCheck, StepContext};
 use crate::ports::{Readiness, ObservedWorkload, MeshClusters, ClusterError};
 
+/// Checks whether every live pod of the workload has the wanted sidecar. The workload is ready for
+/// a restart until our stamp is on its pod template.
 pub(super) async fn check(
     place: &StepContext<'_>,
     world: &dyn MeshClusters,
@@ -15,7 +17,7 @@ pub(super) async fn check(
     (wanted, stamp): (&Sidecar, &Stamp),
 ) -> Result<StepCheck, ClusterError> {
     let Some(seen) = world.observe_workload(member, workload).await? else {
-        // Its owner took it away: there is nothing left to restart.
+        // The owner removed the workload, so no pod has to be restarted.
         return Ok(StepCheck::Done);
     };
     let goal = place.restart_stamp(stamp);
@@ -29,14 +31,15 @@ pub(super) async fn check(
     Ok(StepCheck::Ready { capture: seen.stamp, version: seen.version })
 }
 
-/// The template is as it should be; the pods are on their way.
+/// Checks the rollout of a workload whose pod template has our stamp already.
 fn check_rollout(member: &Name, workload: &WorkloadRef, wanted: &Sidecar, seen: &ObservedWorkload) -> StepCheck {
     match &seen.rollout {
         Readiness::Pending(reason) => StepCheck::Waiting(reason.clone()),
         Readiness::Failing(problem) => StepCheck::Blocked(problem.clone()),
         Readiness::Ready => {
             let mut odd = seen.live.iter().filter(|pod| pod.sidecar.as_ref() != Some(wanted));
-            // Controllers count a pod as gone as soon as it begins to end.
+            // Controllers count a pod as gone as soon as it begins to terminate, so a finished
+            // rollout can still have old pods.
             let Some(stray) = odd.clone().find(|pod| !pod.terminating) else {
                 return StepCheck::Waiting(format!("{} old pods are still ending", odd.by_ref().count()));
             };

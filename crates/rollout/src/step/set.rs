@@ -1,4 +1,4 @@
-//! Moving a target from one value to another.
+//! Checks a step that moves a target from one value to another.
 
 use model::Version;
 use model::operation::Problem;
@@ -7,6 +7,8 @@ use model::plan::Target;
 use super::{StepCheck, StepContext, check_from_readiness};
 use crate::ports::{Readiness, MeshClusters, ClusterError};
 
+/// Classifies the target as start, goal or foreign. A foreign value blocks the step and is never
+/// overwritten.
 pub(super) async fn check(
     place: &StepContext<'_>,
     world: &dyn MeshClusters,
@@ -18,40 +20,46 @@ pub(super) async fn check(
     if seen.partial {
         return Ok(match seen.readiness {
             Readiness::Pending(reason) => StepCheck::Waiting(reason),
-            // The push goes on from what is there, and from nothing that another party made: only we write inventories.
+            // The write continues from the present objects. Only we write inventories, so no other
+            // party has made this state.
             _ => StepCheck::Ready { capture: from.clone(), version: seen.version },
         });
     }
     if seen.value == *to || is_newer_crd(target, seen.value.as_deref(), to.as_deref()) {
         return Ok(check_from_readiness(seen.readiness));
     }
-    // A push that has not come true yet must not be pushed again, and what is still being removed is not made again.
+    // A write that has not taken effect yet must not be repeated, and a target that is still being
+    // removed must not be created again.
     if let Readiness::Pending(reason) = &seen.readiness
         && (place.progress.is_started() || seen.value.is_none())
     {
         return Ok(StepCheck::Waiting(reason.clone()));
     }
     let captured = place.progress.capture.as_ref() == Some(&seen.value);
-    // Limits are worked out when they are written, from whatever the members' addresses are then.
+    // Limits are computed when they are written, from the members' addresses at that time, so any
+    // present value may be replaced.
     let only_forward = matches!(target, Target::Crds { .. } | Target::Limits);
     if seen.value == *from || captured || only_forward {
         return Ok(StepCheck::Ready { capture: seen.value, version: seen.version });
     }
-    // A tag of ours that was removed by hand is put back where it leads to now, and an undo leads it to where it was: pods of
-    // its namespaces start without a sidecar meanwhile.
+    // A tag of ours that was removed by hand is created again with the value of this step, because
+    // pods of its namespaces start without a sidecar meanwhile. An undo points it to its former
+    // revision.
     if matches!(target, Target::Tag { .. }) && seen.value.is_none() && from.is_some() {
         return Ok(StepCheck::Ready { capture: from.clone(), version: seen.version });
     }
     Ok(StepCheck::Blocked(foreign_change_problem(target, from, to, &seen.value)))
 }
 
-/// Definitions belong to the cluster and only move forward: a newer release's serve an older one too.
+/// Returns true for custom resource definitions of the wanted or a newer release. They belong to
+/// the cluster and only move forward, because those of a newer release serve an older one too.
 fn is_newer_crd(target: &Target, found: Option<&str>, to: Option<&str>) -> bool {
     let precedence =
         |text: Option<&str>| text.and_then(|text| text.parse::<Version>().ok()).map(|version| version.precedence());
     matches!(target, Target::Crds { .. }) && precedence(found) >= precedence(to)
 }
 
+/// Builds the problem of a target whose value is neither the start nor the goal.
 fn foreign_change_problem(target: &Target, from: &Option<String>, to: &Option<String>, found: &Option<String>) -> Problem {
     let word = |value: &Option<String>| value.clone().unwrap_or_else(|| "absent".into());
     Problem::new(

@@ -1,5 +1,5 @@
-//! Against a small server that does what Vault's transit engine does: it seals with its own key, binds the associated
-//! data, keeps versions, and asks for a token.
+//! Tests against a small server that behaves like Vault's transit engine: it encrypts with its own
+//! key, binds the associated data, keeps versions, and requires a token.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use super::*;
 
 const TOKEN: &str = "token-of-this-test";
 
-/// A transit engine with one key, `mesh`, mounted at `transit`.
+/// Transit engine with one key, `mesh`, mounted at `transit`.
 struct FakeTransitEngine {
     address: String,
-    /// Answers this status instead, when it is not 0.
+    /// Status of each answer, when it is not 0.
     broken: Arc<AtomicU16>,
 }
 

@@ -1,4 +1,4 @@
-//! Workers of a fleet, and the time that passes for them.
+//! Builds the workers of a fleet, and lets time pass for them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,27 +15,27 @@ use crate::credentials::CredentialFaults;
 use crate::relay::Relay;
 use crate::{FakeClusters, WorkerThread};
 
-/// How often the clock is moved on.
+/// Interval at which the clock is moved on.
 const CLOCK_STEP: Duration = Duration::from_millis(20);
 
 impl Fleet {
-    /// A worker of this name with this lease.
+    /// Builds a worker with this name and lease.
     pub fn build_worker(&self, owner: &str, lease: Duration) -> Engine {
         self.build_worker_on(self.db.worker.clone(), owner, lease)
     }
 
-    /// A worker that serves another tenant's fleet in the same database, too.
+    /// Builds a worker that also serves another tenant's fleet in the same database.
     pub fn build_shared_worker(&self, other: &Self, owner: &str, lease: Duration) -> Engine {
         self.build_shared_worker_with(other, self.worker_settings(owner, lease))
     }
 
-    /// The same with settings of its own.
+    /// Builds a worker as [`Self::build_shared_worker`] does, with settings of its own.
     pub fn build_shared_worker_with(&self, other: &Self, settings: Settings) -> Engine {
         let beside = Some((other.db.tenant, other.clusters.clone(), other.credentials.clone()));
         self.shared_worker_factory(settings, beside)(self.db.worker.clone())
     }
 
-    /// Moves the clock on with the real one, so many times as fast, until the answer is dropped.
+    /// Moves the clock on `times` as fast as real time, until the returned guard is dropped.
     pub fn run_clock(&self, times: u32) -> DropGuard {
         let (stop, clock) = (CancellationToken::new(), self.clock.clone());
         let stopped = stop.clone();
@@ -50,20 +50,22 @@ impl Fleet {
         stop.drop_guard()
     }
 
-    /// A worker behind a relay. A session that stands still in a transaction ends after a third of the lease.
+    /// Builds a worker behind a relay. PostgreSQL ends a session of it that stays idle in a
+    /// transaction for a third of the lease.
     ///
     /// # Panics
-    /// When the database fails.
+    /// Panics when the database fails.
     pub async fn build_relayed_worker(&self, owner: &str, lease: Duration, relay: &Relay) -> Engine {
         let url = self.db.relayed_url("mw_worker", relay, lease / 3);
         let store = Store::connect(&url, crate::db::test_sealer()).await.expect("a connection as mw_worker");
         self.build_worker_on(store, owner, lease)
     }
 
-    /// A worker like a process of its own, which can be stopped; behind a relay, where one is given.
+    /// Starts a worker on a thread of its own, which can be paused. It is behind a relay if one is
+    /// given.
     ///
     /// # Panics
-    /// When the machine has no thread left.
+    /// Panics when the machine cannot start a thread.
     pub fn start_worker_thread(&self, owner: &str, lease: Duration, relay: Option<&Relay>) -> WorkerThread {
         let url = match relay {
             Some(relay) => self.db.relayed_url("mw_worker", relay, lease / 3),
@@ -76,13 +78,13 @@ impl Fleet {
         self.worker_factory(self.worker_settings(owner, lease))(store)
     }
 
-    /// A worker's settings in this fleet.
+    /// Returns settings for a worker of this fleet.
     pub fn worker_settings(&self, owner: &str, lease: Duration) -> Settings {
         let (owner, poll, patience, look) = (owner.into(), self.poll_interval, short_timeouts(), self.cluster_timeout);
         Settings { worker_name: owner, lease_duration: lease, poll_interval: poll, timeouts: patience, cluster_timeout: look, ..Settings::default() }
     }
 
-    /// Makes a worker of these settings, once it has a connection.
+    /// Returns a function that builds a worker with these settings once it gets a connection.
     pub(crate) fn worker_factory(&self, settings: Settings) -> impl FnOnce(Store) -> Engine + Send + use<> {
         self.shared_worker_factory(settings, None)
     }

@@ -1,4 +1,4 @@
-//! The clusters of a fleet, as its workers open them.
+//! Opens the fake clusters of a fleet for its workers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,8 @@ use crate::credentials::{CredentialFaults, KUBERNETES_VERSION};
 use crate::world::proxy_image;
 use crate::{FakeClusters, ManualClock};
 
-/// Reads layouts as the server does, and opens the imagined clusters.
+/// Cluster provider that reads a mesh's topology from the database, as the server does, and opens
+/// the fake clusters.
 #[derive(Debug)]
 pub(super) struct FakeClusterProvider {
     pub(super) store: Store,
@@ -27,7 +28,7 @@ pub(super) struct FakeClusterProvider {
     pub(super) fail_mesh_reads: Arc<AtomicBool>,
     pub(super) credentials: CredentialFaults,
     pub(super) clock: Arc<ManualClock>,
-    /// Another tenant's clusters, where the worker serves two fleets.
+    /// Clusters of another tenant, if the worker serves two fleets.
     pub(super) other_tenant: Option<(TenantId, FakeClusters, CredentialFaults)>,
 }
 

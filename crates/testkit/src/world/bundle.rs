@@ -1,5 +1,5 @@
-//! Targets that consist of several objects, written one after the other as in a real cluster: every one of the writes can be
-//! cut, and every one of the objects can be refused.
+//! Simulates targets that consist of several objects. The objects are written one after the other
+//! as in a real cluster, so each write can be cut, and each object can be refused.
 
 use model::Name;
 use model::plan::Target;
@@ -8,16 +8,16 @@ use rollout::ports::{ObjectVersion, FencingToken, Readiness, ClusterError};
 
 use super::{TargetState, FakeClusters, State, AcceptedWrite};
 
-/// The part of a control plane that decides what it injects.
+/// Object of a control plane that decides which sidecar it injects.
 const INJECTOR_PART: &str = "injector configuration";
-/// The part of a control plane that runs.
+/// Object of a control plane that runs its replicas.
 const DEPLOYMENT_PART: &str = "deployment";
-/// The part of a revision's objects in a member that pods are sent to.
+/// Object of a revision in a member that sends new pods to the revision.
 const WEBHOOK_PART: &str = "webhook";
-/// The part of a mesh's home, and of its foothold in a member, that the inventory lives in.
+/// Object of the mesh's namespace, and of the bootstrap of a member, that holds the inventory.
 const NAMESPACE_PART: &str = "namespace";
 
-/// Whether a target consists of several objects.
+/// Returns true if a target consists of several objects.
 pub(super) fn is_bundle(target: &Target) -> bool {
     !matches!(
         target,
@@ -29,8 +29,9 @@ pub(super) fn is_bundle(target: &Target) -> bool {
     )
 }
 
-/// The objects of a target at a value, in the order in which they are applied. As in Istio's charts, releases differ in what
-/// they consist of: an object may be in the old one only, or in the new one only.
+/// Lists the objects of a target at a value, in the order in which they are applied. As in Istio's
+/// charts, releases consist of different objects: some are only in the old release, and some only
+/// in the new one.
 pub fn target_parts(target: &Target, value: &str) -> Vec<&'static str> {
     let since_1_27 = value.parse::<Version>().is_ok_and(|version| version.minor >= 27);
     match target {
@@ -56,7 +57,8 @@ pub fn target_parts(target: &Target, value: &str) -> Vec<&'static str> {
 }
 
 impl FakeClusters {
-    /// Makes the cluster refuse one object of a target, as a quota or a policy would, or accept it again.
+    /// Makes the cluster refuse one object of a target, as a quota or a policy would, or accept it
+    /// again.
     pub fn refuse_part(&self, target: &Target, part: &str, refused: bool) {
         let mut state = self.lock();
         let key = (target.clone(), part.to_owned());
@@ -67,15 +69,16 @@ impl FakeClusters {
         };
     }
 
-    /// Leaves a target as a change does that stopped before its end.
+    /// Leaves a target in the state of a change that stopped before its end.
     pub fn leave_partial(&self, target: &Target) {
         let mut state = self.lock();
         let cell = state.targets.entry(target.clone()).or_insert_with(TargetState::empty);
         (cell.value, cell.partial) = (None, true);
     }
 
-    /// The inventory becomes dirty, each object is written, what is left of the old ones goes, and the inventory becomes
-    /// clean over the version that it was made dirty with.
+    /// Writes a target with several objects: the inventory becomes dirty, each object is written,
+    /// objects that the new value no longer has are removed, and the inventory becomes clean. The
+    /// last write requires the version that the inventory got when it became dirty.
     pub(super) async fn set_bundle(
         &self,
         target: &Target,
@@ -119,18 +122,20 @@ impl FakeClusters {
 }
 
 impl State {
-    /// Whether the object that holds a target's value is there.
+    /// Returns true if the object that holds a target's value exists.
     pub(super) fn exists(&self, target: &Target) -> bool {
         self.targets.get(target).is_some_and(|cell| cell.value.is_some() || cell.partial)
     }
 
-    /// Whether a target was changed in part: it has an inventory without a value, or a namespace without an inventory.
+    /// Returns true if a target was changed only in part: it has an inventory without a value, or a
+    /// namespace without an inventory.
     pub(super) fn is_partial(&self, target: &Target) -> bool {
         let dirty = self.targets.get(target).is_some_and(|cell| cell.partial);
         dirty || (self.value(target).is_none() && self.object(target, NAMESPACE_PART).is_some())
     }
 
-    /// What a cluster shows of a target besides its value. An istiod goes only when its Deployment is removed.
+    /// Returns the readiness of a target, which a cluster shows besides the value. The replicas of
+    /// an istiod end only when its Deployment is removed.
     pub(super) fn readiness(&self, target: &Target) -> Readiness {
         let gone = is_bundle(target) && !self.exists(target);
         if gone && self.object(target, DEPLOYMENT_PART).is_some() {
@@ -143,18 +148,19 @@ impl State {
         self.objects.get(&(target.clone(), part.to_owned()))
     }
 
-    /// The release whose configuration a running control plane injects with.
+    /// Returns the release whose configuration a running control plane uses for injection.
     pub(super) fn injecting_release(&self, target: &Target) -> Option<Version> {
         self.object(target, DEPLOYMENT_PART)?;
         self.object(target, INJECTOR_PART)?.parse().ok()
     }
 
-    /// Whether the webhook of a revision is there.
+    /// Returns true if the webhook of a revision exists.
     pub(super) fn has_webhook(&self, target: &Target) -> bool {
         self.object(target, WEBHOOK_PART).is_some()
     }
 
-    /// Moves an inventory's version. One that is absent is made, without a value, where its target was to be created.
+    /// Fences an inventory by raising its version. If it is absent and the target was to be
+    /// created, an inventory without a value is created.
     pub(super) fn fence_bundle(&mut self, target: &Target, creates: bool) {
         if self.exists(target) || creates {
             self.version += 1;
@@ -210,7 +216,8 @@ impl State {
         if (to.is_some(), part) == (true, DEPLOYMENT_PART) {
             self.write_certificates();
         }
-        // A name that was given back to its own webhook goes with it.
+        // If the name of the revision is a tag that points to the revision itself, it is removed
+        // with the webhook.
         if let (None, WEBHOOK_PART, Target::MemberObjects { member, revision }) = (to, part, target) {
             self.remove_own_alias(member, revision.as_str());
         }
@@ -245,7 +252,7 @@ impl State {
         Ok(())
     }
 
-    /// Keeps an accepted write.
+    /// Adds an accepted write to the journal.
     pub(super) fn record_write(
         &mut self,
         target: &Target,

@@ -1,4 +1,4 @@
-//! What pods of the imagined world are injected with, read from its tags and revisions.
+//! Computes the sidecars of pods in the fake clusters from the tags and revisions of the mesh.
 
 use model::Name;
 use model::injection::{Injection, Injector, NamespaceLabels, PodLabels, injected_by};
@@ -9,7 +9,7 @@ use rollout::plan::data_plane::parse_labels;
 use super::{State, proxy_image};
 
 impl State {
-    /// The webhooks of a member, read from its tags and revisions.
+    /// Returns the webhooks of a member, as its tags and revisions define them.
     pub(super) fn injectors(&self, member: &Name) -> Vec<Injector> {
         let injector = |value: &str, revision: &str| Injector {
             value: value.to_owned(),
@@ -37,7 +37,8 @@ impl State {
         Some(Sidecar { revision: revision.clone(), image: proxy_image(&release) })
     }
 
-    /// What a pod created now would carry; `Err` when its webhook has no istiod behind it and refuses the pod.
+    /// Returns the sidecar of a pod that is created now. Returns `Err` if the pod is refused,
+    /// because its webhook has no istiod or because several webhooks match.
     pub(super) fn inject_pod(
         &self,
         member: &Name,
@@ -58,7 +59,8 @@ impl State {
         parse_labels(self.value(&target).as_deref())
     }
 
-    /// Replaces pods; one that is refused leaves the old pod in place, as a rolling update would.
+    /// Replaces this many pods. If the new pods are refused, the old ones stay, as in a rolling
+    /// update.
     pub(super) fn create_pods(&mut self, key: &(Name, WorkloadRef), count: usize) {
         let labels = self.namespace_labels(&key.0, &key.1.namespace);
         let Some(workload) = self.workloads.get(key) else { return };

@@ -1,4 +1,4 @@
-//! How a deletion looks at the imagined clusters.
+//! Answers the questions of a deletion for the fake clusters.
 
 use async_trait::async_trait;
 use model::Name;
@@ -11,7 +11,8 @@ use rollout::ports::{TeardownInspection, ClusterError};
 use super::{FakeClusters, State};
 
 impl State {
-    /// An istiod writes its root into every namespace of every member, and leaves it there.
+    /// Writes the root certificates into every member. An istiod does this in every namespace, and
+    /// does not remove them at its end.
     pub(super) fn write_certificates(&mut self) {
         for member in self.members.clone() {
             let target = Target::Certificates { member };
@@ -21,7 +22,7 @@ impl State {
         }
     }
 
-    /// The targets that a deletion removes in a member.
+    /// Returns the targets in a member that the deletion of the mesh removes.
     fn removed_with_mesh(&self, member: &Name) -> Vec<String> {
         let theirs = |target: &Target| {
             matches!(target, Target::Crds { .. } | Target::NamespaceLabel { .. } | Target::Workload { .. })

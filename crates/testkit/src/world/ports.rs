@@ -1,4 +1,4 @@
-//! The ports over the imagined clusters.
+//! Implements the trait `MeshClusters` of `rollout` for the fake clusters.
 
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ impl MeshClusters for FakeClusters {
         if permit.deadline.has_passed() {
             return Err(ClusterError::Expired);
         }
-        // A policy that refuses writes of a target refuses an annotation, too.
+        // A policy that refuses writes of a target refuses a write of its annotations, too.
         if state.refused_targets.contains(target) {
             return Err(permission_error(target));
         }
@@ -183,8 +183,9 @@ impl MeshClusters for FakeClusters {
 }
 
 impl FakeClusters {
-    /// One write on its way to a cluster: here it is cut off, and here its permit is looked at, as in the last layer of a
-    /// real client. `has_version` says whether the cluster would refuse it when what it looked at has moved on.
+    /// Sends one write to a cluster. Cuts happen here, and the fencing token is checked here, as in
+    /// the last layer of a real client. `has_version` returns true if the cluster would refuse the
+    /// write of an object that has changed since the look.
     pub(super) async fn send_write<T>(
         &self,
         permit: &FencingToken,
@@ -213,8 +214,10 @@ impl FakeClusters {
                 self.cut_notify.notify_one();
                 go_on.notified().await;
                 let mut state = self.lock();
-                // A stopped process does not notice that its permit ran out before the bytes leave: the cluster must refuse.
-                // No cluster can refuse a creation or a part of a bundle; there the look at the permit is all there is.
+                // A stopped process does not notice that its token has expired before it sends the
+                // bytes, so the cluster must refuse the write. No cluster can refuse a creation, or
+                // the object of a target with several objects. In these cases the check of the
+                // token is the only protection.
                 let deadline = Deadline::at(Instant::now() + Duration::from_mins(1));
                 let late = FencingToken { deadline, ..permit.clone() };
                 let permit = if has_version(&state) { &late } else { permit };

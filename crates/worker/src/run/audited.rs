@@ -1,4 +1,5 @@
-//! What a worker changes in clusters, for the audit log: the intent before the first push, the outcome when it was seen.
+//! Audit entries of a worker's changes in clusters: the intent before the first write, and the
+//! outcome when it was observed.
 
 use model::audit::{Digest, Entry};
 use model::operation::StepEvent;
@@ -8,7 +9,8 @@ use store::{PlannedStep, sha256};
 use super::Run;
 
 impl Run<'_> {
-    /// The entries that belong to these facts. Steps that only look change nothing and leave none.
+    /// Builds the audit entries of step events. Steps that only read change nothing and have no
+    /// entry.
     pub(super) fn audit_entries(&self, facts: &[(i32, StepEvent)]) -> Vec<Entry> {
         let entry = |(number, fact): &(i32, StepEvent)| {
             let item = self.steps.iter().find(|item| item.number == *number)?;
@@ -35,7 +37,8 @@ impl Run<'_> {
     }
 }
 
-/// What the step brings about: the target's value, or the sidecar that every pod carries afterwards.
+/// Returns the digest of a step's goal: the value of its target, or the sidecar image that every
+/// pod has afterwards.
 fn goal_digest(item: &PlannedStep) -> Option<Digest> {
     let value = match &item.step {
         Step::Set { to, .. } => to.as_deref(),

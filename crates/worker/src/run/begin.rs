@@ -1,4 +1,4 @@
-//! How a claim begins: the plan is built and stored, once.
+//! Starts a claim: builds the plan of the operation and stores it once.
 
 use model::leftover::Leftover;
 use model::operation::{OperationKind, OperationState};
@@ -13,9 +13,11 @@ use crate::observed;
 use crate::planner::{StepHistory, PlanError, left_behind_members, list_plan_leftovers, build_plan};
 
 impl Run<'_> {
-    /// Stores the plan, once, and says that the operation runs. Answers false when it was let go instead.
+    /// Builds and stores the plan if there is none yet, and records that the operation runs.
+    /// Returns false when the claim was given up instead.
     pub(super) async fn ensure_plan(&mut self, layout: MeshTopology, world: &dyn MeshClusters) -> Result<bool, StoreError> {
-        // A plan is built from what is there, and an earlier operation must not change that afterwards.
+        // The plan is built from the present state of the clusters, which a late write of an
+        // earlier operation would change afterwards. Such writes must be fenced first.
         if self.operation.waves.is_none()
             && let Some(error) = self.unfenced_blocking_plan()
         {
@@ -62,8 +64,9 @@ impl Run<'_> {
         Ok(true)
     }
 
-    /// The layout without a target that is only planned: in place it has the name of what runs, and a restart would wait
-    /// for an image that nothing injects yet.
+    /// Removes a target that is only planned from the topology of a restart. In place the target
+    /// has the revision name of the running control plane, so the restart would wait for an image
+    /// that no istiod injects yet.
     async fn without_planned_target(&self, layout: MeshTopology) -> Result<MeshTopology, StoreError> {
         let (OperationKind::Restart, Some(mesh)) = (self.operation.kind, self.operation.mesh) else {
             return Ok(layout);
@@ -74,7 +77,8 @@ impl Run<'_> {
         Ok(if planned && in_place { MeshTopology { target: None, ..layout } } else { layout })
     }
 
-    /// Why no plan can be built yet. A forced deletion may leave a lost member behind, with what is open there.
+    /// Returns the reason why no plan can be built yet, if there is one. A forced deletion may
+    /// leave a lost member behind, so the unfenced targets of that member do not block its plan.
     fn unfenced_blocking_plan(&self) -> Option<ClusterError> {
         let forced = self.operation.kind == OperationKind::DeleteMesh && self.operation.is_forced();
         let waits =
@@ -82,13 +86,15 @@ impl Run<'_> {
         self.unfenced_targets.iter().find(waits).map(|(_, error)| error.clone())
     }
 
-    /// No step follows in a member that is left behind, so nothing has to be fenced there.
+    /// Forgets the unfenced targets of members that are left behind. The plan has no steps in these
+    /// members, so no fence is needed there.
     fn drop_unfenced_left_behind(&mut self, plan: &Plan) {
         let behind = left_behind_members(plan);
         self.unfenced_targets.retain(|target, _| target.member().is_none_or(|member| !behind.contains(member)));
     }
 
-    /// The plan, with what stays in clusters once it is carried out.
+    /// Builds the plan of the operation, with the objects that stay in clusters once it is carried
+    /// out.
     async fn plan_operation(
         &self,
         layout: &MeshTopology,
@@ -108,8 +114,10 @@ impl Run<'_> {
         built.await.unwrap_or_else(|_| Err(PlanError::Cluster(close::mesh_timeout_error())))
     }
 
-    /// What the upgrade's stages have started so far; nothing when it was let go instead. A retirement whose time has come
-    /// is no longer a time of holding, and waits for an operation that was let in while the upgrade was complete.
+    /// Starts the stage and returns the steps that the upgrade's stages have started so far, with
+    /// the label policy. Returns `None` when the claim was given up instead. A retirement whose
+    /// time has come ends the holding period, and first waits for an operation that was admitted
+    /// while the upgrade was complete.
     async fn begin_stage(&mut self) -> Result<Option<(StepHistory, LabelPolicy)>, StoreError> {
         let Some(upgrade) = self.operation.upgrade else { return Ok(Some((Vec::new(), LabelPolicy::default()))) };
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;

@@ -1,7 +1,8 @@
-//! How a claim ends: done, paused, cancelled, let go. Each is one transaction, with all that follows from it.
+//! Ends a claim: the operation succeeds, fails, is paused or is cancelled, or the claim is given
+//! up. Each end is one transaction that contains all of its consequences.
 //!
-//! Order within a transaction: the upgrade's lock, then the queue row, so that workers and verbs never wait for each
-//! other in a circle.
+//! Each transaction locks the upgrade first and the queue row second. The API's verbs use the same
+//! order, so workers and verbs cannot deadlock.
 
 use std::time::Duration;
 
@@ -18,22 +19,27 @@ use super::{Run, RunEnd, PAUSED_SLEEP};
 use crate::vitals;
 
 impl Run<'_> {
-    /// The operation did what it was for.
+    /// Ends the operation as succeeded.
     pub(super) async fn succeed_operation(&mut self) -> Result<(), StoreError> {
         self.finish_operation(OperationState::Succeeded, StageOutcome::Succeeded, OperationUpdate::default()).await
     }
 
+    /// Ends the operation as cancelled. `seen` is the number of the newest signal that was
+    /// processed.
     pub(super) async fn cancel_operation(&mut self, seen: Option<i64>) -> Result<(), StoreError> {
         self.finish_operation(OperationState::Cancelled, StageOutcome::Cancelled, OperationUpdate { seen_signal_seq: seen, ..OperationUpdate::default() }).await
     }
 
-    /// It cannot be done, and what it has done is to be undone.
+    /// Ends the operation as failed. The operation cannot be completed, and the changes that it has
+    /// made have to be undone.
     pub(super) async fn fail_operation(&mut self, problem: Problem, facts: Vec<(i32, StepEvent)>) -> Result<(), StoreError> {
-        tracing::info!(operation.id = %self.claim.operation, code = problem.code, message = problem.message, "operation failed");
+        tracing::info!(operation.id = %self.claim.operation, code = problem.code, message = problem.message, "the operation failed");
         let state = OperationState::Failed { problem: problem.clone() };
         self.finish_operation(state, StageOutcome::Failed(problem), OperationUpdate { step_events: facts, ..OperationUpdate::default() }).await
     }
 
+    /// Ends the operation: records its final state, removes it from the queue, and applies the
+    /// outcome to its upgrade.
     async fn finish_operation(&mut self, state: OperationState, outcome: StageOutcome, record: OperationUpdate) -> Result<(), StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let Some(upgrade) = self.operation.upgrade {
@@ -50,13 +56,15 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Something stands in the way that a person has to see to.
+    /// Pauses the operation because of a problem that a person has to solve, and gives the claim
+    /// up.
     pub(crate) async fn pause_operation(&mut self, problem: Problem, facts: Vec<(i32, StepEvent)>) -> Result<(), StoreError> {
-        tracing::info!(operation.id = %self.claim.operation, code = problem.code, message = problem.message, "operation paused");
+        tracing::info!(operation.id = %self.claim.operation, code = problem.code, message = problem.message, "the operation was paused");
         self.pause_and_release(problem, facts, None, true).await
     }
 
-    /// A person is asked, unless it was our own database that failed: that comes back by itself.
+    /// Handles a mesh that could not be opened. The operation is paused, unless our own database
+    /// failed: that passes without a person, so the claim is retried.
     pub(super) async fn handle_open_failure(&mut self, problem: Problem) -> Result<RunEnd, StoreError> {
         if problem.code == crate::DATABASE_CODE {
             return Ok(RunEnd::DatabaseUnavailable);
@@ -64,7 +72,9 @@ impl Run<'_> {
         self.pause_operation(problem, Vec::new()).await.map(|()| RunEnd::Released)
     }
 
-    /// Every call under way has ended by now, so from the commit on no cluster accepts a write of this operation.
+    /// Records a pause and gives the claim up. Every call of this claim has ended before, so from
+    /// the commit on no cluster accepts a write of this operation. With `news` false the operation
+    /// was paused already, and its state stays as it is.
     pub(super) async fn pause_and_release(
         &mut self,
         problem: Problem,
@@ -76,8 +86,9 @@ impl Run<'_> {
         if let Some(upgrade) = self.operation.upgrade {
             tx.lock_upgrade(upgrade).await?;
         }
-        // Under the upgrade's lock no wish can be added. A pause among those not seen yet is answered by this one; any
-        // other is taken in first, so that what the upgrade shows and what the operation does stay the same.
+        // No signal can be added while the upgrade is locked. A pending pause signal is answered by
+        // this pause. Any other pending signal has to be processed first, so that the state of the
+        // upgrade and the behaviour of the operation agree; the conflict restarts the claim.
         let unseen = tx.read_pending_signals(&self.claim).await?;
         if unseen.after_seq(seen).any(|wish| wish != Signal::Pause) {
             return Err(StoreError::SerializationConflict);
@@ -95,14 +106,15 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Gives the claim back without a change.
+    /// Gives the claim up without a change; the operation is due again after `due_in`.
     pub(super) async fn release_claim(&mut self, due_in: Duration) -> Result<(), StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         tx.end_claim(&self.claim, Some(due_in)).await?;
         tx.commit().await
     }
 
-    /// The policy's number, and which version each image of the catalogue is.
+    /// Loads the allowed version skew from the upgrade policy, and the version of each proxy image
+    /// in the catalogue.
     async fn load_skew_rule(&self) -> Result<SkewRule, StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         let minors = tx.upgrade_policy().await?.in_place_minors;
@@ -111,7 +123,7 @@ impl Run<'_> {
         Ok(SkewRule { max_minors_behind: minors, image_versions: images })
     }
 
-    /// Looks for what stands in the way of an upgrade; changes nothing anywhere.
+    /// Runs the precheck of an upgrade and stores its findings. It changes nothing in any cluster.
     pub(super) async fn run_precheck(&mut self) -> Result<RunEnd, StoreError> {
         let mesh = self.operation.mesh.ok_or(StoreError::NotFound { what: "mesh" })?;
         let (world, mut layout) = match self.engine.clusters.open_mesh(self.claim.tenant, mesh).await {
@@ -133,7 +145,7 @@ impl Run<'_> {
     }
 }
 
-/// Looks at everything that a precheck judges.
+/// Collects the observations that a precheck evaluates.
 async fn gather_precheck_input(world: &dyn MeshClusters, layout: &MeshTopology, skew: SkewRule) -> Result<PrecheckInput, ClusterError> {
     let survey = world.observe_mesh().await?;
     let pinned = world.list_pinned_resources(&layout.current.revision).await?;
@@ -146,7 +158,8 @@ async fn gather_precheck_input(world: &dyn MeshClusters, layout: &MeshTopology, 
     Ok(PrecheckInput { survey, pinned_resources: pinned, refusing_members: refusing, skew })
 }
 
-/// A look at every member that takes longer than any of its calls may: counts as no answer.
+/// Returns the error of a check of all members that exceeded its timeout as a whole. It counts as
+/// no answer.
 pub(super) fn mesh_timeout_error() -> ClusterError {
     ClusterError::Unreachable {
         place: "a cluster of the mesh".into(),
@@ -155,7 +168,8 @@ pub(super) fn mesh_timeout_error() -> ClusterError {
     }
 }
 
-/// One event for each group of facts, so that whoever follows along sees steps begin and end.
+/// Builds one event for a group of step events, so that a client that follows the operation sees
+/// steps start and end.
 pub(super) fn progress_event(operation: &Operation, facts: &[(i32, StepEvent)], at: Timestamp) -> NewEvent {
     let of = |wanted: fn(&StepEvent) -> bool| {
         facts.iter().filter(|(_, fact)| wanted(fact)).map(|(number, _)| *number).collect::<Vec<i32>>()

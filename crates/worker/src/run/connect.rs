@@ -1,4 +1,5 @@
-//! Registrations and renewals: a cluster's next credential, and its way to the control planes.
+//! Registers clusters and renews their credentials: issues the next credential of a cluster and,
+//! after a renewal, waits until the control planes use it.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use super::{Run, RunEnd};
 use crate::{DATABASE_CODE, vitals};
 
 impl Run<'_> {
-    /// A cluster that cannot be used is an answer, not a pause.
+    /// Runs a registration or a renewal. A cluster that cannot be used fails the operation and does
+    /// not pause it, because the problem is the answer to the request.
     pub(super) async fn run_credential_issue(&mut self) -> Result<RunEnd, StoreError> {
         let cluster = self.operation.cluster.ok_or(StoreError::NotFound { what: "cluster" })?;
         let problem = match self.issue_and_distribute(cluster).await {
@@ -24,8 +26,10 @@ impl Run<'_> {
         self.fail_credential_issue(cluster, problem).await.map(|()| RunEnd::Released)
     }
 
+    /// Issues the next credential if it does not exist yet. A renewal then waits until the control
+    /// planes use it.
     async fn issue_and_distribute(&mut self, cluster: ClusterId) -> Result<RunEnd, StoreError> {
-        // The transaction ends here: what follows begins another one.
+        // The block ends the transaction before the next one begins.
         let held = { self.engine.store.begin(self.claim.tenant).await?.get_cluster(cluster).await };
         let held = match held {
             Err(StoreError::NotFound { .. }) => {
@@ -33,7 +37,7 @@ impl Run<'_> {
             }
             held => held?,
         };
-        // A predecessor may have come as far as that.
+        // An earlier claim may have issued and stored the credential already.
         if held.credential_lifetime.map_or(0, |life| life.serial) < self.integer_argument("serial").unwrap_or(1) {
             let limit = self.engine.settings.cluster_timeout;
             let connected = tokio::time::timeout(limit, self.issue_next_credential(cluster)).await;
@@ -56,8 +60,9 @@ impl Run<'_> {
         done.map(|()| RunEnd::Released)
     }
 
-    /// The cluster is held for this registration before anything is written into it: of two registrations that come at
-    /// once, one writes.
+    /// Issues the next credential of a cluster. The identity of the cluster is reserved for this
+    /// registration before anything is written to the cluster, so that only one of two concurrent
+    /// registrations writes.
     async fn issue_next_credential(&self, cluster: ClusterId) -> Result<Result<IssuedCredential, Problem>, StoreError> {
         let uid = match self.engine.clusters.identify_cluster(self.claim.tenant, cluster).await {
             Ok(uid) => uid,
@@ -69,10 +74,13 @@ impl Run<'_> {
         Ok(self.engine.clusters.issue_credential(self.claim.tenant, cluster).await)
     }
 
+    /// Returns an argument of the operation as an integer, if it has that argument.
     fn integer_argument(&self, argument: &str) -> Option<i64> {
         self.operation.arguments[argument].as_i64()
     }
 
+    /// Stores an issued credential with its audit entry. The former credential stays valid for the
+    /// overlap.
     async fn store_credential(&mut self, cluster: ClusterId, issued: &IssuedCredential) -> Result<(), StoreError> {
         let overlap = self.integer_argument("overlap_seconds").and_then(|seconds| u64::try_from(seconds).ok());
         let overlap = overlap.map_or(DEFAULT_CREDENTIAL_OVERLAP, Duration::from_secs);
@@ -95,13 +103,15 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Whether the control planes read the cluster by its new credential, as far as each of their replicas says.
+    /// Checks whether every replica of the control planes reports that it uses the new credential
+    /// of the cluster.
     async fn check_credential_adoption(&self, cluster: ClusterId) -> Result<Readiness, Problem> {
         if self.operation.kind == OperationKind::RegisterCluster {
             return Ok(Readiness::Ready);
         }
         let tended = self.engine.clusters.monitor_cluster(self.claim.tenant, cluster).await?;
-        // Without an overlap the caller wants the former credential dead, and is told so when it was seen to be.
+        // Without an overlap the caller wants the former credential revoked, so the operation only
+        // succeeds after the cluster was seen to refuse it.
         let alive = self.integer_argument("overlap_seconds") == Some(0) && !tended.old_credentials_revoked;
         let former =
             if alive { Readiness::Pending("the cluster still accepts the former one".into()) } else { Readiness::Ready };
@@ -121,8 +131,9 @@ impl Run<'_> {
         Ok(if seen == Readiness::Ready { former } else { seen })
     }
 
-    /// Looks again in a moment. The credential is renewed whatever the replicas say, and whoever looks after the cluster goes
-    /// on bringing it to them.
+    /// Waits for the control planes, and fails the operation after the step timeout. The credential
+    /// is renewed in either case, and the cluster monitor continues to bring it to the control
+    /// planes.
     async fn wait_for_replicas(&mut self, code: &str, reason: String) -> Result<(), StoreError> {
         if self.time_waited() <= self.engine.settings.timeouts.step {
             return self.release_waiting(reason).await;
@@ -133,6 +144,8 @@ impl Run<'_> {
         self.finish_cluster_operation(OperationState::Failed { problem: Problem::new(code, message, hint) }).await
     }
 
+    /// Ends the operation as failed because the cluster cannot be used. If the cluster was
+    /// deregistered meanwhile, that is the problem.
     async fn fail_credential_issue(&mut self, cluster: ClusterId, problem: Problem) -> Result<(), StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         let problem = match tx.get_cluster(cluster).await {
@@ -143,11 +156,13 @@ impl Run<'_> {
         self.finish_in_tx(tx, OperationState::Failed { problem }).await
     }
 
+    /// Ends an operation on a cluster in a new transaction.
     pub(super) async fn finish_cluster_operation(&mut self, state: OperationState) -> Result<(), StoreError> {
         let tx = self.engine.store.begin(self.claim.tenant).await?;
         self.finish_in_tx(tx, state).await
     }
 
+    /// Ends an operation on a cluster in a transaction that may hold other changes.
     pub(super) async fn finish_in_tx(&mut self, mut tx: Tx<'_>, state: OperationState) -> Result<(), StoreError> {
         let record = OperationUpdate { state: Some(state), ..OperationUpdate::default() };
         let _locked = self.record_state(&mut tx, &record).await?;
@@ -158,20 +173,21 @@ impl Run<'_> {
     }
 }
 
-/// The same words for every tenant: they do not tell whose the other registration is.
+/// Builds the problem of a cluster that has another registration. The text is the same for every
+/// tenant, so that it does not reveal the owner of the other registration.
 fn cluster_registered_already() -> Problem {
     let message = "This cluster is registered already, and a cluster has one registration.";
     let hint = "Use that registration, or delete it first with `meshwright cluster delete`. If it is not yours, ask the operator of the service.";
     Problem::new("cluster_registered_already", message, hint)
 }
 
-/// The cluster was deregistered while an operation dealt with it.
+/// Builds the problem of a cluster that was deregistered while an operation used it.
 pub(super) fn cluster_gone() -> Problem {
     let hint = "Register it again if that was not intended.";
     Problem::new("cluster_gone", "The cluster was deregistered meanwhile.", hint)
 }
 
-/// A conversation that takes longer than any of its calls may.
+/// Builds the problem of a cluster that did not answer within the timeout for all calls together.
 pub(crate) fn cluster_unreachable() -> Problem {
     let hint = "See that the cluster's API server answers, then try again.";
     Problem::new("cluster_unreachable", "The cluster did not answer in time.", hint)

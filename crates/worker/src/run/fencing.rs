@@ -1,8 +1,8 @@
-//! How a claim makes sure that it is alone: writes that an earlier claim, or an earlier operation of the mesh, may still
-//! have on their way are refused before anything else is done.
+//! Fences earlier writers before a claim does anything else: writes that an earlier claim, or an
+//! earlier operation of the mesh, may still have on their way are refused from then on.
 //!
-//! That the earlier operations were fenced is recorded together with the plan. A worker that takes over before that finds
-//! no plan and fences them again.
+//! The fencing of earlier operations is recorded together with the plan. A worker that takes over
+//! before that finds no plan and fences them again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,18 +19,20 @@ use tokio_util::sync::CancellationToken;
 use super::tick::MAX_CONCURRENT_CALLS;
 use super::{Run, RunEnd};
 
-/// How often the worker of an ended operation is asked for whether it has stopped.
+/// Interval at which the worker checks whether the worker of an ended operation has stopped.
 const STOPPED_POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// How often one target is fenced in a row while something else changes it.
+/// Maximum number of attempts to fence a target that another party changes at the same time.
 const MAX_FENCE_ATTEMPTS: usize = 3;
 
-/// A target with the value that an earlier claim of this operation may bring it to.
+/// Targets, each with the value that an earlier claim of this operation may write.
 type FenceTargets = BTreeMap<Target, Option<String>>;
 
 impl Run<'_> {
-    /// Fences what an earlier claim of this operation has started and not finished; before the plan is stored, what the
-    /// mesh's earlier operations have. Answers how the claim ended where it is over. A cluster that does not answer accepts
-    /// nothing either: its targets are kept as not fenced, and no step of theirs counts as done before they are.
+    /// Fences the targets that an earlier claim of this operation has started and not finished.
+    /// Before the plan is stored, it fences those of the mesh's earlier operations instead. Returns
+    /// how the claim ended, if it has ended. A cluster that does not answer accepts no writes
+    /// either: its targets are kept as unfenced, and no step on such a target counts as done before
+    /// the target is fenced.
     pub(super) async fn fence_predecessors(
         &mut self,
         layout: &MeshTopology,
@@ -44,10 +46,12 @@ impl Run<'_> {
         }
         loop {
             let earlier = self.list_unfenced_operations().await?;
-            // A cluster that has left the mesh has no door any more.
+            // A cluster that has left the mesh has no client any more, so its targets cannot be
+            // fenced.
             let is_member = |target: &Target| target.member().is_none_or(|name| layout.members.contains(name));
             let open = |ended: &UnfencedOperation| started_writes(&ended.open_steps).map(|(target, _)| target).collect::<Vec<_>>();
-            // An absent target is not created just to be fenced: this operation may have nothing to do with it.
+            // The goal is `None`, because an absent target must not be created only for the fence:
+            // this operation may not use it at all.
             let targets = earlier.iter().flat_map(open).filter(is_member).map(|target| (target, None)).collect();
             let Some(reached) = self.fence_targets(targets, world).await else { return Ok(Some(RunEnd::LeaseLost)) };
             self.fenced_operations = earlier.iter().map(|ended| ended.operation).collect();
@@ -55,7 +59,7 @@ impl Run<'_> {
             if !writing.into_iter().any(|target| reached.get(&target) == Some(&Fence::UntilLeaseEnds)) {
                 return Ok(None);
             }
-            tracing::info!(operation.id = %self.claim.operation, "waiting for the worker of an ended operation to stop");
+            tracing::info!(operation.id = %self.claim.operation, "waiting for the worker of an ended operation of the mesh to stop");
             tokio::select! { () = tokio::time::sleep(STOPPED_POLL_INTERVAL) => {}, () = stop.cancelled() => {} }
             if stop.is_cancelled() {
                 return self.release_claim(Duration::ZERO).await.map(|()| Some(RunEnd::Released));
@@ -64,12 +68,14 @@ impl Run<'_> {
         }
     }
 
+    /// Lists the earlier operations of the mesh that are not fenced yet.
     async fn list_unfenced_operations(&self) -> Result<Vec<UnfencedOperation>, StoreError> {
         let Some(mesh) = self.operation.mesh else { return Ok(Vec::new()) };
         self.engine.store.begin(self.claim.tenant).await?.list_unfenced_operations(mesh, self.claim.operation).await
     }
 
-    /// Fences targets side by side. Those that could not be fenced are kept with the reason. `None`: the permit has run out.
+    /// Fences targets concurrently. Targets that could not be fenced are kept with the reason.
+    /// Returns `None` when the fencing token has expired.
     async fn fence_targets(&mut self, targets: FenceTargets, world: &dyn MeshClusters) -> Option<BTreeMap<Target, Fence>> {
         let permit = &self.fencing_token();
         let mut fences: Vec<BoxFuture<'_, (Target, Result<Fence, ClusterError>)>> = Vec::with_capacity(targets.len());
@@ -93,12 +99,13 @@ impl Run<'_> {
                     reached.insert(target, fence);
                 }
                 Err(ClusterError::Expired) => return None,
-                // What refuses our fence, a policy or a withdrawn right, refuses the earlier write just as well. It must not
-                // keep a rollback from being planned: the end of the earlier worker's lease is waited for, and no more.
+                // A policy or a withdrawn permission that refuses our fence also refuses the
+                // earlier write. The refusal must not prevent the plan of a rollback, so only the
+                // end of the earlier worker's lease is awaited.
                 Err(error @ ClusterError::Refused { .. }) => {
                     tracing::warn!(
                         operation.id = %self.claim.operation, %target, error = &error as &dyn std::error::Error,
-                        "the fence of a target of an earlier claim was refused; its lease ends before anything is written"
+                        "the cluster refused to fence a target of an earlier claim; waiting for the end of its lease before any write"
                     );
                     self.unfenced_targets.remove(&target);
                     reached.insert(target, Fence::UntilLeaseEnds);
@@ -117,7 +124,8 @@ impl Run<'_> {
         Some(reached)
     }
 
-    /// Tries again what could not be fenced. Answers false when the permit has run out.
+    /// Retries the targets that could not be fenced. Returns false when the fencing token has
+    /// expired.
     pub(super) async fn retry_fencing(&mut self, world: &dyn MeshClusters) -> bool {
         if self.unfenced_targets.is_empty() {
             return true;
@@ -128,8 +136,9 @@ impl Run<'_> {
         self.fence_targets(targets, world).await.is_some()
     }
 
-    /// Moves the version of what a way back found at its goal without a write of its own, because an earlier operation has
-    /// started a write of each of these targets. Answers the steps that are done; `None`: the permit has run out.
+    /// Fences the targets that a rollback or a restoration found at their goal without a write of
+    /// its own, because an earlier operation has started a write to each of them. Returns the
+    /// events of the steps that are done, or `None` when the fencing token has expired.
     pub(super) async fn fence_done_steps(&mut self, mut found: Vec<usize>, world: &dyn MeshClusters) -> Option<Vec<(i32, StepEvent)>> {
         if self.is_reverting() {
             let untouched = found.iter().map(|index| &self.steps[*index]).filter(|item| !item.progress.is_started());
@@ -140,17 +149,18 @@ impl Run<'_> {
         Some(found.into_iter().map(|index| (self.steps[index].number, StepEvent::Done)).collect())
     }
 
-    /// Why the target of a step could not be fenced.
+    /// Returns the reason why the target of a step could not be fenced, if it could not.
     pub(super) fn fencing_error(&self, index: usize) -> Option<&ClusterError> {
         self.steps[index].step.written_target().and_then(|target| self.unfenced_targets.get(&target))
     }
 
+    /// Returns true for operations that undo changes of an upgrade.
     fn is_reverting(&self) -> bool {
         matches!(self.operation.kind, OperationKind::Rollback | OperationKind::Restore)
     }
 }
 
-/// What was started and is not done, with the value that it goes to.
+/// Returns the targets of steps that were started and are not done, each with its goal.
 fn started_writes(items: &[PlannedStep]) -> impl Iterator<Item = (Target, Option<String>)> {
     items.iter().filter(|item| item.progress.is_started() && !item.progress.done).filter_map(|item| {
         let goal = if let Step::Set { to, .. } = &item.step { to.clone() } else { None };

@@ -1,5 +1,5 @@
-//! Deregistrations: our account is removed from a cluster, and a look shows that it is gone. Only then is the cluster
-//! forgotten.
+//! Deregisters clusters: removes our service account from a cluster, and deletes the cluster's
+//! record only after a check shows that the account is gone.
 
 use jiff::SignedDuration;
 use model::audit::Entry;
@@ -13,13 +13,16 @@ use super::connect::cluster_gone;
 use super::{Run, RunEnd, cluster_unreachable};
 use crate::DATABASE_CODE;
 
-/// What a deregistration waits for between two refusals of its credential.
+/// Reason of the wait between two refusals of the credential. It is also compared with the stored
+/// reason to recognize the second refusal.
 const CREDENTIAL_REFUSED_REASON: &str = "the cluster refuses our credential; looking once more before the account counts as gone";
-/// Time between two refusals that prove together that our account is gone.
+/// Minimum time between two refusals of our credential that together prove that the account is
+/// gone.
 const MIN_REFUSAL_INTERVAL: SignedDuration = SignedDuration::from_secs(5);
 
 impl Run<'_> {
-    /// A cluster that cannot be left is an answer, not a pause.
+    /// Runs a deregistration. A cluster that cannot be left fails the operation and does not pause
+    /// it, because the problem is the answer to the request.
     pub(super) async fn run_deregistration(&mut self) -> Result<RunEnd, StoreError> {
         let cluster = self.operation.cluster.ok_or(StoreError::NotFound { what: "cluster" })?;
         let held = match self.engine.store.begin(self.claim.tenant).await?.get_cluster(cluster).await {
@@ -47,7 +50,8 @@ impl Run<'_> {
         done.map(|()| RunEnd::Released)
     }
 
-    /// One look, which removes the account once that has begun; a cluster that takes too long for it is silent.
+    /// Reads our account in the cluster, and removes it once the removal has begun. A cluster that
+    /// exceeds the timeout counts as unreachable.
     async fn check_account(&self, cluster: ClusterId, removal: AccountRemoval) -> Result<AccountPresence, Problem> {
         let look = self.engine.clusters.remove_account(self.claim.tenant, cluster, removal);
         let seen = tokio::time::timeout(self.engine.settings.cluster_timeout, look).await.unwrap_or_else(|_| Err(cluster_unreachable()));
@@ -55,6 +59,7 @@ impl Run<'_> {
         seen
     }
 
+    /// Records that the removal begins, with the objects that will stay in the cluster.
     async fn begin_removal(&mut self, cluster: ClusterId, leftovers: &[Leftover]) -> Result<(), StoreError> {
         let now = self.now();
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
@@ -68,6 +73,8 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Records that the cluster has accepted the removal. From now on repeated refusals of our
+    /// credential prove that the account is gone.
     async fn accept_removal(&mut self, cluster: ClusterId) -> Result<(), StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         let locked = self.record_state(&mut tx, &OperationUpdate::default()).await?;
@@ -76,7 +83,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The account is gone when its credential is refused in two looks with some seconds in between.
+    /// Handles a refused credential. The account counts as gone when two checks with some seconds
+    /// between them are refused.
     async fn handle_refused_credential(&mut self, cluster: ClusterId) -> Result<(), StoreError> {
         let second = matches!(&self.operation.state, OperationState::Waiting { reason, .. } if reason == CREDENTIAL_REFUSED_REASON);
         if second && self.time_unanswered() >= MIN_REFUSAL_INTERVAL {
@@ -85,11 +93,12 @@ impl Run<'_> {
         self.wait_for_answer(CREDENTIAL_REFUSED_REASON.into()).await
     }
 
-    /// Forgets the cluster. One that is left behind keeps what is listed.
+    /// Ends the deregistration and deletes the cluster's record. For a cluster that is left behind,
+    /// the objects that stay in it are recorded.
     async fn finish_deregistration(&mut self, cluster: ClusterId, behind: Option<(Vec<Leftover>, Problem)>) -> Result<(), StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let Some((leftovers, problem)) = &behind {
-            tracing::info!(cluster.id = %cluster, code = problem.code, "a cluster is left behind, as a person asked");
+            tracing::info!(cluster.id = %cluster, code = problem.code, "the cluster is left behind, because the deregistration was forced");
             tx.record_leftovers(self.claim.operation, leftovers).await?;
         }
         tx.record_audit(self.audit_entry_for(if behind.is_some() { "cluster.left_behind" } else { "cluster.left" }, cluster));
@@ -97,6 +106,7 @@ impl Run<'_> {
         self.finish_in_tx(tx, OperationState::Succeeded).await
     }
 
+    /// Builds an audit entry of the deregistration.
     fn audit_entry_for(&self, action: &str, cluster: ClusterId) -> Entry {
         Entry {
             at: self.now(),
@@ -109,6 +119,7 @@ impl Run<'_> {
         }
     }
 
+    /// Waits until the account is gone, and fails the deregistration after the step timeout.
     async fn wait_until_gone(&mut self, reason: String) -> Result<(), StoreError> {
         if self.time_waited() <= self.engine.settings.timeouts.step {
             return self.release_waiting(reason).await;
@@ -118,7 +129,8 @@ impl Run<'_> {
         self.fail_deregistration(Problem::new("still_there", message, hint)).await
     }
 
-    /// The cluster is waited for first, also when it may be left behind: one lost answer says nothing.
+    /// Handles a cluster that is lost to us. The operation waits for it first, even if the cluster
+    /// may be left behind, because one failed call proves nothing.
     async fn handle_lost_cluster(&mut self, cluster: ClusterId, problem: Problem) -> Result<RunEnd, StoreError> {
         let done = if self.time_unanswered() <= self.engine.settings.timeouts.unreachable {
             self.wait_for_answer(problem.message).await
@@ -134,6 +146,7 @@ impl Run<'_> {
         done.map(|()| RunEnd::Released)
     }
 
+    /// Ends the deregistration as failed; the cluster stays registered.
     async fn fail_deregistration(&mut self, problem: Problem) -> Result<(), StoreError> {
         self.finish_cluster_operation(OperationState::Failed { problem }).await
     }

@@ -1,4 +1,4 @@
-//! One look at the steps that are open, and what follows from it.
+//! Runs one round of an operation: checks the open steps and acts on the results.
 
 use std::sync::Arc;
 
@@ -15,10 +15,11 @@ use store::{PlannedStep, OperationUpdate, StoreError};
 use super::{Run, close};
 use crate::vitals;
 
-/// How many clusters' answers one operation waits for at once.
+/// Maximum number of concurrent calls to clusters for one operation.
 pub(super) const MAX_CONCURRENT_CALLS: usize = 16;
 
-/// What a step's looks so far add up to. Forgotten with the claim: a successor begins to count anew.
+/// Summary of the checks of one step. It lives in memory only: when another claim takes over, the
+/// count starts again.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Samples {
     first_at: Timestamp,
@@ -27,32 +28,34 @@ pub(super) struct Samples {
     goal_seen: Option<(u32, Timestamp)>,
 }
 
-/// How a tick ended.
+/// Result of one round, which tells the loop how to continue.
 pub(super) enum LoopControl {
-    /// A step was done or begun: look again at once, for the next thing may be ready.
+    /// A step was completed or started. The next round follows at once, because the next step may
+    /// be ready.
     Advanced,
-    /// A step is under way: look again when it may have changed.
+    /// Steps are in progress. The next round follows when a cluster may have changed.
     Waiting,
-    /// Every step is done.
+    /// Every step of the plan is done.
     AllDone,
-    /// A person is needed, and the operation was let go.
+    /// A person has to act or has sent a signal that ends the claim, and the claim was given up.
     Released,
-    /// The lease may be over: nothing more may be written.
+    /// The lease may have ended, so nothing more may be written.
     LeaseLost,
 }
 
-/// How the pushes of one tick ended.
+/// Result of the writes of one round.
 enum ApplyOutcome {
-    /// Each one was sent or may be repeated.
+    /// Each write was sent, or failed in a way that allows a repetition.
     Sent,
-    /// A cluster refused one, and the operation was let go.
+    /// A cluster refused a write, so the operation was paused or ended and the claim was given up.
     Released,
-    /// The permit has run out.
+    /// The fencing token has expired.
     LeaseLost,
 }
 
 impl Run<'_> {
-    /// The steps to look at now: those under way first, then new ones up to the wave's width.
+    /// Returns the steps to check in this round: those in progress first, then new ones up to the
+    /// limit of the wave.
     fn steps_to_check(&self) -> Vec<usize> {
         let open = |item: &&PlannedStep| !item.progress.done;
         let Some(wave) = self.steps.iter().filter(open).map(|item| item.wave).min() else { return Vec::new() };
@@ -66,6 +69,8 @@ impl Run<'_> {
         chosen
     }
 
+    /// Runs one round: processes signals, checks the due steps, records the intent of the writes,
+    /// and sends them.
     pub(super) async fn reconcile_steps(&mut self, world: &Arc<dyn MeshClusters>) -> Result<LoopControl, StoreError> {
         if !self.process_signals().await? {
             return Ok(LoopControl::Released);
@@ -107,7 +112,8 @@ impl Run<'_> {
             self.stop_on_problem(problem, facts).await?;
             return Ok(LoopControl::Released);
         }
-        // A push that is repeated is no news: a cluster that takes none of them must not be asked without a pause.
+        // A repeated write does not count as an advance. A cluster that accepts none of them must
+        // not be called without a pause.
         let onward = !facts.is_empty() || acts.iter().any(|(index, ..)| !self.steps[*index].progress.is_started());
         self.record_intent(facts, &acts, waits).await?;
         self.lease.mark_progress();
@@ -119,7 +125,7 @@ impl Run<'_> {
         })
     }
 
-    /// Those of the steps whose last look is long enough ago.
+    /// Returns the steps whose last check was long enough ago.
     fn due_steps(&self, mut chosen: Vec<usize>) -> Vec<usize> {
         let now = self.now();
         chosen.retain(|index| {
@@ -130,6 +136,8 @@ impl Run<'_> {
         chosen
     }
 
+    /// Checks steps concurrently. A step whose target could not be fenced gets that error instead
+    /// of a check.
     async fn check_steps(&self, chosen: &[usize], world: &dyn MeshClusters) -> Vec<(usize, Result<StepCheck, ClusterError>)> {
         let mut looks: Vec<BoxFuture<'_, (usize, Result<StepCheck, ClusterError>)>> = Vec::with_capacity(chosen.len());
         for index in chosen.iter().copied() {
@@ -147,7 +155,7 @@ impl Run<'_> {
         futures::stream::iter(looks).buffer_unordered(MAX_CONCURRENT_CALLS).collect().await
     }
 
-    /// Adds one look to what is known of a step.
+    /// Adds one check to the samples of a step and returns its times.
     fn add_sample(&mut self, index: usize, check: &Result<StepCheck, ClusterError>) -> StepRun {
         let now = self.now();
         let looks = self.samples.entry(self.steps[index].number).or_insert(Samples {
@@ -170,7 +178,8 @@ impl Run<'_> {
         StepRun { waited: since(looks.first_at), silent: since(looks.answered_at), goal_seen }
     }
 
-    /// Commits to what is about to be pushed, with what an undo would restore. Nothing is pushed before.
+    /// Records the intent to write, with the captures that an undo restores. No write is sent
+    /// before this commit.
     async fn record_intent(
         &mut self,
         mut facts: Vec<(i32, StepEvent)>,
@@ -184,8 +193,9 @@ impl Run<'_> {
             },
         ));
         let waiting_for = (waits != self.waiting_for).then(|| waits.clone());
-        // A push that is repeated has nothing to commit, but the look before it may have been later than the end of this
-        // claim: the record that follows the look proves that it was not.
+        // A repeated write has no new event to record, but the check before it may have ended after
+        // the end of this claim. The record that follows the check proves that the claim is still
+        // valid.
         if facts.is_empty() && waiting_for.is_none() && acts.is_empty() {
             return Ok(());
         }
@@ -213,7 +223,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Pushes what was committed to. An answer is no proof of anything: the next look decides.
+    /// Sends the writes whose intent was recorded. An answer is no proof of success: the next check
+    /// decides.
     async fn apply_steps(
         &mut self,
         world: &dyn MeshClusters,
@@ -247,8 +258,10 @@ impl Run<'_> {
         Ok(ApplyOutcome::Sent)
     }
 
-    /// A promotion that stops between its first tag and its last leaves members on different revisions. Where every cluster
-    /// answers, what was written is restored at once; a silent one keeps both revisions protected until a person decides.
+    /// Stops the operation because of a problem. A promotion that stops between its first tag and
+    /// its last leaves members on different revisions. If every cluster answers, the written tags
+    /// are restored at once. If a cluster is silent, the operation is paused and both revisions
+    /// stay protected until a person decides.
     async fn stop_on_problem(&mut self, problem: Problem, facts: Vec<(i32, StepEvent)>) -> Result<(), StoreError> {
         let tags =
             || self.steps.iter().filter(|item| matches!(item.step, Step::Set { target: Target::Tag { .. }, .. }));
@@ -268,7 +281,8 @@ impl Run<'_> {
     }
 }
 
-/// A look that takes longer than any of its calls may: counts as no answer.
+/// Returns the error of a step's check that exceeded its timeout as a whole. It counts as no
+/// answer.
 fn step_timeout_error(item: &PlannedStep) -> ClusterError {
     ClusterError::Unreachable {
         place: item.step.to_string(),

@@ -1,7 +1,8 @@
-//! How a claim ends that can do nothing yet: the operation rests for a moment and says what it waits for.
+//! Ends a claim that cannot continue yet: the operation is due again after a short delay and shows
+//! what it waits for.
 //!
-//! How long it has waited stands in its state, so that patience outlives the claim and begins again when a person asked for
-//! a retry or the operation went on in between.
+//! The start of the wait is stored in the operation's state. Timeouts therefore count across
+//! claims, and start again after a retry signal or after the operation has continued in between.
 
 use jiff::{SignedDuration, Timestamp};
 use model::operation::{OperationKind, OperationState};
@@ -12,8 +13,8 @@ use store::{OperationUpdate, StoreError};
 use super::{WAIT_INTERVAL, Run};
 
 impl Run<'_> {
-    /// A plan or the findings of a precheck could not be made: waits for an answer, and asks a person after the patience is
-    /// over or when waiting does not help.
+    /// Handles an error that prevented a plan or the findings of a precheck. The operation waits
+    /// for an answer, and is paused after the timeout or when waiting does not help.
     pub(super) async fn wait_or_pause(&mut self, error: &ClusterError) -> Result<(), StoreError> {
         match decide_after_planning_failure(error, self.time_unanswered(), &self.engine.settings.timeouts) {
             Decision::Wait(reason) if error.is_lost() => self.wait_for_answer(reason).await,
@@ -28,23 +29,25 @@ impl Run<'_> {
         }
     }
 
-    /// Lets the operation go for a short rest, and says what it waits for.
+    /// Gives the claim up for a short delay and records the reason of the wait.
     pub(super) async fn release_waiting(&mut self, reason: String) -> Result<(), StoreError> {
         self.release_waiting_since(reason, None).await
     }
 
-    /// Does the same for a cluster that is silent or does not let us in, and counts since when.
+    /// Gives the claim up as [`Self::release_waiting`] does, for a cluster that is silent or
+    /// refuses access, and records since when.
     pub(super) async fn wait_for_answer(&mut self, reason: String) -> Result<(), StoreError> {
         let since = self.wait_times().and_then(|(_, silent)| silent).unwrap_or_else(|| self.now());
         self.release_waiting_since(reason, Some(since)).await
     }
 
-    /// For how long the operation has waited without a break.
+    /// Returns how long the operation has waited without a break.
     pub(super) fn time_waited(&self) -> SignedDuration {
         self.elapsed_since(self.wait_times().and_then(|(since, _)| since))
     }
 
-    /// For how long no cluster has answered, as far as the operation waits for an answer.
+    /// Returns how long the operation has waited for an answer of a cluster. The time is zero while
+    /// it waits for something else.
     pub(super) fn time_unanswered(&self) -> SignedDuration {
         self.elapsed_since(self.wait_times().and_then(|(_, silent)| silent))
     }
@@ -53,6 +56,7 @@ impl Run<'_> {
         since.map_or(SignedDuration::ZERO, |since| self.now().duration_since(since))
     }
 
+    /// Returns the start of the wait and the start of the silence, if the operation waits.
     fn wait_times(&self) -> Option<(Option<Timestamp>, Option<Timestamp>)> {
         match &self.operation.state {
             OperationState::Waiting { since, silent_since, .. } => Some((*since, *silent_since)),
@@ -60,12 +64,14 @@ impl Run<'_> {
         }
     }
 
+    /// Records the wait, unless the same wait is recorded already, and gives the claim up.
     async fn release_waiting_since(&mut self, reason: String, silent_since: Option<Timestamp>) -> Result<(), StoreError> {
         let now = self.now();
         let since = self.wait_times().and_then(|(since, _)| since).unwrap_or(now);
         let until = now + SignedDuration::try_from(WAIT_INTERVAL).expect("a short rest");
         let state = OperationState::Waiting { reason, until, since: Some(since), silent_since };
-        // Each record of a state is an event: a wait of days must not tell the same thing every two seconds.
+        // Each record of a state creates an event. A wait of several days must not create the same
+        // event every two seconds.
         if same_wait(&self.operation.state, &state) {
             return self.release_claim(WAIT_INTERVAL).await;
         }
@@ -76,7 +82,8 @@ impl Run<'_> {
     }
 }
 
-/// Whether two states differ only in when the operation is looked at again.
+/// Returns true if two states describe the same wait and differ only in the time of the next
+/// attempt.
 fn same_wait(one: &OperationState, other: &OperationState) -> bool {
     let without_until = |state: &OperationState| match state {
         OperationState::Waiting { reason, since, silent_since, .. } => Some((reason.clone(), *since, *silent_since)),

@@ -1,4 +1,5 @@
-//! What people asked of an operation, taken in between two looks.
+//! Processes the signals of people to an operation (pause, resume, retry, cancel) between two
+//! rounds.
 
 use model::operation::{StepEvent, OperationState, Problem, Signal};
 use store::{OperationUpdate, StoreError};
@@ -7,7 +8,7 @@ use super::Run;
 use crate::vitals;
 
 impl Run<'_> {
-    /// Takes in what people asked for. Answers false when the operation was let go.
+    /// Processes pending signals. Returns false when the claim was given up.
     pub(super) async fn process_signals(&mut self) -> Result<bool, StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         let unseen = tx.read_pending_signals(&self.claim).await?;
@@ -15,7 +16,7 @@ impl Run<'_> {
         let seen = Some(unseen.last_seq);
         for wish in &unseen.signals {
             match wish {
-                // What stands still already keeps the reason that it stands still for.
+                // An operation that is paused already keeps the problem that it is paused for.
                 Signal::Pause if matches!(self.operation.state, OperationState::Paused { .. }) => {}
                 Signal::Pause => self.operation.state = OperationState::Paused { problem: Problem::paused_by_user() },
                 Signal::Resume => self.operation.state = OperationState::Running,
@@ -43,7 +44,8 @@ impl Run<'_> {
         Ok(true)
     }
 
-    /// Every step that stood still may try again; restarts get a new stamp.
+    /// Lets every failed step try again. Restarts get a new stamp, because the attempt is part of
+    /// it.
     async fn retry_failed_steps(&mut self) -> Result<(), StoreError> {
         let failed = self.steps.iter_mut().filter(|item| item.progress.failed.is_some());
         let mut facts = Vec::new();

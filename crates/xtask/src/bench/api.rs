@@ -1,5 +1,6 @@
-//! Requests through the whole stack beside pgbench with the same reads and writes, and beside `pgbench -S`, in turns in one
-//! run: throughput, slowest hundredth, processor time and round trips of each request.
+//! Measures requests through the whole service against pgbench with the same reads and writes, and
+//! against `pgbench -S`, in turns in one run: throughput, the 99th percentile of latency, processor
+//! time and database round trips of each request.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,39 +28,39 @@ pub(crate) use pgbench::processor_seconds;
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
-    /// The server; an optimised build says more.
+    /// Path of the server program; use an optimised build for meaningful figures.
     #[arg(long, default_value = "target/release/meshwright-server")]
     server: PathBuf,
-    /// How often every side runs; they take turns.
+    /// Number of turns of each side; the sides take turns.
     #[arg(long, default_value_t = 5)]
     pairs: usize,
-    /// How long each turn takes, in seconds.
+    /// Length of each turn in seconds.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
-    /// Connections to the API, and clients of pgbench.
+    /// Number of connections to the API, and of clients of pgbench.
     #[arg(long, default_value_t = 8)]
     connections: usize,
-    /// Fails when the GETs reach a smaller part of pgbench's throughput.
+    /// Smallest ratio of GET throughput to pgbench's; the benchmark fails below it.
     #[arg(long, default_value_t = 0.40)]
     goal: f64,
 }
 
-/// Requests that warm the server up, and requests whose round trips are counted.
+/// Requests that warm the server up; their round trips to the database are counted.
 const WARM: usize = 50;
-/// The first tenant's number; one tenant for each connection, so that no row is shared.
+/// Number of the first tenant. Each connection has a tenant of its own, so that no row is shared.
 const FIRST: u128 = 0x1000;
-/// Largest answer that is read.
+/// Largest answer that is read, in bytes.
 const ANSWER: usize = 16 * 1024;
 
-/// The caller of one connection.
+/// Caller of one connection.
 #[derive(Debug, Clone)]
 struct Caller {
     key: String,
-    /// The key that is rotated by a POST.
+    /// Id of the API key that each POST rotates.
     rotated: KeyId,
 }
 
-/// What a request is.
+/// Kind of request that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Get,
@@ -82,7 +83,7 @@ impl Kind {
     }
 }
 
-/// One turn of the API.
+/// Result of one turn of the API.
 #[derive(Debug)]
 struct Turn {
     per_second: f64,
@@ -111,7 +112,8 @@ pub(crate) fn run(options: &Bench) -> Result<()> {
     measured(options, &runtime, &database, &api, &callers, trips)
 }
 
-/// One tenant for each connection, with a key that calls and a key that is rotated. Their numbers are known to pgbench.
+/// Creates one tenant for each connection, with a key that calls and a key that is rotated. Their
+/// ids are built from numbers, so pgbench can build them too.
 async fn callers(database: &str, count: usize) -> std::result::Result<Vec<Caller>, StoreError> {
     let store = Store::connect(database, Sealer::new([7; 32])).await?;
     let mut callers = Vec::with_capacity(count);
@@ -134,7 +136,7 @@ async fn callers(database: &str, count: usize) -> std::result::Result<Vec<Caller
     Ok(callers)
 }
 
-/// Round trips of one GET and one POST, counted on the database's socket.
+/// Returns the database round trips of one GET and of one POST, counted on the database's socket.
 async fn counted(options: &Bench, folder: &Path, url: &str, secret: &Path, caller: &Caller) -> Result<(usize, usize)> {
     let relay = Relay::start(folder);
     let database = url.replace(&folder.display().to_string(), &relay.socket_dir().display().to_string());
@@ -165,6 +167,7 @@ fn measured(
     trips: (usize, usize),
 ) -> Result<()> {
     let turn = |kind: Kind| runtime.block_on(turn(options, api, database, callers, kind));
+    // The first turn warms the service up and is not measured.
     turn(Kind::Get)?;
     let (mut gets, mut posts) = (Vec::new(), Vec::new());
     let (mut reads, mut writes, mut selects) = (Vec::new(), Vec::new(), Vec::new());
@@ -218,7 +221,8 @@ fn summary(ours: &[Turn], same: &[f64], selects: &[f64], round_trips: usize) -> 
     })
 }
 
-/// Every connection asks as fast as it is answered.
+/// Runs one turn, in which every connection sends its next request as soon as the last one is
+/// answered.
 async fn turn(
     options: &Bench,
     api: &Api,
@@ -257,7 +261,7 @@ async fn turn(
     Ok(Turn { per_second: count / took, p99, cpu_microseconds: cpu / count * 1e6 })
 }
 
-/// Sends one request and reads its whole answer.
+/// Sends one request, and reads its whole answer.
 async fn ask(stream: &mut TcpStream, request: &str) -> Result<()> {
     stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
     let (mut answer, mut length) = (vec![0; ANSWER], 0);

@@ -1,6 +1,7 @@
-//! Measures how a burst of changes by many tenants slows a caller of another tenant: each of forty tenants tries a new mesh
-//! four times at once, so that there are many more requests than a process has database connections. One burst in twenty
-//! seconds is judged. Bursts every two seconds are shown as well, beside equal bursts of requests that cost the service next
+//! Measures how a burst of changes by many tenants slows down a caller of another tenant: each of
+//! forty tenants sends four trial requests for a new mesh at once, so there are many more requests
+//! than a process has database connections. Only one burst in twenty seconds is judged. Bursts
+//! every two seconds are shown as well, beside equal bursts of requests that cost the service next
 //! to nothing, because the senders share the processors with the service.
 
 use std::net::SocketAddr;
@@ -22,18 +23,20 @@ use super::round_to_thousandths;
 use crate::Result;
 use crate::service::{self, Api, Setting};
 
+/// Tenants that send a burst.
 const TENANTS: u128 = 40;
+/// Copies of its request that each tenant sends at once.
 const EACH: usize = 4;
-/// The time between two bursts where there are many. A burst is answered long before the next one.
+/// Pause between two bursts where there are many. A burst is answered long before the next one.
 const BETWEEN: Duration = Duration::from_secs(2);
-/// How many times as long as another turn the one without a burst and the one with a single burst take.
+/// Factor by which the turns without a burst and with a single burst are longer than the others.
 const LONG: u32 = 5;
-/// The time after which a request counts as not answered.
+/// Time after which a request counts as not answered.
 const LIMIT: Duration = Duration::from_secs(30);
 
 const VERSION: &str = "GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
-/// Answer times of the caller of another tenant.
+/// Answer times of the caller of another tenant, alone and beside each kind of burst.
 #[derive(Debug, Default)]
 struct Latencies {
     alone: Vec<Duration>,
@@ -42,16 +45,17 @@ struct Latencies {
     beside_versions: Vec<Duration>,
 }
 
-/// How the trials ended.
+/// Numbers of trials by their result. A trial is a request with `validate_only`.
 #[derive(Debug, Default)]
 struct Answers {
     fine: AtomicU64,
-    /// Told to come back later.
+    /// Trials that were answered with 429.
     put_off: AtomicU64,
     other: AtomicU64,
 }
 
-/// Judges a service whose callers come all at once.
+/// Measures the caller's answer times alone, beside one burst, beside many bursts, and beside many
+/// bursts of cheap requests.
 pub(super) async fn judge(server: &Path, rounds: usize, turn: Duration) -> Result<()> {
     let fleet = Fleet::new().await;
     let mut requests = Vec::new();
@@ -70,6 +74,7 @@ pub(super) async fn judge(server: &Path, rounds: usize, turn: Duration) -> Resul
     let address: SocketAddr = api.address.parse().map_err(|_| "the API has an address")?;
     let (mut latencies, answers) = (Latencies::default(), Arc::new(Answers::default()));
     let versions = vec![VERSION.to_owned(); requests.len()];
+    // The first turn warms the service up and is not measured.
     listen(address, &caller, turn).await?;
     for round in 0..rounds {
         // Each of the four goes first in every fourth round.

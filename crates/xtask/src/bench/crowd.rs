@@ -1,5 +1,6 @@
-//! What connections without a caller do to callers: silent ones, ones that stop within a head and ones that never read their
-//! answers, more of them than the service may have open files. Measured with and without the crowd, in turns.
+//! Measures how connections without a caller slow down callers: silent ones, ones that stop in the
+//! middle of a request's head, and ones that never read their answers, more of them than the
+//! service may have open files. Turns with and without the crowd alternate.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -16,24 +17,25 @@ use super::round_to_thousandths;
 use crate::Result;
 use crate::service::Api;
 
-/// Open files of the service under test.
+/// Limit of open files of the service under test.
 pub(super) const OPEN_FILES: u32 = 1024;
-/// Connections of the crowd that its own side keeps; the service has closed older ones.
+/// Connections that the crowd keeps open on its own side; the service has closed older ones.
 const KEPT: usize = 2000;
-/// One connection of the crowd out of so many never reads.
+/// One connection of the crowd out of this number never reads its answers.
 const GREEDY: u64 = 20;
-/// Requests that a greedy connection sends at once, each for a long answer.
+/// Requests that a connection which never reads sends at once, each for a long answer.
 const ASKED: usize = 200;
-/// Receive buffer of a greedy connection, in bytes: the smaller, the sooner the service has to wait for it.
+/// Receive buffer in bytes of a connection that never reads. The smaller it is, the sooner the
+/// service has to wait for it.
 const BUFFER: u32 = 4096;
-/// How long a connection of the crowd may take to send what it sends.
+/// Time that a connection of the crowd may take to send its data.
 const STUCK: Duration = Duration::from_millis(200);
-/// How often new ones come.
+/// Interval at which new connections of the crowd are opened.
 const TICK: Duration = Duration::from_millis(10);
-/// How often a caller comes with a new connection.
+/// Interval at which a caller opens a new connection.
 const PACE: Duration = Duration::from_millis(20);
 
-/// The crowd that comes. It stops when this is dropped.
+/// Task that opens the connections of the crowd; it stops when this value is dropped.
 struct Crowd(Arc<AtomicBool>);
 
 impl Drop for Crowd {
@@ -68,7 +70,9 @@ async fn gather(address: SocketAddr, per_second: u64, over: Arc<AtomicBool>, ope
     }
 }
 
-/// One more connection without a caller.
+/// Opens one connection without a caller. One of `GREEDY_STRIDE` connections sends requests and
+/// never reads the answers; of the others, about half stop in the middle of a request's head and
+/// half send nothing.
 async fn join(address: SocketAddr, number: u64) -> std::io::Result<TcpStream> {
     let greedy = number.is_multiple_of(GREEDY);
     let socket = TcpSocket::new_v4()?;
@@ -81,14 +85,15 @@ async fn join(address: SocketAddr, number: u64) -> std::io::Result<TcpStream> {
         odd if odd % 2 == 1 => "GET /v1/clusters HTTP/1.1\r\nHost: x".to_owned(),
         _ => String::new(),
     };
-    // A service that reads no further is met by what was sent so far.
+    // A service that stops reading has received what was sent so far, which is enough.
     match tokio::time::timeout(STUCK, stream.write_all(sent.as_bytes())).await {
         Ok(written) => written.map(|()| stream),
         Err(_) => Ok(stream),
     }
 }
 
-/// A caller that comes with a new connection each time; answers how long each answer took from the attempt to connect.
+/// Sends each request over a new connection, and returns the time of each answer from the start of
+/// the connection.
 async fn newcomers(address: SocketAddr, key: &str, long: Duration) -> Result<Vec<Duration>> {
     let request = format!(
         "GET /v1/clusters?page_size=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"
@@ -112,16 +117,18 @@ async fn newcomers(address: SocketAddr, key: &str, long: Duration) -> Result<Vec
     Ok(times)
 }
 
-/// Judges a service with few open files: callers that stay and callers that come, with and without the crowd.
+/// Measures a service with few open files: callers that keep their connection and callers with new
+/// connections, with and without the crowd.
 pub(super) async fn judge(api: &Api, key: &str, rounds: usize, turn: Duration, connections: u64) -> Result<()> {
     let address: SocketAddr = api.address.parse().map_err(|_| "the API has an address")?;
     let per_second = connections / (rounds as u64 * turn.as_secs()).max(1);
     let opened = Arc::new(AtomicU64::new(0));
     let (mut stay, mut visits) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    // The first turn warms the service up and is not measured.
     listen(address, key, turn).await?;
     let before = api.memory()?;
     for round in 0..rounds {
-        // Each goes first every other time.
+        // Each side goes first every other time.
         for crowded in [round % 2 == 0, round % 2 != 0] {
             let crowd = crowded.then(|| Crowd::start(address, per_second, &opened));
             let (heard, answered) = tokio::join!(listen(address, key, turn), newcomers(address, key, turn));

@@ -1,5 +1,6 @@
-//! What the engine costs beside the database alone: operations and steps that do nothing in their clusters, claimed,
-//! committed and recorded, against one-row inserts by pgbench on the same server in the same run.
+//! Measures the cost of the engine against the database alone: operations and steps that do no work
+//! in their clusters are claimed, committed and recorded, against inserts of one row by pgbench on
+//! the same server in the same run.
 
 use std::time::{Duration, Instant};
 
@@ -16,23 +17,23 @@ use crate::{Result, run_command};
 
 #[derive(Debug, Args)]
 pub(crate) struct Engine {
-    /// How often each side runs; they take turns, and each goes first every other time.
+    /// Number of runs of each side; the sides take turns, and each goes first every other time.
     #[arg(long, default_value_t = 5)]
     pairs: usize,
-    /// How many operations of one step are run in each pair.
+    /// Number of operations with one step that each pair runs.
     #[arg(long, default_value_t = 300)]
     operations: usize,
-    /// How many steps one long operation has.
+    /// Number of steps of the one long operation that each pair runs.
     #[arg(long, default_value_t = 300)]
     steps: usize,
-    /// How many seconds pgbench runs in each pair.
+    /// Seconds that pgbench runs in each pair.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
 }
 
-/// As many connections as a worker's pool has.
+/// Clients of pgbench, as many as a worker's pool has connections.
 const CLIENTS: &str = "10";
-/// Nothing takes longer.
+/// Longest time that the registrations may take.
 const LIMIT: Duration = Duration::from_mins(5);
 
 pub(crate) fn run(options: &Engine) -> Result<()> {
@@ -77,7 +78,8 @@ fn rate(count: usize, since: Instant) -> f64 {
     count as f64 / since.elapsed().as_secs_f64()
 }
 
-/// Registrations of clusters that answer at once: each is claimed, shown as running, records a credential, and ends.
+/// Returns the registrations per second of clusters that answer at once. Each is claimed, shown as
+/// running, records a credential, and ends.
 async fn registrations(fleet: &Fleet, count: usize) -> Result<f64> {
     let mut last = None;
     for number in 0..count {
@@ -106,7 +108,8 @@ async fn registrations(fleet: &Fleet, count: usize) -> Result<f64> {
     }
 }
 
-/// One operation with many steps: each is committed to, pushed into an imagined cluster, seen and recorded.
+/// Returns the steps per second of one operation. The intent of each step is recorded, its write
+/// goes to a fake cluster, and its result is read and recorded.
 async fn restart(fleet: &Fleet, steps: usize) -> Result<f64> {
     for number in 0..steps {
         let workload = fleet.clusters.add_workload("c1", &format!("n{number}"), None, 1);
@@ -124,7 +127,7 @@ async fn restart(fleet: &Fleet, steps: usize) -> Result<f64> {
     Ok(rate)
 }
 
-/// One-row inserts a second, each in a transaction of its own.
+/// Returns the inserts per second of one row each, every one in its own transaction.
 fn pgbench(runtime: &tokio::runtime::Runtime, fleet: &Fleet, seconds: u64) -> Result<f64> {
     let table =
         "CREATE TABLE IF NOT EXISTS bench (id bigserial PRIMARY KEY, at timestamptz NOT NULL, body jsonb NOT NULL)";

@@ -1,5 +1,7 @@
-//! Whether time tells that something exists which is another tenant's: its id against one that nothing ever had, asked for in
-//! turns over one connection. Beside it what a tenant's own things say, which has to show, or the clock sees nothing.
+//! Measures whether answer times reveal that an object of another tenant exists: its id and an id
+//! that never existed are asked for in turns over one connection. The same is measured for an
+//! object of the caller's own tenant, where a difference must show; otherwise the clock is too
+//! coarse to prove anything.
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -19,21 +21,22 @@ use crate::service::{self, Api, SERVER, Setting};
 
 #[derive(Debug, Args)]
 pub(crate) struct Existence {
-    /// The server.
+    /// Path of the server program to measure.
     #[arg(long, default_value = SERVER)]
     server: PathBuf,
-    /// How often each is asked for; they take turns, and each goes first every other time.
+    /// Number of requests for each id; the two take turns, and each goes first every other time.
     #[arg(long, default_value_t = 2000)]
     pairs: u32,
 }
 
-/// The goal: how far the medians may be from each other.
+/// Largest allowed ratio between the two medians.
 const MOST: f64 = 1.03;
-/// How often the one that exists may take longer than the other: half, and three and a half standard deviations of a fair
-/// coin more or less.
+/// Allowed deviation, in standard deviations of a fair coin, of the share of pairs in which the
+/// existing object takes longer. A half is expected.
 const DEVIATIONS: f64 = 3.5;
 
-/// Two ids of one form: what has the first is another tenant's, and nothing has the second.
+/// Two ids of one kind: the first belongs to an object of another tenant, and the second to no
+/// object.
 struct Pair {
     title: &'static str,
     path: fn(&str) -> String,
@@ -93,11 +96,13 @@ fn pairs(side: &Side) -> [Pair; 6] {
 
 impl Pair {
     fn new<Id: Display>(title: &'static str, path: fn(&str) -> String, written: fn(Uuid) -> Id, there: Uuid) -> Self {
+        // The id that never existed differs from the other one in its last bit only.
         let beside = Uuid::from_u128(there.as_u128() ^ 1);
         Self { title, path, there: written(there).to_string(), nowhere: written(beside).to_string() }
     }
 
-    /// The ratio of the medians, and in which part of the pairs the one that exists took longer.
+    /// Returns the ratio of the medians, and the share of pairs in which the existing object took
+    /// longer.
     async fn timed(&self, count: u32, api: &Api, key: &str, status: u16) -> Result<(f64, f64)> {
         let http = reqwest::Client::new();
         let ask = async |id: &str, status: u16| {

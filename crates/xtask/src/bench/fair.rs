@@ -1,6 +1,7 @@
-//! What one tenant at fifty times its share does to another one: its slowest hundredth of requests, alone and beside the
-//! noise, in turns; what ten thousand connections that say nothing do to the service's memory; and what bursts of changes,
-//! clusters that never answer and a crowd of connections without a caller do to others.
+//! Measures how tenants affect each other: the 99th percentile of one tenant's requests, alone and
+//! beside a tenant that sends fifty times its allowed rate, in turns; the memory of ten thousand
+//! idle connections; and the effect of bursts of changes, of clusters that never answer, and of a
+//! crowd of connections without a caller.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,39 +23,40 @@ use crate::{Result, fresh};
 
 #[derive(Debug, Args)]
 pub(crate) struct Fair {
-    /// The server; an optimised build says more.
+    /// Path of the server program; use an optimised build for meaningful figures.
     #[arg(long, default_value = "target/release/meshwright-server")]
     server: PathBuf,
-    /// How often quiet and noise take turns.
+    /// Number of rounds, each with a quiet turn and a noisy turn.
     #[arg(long, default_value_t = 10)]
     rounds: usize,
-    /// How long each turn takes, in seconds.
+    /// Length of each turn in seconds.
     #[arg(long, default_value_t = 4)]
     seconds: u64,
-    /// Over how many connections the noise comes.
+    /// Number of connections that the noise is sent over.
     #[arg(long, default_value_t = 100)]
     connections: u64,
-    /// How many connections say nothing.
+    /// Number of idle connections whose memory is measured; each begins a request and never
+    /// completes it.
     #[arg(long, default_value_t = 10_000)]
     idle: usize,
-    /// How many connections without a caller come to a service with few open files.
+    /// Number of connections without a caller that come to a service with few open files.
     #[arg(long, default_value_t = 20_000)]
     crowd: u64,
-    /// Only this part of it. Repeatable.
+    /// Run only this part of the benchmark; repeatable.
     #[arg(long)]
     only: Vec<Part>,
 }
 
-/// What stands beside callers.
+/// Parts of the benchmark, by what disturbs the callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// One tenant at fifty times its share, and connections that say nothing.
+    /// One tenant that sends fifty times its allowed rate, and idle connections.
     Noise,
     /// Many tenants that try to create a mesh at once.
     Changes,
-    /// Connections without a caller, more than a service may have open files.
+    /// Connections without a caller, more than the service may have open files.
     Crowd,
-    /// Clusters that never answer.
+    /// Clusters of another tenant that never answer.
     Clusters,
 }
 
@@ -64,18 +66,19 @@ impl Fair {
     }
 }
 
-/// Fifty times the reads that a tenant may make in a second.
+/// Requests per second of the noise: fifty times the reads that a tenant may make.
 const NOISE: u64 = 50 * 200;
-/// How often each of them sends what is due.
+/// Interval at which each connection of the noise sends the requests that are due.
 const TICK: Duration = Duration::from_millis(20);
-/// How long somebody waits who is neither read nor answered.
+/// Longest wait for a read or a write of the noise.
 const STUCK: Duration = Duration::from_secs(5);
-/// How often the quiet tenant asks.
+/// Interval between two requests of the quiet tenant.
 const PACE: Duration = Duration::from_millis(20);
-/// The goals: a tenth more of the slowest hundredth, and memory by a connection.
+/// Largest allowed ratio of the 99th percentile beside a disturbance to the one without it.
 pub(super) const MOST: f64 = 1.10;
+/// Largest memory that an idle connection may cost, in bytes.
 const MOST_BYTES: u64 = 64 * 1024;
-/// Memory that a crowd of any kind may cost, in bytes.
+/// Largest memory that a crowd of any kind may cost, in bytes.
 pub(super) const MOST_MEMORY: u64 = 64 * 1024 * 1024;
 
 pub(crate) fn run(options: &Fair) -> Result<()> {
@@ -121,10 +124,11 @@ async fn judge(options: &Fair, api: &Api, address: SocketAddr, [loud, quiet]: &[
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     let sent = Arc::new(AtomicU64::new(0));
     let refused = Arc::new(AtomicU64::new(0));
+    // The first turn warms the service up and is not measured.
     listen(address, quiet, turn).await?;
     let before = api.memory()?;
     for round in 0..options.rounds {
-        // Each goes first every other time.
+        // Each side goes first every other time.
         for noisy in [round % 2 == 0, round % 2 != 0] {
             let noise = if noisy {
                 Some(Noise::start(address, loud, options.connections, (&sent, &refused)).await?)
@@ -140,6 +144,7 @@ async fn judge(options: &Fair, api: &Api, address: SocketAddr, [loud, quiet]: &[
     let idle = idle_connections(address, options.idle).await?;
     let with_idle = api.memory()?;
     let opened = idle.len() as u64;
+    // Callers must still be served while the idle connections are open.
     let answered = listen(address, quiet, Duration::from_secs(1)).await?.len();
     drop(idle);
     let (fast, slow) = (slowest_hundredth(&mut alone), slowest_hundredth(&mut beside));
@@ -181,7 +186,7 @@ fn request(key: &str) -> String {
     format!("GET /v1/clusters?page_size=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n")
 }
 
-/// Asks at an even pace, and answers how long each took.
+/// Sends requests at an even pace over one connection, and returns the time of each answer.
 pub(super) async fn listen(address: SocketAddr, key: &str, long: Duration) -> Result<Vec<Duration>> {
     let failed = |error: std::io::Error| error.to_string();
     let mut stream = TcpStream::connect(address).await.map_err(failed)?;
@@ -206,7 +211,7 @@ pub(super) async fn listen(address: SocketAddr, key: &str, long: Duration) -> Re
     Ok(times)
 }
 
-/// Requests at fifty times the share. It ends when this is dropped.
+/// Tasks that send fifty times the allowed rate; they stop when this value is dropped.
 struct Noise(Arc<AtomicBool>);
 
 impl Drop for Noise {
@@ -233,7 +238,8 @@ impl Noise {
     }
 }
 
-/// A service that reads no further makes this wait: what cannot be sent is not counted.
+/// Sends the noise of one connection. The service can make this wait by not reading, and requests
+/// that could not be sent are not counted.
 async fn shout(
     mut stream: OwnedWriteHalf,
     request: String,
@@ -265,7 +271,7 @@ async fn hear(mut stream: OwnedReadHalf, over: Arc<AtomicBool>, refused: Arc<Ato
     }
 }
 
-/// Connections that begin a request and never go on.
+/// Opens connections that begin a request and never complete it.
 async fn idle_connections(address: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
     let mut idle = Vec::with_capacity(count);
     for _ in 0..count {

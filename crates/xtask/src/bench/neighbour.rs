@@ -1,5 +1,6 @@
-//! What one tenant's clusters that never answer do to another tenant: how old the observation of its mesh and the look at its
-//! cluster become, with and without them, in turns; and what they cost in memory.
+//! Measures how one tenant's clusters that never answer affect another tenant: the age of the
+//! observation of its mesh and of the check of its cluster, with and without the silent clusters,
+//! in turns; and the memory that the silent clusters cost.
 
 use std::time::{Duration, Instant};
 
@@ -15,25 +16,26 @@ use super::fair::{MOST, MOST_MEMORY, slowest_hundredth};
 use super::round_to_thousandths;
 use crate::Result;
 
-/// Clusters of the tenant in trouble: many times what one worker looks after at once.
+/// Silent clusters of the one tenant: many times the number that one worker checks at once.
 const CLUSTERS: usize = 100;
-/// Registrations that it asks for in each turn: more than a worker has places.
+/// Registrations that this tenant starts in each turn: more than a worker runs at once.
 const REGISTRATIONS: usize = 40;
-/// How often meshes and clusters are looked at.
+/// Interval at which meshes are observed and clusters are checked.
 const OFTEN: Duration = Duration::from_millis(500);
-/// How often an age is read.
+/// Interval at which the ages are read.
 const PACE: Duration = Duration::from_millis(20);
-/// The first looks of a turn follow the turn before.
+/// Time at the start of a turn that is not measured, because the first observations still follow
+/// the turn before.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// Ages of the other tenant's observations and looks.
+/// Ages of the other tenant's observations and cluster checks.
 #[derive(Default)]
 struct Ages {
     mesh: Vec<Duration>,
     cluster: Vec<Duration>,
 }
 
-/// Judges one worker that serves both tenants.
+/// Measures one worker that serves both tenants.
 pub(super) async fn judge(rounds: usize, turn: Duration) -> Result<()> {
     let hog = Fleet::new().await;
     let quiet = hog.for_new_tenant(TenantId(Uuid::from_u128(2)), "quiet").await;
@@ -43,10 +45,11 @@ pub(super) async fn judge(rounds: usize, turn: Duration) -> Result<()> {
     }
     hog.run_due().await;
     let (mut alone, mut beside) = (Ages::default(), Ages::default());
+    // The first turn warms everything up and is not measured.
     listen(&hog, &quiet, turn, &mut Ages::default()).await?;
     let before = memory()?;
     for round in 0..rounds {
-        // Each goes first every other time.
+        // Each side goes first every other time.
         for troubled in [round % 2 == 0, round % 2 != 0] {
             trouble(&hog, troubled, round).await;
             listen(&hog, &quiet, turn, if troubled { &mut beside } else { &mut alone }).await?;
@@ -76,7 +79,8 @@ pub(super) async fn judge(rounds: usize, turn: Duration) -> Result<()> {
     }
 }
 
-/// From here on every call into the tenant's clusters hangs, or is answered.
+/// Makes every call to the tenant's clusters hang from now on, and starts its registrations; or
+/// lets calls be answered again.
 async fn trouble(hog: &Fleet, troubled: bool, round: usize) {
     hog.credentials.set_call_behaviour(if troubled { CallBehaviour::Hangs } else { CallBehaviour::Answers });
     hog.clusters.set_call_delay(if troubled { Duration::MAX } else { Duration::ZERO });
@@ -85,7 +89,8 @@ async fn trouble(hog: &Fleet, troubled: bool, round: usize) {
     }
 }
 
-/// Runs a worker for one turn, and reads again and again how old the quiet tenant's looks are.
+/// Runs a worker for one turn, and reads again and again how old the quiet tenant's observation and
+/// cluster check are.
 async fn listen(hog: &Fleet, quiet: &Fleet, turn: Duration, ages: &mut Ages) -> Result<()> {
     let mut settings = hog.worker_settings("bench", Duration::from_secs(30));
     (settings.mesh_observation_interval, settings.cluster_check_interval) = (OFTEN, OFTEN);
@@ -108,12 +113,12 @@ async fn listen(hog: &Fleet, quiet: &Fleet, turn: Duration, ages: &mut Ages) -> 
             ages.cluster.extend(looked.map(age));
         }
     }
-    // Hanging looks would be waited for.
+    // Abort the worker, because a graceful stop would wait for the calls that hang.
     working.abort();
     Ok(())
 }
 
-/// How much of this process is in memory, in bytes.
+/// Returns the resident memory of this process in bytes.
 fn memory() -> Result<u64> {
     crate::service::memory_of(std::process::id())
 }

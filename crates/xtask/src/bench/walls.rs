@@ -1,5 +1,6 @@
-//! What row-level security costs beside queries that name their tenant anyway: each list and each get, in a transaction as
-//! the API begins it, on two databases that differ in nothing else.
+//! Measures the cost of row-level security for queries that filter by tenant anyway: each list and
+//! each single read, in a transaction as the API begins it, on two databases that differ in nothing
+//! else.
 
 use std::time::{Duration, Instant};
 
@@ -18,22 +19,24 @@ use crate::Result;
 
 #[derive(Debug, Args)]
 pub(crate) struct Walls {
-    /// How often each query runs on each side; the sides take turns, and each goes first every other time.
+    /// Number of runs of each query on each side; the sides take turns, and each goes first every
+    /// other time.
     #[arg(long, default_value_t = 500)]
     pairs: usize,
-    /// How many tenants share the database.
+    /// Number of tenants that share the database.
     #[arg(long, default_value_t = 20)]
     tenants: u128,
-    /// How many keys and clusters each of them has.
+    /// Number of API keys and of clusters that each tenant has.
     #[arg(long, default_value_t = 60)]
     rows: usize,
 }
 
-/// What a page shows.
+/// First page of a list, with one entry more than a page shows.
 const PAGE: Page = Page { after: None, limit: 51 };
-/// The goal.
+/// Largest allowed ratio of the time with row-level security to the time without it.
 const MOST: f64 = 1.10;
 
+/// Query whose time is measured.
 #[derive(Debug, Clone, Copy)]
 enum Look {
     Clusters,
@@ -77,7 +80,7 @@ const LOOKS: [Look; 18] = [
     Look::Deliveries,
 ];
 
-/// One database, and things in it.
+/// One database, with the ids of objects in it.
 pub(super) struct Side {
     pub(super) fleet: Fleet,
     pub(super) cluster: ClusterId,
@@ -115,7 +118,7 @@ pub(crate) fn run(options: &Walls) -> Result<()> {
     })
 }
 
-/// The medians of both sides.
+/// Returns the median times of both sides.
 async fn pairs(
     count: usize,
     with: &Side,
@@ -138,7 +141,8 @@ async fn pairs(
 }
 
 impl Side {
-    /// Every tenant has a mesh with its history, and as many keys and clusters as was asked for.
+    /// Creates a database in which every tenant has a mesh with its history, and the wanted numbers
+    /// of keys and clusters.
     pub(super) async fn new(tenants: u128, rows: usize) -> std::result::Result<Self, StoreError> {
         let fleet = Fleet::new().await;
         fill(&fleet, rows).await?;

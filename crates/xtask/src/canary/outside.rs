@@ -1,4 +1,5 @@
-//! Whom a service talks to: a cluster, somebody who listens to webhooks, a collector of traces.
+//! Plays the peers that the service talks to: a cluster, a receiver of webhooks and a collector of
+//! traces.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -15,21 +16,22 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use crate::Result;
 
 const ACCEPTED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-/// What a cluster says of a credential that it does not know.
+/// Answer of a cluster to a credential that it does not know.
 const UNAUTHORIZED: &str = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"Unauthorized","reason":"Unauthorized","code":401}"#;
 
-/// What somebody was sent.
+/// Bytes of all requests that a peer has received.
 type Heard = Arc<Mutex<Vec<u8>>>;
 
-/// Everybody, each at an address of their own. The cluster and who listens to webhooks are known by one certificate.
+/// The peers, each at an address of its own. The cluster and the receiver of webhooks share one
+/// certificate.
 pub(super) struct Outside {
     cluster: SocketAddr,
-    /// Accepts every message, over TLS.
+    /// Address of the receiver of webhooks, which accepts every message over TLS.
     pub(super) webhook: SocketAddr,
-    /// Accepts every trace.
+    /// Address of the collector, which accepts every trace.
     pub(super) collector: SocketAddr,
     traces: Heard,
-    /// As PEM.
+    /// Certificate of the cluster and of the receiver of webhooks, as PEM.
     pub(super) authority: String,
 }
 
@@ -54,12 +56,12 @@ impl Outside {
         })
     }
 
-    /// Takes what the collector has.
+    /// Takes the traces that the collector has received out of its buffer.
     pub(super) fn traced(&self) -> Vec<u8> {
         std::mem::take(&mut *self.traces.lock().expect("nobody panics with it"))
     }
 
-    /// The cluster's, with this user.
+    /// Returns a kubeconfig of the fake cluster with this user section.
     pub(super) fn kubeconfig(&self, user: &Value) -> Value {
         let authority = STANDARD.encode(&self.authority);
         let cluster = json!({ "server": format!("https://{}", self.cluster), "certificate-authority-data": authority });
@@ -72,7 +74,7 @@ impl Outside {
     }
 }
 
-/// Gives everybody the same answer, and keeps what it was sent.
+/// Listens on a free port, gives every client the same answer, and keeps the requests.
 async fn answering(tls: Option<TlsAcceptor>, answer: String, heard: Heard) -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
@@ -103,12 +105,12 @@ async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str,
         }
     }
     heard.lock().expect("nobody panics with it").extend(sent);
-    // Whether it is heard does not matter.
+    // A client that has gone away already is no fault here.
     let _ = stream.write_all(answer.as_bytes()).await;
     let _ = stream.shutdown().await;
 }
 
-/// Whether a request's body is there, as long as its head says.
+/// Returns whether the request is complete: its body is as long as its `Content-Length` says.
 fn whole(sent: &[u8]) -> bool {
     let Some(end) = memchr::memmem::find(sent, b"\r\n\r\n") else { return false };
     let head = String::from_utf8_lossy(&sent[..end]).to_lowercase();

@@ -1,4 +1,5 @@
-//! Bugs that are planted into a copy of the source, one at a time: what finds none of them proves nothing.
+//! Plants bugs into a copy of the source, one at a time, and checks that the fuzzing finds each of
+//! them. Fuzzing that finds no planted bug proves nothing.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,12 +12,12 @@ use crate::isolation::copied;
 use crate::{Result, run_command};
 
 const LIST: &str = "tests/fuzz/bugs.toml";
-/// A build folder of its own: what has a bug in it must not be taken for what has not.
+/// Target folder of the builds with bugs, so that they are not mixed up with builds without bugs.
 const TARGET: &str = "target/bugs";
 
 #[derive(Debug, Args)]
 pub(crate) struct Bugs {
-    /// Only bugs whose title contains this.
+    /// Run only the bugs whose title contains this text.
     #[arg(long)]
     only: Option<String>,
 }
@@ -26,16 +27,17 @@ struct List {
     bug: Vec<Bug>,
 }
 
+/// One bug: a change of one source file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Bug {
     title: String,
     file: String,
-    /// What is taken out; it occurs once.
+    /// Text that is replaced; it must occur exactly once in the file.
     instead: String,
-    /// What is put in its place.
+    /// Text that replaces it.
     put: String,
-    /// What is added at the end of the file.
+    /// Text that is added at the end of the file.
     #[serde(default)]
     and: String,
 }
@@ -65,7 +67,7 @@ pub(crate) fn bugs(options: &Bugs) -> Result<()> {
 }
 
 impl Bug {
-    /// Plants it, does something, and takes it out again.
+    /// Writes the bug into the copy, runs `work`, and restores the file.
     fn planted<T>(&self, copy: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let file = copy.join(&self.file);
         let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", self.file))?;
@@ -86,7 +88,7 @@ fn built(copy: &Path, target: &Path) -> Result<()> {
     run_command(cargo.env("CARGO_TARGET_DIR", target).env("SQLX_OFFLINE", "true")).map(drop)
 }
 
-/// The check that found it.
+/// Fuzzes a server with a bug in it, and returns the name of the check that found the bug.
 fn found(server: &Path, scratch: &Path) -> Result<Option<String>> {
     let dir = tempfile::tempdir_in(scratch).map_err(|error| error.to_string())?;
     let options = Options { cases: 1, each: 20, dir: None, first: true, seed: 1 };

@@ -1,5 +1,6 @@
-//! The API's document with examples that exist, and dictionaries of the same: what is made up names nothing, and whatever
-//! else is wrong with a request hides behind that.
+//! Prepares the API's document for Schemathesis: adds examples and dictionaries with ids and values
+//! that exist. Invented ids end in 404, and every other error of such a request stays hidden behind
+//! that answer.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +14,7 @@ use super::PLATFORM;
 use crate::service::{self, Api};
 use crate::{Result, fresh};
 
-/// A kubeconfig that is fine, of a cluster that does not answer.
+/// Returns a valid kubeconfig of a cluster that does not answer.
 fn kubeconfig() -> Result<String> {
     let made = rcgen::generate_simple_self_signed(Vec::new()).map_err(|error| error.to_string())?;
     let cluster = json!({
@@ -28,31 +29,37 @@ fn kubeconfig() -> Result<String> {
     Ok(config.to_string())
 }
 
-/// What Schemathesis is given for one round.
+/// Input of Schemathesis for one round, one part for each kind of phase.
 pub(super) struct Given {
-    /// For who covers the document.
+    /// Input of the phases `examples` and `coverage`, which cover the document.
     pub(super) covering: Part,
-    /// For who makes up each request by chance.
+    /// Input of the phase `fuzzing`, which generates each request at random.
     pub(super) alone: Part,
-    /// For who goes on from one answer to the next request: which thing that is about, the answers say.
+    /// Input of the phase `stateful`, which builds each request from the answer to the previous one
+    /// and takes the ids from there.
     pub(super) going_on: Part,
 }
 
+/// Document and settings of one part of a round.
 pub(super) struct Part {
     pub(super) document: Value,
-    /// What is added to the settings in `tests/fuzz/schemathesis.toml`, from within the section of parameters.
+    /// Text that is added to the settings in `tests/fuzz/schemathesis.toml`; it begins within the
+    /// section of parameters.
     pub(super) settings: String,
 }
 
-/// How many keys there are of the kind that is kept, and of the other one.
+/// Number of API keys that are kept, and number of those that may be deleted.
 const KEYS: usize = 8;
-/// What only chance sends. Who covers the document sends the same key with every body and a page that never was, and whatever
-/// else is wrong with the request hides behind that. In a sequence, an answer that is given again names what has been deleted.
+/// Parameters that only the random phase sends. The coverage phase would send the same idempotency
+/// key with every body and a page token that never existed, and the answer to that would hide every
+/// other error. In a sequence, an answer that is repeated for a key names things that have been
+/// deleted since.
 const HIDING: [&str; 2] = ["Idempotency-Key", "page_token"];
-/// How often what exists is drawn instead of what the schema allows.
+/// Probability that a value which exists is drawn instead of a random value of the schema.
 const OFTEN: f64 = 0.8;
 
-/// For one round: paths and bodies name what this fleet has, and what is deleted is there twice.
+/// Creates the things that one round needs, and returns the input of Schemathesis: paths and bodies
+/// name things of this fleet, and each thing that can be deleted exists twice.
 pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role)) -> Result<Given> {
     let maker = Maker::new(fleet, api, title == PLATFORM).await?;
     let (kept, spare) = maker.things().await?;
@@ -69,14 +76,16 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
             settings += &format!("\"body.{path}\" = {}\n", dictionary(&format!("{schema}_{name}"), value));
         }
     }
-    // Who goes on looks for what was made, and a trial makes nothing.
+    // The stateful phase looks for the things that it has created, and a request with
+    // `validate_only` creates nothing.
     let going_on = format!("\"query.validate_only\" = \"false\"\n{settings}");
     let seen = both(&kept, &spare);
-    // What stands in the parameters of all operations wins over what stands in those of one.
+    // Settings for the parameters of all operations override the settings of one operation, so
+    // paths are set for each method.
     for (title, things, methods) in [
         ("kept", &kept, r#"["POST", "PATCH"]"#),
         ("spare", &spare, r#"["DELETE"]"#),
-        // What was deleted is asked for, too.
+        // Reads may name things that were deleted.
         ("seen", &seen, r#"["GET"]"#),
     ] {
         settings += &format!("\n[[operations]]\ninclude-method = {methods}\n[operations.parameters]\n");
@@ -94,7 +103,7 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
     Ok(Given { covering: part(&covered, &settings), alone: part(&whole, &settings), going_on: part(&freed, &going_on) })
 }
 
-/// Without what hides the rest.
+/// Removes the parameters that hide other errors.
 fn freed(mut document: Value) -> Value {
     let paths = document["paths"].as_object_mut().into_iter().flatten();
     for (_, operation) in paths.filter_map(|(_, methods)| methods.as_object_mut()).flatten() {
@@ -105,7 +114,8 @@ fn freed(mut document: Value) -> Value {
     document
 }
 
-/// Whoever knows a limit stays near it: with none but that of the type, numbers of that size are sent.
+/// Raises numeric limits to the maximum of `u32`. Coverage sends numbers near the limit that it
+/// knows, so very large numbers are sent as well.
 fn unlimited(mut document: Value) -> Value {
     let schemas = document["components"]["schemas"].as_object_mut().into_iter().flatten();
     for (_, number) in schemas.filter_map(|(_, schema)| schema["properties"].as_object_mut()).flatten() {
@@ -116,7 +126,8 @@ fn unlimited(mut document: Value) -> Value {
     document
 }
 
-/// What is kept with what is not. A mesh is deleted by an operation and can be seen until that has ended.
+/// Merges the ids of both sets. The mesh to be deleted is left out, because an operation deletes it
+/// and it stays visible until that has ended.
 fn both(kept: &Value, spare: &Value) -> Value {
     let listed = |value: &Value| value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
     let of = |(name, value): (&String, &Value)| {
@@ -126,17 +137,18 @@ fn both(kept: &Value, spare: &Value) -> Value {
     kept.as_object().into_iter().flatten().map(of).collect()
 }
 
-/// A field whose value has to exist, or that chance does not guess.
+/// A field of a request body whose value must exist, or that random data does not hit.
 struct Field {
     schema: &'static str,
     name: &'static str,
-    /// Where it is in a body. One entry is enough for all bodies that have it there.
+    /// Path of the field in a body. One entry applies to all bodies that have the field at this
+    /// path.
     path: Option<&'static str>,
-    /// One value, or some of which one is drawn.
+    /// One value, or an array of values of which one is drawn.
     value: Value,
 }
 
-/// A tenant trusts an issuer once.
+/// Returns a different issuer for each number, because a tenant can trust an issuer only once.
 fn issuer(number: usize) -> String {
     format!("https://login-{number}.example.com")
 }
@@ -176,7 +188,8 @@ fn with_examples(kept: &Value, spare: &Value, fields: &[Field], role: Role) -> R
         }
     }
     if role == Role::Owner {
-        // Who reads which keys there are goes on to revoke them, and the one in use is among them.
+        // Hide the answer of the list of keys: the stateful phase would go on to revoke the keys
+        // that it lists, and the key in use is among them.
         document["paths"]["/v1/api-keys"]["get"]["responses"]["200"]["content"]["application/json"]["schema"] =
             json!({});
     }
@@ -202,7 +215,7 @@ fn fit(parameters: &mut [Value], things: &Value) {
     }
 }
 
-/// Makes things through the API, as an owner.
+/// Creates things through the API as an owner and as the operator.
 struct Maker<'a> {
     fleet: &'a Fleet,
     http: reqwest::Client,
@@ -239,7 +252,7 @@ impl<'a> Maker<'a> {
         if status.is_success() { Ok(made) } else { Err(format!("POST {path}: {status}: {made}")) }
     }
 
-    /// Does what ends in an operation, and waits for that.
+    /// Sends a request that starts an operation, and waits until the operation has succeeded.
     async fn finish(&self, path: &str, body: Value) -> Result<Value> {
         let begun = self.make(&self.owner, path, body).await?;
         let address = format!("{}/v1/operations/{}?wait_seconds=30", self.address, begun["id"].as_str().unwrap_or("-"));
@@ -248,7 +261,8 @@ impl<'a> Maker<'a> {
         if ended["state"] == "succeeded" { Ok(ended) } else { Err(format!("POST {path} ended as {ended}")) }
     }
 
-    /// Twice one of each thing that a path can name, or several, and a cluster that no mesh has.
+    /// Creates two sets of everything that a path can name (one to keep, one to delete), and a
+    /// cluster that is in no mesh.
     async fn things(&self) -> Result<(Value, Value)> {
         let store = &self.fleet.db.api;
         let wrong = |error: store::StoreError| error.to_string();
@@ -270,7 +284,8 @@ impl<'a> Maker<'a> {
             let cluster = json!([spare["free_cluster"]]);
             let body = json!({ "name": "spare", "version": "1.25.1.1", "clusters": cluster });
             spare["mesh_id"] = self.finish("/v1/meshes", body).await?["mesh_id"].clone();
-            // A provider that is deleted takes its bindings along: both are the kept one's.
+            // Deleting a provider deletes its bindings, so both bindings belong to the provider
+            // that is kept.
             let provider = kept["provider_id"].clone();
             for (subject, things) in [("a", &mut kept), ("b", &mut spare)] {
                 let binding = json!({ "provider_id": provider, "subject": subject, "role": "viewer" });
@@ -282,7 +297,8 @@ impl<'a> Maker<'a> {
 
     async fn of_operators(&self, name: &str, things: &mut Value) -> Result<()> {
         let body = |more: Value| named(name, more);
-        // One that was rotated refuses the next rotation, whatever else is wrong with it.
+        // A key that was rotated refuses the next rotation, and that answer hides every other error
+        // of the request. So create several keys.
         let mut keys = Vec::new();
         for number in 0..KEYS {
             let key = json!({ "name": format!("spare-{name}-{number}"), "role": "viewer" });

@@ -1,5 +1,5 @@
-//! Every cut in an imagined world on a real Postgres: at each write to a cluster, and, by a relay on the database's socket,
-//! around each record.
+//! Runs every cut on fake clusters and a real Postgres: at each write to a cluster, and around each
+//! record, by a relay on the database's socket.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,28 +19,30 @@ use tokio::sync::Notify;
 use super::{Totals, superseded};
 use crate::Result;
 
-/// Where a worker is cut off.
+/// Point at which a worker is cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// The n-th write to a cluster never leaves.
+    /// The n-th write to a cluster is never sent.
     BeforeWrite(u64),
-    /// The n-th write is accepted, and the worker never hears.
+    /// The n-th write is accepted, but the worker never gets the answer.
     AfterWrite(u64),
-    /// The n-th write is under way for as long as it takes.
+    /// The n-th write stays under way until the worker is woken.
     InWrite(u64),
-    /// Around the n-th record.
+    /// At this moment around the n-th record.
     Record(usize, CutPoint),
 }
 
-/// What becomes of the worker there.
+/// Treatment of the worker at the cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
+    /// The worker is killed and its connections are closed.
     Killed,
-    /// It goes on when its successor is through.
+    /// The worker is stopped and continues after its successor has finished.
     Continued,
-    /// Its successor is told to pause at once; it goes on when the pause is visible.
+    /// The upgrade is paused at once, and the worker continues when its successor has shown the
+    /// pause.
     ContinuedInPause,
-    /// Its connections to the database end.
+    /// The worker's connections to the database are closed while it runs on.
     Disconnected,
 }
 
@@ -53,18 +55,21 @@ struct Case {
     picture: Arc<String>,
 }
 
-/// Which way is cut.
+/// Parts of an upgrade that are cut.
 const WAYS: [&str; 2] = ["canary", "rollback"];
-/// Longer than any run.
+/// Timeout that is longer than any run.
 pub(super) const FOR_EVER: Duration = Duration::from_hours(1);
+/// Lease of the workers; short, because the successor waits for its end.
 const LEASE: Duration = Duration::from_millis(600);
-/// Longer than a worker rests after a few errors in a row: a lease, and twice as long each time.
+/// Time that a worker may pause after a few errors in a row; the pause starts with the lease and
+/// doubles each time.
 const LONGEST_REST: Duration = Duration::from_secs(20);
-/// How many runs go on side by side: they mostly wait for leases.
+/// Runs that go on side by side; they mostly wait for leases.
 const WIDTH: usize = 12;
-/// Each seed takes every so-many-th cut.
+/// Each seed takes one cut out of this number.
 const SHARE: usize = 4;
-/// Of a superseded canary, whose cuts alternate in when the worker wakes up, each seed takes every third.
+/// Each seed takes one cut out of this number of a superseded canary. The number is odd, because
+/// the cuts alternate between two times at which the worker wakes up.
 const THIRD: usize = 3;
 
 pub(super) async fn matrix(seeds: usize) -> Result<Totals> {
@@ -105,7 +110,7 @@ pub(super) async fn matrix(seeds: usize) -> Result<Totals> {
     Ok(totals)
 }
 
-/// Runs so many at a time, and counts what came of them.
+/// Runs the cuts, a fixed number of them side by side, and counts their verdicts.
 async fn all(runs: Vec<(String, BoxFuture<'static, Option<String>>)>, totals: &mut Totals) -> Result<()> {
     let mut running = tokio::task::JoinSet::new();
     let mut waiting = runs.into_iter();
@@ -139,7 +144,7 @@ fn every_cut(writes: u64, records: usize) -> Vec<(Place, Fate)> {
     all
 }
 
-/// Brings a fleet to where the cut part begins.
+/// Creates a fleet and brings it to the start of the part that is cut.
 async fn begin(way: &str, width: usize) -> (Fleet, UpgradeId) {
     let fleet = Fleet { max_concurrent_restarts: width, ..Fleet::new().await };
     let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, if way == "rollback" { 3600 } else { 0 }).await;
@@ -150,8 +155,9 @@ async fn begin(way: &str, width: usize) -> (Fleet, UpgradeId) {
     (fleet, upgrade)
 }
 
-/// Runs the part that is cut, to its end, whatever has happened to it so far.
-/// A worker that met errors rests longer after each of them before its work is due again, so the successor may come too early.
+/// Runs the part that is cut to its end, from any state. A worker that met errors pauses longer
+/// after each of them before its work is due again, so the successor may have to try more than
+/// once.
 async fn finish(fleet: &Fleet, upgrade: UpgradeId, way: &str) {
     let begun = Instant::now();
     while begun.elapsed() < LONGEST_REST {
@@ -171,8 +177,12 @@ fn first_verb(way: &str) -> Verb {
     if way == "rollback" { Verb::Rollback } else { Verb::Start }
 }
 
-/// How many writes and records there are to cut at, and what the world looks like at the end. Every step that writes must
-/// be among them.
+/// Runs the part once without a cut. Returns the number of writes, the number of records, and a
+/// picture of the clusters at the end.
+///
+/// # Errors
+///
+/// Returns an error when a step that was started is not among the writes that would be cut.
 async fn uncut(way: &str, width: usize) -> Result<(u64, usize, Arc<String>)> {
     let (fleet, upgrade) = begin(way, width).await;
     let relay = Relay::start(&TestDb::socket_dir());
@@ -187,6 +197,7 @@ async fn uncut(way: &str, width: usize) -> Result<(u64, usize, Arc<String>)> {
             false
         }),
     );
+    // The fake clusters count writes from here on; this cut is never reached.
     fleet.clusters.cut_at(u64::MAX, WorldCut::BeforeEffect);
     fleet.apply_verb(upgrade, first_verb(way), Value::Null).await.expect("a verb that fits");
     let worker = fleet.build_relayed_worker("counted", Duration::from_secs(30), &relay).await;
@@ -203,7 +214,8 @@ async fn uncut(way: &str, width: usize) -> Result<(u64, usize, Arc<String>)> {
     Ok((writes, records, Arc::new(plain(&fleet.clusters.snapshot()))))
 }
 
-/// A stamp names its operation, which differs from run to run.
+/// Removes the stamps from a picture, because a stamp contains the id of its operation and differs
+/// from run to run.
 pub(super) fn plain(picture: &str) -> String {
     picture
         .lines()
@@ -212,7 +224,7 @@ pub(super) fn plain(picture: &str) -> String {
         .join("\n")
 }
 
-/// A worker that will be cut off.
+/// A worker that is going to be cut off.
 pub(super) struct Victim {
     relay: Relay,
     go_on: Arc<Notify>,
@@ -265,7 +277,7 @@ async fn cut(case: Case) -> Option<String> {
     let victim = Victim::aim(&fleet, place);
     fleet.apply_verb(upgrade, first_verb(way), Value::Null).await.expect("a verb that fits");
     let mut work = victim.work(&fleet, LEASE);
-    // In a canary the cut may lie behind the promotion, which a person asks for.
+    // In a canary the cut may come after the promotion, which a person must ask for.
     loop {
         tokio::select! {
             reached = victim.reached(&fleet) => if reached { break } else { return Some("stuck: neither the cut nor an end was reached".into()) },
@@ -280,7 +292,7 @@ async fn cut(case: Case) -> Option<String> {
                 if state.allowed_verbs().contains(&Verb::Promote) {
                     fleet.apply_verb(upgrade, Verb::Promote, Value::Null).await.expect("promote fits");
                 } else {
-                    // On a busy machine its own lease may have run out under it.
+                    // On a busy machine, the worker's own lease may have ended meanwhile.
                     tokio::time::sleep(LEASE).await;
                 }
                 work = victim.work(&fleet, LEASE);
@@ -292,7 +304,7 @@ async fn cut(case: Case) -> Option<String> {
             work.kill();
             victim.relay.close_connections();
         }
-        // Its connections are gone while the write is under way; the write itself goes through.
+        // The connections are closed while the write is under way; the write itself completes.
         Fate::Disconnected => {
             victim.relay.close_connections();
             victim.wake();
@@ -312,7 +324,8 @@ async fn cut(case: Case) -> Option<String> {
     verdict
 }
 
-/// Lets a successor finish, and the one that stood still go on behind its back.
+/// Lets a successor finish, and then lets the stopped worker continue. Returns the fault if one was
+/// found.
 async fn succeed(
     fleet: &Fleet,
     upgrade: UpgradeId,
@@ -321,7 +334,8 @@ async fn succeed(
     victim: &Victim,
     mut work: WorkerThread,
 ) -> Option<String> {
-    // It lives, and may take its own work up again: whoever comes second waits for its lease.
+    // The worker lives and may claim its own operation again, so the successor waits for the end of
+    // the lease.
     if fate == Fate::Disconnected {
         if !work.wait_for_end(Duration::from_secs(20)).await {
             return Some("stuck: the one that was disconnected does not end".into());
@@ -352,6 +366,7 @@ async fn succeed(
     None
 }
 
+/// Returns the workloads that were restarted, once for each restart.
 fn stamps(fleet: &Fleet) -> Vec<Target> {
     let journal = fleet.clusters.journal();
     journal

@@ -1,7 +1,8 @@
-//! Named cuts on the lab: real workers behind relays are killed or stopped, and the API servers' audit logs are the judge.
+//! Runs chosen cuts on the lab: real workers behind relays are killed or stopped, and the API
+//! servers' audit logs show what they wrote.
 //!
-//! Each worker is cut off at its boundary and is the predecessor of the next one, so one canary and one rollback see every
-//! cut.
+//! Each worker is cut off at its boundary and is the predecessor of the next one, so one canary and
+//! one rollback see all cuts.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,20 +18,21 @@ use crate::server::Server;
 use crate::story::{carries, is_gone, stamps};
 use crate::worker::{Step, Worker};
 
-/// Where a worker is cut off, and what becomes of it.
+/// Point at which a worker is cut off, and its fate there.
 struct Boundary {
     step: Step,
     moment: CutPoint,
     fate: Fate,
 }
 
+/// Treatment of the worker at the cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// `SIGKILL`.
+    /// The worker gets `SIGKILL`.
     Killed,
-    /// `SIGSTOP`, and `SIGCONT` when its successor has gone on.
+    /// The worker gets `SIGSTOP`, and `SIGCONT` when its successor has continued the work.
     Continued,
-    /// The same, and the operation is paused meanwhile.
+    /// The worker gets the same signals, and the operation is paused in between.
     ContinuedInPause,
 }
 
@@ -38,7 +40,7 @@ const fn at(kind: &'static str, title: &'static str, moment: CutPoint, fate: Fat
     Boundary { step: Step { kind, title }, moment, fate }
 }
 
-/// Along a canary, in the order in which they come.
+/// Cuts of a canary, in the order in which they come.
 const CANARY: [Boundary; 6] = [
     at("deploy", "control plane 1-27-9 →", CutPoint::BeforeEffect, Fate::Continued),
     at("deploy", "tag canary in c1", CutPoint::AfterEffect, Fate::Killed),
@@ -47,7 +49,7 @@ const CANARY: [Boundary; 6] = [
     at("roll", "restart ", CutPoint::BeforeEffect, Fate::ContinuedInPause),
     at("retire", "remove objects of 1-25-1 in c1", CutPoint::AfterEffect, Fate::Continued),
 ];
-/// Along a rollback.
+/// Cuts of a rollback, in the order in which they come.
 const ROLLBACK: [Boundary; 3] = [
     at("rollback", "tag stable in c1", CutPoint::BeforeEffect, Fate::Continued),
     at("rollback", "restart ", CutPoint::AfterEffect, Fate::Killed),
@@ -55,7 +57,7 @@ const ROLLBACK: [Boundary; 3] = [
 ];
 
 const LIMIT: Duration = Duration::from_mins(2);
-/// How long a worker that woke up late is watched.
+/// Time for which a worker that woke up late is watched.
 const WATCHED: Duration = Duration::from_secs(2);
 const CLUSTERS: [&str; 3] = ["hosting", "c1", "c2"];
 
@@ -72,7 +74,7 @@ pub(super) fn matrix(dir: &Path, runtime: &tokio::runtime::Runtime) -> Result<To
     parts.run_part("a canary, and back with three cuts", || {
         let upgrade = plan_upgrade(&server, NEW_RELEASE.0, "canary", "3600")?;
         apply_verb(&server, "promote", &upgrade, "holding")?;
-        // The one that is up must not claim what is meant for the first victim.
+        // The first worker must not claim the operation that the first victim is meant to run.
         drop(first);
         stage.chain(&ROLLBACK, &upgrade, &mut totals, || server.cli(&["upgrade", "rollback", &upgrade]).map(drop))?;
         server.await_state(&upgrade, "rolled_back", LIMIT)?;
@@ -98,7 +100,8 @@ pub(super) fn matrix(dir: &Path, runtime: &tokio::runtime::Runtime) -> Result<To
     Ok(totals)
 }
 
-/// Everybody carries what they should, and of the other revision nothing is left: what a late worker made was swept.
+/// Checks that every live pod carries the wanted revision and that nothing of the other one is
+/// left: objects that a late worker made must have been removed too.
 fn judge(lab: &Lab, wanted: crate::scenario::LabRelease, gone: &str, totals: &mut Totals) {
     let verdict = carries(lab, wanted.1, wanted.2).and_then(|_| is_gone(lab, gone));
     if let Err(error) = verdict {
@@ -127,7 +130,8 @@ impl Stage<'_> {
         Worker::start(self.lab, self.server, &name, relay, &["--lease-seconds", "4"])
     }
 
-    /// One worker after the other, each cut off at its boundary; the last one sees the rest through.
+    /// Cuts off one worker after the other, each at its boundary; the last worker runs the
+    /// operation to its end.
     fn chain(
         &mut self,
         boundaries: &'static [Boundary],
@@ -143,6 +147,7 @@ impl Stage<'_> {
                 begin()?;
             }
             let relay = worker.relay.as_ref().expect("a victim has one");
+            // A person must ask for the promotion before the first boundary in it can be reached.
             if boundary.step.kind == "promote" && boundary.step.title.ends_with("c1") {
                 self.server.await_state(upgrade, "verifying", LIMIT)?;
                 self.server.cli(&["upgrade", "promote", upgrade])?;
@@ -153,7 +158,7 @@ impl Stage<'_> {
             println!("  {} {:?} at {} ({:?})", worker.name, boundary.fate, boundary.step.title, boundary.moment);
             self.settle(stopped.take(), totals)?;
             if boundary.moment == CutPoint::AfterEffect {
-                // Long enough for what was pushed to arrive.
+                // Give the request that was sent time to arrive.
                 std::thread::sleep(Duration::from_secs(1));
             }
             worker.signal(if boundary.fate == Fate::Killed { "KILL" } else { "STOP" })?;
@@ -173,7 +178,8 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Wakes a worker whose successor has gone on: nothing that it still sends may be accepted.
+    /// Wakes a worker whose successor has continued, and counts the verdict: no cluster may accept
+    /// a write that it still sends.
     fn settle(&self, stopped: Option<(Worker, &Boundary)>, totals: &mut Totals) -> Result<()> {
         let Some((worker, boundary)) = stopped else { return Ok(()) };
         let verdict = if boundary.fate == Fate::Killed { None } else { self.late(&worker)? };
@@ -181,6 +187,7 @@ impl Stage<'_> {
         Ok(())
     }
 
+    /// Lets a stopped worker continue, and returns the first write of it that a cluster accepted.
     fn late(&self, worker: &Worker) -> Result<Option<String>> {
         let mut audits: Vec<Audit> = CLUSTERS.iter().map(|cluster| self.lab.audit(cluster)).collect::<Result<_>>()?;
         worker.relay.as_ref().expect("a victim has one").resume();
@@ -195,7 +202,8 @@ impl Stage<'_> {
         Ok(None)
     }
 
-    /// A successor takes over and pauses; the one that stood still wakes up when the pause is visible.
+    /// Starts a successor that pauses the operation, and wakes the stopped worker when the pause is
+    /// visible.
     fn paused(&mut self, upgrade: &str, worker: &Worker, totals: &mut Totals) -> Result<()> {
         self.server.cli(&["upgrade", "pause", upgrade])?;
         let successor = self.worker(None)?;

@@ -1,7 +1,9 @@
-//! The predecessor that wakes up after its successor *operation*: a canary is stopped in the middle of a write or around a
-//! record, rolled back, and its worker goes on when the rollback has passed some of its steps, or has ended.
+//! Tests a worker that wakes up after another *operation* has taken over: a canary is stopped in
+//! the middle of a write or around a record and rolled back, and its worker continues when the
+//! rollback has done some of its steps or has ended.
 //!
-//! Nothing that the canary's worker sends then may be accepted, and the end is the start.
+//! No cluster may accept a write that the canary's worker then sends, and the clusters must end as
+//! they began.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,20 +16,21 @@ use testkit::{Fleet, WorkerThread, TestDb};
 
 use super::fake::{FOR_EVER, Place, Victim, plain};
 
-/// Long enough for the worker's permit to be alive when it wakes up, short enough for a rollback to wait for its end.
+/// Lease of the canary's worker: long enough for its fencing token to be valid when the worker
+/// wakes up, and short enough for a rollback to wait for its end.
 const LEASE: Duration = Duration::from_secs(3);
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// When the stopped worker goes on.
+/// Time at which the stopped worker continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wakes {
-    /// After so many records of the rollback.
+    /// It continues after this number of records of the rollback.
     AfterRecords(usize),
-    /// After its end.
+    /// It continues after the end of the rollback.
     AfterTheEnd,
 }
 
-/// One run.
+/// One run with its cut.
 #[derive(Debug, Clone)]
 pub(super) struct Case {
     pub(super) width: usize,
@@ -35,14 +38,16 @@ pub(super) struct Case {
     pub(super) wakes: Wakes,
 }
 
-/// What definitions are is left out: they only move forward.
+/// Returns a picture of the clusters without the custom resource definitions, which a rollback
+/// leaves at the newer version.
 fn picture(fleet: &Fleet) -> String {
     let picture = plain(&fleet.clusters.snapshot());
     let kept: Vec<&str> = picture.lines().filter(|line| !line.starts_with("custom resource")).collect();
     kept.join("\n")
 }
 
-/// How many writes and records a canary has until it holds.
+/// Runs a canary without a cut until it is holding, and returns the numbers of its writes and
+/// records.
 pub(super) async fn uncut(width: usize) -> Result<(u64, usize), String> {
     let fleet = Fleet { max_concurrent_restarts: width, ..Fleet::new().await };
     let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
@@ -54,6 +59,7 @@ pub(super) async fn uncut(width: usize) -> Result<(u64, usize), String> {
         false
     });
     relay.stop_at(CutPoint::Recording, count);
+    // The fake clusters count writes from here on; this cut is never reached.
     fleet.clusters.cut_at(u64::MAX, testkit::world::Cut::BeforeEffect);
     let worker = fleet.build_relayed_worker("counted", Duration::from_secs(30), &relay).await;
     for verb in [Verb::Start, Verb::Promote] {
@@ -91,7 +97,7 @@ pub(super) async fn cut(case: Case) -> Option<String> {
                 state @ (UpgradeState::Paused { .. } | UpgradeState::Holding { .. }) => {
                     return Some(format!("unreached: {state:?} before the cut"));
                 }
-                // On a busy machine its own lease may have run out under it.
+                // On a busy machine, the worker's own lease may have ended meanwhile.
                 _ => {
                     tokio::time::sleep(LEASE).await;
                     work = victim.work(&fleet, LEASE);
@@ -123,7 +129,8 @@ pub(super) async fn cut(case: Case) -> Option<String> {
     (now != before).then(|| format!("lost: the end is not the start:\n{now}\ninstead of\n{before}"))
 }
 
-/// The rollback stands still after so many records, and the other worker goes on.
+/// Stops the rollback after this number of records, lets the canary's worker continue, and then
+/// lets the rollback end. Returns the fault if one was found.
 async fn wake_within(fleet: &Fleet, victim: &Victim, work: WorkerThread, count: usize) -> Option<String> {
     let relay = Relay::start(&TestDb::socket_dir());
     let mut seen = 0;
@@ -146,6 +153,7 @@ async fn wake_within(fleet: &Fleet, victim: &Victim, work: WorkerThread, count: 
     late
 }
 
+/// Lets the canary's worker continue, and returns the fault if it wrote anything or does not end.
 async fn wake(fleet: &Fleet, victim: &Victim, mut work: WorkerThread) -> Option<String> {
     let known = fleet.clusters.journal().len();
     victim.wake();

@@ -1,4 +1,4 @@
-//! Keys, labels, tenants and the audit log, as people use them: by the command line.
+//! Tests keys, labels, tenants and the audit log through the command line.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ pub(super) fn count(client: &Client, arguments: &[&str]) -> Result<usize> {
     list["items"].as_array().map(Vec::len).ok_or_else(|| format!("{} is no list", arguments.join(" ")))
 }
 
-/// A command that must be refused with this code.
+/// Runs a command, and checks that it is refused with this problem code.
 pub(super) fn refused(client: &Client, arguments: &[&str], code: &str) -> Result<()> {
     match client.cli(arguments) {
         Err(said) if said.contains(&format!("({code})")) => Ok(()),
@@ -38,7 +38,8 @@ fn labels(server: &Server) -> Result<()> {
     server.cli(&["mesh", "change", "demo", "--protect", "false"]).map(drop)
 }
 
-/// A key that is narrowed to one mesh, until it is revoked.
+/// Checks that a key with the scope of one mesh sees only that mesh, and nothing after it was
+/// revoked.
 fn keys(server: &Server, dir: &Path) -> Result<()> {
     let mesh = text_field(&server.ask(&["mesh", "get", "demo"])?, "id")?;
     let made = server.ask(&["key", "create", "narrow", "--role", "viewer", "--scope", &mesh])?;
@@ -52,7 +53,7 @@ fn keys(server: &Server, dir: &Path) -> Result<()> {
     refused(&narrow, &["mesh", "list"], "unauthenticated")
 }
 
-/// Whoever operates the service sees the tenants and nothing inside them.
+/// Checks that the operator of the service sees the tenants, but nothing inside them.
 fn tenants(server: &Server) -> Result<()> {
     let operator = server.client().with_key(server.state_dir().join("operator-key"));
     equal("tenants", count(&operator, &["tenant", "list"])?, 1)?;
@@ -60,6 +61,7 @@ fn tenants(server: &Server) -> Result<()> {
     refused(server, &["tenant", "list"], "role_missing")
 }
 
+/// Checks that the audit log agrees with its anchors and contains the actions of this run.
 fn audit(server: &Server, dir: &Path) -> Result<()> {
     let anchors = dir.join("anchors");
     std::fs::write(&anchors, server.cli(&["audit", "anchor"])?).map_err(|error| error.to_string())?;

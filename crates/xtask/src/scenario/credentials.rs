@@ -1,4 +1,5 @@
-//! The credentials that we hold of clusters: renewed without a restart, shown when they are dead, and no wider than needed.
+//! Tests the credentials of clusters: they are renewed without a restart, reported when they are
+//! dead, and grant no more than is used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,18 +15,20 @@ use crate::lab::{Lab, until};
 use crate::server::Server;
 use crate::story::MEMBERS;
 
-/// Where our account lives in a user's cluster.
+/// Namespace of our service account in a user's cluster.
 const OURS: &str = "meshwright-system";
-/// A kubelet of the lab brings a changed Secret in five seconds, and a client keeps its token for a minute.
+/// Time within which a new token is in use: a kubelet of the lab updates a mounted Secret within
+/// five seconds, and a client caches its token for a minute.
 pub(super) const SOON: Duration = Duration::from_mins(3);
-/// What istiod takes at most to write into a new namespace.
+/// Longest time that istiod takes to write into a new namespace.
 const A_WRITE: Duration = Duration::from_secs(10);
+/// Prefix of the user names of our accounts.
 const ACCOUNTS: &str = "system:serviceaccount:meshwright-system:";
-/// What Kubernetes asks for when a role is handed on, which no audit log shows.
+/// Verbs that Kubernetes requires when a role is granted, and that no audit log shows.
 const UNSEEN: [&str; 2] = ["bind", "escalate"];
 
-/// Both ways in are renewed: that of the config cluster and that of a remote one. The former tokens die at once, no istiod is
-/// restarted, and each still writes into the members.
+/// Renews the credential of the config cluster and that of a remote cluster. The former tokens must
+/// die at once, no istiod may be restarted, and each istiod must still write into the members.
 pub(super) fn renewed(lab: &Lab, server: &Server) -> Result<()> {
     let mesh = namespace(server)?;
     let before = istiods(lab, &mesh)?;
@@ -43,7 +46,7 @@ pub(super) fn renewed(lab: &Lab, server: &Server) -> Result<()> {
         if token(lab, &mesh, secret)? == old {
             return Err(format!("{secret} still holds the former token"));
         }
-        // An API server remembers for ten seconds whom it has let in.
+        // An API server caches an authentication for ten seconds.
         until("the former token is dead", SOON, || dead(lab, member, &old).ok())?;
     }
     for member in MEMBERS {
@@ -59,8 +62,9 @@ pub(super) fn renewed(lab: &Lab, server: &Server) -> Result<()> {
     }
 }
 
-/// A new namespace, into which istiod writes its root certificate with the token that it has by then. It tries that six times
-/// within a second and then never again, so one that came while the former token was still in its memory stays without.
+/// Creates a namespace and waits until istiod has written its root certificate there with its
+/// current token. istiod tries that six times within a second and then never again, so a namespace
+/// that was created while istiod still used the former token never gets it.
 fn served(lab: &Lab, member: &str, newcomer: &str) -> Result<()> {
     lab.run_kubectl(member, &["create", "namespace", newcomer])?;
     let wanted = ["get", "configmap", "istio-ca-root-cert", "-n", newcomer];
@@ -69,8 +73,8 @@ fn served(lab: &Lab, member: &str, newcomer: &str) -> Result<()> {
     written.map(drop)
 }
 
-/// Somebody takes our credential away. That is shown with its reason, nobody hammers the cluster, and an administrator's
-/// kubeconfig brings it back.
+/// Deletes the Secrets that our tokens are bound to. The cluster must be shown as unreachable with
+/// the reason, it must get few calls, and an administrator's kubeconfig must restore access.
 pub(super) fn revoked(lab: &Lab, server: &Server) -> Result<()> {
     let secrets = anchors(lab, "c2", OURS)?;
     let serial = server.ask(&["cluster", "get", "c2"])?["credential"]["serial"].clone();
@@ -105,14 +109,15 @@ pub(super) fn revoked(lab: &Lab, server: &Server) -> Result<()> {
     Ok(())
 }
 
-/// What our account in a cluster is called.
+/// Returns the name of our account in a cluster.
 pub(crate) fn account(server: &Server, cluster: &str) -> Result<String> {
     let id = text_field(&server.ask(&["cluster", "get", cluster])?, "id")?;
     Ok(id.replacen("cluster_", "meshwright-", 1))
 }
 
-/// A member's API server is to be believed by one more authority, as in the middle of its authority's rotation. The config
-/// cluster's is read by istiod when it starts, so every istiod is restarted; 1.25.1 takes the other member's as it runs.
+/// Adds a second authority to a member's kubeconfig, as in the middle of a rotation of the
+/// cluster's CA. istiod reads the file of the config cluster only when it starts, so every istiod
+/// is restarted; istiod 1.25.1 reloads the file of the other member while it runs.
 pub(super) fn rerouted(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
     let mesh = namespace(server)?;
     for (member, secret, key, restarts) in
@@ -145,7 +150,8 @@ pub(super) fn rerouted(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A member's kubeconfig with its own authority and the hosting cluster's, and both in base64.
+/// Writes a member's kubeconfig with its own authority and the one of the hosting cluster. Returns
+/// the file and both authorities in base64.
 fn two_authorities(lab: &Lab, member: &str, dir: &Path) -> Result<(String, String)> {
     use base64::Engine as _;
     const FIELD: &str = "certificate-authority-data: ";
@@ -169,10 +175,11 @@ fn decoded(text: &str) -> Result<String> {
     String::from_utf8(bytes).map_err(|error| error.to_string())
 }
 
-/// A verb, a group and a resource.
+/// A verb, an API group and a resource.
 type Right = (String, String, String);
 
-/// Compares what our account may do in the user's clusters with what it did since the lab began.
+/// Checks that our account in the users' clusters was refused nothing and that it used every right
+/// that it has, according to the audit logs since the lab began.
 pub(super) fn least_privilege(lab: &Lab, server: &Server) -> Result<()> {
     let mut used: BTreeSet<Right> = BTreeSet::new();
     let mut denied = BTreeMap::new();
@@ -198,7 +205,7 @@ pub(super) fn least_privilege(lab: &Lab, server: &Server) -> Result<()> {
     Err(format!("granted and never used: {unused:?}"))
 }
 
-/// Verb, group and resource of one request.
+/// Records the verb, group and resource of one request as used or as denied.
 fn note(entry: &Value, used: &mut BTreeSet<Right>, denied: &mut BTreeMap<String, String>) {
     let part = |pointer: &str| entry.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (verb, group) = (part("/verb"), part("/objectRef/apiGroup"));
@@ -213,7 +220,7 @@ fn note(entry: &Value, used: &mut BTreeSet<Right>, denied: &mut BTreeMap<String,
         Some(403) => {
             denied.insert(format!("{verb} {group}/{resource}"), part("/responseStatus/message"));
         }
-        // An apply that makes the object is asked for both rights.
+        // A server-side apply that creates the object needs both rights.
         Some(201) if verb == "patch" => {
             used.insert(("create".into(), group.clone(), resource.clone()));
             used.insert((verb, group, resource));
@@ -224,7 +231,8 @@ fn note(entry: &Value, used: &mut BTreeSet<Right>, denied: &mut BTreeMap<String,
     }
 }
 
-/// Every single right of a role. Of Istio's own resources, whose kinds grow with its versions, one for each group.
+/// Returns every single right of a role. A right to all resources of a group counts as one, because
+/// the kinds of Istio's own groups differ between versions.
 fn granted(role: &Value) -> Vec<Right> {
     let texts = |value: &Value| -> Vec<String> {
         value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
@@ -246,8 +254,9 @@ fn covers(grant: &Right, used: &Right) -> bool {
     grant.0 == used.0 && grant.1 == used.1 && (grant.2 == "*" || grant.2 == used.2)
 }
 
-/// Its workloads go first: no mesh is taken from under a sidecar. Then the mesh goes, and nothing of it is left in any cluster
-/// but definitions, which belong to the cluster.
+/// Deletes the workloads first, because a mesh with sidecars in use is not deleted, and then the
+/// mesh. Nothing of the mesh may be left in any cluster except the custom resource definitions,
+/// which belong to the cluster.
 pub(super) fn mesh_gone(lab: &Lab, server: &Server) -> Result<()> {
     let mesh = namespace(server)?;
     for member in MEMBERS {
@@ -261,7 +270,7 @@ pub(super) fn mesh_gone(lab: &Lab, server: &Server) -> Result<()> {
     ["c1", "c2", "hosting"].iter().try_for_each(|cluster| nothing_left(lab, cluster, &["istio", &mesh]))
 }
 
-/// Names, identities and restarts of every istiod pod.
+/// Returns the name and the restarts of every istiod pod by its uid.
 fn istiods(lab: &Lab, mesh: &str) -> Result<BTreeMap<String, String>> {
     let pods = lab.get("hosting", &["pods", "-n", mesh])?;
     let row = |pod: &Value| {
@@ -271,6 +280,7 @@ fn istiods(lab: &Lab, mesh: &str) -> Result<BTreeMap<String, String>> {
     Ok(pods.iter().map(row).collect())
 }
 
+/// Returns the names of the Secrets that our tokens are bound to.
 fn anchors(lab: &Lab, member: &str, namespace: &str) -> Result<Vec<String>> {
     let secrets = lab.get(member, &["secrets", "-n", namespace, "-l", "meshwright.dev/serial"])?;
     secrets.iter().map(|secret| text_field(&secret["metadata"], "name")).collect()
@@ -281,7 +291,8 @@ fn token(lab: &Lab, mesh: &str, secret: &str) -> Result<String> {
     lab.run_kubectl("hosting", &path).map(|token| token.trim().to_owned())
 }
 
-/// A token, in base64 as Secrets hold it, that no API server takes any more.
+/// Checks that the API server does not accept a token any more; the token is in base64, as Secrets
+/// hold it.
 fn dead(lab: &Lab, member: &str, token: &str) -> Result<()> {
     let token = decoded(token)?;
     let review = serde_json::json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": { "token": token } });

@@ -1,4 +1,5 @@
-//! What a mesh's namespace in the hosting cluster may do, as the real API server sees it.
+//! Tests the limits of a mesh's namespace in the hosting cluster and the variables of istiod, as
+//! the real API server shows them.
 
 use serde_json::{Value, json};
 
@@ -8,7 +9,7 @@ use crate::Result;
 use crate::lab::Lab;
 use crate::server::Server;
 
-/// The variables of istiod that an upgrade keeps, with what 1.25 does when nothing is set.
+/// Switches of istiod that a mesh keeps in an upgrade, with the defaults of 1.25.
 const SWITCHES: [(&str, &str); 4] = [
     ("ENABLE_NATIVE_SIDECARS", "false"),
     ("ENABLE_PROXY_FIND_POD_BY_IP", "true"),
@@ -16,7 +17,8 @@ const SWITCHES: [(&str, &str); 4] = [
     ("PILOT_ENABLE_ABSOLUTE_FQDN_VHOST_DOMAIN", "false"),
 ];
 
-/// The namespace is restricted, its quota counts, and its policy names what is needed and nothing else.
+/// Checks that the namespace enforces the restricted Pod Security Standard, that its quota counts,
+/// and that its network policy allows exactly what is needed.
 pub(super) fn is_limited(lab: &Lab, server: &Server) -> Result<()> {
     let mesh = namespace(server)?;
     let own = one(lab, &["namespace", &mesh])?;
@@ -31,10 +33,12 @@ pub(super) fn is_limited(lab: &Lab, server: &Server) -> Result<()> {
         return Err(format!("{pods} pods are there, and the quota counts {}", quota["status"]["used"]));
     }
     let policy = one(lab, &["networkpolicy", "meshwright-limits", "-n", &mesh])?;
+    // Proxies reach istiod at port 15012, and admission webhooks are served at port 15017.
     let open: Vec<&Value> = entries(&policy["spec"]["ingress"], "ports").map(|port| &port["port"]).collect();
     if open != [&json!(15012), &json!(15017)] {
         return Err(format!("these ports are open: {open:?}"));
     }
+    // istiod may call the API servers of the hosting cluster and of both members.
     let mut called: Vec<&str> =
         entries(&policy["spec"]["egress"], "to").filter_map(|peer| peer["ipBlock"]["cidr"].as_str()).collect();
     called.sort_unstable();
@@ -45,7 +49,7 @@ pub(super) fn is_limited(lab: &Lab, server: &Server) -> Result<()> {
     if called == expected { Ok(()) } else { Err(format!("istiods may call {called:?}, not {expected:?}")) }
 }
 
-/// Pod Security admission of the real API server: a pod that may be root is refused in the mesh's namespace.
+/// Checks that Pod Security admission refuses a pod that may run as root in the mesh's namespace.
 fn refuses_root(lab: &Lab, mesh: &str) -> Result<()> {
     let run = ["run", "root", "--image=registry.example/probe:1", "--dry-run=server", "-n", mesh];
     match lab.run_kubectl("hosting", &run) {
@@ -54,7 +58,8 @@ fn refuses_root(lab: &Lab, mesh: &str) -> Result<()> {
     }
 }
 
-/// Both control planes of a canary, or the only one of a mesh, run with what the mesh began with.
+/// Checks that the control planes of these revisions run with the switches that the mesh began
+/// with.
 pub(crate) fn keeps_switches(lab: &Lab, server: &Server, revisions: &[&str]) -> Result<()> {
     let mesh = namespace(server)?;
     for revision in revisions {
@@ -74,7 +79,7 @@ pub(crate) fn keeps_switches(lab: &Lab, server: &Server, revisions: &[&str]) -> 
     Ok(())
 }
 
-/// Side by side, and gone again: the canary begins with what its mesh has.
+/// Checks that a canary gets the switches of its mesh, and that they stay after a rollback.
 pub(super) fn canary_keeps_switches(lab: &Lab, server: &Server) -> Result<()> {
     let upgrade = super::plan_upgrade(server, NEW_RELEASE.0, "canary", "3600")?;
     keeps_switches(lab, server, &[OLD_RELEASE.1, NEW_RELEASE.1])?;
@@ -82,7 +87,8 @@ pub(super) fn canary_keeps_switches(lab: &Lab, server: &Server) -> Result<()> {
     keeps_switches(lab, server, &[OLD_RELEASE.1])
 }
 
-/// In place across two minors, which only a policy of the operator allows, and back.
+/// Checks that a mesh keeps its switches when it moves in place across two minors, which only a
+/// changed policy of the operator allows, and when it is rolled back.
 pub(super) fn in_place_keeps_switches(lab: &Lab, server: &Server) -> Result<()> {
     server.in_place_minors(2)?;
     let upgrade = super::plan_upgrade(server, NEW_RELEASE.0, "in_place", "3600")?;

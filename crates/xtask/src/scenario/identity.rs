@@ -1,5 +1,6 @@
-//! A Kubernetes API server is an `OpenID` provider: it publishes, over TLS, the keys that it signs its accounts' tokens with.
-//! A pipeline in a user's cluster needs no key of ours.
+//! Tests logins with tokens of Kubernetes service accounts. An API server is an `OpenID` provider:
+//! it publishes, over TLS, the keys that it signs its accounts' tokens with. So a pipeline in a
+//! user's cluster needs no key of ours.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,15 +12,17 @@ use crate::lab::{Lab, until};
 use crate::server::{Client, Server};
 use crate::story::MEMBERS;
 
-/// Everybody may read a cluster's keys once this is granted.
+/// Cluster role that allows everyone to read the keys of a cluster.
 const DISCOVERY: &str = "system:service-account-issuer-discovery";
+/// Problem code of a token that is not accepted.
 const CODE: &str = "unauthenticated";
-/// An issuer that could not be asked is asked again after ten seconds.
+/// Time within which the keys are fetched: after a failure, the issuer is asked again after ten
+/// seconds.
 const SOON: Duration = Duration::from_secs(40);
 
-/// What a lab's API servers sign with.
+/// Algorithm that a lab's API servers sign with.
 const SIGNS: &str = "ES256";
-/// The pipeline's account, in the namespace of that name.
+/// Namespace of the pipeline's account, and name of the role binding for the keys.
 const PIPELINE: &str = "pipeline";
 
 pub(super) fn accounts(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
@@ -50,13 +53,13 @@ fn log_in(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
         Ok::<Client, String>(server.client().with_key(file))
     };
     let deployer = bearer("deployer", member, "deployer", &audience)?;
-    // Its keys are not for everybody yet.
+    // The keys of the cluster cannot be read without a login yet.
     refused(&deployer, &["mesh", "list"], CODE)?;
     let everybody = ["create", "clusterrolebinding", PIPELINE, "--clusterrole", DISCOVERY, "--group"];
     for member in MEMBERS {
         lab.run_kubectl(member, &[&everybody[..], &["system:unauthenticated"]].concat())?;
     }
-    // What comes of it is said below.
+    // The next check reports a failure better than this wait does.
     drop(until("its keys are fetched", SOON, || deployer.cli(&["mesh", "list"]).ok()));
     equal("the mesh that it was granted", count(&deployer, &["mesh", "list"])?, 1)?;
     refused(&deployer, &["mesh", "change", "demo", "--label", "a=b"], "role_missing")?;
@@ -78,12 +81,13 @@ fn log_in(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What a cluster calls itself in the tokens of its accounts.
+/// Returns the name of the issuer in the tokens of a cluster's accounts.
 fn issuer(lab: &Lab, member: &str) -> Result<String> {
     let said = lab.run_kubectl(member, &["get", "--raw", "/.well-known/openid-configuration"])?;
     text_field(&serde_json::from_str(&said).map_err(|error| error.to_string())?, "issuer")
 }
 
+/// Writes a token of an account for this audience to a file.
 fn token(lab: &Lab, file: &Path, member: &str, account: &str, audience: &str) -> Result<PathBuf> {
     let arguments = ["create", "token", account, "-n", PIPELINE, "--audience", audience, "--duration", "10m"];
     std::fs::write(file, lab.run_kubectl(member, &arguments)?.trim()).map_err(|error| error.to_string())?;

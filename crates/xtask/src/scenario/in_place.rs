@@ -1,4 +1,5 @@
-//! Upgrades in place: istiod is replaced under a fixed revision, and a sidecar is restarted only when its image changes.
+//! Tests upgrades in place: istiod is replaced under a fixed revision, and a workload is restarted
+//! only when its sidecar's image changes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,10 +10,11 @@ use crate::lab::{Lab, until};
 use crate::server::Server;
 use crate::story::{carries, stamps};
 
-/// How many istiods a revision has.
+/// Replicas of istiod in a revision.
 const REPLICAS: usize = 2;
 
-/// Moves the mesh in place; every workload must have been restarted so often, and no pod may have been refused meanwhile.
+/// Moves the mesh in place. Every workload must be restarted this number of times, and no pod may
+/// be refused meanwhile.
 pub(crate) fn moves(lab: &Lab, server: &Server, to: LabRelease, restarts: usize) -> Result<()> {
     let before = stamps(lab)?;
     let over = AtomicBool::new(false);
@@ -39,11 +41,13 @@ pub(crate) fn moves(lab: &Lab, server: &Server, to: LabRelease, restarts: usize)
     }
 }
 
-/// Sends pods through admission until told to stop: each must be taken, as its controller makes it.
+/// Sends pods through admission until `over` is set: each must be accepted, as its controller would
+/// create it.
 ///
-/// An API server keeps its connections to a webhook and asks no webhook twice. The request that is under way at the very
-/// moment at which an old istiod closes the connection is lost, and the controller makes its pod again at once. To an asker
-/// who waits for each answer that can happen once for each replica that ends.
+/// An API server keeps its connections to a webhook and does not repeat a call. A request that is
+/// under way when an old istiod closes the connection fails, and a controller would create the pod
+/// again at once. Because this loop waits for each answer, that can happen once for each replica
+/// that ends.
 fn admit_until(lab: &Lab, over: &AtomicBool) -> Result<()> {
     let mut lost = 0;
     while !over.load(Ordering::Relaxed) {
@@ -60,20 +64,22 @@ fn admit_until(lab: &Lab, over: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Whether a connection ended under the question. Nobody can tell whether it had been of use before: the second answer decides.
+/// Returns whether the call failed because the connection to the webhook ended. The error does not
+/// show whether the connection had worked before, so the second attempt decides.
 fn cut_off(said: &str) -> bool {
     let ends = ["write: broken pipe", "read: connection reset by peer", ": EOF"];
     said.contains("failed to call webhook") && ends.iter().any(|end| said.contains(end))
 }
 
-/// What a pod made now in a namespace of c1 is injected by.
+/// Returns the revision that injects a pod which is created now in a namespace of c1.
 fn admitted(lab: &Lab, namespace: &str, labels: &[&str]) -> Result<String> {
     let show = "jsonpath={.metadata.annotations.istio\\.io/rev}";
     let run = ["run", "probe", "--image=registry.example/probe:1", "--dry-run=server", "-n", namespace, "-o", show];
     lab.run_kubectl("c1", &[&run[..], labels].concat())
 }
 
-/// After a move across a patch the mesh answers to its old name and to its new one.
+/// Checks that pods with each of these revision labels are injected by this revision: after a move
+/// across a patch, the old name and the new one both work.
 pub(crate) fn answers_to(lab: &Lab, names: &[&str], revision: &str) -> Result<()> {
     for name in names {
         let label = format!("istio.io/rev={name}");

@@ -1,4 +1,5 @@
-//! Ends on the lab: a mesh and clusters that are left, dead ones by force, and what stays in them.
+//! Tests the removal of meshes and clusters, of dead ones by force, and the lists of what stays in
+//! them.
 
 use serde_json::Value;
 
@@ -9,12 +10,14 @@ use crate::lab::{Lab, until};
 use crate::server::Server;
 use crate::story::MEMBERS;
 
+/// Member that stops answering.
 const DEAD: &str = "c2";
 const REASON: &str = "its machines are gone";
-/// Kinds in which a mesh or an account of ours leaves traces.
+/// Kinds of objects that a mesh or our account creates in a cluster.
 const KINDS: &str = "clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations,namespaces,configmaps,secrets,serviceaccounts";
 
-/// What is left of a mesh, or of ours, in a cluster: kinds and names, but nothing that every mesh of the cluster needs.
+/// Returns the objects in a cluster whose name or namespace contains one of these words, by kind
+/// and name; custom resource definitions, which every mesh of the cluster needs, are left out.
 pub(super) fn traces(lab: &Lab, cluster: &str, of: &[&str]) -> Result<Vec<String>> {
     let named = |object: &Value| {
         let text = |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -25,19 +28,21 @@ pub(super) fn traces(lab: &Lab, cluster: &str, of: &[&str]) -> Result<Vec<String
     Ok(lab.get(cluster, &[KINDS, "--all-namespaces"])?.iter().filter_map(named).collect())
 }
 
-/// Fails unless nothing is left.
+/// Checks that no such object is left in a cluster.
 pub(super) fn nothing_left(lab: &Lab, cluster: &str, of: &[&str]) -> Result<()> {
     let left = traces(lab, cluster, of)?;
     if left.is_empty() { Ok(()) } else { Err(format!("{cluster} still has {left:?}")) }
 }
 
-/// A member does not answer any more. Its mesh is deleted everywhere else, and what stays in it is listed; so is what stays of
-/// our account when the cluster itself is left behind. When it comes back, the listed commands leave nothing of either.
+/// Deletes a mesh by force while one member does not answer. The mesh is removed from every cluster
+/// that answers, and the objects that stay in the silent member are listed. The same holds for our
+/// account when the cluster itself is deregistered by force. When the cluster is back, the listed
+/// commands must remove all of them.
 pub(super) fn by_force(lab: &Lab, server: &Server) -> Result<()> {
     let create = ["mesh", "create", "second", "--version", NEW_RELEASE.0, "--cluster", "c1", "--cluster", DEAD, "--wait"];
     server.watch(&create)?;
     let mesh = text_field(&server.ask(&["mesh", "get", "second"])?, "namespace")?;
-    // A mesh whose members answer is not left behind by force: everything is removed.
+    // Without force, a silent cluster that is a member is not deregistered.
     let silence = lab.stop_process("c2/kube-apiserver")?;
     match server.ask(&["cluster", "delete", DEAD, "--wait"]) {
         Err(said) if said.contains("(cluster_in_use)") => {}
@@ -68,12 +73,13 @@ pub(super) fn by_force(lab: &Lab, server: &Server) -> Result<()> {
     .map_err(|error| format!("{error}: {:?}", traces(lab, DEAD, &["istio", &mesh, "meshwright"])))
 }
 
-/// Runs the commands of a manifest of leftovers as a person would.
+/// Runs the commands in an operation's list of leftovers, as a person would.
 fn remove(lab: &Lab, operation: &Value) -> Result<()> {
     let listed = operation["leftovers"].as_array().filter(|listed| !listed.is_empty());
     let listed = listed.ok_or_else(|| format!("an operation lists nothing that stays: {operation}"))?;
     for left in listed {
-        // Definitions stay in every member: with them the users' own resources would go.
+        // Definitions stay in every member, because the users' own resources would be deleted with
+        // them.
         if left["cluster"] != DEAD && left["kind"] == "CustomResourceDefinition" {
             continue;
         }
@@ -88,7 +94,7 @@ fn remove(lab: &Lab, operation: &Value) -> Result<()> {
     Ok(())
 }
 
-/// A cluster that answers is left without a trace, and by nothing less.
+/// Checks that a cluster which answers is deregistered without a trace.
 pub(super) fn deregistered(lab: &Lab, server: &Server) -> Result<()> {
     server.cli(&["cluster", "delete", "c1", "--wait"])?;
     nothing_left(lab, "c1", &["meshwright"])?;

@@ -1,4 +1,5 @@
-//! The main job on a newcomer's own clusters: nothing is built for a lab, and nothing is put into them but the mesh.
+//! Runs the quickstart on the user's own clusters: no lab is built, and only the mesh is put into
+//! the clusters.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,26 +13,28 @@ use crate::{Result, run_command};
 
 #[derive(Debug, Args)]
 pub(crate) struct Own {
-    /// The cluster that control planes run in; it must give addresses to Services of type `LoadBalancer`.
+    /// Kubeconfig of the cluster that control planes run in; it must give addresses to Services of
+    /// type `LoadBalancer`.
     #[arg(long)]
     hosting_kubeconfig: PathBuf,
-    /// A cluster for the mesh, by an administrator's kubeconfig; the first is its config cluster. Repeatable.
+    /// Administrator's kubeconfig of a cluster for the mesh; the first is its config cluster;
+    /// repeatable.
     #[arg(long = "kubeconfig", required = true)]
     kubeconfigs: Vec<PathBuf>,
-    /// Where Istio's images are pulled from.
+    /// Registry that Istio's images are pulled from.
     #[arg(long, default_value = "docker.io/istio")]
     hub: String,
-    /// A private network that the clusters are in, as address/bits. Repeatable.
+    /// Private network that the clusters are in, as address/bits; repeatable.
     #[arg(long)]
     allow_network: Vec<String>,
-    /// The helm program.
+    /// Path or name of the helm program.
     #[arg(long, default_value = "helm")]
     helm: PathBuf,
     #[command(flatten)]
     tour: TourOptions,
 }
 
-/// The charts of a version, out of Istio's own module.
+/// Returns the folder with the charts of a version, which come from Istio's own Go module.
 fn charts(version: &str) -> Result<String> {
     run_command(Command::new("tests/lab/lab").args(["charts", version])).map(|path| path.trim().to_owned())
 }

@@ -1,4 +1,5 @@
-//! A policy of a cluster's owner refuses one object in the middle of a canary: the way back leaves every object as it was.
+//! Tests a rollback after a policy of a cluster's owner has refused one object in the middle of a
+//! canary: every object must be as it was before.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,14 +16,16 @@ use crate::story::{carries, differences, is_gone};
 const LIMIT: Duration = Duration::from_secs(90);
 const POLICY: &str = "refuse-one-object";
 
-/// An object that is refused: the cluster, the API group, the plural and the name.
+/// An object that the policy refuses: cluster, API group, plural and name.
 type Object = (&'static str, &'static str, &'static str, &'static str);
 
-/// The Deployment is the last of the control plane's objects; a member's Service is in the middle of its objects.
+/// Objects that are refused, one for each run. The Deployment is the last object of the control
+/// plane; a member's Service is in the middle of its objects.
 const REFUSED: [Object; 2] =
     [("hosting", "apps", "deployments", "istiod-1-27-9"), ("c2", "", "services", "istiod-1-27-9")];
 
-/// A canary that is refused one object pauses, and is rolled back with the policy still in force.
+/// Checks that a canary pauses when one object is refused, and that it can be rolled back while the
+/// policy is still in force.
 pub(crate) fn rolled_back(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
     for object in REFUSED {
         settle(lab)?;
@@ -49,7 +52,7 @@ pub(crate) fn rolled_back(lab: &Lab, server: &Server, dir: &Path) -> Result<()> 
     Ok(())
 }
 
-/// A policy in force; it is taken away when this is dropped.
+/// A policy in force; it is deleted when this value is dropped.
 struct Policy<'a> {
     lab: &'a Lab,
     cluster: &'static str,
@@ -78,7 +81,8 @@ impl<'a> Policy<'a> {
         let file = file.display().to_string();
         lab.run_kubectl(cluster, &["apply", "-f", &file])?;
         let made = Self { lab, cluster, file };
-        // Policies come into force a moment after they were written.
+        // A policy comes into force a moment after it was written, so try until it refuses an
+        // object.
         until("the policy is in force", LIMIT, || {
             let metadata = json!({ "name": name, "namespace": "default" });
             let kind = if plural == "services" { "Service" } else { "Deployment" };

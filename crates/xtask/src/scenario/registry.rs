@@ -1,4 +1,4 @@
-//! A release that comes from a registry, as Istio publishes its charts.
+//! Tests a release whose charts come from an OCI registry, as Istio publishes them.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,8 +11,9 @@ use crate::lab::Lab;
 use crate::server::Server;
 use crate::{Result, run_command};
 
-/// Not in the catalogue before.
+/// Version that the catalogue does not have before this test.
 const VERSION: &str = "1.27.9.9";
+/// Community version whose charts are pushed to the registry.
 const COMMUNITY: &str = "1.27.9";
 
 pub(super) fn imported(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
@@ -45,7 +46,8 @@ pub(super) fn imported(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
     refused(server, &create, "version_refused")
 }
 
-/// Whether the mesh may go there now, by some strategy or over stops.
+/// Returns whether the mesh can reach the version now, directly by some strategy or over
+/// intermediate versions.
 fn reachable(server: &Server) -> Result<bool> {
     let options = server.ask(&["mesh", "options", "demo"])?;
     let items = options["items"].as_array().map(Vec::as_slice).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! To a stage and back: every object of every cluster is compared.
+//! Tests rollbacks: takes an upgrade to a stage and back, and compares every object of every
+//! cluster.
 
 use std::time::Duration;
 
@@ -9,18 +10,21 @@ use crate::server::Server;
 use crate::story::{carries, differences, is_gone};
 use crate::worker::{Holdable, Step};
 
-/// The stages that an upgrade is rolled back from.
+/// Stages that an upgrade is rolled back from.
 pub(crate) const STAGES: [&str; 5] = ["deployed", "moved", "promoting", "rolling", "holding"];
-/// The workload whose pods are born again in the mixed window. The upgrade never patched it, so it has no former template
-/// to return to, and keeps the stamp of the restart that brings it back.
+/// Workload whose pods are created again while the promotion is split. The upgrade never patched
+/// it, so the rollback has no former template to restore; it restarts the workload and leaves its
+/// stamp.
 const STRAY: &str = "shop/web";
-/// A promotion is split when it comes no further than this: the first member's tags have moved.
+/// Step before which a promotion is split: the tags of the first member have moved, and those of
+/// the second have not.
 pub(crate) const SECOND_TAG: Step = Step { kind: "promote", title: "tag default in c2" };
-/// The first workload of the second member: everything before it has been restarted or is about to be.
+/// First workload of the second member: every workload before it has been restarted or is about to
+/// be.
 const MIDDLE: Step = Step { kind: "roll", title: "restart billing/deployment/api in c2" };
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// Goes to a stage and back, and compares everything in every cluster.
+/// Takes an upgrade to a stage and rolls it back, and compares every object in every cluster.
 pub(crate) fn from(lab: &Lab, server: &Server, worker: &Holdable, stage: &str) -> Result<()> {
     settle(lab)?;
     let before = lab.dump()?;
@@ -43,7 +47,8 @@ pub(crate) fn from(lab: &Lab, server: &Server, worker: &Holdable, stage: &str) -
     if differs.is_empty() { Ok(()) } else { Err(format!("{} lines differ:\n{}", differs.len(), shorten(&differs))) }
 }
 
-/// Everything is looked at in every member before the first tag moves, so a silent one stops the promotion with nothing moved.
+/// Stops a member before the promotion. All members are checked before the first tag moves, so the
+/// silent one stops the promotion and no tag has moved.
 fn silent_member(lab: &Lab, server: &Server, upgrade: &str) -> Result<()> {
     let silence = lab.stop_process("c2/kube-apiserver")?;
     let stopped = apply_verb(server, "promote", upgrade, "holding").err();
@@ -66,7 +71,8 @@ fn silent_member(lab: &Lab, server: &Server, upgrade: &str) -> Result<()> {
     apply_verb(server, "retry", upgrade, "holding")
 }
 
-/// A member is lost between the first member's tags and its own; pods that are born meanwhile take the new revision.
+/// Stops the second member after the tags of the first have moved. Pods that are created meanwhile
+/// in the first member get the new revision.
 fn split(lab: &Lab, server: &Server, worker: &Holdable, upgrade: &str) -> Result<()> {
     let held = worker.before(SECOND_TAG, || server.cli(&["upgrade", "promote", upgrade]).map(drop))?;
     let stopped = lab.stop_process("c2/kube-apiserver")?;
@@ -96,7 +102,8 @@ fn split(lab: &Lab, server: &Server, worker: &Holdable, upgrade: &str) -> Result
             return Err(format!("the tag default of {member} points to {found}, not to {revision}"));
         }
     }
-    // Stranded unless the rollback reads live pods: nobody patched this workload.
+    // The upgrade has never patched this workload, so its pod stays on the new revision unless the
+    // rollback reads live pods.
     lab.run_kubectl("c1", &["delete", "pod", "-n", "shop", "-l", "app=web", "--wait=false"])?;
     until("a pod of the mixed window is there", LIMIT, || {
         let pods = lab.get("c1", &["pods", "-n", "shop", "-l", "app=web"]).ok()?;
@@ -104,7 +111,8 @@ fn split(lab: &Lab, server: &Server, worker: &Holdable, upgrade: &str) -> Result
     })
 }
 
-/// Stands still in the middle of the roll-out. After the pause is visible no cluster accepts another patch of ours.
+/// Pauses in the middle of the roll-out. After the pause is visible, no cluster may accept another
+/// patch from us.
 fn half_rolled(lab: &Lab, server: &Server, worker: &Holdable, upgrade: &str) -> Result<()> {
     let held = worker.before(MIDDLE, || server.cli(&["upgrade", "promote", upgrade]).map(drop))?;
     server.cli(&["upgrade", "pause", upgrade])?;
@@ -121,7 +129,7 @@ fn half_rolled(lab: &Lab, server: &Server, worker: &Holdable, upgrade: &str) -> 
     Ok(())
 }
 
-/// Waits until nothing is on its way any more, so that two dumps can be compared.
+/// Waits until two dumps are equal, so that later dumps can be compared.
 pub(super) fn settle(lab: &Lab) -> Result<()> {
     until("the lab has settled", Duration::from_mins(1), || {
         let first = lab.dump().ok()?;

@@ -1,4 +1,5 @@
-//! Real Envoys: what the service says of them, and what they stop.
+//! Tests with real Envoys: how the service reports them, and that an Envoy on the old revision
+//! stops the retirement.
 
 use std::time::Duration;
 
@@ -11,10 +12,11 @@ use crate::server::Server;
 use crate::story::{carries, is_gone};
 
 const LIMIT: Duration = Duration::from_mins(1);
-/// Annotated Deployments in `deploy/samples.yaml`, with two pods in each of two members.
+/// Envoys in the lab: `deploy/samples.yaml` has annotated Deployments with two pods in each of two
+/// members.
 const ENVOYS: usize = 4;
 
-/// A pod that no workload owns: nothing of ours can move it.
+/// A pod that no workload owns, so Meshwright cannot move it.
 const LEGACY: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"legacy","namespace":"billing",
 "annotations":{"lab.meshwright.dev/proxy":"envoy"}},"spec":{"terminationGracePeriodSeconds":1,"containers":[{"name":"app","image":"registry.example/legacy:1"}]}}"#;
 
@@ -23,7 +25,8 @@ fn proxies(server: &Server) -> Result<Vec<Value>> {
     Ok(seen["proxies"].as_array().cloned().unwrap_or_default())
 }
 
-/// Waits until every Envoy is connected to a revision, in sync, with that revision's version; answers how many.
+/// Waits until every Envoy is connected to the wanted revision, in sync and of that revision's
+/// version; returns the number of Envoys.
 pub(crate) fn connected(server: &Server, wanted: LabRelease) -> Result<usize> {
     let version = wanted.2.rsplit(':').next().unwrap_or_default();
     let fits = |proxy: &&Value| {
@@ -40,7 +43,8 @@ pub(crate) fn connected(server: &Server, wanted: LabRelease) -> Result<usize> {
         .map_err(|error| format!("{error}; the proxies are {}", Value::from(proxies(server).unwrap_or_default())))
 }
 
-/// One Envoy stays on the old revision: it blocks the retirement by its name until its pod is made anew.
+/// Leaves one Envoy on the old revision: it must block the retirement, which names it, until its
+/// pod is created again.
 pub(crate) fn left_behind(lab: &Lab, server: &Server, dir: &std::path::Path, wanted: LabRelease) -> Result<()> {
     let manifest = dir.join("legacy.json");
     std::fs::write(&manifest, LEGACY).map_err(|error| error.to_string())?;

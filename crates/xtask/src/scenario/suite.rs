@@ -1,4 +1,4 @@
-//! Everything that `tests/run` wants to see on the lab besides the main job.
+//! Runs the scenarios of `tests/run` on one lab, besides the quickstart.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,11 +15,14 @@ use crate::server::Server;
 use crate::story::MEMBERS;
 use crate::worker::Holdable;
 
-/// The patch before the newest; its istiod is played by the newest one's, which only knows its number from its image.
+/// Patch before the newest one. It runs the newest one's istiod, which learns its version from its
+/// image only.
 const PATCH: LabRelease = ("1.27.8.1", "1-27-8", "lab/proxyv2:1.27.8");
-/// In place the revision keeps its name.
+/// Newest patch in the same revision, because an upgrade in place keeps the revision's name.
 const PATCHED: LabRelease = ("1.27.9.1", "1-27-8", "lab/proxyv2:1.27.9");
+/// Another build of the newest patch with an equal proxy image.
 const REBUILT: LabRelease = ("1.27.9.2", "1-27-8", "lab/proxyv2:1.27.9");
+/// Another build of the newest patch with another proxy image.
 const NEW_IMAGE: LabRelease = ("1.27.9.3", "1-27-8", "lab/proxyv2:1.27.9-fips");
 const CATALOGUE: [(&str, &str); 5] = [
     ("1.25.1.1", "1.25.1"),
@@ -31,17 +34,18 @@ const CATALOGUE: [(&str, &str); 5] = [
 
 #[derive(Debug, Args)]
 pub(crate) struct All {
-    /// Folder for everything that is written.
+    /// Folder for all files that the run writes.
     #[arg(long)]
     dir: PathBuf,
-    /// Where the API listens.
+    /// Address and port that the API listens on.
     #[arg(long, default_value = "127.0.0.1:18089")]
     listen: String,
-    /// Only scenarios whose title contains this. Repeatable.
+    /// Run only the scenarios whose title contains this text; repeatable.
     #[arg(long)]
     only: Vec<String>,
 }
 
+/// A scenario: its title and its function.
 type Scenario<'a> = (String, Box<dyn Fn() -> Result<()> + 'a>);
 
 pub(crate) fn all(options: &All) -> Result<()> {
@@ -63,7 +67,8 @@ pub(crate) fn all(options: &All) -> Result<()> {
     Ok(())
 }
 
-/// In this order: the mesh stays on the old version until it is left behind for good, and then moves in place.
+/// Returns all scenarios in their order: the mesh stays on the old version until it leaves it for
+/// good, and then moves in place.
 fn scenarios<'a>(lab: &'a Lab, server: &'a Server, worker: &'a Holdable, dir: &'a Path) -> Vec<Scenario<'a>> {
     let mut all = before_upgrades(lab, server, dir);
     all.extend(rollbacks(lab, server, worker, dir));
@@ -71,7 +76,8 @@ fn scenarios<'a>(lab: &'a Lab, server: &'a Server, worker: &'a Holdable, dir: &'
     all
 }
 
-/// The mesh stays on the old version, and what it is made of is looked at, killed and renewed.
+/// Scenarios in which the mesh stays on the old version while its parts are inspected, killed and
+/// renewed.
 fn before_upgrades<'a>(lab: &'a Lab, server: &'a Server, dir: &'a Path) -> Vec<Scenario<'a>> {
     vec![
         ("istioctl agrees with our tags".into(), Box::new(move || istioctl_agrees(lab, server))),
@@ -123,7 +129,7 @@ fn before_upgrades<'a>(lab: &'a Lab, server: &'a Server, dir: &'a Path) -> Vec<S
     ]
 }
 
-/// The mesh leaves the old version and comes back to it.
+/// Scenarios in which the mesh leaves the old version and is rolled back to it.
 fn rollbacks<'a>(
     lab: &'a Lab,
     server: &'a Server,
@@ -141,7 +147,7 @@ fn rollbacks<'a>(
     rollback::STAGES.into_iter().map(from).chain([refused])
 }
 
-/// The mesh leaves the old version for good, moves in place and is deleted.
+/// Scenarios in which the mesh leaves the old version for good, moves in place and is deleted.
 fn left_for_good<'a>(lab: &'a Lab, server: &'a Server, dir: &'a Path) -> Vec<Scenario<'a>> {
     vec![
         (
@@ -180,7 +186,8 @@ pub(super) fn namespace(server: &Server) -> Result<String> {
     text_field(&server.ask(&["mesh", "get", "demo"])?, "namespace")
 }
 
-/// A tenant's istiod must not reach beyond its namespace in the provider's own cluster.
+/// Checks that a tenant's istiod has nothing cluster-wide in the hosting cluster, where it must not
+/// reach beyond its namespace.
 fn nothing_cluster_wide(lab: &Lab) -> Result<()> {
     let kinds = "clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations,customresourcedefinitions";
     for object in lab.get("hosting", &[kinds])? {
@@ -192,6 +199,7 @@ fn nothing_cluster_wide(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// Checks that istioctl sees the revision tags of each member on the old revision.
 fn istioctl_agrees(lab: &Lab, server: &Server) -> Result<()> {
     let namespace = namespace(server)?;
     for member in MEMBERS {
@@ -206,6 +214,7 @@ fn istioctl_agrees(lab: &Lab, server: &Server) -> Result<()> {
     Ok(())
 }
 
+/// Kills an istiod, and waits until it has been restarted and is ready.
 fn killed_istiod(lab: &Lab, server: &Server) -> Result<()> {
     let namespace = namespace(server)?;
     let pods = lab.get("hosting", &["pods", "-n", &namespace])?;

@@ -1,4 +1,4 @@
-//! The same cluster registered twice, by two tenants.
+//! Tests the registration of one cluster by two tenants.
 
 use std::path::Path;
 
@@ -9,8 +9,9 @@ use crate::Result;
 use crate::lab::Lab;
 use crate::server::Server;
 
-/// Another tenant has an administrator's kubeconfig of a cluster that serves in a mesh. Its registration is refused, and
-/// nothing in the cluster has changed: accounts, Secrets, tags and root certificates are those of the first.
+/// Registers a cluster that is already in a mesh for another tenant that has an administrator's
+/// kubeconfig of it. The registration must be refused and change nothing in the cluster: accounts,
+/// Secrets, tags and root certificates stay those of the first tenant.
 pub(super) fn refused_to_another_tenant(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
     let operator = server.client().with_key(server.state_dir().join("operator-key"));
     let made = operator.ask(&["tenant", "create", "neighbour"])?;
@@ -35,7 +36,8 @@ pub(super) fn refused_to_another_tenant(lab: &Lab, server: &Server, dir: &Path) 
     operator.cli(&["tenant", "delete", &text_field(&made, "id")?]).map(drop)
 }
 
-/// Names and versions of what two registrations would take away from each other.
+/// Returns names and resource versions of the objects that two registrations would take from each
+/// other.
 fn held(lab: &Lab) -> Result<Vec<String>> {
     let kinds = "clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations";
     let mut all = lab.get("c1", &[kinds])?;

@@ -1,4 +1,5 @@
-//! What an inventory says: the value of its target, and the objects that are there or on their way.
+//! Reads and builds inventories: the value of a target, and its objects that exist or are being
+//! written.
 
 use model::Version;
 use model::plan::Target;
@@ -7,22 +8,22 @@ use serde_json::{Value, json};
 
 use super::super::text_at;
 
-/// On whose turn an inventory was changed last.
+/// Formats the operation and epoch that change an inventory, for its annotation.
 pub(super) fn writer_id(permit: &FencingToken) -> String {
     format!("{}/{}", permit.operation, permit.epoch)
 }
 
-/// The value of a clean inventory. A dirty one has none.
+/// Returns the value of a clean inventory. A dirty one has none.
 pub(super) fn clean_value(inventory: &Value) -> Option<String> {
     text_at(inventory, "/data/value").filter(|value| !value.is_empty()).map(str::to_owned)
 }
 
-/// What an inventory names.
+/// Returns the objects that an inventory lists.
 pub(super) fn inventory_objects(inventory: &Value) -> Vec<Value> {
     text_at(inventory, "/data/objects").and_then(|list| serde_json::from_str(list).ok()).unwrap_or_default()
 }
 
-/// Objects as an inventory names them.
+/// Reduces objects to kind, name and namespace, as an inventory lists them.
 pub(super) fn object_identities(objects: &[Value]) -> Vec<Value> {
     let named = |object: &Value| {
         let metadata = json!({ "name": object["metadata"]["name"], "namespace": object["metadata"]["namespace"] });
@@ -31,7 +32,8 @@ pub(super) fn object_identities(objects: &[Value]) -> Vec<Value> {
     objects.iter().map(named).collect()
 }
 
-/// Definitions only move forward: where a newer release's were applied in part, that release is finished.
+/// Returns the version to apply. Definitions only move forward: if those of a newer release were
+/// applied in part, that release is finished.
 pub(super) fn newest_crd_release(target: &Target, value: &str, known: Option<&Value>) -> String {
     let precedence = |text: &str| text.parse::<Version>().ok().map(|version| version.precedence());
     let toward = known.and_then(|inventory| text_at(inventory, "/data/toward"));

@@ -1,5 +1,6 @@
-//! How far a proxy is behind the istiod that it is connected to (issue 13, D8). Workloads that an upgrade in place left
-//! behind would be two minors behind after the next one, and Istio supports one.
+//! Finds proxies that are too far behind the istiod that they are connected to (issue 13, D8).
+//! Workloads that an upgrade in place left behind would be two minor versions behind after the next
+//! one, and Istio supports one.
 
 use std::collections::BTreeMap;
 
@@ -13,19 +14,20 @@ use model::version::RevisionName;
 use super::new_finding;
 use crate::plan::MeshTopology;
 
-/// What decides whether a proxy is too far behind.
+/// Rule that decides whether a proxy is too far behind.
 #[derive(Debug, Clone, Default)]
 pub struct SkewRule {
-    /// How many minors a proxy may be behind its istiod.
+    /// Maximum number of minor versions that a proxy may be behind its istiod.
     pub max_minors_behind: u32,
-    /// The version behind each proxy image of the catalogue.
+    /// Istio version of each proxy image in the catalogue, by image.
     pub image_versions: BTreeMap<String, Version>,
 }
 
-/// Major and minor of an Istio version.
+/// Major and minor number of an Istio version.
 type MinorVersion = (u32, u32);
 
-/// One finding for each workload, each pod without a workload and each proxy without a pod that is too far behind.
+/// Returns one finding for each workload, each pod without a workload and each proxy without a pod
+/// that is too far behind.
 pub(super) fn collect_skew_findings(layout: &MeshTopology, survey: &Observation, rule: &SkewRule) -> Vec<Finding> {
     let mut found = Vec::new();
     for member in &survey.members {
@@ -45,37 +47,42 @@ pub(super) fn collect_skew_findings(layout: &MeshTopology, survey: &Observation,
     found
 }
 
-/// Whether a proxy belongs to a pod that no workload owns: the workloads above do not speak for it.
+/// Returns true for a proxy of a pod that no workload owns, which the findings of workloads do not
+/// cover.
 fn owns_no_workload(member: &MemberObservation, claimed: &str, proxy: &str) -> bool {
     let named = |namespace: &str, pod: &String| proxy == format!("{pod}.{namespace}");
     member.member.as_str() == claimed
         && member.namespaces.iter().any(|known| known.unreachable.iter().any(|pod| named(&known.name, pod)))
 }
 
-/// The istiod that the proxies of a revision are connected to while the upgrade goes on: in place, the target's.
+/// Returns the version of the istiod that the proxies of a revision are connected to during the
+/// upgrade; in place it is the target's version.
 fn istiod_minor(layout: &MeshTopology, revision: &RevisionName) -> Option<MinorVersion> {
     let lines = layout.target.iter().chain([&layout.current]);
     lines.into_iter().find(|line| line.revision == *revision).map(|line| (line.release.major, line.release.minor))
 }
 
 impl SkewRule {
+    /// Returns the versions of a sidecar and of its istiod, if the sidecar is too far behind.
     fn excessive_skew(&self, layout: &MeshTopology, carried: &Sidecar) -> Option<(MinorVersion, MinorVersion)> {
         let (proxy, istiod) = (self.image_minor(&carried.image)?, istiod_minor(layout, &carried.revision)?);
         self.exceeds_limit(proxy, istiod).then_some((proxy, istiod))
     }
 
+    /// Returns true if a proxy is too far behind its istiod. Different major versions always are.
     fn exceeds_limit(&self, proxy: MinorVersion, istiod: MinorVersion) -> bool {
         proxy.0 != istiod.0 || istiod.1.saturating_sub(proxy.1) > self.max_minors_behind
     }
 
-    /// The catalogue knows its own images; of another one, its tag speaks.
+    /// Returns the version of a proxy image: from the catalogue if the image is in it, otherwise
+    /// from its image tag.
     fn image_minor(&self, image: &str) -> Option<MinorVersion> {
         let known = self.image_versions.get(image).map(|version| (version.major, version.minor));
         known.or_else(|| parse_minor(image.rsplit_once(':')?.1))
     }
 }
 
-/// Reads `1.25` off `1.25.1` and `1.25.1-distroless`.
+/// Parses `1.25` from texts such as `1.25.1` and `1.25.1-distroless`.
 fn parse_minor(text: &str) -> Option<MinorVersion> {
     let mut parts = text.split('.');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))

@@ -1,5 +1,6 @@
-//! pgbench with the statements that a request sends. Their texts are those that the store's macros were checked with, so they
-//! cannot grow apart from what the service does; values stand in them where the service sends parameters.
+//! Runs pgbench with the statements that a request sends. The read statements are those that the
+//! store's macros were checked with, so they stay the same as the service's; they contain values
+//! where the service sends parameters.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,14 +11,18 @@ use store::private::{EmbeddedPostgres, SUPERUSER};
 use super::FIRST;
 use crate::{Result, fresh, run_command};
 
-/// Where the checked queries are.
+/// Folder of the queries that sqlx has checked.
 const QUERIES: &str = ".sqlx";
-/// Clock ticks of a second in `/proc`.
+/// Clock ticks in a second, the unit of times in `/proc`.
 const TICKS: f64 = 100.0;
-/// Rows of `pgbench -S`: a hundred thousand times this.
+/// Scale factor of `pgbench -S`, which has 100,000 rows for each unit.
 const SCALE: &str = "1";
 
-/// Whether there is a pgbench.
+/// Checks that pgbench is installed.
+///
+/// # Errors
+///
+/// Returns an error that names the missing package.
 pub(super) fn available() -> Result<()> {
     let program = fresh::program("pgbench")?;
     if program.exists() {
@@ -26,11 +31,12 @@ pub(super) fn available() -> Result<()> {
     Err(format!("{} is missing; Debian has it in the package postgresql-contrib or postgresql", program.display()))
 }
 
-/// The database as pgbench sees it.
+/// Database and scripts that pgbench uses.
 pub(super) struct Database {
     folder: PathBuf,
-    /// As the API connects, and as the owner of the rows of `pgbench -S`.
+    /// URL with the role of the API.
     api: String,
+    /// URL with the role that owns the rows of `pgbench -S`.
     root: String,
     reads: PathBuf,
     writes: PathBuf,
@@ -39,7 +45,7 @@ pub(super) struct Database {
 }
 
 impl Database {
-    /// Writes the scripts and the rows of `pgbench -S`.
+    /// Writes the scripts, and creates the rows of `pgbench -S`.
     pub(super) fn prepare(postgres: &EmbeddedPostgres, scratch: &Path, clients: usize, seconds: u64) -> Result<Self> {
         let (api, root) = (postgres.url("mw_api", fresh::NAME), postgres.url(SUPERUSER, "postgres"));
         let (reads, writes) = (scratch.join("reads.sql"), scratch.join("writes.sql"));
@@ -51,12 +57,12 @@ impl Database {
         Ok(Self { folder, api, root, reads, writes, clients, seconds })
     }
 
-    /// Transactions in a second that read what a GET reads.
+    /// Returns the transactions per second that read the same as a GET.
     pub(super) fn reads(&self) -> Result<f64> {
         self.of_script(&self.reads)
     }
 
-    /// Transactions in a second that write what a POST writes.
+    /// Returns the transactions per second that write the same as a POST.
     pub(super) fn writes(&self) -> Result<f64> {
         self.of_script(&self.writes)
     }
@@ -67,7 +73,7 @@ impl Database {
         self.rate(run, &self.api)
     }
 
-    /// Single rows by their keys in a second.
+    /// Returns the selects of single rows by their keys per second.
     pub(super) fn selects(&self) -> Result<f64> {
         let mut run = pgbench()?;
         run.args(["--no-vacuum", "--select-only"]);
@@ -92,7 +98,8 @@ impl Database {
         rate.ok_or_else(|| format!("pgbench said {said}"))
     }
 
-    /// Processor time of the whole server so far: of the processes that there are, and of those that have ended.
+    /// Returns the processor seconds of the whole Postgres server so far: of its running processes
+    /// and of those that have ended.
     pub(super) fn processor_seconds(&self) -> Result<f64> {
         let file = self.folder.join("data").join("postmaster.pid");
         let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
@@ -105,7 +112,7 @@ impl Database {
     }
 }
 
-/// A process's parent, and the processor seconds of itself and of its children that have ended.
+/// Parent of a process, its own processor seconds, and those of its children that have ended.
 struct Stat {
     parent: u32,
     own: f64,
@@ -116,14 +123,14 @@ fn stat(process: u32) -> Option<Stat> {
     const PARENT: usize = 1;
     const USER: usize = 11;
     let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name, in parentheses, may hold anything.
+    // Fields are counted after the name, which stands in parentheses and may contain any character.
     let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
     let seconds = |at: usize| Some(fields.get(at)?.parse::<f64>().ok()? / TICKS);
     let own = seconds(USER)? + seconds(USER + 1)?;
     Some(Stat { parent: fields.get(PARENT)?.parse().ok()?, own, ended: seconds(USER + 2)? + seconds(USER + 3)? })
 }
 
-/// The processor seconds of a process so far.
+/// Returns the processor seconds that a process has used so far.
 pub(crate) fn processor_seconds(process: u32) -> Result<f64> {
     stat(process).map(|stat| stat.own).ok_or_else(|| format!("process {process} does not run"))
 }
@@ -132,12 +139,13 @@ fn pgbench() -> Result<Command> {
     Ok(Command::new(fresh::program("pgbench")?))
 }
 
-/// The tenant of a client of pgbench, as its statements write it; and one of its keys.
+/// Returns the SQL expression for the tenant of a pgbench client, or for one of its keys: both have
+/// ids that are built from a first number and the number of the client.
 fn of_client(first: u128) -> String {
     format!("lpad(to_hex({first} + :client_id::int), 32, '0')::uuid")
 }
 
-/// The transaction of `GET /v1/meshes` in a tenant that has none.
+/// Returns the transaction of `GET /v1/meshes` in a tenant that has no meshes.
 fn script_of_reads() -> Result<String> {
     let (tenant, key) = (of_client(FIRST), of_client(FIRST));
     let check = statement("FROM api_keys k JOIN tenants t", &tenant, Some(&key))?;
@@ -145,19 +153,19 @@ fn script_of_reads() -> Result<String> {
     Ok(format!("BEGIN;\nSELECT set_config('mw.tenant', {tenant}::text, true);\n{check};\n{list};\nROLLBACK;\n"))
 }
 
-/// A checked query with values for its parameters: the tenant, one more id where there is one, and nothing else that would
-/// narrow it.
+/// Returns a checked query with values for its parameters: the tenant, one more id if given, and
+/// values that do not filter any further.
 fn statement(part: &str, tenant: &str, id: Option<&str>) -> Result<String> {
     let entries = std::fs::read_dir(QUERIES).map_err(|error| format!("{QUERIES}: {error}"))?;
     let read = |path: PathBuf| serde_json::from_str::<Value>(&std::fs::read_to_string(path).ok()?).ok();
     let known = entries.flatten().filter_map(|entry| read(entry.path()));
     let found = known.into_iter().find(|known| known["query"].as_str().is_some_and(|query| query.contains(part)));
     let found = found.ok_or_else(|| format!("no query has {part}"))?;
-    // Every id lies between these two.
+    // Every id lies between the id of only zeros and the id of only `f`.
     let bound = |digit: char| format!("'{}'::uuid", digit.to_string().repeat(32));
     let mut query = found["query"].as_str().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
     let types = found["describe"]["parameters"]["Left"].as_array().cloned().unwrap_or_default();
-    // The last parameter first: `$1` begins `$10`.
+    // Replace the last parameter first, because `$1` is the beginning of `$10`.
     for (number, kind) in types.iter().enumerate().rev() {
         let value = match (number, kind.as_str().unwrap_or_default()) {
             (0, _) => tenant.to_owned(),
@@ -177,7 +185,8 @@ fn statement(part: &str, tenant: &str, id: Option<&str>) -> Result<String> {
     Ok(query)
 }
 
-/// The transactions of `POST /v1/api-keys/{id}/rotate`: the check of the caller, and the change with its audit entry.
+/// Returns the transactions of `POST /v1/api-keys/{id}/rotate`: the check of the caller, and the
+/// change with its audit entry.
 fn script_of_writes() -> String {
     let (tenant, caller, rotated) = (of_client(FIRST), of_client(FIRST), of_client(2 * FIRST));
     let begin = format!("BEGIN;\nSELECT set_config('mw.tenant', {tenant}::text, true);\n");
