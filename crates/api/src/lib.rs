@@ -8,44 +8,23 @@ use std::sync::Arc;
 use model::Clock;
 use store::Store;
 
-mod again;
-mod audit;
-mod auth;
-mod catalogue;
-mod change;
-mod clusters;
-mod deprecation;
-mod envelope;
-mod events;
-mod fields;
-mod identity;
-mod keys;
-mod leave;
-mod limits;
-mod meshes;
+mod middleware;
+mod openapi;
+mod request;
+mod resources;
+mod connection_limits;
+mod listener;
+mod error;
 mod oidc;
-mod operations;
-mod paging;
-mod places;
-mod problem;
-mod promises;
-mod release;
 mod router;
-mod serve;
-mod tenants;
-mod unread;
-mod upgrades;
-mod views;
-mod vitals;
-mod webhooks;
 mod write_limit;
 
-pub use limits::{RequestLimiter, Rate, Rates};
+pub use middleware::rate_limit::{RequestLimiter, Rate, Rates};
 pub use oidc::{Fetch, FetchError, IssuerKeys};
-pub use release::parse_import_release;
+pub use request::release_import::parse_import_release;
 pub use router::{openapi, router};
-pub use serve::{ConnectionLimits, serve};
-pub use vitals::{MetricsServer, metrics_router};
+pub use listener::{ConnectionLimits, serve};
+pub use middleware::metrics::{MetricsServer, metrics_router};
 
 /// Function that reads a submitted kubeconfig. It returns the address of the API server and the
 /// kubeconfig in the form that is stored, or the problem code and the reason of a refusal.

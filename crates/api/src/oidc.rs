@@ -13,9 +13,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use store::Provider;
 
-mod keys;
+mod jwks;
 
-pub use keys::{Fetch, FetchError, IssuerKeys};
+pub use jwks::{Fetch, FetchError, IssuerKeys};
 
 /// Maximum length of a token in bytes. Tokens with many groups have a few kilobytes.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;

@@ -18,14 +18,28 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::AppState;
-use crate::deprecation::{DEPRECATED, DeprecationHeaders};
-use crate::problem::ApiError;
-use crate::vitals::RequestSpan;
-use crate::{
-    App, again, audit, catalogue, clusters, deprecation, envelope, events, identity, keys, meshes, operations,
-    promises, tenants, unread, upgrades, vitals, webhooks,
-};
+use crate::request::caller::AppState;
+use crate::openapi::deprecation::{DEPRECATED, DeprecationHeaders};
+use crate::error::ApiError;
+use crate::middleware::metrics::RequestSpan;
+use crate::App;
+use crate::middleware::retry;
+use crate::resources::audit;
+use crate::resources::catalogue;
+use crate::resources::clusters;
+use crate::openapi::deprecation;
+use crate::middleware::request_context;
+use crate::resources::events;
+use crate::resources::identity_providers;
+use crate::resources::api_keys;
+use crate::resources::meshes;
+use crate::resources::operations;
+use crate::openapi::conventions;
+use crate::resources::tenants;
+use crate::middleware::drain;
+use crate::resources::upgrades;
+use crate::middleware::metrics;
+use crate::resources::webhooks;
 
 /// Maximum size of a request body, in bytes. A kubeconfig has at most 256 KiB.
 pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -87,13 +101,13 @@ fn documented_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(webhooks::test_webhook))
         .routes(routes!(webhooks::list_deliveries))
         .routes(routes!(webhooks::redeliver_event))
-        .routes(routes!(keys::create_api_key, keys::list_api_keys))
-        .routes(routes!(keys::get_api_key, keys::revoke_api_key))
-        .routes(routes!(keys::rotate_api_key))
-        .routes(routes!(identity::create_identity_provider, identity::list_identity_providers))
-        .routes(routes!(identity::get_identity_provider, identity::delete_identity_provider))
-        .routes(routes!(identity::create_role_binding, identity::list_role_bindings))
-        .routes(routes!(identity::delete_role_binding))
+        .routes(routes!(api_keys::create_api_key, api_keys::list_api_keys))
+        .routes(routes!(api_keys::get_api_key, api_keys::revoke_api_key))
+        .routes(routes!(api_keys::rotate_api_key))
+        .routes(routes!(identity_providers::create_identity_provider, identity_providers::list_identity_providers))
+        .routes(routes!(identity_providers::get_identity_provider, identity_providers::delete_identity_provider))
+        .routes(routes!(identity_providers::create_role_binding, identity_providers::list_role_bindings))
+        .routes(routes!(identity_providers::delete_role_binding))
         .routes(routes!(audit::list_audit_entries))
         .routes(routes!(audit::get_audit_head))
 }
@@ -110,7 +124,7 @@ pub fn openapi() -> String {
 /// headers for the answers of deprecated operations.
 fn finish_document(document: &utoipa::openapi::OpenApi) -> (serde_json::Value, DeprecationHeaders) {
     let mut document = serde_json::to_value(document).expect("a document of strings and numbers");
-    promises::apply_conventions(&mut document);
+    conventions::apply_conventions(&mut document);
     let notices = deprecation::mark_deprecated(&mut document, DEPRECATED);
     (document, notices)
 }
@@ -122,14 +136,14 @@ pub fn router(app: App) -> axum::Router {
     // The document is served without a limit on the rate, so its text is built once and all answers
     // share it.
     let document = Bytes::from(document.to_string());
-    let health = vitals::health_routes().with_state(app.store.clone());
+    let health = metrics::health_routes().with_state(app.store.clone());
     let app = AppState::from(app);
     let around = ServiceBuilder::new()
         .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]))
-        .layer(axum::middleware::from_fn(unread::drain_unread_body))
-        .layer(axum::middleware::from_fn(vitals::record_metrics))
-        .layer(TraceLayer::new_for_http().make_span_with(RequestSpan).on_request(vitals::log_request))
-        .layer(axum::middleware::from_fn_with_state(app.clone(), envelope::with_request_context))
+        .layer(axum::middleware::from_fn(drain::drain_unread_body))
+        .layer(axum::middleware::from_fn(metrics::record_metrics))
+        .layer(TraceLayer::new_for_http().make_span_with(RequestSpan).on_request(metrics::log_request))
+        .layer(axum::middleware::from_fn_with_state(app.clone(), request_context::with_request_context))
         .layer(CatchPanicLayer::custom(panic_response))
         .layer(tower_http::timeout::TimeoutLayer::with_status_code(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -154,7 +168,7 @@ pub fn router(app: App) -> axum::Router {
             )
         })
         .layer(axum::middleware::from_fn_with_state(notices, deprecation::add_deprecation_headers))
-        .layer(axum::middleware::from_fn(again::retry_conflicts))
+        .layer(axum::middleware::from_fn(retry::retry_conflicts))
         .layer(around)
         .with_state(app)
 }

@@ -9,7 +9,7 @@ use model::version::{RevisionName, Version};
 pub mod canary;
 pub mod data_plane;
 pub mod in_place;
-pub mod life;
+pub mod lifecycle;
 pub mod precheck;
 pub mod rollback;
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use model::Clock;
 use model::clock::SystemClock;
 use model::ids::TenantId;
-use store::private::{EmbeddedPostgres, SUPERUSER};
+use store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
 use store::{Store, Sealer};
 use tokio_util::sync::CancellationToken;
 use wire::ReleaseArgs;

@@ -30,7 +30,7 @@ pub(crate) enum Failure {
     Store(#[from] store::StoreError),
     /// The embedded Postgres failed.
     #[error("the private Postgres")]
-    Private(#[from] store::private::EmbeddedPostgresError),
+    Private(#[from] store::embedded_postgres::EmbeddedPostgresError),
     /// A file, folder or socket failed.
     #[error("{what}")]
     Io {

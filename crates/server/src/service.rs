@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use model::Clock;
 use model::clock::SystemClock;
 use rollout::decide::Timeouts;
-use store::envelope::{SymmetricKey, MasterKeys};
+use store::tenant_keys::{SymmetricKey, MasterKeys};
 use store::{Store, Sealer};
 use tokio_util::sync::CancellationToken;
 use worker::{Engine, Settings};

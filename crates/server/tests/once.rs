@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use model::release::Channel;
 use model::rules::Edition;
-use store::private::{EmbeddedPostgres, SUPERUSER};
+use store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
 use testkit::{TestDb, execute_as_superuser};
 
 fn server(arguments: &[&str], database: &str, secret: &Path) -> Output {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use model::ids::TenantId;
 use sqlx::{Connection, PgConnection};
-use store::private::{EmbeddedPostgres, SUPERUSER};
+use store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
 use store::{Store, Sealer};
 use tokio::sync::OnceCell;
 use uuid::Uuid;

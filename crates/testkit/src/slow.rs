@@ -12,7 +12,7 @@ use model::operation::{OperationKind, OperationState};
 use model::rules::Strategy;
 use model::upgrade::{UpgradeState, Verb};
 use serde_json::Value;
-use store::private::SUPERUSER;
+use store::embedded_postgres::SUPERUSER;
 use store::{MeshState, Store};
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};

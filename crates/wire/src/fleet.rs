@@ -85,11 +85,11 @@ pub struct ImportRelease {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supported_until: Option<String>,
     /// Oldest minor of Kubernetes 1 that the release runs on, from 1 to 999.
-    #[serde(default = "default_kubernetes_min", deserialize_with = "crate::whole::deserialize_u32")]
+    #[serde(default = "default_kubernetes_min", deserialize_with = "crate::integer::deserialize_u32")]
     #[schema(default = 29, minimum = 1, maximum = 999)]
     pub kubernetes_min: u32,
     /// Newest minor of Kubernetes 1 that the release was tested on, from 1 to 999.
-    #[serde(default = "default_kubernetes_tested", deserialize_with = "crate::whole::deserialize_u32")]
+    #[serde(default = "default_kubernetes_tested", deserialize_with = "crate::integer::deserialize_u32")]
     #[schema(default = 35, minimum = 1, maximum = 999)]
     pub kubernetes_tested: u32,
     /// Source of the two Kubernetes minors, at most 255 bytes.
@@ -171,7 +171,7 @@ pub struct RenewCredential {
     pub kubeconfig: Option<String>,
     /// Seconds that the former credential stays valid, from 0 to 86400. With 0, control planes can
     /// be without access to the cluster for two minutes.
-    #[serde(default = "crate::keys::default_overlap_seconds", deserialize_with = "crate::whole::deserialize_u32")]
+    #[serde(default = "crate::keys::default_overlap_seconds", deserialize_with = "crate::integer::deserialize_u32")]
     #[schema(default = 3600, maximum = 86_400)]
     pub overlap_seconds: u32,
 }

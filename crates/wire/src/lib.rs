@@ -6,21 +6,21 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+#[cfg(feature = "options")]
+mod cli_args;
 mod data_plane;
 mod fleet;
 mod identity;
+mod integer;
 mod keys;
 mod leaving;
 mod object;
 mod operations;
-#[cfg(feature = "options")]
-mod options;
 mod problem;
 mod problem_pages;
 mod tenants;
 mod upgrades;
 mod webhooks;
-mod whole;
 
 pub use data_plane::*;
 pub use fleet::*;
@@ -30,7 +30,7 @@ pub use leaving::*;
 pub use object::JsonObject;
 pub use operations::*;
 #[cfg(feature = "options")]
-pub use options::ReleaseArgs;
+pub use cli_args::ReleaseArgs;
 pub use problem::*;
 pub use problem_pages::*;
 pub use tenants::*;

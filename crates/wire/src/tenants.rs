@@ -15,7 +15,7 @@ pub struct CreateTenant {
     pub name: String,
     /// Quotas that differ from the defaults, from 0 to 1000000 each, by what is counted:
     /// `clusters`, `meshes`, `api_keys`, `identity_providers`, `role_bindings` or `webhooks`.
-    #[serde(default, deserialize_with = "crate::whole::deserialize_u32_map")]
+    #[serde(default, deserialize_with = "crate::integer::deserialize_u32_map")]
     pub quotas: BTreeMap<String, u32>,
     /// Highest edition that meshes of the tenant can have: `standard`, `enterprise` or `ultimate`.
     #[serde(default = "crate::fleet::default_edition")]
@@ -31,7 +31,7 @@ pub struct ChangeTenant {
     pub state: Option<String>,
     /// Quotas to change, from 0 to 1000000 each, by what is counted: `clusters`, `meshes`,
     /// `api_keys`, `identity_providers`, `role_bindings` or `webhooks`.
-    #[serde(default, deserialize_with = "crate::whole::deserialize_u32_map")]
+    #[serde(default, deserialize_with = "crate::integer::deserialize_u32_map")]
     pub quotas: BTreeMap<String, u32>,
     /// Highest edition that new meshes can have: `standard`, `enterprise` or `ultimate`. Existing
     /// meshes keep their edition.

@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use crate::deliver::WebhookDelivery;
-use crate::observe::MeshObservation;
-use crate::places::{CapacityGuard, WorkerCapacity};
+use crate::webhook_delivery::WebhookDelivery;
+use crate::mesh_observer::MeshObservation;
+use crate::capacity::{CapacityGuard, WorkerCapacity};
 use crate::rounds::run_supervised;
-use crate::tend::ClusterMonitoring;
+use crate::cluster_monitor::ClusterMonitoring;
 use crate::{WebhookSender, ClusterProvider};
 
 /// Settings of a worker.

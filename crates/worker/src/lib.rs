@@ -6,20 +6,20 @@
 //! targets that its predecessor started to write, so that a predecessor that resumes late can no
 //! longer write.
 
+mod capacity;
+mod metrics;
+mod webhook_delivery;
+mod mesh_observer;
+mod cluster_monitor;
 mod attempt;
-mod deliver;
 mod engine;
 mod lease;
-mod observe;
 mod observed;
-mod places;
 mod planner;
 mod rounds;
 mod run;
-mod tend;
-mod vitals;
 
-pub use deliver::WebhookSender;
+pub use webhook_delivery::WebhookSender;
 pub use engine::{Engine, Settings};
 
 use async_trait::async_trait;

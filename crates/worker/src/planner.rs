@@ -8,7 +8,7 @@ use model::leftover::Leftover;
 use model::operation::{OperationKind, Problem};
 use model::plan::{Plan, Step, Target};
 use model::survey::{Observation, foreign_istio_problem};
-use rollout::plan::{MeshTopology, ControlPlane, NamespaceKey, canary, data_plane, in_place, life, rollback};
+use rollout::plan::{MeshTopology, ControlPlane, NamespaceKey, canary, data_plane, in_place, lifecycle, rollback};
 use rollout::ports::{MeshClusters, ClusterError};
 use serde::Deserialize;
 use store::Operation;
@@ -58,10 +58,10 @@ pub(crate) async fn build_plan(
     match operation.kind {
         Kind::CreateMesh => {
             check_no_foreign_istio(&world.observe_mesh().await?)?;
-            Ok(life::plan_create(layout))
+            Ok(lifecycle::plan_create(layout))
         }
         Kind::DeleteMesh => {
-            let plan = life::plan_delete(layout, &check_member_reachability(operation, layout, world, given_up).await?);
+            let plan = lifecycle::plan_delete(layout, &check_member_reachability(operation, layout, world, given_up).await?);
             if layout.target.is_some() { with_current_values(plan, world).await } else { Ok(plan) }
         }
         Kind::Restart => Ok(data_plane::plan_restart(layout, &world.observe_mesh().await?)),
@@ -108,9 +108,9 @@ async fn check_member_reachability(
     layout: &MeshTopology,
     world: &dyn MeshClusters,
     given_up: bool,
-) -> Result<life::MemberReachability, PlanError> {
+) -> Result<lifecycle::MemberReachability, PlanError> {
     let leaves = operation.is_forced() && given_up;
-    let mut seen = life::MemberReachability::default();
+    let mut seen = lifecycle::MemberReachability::default();
     for member in &layout.members {
         match world.list_injectors(member).await {
             Ok(injectors) => seen.answering.push((member.clone(), injectors)),

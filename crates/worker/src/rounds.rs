@@ -20,7 +20,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{Engine, vitals};
+use crate::Engine;
+
+use crate::metrics;
 
 /// Divisor of the concurrency: one tenant has at most a half.
 const TENANT_SHARE_DIVISOR: usize = 2;
@@ -176,7 +178,7 @@ impl Engine {
                     "could not process a due item; retrying later"
                 );
             }
-            Err(_) => vitals::report_failed_call(R::NAME, CallFailure::Panicked),
+            Err(_) => metrics::report_failed_call(R::NAME, CallFailure::Panicked),
         }
     }
 }
@@ -190,7 +192,7 @@ pub(crate) async fn run_supervised<F: Future<Output = ()>>(
 ) {
     while AssertUnwindSafe(begin()).catch_unwind().await.is_err() {
         tracing::error!(task = name, "a background loop of the worker panicked; restarting it");
-        vitals::count_task_restart(name);
+        metrics::count_task_restart(name);
         tokio::time::sleep(pause).await;
     }
 }

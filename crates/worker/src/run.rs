@@ -14,19 +14,20 @@ use store::{Claim, PlannedStep, Operation, OperationUpdate, StoreError, Tx};
 use tokio_util::sync::CancellationToken;
 
 use crate::lease::{Lease, RowLock};
-use crate::{Engine, vitals};
+use crate::Engine;
+use crate::metrics;
 
-mod audited;
-mod begin;
-mod close;
-mod connect;
+mod audit;
+mod plan_storage;
+mod outcome;
+mod cluster_credential;
 mod fencing;
 mod leave;
 mod tick;
 mod waiting;
-mod wishes;
+mod signals;
 
-pub(crate) use connect::cluster_unreachable;
+pub(crate) use cluster_credential::cluster_unreachable;
 use tick::{Samples, LoopControl};
 
 /// Delay before the next attempt when a cluster did not answer while the plan was built.
@@ -68,7 +69,7 @@ impl<'e> Run<'e> {
     pub(crate) async fn load(engine: &'e Engine, claim: Claim, lease: &'e Lease) -> Result<Option<Self>, StoreError> {
         let mut tx = engine.store.begin(claim.tenant).await?;
         let operation = tx.get_operation(claim.operation).await?;
-        vitals::count_claim(operation.kind);
+        metrics::count_claim(operation.kind);
         let (items, looks) = (Vec::new(), BTreeMap::new());
         let (earlier, unfenced) = (Vec::new(), BTreeMap::new());
         let mut run = Self { engine, claim, lease, operation, steps: items, samples: looks, waiting_for: None, fenced_operations: earlier, unfenced_targets: unfenced };

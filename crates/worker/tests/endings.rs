@@ -11,7 +11,7 @@ use model::rules::Strategy;
 use model::upgrade::{UpgradeState, Verb};
 use serde_json::json;
 use store::ClusterState;
-use store::private::SUPERUSER;
+use store::embedded_postgres::SUPERUSER;
 use testkit::Fleet;
 use testkit::credentials::CallBehaviour;
 use testkit::world::Cut;

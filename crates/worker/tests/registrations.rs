@@ -215,7 +215,7 @@ async fn rows_that_share_a_cluster_from_before_are_kept_and_the_oldest_holds_it(
          UPDATE clusters SET uid = '{SHARED}' WHERE cluster_id IN ('{}', '{}'); END $$",
         registrations[0].0, registrations[1].0
     );
-    one.db.execute(store::private::SUPERUSER, &before).await.expect("a database of an earlier version");
+    one.db.execute(store::embedded_postgres::SUPERUSER, &before).await.expect("a database of an earlier version");
     one.db.execute_script("mw_owner", MIGRATION).await.expect("a migration that cannot fail on what exists");
     let held = [one.cluster(registrations[0]).await.holds_identity, other.cluster(registrations[1]).await.holds_identity];
     assert_eq!(held, [true, false]);

@@ -104,7 +104,7 @@ impl Stage {
     /// As if the next attempt of everything were due.
     async fn later(&self) {
         let due = "DO $$ BEGIN UPDATE deliveries SET due_at = now() WHERE state = 'pending'; UPDATE webhook_queue SET due_at = now() WHERE due_at IS NOT NULL; END $$";
-        self.fleet.db.execute(store::private::SUPERUSER, due).await.expect("everything is due");
+        self.fleet.db.execute(store::embedded_postgres::SUPERUSER, due).await.expect("everything is due");
     }
 
     fn answer(&self, attempts: impl IntoIterator<Item = DeliveryAttempt>) {

@@ -80,7 +80,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let metrics =
         runtime.block_on(async { Ok::<_, String>([scrape(&api_metrics).await?, scrape(&worker_metrics).await?]) })?;
     drop((api, worker));
-    let root = url(store::private::SUPERUSER);
+    let root = url(store::embedded_postgres::SUPERUSER);
     run_command(Command::new(fresh::program("psql")?).args(["--quiet", "--command", "CHECKPOINT"]).arg(&root))?;
     let dump = scratch.path().join("dump.sql");
     run_command(Command::new(fresh::program("pg_dump")?).arg("--file").arg(&dump).arg(&root))?;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use store::private::{EmbeddedPostgres, SUPERUSER};
+use store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
 use store::{Store, Sealer};
 
 use crate::{Result, run_command};
@@ -74,7 +74,7 @@ fn queries(scratch: &Path) -> Result<()> {
 
 /// Returns the path of a program, such as `psql`, of the Postgres installation that was found.
 pub(crate) fn program(name: &str) -> Result<PathBuf> {
-    let bin = store::private::find_postgres_binaries().ok_or("there is no Postgres")?;
+    let bin = store::embedded_postgres::find_postgres_binaries().ok_or("there is no Postgres")?;
     Ok(bin.join(name))
 }
 

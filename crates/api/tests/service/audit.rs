@@ -77,7 +77,7 @@ async fn the_log_is_out_of_reach_and_tampering_is_found() {
         }
     }
     assert_eq!(verified(&service, &log(&service).await), Ok(()));
-    db.execute(store::private::SUPERUSER, "UPDATE audit_entries SET target = target || 'x' WHERE seq = 2")
+    db.execute(store::embedded_postgres::SUPERUSER, "UPDATE audit_entries SET target = target || 'x' WHERE seq = 2")
         .await
         .expect("a superuser");
     assert_eq!(verified(&service, &log(&service).await), Err(model::audit::ChainError::Changed { seq: 2 }));

@@ -184,7 +184,7 @@ async fn a_stream_whose_log_is_replaced_under_it_is_told() {
     let last = tail(fleet, 0).await.last().copied().expect("events");
     let mut stream = follow_after(&service, &owner, last - 1).await;
     assert!(next_text(&mut stream).await.contains(&format!("id: {last}\n")));
-    let superuser = store::private::SUPERUSER;
+    let superuser = store::embedded_postgres::SUPERUSER;
     for restore in [
         format!("DELETE FROM events WHERE seq > {}", last - 3),
         format!("UPDATE tenant_heads SET event_seq = {}", last - 3),

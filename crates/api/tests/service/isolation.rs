@@ -9,7 +9,7 @@ use model::Clock;
 use model::access::{Grant, Role, Scope};
 use model::ids::{BindingId, ClusterId, KeyId, MeshId, OperationId, ProviderId, TenantId, UpgradeId, WebhookId};
 use serde_json::{Value, json};
-use store::private::SUPERUSER;
+use store::embedded_postgres::SUPERUSER;
 use store::{Binding, ListFilter, NewWebhook, Page, Provider, AccessFilter, Subject};
 use testkit::Fleet;
 use uuid::Uuid;

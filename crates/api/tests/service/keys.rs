@@ -112,7 +112,7 @@ async fn two_owners_who_revoke_each_other_at_once_leave_one() {
         assert_eq!(gone, 1, "round {round}");
         // The next round begins with no key at all.
         let all = "UPDATE api_keys SET revoked_at = now()";
-        service.fleet.db.execute(store::private::SUPERUSER, all).await.expect("nothing is left");
+        service.fleet.db.execute(store::embedded_postgres::SUPERUSER, all).await.expect("nothing is left");
     }
 }
 

@@ -7,7 +7,7 @@ use model::plan::Target;
 use model::rules::Strategy;
 use model::upgrade::Verb;
 use serde_json::{Value, json};
-use store::private::SUPERUSER;
+use store::embedded_postgres::SUPERUSER;
 
 use crate::support::{Reply, Service};
 

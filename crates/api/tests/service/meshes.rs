@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use jiff::SignedDuration;
 use model::access::Role;
 use serde_json::{Value, json};
-use store::private::SUPERUSER;
+use store::embedded_postgres::SUPERUSER;
 
 use crate::support::{Reply, Service};
 

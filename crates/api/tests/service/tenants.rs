@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use model::access::Role;
 use serde_json::{Value, json};
-use store::private::SUPERUSER;
+use store::embedded_postgres::SUPERUSER;
 
 use crate::support::{Reply, Service};
 

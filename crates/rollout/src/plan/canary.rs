@@ -3,13 +3,13 @@
 use model::plan::{Plan, Target};
 
 use super::rollback::{StartedStep, filter_by_target, tag_probes, undo_steps};
-use super::{PROMOTED_TAGS, MeshTopology, ControlPlane, life, probe_step_for, await_ready_step, change_step, tag_target, await_unused_step};
+use super::{PROMOTED_TAGS, MeshTopology, ControlPlane, lifecycle, probe_step_for, await_ready_step, change_step, tag_target, await_unused_step};
 
 /// Plans the deployment of the target revision beside the current one. The tag `canary` points to
 /// the target at the end.
 pub fn plan_deploy(layout: &MeshTopology, target: &ControlPlane) -> Plan {
     let old = &layout.current.revision;
-    life::plan_control_plane_install(layout, target)
+    lifecycle::plan_control_plane_install(layout, target)
         .with_wave("tag canary", layout.step_per_member(|member| change_step(tag_target(member, "canary"), old, &target.revision)))
         .with_wave("dry runs through the tag canary", layout.step_per_member(|member| probe_step_for(member, "canary", target)))
 }
@@ -50,6 +50,6 @@ pub fn plan_retire(layout: &MeshTopology) -> Plan {
     let old = &layout.current;
     Plan::default()
         .with_wave("nothing uses the old revision", [await_unused_step(old)])
-        .followed_by(life::plan_control_plane_removal(layout, old))
-        .followed_by(life::plan_limits())
+        .followed_by(lifecycle::plan_control_plane_removal(layout, old))
+        .followed_by(lifecycle::plan_limits())
 }

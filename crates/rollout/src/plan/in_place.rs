@@ -3,7 +3,7 @@
 
 use model::plan::{Plan, Target};
 
-use super::{MeshTopology, ControlPlane, TAGS, create_step, life, probe_step_for, await_ready_step, change_step, tag_target};
+use super::{MeshTopology, ControlPlane, TAGS, create_step, lifecycle, probe_step_for, await_ready_step, change_step, tag_target};
 
 /// Plans the replacement of the release in the current revision. Both releases share name and
 /// address, so a pod that is created meanwhile is injected by the replica that answers. A replica
@@ -18,12 +18,12 @@ pub fn plan_deploy(layout: &MeshTopology, target: &ControlPlane) -> Plan {
     let objects = |member: &model::Name| Target::MemberObjects { member: member.clone(), revision: revision.clone() };
     let probes = layout.members.iter().flat_map(|member| TAGS.map(|name| probe_step_for(member, name, target)));
     Plan::default()
-        .with_wave("custom resource definitions", layout.step_per_member(|member| life::crd_step(member, target)))
+        .with_wave("custom resource definitions", layout.step_per_member(|member| lifecycle::crd_step(member, target)))
         .with_wave(
             "roles, service and webhook in each member",
             layout.step_per_member(|member| change_step(objects(member), &current.release, &target.release)),
         )
-        .followed_by(life::plan_limits())
+        .followed_by(lifecycle::plan_limits())
         .with_wave(
             "control plane",
             [change_step(Target::ControlPlane { revision: revision.clone() }, &current.release, &target.release)],

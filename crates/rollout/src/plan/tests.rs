@@ -103,7 +103,7 @@ fn assert_plan_matches(name: &str, plan: &Plan) {
 
 #[test]
 fn creating_a_mesh() {
-    assert_plan_matches("create", &life::plan_create(&topology()));
+    assert_plan_matches("create", &lifecycle::plan_create(&topology()));
 }
 
 #[test]
@@ -118,19 +118,19 @@ fn deleting_a_mesh() {
         serves_default: false,
     });
     let first = (cluster.member, cluster.injectors);
-    let whole = life::MemberReachability { answering: vec![first.clone(), (name("c2"), Vec::new())], left_behind: Vec::new() };
+    let whole = lifecycle::MemberReachability { answering: vec![first.clone(), (name("c2"), Vec::new())], left_behind: Vec::new() };
     let quiet = MeshTopology { target: None, ..topology() };
-    assert_plan_matches("delete", &life::plan_delete(&quiet, &whole));
-    let part = life::MemberReachability { answering: vec![first], left_behind: vec![name("c2")] };
-    assert_plan_matches("delete-with-force", &life::plan_delete(&quiet, &part));
+    assert_plan_matches("delete", &lifecycle::plan_delete(&quiet, &whole));
+    let part = lifecycle::MemberReachability { answering: vec![first], left_behind: vec![name("c2")] };
+    assert_plan_matches("delete-with-force", &lifecycle::plan_delete(&quiet, &part));
 }
 
 #[test]
 fn deleting_a_mesh_whose_canary_was_abandoned() {
     let cluster = member("c1", "1.25.1.1");
     let answering = vec![(cluster.member, cluster.injectors)];
-    let farewell = life::MemberReachability { answering, left_behind: vec![name("c2")] };
-    assert_plan_matches("delete-with-both", &life::plan_delete(&topology(), &farewell));
+    let farewell = lifecycle::MemberReachability { answering, left_behind: vec![name("c2")] };
+    assert_plan_matches("delete-with-both", &lifecycle::plan_delete(&topology(), &farewell));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use model::operation::{OperationState, Problem, is_cluster_lost_code};
 use rollout::ports::AccountPresence;
 use store::{OperationUpdate, StoreError};
 
-use super::connect::cluster_gone;
+use super::cluster_credential::cluster_gone;
 use super::{Run, RunEnd, cluster_unreachable};
 use crate::DATABASE_CODE;
 

@@ -12,8 +12,8 @@ use rollout::ports::{ObjectVersion, MeshClusters, ClusterError};
 use rollout::step::{StepCheck, is_irrevocable};
 use store::{PlannedStep, OperationUpdate, StoreError};
 
-use super::{Run, close};
-use crate::vitals;
+use super::{Run, outcome};
+use crate::metrics;
 
 /// Maximum number of concurrent calls to clusters for one operation.
 pub(super) const MAX_CONCURRENT_CALLS: usize = 16;
@@ -207,13 +207,13 @@ impl Run<'_> {
             tx.mark_retiring(upgrade, true, self.engine.clock.as_ref()).await?;
         }
         if !facts.is_empty() {
-            tx.push_event(close::progress_event(&self.operation, &facts, self.now()));
+            tx.push_event(outcome::progress_event(&self.operation, &facts, self.now()));
             self.audit_entries(&facts).into_iter().for_each(|entry| tx.record_audit(entry));
         }
         let record = OperationUpdate { step_events: facts, waiting_for, ..OperationUpdate::default() };
         let locked = self.record_state(&mut tx, &record).await?;
         locked.commit_and_renew(tx).await?;
-        vitals::count_record(&self.operation, &record, self.now());
+        metrics::count_record(&self.operation, &record, self.now());
         self.waiting_for = waits;
         for (number, fact) in &record.step_events {
             if let Some(item) = self.steps.iter_mut().find(|item| item.number == *number) {

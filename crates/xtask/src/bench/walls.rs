@@ -98,7 +98,7 @@ pub(crate) fn run(options: &Walls) -> Result<()> {
         let without = Side::new(options.tenants, options.rows).await.map_err(failed)?;
         without.fleet.db.disable_row_security().await;
         for side in [&with, &without] {
-            side.fleet.db.execute(store::private::SUPERUSER, "VACUUM ANALYZE").await?;
+            side.fleet.db.execute(store::embedded_postgres::SUPERUSER, "VACUUM ANALYZE").await?;
         }
         let mut figures = Map::new();
         let mut worst: f64 = 0.0;

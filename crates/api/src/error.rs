@@ -1,0 +1,376 @@
+//! Turns all errors into problem documents. Text from clusters, the database or libraries never
+//! reaches a client.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use model::access::{Action, Role};
+use store::StoreError;
+use wire::{FieldError, Problem};
+
+use crate::middleware::request_context;
+use crate::request::params::field_error;
+
+/// Reason why a handler ends early.
+#[derive(Debug)]
+pub(crate) enum ApiError {
+    /// The request is refused or failed, for the reason in the problem.
+    Problem(Box<ApiProblem>),
+    /// The request repeats an earlier one with the same `Idempotency-Key`, and this is the stored
+    /// answer.
+    Replay(Box<Response>),
+}
+
+/// Problem that is shown to the caller.
+#[derive(Debug)]
+pub(crate) struct ApiProblem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    hint: String,
+    errors: Vec<FieldError>,
+    /// Seconds after which the same request may succeed; `None` if a retry does not help.
+    retry_after: Option<u64>,
+    /// True if the service itself runs the request again.
+    retryable_conflict: bool,
+}
+
+/// Marks an answer that failed only because of a conflict with another transaction, so that the
+/// retry layer runs the request again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RetryableConflict;
+
+pub(crate) type Result<T> = std::result::Result<T, ApiError>;
+
+impl ApiError {
+    pub(crate) fn new(
+        status: StatusCode,
+        code: &'static str,
+        detail: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self::Problem(Box::new(ApiProblem {
+            status,
+            code,
+            detail: detail.into(),
+            hint: hint.into(),
+            errors: Vec::new(),
+            retry_after: None,
+            retryable_conflict: false,
+        }))
+    }
+
+    /// Ends the handler with the stored answer of an earlier request.
+    pub(crate) fn replay(response: Response) -> Self {
+        Self::Replay(Box::new(response))
+    }
+
+    pub(crate) fn not_found(what: &str) -> Self {
+        let hint = "List what there is and check the id.";
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("There is no such {what}."), hint)
+    }
+
+    /// Builds the problem for one invalid field.
+    pub(crate) fn invalid_field(pointer: &str, message: impl Into<String>) -> Self {
+        field_error(pointer, message).into()
+    }
+
+    /// Returns the same problem under another code.
+    pub(crate) fn with_code(self, code: &'static str) -> Self {
+        match self {
+            Self::Problem(refusal) => Self::Problem(Box::new(ApiProblem { code, ..*refusal })),
+            answered @ Self::Replay(_) => answered,
+        }
+    }
+
+    pub(crate) fn malformed_body(error: impl std::fmt::Display) -> Self {
+        let hint = "The OpenAPI document says what this route takes.";
+        Self::new(StatusCode::BAD_REQUEST, "malformed_body", format!("The body cannot be read: {error}."), hint)
+    }
+
+    pub(crate) fn malformed_query(error: impl std::fmt::Display) -> Self {
+        let hint = "The OpenAPI document says which parameters this route takes.";
+        Self::new(StatusCode::BAD_REQUEST, "malformed_query", format!("The query cannot be read: {error}."), hint)
+    }
+
+    pub(crate) fn not_json() -> Self {
+        let hint = "Send JSON, with the header Content-Type: application/json.";
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "not_json",
+            "The body is said to be something else than JSON.",
+            hint,
+        )
+    }
+
+    pub(crate) fn body_too_large() -> Self {
+        let hint = "Send less than a megabyte.";
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large.", hint)
+    }
+
+    pub(crate) fn body_too_slow() -> Self {
+        let hint = "Send the request again, its whole body at once.";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "The body did not arrive in time.", hint)
+    }
+
+    pub(crate) fn forbidden(action: Action) -> Self {
+        let role = Role::least_role_for(action).as_str();
+        let hint = "Use a key with that role there, or ask an owner for one.";
+        Self::new(StatusCode::FORBIDDEN, "role_missing", format!("This needs the role {role}."), hint)
+    }
+
+    /// Builds the problem for an action that this kind of tenant does not have: tenants have
+    /// meshes, and the operator of the service has tenants.
+    pub(crate) fn wrong_tenant_kind(action: Action) -> Self {
+        let (detail, hint) = match action {
+            Action::ReadPlatform | Action::ChangePlatform => {
+                ("This is for whoever operates the service.", "Ask them, or use a key of theirs.")
+            }
+            _ => ("Whoever operates the service has no meshes of their own.", "Use a key of a tenant."),
+        };
+        Self::new(StatusCode::FORBIDDEN, "role_missing", detail, hint)
+    }
+
+    /// Builds the problem for a rate limit that was exceeded. The next request is allowed after
+    /// `seconds`.
+    pub(crate) fn rate_limited(seconds: u64) -> Self {
+        let hint = format!("Come back in {seconds} s, and ask less often.");
+        Self::too_many_requests("You ask more often than your share allows.", hint, seconds)
+    }
+
+    /// Builds the problem for a tenant with too many requests that wait for a change.
+    pub(crate) fn too_many_long_polls() -> Self {
+        let hint = "Come back in a second, follow changes with `GET /v1/events`, or ask without `wait_seconds`.";
+        Self::too_many_requests("Too many requests of your tenant wait for a change at once.", hint, 1)
+    }
+
+    fn too_many_requests(detail: &str, hint: impl Into<String>, seconds: u64) -> Self {
+        let mut limited = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail, hint);
+        if let Self::Problem(refusal) = &mut limited {
+            refusal.retry_after = Some(seconds);
+        }
+        limited
+    }
+
+    pub(crate) fn tenant_suspended() -> Self {
+        let hint = "Ask whoever operates the service.";
+        Self::new(StatusCode::FORBIDDEN, "tenant_suspended", "The tenant is suspended.", hint)
+    }
+
+    pub(crate) fn unauthenticated() -> Self {
+        let hint = "Send the header 'Authorization: Bearer <API key>' with a key that is valid.";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "No valid credential was sent.", hint)
+    }
+
+    pub(crate) fn internal() -> Self {
+        let hint = "Try again; if it lasts, give the request id to the operator.";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side.", hint)
+    }
+
+    pub(crate) fn service_unavailable() -> Self {
+        let hint = "Send the request again in a moment.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "try_again", "The service is busy or restarting.", hint)
+    }
+}
+
+impl From<FieldError> for ApiError {
+    fn from(wrong: FieldError) -> Self {
+        Self::Problem(Box::new(ApiProblem {
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            code: "invalid_field",
+            detail: wrong.message.clone(),
+            hint: "Correct the field and send the request again.".into(),
+            errors: vec![wrong],
+            retry_after: None,
+            retryable_conflict: false,
+        }))
+    }
+}
+
+/// Builds the problem for a database constraint that was violated.
+fn constraint_error(constraint: &str) -> ApiError {
+    let taken = |what: &str| {
+        ApiError::new(
+            StatusCode::CONFLICT,
+            "name_taken",
+            format!("Another {what} has this name."),
+            "Choose another name.",
+        )
+    };
+    match constraint {
+        // A registration that was refused keeps its name, and most of its problems are solved by
+        // another registration under the same name.
+        "clusters_name_unique" => ApiError::new(
+            StatusCode::CONFLICT,
+            "name_taken",
+            "Another cluster has this name.",
+            "If its registration was refused, remove it with `meshwright cluster delete`; otherwise choose another name.",
+        ),
+        "meshes_name_unique" => taken("mesh"),
+        "api_keys_name_unique" => taken("API key"),
+        "tenants_name_unique" => taken("tenant"),
+        "identity_providers_name_unique" => taken("identity provider"),
+        "webhooks_name_unique" => taken("webhook"),
+        "hosting_clusters_name_unique" => taken("hosting cluster"),
+        "releases_pk" => ApiError::new(
+            StatusCode::CONFLICT,
+            "release_known",
+            "The catalogue has this version already.",
+            "A release never changes: import what is different under another build number.",
+        ),
+        "meshes_hosting_fk" => ApiError::new(
+            StatusCode::CONFLICT,
+            "hosting_cluster_in_use",
+            "Control planes run in this cluster, or ran there once.",
+            "Delete its meshes; the cluster itself stays in the catalogue, because what was deleted refers to it.",
+        ),
+        "identity_providers_issuer_unique" => ApiError::new(
+            StatusCode::CONFLICT,
+            "issuer_known",
+            "This issuer is trusted already.",
+            "Delete the identity provider that it belongs to first.",
+        ),
+        "role_bindings_unique" => ApiError::new(
+            StatusCode::CONFLICT,
+            "granted_already",
+            "Exactly this was granted before.",
+            "There is nothing left to do.",
+        ),
+        "memberships_one_mesh" => ApiError::new(
+            StatusCode::CONFLICT,
+            "cluster_in_a_mesh",
+            "One of the clusters is in a mesh already.",
+            "A cluster belongs to one mesh at most.",
+        ),
+        "memberships_cluster_fk" => ApiError::new(
+            StatusCode::CONFLICT,
+            "cluster_in_use",
+            "The cluster is a member of a mesh.",
+            "Delete the mesh first.",
+        ),
+        _ => {
+            tracing::error!(constraint, "a database constraint without a problem of its own was violated");
+            ApiError::internal()
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound { what } => Self::not_found(what),
+            StoreError::Conflict { constraint } => constraint_error(&constraint),
+            StoreError::QuotaExceeded { of, limit } => Self::new(
+                StatusCode::CONFLICT,
+                "quota_exceeded",
+                format!("The tenant may have {limit} {} at most.", of.as_str().replace('_', " ")),
+                "Remove what is not needed, or ask whoever operates the service for more. GET /v1/usage shows how much there is.",
+            ),
+            StoreError::LastOwner => Self::new(
+                StatusCode::CONFLICT,
+                "last_owner",
+                "No other key of an owner that never ends would be left.",
+                "Make another key with the role owner and without an end first.",
+            ),
+            StoreError::RequestInFlight => Self::new(
+                StatusCode::CONFLICT,
+                "request_in_flight",
+                "The same request is being worked on right now.",
+                "Wait a moment and send it again for the stored answer.",
+            ),
+            StoreError::MeshLocked { holder } => Self::new(
+                StatusCode::CONFLICT,
+                "mesh_busy",
+                format!("The mesh is being changed by {holder}."),
+                "Wait until that has ended, or end it.",
+            ),
+            StoreError::StaleVersion => Self::new(
+                StatusCode::PRECONDITION_FAILED,
+                "moved_on",
+                "It has changed since you looked.",
+                "Read it again and decide on what you see then.",
+            ),
+            StoreError::Transition(refused) => {
+                let allowed = crate::resources::views::requestable_verbs(&refused.allowed);
+                let verb = crate::resources::views::wire_name(&refused.verb);
+                let hint = if allowed.is_empty() {
+                    "It has ended.".to_owned()
+                } else {
+                    format!("Now it can: {}.", allowed.join(", "))
+                };
+                Self::new(
+                    StatusCode::CONFLICT,
+                    "invalid_transition",
+                    format!("An upgrade that is {} cannot {verb}.", refused.state),
+                    hint,
+                )
+            }
+            StoreError::SerializationConflict => match Self::service_unavailable() {
+                Self::Problem(refusal) => Self::Problem(Box::new(ApiProblem { retryable_conflict: true, ..*refusal })),
+                answered @ Self::Replay(_) => answered,
+            },
+            StoreError::KeysErased => Self::new(
+                StatusCode::CONFLICT,
+                "secrets_erased",
+                "The secrets of this tenant were erased: nothing opens them any more, and no new ones are kept.",
+                "Ask whoever operates the service.",
+            ),
+            StoreError::UnstorableText => Self::malformed_body("a text in it holds the character NUL"),
+            StoreError::Database(source) => {
+                tracing::error!(error = &source as &dyn std::error::Error, "could not answer a request: the database failed");
+                Self::service_unavailable()
+            }
+            StoreError::KeyService(source) => {
+                tracing::error!(error = &source as &dyn std::error::Error, "could not answer a request: the key service failed");
+                Self::service_unavailable()
+            }
+            other => {
+                tracing::error!(error = &other as &dyn std::error::Error, "could not answer a request: internal error");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Problem(refusal) => refusal.into_response(),
+            Self::Replay(response) => *response,
+        }
+    }
+}
+
+impl IntoResponse for ApiProblem {
+    fn into_response(self) -> Response {
+        // Seconds after which a client may retry while the service or a mesh is busy.
+        const RETRY_AFTER_SECONDS: u64 = 2;
+        let busy =
+            self.status == StatusCode::SERVICE_UNAVAILABLE || matches!(self.code, "mesh_busy" | "request_in_flight");
+        let retry_after = self.retry_after.or(busy.then_some(RETRY_AFTER_SECONDS));
+        let problem = Problem {
+            kind: format!("/problems/{}", self.code),
+            title: self.code.replace('_', " "),
+            status: self.status.as_u16(),
+            code: self.code.into(),
+            detail: self.detail,
+            hint: self.hint,
+            instance: request_context::request_id(),
+            retryable: retry_after.is_some(),
+            errors: self.errors,
+        };
+        let mut response = (self.status, Json(problem)).into_response();
+        if self.retryable_conflict {
+            response.extensions_mut().insert(RetryableConflict);
+        }
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

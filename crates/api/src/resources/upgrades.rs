@@ -1,0 +1,340 @@
+//! Handles requests for upgrades: plans them, shows them, and applies verbs to them.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, Query};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use model::Version;
+use model::access::{Action, Scope};
+use model::ids::{MeshId, UpgradeId};
+use model::rules::{UpgradeContext, Strategy, is_allowed, assess_upgrade};
+use model::upgrade::{UpgradePolicyChoice, UpgradeState, Verb};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use store::{MeshState, NewUpgrade, Tx};
+use tokio::sync::OwnedSemaphorePermit;
+use wire::{CreateUpgrade, MoveNamespaces, Upgrade, UpgradeList};
+
+use crate::request::caller::{Authenticated, Caller};
+use crate::request::mutation::{Body, Mutation, MutationOutcome, EmptyBody};
+use crate::request::params::{expected_generation, parse_id, require_member_namespace, parse_choice, etag, parse_version};
+use crate::resources::meshes::{blocking_messages, member_kubernetes_versions, authorized_mesh, find_release};
+use crate::request::pagination::{ListRequest, Unfiltered};
+use crate::error::{ApiError, Result};
+use crate::resources::views;
+
+/// Maximum value of `wait_seconds`, in seconds.
+pub(crate) const MAX_WAIT_SECONDS: u64 = 60;
+/// Pause of a waiting request between two reads of the database.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// Maximum time for which an old revision is kept after the roll-out, in seconds (30 days).
+pub(crate) const MAX_HOLD_SECONDS: u32 = 30 * 24 * 3600;
+
+/// Plan an upgrade of a mesh
+///
+/// Plans an upgrade and takes the mesh lock for it, so that the mesh has one change at a time. No
+/// cluster is changed until the upgrade is started.
+#[utoipa::path(post, path = "/v1/meshes/{mesh_id}/upgrades", operation_id = "createUpgrade", tag = "upgrades", request_body = CreateUpgrade,
+    params(("mesh_id" = String, Path)),
+    responses((status = 201, body = Upgrade)))]
+pub(crate) async fn create_upgrade(
+    Authenticated(caller, database): Authenticated,
+    Path(mesh): Path<String>,
+    body: Body<CreateUpgrade>,
+) -> Result<Response> {
+    let mut change = caller.begin_mutation(database, "createUpgrade", &body).await?;
+    let mesh = authorized_mesh(&caller, &mut change.tx, &mesh, Action::Upgrade).await?;
+    let (version, choice) = parse_upgrade_request(&body.value)?;
+    if mesh.state != MeshState::Ready {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "mesh_not_ready",
+            format!("The mesh is {}.", mesh.state.as_str()),
+            "Wait until it is ready.",
+        ));
+    }
+    let new = resolve_upgrade(&caller, &mut change.tx, &mesh, version, choice).await?;
+    change.tx.create_upgrade(&new, caller.app.clock.now()).await?;
+    let planned = change.tx.get_upgrade(new.id).await?;
+    let done =
+        MutationOutcome::new(StatusCode::CREATED, new.id).with_location(format!("/v1/upgrades/{}", new.id)).with_etag(etag(planned.transitions));
+    change.commit_response(done, &views::upgrade(&planned)).await
+}
+
+/// Checks the fields of the request on their own. Invalid fields are reported before a conflict
+/// with the state of the mesh.
+fn parse_upgrade_request(wanted: &CreateUpgrade) -> Result<(Version, UpgradePolicyChoice)> {
+    let version = parse_version(&wanted.version)?;
+    let strategy: Strategy = parse_choice("/strategy", &wanted.strategy, "a strategy is in_place or canary")?;
+    if wanted.hold_seconds > MAX_HOLD_SECONDS {
+        return Err(ApiError::invalid_field("/hold_seconds", format!("at most {MAX_HOLD_SECONDS}")));
+    }
+    let choice = UpgradePolicyChoice {
+        strategy,
+        auto: wanted.auto,
+        hold_seconds: wanted.hold_seconds,
+        accept_warnings: wanted.accept_warnings,
+        labels: parse_choice("/labels", &wanted.labels, "labels are relabel, alias or block")?,
+    };
+    Ok((version, choice))
+}
+
+/// Checks that the mesh can be upgraded to this version in this way, and returns the upgrade to
+/// plan.
+async fn resolve_upgrade(
+    caller: &Caller,
+    tx: &mut Tx<'_>,
+    mesh: &store::Mesh,
+    version: Version,
+    choice: UpgradePolicyChoice,
+) -> Result<NewUpgrade> {
+    let strategy = choice.strategy;
+    let release = find_release(tx, &version).await?;
+    let policy = tx.upgrade_policy().await?;
+    let members = member_kubernetes_versions(mesh);
+    let today = caller.app.clock.now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    let around = UpgradeContext { policy: &policy, edition: mesh.edition, members: &members, today };
+    let reasons = assess_upgrade(&mesh.current.version, &release, strategy, &around);
+    if !is_allowed(&reasons) {
+        let hint = "GET /v1/meshes/{mesh_id}/upgrade-options lists where this mesh can go, and by which stops.";
+        return Err(ApiError::new(StatusCode::CONFLICT, "upgrade_refused", format!("{}.", blocking_messages(&reasons)), hint));
+    }
+    let revision = if strategy == Strategy::Canary { version.revision_name() } else { mesh.current.name.clone() };
+    if strategy == Strategy::Canary && revision == mesh.current.name {
+        let hint = "Upgrade in place, or to another community version.";
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "revision_name_taken",
+            format!("The current revision is called {revision} already."),
+            hint,
+        ));
+    }
+    Ok(NewUpgrade {
+        id: UpgradeId(caller.app.clock.new_uuid()),
+        mesh: mesh.id,
+        from: mesh.current.version.clone(),
+        to: version,
+        revision,
+        choice,
+    })
+}
+
+/// List a mesh's upgrades
+///
+/// Returns the upgrades of the mesh, newest first.
+#[utoipa::path(get, path = "/v1/meshes/{mesh_id}/upgrades", operation_id = "listUpgrades", tag = "upgrades",
+    params(("mesh_id" = String, Path), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
+    responses((status = 200, body = UpgradeList)))]
+pub(crate) async fn list_upgrades(
+    Authenticated(caller, database): Authenticated,
+    Path(mesh): Path<String>,
+    list: ListRequest<Unfiltered>,
+) -> Result<Json<UpgradeList>> {
+    let id: MeshId = parse_id(&mesh, "mesh")?;
+    caller.require_permission_on(Action::Read, &[Scope::Mesh(id)], "mesh")?;
+    let page = list.page(&caller)?;
+    let mut tx = database.begin_read().await?;
+    let found = tx.list_upgrades(id, page).await?;
+    if found.is_empty() {
+        // An empty list does not tell whether the mesh exists, so read the mesh. A list with
+        // upgrades proves that it does.
+        authorized_mesh(&caller, &mut tx, &mesh, Action::Read).await?;
+    }
+    let (shown, next_page_token) = list.split_page(&caller, found, |upgrade| upgrade.id.0);
+    Ok(Json(UpgradeList { items: shown.iter().map(views::upgrade).collect(), next_page_token }))
+}
+
+/// Query parameter for the time that the request waits for a change.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WaitQuery {
+    #[serde(default)]
+    wait_seconds: u64,
+}
+
+/// State of a request that waits for a change.
+#[derive(Debug)]
+pub(crate) struct LongPoll {
+    deadline: tokio::time::Instant,
+    /// Permit to wait, which is given back when this is dropped; `None` if the request does not
+    /// wait.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl WaitQuery {
+    /// Checks the time, and takes a permit of the tenant if the request waits.
+    pub(crate) fn start_long_poll(&self, caller: &Caller) -> Result<LongPoll> {
+        if self.wait_seconds > MAX_WAIT_SECONDS {
+            return Err(ApiError::invalid_field("?wait_seconds", format!("0 to {MAX_WAIT_SECONDS}")));
+        }
+        let permit = match self.wait_seconds {
+            0 => None,
+            _ => Some(caller.app.limits.acquire_long_poll(caller.tenant).ok_or_else(ApiError::too_many_long_polls)?),
+        };
+        Ok(LongPoll { deadline: tokio::time::Instant::now() + Duration::from_secs(self.wait_seconds), _permit: permit })
+    }
+}
+
+impl LongPoll {
+    /// Ends the transaction and pauses before the next read, without holding a connection. Returns
+    /// `None` when the time is over.
+    pub(crate) async fn next_poll(&self, tx: Tx<'static>) -> Result<Option<Tx<'static>>> {
+        if tokio::time::Instant::now() >= self.deadline {
+            return Ok(None);
+        }
+        let session = tx.rollback_into_session();
+        tokio::time::sleep(POLL_INTERVAL).await;
+        Ok(Some(session.into_tx_without_keys().await?))
+    }
+}
+
+/// Get an upgrade's state
+///
+/// Returns the upgrade with its state and findings. With `wait_seconds` the answer waits until the
+/// upgrade has ended or a person must act. The `ETag` changes with each change of state.
+#[utoipa::path(get, path = "/v1/upgrades/{upgrade_id}", operation_id = "getUpgrade", tag = "upgrades",
+    params(("upgrade_id" = String, Path), ("wait_seconds" = Option<u64>, Query, description = "0 to 60")),
+    responses((status = 200, body = Upgrade)))]
+pub(crate) async fn get_upgrade(
+    Authenticated(caller, database): Authenticated,
+    Path(upgrade): Path<String>,
+    Query(wait): Query<WaitQuery>,
+) -> Result<Response> {
+    let upgrade: UpgradeId = parse_id(&upgrade, "upgrade")?;
+    let waiting = wait.start_long_poll(&caller)?;
+    let mut tx = database.begin_read().await?;
+    let found = loop {
+        let found = tx.get_upgrade(upgrade).await?;
+        caller.require_permission_on(Action::Read, &[Scope::Mesh(found.mesh)], "upgrade")?;
+        if ended_or_awaits_person(&found.state) {
+            break found;
+        }
+        match waiting.next_poll(tx).await? {
+            Some(next) => tx = next,
+            None => break found,
+        }
+    };
+    Ok(upgrade_response(&found))
+}
+
+/// Returns true if the upgrade does not continue by itself: it has ended, or a person must act.
+fn ended_or_awaits_person(state: &UpgradeState) -> bool {
+    let person = matches!(
+        state,
+        UpgradeState::Planned
+            | UpgradeState::Blocked { .. }
+            | UpgradeState::Verifying { moving: false, .. }
+            | UpgradeState::Holding { .. }
+            | UpgradeState::Paused { .. }
+    );
+    person || state.is_terminal()
+}
+
+/// Answers with the upgrade and its `ETag`.
+fn upgrade_response(upgrade: &store::Upgrade) -> Response {
+    ([(header::ETAG, etag(upgrade.transitions))], Json(views::upgrade(upgrade))).into_response()
+}
+
+/// Returns true if a client can send the verb to an upgrade. `Abandon` comes from the forced
+/// deletion of the mesh only, and `Move` has an endpoint of its own that names the namespaces.
+pub(crate) fn is_requestable(verb: Verb) -> bool {
+    !matches!(verb, Verb::Abandon | Verb::Move)
+}
+
+/// Returns true if the verb needs `If-Match`, so that two people who act at the same time cannot
+/// both apply it.
+fn requires_if_match(verb: Verb) -> bool {
+    matches!(verb, Verb::Promote | Verb::Rollback | Verb::Retire)
+}
+
+/// Send a verb to an upgrade
+///
+/// Sends `start`, `cancel`, `acknowledge`, `retry`, `promote`, `pause`, `resume`, `rollback` or
+/// `retire` to the upgrade. The verbs `promote`, `rollback` and `retire` need `If-Match` with the
+/// `ETag` of the upgrade that the caller decided on.
+#[utoipa::path(post, path = "/v1/upgrades/{upgrade_id}/{verb}", operation_id = "askUpgrade", tag = "upgrades",
+    params(("upgrade_id" = String, Path), ("verb" = String, Path), ("If-Match" = Option<String>, Header)),
+    responses((status = 202, body = Upgrade)))]
+pub(crate) async fn upgrade_action(
+    Authenticated(caller, database): Authenticated,
+    Path((upgrade, verb)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body<EmptyBody>,
+) -> Result<Response> {
+    let verb: Verb = serde_json::from_value(Value::from(verb)).map_err(|_| ApiError::not_found("verb"))?;
+    if !is_requestable(verb) {
+        return Err(ApiError::not_found("verb"));
+    }
+    let mut change = caller.begin_mutation(database, "askUpgrade", &body).await?;
+    let before = authorized_upgrade(&caller, &mut change, &upgrade).await?;
+    apply_verb(&caller, change, &before, verb, &headers, Value::Null).await
+}
+
+/// Reads an upgrade, and refuses it if the caller may not upgrade its mesh.
+async fn authorized_upgrade(caller: &Caller, change: &mut Mutation<'_>, upgrade: &str) -> Result<store::Upgrade> {
+    let found = change.tx.get_upgrade(parse_id(upgrade, "upgrade")?).await?;
+    caller.require_permission_on(Action::Upgrade, &[Scope::Mesh(found.mesh)], "upgrade")?;
+    Ok(found)
+}
+
+/// Applies a verb to an upgrade, and answers with the upgrade after it.
+async fn apply_verb(
+    caller: &Caller,
+    mut change: Mutation<'_>,
+    before: &store::Upgrade,
+    verb: Verb,
+    headers: &HeaderMap,
+    arguments: Value,
+) -> Result<Response> {
+    let upgrade = before.id;
+    // `If-Match: *` does not prove that the caller saw this state of the upgrade, so it does not
+    // count.
+    let expected = expected_generation(headers);
+    if expected.is_none() && requires_if_match(verb) {
+        let hint = "Read the upgrade, look at it, and send its ETag as If-Match.";
+        return Err(ApiError::new(
+            StatusCode::PRECONDITION_REQUIRED,
+            "if_match_missing",
+            "This verb needs If-Match.",
+            hint,
+        ));
+    }
+    let asked = change
+        .tx
+        .apply_verb(upgrade, (verb, &caller.principal), expected, arguments, caller.app.clock.as_ref())
+        .await?;
+    let done = MutationOutcome::new(StatusCode::ACCEPTED, upgrade)
+        .with_location(format!("/v1/upgrades/{upgrade}"))
+        .with_etag(etag(asked.transitions))
+        .with_before(&views::upgrade(before));
+    change.commit_response(done, &views::upgrade(&asked)).await
+}
+
+/// Move namespaces to the canary
+///
+/// Restarts the workloads of the given namespaces with sidecars of the canary; all other namespaces
+/// stay as they are. The promotion restores the former labels of the namespaces.
+#[utoipa::path(post, path = "/v1/upgrades/{upgrade_id}/moves", operation_id = "moveNamespaces", tag = "upgrades", request_body = MoveNamespaces,
+    params(("upgrade_id" = String, Path), ("If-Match" = Option<String>, Header)),
+    responses((status = 202, body = Upgrade)))]
+pub(crate) async fn move_namespaces(
+    Authenticated(caller, database): Authenticated,
+    Path(upgrade): Path<String>,
+    headers: HeaderMap,
+    body: Body<MoveNamespaces>,
+) -> Result<Response> {
+    if body.value.namespaces.is_empty() {
+        return Err(ApiError::invalid_field("/namespaces", "name at least one namespace"));
+    }
+    let chosen: Vec<Value> =
+        body.value.namespaces.iter().map(|chosen| json!([chosen.cluster, chosen.namespace])).collect();
+    let mut change = caller.begin_mutation(database, "moveNamespaces", &body).await?;
+    let before = authorized_upgrade(&caller, &mut change, &upgrade).await?;
+    let mesh = change.tx.get_mesh(before.mesh).await?;
+    for (number, chosen) in body.value.namespaces.iter().enumerate() {
+        require_member_namespace(&mesh, &chosen.cluster, &chosen.namespace, &format!("/namespaces/{number}"))?;
+    }
+    apply_verb(&caller, change, &before, Verb::Move, &headers, json!({ "namespaces": chosen })).await
+}

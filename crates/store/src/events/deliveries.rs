@@ -1,0 +1,393 @@
+//! Stores the deliveries of events to webhooks. They are written in the transaction of the event,
+//! claimed by workers, and kept as long as the event.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
+use model::backoff::retry_delay;
+use model::ids::{MeshId, OperationId, TenantId, UpgradeId, WebhookId};
+use model::webhook::{self, delivery_retry_delay};
+
+use crate::operations::queue::to_uuids;
+use crate::events::webhooks::secret_associated_data;
+use crate::{Event, NewEvent, Store, StoreError, Tx, retry_on_conflict};
+
+/// State of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryState {
+    /// The delivery is due now or will be tried again.
+    Pending,
+    /// The webhook accepted the event.
+    Delivered,
+    /// All attempts failed, and the delivery was given up.
+    Failed,
+}
+
+impl DeliveryState {
+    /// Returns the form that is stored and sent.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One event on its way to one webhook.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// Event to be delivered.
+    pub event: Event,
+    /// State of the delivery: `pending`, `delivered` or `failed`.
+    pub state: DeliveryState,
+    /// Number of attempts so far.
+    pub attempts: i32,
+    /// Time of the next attempt; `None` unless the delivery is pending.
+    pub due_at: Option<Timestamp>,
+    /// Time of the last attempt; `None` before the first one.
+    pub last_at: Option<Timestamp>,
+    /// HTTP status of the last attempt; `None` when it got no answer.
+    pub last_status: Option<i32>,
+    /// Reason why the last attempt got no answer: `address_refused`, `too_slow` or `unreachable`.
+    pub last_error: Option<String>,
+}
+
+/// Result of one delivery attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeliveryAttempt {
+    /// The webhook answered with this HTTP status.
+    Answered(u16),
+    /// The attempt got no answer, for this reason: `address_refused`, `too_slow` or `unreachable`.
+    Failed(&'static str),
+}
+
+impl DeliveryAttempt {
+    /// Returns true for any 2xx status, with which a webhook accepts a message by Standard
+    /// Webhooks.
+    pub fn is_accepted(&self) -> bool {
+        matches!(self, Self::Answered(200..300))
+    }
+}
+
+/// The deliveries that are due for one webhook.
+#[derive(Debug)]
+pub struct DeliveryBatch {
+    /// Address that the deliveries are sent to.
+    pub url: String,
+    /// Secrets that sign each message: the current one, and the previous one while it is still
+    /// valid.
+    pub secrets: Vec<Vec<u8>>,
+    /// Deliveries that are due, oldest event first.
+    pub deliveries: Vec<Delivery>,
+}
+
+impl Store {
+    /// Claims the webhook whose deliveries have been due the longest, and keeps it from other
+    /// workers for `lease`. Webhooks of the tenants in `excluded` are left out.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer.
+    pub async fn claim_webhook(
+        &self,
+        lease: Duration,
+        excluded: &[TenantId],
+    ) -> Result<Option<(TenantId, WebhookId)>, StoreError> {
+        let excluded = to_uuids(excluded, |id| id.0);
+        let take = || async {
+            let row = sqlx::query!(
+                "UPDATE webhook_queue SET due_at = now() + make_interval(secs => $1)
+                 WHERE webhook_id = (SELECT webhook_id FROM webhook_queue WHERE due_at <= now() AND tenant_id <> ALL($2)
+                     ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+                 RETURNING webhook_id, tenant_id",
+                lease.as_secs_f64(),
+                &excluded
+            )
+            .fetch_optional(&self.pool)
+            .await?;
+            Ok(row.map(|row| (TenantId(row.tenant_id), WebhookId(row.webhook_id))))
+        };
+        retry_on_conflict(take).await
+    }
+}
+
+impl Tx<'_> {
+    /// Adds a delivery for each event and each enabled webhook that subscribes to it. `first` is
+    /// the number of the first event.
+    pub(crate) async fn enqueue_deliveries(&mut self, events: &[NewEvent], first: i64) -> Result<(), StoreError> {
+        let hooks = sqlx::query!(
+            "SELECT webhook_id, kinds FROM webhooks WHERE tenant_id = $1 AND enabled ORDER BY webhook_id",
+            self.tenant.0
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        for hook in hooks {
+            let id = WebhookId(hook.webhook_id);
+            let wanted: Vec<(i64, Timestamp)> = events
+                .iter()
+                .zip(first..)
+                .filter(|(event, _)| {
+                    let named = hook.kinds.iter().any(|wanted| webhook::matches_event_kind(wanted, event.kind));
+                    // A test event goes only to the webhook that it names.
+                    if event.kind == webhook::TEST_EVENT_KIND { event.body["webhook_id"] == id.to_string() } else { named }
+                })
+                .map(|(event, seq)| (seq, event.at))
+                .collect();
+            for (seq, at) in &wanted {
+                sqlx::query!(
+                    "INSERT INTO deliveries (tenant_id, webhook_id, seq, due_at, created_at) VALUES ($1, $2, $3, now(), $4)",
+                    self.tenant.0,
+                    id.0,
+                    seq,
+                    at.to_sqlx() as _
+                )
+                .execute(&mut *self.inner)
+                .await?;
+            }
+            if !wanted.is_empty() {
+                self.wake_webhook(id, true).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a webhook due now. A webhook that waits after failures keeps its later time; `on:
+    /// false` takes it out of the schedule.
+    pub(crate) async fn wake_webhook(&mut self, id: WebhookId, on: bool) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE webhook_queue SET due_at = CASE WHEN $3 THEN coalesce(due_at, now()) END WHERE tenant_id = $1 AND webhook_id = $2",
+            self.tenant.0,
+            id.0,
+            on
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Reads the deliveries that are due for a webhook, at most `limit`. Returns `None` when the
+    /// webhook is disabled or deleted.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::UnsealFailed`] when a secret does not open.
+    pub async fn next_delivery_batch(&mut self, id: WebhookId, limit: i64, now: Timestamp) -> Result<Option<DeliveryBatch>, StoreError> {
+        let hook = sqlx::query!(
+            "SELECT url, secret, former_secret, former_until FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2 AND enabled",
+            self.tenant.0,
+            id.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?;
+        let Some(hook) = hook else { return Ok(None) };
+        let mut secrets = vec![self.open(&secret_associated_data(id), &hook.secret).await?];
+        if let Some(former) =
+            hook.former_secret.filter(|_| hook.former_until.is_some_and(|until| until.to_jiff() > now))
+        {
+            secrets.push(self.open(&secret_associated_data(id), &former).await?);
+        }
+        let deliveries = self.read_deliveries(id, true, None, limit).await?;
+        Ok(Some(DeliveryBatch { url: hook.url, secrets, deliveries }))
+    }
+
+    /// Lists the deliveries of a webhook for events with a number below `before`, newest first.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer.
+    pub async fn list_deliveries(
+        &mut self,
+        id: WebhookId,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        self.read_deliveries(id, false, before, limit).await
+    }
+
+    /// Reads one delivery.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::NotFound`] when the webhook has no delivery of this event.
+    pub async fn get_delivery(&mut self, id: WebhookId, seq: i64) -> Result<Delivery, StoreError> {
+        let found = self.read_deliveries(id, false, seq.checked_add(1), 1).await?.pop();
+        found.filter(|delivery| delivery.event.seq == seq).ok_or(StoreError::NotFound { what: "delivery" })
+    }
+
+    async fn read_deliveries(
+        &mut self,
+        id: WebhookId,
+        due: bool,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT d.seq, e.at, e.kind, e.mesh_id, e.upgrade_id, e.operation_id, e.body, d.state, d.attempts,
+                 d.due_at, d.last_at, d.last_status, d.last_error
+             FROM deliveries d JOIN events e ON e.tenant_id = d.tenant_id AND e.seq = d.seq
+             WHERE d.tenant_id = $1 AND d.webhook_id = $2 AND ($3::bigint IS NULL OR d.seq < $3)
+                 AND (NOT $4 OR (d.state = 'pending' AND d.due_at <= now()))
+             ORDER BY CASE WHEN $4 THEN d.seq ELSE -d.seq END LIMIT $5"#,
+            self.tenant.0,
+            id.0,
+            before,
+            due,
+            limit
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let read = rows.into_iter().map(|row| {
+            let states = [DeliveryState::Pending, DeliveryState::Delivered, DeliveryState::Failed];
+            let state = states.into_iter().find(|state| state.as_str() == row.state);
+            Ok(Delivery {
+                event: Event {
+                    seq: row.seq,
+                    at: row.at.to_jiff(),
+                    kind: row.kind,
+                    mesh: row.mesh_id.map(MeshId),
+                    upgrade: row.upgrade_id.map(UpgradeId),
+                    operation: row.operation_id.map(OperationId),
+                    body: row.body,
+                },
+                state: state.ok_or(StoreError::Corrupt {
+                    table: "deliveries",
+                    column: "state",
+                    row: id.to_string(),
+                })?,
+                attempts: row.attempts,
+                due_at: row.due_at.map(jiff_sqlx::Timestamp::to_jiff),
+                last_at: row.last_at.map(jiff_sqlx::Timestamp::to_jiff),
+                last_status: row.last_status,
+                last_error: row.last_error,
+            })
+        });
+        read.collect()
+    }
+
+    /// Records the result of an attempt and returns the new state of the delivery: accepted, to be
+    /// tried again, or given up.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer.
+    pub async fn record_delivery_attempt(
+        &mut self,
+        id: WebhookId,
+        delivery: &Delivery,
+        attempt: &DeliveryAttempt,
+        now: Timestamp,
+    ) -> Result<DeliveryState, StoreError> {
+        let attempts = delivery.attempts.saturating_add(1);
+        let rest = delivery_retry_delay(attempts);
+        let state = match (attempt.is_accepted(), rest) {
+            (true, _) => DeliveryState::Delivered,
+            (false, Some(_)) => DeliveryState::Pending,
+            (false, None) => DeliveryState::Failed,
+        };
+        let rest = rest.filter(|_| state == DeliveryState::Pending);
+        let (status, error) = match attempt {
+            DeliveryAttempt::Answered(status) => (Some(i32::from(*status)), None),
+            DeliveryAttempt::Failed(why) => (None, Some(*why)),
+        };
+        sqlx::query!(
+            "UPDATE deliveries SET state = $4, attempts = $5, due_at = now() + make_interval(secs => $6), last_at = $7, last_status = $8, last_error = $9
+             WHERE tenant_id = $1 AND webhook_id = $2 AND seq = $3",
+            self.tenant.0,
+            id.0,
+            delivery.event.seq,
+            state.as_str(),
+            attempts,
+            rest.map(|rest| rest.as_secs_f64()),
+            now.to_sqlx() as _,
+            status,
+            error
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        if attempt.is_accepted() {
+            sqlx::query!(
+                "UPDATE webhooks SET delivered_at = $3 WHERE tenant_id = $1 AND webhook_id = $2",
+                self.tenant.0,
+                id.0,
+                now.to_sqlx() as _
+            )
+            .execute(&mut *self.inner)
+            .await?;
+        }
+        Ok(state)
+    }
+
+    /// Gives back a claimed webhook: it becomes due with its next pending delivery. After a failure
+    /// it also waits for a delay that grows with the failures in a row.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer.
+    pub async fn reschedule_webhook(&mut self, id: WebhookId, failed: bool) -> Result<(), StoreError> {
+        let failures = sqlx::query_scalar!(
+            "UPDATE webhook_queue SET failures = CASE WHEN $3 THEN failures + 1 ELSE 0 END WHERE tenant_id = $1 AND webhook_id = $2
+             RETURNING failures",
+            self.tenant.0,
+            id.0,
+            failed
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?;
+        let Some(failures) = failures else { return Ok(()) };
+        let rest = if failed { retry_delay(failures) } else { Duration::ZERO };
+        sqlx::query!(
+            "UPDATE webhook_queue SET due_at = (
+                 SELECT greatest(min(d.due_at), now() + make_interval(secs => $3)) FROM deliveries d JOIN webhooks w USING (tenant_id, webhook_id)
+                 WHERE d.tenant_id = $1 AND d.webhook_id = $2 AND d.state = 'pending' AND w.enabled HAVING min(d.due_at) IS NOT NULL)
+             WHERE tenant_id = $1 AND webhook_id = $2",
+            self.tenant.0,
+            id.0,
+            rest.as_secs_f64()
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Disables a webhook that does not accept deliveries any more, and pushes an event about it. A
+    /// user has to enable the webhook again.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer.
+    pub async fn disable_webhook(&mut self, id: WebhookId, reason: &'static str, now: Timestamp) -> Result<(), StoreError> {
+        let done = sqlx::query!(
+            "UPDATE webhooks SET enabled = false, stopped = $3, generation = generation + 1 WHERE tenant_id = $1 AND webhook_id = $2 AND enabled",
+            self.tenant.0,
+            id.0,
+            reason
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        if done.rows_affected() == 1 {
+            self.update_webhook_count().await?;
+            self.push_webhook_event("webhook.disabled", id, serde_json::json!({ "reason": reason }), now);
+        }
+        Ok(())
+    }
+
+    /// Requeues a delivery in any state, with a new count of attempts.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::NotFound`] when the webhook has no delivery of this event.
+    pub async fn requeue_delivery(&mut self, id: WebhookId, seq: i64) -> Result<(), StoreError> {
+        let done = sqlx::query!(
+            "UPDATE deliveries SET state = 'pending', attempts = 0, due_at = now() WHERE tenant_id = $1 AND webhook_id = $2 AND seq = $3",
+            self.tenant.0,
+            id.0,
+            seq
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        crate::require_one_row(done.rows_affected(), StoreError::NotFound { what: "delivery" })?;
+        sqlx::query!(
+            "UPDATE webhook_queue SET due_at = now() WHERE tenant_id = $1 AND webhook_id = $2",
+            self.tenant.0,
+            id.0
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+}

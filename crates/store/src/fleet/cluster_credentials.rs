@@ -1,0 +1,410 @@
+//! Stores the credentials that we hold in clusters, and schedules the cluster checks.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use jiff_sqlx::ToSqlx;
+use model::backoff::retry_delay;
+use model::credential::{CredentialStatus, CredentialLifetime, UNREACHABLE_AFTER_FAILURES};
+use model::ids::{ClusterId, MeshId, TenantId};
+use model::operation::{OperationKind, Problem};
+use model::upgrade::Finding;
+
+use crate::fleet::clusters::kubeconfig_associated_data;
+use crate::error::to_json;
+use crate::operations::queue::to_uuids;
+use crate::{Cluster, ClusterState, NewEvent, Store, StoreError, Tx, require_one_row, retry_on_conflict};
+
+/// A credential of our own service account, as a cluster issued it.
+#[derive(Debug, Clone)]
+pub struct IssuedCredential {
+    /// UID of the cluster's kube-system namespace, which identifies the cluster.
+    pub uid: String,
+    /// Kubernetes version as the cluster reports it.
+    pub kubernetes_version: String,
+    /// Address of the API server that accepted the new credential.
+    pub server: String,
+    /// Kubeconfig with the credential, in the strict form that we accept. It is a secret.
+    pub kubeconfig: Vec<u8>,
+    /// Serial number of the credential, from 1. It is one more than the highest number that is
+    /// stored here or was found in the cluster.
+    pub serial: i64,
+    /// Time when the cluster issued the credential.
+    pub issued_at: Timestamp,
+    /// Time when the credential expires.
+    pub expires_at: Timestamp,
+}
+
+/// Results of a cluster check that got an answer.
+#[derive(Debug, Clone)]
+pub struct ClusterHealth {
+    /// Kubernetes version as the cluster reports it.
+    pub kubernetes_version: String,
+    /// True when no older credential of ours is left, neither in the cluster nor in use.
+    pub old_credentials_revoked: bool,
+    /// Findings that the cluster's users should know of.
+    pub findings: Vec<Finding>,
+}
+
+/// A cluster that is due for a cluster check.
+#[derive(Debug, Clone, Copy)]
+pub struct ClusterCheck {
+    /// Tenant that the cluster belongs to.
+    pub tenant: TenantId,
+    /// Cluster to be checked.
+    pub cluster: ClusterId,
+    /// Number of checks in a row that the cluster did not answer.
+    pub failures: i32,
+}
+
+pub(crate) fn submitted_associated_data(id: ClusterId) -> String {
+    format!("clusters.submitted/{id}")
+}
+
+pub(crate) fn former_associated_data(id: ClusterId) -> String {
+    format!("clusters.former/{id}")
+}
+
+/// Unique constraint that a second registration of the same cluster violates, in whichever tenant
+/// it is.
+pub const CLUSTER_IDENTITY_CONSTRAINT: &str = "clusters_identity_unique";
+
+impl Cluster {
+    /// Returns the arguments of the operation that renews this cluster's credential. They hold the
+    /// next serial number and the overlap in seconds.
+    pub fn renewal_arguments(&self, overlap: Duration) -> serde_json::Value {
+        let serial = self.credential_lifetime.map_or(0, |life| life.serial) + 1;
+        serde_json::json!({ "serial": serial, "overlap_seconds": overlap.as_secs() })
+    }
+}
+
+impl Store {
+    /// Claims the cluster whose check has been due the longest. The caller finishes the check
+    /// within `held`, and no other check of this cluster starts before that. Clusters of the
+    /// tenants in `excluded` are left out.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer.
+    pub async fn claim_cluster_check(&self, held: Duration, excluded: &[TenantId]) -> Result<Option<ClusterCheck>, StoreError> {
+        let excluded = to_uuids(excluded, |id| id.0);
+        let take = || async {
+            let row = sqlx::query!(
+                "UPDATE cluster_probes SET due_at = now() + make_interval(secs => $1)
+                 WHERE cluster_id = (SELECT cluster_id FROM cluster_probes WHERE due_at <= now() AND tenant_id <> ALL($2)
+                     ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+                 RETURNING cluster_id, tenant_id, failures",
+                held.as_secs_f64(),
+                &excluded
+            )
+            .fetch_optional(&self.pool)
+            .await?;
+            Ok(row.map(|row| ClusterCheck {
+                tenant: TenantId(row.tenant_id),
+                cluster: ClusterId(row.cluster_id),
+                failures: row.failures,
+            }))
+        };
+        retry_on_conflict(take).await
+    }
+}
+
+impl Tx<'_> {
+    /// Stores a submitted kubeconfig beside the credential in use, for the renewal that follows.
+    /// `None` deletes it.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::NotFound`] when this tenant has no such cluster.
+    pub async fn submit_kubeconfig(&mut self, id: ClusterId, kubeconfig: Option<&[u8]>) -> Result<(), StoreError> {
+        let sealed = kubeconfig.map(|kubeconfig| self.seal(&submitted_associated_data(id), kubeconfig)).transpose()?;
+        let done = sqlx::query!(
+            "UPDATE clusters SET submitted = $3 WHERE tenant_id = $1 AND cluster_id = $2",
+            self.tenant.0,
+            id.0,
+            sealed
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })
+    }
+
+    /// Reads and unseals the kubeconfig that a user submitted, for the registration or for a
+    /// renewal. Returns `None` when the only kubeconfig is that of our own credential.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::NotFound`] when this tenant has no such cluster, and
+    /// [`StoreError::UnsealFailed`] when the kubeconfig does not open.
+    pub async fn submitted_kubeconfig(&mut self, id: ClusterId) -> Result<Option<Vec<u8>>, StoreError> {
+        let row = sqlx::query!(
+            "SELECT kubeconfig, submitted, serial FROM clusters WHERE tenant_id = $1 AND cluster_id = $2",
+            self.tenant.0,
+            id.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .ok_or(StoreError::NotFound { what: "cluster" })?;
+        match (row.submitted, row.serial) {
+            // Until the registration has issued a credential of ours (serial 0), the column holds
+            // the submitted kubeconfig.
+            (Some(sealed), _) => self.open(&submitted_associated_data(id), &sealed).await.map(Some),
+            (None, 0) => self.open(&kubeconfig_associated_data(id), &row.kubeconfig).await.map(Some),
+            (None, _) => Ok(None),
+        }
+    }
+
+    /// Reserves the identity of a cluster for a registration, before anything is written into the
+    /// cluster.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Conflict`] with [`CLUSTER_IDENTITY_CONSTRAINT`] when another
+    /// registration holds the cluster, and [`StoreError::NotFound`] when the registration is gone.
+    pub async fn reserve_cluster_identity(&mut self, id: ClusterId, uid: &str) -> Result<(), StoreError> {
+        let done = sqlx::query!(
+            "UPDATE clusters SET identity = $3 WHERE tenant_id = $1 AND cluster_id = $2",
+            self.tenant.0,
+            id.0,
+            uid
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })
+    }
+
+    /// Reads and unseals our previous credential. It is stored until a check has seen that the
+    /// cluster refuses it.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::NotFound`] when this tenant has no such cluster, and
+    /// [`StoreError::UnsealFailed`] when the credential does not open.
+    pub async fn former_kubeconfig(&mut self, id: ClusterId) -> Result<Option<Vec<u8>>, StoreError> {
+        let sealed = sqlx::query_scalar!(
+            "SELECT former FROM clusters WHERE tenant_id = $1 AND cluster_id = $2",
+            self.tenant.0,
+            id.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .ok_or(StoreError::NotFound { what: "cluster" })?;
+        match sealed {
+            Some(sealed) => self.open(&former_associated_data(id), &sealed).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Replaces the stored credential by a new one of our own. The previous credential is removed
+    /// from the cluster after `overlap`.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::NotFound`] when this tenant has no such cluster, and
+    /// [`StoreError::Conflict`] with [`CLUSTER_IDENTITY_CONSTRAINT`] when another registration
+    /// holds the cluster.
+    pub async fn store_renewed_credential(
+        &mut self,
+        id: ClusterId,
+        issued: &IssuedCredential,
+        overlap: Duration,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let until = now + SignedDuration::try_from(overlap).unwrap_or(SignedDuration::ZERO);
+        let sealed = self.seal(&kubeconfig_associated_data(id), &issued.kubeconfig)?;
+        let present = self.cluster_kubeconfig(id).await?;
+        let present = self.seal(&former_associated_data(id), &present)?;
+        let done = sqlx::query!(
+            "UPDATE clusters SET state = 'ready', problem = NULL, uid = $3, identity = $3, kubernetes_version = $4, kubeconfig = $5,
+                 submitted = NULL, serial = $10, issued_at = $6, expires_at = $7, server = $11,
+                 former = CASE WHEN serial > 0 THEN $12::bytea END,
+                 previous_until = CASE WHEN serial > 0 THEN $8::timestamptz END, observed_at = $9,
+                 -- The account is there again, so a removal that was once begun is over.
+                 removal_began_at = NULL, removal_accepted_at = NULL
+             WHERE tenant_id = $1 AND cluster_id = $2",
+            self.tenant.0,
+            id.0,
+            issued.uid,
+            issued.kubernetes_version,
+            sealed,
+            issued.issued_at.to_sqlx() as _,
+            issued.expires_at.to_sqlx() as _,
+            until.to_sqlx() as _,
+            now.to_sqlx() as _,
+            issued.serial,
+            issued.server,
+            present
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })?;
+        sqlx::query!(
+            "INSERT INTO cluster_probes (cluster_id, tenant_id, due_at) VALUES ($1, $2, now())
+             ON CONFLICT ON CONSTRAINT cluster_probes_pk DO UPDATE SET due_at = now(), failures = 0",
+            id.0,
+            self.tenant.0
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        let body = serde_json::json!({ "serial": issued.serial, "expires_at": issued.expires_at.to_string() });
+        self.push_cluster_event("cluster.credential_renewed", id, body, now);
+        Ok(())
+    }
+
+    /// Records why a registration or renewal failed, and deletes the submitted kubeconfig. A
+    /// cluster that was never ready becomes `refused` and gives up the identity that it held; a
+    /// cluster that was ready keeps its state.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::NotFound`] when this tenant has no such cluster.
+    pub(crate) async fn record_credential_failure(
+        &mut self,
+        id: ClusterId,
+        problem: &Problem,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let done = sqlx::query!(
+            "UPDATE clusters SET submitted = NULL, state = CASE WHEN serial = 0 THEN 'refused' ELSE state END,
+                 problem = CASE WHEN serial = 0 THEN $3 ELSE problem END,
+                 identity = CASE WHEN serial > 0 THEN identity END,
+                 observed_at = CASE WHEN serial = 0 THEN $4 ELSE observed_at END
+             WHERE tenant_id = $1 AND cluster_id = $2",
+            self.tenant.0,
+            id.0,
+            to_json(problem),
+            now.to_sqlx() as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })
+    }
+
+    /// Records that a cluster answered, and schedules its next check after `rest`. When the
+    /// credential expires soon, this pushes one warning event for it.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer.
+    pub async fn record_cluster_health(
+        &mut self,
+        cluster: &Cluster,
+        health: &ClusterHealth,
+        rest: Duration,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE clusters SET problem = NULL, kubernetes_version = $3, observed_at = $4, findings = $7,
+                 former = CASE WHEN $5 AND serial = $6 AND previous_until <= $4 THEN NULL ELSE former END,
+                 previous_until = CASE WHEN $5 AND serial = $6 AND previous_until <= $4 THEN NULL ELSE previous_until END
+             WHERE tenant_id = $1 AND cluster_id = $2 AND state = 'ready'",
+            self.tenant.0,
+            cluster.id.0,
+            health.kubernetes_version,
+            now.to_sqlx() as _,
+            health.old_credentials_revoked,
+            cluster.credential_lifetime.map_or(0, |life| life.serial),
+            to_json(&health.findings)
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        self.reschedule_cluster_check(cluster.id, rest, 0).await?;
+        if matches!(cluster.state, ClusterState::Unreachable(_)) {
+            self.push_cluster_event("cluster.reachable", cluster.id, serde_json::json!({}), now);
+        }
+        match cluster.credential_lifetime {
+            Some(life) if life.status_at(now) == CredentialStatus::ExpiresSoon => self.warn_of_expiry(cluster.id, &life, now).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn warn_of_expiry(&mut self, id: ClusterId, life: &CredentialLifetime, now: Timestamp) -> Result<(), StoreError> {
+        let first = sqlx::query!(
+            "UPDATE clusters SET warned_serial = $3 WHERE tenant_id = $1 AND cluster_id = $2 AND warned_serial < $3",
+            self.tenant.0,
+            id.0,
+            life.serial
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        if first.rows_affected() == 1 {
+            let body = serde_json::json!({ "serial": life.serial, "expires_at": life.expires_at.to_string() });
+            self.push_cluster_event("cluster.credential_expires_soon", id, body, now);
+        }
+        Ok(())
+    }
+
+    /// Records that a cluster did not answer, and schedules its next check after a delay that grows
+    /// with `failures`. One lost answer does not make the cluster unreachable yet.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer.
+    pub async fn record_failed_cluster_check(
+        &mut self,
+        cluster: &Cluster,
+        failures: i32,
+        problem: &Problem,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.reschedule_cluster_check(cluster.id, retry_delay(failures), failures).await?;
+        let known = matches!(&cluster.state, ClusterState::Unreachable(known) if known.code == problem.code);
+        if known || (failures < UNREACHABLE_AFTER_FAILURES && problem.is_unreachable()) {
+            return Ok(());
+        }
+        sqlx::query!(
+            "UPDATE clusters SET problem = $3 WHERE tenant_id = $1 AND cluster_id = $2 AND state = 'ready'",
+            self.tenant.0,
+            cluster.id.0,
+            to_json(problem)
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        self.push_cluster_event("cluster.unreachable", cluster.id, to_json(problem), now);
+        Ok(())
+    }
+
+    /// Schedules the next check of a cluster. A renewal may have made the cluster due during the
+    /// check; then it stays due.
+    async fn reschedule_cluster_check(&mut self, id: ClusterId, rest: Duration, failures: i32) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE cluster_probes SET failures = $3, due_at = CASE WHEN due_at > now() THEN now() + make_interval(secs => $4) ELSE due_at END
+             WHERE cluster_id = $1 AND tenant_id = $2",
+            id.0,
+            self.tenant.0,
+            failures,
+            rest.as_secs_f64()
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Reads when the last renewal of a cluster's credential was requested, and whether it is still
+    /// under way.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer.
+    pub async fn last_renewal(&mut self, id: ClusterId) -> Result<Option<(Timestamp, bool)>, StoreError> {
+        let row = sqlx::query!(
+            "SELECT created_at, ended_at IS NULL AS \"open!\" FROM operations
+             WHERE tenant_id = $1 AND cluster_id = $2 AND kind = $3 ORDER BY operation_id DESC LIMIT 1",
+            self.tenant.0,
+            id.0,
+            OperationKind::RenewCredential.as_str()
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?;
+        Ok(row.map(|row| (row.created_at.to_jiff(), row.open)))
+    }
+
+    /// Finds the mesh that a cluster belongs to.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer.
+    pub async fn mesh_of_cluster(&mut self, id: ClusterId) -> Result<Option<MeshId>, StoreError> {
+        let found = sqlx::query_scalar!(
+            "SELECT mesh_id FROM memberships WHERE tenant_id = $1 AND cluster_id = $2",
+            self.tenant.0,
+            id.0
+        );
+        Ok(found.fetch_optional(&mut *self.inner).await?.map(MeshId))
+    }
+
+    fn push_cluster_event(&mut self, kind: &'static str, id: ClusterId, body: serde_json::Value, at: Timestamp) {
+        let mut body = body;
+        body["cluster_id"] = id.to_string().into();
+        self.push_event(NewEvent { at, kind, mesh: None, upgrade: None, operation: None, body });
+    }
+}

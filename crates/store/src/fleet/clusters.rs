@@ -1,0 +1,262 @@
+//! Stores the registered clusters of a tenant.
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
+use model::credential::CredentialLifetime;
+use model::ids::ClusterId;
+use model::leftover::AccountRemoval;
+use model::operation::Problem;
+use model::upgrade::Finding;
+
+use crate::error::decode_column;
+use crate::fleet::labels::{SelectorColumns, ListFilter};
+use crate::fleet::meshes::UserMetadata;
+use crate::{Page, AccessFilter, StoreError, Tx, id_bounds, require_one_row};
+
+/// State of a registered cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClusterState {
+    /// The registration is under way.
+    Registering,
+    /// The cluster answered, and our service account is in it.
+    Ready,
+    /// Our service account is in the cluster, but the cluster does not answer or refuses our
+    /// credential now. The problem says why.
+    Unreachable(Problem),
+    /// The registration failed or was cancelled, so the cluster cannot be used.
+    Refused(Problem),
+    /// Our service account is being removed from the cluster.
+    Deregistering,
+}
+
+/// A cluster to be registered.
+#[derive(Debug, Clone)]
+pub struct NewCluster {
+    /// Identifier of the cluster.
+    pub id: ClusterId,
+    /// Name of the cluster, unique within the tenant.
+    pub name: String,
+    /// Address of the cluster's API server.
+    pub server: String,
+    /// Submitted kubeconfig, reduced to the strict form that we accept. It is a secret.
+    pub kubeconfig: Vec<u8>,
+    /// Display name and labels that users set.
+    pub metadata: UserMetadata,
+}
+
+/// A registered cluster as the service knows it.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// Identifier of the cluster.
+    pub id: ClusterId,
+    /// Name of the cluster, unique within the tenant.
+    pub name: String,
+    /// Display name and labels that users set.
+    pub metadata: UserMetadata,
+    /// Version of the user metadata: rises by one with every change of it.
+    pub generation: i64,
+    /// Address of the cluster's API server.
+    pub server: String,
+    /// State of the cluster; see [`ClusterState`].
+    pub state: ClusterState,
+    /// UID of the cluster's kube-system namespace, which identifies the cluster; `None` until the
+    /// cluster has answered.
+    pub uid: Option<String>,
+    /// Whether this registration holds the identity of the cluster. False when it is not known yet,
+    /// or when an older registration holds the same cluster.
+    pub holds_identity: bool,
+    /// Lifetime of our own credential in the cluster; `None` until there is one.
+    pub credential_lifetime: Option<CredentialLifetime>,
+    /// Kubernetes version as the cluster reports it; `None` until the cluster has answered.
+    pub kubernetes_version: Option<String>,
+    /// Findings of the last cluster check.
+    pub findings: Vec<Finding>,
+    /// Time when the cluster was registered.
+    pub created_at: Timestamp,
+    /// Time when the cluster last answered.
+    pub observed_at: Option<Timestamp>,
+    /// Progress of the removal of our service account from the cluster.
+    pub removal: AccountRemoval,
+}
+
+pub(crate) fn kubeconfig_associated_data(id: ClusterId) -> String {
+    format!("clusters.kubeconfig/{id}")
+}
+
+impl Tx<'_> {
+    /// Adds a cluster in state `registering`.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Conflict`] with `clusters_name_unique` when the name is taken.
+    pub async fn create_cluster(&mut self, cluster: &NewCluster, now: Timestamp) -> Result<(), StoreError> {
+        sqlx::query!(
+            "INSERT INTO clusters (tenant_id, cluster_id, name, state, server, kubeconfig, created_at, display_name)
+             VALUES ($1, $2, $3, 'registering', $4, $5, $6, $7)",
+            self.tenant.0,
+            cluster.id.0,
+            cluster.name,
+            cluster.server,
+            self.seal(&kubeconfig_associated_data(cluster.id), &cluster.kubeconfig)?,
+            now.to_sqlx() as _,
+            cluster.metadata.display_name
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        self.set_labels(cluster.id.0, &cluster.metadata.labels).await
+    }
+
+    /// Lists the clusters that the caller may see and that match the filter, oldest first.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a row does not fit [`Cluster`].
+    pub async fn list_clusters(&mut self, access: &AccessFilter, filter: &ListFilter, page: Page) -> Result<Vec<Cluster>, StoreError> {
+        self.read_clusters(None, access, filter, page).await
+    }
+
+    /// Reads one cluster.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::NotFound`] when this tenant has no such cluster.
+    pub async fn get_cluster(&mut self, id: ClusterId) -> Result<Cluster, StoreError> {
+        let found = self.read_clusters(Some(id), &AccessFilter::ALL, &ListFilter::default(), Page::ALL).await?.pop();
+        found.ok_or(StoreError::NotFound { what: "cluster" })
+    }
+
+    async fn read_clusters(
+        &mut self,
+        only: Option<ClusterId>,
+        access: &AccessFilter,
+        filter: &ListFilter,
+        page: Page,
+    ) -> Result<Vec<Cluster>, StoreError> {
+        let columns = SelectorColumns::from(&filter.labels);
+        let (from, to) = id_bounds(only.map(|id| id.0));
+        let rows = sqlx::query!(
+            r#"SELECT cluster_id, name, display_name, generation, server, state, kubernetes_version, problem, created_at, observed_at,
+                   uid, serial, issued_at, expires_at, previous_until, identity IS NOT NULL AS "held!", findings, leaving,
+                   removal_began_at, removal_accepted_at,
+                   array(SELECT l.key FROM labels l WHERE l.tenant_id = $1 AND l.object_id = cluster_id ORDER BY l.key) AS "label_keys!",
+                   array(SELECT l.value FROM labels l WHERE l.tenant_id = $1 AND l.object_id = cluster_id ORDER BY l.key) AS "label_values!"
+               FROM clusters WHERE tenant_id = $1 AND cluster_id BETWEEN $10 AND $11
+                   AND ($2::uuid[] IS NULL OR cluster_id = ANY($2))
+                   AND ($3::text IS NULL OR name = $3) AND ($4::uuid IS NULL OR cluster_id > $4)
+                   AND NOT EXISTS (SELECT FROM unnest($6::text[], $7::text[]) AS wanted (key, value) WHERE NOT EXISTS (
+                       SELECT FROM labels l WHERE l.tenant_id = $1 AND l.object_id = cluster_id AND l.key = wanted.key
+                           AND (wanted.value IS NULL OR l.value = wanted.value)))
+                   AND NOT EXISTS (SELECT FROM unnest($8::text[], $9::text[]) AS unwanted (key, value)
+                       JOIN labels l ON l.tenant_id = $1 AND l.object_id = cluster_id AND l.key = unwanted.key
+                           AND (unwanted.value IS NULL OR l.value = unwanted.value))
+               ORDER BY cluster_id LIMIT $5"#,
+            self.tenant.0,
+            access.clusters.as_deref(),
+            filter.name,
+            page.after,
+            page.limit,
+            &columns.with.0,
+            &columns.with.1 as _,
+            &columns.without.0,
+            &columns.without.1 as _,
+            from,
+            to
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let read = rows.into_iter().map(|row| {
+            let id = ClusterId(row.cluster_id);
+            let state = match (row.state.as_str(), row.problem) {
+                _ if row.leaving.is_some() => ClusterState::Deregistering,
+                ("registering", _) => ClusterState::Registering,
+                ("ready", None) => ClusterState::Ready,
+                ("ready", Some(problem)) => {
+                    ClusterState::Unreachable(decode_column(serde_json::from_value(problem), "clusters", "problem", id)?)
+                }
+                ("refused", Some(problem)) => {
+                    ClusterState::Refused(decode_column(serde_json::from_value(problem), "clusters", "problem", id)?)
+                }
+                _ => return Err(StoreError::Corrupt { table: "clusters", column: "state", row: id.to_string() }),
+            };
+            let times = row.issued_at.zip(row.expires_at).map(|(from, to)| (from.to_jiff(), to.to_jiff()));
+            let previous_until = row.previous_until.map(jiff_sqlx::Timestamp::to_jiff);
+            let life =
+                times.map(|(issued_at, expires_at)| CredentialLifetime { serial: row.serial, issued_at, expires_at, previous_until });
+            Ok(Cluster {
+                id,
+                name: row.name,
+                metadata: UserMetadata {
+                    display_name: row.display_name,
+                    labels: row.label_keys.into_iter().zip(row.label_values).collect(),
+                },
+                generation: row.generation,
+                server: row.server,
+                state,
+                uid: row.uid,
+                holds_identity: row.held,
+                credential_lifetime: life,
+                findings: decode_column(serde_json::from_value(row.findings), "clusters", "findings", id)?,
+                kubernetes_version: row.kubernetes_version,
+                created_at: row.created_at.to_jiff(),
+                observed_at: row.observed_at.map(jiff_sqlx::Timestamp::to_jiff),
+                removal: match (row.removal_began_at, row.removal_accepted_at) {
+                    (_, Some(_)) => AccountRemoval::Accepted,
+                    (Some(_), None) => AccountRemoval::Begun,
+                    (None, None) => AccountRemoval::NotBegun,
+                },
+            })
+        });
+        read.collect()
+    }
+
+    /// Reads and unseals the credential of a cluster.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::NotFound`] when this tenant has no such cluster, and
+    /// [`StoreError::UnsealFailed`] when the credential does not open.
+    pub async fn cluster_kubeconfig(&mut self, id: ClusterId) -> Result<Vec<u8>, StoreError> {
+        let sealed = sqlx::query_scalar!(
+            "SELECT kubeconfig FROM clusters WHERE tenant_id = $1 AND cluster_id = $2",
+            self.tenant.0,
+            id.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .ok_or(StoreError::NotFound { what: "cluster" })?;
+        self.open(&kubeconfig_associated_data(id), &sealed).await
+    }
+
+    /// Replaces the user metadata of a cluster, if its generation is still the one that the caller
+    /// saw.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::StaleVersion`] when the generation has changed since.
+    pub async fn update_cluster_metadata(&mut self, seen: &Cluster, metadata: &UserMetadata) -> Result<(), StoreError> {
+        let done = sqlx::query!(
+            "UPDATE clusters SET display_name = $4, generation = generation + 1
+             WHERE tenant_id = $1 AND cluster_id = $2 AND generation = $3",
+            self.tenant.0,
+            seen.id.0,
+            seen.generation,
+            metadata.display_name
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        require_one_row(done.rows_affected(), StoreError::StaleVersion)?;
+        self.set_labels(seen.id.0, &metadata.labels).await
+    }
+
+    /// Deletes a cluster that no mesh uses.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::NotFound`] when this tenant has no such cluster, and
+    /// [`StoreError::Conflict`] with `memberships_cluster_fk` when a mesh uses it.
+    pub async fn delete_cluster(&mut self, id: ClusterId) -> Result<(), StoreError> {
+        let done = sqlx::query!("DELETE FROM clusters WHERE tenant_id = $1 AND cluster_id = $2", self.tenant.0, id.0)
+            .execute(&mut *self.inner)
+            .await?;
+        require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })?;
+        sqlx::query!("DELETE FROM cluster_probes WHERE cluster_id = $1 AND tenant_id = $2", id.0, self.tenant.0)
+            .execute(&mut *self.inner)
+            .await?;
+        self.set_labels(id.0, &model::label::Labels::new()).await
+    }
+}

@@ -1,0 +1,422 @@
+//! Stores operations with their plans and step events.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
+use model::ids::{ClusterId, MeshId, OperationId, UpgradeId};
+use model::leftover::Leftover;
+use model::operation::{StepEvent, OperationKind, OperationState, Progress, Signal};
+use model::plan::{Plan, Step};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{decode_column, to_json};
+use crate::{NewEvent, Page, AccessFilter, StoreError, Tx, id_bounds, require_one_row};
+
+/// An operation to be queued.
+#[derive(Debug, Clone)]
+pub struct NewOperation {
+    /// Identifier of the operation.
+    pub id: OperationId,
+    /// Kind of the operation, which decides its plan.
+    pub kind: OperationKind,
+    /// Mesh that the operation changes, if any.
+    pub mesh: Option<MeshId>,
+    /// Cluster that the operation works with, if it is about a single cluster.
+    pub cluster: Option<ClusterId>,
+    /// Upgrade that the operation is a stage of, if any.
+    pub upgrade: Option<UpgradeId>,
+    /// Further arguments, which depend on the kind.
+    pub arguments: Value,
+    /// Delay before a worker may claim the operation, by the database's clock.
+    pub due_in: Duration,
+}
+
+/// Number of steps that are done, and number of all steps; both are 0 without a plan.
+pub type StepCounts = (i64, i64);
+
+/// An operation as the service knows it.
+#[derive(Debug, Clone)]
+pub struct Operation {
+    /// Identifier of the operation.
+    pub id: OperationId,
+    /// Kind of the operation, which decides its plan.
+    pub kind: OperationKind,
+    /// Mesh that the operation changes, if any.
+    pub mesh: Option<MeshId>,
+    /// Cluster that the operation works with, if it is about a single cluster.
+    pub cluster: Option<ClusterId>,
+    /// Upgrade that the operation is a stage of, if any.
+    pub upgrade: Option<UpgradeId>,
+    /// Further arguments, which depend on the kind.
+    pub arguments: Value,
+    /// State of the operation; see [`OperationState`].
+    pub state: OperationState,
+    /// Waves of the plan; `None` until a worker has built the plan.
+    pub waves: Option<Vec<WaveSummary>>,
+    /// Condition that the operation waits for, as the worker last saw it, in words for the user.
+    pub waiting_for: Option<String>,
+    /// Signals of people that no worker has processed yet, in order. Until one does, `state` does
+    /// not reflect them.
+    pub pending_signals: Vec<Signal>,
+    /// Objects that stay in clusters after the operation.
+    pub leftovers: Vec<Leftover>,
+    /// Time when the operation was requested.
+    pub created_at: Timestamp,
+    /// Time when a worker first started the operation.
+    pub started_at: Option<Timestamp>,
+    /// Time when the operation ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// A wave of a plan, without its steps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaveSummary {
+    /// Title of the wave, which tells people its purpose.
+    pub title: String,
+    /// Number of steps of the wave that may be under way at once.
+    pub width: usize,
+}
+
+/// A step of a stored plan, with what its events add up to.
+#[derive(Debug, Clone)]
+pub struct PlannedStep {
+    /// Number of the step within the plan, from 0.
+    pub number: i32,
+    /// Number of the step's wave within the plan, from 0.
+    pub wave: usize,
+    /// Step with its arguments.
+    pub step: Step,
+    /// Progress of the step, summed up from its events.
+    pub progress: Progress,
+}
+
+/// Number of steps that one INSERT statement writes at most.
+const MAX_STEPS_PER_INSERT: usize = 500;
+
+impl Tx<'_> {
+    /// Queues an operation.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer.
+    pub async fn create_operation(&mut self, new: &NewOperation, now: Timestamp) -> Result<(), StoreError> {
+        let state = OperationState::Queued;
+        sqlx::query!(
+            "INSERT INTO operations (tenant_id, operation_id, kind, mesh_id, cluster_id, upgrade_id, arguments, state, state_body, created_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            self.tenant.0,
+            new.id.0,
+            new.kind.as_str(),
+            new.mesh.map(|id| id.0),
+            new.cluster.map(|id| id.0),
+            new.upgrade.map(|id| id.0),
+            new.arguments,
+            state.as_str(),
+            to_json(&state),
+            now.to_sqlx() as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        sqlx::query!(
+            "INSERT INTO work_queue (operation_id, tenant_id, due_at, costly, hosting_cluster_id)
+             VALUES ($1, $2, now() + make_interval(secs => $3), $4, (SELECT hosting_cluster_id FROM meshes WHERE tenant_id = $2 AND mesh_id = $5))",
+            new.id.0,
+            self.tenant.0,
+            new.due_in.as_secs_f64(),
+            new.kind.may_stall_worker(),
+            new.mesh.map(|id| id.0)
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        // The notification may be lost, so workers also poll the queue.
+        sqlx::query!("SELECT pg_notify('mw_work', '')").fetch_one(&mut *self.inner).await?;
+        self.push_event(NewEvent {
+            at: now,
+            kind: "operation.state",
+            mesh: new.mesh,
+            upgrade: new.upgrade,
+            operation: Some(new.id),
+            body: serde_json::json!({ "kind": new.kind, "state": state.as_str() }),
+        });
+        Ok(())
+    }
+
+    /// Lists the operations that the caller may see, newest first; with `upgrade`, only its stages.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a row does not fit [`Operation`].
+    pub async fn list_operations(
+        &mut self,
+        access: &AccessFilter,
+        upgrade: Option<UpgradeId>,
+        page: Page,
+    ) -> Result<Vec<Operation>, StoreError> {
+        let found = self.list_operations_with_counts(access, upgrade, page).await?;
+        Ok(found.into_iter().map(|(operation, _)| operation).collect())
+    }
+
+    /// Lists the same operations as [`Tx::list_operations`] with their step counts, in one round
+    /// trip.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a row does not fit [`Operation`].
+    pub async fn list_operations_with_counts(
+        &mut self,
+        access: &AccessFilter,
+        upgrade: Option<UpgradeId>,
+        page: Page,
+    ) -> Result<Vec<(Operation, StepCounts)>, StoreError> {
+        self.read_operations(None, access, upgrade, page).await
+    }
+
+    /// Reads one operation.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::NotFound`] when this tenant has no such operation.
+    pub async fn get_operation(&mut self, id: OperationId) -> Result<Operation, StoreError> {
+        let found = self.read_operations(Some(id), &AccessFilter::ALL, None, Page::ALL).await?.pop();
+        Ok(found.ok_or(StoreError::NotFound { what: "operation" })?.0)
+    }
+
+    /// Reads one operation or a list. Only lists count the steps.
+    async fn read_operations(
+        &mut self,
+        only: Option<OperationId>,
+        access: &AccessFilter,
+        upgrade: Option<UpgradeId>,
+        page: Page,
+    ) -> Result<Vec<(Operation, StepCounts)>, StoreError> {
+        let (from, to) = id_bounds(only.map(|id| id.0));
+        let rows = sqlx::query!(
+            r#"SELECT operation_id, kind, mesh_id, cluster_id, upgrade_id, arguments, state_body, waves, waiting_for, leftovers, created_at, started_at, ended_at,
+                   ARRAY(SELECT w.wish FROM work_queue q JOIN wishes w ON w.tenant_id = q.tenant_id AND w.operation_id = q.operation_id AND w.seq > q.seen_seq
+                       WHERE q.tenant_id = $1 AND q.operation_id = o.operation_id ORDER BY w.seq) AS "pending!",
+                   CASE WHEN $7::uuid < $8::uuid THEN (SELECT count(*) FROM operation_items i
+                       WHERE i.tenant_id = $1 AND i.operation_id = o.operation_id) ELSE 0 END AS "total!",
+                   CASE WHEN $7::uuid < $8::uuid THEN (SELECT count(DISTINCT f.number) FROM item_facts f
+                       WHERE f.tenant_id = $1 AND f.operation_id = o.operation_id AND f.fact ->> 'fact' = 'done') ELSE 0 END AS "done!"
+               FROM operations o WHERE tenant_id = $1 AND operation_id BETWEEN $7 AND $8 AND ($2::uuid IS NULL OR upgrade_id = $2)
+                   AND ($3::uuid[] IS NULL OR mesh_id = ANY($3) OR cluster_id = ANY($4)) AND ($5::uuid IS NULL OR operation_id < $5)
+               ORDER BY operation_id DESC LIMIT $6"#,
+            self.tenant.0,
+            upgrade.map(|id| id.0),
+            access.meshes.as_deref(),
+            access.clusters.as_deref(),
+            page.after,
+            page.limit,
+            from,
+            to
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let read = rows.into_iter().map(|row| {
+            let id = OperationId(row.operation_id);
+            let waves = row.waves.map(|waves| decode_column(serde_json::from_value(waves), "operations", "waves", id));
+            let pending =
+                row.pending.into_iter().map(|wish| decode_column(serde_json::from_value(wish.into()), "wishes", "wish", id));
+            let operation = Operation {
+                id,
+                kind: decode_column(serde_json::from_value(row.kind.into()), "operations", "kind", id)?,
+                mesh: row.mesh_id.map(MeshId),
+                cluster: row.cluster_id.map(ClusterId),
+                upgrade: row.upgrade_id.map(UpgradeId),
+                arguments: row.arguments,
+                state: decode_column(serde_json::from_value(row.state_body), "operations", "state_body", id)?,
+                waves: waves.transpose()?,
+                waiting_for: row.waiting_for,
+                pending_signals: pending.collect::<Result<_, _>>()?,
+                leftovers: decode_column(serde_json::from_value(row.leftovers), "operations", "leftovers", id)?,
+                created_at: row.created_at.to_jiff(),
+                started_at: row.started_at.map(jiff_sqlx::Timestamp::to_jiff),
+                ended_at: row.ended_at.map(jiff_sqlx::Timestamp::to_jiff),
+            };
+            Ok((operation, (row.done, row.total)))
+        });
+        read.collect()
+    }
+
+    /// Stores the plan that a worker built. A plan is written once.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Fenced`] when the operation already has a plan, because then another
+    /// worker has taken it over.
+    pub async fn store_plan(&mut self, id: OperationId, plan: &Plan) -> Result<(), StoreError> {
+        let heads: Vec<WaveSummary> =
+            plan.waves.iter().map(|wave| WaveSummary { title: wave.title.clone(), width: wave.width }).collect();
+        let done = sqlx::query!(
+            "UPDATE operations SET waves = $3 WHERE tenant_id = $1 AND operation_id = $2 AND waves IS NULL",
+            self.tenant.0,
+            id.0,
+            to_json(&heads)
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        require_one_row(done.rows_affected(), StoreError::Fenced)?;
+        let steps: Vec<(i32, &Step)> = (0i32..)
+            .zip(&plan.waves)
+            .flat_map(|(wave, steps)| steps.steps.iter().map(move |step| (wave, step)))
+            .collect();
+        for (chunk, first) in steps.chunks(MAX_STEPS_PER_INSERT).zip((0i32..).step_by(MAX_STEPS_PER_INSERT)) {
+            let numbers: Vec<i32> = (first..).take(chunk.len()).collect();
+            let waves: Vec<i32> = chunk.iter().map(|(wave, _)| *wave).collect();
+            let bodies: Vec<Value> = chunk.iter().map(|(_, step)| to_json(step)).collect();
+            sqlx::query!(
+                "INSERT INTO operation_items (tenant_id, operation_id, number, wave, step)
+                 SELECT $1, $2, item.* FROM unnest($3::integer[], $4::integer[], $5::jsonb[]) AS item",
+                self.tenant.0,
+                id.0,
+                &numbers,
+                &waves,
+                &bodies
+            )
+            .execute(&mut *self.inner)
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Lists the steps of a plan with their progress.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer, and
+    /// [`StoreError::Corrupt`] when a step or event does not fit, for example because a newer
+    /// version of Meshwright wrote it.
+    pub async fn list_steps(&mut self, id: OperationId) -> Result<Vec<PlannedStep>, StoreError> {
+        let facts = sqlx::query!(
+            "SELECT number, fact FROM item_facts WHERE tenant_id = $1 AND operation_id = $2 ORDER BY number, ordinal",
+            self.tenant.0,
+            id.0
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let mut progress: BTreeMap<i32, Progress> = BTreeMap::new();
+        for row in facts {
+            let fact: StepEvent = decode_column(serde_json::from_value(row.fact), "item_facts", "fact", id)?;
+            progress.entry(row.number).or_default().apply_event(&fact);
+        }
+        let rows = sqlx::query!(
+            "SELECT number, wave, step FROM operation_items WHERE tenant_id = $1 AND operation_id = $2 ORDER BY number",
+            self.tenant.0,
+            id.0
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let read = rows.into_iter().map(|row| {
+            Ok(PlannedStep {
+                number: row.number,
+                wave: decode_column(row.wave.try_into(), "operation_items", "wave", id)?,
+                step: decode_column(serde_json::from_value(row.step), "operation_items", "step", id)?,
+                progress: progress.remove(&row.number).unwrap_or_default(),
+            })
+        });
+        read.collect()
+    }
+
+    /// Lists every step that the stages of an upgrade started, oldest first, with the stage's kind
+    /// and the capture. Steps of rollbacks are left out.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Tx::list_steps`].
+    pub async fn list_started_steps(
+        &mut self,
+        upgrade: UpgradeId,
+    ) -> Result<Vec<(OperationKind, Step, Option<String>)>, StoreError> {
+        let mut operations = self.list_operations(&AccessFilter::ALL, Some(upgrade), Page::ALL).await?;
+        operations.reverse();
+        let mut started = Vec::new();
+        for operation in operations.iter().filter(|operation| operation.kind != OperationKind::Rollback) {
+            let items = self.list_steps(operation.id).await?;
+            started
+                .extend(items.into_iter().filter_map(|item| Some((operation.kind, item.step, item.progress.capture?))));
+        }
+        Ok(started)
+    }
+
+    /// Adds a signal to an operation and wakes a worker. Signals are how the API reaches a worker,
+    /// because it never writes the columns of workers.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::NotFound`] when the operation has ended or does not exist.
+    pub async fn signal_operation(&mut self, id: OperationId, wish: Signal, now: Timestamp) -> Result<(), StoreError> {
+        let seq = sqlx::query_scalar!(
+            "UPDATE work_queue SET wish_seq = wish_seq + 1, due_at = now() WHERE operation_id = $1 AND tenant_id = $2 RETURNING wish_seq",
+            id.0,
+            self.tenant.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .ok_or(StoreError::NotFound { what: "running operation" })?;
+        sqlx::query!(
+            "INSERT INTO wishes (tenant_id, operation_id, seq, wish, at) VALUES ($1, $2, $3, $4, $5)",
+            self.tenant.0,
+            id.0,
+            seq,
+            wish.as_str(),
+            now.to_sqlx() as _
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        sqlx::query!("SELECT pg_notify('mw_work', '')").fetch_one(&mut *self.inner).await?;
+        Ok(())
+    }
+
+    /// Makes an operation due now that still waits for its time.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer.
+    pub async fn make_operation_due(&mut self, id: OperationId) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE work_queue SET due_at = now() WHERE operation_id = $1 AND tenant_id = $2",
+            id.0,
+            self.tenant.0
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Ends an operation from outside. Its worker is fenced because the queue row is gone, so it
+    /// records nothing more. Steps that the worker had started are fenced by the next operation of
+    /// the mesh; see [`Tx::list_unfenced_operations`].
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer.
+    pub async fn supersede_operation(
+        &mut self,
+        id: OperationId,
+        state: &OperationState,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let held = sqlx::query!(
+            "DELETE FROM work_queue WHERE operation_id = $1 AND tenant_id = $2 RETURNING epoch, lease_until",
+            id.0,
+            self.tenant.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?;
+        // A worker that holds the lease does not know of the end yet. Its last writes may still
+        // reach a cluster, so its epoch and lease are recorded.
+        let writer = held.and_then(|row| Some((row.epoch, row.lease_until?)));
+        let ended = sqlx::query!(
+            "UPDATE operations SET state = $3, state_body = $4, ended_at = $5, unfenced = $6, writer_epoch = $7, writer_until = $8
+             WHERE tenant_id = $1 AND operation_id = $2 AND ended_at IS NULL RETURNING kind, cluster_id",
+            self.tenant.0,
+            id.0,
+            state.as_str(),
+            to_json(state),
+            now.to_sqlx() as _,
+            *state != OperationState::Succeeded,
+            writer.map(|(epoch, _)| epoch),
+            writer.map(|(_, until)| until) as _
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?;
+        let Some((kind, cluster)) = ended.and_then(|row| Some((row.kind, row.cluster_id?))) else { return Ok(()) };
+        let kind = decode_column(serde_json::from_value(kind.into()), "operations", "kind", id)?;
+        self.apply_end_to_cluster(id, kind, ClusterId(cluster), state, now).await
+    }
+}

@@ -1,0 +1,192 @@
+//! Seals single values with AES-256-GCM, and holds the server's own secret. The associated data
+//! names the owner of a value, so a sealed value that is copied elsewhere does not open there.
+
+use std::sync::Arc;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::hmac;
+use model::audit::hex;
+use model::ids::TenantId;
+
+use crate::StoreError;
+use crate::sealing::tenant_keys::KeyCache;
+use crate::sealing::master_key::{SymmetricKey, KeyWrapper, MasterKeys, derive_master_key};
+
+/// The secrets of a process. These are its own key, which peppers API keys and seals values that
+/// belong to no tenant, and the access to the master key, which wraps the tenants' data keys.
+/// Clones share the cache of unwrapped keys.
+#[derive(Clone)]
+pub struct Sealer {
+    secret: SymmetricKey,
+    wrapper: Arc<dyn KeyWrapper>,
+    cache: KeyCache,
+}
+
+impl std::fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Vault({:?})", self.wrapper)
+    }
+}
+
+impl Sealer {
+    /// Creates a sealer whose master key is derived from its own secret.
+    pub fn new(secret: SymmetricKey) -> Self {
+        Self::with_key_wrapper(secret, Arc::new(MasterKeys::new(derive_master_key(&secret), Vec::new())))
+    }
+
+    /// Creates a sealer with a given wrapper, which holds the master key.
+    pub fn with_key_wrapper(secret: SymmetricKey, wrapper: Arc<dyn KeyWrapper>) -> Self {
+        Self { secret, wrapper, cache: KeyCache::default() }
+    }
+
+    pub(crate) fn key_wrapper(&self) -> &dyn KeyWrapper {
+        self.wrapper.as_ref()
+    }
+
+    pub(crate) fn key_cache(&self) -> &KeyCache {
+        &self.cache
+    }
+
+    /// Removes a tenant's unwrapped keys from the cache, so that the next transaction reads them
+    /// again.
+    pub(crate) fn evict_tenant_keys(&self, tenant: TenantId) {
+        self.cache.lock().expect("no holder panics").remove(&tenant);
+    }
+
+    /// Seals a secret of the operator for one column and row, such as
+    /// `hosting_clusters.kubeconfig/hosting_01…`.
+    pub fn seal(&self, associated_data: &str, text: &[u8]) -> Vec<u8> {
+        seal(&self.secret, associated_data, text)
+    }
+
+    /// Opens a value that was sealed with the same associated data.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::UnsealFailed`] when the value is damaged or was sealed with another
+    /// key or for another column or row.
+    pub(crate) fn open(&self, associated_data: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
+        open(&self.secret, associated_data, sealed)
+    }
+
+    fn pepper_key(&self) -> hmac::Key {
+        // The pepper is a key of its own, so that a digest reveals nothing about the sealing key.
+        let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.secret), b"meshwright api key pepper");
+        hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref())
+    }
+
+    /// Computes the digest that is stored instead of a secret that only its owner knows.
+    pub fn digest_secret(&self, secret: &[u8]) -> Vec<u8> {
+        hmac::sign(&self.pepper_key(), secret).as_ref().to_vec()
+    }
+
+    /// Compares a secret with its stored digest, in constant time.
+    pub fn verify_secret(&self, secret: &[u8], digest: &[u8]) -> bool {
+        hmac::verify(&self.pepper_key(), secret, digest).is_ok()
+    }
+}
+
+fn aead_key(key: &SymmetricKey) -> RandomizedNonceKey {
+    RandomizedNonceKey::new(&AES_256_GCM, key).expect("the key has the length that the cipher wants")
+}
+
+/// Seals a text with a key, bound to its associated data.
+pub(crate) fn seal(key: &SymmetricKey, associated_data: &str, text: &[u8]) -> Vec<u8> {
+    let mut sealed = text.to_vec();
+    let nonce =
+        aead_key(key).seal_in_place_append_tag(Aad::from(associated_data.as_bytes()), &mut sealed).expect("memory for a tag");
+    let mut out = nonce.as_ref().to_vec();
+    out.append(&mut sealed);
+    out
+}
+
+/// Opens a text that was sealed with the same key and the same associated data.
+pub(crate) fn open(key: &SymmetricKey, associated_data: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
+    let (nonce, text) = sealed.split_at_checked(NONCE_LEN).ok_or(StoreError::UnsealFailed)?;
+    let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| StoreError::UnsealFailed)?;
+    let mut text = text.to_vec();
+    let opened = aead_key(key).open_in_place(nonce, Aad::from(associated_data.as_bytes()), &mut text);
+    let length = opened.map_err(|_| StoreError::UnsealFailed)?.len();
+    text.truncate(length);
+    Ok(text)
+}
+
+/// Generates a random key of 256 bits.
+///
+/// # Panics
+/// Panics when the system has no randomness.
+pub fn random_key() -> SymmetricKey {
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system's randomness");
+    bytes
+}
+
+/// Computes the HMAC-SHA256 of a text.
+pub fn hmac_sha256(key: &[u8], text: &[u8]) -> Vec<u8> {
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text).as_ref().to_vec()
+}
+
+/// Computes the SHA-256 digest of bytes.
+///
+/// # Panics
+/// Never panics, because a SHA-256 digest has 32 bytes.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().try_into().expect("a SHA-256 has 32 bytes")
+}
+
+/// Computes the SHA-256 digest of bytes, in hexadecimal.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex::encode(&sha256(bytes))
+}
+
+/// Generates 32 random bytes in hexadecimal, for a sealing key or a secret.
+///
+/// # Panics
+/// Panics when the system has no randomness.
+pub fn random_hex() -> String {
+    hex::encode(&random_key())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_value_opens_in_its_own_place_only() {
+        let vault = Sealer::new([7; 32]);
+        let sealed = vault.seal("hosting/a", b"secret");
+        assert_eq!(vault.open("hosting/a", &sealed).expect("its own place"), b"secret");
+        assert!(vault.open("hosting/b", &sealed).is_err());
+        assert!(Sealer::new([8; 32]).open("hosting/a", &sealed).is_err());
+        assert!(vault.open("hosting/a", b"short").is_err());
+    }
+
+    #[test]
+    fn a_digest_matches_its_own_secret_under_its_own_pepper() {
+        let (vault, other) = (Sealer::new([7; 32]), Sealer::new([8; 32]));
+        let digest = vault.digest_secret(b"a secret");
+        assert_eq!(digest.len(), 32);
+        assert!(vault.verify_secret(b"a secret", &digest));
+        assert!(!vault.verify_secret(b"another", &digest) && !vault.verify_secret(b"a secret", b""));
+        assert!(!other.verify_secret(b"a secret", &digest));
+        assert_ne!(other.digest_secret(b"a secret"), digest);
+    }
+
+    /// The expected value is from RFC 4231, test case 2.
+    #[test]
+    fn hmac_sha256_matches_rfc_4231() {
+        let signed = hmac_sha256(b"Jefe", b"what do ya want for nothing?");
+        let known = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
+        assert_eq!(model::audit::hex::decode(known).expect("a digest").as_slice(), signed);
+    }
+
+    #[test]
+    fn fresh_keys_differ() {
+        assert!(random_key() != random_key() && random_hex() != random_hex());
+    }
+
+    #[test]
+    fn debug_output_of_the_sealer_hides_keys() {
+        assert_eq!(format!("{:?}", Sealer::new([7; 32])), "Vault(MasterKeys(1))");
+    }
+}

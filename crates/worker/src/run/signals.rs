@@ -1,0 +1,64 @@
+//! Processes the signals of people to an operation (pause, resume, retry, cancel) between two
+//! rounds.
+
+use model::operation::{StepEvent, OperationState, Problem, Signal};
+use store::{OperationUpdate, StoreError};
+
+use super::Run;
+use crate::metrics;
+
+impl Run<'_> {
+    /// Processes pending signals. Returns false when the claim was given up.
+    pub(super) async fn process_signals(&mut self) -> Result<bool, StoreError> {
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        let unseen = tx.read_pending_signals(&self.claim).await?;
+        drop(tx);
+        let seen = Some(unseen.last_seq);
+        for wish in &unseen.signals {
+            match wish {
+                // An operation that is paused already keeps the problem that it is paused for.
+                Signal::Pause if matches!(self.operation.state, OperationState::Paused { .. }) => {}
+                Signal::Pause => self.operation.state = OperationState::Paused { problem: Problem::paused_by_user() },
+                Signal::Resume => self.operation.state = OperationState::Running,
+                Signal::Retry => {
+                    self.operation.state = OperationState::Running;
+                    self.retry_failed_steps().await?;
+                }
+                Signal::Cancel => {
+                    self.cancel_operation(seen).await?;
+                    return Ok(false);
+                }
+            }
+        }
+        if let OperationState::Paused { problem } = &self.operation.state {
+            let problem = problem.clone();
+            self.pause_and_release(problem, Vec::new(), seen, !unseen.signals.is_empty()).await?;
+            return Ok(false);
+        }
+        if !unseen.signals.is_empty() {
+            let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+            let state = Some(self.operation.state.clone());
+            let locked = self.record_state(&mut tx, &OperationUpdate { seen_signal_seq: seen, state, ..OperationUpdate::default() }).await?;
+            locked.commit_and_renew(tx).await?;
+        }
+        Ok(true)
+    }
+
+    /// Lets every failed step try again. Restarts get a new stamp, because the attempt is part of
+    /// it.
+    async fn retry_failed_steps(&mut self) -> Result<(), StoreError> {
+        let failed = self.steps.iter_mut().filter(|item| item.progress.failed.is_some());
+        let mut facts = Vec::new();
+        for item in failed {
+            item.progress.apply_event(&StepEvent::Retried);
+            facts.push((item.number, StepEvent::Retried));
+        }
+        self.samples.clear();
+        let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+        let record = OperationUpdate { step_events: facts, ..OperationUpdate::default() };
+        let locked = self.record_state(&mut tx, &record).await?;
+        locked.commit_and_renew(tx).await?;
+        metrics::count_record(&self.operation, &record, self.now());
+        Ok(())
+    }
+}
