@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use rollout::ports::ClusterError;
 
-use crate::dialling::AddressPolicy;
+use crate::address_policy::AddressPolicy;
 
 /// Reads host and port from a server's URL. The port is 443 if the URL names none.
 pub(crate) fn host_and_port(server: &str) -> Option<(String, u16)> {

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::dialling::AddressPolicy;
+use crate::address_policy::AddressPolicy;
 
 /// Maximum number of addresses of one name that a connect tries. All of them share the timeout of
 /// one call, so more addresses would leave too little time for each.

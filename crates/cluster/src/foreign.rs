@@ -13,9 +13,9 @@ use rollout::ports::ClusterError;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use crate::door::ClusterClient;
+use crate::client::ClusterClient;
 use crate::mesh::{MUTATING_WEBHOOKS_PATH, OWNER_LABEL, VALIDATING_WEBHOOKS_PATH};
-use crate::register::problem_from_error;
+use crate::registration::problem_from_error;
 
 /// Maximum number of webhooks that one check tries with a dry run.
 const MAX_DRY_RUNS: usize = 20;

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use crate::door::client;
+use crate::client::transport;
 
 /// Maximum size of a kubeconfig, in bytes. One for a single cluster has about 6 KiB.
 const MAX_KUBECONFIG_BYTES: usize = 256 * 1024;
@@ -198,7 +198,7 @@ impl Credential {
             return Err(refused_construct("certificate-authority-data holds no certificate"));
         }
         let credential = Self::new(&cluster.cluster.server, authority, identity)?;
-        client::check_credential(&credential).map_err(|cause| refused_construct(format!("the credential cannot be used: {cause}")))?;
+        transport::check_credential(&credential).map_err(|cause| refused_construct(format!("the credential cannot be used: {cause}")))?;
         Ok(credential)
     }
 

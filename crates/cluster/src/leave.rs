@@ -12,8 +12,8 @@ use model::leftover::{Leftover, AccountRemoval};
 use rollout::ports::{AccountPresence, ClusterError};
 use serde_json::{Value, json};
 
-use crate::account::{MESHWRIGHT_NAMESPACE, SERIAL_LABEL};
-use crate::door::ClusterClient;
+use crate::service_account::{MESHWRIGHT_NAMESPACE, SERIAL_LABEL};
+use crate::client::ClusterClient;
 use crate::mesh::OWNER_LABEL;
 
 const RBAC_API_PATH: &str = "/apis/rbac.authorization.k8s.io/v1";

@@ -20,35 +20,35 @@ use model::version::{RevisionName, Version};
 use rollout::ports::{Fence, ObjectVersion, FencingToken, Observed, Readiness, Usage, ObservedWorkload, MeshClusters, ClusterError};
 use serde_json::Value;
 
-use crate::account::Account;
-use crate::authority::Authority;
-use crate::dialling::AddressPolicy;
-use crate::door::ClusterClient;
+use crate::service_account::Account;
+use crate::mesh_ca::Authority;
+use crate::address_policy::AddressPolicy;
+use crate::client::ClusterClient;
 use crate::kubeconfig::Credential;
-use crate::render::{Charts, Helm};
+use crate::helm::{Charts, Helm};
 
 mod access;
-mod bundle;
+mod apply_set;
 mod certificates;
 mod data_plane;
-mod kinds;
+mod api_paths;
 mod leaving;
 mod limits;
-mod live;
+mod watch;
 mod objects;
-mod pinned;
+mod revision_pins;
 mod probe;
 mod proxies;
 mod records;
-mod single;
+mod single_object;
 mod survey;
-mod tokens;
-mod values;
+mod istiod_tokens;
+mod helm_values;
 
-pub(crate) use bundle::OWNER_LABEL;
-pub(crate) use pinned::REVISIONED_API_GROUPS;
+pub(crate) use apply_set::OWNER_LABEL;
+pub(crate) use revision_pins::REVISIONED_API_GROUPS;
 pub(crate) use probe::accepts_probe_pod as takes_probe;
-pub(crate) use single::{MUTATING_WEBHOOKS_PATH, VALIDATING_WEBHOOKS_PATH};
+pub(crate) use single_object::{MUTATING_WEBHOOKS_PATH, VALIDATING_WEBHOOKS_PATH};
 
 /// Maximum time that the engine waits for an event before it checks again.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(400);
@@ -111,7 +111,7 @@ pub struct KubernetesMeshConfig {
 #[derive(Debug, Clone)]
 pub struct KubernetesMesh {
     config: Arc<KubernetesMeshConfig>,
-    watches: Arc<live::Watches>,
+    watches: Arc<watch::Watches>,
     addresses: Arc<Mutex<BTreeMap<Name, Vec<SocketAddr>>>>,
 }
 
@@ -168,7 +168,7 @@ impl MeshClusters for KubernetesMesh {
             if let Target::Certificates { member } = target {
                 return self.observe_certificates(member).await;
             }
-            match single::ObjectTarget::for_target(self, target).await? {
+            match single_object::ObjectTarget::for_target(self, target).await? {
                 Some(single) => single.observe_value().await,
                 None => self.observe_apply_set(target).await,
             }
@@ -180,7 +180,7 @@ impl MeshClusters for KubernetesMesh {
         if let Target::Certificates { member } = target {
             return if to.is_some() { Ok(()) } else { self.remove_certificates(member, seen, permit).await };
         }
-        match single::ObjectTarget::for_target(self, target).await? {
+        match single_object::ObjectTarget::for_target(self, target).await? {
             Some(single) => single.set_value(self, to, seen, permit).await,
             None => self.write_apply_set(target, to, seen, permit).await,
         }
@@ -192,7 +192,7 @@ impl MeshClusters for KubernetesMesh {
         if let Target::Certificates { .. } = target {
             return Ok(Fence::UntilLeaseEnds);
         }
-        match single::ObjectTarget::for_target(self, target).await? {
+        match single_object::ObjectTarget::for_target(self, target).await? {
             Some(single) => single.fence_object(permit).await,
             None => self.fence_apply_set(target, goal, permit).await,
         }

@@ -26,7 +26,7 @@ pub(crate) async fn run_releases_command(database: &StoreArgs, command: Releases
 /// Adds a release from a folder with its charts. The operator chooses images and charts, and a
 /// tenant never does.
 pub(crate) async fn import_release(store: &Store, wanted: ImportReleaseArgs) -> Result<(), Failure> {
-    let charts = cluster::render::pack_charts(&wanted.charts)
+    let charts = cluster::helm::pack_charts(&wanted.charts)
         .map_err(Failure::io(format!("the charts base and istiod in {}", wanted.charts.display())))?;
     let request = wanted.facts.into_import_request(wanted.version, STANDARD.encode(charts));
     let release = api::parse_import_release(&request, read_charts)
@@ -36,7 +36,7 @@ pub(crate) async fn import_release(store: &Store, wanted: ImportReleaseArgs) -> 
 
 /// Repacks the charts of a request, and returns them with their digest.
 pub(crate) fn read_charts(sent: &[u8]) -> Result<(Vec<u8>, String), String> {
-    let charts = cluster::render::repack_charts(sent)?;
+    let charts = cluster::helm::repack_charts(sent)?;
     let digest = store::sha256_hex(&charts);
     Ok((charts, digest))
 }

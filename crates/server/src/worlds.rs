@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use cluster::leave;
-use cluster::register::{RegisteredCluster, RegistrationRequest, problem_from_error, problem_unless_changed, read_cluster_uid, register_cluster, renew_credential, withdraw_registration};
+use cluster::registration::{RegisteredCluster, RegistrationRequest, problem_from_error, problem_unless_changed, read_cluster_uid, register_cluster, renew_credential, withdraw_registration};
 use cluster::{
     Account, Authority, Charts, Credential, AddressPolicy, ClusterClient, PreviousCredential, Helm, CredentialSource, MemberCluster, KubernetesMesh,
     KubernetesMeshConfig,

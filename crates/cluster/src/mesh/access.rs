@@ -23,7 +23,7 @@ use model::version::{RevisionName, Version};
 use rollout::ports::ClusterError;
 use serde_json::{Value, json};
 
-use super::values::TOKENS_DIR;
+use super::helm_values::TOKENS_DIR;
 use super::{MemberCluster, KubernetesMesh, OWNER_LABEL, object_version, uid_and_version, label_query, text_at};
 use crate::connect::Resolver;
 use crate::{AddressPolicy, ClusterClient, addresses};

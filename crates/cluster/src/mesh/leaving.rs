@@ -10,13 +10,13 @@ use rollout::plan::{ControlPlane, TAGS};
 use rollout::ports::{TeardownInspection, ClusterError};
 use serde_json::Value;
 
-use super::bundle::OWNER_LABEL;
+use super::apply_set::OWNER_LABEL;
 use super::certificates::{CRL_CONFIGMAP, ROOT_CERT_CONFIGMAP};
 use super::objects::render_refused;
-use super::single::{MUTATING_WEBHOOKS_PATH, DEFAULT_VALIDATOR, tag_webhook_name};
+use super::single_object::{MUTATING_WEBHOOKS_PATH, DEFAULT_VALIDATOR, tag_webhook_name};
 use super::survey::parse_injector;
-use super::values::HelmValues;
-use super::{KubernetesMesh, kinds, label_query, text_at};
+use super::helm_values::HelmValues;
+use super::{KubernetesMesh, api_paths, label_query, text_at};
 
 /// Kinds of our objects in a member that are outside the mesh's namespace and that a deletion
 /// removes.
@@ -37,7 +37,7 @@ impl TeardownInspection for KubernetesMesh {
         let door = &self.find_member(member)?.client;
         let mut found = Vec::new();
         for kind in CLUSTER_SCOPED_KINDS {
-            let Some(path) = kinds::collection_path(kind) else { continue };
+            let Some(path) = api_paths::collection_path(kind) else { continue };
             let listed = door.list(&path, &label_query(&[(OWNER_LABEL, self.namespace())])).await?;
             found.extend(super::object_names(&listed).into_iter().map(|name| format!("{kind} {name}")));
         }

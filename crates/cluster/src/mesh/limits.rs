@@ -9,9 +9,9 @@ use model::Name;
 use rollout::ports::ClusterError;
 use serde_json::{Value, json};
 
-use super::bundle::{APPLY_SET_LABEL, OWNER_LABEL};
-use super::values::{ISTIOD_CPU_MILLICORES, ISTIOD_MEMORY_LIMIT_GIB, ISTIOD_MEMORY_MIB};
-use super::{KubernetesMesh, kinds, label_query, text_at};
+use super::apply_set::{APPLY_SET_LABEL, OWNER_LABEL};
+use super::helm_values::{ISTIOD_CPU_MILLICORES, ISTIOD_MEMORY_LIMIT_GIB, ISTIOD_MEMORY_MIB};
+use super::{KubernetesMesh, api_paths, label_query, text_at};
 use crate::addresses;
 
 /// Name of the quota and of the network policy.
@@ -73,7 +73,7 @@ impl KubernetesMesh {
                 continue;
             }
             let live =
-                self.config.hosting.get(&kinds::object_path(&wanted).expect("a known kind")).await?.unwrap_or_default();
+                self.config.hosting.get(&api_paths::object_path(&wanted).expect("a known kind")).await?.unwrap_or_default();
             let same = |pointer: &str| live.pointer(pointer) == wanted.pointer(pointer);
             let noted = same("/metadata/annotations/meshwright.dev~1quota");
             if live.is_null() || wanted["kind"] == "NetworkPolicy" && !(same("/spec") && noted) {
@@ -96,7 +96,7 @@ impl KubernetesMesh {
         for mut object in self.limit_objects().await? {
             object["metadata"]["labels"][OWNER_LABEL] = self.namespace().into();
             object["metadata"]["labels"][APPLY_SET_LABEL] = Self::inventory_name(&target).into();
-            self.config.hosting.apply(&kinds::object_path(&object).expect("a known kind"), &object, None).await?;
+            self.config.hosting.apply(&api_paths::object_path(&object).expect("a known kind"), &object, None).await?;
         }
         Ok(())
     }
@@ -126,7 +126,7 @@ impl KubernetesMesh {
 
     /// Reads the network policy from the hosting cluster; null if there is none.
     async fn current_network_policy(&self) -> Result<Value, ClusterError> {
-        let path = kinds::path_by_name("NetworkPolicy", Some(self.namespace()), LIMITS_NAME).expect("a known kind");
+        let path = api_paths::path_by_name("NetworkPolicy", Some(self.namespace()), LIMITS_NAME).expect("a known kind");
         Ok(self.config.hosting.get(&path).await?.unwrap_or_default())
     }
 

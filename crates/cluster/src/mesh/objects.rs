@@ -13,12 +13,12 @@ use rollout::ports::{FencingToken, Readiness, ClusterError};
 use serde_json::{Value, json};
 
 use super::access::{CONFIG_KUBECONFIG_KEY, CONFIG_TOKEN_FILE, remote_secret_name, token_file};
-use super::values::{HelmValues, TOKENS_DIR, network_name};
+use super::helm_values::{HelmValues, TOKENS_DIR, network_name};
 use super::{MemberCluster, KubernetesMesh, number_at, text_at};
-use crate::account::BoundSecrets;
+use crate::service_account::BoundSecrets;
 use crate::addresses;
 use crate::kubeconfig::Credential;
-use crate::render::Charts;
+use crate::helm::Charts;
 
 /// Service account by which control planes read a member.
 const READER_ACCOUNT: &str = "istio-reader-service-account";

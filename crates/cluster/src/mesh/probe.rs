@@ -6,8 +6,8 @@ use rollout::ports::ClusterError;
 use serde_json::{Value, json};
 
 use super::records::injected_sidecar;
-use super::single::SIDECAR_INJECT_LABEL as INJECT_LABEL;
-use crate::door::ClusterClient;
+use super::single_object::SIDECAR_INJECT_LABEL as INJECT_LABEL;
+use crate::client::ClusterClient;
 
 /// Label of every probe pod, with the value `true`, by which policies can exempt it.
 const PROBE_LABEL: &str = "meshwright.dev/probe";

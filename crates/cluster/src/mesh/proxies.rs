@@ -14,10 +14,10 @@ use rollout::ports::{Readiness, Usage, ClusterError};
 use serde_json::Value;
 
 use super::data_plane::Snapshot;
-use super::pinned::pinned_resources_in;
-use super::single::{MUTATING_WEBHOOKS_PATH, revision_webhook_name};
+use super::revision_pins::pinned_resources_in;
+use super::single_object::{MUTATING_WEBHOOKS_PATH, revision_webhook_name};
 use super::{KubernetesMesh, object_names, label_query, text_at};
-use crate::door::parse_array;
+use crate::client::parse_array;
 
 /// Port of istiod's debug endpoints.
 const ISTIOD_DEBUG_PORT: u16 = 8080;
@@ -209,7 +209,7 @@ impl KubernetesMesh {
         // The deletion of a whole mesh also checks this while the mesh's own tags are in place.
         // Those are moved or removed by steps of their own, so they do not count.
         let foreign_tags = webhooks.iter().filter(|object| object["metadata"]["labels"].get("istio.io/tag").is_some());
-        let ours = |object: &&Value| object["metadata"]["labels"][super::bundle::OWNER_LABEL] == self.namespace();
+        let ours = |object: &&Value| object["metadata"]["labels"][super::apply_set::OWNER_LABEL] == self.namespace();
         users.extend(
             foreign_tags
                 .filter(|object| !ours(object))

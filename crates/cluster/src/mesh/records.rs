@@ -7,7 +7,7 @@ use model::survey::RestartBlocker;
 use rollout::ports::{ObjectVersion, Readiness};
 use serde_json::Value;
 
-use super::single::RESTART_ANNOTATION;
+use super::single_object::RESTART_ANNOTATION;
 use super::{object_version, number_at, text_at};
 
 /// Fields of a workload as its cluster shows it.

@@ -8,7 +8,7 @@ use rollout::plan::data_plane::{INJECTION_LABEL, REV_LABEL};
 use rollout::ports::ClusterError;
 use serde_json::Value;
 
-use super::bundle::OWNER_LABEL;
+use super::apply_set::OWNER_LABEL;
 use super::data_plane::Snapshot;
 use super::records::WorkloadRecord;
 use super::{MemberCluster, KubernetesMesh, text_at};

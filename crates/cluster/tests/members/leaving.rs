@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cluster::leave::remove_account;
-use cluster::register::{RegistrationRequest, register_cluster};
+use cluster::registration::{RegistrationRequest, register_cluster};
 use cluster::{Account, ClusterClient};
 use model::leftover::AccountRemoval;
 use rollout::ports::{AccountPresence, ClusterError};

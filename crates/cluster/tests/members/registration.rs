@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cluster::register::{RegisteredCluster, RegistrationRequest, problem_unless_changed, read_cluster_uid, register_cluster, renew_credential, withdraw_registration};
+use cluster::registration::{RegisteredCluster, RegistrationRequest, problem_unless_changed, read_cluster_uid, register_cluster, renew_credential, withdraw_registration};
 use cluster::{Account, Credential, AddressPolicy, ClusterClient, PreviousCredential, ResponseLimits, MemberCluster};
 use rollout::ports::ClusterError;
 use serde_json::json;

@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::data_plane::{WORKLOAD_KINDS, Snapshot};
 use super::records::{PodRecord, WorkloadRecord};
 use super::{MemberCluster, text_at};
-use crate::door::ClusterClient;
+use crate::client::ClusterClient;
 
 /// Timeout of the first lists.
 const FIRST_LIST_TIMEOUT: Duration = Duration::from_secs(20);

@@ -9,11 +9,11 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::{MemberCluster, KubernetesMesh, object_version, uid_and_version, label_query, text_at};
-use crate::account::{BoundSecrets, delete_bound_secret};
-use crate::door::ClusterClient;
+use crate::service_account::{BoundSecrets, delete_bound_secret};
+use crate::client::ClusterClient;
 use crate::foreign::find_silent_webhooks;
 use crate::kubeconfig::ClientIdentity;
-use crate::register::{problem_unless_changed, read_kubernetes_version};
+use crate::registration::{problem_unless_changed, read_kubernetes_version};
 
 /// Label on a Secret with a token that names the member which the token is for.
 const MEMBER_LABEL: &str = "meshwright.dev/reads";

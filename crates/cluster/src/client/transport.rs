@@ -10,7 +10,7 @@ use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tower::{ServiceBuilder, ServiceExt as _};
 
 use crate::connect::{ConnectError, connect};
-use crate::dialling::AddressPolicy;
+use crate::address_policy::AddressPolicy;
 use crate::kubeconfig::{Credential, ClientIdentity, parse_certificates};
 
 /// Maximum number of idle connections that are kept for the next call: one for each list that runs

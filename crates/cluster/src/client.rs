@@ -19,11 +19,11 @@ use rollout::ports::{FencingToken, ClusterError};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::dialling::AddressPolicy;
+use crate::address_policy::AddressPolicy;
 use crate::kubeconfig::Credential;
 
 mod answer;
-pub(crate) mod client;
+pub(crate) mod transport;
 mod limits;
 mod refusal;
 mod told;
@@ -73,7 +73,7 @@ struct ActiveCredential {
 
 impl ActiveCredential {
     fn from_credential(credential: &Credential, rules: &AddressPolicy) -> Result<Arc<Self>, &'static str> {
-        Ok(Arc::new(Self { stored: credential.to_stored(), client: client::build_client(credential, rules)? }))
+        Ok(Arc::new(Self { stored: credential.to_stored(), client: transport::build_client(credential, rules)? }))
     }
 }
 

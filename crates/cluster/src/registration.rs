@@ -10,9 +10,9 @@ use model::operation::Problem;
 use rollout::ports::ClusterError;
 use serde_json::json;
 
-use crate::account::{Account, MESHWRIGHT_NAMESPACE};
-use crate::dialling::AddressPolicy;
-use crate::door::ClusterClient;
+use crate::service_account::{Account, MESHWRIGHT_NAMESPACE};
+use crate::address_policy::AddressPolicy;
+use crate::client::ClusterClient;
 use crate::foreign;
 use crate::kubeconfig::{Credential, ClientIdentity};
 use crate::mesh::takes_probe;

@@ -18,9 +18,9 @@ use rollout::ports::{Fence, ObjectVersion, FencingToken, Observed, Readiness, Cl
 use serde_json::{Value, json};
 
 use super::limits::OUTDATED_VALUE;
-use super::single::FENCE_ANNOTATION;
-use super::{KubernetesMesh, kinds, object_version, uid_and_version, label_query, text_at};
-use crate::door::ClusterClient;
+use super::single_object::FENCE_ANNOTATION;
+use super::{KubernetesMesh, api_paths, object_version, uid_and_version, label_query, text_at};
+use crate::client::ClusterClient;
 
 mod inventory;
 
@@ -67,7 +67,7 @@ impl KubernetesMesh {
     }
 
     fn inventory_path(&self, target: &Target) -> String {
-        kinds::path_by_name("ConfigMap", Some(self.namespace()), &Self::inventory_name(target)).expect("a known kind")
+        api_paths::path_by_name("ConfigMap", Some(self.namespace()), &Self::inventory_name(target)).expect("a known kind")
     }
 
     /// Observes an ApplySet through its inventory: clean, dirty (`partial`), or absent.
@@ -250,7 +250,7 @@ impl KubernetesMesh {
 
     /// Applies one object of a set, with our labels.
     async fn apply_object(&self, door: &ClusterClient, target: &Target, object: &Value, permit: &FencingToken) -> Result<(), ClusterError> {
-        let path = kinds::object_path(object).expect("only known kinds are rendered");
+        let path = api_paths::object_path(object).expect("only known kinds are rendered");
         let definition = object["kind"] == "CustomResourceDefinition";
         if !definition && !self.is_named_after_mesh(object) {
             return Err(foreign_object_error(door, "an object's name does not name the mesh"));
@@ -296,9 +296,9 @@ impl KubernetesMesh {
 
     /// Deletes the objects that the old inventory listed and the new one does not.
     async fn prune_objects(&self, door: &ClusterClient, before: &[Value], desired: &[Value], permit: &FencingToken) -> Result<(), ClusterError> {
-        let kept: Vec<Option<String>> = desired.iter().map(kinds::object_path).collect();
+        let kept: Vec<Option<String>> = desired.iter().map(api_paths::object_path).collect();
         for old in before.iter().filter(|old| self.is_named_after_mesh(old)) {
-            let path = kinds::object_path(old);
+            let path = api_paths::object_path(old);
             if let (Some(path), false) = (&path, kept.contains(&path)) {
                 door.delete(path, None, Some(permit)).await?;
             }
@@ -319,7 +319,7 @@ impl KubernetesMesh {
             let turn = self.mark_inventory_dirty(door, target, known, (None, &[]), permit).await?;
             let ours = |object: &&Value| object["kind"] != "Namespace" && self.is_named_after_mesh(object);
             let objects = turn.union.iter().rev().filter(ours);
-            for path in objects.filter_map(kinds::object_path).chain(self.leader_election_leases(target)) {
+            for path in objects.filter_map(api_paths::object_path).chain(self.leader_election_leases(target)) {
                 if self.is_still_owned(door, target, &path).await? {
                     door.delete(&path, None, Some(permit)).await?;
                 }
@@ -355,10 +355,10 @@ impl KubernetesMesh {
         let kinds: BTreeSet<String> = objects.iter().filter_map(named).collect();
         let selector = label_query(&[(OWNER_LABEL, self.namespace()), (APPLY_SET_LABEL, &Self::inventory_name(target))]);
         for kind in kinds {
-            let Some(collection) = kinds::collection_path(&kind) else { continue };
+            let Some(collection) = api_paths::collection_path(&kind) else { continue };
             for mut left in door.list(&collection, &selector).await? {
                 left["kind"] = kind.clone().into();
-                if let Some(path) = kinds::object_path(&left)
+                if let Some(path) = api_paths::object_path(&left)
                     .filter(|_| self.is_named_after_mesh(&left) && left.pointer("/metadata/deletionTimestamp").is_none())
                 {
                     tracing::info!(path, "deleting an object that no inventory lists");

@@ -15,7 +15,7 @@ use model::ids::ClusterId;
 use rollout::ports::{FencingToken, ClusterError};
 use serde_json::{Value, json};
 
-use crate::door::ClusterClient;
+use crate::client::ClusterClient;
 use crate::mesh::REVISIONED_API_GROUPS;
 
 /// Namespace of our service accounts in a user's cluster.

@@ -13,9 +13,9 @@ use rollout::plan::data_plane::{INJECTION_LABEL, REV_LABEL, label_value, parse_l
 use rollout::ports::{Fence, ObjectVersion, FencingToken, Observed, Readiness, ClusterError};
 use serde_json::{Map, Value, json};
 
-use super::bundle::{APPLY_SET_LABEL, OWNER_LABEL};
+use super::apply_set::{APPLY_SET_LABEL, OWNER_LABEL};
 use super::{KubernetesMesh, object_version, uid_and_version, text_at};
-use crate::door::ClusterClient;
+use crate::client::ClusterClient;
 
 /// Annotation on a pod template whose change restarts the workload; its value derives from the
 /// operation.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::connect::{Resolver, SystemResolver};
-use crate::door::ResponseLimits;
+use crate::client::ResponseLimits;
 
 /// Policy for every call to a cluster: allowed addresses, limits on its answers, and the caller's
 /// name.
