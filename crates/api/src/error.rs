@@ -4,9 +4,9 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use model::access::{Action, Role};
-use store::StoreError;
-use wire::{FieldError, Problem};
+use meshwright_model::access::{Action, Role};
+use meshwright_store::StoreError;
+use meshwright_wire::{FieldError, Problem};
 
 use crate::middleware::request_context;
 use crate::request::params::field_error;

@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use model::Clock;
-use store::Store;
+use meshwright_model::Clock;
+use meshwright_store::Store;
 
 mod middleware;
 mod openapi;

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
-use model::ids::TenantId;
+use meshwright_model::ids::TenantId;
 use serde::Deserialize;
 use serde_json::Value;
-use store::Provider;
+use meshwright_store::Provider;
 
 mod jwks;
 

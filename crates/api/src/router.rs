@@ -47,7 +47,7 @@ pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Meshwright", version = "1", description = "A managed service mesh: every control plane and every sidecar from one version to the next, and back."),
-    components(schemas(wire::Problem)),
+    components(schemas(meshwright_wire::Problem)),
     modifiers(&BearerKey),
     security(("api_key" = []))
 )]
@@ -175,7 +175,7 @@ pub fn router(app: App) -> axum::Router {
 
 /// Answers with the page of a problem code, to which the `type` of a problem document leads.
 async fn problem_page(Path(code): Path<String>) -> Response {
-    match wire::problem_page(&code) {
+    match meshwright_wire::problem_page(&code) {
         Some(page) => {
             let text = format!("# {code}\n\n{page}\n");
             ([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], text).into_response()

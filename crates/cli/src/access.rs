@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use wire::{
+use meshwright_wire::{
     ApiKey, ChangeTenant, CreateApiKey, CreateIdentityProvider, CreateOwnerKey, CreateRoleBinding, CreateTenant,
     IdentityProvider, RoleBinding, RotateApiKey, Tenant as TenantView, Usage,
 };
@@ -157,7 +157,7 @@ pub(crate) async fn print_usage(client: &Client, format: OutputFormat) -> Result
     let usage: Usage = client.get("/v1/usage").await?;
     print_value(format, &usage, &["what", "used", "limit"], |usage| {
         let row =
-            |(what, used): (&String, &wire::Used)| vec![what.clone(), used.used.to_string(), used.limit.to_string()];
+            |(what, used): (&String, &meshwright_wire::Used)| vec![what.clone(), used.used.to_string(), used.limit.to_string()];
         let granted = vec!["edition".to_owned(), String::new(), usage.edition.clone()];
         usage.items.iter().map(row).chain([granted]).collect()
     })

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use model::audit::{Anchor, Digest, Entry, ChainedEntry, ChainVerifier, hex};
-use wire::{AuditEntry, AuditEntryList, AuditHead};
+use meshwright_model::audit::{Anchor, Digest, Entry, ChainedEntry, ChainVerifier, hex};
+use meshwright_wire::{AuditEntry, AuditEntryList, AuditHead};
 
 use crate::client::Client;
 use crate::options::{AuditCommand, OutputFormat};
@@ -92,7 +92,7 @@ async fn verify_audit_log(client: &Client, anchors: Option<&Path>) -> Result<()>
     let tenant = now.tenant;
     known.push(now);
     let mut verifier = ChainVerifier::new(tenant, &known, sha256);
-    let broken = |breach: model::audit::ChainError| Failure::new(1, format!("the audit log is not whole: {breach}"));
+    let broken = |breach: meshwright_model::audit::ChainError| Failure::new(1, format!("the audit log is not whole: {breach}"));
     for_each_entry(client, |entry| verifier.verify_next(&parse_chained_entry(entry)?).map_err(broken)).await?;
     let head = verifier.verify_end().map_err(broken)?;
     let own = known.iter().filter(|anchor| anchor.tenant == tenant).count() - 1;

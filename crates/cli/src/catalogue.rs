@@ -4,8 +4,8 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use model::Version;
-use wire::{AddHostingCluster, ChangeRelease, HostingCluster, Release as View};
+use meshwright_model::Version;
+use meshwright_wire::{AddHostingCluster, ChangeRelease, HostingCluster, Release as View};
 
 use crate::client::{Client, percent_encode};
 use crate::options::{SetReleaseArgs, OutputFormat, HostingCommand, ImportReleaseArgs, ReleaseCommand};

@@ -4,7 +4,7 @@ use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use wire::{ClusterList, MeshList, Problem};
+use meshwright_wire::{ClusterList, MeshList, Problem};
 
 use crate::profile::Profile;
 use crate::{Failure, Result};
@@ -29,7 +29,7 @@ fn retry_after(answer: &reqwest::Response) -> Option<std::time::Duration> {
 fn random_idempotency_key() -> String {
     let mut bytes = [0; 32];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system's randomness");
-    model::audit::hex::encode(&bytes)
+    meshwright_model::audit::hex::encode(&bytes)
 }
 
 /// HTTP client for one service, with the address and key of a profile.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use wire::{
+use meshwright_wire::{
     ChangeCluster, Cluster as ClusterView, EventList, Operation as OperationView, RegisterCluster, ReleaseList,
     RenewCredential,
 };
@@ -59,7 +59,7 @@ async fn print_events(client: &Client, format: OutputFormat, after: i64, limit: 
     };
     all.items.truncate(limit);
     print_value(format, &all, &["seq", "at", "kind", "body"], |list| {
-        let row = |event: &wire::Event| {
+        let row = |event: &meshwright_wire::Event| {
             vec![event.seq.to_string(), event.at.to_string(), event.kind.clone(), event.body.to_string()]
         };
         list.items.iter().map(row).collect()

@@ -1,6 +1,6 @@
 //! Deletes meshes and clusters, and prints the objects that stay in clusters.
 
-use wire::{Leave, Leftover, Operation as OperationView};
+use meshwright_wire::{Leave, Leftover, Operation as OperationView};
 
 use crate::client::Client;
 use crate::commands::{OPERATION_COLUMNS, operation_row};

@@ -1,7 +1,7 @@
 //! Runs the commands on meshes and their data planes.
 
 use serde_json::json;
-use wire::{ChangeMesh, CreateMesh, DataPlane, Mesh as MeshView, SetInjection, UpgradeOptionList};
+use meshwright_wire::{ChangeMesh, CreateMesh, DataPlane, Mesh as MeshView, SetInjection, UpgradeOptionList};
 
 use crate::access::parse_key_values;
 use crate::client::Client;
@@ -112,7 +112,7 @@ async fn run_data_plane_command(client: &Client, format: OutputFormat, command: 
     match command {
         DataPlaneCommand::Namespaces { mesh } => {
             print_data_plane(client, format, &mesh, &["cluster", "namespace", "label", "injected by", "conflict"], |view| {
-                let row = |view: &wire::NamespaceView| {
+                let row = |view: &meshwright_wire::NamespaceView| {
                     vec![
                         view.cluster.clone(),
                         view.name.clone(),
@@ -132,7 +132,7 @@ async fn run_data_plane_command(client: &Client, format: OutputFormat, command: 
                 &mesh,
                 &["cluster", "workload", "pods", "carries", "wanted", "restart needed because of"],
                 |view| {
-                    let row = |view: &wire::WorkloadView| {
+                    let row = |view: &meshwright_wire::WorkloadView| {
                         vec![
                             view.cluster.clone(),
                             view.name.clone(),
@@ -149,7 +149,7 @@ async fn run_data_plane_command(client: &Client, format: OutputFormat, command: 
         }
         DataPlaneCommand::Proxies { mesh } => {
             print_data_plane(client, format, &mesh, &["proxy", "cluster", "revision", "version", "synced", "ghost"], |view| {
-                let row = |view: &wire::ProxyView| {
+                let row = |view: &meshwright_wire::ProxyView| {
                     vec![
                         view.proxy.clone(),
                         view.cluster.clone(),

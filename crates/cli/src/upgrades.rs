@@ -1,7 +1,7 @@
 //! Runs the commands on upgrades.
 
 use serde_json::Value;
-use wire::{CreateUpgrade, MoveNamespaces, NamespaceRef, Upgrade as UpgradeView};
+use meshwright_wire::{CreateUpgrade, MoveNamespaces, NamespaceRef, Upgrade as UpgradeView};
 
 use crate::client::Client;
 use crate::options::{UpgradeVerbArgs, ConfirmedVerbArgs, OutputFormat, UpgradeCommand, WaitArgs};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use wire::{Operation, Trouble, Upgrade};
+use meshwright_wire::{Operation, Trouble, Upgrade};
 
 use crate::client::Client;
 use crate::options::OutputFormat;
@@ -131,6 +131,6 @@ pub(crate) async fn wait_for_upgrade(client: &Client, id: &str, timeout: u64) ->
 }
 
 /// Formats a finding for people: the object, what is wrong and what the user can do.
-pub(crate) fn format_finding(finding: &wire::Finding) -> String {
+pub(crate) fn format_finding(finding: &meshwright_wire::Finding) -> String {
     format!("{} {}: {} ({})\n  {}", finding.severity, finding.object, finding.message, finding.code, finding.hint)
 }

@@ -1,7 +1,7 @@
 //! Runs the commands on webhooks.
 
 use serde_json::json;
-use wire::{ChangeWebhook, CreateWebhook, Delivery, RotateWebhookSecret, Webhook as View};
+use meshwright_wire::{ChangeWebhook, CreateWebhook, Delivery, RotateWebhookSecret, Webhook as View};
 
 use crate::client::Client;
 use crate::options::{OutputFormat, WebhookCommand};

@@ -2,8 +2,8 @@
 //! long the step has lasted.
 
 use jiff::SignedDuration;
-use model::operation::Problem;
-use model::plan::{Step, Target};
+use meshwright_model::operation::Problem;
+use meshwright_model::plan::{Step, Target};
 
 use crate::ports::{ObjectVersion, ClusterError};
 use crate::step::StepCheck;

@@ -1,10 +1,10 @@
 //! Builds the plans of stages and operations: pure functions, each of which lists its waves in the
 //! order in which they run.
 
-use model::Name;
-use model::plan::{InjectionRequest, Sidecar, Step, Target};
-use model::upgrade::LabelPolicy;
-use model::version::{RevisionName, Version};
+use meshwright_model::Name;
+use meshwright_model::plan::{InjectionRequest, Sidecar, Step, Target};
+use meshwright_model::upgrade::LabelPolicy;
+use meshwright_model::version::{RevisionName, Version};
 
 pub mod canary;
 pub mod data_plane;
@@ -13,7 +13,7 @@ pub mod lifecycle;
 pub mod precheck;
 pub mod rollback;
 
-pub use model::survey::TAGS;
+pub use meshwright_model::survey::TAGS;
 
 /// Revision tags that a promotion moves, in this order.
 const PROMOTED_TAGS: [&str; 2] = ["stable", "default"];

@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use model::Name;
-use model::ids::OperationId;
-use model::operation::Problem;
-use model::plan::{InjectionRequest, Sidecar, Target, WorkloadRef};
-use model::survey::Observation;
-use model::version::RevisionName;
+use meshwright_model::Name;
+use meshwright_model::ids::OperationId;
+use meshwright_model::operation::Problem;
+use meshwright_model::plan::{InjectionRequest, Sidecar, Target, WorkloadRef};
+use meshwright_model::survey::Observation;
+use meshwright_model::version::RevisionName;
 
 mod leaving;
 

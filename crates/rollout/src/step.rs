@@ -8,9 +8,9 @@
 //! | ours in part | `Ready`: a write goes on, an undo removes all of it |
 //! | neither | `Blocked`: the value is never overwritten |
 
-use model::ids::OperationId;
-use model::operation::{Problem, Progress};
-use model::plan::{Stamp, Step, Target};
+use meshwright_model::ids::OperationId;
+use meshwright_model::operation::{Problem, Progress};
+use meshwright_model::plan::{Stamp, Step, Target};
 
 use crate::ports::{ObjectVersion, FencingToken, Readiness, Usage, MeshClusters, ClusterError};
 
@@ -149,7 +149,7 @@ pub fn is_irrevocable(step: &Step) -> bool {
 
 /// Builds the problem of a member that was to be left behind but answers. The next deletion cleans
 /// it up like the others.
-fn member_answers(member: &model::Name) -> Problem {
+fn member_answers(member: &meshwright_model::Name) -> Problem {
     Problem::new(
         "member_answers",
         format!("{member} was to be left behind, but it answers now."),
@@ -176,7 +176,7 @@ fn summarize_list(list: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use model::operation::StepEvent;
+    use meshwright_model::operation::StepEvent;
 
     use super::*;
 

@@ -22,8 +22,8 @@ pub(crate) async fn serve_api(
         tokio::net::TcpListener::bind(listen).await.map_err(Failure::io(format!("listening on {listen}")))?;
     let address = listener.local_addr().map_err(Failure::io("the listener"))?;
     tracing::info!(%address, "serving");
-    let routes = api::router(build_app(store, networks, share)?);
-    let served = api::serve(listener, routes, connections.connection_limits(), shutdown_signal()).await;
+    let routes = meshwright_api::router(build_app(store, networks, share)?);
+    let served = meshwright_api::serve(listener, routes, connections.connection_limits(), shutdown_signal()).await;
     stop.cancel();
     served.map_err(Failure::io("serving"))
 }

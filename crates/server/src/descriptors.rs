@@ -1,7 +1,7 @@
 //! Derives the limits of connections from the number of files that this process can have open. Each
 //! connection is an open file, and the service needs some for itself.
 
-use api::ConnectionLimits;
+use meshwright_api::ConnectionLimits;
 
 use crate::options::ConnectionArgs;
 

@@ -4,13 +4,13 @@
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use model::Clock;
-use model::clock::SystemClock;
-use model::ids::TenantId;
-use store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
-use store::{Store, Sealer};
+use meshwright_model::Clock;
+use meshwright_model::clock::SystemClock;
+use meshwright_model::ids::TenantId;
+use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
+use meshwright_store::{Store, Sealer};
 use tokio_util::sync::CancellationToken;
-use wire::ReleaseArgs;
+use meshwright_wire::ReleaseArgs;
 
 use crate::Failure;
 use crate::import::{add_hosting_cluster, import_release, ignore_conflict};
@@ -51,8 +51,8 @@ pub(crate) async fn run_dev(options: DevArgs) -> Result<(), Failure> {
         let (stop, idle) = (stop.clone(), options.no_work);
         async move { if idle { stop.cancelled().await } else { engine.run_until_stopped(stop).await } }
     });
-    let routes = api::router(build_app(api, &options.clusters.allow_networks, 1)?);
-    let served = api::serve(listener, routes, options.connections.connection_limits(), shutdown_signal()).await;
+    let routes = meshwright_api::router(build_app(api, &options.clusters.allow_networks, 1)?);
+    let served = meshwright_api::serve(listener, routes, options.connections.connection_limits(), shutdown_signal()).await;
     stop.cancel();
     working.await.map_err(|error| Failure::Config(format!("the worker failed: {error}")))?;
     served.map_err(Failure::io("serving"))
@@ -62,7 +62,7 @@ pub(crate) async fn run_dev(options: DevArgs) -> Result<(), Failure> {
 fn load_or_create_sealer(dir: &Path) -> Result<Sealer, Failure> {
     let file = dir.join("vault-key");
     if !file.exists() {
-        write_secret_file(&file, &store::random_hex())?;
+        write_secret_file(&file, &meshwright_store::random_hex())?;
     }
     load_sealer(&file, &MasterKeySource::default())
 }

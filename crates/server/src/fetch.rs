@@ -6,12 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Fetch, FetchError};
+use meshwright_api::{Fetch, FetchError};
 use async_trait::async_trait;
-use cluster::AddressPolicy;
+use meshwright_kubernetes::AddressPolicy;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use store::DeliveryAttempt;
-use worker::WebhookSender;
+use meshwright_store::DeliveryAttempt;
+use meshwright_worker::WebhookSender;
 
 /// Maximum time to fetch one document, until its last byte.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);

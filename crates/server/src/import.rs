@@ -4,11 +4,11 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cluster::Credential;
-use model::Clock;
-use model::clock::SystemClock;
-use model::ids::HostingClusterId;
-use store::{HostingCluster, Store, StoreError};
+use meshwright_kubernetes::Credential;
+use meshwright_model::Clock;
+use meshwright_model::clock::SystemClock;
+use meshwright_model::ids::HostingClusterId;
+use meshwright_store::{HostingCluster, Store, StoreError};
 
 use crate::Failure;
 use crate::options::{self, StoreArgs, ImportReleaseArgs, ReleasesCommand};
@@ -26,18 +26,18 @@ pub(crate) async fn run_releases_command(database: &StoreArgs, command: Releases
 /// Adds a release from a folder with its charts. The operator chooses images and charts, and a
 /// tenant never does.
 pub(crate) async fn import_release(store: &Store, wanted: ImportReleaseArgs) -> Result<(), Failure> {
-    let charts = cluster::helm::pack_charts(&wanted.charts)
+    let charts = meshwright_kubernetes::helm::pack_charts(&wanted.charts)
         .map_err(Failure::io(format!("the charts base and istiod in {}", wanted.charts.display())))?;
     let request = wanted.facts.into_import_request(wanted.version, STANDARD.encode(charts));
-    let release = api::parse_import_release(&request, read_charts)
+    let release = meshwright_api::parse_import_release(&request, read_charts)
         .map_err(|wrong| Failure::Config(format!("{}: {}", wrong.pointer, wrong.message)))?;
     store.add_release(&release, SystemClock.now()).await.map_err(Failure::from)
 }
 
 /// Repacks the charts of a request, and returns them with their digest.
 pub(crate) fn read_charts(sent: &[u8]) -> Result<(Vec<u8>, String), String> {
-    let charts = cluster::helm::repack_charts(sent)?;
-    let digest = store::sha256_hex(&charts);
+    let charts = meshwright_kubernetes::helm::repack_charts(sent)?;
+    let digest = meshwright_store::sha256_hex(&charts);
     Ok((charts, digest))
 }
 

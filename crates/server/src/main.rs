@@ -27,10 +27,10 @@ pub(crate) enum Failure {
     Config(String),
     /// The database failed or refused a request.
     #[error("the database")]
-    Store(#[from] store::StoreError),
+    Store(#[from] meshwright_store::StoreError),
     /// The embedded Postgres failed.
     #[error("the private Postgres")]
-    Private(#[from] store::embedded_postgres::EmbeddedPostgresError),
+    Private(#[from] meshwright_store::embedded_postgres::EmbeddedPostgresError),
     /// A file, folder or socket failed.
     #[error("{what}")]
     Io {
@@ -90,11 +90,11 @@ async fn run_command(command: Command) -> Result<(), Failure> {
         }
         Command::Migrate { database } => commands::migrate_schema(&database).await,
         Command::Roles => {
-            print!("{}", store::CREATE_ROLES_SQL);
+            print!("{}", meshwright_store::CREATE_ROLES_SQL);
             Ok(())
         }
         Command::Openapi => {
-            print!("{}", api::openapi());
+            print!("{}", meshwright_api::openapi());
             Ok(())
         }
         Command::Releases { command, database } => import::run_releases_command(&database, command).await,

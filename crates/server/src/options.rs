@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use wire::ReleaseArgs;
+use meshwright_wire::ReleaseArgs;
 
 /// Runs a managed service mesh: moves every control plane and every sidecar from one version to the
 /// next, and back.
@@ -181,7 +181,7 @@ pub(crate) enum TenantsCommand {
     RotateKey {
         /// Id of the tenant whose key is rotated.
         #[arg(long)]
-        tenant: model::ids::TenantId,
+        tenant: meshwright_model::ids::TenantId,
     },
     /// Wrap the data keys of all tenants with the present master key.
     RewrapKeys,
@@ -189,10 +189,10 @@ pub(crate) enum TenantsCommand {
     EraseSecrets {
         /// Id of the tenant whose secrets are erased.
         #[arg(long)]
-        tenant: model::ids::TenantId,
+        tenant: meshwright_model::ids::TenantId,
         /// Id of the same tenant once more, as a confirmation.
         #[arg(long)]
-        confirm: model::ids::TenantId,
+        confirm: meshwright_model::ids::TenantId,
     },
 }
 

@@ -5,15 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::{Authority, Credential, AddressPolicy};
+use meshwright_kubernetes::{Authority, Credential, AddressPolicy};
 use jiff::SignedDuration;
-use model::Clock;
-use model::clock::SystemClock;
-use rollout::decide::Timeouts;
-use store::tenant_keys::{SymmetricKey, MasterKeys};
-use store::{Store, Sealer};
+use meshwright_model::Clock;
+use meshwright_model::clock::SystemClock;
+use meshwright_rollout::decide::Timeouts;
+use meshwright_store::tenant_keys::{SymmetricKey, MasterKeys};
+use meshwright_store::{Store, Sealer};
 use tokio_util::sync::CancellationToken;
-use worker::{Engine, Settings};
+use meshwright_worker::{Engine, Settings};
 
 use crate::Failure;
 use crate::fetch::{PublicFetcher, PublicWebhookSender};
@@ -25,7 +25,7 @@ use crate::worlds::KubernetesClusterProvider;
 
 /// Parses a key of 32 bytes from 64 hexadecimal digits.
 fn parse_hex_key(text: &str, file: &Path) -> Result<SymmetricKey, Failure> {
-    model::audit::hex::decode(text.trim()).ok_or_else(|| {
+    meshwright_model::audit::hex::decode(text.trim()).ok_or_else(|| {
         let file = file.display();
         Failure::Config(format!("{file} must hold 64 hexadecimal digits; make them with: openssl rand -hex 32"))
     })
@@ -87,11 +87,11 @@ pub(crate) fn parse_networks(texts: &[String]) -> Result<Vec<(IpAddr, u8)>, Fail
 
 /// Builds the API from the store and the functions that it needs. The API reads kubeconfigs,
 /// generates keys and fetches the keys of identity providers. It never calls a cluster.
-pub(crate) fn build_app(store: Store, allowed: &[String], share: u32) -> Result<api::App, Failure> {
+pub(crate) fn build_app(store: Store, allowed: &[String], share: u32) -> Result<meshwright_api::App, Failure> {
     let rules = AddressPolicy { allowed_networks: parse_networks(allowed)?, worker_name: "api".into(), ..AddressPolicy::default() };
     let literal = rules.clone();
     let fetch = PublicFetcher::new(rules).map_err(|error| Failure::Config(format!("no HTTP client: {error}")))?;
-    Ok(api::App {
+    Ok(meshwright_api::App {
         store: store.with_connection_quota(),
         clock: Arc::new(SystemClock),
         read_kubeconfig: Arc::new(move |text: &str| {
@@ -106,12 +106,12 @@ pub(crate) fn build_app(store: Store, allowed: &[String], share: u32) -> Result<
             Authority::generate(mesh, now).map(|authority| authority.to_stored()).map_err(|error| error.to_string())
         },
         read_charts,
-        limits: Arc::new(api::RequestLimiter::new(
-            api::Rates::TENANT.scaled_by(share),
-            api::Rates::PRINCIPAL.scaled_by(share),
+        limits: Arc::new(meshwright_api::RequestLimiter::new(
+            meshwright_api::Rates::TENANT.scaled_by(share),
+            meshwright_api::Rates::PRINCIPAL.scaled_by(share),
             Arc::new(SystemClock),
         )),
-        issuers: Arc::new(api::IssuerKeys::new(Arc::new(fetch))),
+        issuers: Arc::new(meshwright_api::IssuerKeys::new(Arc::new(fetch))),
     })
 }
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::MetricsServer;
+use meshwright_api::MetricsServer;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use store::Store;
+use meshwright_store::Store;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
@@ -27,7 +27,7 @@ const OPERATION_BUCKETS_SECONDS: [f64; 10] = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0
 /// Interval at which recorded samples are aggregated, also while no collector reads the metrics.
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Crates whose spans are exported.
-const TRACED_CRATES: [&str; 4] = ["api", "worker", "cluster", "meshwright_server"];
+const TRACED_CRATES: [&str; 4] = ["meshwright_api", "meshwright_worker", "meshwright_kubernetes", "meshwright_server"];
 
 /// Guard of the trace export. It sends the remaining spans when it is dropped.
 pub(crate) struct TraceGuard(Option<SdkTracerProvider>);
@@ -85,10 +85,10 @@ pub(crate) async fn serve_metrics(address: Option<&str>, store: &Store, stop: &C
             upkeep.run_upkeep();
         }
     });
-    let shown = api::metrics_router(MetricsServer { store: store.clone(), metrics: Arc::new(move || recorder.render()) });
+    let shown = meshwright_api::metrics_router(MetricsServer { store: store.clone(), metrics: Arc::new(move || recorder.render()) });
     let stopped = stop.clone().cancelled_owned();
     tokio::spawn(async move {
-        if let Err(error) = api::serve(listener, shown, descriptors::metrics_connection_limits(), stopped).await {
+        if let Err(error) = meshwright_api::serve(listener, shown, descriptors::metrics_connection_limits(), stopped).await {
             tracing::error!(%error, "the metrics listener failed");
         }
     });

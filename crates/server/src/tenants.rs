@@ -7,12 +7,12 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use model::Clock;
-use model::access::Role;
-use model::audit::{Anchor, ChainHead, ChainVerifier};
-use model::clock::SystemClock;
-use model::ids::{KeyId, TenantId};
-use store::{ApiKeyToken, NewApiKey, Store, StoreError, sha256};
+use meshwright_model::Clock;
+use meshwright_model::access::Role;
+use meshwright_model::audit::{Anchor, ChainHead, ChainVerifier};
+use meshwright_model::clock::SystemClock;
+use meshwright_model::ids::{KeyId, TenantId};
+use meshwright_store::{ApiKeyToken, NewApiKey, Store, StoreError, sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
@@ -95,7 +95,7 @@ async fn verify_audit_log(
     store: &Store,
     tenant: TenantId,
     anchors: &[Anchor],
-) -> Result<Result<ChainHead, model::audit::ChainError>, StoreError> {
+) -> Result<Result<ChainHead, meshwright_model::audit::ChainError>, StoreError> {
     let mut verifier = ChainVerifier::new(tenant, anchors, sha256);
     let mut after = 0;
     loop {

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use store::tenant_keys::{SymmetricKey, KeyWrapper, WrapError};
+use meshwright_store::tenant_keys::{SymmetricKey, KeyWrapper, WrapError};
 
 /// Maximum time of one call. A transaction can wait for it, and Postgres ends a transaction that is
 /// idle for five seconds.

@@ -6,25 +6,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use cluster::leave;
-use cluster::registration::{RegisteredCluster, RegistrationRequest, problem_from_error, problem_unless_changed, read_cluster_uid, register_cluster, renew_credential, withdraw_registration};
-use cluster::{
+use meshwright_kubernetes::leave;
+use meshwright_kubernetes::registration::{RegisteredCluster, RegistrationRequest, problem_from_error, problem_unless_changed, read_cluster_uid, register_cluster, renew_credential, withdraw_registration};
+use meshwright_kubernetes::{
     Account, Authority, Charts, Credential, AddressPolicy, ClusterClient, PreviousCredential, Helm, CredentialSource, MemberCluster, KubernetesMesh,
     KubernetesMeshConfig,
 };
-use model::clock::SystemClock;
-use model::ids::{ClusterId, HostingClusterId, MeshId, TenantId};
-use model::leftover::{Leftover, AccountRemoval};
-use model::operation::Problem;
-use model::release::Release;
-use model::upgrade::LabelPolicy;
-use model::version::Version;
-use model::{Clock, Name};
-use rollout::plan::{MeshTopology, ControlPlane};
-use rollout::ports::{AccountPresence, MeshClusters, ClusterError};
-use store::{Cluster, IssuedCredential, Mesh, MeshState, Store, StoreError, ClusterHealth};
+use meshwright_model::clock::SystemClock;
+use meshwright_model::ids::{ClusterId, HostingClusterId, MeshId, TenantId};
+use meshwright_model::leftover::{Leftover, AccountRemoval};
+use meshwright_model::operation::Problem;
+use meshwright_model::release::Release;
+use meshwright_model::upgrade::LabelPolicy;
+use meshwright_model::version::Version;
+use meshwright_model::{Clock, Name};
+use meshwright_rollout::plan::{MeshTopology, ControlPlane};
+use meshwright_rollout::ports::{AccountPresence, MeshClusters, ClusterError};
+use meshwright_store::{Cluster, IssuedCredential, Mesh, MeshState, Store, StoreError, ClusterHealth};
 use tokio::sync::Mutex;
-use worker::ClusterProvider;
+use meshwright_worker::ClusterProvider;
 
 use crate::Failure;
 use crate::options::WorkerArgs;
@@ -98,7 +98,7 @@ pub(crate) struct KubernetesClusterProvider {
 
 fn store_problem(error: StoreError) -> Problem {
     tracing::warn!(error = &error as &dyn std::error::Error, "could not read a mesh, a cluster or a release from the database");
-    worker::problem_from_store_error(&error)
+    meshwright_worker::problem_from_store_error(&error)
 }
 
 /// Hint for a registered cluster, which cannot be registered a second time.
@@ -296,7 +296,7 @@ impl KubernetesClusterProvider {
     }
 }
 
-fn control_plane(revision: &store::Revision, releases: &[(Release, Charts)]) -> Result<ControlPlane, Problem> {
+fn control_plane(revision: &meshwright_store::Revision, releases: &[(Release, Charts)]) -> Result<ControlPlane, Problem> {
     let release = releases.iter().map(|(release, _)| release).find(|release| release.version == revision.version);
     let release = release.ok_or_else(|| {
         Problem::new("release_missing", "A release of the mesh is not in the catalogue.", "Import it again.")
@@ -384,7 +384,7 @@ impl KubernetesClusterProvider {
         }
         let world = match self.open_mesh_clusters(tenant, mesh.id).await {
             Ok((world, _)) => world,
-            Err(problem) if problem.code == worker::DATABASE_CODE => return Err(problem),
+            Err(problem) if problem.code == meshwright_worker::DATABASE_CODE => return Err(problem),
             // The mesh is faulty, which must not keep its members from being maintained.
             Err(problem) => {
                 tracing::warn!(cluster.id = %id, mesh.id = %mesh.id, code = problem.code, "could not open the mesh; its control planes' access to the member is not maintained");

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use model::release::Channel;
-use model::rules::Edition;
-use store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
-use testkit::{TestDb, execute_as_superuser};
+use meshwright_model::release::Channel;
+use meshwright_model::rules::Edition;
+use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
+use meshwright_testkit::{TestDb, execute_as_superuser};
 
 fn server(arguments: &[&str], database: &str, secret: &Path) -> Output {
     let mut run = Command::new(env!("CARGO_BIN_EXE_meshwright-server"));

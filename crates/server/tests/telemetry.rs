@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use testkit::TestDb;
+use meshwright_testkit::TestDb;
 
 /// A server that lives as long as this.
 struct Server {

@@ -29,7 +29,7 @@ pub enum StoreError {
     #[error("the tenant may have {limit} {} at most", of.as_str())]
     QuotaExceeded {
         /// Kind of thing that the quota limits.
-        of: model::quota::QuotaResource,
+        of: meshwright_model::quota::QuotaResource,
         /// Number of things that the tenant may have.
         limit: u32,
     },
@@ -44,7 +44,7 @@ pub enum StoreError {
     StaleVersion,
     /// 409: the verb is not allowed in the upgrade's state.
     #[error(transparent)]
-    Transition(#[from] model::upgrade::InvalidTransition),
+    Transition(#[from] meshwright_model::upgrade::InvalidTransition),
     /// Stop working on the operation: another worker has taken it over.
     #[error("the lease is over")]
     Fenced,

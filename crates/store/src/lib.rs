@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sealing::tenant_keys::TenantKeys;
-use model::audit::Entry;
-use model::ids::TenantId;
+use meshwright_model::audit::Entry;
+use meshwright_model::ids::TenantId;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgPool, Postgres, Transaction};
 use db::connection_quota::{ConnectionPermit, ConnectionQuota};

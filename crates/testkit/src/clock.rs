@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::{SignedDuration, Timestamp};
-use model::Clock;
+use meshwright_model::Clock;
 use uuid::Uuid;
 
 /// Clock that stands still until it is moved. Its ids count up, so that a test can be repeated

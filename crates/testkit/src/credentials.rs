@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use model::ids::ClusterId;
-use model::leftover::AccountRemoval;
-use model::operation::Problem;
-use model::upgrade::Finding;
-use rollout::ports::AccountPresence;
-use store::IssuedCredential;
+use meshwright_model::ids::ClusterId;
+use meshwright_model::leftover::AccountRemoval;
+use meshwright_model::operation::Problem;
+use meshwright_model::upgrade::Finding;
+use meshwright_rollout::ports::AccountPresence;
+use meshwright_store::IssuedCredential;
 
 /// Kubernetes version of the fake clusters.
 pub(crate) const KUBERNETES_VERSION: &str = "v1.33.13";

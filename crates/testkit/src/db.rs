@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use model::ids::TenantId;
+use meshwright_model::ids::TenantId;
 use sqlx::{Connection, PgConnection};
-use store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
-use store::{Store, Sealer};
+use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
+use meshwright_store::{Store, Sealer};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 

@@ -6,20 +6,20 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use model::Clock;
-use model::ids::{ClusterId, HostingClusterId, MeshId, OperationId, TenantId, UpgradeId};
-use model::operation::OperationKind;
-use model::release::{KubernetesRange, Release, ReleaseState};
-use model::rules::{Edition, Strategy};
-use model::switch::Switch;
-use model::upgrade::{LabelPolicy, UpgradePolicyChoice, Verb};
-use model::version::Version;
-use rollout::decide::Timeouts;
+use meshwright_model::Clock;
+use meshwright_model::ids::{ClusterId, HostingClusterId, MeshId, OperationId, TenantId, UpgradeId};
+use meshwright_model::operation::OperationKind;
+use meshwright_model::release::{KubernetesRange, Release, ReleaseState};
+use meshwright_model::rules::{Edition, Strategy};
+use meshwright_model::switch::Switch;
+use meshwright_model::upgrade::{LabelPolicy, UpgradePolicyChoice, Verb};
+use meshwright_model::version::Version;
+use meshwright_rollout::decide::Timeouts;
 use serde_json::Value;
-use store::{
+use meshwright_store::{
     HostingCluster, NewCluster, NewMesh, NewOperation, NewUpgrade, Operation, Page, StoredRelease, Tx, Upgrade, UserMetadata,
 };
-use worker::Settings;
+use meshwright_worker::Settings;
 
 use crate::credentials::{CredentialFaults, issue_credential, default_uid};
 use crate::{FakeClusters, ManualClock, TestDb};
@@ -268,7 +268,7 @@ impl Fleet {
     ///
     /// # Panics
     /// Panics when the database fails.
-    pub async fn cluster(&self, id: ClusterId) -> store::Cluster {
+    pub async fn cluster(&self, id: ClusterId) -> meshwright_store::Cluster {
         let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
         tx.get_cluster(id).await.expect("the cluster")
     }
@@ -343,7 +343,7 @@ impl Fleet {
     /// # Errors
     /// Returns the error of the store, for example when the state of the upgrade does not allow the
     /// verb.
-    pub async fn apply_verb(&self, upgrade: UpgradeId, verb: Verb, arguments: Value) -> Result<Upgrade, store::StoreError> {
+    pub async fn apply_verb(&self, upgrade: UpgradeId, verb: Verb, arguments: Value) -> Result<Upgrade, meshwright_store::StoreError> {
         let mut tx = self.db.api.begin(self.db.tenant).await?;
         let pressed = tx.apply_verb(upgrade, (verb, "key:test"), None, arguments, self.clock.as_ref()).await?;
         tx.commit().await?;

@@ -5,9 +5,9 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use store::Store;
+use meshwright_store::Store;
 use tokio::sync::{mpsc as messages, oneshot};
-use worker::Engine;
+use meshwright_worker::Engine;
 
 /// Worker with a thread and a runtime of its own. A pause stops all of it, its work and the
 /// renewals of its leases, as SIGSTOP stops a process.

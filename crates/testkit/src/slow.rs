@@ -6,17 +6,17 @@
 
 use std::time::{Duration, Instant};
 
-use model::Clock;
-use model::ids::{OperationId, UpgradeId};
-use model::operation::{OperationKind, OperationState};
-use model::rules::Strategy;
-use model::upgrade::{UpgradeState, Verb};
+use meshwright_model::Clock;
+use meshwright_model::ids::{OperationId, UpgradeId};
+use meshwright_model::operation::{OperationKind, OperationState};
+use meshwright_model::rules::Strategy;
+use meshwright_model::upgrade::{UpgradeState, Verb};
 use serde_json::Value;
-use store::embedded_postgres::SUPERUSER;
-use store::{MeshState, Store};
+use meshwright_store::embedded_postgres::SUPERUSER;
+use meshwright_store::{MeshState, Store};
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use worker::Settings;
+use meshwright_worker::Settings;
 
 use crate::credentials::CallBehaviour;
 use crate::fleet::short_timeouts;

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use model::Name;
-use model::ids::OperationId;
-use model::injection::PodLabels;
-use model::plan::{Sidecar, Target, WorkloadKind, WorkloadRef};
-use model::version::Version;
-use rollout::ports::{ObjectVersion, FencingToken, ClusterError};
+use meshwright_model::Name;
+use meshwright_model::ids::OperationId;
+use meshwright_model::injection::PodLabels;
+use meshwright_model::plan::{Sidecar, Target, WorkloadKind, WorkloadRef};
+use meshwright_model::version::Version;
+use meshwright_rollout::ports::{ObjectVersion, FencingToken, ClusterError};
 use tokio::sync::Notify;
 
 mod bundle;

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
-use model::Clock;
-use model::ids::{ClusterId, TenantId, WebhookId};
-use store::tenant_keys::{SymmetricKey, KeyWrapper, MasterKeys, WrapError};
-use store::embedded_postgres::SUPERUSER;
-use store::{IssuedCredential, NewCluster, NewWebhook, Store, StoreError, Sealer, UserMetadata};
-use testkit::{ManualClock, TestDb};
+use meshwright_model::Clock;
+use meshwright_model::ids::{ClusterId, TenantId, WebhookId};
+use meshwright_store::tenant_keys::{SymmetricKey, KeyWrapper, MasterKeys, WrapError};
+use meshwright_store::embedded_postgres::SUPERUSER;
+use meshwright_store::{IssuedCredential, NewCluster, NewWebhook, Store, StoreError, Sealer, UserMetadata};
+use meshwright_testkit::{ManualClock, TestDb};
 use uuid::Uuid;
 
 const SECRET: &[u8] = b"a kubeconfig that nobody may read";
@@ -62,7 +62,7 @@ async fn a_rotated_key_opens_old_and_new_values_in_every_process() {
             kubeconfig: SECRET.into(),
             metadata: UserMetadata::default(),
         };
-        let behind = Store::connect(&db.url("mw_api"), testkit::db::test_sealer()).await.expect("another process");
+        let behind = Store::connect(&db.url("mw_api"), meshwright_testkit::db::test_sealer()).await.expect("another process");
         let mut tx = behind.begin(db.tenant).await.expect("a transaction");
         db.api.rotate_tenant_key(db.tenant, clock.now()).await.expect("a rotation");
         tx.create_cluster(&new, clock.now()).await.expect("a cluster");
@@ -176,7 +176,7 @@ async fn a_master_key_is_changed_without_a_pause() {
 async fn tenants_from_before_there_were_keys_get_one_and_lose_nothing() {
     let (db, clock) = (TestDb::new().await, ManualClock::default());
     let id = cluster(&db, db.tenant, &clock).await;
-    let old = testkit::db::test_sealer().seal(&format!("clusters.kubeconfig/{id}"), SECRET);
+    let old = meshwright_testkit::db::test_sealer().seal(&format!("clusters.kubeconfig/{id}"), SECRET);
     let digits: String = old.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     let before = format!(
         "DO $$ BEGIN DELETE FROM tenant_keys WHERE tenant_id = '{0}'; UPDATE tenant_heads SET needs_key = true WHERE tenant_id = '{0}';
@@ -184,7 +184,7 @@ async fn tenants_from_before_there_were_keys_get_one_and_lose_nothing() {
         db.tenant.0
     );
     db.execute(SUPERUSER, &before).await.expect("a database of an earlier version");
-    let fresh = Store::connect(&db.url("mw_worker"), testkit::db::test_sealer()).await.expect("a worker that starts");
+    let fresh = Store::connect(&db.url("mw_worker"), meshwright_testkit::db::test_sealer()).await.expect("a worker that starts");
     assert!(matches!(kubeconfig(&fresh, db.tenant, id).await, Err(StoreError::UnsealFailed | StoreError::KeysErased)));
     assert_eq!(fresh.backfill_tenant_keys(clock.now()).await.expect("keys"), 1);
     assert_eq!(fresh.backfill_tenant_keys(clock.now()).await.expect("nothing left"), 0);
@@ -238,7 +238,7 @@ async fn a_wrapped_key_that_is_copied_to_another_tenant_or_version_does_not_unwr
     );
     assert_eq!(db.execute(SUPERUSER, &foreign).await, Ok(1));
     let fresh = async |tenant| {
-        let store = Store::connect(&db.url("mw_api"), testkit::db::test_sealer()).await.expect("a process that starts");
+        let store = Store::connect(&db.url("mw_api"), meshwright_testkit::db::test_sealer()).await.expect("a process that starts");
         store.begin(tenant).await.map(drop)
     };
     assert!(matches!(fresh(other).await, Err(StoreError::KeyService(_))));

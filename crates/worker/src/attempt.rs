@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use model::operation::Problem;
-use store::{Claim, StoreError};
+use meshwright_model::operation::Problem;
+use meshwright_store::{Claim, StoreError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 

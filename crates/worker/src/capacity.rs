@@ -10,8 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use model::ids::{HostingClusterId, OperationId, TenantId};
-use store::{Claim, ClaimFilter};
+use meshwright_model::ids::{HostingClusterId, OperationId, TenantId};
+use meshwright_store::{Claim, ClaimFilter};
 use tokio::sync::Notify;
 
 /// Divisor of the capacity: the share of a tenant, the reserve and the part for expensive kinds are

@@ -3,10 +3,10 @@
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
-use model::credential::DEFAULT_CREDENTIAL_OVERLAP;
-use model::ids::{OperationId, TenantId};
-use model::operation::OperationKind;
-use store::{Cluster, ClusterState, NewOperation, ClusterCheck, StoreError, Tx};
+use meshwright_model::credential::DEFAULT_CREDENTIAL_OVERLAP;
+use meshwright_model::ids::{OperationId, TenantId};
+use meshwright_model::operation::OperationKind;
+use meshwright_store::{Cluster, ClusterState, NewOperation, ClusterCheck, StoreError, Tx};
 
 use crate::rounds::{WorkLoop, run_with_timeout};
 use crate::run::cluster_unreachable;

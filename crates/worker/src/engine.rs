@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use model::Clock;
-use rollout::decide::Timeouts;
-use store::{Claim, Store, StoreError};
+use meshwright_model::Clock;
+use meshwright_rollout::decide::Timeouts;
+use meshwright_store::{Claim, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rollout::ports::{Deadline, FencingToken};
-use store::{Claim, Store, StoreError, Tx};
+use meshwright_rollout::ports::{Deadline, FencingToken};
+use meshwright_store::{Claim, Store, StoreError, Tx};
 
 /// Renewals per lease. Two of them may fail before the claim is lost.
 const RENEWALS_PER_LEASE: u32 = 3;

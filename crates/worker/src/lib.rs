@@ -23,12 +23,12 @@ pub use webhook_delivery::WebhookSender;
 pub use engine::{Engine, Settings};
 
 use async_trait::async_trait;
-use model::ids::{ClusterId, MeshId, TenantId};
-use model::leftover::{Leftover, AccountRemoval};
-use model::operation::Problem;
-use rollout::plan::MeshTopology;
-use rollout::ports::{AccountPresence, MeshClusters};
-use store::{IssuedCredential, StoreError, ClusterHealth};
+use meshwright_model::ids::{ClusterId, MeshId, TenantId};
+use meshwright_model::leftover::{Leftover, AccountRemoval};
+use meshwright_model::operation::Problem;
+use meshwright_rollout::plan::MeshTopology;
+use meshwright_rollout::ports::{AccountPresence, MeshClusters};
+use meshwright_store::{IssuedCredential, StoreError, ClusterHealth};
 
 /// Code of a problem that our own database causes. The worker gives the claim up and retries the
 /// operation.

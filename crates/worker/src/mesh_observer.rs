@@ -2,9 +2,9 @@
 //! cluster itself.
 
 use async_trait::async_trait;
-use model::backoff::retry_delay;
-use model::ids::TenantId;
-use store::{DueObservation, StoreError};
+use meshwright_model::backoff::retry_delay;
+use meshwright_model::ids::TenantId;
+use meshwright_store::{DueObservation, StoreError};
 
 use crate::rounds::{WorkLoop, run_with_timeout};
 use crate::{Engine, observed};

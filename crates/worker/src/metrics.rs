@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use model::operation::{StepEvent, OperationKind};
-use store::{DeliveryAttempt, Operation, OperationUpdate};
+use meshwright_model::operation::{StepEvent, OperationKind};
+use meshwright_store::{DeliveryAttempt, Operation, OperationUpdate};
 use tokio_util::sync::CancellationToken;
 
 use crate::Engine;

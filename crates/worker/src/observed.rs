@@ -2,13 +2,13 @@
 //! and an event that lists the tags that were removed since the last observation.
 
 use jiff::Timestamp;
-use model::ids::MeshId;
-use model::plan::Sidecar;
-use model::survey::Observation;
-use model::upgrade::UpgradeState;
-use rollout::plan::MeshTopology;
+use meshwright_model::ids::MeshId;
+use meshwright_model::plan::Sidecar;
+use meshwright_model::survey::Observation;
+use meshwright_model::upgrade::UpgradeState;
+use meshwright_rollout::plan::MeshTopology;
 use serde_json::json;
-use store::{MeshState, NewEvent, Page, StoreError, Tx};
+use meshwright_store::{MeshState, NewEvent, Page, StoreError, Tx};
 
 /// Stores an observation of a mesh that began at `at`, unless a later one is stored already.
 ///
@@ -37,7 +37,7 @@ pub(crate) async fn store_observation(
 /// in between either may run.
 async fn injected_sidecars(tx: &mut Tx<'_>, mesh: MeshId, layout: &MeshTopology) -> Result<Vec<Sidecar>, StoreError> {
     let current = layout.current.sidecar();
-    let Some(target) = layout.target.as_ref().map(rollout::plan::ControlPlane::sidecar) else { return Ok(vec![current]) };
+    let Some(target) = layout.target.as_ref().map(meshwright_rollout::plan::ControlPlane::sidecar) else { return Ok(vec![current]) };
     if target.revision != current.revision {
         return Ok(vec![current, target]);
     }

@@ -3,15 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::Name;
-use model::leftover::Leftover;
-use model::operation::{OperationKind, Problem};
-use model::plan::{Plan, Step, Target};
-use model::survey::{Observation, foreign_istio_problem};
-use rollout::plan::{MeshTopology, ControlPlane, NamespaceKey, canary, data_plane, in_place, lifecycle, rollback};
-use rollout::ports::{MeshClusters, ClusterError};
+use meshwright_model::Name;
+use meshwright_model::leftover::Leftover;
+use meshwright_model::operation::{OperationKind, Problem};
+use meshwright_model::plan::{Plan, Step, Target};
+use meshwright_model::survey::{Observation, foreign_istio_problem};
+use meshwright_rollout::plan::{MeshTopology, ControlPlane, NamespaceKey, canary, data_plane, in_place, lifecycle, rollback};
+use meshwright_rollout::ports::{MeshClusters, ClusterError};
 use serde::Deserialize;
-use store::Operation;
+use meshwright_store::Operation;
 
 /// Reason why no plan could be built.
 #[derive(Debug)]

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use model::ids::OperationId;
-use model::operation::{OperationKind, OperationState, Problem};
-use model::plan::Target;
-use rollout::ports::{FencingToken, ClusterError};
-use rollout::step::StepContext;
-use store::{Claim, PlannedStep, Operation, OperationUpdate, StoreError, Tx};
+use meshwright_model::ids::OperationId;
+use meshwright_model::operation::{OperationKind, OperationState, Problem};
+use meshwright_model::plan::Target;
+use meshwright_rollout::ports::{FencingToken, ClusterError};
+use meshwright_rollout::step::StepContext;
+use meshwright_store::{Claim, PlannedStep, Operation, OperationUpdate, StoreError, Tx};
 use tokio_util::sync::CancellationToken;
 
 use crate::lease::{Lease, RowLock};

@@ -7,10 +7,10 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use model::ids::{TenantId, WebhookId};
-use model::webhook::message_id;
+use meshwright_model::ids::{TenantId, WebhookId};
+use meshwright_model::webhook::message_id;
 use serde_json::json;
-use store::{DeliveryAttempt, Delivery, DeliveryState, DeliveryBatch, StoreError, hmac_sha256};
+use meshwright_store::{DeliveryAttempt, Delivery, DeliveryState, DeliveryBatch, StoreError, hmac_sha256};
 
 use crate::rounds::{WorkLoop, run_with_timeout};
 use crate::Engine;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use model::Clock;
-use model::ids::ClusterId;
-use model::operation::{OperationKind, OperationState, Problem};
-use store::{Cluster, ClusterState, ListFilter, Operation, Page, AccessFilter};
-use testkit::Fleet;
+use meshwright_model::Clock;
+use meshwright_model::ids::ClusterId;
+use meshwright_model::operation::{OperationKind, OperationState, Problem};
+use meshwright_store::{Cluster, ClusterState, ListFilter, Operation, Page, AccessFilter};
+use meshwright_testkit::Fleet;
 
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
@@ -25,7 +25,7 @@ async fn renewals(fleet: &Fleet) -> Vec<Operation> {
 async fn events(fleet: &Fleet, cluster: ClusterId) -> Vec<String> {
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
     let all = tx.list_events_after(&AccessFilter::ALL, 0, None, 1000).await.expect("events");
-    let of = |event: &store::Event| event.body["cluster_id"] == cluster.to_string();
+    let of = |event: &meshwright_store::Event| event.body["cluster_id"] == cluster.to_string();
     all.into_iter().filter(of).map(|event| event.kind).collect()
 }
 

@@ -4,17 +4,17 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use model::ids::{ClusterId, OperationId};
-use model::operation::{OperationKind, OperationState};
-use model::plan::Target;
-use model::rules::Strategy;
-use model::upgrade::{UpgradeState, Verb};
+use meshwright_model::ids::{ClusterId, OperationId};
+use meshwright_model::operation::{OperationKind, OperationState};
+use meshwright_model::plan::Target;
+use meshwright_model::rules::Strategy;
+use meshwright_model::upgrade::{UpgradeState, Verb};
 use serde_json::json;
-use store::ClusterState;
-use store::embedded_postgres::SUPERUSER;
-use testkit::Fleet;
-use testkit::credentials::CallBehaviour;
-use testkit::world::Cut;
+use meshwright_store::ClusterState;
+use meshwright_store::embedded_postgres::SUPERUSER;
+use meshwright_testkit::Fleet;
+use meshwright_testkit::credentials::CallBehaviour;
+use meshwright_testkit::world::Cut;
 use tokio::sync::Notify;
 
 /// More claims than an operation gets that records nothing.

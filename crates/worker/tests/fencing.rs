@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::Clock as _;
-use model::ids::{OperationId, UpgradeId};
-use model::operation::{OperationKind, OperationState, Signal};
-use model::plan::Target;
-use model::rules::Strategy;
-use model::upgrade::Verb;
-use rollout::ports::ClusterError;
+use meshwright_model::Clock as _;
+use meshwright_model::ids::{OperationId, UpgradeId};
+use meshwright_model::operation::{OperationKind, OperationState, Signal};
+use meshwright_model::plan::Target;
+use meshwright_model::rules::Strategy;
+use meshwright_model::upgrade::Verb;
+use meshwright_rollout::ports::ClusterError;
 use serde_json::{Value, json};
-use testkit::world::Cut;
-use testkit::{Fleet, WorkerThread};
+use meshwright_testkit::world::Cut;
+use meshwright_testkit::{Fleet, WorkerThread};
 use tokio::sync::Notify;
 
 const LIMIT: Duration = Duration::from_secs(20);

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use model::operation::OperationKind;
+use meshwright_model::operation::OperationKind;
 use serde_json::json;
-use testkit::{Fleet, NOTIFICATIONS_ENV};
+use meshwright_testkit::{Fleet, NOTIFICATIONS_ENV};
 use tokio::time::timeout;
 
 const HOUR: Duration = Duration::from_hours(1);

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use model::Clock;
-use model::ids::{ClusterId, OperationId};
-use model::leftover::AccountRemoval;
-use model::operation::{OperationKind, OperationState, Problem};
-use store::{ClusterState, NewOperation, StoreError};
-use testkit::Fleet;
+use meshwright_model::Clock;
+use meshwright_model::ids::{ClusterId, OperationId};
+use meshwright_model::leftover::AccountRemoval;
+use meshwright_model::operation::{OperationKind, OperationState, Problem};
+use meshwright_store::{ClusterState, NewOperation, StoreError};
+use meshwright_testkit::Fleet;
 
 /// The codes of a cluster that is lost to us, by its silence, its slowness or its refusal of every call.
 const LOST: [&str; 7] = [
@@ -40,7 +40,7 @@ async fn leave(fleet: &Fleet, cluster: ClusterId, reason: Option<&str>) -> Opera
         mesh: None,
         cluster: Some(cluster),
         upgrade: None,
-        arguments: store::force_arguments(reason),
+        arguments: meshwright_store::force_arguments(reason),
         due_in: Duration::ZERO,
     };
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");

@@ -1,15 +1,15 @@
 //! A cluster refuses one object of several, as a quota or a policy does: the way back leaves nothing, the way on finishes.
 
-use model::Name;
-use model::ids::UpgradeId;
-use model::operation::{OperationKind, OperationState};
-use model::plan::Target;
-use model::rules::Strategy;
-use model::upgrade::{UpgradeState, Verb};
-use model::version::RevisionName;
+use meshwright_model::Name;
+use meshwright_model::ids::UpgradeId;
+use meshwright_model::operation::{OperationKind, OperationState};
+use meshwright_model::plan::Target;
+use meshwright_model::rules::Strategy;
+use meshwright_model::upgrade::{UpgradeState, Verb};
+use meshwright_model::version::RevisionName;
 use serde_json::Value;
-use testkit::Fleet;
-use testkit::world::target_parts;
+use meshwright_testkit::Fleet;
+use meshwright_testkit::world::target_parts;
 
 fn name(text: &str) -> Name {
     text.parse().expect(text)

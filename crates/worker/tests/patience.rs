@@ -1,12 +1,12 @@
 //! What keeps a plan from being made: it is said with its own code and its cause, and is waited for as long as it is silence.
 
 use jiff::SignedDuration;
-use model::Clock;
-use model::ids::OperationId;
-use model::operation::{OperationKind, OperationState, Problem, Signal};
-use rollout::ports::ClusterError;
+use meshwright_model::Clock;
+use meshwright_model::ids::OperationId;
+use meshwright_model::operation::{OperationKind, OperationState, Problem, Signal};
+use meshwright_rollout::ports::ClusterError;
 use serde_json::json;
-use testkit::Fleet;
+use meshwright_testkit::Fleet;
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 

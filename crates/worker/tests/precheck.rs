@@ -1,10 +1,10 @@
 //! What an upgrade is stopped by before anything is touched, and what it leaves as it is.
 
-use model::ids::UpgradeId;
-use model::rules::Strategy;
-use model::switch::{Switch, initial_switches};
-use model::upgrade::{UpgradeState, Verb};
-use testkit::Fleet;
+use meshwright_model::ids::UpgradeId;
+use meshwright_model::rules::Strategy;
+use meshwright_model::switch::{Switch, initial_switches};
+use meshwright_model::upgrade::{UpgradeState, Verb};
+use meshwright_testkit::Fleet;
 
 /// The codes of what stops an upgrade, each once.
 async fn stopped_by(fleet: &Fleet, upgrade: UpgradeId) -> Vec<String> {

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use model::Clock;
-use model::ids::{OperationId, TenantId};
-use model::operation::{OperationKind, OperationState, Problem, Signal};
-use model::rules::Severity;
-use model::upgrade::Finding;
-use store::ClusterState;
-use testkit::Fleet;
+use meshwright_model::Clock;
+use meshwright_model::ids::{OperationId, TenantId};
+use meshwright_model::operation::{OperationKind, OperationState, Problem, Signal};
+use meshwright_model::rules::Severity;
+use meshwright_model::upgrade::Finding;
+use meshwright_store::ClusterState;
+use meshwright_testkit::Fleet;
 use uuid::Uuid;
 
 const SHARED: &str = "5b0f6a3e-0000-4000-8000-000000000001";
@@ -106,7 +106,7 @@ async fn a_registration_that_is_cancelled_refuses_its_cluster_and_holds_it_no_lo
     let (one, other) = two_tenants().await;
     let (first, cancelled) = one.register_cluster("mine").await;
     one.credentials.set_cluster_uid(first, SHARED);
-    one.credentials.set_connect_problem(Some(Problem::new(worker::DATABASE_CODE, "It is away.", "Wait.")));
+    one.credentials.set_connect_problem(Some(Problem::new(meshwright_worker::DATABASE_CODE, "It is away.", "Wait.")));
     one.run_due().await;
     assert!(one.cluster(first).await.holds_identity, "it was held before the account was made");
     cancel(&one, cancelled).await;
@@ -215,7 +215,7 @@ async fn rows_that_share_a_cluster_from_before_are_kept_and_the_oldest_holds_it(
          UPDATE clusters SET uid = '{SHARED}' WHERE cluster_id IN ('{}', '{}'); END $$",
         registrations[0].0, registrations[1].0
     );
-    one.db.execute(store::embedded_postgres::SUPERUSER, &before).await.expect("a database of an earlier version");
+    one.db.execute(meshwright_store::embedded_postgres::SUPERUSER, &before).await.expect("a database of an earlier version");
     one.db.execute_script("mw_owner", MIGRATION).await.expect("a migration that cannot fail on what exists");
     let held = [one.cluster(registrations[0]).await.holds_identity, other.cluster(registrations[1]).await.holds_identity];
     assert_eq!(held, [true, false]);

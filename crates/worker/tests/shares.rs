@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use model::Clock;
-use model::ids::{OperationId, TenantId};
-use model::operation::{OperationKind, OperationState};
-use model::plan::Sidecar;
-use model::survey::Observation;
+use meshwright_model::Clock;
+use meshwright_model::ids::{OperationId, TenantId};
+use meshwright_model::operation::{OperationKind, OperationState};
+use meshwright_model::plan::Sidecar;
+use meshwright_model::survey::Observation;
 use serde_json::json;
-use store::ClaimFilter;
-use testkit::Fleet;
-use testkit::credentials::CallBehaviour;
+use meshwright_store::ClaimFilter;
+use meshwright_testkit::Fleet;
+use meshwright_testkit::credentials::CallBehaviour;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use model::rules::Strategy;
-use model::upgrade::Verb;
+use meshwright_model::rules::Strategy;
+use meshwright_model::upgrade::Verb;
 use serde_json::json;
-use testkit::world::Cut;
-use testkit::{Fleet, WorkerThread};
+use meshwright_testkit::world::Cut;
+use meshwright_testkit::{Fleet, WorkerThread};
 use tokio::sync::Notify;
 
-fn state(upgrade: &store::Upgrade) -> &'static str {
+fn state(upgrade: &meshwright_store::Upgrade) -> &'static str {
     upgrade.state.as_str()
 }
 
@@ -32,7 +32,7 @@ impl Zombie {
 }
 
 /// A promotion whose worker is stopped at its first write; its lease is short.
-async fn stopped_in_a_promotion() -> (Fleet, model::ids::UpgradeId, Zombie) {
+async fn stopped_in_a_promotion() -> (Fleet, meshwright_model::ids::UpgradeId, Zombie) {
     let fleet = Fleet::new().await;
     let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 0).await;
     fleet.apply_verb_and_run(upgrade, Verb::Start).await;

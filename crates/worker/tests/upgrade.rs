@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::ids::UpgradeId;
-use model::operation::{OperationKind, OperationState};
-use model::plan::{Target, WorkloadKind, WorkloadRef};
-use model::rules::Strategy;
-use model::upgrade::{LabelPolicy, UpgradeState, Verb};
+use meshwright_model::ids::UpgradeId;
+use meshwright_model::operation::{OperationKind, OperationState};
+use meshwright_model::plan::{Target, WorkloadKind, WorkloadRef};
+use meshwright_model::rules::Strategy;
+use meshwright_model::upgrade::{LabelPolicy, UpgradeState, Verb};
 use serde_json::json;
-use testkit::Fleet;
-use testkit::world::{Cut, RolloutBehaviour};
+use meshwright_testkit::Fleet;
+use meshwright_testkit::world::{Cut, RolloutBehaviour};
 use tokio::sync::Notify;
 
-fn state(upgrade: &store::Upgrade) -> &'static str {
+fn state(upgrade: &meshwright_store::Upgrade) -> &'static str {
     upgrade.state.as_str()
 }
 
@@ -115,7 +115,7 @@ async fn b4_labels_can_block_and_resources_that_name_the_revision_always_do() {
 }
 
 /// Rolls back from wherever `reach` leads, and answers what is not as it was. Definitions stay newer by design.
-async fn differs_after(reach: impl AsyncFn(&Fleet, model::ids::UpgradeId)) -> Vec<String> {
+async fn differs_after(reach: impl AsyncFn(&Fleet, meshwright_model::ids::UpgradeId)) -> Vec<String> {
     let fleet = Fleet::new().await;
     let before = fleet.clusters.snapshot();
     let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
@@ -128,7 +128,7 @@ async fn differs_after(reach: impl AsyncFn(&Fleet, model::ids::UpgradeId)) -> Ve
     lost.chain(gained).filter(|line| !line.starts_with("custom resource")).map(str::to_owned).collect()
 }
 
-async fn comes_back_from(reach: impl AsyncFn(&Fleet, model::ids::UpgradeId)) {
+async fn comes_back_from(reach: impl AsyncFn(&Fleet, meshwright_model::ids::UpgradeId)) {
     assert_eq!(differs_after(reach).await, Vec::<String>::new());
 }
 
@@ -221,7 +221,7 @@ async fn holding_ends_at_once_when_asked() {
     fleet.apply_verb_and_run(upgrade, Verb::Promote).await;
     assert_eq!(state(&fleet.apply_verb_and_run(upgrade, Verb::Retire).await), "succeeded");
     let refused = fleet.apply_verb(upgrade, Verb::Rollback, json!(null)).await.expect_err("it is over");
-    assert!(matches!(refused, store::StoreError::Transition(_)));
+    assert!(matches!(refused, meshwright_store::StoreError::Transition(_)));
 }
 
 /// The member falls silent at its own first tag, and the promotion pauses.
@@ -284,7 +284,7 @@ async fn a_second_upgrade_is_refused_while_one_runs_and_welcome_afterwards() {
     let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 0).await;
     let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
     let refused = tx.acquire_mesh_lock(fleet.mesh, "another").await.expect_err("the slot is taken");
-    assert!(matches!(refused, store::StoreError::MeshLocked { holder } if holder == upgrade.to_string()));
+    assert!(matches!(refused, meshwright_store::StoreError::MeshLocked { holder } if holder == upgrade.to_string()));
     drop(tx);
     fleet.apply_verb_and_run(upgrade, Verb::Start).await;
     fleet.apply_verb_and_run(upgrade, Verb::Promote).await;

@@ -8,16 +8,16 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::SignedDuration;
-use model::Clock;
-use model::ids::{OperationId, TenantId, WebhookId};
-use model::operation::OperationKind;
+use meshwright_model::Clock;
+use meshwright_model::ids::{OperationId, TenantId, WebhookId};
+use meshwright_model::operation::OperationKind;
 use serde_json::{Value, json};
-use store::{DeliveryAttempt, Delivery, DeliveryState, NewOperation, NewWebhook, Webhook, hmac_sha256};
-use testkit::Fleet;
+use meshwright_store::{DeliveryAttempt, Delivery, DeliveryState, NewOperation, NewWebhook, Webhook, hmac_sha256};
+use meshwright_testkit::Fleet;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use worker::{Engine, WebhookSender};
+use meshwright_worker::{Engine, WebhookSender};
 
 /// A message as it arrived.
 #[derive(Debug, Clone)]
@@ -104,7 +104,7 @@ impl Stage {
     /// As if the next attempt of everything were due.
     async fn later(&self) {
         let due = "DO $$ BEGIN UPDATE deliveries SET due_at = now() WHERE state = 'pending'; UPDATE webhook_queue SET due_at = now() WHERE due_at IS NOT NULL; END $$";
-        self.fleet.db.execute(store::embedded_postgres::SUPERUSER, due).await.expect("everything is due");
+        self.fleet.db.execute(meshwright_store::embedded_postgres::SUPERUSER, due).await.expect("everything is due");
     }
 
     fn answer(&self, attempts: impl IntoIterator<Item = DeliveryAttempt>) {
@@ -319,7 +319,7 @@ async fn while_a_secret_is_rotated_messages_carry_both_signatures() {
 #[tokio::test]
 async fn nobody_is_told_what_happens_to_others() {
     let stage = Stage::new().await;
-    let other = stage.fleet.for_new_tenant(model::ids::TenantId(uuid::Uuid::from_u128(9)), "other").await;
+    let other = stage.fleet.for_new_tenant(meshwright_model::ids::TenantId(uuid::Uuid::from_u128(9)), "other").await;
     stage.hook("mine", &["*"]).await;
     happens(&other).await;
     stage.deliver().await;

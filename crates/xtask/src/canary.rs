@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use clap::Args;
 use futures::StreamExt;
-use model::Clock;
-use model::access::Role;
-use model::clock::SystemClock;
-use model::ids::HostingClusterId;
+use meshwright_model::Clock;
+use meshwright_model::access::Role;
+use meshwright_model::clock::SystemClock;
+use meshwright_model::ids::HostingClusterId;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-use store::{HostingCluster, Store, Sealer};
+use meshwright_store::{HostingCluster, Store, Sealer};
 
 use crate::process::{Process, free_address};
 use crate::service::{self, Api, SERVER, Setting};
@@ -80,7 +80,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let metrics =
         runtime.block_on(async { Ok::<_, String>([scrape(&api_metrics).await?, scrape(&worker_metrics).await?]) })?;
     drop((api, worker));
-    let root = url(store::embedded_postgres::SUPERUSER);
+    let root = url(meshwright_store::embedded_postgres::SUPERUSER);
     run_command(Command::new(fresh::program("psql")?).args(["--quiet", "--command", "CHECKPOINT"]).arg(&root))?;
     let dump = scratch.path().join("dump.sql");
     run_command(Command::new(fresh::program("pg_dump")?).arg("--file").arg(&dump).arg(&root))?;
@@ -181,7 +181,7 @@ fn files_below(folder: &Path, into: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
 
 /// Creates a tenant with quotas that no test reaches and a hosting cluster whose kubeconfig is
 /// secret, and returns the key of the tenant's owner.
-async fn prepare(database: &str) -> std::result::Result<String, store::StoreError> {
+async fn prepare(database: &str) -> std::result::Result<String, meshwright_store::StoreError> {
     let store = Store::connect(database, Sealer::new([7; 32])).await?;
     let tenant = service::roomy_tenant(&store, "canary").await?;
     let hosting =

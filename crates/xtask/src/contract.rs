@@ -171,7 +171,7 @@ mod tests {
     use serde_json::json;
 
     fn document() -> Value {
-        serde_json::from_str(&api::openapi()).expect("a document")
+        serde_json::from_str(&meshwright_api::openapi()).expect("a document")
     }
 
     /// Changes of the document, each with a part of the message that must report it.

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
-use store::{Store, Sealer};
+use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
+use meshwright_store::{Store, Sealer};
 
 use crate::{Result, run_command};
 
@@ -18,7 +18,7 @@ const QUERIES: &str = ".sqlx";
 pub(crate) const NAME: &str = "fresh";
 
 pub(crate) fn fresh(write: bool) -> Result<()> {
-    let document = api::openapi();
+    let document = meshwright_api::openapi();
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
     queries(scratch.path())?;
     let (generated, committed) = (read_all(&scratch.path().join("queries"))?, read_all(Path::new(QUERIES))?);
@@ -74,7 +74,7 @@ fn queries(scratch: &Path) -> Result<()> {
 
 /// Returns the path of a program, such as `psql`, of the Postgres installation that was found.
 pub(crate) fn program(name: &str) -> Result<PathBuf> {
-    let bin = store::embedded_postgres::find_postgres_binaries().ok_or("there is no Postgres")?;
+    let bin = meshwright_store::embedded_postgres::find_postgres_binaries().ok_or("there is no Postgres")?;
     Ok(bin.join(name))
 }
 
@@ -86,7 +86,7 @@ pub(crate) fn live(scratch: &Path) -> Result<EmbeddedPostgres> {
     Ok(postgres)
 }
 
-async fn migrated(postgres: &EmbeddedPostgres) -> std::result::Result<(), store::StoreError> {
+async fn migrated(postgres: &EmbeddedPostgres) -> std::result::Result<(), meshwright_store::StoreError> {
     let key = Sealer::new([0; 32]);
     let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), key.clone()).await?;
     root.create_roles().await?;

@@ -6,12 +6,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use clap::Args;
-use model::Clock;
-use model::access::Role;
-use model::clock::SystemClock;
-use model::ids::TenantId;
+use meshwright_model::Clock;
+use meshwright_model::access::Role;
+use meshwright_model::clock::SystemClock;
+use meshwright_model::ids::TenantId;
 use serde_json::{Value, json};
-use testkit::Fleet;
+use meshwright_testkit::Fleet;
 use tokio_util::sync::CancellationToken;
 
 use crate::service::{self, Api, SERVER, Setting};
@@ -137,7 +137,7 @@ const ROLES: [(&str, Role); 5] = [
 const PLATFORM: &str = "platform";
 
 /// Creates a fleet with an upgrade under way, and a key of this role.
-async fn prepare((title, role): (&'static str, Role)) -> std::result::Result<(Fleet, String), store::StoreError> {
+async fn prepare((title, role): (&'static str, Role)) -> std::result::Result<(Fleet, String), meshwright_store::StoreError> {
     let mut fleet = Fleet::new().await;
     // Notifications wake the worker, so it may poll rarely: frequent polls would take processor
     // time from the fuzzing.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
 use std::path::Path;
 
-use model::injection::{Injection, Injector, NamespaceLabels, NoInjection, PodLabels, injected_by};
+use meshwright_model::injection::{Injection, Injector, NamespaceLabels, NoInjection, PodLabels, injected_by};
 use serde_json::Value;
 
 use crate::Result;

@@ -91,7 +91,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "--locked",
         "--quiet",
         "-p",
-        "meshwright-cluster",
+        "meshwright-kubernetes",
         "--example",
         "kubeconfigs",
     ]))?;

@@ -45,9 +45,9 @@ const MODULES: [Module; 4] = [
     },
     Module {
         title: "kubeconfigs and addresses",
-        package: "meshwright-cluster",
-        files: &["crates/cluster/src/kubeconfig.rs", "crates/cluster/src/dialling.rs"],
-        tests: &["meshwright-cluster"],
+        package: "meshwright-kubernetes",
+        files: &["crates/kubernetes/src/kubeconfig.rs", "crates/kubernetes/src/dialling.rs"],
+        tests: &["meshwright-kubernetes"],
         narrow: &[],
     },
     Module {

@@ -24,7 +24,7 @@ pub(crate) fn pages() -> Result<Vec<String>> {
         }
     }
     let named = named(&sources);
-    let described: BTreeSet<&str> = wire::problem_codes().collect();
+    let described: BTreeSet<&str> = meshwright_wire::problem_codes().collect();
     let missing = named.iter().filter(|code| !described.contains(*code));
     let mut wrong: Vec<String> = missing.map(|code| format!("docs/problems.md has no section {code}")).collect();
     let unnamed = described.iter().filter(|code| !sources.contains(&format!("\"{code}\"")));

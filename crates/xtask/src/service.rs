@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use model::Clock;
-use model::access::Role;
-use model::clock::SystemClock;
-use model::ids::{KeyId, TenantId};
-use model::quota::{QuotaResource, Quotas};
-use store::{ApiKeyToken, NewApiKey, Page, Store, StoreError, Tenant};
+use meshwright_model::Clock;
+use meshwright_model::access::Role;
+use meshwright_model::clock::SystemClock;
+use meshwright_model::ids::{KeyId, TenantId};
+use meshwright_model::quota::{QuotaResource, Quotas};
+use meshwright_store::{ApiKeyToken, NewApiKey, Page, Store, StoreError, Tenant};
 
 use crate::Result;
 use crate::lab::until;

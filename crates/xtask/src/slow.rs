@@ -30,7 +30,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let (mut runs, mut failed) = (Vec::new(), Vec::new());
     eprintln!("a seed takes about {} minutes", MINUTES.div_ceil(options.scale));
     for seed in options.first..options.first + options.seeds {
-        match runtime.block_on(testkit::slow::run_slow_upgrade(seed, options.scale)) {
+        match runtime.block_on(meshwright_testkit::slow::run_slow_upgrade(seed, options.scale)) {
             Ok(report) => {
                 eprintln!("seed {seed}: {} s, {report:?}", report.took.as_secs());
                 runs.push(json!({

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use clap::Args;
 use futures::StreamExt;
-use model::access::Role;
-use model::ids::TenantId;
-use model::quota::QuotaResource;
+use meshwright_model::access::Role;
+use meshwright_model::ids::TenantId;
+use meshwright_model::quota::QuotaResource;
 use serde_json::{Value, json};
-use store::{Store, Sealer};
+use meshwright_store::{Store, Sealer};
 
 use crate::service::{self, Api, Setting};
 use crate::{Result, fresh};
@@ -45,13 +45,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// Creates a tenant with quotas that no test reaches, and the key of its owner.
-async fn tenant(store: &Store) -> std::result::Result<(TenantId, String), store::StoreError> {
+async fn tenant(store: &Store) -> std::result::Result<(TenantId, String), meshwright_store::StoreError> {
     let tenant = service::roomy_tenant(store, "storm").await?;
     Ok((tenant, service::key(store, tenant, Role::Owner).await?))
 }
 
 async fn storm(options: &Options, database: &str, secret: &Path) -> Result<()> {
-    let failed = |error: store::StoreError| error.to_string();
+    let failed = |error: meshwright_store::StoreError| error.to_string();
     let store = Store::connect(database, Sealer::new([7; 32])).await.map_err(failed)?;
     let (tenant, owner) = tenant(&store).await.map_err(failed)?;
     let start = || Api::start(Setting::new(database, secret));

@@ -27,7 +27,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
     let settings = [
         ("serializable", ("PGOPTIONS", "-c default_transaction_isolation=serializable".to_owned())),
-        ("without hints", (testkit::NOTIFICATIONS_ENV, "off".to_owned())),
+        ("without hints", (meshwright_testkit::NOTIFICATIONS_ENV, "off".to_owned())),
         ("PostgreSQL 18", ("PG_BIN", newest(dir.path())?)),
     ];
     if options.together {

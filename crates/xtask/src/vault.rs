@@ -6,7 +6,7 @@ use std::process::Command;
 
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
-use store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
+use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
 
 use crate::beside::Beside;
 use crate::service::{Api, SERVER, Setting};

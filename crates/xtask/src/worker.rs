@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use model::ids::OperationId;
+use meshwright_model::ids::OperationId;
 use serde_json::Value;
-use testkit::relay::{RecordMatcher, CutPoint, Relay, StepRecord};
+use meshwright_testkit::relay::{RecordMatcher, CutPoint, Relay, StepRecord};
 use tokio::runtime::Runtime;
 
 use crate::lab::Lab;

@@ -13,7 +13,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use store::Store;
+use meshwright_store::Store;
 use tower_http::trace::MakeSpan;
 
 /// Name of the counter of answered requests, by method, route and status.

@@ -16,9 +16,9 @@ use governor::nanos::Nanos;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use jiff::{SignedDuration, Timestamp};
-use model::audit::Digest;
-use model::ids::TenantId;
-use store::{TenantPermits, sha256};
+use meshwright_model::audit::Digest;
+use meshwright_model::ids::TenantId;
+use meshwright_store::{TenantPermits, sha256};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Cost class of a request. Each class has rate limits of its own.
@@ -100,7 +100,7 @@ impl Rates {
 
 /// Adapter that gives the clock of the service to the rate limiter.
 #[derive(Debug, Clone)]
-struct GovernorClock(Arc<dyn model::Clock>);
+struct GovernorClock(Arc<dyn meshwright_model::Clock>);
 
 impl governor::clock::Clock for GovernorClock {
     type Instant = Nanos;
@@ -166,7 +166,7 @@ fn token_buckets(rates: Rates, clock: &GovernorClock) -> [TokenBuckets; 3] {
 
 impl RequestLimiter {
     /// Creates rate limits against which no request was counted yet.
-    pub fn new(tenant: Rates, principal: Rates, clock: Arc<dyn model::Clock>) -> Self {
+    pub fn new(tenant: Rates, principal: Rates, clock: Arc<dyn meshwright_model::Clock>) -> Self {
         let clock = GovernorClock(clock);
         let (known, waits) = (Mutex::default(), TenantPermits::new(MAX_LONG_POLLS_PER_TENANT));
         Self { tenants: token_buckets(tenant, &clock), principals: token_buckets(principal, &clock), cached_callers: known, long_polls: waits, clock }

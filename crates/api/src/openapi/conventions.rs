@@ -1,12 +1,12 @@
 //! Adds to the `OpenAPI` document the conventions that all operations share: paging, repeated
 //! requests, `validate_only`, errors, and the values that fields take.
 
-use model::access::Role;
-use model::operation::Signal;
-use model::release::{Channel, Quirk, ReleaseState};
-use model::rules::{Edition, Strategy};
-use model::upgrade::{LabelPolicy, Verb};
-use model::webhook::MAX_EVENT_KINDS;
+use meshwright_model::access::Role;
+use meshwright_model::operation::Signal;
+use meshwright_model::release::{Channel, Quirk, ReleaseState};
+use meshwright_model::rules::{Edition, Strategy};
+use meshwright_model::upgrade::{LabelPolicy, Verb};
+use meshwright_model::webhook::MAX_EVENT_KINDS;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ use crate::request::pagination;
 use crate::resources::upgrades;
 use crate::resources::webhooks;
 
-/// Pattern of a [`model::Name`], which is a DNS label.
+/// Pattern of a [`meshwright_model::Name`], which is a DNS label.
 const NAME_PATTERN: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 /// Pattern of a text without control characters.
 const VISIBLE_TEXT_PATTERN: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";

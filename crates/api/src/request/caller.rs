@@ -6,9 +6,9 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use model::access::{Action, Grant, Scope, AccessDecision, authorize};
-use model::ids::{KeyId, ProviderId, TenantId};
-use store::{TxMode, ApiKeyToken, AccessFilter, StoreError, TenantState, Tx};
+use meshwright_model::access::{Action, Grant, Scope, AccessDecision, authorize};
+use meshwright_model::ids::{KeyId, ProviderId, TenantId};
+use meshwright_store::{TxMode, ApiKeyToken, AccessFilter, StoreError, TenantState, Tx};
 
 use crate::middleware::request_context;
 use crate::middleware::rate_limit::RequestClass;

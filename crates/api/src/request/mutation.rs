@@ -5,12 +5,12 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Query, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use model::audit::{Digest, Entry};
+use meshwright_model::audit::{Digest, Entry};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use store::{StoredResponse, IdempotencyLookup, RequestKey, Tx, sha256};
-use wire::JsonObject;
+use meshwright_store::{StoredResponse, IdempotencyLookup, RequestKey, Tx, sha256};
+use meshwright_wire::JsonObject;
 
 use crate::request::caller::{Caller, AppState, Database};
 use crate::middleware::request_context;

@@ -6,7 +6,7 @@ use axum::http::request::Parts;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::DeserializeOwned;
-use store::Page;
+use meshwright_store::Page;
 use uuid::Uuid;
 
 use crate::request::caller::{Caller, AppState};

@@ -1,16 +1,16 @@
 //! Parses and checks single values of paths, queries, headers and bodies.
 
 use axum::http::{HeaderMap, header};
-use model::access::Scope;
-use model::label::{self, Labels};
-use model::name::InvalidName;
-use model::rules::Edition;
-use model::version::InvalidVersion;
-use model::{Name, Version};
+use meshwright_model::access::Scope;
+use meshwright_model::label::{self, Labels};
+use meshwright_model::name::InvalidName;
+use meshwright_model::rules::Edition;
+use meshwright_model::version::InvalidVersion;
+use meshwright_model::{Name, Version};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use store::{Mesh, ListFilter, StoreError, Tx, UserMetadata};
-use wire::FieldError;
+use meshwright_store::{Mesh, ListFilter, StoreError, Tx, UserMetadata};
+use meshwright_wire::FieldError;
 
 use crate::error::{ApiError, Result};
 

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::civil::Date;
-use model::release::{Channel, KubernetesRange, Release, ReleaseState};
-use model::switch::Switch;
-use store::StoredRelease;
-use wire::{FieldError, ImportRelease};
+use meshwright_model::release::{Channel, KubernetesRange, Release, ReleaseState};
+use meshwright_model::switch::Switch;
+use meshwright_store::StoredRelease;
+use meshwright_wire::{FieldError, ImportRelease};
 
 use crate::ReadCharts;
 use crate::request::params::{FieldResult, parse_edition, parse_choice, parse_version, field_error};

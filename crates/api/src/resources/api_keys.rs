@@ -5,11 +5,11 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
 use jiff::SignedDuration;
-use model::access::{Action, Role, Scope};
-use model::ids::KeyId;
-use model::quota::QuotaResource;
-use store::{ApiKeyToken, NewApiKey, Tx};
-use wire::{ApiKey, ApiKeyList, CreateApiKey, RotateApiKey};
+use meshwright_model::access::{Action, Role, Scope};
+use meshwright_model::ids::KeyId;
+use meshwright_model::quota::QuotaResource;
+use meshwright_store::{ApiKeyToken, NewApiKey, Tx};
+use meshwright_wire::{ApiKey, ApiKeyList, CreateApiKey, RotateApiKey};
 
 use crate::request::caller::Authenticated;
 use crate::request::mutation::{Body, MutationOutcome, EmptyBody};
@@ -24,7 +24,7 @@ pub(crate) const MAX_OVERLAP_SECONDS: u32 = 7 * 24 * 3600;
 
 /// Builds the view of a key without its secret, which only the answers to a creation and a rotation
 /// show.
-pub(crate) fn api_key_view(key: &store::ApiKey) -> ApiKey {
+pub(crate) fn api_key_view(key: &meshwright_store::ApiKey) -> ApiKey {
     ApiKey {
         id: key.id.to_string(),
         name: key.name.clone(),
@@ -52,7 +52,7 @@ pub(crate) async fn create_api_key(Authenticated(caller, database): Authenticate
     let (wanted, now) = (&body.value, caller.app.clock.now());
     let name = parse_name(&wanted.name)?;
     let role: Role =
-        wanted.role.parse().map_err(|error: model::access::UnknownRole| ApiError::invalid_field("/role", error.to_string()))?;
+        wanted.role.parse().map_err(|error: meshwright_model::access::UnknownRole| ApiError::invalid_field("/role", error.to_string()))?;
     if wanted.expires_at.is_some_and(|end| end <= now) {
         return Err(ApiError::invalid_field("/expires_at", "it lies in the past"));
     }
@@ -84,7 +84,7 @@ async fn parse_scopes(tx: &mut Tx<'_>, wanted: &[String]) -> Result<Vec<Scope>> 
 }
 
 /// Reads a key, and answers 404 if it was revoked.
-async fn find_active_key(tx: &mut Tx<'_>, key: &str) -> Result<store::ApiKey> {
+async fn find_active_key(tx: &mut Tx<'_>, key: &str) -> Result<meshwright_store::ApiKey> {
     let found = tx.get_api_key(parse_id(key, "API key")?).await?;
     if found.revoked_at.is_some() { Err(ApiError::not_found("API key")) } else { Ok(found) }
 }

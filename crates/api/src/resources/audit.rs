@@ -2,10 +2,10 @@
 
 use axum::Json;
 use axum::extract::Query;
-use model::access::Action;
-use model::audit::{ChainedEntry, hex};
+use meshwright_model::access::Action;
+use meshwright_model::audit::{ChainedEntry, hex};
 use serde::Deserialize;
-use wire::{AuditEntry, AuditEntryList, AuditHead};
+use meshwright_wire::{AuditEntry, AuditEntryList, AuditHead};
 
 use crate::request::caller::Authenticated;
 use crate::error::{ApiError, Result};

@@ -4,13 +4,13 @@ use axum::Json;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
-use model::Version;
-use model::access::Action;
-use model::ids::{HostingClusterId, TenantId};
-use model::release::{Release, ReleaseState};
-use model::rules::Severity;
-use store::HostingCluster;
-use wire::{AddHostingCluster, FieldError, ImportRelease};
+use meshwright_model::Version;
+use meshwright_model::access::Action;
+use meshwright_model::ids::{HostingClusterId, TenantId};
+use meshwright_model::release::{Release, ReleaseState};
+use meshwright_model::rules::Severity;
+use meshwright_store::HostingCluster;
+use meshwright_wire::{AddHostingCluster, FieldError, ImportRelease};
 
 use crate::request::caller::Authenticated;
 use crate::request::mutation::{Body, MutationOutcome, EmptyBody};
@@ -23,11 +23,11 @@ use crate::resources::views::wire_name;
 ///
 /// Returns the clusters of the operator in which control planes can run.
 #[utoipa::path(get, path = "/v1/hosting-clusters", operation_id = "listHostingClusters", tag = "catalogue",
-    responses((status = 200, body = wire::HostingClusterList)))]
-pub(crate) async fn list_hosting_clusters(Authenticated(_caller, database): Authenticated) -> Result<Json<wire::HostingClusterList>> {
+    responses((status = 200, body = meshwright_wire::HostingClusterList)))]
+pub(crate) async fn list_hosting_clusters(Authenticated(_caller, database): Authenticated) -> Result<Json<meshwright_wire::HostingClusterList>> {
     let found = database.begin_read().await?.list_hosting_clusters().await?.into_iter();
-    let items = found.map(|hosting| wire::HostingCluster { id: hosting.id.to_string(), name: hosting.name });
-    Ok(Json(wire::HostingClusterList { items: items.collect(), next_page_token: None }))
+    let items = found.map(|hosting| meshwright_wire::HostingCluster { id: hosting.id.to_string(), name: hosting.name });
+    Ok(Json(meshwright_wire::HostingClusterList { items: items.collect(), next_page_token: None }))
 }
 
 /// Add a hosting cluster
@@ -35,7 +35,7 @@ pub(crate) async fn list_hosting_clusters(Authenticated(_caller, database): Auth
 /// Adds a cluster in which the control planes of new meshes can run. This operation is for the
 /// operator of the service.
 #[utoipa::path(post, path = "/v1/hosting-clusters", operation_id = "addHostingCluster", tag = "catalogue", request_body = AddHostingCluster,
-    responses((status = 201, body = wire::HostingCluster)))]
+    responses((status = 201, body = meshwright_wire::HostingCluster)))]
 pub(crate) async fn add_hosting_cluster(
     Authenticated(caller, database): Authenticated,
     body: Body<AddHostingCluster>,
@@ -48,7 +48,7 @@ pub(crate) async fn add_hosting_cluster(
     let (clock, id) = (&caller.app.clock, HostingClusterId(caller.app.clock.new_uuid()));
     let hosting = HostingCluster { id, name, created_at: clock.now() };
     change.tx.add_hosting_cluster(&hosting, &kubeconfig).await?;
-    let shown = wire::HostingCluster { id: id.to_string(), name: hosting.name };
+    let shown = meshwright_wire::HostingCluster { id: id.to_string(), name: hosting.name };
     change.commit_response(MutationOutcome::new(StatusCode::CREATED, id), &shown).await
 }
 
@@ -69,7 +69,7 @@ pub(crate) async fn delete_hosting_cluster(
     let known = change.tx.list_hosting_clusters().await?.into_iter().find(|known| known.id == id);
     let before = known.ok_or_else(|| ApiError::not_found("hosting cluster"))?;
     change.tx.delete_hosting_cluster(id).await?;
-    change.commit_deletion(id, &wire::HostingCluster { id: id.to_string(), name: before.name }).await
+    change.commit_deletion(id, &meshwright_wire::HostingCluster { id: id.to_string(), name: before.name }).await
 }
 
 /// List releases of Istio
@@ -77,16 +77,16 @@ pub(crate) async fn delete_hosting_cluster(
 /// Returns the releases in the catalogue, newest first. The digest of the charts and the known
 /// faults (`quirks`) are shown to the operator of the service only.
 #[utoipa::path(get, path = "/v1/releases", operation_id = "listReleases", tag = "catalogue",
-    responses((status = 200, body = wire::ReleaseList)))]
-pub(crate) async fn list_releases(Authenticated(caller, database): Authenticated) -> Result<Json<wire::ReleaseList>> {
+    responses((status = 200, body = meshwright_wire::ReleaseList)))]
+pub(crate) async fn list_releases(Authenticated(caller, database): Authenticated) -> Result<Json<meshwright_wire::ReleaseList>> {
     let show = if caller.tenant == TenantId::PLATFORM { release_view } else { tenant_release_view };
     let items = database.begin_read().await?.list_releases().await?.iter().map(show).collect();
-    Ok(Json(wire::ReleaseList { items, next_page_token: None }))
+    Ok(Json(meshwright_wire::ReleaseList { items, next_page_token: None }))
 }
 
 /// Builds the full view of a release, as the operator sees it.
-fn release_view(release: &Release) -> wire::Release {
-    wire::Release {
+fn release_view(release: &Release) -> meshwright_wire::Release {
+    meshwright_wire::Release {
         version: release.version.to_string(),
         state: wire_name(&release.state),
         released_on: release.released_on.map(|date| date.to_string()),
@@ -108,8 +108,8 @@ fn release_view(release: &Release) -> wire::Release {
 /// Builds the view of a release for tenants. Tenants choose a release by version, edition and
 /// Kubernetes range, and their clusters pull the images. The digest of the charts and the faults
 /// that the service works around concern the operator only.
-fn tenant_release_view(release: &Release) -> wire::Release {
-    wire::Release { charts_digest: String::new(), quirks: Vec::new(), ..release_view(release) }
+fn tenant_release_view(release: &Release) -> meshwright_wire::Release {
+    meshwright_wire::Release { charts_digest: String::new(), quirks: Vec::new(), ..release_view(release) }
 }
 
 /// Turns an invalid field of an import into a problem. Charts have a code of their own, because the
@@ -125,7 +125,7 @@ fn import_error(wrong: FieldError) -> ApiError {
 /// Adds a release to the catalogue from the charts in the request. The clusters pull the images
 /// from the hub themselves. This operation is for the operator of the service.
 #[utoipa::path(post, path = "/v1/releases", operation_id = "importRelease", tag = "catalogue", request_body = ImportRelease,
-    responses((status = 201, body = wire::Release)))]
+    responses((status = 201, body = meshwright_wire::Release)))]
 pub(crate) async fn import_release(Authenticated(caller, database): Authenticated, body: Body<ImportRelease>) -> Result<Response> {
     caller.require_permission(Action::ChangePlatform)?;
     let mut change = caller.begin_mutation(database, "importRelease", &body).await?;
@@ -139,12 +139,12 @@ pub(crate) async fn import_release(Authenticated(caller, database): Authenticate
 /// Makes the release available, deprecates it or withdraws it, and changes its channels, end of
 /// support and notes. A withdrawn release is no target of new meshes and upgrades; meshes that run
 /// it keep running. This operation is for the operator of the service.
-#[utoipa::path(patch, path = "/v1/releases/{version}", operation_id = "changeRelease", tag = "catalogue", request_body = wire::ChangeRelease,
-    params(("version" = String, Path)), responses((status = 200, body = wire::Release)))]
+#[utoipa::path(patch, path = "/v1/releases/{version}", operation_id = "changeRelease", tag = "catalogue", request_body = meshwright_wire::ChangeRelease,
+    params(("version" = String, Path)), responses((status = 200, body = meshwright_wire::Release)))]
 pub(crate) async fn change_release(
     Authenticated(caller, database): Authenticated,
     Path(version): Path<String>,
-    body: Body<wire::ChangeRelease>,
+    body: Body<meshwright_wire::ChangeRelease>,
 ) -> Result<Response> {
     caller.require_permission(Action::ChangePlatform)?;
     let mut change = caller.begin_mutation(database, "changeRelease", &body).await?;
@@ -168,11 +168,11 @@ pub(crate) async fn change_release(
 }
 
 /// Converts the reasons of a rule to their wire form.
-pub(crate) fn reason_views(reasons: &[model::rules::Reason]) -> Vec<wire::Reason> {
+pub(crate) fn reason_views(reasons: &[meshwright_model::rules::Reason]) -> Vec<meshwright_wire::Reason> {
     let severity = |severity: Severity| wire_name(&severity);
     reasons
         .iter()
-        .map(|reason| wire::Reason {
+        .map(|reason| meshwright_wire::Reason {
             code: wire_name(&reason.code),
             severity: severity(reason.severity),
             message: reason.message.clone(),

@@ -6,13 +6,13 @@ use axum::Json;
 use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use model::access::{Action, Scope};
-use model::credential::MAX_CREDENTIAL_OVERLAP;
-use model::ids::{ClusterId, OperationId};
-use model::operation::{OperationKind, OperationState};
-use model::quota::QuotaResource;
-use store::{Cluster, ClusterState, NewCluster, NewOperation, OpenRenewal, Tx};
-use wire::{ChangeCluster, ClusterList, Leave, Operation, RegisterCluster, RenewCredential};
+use meshwright_model::access::{Action, Scope};
+use meshwright_model::credential::MAX_CREDENTIAL_OVERLAP;
+use meshwright_model::ids::{ClusterId, OperationId};
+use meshwright_model::operation::{OperationKind, OperationState};
+use meshwright_model::quota::QuotaResource;
+use meshwright_store::{Cluster, ClusterState, NewCluster, NewOperation, OpenRenewal, Tx};
+use meshwright_wire::{ChangeCluster, ClusterList, Leave, Operation, RegisterCluster, RenewCredential};
 
 use crate::request::caller::{Authenticated, Caller};
 use crate::request::mutation::{Body, Mutation, MutationOutcome};
@@ -161,7 +161,7 @@ async fn authorized_cluster(caller: &Caller, tx: &mut Tx<'_>, text: &str, action
 /// Returns the cluster with its state, credential and findings. The `ETag` changes with each change
 /// by `changeCluster`.
 #[utoipa::path(get, path = "/v1/clusters/{cluster_id}", operation_id = "getCluster", tag = "clusters",
-    params(("cluster_id" = String, Path)), responses((status = 200, body = wire::Cluster)))]
+    params(("cluster_id" = String, Path)), responses((status = 200, body = meshwright_wire::Cluster)))]
 pub(crate) async fn get_cluster(Authenticated(caller, database): Authenticated, Path(cluster): Path<String>) -> Result<Response> {
     let found = authorized_cluster(&caller, &mut database.begin_read().await?, &cluster, Action::Read).await?;
     Ok(([(header::ETAG, etag(found.generation))], Json(views::cluster(&found, caller.app.clock.now()))).into_response())
@@ -174,7 +174,7 @@ pub(crate) async fn get_cluster(Authenticated(caller, database): Authenticated, 
 /// changed since.
 #[utoipa::path(patch, path = "/v1/clusters/{cluster_id}", operation_id = "changeCluster", tag = "clusters", request_body = ChangeCluster,
     params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)),
-    responses((status = 200, body = wire::Cluster)))]
+    responses((status = 200, body = meshwright_wire::Cluster)))]
 pub(crate) async fn change_cluster(
     Authenticated(caller, database): Authenticated,
     Path(cluster): Path<String>,
@@ -246,5 +246,5 @@ async fn start_deregistration(
     if let Some(reason) = reason {
         change.record_forced(found.id, reason);
     }
-    start_operation_as(id, caller, change, OperationKind::DeregisterCluster, (found.id, store::force_arguments(reason))).await
+    start_operation_as(id, caller, change, OperationKind::DeregisterCluster, (found.id, meshwright_store::force_arguments(reason))).await
 }

@@ -10,10 +10,10 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
 use jiff::{SignedDuration, Timestamp};
-use model::ids::UpgradeId;
+use meshwright_model::ids::UpgradeId;
 use serde::Deserialize;
-use store::{CursorStatus, Session};
-use wire::EventList;
+use meshwright_store::{CursorStatus, Session};
+use meshwright_wire::EventList;
 
 use crate::request::caller::{Authenticated, Caller};
 use crate::request::params::parse_id;
@@ -73,7 +73,7 @@ pub(crate) async fn list_events(
         CursorStatus::Ahead { last } => return Err(cursor_ahead(last)),
     }
     let found = tx.list_events_after(&caller.access_filter(), after, upgrade, EVENTS_PER_READ).await?;
-    let items: Vec<wire::Event> = found.into_iter().map(views::event).collect();
+    let items: Vec<meshwright_wire::Event> = found.into_iter().map(views::event).collect();
     let full = i64::try_from(items.len()) == Ok(EVENTS_PER_READ);
     let next_page_token = items.last().filter(|_| full).map(|last| last.seq.to_string());
     Ok(Json(EventList { items, next_page_token }).into_response())
@@ -81,7 +81,7 @@ pub(crate) async fn list_events(
 
 /// Builds the problem for a cursor that is older than the oldest event that is kept.
 fn events_expired() -> ApiError {
-    let days = store::EVENTS_KEPT.as_hours() / 24;
+    let days = meshwright_store::EVENTS_KEPT.as_hours() / 24;
     ApiError::new(
         StatusCode::GONE,
         "events_expired",
@@ -110,12 +110,12 @@ struct EventStream {
     after: i64,
     /// True if the stream must tell the client that events are missing.
     send_reset: bool,
-    buffered: Vec<wire::Event>,
+    buffered: Vec<meshwright_wire::Event>,
 }
 
 /// Next item of a stream.
 enum StreamItem {
-    Event(wire::Event),
+    Event(meshwright_wire::Event),
     /// Tells the client that events are missing, so that it lists the resources again.
     Reset,
 }

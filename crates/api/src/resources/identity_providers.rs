@@ -5,11 +5,11 @@ use axum::Json;
 use axum::extract::Path;
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
-use model::access::{Action, Grant, UnknownRole, UnknownScope};
-use model::ids::{BindingId, ProviderId};
-use model::quota::QuotaResource;
-use store::{Binding, Page, Provider, Subject};
-use wire::{
+use meshwright_model::access::{Action, Grant, UnknownRole, UnknownScope};
+use meshwright_model::ids::{BindingId, ProviderId};
+use meshwright_model::quota::QuotaResource;
+use meshwright_store::{Binding, Page, Provider, Subject};
+use meshwright_wire::{
     CreateIdentityProvider, CreateRoleBinding, IdentityProvider, IdentityProviderList, RoleBinding, RoleBindingList,
 };
 

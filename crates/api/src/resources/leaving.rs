@@ -1,7 +1,7 @@
 //! Checks the reason of a request with `force`. A cluster that does not answer is left behind only
 //! for a reason, which the audit log keeps.
 
-use wire::Leave;
+use meshwright_wire::Leave;
 
 use crate::error::{ApiError, Result};
 

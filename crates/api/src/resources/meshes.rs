@@ -6,18 +6,18 @@ use axum::Json;
 use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use model::Version;
-use model::access::{Action, Scope};
-use model::ids::{ClusterId, MeshId, OperationId};
-use model::injection::{Injection, PodLabels, injected_by};
-use model::operation::OperationKind;
-use model::quota::QuotaResource;
-use model::release::Release;
-use model::rules::{UpgradeContext, Edition, Reason, Severity, Strategy, is_allowed, assess_upgrade, find_upgrade_path, assess_release};
-use model::survey::{MemberObservation, TAGS};
+use meshwright_model::Version;
+use meshwright_model::access::{Action, Scope};
+use meshwright_model::ids::{ClusterId, MeshId, OperationId};
+use meshwright_model::injection::{Injection, PodLabels, injected_by};
+use meshwright_model::operation::OperationKind;
+use meshwright_model::quota::QuotaResource;
+use meshwright_model::release::Release;
+use meshwright_model::rules::{UpgradeContext, Edition, Reason, Severity, Strategy, is_allowed, assess_upgrade, find_upgrade_path, assess_release};
+use meshwright_model::survey::{MemberObservation, TAGS};
 use serde_json::{Value, json};
-use store::{ClusterState, MeshState, NewMesh, NewOperation, StoreError, Tx};
-use wire::{
+use meshwright_store::{ClusterState, MeshState, NewMesh, NewOperation, StoreError, Tx};
+use meshwright_wire::{
     ChangeMesh, CreateMesh, DataPlane, Leave, MeshList, Operation, SetInjection, StrategyOption, UpgradeOption,
     UpgradeOptionList,
 };
@@ -201,7 +201,7 @@ pub(crate) async fn list_meshes(Authenticated(caller, database): Authenticated, 
 /// Returns the mesh with its state, revisions and members. The `ETag` changes with each change by
 /// `changeMesh`.
 #[utoipa::path(get, path = "/v1/meshes/{mesh_id}", operation_id = "getMesh", tag = "meshes",
-    params(("mesh_id" = String, Path)), responses((status = 200, body = wire::Mesh)))]
+    params(("mesh_id" = String, Path)), responses((status = 200, body = meshwright_wire::Mesh)))]
 pub(crate) async fn get_mesh(Authenticated(caller, database): Authenticated, Path(mesh): Path<String>) -> Result<Response> {
     let mesh = authorized_mesh(&caller, &mut database.begin_read().await?, &mesh, Action::Read).await?;
     Ok(([(header::ETAG, etag(mesh.generation))], Json(views::mesh(&mesh))).into_response())
@@ -214,7 +214,7 @@ pub(crate) async fn get_mesh(Authenticated(caller, database): Authenticated, Pat
 /// the mesh has changed since.
 #[utoipa::path(patch, path = "/v1/meshes/{mesh_id}", operation_id = "changeMesh", tag = "meshes", request_body = ChangeMesh,
     params(("mesh_id" = String, Path), ("If-Match" = Option<String>, Header)),
-    responses((status = 200, body = wire::Mesh)))]
+    responses((status = 200, body = meshwright_wire::Mesh)))]
 pub(crate) async fn change_mesh(
     Authenticated(caller, database): Authenticated,
     Path(mesh): Path<String>,
@@ -234,7 +234,7 @@ pub(crate) async fn change_mesh(
 }
 
 /// Reads a mesh that is not deleted, and refuses it if the caller may not perform the action on it.
-pub(crate) async fn authorized_mesh(caller: &Caller, tx: &mut Tx<'_>, text: &str, action: Action) -> Result<store::Mesh> {
+pub(crate) async fn authorized_mesh(caller: &Caller, tx: &mut Tx<'_>, text: &str, action: Action) -> Result<meshwright_store::Mesh> {
     let mesh = tx.get_mesh(parse_id(text, "mesh")?).await?;
     caller.require_permission_on(action, &[Scope::Mesh(mesh.id)], "mesh")?;
     if mesh.state == MeshState::Deleted { Err(ApiError::not_found("mesh")) } else { Ok(mesh) }
@@ -345,7 +345,7 @@ pub(crate) async fn delete_mesh(
         change.record_forced(mesh.id, reason);
     }
     change.tx.set_mesh_state(mesh.id, &MeshState::Deleting, now).await?;
-    start_operation(change, &caller, mesh.id, (OperationKind::DeleteMesh, LockMode::Exclusive), store::force_arguments(reason)).await
+    start_operation(change, &caller, mesh.id, (OperationKind::DeleteMesh, LockMode::Exclusive), meshwright_store::force_arguments(reason)).await
 }
 
 /// List a mesh's upgrade options
@@ -388,7 +388,7 @@ pub(crate) async fn list_upgrade_options(
 }
 
 /// Returns the name and the Kubernetes version of each member.
-pub(crate) fn member_kubernetes_versions(mesh: &store::Mesh) -> Vec<(String, (u32, u32))> {
+pub(crate) fn member_kubernetes_versions(mesh: &meshwright_store::Mesh) -> Vec<(String, (u32, u32))> {
     mesh.members.iter().map(|member| (member.name.clone(), parse_kubernetes_version(member.kubernetes_version.as_deref()))).collect()
 }
 
@@ -466,7 +466,7 @@ fn is_outside_mesh(member: &MemberObservation, namespace: &str) -> bool {
 /// Returns the labels that an injection webhook in the member answers to, with those of alias tags,
 /// as the member was last observed. A member without an observation has the tags and the revision
 /// of each mesh.
-fn injection_labels(mesh: &store::Mesh, member: Option<&MemberObservation>) -> Vec<String> {
+fn injection_labels(mesh: &meshwright_store::Mesh, member: Option<&MemberObservation>) -> Vec<String> {
     let mut values: Vec<String> = match member {
         Some(member) => member.injectors.iter().map(|injector| injector.value.clone()).collect(),
         None => TAGS.into_iter().map(str::to_owned).chain([mesh.current.name.to_string()]).collect(),

@@ -4,12 +4,12 @@ use axum::Json;
 use axum::extract::{Path, Query};
 use axum::http::StatusCode;
 use axum::response::Response;
-use model::access::{Action, Scope};
-use model::ids::{OperationId, UpgradeId};
-use model::operation::{OperationKind, Signal};
+use meshwright_model::access::{Action, Scope};
+use meshwright_model::ids::{OperationId, UpgradeId};
+use meshwright_model::operation::{OperationKind, Signal};
 use serde::Deserialize;
-use store::Tx;
-use wire::{Operation, OperationList};
+use meshwright_store::Tx;
+use meshwright_wire::{Operation, OperationList};
 
 use crate::request::caller::{Authenticated, Caller};
 use crate::request::mutation::{Body, MutationOutcome, EmptyBody};
@@ -43,14 +43,14 @@ pub(crate) async fn list_operations(Authenticated(caller, database): Authenticat
 }
 
 /// Reads an operation, and refuses it if the caller may not perform the action on it.
-async fn authorized_operation(caller: &Caller, tx: &mut Tx<'_>, id: OperationId, action: Action) -> Result<store::Operation> {
+async fn authorized_operation(caller: &Caller, tx: &mut Tx<'_>, id: OperationId, action: Action) -> Result<meshwright_store::Operation> {
     let found = tx.get_operation(id).await?;
     caller.require_permission_on(action, &operation_scopes(&found), "operation")?;
     Ok(found)
 }
 
 /// Returns the scopes that an operation belongs to: its mesh and its cluster.
-fn operation_scopes(operation: &store::Operation) -> Vec<Scope> {
+fn operation_scopes(operation: &meshwright_store::Operation) -> Vec<Scope> {
     [operation.mesh.map(Scope::Mesh), operation.cluster.map(Scope::Cluster)].into_iter().flatten().collect()
 }
 
@@ -97,7 +97,7 @@ pub(crate) async fn get_operation(
 
 /// Returns true if the operation does not continue by itself: it has ended, or it needs a person
 /// and no verb was sent to it since.
-fn ended_or_awaits_person(operation: &store::Operation) -> bool {
+fn ended_or_awaits_person(operation: &meshwright_store::Operation) -> bool {
     operation.state.is_terminal() || (operation.state.needs_attention() && operation.pending_signals.is_empty())
 }
 
@@ -138,7 +138,7 @@ pub(crate) async fn operation_action(
 
 /// Builds the problem for a verb that was sent to a stage of an upgrade. The hint names the
 /// commands that the upgrade takes now.
-fn stage_of_upgrade_error(upgrade: &store::Upgrade, wish: Signal) -> ApiError {
+fn stage_of_upgrade_error(upgrade: &meshwright_store::Upgrade, wish: Signal) -> ApiError {
     let allowed: Vec<String> =
         upgrade.state.allowed_verbs().into_iter().filter(|verb| is_requestable(*verb)).map(|verb| views::wire_name(&verb)).collect();
     let command = |verb: &str| format!("`meshwright upgrade {verb} {}`", upgrade.id);

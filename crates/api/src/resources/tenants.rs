@@ -7,11 +7,11 @@ use axum::Json;
 use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use model::access::{Action, Role};
-use model::ids::{KeyId, TenantId};
-use model::quota::{QuotaResource, Quotas};
-use store::{ApiKeyToken, NewApiKey, NewTenant, Page, StoreError, TenantState};
-use wire::{ApiKey, ChangeTenant, CreateOwnerKey, CreateTenant, Tenant, TenantList, Usage, Used};
+use meshwright_model::access::{Action, Role};
+use meshwright_model::ids::{KeyId, TenantId};
+use meshwright_model::quota::{QuotaResource, Quotas};
+use meshwright_store::{ApiKeyToken, NewApiKey, NewTenant, Page, StoreError, TenantState};
+use meshwright_wire::{ApiKey, ChangeTenant, CreateOwnerKey, CreateTenant, Tenant, TenantList, Usage, Used};
 
 use crate::request::caller::Authenticated;
 use crate::request::mutation::{Body, MutationOutcome, EmptyBody};
@@ -24,7 +24,7 @@ use crate::resources::views::wire_name;
 /// Largest value of a quota.
 const MAX_QUOTA: u32 = 1_000_000;
 
-fn tenant_view(tenant: &store::Tenant) -> Tenant {
+fn tenant_view(tenant: &meshwright_store::Tenant) -> Tenant {
     Tenant {
         id: tenant.id.to_string(),
         name: tenant.name.clone(),
@@ -78,7 +78,7 @@ pub(crate) async fn create_tenant(Authenticated(caller, database): Authenticated
 }
 
 /// Reads a tenant that was not deleted.
-async fn find_tenant(tx: &mut store::Tx<'_>, tenant: TenantId) -> Result<store::Tenant> {
+async fn find_tenant(tx: &mut meshwright_store::Tx<'_>, tenant: TenantId) -> Result<meshwright_store::Tenant> {
     Ok(tx.list_tenants(Some(tenant), false, Page::ALL).await?.pop().ok_or(StoreError::NotFound { what: "tenant" })?)
 }
 
@@ -135,7 +135,7 @@ pub(crate) async fn change_tenant(
     };
     let quotas = merge_quotas(&body.value.quotas, &seen.quotas)?;
     let wanted = body.value.edition.as_ref().map(|text| parse_edition("/edition", text)).transpose()?;
-    let wanted = store::Tenant { state, quotas, edition: wanted.unwrap_or(seen.edition), ..seen.clone() };
+    let wanted = meshwright_store::Tenant { state, quotas, edition: wanted.unwrap_or(seen.edition), ..seen.clone() };
     change.tx.update_tenant(&seen, &wanted).await?;
     let changed = find_tenant(&mut change.tx, seen.id).await?;
     let done = MutationOutcome::new(StatusCode::OK, seen.id).with_etag(etag(changed.generation)).with_before(&tenant_view(&seen));

@@ -6,16 +6,16 @@ use axum::Json;
 use axum::extract::{Path, Query};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use model::Version;
-use model::access::{Action, Scope};
-use model::ids::{MeshId, UpgradeId};
-use model::rules::{UpgradeContext, Strategy, is_allowed, assess_upgrade};
-use model::upgrade::{UpgradePolicyChoice, UpgradeState, Verb};
+use meshwright_model::Version;
+use meshwright_model::access::{Action, Scope};
+use meshwright_model::ids::{MeshId, UpgradeId};
+use meshwright_model::rules::{UpgradeContext, Strategy, is_allowed, assess_upgrade};
+use meshwright_model::upgrade::{UpgradePolicyChoice, UpgradeState, Verb};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use store::{MeshState, NewUpgrade, Tx};
+use meshwright_store::{MeshState, NewUpgrade, Tx};
 use tokio::sync::OwnedSemaphorePermit;
-use wire::{CreateUpgrade, MoveNamespaces, Upgrade, UpgradeList};
+use meshwright_wire::{CreateUpgrade, MoveNamespaces, Upgrade, UpgradeList};
 
 use crate::request::caller::{Authenticated, Caller};
 use crate::request::mutation::{Body, Mutation, MutationOutcome, EmptyBody};
@@ -86,7 +86,7 @@ fn parse_upgrade_request(wanted: &CreateUpgrade) -> Result<(Version, UpgradePoli
 async fn resolve_upgrade(
     caller: &Caller,
     tx: &mut Tx<'_>,
-    mesh: &store::Mesh,
+    mesh: &meshwright_store::Mesh,
     version: Version,
     choice: UpgradePolicyChoice,
 ) -> Result<NewUpgrade> {
@@ -233,7 +233,7 @@ fn ended_or_awaits_person(state: &UpgradeState) -> bool {
 }
 
 /// Answers with the upgrade and its `ETag`.
-fn upgrade_response(upgrade: &store::Upgrade) -> Response {
+fn upgrade_response(upgrade: &meshwright_store::Upgrade) -> Response {
     ([(header::ETAG, etag(upgrade.transitions))], Json(views::upgrade(upgrade))).into_response()
 }
 
@@ -273,7 +273,7 @@ pub(crate) async fn upgrade_action(
 }
 
 /// Reads an upgrade, and refuses it if the caller may not upgrade its mesh.
-async fn authorized_upgrade(caller: &Caller, change: &mut Mutation<'_>, upgrade: &str) -> Result<store::Upgrade> {
+async fn authorized_upgrade(caller: &Caller, change: &mut Mutation<'_>, upgrade: &str) -> Result<meshwright_store::Upgrade> {
     let found = change.tx.get_upgrade(parse_id(upgrade, "upgrade")?).await?;
     caller.require_permission_on(Action::Upgrade, &[Scope::Mesh(found.mesh)], "upgrade")?;
     Ok(found)
@@ -283,7 +283,7 @@ async fn authorized_upgrade(caller: &Caller, change: &mut Mutation<'_>, upgrade:
 async fn apply_verb(
     caller: &Caller,
     mut change: Mutation<'_>,
-    before: &store::Upgrade,
+    before: &meshwright_store::Upgrade,
     verb: Verb,
     headers: &HeaderMap,
     arguments: Value,

@@ -1,15 +1,15 @@
 //! Converts objects of the service to their wire form.
 
 use jiff::Timestamp;
-use model::credential::CredentialLifetime;
-use model::injection::{Injection, PodLabels, injected_by, labels_conflict};
-use model::leftover::Leftover;
-use model::operation::OperationState;
-use model::survey::{MemberObservation, Observation};
-use model::upgrade::{Finding, UpgradeState, Verb};
+use meshwright_model::credential::CredentialLifetime;
+use meshwright_model::injection::{Injection, PodLabels, injected_by, labels_conflict};
+use meshwright_model::leftover::Leftover;
+use meshwright_model::operation::OperationState;
+use meshwright_model::survey::{MemberObservation, Observation};
+use meshwright_model::upgrade::{Finding, UpgradeState, Verb};
 use serde::Serialize;
-use store::{ClusterState, MeshState};
-use wire::{NamespaceView, Progress, ProxyView, Step, Trouble, Wave, WorkloadView};
+use meshwright_store::{ClusterState, MeshState};
+use meshwright_wire::{NamespaceView, Progress, ProxyView, Step, Trouble, Wave, WorkloadView};
 
 /// Returns the wire name of an enum's value.
 pub(crate) fn wire_name(value: &impl Serialize) -> String {
@@ -18,13 +18,13 @@ pub(crate) fn wire_name(value: &impl Serialize) -> String {
 }
 
 /// Converts a problem of an operation or a cluster.
-fn problem_view(problem: &model::operation::Problem) -> Trouble {
+fn problem_view(problem: &meshwright_model::operation::Problem) -> Trouble {
     Trouble { code: problem.code.clone(), message: problem.message.clone(), hint: problem.hint.clone() }
 }
 
 /// Converts a leftover.
-fn leftover(left: &Leftover) -> wire::Leftover {
-    wire::Leftover {
+fn leftover(left: &Leftover) -> meshwright_wire::Leftover {
+    meshwright_wire::Leftover {
         cluster: left.cluster.to_string(),
         kind: left.kind.clone(),
         namespace: left.namespace.clone(),
@@ -34,8 +34,8 @@ fn leftover(left: &Leftover) -> wire::Leftover {
 }
 
 /// Converts the lifetime of a cluster's credential, with its state at the time `now`.
-fn credential(life: &CredentialLifetime, now: Timestamp) -> wire::HeldCredential {
-    wire::HeldCredential {
+fn credential(life: &CredentialLifetime, now: Timestamp) -> meshwright_wire::HeldCredential {
+    meshwright_wire::HeldCredential {
         serial: life.serial,
         state: life.status_at(now).as_str().into(),
         issued_at: life.issued_at,
@@ -46,7 +46,7 @@ fn credential(life: &CredentialLifetime, now: Timestamp) -> wire::HeldCredential
 }
 
 /// Converts a cluster, with the state of its credential at the time `now`.
-pub(crate) fn cluster(cluster: &store::Cluster, now: Timestamp) -> wire::Cluster {
+pub(crate) fn cluster(cluster: &meshwright_store::Cluster, now: Timestamp) -> meshwright_wire::Cluster {
     let (state, problem) = match &cluster.state {
         ClusterState::Registering => ("registering", None),
         ClusterState::Ready => ("ready", None),
@@ -54,7 +54,7 @@ pub(crate) fn cluster(cluster: &store::Cluster, now: Timestamp) -> wire::Cluster
         ClusterState::Refused(problem) => ("refused", Some(problem_view(problem))),
         ClusterState::Deregistering => ("deregistering", None),
     };
-    wire::Cluster {
+    meshwright_wire::Cluster {
         id: cluster.id.to_string(),
         name: cluster.name.clone(),
         display_name: cluster.metadata.display_name.clone(),
@@ -71,8 +71,8 @@ pub(crate) fn cluster(cluster: &store::Cluster, now: Timestamp) -> wire::Cluster
 }
 
 /// Converts a finding.
-fn finding(finding: &Finding) -> wire::Finding {
-    wire::Finding {
+fn finding(finding: &Finding) -> meshwright_wire::Finding {
+    meshwright_wire::Finding {
         code: finding.code.clone(),
         severity: wire_name(&finding.severity),
         object: finding.object.clone(),
@@ -82,9 +82,9 @@ fn finding(finding: &Finding) -> wire::Finding {
 }
 
 /// Converts a revision. Switches are shown under the names of istiod's variables.
-fn revision(revision: &store::Revision) -> wire::Revision {
+fn revision(revision: &meshwright_store::Revision) -> meshwright_wire::Revision {
     let switches = revision.switches.iter().map(|(switch, value)| (switch.env_var().to_owned(), value.clone()));
-    wire::Revision {
+    meshwright_wire::Revision {
         name: revision.name.to_string(),
         version: revision.version.to_string(),
         switches: switches.collect(),
@@ -92,13 +92,13 @@ fn revision(revision: &store::Revision) -> wire::Revision {
 }
 
 /// Converts a mesh. The first member is the config cluster.
-pub(crate) fn mesh(mesh: &store::Mesh) -> wire::Mesh {
-    let members = mesh.members.iter().enumerate().map(|(position, member)| wire::Member {
+pub(crate) fn mesh(mesh: &meshwright_store::Mesh) -> meshwright_wire::Mesh {
+    let members = mesh.members.iter().enumerate().map(|(position, member)| meshwright_wire::Member {
         cluster_id: member.cluster.to_string(),
         name: member.name.clone(),
         role: if position == 0 { "config" } else { "remote" }.into(),
     });
-    wire::Mesh {
+    meshwright_wire::Mesh {
         id: mesh.id.to_string(),
         name: mesh.name.clone(),
         display_name: mesh.metadata.display_name.clone(),
@@ -125,9 +125,9 @@ pub(crate) fn requestable_verbs(allowed: &[Verb]) -> Vec<String> {
 }
 
 /// Converts an upgrade, with the verbs that its state allows.
-pub(crate) fn upgrade(upgrade: &store::Upgrade) -> wire::Upgrade {
+pub(crate) fn upgrade(upgrade: &meshwright_store::Upgrade) -> meshwright_wire::Upgrade {
     let accepted = upgrade.acceptance.as_ref();
-    wire::Upgrade {
+    meshwright_wire::Upgrade {
         id: upgrade.id.to_string(),
         mesh_id: upgrade.mesh.to_string(),
         from_version: upgrade.from.to_string(),
@@ -153,12 +153,12 @@ pub(crate) fn upgrade(upgrade: &store::Upgrade) -> wire::Upgrade {
 }
 
 /// Converts an operation without its steps, with the number of completed steps and of all steps.
-pub(crate) fn operation(operation: &store::Operation, (completed, total): (i64, i64)) -> wire::Operation {
+pub(crate) fn operation(operation: &meshwright_store::Operation, (completed, total): (i64, i64)) -> meshwright_wire::Operation {
     let problem = match &operation.state {
         OperationState::Paused { problem } | OperationState::Failed { problem } => Some(problem_view(problem)),
         _ => None,
     };
-    wire::Operation {
+    meshwright_wire::Operation {
         id: operation.id.to_string(),
         kind: operation.kind.as_str().into(),
         state: operation.state.as_str().into(),
@@ -179,17 +179,17 @@ pub(crate) fn operation(operation: &store::Operation, (completed, total): (i64, 
 }
 
 /// Converts an operation together with its waves and steps.
-pub(crate) fn operation_with_steps(found: &store::Operation, items: &[store::PlannedStep]) -> wire::Operation {
+pub(crate) fn operation_with_steps(found: &meshwright_store::Operation, items: &[meshwright_store::PlannedStep]) -> meshwright_wire::Operation {
     let count = |length: usize| i64::try_from(length).unwrap_or(i64::MAX);
     let done = items.iter().filter(|item| item.progress.done).count();
     let heads = found.waves.as_deref().unwrap_or_default();
     let steps = |wave: usize| items.iter().filter(move |item| item.wave == wave).map(step).collect();
     let waves = heads.iter().enumerate().map(|(index, head)| Wave { title: head.title.clone(), steps: steps(index) });
-    wire::Operation { waves: waves.collect(), ..operation(found, (count(done), count(items.len()))) }
+    meshwright_wire::Operation { waves: waves.collect(), ..operation(found, (count(done), count(items.len()))) }
 }
 
 /// Converts a step with its state.
-fn step(item: &store::PlannedStep) -> Step {
+fn step(item: &meshwright_store::PlannedStep) -> Step {
     let progress = &item.progress;
     let state = match (progress.done, progress.failed.is_some(), progress.is_started()) {
         (true, ..) => "done",
@@ -206,8 +206,8 @@ fn step(item: &store::PlannedStep) -> Step {
 }
 
 /// Converts an event.
-pub(crate) fn event(event: store::Event) -> wire::Event {
-    wire::Event {
+pub(crate) fn event(event: meshwright_store::Event) -> meshwright_wire::Event {
+    meshwright_wire::Event {
         seq: event.seq,
         at: event.at,
         kind: event.kind,
@@ -219,7 +219,7 @@ pub(crate) fn event(event: store::Event) -> wire::Event {
 }
 
 /// Converts the last observation of a mesh into the view of its data plane.
-pub(crate) fn data_plane(mesh: &store::Mesh, observed: Option<(jiff::Timestamp, Observation)>) -> wire::DataPlane {
+pub(crate) fn data_plane(mesh: &meshwright_store::Mesh, observed: Option<(jiff::Timestamp, Observation)>) -> meshwright_wire::DataPlane {
     let (observed_at, survey) = observed.map_or((None, Observation::default()), |(at, survey)| (Some(at), survey));
     let proxies = survey.proxies.iter().map(|proxy| ProxyView {
         proxy: proxy.proxy.clone(),
@@ -230,7 +230,7 @@ pub(crate) fn data_plane(mesh: &store::Mesh, observed: Option<(jiff::Timestamp, 
         error: proxy.error.clone(),
         ghost: proxy.ghost,
     });
-    wire::DataPlane {
+    meshwright_wire::DataPlane {
         observed_at,
         proxies: proxies.collect(),
         namespaces: survey.members.iter().flat_map(namespace_views).collect(),
@@ -239,10 +239,10 @@ pub(crate) fn data_plane(mesh: &store::Mesh, observed: Option<(jiff::Timestamp, 
         missing_tags: survey
             .members
             .iter()
-            .filter(|_| mesh.state == store::MeshState::Ready)
+            .filter(|_| mesh.state == meshwright_store::MeshState::Ready)
             .flat_map(|member| {
                 let missing = member.missing_tags();
-                missing.map(|tag| wire::MissingTag { cluster: member.member.to_string(), tag: tag.to_owned() })
+                missing.map(|tag| meshwright_wire::MissingTag { cluster: member.member.to_string(), tag: tag.to_owned() })
             })
             .collect(),
     }
@@ -255,14 +255,14 @@ fn injecting_revision(injection: &Injection) -> Option<String> {
 
 /// Converts the namespaces of a member, each with its injection label and conflicts.
 fn namespace_views(member: &MemberObservation) -> Vec<NamespaceView> {
-    let view = |namespace: &model::survey::NamespaceObservation| {
+    let view = |namespace: &meshwright_model::survey::NamespaceObservation| {
         let labels = &namespace.labels;
         let injection = injected_by(labels, &PodLabels::default(), &member.injectors);
         let rev = labels.rev.as_ref().map(|value| format!("istio.io/rev={value}"));
         let conflict = match &injection {
             _ if labels_conflict(labels) => Some("both_labels"),
             Injection::Ambiguous(_) => Some("several_webhooks"),
-            Injection::NotInjected(model::injection::NoInjection::NoSuchRevision) => Some("no_such_revision"),
+            Injection::NotInjected(meshwright_model::injection::NoInjection::NoSuchRevision) => Some("no_such_revision"),
             _ => None,
         };
         NamespaceView {
@@ -287,7 +287,7 @@ fn workload_views(survey: &Observation, member: &MemberObservation) -> Vec<Workl
                 Injection::Injected(wanted) => survey.restart_reason(workload, wanted),
                 Injection::NotInjected(_) | Injection::Ambiguous(_) => None,
             };
-            let carried = |pod: &Option<model::plan::Sidecar>| {
+            let carried = |pod: &Option<meshwright_model::plan::Sidecar>| {
                 pod.as_ref().map_or_else(|| "none".to_owned(), |sidecar| sidecar.revision.to_string())
             };
             let mut revisions: Vec<String> = workload.live.iter().map(carried).collect();

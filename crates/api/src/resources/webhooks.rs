@@ -7,12 +7,12 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::SignedDuration;
-use model::access::Action;
-use model::ids::WebhookId;
-use model::quota::QuotaResource;
-use model::webhook::{self, MAX_EVENT_KINDS};
-use store::{NewWebhook, Tx};
-use wire::{ChangeWebhook, CreateWebhook, Delivery, DeliveryList, RotateWebhookSecret, Webhook, WebhookList};
+use meshwright_model::access::Action;
+use meshwright_model::ids::WebhookId;
+use meshwright_model::quota::QuotaResource;
+use meshwright_model::webhook::{self, MAX_EVENT_KINDS};
+use meshwright_store::{NewWebhook, Tx};
+use meshwright_wire::{ChangeWebhook, CreateWebhook, Delivery, DeliveryList, RotateWebhookSecret, Webhook, WebhookList};
 
 use crate::request::caller::Authenticated;
 use crate::request::mutation::{Body, MutationOutcome, EmptyBody};
@@ -26,7 +26,7 @@ pub(crate) const MAX_URL_BYTES: usize = 2048;
 
 /// Builds the view of a webhook without its secret, which only the answers to a creation and a
 /// rotation show.
-fn webhook_view(webhook: &store::Webhook) -> Webhook {
+fn webhook_view(webhook: &meshwright_store::Webhook) -> Webhook {
     Webhook {
         id: webhook.id.to_string(),
         name: webhook.name.clone(),
@@ -42,7 +42,7 @@ fn webhook_view(webhook: &store::Webhook) -> Webhook {
 }
 
 /// Builds the view of a delivery to a webhook.
-fn delivery_view(webhook: WebhookId, delivery: &store::Delivery) -> Delivery {
+fn delivery_view(webhook: WebhookId, delivery: &meshwright_store::Delivery) -> Delivery {
     Delivery {
         seq: delivery.event.seq,
         message_id: webhook::message_id(webhook, delivery.event.seq),
@@ -87,12 +87,12 @@ fn parse_kinds(wanted: &[String]) -> Result<Vec<String>> {
 
 /// Generates a secret. Returns it in the form that its owner gets, and its bytes.
 fn generate_secret() -> (String, Vec<u8>) {
-    let bytes = store::random_key();
+    let bytes = meshwright_store::random_key();
     (format!("whsec_{}", STANDARD.encode(bytes)), bytes.to_vec())
 }
 
 /// Reads a webhook of the tenant.
-async fn find_webhook(tx: &mut Tx<'_>, text: &str) -> Result<store::Webhook> {
+async fn find_webhook(tx: &mut Tx<'_>, text: &str) -> Result<meshwright_store::Webhook> {
     Ok(tx.get_webhook(parse_id(text, "webhook")?).await?)
 }
 

@@ -1,8 +1,8 @@
 //! Who gets past which operation: every one of them, every role.
 
 use axum::http::StatusCode;
-use model::access::{Role, Scope};
-use model::ids::{MeshId, TenantId};
+use meshwright_model::access::{Role, Scope};
+use meshwright_model::ids::{MeshId, TenantId};
 use serde_json::json;
 use uuid::Uuid;
 

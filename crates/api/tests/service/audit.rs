@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use model::access::Role;
-use model::audit::{ChainedEntry, ChainVerifier};
-use model::rules::Strategy;
-use model::upgrade::Verb;
+use meshwright_model::access::Role;
+use meshwright_model::audit::{ChainedEntry, ChainVerifier};
+use meshwright_model::rules::Strategy;
+use meshwright_model::upgrade::Verb;
 
 use crate::support::{Service, routes};
 
@@ -15,8 +15,8 @@ async fn log(service: &Service) -> Vec<ChainedEntry> {
     tx.list_audit_entries(0, i64::MAX).await.expect("entries")
 }
 
-fn verified(service: &Service, log: &[ChainedEntry]) -> Result<(), model::audit::ChainError> {
-    let mut verifier = ChainVerifier::new(service.fleet.db.tenant, &[], store::sha256);
+fn verified(service: &Service, log: &[ChainedEntry]) -> Result<(), meshwright_model::audit::ChainError> {
+    let mut verifier = ChainVerifier::new(service.fleet.db.tenant, &[], meshwright_store::sha256);
     log.iter().try_for_each(|linked| verifier.verify_next(linked))
 }
 
@@ -77,8 +77,8 @@ async fn the_log_is_out_of_reach_and_tampering_is_found() {
         }
     }
     assert_eq!(verified(&service, &log(&service).await), Ok(()));
-    db.execute(store::embedded_postgres::SUPERUSER, "UPDATE audit_entries SET target = target || 'x' WHERE seq = 2")
+    db.execute(meshwright_store::embedded_postgres::SUPERUSER, "UPDATE audit_entries SET target = target || 'x' WHERE seq = 2")
         .await
         .expect("a superuser");
-    assert_eq!(verified(&service, &log(&service).await), Err(model::audit::ChainError::Changed { seq: 2 }));
+    assert_eq!(verified(&service, &log(&service).await), Err(meshwright_model::audit::ChainError::Changed { seq: 2 }));
 }

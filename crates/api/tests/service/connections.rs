@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::ConnectionLimits;
+use meshwright_api::ConnectionLimits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -27,7 +27,7 @@ fn short(connections: usize) -> ConnectionLimits {
 }
 
 fn router(service: &Service) -> axum::Router {
-    api::router(service.app.clone())
+    meshwright_api::router(service.app.clone())
 }
 
 async fn listen_for(routes: axum::Router, patience: ConnectionLimits) -> Listening {
@@ -35,7 +35,7 @@ async fn listen_for(routes: axum::Router, patience: ConnectionLimits) -> Listeni
     let address = listener.local_addr().expect("an address");
     let (stop, stopped) = oneshot::channel();
     let ended =
-        tokio::spawn(async move { api::serve(listener, routes, patience, async { drop(stopped.await) }).await });
+        tokio::spawn(async move { meshwright_api::serve(listener, routes, patience, async { drop(stopped.await) }).await });
     Listening { address, stop, ended }
 }
 
@@ -116,7 +116,7 @@ async fn flood(address: std::net::SocketAddr, count: usize) -> Vec<TcpStream> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_connections_without_a_caller_leaves_room_for_callers() {
     let service = Service::new().await;
-    let key = service.key(model::access::Role::Viewer).await;
+    let key = service.key(meshwright_model::access::Role::Viewer).await;
     let listening = listen_for(router(&service), few_places(30)).await;
     let ask = format!("GET /v1/clusters HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n");
     let mut known = TcpStream::connect(listening.address).await.expect("a connection");
@@ -141,8 +141,8 @@ async fn a_flood_of_connections_without_a_caller_leaves_room_for_callers() {
 async fn a_flood_of_connections_leaves_room_at_the_listener_for_metrics() {
     let service = Service::new().await;
     let vitals =
-        api::MetricsServer { store: service.app.store.clone(), metrics: std::sync::Arc::new(|| "measured 1\n".to_owned()) };
-    let listening = listen_for(api::metrics_router(vitals), few_places(30)).await;
+        meshwright_api::MetricsServer { store: service.app.store.clone(), metrics: std::sync::Arc::new(|| "measured 1\n".to_owned()) };
+    let listening = listen_for(meshwright_api::metrics_router(vitals), few_places(30)).await;
     let flood = flood(listening.address, 200).await;
     let asked = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     assert!(answer(listening.address, asked).await.ends_with("measured 1\n"));
@@ -168,7 +168,7 @@ async fn a_client_that_does_not_read_its_answers_is_cut_off() {
     let mut rest = Vec::new();
     let ended = tokio::time::timeout(Duration::from_secs(20), never.read_to_end(&mut rest)).await;
     drop(ended.expect("a client that does not read is cut off"));
-    assert!(rest.len() < 2000 * api::openapi().len(), "it did not get all of it");
+    assert!(rest.len() < 2000 * meshwright_api::openapi().len(), "it did not get all of it");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -222,7 +222,7 @@ async fn whoever_has_no_credential_is_refused_before_their_body_is_read() {
 
 /// The head of a request by a caller with a key, whose body never arrives.
 async fn without_its_body(service: &Service) -> String {
-    let key = service.key(model::access::Role::Owner).await;
+    let key = service.key(meshwright_model::access::Role::Owner).await;
     format!("POST /v1/meshes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Length: 100\r\n\r\n")
 }
 

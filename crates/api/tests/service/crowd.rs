@@ -6,12 +6,12 @@ use axum::http::StatusCode;
 use futures::StreamExt as _;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
-use model::Clock as _;
-use model::access::Role;
-use model::ids::{ClusterId, TenantId};
-use model::operation::OperationKind;
+use meshwright_model::Clock as _;
+use meshwright_model::access::Role;
+use meshwright_model::ids::{ClusterId, TenantId};
+use meshwright_model::operation::OperationKind;
 use serde_json::{Value, json};
-use store::{IssuedCredential, NewCluster, Store, UserMetadata};
+use meshwright_store::{IssuedCredential, NewCluster, Store, UserMetadata};
 use uuid::Uuid;
 
 use crate::support::{Service, key};

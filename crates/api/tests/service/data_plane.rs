@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use model::access::Role;
-use model::operation::OperationKind;
-use model::plan::Target;
-use model::rules::Strategy;
-use model::upgrade::{LabelPolicy, Verb};
+use meshwright_model::access::Role;
+use meshwright_model::operation::OperationKind;
+use meshwright_model::plan::Target;
+use meshwright_model::rules::Strategy;
+use meshwright_model::upgrade::{LabelPolicy, Verb};
 use serde_json::{Value, json};
-use testkit::Fleet;
+use meshwright_testkit::Fleet;
 
 use crate::support::{Reply, Service};
 
@@ -156,7 +156,7 @@ async fn namespaces_join_while_an_upgrade_is_planned_or_complete() {
     assert_eq!(second.body["code"], json!("mesh_busy"), "one at a time: {}", second.text);
     let operation = joined.body["id"].as_str().expect("an id").to_owned();
     let refused = fleet.apply_verb(upgrade, Verb::Start, Value::Null).await.expect_err("the label is being set");
-    assert!(matches!(&refused, store::StoreError::MeshLocked { holder } if *holder == operation), "{refused:?}");
+    assert!(matches!(&refused, meshwright_store::StoreError::MeshLocked { holder } if *holder == operation), "{refused:?}");
     fleet.run_due().await;
     assert_eq!(stage.label("plain"), "istio-injection=enabled");
     fleet.apply_verb_and_run(upgrade, Verb::Start).await;

@@ -1,7 +1,7 @@
 //! Clusters that are deregistered: our account goes with them, or what stays is said.
 
 use axum::http::StatusCode;
-use model::operation::Problem;
+use meshwright_model::operation::Problem;
 use serde_json::{Value, json};
 
 use crate::leaving::{Stage, forced, left};

@@ -6,11 +6,11 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use futures::StreamExt;
 use jiff::SignedDuration;
-use model::Clock;
-use model::access::Role;
+use meshwright_model::Clock;
+use meshwright_model::access::Role;
 use serde_json::json;
-use store::{NewEvent, AccessFilter, StoreError};
-use testkit::Fleet;
+use meshwright_store::{NewEvent, AccessFilter, StoreError};
+use meshwright_testkit::Fleet;
 use tower::ServiceExt;
 
 use crate::support::Service;
@@ -126,7 +126,7 @@ async fn old_events_go_and_whoever_resumes_before_them_is_told() {
     for number in 0..150 {
         tell(fleet, json!(number)).await;
     }
-    fleet.clock.advance(store::EVENTS_KEPT + SignedDuration::from_hours(1));
+    fleet.clock.advance(meshwright_store::EVENTS_KEPT + SignedDuration::from_hours(1));
     for number in 0..100 {
         tell(fleet, json!(number)).await;
     }
@@ -184,7 +184,7 @@ async fn a_stream_whose_log_is_replaced_under_it_is_told() {
     let last = tail(fleet, 0).await.last().copied().expect("events");
     let mut stream = follow_after(&service, &owner, last - 1).await;
     assert!(next_text(&mut stream).await.contains(&format!("id: {last}\n")));
-    let superuser = store::embedded_postgres::SUPERUSER;
+    let superuser = meshwright_store::embedded_postgres::SUPERUSER;
     for restore in [
         format!("DELETE FROM events WHERE seq > {}", last - 3),
         format!("UPDATE tenant_heads SET event_seq = {}", last - 3),

@@ -5,13 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::http::StatusCode;
-use model::Clock;
-use model::access::{Grant, Role, Scope};
-use model::ids::{BindingId, ClusterId, KeyId, MeshId, OperationId, ProviderId, TenantId, UpgradeId, WebhookId};
+use meshwright_model::Clock;
+use meshwright_model::access::{Grant, Role, Scope};
+use meshwright_model::ids::{BindingId, ClusterId, KeyId, MeshId, OperationId, ProviderId, TenantId, UpgradeId, WebhookId};
 use serde_json::{Value, json};
-use store::embedded_postgres::SUPERUSER;
-use store::{Binding, ListFilter, NewWebhook, Page, Provider, AccessFilter, Subject};
-use testkit::Fleet;
+use meshwright_store::embedded_postgres::SUPERUSER;
+use meshwright_store::{Binding, ListFilter, NewWebhook, Page, Provider, AccessFilter, Subject};
+use meshwright_testkit::Fleet;
 use uuid::Uuid;
 
 use crate::support::{Reply, Route, Service, key, routes, seen};
@@ -331,7 +331,7 @@ async fn cursors_and_idempotency_keys_of_another_tenant_are_worth_nothing() {
 /// The second wall stands around every table that it must stand around, the ones of tomorrow too.
 #[tokio::test]
 async fn every_tenant_table_is_behind_row_level_security() {
-    let db = testkit::TestDb::new().await;
+    let db = meshwright_testkit::TestDb::new().await;
     let tables = db.query_text(SUPERUSER, TENANT_TABLES).await;
     assert!(tables.len() >= 20, "{tables:?}");
     if std::env::var("MESHWRIGHT_TEST_WALLS").is_ok() {

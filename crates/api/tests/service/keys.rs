@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::http::StatusCode;
 use jiff::SignedDuration;
-use model::Clock;
-use model::access::Role;
+use meshwright_model::Clock;
+use meshwright_model::access::Role;
 use serde_json::{Value, json};
 
 use crate::support::Service;
@@ -112,7 +112,7 @@ async fn two_owners_who_revoke_each_other_at_once_leave_one() {
         assert_eq!(gone, 1, "round {round}");
         // The next round begins with no key at all.
         let all = "UPDATE api_keys SET revoked_at = now()";
-        service.fleet.db.execute(store::embedded_postgres::SUPERUSER, all).await.expect("nothing is left");
+        service.fleet.db.execute(meshwright_store::embedded_postgres::SUPERUSER, all).await.expect("nothing is left");
     }
 }
 
@@ -215,7 +215,7 @@ async fn mutated_keys_are_refused() {
         let mut bytes = body.as_bytes().to_vec();
         bytes[place] = if bytes[place] == b'0' { b'1' } else { b'0' };
         let changed = String::from_utf8(bytes).expect("letters");
-        let forged = format!("{changed}{}", &store::sha256_hex(changed.as_bytes())[..8]);
+        let forged = format!("{changed}{}", &meshwright_store::sha256_hex(changed.as_bytes())[..8]);
         assert!(!gets_in(&service, &forged).await, "{forged}");
     }
     assert!(gets_in(&service, &owner).await);

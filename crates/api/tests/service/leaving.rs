@@ -2,12 +2,12 @@
 
 use axum::http::StatusCode;
 use jiff::SignedDuration;
-use model::access::Role;
-use model::plan::Target;
-use model::rules::Strategy;
-use model::upgrade::Verb;
+use meshwright_model::access::Role;
+use meshwright_model::plan::Target;
+use meshwright_model::rules::Strategy;
+use meshwright_model::upgrade::Verb;
 use serde_json::{Value, json};
-use store::embedded_postgres::SUPERUSER;
+use meshwright_store::embedded_postgres::SUPERUSER;
 
 use crate::support::{Reply, Service};
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{RequestLimiter, Rate, Rates};
+use meshwright_api::{RequestLimiter, Rate, Rates};
 use axum::http::StatusCode;
 use jiff::SignedDuration;
-use model::access::Role;
+use meshwright_model::access::Role;
 use serde_json::json;
 
 use crate::support::{Reply, Service};

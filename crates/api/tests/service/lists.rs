@@ -1,7 +1,7 @@
 //! Lists, a page at a time.
 
 use axum::http::StatusCode;
-use model::access::Role;
+use meshwright_model::access::Role;
 use serde_json::json;
 
 use crate::support::Service;

@@ -1,7 +1,7 @@
 //! `If-Match`: every change hears it, or says that it does not.
 
 use axum::http::StatusCode;
-use model::access::{Action, Role};
+use meshwright_model::access::{Action, Role};
 use serde_json::{Value, json};
 
 use crate::support::{Route, Service, routes};
@@ -14,7 +14,7 @@ const VERBS: [&str; 9] =
 
 /// What the document says of an operation.
 fn described(route: &Route) -> Value {
-    let document: Value = serde_json::from_str(&api::openapi()).expect("a document");
+    let document: Value = serde_json::from_str(&meshwright_api::openapi()).expect("a document");
     document["paths"][&route.path][route.method.to_lowercase()].clone()
 }
 

@@ -2,9 +2,9 @@
 
 use axum::http::StatusCode;
 use jiff::SignedDuration;
-use model::access::Role;
+use meshwright_model::access::Role;
 use serde_json::{Value, json};
-use store::embedded_postgres::SUPERUSER;
+use meshwright_store::embedded_postgres::SUPERUSER;
 
 use crate::support::{Reply, Service};
 

@@ -10,8 +10,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::StreamExt;
 use jiff::SignedDuration;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
-use model::Clock;
-use model::access::Role;
+use meshwright_model::Clock;
+use meshwright_model::access::Role;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 

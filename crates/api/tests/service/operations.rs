@@ -1,7 +1,7 @@
 //! Operations that people ask something of, alone or as stages of an upgrade.
 
 use axum::http::StatusCode;
-use model::access::Role;
+use meshwright_model::access::Role;
 use serde_json::json;
 
 use crate::leaving::Stage;

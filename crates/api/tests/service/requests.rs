@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use model::access::Role;
+use meshwright_model::access::Role;
 use serde_json::{Value, json};
 
 use crate::support::Service;

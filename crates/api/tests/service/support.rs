@@ -3,17 +3,17 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use api::{App, Rate, Rates};
+use meshwright_api::{App, Rate, Rates};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
-use model::Clock;
-use model::access::{Action, Role, Scope};
-use model::ids::{KeyId, TenantId};
+use meshwright_model::Clock;
+use meshwright_model::access::{Action, Role, Scope};
+use meshwright_model::ids::{KeyId, TenantId};
 use serde_json::{Value, json};
-use store::{ApiKeyToken, ListFilter, NewApiKey, Page, AccessFilter, Store};
-use testkit::Fleet;
+use meshwright_store::{ApiKeyToken, ListFilter, NewApiKey, Page, AccessFilter, Store};
+use meshwright_testkit::Fleet;
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -65,8 +65,8 @@ impl Service {
         let fleet = Fleet::new().await;
         let issuer = Arc::new(FakeIssuer::default());
         let app = App {
-            limits: Arc::new(api::RequestLimiter::new(PLENTY, PLENTY, fleet.clock.clone())),
-            issuers: Arc::new(api::IssuerKeys::new(issuer.clone())),
+            limits: Arc::new(meshwright_api::RequestLimiter::new(PLENTY, PLENTY, fleet.clock.clone())),
+            issuers: Arc::new(meshwright_api::IssuerKeys::new(issuer.clone())),
             store: fleet.db.api.clone().with_connection_quota(),
             clock: fleet.clock.clone(),
             read_kubeconfig: Arc::new(|text: &str| {
@@ -113,7 +113,7 @@ impl Service {
     }
 
     pub(crate) fn router(&self) -> Router {
-        self.router.get_or_init(|| api::router(self.app.clone())).clone()
+        self.router.get_or_init(|| meshwright_api::router(self.app.clone())).clone()
     }
 
     pub(crate) async fn call(
@@ -252,7 +252,7 @@ fn action(id: &str) -> Action {
 
 /// Every operation of the document.
 pub(crate) fn routes() -> Vec<Route> {
-    let document: Value = serde_json::from_str(&api::openapi()).expect("a document");
+    let document: Value = serde_json::from_str(&meshwright_api::openapi()).expect("a document");
     let mut all = Vec::new();
     for (path, methods) in document["paths"].as_object().expect("paths") {
         for (method, operation) in methods.as_object().expect("methods") {

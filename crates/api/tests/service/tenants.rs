@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use model::access::Role;
+use meshwright_model::access::Role;
 use serde_json::{Value, json};
-use store::embedded_postgres::SUPERUSER;
+use meshwright_store::embedded_postgres::SUPERUSER;
 
 use crate::support::{Reply, Service};
 
@@ -193,7 +193,7 @@ async fn an_operator_lets_a_tenant_in_again_and_both_audit_logs_say_so() {
     }
     let again = stage.call("POST", &path, &json!({ "name": "recovery" })).await;
     assert_eq!(again.body["code"], "name_taken");
-    let nobody = format!("/v1/tenants/{}/owner-keys", model::ids::TenantId(uuid::Uuid::from_u128(77)));
+    let nobody = format!("/v1/tenants/{}/owner-keys", meshwright_model::ids::TenantId(uuid::Uuid::from_u128(77)));
     assert_eq!(stage.call("POST", &nobody, &json!({ "name": "recovery" })).await.status, StatusCode::NOT_FOUND);
 }
 

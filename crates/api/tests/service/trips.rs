@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use model::access::Role;
+use meshwright_model::access::Role;
 use serde_json::json;
-use store::Store;
-use testkit::db::{TestDb, test_sealer};
-use testkit::relay::Relay;
+use meshwright_store::Store;
+use meshwright_testkit::db::{TestDb, test_sealer};
+use meshwright_testkit::relay::Relay;
 
 use crate::support::{Service, routes};
 

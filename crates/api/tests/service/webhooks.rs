@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use model::access::Role;
+use meshwright_model::access::Role;
 use serde_json::{Value, json};
 
 use crate::support::Service;

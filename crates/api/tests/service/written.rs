@@ -1,7 +1,7 @@
 //! What users write on their things, and requests that only ask what would be.
 
 use axum::http::StatusCode;
-use model::access::Role;
+use meshwright_model::access::Role;
 use serde_json::{Value, json};
 
 use crate::support::{Reply, Service};

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use wire::ReleaseArgs;
+use meshwright_wire::ReleaseArgs;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ReleaseCommand {

@@ -1,6 +1,6 @@
 //! Builds the plans of a canary upgrade's stages, in the order in which the stages run.
 
-use model::plan::{Plan, Target};
+use meshwright_model::plan::{Plan, Target};
 
 use super::rollback::{StartedStep, filter_by_target, tag_probes, undo_steps};
 use super::{PROMOTED_TAGS, MeshTopology, ControlPlane, lifecycle, probe_step_for, await_ready_step, change_step, tag_target, await_unused_step};

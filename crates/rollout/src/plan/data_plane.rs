@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use model::Name;
-use model::injection::{Injection, Injector, NamespaceLabels, injected_by};
-use model::plan::{Plan, Sidecar, Stamp, Step, Target};
-use model::survey::{MemberObservation, NamespaceObservation, Observation, WorkloadObservation};
-use model::upgrade::LabelPolicy;
-use model::version::RevisionName;
+use meshwright_model::Name;
+use meshwright_model::injection::{Injection, Injector, NamespaceLabels, injected_by};
+use meshwright_model::plan::{Plan, Sidecar, Stamp, Step, Target};
+use meshwright_model::survey::{MemberObservation, NamespaceObservation, Observation, WorkloadObservation};
+use meshwright_model::upgrade::LabelPolicy;
+use meshwright_model::version::RevisionName;
 
 use super::{MeshTopology, ControlPlane, NamespaceKey, TAGS, create_step, probe_step_for, set_step, change_step, tag_target};
 

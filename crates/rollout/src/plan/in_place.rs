@@ -1,7 +1,7 @@
 //! Builds the plans of an upgrade in place: the slot keeps its name, objects and address, and the
 //! release in it changes.
 
-use model::plan::{Plan, Target};
+use meshwright_model::plan::{Plan, Target};
 
 use super::{MeshTopology, ControlPlane, TAGS, create_step, lifecycle, probe_step_for, await_ready_step, change_step, tag_target};
 
@@ -15,7 +15,7 @@ pub fn plan_deploy(layout: &MeshTopology, target: &ControlPlane) -> Plan {
     let alias = target.release.revision_name();
     let aliases =
         layout.members.iter().filter(|_| alias != *revision).map(|member| create_step(tag_target(member, alias.as_str()), revision));
-    let objects = |member: &model::Name| Target::MemberObjects { member: member.clone(), revision: revision.clone() };
+    let objects = |member: &meshwright_model::Name| Target::MemberObjects { member: member.clone(), revision: revision.clone() };
     let probes = layout.members.iter().flat_map(|member| TAGS.map(|name| probe_step_for(member, name, target)));
     Plan::default()
         .with_wave("custom resource definitions", layout.step_per_member(|member| lifecycle::crd_step(member, target)))

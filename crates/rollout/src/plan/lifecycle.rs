@@ -1,9 +1,9 @@
 //! Builds the plans that create and delete a mesh, and those that install and remove one control
 //! plane.
 
-use model::Name;
-use model::injection::Injector;
-use model::plan::{Plan, Step, Target};
+use meshwright_model::Name;
+use meshwright_model::injection::Injector;
+use meshwright_model::plan::{Plan, Step, Target};
 
 use super::{MeshTopology, ControlPlane, PRESENT, TAGS, create_step, probe_step_for, await_ready_step, remove_step, set_step, tag_target};
 

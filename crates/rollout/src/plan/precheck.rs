@@ -1,11 +1,11 @@
 //! Collects the findings of a precheck from an observation of the mesh.
 
-use model::Name;
-use model::injection::{Injection, NoInjection, PodLabels, injected_by, labels_conflict};
-use model::network;
-use model::rules::Severity;
-use model::survey::{MemberObservation, NamespaceObservation, RestartBlocker, Observation, WorkloadObservation};
-use model::upgrade::{Finding, LabelPolicy};
+use meshwright_model::Name;
+use meshwright_model::injection::{Injection, NoInjection, PodLabels, injected_by, labels_conflict};
+use meshwright_model::network;
+use meshwright_model::rules::Severity;
+use meshwright_model::survey::{MemberObservation, NamespaceObservation, RestartBlocker, Observation, WorkloadObservation};
+use meshwright_model::upgrade::{Finding, LabelPolicy};
 
 use super::MeshTopology;
 use super::data_plane::INJECTION_LABEL;

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use model::Name;
-use model::plan::{Plan, Sidecar, Stamp, Step, Target, WorkloadRef};
-use model::survey::Observation;
+use meshwright_model::Name;
+use meshwright_model::plan::{Plan, Sidecar, Stamp, Step, Target, WorkloadRef};
+use meshwright_model::survey::Observation;
 
 use super::{MeshTopology, ControlPlane, TAGS, probe_step_for};
 use crate::step::undo;

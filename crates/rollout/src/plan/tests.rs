@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use model::injection::{Injector, NamespaceLabels, PodLabels};
-use model::plan::{Plan, WorkloadKind, WorkloadRef};
-use model::survey::{MemberObservation, NamespaceObservation, Observation, WorkloadObservation};
-use model::upgrade::LabelPolicy;
+use meshwright_model::injection::{Injector, NamespaceLabels, PodLabels};
+use meshwright_model::plan::{Plan, WorkloadKind, WorkloadRef};
+use meshwright_model::survey::{MemberObservation, NamespaceObservation, Observation, WorkloadObservation};
+use meshwright_model::upgrade::LabelPolicy;
 
 use super::precheck::{PrecheckInput, SkewRule};
 use super::rollback::StartedStep;
@@ -240,7 +240,7 @@ fn b7_a_pod_born_in_the_mixed_window_is_restarted_by_the_rollback() {
         rollback::plan_rollback(&topology(), &control_plane("1.27.9.1"), &[], &Observation { members: vec![cluster], ..Observation::default() });
     let restarts: Vec<&Step> =
         plan.waves.iter().flat_map(|wave| &wave.steps).filter(|step| matches!(step, Step::Restart { .. })).collect();
-    assert!(matches!(restarts[..], [Step::Restart { stamp: model::plan::Stamp::Fresh, .. }]), "{restarts:?}");
+    assert!(matches!(restarts[..], [Step::Restart { stamp: meshwright_model::plan::Stamp::Fresh, .. }]), "{restarts:?}");
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn findings_name_what_stands_in_the_way() {
     cluster.foreign = vec!["istio-sidecar-injector".into()];
     cluster.namespaces[0].labels.rev = Some("stable".into());
     cluster.namespaces[2].labels.rev = Some("gone".into());
-    cluster.namespaces[2].workloads[0].stuck = Some(model::survey::RestartBlocker::OnDelete);
+    cluster.namespaces[2].workloads[0].stuck = Some(meshwright_model::survey::RestartBlocker::OnDelete);
     cluster.namespaces[3].workloads[0].template.rev = Some("1-25-1".into());
     cluster.namespaces[3].unreachable = vec!["bare".into()];
     let survey = Observation { members: vec![cluster], ..Observation::default() };
@@ -285,7 +285,7 @@ fn skew_objects(current: &str, target: ControlPlane, live: &[&[&str]]) -> Vec<St
         namespace.workloads[0].live = live.iter().map(sidecar).collect();
     }
     cluster.namespaces[0].unreachable = vec!["bare".into()];
-    let proxy = |proxy: &str, version: &str, ghost| model::survey::ProxyObservation {
+    let proxy = |proxy: &str, version: &str, ghost| meshwright_model::survey::ProxyObservation {
         proxy: proxy.into(),
         member: "c1".into(),
         revision: revision.clone(),

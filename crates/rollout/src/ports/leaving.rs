@@ -2,10 +2,10 @@
 //! removes.
 
 use async_trait::async_trait;
-use model::Name;
-use model::injection::Injector;
-use model::leftover::Leftover;
-use model::operation::is_cluster_lost_code;
+use meshwright_model::Name;
+use meshwright_model::injection::Injector;
+use meshwright_model::leftover::Leftover;
+use meshwright_model::operation::is_cluster_lost_code;
 
 use super::ClusterError;
 use crate::plan::ControlPlane;

@@ -1,8 +1,8 @@
 //! Checks a step that replaces a workload's pods.
 
-use model::Name;
-use model::operation::Problem;
-use model::plan::{Sidecar, Stamp, WorkloadRef};
+use meshwright_model::Name;
+use meshwright_model::operation::Problem;
+use meshwright_model::plan::{Sidecar, Stamp, WorkloadRef};
 
 use super::{StepCheck, StepContext};
 use crate::ports::{Readiness, ObservedWorkload, MeshClusters, ClusterError};

@@ -1,8 +1,8 @@
 //! Checks a step that moves a target from one value to another.
 
-use model::Version;
-use model::operation::Problem;
-use model::plan::Target;
+use meshwright_model::Version;
+use meshwright_model::operation::Problem;
+use meshwright_model::plan::Target;
 
 use super::{StepCheck, StepContext, check_from_readiness};
 use crate::ports::{Readiness, MeshClusters, ClusterError};

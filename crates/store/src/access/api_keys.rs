@@ -2,8 +2,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
-use model::access::{Grant, Role, Scope};
-use model::ids::{KeyId, TenantId};
+use meshwright_model::access::{Grant, Role, Scope};
+use meshwright_model::ids::{KeyId, TenantId};
 
 use crate::error::decode_column;
 use crate::{Page, StoreError, TenantState, Tx, Sealer, require_one_row};

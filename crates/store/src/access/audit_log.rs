@@ -2,8 +2,8 @@
 //! transaction append them to the tenant's hash chain.
 
 use jiff_sqlx::ToSqlx;
-use model::audit::{Digest, Entry, ChainHead, ChainedEntry};
-use model::ids::TenantId;
+use meshwright_model::audit::{Digest, Entry, ChainHead, ChainedEntry};
+use meshwright_model::ids::TenantId;
 
 use crate::error::decode_column;
 use crate::sealing::sealer::sha256;

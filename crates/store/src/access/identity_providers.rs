@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::access::{Grant, Role, Scope};
-use model::ids::{BindingId, ProviderId};
+use meshwright_model::access::{Grant, Role, Scope};
+use meshwright_model::ids::{BindingId, ProviderId};
 
 use crate::error::{decode_column, to_json};
 use crate::{Page, StoreError, Tx, require_one_row};

@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::audit::Entry;
-use model::ids::TenantId;
-use model::quota::{QuotaResource, Quotas};
-use model::rules::Edition;
+use meshwright_model::audit::Entry;
+use meshwright_model::ids::TenantId;
+use meshwright_model::quota::{QuotaResource, Quotas};
+use meshwright_model::rules::Edition;
 
 use crate::sealing::tenant_keys::WrappedKey;
 use crate::error::{decode_column, to_json};

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use model::ids::TenantId;
+use meshwright_model::ids::TenantId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Number of tenants above which those that hold no permit are dropped from the map.

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use model::ids::TenantId;
+use meshwright_model::ids::TenantId;
 
 use crate::db::connection_quota::TxMode;
 use crate::{Store, StoreError, Tx};
@@ -22,7 +22,7 @@ const GENERIC_PLAN_MODE: &str = "force_generic_plan";
 /// A second transaction beside the first one does not compile:
 ///
 /// ```compile_fail,E0499
-/// async fn two(session: &mut store::Session) -> Result<(), store::StoreError> {
+/// async fn two(session: &mut meshwright_store::Session) -> Result<(), meshwright_store::StoreError> {
 ///     let first = session.begin().await?;
 ///     let second = session.begin().await?;
 ///     second.commit().await?;
@@ -33,7 +33,7 @@ const GENERIC_PLAN_MODE: &str = "force_generic_plan";
 /// One after the other does:
 ///
 /// ```
-/// async fn two(session: &mut store::Session) -> Result<(), store::StoreError> {
+/// async fn two(session: &mut meshwright_store::Session) -> Result<(), meshwright_store::StoreError> {
 ///     session.begin().await?.commit().await?;
 ///     session.begin().await?.commit().await
 /// }
@@ -43,13 +43,13 @@ const GENERIC_PLAN_MODE: &str = "force_generic_plan";
 /// until the transaction has ended:
 ///
 /// ```compile_fail,E0599
-/// fn double(session: &store::Session) -> store::Session {
+/// fn double(session: &meshwright_store::Session) -> meshwright_store::Session {
 ///     session.clone()
 /// }
 /// ```
 ///
 /// ```compile_fail,E0382
-/// async fn two(session: store::Session) -> Result<(), store::StoreError> {
+/// async fn two(session: meshwright_store::Session) -> Result<(), meshwright_store::StoreError> {
 ///     let first = session.into_tx().await?;
 ///     let second = session.into_tx().await?;
 ///     second.commit().await?;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::backoff::retry_delay;
-use model::ids::{MeshId, OperationId, TenantId, UpgradeId, WebhookId};
-use model::webhook::{self, delivery_retry_delay};
+use meshwright_model::backoff::retry_delay;
+use meshwright_model::ids::{MeshId, OperationId, TenantId, UpgradeId, WebhookId};
+use meshwright_model::webhook::{self, delivery_retry_delay};
 
 use crate::operations::queue::to_uuids;
 use crate::events::webhooks::secret_associated_data;

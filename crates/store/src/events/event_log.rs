@@ -2,8 +2,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
-use model::audit::{Digest, ChainHead};
-use model::ids::{MeshId, OperationId, UpgradeId};
+use meshwright_model::audit::{Digest, ChainHead};
+use meshwright_model::ids::{MeshId, OperationId, UpgradeId};
 
 use crate::error::decode_column;
 use crate::{AccessFilter, StoreError, Tx};

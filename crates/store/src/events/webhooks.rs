@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::ids::WebhookId;
-use model::webhook;
+use meshwright_model::ids::WebhookId;
+use meshwright_model::webhook;
 
 use crate::{NewEvent, Page, StoreError, Tx, id_bounds, require_one_row};
 

@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::Version;
-use model::ids::HostingClusterId;
-use model::release::{Release, ReleaseState};
-use model::rules::UpgradePolicy;
+use meshwright_model::Version;
+use meshwright_model::ids::HostingClusterId;
+use meshwright_model::release::{Release, ReleaseState};
+use meshwright_model::rules::UpgradePolicy;
 use sqlx::PgExecutor;
 
 use crate::error::{decode_column, to_json};

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
-use model::backoff::retry_delay;
-use model::credential::{CredentialStatus, CredentialLifetime, UNREACHABLE_AFTER_FAILURES};
-use model::ids::{ClusterId, MeshId, TenantId};
-use model::operation::{OperationKind, Problem};
-use model::upgrade::Finding;
+use meshwright_model::backoff::retry_delay;
+use meshwright_model::credential::{CredentialStatus, CredentialLifetime, UNREACHABLE_AFTER_FAILURES};
+use meshwright_model::ids::{ClusterId, MeshId, TenantId};
+use meshwright_model::operation::{OperationKind, Problem};
+use meshwright_model::upgrade::Finding;
 
 use crate::fleet::clusters::kubeconfig_associated_data;
 use crate::error::to_json;

@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::credential::CredentialLifetime;
-use model::ids::ClusterId;
-use model::leftover::AccountRemoval;
-use model::operation::Problem;
-use model::upgrade::Finding;
+use meshwright_model::credential::CredentialLifetime;
+use meshwright_model::ids::ClusterId;
+use meshwright_model::leftover::AccountRemoval;
+use meshwright_model::operation::Problem;
+use meshwright_model::upgrade::Finding;
 
 use crate::error::decode_column;
 use crate::fleet::labels::{SelectorColumns, ListFilter};
@@ -257,6 +257,6 @@ impl Tx<'_> {
         sqlx::query!("DELETE FROM cluster_probes WHERE cluster_id = $1 AND tenant_id = $2", id.0, self.tenant.0)
             .execute(&mut *self.inner)
             .await?;
-        self.set_labels(id.0, &model::label::Labels::new()).await
+        self.set_labels(id.0, &meshwright_model::label::Labels::new()).await
     }
 }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::ids::{ClusterId, MeshId};
+use meshwright_model::ids::{ClusterId, MeshId};
 
 use crate::{StoreError, Tx, require_one_row};
 

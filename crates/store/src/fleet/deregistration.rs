@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::ids::{ClusterId, OperationId};
-use model::operation::OperationState;
+use meshwright_model::ids::{ClusterId, OperationId};
+use meshwright_model::operation::OperationState;
 
 use crate::{StoreError, Tx, require_one_row};
 

@@ -1,6 +1,6 @@
 //! Stores the labels of meshes and clusters.
 
-use model::label::{Labels, LabelSelector};
+use meshwright_model::label::{Labels, LabelSelector};
 use uuid::Uuid;
 
 use crate::{StoreError, Tx};

@@ -1,11 +1,11 @@
 //! Records objects that stay in clusters after a deletion or deregistration, and the reason of a
 //! caller who forced it.
 
-use model::Clock;
-use model::ids::{MeshId, OperationId};
-use model::leftover::Leftover;
-use model::operation::{OperationKind, OperationState, Problem};
-use model::upgrade::Verb;
+use meshwright_model::Clock;
+use meshwright_model::ids::{MeshId, OperationId};
+use meshwright_model::leftover::Leftover;
+use meshwright_model::operation::{OperationKind, OperationState, Problem};
+use meshwright_model::upgrade::Verb;
 use serde_json::{Value, json};
 
 use crate::{ClusterState, MeshState, Operation, StoreError, Tx};

@@ -6,8 +6,8 @@ use crate::error::{decode_column, to_json};
 use crate::{StoreError, Tx};
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::ids::{MeshId, OperationId};
-use model::survey::Observation;
+use meshwright_model::ids::{MeshId, OperationId};
+use meshwright_model::survey::Observation;
 
 impl Tx<'_> {
     /// Acquires the mesh lock for an upgrade or operation.

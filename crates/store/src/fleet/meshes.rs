@@ -2,13 +2,13 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::ids::{ClusterId, HostingClusterId, MeshId};
-use model::label::Labels;
-use model::leftover::Leftover;
-use model::operation::Problem;
-use model::rules::Edition;
-use model::switch::Switches;
-use model::version::{RevisionName, Version};
+use meshwright_model::ids::{ClusterId, HostingClusterId, MeshId};
+use meshwright_model::label::Labels;
+use meshwright_model::leftover::Leftover;
+use meshwright_model::operation::Problem;
+use meshwright_model::rules::Edition;
+use meshwright_model::switch::Switches;
+use meshwright_model::version::{RevisionName, Version};
 use uuid::Uuid;
 
 use crate::error::{decode_column, to_json};

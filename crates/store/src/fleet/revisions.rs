@@ -1,8 +1,8 @@
 //! Stores the one or two revisions of a mesh.
 
-use model::ids::MeshId;
-use model::switch;
-use model::version::{RevisionName, Version};
+use meshwright_model::ids::MeshId;
+use meshwright_model::switch;
+use meshwright_model::version::{RevisionName, Version};
 
 use crate::error::{decode_column, to_json};
 use crate::{StoreError, Tx, require_one_row};

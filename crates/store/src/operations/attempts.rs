@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::Clock;
-use model::ids::{MeshId, OperationId, UpgradeId};
-use model::operation::{OperationKind, OperationState, Problem};
-use model::upgrade::{StageOutcome, UpgradeState};
+use meshwright_model::Clock;
+use meshwright_model::ids::{MeshId, OperationId, UpgradeId};
+use meshwright_model::operation::{OperationKind, OperationState, Problem};
+use meshwright_model::upgrade::{StageOutcome, UpgradeState};
 
 use crate::error::{decode_column, to_json};
 use crate::{Claim, NewEvent, NewOperation, Store, StoreError, Tx, require_one_row, retry_on_conflict};

@@ -1,6 +1,6 @@
 //! Tracks operations that ended before their goal and whose last writes may still reach a cluster.
 
-use model::ids::{MeshId, OperationId};
+use meshwright_model::ids::{MeshId, OperationId};
 
 use crate::{Claim, PlannedStep, Store, StoreError, Tx, retry_on_conflict};
 

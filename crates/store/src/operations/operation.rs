@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::ids::{ClusterId, MeshId, OperationId, UpgradeId};
-use model::leftover::Leftover;
-use model::operation::{StepEvent, OperationKind, OperationState, Progress, Signal};
-use model::plan::{Plan, Step};
+use meshwright_model::ids::{ClusterId, MeshId, OperationId, UpgradeId};
+use meshwright_model::leftover::Leftover;
+use meshwright_model::operation::{StepEvent, OperationKind, OperationState, Progress, Signal};
+use meshwright_model::plan::{Plan, Step};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

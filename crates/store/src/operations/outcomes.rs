@@ -5,8 +5,8 @@
 //! taken, and no submitted kubeconfig stays stored after its operation.
 
 use jiff::Timestamp;
-use model::ids::{ClusterId, MeshId, OperationId};
-use model::operation::{OperationKind, OperationState, Problem};
+use meshwright_model::ids::{ClusterId, MeshId, OperationId};
+use meshwright_model::operation::{OperationKind, OperationState, Problem};
 
 use crate::fleet::meshes::MeshState;
 use crate::{StoreError, Tx};

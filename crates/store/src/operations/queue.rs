@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::ids::{ClusterId, HostingClusterId, MeshId, OperationId, TenantId};
-use model::operation::{StepEvent, OperationState, Signal};
+use meshwright_model::ids::{ClusterId, HostingClusterId, MeshId, OperationId, TenantId};
+use meshwright_model::operation::{StepEvent, OperationState, Signal};
 use sqlx::postgres::PgListener;
 use uuid::Uuid;
 
@@ -402,7 +402,7 @@ impl Tx<'_> {
             at: now,
             kind: "operation.state",
             mesh: row.mesh_id.map(MeshId),
-            upgrade: row.upgrade_id.map(model::ids::UpgradeId),
+            upgrade: row.upgrade_id.map(meshwright_model::ids::UpgradeId),
             operation: Some(id),
             body: serde_json::json!({ "kind": row.kind, "state": state.as_str() }),
         });

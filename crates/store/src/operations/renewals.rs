@@ -1,7 +1,7 @@
 //! Finds the renewal of a credential that blocks another operation on the cluster.
 
-use model::ids::{ClusterId, OperationId};
-use model::operation::OperationKind;
+use meshwright_model::ids::{ClusterId, OperationId};
+use meshwright_model::operation::OperationKind;
 
 use crate::{StoreError, Tx};
 

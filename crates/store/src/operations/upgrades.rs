@@ -3,12 +3,12 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::Clock;
-use model::ids::{MeshId, OperationId, UpgradeId};
-use model::operation::{OperationState, Signal};
-use model::rules::{Severity, Strategy};
-use model::upgrade::{Effect, Finding, StageOutcome, UpgradePolicyChoice, UpgradeState, Verb};
-use model::version::{RevisionName, Version};
+use meshwright_model::Clock;
+use meshwright_model::ids::{MeshId, OperationId, UpgradeId};
+use meshwright_model::operation::{OperationState, Signal};
+use meshwright_model::rules::{Severity, Strategy};
+use meshwright_model::upgrade::{Effect, Finding, StageOutcome, UpgradePolicyChoice, UpgradeState, Verb};
+use meshwright_model::version::{RevisionName, Version};
 use serde_json::Value;
 
 use crate::error::{decode_column, to_json};

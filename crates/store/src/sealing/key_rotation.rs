@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
-use model::ids::{ClusterId, MeshId, TenantId, WebhookId};
+use meshwright_model::ids::{ClusterId, MeshId, TenantId, WebhookId};
 
 use crate::sealing::tenant_keys::{TenantKeys, wrap_context};
 use crate::sealing::sealer::random_key;

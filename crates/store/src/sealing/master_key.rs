@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use aws_lc_rs::hmac;
-use model::audit::hex;
+use meshwright_model::audit::hex;
 
 use crate::sealing::sealer::{open, seal, sha256};
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hmac;
-use model::audit::hex;
-use model::ids::TenantId;
+use meshwright_model::audit::hex;
+use meshwright_model::ids::TenantId;
 
 use crate::StoreError;
 use crate::sealing::tenant_keys::KeyCache;
@@ -177,7 +177,7 @@ mod tests {
     fn hmac_sha256_matches_rfc_4231() {
         let signed = hmac_sha256(b"Jefe", b"what do ya want for nothing?");
         let known = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
-        assert_eq!(model::audit::hex::decode(known).expect("a digest").as_slice(), signed);
+        assert_eq!(meshwright_model::audit::hex::decode(known).expect("a digest").as_slice(), signed);
     }
 
     #[test]

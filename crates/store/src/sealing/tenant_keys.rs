@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use model::ids::TenantId;
+use meshwright_model::ids::TenantId;
 
 use crate::sealing::sealer::{random_key, open, seal};
 use crate::{Store, StoreError, Tx, Sealer};

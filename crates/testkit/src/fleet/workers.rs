@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
-use model::ids::TenantId;
-use store::Store;
+use meshwright_model::ids::TenantId;
+use meshwright_store::Store;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use worker::{Engine, Settings};
+use meshwright_worker::{Engine, Settings};
 
 use super::worlds::FakeClusterProvider;
 use super::{Fleet, short_timeouts};

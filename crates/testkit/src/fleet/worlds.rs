@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use model::Clock;
-use model::ids::{ClusterId, MeshId, TenantId};
-use model::leftover::{Leftover, AccountRemoval};
-use model::operation::Problem;
-use model::upgrade::LabelPolicy;
-use rollout::plan::{MeshTopology, ControlPlane};
-use rollout::ports::{AccountPresence, MeshClusters};
-use store::{IssuedCredential, Store, ClusterHealth};
-use worker::ClusterProvider;
+use meshwright_model::Clock;
+use meshwright_model::ids::{ClusterId, MeshId, TenantId};
+use meshwright_model::leftover::{Leftover, AccountRemoval};
+use meshwright_model::operation::Problem;
+use meshwright_model::upgrade::LabelPolicy;
+use meshwright_rollout::plan::{MeshTopology, ControlPlane};
+use meshwright_rollout::ports::{AccountPresence, MeshClusters};
+use meshwright_store::{IssuedCredential, Store, ClusterHealth};
+use meshwright_worker::ClusterProvider;
 
 use crate::credentials::{CredentialFaults, KUBERNETES_VERSION};
 use crate::world::proxy_image;
@@ -44,14 +44,14 @@ impl FakeClusterProvider {
 #[async_trait]
 impl ClusterProvider for FakeClusterProvider {
     async fn open_mesh(&self, tenant: TenantId, mesh: MeshId) -> Result<(Arc<dyn MeshClusters>, MeshTopology), Problem> {
-        let failed = |said: String| Problem::new(worker::DATABASE_CODE, said, "Try again.");
+        let failed = |said: String| Problem::new(meshwright_worker::DATABASE_CODE, said, "Try again.");
         if self.fail_mesh_reads.load(Ordering::Relaxed) {
             return Err(failed("it is unreadable".into()));
         }
-        let lost = |error: store::StoreError| worker::problem_from_store_error(&error);
+        let lost = |error: meshwright_store::StoreError| meshwright_worker::problem_from_store_error(&error);
         let mut tx = self.store.begin(tenant).await.map_err(lost)?;
         let mesh = tx.get_mesh(mesh).await.map_err(lost)?;
-        let line = |revision: store::Revision| ControlPlane {
+        let line = |revision: meshwright_store::Revision| ControlPlane {
             image: proxy_image(&revision.version),
             revision: revision.name,
             release: revision.version,
@@ -71,7 +71,7 @@ impl ClusterProvider for FakeClusterProvider {
     }
 
     async fn issue_credential(&self, tenant: TenantId, cluster: ClusterId) -> Result<IssuedCredential, Problem> {
-        let lost = |error: store::StoreError| worker::problem_from_store_error(&error);
+        let lost = |error: meshwright_store::StoreError| meshwright_worker::problem_from_store_error(&error);
         let mut tx = self.store.begin(tenant).await.map_err(lost)?;
         let known = tx.get_cluster(cluster).await.map_err(lost)?.credential_lifetime.map_or(0, |life| life.serial);
         drop(tx);

@@ -1,10 +1,10 @@
 //! Simulates targets that consist of several objects. The objects are written one after the other
 //! as in a real cluster, so each write can be cut, and each object can be refused.
 
-use model::Name;
-use model::plan::Target;
-use model::version::Version;
-use rollout::ports::{ObjectVersion, FencingToken, Readiness, ClusterError};
+use meshwright_model::Name;
+use meshwright_model::plan::Target;
+use meshwright_model::version::Version;
+use meshwright_rollout::ports::{ObjectVersion, FencingToken, Readiness, ClusterError};
 
 use super::{TargetState, FakeClusters, State, AcceptedWrite};
 

@@ -1,10 +1,10 @@
 //! Computes the sidecars of pods in the fake clusters from the tags and revisions of the mesh.
 
-use model::Name;
-use model::injection::{Injection, Injector, NamespaceLabels, PodLabels, injected_by};
-use model::plan::{Sidecar, Target, WorkloadRef};
-use model::version::RevisionName;
-use rollout::plan::data_plane::parse_labels;
+use meshwright_model::Name;
+use meshwright_model::injection::{Injection, Injector, NamespaceLabels, PodLabels, injected_by};
+use meshwright_model::plan::{Sidecar, Target, WorkloadRef};
+use meshwright_model::version::RevisionName;
+use meshwright_rollout::plan::data_plane::parse_labels;
 
 use super::{State, proxy_image};
 

@@ -1,12 +1,12 @@
 //! Answers the questions of a deletion for the fake clusters.
 
 use async_trait::async_trait;
-use model::Name;
-use model::injection::Injector;
-use model::leftover::Leftover;
-use model::plan::Target;
-use rollout::plan::ControlPlane;
-use rollout::ports::{TeardownInspection, ClusterError};
+use meshwright_model::Name;
+use meshwright_model::injection::Injector;
+use meshwright_model::leftover::Leftover;
+use meshwright_model::plan::Target;
+use meshwright_rollout::plan::ControlPlane;
+use meshwright_rollout::ports::{TeardownInspection, ClusterError};
 
 use super::{FakeClusters, State};
 

@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use model::Name;
-use model::injection::{NamespaceLabels, PodLabels};
-use model::operation::Problem;
-use model::plan::{InjectionRequest, Sidecar, Target, WorkloadRef};
-use model::survey::{MemberObservation, NamespaceObservation, Observation, WorkloadObservation};
-use model::version::RevisionName;
-use rollout::ports::{Deadline, Fence, LivePod, ObjectVersion, FencingToken, Observed, Readiness, Usage, ObservedWorkload, MeshClusters, ClusterError};
+use meshwright_model::Name;
+use meshwright_model::injection::{NamespaceLabels, PodLabels};
+use meshwright_model::operation::Problem;
+use meshwright_model::plan::{InjectionRequest, Sidecar, Target, WorkloadRef};
+use meshwright_model::survey::{MemberObservation, NamespaceObservation, Observation, WorkloadObservation};
+use meshwright_model::version::RevisionName;
+use meshwright_rollout::ports::{Deadline, Fence, LivePod, ObjectVersion, FencingToken, Observed, Readiness, Usage, ObservedWorkload, MeshClusters, ClusterError};
 
 use super::bundle::is_bundle;
 use super::{Cut, FakeClusters, State, RolloutBehaviour, Workload, permission_error, is_deleted_without_value};

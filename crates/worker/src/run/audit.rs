@@ -1,10 +1,10 @@
 //! Audit entries of a worker's changes in clusters: the intent before the first write, and the
 //! outcome when it was observed.
 
-use model::audit::{Digest, Entry};
-use model::operation::StepEvent;
-use model::plan::Step;
-use store::{PlannedStep, sha256};
+use meshwright_model::audit::{Digest, Entry};
+use meshwright_model::operation::StepEvent;
+use meshwright_model::plan::Step;
+use meshwright_store::{PlannedStep, sha256};
 
 use super::Run;
 

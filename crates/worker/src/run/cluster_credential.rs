@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use model::audit::Entry;
-use model::credential::DEFAULT_CREDENTIAL_OVERLAP;
-use model::ids::ClusterId;
-use model::operation::{OperationKind, OperationState, Problem};
-use rollout::ports::Readiness;
-use store::{IssuedCredential, CLUSTER_IDENTITY_CONSTRAINT, OperationUpdate, StoreError, Tx, sha256};
+use meshwright_model::audit::Entry;
+use meshwright_model::credential::DEFAULT_CREDENTIAL_OVERLAP;
+use meshwright_model::ids::ClusterId;
+use meshwright_model::operation::{OperationKind, OperationState, Problem};
+use meshwright_rollout::ports::Readiness;
+use meshwright_store::{IssuedCredential, CLUSTER_IDENTITY_CONSTRAINT, OperationUpdate, StoreError, Tx, sha256};
 
 use super::{Run, RunEnd};
 use crate::DATABASE_CODE;
@@ -123,7 +123,7 @@ impl Run<'_> {
             None => return Ok(former),
         };
         drop(tx);
-        if mesh.state != store::MeshState::Ready {
+        if mesh.state != meshwright_store::MeshState::Ready {
             return Ok(Readiness::Ready);
         }
         let (world, layout) = self.engine.clusters.open_mesh(self.claim.tenant, mesh.id).await?;

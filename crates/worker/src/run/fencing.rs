@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use model::operation::{StepEvent, OperationKind};
-use model::plan::{Step, Target};
-use rollout::plan::MeshTopology;
-use rollout::ports::{Fence, MeshClusters, ClusterError};
-use store::{PlannedStep, StoreError, UnfencedOperation};
+use meshwright_model::operation::{StepEvent, OperationKind};
+use meshwright_model::plan::{Step, Target};
+use meshwright_rollout::plan::MeshTopology;
+use meshwright_rollout::ports::{Fence, MeshClusters, ClusterError};
+use meshwright_store::{PlannedStep, StoreError, UnfencedOperation};
 use tokio_util::sync::CancellationToken;
 
 use super::tick::MAX_CONCURRENT_CALLS;

@@ -2,12 +2,12 @@
 //! record only after a check shows that the account is gone.
 
 use jiff::SignedDuration;
-use model::audit::Entry;
-use model::ids::ClusterId;
-use model::leftover::{Leftover, AccountRemoval};
-use model::operation::{OperationState, Problem, is_cluster_lost_code};
-use rollout::ports::AccountPresence;
-use store::{OperationUpdate, StoreError};
+use meshwright_model::audit::Entry;
+use meshwright_model::ids::ClusterId;
+use meshwright_model::leftover::{Leftover, AccountRemoval};
+use meshwright_model::operation::{OperationState, Problem, is_cluster_lost_code};
+use meshwright_rollout::ports::AccountPresence;
+use meshwright_store::{OperationUpdate, StoreError};
 
 use super::cluster_credential::cluster_gone;
 use super::{Run, RunEnd, cluster_unreachable};

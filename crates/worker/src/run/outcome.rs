@@ -7,13 +7,13 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use model::operation::{StepEvent, OperationState, Problem, Signal};
-use model::release::Release;
-use model::upgrade::StageOutcome;
-use rollout::plan::MeshTopology;
-use rollout::plan::precheck::{self, PrecheckInput, SkewRule};
-use rollout::ports::{MeshClusters, ClusterError};
-use store::{NewEvent, Operation, OperationUpdate, StoreError};
+use meshwright_model::operation::{StepEvent, OperationState, Problem, Signal};
+use meshwright_model::release::Release;
+use meshwright_model::upgrade::StageOutcome;
+use meshwright_rollout::plan::MeshTopology;
+use meshwright_rollout::plan::precheck::{self, PrecheckInput, SkewRule};
+use meshwright_rollout::ports::{MeshClusters, ClusterError};
+use meshwright_store::{NewEvent, Operation, OperationUpdate, StoreError};
 
 use super::{Run, RunEnd, PAUSED_SLEEP};
 use crate::metrics;

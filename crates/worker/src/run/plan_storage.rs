@@ -1,12 +1,12 @@
 //! Starts a claim: builds the plan of the operation and stores it once.
 
-use model::leftover::Leftover;
-use model::operation::{OperationKind, OperationState};
-use model::plan::{Plan, Target};
-use model::upgrade::{LabelPolicy, UpgradeState};
-use rollout::plan::MeshTopology;
-use rollout::ports::{MeshClusters, ClusterError};
-use store::{OperationUpdate, StoreError, WaveSummary};
+use meshwright_model::leftover::Leftover;
+use meshwright_model::operation::{OperationKind, OperationState};
+use meshwright_model::plan::{Plan, Target};
+use meshwright_model::upgrade::{LabelPolicy, UpgradeState};
+use meshwright_rollout::plan::MeshTopology;
+use meshwright_rollout::ports::{MeshClusters, ClusterError};
+use meshwright_store::{OperationUpdate, StoreError, WaveSummary};
 
 use super::{Run, outcome};
 use crate::observed;

@@ -1,8 +1,8 @@
 //! Processes the signals of people to an operation (pause, resume, retry, cancel) between two
 //! rounds.
 
-use model::operation::{StepEvent, OperationState, Problem, Signal};
-use store::{OperationUpdate, StoreError};
+use meshwright_model::operation::{StepEvent, OperationState, Problem, Signal};
+use meshwright_store::{OperationUpdate, StoreError};
 
 use super::Run;
 use crate::metrics;

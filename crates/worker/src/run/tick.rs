@@ -5,12 +5,12 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
-use model::operation::{StepEvent, OperationKind, Problem};
-use model::plan::{Step, Target};
-use rollout::decide::{Decision, StepTiming as StepRun, decide};
-use rollout::ports::{ObjectVersion, MeshClusters, ClusterError};
-use rollout::step::{StepCheck, is_irrevocable};
-use store::{PlannedStep, OperationUpdate, StoreError};
+use meshwright_model::operation::{StepEvent, OperationKind, Problem};
+use meshwright_model::plan::{Step, Target};
+use meshwright_rollout::decide::{Decision, StepTiming as StepRun, decide};
+use meshwright_rollout::ports::{ObjectVersion, MeshClusters, ClusterError};
+use meshwright_rollout::step::{StepCheck, is_irrevocable};
+use meshwright_store::{PlannedStep, OperationUpdate, StoreError};
 
 use super::{Run, outcome};
 use crate::metrics;

@@ -5,10 +5,10 @@
 //! claims, and start again after a retry signal or after the operation has continued in between.
 
 use jiff::{SignedDuration, Timestamp};
-use model::operation::{OperationKind, OperationState};
-use rollout::decide::{Decision, decide_after_planning_failure};
-use rollout::ports::ClusterError;
-use store::{OperationUpdate, StoreError};
+use meshwright_model::operation::{OperationKind, OperationState};
+use meshwright_rollout::decide::{Decision, decide_after_planning_failure};
+use meshwright_rollout::ports::ClusterError;
+use meshwright_store::{OperationUpdate, StoreError};
 
 use super::{WAIT_INTERVAL, Run};
 

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use model::access::Role;
-use model::ids::TenantId;
+use meshwright_model::access::Role;
+use meshwright_model::ids::TenantId;
 use serde_json::json;
-use testkit::Fleet;
+use meshwright_testkit::Fleet;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use uuid::Uuid;

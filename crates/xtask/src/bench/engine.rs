@@ -5,11 +5,11 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use model::operation::{OperationKind, OperationState};
-use model::plan::Target;
+use meshwright_model::operation::{OperationKind, OperationState};
+use meshwright_model::plan::Target;
 use serde_json::{Value, json};
-use store::embedded_postgres::find_postgres_binaries;
-use testkit::Fleet;
+use meshwright_store::embedded_postgres::find_postgres_binaries;
+use meshwright_testkit::Fleet;
 use tokio_util::sync::CancellationToken;
 
 use super::{median, round_to_thousandths};
@@ -131,14 +131,14 @@ async fn restart(fleet: &Fleet, steps: usize) -> Result<f64> {
 fn pgbench(runtime: &tokio::runtime::Runtime, fleet: &Fleet, seconds: u64) -> Result<f64> {
     let table =
         "CREATE TABLE IF NOT EXISTS bench (id bigserial PRIMARY KEY, at timestamptz NOT NULL, body jsonb NOT NULL)";
-    runtime.block_on(fleet.db.execute(store::embedded_postgres::SUPERUSER, table))?;
+    runtime.block_on(fleet.db.execute(meshwright_store::embedded_postgres::SUPERUSER, table))?;
     let script = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
     let insert = "INSERT INTO bench (at, body) VALUES (now(), '{\"fact\": \"done\"}');\n";
     std::fs::write(script.path(), insert).map_err(|error| error.to_string())?;
     let program = find_postgres_binaries().ok_or("there is no PostgreSQL")?.join("pgbench");
     let mut command = std::process::Command::new(program);
     command.args(["-n", "-M", "prepared", "-c", CLIENTS, "-T", &seconds.to_string(), "-f"]).arg(script.path());
-    let printed = run_command(command.arg(fleet.db.url(store::embedded_postgres::SUPERUSER)))?;
+    let printed = run_command(command.arg(fleet.db.url(meshwright_store::embedded_postgres::SUPERUSER)))?;
     let tps = printed.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
     tps.ok_or_else(|| format!("pgbench printed no tps: {printed}"))
 }

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use model::access::Role;
-use model::ids::{ClusterId, KeyId, MeshId, OperationId, TenantId, UpgradeId, WebhookId};
+use meshwright_model::access::Role;
+use meshwright_model::ids::{ClusterId, KeyId, MeshId, OperationId, TenantId, UpgradeId, WebhookId};
 use serde_json::{Map, json};
-use store::StoreError;
+use meshwright_store::StoreError;
 use uuid::Uuid;
 
 use super::walls::Side;

@@ -4,11 +4,11 @@
 
 use std::time::{Duration, Instant};
 
-use model::Clock as _;
-use model::ids::TenantId;
+use meshwright_model::Clock as _;
+use meshwright_model::ids::TenantId;
 use serde_json::json;
-use testkit::Fleet;
-use testkit::credentials::CallBehaviour;
+use meshwright_testkit::Fleet;
+use meshwright_testkit::credentials::CallBehaviour;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 

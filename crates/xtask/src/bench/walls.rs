@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use jiff::SignedDuration;
-use model::Clock;
-use model::access::Role;
-use model::ids::{ClusterId, KeyId, OperationId, TenantId, UpgradeId, WebhookId};
+use meshwright_model::Clock;
+use meshwright_model::access::Role;
+use meshwright_model::ids::{ClusterId, KeyId, OperationId, TenantId, UpgradeId, WebhookId};
 use serde_json::{Map, Value, json};
-use store::{ApiKeyToken, ListFilter, NewCluster, NewApiKey, NewWebhook, Page, AccessFilter, StoreError, Tx, UserMetadata};
-use testkit::Fleet;
+use meshwright_store::{ApiKeyToken, ListFilter, NewCluster, NewApiKey, NewWebhook, Page, AccessFilter, StoreError, Tx, UserMetadata};
+use meshwright_testkit::Fleet;
 use uuid::Uuid;
 
 use super::round_to_thousandths;
@@ -98,7 +98,7 @@ pub(crate) fn run(options: &Walls) -> Result<()> {
         let without = Side::new(options.tenants, options.rows).await.map_err(failed)?;
         without.fleet.db.disable_row_security().await;
         for side in [&with, &without] {
-            side.fleet.db.execute(store::embedded_postgres::SUPERUSER, "VACUUM ANALYZE").await?;
+            side.fleet.db.execute(meshwright_store::embedded_postgres::SUPERUSER, "VACUUM ANALYZE").await?;
         }
         let mut figures = Map::new();
         let mut worst: f64 = 0.0;

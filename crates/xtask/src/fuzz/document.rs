@@ -4,11 +4,11 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use model::access::Role;
-use model::ids::TenantId;
+use meshwright_model::access::Role;
+use meshwright_model::ids::TenantId;
 use serde_json::{Value, json};
-use store::{ListFilter, Page, AccessFilter};
-use testkit::Fleet;
+use meshwright_store::{ListFilter, Page, AccessFilter};
+use meshwright_testkit::Fleet;
 
 use super::PLATFORM;
 use crate::service::{self, Api};
@@ -265,7 +265,7 @@ impl<'a> Maker<'a> {
     /// cluster that is in no mesh.
     async fn things(&self) -> Result<(Value, Value)> {
         let store = &self.fleet.db.api;
-        let wrong = |error: store::StoreError| error.to_string();
+        let wrong = |error: meshwright_store::StoreError| error.to_string();
         let upgrade = self.fleet.get_or_plan_upgrade().await;
         let mut tx = store.begin(self.fleet.db.tenant).await.map_err(wrong)?;
         let operation = tx.list_operations(&AccessFilter::ALL, None, Page::ALL).await.map_err(wrong)?[0].id;

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use model::ids::UpgradeId;
-use model::plan::Target;
-use model::rules::Strategy;
-use model::upgrade::{UpgradeState, Verb};
+use meshwright_model::ids::UpgradeId;
+use meshwright_model::plan::Target;
+use meshwright_model::rules::Strategy;
+use meshwright_model::upgrade::{UpgradeState, Verb};
 use serde_json::Value;
-use testkit::relay::{CutPoint, Relay};
-use testkit::world::Cut as WorldCut;
-use testkit::{Fleet, WorkerThread, TestDb};
+use meshwright_testkit::relay::{CutPoint, Relay};
+use meshwright_testkit::world::Cut as WorldCut;
+use meshwright_testkit::{Fleet, WorkerThread, TestDb};
 use tokio::sync::Notify;
 
 use super::{Totals, superseded};

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use testkit::relay::{CutPoint, Relay};
+use meshwright_testkit::relay::{CutPoint, Relay};
 
 use super::Totals;
 use crate::Result;

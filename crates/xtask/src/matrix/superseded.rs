@@ -8,11 +8,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::rules::Strategy;
-use model::upgrade::{UpgradeState, Verb};
+use meshwright_model::rules::Strategy;
+use meshwright_model::upgrade::{UpgradeState, Verb};
 use serde_json::Value;
-use testkit::relay::{CutPoint, Relay};
-use testkit::{Fleet, WorkerThread, TestDb};
+use meshwright_testkit::relay::{CutPoint, Relay};
+use meshwright_testkit::{Fleet, WorkerThread, TestDb};
 
 use super::fake::{FOR_EVER, Place, Victim, plain};
 
@@ -60,7 +60,7 @@ pub(super) async fn uncut(width: usize) -> Result<(u64, usize), String> {
     });
     relay.stop_at(CutPoint::Recording, count);
     // The fake clusters count writes from here on; this cut is never reached.
-    fleet.clusters.cut_at(u64::MAX, testkit::world::Cut::BeforeEffect);
+    fleet.clusters.cut_at(u64::MAX, meshwright_testkit::world::Cut::BeforeEffect);
     let worker = fleet.build_relayed_worker("counted", Duration::from_secs(30), &relay).await;
     for verb in [Verb::Start, Verb::Promote] {
         fleet.apply_verb(upgrade, verb, Value::Null).await.map_err(|error| error.to_string())?;

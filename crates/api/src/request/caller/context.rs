@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use axum::http::Method;
-use model::Clock;
-use model::ids::TenantId;
-use store::{TxMode, Session, Store, Tx, Sealer};
+use meshwright_model::Clock;
+use meshwright_model::ids::TenantId;
+use meshwright_store::{TxMode, Session, Store, Tx, Sealer};
 
 use crate::error::Result;
 use crate::{App, IssuerKeys, RequestLimiter, NewAuthority, ReadCharts, ReadKubeconfig};

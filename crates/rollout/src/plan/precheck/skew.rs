@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use model::Version;
-use model::plan::Sidecar;
-use model::rules::Severity;
-use model::survey::{MemberObservation, Observation};
-use model::upgrade::Finding;
-use model::version::RevisionName;
+use meshwright_model::Version;
+use meshwright_model::plan::Sidecar;
+use meshwright_model::rules::Severity;
+use meshwright_model::survey::{MemberObservation, Observation};
+use meshwright_model::upgrade::Finding;
+use meshwright_model::version::RevisionName;
 
 use super::new_finding;
 use crate::plan::MeshTopology;

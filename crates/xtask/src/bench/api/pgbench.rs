@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
+use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
 
 use super::FIRST;
 use crate::{Result, fresh, run_command};

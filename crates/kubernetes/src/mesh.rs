@@ -1,0 +1,272 @@
+//! Implements the ports of `rollout` for the clusters of one mesh: which objects each target is
+//! made of, and where its value is stored.
+//!
+//! A target of several objects (module `apply_set`) keeps its value in an inventory that is written
+//! last. Tags, the validator, namespace labels and workloads (module `single_object`) keep it in
+//! the object itself.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use meshwright_model::Name;
+use meshwright_model::plan::{InjectionRequest, Sidecar, Target, WorkloadRef};
+use meshwright_model::release::Release;
+use meshwright_model::survey::Observation;
+use meshwright_model::switch::Switches;
+use meshwright_model::version::{RevisionName, Version};
+use meshwright_rollout::ports::{Fence, ObjectVersion, FencingToken, Observed, Readiness, Usage, ObservedWorkload, MeshClusters, ClusterError};
+use serde_json::Value;
+
+use crate::service_account::Account;
+use crate::mesh_ca::Authority;
+use crate::address_policy::AddressPolicy;
+use crate::client::ClusterClient;
+use crate::kubeconfig::Credential;
+use crate::helm::{Charts, Helm};
+
+mod access;
+mod apply_set;
+mod certificates;
+mod data_plane;
+mod api_paths;
+mod leaving;
+mod limits;
+mod watch;
+mod objects;
+mod revision_pins;
+mod probe;
+mod proxies;
+mod records;
+mod single_object;
+mod survey;
+mod istiod_tokens;
+mod helm_values;
+
+pub(crate) use apply_set::OWNER_LABEL;
+pub(crate) use revision_pins::REVISIONED_API_GROUPS;
+pub(crate) use probe::accepts_probe_pod as takes_probe;
+pub(crate) use single_object::{MUTATING_WEBHOOKS_PATH, VALIDATING_WEBHOOKS_PATH};
+
+/// Maximum time that the engine waits for an event before it checks again.
+const RECHECK_INTERVAL: Duration = Duration::from_millis(400);
+/// Delay after an event, so that one check covers a burst of events.
+const EVENT_BURST_DELAY: Duration = Duration::from_millis(100);
+
+/// Member cluster of a mesh.
+#[derive(Debug, Clone)]
+pub struct MemberCluster {
+    /// Name of the member cluster.
+    pub name: Name,
+    /// Client that uses the current credential.
+    pub client: ClusterClient,
+    /// Credential whose address and certificate authority the control planes' kubeconfigs also get.
+    pub credential: Credential,
+    /// Serial number of the credential, from 1.
+    pub serial: i64,
+    /// Service account that the credential belongs to.
+    pub account: Account,
+    /// Credential before this one, set once its time is over and until the cluster was seen to
+    /// refuse it.
+    pub previous: Option<PreviousCredential>,
+}
+
+/// Credential that the cluster must refuse by now, with a client to try it.
+#[derive(Debug, Clone)]
+pub struct PreviousCredential {
+    /// Credential that must be refused.
+    pub credential: Credential,
+    /// Client that uses this credential.
+    pub client: ClusterClient,
+}
+
+/// Configuration of a [`KubernetesMesh`].
+#[derive(Debug)]
+pub struct KubernetesMeshConfig {
+    /// Namespace of the mesh: the same name in the hosting cluster and in every member.
+    pub namespace: String,
+    /// Client of the hosting cluster.
+    pub hosting: ClusterClient,
+    /// Members of the mesh; the first is the config cluster.
+    pub members: Vec<MemberCluster>,
+    /// Policy that decides which addresses of members may be called.
+    pub address_policy: AddressPolicy,
+    /// Certificate authority of the mesh.
+    pub authority: Authority,
+    /// Releases that the mesh's revisions run, with their charts.
+    pub releases: Vec<(Release, Charts)>,
+    /// Values of istiod's switches that each revision keeps.
+    pub switches: BTreeMap<RevisionName, Switches>,
+    /// Helm program that renders the charts.
+    pub helm: Helm,
+    /// Number of replicas of each control plane.
+    pub replicas: u32,
+    /// Lifetime of the tokens by which control planes read members.
+    pub token_lifetime: Duration,
+}
+
+/// Clusters of one mesh, as real Kubernetes clusters.
+#[derive(Debug, Clone)]
+pub struct KubernetesMesh {
+    config: Arc<KubernetesMeshConfig>,
+    watches: Arc<watch::Watches>,
+    addresses: Arc<Mutex<BTreeMap<Name, Vec<SocketAddr>>>>,
+}
+
+impl KubernetesMesh {
+    /// Creates the mesh from its configuration without calling any cluster.
+    pub fn new(config: KubernetesMeshConfig) -> Self {
+        Self { config: Arc::new(config), watches: Arc::default(), addresses: Arc::default() }
+    }
+
+    fn namespace(&self) -> &str {
+        &self.config.namespace
+    }
+
+    fn find_member(&self, name: &Name) -> Result<&MemberCluster, ClusterError> {
+        let found = self.config.members.iter().find(|member| member.name == *name);
+        let cause = || "it is not a member of the mesh".to_owned();
+        found.ok_or_else(|| ClusterError::Refused { place: name.to_string(), code: "not_a_member", cause: cause() })
+    }
+
+    fn is_config_cluster(&self, name: &Name) -> bool {
+        self.config.members.first().is_some_and(|member| member.name == *name)
+    }
+
+    fn find_release(&self, version: &Version) -> Result<&(Release, Charts), ClusterError> {
+        let found = self.config.releases.iter().find(|(release, _)| release.version == *version);
+        let cause = || format!("release {version} is not in the catalogue any more");
+        found.ok_or_else(|| ClusterError::Refused {
+            place: "the catalogue".into(),
+            code: "release_missing",
+            cause: cause(),
+        })
+    }
+
+    /// Ends an observation with `look_too_slow` if it takes longer than `look_timeout`.
+    async fn with_look_timeout<T>(&self, look: impl Future<Output = Result<T, ClusterError>> + Send) -> Result<T, ClusterError> {
+        let looked = tokio::time::timeout(self.config.hosting.limits().look_timeout, look).await;
+        let (place, cause) = ("a cluster of the mesh".to_owned(), "a look did not come to an end in time".to_owned());
+        looked.unwrap_or(Err(ClusterError::Unreachable { place, code: "look_too_slow", cause }))
+    }
+
+    /// Returns the client of the cluster that holds a target.
+    fn client_for(&self, target: &Target) -> Result<&ClusterClient, ClusterError> {
+        match target.member() {
+            Some(member) => Ok(&self.find_member(member)?.client),
+            None => Ok(&self.config.hosting),
+        }
+    }
+}
+
+#[async_trait]
+impl MeshClusters for KubernetesMesh {
+    async fn observe_target(&self, target: &Target) -> Result<Observed, ClusterError> {
+        let look = async {
+            if let Target::Certificates { member } = target {
+                return self.observe_certificates(member).await;
+            }
+            match single_object::ObjectTarget::for_target(self, target).await? {
+                Some(single) => single.observe_value().await,
+                None => self.observe_apply_set(target).await,
+            }
+        };
+        self.with_look_timeout(look).await
+    }
+
+    async fn write_target(&self, target: &Target, to: Option<&str>, seen: &ObjectVersion, permit: &FencingToken) -> Result<(), ClusterError> {
+        if let Target::Certificates { member } = target {
+            return if to.is_some() { Ok(()) } else { self.remove_certificates(member, seen, permit).await };
+        }
+        match single_object::ObjectTarget::for_target(self, target).await? {
+            Some(single) => single.set_value(self, to, seen, permit).await,
+            None => self.write_apply_set(target, to, seen, permit).await,
+        }
+    }
+
+    async fn fence_target(&self, target: &Target, goal: Option<&str>, permit: &FencingToken) -> Result<Fence, ClusterError> {
+        // There is no version to move: each deletion names its object's uid and version, and only
+        // istiod writes these objects.
+        if let Target::Certificates { .. } = target {
+            return Ok(Fence::UntilLeaseEnds);
+        }
+        match single_object::ObjectTarget::for_target(self, target).await? {
+            Some(single) => single.fence_object(permit).await,
+            None => self.fence_apply_set(target, goal, permit).await,
+        }
+    }
+
+    async fn observe_workload(&self, member: &Name, workload: &WorkloadRef) -> Result<Option<ObservedWorkload>, ClusterError> {
+        self.watches.workload_state(self.find_member(member)?, workload).await
+    }
+
+    async fn probe_injection(&self, member: &Name, asks: &InjectionRequest, wanted: &Sidecar) -> Result<Result<(), String>, ClusterError> {
+        probe::probe_injection(&self.find_member(member)?.client, self.namespace(), asks, wanted).await
+    }
+
+    async fn accepts_probes(&self, member: &Name) -> Result<bool, ClusterError> {
+        probe::accepts_probe_pod(&self.find_member(member)?.client, self.namespace(), "default").await
+    }
+
+    async fn check_readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Readiness, ClusterError> {
+        self.with_look_timeout(self.revision_readiness(revision, members)).await
+    }
+
+    async fn check_usage(&self, revision: &RevisionName, left_behind: &[Name]) -> Result<Usage, ClusterError> {
+        self.with_look_timeout(self.revision_usage(revision, left_behind)).await
+    }
+
+    async fn list_pinned_resources(&self, revision: &RevisionName) -> Result<Vec<String>, ClusterError> {
+        self.with_look_timeout(self.find_pinned_resources(revision)).await
+    }
+
+    async fn observe_mesh(&self) -> Result<Observation, ClusterError> {
+        self.with_look_timeout(self.observe_members()).await
+    }
+
+    async fn wait_for_change(&self) {
+        tokio::time::timeout(RECHECK_INTERVAL, self.watches.wait_for_change()).await.ok();
+        // Events come in bursts, and each check costs the database a few queries.
+        tokio::time::sleep(EVENT_BURST_DELAY).await;
+    }
+}
+
+/// Returns the text at a JSON pointer.
+fn text_at<'v>(value: &'v Value, pointer: &str) -> Option<&'v str> {
+    value.pointer(pointer).and_then(Value::as_str)
+}
+
+/// Returns the names of objects.
+fn object_names(objects: &[Value]) -> Vec<String> {
+    objects.iter().filter_map(|object| text_at(object, "/metadata/name").map(str::to_owned)).collect()
+}
+
+/// Builds a list query that selects by labels. The values are names of ours, which need no
+/// escaping.
+fn label_query(labels: &[(&str, &str)]) -> String {
+    let terms: Vec<String> =
+        labels.iter().map(|(label, value)| format!("{}%3D{value}", label.replace('/', "%2F"))).collect();
+    format!("labelSelector={}", terms.join(","))
+}
+
+/// Returns the number at a JSON pointer. An absent one counts as zero, because Kubernetes omits
+/// zeros.
+fn number_at(value: &Value, pointer: &str) -> i64 {
+    value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
+}
+
+/// Returns uid and resource version of an object as its version. An absent object has a version
+/// too, in which both parts are empty.
+fn object_version(object: Option<&Value>) -> ObjectVersion {
+    let part = |pointer: &str| object.and_then(|object| text_at(object, pointer)).unwrap_or_default();
+    ObjectVersion(format!("{}/{}", part("/metadata/uid"), part("/metadata/resourceVersion")))
+}
+
+/// Splits a version into uid and resource version, to be put as preconditions into a patch's
+/// metadata. Returns `None` for the version of an absent object.
+fn uid_and_version(mark: &ObjectVersion) -> Option<(String, String)> {
+    let (uid, version) = mark.0.split_once('/')?;
+    (!uid.is_empty()).then(|| (uid.to_owned(), version.to_owned()))
+}

@@ -1,0 +1,391 @@
+//! Writes ApplySets: targets made of several objects. An inventory in the cluster lists the objects
+//! of the set and holds the target's value.
+//!
+//! A change first makes the inventory *dirty*: it has no value, and lists the union of the old and
+//! the new objects. At its end the change makes the inventory clean: with the new value and the new
+//! objects. A change that stops in between, because a quota or a policy refused an object, leaves
+//! neither the old value nor the new one. A later change continues from the union, and a removal
+//! deletes all of it.
+//!
+//! The inventory is also the fence. Every change begins by moving the inventory's version, so that
+//! a change that read it earlier is refused. The clean value is only written over the version that
+//! the change began with.
+
+use std::collections::BTreeSet;
+
+use meshwright_model::plan::Target;
+use meshwright_rollout::ports::{Fence, ObjectVersion, FencingToken, Observed, Readiness, ClusterError};
+use serde_json::{Value, json};
+
+use super::limits::OUTDATED_VALUE;
+use super::single_object::FENCE_ANNOTATION;
+use super::{KubernetesMesh, api_paths, object_version, uid_and_version, label_query, text_at};
+use crate::client::ClusterClient;
+
+mod inventory;
+
+use inventory::{newest_crd_release, object_identities, inventory_objects, clean_value, writer_id};
+
+/// Label that marks an object as ours and names the mesh that it belongs to.
+pub(crate) const OWNER_LABEL: &str = "meshwright.dev/mesh";
+/// Label that names the inventory of an object. An object that has it and is in no inventory was
+/// written by a worker that had lost its lease.
+pub(super) const APPLY_SET_LABEL: &str = "meshwright.dev/bundle";
+/// Annotation of an inventory that names the operation and epoch whose change is under way.
+const WRITER_ANNOTATION: &str = "meshwright.dev/writer";
+
+/// Change of an ApplySet that is under way.
+struct InventoryChange {
+    /// Version of the inventory since it became dirty.
+    mark: ObjectVersion,
+    /// Objects that the inventory listed before the change.
+    before: Vec<Value>,
+    /// Objects that the inventory lists during the change: the old and the new ones.
+    union: Vec<Value>,
+}
+
+impl KubernetesMesh {
+    /// Returns the name of a target's inventory, a `ConfigMap` in the mesh's namespace.
+    pub(super) fn inventory_name(target: &Target) -> String {
+        match target {
+            Target::Home => "meshwright-home".into(),
+            Target::Limits => "meshwright-limits".into(),
+            Target::Foothold { .. } => "meshwright-foothold".into(),
+            Target::Link { member } => format!("meshwright-link-{member}"),
+            Target::Address { revision } => format!("meshwright-address-{revision}"),
+            Target::Crds { .. } => "meshwright-definitions".into(),
+            Target::MemberObjects { revision, .. } => format!("meshwright-objects-{revision}"),
+            Target::ControlPlane { revision } => format!("meshwright-control-plane-{revision}"),
+            Target::Tag { .. }
+            | Target::Validator { .. }
+            | Target::Certificates { .. }
+            | Target::NamespaceLabel { .. }
+            | Target::Workload { .. } => {
+                unreachable!("these keep their value in the object itself")
+            }
+        }
+    }
+
+    fn inventory_path(&self, target: &Target) -> String {
+        api_paths::path_by_name("ConfigMap", Some(self.namespace()), &Self::inventory_name(target)).expect("a known kind")
+    }
+
+    /// Observes an ApplySet through its inventory: clean, dirty (`partial`), or absent.
+    pub(super) async fn observe_apply_set(&self, target: &Target) -> Result<Observed, ClusterError> {
+        let door = self.client_for(target)?;
+        let inventory = door.get(&self.inventory_path(target)).await?;
+        let clean = inventory.as_ref().and_then(clean_value);
+        let outdated = clean.is_some() && *target == Target::Limits && !self.are_limits_current().await?;
+        let value = if outdated { Some(OUTDATED_VALUE.to_owned()) } else { clean };
+        let (partial, settled) = match (&inventory, &value) {
+            (_, Some(_)) => (false, self.apply_set_readiness(target).await?),
+            (Some(_), None) => (true, self.observe_namespace_removal(door).await?.1),
+            (None, None) => self.observe_removed_apply_set(target, door).await?,
+        };
+        Ok(Observed { value, version: object_version(inventory.as_ref()), readiness: settled, partial })
+    }
+
+    /// Checks the conditions that a target needs besides the existence of its objects.
+    async fn apply_set_readiness(&self, target: &Target) -> Result<Readiness, ClusterError> {
+        match target {
+            Target::Address { revision } => Ok(match self.assigned_address(revision).await? {
+                Some(_) => Readiness::Ready,
+                None => Readiness::Pending("no address was assigned yet".into()),
+            }),
+            Target::Crds { member } => self.crds_readiness(member).await,
+            Target::ControlPlane { revision } => self.replica_readiness(revision).await,
+            _ => Ok(Readiness::Ready),
+        }
+    }
+
+    /// Returns, for a target without an inventory, whether a part of it is left and whether it is
+    /// being removed. Namespaces and pods take a while to go, and an istiod that still runs would
+    /// write again the objects that are removed next.
+    async fn observe_removed_apply_set(&self, target: &Target, door: &ClusterClient) -> Result<(bool, Readiness), ClusterError> {
+        if let Target::ControlPlane { revision } = target {
+            let left = self.replica_names(revision).await?.len();
+            let ending = || Readiness::Pending(format!("{left} replicas are still ending"));
+            return Ok((false, if left == 0 { Readiness::Ready } else { ending() }));
+        }
+        if owns_namespace(target) { self.observe_namespace_removal(door).await } else { Ok((false, Readiness::Ready)) }
+    }
+
+    /// Returns whether the mesh's namespace exists and is ours to remove, and whether it is being
+    /// removed.
+    async fn observe_namespace_removal(&self, door: &ClusterClient) -> Result<(bool, Readiness), ClusterError> {
+        let Some(namespace) = door.get(&self.namespace_path()).await? else { return Ok((false, Readiness::Ready)) };
+        if namespace.pointer("/metadata/deletionTimestamp").is_some() {
+            return Ok((false, Readiness::Pending("the namespace is being removed".into())));
+        }
+        Ok((namespace["metadata"]["labels"][OWNER_LABEL] == self.namespace(), Readiness::Ready))
+    }
+
+    fn namespace_path(&self) -> String {
+        format!("/api/v1/namespaces/{}", self.namespace())
+    }
+
+    /// Fences an ApplySet by moving the version of its inventory. For a removal, a missing
+    /// inventory is not created again, because no later step would remove it. The objects of the
+    /// set have no version of ours, so a worker in the middle of a change continues to write them
+    /// until its fencing token expires.
+    pub(super) async fn fence_apply_set(
+        &self,
+        target: &Target,
+        goal: Option<&str>,
+        permit: &FencingToken,
+    ) -> Result<Fence, ClusterError> {
+        let door = self.client_for(target)?;
+        let path = self.inventory_path(target);
+        for value in [Some(format!("{}/{}", permit.operation, permit.epoch)), None] {
+            let change = json!({ "metadata": { "annotations": { FENCE_ANNOTATION: value } } });
+            if !door.patch_if_exists(&path, &change, permit).await? && goal.is_some() {
+                self.create_inventory(door, target, json!({ "value": "", "objects": "[]" }), permit).await?;
+            }
+        }
+        Ok(Fence::UntilLeaseEnds)
+    }
+
+    /// Makes the inventory dirty: it loses its value, and lists both the old and the new objects.
+    async fn mark_inventory_dirty(
+        &self,
+        door: &ClusterClient,
+        target: &Target,
+        known: Option<&Value>,
+        (toward, desired): (Option<&str>, &[Value]),
+        permit: &FencingToken,
+    ) -> Result<InventoryChange, ClusterError> {
+        let before = known.map(inventory_objects).unwrap_or_default();
+        let added = object_identities(desired).into_iter().filter(|object| !before.contains(object));
+        let union: Vec<Value> = before.iter().cloned().chain(added).collect();
+        let data = json!({ "value": "", "toward": toward, "objects": Value::from(union.clone()).to_string() });
+        let inventory = match uid_and_version(&object_version(known)) {
+            None => self.create_inventory(door, target, data, permit).await?,
+            Some((uid, version)) => {
+                let writer = json!({ WRITER_ANNOTATION: writer_id(permit) });
+                let metadata = json!({ "uid": uid, "resourceVersion": version, "annotations": writer });
+                let patch = json!({ "metadata": metadata, "data": data });
+                door.patch(&self.inventory_path(target), &patch, Some(permit)).await?
+            }
+        };
+        Ok(InventoryChange { mark: object_version(Some(&inventory)), before, union })
+    }
+
+    /// Makes the inventory clean, unless another change has begun meanwhile.
+    async fn mark_inventory_clean(
+        &self,
+        door: &ClusterClient,
+        target: &Target,
+        (value, desired): (&str, &[Value]),
+        turn: &InventoryChange,
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
+        let (uid, version) = uid_and_version(&turn.mark).unwrap_or_default();
+        let objects = Value::from(object_identities(desired)).to_string();
+        let patch = json!({
+            "metadata": { "uid": uid, "resourceVersion": version },
+            "data": { "value": value, "toward": null, "objects": objects },
+        });
+        door.patch(&self.inventory_path(target), &patch, Some(permit)).await.map(|_| ())
+    }
+
+    async fn create_inventory(
+        &self,
+        door: &ClusterClient,
+        target: &Target,
+        mut data: Value,
+        permit: &FencingToken,
+    ) -> Result<Value, ClusterError> {
+        if owns_namespace(target) {
+            if !self.can_own_namespace(door).await? {
+                return Err(foreign_object_error(door, "the mesh's namespace belongs to another mesh"));
+            }
+            let metadata = json!({ "name": self.namespace(), "labels": { OWNER_LABEL: self.namespace() } });
+            let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata });
+            door.apply(&self.namespace_path(), &namespace, Some(permit)).await?;
+        }
+        // A merge patch removes fields that are null, but an object that is created must not
+        // contain them.
+        if let Some(data) = data.as_object_mut() {
+            data.retain(|_, value| !value.is_null());
+        }
+        let inventory = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {
+                "name": Self::inventory_name(target), "namespace": self.namespace(),
+                "labels": { OWNER_LABEL: self.namespace() }, "annotations": { WRITER_ANNOTATION: writer_id(permit) },
+            },
+            "data": data,
+        });
+        let path = format!("/api/v1/namespaces/{}/configmaps", self.namespace());
+        door.create(&path, &inventory, Some(permit)).await
+    }
+
+    /// Brings an ApplySet to a value, or removes it. Fails with `Changed` if the inventory is not
+    /// the one that was observed.
+    pub(super) async fn write_apply_set(
+        &self,
+        target: &Target,
+        to: Option<&str>,
+        seen: &ObjectVersion,
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
+        let door = self.client_for(target)?;
+        let known = door.get(&self.inventory_path(target)).await?;
+        if object_version(known.as_ref()) != *seen {
+            return Err(ClusterError::Changed { place: door.cluster_name().to_owned() });
+        }
+        let Some(value) = to else { return self.remove_apply_set(door, target, known.as_ref(), permit).await };
+        let value = newest_crd_release(target, value, known.as_ref());
+        let desired = self.desired_objects(target, &value, permit).await?;
+        let turn = self.mark_inventory_dirty(door, target, known.as_ref(), (Some(&value), &desired), permit).await?;
+        for object in &desired {
+            self.apply_object(door, target, object, permit).await?;
+        }
+        // Definitions belong to the cluster: deleting one would delete every object of its kind.
+        if !matches!(target, Target::Crds { .. }) {
+            self.prune_objects(door, &turn.before, &desired, permit).await?;
+        }
+        self.mark_inventory_clean(door, target, (&value, &desired), &turn, permit).await
+    }
+
+    /// Applies one object of a set, with our labels.
+    async fn apply_object(&self, door: &ClusterClient, target: &Target, object: &Value, permit: &FencingToken) -> Result<(), ClusterError> {
+        let path = api_paths::object_path(object).expect("only known kinds are rendered");
+        let definition = object["kind"] == "CustomResourceDefinition";
+        if !definition && !self.is_named_after_mesh(object) {
+            return Err(foreign_object_error(door, "an object's name does not name the mesh"));
+        }
+        let mut object = object.clone();
+        // Definitions belong to the cluster and to no mesh, so they get no label of ours.
+        if !definition {
+            object["metadata"]["labels"][OWNER_LABEL] = self.namespace().into();
+            object["metadata"]["labels"][APPLY_SET_LABEL] = Self::inventory_name(target).into();
+        }
+        // istiod sets its validators to `Fail` once it serves them. Writing `Ignore` again would
+        // let invalid resources pass for a moment.
+        if object["kind"] == "ValidatingWebhookConfiguration"
+            && door.get(&path).await?.is_some()
+            && let Some(webhooks) = object["webhooks"].as_array_mut()
+        {
+            for webhook in webhooks.iter_mut().filter_map(Value::as_object_mut) {
+                webhook.remove("failurePolicy");
+            }
+        }
+        door.apply(&path, &object, Some(permit)).await.map(|_| ())
+    }
+
+    /// Returns whether an object's name alone allows it to be this mesh's: it is in the mesh's
+    /// namespace, or its name ends with that namespace. Objects of other meshes never do, so none
+    /// of them is overwritten or deleted, even if an inventory lists it.
+    fn is_named_after_mesh(&self, object: &Value) -> bool {
+        let namespace = self.namespace();
+        let name = text_at(object, "/metadata/name").unwrap_or_default();
+        match text_at(object, "/metadata/namespace") {
+            Some(there) => there == namespace,
+            None if object["kind"] == "Namespace" => name == namespace,
+            None => name.strip_suffix(namespace).is_some_and(|rest| rest.ends_with('-')),
+        }
+    }
+
+    /// Returns whether the mesh's namespace is absent or may be this mesh's: it has no other mesh's
+    /// label.
+    async fn can_own_namespace(&self, door: &ClusterClient) -> Result<bool, ClusterError> {
+        let there = door.get(&self.namespace_path()).await?.unwrap_or_default();
+        Ok(there["metadata"]["labels"][OWNER_LABEL].as_str().is_none_or(|owner| owner == self.namespace()))
+    }
+
+    /// Deletes the objects that the old inventory listed and the new one does not.
+    async fn prune_objects(&self, door: &ClusterClient, before: &[Value], desired: &[Value], permit: &FencingToken) -> Result<(), ClusterError> {
+        let kept: Vec<Option<String>> = desired.iter().map(api_paths::object_path).collect();
+        for old in before.iter().filter(|old| self.is_named_after_mesh(old)) {
+            let path = api_paths::object_path(old);
+            if let (Some(path), false) = (&path, kept.contains(&path)) {
+                door.delete(path, None, Some(permit)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the objects of a set in reverse order. The inventory goes last, so that a later run
+    /// finds and finishes a removal that a crash has interrupted.
+    async fn remove_apply_set(
+        &self,
+        door: &ClusterClient,
+        target: &Target,
+        known: Option<&Value>,
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
+        if known.is_some() {
+            let turn = self.mark_inventory_dirty(door, target, known, (None, &[]), permit).await?;
+            let ours = |object: &&Value| object["kind"] != "Namespace" && self.is_named_after_mesh(object);
+            let objects = turn.union.iter().rev().filter(ours);
+            for path in objects.filter_map(api_paths::object_path).chain(self.leader_election_leases(target)) {
+                if self.is_still_owned(door, target, &path).await? {
+                    door.delete(&path, None, Some(permit)).await?;
+                }
+            }
+            self.sweep_orphans(door, target, &turn.union, permit).await?;
+            let (uid, version) = uid_and_version(&turn.mark).unwrap_or_default();
+            let unchanged = json!({ "uid": uid, "resourceVersion": version });
+            door.delete(&self.inventory_path(target), Some(unchanged), Some(permit)).await?;
+        }
+        if !owns_namespace(target) {
+            return Ok(());
+        }
+        let ours =
+            if known.is_some() { self.can_own_namespace(door).await? } else { self.observe_namespace_removal(door).await?.0 };
+        if ours { door.delete(&self.namespace_path(), None, Some(permit)).await } else { Ok(()) }
+    }
+
+    /// Returns whether an object still belongs to its set. A webhook that became an alias of
+    /// another revision does not.
+    async fn is_still_owned(&self, door: &ClusterClient, target: &Target, path: &str) -> Result<bool, ClusterError> {
+        if !path.contains("/mutatingwebhookconfigurations/") {
+            return Ok(true);
+        }
+        let webhook = door.get(path).await?.unwrap_or_default();
+        let labels = &webhook["metadata"]["labels"];
+        Ok(labels[OWNER_LABEL] == self.namespace() && labels[APPLY_SET_LABEL] == Self::inventory_name(target))
+    }
+
+    /// Deletes the objects that have our label but are in no inventory. A worker that had lost its
+    /// lease made them.
+    async fn sweep_orphans(&self, door: &ClusterClient, target: &Target, objects: &[Value], permit: &FencingToken) -> Result<(), ClusterError> {
+        let named = |object: &Value| text_at(object, "/kind").filter(|kind| *kind != "Namespace").map(str::to_owned);
+        let kinds: BTreeSet<String> = objects.iter().filter_map(named).collect();
+        let selector = label_query(&[(OWNER_LABEL, self.namespace()), (APPLY_SET_LABEL, &Self::inventory_name(target))]);
+        for kind in kinds {
+            let Some(collection) = api_paths::collection_path(&kind) else { continue };
+            for mut left in door.list(&collection, &selector).await? {
+                left["kind"] = kind.clone().into();
+                if let Some(path) = api_paths::object_path(&left)
+                    .filter(|_| self.is_named_after_mesh(&left) && left.pointer("/metadata/deletionTimestamp").is_none())
+                {
+                    tracing::info!(path, "deleting an object that no inventory lists");
+                    door.delete(&path, None, Some(permit)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the paths of the leader election Leases that a revision's istiod leaves behind in a
+    /// member.
+    fn leader_election_leases(&self, target: &Target) -> Vec<String> {
+        let Target::MemberObjects { revision, .. } = target else { return Vec::new() };
+        let lease = |name: &str| {
+            format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases/{name}-{revision}", self.namespace())
+        };
+        ["istio-gateway-deployment", "istio-gateway-status-leader"].map(lease).into()
+    }
+}
+
+/// Returns whether a target includes the mesh's namespace. The target's inventory is in that
+/// namespace.
+fn owns_namespace(target: &Target) -> bool {
+    matches!(target, Target::Home | Target::Foothold { .. })
+}
+
+fn foreign_object_error(door: &ClusterClient, cause: &str) -> ClusterError {
+    ClusterError::Refused { place: door.cluster_name().to_owned(), code: "foreign_istio", cause: cause.to_owned() }
+}
