@@ -80,6 +80,10 @@ fn forget_the_tenant(folder: &Path) -> Result<usize> {
     let mut removed = 0;
     for entry in entries {
         let path = entry.map_err(|error| error.to_string())?.path();
+        if path.is_dir() {
+            removed += forget_the_tenant(&path)?;
+            continue;
+        }
         if path.extension().is_none_or(|extension| extension != "rs") {
             continue;
         }

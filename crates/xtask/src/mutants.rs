@@ -46,7 +46,7 @@ const MODULES: [Module; 4] = [
     Module {
         title: "kubeconfigs and addresses",
         package: "meshwright-kubernetes",
-        files: &["crates/kubernetes/src/kubeconfig.rs", "crates/kubernetes/src/dialling.rs"],
+        files: &["crates/kubernetes/src/kubeconfig.rs", "crates/kubernetes/src/address_policy.rs"],
         tests: &["meshwright-kubernetes"],
         narrow: &[],
     },
@@ -54,10 +54,10 @@ const MODULES: [Module; 4] = [
         title: "envelope and vault",
         package: "meshwright-store",
         files: &[
-            "crates/store/src/envelope.rs",
-            "crates/store/src/rotation.rs",
-            "crates/store/src/master.rs",
-            "crates/store/src/vault.rs",
+            "crates/store/src/sealing/tenant_keys.rs",
+            "crates/store/src/sealing/key_rotation.rs",
+            "crates/store/src/sealing/master_key.rs",
+            "crates/store/src/sealing/sealer.rs",
         ],
         tests: &["meshwright-store", "meshwright-testkit"],
         narrow: &[],
@@ -65,7 +65,7 @@ const MODULES: [Module; 4] = [
     Module {
         title: "callers and tokens",
         package: "meshwright-api",
-        files: &["crates/api/src/auth.rs", "crates/api/src/oidc.rs", "crates/api/src/oidc/keys.rs"],
+        files: &["crates/api/src/request/caller.rs", "crates/api/src/oidc.rs", "crates/api/src/oidc/jwks.rs"],
         tests: &["meshwright-api"],
         narrow: &[
             "--lib", "--test", "service", "--", "oidc", "keys", "access", "requests", "limits", "events", "tenants",

@@ -8,7 +8,7 @@ use crate::{Result, run_command};
 /// Source text that comes before a code, apart from white space.
 const BEFORE: [&str; 4] = ["with_code(", "Problem::new(", "code: ", "refused("];
 /// Crates whose problems are shown to users.
-const SOURCES: [&str; 7] = ["api", "cluster", "model", "rollout", "server", "store", "worker"];
+const SOURCES: [&str; 7] = ["api", "kubernetes", "model", "rollout", "server", "store", "worker"];
 
 pub(crate) fn pages() -> Result<Vec<String>> {
     let mut sources = String::new();
