@@ -81,7 +81,10 @@ enum EvictionOutcome {
 impl ConnectionLimiter {
     /// Creates a limit of `count` open connections.
     pub(crate) fn new(count: usize) -> Arc<Self> {
-        Arc::new(Self { permits: Arc::new(Semaphore::new(count)), queue: Mutex::default() })
+        Arc::new(Self {
+            permits: Arc::new(Semaphore::new(count)),
+            queue: Mutex::default(),
+        })
     }
 
     fn lock_queue(&self) -> MutexGuard<'_, EvictionQueue> {
@@ -106,7 +109,10 @@ impl ConnectionLimiter {
         }
         // The permit comes back after the other connection has closed its socket, so that the
         // number of open sockets stays within the limit.
-        tokio::time::timeout(EVICTION_TIMEOUT, self.permits.clone().acquire_owned()).await.ok()?.ok()
+        tokio::time::timeout(EVICTION_TIMEOUT, self.permits.clone().acquire_owned())
+            .await
+            .ok()?
+            .ok()
     }
 
     /// Closes the connection that is first in the order, if one can be closed.
@@ -117,12 +123,20 @@ impl ConnectionLimiter {
     /// Closes the connection that is first in the order, and tells why if none could be closed.
     fn try_evict(&self) -> EvictionOutcome {
         let mut order = self.lock_queue();
-        let stranger = order.unauthenticated.first_key_value().map(|(_, connection)| connection.0.connected_at.elapsed());
+        let stranger = order
+            .unauthenticated
+            .first_key_value()
+            .map(|(_, connection)| connection.0.connected_at.elapsed());
         if let Some(left) = stranger.and_then(|age| NEW_CONNECTION_GRACE.checked_sub(age)) {
             return EvictionOutcome::RetryIn(left.max(MIN_EVICTION_WAIT));
         }
-        let first = order.unauthenticated.pop_first().or_else(|| order.authenticated.pop_first());
-        let Some((_, connection)) = first else { return EvictionOutcome::AllBusy };
+        let first = order
+            .unauthenticated
+            .pop_first()
+            .or_else(|| order.authenticated.pop_first());
+        let Some((_, connection)) = first else {
+            return EvictionOutcome::AllBusy;
+        };
         metrics::counter!(CLOSED_METRIC, "reason" => "made_room").increment(1);
         if let Some(task) = connection.0.task.get() {
             task.abort();
@@ -132,9 +146,19 @@ impl ConnectionLimiter {
 
     /// Registers a new connection, with a time limit for each request body on it.
     pub(crate) fn register_connection(self: &Arc<Self>, body: Duration) -> ClientConnection {
-        let (turn, known) = (AtomicU64::new(self.lock_queue().next_key()), AtomicBool::new(false));
+        let (turn, known) = (
+            AtomicU64::new(self.lock_queue().next_key()),
+            AtomicBool::new(false),
+        );
         let (since, task) = (Instant::now(), OnceLock::new());
-        ClientConnection(Arc::new(ConnectionState { limiter: self.clone(), queue_key: turn, authenticated: known, body_timeout: body, connected_at: since, task }))
+        ClientConnection(Arc::new(ConnectionState {
+            limiter: self.clone(),
+            queue_key: turn,
+            authenticated: known,
+            body_timeout: body,
+            connected_at: since,
+            task,
+        }))
     }
 }
 
@@ -167,7 +191,9 @@ impl ClientConnection {
             self.0.queue_key.store(turn, Ordering::Relaxed);
             order.authenticated.insert(turn, self.clone());
         } else {
-            order.unauthenticated.insert(self.0.queue_key.load(Ordering::Relaxed), self.clone());
+            order
+                .unauthenticated
+                .insert(self.0.queue_key.load(Ordering::Relaxed), self.clone());
         }
     }
 

@@ -67,7 +67,12 @@ impl ApiError {
 
     pub(crate) fn not_found(what: &str) -> Self {
         let hint = "List what there is and check the id.";
-        Self::new(StatusCode::NOT_FOUND, "not_found", format!("There is no such {what}."), hint)
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            format!("There is no such {what}."),
+            hint,
+        )
     }
 
     /// Builds the problem for one invalid field.
@@ -85,12 +90,22 @@ impl ApiError {
 
     pub(crate) fn malformed_body(error: impl std::fmt::Display) -> Self {
         let hint = "The OpenAPI document says what this route takes.";
-        Self::new(StatusCode::BAD_REQUEST, "malformed_body", format!("The body cannot be read: {error}."), hint)
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "malformed_body",
+            format!("The body cannot be read: {error}."),
+            hint,
+        )
     }
 
     pub(crate) fn malformed_query(error: impl std::fmt::Display) -> Self {
         let hint = "The OpenAPI document says which parameters this route takes.";
-        Self::new(StatusCode::BAD_REQUEST, "malformed_query", format!("The query cannot be read: {error}."), hint)
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "malformed_query",
+            format!("The query cannot be read: {error}."),
+            hint,
+        )
     }
 
     pub(crate) fn not_json() -> Self {
@@ -105,28 +120,47 @@ impl ApiError {
 
     pub(crate) fn body_too_large() -> Self {
         let hint = "Send less than a megabyte.";
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large.", hint)
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            "The body is too large.",
+            hint,
+        )
     }
 
     pub(crate) fn body_too_slow() -> Self {
         let hint = "Send the request again, its whole body at once.";
-        Self::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "The body did not arrive in time.", hint)
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_too_slow",
+            "The body did not arrive in time.",
+            hint,
+        )
     }
 
     pub(crate) fn forbidden(action: Action) -> Self {
         let role = Role::least_role_for(action).as_str();
         let hint = "Use a key with that role there, or ask an owner for one.";
-        Self::new(StatusCode::FORBIDDEN, "role_missing", format!("This needs the role {role}."), hint)
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "role_missing",
+            format!("This needs the role {role}."),
+            hint,
+        )
     }
 
     /// Builds the problem for an action that this kind of tenant does not have: tenants have
     /// meshes, and the operator of the service has tenants.
     pub(crate) fn wrong_tenant_kind(action: Action) -> Self {
         let (detail, hint) = match action {
-            Action::ReadPlatform | Action::ChangePlatform => {
-                ("This is for whoever operates the service.", "Ask them, or use a key of theirs.")
-            }
-            _ => ("Whoever operates the service has no meshes of their own.", "Use a key of a tenant."),
+            Action::ReadPlatform | Action::ChangePlatform => (
+                "This is for whoever operates the service.",
+                "Ask them, or use a key of theirs.",
+            ),
+            _ => (
+                "Whoever operates the service has no meshes of their own.",
+                "Use a key of a tenant.",
+            ),
         };
         Self::new(StatusCode::FORBIDDEN, "role_missing", detail, hint)
     }
@@ -141,7 +175,11 @@ impl ApiError {
     /// Builds the problem for a tenant with too many requests that wait for a change.
     pub(crate) fn too_many_long_polls() -> Self {
         let hint = "Come back in a second, follow changes with `GET /v1/events`, or ask without `wait_seconds`.";
-        Self::too_many_requests("Too many requests of your tenant wait for a change at once.", hint, 1)
+        Self::too_many_requests(
+            "Too many requests of your tenant wait for a change at once.",
+            hint,
+            1,
+        )
     }
 
     fn too_many_requests(detail: &str, hint: impl Into<String>, seconds: u64) -> Self {
@@ -154,22 +192,42 @@ impl ApiError {
 
     pub(crate) fn tenant_suspended() -> Self {
         let hint = "Ask whoever operates the service.";
-        Self::new(StatusCode::FORBIDDEN, "tenant_suspended", "The tenant is suspended.", hint)
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "tenant_suspended",
+            "The tenant is suspended.",
+            hint,
+        )
     }
 
     pub(crate) fn unauthenticated() -> Self {
         let hint = "Send the header 'Authorization: Bearer <API key>' with a key that is valid.";
-        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "No valid credential was sent.", hint)
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthenticated",
+            "No valid credential was sent.",
+            hint,
+        )
     }
 
     pub(crate) fn internal() -> Self {
         let hint = "Try again; if it lasts, give the request id to the operator.";
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side.", hint)
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Something went wrong on our side.",
+            hint,
+        )
     }
 
     pub(crate) fn service_unavailable() -> Self {
         let hint = "Send the request again in a moment.";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "try_again", "The service is busy or restarting.", hint)
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "try_again",
+            "The service is busy or restarting.",
+            hint,
+        )
     }
 }
 
@@ -249,7 +307,10 @@ fn constraint_error(constraint: &str) -> ApiError {
             "Delete the mesh first.",
         ),
         _ => {
-            tracing::error!(constraint, "a database constraint without a problem of its own was violated");
+            tracing::error!(
+                constraint,
+                "a database constraint without a problem of its own was violated"
+            );
             ApiError::internal()
         }
     }
@@ -263,7 +324,10 @@ impl From<StoreError> for ApiError {
             StoreError::QuotaExceeded { of, limit } => Self::new(
                 StatusCode::CONFLICT,
                 "quota_exceeded",
-                format!("The tenant may have {limit} {} at most.", of.as_str().replace('_', " ")),
+                format!(
+                    "The tenant may have {limit} {} at most.",
+                    of.as_str().replace('_', " ")
+                ),
                 "Remove what is not needed, or ask whoever operates the service for more. GET /v1/usage shows how much there is.",
             ),
             StoreError::LastOwner => Self::new(
@@ -306,7 +370,10 @@ impl From<StoreError> for ApiError {
                 )
             }
             StoreError::SerializationConflict => match Self::service_unavailable() {
-                Self::Problem(refusal) => Self::Problem(Box::new(ApiProblem { retryable_conflict: true, ..*refusal })),
+                Self::Problem(refusal) => Self::Problem(Box::new(ApiProblem {
+                    retryable_conflict: true,
+                    ..*refusal
+                })),
                 answered @ Self::Replay(_) => answered,
             },
             StoreError::KeysErased => Self::new(
@@ -315,17 +382,28 @@ impl From<StoreError> for ApiError {
                 "The secrets of this tenant were erased: nothing opens them any more, and no new ones are kept.",
                 "Ask whoever operates the service.",
             ),
-            StoreError::UnstorableText => Self::malformed_body("a text in it holds the character NUL"),
+            StoreError::UnstorableText => {
+                Self::malformed_body("a text in it holds the character NUL")
+            }
             StoreError::Database(source) => {
-                tracing::error!(error = &source as &dyn std::error::Error, "could not answer a request: the database failed");
+                tracing::error!(
+                    error = &source as &dyn std::error::Error,
+                    "could not answer a request: the database failed"
+                );
                 Self::service_unavailable()
             }
             StoreError::KeyService(source) => {
-                tracing::error!(error = &source as &dyn std::error::Error, "could not answer a request: the key service failed");
+                tracing::error!(
+                    error = &source as &dyn std::error::Error,
+                    "could not answer a request: the key service failed"
+                );
                 Self::service_unavailable()
             }
             other => {
-                tracing::error!(error = &other as &dyn std::error::Error, "could not answer a request: internal error");
+                tracing::error!(
+                    error = &other as &dyn std::error::Error,
+                    "could not answer a request: internal error"
+                );
                 Self::internal()
             }
         }
@@ -345,8 +423,8 @@ impl IntoResponse for ApiProblem {
     fn into_response(self) -> Response {
         // Seconds after which a client may retry while the service or a mesh is busy.
         const RETRY_AFTER_SECONDS: u64 = 2;
-        let busy =
-            self.status == StatusCode::SERVICE_UNAVAILABLE || matches!(self.code, "mesh_busy" | "request_in_flight");
+        let busy = self.status == StatusCode::SERVICE_UNAVAILABLE
+            || matches!(self.code, "mesh_busy" | "request_in_flight");
         let retry_after = self.retry_after.or(busy.then_some(RETRY_AFTER_SECONDS));
         let problem = Problem {
             kind: format!("/problems/{}", self.code),
@@ -364,7 +442,10 @@ impl IntoResponse for ApiProblem {
             response.extensions_mut().insert(RetryableConflict);
         }
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -8,27 +8,28 @@ use std::sync::Arc;
 use meshwright_model::Clock;
 use meshwright_store::Store;
 
+mod connection_limits;
+mod error;
+mod listener;
 mod middleware;
+mod oidc;
 mod openapi;
 mod request;
 mod resources;
-mod connection_limits;
-mod listener;
-mod error;
-mod oidc;
 mod router;
 mod write_limit;
 
-pub use middleware::rate_limit::{RequestLimiter, Rate, Rates};
+pub use listener::{ConnectionLimits, serve};
+pub use middleware::metrics::{MetricsServer, metrics_router};
+pub use middleware::rate_limit::{Rate, Rates, RequestLimiter};
 pub use oidc::{Fetch, FetchError, IssuerKeys};
 pub use request::release_import::parse_import_release;
 pub use router::{openapi, router};
-pub use listener::{ConnectionLimits, serve};
-pub use middleware::metrics::{MetricsServer, metrics_router};
 
 /// Function that reads a submitted kubeconfig. It returns the address of the API server and the
 /// kubeconfig in the form that is stored, or the problem code and the reason of a refusal.
-pub type ReadKubeconfig = Arc<dyn Fn(&str) -> Result<(String, Vec<u8>), (&'static str, String)> + Send + Sync>;
+pub type ReadKubeconfig =
+    Arc<dyn Fn(&str) -> Result<(String, Vec<u8>), (&'static str, String)> + Send + Sync>;
 
 /// Function that creates the CA of a new mesh, with the mesh's name and the current time. It
 /// returns the CA in the form that is stored, or the cause of the failure.

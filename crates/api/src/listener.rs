@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tower::ServiceExt;
 
-use crate::connection_limits::{ClientConnection, MarkBusyOnDrop, ConnectionLimiter};
+use crate::connection_limits::{ClientConnection, ConnectionLimiter, MarkBusyOnDrop};
 use crate::write_limit::WriteTimeout;
 
 /// Maximum number of headers of a request; clients of this API send a few.
@@ -50,8 +50,17 @@ pub struct ConnectionLimits {
 
 impl Default for ConnectionLimits {
     fn default() -> Self {
-        let (head, body, answer) = (Duration::from_secs(30), Duration::from_secs(10), Duration::from_mins(1));
-        Self { header_timeout: head, body_timeout: body, write_timeout: answer, max_connections: 20_000 }
+        let (head, body, answer) = (
+            Duration::from_secs(30),
+            Duration::from_secs(10),
+            Duration::from_mins(1),
+        );
+        Self {
+            header_timeout: head,
+            body_timeout: body,
+            write_timeout: answer,
+            max_connections: 20_000,
+        }
     }
 }
 
@@ -67,7 +76,10 @@ pub async fn serve(
     patience: ConnectionLimits,
     stop: impl Future<Output = ()> + Send,
 ) -> std::io::Result<()> {
-    let (places, graceful) = (ConnectionLimiter::new(patience.max_connections), GracefulShutdown::new());
+    let (places, graceful) = (
+        ConnectionLimiter::new(patience.max_connections),
+        GracefulShutdown::new(),
+    );
     let mut failures = AcceptFailures::default();
     tokio::pin!(stop);
     loop {
@@ -78,7 +90,14 @@ pub async fn serve(
         match accepted {
             Ok((stream, _)) => {
                 if let Some(place) = places.acquire_permit().await {
-                    spawn_connection(stream, place, &places, &routes, patience, graceful.watcher());
+                    spawn_connection(
+                        stream,
+                        place,
+                        &places,
+                        &routes,
+                        patience,
+                        graceful.watcher(),
+                    );
                 }
             }
             // Too many open files, or a client that is gone already.
@@ -90,8 +109,13 @@ pub async fn serve(
         }
     }
     drop(listener);
-    if tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown()).await.is_err() {
-        tracing::warn!("cut off the HTTP requests that were still in progress after the shutdown timeout");
+    if tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "cut off the HTTP requests that were still in progress after the shutdown timeout"
+        );
     }
     Ok(())
 }
@@ -107,11 +131,17 @@ fn spawn_connection(
 ) {
     let connection = places.register_connection(patience.body_timeout);
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(patience.header_timeout);
-    builder.max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD_BYTES);
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience.header_timeout);
+    builder
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD_BYTES);
     let service = {
         let (connection, routes) = (connection.clone(), routes.clone());
-        hyper::service::service_fn(move |request| handle_request(routes.clone(), connection.clone(), request))
+        hyper::service::service_fn(move |request| {
+            handle_request(routes.clone(), connection.clone(), request)
+        })
     };
     let io = TokioIo::new(WriteTimeout::new(stream, patience.write_timeout));
     let served = watcher.watch(builder.serve_connection(io, service));
@@ -153,9 +183,15 @@ impl AcceptFailures {
     /// Counts a failure, and logs it if the last log line is a minute old.
     fn log_failure(&mut self, error: &std::io::Error) {
         self.count += 1;
-        if self.logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG_INTERVAL) {
+        if self
+            .logged
+            .is_none_or(|at| at.elapsed() >= ACCEPT_LOG_INTERVAL)
+        {
             tracing::warn!(%error, failures = self.count, "could not accept HTTP connections; `failures` counts them since the last such line");
-            *self = Self { count: 0, logged: Some(Instant::now()) };
+            *self = Self {
+                count: 0,
+                logged: Some(Instant::now()),
+            };
         }
     }
 }

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use meshwright_model::ids::TenantId;
+use meshwright_store::Provider;
 use serde::Deserialize;
 use serde_json::Value;
-use meshwright_store::Provider;
 
 mod jwks;
 
@@ -111,13 +111,21 @@ pub(crate) fn parse_unverified(token: &str) -> Option<UnverifiedToken> {
         return None;
     }
     let claims: Claims = jsonwebtoken::dangerous::insecure_decode_claims(token).ok()?;
-    let mut tenants = claims.aud.iter().filter_map(|audience| audience.strip_prefix(AUDIENCE_PREFIX));
+    let mut tenants = claims
+        .aud
+        .iter()
+        .filter_map(|audience| audience.strip_prefix(AUDIENCE_PREFIX));
     let tenant = tenants.next()?.parse().ok()?;
     // Refuse a token for two tenants: its bearer could choose the tenant in which to use it.
     if tenants.next().is_some() {
         return None;
     }
-    Some(UnverifiedToken { tenant, issuer: claims.iss, key: header.kid?, algorithm: header.alg })
+    Some(UnverifiedToken {
+        tenant,
+        issuer: claims.iss,
+        key: header.kid?,
+        algorithm: header.alg,
+    })
 }
 
 /// Verifies a token with a key of its issuer. Returns `None` if the signature, a time, the
@@ -129,36 +137,59 @@ pub(crate) fn verify_token(
     key: &DecodingKey,
     now: Timestamp,
 ) -> Option<OidcIdentity> {
-    let known =
-        |name: &String| SIGNATURE_ALGORITHMS.iter().any(|(known, algorithm)| known == name && *algorithm == unproved.algorithm);
+    let known = |name: &String| {
+        SIGNATURE_ALGORITHMS
+            .iter()
+            .any(|(known, algorithm)| known == name && *algorithm == unproved.algorithm)
+    };
     if !provider.algorithms.iter().any(known) {
         return None;
     }
     let mut validation = Validation::new(unproved.algorithm);
     // The library's own checks are off: times and audiences are compared below, with the clock of
     // this service and for this tenant.
-    (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
+    (
+        validation.validate_exp,
+        validation.validate_nbf,
+        validation.validate_aud,
+    ) = (false, false, false);
     validation.required_spec_claims.clear();
     let claims = decode::<Claims>(token, key, &validation).ok()?.claims;
     let fits = claims.iss == provider.issuer
-        && claims.aud.iter().any(|audience| *audience == self::tenant_audience(unproved.tenant))
+        && claims
+            .aud
+            .iter()
+            .any(|audience| *audience == self::tenant_audience(unproved.tenant))
         && is_in_validity_period(&claims, now)
         && (1..=MAX_SUBJECT_BYTES).contains(&claims.sub.len())
-        && provider.required_claims.iter().all(|(name, value)| claim_text(&claims, name).as_deref() == Some(value.as_str()));
+        && provider
+            .required_claims
+            .iter()
+            .all(|(name, value)| claim_text(&claims, name).as_deref() == Some(value.as_str()));
     if !fits {
         return None;
     }
-    let until = SignedDuration::try_from_secs_f64(claims.exp).ok().and_then(|end| Timestamp::from_duration(end).ok());
+    let until = SignedDuration::try_from_secs_f64(claims.exp)
+        .ok()
+        .and_then(|end| Timestamp::from_duration(end).ok());
     // An expiry beyond the range of timestamps is the last timestamp.
     let until = until.unwrap_or(Timestamp::MAX);
-    Some(OidcIdentity { groups: claim_groups(&claims, &provider.groups_claim), subject: claims.sub, expires_at: until })
+    Some(OidcIdentity {
+        groups: claim_groups(&claims, &provider.groups_claim),
+        subject: claims.sub,
+        expires_at: until,
+    })
 }
 
 /// Returns true if the token is valid at the time `now`, within the tolerated clock difference.
 fn is_in_validity_period(claims: &Claims, now: Timestamp) -> bool {
     let now = now.as_duration().as_secs_f64();
     let leeway = CLOCK_SKEW_LEEWAY.as_secs_f64();
-    claims.exp > now - leeway && [claims.nbf, claims.iat].into_iter().flatten().all(|time| time <= now + leeway)
+    claims.exp > now - leeway
+        && [claims.nbf, claims.iat]
+            .into_iter()
+            .flatten()
+            .all(|time| time <= now + leeway)
 }
 
 /// Returns a claim as text; booleans and numbers are written as in JSON.
@@ -172,8 +203,18 @@ fn claim_text(claims: &Claims, name: &str) -> Option<String> {
 
 /// Returns the groups in a claim, which must be a list of texts.
 fn claim_groups(claims: &Claims, claim: &str) -> Vec<String> {
-    let listed = claims.others.get(claim).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    listed.iter().filter_map(Value::as_str).take(MAX_GROUPS).map(str::to_owned).collect()
+    let listed = claims
+        .others
+        .get(claim)
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    listed
+        .iter()
+        .filter_map(Value::as_str)
+        .take(MAX_GROUPS)
+        .map(str::to_owned)
+        .collect()
 }
 
 #[cfg(test)]
@@ -194,7 +235,12 @@ mod tests {
             format!("{signed}{}", "A".repeat(length - signed.len()))
         };
         assert_eq!(MAX_TOKEN_BYTES, 16_384);
-        assert_eq!(parse_unverified(&token(MAX_TOKEN_BYTES)).expect("a token").tenant, TenantId::PLATFORM);
+        assert_eq!(
+            parse_unverified(&token(MAX_TOKEN_BYTES))
+                .expect("a token")
+                .tenant,
+            TenantId::PLATFORM
+        );
         assert!(parse_unverified(&token(MAX_TOKEN_BYTES + 1)).is_none());
     }
 }

@@ -18,27 +18,27 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::request::caller::AppState;
-use crate::openapi::deprecation::{DEPRECATED, DeprecationHeaders};
-use crate::error::ApiError;
-use crate::middleware::metrics::RequestSpan;
 use crate::App;
+use crate::error::ApiError;
+use crate::middleware::drain;
+use crate::middleware::metrics;
+use crate::middleware::metrics::RequestSpan;
+use crate::middleware::request_context;
 use crate::middleware::retry;
+use crate::openapi::conventions;
+use crate::openapi::deprecation;
+use crate::openapi::deprecation::{DEPRECATED, DeprecationHeaders};
+use crate::request::caller::AppState;
+use crate::resources::api_keys;
 use crate::resources::audit;
 use crate::resources::catalogue;
 use crate::resources::clusters;
-use crate::openapi::deprecation;
-use crate::middleware::request_context;
 use crate::resources::events;
 use crate::resources::identity_providers;
-use crate::resources::api_keys;
 use crate::resources::meshes;
 use crate::resources::operations;
-use crate::openapi::conventions;
 use crate::resources::tenants;
-use crate::middleware::drain;
 use crate::resources::upgrades;
-use crate::middleware::metrics;
 use crate::resources::webhooks;
 
 /// Maximum size of a request body, in bytes. A kubeconfig has at most 256 KiB.
@@ -59,28 +59,48 @@ impl utoipa::Modify for BearerKey {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let scheme = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
-            .description(Some("An API key, mwk_…, or a token of an identity provider that the tenant trusts"))
+            .description(Some(
+                "An API key, mwk_…, or a token of an identity provider that the tenant trusts",
+            ))
             .build();
-        document.components.get_or_insert_default().add_security_scheme("api_key", SecurityScheme::Http(scheme));
+        document
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("api_key", SecurityScheme::Http(scheme));
     }
 }
 
 /// Builds the routes with their documentation.
 fn documented_routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Documentation::openapi())
-        .routes(routes!(catalogue::list_hosting_clusters, catalogue::add_hosting_cluster))
+        .routes(routes!(
+            catalogue::list_hosting_clusters,
+            catalogue::add_hosting_cluster
+        ))
         .routes(routes!(catalogue::delete_hosting_cluster))
         .routes(routes!(catalogue::list_releases, catalogue::import_release))
         .routes(routes!(catalogue::change_release))
         .routes(routes!(tenants::create_tenant, tenants::list_tenants))
-        .routes(routes!(tenants::get_tenant, tenants::change_tenant, tenants::delete_tenant))
+        .routes(routes!(
+            tenants::get_tenant,
+            tenants::change_tenant,
+            tenants::delete_tenant
+        ))
         .routes(routes!(tenants::create_owner_key))
         .routes(routes!(tenants::get_usage))
         .routes(routes!(clusters::register_cluster, clusters::list_clusters))
         .routes(routes!(clusters::renew_credential))
-        .routes(routes!(clusters::get_cluster, clusters::change_cluster, clusters::delete_cluster))
+        .routes(routes!(
+            clusters::get_cluster,
+            clusters::change_cluster,
+            clusters::delete_cluster
+        ))
         .routes(routes!(meshes::create_mesh, meshes::list_meshes))
-        .routes(routes!(meshes::get_mesh, meshes::change_mesh, meshes::delete_mesh))
+        .routes(routes!(
+            meshes::get_mesh,
+            meshes::change_mesh,
+            meshes::delete_mesh
+        ))
         .routes(routes!(meshes::undelete_mesh))
         .routes(routes!(meshes::retry_mesh))
         .routes(routes!(meshes::list_upgrade_options))
@@ -96,7 +116,11 @@ fn documented_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(operations::operation_action))
         .routes(routes!(events::list_events))
         .routes(routes!(webhooks::create_webhook, webhooks::list_webhooks))
-        .routes(routes!(webhooks::get_webhook, webhooks::change_webhook, webhooks::delete_webhook))
+        .routes(routes!(
+            webhooks::get_webhook,
+            webhooks::change_webhook,
+            webhooks::delete_webhook
+        ))
         .routes(routes!(webhooks::rotate_webhook_secret))
         .routes(routes!(webhooks::test_webhook))
         .routes(routes!(webhooks::list_deliveries))
@@ -104,9 +128,18 @@ fn documented_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(api_keys::create_api_key, api_keys::list_api_keys))
         .routes(routes!(api_keys::get_api_key, api_keys::revoke_api_key))
         .routes(routes!(api_keys::rotate_api_key))
-        .routes(routes!(identity_providers::create_identity_provider, identity_providers::list_identity_providers))
-        .routes(routes!(identity_providers::get_identity_provider, identity_providers::delete_identity_provider))
-        .routes(routes!(identity_providers::create_role_binding, identity_providers::list_role_bindings))
+        .routes(routes!(
+            identity_providers::create_identity_provider,
+            identity_providers::list_identity_providers
+        ))
+        .routes(routes!(
+            identity_providers::get_identity_provider,
+            identity_providers::delete_identity_provider
+        ))
+        .routes(routes!(
+            identity_providers::create_role_binding,
+            identity_providers::list_role_bindings
+        ))
         .routes(routes!(identity_providers::delete_role_binding))
         .routes(routes!(audit::list_audit_entries))
         .routes(routes!(audit::get_audit_head))
@@ -115,7 +148,8 @@ fn documented_routes() -> OpenApiRouter<AppState> {
 /// Returns the `OpenAPI` document in the form that is committed to the repository.
 pub fn openapi() -> String {
     let (_, document) = documented_routes().split_for_parts();
-    let mut text = serde_json::to_string_pretty(&finish_document(&document).0).expect("a document of strings and numbers");
+    let mut text = serde_json::to_string_pretty(&finish_document(&document).0)
+        .expect("a document of strings and numbers");
     text.push('\n');
     text
 }
@@ -139,11 +173,20 @@ pub fn router(app: App) -> axum::Router {
     let health = metrics::health_routes().with_state(app.store.clone());
     let app = AppState::from(app);
     let around = ServiceBuilder::new()
-        .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]))
+        .layer(SetSensitiveRequestHeadersLayer::new([
+            header::AUTHORIZATION,
+        ]))
         .layer(axum::middleware::from_fn(drain::drain_unread_body))
         .layer(axum::middleware::from_fn(metrics::record_metrics))
-        .layer(TraceLayer::new_for_http().make_span_with(RequestSpan).on_request(metrics::log_request))
-        .layer(axum::middleware::from_fn_with_state(app.clone(), request_context::with_request_context))
+        .layer(
+            TraceLayer::new_for_http()
+                .make_span_with(RequestSpan)
+                .on_request(metrics::log_request),
+        )
+        .layer(axum::middleware::from_fn_with_state(
+            app.clone(),
+            request_context::with_request_context,
+        ))
         .layer(CatchPanicLayer::custom(panic_response))
         .layer(tower_http::timeout::TimeoutLayer::with_status_code(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -167,7 +210,10 @@ pub fn router(app: App) -> axum::Router {
                 "Look into /openapi.json.",
             )
         })
-        .layer(axum::middleware::from_fn_with_state(notices, deprecation::add_deprecation_headers))
+        .layer(axum::middleware::from_fn_with_state(
+            notices,
+            deprecation::add_deprecation_headers,
+        ))
         .layer(axum::middleware::from_fn(retry::retry_conflicts))
         .layer(around)
         .with_state(app)
@@ -178,7 +224,11 @@ async fn problem_page(Path(code): Path<String>) -> Response {
     match meshwright_wire::problem_page(&code) {
         Some(page) => {
             let text = format!("# {code}\n\n{page}\n");
-            ([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], text).into_response()
+            (
+                [(header::CONTENT_TYPE, "text/markdown; charset=utf-8")],
+                text,
+            )
+                .into_response()
         }
         None => ApiError::not_found("problem").into_response(),
     }

@@ -23,7 +23,11 @@ pub(crate) struct WriteTimeout {
 impl WriteTimeout {
     /// Wraps a stream with a time limit for pending writes.
     pub(crate) fn new(stream: TcpStream, limit: Duration) -> Self {
-        Self { stream, timeout: limit, deadline: None }
+        Self {
+            stream,
+            timeout: limit,
+            deadline: None,
+        }
     }
 
     /// Starts the deadline when a write is incomplete, clears it when all data was written, and
@@ -39,22 +43,35 @@ impl WriteTimeout {
             return written;
         }
         let limit = self.timeout;
-        let until = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        let until = self
+            .deadline
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         match until.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the client did not read its answer"))),
+            Poll::Ready(()) => Poll::Ready(Err(Error::new(
+                ErrorKind::TimedOut,
+                "the client did not read its answer",
+            ))),
             Poll::Pending => written,
         }
     }
 }
 
 impl AsyncRead for WriteTimeout {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, into)
     }
 }
 
 impl AsyncWrite for WriteTimeout {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.enforce_timeout(context, bytes.len(), written)
     }

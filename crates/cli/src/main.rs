@@ -35,7 +35,10 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self {
+            code,
+            message: message.into(),
+        }
     }
 
     /// Returns the failure for an output whose reader has gone. The program ends without a message
@@ -56,8 +59,15 @@ async fn main() -> ExitCode {
     let options = options::CliArgs::parse();
     if let options::Command::Completion { shell } = options.command {
         let mut script = Vec::new();
-        clap_complete::generate(shell, &mut options::CliArgs::command(), "meshwright", &mut script);
-        return exit_code(output::print_line(String::from_utf8_lossy(&script).trim_end()));
+        clap_complete::generate(
+            shell,
+            &mut options::CliArgs::command(),
+            "meshwright",
+            &mut script,
+        );
+        return exit_code(output::print_line(
+            String::from_utf8_lossy(&script).trim_end(),
+        ));
     }
     exit_code(commands::run_command(options).await)
 }

@@ -9,7 +9,7 @@ mod catalogue;
 mod webhooks;
 
 pub(crate) use access::{AccessCommand, AuditCommand, KeyCommand, TenantCommand};
-pub(crate) use catalogue::{SetReleaseArgs, HostingCommand, ImportReleaseArgs, ReleaseCommand};
+pub(crate) use catalogue::{HostingCommand, ImportReleaseArgs, ReleaseCommand, SetReleaseArgs};
 pub(crate) use webhooks::WebhookCommand;
 
 /// Manages service meshes: moves every control plane and every sidecar from one version to the

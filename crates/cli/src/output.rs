@@ -20,17 +20,28 @@ pub(crate) fn print_value<T: Serialize>(
     rows: impl FnOnce(&T) -> Vec<Vec<String>>,
 ) -> Result<()> {
     match format {
-        OutputFormat::Json => print_line(&escape_control_chars(&serde_json::to_string_pretty(value).map_err(Failure::other)?)),
-        OutputFormat::Yaml => print_line(serde_saphyr::to_string(value).map_err(Failure::other)?.trim_end()),
+        OutputFormat::Json => print_line(&escape_control_chars(
+            &serde_json::to_string_pretty(value).map_err(Failure::other)?,
+        )),
+        OutputFormat::Yaml => print_line(
+            serde_saphyr::to_string(value)
+                .map_err(Failure::other)?
+                .trim_end(),
+        ),
         OutputFormat::Table => {
             let rows = rows(value);
             if rows.is_empty() {
                 return print_line("nothing yet");
             }
             let mut table = Table::new();
-            table.load_preset(presets::NOTHING).set_header(header.iter().map(|title| title.to_uppercase()));
+            table
+                .load_preset(presets::NOTHING)
+                .set_header(header.iter().map(|title| title.to_uppercase()));
             // A line break inside a cell would look like the start of another row.
-            table.add_rows(rows.into_iter().map(|row| row.into_iter().map(|cell| replace_control_chars(&cell).replace('\n', " "))));
+            table.add_rows(rows.into_iter().map(|row| {
+                row.into_iter()
+                    .map(|cell| replace_control_chars(&cell).replace('\n', " "))
+            }));
             print_line(&table.to_string())
         }
     }
@@ -43,15 +54,19 @@ pub(crate) fn print_value<T: Serialize>(
 /// and otherwise a failure that says why standard output cannot be written.
 pub(crate) fn print_line(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{}", replace_control_chars(text)).and_then(|()| out.flush()).map_err(|error| match error.kind() {
-        std::io::ErrorKind::BrokenPipe => Failure::output_closed(),
-        _ => Failure::other(format!("standard output cannot be written: {error}")),
-    })
+    writeln!(out, "{}", replace_control_chars(text))
+        .and_then(|()| out.flush())
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Failure::output_closed(),
+            _ => Failure::other(format!("standard output cannot be written: {error}")),
+        })
 }
 
 /// Writes a value to standard output as one line of JSON.
 pub(crate) fn print_json_line(value: &impl Serialize) -> Result<()> {
-    print_line(&escape_control_chars(&serde_json::to_string(value).map_err(Failure::other)?))
+    print_line(&escape_control_chars(
+        &serde_json::to_string(value).map_err(Failure::other)?,
+    ))
 }
 
 /// Writes a line of progress or a problem to standard error. Errors are ignored, because the result
@@ -63,13 +78,27 @@ pub(crate) fn eprint_line(text: &str) {
 
 /// Replaces all characters that a terminal would obey. Line breaks and tabs stay.
 pub(crate) fn replace_control_chars(text: &str) -> String {
-    text.chars().map(|letter| if is_terminal_control(letter) { '\u{fffd}' } else { letter }).collect()
+    text.chars()
+        .map(|letter| {
+            if is_terminal_control(letter) {
+                '\u{fffd}'
+            } else {
+                letter
+            }
+        })
+        .collect()
 }
 
 /// Escapes all characters in JSON that a terminal would obey, so that a program still reads the
 /// same value.
 fn escape_control_chars(json: &str) -> String {
-    let escape = |letter: char| if is_terminal_control(letter) { format!("\\u{:04x}", u32::from(letter)) } else { letter.into() };
+    let escape = |letter: char| {
+        if is_terminal_control(letter) {
+            format!("\\u{:04x}", u32::from(letter))
+        } else {
+            letter.into()
+        }
+    };
     json.chars().map(escape).collect()
 }
 
@@ -95,7 +124,13 @@ mod tests {
             replace_control_chars("v1.33\u{1b}[2J\r\u{9b}1m\u{202e}x\0"),
             "v1.33\u{fffd}[2J\u{fffd}\u{fffd}1m\u{fffd}x\u{fffd}"
         );
-        assert_eq!(escape_control_chars("\"a\u{9b}\u{202e}\""), "\"a\\u009b\\u202e\"");
-        assert_eq!(replace_control_chars("two\nlines\tand ünicode → …"), "two\nlines\tand ünicode → …");
+        assert_eq!(
+            escape_control_chars("\"a\u{9b}\u{202e}\""),
+            "\"a\\u009b\\u202e\""
+        );
+        assert_eq!(
+            replace_control_chars("two\nlines\tand ünicode → …"),
+            "two\nlines\tand ünicode → …"
+        );
     }
 }

@@ -1,10 +1,10 @@
 //! Runs the commands on upgrades.
 
-use serde_json::Value;
 use meshwright_wire::{CreateUpgrade, MoveNamespaces, NamespaceRef, Upgrade as UpgradeView};
+use serde_json::Value;
 
 use crate::client::Client;
-use crate::options::{UpgradeVerbArgs, ConfirmedVerbArgs, OutputFormat, UpgradeCommand, WaitArgs};
+use crate::options::{ConfirmedVerbArgs, OutputFormat, UpgradeCommand, UpgradeVerbArgs, WaitArgs};
 use crate::output::{eprint_line, print_value};
 use crate::{Failure, Result, watch};
 
@@ -22,29 +22,71 @@ fn upgrade_row(upgrade: &UpgradeView) -> Vec<String> {
     ]
 }
 
-pub(crate) async fn run_upgrade_command(client: &Client, format: OutputFormat, command: UpgradeCommand) -> Result<()> {
+pub(crate) async fn run_upgrade_command(
+    client: &Client,
+    format: OutputFormat,
+    command: UpgradeCommand,
+) -> Result<()> {
     match command {
         UpgradeCommand::List { mesh } => {
             let id = client.resolve_mesh_id(&mesh).await?;
-            print_value(format, &client.list_all::<UpgradeView>(&format!("/v1/meshes/{id}/upgrades")).await?, &UPGRADE_COLUMNS, |list| {
-                list.items.iter().map(upgrade_row).collect()
-            })
+            print_value(
+                format,
+                &client
+                    .list_all::<UpgradeView>(&format!("/v1/meshes/{id}/upgrades"))
+                    .await?,
+                &UPGRADE_COLUMNS,
+                |list| list.items.iter().map(upgrade_row).collect(),
+            )
         }
         UpgradeCommand::Get { upgrade } => {
-            let (found, tag): (UpgradeView, _) = client.get_tagged(&format!("/v1/upgrades/{upgrade}")).await?;
+            let (found, tag): (UpgradeView, _) = client
+                .get_tagged(&format!("/v1/upgrades/{upgrade}"))
+                .await?;
             print_upgrade(format, &found)?;
             watch::print_problem(format, found.problem.as_ref());
             if let Some(tag) = tag {
-                eprint_line(&format!("The tag of this state, for --if-match: {}", tag.trim_matches('"')));
+                eprint_line(&format!(
+                    "The tag of this state, for --if-match: {}",
+                    tag.trim_matches('"')
+                ));
             }
             Ok(())
         }
-        UpgradeCommand::Plan { mesh, version, strategy, auto, hold_seconds, accept_warnings, labels, start, wait } => {
+        UpgradeCommand::Plan {
+            mesh,
+            version,
+            strategy,
+            auto,
+            hold_seconds,
+            accept_warnings,
+            labels,
+            start,
+            wait,
+        } => {
             let id = client.resolve_mesh_id(&mesh).await?;
-            let body = CreateUpgrade { version, strategy, auto, hold_seconds, accept_warnings, labels };
-            let planned: UpgradeView = client.post(&format!("/v1/meshes/{id}/upgrades"), &body, None).await?;
+            let body = CreateUpgrade {
+                version,
+                strategy,
+                auto,
+                hold_seconds,
+                accept_warnings,
+                labels,
+            };
+            let planned: UpgradeView = client
+                .post(&format!("/v1/meshes/{id}/upgrades"), &body, None)
+                .await?;
             if start {
-                post_verb(client, format, "start", UpgradeVerbArgs { upgrade: planned.id, wait }).await
+                post_verb(
+                    client,
+                    format,
+                    "start",
+                    UpgradeVerbArgs {
+                        upgrade: planned.id,
+                        wait,
+                    },
+                )
+                .await
             } else {
                 print_upgrade(format, &planned)
             }
@@ -58,33 +100,61 @@ pub(crate) async fn run_upgrade_command(client: &Client, format: OutputFormat, c
         UpgradeCommand::Resume(it) => post_verb(client, format, "resume", it).await,
         UpgradeCommand::Rollback(it) => post_confirmed_verb(client, format, "rollback", it).await,
         UpgradeCommand::Retire(it) => post_confirmed_verb(client, format, "retire", it).await,
-        UpgradeCommand::Move { ask: it, namespaces } => {
+        UpgradeCommand::Move {
+            ask: it,
+            namespaces,
+        } => {
             let parse = |text: &String| {
-                let (cluster, namespace) =
-                    text.split_once('/').ok_or_else(|| Failure::new(2, "--namespace is cluster/namespace"))?;
-                Ok(NamespaceRef { cluster: cluster.into(), namespace: namespace.into() })
+                let (cluster, namespace) = text
+                    .split_once('/')
+                    .ok_or_else(|| Failure::new(2, "--namespace is cluster/namespace"))?;
+                Ok(NamespaceRef {
+                    cluster: cluster.into(),
+                    namespace: namespace.into(),
+                })
             };
             let namespaces = namespaces.iter().map(parse).collect::<Result<Vec<_>>>()?;
             let moved: UpgradeView = client
-                .post(&format!("/v1/upgrades/{}/moves", it.upgrade), &MoveNamespaces { namespaces }, None)
+                .post(
+                    &format!("/v1/upgrades/{}/moves", it.upgrade),
+                    &MoveNamespaces { namespaces },
+                    None,
+                )
                 .await?;
             wait_and_print_upgrade(client, format, moved, &it.wait).await
         }
-        UpgradeCommand::Watch(it) => print_upgrade(format, &watch::wait_for_upgrade(client, &it.upgrade, it.wait.timeout).await?),
+        UpgradeCommand::Watch(it) => print_upgrade(
+            format,
+            &watch::wait_for_upgrade(client, &it.upgrade, it.wait.timeout).await?,
+        ),
     }
 }
 
 fn print_upgrade(format: OutputFormat, upgrade: &UpgradeView) -> Result<()> {
     if format == OutputFormat::Table && !upgrade.findings.is_empty() {
-        let accepted = upgrade.findings_accepted_by.as_ref().map(|by| format!(", accepted by {by}"));
-        eprint_line(&format!("the precheck found{}:\n{}", accepted.unwrap_or_default(), watch::format_findings(upgrade)));
+        let accepted = upgrade
+            .findings_accepted_by
+            .as_ref()
+            .map(|by| format!(", accepted by {by}"));
+        eprint_line(&format!(
+            "the precheck found{}:\n{}",
+            accepted.unwrap_or_default(),
+            watch::format_findings(upgrade)
+        ));
     }
-    print_value(format, upgrade, &UPGRADE_COLUMNS, |upgrade| vec![upgrade_row(upgrade)])
+    print_value(format, upgrade, &UPGRADE_COLUMNS, |upgrade| {
+        vec![upgrade_row(upgrade)]
+    })
 }
 
 /// Requests a verb that two people must not request at the same moment. The request carries the tag
 /// that the user gave, or the tag of the state that is printed first.
-async fn post_confirmed_verb(client: &Client, format: OutputFormat, verb: &str, it: ConfirmedVerbArgs) -> Result<()> {
+async fn post_confirmed_verb(
+    client: &Client,
+    format: OutputFormat,
+    verb: &str,
+    it: ConfirmedVerbArgs,
+) -> Result<()> {
     let tag = match it.if_match {
         Some(tag) => format!("\"{}\"", tag.trim_matches('"')),
         None => print_state_to_confirm(client, verb, &it.ask.upgrade).await?,
@@ -94,27 +164,56 @@ async fn post_confirmed_verb(client: &Client, format: OutputFormat, verb: &str, 
 
 /// Prints to standard error the state that is about to be confirmed, and returns its tag.
 async fn print_state_to_confirm(client: &Client, verb: &str, upgrade: &str) -> Result<String> {
-    let (found, tag): (UpgradeView, _) = client.get_tagged(&format!("/v1/upgrades/{upgrade}")).await?;
+    let (found, tag): (UpgradeView, _) = client
+        .get_tagged(&format!("/v1/upgrades/{upgrade}"))
+        .await?;
     let tag = tag.ok_or_else(|| Failure::new(1, "the service shows no tag of the upgrade"))?;
     let (from, to) = (&found.from_version, &found.to_version);
     let shown = tag.trim_matches('"');
-    eprint_line(&format!("{verb}: {} from {from} to {to}, {}, is {} (tag {shown})", found.id, found.strategy, found.state));
+    eprint_line(&format!(
+        "{verb}: {} from {from} to {to}, {}, is {} (tag {shown})",
+        found.id, found.strategy, found.state
+    ));
     Ok(tag)
 }
 
 /// Requests a verb with the tag of the state that was read just before.
-async fn post_verb(client: &Client, format: OutputFormat, verb: &str, it: UpgradeVerbArgs) -> Result<()> {
-    let (_, tag): (UpgradeView, _) = client.get_tagged(&format!("/v1/upgrades/{}", it.upgrade)).await?;
+async fn post_verb(
+    client: &Client,
+    format: OutputFormat,
+    verb: &str,
+    it: UpgradeVerbArgs,
+) -> Result<()> {
+    let (_, tag): (UpgradeView, _) = client
+        .get_tagged(&format!("/v1/upgrades/{}", it.upgrade))
+        .await?;
     post_verb_with_tag(client, format, verb, it, tag).await
 }
 
-async fn post_verb_with_tag(client: &Client, format: OutputFormat, verb: &str, it: UpgradeVerbArgs, tag: Option<String>) -> Result<()> {
+async fn post_verb_with_tag(
+    client: &Client,
+    format: OutputFormat,
+    verb: &str,
+    it: UpgradeVerbArgs,
+    tag: Option<String>,
+) -> Result<()> {
     let path = format!("/v1/upgrades/{}/{verb}", it.upgrade);
-    let asked: UpgradeView = client.post(&path, &Value::Object(serde_json::Map::new()), tag).await?;
+    let asked: UpgradeView = client
+        .post(&path, &Value::Object(serde_json::Map::new()), tag)
+        .await?;
     wait_and_print_upgrade(client, format, asked, &it.wait).await
 }
 
-async fn wait_and_print_upgrade(client: &Client, format: OutputFormat, upgrade: UpgradeView, wait: &WaitArgs) -> Result<()> {
-    let shown = if wait.wait { watch::wait_for_upgrade(client, &upgrade.id, wait.timeout).await? } else { upgrade };
+async fn wait_and_print_upgrade(
+    client: &Client,
+    format: OutputFormat,
+    upgrade: UpgradeView,
+    wait: &WaitArgs,
+) -> Result<()> {
+    let shown = if wait.wait {
+        watch::wait_for_upgrade(client, &upgrade.id, wait.timeout).await?
+    } else {
+        upgrade
+    };
     print_upgrade(format, &shown)
 }

@@ -20,7 +20,10 @@ struct StepPrinter {
 impl StepPrinter {
     fn print_changes(&mut self, operation: &Operation) {
         if operation.waiting_for.is_some() && operation.waiting_for != self.waiting_for {
-            eprint_line(&format!("  … {}", operation.waiting_for.as_deref().unwrap_or_default()));
+            eprint_line(&format!(
+                "  … {}",
+                operation.waiting_for.as_deref().unwrap_or_default()
+            ));
         }
         self.waiting_for.clone_from(&operation.waiting_for);
         for wave in &operation.waves {
@@ -41,13 +44,19 @@ impl StepPrinter {
 }
 
 fn problem_failure(problem: &Trouble) -> Failure {
-    Failure::new(6, format!("{} ({})\n{}", problem.message, problem.code, problem.hint))
+    Failure::new(
+        6,
+        format!("{} ({})\n{}", problem.message, problem.code, problem.hint),
+    )
 }
 
 /// Prints to standard error, beside a table, the problem of a resource and its hint.
 pub(crate) fn print_problem(format: OutputFormat, problem: Option<&Trouble>) {
     if let Some(problem) = problem.filter(|_| format == OutputFormat::Table) {
-        eprint_line(&format!("{} ({})\n  {}", problem.message, problem.code, problem.hint));
+        eprint_line(&format!(
+            "{} ({})\n  {}",
+            problem.message, problem.code, problem.hint
+        ));
     }
 }
 
@@ -56,7 +65,10 @@ pub(crate) fn print_problem(format: OutputFormat, problem: Option<&Trouble>) {
 pub(crate) fn print_operation_state(operation: &Operation) {
     eprint_line(&format!("{} is {}", operation.kind, operation.state));
     if !operation.pending_verbs.is_empty() {
-        eprint_line(&format!("asked for and not taken up yet: {}", operation.pending_verbs.join(", ")));
+        eprint_line(&format!(
+            "asked for and not taken up yet: {}",
+            operation.pending_verbs.join(", ")
+        ));
     }
     if let Some(reason) = &operation.waiting_for {
         eprint_line(&format!("waiting for: {reason}"));
@@ -65,18 +77,31 @@ pub(crate) fn print_operation_state(operation: &Operation) {
 }
 
 fn timeout_failure(what: &str) -> Failure {
-    Failure::new(7, format!("{what} is still running; watch it again, or raise --timeout"))
+    Failure::new(
+        7,
+        format!("{what} is still running; watch it again, or raise --timeout"),
+    )
 }
 
 /// Polls an operation and prints its steps until it ends, has a problem, or the timeout is over.
-pub(crate) async fn wait_for_operation(client: &Client, id: &str, timeout: u64) -> Result<Operation> {
+pub(crate) async fn wait_for_operation(
+    client: &Client,
+    id: &str,
+    timeout: u64,
+) -> Result<Operation> {
     let deadline = Instant::now() + Duration::from_secs(timeout);
     let mut steps = StepPrinter::default();
     loop {
-        let now: Operation = client.get(&format!("/v1/operations/{id}?wait_seconds=1")).await?;
+        let now: Operation = client
+            .get(&format!("/v1/operations/{id}?wait_seconds=1"))
+            .await?;
         steps.print_changes(&now);
         // A verb that no worker has taken up yet can end the pause that is still shown.
-        if let Some(problem) = now.problem.as_ref().filter(|_| now.done || now.pending_verbs.is_empty()) {
+        if let Some(problem) = now
+            .problem
+            .as_ref()
+            .filter(|_| now.done || now.pending_verbs.is_empty())
+        {
             return Err(problem_failure(problem));
         }
         if now.done {
@@ -90,22 +115,33 @@ pub(crate) async fn wait_for_operation(client: &Client, id: &str, timeout: u64) 
 
 /// Formats the findings of the precheck, two lines for each.
 pub(crate) fn format_findings(upgrade: &Upgrade) -> String {
-    upgrade.findings.iter().map(format_finding).collect::<Vec<_>>().join("\n")
+    upgrade
+        .findings
+        .iter()
+        .map(format_finding)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Polls an upgrade and prints its steps until it has ended or a person has to act.
 pub(crate) async fn wait_for_upgrade(client: &Client, id: &str, timeout: u64) -> Result<Upgrade> {
     let deadline = Instant::now() + Duration::from_secs(timeout);
-    let (mut steps, mut state, mut followed) = (StepPrinter::default(), String::new(), None::<String>);
+    let (mut steps, mut state, mut followed) =
+        (StepPrinter::default(), String::new(), None::<String>);
     loop {
-        let now: Upgrade = client.get(&format!("/v1/upgrades/{id}?wait_seconds=1")).await?;
+        let now: Upgrade = client
+            .get(&format!("/v1/upgrades/{id}?wait_seconds=1"))
+            .await?;
         if now.state != state {
             eprint_line(&now.state);
             state.clone_from(&now.state);
         }
         // A stage can end between two polls. Its last steps are printed before the steps of the
         // next stage.
-        if let Some(before) = followed.take().filter(|before| now.operation_id.as_ref() != Some(before)) {
+        if let Some(before) = followed
+            .take()
+            .filter(|before| now.operation_id.as_ref() != Some(before))
+        {
             steps.print_changes(&client.get(&format!("/v1/operations/{before}")).await?);
         }
         if let Some(operation) = &now.operation_id {
@@ -116,7 +152,10 @@ pub(crate) async fn wait_for_upgrade(client: &Client, id: &str, timeout: u64) ->
             return Err(problem_failure(problem));
         }
         if now.state == "blocked" {
-            return Err(Failure::new(6, format!("the precheck found:\n{}", format_findings(&now))));
+            return Err(Failure::new(
+                6,
+                format!("the precheck found:\n{}", format_findings(&now)),
+            ));
         }
         if now.done
             || matches!(now.state.as_str(), "planned" | "holding")
@@ -132,5 +171,8 @@ pub(crate) async fn wait_for_upgrade(client: &Client, id: &str, timeout: u64) ->
 
 /// Formats a finding for people: the object, what is wrong and what the user can do.
 pub(crate) fn format_finding(finding: &meshwright_wire::Finding) -> String {
-    format!("{} {}: {} ({})\n  {}", finding.severity, finding.object, finding.message, finding.code, finding.hint)
+    format!(
+        "{} {}: {} ({})\n  {}",
+        finding.severity, finding.object, finding.message, finding.code, finding.hint
+    )
 }

@@ -1,15 +1,19 @@
 //! Runs the commands on webhooks.
 
+use meshwright_wire::{
+    ChangeWebhook, CreateWebhook, Delivery, RotateWebhookSecret, Webhook as View,
+};
 use serde_json::json;
-use meshwright_wire::{ChangeWebhook, CreateWebhook, Delivery, RotateWebhookSecret, Webhook as View};
 
 use crate::client::Client;
 use crate::options::{OutputFormat, WebhookCommand};
-use crate::output::{or_dash, print_value, print_line};
+use crate::output::{or_dash, print_line, print_value};
 use crate::{Failure, Result};
 
 const WEBHOOK_COLUMNS: [&str; 6] = ["name", "state", "kinds", "url", "last arrived", "id"];
-const DELIVERY_COLUMNS: [&str; 7] = ["event", "kind", "state", "attempts", "last", "answer", "next"];
+const DELIVERY_COLUMNS: [&str; 7] = [
+    "event", "kind", "state", "attempts", "last", "answer", "next",
+];
 
 fn format_time(time: Option<jiff::Timestamp>) -> String {
     or_dash(time.map(|time| time.to_string()).as_ref())
@@ -46,7 +50,10 @@ fn delivery_row(delivery: &Delivery) -> Vec<String> {
 
 async fn resolve_webhook_path(client: &Client, named: &str) -> Result<String> {
     let all = client.list_all::<View>("/v1/webhooks").await?;
-    let found = all.items.iter().find(|webhook| webhook.id == named || webhook.name == named);
+    let found = all
+        .items
+        .iter()
+        .find(|webhook| webhook.id == named || webhook.name == named);
     let found = found.ok_or_else(|| Failure::new(5, format!("There is no webhook {named}.")))?;
     Ok(format!("/v1/webhooks/{}", found.id))
 }
@@ -58,42 +65,88 @@ fn print_webhook_secret(format: OutputFormat, webhook: &View) -> Result<()> {
     })
 }
 
-pub(crate) async fn run_webhook_command(client: &Client, format: OutputFormat, command: WebhookCommand) -> Result<()> {
+pub(crate) async fn run_webhook_command(
+    client: &Client,
+    format: OutputFormat,
+    command: WebhookCommand,
+) -> Result<()> {
     match command {
         WebhookCommand::List => {
             let list = client.list_all::<View>("/v1/webhooks").await?;
-            print_value(format, &list, &WEBHOOK_COLUMNS, |list| list.items.iter().map(webhook_row).collect())
+            print_value(format, &list, &WEBHOOK_COLUMNS, |list| {
+                list.items.iter().map(webhook_row).collect()
+            })
         }
         WebhookCommand::Create { name, url, kinds } => {
-            let body = CreateWebhook { name, url, kinds, enabled: true };
+            let body = CreateWebhook {
+                name,
+                url,
+                kinds,
+                enabled: true,
+            };
             print_webhook_secret(format, &client.post("/v1/webhooks", &body, None).await?)
         }
-        WebhookCommand::Change { webhook, url, kinds, enabled } => {
-            let body = ChangeWebhook { url, kinds: Some(kinds).filter(|kinds| !kinds.is_empty()), enabled };
-            let changed: View = client.patch(&resolve_webhook_path(client, &webhook).await?, &body).await?;
-            print_value(format, &changed, &WEBHOOK_COLUMNS, |webhook| vec![webhook_row(webhook)])
+        WebhookCommand::Change {
+            webhook,
+            url,
+            kinds,
+            enabled,
+        } => {
+            let body = ChangeWebhook {
+                url,
+                kinds: Some(kinds).filter(|kinds| !kinds.is_empty()),
+                enabled,
+            };
+            let changed: View = client
+                .patch(&resolve_webhook_path(client, &webhook).await?, &body)
+                .await?;
+            print_value(format, &changed, &WEBHOOK_COLUMNS, |webhook| {
+                vec![webhook_row(webhook)]
+            })
         }
-        WebhookCommand::Rotate { webhook, overlap_seconds } => {
+        WebhookCommand::Rotate {
+            webhook,
+            overlap_seconds,
+        } => {
             let path = format!("{}/rotate", resolve_webhook_path(client, &webhook).await?);
-            print_webhook_secret(format, &client.post(&path, &RotateWebhookSecret { overlap_seconds }, None).await?)
+            print_webhook_secret(
+                format,
+                &client
+                    .post(&path, &RotateWebhookSecret { overlap_seconds }, None)
+                    .await?,
+            )
         }
         WebhookCommand::Test { webhook } => {
             let path = format!("{}/test", resolve_webhook_path(client, &webhook).await?);
             let _: View = client.post(&path, &json!({}), None).await?;
-            print_line(&format!("on its way; see: meshwright webhook deliveries {webhook}"))
+            print_line(&format!(
+                "on its way; see: meshwright webhook deliveries {webhook}"
+            ))
         }
         WebhookCommand::Deliveries { webhook } => {
-            let path = format!("{}/deliveries", resolve_webhook_path(client, &webhook).await?);
+            let path = format!(
+                "{}/deliveries",
+                resolve_webhook_path(client, &webhook).await?
+            );
             let list = client.list_all::<Delivery>(&path).await?;
-            print_value(format, &list, &DELIVERY_COLUMNS, |list| list.items.iter().map(delivery_row).collect())
+            print_value(format, &list, &DELIVERY_COLUMNS, |list| {
+                list.items.iter().map(delivery_row).collect()
+            })
         }
         WebhookCommand::Redeliver { webhook, seq } => {
-            let path = format!("{}/deliveries/{seq}/redeliver", resolve_webhook_path(client, &webhook).await?);
+            let path = format!(
+                "{}/deliveries/{seq}/redeliver",
+                resolve_webhook_path(client, &webhook).await?
+            );
             let delivery: Delivery = client.post(&path, &json!({}), None).await?;
-            print_value(format, &delivery, &DELIVERY_COLUMNS, |delivery| vec![delivery_row(delivery)])
+            print_value(format, &delivery, &DELIVERY_COLUMNS, |delivery| {
+                vec![delivery_row(delivery)]
+            })
         }
         WebhookCommand::Delete { webhook } => {
-            client.delete(&resolve_webhook_path(client, &webhook).await?).await?;
+            client
+                .delete(&resolve_webhook_path(client, &webhook).await?)
+                .await?;
             print_line("deleted")
         }
     }

@@ -17,11 +17,18 @@ fn run(arguments: &[&str], answers: &[Value]) -> (Output, Vec<String>) {
     std::thread::spawn(move || {
         for answer in answers {
             let (stream, _) = listener.accept().expect("a connection");
-            seen.lock().expect("no panic").push(answered(stream, &answer));
+            seen.lock()
+                .expect("no panic")
+                .push(answered(stream, &answer));
         }
     });
     let output = Command::new(env!("CARGO_BIN_EXE_meshwright"))
-        .args(["--server", &format!("http://{address}"), "--key-file", "/dev/null"])
+        .args([
+            "--server",
+            &format!("http://{address}"),
+            "--key-file",
+            "/dev/null",
+        ])
         .args(arguments)
         .env("HOME", env!("CARGO_TARGET_TMPDIR"))
         .stdin(Stdio::null())
@@ -48,8 +55,15 @@ fn answered(stream: std::net::TcpStream, answer: &Value) -> String {
     }
     reader.read_exact(&mut vec![0; length]).expect("a body");
     let body = answer.to_string();
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}", body.len());
-    write!(reader.get_mut(), "{head}\r\nConnection: close\r\n\r\n{body}").expect("an answer");
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}",
+        body.len()
+    );
+    write!(
+        reader.get_mut(),
+        "{head}\r\nConnection: close\r\n\r\n{body}"
+    )
+    .expect("an answer");
     first.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
@@ -106,11 +120,19 @@ fn a_retry_waits_until_a_worker_has_taken_it_up() {
     ];
     let (output, asked) = run(&["operation", "retry", "op_1", "--wait"], &answers);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains("succeeded"), "{}", text(&output.stdout));
+    assert!(
+        text(&output.stdout).contains("succeeded"),
+        "{}",
+        text(&output.stdout)
+    );
     let look = "GET /v1/operations/op_1?wait_seconds=1";
     assert_eq!(asked, ["POST /v1/operations/op_1/retry", look, look, look]);
     let (output, _) = run(&["operation", "watch", "op_1"], &[operation("paused", &[])]);
-    assert_eq!(output.status.code(), Some(6), "a pause that nobody asked to end needs a person");
+    assert_eq!(
+        output.status.code(),
+        Some(6),
+        "a pause that nobody asked to end needs a person"
+    );
 }
 
 #[test]
@@ -130,18 +152,36 @@ fn one_that_stands_still_is_shown_with_the_reason_and_what_helps() {
             "{command:?}: {said}"
         );
     }
-    let (output, _) = run(&["operation", "get", "op_1"], &[operation("paused", &["retry"])]);
+    let (output, _) = run(
+        &["operation", "get", "op_1"],
+        &[operation("paused", &["retry"])],
+    );
     let said = text(&output.stderr);
-    for line in ["restart is paused", "asked for and not taken up yet: retry", "waiting for: c1 to answer"] {
+    for line in [
+        "restart is paused",
+        "asked for and not taken up yet: retry",
+        "waiting for: c1 to answer",
+    ] {
         assert!(said.contains(line), "{said}");
     }
 }
 
 #[test]
 fn deleted_meshes_are_listed_with_the_ids_that_undelete_takes() {
-    let items = json!({ "items": [mesh("ready", None), mesh("deleted", Some("2026-01-02T00:00:00Z"))] });
-    let (output, asked) = run(&["mesh", "list", "--deleted", "--selector", "team=a"], &[items]);
+    let items =
+        json!({ "items": [mesh("ready", None), mesh("deleted", Some("2026-01-02T00:00:00Z"))] });
+    let (output, asked) = run(
+        &["mesh", "list", "--deleted", "--selector", "team=a"],
+        &[items],
+    );
     let said = text(&output.stdout);
-    assert!(said.contains("mesh_deleted") && !said.contains("mesh_ready"), "{said} {}", text(&output.stderr));
-    assert_eq!(asked, ["GET /v1/meshes?show_deleted=true&label_selector=team%3Da&page_size=500"]);
+    assert!(
+        said.contains("mesh_deleted") && !said.contains("mesh_ready"),
+        "{said} {}",
+        text(&output.stderr)
+    );
+    assert_eq!(
+        asked,
+        ["GET /v1/meshes?show_deleted=true&label_selector=team%3Da&page_size=500"]
+    );
 }

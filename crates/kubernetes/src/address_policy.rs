@@ -4,8 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use crate::connect::{Resolver, SystemResolver};
 use crate::client::ResponseLimits;
+use crate::connect::{Resolver, SystemResolver};
 
 /// Policy for every call to a cluster: allowed addresses, limits on its answers, and the caller's
 /// name.
@@ -25,7 +25,12 @@ pub struct AddressPolicy {
 impl Default for AddressPolicy {
     fn default() -> Self {
         let (allowed, caller) = (Vec::new(), String::new());
-        Self { allowed_networks: allowed, worker_name: caller, resolver: Arc::new(SystemResolver), limits: ResponseLimits::default() }
+        Self {
+            allowed_networks: allowed,
+            worker_name: caller,
+            resolver: Arc::new(SystemResolver),
+            limits: ResponseLimits::default(),
+        }
     }
 }
 
@@ -46,30 +51,37 @@ impl AddressPolicy {
     /// Returns whether the text of a host allows a call. An IP address must be allowed; a name
     /// passes here, because its addresses are checked on every connect.
     pub fn allows_host(&self, host: &str) -> bool {
-        host.parse().map_or(true, |address| self.allows_address(address))
+        host.parse()
+            .map_or(true, |address| self.allows_address(address))
     }
 
     /// Returns whether an address is in a network that the operator has allowed explicitly.
     pub fn is_allowed_by_operator(&self, address: IpAddr) -> bool {
         let address = embedded_ipv4(address);
-        self.allowed_networks.iter().any(|(network, bits)| is_in_network(address, *network, *bits))
+        self.allowed_networks
+            .iter()
+            .any(|(network, bits)| is_in_network(address, *network, *bits))
     }
 }
 
 /// Extracts the IPv4 address from an IPv4-mapped or NAT64 address; returns other addresses
 /// unchanged.
 fn embedded_ipv4(address: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = address else { return address };
+    let IpAddr::V6(v6) = address else {
+        return address;
+    };
     let octets = v6.octets();
     let nat64 = v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
     let tail = || IpAddr::from([octets[12], octets[13], octets[14], octets[15]]);
-    v6.to_ipv4_mapped().map_or_else(|| if nat64 { tail() } else { address }, IpAddr::from)
+    v6.to_ipv4_mapped()
+        .map_or_else(|| if nat64 { tail() } else { address }, IpAddr::from)
 }
 
 /// Returns whether an address is in a network. IPv4 and IPv6 never match each other.
 fn is_in_network(address: IpAddr, network: IpAddr, bits: u8) -> bool {
-    let same =
-        |a: &[u8], b: &[u8]| (0..usize::from(bits)).all(|bit| (a[bit / 8] ^ b[bit / 8]) & (0x80 >> (bit % 8)) == 0);
+    let same = |a: &[u8], b: &[u8]| {
+        (0..usize::from(bits)).all(|bit| (a[bit / 8] ^ b[bit / 8]) & (0x80 >> (bit % 8)) == 0)
+    };
     match (address, network) {
         (IpAddr::V4(a), IpAddr::V4(b)) => same(&a.octets(), &b.octets()),
         (IpAddr::V6(a), IpAddr::V6(b)) => same(&a.octets(), &b.octets()),
@@ -116,8 +128,11 @@ const GLOBAL_UNICAST_V6: (IpAddr, u8) = v6_network(0x2000, 0, 3);
 
 /// Returns whether an address is globally reachable.
 fn is_globally_reachable(address: IpAddr) -> bool {
-    let special = SPECIAL_PURPOSE_NETWORKS.iter().any(|(network, bits)| is_in_network(address, *network, *bits));
-    !special && (address.is_ipv4() || is_in_network(address, GLOBAL_UNICAST_V6.0, GLOBAL_UNICAST_V6.1))
+    let special = SPECIAL_PURPOSE_NETWORKS
+        .iter()
+        .any(|(network, bits)| is_in_network(address, *network, *bits));
+    !special
+        && (address.is_ipv4() || is_in_network(address, GLOBAL_UNICAST_V6.0, GLOBAL_UNICAST_V6.1))
 }
 
 #[cfg(test)]
@@ -152,17 +167,31 @@ mod tests {
             "fec0::1",
             "2001:db8::1",
         ] {
-            assert!(!rules.allows_address(address.parse().expect(address)), "{address}");
+            assert!(
+                !rules.allows_address(address.parse().expect(address)),
+                "{address}"
+            );
         }
-        for address in ["8.8.8.8", "172.32.0.1", "2001:4860:4860::8888", "64:ff9b::808:808"] {
-            assert!(rules.allows_address(address.parse().expect(address)), "{address}");
+        for address in [
+            "8.8.8.8",
+            "172.32.0.1",
+            "2001:4860:4860::8888",
+            "64:ff9b::808:808",
+        ] {
+            assert!(
+                rules.allows_address(address.parse().expect(address)),
+                "{address}"
+            );
         }
     }
 
     #[test]
     fn the_operator_can_allow_a_network_and_no_more_than_that() {
         let allowed = vec![AddressPolicy::parse_network("10.1.0.0/16").expect("a network")];
-        let rules = AddressPolicy { allowed_networks: allowed, ..AddressPolicy::default() };
+        let rules = AddressPolicy {
+            allowed_networks: allowed,
+            ..AddressPolicy::default()
+        };
         assert!(rules.allows_address("10.1.255.1".parse().expect("an address")));
         assert!(rules.allows_address("::ffff:10.1.0.1".parse().expect("an address")));
         assert!(!rules.allows_address("10.2.0.1".parse().expect("an address")));

@@ -15,7 +15,7 @@ use std::sync::{Arc, RwLock};
 use async_trait::async_trait;
 use http::{Method, Request, StatusCode};
 use kube::api::Portforwarder;
-use meshwright_rollout::ports::{FencingToken, ClusterError};
+use meshwright_rollout::ports::{ClusterError, FencingToken};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -23,10 +23,10 @@ use crate::address_policy::AddressPolicy;
 use crate::kubeconfig::Credential;
 
 mod answer;
-pub(crate) mod transport;
 mod limits;
 mod refusal;
 mod told;
+pub(crate) mod transport;
 
 pub(crate) use answer::WatchEvents;
 use answer::{CallError, check_status};
@@ -72,8 +72,14 @@ struct ActiveCredential {
 }
 
 impl ActiveCredential {
-    fn from_credential(credential: &Credential, rules: &AddressPolicy) -> Result<Arc<Self>, &'static str> {
-        Ok(Arc::new(Self { stored: credential.to_stored(), client: transport::build_client(credential, rules)? }))
+    fn from_credential(
+        credential: &Credential,
+        rules: &AddressPolicy,
+    ) -> Result<Arc<Self>, &'static str> {
+        Ok(Arc::new(Self {
+            stored: credential.to_stored(),
+            client: transport::build_client(credential, rules)?,
+        }))
     }
 }
 
@@ -86,7 +92,9 @@ pub(crate) struct ObjectList<T> {
 
 impl std::fmt::Debug for ClusterClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Door").field("place", &self.shared.cluster_name).finish_non_exhaustive()
+        f.debug_struct("Door")
+            .field("place", &self.shared.cluster_name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -97,16 +105,24 @@ impl ClusterClient {
     /// # Errors
     /// Returns an error if the server is an IP address that is not allowed, or if the credential
     /// cannot be used.
-    pub fn open(place: &str, credential: &Credential, rules: &AddressPolicy) -> Result<Self, ClusterError> {
-        let refused =
-            |code, cause: &str| ClusterError::Refused { place: place.to_owned(), code, cause: cause.to_owned() };
+    pub fn open(
+        place: &str,
+        credential: &Credential,
+        rules: &AddressPolicy,
+    ) -> Result<Self, ClusterError> {
+        let refused = |code, cause: &str| ClusterError::Refused {
+            place: place.to_owned(),
+            code,
+            cause: cause.to_owned(),
+        };
         if !rules.allows_host(credential.host()) {
             return Err(refused(
                 "address_refused",
                 "its address is loopback, private or link-local; the operator can allow the network",
             ));
         }
-        let present = ActiveCredential::from_credential(credential, rules).map_err(|cause| refused("credential_refused", cause))?;
+        let present = ActiveCredential::from_credential(credential, rules)
+            .map_err(|cause| refused("credential_refused", cause))?;
         Ok(Self {
             shared: Arc::new(SharedClient {
                 cluster_name: place.to_owned(),
@@ -122,10 +138,26 @@ impl ClusterClient {
     /// use.
     #[must_use]
     pub fn with_credential_source(self, keeper: Arc<dyn CredentialSource>) -> Self {
-        let SharedClient { cluster_name: place, address_policy: rules, .. } = self.shared.as_ref();
-        let (place, rules, present) = (place.clone(), rules.clone(), RwLock::new(self.active_credential()));
+        let SharedClient {
+            cluster_name: place,
+            address_policy: rules,
+            ..
+        } = self.shared.as_ref();
+        let (place, rules, present) = (
+            place.clone(),
+            rules.clone(),
+            RwLock::new(self.active_credential()),
+        );
         let turn = tokio::sync::Mutex::default();
-        Self { shared: Arc::new(SharedClient { cluster_name: place, address_policy: rules, credential_source: Some(keeper), active_credential: present, refresh_lock: turn }) }
+        Self {
+            shared: Arc::new(SharedClient {
+                cluster_name: place,
+                address_policy: rules,
+                credential_source: Some(keeper),
+                active_credential: present,
+                refresh_lock: turn,
+            }),
+        }
     }
 
     /// Returns the name of the cluster for messages.
@@ -140,22 +172,43 @@ impl ClusterClient {
     }
 
     fn active_credential(&self) -> Arc<ActiveCredential> {
-        self.shared.active_credential.read().expect("no holder panics").clone()
+        self.shared
+            .active_credential
+            .read()
+            .expect("no holder panics")
+            .clone()
     }
 
     /// Reads the credential again. Returns whether there is now another one than `used`.
     async fn refresh_credential(&self, used: &Arc<ActiveCredential>) -> bool {
-        let Some(keeper) = &self.shared.credential_source else { return false };
+        let Some(keeper) = &self.shared.credential_source else {
+            return false;
+        };
         let _turn = self.shared.refresh_lock.lock().await;
         if !Arc::ptr_eq(&self.active_credential(), used) {
             return true;
         }
-        let Some(credential) = keeper.current_credential().await.filter(|found| found.to_stored() != used.stored) else {
+        let Some(credential) = keeper
+            .current_credential()
+            .await
+            .filter(|found| found.to_stored() != used.stored)
+        else {
             return false;
         };
-        let Ok(present) = ActiveCredential::from_credential(&credential, &self.shared.address_policy) else { return false };
-        tracing::info!(place = self.cluster_name(), "the cluster's credential was renewed; calls continue with the new one");
-        *self.shared.active_credential.write().expect("no holder panics") = present;
+        let Ok(present) =
+            ActiveCredential::from_credential(&credential, &self.shared.address_policy)
+        else {
+            return false;
+        };
+        tracing::info!(
+            place = self.cluster_name(),
+            "the cluster's credential was renewed; calls continue with the new one"
+        );
+        *self
+            .shared
+            .active_credential
+            .write()
+            .expect("no holder panics") = present;
         true
     }
 
@@ -191,9 +244,16 @@ impl ClusterClient {
         query: &str,
         keep: impl Fn(&Value) -> T + Send + Sync,
     ) -> Result<ObjectList<T>, ClusterError> {
-        let slow = CallError::Unreachable("list_too_slow", "its list did not come to an end in time");
-        let listed = tokio::time::timeout(self.limits().list_timeout, self.list_pages(path, query, &keep)).await;
-        listed.unwrap_or(Err(slow)).map_err(|failure| failure.into_cluster_error(self.cluster_name()))
+        let slow =
+            CallError::Unreachable("list_too_slow", "its list did not come to an end in time");
+        let listed = tokio::time::timeout(
+            self.limits().list_timeout,
+            self.list_pages(path, query, &keep),
+        )
+        .await;
+        listed
+            .unwrap_or(Err(slow))
+            .map_err(|failure| failure.into_cluster_error(self.cluster_name()))
     }
 
     /// Reads the pages of a list one after another. After an answer that is too large it asks for
@@ -206,15 +266,35 @@ impl ClusterClient {
         keep: &(impl Fn(&Value) -> T + Send + Sync),
     ) -> Result<ObjectList<T>, CallError> {
         let limits = self.limits();
-        let too_long = || CallError::InvalidResponse("list_too_long", "its list has more than a list may have".into());
-        let mut listed = ObjectList { items: Vec::new(), version: String::new() };
-        let (mut size, mut left, mut tokens, mut token) = (LIST_PAGE_SIZE, limits.max_list_bytes, BTreeSet::new(), String::new());
+        let too_long = || {
+            CallError::InvalidResponse(
+                "list_too_long",
+                "its list has more than a list may have".into(),
+            )
+        };
+        let mut listed = ObjectList {
+            items: Vec::new(),
+            version: String::new(),
+        };
+        let (mut size, mut left, mut tokens, mut token) = (
+            LIST_PAGE_SIZE,
+            limits.max_list_bytes,
+            BTreeSet::new(),
+            String::new(),
+        );
         while tokens.len() < limits.max_list_pages {
-            let asked = format!("{path}?limit={size}&{query}&continue={}", escape_query_value(&token));
+            let asked = format!(
+                "{path}?limit={size}&{query}&continue={}",
+                escape_query_value(&token)
+            );
             let bytes = match self.send_and_read(Method::GET, &asked, None, None).await {
                 Ok(bytes) => bytes,
-                Err(failure) if failure.http_status() == Some(StatusCode::NOT_FOUND) => return Ok(listed),
-                Err(CallError::InvalidResponse("answer_too_large", _)) if size > SMALL_LIST_PAGE_SIZE => {
+                Err(failure) if failure.http_status() == Some(StatusCode::NOT_FOUND) => {
+                    return Ok(listed);
+                }
+                Err(CallError::InvalidResponse("answer_too_large", _))
+                    if size > SMALL_LIST_PAGE_SIZE =>
+                {
                     size = SMALL_LIST_PAGE_SIZE;
                     continue;
                 }
@@ -222,8 +302,13 @@ impl ClusterClient {
             };
             left = left.checked_sub(bytes.len()).ok_or_else(too_long)?;
             let room = limits.max_list_items - listed.items.len();
-            let page = told::parse_page(&bytes, room, keep)
-                .map_err(|error| if told::is_page_too_long(&error) { too_long() } else { CallError::unreadable_response() })?;
+            let page = told::parse_page(&bytes, room, keep).map_err(|error| {
+                if told::is_page_too_long(&error) {
+                    too_long()
+                } else {
+                    CallError::unreadable_response()
+                }
+            })?;
             listed.items.extend(page.items);
             listed.version = page.version;
             if page.next.is_empty() {
@@ -244,37 +329,62 @@ impl ClusterClient {
     ///
     /// # Errors
     /// Fails as [`ClusterClient::get`] does.
-    pub(crate) async fn watch(&self, path: &str, version: &str) -> Result<WatchEvents, ClusterError> {
+    pub(crate) async fn watch(
+        &self,
+        path: &str,
+        version: &str,
+    ) -> Result<WatchEvents, ClusterError> {
         // The cluster ends the watch a little before our own timeout would.
         let seconds = (self.limits().watch_timeout * 4 / 5).as_secs().max(1);
         let query = format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}");
-        let path = format!("{path}?{query}&resourceVersion={}", escape_query_value(version));
+        let path = format!(
+            "{path}?{query}&resourceVersion={}",
+            escape_query_value(version)
+        );
         let opened = async {
-            let (request, latest) = (self.build_request(Method::GET, &path, None)?, Instant::now() + self.limits().call_timeout);
+            let (request, latest) = (
+                self.build_request(Method::GET, &path, None)?,
+                Instant::now() + self.limits().call_timeout,
+            );
             let answer = self.send_request(&request, latest).await?;
             let status = answer.status();
             if status.is_success() {
                 return Ok(WatchEvents::new(self, answer));
             }
             let body = self.read_body(answer, latest).await?;
-            check_status(status, &describe_request(&request), &body).and(Err(CallError::unreadable_response()))
+            check_status(status, &describe_request(&request), &body)
+                .and(Err(CallError::unreadable_response()))
         };
-        opened.await.map_err(|failure: CallError| failure.into_cluster_error(self.cluster_name()))
+        opened
+            .await
+            .map_err(|failure: CallError| failure.into_cluster_error(self.cluster_name()))
     }
 
     /// Opens a connection to a port of a pod. It is closed when the result is dropped.
     ///
     /// # Errors
     /// Returns an error if the cluster does not answer in time or refuses the call.
-    pub(crate) async fn port_forward(&self, namespace: &str, pod: &str, port: u16) -> Result<PortForward, ClusterError> {
+    pub(crate) async fn port_forward(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+    ) -> Result<PortForward, ClusterError> {
         use k8s_openapi::api::core::v1::Pod;
-        let pods: kube::Api<Pod> = kube::Api::namespaced(self.active_credential().client.clone(), namespace);
-        let opened = tokio::time::timeout(self.limits().call_timeout, pods.portforward(pod, &[port])).await;
+        let pods: kube::Api<Pod> =
+            kube::Api::namespaced(self.active_credential().client.clone(), namespace);
+        let opened =
+            tokio::time::timeout(self.limits().call_timeout, pods.portforward(pod, &[port])).await;
         let silent = |cause: &str| ClusterError::unreachable(self.cluster_name(), cause);
         match opened {
             Ok(Ok(forwarder)) => Ok(PortForward(forwarder)),
             Ok(Err(error)) => {
-                tracing::debug!(place = self.cluster_name(), pod, error = &error as &dyn std::error::Error, "could not open a port-forward to the pod");
+                tracing::debug!(
+                    place = self.cluster_name(),
+                    pod,
+                    error = &error as &dyn std::error::Error,
+                    "could not open a port-forward to the pod"
+                );
                 Err(silent("the port was not forwarded"))
             }
             Err(_) => Err(silent("the port was not forwarded in time")),
@@ -285,11 +395,21 @@ impl ClusterClient {
     ///
     /// # Errors
     /// Fails as [`ClusterClient::get`] does.
-    pub async fn create(&self, path: &str, object: &Value, permit: Option<&FencingToken>) -> Result<Value, ClusterError> {
+    pub async fn create(
+        &self,
+        path: &str,
+        object: &Value,
+        permit: Option<&FencingToken>,
+    ) -> Result<Value, ClusterError> {
         let path = format!("{path}?fieldManager={FIELD_MANAGER}");
-        self.call_json(Method::POST, &path, Some(("application/json", object)), permit)
-            .await
-            .map_err(|failure| failure.into_cluster_error(self.cluster_name()))
+        self.call_json(
+            Method::POST,
+            &path,
+            Some(("application/json", object)),
+            permit,
+        )
+        .await
+        .map_err(|failure| failure.into_cluster_error(self.cluster_name()))
     }
 
     /// Sends an object through admission without storing it (`dryRun=All`). Returns the admitted
@@ -300,11 +420,23 @@ impl ClusterClient {
     /// `webhook_failed`.
     pub async fn dry_run(&self, path: &str, object: &Value) -> Result<Value, ClusterError> {
         let path = format!("{path}?dryRun=All");
-        match self.call_json(Method::POST, &path, Some(("application/json", object)), None).await {
+        match self
+            .call_json(
+                Method::POST,
+                &path,
+                Some(("application/json", object)),
+                None,
+            )
+            .await
+        {
             Ok(admitted) => Ok(admitted),
             // The API server did answer; a webhook that it called did not.
             Err(CallError::Status(refusal)) if refusal.status.is_server_error() => {
-                Err(ClusterError::Refused { place: self.cluster_name().into(), code: "webhook_failed", cause: refusal.message })
+                Err(ClusterError::Refused {
+                    place: self.cluster_name().into(),
+                    code: "webhook_failed",
+                    cause: refusal.message,
+                })
             }
             Err(failure) => Err(failure.into_cluster_error(self.cluster_name())),
         }
@@ -315,11 +447,21 @@ impl ClusterClient {
     ///
     /// # Errors
     /// Fails as [`ClusterClient::get`] does.
-    pub async fn apply(&self, path: &str, object: &Value, permit: Option<&FencingToken>) -> Result<Value, ClusterError> {
+    pub async fn apply(
+        &self,
+        path: &str,
+        object: &Value,
+        permit: Option<&FencingToken>,
+    ) -> Result<Value, ClusterError> {
         let path = format!("{path}?fieldManager={FIELD_MANAGER}&force=true");
-        self.call_json(Method::PATCH, &path, Some(("application/apply-patch+yaml", object)), permit)
-            .await
-            .map_err(|failure| failure.into_cluster_error(self.cluster_name()))
+        self.call_json(
+            Method::PATCH,
+            &path,
+            Some(("application/apply-patch+yaml", object)),
+            permit,
+        )
+        .await
+        .map_err(|failure| failure.into_cluster_error(self.cluster_name()))
     }
 
     /// Sends a merge patch. It fails with `Changed` if the object is gone, or if the patch carries
@@ -327,11 +469,26 @@ impl ClusterClient {
     ///
     /// # Errors
     /// Fails as [`ClusterClient::get`] does.
-    pub async fn patch(&self, path: &str, change: &Value, permit: Option<&FencingToken>) -> Result<Value, ClusterError> {
+    pub async fn patch(
+        &self,
+        path: &str,
+        change: &Value,
+        permit: Option<&FencingToken>,
+    ) -> Result<Value, ClusterError> {
         let path = format!("{path}?fieldManager={FIELD_MANAGER}");
-        match self.call_json(Method::PATCH, &path, Some(("application/merge-patch+json", change)), permit).await {
+        match self
+            .call_json(
+                Method::PATCH,
+                &path,
+                Some(("application/merge-patch+json", change)),
+                permit,
+            )
+            .await
+        {
             Err(failure) if failure.http_status() == Some(StatusCode::NOT_FOUND) => {
-                Err(ClusterError::Changed { place: self.cluster_name().into() })
+                Err(ClusterError::Changed {
+                    place: self.cluster_name().into(),
+                })
             }
             answer => answer.map_err(|failure| failure.into_cluster_error(self.cluster_name())),
         }
@@ -342,9 +499,22 @@ impl ClusterClient {
     ///
     /// # Errors
     /// Fails as [`ClusterClient::get`] does.
-    pub async fn patch_if_exists(&self, path: &str, change: &Value, permit: &FencingToken) -> Result<bool, ClusterError> {
+    pub async fn patch_if_exists(
+        &self,
+        path: &str,
+        change: &Value,
+        permit: &FencingToken,
+    ) -> Result<bool, ClusterError> {
         let path = format!("{path}?fieldManager={FIELD_MANAGER}");
-        match self.call_json(Method::PATCH, &path, Some(("application/merge-patch+json", change)), Some(permit)).await {
+        match self
+            .call_json(
+                Method::PATCH,
+                &path,
+                Some(("application/merge-patch+json", change)),
+                Some(permit),
+            )
+            .await
+        {
             Ok(_) => Ok(true),
             Err(failure) if failure.http_status() == Some(StatusCode::NOT_FOUND) => Ok(false),
             Err(failure) => Err(failure.into_cluster_error(self.cluster_name())),
@@ -362,8 +532,18 @@ impl ClusterClient {
         permit: Option<&FencingToken>,
     ) -> Result<(), ClusterError> {
         let options = json!({ "kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background", "preconditions": preconditions });
-        match self.call_json(Method::DELETE, path, Some(("application/json", &options)), permit).await {
-            Err(failure) if failure.http_status() != Some(StatusCode::NOT_FOUND) => Err(failure.into_cluster_error(self.cluster_name())),
+        match self
+            .call_json(
+                Method::DELETE,
+                path,
+                Some(("application/json", &options)),
+                permit,
+            )
+            .await
+        {
+            Err(failure) if failure.http_status() != Some(StatusCode::NOT_FOUND) => {
+                Err(failure.into_cluster_error(self.cluster_name()))
+            }
             _ => Ok(()),
         }
     }
@@ -392,7 +572,9 @@ impl ClusterClient {
     ) -> Result<bytes::BytesMut, CallError> {
         let request = self.build_request(method, path, body)?;
         let latest = Instant::now() + self.limits().call_timeout;
-        let latest = permit.map_or(latest, |permit| latest.min(permit.deadline.instant().into()));
+        let latest = permit.map_or(latest, |permit| {
+            latest.min(permit.deadline.instant().into())
+        });
         let answer = self.send_request(&request, latest).await?;
         let status = answer.status();
         let bytes = self.read_body(answer, latest).await?;
@@ -401,17 +583,32 @@ impl ClusterClient {
     }
 
     /// Builds a request. Refuses a path with a part that is no plain name.
-    fn build_request(&self, method: Method, path: &str, body: Option<(&str, &Value)>) -> Result<Request<Vec<u8>>, CallError> {
+    fn build_request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, &Value)>,
+    ) -> Result<Request<Vec<u8>>, CallError> {
         let mut request = Request::builder().method(method).uri(path);
         let mut bytes = Vec::new();
         if let Some((kind, object)) = body {
             request = request.header("Content-Type", kind);
             bytes = serde_json::to_vec(object).expect("JSON values have string keys");
         }
-        let request = request.body(bytes).ok().filter(|request| is_plain_path(request.uri().path()));
+        let request = request
+            .body(bytes)
+            .ok()
+            .filter(|request| is_plain_path(request.uri().path()));
         request.ok_or_else(|| {
-            tracing::debug!(place = self.cluster_name(), path, "request not sent: a part of its path is no valid name");
-            CallError::InvalidResponse("cluster_refused", "a name in it makes no path of an API".into())
+            tracing::debug!(
+                place = self.cluster_name(),
+                path,
+                "request not sent: a part of its path is no valid name"
+            );
+            CallError::InvalidResponse(
+                "cluster_refused",
+                "a name in it makes no path of an API".into(),
+            )
         })
     }
 }
@@ -445,7 +642,15 @@ fn describe_request(request: &Request<Vec<u8>>) -> String {
 /// Escapes text that a cluster sent for use as a value in a query.
 fn escape_query_value(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    text.bytes()
+        .map(|byte| {
+            if plain(byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
 }
 
 /// Returns whether every part of a path is a name that Kubernetes could have given. Parts come from
@@ -453,10 +658,13 @@ fn escape_query_value(text: &str) -> String {
 /// than the one that was observed.
 fn is_plain_path(path: &str) -> bool {
     let named = |part: &str| {
-        let letters = part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte));
+        let letters = part
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte));
         letters && !part.is_empty() && part != "." && part != ".."
     };
-    path.strip_prefix('/').is_some_and(|parts| parts.split('/').all(named))
+    path.strip_prefix('/')
+        .is_some_and(|parts| parts.split('/').all(named))
 }
 
 #[cfg(test)]
@@ -465,14 +673,25 @@ mod tests {
 
     #[test]
     fn a_path_leads_where_its_names_say() {
-        for good in
-            ["/version", "/api/v1/namespaces/istio-system/pods", "/apis/rbac.authorization.k8s.io/v1/clusterroles/a:b"]
-        {
+        for good in [
+            "/version",
+            "/api/v1/namespaces/istio-system/pods",
+            "/apis/rbac.authorization.k8s.io/v1/clusterroles/a:b",
+        ] {
             assert!(is_plain_path(good), "{good}");
         }
-        for bad in
-            ["", "/", "version", "/api//v1", "/api/v1/", "/api/./v1", "/a/../b", "/a/%2e%2e/b", "/a/b c", "/a/\u{e9}"]
-        {
+        for bad in [
+            "",
+            "/",
+            "version",
+            "/api//v1",
+            "/api/v1/",
+            "/api/./v1",
+            "/a/../b",
+            "/a/%2e%2e/b",
+            "/a/b c",
+            "/a/\u{e9}",
+        ] {
             assert!(!is_plain_path(bad), "{bad}");
         }
     }

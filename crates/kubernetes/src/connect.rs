@@ -57,7 +57,9 @@ impl ConnectError {
             return Some(found);
         }
         // `source()` of an `io::Error` skips the error that it was made of.
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let inner = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
         if let Some(inner) = inner {
             return Self::find_in(inner);
         }
@@ -66,26 +68,42 @@ impl ConnectError {
 }
 
 /// Connects to the first allowed address of a server that accepts, within the timeout of one call.
-pub(crate) async fn connect(rules: AddressPolicy, server: http::Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
+pub(crate) async fn connect(
+    rules: AddressPolicy,
+    server: http::Uri,
+) -> Result<TokioIo<TcpStream>, ConnectError> {
     let time = rules.limits.call_timeout;
     let connected = tokio::time::timeout(time, dial_allowed(&rules, &server, time)).await;
-    connected.map_err(|_| ConnectError::TooSlow)?.map(TokioIo::new)
+    connected
+        .map_err(|_| ConnectError::TooSlow)?
+        .map(TokioIo::new)
 }
 
 /// Resolves a server and tries its allowed addresses in turn. Each address gets an equal share of
 /// three quarters of `time`.
-async fn dial_allowed(rules: &AddressPolicy, server: &http::Uri, time: Duration) -> Result<TcpStream, ConnectError> {
+async fn dial_allowed(
+    rules: &AddressPolicy,
+    server: &http::Uri,
+    time: Duration,
+) -> Result<TcpStream, ConnectError> {
     let host = server.host().unwrap_or_default().trim_matches(['[', ']']);
     let port = server.port_u16().unwrap_or(443);
     let found = match host.parse() {
         Ok(literal) => vec![SocketAddr::new(literal, port)],
-        Err(_) => rules.resolver.resolve_host(host, port).await.map_err(ConnectError::Unresolved)?,
+        Err(_) => rules
+            .resolver
+            .resolve_host(host, port)
+            .await
+            .map_err(ConnectError::Unresolved)?,
     };
     if found.is_empty() {
         return Err(ConnectError::Unresolved(io::ErrorKind::NotFound.into()));
     }
-    let allowed: Vec<SocketAddr> =
-        found.into_iter().filter(|address| rules.allows_address(address.ip())).take(MAX_DIALLED_ADDRESSES).collect();
+    let allowed: Vec<SocketAddr> = found
+        .into_iter()
+        .filter(|address| rules.allows_address(address.ip()))
+        .take(MAX_DIALLED_ADDRESSES)
+        .collect();
     // A dead first address must leave time for the other addresses and for the TLS handshake.
     let share = time * 3 / 4 / u32::try_from(allowed.len().max(1)).expect("a few addresses");
     for address in &allowed {
@@ -94,5 +112,9 @@ async fn dial_allowed(rules: &AddressPolicy, server: &http::Uri, time: Duration)
             return Ok(stream);
         }
     }
-    Err(if allowed.is_empty() { ConnectError::Forbidden } else { ConnectError::Unreachable })
+    Err(if allowed.is_empty() {
+        ConnectError::Forbidden
+    } else {
+        ConnectError::Unreachable
+    })
 }

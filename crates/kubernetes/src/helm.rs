@@ -37,7 +37,11 @@ pub struct Charts {
 }
 
 fn render_problem(message: impl Into<String>) -> Problem {
-    Problem::new("render_failed", message, "Import the release again from its official charts, then retry.")
+    Problem::new(
+        "render_failed",
+        message,
+        "Import the release again from its official charts, then retry.",
+    )
 }
 
 /// Packs a folder with the charts `base` and `istiod` into a tar archive. The order of the files
@@ -51,10 +55,18 @@ pub fn pack_charts(folder: &Path) -> std::io::Result<Vec<u8>> {
         collect_files(&folder.join(chart), &mut files)?;
     }
     let read = |file: PathBuf| {
-        let name = file.strip_prefix(folder).expect("collected below the folder").to_owned();
+        let name = file
+            .strip_prefix(folder)
+            .expect("collected below the folder")
+            .to_owned();
         Ok((name, std::fs::read(&file)?))
     };
-    build_tar(files.into_iter().map(read).collect::<std::io::Result<_>>()?)
+    build_tar(
+        files
+            .into_iter()
+            .map(read)
+            .collect::<std::io::Result<_>>()?,
+    )
 }
 
 fn build_tar(files: BTreeMap<PathBuf, Vec<u8>>) -> std::io::Result<Vec<u8>> {
@@ -78,32 +90,48 @@ pub fn repack_charts(sent: &[u8]) -> Result<Vec<u8>, String> {
     let damaged = |error: std::io::Error| format!("it cannot be read: {error}");
     let mut plain = Vec::new();
     if sent.starts_with(&GZIP_MAGIC) {
-        let read = flate2::read::GzDecoder::new(sent).take(MAX_CHARTS_BYTES + 1).read_to_end(&mut plain);
+        let read = flate2::read::GzDecoder::new(sent)
+            .take(MAX_CHARTS_BYTES + 1)
+            .read_to_end(&mut plain);
         read.map_err(damaged)?;
     } else {
         plain.extend_from_slice(sent);
     }
     if plain.len() as u64 > MAX_CHARTS_BYTES {
-        return Err(format!("unpacked it has more than {} MiB", MAX_CHARTS_BYTES / 1024 / 1024));
+        return Err(format!(
+            "unpacked it has more than {} MiB",
+            MAX_CHARTS_BYTES / 1024 / 1024
+        ));
     }
     let mut files = BTreeMap::new();
-    for entry in tar::Archive::new(plain.as_slice()).entries().map_err(damaged)? {
+    for entry in tar::Archive::new(plain.as_slice())
+        .entries()
+        .map_err(damaged)?
+    {
         let mut entry = entry.map_err(damaged)?;
         let path = entry.path().map_err(damaged)?.into_owned();
         let path = path.strip_prefix(".").map(Path::to_owned).unwrap_or(path);
         if entry.header().entry_type().is_dir() || path.as_os_str().is_empty() {
             continue;
         }
-        let inside = path.components().all(|part| matches!(part, Component::Normal(_)));
+        let inside = path
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
         let chart = CHART_NAMES.iter().any(|chart| path.starts_with(chart));
         if !(inside && chart && entry.header().entry_type().is_file()) {
-            return Err(format!("{} is no file of the charts base and istiod", path.display()));
+            return Err(format!(
+                "{} is no file of the charts base and istiod",
+                path.display()
+            ));
         }
         let mut text = Vec::new();
         entry.read_to_end(&mut text).map_err(damaged)?;
         files.insert(path, text);
     }
-    if let Some(missing) = CHART_NAMES.iter().find(|chart| !files.contains_key(&Path::new(chart).join("Chart.yaml"))) {
+    if let Some(missing) = CHART_NAMES
+        .iter()
+        .find(|chart| !files.contains_key(&Path::new(chart).join("Chart.yaml")))
+    {
         return Err(format!("{missing}/Chart.yaml is missing"));
     }
     build_tar(files).map_err(damaged)
@@ -147,26 +175,37 @@ impl Helm {
         namespace: &str,
         values: &Value,
     ) -> Result<Vec<Value>, Problem> {
-        let home = tempfile::tempdir().map_err(|_| render_problem("no temporary folder can be made"))?;
+        let home =
+            tempfile::tempdir().map_err(|_| render_problem("no temporary folder can be made"))?;
         let file = home.path().join("values.json");
-        tokio::fs::write(&file, values.to_string()).await.map_err(|_| render_problem("the values cannot be written"))?;
+        tokio::fs::write(&file, values.to_string())
+            .await
+            .map_err(|_| render_problem("the values cannot be written"))?;
         let mut command = tokio::process::Command::new(&self.program);
         command
             .args(["template", chart])
             .arg(charts.dir.path().join(chart))
             .args(["--namespace", namespace, "--values"])
             .arg(&file);
-        command.env_clear().env("HOME", home.path()).env("HELM_PLUGINS", home.path().join("none"));
+        command
+            .env_clear()
+            .env("HOME", home.path())
+            .env("HELM_PLUGINS", home.path().join("none"));
         command
             .current_dir(home.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        let text = tokio::time::timeout(RENDER_TIMEOUT, run_helm(command)).await.map_err(|_| render_problem("helm took too long"))??;
-        let documents: Vec<Value> =
-            serde_saphyr::from_multiple(&text).map_err(|_| render_problem("helm's output is not YAML"))?;
-        let objects: Vec<Value> = documents.into_iter().filter(|document| document.get("kind").is_some()).collect();
+        let text = tokio::time::timeout(RENDER_TIMEOUT, run_helm(command))
+            .await
+            .map_err(|_| render_problem("helm took too long"))??;
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&text)
+            .map_err(|_| render_problem("helm's output is not YAML"))?;
+        let objects: Vec<Value> = documents
+            .into_iter()
+            .filter(|document| document.get("kind").is_some())
+            .collect();
         require_unique_objects(&objects)?;
         Ok(objects)
     }
@@ -174,13 +213,25 @@ impl Helm {
 
 /// Runs helm and returns its output.
 async fn run_helm(mut command: tokio::process::Command) -> Result<String, Problem> {
-    let mut child = command.spawn().map_err(|error| render_problem(format!("helm cannot be started: {error}")))?;
-    let (stdout, stderr) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+    let mut child = command
+        .spawn()
+        .map_err(|error| render_problem(format!("helm cannot be started: {error}")))?;
+    let (stdout, stderr) = (
+        child.stdout.take().expect("piped"),
+        child.stderr.take().expect("piped"),
+    );
     let (mut text, mut complaint) = (String::new(), String::new());
     let (mut out, mut err) = (stdout.take(MAX_RENDER_BYTES), stderr.take(64 * 1024));
-    let (read, heard) = tokio::join!(out.read_to_string(&mut text), err.read_to_string(&mut complaint));
-    read.and(heard).map_err(|_| render_problem("helm's output cannot be read"))?;
-    let status = child.wait().await.map_err(|_| render_problem("helm was lost"))?;
+    let (read, heard) = tokio::join!(
+        out.read_to_string(&mut text),
+        err.read_to_string(&mut complaint)
+    );
+    read.and(heard)
+        .map_err(|_| render_problem("helm's output cannot be read"))?;
+    let status = child
+        .wait()
+        .await
+        .map_err(|_| render_problem("helm was lost"))?;
     if status.success() {
         return Ok(text);
     }
@@ -193,10 +244,23 @@ async fn run_helm(mut command: tokio::process::Command) -> Result<String, Proble
 fn require_unique_objects(objects: &[Value]) -> Result<(), Problem> {
     let mut seen = std::collections::BTreeSet::new();
     for object in objects {
-        let field = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let identity = (field("/kind"), field("/metadata/namespace"), field("/metadata/name"));
+        let field = |pointer: &str| {
+            object
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let identity = (
+            field("/kind"),
+            field("/metadata/namespace"),
+            field("/metadata/name"),
+        );
         if !seen.insert(identity.clone()) {
-            return Err(render_problem(format!("the charts render two objects {} {}", identity.0, identity.2)));
+            return Err(render_problem(format!(
+                "the charts render two objects {} {}",
+                identity.0, identity.2
+            )));
         }
     }
     Ok(())
@@ -215,7 +279,8 @@ mod tests {
             header.set_size(text.len() as u64);
             header.set_mode(0o600);
             // Writes the name as an attacker would, without the checks of the library.
-            header.as_gnu_mut().expect("this form").name[..name.len()].copy_from_slice(name.as_bytes());
+            header.as_gnu_mut().expect("this form").name[..name.len()]
+                .copy_from_slice(name.as_bytes());
             header.set_cksum();
             archive.append(&header, *text).expect("an entry");
         }
@@ -256,24 +321,40 @@ mod tests {
             ("base/../../x", "no file of"),
             ("other/Chart.yaml", "no file of"),
         ] {
-            let refused = repack_charts(&tar_of(&[&GOOD[..], &[(name, b"x")]].concat())).expect_err(name);
+            let refused =
+                repack_charts(&tar_of(&[&GOOD[..], &[(name, b"x")]].concat())).expect_err(name);
             assert!(refused.contains(why), "{refused}");
         }
-        assert_eq!(repack_charts(&tar_of(&GOOD[..1])), Err("istiod/Chart.yaml is missing".into()));
+        assert_eq!(
+            repack_charts(&tar_of(&GOOD[..1])),
+            Err("istiod/Chart.yaml is missing".into())
+        );
         assert!(repack_charts(b"no archive at all").is_err());
         assert!(repack_charts(&[0x1f, 0x8b, 1, 2]).is_err());
         let mut link = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
-        link.append_link(&mut header, "base/link", "/etc/passwd").expect("an entry");
-        assert!(repack_charts(&link.into_inner().expect("an archive")).expect_err("a link").contains("no file of"));
+        link.append_link(&mut header, "base/link", "/etc/passwd")
+            .expect("an entry");
+        assert!(
+            repack_charts(&link.into_inner().expect("an archive"))
+                .expect_err("a link")
+                .contains("no file of")
+        );
     }
 
     #[test]
     fn a_bomb_is_not_unpacked() {
-        let bomb = gzip(&vec![0; usize::try_from(MAX_CHARTS_BYTES).expect("small") * 2]);
+        let bomb = gzip(&vec![
+            0;
+            usize::try_from(MAX_CHARTS_BYTES).expect("small") * 2
+        ]);
         assert!(bomb.len() < 1024 * 1024);
-        assert!(repack_charts(&bomb).expect_err("a bomb").contains("more than 16 MiB"));
+        assert!(
+            repack_charts(&bomb)
+                .expect_err("a bomb")
+                .contains("more than 16 MiB")
+        );
     }
 }

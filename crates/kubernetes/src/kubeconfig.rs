@@ -56,7 +56,9 @@ pub struct RefusedKubeconfig {
 }
 
 fn refused_construct(construct: impl Into<String>) -> RefusedKubeconfig {
-    RefusedKubeconfig { construct: construct.into() }
+    RefusedKubeconfig {
+        construct: construct.into(),
+    }
 }
 
 /// Document of a kubeconfig. This and the following structs accept no unknown fields; a field whose
@@ -127,21 +129,54 @@ struct UserEntry {
 /// Keys that get an explanation of their own: the key, and a sentence with the field's place, the
 /// danger, and the field to use in its stead where there is one.
 const FORBIDDEN_KEYS: [(&str, &str); 13] = [
-    ("exec", "users.exec would run a program here; use a service account's token"),
-    ("auth-provider", "users.auth-provider would run a program here; use a service account's token"),
-    ("tokenFile", "users.tokenFile would read a file here; put the token itself in"),
-    ("client-certificate", "users.client-certificate would read a file here; use client-certificate-data"),
-    ("client-key", "users.client-key would read a file here; use client-key-data"),
-    ("certificate-authority", "clusters.certificate-authority would read a file here; use certificate-authority-data"),
-    ("proxy-url", "clusters.proxy-url would send the credential through another host"),
+    (
+        "exec",
+        "users.exec would run a program here; use a service account's token",
+    ),
+    (
+        "auth-provider",
+        "users.auth-provider would run a program here; use a service account's token",
+    ),
+    (
+        "tokenFile",
+        "users.tokenFile would read a file here; put the token itself in",
+    ),
+    (
+        "client-certificate",
+        "users.client-certificate would read a file here; use client-certificate-data",
+    ),
+    (
+        "client-key",
+        "users.client-key would read a file here; use client-key-data",
+    ),
+    (
+        "certificate-authority",
+        "clusters.certificate-authority would read a file here; use certificate-authority-data",
+    ),
+    (
+        "proxy-url",
+        "clusters.proxy-url would send the credential through another host",
+    ),
     (
         "insecure-skip-tls-verify",
         "clusters.insecure-skip-tls-verify would trust anybody; use certificate-authority-data",
     ),
-    ("tls-server-name", "clusters.tls-server-name would accept another host's certificate"),
-    ("as", "users.as is impersonation; use the account's own credential"),
-    ("as-groups", "users.as-groups is impersonation; use the account's own credential"),
-    ("username", "users.username is a password login; use a service account's token"),
+    (
+        "tls-server-name",
+        "clusters.tls-server-name would accept another host's certificate",
+    ),
+    (
+        "as",
+        "users.as is impersonation; use the account's own credential",
+    ),
+    (
+        "as-groups",
+        "users.as-groups is impersonation; use the account's own credential",
+    ),
+    (
+        "username",
+        "users.username is a password login; use a service account's token",
+    ),
     ("extensions", "extensions are not read here; remove them"),
 ];
 
@@ -152,41 +187,66 @@ impl Credential {
     /// Names the first construct that is refused.
     pub fn parse(text: &str) -> Result<Self, RefusedKubeconfig> {
         if text.len() > MAX_KUBECONFIG_BYTES {
-            return Err(refused_construct(format!("it is larger than {} KiB", MAX_KUBECONFIG_BYTES / 1024)));
+            return Err(refused_construct(format!(
+                "it is larger than {} KiB",
+                MAX_KUBECONFIG_BYTES / 1024
+            )));
         }
-        let value: serde_json::Value =
-            serde_saphyr::from_str(text).map_err(|_| refused_construct("it is not valid YAML or JSON"))?;
+        let value: serde_json::Value = serde_saphyr::from_str(text)
+            .map_err(|_| refused_construct("it is not valid YAML or JSON"))?;
         if let Some(sentence) = find_forbidden_key(&value) {
             return Err(refused_construct(sentence));
         }
-        let file: KubeconfigFile = serde_json::from_value(value).map_err(|error| refused_construct(explain_shape_error(&error.to_string())))?;
+        let file: KubeconfigFile = serde_json::from_value(value)
+            .map_err(|error| refused_construct(explain_shape_error(&error.to_string())))?;
         Self::from_kubeconfig(file)
     }
 
     /// Builds the credential from the one context of the document.
     fn from_kubeconfig(file: KubeconfigFile) -> Result<Self, RefusedKubeconfig> {
-        let other = |found: &Option<String>, wanted: &str| found.as_ref().is_some_and(|found| found != wanted);
+        let other = |found: &Option<String>, wanted: &str| {
+            found.as_ref().is_some_and(|found| found != wanted)
+        };
         if other(&file.api_version, "v1") || other(&file.kind, "Config") {
-            return Err(refused_construct("it is of another kind or version than Config of v1"));
+            return Err(refused_construct(
+                "it is of another kind or version than Config of v1",
+            ));
         }
-        require_unique_names("clusters", file.clusters.iter().map(|cluster| cluster.name.as_str()))?;
+        require_unique_names(
+            "clusters",
+            file.clusters.iter().map(|cluster| cluster.name.as_str()),
+        )?;
         require_unique_names("users", file.users.iter().map(|user| user.name.as_str()))?;
-        let [context] = file.contexts.as_slice() else { return Err(refused_construct("it must have exactly one context")) };
+        let [context] = file.contexts.as_slice() else {
+            return Err(refused_construct("it must have exactly one context"));
+        };
         if context.name != file.current_context {
             return Err(refused_construct("current-context names no context"));
         }
-        let cluster = file.clusters.iter().find(|cluster| cluster.name == context.context.cluster);
-        let user = file.users.into_iter().find(|user| user.name == context.context.user);
+        let cluster = file
+            .clusters
+            .iter()
+            .find(|cluster| cluster.name == context.context.cluster);
+        let user = file
+            .users
+            .into_iter()
+            .find(|user| user.name == context.context.user);
         let (Some(cluster), Some(user)) = (cluster, user) else {
-            return Err(refused_construct("the context names a cluster or user that is not there"));
+            return Err(refused_construct(
+                "the context names a cluster or user that is not there",
+            ));
         };
         let authority = decode_pem(&cluster.cluster.authority, "certificate-authority-data")?;
         let identity = match (user.user.token, user.user.certificate, user.user.key) {
             (Some(token), None, None) => ClientIdentity::Token(token),
             (None, Some(certificate), Some(key)) => {
                 let key = decode_pem(key.expose_secret(), "client-key-data")?;
-                let key = String::from_utf8(key).map_err(|_| refused_construct("client-key-data is not PEM"))?;
-                ClientIdentity::Certificate { certificate: decode_pem(&certificate, "client-certificate-data")?, key: key.into() }
+                let key = String::from_utf8(key)
+                    .map_err(|_| refused_construct("client-key-data is not PEM"))?;
+                ClientIdentity::Certificate {
+                    certificate: decode_pem(&certificate, "client-certificate-data")?,
+                    key: key.into(),
+                }
             }
             _ => {
                 return Err(refused_construct(
@@ -195,10 +255,14 @@ impl Credential {
             }
         };
         if parse_certificates(&authority).is_none() {
-            return Err(refused_construct("certificate-authority-data holds no certificate"));
+            return Err(refused_construct(
+                "certificate-authority-data holds no certificate",
+            ));
         }
         let credential = Self::new(&cluster.cluster.server, authority, identity)?;
-        transport::check_credential(&credential).map_err(|cause| refused_construct(format!("the credential cannot be used: {cause}")))?;
+        transport::check_credential(&credential).map_err(|cause| {
+            refused_construct(format!("the credential cannot be used: {cause}"))
+        })?;
         Ok(credential)
     }
 
@@ -207,17 +271,32 @@ impl Credential {
     /// # Errors
     /// Returns an error if the server is not `https://host[:port]`, or if the token cannot be sent
     /// in a header.
-    pub fn new(server: &str, authority: Vec<u8>, identity: ClientIdentity) -> Result<Self, RefusedKubeconfig> {
+    pub fn new(
+        server: &str,
+        authority: Vec<u8>,
+        identity: ClientIdentity,
+    ) -> Result<Self, RefusedKubeconfig> {
         let server = server.strip_suffix('/').unwrap_or(server);
-        if !server.strip_prefix("https://").is_some_and(is_host_and_port) {
-            return Err(refused_construct("clusters.server must be https://host[:port], without user, path, query or fragment"));
+        if !server
+            .strip_prefix("https://")
+            .is_some_and(is_host_and_port)
+        {
+            return Err(refused_construct(
+                "clusters.server must be https://host[:port], without user, path, query or fragment",
+            ));
         }
         if let ClientIdentity::Token(token) = &identity
             && !is_bearer_token(token.expose_secret())
         {
-            return Err(refused_construct("users.token must be 1 to 16384 visible characters without spaces or line breaks"));
+            return Err(refused_construct(
+                "users.token must be 1 to 16384 visible characters without spaces or line breaks",
+            ));
         }
-        Ok(Self { server: server.to_owned(), authority, identity })
+        Ok(Self {
+            server: server.to_owned(),
+            authority,
+            identity,
+        })
     }
 
     /// Returns the name or the IP address of the server, without brackets.
@@ -230,9 +309,11 @@ impl Credential {
     pub fn to_stored(&self) -> Vec<u8> {
         let (token, certificate, key) = match &self.identity {
             ClientIdentity::Token(token) => (Some(token.expose_secret().to_owned()), None, None),
-            ClientIdentity::Certificate { certificate, key } => {
-                (None, Some(STANDARD.encode(certificate)), Some(key.expose_secret().to_owned()))
-            }
+            ClientIdentity::Certificate { certificate, key } => (
+                None,
+                Some(STANDARD.encode(certificate)),
+                Some(key.expose_secret().to_owned()),
+            ),
         };
         let stored = StoredCredential {
             server: self.server.clone(),
@@ -254,9 +335,10 @@ impl Credential {
         let bytes = |text: &str| STANDARD.decode(text).map_err(|_| damaged());
         let identity = match (stored.token, stored.certificate, stored.key) {
             (Some(token), ..) => ClientIdentity::Token(token.into()),
-            (None, Some(certificate), Some(key)) => {
-                ClientIdentity::Certificate { certificate: bytes(&certificate)?, key: key.into() }
-            }
+            (None, Some(certificate), Some(key)) => ClientIdentity::Certificate {
+                certificate: bytes(&certificate)?,
+                key: key.into(),
+            },
             _ => return Err(damaged()),
         };
         Self::new(&stored.server, bytes(&stored.authority)?, identity)
@@ -276,17 +358,28 @@ struct StoredCredential {
 /// Explains why the document does not fit the schema. Names of fields may be repeated to the
 /// caller, but values may not, because any of them may be a secret.
 fn explain_shape_error(error: &str) -> String {
-    let names = ["unknown field", "missing field", "duplicate field"].iter().any(|start| error.starts_with(start));
-    if names { error.to_owned() } else { "a value has another type than a kubeconfig has there".into() }
+    let names = ["unknown field", "missing field", "duplicate field"]
+        .iter()
+        .any(|start| error.starts_with(start));
+    if names {
+        error.to_owned()
+    } else {
+        "a value has another type than a kubeconfig has there".into()
+    }
 }
 
 /// Checks that a list has no name twice. With two entries of one name, another reader could choose
 /// the other entry.
-fn require_unique_names<'n>(list: &str, names: impl Iterator<Item = &'n str>) -> Result<(), RefusedKubeconfig> {
+fn require_unique_names<'n>(
+    list: &str,
+    names: impl Iterator<Item = &'n str>,
+) -> Result<(), RefusedKubeconfig> {
     let mut seen = BTreeSet::new();
     for name in names {
         if !seen.insert(name) {
-            return Err(refused_construct(format!("{list} has two entries of one name")));
+            return Err(refused_construct(format!(
+                "{list} has two entries of one name"
+            )));
         }
     }
     Ok(())
@@ -314,24 +407,39 @@ fn is_host_and_port(text: &str) -> bool {
 
 /// Returns whether a text is an IPv6 address in brackets, a full IPv4 address, or a DNS name.
 fn is_host(host: &str) -> bool {
-    if let Some(literal) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+    if let Some(literal) = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
         return literal.parse::<Ipv6Addr>().is_ok();
     }
     let is_label = |label: &str| {
-        let letters = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        letters && (1..=MAX_DNS_LABEL_BYTES).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+        let letters = label
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        letters
+            && (1..=MAX_DNS_LABEL_BYTES).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
     };
     // Resolvers read `127.1`, `0x7f000001` and `2130706433` as addresses.
     let last = host.rsplit('.').next().unwrap_or_default();
     let number = last.starts_with(|first: char| first.is_ascii_digit())
-        && (last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x") || last.starts_with("0X"));
+        && (last.bytes().all(|byte| byte.is_ascii_digit())
+            || last.starts_with("0x")
+            || last.starts_with("0X"));
     let named = host.len() <= MAX_HOST_BYTES && host.split('.').all(is_label);
-    if number { host.parse::<Ipv4Addr>().is_ok() } else { named }
+    if number {
+        host.parse::<Ipv4Addr>().is_ok()
+    } else {
+        named
+    }
 }
 
 /// Returns whether a token can be sent in a header unchanged.
 fn is_bearer_token(token: &str) -> bool {
-    (1..=MAX_TOKEN_BYTES).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic())
+    (1..=MAX_TOKEN_BYTES).contains(&token.len())
+        && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Decodes the certificates of a PEM bundle to DER. Returns `None` if it holds none.
@@ -340,7 +448,11 @@ pub(crate) fn parse_certificates(pem: &[u8]) -> Option<Vec<Vec<u8>>> {
     let blocks = text.split("-----BEGIN CERTIFICATE-----").skip(1);
     let decoded: Option<Vec<Vec<u8>>> = blocks
         .map(|block| {
-            let body: String = block.split("-----END CERTIFICATE-----").next()?.split_whitespace().collect();
+            let body: String = block
+                .split("-----END CERTIFICATE-----")
+                .next()?
+                .split_whitespace()
+                .collect();
             STANDARD.decode(body).ok().filter(|der| !der.is_empty())
         })
         .collect();
@@ -352,7 +464,9 @@ fn find_forbidden_key(value: &serde_json::Value) -> Option<&'static str> {
     match value {
         serde_json::Value::Object(map) => map.iter().find_map(|(key, inner)| {
             let named = FORBIDDEN_KEYS.iter().find(|(name, _)| name == key);
-            named.map(|(_, sentence)| *sentence).or_else(|| find_forbidden_key(inner))
+            named
+                .map(|(_, sentence)| *sentence)
+                .or_else(|| find_forbidden_key(inner))
         }),
         serde_json::Value::Array(list) => list.iter().find_map(find_forbidden_key),
         _ => None,
@@ -362,8 +476,14 @@ fn find_forbidden_key(value: &serde_json::Value) -> Option<&'static str> {
 /// Decodes a field that must be base64 of PEM.
 fn decode_pem(encoded: &str, field: &str) -> Result<Vec<u8>, RefusedKubeconfig> {
     let compact: String = encoded.split_whitespace().collect();
-    let bytes = STANDARD.decode(compact).map_err(|_| refused_construct(format!("{field} is not base64")))?;
-    if bytes.starts_with(b"-----BEGIN ") { Ok(bytes) } else { Err(refused_construct(format!("{field} is not PEM"))) }
+    let bytes = STANDARD
+        .decode(compact)
+        .map_err(|_| refused_construct(format!("{field} is not base64")))?;
+    if bytes.starts_with(b"-----BEGIN ") {
+        Ok(bytes)
+    } else {
+        Err(refused_construct(format!("{field} is not PEM")))
+    }
 }
 
 #[cfg(test)]
@@ -373,7 +493,8 @@ mod tests {
     /// Generates a certificate and its key, as PEM.
     fn signed() -> (String, String) {
         let key = rcgen::KeyPair::generate().expect("a key");
-        let made = rcgen::CertificateParams::new(vec!["c.example".into()]).and_then(|params| params.self_signed(&key));
+        let made = rcgen::CertificateParams::new(vec!["c.example".into()])
+            .and_then(|params| params.self_signed(&key));
         (made.expect("a certificate").pem(), key.serialize_pem())
     }
 
@@ -387,25 +508,41 @@ mod tests {
     }
 
     fn refusal(from: &str, to: &str) -> String {
-        Credential::parse(&config(from, to)).expect_err("it must be refused").construct
+        Credential::parse(&config(from, to))
+            .expect_err("it must be refused")
+            .construct
     }
 
     #[test]
     fn a_plain_configuration_survives_storage() {
         let credential = Credential::parse(&config("", "")).expect("accepted");
         let opened = Credential::from_stored(&credential.to_stored()).expect("opens");
-        assert_eq!((opened.server.as_str(), opened.authority), ("https://c.example:6443", credential.authority));
-        assert!(matches!(opened.identity, ClientIdentity::Token(token) if token.expose_secret() == "abc"));
+        assert_eq!(
+            (opened.server.as_str(), opened.authority),
+            ("https://c.example:6443", credential.authority)
+        );
+        assert!(
+            matches!(opened.identity, ClientIdentity::Token(token) if token.expose_secret() == "abc")
+        );
     }
 
     #[test]
     fn a_certificate_with_its_key_survives_storage() {
         let (ours, its_key) = signed();
         let encoded = |pem: &str| STANDARD.encode(pem);
-        let user = format!("client-certificate-data: {}\n    client-key-data: {}", encoded(&ours), encoded(&its_key));
+        let user = format!(
+            "client-certificate-data: {}\n    client-key-data: {}",
+            encoded(&ours),
+            encoded(&its_key)
+        );
         let credential = Credential::parse(&config("token: abc", &user)).expect("accepted");
-        for known in [&credential, &Credential::from_stored(&credential.to_stored()).expect("opens")] {
-            let ClientIdentity::Certificate { certificate, key } = &known.identity else { panic!("{known:?}") };
+        for known in [
+            &credential,
+            &Credential::from_stored(&credential.to_stored()).expect("opens"),
+        ] {
+            let ClientIdentity::Certificate { certificate, key } = &known.identity else {
+                panic!("{known:?}")
+            };
             assert_eq!(certificate, ours.as_bytes());
             assert_eq!(key.expose_secret(), its_key);
         }
@@ -429,8 +566,14 @@ mod tests {
     #[test]
     fn each_dangerous_construct_is_refused_by_name() {
         for (construct, reason) in FORBIDDEN_KEYS {
-            assert_eq!(refusal("    token: abc", &format!("    {construct}: x")), reason);
-            assert_eq!(refusal("    server:", &format!("    {construct}: x\n    server:")), reason);
+            assert_eq!(
+                refusal("    token: abc", &format!("    {construct}: x")),
+                reason
+            );
+            assert_eq!(
+                refusal("    server:", &format!("    {construct}: x\n    server:")),
+                reason
+            );
         }
     }
 
@@ -438,8 +581,11 @@ mod tests {
     fn unknown_fields_second_contexts_and_odd_servers_are_refused() {
         assert!(refusal("    token: abc", "    token: abc\n    surprise: 1").contains("surprise"));
         assert!(
-            refusal("contexts:\n", "contexts:\n- name: d\n  context: {cluster: c, user: u}\n")
-                .contains("exactly one context")
+            refusal(
+                "contexts:\n",
+                "contexts:\n- name: d\n  context: {cluster: c, user: u}\n"
+            )
+            .contains("exactly one context")
         );
         for server in [
             "http://c.example",
@@ -472,17 +618,33 @@ mod tests {
             "https://[::1%25lo]",
             "https://[::1",
         ] {
-            assert!(refusal("https://c.example:6443", server).contains("server"), "{server}");
+            assert!(
+                refusal("https://c.example:6443", server).contains("server"),
+                "{server}"
+            );
         }
-        for server in ["https://c.example/", "https://192.0.2.1", "https://[2001:db8::1]:6443", "https://C-1.example:1"]
-        {
-            assert!(Credential::parse(&config("https://c.example:6443", server)).is_ok(), "{server}");
+        for server in [
+            "https://c.example/",
+            "https://192.0.2.1",
+            "https://[2001:db8::1]:6443",
+            "https://C-1.example:1",
+        ] {
+            assert!(
+                Credential::parse(&config("https://c.example:6443", server)).is_ok(),
+                "{server}"
+            );
         }
         for misplaced in [" s3cret", " [s3cret]", " {token: {s: s3cret}}"] {
             let said = refusal("\n    token: abc", misplaced);
-            assert!(said.contains("another type") && !said.contains("s3cret"), "{said}");
+            assert!(
+                said.contains("another type") && !said.contains("s3cret"),
+                "{said}"
+            );
         }
-        assert!(refusal("token: abc", "token: abc\n    client-key-data: eA==").contains("either a token"));
+        assert!(
+            refusal("token: abc", "token: abc\n    client-key-data: eA==")
+                .contains("either a token")
+        );
         assert!(Credential::parse(&"a".repeat(MAX_KUBECONFIG_BYTES + 1)).is_err());
     }
 
@@ -495,10 +657,19 @@ mod tests {
             "clusters:\n- name: c\n  cluster: {{server: 'https://d.example', certificate-authority-data: {pem}}}\n"
         );
         assert!(refusal("clusters:\n", &second).contains("clusters has two entries"));
-        assert!(refusal("users:\n", "users:\n- name: u\n  user: {token: x}\n").contains("users has two entries"));
-        assert!(Credential::parse(&config("kind: Config", "kind: Config\nkind: Config")).is_err(), "a key twice");
+        assert!(
+            refusal("users:\n", "users:\n- name: u\n  user: {token: x}\n")
+                .contains("users has two entries")
+        );
+        assert!(
+            Credential::parse(&config("kind: Config", "kind: Config\nkind: Config")).is_err(),
+            "a key twice"
+        );
         for token in ["\"\"", "'a b'", "\"a\\nb\"", "\"a\\u0000\"", "\u{e9}"] {
-            assert!(refusal("token: abc", &format!("token: {token}")).contains("users.token"), "{token}");
+            assert!(
+                refusal("token: abc", &format!("token: {token}")).contains("users.token"),
+                "{token}"
+            );
         }
         for authority in [
             "",
@@ -507,11 +678,20 @@ mod tests {
             "-----BEGIN PRIVATE KEY-----\n",
         ] {
             let config = config("", "");
-            let sent = config.lines().map(|line| match line.split_once("certificate-authority-data: ") {
-                Some((indent, _)) => format!("{indent}certificate-authority-data: {}\n", STANDARD.encode(authority)),
-                None => format!("{line}\n"),
-            });
-            assert!(Credential::parse(&sent.collect::<String>()).is_err(), "{authority}");
+            let sent =
+                config.lines().map(
+                    |line| match line.split_once("certificate-authority-data: ") {
+                        Some((indent, _)) => format!(
+                            "{indent}certificate-authority-data: {}\n",
+                            STANDARD.encode(authority)
+                        ),
+                        None => format!("{line}\n"),
+                    },
+                );
+            assert!(
+                Credential::parse(&sent.collect::<String>()).is_err(),
+                "{authority}"
+            );
         }
         assert!(Credential::parse("{").is_err());
     }

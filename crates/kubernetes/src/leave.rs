@@ -8,13 +8,13 @@
 //! alone.
 
 use meshwright_model::Name;
-use meshwright_model::leftover::{Leftover, AccountRemoval};
+use meshwright_model::leftover::{AccountRemoval, Leftover};
 use meshwright_rollout::ports::{AccountPresence, ClusterError};
 use serde_json::{Value, json};
 
-use crate::service_account::{MESHWRIGHT_NAMESPACE, SERIAL_LABEL};
 use crate::client::ClusterClient;
 use crate::mesh::OWNER_LABEL;
+use crate::service_account::{MESHWRIGHT_NAMESPACE, SERIAL_LABEL};
 
 const RBAC_API_PATH: &str = "/apis/rbac.authorization.k8s.io/v1";
 
@@ -24,23 +24,45 @@ const RBAC_API_PATH: &str = "/apis/rbac.authorization.k8s.io/v1";
 ///
 /// # Errors
 /// Returns an error if the cluster does not answer or refuses the call.
-pub async fn remove_account(door: &ClusterClient, cluster: &Name, account: &str, removal: AccountRemoval) -> Result<AccountPresence, ClusterError> {
-    let going = || Ok(AccountPresence::Terminating("the account has lost its rights, and is still being removed".into()));
+pub async fn remove_account(
+    door: &ClusterClient,
+    cluster: &Name,
+    account: &str,
+    removal: AccountRemoval,
+) -> Result<AccountPresence, ClusterError> {
+    let going = || {
+        Ok(AccountPresence::Terminating(
+            "the account has lost its rights, and is still being removed".into(),
+        ))
+    };
     let began = removal != AccountRemoval::NotBegun;
     let role = match find_cluster_role(door, account).await {
-        Err(ClusterError::Refused { code: "credential_expired", .. }) if removal == AccountRemoval::Accepted => {
+        Err(ClusterError::Refused {
+            code: "credential_expired",
+            ..
+        }) if removal == AccountRemoval::Accepted => {
             return Ok(AccountPresence::CredentialRefused);
         }
-        Err(ClusterError::Refused { code: "permission_missing", .. }) if began => return going(),
+        Err(ClusterError::Refused {
+            code: "permission_missing",
+            ..
+        }) if began => return going(),
         found => found?,
     };
     if !began {
-        return Ok(AccountPresence::Present(list_istio_crds(door, cluster).await?));
+        return Ok(AccountPresence::Present(
+            list_istio_crds(door, cluster).await?,
+        ));
     }
     let Some(role) = role else { return going() };
     set_owner_references(door, account, &role).await?;
     let uid = json!({ "uid": role["metadata"]["uid"] });
-    door.delete(&format!("{RBAC_API_PATH}/clusterroles/{account}"), Some(uid), None).await?;
+    door.delete(
+        &format!("{RBAC_API_PATH}/clusterroles/{account}"),
+        Some(uid),
+        None,
+    )
+    .await?;
     going()
 }
 
@@ -63,23 +85,45 @@ pub fn account_leftovers(cluster: &Name, account: &str) -> Vec<Leftover> {
 
 /// Finds the ClusterRole of an account. It is listed by name, because our account may not `get`
 /// roles.
-async fn find_cluster_role(door: &ClusterClient, account: &str) -> Result<Option<Value>, ClusterError> {
+async fn find_cluster_role(
+    door: &ClusterClient,
+    account: &str,
+) -> Result<Option<Value>, ClusterError> {
     let named = format!("fieldSelector=metadata.name%3D{account}");
-    Ok(door.list(&format!("{RBAC_API_PATH}/clusterroles"), &named).await?.pop())
+    Ok(door
+        .list(&format!("{RBAC_API_PATH}/clusterroles"), &named)
+        .await?
+        .pop())
 }
 
 /// Lists Istio's custom resource definitions that we have installed. They stay because they belong
 /// to the cluster: deleting them would delete the users' own resources.
-async fn list_istio_crds(door: &ClusterClient, cluster: &Name) -> Result<Vec<Leftover>, ClusterError> {
+async fn list_istio_crds(
+    door: &ClusterClient,
+    cluster: &Name,
+) -> Result<Vec<Leftover>, ClusterError> {
     let ours = format!("labelSelector={}", OWNER_LABEL.replace('/', "%2F"));
-    let listed = door.list("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &ours).await?;
-    let names = listed.iter().filter_map(|object| object["metadata"]["name"].as_str());
-    Ok(names.map(|name| Leftover::for_object(cluster, "CustomResourceDefinition", None, name)).collect())
+    let listed = door
+        .list(
+            "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+            &ours,
+        )
+        .await?;
+    let names = listed
+        .iter()
+        .filter_map(|object| object["metadata"]["name"].as_str());
+    Ok(names
+        .map(|name| Leftover::for_object(cluster, "CustomResourceDefinition", None, name))
+        .collect())
 }
 
 /// Makes the role the owner of all other objects of an account, and also of our namespace unless
 /// another account is in it.
-async fn set_owner_references(door: &ClusterClient, account: &str, role: &Value) -> Result<(), ClusterError> {
+async fn set_owner_references(
+    door: &ClusterClient,
+    account: &str,
+    role: &Value,
+) -> Result<(), ClusterError> {
     let owner = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
         "name": account, "uid": role["metadata"]["uid"],
@@ -87,20 +131,40 @@ async fn set_owner_references(door: &ClusterClient, account: &str, role: &Value)
     let change = json!({ "metadata": { "ownerReferences": [owner] } });
     let here = format!("/api/v1/namespaces/{MESHWRIGHT_NAMESPACE}");
     let accounts = door.list(&format!("{here}/serviceaccounts"), "").await?;
-    let names: Vec<&str> = accounts.iter().filter_map(|object| object["metadata"]["name"].as_str()).collect();
+    let names: Vec<&str> = accounts
+        .iter()
+        .filter_map(|object| object["metadata"]["name"].as_str())
+        .collect();
     let anchors = format!("labelSelector={}", SERIAL_LABEL.replace('/', "%2F"));
     let secrets = door.list(&format!("{here}/secrets"), &anchors).await?;
-    for secret in secrets.iter().filter_map(|object| object["metadata"]["name"].as_str()) {
+    for secret in secrets
+        .iter()
+        .filter_map(|object| object["metadata"]["name"].as_str())
+    {
         // The names of Secrets begin with the name of their account.
-        if secret.strip_prefix(account).is_some_and(|rest| rest.starts_with('-')) {
-            door.patch(&format!("{here}/secrets/{secret}"), &change, None).await?;
+        if secret
+            .strip_prefix(account)
+            .is_some_and(|rest| rest.starts_with('-'))
+        {
+            door.patch(&format!("{here}/secrets/{secret}"), &change, None)
+                .await?;
         }
     }
     if names.contains(&account) {
-        door.patch(&format!("{here}/serviceaccounts/{account}"), &change, None).await?;
+        door.patch(&format!("{here}/serviceaccounts/{account}"), &change, None)
+            .await?;
     }
-    if names.iter().all(|name| *name == account || *name == "default") {
+    if names
+        .iter()
+        .all(|name| *name == account || *name == "default")
+    {
         door.patch(&here, &change, None).await?;
     }
-    door.patch(&format!("{RBAC_API_PATH}/clusterrolebindings/{account}"), &change, None).await.map(|_| ())
+    door.patch(
+        &format!("{RBAC_API_PATH}/clusterrolebindings/{account}"),
+        &change,
+        None,
+    )
+    .await
+    .map(|_| ())
 }

@@ -15,23 +15,23 @@
 //! | [`service_account`] | defines what that account may do, and issues its tokens |
 //! | [`mesh_ca`] | generates the root certificate authority of a mesh |
 
-pub mod client;
 pub mod address_policy;
-pub mod service_account;
-pub mod mesh_ca;
-pub mod registration;
-pub mod helm;
 mod addresses;
+pub mod client;
 pub mod connect;
 mod foreign;
+pub mod helm;
 pub mod kubeconfig;
 pub mod leave;
 pub mod mesh;
+pub mod mesh_ca;
+pub mod registration;
+pub mod service_account;
 
-pub use service_account::Account;
-pub use mesh_ca::Authority;
 pub use address_policy::AddressPolicy;
 pub use client::{ClusterClient, CredentialSource, ResponseLimits};
-pub use kubeconfig::{Credential, RefusedKubeconfig};
-pub use mesh::{PreviousCredential, MemberCluster, KubernetesMesh, KubernetesMeshConfig};
 pub use helm::{Charts, Helm};
+pub use kubeconfig::{Credential, RefusedKubeconfig};
+pub use mesh::{KubernetesMesh, KubernetesMeshConfig, MemberCluster, PreviousCredential};
+pub use mesh_ca::Authority;
+pub use service_account::Account;

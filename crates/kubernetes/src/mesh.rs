@@ -17,37 +17,40 @@ use meshwright_model::release::Release;
 use meshwright_model::survey::Observation;
 use meshwright_model::switch::Switches;
 use meshwright_model::version::{RevisionName, Version};
-use meshwright_rollout::ports::{Fence, ObjectVersion, FencingToken, Observed, Readiness, Usage, ObservedWorkload, MeshClusters, ClusterError};
+use meshwright_rollout::ports::{
+    ClusterError, Fence, FencingToken, MeshClusters, ObjectVersion, Observed, ObservedWorkload,
+    Readiness, Usage,
+};
 use serde_json::Value;
 
-use crate::service_account::Account;
-use crate::mesh_ca::Authority;
 use crate::address_policy::AddressPolicy;
 use crate::client::ClusterClient;
-use crate::kubeconfig::Credential;
 use crate::helm::{Charts, Helm};
+use crate::kubeconfig::Credential;
+use crate::mesh_ca::Authority;
+use crate::service_account::Account;
 
 mod access;
+mod api_paths;
 mod apply_set;
 mod certificates;
 mod data_plane;
-mod api_paths;
+mod helm_values;
+mod istiod_tokens;
 mod leaving;
 mod limits;
-mod watch;
 mod objects;
-mod revision_pins;
 mod probe;
 mod proxies;
 mod records;
+mod revision_pins;
 mod single_object;
 mod survey;
-mod istiod_tokens;
-mod helm_values;
+mod watch;
 
 pub(crate) use apply_set::OWNER_LABEL;
-pub(crate) use revision_pins::REVISIONED_API_GROUPS;
 pub(crate) use probe::accepts_probe_pod as takes_probe;
+pub(crate) use revision_pins::REVISIONED_API_GROUPS;
 pub(crate) use single_object::{MUTATING_WEBHOOKS_PATH, VALIDATING_WEBHOOKS_PATH};
 
 /// Maximum time that the engine waits for an event before it checks again.
@@ -118,7 +121,11 @@ pub struct KubernetesMesh {
 impl KubernetesMesh {
     /// Creates the mesh from its configuration without calling any cluster.
     pub fn new(config: KubernetesMeshConfig) -> Self {
-        Self { config: Arc::new(config), watches: Arc::default(), addresses: Arc::default() }
+        Self {
+            config: Arc::new(config),
+            watches: Arc::default(),
+            addresses: Arc::default(),
+        }
     }
 
     fn namespace(&self) -> &str {
@@ -126,17 +133,32 @@ impl KubernetesMesh {
     }
 
     fn find_member(&self, name: &Name) -> Result<&MemberCluster, ClusterError> {
-        let found = self.config.members.iter().find(|member| member.name == *name);
+        let found = self
+            .config
+            .members
+            .iter()
+            .find(|member| member.name == *name);
         let cause = || "it is not a member of the mesh".to_owned();
-        found.ok_or_else(|| ClusterError::Refused { place: name.to_string(), code: "not_a_member", cause: cause() })
+        found.ok_or_else(|| ClusterError::Refused {
+            place: name.to_string(),
+            code: "not_a_member",
+            cause: cause(),
+        })
     }
 
     fn is_config_cluster(&self, name: &Name) -> bool {
-        self.config.members.first().is_some_and(|member| member.name == *name)
+        self.config
+            .members
+            .first()
+            .is_some_and(|member| member.name == *name)
     }
 
     fn find_release(&self, version: &Version) -> Result<&(Release, Charts), ClusterError> {
-        let found = self.config.releases.iter().find(|(release, _)| release.version == *version);
+        let found = self
+            .config
+            .releases
+            .iter()
+            .find(|(release, _)| release.version == *version);
         let cause = || format!("release {version} is not in the catalogue any more");
         found.ok_or_else(|| ClusterError::Refused {
             place: "the catalogue".into(),
@@ -146,10 +168,20 @@ impl KubernetesMesh {
     }
 
     /// Ends an observation with `look_too_slow` if it takes longer than `look_timeout`.
-    async fn with_look_timeout<T>(&self, look: impl Future<Output = Result<T, ClusterError>> + Send) -> Result<T, ClusterError> {
+    async fn with_look_timeout<T>(
+        &self,
+        look: impl Future<Output = Result<T, ClusterError>> + Send,
+    ) -> Result<T, ClusterError> {
         let looked = tokio::time::timeout(self.config.hosting.limits().look_timeout, look).await;
-        let (place, cause) = ("a cluster of the mesh".to_owned(), "a look did not come to an end in time".to_owned());
-        looked.unwrap_or(Err(ClusterError::Unreachable { place, code: "look_too_slow", cause }))
+        let (place, cause) = (
+            "a cluster of the mesh".to_owned(),
+            "a look did not come to an end in time".to_owned(),
+        );
+        looked.unwrap_or(Err(ClusterError::Unreachable {
+            place,
+            code: "look_too_slow",
+            cause,
+        }))
     }
 
     /// Returns the client of the cluster that holds a target.
@@ -176,9 +208,19 @@ impl MeshClusters for KubernetesMesh {
         self.with_look_timeout(look).await
     }
 
-    async fn write_target(&self, target: &Target, to: Option<&str>, seen: &ObjectVersion, permit: &FencingToken) -> Result<(), ClusterError> {
+    async fn write_target(
+        &self,
+        target: &Target,
+        to: Option<&str>,
+        seen: &ObjectVersion,
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
         if let Target::Certificates { member } = target {
-            return if to.is_some() { Ok(()) } else { self.remove_certificates(member, seen, permit).await };
+            return if to.is_some() {
+                Ok(())
+            } else {
+                self.remove_certificates(member, seen, permit).await
+            };
         }
         match single_object::ObjectTarget::for_target(self, target).await? {
             Some(single) => single.set_value(self, to, seen, permit).await,
@@ -186,7 +228,12 @@ impl MeshClusters for KubernetesMesh {
         }
     }
 
-    async fn fence_target(&self, target: &Target, goal: Option<&str>, permit: &FencingToken) -> Result<Fence, ClusterError> {
+    async fn fence_target(
+        &self,
+        target: &Target,
+        goal: Option<&str>,
+        permit: &FencingToken,
+    ) -> Result<Fence, ClusterError> {
         // There is no version to move: each deletion names its object's uid and version, and only
         // istiod writes these objects.
         if let Target::Certificates { .. } = target {
@@ -198,28 +245,64 @@ impl MeshClusters for KubernetesMesh {
         }
     }
 
-    async fn observe_workload(&self, member: &Name, workload: &WorkloadRef) -> Result<Option<ObservedWorkload>, ClusterError> {
-        self.watches.workload_state(self.find_member(member)?, workload).await
+    async fn observe_workload(
+        &self,
+        member: &Name,
+        workload: &WorkloadRef,
+    ) -> Result<Option<ObservedWorkload>, ClusterError> {
+        self.watches
+            .workload_state(self.find_member(member)?, workload)
+            .await
     }
 
-    async fn probe_injection(&self, member: &Name, asks: &InjectionRequest, wanted: &Sidecar) -> Result<Result<(), String>, ClusterError> {
-        probe::probe_injection(&self.find_member(member)?.client, self.namespace(), asks, wanted).await
+    async fn probe_injection(
+        &self,
+        member: &Name,
+        asks: &InjectionRequest,
+        wanted: &Sidecar,
+    ) -> Result<Result<(), String>, ClusterError> {
+        probe::probe_injection(
+            &self.find_member(member)?.client,
+            self.namespace(),
+            asks,
+            wanted,
+        )
+        .await
     }
 
     async fn accepts_probes(&self, member: &Name) -> Result<bool, ClusterError> {
-        probe::accepts_probe_pod(&self.find_member(member)?.client, self.namespace(), "default").await
+        probe::accepts_probe_pod(
+            &self.find_member(member)?.client,
+            self.namespace(),
+            "default",
+        )
+        .await
     }
 
-    async fn check_readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Readiness, ClusterError> {
-        self.with_look_timeout(self.revision_readiness(revision, members)).await
+    async fn check_readiness(
+        &self,
+        revision: &RevisionName,
+        members: &[Name],
+    ) -> Result<Readiness, ClusterError> {
+        self.with_look_timeout(self.revision_readiness(revision, members))
+            .await
     }
 
-    async fn check_usage(&self, revision: &RevisionName, left_behind: &[Name]) -> Result<Usage, ClusterError> {
-        self.with_look_timeout(self.revision_usage(revision, left_behind)).await
+    async fn check_usage(
+        &self,
+        revision: &RevisionName,
+        left_behind: &[Name],
+    ) -> Result<Usage, ClusterError> {
+        self.with_look_timeout(self.revision_usage(revision, left_behind))
+            .await
     }
 
-    async fn list_pinned_resources(&self, revision: &RevisionName) -> Result<Vec<String>, ClusterError> {
-        self.with_look_timeout(self.find_pinned_resources(revision)).await
+    async fn list_pinned_resources(
+        &self,
+        revision: &RevisionName,
+    ) -> Result<Vec<String>, ClusterError> {
+        self.with_look_timeout(self.find_pinned_resources(revision))
+            .await
     }
 
     async fn observe_mesh(&self) -> Result<Observation, ClusterError> {
@@ -227,7 +310,9 @@ impl MeshClusters for KubernetesMesh {
     }
 
     async fn wait_for_change(&self) {
-        tokio::time::timeout(RECHECK_INTERVAL, self.watches.wait_for_change()).await.ok();
+        tokio::time::timeout(RECHECK_INTERVAL, self.watches.wait_for_change())
+            .await
+            .ok();
         // Events come in bursts, and each check costs the database a few queries.
         tokio::time::sleep(EVENT_BURST_DELAY).await;
     }
@@ -240,14 +325,19 @@ fn text_at<'v>(value: &'v Value, pointer: &str) -> Option<&'v str> {
 
 /// Returns the names of objects.
 fn object_names(objects: &[Value]) -> Vec<String> {
-    objects.iter().filter_map(|object| text_at(object, "/metadata/name").map(str::to_owned)).collect()
+    objects
+        .iter()
+        .filter_map(|object| text_at(object, "/metadata/name").map(str::to_owned))
+        .collect()
 }
 
 /// Builds a list query that selects by labels. The values are names of ours, which need no
 /// escaping.
 fn label_query(labels: &[(&str, &str)]) -> String {
-    let terms: Vec<String> =
-        labels.iter().map(|(label, value)| format!("{}%3D{value}", label.replace('/', "%2F"))).collect();
+    let terms: Vec<String> = labels
+        .iter()
+        .map(|(label, value)| format!("{}%3D{value}", label.replace('/', "%2F")))
+        .collect();
     format!("labelSelector={}", terms.join(","))
 }
 
@@ -260,8 +350,16 @@ fn number_at(value: &Value, pointer: &str) -> i64 {
 /// Returns uid and resource version of an object as its version. An absent object has a version
 /// too, in which both parts are empty.
 fn object_version(object: Option<&Value>) -> ObjectVersion {
-    let part = |pointer: &str| object.and_then(|object| text_at(object, pointer)).unwrap_or_default();
-    ObjectVersion(format!("{}/{}", part("/metadata/uid"), part("/metadata/resourceVersion")))
+    let part = |pointer: &str| {
+        object
+            .and_then(|object| text_at(object, pointer))
+            .unwrap_or_default()
+    };
+    ObjectVersion(format!(
+        "{}/{}",
+        part("/metadata/uid"),
+        part("/metadata/resourceVersion")
+    ))
 }
 
 /// Splits a version into uid and resource version, to be put as preconditions into a patch's

@@ -36,20 +36,33 @@ impl Authority {
     /// Returns an error if the cryptographic library failed.
     pub fn generate(mesh: &str, now: jiff::Timestamp) -> Result<Self, InvalidAuthority> {
         let day = |offset: i64| {
-            let date = now.to_zoned(jiff::tz::TimeZone::UTC).date().saturating_add(jiff::Span::new().days(offset));
+            let date = now
+                .to_zoned(jiff::tz::TimeZone::UTC)
+                .date()
+                .saturating_add(jiff::Span::new().days(offset));
             let part = |value: i8| u8::try_from(value).expect("months and days are positive");
             rcgen::date_time_ymd(i32::from(date.year()), part(date.month()), part(date.day()))
         };
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::OrganizationName, "Meshwright");
-        params.distinguished_name.push(DnType::CommonName, format!("Root of mesh {mesh}"));
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, "Meshwright");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, format!("Root of mesh {mesh}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages =
-            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        params.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::CrlSign,
+            KeyUsagePurpose::DigitalSignature,
+        ];
         (params.not_before, params.not_after) = (day(-ROOT_BACKDATE_DAYS), day(ROOT_LIFETIME_DAYS));
         let key = KeyPair::generate().map_err(|_| InvalidAuthority)?;
         let certificate = params.self_signed(&key).map_err(|_| InvalidAuthority)?;
-        Ok(Self { certificate: certificate.pem(), key: key.serialize_pem() })
+        Ok(Self {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+        })
     }
 
     /// Serializes root and key for storage. The result is secret.

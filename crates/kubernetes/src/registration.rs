@@ -10,12 +10,12 @@ use meshwright_model::operation::Problem;
 use meshwright_rollout::ports::ClusterError;
 use serde_json::json;
 
-use crate::service_account::{Account, MESHWRIGHT_NAMESPACE};
 use crate::address_policy::AddressPolicy;
 use crate::client::ClusterClient;
 use crate::foreign;
-use crate::kubeconfig::{Credential, ClientIdentity};
+use crate::kubeconfig::{ClientIdentity, Credential};
 use crate::mesh::takes_probe;
+use crate::service_account::{Account, MESHWRIGHT_NAMESPACE};
 
 /// Oldest minor version of Kubernetes 1 on which any release in the catalogue runs.
 const MIN_KUBERNETES_MINOR: u32 = 29;
@@ -74,8 +74,13 @@ const REQUIRED_PERMISSIONS: [(&str, &str, &str); 6] = [
 ///
 /// # Errors
 /// Returns a problem that tells why the cluster cannot be used, and what to do.
-pub async fn read_cluster_uid(wanted: &RegistrationRequest<'_>, credential: &Credential, dialling: &AddressPolicy) -> Result<String, Problem> {
-    let door = ClusterClient::open(wanted.name, credential, dialling).map_err(|error| problem_from_error(&error))?;
+pub async fn read_cluster_uid(
+    wanted: &RegistrationRequest<'_>,
+    credential: &Credential,
+    dialling: &AddressPolicy,
+) -> Result<String, Problem> {
+    let door = ClusterClient::open(wanted.name, credential, dialling)
+        .map_err(|error| problem_from_error(&error))?;
     verify_cluster_uid(&door, wanted).await
 }
 
@@ -84,8 +89,13 @@ pub async fn read_cluster_uid(wanted: &RegistrationRequest<'_>, credential: &Cre
 ///
 /// # Errors
 /// Returns a problem that tells why the cluster cannot be used, and what to do.
-pub async fn register_cluster(wanted: &RegistrationRequest<'_>, submitted: &Credential, dialling: &AddressPolicy) -> Result<RegisteredCluster, Problem> {
-    let door = ClusterClient::open(wanted.name, submitted, dialling).map_err(|error| problem_from_error(&error))?;
+pub async fn register_cluster(
+    wanted: &RegistrationRequest<'_>,
+    submitted: &Credential,
+    dialling: &AddressPolicy,
+) -> Result<RegisteredCluster, Problem> {
+    let door = ClusterClient::open(wanted.name, submitted, dialling)
+        .map_err(|error| problem_from_error(&error))?;
     let kubernetes_version = read_kubernetes_version(&door).await?;
     let uid = verify_cluster_uid(&door, wanted).await?;
     // A cluster that was registered before must get its next credential even if another Istio came
@@ -94,8 +104,16 @@ pub async fn register_cluster(wanted: &RegistrationRequest<'_>, submitted: &Cred
         foreign::require_no_istio(&door).await?;
     }
     check_permissions(&door).await?;
-    let connected = issue_credential(&door, wanted, submitted, dialling, (kubernetes_version, uid)).await?;
-    let ours = ClusterClient::open(wanted.name, &connected.credential, dialling).map_err(|error| problem_from_error(&error))?;
+    let connected = issue_credential(
+        &door,
+        wanted,
+        submitted,
+        dialling,
+        (kubernetes_version, uid),
+    )
+    .await?;
+    let ours = ClusterClient::open(wanted.name, &connected.credential, dialling)
+        .map_err(|error| problem_from_error(&error))?;
     require_dry_run_pods(&ours, &wanted.account).await?;
     Ok(connected)
 }
@@ -107,7 +125,11 @@ pub async fn register_cluster(wanted: &RegistrationRequest<'_>, submitted: &Cred
 /// # Errors
 /// Returns an error if the cluster does not answer, or if the credential may not remove what it has
 /// created.
-pub async fn withdraw_registration(wanted: &RegistrationRequest<'_>, submitted: &Credential, dialling: &AddressPolicy) -> Result<(), ClusterError> {
+pub async fn withdraw_registration(
+    wanted: &RegistrationRequest<'_>,
+    submitted: &Credential,
+    dialling: &AddressPolicy,
+) -> Result<(), ClusterError> {
     let door = ClusterClient::open(wanted.name, submitted, dialling)?;
     wanted.account.remove_from(&door).await
 }
@@ -115,10 +137,16 @@ pub async fn withdraw_registration(wanted: &RegistrationRequest<'_>, submitted: 
 /// Tries the pod that dry runs use. A policy that refuses it would stop every upgrade in the
 /// middle.
 async fn require_dry_run_pods(door: &ClusterClient, account: &Account) -> Result<(), Problem> {
-    if takes_probe(door, MESHWRIGHT_NAMESPACE, account.name()).await.map_err(|error| problem_from_error(&error))? {
+    if takes_probe(door, MESHWRIGHT_NAMESPACE, account.name())
+        .await
+        .map_err(|error| problem_from_error(&error))?
+    {
         return Ok(());
     }
-    let message = format!("{} refuses the pod that dry runs are made with.", door.cluster_name());
+    let message = format!(
+        "{} refuses the pod that dry runs are made with.",
+        door.cluster_name()
+    );
     let hint = "Exempt pods with the label meshwright.dev/probe=true from the policy that refuses them, then register the cluster again; nothing is ever created.";
     Err(Problem::new("probe_refused", message, hint))
 }
@@ -127,8 +155,13 @@ async fn require_dry_run_pods(door: &ClusterClient, account: &Account) -> Result
 ///
 /// # Errors
 /// Returns a problem that tells why no credential was issued, and what to do.
-pub async fn renew_credential(wanted: &RegistrationRequest<'_>, present: &Credential, dialling: &AddressPolicy) -> Result<RegisteredCluster, Problem> {
-    let door = ClusterClient::open(wanted.name, present, dialling).map_err(|error| problem_from_error(&error))?;
+pub async fn renew_credential(
+    wanted: &RegistrationRequest<'_>,
+    present: &Credential,
+    dialling: &AddressPolicy,
+) -> Result<RegisteredCluster, Problem> {
+    let door = ClusterClient::open(wanted.name, present, dialling)
+        .map_err(|error| problem_from_error(&error))?;
     let kubernetes_version = read_kubernetes_version(&door).await?;
     let uid = verify_cluster_uid(&door, wanted).await?;
     issue_credential(&door, wanted, present, dialling, (kubernetes_version, uid)).await
@@ -140,15 +173,35 @@ pub async fn renew_credential(wanted: &RegistrationRequest<'_>, present: &Creden
 /// # Errors
 /// Returns a problem if the cluster does not answer, refuses the credential, or is too old.
 pub async fn read_kubernetes_version(door: &ClusterClient) -> Result<String, Problem> {
-    let version = door.get("/version").await.map_err(|error| problem_from_error(&error))?.unwrap_or_default();
-    let part =
-        |key: &str| version[key].as_str().and_then(|text| text.trim_end_matches('+').parse::<u32>().ok()).unwrap_or(0);
+    let version = door
+        .get("/version")
+        .await
+        .map_err(|error| problem_from_error(&error))?
+        .unwrap_or_default();
+    let part = |key: &str| {
+        version[key]
+            .as_str()
+            .and_then(|text| text.trim_end_matches('+').parse::<u32>().ok())
+            .unwrap_or(0)
+    };
     let plain = |letter: &char| letter.is_ascii_alphanumeric() || ".+-".contains(*letter);
-    let text: String =
-        version["gitVersion"].as_str().unwrap_or_default().chars().filter(plain).take(MAX_VERSION_BYTES).collect();
+    let text: String = version["gitVersion"]
+        .as_str()
+        .unwrap_or_default()
+        .chars()
+        .filter(plain)
+        .take(MAX_VERSION_BYTES)
+        .collect();
     if part("major") != 1 || part("minor") < MIN_KUBERNETES_MINOR {
-        let message = format!("{} runs Kubernetes {text}; 1.{MIN_KUBERNETES_MINOR} or newer is needed.", door.cluster_name());
-        return Err(Problem::new("kubernetes_too_old", message, "Upgrade the cluster, then register it again."));
+        let message = format!(
+            "{} runs Kubernetes {text}; 1.{MIN_KUBERNETES_MINOR} or newer is needed.",
+            door.cluster_name()
+        );
+        return Err(Problem::new(
+            "kubernetes_too_old",
+            message,
+            "Upgrade the cluster, then register it again.",
+        ));
     }
     Ok(text)
 }
@@ -168,40 +221,78 @@ async fn issue_credential(
         // has.
         let serial = anchors.newest_serial(door).await?.max(wanted.serial) + 1;
         anchors.apply_secret(door, serial).await?;
-        anchors.request_token(door, account.name(), wanted.token_lifetime, None).await
+        anchors
+            .request_token(door, account.name(), wanted.token_lifetime, None)
+            .await
     };
     let (serial, minted) = minted.await.map_err(|error| problem_from_error(&error))?;
-    let credential = Credential::new(&by.server, by.authority.clone(), ClientIdentity::Token(minted.token.into()));
-    let credential = credential
-        .map_err(|refused| Problem::new("credential_refused", refused.to_string(), "Submit the kubeconfig again."))?;
+    let credential = Credential::new(
+        &by.server,
+        by.authority.clone(),
+        ClientIdentity::Token(minted.token.into()),
+    );
+    let credential = credential.map_err(|refused| {
+        Problem::new(
+            "credential_refused",
+            refused.to_string(),
+            "Submit the kubeconfig again.",
+        )
+    })?;
     let (issued_at, expires_at) = (wanted.now, minted.expires_at);
-    let issued = RegisteredCluster { kubernetes_version, uid, credential, serial, issued_at, expires_at };
+    let issued = RegisteredCluster {
+        kubernetes_version,
+        uid,
+        credential,
+        serial,
+        issued_at,
+        expires_at,
+    };
     // The new credential must work before it replaces the one that works.
-    let proved = ClusterClient::open(wanted.name, &issued.credential, dialling).map_err(|error| problem_from_error(&error))?;
+    let proved = ClusterClient::open(wanted.name, &issued.credential, dialling)
+        .map_err(|error| problem_from_error(&error))?;
     verify_cluster_uid(&proved, wanted).await?;
     Ok(issued)
 }
 
 /// Returns the cluster's uid. If another one is known for this cluster, that is an error.
-async fn verify_cluster_uid(door: &ClusterClient, wanted: &RegistrationRequest<'_>) -> Result<String, Problem> {
-    let found = door.get("/api/v1/namespaces/kube-system").await.map_err(|error| problem_from_error(&error))?;
-    let found = found.as_ref().and_then(|namespace| namespace.pointer("/metadata/uid")?.as_str()).unwrap_or_default();
+async fn verify_cluster_uid(
+    door: &ClusterClient,
+    wanted: &RegistrationRequest<'_>,
+) -> Result<String, Problem> {
+    let found = door
+        .get("/api/v1/namespaces/kube-system")
+        .await
+        .map_err(|error| problem_from_error(&error))?;
+    let found = found
+        .as_ref()
+        .and_then(|namespace| namespace.pointer("/metadata/uid")?.as_str())
+        .unwrap_or_default();
     if !is_cluster_uid(found) {
-        let message =
-            format!("{} does not say which cluster it is: its namespace kube-system has no uid.", wanted.name);
-        return Err(Problem::new("cluster_refused", message, "Make sure that the address is a Kubernetes API server."));
+        let message = format!(
+            "{} does not say which cluster it is: its namespace kube-system has no uid.",
+            wanted.name
+        );
+        return Err(Problem::new(
+            "cluster_refused",
+            message,
+            "Make sure that the address is a Kubernetes API server.",
+        ));
     }
     if wanted.uid.is_some_and(|known| known != found) {
-        let message = format!("The credential leads to another cluster than {}.", wanted.name);
-        let hint =
-            "Submit a kubeconfig of the cluster that was registered, or register the other one under its own name.";
+        let message = format!(
+            "The credential leads to another cluster than {}.",
+            wanted.name
+        );
+        let hint = "Submit a kubeconfig of the cluster that was registered, or register the other one under its own name.";
         return Err(Problem::new("another_cluster", message, hint));
     }
     Ok(found.to_owned())
 }
 
 fn is_cluster_uid(text: &str) -> bool {
-    let letters = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let letters = text
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     letters && (1..=MAX_CLUSTER_UID_CHARS).contains(&text.len())
 }
 
@@ -214,7 +305,10 @@ fn is_cluster_uid(text: &str) -> bool {
 pub fn problem_unless_changed(answer: Result<bool, ClusterError>) -> Result<bool, Problem> {
     match answer {
         Err(ClusterError::Changed { place }) => {
-            tracing::debug!(place, "another worker changed the object first; the next check will see its result");
+            tracing::debug!(
+                place,
+                "another worker changed the object first; the next check will see its result"
+            );
             Ok(false)
         }
         answer => answer.map_err(|error| problem_from_error(&error)),
@@ -229,13 +323,19 @@ pub fn problem_from_error(error: &ClusterError) -> Problem {
             format!("{place} does not answer: {cause}."),
             "Check the address, the network between us and the cluster, and try again.",
         ),
-        ClusterError::Refused { place, code, cause } => {
-            Problem::new(*code, format!("{place} refused: {cause}."), hint_for_code(code))
+        ClusterError::Refused { place, code, cause } => Problem::new(
+            *code,
+            format!("{place} refused: {cause}."),
+            hint_for_code(code),
+        ),
+        ClusterError::Changed { place } => Problem::new(
+            "cluster_changed",
+            format!("{place} changed in between."),
+            "Try again.",
+        ),
+        ClusterError::Expired => {
+            Problem::new("try_again", "The attempt took too long.", "Try again.")
         }
-        ClusterError::Changed { place } => {
-            Problem::new("cluster_changed", format!("{place} changed in between."), "Try again.")
-        }
-        ClusterError::Expired => Problem::new("try_again", "The attempt took too long.", "Try again."),
     }
 }
 
@@ -248,7 +348,9 @@ fn hint_for_code(code: &str) -> &'static str {
         "token_unusable" => {
             "Look at what answers at the cluster's address: a Kubernetes API server gives tokens of one line."
         }
-        "address_refused" => "Register the cluster by a public address, or ask the operator to allow its network.",
+        "address_refused" => {
+            "Register the cluster by a public address, or ask the operator to allow its network."
+        }
         _ => "Put right what it complains about, and try again.",
     }
 }
@@ -263,7 +365,11 @@ async fn check_permissions(door: &ClusterClient) -> Result<(), Problem> {
             "spec": { "resourceAttributes": { "verb": verb, "group": group, "resource": resource } },
         });
         let answer = door
-            .create("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &review, None)
+            .create(
+                "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+                &review,
+                None,
+            )
             .await
             .map_err(|error| problem_from_error(&error))?;
         if answer["status"]["allowed"] != true {
@@ -274,5 +380,9 @@ async fn check_permissions(door: &ClusterClient) -> Result<(), Problem> {
         return Ok(());
     }
     let message = format!("The credential may not: {}.", missing.join(", "));
-    Err(Problem::new("permission_missing", message, hint_for_code("permission_missing")))
+    Err(Problem::new(
+        "permission_missing",
+        message,
+        hint_for_code("permission_missing"),
+    ))
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use jiff::Timestamp;
 use meshwright_model::ids::ClusterId;
-use meshwright_rollout::ports::{FencingToken, ClusterError};
+use meshwright_rollout::ports::{ClusterError, FencingToken};
 use serde_json::{Value, json};
 
 use crate::client::ClusterClient;
@@ -56,28 +56,47 @@ impl Account {
 
     /// Returns the Secrets that the account's tokens are bound to.
     pub(crate) fn bound_secrets(&self) -> BoundSecrets<'_> {
-        BoundSecrets { namespace: MESHWRIGHT_NAMESPACE, account: Some(self) }
+        BoundSecrets {
+            namespace: MESHWRIGHT_NAMESPACE,
+            account: Some(self),
+        }
     }
 
     /// Creates the account with its role and binding, or updates them to what this version of the
     /// server needs. Safe to repeat.
     pub(crate) async fn apply_to(&self, door: &ClusterClient) -> Result<(), ClusterError> {
         let name = self.name();
-        let labels = json!({ "app.kubernetes.io/managed-by": "meshwright", REGISTRATION_LABEL: name });
+        let labels =
+            json!({ "app.kubernetes.io/managed-by": "meshwright", REGISTRATION_LABEL: name });
         let named = |kind: &str, api: &str, name: &str, labels: &Value| json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name, "labels": labels } });
         let rbac = "rbac.authorization.k8s.io/v1";
         let mut role = named("ClusterRole", rbac, name, &labels);
         role["rules"] = cluster_role_rules();
         let mut binding = named("ClusterRoleBinding", rbac, name, &labels);
-        binding["roleRef"] = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name });
-        binding["subjects"] = json!([{ "kind": "ServiceAccount", "name": name, "namespace": MESHWRIGHT_NAMESPACE }]);
+        binding["roleRef"] =
+            json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name });
+        binding["subjects"] =
+            json!([{ "kind": "ServiceAccount", "name": name, "namespace": MESHWRIGHT_NAMESPACE }]);
         let here = format!("/api/v1/namespaces/{MESHWRIGHT_NAMESPACE}");
         let shared = json!({ "app.kubernetes.io/managed-by": "meshwright" });
-        door.apply(&here, &named("Namespace", "v1", MESHWRIGHT_NAMESPACE, &shared), None).await?;
+        door.apply(
+            &here,
+            &named("Namespace", "v1", MESHWRIGHT_NAMESPACE, &shared),
+            None,
+        )
+        .await?;
         let account = named("ServiceAccount", "v1", name, &labels);
-        door.apply(&format!("{here}/serviceaccounts/{name}"), &account, None).await?;
-        door.apply(&format!("/apis/{rbac}/clusterroles/{name}"), &role, None).await?;
-        door.apply(&format!("/apis/{rbac}/clusterrolebindings/{name}"), &binding, None).await.map(|_| ())
+        door.apply(&format!("{here}/serviceaccounts/{name}"), &account, None)
+            .await?;
+        door.apply(&format!("/apis/{rbac}/clusterroles/{name}"), &role, None)
+            .await?;
+        door.apply(
+            &format!("/apis/{rbac}/clusterrolebindings/{name}"),
+            &binding,
+            None,
+        )
+        .await
+        .map(|_| ())
     }
 
     /// Removes what [`Account::apply_to`] and a first credential have created, with a credential
@@ -86,10 +105,18 @@ impl Account {
     pub(crate) async fn remove_from(&self, door: &ClusterClient) -> Result<(), ClusterError> {
         let (name, rbac) = (self.name(), "/apis/rbac.authorization.k8s.io/v1");
         let here = format!("/api/v1/namespaces/{MESHWRIGHT_NAMESPACE}");
-        let own = format!("labelSelector={}%3D{name}", REGISTRATION_LABEL.replace('/', "%2F"));
-        let mut paths = vec![format!("{rbac}/clusterrolebindings/{name}"), format!("{rbac}/clusterroles/{name}")];
+        let own = format!(
+            "labelSelector={}%3D{name}",
+            REGISTRATION_LABEL.replace('/', "%2F")
+        );
+        let mut paths = vec![
+            format!("{rbac}/clusterrolebindings/{name}"),
+            format!("{rbac}/clusterroles/{name}"),
+        ];
         let secrets = door.list(&format!("{here}/secrets"), &own).await?;
-        let secrets = secrets.iter().filter_map(|secret| secret["metadata"]["name"].as_str());
+        let secrets = secrets
+            .iter()
+            .filter_map(|secret| secret["metadata"]["name"].as_str());
         paths.extend(secrets.map(|secret| format!("{here}/secrets/{secret}")));
         paths.push(format!("{here}/serviceaccounts/{name}"));
         for path in paths {
@@ -139,7 +166,10 @@ pub(crate) struct BoundSecrets<'a> {
 impl<'a> BoundSecrets<'a> {
     /// Selects the Secrets of a mesh's namespace.
     pub(crate) fn for_mesh(namespace: &'a str) -> Self {
-        Self { namespace, account: None }
+        Self {
+            namespace,
+            account: None,
+        }
     }
 
     /// Builds the Secret that the tokens of a serial number are bound to.
@@ -156,10 +186,20 @@ impl<'a> BoundSecrets<'a> {
     }
 
     /// Creates the Secret of a serial number. Safe to repeat.
-    pub(crate) async fn apply_secret(&self, door: &ClusterClient, serial: i64) -> Result<(), ClusterError> {
+    pub(crate) async fn apply_secret(
+        &self,
+        door: &ClusterClient,
+        serial: i64,
+    ) -> Result<(), ClusterError> {
         let object = self.secret_for(serial);
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        door.apply(&format!("/api/v1/namespaces/{}/secrets/{name}", self.namespace), &object, None).await.map(|_| ())
+        door.apply(
+            &format!("/api/v1/namespaces/{}/secrets/{name}", self.namespace),
+            &object,
+            None,
+        )
+        .await
+        .map(|_| ())
     }
 
     /// Lists the serial numbers in the cluster with their Secrets, in rising order.
@@ -167,19 +207,39 @@ impl<'a> BoundSecrets<'a> {
         let escaped = |label: &str| label.replace('/', "%2F");
         let mut query = format!("labelSelector={}", escaped(SERIAL_LABEL));
         if let Some(account) = self.account {
-            query.push_str(&format!(",{}%3D{}", escaped(REGISTRATION_LABEL), account.name()));
+            query.push_str(&format!(
+                ",{}%3D{}",
+                escaped(REGISTRATION_LABEL),
+                account.name()
+            ));
         }
-        let listed = door.list(&format!("/api/v1/namespaces/{}/secrets", self.namespace), &query).await?;
-        let number = |object: &Value| object["metadata"]["labels"][SERIAL_LABEL].as_str()?.parse().ok();
-        let mut found: Vec<(i64, Value)> =
-            listed.into_iter().filter_map(|object| Some((number(&object)?, object))).collect();
+        let listed = door
+            .list(
+                &format!("/api/v1/namespaces/{}/secrets", self.namespace),
+                &query,
+            )
+            .await?;
+        let number = |object: &Value| {
+            object["metadata"]["labels"][SERIAL_LABEL]
+                .as_str()?
+                .parse()
+                .ok()
+        };
+        let mut found: Vec<(i64, Value)> = listed
+            .into_iter()
+            .filter_map(|object| Some((number(&object)?, object)))
+            .collect();
         found.sort_by_key(|(serial, _)| *serial);
         Ok(found)
     }
 
     /// Returns the highest serial number in the cluster, or 0 if there is none.
     pub(crate) async fn newest_serial(&self, door: &ClusterClient) -> Result<i64, ClusterError> {
-        Ok(self.list_secrets(door).await?.last().map_or(0, |(serial, _)| *serial))
+        Ok(self
+            .list_secrets(door)
+            .await?
+            .last()
+            .map_or(0, |(serial, _)| *serial))
     }
 
     /// Requests a token of an account, bound to the newest Secret. Returns its serial number as
@@ -216,13 +276,32 @@ impl<'a> BoundSecrets<'a> {
 
     /// Deletes the Secrets before a serial number, which ends their tokens. Returns whether there
     /// were any.
-    pub(crate) async fn delete_older(&self, door: &ClusterClient, serial: i64) -> Result<bool, ClusterError> {
+    pub(crate) async fn delete_older(
+        &self,
+        door: &ClusterClient,
+        serial: i64,
+    ) -> Result<bool, ClusterError> {
         let namespace = self.namespace;
         let mut any = false;
-        for (older, anchor) in self.list_secrets(door).await?.into_iter().filter(|(older, _)| *older < serial) {
+        for (older, anchor) in self
+            .list_secrets(door)
+            .await?
+            .into_iter()
+            .filter(|(older, _)| *older < serial)
+        {
             let name = anchor["metadata"]["name"].as_str().unwrap_or_default();
-            tracing::info!(place = door.cluster_name(), namespace, serial = older, "deleting the Secret of an older credential, which ends its tokens");
-            door.delete(&format!("/api/v1/namespaces/{namespace}/secrets/{name}"), None, None).await?;
+            tracing::info!(
+                place = door.cluster_name(),
+                namespace,
+                serial = older,
+                "deleting the Secret of an older credential, which ends its tokens"
+            );
+            door.delete(
+                &format!("/api/v1/namespaces/{namespace}/secrets/{name}"),
+                None,
+                None,
+            )
+            .await?;
             any = true;
         }
         Ok(any)
@@ -233,9 +312,14 @@ impl<'a> BoundSecrets<'a> {
 /// request could carry.
 fn parse_issued_token(answer: &Value) -> Option<IssuedToken> {
     let status = &answer["status"];
-    let token = status["token"].as_str().filter(|token| is_header_value(token))?;
+    let token = status["token"]
+        .as_str()
+        .filter(|token| is_header_value(token))?;
     let expires_at = status["expirationTimestamp"].as_str()?.parse().ok()?;
-    Some(IssuedToken { token: token.to_owned(), expires_at })
+    Some(IssuedToken {
+        token: token.to_owned(),
+        expires_at,
+    })
 }
 
 /// Returns whether a token can be the value of a header: visible ASCII characters in one line, at
@@ -247,8 +331,13 @@ fn is_header_value(token: &str) -> bool {
 
 /// Deletes the Secret that a token is bound to. The token's claims tell which one it is, so this
 /// also works for names that another version of the server has chosen.
-pub(crate) async fn delete_bound_secret(door: &ClusterClient, token: &str) -> Result<(), ClusterError> {
-    let Some((namespace, name, uid)) = bound_secret_of(token) else { return Ok(()) };
+pub(crate) async fn delete_bound_secret(
+    door: &ClusterClient,
+    token: &str,
+) -> Result<(), ClusterError> {
+    let Some((namespace, name, uid)) = bound_secret_of(token) else {
+        return Ok(());
+    };
     let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}");
     match door.delete(&path, Some(json!({ "uid": uid })), None).await {
         // Another Secret has the name by now, so the token has ended already.
@@ -262,10 +351,21 @@ pub(crate) async fn delete_bound_secret(door: &ClusterClient, token: &str) -> Re
 fn bound_secret_of(token: &str) -> Option<(String, String, String)> {
     use base64::Engine as _;
     let claims = token.split('.').nth(1)?;
-    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims).ok()?;
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(claims)
+        .ok()?;
     let claims: Value = serde_json::from_slice(&claims).ok()?;
-    let text = |pointer: &str| claims.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-    Some((text("/kubernetes.io/namespace")?, text("/kubernetes.io/secret/name")?, text("/kubernetes.io/secret/uid")?))
+    let text = |pointer: &str| {
+        claims
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
+    Some((
+        text("/kubernetes.io/namespace")?,
+        text("/kubernetes.io/secret/name")?,
+        text("/kubernetes.io/secret/uid")?,
+    ))
 }
 
 #[cfg(test)]
@@ -279,7 +379,14 @@ mod tests {
     #[test]
     fn a_token_that_no_header_can_carry_is_no_token() {
         assert!(parse_issued_token(&answer("abc.def-ghi_jkl")).is_some());
-        for token in ["", "a\nb", "a b", "a\0", "a\u{e9}", &"a".repeat(MAX_ISSUED_TOKEN_BYTES + 1)] {
+        for token in [
+            "",
+            "a\nb",
+            "a b",
+            "a\0",
+            "a\u{e9}",
+            &"a".repeat(MAX_ISSUED_TOKEN_BYTES + 1),
+        ] {
             assert!(parse_issued_token(&answer(token)).is_none(), "{token:?}");
         }
         assert!(parse_issued_token(&json!({ "status": { "token": 7 } })).is_none());
@@ -287,21 +394,35 @@ mod tests {
 
     #[test]
     fn two_registrations_share_no_name() {
-        let [one, two] = [1, 2].map(|id| Account::for_cluster(format!("cluster_{id:026}").parse().expect("an id")));
+        let [one, two] = [1, 2]
+            .map(|id| Account::for_cluster(format!("cluster_{id:026}").parse().expect("an id")));
         assert_ne!(one, two);
-        let name = |account: &Account| account.bound_secrets().secret_for(3)["metadata"]["name"].clone();
+        let name =
+            |account: &Account| account.bound_secrets().secret_for(3)["metadata"]["name"].clone();
         assert_ne!(name(&one), name(&two));
-        let letters =
-            |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-        assert!(letters(one.name()) && one.name().len() <= 63, "{}", one.name());
+        let letters = |name: &str| {
+            name.bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        };
+        assert!(
+            letters(one.name()) && one.name().len() <= 63,
+            "{}",
+            one.name()
+        );
     }
 
     #[test]
     fn a_token_tells_which_secret_it_is_bound_to() {
         use base64::Engine as _;
         let claims = r#"{"kubernetes.io":{"namespace":"n","secret":{"name":"s","uid":"u"}}}"#;
-        let token = format!("h.{}.s", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims));
-        assert_eq!(bound_secret_of(&token), Some(("n".into(), "s".into(), "u".into())));
+        let token = format!(
+            "h.{}.s",
+            base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims)
+        );
+        assert_eq!(
+            bound_secret_of(&token),
+            Some(("n".into(), "s".into(), "u".into()))
+        );
         assert_eq!(bound_secret_of("opaque"), None);
     }
 }

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use meshwright_kubernetes::kubeconfig::ClientIdentity;
-use meshwright_kubernetes::{Credential, AddressPolicy, ClusterClient};
+use meshwright_kubernetes::{AddressPolicy, ClusterClient, Credential};
 use rcgen::{CertificateParams, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -13,19 +13,32 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 async fn listener() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .expect("a port");
     let address = listener.local_addr().expect("an address");
     (listener, address)
 }
 
 /// Answers one request with an address to go on to; says what it was asked.
-async fn redirects_to(listener: TcpListener, config: ServerConfig, elsewhere: SocketAddr) -> String {
+async fn redirects_to(
+    listener: TcpListener,
+    config: ServerConfig,
+    elsewhere: SocketAddr,
+) -> String {
     let (stream, _) = listener.accept().await.expect("a connection");
-    let mut stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await.expect("a handshake");
+    let mut stream = TlsAcceptor::from(Arc::new(config))
+        .accept(stream)
+        .await
+        .expect("a handshake");
     let mut asked = vec![0; 4096];
     let length = stream.read(&mut asked).await.expect("a request");
-    let answer = format!("HTTP/1.1 302 Found\r\nLocation: http://{elsewhere}/\r\nContent-Length: 0\r\n\r\n");
-    stream.write_all(answer.as_bytes()).await.expect("an answer");
+    let answer =
+        format!("HTTP/1.1 302 Found\r\nLocation: http://{elsewhere}/\r\nContent-Length: 0\r\n\r\n");
+    stream
+        .write_all(answer.as_bytes())
+        .await
+        .expect("an answer");
     stream.shutdown().await.expect("an end");
     String::from_utf8_lossy(&asked[..length]).into_owned()
 }
@@ -38,16 +51,27 @@ async fn redirects_are_not_followed() {
         .expect("a certificate");
     let config = ServerConfig::builder()
         .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+        )
         .expect("a server");
     let ((cluster, address), (elsewhere, other)) = (listener().await, listener().await);
     let served = tokio::spawn(redirects_to(cluster, config, other));
 
     let identity = ClientIdentity::Token("secret-of-this-cluster".to_owned().into());
-    let credential = Credential::new(&format!("https://{address}"), certificate.pem().into_bytes(), identity);
+    let credential = Credential::new(
+        &format!("https://{address}"),
+        certificate.pem().into_bytes(),
+        identity,
+    );
     let allowed = vec![AddressPolicy::parse_network("127.0.0.0/8").expect("a network")];
-    let rules = AddressPolicy { allowed_networks: allowed, ..AddressPolicy::default() };
-    let door = ClusterClient::open("c", &credential.expect("a credential"), &rules).expect("an open door");
+    let rules = AddressPolicy {
+        allowed_networks: allowed,
+        ..AddressPolicy::default()
+    };
+    let door =
+        ClusterClient::open("c", &credential.expect("a credential"), &rules).expect("an open door");
     let answer = tokio::select! {
         answer = door.get("/version") => answer,
         _ = elsewhere.accept() => panic!("the redirect was followed"),

@@ -57,11 +57,19 @@ impl Role {
             Self::Operator => {
                 matches!(
                     action,
-                    A::Read | A::ChangeClusters | A::ChangeMeshes | A::Upgrade | A::ReadPlatform | A::ChangePlatform
+                    A::Read
+                        | A::ChangeClusters
+                        | A::ChangeMeshes
+                        | A::Upgrade
+                        | A::ReadPlatform
+                        | A::ChangePlatform
                 )
             }
             Self::Viewer => matches!(action, A::Read | A::ReadPlatform),
-            Self::Auditor => matches!(action, A::Read | A::ReadAccess | A::ReadAudit | A::ReadPlatform),
+            Self::Auditor => matches!(
+                action,
+                A::Read | A::ReadAccess | A::ReadAudit | A::ReadPlatform
+            ),
         }
     }
 
@@ -78,7 +86,10 @@ impl Role {
     /// Returns the least role that allows an action, for the message of a refusal. The role
     /// `auditor` is never suggested.
     pub fn least_role_for(action: Action) -> Self {
-        Self::ALL.into_iter().find(|role| *role != Self::Auditor && role.allows(action)).unwrap_or(Self::Owner)
+        Self::ALL
+            .into_iter()
+            .find(|role| *role != Self::Auditor && role.allows(action))
+            .unwrap_or(Self::Owner)
     }
 }
 
@@ -86,7 +97,10 @@ impl FromStr for Role {
     type Err = UnknownRole;
 
     fn from_str(text: &str) -> Result<Self, UnknownRole> {
-        Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or(UnknownRole)
+        Self::ALL
+            .into_iter()
+            .find(|role| role.as_str() == text)
+            .ok_or(UnknownRole)
     }
 }
 
@@ -156,7 +170,8 @@ impl FromStr for Scope {
             return Ok(Self::Tenant);
         }
         let mesh = text.parse().map(Self::Mesh);
-        mesh.or_else(|_| text.parse().map(Self::Cluster)).map_err(|_| UnknownScope)
+        mesh.or_else(|_| text.parse().map(Self::Cluster))
+            .map_err(|_| UnknownScope)
     }
 }
 
@@ -223,7 +238,10 @@ mod tests {
     fn operators_have_tenants_and_tenants_have_meshes() {
         let tenant = TenantId(Uuid::from_u128(1));
         for action in Action::ALL {
-            let fits = (action.applies_to_tenant(tenant), action.applies_to_tenant(TenantId::PLATFORM));
+            let fits = (
+                action.applies_to_tenant(tenant),
+                action.applies_to_tenant(TenantId::PLATFORM),
+            );
             let wanted = match action {
                 Action::ReadPlatform | Action::ChangePlatform => (false, true),
                 Action::ChangeClusters | Action::ChangeMeshes | Action::Upgrade => (true, false),
@@ -237,7 +255,11 @@ mod tests {
     fn the_table_of_roles() {
         let mut table = String::new();
         for action in Action::ALL {
-            let roles: Vec<&str> = Role::ALL.into_iter().filter(|role| role.allows(action)).map(Role::as_str).collect();
+            let roles: Vec<&str> = Role::ALL
+                .into_iter()
+                .filter(|role| role.allows(action))
+                .map(Role::as_str)
+                .collect();
             table += &format!("{action:?}: {}\n", roles.join(" "));
         }
         assert_eq!(
@@ -260,18 +282,49 @@ mod tests {
 
     #[test]
     fn a_narrowed_grant_reaches_its_own_thing_and_hides_the_others() {
-        let grants = [Grant { role: Role::Operator, scope: mesh(1) }, Grant { role: Role::Viewer, scope: mesh(2) }];
-        assert_eq!(authorize(&grants, Action::Upgrade, &[mesh(1)]), AccessDecision::Allowed);
-        assert_eq!(authorize(&grants, Action::Upgrade, &[mesh(2)]), AccessDecision::Forbidden);
-        assert_eq!(authorize(&grants, Action::Upgrade, &[mesh(3)]), AccessDecision::Hidden);
-        assert_eq!(authorize(&grants, Action::Read, &[]), AccessDecision::Forbidden, "the tenant as a whole");
+        let grants = [
+            Grant {
+                role: Role::Operator,
+                scope: mesh(1),
+            },
+            Grant {
+                role: Role::Viewer,
+                scope: mesh(2),
+            },
+        ];
+        assert_eq!(
+            authorize(&grants, Action::Upgrade, &[mesh(1)]),
+            AccessDecision::Allowed
+        );
+        assert_eq!(
+            authorize(&grants, Action::Upgrade, &[mesh(2)]),
+            AccessDecision::Forbidden
+        );
+        assert_eq!(
+            authorize(&grants, Action::Upgrade, &[mesh(3)]),
+            AccessDecision::Hidden
+        );
+        assert_eq!(
+            authorize(&grants, Action::Read, &[]),
+            AccessDecision::Forbidden,
+            "the tenant as a whole"
+        );
     }
 
     #[test]
     fn an_owner_of_one_mesh_is_nobody_elsewhere() {
-        let grants = [Grant { role: Role::Owner, scope: mesh(1) }];
-        assert_eq!(authorize(&grants, Action::ChangeAccess, &[]), AccessDecision::Forbidden);
-        assert_eq!(authorize(&grants, Action::ReadAudit, &[]), AccessDecision::Forbidden);
+        let grants = [Grant {
+            role: Role::Owner,
+            scope: mesh(1),
+        }];
+        assert_eq!(
+            authorize(&grants, Action::ChangeAccess, &[]),
+            AccessDecision::Forbidden
+        );
+        assert_eq!(
+            authorize(&grants, Action::ReadAudit, &[]),
+            AccessDecision::Forbidden
+        );
     }
 
     #[test]

@@ -18,7 +18,10 @@ pub type Digest = [u8; 32];
 pub type Sha256 = fn(&[u8]) -> Digest;
 
 /// Head of an empty chain. The first entry of every tenant is appended to it.
-pub const GENESIS: ChainHead = ChainHead { seq: 0, hash: [0; 32] };
+pub const GENESIS: ChainHead = ChainHead {
+    seq: 0,
+    hash: [0; 32],
+};
 
 /// Last entry of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +83,9 @@ pub mod hex {
 
     /// Writes a digest as 64 lower-case digits.
     pub fn encode(digest: &Digest) -> String {
-        digest.iter().fold(String::with_capacity(64), |text, byte| text + &format!("{byte:02x}"))
+        digest.iter().fold(String::with_capacity(64), |text, byte| {
+            text + &format!("{byte:02x}")
+        })
     }
 
     /// Reads a digest in lower or upper case. Returns `None` for any other text.
@@ -96,11 +101,16 @@ pub mod hex {
         Some(digest)
     }
 
-    pub(super) fn serialize<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        digest: &Digest,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&encode(digest))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Digest, D::Error> {
         let text = String::deserialize(deserializer)?;
         decode(&text).ok_or_else(|| de::Error::custom("64 hexadecimal digits were expected"))
     }
@@ -167,10 +177,22 @@ impl Entry {
     }
 
     /// Appends the entry to a chain, and returns the numbered entry with the new head.
-    pub fn append_to_chain(self, tenant: TenantId, head: &ChainHead, sha256: Sha256) -> (ChainedEntry, ChainHead) {
+    pub fn append_to_chain(
+        self,
+        tenant: TenantId,
+        head: &ChainHead,
+        sha256: Sha256,
+    ) -> (ChainedEntry, ChainHead) {
         let hash = self.chain_hash(tenant, head, sha256);
         let seq = head.seq + 1;
-        (ChainedEntry { seq, entry: self, hash }, ChainHead { seq, hash })
+        (
+            ChainedEntry {
+                seq,
+                entry: self,
+                hash,
+            },
+            ChainHead { seq, hash },
+        )
     }
 }
 
@@ -186,7 +208,12 @@ pub struct ChainVerifier<'a> {
 impl<'a> ChainVerifier<'a> {
     /// Creates a verifier at the start of a chain. Anchors of other tenants are ignored.
     pub fn new(tenant: TenantId, anchors: &'a [Anchor], sha256: Sha256) -> Self {
-        Self { tenant, head: GENESIS, anchors, sha256 }
+        Self {
+            tenant,
+            head: GENESIS,
+            anchors,
+            sha256,
+        }
     }
 
     /// Verifies the next entry against the one before it and against the anchors.
@@ -198,13 +225,22 @@ impl<'a> ChainVerifier<'a> {
     pub fn verify_next(&mut self, next: &ChainedEntry) -> Result<(), ChainError> {
         let expected = self.head.seq + 1;
         if next.seq != expected {
-            return Err(ChainError::Gap { expected, found: next.seq });
+            return Err(ChainError::Gap {
+                expected,
+                found: next.seq,
+            });
         }
         if next.entry.chain_hash(self.tenant, &self.head, self.sha256) != next.hash {
             return Err(ChainError::Changed { seq: next.seq });
         }
-        self.head = ChainHead { seq: next.seq, hash: next.hash };
-        if self.tenant_anchors().any(|anchor| anchor.seq == next.seq && anchor.hash != next.hash) {
+        self.head = ChainHead {
+            seq: next.seq,
+            hash: next.hash,
+        };
+        if self
+            .tenant_anchors()
+            .any(|anchor| anchor.seq == next.seq && anchor.hash != next.hash)
+        {
             return Err(ChainError::Rewritten { seq: next.seq });
         }
         Ok(())
@@ -215,16 +251,25 @@ impl<'a> ChainVerifier<'a> {
     /// # Errors
     /// Returns [`ChainError::Truncated`] if an anchor has a higher number than the last entry.
     pub fn verify_end(self) -> Result<ChainHead, ChainError> {
-        let anchored = self.tenant_anchors().map(|anchor| anchor.seq).max().unwrap_or(0);
+        let anchored = self
+            .tenant_anchors()
+            .map(|anchor| anchor.seq)
+            .max()
+            .unwrap_or(0);
         if anchored > self.head.seq {
-            return Err(ChainError::Truncated { seq: self.head.seq, anchored });
+            return Err(ChainError::Truncated {
+                seq: self.head.seq,
+                anchored,
+            });
         }
         Ok(self.head)
     }
 
     fn tenant_anchors(&self) -> impl Iterator<Item = &'a Anchor> + use<'a> {
         let tenant = self.tenant;
-        self.anchors.iter().filter(move |anchor| anchor.tenant == tenant)
+        self.anchors
+            .iter()
+            .filter(move |anchor| anchor.tenant == tenant)
     }
 }
 

@@ -18,7 +18,9 @@ mod tests {
 
     #[test]
     fn what_is_silent_is_asked_ever_more_rarely() {
-        let rests: Vec<u64> = [0, 1, 2, 3, 7, 8, 9, 1_000_000].map(|failures| retry_delay(failures).as_secs()).into();
+        let rests: Vec<u64> = [0, 1, 2, 3, 7, 8, 9, 1_000_000]
+            .map(|failures| retry_delay(failures).as_secs())
+            .into();
         assert_eq!(rests, [5, 5, 10, 20, 320, 600, 600, 600]);
     }
 }

@@ -15,7 +15,10 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
-#[expect(clippy::disallowed_methods, reason = "this is the one place where the ambient clock is read")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place where the ambient clock is read"
+)]
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp::now()

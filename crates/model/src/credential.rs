@@ -59,7 +59,9 @@ impl CredentialLifetime {
     pub fn status_at(&self, now: Timestamp) -> CredentialStatus {
         match now {
             now if now >= self.expires_at => CredentialStatus::Expired,
-            now if now >= self.expires_at - self.third_of_lifetime() => CredentialStatus::ExpiresSoon,
+            now if now >= self.expires_at - self.third_of_lifetime() => {
+                CredentialStatus::ExpiresSoon
+            }
             _ => CredentialStatus::Valid,
         }
     }
@@ -80,10 +82,21 @@ mod tests {
 
     #[test]
     fn a_credential_is_renewed_after_a_third_of_its_life_and_warns_in_the_last() {
-        let life = CredentialLifetime { serial: 1, issued_at: at(0), expires_at: at(90), previous_until: None };
+        let life = CredentialLifetime {
+            serial: 1,
+            issued_at: at(0),
+            expires_at: at(90),
+            previous_until: None,
+        };
         assert_eq!(life.renews_at(), at(30));
         let health = [0, 59, 60, 89, 90, 91].map(|day| life.status_at(at(day)));
-        assert_eq!(health, [Valid, Valid, ExpiresSoon, ExpiresSoon, Expired, Expired]);
-        assert_eq!([Valid, ExpiresSoon, Expired].map(CredentialStatus::as_str), ["valid", "expires_soon", "expired"]);
+        assert_eq!(
+            health,
+            [Valid, Valid, ExpiresSoon, ExpiresSoon, Expired, Expired]
+        );
+        assert_eq!(
+            [Valid, ExpiresSoon, Expired].map(CredentialStatus::as_str),
+            ["valid", "expires_soon", "expired"]
+        );
     }
 }

@@ -28,13 +28,19 @@ fn encode_id(prefix: &str, id: Uuid) -> String {
 
 fn decode_id(prefix: &'static str, text: &str) -> Result<Uuid, InvalidId> {
     let invalid = InvalidId { prefix };
-    let digits = text.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('_')).ok_or(InvalidId { prefix })?;
+    let digits = text
+        .strip_prefix(prefix)
+        .and_then(|rest| rest.strip_prefix('_'))
+        .ok_or(InvalidId { prefix })?;
     if digits.len() != ID_DIGITS {
         return Err(invalid);
     }
     let mut bits: u128 = 0;
     for (place, digit) in digits.bytes().enumerate() {
-        let value = CROCKFORD_ALPHABET.iter().position(|letter| *letter == digit).ok_or(InvalidId { prefix })?;
+        let value = CROCKFORD_ALPHABET
+            .iter()
+            .position(|letter| *letter == digit)
+            .ok_or(InvalidId { prefix })?;
         // The 26 digits carry 130 bits, so the first digit may use only three of its five.
         if place == 0 && value > 7 {
             return Err(invalid);

@@ -64,13 +64,24 @@ pub enum NoInjection {
 }
 
 /// Applies the selectors of every webhook to one pod, and returns the revision that injects it.
-pub fn injected_by(namespace: &NamespaceLabels, pod: &PodLabels, injectors: &[Injector]) -> Injection {
-    let mut matching: Vec<RevisionName> =
-        injectors.iter().filter(|i| i.matches_pod(namespace, pod)).map(|i| i.revision.clone()).collect();
+pub fn injected_by(
+    namespace: &NamespaceLabels,
+    pod: &PodLabels,
+    injectors: &[Injector],
+) -> Injection {
+    let mut matching: Vec<RevisionName> = injectors
+        .iter()
+        .filter(|i| i.matches_pod(namespace, pod))
+        .map(|i| i.revision.clone())
+        .collect();
     if matching.len() == 1 {
         return Injection::Injected(matching.remove(0));
     }
-    if matching.is_empty() { Injection::NotInjected(no_injection_reason(namespace, pod)) } else { Injection::Ambiguous(matching) }
+    if matching.is_empty() {
+        Injection::NotInjected(no_injection_reason(namespace, pod))
+    } else {
+        Injection::Ambiguous(matching)
+    }
 }
 
 impl Injector {
@@ -84,13 +95,19 @@ impl Injector {
         let by_pod_rev = unlabelled && mine(&pod.rev) && !refused;
         let enabled = namespace.injection.as_deref() == Some("enabled");
         let by_namespace = self.serves_default && enabled && !refused;
-        let by_pod = self.serves_default && unlabelled && pod.inject.as_deref() == Some("true") && pod.rev.is_none();
+        let by_pod = self.serves_default
+            && unlabelled
+            && pod.inject.as_deref() == Some("true")
+            && pod.rev.is_none();
         by_namespace_rev || by_pod_rev || by_namespace || by_pod
     }
 }
 
 fn no_injection_reason(namespace: &NamespaceLabels, pod: &PodLabels) -> NoInjection {
-    let namespace_refuses = namespace.injection.as_deref().is_some_and(|value| value != "enabled");
+    let namespace_refuses = namespace
+        .injection
+        .as_deref()
+        .is_some_and(|value| value != "enabled");
     if pod.inject.as_deref() == Some("false") || namespace_refuses {
         return NoInjection::OptedOut;
     }
@@ -98,7 +115,11 @@ fn no_injection_reason(namespace: &NamespaceLabels, pod: &PodLabels) -> NoInject
         || namespace.rev.is_some()
         || pod.rev.is_some()
         || pod.inject.as_deref() == Some("true");
-    if asked { NoInjection::NoSuchRevision } else { NoInjection::NotRequested }
+    if asked {
+        NoInjection::NoSuchRevision
+    } else {
+        NoInjection::NotRequested
+    }
 }
 
 /// Returns true for a namespace with both label keys. Our API refuses this and the precheck reports
@@ -133,10 +154,21 @@ mod tests {
         ]
     }
 
-    fn injected(injection: Option<&str>, rev: Option<&str>, inject: Option<&str>, pod_rev: Option<&str>) -> String {
+    fn injected(
+        injection: Option<&str>,
+        rev: Option<&str>,
+        inject: Option<&str>,
+        pod_rev: Option<&str>,
+    ) -> String {
         let own = |value: Option<&str>| value.map(str::to_owned);
-        let namespace = NamespaceLabels { injection: own(injection), rev: own(rev) };
-        let pod = PodLabels { inject: own(inject), rev: own(pod_rev) };
+        let namespace = NamespaceLabels {
+            injection: own(injection),
+            rev: own(rev),
+        };
+        let pod = PodLabels {
+            inject: own(inject),
+            rev: own(pod_rev),
+        };
         match injected_by(&namespace, &pod, &canary_mesh()) {
             Injection::Injected(revision) => revision.to_string(),
             Injection::NotInjected(why) => format!("{why:?}"),
@@ -165,8 +197,11 @@ mod tests {
             for rev in revs {
                 for inject in injects {
                     for pod_rev in revs {
-                        let row = [injection, rev, inject, pod_rev].map(|value| value.unwrap_or("-")).join(" ");
-                        table += &format!("{row} => {}\n", injected(injection, rev, inject, pod_rev));
+                        let row = [injection, rev, inject, pod_rev]
+                            .map(|value| value.unwrap_or("-"))
+                            .join(" ");
+                        table +=
+                            &format!("{row} => {}\n", injected(injection, rev, inject, pod_rev));
                     }
                 }
             }
@@ -194,8 +229,15 @@ mod tests {
     #[test]
     fn a_second_object_for_a_living_value_gives_a_hybrid() {
         let mut injectors = canary_mesh();
-        injectors.push(Injector { value: "1-25-1".into(), revision: revision("1-27-9"), serves_default: false });
-        let namespace = NamespaceLabels { injection: None, rev: Some("1-25-1".into()) };
+        injectors.push(Injector {
+            value: "1-25-1".into(),
+            revision: revision("1-27-9"),
+            serves_default: false,
+        });
+        let namespace = NamespaceLabels {
+            injection: None,
+            rev: Some("1-25-1".into()),
+        };
         assert_eq!(
             injected_by(&namespace, &PodLabels::default(), &injectors),
             Injection::Ambiguous(vec![revision("1-25-1"), revision("1-27-9")])

@@ -24,7 +24,10 @@ fn is_label_text(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
     let outer = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
-    bytes.len() <= MAX_LABEL_LEN && bytes.iter().copied().all(inner) && outer(bytes.first()) && outer(bytes.last())
+    bytes.len() <= MAX_LABEL_LEN
+        && bytes.iter().copied().all(inner)
+        && outer(bytes.first())
+        && outer(bytes.last())
 }
 
 fn parse_label_key(text: &str) -> Result<String, InvalidLabel> {
@@ -32,14 +35,18 @@ fn parse_label_key(text: &str) -> Result<String, InvalidLabel> {
         return Ok(text.to_owned());
     }
     let rule = "letters, digits, '-', '_', '.' and '/', with a letter or digit at both ends";
-    Err(InvalidLabel(format!("{text:?} is no label key: 1 to {MAX_LABEL_LEN} {rule}")))
+    Err(InvalidLabel(format!(
+        "{text:?} is no label key: 1 to {MAX_LABEL_LEN} {rule}"
+    )))
 }
 
 fn parse_label_value(text: &str) -> Result<String, InvalidLabel> {
     if text.is_empty() || is_label_text(text) {
         return Ok(text.to_owned());
     }
-    Err(InvalidLabel(format!("{text:?} is no label value: empty, or written as a key is")))
+    Err(InvalidLabel(format!(
+        "{text:?} is no label value: empty, or written as a key is"
+    )))
 }
 
 /// Checks labels before they are stored.
@@ -50,7 +57,11 @@ pub fn check_labels(labels: &Labels) -> Result<(), InvalidLabel> {
     if labels.len() > MAX_LABELS {
         return Err(InvalidLabel(format!("at most {MAX_LABELS} labels")));
     }
-    labels.iter().try_for_each(|(name, text)| parse_label_key(name).and_then(|_| parse_label_value(text)).map(drop))
+    labels.iter().try_for_each(|(name, text)| {
+        parse_label_key(name)
+            .and_then(|_| parse_label_value(text))
+            .map(drop)
+    })
 }
 
 /// Selector with the labels that a resource must have and must not have. A condition without a
@@ -70,17 +81,31 @@ impl FromStr for LabelSelector {
     /// `team=payments,tier!=test,owned,!old`.
     fn from_str(text: &str) -> Result<Self, InvalidLabel> {
         let mut selector = Self::default();
-        let conditions: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+        let conditions: Vec<&str> = text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .collect();
         if conditions.len() > MAX_SELECTOR_CONDITIONS {
-            return Err(InvalidLabel(format!("at most {MAX_SELECTOR_CONDITIONS} conditions")));
+            return Err(InvalidLabel(format!(
+                "at most {MAX_SELECTOR_CONDITIONS} conditions"
+            )));
         }
         for condition in conditions {
             if let Some((name, text)) = condition.split_once("!=") {
-                selector.excluded.push((parse_label_key(name.trim())?, Some(parse_label_value(text.trim())?)));
+                selector.excluded.push((
+                    parse_label_key(name.trim())?,
+                    Some(parse_label_value(text.trim())?),
+                ));
             } else if let Some((name, text)) = condition.split_once('=') {
-                selector.required.push((parse_label_key(name.trim())?, Some(parse_label_value(text.trim().trim_start_matches('='))?)));
+                selector.required.push((
+                    parse_label_key(name.trim())?,
+                    Some(parse_label_value(text.trim().trim_start_matches('='))?),
+                ));
             } else if let Some(name) = condition.strip_prefix('!') {
-                selector.excluded.push((parse_label_key(name.trim())?, None));
+                selector
+                    .excluded
+                    .push((parse_label_key(name.trim())?, None));
             } else {
                 selector.required.push((parse_label_key(condition)?, None));
             }
@@ -96,9 +121,21 @@ mod tests {
     #[test]
     fn selectors_read_as_kubernetes_writes_them() {
         let some = |text: &str| Some(text.to_owned());
-        let read: LabelSelector = "team=payments, tier!=test,owned,!old,a==b".parse().expect("a selector");
-        let with = vec![("team".into(), some("payments")), ("owned".into(), None), ("a".into(), some("b"))];
-        assert_eq!(read, LabelSelector { required: with, excluded: vec![("tier".into(), some("test")), ("old".into(), None)] });
+        let read: LabelSelector = "team=payments, tier!=test,owned,!old,a==b"
+            .parse()
+            .expect("a selector");
+        let with = vec![
+            ("team".into(), some("payments")),
+            ("owned".into(), None),
+            ("a".into(), some("b")),
+        ];
+        assert_eq!(
+            read,
+            LabelSelector {
+                required: with,
+                excluded: vec![("tier".into(), some("test")), ("old".into(), None)]
+            }
+        );
         assert_eq!("".parse(), Ok(LabelSelector::default()));
         for wrong in ["a=b c", "=b", "!", "-a", "a=é", &"x,".repeat(17)] {
             assert!(wrong.parse::<LabelSelector>().is_err(), "{wrong}");
@@ -108,13 +145,25 @@ mod tests {
     #[test]
     fn labels_are_checked() {
         let labels = |pairs: &[(&str, &str)]| -> Labels {
-            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+            pairs
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect()
         };
-        assert!(check_labels(&labels(&[("team", "payments"), ("example.com/tier", ""), ("x", "A_1.b-c")])).is_ok());
+        assert!(
+            check_labels(&labels(&[
+                ("team", "payments"),
+                ("example.com/tier", ""),
+                ("x", "A_1.b-c")
+            ]))
+            .is_ok()
+        );
         for wrong in [("", "x"), ("a b", "x"), ("a", "b c"), ("a", "-")] {
             assert!(check_labels(&labels(&[wrong])).is_err(), "{wrong:?}");
         }
-        let many = (0..33).map(|number| (format!("k{number}"), String::new())).collect();
+        let many = (0..33)
+            .map(|number| (format!("k{number}"), String::new()))
+            .collect();
         assert!(check_labels(&many).is_err());
     }
 }

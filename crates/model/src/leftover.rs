@@ -40,7 +40,9 @@ impl Leftover {
     /// Describes one object.
     pub fn for_object(cluster: &Name, kind: &str, namespace: Option<&str>, name: &str) -> Self {
         let kind_word = kind.to_ascii_lowercase();
-        let place = namespace.map(|namespace| format!("--namespace {namespace} ")).unwrap_or_default();
+        let place = namespace
+            .map(|namespace| format!("--namespace {namespace} "))
+            .unwrap_or_default();
         Self {
             cluster: cluster.clone(),
             kind: kind.to_owned(),
@@ -53,7 +55,9 @@ impl Leftover {
     /// Describes the objects of a kind that have one name, in every namespace.
     pub fn in_every_namespace(cluster: &Name, kind: &str, name: &str) -> Self {
         let kind_word = kind.to_ascii_lowercase();
-        let command = format!("kubectl delete {kind_word} --all-namespaces --field-selector metadata.name={name}");
+        let command = format!(
+            "kubectl delete {kind_word} --all-namespaces --field-selector metadata.name={name}"
+        );
         Self {
             cluster: cluster.clone(),
             kind: kind.to_owned(),
@@ -71,9 +75,13 @@ mod tests {
     #[test]
     fn the_command_of_a_leftover_names_the_object_and_its_namespace() {
         let cluster: Name = "c2".parse().expect("a name");
-        let command = |namespace| Leftover::for_object(&cluster, "Secret", namespace, "token").command;
+        let command =
+            |namespace| Leftover::for_object(&cluster, "Secret", namespace, "token").command;
         assert_eq!(command(None), "kubectl delete secret token");
-        assert_eq!(command(Some("shop")), "kubectl delete --namespace shop secret token");
+        assert_eq!(
+            command(Some("shop")),
+            "kubectl delete --namespace shop secret token"
+        );
         assert_eq!(
             Leftover::in_every_namespace(&cluster, "ConfigMap", "istio-ca-root-cert").command,
             "kubectl delete configmap --all-namespaces --field-selector metadata.name=istio-ca-root-cert"

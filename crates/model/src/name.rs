@@ -11,7 +11,9 @@ pub struct Name(String);
 
 /// Error for a text that is not a DNS label.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("a name is 1 to 63 lower-case letters, digits and '-', with a letter or digit first and last")]
+#[error(
+    "a name is 1 to 63 lower-case letters, digits and '-', with a letter or digit first and last"
+)]
 pub struct InvalidName;
 
 impl Name {
@@ -25,9 +27,15 @@ impl std::str::FromStr for Name {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        let inside = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let inside = text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         let ends = !text.starts_with('-') && !text.ends_with('-');
-        if (1..=63).contains(&text.len()) && inside && ends { Ok(Self(text.to_owned())) } else { Err(InvalidName) }
+        if (1..=63).contains(&text.len()) && inside && ends {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidName)
+        }
     }
 }
 
@@ -39,7 +47,9 @@ impl std::fmt::Display for Name {
 
 impl<'de> Deserialize<'de> for Name {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 

@@ -145,8 +145,13 @@ pub struct Problem {
 }
 
 /// Problem codes of a cluster that is silent or too slow.
-const UNREACHABLE_CODES: [&str; 5] =
-    ["answer_too_slow", "cluster_unreachable", "contact_too_slow", "list_too_slow", "look_too_slow"];
+const UNREACHABLE_CODES: [&str; 5] = [
+    "answer_too_slow",
+    "cluster_unreachable",
+    "contact_too_slow",
+    "list_too_slow",
+    "look_too_slow",
+];
 
 /// Problem codes of a cluster that refuses every call of ours.
 const ACCESS_DENIED_CODES: [&str; 2] = ["address_refused", "credential_expired"];
@@ -159,8 +164,16 @@ pub fn is_cluster_lost_code(code: &str) -> bool {
 
 impl Problem {
     /// Creates a problem from its three parts.
-    pub fn new(code: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), hint: hint.into() }
+    pub fn new(
+        code: impl Into<String>,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self {
+            code: code.into(),
+            message: message.into(),
+            hint: hint.into(),
+        }
     }
 
     /// Returns true if a cluster gave no answer or no complete one. The worker asks the cluster
@@ -171,7 +184,11 @@ impl Problem {
 
     /// Returns the problem of an operation that a person paused.
     pub fn paused_by_user() -> Self {
-        Self::new("paused_by_user", "Paused on request.", "Resume it to go on, or roll back.")
+        Self::new(
+            "paused_by_user",
+            "Paused on request.",
+            "Resume it to go on, or roll back.",
+        )
     }
 }
 
@@ -194,7 +211,10 @@ impl OperationState {
 
     /// Returns true for a final state.
     pub fn is_terminal(&self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed { .. } | Self::Cancelled | Self::Superseded)
+        matches!(
+            self,
+            Self::Succeeded | Self::Failed { .. } | Self::Cancelled | Self::Superseded
+        )
     }
 
     /// Returns true when a person has to act.
@@ -313,11 +333,21 @@ mod tests {
             StepEvent::Started { capture: None },
             StepEvent::Failed { problem },
             StepEvent::Retried,
-            StepEvent::Started { capture: Some("later".into()) },
+            StepEvent::Started {
+                capture: Some("later".into()),
+            },
             StepEvent::Done,
         ] {
             progress.apply_event(&fact);
         }
-        assert_eq!(progress, Progress { capture: Some(None), done: true, failed: None, attempt: 1 });
+        assert_eq!(
+            progress,
+            Progress {
+                capture: Some(None),
+                done: true,
+                failed: None,
+                attempt: 1
+            }
+        );
     }
 }

@@ -107,9 +107,9 @@ pub struct WorkloadRef {
 pub enum WorkloadKind {
     /// Deployment of the API `apps/v1`.
     Deployment,
-    /// StatefulSet of the API `apps/v1`.
+    /// `StatefulSet` of the API `apps/v1`.
     StatefulSet,
-    /// DaemonSet of the API `apps/v1`.
+    /// `DaemonSet` of the API `apps/v1`.
     DaemonSet,
 }
 
@@ -228,16 +228,29 @@ pub struct Plan {
 impl Plan {
     /// Adds a wave whose steps may all run at once. A wave without steps is left out.
     #[must_use]
-    pub fn with_wave(self, title: impl Into<String>, steps: impl IntoIterator<Item = Step>) -> Self {
+    pub fn with_wave(
+        self,
+        title: impl Into<String>,
+        steps: impl IntoIterator<Item = Step>,
+    ) -> Self {
         self.with_limited_wave(title, usize::MAX, steps)
     }
 
     /// Adds a wave with at most `width` steps under way at once. A wave without steps is left out.
     #[must_use]
-    pub fn with_limited_wave(mut self, title: impl Into<String>, width: usize, steps: impl IntoIterator<Item = Step>) -> Self {
+    pub fn with_limited_wave(
+        mut self,
+        title: impl Into<String>,
+        width: usize,
+        steps: impl IntoIterator<Item = Step>,
+    ) -> Self {
         let steps: Vec<Step> = steps.into_iter().collect();
         if !steps.is_empty() {
-            self.waves.push(Wave { title: title.into(), width: width.max(1), steps });
+            self.waves.push(Wave {
+                title: title.into(),
+                width: width.max(1),
+                steps,
+            });
         }
         self
     }
@@ -278,9 +291,12 @@ impl Step {
     pub fn written_target(&self) -> Option<Target> {
         match self {
             Self::Set { target, .. } => Some(target.clone()),
-            Self::Restart { member, workload, .. } => {
-                Some(Target::Workload { member: member.clone(), workload: workload.clone() })
-            }
+            Self::Restart {
+                member, workload, ..
+            } => Some(Target::Workload {
+                member: member.clone(),
+                workload: workload.clone(),
+            }),
             Self::Probe { .. }
             | Self::AwaitReady { .. }
             | Self::AwaitUnused { .. }
@@ -294,7 +310,11 @@ impl Target {
     /// Returns the member cluster that holds the target; `None` for the hosting cluster.
     pub fn member(&self) -> Option<&Name> {
         match self {
-            Self::Home | Self::Limits | Self::Link { .. } | Self::Address { .. } | Self::ControlPlane { .. } => None,
+            Self::Home
+            | Self::Limits
+            | Self::Link { .. }
+            | Self::Address { .. }
+            | Self::ControlPlane { .. } => None,
             Self::Foothold { member }
             | Self::Crds { member }
             | Self::MemberObjects { member, .. }
@@ -327,12 +347,18 @@ impl std::fmt::Display for Target {
             Self::Link { member } => write!(f, "access of the control planes to {member}"),
             Self::Address { revision } => write!(f, "address of {revision}"),
             Self::Crds { member } => write!(f, "custom resource definitions in {member}"),
-            Self::MemberObjects { member, revision } => write!(f, "objects of {revision} in {member}"),
-            Self::Certificates { member } => write!(f, "root certificates in the namespaces of {member}"),
+            Self::MemberObjects { member, revision } => {
+                write!(f, "objects of {revision} in {member}")
+            }
+            Self::Certificates { member } => {
+                write!(f, "root certificates in the namespaces of {member}")
+            }
             Self::ControlPlane { revision } => write!(f, "control plane {revision}"),
             Self::Tag { member, tag } => write!(f, "tag {tag} in {member}"),
             Self::Validator { member } => write!(f, "default validation in {member}"),
-            Self::NamespaceLabel { member, namespace } => write!(f, "label of namespace {namespace} in {member}"),
+            Self::NamespaceLabel { member, namespace } => {
+                write!(f, "label of namespace {namespace} in {member}")
+            }
             Self::Workload { member, workload } => write!(f, "{workload} in {member}"),
         }
     }
@@ -341,21 +367,52 @@ impl std::fmt::Display for Target {
 impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Set { target, to: Some(to), .. } => write!(f, "{target} → {to}"),
-            Self::Set { target, to: None, .. } => write!(f, "remove {target}"),
-            Self::Restart { member, workload, wanted, .. } => {
+            Self::Set {
+                target,
+                to: Some(to),
+                ..
+            } => write!(f, "{target} → {to}"),
+            Self::Set {
+                target, to: None, ..
+            } => write!(f, "remove {target}"),
+            Self::Restart {
+                member,
+                workload,
+                wanted,
+                ..
+            } => {
                 write!(f, "restart {workload} in {member} onto {}", wanted.revision)
             }
-            Self::Probe { member, asks: InjectionRequest::Rev(value), wanted } => {
-                write!(f, "dry run in {member}: istio.io/rev={value} is injected by {}", wanted.revision)
+            Self::Probe {
+                member,
+                asks: InjectionRequest::Rev(value),
+                wanted,
+            } => {
+                write!(
+                    f,
+                    "dry run in {member}: istio.io/rev={value} is injected by {}",
+                    wanted.revision
+                )
             }
-            Self::Probe { member, asks: InjectionRequest::Default, wanted } => {
-                write!(f, "dry run in {member}: istio-injection=enabled is injected by {}", wanted.revision)
+            Self::Probe {
+                member,
+                asks: InjectionRequest::Default,
+                wanted,
+            } => {
+                write!(
+                    f,
+                    "dry run in {member}: istio-injection=enabled is injected by {}",
+                    wanted.revision
+                )
             }
-            Self::AwaitReady { revision, .. } => write!(f, "wait until {revision} is ready and synced"),
+            Self::AwaitReady { revision, .. } => {
+                write!(f, "wait until {revision} is ready and synced")
+            }
             Self::AwaitUnused { revision, .. } => write!(f, "wait until nothing uses {revision}"),
             Self::AwaitGone { member } => write!(f, "look that nothing is left in {member}"),
-            Self::LeaveBehind { member } => write!(f, "leave {member} behind, which does not answer"),
+            Self::LeaveBehind { member } => {
+                write!(f, "leave {member} behind, which does not answer")
+            }
         }
     }
 }

@@ -24,8 +24,14 @@ pub enum QuotaResource {
 
 impl QuotaResource {
     /// All kinds that have a quota.
-    pub const ALL: [Self; 6] =
-        [Self::Clusters, Self::Meshes, Self::ApiKeys, Self::IdentityProviders, Self::RoleBindings, Self::Webhooks];
+    pub const ALL: [Self; 6] = [
+        Self::Clusters,
+        Self::Meshes,
+        Self::ApiKeys,
+        Self::IdentityProviders,
+        Self::RoleBindings,
+        Self::Webhooks,
+    ];
 
     /// Returns the limit for tenants without a limit of their own.
     pub const fn default_limit(self) -> u32 {
@@ -60,7 +66,10 @@ pub struct Quotas(pub BTreeMap<QuotaResource, u32>);
 impl Quotas {
     /// Returns the most resources of this kind that the tenant may have.
     pub fn limit_for(&self, of: QuotaResource) -> u32 {
-        self.0.get(&of).copied().unwrap_or_else(|| of.default_limit())
+        self.0
+            .get(&of)
+            .copied()
+            .unwrap_or_else(|| of.default_limit())
     }
 }
 
@@ -71,9 +80,18 @@ mod tests {
     #[test]
     fn the_written_form_is_the_serialised_form_and_own_limits_come_first() {
         for counted in QuotaResource::ALL {
-            assert_eq!(serde_json::to_value(counted).expect("a name"), counted.as_str());
+            assert_eq!(
+                serde_json::to_value(counted).expect("a name"),
+                counted.as_str()
+            );
         }
         let own: Quotas = serde_json::from_str(r#"{ "meshes": 3 }"#).expect("quotas");
-        assert_eq!((own.limit_for(QuotaResource::Meshes), own.limit_for(QuotaResource::Clusters)), (3, 100));
+        assert_eq!(
+            (
+                own.limit_for(QuotaResource::Meshes),
+                own.limit_for(QuotaResource::Clusters)
+            ),
+            (3, 100)
+        );
     }
 }

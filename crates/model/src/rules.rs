@@ -116,9 +116,19 @@ pub struct UpgradeContext<'a> {
 
 /// Returns every reason for or against one upgrade from `current` to `target`. The upgrade is
 /// allowed if no reason blocks it.
-pub fn assess_upgrade(current: &Version, target: &Release, strategy: Strategy, around: &UpgradeContext<'_>) -> Vec<Reason> {
+pub fn assess_upgrade(
+    current: &Version,
+    target: &Release,
+    strategy: Strategy,
+    around: &UpgradeContext<'_>,
+) -> Vec<Reason> {
     let mut reasons = check_direction(current, &target.version);
-    reasons.extend(check_distance(current, &target.version, strategy, around.policy));
+    reasons.extend(check_distance(
+        current,
+        &target.version,
+        strategy,
+        around.policy,
+    ));
     if strategy == Strategy::Canary {
         reasons.extend(check_canary_allowed(current, around));
     }
@@ -134,17 +144,28 @@ pub fn assess_release(target: &Release, around: &UpgradeContext<'_>) -> Vec<Reas
         let message = format!("{} is not for meshes of this edition", target.version);
         reasons.push(new_reason(Severity::Block, ReasonCode::Edition, message));
     }
-    reasons.extend(around.members.iter().filter_map(|(member, version)| check_kubernetes(target, member, *version)));
+    reasons.extend(
+        around
+            .members
+            .iter()
+            .filter_map(|(member, version)| check_kubernetes(target, member, *version)),
+    );
     reasons
 }
 
 /// Returns true if no reason blocks the upgrade.
 pub fn is_allowed(reasons: &[Reason]) -> bool {
-    reasons.iter().all(|reason| reason.severity < Severity::Block)
+    reasons
+        .iter()
+        .all(|reason| reason.severity < Severity::Block)
 }
 
 fn new_reason(severity: Severity, code: ReasonCode, message: String) -> Reason {
-    Reason { code, severity, message }
+    Reason {
+        code,
+        severity,
+        message,
+    }
 }
 
 /// Refuses a target that is not newer. Only a rollback goes back to an older version.
@@ -167,7 +188,12 @@ fn check_direction(current: &Version, target: &Version) -> Vec<Reason> {
     reasons
 }
 
-fn check_distance(current: &Version, target: &Version, strategy: Strategy, policy: &UpgradePolicy) -> Option<Reason> {
+fn check_distance(
+    current: &Version,
+    target: &Version,
+    strategy: Strategy,
+    policy: &UpgradePolicy,
+) -> Option<Reason> {
     let minors = target.minor.saturating_sub(current.minor);
     let (limit, word) = match strategy {
         Strategy::InPlace => (policy.in_place_minors, "in place"),
@@ -193,7 +219,11 @@ fn check_canary_allowed(current: &Version, around: &UpgradeContext<'_>) -> Vec<R
     let policy = around.policy;
     let mut reasons = Vec::new();
     if around.edition < policy.canary_edition {
-        reasons.push(new_reason(Severity::Block, ReasonCode::Edition, "the mesh's edition has no canary upgrades".into()));
+        reasons.push(new_reason(
+            Severity::Block,
+            ReasonCode::Edition,
+            "the mesh's edition has no canary upgrades".into(),
+        ));
     }
     if current.precedence() < policy.canary_floor.precedence() {
         reasons.push(new_reason(
@@ -211,15 +241,34 @@ fn check_release_state(target: &Release, around: &UpgradeContext<'_>) -> Vec<Rea
     match target.state {
         ReleaseState::Available => {}
         ReleaseState::Deprecated => {
-            reasons.push(new_reason(Severity::Warn, ReasonCode::Deprecated, format!("{version} is deprecated")));
+            reasons.push(new_reason(
+                Severity::Warn,
+                ReasonCode::Deprecated,
+                format!("{version} is deprecated"),
+            ));
         }
         ReleaseState::Withdrawn => {
-            reasons.push(new_reason(Severity::Block, ReasonCode::Withdrawn, format!("{version} was withdrawn")));
+            reasons.push(new_reason(
+                Severity::Block,
+                ReasonCode::Withdrawn,
+                format!("{version} was withdrawn"),
+            ));
         }
     }
-    if target.supported_until.is_some_and(|until| until < around.today) {
-        let severity = if around.policy.refuse_unsupported { Severity::Block } else { Severity::Warn };
-        reasons.push(new_reason(severity, ReasonCode::EndOfSupport, format!("{version} is past its end of support")));
+    if target
+        .supported_until
+        .is_some_and(|until| until < around.today)
+    {
+        let severity = if around.policy.refuse_unsupported {
+            Severity::Block
+        } else {
+            Severity::Warn
+        };
+        reasons.push(new_reason(
+            severity,
+            ReasonCode::EndOfSupport,
+            format!("{version} is past its end of support"),
+        ));
     }
     reasons
 }
@@ -232,7 +281,11 @@ fn check_kubernetes(target: &Release, member: &str, (major, minor): (u32, u32)) 
             "{member} runs Kubernetes {major}.{minor}; {version} needs 1.{} or newer ({})",
             range.min, range.source
         );
-        return Some(new_reason(Severity::Block, ReasonCode::KubernetesTooOld, message));
+        return Some(new_reason(
+            Severity::Block,
+            ReasonCode::KubernetesTooOld,
+            message,
+        ));
     }
     (minor > range.tested_max).then(|| {
         let message = format!(
@@ -263,7 +316,9 @@ pub fn find_upgrade_path<'a>(
             for (release, strategy) in next_hops(at, catalogue, around) {
                 // Another path leads to this release with no more upgrades, or the release is newer
                 // than the target.
-                if reached.contains(&release.version) || release.version.precedence() > target.precedence() {
+                if reached.contains(&release.version)
+                    || release.version.precedence() > target.precedence()
+                {
                     continue;
                 }
                 let next: Vec<_> = way.iter().copied().chain([(release, strategy)]).collect();
@@ -279,13 +334,21 @@ pub fn find_upgrade_path<'a>(
     None
 }
 
-fn next_hops<'a>(at: &Version, catalogue: &'a [Release], around: &UpgradeContext<'_>) -> Vec<(&'a Release, Strategy)> {
+fn next_hops<'a>(
+    at: &Version,
+    catalogue: &'a [Release],
+    around: &UpgradeContext<'_>,
+) -> Vec<(&'a Release, Strategy)> {
     let mut next: Vec<(&Release, Strategy)> = catalogue
         .iter()
         .filter_map(|release| {
-            let fits = |strategy: &Strategy| is_allowed(&assess_upgrade(at, release, *strategy, around));
+            let fits =
+                |strategy: &Strategy| is_allowed(&assess_upgrade(at, release, *strategy, around));
             // A canary is preferred where both strategies are allowed.
-            [Strategy::Canary, Strategy::InPlace].into_iter().find(fits).map(|strategy| (release, strategy))
+            [Strategy::Canary, Strategy::InPlace]
+                .into_iter()
+                .find(fits)
+                .map(|strategy| (release, strategy))
         })
         .collect();
     next.sort_by_key(|(release, _)| std::cmp::Reverse(release.version.precedence()));

@@ -43,14 +43,24 @@ impl Observation {
     /// Returns the gravest reason why a live pod of the workload does not carry the sidecar that
     /// the revision injects now, or `None` if every pod does. If the images of the revision are
     /// unknown, only revisions are compared.
-    pub fn restart_reason(&self, workload: &WorkloadObservation, wanted: &RevisionName) -> Option<RestartReason> {
-        let mut right = self.sidecars.iter().filter(|sidecar| sidecar.revision == *wanted).peekable();
+    pub fn restart_reason(
+        &self,
+        workload: &WorkloadObservation,
+        wanted: &RevisionName,
+    ) -> Option<RestartReason> {
+        let mut right = self
+            .sidecars
+            .iter()
+            .filter(|sidecar| sidecar.revision == *wanted)
+            .peekable();
         let unknown = right.peek().is_none();
         let images: Vec<&str> = right.map(|sidecar| sidecar.image.as_str()).collect();
         let judge = |carried: &Option<Sidecar>| match carried {
             None => Some(RestartReason::NoSidecar),
             Some(sidecar) if sidecar.revision != *wanted => Some(RestartReason::Revision),
-            Some(sidecar) if !unknown && !images.contains(&sidecar.image.as_str()) => Some(RestartReason::Image),
+            Some(sidecar) if !unknown && !images.contains(&sidecar.image.as_str()) => {
+                Some(RestartReason::Image)
+            }
             Some(_) => None,
         };
         workload.live.iter().filter_map(judge).min()
@@ -110,7 +120,10 @@ pub fn foreign_istio_problem(place: &str, webhooks: &[String]) -> Problem {
         0 => String::new(),
         left => format!(" and {left} more"),
     };
-    let message = format!("{place} has webhooks of an Istio that is not this mesh's: {}{more}.", named.join(", "));
+    let message = format!(
+        "{place} has webhooks of an Istio that is not this mesh's: {}{more}.",
+        named.join(", ")
+    );
     let hint = format!(
         "If that Istio is in use, uninstall it with the tool that installed it. What is left of one that is gone is removed by `kubectl delete {}`. Then try again.",
         named.join(" ")
@@ -164,11 +177,17 @@ impl WorkloadObservation {
     /// Returns true if a live pod does not carry the wanted sidecar (requirement D1). The sidecar
     /// is read from annotations and not from labels.
     pub fn needs_restart(&self, wanted: &Sidecar) -> bool {
-        self.live.iter().any(|carried| carried.as_ref() != Some(wanted))
+        self.live
+            .iter()
+            .any(|carried| carried.as_ref() != Some(wanted))
     }
 
     /// Returns true if a live pod carries the revision.
     pub fn carries_revision(&self, revision: &RevisionName) -> bool {
-        self.live.iter().any(|carried| carried.as_ref().is_some_and(|sidecar| sidecar.revision == *revision))
+        self.live.iter().any(|carried| {
+            carried
+                .as_ref()
+                .is_some_and(|sidecar| sidecar.revision == *revision)
+        })
     }
 }

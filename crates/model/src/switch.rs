@@ -49,8 +49,12 @@ const NEWEST_REVIEWED_MINOR: u32 = 30;
 
 impl Switch {
     /// All switches that exist.
-    pub const ALL: [Self; 4] =
-        [Self::ConnectionsPerSocketEvent, Self::NativeSidecars, Self::AbsoluteNames, Self::FindPodByAddress];
+    pub const ALL: [Self; 4] = [
+        Self::ConnectionsPerSocketEvent,
+        Self::NativeSidecars,
+        Self::AbsoluteNames,
+        Self::FindPodByAddress,
+    ];
 
     /// Returns the name of istiod's environment variable.
     pub fn env_var(self) -> &'static str {
@@ -76,18 +80,27 @@ impl Switch {
     /// Returns the behaviour of a release when this switch is not set.
     pub fn default_of(self, version: &Version) -> SwitchDefault {
         let (since, before, after) = self.default_change();
-        let value = if (version.major, version.minor) < (1, since) { before } else { after };
+        let value = if (version.major, version.minor) < (1, since) {
+            before
+        } else {
+            after
+        };
         let read = if version.major == 1 && version.minor <= NEWEST_REVIEWED_MINOR {
             format!("pilot/pkg of Istio 1.{}", version.minor)
         } else {
             format!("carried on from Istio 1.{NEWEST_REVIEWED_MINOR}, not read in this release")
         };
-        SwitchDefault { value: value.to_owned(), source: read }
+        SwitchDefault {
+            value: value.to_owned(),
+            source: read,
+        }
     }
 
     /// Returns the behaviour of a release when no switch is set.
     pub fn defaults_of(version: &Version) -> BTreeMap<Self, SwitchDefault> {
-        Self::ALL.map(|switch| (switch, switch.default_of(version))).into()
+        Self::ALL
+            .map(|switch| (switch, switch.default_of(version)))
+            .into()
     }
 
     /// Returns the value that a new mesh begins with. `auto` is replaced, because its effect would
@@ -102,7 +115,10 @@ impl Switch {
 
 /// Returns the values that a mesh keeps if it is created on a release with these defaults.
 pub fn initial_switches(defaults: &BTreeMap<Switch, SwitchDefault>) -> Switches {
-    defaults.iter().map(|(switch, default)| (*switch, switch.initial_value(&default.value))).collect()
+    defaults
+        .iter()
+        .map(|(switch, default)| (*switch, switch.initial_value(&default.value)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -122,19 +138,36 @@ mod tests {
     }
 
     #[test]
-    fn d11_a_new_mesh_begins_with_its_releases_defaults_and_never_with_one_that_changes_by_itself() {
-        let switches = |version: &str| initial_switches(&Switch::defaults_of(&version.parse().expect(version)));
-        assert_eq!(switches("1.25.1.1")[&Switch::ConnectionsPerSocketEvent], "0");
-        assert_eq!(switches("1.27.9.1")[&Switch::ConnectionsPerSocketEvent], "1");
+    fn d11_a_new_mesh_begins_with_its_releases_defaults_and_never_with_one_that_changes_by_itself()
+    {
+        let switches = |version: &str| {
+            initial_switches(&Switch::defaults_of(&version.parse().expect(version)))
+        };
+        assert_eq!(
+            switches("1.25.1.1")[&Switch::ConnectionsPerSocketEvent],
+            "0"
+        );
+        assert_eq!(
+            switches("1.27.9.1")[&Switch::ConnectionsPerSocketEvent],
+            "1"
+        );
         assert_eq!(switches("1.27.9.1")[&Switch::NativeSidecars], "false");
     }
 
     #[test]
     fn switches_are_stored_under_their_variables_names() {
         for switch in Switch::ALL {
-            assert_eq!(serde_json::to_value(switch).expect("a name"), switch.env_var());
+            assert_eq!(
+                serde_json::to_value(switch).expect("a name"),
+                switch.env_var()
+            );
         }
-        let stored = serde_json::to_value(initial_switches(&Switch::defaults_of(&"1.25.1.1".parse().expect("a version"))));
-        assert_eq!(stored.expect("an object")["ENABLE_PROXY_FIND_POD_BY_IP"], "true");
+        let stored = serde_json::to_value(initial_switches(&Switch::defaults_of(
+            &"1.25.1.1".parse().expect("a version"),
+        )));
+        assert_eq!(
+            stored.expect("an object")["ENABLE_PROXY_FIND_POD_BY_IP"],
+            "true"
+        );
     }
 }

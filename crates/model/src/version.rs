@@ -63,7 +63,11 @@ impl Version {
 
 impl std::fmt::Display for Version {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}.{}.{}", self.major, self.minor, self.patch, self.build)?;
+        write!(
+            f,
+            "{}.{}.{}.{}",
+            self.major, self.minor, self.patch, self.build
+        )?;
         match &self.source {
             Some(Source { sequence, vendor }) => write!(f, "-{sequence}-{vendor}"),
             None => Ok(()),
@@ -85,8 +89,15 @@ fn parse_number(text: &str) -> Result<u32, InvalidVersion> {
 /// Parses a sequence or a vendor: 1 to 32 lower-case letters and digits, short enough for a label
 /// value.
 fn parse_source_word(text: &str) -> Result<String, InvalidVersion> {
-    let good = (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    if good { Ok(text.to_owned()) } else { Err(InvalidVersion) }
+    let good = (1..=32).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    if good {
+        Ok(text.to_owned())
+    } else {
+        Err(InvalidVersion)
+    }
 }
 
 impl FromStr for Version {
@@ -97,12 +108,26 @@ impl FromStr for Version {
             None => (text, None),
             Some((numbers, source)) => {
                 let (sequence, vendor) = source.split_once('-').ok_or(InvalidVersion)?;
-                (numbers, Some(Source { sequence: parse_source_word(sequence)?, vendor: parse_source_word(vendor)? }))
+                (
+                    numbers,
+                    Some(Source {
+                        sequence: parse_source_word(sequence)?,
+                        vendor: parse_source_word(vendor)?,
+                    }),
+                )
             }
         };
         let parts: Vec<&str> = numbers.split('.').collect();
-        let [major, minor, patch, build] = parts[..] else { return Err(InvalidVersion) };
-        Ok(Self { major: parse_number(major)?, minor: parse_number(minor)?, patch: parse_number(patch)?, build: parse_number(build)?, source })
+        let [major, minor, patch, build] = parts[..] else {
+            return Err(InvalidVersion);
+        };
+        Ok(Self {
+            major: parse_number(major)?,
+            minor: parse_number(minor)?,
+            patch: parse_number(patch)?,
+            build: parse_number(build)?,
+            source,
+        })
     }
 }
 
@@ -135,7 +160,11 @@ impl FromStr for RevisionName {
     fn from_str(text: &str) -> Result<Self, InvalidRevisionName> {
         let parts: Vec<&str> = text.split('-').collect();
         let good = parts.len() == 3 && parts.iter().all(|part| parse_number(part).is_ok());
-        if good { Ok(Self(text.to_owned())) } else { Err(InvalidRevisionName) }
+        if good {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidRevisionName)
+        }
     }
 }
 

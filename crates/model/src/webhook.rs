@@ -46,25 +46,41 @@ pub struct UnknownEventKind(pub String);
 /// # Errors
 /// Returns [`UnknownEventKind`] if no event would ever match the text.
 pub fn parse_event_kind(text: &str) -> Result<String, UnknownEventKind> {
-    let known = EVENT_KINDS.iter().any(|kind| matches_event_kind(text, kind));
-    if known { Ok(text.to_owned()) } else { Err(UnknownEventKind(text.chars().take(64).collect())) }
+    let known = EVENT_KINDS
+        .iter()
+        .any(|kind| matches_event_kind(text, kind));
+    if known {
+        Ok(text.to_owned())
+    } else {
+        Err(UnknownEventKind(text.chars().take(64).collect()))
+    }
 }
 
 /// Returns true if a webhook that asks for `wanted` gets an event of this kind.
 pub fn matches_event_kind(wanted: &str, kind: &str) -> bool {
-    let about = || wanted.strip_suffix(".*").is_some_and(|about| kind.split('.').next() == Some(about));
+    let about = || {
+        wanted
+            .strip_suffix(".*")
+            .is_some_and(|about| kind.split('.').next() == Some(about))
+    };
     wanted == "*" || wanted == kind || about()
 }
 
 /// Returns the delay before the next attempt, after this many failed ones; `None` after the last
 /// attempt.
 pub fn delivery_retry_delay(attempts: i32) -> Option<Duration> {
-    usize::try_from(attempts.checked_sub(1)?).ok().and_then(|past| DELIVERY_RETRY_DELAYS.get(past)).copied()
+    usize::try_from(attempts.checked_sub(1)?)
+        .ok()
+        .and_then(|past| DELIVERY_RETRY_DELAYS.get(past))
+        .copied()
 }
 
 /// Returns the id of a message, which is the same in each attempt to send it.
 pub fn message_id(webhook: crate::ids::WebhookId, seq: i64) -> String {
-    format!("msg_{}_{seq}", webhook.to_string().trim_start_matches("webhook_"))
+    format!(
+        "msg_{}_{seq}",
+        webhook.to_string().trim_start_matches("webhook_")
+    )
 }
 
 #[cfg(test)]
@@ -82,7 +98,11 @@ mod tests {
             ("operation.*", "upgrade.state", false),
             (".*", "upgrade.state", false),
         ] {
-            assert_eq!(matches_event_kind(wanted, kind), expected, "{wanted} and {kind}");
+            assert_eq!(
+                matches_event_kind(wanted, kind),
+                expected,
+                "{wanted} and {kind}"
+            );
         }
         for text in ["*", "upgrade.*", "cluster.unreachable"] {
             assert_eq!(parse_event_kind(text).as_deref(), Ok(text));
@@ -98,6 +118,14 @@ mod tests {
         assert_eq!(rests.len(), 9);
         assert!(rests.iter().sum::<Duration>() > Duration::from_hours(72));
         assert!(rests.is_sorted());
-        assert_eq!([delivery_retry_delay(0), delivery_retry_delay(-1), delivery_retry_delay(i32::MIN), delivery_retry_delay(10)], [None; 4]);
+        assert_eq!(
+            [
+                delivery_retry_delay(0),
+                delivery_retry_delay(-1),
+                delivery_retry_delay(i32::MIN),
+                delivery_retry_delay(10)
+            ],
+            [None; 4]
+        );
     }
 }

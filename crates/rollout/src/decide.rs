@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 use meshwright_model::operation::Problem;
 use meshwright_model::plan::{Step, Target};
 
-use crate::ports::{ObjectVersion, ClusterError};
+use crate::ports::{ClusterError, ObjectVersion};
 use crate::step::StepCheck;
 
 /// Code of the problem of a cluster that does not answer.
@@ -34,14 +34,22 @@ pub struct Timeouts {
 impl Timeouts {
     /// Returns the maximum time from the first check of this step to its goal.
     fn for_step(&self, step: &Step) -> SignedDuration {
-        if matches!(step, Step::Probe { .. }) { self.dry_run.min(self.step) } else { self.step }
+        if matches!(step, Step::Probe { .. }) {
+            self.dry_run.min(self.step)
+        } else {
+            self.step
+        }
     }
 }
 
 impl Timeouts {
     /// Returns the minimum time between two checks of a step.
     pub fn min_check_interval(&self, step: &Step) -> SignedDuration {
-        if matches!(step, Step::AwaitUnused { .. }) { self.unused_check_interval } else { SignedDuration::ZERO }
+        if matches!(step, Step::AwaitUnused { .. }) {
+            self.unused_check_interval
+        } else {
+            SignedDuration::ZERO
+        }
     }
 }
 
@@ -90,24 +98,43 @@ pub enum Decision {
 }
 
 /// Decides the next action for one step from its latest check, its times and the limits.
-pub fn decide(step: &Step, looked: Result<StepCheck, ClusterError>, run: &StepTiming, patience: &Timeouts) -> Decision {
+pub fn decide(
+    step: &Step,
+    looked: Result<StepCheck, ClusterError>,
+    run: &StepTiming,
+    patience: &Timeouts,
+) -> Decision {
     match looked {
-        Ok(StepCheck::Done) if matches!(step, Step::AwaitUnused { .. }) && !is_proven_unused(run, patience) => {
+        Ok(StepCheck::Done)
+            if matches!(step, Step::AwaitUnused { .. }) && !is_proven_unused(run, patience) =>
+        {
             Decision::Wait("no use seen so far; looking several times before it counts".into())
         }
         Ok(StepCheck::Done) => Decision::Done,
         Ok(StepCheck::Ready { .. }) if run.waited > patience.for_step(step) => {
             Decision::Pause(timeout_problem(step, "what is pushed does not come true"))
         }
-        Ok(StepCheck::Ready { capture, version: mark }) => Decision::Act { capture, version: mark },
+        Ok(StepCheck::Ready {
+            capture,
+            version: mark,
+        }) => Decision::Act {
+            capture,
+            version: mark,
+        },
         Ok(StepCheck::Blocked(problem)) => Decision::Pause(problem),
-        Ok(StepCheck::Waiting(reason)) if run.waited > patience.for_step(step) => Decision::Pause(timeout_problem(step, &reason)),
+        Ok(StepCheck::Waiting(reason)) if run.waited > patience.for_step(step) => {
+            Decision::Pause(timeout_problem(step, &reason))
+        }
         Ok(StepCheck::Waiting(reason)) => Decision::Wait(reason),
         Err(ClusterError::Changed { place }) => wait_after_change(&place),
-        Err(ClusterError::Unreachable { place, code, cause }) if run.silent > patience.unreachable => {
+        Err(ClusterError::Unreachable { place, code, cause })
+            if run.silent > patience.unreachable =>
+        {
             Decision::Pause(unreachable_problem(code, &place, &cause))
         }
-        Err(ClusterError::Unreachable { place, .. }) => Decision::Wait(format!("{place} does not answer")),
+        Err(ClusterError::Unreachable { place, .. }) => {
+            Decision::Wait(format!("{place} does not answer"))
+        }
         Err(ClusterError::Refused { place, code, cause }) => Decision::Pause(Problem::new(
             code,
             format!("{place} refused: {cause}."),
@@ -119,18 +146,27 @@ pub fn decide(step: &Step, looked: Result<StepCheck, ClusterError>, run: &StepTi
 
 /// Decides the next action after the observation for a plan or for a precheck has failed. `silent`
 /// is the time since a cluster last answered.
-pub fn decide_after_planning_failure(error: &ClusterError, silent: SignedDuration, patience: &Timeouts) -> Decision {
+pub fn decide_after_planning_failure(
+    error: &ClusterError,
+    silent: SignedDuration,
+    patience: &Timeouts,
+) -> Decision {
     let hint = match error {
         ClusterError::Changed { place } => return wait_after_change(place),
         ClusterError::Expired => return Decision::Stop,
-        ClusterError::Unreachable { .. } if silent <= patience.unreachable => return Decision::Wait(error.to_string()),
+        ClusterError::Unreachable { .. } if silent <= patience.unreachable => {
+            return Decision::Wait(error.to_string());
+        }
         error if error.is_lost() => {
             "Bring the cluster back or renew its credential, then retry. Nothing was changed by this stage."
         }
         _ => "Put right what it complains about, then retry. Nothing was changed by this stage.",
     };
     let problem = error.to_problem(hint);
-    Decision::Pause(Problem { message: format!("No plan could be made: {}", problem.message), ..problem })
+    Decision::Pause(Problem {
+        message: format!("No plan could be made: {}", problem.message),
+        ..problem
+    })
 }
 
 /// Waits for the next check after a target has changed between the check and the write.
@@ -147,20 +183,37 @@ fn is_proven_unused(run: &StepTiming, patience: &Timeouts) -> bool {
 /// Builds the problem of a step that exceeded its time limit.
 fn timeout_problem(step: &Step, reason: &str) -> Problem {
     let (code, hint) = match step {
-        Step::Restart { .. } => {
-            ("workload_not_ready", "Look at the workload's pods; retry when they can become ready, or roll back.")
-        }
-        Step::AwaitReady { .. } | Step::Set { target: Target::ControlPlane { .. }, .. } => {
-            ("control_plane_not_ready", "Look at the message; retry when its cause is gone, or roll back.")
-        }
-        Step::AwaitUnused { .. } => ("revision_in_use", "Restart or remove what is listed, then retry."),
-        Step::AwaitGone { .. } => {
-            ("still_there", "See what keeps the objects, a finalizer for example; retry when it is gone.")
-        }
-        Step::Probe { .. } => ("dry_run_failed", "Look at the webhooks of the member, then retry, or roll back."),
+        Step::Restart { .. } => (
+            "workload_not_ready",
+            "Look at the workload's pods; retry when they can become ready, or roll back.",
+        ),
+        Step::AwaitReady { .. }
+        | Step::Set {
+            target: Target::ControlPlane { .. },
+            ..
+        } => (
+            "control_plane_not_ready",
+            "Look at the message; retry when its cause is gone, or roll back.",
+        ),
+        Step::AwaitUnused { .. } => (
+            "revision_in_use",
+            "Restart or remove what is listed, then retry.",
+        ),
+        Step::AwaitGone { .. } => (
+            "still_there",
+            "See what keeps the objects, a finalizer for example; retry when it is gone.",
+        ),
+        Step::Probe { .. } => (
+            "dry_run_failed",
+            "Look at the webhooks of the member, then retry, or roll back.",
+        ),
         Step::Set { .. } | Step::LeaveBehind { .. } => ("step_timed_out", "Retry, or roll back."),
     };
-    Problem::new(code, format!("Gave up waiting: {step}. Last seen: {reason}."), hint)
+    Problem::new(
+        code,
+        format!("Gave up waiting: {step}. Last seen: {reason}."),
+        hint,
+    )
 }
 
 /// Builds the problem of a cluster that has not answered for longer than the limit.
@@ -177,7 +230,10 @@ mod tests {
     use super::*;
 
     fn unused() -> Step {
-        Step::AwaitUnused { revision: "1-25-1".parse().expect("a revision name"), left_behind: Vec::new() }
+        Step::AwaitUnused {
+            revision: "1-25-1".parse().expect("a revision name"),
+            left_behind: Vec::new(),
+        }
     }
 
     fn minutes(count: i64) -> SignedDuration {
@@ -187,19 +243,35 @@ mod tests {
     #[test]
     fn b8_one_empty_look_is_no_proof_that_a_revision_is_unused() {
         let patience = Timeouts::default();
-        let run = |samples, over| StepTiming { goal_seen: (samples, minutes(over)), ..StepTiming::default() };
+        let run = |samples, over| StepTiming {
+            goal_seen: (samples, minutes(over)),
+            ..StepTiming::default()
+        };
         let after = |run| decide(&unused(), Ok(StepCheck::Done), &run, &patience);
         assert!(matches!(after(run(1, 0)), Decision::Wait(_)));
-        assert!(matches!(after(run(30, 1)), Decision::Wait(_)), "many looks within a moment");
-        assert!(matches!(after(run(2, 10)), Decision::Wait(_)), "too few looks");
+        assert!(
+            matches!(after(run(30, 1)), Decision::Wait(_)),
+            "many looks within a moment"
+        );
+        assert!(
+            matches!(after(run(2, 10)), Decision::Wait(_)),
+            "too few looks"
+        );
         assert_eq!(after(run(3, 2)), Decision::Done);
     }
 
     #[test]
-    fn a_look_for_users_is_not_repeated_at_once_and_other_steps_are_looked_at_whenever_something_changed() {
+    fn a_look_for_users_is_not_repeated_at_once_and_other_steps_are_looked_at_whenever_something_changed()
+     {
         let patience = Timeouts::default();
-        assert_eq!(patience.min_check_interval(&unused()), SignedDuration::from_secs(5));
-        let ready = Step::AwaitReady { revision: "1-25-1".parse().expect("a revision name"), members: Vec::new() };
+        assert_eq!(
+            patience.min_check_interval(&unused()),
+            SignedDuration::from_secs(5)
+        );
+        let ready = Step::AwaitReady {
+            revision: "1-25-1".parse().expect("a revision name"),
+            members: Vec::new(),
+        };
         assert_eq!(patience.min_check_interval(&ready), SignedDuration::ZERO);
     }
 
@@ -207,8 +279,20 @@ mod tests {
     fn slowness_is_waited_for_like_silence_and_keeps_its_own_code() {
         let slow = |silent| {
             let (place, cause) = ("c2".to_owned(), "slow".to_owned());
-            let error = ClusterError::Unreachable { place, code: "answer_too_slow", cause };
-            decide(&unused(), Err(error), &StepTiming { silent: minutes(silent), ..StepTiming::default() }, &Timeouts::default())
+            let error = ClusterError::Unreachable {
+                place,
+                code: "answer_too_slow",
+                cause,
+            };
+            decide(
+                &unused(),
+                Err(error),
+                &StepTiming {
+                    silent: minutes(silent),
+                    ..StepTiming::default()
+                },
+                &Timeouts::default(),
+            )
         };
         assert!(matches!(slow(1), Decision::Wait(_)));
         assert!(
@@ -223,19 +307,35 @@ mod tests {
             decide(
                 &unused(),
                 Err(error),
-                &StepTiming { silent: minutes(minutes_silent), ..StepTiming::default() },
+                &StepTiming {
+                    silent: minutes(minutes_silent),
+                    ..StepTiming::default()
+                },
                 &Timeouts::default(),
             )
         };
         assert!(matches!(silent(1), Decision::Wait(_)));
-        assert!(matches!(silent(3), Decision::Pause(problem) if problem.code == CLUSTER_UNREACHABLE_CODE));
+        assert!(
+            matches!(silent(3), Decision::Pause(problem) if problem.code == CLUSTER_UNREACHABLE_CODE)
+        );
     }
 
     #[test]
     fn a_push_that_never_comes_true_is_not_repeated_for_ever() {
         let ready = |waited| {
-            let check = StepCheck::Ready { capture: None, version: ObjectVersion::default() };
-            decide(&unused(), Ok(check), &StepTiming { waited: minutes(waited), ..StepTiming::default() }, &Timeouts::default())
+            let check = StepCheck::Ready {
+                capture: None,
+                version: ObjectVersion::default(),
+            };
+            decide(
+                &unused(),
+                Ok(check),
+                &StepTiming {
+                    waited: minutes(waited),
+                    ..StepTiming::default()
+                },
+                &Timeouts::default(),
+            )
         };
         assert!(matches!(ready(9), Decision::Act { .. }));
         assert!(matches!(ready(11), Decision::Pause(_)));
@@ -243,6 +343,14 @@ mod tests {
 
     #[test]
     fn an_expired_fencing_token_stops_without_a_write() {
-        assert_eq!(decide(&unused(), Err(ClusterError::Expired), &StepTiming::default(), &Timeouts::default()), Decision::Stop);
+        assert_eq!(
+            decide(
+                &unused(),
+                Err(ClusterError::Expired),
+                &StepTiming::default(),
+                &Timeouts::default()
+            ),
+            Decision::Stop
+        );
     }
 }

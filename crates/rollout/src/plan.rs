@@ -35,7 +35,10 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Returns the sidecar of a pod that this control plane injects.
     pub fn sidecar(&self) -> Sidecar {
-        Sidecar { revision: self.revision.clone(), image: self.image.clone() }
+        Sidecar {
+            revision: self.revision.clone(),
+            image: self.image.clone(),
+        }
     }
 }
 
@@ -66,7 +69,10 @@ impl MeshTopology {
 
     /// Returns the control planes of the mesh: one, or two while there is a canary.
     pub fn control_planes(&self) -> impl DoubleEndedIterator<Item = &ControlPlane> {
-        let target = self.target.as_ref().filter(|target| target.revision != self.current.revision);
+        let target = self
+            .target
+            .as_ref()
+            .filter(|target| target.revision != self.current.revision);
         std::iter::once(&self.current).chain(target)
     }
 
@@ -96,28 +102,45 @@ fn remove_step(target: Target, from: impl ToString) -> Step {
 }
 
 fn tag_target(member: &Name, tag: &str) -> Target {
-    Target::Tag { member: member.clone(), tag: tag.to_owned() }
+    Target::Tag {
+        member: member.clone(),
+        tag: tag.to_owned(),
+    }
 }
 
 /// Builds a step that waits until a control plane is ready and all members are synced.
 fn await_ready_step(layout: &MeshTopology, line: &ControlPlane) -> Step {
-    Step::AwaitReady { revision: line.revision.clone(), members: layout.members.clone() }
+    Step::AwaitReady {
+        revision: line.revision.clone(),
+        members: layout.members.clone(),
+    }
 }
 
 /// Builds a step that waits until nothing uses the revision of a control plane.
 fn await_unused_step(line: &ControlPlane) -> Step {
-    Step::AwaitUnused { revision: line.revision.clone(), left_behind: Vec::new() }
+    Step::AwaitUnused {
+        revision: line.revision.clone(),
+        left_behind: Vec::new(),
+    }
 }
 
 /// Builds a dry run of a pod that a control plane has to inject.
 fn probe_step(member: &Name, asks: InjectionRequest, line: &ControlPlane) -> Step {
-    Step::Probe { member: member.clone(), asks, wanted: line.sidecar() }
+    Step::Probe {
+        member: member.clone(),
+        asks,
+        wanted: line.sidecar(),
+    }
 }
 
 /// Builds a dry run that proves that a tag, or a revision's own name, reaches a control plane in a
 /// member.
 fn probe_step_for(member: &Name, value: &str, line: &ControlPlane) -> Step {
-    let asks = if value == "default" { InjectionRequest::Default } else { InjectionRequest::Rev(value.to_owned()) };
+    let asks = if value == "default" {
+        InjectionRequest::Default
+    } else {
+        InjectionRequest::Rev(value.to_owned())
+    };
     probe_step(member, asks, line)
 }
 

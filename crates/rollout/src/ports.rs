@@ -13,7 +13,7 @@ use meshwright_model::version::RevisionName;
 
 mod leaving;
 
-pub use leaving::{TeardownInspection, AccountPresence};
+pub use leaving::{AccountPresence, TeardownInspection};
 
 /// The hosting cluster and the member clusters of one mesh.
 #[async_trait]
@@ -32,7 +32,13 @@ pub trait MeshClusters: TeardownInspection {
     /// Returns [`ClusterError::Changed`] when the target has changed since it was observed,
     /// [`ClusterError::Expired`] when the fencing token has expired, and the errors of
     /// [`MeshClusters::observe_target`].
-    async fn write_target(&self, target: &Target, to: Option<&str>, seen: &ObjectVersion, permit: &FencingToken) -> Result<(), ClusterError>;
+    async fn write_target(
+        &self,
+        target: &Target,
+        to: Option<&str>,
+        seen: &ObjectVersion,
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError>;
 
     /// Fences a target: changes only its version, so that writes based on an earlier version are
     /// refused. An absent target is only fenced if it was to be created; `goal` is then the value
@@ -40,20 +46,34 @@ pub trait MeshClusters: TeardownInspection {
     ///
     /// # Errors
     /// Returns the same errors as [`MeshClusters::write_target`].
-    async fn fence_target(&self, target: &Target, goal: Option<&str>, permit: &FencingToken) -> Result<Fence, ClusterError>;
+    async fn fence_target(
+        &self,
+        target: &Target,
+        goal: Option<&str>,
+        permit: &FencingToken,
+    ) -> Result<Fence, ClusterError>;
 
     /// Observes a workload with its live pods. Returns `None` when the workload does not exist.
     ///
     /// # Errors
     /// Returns the same errors as [`MeshClusters::observe_target`].
-    async fn observe_workload(&self, member: &Name, workload: &WorkloadRef) -> Result<Option<ObservedWorkload>, ClusterError>;
+    async fn observe_workload(
+        &self,
+        member: &Name,
+        workload: &WorkloadRef,
+    ) -> Result<Option<ObservedWorkload>, ClusterError>;
 
     /// Sends a pod through admission without creating it (`dryRun=All`). The inner `Err(reason)`
     /// means that the pod was not injected as wanted.
     ///
     /// # Errors
     /// Returns the same errors as [`MeshClusters::observe_target`].
-    async fn probe_injection(&self, member: &Name, asks: &InjectionRequest, wanted: &Sidecar) -> Result<Result<(), String>, ClusterError>;
+    async fn probe_injection(
+        &self,
+        member: &Name,
+        asks: &InjectionRequest,
+        wanted: &Sidecar,
+    ) -> Result<Result<(), String>, ClusterError>;
 
     /// Checks whether a member's policies accept the pod of [`MeshClusters::probe_injection`]. The
     /// pod of this check requests no sidecar, so that no injector affects the result.
@@ -67,7 +87,11 @@ pub trait MeshClusters: TeardownInspection {
     ///
     /// # Errors
     /// Returns the same errors as [`MeshClusters::observe_target`].
-    async fn check_readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Readiness, ClusterError>;
+    async fn check_readiness(
+        &self,
+        revision: &RevisionName,
+        members: &[Name],
+    ) -> Result<Readiness, ClusterError>;
 
     /// Lists the users of a revision. A cluster or replica that does not answer leads to
     /// [`Usage::Unknown`], not to an error. Members that are left behind are neither asked nor
@@ -75,14 +99,21 @@ pub trait MeshClusters: TeardownInspection {
     ///
     /// # Errors
     /// Returns the same errors as [`MeshClusters::observe_target`].
-    async fn check_usage(&self, revision: &RevisionName, left_behind: &[Name]) -> Result<Usage, ClusterError>;
+    async fn check_usage(
+        &self,
+        revision: &RevisionName,
+        left_behind: &[Name],
+    ) -> Result<Usage, ClusterError>;
 
     /// Lists the Istio resources and Gateways in any member whose own label names a revision, as
     /// text for people.
     ///
     /// # Errors
     /// Returns the same errors as [`MeshClusters::observe_target`].
-    async fn list_pinned_resources(&self, revision: &RevisionName) -> Result<Vec<String>, ClusterError>;
+    async fn list_pinned_resources(
+        &self,
+        revision: &RevisionName,
+    ) -> Result<Vec<String>, ClusterError>;
 
     /// Observes all members of the mesh at one time.
     ///
@@ -246,7 +277,11 @@ pub enum ClusterError {
 impl ClusterError {
     /// Builds the error of a cluster that does not answer, with the cause in our words.
     pub fn unreachable(place: impl Into<String>, cause: impl Into<String>) -> Self {
-        Self::Unreachable { place: place.into(), code: crate::decide::CLUSTER_UNREACHABLE_CODE, cause: cause.into() }
+        Self::Unreachable {
+            place: place.into(),
+            code: crate::decide::CLUSTER_UNREACHABLE_CODE,
+            cause: cause.into(),
+        }
     }
 
     /// Returns the error as a problem, with its stable code and its cause in our words.

@@ -12,7 +12,7 @@ use meshwright_model::ids::OperationId;
 use meshwright_model::operation::{Problem, Progress};
 use meshwright_model::plan::{Stamp, Step, Target};
 
-use crate::ports::{ObjectVersion, FencingToken, Readiness, Usage, MeshClusters, ClusterError};
+use crate::ports::{ClusterError, FencingToken, MeshClusters, ObjectVersion, Readiness, Usage};
 
 mod restart;
 mod set;
@@ -56,9 +56,10 @@ impl StepContext<'_> {
         match stamp {
             // A retry has to restart the workload again, whichever stamp is the final one.
             Stamp::Former { value } if self.progress.attempt == 0 => value.clone(),
-            Stamp::Fresh | Stamp::Former { .. } => {
-                Some(format!("{}/{}/{}", self.operation, self.number, self.progress.attempt))
-            }
+            Stamp::Fresh | Stamp::Former { .. } => Some(format!(
+                "{}/{}/{}",
+                self.operation, self.number, self.progress.attempt
+            )),
         }
     }
 
@@ -69,24 +70,45 @@ impl StepContext<'_> {
     pub async fn check(&self, world: &dyn MeshClusters) -> Result<StepCheck, ClusterError> {
         match self.step {
             Step::Set { target, from, to } => set::check(self, world, target, from, to).await,
-            Step::Restart { member, workload, wanted, stamp } => {
-                restart::check(self, world, member, workload, (wanted, stamp)).await
-            }
-            Step::Probe { member, asks, wanted } => Ok(match world.probe_injection(member, asks, wanted).await? {
+            Step::Restart {
+                member,
+                workload,
+                wanted,
+                stamp,
+            } => restart::check(self, world, member, workload, (wanted, stamp)).await,
+            Step::Probe {
+                member,
+                asks,
+                wanted,
+            } => Ok(match world.probe_injection(member, asks, wanted).await? {
                 Ok(()) => StepCheck::Done,
                 // The API server's own admission sees a webhook configuration a moment after the
                 // write.
                 Err(reason) => StepCheck::Waiting(reason),
             }),
-            Step::AwaitReady { revision, members } => Ok(check_from_readiness(world.check_readiness(revision, members).await?)),
-            Step::AwaitUnused { revision, left_behind } => Ok(match world.check_usage(revision, left_behind).await? {
+            Step::AwaitReady { revision, members } => Ok(check_from_readiness(
+                world.check_readiness(revision, members).await?,
+            )),
+            Step::AwaitUnused {
+                revision,
+                left_behind,
+            } => Ok(match world.check_usage(revision, left_behind).await? {
                 Usage::Unused => StepCheck::Done,
-                Usage::InUse(users) => StepCheck::Waiting(format!("still in use: {}", summarize_list(&users))),
-                Usage::Unknown(silent) => StepCheck::Waiting(format!("unknown counts as used: {}", summarize_list(&silent))),
+                Usage::InUse(users) => {
+                    StepCheck::Waiting(format!("still in use: {}", summarize_list(&users)))
+                }
+                Usage::Unknown(silent) => StepCheck::Waiting(format!(
+                    "unknown counts as used: {}",
+                    summarize_list(&silent)
+                )),
             }),
             Step::AwaitGone { member } => {
                 let left = world.list_remaining_objects(member).await?;
-                Ok(if left.is_empty() { StepCheck::Done } else { StepCheck::Waiting(format!("still there: {}", summarize_list(&left))) })
+                Ok(if left.is_empty() {
+                    StepCheck::Done
+                } else {
+                    StepCheck::Waiting(format!("still there: {}", summarize_list(&left)))
+                })
             }
             Step::LeaveBehind { member } => match world.list_injectors(member).await {
                 Ok(_) => Ok(StepCheck::Blocked(member_answers(member))),
@@ -100,12 +122,26 @@ impl StepContext<'_> {
     ///
     /// # Errors
     /// Returns the same errors as [`MeshClusters::write_target`].
-    pub async fn act(&self, world: &dyn MeshClusters, seen: &ObjectVersion, permit: &FencingToken) -> Result<(), ClusterError> {
+    pub async fn act(
+        &self,
+        world: &dyn MeshClusters,
+        seen: &ObjectVersion,
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
         match self.step {
-            Step::Set { target, to, .. } => world.write_target(target, to.as_deref(), seen, permit).await,
+            Step::Set { target, to, .. } => {
+                world
+                    .write_target(target, to.as_deref(), seen, permit)
+                    .await
+            }
             Step::Restart { stamp, .. } => {
-                let target = self.step.written_target().expect("a restart writes a workload");
-                world.write_target(&target, self.restart_stamp(stamp).as_deref(), seen, permit).await
+                let target = self
+                    .step
+                    .written_target()
+                    .expect("a restart writes a workload");
+                world
+                    .write_target(&target, self.restart_stamp(stamp).as_deref(), seen, permit)
+                    .await
             }
             Step::Probe { .. }
             | Step::AwaitReady { .. }
@@ -125,12 +161,18 @@ impl StepContext<'_> {
 pub fn undo(step: &Step, capture: &Option<String>) -> Option<Step> {
     match step {
         Step::Set {
-            target: Target::Crds { .. } | Target::Limits | Target::Certificates { .. } | Target::Workload { .. },
+            target:
+                Target::Crds { .. }
+                | Target::Limits
+                | Target::Certificates { .. }
+                | Target::Workload { .. },
             ..
         } => None,
-        Step::Set { target, to, .. } if to != capture => {
-            Some(Step::Set { target: target.clone(), from: to.clone(), to: capture.clone() })
-        }
+        Step::Set { target, to, .. } if to != capture => Some(Step::Set {
+            target: target.clone(),
+            from: to.clone(),
+            to: capture.clone(),
+        }),
         _ => None,
     }
 }
@@ -140,7 +182,9 @@ pub fn is_irrevocable(step: &Step) -> bool {
     matches!(
         step,
         Step::Set {
-            target: Target::ControlPlane { .. } | Target::MemberObjects { .. } | Target::Address { .. },
+            target: Target::ControlPlane { .. }
+                | Target::MemberObjects { .. }
+                | Target::Address { .. },
             to: None,
             ..
         }
@@ -170,8 +214,17 @@ fn check_from_readiness(settled: Readiness) -> StepCheck {
 fn summarize_list(list: &[String]) -> String {
     /// Maximum number of entries that are listed before the rest is only counted.
     const MAX_LISTED: usize = 5;
-    let shown = list.iter().take(MAX_LISTED).cloned().collect::<Vec<_>>().join(", ");
-    if list.len() > MAX_LISTED { format!("{shown} and {} more", list.len() - MAX_LISTED) } else { shown }
+    let shown = list
+        .iter()
+        .take(MAX_LISTED)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
+    if list.len() > MAX_LISTED {
+        format!("{shown} and {} more", list.len() - MAX_LISTED)
+    } else {
+        shown
+    }
 }
 
 #[cfg(test)]
@@ -182,16 +235,31 @@ mod tests {
 
     #[test]
     fn retried_restart_gets_a_new_stamp() {
-        let step = Step::AwaitGone { member: "c1".parse().expect("a name") };
+        let step = Step::AwaitGone {
+            member: "c1".parse().expect("a name"),
+        };
         let mut progress = Progress::default();
         let operation: OperationId = format!("op_{:026}", 1).parse().expect("an id");
-        let stamp =
-            |progress: &Progress, stamp: &Stamp| StepContext { operation, number: 3, step: &step, progress }.restart_stamp(stamp);
-        let former = Stamp::Former { value: Some("before".into()) };
+        let stamp = |progress: &Progress, stamp: &Stamp| {
+            StepContext {
+                operation,
+                number: 3,
+                step: &step,
+                progress,
+            }
+            .restart_stamp(stamp)
+        };
+        let former = Stamp::Former {
+            value: Some("before".into()),
+        };
         assert_eq!(stamp(&progress, &former).as_deref(), Some("before"));
         progress.apply_event(&StepEvent::Retried);
         let again = stamp(&progress, &former);
         assert_eq!(again, stamp(&progress, &Stamp::Fresh));
-        assert_ne!(again.as_deref(), Some("before"), "the workload would not be restarted again");
+        assert_ne!(
+            again.as_deref(),
+            Some("before"),
+            "the workload would not be restarted again"
+        );
     }
 }

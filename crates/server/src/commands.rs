@@ -3,8 +3,11 @@
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
-use crate::options::{AuditAnchorArgs, StoreArgs, WorkerArgs, ConnectionArgs, MetricsArgs};
-use crate::service::{spawn_audit_anchoring, build_app, connect_store, build_engine, backfill_tenant_keys, shutdown_signal};
+use crate::options::{AuditAnchorArgs, ConnectionArgs, MetricsArgs, StoreArgs, WorkerArgs};
+use crate::service::{
+    backfill_tenant_keys, build_app, build_engine, connect_store, shutdown_signal,
+    spawn_audit_anchoring,
+};
 use crate::telemetry::serve_metrics;
 
 pub(crate) async fn serve_api(
@@ -18,12 +21,19 @@ pub(crate) async fn serve_api(
     store.require_rls_enforced_role().await?;
     let stop = CancellationToken::new();
     serve_metrics(metrics.metrics_listen.as_deref(), &store, &stop).await?;
-    let listener =
-        tokio::net::TcpListener::bind(listen).await.map_err(Failure::io(format!("listening on {listen}")))?;
+    let listener = tokio::net::TcpListener::bind(listen)
+        .await
+        .map_err(Failure::io(format!("listening on {listen}")))?;
     let address = listener.local_addr().map_err(Failure::io("the listener"))?;
     tracing::info!(%address, "serving");
     let routes = meshwright_api::router(build_app(store, networks, share)?);
-    let served = meshwright_api::serve(listener, routes, connections.connection_limits(), shutdown_signal()).await;
+    let served = meshwright_api::serve(
+        listener,
+        routes,
+        connections.connection_limits(),
+        shutdown_signal(),
+    )
+    .await;
     stop.cancel();
     served.map_err(Failure::io("serving"))
 }
@@ -48,7 +58,9 @@ pub(crate) async fn run_worker(
     tracing::info!("working");
     shutdown_signal().await;
     stop.cancel();
-    working.await.map_err(|error| Failure::Config(format!("the worker failed: {error}")))
+    working
+        .await
+        .map_err(|error| Failure::Config(format!("the worker failed: {error}")))
 }
 
 pub(crate) async fn migrate_schema(database: &StoreArgs) -> Result<(), Failure> {

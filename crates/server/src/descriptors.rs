@@ -24,7 +24,10 @@ impl ConnectionArgs {
     /// Returns the limits for clients of the API. It allows fewer connections than configured if
     /// the limit of open files has no room for all of them.
     pub(crate) fn connection_limits(self) -> ConnectionLimits {
-        let limit = rlimit::Resource::NOFILE.get_soft().ok().and_then(|limit| usize::try_from(limit).ok());
+        let limit = rlimit::Resource::NOFILE
+            .get_soft()
+            .ok()
+            .and_then(|limit| usize::try_from(limit).ok());
         let wanted = usize::try_from(self.connections).unwrap_or(usize::MAX);
         let connections = connections_within_limit(wanted, limit.unwrap_or(usize::MAX));
         if connections < wanted {
@@ -34,13 +37,19 @@ impl ConnectionArgs {
                 "the limit of open files leaves room for fewer connections than --connections allows"
             );
         }
-        ConnectionLimits { max_connections: connections, ..ConnectionLimits::default() }
+        ConnectionLimits {
+            max_connections: connections,
+            ..ConnectionLimits::default()
+        }
     }
 }
 
 /// Returns the limits for clients of the metrics listener.
 pub(crate) fn metrics_connection_limits() -> ConnectionLimits {
-    ConnectionLimits { max_connections: MAX_METRICS_CONNECTIONS, ..ConnectionLimits::default() }
+    ConnectionLimits {
+        max_connections: MAX_METRICS_CONNECTIONS,
+        ..ConnectionLimits::default()
+    }
 }
 
 /// Returns the number of connections that fit into the limit of open files: half of a small limit,

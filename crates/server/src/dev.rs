@@ -8,14 +8,17 @@ use meshwright_model::Clock;
 use meshwright_model::clock::SystemClock;
 use meshwright_model::ids::TenantId;
 use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
-use meshwright_store::{Store, Sealer};
-use tokio_util::sync::CancellationToken;
+use meshwright_store::{Sealer, Store};
 use meshwright_wire::ReleaseArgs;
+use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
-use crate::import::{add_hosting_cluster, import_release, ignore_conflict};
-use crate::options::{DevArgs, MasterKeySource, ImportReleaseArgs};
-use crate::service::{spawn_audit_anchoring, build_app, build_engine, backfill_tenant_keys, shutdown_signal, load_sealer};
+use crate::import::{add_hosting_cluster, ignore_conflict, import_release};
+use crate::options::{DevArgs, ImportReleaseArgs, MasterKeySource};
+use crate::service::{
+    backfill_tenant_keys, build_app, build_engine, load_sealer, shutdown_signal,
+    spawn_audit_anchoring,
+};
 use crate::telemetry::serve_metrics;
 use crate::tenants::create_owner_key;
 
@@ -42,19 +45,36 @@ pub(crate) async fn run_dev(options: DevArgs) -> Result<(), Failure> {
     let listener = bind_listener(&options.listen).await?;
     let address = listener.local_addr().map_err(Failure::io("the listener"))?;
     println!("Meshwright serves http://{address}");
-    println!("Log in with: meshwright login --server http://{address} --key-file {}", dir.join("api-key").display());
+    println!(
+        "Log in with: meshwright login --server http://{address} --key-file {}",
+        dir.join("api-key").display()
+    );
     let stop = CancellationToken::new();
     spawn_audit_anchoring(&worker, &options.anchors, &stop)?;
     serve_metrics(options.metrics.metrics_listen.as_deref(), &worker, &stop).await?;
     let engine = build_engine(worker, &options.clusters)?;
     let working = tokio::spawn({
         let (stop, idle) = (stop.clone(), options.no_work);
-        async move { if idle { stop.cancelled().await } else { engine.run_until_stopped(stop).await } }
+        async move {
+            if idle {
+                stop.cancelled().await
+            } else {
+                engine.run_until_stopped(stop).await
+            }
+        }
     });
     let routes = meshwright_api::router(build_app(api, &options.clusters.allow_networks, 1)?);
-    let served = meshwright_api::serve(listener, routes, options.connections.connection_limits(), shutdown_signal()).await;
+    let served = meshwright_api::serve(
+        listener,
+        routes,
+        options.connections.connection_limits(),
+        shutdown_signal(),
+    )
+    .await;
     stop.cancel();
-    working.await.map_err(|error| Failure::Config(format!("the worker failed: {error}")))?;
+    working
+        .await
+        .map_err(|error| Failure::Config(format!("the worker failed: {error}")))?;
     served.map_err(Failure::io("serving"))
 }
 
@@ -70,8 +90,15 @@ fn load_or_create_sealer(dir: &Path) -> Result<Sealer, Failure> {
 fn write_secret_file(file: &Path, text: &str) -> Result<(), Failure> {
     use std::io::Write as _;
     let mut options = std::fs::OpenOptions::new();
-    let opened = options.write(true).create(true).truncate(true).mode(0o600).open(file);
-    opened.and_then(|mut file| writeln!(file, "{text}")).map_err(Failure::io(format!("writing {}", file.display())))
+    let opened = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(file);
+    opened
+        .and_then(|mut file| writeln!(file, "{text}"))
+        .map_err(Failure::io(format!("writing {}", file.display())))
 }
 
 /// Creates the roles, the database and the schema. After this, no connection uses the superuser or
@@ -100,7 +127,11 @@ async fn ensure_first_tenant(store: &Store, file: &Path) -> Result<(), Failure> 
 
 /// Creates the first key of the operator of the service at the first start.
 async fn ensure_operator_key(store: &Store, file: &Path) -> Result<(), Failure> {
-    if file.exists() { Ok(()) } else { write_owner_key(store, TenantId::PLATFORM, file).await }
+    if file.exists() {
+        Ok(())
+    } else {
+        write_owner_key(store, TenantId::PLATFORM, file).await
+    }
 }
 
 async fn write_owner_key(store: &Store, tenant: TenantId, file: &Path) -> Result<(), Failure> {
@@ -110,22 +141,33 @@ async fn write_owner_key(store: &Store, tenant: TenantId, file: &Path) -> Result
 /// Returns the listener that the parent process has opened and handed over (`LISTEN_FDS`), or binds
 /// one.
 async fn bind_listener(address: &str) -> Result<tokio::net::TcpListener, Failure> {
-    let handed =
-        listenfd::ListenFd::from_env().take_tcp_listener(0).map_err(Failure::io("the handed-over listener"))?;
+    let handed = listenfd::ListenFd::from_env()
+        .take_tcp_listener(0)
+        .map_err(Failure::io("the handed-over listener"))?;
     match handed {
         Some(listener) => {
-            listener.set_nonblocking(true).map_err(Failure::io("the handed-over listener"))?;
-            tokio::net::TcpListener::from_std(listener).map_err(Failure::io("the handed-over listener"))
+            listener
+                .set_nonblocking(true)
+                .map_err(Failure::io("the handed-over listener"))?;
+            tokio::net::TcpListener::from_std(listener)
+                .map_err(Failure::io("the handed-over listener"))
         }
-        None => tokio::net::TcpListener::bind(address).await.map_err(Failure::io(format!("listening on {address}"))),
+        None => tokio::net::TcpListener::bind(address)
+            .await
+            .map_err(Failure::io(format!("listening on {address}"))),
     }
 }
 
 fn parse_release(text: &str, hub: &str) -> Result<ImportReleaseArgs, Failure> {
-    let (version, charts) =
-        text.split_once('=').ok_or_else(|| Failure::Config("--release is version[@tag]=folder".into()))?;
-    let (version, tag) = version.split_once('@').map_or((version, None), |(version, tag)| (version, Some(tag)));
-    let known_fault = version.starts_with("1.27.").then(|| "remote-secret-deadlock".to_owned());
+    let (version, charts) = text
+        .split_once('=')
+        .ok_or_else(|| Failure::Config("--release is version[@tag]=folder".into()))?;
+    let (version, tag) = version
+        .split_once('@')
+        .map_or((version, None), |(version, tag)| (version, Some(tag)));
+    let known_fault = version
+        .starts_with("1.27.")
+        .then(|| "remote-secret-deadlock".to_owned());
     Ok(ImportReleaseArgs {
         version: version.into(),
         charts: charts.into(),

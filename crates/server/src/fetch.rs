@@ -6,12 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshwright_api::{Fetch, FetchError};
 use async_trait::async_trait;
+use meshwright_api::{Fetch, FetchError};
 use meshwright_kubernetes::AddressPolicy;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use meshwright_store::DeliveryAttempt;
 use meshwright_worker::WebhookSender;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 /// Maximum time to fetch one document, until its last byte.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -47,7 +47,9 @@ impl Resolve for PolicyResolver {
         let rules = self.0.clone();
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let allowed: Vec<SocketAddr> = found.filter(|address| rules.allows_address(address.ip())).collect();
+            let allowed: Vec<SocketAddr> = found
+                .filter(|address| rules.allows_address(address.ip()))
+                .collect();
             if allowed.is_empty() {
                 return Err(FORBIDDEN_ADDRESS_MESSAGE.into());
             }
@@ -58,7 +60,12 @@ impl Resolve for PolicyResolver {
 
 impl PublicFetcher {
     pub(crate) fn new(rules: AddressPolicy) -> Result<Self, reqwest::Error> {
-        Ok(Self { http: http_client_builder(&rules, FETCH_TIMEOUT).https_only(true).build()?, policy: rules })
+        Ok(Self {
+            http: http_client_builder(&rules, FETCH_TIMEOUT)
+                .https_only(true)
+                .build()?,
+            policy: rules,
+        })
     }
 }
 
@@ -73,39 +80,67 @@ fn http_client_builder(rules: &AddressPolicy, patience: Duration) -> reqwest::Cl
 /// Returns true for a URL whose host is an IP address that the policy refuses. Such a host is never
 /// resolved, so the resolver cannot check it.
 fn is_forbidden_literal(rules: &AddressPolicy, url: &reqwest::Url) -> bool {
-    let literal = url.host_str().and_then(|host| host.trim_matches(['[', ']']).parse().ok());
+    let literal = url
+        .host_str()
+        .and_then(|host| host.trim_matches(['[', ']']).parse().ok());
     literal.is_some_and(|address| !rules.allows_address(address))
 }
 
 impl PublicWebhookSender {
     pub(crate) fn new(rules: AddressPolicy) -> Result<Self, reqwest::Error> {
-        Ok(Self { http: http_client_builder(&rules, WEBHOOK_TIMEOUT).pool_max_idle_per_host(1).build()?, policy: rules })
+        Ok(Self {
+            http: http_client_builder(&rules, WEBHOOK_TIMEOUT)
+                .pool_max_idle_per_host(1)
+                .build()?,
+            policy: rules,
+        })
     }
 
     /// Returns true for https, and for plain http to an IP address in a network that the operator
     /// lists: messages to it stay in a network that the operator controls.
     fn allows_plain_http(&self, url: &reqwest::Url) -> bool {
-        let literal: Option<IpAddr> = url.host_str().and_then(|host| host.trim_matches(['[', ']']).parse().ok());
-        url.scheme() == "https" || literal.is_some_and(|address| self.policy.is_allowed_by_operator(address))
+        let literal: Option<IpAddr> = url
+            .host_str()
+            .and_then(|host| host.trim_matches(['[', ']']).parse().ok());
+        url.scheme() == "https"
+            || literal.is_some_and(|address| self.policy.is_allowed_by_operator(address))
     }
 }
 
 #[async_trait]
 impl WebhookSender for PublicWebhookSender {
-    async fn send_message(&self, url: &str, headers: &[(&'static str, String)], body: Vec<u8>) -> DeliveryAttempt {
+    async fn send_message(
+        &self,
+        url: &str,
+        headers: &[(&'static str, String)],
+        body: Vec<u8>,
+    ) -> DeliveryAttempt {
         let url = match url.parse::<reqwest::Url>() {
-            Ok(url) if self.allows_plain_http(&url) && !is_forbidden_literal(&self.policy, &url) => url,
+            Ok(url)
+                if self.allows_plain_http(&url) && !is_forbidden_literal(&self.policy, &url) =>
+            {
+                url
+            }
             _ => return DeliveryAttempt::Failed("address_refused"),
         };
         let agent = concat!("meshwright/", env!("CARGO_PKG_VERSION"));
-        let request = self.http.post(url).header("content-type", "application/json").header("user-agent", agent);
-        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, value));
+        let request = self
+            .http
+            .post(url)
+            .header("content-type", "application/json")
+            .header("user-agent", agent);
+        let request = headers.iter().fold(request, |request, (name, value)| {
+            request.header(*name, value)
+        });
         match request.body(body).send().await {
             Ok(answer) => DeliveryAttempt::Answered(answer.status().as_u16()),
             Err(error) if error.is_timeout() => DeliveryAttempt::Failed("too_slow"),
             Err(error) if is_resolver_refusal(&error) => DeliveryAttempt::Failed("address_refused"),
             Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "a webhook message could not be sent");
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "a webhook message could not be sent"
+                );
                 DeliveryAttempt::Failed("unreachable")
             }
         }
@@ -132,7 +167,12 @@ impl Fetch for PublicFetcher {
         if is_forbidden_literal(&self.policy, &url) {
             return Err(failed(&FORBIDDEN_ADDRESS_MESSAGE));
         }
-        let mut answer = self.http.get(url.clone()).send().await.map_err(|error| failed(&error))?;
+        let mut answer = self
+            .http
+            .get(url.clone())
+            .send()
+            .await
+            .map_err(|error| failed(&error))?;
         if !answer.status().is_success() {
             return Err(failed(&format!("it answered {}", answer.status())));
         }
@@ -162,7 +202,10 @@ mod tests {
             "https://localhost/x",
         ] {
             let refused = fetch.get(url).await.expect_err(url).to_string();
-            assert!(refused.contains("loopback") || refused.contains("error sending"), "{refused}");
+            assert!(
+                refused.contains("loopback") || refused.contains("error sending"),
+                "{refused}"
+            );
         }
         for url in ["http://example.com/", "file:///etc/passwd", "x"] {
             assert!(fetch.get(url).await.is_err(), "{url}");
@@ -186,7 +229,11 @@ mod tests {
             "gopher://127.0.0.1/",
             "x",
         ] {
-            assert_eq!(post.send_message(url, &[], Vec::new()).await, DeliveryAttempt::Failed("address_refused"), "{url}");
+            assert_eq!(
+                post.send_message(url, &[], Vec::new()).await,
+                DeliveryAttempt::Failed("address_refused"),
+                "{url}"
+            );
         }
     }
 }

@@ -11,10 +11,13 @@ use meshwright_model::ids::HostingClusterId;
 use meshwright_store::{HostingCluster, Store, StoreError};
 
 use crate::Failure;
-use crate::options::{self, StoreArgs, ImportReleaseArgs, ReleasesCommand};
+use crate::options::{self, ImportReleaseArgs, ReleasesCommand, StoreArgs};
 use crate::service::connect_store;
 
-pub(crate) async fn run_releases_command(database: &StoreArgs, command: ReleasesCommand) -> Result<(), Failure> {
+pub(crate) async fn run_releases_command(
+    database: &StoreArgs,
+    command: ReleasesCommand,
+) -> Result<(), Failure> {
     let ReleasesCommand::Import(release) = command;
     let store = connect_store(database).await?;
     let version = release.version.clone();
@@ -25,13 +28,22 @@ pub(crate) async fn run_releases_command(database: &StoreArgs, command: Releases
 
 /// Adds a release from a folder with its charts. The operator chooses images and charts, and a
 /// tenant never does.
-pub(crate) async fn import_release(store: &Store, wanted: ImportReleaseArgs) -> Result<(), Failure> {
-    let charts = meshwright_kubernetes::helm::pack_charts(&wanted.charts)
-        .map_err(Failure::io(format!("the charts base and istiod in {}", wanted.charts.display())))?;
-    let request = wanted.facts.into_import_request(wanted.version, STANDARD.encode(charts));
+pub(crate) async fn import_release(
+    store: &Store,
+    wanted: ImportReleaseArgs,
+) -> Result<(), Failure> {
+    let charts = meshwright_kubernetes::helm::pack_charts(&wanted.charts).map_err(Failure::io(
+        format!("the charts base and istiod in {}", wanted.charts.display()),
+    ))?;
+    let request = wanted
+        .facts
+        .into_import_request(wanted.version, STANDARD.encode(charts));
     let release = meshwright_api::parse_import_release(&request, read_charts)
         .map_err(|wrong| Failure::Config(format!("{}: {}", wrong.pointer, wrong.message)))?;
-    store.add_release(&release, SystemClock.now()).await.map_err(Failure::from)
+    store
+        .add_release(&release, SystemClock.now())
+        .await
+        .map_err(Failure::from)
 }
 
 /// Repacks the charts of a request, and returns them with their digest.
@@ -41,7 +53,10 @@ pub(crate) fn read_charts(sent: &[u8]) -> Result<(Vec<u8>, String), String> {
     Ok((charts, digest))
 }
 
-pub(crate) async fn run_hosting_command(database: &StoreArgs, command: options::HostingCommand) -> Result<(), Failure> {
+pub(crate) async fn run_hosting_command(
+    database: &StoreArgs,
+    command: options::HostingCommand,
+) -> Result<(), Failure> {
     let options::HostingCommand::Add { name, kubeconfig } = command;
     let store = connect_store(database).await?;
     add_hosting_cluster(&store, &name, &kubeconfig).await?;
@@ -49,12 +64,24 @@ pub(crate) async fn run_hosting_command(database: &StoreArgs, command: options::
     Ok(())
 }
 
-pub(crate) async fn add_hosting_cluster(store: &Store, name: &str, file: &Path) -> Result<(), Failure> {
-    let text = std::fs::read_to_string(file).map_err(Failure::io(format!("the kubeconfig {}", file.display())))?;
-    let credential = Credential::parse(&text).map_err(|refused| Failure::Config(refused.to_string()))?;
-    let hosting =
-        HostingCluster { id: HostingClusterId(SystemClock.new_uuid()), name: name.to_owned(), created_at: SystemClock.now() };
-    store.add_hosting_cluster(&hosting, &credential.to_stored()).await.map_err(Failure::from)
+pub(crate) async fn add_hosting_cluster(
+    store: &Store,
+    name: &str,
+    file: &Path,
+) -> Result<(), Failure> {
+    let text = std::fs::read_to_string(file)
+        .map_err(Failure::io(format!("the kubeconfig {}", file.display())))?;
+    let credential =
+        Credential::parse(&text).map_err(|refused| Failure::Config(refused.to_string()))?;
+    let hosting = HostingCluster {
+        id: HostingClusterId(SystemClock.new_uuid()),
+        name: name.to_owned(),
+        created_at: SystemClock.now(),
+    };
+    store
+        .add_hosting_cluster(&hosting, &credential.to_stored())
+        .await
+        .map_err(Failure::from)
 }
 
 /// Treats a conflict as success: an existing entry is the entry that was wanted, because `dev` can

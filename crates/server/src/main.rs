@@ -57,7 +57,10 @@ fn main() -> ExitCode {
         Err(failure) => return print_failure(&failure),
     };
     descriptors::raise_open_file_limit();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("meshwright-server: no runtime: {error}");
@@ -82,12 +85,29 @@ fn print_failure(failure: &Failure) -> ExitCode {
 
 async fn run_command(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Serve { database, listen, networks, share, connections, metrics } => {
-            commands::serve_api(&database, &listen, &networks, (share, connections), &metrics).await
+        Command::Serve {
+            database,
+            listen,
+            networks,
+            share,
+            connections,
+            metrics,
+        } => {
+            commands::serve_api(
+                &database,
+                &listen,
+                &networks,
+                (share, connections),
+                &metrics,
+            )
+            .await
         }
-        Command::Work { database, clusters, anchors, metrics } => {
-            commands::run_worker(&database, &clusters, &anchors, &metrics).await
-        }
+        Command::Work {
+            database,
+            clusters,
+            anchors,
+            metrics,
+        } => commands::run_worker(&database, &clusters, &anchors, &metrics).await,
         Command::Migrate { database } => commands::migrate_schema(&database).await,
         Command::Roles => {
             print!("{}", meshwright_store::CREATE_ROLES_SQL);
@@ -97,10 +117,18 @@ async fn run_command(command: Command) -> Result<(), Failure> {
             print!("{}", meshwright_api::openapi());
             Ok(())
         }
-        Command::Releases { command, database } => import::run_releases_command(&database, command).await,
-        Command::Hosting { command, database } => import::run_hosting_command(&database, command).await,
-        Command::Tenants { command, database } => tenants::run_tenants_command(&database, command).await,
-        Command::Audit { command, database } => tenants::run_audit_command(&database, command).await,
+        Command::Releases { command, database } => {
+            import::run_releases_command(&database, command).await
+        }
+        Command::Hosting { command, database } => {
+            import::run_hosting_command(&database, command).await
+        }
+        Command::Tenants { command, database } => {
+            tenants::run_tenants_command(&database, command).await
+        }
+        Command::Audit { command, database } => {
+            tenants::run_audit_command(&database, command).await
+        }
         Command::Dev(options) => dev::run_dev(options).await,
     }
 }

@@ -55,7 +55,11 @@ pub(crate) enum Command {
         listen: String,
         /// Private network whose identity providers can be asked for their keys and whose addresses
         /// kubeconfigs can name, as ADDRESS/BITS (repeatable).
-        #[arg(long = "allow-network", env = "MESHWRIGHT_ALLOW_NETWORKS", value_delimiter = ',')]
+        #[arg(
+            long = "allow-network",
+            env = "MESHWRIGHT_ALLOW_NETWORKS",
+            value_delimiter = ','
+        )]
         networks: Vec<String>,
         /// Factor by which the default request rates of each tenant and each principal are
         /// multiplied.
@@ -140,10 +144,18 @@ pub(crate) struct MasterKeySource {
     /// of them unwrap. To change the master key, add a new first line, restart, run
     /// `tenants rewrap-keys`, and remove the old line. Without a file and without Vault, the master
     /// key is derived from the server's own secret.
-    #[arg(long, env = "MESHWRIGHT_MASTER_KEY_FILE", conflicts_with = "transit_address")]
+    #[arg(
+        long,
+        env = "MESHWRIGHT_MASTER_KEY_FILE",
+        conflicts_with = "transit_address"
+    )]
     pub(crate) master_key_file: Option<PathBuf>,
     /// Address of a Vault server whose transit engine wraps the data keys of tenants.
-    #[arg(long, env = "MESHWRIGHT_TRANSIT_ADDRESS", requires = "transit_token_file")]
+    #[arg(
+        long,
+        env = "MESHWRIGHT_TRANSIT_ADDRESS",
+        requires = "transit_token_file"
+    )]
     pub(crate) transit_address: Option<String>,
     /// Path at which the transit engine is mounted in Vault.
     #[arg(long, env = "MESHWRIGHT_TRANSIT_MOUNT", default_value = "transit")]
@@ -218,7 +230,11 @@ pub(crate) struct WorkerArgs {
     #[arg(long, env = "MESHWRIGHT_HELM", default_value = "helm")]
     pub(crate) helm: PathBuf,
     /// Private network whose clusters and webhooks can be called, as ADDRESS/BITS (repeatable).
-    #[arg(long = "allow-network", env = "MESHWRIGHT_ALLOW_NETWORKS", value_delimiter = ',')]
+    #[arg(
+        long = "allow-network",
+        env = "MESHWRIGHT_ALLOW_NETWORKS",
+        value_delimiter = ','
+    )]
     pub(crate) allow_networks: Vec<String>,
     /// Number of istiod replicas of each control plane.
     #[arg(long, env = "MESHWRIGHT_REPLICAS", default_value_t = 2)]
@@ -261,7 +277,9 @@ pub(crate) struct WorkerArgs {
 
 impl WorkerArgs {
     pub(crate) fn worker_name(&self) -> String {
-        self.owner.clone().unwrap_or_else(|| format!("worker-{}", std::process::id()))
+        self.owner
+            .clone()
+            .unwrap_or_else(|| format!("worker-{}", std::process::id()))
     }
 
     pub(crate) fn lease_duration(&self) -> Duration {

@@ -5,20 +5,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshwright_kubernetes::{Authority, Credential, AddressPolicy};
 use jiff::SignedDuration;
+use meshwright_kubernetes::{AddressPolicy, Authority, Credential};
 use meshwright_model::Clock;
 use meshwright_model::clock::SystemClock;
 use meshwright_rollout::decide::Timeouts;
-use meshwright_store::tenant_keys::{SymmetricKey, MasterKeys};
-use meshwright_store::{Store, Sealer};
-use tokio_util::sync::CancellationToken;
+use meshwright_store::tenant_keys::{MasterKeys, SymmetricKey};
+use meshwright_store::{Sealer, Store};
 use meshwright_worker::{Engine, Settings};
+use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
 use crate::fetch::{PublicFetcher, PublicWebhookSender};
 use crate::import::read_charts;
-use crate::options::{AuditAnchorArgs, StoreArgs, WorkerArgs, MasterKeySource};
+use crate::options::{AuditAnchorArgs, MasterKeySource, StoreArgs, WorkerArgs};
 use crate::tenants::AnchorLog;
 use crate::transit::TransitKeyWrapper;
 use crate::worlds::KubernetesClusterProvider;
@@ -27,27 +27,43 @@ use crate::worlds::KubernetesClusterProvider;
 fn parse_hex_key(text: &str, file: &Path) -> Result<SymmetricKey, Failure> {
     meshwright_model::audit::hex::decode(text.trim()).ok_or_else(|| {
         let file = file.display();
-        Failure::Config(format!("{file} must hold 64 hexadecimal digits; make them with: openssl rand -hex 32"))
+        Failure::Config(format!(
+            "{file} must hold 64 hexadecimal digits; make them with: openssl rand -hex 32"
+        ))
     })
 }
 
 /// Loads the server's own secret, and builds the sealer with the configured source of the master
 /// key.
 pub(crate) fn load_sealer(file: &Path, master: &MasterKeySource) -> Result<Sealer, Failure> {
-    let read = |file: &Path| std::fs::read_to_string(file).map_err(Failure::io(format!("the key {}", file.display())));
+    let read = |file: &Path| {
+        std::fs::read_to_string(file).map_err(Failure::io(format!("the key {}", file.display())))
+    };
     let secret = parse_hex_key(&read(file)?, file)?;
     if let Some(file) = &master.master_key_file {
         let text = read(file)?;
-        let mut keys = text.lines().map(|line| parse_hex_key(line, file)).collect::<Result<Vec<_>, _>>()?;
+        let mut keys = text
+            .lines()
+            .map(|line| parse_hex_key(line, file))
+            .collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() {
             return Err(Failure::Config(format!("{} holds no key", file.display())));
         }
         let first = keys.remove(0);
-        return Ok(Sealer::with_key_wrapper(secret, Arc::new(MasterKeys::new(first, keys))));
+        return Ok(Sealer::with_key_wrapper(
+            secret,
+            Arc::new(MasterKeys::new(first, keys)),
+        ));
     }
     if let (Some(address), Some(token)) = (&master.transit_address, &master.transit_token_file) {
-        let transit = TransitKeyWrapper::new(address, &master.transit_mount, &master.transit_key, token.clone());
-        let transit = transit.map_err(|error| Failure::Config(format!("--transit-address: {error}")))?;
+        let transit = TransitKeyWrapper::new(
+            address,
+            &master.transit_mount,
+            &master.transit_key,
+            token.clone(),
+        );
+        let transit =
+            transit.map_err(|error| Failure::Config(format!("--transit-address: {error}")))?;
         return Ok(Sealer::with_key_wrapper(secret, Arc::new(transit)));
     }
     Ok(Sealer::new(secret))
@@ -55,7 +71,11 @@ pub(crate) fn load_sealer(file: &Path, master: &MasterKeySource) -> Result<Seale
 
 /// Connects to the database with the role in its URL.
 pub(crate) async fn connect_store(database: &StoreArgs) -> Result<Store, Failure> {
-    Ok(Store::connect(&database.database_url, load_sealer(&database.vault_key_file, &database.master)?).await?)
+    Ok(Store::connect(
+        &database.database_url,
+        load_sealer(&database.vault_key_file, &database.master)?,
+    )
+    .await?)
 }
 
 /// Creates data keys for tenants that were created before each tenant had its own.
@@ -68,10 +88,18 @@ pub(crate) async fn backfill_tenant_keys(store: &Store) -> Result<(), Failure> {
 }
 
 /// Starts a background task that appends audit anchors to a file, if a file is configured.
-pub(crate) fn spawn_audit_anchoring(store: &Store, options: &AuditAnchorArgs, stop: &CancellationToken) -> Result<(), Failure> {
+pub(crate) fn spawn_audit_anchoring(
+    store: &Store,
+    options: &AuditAnchorArgs,
+    stop: &CancellationToken,
+) -> Result<(), Failure> {
     if let Some(file) = &options.audit_anchors {
         let every = Duration::from_secs(options.anchor_seconds.max(1));
-        tokio::spawn(AnchorLog::open(file)?.append_periodically(store.clone(), every, stop.clone()));
+        tokio::spawn(AnchorLog::open(file)?.append_periodically(
+            store.clone(),
+            every,
+            stop.clone(),
+        ));
     }
     Ok(())
 }
@@ -79,7 +107,11 @@ pub(crate) fn spawn_audit_anchoring(store: &Store, options: &AuditAnchorArgs, st
 /// Parses the private networks whose addresses may be called.
 pub(crate) fn parse_networks(texts: &[String]) -> Result<Vec<(IpAddr, u8)>, Failure> {
     let read = |text: &String| {
-        let wrong = || Failure::Config(format!("{text} is no network: write address/bits, for example 10.0.0.0/8"));
+        let wrong = || {
+            Failure::Config(format!(
+                "{text} is no network: write address/bits, for example 10.0.0.0/8"
+            ))
+        };
         AddressPolicy::parse_network(text).ok_or_else(wrong)
     };
     texts.iter().map(read).collect()
@@ -87,15 +119,25 @@ pub(crate) fn parse_networks(texts: &[String]) -> Result<Vec<(IpAddr, u8)>, Fail
 
 /// Builds the API from the store and the functions that it needs. The API reads kubeconfigs,
 /// generates keys and fetches the keys of identity providers. It never calls a cluster.
-pub(crate) fn build_app(store: Store, allowed: &[String], share: u32) -> Result<meshwright_api::App, Failure> {
-    let rules = AddressPolicy { allowed_networks: parse_networks(allowed)?, worker_name: "api".into(), ..AddressPolicy::default() };
+pub(crate) fn build_app(
+    store: Store,
+    allowed: &[String],
+    share: u32,
+) -> Result<meshwright_api::App, Failure> {
+    let rules = AddressPolicy {
+        allowed_networks: parse_networks(allowed)?,
+        worker_name: "api".into(),
+        ..AddressPolicy::default()
+    };
     let literal = rules.clone();
-    let fetch = PublicFetcher::new(rules).map_err(|error| Failure::Config(format!("no HTTP client: {error}")))?;
+    let fetch = PublicFetcher::new(rules)
+        .map_err(|error| Failure::Config(format!("no HTTP client: {error}")))?;
     Ok(meshwright_api::App {
         store: store.with_connection_quota(),
         clock: Arc::new(SystemClock),
         read_kubeconfig: Arc::new(move |text: &str| {
-            let credential = Credential::parse(text).map_err(|refused| ("kubeconfig_refused", refused.to_string()))?;
+            let credential = Credential::parse(text)
+                .map_err(|refused| ("kubeconfig_refused", refused.to_string()))?;
             if !literal.allows_host(credential.host()) {
                 let said = "clusters.server is a loopback, private or link-local address that is not allowed here";
                 return Err(("address_refused", said.to_owned()));
@@ -103,7 +145,9 @@ pub(crate) fn build_app(store: Store, allowed: &[String], share: u32) -> Result<
             Ok((credential.server.clone(), credential.to_stored()))
         }),
         new_authority: |mesh, now| {
-            Authority::generate(mesh, now).map(|authority| authority.to_stored()).map_err(|error| error.to_string())
+            Authority::generate(mesh, now)
+                .map(|authority| authority.to_stored())
+                .map_err(|error| error.to_string())
         },
         read_charts,
         limits: Arc::new(meshwright_api::RequestLimiter::new(
@@ -124,7 +168,9 @@ pub(crate) fn build_engine(store: Store, clusters: &WorkerArgs) -> Result<Engine
         dry_run: SignedDuration::from_secs(clusters.dry_run_seconds),
         unreachable: SignedDuration::from_secs(clusters.silent_seconds),
         unused_min_span: SignedDuration::from_secs(clusters.unused_seconds),
-        unused_check_interval: usual.unused_check_interval.min(SignedDuration::from_secs(clusters.unused_seconds)),
+        unused_check_interval: usual
+            .unused_check_interval
+            .min(SignedDuration::from_secs(clusters.unused_seconds)),
         ..usual
     };
     let settings = Settings {
@@ -135,10 +181,17 @@ pub(crate) fn build_engine(store: Store, clusters: &WorkerArgs) -> Result<Engine
         cluster_check_interval: Duration::from_secs(clusters.cluster_seconds),
         ..Settings::default()
     };
-    let rules =
-        AddressPolicy { allowed_networks: parse_networks(&clusters.allow_networks)?, worker_name: clusters.worker_name(), ..AddressPolicy::default() };
-    let post = PublicWebhookSender::new(rules).map_err(|error| Failure::Config(format!("no HTTP client: {error}")))?;
-    Ok(Engine::new(store, Arc::new(worlds), Arc::new(SystemClock), settings).with_webhook_sender(Arc::new(post)))
+    let rules = AddressPolicy {
+        allowed_networks: parse_networks(&clusters.allow_networks)?,
+        worker_name: clusters.worker_name(),
+        ..AddressPolicy::default()
+    };
+    let post = PublicWebhookSender::new(rules)
+        .map_err(|error| Failure::Config(format!("no HTTP client: {error}")))?;
+    Ok(
+        Engine::new(store, Arc::new(worlds), Arc::new(SystemClock), settings)
+            .with_webhook_sender(Arc::new(post)),
+    )
 }
 
 /// Waits for SIGINT or SIGTERM.

@@ -22,16 +22,24 @@ use crate::service::connect_store;
 /// Number of audit entries that one query reads.
 const AUDIT_PAGE_SIZE: i64 = 1000;
 
-pub(crate) async fn run_tenants_command(database: &StoreArgs, command: TenantsCommand) -> Result<(), Failure> {
+pub(crate) async fn run_tenants_command(
+    database: &StoreArgs,
+    command: TenantsCommand,
+) -> Result<(), Failure> {
     let store = connect_store(database).await?;
     match command {
         TenantsCommand::OperatorKey { name } => {
             store.ensure_platform_key(SystemClock.now()).await?;
-            println!("{}", create_owner_key(&store, TenantId::PLATFORM, &name).await?);
+            println!(
+                "{}",
+                create_owner_key(&store, TenantId::PLATFORM, &name).await?
+            );
         }
         TenantsCommand::RotateKey { tenant } => {
             let version = store.rotate_tenant_key(tenant, SystemClock.now()).await?;
-            println!("{tenant} has key {version}; everything that is kept for good is sealed with it");
+            println!(
+                "{tenant} has key {version}; everything that is kept for good is sealed with it"
+            );
         }
         TenantsCommand::RewrapKeys => {
             let (mut keys, mut tenants) = (0, 0);
@@ -48,13 +56,18 @@ pub(crate) async fn run_tenants_command(database: &StoreArgs, command: TenantsCo
                 ));
             }
             store.erase_tenant_keys(tenant).await?;
-            println!("{tenant} has no key any more: nothing that was sealed for it opens, here or in a backup");
+            println!(
+                "{tenant} has no key any more: nothing that was sealed for it opens, here or in a backup"
+            );
         }
     }
     Ok(())
 }
 
-pub(crate) async fn run_audit_command(database: &StoreArgs, command: AuditCommand) -> Result<(), Failure> {
+pub(crate) async fn run_audit_command(
+    database: &StoreArgs,
+    command: AuditCommand,
+) -> Result<(), Failure> {
     let store = connect_store(database).await?;
     match command {
         AuditCommand::Anchor { file } => {
@@ -63,7 +76,11 @@ pub(crate) async fn run_audit_command(database: &StoreArgs, command: AuditComman
             Ok(())
         }
         AuditCommand::Verify { anchors } => {
-            let anchors = anchors.as_deref().map(read_anchors).transpose()?.unwrap_or_default();
+            let anchors = anchors
+                .as_deref()
+                .map(read_anchors)
+                .transpose()?
+                .unwrap_or_default();
             let mut broken = 0;
             for (tenant, _) in store.audit_heads().await? {
                 match verify_audit_log(&store, tenant, &anchors).await? {
@@ -74,17 +91,34 @@ pub(crate) async fn run_audit_command(database: &StoreArgs, command: AuditComman
                     }
                 }
             }
-            if broken == 0 { Ok(()) } else { Err(Failure::Config(format!("{broken} audit logs are not whole"))) }
+            if broken == 0 {
+                Ok(())
+            } else {
+                Err(Failure::Config(format!(
+                    "{broken} audit logs are not whole"
+                )))
+            }
         }
     }
 }
 
 /// Creates a key that may do everything within a tenant, and returns its text.
-pub(crate) async fn create_owner_key(store: &Store, tenant: TenantId, name: &str) -> Result<String, Failure> {
+pub(crate) async fn create_owner_key(
+    store: &Store,
+    tenant: TenantId,
+    name: &str,
+) -> Result<String, Failure> {
     let clock = SystemClock;
     let text = ApiKeyToken::generate(tenant, KeyId(clock.new_uuid()));
     let (digest, scopes) = (text.secret_digest(store.sealer()), Vec::new());
-    let key = NewApiKey { id: text.key, name: name.into(), role: Role::Owner, scopes, digest, expires_at: None };
+    let key = NewApiKey {
+        id: text.key,
+        name: name.into(),
+        role: Role::Owner,
+        scopes,
+        digest,
+        expires_at: None,
+    };
     let mut tx = store.begin(tenant).await?;
     tx.create_api_key(&key, clock.now()).await?;
     tx.commit().await?;
@@ -99,10 +133,19 @@ async fn verify_audit_log(
     let mut verifier = ChainVerifier::new(tenant, anchors, sha256);
     let mut after = 0;
     loop {
-        let part = store.begin(tenant).await?.list_audit_entries(after, AUDIT_PAGE_SIZE).await?;
-        let Some(last) = part.last() else { return Ok(verifier.verify_end()) };
+        let part = store
+            .begin(tenant)
+            .await?
+            .list_audit_entries(after, AUDIT_PAGE_SIZE)
+            .await?;
+        let Some(last) = part.last() else {
+            return Ok(verifier.verify_end());
+        };
         after = last.seq;
-        if let Err(breach) = part.iter().try_for_each(|linked| verifier.verify_next(linked)) {
+        if let Err(breach) = part
+            .iter()
+            .try_for_each(|linked| verifier.verify_next(linked))
+        {
             return Ok(Err(breach));
         }
     }
@@ -114,7 +157,8 @@ fn read_anchors(file: &Path) -> Result<Vec<Anchor>, Failure> {
     let mut anchors = Vec::new();
     for (number, line) in lines.enumerate() {
         let line = line.map_err(Failure::io(what()))?;
-        let bad = |error| Failure::Config(format!("{}: line {}: {error}", file.display(), number + 1));
+        let bad =
+            |error| Failure::Config(format!("{}: line {}: {error}", file.display(), number + 1));
         anchors.push(serde_json::from_str(&line).map_err(bad)?);
     }
     Ok(anchors)
@@ -130,9 +174,19 @@ pub(crate) struct AnchorLog {
 impl AnchorLog {
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
         let what = || format!("the anchors {}", path.display());
-        let file = OpenOptions::new().create(true).append(true).open(path).map_err(Failure::io(what()))?;
-        let known = read_anchors(path)?.into_iter().map(|anchor| (anchor.tenant, anchor.seq)).collect();
-        Ok(Self { file, last_anchored: known })
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map_err(Failure::io(what()))?;
+        let known = read_anchors(path)?
+            .into_iter()
+            .map(|anchor| (anchor.tenant, anchor.seq))
+            .collect();
+        Ok(Self {
+            file,
+            last_anchored: known,
+        })
     }
 
     /// Appends an anchor for each audit log that has new entries, and returns their number.
@@ -141,24 +195,50 @@ impl AnchorLog {
         let mut lines = String::new();
         let mut count = 0;
         for (tenant, ChainHead { seq, hash }) in store.audit_heads().await? {
-            if self.last_anchored.get(&tenant).is_some_and(|known| *known >= seq) || seq == 0 {
+            if self
+                .last_anchored
+                .get(&tenant)
+                .is_some_and(|known| *known >= seq)
+                || seq == 0
+            {
                 continue;
             }
-            let line = serde_json::to_string(&Anchor { tenant, seq, hash, at }).expect("our own types");
+            let line = serde_json::to_string(&Anchor {
+                tenant,
+                seq,
+                hash,
+                at,
+            })
+            .expect("our own types");
             lines += &format!("{line}\n");
             self.last_anchored.insert(tenant, seq);
             count += 1;
         }
-        let written = self.file.write_all(lines.as_bytes()).and_then(|()| self.file.sync_data());
+        let written = self
+            .file
+            .write_all(lines.as_bytes())
+            .and_then(|()| self.file.sync_data());
         written.map_err(Failure::io("writing the anchors"))?;
         Ok(count)
     }
 
     /// Appends anchors at each interval until `stop` is cancelled.
-    pub(crate) async fn append_periodically(mut self, store: Store, every: Duration, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+    pub(crate) async fn append_periodically(
+        mut self,
+        store: Store,
+        every: Duration,
+        stop: CancellationToken,
+    ) {
+        while stop
+            .run_until_cancelled(tokio::time::sleep(every))
+            .await
+            .is_some()
+        {
             if let Err(failure) = self.append_new_heads(&store).await {
-                tracing::error!(error = &failure as &dyn std::error::Error, "could not append audit anchors; trying again after the next interval");
+                tracing::error!(
+                    error = &failure as &dyn std::error::Error,
+                    "could not append audit anchors; trying again after the next interval"
+                );
             }
         }
     }

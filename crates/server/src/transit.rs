@@ -11,8 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use meshwright_store::tenant_keys::{KeyWrapper, SymmetricKey, WrapError};
 use serde_json::{Value, json};
-use meshwright_store::tenant_keys::{SymmetricKey, KeyWrapper, WrapError};
 
 /// Maximum time of one call. A transaction can wait for it, and Postgres ends a transaction that is
 /// idle for five seconds.
@@ -31,29 +31,66 @@ pub(crate) struct TransitKeyWrapper {
 }
 
 impl TransitKeyWrapper {
-    pub(crate) fn new(address: &str, mount: &str, key: &str, token_file: PathBuf) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder().timeout(TRANSIT_TIMEOUT).redirect(reqwest::redirect::Policy::none()).build()?;
+    pub(crate) fn new(
+        address: &str,
+        mount: &str,
+        key: &str,
+        token_file: PathBuf,
+    ) -> Result<Self, reqwest::Error> {
+        let http = reqwest::Client::builder()
+            .timeout(TRANSIT_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()?;
         let address = address.trim_end_matches('/').to_owned();
-        Ok(Self { http, address, mount: mount.to_owned(), key: key.to_owned(), token_file })
+        Ok(Self {
+            http,
+            address,
+            mount: mount.to_owned(),
+            key: key.to_owned(),
+            token_file,
+        })
     }
 
-    async fn call_engine(&self, verb: &str, body: &Value, wanted: &str) -> Result<String, WrapError> {
-        let unavailable = |error: Box<dyn std::error::Error + Send + Sync>| WrapError::Unavailable(error);
-        let token = tokio::fs::read_to_string(&self.token_file).await.map_err(|error| unavailable(error.into()))?;
+    async fn call_engine(
+        &self,
+        verb: &str,
+        body: &Value,
+        wanted: &str,
+    ) -> Result<String, WrapError> {
+        let unavailable =
+            |error: Box<dyn std::error::Error + Send + Sync>| WrapError::Unavailable(error);
+        let token = tokio::fs::read_to_string(&self.token_file)
+            .await
+            .map_err(|error| unavailable(error.into()))?;
         let url = format!("{}/v1/{}/{verb}/{}", self.address, self.mount, self.key);
-        let request = self.http.post(url).header("X-Vault-Token", token.trim()).json(body);
-        let answer = request.send().await.map_err(|error| unavailable(error.into()))?;
+        let request = self
+            .http
+            .post(url)
+            .header("X-Vault-Token", token.trim())
+            .json(body);
+        let answer = request
+            .send()
+            .await
+            .map_err(|error| unavailable(error.into()))?;
         // A Vault that is sealed, on standby or overloaded will answer later. Every other error is
         // a refusal.
         if answer.status().is_server_error() || answer.status().as_u16() == 429 {
-            return Err(unavailable(format!("it answered {}", answer.status()).into()));
+            return Err(unavailable(
+                format!("it answered {}", answer.status()).into(),
+            ));
         }
         if !answer.status().is_success() {
             tracing::warn!(status = %answer.status(), verb, "the transit engine of Vault refused the call");
             return Err(WrapError::Refused);
         }
-        let answer: Value = answer.json().await.map_err(|error| unavailable(error.into()))?;
-        answer["data"][wanted].as_str().map(str::to_owned).ok_or(WrapError::Refused)
+        let answer: Value = answer
+            .json()
+            .await
+            .map_err(|error| unavailable(error.into()))?;
+        answer["data"][wanted]
+            .as_str()
+            .map(str::to_owned)
+            .ok_or(WrapError::Refused)
     }
 }
 
@@ -65,7 +102,10 @@ impl KeyWrapper for TransitKeyWrapper {
 
     async fn wrap_key(&self, key: &SymmetricKey, context: &str) -> Result<Vec<u8>, WrapError> {
         let body = json!({ "plaintext": STANDARD.encode(key), "associated_data": STANDARD.encode(context) });
-        Ok(self.call_engine("encrypt", &body, "ciphertext").await?.into_bytes())
+        Ok(self
+            .call_engine("encrypt", &body, "ciphertext")
+            .await?
+            .into_bytes())
     }
 
     async fn unwrap_key(&self, wrapped: &[u8], context: &str) -> Result<SymmetricKey, WrapError> {

@@ -10,8 +10,12 @@ use meshwright_testkit::{TestDb, execute_as_superuser};
 
 fn server(arguments: &[&str], database: &str, secret: &Path) -> Output {
     let mut run = Command::new(env!("CARGO_BIN_EXE_meshwright-server"));
-    run.args(arguments).env("MESHWRIGHT_DATABASE_URL", database).env("MESHWRIGHT_VAULT_KEY_FILE", secret);
-    run.stdin(Stdio::null()).output().expect("the server's own program")
+    run.args(arguments)
+        .env("MESHWRIGHT_DATABASE_URL", database)
+        .env("MESHWRIGHT_VAULT_KEY_FILE", secret);
+    run.stdin(Stdio::null())
+        .output()
+        .expect("the server's own program")
 }
 
 fn said(output: &Output) -> String {
@@ -23,19 +27,29 @@ async fn a_database_is_prepared_with_what_the_program_prints() {
     let dir = tempfile::tempdir().expect("a folder");
     let secret = dir.path().join("secret");
     std::fs::write(&secret, "07".repeat(32)).expect("a file");
-    let postgres = EmbeddedPostgres::start(&dir.path().join("postgres")).expect("a private Postgres");
+    let postgres =
+        EmbeddedPostgres::start(&dir.path().join("postgres")).expect("a private Postgres");
     let roles = server(&["roles"], "", &secret);
     for _ in ["the first time", "before each migration"] {
         execute_as_superuser(&postgres, said(&roles)).await;
     }
-    execute_as_superuser(&postgres, "CREATE DATABASE meshwright OWNER mw_owner".into()).await;
+    execute_as_superuser(
+        &postgres,
+        "CREATE DATABASE meshwright OWNER mw_owner".into(),
+    )
+    .await;
     for (arguments, role, fine) in [
         (["migrate"].as_slice(), "mw_owner", true),
         (&["tenants", "operator-key"], "mw_worker", true),
         (&["serve", "--listen", "127.0.0.1:0"], SUPERUSER, false),
     ] {
         let done = server(arguments, &postgres.url(role, "meshwright"), &secret);
-        assert_eq!(done.status.success(), fine, "{arguments:?}: {}", said(&done));
+        assert_eq!(
+            done.status.success(),
+            fine,
+            "{arguments:?}: {}",
+            said(&done)
+        );
     }
 }
 
@@ -47,12 +61,23 @@ async fn a_release_is_imported_with_all_that_the_catalogue_knows() {
     let charts = dir.path().join("charts");
     for chart in ["base", "istiod"] {
         std::fs::create_dir_all(charts.join(chart)).expect("a folder");
-        std::fs::write(charts.join(chart).join("Chart.yaml"), format!("name: {chart}\n")).expect("a file");
+        std::fs::write(
+            charts.join(chart).join("Chart.yaml"),
+            format!("name: {chart}\n"),
+        )
+        .expect("a file");
     }
     let db = TestDb::new().await;
     let charts = charts.display().to_string();
     let import = |more: &[&str]| {
-        let same = ["releases", "import", "--version", "1.27.9.7", "--charts", &charts];
+        let same = [
+            "releases",
+            "import",
+            "--version",
+            "1.27.9.7",
+            "--charts",
+            &charts,
+        ];
         server(&[&same, more].concat(), &db.url("mw_worker"), &secret)
     };
     for (option, value, field) in [
@@ -67,16 +92,48 @@ async fn a_release_is_imported_with_all_that_the_catalogue_knows() {
         ("--kubernetes-tested", "1000", "/kubernetes_tested"),
     ] {
         let refused = import(&[option, value]);
-        assert!(!refused.status.success() && said(&refused).contains(&format!("{field}: ")), "{}", said(&refused));
+        assert!(
+            !refused.status.success() && said(&refused).contains(&format!("{field}: ")),
+            "{}",
+            said(&refused)
+        );
     }
-    let known = ["--released-on", "2026-05-04", "--channel", "stable", "--channel", "regular"];
-    let done = import(&[&known, ["--minimum-edition", "enterprise", "--notes", "Mind the gap."].as_slice()].concat());
+    let known = [
+        "--released-on",
+        "2026-05-04",
+        "--channel",
+        "stable",
+        "--channel",
+        "regular",
+    ];
+    let done = import(
+        &[
+            &known,
+            [
+                "--minimum-edition",
+                "enterprise",
+                "--notes",
+                "Mind the gap.",
+            ]
+            .as_slice(),
+        ]
+        .concat(),
+    );
     assert!(done.status.success(), "{}", said(&done));
     let mut tx = db.api.begin(db.tenant).await.expect("a transaction");
     let releases = tx.list_releases().await.expect("the catalogue");
     drop(tx);
-    let release = releases.iter().find(|release| release.version.to_string() == "1.27.9.7").expect("the release");
-    assert_eq!(release.released_on.map(|day| day.to_string()).as_deref(), Some("2026-05-04"));
+    let release = releases
+        .iter()
+        .find(|release| release.version.to_string() == "1.27.9.7")
+        .expect("the release");
+    assert_eq!(
+        release.released_on.map(|day| day.to_string()).as_deref(),
+        Some("2026-05-04")
+    );
     assert_eq!(release.channels, [Channel::Regular, Channel::Stable].into());
-    assert_eq!((release.minimum_edition, release.notes.as_str()), (Edition::Enterprise, "Mind the gap."));
+    assert_eq!(
+        (release.minimum_edition, release.notes.as_str()),
+        (Edition::Enterprise, "Mind the gap.")
+    );
 }

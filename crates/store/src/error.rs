@@ -69,7 +69,9 @@ pub enum StoreError {
     #[error("a tenant's key is out of reach")]
     KeyService(#[from] crate::sealing::tenant_keys::WrapError),
     /// `serve` and `work` refuse to start with this database role.
-    #[error("the database role {role} would see through row-level security; use mw_api or mw_worker")]
+    #[error(
+        "the database role {role} would see through row-level security; use mw_api or mw_worker"
+    )]
     UnsafeRole {
         /// Name of the database role.
         role: String,
@@ -100,15 +102,23 @@ const UNSTORABLE_TEXT_SQLSTATES: [&str; 2] = ["22021", "22P05"];
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-        let is_one_of = |codes: [&str; 2]| code.as_ref().is_some_and(|code| codes.contains(&code.as_ref()));
+        let code = error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code);
+        let is_one_of = |codes: [&str; 2]| {
+            code.as_ref()
+                .is_some_and(|code| codes.contains(&code.as_ref()))
+        };
         if is_one_of(SERIALIZATION_CONFLICT_SQLSTATES) {
             return Self::SerializationConflict;
         }
         if is_one_of(UNSTORABLE_TEXT_SQLSTATES) {
             return Self::UnstorableText;
         }
-        let constraint = error.as_database_error().and_then(|database| database.constraint()).map(str::to_owned);
+        let constraint = error
+            .as_database_error()
+            .and_then(|database| database.constraint())
+            .map(str::to_owned);
         match constraint {
             Some(constraint) => Self::Conflict { constraint },
             None => Self::Database(error),
@@ -123,7 +133,11 @@ pub(crate) fn decode_column<T, E>(
     column: &'static str,
     row: impl ToString,
 ) -> Result<T, StoreError> {
-    value.map_err(|_| StoreError::Corrupt { table, column, row: row.to_string() })
+    value.map_err(|_| StoreError::Corrupt {
+        table,
+        column,
+        row: row.to_string(),
+    })
 }
 
 /// Serializes a value of ours as JSON for a column.

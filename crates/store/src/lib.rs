@@ -9,12 +9,12 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sealing::tenant_keys::TenantKeys;
+use db::connection_quota::{ConnectionPermit, ConnectionQuota};
 use meshwright_model::audit::Entry;
 use meshwright_model::ids::TenantId;
+use sealing::tenant_keys::TenantKeys;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgPool, Postgres, Transaction};
-use db::connection_quota::{ConnectionPermit, ConnectionQuota};
 
 mod access;
 mod db;
@@ -24,31 +24,35 @@ mod fleet;
 mod operations;
 mod sealing;
 
-pub use fleet::catalogue::{HostingCluster, StoredRelease};
-pub use fleet::clusters::{Cluster, ClusterState, NewCluster};
-pub use fleet::cluster_credentials::{IssuedCredential, CLUSTER_IDENTITY_CONSTRAINT, ClusterCheck, ClusterHealth};
-pub use events::deliveries::{DeliveryAttempt, Delivery, DeliveryState, DeliveryBatch};
-pub use error::StoreError;
-pub use events::event_log::{CursorStatus, Event, EVENT_RETENTION as EVENTS_KEPT, NewEvent};
-pub use operations::fencing::UnfencedOperation;
-pub use db::idempotency::{StoredResponse, IdempotencyLookup, RequestKey};
-pub use db::embedded_postgres;
-pub use sealing::tenant_keys;
-pub use access::identity_providers::{Binding, Provider, Subject};
 pub use access::api_keys::{ApiKey, ApiKeyToken, NewApiKey};
+pub use access::identity_providers::{Binding, Provider, Subject};
+pub use access::tenants::{NewTenant, Tenant, TenantState};
+pub use db::connection_quota::{TenantPermits, TxMode};
+pub use db::embedded_postgres;
+pub use db::idempotency::{IdempotencyLookup, RequestKey, StoredResponse};
+pub use db::session::Session;
+pub use error::StoreError;
+pub use events::deliveries::{Delivery, DeliveryAttempt, DeliveryBatch, DeliveryState};
+pub use events::event_log::{CursorStatus, EVENT_RETENTION as EVENTS_KEPT, Event, NewEvent};
+pub use events::webhooks::{NewWebhook, Webhook};
+pub use fleet::catalogue::{HostingCluster, StoredRelease};
+pub use fleet::cluster_credentials::{
+    CLUSTER_IDENTITY_CONSTRAINT, ClusterCheck, ClusterHealth, IssuedCredential,
+};
+pub use fleet::clusters::{Cluster, ClusterState, NewCluster};
+pub use fleet::deleted_meshes::DeletedMesh;
 pub use fleet::labels::ListFilter;
 pub use fleet::leftovers::force_arguments;
 pub use fleet::meshes::{Member, Mesh, MeshState, NewMesh, Revision, UserMetadata};
-pub use operations::operation::{StepCounts, PlannedStep, NewOperation, Operation, WaveSummary};
-pub use operations::queue::{Claim, WorkNotifications, DueObservation, OperationUpdate, ClaimFilter, PendingSignals};
-pub use fleet::deleted_meshes::DeletedMesh;
+pub use operations::fencing::UnfencedOperation;
+pub use operations::operation::{NewOperation, Operation, PlannedStep, StepCounts, WaveSummary};
+pub use operations::queue::{
+    Claim, ClaimFilter, DueObservation, OperationUpdate, PendingSignals, WorkNotifications,
+};
 pub use operations::renewals::OpenRenewal;
-pub use db::session::Session;
-pub use access::tenants::{NewTenant, Tenant, TenantState};
-pub use db::connection_quota::{TxMode, TenantPermits};
 pub use operations::upgrades::{NewUpgrade, Upgrade};
-pub use sealing::sealer::{Sealer, sha256_hex, random_key as random_key, hmac_sha256, random_hex, sha256};
-pub use events::webhooks::{NewWebhook, Webhook};
+pub use sealing::sealer::{Sealer, hmac_sha256, random_hex, random_key, sha256, sha256_hex};
+pub use sealing::tenant_keys;
 
 /// A connection pool under one database role, with the sealer of secrets.
 #[derive(Debug, Clone)]
@@ -99,12 +103,18 @@ pub struct AccessFilter {
 
 impl AccessFilter {
     /// Access to all meshes and clusters of the tenant.
-    pub const ALL: Self = Self { meshes: None, clusters: None };
+    pub const ALL: Self = Self {
+        meshes: None,
+        clusters: None,
+    };
 }
 
 impl Page {
     /// The whole list in one page, for lists that are always short.
-    pub const ALL: Self = Self { after: None, limit: i64::MAX };
+    pub const ALL: Self = Self {
+        after: None,
+        limit: i64::MAX,
+    };
 }
 
 /// SQL that creates the missing database roles. Only a superuser can run it.
@@ -157,8 +167,15 @@ impl Store {
             options = options.options([(IDLE_IN_TRANSACTION, "5s")]);
         }
         let renewals = pool_options(MAX_LEASE_CONNECTIONS).connect_lazy_with(options.clone());
-        let pool = pool_options(MAX_POOL_CONNECTIONS).connect_with(options).await?;
-        Ok(Self { pool, lease_pool: renewals, sealer, connection_quota: None })
+        let pool = pool_options(MAX_POOL_CONNECTIONS)
+            .connect_with(options)
+            .await?;
+        Ok(Self {
+            pool,
+            lease_pool: renewals,
+            sealer,
+            connection_quota: None,
+        })
     }
 
     /// Returns the same store with a connection quota: no tenant uses more than a quarter of the
@@ -172,7 +189,10 @@ impl Store {
         // are processors do not end sooner, and they delay reads.
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let changes = processors.clamp(2, connections / 2);
-        Self { connection_quota: Some(ConnectionQuota::new(connections / 4, changes)), ..self }
+        Self {
+            connection_quota: Some(ConnectionQuota::new(connections / 4, changes)),
+            ..self
+        }
     }
 
     /// Refuses a database role that bypasses row-level security: a superuser, a role with
@@ -188,7 +208,11 @@ impl Store {
         )
         .fetch_one(&self.pool)
         .await?;
-        if row.unbounded { Err(StoreError::UnsafeRole { role: row.role }) } else { Ok(()) }
+        if row.unbounded {
+            Err(StoreError::UnsafeRole { role: row.role })
+        } else {
+            Ok(())
+        }
     }
 
     /// Brings the schema up to date. Only the role that owns the tables can do this.
@@ -197,7 +221,10 @@ impl Store {
     /// Returns [`StoreError::Migration`] when a migration failed, or when one that was applied
     /// before has changed since.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        sqlx::migrate!("../../migrations").run(&self.pool).await.map_err(|error| StoreError::Migration(Box::new(error)))
+        sqlx::migrate!("../../migrations")
+            .run(&self.pool)
+            .await
+            .map_err(|error| StoreError::Migration(Box::new(error)))
     }
 
     /// Creates the missing database roles. This needs a superuser; `dev` and the tests use it.
@@ -215,8 +242,10 @@ impl Store {
     /// # Errors
     /// Returns [`StoreError::Database`] when the database refuses.
     pub async fn create_database(&self, name: &'static str) -> Result<(), StoreError> {
-        let known =
-            sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1) AS "known!""#, name);
+        let known = sqlx::query_scalar!(
+            r#"SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1) AS "known!""#,
+            name
+        );
         if !known.fetch_one(&self.pool).await? {
             // The name is a constant of ours and no user input. SQL has no parameters for names of
             // databases.
@@ -243,22 +272,38 @@ impl Store {
         self.begin_with_mode(tenant, TxMode::Write).await
     }
 
-    async fn begin_with_mode(&self, tenant: TenantId, mode: TxMode) -> Result<Tx<'static>, StoreError> {
+    async fn begin_with_mode(
+        &self,
+        tenant: TenantId,
+        mode: TxMode,
+    ) -> Result<Tx<'static>, StoreError> {
         let turn = self.acquire_connection_permit(tenant, mode).await;
         let keys = self.tenant_keys(tenant).await?;
-        Ok(Tx { _connection_permit: turn, mode, ..self.begin_with_keys(tenant, keys).await? })
+        Ok(Tx {
+            _connection_permit: turn,
+            mode,
+            ..self.begin_with_keys(tenant, keys).await?
+        })
     }
 
     /// Waits for a permit of the connection quota. The caller holds no connection while it waits,
     /// so it keeps none from other tenants.
-    async fn acquire_connection_permit(&self, tenant: TenantId, mode: TxMode) -> Option<ConnectionPermit> {
+    async fn acquire_connection_permit(
+        &self,
+        tenant: TenantId,
+        mode: TxMode,
+    ) -> Option<ConnectionPermit> {
         match &self.connection_quota {
             Some(turns) => Some(turns.acquire_permit(tenant, mode).await),
             None => None,
         }
     }
 
-    pub(crate) async fn begin_with_keys(&self, tenant: TenantId, keys: Arc<TenantKeys>) -> Result<Tx<'static>, StoreError> {
+    pub(crate) async fn begin_with_keys(
+        &self,
+        tenant: TenantId,
+        keys: Arc<TenantKeys>,
+    ) -> Result<Tx<'static>, StoreError> {
         self.begin_with_plan_cache_mode(tenant, keys, "auto").await
     }
 
@@ -278,7 +323,17 @@ impl Store {
         );
         let inner = self.pool.begin_with(sqlx::AssertSqlSafe(begin)).await?;
         let (events, entries, store) = (Vec::new(), Vec::new(), self.clone());
-        Ok(Tx { inner, tenant, events, audit_entries: entries, store, keys, _connection_permit: None, mode: TxMode::Write, _session: PhantomData })
+        Ok(Tx {
+            inner,
+            tenant,
+            events,
+            audit_entries: entries,
+            store,
+            keys,
+            _connection_permit: None,
+            mode: TxMode::Write,
+            _session: PhantomData,
+        })
     }
 
     /// Returns the sealer of secrets.
@@ -288,7 +343,10 @@ impl Store {
 
     /// Returns true when the database answers.
     pub async fn is_healthy(&self) -> bool {
-        sqlx::query!(r#"SELECT 1 AS "one!""#).fetch_one(&self.pool).await.is_ok()
+        sqlx::query!(r#"SELECT 1 AS "one!""#)
+            .fetch_one(&self.pool)
+            .await
+            .is_ok()
     }
 
     /// Closes all connections of both pools.

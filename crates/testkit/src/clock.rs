@@ -18,7 +18,10 @@ pub struct ManualClock {
 impl Default for ManualClock {
     fn default() -> Self {
         let now: Timestamp = "2026-11-22T10:00:00Z".parse().expect("a timestamp");
-        Self { now: Mutex::new(now), issued_ids: AtomicU64::new(0) }
+        Self {
+            now: Mutex::new(now),
+            issued_ids: AtomicU64::new(0),
+        }
     }
 }
 

@@ -185,7 +185,10 @@ impl CredentialFaults {
         self.lock().removal_count
     }
 
-    pub(crate) fn leave_cluster(&self, removal: AccountRemoval) -> Result<AccountPresence, Problem> {
+    pub(crate) fn leave_cluster(
+        &self,
+        removal: AccountRemoval,
+    ) -> Result<AccountPresence, Problem> {
         let mut answers = self.lock();
         if let Some(problem) = &answers.leave_problem {
             return Err(problem.clone());
@@ -197,14 +200,25 @@ impl CredentialFaults {
             return Ok(AccountPresence::CredentialRefused);
         }
         answers.removal_count += 1;
-        Ok(AccountPresence::Terminating("the account is still there".into()))
+        Ok(AccountPresence::Terminating(
+            "the account is still there".into(),
+        ))
     }
 
     pub(crate) fn cluster_uid(&self, cluster: ClusterId) -> String {
-        self.lock().cluster_uids.get(&cluster).cloned().unwrap_or_else(|| default_uid(cluster))
+        self.lock()
+            .cluster_uids
+            .get(&cluster)
+            .cloned()
+            .unwrap_or_else(|| default_uid(cluster))
     }
 
-    pub(crate) async fn connect_cluster(&self, cluster: ClusterId, serial: i64, now: Timestamp) -> Result<IssuedCredential, Problem> {
+    pub(crate) async fn connect_cluster(
+        &self,
+        cluster: ClusterId,
+        serial: i64,
+        now: Timestamp,
+    ) -> Result<IssuedCredential, Problem> {
         let conduct = self.lock().call_behaviour;
         conduct.simulate().await;
         let uid = self.cluster_uid(cluster);
@@ -213,8 +227,14 @@ impl CredentialFaults {
             return Err(problem.clone());
         }
         answers.created_accounts.push(cluster);
-        let kubernetes_version = answers.kubernetes_version.clone().unwrap_or_else(|| KUBERNETES_VERSION.into());
-        Ok(IssuedCredential { kubernetes_version, ..issue_credential(uid, serial, now) })
+        let kubernetes_version = answers
+            .kubernetes_version
+            .clone()
+            .unwrap_or_else(|| KUBERNETES_VERSION.into());
+        Ok(IssuedCredential {
+            kubernetes_version,
+            ..issue_credential(uid, serial, now)
+        })
     }
 
     pub(crate) async fn check_cluster(&self) -> Option<Problem> {

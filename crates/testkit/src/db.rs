@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use meshwright_model::ids::TenantId;
-use sqlx::{Connection, PgConnection};
 use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
-use meshwright_store::{Store, Sealer};
+use meshwright_store::{Sealer, Store};
+use sqlx::{Connection, PgConnection};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
@@ -26,7 +26,10 @@ struct DatabaseName(String);
 
 impl Drop for DatabaseName {
     fn drop(&mut self) {
-        UNUSED_DATABASES.lock().expect("no holder panics").push(std::mem::take(&mut self.0));
+        UNUSED_DATABASES
+            .lock()
+            .expect("no holder panics")
+            .push(std::mem::take(&mut self.0));
     }
 }
 
@@ -68,11 +71,20 @@ pub fn test_sealer() -> Sealer {
 /// but their folders stay.
 fn remove_stale_dirs() {
     let prefix = "meshwright-test-postgres-";
-    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir(std::env::temp_dir())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let dead = name.strip_prefix(prefix).is_some_and(|pid| !std::path::Path::new("/proc").join(pid).exists());
+        let dead = name
+            .strip_prefix(prefix)
+            .is_some_and(|pid| !std::path::Path::new("/proc").join(pid).exists());
         if dead && let Err(error) = std::fs::remove_dir_all(entry.path()) {
-            eprintln!("testkit: {} is left behind: {error}", entry.path().display());
+            eprintln!(
+                "testkit: {} is left behind: {error}",
+                entry.path().display()
+            );
         }
     }
 }
@@ -80,11 +92,19 @@ fn remove_stale_dirs() {
 async fn start_server() -> EmbeddedPostgres {
     remove_stale_dirs();
     let postgres = EmbeddedPostgres::start(&server_dir()).expect("a private Postgres");
-    let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), test_sealer()).await.expect("a connection");
+    let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), test_sealer())
+        .await
+        .expect("a connection");
     root.create_roles().await.expect("three roles");
     root.close().await;
-    execute_as_superuser(&postgres, "CREATE DATABASE template_mw OWNER mw_owner".into()).await;
-    let owner = Store::connect(&postgres.url("mw_owner", "template_mw"), test_sealer()).await.expect("a connection");
+    execute_as_superuser(
+        &postgres,
+        "CREATE DATABASE template_mw OWNER mw_owner".into(),
+    )
+    .await;
+    let owner = Store::connect(&postgres.url("mw_owner", "template_mw"), test_sealer())
+        .await
+        .expect("a connection");
     owner.migrate().await.expect("every migration");
     owner.close().await;
     if std::env::var(WALLS_ENV).is_ok_and(|walls| walls == "queries") {
@@ -98,10 +118,15 @@ async fn start_server() -> EmbeddedPostgres {
 
 /// Disables NOTIFY: puts a schema before `pg_catalog` whose function `pg_notify` does nothing.
 async fn disable_notify(postgres: &EmbeddedPostgres) {
-    let mut owner = PgConnection::connect(&postgres.url("mw_owner", "template_mw")).await.expect("a connection");
+    let mut owner = PgConnection::connect(&postgres.url("mw_owner", "template_mw"))
+        .await
+        .expect("a connection");
     let quiet = "CREATE SCHEMA quiet; GRANT USAGE ON SCHEMA quiet TO PUBLIC;
         CREATE FUNCTION quiet.pg_notify(text, text) RETURNS void LANGUAGE sql AS 'SELECT'";
-    sqlx::raw_sql(quiet).execute(&mut owner).await.expect("a schema of its own");
+    sqlx::raw_sql(quiet)
+        .execute(&mut owner)
+        .await
+        .expect("a schema of its own");
     owner.close().await.expect("an end");
     for role in ["mw_api", "mw_worker"] {
         let command = format!("ALTER ROLE {role} SET search_path = quiet, pg_catalog, public");
@@ -116,7 +141,10 @@ async fn disable_row_security(owner: &str) {
         FOR owned IN SELECT relname FROM pg_class WHERE relrowsecurity LOOP
             EXECUTE format('ALTER TABLE %I NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY', owned);
         END LOOP; END $$";
-    sqlx::query(off).execute(&mut owner).await.expect("tables of its own");
+    sqlx::query(off)
+        .execute(&mut owner)
+        .await
+        .expect("tables of its own");
     owner.close().await.expect("an end");
 }
 
@@ -127,8 +155,13 @@ async fn disable_row_security(owner: &str) {
 // Each test has a runtime of its own, and a pooled connection would die with the first one, so this
 // connects every time.
 pub async fn execute_as_superuser(postgres: &EmbeddedPostgres, command: String) {
-    let mut root = PgConnection::connect(&postgres.url(SUPERUSER, "postgres")).await.expect("a connection");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(command)).execute(&mut root).await.expect("an administrator's command");
+    let mut root = PgConnection::connect(&postgres.url(SUPERUSER, "postgres"))
+        .await
+        .expect("a connection");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(command))
+        .execute(&mut root)
+        .await
+        .expect("an administrator's command");
 }
 
 impl TestDb {
@@ -142,20 +175,41 @@ impl TestDb {
         for name in ended {
             execute_as_superuser(server, format!("DROP DATABASE {name} WITH (FORCE)")).await;
         }
-        let name = format!("test_{}", NEXT_DATABASE_NUMBER.fetch_add(1, Ordering::Relaxed));
-        execute_as_superuser(server, format!("CREATE DATABASE {name} TEMPLATE template_mw OWNER mw_owner")).await;
+        let name = format!(
+            "test_{}",
+            NEXT_DATABASE_NUMBER.fetch_add(1, Ordering::Relaxed)
+        );
+        execute_as_superuser(
+            server,
+            format!("CREATE DATABASE {name} TEMPLATE template_mw OWNER mw_owner"),
+        )
+        .await;
         let url = {
             let name = name.clone();
             move |role: &str| server.url(role, &name)
         };
         let name = Arc::new(DatabaseName(name));
-        let api = Store::connect(&url("mw_api"), test_sealer()).await.expect("a connection as mw_api");
-        let worker = Store::connect(&url("mw_worker"), test_sealer()).await.expect("a connection as mw_worker");
-        let tenant = TenantId(Uuid::from_u128(1));
-        api.create_tenant(tenant, "acme", "2026-11-22T10:00:00Z".parse().expect("a timestamp"))
+        let api = Store::connect(&url("mw_api"), test_sealer())
             .await
-            .expect("a tenant");
-        Self { api, worker, tenant, name, url: Arc::new(url) }
+            .expect("a connection as mw_api");
+        let worker = Store::connect(&url("mw_worker"), test_sealer())
+            .await
+            .expect("a connection as mw_worker");
+        let tenant = TenantId(Uuid::from_u128(1));
+        api.create_tenant(
+            tenant,
+            "acme",
+            "2026-11-22T10:00:00Z".parse().expect("a timestamp"),
+        )
+        .await
+        .expect("a tenant");
+        Self {
+            api,
+            worker,
+            tenant,
+            name,
+            url: Arc::new(url),
+        }
     }
 
     /// Creates another tenant in the same database, and returns the database on behalf of this
@@ -165,9 +219,18 @@ impl TestDb {
     /// Panics when the database fails.
     pub async fn for_new_tenant(&self, tenant: TenantId, name: &str) -> Self {
         let at = "2026-11-22T10:00:00Z".parse().expect("a timestamp");
-        self.api.create_tenant(tenant, name, at).await.expect("a tenant");
+        self.api
+            .create_tenant(tenant, name, at)
+            .await
+            .expect("a tenant");
         let (api, worker, database) = (self.api.clone(), self.worker.clone(), self.name.clone());
-        Self { api, worker, tenant, name: database, url: self.url.clone() }
+        Self {
+            api,
+            worker,
+            tenant,
+            name: database,
+            url: self.url.clone(),
+        }
     }
 
     /// Disables row-level security, so that only the queries keep tenants apart.
@@ -183,9 +246,14 @@ impl TestDb {
     /// # Errors
     /// Returns the message of the database when it refuses.
     pub async fn execute(&self, role: &str, command: &str) -> Result<u64, String> {
-        let mut connection = PgConnection::connect(&self.url(role)).await.map_err(|error| error.to_string())?;
-        let done = sqlx::query(sqlx::AssertSqlSafe(command.to_owned())).execute(&mut connection).await;
-        done.map(|done| done.rows_affected()).map_err(|error| error.to_string())
+        let mut connection = PgConnection::connect(&self.url(role))
+            .await
+            .map_err(|error| error.to_string())?;
+        let done = sqlx::query(sqlx::AssertSqlSafe(command.to_owned()))
+            .execute(&mut connection)
+            .await;
+        done.map(|done| done.rows_affected())
+            .map_err(|error| error.to_string())
     }
 
     /// Executes several statements, such as a migration, with the rights of a role.
@@ -193,8 +261,12 @@ impl TestDb {
     /// # Errors
     /// Returns the message of the database when it refuses.
     pub async fn execute_script(&self, role: &str, script: &str) -> Result<(), String> {
-        let mut connection = PgConnection::connect(&self.url(role)).await.map_err(|error| error.to_string())?;
-        let done = sqlx::raw_sql(sqlx::AssertSqlSafe(script.to_owned())).execute(&mut connection).await;
+        let mut connection = PgConnection::connect(&self.url(role))
+            .await
+            .map_err(|error| error.to_string())?;
+        let done = sqlx::raw_sql(sqlx::AssertSqlSafe(script.to_owned()))
+            .execute(&mut connection)
+            .await;
         done.map(drop).map_err(|error| error.to_string())
     }
 
@@ -203,7 +275,9 @@ impl TestDb {
     /// # Panics
     /// Panics when the database refuses.
     pub async fn query_text(&self, role: &str, query: &str) -> Vec<String> {
-        let mut connection = PgConnection::connect(&self.url(role)).await.expect("a connection");
+        let mut connection = PgConnection::connect(&self.url(role))
+            .await
+            .expect("a connection");
         let rows = sqlx::query_scalar::<_, Option<String>>(sqlx::AssertSqlSafe(query.to_owned()));
         let rows = rows.fetch_all(&mut connection).await.expect("rows of text");
         rows.into_iter().flatten().collect()
@@ -217,8 +291,15 @@ impl TestDb {
     /// Returns the URL of the database for a role, through a relay. PostgreSQL ends a session that
     /// stays idle in a transaction for the time `idle`.
     pub fn relayed_url(&self, role: &str, relay: &Relay, idle: Duration) -> String {
-        let limit = format!("-c%20idle_in_transaction_session_timeout%3D{}", idle.as_millis());
-        format!("postgres://{role}@localhost/{}?host={}&options={limit}", self.name.0, relay.socket_dir().display())
+        let limit = format!(
+            "-c%20idle_in_transaction_session_timeout%3D{}",
+            idle.as_millis()
+        );
+        format!(
+            "postgres://{role}@localhost/{}?host={}&options={limit}",
+            self.name.0,
+            relay.socket_dir().display()
+        )
     }
 
     /// Returns the URL of the database for a role.

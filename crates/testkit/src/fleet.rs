@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use meshwright_model::Clock;
-use meshwright_model::ids::{ClusterId, HostingClusterId, MeshId, OperationId, TenantId, UpgradeId};
+use meshwright_model::ids::{
+    ClusterId, HostingClusterId, MeshId, OperationId, TenantId, UpgradeId,
+};
 use meshwright_model::operation::OperationKind;
 use meshwright_model::release::{KubernetesRange, Release, ReleaseState};
 use meshwright_model::rules::{Edition, Strategy};
@@ -15,13 +17,14 @@ use meshwright_model::switch::Switch;
 use meshwright_model::upgrade::{LabelPolicy, UpgradePolicyChoice, Verb};
 use meshwright_model::version::Version;
 use meshwright_rollout::decide::Timeouts;
-use serde_json::Value;
 use meshwright_store::{
-    HostingCluster, NewCluster, NewMesh, NewOperation, NewUpgrade, Operation, Page, StoredRelease, Tx, Upgrade, UserMetadata,
+    HostingCluster, NewCluster, NewMesh, NewOperation, NewUpgrade, Operation, Page, StoredRelease,
+    Tx, Upgrade, UserMetadata,
 };
 use meshwright_worker::Settings;
+use serde_json::Value;
 
-use crate::credentials::{CredentialFaults, issue_credential, default_uid};
+use crate::credentials::{CredentialFaults, default_uid, issue_credential};
 use crate::{FakeClusters, ManualClock, TestDb};
 
 mod workers;
@@ -59,7 +62,11 @@ fn test_release(text: &str) -> Release {
         tag: version.community_version(),
         digest: String::new(),
         supported_until: None,
-        kubernetes: KubernetesRange { min: 29, tested_max: 33, source: "testkit".into() },
+        kubernetes: KubernetesRange {
+            min: 29,
+            tested_max: 33,
+            source: "testkit".into(),
+        },
         quirks: Vec::new(),
         released_on: None,
         channels: BTreeSet::new(),
@@ -84,13 +91,27 @@ fn new_cluster(id: ClusterId, name: &str) -> NewCluster {
 /// revision is unused.
 pub fn short_timeouts() -> Timeouts {
     let (unused_over, unused_every) = (SignedDuration::ZERO, SignedDuration::ZERO);
-    Timeouts { unused_samples: 2, unused_min_span: unused_over, unused_check_interval: unused_every, ..Timeouts::default() }
+    Timeouts {
+        unused_samples: 2,
+        unused_min_span: unused_over,
+        unused_check_interval: unused_every,
+        ..Timeouts::default()
+    }
 }
 
 async fn create_ready_cluster(tx: &mut Tx<'_>, clock: &ManualClock, name: &str) -> ClusterId {
     let (id, now) = (ClusterId(clock.new_uuid()), clock.now());
-    tx.create_cluster(&new_cluster(id, name), now).await.expect("a cluster");
-    tx.store_renewed_credential(id, &issue_credential(default_uid(id), 1, now), Duration::ZERO, now).await.expect("a ready cluster");
+    tx.create_cluster(&new_cluster(id, name), now)
+        .await
+        .expect("a cluster");
+    tx.store_renewed_credential(
+        id,
+        &issue_credential(default_uid(id), 1, now),
+        Duration::ZERO,
+        now,
+    )
+    .await
+    .expect("a ready cluster");
     id
 }
 
@@ -115,12 +136,25 @@ impl Fleet {
         let now = clock.now();
         let hosting = HostingClusterId(clock.new_uuid());
         db.worker
-            .add_hosting_cluster(&HostingCluster { id: hosting, name: "hosting".into(), created_at: now }, b"config")
+            .add_hosting_cluster(
+                &HostingCluster {
+                    id: hosting,
+                    name: "hosting".into(),
+                    created_at: now,
+                },
+                b"config",
+            )
             .await
             .expect("a hosting cluster");
         for version in ["1.25.1.1", "1.27.8.1", "1.27.9.1", "1.27.9.2"] {
             db.worker
-                .add_release(&StoredRelease { release: test_release(version), charts: Vec::new() }, now)
+                .add_release(
+                    &StoredRelease {
+                        release: test_release(version),
+                        charts: Vec::new(),
+                    },
+                    now,
+                )
                 .await
                 .expect("a release");
         }
@@ -132,10 +166,22 @@ impl Fleet {
     /// # Panics
     /// Panics when the database fails.
     pub async fn for_new_tenant(&self, tenant: TenantId, name: &str) -> Self {
-        let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
+        let mut tx = self
+            .db
+            .api
+            .begin(self.db.tenant)
+            .await
+            .expect("a transaction");
         let hosting = tx.list_hosting_clusters().await.expect("hosting clusters")[0].id;
         drop(tx);
-        Self::create_fleet(self.db.for_new_tenant(tenant, name).await, self.clock.clone(), hosting).await.with_ready_mesh().await
+        Self::create_fleet(
+            self.db.for_new_tenant(tenant, name).await,
+            self.clock.clone(),
+            hosting,
+        )
+        .await
+        .with_ready_mesh()
+        .await
     }
 
     /// Creates another tenant in the same database, with a cluster of this name that no mesh uses
@@ -152,7 +198,8 @@ impl Fleet {
     }
 
     async fn with_ready_mesh(self) -> Self {
-        self.queue_operation(OperationKind::CreateMesh, Value::Null).await;
+        self.queue_operation(OperationKind::CreateMesh, Value::Null)
+            .await;
         self.run_due().await;
         self.add_workloads();
         self
@@ -184,7 +231,18 @@ impl Fleet {
         let credentials = CredentialFaults::default();
         let (labels, poll) = (LabelPolicy::Relabel, Duration::from_millis(20));
         let look = Settings::default().cluster_timeout;
-        Self { db, clusters: world, clock, mesh, max_concurrent_restarts: 2, poll_interval: poll, cluster_timeout: look, labels, fail_mesh_reads: unreadable, credentials }
+        Self {
+            db,
+            clusters: world,
+            clock,
+            mesh,
+            max_concurrent_restarts: 2,
+            poll_interval: poll,
+            cluster_timeout: look,
+            labels,
+            fail_mesh_reads: unreadable,
+            credentials,
+        }
     }
 
     /// Adds one workload for each label form of requirement B4 and one without a label, in both
@@ -217,7 +275,10 @@ impl Fleet {
     /// # Panics
     /// Panics when the database fails.
     pub async fn run_due(&self) {
-        self.build_worker("w", Duration::from_secs(30)).run_due().await.expect("a readable queue");
+        self.build_worker("w", Duration::from_secs(30))
+            .run_due()
+            .await
+            .expect("a readable queue");
     }
 
     /// Queues the registration of a cluster with this name.
@@ -225,9 +286,20 @@ impl Fleet {
     /// # Panics
     /// Panics when the database fails.
     pub async fn register_cluster(&self, name: &str) -> (ClusterId, OperationId) {
-        let (cluster, id, now) = (ClusterId(self.clock.new_uuid()), OperationId(self.clock.new_uuid()), self.clock.now());
-        let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
-        tx.create_cluster(&new_cluster(cluster, name), now).await.expect("a cluster");
+        let (cluster, id, now) = (
+            ClusterId(self.clock.new_uuid()),
+            OperationId(self.clock.new_uuid()),
+            self.clock.now(),
+        );
+        let mut tx = self
+            .db
+            .api
+            .begin(self.db.tenant)
+            .await
+            .expect("a transaction");
+        tx.create_cluster(&new_cluster(cluster, name), now)
+            .await
+            .expect("a cluster");
         let new = NewOperation {
             id,
             kind: OperationKind::RegisterCluster,
@@ -255,11 +327,21 @@ impl Fleet {
             mesh: None,
             cluster: Some(cluster),
             upgrade: None,
-            arguments: self.cluster(cluster).await.renewal_arguments(Duration::ZERO),
+            arguments: self
+                .cluster(cluster)
+                .await
+                .renewal_arguments(Duration::ZERO),
             due_in: Duration::ZERO,
         };
-        let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
-        tx.create_operation(&new, self.clock.now()).await.expect("an operation");
+        let mut tx = self
+            .db
+            .api
+            .begin(self.db.tenant)
+            .await
+            .expect("a transaction");
+        tx.create_operation(&new, self.clock.now())
+            .await
+            .expect("an operation");
         tx.commit().await.expect("a commit");
         id
     }
@@ -269,7 +351,12 @@ impl Fleet {
     /// # Panics
     /// Panics when the database fails.
     pub async fn cluster(&self, id: ClusterId) -> meshwright_store::Cluster {
-        let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
+        let mut tx = self
+            .db
+            .api
+            .begin(self.db.tenant)
+            .await
+            .expect("a transaction");
         tx.get_cluster(id).await.expect("the cluster")
     }
 
@@ -278,8 +365,15 @@ impl Fleet {
     /// # Panics
     /// Panics when the database fails, or when there is no such cluster.
     pub async fn deregister_cluster(&self, id: ClusterId) {
-        let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
-        tx.delete_cluster(id).await.expect("a cluster that no mesh uses");
+        let mut tx = self
+            .db
+            .api
+            .begin(self.db.tenant)
+            .await
+            .expect("a transaction");
+        tx.delete_cluster(id)
+            .await
+            .expect("a cluster that no mesh uses");
         tx.commit().await.expect("a commit");
     }
 
@@ -290,8 +384,15 @@ impl Fleet {
     pub async fn queue_operation(&self, kind: OperationKind, arguments: Value) -> OperationId {
         let id = OperationId(self.clock.new_uuid());
         let now = self.clock.now();
-        let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
-        tx.acquire_data_plane_lock(self.mesh, id).await.expect("a free mesh");
+        let mut tx = self
+            .db
+            .api
+            .begin(self.db.tenant)
+            .await
+            .expect("a transaction");
+        tx.acquire_data_plane_lock(self.mesh, id)
+            .await
+            .expect("a free mesh");
         let new = NewOperation {
             id,
             kind,
@@ -313,13 +414,37 @@ impl Fleet {
     pub async fn plan_upgrade(&self, to: &str, strategy: Strategy, hold_seconds: u32) -> UpgradeId {
         let id = UpgradeId(self.clock.new_uuid());
         let to: Version = to.parse().expect(to);
-        let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
+        let mut tx = self
+            .db
+            .api
+            .begin(self.db.tenant)
+            .await
+            .expect("a transaction");
         let current = tx.get_mesh(self.mesh).await.expect("the mesh").current;
-        let revision = if strategy == Strategy::Canary { to.revision_name() } else { current.name };
+        let revision = if strategy == Strategy::Canary {
+            to.revision_name()
+        } else {
+            current.name
+        };
         let labels = self.labels;
-        let choice = UpgradePolicyChoice { strategy, auto: false, hold_seconds, accept_warnings: false, labels };
-        let new = NewUpgrade { id, mesh: self.mesh, from: current.version, to, revision, choice };
-        tx.create_upgrade(&new, self.clock.now()).await.expect("an upgrade");
+        let choice = UpgradePolicyChoice {
+            strategy,
+            auto: false,
+            hold_seconds,
+            accept_warnings: false,
+            labels,
+        };
+        let new = NewUpgrade {
+            id,
+            mesh: self.mesh,
+            from: current.version,
+            to,
+            revision,
+            choice,
+        };
+        tx.create_upgrade(&new, self.clock.now())
+            .await
+            .expect("an upgrade");
         tx.commit().await.expect("a commit");
         id
     }
@@ -329,8 +454,16 @@ impl Fleet {
     /// # Panics
     /// Panics when the database fails.
     pub async fn get_or_plan_upgrade(&self) -> UpgradeId {
-        let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
-        let known = tx.list_upgrades(self.mesh, Page::ALL).await.expect("upgrades");
+        let mut tx = self
+            .db
+            .api
+            .begin(self.db.tenant)
+            .await
+            .expect("a transaction");
+        let known = tx
+            .list_upgrades(self.mesh, Page::ALL)
+            .await
+            .expect("upgrades");
         drop(tx);
         match known.first() {
             Some(upgrade) => upgrade.id,
@@ -343,9 +476,22 @@ impl Fleet {
     /// # Errors
     /// Returns the error of the store, for example when the state of the upgrade does not allow the
     /// verb.
-    pub async fn apply_verb(&self, upgrade: UpgradeId, verb: Verb, arguments: Value) -> Result<Upgrade, meshwright_store::StoreError> {
+    pub async fn apply_verb(
+        &self,
+        upgrade: UpgradeId,
+        verb: Verb,
+        arguments: Value,
+    ) -> Result<Upgrade, meshwright_store::StoreError> {
         let mut tx = self.db.api.begin(self.db.tenant).await?;
-        let pressed = tx.apply_verb(upgrade, (verb, "key:test"), None, arguments, self.clock.as_ref()).await?;
+        let pressed = tx
+            .apply_verb(
+                upgrade,
+                (verb, "key:test"),
+                None,
+                arguments,
+                self.clock.as_ref(),
+            )
+            .await?;
         tx.commit().await?;
         Ok(pressed)
     }
@@ -355,7 +501,9 @@ impl Fleet {
     /// # Panics
     /// Panics when the state of the upgrade does not allow the verb.
     pub async fn apply_verb_and_run(&self, upgrade: UpgradeId, verb: Verb) -> Upgrade {
-        self.apply_verb(upgrade, verb, Value::Null).await.expect("a verb that fits");
+        self.apply_verb(upgrade, verb, Value::Null)
+            .await
+            .expect("a verb that fits");
         self.run_due().await;
         self.upgrade(upgrade).await
     }
@@ -365,7 +513,12 @@ impl Fleet {
     /// # Panics
     /// Panics when the database fails.
     pub async fn upgrade(&self, id: UpgradeId) -> Upgrade {
-        let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
+        let mut tx = self
+            .db
+            .api
+            .begin(self.db.tenant)
+            .await
+            .expect("a transaction");
         tx.get_upgrade(id).await.expect("the upgrade")
     }
 
@@ -374,7 +527,12 @@ impl Fleet {
     /// # Panics
     /// Panics when the database fails.
     pub async fn operation(&self, id: OperationId) -> Operation {
-        let mut tx = self.db.api.begin(self.db.tenant).await.expect("a transaction");
+        let mut tx = self
+            .db
+            .api
+            .begin(self.db.tenant)
+            .await
+            .expect("a transaction");
         tx.get_operation(id).await.expect("the operation")
     }
 }

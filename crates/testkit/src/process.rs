@@ -6,8 +6,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use meshwright_store::Store;
-use tokio::sync::{mpsc as messages, oneshot};
 use meshwright_worker::Engine;
+use tokio::sync::{mpsc as messages, oneshot};
 
 /// Worker with a thread and a runtime of its own. A pause stops all of it, its work and the
 /// renewals of its leases, as SIGSTOP stops a process.
@@ -33,10 +33,15 @@ impl WorkerThread {
         let (go_on, continued) = mpsc::channel();
         let (end, ended) = oneshot::channel();
         let run = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
             runtime.block_on(async move {
                 let work = async {
-                    let store = Store::connect(&url, crate::db::test_sealer()).await.expect("a connection as mw_worker");
+                    let store = Store::connect(&url, crate::db::test_sealer())
+                        .await
+                        .expect("a connection as mw_worker");
                     drop(engine(store).run_due().await);
                 };
                 let listen = async {
@@ -52,8 +57,16 @@ impl WorkerThread {
             });
             end.send(()).ok();
         };
-        let thread = std::thread::Builder::new().name("worker".into()).spawn(run).expect("a thread");
-        Self { control, ended: Some(ended), resume_sender: go_on, _thread: thread }
+        let thread = std::thread::Builder::new()
+            .name("worker".into())
+            .spawn(run)
+            .expect("a thread");
+        Self {
+            control,
+            ended: Some(ended),
+            resume_sender: go_on,
+            _thread: thread,
+        }
     }
 
     /// Pauses the worker in the middle of its work, and returns once it stands still.
@@ -77,7 +90,9 @@ impl WorkerThread {
 
     /// Waits for the end of the worker. Returns `false` if it does not end within the time.
     pub async fn wait_for_end(&mut self, at_most: Duration) -> bool {
-        let Some(ended) = &mut self.ended else { return true };
+        let Some(ended) = &mut self.ended else {
+            return true;
+        };
         let ended = tokio::time::timeout(at_most, ended).await.is_ok();
         if ended {
             self.ended = None;

@@ -101,8 +101,16 @@ impl Relay {
             answer_delay_ms: AtomicU64::new(0),
         });
         let mut listening = JoinSet::new();
-        listening.spawn(accept_connections(listener, server.join(SOCKET_NAME), shared.clone()));
-        Self { dir, shared, _listening: listening }
+        listening.spawn(accept_connections(
+            listener,
+            server.join(SOCKET_NAME),
+            shared.clone(),
+        ));
+        Self {
+            dir,
+            shared,
+            _listening: listening,
+        }
     }
 
     /// Returns the folder of the relay's socket, which a database URL names as its host.
@@ -116,7 +124,10 @@ impl Relay {
     pub async fn round_trips(&self) -> usize {
         let mut trips = self.shared.counts.subscribe();
         // The sender lives as long as `self`, so the wait cannot fail.
-        trips.wait_for(|trips| trips.open_transactions == 0).await.map_or(0, |trips| trips.round_trips)
+        trips
+            .wait_for(|trips| trips.open_transactions == 0)
+            .await
+            .map_or(0, |trips| trips.round_trips)
     }
 
     /// Stops the traffic at the first record that `choose` returns true for.
@@ -126,12 +137,17 @@ impl Relay {
 
     /// Waits until the traffic is stopped. Returns `false` if this does not happen within the time.
     pub async fn wait_for_stop(&self, at_most: Duration) -> bool {
-        tokio::time::timeout(at_most, self.shared.stopped.notified()).await.is_ok()
+        tokio::time::timeout(at_most, self.shared.stopped.notified())
+            .await
+            .is_ok()
     }
 
     /// Delays each answer by this time, as a database under load would.
     pub fn delay_answers(&self, delay: Duration) {
-        self.shared.answer_delay_ms.store(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.shared.answer_delay_ms.store(
+            u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
     }
 
     /// Lets all traffic pass again, including the messages that were held back.
@@ -141,20 +157,29 @@ impl Relay {
 
     /// Ends every connection. Messages that were held back are lost.
     pub fn close_connections(&self) {
-        self.shared.generation.send_modify(|generation| *generation += 1);
+        self.shared
+            .generation
+            .send_modify(|generation| *generation += 1);
         self.resume();
     }
 }
 
-async fn accept_connections(listener: UnixListener, server: std::path::PathBuf, shared: Arc<RelayState>) {
+async fn accept_connections(
+    listener: UnixListener,
+    server: std::path::PathBuf,
+    shared: Arc<RelayState>,
+) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         let (server, shared) = (server.clone(), shared.clone());
         connections.spawn(async move {
-            let Ok(server) = UnixStream::connect(server).await else { return };
+            let Ok(server) = UnixStream::connect(server).await else {
+                return;
+            };
             let mut generation = shared.generation.subscribe();
             generation.mark_unchanged();
-            let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+            let ((from_client, to_client), (from_server, to_server)) =
+                (client.into_split(), server.into_split());
             tokio::select! {
                 _ = forward_requests(from_client, to_server, &shared) => {}
                 _ = forward_answers(from_server, to_client, &shared) => {}
@@ -176,7 +201,11 @@ impl RelayState {
     fn take_cut_point(&self, sent: &StepRecord) -> Option<CutPoint> {
         let mut choose = self.matcher.lock().expect("no holder panics");
         let hit = choose.as_mut().is_some_and(|(choose, _)| choose(sent));
-        if hit { choose.take().map(|(_, moment)| moment) } else { None }
+        if hit {
+            choose.take().map(|(_, moment)| moment)
+        } else {
+            None
+        }
     }
 
     /// Counts the messages after which the worker waits for an answer: a simple query, and the
@@ -184,13 +213,18 @@ impl RelayState {
     /// its connection, so a `Sync` right after it is not counted again. Returns true if this
     /// message was a rollback.
     fn count_round_trip(&self, message: &[u8], rolled_back: bool) -> bool {
-        let query = if message[0] == b'Q' { &message[5..] } else { &[] };
+        let query = if message[0] == b'Q' {
+            &message[5..]
+        } else {
+            &[]
+        };
         let rolls_back = query.starts_with(b"ROLLBACK");
         let waits = message[0] == b'Q' || (message[0] == b'S' && !rolled_back);
         self.counts.send_modify(|trips| {
             trips.round_trips += usize::from(waits);
             trips.open_transactions += usize::from(query.starts_with(b"BEGIN"));
-            trips.open_transactions -= usize::from(rolls_back || query.starts_with(b"COMMIT")).min(trips.open_transactions);
+            trips.open_transactions -= usize::from(rolls_back || query.starts_with(b"COMMIT"))
+                .min(trips.open_transactions);
         });
         rolls_back
     }
@@ -201,20 +235,31 @@ impl RelayState {
     }
 }
 
-async fn forward_answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &RelayState) -> std::io::Result<()> {
+async fn forward_answers(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    shared: &RelayState,
+) -> std::io::Result<()> {
     let mut bytes = vec![0; 64 * 1024];
     loop {
         let count = from.read(&mut bytes).await?;
         if count == 0 {
             return Ok(());
         }
-        tokio::time::sleep(Duration::from_millis(shared.answer_delay_ms.load(Ordering::Relaxed))).await;
+        tokio::time::sleep(Duration::from_millis(
+            shared.answer_delay_ms.load(Ordering::Relaxed),
+        ))
+        .await;
         shared.wait_for_gate(|gate| gate != Gate::BlocksAll).await;
         to.write_all(&bytes[..count]).await?;
     }
 }
 
-async fn forward_requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &RelayState) -> std::io::Result<()> {
+async fn forward_requests(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    shared: &RelayState,
+) -> std::io::Result<()> {
     // The first message has no kind. A request for encryption has none either, but a client on a
     // socket sends no such request.
     let first = read_message(&mut from, false).await?;
@@ -224,7 +269,9 @@ async fn forward_requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, share
     loop {
         let bytes = read_message(&mut from, true).await?;
         rolled_back = shared.count_round_trip(&bytes, rolled_back);
-        if let Some(moment) = parse_step_record(&bytes).and_then(|sent| shared.take_cut_point(&sent)) {
+        if let Some(moment) =
+            parse_step_record(&bytes).and_then(|sent| shared.take_cut_point(&sent))
+        {
             match moment {
                 CutPoint::Recording => shared.stop_at_gate(Gate::BlocksRequests),
                 CutPoint::BeforeEffect | CutPoint::AfterEffect => awaits_commit = Some(moment),
@@ -288,7 +335,10 @@ fn parse_step_record(message: &[u8]) -> Option<StepRecord> {
         .collect();
     let facts = parse_array(values.get(NUMBERS_PARAMETER_INDEX + 1)?)?;
     let of = |kind: &[u8]| {
-        let told = numbers.iter().zip(&facts).filter(|(_, fact)| contains_bytes(fact, kind));
+        let told = numbers
+            .iter()
+            .zip(&facts)
+            .filter(|(_, fact)| contains_bytes(fact, kind));
         told.map(|(number, _)| *number).collect()
     };
     Some(StepRecord {

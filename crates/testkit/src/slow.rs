@@ -11,12 +11,12 @@ use meshwright_model::ids::{OperationId, UpgradeId};
 use meshwright_model::operation::{OperationKind, OperationState};
 use meshwright_model::rules::Strategy;
 use meshwright_model::upgrade::{UpgradeState, Verb};
-use serde_json::Value;
 use meshwright_store::embedded_postgres::SUPERUSER;
 use meshwright_store::{MeshState, Store};
+use meshwright_worker::Settings;
+use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use meshwright_worker::Settings;
 
 use crate::credentials::CallBehaviour;
 use crate::fleet::short_timeouts;
@@ -72,26 +72,46 @@ pub async fn run_slow_upgrade(seed: u64, scale: u32) -> Result<SlowRunReport, St
     let relay = Relay::start(&TestDb::socket_dir());
     relay.delay_answers(DATABASE_ANSWER_DELAY / scale);
     fleet.clusters.set_call_delay(CLUSTER_CALL_DELAY / scale);
-    fleet.credentials.set_call_behaviour(CallBehaviour::Slow(CLUSTER_CALL_DELAY / scale));
+    fleet
+        .credentials
+        .set_call_behaviour(CallBehaviour::Slow(CLUSTER_CALL_DELAY / scale));
     let _workers = start_workers(&fleet, &relay, scale);
     let _clock = fleet.run_clock(scale);
     let (_, registration) = fleet.register_cluster("c3").await;
-    let creation = fleet.queue_operation(OperationKind::CreateMesh, Value::Null).await;
+    let creation = fleet
+        .queue_operation(OperationKind::CreateMesh, Value::Null)
+        .await;
     wait_for_success(&fleet, registration).await?;
     wait_for_success(&fleet, creation).await?;
-    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.map_err(|error| error.to_string())?;
-    let state = tx.get_mesh(fleet.mesh).await.map_err(|error| error.to_string())?.state;
+    let mut tx = fleet
+        .db
+        .api
+        .begin(fleet.db.tenant)
+        .await
+        .map_err(|error| error.to_string())?;
+    let state = tx
+        .get_mesh(fleet.mesh)
+        .await
+        .map_err(|error| error.to_string())?
+        .state;
     drop(tx);
     if state != MeshState::Ready {
         return Err(format!("the mesh is {}", state.as_str()));
     }
     fleet.add_workloads();
     fleet.allow_two_minors_in_place().await;
-    let strategy = if draw_number(seed, 1, 3) == 0 { Strategy::InPlace } else { Strategy::Canary };
+    let strategy = if draw_number(seed, 1, 3) == 0 {
+        Strategy::InPlace
+    } else {
+        Strategy::Canary
+    };
     let upgrade = fleet.plan_upgrade("1.27.9.1", strategy, 3600).await;
     apply_verb(&fleet, upgrade, Verb::Start).await?;
     if strategy == Strategy::Canary && draw_number(seed, 3, 4) != 0 {
-        wait_for_state(&fleet, upgrade, |state| matches!(state, UpgradeState::Verifying { .. })).await?;
+        wait_for_state(&fleet, upgrade, |state| {
+            matches!(state, UpgradeState::Verifying { .. })
+        })
+        .await?;
         apply_verb(&fleet, upgrade, Verb::Promote).await?;
     } else {
         wait_for_state(&fleet, upgrade, |state| *state != UpgradeState::Prechecking).await?;
@@ -102,9 +122,25 @@ pub async fn run_slow_upgrade(seed: u64, scale: u32) -> Result<SlowRunReport, St
     apply_verb(&fleet, upgrade, Verb::Rollback).await?;
     wait_for_state(&fleet, upgrade, |state| *state == UpgradeState::RolledBack).await?;
     let epochs = "SELECT coalesce(max(epoch), 0)::text FROM item_facts";
-    let claims = fleet.db.query_text(SUPERUSER, epochs).await.first().and_then(|text| text.parse().ok()).unwrap_or(0);
-    let strategy = if strategy == Strategy::Canary { "canary" } else { "in_place" };
-    Ok(SlowRunReport { seed, strategy, rolled_back_from: from, took: begun.elapsed(), claims })
+    let claims = fleet
+        .db
+        .query_text(SUPERUSER, epochs)
+        .await
+        .first()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
+    let strategy = if strategy == Strategy::Canary {
+        "canary"
+    } else {
+        "in_place"
+    };
+    Ok(SlowRunReport {
+        seed,
+        strategy,
+        rolled_back_from: from,
+        took: begun.elapsed(),
+        claims,
+    })
 }
 
 /// Starts the workers on one thread, which run until the guard is dropped.
@@ -120,17 +156,29 @@ fn start_workers(fleet: &Fleet, relay: &Relay, scale: u32) -> DropGuard {
         timeouts: short_timeouts(),
         ..Settings::default()
     };
-    let url = fleet.db.relayed_url("mw_worker", relay, settings.lease_duration);
+    let url = fleet
+        .db
+        .relayed_url("mw_worker", relay, settings.lease_duration);
     let makers: Vec<_> = (0..WORKER_COUNT)
-        .map(|number| fleet.worker_factory(Settings { worker_name: format!("worker-{number}"), ..settings.clone() }))
+        .map(|number| {
+            fleet.worker_factory(Settings {
+                worker_name: format!("worker-{number}"),
+                ..settings.clone()
+            })
+        })
         .collect();
     let stopped = stop.clone();
     let work = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         runtime.block_on(async move {
             let mut working = JoinSet::new();
             for maker in makers {
-                let store = Store::connect(&url, crate::db::test_sealer()).await.expect("a connection as mw_worker");
+                let store = Store::connect(&url, crate::db::test_sealer())
+                    .await
+                    .expect("a connection as mw_worker");
                 let (engine, stopped) = (maker(store), stopped.clone());
                 working.spawn(async move { engine.run_until_stopped(stopped).await });
             }
@@ -138,7 +186,10 @@ fn start_workers(fleet: &Fleet, relay: &Relay, scale: u32) -> DropGuard {
             stopped.cancelled().await;
         });
     };
-    std::thread::Builder::new().name("workers".into()).spawn(work).expect("a thread");
+    std::thread::Builder::new()
+        .name("workers".into())
+        .spawn(work)
+        .expect("a thread");
     stop.drop_guard()
 }
 
@@ -158,10 +209,18 @@ async fn wait_for_success(fleet: &Fleet, id: OperationId) -> Result<(), String> 
 
 /// Applies a verb to the upgrade.
 async fn apply_verb(fleet: &Fleet, upgrade: UpgradeId, verb: Verb) -> Result<(), String> {
-    fleet.apply_verb(upgrade, verb, Value::Null).await.map(drop).map_err(|error| format!("{verb:?}: {error}"))
+    fleet
+        .apply_verb(upgrade, verb, Value::Null)
+        .await
+        .map(drop)
+        .map_err(|error| format!("{verb:?}: {error}"))
 }
 
-async fn wait_for_state(fleet: &Fleet, id: UpgradeId, wanted: impl Fn(&UpgradeState) -> bool) -> Result<(), String> {
+async fn wait_for_state(
+    fleet: &Fleet,
+    id: UpgradeId,
+    wanted: impl Fn(&UpgradeState) -> bool,
+) -> Result<(), String> {
     let until = Instant::now() + WAIT_TIMEOUT;
     loop {
         let state = fleet.upgrade(id).await.state;
@@ -169,10 +228,16 @@ async fn wait_for_state(fleet: &Fleet, id: UpgradeId, wanted: impl Fn(&UpgradeSt
             return Ok(());
         }
         if state.is_terminal()
-            || matches!(state, UpgradeState::Paused { .. } | UpgradeState::Blocked { .. })
+            || matches!(
+                state,
+                UpgradeState::Paused { .. } | UpgradeState::Blocked { .. }
+            )
             || Instant::now() > until
         {
-            return Err(format!("at {}: the upgrade is {state:?}", fleet.clock.now()));
+            return Err(format!(
+                "at {}: the upgrade is {state:?}",
+                fleet.clock.now()
+            ));
         }
         tokio::time::sleep(QUEUE_POLL_INTERVAL).await;
     }

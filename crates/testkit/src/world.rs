@@ -10,7 +10,7 @@ use meshwright_model::ids::OperationId;
 use meshwright_model::injection::PodLabels;
 use meshwright_model::plan::{Sidecar, Target, WorkloadKind, WorkloadRef};
 use meshwright_model::version::Version;
-use meshwright_rollout::ports::{ObjectVersion, FencingToken, ClusterError};
+use meshwright_rollout::ports::{ClusterError, FencingToken, ObjectVersion};
 use tokio::sync::Notify;
 
 mod bundle;
@@ -72,7 +72,12 @@ struct TargetState {
 
 impl TargetState {
     fn empty() -> Self {
-        Self { value: None, version: 0, partial: false, inventory: Vec::new() }
+        Self {
+            value: None,
+            version: 0,
+            partial: false,
+            inventory: Vec::new(),
+        }
     }
 }
 
@@ -123,7 +128,10 @@ impl FakeClusters {
     /// Creates member clusters with these names and without objects.
     pub fn new(members: &[&str]) -> Self {
         let world = Self::default();
-        world.lock().members = members.iter().map(|name| name.parse().expect(name)).collect();
+        world.lock().members = members
+            .iter()
+            .map(|name| name.parse().expect(name))
+            .collect();
         world
     }
 
@@ -133,14 +141,31 @@ impl FakeClusters {
 
     /// Adds a namespace with one Deployment, `web`, and creates its pods with the sidecar that the
     /// webhooks inject now.
-    pub fn add_workload(&self, member: &str, namespace: &str, label: Option<&str>, pods: usize) -> WorkloadRef {
+    pub fn add_workload(
+        &self,
+        member: &str,
+        namespace: &str,
+        label: Option<&str>,
+        pods: usize,
+    ) -> WorkloadRef {
         let member: Name = member.parse().expect(member);
-        let workload = WorkloadRef { namespace: namespace.into(), kind: WorkloadKind::Deployment, name: "web".into() };
+        let workload = WorkloadRef {
+            namespace: namespace.into(),
+            kind: WorkloadKind::Deployment,
+            name: "web".into(),
+        };
         let mut state = self.lock();
-        let target = Target::NamespaceLabel { member: member.clone(), namespace: namespace.into() };
+        let target = Target::NamespaceLabel {
+            member: member.clone(),
+            namespace: namespace.into(),
+        };
         state.set_value(target, label.map(str::to_owned));
-        let born =
-            Workload { template: PodLabels::default(), pods: vec![None; pods], outdated: 0, behaviour: RolloutBehaviour::Healthy };
+        let born = Workload {
+            template: PodLabels::default(),
+            pods: vec![None; pods],
+            outdated: 0,
+            behaviour: RolloutBehaviour::Healthy,
+        };
         let key = (member, workload.clone());
         state.workloads.insert(key.clone(), born);
         state.create_pods(&key, pods);
@@ -153,9 +178,18 @@ impl FakeClusters {
     }
 
     /// Changes the behaviour of a workload.
-    pub fn set_rollout_behaviour(&self, member: &str, workload: &WorkloadRef, temper: RolloutBehaviour) {
+    pub fn set_rollout_behaviour(
+        &self,
+        member: &str,
+        workload: &WorkloadRef,
+        temper: RolloutBehaviour,
+    ) {
         let key = (member.parse().expect(member), workload.clone());
-        self.lock().workloads.get_mut(&key).expect("a known workload").behaviour = temper;
+        self.lock()
+            .workloads
+            .get_mut(&key)
+            .expect("a known workload")
+            .behaviour = temper;
     }
 
     /// Replaces one pod, as after an eviction: the webhooks that match now inject the new pod.
@@ -179,12 +213,21 @@ impl FakeClusters {
     /// Gives the pods of a namespace's workload the sidecar of a revision with this image, as if
     /// they had been left behind by an upgrade.
     pub fn set_sidecars(&self, member: &str, namespace: &str, revision: &str, image: &str) {
-        let sidecar = Sidecar { revision: revision.parse().expect(revision), image: image.into() };
+        let sidecar = Sidecar {
+            revision: revision.parse().expect(revision),
+            image: image.into(),
+        };
         let mut state = self.lock();
-        let of = |(at, workload): &(Name, WorkloadRef)| at.as_str() == member && workload.namespace == namespace;
-        state.workloads.iter_mut().filter(|(key, _)| of(key)).for_each(|(_, known)| {
-            known.pods.fill(Some(sidecar.clone()));
-        });
+        let of = |(at, workload): &(Name, WorkloadRef)| {
+            at.as_str() == member && workload.namespace == namespace
+        };
+        state
+            .workloads
+            .iter_mut()
+            .filter(|(key, _)| of(key))
+            .for_each(|(_, known)| {
+                known.pods.fill(Some(sidecar.clone()));
+            });
     }
 
     /// Makes a member stop answering, or answer again.
@@ -215,8 +258,13 @@ impl FakeClusters {
 
     /// Sets the webhooks of another Istio in a member, as `kind/name`; an empty list removes them.
     pub fn set_foreign_webhooks(&self, member: &str, webhooks: &[&str]) {
-        let webhooks = webhooks.iter().map(|webhook| (*webhook).to_owned()).collect();
-        self.lock().foreign_webhooks.insert(member.parse().expect(member), webhooks);
+        let webhooks = webhooks
+            .iter()
+            .map(|webhook| (*webhook).to_owned())
+            .collect();
+        self.lock()
+            .foreign_webhooks
+            .insert(member.parse().expect(member), webhooks);
     }
 
     /// Makes a target refuse writes, or accept them again.
@@ -231,7 +279,9 @@ impl FakeClusters {
 
     /// Makes a policy of a member refuse the pods of dry runs.
     pub fn refuse_dry_runs(&self, member: &str) {
-        self.lock().refusing_dry_runs.insert(member.parse().expect(member));
+        self.lock()
+            .refusing_dry_runs
+            .insert(member.parse().expect(member));
     }
 
     /// Makes the next fence fail with this error.
@@ -253,7 +303,12 @@ impl FakeClusters {
     /// one has number 1.
     pub fn cut_at(&self, write: u64, cut: Cut) {
         let mut state = self.lock();
-        (state.write_attempts, state.push_count, state.cut, state.cut_reached) = (0, 0, Some((write, cut)), false);
+        (
+            state.write_attempts,
+            state.push_count,
+            state.cut,
+            state.cut_reached,
+        ) = (0, 0, Some((write, cut)), false);
     }
 
     /// Waits until a write reaches the cut. Returns `false` if this does not happen within the
@@ -297,13 +352,23 @@ impl FakeClusters {
             .targets
             .iter()
             .filter(|(target, cell)| !named_itself(target, &cell.value))
-            .filter_map(|(target, cell)| cell.value.as_ref().map(|value| format!("{target} = {value}\n")));
+            .filter_map(|(target, cell)| {
+                cell.value
+                    .as_ref()
+                    .map(|value| format!("{target} = {value}\n"))
+            });
         let pods = state.workloads.iter().map(|((member, workload), known)| {
-            let carried: Vec<&str> =
-                known.pods.iter().map(|pod| pod.as_ref().map_or("-", |sidecar| sidecar.image.as_str())).collect();
+            let carried: Vec<&str> = known
+                .pods
+                .iter()
+                .map(|pod| pod.as_ref().map_or("-", |sidecar| sidecar.image.as_str()))
+                .collect();
             format!("{workload} in {member}: {}\n", carried.join(" "))
         });
-        let objects = state.objects.iter().map(|((target, part), value)| format!("{target}: {part} of {value}\n"));
+        let objects = state
+            .objects
+            .iter()
+            .map(|((target, part), value)| format!("{target}: {part} of {value}\n"));
         let dirty = state.targets.iter().filter(|(_, cell)| cell.partial);
         let dirty = dirty.map(|(target, _)| format!("{target} was changed in part\n"));
         cells.chain(objects).chain(dirty).chain(pods).collect()
@@ -314,7 +379,10 @@ impl State {
     fn set_value(&mut self, target: Target, value: Option<String>) {
         self.version += 1;
         let version = self.version;
-        let cell = self.targets.entry(target).or_insert_with(TargetState::empty);
+        let cell = self
+            .targets
+            .entry(target)
+            .or_insert_with(TargetState::empty);
         (cell.value, cell.version) = (value, version);
     }
 
@@ -325,7 +393,11 @@ impl State {
         let own = || match target {
             Target::Tag { member, tag } => {
                 let revision = tag.parse().ok()?;
-                self.has_webhook(&Target::MemberObjects { member: member.clone(), revision }).then(|| tag.clone())
+                self.has_webhook(&Target::MemberObjects {
+                    member: member.clone(),
+                    revision,
+                })
+                .then(|| tag.clone())
             }
             _ => None,
         };
@@ -335,14 +407,24 @@ impl State {
     /// Returns the version of the object that holds a target's value. An absent object has no
     /// version: a cluster accepts its creation, however late the request arrives.
     fn object_version(&self, target: &Target) -> ObjectVersion {
-        let kept = |cell: &&TargetState| cell.value.is_some() || cell.partial || !is_deleted_without_value(target);
-        ObjectVersion(self.targets.get(target).filter(kept).map_or(0, |cell| cell.version).to_string())
+        let kept = |cell: &&TargetState| {
+            cell.value.is_some() || cell.partial || !is_deleted_without_value(target)
+        };
+        ObjectVersion(
+            self.targets
+                .get(target)
+                .filter(kept)
+                .map_or(0, |cell| cell.version)
+                .to_string(),
+        )
     }
 
     fn check_reachable(&self, member: Option<&Name>) -> Result<(), ClusterError> {
         match member {
             Some(member) if self.faults.contains_key(member) => Err(self.faults[member].clone()),
-            Some(member) if self.unreachable.contains(member) => Err(ClusterError::unreachable(member.as_str(), "timed out")),
+            Some(member) if self.unreachable.contains(member) => {
+                Err(ClusterError::unreachable(member.as_str(), "timed out"))
+            }
             _ => Ok(()),
         }
     }
@@ -360,10 +442,18 @@ impl State {
         Ok(())
     }
 
-    fn write_value(&mut self, target: &Target, to: Option<&str>, seen: &ObjectVersion, permit: &FencingToken) -> Result<(), ClusterError> {
+    fn write_value(
+        &mut self,
+        target: &Target,
+        to: Option<&str>,
+        seen: &ObjectVersion,
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
         self.check_admission(target, permit)?;
         if self.object_version(target) != *seen {
-            return Err(ClusterError::Changed { place: target.to_string() });
+            return Err(ClusterError::Changed {
+                place: target.to_string(),
+            });
         }
         let (from, to) = (self.value(target), to.map(str::to_owned));
         self.set_value(target.clone(), to.clone());
@@ -381,7 +471,10 @@ impl State {
 /// Returns true if the object is deleted together with the target's value. A namespace stays
 /// without its label, and a workload without its stamp.
 fn is_deleted_without_value(target: &Target) -> bool {
-    !matches!(target, Target::NamespaceLabel { .. } | Target::Workload { .. })
+    !matches!(
+        target,
+        Target::NamespaceLabel { .. } | Target::Workload { .. }
+    )
 }
 
 /// Returns the proxy image of a release, which all fakes and tests use.
@@ -390,5 +483,9 @@ pub fn proxy_image(release: &Version) -> String {
 }
 
 fn permission_error(target: &Target) -> ClusterError {
-    ClusterError::Refused { place: target.to_string(), code: "permission_missing", cause: "patch is forbidden".into() }
+    ClusterError::Refused {
+        place: target.to_string(),
+        code: "permission_missing",
+        cause: "patch is forbidden".into(),
+    }
 }

@@ -2,7 +2,9 @@
 
 use clap::Args;
 
-use crate::fleet::{ImportRelease, default_hub, default_edition, default_kubernetes_tested, default_kubernetes_min};
+use crate::fleet::{
+    ImportRelease, default_edition, default_hub, default_kubernetes_min, default_kubernetes_tested,
+};
 
 /// Arguments that describe a release, apart from its version and its charts. The API checks the
 /// texts when it receives the request.

@@ -85,11 +85,17 @@ pub struct ImportRelease {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supported_until: Option<String>,
     /// Oldest minor of Kubernetes 1 that the release runs on, from 1 to 999.
-    #[serde(default = "default_kubernetes_min", deserialize_with = "crate::integer::deserialize_u32")]
+    #[serde(
+        default = "default_kubernetes_min",
+        deserialize_with = "crate::integer::deserialize_u32"
+    )]
     #[schema(default = 29, minimum = 1, maximum = 999)]
     pub kubernetes_min: u32,
     /// Newest minor of Kubernetes 1 that the release was tested on, from 1 to 999.
-    #[serde(default = "default_kubernetes_tested", deserialize_with = "crate::integer::deserialize_u32")]
+    #[serde(
+        default = "default_kubernetes_tested",
+        deserialize_with = "crate::integer::deserialize_u32"
+    )]
     #[schema(default = 35, minimum = 1, maximum = 999)]
     pub kubernetes_tested: u32,
     /// Source of the two Kubernetes minors, at most 255 bytes.
@@ -171,7 +177,10 @@ pub struct RenewCredential {
     pub kubeconfig: Option<String>,
     /// Seconds that the former credential stays valid, from 0 to 86400. With 0, control planes can
     /// be without access to the cluster for two minutes.
-    #[serde(default = "crate::keys::default_overlap_seconds", deserialize_with = "crate::integer::deserialize_u32")]
+    #[serde(
+        default = "crate::keys::default_overlap_seconds",
+        deserialize_with = "crate::integer::deserialize_u32"
+    )]
     #[schema(default = 3600, maximum = 86_400)]
     pub overlap_seconds: u32,
 }
@@ -258,7 +267,11 @@ pub struct CreateMesh {
     pub version: String,
     /// Edition of the mesh: `standard`, `enterprise` or `ultimate`; by default the highest edition
     /// that the operator granted to the tenant.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::object::deserialize_non_null")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "crate::object::deserialize_non_null"
+    )]
     #[schema(value_type = String, required = false)]
     pub edition: Option<String>,
     /// Ids of the member clusters, 1 to 100, each of them once. The first is the config cluster.

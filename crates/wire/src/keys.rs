@@ -48,7 +48,10 @@ pub struct CreateApiKey {
 pub struct RotateApiKey {
     /// Seconds that the former secret is still accepted, from 0 (it ends at once) to 604800 (7
     /// days).
-    #[serde(default = "default_overlap_seconds", deserialize_with = "crate::integer::deserialize_u32")]
+    #[serde(
+        default = "default_overlap_seconds",
+        deserialize_with = "crate::integer::deserialize_u32"
+    )]
     #[schema(default = 3600, maximum = 604_800)]
     pub overlap_seconds: u32,
 }

@@ -22,6 +22,8 @@ mod tenants;
 mod upgrades;
 mod webhooks;
 
+#[cfg(feature = "options")]
+pub use cli_args::ReleaseArgs;
 pub use data_plane::*;
 pub use fleet::*;
 pub use identity::*;
@@ -29,8 +31,6 @@ pub use keys::*;
 pub use leaving::*;
 pub use object::JsonObject;
 pub use operations::*;
-#[cfg(feature = "options")]
-pub use cli_args::ReleaseArgs;
 pub use problem::*;
 pub use problem_pages::*;
 pub use tenants::*;

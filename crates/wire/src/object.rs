@@ -33,8 +33,13 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
 }
 
 /// Reads a field that is a list of objects.
-pub(crate) fn deserialize_object_list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
-    Ok(Vec::<JsonObject<T>>::deserialize(from)?.into_iter().map(|object| object.0).collect())
+pub(crate) fn deserialize_object_list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> Result<Vec<T>, D::Error> {
+    Ok(Vec::<JsonObject<T>>::deserialize(from)?
+        .into_iter()
+        .map(|object| object.0)
+        .collect())
 }
 
 /// Reads a field that can be left out but must not be null.

@@ -5,12 +5,19 @@ const PROBLEM_PAGES: &str = include_str!("../../../docs/problems.md");
 
 /// Returns the section of a code, without its heading.
 pub fn problem_page(code: &str) -> Option<&'static str> {
-    PROBLEM_PAGES.split("\n## ").skip(1).find_map(|section| section.strip_prefix(code)?.strip_prefix('\n')).map(str::trim)
+    PROBLEM_PAGES
+        .split("\n## ")
+        .skip(1)
+        .find_map(|section| section.strip_prefix(code)?.strip_prefix('\n'))
+        .map(str::trim)
 }
 
 /// Lists every code that has a section.
 pub fn problem_codes() -> impl Iterator<Item = &'static str> {
-    PROBLEM_PAGES.split("\n## ").skip(1).filter_map(|section| section.lines().next())
+    PROBLEM_PAGES
+        .split("\n## ")
+        .skip(1)
+        .filter_map(|section| section.lines().next())
 }
 
 #[cfg(test)]
@@ -24,7 +31,11 @@ mod tests {
         sorted.sort_unstable();
         sorted.dedup();
         assert_eq!(codes, sorted);
-        assert!(codes.iter().all(|code| problem_page(code).is_some_and(|page| page.len() > 20)));
+        assert!(
+            codes
+                .iter()
+                .all(|code| problem_page(code).is_some_and(|page| page.len() > 20))
+        );
         assert_eq!(problem_page("mesh"), None, "a beginning is no code");
     }
 }

@@ -52,7 +52,10 @@ pub struct CreateUpgrade {
     #[serde(default)]
     pub auto: bool,
     /// Seconds that the old revision is kept after the roll-out, from 0 to 2592000 (30 days).
-    #[serde(default = "default_hold_seconds", deserialize_with = "crate::integer::deserialize_u32")]
+    #[serde(
+        default = "default_hold_seconds",
+        deserialize_with = "crate::integer::deserialize_u32"
+    )]
     pub hold_seconds: u32,
     /// True if warnings of the precheck do not stop the upgrade.
     #[serde(default)]

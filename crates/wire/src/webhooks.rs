@@ -54,7 +54,10 @@ pub struct ChangeWebhook {
 #[serde(deny_unknown_fields)]
 pub struct RotateWebhookSecret {
     /// Seconds that messages are signed with the former secret as well, from 0 to 604800 (7 days).
-    #[serde(default = "crate::keys::default_overlap_seconds", deserialize_with = "crate::integer::deserialize_u32")]
+    #[serde(
+        default = "crate::keys::default_overlap_seconds",
+        deserialize_with = "crate::integer::deserialize_u32"
+    )]
     #[schema(default = 3600, maximum = 604_800)]
     pub overlap_seconds: u32,
 }

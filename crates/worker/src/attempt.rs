@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::Engine;
 use crate::engine::ClaimedOperation;
-use crate::lease::{Lease, Interruption};
+use crate::lease::{Interruption, Lease};
 use crate::run::{Run, RunEnd};
 
 /// Consecutive claims that end in an error before the operation fails.
@@ -46,7 +46,10 @@ impl AttemptFailure {
     /// Returns the number of consecutive failures of this kind after which the operation fails.
     fn max_consecutive(&self) -> i32 {
         match self {
-            Self::DatabaseUnavailable | Self::Store(StoreError::Database(_) | StoreError::KeyService(_)) => MAX_CONSECUTIVE_OUTAGES,
+            Self::DatabaseUnavailable
+            | Self::Store(StoreError::Database(_) | StoreError::KeyService(_)) => {
+                MAX_CONSECUTIVE_OUTAGES
+            }
             Self::Panic | Self::Store(_) => MAX_CONSECUTIVE_ERRORS,
         }
     }
@@ -57,11 +60,15 @@ impl AttemptFailure {
         match self {
             Self::Panic => "a defect of the server stopped it".into(),
             Self::DatabaseUnavailable => "the database could not be read".into(),
-            Self::Store(StoreError::NotFound { what }) => format!("its {what} does not exist any more"),
-            Self::Store(StoreError::UnstorableText) => "a cluster sent text that cannot be stored".into(),
-            Self::Store(StoreError::Corrupt { .. } | StoreError::UnsealFailed | StoreError::KeysErased) => {
-                "a stored record cannot be read".into()
+            Self::Store(StoreError::NotFound { what }) => {
+                format!("its {what} does not exist any more")
             }
+            Self::Store(StoreError::UnstorableText) => {
+                "a cluster sent text that cannot be stored".into()
+            }
+            Self::Store(
+                StoreError::Corrupt { .. } | StoreError::UnsealFailed | StoreError::KeysErased,
+            ) => "a stored record cannot be read".into(),
             Self::Store(_) => "the database failed".into(),
         }
     }
@@ -70,12 +77,25 @@ impl AttemptFailure {
 impl Engine {
     /// Runs a claim until it ends. A separate task renews the lease meanwhile; when the lease is
     /// lost, the work is cancelled at its current await point.
-    pub(crate) async fn run_to_completion(&self, claimed: ClaimedOperation, stop: &CancellationToken) {
-        let ClaimedOperation { claim, requested_at: since, capacity_guard: place } = claimed;
+    pub(crate) async fn run_to_completion(
+        &self,
+        claimed: ClaimedOperation,
+        stop: &CancellationToken,
+    ) {
+        let ClaimedOperation {
+            claim,
+            requested_at: since,
+            capacity_guard: place,
+        } = claimed;
         let lease = Arc::new(Lease::new(claim, since, self.settings.lease_duration));
-        let keeper = tokio::spawn(lease.clone().keep_renewed(self.store.clone(), self.settings.stall_timeout));
+        let keeper = tokio::spawn(
+            lease
+                .clone()
+                .keep_renewed(self.store.clone(), self.settings.stall_timeout),
+        );
         let keeper = AbortOnDropHandle::new(keeper);
-        let work = AssertUnwindSafe(self.run_with_conflict_retries(claim, &lease, stop)).catch_unwind();
+        let work =
+            AssertUnwindSafe(self.run_with_conflict_retries(claim, &lease, stop)).catch_unwind();
         // `biased` polls the work first: a result that has just arrived is recorded even when the
         // lease ends at the same moment.
         tokio::select! {
@@ -88,11 +108,18 @@ impl Engine {
 
     /// Treats a serialization conflict like a crash: the same claim restarts from the recorded
     /// state, up to [`MAX_CONFLICT_RETRIES`] times.
-    async fn run_with_conflict_retries(&self, claim: Claim, lease: &Lease, stop: &CancellationToken) -> Result<RunEnd, StoreError> {
+    async fn run_with_conflict_retries(
+        &self,
+        claim: Claim,
+        lease: &Lease,
+        stop: &CancellationToken,
+    ) -> Result<RunEnd, StoreError> {
         let mut clashes = 0;
         loop {
             match self.run_attempt(claim, lease, stop).await {
-                Err(StoreError::SerializationConflict) if clashes < MAX_CONFLICT_RETRIES => clashes += 1,
+                Err(StoreError::SerializationConflict) if clashes < MAX_CONFLICT_RETRIES => {
+                    clashes += 1
+                }
                 ended => return ended,
             }
         }
@@ -100,15 +127,34 @@ impl Engine {
 
     /// Loads the operation and runs it. A claim that comes after too many claims without progress
     /// pauses or fails the operation instead.
-    async fn run_attempt(&self, claim: Claim, lease: &Lease, stop: &CancellationToken) -> Result<RunEnd, StoreError> {
+    async fn run_attempt(
+        &self,
+        claim: Claim,
+        lease: &Lease,
+        stop: &CancellationToken,
+    ) -> Result<RunEnd, StoreError> {
         if claim.claims_without_progress() > FAIL_AFTER_CLAIMS_WITHOUT_PROGRESS {
-            let problem = attempts_exhausted_problem(&claim, claim.claims_without_progress() - 1, "no attempt came to a record");
-            self.store.fail_operation(&claim, &problem, self.clock.as_ref()).await?;
+            let problem = attempts_exhausted_problem(
+                &claim,
+                claim.claims_without_progress() - 1,
+                "no attempt came to a record",
+            );
+            self.store
+                .fail_operation(&claim, &problem, self.clock.as_ref())
+                .await?;
             return Ok(RunEnd::Released);
         }
-        let Some(mut run) = Run::load(self, claim, lease).await? else { return Ok(RunEnd::Released) };
+        let Some(mut run) = Run::load(self, claim, lease).await? else {
+            return Ok(RunEnd::Released);
+        };
         if claim.claims_without_progress() > PAUSE_AFTER_CLAIMS_WITHOUT_PROGRESS {
-            match run.pause_operation(no_progress_problem(claim.claims_without_progress() - 1), Vec::new()).await {
+            match run
+                .pause_operation(
+                    no_progress_problem(claim.claims_without_progress() - 1),
+                    Vec::new(),
+                )
+                .await
+            {
                 // A signal arrived meanwhile. It takes precedence over the pause, so the claim goes
                 // on.
                 Err(StoreError::SerializationConflict) => {}
@@ -120,20 +166,31 @@ impl Engine {
 
     /// Records the end of an attempt. A failed attempt is retried after a delay, or the operation
     /// fails when the limit for this kind of failure is reached.
-    async fn handle_attempt_end(&self, claim: &Claim, ended: Result<Result<RunEnd, StoreError>, Box<dyn Any + Send>>) {
+    async fn handle_attempt_end(
+        &self,
+        claim: &Claim,
+        ended: Result<Result<RunEnd, StoreError>, Box<dyn Any + Send>>,
+    ) {
         let failure = match ended {
             Ok(Ok(RunEnd::Released)) => return,
-            Ok(Ok(RunEnd::LeaseLost) | Err(StoreError::Fenced)) => return self.handle_takeover(claim).await,
+            Ok(Ok(RunEnd::LeaseLost) | Err(StoreError::Fenced)) => {
+                return self.handle_takeover(claim).await;
+            }
             Ok(Ok(RunEnd::DatabaseUnavailable)) => AttemptFailure::DatabaseUnavailable,
             Ok(Err(error)) => AttemptFailure::Store(error),
             Err(_) => AttemptFailure::Panic,
         };
         log_attempt_failure(claim, &failure);
         let recorded = if claim.errors + 1 < failure.max_consecutive() {
-            self.store.back_off_claim(claim, true, self.claim_retry_delay(claim.errors)).await
+            self.store
+                .back_off_claim(claim, true, self.claim_retry_delay(claim.errors))
+                .await
         } else {
-            let problem = attempts_exhausted_problem(claim, claim.errors + 1, &failure.describe_cause());
-            self.store.fail_operation(claim, &problem, self.clock.as_ref()).await
+            let problem =
+                attempts_exhausted_problem(claim, claim.errors + 1, &failure.describe_cause());
+            self.store
+                .fail_operation(claim, &problem, self.clock.as_ref())
+                .await
         };
         log_release_failure(claim, recorded);
     }
@@ -183,7 +240,11 @@ fn log_release_failure(claim: &Claim, recorded: Result<(), StoreError>) {
 
 /// Logs an attempt that failed, with its cause.
 fn log_attempt_failure(claim: &Claim, failure: &AttemptFailure) {
-    let error = if let AttemptFailure::Store(error) = failure { Some(error as &dyn std::error::Error) } else { None };
+    let error = if let AttemptFailure::Store(error) = failure {
+        Some(error as &dyn std::error::Error)
+    } else {
+        None
+    };
     tracing::error!(operation.id = %claim.operation, attempt = claim.errors + 1, error, describe_cause = failure.describe_cause(), "attempt to run the operation failed");
 }
 
@@ -200,13 +261,18 @@ fn log_interruption(claim: &Claim, lost: Interruption) {
 /// Builds the problem of an operation that failed after too many attempts.
 fn attempts_exhausted_problem(claim: &Claim, attempts: i32, cause: &str) -> Problem {
     let message = format!("The operation was given up after {attempts} attempts: {cause}.");
-    let hint = format!("Start it again. If it fails in the same way, give the operator its id: {}.", claim.operation);
+    let hint = format!(
+        "Start it again. If it fails in the same way, give the operator its id: {}.",
+        claim.operation
+    );
     Problem::new("attempts_exhausted", message, hint)
 }
 
 /// Builds the problem of an operation that was paused because its attempts recorded no result.
 fn no_progress_problem(claims: i32) -> Problem {
-    let message = format!("{claims} attempts in a row came to no result: the worker was stopped or its calls hung.");
+    let message = format!(
+        "{claims} attempts in a row came to no result: the worker was stopped or its calls hung."
+    );
     let hint = "See that the clusters answer and that workers have enough processors and memory, then retry.";
     Problem::new("no_progress", message, hint)
 }

@@ -45,7 +45,12 @@ pub(crate) struct CapacityGuard {
 
 impl Drop for CapacityGuard {
     fn drop(&mut self) {
-        self.capacity.0.occupied.lock().expect("no holder panics").remove(&self.operation);
+        self.capacity
+            .0
+            .occupied
+            .lock()
+            .expect("no holder panics")
+            .remove(&self.operation);
         self.capacity.0.freed.notify_one();
     }
 }
@@ -56,7 +61,10 @@ impl WorkerCapacity {
         let held = self.0.occupied.lock().expect("no holder panics");
         let running: Vec<Running> = held.values().copied().collect();
         let wanted = compute_claim_filter(&running, width)?;
-        Some(ClaimFilter { running: held.keys().copied().collect(), ..wanted })
+        Some(ClaimFilter {
+            running: held.keys().copied().collect(),
+            ..wanted
+        })
     }
 
     /// Occupies capacity for a claim. Returns `None` when this process already runs the operation.
@@ -65,9 +73,24 @@ impl WorkerCapacity {
         if held.contains_key(&claim.operation) {
             return None;
         }
-        let Claim { tenant, costly, hosting, .. } = *claim;
-        held.insert(claim.operation, Running { tenant, costly, hosting });
-        Some(CapacityGuard { capacity: self.clone(), operation: claim.operation })
+        let Claim {
+            tenant,
+            costly,
+            hosting,
+            ..
+        } = *claim;
+        held.insert(
+            claim.operation,
+            Running {
+                tenant,
+                costly,
+                hosting,
+            },
+        );
+        Some(CapacityGuard {
+            capacity: self.clone(),
+            operation: claim.operation,
+        })
     }
 
     /// Waits until capacity is freed.
@@ -81,12 +104,20 @@ impl WorkerCapacity {
 fn compute_claim_filter(running: &[Running], width: usize) -> Option<ClaimFilter> {
     let free = width.checked_sub(running.len()).filter(|free| *free > 0)?;
     let all: Vec<TenantId> = running.iter().map(|of| of.tenant).collect();
-    let costly: Vec<TenantId> = running.iter().filter(|of| of.costly).map(|of| of.tenant).collect();
+    let costly: Vec<TenantId> = running
+        .iter()
+        .filter(|of| of.costly)
+        .map(|of| of.tenant)
+        .collect();
     let hosting: Vec<HostingClusterId> = running.iter().filter_map(|of| of.hosting).collect();
     let spare = free > reserved_capacity(width);
     let for_costly = (width / SHARE_DIVISOR).max(1);
     let costly_free = for_costly.saturating_sub(costly.len());
-    let costly_full = if costly_free > reserved_capacity(for_costly) { Vec::new() } else { tenants_running_at_least(&costly, 1) };
+    let costly_full = if costly_free > reserved_capacity(for_costly) {
+        Vec::new()
+    } else {
+        tenants_running_at_least(&costly, 1)
+    };
     Some(ClaimFilter {
         running: Vec::new(),
         busy_tenants: tenants_running_at_least(&all, 1),
@@ -94,7 +125,10 @@ fn compute_claim_filter(running: &[Running], width: usize) -> Option<ClaimFilter
         allow_busy_tenants: spare,
         allow_costly: costly_free > 0,
         costly_full_tenants: costly_full,
-        full_hosting_clusters: tenants_running_at_least(&hosting, (width - reserved_capacity(width)).max(1)),
+        full_hosting_clusters: tenants_running_at_least(
+            &hosting,
+            (width - reserved_capacity(width)).max(1),
+        ),
     })
 }
 
@@ -106,14 +140,21 @@ fn tenant_share(places: usize) -> usize {
 /// Returns the capacity that is kept for tenants that run nothing. A capacity of one has no
 /// reserve.
 fn reserved_capacity(places: usize) -> usize {
-    if places > 1 { (places / SHARE_DIVISOR).max(1) } else { 0 }
+    if places > 1 {
+        (places / SHARE_DIVISOR).max(1)
+    } else {
+        0
+    }
 }
 
 /// Returns the values that occur at least `count` times, each once.
 fn tenants_running_at_least<T: Copy + Ord>(running: &[T], count: usize) -> Vec<T> {
     let distinct: BTreeSet<T> = running.iter().copied().collect();
     let counted = |one: &T| running.iter().filter(|of| *of == one).count();
-    distinct.into_iter().filter(|one| counted(one) >= count).collect()
+    distinct
+        .into_iter()
+        .filter(|one| counted(one) >= count)
+        .collect()
 }
 
 #[cfg(test)]
@@ -126,14 +167,26 @@ mod tests {
 
     /// Builds `count` running operations of a tenant, all of expensive kinds or none.
     fn running_operations(number: u128, count: usize, costly: bool) -> Vec<Running> {
-        vec![Running { tenant: tenant(number), costly, hosting: None }; count]
+        vec![
+            Running {
+                tenant: tenant(number),
+                costly,
+                hosting: None
+            };
+            count
+        ]
     }
 
     #[test]
     fn one_hosting_cluster_leaves_a_quarter_of_the_places_to_others() {
         let hosting = HostingClusterId(uuid::Uuid::from_u128(9));
-        let on_it =
-            |count| (0..count).map(|number| Running { tenant: tenant(number), costly: false, hosting: Some(hosting) });
+        let on_it = |count| {
+            (0..count).map(|number| Running {
+                tenant: tenant(number),
+                costly: false,
+                hosting: Some(hosting),
+            })
+        };
         let below = compute_claim_filter(&on_it(23).collect::<Vec<_>>(), 32).expect("a place");
         assert_eq!(below.full_hosting_clusters, []);
         let full = compute_claim_filter(&on_it(24).collect::<Vec<_>>(), 32).expect("a place");
@@ -142,20 +195,42 @@ mod tests {
 
     #[test]
     fn a_tenant_alone_may_take_all_places_but_the_reserve() {
-        assert!(compute_claim_filter(&running_operations(1, 23, false), 32).expect("a place").allow_busy_tenants);
-        assert!(!compute_claim_filter(&running_operations(1, 24, false), 32).expect("a place").allow_busy_tenants);
+        assert!(
+            compute_claim_filter(&running_operations(1, 23, false), 32)
+                .expect("a place")
+                .allow_busy_tenants
+        );
+        assert!(
+            !compute_claim_filter(&running_operations(1, 24, false), 32)
+                .expect("a place")
+                .allow_busy_tenants
+        );
     }
 
     #[test]
     fn a_tenant_that_runs_nothing_finds_a_place_until_every_place_is_taken() {
         let hog = compute_claim_filter(&running_operations(1, 31, false), 32).expect("a place");
-        assert_eq!((hog.busy_tenants, hog.allow_busy_tenants), (vec![tenant(1)], false));
-        assert_eq!(compute_claim_filter(&running_operations(1, 32, false), 32), None);
+        assert_eq!(
+            (hog.busy_tenants, hog.allow_busy_tenants),
+            (vec![tenant(1)], false)
+        );
+        assert_eq!(
+            compute_claim_filter(&running_operations(1, 32, false), 32),
+            None
+        );
     }
 
     #[test]
     fn a_tenant_above_its_share_comes_after_those_below_it() {
-        let both = compute_claim_filter(&[running_operations(1, 8, false), running_operations(2, 3, false)].concat(), 32).expect("a place");
+        let both = compute_claim_filter(
+            &[
+                running_operations(1, 8, false),
+                running_operations(2, 3, false),
+            ]
+            .concat(),
+            32,
+        )
+        .expect("a place");
         assert_eq!(both.busy_tenants, [tenant(1), tenant(2)]);
         assert_eq!(both.full_tenants, [tenant(1)]);
     }
@@ -163,15 +238,40 @@ mod tests {
     #[test]
     fn hanging_registrations_of_one_tenant_leave_places_for_other_registrations_and_for_all_else() {
         let six = compute_claim_filter(&running_operations(1, 6, true), 32).expect("a place");
-        assert_eq!((six.allow_costly, six.costly_full_tenants), (true, vec![tenant(1)]));
-        let eight = compute_claim_filter(&[running_operations(1, 6, true), running_operations(2, 1, true), running_operations(3, 1, true)].concat(), 32).expect("a place");
-        assert!(!eight.allow_costly, "registrations have no more places than a quarter");
-        assert!(eight.allow_busy_tenants, "and everything else has the others");
+        assert_eq!(
+            (six.allow_costly, six.costly_full_tenants),
+            (true, vec![tenant(1)])
+        );
+        let eight = compute_claim_filter(
+            &[
+                running_operations(1, 6, true),
+                running_operations(2, 1, true),
+                running_operations(3, 1, true),
+            ]
+            .concat(),
+            32,
+        )
+        .expect("a place");
+        assert!(
+            !eight.allow_costly,
+            "registrations have no more places than a quarter"
+        );
+        assert!(
+            eight.allow_busy_tenants,
+            "and everything else has the others"
+        );
     }
 
     #[test]
     fn a_worker_with_one_place_uses_it_for_any_kind_of_any_tenant() {
         let one = compute_claim_filter(&[], 1).expect("a place");
-        assert_eq!((one.allow_busy_tenants, one.allow_costly, one.costly_full_tenants), (true, true, Vec::new()));
+        assert_eq!(
+            (
+                one.allow_busy_tenants,
+                one.allow_costly,
+                one.costly_full_tenants
+            ),
+            (true, true, Vec::new())
+        );
     }
 }

@@ -6,12 +6,12 @@ use jiff::{SignedDuration, Timestamp};
 use meshwright_model::credential::DEFAULT_CREDENTIAL_OVERLAP;
 use meshwright_model::ids::{OperationId, TenantId};
 use meshwright_model::operation::OperationKind;
-use meshwright_store::{Cluster, ClusterState, NewOperation, ClusterCheck, StoreError, Tx};
+use meshwright_store::{Cluster, ClusterCheck, ClusterState, NewOperation, StoreError, Tx};
 
+use crate::metrics;
 use crate::rounds::{WorkLoop, run_with_timeout};
 use crate::run::cluster_unreachable;
 use crate::{DATABASE_CODE, Engine};
-use crate::metrics;
 
 /// Minimum time between two renewals of a cluster's credential, so that a failed one is not
 /// repeated at once. A credential that is due for renewal stays valid for weeks.
@@ -27,8 +27,15 @@ impl WorkLoop for ClusterMonitoring {
     const NAME: &'static str = "tend";
     const MAX_CONCURRENT: usize = 16;
 
-    async fn claim_due(&self, engine: &Engine, without: &[TenantId]) -> Result<Option<(TenantId, ClusterCheck)>, StoreError> {
-        let probe = engine.store.claim_cluster_check(engine.item_claim_duration(), without).await?;
+    async fn claim_due(
+        &self,
+        engine: &Engine,
+        without: &[TenantId],
+    ) -> Result<Option<(TenantId, ClusterCheck)>, StoreError> {
+        let probe = engine
+            .store
+            .claim_cluster_check(engine.item_claim_duration(), without)
+            .await?;
         Ok(probe.map(|probe| (probe.tenant, probe)))
     }
 
@@ -43,7 +50,13 @@ impl Engine {
     /// # Errors
     /// Returns an error when the database does not answer. The cluster is due again later.
     pub async fn monitor_due(&self) -> Result<bool, StoreError> {
-        let Some(probe) = self.store.claim_cluster_check(self.item_claim_duration(), &[]).await? else { return Ok(false) };
+        let Some(probe) = self
+            .store
+            .claim_cluster_check(self.item_claim_duration(), &[])
+            .await?
+        else {
+            return Ok(false);
+        };
         self.check_cluster(probe).await.map(|()| true)
     }
 
@@ -51,7 +64,12 @@ impl Engine {
     /// due.
     async fn check_cluster(&self, probe: ClusterCheck) -> Result<(), StoreError> {
         let begun = self.clock.now();
-        let answer = match run_with_timeout(self.settings.cluster_timeout, self.clusters.monitor_cluster(probe.tenant, probe.cluster)).await {
+        let answer = match run_with_timeout(
+            self.settings.cluster_timeout,
+            self.clusters.monitor_cluster(probe.tenant, probe.cluster),
+        )
+        .await
+        {
             Ok(Err(problem)) if problem.code == DATABASE_CODE => return Ok(()),
             Ok(answer) => answer,
             Err(missed) => {
@@ -72,15 +90,20 @@ impl Engine {
         match answer {
             Ok(tended) => {
                 let rest = self.next_check_delay(begun, self.settings.cluster_check_interval);
-                tx.record_cluster_health(&cluster, &tended, rest, now).await?;
-                if cluster.credential_lifetime.is_none_or(|life| life.renews_at() <= now) {
+                tx.record_cluster_health(&cluster, &tended, rest, now)
+                    .await?;
+                if cluster
+                    .credential_lifetime
+                    .is_none_or(|life| life.renews_at() <= now)
+                {
                     self.enqueue_renewal(&mut tx, &probe, &cluster, now).await?;
                 }
             }
             Err(problem) => {
                 let failures = probe.failures.saturating_add(1);
                 tracing::debug!(cluster.id = %probe.cluster, failures, code = problem.code, "the cluster does not answer its check");
-                tx.record_failed_cluster_check(&cluster, failures, &problem, now).await?;
+                tx.record_failed_cluster_check(&cluster, failures, &problem, now)
+                    .await?;
             }
         }
         tx.commit().await
@@ -88,7 +111,13 @@ impl Engine {
 
     /// Queues the renewal of a cluster's credential, unless one is under way or one was started a
     /// short time ago.
-    async fn enqueue_renewal(&self, tx: &mut Tx<'_>, probe: &ClusterCheck, cluster: &Cluster, now: Timestamp) -> Result<(), StoreError> {
+    async fn enqueue_renewal(
+        &self,
+        tx: &mut Tx<'_>,
+        probe: &ClusterCheck,
+        cluster: &Cluster,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let tried = tx.last_renewal(probe.cluster).await?;
         if tried.is_some_and(|(at, open)| open || now.duration_since(at) < MIN_RENEWAL_INTERVAL) {
             return Ok(());

@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use crate::webhook_delivery::WebhookDelivery;
-use crate::mesh_observer::MeshObservation;
 use crate::capacity::{CapacityGuard, WorkerCapacity};
-use crate::rounds::run_supervised;
 use crate::cluster_monitor::ClusterMonitoring;
-use crate::{WebhookSender, ClusterProvider};
+use crate::mesh_observer::MeshObservation;
+use crate::rounds::run_supervised;
+use crate::webhook_delivery::WebhookDelivery;
+use crate::{ClusterProvider, WebhookSender};
 
 /// Settings of a worker.
 #[derive(Debug, Clone)]
@@ -73,20 +73,37 @@ pub struct Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
 impl Engine {
     /// Creates a worker that uses this database and this provider of clusters.
-    pub fn new(store: Store, worlds: Arc<dyn ClusterProvider>, clock: Arc<dyn Clock>, settings: Settings) -> Self {
-        Self { store, clusters: worlds, clock, settings, webhook_sender: None, capacity: WorkerCapacity::default() }
+    pub fn new(
+        store: Store,
+        worlds: Arc<dyn ClusterProvider>,
+        clock: Arc<dyn Clock>,
+        settings: Settings,
+    ) -> Self {
+        Self {
+            store,
+            clusters: worlds,
+            clock,
+            settings,
+            webhook_sender: None,
+            capacity: WorkerCapacity::default(),
+        }
     }
 
     /// Returns the worker with a sender, so that it delivers events to webhooks as well.
     #[must_use]
     pub fn with_webhook_sender(self, post: Arc<dyn WebhookSender>) -> Self {
-        Self { webhook_sender: Some(post), ..self }
+        Self {
+            webhook_sender: Some(post),
+            ..self
+        }
     }
 
     /// Returns the store that the worker uses.
@@ -100,13 +117,21 @@ impl Engine {
         let running = TaskTracker::new();
         let pause = self.settings.poll_interval;
         let (engine, end) = (self.clone(), stop.clone());
-        running.spawn(run_supervised("observe", pause, move || engine.clone().run_loop(MeshObservation, end.clone())));
+        running.spawn(run_supervised("observe", pause, move || {
+            engine.clone().run_loop(MeshObservation, end.clone())
+        }));
         let (engine, end) = (self.clone(), stop.clone());
-        running.spawn(run_supervised("tend", pause, move || engine.clone().run_loop(ClusterMonitoring, end.clone())));
+        running.spawn(run_supervised("tend", pause, move || {
+            engine.clone().run_loop(ClusterMonitoring, end.clone())
+        }));
         let (engine, end) = (self.clone(), stop.clone());
-        running.spawn(run_supervised("deliver", pause, move || engine.clone().run_loop(WebhookDelivery, end.clone())));
+        running.spawn(run_supervised("deliver", pause, move || {
+            engine.clone().run_loop(WebhookDelivery, end.clone())
+        }));
         let (engine, end) = (self.clone(), stop.clone());
-        running.spawn(run_supervised("measure", pause, move || engine.clone().measure_queue(end.clone())));
+        running.spawn(run_supervised("measure", pause, move || {
+            engine.clone().measure_queue(end.clone())
+        }));
         let mut hints = self.store.work_notifications();
         while !stop.is_cancelled() {
             match self.claim_operation().await {
@@ -114,14 +139,18 @@ impl Engine {
                     let (engine, stop) = (self.clone(), stop.clone());
                     let claim = &claimed.claim;
                     let span = tracing::info_span!("operation", operation.id = %claim.operation, epoch = claim.epoch);
-                    let seen_through = async move { engine.run_to_completion(claimed, &stop).await };
+                    let seen_through =
+                        async move { engine.run_to_completion(claimed, &stop).await };
                     running.spawn(seen_through.instrument(span));
                 }
                 Ok(None) => {
                     tokio::select! { () = hints.wait(pause) => {}, () = self.capacity.wait_for_capacity() => {}, () = stop.cancelled() => {} }
                 }
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "could not read the operation queue; retrying");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "could not read the operation queue; retrying"
+                    );
                     tokio::select! { () = tokio::time::sleep(pause) => {}, () = stop.cancelled() => {} }
                 }
             }
@@ -138,7 +167,8 @@ impl Engine {
     pub async fn run_due(&self) -> Result<usize, StoreError> {
         let mut count = 0;
         while let Some(claimed) = self.claim_operation().await? {
-            self.run_to_completion(claimed, &CancellationToken::new()).await;
+            self.run_to_completion(claimed, &CancellationToken::new())
+                .await;
             count += 1;
         }
         Ok(count)
@@ -147,10 +177,28 @@ impl Engine {
     /// Claims the next operation by the shares of the tenants. Returns `None` when no operation is
     /// due or the worker has no free capacity for one.
     async fn claim_operation(&self) -> Result<Option<ClaimedOperation>, StoreError> {
-        let Some(wanted) = self.capacity.claim_filter(self.settings.max_concurrent_operations) else { return Ok(None) };
+        let Some(wanted) = self
+            .capacity
+            .claim_filter(self.settings.max_concurrent_operations)
+        else {
+            return Ok(None);
+        };
         let since = Instant::now();
-        let claim = self.store.claim_operation(&self.settings.worker_name, self.settings.lease_duration, &wanted).await?;
-        Ok(claim.and_then(|claim| Some(ClaimedOperation { capacity_guard: self.capacity.try_acquire(&claim)?, claim, requested_at: since })))
+        let claim = self
+            .store
+            .claim_operation(
+                &self.settings.worker_name,
+                self.settings.lease_duration,
+                &wanted,
+            )
+            .await?;
+        Ok(claim.and_then(|claim| {
+            Some(ClaimedOperation {
+                capacity_guard: self.capacity.try_acquire(&claim)?,
+                claim,
+                requested_at: since,
+            })
+        }))
     }
 }
 

@@ -76,12 +76,23 @@ impl Lease {
     pub(crate) fn new(claim: Claim, since: Instant, length: Duration) -> Self {
         let deadline = Deadline::at(writable_until(since, length));
         let (since, progress) = (Mutex::new(since), Mutex::new(Instant::now()));
-        Self { claim, length, deadline, renewed_at: since, progressed_at: progress, row_locked: AtomicBool::new(false) }
+        Self {
+            claim,
+            length,
+            deadline,
+            renewed_at: since,
+            progressed_at: progress,
+            row_locked: AtomicBool::new(false),
+        }
     }
 
     /// Returns the right to write to clusters, which lasts while the lease is renewed.
     pub(crate) fn fencing_token(&self) -> FencingToken {
-        FencingToken { operation: self.claim.operation, epoch: self.claim.epoch, deadline: self.deadline.clone() }
+        FencingToken {
+            operation: self.claim.operation,
+            epoch: self.claim.epoch,
+            deadline: self.deadline.clone(),
+        }
     }
 
     /// Records that the work made progress: a call was answered or a result was recorded.
@@ -95,7 +106,10 @@ impl Lease {
     /// database.
     pub(crate) fn lock_row(&self) -> RowLock<'_> {
         self.row_locked.store(true, Ordering::Relaxed);
-        RowLock { lease: self, since: Instant::now() }
+        RowLock {
+            lease: self,
+            since: Instant::now(),
+        }
     }
 
     /// Returns true while no other claim can take the operation over.
@@ -119,13 +133,23 @@ impl Lease {
 
     /// Returns the time since the work last made progress.
     fn idle_time(&self) -> Duration {
-        self.progressed_at.lock().expect("no holder panics").elapsed()
+        self.progressed_at
+            .lock()
+            .expect("no holder panics")
+            .elapsed()
     }
 
     /// Renews the lease until a renewal fails or the work has made no progress for the stall
     /// timeout. Returns the reason.
-    pub(crate) async fn keep_renewed(self: Arc<Self>, store: Store, patience: Duration) -> Interruption {
-        let (often, soon) = (self.length / RENEWALS_PER_LEASE, self.length / RETRIES_PER_LEASE);
+    pub(crate) async fn keep_renewed(
+        self: Arc<Self>,
+        store: Store,
+        patience: Duration,
+    ) -> Interruption {
+        let (often, soon) = (
+            self.length / RENEWALS_PER_LEASE,
+            self.length / RETRIES_PER_LEASE,
+        );
         let mut pause = often;
         loop {
             let ends = tokio::time::Instant::from_std(self.expires_at());
@@ -146,7 +170,9 @@ impl Lease {
                 }
                 // The end of the operation removes the queue row, and the answer to that
                 // transaction may still be on its way.
-                Ok(Err(StoreError::Fenced)) if self.row_locked.load(Ordering::Relaxed) => pause = soon,
+                Ok(Err(StoreError::Fenced)) if self.row_locked.load(Ordering::Relaxed) => {
+                    pause = soon
+                }
                 Ok(Err(StoreError::Fenced)) => return Interruption::TakenOver,
                 // The lease is still valid: a record renewed it meanwhile, or a record that holds
                 // the row lock is about to end.

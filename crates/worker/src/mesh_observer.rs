@@ -6,9 +6,9 @@ use meshwright_model::backoff::retry_delay;
 use meshwright_model::ids::TenantId;
 use meshwright_store::{DueObservation, StoreError};
 
+use crate::metrics;
 use crate::rounds::{WorkLoop, run_with_timeout};
 use crate::{Engine, observed};
-use crate::metrics;
 
 /// Work loop that observes meshes.
 #[derive(Debug, Clone, Copy)]
@@ -20,8 +20,15 @@ impl WorkLoop for MeshObservation {
     const NAME: &'static str = "observe";
     const MAX_CONCURRENT: usize = 16;
 
-    async fn claim_due(&self, engine: &Engine, without: &[TenantId]) -> Result<Option<(TenantId, DueObservation)>, StoreError> {
-        let probe = engine.store.claim_observation(engine.item_claim_duration(), without).await?;
+    async fn claim_due(
+        &self,
+        engine: &Engine,
+        without: &[TenantId],
+    ) -> Result<Option<(TenantId, DueObservation)>, StoreError> {
+        let probe = engine
+            .store
+            .claim_observation(engine.item_claim_duration(), without)
+            .await?;
         Ok(probe.map(|probe| (probe.tenant, probe)))
     }
 
@@ -36,7 +43,13 @@ impl Engine {
     /// # Errors
     /// Returns an error when the database does not answer. The mesh is due again later.
     pub async fn observe_due(&self) -> Result<bool, StoreError> {
-        let Some(probe) = self.store.claim_observation(self.item_claim_duration(), &[]).await? else { return Ok(false) };
+        let Some(probe) = self
+            .store
+            .claim_observation(self.item_claim_duration(), &[])
+            .await?
+        else {
+            return Ok(false);
+        };
         self.observe_and_store(probe).await.map(|()| true)
     }
 
@@ -46,9 +59,11 @@ impl Engine {
         let begun = self.clock.now();
         let look = async {
             match self.clusters.open_mesh(probe.tenant, probe.mesh).await {
-                Ok((world, layout)) => {
-                    world.observe_mesh().await.map(|seen| (seen, layout)).map_err(|error| error.to_string())
-                }
+                Ok((world, layout)) => world
+                    .observe_mesh()
+                    .await
+                    .map(|seen| (seen, layout))
+                    .map_err(|error| error.to_string()),
                 Err(problem) => Err(problem.message),
             }
         };
@@ -73,8 +88,10 @@ impl Engine {
         if let Ok((survey, layout)) = seen {
             observed::store_observation(&mut tx, probe.mesh, &layout, survey, begun).await?;
         }
-        let rest = retry_delay(failures).max(self.next_check_delay(begun, self.settings.mesh_observation_interval));
-        tx.reschedule_observation(probe.mesh, failures, rest).await?;
+        let rest = retry_delay(failures)
+            .max(self.next_check_delay(begun, self.settings.mesh_observation_interval));
+        tx.reschedule_observation(probe.mesh, failures, rest)
+            .await?;
         tx.commit().await
     }
 }

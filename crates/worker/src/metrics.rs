@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use meshwright_model::operation::{StepEvent, OperationKind};
+use meshwright_model::operation::{OperationKind, StepEvent};
 use meshwright_store::{DeliveryAttempt, Operation, OperationUpdate};
 use tokio_util::sync::CancellationToken;
 
@@ -32,17 +32,27 @@ pub(crate) fn count_record(operation: &Operation, record: &OperationUpdate, now:
         };
         metrics::counter!("meshwright_steps_total", "outcome" => outcome).increment(1);
     }
-    if let Some(state) = record.state.as_ref().filter(|state| state.is_terminal() || state.needs_attention()) {
+    if let Some(state) = record
+        .state
+        .as_ref()
+        .filter(|state| state.is_terminal() || state.needs_attention())
+    {
         let (kind, state) = (operation.kind.as_str(), state.as_str());
-        metrics::counter!("meshwright_operations_total", "kind" => kind, "state" => state).increment(1);
-        let taken = Duration::try_from(now.duration_since(operation.created_at)).unwrap_or_default();
+        metrics::counter!("meshwright_operations_total", "kind" => kind, "state" => state)
+            .increment(1);
+        let taken =
+            Duration::try_from(now.duration_since(operation.created_at)).unwrap_or_default();
         metrics::histogram!("meshwright_operation_duration_seconds", "kind" => kind, "state" => state).record(taken);
     }
 }
 
 /// Logs and counts a check or a message that was given up and is retried later.
 pub(crate) fn report_failed_call(round: &'static str, missed: CallFailure) {
-    tracing::warn!(round, why = missed.as_str(), "a check or a message failed; retrying later");
+    tracing::warn!(
+        round,
+        why = missed.as_str(),
+        "a check or a message failed; retrying later"
+    );
     metrics::counter!("meshwright_looks_given_up_total", "round" => round, "why" => missed.as_str()).increment(1);
 }
 
@@ -75,7 +85,8 @@ impl Engine {
             match self.store.backlog().await {
                 Ok((due, longest)) => {
                     metrics::gauge!("meshwright_operations_due").set(f64::from(due));
-                    metrics::gauge!("meshwright_operations_due_longest_seconds").set(longest.as_secs_f64());
+                    metrics::gauge!("meshwright_operations_due_longest_seconds")
+                        .set(longest.as_secs_f64());
                 }
                 Err(error) => {
                     tracing::warn!(

@@ -7,8 +7,8 @@ use meshwright_model::plan::Sidecar;
 use meshwright_model::survey::Observation;
 use meshwright_model::upgrade::UpgradeState;
 use meshwright_rollout::plan::MeshTopology;
-use serde_json::json;
 use meshwright_store::{MeshState, NewEvent, Page, StoreError, Tx};
+use serde_json::json;
 
 /// Stores an observation of a mesh that began at `at`, unless a later one is stored already.
 ///
@@ -25,9 +25,19 @@ pub(crate) async fn store_observation(
     let gone = removed_tags(tx, mesh, &survey).await?;
     if tx.store_observation(mesh, &survey, at).await? && !gone.is_empty() {
         tracing::warn!(mesh.id = %mesh, tags = ?gone, "revision tags of the mesh were removed from its members");
-        let tags: Vec<_> = gone.iter().map(|(cluster, tag)| json!({ "cluster": cluster, "tag": tag })).collect();
+        let tags: Vec<_> = gone
+            .iter()
+            .map(|(cluster, tag)| json!({ "cluster": cluster, "tag": tag }))
+            .collect();
         let (kind, body) = ("mesh.tags_removed", json!({ "tags": tags }));
-        tx.push_event(NewEvent { at, kind, mesh: Some(mesh), upgrade: None, operation: None, body });
+        tx.push_event(NewEvent {
+            at,
+            kind,
+            mesh: Some(mesh),
+            upgrade: None,
+            operation: None,
+            body,
+        });
     }
     Ok(())
 }
@@ -35,33 +45,66 @@ pub(crate) async fn store_observation(
 /// Returns the sidecar that each revision injects now. In an upgrade in place both control planes
 /// have the same revision name: before the deployment the old one runs, after it the new one, and
 /// in between either may run.
-async fn injected_sidecars(tx: &mut Tx<'_>, mesh: MeshId, layout: &MeshTopology) -> Result<Vec<Sidecar>, StoreError> {
+async fn injected_sidecars(
+    tx: &mut Tx<'_>,
+    mesh: MeshId,
+    layout: &MeshTopology,
+) -> Result<Vec<Sidecar>, StoreError> {
     let current = layout.current.sidecar();
-    let Some(target) = layout.target.as_ref().map(meshwright_rollout::plan::ControlPlane::sidecar) else { return Ok(vec![current]) };
+    let Some(target) = layout
+        .target
+        .as_ref()
+        .map(meshwright_rollout::plan::ControlPlane::sidecar)
+    else {
+        return Ok(vec![current]);
+    };
     if target.revision != current.revision {
         return Ok(vec![current, target]);
     }
     Ok(match current_upgrade_state(tx, mesh).await? {
         stage if nothing_deployed(stage.as_ref()) => vec![current],
-        Some(UpgradeState::Rolling | UpgradeState::Holding { .. } | UpgradeState::Retiring { .. }) => vec![target],
+        Some(
+            UpgradeState::Rolling | UpgradeState::Holding { .. } | UpgradeState::Retiring { .. },
+        ) => vec![target],
         _ => vec![current, target],
     })
 }
 
 /// Returns true while the mesh has no upgrade, or an upgrade that has not deployed anything yet.
-pub(crate) async fn target_is_only_planned(tx: &mut Tx<'_>, mesh: MeshId) -> Result<bool, StoreError> {
-    Ok(nothing_deployed(current_upgrade_state(tx, mesh).await?.as_ref()))
+pub(crate) async fn target_is_only_planned(
+    tx: &mut Tx<'_>,
+    mesh: MeshId,
+) -> Result<bool, StoreError> {
+    Ok(nothing_deployed(
+        current_upgrade_state(tx, mesh).await?.as_ref(),
+    ))
 }
 
 /// Returns true for an upgrade that has not deployed anything yet, and when there is no upgrade.
 fn nothing_deployed(stage: Option<&UpgradeState>) -> bool {
-    matches!(stage, None | Some(UpgradeState::Planned | UpgradeState::Prechecking | UpgradeState::Blocked { .. }))
+    matches!(
+        stage,
+        None | Some(
+            UpgradeState::Planned | UpgradeState::Prechecking | UpgradeState::Blocked { .. }
+        )
+    )
 }
 
 /// Returns the stage of the mesh's current upgrade, if there is one. For a paused upgrade it is the
 /// stage that the upgrade continues from.
-async fn current_upgrade_state(tx: &mut Tx<'_>, mesh: MeshId) -> Result<Option<UpgradeState>, StoreError> {
-    let mut upgrades = tx.list_upgrades(mesh, Page { after: None, limit: 1 }).await?;
+async fn current_upgrade_state(
+    tx: &mut Tx<'_>,
+    mesh: MeshId,
+) -> Result<Option<UpgradeState>, StoreError> {
+    let mut upgrades = tx
+        .list_upgrades(
+            mesh,
+            Page {
+                after: None,
+                limit: 1,
+            },
+        )
+        .await?;
     let live = upgrades.pop().filter(|upgrade| upgrade.ended_at.is_none());
     Ok(live.map(|upgrade| match upgrade.state {
         UpgradeState::Paused { from, .. } => *from,
@@ -78,12 +121,22 @@ async fn removed_tags(
 ) -> Result<Vec<(String, &'static str)>, StoreError> {
     let missing = |survey: &Observation| -> Vec<(String, &'static str)> {
         let members = survey.members.iter();
-        members.flat_map(|member| member.missing_tags().map(|tag| (member.member.to_string(), tag))).collect()
+        members
+            .flat_map(|member| {
+                member
+                    .missing_tags()
+                    .map(|tag| (member.member.to_string(), tag))
+            })
+            .collect()
     };
     let now = missing(survey);
     if now.is_empty() || tx.get_mesh(mesh).await?.state != MeshState::Ready {
         return Ok(Vec::new());
     }
-    let known = tx.last_observation(mesh).await?.map(|(_, before)| missing(&before)).unwrap_or_default();
+    let known = tx
+        .last_observation(mesh)
+        .await?
+        .map(|(_, before)| missing(&before))
+        .unwrap_or_default();
     Ok(now.into_iter().filter(|tag| !known.contains(tag)).collect())
 }

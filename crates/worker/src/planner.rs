@@ -8,10 +8,12 @@ use meshwright_model::leftover::Leftover;
 use meshwright_model::operation::{OperationKind, Problem};
 use meshwright_model::plan::{Plan, Step, Target};
 use meshwright_model::survey::{Observation, foreign_istio_problem};
-use meshwright_rollout::plan::{MeshTopology, ControlPlane, NamespaceKey, canary, data_plane, in_place, lifecycle, rollback};
-use meshwright_rollout::ports::{MeshClusters, ClusterError};
-use serde::Deserialize;
+use meshwright_rollout::plan::{
+    ControlPlane, MeshTopology, NamespaceKey, canary, data_plane, in_place, lifecycle, rollback,
+};
+use meshwright_rollout::ports::{ClusterError, MeshClusters};
 use meshwright_store::Operation;
+use serde::Deserialize;
 
 /// Reason why no plan could be built.
 #[derive(Debug)]
@@ -61,10 +63,20 @@ pub(crate) async fn build_plan(
             Ok(lifecycle::plan_create(layout))
         }
         Kind::DeleteMesh => {
-            let plan = lifecycle::plan_delete(layout, &check_member_reachability(operation, layout, world, given_up).await?);
-            if layout.target.is_some() { with_current_values(plan, world).await } else { Ok(plan) }
+            let plan = lifecycle::plan_delete(
+                layout,
+                &check_member_reachability(operation, layout, world, given_up).await?,
+            );
+            if layout.target.is_some() {
+                with_current_values(plan, world).await
+            } else {
+                Ok(plan)
+            }
         }
-        Kind::Restart => Ok(data_plane::plan_restart(layout, &world.observe_mesh().await?)),
+        Kind::Restart => Ok(data_plane::plan_restart(
+            layout,
+            &world.observe_mesh().await?,
+        )),
         Kind::SetInjection => plan_injection_change(operation, &world.observe_mesh().await?),
         Kind::Deploy => Ok(if is_canary(layout)? {
             canary::plan_deploy(layout, require_target(layout)?)
@@ -73,30 +85,66 @@ pub(crate) async fn build_plan(
         }),
         Kind::Move => {
             let chosen: MoveArguments = parse_arguments(operation)?;
-            Ok(data_plane::plan_namespace_move(layout, require_target(layout)?, &world.observe_mesh().await?, &chosen.namespaces))
+            Ok(data_plane::plan_namespace_move(
+                layout,
+                require_target(layout)?,
+                &world.observe_mesh().await?,
+                &chosen.namespaces,
+            ))
         }
         Kind::Promote => Ok(canary::plan_promote(layout, require_target(layout)?)),
         Kind::Restore => {
-            let promotions = history.into_iter().filter(|(kind, ..)| matches!(kind, Kind::Promote | Kind::Restore));
-            let started: Vec<_> = promotions.map(|(_, step, capture)| (step, capture)).collect();
+            let promotions = history
+                .into_iter()
+                .filter(|(kind, ..)| matches!(kind, Kind::Promote | Kind::Restore));
+            let started: Vec<_> = promotions
+                .map(|(_, step, capture)| (step, capture))
+                .collect();
             Ok(canary::plan_restore(layout, &started))
         }
-        Kind::Roll => Ok(data_plane::plan_roll(layout, require_target(layout)?, &world.observe_mesh().await?, &labels_before_move(&history))),
+        Kind::Roll => Ok(data_plane::plan_roll(
+            layout,
+            require_target(layout)?,
+            &world.observe_mesh().await?,
+            &labels_before_move(&history),
+        )),
         // An upgrade in place leaves no second revision to remove.
-        Kind::Retire => Ok(if is_canary(layout)? { canary::plan_retire(layout) } else { Plan::default() }),
+        Kind::Retire => Ok(if is_canary(layout)? {
+            canary::plan_retire(layout)
+        } else {
+            Plan::default()
+        }),
         Kind::Rollback => {
-            let started: Vec<_> = history.into_iter().map(|(_, step, capture)| (step, capture)).collect();
-            Ok(rollback::plan_rollback(layout, require_target(layout)?, &started, &world.observe_mesh().await?))
+            let started: Vec<_> = history
+                .into_iter()
+                .map(|(_, step, capture)| (step, capture))
+                .collect();
+            Ok(rollback::plan_rollback(
+                layout,
+                require_target(layout)?,
+                &started,
+                &world.observe_mesh().await?,
+            ))
         }
-        Kind::RegisterCluster | Kind::RenewCredential | Kind::DeregisterCluster | Kind::Precheck => Ok(Plan::default()),
+        Kind::RegisterCluster
+        | Kind::RenewCredential
+        | Kind::DeregisterCluster
+        | Kind::Precheck => Ok(Plan::default()),
     }
 }
 
 /// Refuses to plan while a member has a foreign Istio, which may have been installed since the
 /// cluster was registered. The mesh is only written after that Istio is removed.
 fn check_no_foreign_istio(survey: &Observation) -> Result<(), PlanError> {
-    match survey.members.iter().find(|member| !member.foreign.is_empty()) {
-        Some(member) => Err(PlanError::Problem(foreign_istio_problem(member.member.as_str(), &member.foreign))),
+    match survey
+        .members
+        .iter()
+        .find(|member| !member.foreign.is_empty())
+    {
+        Some(member) => Err(PlanError::Problem(foreign_istio_problem(
+            member.member.as_str(),
+            &member.foreign,
+        ))),
         None => Ok(()),
     }
 }
@@ -126,7 +174,11 @@ async fn check_member_reachability(
 async fn with_current_values(mut plan: Plan, world: &dyn MeshClusters) -> Result<Plan, PlanError> {
     for wave in &mut plan.waves {
         for step in &mut wave.steps {
-            if let Step::Set { target, from, to: None } = step
+            if let Step::Set {
+                target,
+                from,
+                to: None,
+            } = step
                 && let Some(value) = world.observe_target(target).await?.value
             {
                 *from = Some(value);
@@ -137,12 +189,19 @@ async fn with_current_values(mut plan: Plan, world: &dyn MeshClusters) -> Result
 }
 
 /// Lists the objects that stay in the members after the deletion that a plan carries out.
-pub(crate) async fn list_plan_leftovers(plan: &Plan, layout: &MeshTopology, world: &dyn MeshClusters) -> Result<Vec<Leftover>, ClusterError> {
+pub(crate) async fn list_plan_leftovers(
+    plan: &Plan,
+    layout: &MeshTopology,
+    world: &dyn MeshClusters,
+) -> Result<Vec<Leftover>, ClusterError> {
     let behind = left_behind_members(plan);
     let mut left = Vec::new();
     for member in &layout.members {
         for line in layout.control_planes() {
-            for object in world.list_leftovers(member, line, behind.contains(member)).await? {
+            for object in world
+                .list_leftovers(member, line, behind.contains(member))
+                .await?
+            {
                 // Some objects belong to both control planes and are listed once.
                 if !left.contains(&object) {
                     left.push(object);
@@ -155,14 +214,33 @@ pub(crate) async fn list_plan_leftovers(plan: &Plan, layout: &MeshTopology, worl
 
 /// Returns the members that a plan leaves behind.
 pub(crate) fn left_behind_members<'a>(plan: &'a Plan) -> BTreeSet<&'a Name> {
-    let member = |step: &'a Step| if let Step::LeaveBehind { member } = step { Some(member) } else { None };
-    plan.waves.iter().flat_map(|wave| &wave.steps).filter_map(member).collect()
+    let member = |step: &'a Step| {
+        if let Step::LeaveBehind { member } = step {
+            Some(member)
+        } else {
+            None
+        }
+    };
+    plan.waves
+        .iter()
+        .flat_map(|wave| &wave.steps)
+        .filter_map(member)
+        .collect()
 }
 
 /// Returns the second control plane of the mesh, or a problem if the mesh has none.
 fn require_target(layout: &MeshTopology) -> Result<&ControlPlane, PlanError> {
-    let missing = || Problem::new("no_target", "The mesh has no second revision.", "Plan the upgrade again.");
-    layout.target.as_ref().ok_or_else(|| PlanError::Problem(missing()))
+    let missing = || {
+        Problem::new(
+            "no_target",
+            "The mesh has no second revision.",
+            "Plan the upgrade again.",
+        )
+    };
+    layout
+        .target
+        .as_ref()
+        .ok_or_else(|| PlanError::Problem(missing()))
 }
 
 /// Returns true if the target has a revision of its own, and false for an upgrade in place.
@@ -179,17 +257,25 @@ fn parse_arguments<T: serde::de::DeserializeOwned>(operation: &Operation) -> Res
             "It was written by a newer server: upgrade this one.",
         )
     };
-    serde_json::from_value(operation.arguments.clone()).map_err(|error| PlanError::Problem(unknown(error)))
+    serde_json::from_value(operation.arguments.clone())
+        .map_err(|error| PlanError::Problem(unknown(error)))
 }
 
 /// Returns the labels that namespaces had before they were moved to the canary.
 fn labels_before_move(history: &StepHistory) -> BTreeMap<NamespaceKey, Option<String>> {
     let mut labels = BTreeMap::new();
     for (kind, step, capture) in history {
-        if let (OperationKind::Move, Step::Set { target: Target::NamespaceLabel { member, namespace }, .. }) =
-            (kind, step)
+        if let (
+            OperationKind::Move,
+            Step::Set {
+                target: Target::NamespaceLabel { member, namespace },
+                ..
+            },
+        ) = (kind, step)
         {
-            labels.entry((member.clone(), namespace.clone())).or_insert_with(|| capture.clone());
+            labels
+                .entry((member.clone(), namespace.clone()))
+                .or_insert_with(|| capture.clone());
         }
     }
     labels
@@ -198,13 +284,33 @@ fn labels_before_move(history: &StepHistory) -> BTreeMap<NamespaceKey, Option<St
 /// Builds the plan that changes the injection label of one namespace.
 fn plan_injection_change(operation: &Operation, survey: &Observation) -> Result<Plan, PlanError> {
     let wanted: SetInjectionArguments = parse_arguments(operation)?;
-    let namespace =
-        survey.members.iter().filter(|member| member.member == wanted.member).flat_map(|member| &member.namespaces);
-    let Some(found) = namespace.into_iter().find(|namespace| namespace.name == wanted.namespace) else {
-        let message = format!("There is no namespace {} in {}.", wanted.namespace, wanted.member);
-        return Err(PlanError::Problem(Problem::new("namespace_not_found", message, "Create it, then retry.")));
+    let namespace = survey
+        .members
+        .iter()
+        .filter(|member| member.member == wanted.member)
+        .flat_map(|member| &member.namespaces);
+    let Some(found) = namespace
+        .into_iter()
+        .find(|namespace| namespace.name == wanted.namespace)
+    else {
+        let message = format!(
+            "There is no namespace {} in {}.",
+            wanted.namespace, wanted.member
+        );
+        return Err(PlanError::Problem(Problem::new(
+            "namespace_not_found",
+            message,
+            "Create it, then retry.",
+        )));
     };
-    let target = Target::NamespaceLabel { member: wanted.member, namespace: wanted.namespace };
-    let step = Step::Set { target, from: data_plane::label_value(&found.labels), to: wanted.label };
+    let target = Target::NamespaceLabel {
+        member: wanted.member,
+        namespace: wanted.namespace,
+    };
+    let step = Step::Set {
+        target,
+        from: data_plane::label_value(&found.labels),
+        to: wanted.label,
+    };
     Ok(Plan::default().with_wave("namespace label", [step]))
 }

@@ -40,7 +40,11 @@ pub(crate) trait WorkLoop: Clone + Send + Sync + 'static {
     const MAX_CONCURRENT: usize;
 
     /// Claims the item that has been due longest, except items of the tenants in `without`.
-    async fn claim_due(&self, engine: &Engine, without: &[TenantId]) -> Result<Option<(TenantId, Self::Due)>, StoreError>;
+    async fn claim_due(
+        &self,
+        engine: &Engine,
+        without: &[TenantId],
+    ) -> Result<Option<(TenantId, Self::Due)>, StoreError>;
 
     /// Processes a claimed item. Calls to clusters and webhook addresses have their own timeouts in
     /// the implementation.
@@ -67,7 +71,10 @@ impl CallFailure {
 }
 
 /// Runs a call with a timeout and catches its panics.
-pub(crate) async fn run_with_timeout<T>(limit: Duration, call: impl Future<Output = T>) -> Result<T, CallFailure> {
+pub(crate) async fn run_with_timeout<T>(
+    limit: Duration,
+    call: impl Future<Output = T>,
+) -> Result<T, CallFailure> {
     match tokio::time::timeout(limit, AssertUnwindSafe(call).catch_unwind()).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(_)) => Err(CallFailure::Panicked),
@@ -87,15 +94,35 @@ impl TenantShares {
     /// maximum concurrency.
     fn tenants_at_limit(&self, width: usize) -> Option<Vec<TenantId>> {
         let under_way = self.in_flight.lock().expect("no holder panics");
-        let free = width.checked_sub(under_way.values().sum()).filter(|free| *free > 0)?;
-        let most = if free > width / RESERVE_DIVISOR { (width / TENANT_SHARE_DIVISOR).max(1) } else { 1 };
-        Some(under_way.iter().filter(|(_, count)| **count >= most).map(|(tenant, _)| *tenant).collect())
+        let free = width
+            .checked_sub(under_way.values().sum())
+            .filter(|free| *free > 0)?;
+        let most = if free > width / RESERVE_DIVISOR {
+            (width / TENANT_SHARE_DIVISOR).max(1)
+        } else {
+            1
+        };
+        Some(
+            under_way
+                .iter()
+                .filter(|(_, count)| **count >= most)
+                .map(|(tenant, _)| *tenant)
+                .collect(),
+        )
     }
 
     /// Counts one more item of a tenant until the returned guard is dropped.
     fn acquire_share(self: Arc<Self>, tenant: TenantId) -> ShareGuard {
-        *self.in_flight.lock().expect("no holder panics").entry(tenant).or_default() += 1;
-        ShareGuard { shares: self, tenant }
+        *self
+            .in_flight
+            .lock()
+            .expect("no holder panics")
+            .entry(tenant)
+            .or_default() += 1;
+        ShareGuard {
+            shares: self,
+            tenant,
+        }
     }
 }
 
@@ -144,7 +171,11 @@ impl Engine {
             };
             match claimed {
                 Ok(Some((tenant, due))) => {
-                    let (engine, round, seat) = (self.clone(), round.clone(), shares.clone().acquire_share(tenant));
+                    let (engine, round, seat) = (
+                        self.clone(),
+                        round.clone(),
+                        shares.clone().acquire_share(tenant),
+                    );
                     under_way.spawn(async move {
                         engine.process_item(&round, due).await;
                         drop(seat);
@@ -169,7 +200,10 @@ impl Engine {
     /// Processes one item. Errors and panics are logged, and the item is due again when its claim
     /// ends.
     async fn process_item<R: WorkLoop>(&self, round: &R, due: R::Due) {
-        match AssertUnwindSafe(round.process_due(self, due)).catch_unwind().await {
+        match AssertUnwindSafe(round.process_due(self, due))
+            .catch_unwind()
+            .await
+        {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::warn!(
@@ -191,7 +225,10 @@ pub(crate) async fn run_supervised<F: Future<Output = ()>>(
     mut begin: impl FnMut() -> F,
 ) {
     while AssertUnwindSafe(begin()).catch_unwind().await.is_err() {
-        tracing::error!(task = name, "a background loop of the worker panicked; restarting it");
+        tracing::error!(
+            task = name,
+            "a background loop of the worker panicked; restarting it"
+        );
         metrics::count_task_restart(name);
         tokio::time::sleep(pause).await;
     }

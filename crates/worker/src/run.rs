@@ -8,27 +8,27 @@ use jiff::Timestamp;
 use meshwright_model::ids::OperationId;
 use meshwright_model::operation::{OperationKind, OperationState, Problem};
 use meshwright_model::plan::Target;
-use meshwright_rollout::ports::{FencingToken, ClusterError};
+use meshwright_rollout::ports::{ClusterError, FencingToken};
 use meshwright_rollout::step::StepContext;
-use meshwright_store::{Claim, PlannedStep, Operation, OperationUpdate, StoreError, Tx};
+use meshwright_store::{Claim, Operation, OperationUpdate, PlannedStep, StoreError, Tx};
 use tokio_util::sync::CancellationToken;
 
-use crate::lease::{Lease, RowLock};
 use crate::Engine;
+use crate::lease::{Lease, RowLock};
 use crate::metrics;
 
 mod audit;
-mod plan_storage;
-mod outcome;
 mod cluster_credential;
 mod fencing;
 mod leave;
+mod outcome;
+mod plan_storage;
+mod signals;
 mod tick;
 mod waiting;
-mod signals;
 
 pub(crate) use cluster_credential::cluster_unreachable;
-use tick::{Samples, LoopControl};
+use tick::{LoopControl, Samples};
 
 /// Delay before the next attempt when a cluster did not answer while the plan was built.
 const WAIT_INTERVAL: Duration = Duration::from_secs(2);
@@ -66,21 +66,38 @@ pub(crate) struct Run<'e> {
 impl<'e> Run<'e> {
     /// Loads the operation and records that it runs. Returns `None` when the plan cannot be read;
     /// the operation was paused then.
-    pub(crate) async fn load(engine: &'e Engine, claim: Claim, lease: &'e Lease) -> Result<Option<Self>, StoreError> {
+    pub(crate) async fn load(
+        engine: &'e Engine,
+        claim: Claim,
+        lease: &'e Lease,
+    ) -> Result<Option<Self>, StoreError> {
         let mut tx = engine.store.begin(claim.tenant).await?;
         let operation = tx.get_operation(claim.operation).await?;
         metrics::count_claim(operation.kind);
         let (items, looks) = (Vec::new(), BTreeMap::new());
         let (earlier, unfenced) = (Vec::new(), BTreeMap::new());
-        let mut run = Self { engine, claim, lease, operation, steps: items, samples: looks, waiting_for: None, fenced_operations: earlier, unfenced_targets: unfenced };
+        let mut run = Self {
+            engine,
+            claim,
+            lease,
+            operation,
+            steps: items,
+            samples: looks,
+            waiting_for: None,
+            fenced_operations: earlier,
+            unfenced_targets: unfenced,
+        };
         if run.operation.waves.is_some() {
             match tx.list_steps(claim.operation).await {
                 Ok(items) => run.steps = items,
                 Err(StoreError::Corrupt { .. }) => {
                     drop(tx);
                     let hint = "A newer server wrote it: run that version again, or roll back.";
-                    let problem =
-                        Problem::new("unknown_step", "The plan has a step that this server does not know.", hint);
+                    let problem = Problem::new(
+                        "unknown_step",
+                        "The plan has a step that this server does not know.",
+                        hint,
+                    );
                     run.pause_operation(problem, Vec::new()).await?;
                     return Ok(None);
                 }
@@ -90,7 +107,15 @@ impl<'e> Run<'e> {
         if run.operation.state == OperationState::Queued {
             run.operation.state = OperationState::Running;
             let state = Some(OperationState::Running);
-            let locked = run.record_state(&mut tx, &OperationUpdate { state, ..OperationUpdate::default() }).await?;
+            let locked = run
+                .record_state(
+                    &mut tx,
+                    &OperationUpdate {
+                        state,
+                        ..OperationUpdate::default()
+                    },
+                )
+                .await?;
             locked.commit_and_renew(tx).await?;
         }
         lease.mark_progress();
@@ -99,10 +124,16 @@ impl<'e> Run<'e> {
 
     /// Runs the operation until the claim ends. Operations on a cluster and prechecks have no plan
     /// and take their own path.
-    pub(crate) async fn run_operation(&mut self, stop: &CancellationToken) -> Result<RunEnd, StoreError> {
+    pub(crate) async fn run_operation(
+        &mut self,
+        stop: &CancellationToken,
+    ) -> Result<RunEnd, StoreError> {
         use OperationKind::{DeregisterCluster, Precheck, RegisterCluster, RenewCredential};
         let kind = self.operation.kind;
-        if !matches!(kind, RegisterCluster | RenewCredential | DeregisterCluster | Precheck) {
+        if !matches!(
+            kind,
+            RegisterCluster | RenewCredential | DeregisterCluster | Precheck
+        ) {
             return self.run_plan(stop).await;
         }
         if !self.process_signals().await? {
@@ -121,9 +152,14 @@ impl<'e> Run<'e> {
 
     /// Records an update of the operation within a transaction. The transaction holds the lock of
     /// the queue row from here on.
-    async fn record_state(&self, tx: &mut Tx<'_>, record: &OperationUpdate) -> Result<RowLock<'e>, StoreError> {
+    async fn record_state(
+        &self,
+        tx: &mut Tx<'_>,
+        record: &OperationUpdate,
+    ) -> Result<RowLock<'e>, StoreError> {
         let locked = self.lease.lock_row();
-        tx.record_operation_update(&self.claim, record, self.now()).await?;
+        tx.record_operation_update(&self.claim, record, self.now())
+            .await?;
         Ok(locked)
     }
 
@@ -134,13 +170,22 @@ impl<'e> Run<'e> {
 
     /// Opens the mesh, fences earlier writers, and runs the plan until the claim ends.
     async fn run_plan(&mut self, stop: &CancellationToken) -> Result<RunEnd, StoreError> {
-        let mesh = self.operation.mesh.ok_or(StoreError::NotFound { what: "mesh" })?;
-        let opened = self.engine.clusters.open_mesh(self.claim.tenant, mesh).await;
+        let mesh = self
+            .operation
+            .mesh
+            .ok_or(StoreError::NotFound { what: "mesh" })?;
+        let opened = self
+            .engine
+            .clusters
+            .open_mesh(self.claim.tenant, mesh)
+            .await;
         self.lease.mark_progress();
         // Fence before anything else, even before a pause: a write that a predecessor still has on
         // its way must be refused.
         if let Ok((world, layout)) = &opened
-            && let Some(end) = self.fence_predecessors(layout, world.as_ref(), stop).await?
+            && let Some(end) = self
+                .fence_predecessors(layout, world.as_ref(), stop)
+                .await?
         {
             return Ok(end);
         }
@@ -157,20 +202,30 @@ impl<'e> Run<'e> {
         loop {
             self.lease.mark_progress();
             match self.reconcile_steps(&world).await? {
-                LoopControl::AllDone => return self.succeed_operation().await.map(|()| RunEnd::Released),
+                LoopControl::AllDone => {
+                    return self.succeed_operation().await.map(|()| RunEnd::Released);
+                }
                 LoopControl::Released => return Ok(RunEnd::Released),
                 LoopControl::LeaseLost => return Ok(RunEnd::LeaseLost),
                 LoopControl::Advanced => {}
                 LoopControl::Waiting => world.wait_for_change().await,
             }
             if stop.is_cancelled() {
-                return self.release_claim(Duration::ZERO).await.map(|()| RunEnd::Released);
+                return self
+                    .release_claim(Duration::ZERO)
+                    .await
+                    .map(|()| RunEnd::Released);
             }
         }
     }
 
     /// Returns the context that the checks and writes of a step need.
     fn step_context<'a>(&self, item: &'a PlannedStep) -> StepContext<'a> {
-        StepContext { operation: self.claim.operation, number: item.number, step: &item.step, progress: &item.progress }
+        StepContext {
+            operation: self.claim.operation,
+            number: item.number,
+            step: &item.step,
+            progress: &item.progress,
+        }
     }
 }

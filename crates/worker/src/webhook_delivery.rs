@@ -9,12 +9,14 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use meshwright_model::ids::{TenantId, WebhookId};
 use meshwright_model::webhook::message_id;
+use meshwright_store::{
+    Delivery, DeliveryAttempt, DeliveryBatch, DeliveryState, StoreError, hmac_sha256,
+};
 use serde_json::json;
-use meshwright_store::{DeliveryAttempt, Delivery, DeliveryState, DeliveryBatch, StoreError, hmac_sha256};
 
-use crate::rounds::{WorkLoop, run_with_timeout};
 use crate::Engine;
 use crate::metrics;
+use crate::rounds::{WorkLoop, run_with_timeout};
 
 /// Timeout of one message. It applies in addition to the limits of the sender.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,7 +36,12 @@ const WEBHOOK_LEASE_DURATION: Duration = Duration::from_mins(1);
 pub trait WebhookSender: Send + Sync {
     /// Sends a message once. Returns the HTTP status, or a stable word that says why there is none:
     /// `address_refused`, `unreachable` or `too_slow`.
-    async fn send_message(&self, url: &str, headers: &[(&'static str, String)], body: Vec<u8>) -> DeliveryAttempt;
+    async fn send_message(
+        &self,
+        url: &str,
+        headers: &[(&'static str, String)],
+        body: Vec<u8>,
+    ) -> DeliveryAttempt;
 }
 
 /// Work loop that delivers events to webhooks.
@@ -47,12 +54,23 @@ impl WorkLoop for WebhookDelivery {
     const NAME: &'static str = "deliver";
     const MAX_CONCURRENT: usize = 8;
 
-    async fn claim_due(&self, engine: &Engine, without: &[TenantId]) -> Result<Option<(TenantId, Self::Due)>, StoreError> {
-        let claimed = engine.store.claim_webhook(WEBHOOK_LEASE_DURATION, without).await?;
+    async fn claim_due(
+        &self,
+        engine: &Engine,
+        without: &[TenantId],
+    ) -> Result<Option<(TenantId, Self::Due)>, StoreError> {
+        let claimed = engine
+            .store
+            .claim_webhook(WEBHOOK_LEASE_DURATION, without)
+            .await?;
         Ok(claimed.map(|(tenant, webhook)| (tenant, (tenant, webhook))))
     }
 
-    async fn process_due(&self, engine: &Engine, (tenant, webhook): Self::Due) -> Result<(), StoreError> {
+    async fn process_due(
+        &self,
+        engine: &Engine,
+        (tenant, webhook): Self::Due,
+    ) -> Result<(), StoreError> {
         engine.deliver_to_webhook(tenant, webhook).await
     }
 }
@@ -65,14 +83,31 @@ impl Engine {
     /// Returns an error when the database does not answer. Messages that were sent and not recorded
     /// are sent again.
     pub async fn deliver_due(&self) -> Result<bool, StoreError> {
-        let Some((tenant, webhook)) = self.store.claim_webhook(WEBHOOK_LEASE_DURATION, &[]).await? else { return Ok(false) };
-        self.deliver_to_webhook(tenant, webhook).await.map(|()| true)
+        let Some((tenant, webhook)) = self
+            .store
+            .claim_webhook(WEBHOOK_LEASE_DURATION, &[])
+            .await?
+        else {
+            return Ok(false);
+        };
+        self.deliver_to_webhook(tenant, webhook)
+            .await
+            .map(|()| true)
     }
 
     /// Sends a batch of messages to a claimed webhook and gives the webhook back. After a failure
     /// the webhook is not due for a while.
-    async fn deliver_to_webhook(&self, tenant: TenantId, webhook: WebhookId) -> Result<(), StoreError> {
-        let mail = self.store.begin(tenant).await?.next_delivery_batch(webhook, MAX_MESSAGES_PER_ROUND, self.clock.now()).await?;
+    async fn deliver_to_webhook(
+        &self,
+        tenant: TenantId,
+        webhook: WebhookId,
+    ) -> Result<(), StoreError> {
+        let mail = self
+            .store
+            .begin(tenant)
+            .await?
+            .next_delivery_batch(webhook, MAX_MESSAGES_PER_ROUND, self.clock.now())
+            .await?;
         let failed = match mail {
             Some(mail) => self.send_batch(tenant, webhook, &mail).await?,
             None => false,
@@ -84,26 +119,42 @@ impl Engine {
 
     /// Sends the messages of a batch in order and records each attempt. Returns true when the last
     /// message did not arrive: the rest of the batch then waits, because events arrive in order.
-    async fn send_batch(&self, tenant: TenantId, webhook: WebhookId, mail: &DeliveryBatch) -> Result<bool, StoreError> {
+    async fn send_batch(
+        &self,
+        tenant: TenantId,
+        webhook: WebhookId,
+        mail: &DeliveryBatch,
+    ) -> Result<bool, StoreError> {
         let since = Instant::now();
         for delivery in &mail.deliveries {
             let (headers, body) = sign_message(webhook, mail, delivery, self.clock.now());
             let attempt = match &self.webhook_sender {
-                Some(post) => match run_with_timeout(MESSAGE_TIMEOUT, post.send_message(&mail.url, &headers, body)).await {
-                    Ok(attempt) => attempt,
-                    Err(missed) => {
-                        metrics::report_failed_call(WebhookDelivery::NAME, missed);
-                        DeliveryAttempt::Failed("too_slow")
+                Some(post) => {
+                    match run_with_timeout(
+                        MESSAGE_TIMEOUT,
+                        post.send_message(&mail.url, &headers, body),
+                    )
+                    .await
+                    {
+                        Ok(attempt) => attempt,
+                        Err(missed) => {
+                            metrics::report_failed_call(WebhookDelivery::NAME, missed);
+                            DeliveryAttempt::Failed("too_slow")
+                        }
                     }
-                },
+                }
                 None => return Ok(false),
             };
             metrics::count_delivery(&attempt);
             let now = self.clock.now();
             let mut tx = self.store.begin(tenant).await?;
-            let state = tx.record_delivery_attempt(webhook, delivery, &attempt, now).await?;
+            let state = tx
+                .record_delivery_attempt(webhook, delivery, &attempt, now)
+                .await?;
             match (&attempt, state) {
-                (DeliveryAttempt::Answered(HTTP_STATUS_GONE), _) => tx.disable_webhook(webhook, "gone", now).await?,
+                (DeliveryAttempt::Answered(HTTP_STATUS_GONE), _) => {
+                    tx.disable_webhook(webhook, "gone", now).await?
+                }
                 (_, DeliveryState::Failed) => tx.disable_webhook(webhook, "failing", now).await?,
                 _ => {}
             }
@@ -140,9 +191,15 @@ fn sign_message(
     let body = body.to_string().into_bytes();
     let (id, at) = (message_id(webhook, event.seq), now.as_second());
     let signed = [format!("{id}.{at}.").as_bytes(), &body].concat();
-    let signatures: Vec<String> =
-        mail.secrets.iter().map(|secret| format!("v1,{}", STANDARD.encode(hmac_sha256(secret, &signed)))).collect();
-    let headers =
-        vec![("webhook-id", id), ("webhook-timestamp", at.to_string()), ("webhook-signature", signatures.join(" "))];
+    let signatures: Vec<String> = mail
+        .secrets
+        .iter()
+        .map(|secret| format!("v1,{}", STANDARD.encode(hmac_sha256(secret, &signed))))
+        .collect();
+    let headers = vec![
+        ("webhook-id", id),
+        ("webhook-timestamp", at.to_string()),
+        ("webhook-signature", signatures.join(" ")),
+    ];
     (headers, body)
 }

@@ -9,12 +9,12 @@ use meshwright_model::operation::{OperationKind, OperationState};
 use meshwright_model::plan::Target;
 use meshwright_model::rules::Strategy;
 use meshwright_model::upgrade::{UpgradeState, Verb};
-use serde_json::json;
 use meshwright_store::ClusterState;
 use meshwright_store::embedded_postgres::SUPERUSER;
 use meshwright_testkit::Fleet;
 use meshwright_testkit::credentials::CallBehaviour;
 use meshwright_testkit::world::Cut;
+use serde_json::json;
 use tokio::sync::Notify;
 
 /// More claims than an operation gets that records nothing.
@@ -33,7 +33,12 @@ async fn claim_until_it_ends(fleet: &Fleet) {
 }
 
 async fn cluster(fleet: &Fleet, id: ClusterId) -> ClusterState {
-    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+    let mut tx = fleet
+        .db
+        .api
+        .begin(fleet.db.tenant)
+        .await
+        .expect("a transaction");
     tx.get_cluster(id).await.expect("the cluster").state
 }
 
@@ -41,13 +46,20 @@ async fn cluster(fleet: &Fleet, id: ClusterId) -> ClusterState {
 #[tokio::test]
 async fn an_outage_of_the_database_is_waited_out_for_hours_and_not_for_ever() {
     let fleet = Fleet::new().await;
-    let operation = fleet.queue_operation(OperationKind::Restart, json!(null)).await;
+    let operation = fleet
+        .queue_operation(OperationKind::Restart, json!(null))
+        .await;
     fleet.fail_mesh_reads.store(true, Ordering::Relaxed);
     claim_until_it_ends(&fleet).await;
-    assert!(!fleet.operation(operation).await.state.is_terminal(), "after {CLAIMS} claims");
+    assert!(
+        !fleet.operation(operation).await.state.is_terminal(),
+        "after {CLAIMS} claims"
+    );
     claim_until_it_ends(&fleet).await;
     assert_eq!(failed_with(&fleet, operation).await, "attempts_exhausted");
-    let next = fleet.queue_operation(OperationKind::Restart, json!(null)).await;
+    let next = fleet
+        .queue_operation(OperationKind::Restart, json!(null))
+        .await;
     claim_until_it_ends(&fleet).await;
     fleet.fail_mesh_reads.store(false, Ordering::Relaxed);
     claim_until_it_ends(&fleet).await;
@@ -81,7 +93,10 @@ async fn a_version_that_the_database_cannot_hold_ends_in_failed() {
     fleet.credentials.set_kubernetes_version("v1.33\0");
     claim_until_it_ends(&fleet).await;
     assert_eq!(failed_with(&fleet, operation).await, "attempts_exhausted");
-    assert!(matches!(cluster(&fleet, id).await, ClusterState::Refused(_)));
+    assert!(matches!(
+        cluster(&fleet, id).await,
+        ClusterState::Refused(_)
+    ));
 }
 
 #[tokio::test]
@@ -98,26 +113,45 @@ async fn a_cluster_that_was_deleted_meanwhile_ends_its_registration() {
 #[tokio::test]
 async fn a_damaged_operation_ends_in_failed_and_frees_its_mesh() {
     let fleet = Fleet::new().await;
-    let operation = fleet.queue_operation(OperationKind::Restart, json!(null)).await;
+    let operation = fleet
+        .queue_operation(OperationKind::Restart, json!(null))
+        .await;
     damage(&fleet, "operations", operation).await;
     claim_until_it_ends(&fleet).await;
     assert_eq!(failed_with(&fleet, operation).await, "attempts_exhausted");
-    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    assert_eq!(tx.get_mesh(fleet.mesh).await.expect("the mesh").lock_holder, None);
+    let mut tx = fleet
+        .db
+        .api
+        .begin(fleet.db.tenant)
+        .await
+        .expect("a transaction");
+    assert_eq!(
+        tx.get_mesh(fleet.mesh).await.expect("the mesh").lock_holder,
+        None
+    );
 }
 
 /// Writes a state into the rows of an operation that no server knows.
 async fn damage(fleet: &Fleet, table: &str, operation: OperationId) {
     let id = operation.0;
-    let damage = format!("UPDATE {table} SET state_body = '{{\"state\":\"unheard_of\"}}' WHERE operation_id = '{id}'");
-    assert_eq!(fleet.db.execute(SUPERUSER, &damage).await, Ok(1), "the row is damaged");
+    let damage = format!(
+        "UPDATE {table} SET state_body = '{{\"state\":\"unheard_of\"}}' WHERE operation_id = '{id}'"
+    );
+    assert_eq!(
+        fleet.db.execute(SUPERUSER, &damage).await,
+        Ok(1),
+        "the row is damaged"
+    );
 }
 
 #[tokio::test]
 async fn a_damaged_stage_leaves_an_upgrade_that_can_be_retried() {
     let fleet = Fleet::new().await;
     let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 0).await;
-    let started = fleet.apply_verb(upgrade, Verb::Start, json!(null)).await.expect("start fits");
+    let started = fleet
+        .apply_verb(upgrade, Verb::Start, json!(null))
+        .await
+        .expect("start fits");
     damage(&fleet, "operations", started.operation.expect("a stage")).await;
     claim_until_it_ends(&fleet).await;
     let blocked = fleet.upgrade(upgrade).await.state;
@@ -125,21 +159,39 @@ async fn a_damaged_stage_leaves_an_upgrade_that_can_be_retried() {
         matches!(&blocked, UpgradeState::Blocked { findings } if findings[0].code == "attempts_exhausted"),
         "{blocked:?}"
     );
-    assert_eq!(fleet.apply_verb_and_run(upgrade, Verb::Retry).await.state.as_str(), "verifying");
+    assert_eq!(
+        fleet
+            .apply_verb_and_run(upgrade, Verb::Retry)
+            .await
+            .state
+            .as_str(),
+        "verifying"
+    );
 }
 
 #[tokio::test]
 async fn a_damaged_upgrade_is_given_up_and_frees_its_mesh() {
     let fleet = Fleet::new().await;
     let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 0).await;
-    let started = fleet.apply_verb(upgrade, Verb::Start, json!(null)).await.expect("start fits");
+    let started = fleet
+        .apply_verb(upgrade, Verb::Start, json!(null))
+        .await
+        .expect("start fits");
     let operation = started.operation.expect("a stage");
     damage(&fleet, "upgrades", operation).await;
     claim_until_it_ends(&fleet).await;
     assert_eq!(failed_with(&fleet, operation).await, "attempts_exhausted");
     assert_eq!(fleet.upgrade(upgrade).await.state.as_str(), "abandoned");
-    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    assert_eq!(tx.get_mesh(fleet.mesh).await.expect("the mesh").lock_holder, None);
+    let mut tx = fleet
+        .db
+        .api
+        .begin(fleet.db.tenant)
+        .await
+        .expect("a transaction");
+    assert_eq!(
+        tx.get_mesh(fleet.mesh).await.expect("the mesh").lock_holder,
+        None
+    );
 }
 
 #[tokio::test]
@@ -154,8 +206,13 @@ async fn a_registration_under_way_is_shown_as_running() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), shown).await.expect("it is shown");
-    assert_eq!(fleet.operation(operation).await.state, OperationState::Running);
+    tokio::time::timeout(Duration::from_secs(10), shown)
+        .await
+        .expect("it is shown");
+    assert_eq!(
+        fleet.operation(operation).await.state,
+        OperationState::Running
+    );
     running.abort();
 }
 
@@ -165,25 +222,58 @@ async fn a_pause_and_a_failure_in_one_look_stand_still_once() {
     let fleet = Fleet::new().await;
     let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
     fleet.apply_verb_and_run(upgrade, Verb::Start).await;
-    let label = Target::NamespaceLabel { member: "c1".parse().expect("a name"), namespace: "explicit".into() };
+    let label = Target::NamespaceLabel {
+        member: "c1".parse().expect("a name"),
+        namespace: "explicit".into(),
+    };
     fleet.clusters.set_writes_refused(&label, true);
-    assert_eq!(fleet.apply_verb_and_run(upgrade, Verb::Promote).await.state.as_str(), "paused", "the roll-out is refused");
+    assert_eq!(
+        fleet
+            .apply_verb_and_run(upgrade, Verb::Promote)
+            .await
+            .state
+            .as_str(),
+        "paused",
+        "the roll-out is refused"
+    );
     let go_on = std::sync::Arc::new(Notify::new());
     fleet.clusters.cut_at(1, Cut::Frozen(go_on.clone()));
-    fleet.apply_verb(upgrade, Verb::Retry, json!(null)).await.expect("retry fits");
+    fleet
+        .apply_verb(upgrade, Verb::Retry, json!(null))
+        .await
+        .expect("retry fits");
     let worker = fleet.build_worker("worker", Duration::from_secs(30));
     let running = tokio::spawn(async move { worker.run_due().await });
     assert!(fleet.clusters.wait_for_cut(Duration::from_secs(10)).await);
-    fleet.apply_verb(upgrade, Verb::Pause, json!(null)).await.expect("pause fits");
+    fleet
+        .apply_verb(upgrade, Verb::Pause, json!(null))
+        .await
+        .expect("pause fits");
     go_on.notify_one();
     running.await.expect("no panic").expect("a readable queue");
     fleet.run_due().await;
     let paused = fleet.upgrade(upgrade).await.state;
-    let UpgradeState::Paused { from, problem } = &paused else { panic!("{paused:?}") };
-    assert_eq!((&**from, problem.code.as_str()), (&UpgradeState::Rolling, "permission_missing"));
+    let UpgradeState::Paused { from, problem } = &paused else {
+        panic!("{paused:?}")
+    };
+    assert_eq!(
+        (&**from, problem.code.as_str()),
+        (&UpgradeState::Rolling, "permission_missing")
+    );
     let writes = fleet.clusters.journal().len();
     fleet.run_due().await;
-    assert_eq!(fleet.clusters.journal().len(), writes, "no write is accepted while the pause is visible");
+    assert_eq!(
+        fleet.clusters.journal().len(),
+        writes,
+        "no write is accepted while the pause is visible"
+    );
     fleet.clusters.set_writes_refused(&label, false);
-    assert_eq!(fleet.apply_verb_and_run(upgrade, Verb::Retry).await.state.as_str(), "holding");
+    assert_eq!(
+        fleet
+            .apply_verb_and_run(upgrade, Verb::Retry)
+            .await
+            .state
+            .as_str(),
+        "holding"
+    );
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use meshwright_model::operation::OperationKind;
-use serde_json::json;
 use meshwright_testkit::{Fleet, NOTIFICATIONS_ENV};
+use serde_json::json;
 use tokio::time::timeout;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -20,7 +20,11 @@ async fn whoever_waits_for_work_is_told_of_it_and_of_what_came_while_they_worked
     // Nobody knows when it has begun to listen: it is told until it has heard.
     let told = async {
         loop {
-            fleet.db.execute("mw_worker", "SELECT pg_notify('mw_work', '')").await.expect("it is told");
+            fleet
+                .db
+                .execute("mw_worker", "SELECT pg_notify('mw_work', '')")
+                .await
+                .expect("it is told");
         }
     };
     let heard = async {
@@ -28,8 +32,12 @@ async fn whoever_waits_for_work_is_told_of_it_and_of_what_came_while_they_worked
     };
     timeout(LIMIT, heard).await.expect("the first hint arrives");
     for round in ["while it worked", "and once more"] {
-        fleet.queue_operation(OperationKind::Precheck, json!({})).await;
-        timeout(LIMIT, hints.wait(HOUR)).await.unwrap_or_else(|_| panic!("a hint arrives, {round}"));
+        fleet
+            .queue_operation(OperationKind::Precheck, json!({}))
+            .await;
+        timeout(LIMIT, hints.wait(HOUR))
+            .await
+            .unwrap_or_else(|_| panic!("a hint arrives, {round}"));
         fleet.run_due().await;
     }
 }

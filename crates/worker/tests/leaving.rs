@@ -43,9 +43,18 @@ async fn leave(fleet: &Fleet, cluster: ClusterId, reason: Option<&str>) -> Opera
         arguments: meshwright_store::force_arguments(reason),
         due_in: Duration::ZERO,
     };
-    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    tx.begin_deregistration(cluster, id, fleet.clock.now()).await.expect("a cluster that no mesh uses");
-    tx.create_operation(&new, fleet.clock.now()).await.expect("an operation");
+    let mut tx = fleet
+        .db
+        .api
+        .begin(fleet.db.tenant)
+        .await
+        .expect("a transaction");
+    tx.begin_deregistration(cluster, id, fleet.clock.now())
+        .await
+        .expect("a cluster that no mesh uses");
+    tx.create_operation(&new, fleet.clock.now())
+        .await
+        .expect("an operation");
     tx.commit().await.expect("a commit");
     fleet.run_due().await;
     id
@@ -54,7 +63,11 @@ async fn leave(fleet: &Fleet, cluster: ClusterId, reason: Option<&str>) -> Opera
 /// Looks again after so many seconds.
 async fn later(fleet: &Fleet, seconds: i64) {
     fleet.clock.advance(SignedDuration::from_secs(seconds));
-    fleet.db.execute("mw_worker", "UPDATE work_queue SET due_at = now()").await.expect("it is due");
+    fleet
+        .db
+        .execute("mw_worker", "UPDATE work_queue SET due_at = now()")
+        .await
+        .expect("it is due");
     fleet.run_due().await;
 }
 
@@ -63,23 +76,40 @@ async fn state(fleet: &Fleet, operation: OperationId) -> &'static str {
 }
 
 async fn forgotten(fleet: &Fleet, cluster: ClusterId) -> bool {
-    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    matches!(tx.get_cluster(cluster).await, Err(StoreError::NotFound { .. }))
+    let mut tx = fleet
+        .db
+        .api
+        .begin(fleet.db.tenant)
+        .await
+        .expect("a transaction");
+    matches!(
+        tx.get_cluster(cluster).await,
+        Err(StoreError::NotFound { .. })
+    )
 }
 
 #[tokio::test]
 async fn a_forced_deregistration_waits_for_an_answer_and_removes_the_account_when_there_is_one() {
     let fleet = Fleet::new().await;
     let cluster = registered(&fleet).await;
-    fleet.credentials.set_leave_problem(Some(problem("cluster_unreachable")));
+    fleet
+        .credentials
+        .set_leave_problem(Some(problem("cluster_unreachable")));
     let operation = leave(&fleet, cluster, Some("the region is gone")).await;
-    assert_eq!(state(&fleet, operation).await, "waiting", "one lost answer is none");
+    assert_eq!(
+        state(&fleet, operation).await,
+        "waiting",
+        "one lost answer is none"
+    );
     fleet.credentials.set_leave_problem(None);
     for _ in 0..3 {
         later(&fleet, 10).await;
     }
     assert_eq!(state(&fleet, operation).await, "succeeded");
-    assert!(fleet.credentials.removal_count() > 0, "the account was removed");
+    assert!(
+        fleet.credentials.removal_count() > 0,
+        "the account was removed"
+    );
     assert_eq!(fleet.operation(operation).await.leftovers, Vec::new());
 }
 
@@ -92,15 +122,24 @@ async fn every_way_of_being_lost_is_waited_for_and_can_be_forced_away() {
         let operation = leave(&fleet, cluster, None).await;
         assert_eq!(state(&fleet, operation).await, "waiting", "{code}");
         later(&fleet, 180).await;
-        let OperationState::Failed { problem } = fleet.operation(operation).await.state else { panic!("{code}") };
+        let OperationState::Failed { problem } = fleet.operation(operation).await.state else {
+            panic!("{code}")
+        };
         assert_eq!(problem.code, code);
         assert!(problem.hint.contains("--force"), "{code}: {}", problem.hint);
-        assert_eq!(fleet.cluster(cluster).await.state, ClusterState::Ready, "{code}");
+        assert_eq!(
+            fleet.cluster(cluster).await.state,
+            ClusterState::Ready,
+            "{code}"
+        );
         let forced = leave(&fleet, cluster, Some("the region is gone")).await;
         assert_eq!(state(&fleet, forced).await, "waiting", "{code}");
         later(&fleet, 180).await;
         assert_eq!(state(&fleet, forced).await, "succeeded", "{code}");
-        assert!(!fleet.operation(forced).await.leftovers.is_empty(), "{code}");
+        assert!(
+            !fleet.operation(forced).await.leftovers.is_empty(),
+            "{code}"
+        );
         assert!(forgotten(&fleet, cluster).await, "{code}");
     }
 }
@@ -109,13 +148,25 @@ async fn every_way_of_being_lost_is_waited_for_and_can_be_forced_away() {
 async fn a_forced_deregistration_takes_the_place_of_one_that_waits() {
     let fleet = Fleet::new().await;
     let cluster = registered(&fleet).await;
-    fleet.credentials.set_leave_problem(Some(problem("cluster_unreachable")));
+    fleet
+        .credentials
+        .set_leave_problem(Some(problem("cluster_unreachable")));
     let first = leave(&fleet, cluster, None).await;
     let forced = leave(&fleet, cluster, Some("the region is gone")).await;
-    assert_eq!((state(&fleet, first).await, state(&fleet, forced).await), ("superseded", "waiting"));
-    assert_eq!(fleet.cluster(cluster).await.state, ClusterState::Deregistering);
+    assert_eq!(
+        (state(&fleet, first).await, state(&fleet, forced).await),
+        ("superseded", "waiting")
+    );
+    assert_eq!(
+        fleet.cluster(cluster).await.state,
+        ClusterState::Deregistering
+    );
     let looked_after = "SELECT count(*)::text FROM cluster_probes";
-    assert_eq!(fleet.db.query_text("mw_worker", looked_after).await, ["2"], "only the members of the mesh");
+    assert_eq!(
+        fleet.db.query_text("mw_worker", looked_after).await,
+        ["2"],
+        "only the members of the mesh"
+    );
     later(&fleet, 180).await;
     assert!(forgotten(&fleet, cluster).await);
 }
@@ -125,10 +176,17 @@ async fn an_account_counts_as_gone_after_two_refusals_with_seconds_in_between() 
     let fleet = Fleet::new().await;
     let cluster = registered(&fleet).await;
     let operation = leave(&fleet, cluster, None).await;
-    assert_eq!(fleet.cluster(cluster).await.removal, AccountRemoval::Accepted);
+    assert_eq!(
+        fleet.cluster(cluster).await.removal,
+        AccountRemoval::Accepted
+    );
     for seconds in [2, 2, 2] {
         later(&fleet, seconds).await;
-        assert_eq!(state(&fleet, operation).await, "waiting", "the first refusal, and another one a moment later");
+        assert_eq!(
+            state(&fleet, operation).await,
+            "waiting",
+            "the first refusal, and another one a moment later"
+        );
     }
     later(&fleet, 2).await;
     assert_eq!(state(&fleet, operation).await, "succeeded");
@@ -155,8 +213,14 @@ async fn a_renewed_credential_ends_a_removal_that_was_begun() {
     let operation = leave(&fleet, cluster, None).await;
     later(&fleet, 660).await;
     assert_eq!(state(&fleet, operation).await, "failed");
-    assert_eq!(fleet.cluster(cluster).await.removal, AccountRemoval::Accepted);
+    assert_eq!(
+        fleet.cluster(cluster).await.removal,
+        AccountRemoval::Accepted
+    );
     fleet.renew_credential(cluster).await;
     fleet.run_due().await;
-    assert_eq!(fleet.cluster(cluster).await.removal, AccountRemoval::NotBegun);
+    assert_eq!(
+        fleet.cluster(cluster).await.removal,
+        AccountRemoval::NotBegun
+    );
 }

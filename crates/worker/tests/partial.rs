@@ -7,9 +7,9 @@ use meshwright_model::plan::Target;
 use meshwright_model::rules::Strategy;
 use meshwright_model::upgrade::{UpgradeState, Verb};
 use meshwright_model::version::RevisionName;
-use serde_json::Value;
 use meshwright_testkit::Fleet;
 use meshwright_testkit::world::target_parts;
+use serde_json::Value;
 
 fn name(text: &str) -> Name {
     text.parse().expect(text)
@@ -23,26 +23,43 @@ fn revision(text: &str) -> RevisionName {
 fn differs(before: &str, after: &str) -> Vec<String> {
     let lost = before.lines().filter(|line| !after.contains(line));
     let gained = after.lines().filter(|line| !before.contains(line));
-    lost.chain(gained).filter(|line| !line.starts_with("custom resource")).map(str::to_owned).collect()
+    lost.chain(gained)
+        .filter(|line| !line.starts_with("custom resource"))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Every object that a deployment of 1.27.9 beside 1.25.1, or in its place, writes.
 fn every_object(line: &RevisionName) -> Vec<(Target, &'static str)> {
     let member = name("c2");
     let targets = [
-        Target::Address { revision: line.clone() },
-        Target::Crds { member: member.clone() },
-        Target::MemberObjects { member, revision: line.clone() },
-        Target::ControlPlane { revision: line.clone() },
+        Target::Address {
+            revision: line.clone(),
+        },
+        Target::Crds {
+            member: member.clone(),
+        },
+        Target::MemberObjects {
+            member,
+            revision: line.clone(),
+        },
+        Target::ControlPlane {
+            revision: line.clone(),
+        },
     ];
-    let of = |target: Target| target_parts(&target, "1.27.9.1").into_iter().map(move |part| (target.clone(), part));
+    let of = |target: Target| {
+        target_parts(&target, "1.27.9.1")
+            .into_iter()
+            .map(move |part| (target.clone(), part))
+    };
     targets.into_iter().flat_map(of).collect()
 }
 
 async fn refused(fleet: &Fleet, upgrade: UpgradeId, (target, part): &(Target, &'static str)) {
     fleet.clusters.refuse_part(target, part, true);
     let state = fleet.apply_verb_and_run(upgrade, Verb::Start).await.state;
-    let paused = matches!(&state, UpgradeState::Paused { problem, .. } if problem.code == "cluster_refused");
+    let paused =
+        matches!(&state, UpgradeState::Paused { problem, .. } if problem.code == "cluster_refused");
     assert!(paused, "{target}: {part}: {state:?}");
     fleet.clusters.refuse_part(target, part, false);
 }
@@ -56,8 +73,20 @@ async fn a_canary_of_which_any_object_was_refused_is_rolled_back_to_the_start() 
         let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
         refused(&fleet, upgrade, &object).await;
         let (target, part) = &object;
-        assert_eq!(fleet.apply_verb_and_run(upgrade, Verb::Rollback).await.state.as_str(), "rolled_back", "{target}: {part}");
-        assert_eq!(differs(&before, &fleet.clusters.snapshot()), Vec::<String>::new(), "{target}: {part}");
+        assert_eq!(
+            fleet
+                .apply_verb_and_run(upgrade, Verb::Rollback)
+                .await
+                .state
+                .as_str(),
+            "rolled_back",
+            "{target}: {part}"
+        );
+        assert_eq!(
+            differs(&before, &fleet.clusters.snapshot()),
+            Vec::<String>::new(),
+            "{target}: {part}"
+        );
     }
 }
 
@@ -65,15 +94,32 @@ async fn a_canary_of_which_any_object_was_refused_is_rolled_back_to_the_start() 
 #[tokio::test]
 async fn a_change_in_place_of_which_any_object_was_refused_is_rolled_back_to_the_start() {
     let line = revision("1-25-1");
-    for object in every_object(&line).into_iter().filter(|(target, _)| !matches!(target, Target::Address { .. })) {
+    for object in every_object(&line)
+        .into_iter()
+        .filter(|(target, _)| !matches!(target, Target::Address { .. }))
+    {
         let fleet = Fleet::new().await;
         fleet.allow_two_minors_in_place().await;
         let before = fleet.clusters.snapshot();
-        let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::InPlace, 3600).await;
+        let upgrade = fleet
+            .plan_upgrade("1.27.9.1", Strategy::InPlace, 3600)
+            .await;
         refused(&fleet, upgrade, &object).await;
         let (target, part) = &object;
-        assert_eq!(fleet.apply_verb_and_run(upgrade, Verb::Rollback).await.state.as_str(), "rolled_back", "{target}: {part}");
-        assert_eq!(differs(&before, &fleet.clusters.snapshot()), Vec::<String>::new(), "{target}: {part}");
+        assert_eq!(
+            fleet
+                .apply_verb_and_run(upgrade, Verb::Rollback)
+                .await
+                .state
+                .as_str(),
+            "rolled_back",
+            "{target}: {part}"
+        );
+        assert_eq!(
+            differs(&before, &fleet.clusters.snapshot()),
+            Vec::<String>::new(),
+            "{target}: {part}"
+        );
     }
 }
 
@@ -81,11 +127,31 @@ async fn a_change_in_place_of_which_any_object_was_refused_is_rolled_back_to_the
 async fn a_canary_goes_on_from_the_object_that_was_refused() {
     let fleet = Fleet::new().await;
     let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 0).await;
-    let line = Target::ControlPlane { revision: revision("1-27-9") };
+    let line = Target::ControlPlane {
+        revision: revision("1-27-9"),
+    };
     refused(&fleet, upgrade, &(line, "deployment")).await;
-    assert_eq!(fleet.apply_verb_and_run(upgrade, Verb::Retry).await.state.as_str(), "verifying");
-    assert_eq!(fleet.apply_verb_and_run(upgrade, Verb::Promote).await.state.as_str(), "succeeded");
-    assert!(!fleet.clusters.snapshot().contains("in part"), "{}", fleet.clusters.snapshot());
+    assert_eq!(
+        fleet
+            .apply_verb_and_run(upgrade, Verb::Retry)
+            .await
+            .state
+            .as_str(),
+        "verifying"
+    );
+    assert_eq!(
+        fleet
+            .apply_verb_and_run(upgrade, Verb::Promote)
+            .await
+            .state
+            .as_str(),
+        "succeeded"
+    );
+    assert!(
+        !fleet.clusters.snapshot().contains("in part"),
+        "{}",
+        fleet.clusters.snapshot()
+    );
 }
 
 /// A mesh whose creation stopped inside its first target can be taken down again.
@@ -93,14 +159,23 @@ async fn a_canary_goes_on_from_the_object_that_was_refused() {
 async fn a_mesh_of_which_an_object_was_refused_is_deleted_whole() {
     let fleet = Fleet::new().await;
     fleet.clusters.clear_workloads();
-    let line = Target::ControlPlane { revision: revision("1-25-1") };
+    let line = Target::ControlPlane {
+        revision: revision("1-25-1"),
+    };
     // As a creation leaves it that was stopped in the middle and cancelled.
     fleet.clusters.leave_partial(&line);
-    let delete = fleet.queue_operation(OperationKind::DeleteMesh, Value::Null).await;
+    let delete = fleet
+        .queue_operation(OperationKind::DeleteMesh, Value::Null)
+        .await;
     fleet.run_due().await;
-    assert_eq!(fleet.operation(delete).await.state, OperationState::Succeeded);
+    assert_eq!(
+        fleet.operation(delete).await.state,
+        OperationState::Succeeded
+    );
     let left = fleet.clusters.snapshot();
-    let left: Vec<&str> =
-        left.lines().filter(|line| !line.starts_with("custom resource") && !line.starts_with("label of")).collect();
+    let left: Vec<&str> = left
+        .lines()
+        .filter(|line| !line.starts_with("custom resource") && !line.starts_with("label of"))
+        .collect();
     assert_eq!(left, Vec::<&str>::new());
 }

@@ -5,25 +5,40 @@ use meshwright_model::Clock;
 use meshwright_model::ids::OperationId;
 use meshwright_model::operation::{OperationKind, OperationState, Problem, Signal};
 use meshwright_rollout::ports::ClusterError;
-use serde_json::json;
 use meshwright_testkit::Fleet;
+use serde_json::json;
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
 fn refused(code: &'static str) -> ClusterError {
-    ClusterError::Refused { place: "c1".into(), code, cause: "this is the cause".into() }
+    ClusterError::Refused {
+        place: "c1".into(),
+        code,
+        cause: "this is the cause".into(),
+    }
 }
 
 /// Looks at everything again after so many minutes.
 async fn later(fleet: &Fleet, minutes: i64) {
     fleet.clock.advance(SignedDuration::from_mins(minutes));
-    fleet.db.execute("mw_worker", "UPDATE work_queue SET due_at = now()").await.expect("it is due");
+    fleet
+        .db
+        .execute("mw_worker", "UPDATE work_queue SET due_at = now()")
+        .await
+        .expect("it is due");
     fleet.run_due().await;
 }
 
 async fn ask(fleet: &Fleet, operation: OperationId, wish: Signal) {
-    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    tx.signal_operation(operation, wish, fleet.clock.now()).await.expect("an operation under way");
+    let mut tx = fleet
+        .db
+        .api
+        .begin(fleet.db.tenant)
+        .await
+        .expect("a transaction");
+    tx.signal_operation(operation, wish, fleet.clock.now())
+        .await
+        .expect("an operation under way");
     tx.commit().await.expect("a commit");
     fleet.run_due().await;
 }
@@ -37,16 +52,34 @@ async fn paused(fleet: &Fleet, operation: OperationId) -> Problem {
 
 #[tokio::test]
 async fn a_refusal_while_a_plan_or_a_precheck_is_made_keeps_its_code_and_its_cause() {
-    for kind in [OperationKind::Restart, OperationKind::Precheck, OperationKind::DeleteMesh] {
-        for code in ["permission_missing", "list_too_long", "answer_too_large", "address_refused"] {
+    for kind in [
+        OperationKind::Restart,
+        OperationKind::Precheck,
+        OperationKind::DeleteMesh,
+    ] {
+        for code in [
+            "permission_missing",
+            "list_too_long",
+            "answer_too_large",
+            "address_refused",
+        ] {
             let fleet = Fleet::new().await;
             fleet.clusters.set_member_error("c1", Some(refused(code)));
             let operation = fleet.queue_operation(kind, json!({})).await;
             fleet.run_due().await;
             let problem = paused(&fleet, operation).await;
             assert_eq!(problem.code, code, "{kind:?}");
-            assert!(problem.message.contains("this is the cause"), "{kind:?}: {}", problem.message);
-            assert_eq!(problem.hint.contains("Bring the cluster back"), code == "address_refused", "{}", problem.hint);
+            assert!(
+                problem.message.contains("this is the cause"),
+                "{kind:?}: {}",
+                problem.message
+            );
+            assert_eq!(
+                problem.hint.contains("Bring the cluster back"),
+                code == "address_refused",
+                "{}",
+                problem.hint
+            );
         }
     }
 }
@@ -55,8 +88,17 @@ async fn a_refusal_while_a_plan_or_a_precheck_is_made_keeps_its_code_and_its_cau
 async fn a_slow_cluster_keeps_its_code_after_the_patience_for_a_plan() {
     let fleet = Fleet::new().await;
     let (place, cause) = ("c1".to_owned(), "the look took too long".to_owned());
-    fleet.clusters.set_member_error("c1", Some(ClusterError::Unreachable { place, code: "look_too_slow", cause }));
-    let operation = fleet.queue_operation(OperationKind::Restart, json!({})).await;
+    fleet.clusters.set_member_error(
+        "c1",
+        Some(ClusterError::Unreachable {
+            place,
+            code: "look_too_slow",
+            cause,
+        }),
+    );
+    let operation = fleet
+        .queue_operation(OperationKind::Restart, json!({}))
+        .await;
     fleet.run_due().await;
     assert_eq!(fleet.operation(operation).await.state.as_str(), "waiting");
     later(&fleet, 3).await;
@@ -67,13 +109,23 @@ async fn a_slow_cluster_keeps_its_code_after_the_patience_for_a_plan() {
 async fn something_that_changed_while_a_plan_was_made_is_looked_at_again() {
     for kind in [OperationKind::Restart, OperationKind::Precheck] {
         let fleet = Fleet::new().await;
-        fleet.clusters.set_member_error("c1", Some(ClusterError::Changed { place: "c1".into() }));
+        fleet
+            .clusters
+            .set_member_error("c1", Some(ClusterError::Changed { place: "c1".into() }));
         let operation = fleet.queue_operation(kind, json!({})).await;
         fleet.run_due().await;
-        assert_eq!(fleet.operation(operation).await.state.as_str(), "waiting", "{kind:?}");
+        assert_eq!(
+            fleet.operation(operation).await.state.as_str(),
+            "waiting",
+            "{kind:?}"
+        );
         fleet.clusters.set_member_error("c1", None);
         later(&fleet, 0).await;
-        assert_eq!(fleet.operation(operation).await.state, OperationState::Succeeded, "{kind:?}");
+        assert_eq!(
+            fleet.operation(operation).await.state,
+            OperationState::Succeeded,
+            "{kind:?}"
+        );
     }
 }
 
@@ -81,13 +133,19 @@ async fn something_that_changed_while_a_plan_was_made_is_looked_at_again() {
 async fn patience_is_counted_anew_after_a_retry() {
     let fleet = Fleet::new().await;
     fleet.clusters.set_unreachable("c1", true);
-    let operation = fleet.queue_operation(OperationKind::Restart, json!({})).await;
+    let operation = fleet
+        .queue_operation(OperationKind::Restart, json!({}))
+        .await;
     fleet.run_due().await;
     later(&fleet, 3).await;
     assert_eq!(paused(&fleet, operation).await.code, "cluster_unreachable");
     fleet.clock.advance(HOUR);
     ask(&fleet, operation, Signal::Retry).await;
-    assert_eq!(fleet.operation(operation).await.state.as_str(), "waiting", "one lost answer after the retry");
+    assert_eq!(
+        fleet.operation(operation).await.state.as_str(),
+        "waiting",
+        "one lost answer after the retry"
+    );
     later(&fleet, 1).await;
     assert_eq!(fleet.operation(operation).await.state.as_str(), "waiting");
     later(&fleet, 2).await;
@@ -96,21 +154,39 @@ async fn patience_is_counted_anew_after_a_retry() {
 
 /// A renewal in a mesh: the control planes cannot be asked whether they use the new credential.
 #[tokio::test]
-async fn a_renewal_whose_control_planes_cannot_be_read_ends_with_the_reason_and_after_a_pause_with_new_patience() {
+async fn a_renewal_whose_control_planes_cannot_be_read_ends_with_the_reason_and_after_a_pause_with_new_patience()
+ {
     let fleet = Fleet::new().await;
-    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
+    let mut tx = fleet
+        .db
+        .api
+        .begin(fleet.db.tenant)
+        .await
+        .expect("a transaction");
     let cluster = tx.get_mesh(fleet.mesh).await.expect("the mesh").members[0].cluster;
     drop(tx);
     let id = fleet.renew_credential(cluster).await;
-    fleet.clusters.set_member_error("c1", Some(refused("permission_missing")));
+    fleet
+        .clusters
+        .set_member_error("c1", Some(refused("permission_missing")));
     fleet.run_due().await;
     assert_eq!(fleet.operation(id).await.state.as_str(), "waiting");
     ask(&fleet, id, Signal::Pause).await;
     fleet.clock.advance(HOUR);
     ask(&fleet, id, Signal::Resume).await;
-    assert_eq!(fleet.operation(id).await.state.as_str(), "waiting", "the pause does not count");
+    assert_eq!(
+        fleet.operation(id).await.state.as_str(),
+        "waiting",
+        "the pause does not count"
+    );
     later(&fleet, 11).await;
-    let OperationState::Failed { problem } = fleet.operation(id).await.state else { panic!("it did not fail") };
+    let OperationState::Failed { problem } = fleet.operation(id).await.state else {
+        panic!("it did not fail")
+    };
     assert_eq!(problem.code, "permission_missing");
-    assert!(problem.message.contains("this is the cause"), "{}", problem.message);
+    assert!(
+        problem.message.contains("this is the cause"),
+        "{}",
+        problem.message
+    );
 }

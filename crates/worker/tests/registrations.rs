@@ -15,7 +15,9 @@ const SHARED: &str = "5b0f6a3e-0000-4000-8000-000000000001";
 
 async fn two_tenants() -> (Fleet, Fleet) {
     let one = Fleet::new().await;
-    let mut other = one.for_new_tenant(TenantId(Uuid::from_u128(9)), "other").await;
+    let mut other = one
+        .for_new_tenant(TenantId(Uuid::from_u128(9)), "other")
+        .await;
     // Any worker takes any tenant's operation, so both see the same clusters.
     other.credentials = one.credentials.clone();
     (one, other)
@@ -34,7 +36,10 @@ async fn a_cluster_is_registered_once_across_tenants_and_the_refusal_does_not_te
     let (first, accepted) = one.register_cluster("mine").await;
     one.credentials.set_cluster_uid(first, SHARED);
     one.run_due().await;
-    assert_eq!(one.operation(accepted).await.state, OperationState::Succeeded);
+    assert_eq!(
+        one.operation(accepted).await.state,
+        OperationState::Succeeded
+    );
     let (second, refused) = other.register_cluster("theirs").await;
     other.credentials.set_cluster_uid(second, SHARED);
     other.run_due().await;
@@ -43,7 +48,10 @@ async fn a_cluster_is_registered_once_across_tenants_and_the_refusal_does_not_te
     let words = format!("{} {}", said.message, said.hint);
     let telling = ["mine", "acme", &first.to_string(), SHARED];
     assert!(telling.iter().all(|word| !words.contains(word)), "{words}");
-    assert!(!other.credentials.created_accounts().contains(&second), "nothing was written into the cluster for the second one");
+    assert!(
+        !other.credentials.created_accounts().contains(&second),
+        "nothing was written into the cluster for the second one"
+    );
     assert_eq!(one.cluster(first).await.uid.as_deref(), Some(SHARED));
 }
 
@@ -56,11 +64,20 @@ async fn of_two_registrations_at_once_exactly_one_wins() {
         let shared = format!("shared-{round}");
         one.credentials.set_cluster_uid(mine, &shared);
         other.credentials.set_cluster_uid(theirs, &shared);
-        let workers = [one.build_worker("a", Duration::from_secs(30)), other.build_worker("b", Duration::from_secs(30))];
+        let workers = [
+            one.build_worker("a", Duration::from_secs(30)),
+            other.build_worker("b", Duration::from_secs(30)),
+        ];
         let (a, b) = tokio::join!(workers[0].run_due(), workers[1].run_due());
         a.and(b).expect("a readable queue");
-        let states = [one.operation(first).await.state, other.operation(second).await.state];
-        let won = states.iter().filter(|state| **state == OperationState::Succeeded).count();
+        let states = [
+            one.operation(first).await.state,
+            other.operation(second).await.state,
+        ];
+        let won = states
+            .iter()
+            .filter(|state| **state == OperationState::Succeeded)
+            .count();
         assert_eq!(won, 1, "{states:?}");
     }
 }
@@ -74,14 +91,21 @@ async fn a_cluster_that_was_deregistered_or_refused_can_be_registered_by_another
     one.deregister_cluster(first).await;
     let (second, refused) = one.register_cluster("second").await;
     one.credentials.set_cluster_uid(second, SHARED);
-    one.credentials.set_connect_problem(Some(Problem::new("permission_missing", "It says so.", "Do something.")));
+    one.credentials.set_connect_problem(Some(Problem::new(
+        "permission_missing",
+        "It says so.",
+        "Do something.",
+    )));
     one.run_due().await;
     assert_eq!(problem(&one, refused).await.code, "permission_missing");
     one.credentials.set_connect_problem(None);
     let (third, accepted) = other.register_cluster("third").await;
     other.credentials.set_cluster_uid(third, SHARED);
     other.run_due().await;
-    assert_eq!(other.operation(accepted).await.state, OperationState::Succeeded);
+    assert_eq!(
+        other.operation(accepted).await.state,
+        OperationState::Succeeded
+    );
 }
 
 #[tokio::test]
@@ -94,11 +118,21 @@ async fn a_cluster_that_is_deleted_while_it_is_registered_ends_the_registration(
 }
 
 async fn cancel(fleet: &Fleet, operation: OperationId) {
-    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    tx.signal_operation(operation, Signal::Cancel, fleet.clock.now()).await.expect("an operation under way");
+    let mut tx = fleet
+        .db
+        .api
+        .begin(fleet.db.tenant)
+        .await
+        .expect("a transaction");
+    tx.signal_operation(operation, Signal::Cancel, fleet.clock.now())
+        .await
+        .expect("an operation under way");
     tx.commit().await.expect("a commit");
     fleet.run_due().await;
-    assert_eq!(fleet.operation(operation).await.state, OperationState::Cancelled);
+    assert_eq!(
+        fleet.operation(operation).await.state,
+        OperationState::Cancelled
+    );
 }
 
 #[tokio::test]
@@ -106,17 +140,29 @@ async fn a_registration_that_is_cancelled_refuses_its_cluster_and_holds_it_no_lo
     let (one, other) = two_tenants().await;
     let (first, cancelled) = one.register_cluster("mine").await;
     one.credentials.set_cluster_uid(first, SHARED);
-    one.credentials.set_connect_problem(Some(Problem::new(meshwright_worker::DATABASE_CODE, "It is away.", "Wait.")));
+    one.credentials.set_connect_problem(Some(Problem::new(
+        meshwright_worker::DATABASE_CODE,
+        "It is away.",
+        "Wait.",
+    )));
     one.run_due().await;
-    assert!(one.cluster(first).await.holds_identity, "it was held before the account was made");
+    assert!(
+        one.cluster(first).await.holds_identity,
+        "it was held before the account was made"
+    );
     cancel(&one, cancelled).await;
-    let ClusterState::Refused(problem) = one.cluster(first).await.state else { panic!("it goes on") };
+    let ClusterState::Refused(problem) = one.cluster(first).await.state else {
+        panic!("it goes on")
+    };
     assert_eq!(problem.code, "registration_cancelled");
     one.credentials.set_connect_problem(None);
     let (second, accepted) = other.register_cluster("theirs").await;
     other.credentials.set_cluster_uid(second, SHARED);
     other.run_due().await;
-    assert_eq!(other.operation(accepted).await.state, OperationState::Succeeded);
+    assert_eq!(
+        other.operation(accepted).await.state,
+        OperationState::Succeeded
+    );
 }
 
 #[tokio::test]
@@ -125,19 +171,42 @@ async fn a_renewal_that_is_cancelled_or_superseded_forgets_the_kubeconfig_that_w
         let fleet = Fleet::new().await;
         let (cluster, _) = fleet.register_cluster("renewed").await;
         fleet.run_due().await;
-        let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-        tx.submit_kubeconfig(cluster, Some(b"an administrator's")).await.expect("a cluster");
+        let mut tx = fleet
+            .db
+            .api
+            .begin(fleet.db.tenant)
+            .await
+            .expect("a transaction");
+        tx.submit_kubeconfig(cluster, Some(b"an administrator's"))
+            .await
+            .expect("a cluster");
         tx.commit().await.expect("a commit");
         let renewal = fleet.renew_credential(cluster).await;
         if superseded {
-            let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-            tx.supersede_operation(renewal, &OperationState::Superseded, fleet.clock.now()).await.expect("an operation");
+            let mut tx = fleet
+                .db
+                .api
+                .begin(fleet.db.tenant)
+                .await
+                .expect("a transaction");
+            tx.supersede_operation(renewal, &OperationState::Superseded, fleet.clock.now())
+                .await
+                .expect("an operation");
             tx.commit().await.expect("a commit");
         } else {
             cancel(&fleet, renewal).await;
         }
-        let mut tx = fleet.db.worker.begin(fleet.db.tenant).await.expect("a transaction");
-        assert_eq!(tx.submitted_kubeconfig(cluster).await.expect("a cluster"), None, "superseded: {superseded}");
+        let mut tx = fleet
+            .db
+            .worker
+            .begin(fleet.db.tenant)
+            .await
+            .expect("a transaction");
+        assert_eq!(
+            tx.submitted_kubeconfig(cluster).await.expect("a cluster"),
+            None,
+            "superseded: {superseded}"
+        );
         drop(tx);
         assert_eq!(fleet.cluster(cluster).await.state, ClusterState::Ready);
     }
@@ -151,13 +220,29 @@ async fn a_renewal_without_an_overlap_ends_when_the_former_credential_was_seen_t
     fleet.credentials.set_accepts_former(true);
     let id = fleet.renew_credential(cluster).await;
     fleet.run_due().await;
-    let OperationState::Waiting { reason, .. } = fleet.operation(id).await.state else { panic!("it does not wait") };
+    let OperationState::Waiting { reason, .. } = fleet.operation(id).await.state else {
+        panic!("it does not wait")
+    };
     assert!(reason.contains("former"), "{reason}");
     fleet.credentials.set_accepts_former(false);
-    fleet.db.execute("mw_worker", "UPDATE work_queue SET due_at = now() WHERE due_at IS NOT NULL").await.expect("due");
+    fleet
+        .db
+        .execute(
+            "mw_worker",
+            "UPDATE work_queue SET due_at = now() WHERE due_at IS NOT NULL",
+        )
+        .await
+        .expect("due");
     fleet.run_due().await;
     assert_eq!(fleet.operation(id).await.state, OperationState::Succeeded);
-    assert_eq!(fleet.cluster(cluster).await.credential_lifetime.map(|life| life.serial), Some(2));
+    assert_eq!(
+        fleet
+            .cluster(cluster)
+            .await
+            .credential_lifetime
+            .map(|life| life.serial),
+        Some(2)
+    );
 }
 
 #[tokio::test]
@@ -169,13 +254,24 @@ async fn a_mesh_is_not_made_where_another_istio_came_after_the_registration() {
     ];
     fleet.clusters.set_foreign_webhooks("c2", &leftovers);
     let before = fleet.clusters.journal().len();
-    let operation = fleet.queue_operation(OperationKind::CreateMesh, serde_json::Value::Null).await;
+    let operation = fleet
+        .queue_operation(OperationKind::CreateMesh, serde_json::Value::Null)
+        .await;
     fleet.run_due().await;
-    let OperationState::Paused { problem } = fleet.operation(operation).await.state else { panic!("it is not paused") };
+    let OperationState::Paused { problem } = fleet.operation(operation).await.state else {
+        panic!("it is not paused")
+    };
     assert_eq!(problem.code, "foreign_istio");
     let words = format!("{} {}", problem.message, problem.hint);
-    assert!(words.contains("c2") && leftovers.iter().all(|name| words.contains(name)), "{words}");
-    assert_eq!(fleet.clusters.journal().len(), before, "nothing was written");
+    assert!(
+        words.contains("c2") && leftovers.iter().all(|name| words.contains(name)),
+        "{words}"
+    );
+    assert_eq!(
+        fleet.clusters.journal().len(),
+        before,
+        "nothing was written"
+    );
 }
 
 #[tokio::test]
@@ -193,7 +289,11 @@ async fn what_a_look_notices_is_shown_until_a_later_look_does_not() {
     let engine = fleet.build_worker("worker", Duration::from_secs(30));
     for findings in [vec![finding], Vec::new()] {
         fleet.credentials.set_findings(findings.clone());
-        fleet.db.execute("mw_worker", "UPDATE cluster_probes SET due_at = now()").await.expect("every cluster is due");
+        fleet
+            .db
+            .execute("mw_worker", "UPDATE cluster_probes SET due_at = now()")
+            .await
+            .expect("every cluster is due");
         while engine.monitor_due().await.expect("the database answers") {}
         assert_eq!(fleet.cluster(cluster).await.findings, findings);
     }
@@ -215,8 +315,17 @@ async fn rows_that_share_a_cluster_from_before_are_kept_and_the_oldest_holds_it(
          UPDATE clusters SET uid = '{SHARED}' WHERE cluster_id IN ('{}', '{}'); END $$",
         registrations[0].0, registrations[1].0
     );
-    one.db.execute(meshwright_store::embedded_postgres::SUPERUSER, &before).await.expect("a database of an earlier version");
-    one.db.execute_script("mw_owner", MIGRATION).await.expect("a migration that cannot fail on what exists");
-    let held = [one.cluster(registrations[0]).await.holds_identity, other.cluster(registrations[1]).await.holds_identity];
+    one.db
+        .execute(meshwright_store::embedded_postgres::SUPERUSER, &before)
+        .await
+        .expect("a database of an earlier version");
+    one.db
+        .execute_script("mw_owner", MIGRATION)
+        .await
+        .expect("a migration that cannot fail on what exists");
+    let held = [
+        one.cluster(registrations[0]).await.holds_identity,
+        other.cluster(registrations[1]).await.holds_identity,
+    ];
     assert_eq!(held, [true, false]);
 }

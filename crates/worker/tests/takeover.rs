@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use meshwright_model::rules::Strategy;
 use meshwright_model::upgrade::Verb;
-use serde_json::json;
 use meshwright_testkit::world::Cut;
 use meshwright_testkit::{Fleet, WorkerThread};
+use serde_json::json;
 use tokio::sync::Notify;
 
 fn state(upgrade: &meshwright_store::Upgrade) -> &'static str {
@@ -26,8 +26,15 @@ impl Zombie {
         let journal = fleet.clusters.journal();
         self.go_on.notify_one();
         self.asleep.resume();
-        assert!(self.asleep.wait_for_end(Duration::from_secs(10)).await, "it ends");
-        assert_eq!(fleet.clusters.journal(), journal, "the zombie's patch was refused");
+        assert!(
+            self.asleep.wait_for_end(Duration::from_secs(10)).await,
+            "it ends"
+        );
+        assert_eq!(
+            fleet.clusters.journal(),
+            journal,
+            "the zombie's patch was refused"
+        );
     }
 }
 
@@ -36,7 +43,10 @@ async fn stopped_in_a_promotion() -> (Fleet, meshwright_model::ids::UpgradeId, Z
     let fleet = Fleet::new().await;
     let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 0).await;
     fleet.apply_verb_and_run(upgrade, Verb::Start).await;
-    fleet.apply_verb(upgrade, Verb::Promote, json!(null)).await.expect("promote fits");
+    fleet
+        .apply_verb(upgrade, Verb::Promote, json!(null))
+        .await
+        .expect("promote fits");
     let go_on = Arc::new(Notify::new());
     fleet.clusters.cut_at(1, Cut::Frozen(go_on.clone()));
     let asleep = fleet.start_worker_thread("zombie", Duration::from_millis(300), None);
@@ -60,7 +70,10 @@ async fn a_zombie_that_wakes_up_after_a_takeover_writes_nothing() {
 #[tokio::test]
 async fn a_zombie_that_wakes_up_after_a_pause_writes_nothing() {
     let (fleet, upgrade, zombie) = stopped_in_a_promotion().await;
-    fleet.apply_verb(upgrade, Verb::Pause, json!(null)).await.expect("pause fits");
+    fleet
+        .apply_verb(upgrade, Verb::Pause, json!(null))
+        .await
+        .expect("pause fits");
     tokio::time::sleep(Duration::from_millis(400)).await;
     fleet.run_due().await;
     assert_eq!(state(&fleet.upgrade(upgrade).await), "paused");
@@ -72,5 +85,9 @@ async fn a_database_that_fails_while_the_mesh_is_opened_asks_nobody() {
     let fleet = Fleet::new().await;
     let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 0).await;
     fleet.fail_mesh_reads.store(true, Ordering::Relaxed);
-    assert_eq!(state(&fleet.apply_verb_and_run(upgrade, Verb::Start).await), "prechecking", "it is tried again, not paused");
+    assert_eq!(
+        state(&fleet.apply_verb_and_run(upgrade, Verb::Start).await),
+        "prechecking",
+        "it is tried again, not paused"
+    );
 }

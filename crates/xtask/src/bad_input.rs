@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::lab::{Lab, until};
 use crate::scenario::credentials::account;
 use crate::scenario::rollback::SECOND_TAG;
-use crate::scenario::{OLD_RELEASE, PartTimings, text_field, bring_up_mesh};
+use crate::scenario::{OLD_RELEASE, PartTimings, bring_up_mesh, text_field};
 use crate::server::Server;
 use crate::story::{carries, is_gone};
 use crate::worker::Holdable;
@@ -89,8 +89,10 @@ struct Kubeconfig {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let text = std::fs::read_to_string("tests/bad-input.toml").map_err(|error| error.to_string())?;
-    let file: File = toml::from_str(&text).map_err(|error| format!("tests/bad-input.toml: {error}"))?;
+    let text =
+        std::fs::read_to_string("tests/bad-input.toml").map_err(|error| error.to_string())?;
+    let file: File =
+        toml::from_str(&text).map_err(|error| format!("tests/bad-input.toml: {error}"))?;
     if options.list {
         println!("{} rows", file.row.len());
         return Ok(());
@@ -98,18 +100,39 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut parts = PartTimings::new();
     let lab = parts.run_part("start a lab", || Lab::start("bad-input", 3))?;
     let (server, worker) = parts.run_part("start Meshwright", || {
-        Holdable::with_server(&lab, &options.dir, &options.listen, &CATALOGUE, &["--step-seconds", "45"])
+        Holdable::with_server(
+            &lab,
+            &options.dir,
+            &options.listen,
+            &CATALOGUE,
+            &["--step-seconds", "45"],
+        )
     })?;
-    let mut stage = Stage { lab: &lab, server: &server, worker: &worker, dir: &options.dir, saved: Vec::new() };
+    let mut stage = Stage {
+        lab: &lab,
+        server: &server,
+        worker: &worker,
+        dir: &options.dir,
+        saved: Vec::new(),
+    };
     stage.odd_releases()?;
     bring_up_mesh(&lab, &server, &mut parts)?;
     let mut failed = 0;
-    let begins = |row: &&Row| options.from.as_ref().is_none_or(|from| row.input.contains(from.as_str()));
+    let begins = |row: &&Row| {
+        options
+            .from
+            .as_ref()
+            .is_none_or(|from| row.input.contains(from.as_str()))
+    };
     let rows: Vec<&Row> = file.row.iter().skip_while(|row| !begins(row)).collect();
     for row in &rows {
         println!("\n-- {}", row.input);
         match stage.row(row) {
-            Ok(said) => println!("   {}\nrow passed: {}", said.trim().replace('\n', "\n   "), row.input),
+            Ok(said) => println!(
+                "   {}\nrow passed: {}",
+                said.trim().replace('\n', "\n   "),
+                row.input
+            ),
             Err(error) => {
                 failed += 1;
                 println!("row FAILED: {}: {error}", row.input);
@@ -120,7 +143,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.count {
         println!("\n{} passed, {failed} failed", rows.len() - failed);
     }
-    if failed == 0 { Ok(()) } else { Err(format!("{failed} of {} rows failed", rows.len())) }
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(format!("{failed} of {} rows failed", rows.len()))
+    }
 }
 
 /// The lab, the server and the worker that rows run on.
@@ -141,8 +168,11 @@ impl Stage<'_> {
             self.act(action)?;
         }
         let file = self.kubeconfig(row.kubeconfig.as_ref())?;
-        let arguments: Vec<String> =
-            row.r#do.iter().map(|word| Ok(self.fill(word)?.replace("{kubeconfig}", &file))).collect::<Result<_>>()?;
+        let arguments: Vec<String> = row
+            .r#do
+            .iter()
+            .map(|word| Ok(self.fill(word)?.replace("{kubeconfig}", &file)))
+            .collect::<Result<_>>()?;
         let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let verdict = self.judge(row, self.server.cli(&words));
         // Clean up even when the row failed, because the next row expects the state that this one
@@ -159,20 +189,44 @@ impl Stage<'_> {
     fn judge(&self, row: &Row, answer: Result<String>) -> Result<String> {
         let (code, said) = match (&row.code, &row.ok, answer) {
             (Some(code), None, Err(said)) if said.contains(&format!("({code})")) => (code, said),
-            (Some(code), None, answer) => return Err(format!("{code} was expected, not {answer:?}")),
+            (Some(code), None, answer) => {
+                return Err(format!("{code} was expected, not {answer:?}"));
+            }
             (None, Some(wanted), Ok(_)) => {
                 let state = text_field(&self.newest()?, "state")?;
-                return if state == *wanted { Ok(state) } else { Err(format!("it is {state}, not {wanted}")) };
+                return if state == *wanted {
+                    Ok(state)
+                } else {
+                    Err(format!("it is {state}, not {wanted}"))
+                };
             }
-            (_, _, answer) => return Err(format!("an end in {:?} was expected, not {answer:?}", row.ok)),
+            (_, _, answer) => {
+                return Err(format!(
+                    "an end in {:?} was expected, not {answer:?}",
+                    row.ok
+                ));
+            }
         };
-        let said = said.split_once("meshwright: ").map_or(said.clone(), |(_, said)| said.to_owned());
-        if let Some(wanted) = row.says.as_ref().filter(|wanted| !said.contains(wanted.as_str())) {
+        let said = said
+            .split_once("meshwright: ")
+            .map_or(said.clone(), |(_, said)| said.to_owned());
+        if let Some(wanted) = row
+            .says
+            .as_ref()
+            .filter(|wanted| !said.contains(wanted.as_str()))
+        {
             return Err(format!("{wanted:?} is not in: {said}"));
         }
         // The hint is on a line of its own, after the line that ends with the code.
-        let hint = said.trim().lines().find(|line| line.trim().len() > 10 && !line.contains(&format!("({code})")));
-        if hint.is_some() { Ok(said) } else { Err(format!("it does not say what to do: {said}")) }
+        let hint = said
+            .trim()
+            .lines()
+            .find(|line| line.trim().len() > 10 && !line.contains(&format!("({code})")));
+        if hint.is_some() {
+            Ok(said)
+        } else {
+            Err(format!("it does not say what to do: {said}"))
+        }
     }
 
     fn newest(&self) -> Result<Value> {
@@ -201,30 +255,54 @@ impl Stage<'_> {
     }
 
     fn act(&mut self, action: &[String]) -> Result<()> {
-        let filled: Vec<String> = action.iter().map(|word| self.fill(word)).collect::<Result<_>>()?;
+        let filled: Vec<String> = action
+            .iter()
+            .map(|word| self.fill(word))
+            .collect::<Result<_>>()?;
         let words: Vec<&str> = filled.iter().map(String::as_str).collect();
         match words[..] {
             ["kubectl", cluster, ref rest @ ..] => self.lab.run_kubectl(cluster, rest).map(drop),
             ["cli", ref rest @ ..] => self.server.cli(rest).map(drop),
             ["apply", cluster, manifest] => {
                 let file = self.file("given.yaml", manifest)?;
-                self.lab.run_kubectl(cluster, &["apply", "-f", &file]).map(drop)
+                self.lab
+                    .run_kubectl(cluster, &["apply", "-f", &file])
+                    .map(drop)
             }
             ["stop", process] => self.lab.signal_process(process, "STOP"),
             ["continue", process] => self.lab.signal_process(process, "CONT"),
-            ["until-answers", cluster] => {
-                until("the cluster answers", LIMIT, || self.lab.get(cluster, &["nodes"]).ok()).map(drop)
-            }
-            ["until", state] => self.server.await_state(&text_field(&self.newest()?, "id")?, state, LIMIT).map(drop),
+            ["until-answers", cluster] => until("the cluster answers", LIMIT, || {
+                self.lab.get(cluster, &["nodes"]).ok()
+            })
+            .map(drop),
+            ["until", state] => self
+                .server
+                .await_state(&text_field(&self.newest()?, "id")?, state, LIMIT)
+                .map(drop),
             ["promote-and-lose", process] => {
                 let promote = ["upgrade", "promote", &text_field(&self.newest()?, "id")?];
-                let _held = self.worker.before(SECOND_TAG, || self.server.cli(&promote).map(drop))?;
+                let _held = self
+                    .worker
+                    .before(SECOND_TAG, || self.server.cli(&promote).map(drop))?;
                 self.lab.signal_process(process, "STOP")
             }
             ["save", cluster, kind, name] => self.save(cluster, kind, name),
             ["spoil", cluster, secret] => {
                 let patch = r#"{"stringData":{"token":"not-a-token-of-this-cluster"}}"#;
-                self.lab.run_kubectl(cluster, &["patch", "secret", "-n", &self.namespace()?, secret, "-p", patch]).map(drop)
+                self.lab
+                    .run_kubectl(
+                        cluster,
+                        &[
+                            "patch",
+                            "secret",
+                            "-n",
+                            &self.namespace()?,
+                            secret,
+                            "-p",
+                            patch,
+                        ],
+                    )
+                    .map(drop)
             }
             ["restore"] => self.restore(),
             ["restart-postgres"] => self.restart_postgres(),
@@ -240,10 +318,21 @@ impl Stage<'_> {
 
     /// Saves an object to be restored later, without the fields that the API server sets itself.
     fn save(&mut self, cluster: &str, kind: &str, name: &str) -> Result<()> {
-        let text = self.lab.run_kubectl(cluster, &["get", kind, name, "-n", &self.namespace()?, "-o", "json"])?;
+        let text = self.lab.run_kubectl(
+            cluster,
+            &["get", kind, name, "-n", &self.namespace()?, "-o", "json"],
+        )?;
         let mut object: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-        let metadata = object["metadata"].as_object_mut().ok_or("an object has metadata")?;
-        for field in ["resourceVersion", "uid", "creationTimestamp", "generation", "managedFields"] {
+        let metadata = object["metadata"]
+            .as_object_mut()
+            .ok_or("an object has metadata")?;
+        for field in [
+            "resourceVersion",
+            "uid",
+            "creationTimestamp",
+            "generation",
+            "managedFields",
+        ] {
             metadata.remove(field);
         }
         self.saved.push((cluster.to_owned(), object));
@@ -255,8 +344,13 @@ impl Stage<'_> {
             let file = self.file("saved.json", &object.to_string())?;
             // Replace an object that still exists instead of deleting it first: without its role
             // for a moment, our account would be refused calls that it is allowed.
-            if self.lab.run_kubectl(&cluster, &["replace", "-f", &file]).is_err() {
-                self.lab.run_kubectl(&cluster, &["delete", "--ignore-not-found", "-f", &file])?;
+            if self
+                .lab
+                .run_kubectl(&cluster, &["replace", "-f", &file])
+                .is_err()
+            {
+                self.lab
+                    .run_kubectl(&cluster, &["delete", "--ignore-not-found", "-f", &file])?;
                 self.lab.run_kubectl(&cluster, &["create", "-f", &file])?;
             }
         }
@@ -267,19 +361,42 @@ impl Stage<'_> {
     /// cut.
     fn restart_postgres(&self) -> Result<()> {
         let folder = self.server.state_dir().join("postgres").join("data");
-        let first = std::fs::read_to_string(folder.join("postmaster.pid")).map_err(|error| error.to_string())?;
-        let program = std::fs::read_to_string(folder.join("postmaster.opts")).map_err(|error| error.to_string())?;
-        let program = Path::new(program.split_whitespace().next().unwrap_or_default()).with_file_name("pg_ctl");
-        let owner =
-            std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&folder).map_err(|error| error.to_string())?);
+        let first = std::fs::read_to_string(folder.join("postmaster.pid"))
+            .map_err(|error| error.to_string())?;
+        let program = std::fs::read_to_string(folder.join("postmaster.opts"))
+            .map_err(|error| error.to_string())?;
+        let program = Path::new(program.split_whitespace().next().unwrap_or_default())
+            .with_file_name("pg_ctl");
+        let owner = std::os::unix::fs::MetadataExt::uid(
+            &std::fs::metadata(&folder).map_err(|error| error.to_string())?,
+        );
         // pg_ctl refuses to run as root, so run it as the owner of the data folder.
         let mut restart = Command::new("setpriv");
-        restart.args(["--reuid", &owner.to_string(), "--clear-groups", "--"]).arg(program);
-        restart.args(["restart", "-m", "immediate", "-w", "-s", "-l", "/dev/null", "-D"]).arg(&folder).current_dir("/");
+        restart
+            .args(["--reuid", &owner.to_string(), "--clear-groups", "--"])
+            .arg(program);
+        restart
+            .args([
+                "restart",
+                "-m",
+                "immediate",
+                "-w",
+                "-s",
+                "-l",
+                "/dev/null",
+                "-D",
+            ])
+            .arg(&folder)
+            .current_dir("/");
         run_command(&mut restart)?;
-        let second = std::fs::read_to_string(folder.join("postmaster.pid")).map_err(|error| error.to_string())?;
+        let second = std::fs::read_to_string(folder.join("postmaster.pid"))
+            .map_err(|error| error.to_string())?;
         let same = first.lines().next() == second.lines().next();
-        if same { Err("Postgres was not restarted".into()) } else { Ok(()) }
+        if same {
+            Err("Postgres was not restarted".into())
+        } else {
+            Ok(())
+        }
     }
 
     /// Imports releases that cannot be used for reasons other than their version: a chart that
@@ -289,13 +406,18 @@ impl Stage<'_> {
         let broken = self.dir.join("broken-charts");
         run_command(Command::new("cp").arg("-r").arg(&charts).arg(&broken))?;
         let template = broken.join("istiod").join("templates").join("broken.yaml");
-        std::fs::write(template, "{{ fail \"this chart is broken\" }}\n").map_err(|error| error.to_string())?;
-        self.server.import("1.27.6.1", &broken.display().to_string(), &[])?;
-        self.server.import("1.27.5.1", &charts, &["--kubernetes-min", "34"])
+        std::fs::write(template, "{{ fail \"this chart is broken\" }}\n")
+            .map_err(|error| error.to_string())?;
+        self.server
+            .import("1.27.6.1", &broken.display().to_string(), &[])?;
+        self.server
+            .import("1.27.5.1", &charts, &["--kubernetes-min", "34"])
     }
 
     fn kubeconfig(&self, change: Option<&Kubeconfig>) -> Result<String> {
-        let Some(change) = change else { return Ok(String::new()) };
+        let Some(change) = change else {
+            return Ok(String::new());
+        };
         let path = self.lab.kubeconfig_path("c3")?;
         let mut text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
         if let Some(server) = &change.server {
@@ -306,7 +428,9 @@ impl Stage<'_> {
         }
         let token = match &change.token_of {
             Some(account) => {
-                let token = self.lab.run_kubectl("c3", &["create", "token", account, "-n", "default"])?;
+                let token = self
+                    .lab
+                    .run_kubectl("c3", &["create", "token", account, "-n", "default"])?;
                 Some(format!("token: {}", token.trim()))
             }
             None => change.user.clone(),

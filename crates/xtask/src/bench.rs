@@ -87,17 +87,29 @@ pub(crate) fn run(bench: &BenchCommand) -> Result<()> {
 }
 
 fn measure_rollout(options: &RolloutOptions) -> Result<()> {
-    let names: Vec<String> = (1..=options.pairs + 1).map(|build| format!("1.27.9.{build}@1.27.9-b{build}")).collect();
+    let names: Vec<String> = (1..=options.pairs + 1)
+        .map(|build| format!("1.27.9.{build}@1.27.9-b{build}"))
+        .collect();
     let catalogue: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1.27.9")).collect();
     let width = options.width.to_string();
     // Observations of the mesh are no part of a roll-out, so they are made too rare to disturb
     // either side.
-    let settings = ["--width", &width, "--observe-seconds", "3600", "--step-seconds", "600"];
+    let settings = [
+        "--width",
+        &width,
+        "--observe-seconds",
+        "3600",
+        "--step-seconds",
+        "600",
+    ];
     let mut parts = PartTimings::new();
     let lab = parts.run_part("start a lab", || Lab::start("bench", 1))?;
-    let server =
-        parts.run_part("start Meshwright", || Server::start(&lab, &options.dir, &options.listen, &catalogue, &settings))?;
-    parts.run_part("bring a mesh and its workloads up", || deploy_workloads(&lab, &server, options))?;
+    let server = parts.run_part("start Meshwright", || {
+        Server::start(&lab, &options.dir, &options.listen, &catalogue, &settings)
+    })?;
+    parts.run_part("bring a mesh and its workloads up", || {
+        deploy_workloads(&lab, &server, options)
+    })?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for pair in 0..options.pairs {
         let mut upgrade = || measure_upgrade(&lab, &server, pair + 2).map(|run| ours.push(run));
@@ -109,7 +121,12 @@ fn measure_rollout(options: &RolloutOptions) -> Result<()> {
             kubectl()?;
             upgrade()?;
         }
-        println!("pair {}: ours {:?}, kubectl {:?}", pair + 1, ours[pair], theirs[pair]);
+        println!(
+            "pair {}: ours {:?}, kubectl {:?}",
+            pair + 1,
+            ours[pair],
+            theirs[pair]
+        );
     }
     print_figures(options, &ours, &theirs);
     Ok(())
@@ -117,10 +134,27 @@ fn measure_rollout(options: &RolloutOptions) -> Result<()> {
 
 fn deploy_workloads(lab: &Lab, server: &Server, options: &RolloutOptions) -> Result<()> {
     let kubeconfig = lab.kubeconfig_path("c1")?.display().to_string();
-    server.cli(&["cluster", "register", "c1", "--kubeconfig", &kubeconfig, "--wait"])?;
-    server.cli(&["mesh", "create", "demo", "--version", "1.27.9.1", "--cluster", "c1", "--wait"])?;
-    let mut manifest =
-        String::from("apiVersion: v1\nkind: Namespace\nmetadata: {name: load, labels: {istio.io/rev: stable}}\n");
+    server.cli(&[
+        "cluster",
+        "register",
+        "c1",
+        "--kubeconfig",
+        &kubeconfig,
+        "--wait",
+    ])?;
+    server.cli(&[
+        "mesh",
+        "create",
+        "demo",
+        "--version",
+        "1.27.9.1",
+        "--cluster",
+        "c1",
+        "--wait",
+    ])?;
+    let mut manifest = String::from(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: load, labels: {istio.io/rev: stable}}\n",
+    );
     for number in 0..options.workloads {
         manifest += &format!(
             "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: w{number}, namespace: load}}\nspec:\n  replicas: 1\n  selector: {{matchLabels: {{app: w{number}}}}}\n  template:\n    metadata: {{labels: {{app: w{number}}}}}\n    spec: {{terminationGracePeriodSeconds: 1, containers: [{{name: app, image: registry.example/load:1}}]}}\n"
@@ -129,56 +163,102 @@ fn deploy_workloads(lab: &Lab, server: &Server, options: &RolloutOptions) -> Res
     let file = options.dir.join("load.yaml");
     std::fs::write(&file, manifest).map_err(|error| error.to_string())?;
     lab.run_kubectl("c1", &["apply", "-f", &file.display().to_string()])?;
-    until("every workload is ready", ROLLOUT_TIMEOUT, || all_ready(lab, options.workloads).ok().filter(|ready| *ready)).map(drop)
+    until("every workload is ready", ROLLOUT_TIMEOUT, || {
+        all_ready(lab, options.workloads)
+            .ok()
+            .filter(|ready| *ready)
+    })
+    .map(drop)
 }
 
 fn all_ready(lab: &Lab, wanted: usize) -> Result<bool> {
-    let ready =
-        |deployment: &&Value| deployment["status"]["availableReplicas"] == 1 && deployment["status"]["replicas"] == 1;
+    let ready = |deployment: &&Value| {
+        deployment["status"]["availableReplicas"] == 1 && deployment["status"]["replicas"] == 1
+    };
     let deployments = lab.get("c1", &["deployments", "-n", "load"])?;
-    Ok(deployments.iter().filter(ready).count() == wanted && lab.get("c1", &["pods", "-n", "load"])?.len() == wanted)
+    Ok(deployments.iter().filter(ready).count() == wanted
+        && lab.get("c1", &["pods", "-n", "load"])?.len() == wanted)
 }
 
 /// Upgrades the mesh in place to a build with another proxy image, and measures the roll-out only.
 fn measure_upgrade(lab: &Lab, server: &Server, build: usize) -> Result<RolloutSample> {
     let mut audit = lab.audit("c1")?;
     let version = format!("1.27.9.{build}");
-    let plan =
-        ["upgrade", "plan", "demo", "--version", &version, "--strategy", "in_place", "--hold-seconds", "0", "--start"];
+    let plan = [
+        "upgrade",
+        "plan",
+        "demo",
+        "--version",
+        &version,
+        "--strategy",
+        "in_place",
+        "--hold-seconds",
+        "0",
+        "--start",
+    ];
     let upgrade = text_field(&server.ask(&plan)?, "id")?;
     server.await_state(&upgrade, "succeeded", ROLLOUT_TIMEOUT)?;
     let operations = server.ask(&["operation", "list"])?;
     let mut all = operations["items"].as_array().into_iter().flatten();
-    let roll = all.find(|operation| operation["upgrade_id"] == upgrade.as_str() && operation["kind"] == "roll");
+    let roll = all.find(|operation| {
+        operation["upgrade_id"] == upgrade.as_str() && operation["kind"] == "roll"
+    });
     let roll = roll.ok_or("the upgrade has no roll-out")?;
-    let time = |key: &str| text_field(roll, key)?.parse::<Timestamp>().map_err(|error| error.to_string());
+    let time = |key: &str| {
+        text_field(roll, key)?
+            .parse::<Timestamp>()
+            .map_err(|error| error.to_string())
+    };
     let (begun, ended) = (time("created_at")?, time("ended_at")?);
     let inside = |entry: &Value| {
-        let at = entry["requestReceivedTimestamp"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+        let at = entry["requestReceivedTimestamp"]
+            .as_str()
+            .and_then(|text| text.parse::<Timestamp>().ok());
         at.is_some_and(|at| at >= begun && at <= ended)
     };
-    let requests = audit.fresh()?.iter().filter(|entry| crate::lab::ours(entry) && inside(entry)).count();
+    let requests = audit
+        .fresh()?
+        .iter()
+        .filter(|entry| crate::lab::ours(entry) && inside(entry))
+        .count();
     if requests == 0 {
         return Err("the audit log shows nothing of the roll-out".into());
     }
-    Ok(RolloutSample { seconds: ended.duration_since(begun).as_secs_f64(), requests })
+    Ok(RolloutSample {
+        seconds: ended.duration_since(begun).as_secs_f64(),
+        requests,
+    })
 }
 
 fn measure_kubectl(lab: &Lab, options: &RolloutOptions) -> Result<RolloutSample> {
     let mut audit = lab.audit("c1")?;
-    let kubectl = format!("{} kubectl --kubeconfig {} -n load", lab.kubernetes()?, lab.kubeconfig_path("c1")?.display());
+    let kubectl = format!(
+        "{} kubectl --kubeconfig {} -n load",
+        lab.kubernetes()?,
+        lab.kubeconfig_path("c1")?.display()
+    );
     let one = format!(
         "{kubectl} rollout restart deployment/w$1 >/dev/null && {kubectl} rollout status deployment/w$1 >/dev/null"
     );
     let last = options.workloads - 1;
-    let all = format!("seq 0 {last} | xargs -P {} -n 1 sh -ec '{one}' sh", options.width);
+    let all = format!(
+        "seq 0 {last} | xargs -P {} -n 1 sh -ec '{one}' sh",
+        options.width
+    );
     let start = Instant::now();
     // kubectl caches a cluster's kinds below its home folder, so it gets a home folder of its own.
     let home = format!("HOME={}", options.dir.display());
     run_command(lab.inside(None).args(["env", &home, "sh", "-ec", &all]))?;
     let seconds = start.elapsed().as_secs_f64();
-    let by = |entry: &&Value| entry["userAgent"].as_str().is_some_and(|agent| agent.contains("kubectl"));
-    Ok(RolloutSample { seconds, requests: audit.fresh()?.iter().filter(by).count() })
+    let by = |entry: &&Value| {
+        entry["userAgent"]
+            .as_str()
+            .is_some_and(|agent| agent.contains("kubectl"))
+    };
+    Ok(RolloutSample {
+        seconds,
+        requests: audit.fresh()?.iter().filter(by).count(),
+    })
 }
 
 fn round_to_thousandths(ratio: f64) -> f64 {
@@ -193,7 +273,11 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn print_figures(options: &RolloutOptions, ours: &[RolloutSample], theirs: &[RolloutSample]) {
     #[expect(clippy::cast_precision_loss, reason = "a few thousand requests")]
     let each = |run: &RolloutSample| run.requests as f64 / options.workloads as f64;
-    let ratios = ours.iter().zip(theirs).map(|(ours, theirs)| ours.seconds / theirs.seconds).collect();
+    let ratios = ours
+        .iter()
+        .zip(theirs)
+        .map(|(ours, theirs)| ours.seconds / theirs.seconds)
+        .collect();
     let figures = json!({
         "workloads": options.workloads, "width": options.width, "pairs": options.pairs,
         "requests_per_workload": median(ours.iter().map(each).collect()),
@@ -209,8 +293,12 @@ fn print_figures(options: &RolloutOptions, ours: &[RolloutSample], theirs: &[Rol
             "{} workloads, {} at once: {:.2} requests each against {:.2}, {:.2} of the time",
             options.workloads,
             options.width,
-            figures["requests_per_workload"].as_f64().unwrap_or_default(),
-            figures["requests_per_workload_kubectl"].as_f64().unwrap_or_default(),
+            figures["requests_per_workload"]
+                .as_f64()
+                .unwrap_or_default(),
+            figures["requests_per_workload_kubectl"]
+                .as_f64()
+                .unwrap_or_default(),
             figures["time_ratio"].as_f64().unwrap_or_default(),
         );
     }

@@ -26,20 +26,37 @@ impl Beside {
     /// waits until it listens.
     pub(crate) fn start(name: &str, dir: &Path) -> Result<Self> {
         let text = |error: std::io::Error| format!("{name}: {error}");
-        let built = Command::new("tests/lab/lab").args(["build", name]).stderr(Stdio::inherit()).output();
+        let built = Command::new("tests/lab/lab")
+            .args(["build", name])
+            .stderr(Stdio::inherit())
+            .output();
         let said = String::from_utf8_lossy(&built.map_err(text)?.stdout).into_owned();
-        let binary = said.trim().strip_prefix(name).ok_or_else(|| format!("the lab did not build {name}"))?.trim();
-        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).map_err(|error| error.to_string())?;
+        let binary = said
+            .trim()
+            .strip_prefix(name)
+            .ok_or_else(|| format!("the lab did not build {name}"))?
+            .trim();
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()])
+            .map_err(|error| error.to_string())?;
         let [certificate, key] = ["crt", "key"].map(|kind| dir.join(format!("{name}.{kind}")));
         std::fs::write(&certificate, made.cert.pem()).map_err(text)?;
         std::fs::write(&key, made.signing_key.serialize_pem()).map_err(text)?;
         let address = free_address()?;
         let log = std::fs::File::create(dir.join(format!("{name}.log"))).map_err(text)?;
         let mut run = Command::new(binary);
-        run.args(["--listen", &address, "--certificate"]).arg(&certificate).arg("--key").arg(&key);
+        run.args(["--listen", &address, "--certificate"])
+            .arg(&certificate)
+            .arg("--key")
+            .arg(&key);
         run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let process = Process::start(name, &mut run)?;
-        until(&format!("{name} listens"), START_LIMIT, || std::net::TcpStream::connect(&address).ok())?;
-        Ok(Self { _process: process, address, certificate })
+        until(&format!("{name} listens"), START_LIMIT, || {
+            std::net::TcpStream::connect(&address).ok()
+        })?;
+        Ok(Self {
+            _process: process,
+            address,
+            certificate,
+        })
     }
 }

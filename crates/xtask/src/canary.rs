@@ -16,9 +16,9 @@ use meshwright_model::Clock;
 use meshwright_model::access::Role;
 use meshwright_model::clock::SystemClock;
 use meshwright_model::ids::HostingClusterId;
+use meshwright_store::{HostingCluster, Sealer, Store};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-use meshwright_store::{HostingCluster, Store, Sealer};
 
 use crate::process::{Process, free_address};
 use crate::service::{self, Api, SERVER, Setting};
@@ -50,14 +50,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let url = |role: &str| postgres.url(role, fresh::NAME);
     let secret = scratch.path().join("secret");
     std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
-    let owner = runtime.block_on(prepare(&url("mw_worker"))).map_err(|error| error.to_string())?;
+    let owner = runtime
+        .block_on(prepare(&url("mw_worker")))
+        .map_err(|error| error.to_string())?;
     let outside = runtime.block_on(Outside::start())?;
     let authority = scratch.path().join("authority.pem");
     std::fs::write(&authority, &outside.authority).map_err(|error| error.to_string())?;
     let [api_metrics, worker_metrics] = [free_address()?, free_address()?];
     let telemetry = |metrics: &str| {
         vec![
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", outside.collector)),
+            (
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                format!("http://{}", outside.collector),
+            ),
             ("OTEL_BSP_SCHEDULE_DELAY", "500".to_owned()),
             ("MESHWRIGHT_METRICS_LISTEN", metrics.to_owned()),
         ]
@@ -66,24 +71,39 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // The fake cluster is on this machine, and the API refuses literal addresses that no worker is
     // allowed to call.
     environment.push(("MESHWRIGHT_ALLOW_NETWORKS", "127.0.0.0/8".to_owned()));
-    let setting =
-        Setting { log: Some(api_log.clone()), level: "trace", environment, ..Setting::new(&url("mw_api"), &secret) };
+    let setting = Setting {
+        log: Some(api_log.clone()),
+        level: "trace",
+        environment,
+        ..Setting::new(&url("mw_api"), &secret)
+    };
     let api = Api::start(setting)?;
     let mut environment = telemetry(&worker_metrics);
     environment.push(("SSL_CERT_FILE", authority.display().to_string()));
     let worker = start_worker(&url("mw_worker"), &secret, &worker_log, environment)?;
-    let (answers, mut words) = runtime.block_on(flood(options.requests, &api.address, &owner, &outside))?;
+    let (answers, mut words) =
+        runtime.block_on(flood(options.requests, &api.address, &owner, &outside))?;
     words.extend(disguises(SECRET));
     words.insert(owner.rsplit('_').next().unwrap_or(&owner).to_owned());
     // Give the worker time for the operations that were accepted last.
     std::thread::sleep(Duration::from_secs(5));
-    let metrics =
-        runtime.block_on(async { Ok::<_, String>([scrape(&api_metrics).await?, scrape(&worker_metrics).await?]) })?;
+    let metrics = runtime.block_on(async {
+        Ok::<_, String>([scrape(&api_metrics).await?, scrape(&worker_metrics).await?])
+    })?;
     drop((api, worker));
     let root = url(meshwright_store::embedded_postgres::SUPERUSER);
-    run_command(Command::new(fresh::program("psql")?).args(["--quiet", "--command", "CHECKPOINT"]).arg(&root))?;
+    run_command(
+        Command::new(fresh::program("psql")?)
+            .args(["--quiet", "--command", "CHECKPOINT"])
+            .arg(&root),
+    )?;
     let dump = scratch.path().join("dump.sql");
-    run_command(Command::new(fresh::program("pg_dump")?).arg("--file").arg(&dump).arg(&root))?;
+    run_command(
+        Command::new(fresh::program("pg_dump")?)
+            .arg("--file")
+            .arg(&dump)
+            .arg(&root),
+    )?;
     let data = scratch.path().join("postgres").join("data");
     let log = scratch.path().join("postgres").join("postgres.log");
     let places = [
@@ -94,7 +114,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ];
     let mut haystacks: Vec<(String, Vec<u8>)> = vec![("answers".into(), answers)];
     for (title, path) in places {
-        haystacks.push((title.into(), std::fs::read(path).map_err(|error| format!("{title}: {error}"))?));
+        haystacks.push((
+            title.into(),
+            std::fs::read(path).map_err(|error| format!("{title}: {error}"))?,
+        ));
     }
     files_below(&data, &mut haystacks)?;
     haystacks.push(("traces".into(), outside.traced()));
@@ -106,7 +129,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn disguises(secret: &str) -> BTreeSet<String> {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD_NO_PAD;
-    let hex = secret.bytes().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+    let hex = secret
+        .bytes()
+        .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     // Base64 encodes three bytes at a time, so a secret looks different at each of three offsets.
     // The first and last characters depend on the bytes around the secret and are cut off.
     let shifted = (0..3).map(|shift| {
@@ -122,11 +147,17 @@ fn judge(haystacks: &[(String, Vec<u8>)], words: &BTreeSet<String>, requests: us
     let leaks: Vec<String> = haystacks
         .iter()
         .flat_map(|(title, bytes)| {
-            finder.iter().filter(|word| found(bytes, word)).map(move |word| format!("{title} shows {word}"))
+            finder
+                .iter()
+                .filter(|word| found(bytes, word))
+                .map(move |word| format!("{title} shows {word}"))
         })
         .collect();
-    let seen: Vec<&str> =
-        haystacks.iter().filter(|(_, bytes)| found(bytes, PLAIN)).map(|(title, _)| title.as_str()).collect();
+    let seen: Vec<&str> = haystacks
+        .iter()
+        .filter(|(_, bytes)| found(bytes, PLAIN))
+        .map(|(title, _)| title.as_str())
+        .collect();
     let bytes: usize = haystacks.iter().map(|(_, bytes)| bytes.len()).sum();
     println!(
         "{}",
@@ -135,31 +166,60 @@ fn judge(haystacks: &[(String, Vec<u8>)], words: &BTreeSet<String>, requests: us
     for leak in &leaks {
         println!("{leak}");
     }
-    for needed in ["answers", "the dump", "the API's log", "write-ahead log", "table"] {
+    for needed in [
+        "answers",
+        "the dump",
+        "the API's log",
+        "write-ahead log",
+        "table",
+    ] {
         if !seen.iter().any(|title| title.contains(needed)) {
-            return Err(format!("what is no secret was not found in {needed}: the judge is blind"));
+            return Err(format!(
+                "what is no secret was not found in {needed}: the judge is blind"
+            ));
         }
     }
     for (place, word) in [
-        ("metrics", r#"meshwright_operations_total{kind="register_cluster",state="failed"}"#),
-        ("metrics", r#"meshwright_deliveries_total{outcome="arrived"}"#),
+        (
+            "metrics",
+            r#"meshwright_operations_total{kind="register_cluster",state="failed"}"#,
+        ),
+        (
+            "metrics",
+            r#"meshwright_deliveries_total{outcome="arrived"}"#,
+        ),
         ("metrics", r#"route="/v1/clusters",status="202"}"#),
         ("traces", "POST /v1/clusters"),
         ("traces", "operation.id"),
     ] {
-        if !haystacks.iter().any(|(title, bytes)| title == place && found(bytes, word)) {
-            return Err(format!("{word} was not found in the {place}: the judge is blind"));
+        if !haystacks
+            .iter()
+            .any(|(title, bytes)| title == place && found(bytes, word))
+        {
+            return Err(format!(
+                "{word} was not found in the {place}: the judge is blind"
+            ));
         }
     }
     // This finding shows that a worker has sent a credential to a cluster.
-    if !haystacks.iter().any(|(title, bytes)| title == "the dump" && found(bytes, "credential_expired")) {
+    if !haystacks
+        .iter()
+        .any(|(title, bytes)| title == "the dump" && found(bytes, "credential_expired"))
+    {
         return Err("no cluster has refused a credential: the judge is blind".into());
     }
     // This state shows that a worker has sent signed messages to a webhook.
-    if !haystacks.iter().any(|(title, bytes)| title == "the dump" && found(bytes, "\tdelivered\t")) {
+    if !haystacks
+        .iter()
+        .any(|(title, bytes)| title == "the dump" && found(bytes, "\tdelivered\t"))
+    {
         return Err("no message has arrived at a webhook: the judge is blind".into());
     }
-    if leaks.is_empty() { Ok(()) } else { Err("a secret is shown".into()) }
+    if leaks.is_empty() {
+        Ok(())
+    } else {
+        Err("a secret is shown".into())
+    }
 }
 
 fn files_below(folder: &Path, into: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
@@ -170,7 +230,11 @@ fn files_below(folder: &Path, into: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
             files_below(&path, into)?;
             continue;
         }
-        let kind = if path.to_string_lossy().contains("pg_wal") { "write-ahead log" } else { "table" };
+        let kind = if path.to_string_lossy().contains("pg_wal") {
+            "write-ahead log"
+        } else {
+            "table"
+        };
         // A running Postgres may delete a file between the listing and the read.
         if let Ok(bytes) = std::fs::read(&path) {
             into.push((format!("{kind} {}", path.display()), bytes));
@@ -184,41 +248,80 @@ fn files_below(folder: &Path, into: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
 async fn prepare(database: &str) -> std::result::Result<String, meshwright_store::StoreError> {
     let store = Store::connect(database, Sealer::new([7; 32])).await?;
     let tenant = service::roomy_tenant(&store, "canary").await?;
-    let hosting =
-        HostingCluster { id: HostingClusterId(SystemClock.new_uuid()), name: PLAIN.into(), created_at: SystemClock.now() };
-    store.add_hosting_cluster(&hosting, SECRET.as_bytes()).await?;
+    let hosting = HostingCluster {
+        id: HostingClusterId(SystemClock.new_uuid()),
+        name: PLAIN.into(),
+        created_at: SystemClock.now(),
+    };
+    store
+        .add_hosting_cluster(&hosting, SECRET.as_bytes())
+        .await?;
     service::key(&store, tenant, Role::Owner).await
 }
 
 async fn scrape(address: &str) -> Result<Vec<u8>> {
-    let answer = reqwest::get(format!("http://{address}/metrics")).await.map_err(|error| error.to_string())?;
-    Ok(answer.bytes().await.map_err(|error| error.to_string())?.to_vec())
+    let answer = reqwest::get(format!("http://{address}/metrics"))
+        .await
+        .map_err(|error| error.to_string())?;
+    Ok(answer
+        .bytes()
+        .await
+        .map_err(|error| error.to_string())?
+        .to_vec())
 }
 
 /// Starts a worker that logs at the level `trace`. It is killed when the returned process is
 /// dropped.
-fn start_worker(database: &str, secret: &Path, log: &Path, telemetry: Vec<(&'static str, String)>) -> Result<Process> {
+fn start_worker(
+    database: &str,
+    secret: &Path,
+    log: &Path,
+    telemetry: Vec<(&'static str, String)>,
+) -> Result<Process> {
     let log = std::fs::File::create(log).map_err(|error| error.to_string())?;
     let mut run = Command::new(SERVER);
-    run.args(["work", "--database-url", database, "--allow-network", "127.0.0.0/8", "--vault-key-file"]).arg(secret);
-    run.env("MESHWRIGHT_LOG", "trace").envs(telemetry).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    run.args([
+        "work",
+        "--database-url",
+        database,
+        "--allow-network",
+        "127.0.0.0/8",
+        "--vault-key-file",
+    ])
+    .arg(secret);
+    run.env("MESHWRIGHT_LOG", "trace")
+        .envs(telemetry)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log);
     Process::start("the worker", &mut run)
 }
 
 /// Sends requests that carry the secret in every possible field. Returns the text of all answers
 /// without the secrets that an answer is meant to show, and some of those secrets, which are
 /// searched for as well.
-async fn flood(requests: usize, address: &str, owner: &str, outside: &Outside) -> Result<(Vec<u8>, BTreeSet<String>)> {
+async fn flood(
+    requests: usize,
+    address: &str,
+    owner: &str,
+    outside: &Outside,
+) -> Result<(Vec<u8>, BTreeSet<String>)> {
     let http = reqwest::Client::new();
     let sent = (0..requests).map(|number| {
         let request = request(number, &http, &format!("http://{address}"), owner, outside);
         async move {
             let answer = request.send().await.map_err(|error| error.to_string())?;
             let headers = format!("{:?}", answer.headers());
-            Ok::<_, String>((headers, answer.text().await.map_err(|error| error.to_string())?))
+            Ok::<_, String>((
+                headers,
+                answer.text().await.map_err(|error| error.to_string())?,
+            ))
         }
     });
-    let answers: Vec<Result<(String, String)>> = futures::stream::iter(sent).buffer_unordered(WIDTH).collect().await;
+    let answers: Vec<Result<(String, String)>> = futures::stream::iter(sent)
+        .buffer_unordered(WIDTH)
+        .collect()
+        .await;
     let (mut all, mut secrets) = (Vec::new(), BTreeSet::new());
     for answer in answers {
         let (headers, mut body) = answer?;
@@ -236,14 +339,27 @@ async fn flood(requests: usize, address: &str, owner: &str, outside: &Outside) -
     Ok((all, secrets))
 }
 
-fn request(number: usize, http: &reqwest::Client, base: &str, owner: &str, outside: &Outside) -> RequestBuilder {
+fn request(
+    number: usize,
+    http: &reqwest::Client,
+    base: &str,
+    owner: &str,
+    outside: &Outside,
+) -> RequestBuilder {
     use base64::Engine as _;
-    let to = |method: Method, path: &str| http.request(method, format!("{base}{path}")).bearer_auth(owner);
+    let to = |method: Method, path: &str| {
+        http.request(method, format!("{base}{path}"))
+            .bearer_auth(owner)
+    };
     let register = |kubeconfig: String| {
         let body = json!({ "name": format!("c{number}"), "display_name": PLAIN, "labels": { PLAIN: "x" }, "kubeconfig": kubeconfig });
-        to(Method::POST, "/v1/clusters").header("Idempotency-Key", format!("{number}")).json(&body)
+        to(Method::POST, "/v1/clusters")
+            .header("Idempotency-Key", format!("{number}"))
+            .json(&body)
     };
-    let pem = |text: &str| base64::engine::general_purpose::STANDARD.encode(format!("-----BEGIN X-----\n{text}\n"));
+    let pem = |text: &str| {
+        base64::engine::general_purpose::STANDARD.encode(format!("-----BEGIN X-----\n{text}\n"))
+    };
     match number % 12 {
         0 => register(outside.kubeconfig(&json!({ "token": SECRET })).to_string()),
         1 => register(
@@ -282,8 +398,14 @@ mod tests {
     fn every_disguise_is_found_wherever_it_begins() {
         use base64::Engine as _;
         for before in ["", "a", "ab", "abc"] {
-            let shown = base64::engine::general_purpose::STANDARD.encode(format!("{before}{SECRET}{before}"));
-            assert!(disguises(SECRET).iter().any(|disguise| shown.contains(disguise.as_str())), "{shown}");
+            let shown = base64::engine::general_purpose::STANDARD
+                .encode(format!("{before}{SECRET}{before}"));
+            assert!(
+                disguises(SECRET)
+                    .iter()
+                    .any(|disguise| shown.contains(disguise.as_str())),
+                "{shown}"
+            );
         }
     }
 }

@@ -14,10 +14,19 @@ const ALLOWED: [(&str, &[&str]); 9] = [
     ("meshwright-model", &[]),
     ("meshwright-rollout", &["meshwright-model"]),
     ("meshwright-store", &["meshwright-model"]),
-    ("meshwright-kubernetes", &["meshwright-model", "meshwright-rollout"]),
+    (
+        "meshwright-kubernetes",
+        &["meshwright-model", "meshwright-rollout"],
+    ),
     ("meshwright-wire", &["meshwright-model"]),
-    ("meshwright-api", &["meshwright-model", "meshwright-store", "meshwright-wire"]),
-    ("meshwright-worker", &["meshwright-model", "meshwright-rollout", "meshwright-store"]),
+    (
+        "meshwright-api",
+        &["meshwright-model", "meshwright-store", "meshwright-wire"],
+    ),
+    (
+        "meshwright-worker",
+        &["meshwright-model", "meshwright-rollout", "meshwright-store"],
+    ),
     (
         "meshwright-server",
         &[
@@ -67,7 +76,12 @@ pub(crate) fn check() -> Result<()> {
 
 /// Compares the dependencies in `cargo metadata` with the allowed ones.
 fn graph() -> Result<Vec<String>> {
-    let text = run_command(Command::new("cargo").args(["metadata", "--format-version=1", "--no-deps", "--offline"]))?;
+    let text = run_command(Command::new("cargo").args([
+        "metadata",
+        "--format-version=1",
+        "--no-deps",
+        "--offline",
+    ]))?;
     let metadata: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
     let allowed: BTreeMap<&str, &[&str]> = ALLOWED.into_iter().collect();
     let mut wrong = Vec::new();
@@ -86,7 +100,9 @@ fn graph() -> Result<Vec<String>> {
             if let Some((_, owners)) = OWNED.iter().find(|(library, _)| *library == used)
                 && !owners.contains(&name)
             {
-                wrong.push(format!("{name} may not name {used}: that is for {owners:?}"));
+                wrong.push(format!(
+                    "{name} may not name {used}: that is for {owners:?}"
+                ));
             }
         }
     }
@@ -96,13 +112,19 @@ fn graph() -> Result<Vec<String>> {
 /// Checks the lengths of production files. Clippy checks the lengths of functions.
 fn sizes() -> Result<Vec<String>> {
     let listed = run_command(Command::new("git").args(["ls-files", "*.rs", "*.go"]))?;
-    let production = listed.lines().filter(|file| !file.contains("/tests") && !file.ends_with("_test.go"));
+    let production = listed
+        .lines()
+        .filter(|file| !file.contains("/tests") && !file.ends_with("_test.go"));
     let mut wrong = Vec::new();
     for file in production {
-        let Ok(text) = std::fs::read_to_string(Path::new(file)) else { continue };
+        let Ok(text) = std::fs::read_to_string(Path::new(file)) else {
+            continue;
+        };
         let lines = text.lines().count();
         if lines > FILE_HARD {
-            wrong.push(format!("{file} has {lines} lines; {FILE_HARD} is the limit: split it"));
+            wrong.push(format!(
+                "{file} has {lines} lines; {FILE_HARD} is the limit: split it"
+            ));
         }
     }
     Ok(wrong)

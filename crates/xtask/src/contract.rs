@@ -23,7 +23,10 @@ pub(crate) fn contract() -> Result<()> {
         println!("the API keeps what its last release promised");
         return Ok(());
     }
-    Err(format!("the API breaks what its last release promised:\n{}", broken.join("\n")))
+    Err(format!(
+        "the API breaks what its last release promised:\n{}",
+        broken.join("\n")
+    ))
 }
 
 /// Direction in which a schema travels. A request may allow more than before, and an answer may
@@ -44,7 +47,12 @@ struct Comparison<'a> {
 
 /// Returns the changes that break a client of the old document.
 fn breaks(old: &Value, new: &Value) -> Vec<String> {
-    let mut comparison = Comparison { old, new, broken: Vec::new(), seen: BTreeSet::new() };
+    let mut comparison = Comparison {
+        old,
+        new,
+        broken: Vec::new(),
+        seen: BTreeSet::new(),
+    };
     for (path, methods) in members(&old["paths"]) {
         for (method, operation) in members(methods) {
             let place = format!("{} {path}", method.to_uppercase());
@@ -75,21 +83,31 @@ fn types(schema: &Value) -> BTreeSet<String> {
 }
 
 fn required(schema: &Value) -> BTreeSet<&str> {
-    items(&schema["required"]).iter().filter_map(Value::as_str).collect()
+    items(&schema["required"])
+        .iter()
+        .filter_map(Value::as_str)
+        .collect()
 }
 
 fn resolved<'v>(document: &'v Value, schema: &'v Value) -> &'v Value {
-    let target = schema["$ref"].as_str().and_then(|name| name.strip_prefix('#'));
-    target.and_then(|pointer| document.pointer(pointer)).unwrap_or(schema)
+    let target = schema["$ref"]
+        .as_str()
+        .and_then(|name| name.strip_prefix('#'));
+    target
+        .and_then(|pointer| document.pointer(pointer))
+        .unwrap_or(schema)
 }
 
 impl Comparison<'_> {
     fn operation(&mut self, place: &str, old: &Value, new: &Value) {
         if old["operationId"] != new["operationId"] {
-            self.broken.push(format!("{place} is called {} now", new["operationId"]));
+            self.broken
+                .push(format!("{place} is called {} now", new["operationId"]));
         }
         self.parameters(place, items(&old["parameters"]), items(&new["parameters"]));
-        let body = |operation: &Value| operation["requestBody"]["content"]["application/json"]["schema"].clone();
+        let body = |operation: &Value| {
+            operation["requestBody"]["content"]["application/json"]["schema"].clone()
+        };
         let (sent, takes) = (body(old), body(new));
         if sent.is_null() && new["requestBody"]["required"] == true {
             self.broken.push(format!("{place} needs a body now"));
@@ -98,12 +116,18 @@ impl Comparison<'_> {
         }
         for (status, answer) in members(&old["responses"]) {
             let Some(present) = new["responses"].get(status) else {
-                self.broken.push(format!("{place} does not answer {status} any more"));
+                self.broken
+                    .push(format!("{place} does not answer {status} any more"));
                 continue;
             };
             for (kind, content) in members(&answer["content"]) {
                 let shown = &present["content"][kind]["schema"];
-                self.schema(&format!("{place} {status}"), Way::Answered, &content["schema"], shown);
+                self.schema(
+                    &format!("{place} {status}"),
+                    Way::Answered,
+                    &content["schema"],
+                    shown,
+                );
             }
         }
     }
@@ -116,13 +140,18 @@ impl Comparison<'_> {
                     let place = format!("{place} ?{}", known["name"]);
                     self.schema(&place, Way::Sent, &known["schema"], &present["schema"]);
                 }
-                None => self.broken.push(format!("{place} does not take {} any more", known["name"])),
+                None => self
+                    .broken
+                    .push(format!("{place} does not take {} any more", known["name"])),
             }
         }
         for present in new.iter().filter(|present| present["required"] == true) {
-            let needed = old.iter().any(|known| key(known) == key(present) && known["required"] == true);
+            let needed = old
+                .iter()
+                .any(|known| key(known) == key(present) && known["required"] == true);
             if !needed {
-                self.broken.push(format!("{place} needs {} now", present["name"]));
+                self.broken
+                    .push(format!("{place} needs {} now", present["name"]));
             }
         }
     }
@@ -141,7 +170,8 @@ impl Comparison<'_> {
             Way::Answered => now.is_subset(&before),
         };
         if !kept || old["format"] != new["format"] {
-            self.broken.push(format!("{place}: {} became {}", old["type"], new["type"]));
+            self.broken
+                .push(format!("{place}: {} became {}", old["type"], new["type"]));
             return;
         }
         let (before, now) = (required(old), required(new));
@@ -149,7 +179,10 @@ impl Comparison<'_> {
             Way::Sent => ("must be sent now", now.difference(&before).collect()),
             Way::Answered => ("may be missing now", before.difference(&now).collect()),
         };
-        self.broken.extend(lost.into_iter().map(|field| format!("{place}.{field} {what}")));
+        self.broken.extend(
+            lost.into_iter()
+                .map(|field| format!("{place}.{field} {what}")),
+        );
         for (field, known) in members(&old["properties"]) {
             match new["properties"].get(field) {
                 Some(present) => self.schema(&format!("{place}.{field}"), way, known, present),
@@ -179,28 +212,76 @@ mod tests {
         [
             ("/paths/~1v1~1meshes", None, "POST /v1/meshes is gone"),
             ("/paths/~1v1~1meshes/get", None, "GET /v1/meshes is gone"),
-            ("/paths/~1v1~1meshes/get/operationId", Some(json!("allMeshes")), "is called"),
-            ("/paths/~1v1~1meshes/get/parameters/0", None, "does not take"),
-            ("/paths/~1v1~1meshes/get/parameters/0/required", Some(json!(true)), "needs"),
-            ("/paths/~1v1~1meshes/post/responses/202", None, "does not answer 202"),
+            (
+                "/paths/~1v1~1meshes/get/operationId",
+                Some(json!("allMeshes")),
+                "is called",
+            ),
+            (
+                "/paths/~1v1~1meshes/get/parameters/0",
+                None,
+                "does not take",
+            ),
+            (
+                "/paths/~1v1~1meshes/get/parameters/0/required",
+                Some(json!(true)),
+                "needs",
+            ),
+            (
+                "/paths/~1v1~1meshes/post/responses/202",
+                None,
+                "does not answer 202",
+            ),
             (
                 "/paths/~1v1~1meshes~1{mesh_id}~1restarts/post/requestBody",
                 Some(json!({ "required": true })),
                 "needs a body",
             ),
-            ("/components/schemas/Mesh/properties/state", None, "state is gone"),
-            ("/components/schemas/Mesh/properties/deletion_protection/type", Some(json!("string")), "became"),
-            ("/components/schemas/Mesh/required", Some(json!([])), "may be missing"),
-            ("/components/schemas/CreateMesh/properties/edition", None, "edition is gone"),
+            (
+                "/components/schemas/Mesh/properties/state",
+                None,
+                "state is gone",
+            ),
+            (
+                "/components/schemas/Mesh/properties/deletion_protection/type",
+                Some(json!("string")),
+                "became",
+            ),
+            (
+                "/components/schemas/Mesh/required",
+                Some(json!([])),
+                "may be missing",
+            ),
+            (
+                "/components/schemas/CreateMesh/properties/edition",
+                None,
+                "edition is gone",
+            ),
             (
                 "/components/schemas/CreateMesh/required",
                 Some(json!(["name", "version", "clusters", "edition"])),
                 "must be sent",
             ),
-            ("/components/schemas/Wave/properties/steps/items", Some(json!({ "type": "string" })), "became"),
-            ("/components/schemas/Problem/properties/code", None, "code is gone"),
-            ("/components/schemas/Mesh/properties/name/type", Some(json!(["string", "null"])), "became"),
-            ("/components/schemas/CreateMesh/properties/labels/type", Some(json!("null")), "became"),
+            (
+                "/components/schemas/Wave/properties/steps/items",
+                Some(json!({ "type": "string" })),
+                "became",
+            ),
+            (
+                "/components/schemas/Problem/properties/code",
+                None,
+                "code is gone",
+            ),
+            (
+                "/components/schemas/Mesh/properties/name/type",
+                Some(json!(["string", "null"])),
+                "became",
+            ),
+            (
+                "/components/schemas/CreateMesh/properties/labels/type",
+                Some(json!("null")),
+                "became",
+            ),
         ]
     }
 
@@ -210,27 +291,41 @@ mod tests {
             let mut changed = document();
             let (parent, last) = pointer.rsplit_once('/').expect("a place");
             let last = last.replace("~1", "/");
-            let parent = changed.pointer_mut(parent).unwrap_or_else(|| panic!("{pointer}"));
+            let parent = changed
+                .pointer_mut(parent)
+                .unwrap_or_else(|| panic!("{pointer}"));
             match (parent, value) {
                 (Value::Object(fields), Some(value)) => drop(fields.insert(last, value)),
-                (Value::Object(fields), None) => assert!(fields.remove(&last).is_some(), "{pointer}"),
+                (Value::Object(fields), None) => {
+                    assert!(fields.remove(&last).is_some(), "{pointer}")
+                }
                 (Value::Array(array), None) => drop(array.remove(last.parse().expect("a number"))),
                 _ => panic!("{pointer}"),
             }
             let found = breaks(&document(), &changed);
-            assert!(found.iter().any(|line| line.contains(said)), "{pointer}: {found:?}");
+            assert!(
+                found.iter().any(|line| line.contains(said)),
+                "{pointer}: {found:?}"
+            );
         }
     }
 
     #[test]
     fn what_only_adds_breaks_nothing() {
         let mut changed = document();
-        changed["paths"]["/v1/moons"] = json!({ "get": { "operationId": "listMoons", "responses": {} } });
-        changed["components"]["schemas"]["Mesh"]["properties"]["moons"] = json!({ "type": "integer" });
-        changed["components"]["schemas"]["CreateMesh"]["properties"]["moons"] = json!({ "type": "integer" });
-        changed["components"]["schemas"]["CreateMesh"]["properties"]["edition"]["type"] = json!(["string", "null"]);
+        changed["paths"]["/v1/moons"] =
+            json!({ "get": { "operationId": "listMoons", "responses": {} } });
+        changed["components"]["schemas"]["Mesh"]["properties"]["moons"] =
+            json!({ "type": "integer" });
+        changed["components"]["schemas"]["CreateMesh"]["properties"]["moons"] =
+            json!({ "type": "integer" });
+        changed["components"]["schemas"]["CreateMesh"]["properties"]["edition"]["type"] =
+            json!(["string", "null"]);
         let parameter = json!({ "name": "moon", "in": "query", "required": false, "schema": { "type": "string" } });
-        changed["paths"]["/v1/meshes"]["get"]["parameters"].as_array_mut().expect("parameters").push(parameter);
+        changed["paths"]["/v1/meshes"]["get"]["parameters"]
+            .as_array_mut()
+            .expect("parameters")
+            .push(parameter);
         assert_eq!(breaks(&document(), &changed), Vec::<String>::new());
         assert_eq!(breaks(&document(), &document()), Vec::<String>::new());
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
-use meshwright_store::{Store, Sealer};
+use meshwright_store::{Sealer, Store};
 
 use crate::{Result, run_command};
 
@@ -21,36 +21,53 @@ pub(crate) fn fresh(write: bool) -> Result<()> {
     let document = meshwright_api::openapi();
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
     queries(scratch.path())?;
-    let (generated, committed) = (read_all(&scratch.path().join("queries"))?, read_all(Path::new(QUERIES))?);
+    let (generated, committed) = (
+        read_all(&scratch.path().join("queries"))?,
+        read_all(Path::new(QUERIES))?,
+    );
     if write {
         std::fs::write(OPENAPI, document).map_err(|error| error.to_string())?;
         return replace(&generated);
     }
     if std::fs::read_to_string(OPENAPI).unwrap_or_default() != document {
-        return Err(format!("{OPENAPI} is not what the code says: cargo xtask fresh --write"));
+        return Err(format!(
+            "{OPENAPI} is not what the code says: cargo xtask fresh --write"
+        ));
     }
     if generated != committed {
-        return Err(format!("{QUERIES} is not what the code says: cargo xtask fresh --write"));
+        return Err(format!(
+            "{QUERIES} is not what the code says: cargo xtask fresh --write"
+        ));
     }
-    println!("the OpenAPI document and {} checked queries are fresh", committed.len());
+    println!(
+        "the OpenAPI document and {} checked queries are fresh",
+        committed.len()
+    );
     Ok(())
 }
 
 fn read_all(folder: &Path) -> Result<BTreeMap<String, String>> {
-    let entries = std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let entries =
+        std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let read = entries.map(|entry| {
         let path = entry?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         Ok((name, std::fs::read_to_string(&path)?))
     });
-    read.collect::<std::io::Result<_>>().map_err(|error| error.to_string())
+    read.collect::<std::io::Result<_>>()
+        .map_err(|error| error.to_string())
 }
 
 fn replace(files: &BTreeMap<String, String>) -> Result<()> {
     let swap = || {
         std::fs::remove_dir_all(QUERIES)?;
         std::fs::create_dir(QUERIES)?;
-        files.iter().try_for_each(|(name, text)| std::fs::write(Path::new(QUERIES).join(name), text))
+        files
+            .iter()
+            .try_for_each(|(name, text)| std::fs::write(Path::new(QUERIES).join(name), text))
     };
     swap().map_err(|error| error.to_string())
 }
@@ -62,9 +79,21 @@ fn queries(scratch: &Path) -> Result<()> {
     let folder = scratch.join("queries");
     std::fs::create_dir(&folder).map_err(|error| error.to_string())?;
     // The macros run only while the crate is compiled, so remove its previous build.
-    run_command(Command::new("cargo").args(["clean", "--package", "meshwright-store", "--target-dir", "target/fresh"]))?;
+    run_command(Command::new("cargo").args([
+        "clean",
+        "--package",
+        "meshwright-store",
+        "--target-dir",
+        "target/fresh",
+    ]))?;
     let mut cargo = Command::new("cargo");
-    cargo.args(["check", "--package", "meshwright-store", "--target-dir", "target/fresh"]);
+    cargo.args([
+        "check",
+        "--package",
+        "meshwright-store",
+        "--target-dir",
+        "target/fresh",
+    ]);
     cargo
         .env("DATABASE_URL", postgres.url("mw_owner", NAME))
         .env("SQLX_OFFLINE_DIR", &folder)
@@ -74,19 +103,25 @@ fn queries(scratch: &Path) -> Result<()> {
 
 /// Returns the path of a program, such as `psql`, of the Postgres installation that was found.
 pub(crate) fn program(name: &str) -> Result<PathBuf> {
-    let bin = meshwright_store::embedded_postgres::find_postgres_binaries().ok_or("there is no Postgres")?;
+    let bin = meshwright_store::embedded_postgres::find_postgres_binaries()
+        .ok_or("there is no Postgres")?;
     Ok(bin.join(name))
 }
 
 /// Starts a private Postgres with an empty database of the current schema.
 pub(crate) fn live(scratch: &Path) -> Result<EmbeddedPostgres> {
-    let postgres = EmbeddedPostgres::start(&scratch.join("postgres")).map_err(|error| error.to_string())?;
+    let postgres =
+        EmbeddedPostgres::start(&scratch.join("postgres")).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
-    runtime.block_on(migrated(&postgres)).map_err(|error| error.to_string())?;
+    runtime
+        .block_on(migrated(&postgres))
+        .map_err(|error| error.to_string())?;
     Ok(postgres)
 }
 
-async fn migrated(postgres: &EmbeddedPostgres) -> std::result::Result<(), meshwright_store::StoreError> {
+async fn migrated(
+    postgres: &EmbeddedPostgres,
+) -> std::result::Result<(), meshwright_store::StoreError> {
     let key = Sealer::new([0; 32]);
     let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), key.clone()).await?;
     root.create_roles().await?;

@@ -10,8 +10,8 @@ use meshwright_model::Clock;
 use meshwright_model::access::Role;
 use meshwright_model::clock::SystemClock;
 use meshwright_model::ids::TenantId;
-use serde_json::{Value, json};
 use meshwright_testkit::Fleet;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::service::{self, Api, SERVER, Setting};
@@ -59,13 +59,23 @@ struct Round {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     // Install Schemathesis before the first round, so that no round waits for it.
-    println!("{}", run_command(Command::new(TOOL).arg("--version"))?.trim());
+    println!(
+        "{}",
+        run_command(Command::new(TOOL).arg("--version"))?.trim()
+    );
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let dir = options.dir.clone().unwrap_or_else(|| scratch.path().to_owned());
+    let dir = options
+        .dir
+        .clone()
+        .unwrap_or_else(|| scratch.path().to_owned());
     std::fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
     let (cases, failures) = fuzzed(options, Path::new(SERVER), &dir)?;
     println!("{}", json!({ "cases": cases, "failures": failures.len() }));
-    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(failures.join("\n"))
+    }
 }
 
 /// Runs turns of one round for each role until there are enough cases or something was found.
@@ -78,13 +88,24 @@ fn fuzzed(options: &Options, server: &Path, dir: &Path) -> Result<(usize, Vec<St
     let mut turn = 0_u64;
     while cases < options.cases && failures.is_empty() {
         for whom in ROLES {
-            let (fleet, key) = runtime.block_on(prepare(whom)).map_err(|error| error.to_string())?;
+            let (fleet, key) = runtime
+                .block_on(prepare(whom))
+                .map_err(|error| error.to_string())?;
             let working = Working::start(&runtime, &fleet);
             let setting = Setting::new(&fleet.db.url("mw_api"), &secret);
             let (program, log) = (server.to_owned(), Some(dir.join("api.log")));
-            let api = Api::start(Setting { program, log, level: "warn", ..setting })?;
+            let api = Api::start(Setting {
+                program,
+                log,
+                level: "warn",
+                ..setting
+            })?;
             let given = runtime.block_on(document::given(&fleet, &api, whom))?;
-            let round = Round { title: whom.0, key, given };
+            let round = Round {
+                title: whom.0,
+                key,
+                given,
+            };
             let (count, found) = one(&api, &round, options, turn, dir)?;
             runtime.block_on(still_let_in(&api, &round))?;
             drop((api, working));
@@ -109,10 +130,17 @@ struct Working<'a> {
 
 impl<'a> Working<'a> {
     fn start(runtime: &'a tokio::runtime::Runtime, fleet: &Fleet) -> Self {
-        let (worker, stop) = (fleet.build_worker("fuzzed", Duration::from_secs(30)), CancellationToken::new());
+        let (worker, stop) = (
+            fleet.build_worker("fuzzed", Duration::from_secs(30)),
+            CancellationToken::new(),
+        );
         let until = stop.clone();
         let work = Some(runtime.spawn(async move { worker.run_until_stopped(until).await }));
-        Self { runtime, stop, work }
+        Self {
+            runtime,
+            stop,
+            work,
+        }
     }
 }
 
@@ -137,14 +165,20 @@ const ROLES: [(&str, Role); 5] = [
 const PLATFORM: &str = "platform";
 
 /// Creates a fleet with an upgrade under way, and a key of this role.
-async fn prepare((title, role): (&'static str, Role)) -> std::result::Result<(Fleet, String), meshwright_store::StoreError> {
+async fn prepare(
+    (title, role): (&'static str, Role),
+) -> std::result::Result<(Fleet, String), meshwright_store::StoreError> {
     let mut fleet = Fleet::new().await;
     // Notifications wake the worker, so it may poll rarely: frequent polls would take processor
     // time from the fuzzing.
     fleet.poll_interval = Duration::from_secs(1);
     fleet.get_or_plan_upgrade().await;
     fleet.db.api.ensure_platform_key(SystemClock.now()).await?;
-    let tenant = if title == PLATFORM { TenantId::PLATFORM } else { fleet.db.tenant };
+    let tenant = if title == PLATFORM {
+        TenantId::PLATFORM
+    } else {
+        fleet.db.tenant
+    };
     let key = service::key(&fleet.db.api, tenant, role).await?;
     Ok((fleet, key))
 }
@@ -152,12 +186,21 @@ async fn prepare((title, role): (&'static str, Role)) -> std::result::Result<(Fl
 /// Checks that the key of the round still works, because a round that has revoked its own key finds
 /// nothing from then on.
 async fn still_let_in(api: &Api, round: &Round) -> Result<()> {
-    let request = reqwest::Client::new().get(format!("http://{}/v1/releases", api.address)).bearer_auth(&round.key);
-    let status = request.send().await.map_err(|error| error.to_string())?.status();
+    let request = reqwest::Client::new()
+        .get(format!("http://{}/v1/releases", api.address))
+        .bearer_auth(&round.key);
+    let status = request
+        .send()
+        .await
+        .map_err(|error| error.to_string())?
+        .status();
     if status.is_success() {
         Ok(())
     } else {
-        Err(format!("{}: the key of the round was refused: {status}", round.title))
+        Err(format!(
+            "{}: the key of the round was refused: {status}",
+            round.title
+        ))
     }
 }
 
@@ -165,14 +208,24 @@ async fn still_let_in(api: &Api, round: &Round) -> Result<()> {
 const SEQUENCES: usize = 100;
 
 /// Runs one round. Returns the number of cases and the failures.
-fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Result<(usize, Vec<String>)> {
+fn one(
+    api: &Api,
+    round: &Round,
+    options: &Options,
+    turn: u64,
+    dir: &Path,
+) -> Result<(usize, Vec<String>)> {
     let seed = options.seed + turn;
     let (mut cases, mut failures) = (0, Vec::new());
     let given = &round.given;
     // The examples and the coverage are the same in every turn, so they run in the first turn only;
     // random cases run in every turn.
-    for (phases, given) in
-        [("examples,coverage", &given.covering), ("fuzzing", &given.alone)].into_iter().skip(usize::from(turn > 0))
+    for (phases, given) in [
+        ("examples,coverage", &given.covering),
+        ("fuzzing", &given.alone),
+    ]
+    .into_iter()
+    .skip(usize::from(turn > 0))
     {
         let (count, found) = part(api, round, (phases, given), (options.each, seed), dir)?;
         cases += count;
@@ -182,7 +235,13 @@ fn one(api: &Api, round: &Round, options: &Options, turn: u64, dir: &Path) -> Re
     // example because a name is taken by then. Run again until there were enough cases.
     let (mut gone, mut run) = (0, 0);
     while gone < SEQUENCES * options.each && failures.is_empty() {
-        let (count, found) = part(api, round, ("stateful", &given.going_on), (SEQUENCES, seed * 1000 + run), dir)?;
+        let (count, found) = part(
+            api,
+            round,
+            ("stateful", &given.going_on),
+            (SEQUENCES, seed * 1000 + run),
+            dir,
+        )?;
         if count == 0 {
             return Err(format!("{}: a run without a case", round.title));
         }
@@ -209,19 +268,35 @@ fn part(
     let same = std::fs::read_to_string(SETTINGS).map_err(|error| format!("{SETTINGS}: {error}"))?;
     let settings = format!("{same}\n[parameters]\n{}", given.settings);
     std::fs::write(dir.join(GIVEN), settings).map_err(|error| error.to_string())?;
-    std::fs::write(dir.join(DOCUMENT), given.document.to_string()).map_err(|error| error.to_string())?;
+    std::fs::write(dir.join(DOCUMENT), given.document.to_string())
+        .map_err(|error| error.to_string())?;
     let report = dir.join(format!("{}-{seed}-{phases}.json", round.title));
     let mut run = Command::new(here.join(TOOL));
-    run.current_dir(&dir).arg("--config-file").arg(dir.join(GIVEN));
-    run.arg("run").arg(dir.join(DOCUMENT)).args(["--url", &format!("http://{}", api.address)]);
-    run.args(["--phases", phases, "--max-examples", &most.to_string(), "--seed", &seed.to_string()]);
-    run.args(["--report", "json", "--report-json-path"]).arg(&report);
-    run.env("MESHWRIGHT_FUZZ_KEY", &round.key).env("NO_COLOR", "1");
+    run.current_dir(&dir)
+        .arg("--config-file")
+        .arg(dir.join(GIVEN));
+    run.arg("run")
+        .arg(dir.join(DOCUMENT))
+        .args(["--url", &format!("http://{}", api.address)]);
+    run.args([
+        "--phases",
+        phases,
+        "--max-examples",
+        &most.to_string(),
+        "--seed",
+        &seed.to_string(),
+    ]);
+    run.args(["--report", "json", "--report-json-path"])
+        .arg(&report);
+    run.env("MESHWRIGHT_FUZZ_KEY", &round.key)
+        .env("NO_COLOR", "1");
     let out = run.output().map_err(|error| error.to_string())?;
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
     let text = std::fs::read_to_string(&report).map_err(|error| format!("{error}: {said}"))?;
     let report: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-    let count = report["test_cases"]["generated"].as_u64().and_then(|count| usize::try_from(count).ok());
+    let count = report["test_cases"]["generated"]
+        .as_u64()
+        .and_then(|count| usize::try_from(count).ok());
     let count = count.ok_or("the report does not say how many cases there were")?;
     Ok((count, (!out.status.success()).then_some(said)))
 }

@@ -26,12 +26,19 @@ pub(crate) fn hints() -> Result<Vec<String>> {
     let folder = std::env::current_exe().map_err(|error| error.to_string())?;
     let folder = folder.parent().ok_or("this program is in a folder")?;
     let mut named: BTreeMap<Named, String> = BTreeMap::new();
-    for file in run_command(Command::new("git").args(["ls-files", "*.md", "crates/*.rs", "tests/*.toml"]))?.lines() {
+    for file in
+        run_command(Command::new("git").args(["ls-files", "*.md", "crates/*.rs", "tests/*.toml"]))?
+            .lines()
+    {
         if file.contains("/tests/") || file == "crates/xtask/src/hints.rs" {
             continue;
         }
         let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
-        named.extend(commands(&text).into_iter().map(|command| (command, file.to_owned())));
+        named.extend(
+            commands(&text)
+                .into_iter()
+                .map(|command| (command, file.to_owned())),
+        );
     }
     let mut wrong = Vec::new();
     let mut helps: BTreeMap<(&str, Vec<String>), Option<String>> = BTreeMap::new();
@@ -40,16 +47,26 @@ pub(crate) fn hints() -> Result<Vec<String>> {
             .entry((command.program, command.words.clone()))
             .or_insert_with(|| help(&folder.join(command.program), &command.words));
         match asked {
-            None => wrong.push(format!("{file}: there is no command {} {}", command.program, command.words.join(" "))),
+            None => wrong.push(format!(
+                "{file}: there is no command {} {}",
+                command.program,
+                command.words.join(" ")
+            )),
             Some(help) => {
-                let known: BTreeSet<&str> =
-                    help.split(|letter: char| !letter.is_ascii_lowercase() && letter != '-').collect();
-                let unknown = command.options.iter().filter(|option| !known.contains(option.as_str()));
-                wrong.extend(
-                    unknown.map(|option| {
-                        format!("{file}: {} {} has no {option}", command.program, command.words.join(" "))
-                    }),
-                );
+                let known: BTreeSet<&str> = help
+                    .split(|letter: char| !letter.is_ascii_lowercase() && letter != '-')
+                    .collect();
+                let unknown = command
+                    .options
+                    .iter()
+                    .filter(|option| !known.contains(option.as_str()));
+                wrong.extend(unknown.map(|option| {
+                    format!(
+                        "{file}: {} {} has no {option}",
+                        command.program,
+                        command.words.join(" ")
+                    )
+                }));
             }
         }
     }
@@ -71,7 +88,8 @@ fn commands(text: &str) -> Vec<Named> {
             for (at, _) in line.match_indices(program) {
                 let before = line[..at].chars().next_back();
                 let rest = &line[at + program.len()..];
-                let alone = before.is_none_or(|letter| " `(/\"".contains(letter)) && rest.starts_with(' ');
+                let alone =
+                    before.is_none_or(|letter| " `(/\"".contains(letter)) && rest.starts_with(' ');
                 if alone && let Some(command) = command(program, rest) {
                     found.push(command);
                 }
@@ -82,20 +100,36 @@ fn commands(text: &str) -> Vec<Named> {
 }
 
 fn command(program: &'static str, rest: &str) -> Option<Named> {
-    let end = rest.find(['`', '"', '\'', '#', '|', ')', ';', ',']).unwrap_or(rest.len());
+    let end = rest
+        .find(['`', '"', '\'', '#', '|', ')', ';', ','])
+        .unwrap_or(rest.len());
     let mut all = rest[..end].split_whitespace();
-    let word =
-        |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') && !word.starts_with('-');
+    let word = |word: &&str| {
+        word.bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+            && !word.starts_with('-')
+    };
     let words: Vec<String> = all.clone().take_while(word).map(str::to_owned).collect();
     let options = all
         .by_ref()
         .filter(|word| word.starts_with("--"))
-        .map(|word| word.split(['=', '.', ':']).next().unwrap_or_default().to_owned());
+        .map(|word| {
+            word.split(['=', '.', ':'])
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        });
     // Prose about the product continues in lower case as well, so count only text that is marked as
     // code or that has an option or an argument in capitals.
     let marked = rest[end..].starts_with('`')
-        || rest[..end].split_whitespace().any(|word| word.starts_with("--") || word == word.to_uppercase());
-    (!words.is_empty() && marked).then(|| Named { program, words, options: options.collect() })
+        || rest[..end]
+            .split_whitespace()
+            .any(|word| word.starts_with("--") || word == word.to_uppercase());
+    (!words.is_empty() && marked).then(|| Named {
+        program,
+        words,
+        options: options.collect(),
+    })
 }
 
 #[cfg(test)]
@@ -111,10 +145,25 @@ mod tests {
 
     #[test]
     fn commands_are_found_where_texts_name_them() {
-        assert_eq!(named("run `meshwright cluster renew NAME` now"), ["cluster renew "]);
-        assert_eq!(named("meshwright login --server ADDRESS --key-file FILE"), ["login --server --key-file"]);
-        assert_eq!(named("`meshwright-server tenants operator-key`, then go"), ["tenants operator-key "]);
-        assert_eq!(named("target/debug/meshwright upgrade plan demo --start"), ["upgrade plan demo --start"]);
-        assert_eq!(named("Meshwright is a control plane; meshwright never calls"), Vec::<String>::new());
+        assert_eq!(
+            named("run `meshwright cluster renew NAME` now"),
+            ["cluster renew "]
+        );
+        assert_eq!(
+            named("meshwright login --server ADDRESS --key-file FILE"),
+            ["login --server --key-file"]
+        );
+        assert_eq!(
+            named("`meshwright-server tenants operator-key`, then go"),
+            ["tenants operator-key "]
+        );
+        assert_eq!(
+            named("target/debug/meshwright upgrade plan demo --start"),
+            ["upgrade plan demo --start"]
+        );
+        assert_eq!(
+            named("Meshwright is a control plane; meshwright never calls"),
+            Vec::<String>::new()
+        );
     }
 }

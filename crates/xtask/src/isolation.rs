@@ -20,9 +20,14 @@ const WALLS: &str = "MESHWRIGHT_TEST_WALLS";
 pub(crate) fn run() -> Result<()> {
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
     let copy = scratch.path().join("copy");
-    let target = std::env::current_dir().map_err(|error| error.to_string())?.join("target");
+    let target = std::env::current_dir()
+        .map_err(|error| error.to_string())?
+        .join("target");
     report("both walls", tests(Path::new("."), &target, None, None))?;
-    report("row-level security switched off", tests(Path::new("."), &target, Some("queries"), None))?;
+    report(
+        "row-level security switched off",
+        tests(Path::new("."), &target, Some("queries"), None),
+    )?;
     copied(&copy)?;
     let removed = forget_the_tenant(&copy.join(STORE))?;
     if removed < FEWEST {
@@ -30,14 +35,19 @@ pub(crate) fn run() -> Result<()> {
     }
     let postgres = fresh::live(scratch.path())?;
     let database = postgres.url("mw_owner", fresh::NAME);
-    report("queries that forget the tenant", tests(&copy, &target, None, Some(&database)))?;
+    report(
+        "queries that forget the tenant",
+        tests(&copy, &target, None, Some(&database)),
+    )?;
     // With neither protection, the tests must fail, and for the expected reason.
     match tests(&copy, &target, Some("queries"), Some(&database)) {
         Err(said) if said.contains("nothing_of_another_tenant_is_seen_or_changed") => {
             println!("scenario passed: the isolation tests fail without either wall");
             Ok(())
         }
-        other => Err(format!("without either wall the isolation tests must fail, and said: {other:?}")),
+        other => Err(format!(
+            "without either wall the isolation tests must fail, and said: {other:?}"
+        )),
     }
 }
 
@@ -47,16 +57,34 @@ fn report(title: &str, ran: Result<String>) -> Result<()> {
     Ok(())
 }
 
-fn tests(folder: &Path, target: &Path, walls: Option<&str>, database: Option<&str>) -> Result<String> {
+fn tests(
+    folder: &Path,
+    target: &Path,
+    walls: Option<&str>,
+    database: Option<&str>,
+) -> Result<String> {
     let mut cargo = Command::new("cargo");
-    cargo.current_dir(folder).args(["test", "--locked", "--quiet", "--package", "meshwright-api", "--test", "service"]);
-    cargo.args(["--", "isolation::"]).env("CARGO_TARGET_DIR", target).env("RUST_BACKTRACE", "0");
+    cargo.current_dir(folder).args([
+        "test",
+        "--locked",
+        "--quiet",
+        "--package",
+        "meshwright-api",
+        "--test",
+        "service",
+    ]);
+    cargo
+        .args(["--", "isolation::"])
+        .env("CARGO_TARGET_DIR", target)
+        .env("RUST_BACKTRACE", "0");
     match walls {
         Some(walls) => cargo.env(WALLS, walls),
         None => cargo.env_remove(WALLS),
     };
     match database {
-        Some(database) => cargo.env("DATABASE_URL", database).env("SQLX_OFFLINE", "false"),
+        Some(database) => cargo
+            .env("DATABASE_URL", database)
+            .env("SQLX_OFFLINE", "false"),
         None => cargo.env("SQLX_OFFLINE", "true"),
     };
     run_command(&mut cargo)
@@ -67,7 +95,10 @@ pub(crate) fn copied(to: &Path) -> Result<()> {
     let files = run_command(Command::new("git").args(["ls-files", "-co", "--exclude-standard"]))?;
     for file in files.lines().filter(|file| Path::new(file).is_file()) {
         let new = to.join(file);
-        let made = new.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::copy(file, &new));
+        let made = new
+            .parent()
+            .map_or(Ok(()), std::fs::create_dir_all)
+            .and_then(|()| std::fs::copy(file, &new));
         made.map_err(|error| format!("{file}: {error}"))?;
     }
     Ok(())
@@ -76,7 +107,8 @@ pub(crate) fn copied(to: &Path) -> Result<()> {
 /// Removes the filter by tenant from every query, and returns the number of filters. The parameter
 /// stays in use, so that the other parameters keep their numbers.
 fn forget_the_tenant(folder: &Path) -> Result<usize> {
-    let entries = std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let entries =
+        std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let mut removed = 0;
     for entry in entries {
         let path = entry.map_err(|error| error.to_string())?.path();
@@ -103,10 +135,16 @@ fn without_tenant(text: &str) -> (String, usize) {
         // Remove the table alias before the column as well.
         if changed.ends_with('.') {
             changed.pop();
-            changed
-                .truncate(changed.trim_end_matches(|letter: char| letter.is_ascii_lowercase() || letter == '_').len());
+            changed.truncate(
+                changed
+                    .trim_end_matches(|letter: char| letter.is_ascii_lowercase() || letter == '_')
+                    .len(),
+            );
         }
-        let digits = part.len() - part.trim_start_matches(|letter: char| letter.is_ascii_digit()).len();
+        let digits = part.len()
+            - part
+                .trim_start_matches(|letter: char| letter.is_ascii_digit())
+                .len();
         let (number, rest) = part.split_at(digits);
         changed += &format!("${number}::uuid IS NOT NULL{rest}");
         count += 1;
@@ -121,7 +159,8 @@ mod tests {
     #[test]
     fn a_condition_forgets_its_tenant_and_keeps_its_parameters() {
         let query = "SELECT x FROM a m WHERE m.tenant_id = $1 AND id = $2 OR tenant_id = $10";
-        let forgotten = "SELECT x FROM a m WHERE $1::uuid IS NOT NULL AND id = $2 OR $10::uuid IS NOT NULL";
+        let forgotten =
+            "SELECT x FROM a m WHERE $1::uuid IS NOT NULL AND id = $2 OR $10::uuid IS NOT NULL";
         assert_eq!(without_tenant(query), (forgotten.to_owned(), 2));
     }
 }

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
 use std::path::Path;
 
-use meshwright_model::injection::{Injection, Injector, NamespaceLabels, NoInjection, PodLabels, injected_by};
+use meshwright_model::injection::{
+    Injection, Injector, NamespaceLabels, NoInjection, PodLabels, injected_by,
+};
 use serde_json::Value;
 
 use crate::Result;
@@ -38,23 +40,32 @@ pub(crate) fn print_verdict(file: &Path) -> Result<()> {
         println!("{} events, no breach", judge.events);
         return Ok(());
     }
-    Err(format!("{} events, {} breaches:\n{}", judge.events, judge.breaches.len(), judge.breaches.join("\n")))
+    Err(format!(
+        "{} events, {} breaches:\n{}",
+        judge.events,
+        judge.breaches.len(),
+        judge.breaches.join("\n")
+    ))
 }
 
 pub(crate) fn judge_recording(file: &Path) -> Result<AvailabilityJudge> {
-    let opened = std::fs::File::open(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let opened =
+        std::fs::File::open(file).map_err(|error| format!("{}: {error}", file.display()))?;
     let mut judge = AvailabilityJudge::default();
     for line in std::io::BufReader::new(opened).lines() {
         let line = line.map_err(|error| error.to_string())?;
-        let event: Value =
-            serde_json::from_str(&line).map_err(|error| format!("event {}: {error}", judge.events + 1))?;
+        let event: Value = serde_json::from_str(&line)
+            .map_err(|error| format!("event {}: {error}", judge.events + 1))?;
         judge.observe_event(&event);
     }
     Ok(judge)
 }
 
 fn text_at<'v>(value: &'v Value, pointer: &str) -> &'v str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 fn number_at(value: &Value, pointer: &str) -> i64 {
@@ -65,8 +76,11 @@ impl AvailabilityJudge {
     pub(crate) fn observe_event(&mut self, event: &Value) {
         self.events += 1;
         let object = &event["object"];
-        let (cluster, kind, name) =
-            (text_at(event, "/cluster").to_owned(), text_at(object, "/kind"), text_at(object, "/metadata/name").to_owned());
+        let (cluster, kind, name) = (
+            text_at(event, "/cluster").to_owned(),
+            text_at(object, "/kind"),
+            text_at(object, "/metadata/name").to_owned(),
+        );
         let gone = event["type"] == "DELETED";
         if event["type"] == "SYNCED" {
             self.clusters.entry(cluster.clone()).or_default().synced = true;
@@ -74,7 +88,8 @@ impl AvailabilityJudge {
         if cluster == "hosting" {
             if kind == "Deployment" && name.starts_with("istiod-") {
                 let available = !gone && number_at(object, "/status/availableReplicas") > 0;
-                self.istiod_available.insert(name.trim_start_matches("istiod-").to_owned(), available);
+                self.istiod_available
+                    .insert(name.trim_start_matches("istiod-").to_owned(), available);
             }
             return;
         }
@@ -82,7 +97,9 @@ impl AvailabilityJudge {
             "" => {}
             "Namespace" => self.record_namespace(&cluster, name, object, gone),
             "MutatingWebhookConfiguration" => self.record_webhook(&cluster, name, object, gone),
-            "Deployment" | "StatefulSet" | "DaemonSet" => self.check_availability(&cluster, kind, object, gone),
+            "Deployment" | "StatefulSet" | "DaemonSet" => {
+                self.check_availability(&cluster, kind, object, gone)
+            }
             _ => return,
         }
         self.check_injection(&cluster);
@@ -90,8 +107,15 @@ impl AvailabilityJudge {
 
     fn record_namespace(&mut self, cluster: &str, name: String, object: &Value, gone: bool) {
         let known = self.clusters.entry(cluster.to_owned()).or_default();
-        let label = |key: &str| object["metadata"]["labels"][key].as_str().map(str::to_owned);
-        let labels = NamespaceLabels { injection: label("istio-injection"), rev: label("istio.io/rev") };
+        let label = |key: &str| {
+            object["metadata"]["labels"][key]
+                .as_str()
+                .map(str::to_owned)
+        };
+        let labels = NamespaceLabels {
+            injection: label("istio-injection"),
+            rev: label("istio.io/rev"),
+        };
         if gone {
             known.namespaces.remove(&name)
         } else {
@@ -105,7 +129,11 @@ impl AvailabilityJudge {
         let Ok(parsed) = revision.parse() else { return };
         let tag = text_at(object, "/metadata/labels/istio.io~1tag");
         let value = if tag.is_empty() { revision } else { tag };
-        let injector = Injector { value: value.to_owned(), revision: parsed, serves_default: value == "default" };
+        let injector = Injector {
+            value: value.to_owned(),
+            revision: parsed,
+            serves_default: value == "default",
+        };
         if gone {
             known.injectors.remove(&name)
         } else {
@@ -116,7 +144,9 @@ impl AvailabilityJudge {
     /// Checks that exactly one webhook matches each labelled namespace, and that the istiod of its
     /// revision has an available replica.
     fn check_injection(&mut self, cluster: &str) {
-        let Some(known) = self.clusters.get(cluster) else { return };
+        let Some(known) = self.clusters.get(cluster) else {
+            return;
+        };
         let injectors: Vec<Injector> = known.injectors.values().cloned().collect();
         // Before a mesh has its tags, no webhook can match.
         if !known.synced || !injectors.iter().any(|injector| injector.serves_default) {
@@ -124,14 +154,20 @@ impl AvailabilityJudge {
         }
         for (namespace, labels) in &known.namespaces {
             let breach = match injected_by(labels, &PodLabels::default(), &injectors) {
-                Injection::Injected(revision) => (self.istiod_available.get(revision.as_str()) == Some(&false))
-                    .then(|| format!("the istiod of {revision} is not available")),
+                Injection::Injected(revision) => (self.istiod_available.get(revision.as_str())
+                    == Some(&false))
+                .then(|| format!("the istiod of {revision} is not available")),
                 Injection::Ambiguous(all) => Some(format!("{} webhooks match", all.len())),
-                Injection::NotInjected(NoInjection::NoSuchRevision) => Some("no webhook matches".into()),
+                Injection::NotInjected(NoInjection::NoSuchRevision) => {
+                    Some("no webhook matches".into())
+                }
                 Injection::NotInjected(_) => None,
             };
             if let Some(breach) = breach {
-                self.breaches.push(format!("event {}: namespace {namespace} in {cluster}: {breach}", self.events));
+                self.breaches.push(format!(
+                    "event {}: namespace {namespace} in {cluster}: {breach}",
+                    self.events
+                ));
             }
         }
     }
@@ -139,21 +175,40 @@ impl AvailabilityJudge {
     /// Checks that a workload that was once complete has at least the available replicas that its
     /// update strategy guarantees.
     fn check_availability(&mut self, cluster: &str, kind: &str, object: &Value, gone: bool) {
-        let name = format!("{kind} {}/{}", text_at(object, "/metadata/namespace"), text_at(object, "/metadata/name"));
+        let name = format!(
+            "{kind} {}/{}",
+            text_at(object, "/metadata/namespace"),
+            text_at(object, "/metadata/name")
+        );
         let known = self.clusters.entry(cluster.to_owned()).or_default();
         if gone {
             known.fully_available.remove(&name);
             return;
         }
-        let replicas = object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
+        let replicas = object
+            .pointer("/spec/replicas")
+            .and_then(Value::as_i64)
+            .unwrap_or(1);
         let (wanted, available, allowed) = match kind {
             // Kubernetes' default allows a quarter of the replicas, rounded down, to be
             // unavailable.
-            "Deployment" => (replicas, number_at(object, "/status/availableReplicas"), replicas - replicas / 4),
-            "StatefulSet" => (replicas, number_at(object, "/status/availableReplicas"), replicas - 1),
+            "Deployment" => (
+                replicas,
+                number_at(object, "/status/availableReplicas"),
+                replicas - replicas / 4,
+            ),
+            "StatefulSet" => (
+                replicas,
+                number_at(object, "/status/availableReplicas"),
+                replicas - 1,
+            ),
             _ => {
                 let wanted = number_at(object, "/status/desiredNumberScheduled");
-                (wanted, number_at(object, "/status/numberAvailable"), wanted - 1)
+                (
+                    wanted,
+                    number_at(object, "/status/numberAvailable"),
+                    wanted - 1,
+                )
             }
         };
         if available >= wanted && wanted > 0 {
@@ -206,7 +261,10 @@ mod tests {
             json!({ "cluster": "c1", "type": "SYNCED", "object": {} }),
             event("c1", deployment(3)),
         ];
-        healthy.iter().chain(&planted).for_each(|event| judge.observe_event(event));
+        healthy
+            .iter()
+            .chain(&planted)
+            .for_each(|event| judge.observe_event(event));
         judge.breaches.len()
     }
 
@@ -223,11 +281,21 @@ mod tests {
     #[test]
     fn planted_a_label_that_no_webhook_or_two_match_is_found() {
         assert!(count_breaches(vec![event("c1", namespace("1-24-0"))]) > 0);
-        assert!(count_breaches(vec![event("c1", webhook("second", Some("stable"), "1-25-1"))]) > 0);
+        assert!(
+            count_breaches(vec![event(
+                "c1",
+                webhook("second", Some("stable"), "1-25-1")
+            )]) > 0
+        );
     }
 
     #[test]
     fn planted_a_webhook_whose_istiod_is_dead_is_found() {
-        assert!(count_breaches(vec![event("hosting", istiod(0)), event("c1", deployment(4))]) > 0);
+        assert!(
+            count_breaches(vec![
+                event("hosting", istiod(0)),
+                event("c1", deployment(4))
+            ]) > 0
+        );
     }
 }

@@ -32,7 +32,8 @@ const GENERAL_SEEDS: usize = 2;
 /// Percentage of classes that the general loader must fall for.
 const DEAD_BELOW: usize = 95;
 /// System calls that the tracer records.
-const CALLS: &str = "trace=execve,execveat,open,openat,openat2,creat,connect,sendto,sendmsg,sendmmsg,write";
+const CALLS: &str =
+    "trace=execve,execveat,open,openat,openat2,creat,connect,sendto,sendmsg,sendmmsg,write";
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -78,8 +79,15 @@ impl Seen {
         let plain = self.harm == "None";
         let wanted = if plain { "accepted" } else { "refused" };
         let dials = if plain { &[] } else { self.dials.as_slice() };
-        let wrong = self.execs.iter().chain(&self.opens).chain(dials).next().cloned();
-        let wrong = wrong.or_else(|| (self.verdict != wanted).then(|| format!("it was {}", self.verdict)));
+        let wrong = self
+            .execs
+            .iter()
+            .chain(&self.opens)
+            .chain(dials)
+            .next()
+            .cloned();
+        let wrong =
+            wrong.or_else(|| (self.verdict != wanted).then(|| format!("it was {}", self.verdict)));
         let blind = plain && self.dials.is_empty();
         wrong.or_else(|| blind.then(|| "its server was not called: the judge is blind".into()))
     }
@@ -97,18 +105,37 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ]))?;
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
     let general = watched(dir.path(), "general", GENERAL_SEEDS)?;
-    let classes: BTreeSet<&str> =
-        general.iter().filter(|seen| seen.can_fall()).map(|seen| seen.class.as_str()).collect();
-    let fell: BTreeSet<&str> = general.iter().filter(|seen| seen.fell()).map(|seen| seen.class.as_str()).collect();
+    let classes: BTreeSet<&str> = general
+        .iter()
+        .filter(|seen| seen.can_fall())
+        .map(|seen| seen.class.as_str())
+        .collect();
+    let fell: BTreeSet<&str> = general
+        .iter()
+        .filter(|seen| seen.fell())
+        .map(|seen| seen.class.as_str())
+        .collect();
     for class in classes.difference(&fell) {
         println!("the general loader did not fall for: {class}");
     }
-    let seeds = options.seeds.unwrap_or_else(|| options.inputs.div_ceil(general.len() / GENERAL_SEEDS));
+    let seeds = options
+        .seeds
+        .unwrap_or_else(|| options.inputs.div_ceil(general.len() / GENERAL_SEEDS));
     let ours = watched(dir.path(), "ours", seeds)?;
-    let faults: Vec<String> =
-        ours.iter().filter_map(|seen| Some(format!("{}: {}", seen.class, seen.fault()?))).collect();
-    faults.iter().take(20).for_each(|fault| println!("FAULT: {fault}"));
-    let sum = |of: fn(&Seen) -> usize| ours.iter().filter(|seen| seen.harm != "None").map(of).sum::<usize>();
+    let faults: Vec<String> = ours
+        .iter()
+        .filter_map(|seen| Some(format!("{}: {}", seen.class, seen.fault()?)))
+        .collect();
+    faults
+        .iter()
+        .take(20)
+        .for_each(|fault| println!("FAULT: {fault}"));
+    let sum = |of: fn(&Seen) -> usize| {
+        ours.iter()
+            .filter(|seen| seen.harm != "None")
+            .map(of)
+            .sum::<usize>()
+    };
     let totals = json!({
         "classes": classes.len(), "inputs": ours.len(), "faults": faults.len(),
         "programs": sum(|seen| seen.execs.len()), "files": sum(|seen| seen.opens.len()), "calls": sum(|seen| seen.dials.len()),
@@ -118,7 +145,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if fell.len() * 100 < classes.len() * DEAD_BELOW {
         return Err("the corpus is dead: a general loader falls for too little of it".into());
     }
-    if faults.is_empty() { Ok(()) } else { Err(format!("{} faults", faults.len())) }
+    if faults.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{} faults", faults.len()))
+    }
 }
 
 /// Runs a loader over the corpus under the tracer, in a network namespace without any interface
@@ -141,11 +172,18 @@ fn watched(dir: &Path, subject: &str, seeds: usize) -> Result<Vec<Seen>> {
         "signal=none",
         "-o",
     ]);
-    run.arg(&log).args(["target/debug/examples/kubeconfigs", subject, &seeds.to_string()]);
+    run.arg(&log).args([
+        "target/debug/examples/kubeconfigs",
+        subject,
+        &seeds.to_string(),
+    ]);
     if subject == "ours" {
         // A loader that follows these variables calls a host that no kubeconfig names. The general
         // loader follows them and would get no further, so only our loader gets them.
-        run.envs([("HTTPS_PROXY", "http://10.66.66.66:3128"), ("https_proxy", "http://10.66.66.66:3128")]);
+        run.envs([
+            ("HTTPS_PROXY", "http://10.66.66.66:3128"),
+            ("https_proxy", "http://10.66.66.66:3128"),
+        ]);
     }
     run_command(&mut run)?;
     let bytes = std::fs::read(&log).map_err(|error| error.to_string())?;
@@ -156,14 +194,20 @@ fn read(log: &str) -> Result<Vec<Seen>> {
     let mut all: Vec<Seen> = Vec::new();
     let mut open: BTreeMap<String, usize> = BTreeMap::new();
     for line in log.lines() {
-        let Some((_, call)) = line.split_once(' ') else { continue };
+        let Some((_, call)) = line.split_once(' ') else {
+            continue;
+        };
         let call = call.trim_start();
         if let Some(said) = said(call) {
             let mut words = said.splitn(4, ' ');
             match (words.next(), words.next(), words.next(), words.next()) {
                 (Some("begin"), Some(number), Some(harm), Some(class)) => {
                     open.insert(number.into(), all.len());
-                    all.push(Seen { class: class.into(), harm: harm.into(), ..Seen::default() });
+                    all.push(Seen {
+                        class: class.into(),
+                        harm: harm.into(),
+                        ..Seen::default()
+                    });
                 }
                 (Some("end"), Some(number), Some(verdict), None) => {
                     let at = open.remove(number).ok_or("an end without a beginning")?;
@@ -175,7 +219,11 @@ fn read(log: &str) -> Result<Vec<Seen>> {
             take_in(call, seen);
         }
     }
-    if open.is_empty() && !all.is_empty() { Ok(all) } else { Err("the tracer's log ends in the middle".into()) }
+    if open.is_empty() && !all.is_empty() {
+        Ok(all)
+    } else {
+        Err("the tracer's log ends in the middle".into())
+    }
 }
 
 /// Returns the line that the loader itself printed, if the call is a write to standard output.
@@ -195,7 +243,9 @@ fn take_in(call: &str, seen: &mut Seen) {
                 seen.opens.push(call.to_owned());
             }
         }
-        "connect" | "sendto" | "sendmsg" | "sendmmsg" if is_dial(name, call) => seen.dials.push(call.to_owned()),
+        "connect" | "sendto" | "sendmsg" | "sendmmsg" if is_dial(name, call) => {
+            seen.dials.push(call.to_owned())
+        }
         _ => {}
     }
 }
@@ -204,7 +254,11 @@ fn take_in(call: &str, seen: &mut Seen) {
 /// server. A datagram socket that is only connected sends nothing; the name service does that to
 /// find out which source address would be used.
 fn is_dial(name: &str, call: &str) -> bool {
-    let of = |kind: &str| call.split(',').next().is_some_and(|first| first.contains(kind));
+    let of = |kind: &str| {
+        call.split(',')
+            .next()
+            .is_some_and(|first| first.contains(kind))
+    };
     let asks_names = call.contains("htons(53)") || call.contains(":53]");
     match name {
         _ if of("<TCP") => name == "connect",

@@ -29,14 +29,21 @@ fn lab(name: &str, command: &str) -> Command {
 /// # Errors
 ///
 /// Returns an error when the limit has passed.
-pub(crate) fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Result<T> {
+pub(crate) fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut ask: impl FnMut() -> Option<T>,
+) -> Result<T> {
     let start = Instant::now();
     loop {
         if let Some(answer) = ask() {
             return Ok(answer);
         }
         if start.elapsed() > limit {
-            return Err(format!("gave up after {} s waiting until {what}", limit.as_secs()));
+            return Err(format!(
+                "gave up after {} s waiting until {what}",
+                limit.as_secs()
+            ));
         }
         std::thread::sleep(Duration::from_millis(300));
     }
@@ -51,13 +58,21 @@ impl Lab {
     /// Starts a lab without waiting for programs that are still being built.
     pub(crate) fn start_without(name: &str, users: usize, later: &[&str]) -> Result<Self> {
         let later = later.iter().flat_map(|program| ["--later", program]);
-        let started = lab(name, "up").arg("--user-clusters").arg(users.to_string()).args(later).status();
+        let started = lab(name, "up")
+            .arg("--user-clusters")
+            .arg(users.to_string())
+            .args(later)
+            .status();
         if !started.map_err(|error| error.to_string())?.success() {
             return Err("the lab did not start".into());
         }
         let state = run_command(lab(name, "status").args(["-o", "json"]))?;
         let state = serde_json::from_str(&state).map_err(|error| error.to_string())?;
-        Ok(Self { name: name.into(), state, keep: false })
+        Ok(Self {
+            name: name.into(),
+            state,
+            keep: false,
+        })
     }
 
     /// Leaves the lab running when this value is dropped.
@@ -74,10 +89,17 @@ impl Lab {
     }
 
     pub(crate) fn kubeconfig_path(&self, cluster: &str) -> Result<PathBuf> {
-        let clusters = self.state["clusters"].as_array().cloned().unwrap_or_default();
-        let found =
-            clusters.iter().find(|known| known["name"] == cluster).and_then(|known| known["kubeconfig"].as_str());
-        found.map(PathBuf::from).ok_or_else(|| format!("the lab has no cluster {cluster}"))
+        let clusters = self.state["clusters"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let found = clusters
+            .iter()
+            .find(|known| known["name"] == cluster)
+            .and_then(|known| known["kubeconfig"].as_str());
+        found
+            .map(PathBuf::from)
+            .ok_or_else(|| format!("the lab has no cluster {cluster}"))
     }
 
     pub(crate) fn run_kubectl(&self, cluster: &str, arguments: &[&str]) -> Result<String> {
@@ -109,7 +131,9 @@ impl Lab {
             .and_then(|releases| releases.last())
             .and_then(|release| release["istioctl"].as_str());
         let mut run = lab(&self.name, "exec");
-        run.arg("--").arg(newest.ok_or("the lab has no istioctl")?).args(["istioctl", "--kubeconfig"]);
+        run.arg("--")
+            .arg(newest.ok_or("the lab has no istioctl")?)
+            .args(["istioctl", "--kubeconfig"]);
         run_command(run.arg(self.kubeconfig_path(cluster)?).args(arguments))
     }
 
@@ -148,7 +172,10 @@ impl Lab {
     /// Starts to build programs in the background. Output is shown only if the build fails.
     pub(crate) fn build(programs: &[&str]) -> Result<Build> {
         let mut run = Command::new("tests/lab/lab");
-        run.arg("build").args(programs).stdout(Stdio::null()).stderr(Stdio::piped());
+        run.arg("build")
+            .args(programs)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         run.spawn().map(Build).map_err(|error| error.to_string())
     }
 
@@ -175,16 +202,25 @@ impl Lab {
     /// Opens the audit log of a cluster's API server; entries from now on are read.
     pub(crate) fn audit(&self, cluster: &str) -> Result<Audit> {
         let path = self.kubeconfig_path(cluster)?.with_file_name("audit.log");
-        let offset = std::fs::metadata(&path).map_err(|error| error.to_string())?.len();
+        let offset = std::fs::metadata(&path)
+            .map_err(|error| error.to_string())?
+            .len();
         Ok(Audit { path, offset })
     }
 
     /// Returns the folder with the charts of a community version.
     pub(crate) fn charts(&self, version: &str) -> Result<String> {
-        let releases = self.state["releases"].as_array().cloned().unwrap_or_default();
-        let found =
-            releases.iter().find(|release| release["version"] == version).and_then(|known| known["charts"].as_str());
-        found.map(str::to_owned).ok_or_else(|| format!("the lab has no charts of {version}"))
+        let releases = self.state["releases"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let found = releases
+            .iter()
+            .find(|release| release["version"] == version)
+            .and_then(|known| known["charts"].as_str());
+        found
+            .map(str::to_owned)
+            .ok_or_else(|| format!("the lab has no charts of {version}"))
     }
 }
 
@@ -207,8 +243,15 @@ pub(crate) struct Build(Child);
 
 impl Build {
     pub(crate) fn done(self) -> Result<()> {
-        let out = self.0.wait_with_output().map_err(|error| error.to_string())?;
-        if out.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&out.stderr).into_owned()) }
+        let out = self
+            .0
+            .wait_with_output()
+            .map_err(|error| error.to_string())?;
+        if out.status.success() {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&out.stderr).into_owned())
+        }
     }
 }
 
@@ -234,24 +277,38 @@ impl Audit {
     /// Returns the entries that were written since the last call.
     pub(crate) fn fresh(&mut self) -> Result<Vec<Value>> {
         let mut file = File::open(&self.path).map_err(|error| error.to_string())?;
-        file.seek(SeekFrom::Start(self.offset)).map_err(|error| error.to_string())?;
+        file.seek(SeekFrom::Start(self.offset))
+            .map_err(|error| error.to_string())?;
         let mut text = Vec::new();
-        file.read_to_end(&mut text).map_err(|error| error.to_string())?;
+        file.read_to_end(&mut text)
+            .map_err(|error| error.to_string())?;
         // Keep the last line for the next call if it is not complete yet.
-        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let whole = text
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |at| at + 1);
         self.offset += whole as u64;
-        let lines = text[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        lines.map(|line| serde_json::from_slice(line).map_err(|error| error.to_string())).collect()
+        let lines = text[..whole]
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty());
+        lines
+            .map(|line| serde_json::from_slice(line).map_err(|error| error.to_string()))
+            .collect()
     }
 }
 
 /// Returns whether a request came from one of our workers, by its user agent.
 pub(crate) fn ours(entry: &Value) -> bool {
-    entry["userAgent"].as_str().is_some_and(|agent| agent.starts_with("meshwright/"))
+    entry["userAgent"]
+        .as_str()
+        .is_some_and(|agent| agent.starts_with("meshwright/"))
 }
 
 pub(crate) fn accepted(entry: &Value) -> bool {
-    entry.pointer("/responseStatus/code").and_then(Value::as_i64).is_some_and(|code| code < 300)
+    entry
+        .pointer("/responseStatus/code")
+        .and_then(Value::as_i64)
+        .is_some_and(|code| code < 300)
 }
 
 impl Drop for Lab {

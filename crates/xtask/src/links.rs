@@ -9,20 +9,35 @@ use crate::{Result, run_command};
 /// Returns the missing files, each with the page that names it.
 pub(crate) fn links() -> Result<Vec<String>> {
     let mut wrong = Vec::new();
-    for page in run_command(Command::new("git").args(["ls-files", "-co", "--exclude-standard", "*.md"]))?.lines() {
+    for page in
+        run_command(Command::new("git").args(["ls-files", "-co", "--exclude-standard", "*.md"]))?
+            .lines()
+    {
         let text = std::fs::read_to_string(page).map_err(|error| format!("{page}: {error}"))?;
         let folder = Path::new(page).parent().unwrap_or(Path::new(""));
         let missing = |path: &&str| !folder.join(path).exists();
-        wrong.extend(linked(&text).filter(missing).map(|path| format!("{page} links to {path}, which is not there")));
-        let absent = |path: &&str| !Path::new(path).exists() && !Path::new("crates").join(path).exists();
-        wrong.extend(sources(&text).filter(absent).map(|path| format!("{page} names {path}, which is not there")));
+        wrong.extend(
+            linked(&text)
+                .filter(missing)
+                .map(|path| format!("{page} links to {path}, which is not there")),
+        );
+        let absent =
+            |path: &&str| !Path::new(path).exists() && !Path::new("crates").join(path).exists();
+        wrong.extend(
+            sources(&text)
+                .filter(absent)
+                .map(|path| format!("{page} names {path}, which is not there")),
+        );
     }
     Ok(wrong)
 }
 
 /// Returns the targets of links that stay within the repository.
 fn linked(text: &str) -> impl Iterator<Item = &str> {
-    let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(target, _)| target));
+    let targets = text
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')').map(|(target, _)| target));
     targets
         .filter(|target| !target.contains("://") && !target.starts_with('#'))
         .map(|target| target.split_once('#').map_or(target, |(path, _)| path))
@@ -32,7 +47,11 @@ fn linked(text: &str) -> impl Iterator<Item = &str> {
 fn sources(text: &str) -> impl Iterator<Item = &str> {
     let quoted = text.split('`').skip(1).step_by(2);
     let plain = |word: &&str| word.contains('/') && !word.contains(['{', '<', '*', ' ', '\n']);
-    quoted.filter(plain).filter(|word| Path::new(word).extension().is_some_and(|extension| extension == "rs"))
+    quoted.filter(plain).filter(|word| {
+        Path::new(word)
+            .extension()
+            .is_some_and(|extension| extension == "rs")
+    })
 }
 
 #[cfg(test)]
@@ -41,6 +60,9 @@ mod tests {
     fn links_and_source_files_are_found() {
         let text = "See [the map](docs/map.md#crates), [istio](https://istio.io), `api/src/router.rs`, `run.rs` and `a b/c.rs`.";
         assert_eq!(super::linked(text).collect::<Vec<_>>(), ["docs/map.md"]);
-        assert_eq!(super::sources(text).collect::<Vec<_>>(), ["api/src/router.rs"]);
+        assert_eq!(
+            super::sources(text).collect::<Vec<_>>(),
+            ["api/src/router.rs"]
+        );
     }
 }

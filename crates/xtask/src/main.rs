@@ -157,18 +157,27 @@ fn main() -> ExitCode {
 /// the command's standard error and output.
 pub(crate) fn run_command(command: &mut std::process::Command) -> Result<String> {
     let name = format!("{command:?}");
-    let output = command.output().map_err(|error| format!("{name}: {error}"))?;
+    let output = command
+        .output()
+        .map_err(|error| format!("{name}: {error}"))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    Err(format!("{name} failed: {} {}", said(&output.stderr), said(&output.stdout)))
+    Err(format!(
+        "{name} failed: {} {}",
+        said(&output.stderr),
+        said(&output.stdout)
+    ))
 }
 
 /// Prints the logs that Meshwright's crates write within this process, filtered by `RUST_LOG`.
 /// Without a valid `RUST_LOG`, nothing is printed.
 fn show_logs() {
     if let Ok(filter) = EnvFilter::try_from_default_env() {
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .init();
     }
 }

@@ -81,7 +81,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let reached = totals.unreached * 50 <= totals.cuts;
     let clean = reached && totals.lost + totals.doubled + totals.stuck + totals.late_writes == 0;
     if options.json {
-        let Totals { boundaries, cuts, lost, doubled, stuck, late_writes, unreached } = totals;
+        let Totals {
+            boundaries,
+            cuts,
+            lost,
+            doubled,
+            stuck,
+            late_writes,
+            unreached,
+        } = totals;
         println!(
             "{}",
             json!({ "boundaries": boundaries, "cuts": cuts, "lost": lost, "doubled": doubled, "stuck": stuck, "late_writes": late_writes, "unreached": unreached })
@@ -89,5 +97,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     } else {
         println!("{totals:?}");
     }
-    if clean { Ok(()) } else { Err("the crash matrix found something".into()) }
+    if clean {
+        Ok(())
+    } else {
+        Err("the crash matrix found something".into())
+    }
 }

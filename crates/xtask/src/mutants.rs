@@ -39,14 +39,21 @@ const MODULES: [Module; 4] = [
     Module {
         title: "authorization and audit rules",
         package: "meshwright-model",
-        files: &["crates/model/src/access.rs", "crates/model/src/audit.rs", "crates/model/src/audit/*.rs"],
+        files: &[
+            "crates/model/src/access.rs",
+            "crates/model/src/audit.rs",
+            "crates/model/src/audit/*.rs",
+        ],
         tests: &["meshwright-model"],
         narrow: &[],
     },
     Module {
         title: "kubeconfigs and addresses",
         package: "meshwright-kubernetes",
-        files: &["crates/kubernetes/src/kubeconfig.rs", "crates/kubernetes/src/address_policy.rs"],
+        files: &[
+            "crates/kubernetes/src/kubeconfig.rs",
+            "crates/kubernetes/src/address_policy.rs",
+        ],
         tests: &["meshwright-kubernetes"],
         narrow: &[],
     },
@@ -65,10 +72,15 @@ const MODULES: [Module; 4] = [
     Module {
         title: "callers and tokens",
         package: "meshwright-api",
-        files: &["crates/api/src/request/caller.rs", "crates/api/src/oidc.rs", "crates/api/src/oidc/jwks.rs"],
+        files: &[
+            "crates/api/src/request/caller.rs",
+            "crates/api/src/oidc.rs",
+            "crates/api/src/oidc/jwks.rs",
+        ],
         tests: &["meshwright-api"],
         narrow: &[
-            "--lib", "--test", "service", "--", "oidc", "keys", "access", "requests", "limits", "events", "tenants",
+            "--lib", "--test", "service", "--", "oidc", "keys", "access", "requests", "limits",
+            "events", "tenants",
         ],
     },
 ];
@@ -76,14 +88,22 @@ const MODULES: [Module; 4] = [
 pub(crate) fn run(options: &Options) -> Result<()> {
     let program = installed()?;
     let wanted = |module: &&Module| {
-        options.only.is_empty() || options.only.iter().any(|only| module.title.contains(only.as_str()))
+        options.only.is_empty()
+            || options
+                .only
+                .iter()
+                .any(|only| module.title.contains(only.as_str()))
     };
     let mut missed = 0;
     for module in MODULES.iter().filter(wanted) {
         println!("== {}", module.title);
         missed += module.judged(&program, &options.dir)?;
     }
-    if missed == 0 { Ok(()) } else { Err(format!("{missed} mutants were missed")) }
+    if missed == 0 {
+        Ok(())
+    } else {
+        Err(format!("{missed} mutants were missed"))
+    }
 }
 
 impl Module {
@@ -92,15 +112,29 @@ impl Module {
         let records = dir.join(self.title.replace(' ', "-"));
         std::fs::create_dir_all(&records).map_err(|error| error.to_string())?;
         let mut run = Command::new(program);
-        run.args(["mutants", "--package", self.package, "--colors", "never", "--no-times", "--timeout", LIMIT]);
-        run.args(["--test-package", &self.tests.join(",")]).arg("--output").arg(&records);
+        run.args([
+            "mutants",
+            "--package",
+            self.package,
+            "--colors",
+            "never",
+            "--no-times",
+            "--timeout",
+            LIMIT,
+        ]);
+        run.args(["--test-package", &self.tests.join(",")])
+            .arg("--output")
+            .arg(&records);
         for file in self.files {
             run.args(["--file", file]);
         }
         if !self.narrow.is_empty() {
             run.arg("--").args(self.narrow);
         }
-        let status = run.env("SQLX_OFFLINE", "true").status().map_err(|error| error.to_string())?;
+        let status = run
+            .env("SQLX_OFFLINE", "true")
+            .status()
+            .map_err(|error| error.to_string())?;
         // Exit code 2 means that mutants were missed, and 3 that one took too long; the records say
         // which.
         if !matches!(status.code(), Some(0 | 2 | 3)) {
@@ -108,19 +142,35 @@ impl Module {
         }
         let list = |name: &str| -> Result<Vec<String>> {
             let path = records.join("mutants.out").join(name);
-            let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let text = std::fs::read_to_string(&path)
+                .map_err(|error| format!("{}: {error}", path.display()))?;
             Ok(text.lines().map(str::to_owned).collect())
         };
-        let (caught, late, survivors) = (list("caught.txt")?, list("timeout.txt")?, list("missed.txt")?);
-        println!("{}", json!({ "module": self.title, "caught": caught.len(), "too_long": late, "missed": survivors }));
-        if caught.is_empty() { Err(format!("{}: nothing was tested", self.title)) } else { Ok(survivors.len()) }
+        let (caught, late, survivors) = (
+            list("caught.txt")?,
+            list("timeout.txt")?,
+            list("missed.txt")?,
+        );
+        println!(
+            "{}",
+            json!({ "module": self.title, "caught": caught.len(), "too_long": late, "missed": survivors })
+        );
+        if caught.is_empty() {
+            Err(format!("{}: nothing was tested", self.title))
+        } else {
+            Ok(survivors.len())
+        }
     }
 }
 
 /// Returns the path of cargo-mutants in the cache of the lab's programs, and installs it there if
 /// it is missing.
 fn installed() -> Result<PathBuf> {
-    let base = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     let cache = base("MESHWRIGHT_CACHE")
         .or_else(|| base("XDG_CACHE_HOME").map(|cache| cache.join("meshwright")))
         .or_else(|| base("HOME").map(|home| home.join(".cache").join("meshwright")))
@@ -129,7 +179,17 @@ fn installed() -> Result<PathBuf> {
     let program = folder.join("bin").join("cargo-mutants");
     if !program.is_file() {
         let mut install = Command::new("cargo");
-        install.args(["install", "--quiet", "--locked", "cargo-mutants", "--version", VERSION, "--root"]).arg(&folder);
+        install
+            .args([
+                "install",
+                "--quiet",
+                "--locked",
+                "cargo-mutants",
+                "--version",
+                VERSION,
+                "--root",
+            ])
+            .arg(&folder);
         run_command(&mut install)?;
     }
     Ok(program)

@@ -8,26 +8,50 @@ use crate::{Result, run_command};
 /// Source text that comes before a code, apart from white space.
 const BEFORE: [&str; 4] = ["with_code(", "Problem::new(", "code: ", "refused("];
 /// Crates whose problems are shown to users.
-const SOURCES: [&str; 7] = ["api", "kubernetes", "model", "rollout", "server", "store", "worker"];
+const SOURCES: [&str; 7] = [
+    "api",
+    "kubernetes",
+    "model",
+    "rollout",
+    "server",
+    "store",
+    "worker",
+];
 
 pub(crate) fn pages() -> Result<Vec<String>> {
     let mut sources = String::new();
-    for file in
-        run_command(std::process::Command::new("git").args(["ls-files", "-co", "--exclude-standard", "crates"]))?.lines()
+    for file in run_command(std::process::Command::new("git").args([
+        "ls-files",
+        "-co",
+        "--exclude-standard",
+        "crates",
+    ]))?
+    .lines()
     {
-        let counts = SOURCES.iter().any(|name| file.starts_with(&format!("crates/{name}/src/")));
-        let rust = std::path::Path::new(file).extension().is_some_and(|extension| extension == "rs");
+        let counts = SOURCES
+            .iter()
+            .any(|name| file.starts_with(&format!("crates/{name}/src/")));
+        let rust = std::path::Path::new(file)
+            .extension()
+            .is_some_and(|extension| extension == "rs");
         if counts && rust && !file.ends_with("tests.rs") {
             let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
             // Unit tests invent problems, so leave them out.
-            sources += text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            sources += text
+                .split("#[cfg(test)]\nmod tests {")
+                .next()
+                .unwrap_or_default();
         }
     }
     let named = named(&sources);
     let described: BTreeSet<&str> = meshwright_wire::problem_codes().collect();
     let missing = named.iter().filter(|code| !described.contains(*code));
-    let mut wrong: Vec<String> = missing.map(|code| format!("docs/problems.md has no section {code}")).collect();
-    let unnamed = described.iter().filter(|code| !sources.contains(&format!("\"{code}\"")));
+    let mut wrong: Vec<String> = missing
+        .map(|code| format!("docs/problems.md has no section {code}"))
+        .collect();
+    let unnamed = described
+        .iter()
+        .filter(|code| !sources.contains(&format!("\"{code}\"")));
     wrong.extend(unnamed.map(|code| format!("docs/problems.md: nothing answers with {code}")));
     Ok(wrong)
 }
@@ -37,7 +61,10 @@ fn named(sources: &str) -> BTreeSet<&str> {
     let after = |before: &'static str| sources.split(before).skip(1);
     let literals = BEFORE.into_iter().flat_map(after).filter_map(literal);
     let statuses = sources.split("StatusCode::").skip(1).filter_map(|rest| {
-        literal(rest.trim_start_matches(|letter: char| letter.is_ascii_uppercase() || letter == '_').strip_prefix(',')?)
+        literal(
+            rest.trim_start_matches(|letter: char| letter.is_ascii_uppercase() || letter == '_')
+                .strip_prefix(',')?,
+        )
     });
     literals.chain(statuses).collect()
 }
@@ -45,7 +72,10 @@ fn named(sources: &str) -> BTreeSet<&str> {
 /// Returns the string literal that comes next, if it looks like a code.
 fn literal(rest: &str) -> Option<&str> {
     let (text, _) = rest.trim_start().strip_prefix('"')?.split_once('"')?;
-    let code = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let code = !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
     code.then_some(text)
 }
 

@@ -13,8 +13,13 @@ pub(crate) struct Process {
 impl Process {
     /// Starts a command; the title names it in errors.
     pub(crate) fn start(title: &str, command: &mut Command) -> Result<Self> {
-        let child = command.spawn().map_err(|error| format!("{title}: {error}"))?;
-        Ok(Self { title: title.to_owned(), child })
+        let child = command
+            .spawn()
+            .map_err(|error| format!("{title}: {error}"))?;
+        Ok(Self {
+            title: title.to_owned(),
+            child,
+        })
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -32,6 +37,8 @@ impl Drop for Process {
 
 /// Returns an address and port of this machine that no process listens on.
 pub(crate) fn free_address() -> Result<String> {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    free.map(|address| address.to_string()).map_err(|error| error.to_string())
+    let free =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    free.map(|address| address.to_string())
+        .map_err(|error| error.to_string())
 }

@@ -53,8 +53,11 @@ pub(crate) struct TourOptions {
 
 impl TourOptions {
     fn write_report(&self, report: &Value) -> Result<()> {
-        let Some(file) = &self.report else { return Ok(()) };
-        std::fs::write(file, format!("{report:#}\n")).map_err(|error| format!("{}: {error}", file.display()))
+        let Some(file) = &self.report else {
+            return Ok(());
+        };
+        std::fs::write(file, format!("{report:#}\n"))
+            .map_err(|error| format!("{}: {error}", file.display()))
     }
 }
 
@@ -67,7 +70,11 @@ impl PartTimings {
     }
 
     /// Runs one part, prints its title and its time, and adds the title to its error.
-    pub(crate) fn run_part<T>(&mut self, title: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(crate) fn run_part<T>(
+        &mut self,
+        title: &str,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         println!("\n== {title}");
         let start = Instant::now();
         let done = work().map_err(|error| format!("{title}: {error}"))?;
@@ -78,12 +85,18 @@ impl PartTimings {
     }
 
     fn to_json(&self) -> Vec<Value> {
-        self.0.iter().map(|(title, seconds)| json!({ "part": title, "seconds": seconds })).collect()
+        self.0
+            .iter()
+            .map(|(title, seconds)| json!({ "part": title, "seconds": seconds }))
+            .collect()
     }
 }
 
 pub(crate) fn text_field(value: &Value, key: &str) -> Result<String> {
-    value[key].as_str().map(str::to_owned).ok_or_else(|| format!("the answer has no {key}"))
+    value[key]
+        .as_str()
+        .map(str::to_owned)
+        .ok_or_else(|| format!("the answer has no {key}"))
 }
 
 /// Registers both members and creates a mesh on the old version with sample workloads in it.
@@ -91,17 +104,42 @@ pub(crate) fn bring_up_mesh(lab: &Lab, server: &Server, parts: &mut PartTimings)
     parts.run_part("register two clusters", || {
         MEMBERS.iter().try_for_each(|member| {
             let kubeconfig = lab.kubeconfig_path(member)?.display().to_string();
-            server.watch(&["cluster", "register", member, "--kubeconfig", &kubeconfig, "--wait"]).map(|_| ())
+            server
+                .watch(&[
+                    "cluster",
+                    "register",
+                    member,
+                    "--kubeconfig",
+                    &kubeconfig,
+                    "--wait",
+                ])
+                .map(|_| ())
         })
     })?;
     parts.run_part("create a mesh on 1.25.1", || {
-        server.watch(&["mesh", "create", "demo", "--version", OLD_RELEASE.0, "--cluster", "c1", "--cluster", "c2", "--wait"])
+        server.watch(&[
+            "mesh",
+            "create",
+            "demo",
+            "--version",
+            OLD_RELEASE.0,
+            "--cluster",
+            "c1",
+            "--cluster",
+            "c2",
+            "--wait",
+        ])
     })?;
     parts.run_part("start sample workloads", || samples(lab))
 }
 
 /// Plans and starts an upgrade, waits until it needs a person or has ended, and returns its id.
-pub(crate) fn plan_upgrade(server: &Server, version: &str, strategy: &str, hold: &str) -> Result<String> {
+pub(crate) fn plan_upgrade(
+    server: &Server,
+    version: &str,
+    strategy: &str,
+    hold: &str,
+) -> Result<String> {
     let arguments = [
         "upgrade",
         "plan",
@@ -120,8 +158,15 @@ pub(crate) fn plan_upgrade(server: &Server, version: &str, strategy: &str, hold:
 
 /// Applies a verb to an upgrade, and checks the state that this leads to.
 pub(crate) fn apply_verb(server: &Server, verb: &str, upgrade: &str, wanted: &str) -> Result<()> {
-    let state = text_field(&server.watch(&["upgrade", verb, upgrade, "--wait"])?, "state")?;
-    if state == wanted { Ok(()) } else { Err(format!("{verb} led to {state}, not to {wanted}")) }
+    let state = text_field(
+        &server.watch(&["upgrade", verb, upgrade, "--wait"])?,
+        "state",
+    )?;
+    if state == wanted {
+        Ok(())
+    } else {
+        Err(format!("{verb} led to {state}, not to {wanted}"))
+    }
 }
 
 pub(crate) fn run_quickstart(options: &TourOptions) -> Result<()> {
@@ -129,10 +174,17 @@ pub(crate) fn run_quickstart(options: &TourOptions) -> Result<()> {
     // In the first run, the new version is still being built while the mesh is created on the old
     // one.
     let newest = Lab::build(&["istio-1.27.9"])?;
-    let mut lab = parts
-        .run_part("start a hosting cluster and two user clusters", || Lab::start_without("quickstart", 2, &["istio-1.27.9"]))?;
+    let mut lab = parts.run_part("start a hosting cluster and two user clusters", || {
+        Lab::start_without("quickstart", 2, &["istio-1.27.9"])
+    })?;
     let server = parts.run_part("start Meshwright", || {
-        Server::start(&lab, &options.dir, &options.listen, &CATALOGUE[..1], &["--width", "10"])
+        Server::start(
+            &lab,
+            &options.dir,
+            &options.listen,
+            &CATALOGUE[..1],
+            &["--width", "10"],
+        )
     })?;
     let mut own = Instant::now();
     bring_up_mesh(&lab, &server, &mut parts)?;
@@ -141,20 +193,26 @@ pub(crate) fn run_quickstart(options: &TourOptions) -> Result<()> {
         newest.done()?;
         // The second build is there for people who stay and try another upgrade.
         let charts = lab.charts(CATALOGUE[1].1)?;
-        [NEW_RELEASE.0, "1.27.9.2"]
-            .iter()
-            .try_for_each(|build| server.import(build, &charts, &["--quirk", "remote-secret-deadlock"]))
+        [NEW_RELEASE.0, "1.27.9.2"].iter().try_for_each(|build| {
+            server.import(build, &charts, &["--quirk", "remote-secret-deadlock"])
+        })
     })?;
     own = Instant::now();
     let recording = options.dir.join("recording.jsonl");
     let recorder = lab.record(&recording)?;
-    let upgrade = parts.run_part("canary: bring 1.27.9 up beside 1.25.1", || plan_upgrade(&server, NEW_RELEASE.0, "canary", "0"))?;
-    parts.run_part("promote, roll every sidecar, retire 1.25.1", || apply_verb(&server, "promote", &upgrade, "succeeded"))?;
+    let upgrade = parts.run_part("canary: bring 1.27.9 up beside 1.25.1", || {
+        plan_upgrade(&server, NEW_RELEASE.0, "canary", "0")
+    })?;
+    parts.run_part("promote, roll every sidecar, retire 1.25.1", || {
+        apply_verb(&server, "promote", &upgrade, "succeeded")
+    })?;
     let meshwright_seconds = (came_up + own.elapsed()).as_secs_f64();
     // Give the recorder time for the last events.
     std::thread::sleep(Duration::from_secs(1));
     drop(recorder);
-    let assertions = parts.run_part("look at what came of it", || assert_end_state(&lab, &server, &recording))?;
+    let assertions = parts.run_part("look at what came of it", || {
+        assert_end_state(&lab, &server, &recording)
+    })?;
     println!("\n{}", server.cli(&["mesh", "workloads", "demo"])?);
     println!("{}", server.cli(&["mesh", "proxies", "demo"])?);
     options.write_report(
@@ -167,17 +225,32 @@ pub(crate) fn run_quickstart(options: &TourOptions) -> Result<()> {
     lab.keep_running();
     wait_for_enter(&server)?;
     drop(server);
-    crate::run_command(std::process::Command::new("tests/lab/lab").args(["down", "--name", "quickstart"])).map(|_| ())
+    crate::run_command(std::process::Command::new("tests/lab/lab").args([
+        "down",
+        "--name",
+        "quickstart",
+    ]))
+    .map(|_| ())
 }
 
 /// Keeps everything up until the user presses Enter.
 fn wait_for_enter(server: &Server) -> Result<()> {
-    println!("\nMeshwright stays up at {}. Look around, from another terminal:", server.address);
-    println!("  target/debug/meshwright login --server {} --key-file {}", server.address, server.key_file().display());
+    println!(
+        "\nMeshwright stays up at {}. Look around, from another terminal:",
+        server.address
+    );
+    println!(
+        "  target/debug/meshwright login --server {} --key-file {}",
+        server.address,
+        server.key_file().display()
+    );
     println!("  target/debug/meshwright mesh options demo");
     println!("Press Enter, or Ctrl-C, to end everything.");
     let mut line = String::new();
-    std::io::stdin().read_line(&mut line).map(drop).map_err(|error| error.to_string())
+    std::io::stdin()
+        .read_line(&mut line)
+        .map(drop)
+        .map_err(|error| error.to_string())
 }
 
 /// Checks the end state: every live pod is on the new revision, no workload was ever without a
@@ -190,7 +263,10 @@ fn assert_end_state(lab: &Lab, server: &Server, recording: &Path) -> Result<Valu
     if let Some((workload, count)) = stamps.iter().find(|(_, count)| **count > 1) {
         return Err(format!("{workload} was restarted {count} times"));
     }
-    if let Some(workload) = stamps.keys().find(|workload| workload.contains("/unmeshed/")) {
+    if let Some(workload) = stamps
+        .keys()
+        .find(|workload| workload.contains("/unmeshed/"))
+    {
         return Err(format!("{workload} was restarted without a need"));
     }
     let judge = judge::judge_recording(recording)?;

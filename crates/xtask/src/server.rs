@@ -53,16 +53,27 @@ impl Server {
     ) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(|error| error.to_string())?;
         let authorities = dir.join("authorities.pem");
-        std::fs::write(&authorities, lab.ca_bundle(&MEMBERS)?).map_err(|error| error.to_string())?;
+        std::fs::write(&authorities, lab.ca_bundle(&MEMBERS)?)
+            .map_err(|error| error.to_string())?;
         let mut run = lab.inside(Some(listen));
         // The server calls issuers and webhooks at addresses that tenants choose; here those are
         // the lab's clusters, so trust their authorities.
         run.env("SSL_CERT_FILE", authorities);
-        run.args(["target/debug/meshwright-server", "dev", "--hub", "lab", "--dir"]).arg(dir.join("server"));
-        run.arg("--hosting-kubeconfig").arg(lab.kubeconfig_path("hosting")?).args(["--helm", &lab.helm()?]);
+        run.args([
+            "target/debug/meshwright-server",
+            "dev",
+            "--hub",
+            "lab",
+            "--dir",
+        ])
+        .arg(dir.join("server"));
+        run.arg("--hosting-kubeconfig")
+            .arg(lab.kubeconfig_path("hosting")?)
+            .args(["--helm", &lab.helm()?]);
         run.args(SETTINGS).args(more);
         for (version, charts) in catalogue {
-            run.arg("--release").arg(format!("{version}={}", lab.charts(charts)?));
+            run.arg("--release")
+                .arg(format!("{version}={}", lab.charts(charts)?));
         }
         Self::spawn(run, dir, listen)
     }
@@ -72,8 +83,18 @@ impl Server {
         std::fs::create_dir_all(dir).map_err(|error| error.to_string())?;
         let log = File::create(dir.join("server.log")).map_err(|error| error.to_string())?;
         let errors = log.try_clone().map_err(|error| error.to_string())?;
-        let process = run.stdout(log).stderr(errors).stdin(Stdio::null()).spawn().map_err(|error| error.to_string())?;
-        let client = Client { dir: dir.to_owned(), address: format!("http://{listen}"), key: None, authorities: None };
+        let process = run
+            .stdout(log)
+            .stderr(errors)
+            .stdin(Stdio::null())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let client = Client {
+            dir: dir.to_owned(),
+            address: format!("http://{listen}"),
+            key: None,
+            authorities: None,
+        };
         let server = Self { process, client };
         let ready = || server.cli(&["releases", "-o", "json"]).ok();
         until("the server serves", Duration::from_mins(1), ready).map_err(|error| {
@@ -86,19 +107,43 @@ impl Server {
     /// Adds a release to the catalogue, as the operator does.
     pub(crate) fn import(&self, version: &str, charts: &str, more: &[&str]) -> Result<()> {
         let state = self.state_dir();
-        let url = format!("postgres://mw_worker@localhost/meshwright?host={}", self.postgres().display());
+        let url = format!(
+            "postgres://mw_worker@localhost/meshwright?host={}",
+            self.postgres().display()
+        );
         let mut run = Command::new("target/debug/meshwright-server");
-        run.args(["releases", "--database-url", &url, "--vault-key-file"]).arg(state.join("vault-key"));
-        run.args(["import", "--hub", "lab", "--version", version, "--charts", charts]).args(more);
+        run.args(["releases", "--database-url", &url, "--vault-key-file"])
+            .arg(state.join("vault-key"));
+        run.args([
+            "import",
+            "--hub",
+            "lab",
+            "--version",
+            version,
+            "--charts",
+            charts,
+        ])
+        .args(more);
         run_command(&mut run).map(drop)
     }
 
     /// Allows an upgrade in place to cross this number of minors. The policy is a row of the
     /// database, and no command or API changes it yet.
     pub(crate) fn in_place_minors(&self, minors: u32) -> Result<()> {
-        let url = format!("postgres://mw_owner@localhost/meshwright?host={}", self.postgres().display());
-        let change = format!("UPDATE upgrade_policies SET body = jsonb_set(body, '{{in_place_minors}}', '{minors}')");
-        run_command(Command::new(crate::fresh::program("psql")?).args(["--quiet", "--command", &change, &url])).map(drop)
+        let url = format!(
+            "postgres://mw_owner@localhost/meshwright?host={}",
+            self.postgres().display()
+        );
+        let change = format!(
+            "UPDATE upgrade_policies SET body = jsonb_set(body, '{{in_place_minors}}', '{minors}')"
+        );
+        run_command(Command::new(crate::fresh::program("psql")?).args([
+            "--quiet",
+            "--command",
+            &change,
+            &url,
+        ]))
+        .map(drop)
     }
 
     /// Returns the command line alone, for use in another thread.
@@ -139,17 +184,25 @@ pub(crate) struct Client {
 impl Client {
     /// Returns the file with the API key that the command line uses.
     pub(crate) fn key_file(&self) -> PathBuf {
-        self.key.clone().unwrap_or_else(|| self.dir.join("server").join("api-key"))
+        self.key
+            .clone()
+            .unwrap_or_else(|| self.dir.join("server").join("api-key"))
     }
 
     /// Returns the command line with another API key.
     pub(crate) fn with_key(self, file: PathBuf) -> Self {
-        Self { key: Some(file), ..self }
+        Self {
+            key: Some(file),
+            ..self
+        }
     }
 
     /// Returns the command line with the authorities in this file as the trusted ones.
     pub(crate) fn believing(self, authorities: PathBuf) -> Self {
-        Self { authorities: Some(authorities), ..self }
+        Self {
+            authorities: Some(authorities),
+            ..self
+        }
     }
 
     /// Runs the command line with `-o json`, and returns its answer.
@@ -163,7 +216,12 @@ impl Client {
     /// # Errors
     ///
     /// Returns an error with the state and the problem of the upgrade when the limit has passed.
-    pub(crate) fn await_state(&self, upgrade: &str, wanted: &str, limit: Duration) -> Result<Value> {
+    pub(crate) fn await_state(
+        &self,
+        upgrade: &str,
+        wanted: &str,
+        limit: Duration,
+    ) -> Result<Value> {
         let start = Instant::now();
         loop {
             let now = self.ask(&["upgrade", "get", upgrade])?;
@@ -171,7 +229,10 @@ impl Client {
                 return Ok(now);
             }
             if start.elapsed() > limit {
-                return Err(format!("{upgrade} is {} and not {wanted}: {}", now["state"], now["problem"]));
+                return Err(format!(
+                    "{upgrade} is {} and not {wanted}: {}",
+                    now["state"], now["problem"]
+                ));
             }
             std::thread::sleep(Duration::from_millis(200));
         }
@@ -179,7 +240,9 @@ impl Client {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut run = Command::new("target/debug/meshwright");
-        run.args(["--server", &self.address, "--key-file"]).arg(self.key_file()).args(arguments);
+        run.args(["--server", &self.address, "--key-file"])
+            .arg(self.key_file())
+            .args(arguments);
         // Keep the command line away from the profile of the user who runs this program.
         run.env("XDG_CONFIG_HOME", &self.dir);
         run.envs(self.authorities.iter().map(|file| ("SSL_CERT_FILE", file)));
@@ -200,7 +263,11 @@ impl Client {
             .output()
             .map_err(|error| error.to_string())?;
         if !out.status.success() {
-            return Err(format!("meshwright {} ended with {}", arguments.join(" "), out.status));
+            return Err(format!(
+                "meshwright {} ended with {}",
+                arguments.join(" "),
+                out.status
+            ));
         }
         serde_json::from_slice(&out.stdout).map_err(|error| error.to_string())
     }

@@ -64,22 +64,37 @@ impl Setting {
 
     fn spawn(&self, address: &str) -> Result<Process> {
         let log = match &self.log {
-            Some(log) => {
-                std::fs::File::options().create(true).append(true).open(log).map_err(|error| error.to_string())?.into()
-            }
+            Some(log) => std::fs::File::options()
+                .create(true)
+                .append(true)
+                .open(log)
+                .map_err(|error| error.to_string())?
+                .into(),
             None => Stdio::null(),
         };
         let mut run = match self.open_files {
             Some(limit) => {
                 // The shell sets the limit of open files and is then replaced by the server.
                 let mut shell = Command::new("sh");
-                shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &limit.to_string()]).arg(&self.program);
+                shell
+                    .args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &limit.to_string()])
+                    .arg(&self.program);
                 shell
             }
             None => Command::new(&self.program),
         };
-        run.args(["serve", "--listen", address, "--share", self.share, "--database-url", &self.database]);
-        run.arg("--vault-key-file").arg(&self.secret).env("MESHWRIGHT_LOG", self.level);
+        run.args([
+            "serve",
+            "--listen",
+            address,
+            "--share",
+            self.share,
+            "--database-url",
+            &self.database,
+        ]);
+        run.arg("--vault-key-file")
+            .arg(&self.secret)
+            .env("MESHWRIGHT_LOG", self.level);
         run.envs(self.environment.iter().map(|(name, value)| (name, value)));
         run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         Process::start(&self.program.display().to_string(), &mut run)
@@ -98,8 +113,14 @@ impl Api {
     pub(crate) fn start(setting: Setting) -> Result<Self> {
         let address = free_address()?;
         let process = Some(setting.spawn(&address)?);
-        until("the API listens", START_LIMIT, || std::net::TcpStream::connect(&address).ok())?;
-        Ok(Self { process, address, setting })
+        until("the API listens", START_LIMIT, || {
+            std::net::TcpStream::connect(&address).ok()
+        })?;
+        Ok(Self {
+            process,
+            address,
+            setting,
+        })
     }
 
     /// Kills the process as if its machine had failed, without finishing any request, and starts it
@@ -113,7 +134,9 @@ impl Api {
 
     /// Returns the processor seconds that the process has used so far.
     pub(crate) fn processor_seconds(&self) -> Result<f64> {
-        crate::bench::api::processor_seconds(self.process.as_ref().ok_or("the API does not run")?.id())
+        crate::bench::api::processor_seconds(
+            self.process.as_ref().ok_or("the API does not run")?.id(),
+        )
     }
 
     /// Returns the resident memory of the process in bytes.
@@ -123,24 +146,49 @@ impl Api {
 }
 
 /// Creates a tenant with quotas that no test reaches.
-pub(crate) async fn roomy_tenant(store: &Store, name: &str) -> std::result::Result<TenantId, StoreError> {
+pub(crate) async fn roomy_tenant(
+    store: &Store,
+    name: &str,
+) -> std::result::Result<TenantId, StoreError> {
     let (now, tenant) = (SystemClock.now(), TenantId(SystemClock.new_uuid()));
     store.create_tenant(tenant, name, now).await?;
     store.ensure_platform_key(now).await?;
     let mut tx = store.begin(TenantId::PLATFORM).await?;
     let quotas = Quotas(QuotaResource::ALL.map(|of| (of, 1_000_000)).into());
-    let seen = tx.list_tenants(Some(tenant), false, Page::ALL).await?.pop().expect("it was made above");
-    tx.update_tenant(&seen, &Tenant { quotas, ..seen.clone() }).await?;
+    let seen = tx
+        .list_tenants(Some(tenant), false, Page::ALL)
+        .await?
+        .pop()
+        .expect("it was made above");
+    tx.update_tenant(
+        &seen,
+        &Tenant {
+            quotas,
+            ..seen.clone()
+        },
+    )
+    .await?;
     tx.commit().await?;
     Ok(tenant)
 }
 
 /// Creates an API key directly in the database, and returns its text.
-pub(crate) async fn key(store: &Store, tenant: TenantId, role: Role) -> std::result::Result<String, StoreError> {
+pub(crate) async fn key(
+    store: &Store,
+    tenant: TenantId,
+    role: Role,
+) -> std::result::Result<String, StoreError> {
     let text = ApiKeyToken::generate(tenant, KeyId(SystemClock.new_uuid()));
     let (digest, scopes) = (text.secret_digest(store.sealer()), Vec::new());
     let name = format!("{}-{}", role.as_str(), text.key.0);
-    let key = NewApiKey { id: text.key, name, role, scopes, digest, expires_at: None };
+    let key = NewApiKey {
+        id: text.key,
+        name,
+        role,
+        scopes,
+        digest,
+        expires_at: None,
+    };
     let mut tx = store.begin(tenant).await?;
     tx.create_api_key(&key, SystemClock.now()).await?;
     tx.commit().await?;
@@ -151,7 +199,14 @@ pub(crate) async fn key(store: &Store, tenant: TenantId, role: Role) -> std::res
 pub(crate) fn memory_of(process: u32) -> Result<u64> {
     let path = format!("/proc/{process}/status");
     let text = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().map_err(|_| format!("{path} has no size"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap_or_default();
+    let kilobytes: u64 = line
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .map_err(|_| format!("{path} has no size"))?;
     Ok(kilobytes * 1024)
 }

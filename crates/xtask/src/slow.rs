@@ -28,9 +28,15 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let (mut runs, mut failed) = (Vec::new(), Vec::new());
-    eprintln!("a seed takes about {} minutes", MINUTES.div_ceil(options.scale));
+    eprintln!(
+        "a seed takes about {} minutes",
+        MINUTES.div_ceil(options.scale)
+    );
     for seed in options.first..options.first + options.seeds {
-        match runtime.block_on(meshwright_testkit::slow::run_slow_upgrade(seed, options.scale)) {
+        match runtime.block_on(meshwright_testkit::slow::run_slow_upgrade(
+            seed,
+            options.scale,
+        )) {
             Ok(report) => {
                 eprintln!("seed {seed}: {} s, {report:?}", report.took.as_secs());
                 runs.push(json!({
@@ -42,9 +48,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     }
     if options.json {
-        println!("{:#}", json!({ "scale": options.scale, "ended": runs.len(), "failed": failed.len(), "runs": runs }));
+        println!(
+            "{:#}",
+            json!({ "scale": options.scale, "ended": runs.len(), "failed": failed.len(), "runs": runs })
+        );
     } else {
         println!("{} of {} seeds ended", runs.len(), options.seeds);
     }
-    if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(failed.join("\n"))
+    }
 }

@@ -11,8 +11,8 @@ use futures::StreamExt;
 use meshwright_model::access::Role;
 use meshwright_model::ids::TenantId;
 use meshwright_model::quota::QuotaResource;
+use meshwright_store::{Sealer, Store};
 use serde_json::{Value, json};
-use meshwright_store::{Store, Sealer};
 
 use crate::service::{self, Api, Setting};
 use crate::{Result, fresh};
@@ -45,24 +45,35 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// Creates a tenant with quotas that no test reaches, and the key of its owner.
-async fn tenant(store: &Store) -> std::result::Result<(TenantId, String), meshwright_store::StoreError> {
+async fn tenant(
+    store: &Store,
+) -> std::result::Result<(TenantId, String), meshwright_store::StoreError> {
     let tenant = service::roomy_tenant(store, "storm").await?;
     Ok((tenant, service::key(store, tenant, Role::Owner).await?))
 }
 
 async fn storm(options: &Options, database: &str, secret: &Path) -> Result<()> {
     let failed = |error: meshwright_store::StoreError| error.to_string();
-    let store = Store::connect(database, Sealer::new([7; 32])).await.map_err(failed)?;
+    let store = Store::connect(database, Sealer::new([7; 32]))
+        .await
+        .map_err(failed)?;
     let (tenant, owner) = tenant(&store).await.map_err(failed)?;
     let start = || Api::start(Setting::new(database, secret));
     let mut apis = [start()?, start()?];
-    let addresses: Arc<Vec<String>> = Arc::new(apis.iter().map(|api| api.address.clone()).collect());
-    let (done, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-    let http =
-        reqwest::Client::builder().timeout(Duration::from_secs(20)).build().map_err(|error| error.to_string())?;
+    let addresses: Arc<Vec<String>> =
+        Arc::new(apis.iter().map(|api| api.address.clone()).collect());
+    let (done, over) = (
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let http = reqwest::Client::builder()
+        .timeout(Duration::from_secs(20))
+        .build()
+        .map_err(|error| error.to_string())?;
     let all = options.keys * options.copies;
     let sent = (0..all).map(|number| {
-        let (http, owner, addresses, done) = (http.clone(), owner.clone(), addresses.clone(), done.clone());
+        let (http, owner, addresses, done) =
+            (http.clone(), owner.clone(), addresses.clone(), done.clone());
         let (request, copies) = (number / options.copies, options.copies);
         async move {
             let answer = copy(&http, &addresses[number % copies % 2], &owner, request).await;
@@ -77,7 +88,9 @@ async fn storm(options: &Options, database: &str, secret: &Path) -> Result<()> {
             for api in &mut apis {
                 killed += 1;
                 // Kill one process after a third of the answers, and the other after two thirds.
-                while done.load(Ordering::Relaxed) < all * killed / 3 && !over.load(Ordering::Relaxed) {
+                while done.load(Ordering::Relaxed) < all * killed / 3
+                    && !over.load(Ordering::Relaxed)
+                {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 api.kill_and_start_again()?;
@@ -85,13 +98,21 @@ async fn storm(options: &Options, database: &str, secret: &Path) -> Result<()> {
             Ok::<_, String>((killed, apis))
         }
     });
-    let answers: Vec<(usize, Result<(u16, Value)>)> =
-        futures::stream::iter(sent).buffer_unordered(WIDTH).collect().await;
+    let answers: Vec<(usize, Result<(u16, Value)>)> = futures::stream::iter(sent)
+        .buffer_unordered(WIDTH)
+        .collect()
+        .await;
     over.store(true, Ordering::Relaxed);
     let (killed, apis) = murder.await.map_err(|error| error.to_string())??;
     drop(apis);
     let unequal = unequal(options.keys, answers)?;
-    let made = store.begin(tenant).await.map_err(failed)?.count_objects(QuotaResource::ApiKeys).await.map_err(failed)?;
+    let made = store
+        .begin(tenant)
+        .await
+        .map_err(failed)?
+        .count_objects(QuotaResource::ApiKeys)
+        .await
+        .map_err(failed)?;
     // The owner's own key is no effect of a request.
     let effects = usize::try_from(made).unwrap_or(0).saturating_sub(1);
     println!(
@@ -99,15 +120,31 @@ async fn storm(options: &Options, database: &str, secret: &Path) -> Result<()> {
         json!({ "requests": options.keys, "copies": options.copies, "killed": killed, "effects": effects, "unequal": unequal })
     );
     let fine = effects == options.keys && unequal == 0;
-    if fine { Ok(()) } else { Err("copies of one request had more than one effect, or different answers".into()) }
+    if fine {
+        Ok(())
+    } else {
+        Err("copies of one request had more than one effect, or different answers".into())
+    }
 }
 
 /// Sends one copy until it has a final answer.
-async fn copy(http: &reqwest::Client, address: &str, owner: &str, request: usize) -> Result<(u16, Value)> {
+async fn copy(
+    http: &reqwest::Client,
+    address: &str,
+    owner: &str,
+    request: usize,
+) -> Result<(u16, Value)> {
     let body = json!({ "name": format!("k{request}"), "role": "viewer" });
     for _ in 0..PATIENCE {
-        let sent = http.post(format!("http://{address}/v1/api-keys")).bearer_auth(owner).json(&body);
-        if let Ok(answer) = sent.header("Idempotency-Key", format!("key-{request}")).send().await {
+        let sent = http
+            .post(format!("http://{address}/v1/api-keys"))
+            .bearer_auth(owner)
+            .json(&body);
+        if let Ok(answer) = sent
+            .header("Idempotency-Key", format!("key-{request}"))
+            .send()
+            .await
+        {
             let status = answer.status().as_u16();
             if let Ok(body) = answer.json::<Value>().await
                 && body["code"] != "request_in_flight"

@@ -14,7 +14,10 @@ pub(crate) const MEMBERS: [&str; 2] = ["c1", "c2"];
 pub(crate) const MESHED: [&str; 4] = ["shop", "billing", "search", "lab-canary"];
 
 fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 /// Applies the sample workloads, and waits until each of their pods is ready.
@@ -35,7 +38,8 @@ fn settled(lab: &Lab, member: &str) -> Result<bool> {
     let ready = |pod: &Value| {
         let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
         conditions.is_some_and(|list| {
-            list.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+            list.iter()
+                .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
         })
     };
     Ok(pods.len() >= 25 && pods.iter().all(ready))
@@ -55,7 +59,9 @@ pub(crate) fn carries(lab: &Lab, revision: &str, image: &str) -> Result<usize> {
                 return Err(format!("{name} carries a sidecar of {carried}"));
             }
             if meshed && carried != revision {
-                return Err(format!("{name} carries {carried:?} where {revision} is wanted"));
+                return Err(format!(
+                    "{name} carries {carried:?} where {revision} is wanted"
+                ));
             }
             if meshed && !pod["spec"].to_string().contains(&format!("\"{image}\"")) {
                 return Err(format!("{name} does not run {image}"));
@@ -71,10 +77,19 @@ pub(crate) fn is_gone(lab: &Lab, revision: &str) -> Result<()> {
     let kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations,clusterroles,clusterrolebindings";
     let namespaced = "deployments,services,secrets,configmaps,roles,rolebindings,serviceaccounts,pods,leases,endpoints";
     for cluster in MEMBERS.iter().chain(&["hosting"]) {
-        for object in lab.get(cluster, &[kinds])?.into_iter().chain(lab.get(cluster, &["-A", namespaced])?) {
+        for object in lab
+            .get(cluster, &[kinds])?
+            .into_iter()
+            .chain(lab.get(cluster, &["-A", namespaced])?)
+        {
             let name = text(&object, "/metadata/name");
-            if name.contains(revision) || text(&object, "/metadata/labels/istio.io~1rev") == revision {
-                return Err(format!("{} {name} is left in {cluster}", text(&object, "/kind")));
+            if name.contains(revision)
+                || text(&object, "/metadata/labels/istio.io~1rev") == revision
+            {
+                return Err(format!(
+                    "{} {name} is left in {cluster}",
+                    text(&object, "/kind")
+                ));
             }
         }
     }
@@ -87,16 +102,33 @@ pub(crate) fn stamps(lab: &Lab) -> Result<BTreeMap<String, usize>> {
     let mut counts = BTreeMap::new();
     for member in MEMBERS {
         let log = lab.kubeconfig_path(member)?.with_file_name("audit.log");
-        let log = std::fs::read_to_string(&log).map_err(|error| format!("{}: {error}", log.display()))?;
-        for line in log.lines().filter(|line| line.contains("meshwright.dev/restart")) {
-            let Ok(entry) = serde_json::from_str::<Value>(line) else { continue };
-            let accepted = entry.pointer("/responseStatus/code").and_then(Value::as_i64) == Some(200);
+        let log =
+            std::fs::read_to_string(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+        for line in log
+            .lines()
+            .filter(|line| line.contains("meshwright.dev/restart"))
+        {
+            let Ok(entry) = serde_json::from_str::<Value>(line) else {
+                continue;
+            };
+            let accepted = entry
+                .pointer("/responseStatus/code")
+                .and_then(Value::as_i64)
+                == Some(200);
             if entry["verb"] == "patch"
                 && accepted
-                && entry["requestObject"].to_string().contains("meshwright.dev/restart")
+                && entry["requestObject"]
+                    .to_string()
+                    .contains("meshwright.dev/restart")
             {
                 *counts
-                    .entry(format!("{} in {member}", text(&entry, "/requestURI").split('?').next().unwrap_or_default()))
+                    .entry(format!(
+                        "{} in {member}",
+                        text(&entry, "/requestURI")
+                            .split('?')
+                            .next()
+                            .unwrap_or_default()
+                    ))
                     .or_default() += 1;
             }
         }
@@ -121,8 +153,13 @@ const NOT_COMPARED: [&str; 9] = [
 /// Returns a line of a dump without one annotation.
 fn without(line: &str, annotation: &str) -> String {
     let (head, body) = line.split_at(line.find('{').unwrap_or(line.len()));
-    let Ok(mut object) = serde_json::from_str::<Value>(body) else { return line.to_owned() };
-    for place in ["/metadata/annotations", "/spec/template/metadata/annotations"] {
+    let Ok(mut object) = serde_json::from_str::<Value>(body) else {
+        return line.to_owned();
+    };
+    for place in [
+        "/metadata/annotations",
+        "/spec/template/metadata/annotations",
+    ] {
         if let Some(annotations) = object.pointer_mut(place).and_then(Value::as_object_mut) {
             annotations.remove(annotation);
         }
@@ -135,19 +172,37 @@ fn without(line: &str, annotation: &str) -> String {
 pub(crate) fn differences(before: &[String], after: &[String], stamped: &[&str]) -> Vec<String> {
     let compared = |line: &&String| {
         let mut words = line.split(' ').skip(1);
-        let (kind, name) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let (kind, name) = (
+            words.next().unwrap_or_default(),
+            words.next().unwrap_or_default(),
+        );
         // Names that may differ: istiod's leader locks, its list of revoked certificates in each
         // namespace, which is new, and our inventory of the custom resource definitions.
-        let locks = ["-leader", "-election", "istio-ip-autoallocate", "istio-ca-crl", "meshwright-definitions"];
+        let locks = [
+            "-leader",
+            "-election",
+            "istio-ip-autoallocate",
+            "istio-ca-crl",
+            "meshwright-definitions",
+        ];
         !NOT_COMPARED.contains(&kind) && !locks.iter().any(|lock| name.ends_with(lock))
     };
     let plain = |line: &String| {
         let line = without(line, "meshwright.dev/writer");
-        let may_be_stamped = line.split(' ').nth(2).is_some_and(|name| stamped.contains(&name));
-        if may_be_stamped { without(&line, "meshwright.dev/restart") } else { line }
+        let may_be_stamped = line
+            .split(' ')
+            .nth(2)
+            .is_some_and(|name| stamped.contains(&name));
+        if may_be_stamped {
+            without(&line, "meshwright.dev/restart")
+        } else {
+            line
+        }
     };
-    let (before, after): (BTreeSet<String>, BTreeSet<String>) =
-        (before.iter().filter(compared).map(plain).collect(), after.iter().filter(compared).map(plain).collect());
+    let (before, after): (BTreeSet<String>, BTreeSet<String>) = (
+        before.iter().filter(compared).map(plain).collect(),
+        after.iter().filter(compared).map(plain).collect(),
+    );
     let shown = |line: &String, mark: &str| format!("{mark} {line}");
     before
         .difference(&after)

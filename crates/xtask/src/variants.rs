@@ -17,8 +17,13 @@ pub(crate) struct Options {
 }
 
 /// Packages with tests that use a database.
-const WITH_DATABASE: [&str; 5] =
-    ["meshwright-api", "meshwright-server", "meshwright-store", "meshwright-testkit", "meshwright-worker"];
+const WITH_DATABASE: [&str; 5] = [
+    "meshwright-api",
+    "meshwright-server",
+    "meshwright-store",
+    "meshwright-testkit",
+    "meshwright-worker",
+];
 
 /// Environment variable that makes a variant, and its value.
 type Setting = (&'static str, String);
@@ -26,23 +31,43 @@ type Setting = (&'static str, String);
 pub(crate) fn run(options: &Options) -> Result<()> {
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
     let settings = [
-        ("serializable", ("PGOPTIONS", "-c default_transaction_isolation=serializable".to_owned())),
-        ("without hints", (meshwright_testkit::NOTIFICATIONS_ENV, "off".to_owned())),
+        (
+            "serializable",
+            (
+                "PGOPTIONS",
+                "-c default_transaction_isolation=serializable".to_owned(),
+            ),
+        ),
+        (
+            "without hints",
+            (meshwright_testkit::NOTIFICATIONS_ENV, "off".to_owned()),
+        ),
         ("PostgreSQL 18", ("PG_BIN", newest(dir.path())?)),
     ];
     if options.together {
         let titles = settings.each_ref().map(|(title, _)| *title);
-        let packages: Vec<&str> = WITH_DATABASE.iter().flat_map(|package| ["--package", package]).collect();
-        return tests(&titles.join(", "), &packages, &settings.map(|(_, setting)| setting));
+        let packages: Vec<&str> = WITH_DATABASE
+            .iter()
+            .flat_map(|package| ["--package", package])
+            .collect();
+        return tests(
+            &titles.join(", "),
+            &packages,
+            &settings.map(|(_, setting)| setting),
+        );
     }
-    settings.into_iter().try_for_each(|(title, setting)| tests(title, &["--workspace"], &[setting]))
+    settings
+        .into_iter()
+        .try_for_each(|(title, setting)| tests(title, &["--workspace"], &[setting]))
 }
 
 /// Copies the newest `PostgreSQL` out of the cache and returns the folder of its programs, because
 /// the account that Postgres runs as may have no access to the cache.
 fn newest(dir: &Path) -> Result<String> {
     let bin = run_command(&mut Command::new("tests/postgres-18"))?;
-    let native = Path::new(bin.trim()).parent().ok_or("the folder of PostgreSQL 18 has no parent")?;
+    let native = Path::new(bin.trim())
+        .parent()
+        .ok_or("the folder of PostgreSQL 18 has no parent")?;
     run_command(Command::new("cp").arg("-r").arg(native).arg(dir))?;
     run_command(Command::new("chmod").args(["-R", "a+rX"]).arg(dir))?;
     Ok(dir.join("native").join("bin").display().to_string())
@@ -51,8 +76,13 @@ fn newest(dir: &Path) -> Result<String> {
 fn tests(title: &str, packages: &[&str], settings: &[Setting]) -> Result<()> {
     println!("-- {title}");
     let mut run = Command::new("cargo");
-    run.args(["test", "--locked", "--quiet", "--no-fail-fast"]).args(packages);
+    run.args(["test", "--locked", "--quiet", "--no-fail-fast"])
+        .args(packages);
     run.envs(settings.iter().map(|(name, value)| (*name, value.as_str())));
     let status = run.status().map_err(|error| error.to_string())?;
-    if status.success() { Ok(()) } else { Err(format!("tests failed: {title}")) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("tests failed: {title}"))
+    }
 }

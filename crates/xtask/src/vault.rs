@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
-use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
 
 use crate::beside::Beside;
 use crate::service::{Api, SERVER, Setting};
@@ -49,17 +49,40 @@ impl Keeper {
         let program = Beside::start("vault", dir)?;
         let certificate = std::fs::read(&program.certificate).map_err(text)?;
         let trusted = reqwest::Certificate::from_pem(&certificate).map_err(text)?;
-        let http = Client::builder().tls_certs_only([trusted]).build().map_err(text)?;
+        let http = Client::builder()
+            .tls_certs_only([trusted])
+            .build()
+            .map_err(text)?;
         let address = format!("https://{}", program.address);
         let (root, unseal) = (String::new(), String::new());
-        let mut keeper = Self { program, http, address, root, unseal };
-        let made = keeper.ask("PUT", "sys/init", json!({ "secret_shares": 1, "secret_threshold": 1 })).await?;
+        let mut keeper = Self {
+            program,
+            http,
+            address,
+            root,
+            unseal,
+        };
+        let made = keeper
+            .ask(
+                "PUT",
+                "sys/init",
+                json!({ "secret_shares": 1, "secret_threshold": 1 }),
+            )
+            .await?;
         keeper.unseal = word(&made, "/keys/0")?;
         keeper.root = word(&made, "/root_token")?;
         keeper.unseal().await?;
-        keeper.ask("POST", "sys/mounts/transit", json!({ "type": "transit" })).await?;
+        keeper
+            .ask("POST", "sys/mounts/transit", json!({ "type": "transit" }))
+            .await?;
         keeper.ask("POST", ENGINE, json!({})).await?;
-        keeper.ask("PUT", "sys/policies/acl/meshwright", json!({ "policy": POLICY })).await?;
+        keeper
+            .ask(
+                "PUT",
+                "sys/policies/acl/meshwright",
+                json!({ "policy": POLICY }),
+            )
+            .await?;
         Ok(keeper)
     }
 
@@ -70,31 +93,64 @@ impl Keeper {
     /// Returns an error when Vault does not answer with a success.
     async fn ask(&self, method: &str, path: &str, body: Value) -> Result<Value> {
         let (status, answer) = self.ask_as(&self.root, method, path, body).await?;
-        if status.is_success() { Ok(answer) } else { Err(format!("vault: {method} {path}: {status} {answer}")) }
+        if status.is_success() {
+            Ok(answer)
+        } else {
+            Err(format!("vault: {method} {path}: {status} {answer}"))
+        }
     }
 
-    async fn ask_as(&self, token: &str, method: &str, path: &str, body: Value) -> Result<(StatusCode, Value)> {
+    async fn ask_as(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Value,
+    ) -> Result<(StatusCode, Value)> {
         let method = Method::from_bytes(method.as_bytes()).map_err(text)?;
-        let request = self.http.request(method, format!("{}/v1/{path}", self.address)).json(&body);
-        let answer = request.header("X-Vault-Token", token).send().await.map_err(text)?;
+        let request = self
+            .http
+            .request(method, format!("{}/v1/{path}", self.address))
+            .json(&body);
+        let answer = request
+            .header("X-Vault-Token", token)
+            .send()
+            .await
+            .map_err(text)?;
         let (status, body) = (answer.status(), answer.text().await.map_err(text)?);
         Ok((status, serde_json::from_str(&body).unwrap_or_default()))
     }
 
     async fn unseal(&self) -> Result<()> {
-        let opened = self.ask("PUT", "sys/unseal", json!({ "key": self.unseal })).await?;
-        if opened["sealed"] == false { Ok(()) } else { Err(format!("vault stayed sealed: {opened}")) }
+        let opened = self
+            .ask("PUT", "sys/unseal", json!({ "key": self.unseal }))
+            .await?;
+        if opened["sealed"] == false {
+            Ok(())
+        } else {
+            Err(format!("vault stayed sealed: {opened}"))
+        }
     }
 
     /// Creates a token with exactly the rights that the service needs.
     async fn token(&self) -> Result<String> {
-        let made = self.ask("POST", "auth/token/create", json!({ "policies": ["meshwright"] })).await?;
+        let made = self
+            .ask(
+                "POST",
+                "auth/token/create",
+                json!({ "policies": ["meshwright"] }),
+            )
+            .await?;
         word(&made, "/auth/client_token")
     }
 }
 
 fn word(answer: &Value, pointer: &str) -> Result<String> {
-    answer.pointer(pointer).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| format!("no {pointer}: {answer}"))
+    answer
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+        .ok_or_else(|| format!("no {pointer}: {answer}"))
 }
 
 /// Prints what was checked, or returns an error when it does not hold.
@@ -129,11 +185,24 @@ impl<'a> Scene<'a> {
         std::fs::write(&token_file, keeper.token().await?).map_err(text)?;
         let environment = vec![
             ("MESHWRIGHT_TRANSIT_ADDRESS", keeper.address.clone()),
-            ("MESHWRIGHT_TRANSIT_TOKEN_FILE", token_file.display().to_string()),
+            (
+                "MESHWRIGHT_TRANSIT_TOKEN_FILE",
+                token_file.display().to_string(),
+            ),
             // Variable that names the file of trusted authorities for a process.
-            ("SSL_CERT_FILE", keeper.program.certificate.display().to_string()),
+            (
+                "SSL_CERT_FILE",
+                keeper.program.certificate.display().to_string(),
+            ),
         ];
-        Ok(Self { postgres, keeper, http: Client::new(), token_file, secret, environment })
+        Ok(Self {
+            postgres,
+            keeper,
+            http: Client::new(),
+            token_file,
+            secret,
+            environment,
+        })
     }
 
     fn url(&self, role: &str) -> String {
@@ -143,34 +212,64 @@ impl<'a> Scene<'a> {
     /// Starts an API process, which has no tenant key in memory yet.
     fn api(&self) -> Result<Api> {
         let setting = Setting::new(&self.url("mw_api"), &self.secret);
-        Api::start(Setting { environment: self.environment.clone(), ..setting })
+        Api::start(Setting {
+            environment: self.environment.clone(),
+            ..setting
+        })
     }
 
     /// Runs the command `tenants` of the server's operator.
     fn tenants(&self, arguments: &[&str]) -> Result<String> {
         let mut run = Command::new(SERVER);
-        run.arg("tenants").args(arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
-        run.env("MESHWRIGHT_DATABASE_URL", self.url("mw_worker")).env("MESHWRIGHT_VAULT_KEY_FILE", &self.secret);
+        run.arg("tenants")
+            .args(arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        run.env("MESHWRIGHT_DATABASE_URL", self.url("mw_worker"))
+            .env("MESHWRIGHT_VAULT_KEY_FILE", &self.secret);
         Ok(run_command(&mut run)?.trim().to_owned())
     }
 
     fn query(&self, query: &str) -> Result<Vec<String>> {
         let mut psql = Command::new(fresh::program("psql")?);
-        psql.args(["--quiet", "--tuples-only", "--no-align", "--command", query]).arg(self.url(SUPERUSER));
+        psql.args(["--quiet", "--tuples-only", "--no-align", "--command", query])
+            .arg(self.url(SUPERUSER));
         Ok(run_command(&mut psql)?.lines().map(str::to_owned).collect())
     }
 
-    async fn post(&self, api: &Api, key: &str, path: &str, body: &Value) -> Result<(StatusCode, Value)> {
-        let request = self.http.post(format!("http://{}/v1/{path}", api.address)).bearer_auth(key).json(body);
+    async fn post(
+        &self,
+        api: &Api,
+        key: &str,
+        path: &str,
+        body: &Value,
+    ) -> Result<(StatusCode, Value)> {
+        let request = self
+            .http
+            .post(format!("http://{}/v1/{path}", api.address))
+            .bearer_auth(key)
+            .json(body);
         let name = body["name"].as_str().unwrap_or_default().to_owned();
-        let answer = request.header("Idempotency-Key", name).send().await.map_err(text)?;
+        let answer = request
+            .header("Idempotency-Key", name)
+            .send()
+            .await
+            .map_err(text)?;
         Ok((answer.status(), answer.json().await.map_err(text)?))
     }
 
     async fn tenant(&self, api: &Api, operator: &str, name: &str) -> Result<Tenant> {
-        let (status, made) = self.post(api, operator, "tenants", &json!({ "name": name })).await?;
-        expect(status == StatusCode::CREATED, &format!("tenant {name} is made"), &made["code"])?;
-        Ok(Tenant { id: word(&made, "/id")?, owner: word(&made, "/owner_key")? })
+        let (status, made) = self
+            .post(api, operator, "tenants", &json!({ "name": name }))
+            .await?;
+        expect(
+            status == StatusCode::CREATED,
+            &format!("tenant {name} is made"),
+            &made["code"],
+        )?;
+        Ok(Tenant {
+            id: word(&made, "/id")?,
+            owner: word(&made, "/owner_key")?,
+        })
     }
 
     /// Creates a webhook, whose answer contains a secret and is stored sealed. The same request
@@ -182,7 +281,9 @@ impl<'a> Scene<'a> {
 
     /// Returns the versions of Vault's key that the tenants' keys are wrapped with.
     fn versions(&self) -> Result<Vec<String>> {
-        self.query("SELECT DISTINCT split_part(convert_from(wrapped, 'UTF8'), ':', 2) FROM tenant_keys")
+        self.query(
+            "SELECT DISTINCT split_part(convert_from(wrapped, 'UTF8'), ':', 2) FROM tenant_keys",
+        )
     }
 
     async fn play(&self) -> Result<()> {
@@ -191,11 +292,23 @@ impl<'a> Scene<'a> {
         let one = self.tenant(&api, &operator, "payments").await?;
         let other = self.tenant(&api, &operator, "search").await?;
         let wrappers = self.query("SELECT DISTINCT wrapper FROM tenant_keys")?;
-        expect(wrappers == ["transit:transit/meshwright"], "Vault wraps every tenant's key", wrappers)?;
+        expect(
+            wrappers == ["transit:transit/meshwright"],
+            "Vault wraps every tenant's key",
+            wrappers,
+        )?;
         let (status, first) = self.webhook(&api, &one, "first").await?;
-        expect(status == StatusCode::CREATED && first["secret"].is_string(), "a secret is kept", &first["code"])?;
+        expect(
+            status == StatusCode::CREATED && first["secret"].is_string(),
+            "a secret is kept",
+            &first["code"],
+        )?;
         let (status, again) = self.webhook(&self.api()?, &one, "first").await?;
-        expect(status == StatusCode::CREATED && again == first, "another process opens it", status)?;
+        expect(
+            status == StatusCode::CREATED && again == first,
+            "another process opens it",
+            status,
+        )?;
         self.sealed(&api, &one, &first).await?;
         self.rotated(&one, &first).await?;
         self.without_a_token(&one, &first).await?;
@@ -208,41 +321,92 @@ impl<'a> Scene<'a> {
         self.keeper.ask("PUT", "sys/seal", json!({})).await?;
         let (status, refused) = self.webhook(&late, tenant, "first").await?;
         let fits = status == StatusCode::SERVICE_UNAVAILABLE && refused["code"] == "try_again";
-        expect(fits, "while Vault is sealed, who has opened no key asks to try again", &refused)?;
+        expect(
+            fits,
+            "while Vault is sealed, who has opened no key asks to try again",
+            &refused,
+        )?;
         let (status, _) = self.webhook(api, tenant, "second").await?;
-        expect(status == StatusCode::CREATED, "who has opened it goes on", status)?;
+        expect(
+            status == StatusCode::CREATED,
+            "who has opened it goes on",
+            status,
+        )?;
         self.keeper.unseal().await?;
         let (_, again) = self.webhook(&late, tenant, "first").await?;
-        expect(again == *first, "unsealed, it goes on without a restart", &again["code"])
+        expect(
+            again == *first,
+            "unsealed, it goes on without a restart",
+            &again["code"],
+        )
     }
 
     async fn rotated(&self, tenant: &Tenant, first: &Value) -> Result<()> {
-        self.keeper.ask("POST", &format!("{ENGINE}/rotate"), json!({})).await?;
+        self.keeper
+            .ask("POST", &format!("{ENGINE}/rotate"), json!({}))
+            .await?;
         let (_, again) = self.webhook(&self.api()?, tenant, "first").await?;
-        expect(again == *first, "a key that Vault has rotated opens what it wrapped before", &again["code"])?;
+        expect(
+            again == *first,
+            "a key that Vault has rotated opens what it wrapped before",
+            &again["code"],
+        )?;
         let said = self.tenants(&["rewrap-keys"])?;
         let versions = self.versions()?;
-        expect(versions == ["v2"], &format!("rewrap-keys: {said}"), versions)?;
-        self.keeper.ask("POST", &format!("{ENGINE}/config"), json!({ "min_decryption_version": 2 })).await?;
+        expect(
+            versions == ["v2"],
+            &format!("rewrap-keys: {said}"),
+            versions,
+        )?;
+        self.keeper
+            .ask(
+                "POST",
+                &format!("{ENGINE}/config"),
+                json!({ "min_decryption_version": 2 }),
+            )
+            .await?;
         let (_, again) = self.webhook(&self.api()?, tenant, "first").await?;
-        expect(again == *first, "the former version can be taken out of use", &again["code"])
+        expect(
+            again == *first,
+            "the former version can be taken out of use",
+            &again["code"],
+        )
     }
 
     async fn without_a_token(&self, tenant: &Tenant, first: &Value) -> Result<()> {
         let token = std::fs::read_to_string(&self.token_file).map_err(text)?;
-        for (method, path) in
-            [("GET", ENGINE), ("POST", "transit/encrypt/other"), ("GET", "sys/policies/acl/meshwright")]
-        {
-            let (status, _) = self.keeper.ask_as(&token, method, path, json!({ "plaintext": "" })).await?;
-            expect(status == StatusCode::FORBIDDEN, &format!("the service's token is not let to {path}"), status)?;
+        for (method, path) in [
+            ("GET", ENGINE),
+            ("POST", "transit/encrypt/other"),
+            ("GET", "sys/policies/acl/meshwright"),
+        ] {
+            let (status, _) = self
+                .keeper
+                .ask_as(&token, method, path, json!({ "plaintext": "" }))
+                .await?;
+            expect(
+                status == StatusCode::FORBIDDEN,
+                &format!("the service's token is not let to {path}"),
+                status,
+            )?;
         }
-        self.keeper.ask("POST", "auth/token/revoke", json!({ "token": token })).await?;
+        self.keeper
+            .ask("POST", "auth/token/revoke", json!({ "token": token }))
+            .await?;
         let api = self.api()?;
         let (status, _) = self.webhook(&api, tenant, "first").await?;
-        expect(status == StatusCode::SERVICE_UNAVAILABLE, "with a revoked token nothing opens", status)?;
+        expect(
+            status == StatusCode::SERVICE_UNAVAILABLE,
+            "with a revoked token nothing opens",
+            status,
+        )?;
         std::fs::write(&self.token_file, self.keeper.token().await?).map_err(text)?;
         let (_, again) = self.webhook(&api, tenant, "first").await?;
-        expect(again == *first, "another token in the file is used at once", &again["code"])
+        expect(
+            again == *first,
+            "another token in the file is used at once",
+            &again["code"],
+        )
     }
 
     /// Checks that a tenant's key does not open for another tenant, even if an attacker who can
@@ -256,7 +420,11 @@ impl<'a> Scene<'a> {
         let api = self.api()?;
         for tenant in [one, other] {
             let (status, _) = self.webhook(&api, tenant, "first").await?;
-            expect(status == StatusCode::SERVICE_UNAVAILABLE, "a key of another tenant does not open", status)?;
+            expect(
+                status == StatusCode::SERVICE_UNAVAILABLE,
+                "a key of another tenant does not open",
+                status,
+            )?;
         }
         self.query(swap)?;
         let (_, again) = self.webhook(&api, one, "first").await?;
@@ -268,9 +436,17 @@ impl<'a> Scene<'a> {
         let api = self.api()?;
         for name in ["first", "third"] {
             let (_, refused) = self.webhook(&api, one, name).await?;
-            expect(refused["code"] == "secrets_erased", "erased is erased", &refused)?;
+            expect(
+                refused["code"] == "secrets_erased",
+                "erased is erased",
+                &refused,
+            )?;
         }
         let (status, _) = self.webhook(&api, other, "first").await?;
-        expect(status == StatusCode::CREATED, "and nobody else is touched", status)
+        expect(
+            status == StatusCode::CREATED,
+            "and nobody else is touched",
+            status,
+        )
     }
 }

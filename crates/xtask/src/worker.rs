@@ -5,8 +5,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use meshwright_model::ids::OperationId;
+use meshwright_testkit::relay::{CutPoint, RecordMatcher, Relay, StepRecord};
 use serde_json::Value;
-use meshwright_testkit::relay::{RecordMatcher, CutPoint, Relay, StepRecord};
 use tokio::runtime::Runtime;
 
 use crate::lab::Lab;
@@ -30,20 +30,32 @@ impl Step {
     /// the record that it is done.
     pub(crate) fn record(self, client: Client, moment: CutPoint) -> RecordMatcher {
         Box::new(move |sent| {
-            let numbers = if moment == CutPoint::Recording { &sent.done } else { &sent.started };
+            let numbers = if moment == CutPoint::Recording {
+                &sent.done
+            } else {
+                &sent.started
+            };
             !numbers.is_empty() && self.is_among(&client, sent, numbers)
         })
     }
 
     /// Asks the service which steps these numbers are, and whether one of them is this step.
     fn is_among(self, client: &Client, sent: &StepRecord, numbers: &[i32]) -> bool {
-        let Ok(operation) = client.ask(&["operation", "get", &OperationId(sent.operation).to_string()]) else {
+        let Ok(operation) =
+            client.ask(&["operation", "get", &OperationId(sent.operation).to_string()])
+        else {
             return false;
         };
-        let steps =
-            operation["waves"].as_array().into_iter().flatten().filter_map(|wave| wave["steps"].as_array()).flatten();
+        let steps = operation["waves"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|wave| wave["steps"].as_array())
+            .flatten();
         let meant = |step: &Value| {
-            let number = step["number"].as_i64().and_then(|number| i32::try_from(number).ok());
+            let number = step["number"]
+                .as_i64()
+                .and_then(|number| i32::try_from(number).ok());
             let title = step["title"].as_str().unwrap_or_default();
             number.is_some_and(|number| numbers.contains(&number)) && title.contains(self.title)
         };
@@ -60,24 +72,51 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn start(lab: &Lab, server: &Server, name: &str, relay: Option<Relay>, more: &[&str]) -> Result<Self> {
+    pub(crate) fn start(
+        lab: &Lab,
+        server: &Server,
+        name: &str,
+        relay: Option<Relay>,
+        more: &[&str],
+    ) -> Result<Self> {
         let state = server.state_dir();
         let postgres = server.postgres();
         let host = relay.as_ref().map_or(postgres.as_path(), Relay::socket_dir);
         let limit = "options=-c%20idle_in_transaction_session_timeout%3D1500";
-        let url = format!("postgres://mw_worker@localhost/meshwright?host={}&{limit}", host.display());
-        let log = std::fs::File::create(state.join(format!("{name}.log"))).map_err(|error| error.to_string())?;
+        let url = format!(
+            "postgres://mw_worker@localhost/meshwright?host={}&{limit}",
+            host.display()
+        );
+        let log = std::fs::File::create(state.join(format!("{name}.log")))
+            .map_err(|error| error.to_string())?;
         let mut run = lab.inside(None);
-        run.args(["target/debug/meshwright-server", "work", "--owner", name, "--database-url", &url]);
-        run.args(["--helm", &lab.helm()?, "--vault-key-file"]).arg(state.join("vault-key"));
-        run.args(SETTINGS).args(more).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        run.args([
+            "target/debug/meshwright-server",
+            "work",
+            "--owner",
+            name,
+            "--database-url",
+            &url,
+        ]);
+        run.args(["--helm", &lab.helm()?, "--vault-key-file"])
+            .arg(state.join("vault-key"));
+        run.args(SETTINGS)
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
         let process = Process::start(name, &mut run)?;
-        Ok(Self { name: name.to_owned(), process, relay })
+        Ok(Self {
+            name: name.to_owned(),
+            process,
+            relay,
+        })
     }
 
     pub(crate) fn signal(&self, signal: &str) -> Result<()> {
         let pid = self.process.id().to_string();
-        run_command(std::process::Command::new("kill").args([&format!("-{signal}"), &pid])).map(drop)
+        run_command(std::process::Command::new("kill").args([&format!("-{signal}"), &pid]))
+            .map(drop)
     }
 }
 
@@ -108,7 +147,14 @@ impl Holdable {
         };
         let worker = Worker::start(lab, &server, "holdable", Some(relay), more)?;
         let client = server.client();
-        Ok((server, Self { worker, client, runtime }))
+        Ok((
+            server,
+            Self {
+                worker,
+                client,
+                runtime,
+            },
+        ))
     }
 
     fn relay(&self) -> &Relay {
@@ -117,8 +163,15 @@ impl Holdable {
 
     /// Stops the worker when it is about to start a step; the worker continues when the returned
     /// value is dropped.
-    pub(crate) fn before(&self, step: Step, begin: impl FnOnce() -> Result<()>) -> Result<Held<'_>> {
-        self.relay().stop_at(CutPoint::BeforeEffect, step.record(self.client.clone(), CutPoint::BeforeEffect));
+    pub(crate) fn before(
+        &self,
+        step: Step,
+        begin: impl FnOnce() -> Result<()>,
+    ) -> Result<Held<'_>> {
+        self.relay().stop_at(
+            CutPoint::BeforeEffect,
+            step.record(self.client.clone(), CutPoint::BeforeEffect),
+        );
         begin()?;
         if self.runtime.block_on(self.relay().wait_for_stop(LIMIT)) {
             return Ok(Held(self.relay()));

@@ -32,7 +32,10 @@ impl HttpBody for ReclaimableBody {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         Pin::new(&mut self.body).poll_frame(context)
     }
 
@@ -57,7 +60,14 @@ impl Drop for ReclaimableBody {
 /// drained in its own task, so that the answer does not wait for it.
 pub(crate) async fn drain_unread_body(request: Request, next: Next) -> Response {
     let back = Arc::new(Mutex::new(None));
-    let response = next.run(request.map(|body| Body::new(ReclaimableBody { body, returned: back.clone() }))).await;
+    let response = next
+        .run(request.map(|body| {
+            Body::new(ReclaimableBody {
+                body,
+                returned: back.clone(),
+            })
+        }))
+        .await;
     if let Some(rest) = back.lock().expect("no holder panics").take() {
         tokio::spawn(tokio::time::timeout(DRAIN_TIMEOUT, drain_body(rest)));
     }

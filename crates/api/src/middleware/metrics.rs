@@ -44,7 +44,10 @@ impl std::fmt::Debug for MetricsServer {
 pub fn metrics_router(vitals: MetricsServer) -> axum::Router {
     let shown = vitals.metrics;
     axum::Router::new()
-        .route("/metrics", get(async move || ([(header::CONTENT_TYPE, PROMETHEUS_CONTENT_TYPE)], shown())))
+        .route(
+            "/metrics",
+            get(async move || ([(header::CONTENT_TYPE, PROMETHEUS_CONTENT_TYPE)], shown())),
+        )
         .merge(health_routes().with_state(vitals.store))
 }
 
@@ -67,7 +70,11 @@ async fn check_readiness(State(store): State<Store>) -> Response {
     if store.is_healthy().await {
         "ok".into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer").into_response()
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the database does not answer",
+        )
+            .into_response()
     }
 }
 
@@ -78,14 +85,18 @@ pub(crate) async fn record_metrics(request: Request, next: Next) -> Response {
     let answer = next.run(request).await;
     let status = answer.status().as_str().to_owned();
     metrics::counter!(REQUESTS_METRIC, "method" => method, "route" => route.clone(), "status" => status).increment(1);
-    metrics::histogram!(DURATION_METRIC, "method" => method, "route" => route).record(since.elapsed());
+    metrics::histogram!(DURATION_METRIC, "method" => method, "route" => route)
+        .record(since.elapsed());
     answer
 }
 
 /// Returns the template of a request's route, for example `/v1/meshes/{id}`, or `none` for an
 /// unknown route.
 fn route_template<B>(request: &axum::http::Request<B>) -> String {
-    request.extensions().get::<MatchedPath>().map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned())
+    request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned())
 }
 
 /// Returns the method for a label. A client can send any method, so unknown ones become `other`.
@@ -114,7 +125,11 @@ pub(crate) fn log_request<B>(request: &axum::http::Request<B>, _: &tracing::Span
 
 impl<B> MakeSpan<B> for RequestSpan {
     fn make_span(&mut self, request: &axum::http::Request<B>) -> tracing::Span {
-        let name = format!("{} {}", method_label(request.method()), route_template(request));
+        let name = format!(
+            "{} {}",
+            method_label(request.method()),
+            route_template(request)
+        );
         tracing::info_span!("request", otel.name = name, otel.kind = "server")
     }
 }

@@ -35,10 +35,17 @@ pub(crate) enum RequestClass {
 impl RequestClass {
     /// Returns the class of a request by its method and path.
     pub(crate) fn of_request(method: &Method, path: &str) -> Self {
-        const EXPENSIVE_PATH_SUFFIXES: [&str; 5] = ["/clusters", "/meshes", "/upgrades", "/restarts", "/start"];
+        const EXPENSIVE_PATH_SUFFIXES: [&str; 5] =
+            ["/clusters", "/meshes", "/upgrades", "/restarts", "/start"];
         match *method {
             Method::GET | Method::HEAD => Self::Read,
-            Method::POST if EXPENSIVE_PATH_SUFFIXES.iter().any(|end| path.ends_with(end)) => Self::Expensive,
+            Method::POST
+                if EXPENSIVE_PATH_SUFFIXES
+                    .iter()
+                    .any(|end| path.ends_with(end)) =>
+            {
+                Self::Expensive
+            }
             _ => Self::Write,
         }
     }
@@ -76,16 +83,34 @@ impl Rates {
     /// Rates of a tenant. The burst is the part that other tenants feel, so the burst of reads is
     /// no more than a tenant may read in one second.
     pub const TENANT: Self = Self {
-        read: Rate { burst: 200, period: Duration::from_secs(1) },
-        write: Rate { burst: 100, period: Duration::from_secs(5) },
-        expensive: Rate { burst: 60, period: Duration::from_mins(1) },
+        read: Rate {
+            burst: 200,
+            period: Duration::from_secs(1),
+        },
+        write: Rate {
+            burst: 100,
+            period: Duration::from_secs(5),
+        },
+        expensive: Rate {
+            burst: 60,
+            period: Duration::from_mins(1),
+        },
     };
     /// Rates of a principal: half of a tenant's rates, so that one program does not use up the
     /// share of its whole tenant.
     pub const PRINCIPAL: Self = Self {
-        read: Rate { burst: 100, period: Duration::from_secs(1) },
-        write: Rate { burst: 50, period: Duration::from_secs(5) },
-        expensive: Rate { burst: 30, period: Duration::from_mins(1) },
+        read: Rate {
+            burst: 100,
+            period: Duration::from_secs(1),
+        },
+        write: Rate {
+            burst: 50,
+            period: Duration::from_secs(5),
+        },
+        expensive: Rate {
+            burst: 30,
+            period: Duration::from_mins(1),
+        },
     };
 }
 
@@ -93,8 +118,15 @@ impl Rates {
     /// Multiplies the bursts by a factor of at least 1, and keeps the periods.
     #[must_use]
     pub fn scaled_by(self, factor: u32) -> Self {
-        let more = |rate: Rate| Rate { burst: rate.burst.saturating_mul(factor.max(1)), period: rate.period };
-        Self { read: more(self.read), write: more(self.write), expensive: more(self.expensive) }
+        let more = |rate: Rate| Rate {
+            burst: rate.burst.saturating_mul(factor.max(1)),
+            period: rate.period,
+        };
+        Self {
+            read: more(self.read),
+            write: more(self.write),
+            expensive: more(self.expensive),
+        }
     }
 }
 
@@ -106,11 +138,14 @@ impl governor::clock::Clock for GovernorClock {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
-        u64::try_from(self.0.now().as_nanosecond()).unwrap_or(0).into()
+        u64::try_from(self.0.now().as_nanosecond())
+            .unwrap_or(0)
+            .into()
     }
 }
 
-type TokenBuckets = RateLimiter<String, DashMapStateStore<String>, GovernorClock, StateInformationMiddleware>;
+type TokenBuckets =
+    RateLimiter<String, DashMapStateStore<String>, GovernorClock, StateInformationMiddleware>;
 
 /// Number of tracked callers above which callers without recent requests are forgotten.
 const MAX_TRACKED_CALLERS: usize = 10_000;
@@ -159,7 +194,9 @@ pub(crate) struct RateLimitHeaders {
 fn token_buckets(rates: Rates, clock: &GovernorClock) -> [TokenBuckets; 3] {
     [rates.read, rates.write, rates.expensive].map(|rate| {
         let burst = NonZeroU32::new(rate.burst).unwrap_or(NonZeroU32::MIN);
-        let quota = Quota::with_period(rate.period / burst.get()).expect("rates are above zero").allow_burst(burst);
+        let quota = Quota::with_period(rate.period / burst.get())
+            .expect("rates are above zero")
+            .allow_burst(burst);
         TokenBuckets::new(quota, DashMapStateStore::default(), clock.clone())
     })
 }
@@ -168,8 +205,17 @@ impl RequestLimiter {
     /// Creates rate limits against which no request was counted yet.
     pub fn new(tenant: Rates, principal: Rates, clock: Arc<dyn meshwright_model::Clock>) -> Self {
         let clock = GovernorClock(clock);
-        let (known, waits) = (Mutex::default(), TenantPermits::new(MAX_LONG_POLLS_PER_TENANT));
-        Self { tenants: token_buckets(tenant, &clock), principals: token_buckets(principal, &clock), cached_callers: known, long_polls: waits, clock }
+        let (known, waits) = (
+            Mutex::default(),
+            TenantPermits::new(MAX_LONG_POLLS_PER_TENANT),
+        );
+        Self {
+            tenants: token_buckets(tenant, &clock),
+            principals: token_buckets(principal, &clock),
+            cached_callers: known,
+            long_polls: waits,
+            clock,
+        }
     }
 
     /// Takes a permit to wait for a change, which is held until it is dropped. Returns `None` while
@@ -180,9 +226,19 @@ impl RequestLimiter {
 
     /// Counts a request whose credential was authenticated a short time ago. Returns `None` if the
     /// credential is not in the cache.
-    pub(crate) fn count_cached_caller(&self, credential: &str, class: RequestClass) -> Option<Result<RateLimitHeaders, u64>> {
-        let known = self.cached_callers.lock().expect("no holder panics").get(&sha256(credential.as_bytes())).cloned()?;
-        (known.expires_at > self.clock.0.now()).then(|| self.count_request(&known.tenant, &known.principal, class))
+    pub(crate) fn count_cached_caller(
+        &self,
+        credential: &str,
+        class: RequestClass,
+    ) -> Option<Result<RateLimitHeaders, u64>> {
+        let known = self
+            .cached_callers
+            .lock()
+            .expect("no holder panics")
+            .get(&sha256(credential.as_bytes()))
+            .cloned()?;
+        (known.expires_at > self.clock.0.now())
+            .then(|| self.count_request(&known.tenant, &known.principal, class))
     }
 
     /// Caches an authenticated caller by the digest of its credential.
@@ -193,19 +249,31 @@ impl RequestLimiter {
             all.retain(|_, known| known.expires_at > now);
         }
         if all.len() < MAX_TRACKED_CALLERS {
-            let known = CachedCaller { tenant: tenant.to_owned(), principal: principal.to_owned(), expires_at: now + CALLER_CACHE_TTL };
+            let known = CachedCaller {
+                tenant: tenant.to_owned(),
+                principal: principal.to_owned(),
+                expires_at: now + CALLER_CACHE_TTL,
+            };
             all.insert(sha256(credential.as_bytes()), known);
         }
     }
 
     /// Counts one request. The error is the number of seconds until the next request is allowed.
-    pub(crate) fn count_request(&self, tenant: &str, principal: &str, class: RequestClass) -> Result<RateLimitHeaders, u64> {
+    pub(crate) fn count_request(
+        &self,
+        tenant: &str,
+        principal: &str,
+        class: RequestClass,
+    ) -> Result<RateLimitHeaders, u64> {
         let index = class as usize;
         let mut tightest: Option<(u32, Quota)> = None;
         // Check the principal first: a request that is refused for the principal must not count
         // against its tenant.
         let known = format!("{tenant}/{principal}");
-        for (buckets, key) in [(&self.principals[index], &known), (&self.tenants[index], &tenant.to_owned())] {
+        for (buckets, key) in [
+            (&self.principals[index], &known),
+            (&self.tenants[index], &tenant.to_owned()),
+        ] {
             if buckets.len() > MAX_TRACKED_CALLERS {
                 buckets.retain_recent();
             }
@@ -227,7 +295,11 @@ impl RequestLimiter {
 /// Rounds up to whole seconds, and to at least one.
 fn whole_seconds(wait: Duration) -> u64 {
     let whole = wait.as_secs();
-    if wait > Duration::from_secs(whole) { whole + 1 } else { whole.max(1) }
+    if wait > Duration::from_secs(whole) {
+        whole + 1
+    } else {
+        whole.max(1)
+    }
 }
 
 impl RateLimitHeaders {

@@ -9,9 +9,9 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::request::caller::AppState;
-use crate::middleware::rate_limit::RateLimitHeaders;
 use crate::error::ApiError;
+use crate::middleware::rate_limit::RateLimitHeaders;
+use crate::request::caller::AppState;
 
 /// Header that carries the id of a request, in requests and in answers.
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
@@ -52,12 +52,21 @@ pub(crate) async fn with_request_context(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let sent = request.headers().get(REQUEST_ID_HEADER).and_then(|value| value.to_str().ok());
-    let id =
-        sent.filter(|id| (1..=MAX_REQUEST_ID_LEN).contains(&id.len())).map_or_else(|| app.clock.new_uuid().to_string(), str::to_owned);
+    let sent = request
+        .headers()
+        .get(REQUEST_ID_HEADER)
+        .and_then(|value| value.to_str().ok());
+    let id = sent
+        .filter(|id| (1..=MAX_REQUEST_ID_LEN).contains(&id.len()))
+        .map_or_else(|| app.clock.new_uuid().to_string(), str::to_owned);
     let value = HeaderValue::from_str(&id).expect("visible characters");
-    request.headers_mut().insert(REQUEST_ID_HEADER, value.clone());
-    let known = Arc::new(RequestContext { id, rate_limit_headers: OnceLock::new() });
+    request
+        .headers_mut()
+        .insert(REQUEST_ID_HEADER, value.clone());
+    let known = Arc::new(RequestContext {
+        id,
+        rate_limit_headers: OnceLock::new(),
+    });
     let answer = async { problem_from_rejection(next.run(request).await).await };
     let mut response = REQUEST.scope(known.clone(), answer).await;
     let headers = response.headers_mut();
@@ -73,8 +82,11 @@ pub(crate) async fn with_request_context(
 /// plain text, and the API promises problem documents.
 async fn problem_from_rejection(response: Response) -> Response {
     let status = response.status();
-    let content =
-        response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let content = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let plain = content.is_empty() || content.starts_with("text/plain");
     if !(status.is_client_error() || status.is_server_error()) || !plain {
         return response;
@@ -83,9 +95,16 @@ async fn problem_from_rejection(response: Response) -> Response {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::body_too_large(),
         StatusCode::SERVICE_UNAVAILABLE => ApiError::service_unavailable(),
         _ if status.is_client_error() => {
-            let said = to_bytes(response.into_body(), MAX_REJECTION_BYTES).await.unwrap_or_default();
+            let said = to_bytes(response.into_body(), MAX_REJECTION_BYTES)
+                .await
+                .unwrap_or_default();
             let said = String::from_utf8_lossy(&said).into_owned();
-            ApiError::new(status, "malformed_request", said, "The OpenAPI document says what this route takes.")
+            ApiError::new(
+                status,
+                "malformed_request",
+                said,
+                "The OpenAPI document says what this route takes.",
+            )
         }
         _ => ApiError::internal(),
     };

@@ -39,7 +39,10 @@ struct ReplayBody {
 
 impl ReplayBody {
     fn from_start(sent: &Arc<Mutex<ReplayBuffer>>) -> Body {
-        Body::new(Self { buffer: sent.clone(), position: 0 })
+        Body::new(Self {
+            buffer: sent.clone(),
+            position: 0,
+        })
     }
 }
 
@@ -47,7 +50,10 @@ impl HttpBody for ReplayBody {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let (sent, at) = (self.buffer.clone(), self.position);
         let mut sent = sent.lock().expect("no holder panics");
         if let Some(part) = sent.frames.get(at) {
@@ -55,7 +61,11 @@ impl HttpBody for ReplayBody {
             return Poll::Ready(Some(Ok(Frame::data(part.clone()))));
         }
         let frame = ready!(Pin::new(&mut sent.body).poll_frame(context));
-        if let Some(part) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).cloned() {
+        if let Some(part) = frame
+            .as_ref()
+            .and_then(|frame| frame.as_ref().ok()?.data_ref())
+            .cloned()
+        {
             sent.frames.push(part);
             self.position += 1;
         }
@@ -67,7 +77,10 @@ impl HttpBody for ReplayBody {
 /// [`RetryableConflict`].
 pub(crate) async fn retry_conflicts(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
-    let sent = Arc::new(Mutex::new(ReplayBuffer { body, frames: Vec::new() }));
+    let sent = Arc::new(Mutex::new(ReplayBuffer {
+        body,
+        frames: Vec::new(),
+    }));
     let again = || Request::from_parts(parts.clone(), ReplayBody::from_start(&sent));
     for attempt in 0..MAX_ATTEMPTS {
         let response = next.clone().run(again()).await;
@@ -119,13 +132,30 @@ mod tests {
                 return conflict_response();
             }
             let whole = body.collect().await.expect("a body").to_bytes();
-            if attempt == 3 { conflict_response() } else { whole.into_response() }
+            if attempt == 3 {
+                conflict_response()
+            } else {
+                whole.into_response()
+            }
         };
-        let app = Router::new().route("/", post(handler)).layer(axum::middleware::from_fn(retry_conflicts));
+        let app = Router::new()
+            .route("/", post(handler))
+            .layer(axum::middleware::from_fn(retry_conflicts));
         let parts = ["one ", "two ", "three"].map(|part| Ok::<_, Error>(Bytes::from(part)));
         let body = Body::from_stream(futures::stream::iter(parts));
-        let answer = app.oneshot(Request::post("/").body(body).expect("a request")).await.expect("an answer");
+        let answer = app
+            .oneshot(Request::post("/").body(body).expect("a request"))
+            .await
+            .expect("an answer");
         assert_eq!(answer.status(), StatusCode::OK);
-        assert_eq!(answer.into_body().collect().await.expect("a body").to_bytes(), "one two three");
+        assert_eq!(
+            answer
+                .into_body()
+                .collect()
+                .await
+                .expect("a body")
+                .to_bytes(),
+            "one two three"
+        );
     }
 }

@@ -70,21 +70,39 @@ impl IssuerKeys {
     /// Creates an empty cache. The keys of an issuer are fetched when the first token of it
     /// arrives.
     pub fn new(fetch: Arc<dyn Fetch>) -> Self {
-        Self { fetch, issuers: Mutex::default() }
+        Self {
+            fetch,
+            issuers: Mutex::default(),
+        }
     }
 
     /// Returns a key of an issuer that a tenant trusts. Fetches the keys of the issuer if they are
     /// too old, or if this key is not among them.
-    pub(crate) async fn find_key(&self, issuer: &str, name: &str, now: Timestamp) -> Option<DecodingKey> {
-        let known = self.issuers.lock().expect("no holder panics").entry(issuer.to_owned()).or_default().clone();
+    pub(crate) async fn find_key(
+        &self,
+        issuer: &str,
+        name: &str,
+        now: Timestamp,
+    ) -> Option<DecodingKey> {
+        let known = self
+            .issuers
+            .lock()
+            .expect("no holder panics")
+            .entry(issuer.to_owned())
+            .or_default()
+            .clone();
         let mut known = known.lock().await;
-        let age = |time: Option<Timestamp>| time.map_or(SignedDuration::MAX, |time| now.duration_since(time));
+        let age = |time: Option<Timestamp>| {
+            time.map_or(SignedDuration::MAX, |time| now.duration_since(time))
+        };
         let wanted = age(known.fetched_at) >= REFRESH_INTERVAL || !known.keys.contains_key(name);
         if wanted && age(known.attempted_at) >= MIN_FETCH_INTERVAL {
             known.attempted_at = Some(now);
             match self.fetch_keys(issuer).await {
                 Ok(keys) => (known.keys, known.fetched_at) = (keys, Some(now)),
-                Err(error) => tracing::warn!(issuer, %error, "could not fetch the keys of an identity provider"),
+                Err(error) => {
+                    tracing::warn!(issuer, %error, "could not fetch the keys of an identity provider")
+                }
             }
         }
         if age(known.fetched_at) >= MAX_KEY_AGE {
@@ -95,20 +113,40 @@ impl IssuerKeys {
 
     /// Fetches the discovery document of an issuer and the keys that it refers to.
     async fn fetch_keys(&self, issuer: &str) -> Result<HashMap<String, DecodingKey>, FetchError> {
-        let unreadable = |error: serde_json::Error| FetchError(format!("it cannot be read: {error}"));
-        let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
-        let discovery: Discovery = serde_json::from_slice(&self.fetch.get(&url).await?).map_err(unreadable)?;
+        let unreadable =
+            |error: serde_json::Error| FetchError(format!("it cannot be read: {error}"));
+        let url = format!(
+            "{}/.well-known/openid-configuration",
+            issuer.trim_end_matches('/')
+        );
+        let discovery: Discovery =
+            serde_json::from_slice(&self.fetch.get(&url).await?).map_err(unreadable)?;
         if discovery.issuer != issuer {
-            return Err(FetchError(format!("its discovery document is that of {}", discovery.issuer)));
+            return Err(FetchError(format!(
+                "its discovery document is that of {}",
+                discovery.issuer
+            )));
         }
-        let set: JwkSet = serde_json::from_slice(&self.fetch.get(&discovery.jwks_uri).await?).map_err(unreadable)?;
-        let signs = |usage: &Option<PublicKeyUse>| usage.as_ref().is_none_or(|usage| *usage == PublicKeyUse::Signature);
-        let keys = set.keys.iter().filter(|key| signs(&key.common.public_key_use)).filter_map(|key| {
-            let name = key.common.key_id.clone()?;
-            // Leave symmetric keys out: a shared secret in a public document proves nothing.
-            let shared = matches!(key.algorithm, jsonwebtoken::jwk::AlgorithmParameters::OctetKey(_));
-            Some((name, DecodingKey::from_jwk(key).ok().filter(|_| !shared)?))
-        });
+        let set: JwkSet = serde_json::from_slice(&self.fetch.get(&discovery.jwks_uri).await?)
+            .map_err(unreadable)?;
+        let signs = |usage: &Option<PublicKeyUse>| {
+            usage
+                .as_ref()
+                .is_none_or(|usage| *usage == PublicKeyUse::Signature)
+        };
+        let keys = set
+            .keys
+            .iter()
+            .filter(|key| signs(&key.common.public_key_use))
+            .filter_map(|key| {
+                let name = key.common.key_id.clone()?;
+                // Leave symmetric keys out: a shared secret in a public document proves nothing.
+                let shared = matches!(
+                    key.algorithm,
+                    jsonwebtoken::jwk::AlgorithmParameters::OctetKey(_)
+                );
+                Some((name, DecodingKey::from_jwk(key).ok().filter(|_| !shared)?))
+            });
         Ok(keys.take(MAX_KEYS_PER_ISSUER).collect())
     }
 }

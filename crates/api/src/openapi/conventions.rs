@@ -10,11 +10,11 @@ use meshwright_model::webhook::MAX_EVENT_KINDS;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::request::mutation::MAX_IDEMPOTENCY_KEY_LEN;
 use crate::oidc::SIGNATURE_ALGORITHMS;
+use crate::request::mutation::MAX_IDEMPOTENCY_KEY_LEN;
+use crate::request::pagination;
 use crate::resources::audit;
 use crate::resources::identity_providers;
-use crate::request::pagination;
 use crate::resources::upgrades;
 use crate::resources::webhooks;
 
@@ -57,7 +57,9 @@ const MUTATION_ERRORS: [(&str, &str); 6] = [
 /// Adds the conventions to the document.
 pub(crate) fn apply_conventions(document: &mut Value) {
     if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
-        schemas.iter_mut().for_each(|(name, schema)| constrain_schema(name, schema));
+        schemas
+            .iter_mut()
+            .for_each(|(name, schema)| constrain_schema(name, schema));
     }
     let bare = optional_body_refs(document);
     for (path, methods) in document["paths"].as_object_mut().into_iter().flatten() {
@@ -67,17 +69,22 @@ pub(crate) fn apply_conventions(document: &mut Value) {
                 add_validate_only(operation);
                 document_ignored_if_match(operation);
             }
-            let schema =
-                operation.pointer("/requestBody/content/application~1json/schema/$ref").and_then(Value::as_str);
-            if schema.is_some_and(|schema| bare.iter().any(|bare| schema.ends_with(bare.as_str()))) {
+            let schema = operation
+                .pointer("/requestBody/content/application~1json/schema/$ref")
+                .and_then(Value::as_str);
+            if schema.is_some_and(|schema| bare.iter().any(|bare| schema.ends_with(bare.as_str())))
+            {
                 operation["requestBody"]["required"] = false.into();
             }
             constrain_parameters(operation);
             let listed = operation["parameters"].as_array().into_iter().flatten();
-            let names = listed.filter_map(|parameter| parameter["name"].as_str()).any(|name| name.ends_with("_id"));
+            let names = listed
+                .filter_map(|parameter| parameter["name"].as_str())
+                .any(|name| name.ends_with("_id"));
             add_error_responses(operation, names || path.contains('{'), changes);
             if operation["operationId"] == "listEvents" {
-                operation["responses"]["410"] = error_response("What was to be resumed is not kept any more.");
+                operation["responses"]["410"] =
+                    error_response("What was to be resumed is not kept any more.");
             }
         }
     }
@@ -86,9 +93,15 @@ pub(crate) fn apply_conventions(document: &mut Value) {
 /// Returns the ends of references to schemas without required fields. A request with such a body
 /// may leave the body out, which means the same as an empty object.
 fn optional_body_refs(document: &Value) -> Vec<String> {
-    let schemas = document["components"]["schemas"].as_object().into_iter().flatten();
+    let schemas = document["components"]["schemas"]
+        .as_object()
+        .into_iter()
+        .flatten();
     let bare = |schema: &Value| schema["required"].as_array().is_none_or(Vec::is_empty);
-    schemas.filter(|(_, schema)| bare(schema)).map(|(name, _)| format!("/{name}")).collect()
+    schemas
+        .filter(|(_, schema)| bare(schema))
+        .map(|(name, _)| format!("/{name}"))
+        .collect()
 }
 
 /// Adds the parameters `validate_only` and `Idempotency-Key` to an operation that changes
@@ -103,9 +116,12 @@ fn add_validate_only(operation: &mut Value) {
         none => *none = more,
     }
     let responses = &mut operation["responses"];
-    let shown = ["201", "202"].into_iter().find_map(|status| responses[status].get("content").cloned());
+    let shown = ["201", "202"]
+        .into_iter()
+        .find_map(|status| responses[status].get("content").cloned());
     if let Some(content) = shown {
-        responses["200"] = json!({ "description": "What would be answered, of a trial", "content": content });
+        responses["200"] =
+            json!({ "description": "What would be answered, of a trial", "content": content });
     } else if responses.get("204").is_some() {
         responses["200"] = json!({ "description": "A trial: it would be done" });
     }
@@ -119,26 +135,47 @@ fn document_ignored_if_match(operation: &mut Value) {
         return;
     }
     let said = operation["description"].as_str().unwrap_or_default();
-    operation["description"] = format!("{said}\n\n`If-Match` is not heard.").trim_start().into();
+    operation["description"] = format!("{said}\n\n`If-Match` is not heard.")
+        .trim_start()
+        .into();
 }
 
 /// Adds limits, patterns and closed sets of values to the parameters of an operation.
 fn constrain_parameters(operation: &mut Value) {
-    let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
+    let id = operation["operationId"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     let verbs = match id.as_str() {
-        "askUpgrade" => wire_names(&Verb::ALL.into_iter().filter(|verb| upgrades::is_requestable(*verb)).collect::<Vec<_>>()),
+        "askUpgrade" => wire_names(
+            &Verb::ALL
+                .into_iter()
+                .filter(|verb| upgrades::is_requestable(*verb))
+                .collect::<Vec<_>>(),
+        ),
         _ => wire_names(&Signal::ALL),
     };
-    for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
+    for parameter in operation
+        .get_mut("parameters")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
         let rules = match parameter["name"].as_str().unwrap_or_default() {
             "page_size" if id == "listAuditEntries" => {
                 json!({ "minimum": 1, "maximum": audit::MAX_PAGE_SIZE, "default": audit::DEFAULT_PAGE_SIZE })
             }
-            "page_size" => json!({ "minimum": 1, "maximum": pagination::MAX_PAGE_SIZE, "default": pagination::DEFAULT_PAGE_SIZE }),
-            "Idempotency-Key" => json!({ "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY_LEN, "pattern": "^[!-~]+$" }),
+            "page_size" => {
+                json!({ "minimum": 1, "maximum": pagination::MAX_PAGE_SIZE, "default": pagination::DEFAULT_PAGE_SIZE })
+            }
+            "Idempotency-Key" => {
+                json!({ "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY_LEN, "pattern": "^[!-~]+$" })
+            }
             "If-Match" => json!({ "minLength": 1, "pattern": "^(\\*|\"[0-9]+\")$" }),
             "verb" => json!({ "enum": verbs }),
-            "wait_seconds" => json!({ "minimum": 0, "maximum": upgrades::MAX_WAIT_SECONDS, "default": 0 }),
+            "wait_seconds" => {
+                json!({ "minimum": 0, "maximum": upgrades::MAX_WAIT_SECONDS, "default": 0 })
+            }
             _ => continue,
         };
         merge_rules(&mut parameter["schema"], rules);
@@ -147,7 +184,9 @@ fn constrain_parameters(operation: &mut Value) {
 
 /// Adds descriptions to the successful answers of an operation, and adds its possible errors.
 fn add_error_responses(operation: &mut Value, names: bool, changes: bool) {
-    let Some(responses) = operation["responses"].as_object_mut() else { return };
+    let Some(responses) = operation["responses"].as_object_mut() else {
+        return;
+    };
     for (status, answer) in responses.iter_mut() {
         let done = SUCCESS_RESPONSES.iter().find(|(known, _)| known == status);
         if let (Some((_, description)), None) = (done, answer.get("description")) {
@@ -170,7 +209,9 @@ fn error_response(description: &str) -> Value {
 /// Adds the limits of the domain to the fields of requests. Answers stay open, because a client
 /// must accept values that it does not know.
 fn constrain_schema(schema: &str, of: &mut Value) {
-    let verbs = ["Add", "Create", "Change", "Import", "Register", "Renew", "Rotate", "Move", "Set"];
+    let verbs = [
+        "Add", "Create", "Change", "Import", "Register", "Renew", "Rotate", "Move", "Set",
+    ];
     let sent = schema == "NamespaceRef" || verbs.iter().any(|verb| schema.starts_with(verb));
     if !sent {
         return;
@@ -182,25 +223,41 @@ fn constrain_schema(schema: &str, of: &mut Value) {
             }
             (_, "display_name") => json!({ "maxLength": 128, "pattern": VISIBLE_TEXT_PATTERN }),
             (_, "kubeconfig" | "provider_id" | "charts") => json!({ "minLength": 1 }),
-            (_, "groups_claim") => json!({ "minLength": 1, "maxLength": identity_providers::MAX_IDENTITY_TEXT_BYTES }),
-            (_, "issuer") => json!({ "maxLength": identity_providers::MAX_IDENTITY_TEXT_BYTES, "pattern": "^https://[^@#/?]+(/[^#?]*)?$" }),
+            (_, "groups_claim") => {
+                json!({ "minLength": 1, "maxLength": identity_providers::MAX_IDENTITY_TEXT_BYTES })
+            }
+            (_, "issuer") => {
+                json!({ "maxLength": identity_providers::MAX_IDENTITY_TEXT_BYTES, "pattern": "^https://[^@#/?]+(/[^#?]*)?$" })
+            }
             (_, "role") => json!({ "enum": Role::ALL.map(Role::as_str) }),
             (_, "edition" | "minimum_edition") => {
                 json!({ "enum": wire_names(&[Edition::Standard, Edition::Enterprise, Edition::Ultimate]) })
             }
-            (_, "strategy") => json!({ "enum": wire_names(&[Strategy::InPlace, Strategy::Canary]) }),
+            (_, "strategy") => {
+                json!({ "enum": wire_names(&[Strategy::InPlace, Strategy::Canary]) })
+            }
             ("CreateMesh", "clusters") => json!({ "minItems": 1, "uniqueItems": true }),
             (_, "clusters" | "namespaces") => json!({ "minItems": 1 }),
             (_, "algorithms") => {
                 json!({ "minItems": 1, "items": { "type": "string", "enum": SIGNATURE_ALGORITHMS.map(|(name, _)| name) } })
             }
             (_, "version") => json!({ "pattern": "^[0-9]+\\.[0-9]+\\.[0-9]+\\.[0-9]+$" }),
-            ("ImportRelease", "hub" | "tag") => json!({ "minLength": 1, "maxLength": 255, "pattern": VISIBLE_TEXT_PATTERN }),
-            ("ImportRelease", "kubernetes_source") | (_, "notes") => json!({ "maxLength": 255, "pattern": VISIBLE_TEXT_PATTERN }),
+            ("ImportRelease", "hub" | "tag") => {
+                json!({ "minLength": 1, "maxLength": 255, "pattern": VISIBLE_TEXT_PATTERN })
+            }
+            ("ImportRelease", "kubernetes_source") | (_, "notes") => {
+                json!({ "maxLength": 255, "pattern": VISIBLE_TEXT_PATTERN })
+            }
             (_, "supported_until" | "released_on") => json!({ "format": "date" }),
-            (_, "channels") => json!({ "items": { "type": "string", "enum": wire_names(&Channel::ALL) } }),
-            ("ImportRelease", "quirks") => json!({ "items": { "type": "string", "enum": wire_names(&Quirk::ALL) } }),
-            (_, "url") => json!({ "maxLength": webhooks::MAX_URL_BYTES, "pattern": "^https?://[^@#/?]+([/?][^#]*)?$" }),
+            (_, "channels") => {
+                json!({ "items": { "type": "string", "enum": wire_names(&Channel::ALL) } })
+            }
+            ("ImportRelease", "quirks") => {
+                json!({ "items": { "type": "string", "enum": wire_names(&Quirk::ALL) } })
+            }
+            (_, "url") => {
+                json!({ "maxLength": webhooks::MAX_URL_BYTES, "pattern": "^https?://[^@#/?]+([/?][^#]*)?$" })
+            }
             (_, "kinds") => {
                 let kind = json!({ "type": "string", "pattern": "^(\\*|[a-z]+\\.(\\*|[a-z_]+))$" });
                 json!({ "minItems": 1, "maxItems": MAX_EVENT_KINDS, "items": kind })
@@ -210,7 +267,11 @@ fn constrain_schema(schema: &str, of: &mut Value) {
                 json!({ "enum": wire_names(&[LabelPolicy::Relabel, LabelPolicy::Alias, LabelPolicy::Block]) })
             }
             ("ChangeRelease", "state") => {
-                let states = [ReleaseState::Available, ReleaseState::Deprecated, ReleaseState::Withdrawn];
+                let states = [
+                    ReleaseState::Available,
+                    ReleaseState::Deprecated,
+                    ReleaseState::Withdrawn,
+                ];
                 json!({ "enum": wire_names(&states.map(Some).into_iter().chain([None]).collect::<Vec<_>>()) })
             }
             ("ChangeTenant", "state") => json!({ "enum": ["active", "suspended", null] }),
@@ -227,6 +288,8 @@ fn wire_names<T: Serialize>(values: &[T]) -> Vec<Value> {
 
 /// Adds the entries of `rules` to the object `into`.
 fn merge_rules(into: &mut Value, rules: Value) {
-    let (Some(into), Value::Object(rules)) = (into.as_object_mut(), rules) else { return };
+    let (Some(into), Value::Object(rules)) = (into.as_object_mut(), rules) else {
+        return;
+    };
     into.extend(rules);
 }

@@ -38,12 +38,18 @@ pub(crate) type DeprecationHeaders = Arc<HashMap<(Method, String), HeaderMap>>;
 impl DeprecatedOperation {
     /// Builds the headers that each answer of the operation carries.
     fn response_headers(&self) -> HeaderMap {
-        let value = |text: String| HeaderValue::from_str(&text).expect("a date and an address of our own");
-        let sunset = DateTimePrinter::new().timestamp_to_rfc9110_string(&self.until).expect("a year with four digits");
+        let value =
+            |text: String| HeaderValue::from_str(&text).expect("a date and an address of our own");
+        let sunset = DateTimePrinter::new()
+            .timestamp_to_rfc9110_string(&self.until)
+            .expect("a year with four digits");
         HeaderMap::from_iter([
             (DEPRECATION, value(format!("@{}", self.since.as_second()))),
             (SUNSET, value(sunset)),
-            (header::LINK, value(format!("<{}>; rel=\"deprecation\"", self.page))),
+            (
+                header::LINK,
+                value(format!("<{}>; rel=\"deprecation\"", self.page)),
+            ),
         ])
     }
 }
@@ -52,16 +58,27 @@ impl DeprecatedOperation {
 ///
 /// # Panics
 /// Panics if the document has no such operation, because it was removed and its entry here was not.
-pub(crate) fn mark_deprecated(document: &mut Value, all: &[DeprecatedOperation]) -> DeprecationHeaders {
+pub(crate) fn mark_deprecated(
+    document: &mut Value,
+    all: &[DeprecatedOperation],
+) -> DeprecationHeaders {
     let mut notices = HashMap::new();
     let mut left: Vec<&DeprecatedOperation> = all.iter().collect();
     for (path, methods) in document["paths"].as_object_mut().into_iter().flatten() {
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {
-            let Some(at) = left.iter().position(|one| operation["operationId"] == one.operation) else { continue };
+            let Some(at) = left
+                .iter()
+                .position(|one| operation["operationId"] == one.operation)
+            else {
+                continue;
+            };
             let deprecated = left.remove(at);
             operation["deprecated"] = true.into();
             operation["x-sunset"] = deprecated.until.to_string().into();
-            let method = method.to_uppercase().parse().expect("a method of the document");
+            let method = method
+                .to_uppercase()
+                .parse()
+                .expect("a method of the document");
             notices.insert((method, path.clone()), deprecated.response_headers());
         }
     }
@@ -70,8 +87,15 @@ pub(crate) fn mark_deprecated(document: &mut Value, all: &[DeprecatedOperation])
 }
 
 /// Adds the headers of a deprecated operation to each of its answers, errors included.
-pub(crate) async fn add_deprecation_headers(State(notices): State<DeprecationHeaders>, request: Request, next: Next) -> Response {
-    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+pub(crate) async fn add_deprecation_headers(
+    State(notices): State<DeprecationHeaders>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let path = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(|path| path.as_str().to_owned());
     let notice = path.and_then(|path| notices.get(&(request.method().clone(), path)).cloned());
     let mut response = next.run(request).await;
     response.headers_mut().extend(notice.into_iter().flatten());
@@ -114,17 +138,39 @@ mod tests {
         let app = Router::new()
             .route("/v1/things/{id}", get(gone).delete(gone))
             .route("/v1/others", get(gone))
-            .layer(axum::middleware::from_fn_with_state(notices, add_deprecation_headers));
+            .layer(axum::middleware::from_fn_with_state(
+                notices,
+                add_deprecation_headers,
+            ));
         let ask = async |method: &str, path: &str| {
-            let request = Request::builder().method(method).uri(path).body(Body::empty()).expect("a request");
-            app.clone().oneshot(request).await.expect("an answer").headers().clone()
+            let request = Request::builder()
+                .method(method)
+                .uri(path)
+                .body(Body::empty())
+                .expect("a request");
+            app.clone()
+                .oneshot(request)
+                .await
+                .expect("an answer")
+                .headers()
+                .clone()
         };
         let told = ask("GET", "/v1/things/7").await;
         assert_eq!(told["deprecation"], "@1796083200");
         assert_eq!(told["sunset"], "Wed, 30 Jun 2027 12:00:00 GMT");
-        assert_eq!(told["link"], "<https://docs.example/things>; rel=\"deprecation\"");
-        for (method, path) in [("DELETE", "/v1/things/7"), ("GET", "/v1/others"), ("GET", "/v1/nothing")] {
-            assert!(!ask(method, path).await.contains_key("deprecation"), "{method} {path}");
+        assert_eq!(
+            told["link"],
+            "<https://docs.example/things>; rel=\"deprecation\""
+        );
+        for (method, path) in [
+            ("DELETE", "/v1/things/7"),
+            ("GET", "/v1/others"),
+            ("GET", "/v1/nothing"),
+        ] {
+            assert!(
+                !ask(method, path).await.contains_key("deprecation"),
+                "{method} {path}"
+            );
         }
         let marked = &document["paths"]["/v1/things/{id}"];
         assert_eq!(

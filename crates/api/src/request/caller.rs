@@ -6,15 +6,15 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use meshwright_model::access::{Action, Grant, Scope, AccessDecision, authorize};
+use meshwright_model::access::{AccessDecision, Action, Grant, Scope, authorize};
 use meshwright_model::ids::{KeyId, ProviderId, TenantId};
-use meshwright_store::{TxMode, ApiKeyToken, AccessFilter, StoreError, TenantState, Tx};
+use meshwright_store::{AccessFilter, ApiKeyToken, StoreError, TenantState, Tx, TxMode};
 
-use crate::middleware::request_context;
-use crate::middleware::rate_limit::RequestClass;
-use crate::oidc::{self, OidcIdentity};
 use crate::connection_limits::ClientConnection;
 use crate::error::{ApiError, Result};
+use crate::middleware::rate_limit::RequestClass;
+use crate::middleware::request_context;
+use crate::oidc::{self, OidcIdentity};
 
 mod context;
 
@@ -71,7 +71,8 @@ impl Caller {
                 if person.expires_at <= now {
                     return Err(ApiError::unauthenticated());
                 }
-                tx.list_grants(*provider, &person.subject, &person.groups).await?
+                tx.list_grants(*provider, &person.subject, &person.groups)
+                    .await?
             }
         };
         Ok(Self { grants, ..self })
@@ -84,7 +85,12 @@ impl Caller {
 
     /// Refuses an action that no grant of the caller allows on an object with the scopes `on`. An
     /// object that the caller may not even read is answered with 404, as if it did not exist.
-    pub(crate) fn require_permission_on(&self, action: Action, on: &[Scope], what: &str) -> Result<()> {
+    pub(crate) fn require_permission_on(
+        &self,
+        action: Action,
+        on: &[Scope],
+        what: &str,
+    ) -> Result<()> {
         if !action.applies_to_tenant(self.tenant) {
             return Err(ApiError::wrong_tenant_kind(action));
         }
@@ -98,8 +104,15 @@ impl Caller {
     /// Returns the meshes and clusters that lists show to this caller: all of them, or those that
     /// the caller's grants cover.
     pub(crate) fn access_filter(&self) -> AccessFilter {
-        let mut reach = AccessFilter { meshes: Some(Vec::new()), clusters: Some(Vec::new()) };
-        for grant in self.grants.iter().filter(|grant| grant.role.allows(Action::Read)) {
+        let mut reach = AccessFilter {
+            meshes: Some(Vec::new()),
+            clusters: Some(Vec::new()),
+        };
+        for grant in self
+            .grants
+            .iter()
+            .filter(|grant| grant.role.allows(Action::Read))
+        {
             match grant.scope {
                 Scope::Tenant => return AccessFilter::ALL,
                 Scope::Mesh(id) => reach.meshes.get_or_insert_default().push(id.0),
@@ -123,16 +136,28 @@ impl FromRequestParts<AppState> for Authenticated {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self> {
-        let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let text = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(ApiError::unauthenticated)?;
-        let (text, class) = (text.trim(), RequestClass::of_request(&parts.method, parts.uri.path()));
+        let header = parts
+            .headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
+        let text = header
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .ok_or_else(ApiError::unauthenticated)?;
+        let (text, class) = (
+            text.trim(),
+            RequestClass::of_request(&parts.method, parts.uri.path()),
+        );
         // A caller that was authenticated a moment ago is counted before the database is read, so
         // that a client beyond its rate limit costs no query.
         let counted = match app.limits.count_cached_caller(text, class).transpose() {
             Ok(counted) => counted,
             Err(seconds) => return Err(delayed_rate_limit_error(seconds).await),
         };
-        let aim = if class == RequestClass::Read { TxMode::Read } else { TxMode::Write };
+        let aim = if class == RequestClass::Read {
+            TxMode::Read
+        } else {
+            TxMode::Write
+        };
         let (caller, checked) = match ApiKeyToken::parse(text) {
             Some(key) => authenticate_api_key(app, &key, aim).await?,
             None => authenticate_oidc_token(app, text, aim).await?,
@@ -159,8 +184,15 @@ impl FromRequestParts<AppState> for Authenticated {
 }
 
 /// Authenticates an API key, and returns the caller with the transaction that read the key.
-async fn authenticate_api_key(app: &AppState, key: &ApiKeyToken, aim: TxMode) -> Result<(Caller, Tx<'static>)> {
-    let mut tx = app.open_session(key.tenant, aim).into_tx_without_keys().await?;
+async fn authenticate_api_key(
+    app: &AppState,
+    key: &ApiKeyToken,
+    aim: TxMode,
+) -> Result<(Caller, Tx<'static>)> {
+    let mut tx = app
+        .open_session(key.tenant, aim)
+        .into_tx_without_keys()
+        .await?;
     let (stored, state) = match tx.get_api_key_with_tenant_state(key.key).await {
         Ok(found) => found,
         // An unknown tenant and an unknown key get the same answer, so that no client can find out
@@ -177,10 +209,23 @@ async fn authenticate_api_key(app: &AppState, key: &ApiKeyToken, aim: TxMode) ->
         tx.record_api_key_use(key.key, now).await?;
         // Commit now: an open transaction would keep the key's row locked for as long as the
         // request takes.
-        tx = tx.commit_into_session().await?.into_tx_without_keys().await?;
+        tx = tx
+            .commit_into_session()
+            .await?
+            .into_tx_without_keys()
+            .await?;
     }
     let (tenant, origin) = (key.tenant, CredentialSource::ApiKey(key.key));
-    Ok((Caller { tenant, principal: key.key.to_string(), grants: stored.grants(), origin, app: app.clone() }, tx))
+    Ok((
+        Caller {
+            tenant,
+            principal: key.key.to_string(),
+            grants: stored.grants(),
+            origin,
+            app: app.clone(),
+        },
+        tx,
+    ))
 }
 
 /// Refuses a tenant that is not active. This runs after the credential was verified, because a
@@ -194,18 +239,47 @@ fn require_active_tenant(state: TenantState) -> Result<()> {
 
 /// Authenticates a token of an identity provider. No transaction is open while the issuer's keys
 /// are fetched, because the issuer decides how long that takes.
-async fn authenticate_oidc_token(app: &AppState, token: &str, aim: TxMode) -> Result<(Caller, Tx<'static>)> {
+async fn authenticate_oidc_token(
+    app: &AppState,
+    token: &str,
+    aim: TxMode,
+) -> Result<(Caller, Tx<'static>)> {
     let unproved = oidc::parse_unverified(token).ok_or_else(ApiError::unauthenticated)?;
-    let mut tx = app.open_session(unproved.tenant, aim).into_tx_without_keys().await?;
-    let provider = tx.find_provider_by_issuer(&unproved.issuer).await?.ok_or_else(ApiError::unauthenticated)?;
+    let mut tx = app
+        .open_session(unproved.tenant, aim)
+        .into_tx_without_keys()
+        .await?;
+    let provider = tx
+        .find_provider_by_issuer(&unproved.issuer)
+        .await?
+        .ok_or_else(ApiError::unauthenticated)?;
     let session = tx.rollback_into_session();
     let now = app.clock.now();
-    let key = app.issuers.find_key(&provider.issuer, &unproved.key, now).await.ok_or_else(ApiError::unauthenticated)?;
-    let person = oidc::verify_token(token, &unproved, &provider, &key, now).ok_or_else(ApiError::unauthenticated)?;
+    let key = app
+        .issuers
+        .find_key(&provider.issuer, &unproved.key, now)
+        .await
+        .ok_or_else(ApiError::unauthenticated)?;
+    let person = oidc::verify_token(token, &unproved, &provider, &key, now)
+        .ok_or_else(ApiError::unauthenticated)?;
     let mut tx = session.into_tx_without_keys().await?;
     require_active_tenant(tx.current_tenant().await?.state)?;
-    let grants = tx.list_grants(provider.id, &person.subject, &person.groups).await?;
+    let grants = tx
+        .list_grants(provider.id, &person.subject, &person.groups)
+        .await?;
     let principal = format!("{}/{}", provider.id, person.subject);
-    let origin = CredentialSource::OidcToken { provider: provider.id, person };
-    Ok((Caller { tenant: unproved.tenant, principal, grants, origin, app: app.clone() }, tx))
+    let origin = CredentialSource::OidcToken {
+        provider: provider.id,
+        person,
+    };
+    Ok((
+        Caller {
+            tenant: unproved.tenant,
+            principal,
+            grants,
+            origin,
+            app: app.clone(),
+        },
+        tx,
+    ))
 }

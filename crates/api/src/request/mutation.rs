@@ -6,16 +6,16 @@ use axum::extract::{FromRequest, Query, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use meshwright_model::audit::{Digest, Entry};
+use meshwright_store::{IdempotencyLookup, RequestKey, StoredResponse, Tx, sha256};
+use meshwright_wire::JsonObject;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use meshwright_store::{StoredResponse, IdempotencyLookup, RequestKey, Tx, sha256};
-use meshwright_wire::JsonObject;
 
-use crate::request::caller::{Caller, AppState, Database};
-use crate::middleware::request_context;
 use crate::connection_limits::ClientConnection;
 use crate::error::{ApiError, Result};
+use crate::middleware::request_context;
+use crate::request::caller::{AppState, Caller, Database};
 
 /// Maximum length of an `Idempotency-Key` in bytes. A UUID has 36.
 pub(crate) const MAX_IDEMPOTENCY_KEY_LEN: usize = 128;
@@ -62,12 +62,23 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Body<T> {
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         let unreadable = |error: serde_json::Error| ApiError::malformed_body(error.to_string());
         let JsonObject(value) = serde_json::from_slice(text).map_err(unreadable)?;
-        if text.windows(ESCAPED_NUL.len()).any(|part| part == ESCAPED_NUL)
+        if text
+            .windows(ESCAPED_NUL.len())
+            .any(|part| part == ESCAPED_NUL)
             && let Some(pointer) = find_nul(&serde_json::from_slice(text).map_err(unreadable)?)
         {
-            return Err(ApiError::invalid_field(&pointer, "the character NUL cannot be kept"));
+            return Err(ApiError::invalid_field(
+                &pointer,
+                "the character NUL cannot be kept",
+            ));
         }
-        Ok(Self { value, key, route, hash: sha256(&bytes), only_validate: manner.validate_only })
+        Ok(Self {
+            value,
+            key,
+            route,
+            hash: sha256(&bytes),
+            only_validate: manner.validate_only,
+        })
     }
 }
 
@@ -77,7 +88,10 @@ async fn read_body_bytes(request: Request, app: &AppState) -> Result<Bytes> {
     let connection = request.extensions().get::<ClientConnection>().cloned();
     let read = Bytes::from_request(request, app);
     let read = match connection {
-        Some(connection) => connection.read_body(read).await.ok_or_else(ApiError::body_too_slow)?,
+        Some(connection) => connection
+            .read_body(read)
+            .await
+            .ok_or_else(ApiError::body_too_slow)?,
         // A request that was made inside the process, as in tests, has no connection.
         None => read.await,
     };
@@ -90,12 +104,19 @@ const ESCAPED_NUL: &[u8] = br"\u0000";
 /// Returns the JSON pointer of the first text or field name that contains the character NUL.
 fn find_nul(value: &Value) -> Option<String> {
     let below = |name: &str, value: &Value| {
-        let rest = if name.contains('\0') { Some(String::new()) } else { find_nul(value) };
+        let rest = if name.contains('\0') {
+            Some(String::new())
+        } else {
+            find_nul(value)
+        };
         rest.map(|rest| format!("/{}{rest}", name.replace('~', "~0").replace('/', "~1")))
     };
     match value {
         Value::String(text) => text.contains('\0').then(String::new),
-        Value::Array(items) => items.iter().enumerate().find_map(|(index, item)| below(&index.to_string(), item)),
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .find_map(|(index, item)| below(&index.to_string(), item)),
         Value::Object(fields) => fields.iter().find_map(|(name, value)| below(name, value)),
         _ => None,
     }
@@ -105,16 +126,29 @@ fn find_nul(value: &Value) -> Option<String> {
 /// JSON without the browser asking this service first, so refusing its content types stops
 /// cross-site requests.
 fn is_json_content_type(headers: &HeaderMap) -> bool {
-    let Some(said) = headers.get(header::CONTENT_TYPE) else { return true };
-    let kind = said.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let Some(said) = headers.get(header::CONTENT_TYPE) else {
+        return true;
+    };
+    let kind = said
+        .to_str()
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
 }
 
 /// Reads the header `Idempotency-Key`: 1 to 128 visible ASCII characters.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
-    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
-    let visible =
-        |key: &&str| (1..=MAX_IDEMPOTENCY_KEY_LEN).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+    let Some(key) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    let visible = |key: &&str| {
+        (1..=MAX_IDEMPOTENCY_KEY_LEN).contains(&key.len())
+            && key.bytes().all(|byte| byte.is_ascii_graphic())
+    };
     let key = key.to_str().ok().filter(visible);
     let bad = || {
         ApiError::new(
@@ -152,22 +186,37 @@ pub(crate) struct MutationOutcome {
 impl MutationOutcome {
     /// Creates the result of a change to `target`, without headers and without a former value.
     pub(crate) fn new(status: StatusCode, target: impl ToString) -> Self {
-        Self { status, location: None, etag: None, target: target.to_string(), before: None }
+        Self {
+            status,
+            location: None,
+            etag: None,
+            target: target.to_string(),
+            before: None,
+        }
     }
 
     /// Adds the path at which the client follows the result.
     pub(crate) fn with_location(self, location: String) -> Self {
-        Self { location: Some(location), ..self }
+        Self {
+            location: Some(location),
+            ..self
+        }
     }
 
     /// Adds the `ETag` of the resource in the body.
     pub(crate) fn with_etag(self, tag: String) -> Self {
-        Self { etag: Some(tag), ..self }
+        Self {
+            etag: Some(tag),
+            ..self
+        }
     }
 
     /// Adds the digest of the target as it was before the change.
     pub(crate) fn with_before(self, before: &impl Serialize) -> Self {
-        Self { before: Some(sha256(&to_json(before))), ..self }
+        Self {
+            before: Some(sha256(&to_json(before))),
+            ..self
+        }
     }
 }
 
@@ -194,9 +243,14 @@ impl Caller {
             body_hash: body.hash,
         });
         if let Some(request) = &request {
-            match tx.reserve_idempotency_key(request, self.app.clock.now()).await? {
+            match tx
+                .reserve_idempotency_key(request, self.app.clock.now())
+                .await?
+            {
                 IdempotencyLookup::FirstRequest => {}
-                IdempotencyLookup::Replay(answer) => return Err(ApiError::replay(to_response(&answer))),
+                IdempotencyLookup::Replay(answer) => {
+                    return Err(ApiError::replay(to_response(&answer)));
+                }
                 IdempotencyLookup::KeyReused => {
                     return Err(ApiError::new(
                         StatusCode::UNPROCESSABLE_ENTITY,
@@ -207,24 +261,50 @@ impl Caller {
                 }
             }
         }
-        Ok(Mutation { tx, caller: self, action, request, only_validate: body.only_validate })
+        Ok(Mutation {
+            tx,
+            caller: self,
+            action,
+            request,
+            only_validate: body.only_validate,
+        })
     }
 }
 
 impl Mutation<'_> {
     /// Finishes a change: writes the audit entry, stores the answer for repeated requests, commits,
     /// and returns the answer with `shown` as its body.
-    pub(crate) async fn commit_response(mut self, done: MutationOutcome, shown: &impl Serialize) -> Result<Response> {
+    pub(crate) async fn commit_response(
+        mut self,
+        done: MutationOutcome,
+        shown: &impl Serialize,
+    ) -> Result<Response> {
         let body = to_json(shown);
         self.record_audit(&done, Some(sha256(&body)));
-        self.commit_answer(StoredResponse { status: done.status.as_u16(), location: done.location, etag: done.etag, body }).await
+        self.commit_answer(StoredResponse {
+            status: done.status.as_u16(),
+            location: done.location,
+            etag: done.etag,
+            body,
+        })
+        .await
     }
 
     /// Finishes a deletion in the same way, and answers with 204 and no body.
-    pub(crate) async fn commit_deletion(mut self, target: impl ToString, before: &impl Serialize) -> Result<Response> {
+    pub(crate) async fn commit_deletion(
+        mut self,
+        target: impl ToString,
+        before: &impl Serialize,
+    ) -> Result<Response> {
         let done = MutationOutcome::new(StatusCode::NO_CONTENT, target).with_before(before);
         self.record_audit(&done, None);
-        self.commit_answer(StoredResponse { status: done.status.as_u16(), location: None, etag: None, body: Vec::new() }).await
+        self.commit_answer(StoredResponse {
+            status: done.status.as_u16(),
+            location: None,
+            etag: None,
+            body: Vec::new(),
+        })
+        .await
     }
 
     /// Records in the audit log that a cluster which does not answer may be left behind, and the
@@ -243,7 +323,11 @@ impl Mutation<'_> {
 
     /// Records the change in the audit log.
     fn record_audit(&mut self, done: &MutationOutcome, after: Option<Digest>) {
-        let entry = Entry { before: done.before, after, ..self.audit_entry(&done.target) };
+        let entry = Entry {
+            before: done.before,
+            after,
+            ..self.audit_entry(&done.target)
+        };
         self.tx.record_audit(entry);
     }
 
@@ -278,9 +362,17 @@ impl Mutation<'_> {
 /// a transaction that is rolled back, so every refusal and every shown value equals that of the
 /// real request, except for ids. Checks that only a worker can make in a cluster were not run.
 fn validation_response(answer: StoredResponse) -> Response {
-    let mut response = to_response(&StoredResponse { status: StatusCode::OK.as_u16(), location: None, etag: None, ..answer });
+    let mut response = to_response(&StoredResponse {
+        status: StatusCode::OK.as_u16(),
+        location: None,
+        etag: None,
+        ..answer
+    });
     let headers = response.headers_mut();
-    headers.insert("meshwright-validated-only", HeaderValue::from_static("true"));
+    headers.insert(
+        "meshwright-validated-only",
+        HeaderValue::from_static("true"),
+    );
     headers.insert("meshwright-prechecks", HeaderValue::from_static("not_run"));
     response
 }
@@ -293,9 +385,18 @@ fn to_response(answer: &StoredResponse) -> Response {
     }
     let mut response = (status, answer.body.clone()).into_response();
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    for (name, value) in [(header::LOCATION, &answer.location), (header::ETAG, &answer.etag)] {
-        if let Some(value) = value.as_ref().and_then(|value| HeaderValue::from_str(value).ok()) {
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    for (name, value) in [
+        (header::LOCATION, &answer.location),
+        (header::ETAG, &answer.etag),
+    ] {
+        if let Some(value) = value
+            .as_ref()
+            .and_then(|value| HeaderValue::from_str(value).ok())
+        {
             headers.insert(name, value);
         }
     }

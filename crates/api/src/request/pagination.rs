@@ -5,12 +5,12 @@ use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::de::DeserializeOwned;
 use meshwright_store::Page;
+use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::request::caller::{Caller, AppState};
 use crate::error::{ApiError, Result};
+use crate::request::caller::{AppState, Caller};
 
 /// Number of items in a page when the request does not give `page_size`.
 pub(crate) const DEFAULT_PAGE_SIZE: i64 = 50;
@@ -47,8 +47,8 @@ impl<F: DeserializeOwned> FromRequestParts<AppState> for ListRequest<F> {
 
     async fn from_request_parts(parts: &mut Parts, _app: &AppState) -> Result<Self> {
         let bad = |error: String| ApiError::malformed_query(error);
-        let Query(mut pairs) =
-            Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map_err(|error| bad(error.body_text()))?;
+        let Query(mut pairs) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
+            .map_err(|error| bad(error.body_text()))?;
         pairs.sort();
         if let Some(twice) = pairs.windows(2).find(|two| two[0].0 == two[1].0) {
             return Err(bad(format!("{} is given twice", twice[0].0)));
@@ -58,11 +58,22 @@ impl<F: DeserializeOwned> FromRequestParts<AppState> for ListRequest<F> {
             Some(pairs.remove(place).1)
         };
         let (size, token) = (take("page_size"), take("page_token"));
-        let size = size.map_or(Some(DEFAULT_PAGE_SIZE), |text| text.parse().ok().filter(|size| (1..=MAX_PAGE_SIZE).contains(size)));
-        let size = size.ok_or_else(|| ApiError::invalid_field("?page_size", format!("1 to {MAX_PAGE_SIZE}")))?;
+        let size = size.map_or(Some(DEFAULT_PAGE_SIZE), |text| {
+            text.parse()
+                .ok()
+                .filter(|size| (1..=MAX_PAGE_SIZE).contains(size))
+        });
+        let size = size.ok_or_else(|| {
+            ApiError::invalid_field("?page_size", format!("1 to {MAX_PAGE_SIZE}"))
+        })?;
         let rest = serde_urlencoded::to_string(&pairs).map_err(|error| bad(error.to_string()))?;
         let filter = serde_urlencoded::from_str(&rest).map_err(|error| bad(error.to_string()))?;
-        Ok(Self { filter, size, token, route_and_filter: format!("{}?{rest}", parts.uri.path()) })
+        Ok(Self {
+            filter,
+            size,
+            token,
+            route_and_filter: format!("{}?{rest}", parts.uri.path()),
+        })
     }
 }
 
@@ -79,14 +90,28 @@ impl<F> ListRequest<F> {
     /// tells whether another page follows.
     pub(crate) fn page(&self, caller: &Caller) -> Result<Page> {
         let limit = self.size + 1;
-        let Some(token) = &self.token else { return Ok(Page { after: None, limit }) };
-        let wrong = || ApiError::invalid_field("?page_token", "give back what the last page of this very list said");
+        let Some(token) = &self.token else {
+            return Ok(Page { after: None, limit });
+        };
+        let wrong = || {
+            ApiError::invalid_field(
+                "?page_token",
+                "give back what the last page of this very list said",
+            )
+        };
         let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| wrong())?;
         let (proof, last) = bytes.split_at_checked(TOKEN_MAC_BYTES).ok_or_else(wrong)?;
-        if !caller.app.vault.verify_secret(&self.token_mac_input(caller, last), proof) {
+        if !caller
+            .app
+            .vault
+            .verify_secret(&self.token_mac_input(caller, last), proof)
+        {
             return Err(wrong());
         }
-        Ok(Page { after: Some(Uuid::from_slice(last).map_err(|_| wrong())?), limit })
+        Ok(Page {
+            after: Some(Uuid::from_slice(last).map_err(|_| wrong())?),
+            limit,
+        })
     }
 
     /// Cuts the surplus row off, and builds the token of the next page if there was a surplus row.
@@ -101,7 +126,10 @@ impl<F> ListRequest<F> {
         rows.truncate(size);
         let token = rows.last().filter(|_| more).map(|last| {
             let last = key(last);
-            let mut bytes = caller.app.vault.digest_secret(&self.token_mac_input(caller, last.as_bytes()));
+            let mut bytes = caller
+                .app
+                .vault
+                .digest_secret(&self.token_mac_input(caller, last.as_bytes()));
             bytes.extend(last.as_bytes());
             URL_SAFE_NO_PAD.encode(bytes)
         });

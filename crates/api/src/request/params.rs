@@ -7,10 +7,10 @@ use meshwright_model::name::InvalidName;
 use meshwright_model::rules::Edition;
 use meshwright_model::version::InvalidVersion;
 use meshwright_model::{Name, Version};
+use meshwright_store::{ListFilter, Mesh, StoreError, Tx, UserMetadata};
+use meshwright_wire::FieldError;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use meshwright_store::{Mesh, ListFilter, StoreError, Tx, UserMetadata};
-use meshwright_wire::FieldError;
 
 use crate::error::{ApiError, Result};
 
@@ -24,43 +24,69 @@ pub(crate) fn parse_id<T: std::str::FromStr>(text: &str, what: &str) -> Result<T
 
 /// Parses the field `/name`, which must be a DNS label.
 pub(crate) fn parse_name(text: &str) -> Result<Name> {
-    text.parse().map_err(|error: InvalidName| ApiError::invalid_field("/name", error.to_string()))
+    text.parse()
+        .map_err(|error: InvalidName| ApiError::invalid_field("/name", error.to_string()))
 }
 
 /// Parses the field `/version`, which must be a version of Istio with a build number.
 pub(crate) fn parse_version(text: &str) -> FieldResult<Version> {
-    text.parse().map_err(|error: InvalidVersion| field_error("/version", error.to_string()))
+    text.parse()
+        .map_err(|error: InvalidVersion| field_error("/version", error.to_string()))
 }
 
 /// Parses an edition: `standard`, `enterprise` or `ultimate`.
 pub(crate) fn parse_edition(pointer: &str, text: &str) -> FieldResult<Edition> {
-    parse_choice(pointer, text, "an edition is standard, enterprise or ultimate")
+    parse_choice(
+        pointer,
+        text,
+        "an edition is standard, enterprise or ultimate",
+    )
 }
 
 /// Parses one value of a closed set by its wire name. `known` is the message that lists the set.
-pub(crate) fn parse_choice<T: DeserializeOwned>(pointer: &str, text: &str, known: &str) -> FieldResult<T> {
+pub(crate) fn parse_choice<T: DeserializeOwned>(
+    pointer: &str,
+    text: &str,
+    known: &str,
+) -> FieldResult<T> {
     serde_json::from_value(text.into()).map_err(|_| field_error(pointer, known))
 }
 
 /// Builds the error for a field. The type is `FieldError` and not `ApiError`, because the import of
 /// a release, which the server's command line runs too, returns it.
 pub(crate) fn field_error(pointer: &str, message: impl Into<String>) -> FieldError {
-    FieldError { pointer: pointer.into(), message: message.into() }
+    FieldError {
+        pointer: pointer.into(),
+        message: message.into(),
+    }
 }
 
 /// Checks that the cluster is a member of the mesh and that the namespace has a valid name. The
 /// name becomes a part of paths in the member's API, so an unchecked name could change the path.
-pub(crate) fn require_member_namespace(mesh: &Mesh, cluster: &str, namespace: &str, at: &str) -> Result<()> {
+pub(crate) fn require_member_namespace(
+    mesh: &Mesh,
+    cluster: &str,
+    namespace: &str,
+    at: &str,
+) -> Result<()> {
     if !mesh.members.iter().any(|member| member.name == cluster) {
-        return Err(ApiError::invalid_field(&format!("{at}/cluster"), "it is not a member of the mesh"));
+        return Err(ApiError::invalid_field(
+            &format!("{at}/cluster"),
+            "it is not a member of the mesh",
+        ));
     }
     let named: std::result::Result<Name, _> = namespace.parse();
-    named.map(drop).map_err(|error| ApiError::invalid_field(&format!("{at}/namespace"), error.to_string()))
+    named
+        .map(drop)
+        .map_err(|error| ApiError::invalid_field(&format!("{at}/namespace"), error.to_string()))
 }
 
 /// Turns "not found" into `absent` for an object that a body names by its id. The field is wrong
 /// then, and not the path.
-pub(crate) fn require_referenced<T>(found: std::result::Result<T, StoreError>, absent: impl Fn() -> ApiError) -> Result<T> {
+pub(crate) fn require_referenced<T>(
+    found: std::result::Result<T, StoreError>,
+    absent: impl Fn() -> ApiError,
+) -> Result<T> {
     match found {
         Err(StoreError::NotFound { .. }) => Err(absent()),
         other => Ok(other?),
@@ -68,7 +94,11 @@ pub(crate) fn require_referenced<T>(found: std::result::Result<T, StoreError>, a
 }
 
 /// Checks that the mesh or cluster of a scope belongs to the tenant of the transaction.
-pub(crate) async fn require_known_scope(tx: &mut Tx<'_>, scope: Scope, absent: impl Fn() -> ApiError) -> Result<()> {
+pub(crate) async fn require_known_scope(
+    tx: &mut Tx<'_>,
+    scope: Scope,
+    absent: impl Fn() -> ApiError,
+) -> Result<()> {
     match scope {
         Scope::Tenant => Ok(()),
         Scope::Mesh(id) => require_referenced(tx.get_mesh(id).await.map(drop), absent),
@@ -86,13 +116,24 @@ pub(crate) fn parse_metadata(display_name: &str, labels: &Labels) -> Result<User
         let rule = format!("at most {MAX_DISPLAY_NAME_CHARS} visible characters");
         return Err(ApiError::invalid_field("/display_name", rule));
     }
-    label::check_labels(labels).map_err(|error| ApiError::invalid_field("/labels", error.to_string()))?;
-    Ok(UserMetadata { display_name: display_name.to_owned(), labels: labels.clone() })
+    label::check_labels(labels)
+        .map_err(|error| ApiError::invalid_field("/labels", error.to_string()))?;
+    Ok(UserMetadata {
+        display_name: display_name.to_owned(),
+        labels: labels.clone(),
+    })
 }
 
 /// Checks a change of display name and labels. A value that is left out stays.
-pub(crate) fn merge_metadata(known: &UserMetadata, display_name: Option<&String>, labels: Option<&Labels>) -> Result<UserMetadata> {
-    parse_metadata(display_name.unwrap_or(&known.display_name), labels.unwrap_or(&known.labels))
+pub(crate) fn merge_metadata(
+    known: &UserMetadata,
+    display_name: Option<&String>,
+    labels: Option<&Labels>,
+) -> Result<UserMetadata> {
+    parse_metadata(
+        display_name.unwrap_or(&known.display_name),
+        labels.unwrap_or(&known.labels),
+    )
 }
 
 /// Filter of a list, by name, by labels, and by whether deleted objects are shown.
@@ -109,9 +150,15 @@ impl ResourceFilter {
     /// Parses the filter into the form that the store takes.
     pub(crate) fn to_list_filter(&self) -> Result<ListFilter> {
         let selector = self.label_selector.as_deref().unwrap_or_default();
-        let wrong = |error: label::InvalidLabel| ApiError::invalid_field("?label_selector", error.to_string());
+        let wrong = |error: label::InvalidLabel| {
+            ApiError::invalid_field("?label_selector", error.to_string())
+        };
         let unnamed = |error: InvalidName| ApiError::invalid_field("?name", error.to_string());
-        let name = self.name.as_deref().map(|name| name.parse::<Name>().map_err(unnamed)).transpose()?;
+        let name = self
+            .name
+            .as_deref()
+            .map(|name| name.parse::<Name>().map_err(unnamed))
+            .transpose()?;
         Ok(ListFilter {
             name: name.map(|name| name.to_string()),
             labels: selector.parse().map_err(wrong)?,
@@ -129,11 +176,22 @@ pub(crate) fn etag(generation: i64) -> String {
 /// and -1, which equals no generation, for a tag that we never gave out.
 pub(crate) fn expected_generation(headers: &HeaderMap) -> Option<i64> {
     let sent = headers.get(header::IF_MATCH).filter(|sent| *sent != "*")?;
-    let number = sent.to_str().ok().and_then(|text| text.trim_matches('"').parse().ok());
-    Some(number.filter(|number| sent == etag(*number).as_str()).unwrap_or(-1))
+    let number = sent
+        .to_str()
+        .ok()
+        .and_then(|text| text.trim_matches('"').parse().ok());
+    Some(
+        number
+            .filter(|number| sent == etag(*number).as_str())
+            .unwrap_or(-1),
+    )
 }
 
 /// Refuses a request whose `If-Match` names another generation.
 pub(crate) fn check_if_match(headers: &HeaderMap, generation: i64) -> Result<()> {
-    if expected_generation(headers).is_none_or(|expected| expected == generation) { Ok(()) } else { Err(StoreError::StaleVersion.into()) }
+    if expected_generation(headers).is_none_or(|expected| expected == generation) {
+        Ok(())
+    } else {
+        Err(StoreError::StaleVersion.into())
+    }
 }

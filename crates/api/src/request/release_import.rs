@@ -12,7 +12,9 @@ use meshwright_store::StoredRelease;
 use meshwright_wire::{FieldError, ImportRelease};
 
 use crate::ReadCharts;
-use crate::request::params::{FieldResult, parse_edition, parse_choice, parse_version, field_error};
+use crate::request::params::{
+    FieldResult, field_error, parse_choice, parse_edition, parse_version,
+};
 
 /// JSON pointer of the field with the charts.
 pub(crate) const CHARTS_POINTER: &str = "/charts";
@@ -27,16 +29,29 @@ const MAX_KUBERNETES_MINOR: u32 = 999;
 ///
 /// # Errors
 /// Returns the first invalid field, with a message for the sender.
-pub fn parse_import_release(wanted: &ImportRelease, read_charts: ReadCharts) -> Result<StoredRelease, FieldError> {
+pub fn parse_import_release(
+    wanted: &ImportRelease,
+    read_charts: ReadCharts,
+) -> Result<StoredRelease, FieldError> {
     let version = parse_version(&wanted.version)?;
-    let sent = STANDARD.decode(&wanted.charts).map_err(|_| field_error(CHARTS_POINTER, "it is not base64"))?;
+    let sent = STANDARD
+        .decode(&wanted.charts)
+        .map_err(|_| field_error(CHARTS_POINTER, "it is not base64"))?;
     let (charts, digest) = read_charts(&sent).map_err(|said| field_error(CHARTS_POINTER, said))?;
-    let quirk =
-        |(index, quirk): (usize, &String)| parse_choice(&format!("/quirks/{index}"), quirk, "nobody knows this quirk");
+    let quirk = |(index, quirk): (usize, &String)| {
+        parse_choice(
+            &format!("/quirks/{index}"),
+            quirk,
+            "nobody knows this quirk",
+        )
+    };
     let release = Release {
         state: ReleaseState::Available,
         hub: parse_text("/hub", &wanted.hub, 1)?,
-        tag: wanted.tag.as_deref().map_or_else(|| Ok(version.community_version()), |tag| parse_text("/tag", tag, 1))?,
+        tag: wanted.tag.as_deref().map_or_else(
+            || Ok(version.community_version()),
+            |tag| parse_text("/tag", tag, 1),
+        )?,
         digest,
         released_on: parse_day("/released_on", wanted.released_on.as_ref())?,
         supported_until: parse_day("/supported_until", wanted.supported_until.as_ref())?,
@@ -44,7 +59,12 @@ pub fn parse_import_release(wanted: &ImportRelease, read_charts: ReadCharts) -> 
         minimum_edition: parse_edition("/minimum_edition", &wanted.minimum_edition)?,
         notes: parse_text("/notes", &wanted.notes, 0)?,
         kubernetes: parse_kubernetes_range(wanted)?,
-        quirks: wanted.quirks.iter().enumerate().map(quirk).collect::<Result<_, _>>()?,
+        quirks: wanted
+            .quirks
+            .iter()
+            .enumerate()
+            .map(quirk)
+            .collect::<Result<_, _>>()?,
         switches: Switch::defaults_of(&version),
         version,
     };
@@ -54,21 +74,42 @@ pub fn parse_import_release(wanted: &ImportRelease, read_charts: ReadCharts) -> 
 /// Checks the range of Kubernetes minor versions that the release supports.
 fn parse_kubernetes_range(wanted: &ImportRelease) -> FieldResult<KubernetesRange> {
     let minor = |pointer: &str, minor: u32| {
-        let said = || field_error(pointer, format!("a minor of Kubernetes is 1 to {MAX_KUBERNETES_MINOR}"));
-        (1..=MAX_KUBERNETES_MINOR).contains(&minor).then_some(minor).ok_or_else(said)
+        let said = || {
+            field_error(
+                pointer,
+                format!("a minor of Kubernetes is 1 to {MAX_KUBERNETES_MINOR}"),
+            )
+        };
+        (1..=MAX_KUBERNETES_MINOR)
+            .contains(&minor)
+            .then_some(minor)
+            .ok_or_else(said)
     };
     let min = minor("/kubernetes_min", wanted.kubernetes_min)?;
     let tested_max = minor("/kubernetes_tested", wanted.kubernetes_tested)?;
     if min > tested_max {
-        return Err(field_error("/kubernetes_min", "the oldest Kubernetes is not newer than the newest"));
+        return Err(field_error(
+            "/kubernetes_min",
+            "the oldest Kubernetes is not newer than the newest",
+        ));
     }
-    Ok(KubernetesRange { min, tested_max, source: parse_text("/kubernetes_source", &wanted.kubernetes_source, 0)? })
+    Ok(KubernetesRange {
+        min,
+        tested_max,
+        source: parse_text("/kubernetes_source", &wanted.kubernetes_source, 0)?,
+    })
 }
 
 /// Checks a text of `shortest` to `MAX_TEXT_BYTES` bytes without control characters.
 pub(crate) fn parse_text(pointer: &str, text: &str, shortest: usize) -> FieldResult<String> {
-    let fits = (shortest..=MAX_TEXT_BYTES).contains(&text.len()) && !text.chars().any(char::is_control);
-    let said = || field_error(pointer, format!("{shortest} to {MAX_TEXT_BYTES} bytes without control characters"));
+    let fits =
+        (shortest..=MAX_TEXT_BYTES).contains(&text.len()) && !text.chars().any(char::is_control);
+    let said = || {
+        field_error(
+            pointer,
+            format!("{shortest} to {MAX_TEXT_BYTES} bytes without control characters"),
+        )
+    };
     fits.then(|| text.to_owned()).ok_or_else(said)
 }
 
@@ -76,14 +117,22 @@ pub(crate) fn parse_text(pointer: &str, text: &str, shortest: usize) -> FieldRes
 /// forms too.
 pub(crate) fn parse_day(pointer: &str, text: Option<&String>) -> FieldResult<Option<Date>> {
     let said = || field_error(pointer, "a day is written 2027-06-30");
-    let read = |text: &String| text.parse().ok().filter(|day: &Date| day.to_string() == *text);
+    let read = |text: &String| {
+        text.parse()
+            .ok()
+            .filter(|day: &Date| day.to_string() == *text)
+    };
     text.map(|text| read(text).ok_or_else(said)).transpose()
 }
 
 /// Parses the names of release channels.
 pub(crate) fn parse_channels(wanted: &[String]) -> FieldResult<BTreeSet<Channel>> {
     let read = |(index, channel): (usize, &String)| {
-        parse_choice(&format!("/channels/{index}"), channel, "a channel is rapid, regular or stable")
+        parse_choice(
+            &format!("/channels/{index}"),
+            channel,
+            "a channel is rapid, regular or stable",
+        )
     };
     wanted.iter().enumerate().map(read).collect()
 }

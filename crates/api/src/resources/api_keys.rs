@@ -11,11 +11,11 @@ use meshwright_model::quota::QuotaResource;
 use meshwright_store::{ApiKeyToken, NewApiKey, Tx};
 use meshwright_wire::{ApiKey, ApiKeyList, CreateApiKey, RotateApiKey};
 
-use crate::request::caller::Authenticated;
-use crate::request::mutation::{Body, MutationOutcome, EmptyBody};
-use crate::request::params::{parse_id, require_known_scope, parse_name};
-use crate::request::pagination::{DeletedFilter, ListRequest};
 use crate::error::{ApiError, Result};
+use crate::request::caller::Authenticated;
+use crate::request::mutation::{Body, EmptyBody, MutationOutcome};
+use crate::request::pagination::{DeletedFilter, ListRequest};
+use crate::request::params::{parse_id, parse_name, require_known_scope};
 
 /// Maximum number of meshes and clusters that the scopes of a key may name.
 const MAX_SCOPES: usize = 50;
@@ -45,37 +45,73 @@ pub(crate) fn api_key_view(key: &meshwright_store::ApiKey) -> ApiKey {
 /// this answer only.
 #[utoipa::path(post, path = "/v1/api-keys", operation_id = "createApiKey", tag = "keys", request_body = CreateApiKey,
     responses((status = 201, body = ApiKey)))]
-pub(crate) async fn create_api_key(Authenticated(caller, database): Authenticated, body: Body<CreateApiKey>) -> Result<Response> {
+pub(crate) async fn create_api_key(
+    Authenticated(caller, database): Authenticated,
+    body: Body<CreateApiKey>,
+) -> Result<Response> {
     caller.require_permission(Action::ChangeAccess)?;
-    let mut change = caller.begin_mutation(database, "createApiKey", &body).await?;
+    let mut change = caller
+        .begin_mutation(database, "createApiKey", &body)
+        .await?;
     change.tx.check_quota(QuotaResource::ApiKeys).await?;
     let (wanted, now) = (&body.value, caller.app.clock.now());
     let name = parse_name(&wanted.name)?;
     let role: Role =
-        wanted.role.parse().map_err(|error: meshwright_model::access::UnknownRole| ApiError::invalid_field("/role", error.to_string()))?;
+        wanted
+            .role
+            .parse()
+            .map_err(|error: meshwright_model::access::UnknownRole| {
+                ApiError::invalid_field("/role", error.to_string())
+            })?;
     if wanted.expires_at.is_some_and(|end| end <= now) {
-        return Err(ApiError::invalid_field("/expires_at", "it lies in the past"));
+        return Err(ApiError::invalid_field(
+            "/expires_at",
+            "it lies in the past",
+        ));
     }
     let scopes = parse_scopes(&mut change.tx, &wanted.scopes).await?;
     let text = ApiKeyToken::generate(caller.tenant, KeyId(caller.app.clock.new_uuid()));
     let digest = text.secret_digest(&caller.app.vault);
-    let new = NewApiKey { id: text.key, name: name.to_string(), role, scopes, digest, expires_at: wanted.expires_at };
+    let new = NewApiKey {
+        id: text.key,
+        name: name.to_string(),
+        role,
+        scopes,
+        digest,
+        expires_at: wanted.expires_at,
+    };
     change.tx.create_api_key(&new, now).await?;
-    let shown = ApiKey { secret: Some(text.reveal()), ..api_key_view(&change.tx.get_api_key(new.id).await?) };
-    change.commit_response(MutationOutcome::new(StatusCode::CREATED, new.id), &shown).await
+    let shown = ApiKey {
+        secret: Some(text.reveal()),
+        ..api_key_view(&change.tx.get_api_key(new.id).await?)
+    };
+    change
+        .commit_response(MutationOutcome::new(StatusCode::CREATED, new.id), &shown)
+        .await
 }
 
 /// Parses the scopes of a key, which must be meshes and clusters of this tenant.
 async fn parse_scopes(tx: &mut Tx<'_>, wanted: &[String]) -> Result<Vec<Scope>> {
     if wanted.len() > MAX_SCOPES {
-        return Err(ApiError::invalid_field("/scopes", format!("at most {MAX_SCOPES}")));
+        return Err(ApiError::invalid_field(
+            "/scopes",
+            format!("at most {MAX_SCOPES}"),
+        ));
     }
     let mut scopes = Vec::new();
     for (index, text) in wanted.iter().enumerate() {
-        let wrong = || ApiError::invalid_field(&format!("/scopes/{index}"), "there is no such mesh or cluster");
+        let wrong = || {
+            ApiError::invalid_field(
+                &format!("/scopes/{index}"),
+                "there is no such mesh or cluster",
+            )
+        };
         let scope: Scope = text.parse().map_err(|_| wrong())?;
         if scope == Scope::Tenant {
-            return Err(ApiError::invalid_field(&format!("/scopes/{index}"), "leave scopes out for the whole tenant"));
+            return Err(ApiError::invalid_field(
+                &format!("/scopes/{index}"),
+                "leave scopes out for the whole tenant",
+            ));
         }
         require_known_scope(tx, scope, wrong).await?;
         scopes.push(scope);
@@ -86,7 +122,11 @@ async fn parse_scopes(tx: &mut Tx<'_>, wanted: &[String]) -> Result<Vec<Scope>> 
 /// Reads a key, and answers 404 if it was revoked.
 async fn find_active_key(tx: &mut Tx<'_>, key: &str) -> Result<meshwright_store::ApiKey> {
     let found = tx.get_api_key(parse_id(key, "API key")?).await?;
-    if found.revoked_at.is_some() { Err(ApiError::not_found("API key")) } else { Ok(found) }
+    if found.revoked_at.is_some() {
+        Err(ApiError::not_found("API key"))
+    } else {
+        Ok(found)
+    }
 }
 
 /// List the tenant's API keys
@@ -96,11 +136,21 @@ async fn find_active_key(tx: &mut Tx<'_>, key: &str) -> Result<meshwright_store:
 #[utoipa::path(get, path = "/v1/api-keys", operation_id = "listApiKeys", tag = "keys",
     params(("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = ApiKeyList)))]
-pub(crate) async fn list_api_keys(Authenticated(caller, database): Authenticated, list: ListRequest<DeletedFilter>) -> Result<Json<ApiKeyList>> {
+pub(crate) async fn list_api_keys(
+    Authenticated(caller, database): Authenticated,
+    list: ListRequest<DeletedFilter>,
+) -> Result<Json<ApiKeyList>> {
     caller.require_permission(Action::ReadAccess)?;
-    let found = database.begin_read().await?.list_api_keys(list.filter.show_deleted, list.page(&caller)?).await?;
+    let found = database
+        .begin_read()
+        .await?
+        .list_api_keys(list.filter.show_deleted, list.page(&caller)?)
+        .await?;
     let (shown, next_page_token) = list.split_page(&caller, found, |key| key.id.0);
-    Ok(Json(ApiKeyList { items: shown.iter().map(api_key_view).collect(), next_page_token }))
+    Ok(Json(ApiKeyList {
+        items: shown.iter().map(api_key_view).collect(),
+        next_page_token,
+    }))
 }
 
 /// Get an API key
@@ -108,9 +158,14 @@ pub(crate) async fn list_api_keys(Authenticated(caller, database): Authenticated
 /// Returns a key that was not revoked, without its secret.
 #[utoipa::path(get, path = "/v1/api-keys/{key_id}", operation_id = "getApiKey", tag = "keys",
     params(("key_id" = String, Path)), responses((status = 200, body = ApiKey)))]
-pub(crate) async fn get_api_key(Authenticated(caller, database): Authenticated, Path(key): Path<String>) -> Result<Json<ApiKey>> {
+pub(crate) async fn get_api_key(
+    Authenticated(caller, database): Authenticated,
+    Path(key): Path<String>,
+) -> Result<Json<ApiKey>> {
     caller.require_permission(Action::ReadAccess)?;
-    Ok(Json(api_key_view(&find_active_key(&mut database.begin_read().await?, &key).await?)))
+    Ok(Json(api_key_view(
+        &find_active_key(&mut database.begin_read().await?, &key).await?,
+    )))
 }
 
 /// Rotate an API key
@@ -127,15 +182,23 @@ pub(crate) async fn rotate_api_key(
     body: Body<RotateApiKey>,
 ) -> Result<Response> {
     caller.require_permission(Action::ChangeAccess)?;
-    let mut change = caller.begin_mutation(database, "rotateApiKey", &body).await?;
+    let mut change = caller
+        .begin_mutation(database, "rotateApiKey", &body)
+        .await?;
     let before = find_active_key(&mut change.tx, &key).await?;
     let overlap = body.value.overlap_seconds;
     if overlap > MAX_OVERLAP_SECONDS {
-        return Err(ApiError::invalid_field("/overlap_seconds", format!("at most {MAX_OVERLAP_SECONDS}")));
+        return Err(ApiError::invalid_field(
+            "/overlap_seconds",
+            format!("at most {MAX_OVERLAP_SECONDS}"),
+        ));
     }
     let now = caller.app.clock.now();
     // A key stores one former secret, and users of that secret were promised the whole overlap.
-    if let Some(until) = before.former_until().filter(|until| *until > now && overlap > 0) {
+    if let Some(until) = before
+        .former_until()
+        .filter(|until| *until > now && overlap > 0)
+    {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
             "rotation_under_way",
@@ -145,9 +208,20 @@ pub(crate) async fn rotate_api_key(
     }
     let text = ApiKeyToken::generate(caller.tenant, before.id);
     let until = now + SignedDuration::from_secs(overlap.into());
-    change.tx.rotate_api_key(before.id, &text.secret_digest(&caller.app.vault), until).await?;
-    let shown = ApiKey { secret: Some(text.reveal()), ..api_key_view(&change.tx.get_api_key(before.id).await?) };
-    change.commit_response(MutationOutcome::new(StatusCode::OK, before.id).with_before(&api_key_view(&before)), &shown).await
+    change
+        .tx
+        .rotate_api_key(before.id, &text.secret_digest(&caller.app.vault), until)
+        .await?;
+    let shown = ApiKey {
+        secret: Some(text.reveal()),
+        ..api_key_view(&change.tx.get_api_key(before.id).await?)
+    };
+    change
+        .commit_response(
+            MutationOutcome::new(StatusCode::OK, before.id).with_before(&api_key_view(&before)),
+            &shown,
+        )
+        .await
 }
 
 /// Revoke an API key
@@ -163,8 +237,15 @@ pub(crate) async fn revoke_api_key(
     body: Body<EmptyBody>,
 ) -> Result<Response> {
     caller.require_permission(Action::ChangeAccess)?;
-    let mut change = caller.begin_mutation(database, "revokeApiKey", &body).await?;
+    let mut change = caller
+        .begin_mutation(database, "revokeApiKey", &body)
+        .await?;
     let before = find_active_key(&mut change.tx, &key).await?;
-    change.tx.revoke_api_key(before.id, caller.app.clock.now()).await?;
-    change.commit_deletion(before.id, &api_key_view(&before)).await
+    change
+        .tx
+        .revoke_api_key(before.id, caller.app.clock.now())
+        .await?;
+    change
+        .commit_deletion(before.id, &api_key_view(&before))
+        .await
 }

@@ -4,11 +4,11 @@ use axum::Json;
 use axum::extract::Query;
 use meshwright_model::access::Action;
 use meshwright_model::audit::{ChainedEntry, hex};
-use serde::Deserialize;
 use meshwright_wire::{AuditEntry, AuditEntryList, AuditHead};
+use serde::Deserialize;
 
-use crate::request::caller::Authenticated;
 use crate::error::{ApiError, Result};
+use crate::request::caller::Authenticated;
 
 /// Number of entries in a page when the request does not give `page_size`.
 pub(crate) const DEFAULT_PAGE_SIZE: i64 = 100;
@@ -54,12 +54,22 @@ pub(crate) async fn list_audit_entries(
     caller.require_permission(Action::ReadAudit)?;
     let size = part.page_size.unwrap_or(DEFAULT_PAGE_SIZE);
     if !(1..=MAX_PAGE_SIZE).contains(&size) {
-        return Err(ApiError::invalid_field("?page_size", format!("1 to {MAX_PAGE_SIZE}")));
+        return Err(ApiError::invalid_field(
+            "?page_size",
+            format!("1 to {MAX_PAGE_SIZE}"),
+        ));
     }
-    let found = database.begin_read().await?.list_audit_entries(part.after, size).await?;
+    let found = database
+        .begin_read()
+        .await?
+        .list_audit_entries(part.after, size)
+        .await?;
     let full = i64::try_from(found.len()) == Ok(size);
     let next_after = found.last().filter(|_| full).map(|last| last.seq);
-    Ok(Json(AuditEntryList { items: found.into_iter().map(entry_view).collect(), next_after }))
+    Ok(Json(AuditEntryList {
+        items: found.into_iter().map(entry_view).collect(),
+        next_after,
+    }))
 }
 
 /// Get the audit log's head
@@ -68,9 +78,16 @@ pub(crate) async fn list_audit_entries(
 /// copy shows later whether an entry up to this number was rewritten.
 #[utoipa::path(get, path = "/v1/audit-head", operation_id = "getAuditHead", tag = "audit",
     responses((status = 200, body = AuditHead)))]
-pub(crate) async fn get_audit_head(Authenticated(caller, database): Authenticated) -> Result<Json<AuditHead>> {
+pub(crate) async fn get_audit_head(
+    Authenticated(caller, database): Authenticated,
+) -> Result<Json<AuditHead>> {
     caller.require_permission(Action::ReadAudit)?;
     let head = database.begin_read().await?.audit_head().await?;
     let (tenant_id, at) = (caller.tenant.to_string(), caller.app.clock.now());
-    Ok(Json(AuditHead { tenant_id, seq: head.seq, hash: hex::encode(&head.hash), at }))
+    Ok(Json(AuditHead {
+        tenant_id,
+        seq: head.seq,
+        hash: hex::encode(&head.hash),
+        at,
+    }))
 }

@@ -12,11 +12,13 @@ use meshwright_model::rules::Severity;
 use meshwright_store::HostingCluster;
 use meshwright_wire::{AddHostingCluster, FieldError, ImportRelease};
 
-use crate::request::caller::Authenticated;
-use crate::request::mutation::{Body, MutationOutcome, EmptyBody};
-use crate::request::params::{parse_id, parse_name, parse_choice};
 use crate::error::{ApiError, Result};
-use crate::request::release_import::{self, parse_channels, parse_day, parse_import_release, parse_text};
+use crate::request::caller::Authenticated;
+use crate::request::mutation::{Body, EmptyBody, MutationOutcome};
+use crate::request::params::{parse_choice, parse_id, parse_name};
+use crate::request::release_import::{
+    self, parse_channels, parse_day, parse_import_release, parse_text,
+};
 use crate::resources::views::wire_name;
 
 /// List all hosting clusters
@@ -24,10 +26,23 @@ use crate::resources::views::wire_name;
 /// Returns the clusters of the operator in which control planes can run.
 #[utoipa::path(get, path = "/v1/hosting-clusters", operation_id = "listHostingClusters", tag = "catalogue",
     responses((status = 200, body = meshwright_wire::HostingClusterList)))]
-pub(crate) async fn list_hosting_clusters(Authenticated(_caller, database): Authenticated) -> Result<Json<meshwright_wire::HostingClusterList>> {
-    let found = database.begin_read().await?.list_hosting_clusters().await?.into_iter();
-    let items = found.map(|hosting| meshwright_wire::HostingCluster { id: hosting.id.to_string(), name: hosting.name });
-    Ok(Json(meshwright_wire::HostingClusterList { items: items.collect(), next_page_token: None }))
+pub(crate) async fn list_hosting_clusters(
+    Authenticated(_caller, database): Authenticated,
+) -> Result<Json<meshwright_wire::HostingClusterList>> {
+    let found = database
+        .begin_read()
+        .await?
+        .list_hosting_clusters()
+        .await?
+        .into_iter();
+    let items = found.map(|hosting| meshwright_wire::HostingCluster {
+        id: hosting.id.to_string(),
+        name: hosting.name,
+    });
+    Ok(Json(meshwright_wire::HostingClusterList {
+        items: items.collect(),
+        next_page_token: None,
+    }))
 }
 
 /// Add a hosting cluster
@@ -41,15 +56,31 @@ pub(crate) async fn add_hosting_cluster(
     body: Body<AddHostingCluster>,
 ) -> Result<Response> {
     caller.require_permission(Action::ChangePlatform)?;
-    let mut change = caller.begin_mutation(database, "addHostingCluster", &body).await?;
+    let mut change = caller
+        .begin_mutation(database, "addHostingCluster", &body)
+        .await?;
     let name = parse_name(&body.value.name)?.to_string();
-    let (_, kubeconfig) = (caller.app.read_kubeconfig)(&body.value.kubeconfig)
-        .map_err(|(code, refused)| ApiError::invalid_field("/kubeconfig", refused).with_code(code))?;
-    let (clock, id) = (&caller.app.clock, HostingClusterId(caller.app.clock.new_uuid()));
-    let hosting = HostingCluster { id, name, created_at: clock.now() };
+    let (_, kubeconfig) =
+        (caller.app.read_kubeconfig)(&body.value.kubeconfig).map_err(|(code, refused)| {
+            ApiError::invalid_field("/kubeconfig", refused).with_code(code)
+        })?;
+    let (clock, id) = (
+        &caller.app.clock,
+        HostingClusterId(caller.app.clock.new_uuid()),
+    );
+    let hosting = HostingCluster {
+        id,
+        name,
+        created_at: clock.now(),
+    };
     change.tx.add_hosting_cluster(&hosting, &kubeconfig).await?;
-    let shown = meshwright_wire::HostingCluster { id: id.to_string(), name: hosting.name };
-    change.commit_response(MutationOutcome::new(StatusCode::CREATED, id), &shown).await
+    let shown = meshwright_wire::HostingCluster {
+        id: id.to_string(),
+        name: hosting.name,
+    };
+    change
+        .commit_response(MutationOutcome::new(StatusCode::CREATED, id), &shown)
+        .await
 }
 
 /// Remove a hosting cluster
@@ -64,12 +95,27 @@ pub(crate) async fn delete_hosting_cluster(
     body: Body<EmptyBody>,
 ) -> Result<Response> {
     caller.require_permission(Action::ChangePlatform)?;
-    let mut change = caller.begin_mutation(database, "deleteHostingCluster", &body).await?;
+    let mut change = caller
+        .begin_mutation(database, "deleteHostingCluster", &body)
+        .await?;
     let id: HostingClusterId = parse_id(&hosting, "hosting cluster")?;
-    let known = change.tx.list_hosting_clusters().await?.into_iter().find(|known| known.id == id);
+    let known = change
+        .tx
+        .list_hosting_clusters()
+        .await?
+        .into_iter()
+        .find(|known| known.id == id);
     let before = known.ok_or_else(|| ApiError::not_found("hosting cluster"))?;
     change.tx.delete_hosting_cluster(id).await?;
-    change.commit_deletion(id, &meshwright_wire::HostingCluster { id: id.to_string(), name: before.name }).await
+    change
+        .commit_deletion(
+            id,
+            &meshwright_wire::HostingCluster {
+                id: id.to_string(),
+                name: before.name,
+            },
+        )
+        .await
 }
 
 /// List releases of Istio
@@ -78,10 +124,26 @@ pub(crate) async fn delete_hosting_cluster(
 /// faults (`quirks`) are shown to the operator of the service only.
 #[utoipa::path(get, path = "/v1/releases", operation_id = "listReleases", tag = "catalogue",
     responses((status = 200, body = meshwright_wire::ReleaseList)))]
-pub(crate) async fn list_releases(Authenticated(caller, database): Authenticated) -> Result<Json<meshwright_wire::ReleaseList>> {
-    let show = if caller.tenant == TenantId::PLATFORM { release_view } else { tenant_release_view };
-    let items = database.begin_read().await?.list_releases().await?.iter().map(show).collect();
-    Ok(Json(meshwright_wire::ReleaseList { items, next_page_token: None }))
+pub(crate) async fn list_releases(
+    Authenticated(caller, database): Authenticated,
+) -> Result<Json<meshwright_wire::ReleaseList>> {
+    let show = if caller.tenant == TenantId::PLATFORM {
+        release_view
+    } else {
+        tenant_release_view
+    };
+    let items = database
+        .begin_read()
+        .await?
+        .list_releases()
+        .await?
+        .iter()
+        .map(show)
+        .collect();
+    Ok(Json(meshwright_wire::ReleaseList {
+        items,
+        next_page_token: None,
+    }))
 }
 
 /// Builds the full view of a release, as the operator sees it.
@@ -109,7 +171,11 @@ fn release_view(release: &Release) -> meshwright_wire::Release {
 /// Kubernetes range, and their clusters pull the images. The digest of the charts and the faults
 /// that the service works around concern the operator only.
 fn tenant_release_view(release: &Release) -> meshwright_wire::Release {
-    meshwright_wire::Release { charts_digest: String::new(), quirks: Vec::new(), ..release_view(release) }
+    meshwright_wire::Release {
+        charts_digest: String::new(),
+        quirks: Vec::new(),
+        ..release_view(release)
+    }
 }
 
 /// Turns an invalid field of an import into a problem. Charts have a code of their own, because the
@@ -117,7 +183,11 @@ fn tenant_release_view(release: &Release) -> meshwright_wire::Release {
 fn import_error(wrong: FieldError) -> ApiError {
     let charts = wrong.pointer == release_import::CHARTS_POINTER;
     let error = ApiError::from(wrong);
-    if charts { error.with_code("charts_refused") } else { error }
+    if charts {
+        error.with_code("charts_refused")
+    } else {
+        error
+    }
 }
 
 /// Import a release of Istio
@@ -126,12 +196,25 @@ fn import_error(wrong: FieldError) -> ApiError {
 /// from the hub themselves. This operation is for the operator of the service.
 #[utoipa::path(post, path = "/v1/releases", operation_id = "importRelease", tag = "catalogue", request_body = ImportRelease,
     responses((status = 201, body = meshwright_wire::Release)))]
-pub(crate) async fn import_release(Authenticated(caller, database): Authenticated, body: Body<ImportRelease>) -> Result<Response> {
+pub(crate) async fn import_release(
+    Authenticated(caller, database): Authenticated,
+    body: Body<ImportRelease>,
+) -> Result<Response> {
     caller.require_permission(Action::ChangePlatform)?;
-    let mut change = caller.begin_mutation(database, "importRelease", &body).await?;
+    let mut change = caller
+        .begin_mutation(database, "importRelease", &body)
+        .await?;
     let stored = parse_import_release(&body.value, caller.app.read_charts).map_err(import_error)?;
-    change.tx.add_release(&stored, caller.app.clock.now()).await?;
-    change.commit_response(MutationOutcome::new(StatusCode::CREATED, &stored.release.version), &release_view(&stored.release)).await
+    change
+        .tx
+        .add_release(&stored, caller.app.clock.now())
+        .await?;
+    change
+        .commit_response(
+            MutationOutcome::new(StatusCode::CREATED, &stored.release.version),
+            &release_view(&stored.release),
+        )
+        .await
 }
 
 /// Change a release's metadata
@@ -147,14 +230,28 @@ pub(crate) async fn change_release(
     body: Body<meshwright_wire::ChangeRelease>,
 ) -> Result<Response> {
     caller.require_permission(Action::ChangePlatform)?;
-    let mut change = caller.begin_mutation(database, "changeRelease", &body).await?;
-    let version: Version = version.parse().map_err(|_| ApiError::not_found("release"))?;
+    let mut change = caller
+        .begin_mutation(database, "changeRelease", &body)
+        .await?;
+    let version: Version = version
+        .parse()
+        .map_err(|_| ApiError::not_found("release"))?;
     let wanted = &body.value;
-    let read = |state: &String| parse_choice("/state", state, "a state is available, deprecated or withdrawn");
+    let read = |state: &String| {
+        parse_choice(
+            "/state",
+            state,
+            "a state is available, deprecated or withdrawn",
+        )
+    };
     let state: Option<ReleaseState> = wanted.state.as_ref().map(read).transpose()?;
     let offered = wanted.channels.as_deref().map(parse_channels).transpose()?;
     let supported_until = parse_day("/supported_until", wanted.supported_until.as_ref())?;
-    let notes = wanted.notes.as_deref().map(|notes| parse_text("/notes", notes, 0)).transpose()?;
+    let notes = wanted
+        .notes
+        .as_deref()
+        .map(|notes| parse_text("/notes", notes, 0))
+        .transpose()?;
     let before = change.tx.lock_release(&version).await?;
     let after = Release {
         state: state.unwrap_or(before.state),
@@ -164,11 +261,18 @@ pub(crate) async fn change_release(
         ..before.clone()
     };
     change.tx.update_release(&after).await?;
-    change.commit_response(MutationOutcome::new(StatusCode::OK, &version).with_before(&release_view(&before)), &release_view(&after)).await
+    change
+        .commit_response(
+            MutationOutcome::new(StatusCode::OK, &version).with_before(&release_view(&before)),
+            &release_view(&after),
+        )
+        .await
 }
 
 /// Converts the reasons of a rule to their wire form.
-pub(crate) fn reason_views(reasons: &[meshwright_model::rules::Reason]) -> Vec<meshwright_wire::Reason> {
+pub(crate) fn reason_views(
+    reasons: &[meshwright_model::rules::Reason],
+) -> Vec<meshwright_wire::Reason> {
     let severity = |severity: Severity| wire_name(&severity);
     reasons
         .iter()

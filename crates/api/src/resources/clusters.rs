@@ -12,14 +12,18 @@ use meshwright_model::ids::{ClusterId, OperationId};
 use meshwright_model::operation::{OperationKind, OperationState};
 use meshwright_model::quota::QuotaResource;
 use meshwright_store::{Cluster, ClusterState, NewCluster, NewOperation, OpenRenewal, Tx};
-use meshwright_wire::{ChangeCluster, ClusterList, Leave, Operation, RegisterCluster, RenewCredential};
+use meshwright_wire::{
+    ChangeCluster, ClusterList, Leave, Operation, RegisterCluster, RenewCredential,
+};
 
+use crate::error::{ApiError, Result};
 use crate::request::caller::{Authenticated, Caller};
 use crate::request::mutation::{Body, Mutation, MutationOutcome};
-use crate::request::params::{ResourceFilter, parse_id, parse_name, merge_metadata, etag, check_if_match, parse_metadata};
-use crate::resources::leaving;
 use crate::request::pagination::ListRequest;
-use crate::error::{ApiError, Result};
+use crate::request::params::{
+    ResourceFilter, check_if_match, etag, merge_metadata, parse_id, parse_metadata, parse_name,
+};
+use crate::resources::leaving;
 use crate::resources::views;
 
 /// Register a Kubernetes cluster
@@ -28,18 +32,36 @@ use crate::resources::views;
 /// cluster and creates a service account for Meshwright in it. The answer is this operation.
 #[utoipa::path(post, path = "/v1/clusters", operation_id = "registerCluster", tag = "clusters", request_body = RegisterCluster,
     responses((status = 202, body = Operation)))]
-pub(crate) async fn register_cluster(Authenticated(caller, database): Authenticated, body: Body<RegisterCluster>) -> Result<Response> {
+pub(crate) async fn register_cluster(
+    Authenticated(caller, database): Authenticated,
+    body: Body<RegisterCluster>,
+) -> Result<Response> {
     caller.require_permission(Action::ChangeClusters)?;
-    let mut change = caller.begin_mutation(database, "registerCluster", &body).await?;
+    let mut change = caller
+        .begin_mutation(database, "registerCluster", &body)
+        .await?;
     change.tx.check_quota(QuotaResource::Clusters).await?;
     let name = parse_name(&body.value.name)?;
     let (server, kubeconfig) = parse_kubeconfig(&caller, &body.value.kubeconfig)?;
     let (clock, now) = (&caller.app.clock, caller.app.clock.now());
     let cluster = ClusterId(clock.new_uuid());
     let written = parse_metadata(&body.value.display_name, &body.value.labels)?;
-    let new = NewCluster { id: cluster, name: name.to_string(), server, kubeconfig, metadata: written };
+    let new = NewCluster {
+        id: cluster,
+        name: name.to_string(),
+        server,
+        kubeconfig,
+        metadata: written,
+    };
     change.tx.create_cluster(&new, now).await?;
-    start_operation(&caller, change, OperationKind::RegisterCluster, cluster, serde_json::Value::Null).await
+    start_operation(
+        &caller,
+        change,
+        OperationKind::RegisterCluster,
+        cluster,
+        serde_json::Value::Null,
+    )
+    .await
 }
 
 /// Queues an operation on a cluster under a new id, and answers with the operation.
@@ -50,7 +72,14 @@ async fn start_operation(
     cluster: ClusterId,
     arguments: serde_json::Value,
 ) -> Result<Response> {
-    start_operation_as(OperationId(caller.app.clock.new_uuid()), caller, change, kind, (cluster, arguments)).await
+    start_operation_as(
+        OperationId(caller.app.clock.new_uuid()),
+        caller,
+        change,
+        kind,
+        (cluster, arguments),
+    )
+    .await
 }
 
 /// Queues an operation on a cluster under the given id, and answers with the operation.
@@ -62,10 +91,27 @@ async fn start_operation_as(
     (cluster, arguments): (ClusterId, serde_json::Value),
 ) -> Result<Response> {
     let due_in = Duration::ZERO;
-    let operation = NewOperation { id, kind, mesh: None, cluster: Some(cluster), upgrade: None, arguments, due_in };
-    change.tx.create_operation(&operation, caller.app.clock.now()).await?;
+    let operation = NewOperation {
+        id,
+        kind,
+        mesh: None,
+        cluster: Some(cluster),
+        upgrade: None,
+        arguments,
+        due_in,
+    };
+    change
+        .tx
+        .create_operation(&operation, caller.app.clock.now())
+        .await?;
     let shown = views::operation(&change.tx.get_operation(id).await?, (0, 0));
-    change.commit_response(MutationOutcome::new(StatusCode::ACCEPTED, cluster).with_location(format!("/v1/operations/{id}")), &shown).await
+    change
+        .commit_response(
+            MutationOutcome::new(StatusCode::ACCEPTED, cluster)
+                .with_location(format!("/v1/operations/{id}")),
+            &shown,
+        )
+        .await
 }
 
 /// Renew a cluster's credential
@@ -83,22 +129,51 @@ pub(crate) async fn renew_credential(
     headers: HeaderMap,
     body: Body<RenewCredential>,
 ) -> Result<Response> {
-    let mut change = caller.begin_mutation(database, "renewCredential", &body).await?;
-    let found = authorized_cluster(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
+    let mut change = caller
+        .begin_mutation(database, "renewCredential", &body)
+        .await?;
+    let found =
+        authorized_cluster(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
     check_if_match(&headers, found.generation)?;
     let overlap = Duration::from_secs(body.value.overlap_seconds.into());
     if overlap > MAX_CREDENTIAL_OVERLAP {
-        return Err(ApiError::invalid_field("/overlap_seconds", format!("at most {}", MAX_CREDENTIAL_OVERLAP.as_secs())));
+        return Err(ApiError::invalid_field(
+            "/overlap_seconds",
+            format!("at most {}", MAX_CREDENTIAL_OVERLAP.as_secs()),
+        ));
     }
-    let submitted = body.value.kubeconfig.as_ref().map(|text| parse_kubeconfig(&caller, text)).transpose()?;
-    if !matches!(found.state, ClusterState::Ready | ClusterState::Unreachable(_)) {
+    let submitted = body
+        .value
+        .kubeconfig
+        .as_ref()
+        .map(|text| parse_kubeconfig(&caller, text))
+        .transpose()?;
+    if !matches!(
+        found.state,
+        ClusterState::Ready | ClusterState::Unreachable(_)
+    ) {
         return Err(cluster_not_ready(&found));
     }
     if let Some(renewal) = change.tx.lock_open_renewal(found.id).await? {
         return Err(renewal_conflict(&found, &renewal));
     }
-    change.tx.submit_kubeconfig(found.id, submitted.as_ref().map(|(_, kubeconfig)| kubeconfig.as_slice())).await?;
-    start_operation(&caller, change, OperationKind::RenewCredential, found.id, found.renewal_arguments(overlap)).await
+    change
+        .tx
+        .submit_kubeconfig(
+            found.id,
+            submitted
+                .as_ref()
+                .map(|(_, kubeconfig)| kubeconfig.as_slice()),
+        )
+        .await?;
+    start_operation(
+        &caller,
+        change,
+        OperationKind::RenewCredential,
+        found.id,
+        found.renewal_arguments(overlap),
+    )
+    .await
 }
 
 /// Builds the problem for a cluster of which we hold no credential, so that none can be renewed.
@@ -106,13 +181,20 @@ pub(crate) async fn renew_credential(
 /// time.
 fn cluster_not_ready(cluster: &Cluster) -> ApiError {
     let hint = match cluster.state {
-        ClusterState::Registering => "Wait until its registration has ended; `meshwright operation list` shows it.",
+        ClusterState::Registering => {
+            "Wait until its registration has ended; `meshwright operation list` shows it."
+        }
         ClusterState::Deregistering => {
             "Wait until its deregistration has ended; `meshwright cluster register` registers it again then."
         }
-        _ => "Remove it with `meshwright cluster delete`, then register it with `meshwright cluster register`.",
+        _ => {
+            "Remove it with `meshwright cluster delete`, then register it with `meshwright cluster register`."
+        }
     };
-    let said = format!("{} is not ready, so we hold no credential of it.", cluster.name);
+    let said = format!(
+        "{} is not ready, so we hold no credential of it.",
+        cluster.name
+    );
     ApiError::new(StatusCode::CONFLICT, "cluster_not_ready", said, hint)
 }
 
@@ -120,12 +202,21 @@ fn cluster_not_ready(cluster: &Cluster) -> ApiError {
 /// that ends the renewal.
 fn renewal_conflict(cluster: &Cluster, renewal: &OpenRenewal) -> ApiError {
     let (state, first) = if renewal.paused {
-        ("paused", format!("Go on with `meshwright operation retry {}`", renewal.operation))
+        (
+            "paused",
+            format!(
+                "Go on with `meshwright operation retry {}`",
+                renewal.operation
+            ),
+        )
     } else {
         ("under way", "Wait until it has ended".to_owned())
     };
     let said = format!("A renewal of {}'s credential is {state}.", cluster.name);
-    let hint = format!("{first}, or end it with `meshwright operation cancel {}`.", renewal.operation);
+    let hint = format!(
+        "{first}, or end it with `meshwright operation cancel {}`.",
+        renewal.operation
+    );
     ApiError::new(StatusCode::CONFLICT, "renewal_under_way", said, hint)
 }
 
@@ -142,15 +233,37 @@ fn parse_kubeconfig(caller: &Caller, text: &str) -> Result<(String, Vec<u8>)> {
 #[utoipa::path(get, path = "/v1/clusters", operation_id = "listClusters", tag = "clusters",
     params(("name" = Option<String>, Query), ("label_selector" = Option<String>, Query, description = "For example team=payments,tier!=test,!old"), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = ClusterList)))]
-pub(crate) async fn list_clusters(Authenticated(caller, database): Authenticated, list: ListRequest<ResourceFilter>) -> Result<Json<ClusterList>> {
-    let found = database.begin_read().await?.list_clusters(&caller.access_filter(), &list.filter.to_list_filter()?, list.page(&caller)?).await?;
+pub(crate) async fn list_clusters(
+    Authenticated(caller, database): Authenticated,
+    list: ListRequest<ResourceFilter>,
+) -> Result<Json<ClusterList>> {
+    let found = database
+        .begin_read()
+        .await?
+        .list_clusters(
+            &caller.access_filter(),
+            &list.filter.to_list_filter()?,
+            list.page(&caller)?,
+        )
+        .await?;
     let (shown, next_page_token) = list.split_page(&caller, found, |cluster| cluster.id.0);
     let now = caller.app.clock.now();
-    Ok(Json(ClusterList { items: shown.iter().map(|cluster| views::cluster(cluster, now)).collect(), next_page_token }))
+    Ok(Json(ClusterList {
+        items: shown
+            .iter()
+            .map(|cluster| views::cluster(cluster, now))
+            .collect(),
+        next_page_token,
+    }))
 }
 
 /// Reads a cluster, and refuses it if the caller may not perform the action on it.
-async fn authorized_cluster(caller: &Caller, tx: &mut Tx<'_>, text: &str, action: Action) -> Result<Cluster> {
+async fn authorized_cluster(
+    caller: &Caller,
+    tx: &mut Tx<'_>,
+    text: &str,
+    action: Action,
+) -> Result<Cluster> {
     let cluster = tx.get_cluster(parse_id(text, "cluster")?).await?;
     caller.require_permission_on(action, &[Scope::Cluster(cluster.id)], "cluster")?;
     Ok(cluster)
@@ -162,9 +275,22 @@ async fn authorized_cluster(caller: &Caller, tx: &mut Tx<'_>, text: &str, action
 /// by `changeCluster`.
 #[utoipa::path(get, path = "/v1/clusters/{cluster_id}", operation_id = "getCluster", tag = "clusters",
     params(("cluster_id" = String, Path)), responses((status = 200, body = meshwright_wire::Cluster)))]
-pub(crate) async fn get_cluster(Authenticated(caller, database): Authenticated, Path(cluster): Path<String>) -> Result<Response> {
-    let found = authorized_cluster(&caller, &mut database.begin_read().await?, &cluster, Action::Read).await?;
-    Ok(([(header::ETAG, etag(found.generation))], Json(views::cluster(&found, caller.app.clock.now()))).into_response())
+pub(crate) async fn get_cluster(
+    Authenticated(caller, database): Authenticated,
+    Path(cluster): Path<String>,
+) -> Result<Response> {
+    let found = authorized_cluster(
+        &caller,
+        &mut database.begin_read().await?,
+        &cluster,
+        Action::Read,
+    )
+    .await?;
+    Ok((
+        [(header::ETAG, etag(found.generation))],
+        Json(views::cluster(&found, caller.app.clock.now())),
+    )
+        .into_response())
 }
 
 /// Change a cluster's metadata
@@ -181,16 +307,26 @@ pub(crate) async fn change_cluster(
     headers: HeaderMap,
     body: Body<ChangeCluster>,
 ) -> Result<Response> {
-    let mut change = caller.begin_mutation(database, "changeCluster", &body).await?;
-    let seen = authorized_cluster(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
+    let mut change = caller
+        .begin_mutation(database, "changeCluster", &body)
+        .await?;
+    let seen =
+        authorized_cluster(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
     check_if_match(&headers, seen.generation)?;
-    let written = merge_metadata(&seen.metadata, body.value.display_name.as_ref(), body.value.labels.as_ref())?;
+    let written = merge_metadata(
+        &seen.metadata,
+        body.value.display_name.as_ref(),
+        body.value.labels.as_ref(),
+    )?;
     change.tx.update_cluster_metadata(&seen, &written).await?;
     let changed = change.tx.get_cluster(seen.id).await?;
     let now = caller.app.clock.now();
-    let done =
-        MutationOutcome::new(StatusCode::OK, seen.id).with_etag(etag(changed.generation)).with_before(&views::cluster(&seen, now));
-    change.commit_response(done, &views::cluster(&changed, now)).await
+    let done = MutationOutcome::new(StatusCode::OK, seen.id)
+        .with_etag(etag(changed.generation))
+        .with_before(&views::cluster(&seen, now));
+    change
+        .commit_response(done, &views::cluster(&changed, now))
+        .await
 }
 
 /// Deregister and forget a cluster
@@ -211,14 +347,19 @@ pub(crate) async fn delete_cluster(
     body: Body<Leave>,
 ) -> Result<Response> {
     let reason = leaving::force_reason(&body.value)?;
-    let mut change = caller.begin_mutation(database, "deleteCluster", &body).await?;
-    let found = authorized_cluster(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
+    let mut change = caller
+        .begin_mutation(database, "deleteCluster", &body)
+        .await?;
+    let found =
+        authorized_cluster(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
     check_if_match(&headers, found.generation)?;
     if found.credential_lifetime.is_some() {
         return start_deregistration(&caller, change, &found, reason).await;
     }
     change.tx.delete_cluster(found.id).await?;
-    change.commit_deletion(found.id, &views::cluster(&found, caller.app.clock.now())).await
+    change
+        .commit_deletion(found.id, &views::cluster(&found, caller.app.clock.now()))
+        .await
 }
 
 /// Queues the operation that removes our service account from a cluster.
@@ -231,7 +372,12 @@ async fn start_deregistration(
     if found.state == ClusterState::Deregistering && reason.is_none() {
         let said = format!("{} is being deregistered.", found.name);
         let hint = "Wait until it has ended, or use force if the cluster is dead.";
-        return Err(ApiError::new(StatusCode::CONFLICT, "deregistration_under_way", said, hint));
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "deregistration_under_way",
+            said,
+            hint,
+        ));
     }
     if let Some(renewal) = change.tx.lock_open_renewal(found.id).await? {
         // A worker that still holds the renewal could add objects to our service account after the
@@ -239,12 +385,29 @@ async fn start_deregistration(
         if reason.is_none() || renewal.lease_held {
             return Err(renewal_conflict(found, &renewal));
         }
-        change.tx.supersede_operation(renewal.operation, &OperationState::Superseded, caller.app.clock.now()).await?;
+        change
+            .tx
+            .supersede_operation(
+                renewal.operation,
+                &OperationState::Superseded,
+                caller.app.clock.now(),
+            )
+            .await?;
     }
     let id = OperationId(caller.app.clock.new_uuid());
-    change.tx.begin_deregistration(found.id, id, caller.app.clock.now()).await?;
+    change
+        .tx
+        .begin_deregistration(found.id, id, caller.app.clock.now())
+        .await?;
     if let Some(reason) = reason {
         change.record_forced(found.id, reason);
     }
-    start_operation_as(id, caller, change, OperationKind::DeregisterCluster, (found.id, meshwright_store::force_arguments(reason))).await
+    start_operation_as(
+        id,
+        caller,
+        change,
+        OperationKind::DeregisterCluster,
+        (found.id, meshwright_store::force_arguments(reason)),
+    )
+    .await
 }

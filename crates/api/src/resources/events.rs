@@ -11,13 +11,13 @@ use axum::response::{IntoResponse, Response};
 use futures::stream;
 use jiff::{SignedDuration, Timestamp};
 use meshwright_model::ids::UpgradeId;
-use serde::Deserialize;
 use meshwright_store::{CursorStatus, Session};
 use meshwright_wire::EventList;
+use serde::Deserialize;
 
+use crate::error::{ApiError, Result};
 use crate::request::caller::{Authenticated, Caller};
 use crate::request::params::parse_id;
-use crate::error::{ApiError, Result};
 use crate::resources::views;
 
 /// Maximum number of events that one read of the database returns.
@@ -52,19 +52,37 @@ pub(crate) async fn list_events(
     Query(from): Query<EventQuery>,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let upgrade: Option<UpgradeId> = from.upgrade_id.map(|text| parse_id(&text, "upgrade")).transpose()?;
-    let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let upgrade: Option<UpgradeId> = from
+        .upgrade_id
+        .map(|text| parse_id(&text, "upgrade"))
+        .transpose()?;
+    let header = |name: &str| {
+        headers
+            .get(name)
+            .map(|value| value.to_str().unwrap_or_default())
+    };
     let resumed = header("last-event-id").map(str::parse).transpose();
-    let resumed: Option<i64> = resumed.map_err(|_| ApiError::invalid_field("Last-Event-ID", "the number of an event"))?;
+    let resumed: Option<i64> =
+        resumed.map_err(|_| ApiError::invalid_field("Last-Event-ID", "the number of an event"))?;
     let after = resumed.unwrap_or(from.after);
     if after < 0 {
-        let field = if resumed.is_some() { "Last-Event-ID" } else { "after" };
-        return Err(ApiError::invalid_field(field, "the number of an event, or 0 for the oldest that is kept"));
+        let field = if resumed.is_some() {
+            "Last-Event-ID"
+        } else {
+            "after"
+        };
+        return Err(ApiError::invalid_field(
+            field,
+            "the number of an event, or 0 for the oldest that is kept",
+        ));
     }
     if header(header::ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/event-stream")) {
         let mut tx = database.begin_read().await?;
         let cursor = tx.check_cursor(after).await?;
-        return Ok(stream_events(caller, tx.rollback_into_session(), after, upgrade, cursor).into_response());
+        return Ok(
+            stream_events(caller, tx.rollback_into_session(), after, upgrade, cursor)
+                .into_response(),
+        );
     }
     let mut tx = database.begin_read().await?;
     match tx.check_cursor(after).await? {
@@ -72,11 +90,20 @@ pub(crate) async fn list_events(
         CursorStatus::Expired => return Err(events_expired()),
         CursorStatus::Ahead { last } => return Err(cursor_ahead(last)),
     }
-    let found = tx.list_events_after(&caller.access_filter(), after, upgrade, EVENTS_PER_READ).await?;
+    let found = tx
+        .list_events_after(&caller.access_filter(), after, upgrade, EVENTS_PER_READ)
+        .await?;
     let items: Vec<meshwright_wire::Event> = found.into_iter().map(views::event).collect();
     let full = i64::try_from(items.len()) == Ok(EVENTS_PER_READ);
-    let next_page_token = items.last().filter(|_| full).map(|last| last.seq.to_string());
-    Ok(Json(EventList { items, next_page_token }).into_response())
+    let next_page_token = items
+        .last()
+        .filter(|_| full)
+        .map(|last| last.seq.to_string());
+    Ok(Json(EventList {
+        items,
+        next_page_token,
+    })
+    .into_response())
 }
 
 /// Builds the problem for a cursor that is older than the oldest event that is kept.
@@ -96,7 +123,9 @@ fn cursor_ahead(last: i64) -> ApiError {
     ApiError::new(
         StatusCode::GONE,
         "events_expired",
-        format!("No event has this number; the last one is {last}. A backup of the service was restored."),
+        format!(
+            "No event has this number; the last one is {last}. A backup of the service was restored."
+        ),
         format!("List what there is, and follow events from the number {last}."),
     )
 }
@@ -142,13 +171,23 @@ impl EventStream {
                     // can be older than the oldest event that is kept although the reader missed
                     // nothing. A number beyond the newest event can only come from a restored
                     // backup.
-                    if let Ok(cursor @ CursorStatus::Ahead { .. }) = tx.check_cursor(self.after).await {
+                    if let Ok(cursor @ CursorStatus::Ahead { .. }) =
+                        tx.check_cursor(self.after).await
+                    {
                         drop(tx);
                         self.apply_cursor(cursor);
                         continue;
                     }
                 }
-                if let Ok(found) = tx.list_events_after(&self.caller.access_filter(), self.after, upgrade, EVENTS_PER_READ).await {
+                if let Ok(found) = tx
+                    .list_events_after(
+                        &self.caller.access_filter(),
+                        self.after,
+                        upgrade,
+                        EVENTS_PER_READ,
+                    )
+                    .await
+                {
                     self.buffered = found.into_iter().map(views::event).rev().collect();
                 }
             }
@@ -179,14 +218,24 @@ fn stream_events(
     cursor: CursorStatus,
 ) -> impl IntoResponse {
     let checked = caller.app.clock.now();
-    let mut follower = EventStream { caller, session, authorized_at: checked, after, send_reset: false, buffered: Vec::new() };
+    let mut follower = EventStream {
+        caller,
+        session,
+        authorized_at: checked,
+        after,
+        send_reset: false,
+        buffered: Vec::new(),
+    };
     follower.apply_cursor(cursor);
     let events = stream::unfold(follower, move |follower| async move {
         let (next, follower) = follower.next_item(upgrade).await?;
         let event = match next {
             // The client resumes with the last id that it got, so this id replaces the one that is
             // not valid.
-            StreamItem::Reset => Event::default().id(follower.after.to_string()).event("reset").data("{}"),
+            StreamItem::Reset => Event::default()
+                .id(follower.after.to_string())
+                .event("reset")
+                .data("{}"),
             StreamItem::Event(next) => Event::default()
                 .id(next.seq.to_string())
                 .event(next.kind.clone())

@@ -10,15 +10,16 @@ use meshwright_model::ids::{BindingId, ProviderId};
 use meshwright_model::quota::QuotaResource;
 use meshwright_store::{Binding, Page, Provider, Subject};
 use meshwright_wire::{
-    CreateIdentityProvider, CreateRoleBinding, IdentityProvider, IdentityProviderList, RoleBinding, RoleBindingList,
+    CreateIdentityProvider, CreateRoleBinding, IdentityProvider, IdentityProviderList, RoleBinding,
+    RoleBindingList,
 };
 
-use crate::request::caller::{Authenticated, Caller};
-use crate::request::mutation::{Body, MutationOutcome, EmptyBody};
-use crate::request::params::{parse_id, require_known_scope, parse_name, require_referenced};
-use crate::oidc::{self, SIGNATURE_ALGORITHMS};
-use crate::request::pagination::{ListRequest, Unfiltered};
 use crate::error::{ApiError, Result};
+use crate::oidc::{self, SIGNATURE_ALGORITHMS};
+use crate::request::caller::{Authenticated, Caller};
+use crate::request::mutation::{Body, EmptyBody, MutationOutcome};
+use crate::request::pagination::{ListRequest, Unfiltered};
+use crate::request::params::{parse_id, parse_name, require_known_scope, require_referenced};
 
 /// Maximum length of an issuer, a subject, a group, or the name or value of a claim, in bytes.
 pub(crate) const MAX_IDENTITY_TEXT_BYTES: usize = 255;
@@ -57,7 +58,14 @@ fn binding_view(binding: &Binding) -> RoleBinding {
 /// Checks that a text has 1 to `MAX_IDENTITY_TEXT_BYTES` bytes.
 fn check_length(pointer: &str, text: &str) -> Result<()> {
     let fits = (1..=MAX_IDENTITY_TEXT_BYTES).contains(&text.len());
-    if fits { Ok(()) } else { Err(ApiError::invalid_field(pointer, format!("1 to {MAX_IDENTITY_TEXT_BYTES} bytes"))) }
+    if fits {
+        Ok(())
+    } else {
+        Err(ApiError::invalid_field(
+            pointer,
+            format!("1 to {MAX_IDENTITY_TEXT_BYTES} bytes"),
+        ))
+    }
 }
 
 /// Checks an issuer: an https address without a user, a query or a fragment, because the path of
@@ -72,7 +80,10 @@ fn parse_issuer(text: &str) -> Result<String> {
     if plain && !text.contains('#') {
         Ok(text.to_owned())
     } else {
-        Err(ApiError::invalid_field("/issuer", "an https address without a user, a query or a fragment"))
+        Err(ApiError::invalid_field(
+            "/issuer",
+            "an https address without a user, a query or a fragment",
+        ))
     }
 }
 
@@ -88,17 +99,28 @@ pub(crate) async fn create_identity_provider(
     body: Body<CreateIdentityProvider>,
 ) -> Result<Response> {
     caller.require_permission(Action::ChangeAccess)?;
-    let mut change = caller.begin_mutation(database, "createIdentityProvider", &body).await?;
-    change.tx.check_quota(QuotaResource::IdentityProviders).await?;
+    let mut change = caller
+        .begin_mutation(database, "createIdentityProvider", &body)
+        .await?;
+    change
+        .tx
+        .check_quota(QuotaResource::IdentityProviders)
+        .await?;
     let wanted = &body.value;
     let known = |name: &String| SIGNATURE_ALGORITHMS.iter().any(|(known, _)| known == name);
     if wanted.algorithms.is_empty() || !wanted.algorithms.iter().all(known) {
         let names: Vec<&str> = SIGNATURE_ALGORITHMS.iter().map(|(name, _)| *name).collect();
-        return Err(ApiError::invalid_field("/algorithms", format!("one or more of {}", names.join(", "))));
+        return Err(ApiError::invalid_field(
+            "/algorithms",
+            format!("one or more of {}", names.join(", ")),
+        ));
     }
     check_length("/groups_claim", &wanted.groups_claim)?;
     if wanted.required_claims.len() > MAX_REQUIRED_CLAIMS {
-        return Err(ApiError::invalid_field("/required_claims", format!("at most {MAX_REQUIRED_CLAIMS}")));
+        return Err(ApiError::invalid_field(
+            "/required_claims",
+            format!("at most {MAX_REQUIRED_CLAIMS}"),
+        ));
     }
     for (name, value) in &wanted.required_claims {
         check_length("/required_claims", name)?;
@@ -114,8 +136,12 @@ pub(crate) async fn create_identity_provider(
         created_at: caller.app.clock.now(),
     };
     change.tx.create_identity_provider(&provider).await?;
-    let shown = provider_view(&caller, &change.tx.get_identity_provider(provider.id).await?);
-    let done = MutationOutcome::new(StatusCode::CREATED, provider.id).with_location(format!("/v1/identity-providers/{}", provider.id));
+    let shown = provider_view(
+        &caller,
+        &change.tx.get_identity_provider(provider.id).await?,
+    );
+    let done = MutationOutcome::new(StatusCode::CREATED, provider.id)
+        .with_location(format!("/v1/identity-providers/{}", provider.id));
     change.commit_response(done, &shown).await
 }
 
@@ -130,10 +156,20 @@ pub(crate) async fn list_identity_providers(
     list: ListRequest<Unfiltered>,
 ) -> Result<Json<IdentityProviderList>> {
     caller.require_permission(Action::ReadAccess)?;
-    let found = database.begin_read().await?.list_identity_providers(list.page(&caller)?).await?;
+    let found = database
+        .begin_read()
+        .await?
+        .list_identity_providers(list.page(&caller)?)
+        .await?;
     let (shown, next_page_token) = list.split_page(&caller, found, |provider| provider.id.0);
-    let items = shown.iter().map(|provider| provider_view(&caller, provider)).collect();
-    Ok(Json(IdentityProviderList { items, next_page_token }))
+    let items = shown
+        .iter()
+        .map(|provider| provider_view(&caller, provider))
+        .collect();
+    Ok(Json(IdentityProviderList {
+        items,
+        next_page_token,
+    }))
 }
 
 /// Get an identity provider
@@ -146,7 +182,11 @@ pub(crate) async fn get_identity_provider(
     Path(provider): Path<String>,
 ) -> Result<Json<IdentityProvider>> {
     caller.require_permission(Action::ReadAccess)?;
-    let found = database.begin_read().await?.get_identity_provider(parse_id(&provider, "identity provider")?).await?;
+    let found = database
+        .begin_read()
+        .await?
+        .get_identity_provider(parse_id(&provider, "identity provider")?)
+        .await?;
     Ok(Json(provider_view(&caller, &found)))
 }
 
@@ -162,10 +202,17 @@ pub(crate) async fn delete_identity_provider(
     body: Body<EmptyBody>,
 ) -> Result<Response> {
     caller.require_permission(Action::ChangeAccess)?;
-    let mut change = caller.begin_mutation(database, "deleteIdentityProvider", &body).await?;
-    let found = change.tx.get_identity_provider(parse_id(&provider, "identity provider")?).await?;
+    let mut change = caller
+        .begin_mutation(database, "deleteIdentityProvider", &body)
+        .await?;
+    let found = change
+        .tx
+        .get_identity_provider(parse_id(&provider, "identity provider")?)
+        .await?;
     change.tx.delete_identity_provider(found.id).await?;
-    change.commit_deletion(found.id, &provider_view(&caller, &found)).await
+    change
+        .commit_deletion(found.id, &provider_view(&caller, &found))
+        .await
 }
 
 /// Grant a role binding
@@ -179,26 +226,56 @@ pub(crate) async fn create_role_binding(
     body: Body<CreateRoleBinding>,
 ) -> Result<Response> {
     caller.require_permission(Action::ChangeAccess)?;
-    let mut change = caller.begin_mutation(database, "createRoleBinding", &body).await?;
+    let mut change = caller
+        .begin_mutation(database, "createRoleBinding", &body)
+        .await?;
     change.tx.check_quota(QuotaResource::RoleBindings).await?;
     let wanted = &body.value;
     let subject = match (&wanted.subject, &wanted.group) {
         (Some(subject), None) => Subject::User(subject.clone()),
         (None, Some(group)) => Subject::Group(group.clone()),
-        _ => return Err(ApiError::invalid_field("/subject", "give either a subject or a group")),
+        _ => {
+            return Err(ApiError::invalid_field(
+                "/subject",
+                "give either a subject or a group",
+            ));
+        }
     };
     let (Subject::User(text) | Subject::Group(text)) = &subject;
     check_length("/subject", text)?;
-    let role = wanted.role.parse().map_err(|error: UnknownRole| ApiError::invalid_field("/role", error.to_string()))?;
-    let scope = wanted.scope.parse().map_err(|error: UnknownScope| ApiError::invalid_field("/scope", error.to_string()))?;
+    let role = wanted
+        .role
+        .parse()
+        .map_err(|error: UnknownRole| ApiError::invalid_field("/role", error.to_string()))?;
+    let scope = wanted
+        .scope
+        .parse()
+        .map_err(|error: UnknownScope| ApiError::invalid_field("/scope", error.to_string()))?;
     let absent = || ApiError::invalid_field("/provider_id", "there is no such identity provider");
     let provider: ProviderId = wanted.provider_id.parse().map_err(|_| absent())?;
     require_referenced(change.tx.get_identity_provider(provider).await, absent)?;
-    require_known_scope(&mut change.tx, scope, || ApiError::invalid_field("/scope", "there is no such mesh or cluster")).await?;
-    let (id, created_at) = (BindingId(caller.app.clock.new_uuid()), caller.app.clock.now());
-    let binding = Binding { id, provider, subject, grant: Grant { role, scope }, created_at };
+    require_known_scope(&mut change.tx, scope, || {
+        ApiError::invalid_field("/scope", "there is no such mesh or cluster")
+    })
+    .await?;
+    let (id, created_at) = (
+        BindingId(caller.app.clock.new_uuid()),
+        caller.app.clock.now(),
+    );
+    let binding = Binding {
+        id,
+        provider,
+        subject,
+        grant: Grant { role, scope },
+        created_at,
+    };
     change.tx.create_role_binding(&binding).await?;
-    change.commit_response(MutationOutcome::new(StatusCode::CREATED, id), &binding_view(&binding)).await
+    change
+        .commit_response(
+            MutationOutcome::new(StatusCode::CREATED, id),
+            &binding_view(&binding),
+        )
+        .await
 }
 
 /// List all role bindings
@@ -212,9 +289,16 @@ pub(crate) async fn list_role_bindings(
     list: ListRequest<Unfiltered>,
 ) -> Result<Json<RoleBindingList>> {
     caller.require_permission(Action::ReadAccess)?;
-    let found = database.begin_read().await?.list_role_bindings(None, list.page(&caller)?).await?;
+    let found = database
+        .begin_read()
+        .await?
+        .list_role_bindings(None, list.page(&caller)?)
+        .await?;
     let (shown, next_page_token) = list.split_page(&caller, found, |binding| binding.id.0);
-    Ok(Json(RoleBindingList { items: shown.iter().map(binding_view).collect(), next_page_token }))
+    Ok(Json(RoleBindingList {
+        items: shown.iter().map(binding_view).collect(),
+        next_page_token,
+    }))
 }
 
 /// Revoke a role binding
@@ -228,9 +312,17 @@ pub(crate) async fn delete_role_binding(
     body: Body<EmptyBody>,
 ) -> Result<Response> {
     caller.require_permission(Action::ChangeAccess)?;
-    let mut change = caller.begin_mutation(database, "deleteRoleBinding", &body).await?;
-    let found = change.tx.list_role_bindings(Some(parse_id(&binding, "role binding")?), Page::ALL).await?.pop();
+    let mut change = caller
+        .begin_mutation(database, "deleteRoleBinding", &body)
+        .await?;
+    let found = change
+        .tx
+        .list_role_bindings(Some(parse_id(&binding, "role binding")?), Page::ALL)
+        .await?
+        .pop();
     let found = found.ok_or_else(|| ApiError::not_found("role binding"))?;
     change.tx.delete_role_binding(found.id).await?;
-    change.commit_deletion(found.id, &binding_view(&found)).await
+    change
+        .commit_deletion(found.id, &binding_view(&found))
+        .await
 }

@@ -12,13 +12,18 @@ const MAX_REASON_CHARS: usize = 500;
 pub(crate) fn force_reason(leave: &Leave) -> Result<Option<&str>> {
     if !leave.force {
         return match &leave.reason {
-            Some(_) => Err(ApiError::invalid_field("/reason", "a reason goes with force")),
+            Some(_) => Err(ApiError::invalid_field(
+                "/reason",
+                "a reason goes with force",
+            )),
             None => Ok(None),
         };
     }
     let reason = leave.reason.as_deref().map(str::trim).unwrap_or_default();
     if reason.is_empty() {
-        return Err(ApiError::invalid_field("/reason", "force needs a reason").with_code("reason_missing"));
+        return Err(
+            ApiError::invalid_field("/reason", "force needs a reason").with_code("reason_missing")
+        );
     }
     if reason.chars().count() > MAX_REASON_CHARS || reason.chars().any(char::is_control) {
         let rule = format!("1 to {MAX_REASON_CHARS} characters in one line");

@@ -7,15 +7,15 @@ use axum::response::Response;
 use meshwright_model::access::{Action, Scope};
 use meshwright_model::ids::{OperationId, UpgradeId};
 use meshwright_model::operation::{OperationKind, Signal};
-use serde::Deserialize;
 use meshwright_store::Tx;
 use meshwright_wire::{Operation, OperationList};
+use serde::Deserialize;
 
-use crate::request::caller::{Authenticated, Caller};
-use crate::request::mutation::{Body, MutationOutcome, EmptyBody};
-use crate::request::params::parse_id;
-use crate::request::pagination::ListRequest;
 use crate::error::{ApiError, Result};
+use crate::request::caller::{Authenticated, Caller};
+use crate::request::mutation::{Body, EmptyBody, MutationOutcome};
+use crate::request::pagination::ListRequest;
+use crate::request::params::parse_id;
 use crate::resources::upgrades::{WaitQuery, is_requestable};
 use crate::resources::views;
 
@@ -33,17 +33,39 @@ pub(crate) struct OperationFilter {
 #[utoipa::path(get, path = "/v1/operations", operation_id = "listOperations", tag = "operations",
     params(("upgrade_id" = Option<String>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = OperationList)))]
-pub(crate) async fn list_operations(Authenticated(caller, database): Authenticated, list: ListRequest<OperationFilter>) -> Result<Json<OperationList>> {
-    let upgrade: Option<UpgradeId> = list.filter.upgrade_id.as_ref().map(|text| parse_id(text, "upgrade")).transpose()?;
+pub(crate) async fn list_operations(
+    Authenticated(caller, database): Authenticated,
+    list: ListRequest<OperationFilter>,
+) -> Result<Json<OperationList>> {
+    let upgrade: Option<UpgradeId> = list
+        .filter
+        .upgrade_id
+        .as_ref()
+        .map(|text| parse_id(text, "upgrade"))
+        .transpose()?;
     let page = list.page(&caller)?;
-    let found = database.begin_read().await?.list_operations_with_counts(&caller.access_filter(), upgrade, page).await?;
+    let found = database
+        .begin_read()
+        .await?
+        .list_operations_with_counts(&caller.access_filter(), upgrade, page)
+        .await?;
     let (found, next_page_token) = list.split_page(&caller, found, |(operation, _)| operation.id.0);
-    let shown = found.iter().map(|(operation, counts)| views::operation(operation, *counts));
-    Ok(Json(OperationList { items: shown.collect(), next_page_token }))
+    let shown = found
+        .iter()
+        .map(|(operation, counts)| views::operation(operation, *counts));
+    Ok(Json(OperationList {
+        items: shown.collect(),
+        next_page_token,
+    }))
 }
 
 /// Reads an operation, and refuses it if the caller may not perform the action on it.
-async fn authorized_operation(caller: &Caller, tx: &mut Tx<'_>, id: OperationId, action: Action) -> Result<meshwright_store::Operation> {
+async fn authorized_operation(
+    caller: &Caller,
+    tx: &mut Tx<'_>,
+    id: OperationId,
+    action: Action,
+) -> Result<meshwright_store::Operation> {
     let found = tx.get_operation(id).await?;
     caller.require_permission_on(action, &operation_scopes(&found), "operation")?;
     Ok(found)
@@ -51,16 +73,22 @@ async fn authorized_operation(caller: &Caller, tx: &mut Tx<'_>, id: OperationId,
 
 /// Returns the scopes that an operation belongs to: its mesh and its cluster.
 fn operation_scopes(operation: &meshwright_store::Operation) -> Vec<Scope> {
-    [operation.mesh.map(Scope::Mesh), operation.cluster.map(Scope::Cluster)].into_iter().flatten().collect()
+    [
+        operation.mesh.map(Scope::Mesh),
+        operation.cluster.map(Scope::Cluster),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Returns the action that a caller must be allowed to perform in order to send a verb to an
 /// operation.
 fn required_action(kind: OperationKind) -> Action {
     match kind {
-        OperationKind::RegisterCluster | OperationKind::RenewCredential | OperationKind::DeregisterCluster => {
-            Action::ChangeClusters
-        }
+        OperationKind::RegisterCluster
+        | OperationKind::RenewCredential
+        | OperationKind::DeregisterCluster => Action::ChangeClusters,
         _ => Action::ChangeMeshes,
     }
 }
@@ -98,7 +126,8 @@ pub(crate) async fn get_operation(
 /// Returns true if the operation does not continue by itself: it has ended, or it needs a person
 /// and no verb was sent to it since.
 fn ended_or_awaits_person(operation: &meshwright_store::Operation) -> bool {
-    operation.state.is_terminal() || (operation.state.needs_attention() && operation.pending_signals.is_empty())
+    operation.state.is_terminal()
+        || (operation.state.needs_attention() && operation.pending_signals.is_empty())
 }
 
 /// Send a verb to an operation
@@ -115,12 +144,22 @@ pub(crate) async fn operation_action(
     body: Body<EmptyBody>,
 ) -> Result<Response> {
     let operation: OperationId = parse_id(&operation, "operation")?;
-    let wish: Signal = serde_json::from_value(serde_json::Value::from(verb)).map_err(|_| ApiError::not_found("verb"))?;
-    let mut change = caller.begin_mutation(database, "askOperation", &body).await?;
+    let wish: Signal = serde_json::from_value(serde_json::Value::from(verb))
+        .map_err(|_| ApiError::not_found("verb"))?;
+    let mut change = caller
+        .begin_mutation(database, "askOperation", &body)
+        .await?;
     let found = authorized_operation(&caller, &mut change.tx, operation, Action::Read).await?;
-    caller.require_permission_on(required_action(found.kind), &operation_scopes(&found), "operation")?;
+    caller.require_permission_on(
+        required_action(found.kind),
+        &operation_scopes(&found),
+        "operation",
+    )?;
     if let Some(upgrade) = found.upgrade {
-        return Err(stage_of_upgrade_error(&change.tx.get_upgrade(upgrade).await?, wish));
+        return Err(stage_of_upgrade_error(
+            &change.tx.get_upgrade(upgrade).await?,
+            wish,
+        ));
     }
     if found.state.is_terminal() {
         return Err(ApiError::new(
@@ -130,25 +169,51 @@ pub(crate) async fn operation_action(
             "There is nothing left to ask of it.",
         ));
     }
-    change.tx.signal_operation(operation, wish, caller.app.clock.now()).await?;
+    change
+        .tx
+        .signal_operation(operation, wish, caller.app.clock.now())
+        .await?;
     let asked = change.tx.get_operation(operation).await?;
     let shown = views::operation_with_steps(&asked, &change.tx.list_steps(operation).await?);
-    change.commit_response(MutationOutcome::new(StatusCode::ACCEPTED, operation).with_location(format!("/v1/operations/{operation}")), &shown).await
+    change
+        .commit_response(
+            MutationOutcome::new(StatusCode::ACCEPTED, operation)
+                .with_location(format!("/v1/operations/{operation}")),
+            &shown,
+        )
+        .await
 }
 
 /// Builds the problem for a verb that was sent to a stage of an upgrade. The hint names the
 /// commands that the upgrade takes now.
 fn stage_of_upgrade_error(upgrade: &meshwright_store::Upgrade, wish: Signal) -> ApiError {
-    let allowed: Vec<String> =
-        upgrade.state.allowed_verbs().into_iter().filter(|verb| is_requestable(*verb)).map(|verb| views::wire_name(&verb)).collect();
+    let allowed: Vec<String> = upgrade
+        .state
+        .allowed_verbs()
+        .into_iter()
+        .filter(|verb| is_requestable(*verb))
+        .map(|verb| views::wire_name(&verb))
+        .collect();
     let command = |verb: &str| format!("`meshwright upgrade {verb} {}`", upgrade.id);
     let hint = if allowed.iter().any(|verb| verb == wish.as_str()) {
         format!("Use {}.", command(wish.as_str()))
     } else if allowed.is_empty() {
-        format!("The upgrade is {}: there is nothing left to ask of it.", upgrade.state.as_str())
+        format!(
+            "The upgrade is {}: there is nothing left to ask of it.",
+            upgrade.state.as_str()
+        )
     } else {
         let commands: Vec<String> = allowed.iter().map(|verb| command(verb)).collect();
-        format!("The upgrade is {} and takes now: {}.", upgrade.state.as_str(), commands.join(", "))
+        format!(
+            "The upgrade is {} and takes now: {}.",
+            upgrade.state.as_str(),
+            commands.join(", ")
+        )
     };
-    ApiError::new(StatusCode::CONFLICT, "stage_of_an_upgrade", "This operation is a stage of an upgrade.", hint)
+    ApiError::new(
+        StatusCode::CONFLICT,
+        "stage_of_an_upgrade",
+        "This operation is a stage of an upgrade.",
+        hint,
+    )
 }

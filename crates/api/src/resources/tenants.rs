@@ -11,14 +11,16 @@ use meshwright_model::access::{Action, Role};
 use meshwright_model::ids::{KeyId, TenantId};
 use meshwright_model::quota::{QuotaResource, Quotas};
 use meshwright_store::{ApiKeyToken, NewApiKey, NewTenant, Page, StoreError, TenantState};
-use meshwright_wire::{ApiKey, ChangeTenant, CreateOwnerKey, CreateTenant, Tenant, TenantList, Usage, Used};
+use meshwright_wire::{
+    ApiKey, ChangeTenant, CreateOwnerKey, CreateTenant, Tenant, TenantList, Usage, Used,
+};
 
-use crate::request::caller::Authenticated;
-use crate::request::mutation::{Body, MutationOutcome, EmptyBody};
-use crate::request::params::{parse_edition, parse_id, parse_name, etag, check_if_match};
-use crate::resources::api_keys;
-use crate::request::pagination::{DeletedFilter, ListRequest};
 use crate::error::{ApiError, Result};
+use crate::request::caller::Authenticated;
+use crate::request::mutation::{Body, EmptyBody, MutationOutcome};
+use crate::request::pagination::{DeletedFilter, ListRequest};
+use crate::request::params::{check_if_match, etag, parse_edition, parse_id, parse_name};
+use crate::resources::api_keys;
 use crate::resources::views::wire_name;
 
 /// Largest value of a quota.
@@ -29,7 +31,9 @@ fn tenant_view(tenant: &meshwright_store::Tenant) -> Tenant {
         id: tenant.id.to_string(),
         name: tenant.name.clone(),
         state: tenant.state.as_str().into(),
-        quotas: QuotaResource::ALL.map(|of| (of.as_str().to_owned(), tenant.quotas.limit_for(of))).into(),
+        quotas: QuotaResource::ALL
+            .map(|of| (of.as_str().to_owned(), tenant.quotas.limit_for(of)))
+            .into(),
         edition: wire_name(&tenant.edition),
         created_at: tenant.created_at,
         owner_key: None,
@@ -40,11 +44,21 @@ fn tenant_view(tenant: &meshwright_store::Tenant) -> Tenant {
 fn merge_quotas(wanted: &BTreeMap<String, u32>, known: &Quotas) -> Result<Quotas> {
     let mut quotas = known.clone();
     for (name, limit) in wanted {
-        let of = QuotaResource::ALL.into_iter().find(|of| of.as_str() == name);
+        let of = QuotaResource::ALL
+            .into_iter()
+            .find(|of| of.as_str() == name);
         let names = QuotaResource::ALL.map(QuotaResource::as_str).join(", ");
-        let of = of.ok_or_else(|| ApiError::invalid_field(&format!("/quotas/{name}"), format!("what is counted: {names}")))?;
+        let of = of.ok_or_else(|| {
+            ApiError::invalid_field(
+                &format!("/quotas/{name}"),
+                format!("what is counted: {names}"),
+            )
+        })?;
         if *limit > MAX_QUOTA {
-            return Err(ApiError::invalid_field(&format!("/quotas/{name}"), format!("at most {MAX_QUOTA}")));
+            return Err(ApiError::invalid_field(
+                &format!("/quotas/{name}"),
+                format!("at most {MAX_QUOTA}"),
+            ));
         }
         quotas.0.insert(of, *limit);
     }
@@ -57,7 +71,10 @@ fn merge_quotas(wanted: &BTreeMap<String, u32>, known: &Quotas) -> Result<Quotas
 /// answer only. This operation is for the operator of the service.
 #[utoipa::path(post, path = "/v1/tenants", operation_id = "createTenant", tag = "tenants", request_body = CreateTenant,
     responses((status = 201, body = Tenant)))]
-pub(crate) async fn create_tenant(Authenticated(caller, database): Authenticated, body: Body<CreateTenant>) -> Result<Response> {
+pub(crate) async fn create_tenant(
+    Authenticated(caller, database): Authenticated,
+    body: Body<CreateTenant>,
+) -> Result<Response> {
     caller.require_permission(Action::ChangePlatform)?;
     let (app, now) = (&caller.app, caller.app.clock.now());
     let name = parse_name(&body.value.name)?;
@@ -66,20 +83,52 @@ pub(crate) async fn create_tenant(Authenticated(caller, database): Authenticated
     let tenant = TenantId(app.clock.new_uuid());
     let text = ApiKeyToken::generate(tenant, KeyId(app.clock.new_uuid()));
     let (digest, scopes) = (text.secret_digest(&app.vault), Vec::new());
-    let key = NewApiKey { id: text.key, name: "first-owner".into(), role: Role::Owner, scopes, digest, expires_at: None };
+    let key = NewApiKey {
+        id: text.key,
+        name: "first-owner".into(),
+        role: Role::Owner,
+        scopes,
+        digest,
+        expires_at: None,
+    };
     let wrapped = app.vault.generate_wrapped_key(tenant).await?;
-    let mut change = caller.begin_mutation(database, "createTenant", &body).await?;
-    let new = NewTenant { id: tenant, name: name.as_str(), quotas: &quotas, edition, wrapped_key: &wrapped };
+    let mut change = caller
+        .begin_mutation(database, "createTenant", &body)
+        .await?;
+    let new = NewTenant {
+        id: tenant,
+        name: name.as_str(),
+        quotas: &quotas,
+        edition,
+        wrapped_key: &wrapped,
+    };
     change.tx.create_tenant(&new, now).await?;
     change.tx.create_first_api_key(tenant, &key, now).await?;
     let made = find_tenant(&mut change.tx, tenant).await?;
-    let done = MutationOutcome::new(StatusCode::CREATED, tenant).with_location(format!("/v1/tenants/{tenant}")).with_etag(etag(made.generation));
-    change.commit_response(done, &Tenant { owner_key: Some(text.reveal()), ..tenant_view(&made) }).await
+    let done = MutationOutcome::new(StatusCode::CREATED, tenant)
+        .with_location(format!("/v1/tenants/{tenant}"))
+        .with_etag(etag(made.generation));
+    change
+        .commit_response(
+            done,
+            &Tenant {
+                owner_key: Some(text.reveal()),
+                ..tenant_view(&made)
+            },
+        )
+        .await
 }
 
 /// Reads a tenant that was not deleted.
-async fn find_tenant(tx: &mut meshwright_store::Tx<'_>, tenant: TenantId) -> Result<meshwright_store::Tenant> {
-    Ok(tx.list_tenants(Some(tenant), false, Page::ALL).await?.pop().ok_or(StoreError::NotFound { what: "tenant" })?)
+async fn find_tenant(
+    tx: &mut meshwright_store::Tx<'_>,
+    tenant: TenantId,
+) -> Result<meshwright_store::Tenant> {
+    Ok(tx
+        .list_tenants(Some(tenant), false, Page::ALL)
+        .await?
+        .pop()
+        .ok_or(StoreError::NotFound { what: "tenant" })?)
 }
 
 /// List the service's tenants
@@ -89,11 +138,21 @@ async fn find_tenant(tx: &mut meshwright_store::Tx<'_>, tenant: TenantId) -> Res
 #[utoipa::path(get, path = "/v1/tenants", operation_id = "listTenants", tag = "tenants",
     params(("show_deleted" = Option<bool>, Query), ("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = TenantList)))]
-pub(crate) async fn list_tenants(Authenticated(caller, database): Authenticated, list: ListRequest<DeletedFilter>) -> Result<Json<TenantList>> {
+pub(crate) async fn list_tenants(
+    Authenticated(caller, database): Authenticated,
+    list: ListRequest<DeletedFilter>,
+) -> Result<Json<TenantList>> {
     caller.require_permission(Action::ReadPlatform)?;
-    let found = database.begin_read().await?.list_tenants(None, list.filter.show_deleted, list.page(&caller)?).await?;
+    let found = database
+        .begin_read()
+        .await?
+        .list_tenants(None, list.filter.show_deleted, list.page(&caller)?)
+        .await?;
     let (shown, next_page_token) = list.split_page(&caller, found, |tenant| tenant.id.0);
-    Ok(Json(TenantList { items: shown.iter().map(tenant_view).collect(), next_page_token }))
+    Ok(Json(TenantList {
+        items: shown.iter().map(tenant_view).collect(),
+        next_page_token,
+    }))
 }
 
 /// Get a tenant's state
@@ -102,10 +161,21 @@ pub(crate) async fn list_tenants(Authenticated(caller, database): Authenticated,
 /// service.
 #[utoipa::path(get, path = "/v1/tenants/{tenant_id}", operation_id = "getTenant", tag = "tenants",
     params(("tenant_id" = String, Path)), responses((status = 200, body = Tenant)))]
-pub(crate) async fn get_tenant(Authenticated(caller, database): Authenticated, Path(tenant): Path<String>) -> Result<Response> {
+pub(crate) async fn get_tenant(
+    Authenticated(caller, database): Authenticated,
+    Path(tenant): Path<String>,
+) -> Result<Response> {
     caller.require_permission(Action::ReadPlatform)?;
-    let found = find_tenant(&mut database.begin_read().await?, parse_id(&tenant, "tenant")?).await?;
-    Ok(([(header::ETAG, etag(found.generation))], Json(tenant_view(&found))).into_response())
+    let found = find_tenant(
+        &mut database.begin_read().await?,
+        parse_id(&tenant, "tenant")?,
+    )
+    .await?;
+    Ok((
+        [(header::ETAG, etag(found.generation))],
+        Json(tenant_view(&found)),
+    )
+        .into_response())
 }
 
 /// Change a tenant's settings
@@ -124,7 +194,9 @@ pub(crate) async fn change_tenant(
     body: Body<ChangeTenant>,
 ) -> Result<Response> {
     caller.require_permission(Action::ChangePlatform)?;
-    let mut change = caller.begin_mutation(database, "changeTenant", &body).await?;
+    let mut change = caller
+        .begin_mutation(database, "changeTenant", &body)
+        .await?;
     let seen = find_tenant(&mut change.tx, parse_id(&tenant, "tenant")?).await?;
     check_if_match(&headers, seen.generation)?;
     let state = match (seen.state, body.value.state.as_deref()) {
@@ -134,11 +206,23 @@ pub(crate) async fn change_tenant(
         _ => return Err(ApiError::invalid_field("/state", "active or suspended")),
     };
     let quotas = merge_quotas(&body.value.quotas, &seen.quotas)?;
-    let wanted = body.value.edition.as_ref().map(|text| parse_edition("/edition", text)).transpose()?;
-    let wanted = meshwright_store::Tenant { state, quotas, edition: wanted.unwrap_or(seen.edition), ..seen.clone() };
+    let wanted = body
+        .value
+        .edition
+        .as_ref()
+        .map(|text| parse_edition("/edition", text))
+        .transpose()?;
+    let wanted = meshwright_store::Tenant {
+        state,
+        quotas,
+        edition: wanted.unwrap_or(seen.edition),
+        ..seen.clone()
+    };
     change.tx.update_tenant(&seen, &wanted).await?;
     let changed = find_tenant(&mut change.tx, seen.id).await?;
-    let done = MutationOutcome::new(StatusCode::OK, seen.id).with_etag(etag(changed.generation)).with_before(&tenant_view(&seen));
+    let done = MutationOutcome::new(StatusCode::OK, seen.id)
+        .with_etag(etag(changed.generation))
+        .with_before(&tenant_view(&seen));
     change.commit_response(done, &tenant_view(&changed)).await
 }
 
@@ -156,14 +240,21 @@ pub(crate) async fn delete_tenant(
     body: Body<EmptyBody>,
 ) -> Result<Response> {
     caller.require_permission(Action::ChangePlatform)?;
-    let mut change = caller.begin_mutation(database, "deleteTenant", &body).await?;
+    let mut change = caller
+        .begin_mutation(database, "deleteTenant", &body)
+        .await?;
     let seen = find_tenant(&mut change.tx, parse_id(&tenant, "tenant")?).await?;
     check_if_match(&headers, seen.generation)?;
     let (meshes, clusters) = change.tx.delete_tenant(&seen).await?;
     if meshes + clusters > 0 {
         let detail = format!("The tenant has {meshes} meshes and {clusters} clusters.");
         let hint = "Suspend it, or have its owners delete them first.";
-        return Err(ApiError::new(StatusCode::CONFLICT, "tenant_in_use", detail, hint));
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "tenant_in_use",
+            detail,
+            hint,
+        ));
     }
     change.commit_deletion(seen.id, &tenant_view(&seen)).await
 }
@@ -182,15 +273,31 @@ pub(crate) async fn create_owner_key(
 ) -> Result<Response> {
     caller.require_permission(Action::ChangePlatform)?;
     let (app, name) = (&caller.app, parse_name(&body.value.name)?);
-    let mut change = caller.begin_mutation(database, "createOwnerKey", &body).await?;
-    let tenant = find_tenant(&mut change.tx, parse_id(&tenant, "tenant")?).await?.id;
+    let mut change = caller
+        .begin_mutation(database, "createOwnerKey", &body)
+        .await?;
+    let tenant = find_tenant(&mut change.tx, parse_id(&tenant, "tenant")?)
+        .await?
+        .id;
     let text = ApiKeyToken::generate(tenant, KeyId(app.clock.new_uuid()));
     let (digest, scopes) = (text.secret_digest(&app.vault), Vec::new());
-    let key = NewApiKey { id: text.key, name: name.to_string(), role: Role::Owner, scopes, digest, expires_at: None };
+    let key = NewApiKey {
+        id: text.key,
+        name: name.to_string(),
+        role: Role::Owner,
+        scopes,
+        digest,
+        expires_at: None,
+    };
     let entry = change.audit_entry(key.id);
     let made = change.tx.create_owner_api_key(tenant, &key, entry).await?;
-    let shown = ApiKey { secret: Some(text.reveal()), ..api_keys::api_key_view(&made) };
-    change.commit_response(MutationOutcome::new(StatusCode::CREATED, key.id), &shown).await
+    let shown = ApiKey {
+        secret: Some(text.reveal()),
+        ..api_keys::api_key_view(&made)
+    };
+    change
+        .commit_response(MutationOutcome::new(StatusCode::CREATED, key.id), &shown)
+        .await
 }
 
 /// Get the tenant's usage
@@ -198,15 +305,28 @@ pub(crate) async fn create_owner_key(
 /// Returns how many objects of each limited kind the tenant has, and how many it may have.
 #[utoipa::path(get, path = "/v1/usage", operation_id = "getUsage", tag = "tenants",
     responses((status = 200, body = Usage)))]
-pub(crate) async fn get_usage(Authenticated(caller, database): Authenticated) -> Result<Json<Usage>> {
+pub(crate) async fn get_usage(
+    Authenticated(caller, database): Authenticated,
+) -> Result<Json<Usage>> {
     caller.require_permission(Action::Read)?;
     let mut tx = database.begin_read().await?;
     let tenant = tx.current_tenant().await?;
     let mut items = BTreeMap::new();
     for of in QuotaResource::ALL {
         let used = tx.count_objects(of).await?;
-        items.insert(of.as_str().to_owned(), Used { used, limit: tenant.quotas.limit_for(of) });
+        items.insert(
+            of.as_str().to_owned(),
+            Used {
+                used,
+                limit: tenant.quotas.limit_for(of),
+            },
+        );
     }
     let edition = wire_name(&tenant.edition);
-    Ok(Json(Usage { tenant_id: tenant.id.to_string(), tenant: tenant.name, edition, items }))
+    Ok(Json(Usage {
+        tenant_id: tenant.id.to_string(),
+        tenant: tenant.name,
+        edition,
+        items,
+    }))
 }

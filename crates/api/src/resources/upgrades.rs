@@ -9,20 +9,24 @@ use axum::response::{IntoResponse, Response};
 use meshwright_model::Version;
 use meshwright_model::access::{Action, Scope};
 use meshwright_model::ids::{MeshId, UpgradeId};
-use meshwright_model::rules::{UpgradeContext, Strategy, is_allowed, assess_upgrade};
+use meshwright_model::rules::{Strategy, UpgradeContext, assess_upgrade, is_allowed};
 use meshwright_model::upgrade::{UpgradePolicyChoice, UpgradeState, Verb};
+use meshwright_store::{MeshState, NewUpgrade, Tx};
+use meshwright_wire::{CreateUpgrade, MoveNamespaces, Upgrade, UpgradeList};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use meshwright_store::{MeshState, NewUpgrade, Tx};
 use tokio::sync::OwnedSemaphorePermit;
-use meshwright_wire::{CreateUpgrade, MoveNamespaces, Upgrade, UpgradeList};
 
-use crate::request::caller::{Authenticated, Caller};
-use crate::request::mutation::{Body, Mutation, MutationOutcome, EmptyBody};
-use crate::request::params::{expected_generation, parse_id, require_member_namespace, parse_choice, etag, parse_version};
-use crate::resources::meshes::{blocking_messages, member_kubernetes_versions, authorized_mesh, find_release};
-use crate::request::pagination::{ListRequest, Unfiltered};
 use crate::error::{ApiError, Result};
+use crate::request::caller::{Authenticated, Caller};
+use crate::request::mutation::{Body, EmptyBody, Mutation, MutationOutcome};
+use crate::request::pagination::{ListRequest, Unfiltered};
+use crate::request::params::{
+    etag, expected_generation, parse_choice, parse_id, parse_version, require_member_namespace,
+};
+use crate::resources::meshes::{
+    authorized_mesh, blocking_messages, find_release, member_kubernetes_versions,
+};
 use crate::resources::views;
 
 /// Maximum value of `wait_seconds`, in seconds.
@@ -44,7 +48,9 @@ pub(crate) async fn create_upgrade(
     Path(mesh): Path<String>,
     body: Body<CreateUpgrade>,
 ) -> Result<Response> {
-    let mut change = caller.begin_mutation(database, "createUpgrade", &body).await?;
+    let mut change = caller
+        .begin_mutation(database, "createUpgrade", &body)
+        .await?;
     let mesh = authorized_mesh(&caller, &mut change.tx, &mesh, Action::Upgrade).await?;
     let (version, choice) = parse_upgrade_request(&body.value)?;
     if mesh.state != MeshState::Ready {
@@ -56,27 +62,44 @@ pub(crate) async fn create_upgrade(
         ));
     }
     let new = resolve_upgrade(&caller, &mut change.tx, &mesh, version, choice).await?;
-    change.tx.create_upgrade(&new, caller.app.clock.now()).await?;
+    change
+        .tx
+        .create_upgrade(&new, caller.app.clock.now())
+        .await?;
     let planned = change.tx.get_upgrade(new.id).await?;
-    let done =
-        MutationOutcome::new(StatusCode::CREATED, new.id).with_location(format!("/v1/upgrades/{}", new.id)).with_etag(etag(planned.transitions));
-    change.commit_response(done, &views::upgrade(&planned)).await
+    let done = MutationOutcome::new(StatusCode::CREATED, new.id)
+        .with_location(format!("/v1/upgrades/{}", new.id))
+        .with_etag(etag(planned.transitions));
+    change
+        .commit_response(done, &views::upgrade(&planned))
+        .await
 }
 
 /// Checks the fields of the request on their own. Invalid fields are reported before a conflict
 /// with the state of the mesh.
 fn parse_upgrade_request(wanted: &CreateUpgrade) -> Result<(Version, UpgradePolicyChoice)> {
     let version = parse_version(&wanted.version)?;
-    let strategy: Strategy = parse_choice("/strategy", &wanted.strategy, "a strategy is in_place or canary")?;
+    let strategy: Strategy = parse_choice(
+        "/strategy",
+        &wanted.strategy,
+        "a strategy is in_place or canary",
+    )?;
     if wanted.hold_seconds > MAX_HOLD_SECONDS {
-        return Err(ApiError::invalid_field("/hold_seconds", format!("at most {MAX_HOLD_SECONDS}")));
+        return Err(ApiError::invalid_field(
+            "/hold_seconds",
+            format!("at most {MAX_HOLD_SECONDS}"),
+        ));
     }
     let choice = UpgradePolicyChoice {
         strategy,
         auto: wanted.auto,
         hold_seconds: wanted.hold_seconds,
         accept_warnings: wanted.accept_warnings,
-        labels: parse_choice("/labels", &wanted.labels, "labels are relabel, alias or block")?,
+        labels: parse_choice(
+            "/labels",
+            &wanted.labels,
+            "labels are relabel, alias or block",
+        )?,
     };
     Ok((version, choice))
 }
@@ -94,14 +117,33 @@ async fn resolve_upgrade(
     let release = find_release(tx, &version).await?;
     let policy = tx.upgrade_policy().await?;
     let members = member_kubernetes_versions(mesh);
-    let today = caller.app.clock.now().to_zoned(jiff::tz::TimeZone::UTC).date();
-    let around = UpgradeContext { policy: &policy, edition: mesh.edition, members: &members, today };
+    let today = caller
+        .app
+        .clock
+        .now()
+        .to_zoned(jiff::tz::TimeZone::UTC)
+        .date();
+    let around = UpgradeContext {
+        policy: &policy,
+        edition: mesh.edition,
+        members: &members,
+        today,
+    };
     let reasons = assess_upgrade(&mesh.current.version, &release, strategy, &around);
     if !is_allowed(&reasons) {
         let hint = "GET /v1/meshes/{mesh_id}/upgrade-options lists where this mesh can go, and by which stops.";
-        return Err(ApiError::new(StatusCode::CONFLICT, "upgrade_refused", format!("{}.", blocking_messages(&reasons)), hint));
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "upgrade_refused",
+            format!("{}.", blocking_messages(&reasons)),
+            hint,
+        ));
     }
-    let revision = if strategy == Strategy::Canary { version.revision_name() } else { mesh.current.name.clone() };
+    let revision = if strategy == Strategy::Canary {
+        version.revision_name()
+    } else {
+        mesh.current.name.clone()
+    };
     if strategy == Strategy::Canary && revision == mesh.current.name {
         let hint = "Upgrade in place, or to another community version.";
         return Err(ApiError::new(
@@ -143,7 +185,10 @@ pub(crate) async fn list_upgrades(
         authorized_mesh(&caller, &mut tx, &mesh, Action::Read).await?;
     }
     let (shown, next_page_token) = list.split_page(&caller, found, |upgrade| upgrade.id.0);
-    Ok(Json(UpgradeList { items: shown.iter().map(views::upgrade).collect(), next_page_token }))
+    Ok(Json(UpgradeList {
+        items: shown.iter().map(views::upgrade).collect(),
+        next_page_token,
+    }))
 }
 
 /// Query parameter for the time that the request waits for a change.
@@ -167,13 +212,25 @@ impl WaitQuery {
     /// Checks the time, and takes a permit of the tenant if the request waits.
     pub(crate) fn start_long_poll(&self, caller: &Caller) -> Result<LongPoll> {
         if self.wait_seconds > MAX_WAIT_SECONDS {
-            return Err(ApiError::invalid_field("?wait_seconds", format!("0 to {MAX_WAIT_SECONDS}")));
+            return Err(ApiError::invalid_field(
+                "?wait_seconds",
+                format!("0 to {MAX_WAIT_SECONDS}"),
+            ));
         }
         let permit = match self.wait_seconds {
             0 => None,
-            _ => Some(caller.app.limits.acquire_long_poll(caller.tenant).ok_or_else(ApiError::too_many_long_polls)?),
+            _ => Some(
+                caller
+                    .app
+                    .limits
+                    .acquire_long_poll(caller.tenant)
+                    .ok_or_else(ApiError::too_many_long_polls)?,
+            ),
         };
-        Ok(LongPoll { deadline: tokio::time::Instant::now() + Duration::from_secs(self.wait_seconds), _permit: permit })
+        Ok(LongPoll {
+            deadline: tokio::time::Instant::now() + Duration::from_secs(self.wait_seconds),
+            _permit: permit,
+        })
     }
 }
 
@@ -234,7 +291,11 @@ fn ended_or_awaits_person(state: &UpgradeState) -> bool {
 
 /// Answers with the upgrade and its `ETag`.
 fn upgrade_response(upgrade: &meshwright_store::Upgrade) -> Response {
-    ([(header::ETAG, etag(upgrade.transitions))], Json(views::upgrade(upgrade))).into_response()
+    (
+        [(header::ETAG, etag(upgrade.transitions))],
+        Json(views::upgrade(upgrade)),
+    )
+        .into_response()
 }
 
 /// Returns true if a client can send the verb to an upgrade. `Abandon` comes from the forced
@@ -263,7 +324,8 @@ pub(crate) async fn upgrade_action(
     headers: HeaderMap,
     body: Body<EmptyBody>,
 ) -> Result<Response> {
-    let verb: Verb = serde_json::from_value(Value::from(verb)).map_err(|_| ApiError::not_found("verb"))?;
+    let verb: Verb =
+        serde_json::from_value(Value::from(verb)).map_err(|_| ApiError::not_found("verb"))?;
     if !is_requestable(verb) {
         return Err(ApiError::not_found("verb"));
     }
@@ -273,7 +335,11 @@ pub(crate) async fn upgrade_action(
 }
 
 /// Reads an upgrade, and refuses it if the caller may not upgrade its mesh.
-async fn authorized_upgrade(caller: &Caller, change: &mut Mutation<'_>, upgrade: &str) -> Result<meshwright_store::Upgrade> {
+async fn authorized_upgrade(
+    caller: &Caller,
+    change: &mut Mutation<'_>,
+    upgrade: &str,
+) -> Result<meshwright_store::Upgrade> {
     let found = change.tx.get_upgrade(parse_id(upgrade, "upgrade")?).await?;
     caller.require_permission_on(Action::Upgrade, &[Scope::Mesh(found.mesh)], "upgrade")?;
     Ok(found)
@@ -303,7 +369,13 @@ async fn apply_verb(
     }
     let asked = change
         .tx
-        .apply_verb(upgrade, (verb, &caller.principal), expected, arguments, caller.app.clock.as_ref())
+        .apply_verb(
+            upgrade,
+            (verb, &caller.principal),
+            expected,
+            arguments,
+            caller.app.clock.as_ref(),
+        )
         .await?;
     let done = MutationOutcome::new(StatusCode::ACCEPTED, upgrade)
         .with_location(format!("/v1/upgrades/{upgrade}"))
@@ -326,15 +398,37 @@ pub(crate) async fn move_namespaces(
     body: Body<MoveNamespaces>,
 ) -> Result<Response> {
     if body.value.namespaces.is_empty() {
-        return Err(ApiError::invalid_field("/namespaces", "name at least one namespace"));
+        return Err(ApiError::invalid_field(
+            "/namespaces",
+            "name at least one namespace",
+        ));
     }
-    let chosen: Vec<Value> =
-        body.value.namespaces.iter().map(|chosen| json!([chosen.cluster, chosen.namespace])).collect();
-    let mut change = caller.begin_mutation(database, "moveNamespaces", &body).await?;
+    let chosen: Vec<Value> = body
+        .value
+        .namespaces
+        .iter()
+        .map(|chosen| json!([chosen.cluster, chosen.namespace]))
+        .collect();
+    let mut change = caller
+        .begin_mutation(database, "moveNamespaces", &body)
+        .await?;
     let before = authorized_upgrade(&caller, &mut change, &upgrade).await?;
     let mesh = change.tx.get_mesh(before.mesh).await?;
     for (number, chosen) in body.value.namespaces.iter().enumerate() {
-        require_member_namespace(&mesh, &chosen.cluster, &chosen.namespace, &format!("/namespaces/{number}"))?;
+        require_member_namespace(
+            &mesh,
+            &chosen.cluster,
+            &chosen.namespace,
+            &format!("/namespaces/{number}"),
+        )?;
     }
-    apply_verb(&caller, change, &before, Verb::Move, &headers, json!({ "namespaces": chosen })).await
+    apply_verb(
+        &caller,
+        change,
+        &before,
+        Verb::Move,
+        &headers,
+        json!({ "namespaces": chosen }),
+    )
+    .await
 }

@@ -7,9 +7,9 @@ use meshwright_model::leftover::Leftover;
 use meshwright_model::operation::OperationState;
 use meshwright_model::survey::{MemberObservation, Observation};
 use meshwright_model::upgrade::{Finding, UpgradeState, Verb};
-use serde::Serialize;
 use meshwright_store::{ClusterState, MeshState};
 use meshwright_wire::{NamespaceView, Progress, ProxyView, Step, Trouble, Wave, WorkloadView};
+use serde::Serialize;
 
 /// Returns the wire name of an enum's value.
 pub(crate) fn wire_name(value: &impl Serialize) -> String {
@@ -19,7 +19,11 @@ pub(crate) fn wire_name(value: &impl Serialize) -> String {
 
 /// Converts a problem of an operation or a cluster.
 fn problem_view(problem: &meshwright_model::operation::Problem) -> Trouble {
-    Trouble { code: problem.code.clone(), message: problem.message.clone(), hint: problem.hint.clone() }
+    Trouble {
+        code: problem.code.clone(),
+        message: problem.message.clone(),
+        hint: problem.hint.clone(),
+    }
 }
 
 /// Converts a leftover.
@@ -46,7 +50,10 @@ fn credential(life: &CredentialLifetime, now: Timestamp) -> meshwright_wire::Hel
 }
 
 /// Converts a cluster, with the state of its credential at the time `now`.
-pub(crate) fn cluster(cluster: &meshwright_store::Cluster, now: Timestamp) -> meshwright_wire::Cluster {
+pub(crate) fn cluster(
+    cluster: &meshwright_store::Cluster,
+    now: Timestamp,
+) -> meshwright_wire::Cluster {
     let (state, problem) = match &cluster.state {
         ClusterState::Registering => ("registering", None),
         ClusterState::Ready => ("ready", None),
@@ -61,7 +68,9 @@ pub(crate) fn cluster(cluster: &meshwright_store::Cluster, now: Timestamp) -> me
         labels: cluster.metadata.labels.clone(),
         state: state.into(),
         problem,
-        credential: cluster.credential_lifetime.map(|life| credential(&life, now)),
+        credential: cluster
+            .credential_lifetime
+            .map(|life| credential(&life, now)),
         findings: cluster.findings.iter().map(finding).collect(),
         server: cluster.server.clone(),
         kubernetes_version: cluster.kubernetes_version.clone(),
@@ -83,7 +92,10 @@ fn finding(finding: &Finding) -> meshwright_wire::Finding {
 
 /// Converts a revision. Switches are shown under the names of istiod's variables.
 fn revision(revision: &meshwright_store::Revision) -> meshwright_wire::Revision {
-    let switches = revision.switches.iter().map(|(switch, value)| (switch.env_var().to_owned(), value.clone()));
+    let switches = revision
+        .switches
+        .iter()
+        .map(|(switch, value)| (switch.env_var().to_owned(), value.clone()));
     meshwright_wire::Revision {
         name: revision.name.to_string(),
         version: revision.version.to_string(),
@@ -93,11 +105,15 @@ fn revision(revision: &meshwright_store::Revision) -> meshwright_wire::Revision 
 
 /// Converts a mesh. The first member is the config cluster.
 pub(crate) fn mesh(mesh: &meshwright_store::Mesh) -> meshwright_wire::Mesh {
-    let members = mesh.members.iter().enumerate().map(|(position, member)| meshwright_wire::Member {
-        cluster_id: member.cluster.to_string(),
-        name: member.name.clone(),
-        role: if position == 0 { "config" } else { "remote" }.into(),
-    });
+    let members =
+        mesh.members
+            .iter()
+            .enumerate()
+            .map(|(position, member)| meshwright_wire::Member {
+                cluster_id: member.cluster.to_string(),
+                name: member.name.clone(),
+                role: if position == 0 { "config" } else { "remote" }.into(),
+            });
     meshwright_wire::Mesh {
         id: mesh.id.to_string(),
         name: mesh.name.clone(),
@@ -107,7 +123,11 @@ pub(crate) fn mesh(mesh: &meshwright_store::Mesh) -> meshwright_wire::Mesh {
         namespace: mesh.namespace(),
         edition: wire_name(&mesh.edition),
         state: mesh.state.as_str().into(),
-        problem: if let MeshState::Failed(problem) = &mesh.state { Some(problem_view(problem)) } else { None },
+        problem: if let MeshState::Failed(problem) = &mesh.state {
+            Some(problem_view(problem))
+        } else {
+            None
+        },
         current: revision(&mesh.current),
         target: mesh.target.as_ref().map(revision),
         members: members.collect(),
@@ -121,7 +141,11 @@ pub(crate) fn mesh(mesh: &meshwright_store::Mesh) -> meshwright_wire::Mesh {
 /// Returns the wire names of the verbs that a caller can send. `Abandon` is left out: it comes from
 /// the forced deletion of a mesh only.
 pub(crate) fn requestable_verbs(allowed: &[Verb]) -> Vec<String> {
-    allowed.iter().filter(|verb| **verb != Verb::Abandon).map(wire_name).collect()
+    allowed
+        .iter()
+        .filter(|verb| **verb != Verb::Abandon)
+        .map(wire_name)
+        .collect()
 }
 
 /// Converts an upgrade, with the verbs that its state allows.
@@ -141,10 +165,17 @@ pub(crate) fn upgrade(upgrade: &meshwright_store::Upgrade) -> meshwright_wire::U
         problem: match &upgrade.state {
             UpgradeState::Paused { problem, .. }
             | UpgradeState::Restoring { problem }
-            | UpgradeState::Verifying { problem: Some(problem), .. } => Some(problem_view(problem)),
+            | UpgradeState::Verifying {
+                problem: Some(problem),
+                ..
+            } => Some(problem_view(problem)),
             _ => None,
         },
-        holding_until: if let UpgradeState::Holding { until } = upgrade.state { Some(until) } else { None },
+        holding_until: if let UpgradeState::Holding { until } = upgrade.state {
+            Some(until)
+        } else {
+            None
+        },
         operation_id: upgrade.operation.map(|id| id.to_string()),
         done: upgrade.state.is_terminal(),
         created_at: upgrade.created_at,
@@ -153,9 +184,14 @@ pub(crate) fn upgrade(upgrade: &meshwright_store::Upgrade) -> meshwright_wire::U
 }
 
 /// Converts an operation without its steps, with the number of completed steps and of all steps.
-pub(crate) fn operation(operation: &meshwright_store::Operation, (completed, total): (i64, i64)) -> meshwright_wire::Operation {
+pub(crate) fn operation(
+    operation: &meshwright_store::Operation,
+    (completed, total): (i64, i64),
+) -> meshwright_wire::Operation {
     let problem = match &operation.state {
-        OperationState::Paused { problem } | OperationState::Failed { problem } => Some(problem_view(problem)),
+        OperationState::Paused { problem } | OperationState::Failed { problem } => {
+            Some(problem_view(problem))
+        }
         _ => None,
     };
     meshwright_wire::Operation {
@@ -168,8 +204,15 @@ pub(crate) fn operation(operation: &meshwright_store::Operation, (completed, tot
         cluster_id: operation.cluster.map(|id| id.to_string()),
         upgrade_id: operation.upgrade.map(|id| id.to_string()),
         progress: Progress { completed, total },
-        waiting_for: operation.waiting_for.clone().filter(|_| !operation.state.is_terminal()),
-        pending_verbs: operation.pending_signals.iter().map(|wish| wish.as_str().to_owned()).collect(),
+        waiting_for: operation
+            .waiting_for
+            .clone()
+            .filter(|_| !operation.state.is_terminal()),
+        pending_verbs: operation
+            .pending_signals
+            .iter()
+            .map(|wish| wish.as_str().to_owned())
+            .collect(),
         reason: operation.force_reason().map(str::to_owned),
         leftovers: operation.leftovers.iter().map(leftover).collect(),
         waves: Vec::new(),
@@ -179,19 +222,38 @@ pub(crate) fn operation(operation: &meshwright_store::Operation, (completed, tot
 }
 
 /// Converts an operation together with its waves and steps.
-pub(crate) fn operation_with_steps(found: &meshwright_store::Operation, items: &[meshwright_store::PlannedStep]) -> meshwright_wire::Operation {
+pub(crate) fn operation_with_steps(
+    found: &meshwright_store::Operation,
+    items: &[meshwright_store::PlannedStep],
+) -> meshwright_wire::Operation {
     let count = |length: usize| i64::try_from(length).unwrap_or(i64::MAX);
     let done = items.iter().filter(|item| item.progress.done).count();
     let heads = found.waves.as_deref().unwrap_or_default();
-    let steps = |wave: usize| items.iter().filter(move |item| item.wave == wave).map(step).collect();
-    let waves = heads.iter().enumerate().map(|(index, head)| Wave { title: head.title.clone(), steps: steps(index) });
-    meshwright_wire::Operation { waves: waves.collect(), ..operation(found, (count(done), count(items.len()))) }
+    let steps = |wave: usize| {
+        items
+            .iter()
+            .filter(move |item| item.wave == wave)
+            .map(step)
+            .collect()
+    };
+    let waves = heads.iter().enumerate().map(|(index, head)| Wave {
+        title: head.title.clone(),
+        steps: steps(index),
+    });
+    meshwright_wire::Operation {
+        waves: waves.collect(),
+        ..operation(found, (count(done), count(items.len())))
+    }
 }
 
 /// Converts a step with its state.
 fn step(item: &meshwright_store::PlannedStep) -> Step {
     let progress = &item.progress;
-    let state = match (progress.done, progress.failed.is_some(), progress.is_started()) {
+    let state = match (
+        progress.done,
+        progress.failed.is_some(),
+        progress.is_started(),
+    ) {
         (true, ..) => "done",
         (_, true, _) => "failed",
         (_, _, true) => "started",
@@ -219,8 +281,13 @@ pub(crate) fn event(event: meshwright_store::Event) -> meshwright_wire::Event {
 }
 
 /// Converts the last observation of a mesh into the view of its data plane.
-pub(crate) fn data_plane(mesh: &meshwright_store::Mesh, observed: Option<(jiff::Timestamp, Observation)>) -> meshwright_wire::DataPlane {
-    let (observed_at, survey) = observed.map_or((None, Observation::default()), |(at, survey)| (Some(at), survey));
+pub(crate) fn data_plane(
+    mesh: &meshwright_store::Mesh,
+    observed: Option<(jiff::Timestamp, Observation)>,
+) -> meshwright_wire::DataPlane {
+    let (observed_at, survey) = observed.map_or((None, Observation::default()), |(at, survey)| {
+        (Some(at), survey)
+    });
     let proxies = survey.proxies.iter().map(|proxy| ProxyView {
         proxy: proxy.proxy.clone(),
         cluster: proxy.member.clone(),
@@ -234,7 +301,11 @@ pub(crate) fn data_plane(mesh: &meshwright_store::Mesh, observed: Option<(jiff::
         observed_at,
         proxies: proxies.collect(),
         namespaces: survey.members.iter().flat_map(namespace_views).collect(),
-        workloads: survey.members.iter().flat_map(|member| workload_views(&survey, member)).collect(),
+        workloads: survey
+            .members
+            .iter()
+            .flat_map(|member| workload_views(&survey, member))
+            .collect(),
         // A mesh that is being created or deleted lacks tags on purpose, so they are not missing.
         missing_tags: survey
             .members
@@ -242,7 +313,10 @@ pub(crate) fn data_plane(mesh: &meshwright_store::Mesh, observed: Option<(jiff::
             .filter(|_| mesh.state == meshwright_store::MeshState::Ready)
             .flat_map(|member| {
                 let missing = member.missing_tags();
-                missing.map(|tag| meshwright_wire::MissingTag { cluster: member.member.to_string(), tag: tag.to_owned() })
+                missing.map(|tag| meshwright_wire::MissingTag {
+                    cluster: member.member.to_string(),
+                    tag: tag.to_owned(),
+                })
             })
             .collect(),
     }
@@ -250,7 +324,11 @@ pub(crate) fn data_plane(mesh: &meshwright_store::Mesh, observed: Option<(jiff::
 
 /// Returns the name of the revision that injects; `None` if none or several do.
 fn injecting_revision(injection: &Injection) -> Option<String> {
-    if let Injection::Injected(revision) = injection { Some(revision.to_string()) } else { None }
+    if let Injection::Injected(revision) = injection {
+        Some(revision.to_string())
+    } else {
+        None
+    }
 }
 
 /// Converts the namespaces of a member, each with its injection label and conflicts.
@@ -258,17 +336,27 @@ fn namespace_views(member: &MemberObservation) -> Vec<NamespaceView> {
     let view = |namespace: &meshwright_model::survey::NamespaceObservation| {
         let labels = &namespace.labels;
         let injection = injected_by(labels, &PodLabels::default(), &member.injectors);
-        let rev = labels.rev.as_ref().map(|value| format!("istio.io/rev={value}"));
+        let rev = labels
+            .rev
+            .as_ref()
+            .map(|value| format!("istio.io/rev={value}"));
         let conflict = match &injection {
             _ if labels_conflict(labels) => Some("both_labels"),
             Injection::Ambiguous(_) => Some("several_webhooks"),
-            Injection::NotInjected(meshwright_model::injection::NoInjection::NoSuchRevision) => Some("no_such_revision"),
+            Injection::NotInjected(meshwright_model::injection::NoInjection::NoSuchRevision) => {
+                Some("no_such_revision")
+            }
             _ => None,
         };
         NamespaceView {
             cluster: member.member.to_string(),
             name: namespace.name.clone(),
-            label: rev.or_else(|| labels.injection.as_ref().map(|value| format!("istio-injection={value}"))),
+            label: rev.or_else(|| {
+                labels
+                    .injection
+                    .as_ref()
+                    .map(|value| format!("istio-injection={value}"))
+            }),
             injected_by: injecting_revision(&injection),
             conflict: conflict.map(str::to_owned),
         }
@@ -288,10 +376,16 @@ fn workload_views(survey: &Observation, member: &MemberObservation) -> Vec<Workl
                 Injection::NotInjected(_) | Injection::Ambiguous(_) => None,
             };
             let carried = |pod: &Option<meshwright_model::plan::Sidecar>| {
-                pod.as_ref().map_or_else(|| "none".to_owned(), |sidecar| sidecar.revision.to_string())
+                pod.as_ref()
+                    .map_or_else(|| "none".to_owned(), |sidecar| sidecar.revision.to_string())
             };
             let mut revisions: Vec<String> = workload.live.iter().map(carried).collect();
-            let mut images: Vec<String> = workload.live.iter().flatten().map(|sidecar| sidecar.image.clone()).collect();
+            let mut images: Vec<String> = workload
+                .live
+                .iter()
+                .flatten()
+                .map(|sidecar| sidecar.image.clone())
+                .collect();
             for list in [&mut revisions, &mut images] {
                 list.sort();
                 list.dedup();

@@ -12,14 +12,16 @@ use meshwright_model::ids::WebhookId;
 use meshwright_model::quota::QuotaResource;
 use meshwright_model::webhook::{self, MAX_EVENT_KINDS};
 use meshwright_store::{NewWebhook, Tx};
-use meshwright_wire::{ChangeWebhook, CreateWebhook, Delivery, DeliveryList, RotateWebhookSecret, Webhook, WebhookList};
+use meshwright_wire::{
+    ChangeWebhook, CreateWebhook, Delivery, DeliveryList, RotateWebhookSecret, Webhook, WebhookList,
+};
 
-use crate::request::caller::Authenticated;
-use crate::request::mutation::{Body, MutationOutcome, EmptyBody};
-use crate::request::params::{parse_id, parse_name, etag, check_if_match};
-use crate::resources::api_keys::MAX_OVERLAP_SECONDS;
-use crate::request::pagination::{ListRequest, Unfiltered};
 use crate::error::{ApiError, Result};
+use crate::request::caller::Authenticated;
+use crate::request::mutation::{Body, EmptyBody, MutationOutcome};
+use crate::request::pagination::{ListRequest, Unfiltered};
+use crate::request::params::{check_if_match, etag, parse_id, parse_name};
+use crate::resources::api_keys::MAX_OVERLAP_SECONDS;
 
 /// Maximum length of a webhook's address, in bytes.
 pub(crate) const MAX_URL_BYTES: usize = 2048;
@@ -59,17 +61,24 @@ fn delivery_view(webhook: WebhookId, delivery: &meshwright_store::Delivery) -> D
 /// Checks the text of a webhook's address. The worker checks the IP address that it leads to before
 /// each connection.
 fn parse_url(text: &str) -> Result<String> {
-    let uri: Option<Uri> = text.parse().ok().filter(|_| text.len() <= MAX_URL_BYTES && !text.contains('#'));
+    let uri: Option<Uri> = text
+        .parse()
+        .ok()
+        .filter(|_| text.len() <= MAX_URL_BYTES && !text.contains('#'));
     let plain = uri.is_some_and(|uri| {
         let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
-        matches!(uri.scheme_str(), Some("https" | "http")) && !authority.is_empty() && !authority.contains('@')
+        matches!(uri.scheme_str(), Some("https" | "http"))
+            && !authority.is_empty()
+            && !authority.contains('@')
     });
     if plain {
         Ok(text.to_owned())
     } else {
         Err(ApiError::invalid_field(
             "/url",
-            format!("an http or https address without a user or a fragment, at most {MAX_URL_BYTES} bytes"),
+            format!(
+                "an http or https address without a user or a fragment, at most {MAX_URL_BYTES} bytes"
+            ),
         ))
     }
 }
@@ -77,10 +86,15 @@ fn parse_url(text: &str) -> Result<String> {
 /// Checks the kinds of events that a webhook gets.
 fn parse_kinds(wanted: &[String]) -> Result<Vec<String>> {
     if wanted.is_empty() || wanted.len() > MAX_EVENT_KINDS {
-        return Err(ApiError::invalid_field("/kinds", format!("1 to {MAX_EVENT_KINDS} kinds")));
+        return Err(ApiError::invalid_field(
+            "/kinds",
+            format!("1 to {MAX_EVENT_KINDS} kinds"),
+        ));
     }
     let read = |(index, text): (usize, &String)| {
-        webhook::parse_event_kind(text).map_err(|unknown| ApiError::invalid_field(&format!("/kinds/{index}"), unknown.to_string()))
+        webhook::parse_event_kind(text).map_err(|unknown| {
+            ApiError::invalid_field(&format!("/kinds/{index}"), unknown.to_string())
+        })
     };
     wanted.iter().enumerate().map(read).collect()
 }
@@ -102,9 +116,14 @@ async fn find_webhook(tx: &mut Tx<'_>, text: &str) -> Result<meshwright_store::W
 /// signed with is shown in this answer only.
 #[utoipa::path(post, path = "/v1/webhooks", operation_id = "createWebhook", tag = "webhooks", request_body = CreateWebhook,
     responses((status = 201, body = Webhook)))]
-pub(crate) async fn create_webhook(Authenticated(caller, database): Authenticated, body: Body<CreateWebhook>) -> Result<Response> {
+pub(crate) async fn create_webhook(
+    Authenticated(caller, database): Authenticated,
+    body: Body<CreateWebhook>,
+) -> Result<Response> {
     caller.require_permission(Action::ChangeAccess)?;
-    let mut change = caller.begin_mutation(database, "createWebhook", &body).await?;
+    let mut change = caller
+        .begin_mutation(database, "createWebhook", &body)
+        .await?;
     change.tx.check_quota(QuotaResource::Webhooks).await?;
     let wanted = &body.value;
     let new = NewWebhook {
@@ -115,10 +134,18 @@ pub(crate) async fn create_webhook(Authenticated(caller, database): Authenticate
     };
     let id = WebhookId(caller.app.clock.new_uuid());
     let (text, bytes) = generate_secret();
-    change.tx.create_webhook(id, &new, &bytes, caller.app.clock.now()).await?;
+    change
+        .tx
+        .create_webhook(id, &new, &bytes, caller.app.clock.now())
+        .await?;
     let made = change.tx.get_webhook(id).await?;
-    let shown = Webhook { secret: Some(text), ..webhook_view(&made) };
-    let done = MutationOutcome::new(StatusCode::CREATED, id).with_location(format!("/v1/webhooks/{id}")).with_etag(etag(made.generation));
+    let shown = Webhook {
+        secret: Some(text),
+        ..webhook_view(&made)
+    };
+    let done = MutationOutcome::new(StatusCode::CREATED, id)
+        .with_location(format!("/v1/webhooks/{id}"))
+        .with_etag(etag(made.generation));
     change.commit_response(done, &shown).await
 }
 
@@ -128,11 +155,21 @@ pub(crate) async fn create_webhook(Authenticated(caller, database): Authenticate
 #[utoipa::path(get, path = "/v1/webhooks", operation_id = "listWebhooks", tag = "webhooks",
     params(("page_size" = Option<i64>, Query, description = "1 to 500"), ("page_token" = Option<String>, Query)),
     responses((status = 200, body = WebhookList)))]
-pub(crate) async fn list_webhooks(Authenticated(caller, database): Authenticated, list: ListRequest<Unfiltered>) -> Result<Json<WebhookList>> {
+pub(crate) async fn list_webhooks(
+    Authenticated(caller, database): Authenticated,
+    list: ListRequest<Unfiltered>,
+) -> Result<Json<WebhookList>> {
     caller.require_permission(Action::ReadAccess)?;
-    let found = database.begin_read().await?.list_webhooks(list.page(&caller)?).await?;
+    let found = database
+        .begin_read()
+        .await?
+        .list_webhooks(list.page(&caller)?)
+        .await?;
     let (shown, next_page_token) = list.split_page(&caller, found, |webhook| webhook.id.0);
-    Ok(Json(WebhookList { items: shown.iter().map(webhook_view).collect(), next_page_token }))
+    Ok(Json(WebhookList {
+        items: shown.iter().map(webhook_view).collect(),
+        next_page_token,
+    }))
 }
 
 /// Get a webhook's settings
@@ -140,10 +177,17 @@ pub(crate) async fn list_webhooks(Authenticated(caller, database): Authenticated
 /// Returns the webhook with its address and kinds of events, without its secret.
 #[utoipa::path(get, path = "/v1/webhooks/{webhook_id}", operation_id = "getWebhook", tag = "webhooks",
     params(("webhook_id" = String, Path)), responses((status = 200, body = Webhook)))]
-pub(crate) async fn get_webhook(Authenticated(caller, database): Authenticated, Path(webhook): Path<String>) -> Result<Response> {
+pub(crate) async fn get_webhook(
+    Authenticated(caller, database): Authenticated,
+    Path(webhook): Path<String>,
+) -> Result<Response> {
     caller.require_permission(Action::ReadAccess)?;
     let found = find_webhook(&mut database.begin_read().await?, &webhook).await?;
-    Ok(([(header::ETAG, etag(found.generation))], Json(webhook_view(&found))).into_response())
+    Ok((
+        [(header::ETAG, etag(found.generation))],
+        Json(webhook_view(&found)),
+    )
+        .into_response())
 }
 
 /// Change a webhook's settings
@@ -161,18 +205,30 @@ pub(crate) async fn change_webhook(
     body: Body<ChangeWebhook>,
 ) -> Result<Response> {
     caller.require_permission(Action::ChangeAccess)?;
-    let mut change = caller.begin_mutation(database, "changeWebhook", &body).await?;
+    let mut change = caller
+        .begin_mutation(database, "changeWebhook", &body)
+        .await?;
     let seen = find_webhook(&mut change.tx, &webhook).await?;
     check_if_match(&headers, seen.generation)?;
     let new = NewWebhook {
         name: seen.name.clone(),
-        url: body.value.url.as_deref().map_or_else(|| Ok(seen.url.clone()), parse_url)?,
-        kinds: body.value.kinds.as_deref().map_or_else(|| Ok(seen.kinds.clone()), parse_kinds)?,
+        url: body
+            .value
+            .url
+            .as_deref()
+            .map_or_else(|| Ok(seen.url.clone()), parse_url)?,
+        kinds: body
+            .value
+            .kinds
+            .as_deref()
+            .map_or_else(|| Ok(seen.kinds.clone()), parse_kinds)?,
         enabled: body.value.enabled.unwrap_or(seen.enabled),
     };
     change.tx.update_webhook(&seen, &new).await?;
     let changed = change.tx.get_webhook(seen.id).await?;
-    let done = MutationOutcome::new(StatusCode::OK, seen.id).with_etag(etag(changed.generation)).with_before(&webhook_view(&seen));
+    let done = MutationOutcome::new(StatusCode::OK, seen.id)
+        .with_etag(etag(changed.generation))
+        .with_before(&webhook_view(&seen));
     change.commit_response(done, &webhook_view(&changed)).await
 }
 
@@ -189,11 +245,15 @@ pub(crate) async fn delete_webhook(
     body: Body<EmptyBody>,
 ) -> Result<Response> {
     caller.require_permission(Action::ChangeAccess)?;
-    let mut change = caller.begin_mutation(database, "deleteWebhook", &body).await?;
+    let mut change = caller
+        .begin_mutation(database, "deleteWebhook", &body)
+        .await?;
     let found = find_webhook(&mut change.tx, &webhook).await?;
     check_if_match(&headers, found.generation)?;
     change.tx.delete_webhook(found.id).await?;
-    change.commit_deletion(found.id, &webhook_view(&found)).await
+    change
+        .commit_deletion(found.id, &webhook_view(&found))
+        .await
 }
 
 /// Rotate a webhook's secret
@@ -209,20 +269,36 @@ pub(crate) async fn rotate_webhook_secret(
     body: Body<RotateWebhookSecret>,
 ) -> Result<Response> {
     caller.require_permission(Action::ChangeAccess)?;
-    let mut change = caller.begin_mutation(database, "rotateWebhookSecret", &body).await?;
+    let mut change = caller
+        .begin_mutation(database, "rotateWebhookSecret", &body)
+        .await?;
     let before = find_webhook(&mut change.tx, &webhook).await?;
     check_if_match(&headers, before.generation)?;
     let overlap = body.value.overlap_seconds;
     if overlap > MAX_OVERLAP_SECONDS {
-        return Err(ApiError::invalid_field("/overlap_seconds", format!("at most {MAX_OVERLAP_SECONDS}")));
+        return Err(ApiError::invalid_field(
+            "/overlap_seconds",
+            format!("at most {MAX_OVERLAP_SECONDS}"),
+        ));
     }
     let (text, bytes) = generate_secret();
     let until = caller.app.clock.now() + SignedDuration::from_secs(overlap.into());
-    change.tx.rotate_webhook_secret(before.id, &bytes, until).await?;
-    let after = change.tx.get_webhook(before.id).await?;
-    let shown = Webhook { secret: Some(text), ..webhook_view(&after) };
     change
-        .commit_response(MutationOutcome::new(StatusCode::OK, before.id).with_etag(etag(after.generation)).with_before(&webhook_view(&before)), &shown)
+        .tx
+        .rotate_webhook_secret(before.id, &bytes, until)
+        .await?;
+    let after = change.tx.get_webhook(before.id).await?;
+    let shown = Webhook {
+        secret: Some(text),
+        ..webhook_view(&after)
+    };
+    change
+        .commit_response(
+            MutationOutcome::new(StatusCode::OK, before.id)
+                .with_etag(etag(after.generation))
+                .with_before(&webhook_view(&before)),
+            &shown,
+        )
         .await
 }
 
@@ -237,14 +313,22 @@ pub(crate) async fn test_webhook(
     body: Body<EmptyBody>,
 ) -> Result<Response> {
     caller.require_permission(Action::ChangeAccess)?;
-    let mut change = caller.begin_mutation(database, "testWebhook", &body).await?;
+    let mut change = caller
+        .begin_mutation(database, "testWebhook", &body)
+        .await?;
     let found = find_webhook(&mut change.tx, &webhook).await?;
     if !found.enabled {
         let said = format!("{} is switched off, so nothing is sent.", found.name);
-        return Err(ApiError::new(StatusCode::CONFLICT, "webhook_disabled", said, "Switch it on first."));
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "webhook_disabled",
+            said,
+            "Switch it on first.",
+        ));
     }
     change.tx.push_test_event(found.id, caller.app.clock.now());
-    let done = MutationOutcome::new(StatusCode::ACCEPTED, found.id).with_location(format!("/v1/webhooks/{}/deliveries", found.id));
+    let done = MutationOutcome::new(StatusCode::ACCEPTED, found.id)
+        .with_location(format!("/v1/webhooks/{}/deliveries", found.id));
     change.commit_response(done, &webhook_view(&found)).await
 }
 
@@ -264,7 +348,9 @@ pub(crate) async fn list_deliveries(
     let mut tx = database.begin_read().await?;
     let id: WebhookId = parse_id(&webhook, "webhook")?;
     let page = list.page(&caller)?;
-    let before = page.after.map(|after| i64::try_from(after.as_u128()).unwrap_or(i64::MAX));
+    let before = page
+        .after
+        .map(|after| i64::try_from(after.as_u128()).unwrap_or(i64::MAX));
     let found = tx.list_deliveries(id, before, page.limit).await?;
     if found.is_empty() {
         // An empty list does not tell whether the webhook exists, so read the webhook. A list with
@@ -272,9 +358,16 @@ pub(crate) async fn list_deliveries(
         find_webhook(&mut tx, &webhook).await?;
     }
     let number = |seq: i64| uuid::Uuid::from_u128(u128::try_from(seq).unwrap_or_default());
-    let (shown, next_page_token) = list.split_page(&caller, found, |delivery| number(delivery.event.seq));
-    let items = shown.iter().map(|delivery| delivery_view(id, delivery)).collect();
-    Ok(Json(DeliveryList { items, next_page_token }))
+    let (shown, next_page_token) =
+        list.split_page(&caller, found, |delivery| number(delivery.event.seq));
+    let items = shown
+        .iter()
+        .map(|delivery| delivery_view(id, delivery))
+        .collect();
+    Ok(Json(DeliveryList {
+        items,
+        next_page_token,
+    }))
 }
 
 /// Send a message again
@@ -295,5 +388,7 @@ pub(crate) async fn redeliver_event(
     let seq: i64 = seq.parse().map_err(|_| ApiError::not_found("delivery"))?;
     change.tx.requeue_delivery(found.id, seq).await?;
     let shown = delivery_view(found.id, &change.tx.get_delivery(found.id, seq).await?);
-    change.commit_response(MutationOutcome::new(StatusCode::ACCEPTED, found.id), &shown).await
+    change
+        .commit_response(MutationOutcome::new(StatusCode::ACCEPTED, found.id), &shown)
+        .await
 }

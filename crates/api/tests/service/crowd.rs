@@ -10,8 +10,8 @@ use meshwright_model::Clock as _;
 use meshwright_model::access::Role;
 use meshwright_model::ids::{ClusterId, TenantId};
 use meshwright_model::operation::OperationKind;
-use serde_json::{Value, json};
 use meshwright_store::{IssuedCredential, NewCluster, Store, UserMetadata};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::{Service, key};
@@ -25,7 +25,10 @@ const WAITS: usize = 100;
 
 /// A cluster of a tenant that is ready to be a member of a mesh.
 async fn ready_cluster(service: &Service, tenant: TenantId) -> ClusterId {
-    let (clock, id) = (&service.fleet.clock, ClusterId(service.fleet.clock.new_uuid()));
+    let (clock, id) = (
+        &service.fleet.clock,
+        ClusterId(service.fleet.clock.new_uuid()),
+    );
     let new = NewCluster {
         id,
         name: "c1".into(),
@@ -42,9 +45,19 @@ async fn ready_cluster(service: &Service, tenant: TenantId) -> ClusterId {
         issued_at: clock.now(),
         expires_at: clock.now() + jiff::SignedDuration::from_hours(24),
     };
-    let mut tx = service.fleet.db.api.begin(tenant).await.expect("a transaction");
-    tx.create_cluster(&new, clock.now()).await.expect("a cluster");
-    tx.store_renewed_credential(id, &issued, Duration::from_mins(1), clock.now()).await.expect("a credential");
+    let mut tx = service
+        .fleet
+        .db
+        .api
+        .begin(tenant)
+        .await
+        .expect("a transaction");
+    tx.create_cluster(&new, clock.now())
+        .await
+        .expect("a cluster");
+    tx.store_renewed_credential(id, &issued, Duration::from_mins(1), clock.now())
+        .await
+        .expect("a credential");
     tx.commit().await.expect("a commit");
     id
 }
@@ -54,10 +67,12 @@ async fn tenant(service: &Service, number: u128) -> (String, Value) {
     let tenant = TenantId(Uuid::from_u128(1000 + number));
     let store: &Store = &service.fleet.db.api;
     let clock = service.fleet.clock.as_ref();
-    store.create_tenant(tenant, &format!("crowd-{number}"), clock.now()).await.expect("a tenant");
+    store
+        .create_tenant(tenant, &format!("crowd-{number}"), clock.now())
+        .await
+        .expect("a tenant");
     let cluster = ready_cluster(service, tenant).await;
-    let mesh =
-        json!({ "name": "m1", "version": "1.25.1.1", "edition": "enterprise", "clusters": [cluster.to_string()] });
+    let mesh = json!({ "name": "m1", "version": "1.25.1.1", "edition": "enterprise", "clusters": [cluster.to_string()] });
     (key(store, clock, tenant, Role::Owner, &[]).await, mesh)
 }
 
@@ -72,8 +87,17 @@ async fn trial_meshes_of_forty_tenants_at_once_are_all_answered_and_a_bystander_
     let trials = callers
         .iter()
         .flat_map(|caller| std::iter::repeat_n(caller, EACH))
-        .map(|(key, mesh)| service.call("POST", "/v1/meshes?validate_only=true", Some(key), &[], Some(mesh)));
-    let looks = (0..TENANTS).map(|_| service.call("GET", "/v1/meshes", Some(&bystander), &[], None));
+        .map(|(key, mesh)| {
+            service.call(
+                "POST",
+                "/v1/meshes?validate_only=true",
+                Some(key),
+                &[],
+                Some(mesh),
+            )
+        });
+    let looks =
+        (0..TENANTS).map(|_| service.call("GET", "/v1/meshes", Some(&bystander), &[], None));
     let (tried, looked) = tokio::join!(join_all(trials), join_all(looks));
     for reply in tried.iter().chain(&looked) {
         assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
@@ -87,7 +111,14 @@ async fn requests_that_wait_for_their_tenants_turn_hold_no_connection() {
     let mut held = Vec::new();
     // As many as one tenant may have at once.
     for _ in 0..2 {
-        held.push(service.app.store.begin(service.fleet.db.tenant).await.expect("a transaction"));
+        held.push(
+            service
+                .app
+                .store
+                .begin(service.fleet.db.tenant)
+                .await
+                .expect("a transaction"),
+        );
     }
     let look = |key| service.call("GET", "/v1/meshes", Some(key), &[], None);
     let waiting = join_all((0..TENANTS).map(|_| look(crowded.as_str())));
@@ -105,7 +136,10 @@ async fn requests_that_wait_for_their_tenants_turn_hold_no_connection() {
 }
 
 /// Asks something while others wait, none of which is answered.
-async fn beside<T>(waiting: &mut FuturesUnordered<impl Future<Output = T>>, asked: impl Future<Output = T>) -> T {
+async fn beside<T>(
+    waiting: &mut FuturesUnordered<impl Future<Output = T>>,
+    asked: impl Future<Output = T>,
+) -> T {
     let mut asked = std::pin::pin!(asked);
     tokio::select! {
         answered = &mut asked => answered,
@@ -114,27 +148,61 @@ async fn beside<T>(waiting: &mut FuturesUnordered<impl Future<Output = T>>, aske
 }
 
 #[tokio::test]
-async fn one_tenants_requests_that_wait_for_a_change_are_counted_and_take_no_place_from_another_tenants() {
+async fn one_tenants_requests_that_wait_for_a_change_are_counted_and_take_no_place_from_another_tenants()
+ {
     let service = Service::new().await;
     let (crowded, bystander) = (service.key(Role::Viewer).await, service.stranger().await);
     // Nothing runs it, so it does not change.
-    let operation = service.fleet.queue_operation(OperationKind::Restart, Value::Null).await;
+    let operation = service
+        .fleet
+        .queue_operation(OperationKind::Restart, Value::Null)
+        .await;
     let path = format!("/v1/operations/{operation}?wait_seconds=60");
     let wait = |key| service.call("GET", &path, Some(key), &[], None);
     // Each is polled until it waits; the one above the limit is answered.
     let mut waiting: FuturesUnordered<_> = (0..=WAITS).map(|_| wait(crowded.as_str())).collect();
     let refused = waiting.next().await.expect("one of them is answered");
-    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS, "{}", refused.text);
-    assert!(refused.text.contains("rate_limited") && refused.text.contains("/v1/events"), "{}", refused.text);
+    assert_eq!(
+        refused.status,
+        StatusCode::TOO_MANY_REQUESTS,
+        "{}",
+        refused.text
+    );
+    assert!(
+        refused.text.contains("rate_limited") && refused.text.contains("/v1/events"),
+        "{}",
+        refused.text
+    );
     assert_eq!(refused.headers["retry-after"], "1");
     // The others go on meanwhile: one that stood still within a transaction would keep its connection.
     let path = format!("/v1/operations/{operation}");
-    let look = beside(&mut waiting, service.call("GET", &path, Some(&crowded), &[], None)).await;
-    assert_eq!(look.status, StatusCode::OK, "who does not wait is answered: {}", look.text);
+    let look = beside(
+        &mut waiting,
+        service.call("GET", &path, Some(&crowded), &[], None),
+    )
+    .await;
+    assert_eq!(
+        look.status,
+        StatusCode::OK,
+        "who does not wait is answered: {}",
+        look.text
+    );
     let other = beside(&mut waiting, wait(bystander.as_str())).await;
-    assert_eq!(other.status, StatusCode::NOT_FOUND, "another tenant is not refused for it: {}", other.text);
+    assert_eq!(
+        other.status,
+        StatusCode::NOT_FOUND,
+        "another tenant is not refused for it: {}",
+        other.text
+    );
     drop(waiting);
-    let again =
-        service.call("GET", &format!("/v1/operations/{operation}?wait_seconds=1"), Some(&crowded), &[], None).await;
+    let again = service
+        .call(
+            "GET",
+            &format!("/v1/operations/{operation}?wait_seconds=1"),
+            Some(&crowded),
+            &[],
+            None,
+        )
+        .await;
     assert_eq!(again.status, StatusCode::OK, "{}", again.text);
 }

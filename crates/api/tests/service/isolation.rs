@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::http::StatusCode;
 use meshwright_model::Clock;
 use meshwright_model::access::{Grant, Role, Scope};
-use meshwright_model::ids::{BindingId, ClusterId, KeyId, MeshId, OperationId, ProviderId, TenantId, UpgradeId, WebhookId};
-use serde_json::{Value, json};
+use meshwright_model::ids::{
+    BindingId, ClusterId, KeyId, MeshId, OperationId, ProviderId, TenantId, UpgradeId, WebhookId,
+};
 use meshwright_store::embedded_postgres::SUPERUSER;
-use meshwright_store::{Binding, ListFilter, NewWebhook, Page, Provider, AccessFilter, Subject};
+use meshwright_store::{AccessFilter, Binding, ListFilter, NewWebhook, Page, Provider, Subject};
 use meshwright_testkit::Fleet;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::{Reply, Route, Service, key, routes, seen};
@@ -33,14 +35,42 @@ struct Ids {
 impl Ids {
     async fn of(fleet: &Fleet) -> Self {
         let upgrade = fleet.get_or_plan_upgrade().await.to_string();
-        let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-        let cluster =
-            tx.list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL).await.expect("clusters")[0].id.to_string();
-        let operation = tx.list_operations(&AccessFilter::ALL, None, Page::ALL).await.expect("operations")[0].id.to_string();
-        let key = tx.list_api_keys(false, Page::ALL).await.expect("keys")[0].id.to_string();
-        let provider = tx.list_identity_providers(Page::ALL).await.expect("providers")[0].id.to_string();
-        let binding = tx.list_role_bindings(None, Page::ALL).await.expect("bindings")[0].id.to_string();
-        let webhook = tx.list_webhooks(Page::ALL).await.expect("webhooks")[0].id.to_string();
+        let mut tx = fleet
+            .db
+            .api
+            .begin(fleet.db.tenant)
+            .await
+            .expect("a transaction");
+        let cluster = tx
+            .list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL)
+            .await
+            .expect("clusters")[0]
+            .id
+            .to_string();
+        let operation = tx
+            .list_operations(&AccessFilter::ALL, None, Page::ALL)
+            .await
+            .expect("operations")[0]
+            .id
+            .to_string();
+        let key = tx.list_api_keys(false, Page::ALL).await.expect("keys")[0]
+            .id
+            .to_string();
+        let provider = tx
+            .list_identity_providers(Page::ALL)
+            .await
+            .expect("providers")[0]
+            .id
+            .to_string();
+        let binding = tx
+            .list_role_bindings(None, Page::ALL)
+            .await
+            .expect("bindings")[0]
+            .id
+            .to_string();
+        let webhook = tx.list_webhooks(Page::ALL).await.expect("webhooks")[0]
+            .id
+            .to_string();
         Self {
             mesh: fleet.mesh.to_string(),
             cluster,
@@ -72,11 +102,39 @@ impl Ids {
     /// What no id is: of another kind, too short, not letters, an injection.
     fn malformed() -> Vec<Self> {
         let all = |text: &str| {
-            let [mesh, cluster, upgrade, operation, key, provider, binding, webhook, tenant] =
-                std::array::from_fn(|_| text.to_owned());
-            Self { mesh, cluster, upgrade, operation, key, provider, binding, webhook, tenant }
+            let [
+                mesh,
+                cluster,
+                upgrade,
+                operation,
+                key,
+                provider,
+                binding,
+                webhook,
+                tenant,
+            ] = std::array::from_fn(|_| text.to_owned());
+            Self {
+                mesh,
+                cluster,
+                upgrade,
+                operation,
+                key,
+                provider,
+                binding,
+                webhook,
+                tenant,
+            }
         };
-        ["mesh_", "x", "00000000-0000-0000-0000-000000000001", "%27%20OR%201=1--", "..%2f..%2f", "%00"].map(all).into()
+        [
+            "mesh_",
+            "x",
+            "00000000-0000-0000-0000-000000000001",
+            "%27%20OR%201=1--",
+            "..%2f..%2f",
+            "%00",
+        ]
+        .map(all)
+        .into()
     }
 
     fn fill(&self, path: &str, verb: &str) -> String {
@@ -126,11 +184,21 @@ async fn trust(fleet: &Fleet) {
         id: BindingId(clock.new_uuid()),
         provider: provider.id,
         subject: Subject::User("vera".into()),
-        grant: Grant { role: Role::Viewer, scope: Scope::Tenant },
+        grant: Grant {
+            role: Role::Viewer,
+            scope: Scope::Tenant,
+        },
         created_at,
     };
-    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    tx.create_identity_provider(&provider).await.expect("a provider");
+    let mut tx = fleet
+        .db
+        .api
+        .begin(fleet.db.tenant)
+        .await
+        .expect("a transaction");
+    tx.create_identity_provider(&provider)
+        .await
+        .expect("a provider");
     tx.create_role_binding(&binding).await.expect("a binding");
     tx.commit().await.expect("a commit");
 }
@@ -144,8 +212,15 @@ async fn listen(fleet: &Fleet) {
         kinds: vec!["webhook.test".into()],
         enabled: true,
     };
-    let mut tx = fleet.db.api.begin(fleet.db.tenant).await.expect("a transaction");
-    tx.create_webhook(id, &new, b"a secret", fleet.clock.now()).await.expect("a webhook");
+    let mut tx = fleet
+        .db
+        .api
+        .begin(fleet.db.tenant)
+        .await
+        .expect("a transaction");
+    tx.create_webhook(id, &new, b"a secret", fleet.clock.now())
+        .await
+        .expect("a webhook");
     tx.push_test_event(id, fleet.clock.now());
     tx.commit().await.expect("a commit");
 }
@@ -162,25 +237,53 @@ impl Stage {
     async fn new() -> Self {
         let service = Service::new().await;
         service.key(Role::Owner).await;
-        let attacker = service.fleet.for_new_tenant(TenantId(Uuid::from_u128(0xa77ac)), "attacker").await;
-        key(&attacker.db.api, attacker.clock.as_ref(), attacker.db.tenant, Role::Owner, &[]).await;
+        let attacker = service
+            .fleet
+            .for_new_tenant(TenantId(Uuid::from_u128(0xa77ac)), "attacker")
+            .await;
+        key(
+            &attacker.db.api,
+            attacker.clock.as_ref(),
+            attacker.db.tenant,
+            Role::Owner,
+            &[],
+        )
+        .await;
         for fleet in [&service.fleet, &attacker] {
             trust(fleet).await;
             listen(fleet).await;
         }
         let (victim, own) = (Ids::of(&service.fleet).await, Ids::of(&attacker).await);
-        Self { service, attacker, victim, own }
+        Self {
+            service,
+            attacker,
+            victim,
+            own,
+        }
     }
 
     async fn attacker(&self, role: Role, scopes: &[Scope]) -> String {
-        key(&self.attacker.db.api, self.attacker.clock.as_ref(), self.attacker.db.tenant, role, scopes).await
+        key(
+            &self.attacker.db.api,
+            self.attacker.clock.as_ref(),
+            self.attacker.db.tenant,
+            role,
+            scopes,
+        )
+        .await
     }
 
     /// Everything that the database holds of the victim, but for the traces of reading.
     async fn victims_rows(&self) -> String {
         let tenant = self.service.fleet.db.tenant.0;
         let mut all = String::new();
-        for table in self.service.fleet.db.query_text(SUPERUSER, TENANT_TABLES).await {
+        for table in self
+            .service
+            .fleet
+            .db
+            .query_text(SUPERUSER, TENANT_TABLES)
+            .await
+        {
             let rows = format!(
                 "SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM {table} t WHERE tenant_id = '{tenant}'"
             );
@@ -199,14 +302,21 @@ const TENANT_TABLES: &str = "SELECT c.relname::text FROM pg_class c JOIN pg_attr
 fn bodies(route: &Route, own: &Ids, victim: &Ids, unknown: &Ids) -> Vec<(Value, Value)> {
     let pair = |make: &dyn Fn(&Ids) -> Value| vec![(make(victim), make(unknown))];
     match route.id.as_str() {
-        "createMesh" => pair(&|ids| json!({ "name": "m", "version": "1.25.1.1", "clusters": [ids.cluster] })),
+        "createMesh" => {
+            pair(&|ids| json!({ "name": "m", "version": "1.25.1.1", "clusters": [ids.cluster] }))
+        }
         "createApiKey" => {
-            let mut all = pair(&|ids| json!({ "name": "k", "role": "viewer", "scopes": [ids.mesh] }));
-            all.extend(pair(&|ids| json!({ "name": "k", "role": "viewer", "scopes": [ids.cluster] })));
+            let mut all =
+                pair(&|ids| json!({ "name": "k", "role": "viewer", "scopes": [ids.mesh] }));
+            all.extend(pair(
+                &|ids| json!({ "name": "k", "role": "viewer", "scopes": [ids.cluster] }),
+            ));
             all
         }
         "createRoleBinding" => {
-            let mut all = pair(&|ids| json!({ "provider_id": ids.provider, "subject": "eve", "role": "owner" }));
+            let mut all = pair(
+                &|ids| json!({ "provider_id": ids.provider, "subject": "eve", "role": "owner" }),
+            );
             all.extend(pair(
                 &|ids| json!({ "provider_id": own.provider, "subject": "eve", "role": "owner", "scope": ids.mesh }),
             ));
@@ -222,17 +332,33 @@ async fn attack(stage: &Stage, key: &str, name: &str, malformed: &[Ids]) -> usiz
     for route in routes() {
         let leak = |reply: &Reply| {
             let text = reply.body.to_string();
-            stage.victim.all().into_iter().any(|id| text.contains(id.as_str()))
+            stage
+                .victim
+                .all()
+                .into_iter()
+                .any(|id| text.contains(id.as_str()))
         };
         let call = async |path: &str, body: &Value| {
-            stage.service.call(&route.method, path, Some(key), &[("If-Match", "\"0\"")], Some(body)).await
+            stage
+                .service
+                .call(
+                    &route.method,
+                    path,
+                    Some(key),
+                    &[("If-Match", "\"0\"")],
+                    Some(body),
+                )
+                .await
         };
         let name = format!("{} as {name}", route.id);
         if route.path.contains("_id}") {
             let theirs = call(&stage.victim.fill(&route.path, route.verb), &route.body).await;
             let absent = call(&Ids::unknown().fill(&route.path, route.verb), &route.body).await;
             assert_eq!(seen(&theirs), seen(&absent), "{name}");
-            assert!(!theirs.status.is_success() && !leak(&theirs), "{name}: {theirs:?}");
+            assert!(
+                !theirs.status.is_success() && !leak(&theirs),
+                "{name}: {theirs:?}"
+            );
             for malformed in malformed {
                 let reply = call(&malformed.fill(&route.path, route.verb), &route.body).await;
                 assert!(reply.status.is_client_error(), "{name}: {reply:?}");
@@ -247,7 +373,10 @@ async fn attack(stage: &Stage, key: &str, name: &str, malformed: &[Ids]) -> usiz
             }
         }
         for (theirs, absent) in bodies(&route, &stage.own, &stage.victim, &Ids::unknown()) {
-            let (theirs, absent) = (call(&route.path, &theirs).await, call(&route.path, &absent).await);
+            let (theirs, absent) = (
+                call(&route.path, &theirs).await,
+                call(&route.path, &absent).await,
+            );
             assert_eq!(seen(&theirs), seen(&absent), "{name}");
             assert!(!theirs.status.is_success(), "{name}: {theirs:?}");
             tried += 2;
@@ -264,14 +393,25 @@ async fn nothing_of_another_tenant_is_seen_or_changed() {
     for role in Role::ALL {
         let key = stage.attacker(role, &[]).await;
         // What is no id at all is refused before anybody's role is looked at: once is enough.
-        let malformed = if role == Role::Owner { Ids::malformed() } else { Vec::new() };
+        let malformed = if role == Role::Owner {
+            Ids::malformed()
+        } else {
+            Vec::new()
+        };
         tried += attack(&stage, &key, role.as_str(), &malformed).await;
     }
     // A grant on what is not its tenant's is worth nothing, should there ever be one.
-    let foreign = [stage.victim.mesh.parse().expect("a mesh"), stage.victim.cluster.parse().expect("a cluster")];
+    let foreign = [
+        stage.victim.mesh.parse().expect("a mesh"),
+        stage.victim.cluster.parse().expect("a cluster"),
+    ];
     let key = stage.attacker(Role::Operator, &foreign).await;
     tried += attack(&stage, &key, "operator of the victim's", &[]).await;
-    assert_eq!(stage.victims_rows().await, before, "something of the victim's was changed");
+    assert_eq!(
+        stage.victims_rows().await,
+        before,
+        "something of the victim's was changed"
+    );
     assert!(tried > 400, "{tried}");
 }
 
@@ -280,15 +420,36 @@ async fn nothing_of_another_tenant_is_seen_or_changed() {
 async fn everybody_sees_their_own() {
     let stage = Stage::new().await;
     let own_tenant = stage.attacker.db.tenant;
-    let (mine, theirs) = (stage.attacker(Role::Owner, &[]).await, stage.service.key(Role::Owner).await);
-    for (key, ids, others) in [(&mine, &stage.own, &stage.victim), (&theirs, &stage.victim, &stage.own)] {
+    let (mine, theirs) = (
+        stage.attacker(Role::Owner, &[]).await,
+        stage.service.key(Role::Owner).await,
+    );
+    for (key, ids, others) in [
+        (&mine, &stage.own, &stage.victim),
+        (&theirs, &stage.victim, &stage.own),
+    ] {
         let mut shown = BTreeSet::new();
-        for route in routes().iter().filter(|route| route.method == "GET" && route.action.applies_to_tenant(own_tenant)) {
-            let reply = stage.service.call("GET", &ids.fill(&route.path, ""), Some(key), &[], None).await;
+        for route in routes()
+            .iter()
+            .filter(|route| route.method == "GET" && route.action.applies_to_tenant(own_tenant))
+        {
+            let reply = stage
+                .service
+                .call("GET", &ids.fill(&route.path, ""), Some(key), &[], None)
+                .await;
             assert_eq!(reply.status, StatusCode::OK, "{}", route.id);
             let text = reply.body.to_string();
-            assert!(others.all().iter().all(|id| !text.contains(id.as_str())), "{}", route.id);
-            shown.extend(ids.all().into_iter().filter(|id| text.contains(id.as_str())).cloned());
+            assert!(
+                others.all().iter().all(|id| !text.contains(id.as_str())),
+                "{}",
+                route.id
+            );
+            shown.extend(
+                ids.all()
+                    .into_iter()
+                    .filter(|id| text.contains(id.as_str()))
+                    .cloned(),
+            );
         }
         assert_eq!(shown.len(), ids.all().len(), "{shown:?} of {ids:?}");
     }
@@ -300,31 +461,91 @@ async fn a_deleted_cluster_sounds_like_one_that_never_was() {
     let stage = Stage::new().await;
     let mine = stage.attacker(Role::Owner, &[]).await;
     let body = json!({ "name": "brief", "kubeconfig": "good" });
-    let made = stage.service.call("POST", "/v1/clusters", Some(&mine), &[], Some(&body)).await;
+    let made = stage
+        .service
+        .call("POST", "/v1/clusters", Some(&mine), &[], Some(&body))
+        .await;
     let cluster = made.body["cluster_id"].as_str().expect("an id").to_owned();
     let path = format!("/v1/clusters/{cluster}");
-    assert_eq!(stage.service.call("DELETE", &path, Some(&mine), &[], None).await.status, StatusCode::NO_CONTENT);
-    let deleted = Ids { cluster, ..Ids::unknown() };
-    for route in routes().iter().filter(|route| route.path.contains("{cluster_id}")) {
+    assert_eq!(
+        stage
+            .service
+            .call("DELETE", &path, Some(&mine), &[], None)
+            .await
+            .status,
+        StatusCode::NO_CONTENT
+    );
+    let deleted = Ids {
+        cluster,
+        ..Ids::unknown()
+    };
+    for route in routes()
+        .iter()
+        .filter(|route| route.path.contains("{cluster_id}"))
+    {
         let call = async |ids: &Ids| {
-            stage.service.call(&route.method, &ids.fill(&route.path, ""), Some(&mine), &[], None).await
+            stage
+                .service
+                .call(
+                    &route.method,
+                    &ids.fill(&route.path, ""),
+                    Some(&mine),
+                    &[],
+                    None,
+                )
+                .await
         };
-        assert_eq!(seen(&call(&deleted).await), seen(&call(&Ids::unknown()).await), "{}", route.id);
+        assert_eq!(
+            seen(&call(&deleted).await),
+            seen(&call(&Ids::unknown()).await),
+            "{}",
+            route.id
+        );
     }
 }
 
 #[tokio::test]
 async fn cursors_and_idempotency_keys_of_another_tenant_are_worth_nothing() {
     let stage = Stage::new().await;
-    let (mine, theirs) = (stage.attacker(Role::Owner, &[]).await, stage.service.key(Role::Owner).await);
-    let page = stage.service.call("GET", "/v1/clusters?page_size=1", Some(&theirs), &[], None).await;
-    let token = page.body["next_page_token"].as_str().expect("a second cluster");
-    let used = stage.service.call("GET", &format!("/v1/clusters?page_token={token}"), Some(&mine), &[], None).await;
+    let (mine, theirs) = (
+        stage.attacker(Role::Owner, &[]).await,
+        stage.service.key(Role::Owner).await,
+    );
+    let page = stage
+        .service
+        .call("GET", "/v1/clusters?page_size=1", Some(&theirs), &[], None)
+        .await;
+    let token = page.body["next_page_token"]
+        .as_str()
+        .expect("a second cluster");
+    let used = stage
+        .service
+        .call(
+            "GET",
+            &format!("/v1/clusters?page_token={token}"),
+            Some(&mine),
+            &[],
+            None,
+        )
+        .await;
     assert_eq!(used.body["errors"][0]["pointer"], "?page_token");
-    let (header, body) = ([("Idempotency-Key", "shared")], json!({ "name": "ci", "role": "viewer" }));
-    let first = stage.service.call("POST", "/v1/api-keys", Some(&theirs), &header, Some(&body)).await;
-    let second = stage.service.call("POST", "/v1/api-keys", Some(&mine), &header, Some(&body)).await;
-    assert_eq!((first.status, second.status), (StatusCode::CREATED, StatusCode::CREATED), "each its own");
+    let (header, body) = (
+        [("Idempotency-Key", "shared")],
+        json!({ "name": "ci", "role": "viewer" }),
+    );
+    let first = stage
+        .service
+        .call("POST", "/v1/api-keys", Some(&theirs), &header, Some(&body))
+        .await;
+    let second = stage
+        .service
+        .call("POST", "/v1/api-keys", Some(&mine), &header, Some(&body))
+        .await;
+    assert_eq!(
+        (first.status, second.status),
+        (StatusCode::CREATED, StatusCode::CREATED),
+        "each its own"
+    );
     assert_ne!(first.body["secret"], second.body["secret"]);
 }
 

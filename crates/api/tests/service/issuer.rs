@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use meshwright_api::{Fetch, FetchError};
 use async_trait::async_trait;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use meshwright_api::{Fetch, FetchError};
 use serde_json::{Value, json};
 
 pub(crate) const ISSUER: &str = "https://login.example";
@@ -56,12 +56,20 @@ impl FakeIssuer {
         let x = URL_SAFE_NO_PAD.encode(pair.public_key());
         let public = json!({ "kty": "OKP", "crv": "Ed25519", "use": "sig", "kid": name, "x": x });
         let private = pair.to_pkcs8().expect("a form").as_ref().to_vec();
-        self.keys.lock().expect("no holder panics").insert(name.into(), (private, public));
+        self.keys
+            .lock()
+            .expect("no holder panics")
+            .insert(name.into(), (private, public));
     }
 
     /// Publishes a key no longer; answers it, as whoever stole it has it.
     pub(crate) fn withdraw(&self, name: &str) -> Vec<u8> {
-        self.keys.lock().expect("no holder panics").remove(name).expect("a published key").0
+        self.keys
+            .lock()
+            .expect("no holder panics")
+            .remove(name)
+            .expect("a published key")
+            .0
     }
 
     /// The private half of a key that is still published, as a thief has it.
@@ -81,6 +89,9 @@ impl FakeIssuer {
 }
 
 pub(crate) fn signed(private: &[u8], name: &str, claims: &Value) -> String {
-    let header = Header { kid: Some(name.into()), ..Header::new(Algorithm::EdDSA) };
+    let header = Header {
+        kid: Some(name.into()),
+        ..Header::new(Algorithm::EdDSA)
+    };
     encode(&header, claims, &EncodingKey::from_ed_der(private)).expect("a token")
 }

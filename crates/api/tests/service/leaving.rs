@@ -6,8 +6,8 @@ use meshwright_model::access::Role;
 use meshwright_model::plan::Target;
 use meshwright_model::rules::Strategy;
 use meshwright_model::upgrade::Verb;
-use serde_json::{Value, json};
 use meshwright_store::embedded_postgres::SUPERUSER;
+use serde_json::{Value, json};
 
 use crate::support::{Reply, Service};
 
@@ -26,7 +26,9 @@ impl Stage {
     }
 
     pub(crate) async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Reply {
-        self.service.call(method, path, Some(&self.owner), &[], body).await
+        self.service
+            .call(method, path, Some(&self.owner), &[], body)
+            .await
     }
 
     /// Calls below the mesh, expects a 202 and answers the operation's id.
@@ -42,19 +44,26 @@ impl Stage {
     }
 
     pub(crate) async fn cancel(&self, operation: &str) {
-        let reply = self.call("POST", &format!("/v1/operations/{operation}/cancel"), None).await;
+        let reply = self
+            .call("POST", &format!("/v1/operations/{operation}/cancel"), None)
+            .await;
         assert_eq!(reply.status, StatusCode::ACCEPTED, "{}", reply.text);
         self.run().await;
         assert_eq!(self.operation(operation).await["state"], "cancelled");
     }
 
     pub(crate) async fn operation(&self, id: &str) -> Value {
-        self.call("GET", &format!("/v1/operations/{id}"), None).await.body
+        self.call("GET", &format!("/v1/operations/{id}"), None)
+            .await
+            .body
     }
 
     /// The mesh, deleted or not.
     pub(crate) async fn mesh(&self) -> Value {
-        let listed = self.call("GET", "/v1/meshes?show_deleted=true", None).await.body;
+        let listed = self
+            .call("GET", "/v1/meshes?show_deleted=true", None)
+            .await
+            .body;
         listed["items"][0].clone()
     }
 
@@ -62,7 +71,11 @@ impl Stage {
     async fn stands(&self) -> (String, Option<String>, bool) {
         let mesh = self.mesh().await;
         let text = |value: &Value| value.as_str().map(str::to_owned);
-        (text(&mesh["state"]).expect("a state"), text(&mesh["problem"]["code"]), mesh["busy_with"].is_null())
+        (
+            text(&mesh["state"]).expect("a state"),
+            text(&mesh["problem"]["code"]),
+            mesh["busy_with"].is_null(),
+        )
     }
 }
 
@@ -75,7 +88,9 @@ fn whole(state: &str) -> (String, Option<String>, bool) {
 }
 
 fn foothold(member: &str) -> Target {
-    Target::Foothold { member: member.parse().expect("a name") }
+    Target::Foothold {
+        member: member.parse().expect("a name"),
+    }
 }
 
 #[tokio::test]
@@ -93,7 +108,10 @@ async fn b2_a_creation_that_is_cancelled_before_it_began_leaves_a_failed_mesh_th
     assert_eq!(stage.service.fleet.clusters.snapshot(), before);
     let path = format!("/v1/meshes/{}/retry", stage.service.fleet.mesh);
     let again = stage.call("POST", &path, None).await;
-    assert_eq!((again.status, &again.body["code"]), (StatusCode::CONFLICT, &json!("mesh_not_failed")));
+    assert_eq!(
+        (again.status, &again.body["code"]),
+        (StatusCode::CONFLICT, &json!("mesh_not_failed"))
+    );
 }
 
 #[tokio::test]
@@ -103,7 +121,9 @@ async fn b2_deletion_removes_what_a_cancelled_creation_had_started() {
     stage.begin("DELETE", "", None).await;
     stage.run().await;
     let nothing = world.snapshot();
-    let last = Target::Validator { member: "c1".parse().expect("a name") };
+    let last = Target::Validator {
+        member: "c1".parse().expect("a name"),
+    };
     world.set_writes_refused(&last, true);
     let creation = stage.begin("POST", "/undelete", None).await;
     stage.run().await;
@@ -131,7 +151,8 @@ async fn d6_a_deletion_that_is_cancelled_before_it_touched_anything_leaves_the_m
 }
 
 #[tokio::test]
-async fn d6_a_deletion_that_is_cancelled_half_way_leaves_a_failed_mesh_that_can_be_built_or_deleted() {
+async fn d6_a_deletion_that_is_cancelled_half_way_leaves_a_failed_mesh_that_can_be_built_or_deleted()
+ {
     let stage = Stage::new().await;
     let world = &stage.service.fleet.clusters;
     let before = world.snapshot();
@@ -145,7 +166,11 @@ async fn d6_a_deletion_that_is_cancelled_half_way_leaves_a_failed_mesh_that_can_
     }
     let refused = stage.begin("DELETE", "", None).await;
     stage.cancel(&refused).await;
-    assert_eq!(stage.stands().await, failed("deletion_cancelled"), "a deletion that touched nothing goes back to that");
+    assert_eq!(
+        stage.stands().await,
+        failed("deletion_cancelled"),
+        "a deletion that touched nothing goes back to that"
+    );
     world.set_writes_refused(&foothold("c2"), false);
     stage.begin("POST", "/retry", None).await;
     stage.run().await;
@@ -159,16 +184,29 @@ async fn d6_a_deletion_that_is_cancelled_half_way_leaves_a_failed_mesh_that_can_
 #[tokio::test]
 async fn a_failed_mesh_has_no_upgrade_and_says_why() {
     let stage = Stage::new().await;
-    stage.service.fleet.clusters.set_writes_refused(&foothold("c2"), true);
+    stage
+        .service
+        .fleet
+        .clusters
+        .set_writes_refused(&foothold("c2"), true);
     let deletion = stage.begin("DELETE", "", None).await;
     stage.run().await;
     stage.cancel(&deletion).await;
     let mesh = stage.mesh().await;
-    assert!(mesh["problem"]["hint"].as_str().expect("a hint").contains("meshwright mesh retry"), "{mesh}");
+    assert!(
+        mesh["problem"]["hint"]
+            .as_str()
+            .expect("a hint")
+            .contains("meshwright mesh retry"),
+        "{mesh}"
+    );
     let body = json!({ "version": "1.27.9.1", "strategy": "canary" });
     let path = format!("/v1/meshes/{}/upgrades", stage.service.fleet.mesh);
     let refused = stage.call("POST", &path, Some(&body)).await;
-    assert_eq!((refused.status, &refused.body["code"]), (StatusCode::CONFLICT, &json!("mesh_not_ready")));
+    assert_eq!(
+        (refused.status, &refused.body["code"]),
+        (StatusCode::CONFLICT, &json!("mesh_not_ready"))
+    );
 }
 
 pub(crate) fn forced() -> Value {
@@ -178,22 +216,41 @@ pub(crate) fn forced() -> Value {
 impl Stage {
     /// Lets time pass, so that what rests is due again.
     pub(crate) async fn later(&self, minutes: i64) {
-        self.service.fleet.clock.advance(SignedDuration::from_mins(minutes));
-        self.service.fleet.db.execute(SUPERUSER, "UPDATE work_queue SET due_at = now()").await.expect("it is due");
+        self.service
+            .fleet
+            .clock
+            .advance(SignedDuration::from_mins(minutes));
+        self.service
+            .fleet
+            .db
+            .execute(SUPERUSER, "UPDATE work_queue SET due_at = now()")
+            .await
+            .expect("it is due");
         self.run().await;
     }
 
     /// Targets of the audit entries of an action.
     pub(crate) async fn audited(&self, action: &str) -> Vec<String> {
-        let listed = self.call("GET", "/v1/audit-entries?page_size=1000", None).await.body;
-        let entries = listed["items"].as_array().expect("items").iter().filter(|entry| entry["action"] == action);
-        entries.map(|entry| entry["target"].as_str().expect("a target").to_owned()).collect()
+        let listed = self
+            .call("GET", "/v1/audit-entries?page_size=1000", None)
+            .await
+            .body;
+        let entries = listed["items"]
+            .as_array()
+            .expect("items")
+            .iter()
+            .filter(|entry| entry["action"] == action);
+        entries
+            .map(|entry| entry["target"].as_str().expect("a target").to_owned())
+            .collect()
     }
 }
 
 /// The lines of a picture that a deletion removes: definitions and the users' own labels stay.
 fn ours(picture: &str) -> impl Iterator<Item = &str> {
-    picture.lines().filter(|line| !line.starts_with("custom resource") && !line.starts_with("label of namespace"))
+    picture.lines().filter(|line| {
+        !line.starts_with("custom resource") && !line.starts_with("label of namespace")
+    })
 }
 
 /// Clusters and names of leftovers.
@@ -201,9 +258,14 @@ pub(crate) fn left(shown: &Value) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().expect("a text").to_owned();
     let all = shown["leftovers"].as_array().expect("leftovers");
     for one in all {
-        assert!(text(&one["command"]).starts_with("kubectl delete "), "{one}");
+        assert!(
+            text(&one["command"]).starts_with("kubectl delete "),
+            "{one}"
+        );
     }
-    all.iter().map(|one| (text(&one["cluster"]), text(&one["name"]))).collect()
+    all.iter()
+        .map(|one| (text(&one["cluster"]), text(&one["name"])))
+        .collect()
 }
 
 #[tokio::test]
@@ -215,34 +277,64 @@ async fn h3_a_mesh_with_a_dead_member_is_deleted_with_force_and_shows_what_stays
     stage.run().await;
     stage.later(3).await;
     let stands_still = stage.operation(&deletion).await;
-    assert_eq!(stands_still["problem"]["code"], "cluster_unreachable", "{stands_still}");
-    assert!(stands_still["problem"]["hint"].as_str().expect("a hint").contains("--force"), "{stands_still}");
+    assert_eq!(
+        stands_still["problem"]["code"], "cluster_unreachable",
+        "{stands_still}"
+    );
+    assert!(
+        stands_still["problem"]["hint"]
+            .as_str()
+            .expect("a hint")
+            .contains("--force"),
+        "{stands_still}"
+    );
     let forced = stage.begin("DELETE", "", Some(&forced())).await;
     stage.run().await;
-    assert_eq!(stage.operation(&forced).await["state"], "waiting", "a moment of silence leaves no member behind");
+    assert_eq!(
+        stage.operation(&forced).await["state"],
+        "waiting",
+        "a moment of silence leaves no member behind"
+    );
     stage.later(3).await;
     assert_eq!(stage.operation(&deletion).await["state"], "superseded");
     assert_eq!(stage.stands().await, whole("deleted"));
     let (operation, mesh) = (stage.operation(&forced).await, stage.mesh().await);
     assert_eq!(operation["reason"], "the region is gone");
     assert_eq!(left(&operation), left(&mesh));
-    let behind: Vec<String> =
-        left(&mesh).into_iter().filter(|(cluster, _)| cluster == "c2").map(|(_, name)| name).collect();
-    assert!(behind.contains(&"tag stable in c2".to_owned()), "{behind:?}");
-    assert!(behind.contains(&"root certificates in the namespaces of c2".to_owned()), "{behind:?}");
+    let behind: Vec<String> = left(&mesh)
+        .into_iter()
+        .filter(|(cluster, _)| cluster == "c2")
+        .map(|(_, name)| name)
+        .collect();
+    assert!(
+        behind.contains(&"tag stable in c2".to_owned()),
+        "{behind:?}"
+    );
+    assert!(
+        behind.contains(&"root certificates in the namespaces of c2".to_owned()),
+        "{behind:?}"
+    );
     let picture = world.snapshot();
     let here: Vec<&str> = ours(&picture).filter(|line| !line.contains("c2")).collect();
-    assert_eq!(here, Vec::<&str>::new(), "nothing is left where it could be removed");
+    assert_eq!(
+        here,
+        Vec::<&str>::new(),
+        "nothing is left where it could be removed"
+    );
     assert!(
         !picture.contains("access of the control planes to c2"),
         "its access lives in the hosting cluster: {picture}"
     );
     let id = stage.service.fleet.mesh;
-    assert_eq!(stage.audited("force").await, [format!("{id}: the region is gone")]);
+    assert_eq!(
+        stage.audited("force").await,
+        [format!("{id}: the region is gone")]
+    );
 }
 
 #[tokio::test]
-async fn h3_what_an_earlier_deletion_began_in_a_dead_member_does_not_keep_force_from_leaving_it_behind() {
+async fn h3_what_an_earlier_deletion_began_in_a_dead_member_does_not_keep_force_from_leaving_it_behind()
+ {
     let stage = Stage::new().await;
     let world = &stage.service.fleet.clusters;
     world.set_writes_refused(&foothold("c2"), true);
@@ -279,42 +371,68 @@ async fn stranded(verbs: &[Verb]) {
         fleet.apply_verb_and_run(upgrade, *verb).await;
     }
     fleet.clusters.set_unreachable("c2", true);
-    fleet.apply_verb(upgrade, *last, Value::Null).await.expect("the verb fits");
+    fleet
+        .apply_verb(upgrade, *last, Value::Null)
+        .await
+        .expect("the verb fits");
     let waiting = fleet.run_clock(600);
     stage.run().await;
     drop(waiting);
     let path = format!("/v1/upgrades/{upgrade}");
     let stands = stage.call("GET", &path, None).await.body;
     assert_eq!(stands["state"], "paused", "{stands}");
-    assert!(!stands["allowed_verbs"].to_string().contains("abandon"), "it cannot be asked for: {stands}");
+    assert!(
+        !stands["allowed_verbs"].to_string().contains("abandon"),
+        "it cannot be asked for: {stands}"
+    );
     let mesh = format!("/v1/meshes/{}", fleet.mesh);
     let refused = stage.call("DELETE", &mesh, Some(&forced())).await;
-    assert_eq!(refused.body["code"], "mesh_busy", "no member is shown as unreachable: {}", refused.text);
-    let unreachable =
-        r#"UPDATE clusters SET problem = '{"code":"cluster_unreachable","message":"m","hint":"h"}' WHERE name = 'c2'"#;
-    fleet.db.execute(SUPERUSER, unreachable).await.expect("it is shown");
+    assert_eq!(
+        refused.body["code"], "mesh_busy",
+        "no member is shown as unreachable: {}",
+        refused.text
+    );
+    let unreachable = r#"UPDATE clusters SET problem = '{"code":"cluster_unreachable","message":"m","hint":"h"}' WHERE name = 'c2'"#;
+    fleet
+        .db
+        .execute(SUPERUSER, unreachable)
+        .await
+        .expect("it is shown");
     let deletion = stage.begin("DELETE", "", Some(&forced())).await;
     stage.cancel(&deletion).await;
     assert_eq!(stage.stands().await, failed("upgrade_abandoned"));
     let retried = stage.call("POST", &format!("{mesh}/retry"), None).await;
-    assert_eq!(retried.body["code"], "upgrade_abandoned", "{}", retried.text);
+    assert_eq!(
+        retried.body["code"], "upgrade_abandoned",
+        "{}",
+        retried.text
+    );
     stage.begin("DELETE", "", Some(&forced())).await;
     stage.run().await;
     stage.later(3).await;
-    assert_eq!(stage.call("GET", &path, None).await.body["state"], "abandoned");
+    assert_eq!(
+        stage.call("GET", &path, None).await.body["state"],
+        "abandoned"
+    );
     assert_eq!(stage.stands().await, whole("deleted"));
     let picture = fleet.clusters.snapshot();
     let here: Vec<&str> = ours(&picture).filter(|line| !line.contains("c2")).collect();
-    assert_eq!(here, Vec::<&str>::new(), "nothing of either revision is left where it could be removed");
+    assert_eq!(
+        here,
+        Vec::<&str>::new(),
+        "nothing of either revision is left where it could be removed"
+    );
 }
 
 #[tokio::test]
-async fn h3_a_promotion_that_a_dead_member_has_stranded_ends_with_the_forced_deletion_of_its_mesh() {
+async fn h3_a_promotion_that_a_dead_member_has_stranded_ends_with_the_forced_deletion_of_its_mesh()
+{
     stranded(&[Verb::Start, Verb::Promote]).await;
 }
 
 #[tokio::test]
-async fn h3_a_retirement_that_a_dead_member_has_stranded_ends_with_the_forced_deletion_of_its_mesh() {
+async fn h3_a_retirement_that_a_dead_member_has_stranded_ends_with_the_forced_deletion_of_its_mesh()
+{
     stranded(&[Verb::Start, Verb::Promote, Verb::Retire]).await;
 }
 
@@ -343,7 +461,10 @@ async fn h3_force_never_leaves_a_member_behind_that_answers() {
     stage.run().await;
     assert_eq!(stage.stands().await, whole("deleted"));
     let stays = left(&stage.mesh().await);
-    assert!(stays.iter().all(|(_, name)| name.ends_with(".istio.io")), "definitions only: {stays:?}");
+    assert!(
+        stays.iter().all(|(_, name)| name.ends_with(".istio.io")),
+        "definitions only: {stays:?}"
+    );
     assert_eq!(ours(&stage.service.fleet.clusters.snapshot()).count(), 0);
 }
 
@@ -358,10 +479,19 @@ async fn h3_a_member_that_answers_again_before_the_end_is_cleaned_up_after_all()
     stage.later(3).await;
     world.set_writes_refused(&Target::Home, false);
     world.set_unreachable("c2", false);
-    stage.call("POST", &format!("/v1/operations/{deletion}/retry"), None).await;
+    stage
+        .call("POST", &format!("/v1/operations/{deletion}/retry"), None)
+        .await;
     stage.run().await;
-    assert_eq!(stage.operation(&deletion).await["problem"]["code"], "member_answers");
-    assert_eq!(stage.stands().await.0, "deleting", "it is not said to be deleted");
+    assert_eq!(
+        stage.operation(&deletion).await["problem"]["code"],
+        "member_answers"
+    );
+    assert_eq!(
+        stage.stands().await.0,
+        "deleting",
+        "it is not said to be deleted"
+    );
     stage.begin("DELETE", "", Some(&forced())).await;
     stage.run().await;
     assert_eq!(stage.stands().await, whole("deleted"));
@@ -380,7 +510,12 @@ async fn force_needs_a_reason_and_a_reason_needs_force() {
         json!({ "reason": "the region is gone" }),
     ] {
         let refused = stage.call("DELETE", &path, Some(&body)).await;
-        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{body}: {}", refused.text);
+        assert_eq!(
+            refused.status,
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "{body}: {}",
+            refused.text
+        );
     }
     assert_eq!(stage.stands().await, whole("ready"));
 }
@@ -389,8 +524,16 @@ async fn force_needs_a_reason_and_a_reason_needs_force() {
 async fn d6_what_istiod_wrote_into_every_namespace_goes_with_the_mesh() {
     let stage = Stage::new().await;
     let world = &stage.service.fleet.clusters;
-    assert!(world.snapshot().contains("root certificates in the namespaces of c1"));
+    assert!(
+        world
+            .snapshot()
+            .contains("root certificates in the namespaces of c1")
+    );
     stage.begin("DELETE", "", None).await;
     stage.run().await;
-    assert!(!world.snapshot().contains("root certificates"), "{}", world.snapshot());
+    assert!(
+        !world.snapshot().contains("root certificates"),
+        "{}",
+        world.snapshot()
+    );
 }

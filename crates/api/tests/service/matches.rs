@@ -9,8 +9,17 @@ use crate::support::{Route, Service, routes};
 /// A tag that no thing ever had.
 const STALE: &str = "\"999\"";
 /// The verbs of an upgrade, each of which hears the tag before its state is looked at.
-const VERBS: [&str; 9] =
-    ["start", "cancel", "acknowledge", "retry", "promote", "pause", "resume", "rollback", "retire"];
+const VERBS: [&str; 9] = [
+    "start",
+    "cancel",
+    "acknowledge",
+    "retry",
+    "promote",
+    "pause",
+    "resume",
+    "rollback",
+    "retire",
+];
 
 /// What the document says of an operation.
 fn described(route: &Route) -> Value {
@@ -28,15 +37,23 @@ async fn addresses(service: &Service, route: &Route, owner: &str, operator: &str
     let mut path = route.path.clone();
     if path.contains("{webhook_id}") {
         let wanted = json!({ "name": format!("w-{}", route.id.to_lowercase()), "url": "https://hooks.example/w" });
-        let made = service.call("POST", "/v1/webhooks", Some(owner), &[], Some(&wanted)).await;
+        let made = service
+            .call("POST", "/v1/webhooks", Some(owner), &[], Some(&wanted))
+            .await;
         path = path.replace("{webhook_id}", made.body["id"].as_str().expect("a webhook"));
     }
     if path.contains("{tenant_id}") {
         let wanted = json!({ "name": format!("t-{}", route.id.to_lowercase()) });
-        let made = service.call("POST", "/v1/tenants", Some(operator), &[], Some(&wanted)).await;
+        let made = service
+            .call("POST", "/v1/tenants", Some(operator), &[], Some(&wanted))
+            .await;
         path = path.replace("{tenant_id}", made.body["id"].as_str().expect("a tenant"));
     }
-    let verbs = if route.id == "askUpgrade" { &VERBS[..] } else { &[route.verb] };
+    let verbs = if route.id == "askUpgrade" {
+        &VERBS[..]
+    } else {
+        &[route.verb]
+    };
     let mut all = Vec::new();
     for verb in verbs {
         all.push(service.path(&path, verb).await);
@@ -47,20 +64,45 @@ async fn addresses(service: &Service, route: &Route, owner: &str, operator: &str
 #[tokio::test]
 async fn every_change_hears_if_match_or_says_that_it_does_not() {
     let service = Service::new().await;
-    let (owner, operator) = (service.key(Role::Owner).await, service.operator(Role::Owner).await);
+    let (owner, operator) = (
+        service.key(Role::Owner).await,
+        service.operator(Role::Owner).await,
+    );
     let mut heard = 0;
     for route in routes().iter().filter(|route| route.method != "GET") {
         let operation = described(route);
         let said = operation["description"].as_str().unwrap_or_default();
-        assert_eq!(declares_it(&operation), !said.contains("`If-Match` is not heard."), "{}: {said}", route.id);
+        assert_eq!(
+            declares_it(&operation),
+            !said.contains("`If-Match` is not heard."),
+            "{}: {said}",
+            route.id
+        );
         if !declares_it(&operation) {
             continue;
         }
-        let caller = if route.action == Action::ChangePlatform { &operator } else { &owner };
+        let caller = if route.action == Action::ChangePlatform {
+            &operator
+        } else {
+            &owner
+        };
         for address in addresses(&service, route, &owner, &operator).await {
-            let reply =
-                service.call(&route.method, &address, Some(caller), &[("If-Match", STALE)], Some(&route.body)).await;
-            assert_eq!(reply.status, StatusCode::PRECONDITION_FAILED, "{} {address}: {}", route.method, reply.text);
+            let reply = service
+                .call(
+                    &route.method,
+                    &address,
+                    Some(caller),
+                    &[("If-Match", STALE)],
+                    Some(&route.body),
+                )
+                .await;
+            assert_eq!(
+                reply.status,
+                StatusCode::PRECONDITION_FAILED,
+                "{} {address}: {}",
+                route.method,
+                reply.text
+            );
             assert_eq!(reply.body["code"], "moved_on", "{address}");
             heard += 1;
         }

@@ -39,7 +39,15 @@ impl Stage {
         let body = json!({
             "name": "company", "issuer": ISSUER, "algorithms": algorithms, "required_claims": { "email_verified": "true" },
         });
-        let made = service.call("POST", "/v1/identity-providers", Some(&owner), &[], Some(&body)).await;
+        let made = service
+            .call(
+                "POST",
+                "/v1/identity-providers",
+                Some(&owner),
+                &[],
+                Some(&body),
+            )
+            .await;
         assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
         let text = |field: &str| made.body[field].as_str().expect(field).to_owned();
         let (audience, provider) = (text("audience"), text("id"));
@@ -47,10 +55,23 @@ impl Stage {
             json!({ "provider_id": provider, "subject": "vera", "role": "viewer" }),
             json!({ "provider_id": provider, "group": "mesh-operators", "role": "operator" }),
         ] {
-            let bound = service.call("POST", "/v1/role-bindings", Some(&owner), &[], Some(&subject)).await;
+            let bound = service
+                .call(
+                    "POST",
+                    "/v1/role-bindings",
+                    Some(&owner),
+                    &[],
+                    Some(&subject),
+                )
+                .await;
             assert_eq!(bound.status, StatusCode::CREATED, "{bound:?}");
         }
-        Self { service, owner, audience, provider }
+        Self {
+            service,
+            owner,
+            audience,
+            provider,
+        }
     }
 
     fn claims(&self, subject: &str) -> Value {
@@ -63,7 +84,10 @@ impl Stage {
     }
 
     async fn status(&self, token: &str) -> StatusCode {
-        self.service.call("GET", "/v1/meshes", Some(token), &[], None).await.status
+        self.service
+            .call("GET", "/v1/meshes", Some(token), &[], None)
+            .await
+            .status
     }
 
     /// Whoever comes is a viewer by name, and nobody is anything else.
@@ -80,23 +104,62 @@ impl Stage {
 async fn people_may_do_what_they_or_their_groups_were_granted() {
     let stage = Stage::new().await;
     let call = async |token: &str, method: &str, path: &str| {
-        stage.service.call(method, path, Some(token), &[], Some(&json!({}))).await
+        stage
+            .service
+            .call(method, path, Some(token), &[], Some(&json!({})))
+            .await
     };
     let restarts = format!("/v1/meshes/{}/restarts", stage.service.fleet.mesh);
     let viewer = stage.token("vera");
-    assert_eq!(call(&viewer, "GET", "/v1/meshes").await.body["items"].as_array().expect("a list").len(), 1);
-    assert_eq!(call(&viewer, "POST", &restarts).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(
+        call(&viewer, "GET", "/v1/meshes").await.body["items"]
+            .as_array()
+            .expect("a list")
+            .len(),
+        1
+    );
+    assert_eq!(
+        call(&viewer, "POST", &restarts).await.status,
+        StatusCode::FORBIDDEN
+    );
     let mut claims = stage.claims("oskar");
     claims["groups"] = json!(["staff", "mesh-operators"]);
     let operator = stage.service.issuer.sign("k1", &claims);
-    assert_eq!(call(&operator, "POST", &restarts).await.status, StatusCode::ACCEPTED);
-    let log = stage.service.call("GET", "/v1/audit-entries?page_size=1000", Some(&stage.owner), &[], None).await;
-    let last = log.body["items"].as_array().expect("entries").last().expect("one").clone();
-    assert_eq!(last["actor"], format!("{}/oskar", stage.provider), "the log names the person");
+    assert_eq!(
+        call(&operator, "POST", &restarts).await.status,
+        StatusCode::ACCEPTED
+    );
+    let log = stage
+        .service
+        .call(
+            "GET",
+            "/v1/audit-entries?page_size=1000",
+            Some(&stage.owner),
+            &[],
+            None,
+        )
+        .await;
+    let last = log.body["items"]
+        .as_array()
+        .expect("entries")
+        .last()
+        .expect("one")
+        .clone();
+    assert_eq!(
+        last["actor"],
+        format!("{}/oskar", stage.provider),
+        "the log names the person"
+    );
     // Somebody who was granted nothing is known, and sees nothing.
     let nobody = stage.token("nora");
-    assert_eq!(call(&nobody, "GET", "/v1/meshes").await.body["items"], json!([]));
-    assert_eq!(call(&nobody, "POST", &restarts).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(
+        call(&nobody, "GET", "/v1/meshes").await.body["items"],
+        json!([])
+    );
+    assert_eq!(
+        call(&nobody, "POST", &restarts).await.status,
+        StatusCode::NOT_FOUND
+    );
 }
 
 /// Every other field of the header and the signature are right.
@@ -105,11 +168,19 @@ async fn a_token_that_needs_an_extension_to_be_understood_is_refused() {
     let stage = Stage::new().await;
     let private = EncodingKey::from_ed_der(&stage.service.issuer.private("k1"));
     let token = |crit: Option<Vec<String>>| {
-        let header = Header { kid: Some("k1".into()), crit, ..Header::new(Algorithm::EdDSA) };
+        let header = Header {
+            kid: Some("k1".into()),
+            crit,
+            ..Header::new(Algorithm::EdDSA)
+        };
         encode(&header, &stage.claims("vera"), &private).expect("a token")
     };
     assert!(stage.gets_in(&token(None)).await);
-    for crit in [vec!["exp".to_owned()], vec!["https://x.example/must".to_owned()], Vec::new()] {
+    for crit in [
+        vec!["exp".to_owned()],
+        vec!["https://x.example/must".to_owned()],
+        Vec::new(),
+    ] {
         assert!(!stage.gets_in(&token(Some(crit.clone()))).await, "{crit:?}");
     }
 }
@@ -118,12 +189,39 @@ async fn a_token_that_needs_an_extension_to_be_understood_is_refused() {
 async fn a_grant_that_is_taken_back_and_a_provider_that_is_deleted_are_worth_nothing_at_once() {
     let stage = Stage::new().await;
     let (owner, token) = (Some(stage.owner.as_str()), stage.token("vera"));
-    let list = stage.service.call("GET", "/v1/role-bindings", owner, &[], None).await;
-    let binding = list.body["items"][0]["id"].as_str().expect("an id").to_owned();
-    stage.service.call("DELETE", &format!("/v1/role-bindings/{binding}"), owner, &[], None).await;
-    let seen = stage.service.call("GET", "/v1/meshes", Some(&token), &[], None).await;
+    let list = stage
+        .service
+        .call("GET", "/v1/role-bindings", owner, &[], None)
+        .await;
+    let binding = list.body["items"][0]["id"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    stage
+        .service
+        .call(
+            "DELETE",
+            &format!("/v1/role-bindings/{binding}"),
+            owner,
+            &[],
+            None,
+        )
+        .await;
+    let seen = stage
+        .service
+        .call("GET", "/v1/meshes", Some(&token), &[], None)
+        .await;
     assert_eq!(seen.body["items"], json!([]), "granted nothing any more");
-    stage.service.call("DELETE", &format!("/v1/identity-providers/{}", stage.provider), owner, &[], None).await;
+    stage
+        .service
+        .call(
+            "DELETE",
+            &format!("/v1/identity-providers/{}", stage.provider),
+            owner,
+            &[],
+            None,
+        )
+        .await;
     assert!(!stage.gets_in(&token).await);
 }
 
@@ -133,17 +231,40 @@ async fn a_person_who_follows_events_stays_until_their_token_ends() {
     let stage = Stage::new().await;
     let token = stage.token("nora");
     let request = Request::get("/v1/events").header("Authorization", format!("Bearer {token}"));
-    let request = request.header("Accept", "text/event-stream").header("Last-Event-ID", "0");
-    let answer = stage.service.router().oneshot(request.body(Body::empty()).expect("a request")).await;
+    let request = request
+        .header("Accept", "text/event-stream")
+        .header("Last-Event-ID", "0");
+    let answer = stage
+        .service
+        .router()
+        .oneshot(request.body(Body::empty()).expect("a request"))
+        .await;
     let answer = answer.expect("an answer");
     assert_eq!(answer.status(), StatusCode::OK);
     let binding = json!({ "provider_id": stage.provider, "subject": "nora", "role": "viewer" });
-    let bound = stage.service.call("POST", "/v1/role-bindings", Some(&stage.owner), &[], Some(&binding)).await;
+    let bound = stage
+        .service
+        .call(
+            "POST",
+            "/v1/role-bindings",
+            Some(&stage.owner),
+            &[],
+            Some(&binding),
+        )
+        .await;
     assert_eq!(bound.status, StatusCode::CREATED, "{bound:?}");
-    stage.service.fleet.clock.advance(SignedDuration::from_secs(31));
+    stage
+        .service
+        .fleet
+        .clock
+        .advance(SignedDuration::from_secs(31));
     let (seen, mut stream, _) = ids(answer, 2).await;
     assert_eq!(seen[..2], [1, 2], "granted meanwhile");
-    stage.service.fleet.clock.advance(SignedDuration::from_secs(300));
+    stage
+        .service
+        .fleet
+        .clock
+        .advance(SignedDuration::from_secs(300));
     while let Some(part) = stream.next().await {
         part.expect("bytes");
     }
@@ -152,7 +273,10 @@ async fn a_person_who_follows_events_stays_until_their_token_ends() {
 #[tokio::test]
 async fn tokens_that_say_something_wrong_are_refused() {
     let stage = Stage::new().await;
-    assert!(stage.gets_in(&stage.token("vera")).await, "the one that says everything right gets in");
+    assert!(
+        stage.gets_in(&stage.token("vera")).await,
+        "the one that says everything right gets in"
+    );
     let now = stage.service.fleet.clock.now().as_second();
     let stranger = "meshwright:tenant_00000000000000000000000002";
     for (field, value) in [
@@ -182,7 +306,12 @@ async fn tokens_that_say_something_wrong_are_refused() {
         } else {
             claims[field] = value.clone();
         }
-        assert!(!stage.gets_in(&stage.service.issuer.sign("k1", &claims)).await, "{field} = {value}");
+        assert!(
+            !stage
+                .gets_in(&stage.service.issuer.sign("k1", &claims))
+                .await,
+            "{field} = {value}"
+        );
     }
 }
 
@@ -199,7 +328,12 @@ async fn tokens_that_are_a_little_out_of_time_are_accepted() {
     ] {
         let mut claims = stage.claims("vera");
         claims[field] = value.clone();
-        assert!(stage.gets_in(&stage.service.issuer.sign("k1", &claims)).await, "{field} = {value}");
+        assert!(
+            stage
+                .gets_in(&stage.service.issuer.sign("k1", &claims))
+                .await,
+            "{field} = {value}"
+        );
     }
 }
 
@@ -217,20 +351,41 @@ async fn tokens_that_are_signed_wrongly_are_refused() {
         json!({ "alg": "EdDSA" }),
     ] {
         for signature in ["", "AAAA"] {
-            assert!(!stage.gets_in(&format!("{}.{body}.{signature}", part(&header))).await, "{header}");
+            assert!(
+                !stage
+                    .gets_in(&format!("{}.{body}.{signature}", part(&header)))
+                    .await,
+                "{header}"
+            );
         }
     }
-    let public = URL_SAFE_NO_PAD.decode(issuer.public("k1")["x"].as_str().expect("x")).expect("bytes");
-    for secret in [public.as_slice(), issuer.public("k1").to_string().as_bytes()] {
-        let header = Header { kid: Some("k1".into()), ..Header::new(Algorithm::HS256) };
+    let public = URL_SAFE_NO_PAD
+        .decode(issuer.public("k1")["x"].as_str().expect("x"))
+        .expect("bytes");
+    for secret in [
+        public.as_slice(),
+        issuer.public("k1").to_string().as_bytes(),
+    ] {
+        let header = Header {
+            kid: Some("k1".into()),
+            ..Header::new(Algorithm::HS256)
+        };
         let token = encode(&header, &claims, &EncodingKey::from_secret(secret)).expect("a token");
         assert!(!stage.gets_in(&token).await, "a public key is no secret");
     }
     let other = FakeIssuer::default();
     other.publish("k1");
-    assert!(!stage.gets_in(&other.sign("k1", &claims)).await, "another key of the same name");
+    assert!(
+        !stage.gets_in(&other.sign("k1", &claims)).await,
+        "another key of the same name"
+    );
     for name in ["k2", "", "../k1", "k1 "] {
-        assert!(!stage.gets_in(&signed(&issuer.private("k1"), name, &claims)).await, "{name}");
+        assert!(
+            !stage
+                .gets_in(&signed(&issuer.private("k1"), name, &claims))
+                .await,
+            "{name}"
+        );
     }
 }
 
@@ -243,7 +398,9 @@ async fn five_thousand_mutated_tokens_are_refused() {
     let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.=";
     let mut seed: u64 = 42;
     let mut random = |below: usize| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(seed >> 33).expect("31 bits") % below
     };
     for number in 0..TOKENS {
@@ -261,7 +418,10 @@ async fn five_thousand_mutated_tokens_are_refused() {
             }
         }
         let mutated = String::from_utf8(bytes).expect("letters");
-        assert!(mutated == honest || !stage.gets_in(&mutated).await, "number {number}: {mutated}");
+        assert!(
+            mutated == honest || !stage.gets_in(&mutated).await,
+            "number {number}: {mutated}"
+        );
     }
     assert!(stage.gets_in(&honest).await);
 }
@@ -270,7 +430,10 @@ async fn five_thousand_mutated_tokens_are_refused() {
 async fn what_is_known_of_issuers_is_not_shown() {
     let stage = Stage::new().await;
     assert!(stage.gets_in(&stage.token("vera")).await);
-    assert_eq!(format!("{:?}", stage.service.app.issuers), "IssuerKeys { .. }");
+    assert_eq!(
+        format!("{:?}", stage.service.app.issuers),
+        "IssuerKeys { .. }"
+    );
 }
 
 #[tokio::test]
@@ -280,15 +443,25 @@ async fn a_withdrawn_key_is_dead_within_a_minute_and_a_silent_issuer_keeps_its_k
     assert!(stage.gets_in(&stage.token("vera")).await);
     issuer.down.store(true, Ordering::SeqCst);
     clock.advance(SignedDuration::from_hours(23));
-    assert!(stage.gets_in(&stage.token("vera")).await, "a silent issuer keeps its keys for a day");
+    assert!(
+        stage.gets_in(&stage.token("vera")).await,
+        "a silent issuer keeps its keys for a day"
+    );
     clock.advance(SignedDuration::from_hours(2));
-    assert!(!stage.gets_in(&stage.token("vera")).await, "and not for longer");
+    assert!(
+        !stage.gets_in(&stage.token("vera")).await,
+        "and not for longer"
+    );
     issuer.down.store(false, Ordering::SeqCst);
     clock.advance(SignedDuration::from_secs(10));
     assert!(stage.gets_in(&stage.token("vera")).await, "it is back");
     let stolen = issuer.withdraw("k1");
     clock.advance(SignedDuration::from_secs(60));
-    assert!(!stage.gets_in(&signed(&stolen, "k1", &stage.claims("vera"))).await);
+    assert!(
+        !stage
+            .gets_in(&signed(&stolen, "k1", &stage.claims("vera")))
+            .await
+    );
 }
 
 /// Keys are rotated under load, published before they are used: nobody is turned away.
@@ -299,13 +472,26 @@ async fn rotation_of_an_issuers_keys_turns_nobody_away() {
     for round in 2..12 {
         let next = format!("k{round}");
         stage.service.issuer.publish(&next);
-        stage.service.fleet.clock.advance(SignedDuration::from_secs(11));
+        stage
+            .service
+            .fleet
+            .clock
+            .advance(SignedDuration::from_secs(11));
         let calls: Vec<_> = (0..12)
             .map(|call| {
-                let (stage, name) = (stage.clone(), if call % 2 == 0 { newest.clone() } else { next.clone() });
-                tokio::spawn(
-                    async move { stage.gets_in(&stage.service.issuer.sign(&name, &stage.claims("vera"))).await },
-                )
+                let (stage, name) = (
+                    stage.clone(),
+                    if call % 2 == 0 {
+                        newest.clone()
+                    } else {
+                        next.clone()
+                    },
+                );
+                tokio::spawn(async move {
+                    stage
+                        .gets_in(&stage.service.issuer.sign(&name, &stage.claims("vera")))
+                        .await
+                })
             })
             .collect();
         for call in calls {
@@ -322,10 +508,21 @@ async fn invented_key_names_do_not_make_a_storm() {
     let stage = Stage::new().await;
     let private = stage.service.issuer.private("k1");
     for number in 0..50 {
-        assert!(!stage.gets_in(&signed(&private, &format!("x{number}"), &stage.claims("vera"))).await);
+        assert!(
+            !stage
+                .gets_in(&signed(
+                    &private,
+                    &format!("x{number}"),
+                    &stage.claims("vera")
+                ))
+                .await
+        );
     }
     assert_eq!(stage.service.issuer.asked.load(Ordering::SeqCst), 1);
-    assert!(stage.gets_in(&stage.token("vera")).await, "and nobody else suffers");
+    assert!(
+        stage.gets_in(&stage.token("vera")).await,
+        "and nobody else suffers"
+    );
 }
 
 #[tokio::test]
@@ -333,12 +530,36 @@ async fn bad_providers_and_bindings_are_refused_by_field() {
     let stage = Stage::new().await;
     let provider = &stage.provider;
     let rows = [
-        ("identity-providers", json!({ "name": "x", "issuer": "http://login.example" }), "/issuer"),
-        ("identity-providers", json!({ "name": "x", "issuer": "https://a@login.example" }), "/issuer"),
-        ("identity-providers", json!({ "name": "x", "issuer": "https://login.example/?x=1" }), "/issuer"),
-        ("identity-providers", json!({ "name": "x", "issuer": "https://login.example/#x" }), "/issuer"),
-        ("identity-providers", json!({ "name": "X", "issuer": "https://x.example" }), "/name"),
-        ("identity-providers", json!({ "name": "x", "issuer": "https://x.example", "algorithms": [] }), "/algorithms"),
+        (
+            "identity-providers",
+            json!({ "name": "x", "issuer": "http://login.example" }),
+            "/issuer",
+        ),
+        (
+            "identity-providers",
+            json!({ "name": "x", "issuer": "https://a@login.example" }),
+            "/issuer",
+        ),
+        (
+            "identity-providers",
+            json!({ "name": "x", "issuer": "https://login.example/?x=1" }),
+            "/issuer",
+        ),
+        (
+            "identity-providers",
+            json!({ "name": "x", "issuer": "https://login.example/#x" }),
+            "/issuer",
+        ),
+        (
+            "identity-providers",
+            json!({ "name": "X", "issuer": "https://x.example" }),
+            "/name",
+        ),
+        (
+            "identity-providers",
+            json!({ "name": "x", "issuer": "https://x.example", "algorithms": [] }),
+            "/algorithms",
+        ),
         (
             "identity-providers",
             json!({ "name": "x", "issuer": "https://x.example", "algorithms": ["HS256"] }),
@@ -364,14 +585,26 @@ async fn bad_providers_and_bindings_are_refused_by_field() {
             json!({ "name": "x", "issuer": "https://x.example", "required_claims": { "\u{0}": "x" } }),
             "/required_claims/\u{0}",
         ),
-        ("role-bindings", json!({ "provider_id": provider, "role": "viewer" }), "/subject"),
+        (
+            "role-bindings",
+            json!({ "provider_id": provider, "role": "viewer" }),
+            "/subject",
+        ),
         (
             "role-bindings",
             json!({ "provider_id": provider, "subject": "a", "group": "b", "role": "viewer" }),
             "/subject",
         ),
-        ("role-bindings", json!({ "provider_id": provider, "subject": "a", "role": "king" }), "/role"),
-        ("role-bindings", json!({ "provider_id": provider, "subject": "a", "role": "viewer", "scope": "x" }), "/scope"),
+        (
+            "role-bindings",
+            json!({ "provider_id": provider, "subject": "a", "role": "king" }),
+            "/role",
+        ),
+        (
+            "role-bindings",
+            json!({ "provider_id": provider, "subject": "a", "role": "viewer", "scope": "x" }),
+            "/scope",
+        ),
         (
             "role-bindings",
             json!({ "provider_id": "idp_00000000000000000000000000", "subject": "a", "role": "viewer" }),
@@ -379,19 +612,48 @@ async fn bad_providers_and_bindings_are_refused_by_field() {
         ),
     ];
     for (path, body, pointer) in rows {
-        let reply = stage.service.call("POST", &format!("/v1/{path}"), Some(&stage.owner), &[], Some(&body)).await;
-        assert_eq!(reply.body["errors"][0]["pointer"], pointer, "{body}: {reply:?}");
+        let reply = stage
+            .service
+            .call(
+                "POST",
+                &format!("/v1/{path}"),
+                Some(&stage.owner),
+                &[],
+                Some(&body),
+            )
+            .await;
+        assert_eq!(
+            reply.body["errors"][0]["pointer"], pointer,
+            "{body}: {reply:?}"
+        );
     }
     let twice = json!({ "provider_id": provider, "subject": "vera", "role": "viewer" });
-    let reply = stage.service.call("POST", "/v1/role-bindings", Some(&stage.owner), &[], Some(&twice)).await;
+    let reply = stage
+        .service
+        .call(
+            "POST",
+            "/v1/role-bindings",
+            Some(&stage.owner),
+            &[],
+            Some(&twice),
+        )
+        .await;
     assert_eq!(reply.body["code"], "granted_already");
 }
 
 /// The issuer signs with `EdDSA` throughout.
 #[tokio::test]
 async fn only_algorithms_that_the_provider_was_registered_with_let_anybody_in() {
-    for (algorithms, expected) in [(["EdDSA"].as_slice(), true), (&["RS256"], false), (&["ES256", "PS512"], false)] {
+    for (algorithms, expected) in [
+        (["EdDSA"].as_slice(), true),
+        (&["RS256"], false),
+        (&["ES256", "PS512"], false),
+    ] {
         let stage = Stage::with(algorithms).await;
-        assert_eq!(stage.gets_in(&stage.token("vera")).await, expected, "{algorithms:?}");
+        assert_eq!(
+            stage.gets_in(&stage.token("vera")).await,
+            expected,
+            "{algorithms:?}"
+        );
     }
 }

@@ -14,15 +14,31 @@ async fn a_repeated_request_has_one_effect_and_one_answer() {
     let owner = service.key(Role::Owner).await;
     let body = json!({ "name": "ci", "role": "viewer" });
     let key = [("Idempotency-Key", "the-same")];
-    let first = service.call("POST", "/v1/api-keys", Some(&owner), &key, Some(&body)).await;
-    let again = service.call("POST", "/v1/api-keys", Some(&owner), &key, Some(&body)).await;
+    let first = service
+        .call("POST", "/v1/api-keys", Some(&owner), &key, Some(&body))
+        .await;
+    let again = service
+        .call("POST", "/v1/api-keys", Some(&owner), &key, Some(&body))
+        .await;
     assert_eq!((first.status, &first.body), (again.status, &again.body));
     let other = service
-        .call("POST", "/v1/api-keys", Some(&owner), &key, Some(&json!({ "name": "cd", "role": "viewer" })))
+        .call(
+            "POST",
+            "/v1/api-keys",
+            Some(&owner),
+            &key,
+            Some(&json!({ "name": "cd", "role": "viewer" })),
+        )
         .await;
     assert_eq!(other.body["code"], "idempotency_key_reused");
-    let listed = service.call("GET", "/v1/api-keys", Some(&owner), &[], None).await;
-    assert_eq!(listed.body["items"].as_array().expect("a list").len(), 2, "the owner's own and one new");
+    let listed = service
+        .call("GET", "/v1/api-keys", Some(&owner), &[], None)
+        .await;
+    assert_eq!(
+        listed.body["items"].as_array().expect("a list").len(),
+        2,
+        "the owner's own and one new"
+    );
 }
 
 #[tokio::test]
@@ -30,27 +46,67 @@ async fn a_body_that_is_said_to_be_no_json_is_not_read() {
     let service = Service::new().await;
     let owner = service.key(Role::Owner).await;
     let body = |name: &str| json!({ "name": name, "role": "viewer" });
-    for (number, kind) in
-        ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "json", "\u{e9}"].iter().enumerate()
+    for (number, kind) in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "json",
+        "\u{e9}",
+    ]
+    .iter()
+    .enumerate()
     {
         let body = body(&format!("bad-{number}"));
-        let reply = service.call("POST", "/v1/api-keys", Some(&owner), &[("Content-Type", kind)], Some(&body)).await;
+        let reply = service
+            .call(
+                "POST",
+                "/v1/api-keys",
+                Some(&owner),
+                &[("Content-Type", kind)],
+                Some(&body),
+            )
+            .await;
         assert_eq!(
             (reply.status, reply.body["code"].as_str()),
             (StatusCode::UNSUPPORTED_MEDIA_TYPE, Some("not_json")),
             "{kind}"
         );
     }
-    for (number, kind) in
-        ["application/json", "Application/JSON; charset=utf-8", "application/merge-patch+json"].iter().enumerate()
+    for (number, kind) in [
+        "application/json",
+        "Application/JSON; charset=utf-8",
+        "application/merge-patch+json",
+    ]
+    .iter()
+    .enumerate()
     {
         let body = body(&format!("good-{number}"));
-        let reply = service.call("POST", "/v1/api-keys", Some(&owner), &[("Content-Type", kind)], Some(&body)).await;
+        let reply = service
+            .call(
+                "POST",
+                "/v1/api-keys",
+                Some(&owner),
+                &[("Content-Type", kind)],
+                Some(&body),
+            )
+            .await;
         assert_eq!(reply.status, StatusCode::CREATED, "{kind}");
     }
     let path = format!("/v1/meshes/{}/restarts", service.fleet.mesh);
-    let reply = service.call("POST", &path, Some(&owner), &[("Content-Type", "text/plain")], None).await;
-    assert_eq!(reply.status, StatusCode::ACCEPTED, "nothing was sent, so nothing is said of it");
+    let reply = service
+        .call(
+            "POST",
+            &path,
+            Some(&owner),
+            &[("Content-Type", "text/plain")],
+            None,
+        )
+        .await;
+    assert_eq!(
+        reply.status,
+        StatusCode::ACCEPTED,
+        "nothing was sent, so nothing is said of it"
+    );
 }
 
 /// A namespace becomes a part of paths in the member's API, and a text with NUL is kept nowhere.
@@ -58,7 +114,10 @@ async fn a_body_that_is_said_to_be_no_json_is_not_read() {
 async fn what_is_no_namespace_of_a_member_is_neither_moved_nor_labelled() {
     let service = Service::new().await;
     let operator = service.key(Role::Operator).await;
-    let moves = format!("/v1/upgrades/{}/moves", service.fleet.get_or_plan_upgrade().await);
+    let moves = format!(
+        "/v1/upgrades/{}/moves",
+        service.fleet.get_or_plan_upgrade().await
+    );
     let injection = format!("/v1/meshes/{}/injection", service.fleet.mesh);
     for (cluster, namespace, field) in [
         ("c9", "plain", "cluster"),
@@ -67,17 +126,25 @@ async fn what_is_no_namespace_of_a_member_is_neither_moved_nor_labelled() {
         ("c1", "", "namespace"),
     ] {
         let one = json!({ "cluster": cluster, "namespace": namespace });
-        for (path, body, at) in
-            [(&moves, json!({ "namespaces": [one] }), "/namespaces/0/"), (&injection, one.clone(), "/")]
-        {
-            let reply = service.call("POST", path, Some(&operator), &[], Some(&body)).await;
+        for (path, body, at) in [
+            (&moves, json!({ "namespaces": [one] }), "/namespaces/0/"),
+            (&injection, one.clone(), "/"),
+        ] {
+            let reply = service
+                .call("POST", path, Some(&operator), &[], Some(&body))
+                .await;
             assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "{reply:?}");
             assert_eq!(reply.body["errors"][0]["pointer"], format!("{at}{field}"));
         }
     }
     let listed = json!({ "namespaces": [["c1", "plain"]] });
-    let reply = service.call("POST", &moves, Some(&operator), &[], Some(&listed)).await;
-    assert_eq!(reply.body["code"], "malformed_body", "an object's fields have names");
+    let reply = service
+        .call("POST", &moves, Some(&operator), &[], Some(&listed))
+        .await;
+    assert_eq!(
+        reply.body["code"], "malformed_body",
+        "an object's fields have names"
+    );
 }
 
 #[tokio::test]
@@ -86,30 +153,95 @@ async fn promote_needs_the_tag_of_what_was_looked_at() {
     let operator = service.key(Role::Operator).await;
     let upgrade = service.fleet.get_or_plan_upgrade().await;
     let path = format!("/v1/upgrades/{upgrade}");
-    let started = service.call("POST", &format!("{path}/start"), Some(&operator), &[], None).await;
-    assert_eq!((started.status, started.body["state"].as_str()), (StatusCode::ACCEPTED, Some("prechecking")));
+    let started = service
+        .call("POST", &format!("{path}/start"), Some(&operator), &[], None)
+        .await;
+    assert_eq!(
+        (started.status, started.body["state"].as_str()),
+        (StatusCode::ACCEPTED, Some("prechecking"))
+    );
     service.fleet.run_due().await;
     let promote = format!("{path}/promote");
-    let without = service.call("POST", &promote, Some(&operator), &[], None).await;
+    let without = service
+        .call("POST", &promote, Some(&operator), &[], None)
+        .await;
     assert_eq!(
         (without.status, without.body["code"].as_str()),
         (StatusCode::PRECONDITION_REQUIRED, Some("if_match_missing"))
     );
-    let anything = service.call("POST", &promote, Some(&operator), &[("If-Match", "*")], None).await;
-    assert_eq!(anything.status, StatusCode::PRECONDITION_REQUIRED, "anything is not what was looked at");
-    let seen = service.call("GET", &path, Some(&operator), &[], None).await.etag.expect("a tag");
-    for odd in [seen.trim_matches('"').to_owned(), format!("W/{seen}"), seen.replacen('"', "\"+", 1), "\"".into()] {
-        let reply = service.call("POST", &promote, Some(&operator), &[("If-Match", &odd)], None).await;
+    let anything = service
+        .call(
+            "POST",
+            &promote,
+            Some(&operator),
+            &[("If-Match", "*")],
+            None,
+        )
+        .await;
+    assert_eq!(
+        anything.status,
+        StatusCode::PRECONDITION_REQUIRED,
+        "anything is not what was looked at"
+    );
+    let seen = service
+        .call("GET", &path, Some(&operator), &[], None)
+        .await
+        .etag
+        .expect("a tag");
+    for odd in [
+        seen.trim_matches('"').to_owned(),
+        format!("W/{seen}"),
+        seen.replacen('"', "\"+", 1),
+        "\"".into(),
+    ] {
+        let reply = service
+            .call(
+                "POST",
+                &promote,
+                Some(&operator),
+                &[("If-Match", &odd)],
+                None,
+            )
+            .await;
         assert_eq!(reply.status, StatusCode::PRECONDITION_FAILED, "{odd}");
     }
-    let stale = service.call("POST", &promote, Some(&operator), &[("If-Match", "\"1\"")], None).await;
-    assert_eq!((stale.status, stale.body["code"].as_str()), (StatusCode::PRECONDITION_FAILED, Some("moved_on")));
+    let stale = service
+        .call(
+            "POST",
+            &promote,
+            Some(&operator),
+            &[("If-Match", "\"1\"")],
+            None,
+        )
+        .await;
+    assert_eq!(
+        (stale.status, stale.body["code"].as_str()),
+        (StatusCode::PRECONDITION_FAILED, Some("moved_on"))
+    );
     let looked = service.call("GET", &path, Some(&operator), &[], None).await;
-    assert_eq!(looked.body["allowed_verbs"], json!(["move", "promote", "rollback"]));
-    let promoted =
-        service.call("POST", &promote, Some(&operator), &[("If-Match", &looked.etag.expect("a tag"))], None).await;
+    assert_eq!(
+        looked.body["allowed_verbs"],
+        json!(["move", "promote", "rollback"])
+    );
+    let promoted = service
+        .call(
+            "POST",
+            &promote,
+            Some(&operator),
+            &[("If-Match", &looked.etag.expect("a tag"))],
+            None,
+        )
+        .await;
     assert_eq!(promoted.body["state"], "promoting");
-    let early = service.call("POST", &format!("{path}/retire"), Some(&operator), &[("If-Match", "\"9\"")], None).await;
+    let early = service
+        .call(
+            "POST",
+            &format!("{path}/retire"),
+            Some(&operator),
+            &[("If-Match", "\"9\"")],
+            None,
+        )
+        .await;
     assert_eq!(early.status, StatusCode::PRECONDITION_FAILED);
 }
 
@@ -120,22 +252,67 @@ async fn bad_input_is_answered_with_a_code_and_changes_nothing() {
     let mesh = service.fleet.mesh;
     let upgrades = format!("/v1/meshes/{mesh}/upgrades");
     let rows = [
-        ("POST", "/v1/clusters", json!({ "name": "c9", "kubeconfig": "exec" }), "kubeconfig_refused"),
-        ("POST", "/v1/clusters", json!({ "name": "C9", "kubeconfig": "good" }), "invalid_field"),
-        ("POST", "/v1/clusters", json!({ "name": "c1", "kubeconfig": "good" }), "name_taken"),
-        ("POST", "/v1/clusters", json!({ "name": "c9", "kubeconfig": "good", "surprise": 1 }), "malformed_body"),
+        (
+            "POST",
+            "/v1/clusters",
+            json!({ "name": "c9", "kubeconfig": "exec" }),
+            "kubeconfig_refused",
+        ),
+        (
+            "POST",
+            "/v1/clusters",
+            json!({ "name": "C9", "kubeconfig": "good" }),
+            "invalid_field",
+        ),
+        (
+            "POST",
+            "/v1/clusters",
+            json!({ "name": "c1", "kubeconfig": "good" }),
+            "name_taken",
+        ),
+        (
+            "POST",
+            "/v1/clusters",
+            json!({ "name": "c9", "kubeconfig": "good", "surprise": 1 }),
+            "malformed_body",
+        ),
         ("POST", "/v1/clusters", json!(["x"]), "malformed_body"),
-        ("POST", "/v1/clusters/cluster_01arz3ndektsv4rrffq69g5fav/credentials", json!([]), "malformed_body"),
+        (
+            "POST",
+            "/v1/clusters/cluster_01arz3ndektsv4rrffq69g5fav/credentials",
+            json!([]),
+            "malformed_body",
+        ),
         (
             "POST",
             "/v1/meshes",
             json!({ "name": "m", "version": "1.99.0.1", "clusters": ["x"] }),
             "version_not_in_catalogue",
         ),
-        ("POST", "/v1/meshes", json!({ "name": "m", "version": "1.25.1.1", "clusters": [] }), "invalid_field"),
-        ("POST", &upgrades, json!({ "version": "1.25.1.1", "strategy": "canary" }), "upgrade_refused"),
-        ("POST", &upgrades, json!({ "version": "1.27.9.1", "strategy": "in_place" }), "upgrade_refused"),
-        ("POST", &upgrades, json!({ "version": "1.27.9.1", "strategy": "sideways" }), "invalid_field"),
+        (
+            "POST",
+            "/v1/meshes",
+            json!({ "name": "m", "version": "1.25.1.1", "clusters": [] }),
+            "invalid_field",
+        ),
+        (
+            "POST",
+            &upgrades,
+            json!({ "version": "1.25.1.1", "strategy": "canary" }),
+            "upgrade_refused",
+        ),
+        (
+            "POST",
+            &upgrades,
+            json!({ "version": "1.27.9.1", "strategy": "in_place" }),
+            "upgrade_refused",
+        ),
+        (
+            "POST",
+            &upgrades,
+            json!({ "version": "1.27.9.1", "strategy": "sideways" }),
+            "invalid_field",
+        ),
         (
             "POST",
             &upgrades,
@@ -143,19 +320,41 @@ async fn bad_input_is_answered_with_a_code_and_changes_nothing() {
             "invalid_field",
         ),
         // Two things are wrong, and this one is wrong in itself: the other upgrade is refused.
-        ("POST", &upgrades, json!({ "version": "1.25.1.1", "strategy": "canary", "labels": "all" }), "invalid_field"),
-        ("GET", "/v1/operations?page_size=0", json!({}), "invalid_field"),
+        (
+            "POST",
+            &upgrades,
+            json!({ "version": "1.25.1.1", "strategy": "canary", "labels": "all" }),
+            "invalid_field",
+        ),
+        (
+            "GET",
+            "/v1/operations?page_size=0",
+            json!({}),
+            "invalid_field",
+        ),
         ("GET", "/v1/clusters?name=%00", json!({}), "invalid_field"),
-        ("GET", "/v1/operations?page_token=x", json!({}), "invalid_field"),
+        (
+            "GET",
+            "/v1/operations?page_token=x",
+            json!({}),
+            "invalid_field",
+        ),
         ("GET", "/v1/nowhere", json!({}), "not_found"),
         ("PUT", "/v1/meshes", json!({}), "method_not_allowed"),
     ];
     for (method, path, body, code) in rows {
-        let reply = service.call(method, path, Some(&owner), &[], Some(&body)).await;
-        assert_eq!(reply.body["code"], code, "{method} {path} {body}: {reply:?}");
+        let reply = service
+            .call(method, path, Some(&owner), &[], Some(&body))
+            .await;
+        assert_eq!(
+            reply.body["code"], code,
+            "{method} {path} {body}: {reply:?}"
+        );
         assert!(!reply.body["hint"].as_str().expect("a hint").is_empty());
     }
-    let clusters = service.call("GET", "/v1/clusters", Some(&owner), &[], None).await;
+    let clusters = service
+        .call("GET", "/v1/clusters", Some(&owner), &[], None)
+        .await;
     assert_eq!(clusters.body["items"].as_array().expect("a list").len(), 2);
 }
 
@@ -172,11 +371,15 @@ async fn of_many_copies_of_a_request_exactly_one_has_an_effect() {
             .map(|_| {
                 let (service, owner) = (service.clone(), owner.clone());
                 tokio::spawn(async move {
-                    let (key, body) =
-                        (format!("key-{request}"), json!({ "name": format!("k{request}"), "role": "viewer" }));
+                    let (key, body) = (
+                        format!("key-{request}"),
+                        json!({ "name": format!("k{request}"), "role": "viewer" }),
+                    );
                     loop {
                         let headers = [("Idempotency-Key", key.as_str())];
-                        let reply = service.call("POST", "/v1/api-keys", Some(&owner), &headers, Some(&body)).await;
+                        let reply = service
+                            .call("POST", "/v1/api-keys", Some(&owner), &headers, Some(&body))
+                            .await;
                         if reply.body["code"] != "request_in_flight" {
                             return (reply.status, reply.body);
                         }
@@ -190,21 +393,44 @@ async fn of_many_copies_of_a_request_exactly_one_has_an_effect() {
     }
     for (request, (status, body)) in &answers {
         let first: &(StatusCode, Value) = &answers[request * COPIES].1;
-        assert_eq!((status, body), (&StatusCode::CREATED, &first.1), "request {request}");
+        assert_eq!(
+            (status, body),
+            (&StatusCode::CREATED, &first.1),
+            "request {request}"
+        );
     }
-    let listed = service.call("GET", "/v1/api-keys?page_size=500", Some(&owner), &[], None).await;
-    assert_eq!(listed.body["items"].as_array().expect("a list").len(), REQUESTS + 1, "and the owner's own");
+    let listed = service
+        .call("GET", "/v1/api-keys?page_size=500", Some(&owner), &[], None)
+        .await;
+    assert_eq!(
+        listed.body["items"].as_array().expect("a list").len(),
+        REQUESTS + 1,
+        "and the owner's own"
+    );
 }
 
 #[tokio::test]
 async fn an_idempotency_key_belongs_to_whoever_sent_it() {
     let service = Service::new().await;
-    let (one, other) = (service.key(Role::Owner).await, service.key(Role::Owner).await);
-    let (body, key) = (json!({ "name": "ci", "role": "viewer" }), [("Idempotency-Key", "shared")]);
-    let first = service.call("POST", "/v1/api-keys", Some(&one), &key, Some(&body)).await;
-    let second = service.call("POST", "/v1/api-keys", Some(&other), &key, Some(&body)).await;
+    let (one, other) = (
+        service.key(Role::Owner).await,
+        service.key(Role::Owner).await,
+    );
+    let (body, key) = (
+        json!({ "name": "ci", "role": "viewer" }),
+        [("Idempotency-Key", "shared")],
+    );
+    let first = service
+        .call("POST", "/v1/api-keys", Some(&one), &key, Some(&body))
+        .await;
+    let second = service
+        .call("POST", "/v1/api-keys", Some(&other), &key, Some(&body))
+        .await;
     assert_eq!(first.status, StatusCode::CREATED);
-    assert_eq!(second.body["code"], "name_taken", "its own request, not the stored answer with its secret");
+    assert_eq!(
+        second.body["code"], "name_taken",
+        "its own request, not the stored answer with its secret"
+    );
 }
 
 #[tokio::test]
@@ -222,15 +448,31 @@ async fn whoever_refuses_answers_with_a_problem_and_the_id_of_the_request() {
         ("GET", "/v1/nowhere", None, "not_found"),
     ];
     for (method, path, body, code) in rows {
-        let reply = service.call(method, path, Some(&owner), &[("X-Request-Id", "mine")], body).await;
+        let reply = service
+            .call(
+                method,
+                path,
+                Some(&owner),
+                &[("X-Request-Id", "mine")],
+                body,
+            )
+            .await;
         assert_eq!(
             (reply.body["code"].as_str(), reply.body["instance"].as_str()),
             (Some(code), Some("mine")),
             "{path}: {reply:?}"
         );
     }
-    let unnamed = service.call("GET", "/v1/nowhere", Some(&owner), &[], None).await;
-    assert_eq!(unnamed.body["instance"].as_str().expect("an id of ours").len(), 36);
+    let unnamed = service
+        .call("GET", "/v1/nowhere", Some(&owner), &[], None)
+        .await;
+    assert_eq!(
+        unnamed.body["instance"]
+            .as_str()
+            .expect("an id of ours")
+            .len(),
+        36
+    );
 }
 
 /// The `type` of a problem leads to a page about it, for anybody.
@@ -238,8 +480,26 @@ async fn whoever_refuses_answers_with_a_problem_and_the_id_of_the_request() {
 async fn every_problem_leads_to_its_page() {
     let service = Service::new().await;
     let refused = service.call("GET", "/v1/meshes", None, &[], None).await;
-    let page = service.call("GET", refused.body["type"].as_str().expect("an address"), None, &[], None).await;
+    let page = service
+        .call(
+            "GET",
+            refused.body["type"].as_str().expect("an address"),
+            None,
+            &[],
+            None,
+        )
+        .await;
     assert_eq!(page.status, StatusCode::OK);
-    assert!(page.text.starts_with("# unauthenticated\n"), "{}", page.text);
-    assert_eq!(service.call("GET", "/problems/nothing", None, &[], None).await.status, StatusCode::NOT_FOUND);
+    assert!(
+        page.text.starts_with("# unauthenticated\n"),
+        "{}",
+        page.text
+    );
+    assert_eq!(
+        service
+            .call("GET", "/problems/nothing", None, &[], None)
+            .await
+            .status,
+        StatusCode::NOT_FOUND
+    );
 }

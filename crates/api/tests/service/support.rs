@@ -3,17 +3,17 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use meshwright_api::{App, Rate, Rates};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
+use meshwright_api::{App, Rate, Rates};
 use meshwright_model::Clock;
 use meshwright_model::access::{Action, Role, Scope};
 use meshwright_model::ids::{KeyId, TenantId};
-use serde_json::{Value, json};
-use meshwright_store::{ApiKeyToken, ListFilter, NewApiKey, Page, AccessFilter, Store};
+use meshwright_store::{AccessFilter, ApiKeyToken, ListFilter, NewApiKey, Page, Store};
 use meshwright_testkit::Fleet;
+use serde_json::{Value, json};
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -31,8 +31,15 @@ pub(crate) struct Service {
 
 /// Tests that are not about limits never meet one.
 const PLENTY: Rates = {
-    let rate = Rate { burst: 1_000_000, period: Duration::from_secs(1000) };
-    Rates { read: rate, write: rate, expensive: rate }
+    let rate = Rate {
+        burst: 1_000_000,
+        period: Duration::from_secs(1000),
+    };
+    Rates {
+        read: rate,
+        write: rate,
+        expensive: rate,
+    }
 };
 
 #[derive(Debug)]
@@ -44,7 +51,13 @@ pub(crate) struct Reply {
     pub text: String,
 }
 
-pub(crate) async fn key(store: &Store, clock: &dyn Clock, tenant: TenantId, role: Role, scopes: &[Scope]) -> String {
+pub(crate) async fn key(
+    store: &Store,
+    clock: &dyn Clock,
+    tenant: TenantId,
+    role: Role,
+    scopes: &[Scope],
+) -> String {
     let text = ApiKeyToken::generate(tenant, KeyId(clock.new_uuid()));
     let new = NewApiKey {
         id: text.key,
@@ -65,7 +78,11 @@ impl Service {
         let fleet = Fleet::new().await;
         let issuer = Arc::new(FakeIssuer::default());
         let app = App {
-            limits: Arc::new(meshwright_api::RequestLimiter::new(PLENTY, PLENTY, fleet.clock.clone())),
+            limits: Arc::new(meshwright_api::RequestLimiter::new(
+                PLENTY,
+                PLENTY,
+                fleet.clock.clone(),
+            )),
             issuers: Arc::new(meshwright_api::IssuerKeys::new(issuer.clone())),
             store: fleet.db.api.clone().with_connection_quota(),
             clock: fleet.clock.clone(),
@@ -73,7 +90,10 @@ impl Service {
                 if text == "good" {
                     Ok(("https://c.example".into(), b"stored".to_vec()))
                 } else {
-                    Err(("kubeconfig_refused", "users.exec would run a program here".into()))
+                    Err((
+                        "kubeconfig_refused",
+                        "users.exec would run a program here".into(),
+                    ))
                 }
             }),
             new_authority: |_, _| Ok(b"authority".to_vec()),
@@ -82,7 +102,12 @@ impl Service {
                 _ => Err("base/Chart.yaml is missing".into()),
             },
         };
-        Self { fleet, app, router: OnceLock::new(), issuer }
+        Self {
+            fleet,
+            app,
+            router: OnceLock::new(),
+            issuer,
+        }
     }
 
     pub(crate) async fn key(&self, role: Role) -> String {
@@ -92,28 +117,66 @@ impl Service {
     /// A key of whoever operates the service.
     pub(crate) async fn operator(&self, role: Role) -> String {
         let store = &self.fleet.db.api;
-        store.ensure_platform_key(self.fleet.clock.now()).await.expect("a key for the operators' tenant");
-        key(store, self.fleet.clock.as_ref(), TenantId::PLATFORM, role, &[]).await
+        store
+            .ensure_platform_key(self.fleet.clock.now())
+            .await
+            .expect("a key for the operators' tenant");
+        key(
+            store,
+            self.fleet.clock.as_ref(),
+            TenantId::PLATFORM,
+            role,
+            &[],
+        )
+        .await
     }
 
     pub(crate) async fn narrow_key(&self, role: Role, scopes: &[Scope]) -> String {
-        key(&self.fleet.db.api, self.fleet.clock.as_ref(), self.fleet.db.tenant, role, scopes).await
+        key(
+            &self.fleet.db.api,
+            self.fleet.clock.as_ref(),
+            self.fleet.db.tenant,
+            role,
+            scopes,
+        )
+        .await
     }
 
     /// Calls an operation on this tenant's own things.
     pub(crate) async fn call_route(&self, route: &Route, key: Option<&str>) -> Reply {
         let path = self.path(&route.path, route.verb).await;
-        self.call(&route.method, &path, key, &[("If-Match", "\"0\"")], Some(&route.body)).await
+        self.call(
+            &route.method,
+            &path,
+            key,
+            &[("If-Match", "\"0\"")],
+            Some(&route.body),
+        )
+        .await
     }
 
     pub(crate) async fn stranger(&self) -> String {
         let tenant = TenantId(Uuid::from_u128(2));
-        self.fleet.db.api.create_tenant(tenant, "stranger", self.fleet.clock.now()).await.expect("a tenant");
-        key(&self.fleet.db.api, self.fleet.clock.as_ref(), tenant, Role::Owner, &[]).await
+        self.fleet
+            .db
+            .api
+            .create_tenant(tenant, "stranger", self.fleet.clock.now())
+            .await
+            .expect("a tenant");
+        key(
+            &self.fleet.db.api,
+            self.fleet.clock.as_ref(),
+            tenant,
+            Role::Owner,
+            &[],
+        )
+        .await
     }
 
     pub(crate) fn router(&self) -> Router {
-        self.router.get_or_init(|| meshwright_api::router(self.app.clone())).clone()
+        self.router
+            .get_or_init(|| meshwright_api::router(self.app.clone()))
+            .clone()
     }
 
     pub(crate) async fn call(
@@ -124,7 +187,9 @@ impl Service {
         headers: &[(&str, &str)],
         body: Option<&Value>,
     ) -> Reply {
-        let mut request = Request::builder().method(method.parse::<Method>().expect(method)).uri(path);
+        let mut request = Request::builder()
+            .method(method.parse::<Method>().expect(method))
+            .uri(path);
         if let Some(key) = key {
             request = request.header("Authorization", format!("Bearer {key}"));
         }
@@ -132,11 +197,25 @@ impl Service {
             request = request.header(*name, *value);
         }
         let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
-        let response = self.router().oneshot(request.body(body).expect("a request")).await.expect("an answer");
-        let (status, etag) =
-            (response.status(), response.headers().get("etag").map(|tag| tag.to_str().expect("text").to_owned()));
+        let response = self
+            .router()
+            .oneshot(request.body(body).expect("a request"))
+            .await
+            .expect("an answer");
+        let (status, etag) = (
+            response.status(),
+            response
+                .headers()
+                .get("etag")
+                .map(|tag| tag.to_str().expect("text").to_owned()),
+        );
         let headers = response.headers().clone();
-        let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+        let bytes = response
+            .into_body()
+            .collect()
+            .await
+            .expect("a body")
+            .to_bytes();
         Reply {
             status,
             etag,
@@ -149,11 +228,30 @@ impl Service {
     /// Ids of this tenant's own things, by the names that paths use.
     pub(crate) async fn path(&self, template: &str, verb: &str) -> String {
         let upgrade = self.fleet.get_or_plan_upgrade().await;
-        let mut tx = self.fleet.db.api.begin(self.fleet.db.tenant).await.expect("a transaction");
-        let cluster = tx.list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL).await.expect("clusters")[0].id;
-        let operation = tx.list_operations(&AccessFilter::ALL, None, Page::ALL).await.expect("operations")[0].id;
-        let key =
-            tx.list_api_keys(false, Page::ALL).await.expect("keys").first().map(|key| key.id.to_string()).unwrap_or_default();
+        let mut tx = self
+            .fleet
+            .db
+            .api
+            .begin(self.fleet.db.tenant)
+            .await
+            .expect("a transaction");
+        let cluster = tx
+            .list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL)
+            .await
+            .expect("clusters")[0]
+            .id;
+        let operation = tx
+            .list_operations(&AccessFilter::ALL, None, Page::ALL)
+            .await
+            .expect("operations")[0]
+            .id;
+        let key = tx
+            .list_api_keys(false, Page::ALL)
+            .await
+            .expect("keys")
+            .first()
+            .map(|key| key.id.to_string())
+            .unwrap_or_default();
         template
             .replace("{mesh_id}", &self.fleet.mesh.to_string())
             .replace("{cluster_id}", &cluster.to_string())
@@ -220,9 +318,11 @@ fn action(id: &str) -> Action {
         | "importRelease"
         | "addHostingCluster"
         | "deleteHostingCluster" => Action::ChangePlatform,
-        "registerCluster" | "changeCluster" | "renewCredential" | "deleteCluster" => Action::ChangeClusters,
-        "createMesh" | "changeMesh" | "deleteMesh" | "undeleteMesh" | "retryMesh" | "setInjection"
-        | "createRestart" | "askOperation" => Action::ChangeMeshes,
+        "registerCluster" | "changeCluster" | "renewCredential" | "deleteCluster" => {
+            Action::ChangeClusters
+        }
+        "createMesh" | "changeMesh" | "deleteMesh" | "undeleteMesh" | "retryMesh"
+        | "setInjection" | "createRestart" | "askOperation" => Action::ChangeMeshes,
         "createUpgrade" | "moveNamespaces" | "askUpgrade" => Action::Upgrade,
         "listApiKeys"
         | "getApiKey"
@@ -263,13 +363,19 @@ pub(crate) fn routes() -> Vec<Route> {
                 "createMesh" => json!({ "name": "m9", "version": "1.25.1.1", "clusters": ["x"] }),
                 "createUpgrade" => json!({ "version": "1.27.9.1", "strategy": "canary" }),
                 "setInjection" => json!({ "cluster": "c1", "namespace": "shop", "label": null }),
-                "moveNamespaces" => json!({ "namespaces": [{ "cluster": "c1", "namespace": "shop" }] }),
+                "moveNamespaces" => {
+                    json!({ "namespaces": [{ "cluster": "c1", "namespace": "shop" }] })
+                }
                 "changeMesh" | "changeCluster" => json!({ "display_name": "changed" }),
                 "createTenant" => json!({ "name": "t9" }),
                 "changeTenant" => json!({ "quotas": { "meshes": 7 } }),
                 "changeRelease" => json!({ "state": "deprecated" }),
-                "createIdentityProvider" => json!({ "name": "idp9", "issuer": "https://nine.example" }),
-                "createRoleBinding" => json!({ "provider_id": "idp_x", "subject": "somebody", "role": "viewer" }),
+                "createIdentityProvider" => {
+                    json!({ "name": "idp9", "issuer": "https://nine.example" })
+                }
+                "createRoleBinding" => {
+                    json!({ "provider_id": "idp_x", "subject": "somebody", "role": "viewer" })
+                }
                 "importRelease" => json!({ "version": "1.27.9.9", "charts": "Y2hhcnRz" }),
                 "addHostingCluster" => json!({ "name": "h9", "kubeconfig": "good" }),
                 "createWebhook" => json!({ "name": "w9", "url": "https://hooks.example/w9" }),
@@ -278,9 +384,20 @@ pub(crate) fn routes() -> Vec<Route> {
                 "createApiKey" => json!({ "name": "k9", "role": "viewer" }),
                 _ => json!({}),
             };
-            let verb = if id == "askOperation" { "pause" } else { "start" };
+            let verb = if id == "askOperation" {
+                "pause"
+            } else {
+                "start"
+            };
             let action = action(&id);
-            all.push(Route { id, method: method.to_uppercase(), path: path.clone(), body, verb, action });
+            all.push(Route {
+                id,
+                method: method.to_uppercase(),
+                path: path.clone(),
+                body,
+                verb,
+                action,
+            });
         }
     }
     all

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use meshwright_model::access::Role;
-use serde_json::json;
 use meshwright_store::Store;
 use meshwright_testkit::db::{TestDb, test_sealer};
 use meshwright_testkit::relay::Relay;
+use serde_json::json;
 
 use crate::support::{Service, routes};
 
@@ -26,8 +26,14 @@ const MORE: [(&str, usize); 2] = [
 
 async fn relayed(relay: &Relay) -> Service {
     let mut service = Service::new().await;
-    let url = service.fleet.db.relayed_url("mw_api", relay, Duration::from_mins(1));
-    service.app.store = Store::connect(&url, test_sealer()).await.expect("a connection as mw_api").with_connection_quota();
+    let url = service
+        .fleet
+        .db
+        .relayed_url("mw_api", relay, Duration::from_mins(1));
+    service.app.store = Store::connect(&url, test_sealer())
+        .await
+        .expect("a connection as mw_api")
+        .with_connection_quota();
     service
 }
 
@@ -47,17 +53,41 @@ async fn round_trips(service: &Service, relay: &Relay, path: &str, key: &str) ->
 async fn a_list_takes_four_round_trips_however_long_it_is() {
     let relay = Relay::start(&TestDb::socket_dir());
     let service = relayed(&relay).await;
-    let (owner, operator) = (service.key(Role::Owner).await, service.operator(Role::Owner).await);
+    let (owner, operator) = (
+        service.key(Role::Owner).await,
+        service.operator(Role::Owner).await,
+    );
     let wanted = json!({ "name": "w1", "url": "https://hooks.example/w1" });
-    let webhook = service.call("POST", "/v1/webhooks", Some(&owner), &[], Some(&wanted)).await;
+    let webhook = service
+        .call("POST", "/v1/webhooks", Some(&owner), &[], Some(&wanted))
+        .await;
     let webhook = webhook.body["id"].as_str().expect("a webhook").to_owned();
-    let test = service.call("POST", &format!("/v1/webhooks/{webhook}/test"), Some(&owner), &[], Some(&json!({}))).await;
+    let test = service
+        .call(
+            "POST",
+            &format!("/v1/webhooks/{webhook}/test"),
+            Some(&owner),
+            &[],
+            Some(&json!({})),
+        )
+        .await;
     assert_eq!(test.status, StatusCode::ACCEPTED, "{}", test.text);
-    let lists = routes().into_iter().filter(|route| route.method == "GET" && route.id.starts_with("list"));
+    let lists = routes()
+        .into_iter()
+        .filter(|route| route.method == "GET" && route.id.starts_with("list"));
     for route in lists {
-        let path = service.path(&route.path.replace("{webhook_id}", &webhook), route.verb).await;
-        let key = if route.id == "listTenants" { &operator } else { &owner };
-        let most = MORE.iter().find(|(id, _)| *id == route.id).map_or(MOST, |(_, most)| *most);
+        let path = service
+            .path(&route.path.replace("{webhook_id}", &webhook), route.verb)
+            .await;
+        let key = if route.id == "listTenants" {
+            &operator
+        } else {
+            &owner
+        };
+        let most = MORE
+            .iter()
+            .find(|(id, _)| *id == route.id)
+            .map_or(MOST, |(_, most)| *most);
         let taken = round_trips(&service, &relay, &path, key).await;
         assert!(taken <= most, "{} takes {taken} round trips", route.id);
     }
@@ -68,7 +98,14 @@ async fn an_empty_list_takes_no_more_round_trips() {
     let relay = Relay::start(&TestDb::socket_dir());
     let service = relayed(&relay).await;
     let stranger = service.stranger().await;
-    for path in ["/v1/meshes", "/v1/clusters", "/v1/operations", "/v1/webhooks", "/v1/role-bindings", "/v1/events"] {
+    for path in [
+        "/v1/meshes",
+        "/v1/clusters",
+        "/v1/operations",
+        "/v1/webhooks",
+        "/v1/role-bindings",
+        "/v1/events",
+    ] {
         let taken = round_trips(&service, &relay, path, &stranger).await;
         assert!(taken <= MOST, "{path} takes {taken} round trips");
     }

@@ -54,7 +54,9 @@ impl Class {
 }
 
 fn word(chance: &mut fastrand::Rng) -> String {
-    (0..chance.usize(3..12)).map(|_| chance.lowercase()).collect()
+    (0..chance.usize(3..12))
+        .map(|_| chance.lowercase())
+        .collect()
 }
 
 fn authority() -> Node {
@@ -63,7 +65,9 @@ fn authority() -> Node {
 
 /// Puts a configuration together and writes it down.
 fn write(parts: Parts, style: Style, chance: &mut fastrand::Rng) -> String {
-    let server = parts.server.unwrap_or_else(|| "https://8.8.8.8:6443".to_owned());
+    let server = parts
+        .server
+        .unwrap_or_else(|| "https://8.8.8.8:6443".to_owned());
     let mut cluster = map([("server", text(server))]).with(parts.cluster);
     if !parts.without_authority {
         cluster = cluster.with(vec![("certificate-authority-data".into(), authority())]);
@@ -80,16 +84,28 @@ fn write(parts: Parts, style: Style, chance: &mut fastrand::Rng) -> String {
                 ("u", Node::Raw(format!("&u {}", flow(&user, style)))),
             ]);
             let refer = |name: &str| {
-                Node::Raw(if style == Style::Merged { format!("{{<<: *{name}}}") } else { format!("*{name}") })
+                Node::Raw(if style == Style::Merged {
+                    format!("{{<<: *{name}}}")
+                } else {
+                    format!("*{name}")
+                })
             };
             // Whatever is referred to must stand before it, so nothing is shuffled here.
             let file = file(refer("c"), refer("u"), chance);
-            text_of(&map([("preferences", named)]).with(entries(file)), style, chance)
+            text_of(
+                &map([("preferences", named)]).with(entries(file)),
+                style,
+                chance,
+            )
         }
         Style::Second => {
             let first = map([("apiVersion", text("v1")), ("kind", text("Config"))]);
             let second = file(cluster, user, chance).shuffled(chance);
-            format!("{}---\n{}", text_of(&first, style, chance), text_of(&second, style, chance))
+            format!(
+                "{}---\n{}",
+                text_of(&first, style, chance),
+                text_of(&second, style, chance)
+            )
         }
         _ => {
             let file = file(cluster, user, chance).with(parts.file);
@@ -99,7 +115,11 @@ fn write(parts: Parts, style: Style, chance: &mut fastrand::Rng) -> String {
 }
 
 fn entries(node: Node) -> Vec<(String, Node)> {
-    if let Node::Map(entries) = node { entries } else { Vec::new() }
+    if let Node::Map(entries) = node {
+        entries
+    } else {
+        Vec::new()
+    }
 }
 
 fn file(cluster: Node, user: Node, chance: &mut fastrand::Rng) -> Node {
@@ -109,9 +129,18 @@ fn file(cluster: Node, user: Node, chance: &mut fastrand::Rng) -> Node {
         ("apiVersion", text("v1")),
         ("kind", text("Config")),
         ("current-context", text(x.as_str())),
-        ("clusters", Node::List(vec![map([("name", text(c)), ("cluster", cluster)])])),
-        ("contexts", Node::List(vec![map([("name", text(x)), ("context", context)])])),
-        ("users", Node::List(vec![map([("name", text(u)), ("user", user)])])),
+        (
+            "clusters",
+            Node::List(vec![map([("name", text(c)), ("cluster", cluster)])]),
+        ),
+        (
+            "contexts",
+            Node::List(vec![map([("name", text(x)), ("context", context)])]),
+        ),
+        (
+            "users",
+            Node::List(vec![map([("name", text(u)), ("user", user)])]),
+        ),
     ])
 }
 
@@ -124,20 +153,37 @@ fn text_of(node: &Node, style: Style, chance: &mut fastrand::Rng) -> String {
     if style != Style::Noisy {
         return out;
     }
-    let noisy = out
-        .lines()
-        .map(|line| if chance.bool() { format!("{line}  # {}\r\n\r\n", word(chance)) } else { format!("{line}\r\n") });
+    let noisy = out.lines().map(|line| {
+        if chance.bool() {
+            format!("{line}  # {}\r\n\r\n", word(chance))
+        } else {
+            format!("{line}\r\n")
+        }
+    });
     noisy.collect()
 }
 
 fn user(entries: Vec<(&str, Node)>) -> Parts {
-    let user = entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-    Parts { user, without_token: true, ..Parts::default() }
+    let user = entries
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
+    Parts {
+        user,
+        without_token: true,
+        ..Parts::default()
+    }
 }
 
 fn cluster(entries: Vec<(&str, Node)>) -> Parts {
-    let cluster = entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-    Parts { cluster, ..Parts::default() }
+    let cluster = entries
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
+    Parts {
+        cluster,
+        ..Parts::default()
+    }
 }
 
 fn program(chance: &mut fastrand::Rng) -> String {
@@ -145,15 +191,27 @@ fn program(chance: &mut fastrand::Rng) -> String {
 }
 
 fn exec(chance: &mut fastrand::Rng, more: Vec<(&str, Node)>) -> Parts {
-    let more = more.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let more = more
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
     let version = text("client.authentication.k8s.io/v1beta1");
-    user(vec![("exec", map([("apiVersion", version), ("command", text(program(chance)))]).with(more))])
+    user(vec![(
+        "exec",
+        map([("apiVersion", version), ("command", text(program(chance)))]).with(more),
+    )])
 }
 
 fn provider(chance: &mut fastrand::Rng, more: Vec<(&str, Node)>) -> Parts {
-    let more = more.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let more = more
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
     let config = map([("cmd-path", text(program(chance)))]).with(more);
-    user(vec![("auth-provider", map([("name", text("gcp")), ("config", config)]))])
+    user(vec![(
+        "auth-provider",
+        map([("name", text("gcp")), ("config", config)]),
+    )])
 }
 
 /// Programs and files on the loader's machine.
@@ -164,17 +222,37 @@ const HERE: [(&str, Build); 18] = [
         exec(chance, vec![("args", arguments)])
     }),
     ("exec with an environment", |chance| {
-        let variable = map([("name", text("LD_PRELOAD")), ("value", text(program(chance)))]);
+        let variable = map([
+            ("name", text("LD_PRELOAD")),
+            ("value", text(program(chance))),
+        ]);
         exec(chance, vec![("env", Node::List(vec![variable]))])
     }),
-    ("exec that never asks", |chance| exec(chance, vec![("interactiveMode", text("Never"))])),
-    ("exec with a hint", |chance| exec(chance, vec![("installHint", text("run me"))])),
-    ("exec that is told of the cluster", |chance| exec(chance, vec![("provideClusterInfo", Node::Flag(true))])),
+    ("exec that never asks", |chance| {
+        exec(chance, vec![("interactiveMode", text("Never"))])
+    }),
+    ("exec with a hint", |chance| {
+        exec(chance, vec![("installHint", text("run me"))])
+    }),
+    ("exec that is told of the cluster", |chance| {
+        exec(chance, vec![("provideClusterInfo", Node::Flag(true))])
+    }),
     ("exec by the search path", |chance| {
         let version = text("client.authentication.k8s.io/v1");
-        user(vec![("exec", map([("apiVersion", version), ("command", text(format!("meshwright-{}", word(chance))))]))])
+        user(vec![(
+            "exec",
+            map([
+                ("apiVersion", version),
+                ("command", text(format!("meshwright-{}", word(chance)))),
+            ]),
+        )])
     }),
-    ("exec beside the loader", |chance| user(vec![("exec", map([("command", text(format!("./{}", word(chance))))]))])),
+    ("exec beside the loader", |chance| {
+        user(vec![(
+            "exec",
+            map([("command", text(format!("./{}", word(chance))))]),
+        )])
+    }),
     ("a provider's command", |chance| provider(chance, vec![])),
     ("a provider's command with arguments", |chance| {
         let arguments = text(format!("-c {}", word(chance)));
@@ -182,26 +260,48 @@ const HERE: [(&str, Build); 18] = [
     }),
     ("a provider's command after an expired token", |chance| {
         let token = text(word(chance));
-        provider(chance, vec![("access-token", token), ("expiry", text("2001-01-01T00:00:00Z"))])
+        provider(
+            chance,
+            vec![
+                ("access-token", token),
+                ("expiry", text("2001-01-01T00:00:00Z")),
+            ],
+        )
     }),
-    ("a token out of a file", |chance| user(vec![("tokenFile", text(program(chance)))])),
+    ("a token out of a file", |chance| {
+        user(vec![("tokenFile", text(program(chance)))])
+    }),
     ("a service account's token of the loader's own", |_| {
-        user(vec![("tokenFile", text("/var/run/secrets/kubernetes.io/serviceaccount/token"))])
+        user(vec![(
+            "tokenFile",
+            text("/var/run/secrets/kubernetes.io/serviceaccount/token"),
+        )])
     }),
-    ("the loader's environment as a token", |_| user(vec![("tokenFile", text("/proc/1/environ"))])),
+    ("the loader's environment as a token", |_| {
+        user(vec![("tokenFile", text("/proc/1/environ"))])
+    }),
     ("an authority out of a file", |chance| Parts {
         without_authority: true,
         ..cluster(vec![("certificate-authority", text(program(chance)))])
     }),
     ("an authority out of a folder above", |chance| Parts {
         without_authority: true,
-        ..cluster(vec![("certificate-authority", text(format!("../../../nowhere/{}", word(chance))))])
+        ..cluster(vec![(
+            "certificate-authority",
+            text(format!("../../../nowhere/{}", word(chance))),
+        )])
     }),
     ("a certificate and a key out of files", |chance| {
-        user(vec![("client-certificate", text(program(chance))), ("client-key", text(program(chance)))])
+        user(vec![
+            ("client-certificate", text(program(chance))),
+            ("client-key", text(program(chance))),
+        ])
     }),
     ("a key out of a file", |chance| {
-        user(vec![("client-certificate-data", authority()), ("client-key", text(program(chance)))])
+        user(vec![
+            ("client-certificate-data", authority()),
+            ("client-key", text(program(chance))),
+        ])
     }),
 ];
 
@@ -211,13 +311,29 @@ const TRUST: [(&str, Build); 6] = [
         without_authority: true,
         ..cluster(vec![("insecure-skip-tls-verify", Node::Flag(true))])
     }),
-    ("another server's name", |chance| cluster(vec![("tls-server-name", text(format!("{}.example", word(chance))))])),
-    ("somebody else", |chance| Parts { without_token: false, ..user(vec![("as", text(word(chance)))]) }),
+    ("another server's name", |chance| {
+        cluster(vec![(
+            "tls-server-name",
+            text(format!("{}.example", word(chance))),
+        )])
+    }),
+    ("somebody else", |chance| Parts {
+        without_token: false,
+        ..user(vec![("as", text(word(chance)))])
+    }),
     ("members of a group", |chance| {
         let groups = Node::List(vec![text("system:masters")]);
-        Parts { without_token: false, ..user(vec![("as", text(word(chance))), ("as-groups", groups)]) }
+        Parts {
+            without_token: false,
+            ..user(vec![("as", text(word(chance))), ("as-groups", groups)])
+        }
     }),
-    ("a password", |chance| user(vec![("username", text(word(chance))), ("password", text(word(chance)))])),
+    ("a password", |chance| {
+        user(vec![
+            ("username", text(word(chance))),
+            ("password", text(word(chance))),
+        ])
+    }),
     ("no encryption", |_| Parts {
         server: Some("http://8.8.8.8:6443".into()),
         without_authority: true,
@@ -286,33 +402,56 @@ const THERE: [&str; 56] = [
 ];
 
 fn with_server(server: &str) -> Parts {
-    Parts { server: Some(server.to_owned()), ..Parts::default() }
+    Parts {
+        server: Some(server.to_owned()),
+        ..Parts::default()
+    }
 }
 
 fn with_authority(pem: &str) -> Parts {
-    Parts { without_authority: true, ..cluster(vec![("certificate-authority-data", text(STANDARD.encode(pem)))]) }
+    Parts {
+        without_authority: true,
+        ..cluster(vec![(
+            "certificate-authority-data",
+            text(STANDARD.encode(pem)),
+        )])
+    }
 }
 
 /// Notations that readers disagree about, and credentials that cannot work.
 const ODD: [(&str, Build); 17] = [
     ("port 0", |_| with_server("https://8.8.8.8:0")),
     ("port 65536", |_| with_server("https://8.8.8.8:65536")),
-    ("a port with a zero in front", |_| with_server("https://8.8.8.8:06443")),
-    ("a port with a sign", |_| with_server("https://8.8.8.8:+6443")),
-    ("no port after the colon", |_| with_server("https://8.8.8.8:")),
+    ("a port with a zero in front", |_| {
+        with_server("https://8.8.8.8:06443")
+    }),
+    ("a port with a sign", |_| {
+        with_server("https://8.8.8.8:+6443")
+    }),
+    ("no port after the colon", |_| {
+        with_server("https://8.8.8.8:")
+    }),
     ("a fragment", |_| with_server("https://8.8.8.8:6443/#x")),
-    ("a fragment with another host", |_| with_server("https://8.8.8.8#@9.9.9.9")),
+    ("a fragment with another host", |_| {
+        with_server("https://8.8.8.8#@9.9.9.9")
+    }),
     ("two slashes", |_| with_server("https://8.8.8.8//")),
     ("a folder above", |_| with_server("https://8.8.8.8/..")),
     ("an escaped dot", |_| with_server("https://8.8.8.8/%2e")),
     ("a backslash", |_| with_server("https://8.8.8.8\\@9.9.9.9")),
     ("an empty token", |_| user(vec![("token", text(""))])),
-    ("a token with a line break", |_| user(vec![("token", text("a\nb"))])),
-    ("a token that is no header", |_| user(vec![("token", text("a\u{1}b"))])),
+    ("a token with a line break", |_| {
+        user(vec![("token", text("a\nb"))])
+    }),
+    ("a token that is no header", |_| {
+        user(vec![("token", text("a\u{1}b"))])
+    }),
     ("an authority that is a key", |_| {
         with_authority("-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n")
     }),
-    ("an authority of no bytes", |_| with_authority("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")),
+    ("an authority of no bytes", |_| {
+        with_authority("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")
+    }),
     ("the list of clusters twice", |_| Parts {
         file: vec![("clusters".into(), Node::List(vec![]))],
         ..Parts::default()
@@ -321,7 +460,9 @@ const ODD: [(&str, Build); 17] = [
 
 /// Every class, and plain configurations that must be accepted: they show that the judge sees calls.
 pub(crate) fn classes() -> Vec<Class> {
-    let plain = STYLES.into_iter().filter(|style| !matches!(style, Style::Aliased | Style::Merged | Style::Second));
+    let plain = STYLES
+        .into_iter()
+        .filter(|style| !matches!(style, Style::Aliased | Style::Merged | Style::Second));
     let mut all: Vec<Class> = plain
         .map(|style| Class {
             name: format!("a plain configuration, {style:?}"),
@@ -334,15 +475,28 @@ pub(crate) fn classes() -> Vec<Class> {
     for (harm, constructs) in shaped {
         for (name, build) in constructs {
             for style in STYLES {
-                all.push(Class { name: format!("{name}, {style:?}"), harm, build: Box::new(build), style });
+                all.push(Class {
+                    name: format!("{name}, {style:?}"),
+                    harm,
+                    build: Box::new(build),
+                    style,
+                });
             }
         }
     }
     for (name, build) in ODD {
-        all.push(Class { name: name.into(), harm: Harm::Odd, build: Box::new(build), style: Style::Block });
+        all.push(Class {
+            name: name.into(),
+            harm: Harm::Odd,
+            build: Box::new(build),
+            style: Style::Block,
+        });
     }
     for host in THERE {
-        let build = move |_: &mut fastrand::Rng| Parts { server: Some(format!("https://{host}")), ..Parts::default() };
+        let build = move |_: &mut fastrand::Rng| Parts {
+            server: Some(format!("https://{host}")),
+            ..Parts::default()
+        };
         all.push(Class {
             name: format!("the server {host}"),
             harm: Harm::There,

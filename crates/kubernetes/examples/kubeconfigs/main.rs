@@ -7,8 +7,8 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use meshwright_kubernetes::{Credential, AddressPolicy, ClusterClient};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use meshwright_kubernetes::{AddressPolicy, ClusterClient, Credential};
 use meshwright_rollout::ports::ClusterError;
 
 mod corpus;
@@ -56,18 +56,25 @@ enum Subject {
 /// Whether nothing outside can be reached: there is no interface but the machine's own.
 fn is_alone() -> bool {
     let interfaces = std::fs::read_to_string("/proc/net/dev").unwrap_or_default();
-    interfaces.lines().skip(2).all(|line| line.trim_start().starts_with("lo:"))
+    interfaces
+        .lines()
+        .skip(2)
+        .all(|line| line.trim_start().starts_with("lo:"))
 }
 
 /// One call of the system for each line: the tracer sees it whole, in its place.
 fn print_line(line: &str) {
     let mut out = std::io::stdout().lock();
-    out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush()).expect("somebody listens");
+    out.write_all(format!("{line}\n").as_bytes())
+        .and_then(|()| out.flush())
+        .expect("somebody listens");
 }
 
 /// As a registration does it: read, connect, ask.
 async fn load_with_meshwright(input: &str) -> &'static str {
-    let Ok(credential) = Credential::parse(input) else { return "refused" };
+    let Ok(credential) = Credential::parse(input) else {
+        return "refused";
+    };
     match ClusterClient::open("c", &credential, &AddressPolicy::default()) {
         Err(_) => "refused",
         // A name is checked when it is called. No cluster answers in a network with nothing in it.
@@ -79,9 +86,13 @@ async fn load_with_meshwright(input: &str) -> &'static str {
 }
 
 fn load_with_kube(runtime: &tokio::runtime::Runtime, input: &str) -> &'static str {
-    let Ok(file) = Kubeconfig::from_yaml(input) else { return "refused" };
+    let Ok(file) = Kubeconfig::from_yaml(input) else {
+        return "refused";
+    };
     runtime.block_on(async {
-        let Ok(mut config) = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await else {
+        let Ok(mut config) =
+            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await
+        else {
             return "refused";
         };
         let auth = &config.auth_info;
@@ -92,8 +103,12 @@ fn load_with_kube(runtime: &tokio::runtime::Runtime, input: &str) -> &'static st
             || config.cluster_url.scheme_str() != Some("https");
         config.connect_timeout = Some(CALL_TIMEOUT);
         // A token that no header can carry makes the client panic: that is its way of refusing, and ends nothing here.
-        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| kube::Client::try_from(config)));
-        let Ok(Ok(client)) = made else { return "refused" };
+        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            kube::Client::try_from(config)
+        }));
+        let Ok(Ok(client)) = made else {
+            return "refused";
+        };
         let _ = tokio::time::timeout(CALL_TIMEOUT, client.apiserver_version()).await;
         if trusting { "trusting" } else { "accepted" }
     })

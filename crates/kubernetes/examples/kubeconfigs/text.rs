@@ -14,7 +14,12 @@ pub(crate) enum Node {
 }
 
 pub(crate) fn map<const N: usize>(entries: [(&str, Node); N]) -> Node {
-    Node::Map(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+    Node::Map(
+        entries
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect(),
+    )
 }
 
 pub(crate) fn text(value: impl Into<String>) -> Node {
@@ -38,9 +43,19 @@ impl Node {
         match self {
             Self::Map(mut entries) => {
                 chance.shuffle(&mut entries);
-                Self::Map(entries.into_iter().map(|(key, value)| (key, value.shuffled(chance))).collect())
+                Self::Map(
+                    entries
+                        .into_iter()
+                        .map(|(key, value)| (key, value.shuffled(chance)))
+                        .collect(),
+                )
             }
-            Self::List(items) => Self::List(items.into_iter().map(|item| item.shuffled(chance)).collect()),
+            Self::List(items) => Self::List(
+                items
+                    .into_iter()
+                    .map(|item| item.shuffled(chance))
+                    .collect(),
+            ),
             other => other,
         }
     }
@@ -103,8 +118,10 @@ fn key(name: &str, style: Style) -> String {
 pub(crate) fn flow(node: &Node, style: Style) -> String {
     match node {
         Node::Map(entries) => {
-            let inner: Vec<String> =
-                entries.iter().map(|(name, value)| format!("{}: {}", key(name, style), flow(value, style))).collect();
+            let inner: Vec<String> = entries
+                .iter()
+                .map(|(name, value)| format!("{}: {}", key(name, style), flow(value, style)))
+                .collect();
             format!("{{{}}}", inner.join(", "))
         }
         Node::List(items) => {
@@ -124,11 +141,17 @@ pub(crate) fn block(node: &Node, style: Style, depth: usize, width: usize, out: 
         Node::Map(entries) => {
             for (name, value) in entries {
                 let name = key(name, style);
-                let head = if style == Style::Explicit { format!("? {name}\n{indent}:") } else { format!("{name}:") };
+                let head = if style == Style::Explicit {
+                    format!("? {name}\n{indent}:")
+                } else {
+                    format!("{name}:")
+                };
                 entry(&format!("{indent}{head}"), value, style, depth, width, out);
             }
         }
-        Node::List(items) => items.iter().for_each(|item| entry(&format!("{indent}-"), item, style, depth, width, out)),
+        Node::List(items) => items
+            .iter()
+            .for_each(|item| entry(&format!("{indent}-"), item, style, depth, width, out)),
         other => {
             let _ = writeln!(out, "{indent}{}", flow(other, style));
         }

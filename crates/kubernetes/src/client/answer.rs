@@ -28,34 +28,54 @@ pub(super) enum CallError {
 }
 
 /// An answer began but did not end in time.
-pub(super) const RESPONSE_TOO_SLOW: CallError = CallError::Unreachable("answer_too_slow", "its answer did not come to an end in time");
+pub(super) const RESPONSE_TOO_SLOW: CallError = CallError::Unreachable(
+    "answer_too_slow",
+    "its answer did not come to an end in time",
+);
 /// No answer began in time.
 const NO_RESPONSE: CallError = CallError::Unreachable("cluster_unreachable", "no answer in time");
 /// The connection failed, before or within an answer.
-const CONNECTION_FAILED: CallError = CallError::Unreachable("cluster_unreachable", "the connection failed");
+const CONNECTION_FAILED: CallError =
+    CallError::Unreachable("cluster_unreachable", "the connection failed");
 
 impl CallError {
     pub(super) fn unreadable_response() -> Self {
-        Self::InvalidResponse("answer_unreadable", "its answer is no JSON of an API server".into())
+        Self::InvalidResponse(
+            "answer_unreadable",
+            "its answer is no JSON of an API server".into(),
+        )
     }
 
     pub(super) fn response_too_large(bytes: usize) -> Self {
-        Self::InvalidResponse("answer_too_large", format!("its answer is larger than {bytes} bytes"))
+        Self::InvalidResponse(
+            "answer_too_large",
+            format!("its answer is larger than {bytes} bytes"),
+        )
     }
 
     pub(super) fn http_status(&self) -> Option<StatusCode> {
-        if let Self::Status(refusal) = self { Some(refusal.status) } else { None }
+        if let Self::Status(refusal) = self {
+            Some(refusal.status)
+        } else {
+            None
+        }
     }
 
     fn from_client_error(place: &str, error: &kube::Error) -> Self {
-        tracing::debug!(place, error = error as &dyn std::error::Error, "a call to the cluster failed");
+        tracing::debug!(
+            place,
+            error = error as &dyn std::error::Error,
+            "a call to the cluster failed"
+        );
         match ConnectError::find_in(error) {
             Some(ConnectError::Forbidden) => Self::InvalidResponse(
                 "address_refused",
                 "its address is loopback, private or link-local; the operator can allow the network".into(),
             ),
             Some(ConnectError::Unresolved(_)) => Self::Unreachable("cluster_unreachable", "its name does not resolve"),
-            Some(ConnectError::Unreachable) => Self::Unreachable("cluster_unreachable", "no address accepts a connection"),
+            Some(ConnectError::Unreachable) => {
+                Self::Unreachable("cluster_unreachable", "no address accepts a connection")
+            }
             Some(ConnectError::TooSlow) => NO_RESPONSE,
             None => CONNECTION_FAILED,
         }
@@ -66,18 +86,31 @@ impl CallError {
         let place = place.to_owned();
         let refusal = match self {
             Self::Expired => return ClusterError::Expired,
-            Self::Unreachable(code, cause) => return ClusterError::Unreachable { place, code, cause: cause.into() },
-            Self::InvalidResponse(code, cause) => return ClusterError::Refused { place, code, cause },
+            Self::Unreachable(code, cause) => {
+                return ClusterError::Unreachable {
+                    place,
+                    code,
+                    cause: cause.into(),
+                };
+            }
+            Self::InvalidResponse(code, cause) => {
+                return ClusterError::Refused { place, code, cause };
+            }
             Self::Status(refusal) => refusal,
         };
-        let refused = |code, cause| ClusterError::Refused { place: place.clone(), code, cause };
+        let refused = |code, cause| ClusterError::Refused {
+            place: place.clone(),
+            code,
+            cause,
+        };
         match refusal.status {
             // 410 Gone: the version from which a list or a watch continues has expired; the caller
             // begins again.
             StatusCode::CONFLICT | StatusCode::GONE => ClusterError::Changed { place },
-            StatusCode::UNAUTHORIZED => {
-                refused("credential_expired", "the credential is not valid any more".to_owned())
-            }
+            StatusCode::UNAUTHORIZED => refused(
+                "credential_expired",
+                "the credential is not valid any more".to_owned(),
+            ),
             StatusCode::FORBIDDEN => refused("permission_missing", refusal.message),
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
                 ClusterError::unreachable(place, format!("it answered {}", status.as_u16()))
@@ -98,7 +131,9 @@ impl ClusterClient {
         let used = self.active_credential();
         let answer = self.send_with_client(&used.client, request, latest).await?;
         if answer.status() == StatusCode::UNAUTHORIZED && self.refresh_credential(&used).await {
-            return self.send_with_client(&self.active_credential().client, request, latest).await;
+            return self
+                .send_with_client(&self.active_credential().client, request, latest)
+                .await;
         }
         Ok(answer)
     }
@@ -112,18 +147,26 @@ impl ClusterClient {
         if Instant::now() >= latest {
             return Err(CallError::Expired);
         }
-        let sent = tokio::time::timeout_at(latest, client.send(request.clone().map(Body::from))).await;
-        sent.map_err(|_| NO_RESPONSE)?.map_err(|error| CallError::from_client_error(self.cluster_name(), &error))
+        let sent =
+            tokio::time::timeout_at(latest, client.send(request.clone().map(Body::from))).await;
+        sent.map_err(|_| NO_RESPONSE)?
+            .map_err(|error| CallError::from_client_error(self.cluster_name(), &error))
     }
 
     /// Reads a whole answer, within `max_response_bytes` and until `latest`.
-    pub(super) async fn read_body(&self, answer: Response<Body>, latest: Instant) -> Result<BytesMut, CallError> {
+    pub(super) async fn read_body(
+        &self,
+        answer: Response<Body>,
+        latest: Instant,
+    ) -> Result<BytesMut, CallError> {
         let most = self.limits().max_response_bytes;
         let mut body = answer.into_body();
         let whole = async {
             let mut bytes = BytesMut::new();
             while let Some(frame) = body.frame().await {
-                let Ok(data) = frame.map_err(|_| CONNECTION_FAILED)?.into_data() else { continue };
+                let Ok(data) = frame.map_err(|_| CONNECTION_FAILED)?.into_data() else {
+                    continue;
+                };
                 if bytes.len() + data.len() > most {
                     return Err(CallError::response_too_large(most));
                 }
@@ -131,7 +174,9 @@ impl ClusterClient {
             }
             Ok(bytes)
         };
-        tokio::time::timeout_at(latest, whole).await.map_err(|_| RESPONSE_TOO_SLOW)?
+        tokio::time::timeout_at(latest, whole)
+            .await
+            .map_err(|_| RESPONSE_TOO_SLOW)?
     }
 }
 
@@ -140,7 +185,11 @@ pub(super) fn check_status(status: StatusCode, asked: &str, body: &[u8]) -> Resu
     if status.is_success() {
         return Ok(());
     }
-    Err(CallError::Status(ErrorStatus::from_status_body(status, asked, &told::parse_object(body).unwrap_or(Value::Null))))
+    Err(CallError::Status(ErrorStatus::from_status_body(
+        status,
+        asked,
+        &told::parse_object(body).unwrap_or(Value::Null),
+    )))
 }
 
 /// Events of a watch, read one by one.
@@ -158,9 +207,19 @@ pub(crate) struct WatchEvents {
 
 impl WatchEvents {
     pub(super) fn new(door: &ClusterClient, answer: Response<Body>) -> Self {
-        let (most, until) = (door.limits().max_event_bytes, Instant::now() + door.limits().watch_timeout);
+        let (most, until) = (
+            door.limits().max_event_bytes,
+            Instant::now() + door.limits().watch_timeout,
+        );
         let place = door.cluster_name().to_owned();
-        Self { place, body: answer.into_body(), line: BytesMut::new(), searched: 0, max_line_bytes: most, ends_at: until }
+        Self {
+            place,
+            body: answer.into_body(),
+            line: BytesMut::new(),
+            searched: 0,
+            max_line_bytes: most,
+            ends_at: until,
+        }
     }
 
     /// Returns type and object of the next event, or `None` when the watch has ended.
@@ -171,7 +230,8 @@ impl WatchEvents {
         let place = self.place.clone();
         match tokio::time::timeout_at(self.ends_at, self.read_line()).await {
             Ok(Ok(Some(line))) => {
-                let mut event = told::parse_object(&line).map_err(|_| CallError::unreadable_response().into_cluster_error(&place))?;
+                let mut event = told::parse_object(&line)
+                    .map_err(|_| CallError::unreadable_response().into_cluster_error(&place))?;
                 let kind = event["type"].as_str().unwrap_or_default().to_owned();
                 Ok(Some((kind, event["object"].take())))
             }
@@ -183,7 +243,10 @@ impl WatchEvents {
     /// Reads the next line of the watch that is not blank, or `None` at the end of the stream.
     async fn read_line(&mut self) -> Result<Option<BytesMut>, CallError> {
         loop {
-            if let Some(at) = self.line[self.searched..].iter().position(|byte| *byte == b'\n') {
+            if let Some(at) = self.line[self.searched..]
+                .iter()
+                .position(|byte| *byte == b'\n')
+            {
                 let line = self.line.split_to(self.searched + at + 1);
                 self.searched = 0;
                 if line.iter().any(|byte| !byte.is_ascii_whitespace()) {

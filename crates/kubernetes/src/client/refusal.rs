@@ -22,10 +22,22 @@ pub(crate) struct ErrorStatus {
 const KNOWN_REASONS: [(&str, &str, &str); 7] = [
     ("admission webhook ", "the admission webhook ", " denied it"),
     ("failed calling webhook ", "the webhook ", " did not answer"),
-    ("ValidatingAdmissionPolicy ", "the ValidatingAdmissionPolicy ", " denied it"),
+    (
+        "ValidatingAdmissionPolicy ",
+        "the ValidatingAdmissionPolicy ",
+        " denied it",
+    ),
     ("exceeded quota: ", "the quota ", " is exceeded"),
-    ("failed quota: ", "the quota ", " needs values that the object does not have"),
-    ("violates PodSecurity ", "the Pod Security level ", " does not allow it"),
+    (
+        "failed quota: ",
+        "the quota ",
+        " needs values that the object does not have",
+    ),
+    (
+        "violates PodSecurity ",
+        "the Pod Security level ",
+        " does not allow it",
+    ),
     ("no matches for kind ", "the kind ", " is unknown there"),
 ];
 
@@ -33,9 +45,19 @@ impl ErrorStatus {
     /// Reads the body of an error answer. It should be a `Status`, but may be anything.
     pub(crate) fn from_status_body(status: StatusCode, asked: &str, body: &Value) -> Self {
         let message = body["message"].as_str().unwrap_or_default();
-        tracing::debug!(asked, status = status.as_u16(), message, "a cluster refused a request");
-        let words = known_reason(message).or_else(|| invalid_field(body)).unwrap_or_else(|| generic_reason(status, asked, body));
-        Self { status, message: words }
+        tracing::debug!(
+            asked,
+            status = status.as_u16(),
+            message,
+            "a cluster refused a request"
+        );
+        let words = known_reason(message)
+            .or_else(|| invalid_field(body))
+            .unwrap_or_else(|| generic_reason(status, asked, body));
+        Self {
+            status,
+            message: words,
+        }
     }
 }
 
@@ -53,14 +75,19 @@ fn known_reason(message: &str) -> Option<String> {
 /// Names the field that the cluster found invalid.
 fn invalid_field(body: &Value) -> Option<String> {
     let field = body.pointer("/details/causes/0/field")?.as_str()?;
-    let plain = field.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".[]-_/".contains(&byte));
+    let plain = field
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b".[]-_/".contains(&byte));
     let fits = plain && !field.is_empty() && field.len() <= MAX_FIELD_BYTES;
     fits.then(|| format!("the field {field} of the object is not valid there"))
 }
 
 /// Explains a status for which no known reason was found.
 fn generic_reason(status: StatusCode, asked: &str, body: &Value) -> String {
-    let reason = body["reason"].as_str().filter(|reason| is_plain_name(reason)).unwrap_or("no reason");
+    let reason = body["reason"]
+        .as_str()
+        .filter(|reason| is_plain_name(reason))
+        .unwrap_or("no reason");
     if status == StatusCode::FORBIDDEN {
         return format!("the account may not {asked}");
     }
@@ -70,7 +97,9 @@ fn generic_reason(status: StatusCode, asked: &str, body: &Value) -> String {
 /// Returns whether a text has only the characters of Kubernetes' names and reasons: letters,
 /// digits, dashes, dots, colons and underscores.
 fn is_plain_name(text: &str) -> bool {
-    let letters = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.:_".contains(&byte));
+    let letters = text
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-.:_".contains(&byte));
     letters && !text.is_empty() && text.len() <= MAX_NAME_BYTES
 }
 
@@ -81,12 +110,18 @@ mod tests {
     use super::*;
 
     fn words(status: u16, body: &Value) -> String {
-        ErrorStatus::from_status_body(StatusCode::from_u16(status).expect("a status"), "POST /api/v1/pods", body).message
+        ErrorStatus::from_status_body(
+            StatusCode::from_u16(status).expect("a status"),
+            "POST /api/v1/pods",
+            body,
+        )
+        .message
     }
 
     #[test]
     fn a_refusal_names_its_cause_and_repeats_no_text() {
-        let said = |message: &str| words(403, &json!({ "message": message, "reason": "Forbidden" }));
+        let said =
+            |message: &str| words(403, &json!({ "message": message, "reason": "Forbidden" }));
         for (message, expected) in [
             (
                 "admission webhook \"policy.example.com\" denied the request: call <script>",
@@ -96,7 +131,10 @@ mod tests {
                 "Internal error occurred: failed calling webhook \"rev.namespace.sidecar-injector.istio.io\": x",
                 "the webhook rev.namespace.sidecar-injector.istio.io did not answer",
             ),
-            ("pods \"a\" is forbidden: exceeded quota: compute, requested: pods=1", "the quota compute is exceeded"),
+            (
+                "pods \"a\" is forbidden: exceeded quota: compute, requested: pods=1",
+                "the quota compute is exceeded",
+            ),
             (
                 "pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\": x",
                 "the Pod Security level restricted:latest does not allow it",
@@ -105,13 +143,19 @@ mod tests {
                 "pods \"a\" is forbidden: ValidatingAdmissionPolicy 'no-pods' with binding 'b' denied request: x",
                 "the ValidatingAdmissionPolicy no-pods denied it",
             ),
-            ("admission webhook \"<b>evil</b>\" denied", "the account may not POST /api/v1/pods"),
+            (
+                "admission webhook \"<b>evil</b>\" denied",
+                "the account may not POST /api/v1/pods",
+            ),
             ("the earth is flat", "the account may not POST /api/v1/pods"),
         ] {
             assert_eq!(said(message), expected);
         }
         let invalid = json!({ "message": "x", "reason": "Invalid", "details": { "causes": [{ "field": "spec.ports[0].port" }] } });
-        assert_eq!(words(422, &invalid), "the field spec.ports[0].port of the object is not valid there");
+        assert_eq!(
+            words(422, &invalid),
+            "the field spec.ports[0].port of the object is not valid there"
+        );
         assert_eq!(
             words(400, &json!({ "reason": "Bad Request <i>" })),
             "it answered 400 (no reason) to POST /api/v1/pods"

@@ -16,7 +16,15 @@ const MAX_NAME_BYTES: usize = 253;
 /// Maximum length of a message for people, in bytes.
 const MAX_MESSAGE_BYTES: usize = 1024;
 /// Fields whose text is a name.
-const NAME_FIELDS: [&str; 7] = ["name", "namespace", "uid", "kind", "reason", "gitVersion", "proxy"];
+const NAME_FIELDS: [&str; 7] = [
+    "name",
+    "namespace",
+    "uid",
+    "kind",
+    "reason",
+    "gitVersion",
+    "proxy",
+];
 /// Fields whose text is a message for people.
 const MESSAGE_FIELDS: [&str; 3] = ["message", "lastError", "last_error"];
 /// Maximum number of values in one object: arrays, maps and their contents. The largest custom
@@ -44,7 +52,10 @@ fn clean_text(text: &str, most: usize) -> String {
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    text[..end].chars().map(|letter| if is_hidden_char(letter) { ' ' } else { letter }).collect()
+    text[..end]
+        .chars()
+        .map(|letter| if is_hidden_char(letter) { ' ' } else { letter })
+        .collect()
 }
 
 /// Returns whether a character is invisible: a control character, a zero-width character, or a mark
@@ -56,7 +67,9 @@ fn is_hidden_char(letter: char) -> bool {
 
 /// Removes the same characters from data, but keeps line breaks and tabs and cuts nothing off.
 fn clean_data(text: &str) -> String {
-    text.chars().filter(|letter| *letter == '\n' || *letter == '\t' || !is_hidden_char(*letter)).collect()
+    text.chars()
+        .filter(|letter| *letter == '\n' || *letter == '\t' || !is_hidden_char(*letter))
+        .collect()
 }
 
 /// Error message for a page that has too many objects.
@@ -99,7 +112,10 @@ impl TextRule {
 
 impl<'b> SanitizedValue<'b> {
     fn new(left: &'b Cell<usize>) -> Self {
-        Self { values_left: left, text: TextRule::Short(MAX_TEXT_BYTES) }
+        Self {
+            values_left: left,
+            text: TextRule::Short(MAX_TEXT_BYTES),
+        }
     }
 
     fn sanitize_text(self, text: &str) -> String {
@@ -111,7 +127,8 @@ impl<'b> SanitizedValue<'b> {
 
     fn count_value<E: Error>(self) -> Result<(), E> {
         let left = self.values_left.get().checked_sub(1);
-        self.values_left.set(left.ok_or_else(|| E::custom("an object has too many values"))?);
+        self.values_left
+            .set(left.ok_or_else(|| E::custom("an object has too many values"))?);
         Ok(())
     }
 }
@@ -168,7 +185,10 @@ impl<'de> Visitor<'de> for SanitizedValue<'_> {
         let mut values = Map::new();
         while let Some(name) = fields.next_key::<String>()? {
             let text = TextRule::for_field(&name, self.text);
-            values.insert(clean_text(&name, MAX_TEXT_BYTES), fields.next_value_seed(Self { text, ..self })?);
+            values.insert(
+                clean_text(&name, MAX_TEXT_BYTES),
+                fields.next_value_seed(Self { text, ..self })?,
+            );
         }
         Ok(values.into())
     }
@@ -187,7 +207,11 @@ pub(crate) struct ObjectPage<T> {
 ///
 /// # Errors
 /// Fails as [`parse_object`] does, or if the page has more objects than `most`.
-pub(crate) fn parse_page<T>(bytes: &[u8], most: usize, keep: &impl Fn(&Value) -> T) -> Result<ObjectPage<T>, serde_json::Error> {
+pub(crate) fn parse_page<T>(
+    bytes: &[u8],
+    most: usize,
+    keep: &impl Fn(&Value) -> T,
+) -> Result<ObjectPage<T>, serde_json::Error> {
     let mut input = serde_json::Deserializer::from_slice(bytes);
     let found = serde::Deserializer::deserialize_map(&mut input, PageVisitor { most, keep })?;
     input.end()?;
@@ -198,7 +222,11 @@ pub(crate) fn parse_page<T>(bytes: &[u8], most: usize, keep: &impl Fn(&Value) ->
 ///
 /// # Errors
 /// Fails as [`parse_page`] does.
-pub(crate) fn parse_array<T>(bytes: &[u8], most: usize, keep: &impl Fn(&Value) -> T) -> Result<Vec<T>, serde_json::Error> {
+pub(crate) fn parse_array<T>(
+    bytes: &[u8],
+    most: usize,
+    keep: &impl Fn(&Value) -> T,
+) -> Result<Vec<T>, serde_json::Error> {
     let mut input = serde_json::Deserializer::from_slice(bytes);
     let items = ItemsVisitor { most, keep }.deserialize(&mut input)?;
     input.end()?;
@@ -219,13 +247,21 @@ impl<'de, T, K: Fn(&Value) -> T> Visitor<'de> for PageVisitor<'_, K> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<ObjectPage<T>, A::Error> {
-        let mut page = ObjectPage { items: Vec::new(), next: String::new(), version: String::new() };
+        let mut page = ObjectPage {
+            items: Vec::new(),
+            next: String::new(),
+            version: String::new(),
+        };
         while let Some(name) = fields.next_key::<String>()? {
             if name == "items" {
-                page.items = fields.next_value_seed(ItemsVisitor { most: self.most, keep: self.keep })?;
+                page.items = fields.next_value_seed(ItemsVisitor {
+                    most: self.most,
+                    keep: self.keep,
+                })?;
                 continue;
             }
-            let value = fields.next_value_seed(SanitizedValue::new(&Cell::new(MAX_OBJECT_VALUES)))?;
+            let value =
+                fields.next_value_seed(SanitizedValue::new(&Cell::new(MAX_OBJECT_VALUES)))?;
             if name == "metadata" {
                 let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
                 (page.next, page.version) = (text("continue"), text("resourceVersion"));
@@ -267,7 +303,9 @@ impl<'de, T, K: Fn(&Value) -> T> Visitor<'de> for ItemsVisitor<'_, K> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
         let mut items = Vec::new();
-        while let Some(object) = list.next_element_seed(SanitizedValue::new(&Cell::new(MAX_OBJECT_VALUES)))? {
+        while let Some(object) =
+            list.next_element_seed(SanitizedValue::new(&Cell::new(MAX_OBJECT_VALUES)))?
+        {
             if items.len() == self.most {
                 return Err(A::Error::custom(TOO_MANY_OBJECTS));
             }
@@ -283,14 +321,25 @@ mod tests {
 
     #[test]
     fn no_text_of_a_cluster_keeps_a_control_character_or_grows_without_end() {
-        let told = parse_object(br#"{"a\u0000b":"x\u0000\u001b[31m\u202ey","long":"?"}"#).expect("JSON");
+        let told =
+            parse_object(br#"{"a\u0000b":"x\u0000\u001b[31m\u202ey","long":"?"}"#).expect("JSON");
         assert_eq!(told["a b"], "x  [31m y");
         let (long, lines) = ("é".repeat(20_000), "x\\ny".repeat(20_000));
-        let long = format!(r#"{{"value":"{long}","message":"{long}","name":"{long}","data":{{"key":"{lines}"}}}}"#);
+        let long = format!(
+            r#"{{"value":"{long}","message":"{long}","name":"{long}","data":{{"key":"{lines}"}}}}"#
+        );
         let told = parse_object(long.as_bytes()).expect("JSON");
         let length = |field: &str| told[field].as_str().map(str::len);
-        assert_eq!([length("value"), length("message"), length("name")], [Some(16_384), Some(1_024), Some(252)]);
-        assert_eq!(told["data"]["key"].as_str().map(|text| (text.len(), text.contains('\n'))), Some((60_000, true)));
+        assert_eq!(
+            [length("value"), length("message"), length("name")],
+            [Some(16_384), Some(1_024), Some(252)]
+        );
+        assert_eq!(
+            told["data"]["key"]
+                .as_str()
+                .map(|text| (text.len(), text.contains('\n'))),
+            Some((60_000, true))
+        );
     }
 
     #[test]
@@ -299,7 +348,18 @@ mod tests {
         assert!(parse_object(many.as_bytes()).is_err());
         let objects = format!(r#"{{"items":[{}{{}}]}}"#, "{},".repeat(10));
         assert!(parse_page(objects.as_bytes(), 10, &Value::clone).is_err());
-        assert_eq!(parse_page(objects.as_bytes(), 11, &Value::clone).expect("a page").items.len(), 11);
-        assert!(parse_page(br#"{"items":null,"metadata":{}}"#, 1, &Value::clone).expect("a page").items.is_empty());
+        assert_eq!(
+            parse_page(objects.as_bytes(), 11, &Value::clone)
+                .expect("a page")
+                .items
+                .len(),
+            11
+        );
+        assert!(
+            parse_page(br#"{"items":null,"metadata":{}}"#, 1, &Value::clone)
+                .expect("a page")
+                .items
+                .is_empty()
+        );
     }
 }

@@ -9,9 +9,9 @@ use secrecy::ExposeSecret as _;
 use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tower::{ServiceBuilder, ServiceExt as _};
 
-use crate::connect::{ConnectError, connect};
 use crate::address_policy::AddressPolicy;
-use crate::kubeconfig::{Credential, ClientIdentity, parse_certificates};
+use crate::connect::{ConnectError, connect};
+use crate::kubeconfig::{ClientIdentity, Credential, parse_certificates};
 
 /// Maximum number of idle connections that are kept for the next call: one for each list that runs
 /// at the same time.
@@ -19,13 +19,20 @@ const MAX_IDLE_CONNECTIONS: usize = 8;
 
 /// Builds the client configuration of a credential.
 fn build_config(credential: &Credential) -> Result<kube::Config, &'static str> {
-    let server = credential.server.parse().map_err(|_| "its address cannot be read")?;
+    let server = credential
+        .server
+        .parse()
+        .map_err(|_| "its address cannot be read")?;
     let mut config = kube::Config::new(server);
-    config.root_cert =
-        Some(parse_certificates(&credential.authority).ok_or("its certificate authority holds no certificate")?);
+    config.root_cert = Some(
+        parse_certificates(&credential.authority)
+            .ok_or("its certificate authority holds no certificate")?,
+    );
     config.auth_info = auth_info(&credential.identity);
     // Fails only if a provider is installed already, for example by another thread meanwhile.
-    drop(CryptoProvider::install_default(aws_lc_rs::default_provider()));
+    drop(CryptoProvider::install_default(
+        aws_lc_rs::default_provider(),
+    ));
     Ok(config)
 }
 
@@ -38,23 +45,39 @@ const UNUSABLE_CREDENTIAL: &str = "its certificate, key or token cannot be used"
 /// Names the part of the credential that cannot be used.
 pub(crate) fn check_credential(credential: &Credential) -> Result<(), &'static str> {
     let config = build_config(credential)?;
-    config.rustls_client_config().map_err(|_| UNUSABLE_CREDENTIAL)?;
-    config.auth_layer().map(|_| ()).map_err(|_| UNUSABLE_CREDENTIAL)
+    config
+        .rustls_client_config()
+        .map_err(|_| UNUSABLE_CREDENTIAL)?;
+    config
+        .auth_layer()
+        .map(|_| ())
+        .map_err(|_| UNUSABLE_CREDENTIAL)
 }
 
 /// Builds the client without calling the cluster. It follows no redirects and uses no proxy.
 ///
 /// # Errors
 /// Names the part of the credential that cannot be used.
-pub(super) fn build_client(credential: &Credential, rules: &AddressPolicy) -> Result<kube::Client, &'static str> {
+pub(super) fn build_client(
+    credential: &Credential,
+    rules: &AddressPolicy,
+) -> Result<kube::Client, &'static str> {
     let mut config = build_config(credential)?;
-    let caller = format!("meshwright/{} ({})", env!("CARGO_PKG_VERSION"), rules.worker_name);
-    let caller = caller.parse().map_err(|_| "the worker's name is not printable")?;
+    let caller = format!(
+        "meshwright/{} ({})",
+        env!("CARGO_PKG_VERSION"),
+        rules.worker_name
+    );
+    let caller = caller
+        .parse()
+        .map_err(|_| "the worker's name is not printable")?;
     config.headers.push((http::header::USER_AGENT, caller));
     let unusable = |_| UNUSABLE_CREDENTIAL;
     let (rules, time) = (rules.clone(), rules.limits.call_timeout);
     let tcp = tower::service_fn(move |server| Box::pin(connect(rules.clone(), server)));
-    let tls = config.rustls_https_connector_with_connector(tcp).map_err(unusable)?;
+    let tls = config
+        .rustls_https_connector_with_connector(tcp)
+        .map_err(unusable)?;
     // The client continues a TLS handshake for a later call, so one that hangs would outlive the
     // call that began it.
     let connector = tower::service_fn(move |server: http::Uri| {
@@ -64,8 +87,9 @@ pub(super) fn build_client(credential: &Credential, rules: &AddressPolicy) -> Re
             connected.unwrap_or_else(|_| Err(ConnectError::TooSlow.into()))
         })
     });
-    let client: legacy::Client<_, Body> =
-        legacy::Client::builder(TokioExecutor::new()).pool_max_idle_per_host(MAX_IDLE_CONNECTIONS).build(connector);
+    let client: legacy::Client<_, Body> = legacy::Client::builder(TokioExecutor::new())
+        .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
+        .build(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().map_err(unusable)?)
@@ -79,9 +103,10 @@ fn auth_info(identity: &ClientIdentity) -> AuthInfo {
     use base64::Engine as _;
     let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
     match identity {
-        ClientIdentity::Token(token) => {
-            AuthInfo { token: Some(token.expose_secret().to_owned().into()), ..AuthInfo::default() }
-        }
+        ClientIdentity::Token(token) => AuthInfo {
+            token: Some(token.expose_secret().to_owned().into()),
+            ..AuthInfo::default()
+        },
         ClientIdentity::Certificate { certificate, key } => AuthInfo {
             client_certificate_data: Some(encode(certificate)),
             client_key_data: Some(encode(key.expose_secret().as_bytes()).into()),

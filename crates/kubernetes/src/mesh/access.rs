@@ -24,7 +24,10 @@ use meshwright_rollout::ports::ClusterError;
 use serde_json::{Value, json};
 
 use super::helm_values::TOKENS_DIR;
-use super::{MemberCluster, KubernetesMesh, OWNER_LABEL, object_version, uid_and_version, label_query, text_at};
+use super::{
+    KubernetesMesh, MemberCluster, OWNER_LABEL, label_query, object_version, text_at,
+    uid_and_version,
+};
 use crate::connect::Resolver;
 use crate::{AddressPolicy, ClusterClient, addresses};
 
@@ -73,9 +76,15 @@ impl KubernetesMesh {
     /// Returns an error if a cluster does not answer or refuses a call.
     pub async fn follow_member_address(&self, member: &Name) -> Result<(), ClusterError> {
         let member = self.find_member(member)?;
-        let (key, known, note) = (self.kubeconfig_key_and_token_file(member).0, self.member_addresses(&member.name).await?, kubeconfig_hash_annotation(member));
+        let (key, known, note) = (
+            self.kubeconfig_key_and_token_file(member).0,
+            self.member_addresses(&member.name).await?,
+            kubeconfig_hash_annotation(member),
+        );
         let mut ways = self.kubeconfig_secrets(member).await?;
-        let rewritten = ways.iter().any(|way| !way["metadata"]["annotations"][&note].is_null());
+        let rewritten = ways
+            .iter()
+            .any(|way| !way["metadata"]["annotations"][&note].is_null());
         ways.retain(|way| !secret_leads_to_member(way, &key, member, &known));
         let mut moved = false;
         for way in ways {
@@ -96,12 +105,21 @@ impl KubernetesMesh {
     /// TLS certificate proves that it is the same cluster.
     async fn answers_at_old_address(&self, member: &MemberCluster, way: &Value, key: &str) -> bool {
         let cluster = &kubeconfig_in_secret(way, key)["clusters"][0]["cluster"];
-        let authority = cluster["certificate-authority-data"] == STANDARD.encode(&member.credential.authority);
-        let Some(told) = cluster["server"].as_str().and_then(addresses::literal_address) else { return false };
+        let authority =
+            cluster["certificate-authority-data"] == STANDARD.encode(&member.credential.authority);
+        let Some(told) = cluster["server"]
+            .as_str()
+            .and_then(addresses::literal_address)
+        else {
+            return false;
+        };
         if !authority || addresses::tls_server_name(&member.credential.server).is_none() {
             return false;
         }
-        let rules = AddressPolicy { resolver: Arc::new(FixedResolver(told)), ..self.config.address_policy.clone() };
+        let rules = AddressPolicy {
+            resolver: Arc::new(FixedResolver(told)),
+            ..self.config.address_policy.clone()
+        };
         match ClusterClient::open(member.name.as_str(), &member.credential, &rules) {
             Ok(door) => door.get("/version").await.is_ok(),
             Err(_) => false,
@@ -121,7 +139,8 @@ impl KubernetesMesh {
             }
             any = true;
             let wanted = self.member_kubeconfig(member, &file).await?;
-            let (uid, version) = uid_and_version(&object_version(Some(&secret))).unwrap_or_default();
+            let (uid, version) =
+                uid_and_version(&object_version(Some(&secret))).unwrap_or_default();
             let change = json!({
                 "metadata": { "uid": uid, "resourceVersion": version, "annotations": { kubeconfig_hash_annotation(member): kubeconfig_hash(&wanted) } },
                 "stringData": { &key: wanted },
@@ -132,7 +151,10 @@ impl KubernetesMesh {
                 secret = name,
                 "rewriting the kubeconfig by which control planes read the member"
             );
-            self.config.hosting.patch(&format!("{path}/{name}"), &change, None).await?;
+            self.config
+                .hosting
+                .patch(&format!("{path}/{name}"), &change, None)
+                .await?;
         }
         Ok(any)
     }
@@ -141,7 +163,10 @@ impl KubernetesMesh {
     /// kubeconfig names.
     fn kubeconfig_key_and_token_file(&self, member: &MemberCluster) -> (String, String) {
         if self.is_config_cluster(&member.name) {
-            return (CONFIG_KUBECONFIG_KEY.to_owned(), CONFIG_TOKEN_FILE.to_owned());
+            return (
+                CONFIG_KUBECONFIG_KEY.to_owned(),
+                CONFIG_TOKEN_FILE.to_owned(),
+            );
         }
         (member.name.to_string(), token_file(member.name.as_str()))
     }
@@ -152,10 +177,18 @@ impl KubernetesMesh {
         let path = format!("/api/v1/namespaces/{}/secrets", self.namespace());
         let config = self.is_config_cluster(&member.name);
         let remote = remote_secret_name(member.name.as_str());
-        let mut secrets = self.config.hosting.list(&path, &label_query(&[(OWNER_LABEL, self.namespace())])).await?;
+        let mut secrets = self
+            .config
+            .hosting
+            .list(&path, &label_query(&[(OWNER_LABEL, self.namespace())]))
+            .await?;
         secrets.retain(|secret| {
             let name = text_at(secret, "/metadata/name").unwrap_or_default();
-            if config { name.starts_with(CONFIG_SECRET_PREFIX) } else { name == remote }
+            if config {
+                name.starts_with(CONFIG_SECRET_PREFIX)
+            } else {
+                name == remote
+            }
         });
         Ok(secrets)
     }
@@ -163,26 +196,46 @@ impl KubernetesMesh {
     /// Restarts the control planes that do not take over a member's current kubeconfig while they
     /// run, and whose pods do not carry the hash of the Secret. A Secret that was never rewritten
     /// has no hash and restarts none.
-    async fn restart_outdated_control_planes(&self, member: &MemberCluster) -> Result<bool, ClusterError> {
+    async fn restart_outdated_control_planes(
+        &self,
+        member: &MemberCluster,
+    ) -> Result<bool, ClusterError> {
         let secrets = self.kubeconfig_secrets(member).await?;
         let path = format!("/apis/apps/v1/namespaces/{}/deployments", self.namespace());
         let key = kubeconfig_hash_annotation(member);
         let mut any = false;
-        for deployment in self.config.hosting.list(&path, &label_query(&[("app", "istiod")])).await? {
-            let revision = text_at(&deployment, "/metadata/labels/istio.io~1rev").and_then(|name| name.parse().ok());
-            let (Some(name), Some(revision)) = (text_at(&deployment, "/metadata/name"), revision) else { continue };
+        for deployment in self
+            .config
+            .hosting
+            .list(&path, &label_query(&[("app", "istiod")]))
+            .await?
+        {
+            let revision = text_at(&deployment, "/metadata/labels/istio.io~1rev")
+                .and_then(|name| name.parse().ok());
+            let (Some(name), Some(revision)) = (text_at(&deployment, "/metadata/name"), revision)
+            else {
+                continue;
+            };
             let own = |secret: &&Value| {
                 let named = text_at(secret, "/metadata/name").unwrap_or_default();
-                !self.is_config_cluster(&member.name) || named == format!("{CONFIG_SECRET_PREFIX}{revision}")
+                !self.is_config_cluster(&member.name)
+                    || named == format!("{CONFIG_SECRET_PREFIX}{revision}")
             };
-            let noted = secrets.iter().find(own).and_then(|secret| secret["metadata"]["annotations"][&key].as_str());
+            let noted = secrets
+                .iter()
+                .find(own)
+                .and_then(|secret| secret["metadata"]["annotations"][&key].as_str());
             let Some(noted) = noted else { continue };
             let carried = &deployment["spec"]["template"]["metadata"]["annotations"][&key];
-            if carried == noted || !self.needs_restart_for_kubeconfig(member, &self.running_release(&revision).await?) {
+            if carried == noted
+                || !self
+                    .needs_restart_for_kubeconfig(member, &self.running_release(&revision).await?)
+            {
                 continue;
             }
             any = true;
-            let (uid, version) = uid_and_version(&object_version(Some(&deployment))).unwrap_or_default();
+            let (uid, version) =
+                uid_and_version(&object_version(Some(&deployment))).unwrap_or_default();
             let change = json!({
                 "metadata": { "uid": uid, "resourceVersion": version },
                 "spec": { "template": { "metadata": { "annotations": { &key: noted } } } },
@@ -192,7 +245,10 @@ impl KubernetesMesh {
                 deployment = name,
                 "restarting a control plane so that it reads the member's new kubeconfig"
             );
-            self.config.hosting.patch(&format!("{path}/{name}"), &change, None).await?;
+            self.config
+                .hosting
+                .patch(&format!("{path}/{name}"), &change, None)
+                .await?;
         }
         Ok(any)
     }
@@ -200,28 +256,49 @@ impl KubernetesMesh {
     /// Returns whether an istiod of a release takes over a change of a member's kubeconfig only by
     /// a restart.
     fn needs_restart_for_kubeconfig(&self, member: &MemberCluster, release: &Release) -> bool {
-        self.is_config_cluster(&member.name) || release.quirks.contains(&Quirk::RemoteSecretDeadlock)
+        self.is_config_cluster(&member.name)
+            || release.quirks.contains(&Quirk::RemoteSecretDeadlock)
     }
 
     /// Returns the release that a control plane runs, as its inventory tells.
     async fn running_release(&self, revision: &RevisionName) -> Result<Release, ClusterError> {
-        let seen = self.observe_apply_set(&Target::ControlPlane { revision: revision.clone() }).await?;
+        let seen = self
+            .observe_apply_set(&Target::ControlPlane {
+                revision: revision.clone(),
+            })
+            .await?;
         let version: Option<Version> = seen.value.and_then(|value| value.parse().ok());
         match version {
             Some(version) => Ok(self.find_release(&version)?.0.clone()),
-            None => Err(ClusterError::Changed { place: format!("control plane {revision}") }),
+            None => Err(ClusterError::Changed {
+                place: format!("control plane {revision}"),
+            }),
         }
     }
 
     /// Annotates rendered Deployments with the hashes of the kubeconfigs that they start with, so
     /// that a later check does not restart them.
-    pub(super) async fn annotate_kubeconfig_hashes(&self, objects: &mut [Value], release: &Release) -> Result<(), ClusterError> {
-        for member in self.config.members.iter().skip(1).filter(|member| self.needs_restart_for_kubeconfig(member, release)) {
+    pub(super) async fn annotate_kubeconfig_hashes(
+        &self,
+        objects: &mut [Value],
+        release: &Release,
+    ) -> Result<(), ClusterError> {
+        for member in self
+            .config
+            .members
+            .iter()
+            .skip(1)
+            .filter(|member| self.needs_restart_for_kubeconfig(member, release))
+        {
             let key = kubeconfig_hash_annotation(member);
             let secrets = self.kubeconfig_secrets(member).await?;
-            let note =
-                secrets.first().map(|secret| secret["metadata"]["annotations"][&key].clone()).unwrap_or_default();
-            let deployments = objects.iter_mut().filter(|object| object["kind"] == "Deployment" && !note.is_null());
+            let note = secrets
+                .first()
+                .map(|secret| secret["metadata"]["annotations"][&key].clone())
+                .unwrap_or_default();
+            let deployments = objects
+                .iter_mut()
+                .filter(|object| object["kind"] == "Deployment" && !note.is_null());
             for deployment in deployments {
                 deployment["spec"]["template"]["metadata"]["annotations"][&key] = note.clone();
             }
@@ -242,14 +319,23 @@ fn kubeconfig_hash(kubeconfig: &str) -> String {
 }
 
 /// Returns whether the kubeconfig in a Secret leads to a member.
-fn secret_leads_to_member(secret: &Value, key: &str, member: &MemberCluster, known: &[SocketAddr]) -> bool {
+fn secret_leads_to_member(
+    secret: &Value,
+    key: &str,
+    member: &MemberCluster,
+    known: &[SocketAddr],
+) -> bool {
     kubeconfig_leads_to_member(&kubeconfig_in_secret(secret, key), member, known)
 }
 
 /// Reads the kubeconfig in a Secret; null if there is none.
 fn kubeconfig_in_secret(secret: &Value, key: &str) -> Value {
-    let bytes = secret["data"][key].as_str().and_then(|data| STANDARD.decode(data).ok());
-    bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    let bytes = secret["data"][key]
+        .as_str()
+        .and_then(|data| STANDARD.decode(data).ok());
+    bytes
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default()
 }
 
 /// Resolver that answers every name with one address.
@@ -269,10 +355,13 @@ impl Resolver for FixedResolver {
 fn kubeconfig_leads_to_member(held: &Value, member: &MemberCluster, known: &[SocketAddr]) -> bool {
     let cluster = &held["clusters"][0]["cluster"];
     let server = cluster["server"].as_str().unwrap_or_default();
-    let authority = cluster["certificate-authority-data"] == STANDARD.encode(&member.credential.authority);
+    let authority =
+        cluster["certificate-authority-data"] == STANDARD.encode(&member.credential.authority);
     // Kubeconfigs from an earlier version of the server have the name in place of the address.
     let named = server == member.credential.server;
-    let name = cluster["tls-server-name"].as_str().map(str::to_owned) == addresses::tls_server_name(&member.credential.server);
-    let addressed = name && addresses::literal_address(server).is_some_and(|address| known.contains(&address));
+    let name = cluster["tls-server-name"].as_str().map(str::to_owned)
+        == addresses::tls_server_name(&member.credential.server);
+    let addressed =
+        name && addresses::literal_address(server).is_some_and(|address| known.contains(&address));
     authority && (named || addressed)
 }

@@ -13,22 +13,62 @@ const API_KINDS: [(&str, &str, &str, bool); 18] = [
     ("ServiceAccount", "/api/v1", "serviceaccounts", true),
     ("Endpoints", "/api/v1", "endpoints", true),
     ("ResourceQuota", "/api/v1", "resourcequotas", true),
-    ("NetworkPolicy", "/apis/networking.k8s.io/v1", "networkpolicies", true),
+    (
+        "NetworkPolicy",
+        "/apis/networking.k8s.io/v1",
+        "networkpolicies",
+        true,
+    ),
     ("Deployment", "/apis/apps/v1", "deployments", true),
-    ("PodDisruptionBudget", "/apis/policy/v1", "poddisruptionbudgets", true),
+    (
+        "PodDisruptionBudget",
+        "/apis/policy/v1",
+        "poddisruptionbudgets",
+        true,
+    ),
     ("Role", "/apis/rbac.authorization.k8s.io/v1", "roles", true),
-    ("RoleBinding", "/apis/rbac.authorization.k8s.io/v1", "rolebindings", true),
-    ("ClusterRole", "/apis/rbac.authorization.k8s.io/v1", "clusterroles", false),
-    ("ClusterRoleBinding", "/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings", false),
-    ("EndpointSlice", "/apis/discovery.k8s.io/v1", "endpointslices", true),
-    ("MutatingWebhookConfiguration", "/apis/admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations", false),
+    (
+        "RoleBinding",
+        "/apis/rbac.authorization.k8s.io/v1",
+        "rolebindings",
+        true,
+    ),
+    (
+        "ClusterRole",
+        "/apis/rbac.authorization.k8s.io/v1",
+        "clusterroles",
+        false,
+    ),
+    (
+        "ClusterRoleBinding",
+        "/apis/rbac.authorization.k8s.io/v1",
+        "clusterrolebindings",
+        false,
+    ),
+    (
+        "EndpointSlice",
+        "/apis/discovery.k8s.io/v1",
+        "endpointslices",
+        true,
+    ),
+    (
+        "MutatingWebhookConfiguration",
+        "/apis/admissionregistration.k8s.io/v1",
+        "mutatingwebhookconfigurations",
+        false,
+    ),
     (
         "ValidatingWebhookConfiguration",
         "/apis/admissionregistration.k8s.io/v1",
         "validatingwebhookconfigurations",
         false,
     ),
-    ("CustomResourceDefinition", "/apis/apiextensions.k8s.io/v1", "customresourcedefinitions", false),
+    (
+        "CustomResourceDefinition",
+        "/apis/apiextensions.k8s.io/v1",
+        "customresourcedefinitions",
+        false,
+    ),
 ];
 
 /// Returns the path of an object, or `None` for a kind that we do not write.
@@ -40,7 +80,10 @@ pub(super) fn object_path(object: &Value) -> Option<String> {
 
 /// Returns the path that lists all objects of a kind, in every namespace.
 pub(super) fn collection_path(kind: &str) -> Option<String> {
-    API_KINDS.iter().find(|(known, ..)| *known == kind).map(|(_, prefix, plural, _)| format!("{prefix}/{plural}"))
+    API_KINDS
+        .iter()
+        .find(|(known, ..)| *known == kind)
+        .map(|(_, prefix, plural, _)| format!("{prefix}/{plural}"))
 }
 
 /// Returns the path of an object from its kind, namespace and name.

@@ -14,17 +14,19 @@
 use std::collections::BTreeSet;
 
 use meshwright_model::plan::Target;
-use meshwright_rollout::ports::{Fence, ObjectVersion, FencingToken, Observed, Readiness, ClusterError};
+use meshwright_rollout::ports::{
+    ClusterError, Fence, FencingToken, ObjectVersion, Observed, Readiness,
+};
 use serde_json::{Value, json};
 
 use super::limits::OUTDATED_VALUE;
 use super::single_object::FENCE_ANNOTATION;
-use super::{KubernetesMesh, api_paths, object_version, uid_and_version, label_query, text_at};
+use super::{KubernetesMesh, api_paths, label_query, object_version, text_at, uid_and_version};
 use crate::client::ClusterClient;
 
 mod inventory;
 
-use inventory::{newest_crd_release, object_identities, inventory_objects, clean_value, writer_id};
+use inventory::{clean_value, inventory_objects, newest_crd_release, object_identities, writer_id};
 
 /// Label that marks an object as ours and names the mesh that it belongs to.
 pub(crate) const OWNER_LABEL: &str = "meshwright.dev/mesh";
@@ -67,22 +69,40 @@ impl KubernetesMesh {
     }
 
     fn inventory_path(&self, target: &Target) -> String {
-        api_paths::path_by_name("ConfigMap", Some(self.namespace()), &Self::inventory_name(target)).expect("a known kind")
+        api_paths::path_by_name(
+            "ConfigMap",
+            Some(self.namespace()),
+            &Self::inventory_name(target),
+        )
+        .expect("a known kind")
     }
 
     /// Observes an ApplySet through its inventory: clean, dirty (`partial`), or absent.
-    pub(super) async fn observe_apply_set(&self, target: &Target) -> Result<Observed, ClusterError> {
+    pub(super) async fn observe_apply_set(
+        &self,
+        target: &Target,
+    ) -> Result<Observed, ClusterError> {
         let door = self.client_for(target)?;
         let inventory = door.get(&self.inventory_path(target)).await?;
         let clean = inventory.as_ref().and_then(clean_value);
-        let outdated = clean.is_some() && *target == Target::Limits && !self.are_limits_current().await?;
-        let value = if outdated { Some(OUTDATED_VALUE.to_owned()) } else { clean };
+        let outdated =
+            clean.is_some() && *target == Target::Limits && !self.are_limits_current().await?;
+        let value = if outdated {
+            Some(OUTDATED_VALUE.to_owned())
+        } else {
+            clean
+        };
         let (partial, settled) = match (&inventory, &value) {
             (_, Some(_)) => (false, self.apply_set_readiness(target).await?),
             (Some(_), None) => (true, self.observe_namespace_removal(door).await?.1),
             (None, None) => self.observe_removed_apply_set(target, door).await?,
         };
-        Ok(Observed { value, version: object_version(inventory.as_ref()), readiness: settled, partial })
+        Ok(Observed {
+            value,
+            version: object_version(inventory.as_ref()),
+            readiness: settled,
+            partial,
+        })
     }
 
     /// Checks the conditions that a target needs besides the existence of its objects.
@@ -101,23 +121,49 @@ impl KubernetesMesh {
     /// Returns, for a target without an inventory, whether a part of it is left and whether it is
     /// being removed. Namespaces and pods take a while to go, and an istiod that still runs would
     /// write again the objects that are removed next.
-    async fn observe_removed_apply_set(&self, target: &Target, door: &ClusterClient) -> Result<(bool, Readiness), ClusterError> {
+    async fn observe_removed_apply_set(
+        &self,
+        target: &Target,
+        door: &ClusterClient,
+    ) -> Result<(bool, Readiness), ClusterError> {
         if let Target::ControlPlane { revision } = target {
             let left = self.replica_names(revision).await?.len();
             let ending = || Readiness::Pending(format!("{left} replicas are still ending"));
-            return Ok((false, if left == 0 { Readiness::Ready } else { ending() }));
+            return Ok((
+                false,
+                if left == 0 {
+                    Readiness::Ready
+                } else {
+                    ending()
+                },
+            ));
         }
-        if owns_namespace(target) { self.observe_namespace_removal(door).await } else { Ok((false, Readiness::Ready)) }
+        if owns_namespace(target) {
+            self.observe_namespace_removal(door).await
+        } else {
+            Ok((false, Readiness::Ready))
+        }
     }
 
     /// Returns whether the mesh's namespace exists and is ours to remove, and whether it is being
     /// removed.
-    async fn observe_namespace_removal(&self, door: &ClusterClient) -> Result<(bool, Readiness), ClusterError> {
-        let Some(namespace) = door.get(&self.namespace_path()).await? else { return Ok((false, Readiness::Ready)) };
+    async fn observe_namespace_removal(
+        &self,
+        door: &ClusterClient,
+    ) -> Result<(bool, Readiness), ClusterError> {
+        let Some(namespace) = door.get(&self.namespace_path()).await? else {
+            return Ok((false, Readiness::Ready));
+        };
         if namespace.pointer("/metadata/deletionTimestamp").is_some() {
-            return Ok((false, Readiness::Pending("the namespace is being removed".into())));
+            return Ok((
+                false,
+                Readiness::Pending("the namespace is being removed".into()),
+            ));
         }
-        Ok((namespace["metadata"]["labels"][OWNER_LABEL] == self.namespace(), Readiness::Ready))
+        Ok((
+            namespace["metadata"]["labels"][OWNER_LABEL] == self.namespace(),
+            Readiness::Ready,
+        ))
     }
 
     fn namespace_path(&self) -> String {
@@ -139,7 +185,13 @@ impl KubernetesMesh {
         for value in [Some(format!("{}/{}", permit.operation, permit.epoch)), None] {
             let change = json!({ "metadata": { "annotations": { FENCE_ANNOTATION: value } } });
             if !door.patch_if_exists(&path, &change, permit).await? && goal.is_some() {
-                self.create_inventory(door, target, json!({ "value": "", "objects": "[]" }), permit).await?;
+                self.create_inventory(
+                    door,
+                    target,
+                    json!({ "value": "", "objects": "[]" }),
+                    permit,
+                )
+                .await?;
             }
         }
         Ok(Fence::UntilLeaseEnds)
@@ -155,19 +207,27 @@ impl KubernetesMesh {
         permit: &FencingToken,
     ) -> Result<InventoryChange, ClusterError> {
         let before = known.map(inventory_objects).unwrap_or_default();
-        let added = object_identities(desired).into_iter().filter(|object| !before.contains(object));
+        let added = object_identities(desired)
+            .into_iter()
+            .filter(|object| !before.contains(object));
         let union: Vec<Value> = before.iter().cloned().chain(added).collect();
         let data = json!({ "value": "", "toward": toward, "objects": Value::from(union.clone()).to_string() });
         let inventory = match uid_and_version(&object_version(known)) {
             None => self.create_inventory(door, target, data, permit).await?,
             Some((uid, version)) => {
                 let writer = json!({ WRITER_ANNOTATION: writer_id(permit) });
-                let metadata = json!({ "uid": uid, "resourceVersion": version, "annotations": writer });
+                let metadata =
+                    json!({ "uid": uid, "resourceVersion": version, "annotations": writer });
                 let patch = json!({ "metadata": metadata, "data": data });
-                door.patch(&self.inventory_path(target), &patch, Some(permit)).await?
+                door.patch(&self.inventory_path(target), &patch, Some(permit))
+                    .await?
             }
         };
-        Ok(InventoryChange { mark: object_version(Some(&inventory)), before, union })
+        Ok(InventoryChange {
+            mark: object_version(Some(&inventory)),
+            before,
+            union,
+        })
     }
 
     /// Makes the inventory clean, unless another change has begun meanwhile.
@@ -185,7 +245,9 @@ impl KubernetesMesh {
             "metadata": { "uid": uid, "resourceVersion": version },
             "data": { "value": value, "toward": null, "objects": objects },
         });
-        door.patch(&self.inventory_path(target), &patch, Some(permit)).await.map(|_| ())
+        door.patch(&self.inventory_path(target), &patch, Some(permit))
+            .await
+            .map(|_| ())
     }
 
     async fn create_inventory(
@@ -197,11 +259,17 @@ impl KubernetesMesh {
     ) -> Result<Value, ClusterError> {
         if owns_namespace(target) {
             if !self.can_own_namespace(door).await? {
-                return Err(foreign_object_error(door, "the mesh's namespace belongs to another mesh"));
+                return Err(foreign_object_error(
+                    door,
+                    "the mesh's namespace belongs to another mesh",
+                ));
             }
-            let metadata = json!({ "name": self.namespace(), "labels": { OWNER_LABEL: self.namespace() } });
-            let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata });
-            door.apply(&self.namespace_path(), &namespace, Some(permit)).await?;
+            let metadata =
+                json!({ "name": self.namespace(), "labels": { OWNER_LABEL: self.namespace() } });
+            let namespace =
+                json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata });
+            door.apply(&self.namespace_path(), &namespace, Some(permit))
+                .await?;
         }
         // A merge patch removes fields that are null, but an object that is created must not
         // contain them.
@@ -232,28 +300,53 @@ impl KubernetesMesh {
         let door = self.client_for(target)?;
         let known = door.get(&self.inventory_path(target)).await?;
         if object_version(known.as_ref()) != *seen {
-            return Err(ClusterError::Changed { place: door.cluster_name().to_owned() });
+            return Err(ClusterError::Changed {
+                place: door.cluster_name().to_owned(),
+            });
         }
-        let Some(value) = to else { return self.remove_apply_set(door, target, known.as_ref(), permit).await };
+        let Some(value) = to else {
+            return self
+                .remove_apply_set(door, target, known.as_ref(), permit)
+                .await;
+        };
         let value = newest_crd_release(target, value, known.as_ref());
         let desired = self.desired_objects(target, &value, permit).await?;
-        let turn = self.mark_inventory_dirty(door, target, known.as_ref(), (Some(&value), &desired), permit).await?;
+        let turn = self
+            .mark_inventory_dirty(
+                door,
+                target,
+                known.as_ref(),
+                (Some(&value), &desired),
+                permit,
+            )
+            .await?;
         for object in &desired {
             self.apply_object(door, target, object, permit).await?;
         }
         // Definitions belong to the cluster: deleting one would delete every object of its kind.
         if !matches!(target, Target::Crds { .. }) {
-            self.prune_objects(door, &turn.before, &desired, permit).await?;
+            self.prune_objects(door, &turn.before, &desired, permit)
+                .await?;
         }
-        self.mark_inventory_clean(door, target, (&value, &desired), &turn, permit).await
+        self.mark_inventory_clean(door, target, (&value, &desired), &turn, permit)
+            .await
     }
 
     /// Applies one object of a set, with our labels.
-    async fn apply_object(&self, door: &ClusterClient, target: &Target, object: &Value, permit: &FencingToken) -> Result<(), ClusterError> {
+    async fn apply_object(
+        &self,
+        door: &ClusterClient,
+        target: &Target,
+        object: &Value,
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
         let path = api_paths::object_path(object).expect("only known kinds are rendered");
         let definition = object["kind"] == "CustomResourceDefinition";
         if !definition && !self.is_named_after_mesh(object) {
-            return Err(foreign_object_error(door, "an object's name does not name the mesh"));
+            return Err(foreign_object_error(
+                door,
+                "an object's name does not name the mesh",
+            ));
         }
         let mut object = object.clone();
         // Definitions belong to the cluster and to no mesh, so they get no label of ours.
@@ -283,7 +376,9 @@ impl KubernetesMesh {
         match text_at(object, "/metadata/namespace") {
             Some(there) => there == namespace,
             None if object["kind"] == "Namespace" => name == namespace,
-            None => name.strip_suffix(namespace).is_some_and(|rest| rest.ends_with('-')),
+            None => name
+                .strip_suffix(namespace)
+                .is_some_and(|rest| rest.ends_with('-')),
         }
     }
 
@@ -291,11 +386,19 @@ impl KubernetesMesh {
     /// label.
     async fn can_own_namespace(&self, door: &ClusterClient) -> Result<bool, ClusterError> {
         let there = door.get(&self.namespace_path()).await?.unwrap_or_default();
-        Ok(there["metadata"]["labels"][OWNER_LABEL].as_str().is_none_or(|owner| owner == self.namespace()))
+        Ok(there["metadata"]["labels"][OWNER_LABEL]
+            .as_str()
+            .is_none_or(|owner| owner == self.namespace()))
     }
 
     /// Deletes the objects that the old inventory listed and the new one does not.
-    async fn prune_objects(&self, door: &ClusterClient, before: &[Value], desired: &[Value], permit: &FencingToken) -> Result<(), ClusterError> {
+    async fn prune_objects(
+        &self,
+        door: &ClusterClient,
+        before: &[Value],
+        desired: &[Value],
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
         let kept: Vec<Option<String>> = desired.iter().map(api_paths::object_path).collect();
         for old in before.iter().filter(|old| self.is_named_after_mesh(old)) {
             let path = api_paths::object_path(old);
@@ -316,51 +419,89 @@ impl KubernetesMesh {
         permit: &FencingToken,
     ) -> Result<(), ClusterError> {
         if known.is_some() {
-            let turn = self.mark_inventory_dirty(door, target, known, (None, &[]), permit).await?;
-            let ours = |object: &&Value| object["kind"] != "Namespace" && self.is_named_after_mesh(object);
+            let turn = self
+                .mark_inventory_dirty(door, target, known, (None, &[]), permit)
+                .await?;
+            let ours =
+                |object: &&Value| object["kind"] != "Namespace" && self.is_named_after_mesh(object);
             let objects = turn.union.iter().rev().filter(ours);
-            for path in objects.filter_map(api_paths::object_path).chain(self.leader_election_leases(target)) {
+            for path in objects
+                .filter_map(api_paths::object_path)
+                .chain(self.leader_election_leases(target))
+            {
                 if self.is_still_owned(door, target, &path).await? {
                     door.delete(&path, None, Some(permit)).await?;
                 }
             }
-            self.sweep_orphans(door, target, &turn.union, permit).await?;
+            self.sweep_orphans(door, target, &turn.union, permit)
+                .await?;
             let (uid, version) = uid_and_version(&turn.mark).unwrap_or_default();
             let unchanged = json!({ "uid": uid, "resourceVersion": version });
-            door.delete(&self.inventory_path(target), Some(unchanged), Some(permit)).await?;
+            door.delete(&self.inventory_path(target), Some(unchanged), Some(permit))
+                .await?;
         }
         if !owns_namespace(target) {
             return Ok(());
         }
-        let ours =
-            if known.is_some() { self.can_own_namespace(door).await? } else { self.observe_namespace_removal(door).await?.0 };
-        if ours { door.delete(&self.namespace_path(), None, Some(permit)).await } else { Ok(()) }
+        let ours = if known.is_some() {
+            self.can_own_namespace(door).await?
+        } else {
+            self.observe_namespace_removal(door).await?.0
+        };
+        if ours {
+            door.delete(&self.namespace_path(), None, Some(permit))
+                .await
+        } else {
+            Ok(())
+        }
     }
 
     /// Returns whether an object still belongs to its set. A webhook that became an alias of
     /// another revision does not.
-    async fn is_still_owned(&self, door: &ClusterClient, target: &Target, path: &str) -> Result<bool, ClusterError> {
+    async fn is_still_owned(
+        &self,
+        door: &ClusterClient,
+        target: &Target,
+        path: &str,
+    ) -> Result<bool, ClusterError> {
         if !path.contains("/mutatingwebhookconfigurations/") {
             return Ok(true);
         }
         let webhook = door.get(path).await?.unwrap_or_default();
         let labels = &webhook["metadata"]["labels"];
-        Ok(labels[OWNER_LABEL] == self.namespace() && labels[APPLY_SET_LABEL] == Self::inventory_name(target))
+        Ok(labels[OWNER_LABEL] == self.namespace()
+            && labels[APPLY_SET_LABEL] == Self::inventory_name(target))
     }
 
     /// Deletes the objects that have our label but are in no inventory. A worker that had lost its
     /// lease made them.
-    async fn sweep_orphans(&self, door: &ClusterClient, target: &Target, objects: &[Value], permit: &FencingToken) -> Result<(), ClusterError> {
-        let named = |object: &Value| text_at(object, "/kind").filter(|kind| *kind != "Namespace").map(str::to_owned);
+    async fn sweep_orphans(
+        &self,
+        door: &ClusterClient,
+        target: &Target,
+        objects: &[Value],
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
+        let named = |object: &Value| {
+            text_at(object, "/kind")
+                .filter(|kind| *kind != "Namespace")
+                .map(str::to_owned)
+        };
         let kinds: BTreeSet<String> = objects.iter().filter_map(named).collect();
-        let selector = label_query(&[(OWNER_LABEL, self.namespace()), (APPLY_SET_LABEL, &Self::inventory_name(target))]);
+        let selector = label_query(&[
+            (OWNER_LABEL, self.namespace()),
+            (APPLY_SET_LABEL, &Self::inventory_name(target)),
+        ]);
         for kind in kinds {
-            let Some(collection) = api_paths::collection_path(&kind) else { continue };
+            let Some(collection) = api_paths::collection_path(&kind) else {
+                continue;
+            };
             for mut left in door.list(&collection, &selector).await? {
                 left["kind"] = kind.clone().into();
-                if let Some(path) = api_paths::object_path(&left)
-                    .filter(|_| self.is_named_after_mesh(&left) && left.pointer("/metadata/deletionTimestamp").is_none())
-                {
+                if let Some(path) = api_paths::object_path(&left).filter(|_| {
+                    self.is_named_after_mesh(&left)
+                        && left.pointer("/metadata/deletionTimestamp").is_none()
+                }) {
                     tracing::info!(path, "deleting an object that no inventory lists");
                     door.delete(&path, None, Some(permit)).await?;
                 }
@@ -372,11 +513,18 @@ impl KubernetesMesh {
     /// Returns the paths of the leader election Leases that a revision's istiod leaves behind in a
     /// member.
     fn leader_election_leases(&self, target: &Target) -> Vec<String> {
-        let Target::MemberObjects { revision, .. } = target else { return Vec::new() };
-        let lease = |name: &str| {
-            format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases/{name}-{revision}", self.namespace())
+        let Target::MemberObjects { revision, .. } = target else {
+            return Vec::new();
         };
-        ["istio-gateway-deployment", "istio-gateway-status-leader"].map(lease).into()
+        let lease = |name: &str| {
+            format!(
+                "/apis/coordination.k8s.io/v1/namespaces/{}/leases/{name}-{revision}",
+                self.namespace()
+            )
+        };
+        ["istio-gateway-deployment", "istio-gateway-status-leader"]
+            .map(lease)
+            .into()
     }
 }
 
@@ -387,5 +535,9 @@ fn owns_namespace(target: &Target) -> bool {
 }
 
 fn foreign_object_error(door: &ClusterClient, cause: &str) -> ClusterError {
-    ClusterError::Refused { place: door.cluster_name().to_owned(), code: "foreign_istio", cause: cause.to_owned() }
+    ClusterError::Refused {
+        place: door.cluster_name().to_owned(),
+        code: "foreign_istio",
+        cause: cause.to_owned(),
+    }
 }

@@ -7,10 +7,10 @@
 use std::collections::BTreeSet;
 
 use meshwright_model::Name;
-use meshwright_rollout::ports::{ObjectVersion, FencingToken, Observed, Readiness, ClusterError};
+use meshwright_rollout::ports::{ClusterError, FencingToken, ObjectVersion, Observed, Readiness};
 use serde_json::{Value, json};
 
-use super::{KubernetesMesh, object_version, uid_and_version, text_at};
+use super::{KubernetesMesh, object_version, text_at, uid_and_version};
 
 /// Name of the `ConfigMap` with the root certificate of the mesh that a namespace belongs to.
 pub(super) const ROOT_CERT_CONFIGMAP: &str = "istio-ca-root-cert";
@@ -25,20 +25,39 @@ impl KubernetesMesh {
     async fn list_root_certificates(&self, member: &Name) -> Result<Vec<Value>, ClusterError> {
         let door = &self.find_member(member)?.client;
         let named = |name: &str| format!("fieldSelector=metadata.name%3D{name}");
-        let mut roots = door.list("/api/v1/configmaps", &named(ROOT_CERT_CONFIGMAP)).await?;
+        let mut roots = door
+            .list("/api/v1/configmaps", &named(ROOT_CERT_CONFIGMAP))
+            .await?;
         let ours = self.config.authority.certificate.trim();
-        roots.retain(|root| text_at(root, "/data/root-cert.pem").is_some_and(|root| root.trim() == ours));
-        let places: BTreeSet<&str> = roots.iter().filter_map(|root| text_at(root, "/metadata/namespace")).collect();
-        let mut lists = door.list("/api/v1/configmaps", &named(CRL_CONFIGMAP)).await?;
-        lists.retain(|list| text_at(list, "/metadata/namespace").is_some_and(|place| places.contains(place)));
+        roots.retain(|root| {
+            text_at(root, "/data/root-cert.pem").is_some_and(|root| root.trim() == ours)
+        });
+        let places: BTreeSet<&str> = roots
+            .iter()
+            .filter_map(|root| text_at(root, "/metadata/namespace"))
+            .collect();
+        let mut lists = door
+            .list("/api/v1/configmaps", &named(CRL_CONFIGMAP))
+            .await?;
+        lists.retain(|list| {
+            text_at(list, "/metadata/namespace").is_some_and(|place| places.contains(place))
+        });
         lists.extend(roots);
         Ok(lists)
     }
 
-    pub(super) async fn observe_certificates(&self, member: &Name) -> Result<Observed, ClusterError> {
+    pub(super) async fn observe_certificates(
+        &self,
+        member: &Name,
+    ) -> Result<Observed, ClusterError> {
         let found = self.list_root_certificates(member).await?;
         let value = (!found.is_empty()).then(|| PRESENT_VALUE.to_owned());
-        Ok(Observed { value, version: combined_version(&found), readiness: Readiness::Ready, partial: false })
+        Ok(Observed {
+            value,
+            version: combined_version(&found),
+            readiness: Readiness::Ready,
+            partial: false,
+        })
     }
 
     /// Deletes the observed objects, each by its uid and version. Only istiod writes them, so this
@@ -52,21 +71,37 @@ impl KubernetesMesh {
         let door = &self.find_member(member)?.client;
         let found = self.list_root_certificates(member).await?;
         if combined_version(&found) != *seen {
-            return Err(ClusterError::Changed { place: format!("{ROOT_CERT_CONFIGMAP} in {member}") });
+            return Err(ClusterError::Changed {
+                place: format!("{ROOT_CERT_CONFIGMAP} in {member}"),
+            });
         }
         for object in &found {
-            let (Some(namespace), Some(name)) = (text_at(object, "/metadata/namespace"), text_at(object, "/metadata/name"))
-            else {
+            let (Some(namespace), Some(name)) = (
+                text_at(object, "/metadata/namespace"),
+                text_at(object, "/metadata/name"),
+            ) else {
                 continue;
             };
             let known = uid_and_version(&object_version(Some(object)));
-            let known = known.map(|(uid, version)| json!({ "uid": uid, "resourceVersion": version }));
-            door.delete(&format!("/api/v1/namespaces/{namespace}/configmaps/{name}"), known, Some(permit)).await?;
+            let known =
+                known.map(|(uid, version)| json!({ "uid": uid, "resourceVersion": version }));
+            door.delete(
+                &format!("/api/v1/namespaces/{namespace}/configmaps/{name}"),
+                known,
+                Some(permit),
+            )
+            .await?;
         }
         Ok(())
     }
 }
 
 fn combined_version(objects: &[Value]) -> ObjectVersion {
-    ObjectVersion(objects.iter().map(|object| object_version(Some(object)).0).collect::<Vec<_>>().join(","))
+    ObjectVersion(
+        objects
+            .iter()
+            .map(|object| object_version(Some(object)).0)
+            .collect::<Vec<_>>()
+            .join(","),
+    )
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meshwright_model::plan::{WorkloadKind, WorkloadRef};
-use meshwright_rollout::ports::{LivePod, ObservedWorkload, ClusterError};
+use meshwright_rollout::ports::{ClusterError, LivePod, ObservedWorkload};
 
 use super::MemberCluster;
 use super::records::{PodRecord, WorkloadRecord};
@@ -29,16 +29,30 @@ impl Snapshot {
     pub(super) async fn read_member(member: &MemberCluster) -> Result<Self, ClusterError> {
         let list = |kind: WorkloadKind, plural: &'static str| async move {
             let path = format!("/apis/apps/v1/{plural}");
-            member.client.list_mapped(&path, "", |object| WorkloadRecord::from_object(kind, object)).await
+            member
+                .client
+                .list_mapped(&path, "", |object| {
+                    WorkloadRecord::from_object(kind, object)
+                })
+                .await
         };
-        let [(deployment, _, deployments), (set, _, sets), (daemon, _, daemons)] = WORKLOAD_KINDS;
+        let [
+            (deployment, _, deployments),
+            (set, _, sets),
+            (daemon, _, daemons),
+        ] = WORKLOAD_KINDS;
         // List Deployments first: if the credential is dead or the cluster is gone, one call fails,
         // not four.
         let first = list(deployment, deployments).await?;
-        let pods = member.client.list_mapped("/api/v1/pods", "", PodRecord::from_object);
+        let pods = member
+            .client
+            .list_mapped("/api/v1/pods", "", PodRecord::from_object);
         let (sets, daemons, pods) = tokio::try_join!(list(set, sets), list(daemon, daemons), pods)?;
         let mut snapshot = Self::default();
-        for record in [first, sets, daemons].into_iter().flat_map(|listed| listed.items) {
+        for record in [first, sets, daemons]
+            .into_iter()
+            .flat_map(|listed| listed.items)
+        {
             snapshot.put_workload(record);
         }
         for record in pods.items {
@@ -53,7 +67,10 @@ impl Snapshot {
 
     pub(super) fn put_pod(&mut self, record: PodRecord) {
         if let Some(owner) = &record.owner {
-            self.pods_by_workload.entry(owner.clone()).or_default().insert(record.object_key());
+            self.pods_by_workload
+                .entry(owner.clone())
+                .or_default()
+                .insert(record.object_key());
         }
         self.pods.insert(record.object_key(), record);
     }
@@ -68,13 +85,21 @@ impl Snapshot {
     /// Returns the live pods of a workload.
     pub(super) fn live_pods(&self, workload: &WorkloadRef) -> impl Iterator<Item = &PodRecord> {
         let keys = self.pods_by_workload.get(workload).into_iter().flatten();
-        keys.filter_map(|key| self.pods.get(key)).filter(|pod| pod.live)
+        keys.filter_map(|key| self.pods.get(key))
+            .filter(|pod| pod.live)
     }
 
     /// Returns the live pods that no known workload owns.
     pub(super) fn unowned_pods(&self) -> impl Iterator<Item = &PodRecord> {
-        let known = |pod: &&PodRecord| pod.owner.as_ref().is_some_and(|owner| self.workloads.contains_key(owner));
-        self.pods.values().filter(|pod| pod.live).filter(move |pod| !known(pod))
+        let known = |pod: &&PodRecord| {
+            pod.owner
+                .as_ref()
+                .is_some_and(|owner| self.workloads.contains_key(owner))
+        };
+        self.pods
+            .values()
+            .filter(|pod| pod.live)
+            .filter(move |pod| !known(pod))
     }
 
     /// Returns the state of a workload with its live pods. A pod that is terminating, or that an
@@ -86,7 +111,10 @@ impl Snapshot {
             version: record.mark.clone(),
             live: self
                 .live_pods(workload)
-                .map(|pod| LivePod { sidecar: pod.sidecar.clone(), terminating: pod.terminating || pod.stamp != record.stamp })
+                .map(|pod| LivePod {
+                    sidecar: pod.sidecar.clone(),
+                    terminating: pod.terminating || pod.stamp != record.stamp,
+                })
                 .collect(),
             rollout: record.rolled.clone(),
         })

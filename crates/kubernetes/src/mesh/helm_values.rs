@@ -84,17 +84,22 @@ impl HelmValues<'_> {
 
     /// Returns the switches as environment variables of istiod.
     fn switch_env(&self) -> Value {
-        self.switches.iter().map(|(switch, value)| (switch.env_var(), value.as_str())).collect()
+        self.switches
+            .iter()
+            .map(|(switch, value)| (switch.env_var(), value.as_str()))
+            .collect()
     }
 
     /// Builds the mesh configuration that istiod gives to every proxy of the mesh.
     fn mesh_config(&self) -> Value {
-        let mut config = json!({ "defaultConfig": { "discoveryAddress": self.discovery_address() } });
+        let mut config =
+            json!({ "defaultConfig": { "discoveryAddress": self.discovery_address() } });
         if network::services_stay_local(self.members) {
             // Only Kubernetes Services stay local. The endpoints of a ServiceEntry belong to the
             // config cluster, and a wider pattern would take them from the proxies of every other
             // member.
-            let local = json!({ "settings": { "clusterLocal": true }, "hosts": [CLUSTER_SERVICES] });
+            let local =
+                json!({ "settings": { "clusterLocal": true }, "hosts": [CLUSTER_SERVICES] });
             config["serviceSettings"] = json!([local]);
         }
         config
@@ -103,8 +108,12 @@ impl HelmValues<'_> {
     /// Builds the values for a member.
     pub(super) fn remote_values(&self) -> Value {
         let mut values = self.shared_values(self.member);
-        let injection =
-            format!("https://{}:15017/inject/cluster/{}/net/{}", self.address, self.member, network_name(self.member));
+        let injection = format!(
+            "https://{}:15017/inject/cluster/{}/net/{}",
+            self.address,
+            self.member,
+            network_name(self.member)
+        );
         merge_values(
             &mut values,
             json!({
@@ -122,7 +131,11 @@ impl HelmValues<'_> {
     pub(super) fn base_values(&self) -> Value {
         let validated = self.config_cluster() == self.member;
         let mut values = self.shared_values(self.member);
-        let revision = if validated { self.revision.as_str() } else { "" };
+        let revision = if validated {
+            self.revision.as_str()
+        } else {
+            ""
+        };
         merge_values(
             &mut values,
             json!({ "defaultRevision": revision, "base": { "validationURL": self.validation_url() }, "global": { "configCluster": validated } }),
@@ -183,7 +196,10 @@ mod tests {
     /// Builds the hosted values of a mesh with these members that began on one version and runs
     /// another now.
     fn hosted(members: &[&str], began_on: &str, runs: &str) -> Value {
-        let members: Vec<Name> = members.iter().map(|name| name.parse().expect(name)).collect();
+        let members: Vec<Name> = members
+            .iter()
+            .map(|name| name.parse().expect(name))
+            .collect();
         let revision = release(began_on).version.revision_name();
         let rendering = HelmValues {
             namespace: "mesh-a",
@@ -212,14 +228,20 @@ mod tests {
 
     #[test]
     fn d11_istios_own_compatibility_version_is_never_passed() {
-        assert!(!hosted(&["c1"], "1.25.1.1", "1.27.9.1").to_string().contains("compatibilityVersion"));
+        assert!(
+            !hosted(&["c1"], "1.25.1.1", "1.27.9.1")
+                .to_string()
+                .contains("compatibilityVersion")
+        );
     }
 
     #[test]
     fn d10_services_stay_in_their_cluster_while_networks_have_no_gateways() {
-        let settings =
-            |members: &[&str]| hosted(members, "1.27.9.1", "1.27.9.1")["meshConfig"]["serviceSettings"].take();
-        let local = json!([{ "settings": { "clusterLocal": true }, "hosts": ["*.svc.cluster.local"] }]);
+        let settings = |members: &[&str]| {
+            hosted(members, "1.27.9.1", "1.27.9.1")["meshConfig"]["serviceSettings"].take()
+        };
+        let local =
+            json!([{ "settings": { "clusterLocal": true }, "hosts": ["*.svc.cluster.local"] }]);
         assert_eq!(settings(&["c1", "c2"]), local);
         assert_eq!(settings(&["c1"]), Value::Null);
     }

@@ -4,16 +4,16 @@
 use meshwright_model::Name;
 use meshwright_model::operation::Problem;
 use meshwright_model::upgrade::Finding;
-use meshwright_rollout::ports::{FencingToken, ClusterError};
+use meshwright_rollout::ports::{ClusterError, FencingToken};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use super::{MemberCluster, KubernetesMesh, object_version, uid_and_version, label_query, text_at};
-use crate::service_account::{BoundSecrets, delete_bound_secret};
+use super::{KubernetesMesh, MemberCluster, label_query, object_version, text_at, uid_and_version};
 use crate::client::ClusterClient;
 use crate::foreign::find_silent_webhooks;
 use crate::kubeconfig::ClientIdentity;
 use crate::registration::{problem_unless_changed, read_kubernetes_version};
+use crate::service_account::{BoundSecrets, delete_bound_secret};
 
 /// Label on a Secret with a token that names the member which the token is for.
 const MEMBER_LABEL: &str = "meshwright.dev/reads";
@@ -25,8 +25,21 @@ const SERIAL_ANNOTATION: &str = "meshwright.dev/serial";
 impl KubernetesMesh {
     /// Builds the fields of a Secret in the hosting cluster that holds a new token of an account in
     /// a member.
-    pub(super) async fn new_token_secret(&self, member: &MemberCluster, account: &str, permit: &FencingToken) -> Result<Value, ClusterError> {
-        let (serial, minted) = self.bound_secrets().request_token(&member.client, account, self.config.token_lifetime, Some(permit)).await?;
+    pub(super) async fn new_token_secret(
+        &self,
+        member: &MemberCluster,
+        account: &str,
+        permit: &FencingToken,
+    ) -> Result<Value, ClusterError> {
+        let (serial, minted) = self
+            .bound_secrets()
+            .request_token(
+                &member.client,
+                account,
+                self.config.token_lifetime,
+                Some(permit),
+            )
+            .await?;
         Ok(json!({
             "metadata": {
                 "labels": { MEMBER_LABEL: member.name.as_str() },
@@ -52,19 +65,31 @@ impl KubernetesMesh {
         let mut current = true;
         for secret in self.config.hosting.list(&path, &query).await? {
             let note = |key: &str| secret["metadata"]["annotations"][key].as_str();
-            let serial = note(SERIAL_ANNOTATION).and_then(|serial| serial.parse::<i64>().ok()).unwrap_or_default();
-            let (Some(name), Some(account)) = (text_at(&secret, "/metadata/name"), note(ACCOUNT_ANNOTATION)) else { continue };
+            let serial = note(SERIAL_ANNOTATION)
+                .and_then(|serial| serial.parse::<i64>().ok())
+                .unwrap_or_default();
+            let (Some(name), Some(account)) =
+                (text_at(&secret, "/metadata/name"), note(ACCOUNT_ANNOTATION))
+            else {
+                continue;
+            };
             if serial >= member.serial {
                 continue;
             }
             current = false;
-            let (serial, minted) = anchors.request_token(&member.client, account, self.config.token_lifetime, None).await?;
-            let (uid, version) = uid_and_version(&object_version(Some(&secret))).unwrap_or_default();
+            let (serial, minted) = anchors
+                .request_token(&member.client, account, self.config.token_lifetime, None)
+                .await?;
+            let (uid, version) =
+                uid_and_version(&object_version(Some(&secret))).unwrap_or_default();
             let change = json!({
                 "metadata": { "uid": uid, "resourceVersion": version, "annotations": { SERIAL_ANNOTATION: serial.to_string() } },
                 "stringData": { "token": minted.token },
             });
-            self.config.hosting.patch(&format!("{path}/{name}"), &change, None).await?;
+            self.config
+                .hosting
+                .patch(&format!("{path}/{name}"), &change, None)
+                .await?;
         }
         Ok(current)
     }
@@ -81,7 +106,10 @@ impl KubernetesMesh {
     /// # Errors
     /// Fails as [`KubernetesMesh::renew_access`] does.
     pub async fn retire_tokens(&self, member: &MemberCluster) -> Result<bool, ClusterError> {
-        let theirs = self.bound_secrets().delete_older(&member.client, member.serial).await?;
+        let theirs = self
+            .bound_secrets()
+            .delete_older(&member.client, member.serial)
+            .await?;
         Ok(member.retire_older_credentials().await? && !theirs)
     }
 }
@@ -105,19 +133,31 @@ impl MemberCluster {
     /// Lists facts that the cluster's users should know. They are advice, so a check that fails
     /// returns no findings. It takes at most about 20 s.
     pub async fn list_findings(&self) -> Vec<Finding> {
-        find_silent_webhooks(&self.client).await.unwrap_or_else(|error| {
-            let (cluster, error) = (self.name.as_str(), &error as &dyn std::error::Error);
-            tracing::debug!(cluster, error, "could not check the cluster for silent webhooks");
-            Vec::new()
-        })
+        find_silent_webhooks(&self.client)
+            .await
+            .unwrap_or_else(|error| {
+                let (cluster, error) = (self.name.as_str(), &error as &dyn std::error::Error);
+                tracing::debug!(
+                    cluster,
+                    error,
+                    "could not check the cluster for silent webhooks"
+                );
+                Vec::new()
+            })
     }
 
     /// Deletes our account's older credentials. Returns whether none was left and the cluster was
     /// seen to refuse the previous one: an API server accepts a token that it has seen for a few
     /// seconds more.
     async fn retire_older_credentials(&self) -> Result<bool, ClusterError> {
-        let any = self.account.bound_secrets().delete_older(&self.client, self.serial).await?;
-        let Some(former) = &self.previous else { return Ok(!any) };
+        let any = self
+            .account
+            .bound_secrets()
+            .delete_older(&self.client, self.serial)
+            .await?;
+        let Some(former) = &self.previous else {
+            return Ok(!any);
+        };
         if let ClientIdentity::Token(token) = &former.credential.identity {
             delete_bound_secret(&self.client, token.expose_secret()).await?;
         }
@@ -128,7 +168,10 @@ impl MemberCluster {
 /// Returns whether a cluster refuses the credential of a client.
 async fn is_credential_refused(door: &ClusterClient) -> Result<bool, ClusterError> {
     match door.get("/version").await {
-        Err(ClusterError::Refused { code: "credential_expired", .. }) => Ok(true),
+        Err(ClusterError::Refused {
+            code: "credential_expired",
+            ..
+        }) => Ok(true),
         Ok(_) => Ok(false),
         Err(error) => Err(error),
     }

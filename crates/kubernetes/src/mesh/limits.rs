@@ -47,17 +47,34 @@ impl KubernetesMesh {
         let standard = self.pod_security_level().await?;
         let labels = ["enforce", "audit", "warn"].into_iter().flat_map(|mode| {
             let key = format!("pod-security.kubernetes.io/{mode}");
-            [(format!("{key}-version"), POD_SECURITY_VERSION), (key, standard)]
+            [
+                (format!("{key}-version"), POD_SECURITY_VERSION),
+                (key, standard),
+            ]
         });
-        let labels: serde_json::Map<String, Value> = labels.map(|(key, value)| (key, value.into())).collect();
+        let labels: serde_json::Map<String, Value> =
+            labels.map(|(key, value)| (key, value.into())).collect();
         let namespace = json!({
             "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": self.namespace(), "labels": labels },
         });
         let quota = quota_limits(self.config.replicas);
-        let mut policy =
-            self.namespaced_object("networking.k8s.io/v1", "NetworkPolicy", LIMITS_NAME, json!({ "spec": network_policy_spec(&self.allowed_egress().await?) }));
+        let mut policy = self.namespaced_object(
+            "networking.k8s.io/v1",
+            "NetworkPolicy",
+            LIMITS_NAME,
+            json!({ "spec": network_policy_spec(&self.allowed_egress().await?) }),
+        );
         policy["metadata"]["annotations"][QUOTA_ANNOTATION] = quota.to_string().into();
-        Ok(vec![namespace, self.namespaced_object("v1", "ResourceQuota", LIMITS_NAME, json!({ "spec": { "hard": quota } })), policy])
+        Ok(vec![
+            namespace,
+            self.namespaced_object(
+                "v1",
+                "ResourceQuota",
+                LIMITS_NAME,
+                json!({ "spec": { "hard": quota } }),
+            ),
+            policy,
+        ])
     }
 
     /// Returns whether the limits equal those that are wanted now.
@@ -66,14 +83,24 @@ impl KubernetesMesh {
         let namespace = self.config.hosting.get(&path).await?.unwrap_or_default();
         for wanted in self.limit_objects().await? {
             if wanted["kind"] == "Namespace" {
-                let labels = wanted["metadata"]["labels"].as_object().into_iter().flatten();
-                if labels.into_iter().any(|(key, value)| namespace["metadata"]["labels"][key] != *value) {
+                let labels = wanted["metadata"]["labels"]
+                    .as_object()
+                    .into_iter()
+                    .flatten();
+                if labels
+                    .into_iter()
+                    .any(|(key, value)| namespace["metadata"]["labels"][key] != *value)
+                {
                     return Ok(false);
                 }
                 continue;
             }
-            let live =
-                self.config.hosting.get(&api_paths::object_path(&wanted).expect("a known kind")).await?.unwrap_or_default();
+            let live = self
+                .config
+                .hosting
+                .get(&api_paths::object_path(&wanted).expect("a known kind"))
+                .await?
+                .unwrap_or_default();
             let same = |pointer: &str| live.pointer(pointer) == wanted.pointer(pointer);
             let noted = same("/metadata/annotations/meshwright.dev~1quota");
             if live.is_null() || wanted["kind"] == "NetworkPolicy" && !(same("/spec") && noted) {
@@ -96,20 +123,38 @@ impl KubernetesMesh {
         for mut object in self.limit_objects().await? {
             object["metadata"]["labels"][OWNER_LABEL] = self.namespace().into();
             object["metadata"]["labels"][APPLY_SET_LABEL] = Self::inventory_name(&target).into();
-            self.config.hosting.apply(&api_paths::object_path(&object).expect("a known kind"), &object, None).await?;
+            self.config
+                .hosting
+                .apply(
+                    &api_paths::object_path(&object).expect("a known kind"),
+                    &object,
+                    None,
+                )
+                .await?;
         }
         Ok(())
     }
 
     /// Returns a member's addresses. They are resolved once and stay the same for the life of this
     /// value.
-    pub(super) async fn member_addresses(&self, name: &Name) -> Result<Vec<SocketAddr>, ClusterError> {
+    pub(super) async fn member_addresses(
+        &self,
+        name: &Name,
+    ) -> Result<Vec<SocketAddr>, ClusterError> {
         if let Some(known) = self.addresses.lock().expect("no holder panics").get(name) {
             return Ok(known.clone());
         }
         let member = self.find_member(name)?;
-        let found = addresses::resolve_allowed(name.as_str(), &member.credential.server, &self.config.address_policy).await?;
-        self.addresses.lock().expect("no holder panics").insert(name.clone(), found.clone());
+        let found = addresses::resolve_allowed(
+            name.as_str(),
+            &member.credential.server,
+            &self.config.address_policy,
+        )
+        .await?;
+        self.addresses
+            .lock()
+            .expect("no holder panics")
+            .insert(name.clone(), found.clone());
         Ok(found)
     }
 
@@ -119,14 +164,22 @@ impl KubernetesMesh {
     pub(super) async fn kubeconfig_address(&self, name: &Name) -> Result<SocketAddr, ClusterError> {
         let known = self.member_addresses(name).await?;
         let policy = self.current_network_policy().await?;
-        let rules = policy["spec"]["egress"].as_array().cloned().unwrap_or_default();
+        let rules = policy["spec"]["egress"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         let open = |address: &&SocketAddr| rules.contains(&egress_rule(address));
-        Ok(*known.iter().find(open).or(known.first()).expect("no address at all is an error"))
+        Ok(*known
+            .iter()
+            .find(open)
+            .or(known.first())
+            .expect("no address at all is an error"))
     }
 
     /// Reads the network policy from the hosting cluster; null if there is none.
     async fn current_network_policy(&self) -> Result<Value, ClusterError> {
-        let path = api_paths::path_by_name("NetworkPolicy", Some(self.namespace()), LIMITS_NAME).expect("a known kind");
+        let path = api_paths::path_by_name("NetworkPolicy", Some(self.namespace()), LIMITS_NAME)
+            .expect("a known kind");
         Ok(self.config.hosting.get(&path).await?.unwrap_or_default())
     }
 
@@ -135,18 +188,31 @@ impl KubernetesMesh {
     /// ends could not come back under `restricted`.
     async fn pod_security_level(&self) -> Result<&'static str, ClusterError> {
         let path = format!("/apis/apps/v1/namespaces/{}/deployments", self.namespace());
-        let deployments = self.config.hosting.list(&path, &label_query(&[(OWNER_LABEL, self.namespace())])).await?;
+        let deployments = self
+            .config
+            .hosting
+            .list(&path, &label_query(&[(OWNER_LABEL, self.namespace())]))
+            .await?;
         let confined = |deployment: &Value| {
-            deployment.pointer("/spec/template/spec/containers/0/securityContext/seccompProfile").is_some()
+            deployment
+                .pointer("/spec/template/spec/containers/0/securityContext/seccompProfile")
+                .is_some()
         };
-        Ok(if deployments.iter().all(confined) { "restricted" } else { "baseline" })
+        Ok(if deployments.iter().all(confined) {
+            "restricted"
+        } else {
+            "baseline"
+        })
     }
 
     /// Collects the addresses that istiods may call. A member without an allowed address does not
     /// stop this for other members: the policy keeps the addresses at that member's port that it
     /// allows now, until the member has addresses again.
     async fn allowed_egress(&self) -> Result<AllowedEgress, ClusterError> {
-        let mut reach = AllowedEgress { addresses: self.hosting_api_addresses().await?, allows_dns: false };
+        let mut reach = AllowedEgress {
+            addresses: self.hosting_api_addresses().await?,
+            allows_dns: false,
+        };
         for member in &self.config.members {
             match self.member_addresses(&member.name).await {
                 Ok(found) => reach.addresses.extend(found),
@@ -157,19 +223,29 @@ impl KubernetesMesh {
                         error = &error as &dyn std::error::Error,
                         "the member has no allowed address; the network policy keeps its former ones"
                     );
-                    let port = addresses::host_and_port(&member.credential.server).map(|(_, port)| port);
+                    let port =
+                        addresses::host_and_port(&member.credential.server).map(|(_, port)| port);
                     let open = allowed_addresses(&self.current_network_policy().await?).into_iter();
                     let kept = open.filter(|address| Some(address.port()) == port);
-                    reach.addresses.extend(kept.filter(|address| self.config.address_policy.allows_address(address.ip())));
+                    reach.addresses.extend(
+                        kept.filter(|address| {
+                            self.config.address_policy.allows_address(address.ip())
+                        }),
+                    );
                 }
             }
         }
         // A control plane uses the address in its kubeconfig, which was checked when it was
         // written, until it gets another one. So that address stays allowed.
         let path = format!("/api/v1/namespaces/{}/secrets", self.namespace());
-        let secrets = self.config.hosting.list(&path, &label_query(&[(OWNER_LABEL, self.namespace())])).await?;
+        let secrets = self
+            .config
+            .hosting
+            .list(&path, &label_query(&[(OWNER_LABEL, self.namespace())]))
+            .await?;
         for server in secrets.iter().flat_map(kubeconfig_servers) {
-            let address = addresses::literal_address(&server).filter(|address| self.config.address_policy.allows_address(address.ip()));
+            let address = addresses::literal_address(&server)
+                .filter(|address| self.config.address_policy.allows_address(address.ip()));
             reach.allows_dns |= addresses::tls_server_name(&server).is_some();
             reach.addresses.extend(address);
         }
@@ -181,10 +257,19 @@ impl KubernetesMesh {
     /// Service's address or the one that it is rewritten to, so both are included.
     async fn hosting_api_addresses(&self) -> Result<BTreeSet<SocketAddr>, ClusterError> {
         let hosting = &self.config.hosting;
-        let service = hosting.get("/api/v1/namespaces/default/services/kubernetes").await?.unwrap_or_default();
+        let service = hosting
+            .get("/api/v1/namespaces/default/services/kubernetes")
+            .await?
+            .unwrap_or_default();
         let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
-        let slices = hosting.list(slices, &label_query(&[("kubernetes.io/service-name", "kubernetes")])).await?;
-        let mut found = address_port_pairs(&service["spec"]["clusterIPs"], &service["spec"]["ports"]);
+        let slices = hosting
+            .list(
+                slices,
+                &label_query(&[("kubernetes.io/service-name", "kubernetes")]),
+            )
+            .await?;
+        let mut found =
+            address_port_pairs(&service["spec"]["clusterIPs"], &service["spec"]["ports"]);
         for slice in &slices {
             for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
                 found.extend(address_port_pairs(&endpoint["addresses"], &slice["ports"]));
@@ -196,21 +281,42 @@ impl KubernetesMesh {
 
 /// Combines every address of a Service or an endpoint with every port.
 fn address_port_pairs(addresses: &Value, ports: &Value) -> BTreeSet<SocketAddr> {
-    let addresses = addresses.as_array().into_iter().flatten().filter_map(|address| address.as_str()?.parse().ok());
-    let ports: Vec<u16> =
-        ports.as_array().into_iter().flatten().filter_map(|port| port["port"].as_u64()?.try_into().ok()).collect();
-    addresses.flat_map(|address: IpAddr| ports.iter().map(move |port| SocketAddr::new(address, *port))).collect()
+    let addresses = addresses
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|address| address.as_str()?.parse().ok());
+    let ports: Vec<u16> = ports
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|port| port["port"].as_u64()?.try_into().ok())
+        .collect();
+    addresses
+        .flat_map(|address: IpAddr| {
+            ports
+                .iter()
+                .map(move |port| SocketAddr::new(address, *port))
+        })
+        .collect()
 }
 
 /// Returns the servers in the kubeconfigs of a Secret.
 fn kubeconfig_servers(secret: &Value) -> Vec<String> {
     use base64::Engine as _;
     let server = |encoded: &Value| {
-        let bytes = base64::engine::general_purpose::STANDARD.decode(encoded.as_str()?).ok()?;
+        let bytes = base64::engine::general_purpose::STANDARD
+            .decode(encoded.as_str()?)
+            .ok()?;
         let kubeconfig: Value = serde_json::from_slice(&bytes).ok()?;
         text_at(&kubeconfig, "/clusters/0/cluster/server").map(str::to_owned)
     };
-    secret["data"].as_object().into_iter().flatten().filter_map(|(_, encoded)| server(encoded)).collect()
+    secret["data"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, encoded)| server(encoded))
+        .collect()
 }
 
 /// Builds the quota: room for both revisions of a mesh, each with twice its replicas. The mesh
@@ -244,15 +350,19 @@ fn allowed_addresses(policy: &Value) -> BTreeSet<SocketAddr> {
         let address = SocketAddr::new(ip.parse().ok()?, port);
         (*rule == egress_rule(&address)).then_some(address)
     };
-    policy["spec"]["egress"].as_array().into_iter().flatten().filter_map(address).collect()
+    policy["spec"]["egress"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(address)
+        .collect()
 }
 
 /// Builds the network policy, which allows only the listed ingress and egress.
 fn network_policy_spec(reach: &AllowedEgress) -> Value {
     let mut egress: Vec<Value> = reach.addresses.iter().map(egress_rule).collect();
     if reach.allows_dns {
-        let servers =
-            json!({ "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": "kube-system" } } });
+        let servers = json!({ "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": "kube-system" } } });
         egress.push(json!({ "to": [servers], "ports": [port_rule("UDP", DNS_PORT), port_rule("TCP", DNS_PORT)] }));
     }
     json!({
@@ -269,7 +379,13 @@ mod tests {
     use super::*;
 
     fn reach(addresses: &[&str], names: bool) -> AllowedEgress {
-        AllowedEgress { addresses: addresses.iter().map(|address| address.parse().expect(address)).collect(), allows_dns: names }
+        AllowedEgress {
+            addresses: addresses
+                .iter()
+                .map(|address| address.parse().expect(address))
+                .collect(),
+            allows_dns: names,
+        }
     }
 
     #[test]
@@ -282,7 +398,10 @@ mod tests {
                 { "to": [{ "ipBlock": { "cidr": "2001:db8::1/128" } }], "ports": [{ "protocol": "TCP", "port": 443 }] },
             ],
         });
-        assert_eq!(network_policy_spec(&reach(&["[2001:db8::1]:443", "198.18.0.1:6443"], false)), expected);
+        assert_eq!(
+            network_policy_spec(&reach(&["[2001:db8::1]:443", "198.18.0.1:6443"], false)),
+            expected
+        );
     }
 
     #[test]
@@ -297,12 +416,24 @@ mod tests {
 
     #[test]
     fn c3_name_servers_are_reached_only_while_an_older_kubeconfig_names_its_member() {
-        let ports = |names| network_policy_spec(&reach(&[], names)).pointer("/egress/0/ports").cloned();
+        let ports = |names| {
+            network_policy_spec(&reach(&[], names))
+                .pointer("/egress/0/ports")
+                .cloned()
+        };
         assert_eq!(ports(false), None);
-        assert_eq!(ports(true), Some(json!([{ "protocol": "UDP", "port": 53 }, { "protocol": "TCP", "port": 53 }])));
-        let kubeconfig = json!({ "clusters": [{ "cluster": { "server": "https://c2.example:6443" } }] }).to_string();
+        assert_eq!(
+            ports(true),
+            Some(json!([{ "protocol": "UDP", "port": 53 }, { "protocol": "TCP", "port": 53 }]))
+        );
+        let kubeconfig =
+            json!({ "clusters": [{ "cluster": { "server": "https://c2.example:6443" } }] })
+                .to_string();
         let encoded = base64::engine::general_purpose::STANDARD.encode(kubeconfig);
-        assert_eq!(kubeconfig_servers(&json!({ "data": { "c2": encoded, "token": "eHl6" } })), ["https://c2.example:6443"]);
+        assert_eq!(
+            kubeconfig_servers(&json!({ "data": { "c2": encoded, "token": "eHl6" } })),
+            ["https://c2.example:6443"]
+        );
     }
 
     #[test]
@@ -316,7 +447,13 @@ mod tests {
 
     #[test]
     fn c3_the_hosting_clusters_api_is_read_from_its_service_and_its_endpoints() {
-        let found = address_port_pairs(&json!(["10.96.0.1"]), &json!([{ "name": "https", "port": 443, "targetPort": 6443 }]));
-        assert_eq!(found, BTreeSet::from(["10.96.0.1:443".parse().expect("an address")]));
+        let found = address_port_pairs(
+            &json!(["10.96.0.1"]),
+            &json!([{ "name": "https", "port": 443, "targetPort": 6443 }]),
+        );
+        assert_eq!(
+            found,
+            BTreeSet::from(["10.96.0.1:443".parse().expect("an address")])
+        );
     }
 }

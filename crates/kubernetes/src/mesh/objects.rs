@@ -9,16 +9,16 @@ use meshwright_model::operation::Problem;
 use meshwright_model::plan::Target;
 use meshwright_model::switch::Switches;
 use meshwright_model::version::{RevisionName, Version};
-use meshwright_rollout::ports::{FencingToken, Readiness, ClusterError};
+use meshwright_rollout::ports::{ClusterError, FencingToken, Readiness};
 use serde_json::{Value, json};
 
 use super::access::{CONFIG_KUBECONFIG_KEY, CONFIG_TOKEN_FILE, remote_secret_name, token_file};
 use super::helm_values::{HelmValues, TOKENS_DIR, network_name};
-use super::{MemberCluster, KubernetesMesh, number_at, text_at};
-use crate::service_account::BoundSecrets;
+use super::{KubernetesMesh, MemberCluster, number_at, text_at};
 use crate::addresses;
-use crate::kubeconfig::Credential;
 use crate::helm::Charts;
+use crate::kubeconfig::Credential;
+use crate::service_account::BoundSecrets;
 
 /// Service account by which control planes read a member.
 const READER_ACCOUNT: &str = "istio-reader-service-account";
@@ -26,7 +26,13 @@ const READER_ACCOUNT: &str = "istio-reader-service-account";
 /// Kinds of rendered objects that may go into the hosting cluster; all others are left out. The
 /// charts would also bring cluster-wide rights to Secrets, and webhooks that call a tenant's
 /// injector for the provider's own pods.
-const HOSTING_KINDS: [&str; 5] = ["Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "ConfigMap"];
+const HOSTING_KINDS: [&str; 5] = [
+    "Deployment",
+    "Service",
+    "ServiceAccount",
+    "PodDisruptionBudget",
+    "ConfigMap",
+];
 
 /// Seconds for which a terminating istiod continues to answer. Endpoints reach nodes and load
 /// balancers within a second or two. With the ten seconds that istiod itself takes to end, this
@@ -44,14 +50,22 @@ impl KubernetesMesh {
         match target {
             Target::Home => Ok(vec![self.cacerts_secret()]),
             Target::Limits => self.limit_objects().await,
-            Target::Foothold { member } => Ok(self.member_bootstrap_objects(self.find_member(member)?)),
-            Target::Link { member } => self.remote_access_objects(self.find_member(member)?, permit).await,
+            Target::Foothold { member } => {
+                Ok(self.member_bootstrap_objects(self.find_member(member)?))
+            }
+            Target::Link { member } => {
+                self.remote_access_objects(self.find_member(member)?, permit)
+                    .await
+            }
             Target::Address { revision } => Ok(vec![self.address_service(revision)]),
             Target::Crds { member } => self.istio_crds(self.find_member(member)?, value).await,
             Target::MemberObjects { member, revision } => {
-                self.member_objects(self.find_member(member)?, revision, value).await
+                self.member_objects(self.find_member(member)?, revision, value)
+                    .await
             }
-            Target::ControlPlane { revision } => self.control_plane_objects(revision, value, permit).await,
+            Target::ControlPlane { revision } => {
+                self.control_plane_objects(revision, value, permit).await
+            }
             Target::Tag { .. }
             | Target::Validator { .. }
             | Target::Certificates { .. }
@@ -61,9 +75,14 @@ impl KubernetesMesh {
     }
 
     /// Builds an object in the mesh's namespace. `rest` adds fields to it, also within `metadata`.
-    pub(super) fn namespaced_object(&self, api: &str, kind: &str, name: &str, rest: Value) -> Value {
-        let mut object =
-            json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name, "namespace": self.namespace() } });
+    pub(super) fn namespaced_object(
+        &self,
+        api: &str,
+        kind: &str,
+        name: &str,
+        rest: Value,
+    ) -> Value {
+        let mut object = json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name, "namespace": self.namespace() } });
         if let (Some(object), Value::Object(rest)) = (object.as_object_mut(), rest) {
             for (key, value) in rest {
                 match (object.get_mut(&key), value) {
@@ -88,7 +107,12 @@ impl KubernetesMesh {
     /// `controlPlaneClusters` lets the hosted control planes lead in a member that is not the
     /// config cluster; istiod reads it once, when it first sees the member.
     fn member_bootstrap_objects(&self, member: &MemberCluster) -> Vec<Value> {
-        let config = self.config.members.first().map(|first| first.name.to_string()).unwrap_or_default();
+        let config = self
+            .config
+            .members
+            .first()
+            .map(|first| first.name.to_string())
+            .unwrap_or_default();
         let metadata = json!({
             "name": self.namespace(),
             "labels": { "topology.istio.io/network": network_name(member.name.as_str()) },
@@ -106,7 +130,11 @@ impl KubernetesMesh {
     /// text changes only with the member's address or certificate authority (see `access`). The
     /// address is one that we have checked; the certificate is still checked against the name that
     /// the user gave.
-    pub(super) async fn member_kubeconfig(&self, member: &MemberCluster, token_file: &str) -> Result<String, ClusterError> {
+    pub(super) async fn member_kubeconfig(
+        &self,
+        member: &MemberCluster,
+        token_file: &str,
+    ) -> Result<String, ClusterError> {
         let address = self.kubeconfig_address(&member.name).await?;
         Ok(kubeconfig_text(&member.credential, address, token_file))
     }
@@ -114,12 +142,18 @@ impl KubernetesMesh {
     /// Builds the objects that give control planes access to a member. The config cluster has none
     /// here, because each revision reads it with an account of its own; the others get a remote
     /// secret.
-    async fn remote_access_objects(&self, member: &MemberCluster, permit: &FencingToken) -> Result<Vec<Value>, ClusterError> {
+    async fn remote_access_objects(
+        &self,
+        member: &MemberCluster,
+        permit: &FencingToken,
+    ) -> Result<Vec<Value>, ClusterError> {
         if self.is_config_cluster(&member.name) {
             return Ok(Vec::new());
         }
         let name = member.name.as_str();
-        let token = self.new_token_secret(member, READER_ACCOUNT, permit).await?;
+        let token = self
+            .new_token_secret(member, READER_ACCOUNT, permit)
+            .await?;
         let metadata = json!({ "labels": { "istio/multiCluster": "true" }, "annotations": { "networking.istio.io/cluster": name } });
         let kubeconfig = self.member_kubeconfig(member, &token_file(name)).await?;
         Ok(vec![
@@ -141,15 +175,31 @@ impl KubernetesMesh {
             "type": "LoadBalancer", "selector": { "app": "istiod", "istio.io/rev": revision.as_str() },
             "ports": [port("tls-xds", 15012), port("https-webhooks", 15017)],
         });
-        self.namespaced_object("v1", "Service", &address_service_name(revision), json!({ "spec": spec }))
+        self.namespaced_object(
+            "v1",
+            "Service",
+            &address_service_name(revision),
+            json!({ "spec": spec }),
+        )
     }
 
     /// Returns the address that was assigned to a revision, or `None` before that.
-    pub(super) async fn assigned_address(&self, revision: &RevisionName) -> Result<Option<String>, ClusterError> {
-        let path = format!("/api/v1/namespaces/{}/services/{}", self.namespace(), address_service_name(revision));
+    pub(super) async fn assigned_address(
+        &self,
+        revision: &RevisionName,
+    ) -> Result<Option<String>, ClusterError> {
+        let path = format!(
+            "/api/v1/namespaces/{}/services/{}",
+            self.namespace(),
+            address_service_name(revision)
+        );
         let service = self.config.hosting.get(&path).await?;
-        let ingress = service.as_ref().and_then(|service| service.pointer("/status/loadBalancer/ingress/0"));
-        Ok(ingress.and_then(|ingress| text_at(ingress, "/ip").or_else(|| text_at(ingress, "/hostname"))).map(str::to_owned))
+        let ingress = service
+            .as_ref()
+            .and_then(|service| service.pointer("/status/loadBalancer/ingress/0"));
+        Ok(ingress
+            .and_then(|ingress| text_at(ingress, "/ip").or_else(|| text_at(ingress, "/hostname")))
+            .map(str::to_owned))
     }
 
     /// Renders the chart for one purpose (`hosted`, `remote`, `definitions` or `base`) with all its
@@ -161,15 +211,29 @@ impl KubernetesMesh {
         value: &str,
         what: &str,
     ) -> Result<Vec<Value>, ClusterError> {
-        let version: Version = value
-            .parse()
-            .map_err(|_| render_refused(&Problem::new("unknown_version", format!("{value} is no version"), "")))?;
+        let version: Version = value.parse().map_err(|_| {
+            render_refused(&Problem::new(
+                "unknown_version",
+                format!("{value} is no version"),
+                "",
+            ))
+        })?;
         let (release, charts): &(_, Charts) = self.find_release(&version)?;
         let needs_address = what != "definitions";
-        let address = if needs_address { self.assigned_address(revision).await? } else { Some(String::new()) };
-        let address =
-            address.ok_or_else(|| ClusterError::unreachable("the hosting cluster", "no address was assigned yet"))?;
-        let members: Vec<Name> = self.config.members.iter().map(|member| member.name.clone()).collect();
+        let address = if needs_address {
+            self.assigned_address(revision).await?
+        } else {
+            Some(String::new())
+        };
+        let address = address.ok_or_else(|| {
+            ClusterError::unreachable("the hosting cluster", "no address was assigned yet")
+        })?;
+        let members: Vec<Name> = self
+            .config
+            .members
+            .iter()
+            .map(|member| member.name.clone())
+            .collect();
         let none = Switches::new();
         let rendering = HelmValues {
             namespace: self.namespace(),
@@ -186,30 +250,59 @@ impl KubernetesMesh {
             "remote" => ("istiod", rendering.remote_values()),
             _ => ("base", rendering.base_values()),
         };
-        let objects = self.config.helm.template_chart(charts, chart, self.namespace(), &values).await;
+        let objects = self
+            .config
+            .helm
+            .template_chart(charts, chart, self.namespace(), &values)
+            .await;
         objects.map_err(|problem| render_refused(&problem))
     }
 
     /// Renders Istio's custom resource definitions for a member.
-    async fn istio_crds(&self, member: &MemberCluster, value: &str) -> Result<Vec<Value>, ClusterError> {
-        let revision = value.parse::<Version>().map(|version| version.revision_name());
-        let revision =
-            revision.map_err(|_| render_refused(&Problem::new("unknown_version", format!("{value} is no version"), "")))?;
-        let objects = self.render_objects(member.name.as_str(), &revision, value, "definitions").await?;
-        Ok(objects.into_iter().filter(|object| object["kind"] == "CustomResourceDefinition").collect())
+    async fn istio_crds(
+        &self,
+        member: &MemberCluster,
+        value: &str,
+    ) -> Result<Vec<Value>, ClusterError> {
+        let revision = value
+            .parse::<Version>()
+            .map(|version| version.revision_name());
+        let revision = revision.map_err(|_| {
+            render_refused(&Problem::new(
+                "unknown_version",
+                format!("{value} is no version"),
+                "",
+            ))
+        })?;
+        let objects = self
+            .render_objects(member.name.as_str(), &revision, value, "definitions")
+            .await?;
+        Ok(objects
+            .into_iter()
+            .filter(|object| object["kind"] == "CustomResourceDefinition")
+            .collect())
     }
 
     /// Returns whether the cluster serves all of Istio's custom resource definitions.
     pub(super) async fn crds_readiness(&self, member: &Name) -> Result<Readiness, ClusterError> {
         let door = &self.find_member(member)?.client;
-        let listed = door.list("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", "").await?;
-        let ours = listed
-            .iter()
-            .filter(|object| text_at(object, "/spec/group").is_some_and(|group| group.ends_with(".istio.io")));
+        let listed = door
+            .list(
+                "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+                "",
+            )
+            .await?;
+        let ours = listed.iter().filter(|object| {
+            text_at(object, "/spec/group").is_some_and(|group| group.ends_with(".istio.io"))
+        });
         let waiting = ours.filter(|object| {
-            let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+            let conditions = object
+                .pointer("/status/conditions")
+                .and_then(Value::as_array);
             !conditions.is_some_and(|list| {
-                list.iter().any(|condition| condition["type"] == "Established" && condition["status"] == "True")
+                list.iter().any(|condition| {
+                    condition["type"] == "Established" && condition["status"] == "True"
+                })
             })
         });
         Ok(match waiting.count() {
@@ -226,7 +319,9 @@ impl KubernetesMesh {
         revision: &RevisionName,
         value: &str,
     ) -> Result<Vec<Value>, ClusterError> {
-        let mut objects = self.render_objects(member.name.as_str(), revision, value, "remote").await?;
+        let mut objects = self
+            .render_objects(member.name.as_str(), revision, value, "remote")
+            .await?;
         let bundle = STANDARD.encode(&self.config.authority.certificate);
         for object in &mut objects {
             if object["kind"] == "MutatingWebhookConfiguration"
@@ -247,9 +342,15 @@ impl KubernetesMesh {
         revision: &RevisionName,
         value: &str,
     ) -> Result<Option<Value>, ClusterError> {
-        let Some(config) = self.config.members.first() else { return Ok(None) };
-        let objects = self.render_objects(config.name.as_str(), revision, value, "base").await?;
-        Ok(objects.into_iter().find(|object| object["kind"] == "ValidatingWebhookConfiguration"))
+        let Some(config) = self.config.members.first() else {
+            return Ok(None);
+        };
+        let objects = self
+            .render_objects(config.name.as_str(), revision, value, "base")
+            .await?;
+        Ok(objects
+            .into_iter()
+            .find(|object| object["kind"] == "ValidatingWebhookConfiguration"))
     }
 
     /// Builds the objects of a control plane in the hosting cluster.
@@ -261,22 +362,51 @@ impl KubernetesMesh {
     ) -> Result<Vec<Value>, ClusterError> {
         let nobody = || render_refused(&Problem::new("no_members", "the mesh has no member", ""));
         let config = self.config.members.first().ok_or_else(nobody)?;
-        let unknown = |_| render_refused(&Problem::new("unknown_version", format!("{value} is no version"), ""));
+        let unknown = |_| {
+            render_refused(&Problem::new(
+                "unknown_version",
+                format!("{value} is no version"),
+                "",
+            ))
+        };
         let version: Version = value.parse().map_err(unknown)?;
-        let rendered = self.render_objects(config.name.as_str(), revision, value, "hosted").await?;
+        let rendered = self
+            .render_objects(config.name.as_str(), revision, value, "hosted")
+            .await?;
         let mut objects: Vec<Value> = rendered
             .into_iter()
-            .filter(|object| object["kind"].as_str().is_some_and(|kind| HOSTING_KINDS.contains(&kind)))
+            .filter(|object| {
+                object["kind"]
+                    .as_str()
+                    .is_some_and(|kind| HOSTING_KINDS.contains(&kind))
+            })
             .collect();
-        let mut access = self.new_token_secret(config, &format!("istiod-{revision}"), permit).await?;
-        access["stringData"][CONFIG_KUBECONFIG_KEY] = self.member_kubeconfig(config, CONFIG_TOKEN_FILE).await?.into();
-        objects.insert(0, self.namespaced_object("v1", "Secret", &format!("istio-kubeconfig-{revision}"), access));
+        let mut access = self
+            .new_token_secret(config, &format!("istiod-{revision}"), permit)
+            .await?;
+        access["stringData"][CONFIG_KUBECONFIG_KEY] = self
+            .member_kubeconfig(config, CONFIG_TOKEN_FILE)
+            .await?
+            .into();
+        objects.insert(
+            0,
+            self.namespaced_object(
+                "v1",
+                "Secret",
+                &format!("istio-kubeconfig-{revision}"),
+                access,
+            ),
+        );
         objects.extend(self.hosting_role(revision));
-        for object in objects.iter_mut().filter(|object| object["kind"] == "Deployment") {
+        for object in objects
+            .iter_mut()
+            .filter(|object| object["kind"] == "Deployment")
+        {
             self.require_volumes(object, revision);
             add_pre_stop_sleep(object);
         }
-        self.annotate_kubeconfig_hashes(&mut objects, &self.find_release(&version)?.0).await?;
+        self.annotate_kubeconfig_hashes(&mut objects, &self.find_release(&version)?.0)
+            .await?;
         // The Deployment comes last, so that its pods find all that they mount.
         objects.sort_by_key(|object| object["kind"] == "Deployment");
         Ok(objects)
@@ -290,10 +420,16 @@ impl KubernetesMesh {
             { "apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "watch"] },
             { "apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch"] },
         ]);
-        let subjects = json!([{ "kind": "ServiceAccount", "name": name, "namespace": self.namespace() }]);
+        let subjects =
+            json!([{ "kind": "ServiceAccount", "name": name, "namespace": self.namespace() }]);
         let role = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name });
         [
-            self.namespaced_object("rbac.authorization.k8s.io/v1", "Role", &name, json!({ "rules": rules })),
+            self.namespaced_object(
+                "rbac.authorization.k8s.io/v1",
+                "Role",
+                &name,
+                json!({ "rules": rules }),
+            ),
             self.namespaced_object(
                 "rbac.authorization.k8s.io/v1",
                 "RoleBinding",
@@ -309,44 +445,72 @@ impl KubernetesMesh {
         let pod = &mut deployment["spec"]["template"]["spec"];
         let kept = ["local-certs", "istio-token"];
         let mut volumes: Vec<Value> = pod["volumes"].as_array().cloned().unwrap_or_default();
-        volumes.retain(|volume| volume["name"].as_str().is_some_and(|name| kept.contains(&name)));
+        volumes.retain(|volume| {
+            volume["name"]
+                .as_str()
+                .is_some_and(|name| kept.contains(&name))
+        });
         let secret = |volume: &str, secret: String| json!({ "name": volume, "secret": { "secretName": secret, "optional": false } });
         volumes.push(secret("cacerts", "cacerts".into()));
-        volumes.push(secret("istio-kubeconfig", format!("istio-kubeconfig-{revision}")));
+        volumes.push(secret(
+            "istio-kubeconfig",
+            format!("istio-kubeconfig-{revision}"),
+        ));
         // Without these files, istiod would read both from the config cluster, where the tenant can
         // write.
-        let config =
-            |volume: &str, name: String| json!({ "name": volume, "configMap": { "name": name, "optional": false } });
+        let config = |volume: &str, name: String| json!({ "name": volume, "configMap": { "name": name, "optional": false } });
         volumes.push(config("mesh-config", format!("istio-{revision}")));
-        volumes.push(config("inject", format!("istio-sidecar-injector-{revision}")));
-        let mut mounts: Vec<Value> = pod["containers"][0]["volumeMounts"].as_array().cloned().unwrap_or_default();
+        volumes.push(config(
+            "inject",
+            format!("istio-sidecar-injector-{revision}"),
+        ));
+        let mut mounts: Vec<Value> = pod["containers"][0]["volumeMounts"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         mounts.retain(|mount| volumes.iter().any(|volume| volume["name"] == mount["name"]));
-        mounts.push(json!({ "name": "mesh-config", "mountPath": "/etc/istio/config", "readOnly": true }));
-        mounts.push(json!({ "name": "inject", "mountPath": "/var/lib/istio/inject", "readOnly": true }));
+        mounts.push(
+            json!({ "name": "mesh-config", "mountPath": "/etc/istio/config", "readOnly": true }),
+        );
+        mounts.push(
+            json!({ "name": "inject", "mountPath": "/var/lib/istio/inject", "readOnly": true }),
+        );
         for member in self.config.members.iter().skip(1) {
             let volume = format!("token-{}", member.name);
             volumes.push(secret(&volume, format!("meshwright-token-{}", member.name)));
-            mounts.push(json!({ "name": volume, "mountPath": format!("{TOKENS_DIR}/{}", member.name), "readOnly": true }));
+            mounts.push(
+                json!({ "name": volume, "mountPath": format!("{TOKENS_DIR}/{}", member.name), "readOnly": true }),
+            );
         }
         pod["volumes"] = volumes.into();
         pod["containers"][0]["volumeMounts"] = mounts.into();
     }
 
     /// Returns whether all replicas of a control plane run its newest template and are ready.
-    pub(super) async fn replica_readiness(&self, revision: &RevisionName) -> Result<Readiness, ClusterError> {
-        let path = format!("/apis/apps/v1/namespaces/{}/deployments/istiod-{revision}", self.namespace());
+    pub(super) async fn replica_readiness(
+        &self,
+        revision: &RevisionName,
+    ) -> Result<Readiness, ClusterError> {
+        let path = format!(
+            "/apis/apps/v1/namespaces/{}/deployments/istiod-{revision}",
+            self.namespace()
+        );
         let Some(deployment) = self.config.hosting.get(&path).await? else {
             return Ok(Readiness::Pending("its Deployment is gone".into()));
         };
         let wanted = number_at(&deployment, "/spec/replicas");
-        let seen = number_at(&deployment, "/status/observedGeneration") >= number_at(&deployment, "/metadata/generation");
+        let seen = number_at(&deployment, "/status/observedGeneration")
+            >= number_at(&deployment, "/metadata/generation");
         let counts = ["updatedReplicas", "readyReplicas", "replicas"]
             .map(|field| number_at(&deployment, &format!("/status/{field}")));
         if seen && counts == [wanted; 3] {
             return Ok(Readiness::Ready);
         }
         let why = self.unready_reason(revision).await?;
-        Ok(Readiness::Pending(format!("{} of {wanted} replicas are ready{why}", counts[1])))
+        Ok(Readiness::Pending(format!(
+            "{} of {wanted} replicas are ready{why}",
+            counts[1]
+        )))
     }
 }
 
@@ -360,7 +524,8 @@ fn add_pre_stop_sleep(deployment: &mut Value) {
 
 fn kubeconfig_text(credential: &Credential, address: SocketAddr, token_file: &str) -> String {
     let authority = STANDARD.encode(&credential.authority);
-    let mut cluster = json!({ "server": format!("https://{address}"), "certificate-authority-data": authority });
+    let mut cluster =
+        json!({ "server": format!("https://{address}"), "certificate-authority-data": authority });
     if let Some(name) = addresses::tls_server_name(&credential.server) {
         cluster["tls-server-name"] = name.into();
     }
@@ -378,7 +543,11 @@ fn address_service_name(revision: &RevisionName) -> String {
 }
 
 pub(super) fn render_refused(problem: &Problem) -> ClusterError {
-    ClusterError::Refused { place: "the renderer".into(), code: "render_failed", cause: problem.message.clone() }
+    ClusterError::Refused {
+        place: "the renderer".into(),
+        code: "render_failed",
+        cause: problem.message.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -388,7 +557,11 @@ mod tests {
 
     /// Returns the server and the TLS server name in a control plane's kubeconfig for a member.
     fn told(server: &str) -> (Value, Value) {
-        let credential = Credential::new(server, b"-----BEGIN ".to_vec(), ClientIdentity::Token("t".to_owned().into()));
+        let credential = Credential::new(
+            server,
+            b"-----BEGIN ".to_vec(),
+            ClientIdentity::Token("t".to_owned().into()),
+        );
         let address = "198.18.0.1:6443".parse().expect("an address");
         let text = kubeconfig_text(&credential.expect("a credential"), address, "/token");
         let mut kubeconfig: Value = serde_json::from_str(&text).expect("JSON");
@@ -398,7 +571,13 @@ mod tests {
 
     #[test]
     fn c3_control_planes_are_told_the_checked_address_and_the_name_of_its_certificate() {
-        assert_eq!(told("https://c2.example:6443"), (json!("https://198.18.0.1:6443"), json!("c2.example")));
-        assert_eq!(told("https://198.18.0.1:6443"), (json!("https://198.18.0.1:6443"), Value::Null));
+        assert_eq!(
+            told("https://c2.example:6443"),
+            (json!("https://198.18.0.1:6443"), json!("c2.example"))
+        );
+        assert_eq!(
+            told("https://198.18.0.1:6443"),
+            (json!("https://198.18.0.1:6443"), Value::Null)
+        );
     }
 }

@@ -27,7 +27,10 @@ pub(super) async fn probe_injection(
         InjectionRequest::Default => (INJECT_LABEL, "true"),
     };
     let pod = probe_pod((label, value), "default");
-    let admitted = match door.dry_run(&format!("/api/v1/namespaces/{namespace}/pods"), &pod).await {
+    let admitted = match door
+        .dry_run(&format!("/api/v1/namespaces/{namespace}/pods"), &pod)
+        .await
+    {
         Ok(admitted) => admitted,
         // A webhook whose endpoint does not answer makes the API server refuse the pod with a
         // server error.
@@ -41,12 +44,24 @@ pub(super) async fn probe_injection(
 
 /// Returns whether a cluster's policies accept the probe pod in a namespace. The pod asks for no
 /// sidecar, so that no injector affects the result.
-pub(crate) async fn accepts_probe_pod(door: &ClusterClient, namespace: &str, account: &str) -> Result<bool, ClusterError> {
+pub(crate) async fn accepts_probe_pod(
+    door: &ClusterClient,
+    namespace: &str,
+    account: &str,
+) -> Result<bool, ClusterError> {
     let pod = probe_pod((INJECT_LABEL, "false"), account);
-    match door.dry_run(&format!("/api/v1/namespaces/{namespace}/pods"), &pod).await {
+    match door
+        .dry_run(&format!("/api/v1/namespaces/{namespace}/pods"), &pod)
+        .await
+    {
         Ok(_) => Ok(true),
         Err(ClusterError::Refused { place, code, cause }) if code != "credential_expired" => {
-            tracing::info!(place, code, cause, "the cluster refused the dry run of a probe pod");
+            tracing::info!(
+                place,
+                code,
+                cause,
+                "the cluster refused the dry run of a probe pod"
+            );
             Ok(false)
         }
         Err(error) => Err(error),
@@ -79,18 +94,26 @@ fn probe_pod((label, value): (&str, &str), account: &str) -> Value {
 fn check_injected(admitted: &Value, namespace: &str, wanted: &Sidecar) -> Result<(), String> {
     let found = injected_sidecar(admitted).ok_or("the pod came back without a sidecar")?;
     if found != *wanted {
-        return Err(format!("the pod came back injected by {} with {}", found.revision, found.image));
+        return Err(format!(
+            "the pod came back injected by {} with {}",
+            found.revision, found.image
+        ));
     }
     let service = format!("istiod-{}.{namespace}.svc:15012", wanted.revision);
     let containers = ["/spec/containers", "/spec/initContainers"]
         .into_iter()
         .filter_map(|pointer| admitted.pointer(pointer)?.as_array())
         .flatten();
-    let proxy = containers.into_iter().find(|container| container["name"] == "istio-proxy");
+    let proxy = containers
+        .into_iter()
+        .find(|container| container["name"] == "istio-proxy");
     let variable = |name: &str| {
         let list = proxy.and_then(|proxy| proxy["env"].as_array());
         let entry = list.and_then(|list| list.iter().find(|entry| entry["name"] == name));
-        entry.and_then(|entry| entry["value"].as_str()).unwrap_or_default().to_owned()
+        entry
+            .and_then(|entry| entry["value"].as_str())
+            .unwrap_or_default()
+            .to_owned()
     };
     for name in ["PROXY_CONFIG", "CA_ADDR"] {
         if !variable(name).contains(&service) {
@@ -105,7 +128,10 @@ mod tests {
     use super::*;
 
     fn wanted() -> Sidecar {
-        Sidecar { revision: "1-27-9".parse().expect("a name"), image: "hub/proxyv2:1.27.9".into() }
+        Sidecar {
+            revision: "1-27-9".parse().expect("a name"),
+            image: "hub/proxyv2:1.27.9".into(),
+        }
     }
 
     fn admitted(revision: &str, service: &str) -> Value {
@@ -120,16 +146,40 @@ mod tests {
     #[test]
     fn d13_policies_know_the_pod_by_its_label_and_its_name() {
         let pod = probe_pod(("istio.io/rev", "stable"), "default");
-        assert_eq!(pod["metadata"]["labels"], json!({ "meshwright.dev/probe": "true", "istio.io/rev": "stable" }));
-        assert!(pod["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("meshwright-probe")));
+        assert_eq!(
+            pod["metadata"]["labels"],
+            json!({ "meshwright.dev/probe": "true", "istio.io/rev": "stable" })
+        );
+        assert!(
+            pod["metadata"]["name"]
+                .as_str()
+                .is_some_and(|name| name.starts_with("meshwright-probe"))
+        );
     }
 
     #[test]
     fn only_the_wanted_revision_with_its_own_address_passes() {
         let own = "istiod-1-27-9.mesh-a.svc:15012";
-        assert_eq!(check_injected(&admitted("1-27-9", own), "mesh-a", &wanted()), Ok(()));
+        assert_eq!(
+            check_injected(&admitted("1-27-9", own), "mesh-a", &wanted()),
+            Ok(())
+        );
         assert!(check_injected(&admitted("1-25-1", own), "mesh-a", &wanted()).is_err());
-        assert!(check_injected(&admitted("1-27-9", "istiod.mesh-a.svc:15012"), "mesh-a", &wanted()).is_err());
-        assert!(check_injected(&json!({ "metadata": {}, "spec": { "containers": [] } }), "mesh-a", &wanted()).is_err());
+        assert!(
+            check_injected(
+                &admitted("1-27-9", "istiod.mesh-a.svc:15012"),
+                "mesh-a",
+                &wanted()
+            )
+            .is_err()
+        );
+        assert!(
+            check_injected(
+                &json!({ "metadata": {}, "spec": { "containers": [] } }),
+                "mesh-a",
+                &wanted()
+            )
+            .is_err()
+        );
     }
 }

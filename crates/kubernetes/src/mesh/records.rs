@@ -8,7 +8,7 @@ use meshwright_rollout::ports::{ObjectVersion, Readiness};
 use serde_json::Value;
 
 use super::single_object::RESTART_ANNOTATION;
-use super::{object_version, number_at, text_at};
+use super::{number_at, object_version, text_at};
 
 /// Fields of a workload as its cluster shows it.
 #[derive(Debug, Clone)]
@@ -42,10 +42,16 @@ impl WorkloadRecord {
     pub(super) fn from_object(kind: WorkloadKind, object: &Value) -> Self {
         let part = |pointer: &str| text_at(object, pointer).unwrap_or_default().to_owned();
         let label = |pointer: &str| text_at(object, pointer).map(str::to_owned);
-        let workload = WorkloadRef { namespace: part("/metadata/namespace"), kind, name: part("/metadata/name") };
+        let workload = WorkloadRef {
+            namespace: part("/metadata/namespace"),
+            kind,
+            name: part("/metadata/name"),
+        };
         Self {
             mark: object_version(Some(object)),
-            stamp: object["spec"]["template"]["metadata"]["annotations"][RESTART_ANNOTATION].as_str().map(str::to_owned),
+            stamp: object["spec"]["template"]["metadata"]["annotations"][RESTART_ANNOTATION]
+                .as_str()
+                .map(str::to_owned),
             template: PodLabels {
                 inject: label("/spec/template/metadata/labels/sidecar.istio.io~1inject"),
                 rev: label("/spec/template/metadata/labels/istio.io~1rev"),
@@ -64,10 +70,15 @@ impl PodRecord {
             namespace: part("/metadata/namespace"),
             name: part("/metadata/name"),
             owner: owner_workload(object),
-            live: !matches!(text_at(object, "/status/phase"), Some("Succeeded" | "Failed")),
+            live: !matches!(
+                text_at(object, "/status/phase"),
+                Some("Succeeded" | "Failed")
+            ),
             revision: text_at(object, "/metadata/annotations/istio.io~1rev").map(str::to_owned),
             sidecar: injected_sidecar(object),
-            stamp: object["metadata"]["annotations"][RESTART_ANNOTATION].as_str().map(str::to_owned),
+            stamp: object["metadata"]["annotations"][RESTART_ANNOTATION]
+                .as_str()
+                .map(str::to_owned),
             terminating: object["metadata"].get("deletionTimestamp").is_some(),
         }
     }
@@ -80,13 +91,20 @@ impl PodRecord {
 /// Returns the sidecar of a pod, from the annotation of the injector and the image of the proxy. A
 /// label would only show the revision that was asked for.
 pub(super) fn injected_sidecar(pod: &Value) -> Option<Sidecar> {
-    let revision = text_at(pod, "/metadata/annotations/istio.io~1rev")?.parse().ok()?;
+    let revision = text_at(pod, "/metadata/annotations/istio.io~1rev")?
+        .parse()
+        .ok()?;
     let containers = ["/spec/containers", "/spec/initContainers"]
         .into_iter()
         .filter_map(|pointer| pod.pointer(pointer)?.as_array())
         .flatten();
-    let proxy = containers.into_iter().find(|container| container["name"] == "istio-proxy")?;
-    Some(Sidecar { revision, image: proxy["image"].as_str()?.to_owned() })
+    let proxy = containers
+        .into_iter()
+        .find(|container| container["name"] == "istio-proxy")?;
+    Some(Sidecar {
+        revision,
+        image: proxy["image"].as_str()?.to_owned(),
+    })
 }
 
 /// Returns the workload that owns a pod. The name of a `ReplicaSet` is that of its Deployment, a
@@ -98,28 +116,43 @@ fn owner_workload(pod: &Value) -> Option<WorkloadRef> {
     let (kind, name) = match kind {
         "ReplicaSet" => {
             let hash = text_at(pod, "/metadata/labels/pod-template-hash")?;
-            (WorkloadKind::Deployment, name.strip_suffix(hash)?.strip_suffix('-')?)
+            (
+                WorkloadKind::Deployment,
+                name.strip_suffix(hash)?.strip_suffix('-')?,
+            )
         }
         "StatefulSet" => (WorkloadKind::StatefulSet, name),
         "DaemonSet" => (WorkloadKind::DaemonSet, name),
         _ => return None,
     };
-    Some(WorkloadRef { namespace: text_at(pod, "/metadata/namespace")?.to_owned(), kind, name: name.to_owned() })
+    Some(WorkloadRef {
+        namespace: text_at(pod, "/metadata/namespace")?.to_owned(),
+        kind,
+        name: name.to_owned(),
+    })
 }
 
 /// Returns the reason why a changed template would not replace the pods, if there is one.
 fn restart_blocker_of(kind: WorkloadKind, object: &Value) -> Option<RestartBlocker> {
-    if object["metadata"]["labels"].get("gateway.networking.k8s.io/gateway-name").is_some() {
+    if object["metadata"]["labels"]
+        .get("gateway.networking.k8s.io/gateway-name")
+        .is_some()
+    {
         return Some(RestartBlocker::SelfRolling);
     }
-    let owned = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    let owned = object
+        .pointer("/metadata/ownerReferences")
+        .and_then(Value::as_array);
     if owned.is_some_and(|owners| owners.iter().any(|owner| owner["controller"] == true)) {
         return Some(RestartBlocker::Owned);
     }
     match kind {
-        WorkloadKind::Deployment => (object["spec"]["paused"] == true).then_some(RestartBlocker::Paused),
+        WorkloadKind::Deployment => {
+            (object["spec"]["paused"] == true).then_some(RestartBlocker::Paused)
+        }
         WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => {
-            (object["spec"]["updateStrategy"]["type"] == "OnDelete").then_some(RestartBlocker::OnDelete)
+            (object["spec"]["updateStrategy"]["type"] == "OnDelete")
+                .then_some(RestartBlocker::OnDelete)
         }
     }
 }
@@ -142,32 +175,46 @@ fn rollout_readiness(workload: &WorkloadRef, object: &Value) -> Readiness {
                 ));
             }
             (
-                object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1),
+                object
+                    .pointer("/spec/replicas")
+                    .and_then(Value::as_i64)
+                    .unwrap_or(1),
                 status("updatedReplicas"),
                 status("availableReplicas"),
             )
         }
         WorkloadKind::StatefulSet => (
-            object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1),
+            object
+                .pointer("/spec/replicas")
+                .and_then(Value::as_i64)
+                .unwrap_or(1),
             status("updatedReplicas"),
             status("readyReplicas"),
         ),
-        WorkloadKind::DaemonSet => {
-            (status("desiredNumberScheduled"), status("updatedNumberScheduled"), status("numberAvailable"))
-        }
+        WorkloadKind::DaemonSet => (
+            status("desiredNumberScheduled"),
+            status("updatedNumberScheduled"),
+            status("numberAvailable"),
+        ),
     };
     if updated >= wanted && ready >= wanted {
         return Readiness::Ready;
     }
-    Readiness::Pending(format!("{updated} of {wanted} pods are new, {ready} are ready"))
+    Readiness::Pending(format!(
+        "{updated} of {wanted} pods are new, {ready} are ready"
+    ))
 }
 
 /// Returns a problem if Kubernetes has given a Deployment up after its `progressDeadlineSeconds`.
 fn deadline_problem(workload: &WorkloadRef, object: &Value) -> Option<Problem> {
     let conditions = object.pointer("/status/conditions")?.as_array()?;
-    conditions
-        .iter()
-        .find(|condition| condition["type"] == "Progressing" && condition["reason"] == "ProgressDeadlineExceeded")?;
+    conditions.iter().find(|condition| {
+        condition["type"] == "Progressing" && condition["reason"] == "ProgressDeadlineExceeded"
+    })?;
     let hint = "Look at the workload's pods; retry when they can become ready, or roll back.";
-    Some(Problem::new("workload_not_ready", format!("{workload} exceeded its progress deadline."), hint))
+    Some(Problem::new(
+        "workload_not_ready",
+        format!("{workload} exceeded its progress deadline."),
+        hint,
+    ))
 }

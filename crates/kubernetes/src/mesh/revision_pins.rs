@@ -5,7 +5,7 @@ use meshwright_model::version::RevisionName;
 use meshwright_rollout::plan::data_plane::REV_LABEL;
 use meshwright_rollout::ports::ClusterError;
 
-use super::{MemberCluster, KubernetesMesh, label_query, text_at};
+use super::{KubernetesMesh, MemberCluster, label_query, text_at};
 
 /// Istio's kinds and the Gateway API's Gateway, in the versions that every release of ours serves.
 const REVISIONED_RESOURCES: [&str; 15] = [
@@ -36,7 +36,10 @@ pub(crate) const REVISIONED_API_GROUPS: [&str; 5] = [
 
 impl KubernetesMesh {
     /// Lists the resources of all members that name a revision.
-    pub(super) async fn find_pinned_resources(&self, revision: &RevisionName) -> Result<Vec<String>, ClusterError> {
+    pub(super) async fn find_pinned_resources(
+        &self,
+        revision: &RevisionName,
+    ) -> Result<Vec<String>, ClusterError> {
         let mut found = Vec::new();
         for member in &self.config.members {
             found.extend(pinned_resources_in(member, revision).await?);
@@ -47,18 +50,34 @@ impl KubernetesMesh {
 
 /// Lists a member's resources that name a revision. A kind that the cluster does not know has no
 /// objects.
-pub(super) async fn pinned_resources_in(member: &MemberCluster, revision: &RevisionName) -> Result<Vec<String>, ClusterError> {
+pub(super) async fn pinned_resources_in(
+    member: &MemberCluster,
+    revision: &RevisionName,
+) -> Result<Vec<String>, ClusterError> {
     let selector = label_query(&[(REV_LABEL, revision.as_str())]);
     let lists = REVISIONED_RESOURCES.iter().map(|resource| {
         let selector = selector.as_str();
-        async move { Ok((resource, member.client.list(&format!("/apis/{resource}"), selector).await?)) }
+        async move {
+            Ok((
+                resource,
+                member
+                    .client
+                    .list(&format!("/apis/{resource}"), selector)
+                    .await?,
+            ))
+        }
     });
     let lists = futures::future::try_join_all(lists).await?;
     let named = lists.iter().flat_map(|(resource, objects)| {
         let plural = resource.rsplit('/').next().unwrap_or_default();
         objects.iter().map(move |object| {
             let part = |pointer: &str| text_at(object, pointer).unwrap_or_default();
-            format!("{plural} {}/{} in {}", part("/metadata/namespace"), part("/metadata/name"), member.name)
+            format!(
+                "{plural} {}/{} in {}",
+                part("/metadata/namespace"),
+                part("/metadata/name"),
+                member.name
+            )
         })
     });
     Ok(named.collect())

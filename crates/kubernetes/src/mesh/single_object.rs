@@ -10,11 +10,13 @@ use meshwright_model::plan::{Target, WorkloadKind, WorkloadRef};
 use meshwright_model::version::RevisionName;
 use meshwright_rollout::plan::TAGS;
 use meshwright_rollout::plan::data_plane::{INJECTION_LABEL, REV_LABEL, label_value, parse_labels};
-use meshwright_rollout::ports::{Fence, ObjectVersion, FencingToken, Observed, Readiness, ClusterError};
+use meshwright_rollout::ports::{
+    ClusterError, Fence, FencingToken, ObjectVersion, Observed, Readiness,
+};
 use serde_json::{Map, Value, json};
 
 use super::apply_set::{APPLY_SET_LABEL, OWNER_LABEL};
-use super::{KubernetesMesh, object_version, uid_and_version, text_at};
+use super::{KubernetesMesh, object_version, text_at, uid_and_version};
 use crate::client::ClusterClient;
 
 /// Annotation on a pod template whose change restarts the workload; its value derives from the
@@ -28,9 +30,11 @@ const DEFAULT_TAG_WEBHOOK: &str = "istio-revision-tag-default";
 /// Name of the default validator, as istiod and Istio's charts know it.
 pub(super) const DEFAULT_VALIDATOR: &str = "istiod-default-validator";
 /// API path of mutating webhook configurations.
-pub(crate) const MUTATING_WEBHOOKS_PATH: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+pub(crate) const MUTATING_WEBHOOKS_PATH: &str =
+    "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
 /// API path of validating webhook configurations.
-pub(crate) const VALIDATING_WEBHOOKS_PATH: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+pub(crate) const VALIDATING_WEBHOOKS_PATH: &str =
+    "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
 
 /// Object of a target, with the field of it that is ours.
 pub(super) struct ObjectTarget<'a> {
@@ -61,28 +65,57 @@ enum Field<'a> {
 impl<'a> ObjectTarget<'a> {
     /// Finds the object of a target. Returns `None` for targets that are ApplySets. May call the
     /// cluster, to find out whether a tag has the name of a revision.
-    pub(super) async fn for_target(world: &'a KubernetesMesh, target: &'a Target) -> Result<Option<Self>, ClusterError> {
+    pub(super) async fn for_target(
+        world: &'a KubernetesMesh,
+        target: &'a Target,
+    ) -> Result<Option<Self>, ClusterError> {
         let (path, part) = match target {
             Target::Tag { tag, .. } => {
                 if let Some(own) = revision_alias(world, target, tag).await? {
                     return Ok(Some(own));
                 }
                 let name = tag_webhook_name(tag, world.namespace());
-                (format!("{MUTATING_WEBHOOKS_PATH}/{name}"), Field::Tag { name, tag })
+                (
+                    format!("{MUTATING_WEBHOOKS_PATH}/{name}"),
+                    Field::Tag { name, tag },
+                )
             }
-            Target::Validator { .. } => (format!("{VALIDATING_WEBHOOKS_PATH}/{DEFAULT_VALIDATOR}"), Field::Validator),
-            Target::NamespaceLabel { namespace, .. } => (format!("/api/v1/namespaces/{namespace}"), Field::NamespaceLabel),
+            Target::Validator { .. } => (
+                format!("{VALIDATING_WEBHOOKS_PATH}/{DEFAULT_VALIDATOR}"),
+                Field::Validator,
+            ),
+            Target::NamespaceLabel { namespace, .. } => (
+                format!("/api/v1/namespaces/{namespace}"),
+                Field::NamespaceLabel,
+            ),
             Target::Workload { workload, .. } => (workload_path(workload), Field::Stamp),
             _ => return Ok(None),
         };
-        Ok(Some(Self { door: world.client_for(target)?, target, path, field: part, owner: world.namespace() }))
+        Ok(Some(Self {
+            door: world.client_for(target)?,
+            target,
+            path,
+            field: part,
+            owner: world.namespace(),
+        }))
     }
 
     /// Observes the value of the target.
     pub(super) async fn observe_value(&self) -> Result<Observed, ClusterError> {
-        let object = self.door.get(&self.path).await?.filter(|object| self.is_owned(object));
-        let value = object.as_ref().and_then(|object| self.field.read_value(object));
-        Ok(Observed { value, version: object_version(object.as_ref()), readiness: Readiness::Ready, partial: false })
+        let object = self
+            .door
+            .get(&self.path)
+            .await?
+            .filter(|object| self.is_owned(object));
+        let value = object
+            .as_ref()
+            .and_then(|object| self.field.read_value(object));
+        Ok(Observed {
+            value,
+            version: object_version(object.as_ref()),
+            readiness: Readiness::Ready,
+            partial: false,
+        })
     }
 
     /// Returns whether an object is ours to write. Namespaces and workloads belong to the users;
@@ -99,16 +132,33 @@ impl<'a> ObjectTarget<'a> {
     /// Fences the object. An annotation moves its version and is removed again, so that a fenced
     /// cluster looks as it did before.
     pub(super) async fn fence_object(&self, permit: &FencingToken) -> Result<Fence, ClusterError> {
-        let webhook = matches!(self.field, Field::Tag { .. } | Field::RevisionWebhook { .. } | Field::Validator);
-        if webhook && !self.door.get(&self.path).await?.is_some_and(|object| self.is_owned(&object)) {
+        let webhook = matches!(
+            self.field,
+            Field::Tag { .. } | Field::RevisionWebhook { .. } | Field::Validator
+        );
+        if webhook
+            && !self
+                .door
+                .get(&self.path)
+                .await?
+                .is_some_and(|object| self.is_owned(&object))
+        {
             return Ok(Fence::UntilLeaseEnds);
         }
         for value in [Some(format!("{}/{}", permit.operation, permit.epoch)), None] {
             let patch = json!({ "metadata": { "annotations": { FENCE_ANNOTATION: value } } });
-            if !self.door.patch_if_exists(&self.path, &patch, permit).await? {
+            if !self
+                .door
+                .patch_if_exists(&self.path, &patch, permit)
+                .await?
+            {
                 // We never create namespaces or workloads, so no late write can affect a missing
                 // one.
-                return Ok(if webhook { Fence::UntilLeaseEnds } else { Fence::Holds });
+                return Ok(if webhook {
+                    Fence::UntilLeaseEnds
+                } else {
+                    Fence::Holds
+                });
             }
         }
         Ok(Fence::Holds)
@@ -125,25 +175,46 @@ impl<'a> ObjectTarget<'a> {
         let known = uid_and_version(seen);
         let mut patch = match (&self.field, to) {
             (Field::Tag { .. } | Field::RevisionWebhook { .. } | Field::Validator, None) => {
-                let Some((uid, version)) = known else { return Ok(()) };
+                let Some((uid, version)) = known else {
+                    return Ok(());
+                };
                 return self
                     .door
-                    .delete(&self.path, Some(json!({ "uid": uid, "resourceVersion": version })), Some(permit))
+                    .delete(
+                        &self.path,
+                        Some(json!({ "uid": uid, "resourceVersion": version })),
+                        Some(permit),
+                    )
                     .await;
             }
-            (Field::RevisionWebhook { revision: own }, Some(revision)) => self.revision_alias_patch(world, own, revision).await?,
-            (Field::Tag { name, tag }, Some(revision)) => self.tag_webhook(world, name, tag, revision).await?,
-            (Field::Validator, Some(revision)) => self.validator_webhook(world, revision, known.is_some()).await?,
+            (Field::RevisionWebhook { revision: own }, Some(revision)) => {
+                self.revision_alias_patch(world, own, revision).await?
+            }
+            (Field::Tag { name, tag }, Some(revision)) => {
+                self.tag_webhook(world, name, tag, revision).await?
+            }
+            (Field::Validator, Some(revision)) => {
+                self.validator_webhook(world, revision, known.is_some())
+                    .await?
+            }
             (Field::NamespaceLabel, to) => {
                 let labels = parse_labels(to);
                 json!({ "metadata": { "labels": { INJECTION_LABEL: labels.injection, REV_LABEL: labels.rev } } })
             }
-            (Field::Stamp, to) => json!({ "spec": { "template": { "metadata": { "annotations": { RESTART_ANNOTATION: to } } } } }),
+            (Field::Stamp, to) => {
+                json!({ "spec": { "template": { "metadata": { "annotations": { RESTART_ANNOTATION: to } } } } })
+            }
         };
         let Some((uid, version)) = known else {
             return match self.field {
-                Field::Tag { .. } => self.create_webhook(MUTATING_WEBHOOKS_PATH, &patch, permit).await,
-                Field::Validator => self.create_webhook(VALIDATING_WEBHOOKS_PATH, &patch, permit).await,
+                Field::Tag { .. } => {
+                    self.create_webhook(MUTATING_WEBHOOKS_PATH, &patch, permit)
+                        .await
+                }
+                Field::Validator => {
+                    self.create_webhook(VALIDATING_WEBHOOKS_PATH, &patch, permit)
+                        .await
+                }
                 // The object is gone, so there is nothing to change; the next check reports it.
                 Field::NamespaceLabel | Field::Stamp | Field::RevisionWebhook { .. } => Ok(()),
             };
@@ -152,14 +223,21 @@ impl<'a> ObjectTarget<'a> {
         patch["metadata"]["resourceVersion"] = version.into();
         let answer = self.door.patch(&self.path, &patch, Some(permit)).await?;
         if let Target::Workload { member, workload } = self.target {
-            world.watches.record_written_workload(member, workload.kind, &answer);
+            world
+                .watches
+                .record_written_workload(member, workload.kind, &answer);
         }
         Ok(())
     }
 
     /// Creates a webhook. If another mesh or another Istio has the name, that is no race that a
     /// retry could win, so it is an error of its own.
-    async fn create_webhook(&self, collection: &str, object: &Value, permit: &FencingToken) -> Result<(), ClusterError> {
+    async fn create_webhook(
+        &self,
+        collection: &str,
+        object: &Value,
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
         match self.door.create(collection, object, Some(permit)).await {
             Ok(_) => Ok(()),
             Err(error @ ClusterError::Changed { .. }) => match self.door.get(&self.path).await? {
@@ -176,17 +254,32 @@ impl<'a> ObjectTarget<'a> {
 
     /// Builds the webhook of a tag, copied from the canonical webhook of the revision that it
     /// points to. istioctl and istiod treat it as if `istioctl tag set` had created it.
-    async fn tag_webhook(&self, world: &KubernetesMesh, name: &str, tag: &str, revision: &str) -> Result<Value, ClusterError> {
+    async fn tag_webhook(
+        &self,
+        world: &KubernetesMesh,
+        name: &str,
+        tag: &str,
+        revision: &str,
+    ) -> Result<Value, ClusterError> {
         let canonical_name = revision_webhook_name(world, revision);
-        let canonical = self.door.get(&format!("{MUTATING_WEBHOOKS_PATH}/{canonical_name}")).await?;
+        let canonical = self
+            .door
+            .get(&format!("{MUTATING_WEBHOOKS_PATH}/{canonical_name}"))
+            .await?;
         let missing = || ClusterError::Refused {
             place: self.door.cluster_name().to_owned(),
             code: "revision_missing",
             cause: format!("there is no webhook {canonical_name}"),
         };
         let canonical = canonical.ok_or_else(missing)?;
-        let entry = canonical.pointer("/webhooks/0").cloned().ok_or_else(missing)?;
-        let mut labels: Map<String, Value> = canonical["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+        let entry = canonical
+            .pointer("/webhooks/0")
+            .cloned()
+            .ok_or_else(missing)?;
+        let mut labels: Map<String, Value> = canonical["metadata"]["labels"]
+            .as_object()
+            .cloned()
+            .unwrap_or_default();
         labels.remove(APPLY_SET_LABEL);
         labels.insert("istio.io/tag".into(), tag.into());
         labels.insert(REV_LABEL.into(), revision.into());
@@ -201,38 +294,79 @@ impl<'a> ObjectTarget<'a> {
     /// Builds the patch that makes a revision's own webhook an alias of another revision, or its
     /// own again. An alias belongs to no ApplySet, so the removal of its revision's objects leaves
     /// it alone.
-    async fn revision_alias_patch(&self, world: &KubernetesMesh, own: &RevisionName, revision: &str) -> Result<Value, ClusterError> {
+    async fn revision_alias_patch(
+        &self,
+        world: &KubernetesMesh,
+        own: &RevisionName,
+        revision: &str,
+    ) -> Result<Value, ClusterError> {
         let Target::Tag { member, .. } = self.target else {
-            return Err(ClusterError::Changed { place: own.to_string() });
+            return Err(ClusterError::Changed {
+                place: own.to_string(),
+            });
         };
         if own.as_str() != revision {
             let mut alias = self.tag_webhook(world, "", own.as_str(), revision).await?;
-            let labels = json!({ REV_LABEL: revision, "istio.io/tag": own.as_str(), APPLY_SET_LABEL: null });
-            return Ok(json!({ "metadata": { "labels": labels }, "webhooks": alias["webhooks"].take() }));
+            let labels =
+                json!({ REV_LABEL: revision, "istio.io/tag": own.as_str(), APPLY_SET_LABEL: null });
+            return Ok(
+                json!({ "metadata": { "labels": labels }, "webhooks": alias["webhooks"].take() }),
+            );
         }
-        let bundle = Target::MemberObjects { member: member.clone(), revision: own.clone() };
-        let release = world.observe_apply_set(&bundle).await?.value.unwrap_or_default();
-        let objects = world.member_objects(world.find_member(member)?, own, &release).await?;
-        let webhook = objects.into_iter().find(|object| object["kind"] == "MutatingWebhookConfiguration");
-        let mut webhook = webhook.ok_or_else(|| ClusterError::Changed { place: own.to_string() })?;
-        let labels =
-            json!({ REV_LABEL: revision, "istio.io/tag": null, APPLY_SET_LABEL: KubernetesMesh::inventory_name(&bundle) });
+        let bundle = Target::MemberObjects {
+            member: member.clone(),
+            revision: own.clone(),
+        };
+        let release = world
+            .observe_apply_set(&bundle)
+            .await?
+            .value
+            .unwrap_or_default();
+        let objects = world
+            .member_objects(world.find_member(member)?, own, &release)
+            .await?;
+        let webhook = objects
+            .into_iter()
+            .find(|object| object["kind"] == "MutatingWebhookConfiguration");
+        let mut webhook = webhook.ok_or_else(|| ClusterError::Changed {
+            place: own.to_string(),
+        })?;
+        let labels = json!({ REV_LABEL: revision, "istio.io/tag": null, APPLY_SET_LABEL: KubernetesMesh::inventory_name(&bundle) });
         Ok(json!({ "metadata": { "labels": labels }, "webhooks": webhook["webhooks"].take() }))
     }
 
     /// Builds the change of the default validator. A move changes only address and label:
     /// `failurePolicy` and the CA bundle belong to istiod once it serves the webhook.
-    async fn validator_webhook(&self, world: &KubernetesMesh, revision: &str, exists: bool) -> Result<Value, ClusterError> {
-        let name: RevisionName = revision.parse().map_err(|_| ClusterError::Changed { place: DEFAULT_VALIDATOR.into() })?;
-        let release =
-            world.observe_apply_set(&Target::ControlPlane { revision: name.clone() }).await?.value.unwrap_or_default();
+    async fn validator_webhook(
+        &self,
+        world: &KubernetesMesh,
+        revision: &str,
+        exists: bool,
+    ) -> Result<Value, ClusterError> {
+        let name: RevisionName = revision.parse().map_err(|_| ClusterError::Changed {
+            place: DEFAULT_VALIDATOR.into(),
+        })?;
+        let release = world
+            .observe_apply_set(&Target::ControlPlane {
+                revision: name.clone(),
+            })
+            .await?
+            .value
+            .unwrap_or_default();
         let rendered = world.default_validator(&name, &release).await?;
-        let mut object = rendered.ok_or_else(|| ClusterError::Changed { place: DEFAULT_VALIDATOR.into() })?;
+        let mut object = rendered.ok_or_else(|| ClusterError::Changed {
+            place: DEFAULT_VALIDATOR.into(),
+        })?;
         object["metadata"]["labels"][OWNER_LABEL] = world.namespace().into();
         if !exists {
             return Ok(object);
         }
-        let mut webhooks = self.door.get(&self.path).await?.map(|known| known["webhooks"].clone()).unwrap_or_default();
+        let mut webhooks = self
+            .door
+            .get(&self.path)
+            .await?
+            .map(|known| known["webhooks"].clone())
+            .unwrap_or_default();
         let url = object.pointer("/webhooks/0/clientConfig/url").cloned();
         if let (Some(list), Some(url)) = (webhooks.as_array_mut(), url) {
             for webhook in list {
@@ -250,19 +384,34 @@ async fn revision_alias<'a>(
     target: &'a Target,
     tag: &'a str,
 ) -> Result<Option<ObjectTarget<'a>>, ClusterError> {
-    let Ok(revision) = tag.parse::<RevisionName>() else { return Ok(None) };
+    let Ok(revision) = tag.parse::<RevisionName>() else {
+        return Ok(None);
+    };
     if TAGS.contains(&tag) {
         return Ok(None);
     }
     let door = world.client_for(target)?;
-    let path = format!("{MUTATING_WEBHOOKS_PATH}/{}", revision_webhook_name(world, tag));
+    let path = format!(
+        "{MUTATING_WEBHOOKS_PATH}/{}",
+        revision_webhook_name(world, tag)
+    );
     let known = door.get(&path).await?.is_some();
-    Ok(known.then_some(ObjectTarget { door, target, path, field: Field::RevisionWebhook { revision }, owner: world.namespace() }))
+    Ok(known.then_some(ObjectTarget {
+        door,
+        target,
+        path,
+        field: Field::RevisionWebhook { revision },
+        owner: world.namespace(),
+    }))
 }
 
 /// Returns the name of a tag's webhook.
 pub(super) fn tag_webhook_name(tag: &str, namespace: &str) -> String {
-    if tag == "default" { DEFAULT_TAG_WEBHOOK.to_owned() } else { format!("istio-revision-tag-{tag}-{namespace}") }
+    if tag == "default" {
+        DEFAULT_TAG_WEBHOOK.to_owned()
+    } else {
+        format!("istio-revision-tag-{tag}-{namespace}")
+    }
 }
 
 /// Returns the name that Istio's charts give to a revision's own webhook.
@@ -277,9 +426,11 @@ impl Field<'_> {
                 text_at(object, "/metadata/labels/istio.io~1rev").map(str::to_owned)
             }
             Self::NamespaceLabel => label_value(&super::survey::namespace_labels(object)),
-            Self::Stamp => {
-                text_at(object, "/spec/template/metadata/annotations/meshwright.dev~1restart").map(str::to_owned)
-            }
+            Self::Stamp => text_at(
+                object,
+                "/spec/template/metadata/annotations/meshwright.dev~1restart",
+            )
+            .map(str::to_owned),
         }
     }
 }
@@ -291,7 +442,8 @@ pub(super) const SIDECAR_INJECT_LABEL: &str = "sidecar.istio.io/inject";
 /// matches the older labels.
 fn tag_webhook_entries(canonical: &Value, tag: &str) -> Vec<Value> {
     let is = |key: &str, value: &str| json!({ "key": key, "operator": "In", "values": [value] });
-    let not = |key: &str, value: &str| json!({ "key": key, "operator": "NotIn", "values": [value] });
+    let not =
+        |key: &str, value: &str| json!({ "key": key, "operator": "NotIn", "values": [value] });
     let no = |key: &str| json!({ "key": key, "operator": "DoesNotExist" });
     let entry = |prefix: &str, namespace: Value, object: Value| {
         let mut entry = canonical.clone();
@@ -302,12 +454,28 @@ fn tag_webhook_entries(canonical: &Value, tag: &str) -> Vec<Value> {
     };
     let unlabelled = json!([no(REV_LABEL), no(INJECTION_LABEL)]);
     let mut all = vec![
-        entry("rev.namespace", json!([is(REV_LABEL, tag), no(INJECTION_LABEL)]), json!([not(SIDECAR_INJECT_LABEL, "false")])),
-        entry("rev.object", unlabelled.clone(), json!([not(SIDECAR_INJECT_LABEL, "false"), is(REV_LABEL, tag)])),
+        entry(
+            "rev.namespace",
+            json!([is(REV_LABEL, tag), no(INJECTION_LABEL)]),
+            json!([not(SIDECAR_INJECT_LABEL, "false")]),
+        ),
+        entry(
+            "rev.object",
+            unlabelled.clone(),
+            json!([not(SIDECAR_INJECT_LABEL, "false"), is(REV_LABEL, tag)]),
+        ),
     ];
     if tag == "default" {
-        all.push(entry("namespace", json!([is(INJECTION_LABEL, "enabled")]), json!([not(SIDECAR_INJECT_LABEL, "false")])));
-        all.push(entry("object", unlabelled, json!([is(SIDECAR_INJECT_LABEL, "true"), no(REV_LABEL)])));
+        all.push(entry(
+            "namespace",
+            json!([is(INJECTION_LABEL, "enabled")]),
+            json!([not(SIDECAR_INJECT_LABEL, "false")]),
+        ));
+        all.push(entry(
+            "object",
+            unlabelled,
+            json!([is(SIDECAR_INJECT_LABEL, "true"), no(REV_LABEL)]),
+        ));
     }
     all
 }
@@ -318,5 +486,8 @@ fn workload_path(workload: &WorkloadRef) -> String {
         WorkloadKind::StatefulSet => "statefulsets",
         WorkloadKind::DaemonSet => "daemonsets",
     };
-    format!("/apis/apps/v1/namespaces/{}/{plural}/{}", workload.namespace, workload.name)
+    format!(
+        "/apis/apps/v1/namespaces/{}/{plural}/{}",
+        workload.namespace, workload.name
+    )
 }

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meshwright_model::injection::{Injector, NamespaceLabels};
-use meshwright_model::survey::{MemberObservation, NamespaceObservation, Observation, WorkloadObservation};
+use meshwright_model::survey::{
+    MemberObservation, NamespaceObservation, Observation, WorkloadObservation,
+};
 use meshwright_rollout::plan::data_plane::{INJECTION_LABEL, REV_LABEL};
 use meshwright_rollout::ports::ClusterError;
 use serde_json::Value;
@@ -11,11 +13,16 @@ use serde_json::Value;
 use super::apply_set::OWNER_LABEL;
 use super::data_plane::Snapshot;
 use super::records::WorkloadRecord;
-use super::{MemberCluster, KubernetesMesh, text_at};
+use super::{KubernetesMesh, MemberCluster, text_at};
 use crate::foreign;
 
 /// Namespaces that belong to Kubernetes and are never part of a mesh.
-const SYSTEM_NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
+const SYSTEM_NAMESPACES: [&str; 4] = [
+    "kube-system",
+    "kube-public",
+    "kube-node-lease",
+    "local-path-storage",
+];
 
 /// Names of a member's pods in the form that proxies use: `name.namespace`.
 type PodNames = BTreeSet<String>;
@@ -23,32 +30,59 @@ type PodNames = BTreeSet<String>;
 impl KubernetesMesh {
     /// Observes all members of the mesh, side by side.
     pub(super) async fn observe_members(&self) -> Result<Observation, ClusterError> {
-        let looks = self.config.members.iter().map(|member| self.observe_member(member));
+        let looks = self
+            .config
+            .members
+            .iter()
+            .map(|member| self.observe_member(member));
         let (members, pods): (Vec<MemberObservation>, Vec<PodNames>) =
-            futures::future::try_join_all(looks).await?.into_iter().unzip();
+            futures::future::try_join_all(looks)
+                .await?
+                .into_iter()
+                .unzip();
         let mut proxies = self.observe_proxies(&members).await;
         // A proxy's identity is only what it reports about itself. A proxy without a pod is shown,
         // and blocks, but it is marked.
         for (member, pods) in members.iter().zip(&pods) {
-            for proxy in proxies.iter_mut().filter(|proxy| proxy.member == member.member.as_str()) {
+            for proxy in proxies
+                .iter_mut()
+                .filter(|proxy| proxy.member == member.member.as_str())
+            {
                 proxy.ghost = !pods.contains(&proxy.proxy);
             }
         }
-        Ok(Observation { members, proxies, sidecars: Vec::new() })
+        Ok(Observation {
+            members,
+            proxies,
+            sidecars: Vec::new(),
+        })
     }
 
     /// Observes one member, and returns the names of its pods as well.
-    async fn observe_member(&self, member: &MemberCluster) -> Result<(MemberObservation, PodNames), ClusterError> {
+    async fn observe_member(
+        &self,
+        member: &MemberCluster,
+    ) -> Result<(MemberObservation, PodNames), ClusterError> {
         let snapshot = Snapshot::read_member(member).await?;
         let webhooks = foreign::list_admission_webhooks(&member.client).await?;
         let listed = member.client.list("/api/v1/namespaces", "").await?;
         let version = member.client.get("/version").await?.unwrap_or_default();
         let part = |pointer: &str| {
-            text_at(&version, pointer).and_then(|text| text.trim_end_matches('+').parse().ok()).unwrap_or(0)
+            text_at(&version, pointer)
+                .and_then(|text| text.trim_end_matches('+').parse().ok())
+                .unwrap_or(0)
         };
-        let ours = |webhook: &&Value| webhook["metadata"]["labels"][OWNER_LABEL] == self.namespace();
-        let injecting = webhooks.iter().map(|(_, webhook)| webhook).filter(|webhook| is_injection_webhook(webhook));
-        let pods = snapshot.pods.keys().map(|(namespace, name)| format!("{name}.{namespace}")).collect();
+        let ours =
+            |webhook: &&Value| webhook["metadata"]["labels"][OWNER_LABEL] == self.namespace();
+        let injecting = webhooks
+            .iter()
+            .map(|(_, webhook)| webhook)
+            .filter(|webhook| is_injection_webhook(webhook));
+        let pods = snapshot
+            .pods
+            .keys()
+            .map(|(namespace, name)| format!("{name}.{namespace}"))
+            .collect();
         let survey = MemberObservation {
             member: member.name.clone(),
             kubernetes: (part("/major"), part("/minor")),
@@ -60,7 +94,11 @@ impl KubernetesMesh {
     }
 
     /// Observes the namespaces of a member, except those of Kubernetes and of the mesh itself.
-    fn observe_namespaces(&self, listed: &[Value], snapshot: &Snapshot) -> Vec<NamespaceObservation> {
+    fn observe_namespaces(
+        &self,
+        listed: &[Value],
+        snapshot: &Snapshot,
+    ) -> Vec<NamespaceObservation> {
         let mut namespaces: BTreeMap<String, NamespaceObservation> = listed
             .iter()
             .filter_map(|object| Some((text_at(object, "/metadata/name")?, object)))
@@ -69,13 +107,20 @@ impl KubernetesMesh {
                 let labels = namespace_labels(object);
                 (
                     name.to_owned(),
-                    NamespaceObservation { name: name.into(), labels, workloads: Vec::new(), unreachable: Vec::new() },
+                    NamespaceObservation {
+                        name: name.into(),
+                        labels,
+                        workloads: Vec::new(),
+                        unreachable: Vec::new(),
+                    },
                 )
             })
             .collect();
         for record in snapshot.workloads.values() {
             if let Some(namespace) = namespaces.get_mut(&record.workload.namespace) {
-                namespace.workloads.push(workload_observation(record, snapshot));
+                namespace
+                    .workloads
+                    .push(workload_observation(record, snapshot));
             }
         }
         for pod in snapshot.unowned_pods().filter(|pod| pod.sidecar.is_some()) {
@@ -91,15 +136,25 @@ fn workload_observation(record: &WorkloadRecord, snapshot: &Snapshot) -> Workloa
     WorkloadObservation {
         workload: record.workload.clone(),
         template: record.template.clone(),
-        live: snapshot.live_pods(&record.workload).map(|pod| pod.sidecar.clone()).collect(),
+        live: snapshot
+            .live_pods(&record.workload)
+            .map(|pod| pod.sidecar.clone())
+            .collect(),
         stamp: record.stamp.clone(),
         stuck: record.restart_blocker,
     }
 }
 
 pub(super) fn namespace_labels(object: &Value) -> NamespaceLabels {
-    let label = |key: &str| object["metadata"]["labels"][key].as_str().map(str::to_owned);
-    NamespaceLabels { injection: label(INJECTION_LABEL), rev: label(REV_LABEL) }
+    let label = |key: &str| {
+        object["metadata"]["labels"][key]
+            .as_str()
+            .map(str::to_owned)
+    };
+    NamespaceLabels {
+        injection: label(INJECTION_LABEL),
+        rev: label(REV_LABEL),
+    }
 }
 
 /// Returns whether a webhook configuration has an entry of Istio's sidecar injector, regardless of
@@ -107,9 +162,11 @@ pub(super) fn namespace_labels(object: &Value) -> NamespaceLabels {
 fn is_injection_webhook(webhook: &Value) -> bool {
     let entries = webhook["webhooks"].as_array();
     entries.is_some_and(|entries| {
-        entries
-            .iter()
-            .any(|entry| entry["name"].as_str().is_some_and(|name| name.ends_with("sidecar-injector.istio.io")))
+        entries.iter().any(|entry| {
+            entry["name"]
+                .as_str()
+                .is_some_and(|name| name.ends_with("sidecar-injector.istio.io"))
+        })
     })
 }
 
@@ -118,5 +175,9 @@ fn is_injection_webhook(webhook: &Value) -> bool {
 pub(super) fn parse_injector(webhook: &Value) -> Option<Injector> {
     let revision = text_at(webhook, "/metadata/labels/istio.io~1rev")?;
     let value = text_at(webhook, "/metadata/labels/istio.io~1tag").unwrap_or(revision);
-    Some(Injector { value: value.to_owned(), revision: revision.parse().ok()?, serves_default: value == "default" })
+    Some(Injector {
+        value: value.to_owned(),
+        revision: revision.parse().ok()?,
+        serves_default: value == "default",
+    })
 }

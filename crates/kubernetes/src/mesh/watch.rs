@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use meshwright_model::Name;
 use meshwright_model::plan::{WorkloadKind, WorkloadRef};
-use meshwright_rollout::ports::{ObjectVersion, ObservedWorkload, ClusterError};
+use meshwright_rollout::ports::{ClusterError, ObjectVersion, ObservedWorkload};
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::data_plane::{WORKLOAD_KINDS, Snapshot};
+use super::data_plane::{Snapshot, WORKLOAD_KINDS};
 use super::records::{PodRecord, WorkloadRecord};
 use super::{MemberCluster, text_at};
 use crate::client::ClusterClient;
@@ -62,7 +62,9 @@ pub(super) struct Watches {
 impl Watches {
     fn watch_member(&self, member: &MemberCluster) -> Arc<MemberWatch> {
         let mut open = self.open.lock().expect("no holder panics");
-        open.entry(member.name.clone()).or_insert_with(|| Arc::new(MemberWatch::open(member, &self.changed))).clone()
+        open.entry(member.name.clone())
+            .or_insert_with(|| Arc::new(MemberWatch::open(member, &self.changed)))
+            .clone()
     }
 
     /// Returns the state of a workload as the watches show it.
@@ -80,9 +82,17 @@ impl Watches {
 
     /// Records the cluster's answer to our own write, so that the next check does not show the
     /// state before it.
-    pub(super) fn record_written_workload(&self, member: &Name, kind: WorkloadKind, object: &Value) {
+    pub(super) fn record_written_workload(
+        &self,
+        member: &Name,
+        kind: WorkloadKind,
+        object: &Value,
+    ) {
         if let Some(live) = self.open.lock().expect("no holder panics").get(member) {
-            live.state.lock().expect("no holder panics").put_if_newer(WorkloadRecord::from_object(kind, object));
+            live.state
+                .lock()
+                .expect("no holder panics")
+                .put_if_newer(WorkloadRecord::from_object(kind, object));
         }
     }
 
@@ -95,16 +105,32 @@ impl Watches {
 impl MemberWatch {
     fn open(member: &MemberCluster, changed: &Arc<Notify>) -> Self {
         let state = Arc::new(Mutex::new(WatchState::default()));
-        let kinds = WORKLOAD_KINDS.map(|(kind, _, plural)| (WatchedKind::Workloads(kind), format!("/apis/apps/v1/{plural}")));
-        let all = kinds.into_iter().chain([(WatchedKind::Pods, "/api/v1/pods".to_owned())]);
+        let kinds = WORKLOAD_KINDS.map(|(kind, _, plural)| {
+            (
+                WatchedKind::Workloads(kind),
+                format!("/apis/apps/v1/{plural}"),
+            )
+        });
+        let all = kinds
+            .into_iter()
+            .chain([(WatchedKind::Pods, "/api/v1/pods".to_owned())]);
         let tasks = all
             .map(|(what, path)| {
-                let feed =
-                    KindWatch { what, path, door: member.client.clone(), state: state.clone(), changed: changed.clone() };
+                let feed = KindWatch {
+                    what,
+                    path,
+                    door: member.client.clone(),
+                    state: state.clone(),
+                    changed: changed.clone(),
+                };
                 AbortOnDropHandle::new(tokio::spawn(feed.run_watch()))
             })
             .collect();
-        Self { state, changed: changed.clone(), _tasks: tasks }
+        Self {
+            state,
+            changed: changed.clone(),
+            _tasks: tasks,
+        }
     }
 
     /// Waits until the first lists are complete.
@@ -123,11 +149,18 @@ impl MemberWatch {
                 }
                 // A notification that comes between the check and the wait is missed: check again
                 // soon in any case.
-                tokio::time::timeout(Duration::from_millis(100), notified).await.ok();
+                tokio::time::timeout(Duration::from_millis(100), notified)
+                    .await
+                    .ok();
             }
         };
         let waited = tokio::time::timeout(FIRST_LIST_TIMEOUT, complete).await;
-        waited.map_err(|_| ClusterError::unreachable(member.name.as_str(), "its workloads were not listed in time"))?
+        waited.map_err(|_| {
+            ClusterError::unreachable(
+                member.name.as_str(),
+                "its workloads were not listed in time",
+            )
+        })?
     }
 
     /// Checks that the member still answers if its watches were silent for too long. Silence does
@@ -135,7 +168,12 @@ impl MemberWatch {
     async fn check_reachable(&self, member: &MemberCluster) -> Result<(), ClusterError> {
         let (failed, quiet) = {
             let state = self.state.lock().expect("no holder panics");
-            (state.failed.clone(), state.last_heard_at.is_none_or(|heard| heard.elapsed() > MAX_WATCH_SILENCE))
+            (
+                state.failed.clone(),
+                state
+                    .last_heard_at
+                    .is_none_or(|heard| heard.elapsed() > MAX_WATCH_SILENCE),
+            )
         };
         if let Some(error) = failed {
             return Err(error);
@@ -167,14 +205,19 @@ impl WatchedObject {
     fn from_object(what: WatchedKind, object: &Value) -> Self {
         match what {
             WatchedKind::Pods => Self::Pod(PodRecord::from_object(object)),
-            WatchedKind::Workloads(kind) => Self::Workload(WorkloadRecord::from_object(kind, object)),
+            WatchedKind::Workloads(kind) => {
+                Self::Workload(WorkloadRecord::from_object(kind, object))
+            }
         }
     }
 
     fn object_key(&self) -> (String, String) {
         match self {
             Self::Pod(pod) => pod.object_key(),
-            Self::Workload(record) => (record.workload.namespace.clone(), record.workload.name.clone()),
+            Self::Workload(record) => (
+                record.workload.namespace.clone(),
+                record.workload.name.clone(),
+            ),
         }
     }
 }
@@ -199,14 +242,21 @@ impl KindWatch {
     /// Lists once and then watches. Returns if the cluster cannot continue from the last seen
     /// version.
     async fn list_and_watch(&self) -> Result<(), ClusterError> {
-        let listed = self.door.list_mapped(&self.path, "", |object| WatchedObject::from_object(self.what, object)).await?;
+        let listed = self
+            .door
+            .list_mapped(&self.path, "", |object| {
+                WatchedObject::from_object(self.what, object)
+            })
+            .await?;
         self.update_state(|state| state.replace_listed(self.what, listed.items));
         let mut version = listed.version;
         loop {
             let mut events = self.door.watch(&self.path, &version).await?;
             while let Some((kind, object)) = events.next_event().await? {
                 match kind.as_str() {
-                    "ADDED" | "MODIFIED" => self.update_state(|state| state.put_object(WatchedObject::from_object(self.what, &object))),
+                    "ADDED" | "MODIFIED" => self.update_state(|state| {
+                        state.put_object(WatchedObject::from_object(self.what, &object))
+                    }),
                     "DELETED" => {
                         let key = WatchedObject::from_object(self.what, &object).object_key();
                         self.update_state(|state| state.remove_object(self.what, &key));
@@ -238,12 +288,20 @@ impl KindWatch {
     /// Returns an error if there are more pods or workloads than a list may have.
     fn check_limits(&self) -> Result<(), ClusterError> {
         let state = self.state.lock().expect("no holder panics");
-        let most = state.snapshot.pods.len().max(state.snapshot.workloads.len());
+        let most = state
+            .snapshot
+            .pods
+            .len()
+            .max(state.snapshot.workloads.len());
         if most <= self.door.limits().max_list_items {
             return Ok(());
         }
         let cause = "it has more workloads or pods than are followed".to_owned();
-        Err(ClusterError::Refused { place: self.door.cluster_name().to_owned(), code: "list_too_long", cause })
+        Err(ClusterError::Refused {
+            place: self.door.cluster_name().to_owned(),
+            code: "list_too_long",
+            cause,
+        })
     }
 }
 
@@ -269,7 +327,11 @@ impl WatchState {
             WatchedKind::Pods => self.snapshot.remove_pod(key),
             WatchedKind::Workloads(kind) => {
                 let (namespace, name) = key.clone();
-                self.snapshot.workloads.remove(&WorkloadRef { namespace, kind, name });
+                self.snapshot.workloads.remove(&WorkloadRef {
+                    namespace,
+                    kind,
+                    name,
+                });
             }
         }
     }
@@ -284,8 +346,14 @@ impl WatchState {
         let known: Vec<(String, String)> = match what {
             WatchedKind::Pods => self.snapshot.pods.keys().cloned().collect(),
             WatchedKind::Workloads(kind) => {
-                let of_kind = self.snapshot.workloads.keys().filter(|workload| workload.kind == kind);
-                of_kind.map(|workload| (workload.namespace.clone(), workload.name.clone())).collect()
+                let of_kind = self
+                    .snapshot
+                    .workloads
+                    .keys()
+                    .filter(|workload| workload.kind == kind);
+                of_kind
+                    .map(|workload| (workload.namespace.clone(), workload.name.clone()))
+                    .collect()
             }
         };
         for key in known.iter().filter(|key| !named.contains(*key)) {

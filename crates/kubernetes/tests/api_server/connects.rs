@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use meshwright_kubernetes::connect::Resolver;
-use meshwright_kubernetes::{Credential, AddressPolicy, ClusterClient, CredentialSource, ResponseLimits};
+use meshwright_kubernetes::{
+    AddressPolicy, ClusterClient, Credential, CredentialSource, ResponseLimits,
+};
 use meshwright_rollout::ports::ClusterError;
 use serde_json::json;
 
@@ -38,8 +40,17 @@ async fn answering(text: &'static str) -> FakeCluster {
 /// Rules with a resolver of ours, and the resolver.
 fn rules() -> (AddressPolicy, Arc<Names>) {
     let names = Arc::new(Names::default());
-    let limits = ResponseLimits { call_timeout: Duration::from_secs(2), ..ResponseLimits::default() };
-    (AddressPolicy { resolver: names.clone(), ..within(limits) }, names)
+    let limits = ResponseLimits {
+        call_timeout: Duration::from_secs(2),
+        ..ResponseLimits::default()
+    };
+    (
+        AddressPolicy {
+            resolver: names.clone(),
+            ..within(limits)
+        },
+        names,
+    )
 }
 
 async fn said(door: &ClusterClient) -> Result<String, ClusterError> {
@@ -48,7 +59,12 @@ async fn said(door: &ClusterClient) -> Result<String, ClusterError> {
 }
 
 fn named(cluster: &FakeCluster, rules: &AddressPolicy) -> ClusterClient {
-    ClusterClient::open("c", &cluster.credential(&format!("https://{NAME}:6443"), "t"), rules).expect("a door")
+    ClusterClient::open(
+        "c",
+        &cluster.credential(&format!("https://{NAME}:6443"), "t"),
+        rules,
+    )
+    .expect("a door")
 }
 
 #[tokio::test]
@@ -60,8 +76,15 @@ async fn a_name_that_moves_is_followed_and_its_certificate_is_still_checked() {
     assert_eq!(said(&door).await.as_deref(), Ok("first"));
     // The second server has a certificate of another authority for the same name.
     names.move_to(&[second.address]);
-    assert!(matches!(said(&door).await, Err(ClusterError::Unreachable { .. })));
-    assert_eq!(second.asked(), Vec::<String>::new(), "no credential was sent to it");
+    assert!(matches!(
+        said(&door).await,
+        Err(ClusterError::Unreachable { .. })
+    ));
+    assert_eq!(
+        second.asked(),
+        Vec::<String>::new(),
+        "no credential was sent to it"
+    );
     names.move_to(&[first.address]);
     assert_eq!(said(&door).await.as_deref(), Ok("first"));
 }
@@ -70,10 +93,17 @@ async fn a_name_that_moves_is_followed_and_its_certificate_is_still_checked() {
 async fn every_allowed_record_is_tried() {
     let cluster = answering("second record").await;
     let (rules, names) = rules();
-    let dead = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
+    let dead = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port")
+        .local_addr()
+        .expect("an address");
     let refused: SocketAddr = "10.0.0.1:443".parse().expect("an address");
     names.move_to(&[refused, dead, cluster.address]);
-    assert_eq!(said(&named(&cluster, &rules)).await.as_deref(), Ok("second record"));
+    assert_eq!(
+        said(&named(&cluster, &rules)).await.as_deref(),
+        Ok("second record")
+    );
 }
 
 #[tokio::test]
@@ -83,10 +113,24 @@ async fn a_name_that_moves_to_a_refused_address_is_refused_in_every_disguise() {
     let door = named(&cluster, &rules);
     names.move_to(&[cluster.address]);
     assert_eq!(said(&door).await.as_deref(), Ok("it"));
-    for address in ["169.254.169.254:443", "[::ffff:10.0.0.1]:443", "[64:ff9b::a00:1]:443", "[::1]:443"] {
+    for address in [
+        "169.254.169.254:443",
+        "[::ffff:10.0.0.1]:443",
+        "[64:ff9b::a00:1]:443",
+        "[::1]:443",
+    ] {
         names.move_to(&[address.parse().expect("an address")]);
         let answer = said(&door).await;
-        assert!(matches!(answer, Err(ClusterError::Refused { code: "address_refused", .. })), "{address}: {answer:?}");
+        assert!(
+            matches!(
+                answer,
+                Err(ClusterError::Refused {
+                    code: "address_refused",
+                    ..
+                })
+            ),
+            "{address}: {answer:?}"
+        );
     }
 }
 
@@ -95,7 +139,13 @@ async fn a_name_that_does_not_resolve_is_a_silent_cluster_also_when_the_door_is_
     let cluster = answering("it").await;
     let (rules, names) = rules();
     let door = named(&cluster, &rules);
-    assert!(matches!(said(&door).await, Err(ClusterError::Unreachable { code: "cluster_unreachable", .. })));
+    assert!(matches!(
+        said(&door).await,
+        Err(ClusterError::Unreachable {
+            code: "cluster_unreachable",
+            ..
+        })
+    ));
     names.move_to(&[cluster.address]);
     assert_eq!(said(&door).await.as_deref(), Ok("it"));
 }
@@ -105,7 +155,16 @@ async fn a_literal_address_that_is_not_allowed_is_refused_before_anything_is_cal
     let cluster = answering("it").await;
     let credential = cluster.credential("https://10.0.0.1:6443", "t");
     let opened = ClusterClient::open("c", &credential, &AddressPolicy::default());
-    assert!(matches!(opened, Err(ClusterError::Refused { code: "address_refused", .. })), "{opened:?}");
+    assert!(
+        matches!(
+            opened,
+            Err(ClusterError::Refused {
+                code: "address_refused",
+                ..
+            })
+        ),
+        "{opened:?}"
+    );
 }
 
 struct Vault(Credential);
@@ -131,16 +190,33 @@ async fn a_claim_that_outlives_a_credential_goes_on_with_the_next_one() {
     let (rules, _) = rules();
     let first = cluster.credential(&server, "first");
     let kept = |token: &str| Arc::new(Vault(cluster.credential(&server, token)));
-    let door = ClusterClient::open("c", &first, &rules).expect("a door").with_credential_source(kept("second"));
+    let door = ClusterClient::open("c", &first, &rules)
+        .expect("a door")
+        .with_credential_source(kept("second"));
     let copy = door.clone();
     assert_eq!(said(&door).await.as_deref(), Ok("in"));
     assert_eq!(said(&copy).await.as_deref(), Ok("in"));
     assert_eq!(cluster.asked().len(), 3, "the dead token was sent once");
 
-    let dead = ClusterClient::open("c", &first, &rules).expect("a door").with_credential_source(kept("first"));
+    let dead = ClusterClient::open("c", &first, &rules)
+        .expect("a door")
+        .with_credential_source(kept("first"));
     let answer = said(&dead).await;
-    assert!(matches!(answer, Err(ClusterError::Refused { code: "credential_expired", .. })), "{answer:?}");
-    assert_eq!(cluster.asked().len(), 4, "the same credential is not tried twice");
+    assert!(
+        matches!(
+            answer,
+            Err(ClusterError::Refused {
+                code: "credential_expired",
+                ..
+            })
+        ),
+        "{answer:?}"
+    );
+    assert_eq!(
+        cluster.asked().len(),
+        4,
+        "the same credential is not tried twice"
+    );
 }
 
 #[tokio::test]
@@ -149,11 +225,16 @@ async fn what_a_call_started_ends_with_the_call() {
     let (rules, _) = rules();
     let door = door(&cluster, rules);
     let call = tokio::time::timeout(Duration::from_millis(200), door.get("/version"));
-    assert!(call.await.is_err(), "the claim was dropped in the middle of an answer");
+    assert!(
+        call.await.is_err(),
+        "the claim was dropped in the middle of an answer"
+    );
     let gone = async {
         while cluster.connections() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(2), gone).await.expect("the connection is closed");
+    tokio::time::timeout(Duration::from_secs(2), gone)
+        .await
+        .expect("the connection is closed");
 }

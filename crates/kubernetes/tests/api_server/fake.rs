@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use meshwright_kubernetes::kubeconfig::ClientIdentity;
-use meshwright_kubernetes::{Credential, AddressPolicy, ClusterClient, ResponseLimits};
+use meshwright_kubernetes::{AddressPolicy, ClusterClient, Credential, ResponseLimits};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -53,16 +53,23 @@ struct Shared {
 }
 
 impl FakeCluster {
-    pub(crate) async fn start(script: impl Fn(&str, usize) -> Answer + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(
+        script: impl Fn(&str, usize) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let key = KeyPair::generate().expect("a key");
         let certificate = CertificateParams::new(vec!["127.0.0.1".into(), NAME.into()])
             .and_then(|params| params.self_signed(&key))
             .expect("a certificate");
         let config = ServerConfig::builder()
             .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+            )
             .expect("a server");
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .expect("a port");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
             script: Box::new(script),
@@ -70,15 +77,27 @@ impl FakeCluster {
             sent: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
         });
-        let served = tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(config)), shared.clone()));
+        let served = tokio::spawn(serve(
+            listener,
+            TlsAcceptor::from(Arc::new(config)),
+            shared.clone(),
+        ));
         let authority = certificate.pem().into_bytes();
-        Self { address, authority, shared, _served: AbortOnDropHandle::new(served) }
+        Self {
+            address,
+            authority,
+            shared,
+            _served: AbortOnDropHandle::new(served),
+        }
     }
 
     /// The first lines of the requests so far.
     pub(crate) fn asked(&self) -> Vec<String> {
         let asked = self.shared.asked.lock().expect("no holder panics");
-        asked.iter().map(|request| request.lines().next().unwrap_or_default().to_owned()).collect()
+        asked
+            .iter()
+            .map(|request| request.lines().next().unwrap_or_default().to_owned())
+            .collect()
     }
 
     /// Bytes of endless bodies that were taken off its hands.
@@ -100,7 +119,11 @@ impl FakeCluster {
 /// Rules that allow the test's own machine.
 pub(crate) fn within(limits: ResponseLimits) -> AddressPolicy {
     let allowed = vec![AddressPolicy::parse_network("127.0.0.0/24").expect("a network")];
-    AddressPolicy { allowed_networks: allowed, limits, ..AddressPolicy::default() }
+    AddressPolicy {
+        allowed_networks: allowed,
+        limits,
+        ..AddressPolicy::default()
+    }
 }
 
 pub(crate) fn door(cluster: &FakeCluster, rules: AddressPolicy) -> ClusterClient {
@@ -122,9 +145,14 @@ async fn serve(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>) {
     }
 }
 
-async fn answer_all(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, shared: &Shared) -> std::io::Result<()> {
+async fn answer_all(
+    mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin,
+    shared: &Shared,
+) -> std::io::Result<()> {
     loop {
-        let Some(request) = read_request(&mut stream).await? else { return Ok(()) };
+        let Some(request) = read_request(&mut stream).await? else {
+            return Ok(());
+        };
         let count = {
             let mut asked = shared.asked.lock().expect("no holder panics");
             asked.push(request.clone());
@@ -142,7 +170,9 @@ async fn answer_all(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, share
             }
             Answer::Text(status, body) => write(&mut stream, status, &body).await?,
             Answer::Endless => {
-                stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[0\r\n").await?;
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[0\r\n")
+                    .await?;
                 let chunk = format!("{:x}\r\n{}\r\n", 64 * 1024, ",0".repeat(32 * 1024));
                 loop {
                     stream.write_all(chunk.as_bytes()).await?;
@@ -150,7 +180,9 @@ async fn answer_all(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, share
                 }
             }
             Answer::Drip => {
-                stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                    .await?;
                 loop {
                     stream.write_all(b"1\r\n \r\n").await?;
                     stream.flush().await?;
@@ -171,14 +203,25 @@ async fn read_request(stream: &mut (impl AsyncReadExt + Unpin)) -> std::io::Resu
         head.push(byte[0]);
     }
     let head = String::from_utf8_lossy(&head).into_owned();
-    let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    let length = head.lines().find_map(|line| {
+        line.to_lowercase()
+            .strip_prefix("content-length: ")?
+            .parse()
+            .ok()
+    });
     stream.read_exact(&mut vec![0; length.unwrap_or(0)]).await?;
     Ok(Some(head))
 }
 
-async fn write(stream: &mut (impl AsyncWriteExt + Unpin), status: u16, body: &str) -> std::io::Result<()> {
-    let head =
-        format!("HTTP/1.1 {status} Said\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+async fn write(
+    stream: &mut (impl AsyncWriteExt + Unpin),
+    status: u16,
+    body: &str,
+) -> std::io::Result<()> {
+    let head = format!(
+        "HTTP/1.1 {status} Said\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(body.as_bytes()).await?;
     stream.flush().await

@@ -31,50 +31,91 @@ fn code(error: &ClusterError) -> &'static str {
 }
 
 async fn listed(door: &ClusterClient) -> &'static str {
-    code(&door.list("/api/v1/pods", "").await.expect_err("a list without an end"))
+    code(
+        &door
+            .list("/api/v1/pods", "")
+            .await
+            .expect_err("a list without an end"),
+    )
 }
 
 #[tokio::test]
 async fn a_list_that_always_has_another_page_ends_with_its_code() {
     let cluster = FakeCluster::start(|_, count| {
-        Answer::Json(200, json!({ "metadata": { "continue": format!("page-{count}") }, "items": [{}] }))
+        Answer::Json(
+            200,
+            json!({ "metadata": { "continue": format!("page-{count}") }, "items": [{}] }),
+        )
     })
     .await;
-    assert_eq!(listed(&door(&cluster, within(limits()))).await, "list_too_long");
+    assert_eq!(
+        listed(&door(&cluster, within(limits()))).await,
+        "list_too_long"
+    );
     assert_eq!(cluster.asked().len(), 5, "as many pages as a list may have");
 }
 
 #[tokio::test]
 async fn a_list_that_comes_back_to_a_page_ends_at_once() {
     let cluster = FakeCluster::start(|_, count| {
-        Answer::Json(200, json!({ "metadata": { "continue": format!("page-{}", count % 2) }, "items": [] }))
+        Answer::Json(
+            200,
+            json!({ "metadata": { "continue": format!("page-{}", count % 2) }, "items": [] }),
+        )
     })
     .await;
-    assert_eq!(listed(&door(&cluster, within(limits()))).await, "list_repeats");
-    assert_eq!(cluster.asked().len(), 3, "two pages and the first one again");
+    assert_eq!(
+        listed(&door(&cluster, within(limits()))).await,
+        "list_repeats"
+    );
+    assert_eq!(
+        cluster.asked().len(),
+        3,
+        "two pages and the first one again"
+    );
 }
 
 #[tokio::test]
 async fn a_page_with_more_objects_than_a_list_may_have_is_refused_while_it_is_parsed() {
-    let cluster = FakeCluster::start(|_, _| Answer::Json(200, json!({ "items": vec![json!({}); 1_001] }))).await;
-    assert_eq!(listed(&door(&cluster, within(limits()))).await, "list_too_long");
+    let cluster =
+        FakeCluster::start(|_, _| Answer::Json(200, json!({ "items": vec![json!({}); 1_001] })))
+            .await;
+    assert_eq!(
+        listed(&door(&cluster, within(limits()))).await,
+        "list_too_long"
+    );
 }
 
 #[tokio::test]
 async fn a_body_without_an_end_is_cut_off_and_never_held() {
     let cluster = FakeCluster::start(|_, _| Answer::Endless).await;
     let door = door(&cluster, within(limits()));
-    assert_eq!(code(&door.get("/version").await.expect_err("no end")), "answer_too_large");
+    assert_eq!(
+        code(&door.get("/version").await.expect_err("no end")),
+        "answer_too_large"
+    );
     assert_eq!(listed(&door).await, "answer_too_large");
     let sent = cluster.sent();
-    assert!(sent < 64 * 1024 * 1024, "the server could send {sent} bytes");
+    assert!(
+        sent < 64 * 1024 * 1024,
+        "the server could send {sent} bytes"
+    );
 }
 
 #[tokio::test]
 async fn a_body_that_drips_ends_with_the_time_of_a_call() {
     let cluster = FakeCluster::start(|_, _| Answer::Drip).await;
-    let door = door(&cluster, within(ResponseLimits { call_timeout: Duration::from_millis(400), ..limits() }));
-    assert_eq!(code(&door.get("/version").await.expect_err("no end")), "answer_too_slow");
+    let door = door(
+        &cluster,
+        within(ResponseLimits {
+            call_timeout: Duration::from_millis(400),
+            ..limits()
+        }),
+    );
+    assert_eq!(
+        code(&door.get("/version").await.expect_err("no end")),
+        "answer_too_slow"
+    );
     assert_eq!(listed(&door).await, "answer_too_slow");
 }
 
@@ -85,25 +126,44 @@ async fn a_list_whose_pages_are_slow_together_ends_with_the_time_of_a_list() {
         Answer::Late(Duration::from_millis(200), page)
     })
     .await;
-    let limits = ResponseLimits { list_timeout: Duration::from_millis(500), ..limits() };
-    assert_eq!(listed(&door(&cluster, within(limits))).await, "list_too_slow");
+    let limits = ResponseLimits {
+        list_timeout: Duration::from_millis(500),
+        ..limits()
+    };
+    assert_eq!(
+        listed(&door(&cluster, within(limits))).await,
+        "list_too_slow"
+    );
 }
 
 #[tokio::test]
 async fn an_answer_that_is_no_json_ends_with_its_code() {
     let cluster = FakeCluster::start(|_, _| Answer::Text(200, "<html>".into())).await;
     let door = door(&cluster, within(limits()));
-    assert_eq!(code(&door.get("/version").await.expect_err("no JSON")), "answer_unreadable");
+    assert_eq!(
+        code(&door.get("/version").await.expect_err("no JSON")),
+        "answer_unreadable"
+    );
 }
 
 #[tokio::test]
 async fn a_page_that_is_too_large_is_asked_for_again_in_smaller_pages() {
     let cluster = FakeCluster::start(|asked, _| {
-        let size = if asked.contains("limit=20&") { 100 } else { 100_000 };
-        Answer::Json(200, json!({ "items": [{ "metadata": { "name": "x".repeat(size) } }] }))
+        let size = if asked.contains("limit=20&") {
+            100
+        } else {
+            100_000
+        };
+        Answer::Json(
+            200,
+            json!({ "items": [{ "metadata": { "name": "x".repeat(size) } }] }),
+        )
     })
     .await;
-    let listed = door(&cluster, within(limits())).list("/api/v1/pods", "").await.expect("a list");
+    let listed = door(&cluster, within(limits()))
+        .list("/api/v1/pods", "")
+        .await
+        .expect("a list");
     assert_eq!(listed.len(), 1);
 }
 
@@ -120,7 +180,11 @@ async fn a_refusal_is_told_in_our_words_and_text_is_cleaned_where_it_enters() {
     })
     .await;
     let door = door(&cluster, within(limits()));
-    let version = door.get("/version").await.expect("an answer").expect("an object");
+    let version = door
+        .get("/version")
+        .await
+        .expect("an answer")
+        .expect("an object");
     assert_eq!(version["gitVersion"], "v1.33  [31m ");
     assert_eq!(version["platform"].as_str().map(str::len), Some(16 * 1024));
     let refused = door.list("/api/v1/pods", "").await.expect_err("a refusal");
@@ -136,7 +200,10 @@ async fn a_refusal_is_told_in_our_words_and_text_is_cleaned_where_it_enters() {
 
 #[tokio::test]
 async fn a_patch_of_an_object_that_is_gone_says_that_it_changed() {
-    let cluster = FakeCluster::start(|_, _| Answer::Json(404, json!({ "kind": "Status", "reason": "NotFound" }))).await;
+    let cluster = FakeCluster::start(|_, _| {
+        Answer::Json(404, json!({ "kind": "Status", "reason": "NotFound" }))
+    })
+    .await;
     let door = door(&cluster, within(limits()));
     let answer = door.patch("/api/v1/namespaces/a", &json!({}), None).await;
     assert_eq!(answer, Err(ClusterError::Changed { place: "c".into() }));

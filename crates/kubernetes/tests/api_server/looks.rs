@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use meshwright_kubernetes::{Account, Authority, ClusterClient, Helm, ResponseLimits, MemberCluster, KubernetesMesh, KubernetesMeshConfig};
+use meshwright_kubernetes::{
+    Account, Authority, ClusterClient, Helm, KubernetesMesh, KubernetesMeshConfig, MemberCluster,
+    ResponseLimits,
+};
 use meshwright_model::plan::{WorkloadKind, WorkloadRef};
-use meshwright_rollout::ports::{Usage, MeshClusters, ClusterError};
+use meshwright_rollout::ports::{ClusterError, MeshClusters, Usage};
 use serde_json::{Value, json};
 
 use crate::fake::{Answer, FakeCluster, within};
@@ -34,14 +37,22 @@ async fn slow() -> FakeCluster {
 fn world(hosting: &FakeCluster, members: &[FakeCluster]) -> KubernetesMesh {
     let opened = |cluster: &FakeCluster, place: &str| {
         let credential = cluster.credential(&format!("https://{}", cluster.address), "t");
-        let door = ClusterClient::open(place, &credential, &within(ResponseLimits::default())).expect("a door");
+        let door = ClusterClient::open(place, &credential, &within(ResponseLimits::default()))
+            .expect("a door");
         (door, credential)
     };
     let member = |(number, cluster): (usize, &FakeCluster)| {
         let name = format!("c{number}");
         let (door, credential) = opened(cluster, &name);
         let account = Account::for_cluster(format!("cluster_{number:026}").parse().expect("an id"));
-        MemberCluster { name: name.parse().expect("a name"), client: door, credential, serial: 1, account, previous: None }
+        MemberCluster {
+            name: name.parse().expect("a name"),
+            client: door,
+            credential,
+            serial: 1,
+            account,
+            previous: None,
+        }
     };
     KubernetesMesh::new(KubernetesMeshConfig {
         namespace: "mesh-a".into(),
@@ -51,7 +62,9 @@ fn world(hosting: &FakeCluster, members: &[FakeCluster]) -> KubernetesMesh {
         authority: Authority::generate("a", jiff::Timestamp::UNIX_EPOCH).expect("an authority"),
         releases: Vec::new(),
         switches: BTreeMap::new(),
-        helm: Helm { program: "helm".into() },
+        helm: Helm {
+            program: "helm".into(),
+        },
         replicas: 2,
         token_lifetime: Duration::from_mins(10),
     })
@@ -61,28 +74,58 @@ fn world(hosting: &FakeCluster, members: &[FakeCluster]) -> KubernetesMesh {
 async fn an_observation_reads_each_member_once_and_all_of_them_side_by_side() {
     let (hosting, members) = (slow().await, [slow().await, slow().await, slow().await]);
     let began = Instant::now();
-    let survey = world(&hosting, &members).observe_mesh().await.expect("a survey");
+    let survey = world(&hosting, &members)
+        .observe_mesh()
+        .await
+        .expect("a survey");
     let took = began.elapsed();
     assert_eq!(survey.members.len(), 3);
     for member in &members {
         let asked = member.asked();
-        assert_eq!(asked.len(), 8, "three kinds, pods, webhooks of both kinds, namespaces and the version: {asked:#?}");
-        assert!(asked.iter().all(|line| line.contains("/version") || line.contains("limit=")), "paged: {asked:#?}");
+        assert_eq!(
+            asked.len(),
+            8,
+            "three kinds, pods, webhooks of both kinds, namespaces and the version: {asked:#?}"
+        );
+        assert!(
+            asked
+                .iter()
+                .all(|line| line.contains("/version") || line.contains("limit=")),
+            "paged: {asked:#?}"
+        );
     }
-    assert!(took < SLOW * 12, "three members one after the other would take 15 answers: {took:?}");
+    assert!(
+        took < SLOW * 12,
+        "three members one after the other would take 15 answers: {took:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_look_for_users_of_a_revision_reads_each_member_once() {
     let (hosting, members) = (slow().await, [slow().await, slow().await]);
-    let usage = world(&hosting, &members).check_usage(&"1-25-1".parse().expect("a name"), &[]).await.expect("an answer");
+    let usage = world(&hosting, &members)
+        .check_usage(&"1-25-1".parse().expect("a name"), &[])
+        .await
+        .expect("an answer");
     assert_eq!(usage, Usage::Unused);
-    assert_eq!(hosting.asked().len(), 1, "the replicas of the revision: {:#?}", hosting.asked());
+    assert_eq!(
+        hosting.asked().len(),
+        1,
+        "the replicas of the revision: {:#?}",
+        hosting.asked()
+    );
     for member in &members {
         let asked = member.asked();
-        let pods = asked.iter().filter(|line| line.contains("/api/v1/pods")).count();
+        let pods = asked
+            .iter()
+            .filter(|line| line.contains("/api/v1/pods"))
+            .count();
         assert_eq!(pods, 1, "{asked:#?}");
-        assert_eq!(asked.len(), 22, "four lists, one webhook, namespaces, tags and 15 kinds with labels: {asked:#?}");
+        assert_eq!(
+            asked.len(),
+            22,
+            "four lists, one webhook, namespaces, tags and 15 kinds with labels: {asked:#?}"
+        );
     }
 }
 
@@ -96,8 +139,14 @@ async fn watches_end_with_the_world_that_opened_them() {
     .await;
     let members = [member];
     let world = world(&hosting, &members);
-    let workload = WorkloadRef { namespace: "shop".into(), kind: WorkloadKind::Deployment, name: "cart".into() };
-    let seen = world.observe_workload(&"c0".parse().expect("a name"), &workload).await;
+    let workload = WorkloadRef {
+        namespace: "shop".into(),
+        kind: WorkloadKind::Deployment,
+        name: "cart".into(),
+    };
+    let seen = world
+        .observe_workload(&"c0".parse().expect("a name"), &workload)
+        .await;
     assert_eq!(seen, Ok(None));
     let [member] = &members;
     let until = |wanted: fn(&FakeCluster) -> bool| async move {
@@ -105,11 +154,22 @@ async fn watches_end_with_the_world_that_opened_them() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let watched = until(|member| member.asked().iter().filter(|line| line.contains("watch=true")).count() == 4);
-    tokio::time::timeout(Duration::from_secs(5), watched).await.expect("four watches");
+    let watched = until(|member| {
+        member
+            .asked()
+            .iter()
+            .filter(|line| line.contains("watch=true"))
+            .count()
+            == 4
+    });
+    tokio::time::timeout(Duration::from_secs(5), watched)
+        .await
+        .expect("four watches");
     drop(world);
     let gone = until(|member| member.connections() == 0);
-    tokio::time::timeout(Duration::from_secs(5), gone).await.expect("no connection is left");
+    tokio::time::timeout(Duration::from_secs(5), gone)
+        .await
+        .expect("no connection is left");
 }
 
 #[tokio::test]
@@ -122,7 +182,11 @@ async fn an_event_of_a_watch_without_an_end_is_cut_off() {
     .await;
     let members = [member];
     let world = world(&hosting, &members);
-    let workload = WorkloadRef { namespace: "shop".into(), kind: WorkloadKind::Deployment, name: "cart".into() };
+    let workload = WorkloadRef {
+        namespace: "shop".into(),
+        kind: WorkloadKind::Deployment,
+        name: "cart".into(),
+    };
     let name = "c0".parse().expect("a name");
     let failed = async {
         loop {
@@ -132,6 +196,17 @@ async fn an_event_of_a_watch_without_an_end_is_cut_off() {
             }
         }
     };
-    let error = tokio::time::timeout(Duration::from_secs(10), failed).await.expect("an end");
-    assert!(matches!(error, ClusterError::Refused { code: "answer_too_large", .. }), "{error:?}");
+    let error = tokio::time::timeout(Duration::from_secs(10), failed)
+        .await
+        .expect("an end");
+    assert!(
+        matches!(
+            error,
+            ClusterError::Refused {
+                code: "answer_too_large",
+                ..
+            }
+        ),
+        "{error:?}"
+    );
 }

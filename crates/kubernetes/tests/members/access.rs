@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use base64::Engine as _;
 use meshwright_kubernetes::connect::Resolver;
-use meshwright_kubernetes::{Charts, Credential, AddressPolicy, MemberCluster, KubernetesMesh};
+use meshwright_kubernetes::{AddressPolicy, Charts, Credential, KubernetesMesh, MemberCluster};
 use meshwright_model::release::{KubernetesRange, Quirk, Release, ReleaseState};
 use meshwright_model::rules::Edition;
 use serde_json::{Value, json};
@@ -25,7 +25,11 @@ fn release(text: &str, quirks: Vec<Quirk>) -> Release {
         tag: version.community_version(),
         digest: String::new(),
         supported_until: None,
-        kubernetes: KubernetesRange { min: 29, tested_max: 33, source: "test".into() },
+        kubernetes: KubernetesRange {
+            min: 29,
+            tested_max: 33,
+            source: "test".into(),
+        },
         quirks,
         switches: BTreeMap::new(),
         released_on: None,
@@ -54,7 +58,10 @@ impl Stage {
         let labels = json!({ "meshwright.dev/mesh": "demo-00000001" });
         for revision in ["1-25-1", "1-27-9"] {
             let inventory = json!({ "metadata": { "name": "x" }, "data": { "value": format!("{}.1", revision.replace('-', ".")) } });
-            hosting.put(&format!("{HOSTED}/configmaps/meshwright-control-plane-{revision}"), inventory);
+            hosting.put(
+                &format!("{HOSTED}/configmaps/meshwright-control-plane-{revision}"),
+                inventory,
+            );
             let name = format!("istiod-{revision}");
             let labels = json!({ "app": "istiod", "istio.io/rev": revision });
             hosting.put(
@@ -62,10 +69,21 @@ impl Stage {
                 json!({ "metadata": { "name": name, "labels": labels }, "spec": { "template": {} } }),
             );
         }
-        for name in ["istio-kubeconfig-1-25-1", "istio-kubeconfig-1-27-9", "istio-remote-secret-c2"] {
-            hosting.put(&format!("{HOSTED}/secrets/{name}"), json!({ "metadata": { "name": name, "labels": labels } }));
+        for name in [
+            "istio-kubeconfig-1-25-1",
+            "istio-kubeconfig-1-27-9",
+            "istio-remote-secret-c2",
+        ] {
+            hosting.put(
+                &format!("{HOSTED}/secrets/{name}"),
+                json!({ "metadata": { "name": name, "labels": labels } }),
+            );
         }
-        Self { hosting, config, remote }
+        Self {
+            hosting,
+            config,
+            remote,
+        }
     }
 
     fn world(&self, config: &FakeCluster, remote: &FakeCluster) -> KubernetesMesh {
@@ -74,8 +92,18 @@ impl Stage {
     }
 
     fn releases() -> Vec<(Release, Charts)> {
-        let releases = [release("1.25.1.1", Vec::new()), release("1.27.9.1", vec![Quirk::RemoteSecretDeadlock])];
-        releases.map(|release| (release, Charts::unpack(&[0; 1024]).expect("an empty archive"))).into()
+        let releases = [
+            release("1.25.1.1", Vec::new()),
+            release("1.27.9.1", vec![Quirk::RemoteSecretDeadlock]),
+        ];
+        releases
+            .map(|release| {
+                (
+                    release,
+                    Charts::unpack(&[0; 1024]).expect("an empty archive"),
+                )
+            })
+            .into()
     }
 
     /// Until nothing changes any more; a few rounds are enough.
@@ -90,34 +118,57 @@ impl Stage {
     }
 
     fn kubeconfig(&self, secret: &str, key: &str) -> Value {
-        let secret = self.hosting.object(&format!("{HOSTED}/secrets/{secret}")).expect("a secret");
-        let text = secret["data"][key].as_str().expect("a kubeconfig").to_owned();
-        let bytes = base64::engine::general_purpose::STANDARD.decode(text).expect("base64");
+        let secret = self
+            .hosting
+            .object(&format!("{HOSTED}/secrets/{secret}"))
+            .expect("a secret");
+        let text = secret["data"][key]
+            .as_str()
+            .expect("a kubeconfig")
+            .to_owned();
+        let bytes = base64::engine::general_purpose::STANDARD
+            .decode(text)
+            .expect("base64");
         serde_json::from_slice(&bytes).expect("JSON")
     }
 
     fn notes(&self) -> [Value; 2] {
-        let of =
-            |revision| self.hosting.object(&deployment(revision)).expect("a Deployment")["spec"]["template"].clone();
+        let of = |revision| {
+            self.hosting
+                .object(&deployment(revision))
+                .expect("a Deployment")["spec"]["template"]
+                .clone()
+        };
         ["1-25-1", "1-27-9"].map(of)
     }
 }
 
 #[tokio::test]
-async fn a_new_address_of_a_member_reaches_running_control_planes_and_restarts_those_that_would_hang() {
+async fn a_new_address_of_a_member_reaches_running_control_planes_and_restarts_those_that_would_hang()
+ {
     let stage = Stage::new().await;
-    stage.settle(&stage.world(&stage.config, &stage.remote), "c2").await;
+    stage
+        .settle(&stage.world(&stage.config, &stage.remote), "c2")
+        .await;
     let before = stage.notes();
     let moved = stage.remote.another_address().await;
     let world = stage.world(&stage.config, &moved);
     stage.settle(&world, "c2").await;
-    let server = stage.kubeconfig("istio-remote-secret-c2", "c2")["clusters"][0]["cluster"]["server"].clone();
+    let server =
+        stage.kubeconfig("istio-remote-secret-c2", "c2")["clusters"][0]["cluster"]["server"]
+            .clone();
     assert_eq!(server, format!("https://{}", moved.address));
     let after = stage.notes();
     assert_eq!(after[0], before[0], "1.25.1 takes it as it runs");
-    assert_ne!(after[1], before[1], "1.27.9 would hang over the changed secret");
+    assert_ne!(
+        after[1], before[1],
+        "1.27.9 would hang over the changed secret"
+    );
     stage.hosting.writes();
-    assert_eq!(world.renew_access(&"c2".parse().expect("a name")).await, Ok(true));
+    assert_eq!(
+        world.renew_access(&"c2".parse().expect("a name")).await,
+        Ok(true)
+    );
     assert!(stage.hosting.writes().is_empty(), "once is enough");
 }
 
@@ -125,14 +176,22 @@ async fn a_new_address_of_a_member_reaches_running_control_planes_and_restarts_t
 async fn control_planes_follow_a_member_that_moves_while_its_credential_is_good() {
     let stage = Stage::new().await;
     let c2 = "c2".parse().expect("a name");
-    stage.settle(&stage.world(&stage.config, &stage.remote), "c2").await;
+    stage
+        .settle(&stage.world(&stage.config, &stage.remote), "c2")
+        .await;
     let moved = stage.remote.another_address().await;
     let world = stage.world(&stage.config, &moved);
     let before = stage.notes();
     assert_eq!(world.follow_member_address(&c2).await, Ok(()));
-    let server = stage.kubeconfig("istio-remote-secret-c2", "c2")["clusters"][0]["cluster"]["server"].clone();
+    let server =
+        stage.kubeconfig("istio-remote-secret-c2", "c2")["clusters"][0]["cluster"]["server"]
+            .clone();
     assert_eq!(server, format!("https://{}", moved.address));
-    assert_ne!(stage.notes()[1], before[1], "1.27.9 would hang over the changed secret");
+    assert_ne!(
+        stage.notes()[1],
+        before[1],
+        "1.27.9 would hang over the changed secret"
+    );
     stage.hosting.writes();
     assert_eq!(world.follow_member_address(&c2).await, Ok(()));
     assert!(stage.hosting.writes().is_empty(), "once is enough");
@@ -150,28 +209,44 @@ impl Resolver for OneAtATime {
 }
 
 #[tokio::test]
-async fn an_address_that_a_name_server_leaves_out_for_once_is_kept_while_the_member_answers_there() {
+async fn an_address_that_a_name_server_leaves_out_for_once_is_kept_while_the_member_answers_there()
+{
     let stage = Stage::new().await;
-    let (c2, other) = ("c2".parse().expect("a name"), stage.remote.another_address().await);
+    let (c2, other) = (
+        "c2".parse().expect("a name"),
+        stage.remote.another_address().await,
+    );
     let own = stage.remote.administrator();
     let server = format!("https://{NAME}:6443");
     let credential = Credential::new(&server, own.authority, own.identity).expect("a credential");
     let names = Arc::new(OneAtATime(Mutex::new(stage.remote.address)));
     let world = || {
-        let dialling = AddressPolicy { resolver: names.clone(), ..rules() };
+        let dialling = AddressPolicy {
+            resolver: names.clone(),
+            ..rules()
+        };
         let members = vec![
             door(&stage.config, "c1", 1),
-            MemberCluster { credential: credential.clone(), ..door(&stage.remote, "c2", 1) },
+            MemberCluster {
+                credential: credential.clone(),
+                ..door(&stage.remote, "c2", 1)
+            },
         ];
         world_dialling(&stage.hosting, members, Stage::releases(), dialling)
     };
     stage.settle(&world(), "c2").await;
-    let told = || stage.kubeconfig("istio-remote-secret-c2", "c2")["clusters"][0]["cluster"]["server"].clone();
+    let told = || {
+        stage.kubeconfig("istio-remote-secret-c2", "c2")["clusters"][0]["cluster"]["server"].clone()
+    };
     let (first, notes) = (told(), stage.notes());
     assert_eq!(first, format!("https://{}", stage.remote.address));
     *names.0.lock().expect("no holder panics") = other.address;
     assert_eq!(world().follow_member_address(&c2).await, Ok(()));
-    assert_eq!((told(), stage.notes()), (first, notes), "the member still answers there");
+    assert_eq!(
+        (told(), stage.notes()),
+        (first, notes),
+        "the member still answers there"
+    );
     stage.remote.close();
     assert_eq!(world().follow_member_address(&c2).await, Ok(()));
     assert_eq!(told(), format!("https://{}", other.address));
@@ -180,16 +255,28 @@ async fn an_address_that_a_name_server_leaves_out_for_once_is_kept_while_the_mem
 #[tokio::test]
 async fn a_new_authority_of_the_config_cluster_restarts_every_control_plane_once() {
     let stage = Stage::new().await;
-    stage.settle(&stage.world(&stage.config, &stage.remote), "c1").await;
+    stage
+        .settle(&stage.world(&stage.config, &stage.remote), "c1")
+        .await;
     let before = stage.notes();
     // Another certificate at another address, for the same cluster.
     let renewed = FakeCluster::new("c1").await;
-    stage.settle(&stage.world(&renewed, &stage.remote), "c1").await;
-    for (secret, number) in [("istio-kubeconfig-1-25-1", 0), ("istio-kubeconfig-1-27-9", 1)] {
+    stage
+        .settle(&stage.world(&renewed, &stage.remote), "c1")
+        .await;
+    for (secret, number) in [
+        ("istio-kubeconfig-1-25-1", 0),
+        ("istio-kubeconfig-1-27-9", 1),
+    ] {
         let held = stage.kubeconfig(secret, "config")["clusters"][0]["cluster"]["certificate-authority-data"].clone();
-        let authority = base64::engine::general_purpose::STANDARD.encode(&renewed.administrator().authority);
+        let authority =
+            base64::engine::general_purpose::STANDARD.encode(&renewed.administrator().authority);
         assert_eq!(held, authority);
-        assert_ne!(stage.notes()[number], before[number], "istiod reads it when it starts");
+        assert_ne!(
+            stage.notes()[number],
+            before[number],
+            "istiod reads it when it starts"
+        );
     }
 }
 
@@ -202,31 +289,50 @@ async fn a_renewal_that_changes_neither_address_nor_authority_restarts_nothing()
     }
     let before = stage.notes();
     for member in ["c1", "c2"] {
-        stage.settle(&stage.world(&stage.config, &stage.remote), member).await;
+        stage
+            .settle(&stage.world(&stage.config, &stage.remote), member)
+            .await;
     }
     assert_eq!(stage.notes(), before);
 }
 
 #[tokio::test]
-async fn a_member_without_an_address_that_may_be_called_keeps_its_open_ones_and_stops_the_limits_of_no_other() {
-    const POLICY: &str = "/apis/networking.k8s.io/v1/namespaces/demo-00000001/networkpolicies/meshwright-limits";
+async fn a_member_without_an_address_that_may_be_called_keeps_its_open_ones_and_stops_the_limits_of_no_other()
+ {
+    const POLICY: &str =
+        "/apis/networking.k8s.io/v1/namespaces/demo-00000001/networkpolicies/meshwright-limits";
     let stage = Stage::new().await;
     let rule = |address: &str, port: u16| {
         let to = json!([{ "ipBlock": { "cidr": format!("{address}/32") } }]);
         json!({ "to": to, "ports": [{ "protocol": "TCP", "port": port }] })
     };
     let (kept, other) = (rule("127.0.0.9", 6443), rule("127.0.0.9", 1));
-    let policy = json!({ "metadata": { "name": "meshwright-limits" }, "spec": { "egress": [kept, other] } });
+    let policy =
+        json!({ "metadata": { "name": "meshwright-limits" }, "spec": { "egress": [kept, other] } });
     stage.hosting.put(POLICY, policy);
-    let inventory = json!({ "metadata": { "name": "meshwright-limits" }, "data": { "value": "1" } });
-    stage.hosting.put(&format!("{HOSTED}/configmaps/meshwright-limits"), inventory);
+    let inventory =
+        json!({ "metadata": { "name": "meshwright-limits" }, "data": { "value": "1" } });
+    stage
+        .hosting
+        .put(&format!("{HOSTED}/configmaps/meshwright-limits"), inventory);
     let gone = stage.remote.administrator();
-    let credential = Credential::new("https://10.9.9.9:6443", gone.authority, gone.identity).expect("a credential");
-    let gone = MemberCluster { credential, ..door(&stage.remote, "c2", 1) };
-    let world = world(&stage.hosting, vec![door(&stage.config, "c1", 1), gone], Vec::new());
+    let credential = Credential::new("https://10.9.9.9:6443", gone.authority, gone.identity)
+        .expect("a credential");
+    let gone = MemberCluster {
+        credential,
+        ..door(&stage.remote, "c2", 1)
+    };
+    let world = world(
+        &stage.hosting,
+        vec![door(&stage.config, "c1", 1), gone],
+        Vec::new(),
+    );
     assert_eq!(world.renew_limits().await, Ok(()));
     let egress = stage.hosting.object(POLICY).expect("a policy")["spec"]["egress"].clone();
-    assert_eq!(egress, json!([rule("127.0.0.1", stage.config.address.port()), kept]));
+    assert_eq!(
+        egress,
+        json!([rule("127.0.0.1", stage.config.address.port()), kept])
+    );
     stage.hosting.writes();
     assert_eq!(world.renew_limits().await, Ok(()));
     assert!(stage.hosting.writes().is_empty(), "once is enough");

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use meshwright_kubernetes::kubeconfig::ClientIdentity;
-use meshwright_kubernetes::{Credential, AddressPolicy, ClusterClient};
+use meshwright_kubernetes::{AddressPolicy, ClusterClient, Credential};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -49,7 +49,11 @@ pub(crate) struct FakeCluster {
 
 pub(crate) fn rules() -> AddressPolicy {
     let allowed = vec![AddressPolicy::parse_network("127.0.0.0/8").expect("a network")];
-    AddressPolicy { allowed_networks: allowed, worker_name: "test".into(), ..AddressPolicy::default() }
+    AddressPolicy {
+        allowed_networks: allowed,
+        worker_name: "test".into(),
+        ..AddressPolicy::default()
+    }
 }
 
 /// A way into a fake cluster by a credential.
@@ -65,27 +69,46 @@ impl FakeCluster {
         let certificate = params.self_signed(&key).expect("a certificate");
         let config = ServerConfig::builder()
             .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+            )
             .expect("a server");
         let (state, acceptor) = (Arc::default(), TlsAcceptor::from(Arc::new(config)));
         let authority = certificate.pem().into_bytes();
-        let cluster =
-            Self { state, acceptor, authority, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), listening: None };
-        cluster.put("/api/v1/namespaces/kube-system", json!({ "metadata": { "name": "kube-system", "uid": uid } }));
+        let cluster = Self {
+            state,
+            acceptor,
+            authority,
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            listening: None,
+        };
+        cluster.put(
+            "/api/v1/namespaces/kube-system",
+            json!({ "metadata": { "name": "kube-system", "uid": uid } }),
+        );
         cluster.another_address().await
     }
 
     /// The same cluster at one more address.
     pub(crate) async fn another_address(&self) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
-        let there = Self { address: listener.local_addr().expect("an address"), ..self.clone() };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .expect("a port");
+        let there = Self {
+            address: listener.local_addr().expect("an address"),
+            ..self.clone()
+        };
         let serving = there.clone();
         let listening = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(serving.clone().serve(stream));
             }
         });
-        Self { listening: Some(listening.abort_handle()), ..there }
+        Self {
+            listening: Some(listening.abort_handle()),
+            ..there
+        }
     }
 
     /// Nobody connects to this address any more.
@@ -95,7 +118,12 @@ impl FakeCluster {
 
     pub(crate) fn administrator(&self) -> Credential {
         let identity = ClientIdentity::Token(ADMINISTRATOR.to_owned().into());
-        Credential::new(&format!("https://{}", self.address), self.authority.clone(), identity).expect("a credential")
+        Credential::new(
+            &format!("https://{}", self.address),
+            self.authority.clone(),
+            identity,
+        )
+        .expect("a credential")
     }
 
     pub(crate) fn put(&self, path: &str, object: Value) {
@@ -133,7 +161,10 @@ impl FakeCluster {
     /// Every request that would have changed something since this was last asked.
     pub(crate) fn writes(&self) -> Vec<String> {
         let requests = std::mem::take(&mut self.lock().requests);
-        requests.into_iter().filter(|request| !request.starts_with("GET ")).collect()
+        requests
+            .into_iter()
+            .filter(|request| !request.starts_with("GET "))
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -144,14 +175,22 @@ impl FakeCluster {
         let mut stream = BufReader::new(self.acceptor.accept(stream).await.ok()?);
         loop {
             let (mut line, mut length, mut token) = (String::new(), 0, String::new());
-            stream.read_line(&mut line).await.ok().filter(|read| *read > 0)?;
+            stream
+                .read_line(&mut line)
+                .await
+                .ok()
+                .filter(|read| *read > 0)?;
             loop {
                 let mut header = String::new();
                 stream.read_line(&mut header).await.ok()?;
-                let Some((name, value)) = header.split_once(':') else { break };
+                let Some((name, value)) = header.split_once(':') else {
+                    break;
+                };
                 match name.to_ascii_lowercase().as_str() {
                     "content-length" => length = value.trim().parse().ok()?,
-                    "authorization" => token = value.trim().trim_start_matches("Bearer ").to_owned(),
+                    "authorization" => {
+                        token = value.trim().trim_start_matches("Bearer ").to_owned()
+                    }
                     _ => {}
                 }
             }
@@ -186,10 +225,16 @@ fn status(code: u16) -> (u16, Value) {
 impl State {
     fn put(&mut self, path: &str, mut object: Value) {
         self.count += 1;
-        let known = self.objects.get(path).map(|known| known["metadata"]["uid"].clone());
+        let known = self
+            .objects
+            .get(path)
+            .map(|known| known["metadata"]["uid"].clone());
         let own = object["metadata"]["uid"].clone();
-        object["metadata"]["uid"] =
-            known.unwrap_or(if own.is_null() { format!("uid-{}", self.count).into() } else { own });
+        object["metadata"]["uid"] = known.unwrap_or(if own.is_null() {
+            format!("uid-{}", self.count).into()
+        } else {
+            own
+        });
         object["metadata"]["resourceVersion"] = self.count.to_string().into();
         self.objects.insert(path.to_owned(), object);
     }
@@ -198,8 +243,14 @@ impl State {
         if token == ADMINISTRATOR {
             return true;
         }
-        let Some((path, uid)) = self.tokens.get(token) else { return false };
-        if self.objects.get(path).is_some_and(|anchor| anchor["metadata"]["uid"] == *uid) {
+        let Some((path, uid)) = self.tokens.get(token) else {
+            return false;
+        };
+        if self
+            .objects
+            .get(path)
+            .is_some_and(|anchor| anchor["metadata"]["uid"] == *uid)
+        {
             return true;
         }
         self.remembered = match self.remembered {
@@ -216,16 +267,27 @@ impl State {
             return status(401);
         }
         match (method, path) {
-            ("GET", "/version") => (200, json!({ "major": "1", "minor": "33", "gitVersion": "v1.33.1" })),
+            ("GET", "/version") => (
+                200,
+                json!({ "major": "1", "minor": "33", "gitVersion": "v1.33.1" }),
+            ),
             ("POST", path) if path.ends_with("/token") => self.mint(path, &body),
             ("POST", path) if path.ends_with("selfsubjectaccessreviews") => {
                 (201, json!({ "status": { "allowed": true } }))
             }
             ("POST", path) if query.contains("dryRun") => self.dry_run(path, body),
-            ("GET", path) if query.contains("limit=") => (200, json!({ "items": self.list(path, query) })),
-            ("GET", path) => self.objects.get(path).map_or_else(|| status(404), |object| (200, object.clone())),
+            ("GET", path) if query.contains("limit=") => {
+                (200, json!({ "items": self.list(path, query) }))
+            }
+            ("GET", path) => self
+                .objects
+                .get(path)
+                .map_or_else(|| status(404), |object| (200, object.clone())),
             ("POST", path) => {
-                let path = format!("{path}/{}", body["metadata"]["name"].as_str().unwrap_or_default());
+                let path = format!(
+                    "{path}/{}",
+                    body["metadata"]["name"].as_str().unwrap_or_default()
+                );
                 if self.objects.contains_key(&path) {
                     return status(409);
                 }
@@ -237,7 +299,9 @@ impl State {
                 let wanted = &body["preconditions"]["uid"];
                 match self.objects.get(path) {
                     None => status(404),
-                    Some(object) if !wanted.is_null() && object["metadata"]["uid"] != *wanted => status(409),
+                    Some(object) if !wanted.is_null() && object["metadata"]["uid"] != *wanted => {
+                        status(409)
+                    }
                     Some(_) => (200, self.objects.remove(path).unwrap_or_default()),
                 }
             }
@@ -260,17 +324,28 @@ impl State {
 
     /// What a label selector leaves of a collection: `key` or `key=value`, several by commas.
     fn list(&self, path: &str, query: &str) -> Vec<Value> {
-        let selector = query.split('&').find_map(|part| part.strip_prefix("labelSelector=")).unwrap_or_default();
+        let selector = query
+            .split('&')
+            .find_map(|part| part.strip_prefix("labelSelector="))
+            .unwrap_or_default();
         let selector = selector.replace("%2F", "/").replace("%3D", "=");
         let matches = |object: &Value| {
-            selector.split(',').filter(|term| !term.is_empty()).all(|term| {
-                let (key, value) = term.split_once('=').map_or((term, None), |(key, value)| (key, Some(value)));
-                let label = &object["metadata"]["labels"][key];
-                value.map_or(!label.is_null(), |value| label == value)
-            })
+            selector
+                .split(',')
+                .filter(|term| !term.is_empty())
+                .all(|term| {
+                    let (key, value) = term
+                        .split_once('=')
+                        .map_or((term, None), |(key, value)| (key, Some(value)));
+                    let label = &object["metadata"]["labels"][key];
+                    value.map_or(!label.is_null(), |value| label == value)
+                })
         };
         let inside = |known: &&String| {
-            known.strip_prefix(path).and_then(|rest| rest.strip_prefix('/')).is_some_and(|rest| !rest.contains('/'))
+            known
+                .strip_prefix(path)
+                .and_then(|rest| rest.strip_prefix('/'))
+                .is_some_and(|rest| !rest.contains('/'))
         };
         self.objects
             .iter()
@@ -283,27 +358,48 @@ impl State {
         self.count += 1;
         let anchor = &body["spec"]["boundObjectRef"];
         let (namespace, _) = path.split_once("/serviceaccounts/").expect("an account");
-        let secret = format!("{namespace}/secrets/{}", anchor["name"].as_str().unwrap_or_default());
-        let token = self.token.clone().unwrap_or_else(|| format!("token-{}", self.count));
-        self.tokens.insert(token.clone(), (secret, anchor["uid"].clone()));
-        (201, json!({ "status": { "token": token, "expirationTimestamp": "2027-11-22T10:00:00Z" } }))
+        let secret = format!(
+            "{namespace}/secrets/{}",
+            anchor["name"].as_str().unwrap_or_default()
+        );
+        let token = self
+            .token
+            .clone()
+            .unwrap_or_else(|| format!("token-{}", self.count));
+        self.tokens
+            .insert(token.clone(), (secret, anchor["uid"].clone()));
+        (
+            201,
+            json!({ "status": { "token": token, "expirationTimestamp": "2027-11-22T10:00:00Z" } }),
+        )
     }
 
     /// Every silent webhook is asked about every pod of the namespaces that it selects by the label `scan`.
     fn dry_run(&self, path: &str, body: Value) -> (u16, Value) {
         let namespace = path.trim_end_matches("/pods");
-        let scanned = self.objects.get(namespace).is_some_and(|object| object["metadata"]["labels"]["scan"] == "yes");
-        if scanned && !self.silent.is_empty() { status(500) } else { (201, body) }
+        let scanned = self
+            .objects
+            .get(namespace)
+            .is_some_and(|object| object["metadata"]["labels"]["scan"] == "yes");
+        if scanned && !self.silent.is_empty() {
+            status(500)
+        } else {
+            (201, body)
+        }
     }
 }
 
 /// As the API server does with a Secret's `stringData`.
 fn encoded(mut object: Value) -> Value {
     use base64::Engine as _;
-    if let Some(Value::Object(texts)) = object.as_object_mut().and_then(|object| object.remove("stringData")) {
+    if let Some(Value::Object(texts)) = object
+        .as_object_mut()
+        .and_then(|object| object.remove("stringData"))
+    {
         for (key, text) in texts {
-            object["data"][key] =
-                base64::engine::general_purpose::STANDARD.encode(text.as_str().unwrap_or_default()).into();
+            object["data"][key] = base64::engine::general_purpose::STANDARD
+                .encode(text.as_str().unwrap_or_default())
+                .into();
         }
     }
     object

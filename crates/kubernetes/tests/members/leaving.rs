@@ -25,40 +25,83 @@ async fn registered() -> (FakeCluster, ClusterClient) {
         uid: None,
         now: "2026-11-22T10:00:00Z".parse().expect("a time"),
     };
-    let connected = register_cluster(&wanted, &cluster.administrator(), &rules()).await.expect("a registration");
+    let connected = register_cluster(&wanted, &cluster.administrator(), &rules())
+        .await
+        .expect("a registration");
     let door = open(&connected.credential);
     (cluster, door)
 }
 
-async fn look(door: &ClusterClient, removal: AccountRemoval) -> Result<AccountPresence, ClusterError> {
-    remove_account(door, &"c".parse().expect("a name"), account().name(), removal).await
+async fn look(
+    door: &ClusterClient,
+    removal: AccountRemoval,
+) -> Result<AccountPresence, ClusterError> {
+    remove_account(
+        door,
+        &"c".parse().expect("a name"),
+        account().name(),
+        removal,
+    )
+    .await
 }
 
 /// Takes away the Secrets that our tokens are bound to, as a person or the garbage collector does.
 fn kill_tokens(cluster: &FakeCluster) {
-    for path in cluster.paths().into_iter().filter(|path| path.contains("/secrets/")) {
+    for path in cluster
+        .paths()
+        .into_iter()
+        .filter(|path| path.contains("/secrets/"))
+    {
         cluster.remove(&path);
     }
 }
 
 #[tokio::test]
-async fn a_refused_credential_does_not_say_that_our_account_is_gone_before_its_removal_was_accepted() {
+async fn a_refused_credential_does_not_say_that_our_account_is_gone_before_its_removal_was_accepted()
+ {
     let (cluster, door) = registered().await;
-    assert!(matches!(look(&door, AccountRemoval::NotBegun).await, Ok(AccountPresence::Present(_))));
+    assert!(matches!(
+        look(&door, AccountRemoval::NotBegun).await,
+        Ok(AccountPresence::Present(_))
+    ));
     kill_tokens(&cluster);
     for removal in [AccountRemoval::NotBegun, AccountRemoval::Begun] {
         let refused = look(&door, removal).await;
-        assert!(matches!(refused, Err(ClusterError::Refused { code: "credential_expired", .. })), "{refused:?}");
+        assert!(
+            matches!(
+                refused,
+                Err(ClusterError::Refused {
+                    code: "credential_expired",
+                    ..
+                })
+            ),
+            "{refused:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn an_account_whose_removal_was_accepted_is_seen_by_the_refusal_of_its_credential() {
     let (cluster, door) = registered().await;
-    assert!(matches!(look(&door, AccountRemoval::Begun).await, Ok(AccountPresence::Terminating(_))));
+    assert!(matches!(
+        look(&door, AccountRemoval::Begun).await,
+        Ok(AccountPresence::Terminating(_))
+    ));
     let role = |path: &String| path.contains("/clusterroles/");
-    assert!(!cluster.paths().iter().any(role), "the deletion was answered");
-    assert!(matches!(look(&door, AccountRemoval::Begun).await, Ok(AccountPresence::Terminating(_))), "also when that answer was lost");
+    assert!(
+        !cluster.paths().iter().any(role),
+        "the deletion was answered"
+    );
+    assert!(
+        matches!(
+            look(&door, AccountRemoval::Begun).await,
+            Ok(AccountPresence::Terminating(_))
+        ),
+        "also when that answer was lost"
+    );
     kill_tokens(&cluster);
-    assert_eq!(look(&door, AccountRemoval::Accepted).await, Ok(AccountPresence::CredentialRefused));
+    assert_eq!(
+        look(&door, AccountRemoval::Accepted).await,
+        Ok(AccountPresence::CredentialRefused)
+    );
 }

@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use meshwright_kubernetes::{Account, Authority, AddressPolicy, Helm, MemberCluster, KubernetesMesh, KubernetesMeshConfig};
+use meshwright_kubernetes::{
+    Account, AddressPolicy, Authority, Helm, KubernetesMesh, KubernetesMeshConfig, MemberCluster,
+};
 use meshwright_model::ids::OperationId;
 use meshwright_model::plan::Target;
-use meshwright_rollout::ports::{Deadline, ObjectVersion, FencingToken, MeshClusters, ClusterError};
+use meshwright_rollout::ports::{
+    ClusterError, Deadline, FencingToken, MeshClusters, ObjectVersion,
+};
 use serde_json::json;
 
 use super::fake::{FakeCluster, open, rules};
@@ -16,20 +20,34 @@ const OWN: &str = "demo-00000001";
 
 pub(crate) fn permit() -> FencingToken {
     let operation: OperationId = format!("op_{:026}", 1).parse().expect("an id");
-    FencingToken { operation, epoch: 1, deadline: Deadline::at(Instant::now() + Duration::from_mins(1)) }
+    FencingToken {
+        operation,
+        epoch: 1,
+        deadline: Deadline::at(Instant::now() + Duration::from_mins(1)),
+    }
 }
 
 pub(crate) fn door(cluster: &FakeCluster, name: &str, serial: i64) -> MemberCluster {
     let credential = cluster.administrator();
     let account = Account::for_cluster(format!("cluster_{:026}", 1).parse().expect("an id"));
     let door = open(&credential);
-    MemberCluster { name: name.parse().expect("a name"), client: door, credential, serial, account, previous: None }
+    MemberCluster {
+        name: name.parse().expect("a name"),
+        client: door,
+        credential,
+        serial,
+        account,
+        previous: None,
+    }
 }
 
 pub(crate) fn world(
     hosting: &FakeCluster,
     members: Vec<MemberCluster>,
-    releases: Vec<(meshwright_model::release::Release, meshwright_kubernetes::Charts)>,
+    releases: Vec<(
+        meshwright_model::release::Release,
+        meshwright_kubernetes::Charts,
+    )>,
 ) -> KubernetesMesh {
     world_dialling(hosting, members, releases, rules())
 }
@@ -37,7 +55,10 @@ pub(crate) fn world(
 pub(crate) fn world_dialling(
     hosting: &FakeCluster,
     members: Vec<MemberCluster>,
-    releases: Vec<(meshwright_model::release::Release, meshwright_kubernetes::Charts)>,
+    releases: Vec<(
+        meshwright_model::release::Release,
+        meshwright_kubernetes::Charts,
+    )>,
     dialling: AddressPolicy,
 ) -> KubernetesMesh {
     let now = "2026-11-22T10:00:00Z".parse().expect("a time");
@@ -49,17 +70,25 @@ pub(crate) fn world_dialling(
         authority: Authority::generate("demo", now).expect("an authority"),
         releases,
         switches: BTreeMap::new(),
-        helm: Helm { program: "helm".into() },
+        helm: Helm {
+            program: "helm".into(),
+        },
         replicas: 2,
         token_lifetime: Duration::from_hours(1),
     })
 }
 
 async fn one_member() -> (FakeCluster, KubernetesMesh) {
-    let (hosting, member) = (FakeCluster::new("hosting").await, FakeCluster::new("member").await);
+    let (hosting, member) = (
+        FakeCluster::new("hosting").await,
+        FakeCluster::new("member").await,
+    );
     let own = format!("istio-sidecar-injector-1-25-1-{OWN}");
     let canonical = json!({ "metadata": { "name": own, "labels": { "meshwright.dev/mesh": OWN, "istio.io/rev": "1-25-1" } }, "webhooks": [{ "name": "rev.namespace.sidecar-injector.istio.io" }] });
-    member.put(&format!("{WEBHOOKS}/mutatingwebhookconfigurations/{own}"), canonical);
+    member.put(
+        &format!("{WEBHOOKS}/mutatingwebhookconfigurations/{own}"),
+        canonical,
+    );
     let world = world(&hosting, vec![door(&member, "c1", 1)], Vec::new());
     (member, world)
 }
@@ -67,10 +96,19 @@ async fn one_member() -> (FakeCluster, KubernetesMesh) {
 fn singletons() -> [(Target, String); 3] {
     let member = "c1".parse().expect("a name");
     let member = || Clone::clone(&member);
-    let tag = |tag: &str| Target::Tag { member: member(), tag: tag.into() };
+    let tag = |tag: &str| Target::Tag {
+        member: member(),
+        tag: tag.into(),
+    };
     [
-        (tag("default"), format!("{WEBHOOKS}/mutatingwebhookconfigurations/istio-revision-tag-default")),
-        (tag("stable"), format!("{WEBHOOKS}/mutatingwebhookconfigurations/istio-revision-tag-stable-{OWN}")),
+        (
+            tag("default"),
+            format!("{WEBHOOKS}/mutatingwebhookconfigurations/istio-revision-tag-default"),
+        ),
+        (
+            tag("stable"),
+            format!("{WEBHOOKS}/mutatingwebhookconfigurations/istio-revision-tag-stable-{OWN}"),
+        ),
         (
             Target::Validator { member: member() },
             format!("{WEBHOOKS}/validatingwebhookconfigurations/istiod-default-validator"),
@@ -79,7 +117,8 @@ fn singletons() -> [(Target, String); 3] {
 }
 
 #[tokio::test]
-async fn a_webhook_that_another_mesh_or_another_istio_holds_is_neither_seen_as_ours_nor_written_nor_deleted() {
+async fn a_webhook_that_another_mesh_or_another_istio_holds_is_neither_seen_as_ours_nor_written_nor_deleted()
+ {
     for owner in [
         json!({ "meshwright.dev/mesh": "other-00000002", "istio.io/rev": "1-25-1" }),
         json!({ "istio.io/rev": "1-25-1" }),
@@ -87,16 +126,33 @@ async fn a_webhook_that_another_mesh_or_another_istio_holds_is_neither_seen_as_o
         let (member, world) = one_member().await;
         for (target, path) in singletons() {
             let name = path.rsplit('/').next().expect("a name");
-            member.put(&path, json!({ "metadata": { "name": name, "labels": owner }, "webhooks": [] }));
+            member.put(
+                &path,
+                json!({ "metadata": { "name": name, "labels": owner }, "webhooks": [] }),
+            );
             let before = member.object(&path);
             let seen = world.observe_target(&target).await.expect("an answer");
             assert_eq!(seen.value, None, "{target}: ours is absent");
-            world.write_target(&target, None, &seen.version, &permit()).await.expect("nothing to remove");
-            world.fence_target(&target, None, &permit()).await.expect("nothing to fence");
+            world
+                .write_target(&target, None, &seen.version, &permit())
+                .await
+                .expect("nothing to remove");
+            world
+                .fence_target(&target, None, &permit())
+                .await
+                .expect("nothing to fence");
             if matches!(target, Target::Tag { .. }) {
-                let refused = world.write_target(&target, Some("1-25-1"), &seen.version, &permit()).await;
+                let refused = world
+                    .write_target(&target, Some("1-25-1"), &seen.version, &permit())
+                    .await;
                 assert!(
-                    matches!(refused, Err(ClusterError::Refused { code: "foreign_istio", .. })),
+                    matches!(
+                        refused,
+                        Err(ClusterError::Refused {
+                            code: "foreign_istio",
+                            ..
+                        })
+                    ),
                     "{target}: {refused:?}"
                 );
             }
@@ -109,10 +165,21 @@ async fn a_webhook_that_another_mesh_or_another_istio_holds_is_neither_seen_as_o
 async fn a_tag_of_this_mesh_is_made_and_removed() {
     let (member, world) = one_member().await;
     for (target, path) in singletons().into_iter().take(2) {
-        world.write_target(&target, Some("1-25-1"), &ObjectVersion::default(), &permit()).await.expect("a free name");
+        world
+            .write_target(
+                &target,
+                Some("1-25-1"),
+                &ObjectVersion::default(),
+                &permit(),
+            )
+            .await
+            .expect("a free name");
         let seen = world.observe_target(&target).await.expect("an answer");
         assert_eq!(seen.value.as_deref(), Some("1-25-1"));
-        world.write_target(&target, None, &seen.version, &permit()).await.expect("a removal");
+        world
+            .write_target(&target, None, &seen.version, &permit())
+            .await
+            .expect("a removal");
         assert_eq!(member.object(&path), None, "{target}");
     }
 }
@@ -120,11 +187,18 @@ async fn a_tag_of_this_mesh_is_made_and_removed() {
 #[tokio::test]
 async fn an_inventory_that_names_what_is_not_ours_has_nothing_of_it_deleted() {
     let (member, world) = one_member().await;
-    let target = Target::Foothold { member: "c1".parse().expect("a name") };
-    let foreign =
-        ["/apis/rbac.authorization.k8s.io/v1/clusterroles/cluster-admin", "/api/v1/namespaces/other/secrets/theirs"];
+    let target = Target::Foothold {
+        member: "c1".parse().expect("a name"),
+    };
+    let foreign = [
+        "/apis/rbac.authorization.k8s.io/v1/clusterroles/cluster-admin",
+        "/api/v1/namespaces/other/secrets/theirs",
+    ];
     for path in foreign {
-        member.put(path, json!({ "metadata": { "name": path.rsplit('/').next() } }));
+        member.put(
+            path,
+            json!({ "metadata": { "name": path.rsplit('/').next() } }),
+        );
     }
     let listed = json!([
         { "kind": "ClusterRole", "metadata": { "name": "cluster-admin" } },
@@ -132,16 +206,28 @@ async fn an_inventory_that_names_what_is_not_ours_has_nothing_of_it_deleted() {
         { "kind": "Secret", "metadata": { "name": "meshwright-access-1", "namespace": OWN } },
     ]);
     let ours = format!("/api/v1/namespaces/{OWN}/secrets/meshwright-access-1");
-    member.put(&ours, json!({ "metadata": { "name": "meshwright-access-1", "namespace": OWN } }));
+    member.put(
+        &ours,
+        json!({ "metadata": { "name": "meshwright-access-1", "namespace": OWN } }),
+    );
     member.put(
         &format!("/api/v1/namespaces/{OWN}"),
         json!({ "metadata": { "name": OWN, "labels": { "meshwright.dev/mesh": "other-00000002" } } }),
     );
     let inventory = json!({ "metadata": { "name": "meshwright-foothold", "namespace": OWN }, "data": { "value": "present", "objects": listed.to_string() } });
-    member.put(&format!("/api/v1/namespaces/{OWN}/configmaps/meshwright-foothold"), inventory);
+    member.put(
+        &format!("/api/v1/namespaces/{OWN}/configmaps/meshwright-foothold"),
+        inventory,
+    );
     let seen = world.observe_target(&target).await.expect("an answer");
-    world.write_target(&target, None, &seen.version, &permit()).await.expect("a removal");
-    for path in foreign.into_iter().chain([format!("/api/v1/namespaces/{OWN}").as_str()]) {
+    world
+        .write_target(&target, None, &seen.version, &permit())
+        .await
+        .expect("a removal");
+    for path in foreign
+        .into_iter()
+        .chain([format!("/api/v1/namespaces/{OWN}").as_str()])
+    {
         assert!(member.object(path).is_some(), "{path} is not this mesh's");
     }
     assert_eq!(member.object(&ours), None);

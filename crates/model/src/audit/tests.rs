@@ -8,10 +8,17 @@ const TENANT: TenantId = TenantId(Uuid::from_u128(1));
 /// Computes a digest that is not cryptographic, which is enough for tests that do not search for
 /// collisions.
 fn fake_sha256(bytes: &[u8]) -> Digest {
-    let mut state = [0xcbf2_9ce4_8422_2325_u64, 0x9e37_79b9_7f4a_7c15, 0x1234_5678_9abc_def1, 7];
+    let mut state = [
+        0xcbf2_9ce4_8422_2325_u64,
+        0x9e37_79b9_7f4a_7c15,
+        0x1234_5678_9abc_def1,
+        7,
+    ];
     for byte in bytes {
         for (lane, place) in state.iter_mut().zip(1u64..) {
-            *lane = (*lane ^ u64::from(*byte) ^ place).wrapping_mul(0x0100_0000_01b3).rotate_left(9);
+            *lane = (*lane ^ u64::from(*byte) ^ place)
+                .wrapping_mul(0x0100_0000_01b3)
+                .rotate_left(9);
         }
     }
     let mut digest = [0; 32];
@@ -45,26 +52,39 @@ fn chain(entries: impl IntoIterator<Item = Entry>) -> Vec<ChainedEntry> {
 
 fn verify_chain(chain: &[ChainedEntry], anchors: &[Anchor]) -> Result<ChainHead, ChainError> {
     let mut verifier = ChainVerifier::new(TENANT, anchors, fake_sha256);
-    chain.iter().try_for_each(|next| verifier.verify_next(next))?;
+    chain
+        .iter()
+        .try_for_each(|next| verifier.verify_next(next))?;
     verifier.verify_end()
 }
 
 fn anchor(of: &ChainedEntry) -> Anchor {
-    Anchor { tenant: TENANT, seq: of.seq, hash: of.hash, at: of.entry.at }
+    Anchor {
+        tenant: TENANT,
+        seq: of.seq,
+        hash: of.hash,
+        at: of.entry.at,
+    }
 }
 
 #[test]
 fn an_honest_chain_is_fine_with_and_without_anchors() {
     let honest = chain((1..=20).map(entry));
     assert_eq!(verify_chain(&honest, &[]).map(|head| head.seq), Ok(20));
-    assert_eq!(verify_chain(&honest, &[anchor(&honest[4]), anchor(&honest[19])]).map(|head| head.seq), Ok(20));
+    assert_eq!(
+        verify_chain(&honest, &[anchor(&honest[4]), anchor(&honest[19])]).map(|head| head.seq),
+        Ok(20)
+    );
     assert_eq!(verify_chain(&[], &[]), Ok(GENESIS));
 }
 
 #[test]
 fn anchors_of_another_tenant_say_nothing() {
     let honest = chain((1..=3).map(entry));
-    let other = Anchor { tenant: TenantId(Uuid::from_u128(2)), ..anchor(&honest[2]) };
+    let other = Anchor {
+        tenant: TenantId(Uuid::from_u128(2)),
+        ..anchor(&honest[2])
+    };
     assert!(verify_chain(&honest[..1], &[other]).is_ok());
 }
 
@@ -118,7 +138,13 @@ fn corrupt_field(entry: &mut Entry, field: usize) {
         2 => entry.action.push('x'),
         3 => entry.target.push('x'),
         4 => entry.request_id = Some(entry.request_id.take().map_or("x".into(), |id| id + "x")),
-        5 => entry.before = if entry.before.is_some() { None } else { Some([9; 32]) },
+        5 => {
+            entry.before = if entry.before.is_some() {
+                None
+            } else {
+                Some([9; 32])
+            }
+        }
         _ => entry.after = None,
     }
 }
@@ -136,7 +162,14 @@ fn apply_attack(honest: &[ChainedEntry], attack: &Attack) -> (Vec<ChainedEntry>,
             (log, at)
         }
         Attack::Insert { at } => {
-            log.insert(at, ChainedEntry { seq: log[at].seq, entry: entry(99), hash: [3; 32] });
+            log.insert(
+                at,
+                ChainedEntry {
+                    seq: log[at].seq,
+                    entry: entry(99),
+                    hash: [3; 32],
+                },
+            );
             (log, at)
         }
         Attack::Swap { at } => {
@@ -176,18 +209,34 @@ proptest! {
 
 #[test]
 fn digests_travel_as_64_digits_and_nothing_else_is_read() {
-    let digest: Digest = std::array::from_fn(|place| u8::try_from(place * 7 % 256).expect("a byte"));
+    let digest: Digest =
+        std::array::from_fn(|place| u8::try_from(place * 7 % 256).expect("a byte"));
     let text = hex::encode(&digest);
     assert_eq!((text.len(), &text[..8]), (64, "00070e15"));
     assert_eq!(hex::decode(&text), Some(digest));
     assert_eq!(hex::decode(&text.to_uppercase()), Some(digest));
     let signed = format!("+1{}", &text[2..]);
-    for wrong in ["", &text[1..], &format!("{text}0"), &signed, &text.replace('0', "g"), &"é".repeat(32)] {
+    for wrong in [
+        "",
+        &text[1..],
+        &format!("{text}0"),
+        &signed,
+        &text.replace('0', "g"),
+        &"é".repeat(32),
+    ] {
         assert_eq!(hex::decode(wrong), None, "{wrong}");
     }
-    let anchor = Anchor { tenant: TENANT, seq: 7, hash: digest, at: Timestamp::UNIX_EPOCH };
+    let anchor = Anchor {
+        tenant: TENANT,
+        seq: 7,
+        hash: digest,
+        at: Timestamp::UNIX_EPOCH,
+    };
     let written = serde_json::to_string(&anchor).expect("an anchor");
-    assert_eq!(serde_json::from_str::<Anchor>(&written).expect("what was written"), anchor);
+    assert_eq!(
+        serde_json::from_str::<Anchor>(&written).expect("what was written"),
+        anchor
+    );
     assert!(serde_json::from_str::<Anchor>(&written.replace(&text, "00")).is_err());
 }
 
@@ -203,6 +252,16 @@ fn the_digest_of_an_entry_is_what_it_always_was() {
         before: None,
         after: Some([7; 32]),
     };
-    let digest = entry.chain_hash(TENANT, &ChainHead { seq: 41, hash: [3; 32] }, fake_sha256);
-    assert_eq!(hex::encode(&digest), "95b3fd448376f895a380b071d97bb40c56185960e9366473728cea6e5fd4a2b4");
+    let digest = entry.chain_hash(
+        TENANT,
+        &ChainHead {
+            seq: 41,
+            hash: [3; 32],
+        },
+        fake_sha256,
+    );
+    assert_eq!(
+        hex::encode(&digest),
+        "95b3fd448376f895a380b071d97bb40c56185960e9366473728cea6e5fd4a2b4"
+    );
 }

@@ -6,11 +6,20 @@ use proptest::{prop_assert, prop_oneof, proptest};
 use super::*;
 
 fn finding(severity: Severity) -> Finding {
-    Finding { severity, code: "x".into(), object: String::new(), message: String::new(), hint: String::new() }
+    Finding {
+        severity,
+        code: "x".into(),
+        object: String::new(),
+        message: String::new(),
+        hint: String::new(),
+    }
 }
 
 fn paused(from: UpgradeState) -> UpgradeState {
-    UpgradeState::Paused { from: Box::new(from), problem: Problem::paused_by_user() }
+    UpgradeState::Paused {
+        from: Box::new(from),
+        problem: Problem::paused_by_user(),
+    }
 }
 
 fn every_state() -> Vec<(&'static str, UpgradeState)> {
@@ -18,26 +27,66 @@ fn every_state() -> Vec<(&'static str, UpgradeState)> {
     vec![
         ("planned", S::Planned),
         ("prechecking", S::Prechecking),
-        ("blocked, warnings", S::Blocked { findings: vec![finding(Severity::Warn)] }),
-        ("blocked", S::Blocked { findings: vec![finding(Severity::Block)] }),
+        (
+            "blocked, warnings",
+            S::Blocked {
+                findings: vec![finding(Severity::Warn)],
+            },
+        ),
+        (
+            "blocked",
+            S::Blocked {
+                findings: vec![finding(Severity::Block)],
+            },
+        ),
         ("deploying", S::Deploying),
-        ("verifying", S::Verifying { moving: false, problem: None }),
-        ("verifying, moving", S::Verifying { moving: true, problem: None }),
+        (
+            "verifying",
+            S::Verifying {
+                moving: false,
+                problem: None,
+            },
+        ),
+        (
+            "verifying, moving",
+            S::Verifying {
+                moving: true,
+                problem: None,
+            },
+        ),
         ("promoting", S::Promoting),
-        ("restoring", S::Restoring { problem: Problem::new("x", "", "") }),
+        (
+            "restoring",
+            S::Restoring {
+                problem: Problem::new("x", "", ""),
+            },
+        ),
         ("rolling", S::Rolling),
-        ("holding", S::Holding { until: Timestamp::UNIX_EPOCH }),
+        (
+            "holding",
+            S::Holding {
+                until: Timestamp::UNIX_EPOCH,
+            },
+        ),
         ("retiring", S::Retiring { irrevocable: false }),
         ("retiring, irrevocable", S::Retiring { irrevocable: true }),
         ("paused in prechecking", paused(S::Prechecking)),
         ("paused in rolling", paused(S::Rolling)),
-        ("paused in retiring, irrevocable", paused(S::Retiring { irrevocable: true })),
+        (
+            "paused in retiring, irrevocable",
+            paused(S::Retiring { irrevocable: true }),
+        ),
         ("paused in rolling back", paused(S::RollingBack)),
         ("rolling back", S::RollingBack),
         ("succeeded", S::Succeeded),
         ("rolled back", S::RolledBack),
         ("cancelled", S::Cancelled),
-        ("abandoned", S::Abandoned { leftovers: Vec::new() }),
+        (
+            "abandoned",
+            S::Abandoned {
+                leftovers: Vec::new(),
+            },
+        ),
     ]
 }
 
@@ -104,7 +153,11 @@ fn a_canary_with_a_person_goes_through_every_stage() {
 fn the_policy_auto_needs_nobody() {
     assert_eq!(
         walk_through(choice(true, 60))[2..5],
-        ["promoting (Begin(Promote))", "rolling (Begin(Roll))", "holding (Begin(Retire))"]
+        [
+            "promoting (Begin(Promote))",
+            "rolling (Begin(Roll))",
+            "holding (Begin(Retire))"
+        ]
     );
 }
 
@@ -115,18 +168,30 @@ fn a_paused_stage_goes_on_where_it_stood() {
         choice(false, 0),
         Timestamp::UNIX_EPOCH,
     );
-    assert_eq!(state.on_verb(Verb::Resume), Ok((UpgradeState::Promoting, Effect::Signal(Signal::Resume))));
+    assert_eq!(
+        state.on_verb(Verb::Resume),
+        Ok((UpgradeState::Promoting, Effect::Signal(Signal::Resume)))
+    );
 }
 
 #[test]
 fn a_promotion_that_fails_is_restored_and_waits_for_a_person_even_by_the_policy_auto() {
     let problem = Problem::new("permission_missing", "", "");
     let auto = choice(true, 0);
-    let (state, effect) =
-        UpgradeState::Promoting.on_outcome(StageOutcome::Failed(problem.clone()), auto, Timestamp::UNIX_EPOCH);
+    let (state, effect) = UpgradeState::Promoting.on_outcome(
+        StageOutcome::Failed(problem.clone()),
+        auto,
+        Timestamp::UNIX_EPOCH,
+    );
     assert_eq!(effect, Effect::StartOperation(OperationKind::Restore));
     let (state, effect) = state.on_outcome(StageOutcome::Succeeded, auto, Timestamp::UNIX_EPOCH);
-    assert_eq!(state, UpgradeState::Verifying { moving: false, problem: Some(problem) });
+    assert_eq!(
+        state,
+        UpgradeState::Verifying {
+            moving: false,
+            problem: Some(problem)
+        }
+    );
     assert_eq!(effect, Effect::Nothing);
     assert!(state.allowed_verbs().contains(&Verb::Promote));
 }
@@ -134,13 +199,21 @@ fn a_promotion_that_fails_is_restored_and_waits_for_a_person_even_by_the_policy_
 #[test]
 fn findings_stop_it_unless_they_are_warnings_that_were_accepted() {
     let warned = StageOutcome::Found(vec![finding(Severity::Warn)]);
-    let (state, _) = UpgradeState::Prechecking.on_outcome(warned.clone(), choice(false, 0), Timestamp::UNIX_EPOCH);
+    let (state, _) = UpgradeState::Prechecking.on_outcome(
+        warned.clone(),
+        choice(false, 0),
+        Timestamp::UNIX_EPOCH,
+    );
     assert_eq!(state.as_str(), "blocked");
-    let accepting = UpgradePolicyChoice { accept_warnings: true, ..choice(false, 0) };
+    let accepting = UpgradePolicyChoice {
+        accept_warnings: true,
+        ..choice(false, 0)
+    };
     let (state, _) = UpgradeState::Prechecking.on_outcome(warned, accepting, Timestamp::UNIX_EPOCH);
     assert_eq!(state.as_str(), "deploying");
     let noted = StageOutcome::Found(vec![finding(Severity::Note)]);
-    let (state, _) = UpgradeState::Prechecking.on_outcome(noted, choice(false, 0), Timestamp::UNIX_EPOCH);
+    let (state, _) =
+        UpgradeState::Prechecking.on_outcome(noted, choice(false, 0), Timestamp::UNIX_EPOCH);
     assert_eq!(state.as_str(), "deploying", "a note asks for no decision");
 }
 
@@ -192,8 +265,10 @@ proptest! {
 
 #[test]
 fn a_pause_within_a_pause_that_an_earlier_release_stored_is_read_as_one() {
-    let inner =
-        serde_json::json!({ "state": "paused", "from": { "state": "rolling" }, "problem": Problem::new("x", "", "") });
+    let inner = serde_json::json!({ "state": "paused", "from": { "state": "rolling" }, "problem": Problem::new("x", "", "") });
     let outer = serde_json::json!({ "state": "paused", "from": inner, "problem": Problem::paused_by_user() });
-    assert_eq!(serde_json::from_value::<UpgradeState>(outer).expect("a state"), paused(UpgradeState::Rolling));
+    assert_eq!(
+        serde_json::from_value::<UpgradeState>(outer).expect("a state"),
+        paused(UpgradeState::Rolling)
+    );
 }

@@ -5,11 +5,16 @@ use std::collections::BTreeMap;
 use meshwright_model::Name;
 use meshwright_model::injection::{Injection, Injector, NamespaceLabels, injected_by};
 use meshwright_model::plan::{Plan, Sidecar, Stamp, Step, Target};
-use meshwright_model::survey::{MemberObservation, NamespaceObservation, Observation, WorkloadObservation};
+use meshwright_model::survey::{
+    MemberObservation, NamespaceObservation, Observation, WorkloadObservation,
+};
 use meshwright_model::upgrade::LabelPolicy;
 use meshwright_model::version::RevisionName;
 
-use super::{MeshTopology, ControlPlane, NamespaceKey, TAGS, create_step, probe_step_for, set_step, change_step, tag_target};
+use super::{
+    ControlPlane, MeshTopology, NamespaceKey, TAGS, change_step, create_step, probe_step_for,
+    set_step, tag_target,
+};
 
 /// Label that names a revision or a revision tag.
 pub const REV_LABEL: &str = "istio.io/rev";
@@ -20,8 +25,14 @@ pub const INJECTION_LABEL: &str = "istio-injection";
 /// has a value of its own, so that a namespace that has the wanted label and also the other one
 /// does not count as correct.
 pub fn label_value(labels: &NamespaceLabels) -> Option<String> {
-    let rev = labels.rev.as_ref().map(|value| format!("{REV_LABEL}={value}"));
-    let injection = labels.injection.as_ref().map(|value| format!("{INJECTION_LABEL}={value}"));
+    let rev = labels
+        .rev
+        .as_ref()
+        .map(|value| format!("{REV_LABEL}={value}"));
+    let injection = labels
+        .injection
+        .as_ref()
+        .map(|value| format!("{INJECTION_LABEL}={value}"));
     let both: Vec<String> = rev.into_iter().chain(injection).collect();
     (!both.is_empty()).then(|| both.join(","))
 }
@@ -30,44 +41,78 @@ pub fn label_value(labels: &NamespaceLabels) -> Option<String> {
 pub fn parse_labels(value: Option<&str>) -> NamespaceLabels {
     let part = |key: &str| {
         let mut parts = value.unwrap_or_default().split(',');
-        parts.find_map(|text| text.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned)
+        parts
+            .find_map(|text| text.strip_prefix(key)?.strip_prefix('='))
+            .map(str::to_owned)
     };
-    NamespaceLabels { injection: part(INJECTION_LABEL), rev: part(REV_LABEL) }
+    NamespaceLabels {
+        injection: part(INJECTION_LABEL),
+        rev: part(REV_LABEL),
+    }
 }
 
 /// Plans the move of chosen namespaces to the canary: labels them with the canary's own name and
 /// restarts their workloads.
-pub fn plan_namespace_move(layout: &MeshTopology, target: &ControlPlane, survey: &Observation, chosen: &[NamespaceKey]) -> Plan {
+pub fn plan_namespace_move(
+    layout: &MeshTopology,
+    target: &ControlPlane,
+    survey: &Observation,
+    chosen: &[NamespaceKey],
+) -> Plan {
     let wanted = format!("{REV_LABEL}={}", target.revision);
     relabel_and_restart(layout, survey, |member, namespace| {
-        chosen.contains(&(member.clone(), namespace.name.clone())).then(|| Some(wanted.clone()))
+        chosen
+            .contains(&(member.clone(), namespace.name.clone()))
+            .then(|| Some(wanted.clone()))
     })
 }
 
 /// Plans the roll-out: restarts each workload that still runs an old sidecar. Namespaces whose
 /// label named the old revision are relabelled to the new one. Namespaces that were moved before
 /// the promotion get their former label back.
-pub fn plan_roll(layout: &MeshTopology, target: &ControlPlane, survey: &Observation, moved: &BTreeMap<NamespaceKey, Option<String>>) -> Plan {
+pub fn plan_roll(
+    layout: &MeshTopology,
+    target: &ControlPlane,
+    survey: &Observation,
+    moved: &BTreeMap<NamespaceKey, Option<String>>,
+) -> Plan {
     let old = format!("{REV_LABEL}={}", layout.current.revision);
     let new = format!("{REV_LABEL}={}", target.revision);
     let relabel = layout.label_policy != LabelPolicy::Alias;
     let (mut aliases, mut proofs) = (Vec::new(), Vec::new());
     let mut survey = survey.clone();
     for member in &mut survey.members {
-        for injector in member.injectors.iter_mut().filter(|injector| moves_in_roll(layout, target, injector)) {
-            aliases.push(change_step(tag_target(&member.member, &injector.value), &injector.revision, &target.revision));
+        for injector in member
+            .injectors
+            .iter_mut()
+            .filter(|injector| moves_in_roll(layout, target, injector))
+        {
+            aliases.push(change_step(
+                tag_target(&member.member, &injector.value),
+                &injector.revision,
+                &target.revision,
+            ));
             proofs.push(probe_step_for(&member.member, &injector.value, target));
             // The restarts are planned from the state after this change.
             injector.revision = target.revision.clone();
         }
     }
     let restarts = relabel_and_restart(layout, &survey, |member, namespace| {
-        let before = moved.get(&(member.clone(), namespace.name.clone())).cloned();
+        let before = moved
+            .get(&(member.clone(), namespace.name.clone()))
+            .cloned();
         let label = label_value(&namespace.labels);
         let wanted = before.unwrap_or_else(|| label.clone());
-        Some(if relabel && wanted.as_deref() == Some(old.as_str()) { Some(new.clone()) } else { wanted })
+        Some(if relabel && wanted.as_deref() == Some(old.as_str()) {
+            Some(new.clone())
+        } else {
+            wanted
+        })
     });
-    Plan::default().with_wave("alias tags", aliases).with_wave("dry runs through the alias tags", proofs).followed_by(restarts)
+    Plan::default()
+        .with_wave("alias tags", aliases)
+        .with_wave("dry runs through the alias tags", proofs)
+        .followed_by(restarts)
 }
 
 /// Returns true for a name of the old revision that the roll-out points to the new one: an alias
@@ -88,9 +133,16 @@ fn moves_in_roll(layout: &MeshTopology, target: &ControlPlane, injector: &Inject
 pub fn plan_restart(layout: &MeshTopology, survey: &Observation) -> Plan {
     let (mut tags, mut proofs) = (Vec::new(), Vec::new());
     let mut survey = survey.clone();
-    for member in survey.members.iter_mut().filter(|_| layout.target.is_none()) {
+    for member in survey
+        .members
+        .iter_mut()
+        .filter(|_| layout.target.is_none())
+    {
         for missing in member.missing_tags().collect::<Vec<_>>() {
-            tags.push(create_step(tag_target(&member.member, missing), &layout.current.revision));
+            tags.push(create_step(
+                tag_target(&member.member, missing),
+                &layout.current.revision,
+            ));
             proofs.push(probe_step_for(&member.member, missing, &layout.current));
             member.injectors.push(Injector {
                 value: missing.to_owned(),
@@ -99,8 +151,13 @@ pub fn plan_restart(layout: &MeshTopology, survey: &Observation) -> Plan {
             });
         }
     }
-    let restarts = relabel_and_restart(layout, &survey, |_, namespace| Some(label_value(&namespace.labels)));
-    Plan::default().with_wave("tags that were removed", tags).with_wave("dry runs through these tags", proofs).followed_by(restarts)
+    let restarts = relabel_and_restart(layout, &survey, |_, namespace| {
+        Some(label_value(&namespace.labels))
+    });
+    Plan::default()
+        .with_wave("tags that were removed", tags)
+        .with_wave("dry runs through these tags", proofs)
+        .followed_by(restarts)
 }
 
 /// Changes namespace labels and restarts workloads. `choose` returns the label that a namespace is
@@ -113,20 +170,29 @@ fn relabel_and_restart(
     let (mut labels, mut restarts) = (Vec::new(), Vec::new());
     for member in &survey.members {
         for namespace in &member.namespaces {
-            let Some(wanted) = choose(&member.member, namespace) else { continue };
+            let Some(wanted) = choose(&member.member, namespace) else {
+                continue;
+            };
             let found = label_value(&namespace.labels);
             if found != wanted {
-                let target =
-                    Target::NamespaceLabel { member: member.member.clone(), namespace: namespace.name.clone() };
+                let target = Target::NamespaceLabel {
+                    member: member.member.clone(),
+                    namespace: namespace.name.clone(),
+                };
                 labels.push(set_step(target, found, wanted.clone()));
             }
             let labels = parse_labels(wanted.as_deref());
             restarts.extend(
-                namespace.workloads.iter().filter_map(|workload| restart_if_needed(layout, member, &labels, workload)),
+                namespace
+                    .workloads
+                    .iter()
+                    .filter_map(|workload| restart_if_needed(layout, member, &labels, workload)),
             );
         }
     }
-    Plan::default().with_wave("namespace labels", labels).with_limited_wave("restarts", layout.max_concurrent_restarts, restarts)
+    Plan::default()
+        .with_wave("namespace labels", labels)
+        .with_limited_wave("restarts", layout.max_concurrent_restarts, restarts)
 }
 
 /// Returns the restart of a workload, if the workload needs one and a restart replaces its pods.
@@ -136,7 +202,10 @@ fn restart_if_needed(
     labels: &NamespaceLabels,
     workload: &WorkloadObservation,
 ) -> Option<Step> {
-    let Injection::Injected(revision) = injected_by(labels, &workload.template, &member.injectors) else { return None };
+    let Injection::Injected(revision) = injected_by(labels, &workload.template, &member.injectors)
+    else {
+        return None;
+    };
     let wanted = sidecar_of(layout, &revision)?;
     (workload.stuck.is_none() && workload.needs_restart(&wanted)).then(|| Step::Restart {
         member: member.member.clone(),
@@ -150,5 +219,8 @@ fn restart_if_needed(
 /// control plane share a name; the target is the one that runs.
 pub fn sidecar_of(layout: &MeshTopology, revision: &RevisionName) -> Option<Sidecar> {
     let lines = layout.target.iter().chain([&layout.current]);
-    lines.into_iter().find(|line| line.revision == *revision).map(ControlPlane::sidecar)
+    lines
+        .into_iter()
+        .find(|line| line.revision == *revision)
+        .map(ControlPlane::sidecar)
 }

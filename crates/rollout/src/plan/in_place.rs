@@ -3,7 +3,10 @@
 
 use meshwright_model::plan::{Plan, Target};
 
-use super::{MeshTopology, ControlPlane, TAGS, create_step, lifecycle, probe_step_for, await_ready_step, change_step, tag_target};
+use super::{
+    ControlPlane, MeshTopology, TAGS, await_ready_step, change_step, create_step, lifecycle,
+    probe_step_for, tag_target,
+};
 
 /// Plans the replacement of the release in the current revision. Both releases share name and
 /// address, so a pod that is created meanwhile is injected by the replica that answers. A replica
@@ -13,20 +16,40 @@ pub fn plan_deploy(layout: &MeshTopology, target: &ControlPlane) -> Plan {
     let current = &layout.current;
     let revision = &current.revision;
     let alias = target.release.revision_name();
-    let aliases =
-        layout.members.iter().filter(|_| alias != *revision).map(|member| create_step(tag_target(member, alias.as_str()), revision));
-    let objects = |member: &meshwright_model::Name| Target::MemberObjects { member: member.clone(), revision: revision.clone() };
-    let probes = layout.members.iter().flat_map(|member| TAGS.map(|name| probe_step_for(member, name, target)));
+    let aliases = layout
+        .members
+        .iter()
+        .filter(|_| alias != *revision)
+        .map(|member| create_step(tag_target(member, alias.as_str()), revision));
+    let objects = |member: &meshwright_model::Name| Target::MemberObjects {
+        member: member.clone(),
+        revision: revision.clone(),
+    };
+    let probes = layout
+        .members
+        .iter()
+        .flat_map(|member| TAGS.map(|name| probe_step_for(member, name, target)));
     Plan::default()
-        .with_wave("custom resource definitions", layout.step_per_member(|member| lifecycle::crd_step(member, target)))
+        .with_wave(
+            "custom resource definitions",
+            layout.step_per_member(|member| lifecycle::crd_step(member, target)),
+        )
         .with_wave(
             "roles, service and webhook in each member",
-            layout.step_per_member(|member| change_step(objects(member), &current.release, &target.release)),
+            layout.step_per_member(|member| {
+                change_step(objects(member), &current.release, &target.release)
+            }),
         )
         .followed_by(lifecycle::plan_limits())
         .with_wave(
             "control plane",
-            [change_step(Target::ControlPlane { revision: revision.clone() }, &current.release, &target.release)],
+            [change_step(
+                Target::ControlPlane {
+                    revision: revision.clone(),
+                },
+                &current.release,
+                &target.release,
+            )],
         )
         .with_wave("ready and synced", [await_ready_step(layout, target)])
         .with_wave("alias tags", aliases)

@@ -5,30 +5,63 @@ use meshwright_model::Name;
 use meshwright_model::injection::Injector;
 use meshwright_model::plan::{Plan, Step, Target};
 
-use super::{MeshTopology, ControlPlane, PRESENT, TAGS, create_step, probe_step_for, await_ready_step, remove_step, set_step, tag_target};
+use super::{
+    ControlPlane, MeshTopology, PRESENT, TAGS, await_ready_step, create_step, probe_step_for,
+    remove_step, set_step, tag_target,
+};
 
 /// Plans the creation of a mesh. The bootstrap of a member comes before the remote access to it,
 /// because istiod decides whether it leads in a member when it first sees the member.
 pub fn plan_create(layout: &MeshTopology) -> Plan {
     let line = &layout.current;
-    let tags = layout.members.iter().flat_map(|member| TAGS.map(|name| create_step(tag_target(member, name), &line.revision)));
-    let probes = layout.members.iter().flat_map(|member| TAGS.map(|name| probe_step_for(member, name, line)));
+    let tags = layout
+        .members
+        .iter()
+        .flat_map(|member| TAGS.map(|name| create_step(tag_target(member, name), &line.revision)));
+    let probes = layout
+        .members
+        .iter()
+        .flat_map(|member| TAGS.map(|name| probe_step_for(member, name, line)));
     Plan::default()
-        .with_wave("mesh namespace and authority", [create_step(Target::Home, PRESENT)])
+        .with_wave(
+            "mesh namespace and authority",
+            [create_step(Target::Home, PRESENT)],
+        )
         .with_wave(
             "system namespace and accounts in each member",
-            layout.step_per_member(|member| create_step(Target::Foothold { member: member.clone() }, PRESENT)),
+            layout.step_per_member(|member| {
+                create_step(
+                    Target::Foothold {
+                        member: member.clone(),
+                    },
+                    PRESENT,
+                )
+            }),
         )
         .with_wave(
             "access of the control planes to each member",
-            layout.step_per_member(|member| create_step(Target::Link { member: member.clone() }, PRESENT)),
+            layout.step_per_member(|member| {
+                create_step(
+                    Target::Link {
+                        member: member.clone(),
+                    },
+                    PRESENT,
+                )
+            }),
         )
         .followed_by(plan_control_plane_install(layout, line))
         .with_wave("tags", tags)
         .with_wave("dry runs through the tags", probes)
         .with_wave(
             "validation",
-            layout.config_cluster().map(|member| create_step(Target::Validator { member: member.clone() }, &line.revision)),
+            layout.config_cluster().map(|member| {
+                create_step(
+                    Target::Validator {
+                        member: member.clone(),
+                    },
+                    &line.revision,
+                )
+            }),
         )
 }
 
@@ -36,38 +69,96 @@ pub fn plan_create(layout: &MeshTopology) -> Plan {
 /// new one yet.
 pub(super) fn plan_control_plane_install(layout: &MeshTopology, line: &ControlPlane) -> Plan {
     let revision = &line.revision;
-    let objects = |member: &Name| Target::MemberObjects { member: member.clone(), revision: revision.clone() };
+    let objects = |member: &Name| Target::MemberObjects {
+        member: member.clone(),
+        revision: revision.clone(),
+    };
     Plan::default()
-        .with_wave("address", [create_step(Target::Address { revision: revision.clone() }, PRESENT)])
-        .with_wave("custom resource definitions", layout.step_per_member(|member| crd_step(member, line)))
-        .with_wave("roles, service and webhook in each member", layout.step_per_member(|member| create_step(objects(member), &line.release)))
+        .with_wave(
+            "address",
+            [create_step(
+                Target::Address {
+                    revision: revision.clone(),
+                },
+                PRESENT,
+            )],
+        )
+        .with_wave(
+            "custom resource definitions",
+            layout.step_per_member(|member| crd_step(member, line)),
+        )
+        .with_wave(
+            "roles, service and webhook in each member",
+            layout.step_per_member(|member| create_step(objects(member), &line.release)),
+        )
         .followed_by(plan_limits())
-        .with_wave("control plane", [create_step(Target::ControlPlane { revision: revision.clone() }, &line.release)])
+        .with_wave(
+            "control plane",
+            [create_step(
+                Target::ControlPlane {
+                    revision: revision.clone(),
+                },
+                &line.release,
+            )],
+        )
         .with_wave("ready and synced", [await_ready_step(layout, line)])
-        .with_wave("dry runs", layout.step_per_member(|member| probe_step_for(member, revision.as_str(), line)))
+        .with_wave(
+            "dry runs",
+            layout.step_per_member(|member| probe_step_for(member, revision.as_str(), line)),
+        )
 }
 
 /// Plans the update of the limits of the mesh's namespace in the hosting cluster to the present
 /// addresses of the members.
 pub(super) fn plan_limits() -> Plan {
-    Plan::default().with_wave("limits of the mesh's namespace", [create_step(Target::Limits, PRESENT)])
+    Plan::default().with_wave(
+        "limits of the mesh's namespace",
+        [create_step(Target::Limits, PRESENT)],
+    )
 }
 
 /// Builds the step that installs Istio's custom resource definitions. They belong to the cluster
 /// and only move forward, so the step itself reads the present release.
 pub(super) fn crd_step(member: &Name, line: &ControlPlane) -> Step {
-    create_step(Target::Crds { member: member.clone() }, &line.release)
+    create_step(
+        Target::Crds {
+            member: member.clone(),
+        },
+        &line.release,
+    )
 }
 
 /// Plans the removal of one control plane. The webhook is removed after istiod, so that a late pod
 /// fails visibly and does not start without a sidecar.
 pub(super) fn plan_control_plane_removal(layout: &MeshTopology, line: &ControlPlane) -> Plan {
     let revision = &line.revision;
-    let objects = |member: &Name| Target::MemberObjects { member: member.clone(), revision: revision.clone() };
+    let objects = |member: &Name| Target::MemberObjects {
+        member: member.clone(),
+        revision: revision.clone(),
+    };
     Plan::default()
-        .with_wave("control plane", [remove_step(Target::ControlPlane { revision: revision.clone() }, &line.release)])
-        .with_wave("roles, service and webhook in each member", layout.step_per_member(|member| remove_step(objects(member), &line.release)))
-        .with_wave("address", [remove_step(Target::Address { revision: revision.clone() }, PRESENT)])
+        .with_wave(
+            "control plane",
+            [remove_step(
+                Target::ControlPlane {
+                    revision: revision.clone(),
+                },
+                &line.release,
+            )],
+        )
+        .with_wave(
+            "roles, service and webhook in each member",
+            layout.step_per_member(|member| remove_step(objects(member), &line.release)),
+        )
+        .with_wave(
+            "address",
+            [remove_step(
+                Target::Address {
+                    revision: revision.clone(),
+                },
+                PRESENT,
+            )],
+        )
 }
 
 /// Result of the check of each member before a deletion.
@@ -87,40 +178,112 @@ pub struct MemberReachability {
 pub fn plan_delete(layout: &MeshTopology, farewell: &MemberReachability) -> Plan {
     let gone = |target: Target, from: &str| set_step(target, Some(from.to_owned()), None);
     let revision = layout.current.revision.as_str();
-    let both = |name: &str| layout.control_planes().any(|line| line.revision.as_str() == name);
-    let answering: Vec<Name> = farewell.answering.iter().map(|(member, _)| member.clone()).collect();
-    let here = MeshTopology { members: answering, ..layout.clone() };
+    let both = |name: &str| {
+        layout
+            .control_planes()
+            .any(|line| line.revision.as_str() == name)
+    };
+    let answering: Vec<Name> = farewell
+        .answering
+        .iter()
+        .map(|(member, _)| member.clone())
+        .collect();
+    let here = MeshTopology {
+        members: answering,
+        ..layout.clone()
+    };
     // Aliases that earlier upgrades left are names of the mesh too and are removed.
     let names = |(member, injectors): &(Name, Vec<Injector>)| {
         let all = injectors.iter().filter(|injector| !both(&injector.value));
-        all.map(|injector| gone(tag_target(member, &injector.value), injector.revision.as_str())).collect::<Vec<_>>()
+        all.map(|injector| {
+            gone(
+                tag_target(member, &injector.value),
+                injector.revision.as_str(),
+            )
+        })
+        .collect::<Vec<_>>()
     };
     let tags: Vec<Step> = farewell.answering.iter().flat_map(names).collect();
-    let validator = layout.config_cluster().filter(|member| here.members.contains(*member));
-    let unused =
-        |line: &ControlPlane| Step::AwaitUnused { revision: line.revision.clone(), left_behind: farewell.left_behind.clone() };
-    let lines_down = layout.control_planes().rev().fold(Plan::default(), |plan, line| plan.followed_by(plan_control_plane_removal(&here, line)));
-    let lost = || farewell.left_behind.iter().map(|member| Step::LeaveBehind { member: member.clone() });
+    let validator = layout
+        .config_cluster()
+        .filter(|member| here.members.contains(*member));
+    let unused = |line: &ControlPlane| Step::AwaitUnused {
+        revision: line.revision.clone(),
+        left_behind: farewell.left_behind.clone(),
+    };
+    let lines_down = layout
+        .control_planes()
+        .rev()
+        .fold(Plan::default(), |plan, line| {
+            plan.followed_by(plan_control_plane_removal(&here, line))
+        });
+    let lost = || {
+        farewell.left_behind.iter().map(|member| Step::LeaveBehind {
+            member: member.clone(),
+        })
+    };
     Plan::default()
         .with_wave("members that do not answer", lost())
         .with_wave("nothing uses the mesh", layout.control_planes().map(unused))
-        .with_wave("validation", validator.map(|member| gone(Target::Validator { member: member.clone() }, revision)))
+        .with_wave(
+            "validation",
+            validator.map(|member| {
+                gone(
+                    Target::Validator {
+                        member: member.clone(),
+                    },
+                    revision,
+                )
+            }),
+        )
         .with_wave("tags", tags)
         .followed_by(lines_down)
         .with_wave(
             "root certificates in each namespace",
-            here.step_per_member(|member| gone(Target::Certificates { member: member.clone() }, PRESENT)),
+            here.step_per_member(|member| {
+                gone(
+                    Target::Certificates {
+                        member: member.clone(),
+                    },
+                    PRESENT,
+                )
+            }),
         )
         .with_wave(
             "access of the control planes",
-            layout.step_per_member(|member| gone(Target::Link { member: member.clone() }, PRESENT)),
+            layout.step_per_member(|member| {
+                gone(
+                    Target::Link {
+                        member: member.clone(),
+                    },
+                    PRESENT,
+                )
+            }),
         )
         .with_wave(
             "system namespace and accounts",
-            here.step_per_member(|member| gone(Target::Foothold { member: member.clone() }, PRESENT)),
+            here.step_per_member(|member| {
+                gone(
+                    Target::Foothold {
+                        member: member.clone(),
+                    },
+                    PRESENT,
+                )
+            }),
         )
-        .with_wave("nothing is left", here.step_per_member(|member| Step::AwaitGone { member: member.clone() }))
-        .with_wave("limits of the mesh's namespace", [gone(Target::Limits, PRESENT)])
-        .with_wave("mesh namespace and authority", [gone(Target::Home, PRESENT)])
+        .with_wave(
+            "nothing is left",
+            here.step_per_member(|member| Step::AwaitGone {
+                member: member.clone(),
+            }),
+        )
+        .with_wave(
+            "limits of the mesh's namespace",
+            [gone(Target::Limits, PRESENT)],
+        )
+        .with_wave(
+            "mesh namespace and authority",
+            [gone(Target::Home, PRESENT)],
+        )
         .with_wave("members that are left behind", lost())
 }

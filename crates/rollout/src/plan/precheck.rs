@@ -1,10 +1,14 @@
 //! Collects the findings of a precheck from an observation of the mesh.
 
 use meshwright_model::Name;
-use meshwright_model::injection::{Injection, NoInjection, PodLabels, injected_by, labels_conflict};
+use meshwright_model::injection::{
+    Injection, NoInjection, PodLabels, injected_by, labels_conflict,
+};
 use meshwright_model::network;
 use meshwright_model::rules::Severity;
-use meshwright_model::survey::{MemberObservation, NamespaceObservation, RestartBlocker, Observation, WorkloadObservation};
+use meshwright_model::survey::{
+    MemberObservation, NamespaceObservation, Observation, RestartBlocker, WorkloadObservation,
+};
 use meshwright_model::upgrade::{Finding, LabelPolicy};
 
 use super::MeshTopology;
@@ -29,16 +33,39 @@ pub struct PrecheckInput {
 
 /// Collects all findings that a user should know before the upgrade changes anything.
 pub fn collect_findings(layout: &MeshTopology, evidence: &PrecheckInput) -> Vec<Finding> {
-    let mut found: Vec<Finding> = evidence.pinned_resources.iter().map(|resource| pinned_resource_finding(resource)).collect();
+    let mut found: Vec<Finding> = evidence
+        .pinned_resources
+        .iter()
+        .map(|resource| pinned_resource_finding(resource))
+        .collect();
     found.extend(evidence.refusing_members.iter().map(probe_refused_finding));
-    found.extend(skew::collect_skew_findings(layout, &evidence.survey, &evidence.skew));
+    found.extend(skew::collect_skew_findings(
+        layout,
+        &evidence.survey,
+        &evidence.skew,
+    ));
     for member in &evidence.survey.members {
-        found.extend(member.foreign.iter().map(|name| foreign_istio_finding(member, name)));
+        found.extend(
+            member
+                .foreign
+                .iter()
+                .map(|name| foreign_istio_finding(member, name)),
+        );
         for namespace in &member.namespaces {
             found.extend(namespace_finding(member, namespace));
             found.extend(label_finding(layout, member, namespace));
-            found.extend(namespace.workloads.iter().filter_map(|workload| workload_finding(layout, member, workload)));
-            found.extend(namespace.unreachable.iter().map(|pod| bare_pod_finding(member, namespace, pod)));
+            found.extend(
+                namespace
+                    .workloads
+                    .iter()
+                    .filter_map(|workload| workload_finding(layout, member, workload)),
+            );
+            found.extend(
+                namespace
+                    .unreachable
+                    .iter()
+                    .map(|pod| bare_pod_finding(member, namespace, pod)),
+            );
         }
     }
     found.extend(local_services_finding(layout));
@@ -72,8 +99,20 @@ fn local_services_finding(layout: &MeshTopology) -> Option<Finding> {
     })
 }
 
-fn new_finding(severity: Severity, code: &str, object: String, message: &str, hint: &str) -> Finding {
-    Finding { severity, code: code.into(), object, message: message.into(), hint: hint.into() }
+fn new_finding(
+    severity: Severity,
+    code: &str,
+    object: String,
+    message: &str,
+    hint: &str,
+) -> Finding {
+    Finding {
+        severity,
+        code: code.into(),
+        object,
+        message: message.into(),
+        hint: hint.into(),
+    }
 }
 
 /// Builds the finding of an injection or validation webhook of a foreign Istio.
@@ -103,9 +142,16 @@ fn pinned_resource_finding(resource: &str) -> Finding {
 
 /// Returns the finding of a namespace whose label names the revision that will be removed, if the
 /// label policy is `block`.
-fn label_finding(layout: &MeshTopology, member: &MemberObservation, namespace: &NamespaceObservation) -> Option<Finding> {
+fn label_finding(
+    layout: &MeshTopology,
+    member: &MemberObservation,
+    namespace: &NamespaceObservation,
+) -> Option<Finding> {
     let names = namespace.labels.rev.as_deref() == Some(layout.current.revision.as_str());
-    let moves = layout.target.as_ref().is_some_and(|target| target.revision != layout.current.revision);
+    let moves = layout
+        .target
+        .as_ref()
+        .is_some_and(|target| target.revision != layout.current.revision);
     (names && moves && layout.label_policy == LabelPolicy::Block).then(|| {
         new_finding(
             Severity::Block,
@@ -119,19 +165,29 @@ fn label_finding(layout: &MeshTopology, member: &MemberObservation, namespace: &
 
 /// Returns the finding of a namespace with both injection labels or with a label that matches no
 /// revision.
-fn namespace_finding(member: &MemberObservation, namespace: &NamespaceObservation) -> Option<Finding> {
+fn namespace_finding(
+    member: &MemberObservation,
+    namespace: &NamespaceObservation,
+) -> Option<Finding> {
     let object = format!("{}: namespace {}", member.member, namespace.name);
     if labels_conflict(&namespace.labels) {
         let hint = format!("Remove one of the two; {INJECTION_LABEL} is the one that wins today.");
         let message = "Both injection labels are set; Istio obeys one and ignores the other.";
-        return Some(new_finding(Severity::Block, "both_labels", object, message, &hint));
+        return Some(new_finding(
+            Severity::Block,
+            "both_labels",
+            object,
+            message,
+            &hint,
+        ));
     }
     let silent = matches!(
         injected_by(&namespace.labels, &PodLabels::default(), &member.injectors),
         Injection::NotInjected(NoInjection::NoSuchRevision)
     );
     silent.then(|| {
-        let message = "The label matches no revision: new pods start without a sidecar, and nobody is told.";
+        let message =
+            "The label matches no revision: new pods start without a sidecar, and nobody is told.";
         new_finding(
             Severity::Warn,
             "no_such_revision",
@@ -144,7 +200,11 @@ fn namespace_finding(member: &MemberObservation, namespace: &NamespaceObservatio
 
 /// Returns the finding of a workload whose pod template names the old revision, or that a restart
 /// cannot move.
-fn workload_finding(layout: &MeshTopology, member: &MemberObservation, workload: &WorkloadObservation) -> Option<Finding> {
+fn workload_finding(
+    layout: &MeshTopology,
+    member: &MemberObservation,
+    workload: &WorkloadObservation,
+) -> Option<Finding> {
     let object = format!("{}: {}", member.member, workload.workload);
     if workload.template.rev.as_deref() == Some(layout.current.revision.as_str()) {
         let message = "The pod template names the revision that will be removed; no namespace label can move it.";
@@ -158,16 +218,28 @@ fn workload_finding(layout: &MeshTopology, member: &MemberObservation, workload:
     }
     let message = match workload.stuck? {
         RestartBlocker::Paused => "The Deployment is paused: a restart would not move its pods.",
-        RestartBlocker::OnDelete => "The update strategy is OnDelete: a restart would not move its pods.",
+        RestartBlocker::OnDelete => {
+            "The update strategy is OnDelete: a restart would not move its pods."
+        }
         RestartBlocker::SelfRolling => "Its Gateway rolls it by itself the moment the tag moves.",
         RestartBlocker::Owned => "Another controller owns it and would take a restart back.",
     };
     let hint = "Restart it yourself after the promotion; the old revision is kept until then.";
-    Some(new_finding(Severity::Warn, "cannot_restart", object, message, hint))
+    Some(new_finding(
+        Severity::Warn,
+        "cannot_restart",
+        object,
+        message,
+        hint,
+    ))
 }
 
 /// Builds the finding of an injected pod that no workload owns.
-fn bare_pod_finding(member: &MemberObservation, namespace: &NamespaceObservation, pod: &str) -> Finding {
+fn bare_pod_finding(
+    member: &MemberObservation,
+    namespace: &NamespaceObservation,
+    pod: &str,
+) -> Finding {
     new_finding(
         Severity::Warn,
         "pod_without_workload",

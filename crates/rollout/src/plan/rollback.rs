@@ -7,7 +7,7 @@ use meshwright_model::Name;
 use meshwright_model::plan::{Plan, Sidecar, Stamp, Step, Target, WorkloadRef};
 use meshwright_model::survey::Observation;
 
-use super::{MeshTopology, ControlPlane, TAGS, probe_step_for};
+use super::{ControlPlane, MeshTopology, TAGS, probe_step_for};
 use crate::step::undo;
 
 /// A step that was started, with the value that it captured.
@@ -16,48 +16,91 @@ pub type StartedStep = (Step, Option<String>);
 /// Plans the rollback of an upgrade. The order depends on what a step touches and is not simply
 /// reversed. Every tag, `canary` included, is restored before a pod is replaced, because new pods
 /// must be injected by the old revision. The new revision is removed only after nothing uses it.
-pub fn plan_rollback(layout: &MeshTopology, target: &ControlPlane, started: &[StartedStep], survey: &Observation) -> Plan {
+pub fn plan_rollback(
+    layout: &MeshTopology,
+    target: &ControlPlane,
+    started: &[StartedStep],
+    survey: &Observation,
+) -> Plan {
     let undone = undo_steps(started);
     let of = |wanted: fn(&Target) -> bool| filter_by_target(&undone, wanted);
     let canary = layout.current.revision != target.revision;
     let unused = canary.then(|| super::await_unused_step(target));
     let plan = Plan::default()
-        .with_wave("validation", of(|target| matches!(target, Target::Validator { .. })))
+        .with_wave(
+            "validation",
+            of(|target| matches!(target, Target::Validator { .. })),
+        )
         .with_wave("tags", of(|target| matches!(target, Target::Tag { .. })));
     // In place there is one istiod. It must run the old release again before any pod is replaced.
-    let plan = if canary { plan.with_wave("dry runs", tag_probes(layout, &undone)) } else { plan.followed_by(plan_in_place_undo(layout, &of)) };
-    let plan = plan.with_wave("namespace labels", of(|target| matches!(target, Target::NamespaceLabel { .. }))).with_limited_wave(
-        "restarts",
-        layout.max_concurrent_restarts,
-        restart_steps(layout, target, started, survey),
-    );
-    if canary { plan.with_wave("nothing uses the new revision", unused).followed_by(plan_control_plane_undo(&of)) } else { plan }
+    let plan = if canary {
+        plan.with_wave("dry runs", tag_probes(layout, &undone))
+    } else {
+        plan.followed_by(plan_in_place_undo(layout, &of))
+    };
+    let plan = plan
+        .with_wave(
+            "namespace labels",
+            of(|target| matches!(target, Target::NamespaceLabel { .. })),
+        )
+        .with_limited_wave(
+            "restarts",
+            layout.max_concurrent_restarts,
+            restart_steps(layout, target, started, survey),
+        );
+    if canary {
+        plan.with_wave("nothing uses the new revision", unused)
+            .followed_by(plan_control_plane_undo(&of))
+    } else {
+        plan
+    }
 }
 
 /// Plans the removal of the new control plane. The control plane goes first, as in a retirement,
 /// and the address last.
 fn plan_control_plane_undo(of: &impl Fn(fn(&Target) -> bool) -> Vec<Step>) -> Plan {
     Plan::default()
-        .with_wave("control plane", of(|target| matches!(target, Target::ControlPlane { .. })))
-        .with_wave("roles, service and webhook", of(|target| matches!(target, Target::MemberObjects { .. })))
-        .with_wave("address", of(|target| matches!(target, Target::Address { .. })))
+        .with_wave(
+            "control plane",
+            of(|target| matches!(target, Target::ControlPlane { .. })),
+        )
+        .with_wave(
+            "roles, service and webhook",
+            of(|target| matches!(target, Target::MemberObjects { .. })),
+        )
+        .with_wave(
+            "address",
+            of(|target| matches!(target, Target::Address { .. })),
+        )
 }
 
 /// Plans the return of the slot to its former release. Dry runs through the tags prove it; the tags
 /// have pointed to the slot all the time.
-fn plan_in_place_undo(layout: &MeshTopology, of: &impl Fn(fn(&Target) -> bool) -> Vec<Step>) -> Plan {
+fn plan_in_place_undo(
+    layout: &MeshTopology,
+    of: &impl Fn(fn(&Target) -> bool) -> Vec<Step>,
+) -> Plan {
     let back = plan_control_plane_undo(of);
-    let probes = layout.members.iter().flat_map(|member| TAGS.map(|name| probe_step_for(member, name, &layout.current)));
-    if back.is_empty() { back } else { back.with_wave("dry runs", probes) }
+    let probes = layout
+        .members
+        .iter()
+        .flat_map(|member| TAGS.map(|name| probe_step_for(member, name, &layout.current)));
+    if back.is_empty() {
+        back
+    } else {
+        back.with_wave("dry runs", probes)
+    }
 }
 
 /// Builds dry runs through every tag that points to the old revision again. A tag that the rollback
 /// removes injects nothing and needs no dry run.
 pub(super) fn tag_probes(layout: &MeshTopology, undone: &[Step]) -> Vec<Step> {
     let proof = |step: &Step| match step {
-        Step::Set { target: Target::Tag { member, tag }, to: Some(_), .. } => {
-            Some(probe_step_for(member, tag, &layout.current))
-        }
+        Step::Set {
+            target: Target::Tag { member, tag },
+            to: Some(_),
+            ..
+        } => Some(probe_step_for(member, tag, &layout.current)),
         _ => None,
     };
     undone.iter().filter_map(proof).collect()
@@ -65,12 +108,20 @@ pub(super) fn tag_probes(layout: &MeshTopology, undone: &[Step]) -> Vec<Step> {
 
 /// Returns the steps that restore the former values, in the reverse order of the started steps.
 pub(super) fn undo_steps(started: &[StartedStep]) -> Vec<Step> {
-    merge_by_target(started).into_iter().rev().filter_map(|(step, capture)| undo(&step, &capture)).collect()
+    merge_by_target(started)
+        .into_iter()
+        .rev()
+        .filter_map(|(step, capture)| undo(&step, &capture))
+        .collect()
 }
 
 /// Returns the steps whose target fulfils a condition.
 pub(super) fn filter_by_target(steps: &[Step], wanted: fn(&Target) -> bool) -> Vec<Step> {
-    steps.iter().filter(|step| matches!(step, Step::Set { target, .. } if wanted(target))).cloned().collect()
+    steps
+        .iter()
+        .filter(|step| matches!(step, Step::Set { target, .. } if wanted(target)))
+        .cloned()
+        .collect()
 }
 
 /// Merges the started steps into one entry for each target. The first capture is the value before
@@ -78,9 +129,12 @@ pub(super) fn filter_by_target(steps: &[Step], wanted: fn(&Target) -> bool) -> V
 fn merge_by_target(started: &[StartedStep]) -> Vec<StartedStep> {
     let mut merged: Vec<StartedStep> = Vec::new();
     for (step, capture) in started {
-        let Step::Set { target, to, .. } = step else { continue };
-        let known =
-            merged.iter_mut().find(|(earlier, _)| matches!(earlier, Step::Set { target: same, .. } if same == target));
+        let Step::Set { target, to, .. } = step else {
+            continue;
+        };
+        let known = merged.iter_mut().find(
+            |(earlier, _)| matches!(earlier, Step::Set { target: same, .. } if same == target),
+        );
         match known {
             Some((Step::Set { to: last, .. }, _)) => last.clone_from(to),
             _ => merged.push((step.clone(), capture.clone())),
@@ -93,7 +147,12 @@ fn merge_by_target(started: &[StartedStep]) -> Vec<StartedStep> {
 /// did not restart the workload: while both revisions injected pods, templates that the upgrade
 /// never patched could get the new sidecar. A workload that has our stamp gets its former stamp
 /// back.
-fn restart_steps(layout: &MeshTopology, target: &ControlPlane, started: &[StartedStep], survey: &Observation) -> Vec<Step> {
+fn restart_steps(
+    layout: &MeshTopology,
+    target: &ControlPlane,
+    started: &[StartedStep],
+    survey: &Observation,
+) -> Vec<Step> {
     let stamps = former_stamps(started);
     let (old, new) = (layout.current.sidecar(), target.sidecar());
     let mut steps = Vec::new();
@@ -104,13 +163,27 @@ fn restart_steps(layout: &MeshTopology, target: &ControlPlane, started: &[Starte
                 let key = (member.member.clone(), workload.workload.clone());
                 let former = stamps.get(&key);
                 let stamped = former.is_some_and(|before| *before != workload.stamp);
-                if old == new || workload.stuck.is_some() || !(stamped || workload.live.iter().any(stray)) {
+                if old == new
+                    || workload.stuck.is_some()
+                    || !(stamped || workload.live.iter().any(stray))
+                {
                     continue;
                 }
                 // Restoring the former stamp returns the workload to exactly its former pod
                 // template.
-                let stamp = if stamped { Stamp::Former { value: former.cloned().flatten() } } else { Stamp::Fresh };
-                steps.push(Step::Restart { member: key.0, workload: key.1, wanted: old.clone(), stamp });
+                let stamp = if stamped {
+                    Stamp::Former {
+                        value: former.cloned().flatten(),
+                    }
+                } else {
+                    Stamp::Fresh
+                };
+                steps.push(Step::Restart {
+                    member: key.0,
+                    workload: key.1,
+                    wanted: old.clone(),
+                    stamp,
+                });
             }
         }
     }
@@ -121,8 +194,13 @@ fn restart_steps(layout: &MeshTopology, target: &ControlPlane, started: &[Starte
 fn former_stamps(started: &[StartedStep]) -> BTreeMap<(Name, WorkloadRef), Option<String>> {
     let mut stamps = BTreeMap::new();
     for (step, capture) in started {
-        if let Step::Restart { member, workload, .. } = step {
-            stamps.entry((member.clone(), workload.clone())).or_insert_with(|| capture.clone());
+        if let Step::Restart {
+            member, workload, ..
+        } = step
+        {
+            stamps
+                .entry((member.clone(), workload.clone()))
+                .or_insert_with(|| capture.clone());
         }
     }
     stamps

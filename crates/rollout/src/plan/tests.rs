@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use meshwright_model::injection::{Injector, NamespaceLabels, PodLabels};
 use meshwright_model::plan::{Plan, WorkloadKind, WorkloadRef};
-use meshwright_model::survey::{MemberObservation, NamespaceObservation, Observation, WorkloadObservation};
+use meshwright_model::survey::{
+    MemberObservation, NamespaceObservation, Observation, WorkloadObservation,
+};
 use meshwright_model::upgrade::LabelPolicy;
 
 use super::precheck::{PrecheckInput, SkewRule};
@@ -13,7 +15,11 @@ use super::*;
 
 fn control_plane(version: &str) -> ControlPlane {
     let release: Version = version.parse().expect(version);
-    ControlPlane { revision: release.revision_name(), image: format!("lab/proxyv2:{}", release.community_version()), release }
+    ControlPlane {
+        revision: release.revision_name(),
+        image: format!("lab/proxyv2:{}", release.community_version()),
+        release,
+    }
 }
 
 fn name(text: &str) -> Name {
@@ -31,9 +37,19 @@ fn topology() -> MeshTopology {
 }
 
 fn workload(namespace: &str, live: &[&str]) -> WorkloadObservation {
-    let sidecar = |version: &&str| if version.is_empty() { None } else { Some(control_plane(version).sidecar()) };
+    let sidecar = |version: &&str| {
+        if version.is_empty() {
+            None
+        } else {
+            Some(control_plane(version).sidecar())
+        }
+    };
     WorkloadObservation {
-        workload: WorkloadRef { namespace: namespace.into(), kind: WorkloadKind::Deployment, name: "web".into() },
+        workload: WorkloadRef {
+            namespace: namespace.into(),
+            kind: WorkloadKind::Deployment,
+            name: "web".into(),
+        },
         template: PodLabels::default(),
         live: live.iter().map(sidecar).collect(),
         stamp: None,
@@ -81,7 +97,11 @@ fn member(cluster: &str, current: &str) -> MemberObservation {
 fn render_plan(plan: &Plan) -> String {
     let mut text = String::new();
     for wave in &plan.waves {
-        let width = if wave.width == usize::MAX { String::new() } else { format!(" ({} at once)", wave.width) };
+        let width = if wave.width == usize::MAX {
+            String::new()
+        } else {
+            format!(" ({} at once)", wave.width)
+        };
         text += &format!("{}{width}\n", wave.title);
         for step in &wave.steps {
             text += &format!("    {step}\n");
@@ -96,9 +116,16 @@ fn assert_plan_matches(name: &str, plan: &Plan) {
         std::fs::write(&file, render_plan(plan)).expect("a writable tree");
     }
     let committed = std::fs::read_to_string(&file).unwrap_or_default();
-    assert_eq!(render_plan(plan), committed, "UPDATE_PLANS=1 cargo test -p meshwright-rollout writes {file} anew");
+    assert_eq!(
+        render_plan(plan),
+        committed,
+        "UPDATE_PLANS=1 cargo test -p meshwright-rollout writes {file} anew"
+    );
     let stored = serde_json::to_string(plan).expect("a plan is data");
-    assert_eq!(serde_json::from_str::<Plan>(&stored).expect("a stored plan loads"), *plan);
+    assert_eq!(
+        serde_json::from_str::<Plan>(&stored).expect("a stored plan loads"),
+        *plan
+    );
 }
 
 #[test]
@@ -110,18 +137,30 @@ fn creating_a_mesh() {
 fn deleting_a_mesh() {
     // An earlier upgrade in place has left an alias.
     let mut cluster = member("c1", "1.25.1.1");
-    cluster.injectors.retain(|injector| injector.value != "1-27-9");
-    cluster.injectors.last_mut().expect("a canary tag").revision = control_plane("1.25.1.1").revision;
+    cluster
+        .injectors
+        .retain(|injector| injector.value != "1-27-9");
+    cluster.injectors.last_mut().expect("a canary tag").revision =
+        control_plane("1.25.1.1").revision;
     cluster.injectors.push(Injector {
         value: "1-25-0".into(),
         revision: control_plane("1.25.1.1").revision,
         serves_default: false,
     });
     let first = (cluster.member, cluster.injectors);
-    let whole = lifecycle::MemberReachability { answering: vec![first.clone(), (name("c2"), Vec::new())], left_behind: Vec::new() };
-    let quiet = MeshTopology { target: None, ..topology() };
+    let whole = lifecycle::MemberReachability {
+        answering: vec![first.clone(), (name("c2"), Vec::new())],
+        left_behind: Vec::new(),
+    };
+    let quiet = MeshTopology {
+        target: None,
+        ..topology()
+    };
     assert_plan_matches("delete", &lifecycle::plan_delete(&quiet, &whole));
-    let part = lifecycle::MemberReachability { answering: vec![first], left_behind: vec![name("c2")] };
+    let part = lifecycle::MemberReachability {
+        answering: vec![first],
+        left_behind: vec![name("c2")],
+    };
     assert_plan_matches("delete-with-force", &lifecycle::plan_delete(&quiet, &part));
 }
 
@@ -129,18 +168,30 @@ fn deleting_a_mesh() {
 fn deleting_a_mesh_whose_canary_was_abandoned() {
     let cluster = member("c1", "1.25.1.1");
     let answering = vec![(cluster.member, cluster.injectors)];
-    let farewell = lifecycle::MemberReachability { answering, left_behind: vec![name("c2")] };
-    assert_plan_matches("delete-with-both", &lifecycle::plan_delete(&topology(), &farewell));
+    let farewell = lifecycle::MemberReachability {
+        answering,
+        left_behind: vec![name("c2")],
+    };
+    assert_plan_matches(
+        "delete-with-both",
+        &lifecycle::plan_delete(&topology(), &farewell),
+    );
 }
 
 #[test]
 fn deploying_a_canary() {
-    assert_plan_matches("canary-deploy", &canary::plan_deploy(&topology(), &control_plane("1.27.9.1")));
+    assert_plan_matches(
+        "canary-deploy",
+        &canary::plan_deploy(&topology(), &control_plane("1.27.9.1")),
+    );
 }
 
 #[test]
 fn promoting_a_canary() {
-    assert_plan_matches("canary-promote", &canary::plan_promote(&topology(), &control_plane("1.27.9.1")));
+    assert_plan_matches(
+        "canary-promote",
+        &canary::plan_promote(&topology(), &control_plane("1.27.9.1")),
+    );
 }
 
 #[test]
@@ -150,35 +201,73 @@ fn retiring_the_old_revision() {
 
 #[test]
 fn upgrading_in_place_across_a_patch() {
-    let target = ControlPlane { revision: control_plane("1.27.8.1").revision, ..control_plane("1.27.9.1") };
-    let layout = MeshTopology { current: control_plane("1.27.8.1"), target: Some(target.clone()), ..topology() };
+    let target = ControlPlane {
+        revision: control_plane("1.27.8.1").revision,
+        ..control_plane("1.27.9.1")
+    };
+    let layout = MeshTopology {
+        current: control_plane("1.27.8.1"),
+        target: Some(target.clone()),
+        ..topology()
+    };
     assert_plan_matches("in-place-deploy", &in_place::plan_deploy(&layout, &target));
 }
 
 #[test]
 fn upgrading_in_place_within_a_community_version_needs_no_alias() {
     let target = control_plane("1.27.9.2");
-    let layout = MeshTopology { current: control_plane("1.27.9.1"), target: Some(target.clone()), ..topology() };
+    let layout = MeshTopology {
+        current: control_plane("1.27.9.1"),
+        target: Some(target.clone()),
+        ..topology()
+    };
     let plan = in_place::plan_deploy(&layout, &target);
     assert!(plan.waves.iter().all(|wave| wave.title != "alias tags"));
 }
 
 #[test]
 fn rolling_moves_every_label_form_and_leaves_the_unlabelled_alone() {
-    let survey = Observation { members: vec![member("c1", "1.27.9.1")], ..Observation::default() };
-    assert_plan_matches("roll", &data_plane::plan_roll(&topology(), &control_plane("1.27.9.1"), &survey, &BTreeMap::new()));
+    let survey = Observation {
+        members: vec![member("c1", "1.27.9.1")],
+        ..Observation::default()
+    };
+    assert_plan_matches(
+        "roll",
+        &data_plane::plan_roll(
+            &topology(),
+            &control_plane("1.27.9.1"),
+            &survey,
+            &BTreeMap::new(),
+        ),
+    );
 }
 
 #[test]
 fn rolling_gives_moved_namespaces_their_label_back_and_does_not_restart_them_again() {
     let mut cluster = member("c1", "1.27.9.1");
     cluster.namespaces.truncate(1);
-    cluster.namespaces[0].labels = NamespaceLabels { injection: None, rev: Some("1-27-9".into()) };
+    cluster.namespaces[0].labels = NamespaceLabels {
+        injection: None,
+        rev: Some("1-27-9".into()),
+    };
     cluster.namespaces[0].workloads = vec![workload("enabled", &["1.27.9.1"])];
-    let moved = BTreeMap::from([((name("c1"), "enabled".to_owned()), Some("istio-injection=enabled".to_owned()))]);
-    let plan =
-        data_plane::plan_roll(&topology(), &control_plane("1.27.9.1"), &Observation { members: vec![cluster], ..Observation::default() }, &moved);
-    assert_eq!(render_plan(&plan), "namespace labels\n    label of namespace enabled in c1 → istio-injection=enabled\n");
+    let moved = BTreeMap::from([(
+        (name("c1"), "enabled".to_owned()),
+        Some("istio-injection=enabled".to_owned()),
+    )]);
+    let plan = data_plane::plan_roll(
+        &topology(),
+        &control_plane("1.27.9.1"),
+        &Observation {
+            members: vec![cluster],
+            ..Observation::default()
+        },
+        &moved,
+    );
+    assert_eq!(
+        render_plan(&plan),
+        "namespace labels\n    label of namespace enabled in c1 → istio-injection=enabled\n"
+    );
 }
 
 #[test]
@@ -189,7 +278,10 @@ fn d1_a_pod_without_a_sidecar_in_a_labelled_namespace_needs_a_restart() {
     let plan = data_plane::plan_roll(
         &topology(),
         &control_plane("1.27.9.1"),
-        &Observation { members: vec![cluster], ..Observation::default() },
+        &Observation {
+            members: vec![cluster],
+            ..Observation::default()
+        },
         &BTreeMap::new(),
     );
     assert_eq!(plan.step_count(), 1);
@@ -198,13 +290,18 @@ fn d1_a_pod_without_a_sidecar_in_a_labelled_namespace_needs_a_restart() {
 /// Returns the steps that a canary starts, up to the middle of its roll-out.
 fn started() -> Vec<StartedStep> {
     let target = control_plane("1.27.9.1");
-    let survey = Observation { members: vec![member("c1", "1.27.9.1")], ..Observation::default() };
-    let plan = canary::plan_deploy(&topology(), &target).followed_by(canary::plan_promote(&topology(), &target)).followed_by(data_plane::plan_roll(
-        &topology(),
-        &target,
-        &survey,
-        &BTreeMap::new(),
-    ));
+    let survey = Observation {
+        members: vec![member("c1", "1.27.9.1")],
+        ..Observation::default()
+    };
+    let plan = canary::plan_deploy(&topology(), &target)
+        .followed_by(canary::plan_promote(&topology(), &target))
+        .followed_by(data_plane::plan_roll(
+            &topology(),
+            &target,
+            &survey,
+            &BTreeMap::new(),
+        ));
     let steps = plan.waves.into_iter().flat_map(|wave| wave.steps);
     steps
         .filter_map(|step| match &step {
@@ -218,15 +315,20 @@ fn started() -> Vec<StartedStep> {
 #[test]
 fn rolling_back_restores_in_the_order_that_keeps_pods_injected() {
     let mut cluster = member("c1", "1.27.9.1");
-    cluster.namespaces[0].workloads =
-        vec![WorkloadObservation { stamp: Some("op/1/0".into()), ..workload("enabled", &["1.27.9.1"]) }];
+    cluster.namespaces[0].workloads = vec![WorkloadObservation {
+        stamp: Some("op/1/0".into()),
+        ..workload("enabled", &["1.27.9.1"])
+    }];
     assert_plan_matches(
         "rollback",
         &rollback::plan_rollback(
             &topology(),
             &control_plane("1.27.9.1"),
             &started(),
-            &Observation { members: vec![cluster], ..Observation::default() },
+            &Observation {
+                members: vec![cluster],
+                ..Observation::default()
+            },
         ),
     );
 }
@@ -236,11 +338,31 @@ fn b7_a_pod_born_in_the_mixed_window_is_restarted_by_the_rollback() {
     let mut cluster = member("c1", "1.27.9.1");
     cluster.namespaces.truncate(1);
     cluster.namespaces[0].workloads = vec![workload("enabled", &["1.25.1.1", "1.27.9.1"])];
-    let plan =
-        rollback::plan_rollback(&topology(), &control_plane("1.27.9.1"), &[], &Observation { members: vec![cluster], ..Observation::default() });
-    let restarts: Vec<&Step> =
-        plan.waves.iter().flat_map(|wave| &wave.steps).filter(|step| matches!(step, Step::Restart { .. })).collect();
-    assert!(matches!(restarts[..], [Step::Restart { stamp: meshwright_model::plan::Stamp::Fresh, .. }]), "{restarts:?}");
+    let plan = rollback::plan_rollback(
+        &topology(),
+        &control_plane("1.27.9.1"),
+        &[],
+        &Observation {
+            members: vec![cluster],
+            ..Observation::default()
+        },
+    );
+    let restarts: Vec<&Step> = plan
+        .waves
+        .iter()
+        .flat_map(|wave| &wave.steps)
+        .filter(|step| matches!(step, Step::Restart { .. }))
+        .collect();
+    assert!(
+        matches!(
+            restarts[..],
+            [Step::Restart {
+                stamp: meshwright_model::plan::Stamp::Fresh,
+                ..
+            }]
+        ),
+        "{restarts:?}"
+    );
 }
 
 #[test]
@@ -249,12 +371,24 @@ fn findings_name_what_stands_in_the_way() {
     cluster.foreign = vec!["istio-sidecar-injector".into()];
     cluster.namespaces[0].labels.rev = Some("stable".into());
     cluster.namespaces[2].labels.rev = Some("gone".into());
-    cluster.namespaces[2].workloads[0].stuck = Some(meshwright_model::survey::RestartBlocker::OnDelete);
+    cluster.namespaces[2].workloads[0].stuck =
+        Some(meshwright_model::survey::RestartBlocker::OnDelete);
     cluster.namespaces[3].workloads[0].template.rev = Some("1-25-1".into());
     cluster.namespaces[3].unreachable = vec!["bare".into()];
-    let survey = Observation { members: vec![cluster], ..Observation::default() };
+    let survey = Observation {
+        members: vec![cluster],
+        ..Observation::default()
+    };
     let refusing = vec![name("c2")];
-    let found = precheck::collect_findings(&topology(), &PrecheckInput { survey, refusing_members: refusing, skew: skew_rule(), ..PrecheckInput::default() });
+    let found = precheck::collect_findings(
+        &topology(),
+        &PrecheckInput {
+            survey,
+            refusing_members: refusing,
+            skew: skew_rule(),
+            ..PrecheckInput::default()
+        },
+    );
     let codes: Vec<&str> = found.iter().map(|finding| finding.code.as_str()).collect();
     assert_eq!(
         codes,
@@ -272,7 +406,10 @@ fn findings_name_what_stands_in_the_way() {
 }
 
 fn skew_rule() -> SkewRule {
-    SkewRule { max_minors_behind: 1, ..SkewRule::default() }
+    SkewRule {
+        max_minors_behind: 1,
+        ..SkewRule::default()
+    }
 }
 
 /// Returns the objects of the findings about proxies that are too old. The namespaces have these
@@ -281,7 +418,12 @@ fn skew_objects(current: &str, target: ControlPlane, live: &[&[&str]]) -> Vec<St
     let revision = control_plane("1.25.1.1").revision;
     let mut cluster = member("c1", "1.25.1.1");
     for (namespace, live) in cluster.namespaces.iter_mut().zip(live) {
-        let sidecar = |version: &&str| Some(Sidecar { revision: revision.clone(), ..control_plane(version).sidecar() });
+        let sidecar = |version: &&str| {
+            Some(Sidecar {
+                revision: revision.clone(),
+                ..control_plane(version).sidecar()
+            })
+        };
         namespace.workloads[0].live = live.iter().map(sidecar).collect();
     }
     cluster.namespaces[0].unreachable = vec!["bare".into()];
@@ -299,30 +441,64 @@ fn skew_objects(current: &str, target: ControlPlane, live: &[&[&str]]) -> Vec<St
         proxy("vm.enabled", "1.25.1", true),
         proxy("web.enabled", "1.25.1", false),
     ];
-    let current = ControlPlane { revision: revision.clone(), ..control_plane(current) };
-    let layout = MeshTopology { current, target: Some(target), ..topology() };
-    let survey = Observation { members: vec![cluster], proxies, ..Observation::default() };
-    let found = precheck::collect_findings(&layout, &PrecheckInput { survey, skew: skew_rule(), ..PrecheckInput::default() });
-    let old = found.into_iter().filter(|finding| finding.code == "proxy_too_old");
+    let current = ControlPlane {
+        revision: revision.clone(),
+        ..control_plane(current)
+    };
+    let layout = MeshTopology {
+        current,
+        target: Some(target),
+        ..topology()
+    };
+    let survey = Observation {
+        members: vec![cluster],
+        proxies,
+        ..Observation::default()
+    };
+    let found = precheck::collect_findings(
+        &layout,
+        &PrecheckInput {
+            survey,
+            skew: skew_rule(),
+            ..PrecheckInput::default()
+        },
+    );
+    let old = found
+        .into_iter()
+        .filter(|finding| finding.code == "proxy_too_old");
     old.map(|finding| finding.object).collect()
 }
 
 #[test]
 fn d8_a_second_upgrade_in_place_is_refused_while_workloads_of_the_first_are_left_behind() {
     let slot = control_plane("1.25.1.1").revision;
-    let target = |version: &str| ControlPlane { revision: slot.clone(), ..control_plane(version) };
+    let target = |version: &str| ControlPlane {
+        revision: slot.clone(),
+        ..control_plane(version)
+    };
     let live: &[&[&str]] = &[&["1.26.3.1", "1.25.1.1"], &["1.26.3.1"], &[], &["1.26.3.1"]];
-    assert_eq!(skew_objects("1.25.1.1", target("1.26.3.1"), live), Vec::<String>::new(), "one minor is supported");
+    assert_eq!(
+        skew_objects("1.25.1.1", target("1.26.3.1"), live),
+        Vec::<String>::new(),
+        "one minor is supported"
+    );
     assert_eq!(
         skew_objects("1.26.3.1", target("1.27.9.1"), live),
-        ["c1: enabled/deployment/web", "c1: proxy bare.enabled", "c1: proxy vm.enabled"]
+        [
+            "c1: enabled/deployment/web",
+            "c1: proxy bare.enabled",
+            "c1: proxy vm.enabled"
+        ]
     );
 }
 
 #[test]
 fn d8_a_canary_is_refused_only_for_proxies_that_are_too_old_for_the_istiod_they_have() {
     let live: &[&[&str]] = &[&["1.25.1.1"], &["1.25.1.1"], &["1.25.1.1"], &["1.25.1.1"]];
-    assert_eq!(skew_objects("1.25.1.1", control_plane("1.27.9.1"), live), Vec::<String>::new());
+    assert_eq!(
+        skew_objects("1.25.1.1", control_plane("1.27.9.1"), live),
+        Vec::<String>::new()
+    );
     assert_eq!(
         skew_objects("1.27.8.1", control_plane("1.27.9.1"), live).len(),
         6,

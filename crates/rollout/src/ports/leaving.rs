@@ -34,7 +34,12 @@ pub trait TeardownInspection: Send + Sync {
     ///
     /// # Errors
     /// Returns an error when the names of the objects cannot be determined.
-    async fn list_leftovers(&self, member: &Name, line: &ControlPlane, left_behind: bool) -> Result<Vec<Leftover>, ClusterError>;
+    async fn list_leftovers(
+        &self,
+        member: &Name,
+        line: &ControlPlane,
+        left_behind: bool,
+    ) -> Result<Vec<Leftover>, ClusterError>;
 }
 
 impl ClusterError {

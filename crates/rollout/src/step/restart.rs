@@ -5,7 +5,7 @@ use meshwright_model::operation::Problem;
 use meshwright_model::plan::{Sidecar, Stamp, WorkloadRef};
 
 use super::{StepCheck, StepContext};
-use crate::ports::{Readiness, ObservedWorkload, MeshClusters, ClusterError};
+use crate::ports::{ClusterError, MeshClusters, ObservedWorkload, Readiness};
 
 /// Checks whether every live pod of the workload has the wanted sidecar. The workload is ready for
 /// a restart until our stamp is on its pod template.
@@ -21,27 +21,44 @@ pub(super) async fn check(
         return Ok(StepCheck::Done);
     };
     let goal = place.restart_stamp(stamp);
-    let carried = seen.live.iter().all(|pod| pod.sidecar.as_ref() == Some(wanted));
+    let carried = seen
+        .live
+        .iter()
+        .all(|pod| pod.sidecar.as_ref() == Some(wanted));
     if carried && seen.rollout == Readiness::Ready {
         return Ok(StepCheck::Done);
     }
     if place.progress.is_started() && seen.stamp == goal {
         return Ok(check_rollout(member, workload, wanted, &seen));
     }
-    Ok(StepCheck::Ready { capture: seen.stamp, version: seen.version })
+    Ok(StepCheck::Ready {
+        capture: seen.stamp,
+        version: seen.version,
+    })
 }
 
 /// Checks the rollout of a workload whose pod template has our stamp already.
-fn check_rollout(member: &Name, workload: &WorkloadRef, wanted: &Sidecar, seen: &ObservedWorkload) -> StepCheck {
+fn check_rollout(
+    member: &Name,
+    workload: &WorkloadRef,
+    wanted: &Sidecar,
+    seen: &ObservedWorkload,
+) -> StepCheck {
     match &seen.rollout {
         Readiness::Pending(reason) => StepCheck::Waiting(reason.clone()),
         Readiness::Failing(problem) => StepCheck::Blocked(problem.clone()),
         Readiness::Ready => {
-            let mut odd = seen.live.iter().filter(|pod| pod.sidecar.as_ref() != Some(wanted));
+            let mut odd = seen
+                .live
+                .iter()
+                .filter(|pod| pod.sidecar.as_ref() != Some(wanted));
             // Controllers count a pod as gone as soon as it begins to terminate, so a finished
             // rollout can still have old pods.
             let Some(stray) = odd.clone().find(|pod| !pod.terminating) else {
-                return StepCheck::Waiting(format!("{} old pods are still ending", odd.by_ref().count()));
+                return StepCheck::Waiting(format!(
+                    "{} old pods are still ending",
+                    odd.by_ref().count()
+                ));
             };
             let found = match &stray.sidecar {
                 Some(sidecar) => format!("injected by {} with {}", sidecar.revision, sidecar.image),

@@ -5,7 +5,7 @@ use meshwright_model::operation::Problem;
 use meshwright_model::plan::Target;
 
 use super::{StepCheck, StepContext, check_from_readiness};
-use crate::ports::{Readiness, MeshClusters, ClusterError};
+use crate::ports::{ClusterError, MeshClusters, Readiness};
 
 /// Classifies the target as start, goal or foreign. A foreign value blocks the step and is never
 /// overwritten.
@@ -22,7 +22,10 @@ pub(super) async fn check(
             Readiness::Pending(reason) => StepCheck::Waiting(reason),
             // The write continues from the present objects. Only we write inventories, so no other
             // party has made this state.
-            _ => StepCheck::Ready { capture: from.clone(), version: seen.version },
+            _ => StepCheck::Ready {
+                capture: from.clone(),
+                version: seen.version,
+            },
         });
     }
     if seen.value == *to || is_newer_crd(target, seen.value.as_deref(), to.as_deref()) {
@@ -40,31 +43,54 @@ pub(super) async fn check(
     // present value may be replaced.
     let only_forward = matches!(target, Target::Crds { .. } | Target::Limits);
     if seen.value == *from || captured || only_forward {
-        return Ok(StepCheck::Ready { capture: seen.value, version: seen.version });
+        return Ok(StepCheck::Ready {
+            capture: seen.value,
+            version: seen.version,
+        });
     }
     // A tag of ours that was removed by hand is created again with the value of this step, because
     // pods of its namespaces start without a sidecar meanwhile. An undo points it to its former
     // revision.
     if matches!(target, Target::Tag { .. }) && seen.value.is_none() && from.is_some() {
-        return Ok(StepCheck::Ready { capture: from.clone(), version: seen.version });
+        return Ok(StepCheck::Ready {
+            capture: from.clone(),
+            version: seen.version,
+        });
     }
-    Ok(StepCheck::Blocked(foreign_change_problem(target, from, to, &seen.value)))
+    Ok(StepCheck::Blocked(foreign_change_problem(
+        target,
+        from,
+        to,
+        &seen.value,
+    )))
 }
 
 /// Returns true for custom resource definitions of the wanted or a newer release. They belong to
 /// the cluster and only move forward, because those of a newer release serve an older one too.
 fn is_newer_crd(target: &Target, found: Option<&str>, to: Option<&str>) -> bool {
-    let precedence =
-        |text: Option<&str>| text.and_then(|text| text.parse::<Version>().ok()).map(|version| version.precedence());
+    let precedence = |text: Option<&str>| {
+        text.and_then(|text| text.parse::<Version>().ok())
+            .map(|version| version.precedence())
+    };
     matches!(target, Target::Crds { .. }) && precedence(found) >= precedence(to)
 }
 
 /// Builds the problem of a target whose value is neither the start nor the goal.
-fn foreign_change_problem(target: &Target, from: &Option<String>, to: &Option<String>, found: &Option<String>) -> Problem {
+fn foreign_change_problem(
+    target: &Target,
+    from: &Option<String>,
+    to: &Option<String>,
+    found: &Option<String>,
+) -> Problem {
     let word = |value: &Option<String>| value.clone().unwrap_or_else(|| "absent".into());
     Problem::new(
         "changed_by_someone_else",
-        format!("{target} is {} where {} or {} was expected; nothing was written.", word(found), word(from), word(to)),
+        format!(
+            "{target} is {} where {} or {} was expected; nothing was written.",
+            word(found),
+            word(from),
+            word(to)
+        ),
         format!("Set it back to {} and retry, or roll back.", word(from)),
     )
 }

@@ -6,7 +6,7 @@ use meshwright_model::access::{Grant, Role, Scope};
 use meshwright_model::ids::{KeyId, TenantId};
 
 use crate::error::decode_column;
-use crate::{Page, StoreError, TenantState, Tx, Sealer, require_one_row};
+use crate::{Page, Sealer, StoreError, TenantState, Tx, require_one_row};
 
 /// Time between two updates of a key's last use: 60 seconds. A key in constant use is not written
 /// with every request.
@@ -58,7 +58,8 @@ impl ApiKey {
     pub fn accepts_token(&self, text: &ApiKeyToken, sealer: &Sealer, now: Timestamp) -> bool {
         let former = self.former.as_ref().filter(|(_, until)| *until > now);
         self.is_active(now)
-            && (text.matches_digest(sealer, &self.digest) || former.is_some_and(|(digest, _)| text.matches_digest(sealer, digest)))
+            && (text.matches_digest(sealer, &self.digest)
+                || former.is_some_and(|(digest, _)| text.matches_digest(sealer, digest)))
     }
 
     /// Returns true when the key is neither revoked nor expired.
@@ -68,8 +69,15 @@ impl ApiKey {
 
     /// Returns the grants of the key: its role, once for each scope.
     pub fn grants(&self) -> Vec<Grant> {
-        let grant = |scope: &Scope| Grant { role: self.role, scope: *scope };
-        if self.scopes.is_empty() { vec![grant(&Scope::Tenant)] } else { self.scopes.iter().map(grant).collect() }
+        let grant = |scope: &Scope| Grant {
+            role: self.role,
+            scope: *scope,
+        };
+        if self.scopes.is_empty() {
+            vec![grant(&Scope::Tenant)]
+        } else {
+            self.scopes.iter().map(grant).collect()
+        }
     }
 
     /// Returns the time until which the secret from before the last rotation is accepted.
@@ -79,7 +87,8 @@ impl ApiKey {
 
     /// Returns true when the recorded last use is old enough to be updated.
     pub fn needs_last_used_update(&self, now: Timestamp) -> bool {
-        self.last_used_at.is_none_or(|last| now.duration_since(last) >= LAST_USED_UPDATE_INTERVAL)
+        self.last_used_at
+            .is_none_or(|last| now.duration_since(last) >= LAST_USED_UPDATE_INTERVAL)
     }
 }
 
@@ -100,7 +109,10 @@ struct ApiKeyRow {
 impl ApiKeyRow {
     fn into_api_key(self) -> Result<ApiKey, StoreError> {
         let id = KeyId(self.key_id);
-        let scopes = self.scopes.iter().map(|scope| decode_column(scope.parse(), "api_keys", "scopes", id));
+        let scopes = self
+            .scopes
+            .iter()
+            .map(|scope| decode_column(scope.parse(), "api_keys", "scopes", id));
         let time = jiff_sqlx::Timestamp::to_jiff;
         Ok(ApiKey {
             id,
@@ -122,7 +134,11 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::Conflict`] with `api_keys_name_unique` when the name is taken.
-    pub async fn create_api_key(&mut self, key: &NewApiKey, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn create_api_key(
+        &mut self,
+        key: &NewApiKey,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let scopes: Vec<String> = key.scopes.iter().map(ToString::to_string).collect();
         sqlx::query!(
             "INSERT INTO api_keys (tenant_id, key_id, name, role, scopes, secret_hmac, created_at, expires_at)
@@ -153,14 +169,20 @@ impl Tx<'_> {
             self.tenant.0,
             id.0
         );
-        row.fetch_optional(&mut *self.inner).await?.ok_or(StoreError::NotFound { what: "API key" })?.into_api_key()
+        row.fetch_optional(&mut *self.inner)
+            .await?
+            .ok_or(StoreError::NotFound { what: "API key" })?
+            .into_api_key()
     }
 
     /// Reads one API key and the state of its tenant in one round trip.
     ///
     /// # Errors
     /// Returns [`StoreError::NotFound`] when this tenant has no such key.
-    pub async fn get_api_key_with_tenant_state(&mut self, id: KeyId) -> Result<(ApiKey, TenantState), StoreError> {
+    pub async fn get_api_key_with_tenant_state(
+        &mut self,
+        id: KeyId,
+    ) -> Result<(ApiKey, TenantState), StoreError> {
         let row = sqlx::query!(
             "SELECT key_id, k.name, role, scopes, secret_hmac, former_hmac, former_until, k.created_at, expires_at, revoked_at, last_used_at,
                  t.state
@@ -193,7 +215,11 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer, and
     /// [`StoreError::Corrupt`] when a row does not fit.
-    pub async fn list_api_keys(&mut self, revoked: bool, page: Page) -> Result<Vec<ApiKey>, StoreError> {
+    pub async fn list_api_keys(
+        &mut self,
+        revoked: bool,
+        page: Page,
+    ) -> Result<Vec<ApiKey>, StoreError> {
         let rows = sqlx::query_as!(
             ApiKeyRow,
             "SELECT key_id, name, role, scopes, secret_hmac, former_hmac, former_until, created_at, expires_at, revoked_at, last_used_at
@@ -204,7 +230,11 @@ impl Tx<'_> {
             revoked,
             page.limit
         );
-        rows.fetch_all(&mut *self.inner).await?.into_iter().map(ApiKeyRow::into_api_key).collect()
+        rows.fetch_all(&mut *self.inner)
+            .await?
+            .into_iter()
+            .map(ApiKeyRow::into_api_key)
+            .collect()
     }
 
     /// Revokes a key at once, together with its previous secret. The tenant stays locked until the
@@ -224,7 +254,10 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        require_one_row(done.rows_affected(), StoreError::NotFound { what: "API key" })
+        require_one_row(
+            done.rows_affected(),
+            StoreError::NotFound { what: "API key" },
+        )
     }
 
     /// Refuses to go on without a key unless another key lets an owner in permanently.
@@ -234,19 +267,35 @@ impl Tx<'_> {
     /// that time, without a request that could be refused. Role bindings do not count either: the
     /// identity provider decides whether anyone has the subject or the group, and it may be gone
     /// tomorrow.
-    async fn require_remaining_owner(&mut self, without: KeyId, now: Timestamp) -> Result<(), StoreError> {
+    async fn require_remaining_owner(
+        &mut self,
+        without: KeyId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let keys = self.list_api_keys(false, Page::ALL).await?;
-        let owns = |key: &ApiKey| key.role == Role::Owner && key.scopes.is_empty() && key.is_active(now);
+        let owns =
+            |key: &ApiKey| key.role == Role::Owner && key.scopes.is_empty() && key.is_active(now);
         let leaves = keys.iter().any(|key| key.id == without && owns(key));
-        let stays = keys.iter().any(|key| key.id != without && owns(key) && key.expires_at.is_none());
-        if leaves && !stays { Err(StoreError::LastOwner) } else { Ok(()) }
+        let stays = keys
+            .iter()
+            .any(|key| key.id != without && owns(key) && key.expires_at.is_none());
+        if leaves && !stays {
+            Err(StoreError::LastOwner)
+        } else {
+            Ok(())
+        }
     }
 
     /// Gives a key a new secret. The present secret is accepted until `former_until`.
     ///
     /// # Errors
     /// Returns [`StoreError::NotFound`] when this tenant has no such key or the key was revoked.
-    pub async fn rotate_api_key(&mut self, id: KeyId, digest: &[u8], former_until: Timestamp) -> Result<(), StoreError> {
+    pub async fn rotate_api_key(
+        &mut self,
+        id: KeyId,
+        digest: &[u8],
+        former_until: Timestamp,
+    ) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE api_keys SET former_hmac = secret_hmac, former_until = $4, secret_hmac = $3
              WHERE tenant_id = $1 AND key_id = $2 AND revoked_at IS NULL",
@@ -257,14 +306,21 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        require_one_row(done.rows_affected(), StoreError::NotFound { what: "API key" })
+        require_one_row(
+            done.rows_affected(),
+            StoreError::NotFound { what: "API key" },
+        )
     }
 
     /// Records the use of a key.
     ///
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn record_api_key_use(&mut self, id: KeyId, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn record_api_key_use(
+        &mut self,
+        id: KeyId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE api_keys SET last_used_at = greatest(last_used_at, $3) WHERE tenant_id = $1 AND key_id = $2",
             self.tenant.0,
@@ -309,12 +365,25 @@ impl ApiKeyToken {
     /// # Panics
     /// Panics when the system has no randomness.
     pub fn generate(tenant: TenantId, key: KeyId) -> Self {
-        Self { tenant, key, secret: crate::random_hex() }
+        Self {
+            tenant,
+            key,
+            secret: crate::random_hex(),
+        }
     }
 
     fn without_checksum(&self) -> String {
-        let bare = |id: String| id.split_once('_').map(|(_, digits)| digits.to_owned()).unwrap_or_default();
-        format!("mwk_{}_{}_{}", bare(self.tenant.to_string()), bare(self.key.to_string()), self.secret)
+        let bare = |id: String| {
+            id.split_once('_')
+                .map(|(_, digits)| digits.to_owned())
+                .unwrap_or_default()
+        };
+        format!(
+            "mwk_{}_{}_{}",
+            bare(self.tenant.to_string()),
+            bare(self.key.to_string()),
+            self.secret
+        )
     }
 
     /// Returns the text that the owner of the key keeps. It is a secret.
@@ -327,13 +396,20 @@ impl ApiKeyToken {
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.strip_prefix("mwk_")?.split('_');
         let (tenant, key, rest) = (parts.next()?, parts.next()?, parts.next()?);
-        if parts.next().is_some() || rest.len() != SECRET_HEX_LEN + CHECKSUM_HEX_LEN || !rest.is_ascii() {
+        if parts.next().is_some()
+            || rest.len() != SECRET_HEX_LEN + CHECKSUM_HEX_LEN
+            || !rest.is_ascii()
+        {
             return None;
         }
         let (secret, sum) = rest.split_at(SECRET_HEX_LEN);
         let tenant = format!("{}_{tenant}", TenantId::PREFIX).parse().ok()?;
         let key = format!("{}_{key}", KeyId::PREFIX).parse().ok()?;
-        let read = Self { tenant, key, secret: secret.to_owned() };
+        let read = Self {
+            tenant,
+            key,
+            secret: secret.to_owned(),
+        };
         (checksum(&read.without_checksum()) == sum).then_some(read)
     }
 
@@ -357,7 +433,10 @@ mod tests {
         let id = uuid::Uuid::from_u128;
         let key = ApiKeyToken::generate(TenantId(id(1)), KeyId(id(2)));
         let text = key.reveal();
-        assert_eq!(ApiKeyToken::parse(&text).expect("its own text").secret, key.secret);
+        assert_eq!(
+            ApiKeyToken::parse(&text).expect("its own text").secret,
+            key.secret
+        );
         for damaged in [
             text.replace("mwk", "mwx"),
             text[..text.len() - 1].to_owned(),

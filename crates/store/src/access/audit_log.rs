@@ -2,7 +2,7 @@
 //! transaction append them to the tenant's hash chain.
 
 use jiff_sqlx::ToSqlx;
-use meshwright_model::audit::{Digest, Entry, ChainHead, ChainedEntry};
+use meshwright_model::audit::{ChainHead, ChainedEntry, Digest, Entry};
 use meshwright_model::ids::TenantId;
 
 use crate::error::decode_column;
@@ -17,13 +17,26 @@ impl Store {
     /// Returns [`StoreError::Database`] when the database does not answer, and
     /// [`StoreError::Corrupt`] when a stored digest has the wrong length.
     pub async fn audit_heads(&self) -> Result<Vec<(TenantId, ChainHead)>, StoreError> {
-        let rows = sqlx::query!("SELECT tenant_id, audit_seq, audit_hash FROM tenant_heads ORDER BY tenant_id")
-            .fetch_all(&self.pool)
-            .await?;
+        let rows = sqlx::query!(
+            "SELECT tenant_id, audit_seq, audit_hash FROM tenant_heads ORDER BY tenant_id"
+        )
+        .fetch_all(&self.pool)
+        .await?;
         let read = rows.into_iter().map(|row| {
             let tenant = TenantId(row.tenant_id);
-            let hash = decode_column(Digest::try_from(row.audit_hash), "tenant_heads", "audit_hash", tenant)?;
-            Ok((tenant, ChainHead { seq: row.audit_seq, hash }))
+            let hash = decode_column(
+                Digest::try_from(row.audit_hash),
+                "tenant_heads",
+                "audit_hash",
+                tenant,
+            )?;
+            Ok((
+                tenant,
+                ChainHead {
+                    seq: row.audit_seq,
+                    hash,
+                },
+            ))
         });
         read.collect()
     }
@@ -65,7 +78,11 @@ impl Tx<'_> {
 
     /// Appends the buffered entries to the chain and returns the digest of the new head. The caller
     /// has locked the row of `head`.
-    pub(crate) async fn append_to_chain(&mut self, entries: Vec<Entry>, mut head: ChainHead) -> Result<Digest, StoreError> {
+    pub(crate) async fn append_to_chain(
+        &mut self,
+        entries: Vec<Entry>,
+        mut head: ChainHead,
+    ) -> Result<Digest, StoreError> {
         let mut columns = AuditColumns::default();
         for entry in entries {
             let (linked, next) = entry.append_to_chain(self.tenant, &head, sha256);
@@ -99,7 +116,11 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer, and
     /// [`StoreError::Corrupt`] when a stored digest has the wrong length.
-    pub async fn list_audit_entries(&mut self, after: i64, limit: i64) -> Result<Vec<ChainedEntry>, StoreError> {
+    pub async fn list_audit_entries(
+        &mut self,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<ChainedEntry>, StoreError> {
         let rows = sqlx::query!(
             "SELECT seq, at, actor, action, target, request_id, before_hash, after_hash, hash
              FROM audit_entries WHERE tenant_id = $1 AND seq > $2 ORDER BY seq LIMIT $3",
@@ -111,17 +132,29 @@ impl Tx<'_> {
         .await?;
         let read = rows.into_iter().map(|row| {
             let seq = row.seq;
-            let digest = |bytes: Vec<u8>, column| decode_column(Digest::try_from(bytes), "audit_entries", column, seq);
+            let digest = |bytes: Vec<u8>, column| {
+                decode_column(Digest::try_from(bytes), "audit_entries", column, seq)
+            };
             let entry = Entry {
                 at: row.at.to_jiff(),
                 actor: row.actor,
                 action: row.action,
                 target: row.target,
                 request_id: row.request_id,
-                before: row.before_hash.map(|bytes| digest(bytes, "before_hash")).transpose()?,
-                after: row.after_hash.map(|bytes| digest(bytes, "after_hash")).transpose()?,
+                before: row
+                    .before_hash
+                    .map(|bytes| digest(bytes, "before_hash"))
+                    .transpose()?,
+                after: row
+                    .after_hash
+                    .map(|bytes| digest(bytes, "after_hash"))
+                    .transpose()?,
             };
-            Ok(ChainedEntry { seq, entry, hash: digest(row.hash, "hash")? })
+            Ok(ChainedEntry {
+                seq,
+                entry,
+                hash: digest(row.hash, "hash")?,
+            })
         });
         read.collect()
     }
@@ -132,10 +165,21 @@ impl Tx<'_> {
     /// Returns [`StoreError::Database`] when the database does not answer, and
     /// [`StoreError::Corrupt`] when the stored digest has the wrong length.
     pub async fn audit_head(&mut self) -> Result<ChainHead, StoreError> {
-        let row = sqlx::query!("SELECT audit_seq, audit_hash FROM tenant_heads WHERE tenant_id = $1", self.tenant.0)
-            .fetch_one(&mut *self.inner)
-            .await?;
-        let hash = decode_column(Digest::try_from(row.audit_hash), "tenant_heads", "audit_hash", self.tenant)?;
-        Ok(ChainHead { seq: row.audit_seq, hash })
+        let row = sqlx::query!(
+            "SELECT audit_seq, audit_hash FROM tenant_heads WHERE tenant_id = $1",
+            self.tenant.0
+        )
+        .fetch_one(&mut *self.inner)
+        .await?;
+        let hash = decode_column(
+            Digest::try_from(row.audit_hash),
+            "tenant_heads",
+            "audit_hash",
+            self.tenant,
+        )?;
+        Ok(ChainHead {
+            seq: row.audit_seq,
+            hash,
+        })
     }
 }

@@ -11,7 +11,7 @@ use meshwright_model::ids::{BindingId, ProviderId};
 use crate::error::{decode_column, to_json};
 use crate::{Page, StoreError, Tx, require_one_row};
 
-/// An OpenID Connect provider whose tokens the tenant accepts.
+/// An `OpenID` Connect provider whose tokens the tenant accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provider {
     /// Identifier of the identity provider.
@@ -126,7 +126,10 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer, and
     /// [`StoreError::Corrupt`] when a row does not fit.
-    pub async fn list_identity_providers(&mut self, page: Page) -> Result<Vec<Provider>, StoreError> {
+    pub async fn list_identity_providers(
+        &mut self,
+        page: Page,
+    ) -> Result<Vec<Provider>, StoreError> {
         let rows = sqlx::query_as!(
             ProviderRow,
             "SELECT provider_id, name, issuer, algorithms, groups_claim, required_claims, created_at FROM identity_providers
@@ -135,7 +138,11 @@ impl Tx<'_> {
             page.after,
             page.limit
         );
-        rows.fetch_all(&mut *self.inner).await?.into_iter().map(ProviderRow::into_provider).collect()
+        rows.fetch_all(&mut *self.inner)
+            .await?
+            .into_iter()
+            .map(ProviderRow::into_provider)
+            .collect()
     }
 
     /// Reads one identity provider.
@@ -150,8 +157,13 @@ impl Tx<'_> {
             self.tenant.0,
             id.0
         );
-        let missing = StoreError::NotFound { what: "identity provider" };
-        row.fetch_optional(&mut *self.inner).await?.ok_or(missing)?.into_provider()
+        let missing = StoreError::NotFound {
+            what: "identity provider",
+        };
+        row.fetch_optional(&mut *self.inner)
+            .await?
+            .ok_or(missing)?
+            .into_provider()
     }
 
     /// Finds the identity provider with this issuer, if the tenant trusts it.
@@ -159,7 +171,10 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer, and
     /// [`StoreError::Corrupt`] when the row does not fit.
-    pub async fn find_provider_by_issuer(&mut self, issuer: &str) -> Result<Option<Provider>, StoreError> {
+    pub async fn find_provider_by_issuer(
+        &mut self,
+        issuer: &str,
+    ) -> Result<Option<Provider>, StoreError> {
         let row = sqlx::query_as!(
             ProviderRow,
             "SELECT provider_id, name, issuer, algorithms, groups_claim, required_claims, created_at FROM identity_providers
@@ -167,7 +182,10 @@ impl Tx<'_> {
             self.tenant.0,
             issuer
         );
-        row.fetch_optional(&mut *self.inner).await?.map(ProviderRow::into_provider).transpose()
+        row.fetch_optional(&mut *self.inner)
+            .await?
+            .map(ProviderRow::into_provider)
+            .transpose()
     }
 
     /// Deletes an identity provider together with its role bindings.
@@ -182,7 +200,12 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        require_one_row(done.rows_affected(), StoreError::NotFound { what: "identity provider" })
+        require_one_row(
+            done.rows_affected(),
+            StoreError::NotFound {
+                what: "identity provider",
+            },
+        )
     }
 
     /// Adds a role binding.
@@ -214,7 +237,11 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer, and
     /// [`StoreError::Corrupt`] when a row does not fit.
-    pub async fn list_role_bindings(&mut self, only: Option<BindingId>, page: Page) -> Result<Vec<Binding>, StoreError> {
+    pub async fn list_role_bindings(
+        &mut self,
+        only: Option<BindingId>,
+        page: Page,
+    ) -> Result<Vec<Binding>, StoreError> {
         let rows = sqlx::query!(
             "SELECT binding_id, provider_id, subject_kind, subject, role, scope, created_at FROM role_bindings
              WHERE tenant_id = $1 AND ($2::uuid IS NULL OR binding_id = $2) AND ($3::uuid IS NULL OR binding_id > $3)
@@ -232,7 +259,11 @@ impl Tx<'_> {
             Ok(Binding {
                 id,
                 provider: ProviderId(row.provider_id),
-                subject: if group { Subject::Group(row.subject) } else { Subject::User(row.subject) },
+                subject: if group {
+                    Subject::Group(row.subject)
+                } else {
+                    Subject::User(row.subject)
+                },
                 grant: decode_grant(&row.role, &row.scope, id)?,
                 created_at: row.created_at.to_jiff(),
             })
@@ -245,11 +276,19 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::NotFound`] when this tenant has no such role binding.
     pub async fn delete_role_binding(&mut self, id: BindingId) -> Result<(), StoreError> {
-        let done =
-            sqlx::query!("DELETE FROM role_bindings WHERE tenant_id = $1 AND binding_id = $2", self.tenant.0, id.0)
-                .execute(&mut *self.inner)
-                .await?;
-        require_one_row(done.rows_affected(), StoreError::NotFound { what: "role binding" })
+        let done = sqlx::query!(
+            "DELETE FROM role_bindings WHERE tenant_id = $1 AND binding_id = $2",
+            self.tenant.0,
+            id.0
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        require_one_row(
+            done.rows_affected(),
+            StoreError::NotFound {
+                what: "role binding",
+            },
+        )
     }
 
     /// Lists the grants of a subject of an identity provider: its own and those of its groups.
@@ -273,6 +312,8 @@ impl Tx<'_> {
         )
         .fetch_all(&mut *self.inner)
         .await?;
-        rows.into_iter().map(|row| decode_grant(&row.role, &row.scope, BindingId(row.binding_id))).collect()
+        rows.into_iter()
+            .map(|row| decode_grant(&row.role, &row.scope, BindingId(row.binding_id)))
+            .collect()
     }
 }

@@ -7,9 +7,9 @@ use meshwright_model::ids::TenantId;
 use meshwright_model::quota::{QuotaResource, Quotas};
 use meshwright_model::rules::Edition;
 
-use crate::sealing::tenant_keys::WrappedKey;
 use crate::error::{decode_column, to_json};
 use crate::fleet::meshes::edition_text;
+use crate::sealing::tenant_keys::WrappedKey;
 use crate::{ApiKey, NewApiKey, Page, Store, StoreError, Tx, require_one_row};
 
 /// State of a tenant.
@@ -94,7 +94,12 @@ impl TenantRow {
             name: self.name,
             state: TenantState::from_stored(&self.state, id)?,
             quotas: decode_column(serde_json::from_value(self.quotas), "tenants", "quotas", id)?,
-            edition: decode_column(serde_json::from_value(self.edition.into()), "tenants", "edition", id)?,
+            edition: decode_column(
+                serde_json::from_value(self.edition.into()),
+                "tenants",
+                "edition",
+                id,
+            )?,
             generation: self.generation,
             created_at: self.created_at.to_jiff(),
         })
@@ -107,11 +112,26 @@ impl Store {
     /// # Errors
     /// Returns [`StoreError::Conflict`] with `tenants_name_unique` when the name is taken, and
     /// [`StoreError::KeyService`] when the key service does not answer or refuses.
-    pub async fn create_tenant(&self, tenant: TenantId, name: &str, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn create_tenant(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let wrapped = self.sealer.generate_wrapped_key(tenant).await?;
         let mut tx = self.begin(tenant).await?;
         let (quotas, edition) = (&Quotas::default(), Edition::Ultimate);
-        tx.create_tenant(&NewTenant { id: tenant, name, quotas, edition, wrapped_key: &wrapped }, now).await?;
+        tx.create_tenant(
+            &NewTenant {
+                id: tenant,
+                name,
+                quotas,
+                edition,
+                wrapped_key: &wrapped,
+            },
+            now,
+        )
+        .await?;
         tx.commit().await
     }
 
@@ -138,21 +158,28 @@ impl Tx<'_> {
     /// Assumes the database role that sees the rows of all tenants. [`Tx::reset_role`] must follow
     /// before any statement that is not an operator's.
     pub(crate) async fn assume_platform_role(&mut self) -> Result<(), StoreError> {
-        sqlx::query!("SELECT set_config('role', 'mw_platform', true)").fetch_one(&mut *self.inner).await?;
+        sqlx::query!("SELECT set_config('role', 'mw_platform', true)")
+            .fetch_one(&mut *self.inner)
+            .await?;
         Ok(())
     }
 
     pub(crate) async fn reset_role(&mut self) -> Result<(), StoreError> {
-        sqlx::query!("SELECT set_config('role', 'none', true)").fetch_one(&mut *self.inner).await?;
+        sqlx::query!("SELECT set_config('role', 'none', true)")
+            .fetch_one(&mut *self.inner)
+            .await?;
         Ok(())
     }
 
     /// Switches this transaction to another tenant and returns the previous one. Only an operator's
     /// request does this, and it switches back before it writes rows of the operators' own tenant.
     async fn switch_tenant(&mut self, tenant: TenantId) -> Result<TenantId, StoreError> {
-        sqlx::query!("SELECT set_config('mw.tenant', $1, true)", tenant.0.to_string())
-            .fetch_one(&mut *self.inner)
-            .await?;
+        sqlx::query!(
+            "SELECT set_config('mw.tenant', $1, true)",
+            tenant.0.to_string()
+        )
+        .fetch_one(&mut *self.inner)
+        .await?;
         Ok(std::mem::replace(&mut self.tenant, tenant))
     }
 
@@ -160,7 +187,11 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::Conflict`] with `tenants_name_unique` when the name is taken.
-    pub async fn create_tenant(&mut self, new: &NewTenant<'_>, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn create_tenant(
+        &mut self,
+        new: &NewTenant<'_>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         self.assume_platform_role().await?;
         sqlx::query!(
             "INSERT INTO tenants (tenant_id, name, quotas, edition, created_at) VALUES ($1, $2, $3, $4, $5)",
@@ -174,7 +205,9 @@ impl Tx<'_> {
         .await?;
         self.reset_role().await?;
         let before = self.switch_tenant(new.id).await?;
-        sqlx::query!("INSERT INTO tenant_heads (tenant_id) VALUES ($1)", new.id.0).execute(&mut *self.inner).await?;
+        sqlx::query!("INSERT INTO tenant_heads (tenant_id) VALUES ($1)", new.id.0)
+            .execute(&mut *self.inner)
+            .await?;
         self.insert_tenant_key(1, new.wrapped_key, now).await?;
         self.switch_tenant(before).await.map(drop)
     }
@@ -183,7 +216,12 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn create_first_api_key(&mut self, tenant: TenantId, key: &NewApiKey, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn create_first_api_key(
+        &mut self,
+        tenant: TenantId,
+        key: &NewApiKey,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let before = self.switch_tenant(tenant).await?;
         self.create_api_key(key, now).await?;
         self.switch_tenant(before).await.map(drop)
@@ -217,14 +255,26 @@ impl Tx<'_> {
     pub async fn delete_tenant(&mut self, seen: &Tenant) -> Result<(u32, u32), StoreError> {
         let before = self.switch_tenant(seen.id).await?;
         self.lock_tenant().await?;
-        let (meshes, clusters) = (self.count_objects(QuotaResource::Meshes).await?, self.count_objects(QuotaResource::Clusters).await?);
+        let (meshes, clusters) = (
+            self.count_objects(QuotaResource::Meshes).await?,
+            self.count_objects(QuotaResource::Clusters).await?,
+        );
         if meshes + clusters == 0 {
-            sqlx::query!("DELETE FROM tenant_keys WHERE tenant_id = $1", seen.id.0).execute(&mut *self.inner).await?;
+            sqlx::query!("DELETE FROM tenant_keys WHERE tenant_id = $1", seen.id.0)
+                .execute(&mut *self.inner)
+                .await?;
             self.store.sealer.evict_tenant_keys(seen.id);
         }
         self.switch_tenant(before).await?;
         if meshes + clusters == 0 {
-            self.update_tenant(seen, &Tenant { state: TenantState::Deleted, ..seen.clone() }).await?;
+            self.update_tenant(
+                seen,
+                &Tenant {
+                    state: TenantState::Deleted,
+                    ..seen.clone()
+                },
+            )
+            .await?;
         }
         Ok((meshes, clusters))
     }
@@ -232,9 +282,12 @@ impl Tx<'_> {
     /// Locks the tenant's head row until the transaction ends, so that changes which depend on a
     /// count of the tenant's things run one after the other.
     pub(crate) async fn lock_tenant(&mut self) -> Result<(), StoreError> {
-        sqlx::query!("SELECT 1 AS one FROM tenant_heads WHERE tenant_id = $1 FOR NO KEY UPDATE", self.tenant.0)
-            .fetch_optional(&mut *self.inner)
-            .await?;
+        sqlx::query!(
+            "SELECT 1 AS one FROM tenant_heads WHERE tenant_id = $1 FOR NO KEY UPDATE",
+            self.tenant.0
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?;
         Ok(())
     }
 
@@ -248,7 +301,10 @@ impl Tx<'_> {
             "SELECT tenant_id, name, state, quotas, edition, generation, created_at FROM tenants WHERE tenant_id = $1",
             self.tenant.0
         );
-        row.fetch_optional(&mut *self.inner).await?.ok_or(StoreError::NotFound { what: "tenant" })?.into_tenant()
+        row.fetch_optional(&mut *self.inner)
+            .await?
+            .ok_or(StoreError::NotFound { what: "tenant" })?
+            .into_tenant()
     }
 
     /// Lists tenants for an operator, oldest first; with `only`, just that one. The operators' own
@@ -287,7 +343,11 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::StaleVersion`] when the generation has changed since.
-    pub async fn update_tenant(&mut self, seen: &Tenant, wanted: &Tenant) -> Result<(), StoreError> {
+    pub async fn update_tenant(
+        &mut self,
+        seen: &Tenant,
+        wanted: &Tenant,
+    ) -> Result<(), StoreError> {
         self.assume_platform_role().await?;
         let done = sqlx::query!(
             "UPDATE tenants SET state = $3, quotas = $4, edition = $5, generation = generation + 1
@@ -367,6 +427,10 @@ impl Tx<'_> {
             return Err(StoreError::NotFound { what: "tenant" });
         }
         let limit = tenant.quotas.limit_for(of);
-        if self.count_objects(of).await? < limit { Ok(()) } else { Err(StoreError::QuotaExceeded { of, limit }) }
+        if self.count_objects(of).await? < limit {
+            Ok(())
+        } else {
+            Err(StoreError::QuotaExceeded { of, limit })
+        }
     }
 }

@@ -21,7 +21,10 @@ pub struct TenantPermits {
 impl TenantPermits {
     /// Creates an empty set with `each` permits per tenant.
     pub fn new(each: usize) -> Self {
-        Self { permits_per_tenant: each, tenants: Mutex::default() }
+        Self {
+            permits_per_tenant: each,
+            tenants: Mutex::default(),
+        }
     }
 
     /// Returns the permits of one tenant.
@@ -30,7 +33,10 @@ impl TenantPermits {
         if tenants.len() >= MAX_TRACKED_TENANTS {
             tenants.retain(|_, permits| Arc::strong_count(permits) > 1);
         }
-        tenants.entry(tenant).or_insert_with(|| Arc::new(Semaphore::new(self.permits_per_tenant))).clone()
+        tenants
+            .entry(tenant)
+            .or_insert_with(|| Arc::new(Semaphore::new(self.permits_per_tenant)))
+            .clone()
     }
 }
 
@@ -60,19 +66,36 @@ pub(crate) struct ConnectionPermit {
 
 impl ConnectionQuota {
     pub(crate) fn new(each: usize, changes: usize) -> Self {
-        Self { tenant_permits: Arc::new(TenantPermits::new(each)), write_permits: Arc::new(Semaphore::new(changes)) }
+        Self {
+            tenant_permits: Arc::new(TenantPermits::new(each)),
+            write_permits: Arc::new(Semaphore::new(changes)),
+        }
     }
 
     /// Waits for the right to one transaction of this tenant.
     pub(crate) async fn acquire_permit(&self, tenant: TenantId, mode: TxMode) -> ConnectionPermit {
         // The tenant's own permit comes first, so that a tenant with many writes does not hold the
         // write permits that others need.
-        let tenant = self.tenant_permits.for_tenant(tenant).acquire_owned().await.expect("nobody closes it");
+        let tenant = self
+            .tenant_permits
+            .for_tenant(tenant)
+            .acquire_owned()
+            .await
+            .expect("nobody closes it");
         let change = match mode {
             TxMode::Read => None,
-            TxMode::Write => Some(self.write_permits.clone().acquire_owned().await.expect("nobody closes it")),
+            TxMode::Write => Some(
+                self.write_permits
+                    .clone()
+                    .acquire_owned()
+                    .await
+                    .expect("nobody closes it"),
+            ),
         };
-        ConnectionPermit { _tenant_permit: tenant, _write_permit: change }
+        ConnectionPermit {
+            _tenant_permit: tenant,
+            _write_permit: change,
+        }
     }
 }
 
@@ -86,7 +109,10 @@ mod tests {
     async fn tenant_at_its_limit_does_not_delay_other_tenants() {
         let turns = ConnectionQuota::new(2, 4);
         let (loud, quiet) = (TenantId(Uuid::from_u128(1)), TenantId(Uuid::from_u128(2)));
-        let held = [turns.acquire_permit(loud, TxMode::Read).await, turns.acquire_permit(loud, TxMode::Read).await];
+        let held = [
+            turns.acquire_permit(loud, TxMode::Read).await,
+            turns.acquire_permit(loud, TxMode::Read).await,
+        ];
         let third = tokio::spawn({
             let turns = turns.clone();
             async move { turns.acquire_permit(loud, TxMode::Read).await }
@@ -102,7 +128,10 @@ mod tests {
     async fn changes_of_many_tenants_leave_connections_to_those_who_only_look() {
         let turns = ConnectionQuota::new(2, 2);
         let tenant = |number| TenantId(Uuid::from_u128(number));
-        let held = [turns.acquire_permit(tenant(1), TxMode::Write).await, turns.acquire_permit(tenant(2), TxMode::Write).await];
+        let held = [
+            turns.acquire_permit(tenant(1), TxMode::Write).await,
+            turns.acquire_permit(tenant(2), TxMode::Write).await,
+        ];
         let third = tokio::spawn({
             let turns = turns.clone();
             async move { turns.acquire_permit(tenant(3), TxMode::Write).await }
@@ -117,12 +146,20 @@ mod tests {
     #[tokio::test]
     async fn tenants_without_a_transaction_are_forgotten() {
         let turns = ConnectionQuota::new(2, 4);
-        let held = turns.acquire_permit(TenantId(Uuid::from_u128(0)), TxMode::Read).await;
+        let held = turns
+            .acquire_permit(TenantId(Uuid::from_u128(0)), TxMode::Read)
+            .await;
         for tenant in 1..=3 * MAX_TRACKED_TENANTS as u128 {
-            drop(turns.acquire_permit(TenantId(Uuid::from_u128(tenant)), TxMode::Read).await);
+            drop(
+                turns
+                    .acquire_permit(TenantId(Uuid::from_u128(tenant)), TxMode::Read)
+                    .await,
+            );
         }
         let known = turns.tenant_permits.tenants.lock().expect("no panic");
-        assert!(known.len() <= MAX_TRACKED_TENANTS && known.contains_key(&TenantId(Uuid::from_u128(0))));
+        assert!(
+            known.len() <= MAX_TRACKED_TENANTS && known.contains_key(&TenantId(Uuid::from_u128(0)))
+        );
         drop(held);
     }
 }

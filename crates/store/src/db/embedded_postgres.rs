@@ -33,7 +33,9 @@ pub enum EmbeddedPostgresError {
     )]
     NotFound,
     /// The process runs as root, and there is no other account to run Postgres as.
-    #[error("PostgreSQL refuses to run as root, and there is no account 'postgres' or 'nobody' to run it as")]
+    #[error(
+        "PostgreSQL refuses to run as root, and there is no account 'postgres' or 'nobody' to run it as"
+    )]
     NoAccount,
     /// A command failed or could not be started.
     #[error("{command} failed: {output}")]
@@ -76,33 +78,66 @@ impl EmbeddedPostgres {
     pub fn start(dir: &Path) -> Result<Self, EmbeddedPostgresError> {
         let bin = find_postgres_binaries().ok_or(EmbeddedPostgresError::NotFound)?;
         let account = server_account()?;
-        let folder = |source| EmbeddedPostgresError::Folder { path: dir.to_owned(), source };
+        let folder = |source| EmbeddedPostgresError::Folder {
+            path: dir.to_owned(),
+            source,
+        };
         std::fs::create_dir_all(dir).map_err(folder)?;
         let dir = dir.canonicalize().map_err(folder)?;
         if let Some(account) = &account {
             run_command(Command::new("chown").arg(account).arg(&dir))?;
         }
-        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(OWNER_ONLY_MODE)).map_err(folder)?;
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(OWNER_ONLY_MODE))
+            .map_err(folder)?;
         let data = dir.join("data");
         if !data.join("PG_VERSION").exists() {
-            let auth = ["--auth-local=peer", "--auth-host=reject", "--encoding=UTF8", "--no-sync", "--username"];
-            run_command(command_as_account(account.as_deref(), &bin.join("initdb"))
-                .args(auth)
-                .arg(SUPERUSER)
-                .arg("--pgdata")
-                .arg(&data)
-                .current_dir("/"))?;
+            let auth = [
+                "--auth-local=peer",
+                "--auth-host=reject",
+                "--encoding=UTF8",
+                "--no-sync",
+                "--username",
+            ];
+            run_command(
+                command_as_account(account.as_deref(), &bin.join("initdb"))
+                    .args(auth)
+                    .arg(SUPERUSER)
+                    .arg("--pgdata")
+                    .arg(&data)
+                    .current_dir("/"),
+            )?;
         }
         let mut server = command_as_account(account.as_deref(), &bin.join("postgres"));
-        server.arg("-D").arg(&data).arg("-k").arg(&dir).args(["-c", "listen_addresses=", "-c", "max_connections=200"]);
+        server.arg("-D").arg(&data).arg("-k").arg(&dir).args([
+            "-c",
+            "listen_addresses=",
+            "-c",
+            "max_connections=200",
+        ]);
         let (hba, ident) = write_auth_files(&dir)?;
         server.arg("-c").arg(format!("hba_file={}", hba.display()));
-        server.arg("-c").arg(format!("ident_file={}", ident.display()));
-        server.args(["-c", &format!("unix_socket_permissions={OWNER_ONLY_MODE:04o}")]);
-        server.args(["-c", "logging_collector=off", "-c", "fsync=off", "-c", "full_page_writes=off"]);
+        server
+            .arg("-c")
+            .arg(format!("ident_file={}", ident.display()));
+        server.args([
+            "-c",
+            &format!("unix_socket_permissions={OWNER_ONLY_MODE:04o}"),
+        ]);
+        server.args([
+            "-c",
+            "logging_collector=off",
+            "-c",
+            "fsync=off",
+            "-c",
+            "full_page_writes=off",
+        ]);
         let log_path = dir.join("postgres.log");
         let log = std::fs::File::create(&log_path).map_err(folder)?;
-        server.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        server
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
         spawn_bound_to_process(server)?;
         let started = Instant::now();
         while !accepts_connections(&dir) {
@@ -117,7 +152,10 @@ impl EmbeddedPostgres {
     /// Returns the URL of a database for a role. Only the account that started the server can
     /// connect.
     pub fn url(&self, role: &str, database: &str) -> String {
-        format!("postgres://{role}@localhost/{database}?host={}", self.dir.display())
+        format!(
+            "postgres://{role}@localhost/{database}?host={}",
+            self.dir.display()
+        )
     }
 }
 
@@ -127,9 +165,17 @@ impl EmbeddedPostgres {
 fn write_auth_files(dir: &Path) -> Result<(PathBuf, PathBuf), EmbeddedPostgresError> {
     let account = run_command(Command::new("id").arg("-un"))?;
     let (hba, ident) = (dir.join("pg_hba.conf"), dir.join("pg_ident.conf"));
-    let roles = CONNECTABLE_ROLES.map(|role| format!("own \"{}\" {role}\n", account.trim())).concat();
-    for (file, text) in [(&hba, "local all all peer map=own\n"), (&ident, roles.as_str())] {
-        let failed = |source| EmbeddedPostgresError::Folder { path: file.clone(), source };
+    let roles = CONNECTABLE_ROLES
+        .map(|role| format!("own \"{}\" {role}\n", account.trim()))
+        .concat();
+    for (file, text) in [
+        (&hba, "local all all peer map=own\n"),
+        (&ident, roles.as_str()),
+    ] {
+        let failed = |source| EmbeddedPostgresError::Folder {
+            path: file.clone(),
+            source,
+        };
         std::fs::write(file, text).map_err(failed)?;
         // The server may run under another account and must be able to read the file.
         std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).map_err(failed)?;
@@ -143,8 +189,13 @@ fn write_auth_files(dir: &Path) -> Result<(PathBuf, PathBuf), EmbeddedPostgresEr
 fn accepts_connections(dir: &Path) -> bool {
     const STATUS_LINE_INDEX: usize = 7;
     let listens = std::os::unix::net::UnixStream::connect(dir.join(".s.PGSQL.5432")).is_ok();
-    let file = || std::fs::read_to_string(dir.join("data").join("postmaster.pid")).unwrap_or_default();
-    listens && file().lines().nth(STATUS_LINE_INDEX).is_some_and(|line| line.trim() == "ready")
+    let file =
+        || std::fs::read_to_string(dir.join("data").join("postmaster.pid")).unwrap_or_default();
+    listens
+        && file()
+            .lines()
+            .nth(STATUS_LINE_INDEX)
+            .is_some_and(|line| line.trim() == "ready")
 }
 
 /// Starts the server from a thread that never ends. The parent-death signal follows the *thread*
@@ -161,8 +212,14 @@ fn spawn_bound_to_process(mut server: Command) -> Result<(), EmbeddedPostgresErr
             child.wait().ok();
         }
     });
-    let started = receiver.recv().map_err(|error| error.to_string()).and_then(|started| started);
-    started.map_err(|output| EmbeddedPostgresError::Failed { command: "postgres".into(), output })
+    let started = receiver
+        .recv()
+        .map_err(|error| error.to_string())
+        .and_then(|started| started);
+    started.map_err(|output| EmbeddedPostgresError::Failed {
+        command: "postgres".into(),
+        output,
+    })
 }
 
 /// Builds a command that ends with the process that started it, under another account if one is
@@ -182,7 +239,9 @@ fn command_as_account(account: Option<&str>, program: &Path) -> Command {
 
 /// Returns the output of `id`, or `None` when there is no such account.
 fn run_id_command(arguments: &[&str]) -> Option<String> {
-    run_command(Command::new("id").args(arguments)).ok().map(|said| said.trim().to_owned())
+    run_command(Command::new("id").args(arguments))
+        .ok()
+        .map(|said| said.trim().to_owned())
 }
 
 /// Returns the account to run Postgres as, if it must be another one: Postgres refuses to run as
@@ -191,19 +250,30 @@ fn server_account() -> Result<Option<String>, EmbeddedPostgresError> {
     if run_id_command(&["-u"]).as_deref() != Some("0") {
         return Ok(None);
     }
-    let known = ["postgres", "nobody"].into_iter().find(|name| run_id_command(&["-u", name]).is_some());
-    known.map(|name| Some(name.to_owned())).ok_or(EmbeddedPostgresError::NoAccount)
+    let known = ["postgres", "nobody"]
+        .into_iter()
+        .find(|name| run_id_command(&["-u", name]).is_some());
+    known
+        .map(|name| Some(name.to_owned()))
+        .ok_or(EmbeddedPostgresError::NoAccount)
 }
 
 /// Runs a command to its end and returns its output.
 fn run_command(command: &mut Command) -> Result<String, EmbeddedPostgresError> {
     let name = format!("{command:?}");
-    let output =
-        command.output().map_err(|error| EmbeddedPostgresError::Failed { command: name.clone(), output: error.to_string() })?;
+    let output = command
+        .output()
+        .map_err(|error| EmbeddedPostgresError::Failed {
+            command: name.clone(),
+            output: error.to_string(),
+        })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    Err(EmbeddedPostgresError::Failed { command: name, output: String::from_utf8_lossy(&output.stderr).into_owned() })
+    Err(EmbeddedPostgresError::Failed {
+        command: name,
+        output: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
 }
 
 /// Finds the folder with the programs of Postgres: `PG_BIN`, then the folders of distributions with
@@ -212,19 +282,29 @@ pub fn find_postgres_binaries() -> Option<PathBuf> {
     let complete = |dir: &PathBuf| dir.join("initdb").exists() && dir.join("postgres").exists();
     let named = std::env::var_os("PG_BIN").map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut versioned: Vec<(u32, PathBuf)> = ["/usr/lib/postgresql", "/opt/homebrew/opt", "/usr/local/opt"]
-        .iter()
-        .filter_map(|root| std::fs::read_dir(root).ok())
-        .flatten()
-        .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            let version = path.file_name()?.to_str()?.trim_start_matches("postgresql@").parse().ok()?;
-            Some((version, path.join("bin")))
-        })
-        .collect();
+    let mut versioned: Vec<(u32, PathBuf)> =
+        ["/usr/lib/postgresql", "/opt/homebrew/opt", "/usr/local/opt"]
+            .iter()
+            .filter_map(|root| std::fs::read_dir(root).ok())
+            .flatten()
+            .filter_map(|entry| {
+                let path = entry.ok()?.path();
+                let version = path
+                    .file_name()?
+                    .to_str()?
+                    .trim_start_matches("postgresql@")
+                    .parse()
+                    .ok()?;
+                Some((version, path.join("bin")))
+            })
+            .collect();
     versioned.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
     let installed = versioned.into_iter().map(|(_, dir)| dir);
-    named.into_iter().chain(installed).chain(std::env::split_paths(&path)).find(complete)
+    named
+        .into_iter()
+        .chain(installed)
+        .chain(std::env::split_paths(&path))
+        .find(complete)
 }
 
 #[cfg(test)]
@@ -241,35 +321,63 @@ mod tests {
     /// Linux keeps the identity of each thread apart, so only the thread that connects becomes the
     /// other account.
     fn connection_error(socket: &Path, role: &str, other: Option<&str>) -> Option<String> {
-        let options = PgConnectOptions::new_without_pgpass().socket(socket).username(role).database("postgres");
-        let identity = other.map(|account| (account_number("-g", account), account_number("-u", account)));
+        let options = PgConnectOptions::new_without_pgpass()
+            .socket(socket)
+            .username(role)
+            .database("postgres");
+        let identity =
+            other.map(|account| (account_number("-g", account), account_number("-u", account)));
         let connecting = std::thread::spawn(move || {
             if let Some((group, user)) = identity {
                 set_thread_groups(&[]).expect("no other groups");
                 set_thread_gid(Gid::from_raw(group)).expect("the group of the account");
                 set_thread_uid(Uid::from_raw(user)).expect("the account");
             }
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(options.connect()).err().map(|error| error.to_string())
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime
+                .block_on(options.connect())
+                .err()
+                .map(|error| error.to_string())
         });
         connecting.join().expect("the thread ends")
     }
 
     /// Returns the number of an account's user or group.
     fn account_number(of: &str, account: &str) -> u32 {
-        run_id_command(&[of, account]).expect("an account").parse().expect("a number")
+        run_id_command(&[of, account])
+            .expect("an account")
+            .parse()
+            .expect("a number")
     }
 
     #[test]
     fn another_user_of_the_machine_is_refused_at_the_folder_and_by_the_server() {
         let parent = tempfile::tempdir().expect("a folder");
         // Every account may enter this folder, so that the folder below is what refuses.
-        std::fs::set_permissions(parent.path(), std::fs::Permissions::from_mode(0o755)).expect("permissions");
+        std::fs::set_permissions(parent.path(), std::fs::Permissions::from_mode(0o755))
+            .expect("permissions");
         let dir = parent.path().join("postgres");
         let server = EmbeddedPostgres::start(&dir).expect("a private Postgres");
-        assert_eq!(std::fs::metadata(&server.dir).expect("a folder").permissions().mode() & 0o777, OWNER_ONLY_MODE);
+        assert_eq!(
+            std::fs::metadata(&server.dir)
+                .expect("a folder")
+                .permissions()
+                .mode()
+                & 0o777,
+            OWNER_ONLY_MODE
+        );
         let socket = server.dir.join(".s.PGSQL.5432");
-        assert_eq!(std::fs::metadata(&socket).expect("a socket").permissions().mode() & 0o777, OWNER_ONLY_MODE);
+        assert_eq!(
+            std::fs::metadata(&socket)
+                .expect("a socket")
+                .permissions()
+                .mode()
+                & 0o777,
+            OWNER_ONLY_MODE
+        );
         assert_eq!(connection_error(&server.dir, SUPERUSER, None), None);
         // Only root can become another user. Without root, the test ends with the modes above.
         if server_account().expect("an account").is_none() {
@@ -278,11 +386,15 @@ mod tests {
         let said = connection_error(&server.dir, SUPERUSER, Some("nobody")).expect("a refusal");
         assert!(said.contains("Permission denied"), "{said}");
         for open in [&server.dir, &socket] {
-            std::fs::set_permissions(open, std::fs::Permissions::from_mode(0o777)).expect("permissions");
+            std::fs::set_permissions(open, std::fs::Permissions::from_mode(0o777))
+                .expect("permissions");
         }
         for role in CONNECTABLE_ROLES {
             let said = connection_error(&server.dir, role, Some("nobody")).expect("a refusal");
-            assert!(said.contains("Peer authentication failed"), "{role}: {said}");
+            assert!(
+                said.contains("Peer authentication failed"),
+                "{role}: {said}"
+            );
         }
     }
 }

@@ -59,7 +59,10 @@ pub enum IdempotencyLookup {
 
 impl RequestKey {
     fn associated_data(&self) -> String {
-        format!("idempotency_keys.answer/{}/{}/{}", self.principal, self.route, self.key)
+        format!(
+            "idempotency_keys.answer/{}/{}/{}",
+            self.principal, self.route, self.key
+        )
     }
 }
 
@@ -68,7 +71,11 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::RequestInFlight`] when a copy of the request is being worked on now.
-    pub async fn reserve_idempotency_key(&mut self, request: &RequestKey, now: Timestamp) -> Result<IdempotencyLookup, StoreError> {
+    pub async fn reserve_idempotency_key(
+        &mut self,
+        request: &RequestKey,
+        now: Timestamp,
+    ) -> Result<IdempotencyLookup, StoreError> {
         self.set_lock_timeout(LOCK_TIMEOUT).await?;
         let oldest = now - RESPONSE_RETENTION;
         let taken = sqlx::query!(
@@ -87,8 +94,14 @@ impl Tx<'_> {
         .execute(&mut *self.inner)
         .await;
         let taken = taken.map_err(|error| {
-            let code = error.as_database_error().and_then(|database| database.code().map(Cow::into_owned));
-            if code.as_deref() == Some(LOCK_NOT_AVAILABLE) { StoreError::RequestInFlight } else { error.into() }
+            let code = error
+                .as_database_error()
+                .and_then(|database| database.code().map(Cow::into_owned));
+            if code.as_deref() == Some(LOCK_NOT_AVAILABLE) {
+                StoreError::RequestInFlight
+            } else {
+                error.into()
+            }
         })?;
         self.set_lock_timeout("0").await?;
         if taken.rows_affected() == 0 {
@@ -108,11 +121,16 @@ impl Tx<'_> {
     }
 
     async fn set_lock_timeout(&mut self, limit: &str) -> Result<(), StoreError> {
-        sqlx::query!("SELECT set_config('lock_timeout', $1, true)", limit).fetch_one(&mut *self.inner).await?;
+        sqlx::query!("SELECT set_config('lock_timeout', $1, true)", limit)
+            .fetch_one(&mut *self.inner)
+            .await?;
         Ok(())
     }
 
-    async fn find_response(&mut self, request: &RequestKey) -> Result<IdempotencyLookup, StoreError> {
+    async fn find_response(
+        &mut self,
+        request: &RequestKey,
+    ) -> Result<IdempotencyLookup, StoreError> {
         let row = sqlx::query!(
             "SELECT body_hash, status, location, etag, answer FROM idempotency_keys
              WHERE tenant_id = $1 AND principal = $2 AND route = $3 AND key = $4",
@@ -126,10 +144,19 @@ impl Tx<'_> {
         if row.body_hash != request.body_hash {
             return Ok(IdempotencyLookup::KeyReused);
         }
-        let corrupt = || StoreError::Corrupt { table: "idempotency_keys", column: "answer", row: request.key.clone() };
+        let corrupt = || StoreError::Corrupt {
+            table: "idempotency_keys",
+            column: "answer",
+            row: request.key.clone(),
+        };
         let (status, answer) = row.status.zip(row.answer).ok_or_else(corrupt)?;
         Ok(IdempotencyLookup::Replay(StoredResponse {
-            status: decode_column(status.try_into(), "idempotency_keys", "status", &request.key)?,
+            status: decode_column(
+                status.try_into(),
+                "idempotency_keys",
+                "status",
+                &request.key,
+            )?,
             location: row.location,
             etag: row.etag,
             body: self.open(&request.associated_data(), &answer).await?,
@@ -141,7 +168,11 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::NotFound`] when no row was reserved, and [`StoreError::KeysErased`]
     /// when the tenant has no keys any more.
-    pub async fn store_response(&mut self, request: &RequestKey, answer: &StoredResponse) -> Result<(), StoreError> {
+    pub async fn store_response(
+        &mut self,
+        request: &RequestKey,
+        answer: &StoredResponse,
+    ) -> Result<(), StoreError> {
         let sealed = self.seal(&request.associated_data(), &answer.body)?;
         let kept = sqlx::query!(
             "UPDATE idempotency_keys SET status = $5, location = $6, etag = $7, answer = $8
@@ -157,6 +188,9 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        require_one_row(kept.rows_affected(), StoreError::NotFound { what: "request" })
+        require_one_row(
+            kept.rows_affected(),
+            StoreError::NotFound { what: "request" },
+        )
     }
 }

@@ -65,7 +65,11 @@ pub struct Session {
 
 impl Session {
     pub(crate) fn new(store: Store, tenant: TenantId, mode: TxMode) -> Self {
-        Self { store, tenant, mode }
+        Self {
+            store,
+            tenant,
+            mode,
+        }
     }
 
     /// Begins a transaction, which borrows the session until it ends.
@@ -93,9 +97,19 @@ impl Session {
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn into_tx_without_keys(self) -> Result<Tx<'static>, StoreError> {
-        let turn = self.store.acquire_connection_permit(self.tenant, self.mode).await;
-        let tx = self.store.begin_with_plan_cache_mode(self.tenant, Arc::default(), GENERIC_PLAN_MODE).await?;
-        Ok(Tx { _connection_permit: turn, mode: self.mode, ..tx })
+        let turn = self
+            .store
+            .acquire_connection_permit(self.tenant, self.mode)
+            .await;
+        let tx = self
+            .store
+            .begin_with_plan_cache_mode(self.tenant, Arc::default(), GENERIC_PLAN_MODE)
+            .await?;
+        Ok(Tx {
+            _connection_permit: turn,
+            mode: self.mode,
+            ..tx
+        })
     }
 }
 

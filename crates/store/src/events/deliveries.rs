@@ -9,8 +9,8 @@ use meshwright_model::backoff::retry_delay;
 use meshwright_model::ids::{MeshId, OperationId, TenantId, UpgradeId, WebhookId};
 use meshwright_model::webhook::{self, delivery_retry_delay};
 
-use crate::operations::queue::to_uuids;
 use crate::events::webhooks::secret_associated_data;
+use crate::operations::queue::to_uuids;
 use crate::{Event, NewEvent, Store, StoreError, Tx, retry_on_conflict};
 
 /// State of a delivery.
@@ -115,7 +115,11 @@ impl Store {
 impl Tx<'_> {
     /// Adds a delivery for each event and each enabled webhook that subscribes to it. `first` is
     /// the number of the first event.
-    pub(crate) async fn enqueue_deliveries(&mut self, events: &[NewEvent], first: i64) -> Result<(), StoreError> {
+    pub(crate) async fn enqueue_deliveries(
+        &mut self,
+        events: &[NewEvent],
+        first: i64,
+    ) -> Result<(), StoreError> {
         let hooks = sqlx::query!(
             "SELECT webhook_id, kinds FROM webhooks WHERE tenant_id = $1 AND enabled ORDER BY webhook_id",
             self.tenant.0
@@ -128,9 +132,16 @@ impl Tx<'_> {
                 .iter()
                 .zip(first..)
                 .filter(|(event, _)| {
-                    let named = hook.kinds.iter().any(|wanted| webhook::matches_event_kind(wanted, event.kind));
+                    let named = hook
+                        .kinds
+                        .iter()
+                        .any(|wanted| webhook::matches_event_kind(wanted, event.kind));
                     // A test event goes only to the webhook that it names.
-                    if event.kind == webhook::TEST_EVENT_KIND { event.body["webhook_id"] == id.to_string() } else { named }
+                    if event.kind == webhook::TEST_EVENT_KIND {
+                        event.body["webhook_id"] == id.to_string()
+                    } else {
+                        named
+                    }
                 })
                 .map(|(event, seq)| (seq, event.at))
                 .collect();
@@ -172,7 +183,12 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer, and
     /// [`StoreError::UnsealFailed`] when a secret does not open.
-    pub async fn next_delivery_batch(&mut self, id: WebhookId, limit: i64, now: Timestamp) -> Result<Option<DeliveryBatch>, StoreError> {
+    pub async fn next_delivery_batch(
+        &mut self,
+        id: WebhookId,
+        limit: i64,
+        now: Timestamp,
+    ) -> Result<Option<DeliveryBatch>, StoreError> {
         let hook = sqlx::query!(
             "SELECT url, secret, former_secret, former_until FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2 AND enabled",
             self.tenant.0,
@@ -182,13 +198,18 @@ impl Tx<'_> {
         .await?;
         let Some(hook) = hook else { return Ok(None) };
         let mut secrets = vec![self.open(&secret_associated_data(id), &hook.secret).await?];
-        if let Some(former) =
-            hook.former_secret.filter(|_| hook.former_until.is_some_and(|until| until.to_jiff() > now))
+        if let Some(former) = hook
+            .former_secret
+            .filter(|_| hook.former_until.is_some_and(|until| until.to_jiff() > now))
         {
             secrets.push(self.open(&secret_associated_data(id), &former).await?);
         }
         let deliveries = self.read_deliveries(id, true, None, limit).await?;
-        Ok(Some(DeliveryBatch { url: hook.url, secrets, deliveries }))
+        Ok(Some(DeliveryBatch {
+            url: hook.url,
+            secrets,
+            deliveries,
+        }))
     }
 
     /// Lists the deliveries of a webhook for events with a number below `before`, newest first.
@@ -209,8 +230,13 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::NotFound`] when the webhook has no delivery of this event.
     pub async fn get_delivery(&mut self, id: WebhookId, seq: i64) -> Result<Delivery, StoreError> {
-        let found = self.read_deliveries(id, false, seq.checked_add(1), 1).await?.pop();
-        found.filter(|delivery| delivery.event.seq == seq).ok_or(StoreError::NotFound { what: "delivery" })
+        let found = self
+            .read_deliveries(id, false, seq.checked_add(1), 1)
+            .await?
+            .pop();
+        found
+            .filter(|delivery| delivery.event.seq == seq)
+            .ok_or(StoreError::NotFound { what: "delivery" })
     }
 
     async fn read_deliveries(
@@ -236,7 +262,11 @@ impl Tx<'_> {
         .fetch_all(&mut *self.inner)
         .await?;
         let read = rows.into_iter().map(|row| {
-            let states = [DeliveryState::Pending, DeliveryState::Delivered, DeliveryState::Failed];
+            let states = [
+                DeliveryState::Pending,
+                DeliveryState::Delivered,
+                DeliveryState::Failed,
+            ];
             let state = states.into_iter().find(|state| state.as_str() == row.state);
             Ok(Delivery {
                 event: Event {
@@ -320,7 +350,11 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn reschedule_webhook(&mut self, id: WebhookId, failed: bool) -> Result<(), StoreError> {
+    pub async fn reschedule_webhook(
+        &mut self,
+        id: WebhookId,
+        failed: bool,
+    ) -> Result<(), StoreError> {
         let failures = sqlx::query_scalar!(
             "UPDATE webhook_queue SET failures = CASE WHEN $3 THEN failures + 1 ELSE 0 END WHERE tenant_id = $1 AND webhook_id = $2
              RETURNING failures",
@@ -330,8 +364,14 @@ impl Tx<'_> {
         )
         .fetch_optional(&mut *self.inner)
         .await?;
-        let Some(failures) = failures else { return Ok(()) };
-        let rest = if failed { retry_delay(failures) } else { Duration::ZERO };
+        let Some(failures) = failures else {
+            return Ok(());
+        };
+        let rest = if failed {
+            retry_delay(failures)
+        } else {
+            Duration::ZERO
+        };
         sqlx::query!(
             "UPDATE webhook_queue SET due_at = (
                  SELECT greatest(min(d.due_at), now() + make_interval(secs => $3)) FROM deliveries d JOIN webhooks w USING (tenant_id, webhook_id)
@@ -351,7 +391,12 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn disable_webhook(&mut self, id: WebhookId, reason: &'static str, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn disable_webhook(
+        &mut self,
+        id: WebhookId,
+        reason: &'static str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE webhooks SET enabled = false, stopped = $3, generation = generation + 1 WHERE tenant_id = $1 AND webhook_id = $2 AND enabled",
             self.tenant.0,
@@ -362,7 +407,12 @@ impl Tx<'_> {
         .await?;
         if done.rows_affected() == 1 {
             self.update_webhook_count().await?;
-            self.push_webhook_event("webhook.disabled", id, serde_json::json!({ "reason": reason }), now);
+            self.push_webhook_event(
+                "webhook.disabled",
+                id,
+                serde_json::json!({ "reason": reason }),
+                now,
+            );
         }
         Ok(())
     }
@@ -380,7 +430,10 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        crate::require_one_row(done.rows_affected(), StoreError::NotFound { what: "delivery" })?;
+        crate::require_one_row(
+            done.rows_affected(),
+            StoreError::NotFound { what: "delivery" },
+        )?;
         sqlx::query!(
             "UPDATE webhook_queue SET due_at = now() WHERE tenant_id = $1 AND webhook_id = $2",
             self.tenant.0,

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
-use meshwright_model::audit::{Digest, ChainHead};
+use meshwright_model::audit::{ChainHead, Digest};
 use meshwright_model::ids::{MeshId, OperationId, UpgradeId};
 
 use crate::error::decode_column;
@@ -73,7 +73,10 @@ impl Tx<'_> {
     /// puts the committing transactions of one tenant in order, so a reader that has seen event n
     /// has seen all events before it.
     pub(crate) async fn flush_events_and_audit(&mut self) -> Result<(), StoreError> {
-        let (events, entries) = (std::mem::take(&mut self.events), std::mem::take(&mut self.audit_entries));
+        let (events, entries) = (
+            std::mem::take(&mut self.events),
+            std::mem::take(&mut self.audit_entries),
+        );
         if events.is_empty() && entries.is_empty() {
             return Ok(());
         }
@@ -91,15 +94,30 @@ impl Tx<'_> {
         for (event, seq) in events.iter().zip(head.event_seq - told + 1..) {
             self.write_event(event, seq).await?;
             if seq % EVENTS_PER_PURGE == 0 {
-                self.purge_expired_events(event.at - EVENT_RETENTION).await?;
+                self.purge_expired_events(event.at - EVENT_RETENTION)
+                    .await?;
             }
         }
         if head.webhooks > 0 && told > 0 {
-            self.enqueue_deliveries(&events, head.event_seq - told + 1).await?;
+            self.enqueue_deliveries(&events, head.event_seq - told + 1)
+                .await?;
         }
         if noted > 0 {
-            let hash = decode_column(Digest::try_from(head.audit_hash), "tenant_heads", "audit_hash", self.tenant)?;
-            let last = self.append_to_chain(entries, ChainHead { seq: head.audit_seq - noted, hash }).await?;
+            let hash = decode_column(
+                Digest::try_from(head.audit_hash),
+                "tenant_heads",
+                "audit_hash",
+                self.tenant,
+            )?;
+            let last = self
+                .append_to_chain(
+                    entries,
+                    ChainHead {
+                        seq: head.audit_seq - noted,
+                        hash,
+                    },
+                )
+                .await?;
             sqlx::query!(
                 "UPDATE tenant_heads SET audit_hash = $2 WHERE tenant_id = $1",
                 self.tenant.0,
@@ -166,7 +184,9 @@ impl Tx<'_> {
         .fetch_one(&mut *self.inner)
         .await?;
         Ok(match seq {
-            _ if seq > log.event_seq => CursorStatus::Ahead { last: log.event_seq },
+            _ if seq > log.event_seq => CursorStatus::Ahead {
+                last: log.event_seq,
+            },
             _ if seq < log.oldest - 1 => CursorStatus::Expired,
             _ => CursorStatus::Retained,
         })

@@ -76,9 +76,13 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        sqlx::query!("INSERT INTO webhook_queue (webhook_id, tenant_id) VALUES ($1, $2)", id.0, self.tenant.0)
-            .execute(&mut *self.inner)
-            .await?;
+        sqlx::query!(
+            "INSERT INTO webhook_queue (webhook_id, tenant_id) VALUES ($1, $2)",
+            id.0,
+            self.tenant.0
+        )
+        .execute(&mut *self.inner)
+        .await?;
         self.update_webhook_count().await
     }
 
@@ -95,10 +99,17 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::NotFound`] when this tenant has no such webhook.
     pub async fn get_webhook(&mut self, id: WebhookId) -> Result<Webhook, StoreError> {
-        self.read_webhooks(Some(id), Page::ALL).await?.pop().ok_or(StoreError::NotFound { what: "webhook" })
+        self.read_webhooks(Some(id), Page::ALL)
+            .await?
+            .pop()
+            .ok_or(StoreError::NotFound { what: "webhook" })
     }
 
-    async fn read_webhooks(&mut self, only: Option<WebhookId>, page: Page) -> Result<Vec<Webhook>, StoreError> {
+    async fn read_webhooks(
+        &mut self,
+        only: Option<WebhookId>,
+        page: Page,
+    ) -> Result<Vec<Webhook>, StoreError> {
         let (from, to) = id_bounds(only.map(|id| id.0));
         let rows = sqlx::query!(
             "SELECT webhook_id, name, url, kinds, enabled, stopped, former_until, delivered_at, generation, created_at
@@ -133,7 +144,11 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::StaleVersion`] when the generation has changed since, and
     /// [`StoreError::Conflict`] with `webhooks_name_unique` when the name is taken.
-    pub async fn update_webhook(&mut self, seen: &Webhook, new: &NewWebhook) -> Result<(), StoreError> {
+    pub async fn update_webhook(
+        &mut self,
+        seen: &Webhook,
+        new: &NewWebhook,
+    ) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE webhooks SET name = $4, url = $5, kinds = $6, enabled = $7, generation = generation + 1,
                  stopped = CASE WHEN $7 THEN NULL ELSE stopped END
@@ -158,16 +173,31 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::NotFound`] when this tenant has no such webhook.
     pub async fn delete_webhook(&mut self, id: WebhookId) -> Result<(), StoreError> {
-        sqlx::query!("DELETE FROM deliveries WHERE tenant_id = $1 AND webhook_id = $2", self.tenant.0, id.0)
-            .execute(&mut *self.inner)
-            .await?;
-        sqlx::query!("DELETE FROM webhook_queue WHERE tenant_id = $1 AND webhook_id = $2", self.tenant.0, id.0)
-            .execute(&mut *self.inner)
-            .await?;
-        let done = sqlx::query!("DELETE FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2", self.tenant.0, id.0)
-            .execute(&mut *self.inner)
-            .await?;
-        require_one_row(done.rows_affected(), StoreError::NotFound { what: "webhook" })?;
+        sqlx::query!(
+            "DELETE FROM deliveries WHERE tenant_id = $1 AND webhook_id = $2",
+            self.tenant.0,
+            id.0
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        sqlx::query!(
+            "DELETE FROM webhook_queue WHERE tenant_id = $1 AND webhook_id = $2",
+            self.tenant.0,
+            id.0
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        let done = sqlx::query!(
+            "DELETE FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2",
+            self.tenant.0,
+            id.0
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        require_one_row(
+            done.rows_affected(),
+            StoreError::NotFound { what: "webhook" },
+        )?;
         self.update_webhook_count().await
     }
 
@@ -176,7 +206,12 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::NotFound`] when this tenant has no such webhook.
-    pub async fn rotate_webhook_secret(&mut self, id: WebhookId, secret: &[u8], until: Timestamp) -> Result<(), StoreError> {
+    pub async fn rotate_webhook_secret(
+        &mut self,
+        id: WebhookId,
+        secret: &[u8],
+        until: Timestamp,
+    ) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE webhooks SET former_secret = secret, former_until = $4, secret = $3, generation = generation + 1
              WHERE tenant_id = $1 AND webhook_id = $2",
@@ -187,7 +222,10 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        require_one_row(done.rows_affected(), StoreError::NotFound { what: "webhook" })
+        require_one_row(
+            done.rows_affected(),
+            StoreError::NotFound { what: "webhook" },
+        )
     }
 
     /// Pushes a test event, which is sent to this webhook only.
@@ -204,7 +242,14 @@ impl Tx<'_> {
     ) {
         let mut body = body;
         body["webhook_id"] = id.to_string().into();
-        self.push_event(NewEvent { at, kind, mesh: None, upgrade: None, operation: None, body });
+        self.push_event(NewEvent {
+            at,
+            kind,
+            mesh: None,
+            upgrade: None,
+            operation: None,
+            body,
+        });
     }
 
     pub(crate) async fn update_webhook_count(&mut self) -> Result<(), StoreError> {

@@ -48,8 +48,14 @@ impl Store {
     ///
     /// # Errors
     /// Returns [`StoreError::Conflict`] with `hosting_clusters_name_unique` when the name is taken.
-    pub async fn add_hosting_cluster(&self, hosting: &HostingCluster, kubeconfig: &[u8]) -> Result<(), StoreError> {
-        let sealed = self.sealer.seal(&kubeconfig_associated_data(hosting.id), kubeconfig);
+    pub async fn add_hosting_cluster(
+        &self,
+        hosting: &HostingCluster,
+        kubeconfig: &[u8],
+    ) -> Result<(), StoreError> {
+        let sealed = self
+            .sealer
+            .seal(&kubeconfig_associated_data(hosting.id), kubeconfig);
         insert_hosting_cluster(&self.pool, hosting, &sealed).await
     }
 
@@ -59,10 +65,15 @@ impl Store {
     /// Returns [`StoreError::NotFound`] when there is no such hosting cluster, and
     /// [`StoreError::UnsealFailed`] when its kubeconfig does not open.
     pub async fn hosting_kubeconfig(&self, id: HostingClusterId) -> Result<Vec<u8>, StoreError> {
-        let sealed = sqlx::query_scalar!("SELECT kubeconfig FROM hosting_clusters WHERE hosting_cluster_id = $1", id.0)
-            .fetch_optional(&self.pool)
-            .await?
-            .ok_or(StoreError::NotFound { what: "hosting cluster" })?;
+        let sealed = sqlx::query_scalar!(
+            "SELECT kubeconfig FROM hosting_clusters WHERE hosting_cluster_id = $1",
+            id.0
+        )
+        .fetch_optional(&self.pool)
+        .await?
+        .ok_or(StoreError::NotFound {
+            what: "hosting cluster",
+        })?;
         self.sealer.open(&kubeconfig_associated_data(id), &sealed)
     }
 
@@ -71,7 +82,11 @@ impl Store {
     /// # Errors
     /// Returns [`StoreError::Conflict`] with `releases_pk` when the catalogue already has this
     /// version.
-    pub async fn add_release(&self, stored: &StoredRelease, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn add_release(
+        &self,
+        stored: &StoredRelease,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         insert_release(&self.pool, stored, now).await
     }
 
@@ -80,20 +95,35 @@ impl Store {
     /// # Errors
     /// Returns [`StoreError::NotFound`] when the catalogue does not have this version.
     pub async fn get_release(&self, version: &Version) -> Result<StoredRelease, StoreError> {
-        let row =
-            sqlx::query!("SELECT version, state, body, charts FROM releases WHERE version = $1", version.to_string())
-                .fetch_optional(&self.pool)
-                .await?
-                .ok_or(StoreError::NotFound { what: "release" })?;
-        Ok(StoredRelease { release: decode_release(&row.version, &row.state, row.body)?, charts: row.charts })
+        let row = sqlx::query!(
+            "SELECT version, state, body, charts FROM releases WHERE version = $1",
+            version.to_string()
+        )
+        .fetch_optional(&self.pool)
+        .await?
+        .ok_or(StoreError::NotFound { what: "release" })?;
+        Ok(StoredRelease {
+            release: decode_release(&row.version, &row.state, row.body)?,
+            charts: row.charts,
+        })
     }
 }
 
 /// Decodes a release. The state has its own column, so that a query can read it without the body;
 /// the column overrides the state in the body.
-fn decode_release(version: &str, state: &str, body: serde_json::Value) -> Result<Release, StoreError> {
-    let release: Release = decode_column(serde_json::from_value(body), "releases", "body", version)?;
-    let state = decode_column(serde_json::from_value(serde_json::Value::from(state)), "releases", "state", version)?;
+fn decode_release(
+    version: &str,
+    state: &str,
+    body: serde_json::Value,
+) -> Result<Release, StoreError> {
+    let release: Release =
+        decode_column(serde_json::from_value(body), "releases", "body", version)?;
+    let state = decode_column(
+        serde_json::from_value(serde_json::Value::from(state)),
+        "releases",
+        "state",
+        version,
+    )?;
     Ok(Release { state, ..release })
 }
 
@@ -116,7 +146,11 @@ async fn insert_release(
     Ok(())
 }
 
-async fn insert_hosting_cluster(executor: impl PgExecutor<'_>, hosting: &HostingCluster, sealed: &[u8]) -> Result<(), StoreError> {
+async fn insert_hosting_cluster(
+    executor: impl PgExecutor<'_>,
+    hosting: &HostingCluster,
+    sealed: &[u8],
+) -> Result<(), StoreError> {
     sqlx::query!(
         "INSERT INTO hosting_clusters (hosting_cluster_id, name, kubeconfig, created_at) VALUES ($1, $2, $3, $4)",
         hosting.id.0,
@@ -154,8 +188,12 @@ impl Tx<'_> {
     /// Returns [`StoreError::Database`] when the database does not answer, and
     /// [`StoreError::Corrupt`] when a row does not fit [`Release`].
     pub async fn list_releases(&mut self) -> Result<Vec<Release>, StoreError> {
-        let rows = sqlx::query!("SELECT version, state, body FROM releases").fetch_all(&mut *self.inner).await?;
-        let read = rows.into_iter().map(|row| decode_release(&row.version, &row.state, row.body));
+        let rows = sqlx::query!("SELECT version, state, body FROM releases")
+            .fetch_all(&mut *self.inner)
+            .await?;
+        let read = rows
+            .into_iter()
+            .map(|row| decode_release(&row.version, &row.state, row.body));
         let mut releases = read.collect::<Result<Vec<Release>, StoreError>>()?;
         releases.sort_by_key(|release| std::cmp::Reverse(release.version.precedence()));
         Ok(releases)
@@ -170,7 +208,12 @@ impl Tx<'_> {
         let body = sqlx::query_scalar!("SELECT body FROM upgrade_policies WHERE name = 'default'")
             .fetch_one(&mut *self.inner)
             .await?;
-        decode_column(serde_json::from_value(body), "upgrade_policies", "body", "default")
+        decode_column(
+            serde_json::from_value(body),
+            "upgrade_policies",
+            "body",
+            "default",
+        )
     }
 
     /// Adds a release to the catalogue on an operator's request.
@@ -178,7 +221,11 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::Conflict`] with `releases_pk` when the catalogue already has this
     /// version.
-    pub async fn add_release(&mut self, stored: &StoredRelease, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn add_release(
+        &mut self,
+        stored: &StoredRelease,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         self.assume_platform_role().await?;
         insert_release(&mut *self.inner, stored, now).await?;
         self.reset_role().await
@@ -188,8 +235,15 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::Conflict`] with `hosting_clusters_name_unique` when the name is taken.
-    pub async fn add_hosting_cluster(&mut self, hosting: &HostingCluster, kubeconfig: &[u8]) -> Result<(), StoreError> {
-        let sealed = self.store.sealer.seal(&kubeconfig_associated_data(hosting.id), kubeconfig);
+    pub async fn add_hosting_cluster(
+        &mut self,
+        hosting: &HostingCluster,
+        kubeconfig: &[u8],
+    ) -> Result<(), StoreError> {
+        let sealed = self
+            .store
+            .sealer
+            .seal(&kubeconfig_associated_data(hosting.id), kubeconfig);
         self.assume_platform_role().await?;
         insert_hosting_cluster(&mut *self.inner, hosting, &sealed).await?;
         self.reset_role().await
@@ -202,11 +256,19 @@ impl Tx<'_> {
     /// [`StoreError::Conflict`] with `meshes_hosting_fk` when a mesh runs in it.
     pub async fn delete_hosting_cluster(&mut self, id: HostingClusterId) -> Result<(), StoreError> {
         self.assume_platform_role().await?;
-        let done = sqlx::query!("DELETE FROM hosting_clusters WHERE hosting_cluster_id = $1", id.0)
-            .execute(&mut *self.inner)
-            .await?;
+        let done = sqlx::query!(
+            "DELETE FROM hosting_clusters WHERE hosting_cluster_id = $1",
+            id.0
+        )
+        .execute(&mut *self.inner)
+        .await?;
         self.reset_role().await?;
-        require_one_row(done.rows_affected(), StoreError::NotFound { what: "hosting cluster" })
+        require_one_row(
+            done.rows_affected(),
+            StoreError::NotFound {
+                what: "hosting cluster",
+            },
+        )
     }
 
     /// Reads a release on an operator's request and locks its row until this transaction ends.
@@ -242,6 +304,9 @@ impl Tx<'_> {
         .execute(&mut *self.inner)
         .await?;
         self.reset_role().await?;
-        require_one_row(done.rows_affected(), StoreError::NotFound { what: "release" })
+        require_one_row(
+            done.rows_affected(),
+            StoreError::NotFound { what: "release" },
+        )
     }
 }

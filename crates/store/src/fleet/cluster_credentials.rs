@@ -5,15 +5,19 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
 use meshwright_model::backoff::retry_delay;
-use meshwright_model::credential::{CredentialStatus, CredentialLifetime, UNREACHABLE_AFTER_FAILURES};
+use meshwright_model::credential::{
+    CredentialLifetime, CredentialStatus, UNREACHABLE_AFTER_FAILURES,
+};
 use meshwright_model::ids::{ClusterId, MeshId, TenantId};
 use meshwright_model::operation::{OperationKind, Problem};
 use meshwright_model::upgrade::Finding;
 
-use crate::fleet::clusters::kubeconfig_associated_data;
 use crate::error::to_json;
+use crate::fleet::clusters::kubeconfig_associated_data;
 use crate::operations::queue::to_uuids;
-use crate::{Cluster, ClusterState, NewEvent, Store, StoreError, Tx, require_one_row, retry_on_conflict};
+use crate::{
+    Cluster, ClusterState, NewEvent, Store, StoreError, Tx, require_one_row, retry_on_conflict,
+};
 
 /// A credential of our own service account, as a cluster issued it.
 #[derive(Debug, Clone)]
@@ -85,7 +89,11 @@ impl Store {
     ///
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn claim_cluster_check(&self, held: Duration, excluded: &[TenantId]) -> Result<Option<ClusterCheck>, StoreError> {
+    pub async fn claim_cluster_check(
+        &self,
+        held: Duration,
+        excluded: &[TenantId],
+    ) -> Result<Option<ClusterCheck>, StoreError> {
         let excluded = to_uuids(excluded, |id| id.0);
         let take = || async {
             let row = sqlx::query!(
@@ -114,8 +122,14 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::NotFound`] when this tenant has no such cluster.
-    pub async fn submit_kubeconfig(&mut self, id: ClusterId, kubeconfig: Option<&[u8]>) -> Result<(), StoreError> {
-        let sealed = kubeconfig.map(|kubeconfig| self.seal(&submitted_associated_data(id), kubeconfig)).transpose()?;
+    pub async fn submit_kubeconfig(
+        &mut self,
+        id: ClusterId,
+        kubeconfig: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
+        let sealed = kubeconfig
+            .map(|kubeconfig| self.seal(&submitted_associated_data(id), kubeconfig))
+            .transpose()?;
         let done = sqlx::query!(
             "UPDATE clusters SET submitted = $3 WHERE tenant_id = $1 AND cluster_id = $2",
             self.tenant.0,
@@ -124,7 +138,10 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })
+        require_one_row(
+            done.rows_affected(),
+            StoreError::NotFound { what: "cluster" },
+        )
     }
 
     /// Reads and unseals the kubeconfig that a user submitted, for the registration or for a
@@ -133,7 +150,10 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::NotFound`] when this tenant has no such cluster, and
     /// [`StoreError::UnsealFailed`] when the kubeconfig does not open.
-    pub async fn submitted_kubeconfig(&mut self, id: ClusterId) -> Result<Option<Vec<u8>>, StoreError> {
+    pub async fn submitted_kubeconfig(
+        &mut self,
+        id: ClusterId,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
         let row = sqlx::query!(
             "SELECT kubeconfig, submitted, serial FROM clusters WHERE tenant_id = $1 AND cluster_id = $2",
             self.tenant.0,
@@ -145,8 +165,14 @@ impl Tx<'_> {
         match (row.submitted, row.serial) {
             // Until the registration has issued a credential of ours (serial 0), the column holds
             // the submitted kubeconfig.
-            (Some(sealed), _) => self.open(&submitted_associated_data(id), &sealed).await.map(Some),
-            (None, 0) => self.open(&kubeconfig_associated_data(id), &row.kubeconfig).await.map(Some),
+            (Some(sealed), _) => self
+                .open(&submitted_associated_data(id), &sealed)
+                .await
+                .map(Some),
+            (None, 0) => self
+                .open(&kubeconfig_associated_data(id), &row.kubeconfig)
+                .await
+                .map(Some),
             (None, _) => Ok(None),
         }
     }
@@ -157,7 +183,11 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::Conflict`] with [`CLUSTER_IDENTITY_CONSTRAINT`] when another
     /// registration holds the cluster, and [`StoreError::NotFound`] when the registration is gone.
-    pub async fn reserve_cluster_identity(&mut self, id: ClusterId, uid: &str) -> Result<(), StoreError> {
+    pub async fn reserve_cluster_identity(
+        &mut self,
+        id: ClusterId,
+        uid: &str,
+    ) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE clusters SET identity = $3 WHERE tenant_id = $1 AND cluster_id = $2",
             self.tenant.0,
@@ -166,7 +196,10 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })
+        require_one_row(
+            done.rows_affected(),
+            StoreError::NotFound { what: "cluster" },
+        )
     }
 
     /// Reads and unseals our previous credential. It is stored until a check has seen that the
@@ -175,7 +208,10 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::NotFound`] when this tenant has no such cluster, and
     /// [`StoreError::UnsealFailed`] when the credential does not open.
-    pub async fn former_kubeconfig(&mut self, id: ClusterId) -> Result<Option<Vec<u8>>, StoreError> {
+    pub async fn former_kubeconfig(
+        &mut self,
+        id: ClusterId,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
         let sealed = sqlx::query_scalar!(
             "SELECT former FROM clusters WHERE tenant_id = $1 AND cluster_id = $2",
             self.tenant.0,
@@ -185,7 +221,10 @@ impl Tx<'_> {
         .await?
         .ok_or(StoreError::NotFound { what: "cluster" })?;
         match sealed {
-            Some(sealed) => self.open(&former_associated_data(id), &sealed).await.map(Some),
+            Some(sealed) => self
+                .open(&former_associated_data(id), &sealed)
+                .await
+                .map(Some),
             None => Ok(None),
         }
     }
@@ -231,7 +270,10 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })?;
+        require_one_row(
+            done.rows_affected(),
+            StoreError::NotFound { what: "cluster" },
+        )?;
         sqlx::query!(
             "INSERT INTO cluster_probes (cluster_id, tenant_id, due_at) VALUES ($1, $2, now())
              ON CONFLICT ON CONSTRAINT cluster_probes_pk DO UPDATE SET due_at = now(), failures = 0",
@@ -270,7 +312,10 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })
+        require_one_row(
+            done.rows_affected(),
+            StoreError::NotFound { what: "cluster" },
+        )
     }
 
     /// Records that a cluster answered, and schedules its next check after `rest`. When the
@@ -305,12 +350,19 @@ impl Tx<'_> {
             self.push_cluster_event("cluster.reachable", cluster.id, serde_json::json!({}), now);
         }
         match cluster.credential_lifetime {
-            Some(life) if life.status_at(now) == CredentialStatus::ExpiresSoon => self.warn_of_expiry(cluster.id, &life, now).await,
+            Some(life) if life.status_at(now) == CredentialStatus::ExpiresSoon => {
+                self.warn_of_expiry(cluster.id, &life, now).await
+            }
             _ => Ok(()),
         }
     }
 
-    async fn warn_of_expiry(&mut self, id: ClusterId, life: &CredentialLifetime, now: Timestamp) -> Result<(), StoreError> {
+    async fn warn_of_expiry(
+        &mut self,
+        id: ClusterId,
+        life: &CredentialLifetime,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let first = sqlx::query!(
             "UPDATE clusters SET warned_serial = $3 WHERE tenant_id = $1 AND cluster_id = $2 AND warned_serial < $3",
             self.tenant.0,
@@ -338,7 +390,8 @@ impl Tx<'_> {
         problem: &Problem,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.reschedule_cluster_check(cluster.id, retry_delay(failures), failures).await?;
+        self.reschedule_cluster_check(cluster.id, retry_delay(failures), failures)
+            .await?;
         let known = matches!(&cluster.state, ClusterState::Unreachable(known) if known.code == problem.code);
         if known || (failures < UNREACHABLE_AFTER_FAILURES && problem.is_unreachable()) {
             return Ok(());
@@ -357,7 +410,12 @@ impl Tx<'_> {
 
     /// Schedules the next check of a cluster. A renewal may have made the cluster due during the
     /// check; then it stays due.
-    async fn reschedule_cluster_check(&mut self, id: ClusterId, rest: Duration, failures: i32) -> Result<(), StoreError> {
+    async fn reschedule_cluster_check(
+        &mut self,
+        id: ClusterId,
+        rest: Duration,
+        failures: i32,
+    ) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE cluster_probes SET failures = $3, due_at = CASE WHEN due_at > now() THEN now() + make_interval(secs => $4) ELSE due_at END
              WHERE cluster_id = $1 AND tenant_id = $2",
@@ -376,7 +434,10 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn last_renewal(&mut self, id: ClusterId) -> Result<Option<(Timestamp, bool)>, StoreError> {
+    pub async fn last_renewal(
+        &mut self,
+        id: ClusterId,
+    ) -> Result<Option<(Timestamp, bool)>, StoreError> {
         let row = sqlx::query!(
             "SELECT created_at, ended_at IS NULL AS \"open!\" FROM operations
              WHERE tenant_id = $1 AND cluster_id = $2 AND kind = $3 ORDER BY operation_id DESC LIMIT 1",
@@ -402,9 +463,22 @@ impl Tx<'_> {
         Ok(found.fetch_optional(&mut *self.inner).await?.map(MeshId))
     }
 
-    fn push_cluster_event(&mut self, kind: &'static str, id: ClusterId, body: serde_json::Value, at: Timestamp) {
+    fn push_cluster_event(
+        &mut self,
+        kind: &'static str,
+        id: ClusterId,
+        body: serde_json::Value,
+        at: Timestamp,
+    ) {
         let mut body = body;
         body["cluster_id"] = id.to_string().into();
-        self.push_event(NewEvent { at, kind, mesh: None, upgrade: None, operation: None, body });
+        self.push_event(NewEvent {
+            at,
+            kind,
+            mesh: None,
+            upgrade: None,
+            operation: None,
+            body,
+        });
     }
 }

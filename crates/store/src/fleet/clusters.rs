@@ -9,9 +9,9 @@ use meshwright_model::operation::Problem;
 use meshwright_model::upgrade::Finding;
 
 use crate::error::decode_column;
-use crate::fleet::labels::{SelectorColumns, ListFilter};
+use crate::fleet::labels::{ListFilter, SelectorColumns};
 use crate::fleet::meshes::UserMetadata;
-use crate::{Page, AccessFilter, StoreError, Tx, id_bounds, require_one_row};
+use crate::{AccessFilter, Page, StoreError, Tx, id_bounds, require_one_row};
 
 /// State of a registered cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +88,11 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::Conflict`] with `clusters_name_unique` when the name is taken.
-    pub async fn create_cluster(&mut self, cluster: &NewCluster, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn create_cluster(
+        &mut self,
+        cluster: &NewCluster,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         sqlx::query!(
             "INSERT INTO clusters (tenant_id, cluster_id, name, state, server, kubeconfig, created_at, display_name)
              VALUES ($1, $2, $3, 'registering', $4, $5, $6, $7)",
@@ -102,7 +106,8 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        self.set_labels(cluster.id.0, &cluster.metadata.labels).await
+        self.set_labels(cluster.id.0, &cluster.metadata.labels)
+            .await
     }
 
     /// Lists the clusters that the caller may see and that match the filter, oldest first.
@@ -110,7 +115,12 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer, and
     /// [`StoreError::Corrupt`] when a row does not fit [`Cluster`].
-    pub async fn list_clusters(&mut self, access: &AccessFilter, filter: &ListFilter, page: Page) -> Result<Vec<Cluster>, StoreError> {
+    pub async fn list_clusters(
+        &mut self,
+        access: &AccessFilter,
+        filter: &ListFilter,
+        page: Page,
+    ) -> Result<Vec<Cluster>, StoreError> {
         self.read_clusters(None, access, filter, page).await
     }
 
@@ -119,7 +129,15 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::NotFound`] when this tenant has no such cluster.
     pub async fn get_cluster(&mut self, id: ClusterId) -> Result<Cluster, StoreError> {
-        let found = self.read_clusters(Some(id), &AccessFilter::ALL, &ListFilter::default(), Page::ALL).await?.pop();
+        let found = self
+            .read_clusters(
+                Some(id),
+                &AccessFilter::ALL,
+                &ListFilter::default(),
+                Page::ALL,
+            )
+            .await?
+            .pop();
         found.ok_or(StoreError::NotFound { what: "cluster" })
     }
 
@@ -168,18 +186,37 @@ impl Tx<'_> {
                 _ if row.leaving.is_some() => ClusterState::Deregistering,
                 ("registering", _) => ClusterState::Registering,
                 ("ready", None) => ClusterState::Ready,
-                ("ready", Some(problem)) => {
-                    ClusterState::Unreachable(decode_column(serde_json::from_value(problem), "clusters", "problem", id)?)
+                ("ready", Some(problem)) => ClusterState::Unreachable(decode_column(
+                    serde_json::from_value(problem),
+                    "clusters",
+                    "problem",
+                    id,
+                )?),
+                ("refused", Some(problem)) => ClusterState::Refused(decode_column(
+                    serde_json::from_value(problem),
+                    "clusters",
+                    "problem",
+                    id,
+                )?),
+                _ => {
+                    return Err(StoreError::Corrupt {
+                        table: "clusters",
+                        column: "state",
+                        row: id.to_string(),
+                    });
                 }
-                ("refused", Some(problem)) => {
-                    ClusterState::Refused(decode_column(serde_json::from_value(problem), "clusters", "problem", id)?)
-                }
-                _ => return Err(StoreError::Corrupt { table: "clusters", column: "state", row: id.to_string() }),
             };
-            let times = row.issued_at.zip(row.expires_at).map(|(from, to)| (from.to_jiff(), to.to_jiff()));
+            let times = row
+                .issued_at
+                .zip(row.expires_at)
+                .map(|(from, to)| (from.to_jiff(), to.to_jiff()));
             let previous_until = row.previous_until.map(jiff_sqlx::Timestamp::to_jiff);
-            let life =
-                times.map(|(issued_at, expires_at)| CredentialLifetime { serial: row.serial, issued_at, expires_at, previous_until });
+            let life = times.map(|(issued_at, expires_at)| CredentialLifetime {
+                serial: row.serial,
+                issued_at,
+                expires_at,
+                previous_until,
+            });
             Ok(Cluster {
                 id,
                 name: row.name,
@@ -193,7 +230,12 @@ impl Tx<'_> {
                 uid: row.uid,
                 holds_identity: row.held,
                 credential_lifetime: life,
-                findings: decode_column(serde_json::from_value(row.findings), "clusters", "findings", id)?,
+                findings: decode_column(
+                    serde_json::from_value(row.findings),
+                    "clusters",
+                    "findings",
+                    id,
+                )?,
                 kubernetes_version: row.kubernetes_version,
                 created_at: row.created_at.to_jiff(),
                 observed_at: row.observed_at.map(jiff_sqlx::Timestamp::to_jiff),
@@ -229,7 +271,11 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::StaleVersion`] when the generation has changed since.
-    pub async fn update_cluster_metadata(&mut self, seen: &Cluster, metadata: &UserMetadata) -> Result<(), StoreError> {
+    pub async fn update_cluster_metadata(
+        &mut self,
+        seen: &Cluster,
+        metadata: &UserMetadata,
+    ) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE clusters SET display_name = $4, generation = generation + 1
              WHERE tenant_id = $1 AND cluster_id = $2 AND generation = $3",
@@ -250,13 +296,25 @@ impl Tx<'_> {
     /// Returns [`StoreError::NotFound`] when this tenant has no such cluster, and
     /// [`StoreError::Conflict`] with `memberships_cluster_fk` when a mesh uses it.
     pub async fn delete_cluster(&mut self, id: ClusterId) -> Result<(), StoreError> {
-        let done = sqlx::query!("DELETE FROM clusters WHERE tenant_id = $1 AND cluster_id = $2", self.tenant.0, id.0)
-            .execute(&mut *self.inner)
-            .await?;
-        require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })?;
-        sqlx::query!("DELETE FROM cluster_probes WHERE cluster_id = $1 AND tenant_id = $2", id.0, self.tenant.0)
-            .execute(&mut *self.inner)
-            .await?;
-        self.set_labels(id.0, &meshwright_model::label::Labels::new()).await
+        let done = sqlx::query!(
+            "DELETE FROM clusters WHERE tenant_id = $1 AND cluster_id = $2",
+            self.tenant.0,
+            id.0
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        require_one_row(
+            done.rows_affected(),
+            StoreError::NotFound { what: "cluster" },
+        )?;
+        sqlx::query!(
+            "DELETE FROM cluster_probes WHERE cluster_id = $1 AND tenant_id = $2",
+            id.0,
+            self.tenant.0
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        self.set_labels(id.0, &meshwright_model::label::Labels::new())
+            .await
     }
 }

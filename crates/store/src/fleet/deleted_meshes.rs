@@ -31,7 +31,10 @@ impl Tx<'_> {
         .fetch_optional(&mut *self.inner)
         .await?
         .ok_or(StoreError::NotFound { what: "mesh" })?;
-        Ok(DeletedMesh { members: row.former_members.into_iter().map(ClusterId).collect(), has_authority: row.authority })
+        Ok(DeletedMesh {
+            members: row.former_members.into_iter().map(ClusterId).collect(),
+            has_authority: row.authority,
+        })
     }
 
     /// Restores a deleted mesh, in state `creating`.
@@ -40,7 +43,11 @@ impl Tx<'_> {
     /// Returns [`StoreError::NotFound`] when this tenant has no such deleted mesh, and
     /// [`StoreError::Conflict`] with `meshes_name_unique` when its name is taken by now, or with
     /// `memberships_one_mesh` when one of its clusters is in another mesh.
-    pub async fn undelete_mesh(&mut self, id: MeshId, members: &[ClusterId]) -> Result<(), StoreError> {
+    pub async fn undelete_mesh(
+        &mut self,
+        id: MeshId,
+        members: &[ClusterId],
+    ) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE meshes SET state = 'creating', deleted_at = NULL, former_members = '{}', leftovers = '[]', generation = generation + 1
              WHERE tenant_id = $1 AND mesh_id = $2 AND state = 'deleted'",
@@ -55,7 +62,10 @@ impl Tx<'_> {
 
     /// Erases the authorities of meshes that were deleted before a time. Those meshes cannot be
     /// restored afterwards.
-    pub(crate) async fn purge_deleted_mesh_authorities(&mut self, before: Timestamp) -> Result<(), StoreError> {
+    pub(crate) async fn purge_deleted_mesh_authorities(
+        &mut self,
+        before: Timestamp,
+    ) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE meshes SET authority = '' WHERE tenant_id = $1 AND state = 'deleted' AND deleted_at < $2 AND length(authority) > 0",
             self.tenant.0,

@@ -21,7 +21,9 @@ impl Tx<'_> {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         if self.mesh_of_cluster(id).await?.is_some() {
-            return Err(StoreError::Conflict { constraint: "memberships_cluster_fk".into() });
+            return Err(StoreError::Conflict {
+                constraint: "memberships_cluster_fk".into(),
+            });
         }
         let earlier = sqlx::query_scalar!(
             "SELECT leaving FROM clusters WHERE tenant_id = $1 AND cluster_id = $2 FOR UPDATE",
@@ -32,7 +34,8 @@ impl Tx<'_> {
         .await?
         .ok_or(StoreError::NotFound { what: "cluster" })?;
         if let Some(earlier) = earlier {
-            self.supersede_operation(OperationId(earlier), &OperationState::Superseded, now).await?;
+            self.supersede_operation(OperationId(earlier), &OperationState::Superseded, now)
+                .await?;
         }
         let done = sqlx::query!(
             "UPDATE clusters SET leaving = $3 WHERE tenant_id = $1 AND cluster_id = $2",
@@ -42,10 +45,17 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })?;
-        sqlx::query!("DELETE FROM cluster_probes WHERE cluster_id = $1 AND tenant_id = $2", id.0, self.tenant.0)
-            .execute(&mut *self.inner)
-            .await?;
+        require_one_row(
+            done.rows_affected(),
+            StoreError::NotFound { what: "cluster" },
+        )?;
+        sqlx::query!(
+            "DELETE FROM cluster_probes WHERE cluster_id = $1 AND tenant_id = $2",
+            id.0,
+            self.tenant.0
+        )
+        .execute(&mut *self.inner)
+        .await?;
         Ok(())
     }
 
@@ -54,7 +64,11 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::NotFound`] when this tenant has no such cluster.
-    pub async fn record_removal_intent(&mut self, id: ClusterId, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn record_removal_intent(
+        &mut self,
+        id: ClusterId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE clusters SET removal_began_at = coalesce(removal_began_at, $3) WHERE tenant_id = $1 AND cluster_id = $2",
             self.tenant.0,
@@ -63,7 +77,10 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })
+        require_one_row(
+            done.rows_affected(),
+            StoreError::NotFound { what: "cluster" },
+        )
     }
 
     /// Records that the cluster has accepted the removal of our service account.
@@ -71,7 +88,11 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::NotFound`] when this tenant has no such cluster, and
     /// [`StoreError::Conflict`] with `clusters_removal_check` when the removal was not begun.
-    pub async fn record_removal_accepted(&mut self, id: ClusterId, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn record_removal_accepted(
+        &mut self,
+        id: ClusterId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "UPDATE clusters SET removal_accepted_at = coalesce(removal_accepted_at, $3) WHERE tenant_id = $1 AND cluster_id = $2",
             self.tenant.0,
@@ -80,11 +101,17 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        require_one_row(done.rows_affected(), StoreError::NotFound { what: "cluster" })
+        require_one_row(
+            done.rows_affected(),
+            StoreError::NotFound { what: "cluster" },
+        )
     }
 
     /// Takes a cluster back from a deregistration that has ended, and resumes its cluster checks.
-    pub(crate) async fn revert_deregistration(&mut self, operation: OperationId) -> Result<(), StoreError> {
+    pub(crate) async fn revert_deregistration(
+        &mut self,
+        operation: OperationId,
+    ) -> Result<(), StoreError> {
         let kept = sqlx::query_scalar!(
             "UPDATE clusters SET leaving = NULL WHERE tenant_id = $1 AND leaving = $2 RETURNING cluster_id",
             self.tenant.0,

@@ -1,6 +1,6 @@
 //! Stores the labels of meshes and clusters.
 
-use meshwright_model::label::{Labels, LabelSelector};
+use meshwright_model::label::{LabelSelector, Labels};
 use uuid::Uuid;
 
 use crate::{StoreError, Tx};
@@ -25,13 +25,20 @@ pub(crate) struct SelectorColumns {
 impl From<&LabelSelector> for SelectorColumns {
     fn from(selector: &LabelSelector) -> Self {
         let columns = |conditions: &[(String, Option<String>)]| conditions.iter().cloned().unzip();
-        Self { with: columns(&selector.required), without: columns(&selector.excluded) }
+        Self {
+            with: columns(&selector.required),
+            without: columns(&selector.excluded),
+        }
     }
 }
 
 impl Tx<'_> {
     /// Replaces all labels of a mesh or cluster.
-    pub(crate) async fn set_labels(&mut self, object: Uuid, labels: &Labels) -> Result<(), StoreError> {
+    pub(crate) async fn set_labels(
+        &mut self,
+        object: Uuid,
+        labels: &Labels,
+    ) -> Result<(), StoreError> {
         let (keys, values): (Vec<String>, Vec<String>) = labels.clone().into_iter().unzip();
         sqlx::query!(
             "DELETE FROM labels WHERE tenant_id = $1 AND object_id = $2 AND key <> ALL($3)",

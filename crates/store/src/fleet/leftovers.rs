@@ -13,7 +13,10 @@ use crate::{ClusterState, MeshState, Operation, StoreError, Tx};
 /// Builds the arguments of an operation. With a reason, the operation is forced: it may leave
 /// behind a cluster that does not answer.
 pub fn force_arguments(reason: Option<&str>) -> Value {
-    reason.map_or(Value::Null, |reason| json!({ "force": true, "reason": reason }))
+    reason.map_or(
+        Value::Null,
+        |reason| json!({ "force": true, "reason": reason }),
+    )
 }
 
 impl Operation {
@@ -34,7 +37,11 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn record_leftovers(&mut self, id: OperationId, leftovers: &[Leftover]) -> Result<(), StoreError> {
+    pub async fn record_leftovers(
+        &mut self,
+        id: OperationId,
+        leftovers: &[Leftover],
+    ) -> Result<(), StoreError> {
         if leftovers.is_empty() {
             return Ok(());
         }
@@ -50,7 +57,11 @@ impl Tx<'_> {
     }
 
     /// Copies the leftovers of a deletion to the deleted mesh.
-    pub(crate) async fn copy_leftovers_to_mesh(&mut self, mesh: MeshId, deletion: OperationId) -> Result<(), StoreError> {
+    pub(crate) async fn copy_leftovers_to_mesh(
+        &mut self,
+        mesh: MeshId,
+        deletion: OperationId,
+    ) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE meshes SET leftovers = (SELECT leftovers FROM operations WHERE tenant_id = $1 AND operation_id = $3)
              WHERE tenant_id = $1 AND mesh_id = $2",
@@ -70,17 +81,36 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn preempt_for_deletion(&mut self, mesh: MeshId, actor: &str, clock: &dyn Clock) -> Result<(), StoreError> {
-        let Some(holder) = self.mesh_lock_holder(mesh).await? else { return Ok(()) };
+    pub async fn preempt_for_deletion(
+        &mut self,
+        mesh: MeshId,
+        actor: &str,
+        clock: &dyn Clock,
+    ) -> Result<(), StoreError> {
+        let Some(holder) = self.mesh_lock_holder(mesh).await? else {
+            return Ok(());
+        };
         if let Ok(operation) = holder.parse() {
             return self.supersede_deletion(operation, mesh, clock.now()).await;
         }
-        let Ok(upgrade) = holder.parse() else { return Ok(()) };
+        let Ok(upgrade) = holder.parse() else {
+            return Ok(());
+        };
         if !self.has_unreachable_member(mesh).await? {
             return Ok(());
         }
-        match self.apply_verb(upgrade, (Verb::Abandon, actor), None, Value::Null, clock).await {
-            Ok(_) => self.set_mesh_state(mesh, &MeshState::Failed(upgrade_abandoned_problem()), clock.now()).await,
+        match self
+            .apply_verb(upgrade, (Verb::Abandon, actor), None, Value::Null, clock)
+            .await
+        {
+            Ok(_) => {
+                self.set_mesh_state(
+                    mesh,
+                    &MeshState::Failed(upgrade_abandoned_problem()),
+                    clock.now(),
+                )
+                .await
+            }
             // The upgrade is not paused: it continues by itself, or can end in another way.
             Err(StoreError::Transition(_)) => Ok(()),
             Err(error) => Err(error),
@@ -89,7 +119,10 @@ impl Tx<'_> {
 
     async fn has_unreachable_member(&mut self, mesh: MeshId) -> Result<bool, StoreError> {
         for member in self.get_mesh(mesh).await?.members {
-            if matches!(self.get_cluster(member.cluster).await?.state, ClusterState::Unreachable(_)) {
+            if matches!(
+                self.get_cluster(member.cluster).await?.state,
+                ClusterState::Unreachable(_)
+            ) {
                 return Ok(true);
             }
         }
@@ -105,9 +138,11 @@ impl Tx<'_> {
         if self.get_operation(operation).await?.kind != OperationKind::DeleteMesh {
             return Ok(());
         }
-        self.supersede_operation(operation, &OperationState::Superseded, now).await?;
+        self.supersede_operation(operation, &OperationState::Superseded, now)
+            .await?;
         let cancelled = OperationState::Cancelled;
-        self.apply_end_to_mesh(operation, OperationKind::DeleteMesh, mesh, &cancelled, now).await
+        self.apply_end_to_mesh(operation, OperationKind::DeleteMesh, mesh, &cancelled, now)
+            .await
     }
 }
 
@@ -115,5 +150,9 @@ impl Tx<'_> {
 /// deletion has not succeeded.
 fn upgrade_abandoned_problem() -> Problem {
     let message = "An upgrade was abandoned half-way, so that the mesh could be deleted: both revisions may be there.";
-    Problem::new("upgrade_abandoned", message, "Remove what is there with `meshwright mesh delete`.")
+    Problem::new(
+        "upgrade_abandoned",
+        message,
+        "Remove what is there with `meshwright mesh delete`.",
+    )
 }

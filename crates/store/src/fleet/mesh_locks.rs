@@ -14,7 +14,11 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::MeshLocked`], which names the holder.
-    pub async fn acquire_mesh_lock(&mut self, mesh: MeshId, holder: &str) -> Result<(), StoreError> {
+    pub async fn acquire_mesh_lock(
+        &mut self,
+        mesh: MeshId,
+        holder: &str,
+    ) -> Result<(), StoreError> {
         let taken = sqlx::query!(
             "INSERT INTO mesh_slots (tenant_id, mesh_id, holder) VALUES ($1, $2, $3) ON CONFLICT (tenant_id, mesh_id) DO NOTHING",
             self.tenant.0,
@@ -26,7 +30,10 @@ impl Tx<'_> {
         if taken.rows_affected() == 1 {
             return Ok(());
         }
-        let holder = self.mesh_lock_holder(mesh).await?.unwrap_or_else(|| "another change that has just ended".into());
+        let holder = self
+            .mesh_lock_holder(mesh)
+            .await?
+            .unwrap_or_else(|| "another change that has just ended".into());
         Err(StoreError::MeshLocked { holder })
     }
 
@@ -37,15 +44,26 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::MeshLocked`], which names the holder.
-    pub async fn acquire_data_plane_lock(&mut self, mesh: MeshId, operation: OperationId) -> Result<(), StoreError> {
+    pub async fn acquire_data_plane_lock(
+        &mut self,
+        mesh: MeshId,
+        operation: OperationId,
+    ) -> Result<(), StoreError> {
         match self.acquire_mesh_lock(mesh, &operation.to_string()).await {
-            Err(StoreError::MeshLocked { holder }) => self.share_mesh_lock(mesh, operation, holder).await,
+            Err(StoreError::MeshLocked { holder }) => {
+                self.share_mesh_lock(mesh, operation, holder).await
+            }
             taken => taken,
         }
     }
 
     /// Shares the mesh lock with the upgrade that holds it, if that changes nothing now.
-    async fn share_mesh_lock(&mut self, mesh: MeshId, operation: OperationId, holder: String) -> Result<(), StoreError> {
+    async fn share_mesh_lock(
+        &mut self,
+        mesh: MeshId,
+        operation: OperationId,
+        holder: String,
+    ) -> Result<(), StoreError> {
         // This is a statement of its own, so that the next one sees what the last holder of the
         // lock has committed.
         if let Some(guest) = self.data_plane_holder(mesh).await? {
@@ -61,7 +79,11 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        if joined.rows_affected() == 1 { Ok(()) } else { Err(StoreError::MeshLocked { holder }) }
+        if joined.rows_affected() == 1 {
+            Ok(())
+        } else {
+            Err(StoreError::MeshLocked { holder })
+        }
     }
 
     /// Reads the operation that shares the mesh lock with an upgrade. The lock's row stays locked
@@ -122,7 +144,12 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn store_observation(&mut self, mesh: MeshId, survey: &Observation, at: Timestamp) -> Result<bool, StoreError> {
+    pub async fn store_observation(
+        &mut self,
+        mesh: MeshId,
+        survey: &Observation,
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
         let done = sqlx::query!(
             "INSERT INTO surveys (tenant_id, mesh_id, observed_at, survey) VALUES ($1, $2, $3, $4)
              ON CONFLICT (tenant_id, mesh_id) DO UPDATE SET observed_at = excluded.observed_at, survey = excluded.survey
@@ -142,7 +169,12 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn reschedule_observation(&mut self, mesh: MeshId, failures: i32, rest: Duration) -> Result<(), StoreError> {
+    pub async fn reschedule_observation(
+        &mut self,
+        mesh: MeshId,
+        failures: i32,
+        rest: Duration,
+    ) -> Result<(), StoreError> {
         sqlx::query!(
             "UPDATE probes SET failures = $3, due_at = CASE WHEN due_at > now() THEN now() + make_interval(secs => $4) ELSE due_at END
              WHERE mesh_id = $1 AND tenant_id = $2",
@@ -161,7 +193,10 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer, and
     /// [`StoreError::Corrupt`] when the row does not fit [`Observation`].
-    pub async fn last_observation(&mut self, mesh: MeshId) -> Result<Option<(Timestamp, Observation)>, StoreError> {
+    pub async fn last_observation(
+        &mut self,
+        mesh: MeshId,
+    ) -> Result<Option<(Timestamp, Observation)>, StoreError> {
         let row = sqlx::query!(
             "SELECT observed_at, survey FROM surveys WHERE tenant_id = $1 AND mesh_id = $2",
             self.tenant.0,
@@ -170,6 +205,14 @@ impl Tx<'_> {
         .fetch_optional(&mut *self.inner)
         .await?;
         let Some(row) = row else { return Ok(None) };
-        Ok(Some((row.observed_at.to_jiff(), decode_column(serde_json::from_value(row.survey), "surveys", "survey", mesh)?)))
+        Ok(Some((
+            row.observed_at.to_jiff(),
+            decode_column(
+                serde_json::from_value(row.survey),
+                "surveys",
+                "survey",
+                mesh,
+            )?,
+        )))
     }
 }

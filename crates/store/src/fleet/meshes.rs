@@ -12,8 +12,8 @@ use meshwright_model::version::{RevisionName, Version};
 use uuid::Uuid;
 
 use crate::error::{decode_column, to_json};
-use crate::fleet::labels::{SelectorColumns, ListFilter};
-use crate::{Page, AccessFilter, StoreError, Tx, id_bounds, require_one_row};
+use crate::fleet::labels::{ListFilter, SelectorColumns};
+use crate::{AccessFilter, Page, StoreError, Tx, id_bounds, require_one_row};
 
 /// A mesh to be created.
 #[derive(Debug, Clone)]
@@ -178,10 +178,25 @@ struct MeshRow {
 impl MeshRow {
     fn into_mesh(self) -> Result<Mesh, StoreError> {
         let id = MeshId(self.mesh_id);
-        let problem = self.problem.map(serde_json::from_value::<Problem>).transpose();
-        let state = MeshState::from_stored(&self.state, decode_column(problem, "meshes", "problem", id)?);
-        let current = decode_revision(id, self.current_name, self.current_version, self.current_switches)?;
-        let members = self.member_ids.into_iter().zip(self.member_names).zip(self.member_versions);
+        let problem = self
+            .problem
+            .map(serde_json::from_value::<Problem>)
+            .transpose();
+        let state = MeshState::from_stored(
+            &self.state,
+            decode_column(problem, "meshes", "problem", id)?,
+        );
+        let current = decode_revision(
+            id,
+            self.current_name,
+            self.current_version,
+            self.current_switches,
+        )?;
+        let members = self
+            .member_ids
+            .into_iter()
+            .zip(self.member_names)
+            .zip(self.member_versions);
         Ok(Mesh {
             id,
             name: self.name,
@@ -191,11 +206,21 @@ impl MeshRow {
             },
             deletion_protection: self.deletion_protection,
             generation: self.generation,
-            edition: decode_column(serde_json::from_value(self.edition.into()), "meshes", "edition", id)?,
+            edition: decode_column(
+                serde_json::from_value(self.edition.into()),
+                "meshes",
+                "edition",
+                id,
+            )?,
             state: decode_column(state.ok_or(()), "meshes", "state", id)?,
             hosting_cluster: HostingClusterId(self.hosting_cluster_id),
             current: decode_column(current.ok_or(()), "revisions", "part", id)?,
-            target: decode_revision(id, self.target_name, self.target_version, self.target_switches)?,
+            target: decode_revision(
+                id,
+                self.target_name,
+                self.target_version,
+                self.target_switches,
+            )?,
             members: members
                 .map(|((cluster, name), kubernetes_version)| Member {
                     cluster: ClusterId(cluster),
@@ -206,7 +231,12 @@ impl MeshRow {
             lock_holder: self.holder,
             created_at: self.created_at.to_jiff(),
             deleted_at: self.deleted_at.map(jiff_sqlx::Timestamp::to_jiff),
-            leftovers: decode_column(serde_json::from_value(self.leftovers), "meshes", "leftovers", id)?,
+            leftovers: decode_column(
+                serde_json::from_value(self.leftovers),
+                "meshes",
+                "leftovers",
+                id,
+            )?,
         })
     }
 }
@@ -217,11 +247,18 @@ fn decode_revision(
     version: Option<String>,
     switches: Option<serde_json::Value>,
 ) -> Result<Option<Revision>, StoreError> {
-    let Some(((name, version), switches)) = name.zip(version).zip(switches) else { return Ok(None) };
+    let Some(((name, version), switches)) = name.zip(version).zip(switches) else {
+        return Ok(None);
+    };
     Ok(Some(Revision {
         name: decode_column(name.parse(), "revisions", "name", mesh)?,
         version: decode_column(version.parse(), "revisions", "version", mesh)?,
-        switches: decode_column(serde_json::from_value(switches), "revisions", "switches", mesh)?,
+        switches: decode_column(
+            serde_json::from_value(switches),
+            "revisions",
+            "switches",
+            mesh,
+        )?,
     }))
 }
 
@@ -266,7 +303,11 @@ impl Tx<'_> {
     }
 
     /// Adds clusters as the members of a mesh, and schedules the first observation of the mesh.
-    pub(crate) async fn add_members(&mut self, mesh: MeshId, members: &[ClusterId]) -> Result<(), StoreError> {
+    pub(crate) async fn add_members(
+        &mut self,
+        mesh: MeshId,
+        members: &[ClusterId],
+    ) -> Result<(), StoreError> {
         for (position, cluster) in (0i32..).zip(members) {
             sqlx::query!(
                 "INSERT INTO memberships (tenant_id, mesh_id, cluster_id, position) VALUES ($1, $2, $3, $4)",
@@ -278,9 +319,13 @@ impl Tx<'_> {
             .execute(&mut *self.inner)
             .await?;
         }
-        sqlx::query!("INSERT INTO probes (mesh_id, tenant_id, due_at) VALUES ($1, $2, now())", mesh.0, self.tenant.0)
-            .execute(&mut *self.inner)
-            .await?;
+        sqlx::query!(
+            "INSERT INTO probes (mesh_id, tenant_id, due_at) VALUES ($1, $2, now())",
+            mesh.0,
+            self.tenant.0
+        )
+        .execute(&mut *self.inner)
+        .await?;
         Ok(())
     }
 
@@ -289,7 +334,12 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer, and
     /// [`StoreError::Corrupt`] when a row does not fit [`Mesh`].
-    pub async fn list_meshes(&mut self, access: &AccessFilter, filter: &ListFilter, page: Page) -> Result<Vec<Mesh>, StoreError> {
+    pub async fn list_meshes(
+        &mut self,
+        access: &AccessFilter,
+        filter: &ListFilter,
+        page: Page,
+    ) -> Result<Vec<Mesh>, StoreError> {
         self.read_meshes(None, access, filter, page).await
     }
 
@@ -298,8 +348,14 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::NotFound`] when this tenant has no such mesh.
     pub async fn get_mesh(&mut self, id: MeshId) -> Result<Mesh, StoreError> {
-        let filter = ListFilter { include_deleted: true, ..ListFilter::default() };
-        let found = self.read_meshes(Some(id), &AccessFilter::ALL, &filter, Page::ALL).await?.pop();
+        let filter = ListFilter {
+            include_deleted: true,
+            ..ListFilter::default()
+        };
+        let found = self
+            .read_meshes(Some(id), &AccessFilter::ALL, &filter, Page::ALL)
+            .await?
+            .pop();
         found.ok_or(StoreError::NotFound { what: "mesh" })
     }
 
@@ -362,8 +418,17 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::NotFound`] when this tenant has no such mesh.
-    pub async fn set_mesh_state(&mut self, id: MeshId, state: &MeshState, now: Timestamp) -> Result<(), StoreError> {
-        let problem = if let MeshState::Failed(problem) = state { Some(to_json(problem)) } else { None };
+    pub async fn set_mesh_state(
+        &mut self,
+        id: MeshId,
+        state: &MeshState,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let problem = if let MeshState::Failed(problem) = state {
+            Some(to_json(problem))
+        } else {
+            None
+        };
         let done = sqlx::query!(
             "UPDATE meshes SET state = $3, problem = CASE WHEN $3 = 'deleting' THEN problem ELSE $4::jsonb END
              WHERE tenant_id = $1 AND mesh_id = $2",
@@ -386,12 +451,20 @@ impl Tx<'_> {
             )
             .execute(&mut *self.inner)
             .await?;
-            sqlx::query!("DELETE FROM probes WHERE mesh_id = $1 AND tenant_id = $2", id.0, self.tenant.0)
-                .execute(&mut *self.inner)
-                .await?;
-            sqlx::query!("DELETE FROM memberships WHERE tenant_id = $1 AND mesh_id = $2", self.tenant.0, id.0)
-                .execute(&mut *self.inner)
-                .await?;
+            sqlx::query!(
+                "DELETE FROM probes WHERE mesh_id = $1 AND tenant_id = $2",
+                id.0,
+                self.tenant.0
+            )
+            .execute(&mut *self.inner)
+            .await?;
+            sqlx::query!(
+                "DELETE FROM memberships WHERE tenant_id = $1 AND mesh_id = $2",
+                self.tenant.0,
+                id.0
+            )
+            .execute(&mut *self.inner)
+            .await?;
         }
         Ok(())
     }

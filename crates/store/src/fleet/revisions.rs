@@ -9,7 +9,11 @@ use crate::{StoreError, Tx, require_one_row};
 
 impl Tx<'_> {
     /// Adds the revision that a new mesh starts with. Its switches are the defaults of its release.
-    pub(crate) async fn set_current_revision(&mut self, mesh: MeshId, version: &Version) -> Result<(), StoreError> {
+    pub(crate) async fn set_current_revision(
+        &mut self,
+        mesh: MeshId,
+        version: &Version,
+    ) -> Result<(), StoreError> {
         let defaults = sqlx::query_scalar!(
             r#"SELECT coalesce(body -> 'switches', '{}') AS "switches!" FROM releases WHERE version = $1"#,
             version.to_string()
@@ -18,7 +22,12 @@ impl Tx<'_> {
         .await?
         .unwrap_or_else(|| serde_json::json!({}));
         let name = version.revision_name();
-        let defaults = decode_column(serde_json::from_value(defaults), "releases", "body.switches", version)?;
+        let defaults = decode_column(
+            serde_json::from_value(defaults),
+            "releases",
+            "body.switches",
+            version,
+        )?;
         sqlx::query!(
             "INSERT INTO revisions (tenant_id, mesh_id, part, name, version, switches) VALUES ($1, $2, 'current', $3, $4, $5)",
             self.tenant.0,
@@ -38,7 +47,12 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::Conflict`] with `revisions_release_fk` when the version is not in the
     /// catalogue, and [`StoreError::NotFound`] when this tenant has no such mesh.
-    pub async fn set_target_revision(&mut self, mesh: MeshId, name: &RevisionName, version: &Version) -> Result<(), StoreError> {
+    pub async fn set_target_revision(
+        &mut self,
+        mesh: MeshId,
+        name: &RevisionName,
+        version: &Version,
+    ) -> Result<(), StoreError> {
         let done = sqlx::query!(
             "INSERT INTO revisions (tenant_id, mesh_id, part, name, version, switches)
              SELECT tenant_id, mesh_id, 'target', $3, $4, switches FROM revisions
@@ -60,7 +74,11 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn resolve_target_revision(&mut self, mesh: MeshId, becomes_current: bool) -> Result<(), StoreError> {
+    pub async fn resolve_target_revision(
+        &mut self,
+        mesh: MeshId,
+        becomes_current: bool,
+    ) -> Result<(), StoreError> {
         if becomes_current {
             sqlx::query!(
                 "UPDATE revisions AS current SET name = target.name, version = target.version, switches = target.switches

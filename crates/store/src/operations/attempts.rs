@@ -12,7 +12,9 @@ use meshwright_model::operation::{OperationKind, OperationState, Problem};
 use meshwright_model::upgrade::{StageOutcome, UpgradeState};
 
 use crate::error::{decode_column, to_json};
-use crate::{Claim, NewEvent, NewOperation, Store, StoreError, Tx, require_one_row, retry_on_conflict};
+use crate::{
+    Claim, NewEvent, NewOperation, Store, StoreError, Tx, require_one_row, retry_on_conflict,
+};
 
 /// The parts of an operation's row that its end needs. They are plain identifiers, so that a
 /// damaged row can still be read this far.
@@ -27,7 +29,12 @@ impl Store {
     ///
     /// # Errors
     /// Returns [`StoreError::Fenced`] when another claim has taken over the operation.
-    pub async fn back_off_claim(&self, claim: &Claim, failed: bool, rest: Duration) -> Result<(), StoreError> {
+    pub async fn back_off_claim(
+        &self,
+        claim: &Claim,
+        failed: bool,
+        rest: Duration,
+    ) -> Result<(), StoreError> {
         let back_off = || async {
             let done = sqlx::query!(
                 "UPDATE work_queue SET owner = NULL, lease_until = NULL, errors = errors + $3::integer,
@@ -52,7 +59,12 @@ impl Store {
     /// # Errors
     /// Returns [`StoreError::Fenced`] when another claim has taken over the operation, and
     /// [`StoreError::Database`] when the database does not answer.
-    pub async fn fail_operation(&self, claim: &Claim, problem: &Problem, clock: &dyn Clock) -> Result<(), StoreError> {
+    pub async fn fail_operation(
+        &self,
+        claim: &Claim,
+        problem: &Problem,
+        clock: &dyn Clock,
+    ) -> Result<(), StoreError> {
         let mut tx = self.begin_with_keys(claim.tenant, Arc::default()).await?;
         tx.fail_operation(claim, problem, clock).await?;
         tx.commit().await
@@ -60,9 +72,16 @@ impl Store {
 }
 
 impl Tx<'_> {
-    async fn fail_operation(&mut self, claim: &Claim, problem: &Problem, clock: &dyn Clock) -> Result<(), StoreError> {
+    async fn fail_operation(
+        &mut self,
+        claim: &Claim,
+        problem: &Problem,
+        clock: &dyn Clock,
+    ) -> Result<(), StoreError> {
         let (id, now) = (claim.operation, clock.now());
-        let Some(ending) = self.read_operation_refs(id).await? else { return self.end_claim(claim, None).await };
+        let Some(ending) = self.read_operation_refs(id).await? else {
+            return self.end_claim(claim, None).await;
+        };
         // Every code path locks the upgrade before the queue row. Otherwise a worker and a user's
         // verb could deadlock.
         let upgrade = match ending.upgrade {
@@ -70,10 +89,18 @@ impl Tx<'_> {
             None => None,
         };
         self.end_claim(claim, None).await?;
-        self.write_operation_state(id, &OperationState::Failed { problem: problem.clone() }, now).await?;
+        self.write_operation_state(
+            id,
+            &OperationState::Failed {
+                problem: problem.clone(),
+            },
+            now,
+        )
+        .await?;
         match (upgrade, ending.mesh) {
             (Some((upgrade, Ok(_))), _) => {
-                self.apply_outcome(upgrade, StageOutcome::Failed(problem.clone()), clock).await?;
+                self.apply_outcome(upgrade, StageOutcome::Failed(problem.clone()), clock)
+                    .await?;
             }
             (Some((upgrade, Err(StoreError::Corrupt { .. }))), Some(mesh)) => {
                 self.abandon_corrupt_upgrade(upgrade, mesh, now).await?;
@@ -89,7 +116,10 @@ impl Tx<'_> {
         Ok(())
     }
 
-    async fn read_operation_refs(&mut self, id: OperationId) -> Result<Option<OperationRefs>, StoreError> {
+    async fn read_operation_refs(
+        &mut self,
+        id: OperationId,
+    ) -> Result<Option<OperationRefs>, StoreError> {
         let row = sqlx::query!(
             "SELECT mesh_id, upgrade_id FROM operations WHERE tenant_id = $1 AND operation_id = $2",
             self.tenant.0,
@@ -97,12 +127,20 @@ impl Tx<'_> {
         )
         .fetch_optional(&mut *self.inner)
         .await?;
-        Ok(row.map(|row| OperationRefs { mesh: row.mesh_id.map(MeshId), upgrade: row.upgrade_id.map(UpgradeId) }))
+        Ok(row.map(|row| OperationRefs {
+            mesh: row.mesh_id.map(MeshId),
+            upgrade: row.upgrade_id.map(UpgradeId),
+        }))
     }
 
     /// Abandons an upgrade whose own row cannot be read. Without its state there is nothing to
     /// continue from, so the upgrade ends and the mesh keeps both revisions.
-    async fn abandon_corrupt_upgrade(&mut self, id: UpgradeId, mesh: MeshId, now: Timestamp) -> Result<(), StoreError> {
+    async fn abandon_corrupt_upgrade(
+        &mut self,
+        id: UpgradeId,
+        mesh: MeshId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let leftovers = vec!["The record of this upgrade is damaged: compare the mesh's control planes and tags with what it should have.".into()];
         let state = UpgradeState::Abandoned { leftovers };
         sqlx::query!(
@@ -132,7 +170,10 @@ impl Tx<'_> {
     /// Reads the kind and arguments of a stage that has ended although its upgrade continues from
     /// it, so that the caller can start the stage again as a new operation. Returns `None` while
     /// the stage has not ended.
-    pub(crate) async fn read_ended_stage(&mut self, id: OperationId) -> Result<Option<NewOperation>, StoreError> {
+    pub(crate) async fn read_ended_stage(
+        &mut self,
+        id: OperationId,
+    ) -> Result<Option<NewOperation>, StoreError> {
         let row = sqlx::query!(
             "SELECT kind, arguments FROM operations WHERE tenant_id = $1 AND operation_id = $2 AND ended_at IS NOT NULL",
             self.tenant.0,
@@ -141,7 +182,9 @@ impl Tx<'_> {
         .fetch_optional(&mut *self.inner)
         .await?;
         let Some(row) = row else { return Ok(None) };
-        let kind = OperationKind::ALL.into_iter().find(|kind| kind.as_str() == row.kind);
+        let kind = OperationKind::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == row.kind);
         Ok(Some(NewOperation {
             id,
             kind: decode_column(kind.ok_or(()), "operations", "kind", id)?,

@@ -22,7 +22,11 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns the errors of [`Tx::list_steps`], except [`StoreError::Corrupt`].
-    pub async fn list_unfenced_operations(&mut self, mesh: MeshId, except: OperationId) -> Result<Vec<UnfencedOperation>, StoreError> {
+    pub async fn list_unfenced_operations(
+        &mut self,
+        mesh: MeshId,
+        except: OperationId,
+    ) -> Result<Vec<UnfencedOperation>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT operation_id, coalesce(writer_until > now(), false) AS "writing!" FROM operations
                WHERE tenant_id = $1 AND mesh_id = $2 AND unfenced AND operation_id <> $3 ORDER BY operation_id"#,
@@ -42,7 +46,11 @@ impl Tx<'_> {
                 items => items?,
             };
             open.retain(|item| item.progress.is_started() && !item.progress.done);
-            found.push(UnfencedOperation { operation, open_steps: open, writer_alive: row.writing });
+            found.push(UnfencedOperation {
+                operation,
+                open_steps: open,
+                writer_alive: row.writing,
+            });
         }
         Ok(found)
     }

@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{ClusterId, MeshId, OperationId, UpgradeId};
 use meshwright_model::leftover::Leftover;
-use meshwright_model::operation::{StepEvent, OperationKind, OperationState, Progress, Signal};
+use meshwright_model::operation::{OperationKind, OperationState, Progress, Signal, StepEvent};
 use meshwright_model::plan::{Plan, Step};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{decode_column, to_json};
-use crate::{NewEvent, Page, AccessFilter, StoreError, Tx, id_bounds, require_one_row};
+use crate::{AccessFilter, NewEvent, Page, StoreError, Tx, id_bounds, require_one_row};
 
 /// An operation to be queued.
 #[derive(Debug, Clone)]
@@ -101,7 +101,11 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn create_operation(&mut self, new: &NewOperation, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn create_operation(
+        &mut self,
+        new: &NewOperation,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let state = OperationState::Queued;
         sqlx::query!(
             "INSERT INTO operations (tenant_id, operation_id, kind, mesh_id, cluster_id, upgrade_id, arguments, state, state_body, created_at)
@@ -131,7 +135,9 @@ impl Tx<'_> {
         .execute(&mut *self.inner)
         .await?;
         // The notification may be lost, so workers also poll the queue.
-        sqlx::query!("SELECT pg_notify('mw_work', '')").fetch_one(&mut *self.inner).await?;
+        sqlx::query!("SELECT pg_notify('mw_work', '')")
+            .fetch_one(&mut *self.inner)
+            .await?;
         self.push_event(NewEvent {
             at: now,
             kind: "operation.state",
@@ -154,7 +160,9 @@ impl Tx<'_> {
         upgrade: Option<UpgradeId>,
         page: Page,
     ) -> Result<Vec<Operation>, StoreError> {
-        let found = self.list_operations_with_counts(access, upgrade, page).await?;
+        let found = self
+            .list_operations_with_counts(access, upgrade, page)
+            .await?;
         Ok(found.into_iter().map(|(operation, _)| operation).collect())
     }
 
@@ -178,7 +186,10 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::NotFound`] when this tenant has no such operation.
     pub async fn get_operation(&mut self, id: OperationId) -> Result<Operation, StoreError> {
-        let found = self.read_operations(Some(id), &AccessFilter::ALL, None, Page::ALL).await?.pop();
+        let found = self
+            .read_operations(Some(id), &AccessFilter::ALL, None, Page::ALL)
+            .await?
+            .pop();
         Ok(found.ok_or(StoreError::NotFound { what: "operation" })?.0)
     }
 
@@ -215,21 +226,39 @@ impl Tx<'_> {
         .await?;
         let read = rows.into_iter().map(|row| {
             let id = OperationId(row.operation_id);
-            let waves = row.waves.map(|waves| decode_column(serde_json::from_value(waves), "operations", "waves", id));
-            let pending =
-                row.pending.into_iter().map(|wish| decode_column(serde_json::from_value(wish.into()), "wishes", "wish", id));
+            let waves = row.waves.map(|waves| {
+                decode_column(serde_json::from_value(waves), "operations", "waves", id)
+            });
+            let pending = row.pending.into_iter().map(|wish| {
+                decode_column(serde_json::from_value(wish.into()), "wishes", "wish", id)
+            });
             let operation = Operation {
                 id,
-                kind: decode_column(serde_json::from_value(row.kind.into()), "operations", "kind", id)?,
+                kind: decode_column(
+                    serde_json::from_value(row.kind.into()),
+                    "operations",
+                    "kind",
+                    id,
+                )?,
                 mesh: row.mesh_id.map(MeshId),
                 cluster: row.cluster_id.map(ClusterId),
                 upgrade: row.upgrade_id.map(UpgradeId),
                 arguments: row.arguments,
-                state: decode_column(serde_json::from_value(row.state_body), "operations", "state_body", id)?,
+                state: decode_column(
+                    serde_json::from_value(row.state_body),
+                    "operations",
+                    "state_body",
+                    id,
+                )?,
                 waves: waves.transpose()?,
                 waiting_for: row.waiting_for,
                 pending_signals: pending.collect::<Result<_, _>>()?,
-                leftovers: decode_column(serde_json::from_value(row.leftovers), "operations", "leftovers", id)?,
+                leftovers: decode_column(
+                    serde_json::from_value(row.leftovers),
+                    "operations",
+                    "leftovers",
+                    id,
+                )?,
                 created_at: row.created_at.to_jiff(),
                 started_at: row.started_at.map(jiff_sqlx::Timestamp::to_jiff),
                 ended_at: row.ended_at.map(jiff_sqlx::Timestamp::to_jiff),
@@ -245,8 +274,14 @@ impl Tx<'_> {
     /// Returns [`StoreError::Fenced`] when the operation already has a plan, because then another
     /// worker has taken it over.
     pub async fn store_plan(&mut self, id: OperationId, plan: &Plan) -> Result<(), StoreError> {
-        let heads: Vec<WaveSummary> =
-            plan.waves.iter().map(|wave| WaveSummary { title: wave.title.clone(), width: wave.width }).collect();
+        let heads: Vec<WaveSummary> = plan
+            .waves
+            .iter()
+            .map(|wave| WaveSummary {
+                title: wave.title.clone(),
+                width: wave.width,
+            })
+            .collect();
         let done = sqlx::query!(
             "UPDATE operations SET waves = $3 WHERE tenant_id = $1 AND operation_id = $2 AND waves IS NULL",
             self.tenant.0,
@@ -260,7 +295,10 @@ impl Tx<'_> {
             .zip(&plan.waves)
             .flat_map(|(wave, steps)| steps.steps.iter().map(move |step| (wave, step)))
             .collect();
-        for (chunk, first) in steps.chunks(MAX_STEPS_PER_INSERT).zip((0i32..).step_by(MAX_STEPS_PER_INSERT)) {
+        for (chunk, first) in steps
+            .chunks(MAX_STEPS_PER_INSERT)
+            .zip((0i32..).step_by(MAX_STEPS_PER_INSERT))
+        {
             let numbers: Vec<i32> = (first..).take(chunk.len()).collect();
             let waves: Vec<i32> = chunk.iter().map(|(wave, _)| *wave).collect();
             let bodies: Vec<Value> = chunk.iter().map(|(_, step)| to_json(step)).collect();
@@ -295,7 +333,8 @@ impl Tx<'_> {
         .await?;
         let mut progress: BTreeMap<i32, Progress> = BTreeMap::new();
         for row in facts {
-            let fact: StepEvent = decode_column(serde_json::from_value(row.fact), "item_facts", "fact", id)?;
+            let fact: StepEvent =
+                decode_column(serde_json::from_value(row.fact), "item_facts", "fact", id)?;
             progress.entry(row.number).or_default().apply_event(&fact);
         }
         let rows = sqlx::query!(
@@ -309,7 +348,12 @@ impl Tx<'_> {
             Ok(PlannedStep {
                 number: row.number,
                 wave: decode_column(row.wave.try_into(), "operation_items", "wave", id)?,
-                step: decode_column(serde_json::from_value(row.step), "operation_items", "step", id)?,
+                step: decode_column(
+                    serde_json::from_value(row.step),
+                    "operation_items",
+                    "step",
+                    id,
+                )?,
                 progress: progress.remove(&row.number).unwrap_or_default(),
             })
         });
@@ -325,13 +369,21 @@ impl Tx<'_> {
         &mut self,
         upgrade: UpgradeId,
     ) -> Result<Vec<(OperationKind, Step, Option<String>)>, StoreError> {
-        let mut operations = self.list_operations(&AccessFilter::ALL, Some(upgrade), Page::ALL).await?;
+        let mut operations = self
+            .list_operations(&AccessFilter::ALL, Some(upgrade), Page::ALL)
+            .await?;
         operations.reverse();
         let mut started = Vec::new();
-        for operation in operations.iter().filter(|operation| operation.kind != OperationKind::Rollback) {
+        for operation in operations
+            .iter()
+            .filter(|operation| operation.kind != OperationKind::Rollback)
+        {
             let items = self.list_steps(operation.id).await?;
-            started
-                .extend(items.into_iter().filter_map(|item| Some((operation.kind, item.step, item.progress.capture?))));
+            started.extend(
+                items
+                    .into_iter()
+                    .filter_map(|item| Some((operation.kind, item.step, item.progress.capture?))),
+            );
         }
         Ok(started)
     }
@@ -341,7 +393,12 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::NotFound`] when the operation has ended or does not exist.
-    pub async fn signal_operation(&mut self, id: OperationId, wish: Signal, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn signal_operation(
+        &mut self,
+        id: OperationId,
+        wish: Signal,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let seq = sqlx::query_scalar!(
             "UPDATE work_queue SET wish_seq = wish_seq + 1, due_at = now() WHERE operation_id = $1 AND tenant_id = $2 RETURNING wish_seq",
             id.0,
@@ -360,7 +417,9 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        sqlx::query!("SELECT pg_notify('mw_work', '')").fetch_one(&mut *self.inner).await?;
+        sqlx::query!("SELECT pg_notify('mw_work', '')")
+            .fetch_one(&mut *self.inner)
+            .await?;
         Ok(())
     }
 
@@ -415,8 +474,16 @@ impl Tx<'_> {
         )
         .fetch_optional(&mut *self.inner)
         .await?;
-        let Some((kind, cluster)) = ended.and_then(|row| Some((row.kind, row.cluster_id?))) else { return Ok(()) };
-        let kind = decode_column(serde_json::from_value(kind.into()), "operations", "kind", id)?;
-        self.apply_end_to_cluster(id, kind, ClusterId(cluster), state, now).await
+        let Some((kind, cluster)) = ended.and_then(|row| Some((row.kind, row.cluster_id?))) else {
+            return Ok(());
+        };
+        let kind = decode_column(
+            serde_json::from_value(kind.into()),
+            "operations",
+            "kind",
+            id,
+        )?;
+        self.apply_end_to_cluster(id, kind, ClusterId(cluster), state, now)
+            .await
     }
 }

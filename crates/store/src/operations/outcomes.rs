@@ -13,10 +13,12 @@ use crate::{StoreError, Tx};
 
 /// Hint of the problem of a mesh that may lack parts, because its creation or deletion was
 /// cancelled.
-const INCOMPLETE_MESH_HINT: &str = "Build it with `meshwright mesh retry`, or remove what is there with `meshwright mesh delete`.";
+const INCOMPLETE_MESH_HINT: &str =
+    "Build it with `meshwright mesh retry`, or remove what is there with `meshwright mesh delete`.";
 
 /// Hint of the problem of a registration that was cancelled.
-const CANCELLED_REGISTRATION_HINT: &str = "Forget the cluster with `meshwright cluster delete`, then register it again if you want it.";
+const CANCELLED_REGISTRATION_HINT: &str =
+    "Forget the cluster with `meshwright cluster delete`, then register it again if you want it.";
 
 impl Tx<'_> {
     /// Moves the mesh of an operation without an upgrade to the state that the operation's end
@@ -49,14 +51,19 @@ impl Tx<'_> {
         end: &OperationState,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        if !matches!(kind, OperationKind::RegisterCluster | OperationKind::RenewCredential) {
+        if !matches!(
+            kind,
+            OperationKind::RegisterCluster | OperationKind::RenewCredential
+        ) {
             return self.revert_deregistration(operation).await;
         }
         let problem = match end {
             OperationState::Failed { problem } => problem.clone(),
-            OperationState::Cancelled | OperationState::Superseded => {
-                Problem::new("registration_cancelled", "The registration was cancelled.", CANCELLED_REGISTRATION_HINT)
-            }
+            OperationState::Cancelled | OperationState::Superseded => Problem::new(
+                "registration_cancelled",
+                "The registration was cancelled.",
+                CANCELLED_REGISTRATION_HINT,
+            ),
             _ => return Ok(()),
         };
         match self.record_credential_failure(cluster, &problem, now).await {
@@ -74,14 +81,21 @@ impl Tx<'_> {
         end: &OperationState,
     ) -> Result<Option<MeshState>, StoreError> {
         let problem = match (kind, end) {
-            (OperationKind::CreateMesh, OperationState::Succeeded) => return Ok(Some(MeshState::Ready)),
-            (OperationKind::DeleteMesh, OperationState::Succeeded) => return Ok(Some(MeshState::Deleted)),
-            (OperationKind::CreateMesh | OperationKind::DeleteMesh, OperationState::Failed { problem }) => {
-                problem.clone()
+            (OperationKind::CreateMesh, OperationState::Succeeded) => {
+                return Ok(Some(MeshState::Ready));
             }
-            (OperationKind::CreateMesh, OperationState::Cancelled) => {
-                Problem::new("creation_cancelled", "The creation was cancelled before the mesh was ready.", INCOMPLETE_MESH_HINT)
+            (OperationKind::DeleteMesh, OperationState::Succeeded) => {
+                return Ok(Some(MeshState::Deleted));
             }
+            (
+                OperationKind::CreateMesh | OperationKind::DeleteMesh,
+                OperationState::Failed { problem },
+            ) => problem.clone(),
+            (OperationKind::CreateMesh, OperationState::Cancelled) => Problem::new(
+                "creation_cancelled",
+                "The creation was cancelled before the mesh was ready.",
+                INCOMPLETE_MESH_HINT,
+            ),
             (OperationKind::DeleteMesh, OperationState::Cancelled) => Problem::new(
                 "deletion_cancelled",
                 "The deletion was cancelled after parts of the mesh were removed.",
@@ -115,7 +129,8 @@ impl Tx<'_> {
         .fetch_one(&mut *self.inner)
         .await?;
         let problem = problem.map(serde_json::from_value).transpose();
-        let problem: Option<Problem> = crate::error::decode_column(problem, "meshes", "problem", mesh)?;
+        let problem: Option<Problem> =
+            crate::error::decode_column(problem, "meshes", "problem", mesh)?;
         Ok(problem.map_or(MeshState::Ready, MeshState::Failed))
     }
 }

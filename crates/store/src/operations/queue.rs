@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{ClusterId, HostingClusterId, MeshId, OperationId, TenantId};
-use meshwright_model::operation::{StepEvent, OperationState, Signal};
+use meshwright_model::operation::{OperationState, Signal, StepEvent};
 use sqlx::postgres::PgListener;
 use uuid::Uuid;
 
@@ -81,7 +81,11 @@ pub struct ClaimFilter {
 impl ClaimFilter {
     /// Accepts any operation of any tenant.
     pub fn any_operation() -> Self {
-        Self { allow_busy_tenants: true, allow_costly: true, ..Self::default() }
+        Self {
+            allow_busy_tenants: true,
+            allow_costly: true,
+            ..Self::default()
+        }
     }
 }
 
@@ -101,8 +105,13 @@ pub struct PendingSignals {
 impl PendingSignals {
     /// Returns the signals after a number, or all of them.
     pub fn after_seq(&self, seen: Option<i64>) -> impl Iterator<Item = Signal> {
-        let fresh = seen.map_or(usize::MAX, |seen| usize::try_from(self.last_seq - seen).unwrap_or(0));
-        self.signals.iter().skip(self.signals.len().saturating_sub(fresh)).copied()
+        let fresh = seen.map_or(usize::MAX, |seen| {
+            usize::try_from(self.last_seq - seen).unwrap_or(0)
+        });
+        self.signals
+            .iter()
+            .skip(self.signals.len().saturating_sub(fresh))
+            .copied()
     }
 }
 
@@ -126,7 +135,12 @@ impl Store {
     ///
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn claim_operation(&self, owner: &str, lease: Duration, filter: &ClaimFilter) -> Result<Option<Claim>, StoreError> {
+    pub async fn claim_operation(
+        &self,
+        owner: &str,
+        lease: Duration,
+        filter: &ClaimFilter,
+    ) -> Result<Option<Claim>, StoreError> {
         let claim = || async { Ok(Self::claim_once(&self.pool, owner, lease, filter).await?) };
         retry_on_conflict(claim).await
     }
@@ -210,7 +224,11 @@ impl Store {
     ///
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn claim_observation(&self, held: Duration, excluded: &[TenantId]) -> Result<Option<DueObservation>, StoreError> {
+    pub async fn claim_observation(
+        &self,
+        held: Duration,
+        excluded: &[TenantId],
+    ) -> Result<Option<DueObservation>, StoreError> {
         let excluded = to_uuids(excluded, |id| id.0);
         let take = || async {
             let row = sqlx::query!(
@@ -250,7 +268,10 @@ impl Store {
 
     /// Subscribes to work notifications. The LISTEN connection opens on the first `wait`.
     pub fn work_notifications(&self) -> WorkNotifications {
-        WorkNotifications { pool: self.pool.clone(), listener: None }
+        WorkNotifications {
+            pool: self.pool.clone(),
+            listener: None,
+        }
     }
 }
 
@@ -295,7 +316,10 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::Fenced`] when another claim has taken over the operation.
-    pub async fn read_pending_signals(&mut self, claim: &Claim) -> Result<PendingSignals, StoreError> {
+    pub async fn read_pending_signals(
+        &mut self,
+        claim: &Claim,
+    ) -> Result<PendingSignals, StoreError> {
         let row = sqlx::query!(
             "SELECT wish_seq, seen_seq FROM work_queue WHERE operation_id = $1 AND epoch = $2",
             claim.operation.0,
@@ -305,7 +329,10 @@ impl Tx<'_> {
         .await?
         .ok_or(StoreError::Fenced)?;
         if row.wish_seq == row.seen_seq {
-            return Ok(PendingSignals { signals: Vec::new(), last_seq: row.wish_seq });
+            return Ok(PendingSignals {
+                signals: Vec::new(),
+                last_seq: row.wish_seq,
+            });
         }
         let rows = sqlx::query_scalar!(
             "SELECT wish FROM wishes WHERE tenant_id = $1 AND operation_id = $2 AND seq > $3 AND seq <= $4 ORDER BY seq",
@@ -316,9 +343,18 @@ impl Tx<'_> {
         )
         .fetch_all(&mut *self.inner)
         .await?;
-        let wishes =
-            rows.into_iter().map(|text| decode_column(serde_json::from_value(text.into()), "wishes", "wish", claim.operation));
-        Ok(PendingSignals { signals: wishes.collect::<Result<_, _>>()?, last_seq: row.wish_seq })
+        let wishes = rows.into_iter().map(|text| {
+            decode_column(
+                serde_json::from_value(text.into()),
+                "wishes",
+                "wish",
+                claim.operation,
+            )
+        });
+        Ok(PendingSignals {
+            signals: wishes.collect::<Result<_, _>>()?,
+            last_seq: row.wish_seq,
+        })
     }
 
     /// Writes step events and a state. This locks the queue row first, so that a record and a
@@ -328,7 +364,12 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::Fenced`] when another claim has taken over the operation; nothing was
     /// written then.
-    pub async fn record_operation_update(&mut self, claim: &Claim, record: &OperationUpdate, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn record_operation_update(
+        &mut self,
+        claim: &Claim,
+        record: &OperationUpdate,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let held = sqlx::query!(
             // A step event is progress, and a signal comes from a person, so both restart the count
             // of claims. Restarts are limited, because a plan has a finite number of step events.
@@ -346,8 +387,16 @@ impl Tx<'_> {
         .await?;
         require_one_row(held.rows_affected(), StoreError::Fenced)?;
         if !record.step_events.is_empty() {
-            let numbers: Vec<i32> = record.step_events.iter().map(|(number, _)| *number).collect();
-            let facts: Vec<serde_json::Value> = record.step_events.iter().map(|(_, fact)| to_json(fact)).collect();
+            let numbers: Vec<i32> = record
+                .step_events
+                .iter()
+                .map(|(number, _)| *number)
+                .collect();
+            let facts: Vec<serde_json::Value> = record
+                .step_events
+                .iter()
+                .map(|(_, fact)| to_json(fact))
+                .collect();
             sqlx::query!(
                 "INSERT INTO item_facts (tenant_id, operation_id, number, epoch, at, fact)
                  SELECT $1, $2, fact.number, $3, $4, fact.body FROM unnest($5::integer[], $6::jsonb[]) AS fact (number, body)",
@@ -372,7 +421,8 @@ impl Tx<'_> {
             .await?;
         }
         if let Some(state) = &record.state {
-            self.write_operation_state(claim.operation, state, now).await?;
+            self.write_operation_state(claim.operation, state, now)
+                .await?;
         }
         Ok(())
     }
@@ -409,10 +459,21 @@ impl Tx<'_> {
         if !state.is_terminal() || row.upgrade_id.is_some() {
             return Ok(());
         }
-        let kind = decode_column(serde_json::from_value(row.kind.into()), "operations", "kind", id)?;
+        let kind = decode_column(
+            serde_json::from_value(row.kind.into()),
+            "operations",
+            "kind",
+            id,
+        )?;
         match (row.mesh_id, row.cluster_id) {
-            (Some(mesh), _) => self.apply_end_to_mesh(id, kind, MeshId(mesh), state, now).await,
-            (None, Some(cluster)) => self.apply_end_to_cluster(id, kind, ClusterId(cluster), state, now).await,
+            (Some(mesh), _) => {
+                self.apply_end_to_mesh(id, kind, MeshId(mesh), state, now)
+                    .await
+            }
+            (None, Some(cluster)) => {
+                self.apply_end_to_cluster(id, kind, ClusterId(cluster), state, now)
+                    .await
+            }
             (None, None) => Ok(()),
         }
     }
@@ -422,7 +483,11 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::Fenced`] when another claim has taken over the operation.
-    pub async fn end_claim(&mut self, claim: &Claim, due_in: Option<Duration>) -> Result<(), StoreError> {
+    pub async fn end_claim(
+        &mut self,
+        claim: &Claim,
+        due_in: Option<Duration>,
+    ) -> Result<(), StoreError> {
         let done = match due_in {
             None => {
                 sqlx::query!(

@@ -22,7 +22,10 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn lock_open_renewal(&mut self, id: ClusterId) -> Result<Option<OpenRenewal>, StoreError> {
+    pub async fn lock_open_renewal(
+        &mut self,
+        id: ClusterId,
+    ) -> Result<Option<OpenRenewal>, StoreError> {
         let row = sqlx::query!(
             r#"SELECT o.operation_id, o.state = 'paused' AS "paused!", coalesce(q.lease_until > now(), false) AS "held!"
                FROM operations o JOIN work_queue q ON q.tenant_id = o.tenant_id AND q.operation_id = o.operation_id
@@ -34,6 +37,10 @@ impl Tx<'_> {
         )
         .fetch_optional(&mut *self.inner)
         .await?;
-        Ok(row.map(|row| OpenRenewal { operation: OperationId(row.operation_id), paused: row.paused, lease_held: row.held }))
+        Ok(row.map(|row| OpenRenewal {
+            operation: OperationId(row.operation_id),
+            paused: row.paused,
+            lease_held: row.held,
+        }))
     }
 }

@@ -7,7 +7,9 @@ use meshwright_model::Clock;
 use meshwright_model::ids::{MeshId, OperationId, UpgradeId};
 use meshwright_model::operation::{OperationState, Signal};
 use meshwright_model::rules::{Severity, Strategy};
-use meshwright_model::upgrade::{Effect, Finding, StageOutcome, UpgradePolicyChoice, UpgradeState, Verb};
+use meshwright_model::upgrade::{
+    Effect, Finding, StageOutcome, UpgradePolicyChoice, UpgradeState, Verb,
+};
 use meshwright_model::version::{RevisionName, Version};
 use serde_json::Value;
 
@@ -69,9 +71,15 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Returns [`StoreError::MeshLocked`] when another upgrade or operation is changing the mesh.
-    pub async fn create_upgrade(&mut self, new: &NewUpgrade, now: Timestamp) -> Result<(), StoreError> {
-        self.acquire_mesh_lock(new.mesh, &new.id.to_string()).await?;
-        self.set_target_revision(new.mesh, &new.revision, &new.to).await?;
+    pub async fn create_upgrade(
+        &mut self,
+        new: &NewUpgrade,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.acquire_mesh_lock(new.mesh, &new.id.to_string())
+            .await?;
+        self.set_target_revision(new.mesh, &new.revision, &new.to)
+            .await?;
         let state = UpgradeState::Planned;
         sqlx::query!(
             "INSERT INTO upgrades (tenant_id, upgrade_id, mesh_id, from_version, to_version, choice, state, state_body, created_at)
@@ -92,7 +100,13 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn push_upgrade_event(&mut self, id: UpgradeId, mesh: MeshId, state: &UpgradeState, now: Timestamp) {
+    fn push_upgrade_event(
+        &mut self,
+        id: UpgradeId,
+        mesh: MeshId,
+        state: &UpgradeState,
+        now: Timestamp,
+    ) {
         self.push_event(NewEvent {
             at: now,
             kind: "upgrade.state",
@@ -131,7 +145,10 @@ impl Tx<'_> {
             .fetch_optional(&mut *self.inner)
             .await?;
         }
-        self.read_upgrades(Some(id), None, Page::ALL).await?.pop().ok_or(StoreError::NotFound { what: "upgrade" })
+        self.read_upgrades(Some(id), None, Page::ALL)
+            .await?
+            .pop()
+            .ok_or(StoreError::NotFound { what: "upgrade" })
     }
 
     async fn read_upgrades(
@@ -165,12 +182,29 @@ impl Tx<'_> {
                 mesh: MeshId(row.mesh_id),
                 from: decode_column(row.from_version.parse(), "upgrades", "from_version", id)?,
                 to: decode_column(row.to_version.parse(), "upgrades", "to_version", id)?,
-                choice: decode_column(serde_json::from_value(row.choice), "upgrades", "choice", id)?,
-                state: decode_column(serde_json::from_value(row.state_body), "upgrades", "state_body", id)?,
+                choice: decode_column(
+                    serde_json::from_value(row.choice),
+                    "upgrades",
+                    "choice",
+                    id,
+                )?,
+                state: decode_column(
+                    serde_json::from_value(row.state_body),
+                    "upgrades",
+                    "state_body",
+                    id,
+                )?,
                 transitions: row.transitions,
                 operation: row.operation_id.map(OperationId),
-                findings: decode_column(serde_json::from_value(row.findings), "upgrades", "findings", id)?,
-                acceptance: row.findings_accepted_by.zip(row.findings_accepted_at.map(jiff_sqlx::Timestamp::to_jiff)),
+                findings: decode_column(
+                    serde_json::from_value(row.findings),
+                    "upgrades",
+                    "findings",
+                    id,
+                )?,
+                acceptance: row
+                    .findings_accepted_by
+                    .zip(row.findings_accepted_at.map(jiff_sqlx::Timestamp::to_jiff)),
                 created_at: row.created_at.to_jiff(),
                 ended_at: row.ended_at.map(jiff_sqlx::Timestamp::to_jiff),
             })
@@ -184,7 +218,11 @@ impl Tx<'_> {
     /// # Errors
     /// Returns [`StoreError::Database`] when the database does not answer, and
     /// [`StoreError::Corrupt`] when a row does not fit [`Upgrade`].
-    pub async fn list_upgrades(&mut self, mesh: MeshId, page: Page) -> Result<Vec<Upgrade>, StoreError> {
+    pub async fn list_upgrades(
+        &mut self,
+        mesh: MeshId,
+        page: Page,
+    ) -> Result<Vec<Upgrade>, StoreError> {
         self.read_upgrades(None, Some(mesh), page).await
     }
 
@@ -208,13 +246,17 @@ impl Tx<'_> {
             return Err(StoreError::StaleVersion);
         }
         let (state, effect) = upgrade.state.clone().on_verb(verb)?;
-        if let (true, Some(guest)) = (upgrade.must_wait_for_data_plane(&effect), self.data_plane_holder(upgrade.mesh).await?) {
+        if let (true, Some(guest)) = (
+            upgrade.must_wait_for_data_plane(&effect),
+            self.data_plane_holder(upgrade.mesh).await?,
+        ) {
             return Err(StoreError::MeshLocked { holder: guest });
         }
         if verb == Verb::Acknowledge {
             upgrade.acceptance = Some((actor.to_owned(), clock.now()));
         }
-        self.apply_transition(upgrade, state, effect, arguments, clock).await
+        self.apply_transition(upgrade, state, effect, arguments, clock)
+            .await
     }
 
     /// Applies the outcome of a stage's operation.
@@ -232,14 +274,22 @@ impl Tx<'_> {
             upgrade.findings.clone_from(findings);
             upgrade.acceptance = None;
         }
-        let (state, effect) = upgrade.state.clone().on_outcome(outcome, upgrade.choice, clock.now());
-        let warned = upgrade.findings.iter().any(|finding| finding.severity == Severity::Warn);
+        let (state, effect) =
+            upgrade
+                .state
+                .clone()
+                .on_outcome(outcome, upgrade.choice, clock.now());
+        let warned = upgrade
+            .findings
+            .iter()
+            .any(|finding| finding.severity == Severity::Warn);
         // The upgrade deploys with warnings that no person accepted, so its own policy accepted
         // them.
         if state == UpgradeState::Deploying && warned && upgrade.acceptance.is_none() {
             upgrade.acceptance = Some((ACCEPTED_BY_POLICY.into(), clock.now()));
         }
-        self.apply_transition(upgrade, state, effect, Value::Null, clock).await
+        self.apply_transition(upgrade, state, effect, Value::Null, clock)
+            .await
     }
 
     /// Records that a retirement has begun, or that the start of its first irrevocable step was
@@ -254,7 +304,14 @@ impl Tx<'_> {
         clock: &dyn Clock,
     ) -> Result<Upgrade, StoreError> {
         let upgrade = self.read_upgrade(id, true).await?;
-        self.apply_transition(upgrade, UpgradeState::Retiring { irrevocable }, Effect::Nothing, Value::Null, clock).await
+        self.apply_transition(
+            upgrade,
+            UpgradeState::Retiring { irrevocable },
+            Effect::Nothing,
+            Value::Null,
+            clock,
+        )
+        .await
     }
 
     /// Applies a transition: executes its effect on operations and the mesh lock, pushes the event
@@ -272,7 +329,8 @@ impl Tx<'_> {
         match effect {
             Effect::StartOperation(kind) => {
                 if let Some(earlier) = upgrade.operation {
-                    self.supersede_operation(earlier, &OperationState::Superseded, now).await?;
+                    self.supersede_operation(earlier, &OperationState::Superseded, now)
+                        .await?;
                 }
                 let operation = OperationId(clock.new_uuid());
                 let hold = if let UpgradeState::Holding { until } = state {
@@ -294,7 +352,9 @@ impl Tx<'_> {
                 upgrade.operation = Some(operation);
             }
             Effect::Signal(wish) => {
-                let operation = upgrade.operation.ok_or(StoreError::NotFound { what: "running operation" })?;
+                let operation = upgrade.operation.ok_or(StoreError::NotFound {
+                    what: "running operation",
+                })?;
                 let again = match wish {
                     Signal::Resume | Signal::Retry => self.read_ended_stage(operation).await?,
                     Signal::Pause | Signal::Cancel => None,
@@ -314,18 +374,22 @@ impl Tx<'_> {
                 }
             }
             Effect::RunNow => {
-                let operation = upgrade.operation.ok_or(StoreError::NotFound { what: "running operation" })?;
+                let operation = upgrade.operation.ok_or(StoreError::NotFound {
+                    what: "running operation",
+                })?;
                 self.make_operation_due(operation).await?;
             }
             Effect::Finish => {
                 if let Some(earlier) = upgrade.operation {
-                    self.supersede_operation(earlier, &OperationState::Cancelled, now).await?;
+                    self.supersede_operation(earlier, &OperationState::Cancelled, now)
+                        .await?;
                 }
                 self.free_mesh_lock(mesh, &id.to_string()).await?;
                 // An abandoned upgrade leaves its target revision in the clusters, and the deletion
                 // of the mesh has to know it.
                 if !matches!(state, UpgradeState::Abandoned { .. }) {
-                    self.resolve_target_revision(mesh, state == UpgradeState::Succeeded).await?;
+                    self.resolve_target_revision(mesh, state == UpgradeState::Succeeded)
+                        .await?;
                 }
                 upgrade.ended_at = Some(now);
             }
@@ -366,9 +430,15 @@ impl Upgrade {
     /// Returns true when an operation on the data plane may be running beside this upgrade, and the
     /// effect must wait for its end.
     fn must_wait_for_data_plane(&self, effect: &Effect) -> bool {
-        let stage = if let UpgradeState::Paused { from, .. } = &self.state { from } else { &self.state };
-        let still =
-            matches!(stage, UpgradeState::Planned | UpgradeState::Blocked { .. } | UpgradeState::Holding { .. });
+        let stage = if let UpgradeState::Paused { from, .. } = &self.state {
+            from
+        } else {
+            &self.state
+        };
+        let still = matches!(
+            stage,
+            UpgradeState::Planned | UpgradeState::Blocked { .. } | UpgradeState::Holding { .. }
+        );
         still && matches!(effect, Effect::StartOperation(_) | Effect::RunNow)
     }
 

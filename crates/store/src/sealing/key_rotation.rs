@@ -7,13 +7,13 @@ use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{ClusterId, MeshId, TenantId, WebhookId};
 
-use crate::sealing::tenant_keys::{TenantKeys, wrap_context};
-use crate::sealing::sealer::random_key;
-use crate::{Store, StoreError, Tx, require_one_row};
-use crate::fleet::clusters;
-use crate::fleet::cluster_credentials;
-use crate::fleet::meshes;
 use crate::events::webhooks;
+use crate::fleet::cluster_credentials;
+use crate::fleet::clusters;
+use crate::fleet::meshes;
+use crate::sealing::sealer::random_key;
+use crate::sealing::tenant_keys::{TenantKeys, wrap_context};
+use crate::{Store, StoreError, Tx, require_one_row};
 
 /// Time that a retired key is kept at least: 25 hours. It must still open the responses that are
 /// stored for idempotency keys, and those are kept for 24 hours.
@@ -22,8 +22,17 @@ const RETIRED_KEY_RETENTION: SignedDuration = SignedDuration::from_hours(25);
 impl Tx<'_> {
     /// Seals a value again with the tenant's newest key. With `legacy`, the value was sealed with
     /// the server's own key, from before tenants had keys.
-    async fn reseal_value(&mut self, legacy: bool, associated_data: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
-        let opened = if legacy { self.store.sealer.open(associated_data, sealed)? } else { self.open(associated_data, sealed).await? };
+    async fn reseal_value(
+        &mut self,
+        legacy: bool,
+        associated_data: &str,
+        sealed: &[u8],
+    ) -> Result<Vec<u8>, StoreError> {
+        let opened = if legacy {
+            self.store.sealer.open(associated_data, sealed)?
+        } else {
+            self.open(associated_data, sealed).await?
+        };
         self.seal(associated_data, &opened)
     }
 
@@ -37,13 +46,20 @@ impl Tx<'_> {
         .await?;
         for row in clusters {
             let associated_data = clusters::kubeconfig_associated_data(ClusterId(row.cluster_id));
-            let sealed = self.reseal_value(legacy, &associated_data, &row.kubeconfig).await?;
-            let associated_data = cluster_credentials::submitted_associated_data(ClusterId(row.cluster_id));
+            let sealed = self
+                .reseal_value(legacy, &associated_data, &row.kubeconfig)
+                .await?;
+            let associated_data =
+                cluster_credentials::submitted_associated_data(ClusterId(row.cluster_id));
             let submitted = match row.submitted {
-                Some(submitted) => Some(self.reseal_value(legacy, &associated_data, &submitted).await?),
+                Some(submitted) => Some(
+                    self.reseal_value(legacy, &associated_data, &submitted)
+                        .await?,
+                ),
                 None => None,
             };
-            let associated_data = cluster_credentials::former_associated_data(ClusterId(row.cluster_id));
+            let associated_data =
+                cluster_credentials::former_associated_data(ClusterId(row.cluster_id));
             let former = match row.former {
                 Some(former) => Some(self.reseal_value(legacy, &associated_data, &former).await?),
                 None => None,
@@ -67,7 +83,9 @@ impl Tx<'_> {
         .await?;
         for row in meshes {
             let associated_data = meshes::authority_associated_data(MeshId(row.mesh_id));
-            let sealed = self.reseal_value(legacy, &associated_data, &row.authority).await?;
+            let sealed = self
+                .reseal_value(legacy, &associated_data, &row.authority)
+                .await?;
             sqlx::query!(
                 "UPDATE meshes SET authority = $3 WHERE tenant_id = $1 AND mesh_id = $2",
                 self.tenant.0,
@@ -91,7 +109,9 @@ impl Tx<'_> {
         .await?;
         for row in webhooks {
             let associated_data = webhooks::secret_associated_data(WebhookId(row.webhook_id));
-            let secret = self.reseal_value(false, &associated_data, &row.secret).await?;
+            let secret = self
+                .reseal_value(false, &associated_data, &row.secret)
+                .await?;
             let former = match row.former_secret {
                 Some(former) => Some(self.reseal_value(false, &associated_data, &former).await?),
                 None => None,
@@ -119,7 +139,11 @@ impl Store {
     /// # Errors
     /// Returns [`StoreError::KeyService`] or [`StoreError::Database`] when the key service or the
     /// database does not answer; nothing was changed then.
-    pub async fn rotate_tenant_key(&self, tenant: TenantId, now: Timestamp) -> Result<i32, StoreError> {
+    pub async fn rotate_tenant_key(
+        &self,
+        tenant: TenantId,
+        now: Timestamp,
+    ) -> Result<i32, StoreError> {
         self.sealer.evict_tenant_keys(tenant);
         let mut keys = self.tenant_keys(tenant).await?.0.clone();
         let newest = keys.last_key_value().map(|(version, _)| *version);
@@ -127,7 +151,9 @@ impl Store {
         let key = random_key();
         let wrapped = self.sealer.wrap_tenant_key(tenant, version, &key).await?;
         keys.insert(version, key);
-        let mut tx = self.begin_with_keys(tenant, Arc::new(TenantKeys(keys))).await?;
+        let mut tx = self
+            .begin_with_keys(tenant, Arc::new(TenantKeys(keys)))
+            .await?;
         tx.insert_tenant_key(version, &wrapped, now).await?;
         sqlx::query!(
             "UPDATE tenant_keys SET retired_at = $3 WHERE tenant_id = $1 AND version < $2 AND retired_at IS NULL",
@@ -139,9 +165,13 @@ impl Store {
         .await?;
         tx.reseal_secrets(false).await?;
         let over = now - RETIRED_KEY_RETENTION;
-        sqlx::query!("DELETE FROM tenant_keys WHERE tenant_id = $1 AND retired_at < $2", tenant.0, over.to_sqlx() as _)
-            .execute(&mut *tx.inner)
-            .await?;
+        sqlx::query!(
+            "DELETE FROM tenant_keys WHERE tenant_id = $1 AND retired_at < $2",
+            tenant.0,
+            over.to_sqlx() as _
+        )
+        .execute(&mut *tx.inner)
+        .await?;
         tx.commit().await?;
         self.sealer.evict_tenant_keys(tenant);
         Ok(version)
@@ -155,18 +185,24 @@ impl Store {
     /// Returns [`StoreError::KeyService`] or [`StoreError::Database`] when the key service or the
     /// database does not answer; tenants that were completed before keep their key.
     pub async fn backfill_tenant_keys(&self, now: Timestamp) -> Result<usize, StoreError> {
-        let waiting = sqlx::query_scalar!("SELECT tenant_id FROM tenant_heads WHERE needs_key ORDER BY tenant_id")
-            .fetch_all(&self.pool)
-            .await?;
+        let waiting = sqlx::query_scalar!(
+            "SELECT tenant_id FROM tenant_heads WHERE needs_key ORDER BY tenant_id"
+        )
+        .fetch_all(&self.pool)
+        .await?;
         let mut count = 0;
         for tenant in waiting.into_iter().map(TenantId) {
             let key = random_key();
             let wrapped = self.sealer.wrap_tenant_key(tenant, 1, &key).await?;
-            let mut tx = self.begin_with_keys(tenant, Arc::new(TenantKeys([(1, key)].into()))).await?;
-            let mine =
-                sqlx::query!("UPDATE tenant_heads SET needs_key = false WHERE tenant_id = $1 AND needs_key", tenant.0)
-                    .execute(&mut *tx.inner)
-                    .await?;
+            let mut tx = self
+                .begin_with_keys(tenant, Arc::new(TenantKeys([(1, key)].into())))
+                .await?;
+            let mine = sqlx::query!(
+                "UPDATE tenant_heads SET needs_key = false WHERE tenant_id = $1 AND needs_key",
+                tenant.0
+            )
+            .execute(&mut *tx.inner)
+            .await?;
             if mine.rows_affected() == 1 {
                 tx.insert_tenant_key(1, &wrapped, now).await?;
                 tx.reseal_secrets(true).await?;
@@ -193,8 +229,12 @@ impl Store {
         drop(tx);
         let mut count = 0;
         for (version, old) in wrapped {
-            let key = keeper.unwrap_key(&old, &wrap_context(tenant, version)).await?;
-            let new = keeper.wrap_key(&key, &wrap_context(tenant, version)).await?;
+            let key = keeper
+                .unwrap_key(&old, &wrap_context(tenant, version))
+                .await?;
+            let new = keeper
+                .wrap_key(&key, &wrap_context(tenant, version))
+                .await?;
             let mut tx = self.begin_with_keys(tenant, Arc::default()).await?;
             let done = sqlx::query!(
                 "UPDATE tenant_keys SET wrapped = $3, wrapper = $4 WHERE tenant_id = $1 AND version = $2 AND wrapped = $5",
@@ -220,7 +260,9 @@ impl Store {
     /// Returns [`StoreError::Database`] when the database does not answer.
     pub async fn erase_tenant_keys(&self, tenant: TenantId) -> Result<(), StoreError> {
         let mut tx = self.begin_with_keys(tenant, Arc::default()).await?;
-        sqlx::query!("DELETE FROM tenant_keys WHERE tenant_id = $1", tenant.0).execute(&mut *tx.inner).await?;
+        sqlx::query!("DELETE FROM tenant_keys WHERE tenant_id = $1", tenant.0)
+            .execute(&mut *tx.inner)
+            .await?;
         tx.commit().await?;
         self.sealer.evict_tenant_keys(tenant);
         Ok(())

@@ -64,16 +64,26 @@ impl KeyWrapper for MasterKeys {
     }
 
     async fn unwrap_key(&self, wrapped: &[u8], context: &str) -> Result<SymmetricKey, WrapError> {
-        let opened = self.0.iter().find_map(|master| open(master, context, wrapped).ok());
-        opened.and_then(|key| key.try_into().ok()).ok_or(WrapError::Refused)
+        let opened = self
+            .0
+            .iter()
+            .find_map(|master| open(master, context, wrapped).ok());
+        opened
+            .and_then(|key| key.try_into().ok())
+            .ok_or(WrapError::Refused)
     }
 }
 
 /// Derives a master key for servers without a master key of their own. The derived key reveals
 /// nothing about the secret.
 pub(crate) fn derive_master_key(secret: &SymmetricKey) -> SymmetricKey {
-    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"meshwright master key");
-    tag.as_ref().try_into().expect("an HMAC-SHA256 has 32 bytes")
+    let tag = hmac::sign(
+        &hmac::Key::new(hmac::HMAC_SHA256, secret),
+        b"meshwright master key",
+    );
+    tag.as_ref()
+        .try_into()
+        .expect("an HMAC-SHA256 has 32 bytes")
 }
 
 #[cfg(test)]
@@ -99,6 +109,9 @@ mod tests {
 
     #[test]
     fn master_keys_are_not_shown() {
-        assert_eq!(format!("{:?}", MasterKeys::new([7; 32], vec![[8; 32]])), "MasterKeys(2)");
+        assert_eq!(
+            format!("{:?}", MasterKeys::new([7; 32], vec![[8; 32]])),
+            "MasterKeys(2)"
+        );
     }
 }

@@ -9,8 +9,8 @@ use meshwright_model::audit::hex;
 use meshwright_model::ids::TenantId;
 
 use crate::StoreError;
+use crate::sealing::master_key::{KeyWrapper, MasterKeys, SymmetricKey, derive_master_key};
 use crate::sealing::tenant_keys::KeyCache;
-use crate::sealing::master_key::{SymmetricKey, KeyWrapper, MasterKeys, derive_master_key};
 
 /// The secrets of a process. These are its own key, which peppers API keys and seals values that
 /// belong to no tenant, and the access to the master key, which wraps the tenants' data keys.
@@ -31,12 +31,19 @@ impl std::fmt::Debug for Sealer {
 impl Sealer {
     /// Creates a sealer whose master key is derived from its own secret.
     pub fn new(secret: SymmetricKey) -> Self {
-        Self::with_key_wrapper(secret, Arc::new(MasterKeys::new(derive_master_key(&secret), Vec::new())))
+        Self::with_key_wrapper(
+            secret,
+            Arc::new(MasterKeys::new(derive_master_key(&secret), Vec::new())),
+        )
     }
 
     /// Creates a sealer with a given wrapper, which holds the master key.
     pub fn with_key_wrapper(secret: SymmetricKey, wrapper: Arc<dyn KeyWrapper>) -> Self {
-        Self { secret, wrapper, cache: KeyCache::default() }
+        Self {
+            secret,
+            wrapper,
+            cache: KeyCache::default(),
+        }
     }
 
     pub(crate) fn key_wrapper(&self) -> &dyn KeyWrapper {
@@ -70,7 +77,10 @@ impl Sealer {
 
     fn pepper_key(&self) -> hmac::Key {
         // The pepper is a key of its own, so that a digest reveals nothing about the sealing key.
-        let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.secret), b"meshwright api key pepper");
+        let derived = hmac::sign(
+            &hmac::Key::new(hmac::HMAC_SHA256, &self.secret),
+            b"meshwright api key pepper",
+        );
         hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref())
     }
 
@@ -86,25 +96,34 @@ impl Sealer {
 }
 
 fn aead_key(key: &SymmetricKey) -> RandomizedNonceKey {
-    RandomizedNonceKey::new(&AES_256_GCM, key).expect("the key has the length that the cipher wants")
+    RandomizedNonceKey::new(&AES_256_GCM, key)
+        .expect("the key has the length that the cipher wants")
 }
 
 /// Seals a text with a key, bound to its associated data.
 pub(crate) fn seal(key: &SymmetricKey, associated_data: &str, text: &[u8]) -> Vec<u8> {
     let mut sealed = text.to_vec();
-    let nonce =
-        aead_key(key).seal_in_place_append_tag(Aad::from(associated_data.as_bytes()), &mut sealed).expect("memory for a tag");
+    let nonce = aead_key(key)
+        .seal_in_place_append_tag(Aad::from(associated_data.as_bytes()), &mut sealed)
+        .expect("memory for a tag");
     let mut out = nonce.as_ref().to_vec();
     out.append(&mut sealed);
     out
 }
 
 /// Opens a text that was sealed with the same key and the same associated data.
-pub(crate) fn open(key: &SymmetricKey, associated_data: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
-    let (nonce, text) = sealed.split_at_checked(NONCE_LEN).ok_or(StoreError::UnsealFailed)?;
+pub(crate) fn open(
+    key: &SymmetricKey,
+    associated_data: &str,
+    sealed: &[u8],
+) -> Result<Vec<u8>, StoreError> {
+    let (nonce, text) = sealed
+        .split_at_checked(NONCE_LEN)
+        .ok_or(StoreError::UnsealFailed)?;
     let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| StoreError::UnsealFailed)?;
     let mut text = text.to_vec();
-    let opened = aead_key(key).open_in_place(nonce, Aad::from(associated_data.as_bytes()), &mut text);
+    let opened =
+        aead_key(key).open_in_place(nonce, Aad::from(associated_data.as_bytes()), &mut text);
     let length = opened.map_err(|_| StoreError::UnsealFailed)?.len();
     text.truncate(length);
     Ok(text)
@@ -122,7 +141,9 @@ pub fn random_key() -> SymmetricKey {
 
 /// Computes the HMAC-SHA256 of a text.
 pub fn hmac_sha256(key: &[u8], text: &[u8]) -> Vec<u8> {
-    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text).as_ref().to_vec()
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text)
+        .as_ref()
+        .to_vec()
 }
 
 /// Computes the SHA-256 digest of bytes.
@@ -155,7 +176,10 @@ mod tests {
     fn a_sealed_value_opens_in_its_own_place_only() {
         let vault = Sealer::new([7; 32]);
         let sealed = vault.seal("hosting/a", b"secret");
-        assert_eq!(vault.open("hosting/a", &sealed).expect("its own place"), b"secret");
+        assert_eq!(
+            vault.open("hosting/a", &sealed).expect("its own place"),
+            b"secret"
+        );
         assert!(vault.open("hosting/b", &sealed).is_err());
         assert!(Sealer::new([8; 32]).open("hosting/a", &sealed).is_err());
         assert!(vault.open("hosting/a", b"short").is_err());
@@ -167,7 +191,9 @@ mod tests {
         let digest = vault.digest_secret(b"a secret");
         assert_eq!(digest.len(), 32);
         assert!(vault.verify_secret(b"a secret", &digest));
-        assert!(!vault.verify_secret(b"another", &digest) && !vault.verify_secret(b"a secret", b""));
+        assert!(
+            !vault.verify_secret(b"another", &digest) && !vault.verify_secret(b"a secret", b"")
+        );
         assert!(!other.verify_secret(b"a secret", &digest));
         assert_ne!(other.digest_secret(b"a secret"), digest);
     }
@@ -177,7 +203,12 @@ mod tests {
     fn hmac_sha256_matches_rfc_4231() {
         let signed = hmac_sha256(b"Jefe", b"what do ya want for nothing?");
         let known = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
-        assert_eq!(meshwright_model::audit::hex::decode(known).expect("a digest").as_slice(), signed);
+        assert_eq!(
+            meshwright_model::audit::hex::decode(known)
+                .expect("a digest")
+                .as_slice(),
+            signed
+        );
     }
 
     #[test]
@@ -187,6 +218,9 @@ mod tests {
 
     #[test]
     fn debug_output_of_the_sealer_hides_keys() {
-        assert_eq!(format!("{:?}", Sealer::new([7; 32])), "Vault(MasterKeys(1))");
+        assert_eq!(
+            format!("{:?}", Sealer::new([7; 32])),
+            "Vault(MasterKeys(1))"
+        );
     }
 }

@@ -13,10 +13,10 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::TenantId;
 
-use crate::sealing::sealer::{random_key, open, seal};
-use crate::{Store, StoreError, Tx, Sealer};
+use crate::sealing::sealer::{open, random_key, seal};
+use crate::{Sealer, Store, StoreError, Tx};
 
-pub use crate::sealing::master_key::{SymmetricKey, KeyWrapper, MasterKeys, WrapError};
+pub use crate::sealing::master_key::{KeyWrapper, MasterKeys, SymmetricKey, WrapError};
 
 /// A wrapped data key, as it is stored.
 #[derive(Debug, Clone)]
@@ -51,7 +51,10 @@ pub(crate) struct CachedTenantKeys {
 
 impl CachedTenantKeys {
     fn cached_at(now: Instant, keys: Arc<TenantKeys>) -> Self {
-        Self { fresh_until: now + KEY_CACHE_TTL, keys }
+        Self {
+            fresh_until: now + KEY_CACHE_TTL,
+            keys,
+        }
     }
 
     fn is_fresh_at(&self, now: Instant) -> bool {
@@ -67,18 +70,36 @@ pub(crate) fn wrap_context(tenant: TenantId, version: i32) -> String {
 }
 
 impl TenantKeys {
-    fn seal(&self, tenant: TenantId, associated_data: &str, text: &[u8]) -> Result<Vec<u8>, StoreError> {
+    fn seal(
+        &self,
+        tenant: TenantId,
+        associated_data: &str,
+        text: &[u8],
+    ) -> Result<Vec<u8>, StoreError> {
         let (version, key) = self.0.last_key_value().ok_or(StoreError::KeysErased)?;
         let mut out = vec![FORMAT_VERSION];
         out.extend(version.to_be_bytes());
-        out.append(&mut seal(key, &format!("{tenant}/{associated_data}/{version}"), text));
+        out.append(&mut seal(
+            key,
+            &format!("{tenant}/{associated_data}/{version}"),
+            text,
+        ));
         Ok(out)
     }
 
-    fn open(&self, tenant: TenantId, associated_data: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
+    fn open(
+        &self,
+        tenant: TenantId,
+        associated_data: &str,
+        sealed: &[u8],
+    ) -> Result<Vec<u8>, StoreError> {
         let version = sealed_key_version(sealed)?;
         let key = self.0.get(&version).ok_or(StoreError::UnsealFailed)?;
-        open(key, &format!("{tenant}/{associated_data}/{version}"), &sealed[HEADER_LEN..])
+        open(
+            key,
+            &format!("{tenant}/{associated_data}/{version}"),
+            &sealed[HEADER_LEN..],
+        )
     }
 
     fn has_version(&self, version: i32) -> bool {
@@ -110,7 +131,11 @@ impl Tx<'_> {
     /// Returns [`StoreError::KeysErased`] when the tenant has no keys any more, and
     /// [`StoreError::UnsealFailed`] when the value is damaged or was sealed for another column or
     /// row.
-    pub(crate) async fn open(&mut self, associated_data: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
+    pub(crate) async fn open(
+        &mut self,
+        associated_data: &str,
+        sealed: &[u8],
+    ) -> Result<Vec<u8>, StoreError> {
         let version = sealed_key_version(sealed)?;
         if !self.keys.has_version(version) {
             self.load_tenant_key(version).await?;
@@ -129,8 +154,17 @@ impl Tx<'_> {
         )
         .fetch_optional(&mut *self.inner)
         .await?
-        .ok_or(if self.keys.0.is_empty() { StoreError::KeysErased } else { StoreError::UnsealFailed })?;
-        let key = self.store.sealer.key_wrapper().unwrap_key(&wrapped, &wrap_context(self.tenant, version)).await?;
+        .ok_or(if self.keys.0.is_empty() {
+            StoreError::KeysErased
+        } else {
+            StoreError::UnsealFailed
+        })?;
+        let key = self
+            .store
+            .sealer
+            .key_wrapper()
+            .unwrap_key(&wrapped, &wrap_context(self.tenant, version))
+            .await?;
         let mut keys = self.keys.0.clone();
         keys.insert(version, key);
         self.keys = Arc::new(TenantKeys(keys));
@@ -164,16 +198,26 @@ impl Tx<'_> {
         )
         .fetch_all(&mut *self.inner)
         .await?;
-        Ok(rows.into_iter().map(|row| (row.version, row.wrapped)).collect())
+        Ok(rows
+            .into_iter()
+            .map(|row| (row.version, row.wrapped))
+            .collect())
     }
 }
 
 impl Store {
     /// Returns the unwrapped keys of a tenant; there are none for an unknown or erased tenant. No
     /// transaction is open while this calls a key service.
-    pub(crate) async fn tenant_keys(&self, tenant: TenantId) -> Result<Arc<TenantKeys>, StoreError> {
+    pub(crate) async fn tenant_keys(
+        &self,
+        tenant: TenantId,
+    ) -> Result<Arc<TenantKeys>, StoreError> {
         let cache = self.sealer.key_cache();
-        let known = cache.lock().expect("no holder panics").get(&tenant).cloned();
+        let known = cache
+            .lock()
+            .expect("no holder panics")
+            .get(&tenant)
+            .cloned();
         if let Some(opened) = known.filter(|opened| opened.is_fresh_at(Instant::now())) {
             return Ok(opened.keys);
         }
@@ -182,7 +226,13 @@ impl Store {
         drop(tx);
         let mut keys = BTreeMap::new();
         for (version, wrapped) in wrapped {
-            keys.insert(version, self.sealer.key_wrapper().unwrap_key(&wrapped, &wrap_context(tenant, version)).await?);
+            keys.insert(
+                version,
+                self.sealer
+                    .key_wrapper()
+                    .unwrap_key(&wrapped, &wrap_context(tenant, version))
+                    .await?,
+            );
         }
         let keys = Arc::new(TenantKeys(keys));
         // Tenants without keys are not cached, so that requests for unknown tenants cannot fill the
@@ -191,7 +241,10 @@ impl Store {
         if keys.0.is_empty() {
             cache.remove(&tenant);
         } else {
-            cache.insert(tenant, CachedTenantKeys::cached_at(Instant::now(), keys.clone()));
+            cache.insert(
+                tenant,
+                CachedTenantKeys::cached_at(Instant::now(), keys.clone()),
+            );
         }
         Ok(keys)
     }
@@ -207,9 +260,17 @@ impl Sealer {
         self.wrap_tenant_key(tenant, 1, &random_key()).await
     }
 
-    pub(crate) async fn wrap_tenant_key(&self, tenant: TenantId, version: i32, key: &SymmetricKey) -> Result<WrappedKey, StoreError> {
+    pub(crate) async fn wrap_tenant_key(
+        &self,
+        tenant: TenantId,
+        version: i32,
+        key: &SymmetricKey,
+    ) -> Result<WrappedKey, StoreError> {
         let keeper = self.key_wrapper();
-        Ok(WrappedKey { bytes: keeper.wrap_key(key, &wrap_context(tenant, version)).await?, wrapper_name: keeper.name() })
+        Ok(WrappedKey {
+            bytes: keeper.wrap_key(key, &wrap_context(tenant, version)).await?,
+            wrapper_name: keeper.name(),
+        })
     }
 }
 
@@ -221,9 +282,16 @@ mod tests {
     fn opened_keys_are_looked_up_again_after_a_minute() {
         let now = Instant::now();
         let opened = CachedTenantKeys::cached_at(now, Arc::default());
-        assert!(opened.is_fresh_at(now) && opened.is_fresh_at(now + KEY_CACHE_TTL.saturating_sub(Duration::from_nanos(1))));
+        assert!(
+            opened.is_fresh_at(now)
+                && opened.is_fresh_at(now + KEY_CACHE_TTL.saturating_sub(Duration::from_nanos(1)))
+        );
         assert!(!opened.is_fresh_at(now + KEY_CACHE_TTL));
-        assert_eq!(KEY_CACHE_TTL, Duration::from_mins(1), "the promise that an erased tenant is noticed within");
+        assert_eq!(
+            KEY_CACHE_TTL,
+            Duration::from_mins(1),
+            "the promise that an erased tenant is noticed within"
+        );
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use jiff::SignedDuration;
 use meshwright_model::ids::TenantId;
 use meshwright_store::Store;
-use tokio_util::sync::{CancellationToken, DropGuard};
 use meshwright_worker::{Engine, Settings};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::worlds::FakeClusterProvider;
 use super::{Fleet, short_timeouts};
@@ -31,7 +31,11 @@ impl Fleet {
 
     /// Builds a worker as [`Self::build_shared_worker`] does, with settings of its own.
     pub fn build_shared_worker_with(&self, other: &Self, settings: Settings) -> Engine {
-        let beside = Some((other.db.tenant, other.clusters.clone(), other.credentials.clone()));
+        let beside = Some((
+            other.db.tenant,
+            other.clusters.clone(),
+            other.credentials.clone(),
+        ));
         self.shared_worker_factory(settings, beside)(self.db.worker.clone())
     }
 
@@ -55,9 +59,16 @@ impl Fleet {
     ///
     /// # Panics
     /// Panics when the database fails.
-    pub async fn build_relayed_worker(&self, owner: &str, lease: Duration, relay: &Relay) -> Engine {
+    pub async fn build_relayed_worker(
+        &self,
+        owner: &str,
+        lease: Duration,
+        relay: &Relay,
+    ) -> Engine {
         let url = self.db.relayed_url("mw_worker", relay, lease / 3);
-        let store = Store::connect(&url, crate::db::test_sealer()).await.expect("a connection as mw_worker");
+        let store = Store::connect(&url, crate::db::test_sealer())
+            .await
+            .expect("a connection as mw_worker");
         self.build_worker_on(store, owner, lease)
     }
 
@@ -66,7 +77,12 @@ impl Fleet {
     ///
     /// # Panics
     /// Panics when the machine cannot start a thread.
-    pub fn start_worker_thread(&self, owner: &str, lease: Duration, relay: Option<&Relay>) -> WorkerThread {
+    pub fn start_worker_thread(
+        &self,
+        owner: &str,
+        lease: Duration,
+        relay: Option<&Relay>,
+    ) -> WorkerThread {
         let url = match relay {
             Some(relay) => self.db.relayed_url("mw_worker", relay, lease / 3),
             None => self.db.url("mw_worker"),
@@ -80,12 +96,27 @@ impl Fleet {
 
     /// Returns settings for a worker of this fleet.
     pub fn worker_settings(&self, owner: &str, lease: Duration) -> Settings {
-        let (owner, poll, patience, look) = (owner.into(), self.poll_interval, short_timeouts(), self.cluster_timeout);
-        Settings { worker_name: owner, lease_duration: lease, poll_interval: poll, timeouts: patience, cluster_timeout: look, ..Settings::default() }
+        let (owner, poll, patience, look) = (
+            owner.into(),
+            self.poll_interval,
+            short_timeouts(),
+            self.cluster_timeout,
+        );
+        Settings {
+            worker_name: owner,
+            lease_duration: lease,
+            poll_interval: poll,
+            timeouts: patience,
+            cluster_timeout: look,
+            ..Settings::default()
+        }
     }
 
     /// Returns a function that builds a worker with these settings once it gets a connection.
-    pub(crate) fn worker_factory(&self, settings: Settings) -> impl FnOnce(Store) -> Engine + Send + use<> {
+    pub(crate) fn worker_factory(
+        &self,
+        settings: Settings,
+    ) -> impl FnOnce(Store) -> Engine + Send + use<> {
         self.shared_worker_factory(settings, None)
     }
 
@@ -94,11 +125,23 @@ impl Fleet {
         settings: Settings,
         beside: Option<(TenantId, FakeClusters, CredentialFaults)>,
     ) -> impl FnOnce(Store) -> Engine + Send + use<> {
-        let (world, unreadable, width) = (self.clusters.clone(), self.fail_mesh_reads.clone(), self.max_concurrent_restarts);
+        let (world, unreadable, width) = (
+            self.clusters.clone(),
+            self.fail_mesh_reads.clone(),
+            self.max_concurrent_restarts,
+        );
         let (credentials, clock) = (self.credentials.clone(), self.clock.clone());
         move |store| {
             let (store_of, clock_of) = (store.clone(), clock.clone());
-            let worlds = FakeClusterProvider { store: store_of, clusters: world, max_concurrent_restarts: width, fail_mesh_reads: unreadable, credentials, clock: clock_of, other_tenant: beside };
+            let worlds = FakeClusterProvider {
+                store: store_of,
+                clusters: world,
+                max_concurrent_restarts: width,
+                fail_mesh_reads: unreadable,
+                credentials,
+                clock: clock_of,
+                other_tenant: beside,
+            };
             Engine::new(store, Arc::new(worlds), clock, settings)
         }
     }

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use meshwright_model::Clock;
 use meshwright_model::ids::{ClusterId, MeshId, TenantId};
-use meshwright_model::leftover::{Leftover, AccountRemoval};
+use meshwright_model::leftover::{AccountRemoval, Leftover};
 use meshwright_model::operation::Problem;
 use meshwright_model::upgrade::LabelPolicy;
-use meshwright_rollout::plan::{MeshTopology, ControlPlane};
+use meshwright_rollout::plan::{ControlPlane, MeshTopology};
 use meshwright_rollout::ports::{AccountPresence, MeshClusters};
-use meshwright_store::{IssuedCredential, Store, ClusterHealth};
+use meshwright_store::{ClusterHealth, IssuedCredential, Store};
 use meshwright_worker::ClusterProvider;
 
 use crate::credentials::{CredentialFaults, KUBERNETES_VERSION};
@@ -43,12 +43,19 @@ impl FakeClusterProvider {
 
 #[async_trait]
 impl ClusterProvider for FakeClusterProvider {
-    async fn open_mesh(&self, tenant: TenantId, mesh: MeshId) -> Result<(Arc<dyn MeshClusters>, MeshTopology), Problem> {
-        let failed = |said: String| Problem::new(meshwright_worker::DATABASE_CODE, said, "Try again.");
+    async fn open_mesh(
+        &self,
+        tenant: TenantId,
+        mesh: MeshId,
+    ) -> Result<(Arc<dyn MeshClusters>, MeshTopology), Problem> {
+        let failed =
+            |said: String| Problem::new(meshwright_worker::DATABASE_CODE, said, "Try again.");
         if self.fail_mesh_reads.load(Ordering::Relaxed) {
             return Err(failed("it is unreadable".into()));
         }
-        let lost = |error: meshwright_store::StoreError| meshwright_worker::problem_from_store_error(&error);
+        let lost = |error: meshwright_store::StoreError| {
+            meshwright_worker::problem_from_store_error(&error)
+        };
         let mut tx = self.store.begin(tenant).await.map_err(lost)?;
         let mesh = tx.get_mesh(mesh).await.map_err(lost)?;
         let line = |revision: meshwright_store::Revision| ControlPlane {
@@ -57,7 +64,11 @@ impl ClusterProvider for FakeClusterProvider {
             release: revision.version,
         };
         let layout = MeshTopology {
-            members: mesh.members.iter().map(|member| member.name.parse().expect("a stored name")).collect(),
+            members: mesh
+                .members
+                .iter()
+                .map(|member| member.name.parse().expect("a stored name"))
+                .collect(),
             current: line(mesh.current),
             target: mesh.target.map(line),
             max_concurrent_restarts: self.max_concurrent_restarts,
@@ -66,32 +77,72 @@ impl ClusterProvider for FakeClusterProvider {
         Ok((Arc::new(self.clusters_of(tenant).0.clone()), layout))
     }
 
-    async fn identify_cluster(&self, tenant: TenantId, cluster: ClusterId) -> Result<String, Problem> {
+    async fn identify_cluster(
+        &self,
+        tenant: TenantId,
+        cluster: ClusterId,
+    ) -> Result<String, Problem> {
         Ok(self.clusters_of(tenant).1.cluster_uid(cluster))
     }
 
-    async fn issue_credential(&self, tenant: TenantId, cluster: ClusterId) -> Result<IssuedCredential, Problem> {
-        let lost = |error: meshwright_store::StoreError| meshwright_worker::problem_from_store_error(&error);
+    async fn issue_credential(
+        &self,
+        tenant: TenantId,
+        cluster: ClusterId,
+    ) -> Result<IssuedCredential, Problem> {
+        let lost = |error: meshwright_store::StoreError| {
+            meshwright_worker::problem_from_store_error(&error)
+        };
         let mut tx = self.store.begin(tenant).await.map_err(lost)?;
-        let known = tx.get_cluster(cluster).await.map_err(lost)?.credential_lifetime.map_or(0, |life| life.serial);
+        let known = tx
+            .get_cluster(cluster)
+            .await
+            .map_err(lost)?
+            .credential_lifetime
+            .map_or(0, |life| life.serial);
         drop(tx);
-        self.clusters_of(tenant).1.connect_cluster(cluster, known + 1, self.clock.now()).await
+        self.clusters_of(tenant)
+            .1
+            .connect_cluster(cluster, known + 1, self.clock.now())
+            .await
     }
 
-    async fn remove_account(&self, tenant: TenantId, _cluster: ClusterId, removal: AccountRemoval) -> Result<AccountPresence, Problem> {
+    async fn remove_account(
+        &self,
+        tenant: TenantId,
+        _cluster: ClusterId,
+        removal: AccountRemoval,
+    ) -> Result<AccountPresence, Problem> {
         self.clusters_of(tenant).1.leave_cluster(removal)
     }
 
-    async fn list_left_behind(&self, _tenant: TenantId, _cluster: ClusterId) -> Result<Vec<Leftover>, Problem> {
-        Ok(vec![Leftover::for_object(&"c2".parse().expect("a name"), "Namespace", None, "meshwright-system")])
+    async fn list_left_behind(
+        &self,
+        _tenant: TenantId,
+        _cluster: ClusterId,
+    ) -> Result<Vec<Leftover>, Problem> {
+        Ok(vec![Leftover::for_object(
+            &"c2".parse().expect("a name"),
+            "Namespace",
+            None,
+            "meshwright-system",
+        )])
     }
 
-    async fn monitor_cluster(&self, tenant: TenantId, _cluster: ClusterId) -> Result<ClusterHealth, Problem> {
+    async fn monitor_cluster(
+        &self,
+        tenant: TenantId,
+        _cluster: ClusterId,
+    ) -> Result<ClusterHealth, Problem> {
         let credentials = self.clusters_of(tenant).1;
         if let Some(problem) = credentials.check_cluster().await {
             return Err(problem);
         }
         let (settled, findings) = (credentials.is_settled(), credentials.findings());
-        Ok(ClusterHealth { kubernetes_version: KUBERNETES_VERSION.into(), old_credentials_revoked: settled, findings })
+        Ok(ClusterHealth {
+            kubernetes_version: KUBERNETES_VERSION.into(),
+            old_credentials_revoked: settled,
+            findings,
+        })
     }
 }

@@ -4,9 +4,9 @@
 use meshwright_model::Name;
 use meshwright_model::plan::Target;
 use meshwright_model::version::Version;
-use meshwright_rollout::ports::{ObjectVersion, FencingToken, Readiness, ClusterError};
+use meshwright_rollout::ports::{ClusterError, FencingToken, ObjectVersion, Readiness};
 
-use super::{TargetState, FakeClusters, State, AcceptedWrite};
+use super::{AcceptedWrite, FakeClusters, State, TargetState};
 
 /// Object of a control plane that decides which sidecar it injects.
 const INJECTOR_PART: &str = "injector configuration";
@@ -33,7 +33,9 @@ pub(super) fn is_bundle(target: &Target) -> bool {
 /// charts, releases consist of different objects: some are only in the old release, and some only
 /// in the new one.
 pub fn target_parts(target: &Target, value: &str) -> Vec<&'static str> {
-    let since_1_27 = value.parse::<Version>().is_ok_and(|version| version.minor >= 27);
+    let since_1_27 = value
+        .parse::<Version>()
+        .is_ok_and(|version| version.minor >= 27);
     match target {
         Target::Home => vec![NAMESPACE_PART, "authority"],
         Target::Foothold { .. } => vec![NAMESPACE_PART, "reader account", "token anchor"],
@@ -42,10 +44,23 @@ pub fn target_parts(target: &Target, value: &str) -> Vec<&'static str> {
         Target::Address { .. } => vec!["service"],
         Target::Crds { .. } => vec!["gateways", "virtual services"],
         Target::MemberObjects { .. } => {
-            vec!["roles", "service", if since_1_27 { "endpoint slice" } else { "endpoints" }, WEBHOOK_PART]
+            vec![
+                "roles",
+                "service",
+                if since_1_27 {
+                    "endpoint slice"
+                } else {
+                    "endpoints"
+                },
+                WEBHOOK_PART,
+            ]
         }
         Target::ControlPlane { .. } => {
-            let middle = if since_1_27 { "values" } else { "disruption budget" };
+            let middle = if since_1_27 {
+                "values"
+            } else {
+                "disruption budget"
+            };
             vec!["access", INJECTOR_PART, middle, DEPLOYMENT_PART]
         }
         Target::Certificates { .. }
@@ -72,7 +87,10 @@ impl FakeClusters {
     /// Leaves a target in the state of a change that stopped before its end.
     pub fn leave_partial(&self, target: &Target) {
         let mut state = self.lock();
-        let cell = state.targets.entry(target.clone()).or_insert_with(TargetState::empty);
+        let cell = state
+            .targets
+            .entry(target.clone())
+            .or_insert_with(TargetState::empty);
         (cell.value, cell.partial) = (None, true);
     }
 
@@ -87,34 +105,56 @@ impl FakeClusters {
         permit: &FencingToken,
     ) -> Result<(), ClusterError> {
         if self.lock().object_version(target) != *seen {
-            return Err(ClusterError::Changed { place: target.to_string() });
+            return Err(ClusterError::Changed {
+                place: target.to_string(),
+            });
         }
-        let desired = to.map(|value| target_parts(target, value)).unwrap_or_default();
+        let desired = to
+            .map(|value| target_parts(target, value))
+            .unwrap_or_default();
         let present = |state: &State| state.exists(target);
         if to.is_some() && desired.contains(&NAMESPACE_PART) && !present(&self.lock()) {
-            let creates = |state: &mut State, permit: &FencingToken| state.write_part(target, NAMESPACE_PART, to, permit);
+            let creates = |state: &mut State, permit: &FencingToken| {
+                state.write_part(target, NAMESPACE_PART, to, permit)
+            };
             self.send_write(permit, |_| false, creates).await?;
         }
-        let before = self.lock().targets.get(target).map(|cell| cell.inventory.clone()).unwrap_or_default();
-        let take_turn = |state: &mut State, permit: &FencingToken| state.mark_inventory_dirty(target, &desired, seen, permit);
+        let before = self
+            .lock()
+            .targets
+            .get(target)
+            .map(|cell| cell.inventory.clone())
+            .unwrap_or_default();
+        let take_turn = |state: &mut State, permit: &FencingToken| {
+            state.mark_inventory_dirty(target, &desired, seen, permit)
+        };
         if present(&self.lock()) || to.is_some() {
             let turn = self.send_write(permit, present, take_turn).await?;
             for part in &desired {
-                let write = |state: &mut State, permit: &FencingToken| state.write_part(target, part, to, permit);
+                let write = |state: &mut State, permit: &FencingToken| {
+                    state.write_part(target, part, to, permit)
+                };
                 self.send_write(permit, |_| false, write).await?;
             }
             let forward_only = matches!(target, Target::Crds { .. });
-            let gone =
-                before.iter().rev().filter(|part| !desired.contains(part) && !forward_only && **part != NAMESPACE_PART);
+            let gone = before.iter().rev().filter(|part| {
+                !desired.contains(part) && !forward_only && **part != NAMESPACE_PART
+            });
             for part in gone {
-                let remove = |state: &mut State, permit: &FencingToken| state.write_part(target, part, None, permit);
+                let remove = |state: &mut State, permit: &FencingToken| {
+                    state.write_part(target, part, None, permit)
+                };
                 self.send_write(permit, |_| false, remove).await?;
             }
-            let finish = |state: &mut State, permit: &FencingToken| state.mark_inventory_clean(target, to, &desired, &turn, permit);
+            let finish = |state: &mut State, permit: &FencingToken| {
+                state.mark_inventory_clean(target, to, &desired, &turn, permit)
+            };
             self.send_write(permit, |_| true, finish).await?;
         }
         if to.is_none() && self.lock().object(target, NAMESPACE_PART).is_some() {
-            let remove = |state: &mut State, permit: &FencingToken| state.write_part(target, NAMESPACE_PART, None, permit);
+            let remove = |state: &mut State, permit: &FencingToken| {
+                state.write_part(target, NAMESPACE_PART, None, permit)
+            };
             self.send_write(permit, |_| false, remove).await?;
         }
         Ok(())
@@ -124,7 +164,9 @@ impl FakeClusters {
 impl State {
     /// Returns true if the object that holds a target's value exists.
     pub(super) fn exists(&self, target: &Target) -> bool {
-        self.targets.get(target).is_some_and(|cell| cell.value.is_some() || cell.partial)
+        self.targets
+            .get(target)
+            .is_some_and(|cell| cell.value.is_some() || cell.partial)
     }
 
     /// Returns true if a target was changed only in part: it has an inventory without a value, or a
@@ -166,7 +208,10 @@ impl State {
             self.version += 1;
             let version = self.version;
             let dirty = !self.exists(target);
-            let cell = self.targets.entry(target.clone()).or_insert_with(TargetState::empty);
+            let cell = self
+                .targets
+                .entry(target.clone())
+                .or_insert_with(TargetState::empty);
             cell.version = version;
             cell.partial |= dirty;
         }
@@ -181,14 +226,25 @@ impl State {
     ) -> Result<ObjectVersion, ClusterError> {
         self.check_admission(target, permit)?;
         if self.object_version(target) != *seen {
-            return Err(ClusterError::Changed { place: target.to_string() });
+            return Err(ClusterError::Changed {
+                place: target.to_string(),
+            });
         }
         self.version += 1;
         let version = self.version;
-        let cell = self.targets.entry(target.clone()).or_insert_with(TargetState::empty);
+        let cell = self
+            .targets
+            .entry(target.clone())
+            .or_insert_with(TargetState::empty);
         let from = cell.value.take();
         (cell.version, cell.partial) = (version, true);
-        cell.inventory.extend(desired.iter().filter(|part| !cell.inventory.contains(part)).copied().collect::<Vec<_>>());
+        cell.inventory.extend(
+            desired
+                .iter()
+                .filter(|part| !cell.inventory.contains(part))
+                .copied()
+                .collect::<Vec<_>>(),
+        );
         self.record_write(target, Some("inventory"), (from, None), permit);
         Ok(self.object_version(target))
     }
@@ -218,7 +274,8 @@ impl State {
         }
         // If the name of the revision is a tag that points to the revision itself, it is removed
         // with the webhook.
-        if let (None, WEBHOOK_PART, Target::MemberObjects { member, revision }) = (to, part, target) {
+        if let (None, WEBHOOK_PART, Target::MemberObjects { member, revision }) = (to, part, target)
+        {
             self.remove_own_alias(member, revision.as_str());
         }
         self.record_write(target, Some(part), (from, to.map(str::to_owned)), permit);
@@ -226,8 +283,15 @@ impl State {
     }
 
     fn remove_own_alias(&mut self, member: &Name, revision: &str) {
-        let tag = Target::Tag { member: member.clone(), tag: revision.to_owned() };
-        if self.targets.get(&tag).is_some_and(|cell| cell.value.as_deref() == Some(revision)) {
+        let tag = Target::Tag {
+            member: member.clone(),
+            tag: revision.to_owned(),
+        };
+        if self
+            .targets
+            .get(&tag)
+            .is_some_and(|cell| cell.value.as_deref() == Some(revision))
+        {
             self.targets.remove(&tag);
         }
     }
@@ -242,11 +306,18 @@ impl State {
     ) -> Result<(), ClusterError> {
         self.check_admission(target, permit)?;
         if self.object_version(target) != *turn {
-            return Err(ClusterError::Changed { place: target.to_string() });
+            return Err(ClusterError::Changed {
+                place: target.to_string(),
+            });
         }
         self.version += 1;
         let (value, union) = (to.map(str::to_owned), desired.to_vec());
-        let cell = TargetState { value: value.clone(), version: self.version, partial: false, inventory: union };
+        let cell = TargetState {
+            value: value.clone(),
+            version: self.version,
+            partial: false,
+            inventory: union,
+        };
         self.targets.insert(target.clone(), cell);
         self.record_write(target, Some("inventory"), (None, value), permit);
         Ok(())
@@ -261,6 +332,13 @@ impl State {
         permit: &FencingToken,
     ) {
         let (operation, epoch) = (permit.operation, permit.epoch);
-        self.journal.push(AcceptedWrite { target: target.clone(), part, from, to, operation, epoch });
+        self.journal.push(AcceptedWrite {
+            target: target.clone(),
+            part,
+            from,
+            to,
+            operation,
+            epoch,
+        });
     }
 }

@@ -17,24 +17,40 @@ impl State {
             serves_default: value == "default",
         };
         let aliased = |revision: &RevisionName| {
-            let tag = Target::Tag { member: member.clone(), tag: revision.to_string() };
-            self.targets.get(&tag).is_some_and(|cell| cell.value.is_some())
+            let tag = Target::Tag {
+                member: member.clone(),
+                tag: revision.to_string(),
+            };
+            self.targets
+                .get(&tag)
+                .is_some_and(|cell| cell.value.is_some())
         };
-        let known = self.targets.iter().filter_map(|(target, cell)| match target {
-            Target::Tag { member: of, tag } if of == member => Some(injector(tag, cell.value.as_ref()?)),
-            Target::MemberObjects { member: of, revision }
-                if of == member && self.has_webhook(target) && !aliased(revision) =>
-            {
-                Some(injector(revision.as_str(), revision.as_str()))
-            }
-            _ => None,
-        });
+        let known = self
+            .targets
+            .iter()
+            .filter_map(|(target, cell)| match target {
+                Target::Tag { member: of, tag } if of == member => {
+                    Some(injector(tag, cell.value.as_ref()?))
+                }
+                Target::MemberObjects {
+                    member: of,
+                    revision,
+                } if of == member && self.has_webhook(target) && !aliased(revision) => {
+                    Some(injector(revision.as_str(), revision.as_str()))
+                }
+                _ => None,
+            });
         known.collect()
     }
 
     pub(super) fn revision_sidecar(&self, revision: &RevisionName) -> Option<Sidecar> {
-        let release = self.injecting_release(&Target::ControlPlane { revision: revision.clone() })?;
-        Some(Sidecar { revision: revision.clone(), image: proxy_image(&release) })
+        let release = self.injecting_release(&Target::ControlPlane {
+            revision: revision.clone(),
+        })?;
+        Some(Sidecar {
+            revision: revision.clone(),
+            image: proxy_image(&release),
+        })
     }
 
     /// Returns the sidecar of a pod that is created now. Returns `Err` if the pod is refused,
@@ -46,16 +62,20 @@ impl State {
         pod: &PodLabels,
     ) -> Result<Option<Sidecar>, String> {
         match injected_by(labels, pod, &self.injectors(member)) {
-            Injection::Injected(revision) => {
-                self.revision_sidecar(&revision).map(Some).ok_or(format!("no istiod answers for {revision}"))
-            }
+            Injection::Injected(revision) => self
+                .revision_sidecar(&revision)
+                .map(Some)
+                .ok_or(format!("no istiod answers for {revision}")),
             Injection::NotInjected(_) => Ok(None),
             Injection::Ambiguous(all) => Err(format!("{} webhooks match", all.len())),
         }
     }
 
     pub(super) fn namespace_labels(&self, member: &Name, namespace: &str) -> NamespaceLabels {
-        let target = Target::NamespaceLabel { member: member.clone(), namespace: namespace.to_owned() };
+        let target = Target::NamespaceLabel {
+            member: member.clone(),
+            namespace: namespace.to_owned(),
+        };
         parse_labels(self.value(&target).as_deref())
     }
 
@@ -63,8 +83,12 @@ impl State {
     /// update.
     pub(super) fn create_pods(&mut self, key: &(Name, WorkloadRef), count: usize) {
         let labels = self.namespace_labels(&key.0, &key.1.namespace);
-        let Some(workload) = self.workloads.get(key) else { return };
-        let Ok(carried) = self.inject_pod(&key.0, &labels, &workload.template.clone()) else { return };
+        let Some(workload) = self.workloads.get(key) else {
+            return;
+        };
+        let Ok(carried) = self.inject_pod(&key.0, &labels, &workload.template.clone()) else {
+            return;
+        };
         let workload = self.workloads.get_mut(key).expect("looked up above");
         let total = workload.pods.len();
         workload.pods.rotate_left(count.min(total));

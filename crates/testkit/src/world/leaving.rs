@@ -6,7 +6,7 @@ use meshwright_model::injection::Injector;
 use meshwright_model::leftover::Leftover;
 use meshwright_model::plan::Target;
 use meshwright_rollout::plan::ControlPlane;
-use meshwright_rollout::ports::{TeardownInspection, ClusterError};
+use meshwright_rollout::ports::{ClusterError, TeardownInspection};
 
 use super::{FakeClusters, State};
 
@@ -25,10 +25,18 @@ impl State {
     /// Returns the targets in a member that the deletion of the mesh removes.
     fn removed_with_mesh(&self, member: &Name) -> Vec<String> {
         let theirs = |target: &Target| {
-            matches!(target, Target::Crds { .. } | Target::NamespaceLabel { .. } | Target::Workload { .. })
+            matches!(
+                target,
+                Target::Crds { .. } | Target::NamespaceLabel { .. } | Target::Workload { .. }
+            )
         };
-        let here = self.targets.iter().filter(|(target, cell)| target.member() == Some(member) && cell.value.is_some());
-        here.filter(|(target, _)| !theirs(target)).map(|(target, _)| target.to_string()).collect()
+        let here = self
+            .targets
+            .iter()
+            .filter(|(target, cell)| target.member() == Some(member) && cell.value.is_some());
+        here.filter(|(target, _)| !theirs(target))
+            .map(|(target, _)| target.to_string())
+            .collect()
     }
 }
 
@@ -46,13 +54,32 @@ impl TeardownInspection for FakeClusters {
         Ok(state.removed_with_mesh(member))
     }
 
-    async fn list_leftovers(&self, member: &Name, _line: &ControlPlane, left_behind: bool) -> Result<Vec<Leftover>, ClusterError> {
+    async fn list_leftovers(
+        &self,
+        member: &Name,
+        _line: &ControlPlane,
+        left_behind: bool,
+    ) -> Result<Vec<Leftover>, ClusterError> {
         let state = self.lock();
         let object = |name: &String| Leftover::for_object(member, "Thing", None, name);
-        let removed = if left_behind { state.removed_with_mesh(member) } else { Vec::new() };
+        let removed = if left_behind {
+            state.removed_with_mesh(member)
+        } else {
+            Vec::new()
+        };
         let mut left: Vec<Leftover> = removed.iter().map(object).collect();
-        if state.value(&Target::Crds { member: member.clone() }).is_some() {
-            left.push(Leftover::for_object(member, "CustomResourceDefinition", None, "gateways.networking.istio.io"));
+        if state
+            .value(&Target::Crds {
+                member: member.clone(),
+            })
+            .is_some()
+        {
+            left.push(Leftover::for_object(
+                member,
+                "CustomResourceDefinition",
+                None,
+                "gateways.networking.istio.io",
+            ));
         }
         Ok(left)
     }

@@ -7,12 +7,20 @@ use meshwright_model::Name;
 use meshwright_model::injection::{NamespaceLabels, PodLabels};
 use meshwright_model::operation::Problem;
 use meshwright_model::plan::{InjectionRequest, Sidecar, Target, WorkloadRef};
-use meshwright_model::survey::{MemberObservation, NamespaceObservation, Observation, WorkloadObservation};
+use meshwright_model::survey::{
+    MemberObservation, NamespaceObservation, Observation, WorkloadObservation,
+};
 use meshwright_model::version::RevisionName;
-use meshwright_rollout::ports::{Deadline, Fence, LivePod, ObjectVersion, FencingToken, Observed, Readiness, Usage, ObservedWorkload, MeshClusters, ClusterError};
+use meshwright_rollout::ports::{
+    ClusterError, Deadline, Fence, FencingToken, LivePod, MeshClusters, ObjectVersion, Observed,
+    ObservedWorkload, Readiness, Usage,
+};
 
 use super::bundle::is_bundle;
-use super::{Cut, FakeClusters, State, RolloutBehaviour, Workload, permission_error, is_deleted_without_value};
+use super::{
+    Cut, FakeClusters, RolloutBehaviour, State, Workload, is_deleted_without_value,
+    permission_error,
+};
 
 #[async_trait]
 impl MeshClusters for FakeClusters {
@@ -21,21 +29,39 @@ impl MeshClusters for FakeClusters {
         let state = self.lock();
         state.check_reachable(target.member())?;
         let (settled, partial) = (state.readiness(target), state.is_partial(target));
-        Ok(Observed { value: state.value(target), version: state.object_version(target), readiness: settled, partial })
+        Ok(Observed {
+            value: state.value(target),
+            version: state.object_version(target),
+            readiness: settled,
+            partial,
+        })
     }
 
-    async fn write_target(&self, target: &Target, to: Option<&str>, seen: &ObjectVersion, permit: &FencingToken) -> Result<(), ClusterError> {
+    async fn write_target(
+        &self,
+        target: &Target,
+        to: Option<&str>,
+        seen: &ObjectVersion,
+        permit: &FencingToken,
+    ) -> Result<(), ClusterError> {
         self.delay_call().await;
         self.lock().push_count += 1;
         if is_bundle(target) {
             return self.set_bundle(target, to, seen, permit).await;
         }
-        let has_version = |state: &State| state.value(target).is_some() || !is_deleted_without_value(target);
-        let write = |state: &mut State, permit: &FencingToken| state.write_value(target, to, seen, permit);
+        let has_version =
+            |state: &State| state.value(target).is_some() || !is_deleted_without_value(target);
+        let write =
+            |state: &mut State, permit: &FencingToken| state.write_value(target, to, seen, permit);
         self.send_write(permit, has_version, write).await
     }
 
-    async fn fence_target(&self, target: &Target, goal: Option<&str>, permit: &FencingToken) -> Result<Fence, ClusterError> {
+    async fn fence_target(
+        &self,
+        target: &Target,
+        goal: Option<&str>,
+        permit: &FencingToken,
+    ) -> Result<Fence, ClusterError> {
         self.delay_call().await;
         let mut state = self.lock();
         if let Some(fault) = state.fence_faults.pop() {
@@ -65,43 +91,79 @@ impl MeshClusters for FakeClusters {
         Ok(Fence::Holds)
     }
 
-    async fn observe_workload(&self, member: &Name, workload: &WorkloadRef) -> Result<Option<ObservedWorkload>, ClusterError> {
+    async fn observe_workload(
+        &self,
+        member: &Name,
+        workload: &WorkloadRef,
+    ) -> Result<Option<ObservedWorkload>, ClusterError> {
         self.delay_call().await;
         let mut state = self.lock();
         state.check_reachable(Some(member))?;
         let key = (member.clone(), workload.clone());
-        let Some(known) = state.workloads.get(&key).cloned() else { return Ok(None) };
+        let Some(known) = state.workloads.get(&key).cloned() else {
+            return Ok(None);
+        };
         if known.outdated > 0 && known.behaviour == RolloutBehaviour::Healthy {
             state.create_pods(&key, 1);
         }
         let known = state.workloads[&key].clone();
-        let target = Target::Workload { member: member.clone(), workload: workload.clone() };
+        let target = Target::Workload {
+            member: member.clone(),
+            workload: workload.clone(),
+        };
         let rolled = match (known.outdated, known.behaviour) {
             (0, _) => Readiness::Ready,
             (left, RolloutBehaviour::Healthy) => Readiness::Pending(format!("{left} pods to go")),
-            (_, RolloutBehaviour::NeverReady) => {
-                Readiness::Failing(Problem::new("workload_not_ready", "the new pods do not become ready", "look at them"))
-            }
+            (_, RolloutBehaviour::NeverReady) => Readiness::Failing(Problem::new(
+                "workload_not_ready",
+                "the new pods do not become ready",
+                "look at them",
+            )),
         };
-        let live = known.pods.into_iter().map(|sidecar| LivePod { sidecar, terminating: false }).collect();
-        Ok(Some(ObservedWorkload { stamp: state.value(&target), version: state.object_version(&target), live, rollout: rolled }))
+        let live = known
+            .pods
+            .into_iter()
+            .map(|sidecar| LivePod {
+                sidecar,
+                terminating: false,
+            })
+            .collect();
+        Ok(Some(ObservedWorkload {
+            stamp: state.value(&target),
+            version: state.object_version(&target),
+            live,
+            rollout: rolled,
+        }))
     }
 
-    async fn probe_injection(&self, member: &Name, asks: &InjectionRequest, wanted: &Sidecar) -> Result<Result<(), String>, ClusterError> {
+    async fn probe_injection(
+        &self,
+        member: &Name,
+        asks: &InjectionRequest,
+        wanted: &Sidecar,
+    ) -> Result<Result<(), String>, ClusterError> {
         self.delay_call().await;
         let state = self.lock();
         state.check_reachable(Some(member))?;
         let pod = match asks {
-            InjectionRequest::Rev(value) => PodLabels { inject: None, rev: Some(value.clone()) },
-            InjectionRequest::Default => PodLabels { inject: Some("true".into()), rev: None },
+            InjectionRequest::Rev(value) => PodLabels {
+                inject: None,
+                rev: Some(value.clone()),
+            },
+            InjectionRequest::Default => PodLabels {
+                inject: Some("true".into()),
+                rev: None,
+            },
         };
         if state.refusing_dry_runs.contains(member) {
             return Ok(Err("a policy refused the pod".into()));
         }
-        Ok(match state.inject_pod(member, &NamespaceLabels::default(), &pod) {
-            Ok(Some(carried)) if carried == *wanted => Ok(()),
-            other => Err(format!("came back {other:?}")),
-        })
+        Ok(
+            match state.inject_pod(member, &NamespaceLabels::default(), &pod) {
+                Ok(Some(carried)) if carried == *wanted => Ok(()),
+                other => Err(format!("came back {other:?}")),
+            },
+        )
     }
 
     async fn accepts_probes(&self, member: &Name) -> Result<bool, ClusterError> {
@@ -111,24 +173,46 @@ impl MeshClusters for FakeClusters {
         Ok(!state.refusing_dry_runs.contains(member))
     }
 
-    async fn check_readiness(&self, revision: &RevisionName, members: &[Name]) -> Result<Readiness, ClusterError> {
+    async fn check_readiness(
+        &self,
+        revision: &RevisionName,
+        members: &[Name],
+    ) -> Result<Readiness, ClusterError> {
         self.delay_call().await;
         let state = self.lock();
         for member in members {
             state.check_reachable(Some(member))?;
         }
-        Ok(if state.revision_sidecar(revision).is_some() { Readiness::Ready } else { Readiness::Pending("no replica is ready".into()) })
+        Ok(if state.revision_sidecar(revision).is_some() {
+            Readiness::Ready
+        } else {
+            Readiness::Pending("no replica is ready".into())
+        })
     }
 
-    async fn check_usage(&self, revision: &RevisionName, left_behind: &[Name]) -> Result<Usage, ClusterError> {
+    async fn check_usage(
+        &self,
+        revision: &RevisionName,
+        left_behind: &[Name],
+    ) -> Result<Usage, ClusterError> {
         self.delay_call().await;
         let state = self.lock();
         let asked = |member: &&Name| !left_behind.contains(member);
-        if let Some(silent) = state.members.iter().filter(asked).find(|member| state.unreachable.contains(*member)) {
+        if let Some(silent) = state
+            .members
+            .iter()
+            .filter(asked)
+            .find(|member| state.unreachable.contains(*member))
+        {
             return Ok(Usage::Unknown(vec![silent.to_string()]));
         }
-        let carrying =
-            |workload: &&Workload| workload.pods.iter().flatten().any(|sidecar| sidecar.revision == *revision);
+        let carrying = |workload: &&Workload| {
+            workload
+                .pods
+                .iter()
+                .flatten()
+                .any(|sidecar| sidecar.revision == *revision)
+        };
         let mut users: Vec<String> = state
             .workloads
             .iter()
@@ -136,10 +220,17 @@ impl MeshClusters for FakeClusters {
             .map(|((_, workload), _)| workload.to_string())
             .collect();
         users.extend(state.pinned.clone());
-        Ok(if users.is_empty() { Usage::Unused } else { Usage::InUse(users) })
+        Ok(if users.is_empty() {
+            Usage::Unused
+        } else {
+            Usage::InUse(users)
+        })
     }
 
-    async fn list_pinned_resources(&self, _revision: &RevisionName) -> Result<Vec<String>, ClusterError> {
+    async fn list_pinned_resources(
+        &self,
+        _revision: &RevisionName,
+    ) -> Result<Vec<String>, ClusterError> {
         self.delay_call().await;
         Ok(self.lock().pinned.clone())
     }
@@ -150,28 +241,35 @@ impl MeshClusters for FakeClusters {
         let mut survey = Observation::default();
         for member in &state.members {
             state.check_reachable(Some(member))?;
-            let namespaces =
-                state.workloads.iter().filter(|((of, _), _)| of == member).map(|((_, workload), known)| {
-                    NamespaceObservation {
-                        name: workload.namespace.clone(),
-                        labels: state.namespace_labels(member, &workload.namespace),
-                        workloads: vec![WorkloadObservation {
+            let namespaces = state
+                .workloads
+                .iter()
+                .filter(|((of, _), _)| of == member)
+                .map(|((_, workload), known)| NamespaceObservation {
+                    name: workload.namespace.clone(),
+                    labels: state.namespace_labels(member, &workload.namespace),
+                    workloads: vec![WorkloadObservation {
+                        workload: workload.clone(),
+                        template: known.template.clone(),
+                        live: known.pods.clone(),
+                        stamp: state.value(&Target::Workload {
+                            member: member.clone(),
                             workload: workload.clone(),
-                            template: known.template.clone(),
-                            live: known.pods.clone(),
-                            stamp: state
-                                .value(&Target::Workload { member: member.clone(), workload: workload.clone() }),
-                            stuck: None,
-                        }],
-                        unreachable: Vec::new(),
-                    }
+                        }),
+                        stuck: None,
+                    }],
+                    unreachable: Vec::new(),
                 });
             survey.members.push(MemberObservation {
                 member: member.clone(),
                 kubernetes: (1, 33),
                 namespaces: namespaces.collect(),
                 injectors: state.injectors(member),
-                foreign: state.foreign_webhooks.get(member).cloned().unwrap_or_default(),
+                foreign: state
+                    .foreign_webhooks
+                    .get(member)
+                    .cloned()
+                    .unwrap_or_default(),
             });
         }
         Ok(survey)
@@ -195,9 +293,16 @@ impl FakeClusters {
         let cut = {
             let mut state = self.lock();
             state.write_attempts += 1;
-            let due = state.cut.as_ref().is_some_and(|(at, _)| *at == state.write_attempts);
+            let due = state
+                .cut
+                .as_ref()
+                .is_some_and(|(at, _)| *at == state.write_attempts);
             state.cut_reached |= due;
-            if due { state.cut.clone().map(|(_, cut)| cut) } else { None }
+            if due {
+                state.cut.clone().map(|(_, cut)| cut)
+            } else {
+                None
+            }
         };
         match cut {
             None => write(&mut self.lock(), permit),
@@ -219,7 +324,10 @@ impl FakeClusters {
                 // the object of a target with several objects. In these cases the check of the
                 // token is the only protection.
                 let deadline = Deadline::at(Instant::now() + Duration::from_mins(1));
-                let late = FencingToken { deadline, ..permit.clone() };
+                let late = FencingToken {
+                    deadline,
+                    ..permit.clone()
+                };
                 let permit = if has_version(&state) { &late } else { permit };
                 write(&mut state, permit)
             }

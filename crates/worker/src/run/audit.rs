@@ -17,17 +17,23 @@ impl Run<'_> {
             let target = item.step.written_target()?;
             let digest = |value: Option<&str>| value.map(|value| sha256(value.as_bytes()));
             let (action, before) = match fact {
-                StepEvent::Started { capture } => ("cluster.write.intended", digest(capture.as_deref())),
-                StepEvent::Done if item.progress.is_started() => {
-                    ("cluster.write.done", digest(item.progress.capture.clone().flatten().as_deref()))
+                StepEvent::Started { capture } => {
+                    ("cluster.write.intended", digest(capture.as_deref()))
                 }
+                StepEvent::Done if item.progress.is_started() => (
+                    "cluster.write.done",
+                    digest(item.progress.capture.clone().flatten().as_deref()),
+                ),
                 _ => return None,
             };
             Some(Entry {
                 at: self.now(),
                 actor: self.engine.settings.worker_name.clone(),
                 action: action.into(),
-                target: self.operation.mesh.map_or_else(|| target.to_string(), |mesh| format!("{mesh}: {target}")),
+                target: self
+                    .operation
+                    .mesh
+                    .map_or_else(|| target.to_string(), |mesh| format!("{mesh}: {target}")),
                 request_id: Some(self.claim.operation.to_string()),
                 before,
                 after: goal_digest(item),

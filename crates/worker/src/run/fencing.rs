@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use meshwright_model::operation::{StepEvent, OperationKind};
+use meshwright_model::operation::{OperationKind, StepEvent};
 use meshwright_model::plan::{Step, Target};
 use meshwright_rollout::plan::MeshTopology;
-use meshwright_rollout::ports::{Fence, MeshClusters, ClusterError};
+use meshwright_rollout::ports::{ClusterError, Fence, MeshClusters};
 use meshwright_store::{PlannedStep, StoreError, UnfencedOperation};
 use tokio_util::sync::CancellationToken;
 
@@ -42,27 +42,55 @@ impl Run<'_> {
         if self.operation.waves.is_some() {
             let own = started_writes(&self.steps).collect();
             let fenced = self.fence_targets(own, world).await;
-            return Ok(if fenced.is_some() { None } else { Some(RunEnd::LeaseLost) });
+            return Ok(if fenced.is_some() {
+                None
+            } else {
+                Some(RunEnd::LeaseLost)
+            });
         }
         loop {
             let earlier = self.list_unfenced_operations().await?;
             // A cluster that has left the mesh has no client any more, so its targets cannot be
             // fenced.
-            let is_member = |target: &Target| target.member().is_none_or(|name| layout.members.contains(name));
-            let open = |ended: &UnfencedOperation| started_writes(&ended.open_steps).map(|(target, _)| target).collect::<Vec<_>>();
+            let is_member = |target: &Target| {
+                target
+                    .member()
+                    .is_none_or(|name| layout.members.contains(name))
+            };
+            let open = |ended: &UnfencedOperation| {
+                started_writes(&ended.open_steps)
+                    .map(|(target, _)| target)
+                    .collect::<Vec<_>>()
+            };
             // The goal is `None`, because an absent target must not be created only for the fence:
             // this operation may not use it at all.
-            let targets = earlier.iter().flat_map(open).filter(is_member).map(|target| (target, None)).collect();
-            let Some(reached) = self.fence_targets(targets, world).await else { return Ok(Some(RunEnd::LeaseLost)) };
+            let targets = earlier
+                .iter()
+                .flat_map(open)
+                .filter(is_member)
+                .map(|target| (target, None))
+                .collect();
+            let Some(reached) = self.fence_targets(targets, world).await else {
+                return Ok(Some(RunEnd::LeaseLost));
+            };
             self.fenced_operations = earlier.iter().map(|ended| ended.operation).collect();
-            let writing = earlier.iter().filter(|ended| ended.writer_alive).flat_map(open);
-            if !writing.into_iter().any(|target| reached.get(&target) == Some(&Fence::UntilLeaseEnds)) {
+            let writing = earlier
+                .iter()
+                .filter(|ended| ended.writer_alive)
+                .flat_map(open);
+            if !writing
+                .into_iter()
+                .any(|target| reached.get(&target) == Some(&Fence::UntilLeaseEnds))
+            {
                 return Ok(None);
             }
             tracing::info!(operation.id = %self.claim.operation, "waiting for the worker of an ended operation of the mesh to stop");
             tokio::select! { () = tokio::time::sleep(STOPPED_POLL_INTERVAL) => {}, () = stop.cancelled() => {} }
             if stop.is_cancelled() {
-                return self.release_claim(Duration::ZERO).await.map(|()| Some(RunEnd::Released));
+                return self
+                    .release_claim(Duration::ZERO)
+                    .await
+                    .map(|()| Some(RunEnd::Released));
             }
             self.lease.mark_progress();
         }
@@ -70,15 +98,27 @@ impl Run<'_> {
 
     /// Lists the earlier operations of the mesh that are not fenced yet.
     async fn list_unfenced_operations(&self) -> Result<Vec<UnfencedOperation>, StoreError> {
-        let Some(mesh) = self.operation.mesh else { return Ok(Vec::new()) };
-        self.engine.store.begin(self.claim.tenant).await?.list_unfenced_operations(mesh, self.claim.operation).await
+        let Some(mesh) = self.operation.mesh else {
+            return Ok(Vec::new());
+        };
+        self.engine
+            .store
+            .begin(self.claim.tenant)
+            .await?
+            .list_unfenced_operations(mesh, self.claim.operation)
+            .await
     }
 
     /// Fences targets concurrently. Targets that could not be fenced are kept with the reason.
     /// Returns `None` when the fencing token has expired.
-    async fn fence_targets(&mut self, targets: FenceTargets, world: &dyn MeshClusters) -> Option<BTreeMap<Target, Fence>> {
+    async fn fence_targets(
+        &mut self,
+        targets: FenceTargets,
+        world: &dyn MeshClusters,
+    ) -> Option<BTreeMap<Target, Fence>> {
         let permit = &self.fencing_token();
-        let mut fences: Vec<BoxFuture<'_, (Target, Result<Fence, ClusterError>)>> = Vec::with_capacity(targets.len());
+        let mut fences: Vec<BoxFuture<'_, (Target, Result<Fence, ClusterError>)>> =
+            Vec::with_capacity(targets.len());
         for (target, goal) in targets {
             fences.push(Box::pin(async move {
                 let mut answer = world.fence_target(&target, goal.as_deref(), permit).await;
@@ -90,7 +130,10 @@ impl Run<'_> {
                 (target, answer)
             }));
         }
-        let answers: Vec<_> = futures::stream::iter(fences).buffer_unordered(MAX_CONCURRENT_CALLS).collect().await;
+        let answers: Vec<_> = futures::stream::iter(fences)
+            .buffer_unordered(MAX_CONCURRENT_CALLS)
+            .collect()
+            .await;
         let mut reached = BTreeMap::new();
         for (target, answer) in answers {
             match answer {
@@ -111,7 +154,9 @@ impl Run<'_> {
                     reached.insert(target, Fence::UntilLeaseEnds);
                 }
                 Err(error) => {
-                    let place = target.member().map_or("the hosting cluster", |name| name.as_str());
+                    let place = target
+                        .member()
+                        .map_or("the hosting cluster", |name| name.as_str());
                     tracing::warn!(
                         operation.id = %self.claim.operation, cluster = place, %target,
                         error = &error as &dyn std::error::Error,
@@ -132,38 +177,70 @@ impl Run<'_> {
         }
         let goals: FenceTargets = started_writes(&self.steps).collect();
         let goal = |target: &Target| goals.get(target).cloned().flatten();
-        let targets = self.unfenced_targets.keys().map(|target| (target.clone(), goal(target))).collect();
+        let targets = self
+            .unfenced_targets
+            .keys()
+            .map(|target| (target.clone(), goal(target)))
+            .collect();
         self.fence_targets(targets, world).await.is_some()
     }
 
     /// Fences the targets that a rollback or a restoration found at their goal without a write of
     /// its own, because an earlier operation has started a write to each of them. Returns the
     /// events of the steps that are done, or `None` when the fencing token has expired.
-    pub(super) async fn fence_done_steps(&mut self, mut found: Vec<usize>, world: &dyn MeshClusters) -> Option<Vec<(i32, StepEvent)>> {
+    pub(super) async fn fence_done_steps(
+        &mut self,
+        mut found: Vec<usize>,
+        world: &dyn MeshClusters,
+    ) -> Option<Vec<(i32, StepEvent)>> {
         if self.is_reverting() {
-            let untouched = found.iter().map(|index| &self.steps[*index]).filter(|item| !item.progress.is_started());
-            let targets = untouched.filter_map(|item| item.step.written_target()).map(|target| (target, None)).collect();
+            let untouched = found
+                .iter()
+                .map(|index| &self.steps[*index])
+                .filter(|item| !item.progress.is_started());
+            let targets = untouched
+                .filter_map(|item| item.step.written_target())
+                .map(|target| (target, None))
+                .collect();
             self.fence_targets(targets, world).await?;
             found.retain(|index| self.fencing_error(*index).is_none());
         }
-        Some(found.into_iter().map(|index| (self.steps[index].number, StepEvent::Done)).collect())
+        Some(
+            found
+                .into_iter()
+                .map(|index| (self.steps[index].number, StepEvent::Done))
+                .collect(),
+        )
     }
 
     /// Returns the reason why the target of a step could not be fenced, if it could not.
     pub(super) fn fencing_error(&self, index: usize) -> Option<&ClusterError> {
-        self.steps[index].step.written_target().and_then(|target| self.unfenced_targets.get(&target))
+        self.steps[index]
+            .step
+            .written_target()
+            .and_then(|target| self.unfenced_targets.get(&target))
     }
 
     /// Returns true for operations that undo changes of an upgrade.
     fn is_reverting(&self) -> bool {
-        matches!(self.operation.kind, OperationKind::Rollback | OperationKind::Restore)
+        matches!(
+            self.operation.kind,
+            OperationKind::Rollback | OperationKind::Restore
+        )
     }
 }
 
 /// Returns the targets of steps that were started and are not done, each with its goal.
 fn started_writes(items: &[PlannedStep]) -> impl Iterator<Item = (Target, Option<String>)> {
-    items.iter().filter(|item| item.progress.is_started() && !item.progress.done).filter_map(|item| {
-        let goal = if let Step::Set { to, .. } = &item.step { to.clone() } else { None };
-        Some((item.step.written_target()?, goal))
-    })
+    items
+        .iter()
+        .filter(|item| item.progress.is_started() && !item.progress.done)
+        .filter_map(|item| {
+            let goal = if let Step::Set { to, .. } = &item.step {
+                to.clone()
+            } else {
+                None
+            };
+            Some((item.step.written_target()?, goal))
+        })
 }

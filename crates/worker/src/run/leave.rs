@@ -4,7 +4,7 @@
 use jiff::SignedDuration;
 use meshwright_model::audit::Entry;
 use meshwright_model::ids::ClusterId;
-use meshwright_model::leftover::{Leftover, AccountRemoval};
+use meshwright_model::leftover::{AccountRemoval, Leftover};
 use meshwright_model::operation::{OperationState, Problem, is_cluster_lost_code};
 use meshwright_rollout::ports::AccountPresence;
 use meshwright_store::{OperationUpdate, StoreError};
@@ -15,7 +15,8 @@ use crate::DATABASE_CODE;
 
 /// Reason of the wait between two refusals of the credential. It is also compared with the stored
 /// reason to recognize the second refusal.
-const CREDENTIAL_REFUSED_REASON: &str = "the cluster refuses our credential; looking once more before the account counts as gone";
+const CREDENTIAL_REFUSED_REASON: &str =
+    "the cluster refuses our credential; looking once more before the account counts as gone";
 /// Minimum time between two refusals of our credential that together prove that the account is
 /// gone.
 const MIN_REFUSAL_INTERVAL: SignedDuration = SignedDuration::from_secs(5);
@@ -24,9 +25,24 @@ impl Run<'_> {
     /// Runs a deregistration. A cluster that cannot be left fails the operation and does not pause
     /// it, because the problem is the answer to the request.
     pub(super) async fn run_deregistration(&mut self) -> Result<RunEnd, StoreError> {
-        let cluster = self.operation.cluster.ok_or(StoreError::NotFound { what: "cluster" })?;
-        let held = match self.engine.store.begin(self.claim.tenant).await?.get_cluster(cluster).await {
-            Err(StoreError::NotFound { .. }) => return self.fail_deregistration(cluster_gone()).await.map(|()| RunEnd::Released),
+        let cluster = self
+            .operation
+            .cluster
+            .ok_or(StoreError::NotFound { what: "cluster" })?;
+        let held = match self
+            .engine
+            .store
+            .begin(self.claim.tenant)
+            .await?
+            .get_cluster(cluster)
+            .await
+        {
+            Err(StoreError::NotFound { .. }) => {
+                return self
+                    .fail_deregistration(cluster_gone())
+                    .await
+                    .map(|()| RunEnd::Released);
+            }
             held => held?,
         };
         let mut seen = self.check_account(cluster, held.removal).await;
@@ -42,9 +58,16 @@ impl Run<'_> {
                 }
                 self.wait_until_gone(reason).await
             }
-            Ok(AccountPresence::Present(_)) => self.wait_until_gone("our account is still there".into()).await,
-            Err(problem) if problem.code == DATABASE_CODE => return Ok(RunEnd::DatabaseUnavailable),
-            Err(problem) if is_cluster_lost_code(&problem.code) => return self.handle_lost_cluster(cluster, problem).await,
+            Ok(AccountPresence::Present(_)) => {
+                self.wait_until_gone("our account is still there".into())
+                    .await
+            }
+            Err(problem) if problem.code == DATABASE_CODE => {
+                return Ok(RunEnd::DatabaseUnavailable);
+            }
+            Err(problem) if is_cluster_lost_code(&problem.code) => {
+                return self.handle_lost_cluster(cluster, problem).await;
+            }
             Err(problem) => self.fail_deregistration(problem).await,
         };
         done.map(|()| RunEnd::Released)
@@ -52,18 +75,34 @@ impl Run<'_> {
 
     /// Reads our account in the cluster, and removes it once the removal has begun. A cluster that
     /// exceeds the timeout counts as unreachable.
-    async fn check_account(&self, cluster: ClusterId, removal: AccountRemoval) -> Result<AccountPresence, Problem> {
-        let look = self.engine.clusters.remove_account(self.claim.tenant, cluster, removal);
-        let seen = tokio::time::timeout(self.engine.settings.cluster_timeout, look).await.unwrap_or_else(|_| Err(cluster_unreachable()));
+    async fn check_account(
+        &self,
+        cluster: ClusterId,
+        removal: AccountRemoval,
+    ) -> Result<AccountPresence, Problem> {
+        let look = self
+            .engine
+            .clusters
+            .remove_account(self.claim.tenant, cluster, removal);
+        let seen = tokio::time::timeout(self.engine.settings.cluster_timeout, look)
+            .await
+            .unwrap_or_else(|_| Err(cluster_unreachable()));
         self.lease.mark_progress();
         seen
     }
 
     /// Records that the removal begins, with the objects that will stay in the cluster.
-    async fn begin_removal(&mut self, cluster: ClusterId, leftovers: &[Leftover]) -> Result<(), StoreError> {
+    async fn begin_removal(
+        &mut self,
+        cluster: ClusterId,
+        leftovers: &[Leftover],
+    ) -> Result<(), StoreError> {
         let now = self.now();
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        let running = OperationUpdate { state: Some(OperationState::Running), ..OperationUpdate::default() };
+        let running = OperationUpdate {
+            state: Some(OperationState::Running),
+            ..OperationUpdate::default()
+        };
         let locked = self.record_state(&mut tx, &running).await?;
         tx.record_removal_intent(cluster, now).await?;
         tx.record_leftovers(self.claim.operation, leftovers).await?;
@@ -77,7 +116,9 @@ impl Run<'_> {
     /// credential prove that the account is gone.
     async fn accept_removal(&mut self, cluster: ClusterId) -> Result<(), StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        let locked = self.record_state(&mut tx, &OperationUpdate::default()).await?;
+        let locked = self
+            .record_state(&mut tx, &OperationUpdate::default())
+            .await?;
         tx.record_removal_accepted(cluster, self.now()).await?;
         locked.commit_and_renew(tx).await?;
         Ok(())
@@ -95,13 +136,24 @@ impl Run<'_> {
 
     /// Ends the deregistration and deletes the cluster's record. For a cluster that is left behind,
     /// the objects that stay in it are recorded.
-    async fn finish_deregistration(&mut self, cluster: ClusterId, behind: Option<(Vec<Leftover>, Problem)>) -> Result<(), StoreError> {
+    async fn finish_deregistration(
+        &mut self,
+        cluster: ClusterId,
+        behind: Option<(Vec<Leftover>, Problem)>,
+    ) -> Result<(), StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let Some((leftovers, problem)) = &behind {
             tracing::info!(cluster.id = %cluster, code = problem.code, "the cluster is left behind, because the deregistration was forced");
             tx.record_leftovers(self.claim.operation, leftovers).await?;
         }
-        tx.record_audit(self.audit_entry_for(if behind.is_some() { "cluster.left_behind" } else { "cluster.left" }, cluster));
+        tx.record_audit(self.audit_entry_for(
+            if behind.is_some() {
+                "cluster.left_behind"
+            } else {
+                "cluster.left"
+            },
+            cluster,
+        ));
         tx.delete_cluster(cluster).await?;
         self.finish_in_tx(tx, OperationState::Succeeded).await
     }
@@ -126,28 +178,43 @@ impl Run<'_> {
         }
         let message = format!("Our account is not gone from the cluster: {reason}.");
         let hint = "See what keeps the objects in the namespace meshwright-system, then delete the cluster again with `meshwright cluster delete`.";
-        self.fail_deregistration(Problem::new("still_there", message, hint)).await
+        self.fail_deregistration(Problem::new("still_there", message, hint))
+            .await
     }
 
     /// Handles a cluster that is lost to us. The operation waits for it first, even if the cluster
     /// may be left behind, because one failed call proves nothing.
-    async fn handle_lost_cluster(&mut self, cluster: ClusterId, problem: Problem) -> Result<RunEnd, StoreError> {
+    async fn handle_lost_cluster(
+        &mut self,
+        cluster: ClusterId,
+        problem: Problem,
+    ) -> Result<RunEnd, StoreError> {
         let done = if self.time_unanswered() <= self.engine.settings.timeouts.unreachable {
             self.wait_for_answer(problem.message).await
         } else if self.operation.is_forced() {
-            match self.engine.clusters.list_left_behind(self.claim.tenant, cluster).await {
-                Ok(leftovers) => self.finish_deregistration(cluster, Some((leftovers, problem))).await,
+            match self
+                .engine
+                .clusters
+                .list_left_behind(self.claim.tenant, cluster)
+                .await
+            {
+                Ok(leftovers) => {
+                    self.finish_deregistration(cluster, Some((leftovers, problem)))
+                        .await
+                }
                 Err(_) => return Ok(RunEnd::DatabaseUnavailable),
             }
         } else {
             let hint = "Bring the cluster back or renew its credential, then delete it again; or leave it behind with `meshwright cluster delete NAME --force --reason TEXT`.";
-            self.fail_deregistration(Problem::new(problem.code, problem.message, hint)).await
+            self.fail_deregistration(Problem::new(problem.code, problem.message, hint))
+                .await
         };
         done.map(|()| RunEnd::Released)
     }
 
     /// Ends the deregistration as failed; the cluster stays registered.
     async fn fail_deregistration(&mut self, problem: Problem) -> Result<(), StoreError> {
-        self.finish_cluster_operation(OperationState::Failed { problem }).await
+        self.finish_cluster_operation(OperationState::Failed { problem })
+            .await
     }
 }

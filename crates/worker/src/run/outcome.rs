@@ -7,49 +7,85 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use meshwright_model::operation::{StepEvent, OperationState, Problem, Signal};
+use meshwright_model::operation::{OperationState, Problem, Signal, StepEvent};
 use meshwright_model::release::Release;
 use meshwright_model::upgrade::StageOutcome;
 use meshwright_rollout::plan::MeshTopology;
 use meshwright_rollout::plan::precheck::{self, PrecheckInput, SkewRule};
-use meshwright_rollout::ports::{MeshClusters, ClusterError};
+use meshwright_rollout::ports::{ClusterError, MeshClusters};
 use meshwright_store::{NewEvent, Operation, OperationUpdate, StoreError};
 
-use super::{Run, RunEnd, PAUSED_SLEEP};
+use super::{PAUSED_SLEEP, Run, RunEnd};
 use crate::metrics;
 
 impl Run<'_> {
     /// Ends the operation as succeeded.
     pub(super) async fn succeed_operation(&mut self) -> Result<(), StoreError> {
-        self.finish_operation(OperationState::Succeeded, StageOutcome::Succeeded, OperationUpdate::default()).await
+        self.finish_operation(
+            OperationState::Succeeded,
+            StageOutcome::Succeeded,
+            OperationUpdate::default(),
+        )
+        .await
     }
 
     /// Ends the operation as cancelled. `seen` is the number of the newest signal that was
     /// processed.
     pub(super) async fn cancel_operation(&mut self, seen: Option<i64>) -> Result<(), StoreError> {
-        self.finish_operation(OperationState::Cancelled, StageOutcome::Cancelled, OperationUpdate { seen_signal_seq: seen, ..OperationUpdate::default() }).await
+        self.finish_operation(
+            OperationState::Cancelled,
+            StageOutcome::Cancelled,
+            OperationUpdate {
+                seen_signal_seq: seen,
+                ..OperationUpdate::default()
+            },
+        )
+        .await
     }
 
     /// Ends the operation as failed. The operation cannot be completed, and the changes that it has
     /// made have to be undone.
-    pub(super) async fn fail_operation(&mut self, problem: Problem, facts: Vec<(i32, StepEvent)>) -> Result<(), StoreError> {
+    pub(super) async fn fail_operation(
+        &mut self,
+        problem: Problem,
+        facts: Vec<(i32, StepEvent)>,
+    ) -> Result<(), StoreError> {
         tracing::info!(operation.id = %self.claim.operation, code = problem.code, message = problem.message, "the operation failed");
-        let state = OperationState::Failed { problem: problem.clone() };
-        self.finish_operation(state, StageOutcome::Failed(problem), OperationUpdate { step_events: facts, ..OperationUpdate::default() }).await
+        let state = OperationState::Failed {
+            problem: problem.clone(),
+        };
+        self.finish_operation(
+            state,
+            StageOutcome::Failed(problem),
+            OperationUpdate {
+                step_events: facts,
+                ..OperationUpdate::default()
+            },
+        )
+        .await
     }
 
     /// Ends the operation: records its final state, removes it from the queue, and applies the
     /// outcome to its upgrade.
-    async fn finish_operation(&mut self, state: OperationState, outcome: StageOutcome, record: OperationUpdate) -> Result<(), StoreError> {
+    async fn finish_operation(
+        &mut self,
+        state: OperationState,
+        outcome: StageOutcome,
+        record: OperationUpdate,
+    ) -> Result<(), StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let Some(upgrade) = self.operation.upgrade {
             tx.lock_upgrade(upgrade).await?;
         }
-        let record = OperationUpdate { state: Some(state), ..record };
+        let record = OperationUpdate {
+            state: Some(state),
+            ..record
+        };
         let _locked = self.record_state(&mut tx, &record).await?;
         tx.end_claim(&self.claim, None).await?;
         if let Some(upgrade) = self.operation.upgrade {
-            tx.apply_outcome(upgrade, outcome, self.engine.clock.as_ref()).await?;
+            tx.apply_outcome(upgrade, outcome, self.engine.clock.as_ref())
+                .await?;
         }
         tx.commit().await?;
         metrics::count_record(&self.operation, &record, self.now());
@@ -58,18 +94,27 @@ impl Run<'_> {
 
     /// Pauses the operation because of a problem that a person has to solve, and gives the claim
     /// up.
-    pub(crate) async fn pause_operation(&mut self, problem: Problem, facts: Vec<(i32, StepEvent)>) -> Result<(), StoreError> {
+    pub(crate) async fn pause_operation(
+        &mut self,
+        problem: Problem,
+        facts: Vec<(i32, StepEvent)>,
+    ) -> Result<(), StoreError> {
         tracing::info!(operation.id = %self.claim.operation, code = problem.code, message = problem.message, "the operation was paused");
         self.pause_and_release(problem, facts, None, true).await
     }
 
     /// Handles a mesh that could not be opened. The operation is paused, unless our own database
     /// failed: that passes without a person, so the claim is retried.
-    pub(super) async fn handle_open_failure(&mut self, problem: Problem) -> Result<RunEnd, StoreError> {
+    pub(super) async fn handle_open_failure(
+        &mut self,
+        problem: Problem,
+    ) -> Result<RunEnd, StoreError> {
         if problem.code == crate::DATABASE_CODE {
             return Ok(RunEnd::DatabaseUnavailable);
         }
-        self.pause_operation(problem, Vec::new()).await.map(|()| RunEnd::Released)
+        self.pause_operation(problem, Vec::new())
+            .await
+            .map(|()| RunEnd::Released)
     }
 
     /// Records a pause and gives the claim up. Every call of this claim has ended before, so from
@@ -94,12 +139,24 @@ impl Run<'_> {
             return Err(StoreError::SerializationConflict);
         }
         let seen = Some(unseen.last_seq);
-        let state = news.then(|| OperationState::Paused { problem: problem.clone() });
-        let record = OperationUpdate { step_events: facts, state, seen_signal_seq: seen, waiting_for: None };
+        let state = news.then(|| OperationState::Paused {
+            problem: problem.clone(),
+        });
+        let record = OperationUpdate {
+            step_events: facts,
+            state,
+            seen_signal_seq: seen,
+            waiting_for: None,
+        };
         let _locked = self.record_state(&mut tx, &record).await?;
         tx.end_claim(&self.claim, Some(PAUSED_SLEEP)).await?;
         if let (true, Some(upgrade)) = (news, self.operation.upgrade) {
-            tx.apply_outcome(upgrade, StageOutcome::Paused(problem), self.engine.clock.as_ref()).await?;
+            tx.apply_outcome(
+                upgrade,
+                StageOutcome::Paused(problem),
+                self.engine.clock.as_ref(),
+            )
+            .await?;
         }
         tx.commit().await?;
         metrics::count_record(&self.operation, &record, self.now());
@@ -118,44 +175,89 @@ impl Run<'_> {
     async fn load_skew_rule(&self) -> Result<SkewRule, StoreError> {
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         let minors = tx.upgrade_policy().await?.in_place_minors;
-        let image = |release: Release| (format!("{}/proxyv2:{}", release.hub, release.tag), release.version);
+        let image = |release: Release| {
+            (
+                format!("{}/proxyv2:{}", release.hub, release.tag),
+                release.version,
+            )
+        };
         let images = tx.list_releases().await?.into_iter().map(image).collect();
-        Ok(SkewRule { max_minors_behind: minors, image_versions: images })
+        Ok(SkewRule {
+            max_minors_behind: minors,
+            image_versions: images,
+        })
     }
 
     /// Runs the precheck of an upgrade and stores its findings. It changes nothing in any cluster.
     pub(super) async fn run_precheck(&mut self) -> Result<RunEnd, StoreError> {
-        let mesh = self.operation.mesh.ok_or(StoreError::NotFound { what: "mesh" })?;
-        let (world, mut layout) = match self.engine.clusters.open_mesh(self.claim.tenant, mesh).await {
+        let mesh = self
+            .operation
+            .mesh
+            .ok_or(StoreError::NotFound { what: "mesh" })?;
+        let (world, mut layout) = match self
+            .engine
+            .clusters
+            .open_mesh(self.claim.tenant, mesh)
+            .await
+        {
             Ok(opened) => opened,
             Err(problem) => return self.handle_open_failure(problem).await,
         };
         if let Some(upgrade) = self.operation.upgrade {
-            layout.label_policy = self.engine.store.begin(self.claim.tenant).await?.get_upgrade(upgrade).await?.choice.labels;
+            layout.label_policy = self
+                .engine
+                .store
+                .begin(self.claim.tenant)
+                .await?
+                .get_upgrade(upgrade)
+                .await?
+                .choice
+                .labels;
         }
         let skew = self.load_skew_rule().await?;
         self.lease.mark_progress();
-        let looked = tokio::time::timeout(self.engine.settings.cluster_timeout, gather_precheck_input(world.as_ref(), &layout, skew)).await;
+        let looked = tokio::time::timeout(
+            self.engine.settings.cluster_timeout,
+            gather_precheck_input(world.as_ref(), &layout, skew),
+        )
+        .await;
         let found = match looked.unwrap_or_else(|_| Err(mesh_timeout_error())) {
             Ok(evidence) => precheck::collect_findings(&layout, &evidence),
             Err(error) => return self.wait_or_pause(&error).await.map(|()| RunEnd::Released),
         };
         let outcome = StageOutcome::Found(found);
-        self.finish_operation(OperationState::Succeeded, outcome, OperationUpdate::default()).await.map(|()| RunEnd::Released)
+        self.finish_operation(
+            OperationState::Succeeded,
+            outcome,
+            OperationUpdate::default(),
+        )
+        .await
+        .map(|()| RunEnd::Released)
     }
 }
 
 /// Collects the observations that a precheck evaluates.
-async fn gather_precheck_input(world: &dyn MeshClusters, layout: &MeshTopology, skew: SkewRule) -> Result<PrecheckInput, ClusterError> {
+async fn gather_precheck_input(
+    world: &dyn MeshClusters,
+    layout: &MeshTopology,
+    skew: SkewRule,
+) -> Result<PrecheckInput, ClusterError> {
     let survey = world.observe_mesh().await?;
-    let pinned = world.list_pinned_resources(&layout.current.revision).await?;
+    let pinned = world
+        .list_pinned_resources(&layout.current.revision)
+        .await?;
     let mut refusing = Vec::new();
     for member in &layout.members {
         if !world.accepts_probes(member).await? {
             refusing.push(member.clone());
         }
     }
-    Ok(PrecheckInput { survey, pinned_resources: pinned, refusing_members: refusing, skew })
+    Ok(PrecheckInput {
+        survey,
+        pinned_resources: pinned,
+        refusing_members: refusing,
+        skew,
+    })
 }
 
 /// Returns the error of a check of all members that exceeded its timeout as a whole. It counts as
@@ -170,9 +272,17 @@ pub(super) fn mesh_timeout_error() -> ClusterError {
 
 /// Builds one event for a group of step events, so that a client that follows the operation sees
 /// steps start and end.
-pub(super) fn progress_event(operation: &Operation, facts: &[(i32, StepEvent)], at: Timestamp) -> NewEvent {
+pub(super) fn progress_event(
+    operation: &Operation,
+    facts: &[(i32, StepEvent)],
+    at: Timestamp,
+) -> NewEvent {
     let of = |wanted: fn(&StepEvent) -> bool| {
-        facts.iter().filter(|(_, fact)| wanted(fact)).map(|(number, _)| *number).collect::<Vec<i32>>()
+        facts
+            .iter()
+            .filter(|(_, fact)| wanted(fact))
+            .map(|(number, _)| *number)
+            .collect::<Vec<i32>>()
     };
     let started = of(|fact| matches!(fact, StepEvent::Started { .. }));
     let done = of(|fact| matches!(fact, StepEvent::Done));

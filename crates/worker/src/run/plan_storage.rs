@@ -5,17 +5,23 @@ use meshwright_model::operation::{OperationKind, OperationState};
 use meshwright_model::plan::{Plan, Target};
 use meshwright_model::upgrade::{LabelPolicy, UpgradeState};
 use meshwright_rollout::plan::MeshTopology;
-use meshwright_rollout::ports::{MeshClusters, ClusterError};
+use meshwright_rollout::ports::{ClusterError, MeshClusters};
 use meshwright_store::{OperationUpdate, StoreError, WaveSummary};
 
 use super::{Run, outcome};
 use crate::observed;
-use crate::planner::{StepHistory, PlanError, left_behind_members, list_plan_leftovers, build_plan};
+use crate::planner::{
+    PlanError, StepHistory, build_plan, left_behind_members, list_plan_leftovers,
+};
 
 impl Run<'_> {
     /// Builds and stores the plan if there is none yet, and records that the operation runs.
     /// Returns false when the claim was given up instead.
-    pub(super) async fn ensure_plan(&mut self, layout: MeshTopology, world: &dyn MeshClusters) -> Result<bool, StoreError> {
+    pub(super) async fn ensure_plan(
+        &mut self,
+        layout: MeshTopology,
+        world: &dyn MeshClusters,
+    ) -> Result<bool, StoreError> {
         // The plan is built from the present state of the clusters, which a late write of an
         // earlier operation would change afterwards. Such writes must be fenced first.
         if self.operation.waves.is_none()
@@ -24,8 +30,15 @@ impl Run<'_> {
             self.wait_or_pause(&error).await?;
             return Ok(false);
         }
-        let Some((history, labels)) = self.begin_stage().await? else { return Ok(false) };
-        let layout = self.without_planned_target(MeshTopology { label_policy: labels, ..layout }).await?;
+        let Some((history, labels)) = self.begin_stage().await? else {
+            return Ok(false);
+        };
+        let layout = self
+            .without_planned_target(MeshTopology {
+                label_policy: labels,
+                ..layout
+            })
+            .await?;
         let planned = match &self.operation.waves {
             Some(_) => None,
             None => match self.plan_operation(&layout, world, history).await {
@@ -52,14 +65,30 @@ impl Run<'_> {
         if let Some((plan, leftovers)) = planned {
             tx.store_plan(self.claim.operation, &plan).await?;
             tx.mark_fenced(&self.fenced_operations).await?;
-            tx.record_leftovers(self.claim.operation, &leftovers).await?;
-            self.operation.waves =
-                Some(plan.waves.iter().map(|wave| WaveSummary { title: wave.title.clone(), width: wave.width }).collect());
+            tx.record_leftovers(self.claim.operation, &leftovers)
+                .await?;
+            self.operation.waves = Some(
+                plan.waves
+                    .iter()
+                    .map(|wave| WaveSummary {
+                        title: wave.title.clone(),
+                        width: wave.width,
+                    })
+                    .collect(),
+            );
             self.steps = tx.list_steps(self.claim.operation).await?;
         }
         let runs = self.operation.state == OperationState::Running;
         let state = (!runs).then_some(OperationState::Running);
-        let locked = self.record_state(&mut tx, &OperationUpdate { state, ..OperationUpdate::default() }).await?;
+        let locked = self
+            .record_state(
+                &mut tx,
+                &OperationUpdate {
+                    state,
+                    ..OperationUpdate::default()
+                },
+            )
+            .await?;
         locked.commit_and_renew(tx).await?;
         Ok(true)
     }
@@ -67,30 +96,52 @@ impl Run<'_> {
     /// Removes a target that is only planned from the topology of a restart. In place the target
     /// has the revision name of the running control plane, so the restart would wait for an image
     /// that no istiod injects yet.
-    async fn without_planned_target(&self, layout: MeshTopology) -> Result<MeshTopology, StoreError> {
-        let (OperationKind::Restart, Some(mesh)) = (self.operation.kind, self.operation.mesh) else {
+    async fn without_planned_target(
+        &self,
+        layout: MeshTopology,
+    ) -> Result<MeshTopology, StoreError> {
+        let (OperationKind::Restart, Some(mesh)) = (self.operation.kind, self.operation.mesh)
+        else {
             return Ok(layout);
         };
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         let planned = observed::target_is_only_planned(&mut tx, mesh).await?;
-        let in_place = layout.target.as_ref().is_some_and(|target| target.revision == layout.current.revision);
-        Ok(if planned && in_place { MeshTopology { target: None, ..layout } } else { layout })
+        let in_place = layout
+            .target
+            .as_ref()
+            .is_some_and(|target| target.revision == layout.current.revision);
+        Ok(if planned && in_place {
+            MeshTopology {
+                target: None,
+                ..layout
+            }
+        } else {
+            layout
+        })
     }
 
     /// Returns the reason why no plan can be built yet, if there is one. A forced deletion may
     /// leave a lost member behind, so the unfenced targets of that member do not block its plan.
     fn unfenced_blocking_plan(&self) -> Option<ClusterError> {
         let forced = self.operation.kind == OperationKind::DeleteMesh && self.operation.is_forced();
-        let waits =
-            |(target, error): &(&Target, &ClusterError)| !(forced && target.member().is_some() && error.is_lost());
-        self.unfenced_targets.iter().find(waits).map(|(_, error)| error.clone())
+        let waits = |(target, error): &(&Target, &ClusterError)| {
+            !(forced && target.member().is_some() && error.is_lost())
+        };
+        self.unfenced_targets
+            .iter()
+            .find(waits)
+            .map(|(_, error)| error.clone())
     }
 
     /// Forgets the unfenced targets of members that are left behind. The plan has no steps in these
     /// members, so no fence is needed there.
     fn drop_unfenced_left_behind(&mut self, plan: &Plan) {
         let behind = left_behind_members(plan);
-        self.unfenced_targets.retain(|target, _| target.member().is_none_or(|member| !behind.contains(member)));
+        self.unfenced_targets.retain(|target, _| {
+            target
+                .member()
+                .is_none_or(|member| !behind.contains(member))
+        });
     }
 
     /// Builds the plan of the operation, with the objects that stay in clusters once it is carried
@@ -111,7 +162,9 @@ impl Run<'_> {
             Ok((plan, left))
         };
         let built = tokio::time::timeout(self.engine.settings.cluster_timeout, building);
-        built.await.unwrap_or_else(|_| Err(PlanError::Cluster(outcome::mesh_timeout_error())))
+        built
+            .await
+            .unwrap_or_else(|_| Err(PlanError::Cluster(outcome::mesh_timeout_error())))
     }
 
     /// Starts the stage and returns the steps that the upgrade's stages have started so far, with
@@ -119,18 +172,25 @@ impl Run<'_> {
     /// time has come ends the holding period, and first waits for an operation that was admitted
     /// while the upgrade was complete.
     async fn begin_stage(&mut self) -> Result<Option<(StepHistory, LabelPolicy)>, StoreError> {
-        let Some(upgrade) = self.operation.upgrade else { return Ok(Some((Vec::new(), LabelPolicy::default()))) };
+        let Some(upgrade) = self.operation.upgrade else {
+            return Ok(Some((Vec::new(), LabelPolicy::default())));
+        };
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         let known = tx.lock_upgrade(upgrade).await?;
-        let locked = self.record_state(&mut tx, &OperationUpdate::default()).await?;
+        let locked = self
+            .record_state(&mut tx, &OperationUpdate::default())
+            .await?;
         if matches!(known.state, UpgradeState::Holding { .. }) {
             if let Some(guest) = tx.data_plane_holder(known.mesh).await? {
                 drop((tx, locked));
-                self.release_waiting(format!("{guest} changes the mesh's data plane; the retirement begins when it has ended"))
-                    .await?;
+                self.release_waiting(format!(
+                    "{guest} changes the mesh's data plane; the retirement begins when it has ended"
+                ))
+                .await?;
                 return Ok(None);
             }
-            tx.mark_retiring(upgrade, false, self.engine.clock.as_ref()).await?;
+            tx.mark_retiring(upgrade, false, self.engine.clock.as_ref())
+                .await?;
         }
         let history = tx.list_started_steps(upgrade).await?;
         locked.commit_and_renew(tx).await?;

@@ -1,7 +1,7 @@
 //! Processes the signals of people to an operation (pause, resume, retry, cancel) between two
 //! rounds.
 
-use meshwright_model::operation::{StepEvent, OperationState, Problem, Signal};
+use meshwright_model::operation::{OperationState, Problem, Signal, StepEvent};
 use meshwright_store::{OperationUpdate, StoreError};
 
 use super::Run;
@@ -18,7 +18,11 @@ impl Run<'_> {
             match wish {
                 // An operation that is paused already keeps the problem that it is paused for.
                 Signal::Pause if matches!(self.operation.state, OperationState::Paused { .. }) => {}
-                Signal::Pause => self.operation.state = OperationState::Paused { problem: Problem::paused_by_user() },
+                Signal::Pause => {
+                    self.operation.state = OperationState::Paused {
+                        problem: Problem::paused_by_user(),
+                    }
+                }
                 Signal::Resume => self.operation.state = OperationState::Running,
                 Signal::Retry => {
                     self.operation.state = OperationState::Running;
@@ -32,13 +36,23 @@ impl Run<'_> {
         }
         if let OperationState::Paused { problem } = &self.operation.state {
             let problem = problem.clone();
-            self.pause_and_release(problem, Vec::new(), seen, !unseen.signals.is_empty()).await?;
+            self.pause_and_release(problem, Vec::new(), seen, !unseen.signals.is_empty())
+                .await?;
             return Ok(false);
         }
         if !unseen.signals.is_empty() {
             let mut tx = self.engine.store.begin(self.claim.tenant).await?;
             let state = Some(self.operation.state.clone());
-            let locked = self.record_state(&mut tx, &OperationUpdate { seen_signal_seq: seen, state, ..OperationUpdate::default() }).await?;
+            let locked = self
+                .record_state(
+                    &mut tx,
+                    &OperationUpdate {
+                        seen_signal_seq: seen,
+                        state,
+                        ..OperationUpdate::default()
+                    },
+                )
+                .await?;
             locked.commit_and_renew(tx).await?;
         }
         Ok(true)
@@ -47,7 +61,10 @@ impl Run<'_> {
     /// Lets every failed step try again. Restarts get a new stamp, because the attempt is part of
     /// it.
     async fn retry_failed_steps(&mut self) -> Result<(), StoreError> {
-        let failed = self.steps.iter_mut().filter(|item| item.progress.failed.is_some());
+        let failed = self
+            .steps
+            .iter_mut()
+            .filter(|item| item.progress.failed.is_some());
         let mut facts = Vec::new();
         for item in failed {
             item.progress.apply_event(&StepEvent::Retried);
@@ -55,7 +72,10 @@ impl Run<'_> {
         }
         self.samples.clear();
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        let record = OperationUpdate { step_events: facts, ..OperationUpdate::default() };
+        let record = OperationUpdate {
+            step_events: facts,
+            ..OperationUpdate::default()
+        };
         let locked = self.record_state(&mut tx, &record).await?;
         locked.commit_and_renew(tx).await?;
         metrics::count_record(&self.operation, &record, self.now());

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
-use meshwright_model::operation::{StepEvent, OperationKind, Problem};
+use meshwright_model::operation::{OperationKind, Problem, StepEvent};
 use meshwright_model::plan::{Step, Target};
 use meshwright_rollout::decide::{Decision, StepTiming as StepRun, decide};
-use meshwright_rollout::ports::{ObjectVersion, MeshClusters, ClusterError};
+use meshwright_rollout::ports::{ClusterError, MeshClusters, ObjectVersion};
 use meshwright_rollout::step::{StepCheck, is_irrevocable};
-use meshwright_store::{PlannedStep, OperationUpdate, StoreError};
+use meshwright_store::{OperationUpdate, PlannedStep, StoreError};
 
 use super::{Run, outcome};
 use crate::metrics;
@@ -58,9 +58,15 @@ impl Run<'_> {
     /// limit of the wave.
     fn steps_to_check(&self) -> Vec<usize> {
         let open = |item: &&PlannedStep| !item.progress.done;
-        let Some(wave) = self.steps.iter().filter(open).map(|item| item.wave).min() else { return Vec::new() };
-        let width =
-            self.operation.waves.as_ref().and_then(|waves| waves.get(wave)).map_or(usize::MAX, |head| head.width);
+        let Some(wave) = self.steps.iter().filter(open).map(|item| item.wave).min() else {
+            return Vec::new();
+        };
+        let width = self
+            .operation
+            .waves
+            .as_ref()
+            .and_then(|waves| waves.get(wave))
+            .map_or(usize::MAX, |head| head.width);
         let mut chosen: Vec<usize> = (0..self.steps.len())
             .filter(|index| self.steps[*index].wave == wave && !self.steps[*index].progress.done)
             .collect();
@@ -71,7 +77,10 @@ impl Run<'_> {
 
     /// Runs one round: processes signals, checks the due steps, records the intent of the writes,
     /// and sends them.
-    pub(super) async fn reconcile_steps(&mut self, world: &Arc<dyn MeshClusters>) -> Result<LoopControl, StoreError> {
+    pub(super) async fn reconcile_steps(
+        &mut self,
+        world: &Arc<dyn MeshClusters>,
+    ) -> Result<LoopControl, StoreError> {
         if !self.process_signals().await? {
             return Ok(LoopControl::Released);
         }
@@ -95,18 +104,28 @@ impl Run<'_> {
             let item = &self.steps[index];
             match decide(&item.step, check, &run, &self.engine.settings.timeouts) {
                 Decision::Done => found.push(index),
-                Decision::Act { capture, version: mark } => acts.push((index, capture, mark)),
+                Decision::Act {
+                    capture,
+                    version: mark,
+                } => acts.push((index, capture, mark)),
                 Decision::Wait(reason) => {
                     waits.get_or_insert_with(|| format!("{}: {reason}", item.step));
                 }
                 Decision::Pause(met) => {
-                    facts.push((item.number, StepEvent::Failed { problem: met.clone() }));
+                    facts.push((
+                        item.number,
+                        StepEvent::Failed {
+                            problem: met.clone(),
+                        },
+                    ));
                     problem.get_or_insert(met);
                 }
                 Decision::Stop => return Ok(LoopControl::LeaseLost),
             }
         }
-        let Some(done) = self.fence_done_steps(found, world.as_ref()).await else { return Ok(LoopControl::LeaseLost) };
+        let Some(done) = self.fence_done_steps(found, world.as_ref()).await else {
+            return Ok(LoopControl::LeaseLost);
+        };
         facts.extend(done);
         if let Some(problem) = problem {
             self.stop_on_problem(problem, facts).await?;
@@ -114,7 +133,10 @@ impl Run<'_> {
         }
         // A repeated write does not count as an advance. A cluster that accepts none of them must
         // not be called without a pause.
-        let onward = !facts.is_empty() || acts.iter().any(|(index, ..)| !self.steps[*index].progress.is_started());
+        let onward = !facts.is_empty()
+            || acts
+                .iter()
+                .any(|(index, ..)| !self.steps[*index].progress.is_started());
         self.record_intent(facts, &acts, waits).await?;
         self.lease.mark_progress();
         Ok(match self.apply_steps(world.as_ref(), acts).await? {
@@ -131,15 +153,22 @@ impl Run<'_> {
         chosen.retain(|index| {
             let item = &self.steps[*index];
             let between = self.engine.settings.timeouts.min_check_interval(&item.step);
-            self.samples.get(&item.number).is_none_or(|looks| now.duration_since(looks.last_at) >= between)
+            self.samples
+                .get(&item.number)
+                .is_none_or(|looks| now.duration_since(looks.last_at) >= between)
         });
         chosen
     }
 
     /// Checks steps concurrently. A step whose target could not be fenced gets that error instead
     /// of a check.
-    async fn check_steps(&self, chosen: &[usize], world: &dyn MeshClusters) -> Vec<(usize, Result<StepCheck, ClusterError>)> {
-        let mut looks: Vec<BoxFuture<'_, (usize, Result<StepCheck, ClusterError>)>> = Vec::with_capacity(chosen.len());
+    async fn check_steps(
+        &self,
+        chosen: &[usize],
+        world: &dyn MeshClusters,
+    ) -> Vec<(usize, Result<StepCheck, ClusterError>)> {
+        let mut looks: Vec<BoxFuture<'_, (usize, Result<StepCheck, ClusterError>)>> =
+            Vec::with_capacity(chosen.len());
         for index in chosen.iter().copied() {
             let (item, limit) = (&self.steps[index], self.engine.settings.cluster_timeout);
             let place = self.step_context(item);
@@ -149,21 +178,30 @@ impl Run<'_> {
                     return (index, Err(error));
                 }
                 let looked = tokio::time::timeout(limit, place.check(world)).await;
-                (index, looked.unwrap_or_else(|_| Err(step_timeout_error(item))))
+                (
+                    index,
+                    looked.unwrap_or_else(|_| Err(step_timeout_error(item))),
+                )
             }));
         }
-        futures::stream::iter(looks).buffer_unordered(MAX_CONCURRENT_CALLS).collect().await
+        futures::stream::iter(looks)
+            .buffer_unordered(MAX_CONCURRENT_CALLS)
+            .collect()
+            .await
     }
 
     /// Adds one check to the samples of a step and returns its times.
     fn add_sample(&mut self, index: usize, check: &Result<StepCheck, ClusterError>) -> StepRun {
         let now = self.now();
-        let looks = self.samples.entry(self.steps[index].number).or_insert(Samples {
-            first_at: now,
-            last_at: now,
-            answered_at: now,
-            goal_seen: None,
-        });
+        let looks = self
+            .samples
+            .entry(self.steps[index].number)
+            .or_insert(Samples {
+                first_at: now,
+                last_at: now,
+                answered_at: now,
+                goal_seen: None,
+            });
         looks.last_at = now;
         if !matches!(check, Err(ClusterError::Unreachable { .. })) {
             looks.answered_at = now;
@@ -174,8 +212,16 @@ impl Run<'_> {
             _ => None,
         };
         let since = |then: Timestamp| now.duration_since(then);
-        let goal_seen = looks.goal_seen.map_or((0, SignedDuration::ZERO), |(count, first)| (count, since(first)));
-        StepRun { waited: since(looks.first_at), silent: since(looks.answered_at), goal_seen }
+        let goal_seen = looks
+            .goal_seen
+            .map_or((0, SignedDuration::ZERO), |(count, first)| {
+                (count, since(first))
+            });
+        StepRun {
+            waited: since(looks.first_at),
+            silent: since(looks.answered_at),
+            goal_seen,
+        }
     }
 
     /// Records the intent to write, with the captures that an undo restores. No write is sent
@@ -186,12 +232,14 @@ impl Run<'_> {
         acts: &[(usize, Option<String>, ObjectVersion)],
         waits: Option<String>,
     ) -> Result<(), StoreError> {
-        facts.extend(acts.iter().filter(|(index, ..)| !self.steps[*index].progress.is_started()).map(
-            |(index, capture, _)| {
-                let capture = capture.clone();
-                (self.steps[*index].number, StepEvent::Started { capture })
-            },
-        ));
+        facts.extend(
+            acts.iter()
+                .filter(|(index, ..)| !self.steps[*index].progress.is_started())
+                .map(|(index, capture, _)| {
+                    let capture = capture.clone();
+                    (self.steps[*index].number, StepEvent::Started { capture })
+                }),
+        );
         let waiting_for = (waits != self.waiting_for).then(|| waits.clone());
         // A repeated write has no new event to record, but the check before it may have ended after
         // the end of this claim. The record that follows the check proves that the claim is still
@@ -200,17 +248,26 @@ impl Run<'_> {
             return Ok(());
         }
         let no_way_back = self.operation.kind == OperationKind::Retire
-            && acts.iter().any(|(index, ..)| is_irrevocable(&self.steps[*index].step));
+            && acts
+                .iter()
+                .any(|(index, ..)| is_irrevocable(&self.steps[*index].step));
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let (true, Some(upgrade)) = (no_way_back, self.operation.upgrade) {
             tx.lock_upgrade(upgrade).await?;
-            tx.mark_retiring(upgrade, true, self.engine.clock.as_ref()).await?;
+            tx.mark_retiring(upgrade, true, self.engine.clock.as_ref())
+                .await?;
         }
         if !facts.is_empty() {
             tx.push_event(outcome::progress_event(&self.operation, &facts, self.now()));
-            self.audit_entries(&facts).into_iter().for_each(|entry| tx.record_audit(entry));
+            self.audit_entries(&facts)
+                .into_iter()
+                .for_each(|entry| tx.record_audit(entry));
         }
-        let record = OperationUpdate { step_events: facts, waiting_for, ..OperationUpdate::default() };
+        let record = OperationUpdate {
+            step_events: facts,
+            waiting_for,
+            ..OperationUpdate::default()
+        };
         let locked = self.record_state(&mut tx, &record).await?;
         locked.commit_and_renew(tx).await?;
         metrics::count_record(&self.operation, &record, self.now());
@@ -231,20 +288,31 @@ impl Run<'_> {
         acts: Vec<(usize, Option<String>, ObjectVersion)>,
     ) -> Result<ApplyOutcome, StoreError> {
         let permit = self.fencing_token();
-        let mut pushes: Vec<BoxFuture<'_, (&PlannedStep, Result<(), ClusterError>)>> = Vec::with_capacity(acts.len());
+        let mut pushes: Vec<BoxFuture<'_, (&PlannedStep, Result<(), ClusterError>)>> =
+            Vec::with_capacity(acts.len());
         for (index, _, mark) in &acts {
             let item = &self.steps[*index];
             let (place, permit) = (self.step_context(item), &permit);
-            pushes.push(Box::pin(async move { (item, place.act(world, mark, permit).await) }));
+            pushes.push(Box::pin(async move {
+                (item, place.act(world, mark, permit).await)
+            }));
         }
-        let answers: Vec<_> = futures::stream::iter(pushes).buffer_unordered(MAX_CONCURRENT_CALLS).collect().await;
+        let answers: Vec<_> = futures::stream::iter(pushes)
+            .buffer_unordered(MAX_CONCURRENT_CALLS)
+            .collect()
+            .await;
         let mut refused = None;
         for (item, answer) in answers {
             match answer {
                 Ok(()) | Err(ClusterError::Changed { .. } | ClusterError::Unreachable { .. }) => {}
                 Err(ClusterError::Expired) => return Ok(ApplyOutcome::LeaseLost),
                 Err(error) => {
-                    let decided = decide(&item.step, Err(error), &StepRun::default(), &self.engine.settings.timeouts);
+                    let decided = decide(
+                        &item.step,
+                        Err(error),
+                        &StepRun::default(),
+                        &self.engine.settings.timeouts,
+                    );
                     if let Decision::Pause(problem) = decided {
                         refused.get_or_insert((item.number, problem));
                     }
@@ -252,7 +320,11 @@ impl Run<'_> {
             }
         }
         if let Some((number, problem)) = refused {
-            self.stop_on_problem(problem.clone(), vec![(number, StepEvent::Failed { problem })]).await?;
+            self.stop_on_problem(
+                problem.clone(),
+                vec![(number, StepEvent::Failed { problem })],
+            )
+            .await?;
             return Ok(ApplyOutcome::Released);
         }
         Ok(ApplyOutcome::Sent)
@@ -262,10 +334,24 @@ impl Run<'_> {
     /// its last leaves members on different revisions. If every cluster answers, the written tags
     /// are restored at once. If a cluster is silent, the operation is paused and both revisions
     /// stay protected until a person decides.
-    async fn stop_on_problem(&mut self, problem: Problem, facts: Vec<(i32, StepEvent)>) -> Result<(), StoreError> {
-        let tags =
-            || self.steps.iter().filter(|item| matches!(item.step, Step::Set { target: Target::Tag { .. }, .. }));
-        let moved = self.operation.kind == OperationKind::Promote && tags().any(|item| item.progress.is_started());
+    async fn stop_on_problem(
+        &mut self,
+        problem: Problem,
+        facts: Vec<(i32, StepEvent)>,
+    ) -> Result<(), StoreError> {
+        let tags = || {
+            self.steps.iter().filter(|item| {
+                matches!(
+                    item.step,
+                    Step::Set {
+                        target: Target::Tag { .. },
+                        ..
+                    }
+                )
+            })
+        };
+        let moved = self.operation.kind == OperationKind::Promote
+            && tags().any(|item| item.progress.is_started());
         if !moved {
             return self.pause_operation(problem, facts).await;
         }
@@ -275,9 +361,13 @@ impl Run<'_> {
         if tags().all(|item| item.progress.done) {
             return self.pause_operation(problem, facts).await;
         }
-        let message = format!("Some tags point to the new revision and some to the old one. {}", problem.message);
+        let message = format!(
+            "Some tags point to the new revision and some to the old one. {}",
+            problem.message
+        );
         let hint = format!("Both revisions serve and are protected. {}", problem.hint);
-        self.pause_operation(Problem::new("tag_split", message, hint), facts).await
+        self.pause_operation(Problem::new("tag_split", message, hint), facts)
+            .await
     }
 }
 

@@ -10,13 +10,17 @@ use meshwright_rollout::decide::{Decision, decide_after_planning_failure};
 use meshwright_rollout::ports::ClusterError;
 use meshwright_store::{OperationUpdate, StoreError};
 
-use super::{WAIT_INTERVAL, Run};
+use super::{Run, WAIT_INTERVAL};
 
 impl Run<'_> {
     /// Handles an error that prevented a plan or the findings of a precheck. The operation waits
     /// for an answer, and is paused after the timeout or when waiting does not help.
     pub(super) async fn wait_or_pause(&mut self, error: &ClusterError) -> Result<(), StoreError> {
-        match decide_after_planning_failure(error, self.time_unanswered(), &self.engine.settings.timeouts) {
+        match decide_after_planning_failure(
+            error,
+            self.time_unanswered(),
+            &self.engine.settings.timeouts,
+        ) {
             Decision::Wait(reason) if error.is_lost() => self.wait_for_answer(reason).await,
             Decision::Wait(reason) => self.release_waiting(reason).await,
             Decision::Pause(mut problem) => {
@@ -37,7 +41,10 @@ impl Run<'_> {
     /// Gives the claim up as [`Self::release_waiting`] does, for a cluster that is silent or
     /// refuses access, and records since when.
     pub(super) async fn wait_for_answer(&mut self, reason: String) -> Result<(), StoreError> {
-        let since = self.wait_times().and_then(|(_, silent)| silent).unwrap_or_else(|| self.now());
+        let since = self
+            .wait_times()
+            .and_then(|(_, silent)| silent)
+            .unwrap_or_else(|| self.now());
         self.release_waiting_since(reason, Some(since)).await
     }
 
@@ -53,30 +60,56 @@ impl Run<'_> {
     }
 
     fn elapsed_since(&self, since: Option<Timestamp>) -> SignedDuration {
-        since.map_or(SignedDuration::ZERO, |since| self.now().duration_since(since))
+        since.map_or(SignedDuration::ZERO, |since| {
+            self.now().duration_since(since)
+        })
     }
 
     /// Returns the start of the wait and the start of the silence, if the operation waits.
     fn wait_times(&self) -> Option<(Option<Timestamp>, Option<Timestamp>)> {
         match &self.operation.state {
-            OperationState::Waiting { since, silent_since, .. } => Some((*since, *silent_since)),
+            OperationState::Waiting {
+                since,
+                silent_since,
+                ..
+            } => Some((*since, *silent_since)),
             _ => None,
         }
     }
 
     /// Records the wait, unless the same wait is recorded already, and gives the claim up.
-    async fn release_waiting_since(&mut self, reason: String, silent_since: Option<Timestamp>) -> Result<(), StoreError> {
+    async fn release_waiting_since(
+        &mut self,
+        reason: String,
+        silent_since: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
         let now = self.now();
-        let since = self.wait_times().and_then(|(since, _)| since).unwrap_or(now);
+        let since = self
+            .wait_times()
+            .and_then(|(since, _)| since)
+            .unwrap_or(now);
         let until = now + SignedDuration::try_from(WAIT_INTERVAL).expect("a short rest");
-        let state = OperationState::Waiting { reason, until, since: Some(since), silent_since };
+        let state = OperationState::Waiting {
+            reason,
+            until,
+            since: Some(since),
+            silent_since,
+        };
         // Each record of a state creates an event. A wait of several days must not create the same
         // event every two seconds.
         if same_wait(&self.operation.state, &state) {
             return self.release_claim(WAIT_INTERVAL).await;
         }
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
-        let _locked = self.record_state(&mut tx, &OperationUpdate { state: Some(state), ..OperationUpdate::default() }).await?;
+        let _locked = self
+            .record_state(
+                &mut tx,
+                &OperationUpdate {
+                    state: Some(state),
+                    ..OperationUpdate::default()
+                },
+            )
+            .await?;
         tx.end_claim(&self.claim, Some(WAIT_INTERVAL)).await?;
         tx.commit().await
     }
@@ -86,7 +119,12 @@ impl Run<'_> {
 /// attempt.
 fn same_wait(one: &OperationState, other: &OperationState) -> bool {
     let without_until = |state: &OperationState| match state {
-        OperationState::Waiting { reason, since, silent_since, .. } => Some((reason.clone(), *since, *silent_since)),
+        OperationState::Waiting {
+            reason,
+            since,
+            silent_since,
+            ..
+        } => Some((reason.clone(), *since, *silent_since)),
         _ => None,
     };
     let known = without_until(one);

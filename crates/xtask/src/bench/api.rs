@@ -11,9 +11,9 @@ use meshwright_model::Clock;
 use meshwright_model::access::Role;
 use meshwright_model::clock::SystemClock;
 use meshwright_model::ids::{KeyId, TenantId};
-use serde_json::{Value, json};
-use meshwright_store::{ApiKeyToken, NewApiKey, Store, StoreError, Sealer};
+use meshwright_store::{ApiKeyToken, NewApiKey, Sealer, Store, StoreError};
 use meshwright_testkit::relay::Relay;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use uuid::Uuid;
@@ -71,7 +71,9 @@ impl Kind {
     fn request(self, caller: &Caller) -> String {
         let key = &caller.key;
         match self {
-            Self::Get => format!("GET /v1/meshes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n"),
+            Self::Get => {
+                format!("GET /v1/meshes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n")
+            }
             Self::Post => {
                 let (body, id) = (r#"{"overlap_seconds":0}"#, caller.rotated);
                 format!(
@@ -94,7 +96,10 @@ struct Turn {
 pub(crate) fn run(options: &Bench) -> Result<()> {
     pgbench::available()?;
     if !options.server.exists() {
-        return Err(format!("{} is missing: cargo build --release -p meshwright-server", options.server.display()));
+        return Err(format!(
+            "{} is missing: cargo build --release -p meshwright-server",
+            options.server.display()
+        ));
     }
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
     let postgres = fresh::live(scratch.path())?;
@@ -103,12 +108,21 @@ pub(crate) fn run(options: &Bench) -> Result<()> {
     let secret = scratch.path().join("secret");
     std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
     let worker = postgres.url("mw_worker", fresh::NAME);
-    let callers =
-        runtime.block_on(callers(&worker, options.connections)).map_err(|error: StoreError| error.to_string())?;
-    let database = pgbench::Database::prepare(&postgres, scratch.path(), options.connections, options.seconds)?;
+    let callers = runtime
+        .block_on(callers(&worker, options.connections))
+        .map_err(|error: StoreError| error.to_string())?;
+    let database = pgbench::Database::prepare(
+        &postgres,
+        scratch.path(),
+        options.connections,
+        options.seconds,
+    )?;
     let url = postgres.url("mw_api", fresh::NAME);
     let trips = runtime.block_on(counted(options, &folder, &url, &secret, &callers[0]))?;
-    let api = Api::start(Setting { program: options.server.clone(), ..Setting::new(&url, &secret) })?;
+    let api = Api::start(Setting {
+        program: options.server.clone(),
+        ..Setting::new(&url, &secret)
+    })?;
     measured(options, &runtime, &database, &api, &callers, trips)
 }
 
@@ -119,29 +133,55 @@ async fn callers(database: &str, count: usize) -> std::result::Result<Vec<Caller
     let mut callers = Vec::with_capacity(count);
     for number in (FIRST..).take(count) {
         let (tenant, now) = (TenantId(Uuid::from_u128(number)), SystemClock.now());
-        store.create_tenant(tenant, &format!("bench-{number}"), now).await?;
+        store
+            .create_tenant(tenant, &format!("bench-{number}"), now)
+            .await?;
         let mut texts = Vec::new();
         let mut tx = store.begin(tenant).await?;
         for (name, id) in [("caller", number), ("rotated", number + FIRST)] {
             let text = ApiKeyToken::generate(tenant, KeyId(Uuid::from_u128(id)));
             let digest = text.secret_digest(store.sealer());
             let (name, scopes) = (name.to_owned(), Vec::new());
-            let new = NewApiKey { id: text.key, name, role: Role::Owner, scopes, digest, expires_at: None };
+            let new = NewApiKey {
+                id: text.key,
+                name,
+                role: Role::Owner,
+                scopes,
+                digest,
+                expires_at: None,
+            };
             tx.create_api_key(&new, now).await?;
             texts.push(text);
         }
         tx.commit().await?;
-        callers.push(Caller { key: texts[0].reveal(), rotated: texts[1].key });
+        callers.push(Caller {
+            key: texts[0].reveal(),
+            rotated: texts[1].key,
+        });
     }
     Ok(callers)
 }
 
 /// Returns the database round trips of one GET and of one POST, counted on the database's socket.
-async fn counted(options: &Bench, folder: &Path, url: &str, secret: &Path, caller: &Caller) -> Result<(usize, usize)> {
+async fn counted(
+    options: &Bench,
+    folder: &Path,
+    url: &str,
+    secret: &Path,
+    caller: &Caller,
+) -> Result<(usize, usize)> {
     let relay = Relay::start(folder);
-    let database = url.replace(&folder.display().to_string(), &relay.socket_dir().display().to_string());
-    let api = Api::start(Setting { program: options.server.clone(), ..Setting::new(&database, secret) })?;
-    let mut stream = TcpStream::connect(address(&api)?).await.map_err(|error| error.to_string())?;
+    let database = url.replace(
+        &folder.display().to_string(),
+        &relay.socket_dir().display().to_string(),
+    );
+    let api = Api::start(Setting {
+        program: options.server.clone(),
+        ..Setting::new(&database, secret)
+    })?;
+    let mut stream = TcpStream::connect(address(&api)?)
+        .await
+        .map_err(|error| error.to_string())?;
     let mut counts = [usize::MAX; 2];
     for (kind, least) in [Kind::Get, Kind::Post].into_iter().zip(&mut counts) {
         let request = kind.request(caller);
@@ -155,7 +195,9 @@ async fn counted(options: &Bench, folder: &Path, url: &str, secret: &Path, calle
 }
 
 fn address(api: &Api) -> Result<SocketAddr> {
-    api.address.parse().map_err(|_| "the API has an address".to_owned())
+    api.address
+        .parse()
+        .map_err(|_| "the API has an address".to_owned())
 }
 
 fn measured(
@@ -204,14 +246,24 @@ fn measured(
     if ratio >= options.goal {
         Ok(())
     } else {
-        Err(format!("GETs reach {ratio:.3} of pgbench's throughput, and the goal is {:.2}", options.goal))
+        Err(format!(
+            "GETs reach {ratio:.3} of pgbench's throughput, and the goal is {:.2}",
+            options.goal
+        ))
     }
 }
 
 fn summary(ours: &[Turn], same: &[f64], selects: &[f64], round_trips: usize) -> Value {
     let rates: Vec<f64> = ours.iter().map(|turn| turn.per_second).collect();
-    let ratios =
-        |theirs: &[f64]| round_to_thousandths(median(rates.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect()));
+    let ratios = |theirs: &[f64]| {
+        round_to_thousandths(median(
+            rates
+                .iter()
+                .zip(theirs)
+                .map(|(ours, theirs)| ours / theirs)
+                .collect(),
+        ))
+    };
     let each = |values: &[f64]| values.iter().map(|value| value.round()).collect::<Vec<_>>();
     json!({
         "per_second": each(&rates), "pgbench_per_second": each(same), "pgbench_select_only_per_second": each(selects),
@@ -237,8 +289,12 @@ async fn turn(
     for caller in callers {
         let request = kind.request(caller);
         tasks.spawn(async move {
-            let mut stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-            stream.set_nodelay(true).map_err(|error| error.to_string())?;
+            let mut stream = TcpStream::connect(address)
+                .await
+                .map_err(|error| error.to_string())?;
+            stream
+                .set_nodelay(true)
+                .map_err(|error| error.to_string())?;
             let mut times = Vec::new();
             while since.elapsed() < long {
                 let begun = Instant::now();
@@ -257,24 +313,46 @@ async fn turn(
     times.sort_unstable();
     #[expect(clippy::cast_precision_loss, reason = "a few thousand requests")]
     let count = times.len().max(1) as f64;
-    let p99 = times.get(times.len() * 99 / 100).copied().unwrap_or_default();
-    Ok(Turn { per_second: count / took, p99, cpu_microseconds: cpu / count * 1e6 })
+    let p99 = times
+        .get(times.len() * 99 / 100)
+        .copied()
+        .unwrap_or_default();
+    Ok(Turn {
+        per_second: count / took,
+        p99,
+        cpu_microseconds: cpu / count * 1e6,
+    })
 }
 
 /// Sends one request, and reads its whole answer.
 async fn ask(stream: &mut TcpStream, request: &str) -> Result<()> {
-    stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+    stream
+        .write_all(request.as_bytes())
+        .await
+        .map_err(|error| error.to_string())?;
     let (mut answer, mut length) = (vec![0; ANSWER], 0);
     loop {
-        let read = stream.read(&mut answer[length..]).await.map_err(|error| error.to_string())?;
+        let read = stream
+            .read(&mut answer[length..])
+            .await
+            .map_err(|error| error.to_string())?;
         length += read;
         let text = String::from_utf8_lossy(&answer[..length]);
         if read == 0 || !text.starts_with("HTTP/1.1 200") {
-            return Err(format!("the API answered {}", text.lines().next().unwrap_or("nothing")));
+            return Err(format!(
+                "the API answered {}",
+                text.lines().next().unwrap_or("nothing")
+            ));
         }
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let wanted =
-            head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
+        let wanted = head.lines().find_map(|line| {
+            line.to_ascii_lowercase()
+                .strip_prefix("content-length: ")?
+                .parse()
+                .ok()
+        });
         if wanted.is_none_or(|wanted: usize| body.len() >= wanted) {
             return Ok(());
         }

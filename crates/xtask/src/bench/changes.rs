@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use meshwright_model::access::Role;
 use meshwright_model::ids::TenantId;
-use serde_json::json;
 use meshwright_testkit::Fleet;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use uuid::Uuid;
@@ -61,8 +61,12 @@ pub(super) async fn judge(server: &Path, rounds: usize, turn: Duration) -> Resul
     let mut requests = Vec::new();
     for number in 0..TENANTS {
         let tenant = TenantId(Uuid::from_u128(1000 + number));
-        let cluster = fleet.add_tenant_with_cluster(tenant, &format!("crowd-{number}")).await;
-        let key = service::key(&fleet.db.worker, tenant, Role::Owner).await.map_err(|error| error.to_string())?;
+        let cluster = fleet
+            .add_tenant_with_cluster(tenant, &format!("crowd-{number}"))
+            .await;
+        let key = service::key(&fleet.db.worker, tenant, Role::Owner)
+            .await
+            .map_err(|error| error.to_string())?;
         requests.push(trial(&key, &cluster.to_string()));
     }
     let caller = service::key(&fleet.db.worker, fleet.db.tenant, Role::Viewer).await;
@@ -70,7 +74,11 @@ pub(super) async fn judge(server: &Path, rounds: usize, turn: Duration) -> Resul
     let secret = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
     std::fs::write(secret.path(), "2a".repeat(32)).map_err(|error| error.to_string())?;
     let url = fleet.db.url("mw_api");
-    let api = Api::start(Setting { program: server.to_owned(), share: "1", ..Setting::new(&url, secret.path()) })?;
+    let api = Api::start(Setting {
+        program: server.to_owned(),
+        share: "1",
+        ..Setting::new(&url, secret.path())
+    })?;
     let address: SocketAddr = api.address.parse().map_err(|_| "the API has an address")?;
     let (mut latencies, answers) = (Latencies::default(), Arc::new(Answers::default()));
     let versions = vec![VERSION.to_owned(); requests.len()];
@@ -80,10 +88,30 @@ pub(super) async fn judge(server: &Path, rounds: usize, turn: Duration) -> Resul
         // Each of the four goes first in every fourth round.
         for part in 0..4 {
             let (sent, counted, long, into) = match (round + part) % 4 {
-                0 => (Vec::new(), Arc::default(), turn * LONG, &mut latencies.alone),
-                1 => (requests.clone(), answers.clone(), turn * LONG, &mut latencies.beside_one_burst),
-                2 => (requests.clone(), answers.clone(), turn, &mut latencies.beside_bursts),
-                _ => (versions.clone(), Arc::default(), turn, &mut latencies.beside_versions),
+                0 => (
+                    Vec::new(),
+                    Arc::default(),
+                    turn * LONG,
+                    &mut latencies.alone,
+                ),
+                1 => (
+                    requests.clone(),
+                    answers.clone(),
+                    turn * LONG,
+                    &mut latencies.beside_one_burst,
+                ),
+                2 => (
+                    requests.clone(),
+                    answers.clone(),
+                    turn,
+                    &mut latencies.beside_bursts,
+                ),
+                _ => (
+                    versions.clone(),
+                    Arc::default(),
+                    turn,
+                    &mut latencies.beside_versions,
+                ),
             };
             let between = if long == turn { BETWEEN } else { long };
             let bursts = tokio::spawn(bursts(address, sent, between, counted));
@@ -114,7 +142,8 @@ fn report(latencies: &mut Latencies, answers: &Answers) -> Result<()> {
     let (idle, versions) = shown(&mut latencies.beside_versions);
     let compared = |slow: Duration, fast: Duration| slow.as_secs_f64() / fast.as_secs_f64();
     let ratio = compared(once, alone);
-    let [fine, put_off, other] = [&answers.fine, &answers.put_off, &answers.other].map(|of| of.load(Ordering::Relaxed));
+    let [fine, put_off, other] =
+        [&answers.fine, &answers.put_off, &answers.other].map(|of| of.load(Ordering::Relaxed));
     println!(
         "{:#}",
         json!({
@@ -130,7 +159,9 @@ fn report(latencies: &mut Latencies, answers: &Answers) -> Result<()> {
     if ratio <= MOST {
         Ok(())
     } else {
-        Err(format!("beside bursts of changes a caller's slowest hundredth took {ratio:.3} times as long"))
+        Err(format!(
+            "beside bursts of changes a caller's slowest hundredth took {ratio:.3} times as long"
+        ))
     }
 }
 
@@ -144,10 +175,18 @@ fn trial(key: &str, cluster: &str) -> String {
 }
 
 /// Sends one burst after the other until the task is stopped.
-async fn bursts(address: SocketAddr, requests: Vec<String>, between: Duration, answers: Arc<Answers>) -> Result<()> {
+async fn bursts(
+    address: SocketAddr,
+    requests: Vec<String>,
+    between: Duration,
+    answers: Arc<Answers>,
+) -> Result<()> {
     loop {
         let mut sent = tokio::task::JoinSet::new();
-        for request in requests.iter().flat_map(|request| std::iter::repeat_n(request, EACH)) {
+        for request in requests
+            .iter()
+            .flat_map(|request| std::iter::repeat_n(request, EACH))
+        {
             sent.spawn(send(address, request.clone(), answers.clone()));
         }
         while let Some(answered) = sent.join_next().await {
@@ -163,7 +202,9 @@ async fn send(address: SocketAddr, request: String, answers: Arc<Answers>) -> Re
         stream.write_all(request.as_bytes()).await?;
         stream.read_to_end(&mut answer).await.map(|_| answer)
     };
-    let answer = tokio::time::timeout(LIMIT, asked).await.map_err(|_| "a trial was not answered")?;
+    let answer = tokio::time::timeout(LIMIT, asked)
+        .await
+        .map_err(|_| "a trial was not answered")?;
     let answer = answer.map_err(|error: std::io::Error| error.to_string())?;
     let count = match answer.get(9..12) {
         Some(b"200") => &answers.fine,

@@ -52,10 +52,16 @@ impl Crowd {
     }
 }
 
-async fn gather(address: SocketAddr, per_second: u64, over: Arc<AtomicBool>, opened: Arc<AtomicU64>) {
+async fn gather(
+    address: SocketAddr,
+    per_second: u64,
+    over: Arc<AtomicBool>,
+    opened: Arc<AtomicU64>,
+) {
     let (since, mut done, mut kept) = (Instant::now(), 0, VecDeque::new());
     while !over.load(Ordering::Relaxed) {
-        let wanted = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX) * per_second / 1000;
+        let wanted =
+            u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX) * per_second / 1000;
         for number in done..wanted {
             if let Ok(stream) = join(address, number).await {
                 opened.fetch_add(1, Ordering::Relaxed);
@@ -108,9 +114,14 @@ async fn newcomers(address: SocketAddr, key: &str, long: Duration) -> Result<Vec
             stream.write_all(request.as_bytes()).await?;
             stream.read_to_end(&mut answer).await.map(|_| answer)
         };
-        let answer = asked.await.map_err(|error: std::io::Error| format!("a caller was not answered: {error}"))?;
+        let answer = asked
+            .await
+            .map_err(|error: std::io::Error| format!("a caller was not answered: {error}"))?;
         if !answer.starts_with(b"HTTP/1.1 200") {
-            return Err(format!("a caller was answered {}", String::from_utf8_lossy(&answer[..answer.len().min(80)])));
+            return Err(format!(
+                "a caller was answered {}",
+                String::from_utf8_lossy(&answer[..answer.len().min(80)])
+            ));
         }
         times.push(since.elapsed());
     }
@@ -119,7 +130,13 @@ async fn newcomers(address: SocketAddr, key: &str, long: Duration) -> Result<Vec
 
 /// Measures a service with few open files: callers that keep their connection and callers with new
 /// connections, with and without the crowd.
-pub(super) async fn judge(api: &Api, key: &str, rounds: usize, turn: Duration, connections: u64) -> Result<()> {
+pub(super) async fn judge(
+    api: &Api,
+    key: &str,
+    rounds: usize,
+    turn: Duration,
+    connections: u64,
+) -> Result<()> {
     let address: SocketAddr = api.address.parse().map_err(|_| "the API has an address")?;
     let per_second = connections / (rounds as u64 * turn.as_secs()).max(1);
     let opened = Arc::new(AtomicU64::new(0));
@@ -131,7 +148,8 @@ pub(super) async fn judge(api: &Api, key: &str, rounds: usize, turn: Duration, c
         // Each side goes first every other time.
         for crowded in [round % 2 == 0, round % 2 != 0] {
             let crowd = crowded.then(|| Crowd::start(address, per_second, &opened));
-            let (heard, answered) = tokio::join!(listen(address, key, turn), newcomers(address, key, turn));
+            let (heard, answered) =
+                tokio::join!(listen(address, key, turn), newcomers(address, key, turn));
             drop(crowd);
             stay[usize::from(crowded)].extend(heard?);
             visits[usize::from(crowded)].extend(answered?);
@@ -140,7 +158,10 @@ pub(super) async fn judge(api: &Api, key: &str, rounds: usize, turn: Duration, c
     let grown = api.memory()?.saturating_sub(before);
     let opened = opened.load(Ordering::Relaxed);
     let [stay, visits] = [stay, visits].map(|[mut alone, mut beside]| {
-        let (fast, slow) = (slowest_hundredth(&mut alone), slowest_hundredth(&mut beside));
+        let (fast, slow) = (
+            slowest_hundredth(&mut alone),
+            slowest_hundredth(&mut beside),
+        );
         (fast, slow, slow.as_secs_f64() / fast.as_secs_f64())
     });
     let shown = |(fast, slow, ratio): (Duration, Duration, f64)| -> Value {
@@ -163,6 +184,8 @@ pub(super) async fn judge(api: &Api, key: &str, rounds: usize, turn: Duration, c
     if worst <= MOST {
         Ok(())
     } else {
-        Err(format!("beside the crowd callers' slowest hundredth took {worst:.3} times as long"))
+        Err(format!(
+            "beside the crowd callers' slowest hundredth took {worst:.3} times as long"
+        ))
     }
 }

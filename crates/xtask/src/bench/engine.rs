@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use meshwright_model::operation::{OperationKind, OperationState};
 use meshwright_model::plan::Target;
-use serde_json::{Value, json};
 use meshwright_store::embedded_postgres::find_postgres_binaries;
 use meshwright_testkit::Fleet;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{median, round_to_thousandths};
@@ -40,7 +40,10 @@ pub(crate) fn run(options: &Engine) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let (mut operations, mut steps, mut inserts) = (Vec::new(), Vec::new(), Vec::new());
     for pair in 0..options.pairs {
-        let fleet = Fleet { max_concurrent_restarts: 10, ..runtime.block_on(Fleet::new()) };
+        let fleet = Fleet {
+            max_concurrent_restarts: 10,
+            ..runtime.block_on(Fleet::new())
+        };
         let mut ours = || -> Result<()> {
             operations.push(runtime.block_on(registrations(&fleet, options.operations))?);
             steps.push(runtime.block_on(restart(&fleet, options.steps))?);
@@ -61,7 +64,14 @@ pub(crate) fn run(options: &Engine) -> Result<()> {
             inserts[pair]
         );
     }
-    let ratio = |ours: &[f64]| round_to_thousandths(median(ours.iter().zip(&inserts).map(|(ours, theirs)| ours / theirs).collect()));
+    let ratio = |ours: &[f64]| {
+        round_to_thousandths(median(
+            ours.iter()
+                .zip(&inserts)
+                .map(|(ours, theirs)| ours / theirs)
+                .collect(),
+        ))
+    };
     println!(
         "{:#}",
         json!({
@@ -112,11 +122,20 @@ async fn registrations(fleet: &Fleet, count: usize) -> Result<f64> {
 /// goes to a fake cluster, and its result is read and recorded.
 async fn restart(fleet: &Fleet, steps: usize) -> Result<f64> {
     for number in 0..steps {
-        let workload = fleet.clusters.add_workload("c1", &format!("n{number}"), None, 1);
-        let label = Target::NamespaceLabel { member: "c1".parse().expect("a name"), namespace: workload.namespace };
-        fleet.clusters.change_externally(label, Some("istio.io/rev=stable"));
+        let workload = fleet
+            .clusters
+            .add_workload("c1", &format!("n{number}"), None, 1);
+        let label = Target::NamespaceLabel {
+            member: "c1".parse().expect("a name"),
+            namespace: workload.namespace,
+        };
+        fleet
+            .clusters
+            .change_externally(label, Some("istio.io/rev=stable"));
     }
-    let operation = fleet.queue_operation(OperationKind::Restart, Value::Null).await;
+    let operation = fleet
+        .queue_operation(OperationKind::Restart, Value::Null)
+        .await;
     let begun = Instant::now();
     fleet.run_due().await;
     let rate = rate(steps, begun);
@@ -129,16 +148,35 @@ async fn restart(fleet: &Fleet, steps: usize) -> Result<f64> {
 
 /// Returns the inserts per second of one row each, every one in its own transaction.
 fn pgbench(runtime: &tokio::runtime::Runtime, fleet: &Fleet, seconds: u64) -> Result<f64> {
-    let table =
-        "CREATE TABLE IF NOT EXISTS bench (id bigserial PRIMARY KEY, at timestamptz NOT NULL, body jsonb NOT NULL)";
-    runtime.block_on(fleet.db.execute(meshwright_store::embedded_postgres::SUPERUSER, table))?;
+    let table = "CREATE TABLE IF NOT EXISTS bench (id bigserial PRIMARY KEY, at timestamptz NOT NULL, body jsonb NOT NULL)";
+    runtime.block_on(
+        fleet
+            .db
+            .execute(meshwright_store::embedded_postgres::SUPERUSER, table),
+    )?;
     let script = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
     let insert = "INSERT INTO bench (at, body) VALUES (now(), '{\"fact\": \"done\"}');\n";
     std::fs::write(script.path(), insert).map_err(|error| error.to_string())?;
-    let program = find_postgres_binaries().ok_or("there is no PostgreSQL")?.join("pgbench");
+    let program = find_postgres_binaries()
+        .ok_or("there is no PostgreSQL")?
+        .join("pgbench");
     let mut command = std::process::Command::new(program);
-    command.args(["-n", "-M", "prepared", "-c", CLIENTS, "-T", &seconds.to_string(), "-f"]).arg(script.path());
-    let printed = run_command(command.arg(fleet.db.url(meshwright_store::embedded_postgres::SUPERUSER)))?;
-    let tps = printed.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+    command
+        .args([
+            "-n",
+            "-M",
+            "prepared",
+            "-c",
+            CLIENTS,
+            "-T",
+            &seconds.to_string(),
+            "-f",
+        ])
+        .arg(script.path());
+    let printed =
+        run_command(command.arg(fleet.db.url(meshwright_store::embedded_postgres::SUPERUSER)))?;
+    let tps = printed
+        .lines()
+        .find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
     tps.ok_or_else(|| format!("pgbench printed no tps: {printed}"))
 }

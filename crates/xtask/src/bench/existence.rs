@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use meshwright_model::access::Role;
-use meshwright_model::ids::{ClusterId, KeyId, MeshId, OperationId, TenantId, UpgradeId, WebhookId};
-use serde_json::{Map, json};
+use meshwright_model::ids::{
+    ClusterId, KeyId, MeshId, OperationId, TenantId, UpgradeId, WebhookId,
+};
 use meshwright_store::StoreError;
+use serde_json::{Map, json};
 use uuid::Uuid;
 
 use super::walls::Side;
@@ -52,19 +54,38 @@ pub(crate) fn run(options: &Existence) -> Result<()> {
     let failed = |error: StoreError| error.to_string();
     let side = runtime.block_on(Side::new(2, 60)).map_err(failed)?;
     let store = &side.fleet.db.api;
-    let other = runtime.block_on(service::key(store, TenantId(Uuid::from_u128(2)), Role::Owner)).map_err(failed)?;
-    let owner = runtime.block_on(service::key(store, side.fleet.db.tenant, Role::Owner)).map_err(failed)?;
+    let other = runtime
+        .block_on(service::key(
+            store,
+            TenantId(Uuid::from_u128(2)),
+            Role::Owner,
+        ))
+        .map_err(failed)?;
+    let owner = runtime
+        .block_on(service::key(store, side.fleet.db.tenant, Role::Owner))
+        .map_err(failed)?;
     let setting = Setting::new(&side.fleet.db.url("mw_api"), &secret);
-    let api = Api::start(Setting { program: options.server.clone(), ..setting })?;
+    let api = Api::start(Setting {
+        program: options.server.clone(),
+        ..setting
+    })?;
     runtime.block_on(judge(options, &api, &side, [&other, &owner]))
 }
 
-async fn judge(options: &Existence, api: &Api, side: &Side, [other, owner]: [&str; 2]) -> Result<()> {
+async fn judge(
+    options: &Existence,
+    api: &Api,
+    side: &Side,
+    [other, owner]: [&str; 2],
+) -> Result<()> {
     let (mut figures, mut told) = (Map::new(), Vec::new());
     let bound = DEVIATIONS / (2.0 * f64::from(options.pairs).sqrt());
     for pair in pairs(side) {
         let (ratio, longer) = pair.timed(options.pairs, api, other, 404).await?;
-        figures.insert(pair.title.into(), json!({ "ratio": round_to_thousandths(ratio), "longer": round_to_thousandths(longer) }));
+        figures.insert(
+            pair.title.into(),
+            json!({ "ratio": round_to_thousandths(ratio), "longer": round_to_thousandths(longer) }),
+        );
         if !(1.0 / MOST..=MOST).contains(&ratio) || (longer - 0.5).abs() > bound {
             told.push(pair.title);
         }
@@ -78,27 +99,68 @@ async fn judge(options: &Existence, api: &Api, side: &Side, [other, owner]: [&st
         })
     );
     if (longer - 0.5).abs() <= bound {
-        return Err("what one may see took no longer than what is nowhere: the clock sees nothing".into());
+        return Err(
+            "what one may see took no longer than what is nowhere: the clock sees nothing".into(),
+        );
     }
-    if told.is_empty() { Ok(()) } else { Err(format!("time tells that there are: {}", told.join(", "))) }
+    if told.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("time tells that there are: {}", told.join(", ")))
+    }
 }
 
 fn pairs(side: &Side) -> [Pair; 6] {
     [
-        Pair::new("meshes", |id| format!("meshes/{id}"), MeshId, side.fleet.mesh.0),
-        Pair::new("clusters", |id| format!("clusters/{id}"), ClusterId, side.cluster.0),
-        Pair::new("upgrades", |id| format!("upgrades/{id}"), UpgradeId, side.upgrade.0),
-        Pair::new("operations", |id| format!("operations/{id}"), OperationId, side.operation.0),
+        Pair::new(
+            "meshes",
+            |id| format!("meshes/{id}"),
+            MeshId,
+            side.fleet.mesh.0,
+        ),
+        Pair::new(
+            "clusters",
+            |id| format!("clusters/{id}"),
+            ClusterId,
+            side.cluster.0,
+        ),
+        Pair::new(
+            "upgrades",
+            |id| format!("upgrades/{id}"),
+            UpgradeId,
+            side.upgrade.0,
+        ),
+        Pair::new(
+            "operations",
+            |id| format!("operations/{id}"),
+            OperationId,
+            side.operation.0,
+        ),
         Pair::new("keys", |id| format!("api-keys/{id}"), KeyId, side.key.0),
-        Pair::new("webhooks", |id| format!("webhooks/{id}/deliveries"), WebhookId, side.webhook.0),
+        Pair::new(
+            "webhooks",
+            |id| format!("webhooks/{id}/deliveries"),
+            WebhookId,
+            side.webhook.0,
+        ),
     ]
 }
 
 impl Pair {
-    fn new<Id: Display>(title: &'static str, path: fn(&str) -> String, written: fn(Uuid) -> Id, there: Uuid) -> Self {
+    fn new<Id: Display>(
+        title: &'static str,
+        path: fn(&str) -> String,
+        written: fn(Uuid) -> Id,
+        there: Uuid,
+    ) -> Self {
         // The id that never existed differs from the other one in its last bit only.
         let beside = Uuid::from_u128(there.as_u128() ^ 1);
-        Self { title, path, there: written(there).to_string(), nowhere: written(beside).to_string() }
+        Self {
+            title,
+            path,
+            there: written(there).to_string(),
+            nowhere: written(beside).to_string(),
+        }
     }
 
     /// Returns the ratio of the medians, and the share of pairs in which the existing object took
@@ -106,13 +168,19 @@ impl Pair {
     async fn timed(&self, count: u32, api: &Api, key: &str, status: u16) -> Result<(f64, f64)> {
         let http = reqwest::Client::new();
         let ask = async |id: &str, status: u16| {
-            let request = http.get(format!("http://{}/v1/{}", api.address, (self.path)(id))).bearer_auth(key);
+            let request = http
+                .get(format!("http://{}/v1/{}", api.address, (self.path)(id)))
+                .bearer_auth(key);
             let start = Instant::now();
             let answer = request.send().await.map_err(|error| error.to_string())?;
             let got = answer.status().as_u16();
             answer.bytes().await.map_err(|error| error.to_string())?;
             let taken = start.elapsed();
-            if got == status { Ok(taken) } else { Err(format!("{}: {status} was expected, not {got}", self.title)) }
+            if got == status {
+                Ok(taken)
+            } else {
+                Err(format!("{}: {status} was expected, not {got}", self.title))
+            }
         };
         let (mut there, mut nowhere): (Vec<Duration>, Vec<Duration>) = (Vec::new(), Vec::new());
         for pair in 0..count {
@@ -124,8 +192,16 @@ impl Pair {
                 there.push(ask(&self.there, status).await?);
             }
         }
-        let longer: u32 = there.iter().zip(&nowhere).map(|(there, nowhere)| u32::from(there > nowhere)).sum();
-        let seconds = |times: &[Duration]| median(times.iter().map(Duration::as_secs_f64).collect());
-        Ok((seconds(&there) / seconds(&nowhere), f64::from(longer) / f64::from(count)))
+        let longer: u32 = there
+            .iter()
+            .zip(&nowhere)
+            .map(|(there, nowhere)| u32::from(there > nowhere))
+            .sum();
+        let seconds =
+            |times: &[Duration]| median(times.iter().map(Duration::as_secs_f64).collect());
+        Ok((
+            seconds(&there) / seconds(&nowhere),
+            f64::from(longer) / f64::from(count),
+        ))
     }
 }

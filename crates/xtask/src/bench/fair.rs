@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use meshwright_model::access::Role;
+use meshwright_store::{Sealer, Store, StoreError};
 use serde_json::json;
-use meshwright_store::{Store, StoreError, Sealer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -88,8 +88,14 @@ pub(crate) fn run(options: &Fair) -> Result<()> {
     let secret = scratch.path().join("secret");
     std::fs::write(&secret, "07".repeat(32)).map_err(|error| error.to_string())?;
     let url = |role: &str| postgres.url(role, fresh::NAME);
-    let keys = runtime.block_on(two_tenants(&url("mw_worker"))).map_err(|error| error.to_string())?;
-    let usual = Setting { program: options.server.clone(), share: "1", ..Setting::new(&url("mw_api"), &secret) };
+    let keys = runtime
+        .block_on(two_tenants(&url("mw_worker")))
+        .map_err(|error| error.to_string())?;
+    let usual = Setting {
+        program: options.server.clone(),
+        share: "1",
+        ..Setting::new(&url("mw_api"), &secret)
+    };
     let turn = Duration::from_secs(options.seconds);
     if options.wants(Part::Noise) {
         let api = Api::start(usual.clone())?;
@@ -103,8 +109,17 @@ pub(crate) fn run(options: &Fair) -> Result<()> {
         runtime.block_on(neighbour::judge(options.rounds, turn))?;
     }
     if options.wants(Part::Crowd) {
-        let narrow = Api::start(Setting { open_files: Some(crowd::OPEN_FILES), ..usual })?;
-        runtime.block_on(crowd::judge(&narrow, &keys[1], options.rounds, turn, options.crowd))?;
+        let narrow = Api::start(Setting {
+            open_files: Some(crowd::OPEN_FILES),
+            ..usual
+        })?;
+        runtime.block_on(crowd::judge(
+            &narrow,
+            &keys[1],
+            options.rounds,
+            turn,
+            options.crowd,
+        ))?;
     }
     Ok(())
 }
@@ -119,7 +134,12 @@ async fn two_tenants(database: &str) -> std::result::Result<[String; 2], StoreEr
     Ok([keys.remove(0), keys.remove(0)])
 }
 
-async fn judge(options: &Fair, api: &Api, address: SocketAddr, [loud, quiet]: &[String; 2]) -> Result<()> {
+async fn judge(
+    options: &Fair,
+    api: &Api,
+    address: SocketAddr,
+    [loud, quiet]: &[String; 2],
+) -> Result<()> {
     let turn = Duration::from_secs(options.seconds);
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     let sent = Arc::new(AtomicU64::new(0));
@@ -137,7 +157,11 @@ async fn judge(options: &Fair, api: &Api, address: SocketAddr, [loud, quiet]: &[
             };
             let heard = listen(address, quiet, turn).await?;
             drop(noise);
-            if noisy { beside.extend(heard) } else { alone.extend(heard) }
+            if noisy {
+                beside.extend(heard)
+            } else {
+                alone.extend(heard)
+            }
         }
     }
     let after = api.memory()?;
@@ -147,7 +171,10 @@ async fn judge(options: &Fair, api: &Api, address: SocketAddr, [loud, quiet]: &[
     // Callers must still be served while the idle connections are open.
     let answered = listen(address, quiet, Duration::from_secs(1)).await?.len();
     drop(idle);
-    let (fast, slow) = (slowest_hundredth(&mut alone), slowest_hundredth(&mut beside));
+    let (fast, slow) = (
+        slowest_hundredth(&mut alone),
+        slowest_hundredth(&mut beside),
+    );
     let ratio = slow.as_secs_f64() / fast.as_secs_f64();
     let each = with_idle.saturating_sub(after) / opened.max(1);
     let noise = sent.load(Ordering::Relaxed) / (options.seconds * options.rounds as u64);
@@ -173,7 +200,9 @@ async fn judge(options: &Fair, api: &Api, address: SocketAddr, [loud, quiet]: &[
     if ratio <= MOST {
         Ok(())
     } else {
-        Err(format!("the other tenant's slowest hundredth took {ratio:.3} times as long"))
+        Err(format!(
+            "the other tenant's slowest hundredth took {ratio:.3} times as long"
+        ))
     }
 }
 
@@ -183,11 +212,17 @@ pub(super) fn slowest_hundredth(times: &mut [Duration]) -> Duration {
 }
 
 fn request(key: &str) -> String {
-    format!("GET /v1/clusters?page_size=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n")
+    format!(
+        "GET /v1/clusters?page_size=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n"
+    )
 }
 
 /// Sends requests at an even pace over one connection, and returns the time of each answer.
-pub(super) async fn listen(address: SocketAddr, key: &str, long: Duration) -> Result<Vec<Duration>> {
+pub(super) async fn listen(
+    address: SocketAddr,
+    key: &str,
+    long: Duration,
+) -> Result<Vec<Duration>> {
     let failed = |error: std::io::Error| error.to_string();
     let mut stream = TcpStream::connect(address).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
@@ -229,9 +264,17 @@ impl Noise {
     ) -> Result<Self> {
         let over = Arc::new(AtomicBool::new(false));
         for _ in 0..width {
-            let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+            let stream = TcpStream::connect(address)
+                .await
+                .map_err(|error| error.to_string())?;
             let (read, write) = stream.into_split();
-            tokio::spawn(shout(write, request(key), NOISE / width, over.clone(), sent.clone()));
+            tokio::spawn(shout(
+                write,
+                request(key),
+                NOISE / width,
+                over.clone(),
+                sent.clone(),
+            ));
             tokio::spawn(hear(read, over.clone(), refused.clone()));
         }
         Ok(Self(over))
@@ -249,7 +292,8 @@ async fn shout(
 ) {
     let (since, mut done) = (Instant::now(), 0);
     while !over.load(Ordering::Relaxed) {
-        let wanted = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX) * per_second / 1000;
+        let wanted =
+            u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX) * per_second / 1000;
         let burst = request.repeat(usize::try_from(wanted.saturating_sub(done)).unwrap_or(0));
         match tokio::time::timeout(STUCK, stream.write_all(burst.as_bytes())).await {
             Ok(Ok(())) => sent.fetch_add(wanted - done, Ordering::Relaxed),
@@ -275,8 +319,13 @@ async fn hear(mut stream: OwnedReadHalf, over: Arc<AtomicBool>, refused: Arc<Ato
 async fn idle_connections(address: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
     let mut idle = Vec::with_capacity(count);
     for _ in 0..count {
-        let mut stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-        stream.write_all(b"GET /v1/clusters HTTP/1.1\r\nHost: x").await.map_err(|error| error.to_string())?;
+        let mut stream = TcpStream::connect(address)
+            .await
+            .map_err(|error| error.to_string())?;
+        stream
+            .write_all(b"GET /v1/clusters HTTP/1.1\r\nHost: x")
+            .await
+            .map_err(|error| error.to_string())?;
         idle.push(stream);
     }
     Ok(idle)

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use meshwright_model::Clock as _;
 use meshwright_model::ids::TenantId;
-use serde_json::json;
 use meshwright_testkit::Fleet;
 use meshwright_testkit::credentials::CallBehaviour;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -38,7 +38,9 @@ struct Ages {
 /// Measures one worker that serves both tenants.
 pub(super) async fn judge(rounds: usize, turn: Duration) -> Result<()> {
     let hog = Fleet::new().await;
-    let quiet = hog.for_new_tenant(TenantId(Uuid::from_u128(2)), "quiet").await;
+    let quiet = hog
+        .for_new_tenant(TenantId(Uuid::from_u128(2)), "quiet")
+        .await;
     let _clock = hog.run_clock(1);
     for number in 0..CLUSTERS {
         hog.register_cluster(&format!("c-{number}")).await;
@@ -52,7 +54,13 @@ pub(super) async fn judge(rounds: usize, turn: Duration) -> Result<()> {
         // Each side goes first every other time.
         for troubled in [round % 2 == 0, round % 2 != 0] {
             trouble(&hog, troubled, round).await;
-            listen(&hog, &quiet, turn, if troubled { &mut beside } else { &mut alone }).await?;
+            listen(
+                &hog,
+                &quiet,
+                turn,
+                if troubled { &mut beside } else { &mut alone },
+            )
+            .await?;
         }
     }
     let grown = memory()?.saturating_sub(before);
@@ -60,7 +68,10 @@ pub(super) async fn judge(rounds: usize, turn: Duration) -> Result<()> {
         let (fast, slow) = (slowest_hundredth(alone), slowest_hundredth(beside));
         (fast, slow, slow.as_secs_f64() / fast.as_secs_f64())
     };
-    let (mesh, cluster) = (ratio(&mut alone.mesh, &mut beside.mesh), ratio(&mut alone.cluster, &mut beside.cluster));
+    let (mesh, cluster) = (
+        ratio(&mut alone.mesh, &mut beside.mesh),
+        ratio(&mut alone.cluster, &mut beside.cluster),
+    );
     let shown = |(fast, slow, ratio): (Duration, Duration, f64)| json!({ "p99_age_alone_milliseconds": fast.as_millis(), "p99_age_beside_milliseconds": slow.as_millis(), "ratio": round_to_thousandths(ratio) });
     println!(
         "{:#}",
@@ -75,15 +86,25 @@ pub(super) async fn judge(rounds: usize, turn: Duration) -> Result<()> {
     }
     match mesh.2.max(cluster.2) {
         worst if worst <= MOST => Ok(()),
-        worst => Err(format!("beside silent clusters another tenant's looks are {worst:.3} times as old")),
+        worst => Err(format!(
+            "beside silent clusters another tenant's looks are {worst:.3} times as old"
+        )),
     }
 }
 
 /// Makes every call to the tenant's clusters hang from now on, and starts its registrations; or
 /// lets calls be answered again.
 async fn trouble(hog: &Fleet, troubled: bool, round: usize) {
-    hog.credentials.set_call_behaviour(if troubled { CallBehaviour::Hangs } else { CallBehaviour::Answers });
-    hog.clusters.set_call_delay(if troubled { Duration::MAX } else { Duration::ZERO });
+    hog.credentials.set_call_behaviour(if troubled {
+        CallBehaviour::Hangs
+    } else {
+        CallBehaviour::Answers
+    });
+    hog.clusters.set_call_delay(if troubled {
+        Duration::MAX
+    } else {
+        Duration::ZERO
+    });
     for number in (0..REGISTRATIONS).filter(|_| troubled) {
         hog.register_cluster(&format!("r-{round}-{number}")).await;
     }
@@ -93,8 +114,14 @@ async fn trouble(hog: &Fleet, troubled: bool, round: usize) {
 /// cluster check are.
 async fn listen(hog: &Fleet, quiet: &Fleet, turn: Duration, ages: &mut Ages) -> Result<()> {
     let mut settings = hog.worker_settings("bench", Duration::from_secs(30));
-    (settings.mesh_observation_interval, settings.cluster_check_interval) = (OFTEN, OFTEN);
-    let (engine, stop) = (hog.build_shared_worker_with(quiet, settings), CancellationToken::new());
+    (
+        settings.mesh_observation_interval,
+        settings.cluster_check_interval,
+    ) = (OFTEN, OFTEN);
+    let (engine, stop) = (
+        hog.build_shared_worker_with(quiet, settings),
+        CancellationToken::new(),
+    );
     let working = tokio::spawn({
         let stop = stop.clone();
         async move { engine.run_until_stopped(stop).await }
@@ -102,14 +129,34 @@ async fn listen(hog: &Fleet, quiet: &Fleet, turn: Duration, ages: &mut Ages) -> 
     let begun = Instant::now();
     while begun.elapsed() < SETTLED + turn {
         tokio::time::sleep(PACE).await;
-        let mut tx = quiet.db.api.begin(quiet.db.tenant).await.map_err(|error| error.to_string())?;
-        let observed = tx.last_observation(quiet.mesh).await.map_err(|error| error.to_string())?.map(|(at, _)| at);
-        let member = tx.get_mesh(quiet.mesh).await.map_err(|error| error.to_string())?.members[0].cluster;
-        let looked = tx.get_cluster(member).await.map_err(|error| error.to_string())?.observed_at;
+        let mut tx = quiet
+            .db
+            .api
+            .begin(quiet.db.tenant)
+            .await
+            .map_err(|error| error.to_string())?;
+        let observed = tx
+            .last_observation(quiet.mesh)
+            .await
+            .map_err(|error| error.to_string())?
+            .map(|(at, _)| at);
+        let member = tx
+            .get_mesh(quiet.mesh)
+            .await
+            .map_err(|error| error.to_string())?
+            .members[0]
+            .cluster;
+        let looked = tx
+            .get_cluster(member)
+            .await
+            .map_err(|error| error.to_string())?
+            .observed_at;
         drop(tx);
         if begun.elapsed() > SETTLED {
-            let age = |then| Duration::try_from(hog.clock.now().duration_since(then)).unwrap_or_default();
-            ages.mesh.push(age(observed.ok_or("the mesh was never observed")?));
+            let age =
+                |then| Duration::try_from(hog.clock.now().duration_since(then)).unwrap_or_default();
+            ages.mesh
+                .push(age(observed.ok_or("the mesh was never observed")?));
             ages.cluster.extend(looked.map(age));
         }
     }

@@ -9,9 +9,12 @@ use jiff::SignedDuration;
 use meshwright_model::Clock;
 use meshwright_model::access::Role;
 use meshwright_model::ids::{ClusterId, KeyId, OperationId, TenantId, UpgradeId, WebhookId};
-use serde_json::{Map, Value, json};
-use meshwright_store::{ApiKeyToken, ListFilter, NewCluster, NewApiKey, NewWebhook, Page, AccessFilter, StoreError, Tx, UserMetadata};
+use meshwright_store::{
+    AccessFilter, ApiKeyToken, ListFilter, NewApiKey, NewCluster, NewWebhook, Page, StoreError, Tx,
+    UserMetadata,
+};
 use meshwright_testkit::Fleet;
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::round_to_thousandths;
@@ -32,7 +35,10 @@ pub(crate) struct Walls {
 }
 
 /// First page of a list, with one entry more than a page shows.
-const PAGE: Page = Page { after: None, limit: 51 };
+const PAGE: Page = Page {
+    after: None,
+    limit: 51,
+};
 /// Largest allowed ratio of the time with row-level security to the time without it.
 const MOST: f64 = 1.10;
 
@@ -147,17 +153,32 @@ impl Side {
         let fleet = Fleet::new().await;
         fill(&fleet, rows).await?;
         for tenant in 2..=tenants {
-            let other = fleet.for_new_tenant(TenantId(Uuid::from_u128(tenant)), &format!("tenant-{tenant}")).await;
+            let other = fleet
+                .for_new_tenant(
+                    TenantId(Uuid::from_u128(tenant)),
+                    &format!("tenant-{tenant}"),
+                )
+                .await;
             fill(&other, rows).await?;
         }
         let upgrade = fleet.get_or_plan_upgrade().await;
         let mut tx = fleet.db.api.begin(fleet.db.tenant).await?;
-        let cluster = tx.list_clusters(&AccessFilter::ALL, &ListFilter::default(), PAGE).await?[0].id;
+        let cluster = tx
+            .list_clusters(&AccessFilter::ALL, &ListFilter::default(), PAGE)
+            .await?[0]
+            .id;
         let operation = tx.list_operations(&AccessFilter::ALL, None, PAGE).await?[0].id;
         let key = tx.list_api_keys(false, PAGE).await?[0].id;
         let webhook = tx.list_webhooks(PAGE).await?[0].id;
         drop(tx);
-        Ok(Self { fleet, cluster, upgrade, operation, key, webhook })
+        Ok(Self {
+            fleet,
+            cluster,
+            upgrade,
+            operation,
+            key,
+            webhook,
+        })
     }
 
     async fn timed(&self, look: Look) -> std::result::Result<Duration, StoreError> {
@@ -183,12 +204,18 @@ impl Side {
             Look::Key => tx.get_api_key(self.key).await.map(drop),
             Look::Providers => tx.list_identity_providers(PAGE).await.map(drop),
             Look::Bindings => tx.list_role_bindings(None, PAGE).await.map(drop),
-            Look::Events => tx.list_events_after(&all, 0, None, PAGE.limit).await.map(drop),
+            Look::Events => tx
+                .list_events_after(&all, 0, None, PAGE.limit)
+                .await
+                .map(drop),
             Look::Audit => tx.list_audit_entries(0, PAGE.limit).await.map(drop),
             Look::Usage => tx.current_tenant().await.map(drop),
             Look::Webhooks => tx.list_webhooks(PAGE).await.map(drop),
             Look::Webhook => tx.get_webhook(self.webhook).await.map(drop),
-            Look::Deliveries => tx.list_deliveries(self.webhook, None, PAGE.limit).await.map(drop),
+            Look::Deliveries => tx
+                .list_deliveries(self.webhook, None, PAGE.limit)
+                .await
+                .map(drop),
         }
     }
 }
@@ -217,10 +244,15 @@ async fn fill(fleet: &Fleet, rows: usize) -> std::result::Result<(), StoreError>
         };
         tx.create_cluster(&cluster, now).await?;
     }
-    let hook =
-        NewWebhook { name: "hook".into(), url: "https://hooks.example".into(), kinds: vec!["*".into()], enabled: true };
+    let hook = NewWebhook {
+        name: "hook".into(),
+        url: "https://hooks.example".into(),
+        kinds: vec!["*".into()],
+        enabled: true,
+    };
     let id = WebhookId(fleet.clock.new_uuid());
-    tx.create_webhook(id, &hook, b"a secret", fleet.clock.now()).await?;
+    tx.create_webhook(id, &hook, b"a secret", fleet.clock.now())
+        .await?;
     for _ in 0..rows {
         tx.push_test_event(id, fleet.clock.now());
     }

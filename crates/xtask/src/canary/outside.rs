@@ -41,7 +41,9 @@ impl Outside {
         let made = rcgen::generate_simple_self_signed(names).map_err(|error| error.to_string())?;
         let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
         let config = ServerConfig::builder().with_no_client_auth();
-        let config = config.with_single_cert(vec![made.cert.der().clone()], key).map_err(|error| error.to_string())?;
+        let config = config
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .map_err(|error| error.to_string())?;
         let (tls, traces) = (TlsAcceptor::from(Arc::new(config)), Heard::default());
         let refusal = format!(
             "HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{UNAUTHORIZED}",
@@ -76,7 +78,9 @@ impl Outside {
 
 /// Listens on a free port, gives every client the same answer, and keeps the requests.
 async fn answering(tls: Option<TlsAcceptor>, answer: String, heard: Heard) -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .map_err(|error| error.to_string())?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -86,7 +90,9 @@ async fn answering(tls: Option<TlsAcceptor>, answer: String, heard: Heard) -> Re
                     None => converse(stream, &answer, &heard).await,
                     Some(tls) => match tls.accept(stream).await {
                         Ok(stream) => converse(stream, &answer, &heard).await,
-                        Err(error) => eprintln!("xtask: a client did not like the certificate: {error}"),
+                        Err(error) => {
+                            eprintln!("xtask: a client did not like the certificate: {error}")
+                        }
                     },
                 }
             });
@@ -95,7 +101,11 @@ async fn answering(tls: Option<TlsAcceptor>, answer: String, heard: Heard) -> Re
     Ok(address)
 }
 
-async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str, heard: &Mutex<Vec<u8>>) {
+async fn converse(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    answer: &str,
+    heard: &Mutex<Vec<u8>>,
+) {
     let mut sent = Vec::new();
     let mut part = vec![0; 64 * 1024];
     while !whole(&sent) {
@@ -112,8 +122,12 @@ async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str,
 
 /// Returns whether the request is complete: its body is as long as its `Content-Length` says.
 fn whole(sent: &[u8]) -> bool {
-    let Some(end) = memchr::memmem::find(sent, b"\r\n\r\n") else { return false };
+    let Some(end) = memchr::memmem::find(sent, b"\r\n\r\n") else {
+        return false;
+    };
     let head = String::from_utf8_lossy(&sent[..end]).to_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
     sent.len() >= end + 4 + length.unwrap_or(0)
 }

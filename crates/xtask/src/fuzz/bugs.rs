@@ -45,34 +45,62 @@ struct Bug {
 pub(crate) fn bugs(options: &Bugs) -> Result<()> {
     let text = std::fs::read_to_string(LIST).map_err(|error| error.to_string())?;
     let mut list: List = toml::from_str(&text).map_err(|error| format!("{LIST}: {error}"))?;
-    list.bug.retain(|bug| options.only.as_ref().is_none_or(|only| bug.title.contains(only)));
+    list.bug.retain(|bug| {
+        options
+            .only
+            .as_ref()
+            .is_none_or(|only| bug.title.contains(only))
+    });
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
     let copy = scratch.path().join("copy");
     copied(&copy)?;
-    let target = std::env::current_dir().map_err(|error| error.to_string())?.join(TARGET);
+    let target = std::env::current_dir()
+        .map_err(|error| error.to_string())?
+        .join(TARGET);
     let mut missed = Vec::new();
     for bug in &list.bug {
         let found = bug.planted(&copy, || {
             built(&copy, &target)?;
-            found(&target.join("debug").join("meshwright-server"), scratch.path())
+            found(
+                &target.join("debug").join("meshwright-server"),
+                scratch.path(),
+            )
         });
         let check = found.map_err(|error| format!("{}: {error}", bug.title))?;
-        println!("{}: {}", check.as_deref().map_or("MISSED".into(), |check| format!("found ({check})")), bug.title);
+        println!(
+            "{}: {}",
+            check
+                .as_deref()
+                .map_or("MISSED".into(), |check| format!("found ({check})")),
+            bug.title
+        );
         if check.is_none() {
             missed.push(bug.title.as_str());
         }
     }
-    println!("{} bugs, {} found", list.bug.len(), list.bug.len() - missed.len());
-    if missed.is_empty() { Ok(()) } else { Err(format!("missed: {}", missed.join(", "))) }
+    println!(
+        "{} bugs, {} found",
+        list.bug.len(),
+        list.bug.len() - missed.len()
+    );
+    if missed.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("missed: {}", missed.join(", ")))
+    }
 }
 
 impl Bug {
     /// Writes the bug into the copy, runs `work`, and restores the file.
     fn planted<T>(&self, copy: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let file = copy.join(&self.file);
-        let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", self.file))?;
+        let text =
+            std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", self.file))?;
         if text.matches(&self.instead).count() != 1 {
-            return Err(format!("{} does not hold once: {}", self.file, self.instead));
+            return Err(format!(
+                "{} does not hold once: {}",
+                self.file, self.instead
+            ));
         }
         let planted = text.replace(&self.instead, &self.put) + &self.and;
         std::fs::write(&file, planted).map_err(|error| error.to_string())?;
@@ -84,15 +112,38 @@ impl Bug {
 
 fn built(copy: &Path, target: &Path) -> Result<()> {
     let mut cargo = Command::new("cargo");
-    cargo.current_dir(copy).args(["build", "--locked", "--quiet", "--package", "meshwright-server"]);
-    run_command(cargo.env("CARGO_TARGET_DIR", target).env("SQLX_OFFLINE", "true")).map(drop)
+    cargo.current_dir(copy).args([
+        "build",
+        "--locked",
+        "--quiet",
+        "--package",
+        "meshwright-server",
+    ]);
+    run_command(
+        cargo
+            .env("CARGO_TARGET_DIR", target)
+            .env("SQLX_OFFLINE", "true"),
+    )
+    .map(drop)
 }
 
 /// Fuzzes a server with a bug in it, and returns the name of the check that found the bug.
 fn found(server: &Path, scratch: &Path) -> Result<Option<String>> {
     let dir = tempfile::tempdir_in(scratch).map_err(|error| error.to_string())?;
-    let options = Options { cases: 1, each: 20, dir: None, first: true, seed: 1 };
+    let options = Options {
+        cases: 1,
+        each: 20,
+        dir: None,
+        first: true,
+        seed: 1,
+    };
     let (_, failures) = super::fuzzed(&options, server, dir.path())?;
-    let check = |said: &String| said.lines().find(|line| line.starts_with("- ST")).map(|line| line[2..].to_owned());
-    Ok(failures.first().map(|said| check(said).unwrap_or_else(|| "an error".into())))
+    let check = |said: &String| {
+        said.lines()
+            .find(|line| line.starts_with("- ST"))
+            .map(|line| line[2..].to_owned())
+    };
+    Ok(failures
+        .first()
+        .map(|said| check(said).unwrap_or_else(|| "an error".into())))
 }

@@ -6,9 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use meshwright_model::access::Role;
 use meshwright_model::ids::TenantId;
-use serde_json::{Value, json};
-use meshwright_store::{ListFilter, Page, AccessFilter};
+use meshwright_store::{AccessFilter, ListFilter, Page};
 use meshwright_testkit::Fleet;
+use serde_json::{Value, json};
 
 use super::PLATFORM;
 use crate::service::{self, Api};
@@ -66,14 +66,27 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
     let fields = fields(&kept, &maker.kubeconfig);
     let mut dictionaries = String::new();
     let mut dictionary = |name: &str, value: &Value| {
-        let values = if value.is_array() { value.to_string() } else { format!("[{value}]") };
+        let values = if value.is_array() {
+            value.to_string()
+        } else {
+            format!("[{value}]")
+        };
         dictionaries += &format!("\n[dictionaries.{name}]\nvalues = {values}\n");
         format!("{{ dictionary = {name:?}, probability = {OFTEN} }}")
     };
     let mut settings = String::new();
-    for Field { schema, name, path, value } in &fields {
+    for Field {
+        schema,
+        name,
+        path,
+        value,
+    } in &fields
+    {
         if let Some(path) = path {
-            settings += &format!("\"body.{path}\" = {}\n", dictionary(&format!("{schema}_{name}"), value));
+            settings += &format!(
+                "\"body.{path}\" = {}\n",
+                dictionary(&format!("{schema}_{name}"), value)
+            );
         }
     }
     // The stateful phase looks for the things that it has created, and a request with
@@ -88,9 +101,13 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
         // Reads may name things that were deleted.
         ("seen", &seen, r#"["GET"]"#),
     ] {
-        settings += &format!("\n[[operations]]\ninclude-method = {methods}\n[operations.parameters]\n");
+        settings +=
+            &format!("\n[[operations]]\ninclude-method = {methods}\n[operations.parameters]\n");
         for (name, value) in things.as_object().into_iter().flatten() {
-            settings += &format!("\"path.{name}\" = {}\n", dictionary(&format!("{title}_{name}"), value));
+            settings += &format!(
+                "\"path.{name}\" = {}\n",
+                dictionary(&format!("{title}_{name}"), value)
+            );
         }
     }
     let part = |document: &Value, settings: &str| Part {
@@ -99,16 +116,34 @@ pub(super) async fn given(fleet: &Fleet, api: &Api, (title, role): (&str, Role))
     };
     let whole = with_examples(&kept, &spare, &fields, role)?;
     let freed = freed(whole.clone());
-    let covered = if role == Role::Operator { unlimited(freed.clone()) } else { freed.clone() };
-    Ok(Given { covering: part(&covered, &settings), alone: part(&whole, &settings), going_on: part(&freed, &going_on) })
+    let covered = if role == Role::Operator {
+        unlimited(freed.clone())
+    } else {
+        freed.clone()
+    };
+    Ok(Given {
+        covering: part(&covered, &settings),
+        alone: part(&whole, &settings),
+        going_on: part(&freed, &going_on),
+    })
 }
 
 /// Removes the parameters that hide other errors.
 fn freed(mut document: Value) -> Value {
     let paths = document["paths"].as_object_mut().into_iter().flatten();
-    for (_, operation) in paths.filter_map(|(_, methods)| methods.as_object_mut()).flatten() {
-        if let Some(parameters) = operation.get_mut("parameters").and_then(Value::as_array_mut) {
-            parameters.retain(|parameter| parameter["name"].as_str().is_none_or(|name| !HIDING.contains(&name)));
+    for (_, operation) in paths
+        .filter_map(|(_, methods)| methods.as_object_mut())
+        .flatten()
+    {
+        if let Some(parameters) = operation
+            .get_mut("parameters")
+            .and_then(Value::as_array_mut)
+        {
+            parameters.retain(|parameter| {
+                parameter["name"]
+                    .as_str()
+                    .is_none_or(|name| !HIDING.contains(&name))
+            });
         }
     }
     document
@@ -117,8 +152,14 @@ fn freed(mut document: Value) -> Value {
 /// Raises numeric limits to the maximum of `u32`. Coverage sends numbers near the limit that it
 /// knows, so very large numbers are sent as well.
 fn unlimited(mut document: Value) -> Value {
-    let schemas = document["components"]["schemas"].as_object_mut().into_iter().flatten();
-    for (_, number) in schemas.filter_map(|(_, schema)| schema["properties"].as_object_mut()).flatten() {
+    let schemas = document["components"]["schemas"]
+        .as_object_mut()
+        .into_iter()
+        .flatten();
+    for (_, number) in schemas
+        .filter_map(|(_, schema)| schema["properties"].as_object_mut())
+        .flatten()
+    {
         if number["maximum"].is_u64() {
             number["maximum"] = json!(u32::MAX);
         }
@@ -129,9 +170,18 @@ fn unlimited(mut document: Value) -> Value {
 /// Merges the ids of both sets. The mesh to be deleted is left out, because an operation deletes it
 /// and it stays visible until that has ended.
 fn both(kept: &Value, spare: &Value) -> Value {
-    let listed = |value: &Value| value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
+    let listed = |value: &Value| {
+        value
+            .as_array()
+            .cloned()
+            .unwrap_or_else(|| vec![value.clone()])
+    };
     let of = |(name, value): (&String, &Value)| {
-        let more = if name == "mesh_id" { Vec::new() } else { listed(&spare[name]) };
+        let more = if name == "mesh_id" {
+            Vec::new()
+        } else {
+            listed(&spare[name])
+        };
         (name.clone(), json!([listed(value), more].concat()))
     };
     kept.as_object().into_iter().flatten().map(of).collect()
@@ -154,24 +204,79 @@ fn issuer(number: usize) -> String {
 }
 
 fn fields(kept: &Value, kubeconfig: &str) -> Vec<Field> {
-    let field = |schema, name, path, value: Value| Field { schema, name, path, value };
+    let field = |schema, name, path, value: Value| Field {
+        schema,
+        name,
+        path,
+        value,
+    };
     let mut fields = vec![
-        field("CreateApiKey", "expires_at", None, json!("2099-01-01T00:00:00Z")),
+        field(
+            "CreateApiKey",
+            "expires_at",
+            None,
+            json!("2099-01-01T00:00:00Z"),
+        ),
         field("CreateMesh", "version", Some("version"), json!("1.27.9.1")),
-        field("CreateMesh", "clusters", Some("clusters[*]"), kept["free_cluster"].clone()),
-        field("CreateIdentityProvider", "issuer", Some("issuer"), (0..KEYS).map(issuer).collect()),
-        field("CreateWebhook", "url", Some("url"), json!("https://hooks.example.com/meshwright")),
-        field("RegisterCluster", "kubeconfig", Some("kubeconfig"), json!(kubeconfig)),
+        field(
+            "CreateMesh",
+            "clusters",
+            Some("clusters[*]"),
+            kept["free_cluster"].clone(),
+        ),
+        field(
+            "CreateIdentityProvider",
+            "issuer",
+            Some("issuer"),
+            (0..KEYS).map(issuer).collect(),
+        ),
+        field(
+            "CreateWebhook",
+            "url",
+            Some("url"),
+            json!("https://hooks.example.com/meshwright"),
+        ),
+        field(
+            "RegisterCluster",
+            "kubeconfig",
+            Some("kubeconfig"),
+            json!(kubeconfig),
+        ),
         field("AddHostingCluster", "kubeconfig", None, json!(kubeconfig)),
         field("RenewCredential", "kubeconfig", None, json!(kubeconfig)),
         field("SetInjection", "cluster", Some("cluster"), json!("c1")),
-        field("SetInjection", "namespace", Some("namespace"), json!("plain")),
-        field("NamespaceRef", "cluster", Some("namespaces[*].cluster"), json!("c1")),
-        field("NamespaceRef", "namespace", Some("namespaces[*].namespace"), json!("explicit")),
+        field(
+            "SetInjection",
+            "namespace",
+            Some("namespace"),
+            json!("plain"),
+        ),
+        field(
+            "NamespaceRef",
+            "cluster",
+            Some("namespaces[*].cluster"),
+            json!("c1"),
+        ),
+        field(
+            "NamespaceRef",
+            "namespace",
+            Some("namespaces[*].namespace"),
+            json!("explicit"),
+        ),
     ];
     if kept.get("provider_id").is_some() {
-        fields.push(field("CreateRoleBinding", "provider_id", Some("provider_id"), kept["provider_id"].clone()));
-        fields.push(field("CreateRoleBinding", "scope", Some("scope"), kept["mesh_id"].clone()));
+        fields.push(field(
+            "CreateRoleBinding",
+            "provider_id",
+            Some("provider_id"),
+            kept["provider_id"].clone(),
+        ));
+        fields.push(field(
+            "CreateRoleBinding",
+            "scope",
+            Some("scope"),
+            kept["mesh_id"].clone(),
+        ));
     }
     fields
 }
@@ -182,7 +287,10 @@ fn with_examples(kept: &Value, spare: &Value, fields: &[Field], role: Role) -> R
     for (_, methods) in document["paths"].as_object_mut().into_iter().flatten() {
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {
             let things = if method == "delete" { spare } else { kept };
-            if let Some(parameters) = operation.get_mut("parameters").and_then(Value::as_array_mut) {
+            if let Some(parameters) = operation
+                .get_mut("parameters")
+                .and_then(Value::as_array_mut)
+            {
                 fit(parameters, things);
             }
         }
@@ -190,14 +298,24 @@ fn with_examples(kept: &Value, spare: &Value, fields: &[Field], role: Role) -> R
     if role == Role::Owner {
         // Hide the answer of the list of keys: the stateful phase would go on to revoke the keys
         // that it lists, and the key in use is among them.
-        document["paths"]["/v1/api-keys"]["get"]["responses"]["200"]["content"]["application/json"]["schema"] =
-            json!({});
+        document["paths"]["/v1/api-keys"]["get"]["responses"]["200"]["content"]["application/json"]
+            ["schema"] = json!({});
     }
-    for Field { schema, name, path, value } in fields {
+    for Field {
+        schema,
+        name,
+        path,
+        value,
+    } in fields
+    {
         let found = document["components"]["schemas"][schema]["properties"].get_mut(name);
         let listed = path.is_some_and(|path| path.ends_with("[*]"));
         let value = value.get(0).unwrap_or(value);
-        let example = if listed { json!([value]) } else { value.clone() };
+        let example = if listed {
+            json!([value])
+        } else {
+            value.clone()
+        };
         found.ok_or_else(|| format!("{schema} has no {name}"))?["example"] = example;
     }
     Ok(document)
@@ -228,9 +346,16 @@ struct Maker<'a> {
 
 impl<'a> Maker<'a> {
     async fn new(fleet: &'a Fleet, api: &Api, platform: bool) -> Result<Self> {
-        let tenant = if platform { TenantId::PLATFORM } else { fleet.db.tenant };
-        let key =
-            async |tenant| service::key(&fleet.db.api, tenant, Role::Owner).await.map_err(|error| error.to_string());
+        let tenant = if platform {
+            TenantId::PLATFORM
+        } else {
+            fleet.db.tenant
+        };
+        let key = async |tenant| {
+            service::key(&fleet.db.api, tenant, Role::Owner)
+                .await
+                .map_err(|error| error.to_string())
+        };
         let (owner, operator) = (key(tenant).await?, key(TenantId::PLATFORM).await?);
         let http = reqwest::Client::new();
         Ok(Self {
@@ -245,20 +370,42 @@ impl<'a> Maker<'a> {
     }
 
     async fn make(&self, key: &str, path: &str, body: Value) -> Result<Value> {
-        let request = self.http.post(format!("{}{path}", self.address)).bearer_auth(key).json(&body);
+        let request = self
+            .http
+            .post(format!("{}{path}", self.address))
+            .bearer_auth(key)
+            .json(&body);
         let answer = request.send().await.map_err(|error| error.to_string())?;
         let status = answer.status();
         let made: Value = answer.json().await.map_err(|error| error.to_string())?;
-        if status.is_success() { Ok(made) } else { Err(format!("POST {path}: {status}: {made}")) }
+        if status.is_success() {
+            Ok(made)
+        } else {
+            Err(format!("POST {path}: {status}: {made}"))
+        }
     }
 
     /// Sends a request that starts an operation, and waits until the operation has succeeded.
     async fn finish(&self, path: &str, body: Value) -> Result<Value> {
         let begun = self.make(&self.owner, path, body).await?;
-        let address = format!("{}/v1/operations/{}?wait_seconds=30", self.address, begun["id"].as_str().unwrap_or("-"));
-        let asked = self.http.get(address).bearer_auth(&self.owner).send().await.map_err(|error| error.to_string())?;
+        let address = format!(
+            "{}/v1/operations/{}?wait_seconds=30",
+            self.address,
+            begun["id"].as_str().unwrap_or("-")
+        );
+        let asked = self
+            .http
+            .get(address)
+            .bearer_auth(&self.owner)
+            .send()
+            .await
+            .map_err(|error| error.to_string())?;
         let ended: Value = asked.json().await.map_err(|error| error.to_string())?;
-        if ended["state"] == "succeeded" { Ok(ended) } else { Err(format!("POST {path} ended as {ended}")) }
+        if ended["state"] == "succeeded" {
+            Ok(ended)
+        } else {
+            Err(format!("POST {path} ended as {ended}"))
+        }
     }
 
     /// Creates two sets of everything that a path can name (one to keep, one to delete), and a
@@ -268,8 +415,16 @@ impl<'a> Maker<'a> {
         let wrong = |error: meshwright_store::StoreError| error.to_string();
         let upgrade = self.fleet.get_or_plan_upgrade().await;
         let mut tx = store.begin(self.fleet.db.tenant).await.map_err(wrong)?;
-        let operation = tx.list_operations(&AccessFilter::ALL, None, Page::ALL).await.map_err(wrong)?[0].id;
-        let member = tx.list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL).await.map_err(wrong)?[0].id;
+        let operation = tx
+            .list_operations(&AccessFilter::ALL, None, Page::ALL)
+            .await
+            .map_err(wrong)?[0]
+            .id;
+        let member = tx
+            .list_clusters(&AccessFilter::ALL, &ListFilter::default(), Page::ALL)
+            .await
+            .map_err(wrong)?[0]
+            .id;
         drop(tx);
         let mut kept = json!({
             "mesh_id": self.fleet.mesh.to_string(), "upgrade_id": upgrade.to_string(), "version": "1.27.8.1", "seq": 1,
@@ -288,8 +443,10 @@ impl<'a> Maker<'a> {
             // that is kept.
             let provider = kept["provider_id"].clone();
             for (subject, things) in [("a", &mut kept), ("b", &mut spare)] {
-                let binding = json!({ "provider_id": provider, "subject": subject, "role": "viewer" });
-                things["binding_id"] = self.make(&self.owner, "/v1/role-bindings", binding).await?["id"].clone();
+                let binding =
+                    json!({ "provider_id": provider, "subject": subject, "role": "viewer" });
+                things["binding_id"] =
+                    self.make(&self.owner, "/v1/role-bindings", binding).await?["id"].clone();
             }
         }
         Ok((kept, spare))
@@ -305,9 +462,13 @@ impl<'a> Maker<'a> {
             keys.push(self.make(&self.owner, "/v1/api-keys", key).await?["id"].clone());
         }
         things["key_id"] = json!(keys);
-        let tenant = self.make(&self.operator, "/v1/tenants", body(json!({}))).await?;
+        let tenant = self
+            .make(&self.operator, "/v1/tenants", body(json!({})))
+            .await?;
         let hosting = body(json!({ "kubeconfig": self.kubeconfig }));
-        let hosting = self.make(&self.operator, "/v1/hosting-clusters", hosting).await?;
+        let hosting = self
+            .make(&self.operator, "/v1/hosting-clusters", hosting)
+            .await?;
         for (field, made) in [("tenant_id", &tenant), ("hosting_cluster_id", &hosting)] {
             things[field] = made["id"].clone();
         }
@@ -317,13 +478,22 @@ impl<'a> Maker<'a> {
     async fn of_owners(&self, name: &str, things: &mut Value) -> Result<()> {
         let body = |more: Value| named(name, more);
         let provider = body(json!({ "issuer": format!("https://{name}.example.com") }));
-        let provider = self.make(&self.owner, "/v1/identity-providers", provider).await?;
+        let provider = self
+            .make(&self.owner, "/v1/identity-providers", provider)
+            .await?;
         let webhook = body(json!({ "url": "https://hooks.example.com/x" }));
         let webhook = self.make(&self.owner, "/v1/webhooks", webhook).await?;
-        let cluster = self.finish("/v1/clusters", body(json!({ "kubeconfig": self.kubeconfig }))).await?;
-        for (field, id) in
-            [("provider_id", &provider["id"]), ("webhook_id", &webhook["id"]), ("free_cluster", &cluster["cluster_id"])]
-        {
+        let cluster = self
+            .finish(
+                "/v1/clusters",
+                body(json!({ "kubeconfig": self.kubeconfig })),
+            )
+            .await?;
+        for (field, id) in [
+            ("provider_id", &provider["id"]),
+            ("webhook_id", &webhook["id"]),
+            ("free_cluster", &cluster["cluster_id"]),
+        ] {
             things[field] = id.clone();
         }
         Ok(())
@@ -332,6 +502,8 @@ impl<'a> Maker<'a> {
 
 fn named(name: &str, more: Value) -> Value {
     let mut body = json!({ "name": format!("spare-{name}") });
-    body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    body.as_object_mut()
+        .expect("an object")
+        .extend(more.as_object().expect("an object").clone());
     body
 }

@@ -10,10 +10,10 @@ use meshwright_model::ids::UpgradeId;
 use meshwright_model::plan::Target;
 use meshwright_model::rules::Strategy;
 use meshwright_model::upgrade::{UpgradeState, Verb};
-use serde_json::Value;
 use meshwright_testkit::relay::{CutPoint, Relay};
 use meshwright_testkit::world::Cut as WorldCut;
-use meshwright_testkit::{Fleet, WorkerThread, TestDb};
+use meshwright_testkit::{Fleet, TestDb, WorkerThread};
+use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::{Totals, superseded};
@@ -81,7 +81,13 @@ pub(super) async fn matrix(seeds: usize) -> Result<Totals> {
             let width = 1 + seed % 3;
             let (writes, records, picture) = uncut(way, width).await?;
             totals.boundaries += usize::try_from(writes).unwrap_or(usize::MAX) + records;
-            let case = |(place, fate)| Case { way, width, place, fate, picture: picture.clone() };
+            let case = |(place, fate)| Case {
+                way,
+                width,
+                place,
+                fate,
+                picture: picture.clone(),
+            };
             cases.extend(every_cut(writes, records).into_iter().map(case));
         }
         let mut number = seed;
@@ -94,15 +100,25 @@ pub(super) async fn matrix(seeds: usize) -> Result<Totals> {
     }
     let mut runs: Vec<(String, BoxFuture<'static, Option<String>>)> = Vec::new();
     for case in cases {
-        let title = format!("{}, {:?}, {:?}, width {}", case.way, case.place, case.fate, case.width);
+        let title = format!(
+            "{}, {:?}, {:?}, width {}",
+            case.way, case.place, case.fate, case.width
+        );
         runs.push((title, Box::pin(cut(case))));
     }
     for seed in 0..seeds {
         let width = 1 + seed % 3;
         let (writes, records) = superseded::uncut(width).await?;
         totals.boundaries += usize::try_from(writes).unwrap_or(usize::MAX) + records;
-        for case in superseded::every_cut(writes, records, width).into_iter().skip(seed % THIRD).step_by(THIRD) {
-            let title = format!("superseded, {:?}, {:?}, width {}", case.place, case.wakes, case.width);
+        for case in superseded::every_cut(writes, records, width)
+            .into_iter()
+            .skip(seed % THIRD)
+            .step_by(THIRD)
+        {
+            let title = format!(
+                "superseded, {:?}, {:?}, width {}",
+                case.place, case.wakes, case.width
+            );
             runs.push((title, Box::pin(superseded::cut(case))));
         }
     }
@@ -111,7 +127,10 @@ pub(super) async fn matrix(seeds: usize) -> Result<Totals> {
 }
 
 /// Runs the cuts, a fixed number of them side by side, and counts their verdicts.
-async fn all(runs: Vec<(String, BoxFuture<'static, Option<String>>)>, totals: &mut Totals) -> Result<()> {
+async fn all(
+    runs: Vec<(String, BoxFuture<'static, Option<String>>)>,
+    totals: &mut Totals,
+) -> Result<()> {
     let mut running = tokio::task::JoinSet::new();
     let mut waiting = runs.into_iter();
     loop {
@@ -120,7 +139,9 @@ async fn all(runs: Vec<(String, BoxFuture<'static, Option<String>>)>, totals: &m
         {
             running.spawn(async move { (title, run.await) });
         }
-        let Some(ended) = running.join_next().await else { return Ok(()) };
+        let Some(ended) = running.join_next().await else {
+            return Ok(());
+        };
         let (title, verdict) = ended.map_err(|error| error.to_string())?;
         totals.count(&title, verdict);
     }
@@ -132,13 +153,20 @@ fn every_cut(writes: u64, records: usize) -> Vec<(Place, Fate)> {
         all.push((Place::BeforeWrite(write), Fate::Killed));
         all.push((Place::AfterWrite(write), Fate::Killed));
         all.extend(
-            [Fate::Continued, Fate::ContinuedInPause, Fate::Disconnected].map(|fate| (Place::InWrite(write), fate)),
+            [Fate::Continued, Fate::ContinuedInPause, Fate::Disconnected]
+                .map(|fate| (Place::InWrite(write), fate)),
         );
     }
     for record in 1..=records {
-        for moment in [CutPoint::Recording, CutPoint::BeforeEffect, CutPoint::AfterEffect] {
+        for moment in [
+            CutPoint::Recording,
+            CutPoint::BeforeEffect,
+            CutPoint::AfterEffect,
+        ] {
             let place = Place::Record(record, moment);
-            all.extend([Fate::Killed, Fate::Continued, Fate::Disconnected].map(|fate| (place, fate)));
+            all.extend(
+                [Fate::Killed, Fate::Continued, Fate::Disconnected].map(|fate| (place, fate)),
+            );
         }
     }
     all
@@ -146,8 +174,17 @@ fn every_cut(writes: u64, records: usize) -> Vec<(Place, Fate)> {
 
 /// Creates a fleet and brings it to the start of the part that is cut.
 async fn begin(way: &str, width: usize) -> (Fleet, UpgradeId) {
-    let fleet = Fleet { max_concurrent_restarts: width, ..Fleet::new().await };
-    let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, if way == "rollback" { 3600 } else { 0 }).await;
+    let fleet = Fleet {
+        max_concurrent_restarts: width,
+        ..Fleet::new().await
+    };
+    let upgrade = fleet
+        .plan_upgrade(
+            "1.27.9.1",
+            Strategy::Canary,
+            if way == "rollback" { 3600 } else { 0 },
+        )
+        .await;
     if way == "rollback" {
         fleet.apply_verb_and_run(upgrade, Verb::Start).await;
         fleet.apply_verb_and_run(upgrade, Verb::Promote).await;
@@ -174,7 +211,11 @@ async fn finish(fleet: &Fleet, upgrade: UpgradeId, way: &str) {
 }
 
 fn first_verb(way: &str) -> Verb {
-    if way == "rollback" { Verb::Rollback } else { Verb::Start }
+    if way == "rollback" {
+        Verb::Rollback
+    } else {
+        Verb::Start
+    }
 }
 
 /// Runs the part once without a cut. Returns the number of writes, the number of records, and a
@@ -199,17 +240,30 @@ async fn uncut(way: &str, width: usize) -> Result<(u64, usize, Arc<String>)> {
     );
     // The fake clusters count writes from here on; this cut is never reached.
     fleet.clusters.cut_at(u64::MAX, WorldCut::BeforeEffect);
-    fleet.apply_verb(upgrade, first_verb(way), Value::Null).await.expect("a verb that fits");
-    let worker = fleet.build_relayed_worker("counted", Duration::from_secs(30), &relay).await;
+    fleet
+        .apply_verb(upgrade, first_verb(way), Value::Null)
+        .await
+        .expect("a verb that fits");
+    let worker = fleet
+        .build_relayed_worker("counted", Duration::from_secs(30), &relay)
+        .await;
     worker.run_due().await.map_err(|error| error.to_string())?;
     if way == "canary" {
-        fleet.apply_verb(upgrade, Verb::Promote, Value::Null).await.map_err(|error| error.to_string())?;
+        fleet
+            .apply_verb(upgrade, Verb::Promote, Value::Null)
+            .await
+            .map_err(|error| error.to_string())?;
         worker.run_due().await.map_err(|error| error.to_string())?;
     }
     let (writes, pushes) = (fleet.clusters.write_attempts(), fleet.clusters.push_count());
-    let (records, started) = (records.load(Ordering::Relaxed), started.load(Ordering::Relaxed));
+    let (records, started) = (
+        records.load(Ordering::Relaxed),
+        started.load(Ordering::Relaxed),
+    );
     if usize::try_from(pushes).ok() != Some(started) {
-        return Err(format!("{way}: {started} steps were started, and the writes of {pushes} would be cut"));
+        return Err(format!(
+            "{way}: {started} steps were started, and the writes of {pushes} would be cut"
+        ));
     }
     Ok((writes, records, Arc::new(plain(&fleet.clusters.snapshot()))))
 }
@@ -219,7 +273,13 @@ async fn uncut(way: &str, width: usize) -> Result<(u64, usize, Arc<String>)> {
 pub(super) fn plain(picture: &str) -> String {
     picture
         .lines()
-        .map(|line| if line.contains(" = op_") { line.split(" = ").next().unwrap_or(line) } else { line })
+        .map(|line| {
+            if line.contains(" = op_") {
+                line.split(" = ").next().unwrap_or(line)
+            } else {
+                line
+            }
+        })
         .collect::<Vec<_>>()
         .join("\n")
 }
@@ -237,7 +297,9 @@ impl Victim {
         match place {
             Place::BeforeWrite(write) => fleet.clusters.cut_at(write, WorldCut::BeforeEffect),
             Place::AfterWrite(write) => fleet.clusters.cut_at(write, WorldCut::AfterEffect),
-            Place::InWrite(write) => fleet.clusters.cut_at(write, WorldCut::Frozen(go_on.clone())),
+            Place::InWrite(write) => fleet
+                .clusters
+                .cut_at(write, WorldCut::Frozen(go_on.clone())),
             Place::Record(wanted, moment) => {
                 let mut count = 0;
                 relay.stop_at(
@@ -249,7 +311,11 @@ impl Victim {
                 );
             }
         }
-        Self { relay, go_on, place }
+        Self {
+            relay,
+            go_on,
+            place,
+        }
     }
 
     pub(super) fn work(&self, fleet: &Fleet, lease: Duration) -> WorkerThread {
@@ -271,11 +337,20 @@ impl Victim {
 }
 
 async fn cut(case: Case) -> Option<String> {
-    let Case { way, width, place, fate, picture } = case;
+    let Case {
+        way,
+        width,
+        place,
+        fate,
+        picture,
+    } = case;
     let (fleet, upgrade) = begin(way, width).await;
     let stamps_before = stamps(&fleet);
     let victim = Victim::aim(&fleet, place);
-    fleet.apply_verb(upgrade, first_verb(way), Value::Null).await.expect("a verb that fits");
+    fleet
+        .apply_verb(upgrade, first_verb(way), Value::Null)
+        .await
+        .expect("a verb that fits");
     let mut work = victim.work(&fleet, LEASE);
     // In a canary the cut may come after the promotion, which a person must ask for.
     loop {
@@ -311,7 +386,10 @@ async fn cut(case: Case) -> Option<String> {
         }
         Fate::ContinuedInPause => {
             work.pause().await;
-            fleet.apply_verb(upgrade, Verb::Pause, Value::Null).await.expect("pause fits");
+            fleet
+                .apply_verb(upgrade, Verb::Pause, Value::Null)
+                .await
+                .expect("pause fits");
         }
         Fate::Continued => work.pause().await,
     }
@@ -356,11 +434,17 @@ async fn succeed(
             return Some("stuck: the one that woke up does not end".into());
         }
         if fleet.clusters.journal().len() != late {
-            return Some(format!("late: a worker wrote after its successor: {:?}", fleet.clusters.journal().last()));
+            return Some(format!(
+                "late: a worker wrote after its successor: {:?}",
+                fleet.clusters.journal().last()
+            ));
         }
     }
     if paused {
-        fleet.apply_verb(upgrade, Verb::Resume, Value::Null).await.expect("resume fits");
+        fleet
+            .apply_verb(upgrade, Verb::Resume, Value::Null)
+            .await
+            .expect("resume fits");
         finish(fleet, upgrade, way).await;
     }
     None
@@ -377,7 +461,12 @@ fn stamps(fleet: &Fleet) -> Vec<Target> {
         .collect()
 }
 
-async fn judge(fleet: &Fleet, upgrade: UpgradeId, picture: &str, stamps_before: &[Target]) -> Option<String> {
+async fn judge(
+    fleet: &Fleet,
+    upgrade: UpgradeId,
+    picture: &str,
+    stamps_before: &[Target],
+) -> Option<String> {
     let state = fleet.upgrade(upgrade).await.state;
     if !state.is_terminal() {
         return Some(format!("stuck: {state:?}"));
@@ -387,7 +476,11 @@ async fn judge(fleet: &Fleet, upgrade: UpgradeId, picture: &str, stamps_before: 
     since.sort();
     since.dedup();
     if since.len() != count {
-        return Some(format!("doubled: {} restarts of {} workloads", count, since.len()));
+        return Some(format!(
+            "doubled: {} restarts of {} workloads",
+            count,
+            since.len()
+        ));
     }
     let now = plain(&fleet.clusters.snapshot());
     (now != picture).then(|| format!("lost: the end differs:\n{now}"))

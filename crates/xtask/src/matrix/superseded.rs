@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use meshwright_model::rules::Strategy;
 use meshwright_model::upgrade::{UpgradeState, Verb};
-use serde_json::Value;
 use meshwright_testkit::relay::{CutPoint, Relay};
-use meshwright_testkit::{Fleet, WorkerThread, TestDb};
+use meshwright_testkit::{Fleet, TestDb, WorkerThread};
+use serde_json::Value;
 
 use super::fake::{FOR_EVER, Place, Victim, plain};
 
@@ -42,14 +42,20 @@ pub(super) struct Case {
 /// leaves at the newer version.
 fn picture(fleet: &Fleet) -> String {
     let picture = plain(&fleet.clusters.snapshot());
-    let kept: Vec<&str> = picture.lines().filter(|line| !line.starts_with("custom resource")).collect();
+    let kept: Vec<&str> = picture
+        .lines()
+        .filter(|line| !line.starts_with("custom resource"))
+        .collect();
     kept.join("\n")
 }
 
 /// Runs a canary without a cut until it is holding, and returns the numbers of its writes and
 /// records.
 pub(super) async fn uncut(width: usize) -> Result<(u64, usize), String> {
-    let fleet = Fleet { max_concurrent_restarts: width, ..Fleet::new().await };
+    let fleet = Fleet {
+        max_concurrent_restarts: width,
+        ..Fleet::new().await
+    };
     let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
     let relay = Relay::start(&TestDb::socket_dir());
     let records = Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -60,31 +66,56 @@ pub(super) async fn uncut(width: usize) -> Result<(u64, usize), String> {
     });
     relay.stop_at(CutPoint::Recording, count);
     // The fake clusters count writes from here on; this cut is never reached.
-    fleet.clusters.cut_at(u64::MAX, meshwright_testkit::world::Cut::BeforeEffect);
-    let worker = fleet.build_relayed_worker("counted", Duration::from_secs(30), &relay).await;
+    fleet
+        .clusters
+        .cut_at(u64::MAX, meshwright_testkit::world::Cut::BeforeEffect);
+    let worker = fleet
+        .build_relayed_worker("counted", Duration::from_secs(30), &relay)
+        .await;
     for verb in [Verb::Start, Verb::Promote] {
-        fleet.apply_verb(upgrade, verb, Value::Null).await.map_err(|error| error.to_string())?;
+        fleet
+            .apply_verb(upgrade, verb, Value::Null)
+            .await
+            .map_err(|error| error.to_string())?;
         worker.run_due().await.map_err(|error| error.to_string())?;
     }
-    Ok((fleet.clusters.write_attempts(), records.load(std::sync::atomic::Ordering::Relaxed)))
+    Ok((
+        fleet.clusters.write_attempts(),
+        records.load(std::sync::atomic::Ordering::Relaxed),
+    ))
 }
 
 pub(super) fn every_cut(writes: u64, records: usize, width: usize) -> Vec<Case> {
     let places = (1..=writes).map(Place::InWrite);
-    let places = places.chain((1..=records).map(|record| Place::Record(record, CutPoint::BeforeEffect)));
+    let places =
+        places.chain((1..=records).map(|record| Place::Record(record, CutPoint::BeforeEffect)));
     let cases = places.enumerate().flat_map(|(number, place)| {
-        [Wakes::AfterTheEnd, Wakes::AfterRecords(1 + number % 6)].map(|wakes| Case { width, place, wakes })
+        [Wakes::AfterTheEnd, Wakes::AfterRecords(1 + number % 6)].map(|wakes| Case {
+            width,
+            place,
+            wakes,
+        })
     });
     cases.collect()
 }
 
 pub(super) async fn cut(case: Case) -> Option<String> {
-    let Case { width, place, wakes } = case;
-    let fleet = Fleet { max_concurrent_restarts: width, ..Fleet::new().await };
+    let Case {
+        width,
+        place,
+        wakes,
+    } = case;
+    let fleet = Fleet {
+        max_concurrent_restarts: width,
+        ..Fleet::new().await
+    };
     let before = picture(&fleet);
     let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
     let victim = Victim::aim(&fleet, place);
-    fleet.apply_verb(upgrade, Verb::Start, Value::Null).await.expect("start fits");
+    fleet
+        .apply_verb(upgrade, Verb::Start, Value::Null)
+        .await
+        .expect("start fits");
     let mut work = victim.work(&fleet, LEASE);
     loop {
         tokio::select! {
@@ -107,10 +138,19 @@ pub(super) async fn cut(case: Case) -> Option<String> {
     }
     work.pause().await;
     fleet.clusters.clear_cut();
-    if !fleet.upgrade(upgrade).await.state.allowed_verbs().contains(&Verb::Rollback) {
+    if !fleet
+        .upgrade(upgrade)
+        .await
+        .state
+        .allowed_verbs()
+        .contains(&Verb::Rollback)
+    {
         return Some("unreached: there is nothing to roll back yet".into());
     }
-    fleet.apply_verb(upgrade, Verb::Rollback, Value::Null).await.expect("rollback fits");
+    fleet
+        .apply_verb(upgrade, Verb::Rollback, Value::Null)
+        .await
+        .expect("rollback fits");
     let late = match wakes {
         Wakes::AfterRecords(count) => wake_within(&fleet, &victim, work, count).await,
         Wakes::AfterTheEnd => {
@@ -131,7 +171,12 @@ pub(super) async fn cut(case: Case) -> Option<String> {
 
 /// Stops the rollback after this number of records, lets the canary's worker continue, and then
 /// lets the rollback end. Returns the fault if one was found.
-async fn wake_within(fleet: &Fleet, victim: &Victim, work: WorkerThread, count: usize) -> Option<String> {
+async fn wake_within(
+    fleet: &Fleet,
+    victim: &Victim,
+    work: WorkerThread,
+    count: usize,
+) -> Option<String> {
     let relay = Relay::start(&TestDb::socket_dir());
     let mut seen = 0;
     let choose = move |_: &_| {
@@ -139,7 +184,9 @@ async fn wake_within(fleet: &Fleet, victim: &Victim, work: WorkerThread, count: 
         seen == count
     };
     relay.stop_at(CutPoint::BeforeEffect, Box::new(choose));
-    let engine = fleet.build_relayed_worker("back", Duration::from_mins(5), &relay).await;
+    let engine = fleet
+        .build_relayed_worker("back", Duration::from_mins(5), &relay)
+        .await;
     let mut back = tokio::spawn(async move { drop(engine.run_due().await) });
     let ended = tokio::select! {
         reached = relay.wait_for_stop(LIMIT) => if reached { false } else { return Some("stuck: the rollback does not begin".into()) },
@@ -162,5 +209,6 @@ async fn wake(fleet: &Fleet, victim: &Victim, mut work: WorkerThread) -> Option<
         return Some("stuck: the one that woke up does not end".into());
     }
     let late = fleet.clusters.journal().split_off(known);
-    late.first().map(|write| format!("late: the superseded operation wrote {write:?}"))
+    late.first()
+        .map(|write| format!("late: the superseded operation wrote {write:?}"))
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::text_field;
 use super::leaving::nothing_left;
 use super::suite::namespace;
+use super::text_field;
 use crate::Result;
 use crate::lab::{Lab, until};
 use crate::server::Server;
@@ -32,22 +32,36 @@ const UNSEEN: [&str; 2] = ["bind", "escalate"];
 pub(super) fn renewed(lab: &Lab, server: &Server) -> Result<()> {
     let mesh = namespace(server)?;
     let before = istiods(lab, &mesh)?;
-    for (member, secret) in [("c1", "istio-kubeconfig-1-25-1"), ("c2", "meshwright-token-c2")] {
+    for (member, secret) in [
+        ("c1", "istio-kubeconfig-1-25-1"),
+        ("c2", "meshwright-token-c2"),
+    ] {
         let old = token(lab, &mesh, secret)?;
-        server.cli(&["cluster", "renew", member, "--overlap-seconds", "0", "--wait"])?;
+        server.cli(&[
+            "cluster",
+            "renew",
+            member,
+            "--overlap-seconds",
+            "0",
+            "--wait",
+        ])?;
         let held = server.ask(&["cluster", "get", member])?["credential"].clone();
         if held["serial"] != 2 || held["state"] != "valid" {
             return Err(format!("{member} holds {held}"));
         }
         until("the former credentials are gone", SOON, || {
             let left = [OURS, &mesh].map(|namespace| anchors(lab, member, namespace));
-            left.iter().all(|left| matches!(left, Ok(left) if left.len() == 1 && left[0].ends_with("-2"))).then_some(())
+            left.iter()
+                .all(|left| matches!(left, Ok(left) if left.len() == 1 && left[0].ends_with("-2")))
+                .then_some(())
         })?;
         if token(lab, &mesh, secret)? == old {
             return Err(format!("{secret} still holds the former token"));
         }
         // An API server caches an authentication for ten seconds.
-        until("the former token is dead", SOON, || dead(lab, member, &old).ok())?;
+        until("the former token is dead", SOON, || {
+            dead(lab, member, &old).ok()
+        })?;
     }
     for member in MEMBERS {
         let mut newcomers = 0;
@@ -58,7 +72,9 @@ pub(super) fn renewed(lab: &Lab, server: &Server) -> Result<()> {
     }
     match istiods(lab, &mesh)? {
         after if after == before => Ok(()),
-        after => Err(format!("istiods were restarted: {before:?}, then {after:?}")),
+        after => Err(format!(
+            "istiods were restarted: {before:?}, then {after:?}"
+        )),
     }
 }
 
@@ -68,7 +84,9 @@ pub(super) fn renewed(lab: &Lab, server: &Server) -> Result<()> {
 fn served(lab: &Lab, member: &str, newcomer: &str) -> Result<()> {
     lab.run_kubectl(member, &["create", "namespace", newcomer])?;
     let wanted = ["get", "configmap", "istio-ca-root-cert", "-n", newcomer];
-    let written = until("the root certificate is there", A_WRITE, || lab.run_kubectl(member, &wanted).ok());
+    let written = until("the root certificate is there", A_WRITE, || {
+        lab.run_kubectl(member, &wanted).ok()
+    });
     lab.run_kubectl(member, &["delete", "namespace", newcomer])?;
     written.map(drop)
 }
@@ -82,7 +100,10 @@ pub(super) fn revoked(lab: &Lab, server: &Server) -> Result<()> {
         lab.run_kubectl("c2", &["delete", "secret", "-n", OURS, secret])?;
     }
     let shown = until("the cluster is shown as unreachable", SOON, || {
-        server.ask(&["cluster", "get", "c2"]).ok().filter(|cluster| cluster["state"] == "unreachable")
+        server
+            .ask(&["cluster", "get", "c2"])
+            .ok()
+            .filter(|cluster| cluster["state"] == "unreachable")
     })?;
     if shown["problem"]["code"] != "credential_expired" {
         return Err(format!("it is said to be {}", shown["problem"]));
@@ -90,10 +111,15 @@ pub(super) fn revoked(lab: &Lab, server: &Server) -> Result<()> {
     let mut audit = lab.audit("c2")?;
     audit.fresh()?;
     std::thread::sleep(Duration::from_secs(10));
-    let asked =
-        audit.fresh()?.iter().filter(|entry| crate::lab::ours(entry) && entry["responseStatus"]["code"] == 401).count();
+    let asked = audit
+        .fresh()?
+        .iter()
+        .filter(|entry| crate::lab::ours(entry) && entry["responseStatus"]["code"] == 401)
+        .count();
     if asked > 20 {
-        return Err(format!("a dead credential was tried {asked} times in ten seconds"));
+        return Err(format!(
+            "a dead credential was tried {asked} times in ten seconds"
+        ));
     }
     let wrong = lab.kubeconfig_path("c1")?.display().to_string();
     match server.cli(&["cluster", "renew", "c2", "--kubeconfig", &wrong, "--wait"]) {
@@ -103,7 +129,9 @@ pub(super) fn revoked(lab: &Lab, server: &Server) -> Result<()> {
     let right = lab.kubeconfig_path("c2")?.display().to_string();
     server.cli(&["cluster", "renew", "c2", "--kubeconfig", &right, "--wait"])?;
     let back = server.ask(&["cluster", "get", "c2"])?;
-    if back["state"] != "ready" || back["credential"]["serial"].as_i64() != serial.as_i64().map(|serial| serial + 1) {
+    if back["state"] != "ready"
+        || back["credential"]["serial"].as_i64() != serial.as_i64().map(|serial| serial + 1)
+    {
         return Err(format!("it did not come back: {back}"));
     }
     Ok(())
@@ -120,15 +148,33 @@ pub(crate) fn account(server: &Server, cluster: &str) -> Result<String> {
 /// is restarted; istiod 1.25.1 reloads the file of the other member while it runs.
 pub(super) fn rerouted(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
     let mesh = namespace(server)?;
-    for (member, secret, key, restarts) in
-        [("c2", "istio-remote-secret-c2", "c2", false), ("c1", "istio-kubeconfig-1-25-1", "config", true)]
-    {
+    for (member, secret, key, restarts) in [
+        ("c2", "istio-remote-secret-c2", "c2", false),
+        ("c1", "istio-kubeconfig-1-25-1", "config", true),
+    ] {
         let before = istiods(lab, &mesh)?;
         let (file, authorities) = two_authorities(lab, member, dir)?;
-        server.cli(&["cluster", "renew", member, "--kubeconfig", &file, "--overlap-seconds", "0", "--wait"])?;
+        server.cli(&[
+            "cluster",
+            "renew",
+            member,
+            "--kubeconfig",
+            &file,
+            "--overlap-seconds",
+            "0",
+            "--wait",
+        ])?;
         let held = until("control planes are told the new authority", SOON, || {
-            let secret =
-                lab.get("hosting", &["secrets", "-n", &mesh, "--field-selector", &format!("metadata.name={secret}")]);
+            let secret = lab.get(
+                "hosting",
+                &[
+                    "secrets",
+                    "-n",
+                    &mesh,
+                    "--field-selector",
+                    &format!("metadata.name={secret}"),
+                ],
+            );
             let kubeconfig = decoded(secret.ok()?.first()?["data"][key].as_str()?).ok()?;
             kubeconfig.contains(&authorities).then_some(kubeconfig)
         })?;
@@ -136,7 +182,8 @@ pub(super) fn rerouted(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
         if restarts {
             until("every istiod was restarted", SOON, || {
                 let now = istiods(lab, &mesh).ok()?;
-                (now.len() == before.len() && now.keys().all(|uid| !before.contains_key(uid))).then_some(())
+                (now.len() == before.len() && now.keys().all(|uid| !before.contains_key(uid)))
+                    .then_some(())
             })?;
         } else if istiods(lab, &mesh)? != before {
             return Err(format!("istiods were restarted for {member}"));
@@ -156,10 +203,15 @@ fn two_authorities(lab: &Lab, member: &str, dir: &Path) -> Result<(String, Strin
     use base64::Engine as _;
     const FIELD: &str = "certificate-authority-data: ";
     let authority = |text: &str| -> Result<String> {
-        let line = text.lines().find_map(|line| line.trim().strip_prefix(FIELD));
-        line.map(str::to_owned).ok_or_else(|| "a kubeconfig has no authority".to_owned())
+        let line = text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(FIELD));
+        line.map(str::to_owned)
+            .ok_or_else(|| "a kubeconfig has no authority".to_owned())
     };
-    let read = |cluster: &str| std::fs::read_to_string(lab.kubeconfig_path(cluster)?).map_err(|error| error.to_string());
+    let read = |cluster: &str| {
+        std::fs::read_to_string(lab.kubeconfig_path(cluster)?).map_err(|error| error.to_string())
+    };
     let text = read(member)?;
     let (own, other) = (authority(&text)?, authority(&read("hosting")?)?);
     let both = format!("{}{}", decoded(&own)?, decoded(&other)?);
@@ -171,7 +223,9 @@ fn two_authorities(lab: &Lab, member: &str, dir: &Path) -> Result<(String, Strin
 
 fn decoded(text: &str) -> Result<String> {
     use base64::Engine as _;
-    let bytes = base64::engine::general_purpose::STANDARD.decode(text).map_err(|error| error.to_string())?;
+    let bytes = base64::engine::general_purpose::STANDARD
+        .decode(text)
+        .map_err(|error| error.to_string())?;
     String::from_utf8(bytes).map_err(|error| error.to_string())
 }
 
@@ -185,10 +239,14 @@ pub(super) fn least_privilege(lab: &Lab, server: &Server) -> Result<()> {
     let mut denied = BTreeMap::new();
     for member in MEMBERS {
         let path = lab.kubeconfig_path(member)?.with_file_name("audit.log");
-        let log = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let log = std::fs::read_to_string(&path)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
         for line in log.lines() {
             let entry: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
-            if entry["user"]["username"].as_str().is_some_and(|user| user.starts_with(ACCOUNTS)) {
+            if entry["user"]["username"]
+                .as_str()
+                .is_some_and(|user| user.starts_with(ACCOUNTS))
+            {
                 note(&entry, &mut used, &mut denied);
             }
         }
@@ -196,9 +254,21 @@ pub(super) fn least_privilege(lab: &Lab, server: &Server) -> Result<()> {
     if !denied.is_empty() {
         return Err(format!("our account was refused: {denied:?}"));
     }
-    let role = lab.run_kubectl(MEMBERS[0], &["get", "clusterrole", &account(server, MEMBERS[0])?, "-o", "json"])?;
+    let role = lab.run_kubectl(
+        MEMBERS[0],
+        &[
+            "get",
+            "clusterrole",
+            &account(server, MEMBERS[0])?,
+            "-o",
+            "json",
+        ],
+    )?;
     let granted = granted(&serde_json::from_str(&role).map_err(|error| error.to_string())?);
-    let unused: Vec<_> = granted.iter().filter(|grant| !used.iter().any(|right| covers(grant, right))).collect();
+    let unused: Vec<_> = granted
+        .iter()
+        .filter(|grant| !used.iter().any(|right| covers(grant, right)))
+        .collect();
     if unused.is_empty() && !used.is_empty() {
         return Ok(());
     }
@@ -207,7 +277,13 @@ pub(super) fn least_privilege(lab: &Lab, server: &Server) -> Result<()> {
 
 /// Records the verb, group and resource of one request as used or as denied.
 fn note(entry: &Value, used: &mut BTreeSet<Right>, denied: &mut BTreeMap<String, String>) {
-    let part = |pointer: &str| entry.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let part = |pointer: &str| {
+        entry
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     let (verb, group) = (part("/verb"), part("/objectRef/apiGroup"));
     let resource = match part("/objectRef/subresource") {
         none if none.is_empty() => part("/objectRef/resource"),
@@ -216,9 +292,15 @@ fn note(entry: &Value, used: &mut BTreeSet<Right>, denied: &mut BTreeMap<String,
     if resource.is_empty() {
         return;
     }
-    match entry.pointer("/responseStatus/code").and_then(Value::as_i64) {
+    match entry
+        .pointer("/responseStatus/code")
+        .and_then(Value::as_i64)
+    {
         Some(403) => {
-            denied.insert(format!("{verb} {group}/{resource}"), part("/responseStatus/message"));
+            denied.insert(
+                format!("{verb} {group}/{resource}"),
+                part("/responseStatus/message"),
+            );
         }
         // A server-side apply that creates the object needs both rights.
         Some(201) if verb == "patch" => {
@@ -235,14 +317,25 @@ fn note(entry: &Value, used: &mut BTreeSet<Right>, denied: &mut BTreeMap<String,
 /// the kinds of Istio's own groups differ between versions.
 fn granted(role: &Value) -> Vec<Right> {
     let texts = |value: &Value| -> Vec<String> {
-        value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+        value
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect()
     };
     let mut all = Vec::new();
     for rule in role["rules"].as_array().into_iter().flatten() {
-        for verb in texts(&rule["verbs"]).into_iter().filter(|verb| !UNSEEN.contains(&verb.as_str())) {
+        for verb in texts(&rule["verbs"])
+            .into_iter()
+            .filter(|verb| !UNSEEN.contains(&verb.as_str()))
+        {
             for group in texts(&rule["apiGroups"]) {
                 all.extend(
-                    texts(&rule["resources"]).into_iter().map(|resource| (verb.clone(), group.clone(), resource)),
+                    texts(&rule["resources"])
+                        .into_iter()
+                        .map(|resource| (verb.clone(), group.clone(), resource)),
                 );
             }
         }
@@ -260,14 +353,23 @@ fn covers(grant: &Right, used: &Right) -> bool {
 pub(super) fn mesh_gone(lab: &Lab, server: &Server) -> Result<()> {
     let mesh = namespace(server)?;
     for member in MEMBERS {
-        let kept = |name: &str| name.starts_with("kube-") || ["default", OURS, &mesh].contains(&name);
+        let kept =
+            |name: &str| name.starts_with("kube-") || ["default", OURS, &mesh].contains(&name);
         let all = lab.get(member, &["namespaces"])?;
-        let names: Vec<&str> = all.iter().filter_map(|object| object["metadata"]["name"].as_str()).collect();
+        let names: Vec<&str> = all
+            .iter()
+            .filter_map(|object| object["metadata"]["name"].as_str())
+            .collect();
         let theirs: Vec<&str> = names.into_iter().filter(|name| !kept(name)).collect();
-        lab.run_kubectl(member, &[&["delete", "namespace"], theirs.as_slice()].concat())?;
+        lab.run_kubectl(
+            member,
+            &[&["delete", "namespace"], theirs.as_slice()].concat(),
+        )?;
     }
     server.cli(&["mesh", "delete", "demo", "--wait"])?;
-    ["c1", "c2", "hosting"].iter().try_for_each(|cluster| nothing_left(lab, cluster, &["istio", &mesh]))
+    ["c1", "c2", "hosting"]
+        .iter()
+        .try_for_each(|cluster| nothing_left(lab, cluster, &["istio", &mesh]))
 }
 
 /// Returns the name and the restarts of every istiod pod by its uid.
@@ -275,20 +377,38 @@ fn istiods(lab: &Lab, mesh: &str) -> Result<BTreeMap<String, String>> {
     let pods = lab.get("hosting", &["pods", "-n", mesh])?;
     let row = |pod: &Value| {
         let restarts = &pod["status"]["containerStatuses"][0]["restartCount"];
-        (pod["metadata"]["uid"].to_string(), format!("{} restarted {restarts} times", pod["metadata"]["name"]))
+        (
+            pod["metadata"]["uid"].to_string(),
+            format!("{} restarted {restarts} times", pod["metadata"]["name"]),
+        )
     };
     Ok(pods.iter().map(row).collect())
 }
 
 /// Returns the names of the Secrets that our tokens are bound to.
 fn anchors(lab: &Lab, member: &str, namespace: &str) -> Result<Vec<String>> {
-    let secrets = lab.get(member, &["secrets", "-n", namespace, "-l", "meshwright.dev/serial"])?;
-    secrets.iter().map(|secret| text_field(&secret["metadata"], "name")).collect()
+    let secrets = lab.get(
+        member,
+        &["secrets", "-n", namespace, "-l", "meshwright.dev/serial"],
+    )?;
+    secrets
+        .iter()
+        .map(|secret| text_field(&secret["metadata"], "name"))
+        .collect()
 }
 
 fn token(lab: &Lab, mesh: &str, secret: &str) -> Result<String> {
-    let path = ["get", "secret", secret, "-n", mesh, "-o", "jsonpath={.data.token}"];
-    lab.run_kubectl("hosting", &path).map(|token| token.trim().to_owned())
+    let path = [
+        "get",
+        "secret",
+        secret,
+        "-n",
+        mesh,
+        "-o",
+        "jsonpath={.data.token}",
+    ];
+    lab.run_kubectl("hosting", &path)
+        .map(|token| token.trim().to_owned())
 }
 
 /// Checks that the API server does not accept a token any more; the token is in base64, as Secrets
@@ -298,7 +418,10 @@ fn dead(lab: &Lab, member: &str, token: &str) -> Result<()> {
     let review = serde_json::json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": { "token": token } });
     let file = std::env::temp_dir().join(format!("meshwright-review-{}", std::process::id()));
     std::fs::write(&file, review.to_string()).map_err(|error| error.to_string())?;
-    let answer = lab.run_kubectl(member, &["create", "-o", "json", "-f", &file.display().to_string()]);
+    let answer = lab.run_kubectl(
+        member,
+        &["create", "-o", "json", "-f", &file.display().to_string()],
+    );
     std::fs::remove_file(&file).map_err(|error| error.to_string())?;
     let answer: Value = serde_json::from_str(&answer?).map_err(|error| error.to_string())?;
     if answer["status"]["authenticated"] == true {

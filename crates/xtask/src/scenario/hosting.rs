@@ -28,30 +28,58 @@ pub(super) fn is_limited(lab: &Lab, server: &Server) -> Result<()> {
     }
     refuses_root(lab, &mesh)?;
     let quota = one(lab, &["resourcequota", "meshwright-limits", "-n", &mesh])?;
-    let pods = lab.get("hosting", &["pods", "-n", &mesh])?.len().to_string();
+    let pods = lab
+        .get("hosting", &["pods", "-n", &mesh])?
+        .len()
+        .to_string();
     if quota["status"]["used"]["pods"] != pods.as_str() {
-        return Err(format!("{pods} pods are there, and the quota counts {}", quota["status"]["used"]));
+        return Err(format!(
+            "{pods} pods are there, and the quota counts {}",
+            quota["status"]["used"]
+        ));
     }
     let policy = one(lab, &["networkpolicy", "meshwright-limits", "-n", &mesh])?;
     // Proxies reach istiod at port 15012, and admission webhooks are served at port 15017.
-    let open: Vec<&Value> = entries(&policy["spec"]["ingress"], "ports").map(|port| &port["port"]).collect();
+    let open: Vec<&Value> = entries(&policy["spec"]["ingress"], "ports")
+        .map(|port| &port["port"])
+        .collect();
     if open != [&json!(15012), &json!(15017)] {
         return Err(format!("these ports are open: {open:?}"));
     }
     // istiod may call the API servers of the hosting cluster and of both members.
-    let mut called: Vec<&str> =
-        entries(&policy["spec"]["egress"], "to").filter_map(|peer| peer["ipBlock"]["cidr"].as_str()).collect();
+    let mut called: Vec<&str> = entries(&policy["spec"]["egress"], "to")
+        .filter_map(|peer| peer["ipBlock"]["cidr"].as_str())
+        .collect();
     called.sort_unstable();
     let service = one(lab, &["service", "kubernetes", "-n", "default"])?;
-    let cluster = format!("{}/32", service["spec"]["clusterIP"].as_str().unwrap_or_default());
-    let mut expected = vec!["10.0.0.1/32", "10.1.0.1/32", "10.2.0.1/32", cluster.as_str()];
+    let cluster = format!(
+        "{}/32",
+        service["spec"]["clusterIP"].as_str().unwrap_or_default()
+    );
+    let mut expected = vec![
+        "10.0.0.1/32",
+        "10.1.0.1/32",
+        "10.2.0.1/32",
+        cluster.as_str(),
+    ];
     expected.sort_unstable();
-    if called == expected { Ok(()) } else { Err(format!("istiods may call {called:?}, not {expected:?}")) }
+    if called == expected {
+        Ok(())
+    } else {
+        Err(format!("istiods may call {called:?}, not {expected:?}"))
+    }
 }
 
 /// Checks that Pod Security admission refuses a pod that may run as root in the mesh's namespace.
 fn refuses_root(lab: &Lab, mesh: &str) -> Result<()> {
-    let run = ["run", "root", "--image=registry.example/probe:1", "--dry-run=server", "-n", mesh];
+    let run = [
+        "run",
+        "root",
+        "--image=registry.example/probe:1",
+        "--dry-run=server",
+        "-n",
+        mesh,
+    ];
     match lab.run_kubectl("hosting", &run) {
         Err(said) if said.contains("violates PodSecurity") => Ok(()),
         other => Err(format!("a pod that may be root was not refused: {other:?}")),
@@ -63,17 +91,27 @@ fn refuses_root(lab: &Lab, mesh: &str) -> Result<()> {
 pub(crate) fn keeps_switches(lab: &Lab, server: &Server, revisions: &[&str]) -> Result<()> {
     let mesh = namespace(server)?;
     for revision in revisions {
-        let deployment = one(lab, &["deployment", &format!("istiod-{revision}"), "-n", &mesh])?;
+        let deployment = one(
+            lab,
+            &["deployment", &format!("istiod-{revision}"), "-n", &mesh],
+        )?;
         let container = &deployment["spec"]["template"]["spec"]["containers"][0];
         let list = container["env"].as_array().cloned().unwrap_or_default();
         for (name, wanted) in SWITCHES {
-            let found = list.iter().find(|entry| entry["name"] == name).map(|entry| &entry["value"]);
+            let found = list
+                .iter()
+                .find(|entry| entry["name"] == name)
+                .map(|entry| &entry["value"]);
             if found != Some(&json!(wanted)) {
-                return Err(format!("istiod-{revision} runs with {name}={found:?}, not {wanted}"));
+                return Err(format!(
+                    "istiod-{revision} runs with {name}={found:?}, not {wanted}"
+                ));
             }
         }
         if deployment.to_string().contains("compatibilityVersion") {
-            return Err(format!("istiod-{revision} was rendered with a compatibility version"));
+            return Err(format!(
+                "istiod-{revision} was rendered with a compatibility version"
+            ));
         }
     }
     Ok(())
@@ -93,8 +131,15 @@ pub(super) fn in_place_keeps_switches(lab: &Lab, server: &Server) -> Result<()> 
     server.in_place_minors(2)?;
     let upgrade = super::plan_upgrade(server, NEW_RELEASE.0, "in_place", "3600")?;
     keeps_switches(lab, server, &[OLD_RELEASE.1])?;
-    let image =
-        &one(lab, &["deployment", &format!("istiod-{}", OLD_RELEASE.1), "-n", &namespace(server)?])?["spec"]["template"];
+    let image = &one(
+        lab,
+        &[
+            "deployment",
+            &format!("istiod-{}", OLD_RELEASE.1),
+            "-n",
+            &namespace(server)?,
+        ],
+    )?["spec"]["template"];
     if !image.to_string().contains("pilot:1.27.9") {
         return Err("istiod was not replaced".into());
     }
@@ -109,5 +154,9 @@ fn one(lab: &Lab, what: &[&str]) -> Result<Value> {
 }
 
 fn entries<'v>(rules: &'v Value, key: &'v str) -> impl Iterator<Item = &'v Value> {
-    rules.as_array().into_iter().flatten().flat_map(move |rule| rule[key].as_array().into_iter().flatten())
+    rules
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(move |rule| rule[key].as_array().into_iter().flatten())
 }

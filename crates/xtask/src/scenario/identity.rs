@@ -29,7 +29,10 @@ pub(super) fn accounts(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
     for member in MEMBERS {
         lab.run_kubectl(member, &["create", "namespace", PIPELINE])?;
         for account in ["deployer", "stranger"] {
-            lab.run_kubectl(member, &["create", "serviceaccount", account, "-n", PIPELINE])?;
+            lab.run_kubectl(
+                member,
+                &["create", "serviceaccount", account, "-n", PIPELINE],
+            )?;
         }
     }
     let told = log_in(lab, server, dir);
@@ -42,11 +45,32 @@ pub(super) fn accounts(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
 fn log_in(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
     let [member, other] = MEMBERS;
     let issuer = issuer(lab, member)?;
-    let trusted = server.ask(&["access", "trust", "pipelines", "--issuer", &issuer, "--algorithm", SIGNS])?;
-    let (provider, audience) = (text_field(&trusted, "id")?, text_field(&trusted, "audience")?);
+    let trusted = server.ask(&[
+        "access",
+        "trust",
+        "pipelines",
+        "--issuer",
+        &issuer,
+        "--algorithm",
+        SIGNS,
+    ])?;
+    let (provider, audience) = (
+        text_field(&trusted, "id")?,
+        text_field(&trusted, "audience")?,
+    );
     let mesh = text_field(&server.ask(&["mesh", "get", "demo"])?, "id")?;
     let subject = format!("system:serviceaccount:{PIPELINE}:deployer");
-    let grant = ["access", "grant", "viewer", "--provider", &provider, "--subject", &subject, "--scope", &mesh];
+    let grant = [
+        "access",
+        "grant",
+        "viewer",
+        "--provider",
+        &provider,
+        "--subject",
+        &subject,
+        "--scope",
+        &mesh,
+    ];
     server.cli(&grant)?;
     let bearer = |title: &str, member: &str, account: &str, audience: &str| {
         let file = token(lab, &dir.join(title), member, account, audience)?;
@@ -55,23 +79,51 @@ fn log_in(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
     let deployer = bearer("deployer", member, "deployer", &audience)?;
     // The keys of the cluster cannot be read without a login yet.
     refused(&deployer, &["mesh", "list"], CODE)?;
-    let everybody = ["create", "clusterrolebinding", PIPELINE, "--clusterrole", DISCOVERY, "--group"];
+    let everybody = [
+        "create",
+        "clusterrolebinding",
+        PIPELINE,
+        "--clusterrole",
+        DISCOVERY,
+        "--group",
+    ];
     for member in MEMBERS {
-        lab.run_kubectl(member, &[&everybody[..], &["system:unauthenticated"]].concat())?;
+        lab.run_kubectl(
+            member,
+            &[&everybody[..], &["system:unauthenticated"]].concat(),
+        )?;
     }
     // The next check reports a failure better than this wait does.
-    drop(until("its keys are fetched", SOON, || deployer.cli(&["mesh", "list"]).ok()));
-    equal("the mesh that it was granted", count(&deployer, &["mesh", "list"])?, 1)?;
-    refused(&deployer, &["mesh", "change", "demo", "--label", "a=b"], "role_missing")?;
+    drop(until("its keys are fetched", SOON, || {
+        deployer.cli(&["mesh", "list"]).ok()
+    }));
+    equal(
+        "the mesh that it was granted",
+        count(&deployer, &["mesh", "list"])?,
+        1,
+    )?;
+    refused(
+        &deployer,
+        &["mesh", "change", "demo", "--label", "a=b"],
+        "role_missing",
+    )?;
     for (title, member, account, audience) in [
         ("for-another", member, "deployer", format!("{audience}x")),
         ("for-the-cluster", member, "deployer", issuer.clone()),
         ("of-another-issuer", other, "deployer", audience.clone()),
     ] {
-        refused(&bearer(title, member, account, &audience)?, &["mesh", "list"], CODE)?;
+        refused(
+            &bearer(title, member, account, &audience)?,
+            &["mesh", "list"],
+            CODE,
+        )?;
     }
     let stranger = bearer("stranger", member, "stranger", &audience)?;
-    equal("what a stranger sees", count(&stranger, &["mesh", "list"])?, 0)?;
+    equal(
+        "what a stranger sees",
+        count(&stranger, &["mesh", "list"])?,
+        0,
+    )?;
     refused(&stranger, &["key", "list"], "role_missing")?;
     server.cli(&["access", "distrust", &provider])?;
     refused(&deployer, &["mesh", "list"], CODE)?;
@@ -83,13 +135,30 @@ fn log_in(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
 
 /// Returns the name of the issuer in the tokens of a cluster's accounts.
 fn issuer(lab: &Lab, member: &str) -> Result<String> {
-    let said = lab.run_kubectl(member, &["get", "--raw", "/.well-known/openid-configuration"])?;
-    text_field(&serde_json::from_str(&said).map_err(|error| error.to_string())?, "issuer")
+    let said = lab.run_kubectl(
+        member,
+        &["get", "--raw", "/.well-known/openid-configuration"],
+    )?;
+    text_field(
+        &serde_json::from_str(&said).map_err(|error| error.to_string())?,
+        "issuer",
+    )
 }
 
 /// Writes a token of an account for this audience to a file.
 fn token(lab: &Lab, file: &Path, member: &str, account: &str, audience: &str) -> Result<PathBuf> {
-    let arguments = ["create", "token", account, "-n", PIPELINE, "--audience", audience, "--duration", "10m"];
-    std::fs::write(file, lab.run_kubectl(member, &arguments)?.trim()).map_err(|error| error.to_string())?;
+    let arguments = [
+        "create",
+        "token",
+        account,
+        "-n",
+        PIPELINE,
+        "--audience",
+        audience,
+        "--duration",
+        "10m",
+    ];
+    std::fs::write(file, lab.run_kubectl(member, &arguments)?.trim())
+        .map_err(|error| error.to_string())?;
     Ok(file.to_owned())
 }

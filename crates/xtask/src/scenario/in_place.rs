@@ -31,7 +31,9 @@ pub(crate) fn moves(lab: &Lab, server: &Server, to: LabRelease, restarts: usize)
     if after.is_empty() {
         return Err("nothing was ever restarted in this lab, so nothing is proved".into());
     }
-    let odd = after.iter().find(|(workload, count)| **count != before.get(*workload).copied().unwrap_or(0) + restarts);
+    let odd = after.iter().find(|(workload, count)| {
+        **count != before.get(*workload).copied().unwrap_or(0) + restarts
+    });
     match odd {
         Some((workload, count)) => Err(format!(
             "{workload} was restarted {} times, not {restarts}",
@@ -67,14 +69,27 @@ fn admit_until(lab: &Lab, over: &AtomicBool) -> Result<()> {
 /// Returns whether the call failed because the connection to the webhook ended. The error does not
 /// show whether the connection had worked before, so the second attempt decides.
 fn cut_off(said: &str) -> bool {
-    let ends = ["write: broken pipe", "read: connection reset by peer", ": EOF"];
+    let ends = [
+        "write: broken pipe",
+        "read: connection reset by peer",
+        ": EOF",
+    ];
     said.contains("failed to call webhook") && ends.iter().any(|end| said.contains(end))
 }
 
 /// Returns the revision that injects a pod which is created now in a namespace of c1.
 fn admitted(lab: &Lab, namespace: &str, labels: &[&str]) -> Result<String> {
     let show = "jsonpath={.metadata.annotations.istio\\.io/rev}";
-    let run = ["run", "probe", "--image=registry.example/probe:1", "--dry-run=server", "-n", namespace, "-o", show];
+    let run = [
+        "run",
+        "probe",
+        "--image=registry.example/probe:1",
+        "--dry-run=server",
+        "-n",
+        namespace,
+        "-o",
+        show,
+    ];
     lab.run_kubectl("c1", &[&run[..], labels].concat())
 }
 
@@ -84,10 +99,14 @@ pub(crate) fn answers_to(lab: &Lab, names: &[&str], revision: &str) -> Result<()
     for name in names {
         let label = format!("istio.io/rev={name}");
         let found = until("the label is injected", Duration::from_secs(15), || {
-            admitted(lab, "default", &["--labels", &label]).ok().filter(|found| !found.is_empty())
+            admitted(lab, "default", &["--labels", &label])
+                .ok()
+                .filter(|found| !found.is_empty())
         })?;
         if found != revision {
-            return Err(format!("a pod labelled {label} is injected by {found:?}, not by {revision}"));
+            return Err(format!(
+                "a pod labelled {label} is injected by {found:?}, not by {revision}"
+            ));
         }
     }
     Ok(())

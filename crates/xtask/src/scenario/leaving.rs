@@ -20,18 +20,34 @@ const KINDS: &str = "clusterroles,clusterrolebindings,mutatingwebhookconfigurati
 /// and name; custom resource definitions, which every mesh of the cluster needs, are left out.
 pub(super) fn traces(lab: &Lab, cluster: &str, of: &[&str]) -> Result<Vec<String>> {
     let named = |object: &Value| {
-        let text = |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let text = |pointer| {
+            object
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
         let [kind, namespace, name] = ["/kind", "/metadata/namespace", "/metadata/name"].map(text);
-        let ours = of.iter().any(|word| name.contains(word) || namespace.contains(word));
+        let ours = of
+            .iter()
+            .any(|word| name.contains(word) || namespace.contains(word));
         ours.then(|| format!("{kind} {namespace}/{name}"))
     };
-    Ok(lab.get(cluster, &[KINDS, "--all-namespaces"])?.iter().filter_map(named).collect())
+    Ok(lab
+        .get(cluster, &[KINDS, "--all-namespaces"])?
+        .iter()
+        .filter_map(named)
+        .collect())
 }
 
 /// Checks that no such object is left in a cluster.
 pub(super) fn nothing_left(lab: &Lab, cluster: &str, of: &[&str]) -> Result<()> {
     let left = traces(lab, cluster, of)?;
-    if left.is_empty() { Ok(()) } else { Err(format!("{cluster} still has {left:?}")) }
+    if left.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{cluster} still has {left:?}"))
+    }
 }
 
 /// Deletes a mesh by force while one member does not answer. The mesh is removed from every cluster
@@ -39,7 +55,18 @@ pub(super) fn nothing_left(lab: &Lab, cluster: &str, of: &[&str]) -> Result<()> 
 /// account when the cluster itself is deregistered by force. When the cluster is back, the listed
 /// commands must remove all of them.
 pub(super) fn by_force(lab: &Lab, server: &Server) -> Result<()> {
-    let create = ["mesh", "create", "second", "--version", NEW_RELEASE.0, "--cluster", "c1", "--cluster", DEAD, "--wait"];
+    let create = [
+        "mesh",
+        "create",
+        "second",
+        "--version",
+        NEW_RELEASE.0,
+        "--cluster",
+        "c1",
+        "--cluster",
+        DEAD,
+        "--wait",
+    ];
     server.watch(&create)?;
     let mesh = text_field(&server.ask(&["mesh", "get", "second"])?, "namespace")?;
     // Without force, a silent cluster that is a member is not deregistered.
@@ -58,7 +85,9 @@ pub(super) fn by_force(lab: &Lab, server: &Server) -> Result<()> {
         return Err(format!("{DEAD} is still registered"));
     }
     drop(silence);
-    until("the cluster is back", SOON, || lab.run_kubectl(DEAD, &["get", "namespaces"]).ok())?;
+    until("the cluster is back", SOON, || {
+        lab.run_kubectl(DEAD, &["get", "namespaces"]).ok()
+    })?;
     let stays = traces(lab, DEAD, &["istio", &mesh, "meshwright"])?;
     if stays.is_empty() {
         return Err("a silent cluster was changed".into());
@@ -67,16 +96,26 @@ pub(super) fn by_force(lab: &Lab, server: &Server) -> Result<()> {
         remove(lab, left)?;
     }
     until("the listed commands leave nothing", SOON, || {
-        traces(lab, DEAD, &["istio", &mesh, "meshwright"]).ok().filter(Vec::is_empty)
+        traces(lab, DEAD, &["istio", &mesh, "meshwright"])
+            .ok()
+            .filter(Vec::is_empty)
     })
     .map(drop)
-    .map_err(|error| format!("{error}: {:?}", traces(lab, DEAD, &["istio", &mesh, "meshwright"])))
+    .map_err(|error| {
+        format!(
+            "{error}: {:?}",
+            traces(lab, DEAD, &["istio", &mesh, "meshwright"])
+        )
+    })
 }
 
 /// Runs the commands in an operation's list of leftovers, as a person would.
 fn remove(lab: &Lab, operation: &Value) -> Result<()> {
-    let listed = operation["leftovers"].as_array().filter(|listed| !listed.is_empty());
-    let listed = listed.ok_or_else(|| format!("an operation lists nothing that stays: {operation}"))?;
+    let listed = operation["leftovers"]
+        .as_array()
+        .filter(|listed| !listed.is_empty());
+    let listed =
+        listed.ok_or_else(|| format!("an operation lists nothing that stays: {operation}"))?;
     for left in listed {
         // Definitions stay in every member, because the users' own resources would be deleted with
         // them.
@@ -87,9 +126,12 @@ fn remove(lab: &Lab, operation: &Value) -> Result<()> {
             return Err(format!("listed though its cluster answers: {left}"));
         }
         let command = text_field(left, "command")?;
-        let arguments = command.strip_prefix("kubectl ").ok_or_else(|| format!("not of kubectl: {command}"))?;
+        let arguments = command
+            .strip_prefix("kubectl ")
+            .ok_or_else(|| format!("not of kubectl: {command}"))?;
         let words: Vec<&str> = arguments.split(' ').collect();
-        lab.run_kubectl(DEAD, &words).map_err(|error| format!("{command}: {error}"))?;
+        lab.run_kubectl(DEAD, &words)
+            .map_err(|error| format!("{command}: {error}"))?;
     }
     Ok(())
 }
@@ -99,8 +141,16 @@ pub(super) fn deregistered(lab: &Lab, server: &Server) -> Result<()> {
     server.cli(&["cluster", "delete", "c1", "--wait"])?;
     nothing_left(lab, "c1", &["meshwright"])?;
     let registered = server.ask(&["cluster", "list"])?;
-    let names: Vec<_> = registered["items"].as_array().into_iter().flatten().map(|one| one["name"].clone()).collect();
-    if MEMBERS.iter().any(|member| names.iter().any(|name| name == member)) {
+    let names: Vec<_> = registered["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|one| one["name"].clone())
+        .collect();
+    if MEMBERS
+        .iter()
+        .any(|member| names.iter().any(|name| name == member))
+    {
         return Err(format!("still registered: {names:?}"));
     }
     Ok(())

@@ -36,38 +36,89 @@ pub(crate) struct Own {
 
 /// Returns the folder with the charts of a version, which come from Istio's own Go module.
 fn charts(version: &str) -> Result<String> {
-    run_command(Command::new("tests/lab/lab").args(["charts", version])).map(|path| path.trim().to_owned())
+    run_command(Command::new("tests/lab/lab").args(["charts", version]))
+        .map(|path| path.trim().to_owned())
 }
 
 pub(crate) fn run(options: &Own) -> Result<()> {
     let (mut parts, tour) = (PartTimings::new(), &options.tour);
-    let releases =
-        parts.run_part("fetch Istio's charts", || Ok([(OLD_RELEASE.0, charts("1.25.1")?), (NEW_RELEASE.0, charts("1.27.9")?)]))?;
+    let releases = parts.run_part("fetch Istio's charts", || {
+        Ok([
+            (OLD_RELEASE.0, charts("1.25.1")?),
+            (NEW_RELEASE.0, charts("1.27.9")?),
+        ])
+    })?;
     let server = parts.run_part("start Meshwright", || {
         let mut run = Command::new("target/debug/meshwright-server");
-        run.args(["dev", "--listen", &tour.listen, "--hub", &options.hub, "--dir"]).arg(tour.dir.join("server"));
-        run.arg("--hosting-kubeconfig").arg(&options.hosting_kubeconfig).arg("--helm").arg(&options.helm);
-        run.args(options.allow_network.iter().flat_map(|network| ["--allow-network", network]));
-        run.args(releases.iter().flat_map(|(version, charts)| ["--release".into(), format!("{version}={charts}")]));
+        run.args([
+            "dev",
+            "--listen",
+            &tour.listen,
+            "--hub",
+            &options.hub,
+            "--dir",
+        ])
+        .arg(tour.dir.join("server"));
+        run.arg("--hosting-kubeconfig")
+            .arg(&options.hosting_kubeconfig)
+            .arg("--helm")
+            .arg(&options.helm);
+        run.args(
+            options
+                .allow_network
+                .iter()
+                .flat_map(|network| ["--allow-network", network]),
+        );
+        run.args(
+            releases
+                .iter()
+                .flat_map(|(version, charts)| ["--release".into(), format!("{version}={charts}")]),
+        );
         Server::spawn(run, &tour.dir, &tour.listen)
     })?;
-    let names: Vec<String> = (1..=options.kubeconfigs.len()).map(|number| format!("c{number}")).collect();
+    let names: Vec<String> = (1..=options.kubeconfigs.len())
+        .map(|number| format!("c{number}"))
+        .collect();
     parts.run_part("register your clusters", || {
-        names.iter().zip(&options.kubeconfigs).try_for_each(|(name, file)| {
-            let file = file.display().to_string();
-            server.watch(&["cluster", "register", name, "--kubeconfig", &file, "--wait"]).map(drop)
-        })
+        names
+            .iter()
+            .zip(&options.kubeconfigs)
+            .try_for_each(|(name, file)| {
+                let file = file.display().to_string();
+                server
+                    .watch(&["cluster", "register", name, "--kubeconfig", &file, "--wait"])
+                    .map(drop)
+            })
     })?;
     parts.run_part("create a mesh on 1.25.1", || {
         let members = names.iter().flat_map(|name| ["--cluster", name.as_str()]);
-        let words: Vec<&str> =
-            ["mesh", "create", "demo", "--version", OLD_RELEASE.0, "--wait"].into_iter().chain(members).collect();
+        let words: Vec<&str> = [
+            "mesh",
+            "create",
+            "demo",
+            "--version",
+            OLD_RELEASE.0,
+            "--wait",
+        ]
+        .into_iter()
+        .chain(members)
+        .collect();
         server.watch(&words)
     })?;
-    let upgrade = parts.run_part("canary: bring 1.27.9 up beside 1.25.1", || plan_upgrade(&server, NEW_RELEASE.0, "canary", "0"))?;
-    parts.run_part("promote, roll every sidecar, retire 1.25.1", || apply_verb(&server, "promote", &upgrade, "succeeded"))?;
+    let upgrade = parts.run_part("canary: bring 1.27.9 up beside 1.25.1", || {
+        plan_upgrade(&server, NEW_RELEASE.0, "canary", "0")
+    })?;
+    parts.run_part("promote, roll every sidecar, retire 1.25.1", || {
+        apply_verb(&server, "promote", &upgrade, "succeeded")
+    })?;
     println!("\n{}", server.cli(&["mesh", "workloads", "demo"])?);
     tour.write_report(&json!({ "parts": parts.to_json() }))?;
-    println!("The mesh stays in your clusters. To take it down: meshwright mesh delete demo --wait");
-    if tour.exit_when_done { Ok(()) } else { super::wait_for_enter(&server) }
+    println!(
+        "The mesh stays in your clusters. To take it down: meshwright mesh delete demo --wait"
+    );
+    if tour.exit_when_done {
+        Ok(())
+    } else {
+        super::wait_for_enter(&server)
+    }
 }

@@ -21,8 +21,10 @@ type Object = (&'static str, &'static str, &'static str, &'static str);
 
 /// Objects that are refused, one for each run. The Deployment is the last object of the control
 /// plane; a member's Service is in the middle of its objects.
-const REFUSED: [Object; 2] =
-    [("hosting", "apps", "deployments", "istiod-1-27-9"), ("c2", "", "services", "istiod-1-27-9")];
+const REFUSED: [Object; 2] = [
+    ("hosting", "apps", "deployments", "istiod-1-27-9"),
+    ("c2", "", "services", "istiod-1-27-9"),
+];
 
 /// Checks that a canary pauses when one object is refused, and that it can be rolled back while the
 /// policy is still in force.
@@ -31,13 +33,26 @@ pub(crate) fn rolled_back(lab: &Lab, server: &Server, dir: &Path) -> Result<()> 
         settle(lab)?;
         let before = lab.dump()?;
         let policy = Policy::refusing(lab, dir, object)?;
-        let planned = ["upgrade", "plan", "demo", "--version", NEW_RELEASE.0, "--strategy", "canary", "--hold-seconds", "3600"];
+        let planned = [
+            "upgrade",
+            "plan",
+            "demo",
+            "--version",
+            NEW_RELEASE.0,
+            "--strategy",
+            "canary",
+            "--hold-seconds",
+            "3600",
+        ];
         let upgrade = text_field(&server.ask(&planned)?, "id")?;
         server.cli(&["upgrade", "start", &upgrade])?;
         let paused = server.await_state(&upgrade, "paused", LIMIT)?;
         let code = &paused["problem"]["code"];
         if code != "cluster_refused" && code != "permission_missing" {
-            return Err(format!("{object:?} was refused, and the upgrade says {}", paused["problem"]));
+            return Err(format!(
+                "{object:?} was refused, and the upgrade says {}",
+                paused["problem"]
+            ));
         }
         apply_verb(server, "rollback", &upgrade, "rolled_back")?;
         drop(policy);
@@ -46,7 +61,11 @@ pub(crate) fn rolled_back(lab: &Lab, server: &Server, dir: &Path) -> Result<()> 
         settle(lab)?;
         let differs = differences(&before, &lab.dump()?, &[]);
         if !differs.is_empty() {
-            return Err(format!("{object:?} was refused, and {} lines differ:\n{}", differs.len(), differs.join("\n")));
+            return Err(format!(
+                "{object:?} was refused, and {} lines differ:\n{}",
+                differs.len(),
+                differs.join("\n")
+            ));
         }
     }
     Ok(())
@@ -61,8 +80,7 @@ struct Policy<'a> {
 
 impl<'a> Policy<'a> {
     fn refusing(lab: &'a Lab, dir: &Path, (cluster, group, plural, name): Object) -> Result<Self> {
-        let rule =
-            json!({ "apiGroups": [group], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [plural] });
+        let rule = json!({ "apiGroups": [group], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [plural] });
         let api = "admissionregistration.k8s.io/v1";
         let policy = json!({
             "apiVersion": api, "kind": "ValidatingAdmissionPolicy", "metadata": { "name": POLICY },
@@ -85,8 +103,16 @@ impl<'a> Policy<'a> {
         // object.
         until("the policy is in force", LIMIT, || {
             let metadata = json!({ "name": name, "namespace": "default" });
-            let kind = if plural == "services" { "Service" } else { "Deployment" };
-            let api = if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") };
+            let kind = if plural == "services" {
+                "Service"
+            } else {
+                "Deployment"
+            };
+            let api = if group.is_empty() {
+                "v1".to_owned()
+            } else {
+                format!("{group}/v1")
+            };
             let spec = if kind == "Service" {
                 json!({ "ports": [{ "port": 1 }] })
             } else {
@@ -94,11 +120,20 @@ impl<'a> Policy<'a> {
                 let container = json!({ "name": "app", "image": "registry.example/refused:1" });
                 json!({ "selector": { "matchLabels": labels }, "template": { "metadata": { "labels": labels }, "spec": { "containers": [container] } } })
             };
-            let object = json!({ "apiVersion": api, "kind": kind, "metadata": metadata, "spec": spec });
+            let object =
+                json!({ "apiVersion": api, "kind": kind, "metadata": metadata, "spec": spec });
             let file = dir.join("refused-object.json");
             std::fs::write(&file, object.to_string()).ok()?;
-            let tried = ["create", "--dry-run=server", "-f", &file.display().to_string()];
-            lab.run_kubectl(cluster, &tried).err().filter(|said| said.contains("refused by the lab")).map(drop)
+            let tried = [
+                "create",
+                "--dry-run=server",
+                "-f",
+                &file.display().to_string(),
+            ];
+            lab.run_kubectl(cluster, &tried)
+                .err()
+                .filter(|said| said.contains("refused by the lab"))
+                .map(drop)
         })?;
         Ok(made)
     }
@@ -106,7 +141,10 @@ impl<'a> Policy<'a> {
 
 impl Drop for Policy<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.lab.run_kubectl(self.cluster, &["delete", "-f", &self.file]) {
+        if let Err(error) = self
+            .lab
+            .run_kubectl(self.cluster, &["delete", "-f", &self.file])
+        {
             eprintln!("the policy is still there: {error}");
         }
     }

@@ -22,27 +22,67 @@ pub(super) fn imported(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
     let helm = lab.helm()?;
     for chart in ["base", "istiod"] {
         let run = |arguments: &[&str]| {
-            run_command(Command::new(&helm).args(arguments).env("SSL_CERT_FILE", &registry.certificate))
+            run_command(
+                Command::new(&helm)
+                    .args(arguments)
+                    .env("SSL_CERT_FILE", &registry.certificate),
+            )
         };
-        let (from, into) = (format!("{}/{chart}", lab.charts(COMMUNITY)?), dir.display().to_string());
-        run(&["package", &from, "--version", COMMUNITY, "--destination", &into])?;
+        let (from, into) = (
+            format!("{}/{chart}", lab.charts(COMMUNITY)?),
+            dir.display().to_string(),
+        );
+        run(&[
+            "package",
+            &from,
+            "--version",
+            COMMUNITY,
+            "--destination",
+            &into,
+        ])?;
         run(&["push", &format!("{into}/{chart}-{COMMUNITY}.tgz"), &charts])?;
     }
     let key = server.state_dir().join("operator-key");
-    let operator = server.client().with_key(key).believing(registry.certificate.clone());
-    let import = ["release", "import", VERSION, "--charts", &charts, "--helm", &helm, "--hub", "lab"];
-    let known = ["--released-on", "2026-05-04", "--channel", "rapid", "--minimum-edition", "enterprise"];
+    let operator = server
+        .client()
+        .with_key(key)
+        .believing(registry.certificate.clone());
+    let import = [
+        "release", "import", VERSION, "--charts", &charts, "--helm", &helm, "--hub", "lab",
+    ];
+    let known = [
+        "--released-on",
+        "2026-05-04",
+        "--channel",
+        "rapid",
+        "--minimum-edition",
+        "enterprise",
+    ];
     match operator.cli(&[&import[..], &["--chart-version", "1.2.3"]].concat()) {
         Err(said) if said.contains("did not pull") && said.contains("1.2.3") => {}
         other => return Err(format!("charts that are not there: {other:?}")),
     }
     let made = operator.ask(&[&import[..], &known].concat())?;
     equal("its tag", made["tag"].as_str(), Some(COMMUNITY))?;
-    equal("its channels", &made["channels"], &serde_json::json!(["rapid"]))?;
+    equal(
+        "its channels",
+        &made["channels"],
+        &serde_json::json!(["rapid"]),
+    )?;
     equal("it can be reached in place", reachable(server)?, true)?;
     operator.cli(&["release", "set", VERSION, "withdrawn"])?;
     equal("it can still be reached", reachable(server)?, false)?;
-    let create = ["mesh", "create", "late", "--version", VERSION, "--edition", "enterprise", "--cluster", "c1"];
+    let create = [
+        "mesh",
+        "create",
+        "late",
+        "--version",
+        VERSION,
+        "--edition",
+        "enterprise",
+        "--cluster",
+        "c1",
+    ];
     refused(server, &create, "version_refused")
 }
 
@@ -50,8 +90,21 @@ pub(super) fn imported(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
 /// intermediate versions.
 fn reachable(server: &Server) -> Result<bool> {
     let options = server.ask(&["mesh", "options", "demo"])?;
-    let items = options["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let option = items.iter().find(|option| option["version"] == VERSION).ok_or("it is not in the options")?;
-    let direct = option["strategies"].as_array().into_iter().flatten().any(|strategy| strategy["allowed"] == true);
-    Ok(direct || option["path"].as_array().is_some_and(|path: &Vec<Value>| !path.is_empty()))
+    let items = options["items"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let option = items
+        .iter()
+        .find(|option| option["version"] == VERSION)
+        .ok_or("it is not in the options")?;
+    let direct = option["strategies"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|strategy| strategy["allowed"] == true);
+    Ok(direct
+        || option["path"]
+            .as_array()
+            .is_some_and(|path: &Vec<Value>| !path.is_empty()))
 }

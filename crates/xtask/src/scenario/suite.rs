@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{
-    LabRelease, OLD_RELEASE, PartTimings, access, credentials, text_field, hosting, identity, in_place, leaving, bring_up_mesh, refused, registry,
-    rollback, sidecars, twice,
+    LabRelease, OLD_RELEASE, PartTimings, access, bring_up_mesh, credentials, hosting, identity,
+    in_place, leaving, refused, registry, rollback, sidecars, text_field, twice,
 };
 use crate::Result;
 use crate::lab::{Lab, until};
@@ -51,12 +51,18 @@ type Scenario<'a> = (String, Box<dyn Fn() -> Result<()> + 'a>);
 pub(crate) fn all(options: &All) -> Result<()> {
     let mut parts = PartTimings::new();
     let lab = parts.run_part("start a lab", || Lab::start("scenario", 2))?;
-    let (server, worker) = parts
-        .run_part("start Meshwright", || Holdable::with_server(&lab, &options.dir, &options.listen, &CATALOGUE, &[]))?;
+    let (server, worker) = parts.run_part("start Meshwright", || {
+        Holdable::with_server(&lab, &options.dir, &options.listen, &CATALOGUE, &[])
+    })?;
     bring_up_mesh(&lab, &server, &mut parts)?;
     let mut passed = 0;
     for (title, scenario) in scenarios(&lab, &server, &worker, &options.dir) {
-        if !options.only.is_empty() && !options.only.iter().any(|only| title.contains(only.as_str())) {
+        if !options.only.is_empty()
+            && !options
+                .only
+                .iter()
+                .any(|only| title.contains(only.as_str()))
+        {
             continue;
         }
         parts.run_part(&title, scenario)?;
@@ -69,7 +75,12 @@ pub(crate) fn all(options: &All) -> Result<()> {
 
 /// Returns all scenarios in their order: the mesh stays on the old version until it leaves it for
 /// good, and then moves in place.
-fn scenarios<'a>(lab: &'a Lab, server: &'a Server, worker: &'a Holdable, dir: &'a Path) -> Vec<Scenario<'a>> {
+fn scenarios<'a>(
+    lab: &'a Lab,
+    server: &'a Server,
+    worker: &'a Holdable,
+    dir: &'a Path,
+) -> Vec<Scenario<'a>> {
     let mut all = before_upgrades(lab, server, dir);
     all.extend(rollbacks(lab, server, worker, dir));
     all.extend(left_for_good(lab, server, dir));
@@ -138,7 +149,10 @@ fn rollbacks<'a>(
 ) -> impl Iterator<Item = Scenario<'a>> {
     let from = move |stage| -> Scenario<'a> {
         let title = format!("rollback restores everything: {stage}");
-        (title, Box::new(move || rollback::from(lab, server, worker, stage)))
+        (
+            title,
+            Box::new(move || rollback::from(lab, server, worker, stage)),
+        )
     };
     let refused: Scenario<'a> = (
         "rollback restores everything: one object refused by a policy".into(),
@@ -169,7 +183,10 @@ fn left_for_good<'a>(lab: &'a Lab, server: &'a Server, dir: &'a Path) -> Vec<Sce
             "in place with another proxy image restarts everything once".into(),
             Box::new(move || in_place::moves(lab, server, NEW_IMAGE, 1)),
         ),
-        ("a deleted mesh leaves nothing behind".into(), Box::new(move || credentials::mesh_gone(lab, server))),
+        (
+            "a deleted mesh leaves nothing behind".into(),
+            Box::new(move || credentials::mesh_gone(lab, server)),
+        ),
         (
             "our account may do what it did, and nothing else".into(),
             Box::new(move || credentials::least_privilege(lab, server)),
@@ -178,7 +195,10 @@ fn left_for_good<'a>(lab: &'a Lab, server: &'a Server, dir: &'a Path) -> Vec<Sce
             "a dead member is left behind by force, and what stays in it is listed".into(),
             Box::new(move || leaving::by_force(lab, server)),
         ),
-        ("a deregistered cluster keeps nothing of ours".into(), Box::new(move || leaving::deregistered(lab, server))),
+        (
+            "a deregistered cluster keeps nothing of ours".into(),
+            Box::new(move || leaving::deregistered(lab, server)),
+        ),
     ]
 }
 
@@ -193,7 +213,10 @@ fn nothing_cluster_wide(lab: &Lab) -> Result<()> {
     for object in lab.get("hosting", &[kinds])? {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         if name.contains("istio") || name.contains("meshwright") || name.contains("demo") {
-            return Err(format!("{} {name} reaches over the whole hosting cluster", object["kind"]));
+            return Err(format!(
+                "{} {name} reaches over the whole hosting cluster",
+                object["kind"]
+            ));
         }
     }
     Ok(())
@@ -205,9 +228,14 @@ fn istioctl_agrees(lab: &Lab, server: &Server) -> Result<()> {
     for member in MEMBERS {
         let said = lab.run_istioctl(member, &["tag", "list", "-i", &namespace])?;
         for tag in ["stable", "default", "canary"] {
-            let pointed = said.lines().any(|line| line.split_whitespace().take(2).eq([tag, OLD_RELEASE.1]));
+            let pointed = said
+                .lines()
+                .any(|line| line.split_whitespace().take(2).eq([tag, OLD_RELEASE.1]));
             if !pointed {
-                return Err(format!("istioctl does not see {tag} on {} in {member}:\n{said}", OLD_RELEASE.1));
+                return Err(format!(
+                    "istioctl does not see {tag} on {} in {member}:\n{said}",
+                    OLD_RELEASE.1
+                ));
             }
         }
     }
@@ -218,12 +246,22 @@ fn istioctl_agrees(lab: &Lab, server: &Server) -> Result<()> {
 fn killed_istiod(lab: &Lab, server: &Server) -> Result<()> {
     let namespace = namespace(server)?;
     let pods = lab.get("hosting", &["pods", "-n", &namespace])?;
-    let name = pods.first().and_then(|pod| pod["metadata"]["name"].as_str()).ok_or("no istiod runs")?.to_owned();
+    let name = pods
+        .first()
+        .and_then(|pod| pod["metadata"]["name"].as_str())
+        .ok_or("no istiod runs")?
+        .to_owned();
     lab.signal_process(&format!("hosting/pod/{namespace}/{name}"), "KILL")?;
-    until("the killed istiod is ready again", Duration::from_secs(90), || {
-        let pods = lab.get("hosting", &["pods", "-n", &namespace]).ok()?;
-        let pod = pods.into_iter().find(|pod| pod["metadata"]["name"] == name.as_str())?;
-        let status = &pod["status"]["containerStatuses"][0];
-        (status["restartCount"].as_i64() > Some(0) && status["ready"] == true).then_some(())
-    })
+    until(
+        "the killed istiod is ready again",
+        Duration::from_secs(90),
+        || {
+            let pods = lab.get("hosting", &["pods", "-n", &namespace]).ok()?;
+            let pod = pods
+                .into_iter()
+                .find(|pod| pod["metadata"]["name"] == name.as_str())?;
+            let status = &pod["status"]["containerStatuses"][0];
+            (status["restartCount"].as_i64() > Some(0) && status["ready"] == true).then_some(())
+        },
+    )
 }

@@ -13,27 +13,43 @@ use crate::server::Server;
 /// kubeconfig of it. The registration must be refused and change nothing in the cluster: accounts,
 /// Secrets, tags and root certificates stay those of the first tenant.
 pub(super) fn refused_to_another_tenant(lab: &Lab, server: &Server, dir: &Path) -> Result<()> {
-    let operator = server.client().with_key(server.state_dir().join("operator-key"));
+    let operator = server
+        .client()
+        .with_key(server.state_dir().join("operator-key"));
     let made = operator.ask(&["tenant", "create", "neighbour"])?;
     let file = dir.join("neighbour-key");
     std::fs::write(&file, text_field(&made, "owner_key")?).map_err(|error| error.to_string())?;
     let neighbour = server.client().with_key(file);
     let before = held(lab)?;
     let kubeconfig = lab.kubeconfig_path("c1")?.display().to_string();
-    let register = ["cluster", "register", "mine", "--kubeconfig", &kubeconfig, "--wait"];
+    let register = [
+        "cluster",
+        "register",
+        "mine",
+        "--kubeconfig",
+        &kubeconfig,
+        "--wait",
+    ];
     refused(&neighbour, &register, "cluster_registered_already")?;
     equal("what is held in the cluster", held(lab)?, before.clone())?;
     let ours = account(server, "c1")?;
     let accounts = lab.get("c1", &["serviceaccounts", "-n", "meshwright-system"])?;
     let of_ours = |account: &&serde_json::Value| {
-        account["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("meshwright-"))
+        account["metadata"]["name"]
+            .as_str()
+            .is_some_and(|name| name.starts_with("meshwright-"))
     };
-    let names: Vec<String> =
-        accounts.iter().filter(of_ours).map(|account| text_field(&account["metadata"], "name")).collect::<Result<_>>()?;
+    let names: Vec<String> = accounts
+        .iter()
+        .filter(of_ours)
+        .map(|account| text_field(&account["metadata"], "name"))
+        .collect::<Result<_>>()?;
     equal("accounts of ours", names, vec![ours])?;
     neighbour.cli(&["cluster", "delete", "mine"])?;
     equal("what is held after its end", held(lab)?, before)?;
-    operator.cli(&["tenant", "delete", &text_field(&made, "id")?]).map(drop)
+    operator
+        .cli(&["tenant", "delete", &text_field(&made, "id")?])
+        .map(drop)
 }
 
 /// Returns names and resource versions of the objects that two registrations would take from each
@@ -41,10 +57,24 @@ pub(super) fn refused_to_another_tenant(lab: &Lab, server: &Server, dir: &Path) 
 fn held(lab: &Lab) -> Result<Vec<String>> {
     let kinds = "clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations";
     let mut all = lab.get("c1", &[kinds])?;
-    all.extend(lab.get("c1", &["secrets,serviceaccounts", "-n", "meshwright-system"])?);
-    all.extend(lab.get("c1", &["configmaps", "-A", "--field-selector", "metadata.name=istio-ca-root-cert"])?);
+    all.extend(lab.get(
+        "c1",
+        &["secrets,serviceaccounts", "-n", "meshwright-system"],
+    )?);
+    all.extend(lab.get(
+        "c1",
+        &[
+            "configmaps",
+            "-A",
+            "--field-selector",
+            "metadata.name=istio-ca-root-cert",
+        ],
+    )?);
     let line = |object: &serde_json::Value| {
-        format!("{} {} {}", object["kind"], object["metadata"]["name"], object["metadata"]["resourceVersion"])
+        format!(
+            "{} {} {}",
+            object["kind"], object["metadata"]["name"], object["metadata"]["resourceVersion"]
+        )
     };
     Ok(all.iter().map(line).collect())
 }

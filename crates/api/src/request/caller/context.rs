@@ -6,10 +6,10 @@ use std::sync::Arc;
 use axum::http::Method;
 use meshwright_model::Clock;
 use meshwright_model::ids::TenantId;
-use meshwright_store::{TxMode, Session, Store, Tx, Sealer};
+use meshwright_store::{Sealer, Session, Store, Tx, TxMode};
 
 use crate::error::Result;
-use crate::{App, IssuerKeys, RequestLimiter, NewAuthority, ReadCharts, ReadKubeconfig};
+use crate::{App, IssuerKeys, NewAuthority, ReadCharts, ReadKubeconfig, RequestLimiter};
 
 /// State that every handler needs. Clones share it.
 #[derive(Clone)]
@@ -33,9 +33,26 @@ impl std::fmt::Debug for AppState {
 
 impl From<App> for AppState {
     fn from(app: App) -> Self {
-        let App { store, clock, read_kubeconfig, new_authority, read_charts, limits, issuers } = app;
+        let App {
+            store,
+            clock,
+            read_kubeconfig,
+            new_authority,
+            read_charts,
+            limits,
+            issuers,
+        } = app;
         let vault = store.sealer().clone();
-        Self { clock, read_kubeconfig, new_authority, read_charts, limits, issuers, vault, store }
+        Self {
+            clock,
+            read_kubeconfig,
+            new_authority,
+            read_charts,
+            limits,
+            issuers,
+            vault,
+            store,
+        }
     }
 }
 
@@ -61,7 +78,11 @@ impl Database {
     /// may have a body gives the connection back while the body arrives, because the sender decides
     /// how long that takes.
     pub(super) fn after_authentication(checked: Tx<'static>, method: &Method) -> Self {
-        if matches!(*method, Method::GET | Method::HEAD) { Self::InTransaction(checked) } else { Self::Idle(checked.rollback_into_session()) }
+        if matches!(*method, Method::GET | Method::HEAD) {
+            Self::InTransaction(checked)
+        } else {
+            Self::Idle(checked.rollback_into_session())
+        }
     }
 
     /// Returns a transaction for reading. It neither encrypts nor decrypts secrets.

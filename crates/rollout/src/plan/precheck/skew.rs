@@ -28,20 +28,45 @@ type MinorVersion = (u32, u32);
 
 /// Returns one finding for each workload, each pod without a workload and each proxy without a pod
 /// that is too far behind.
-pub(super) fn collect_skew_findings(layout: &MeshTopology, survey: &Observation, rule: &SkewRule) -> Vec<Finding> {
+pub(super) fn collect_skew_findings(
+    layout: &MeshTopology,
+    survey: &Observation,
+    rule: &SkewRule,
+) -> Vec<Finding> {
     let mut found = Vec::new();
     for member in &survey.members {
-        for workload in member.namespaces.iter().flat_map(|namespace| &namespace.workloads) {
-            let behind = workload.live.iter().flatten().find_map(|carried| rule.excessive_skew(layout, carried));
+        for workload in member
+            .namespaces
+            .iter()
+            .flat_map(|namespace| &namespace.workloads)
+        {
+            let behind = workload
+                .live
+                .iter()
+                .flatten()
+                .find_map(|carried| rule.excessive_skew(layout, carried));
             let object = format!("{}: {}", member.member, workload.workload);
-            found.extend(behind.map(|(proxy, istiod)| proxy_too_old_finding(object, proxy, istiod)));
+            found
+                .extend(behind.map(|(proxy, istiod)| proxy_too_old_finding(object, proxy, istiod)));
         }
     }
     for proxy in &survey.proxies {
-        let bare = survey.members.iter().any(|member| owns_no_workload(member, &proxy.member, &proxy.proxy));
-        let (Some(version), Some(istiod)) = (parse_minor(&proxy.version), istiod_minor(layout, &proxy.revision)) else { continue };
+        let bare = survey
+            .members
+            .iter()
+            .any(|member| owns_no_workload(member, &proxy.member, &proxy.proxy));
+        let (Some(version), Some(istiod)) = (
+            parse_minor(&proxy.version),
+            istiod_minor(layout, &proxy.revision),
+        ) else {
+            continue;
+        };
         if (bare || proxy.ghost) && rule.exceeds_limit(version, istiod) {
-            found.push(proxy_too_old_finding(format!("{}: proxy {}", proxy.member, proxy.proxy), version, istiod));
+            found.push(proxy_too_old_finding(
+                format!("{}: proxy {}", proxy.member, proxy.proxy),
+                version,
+                istiod,
+            ));
         }
     }
     found
@@ -52,20 +77,33 @@ pub(super) fn collect_skew_findings(layout: &MeshTopology, survey: &Observation,
 fn owns_no_workload(member: &MemberObservation, claimed: &str, proxy: &str) -> bool {
     let named = |namespace: &str, pod: &String| proxy == format!("{pod}.{namespace}");
     member.member.as_str() == claimed
-        && member.namespaces.iter().any(|known| known.unreachable.iter().any(|pod| named(&known.name, pod)))
+        && member
+            .namespaces
+            .iter()
+            .any(|known| known.unreachable.iter().any(|pod| named(&known.name, pod)))
 }
 
 /// Returns the version of the istiod that the proxies of a revision are connected to during the
 /// upgrade; in place it is the target's version.
 fn istiod_minor(layout: &MeshTopology, revision: &RevisionName) -> Option<MinorVersion> {
     let lines = layout.target.iter().chain([&layout.current]);
-    lines.into_iter().find(|line| line.revision == *revision).map(|line| (line.release.major, line.release.minor))
+    lines
+        .into_iter()
+        .find(|line| line.revision == *revision)
+        .map(|line| (line.release.major, line.release.minor))
 }
 
 impl SkewRule {
     /// Returns the versions of a sidecar and of its istiod, if the sidecar is too far behind.
-    fn excessive_skew(&self, layout: &MeshTopology, carried: &Sidecar) -> Option<(MinorVersion, MinorVersion)> {
-        let (proxy, istiod) = (self.image_minor(&carried.image)?, istiod_minor(layout, &carried.revision)?);
+    fn excessive_skew(
+        &self,
+        layout: &MeshTopology,
+        carried: &Sidecar,
+    ) -> Option<(MinorVersion, MinorVersion)> {
+        let (proxy, istiod) = (
+            self.image_minor(&carried.image)?,
+            istiod_minor(layout, &carried.revision)?,
+        );
         self.exceeds_limit(proxy, istiod).then_some((proxy, istiod))
     }
 
@@ -77,7 +115,10 @@ impl SkewRule {
     /// Returns the version of a proxy image: from the catalogue if the image is in it, otherwise
     /// from its image tag.
     fn image_minor(&self, image: &str) -> Option<MinorVersion> {
-        let known = self.image_versions.get(image).map(|version| (version.major, version.minor));
+        let known = self
+            .image_versions
+            .get(image)
+            .map(|version| (version.major, version.minor));
         known.or_else(|| parse_minor(image.rsplit_once(':')?.1))
     }
 }
@@ -105,10 +146,16 @@ mod tests {
     fn versions_are_read_off_what_images_and_proxies_say() {
         let rule = SkewRule {
             max_minors_behind: 1,
-            image_versions: BTreeMap::from([("hub/proxyv2:blue".into(), "1.26.3.1".parse().expect("a version"))]),
+            image_versions: BTreeMap::from([(
+                "hub/proxyv2:blue".into(),
+                "1.26.3.1".parse().expect("a version"),
+            )]),
         };
         assert_eq!(rule.image_minor("hub/proxyv2:blue"), Some((1, 26)));
-        assert_eq!(rule.image_minor("registry:5000/proxyv2:1.25.1-distroless"), Some((1, 25)));
+        assert_eq!(
+            rule.image_minor("registry:5000/proxyv2:1.25.1-distroless"),
+            Some((1, 25))
+        );
         assert_eq!(rule.image_minor("hub/proxyv2"), None);
         assert_eq!(rule.image_minor("hub/proxyv2:green"), None);
     }

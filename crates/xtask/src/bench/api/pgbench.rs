@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
 use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
+use serde_json::Value;
 
 use super::FIRST;
 use crate::{Result, fresh, run_command};
@@ -28,7 +28,10 @@ pub(super) fn available() -> Result<()> {
     if program.exists() {
         return Ok(());
     }
-    Err(format!("{} is missing; Debian has it in the package postgresql-contrib or postgresql", program.display()))
+    Err(format!(
+        "{} is missing; Debian has it in the package postgresql-contrib or postgresql",
+        program.display()
+    ))
 }
 
 /// Database and scripts that pgbench uses.
@@ -46,15 +49,35 @@ pub(super) struct Database {
 
 impl Database {
     /// Writes the scripts, and creates the rows of `pgbench -S`.
-    pub(super) fn prepare(postgres: &EmbeddedPostgres, scratch: &Path, clients: usize, seconds: u64) -> Result<Self> {
-        let (api, root) = (postgres.url("mw_api", fresh::NAME), postgres.url(SUPERUSER, "postgres"));
+    pub(super) fn prepare(
+        postgres: &EmbeddedPostgres,
+        scratch: &Path,
+        clients: usize,
+        seconds: u64,
+    ) -> Result<Self> {
+        let (api, root) = (
+            postgres.url("mw_api", fresh::NAME),
+            postgres.url(SUPERUSER, "postgres"),
+        );
         let (reads, writes) = (scratch.join("reads.sql"), scratch.join("writes.sql"));
-        let written =
-            std::fs::write(&reads, script_of_reads()?).and_then(|()| std::fs::write(&writes, script_of_writes()));
+        let written = std::fs::write(&reads, script_of_reads()?)
+            .and_then(|()| std::fs::write(&writes, script_of_writes()));
         written.map_err(|error| error.to_string())?;
         run_command(pgbench()?.args(["--initialize", "--quiet", "--scale", SCALE, &root]))?;
-        let (folder, clients, seconds) = (scratch.join("postgres"), clients.to_string(), seconds.to_string());
-        Ok(Self { folder, api, root, reads, writes, clients, seconds })
+        let (folder, clients, seconds) = (
+            scratch.join("postgres"),
+            clients.to_string(),
+            seconds.to_string(),
+        );
+        Ok(Self {
+            folder,
+            api,
+            root,
+            reads,
+            writes,
+            clients,
+            seconds,
+        })
     }
 
     /// Returns the transactions per second that read the same as a GET.
@@ -102,12 +125,23 @@ impl Database {
     /// and of those that have ended.
     pub(super) fn processor_seconds(&self) -> Result<f64> {
         let file = self.folder.join("data").join("postmaster.pid");
-        let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-        let server: u32 = text.lines().next().unwrap_or_default().parse().map_err(|_| "the server has no number")?;
+        let text = std::fs::read_to_string(&file)
+            .map_err(|error| format!("{}: {error}", file.display()))?;
+        let server: u32 = text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .parse()
+            .map_err(|_| "the server has no number")?;
         let own = stat(server).ok_or("the server does not run")?;
         let entries = std::fs::read_dir("/proc").map_err(|error| error.to_string())?;
-        let processes = entries.flatten().filter_map(|entry| stat(entry.file_name().to_str()?.parse().ok()?));
-        let children: f64 = processes.filter(|process| process.parent == server).map(|process| process.own).sum();
+        let processes = entries
+            .flatten()
+            .filter_map(|entry| stat(entry.file_name().to_str()?.parse().ok()?));
+        let children: f64 = processes
+            .filter(|process| process.parent == server)
+            .map(|process| process.own)
+            .sum();
         Ok(own.own + own.ended + children)
     }
 }
@@ -127,12 +161,18 @@ fn stat(process: u32) -> Option<Stat> {
     let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
     let seconds = |at: usize| Some(fields.get(at)?.parse::<f64>().ok()? / TICKS);
     let own = seconds(USER)? + seconds(USER + 1)?;
-    Some(Stat { parent: fields.get(PARENT)?.parse().ok()?, own, ended: seconds(USER + 2)? + seconds(USER + 3)? })
+    Some(Stat {
+        parent: fields.get(PARENT)?.parse().ok()?,
+        own,
+        ended: seconds(USER + 2)? + seconds(USER + 3)?,
+    })
 }
 
 /// Returns the processor seconds that a process has used so far.
 pub(crate) fn processor_seconds(process: u32) -> Result<f64> {
-    stat(process).map(|stat| stat.own).ok_or_else(|| format!("process {process} does not run"))
+    stat(process)
+        .map(|stat| stat.own)
+        .ok_or_else(|| format!("process {process} does not run"))
 }
 
 fn pgbench() -> Result<Command> {
@@ -150,21 +190,36 @@ fn script_of_reads() -> Result<String> {
     let (tenant, key) = (of_client(FIRST), of_client(FIRST));
     let check = statement("FROM api_keys k JOIN tenants t", &tenant, Some(&key))?;
     let list = statement("FROM meshes m LEFT JOIN mesh_slots", &tenant, None)?;
-    Ok(format!("BEGIN;\nSELECT set_config('mw.tenant', {tenant}::text, true);\n{check};\n{list};\nROLLBACK;\n"))
+    Ok(format!(
+        "BEGIN;\nSELECT set_config('mw.tenant', {tenant}::text, true);\n{check};\n{list};\nROLLBACK;\n"
+    ))
 }
 
 /// Returns a checked query with values for its parameters: the tenant, one more id if given, and
 /// values that do not filter any further.
 fn statement(part: &str, tenant: &str, id: Option<&str>) -> Result<String> {
     let entries = std::fs::read_dir(QUERIES).map_err(|error| format!("{QUERIES}: {error}"))?;
-    let read = |path: PathBuf| serde_json::from_str::<Value>(&std::fs::read_to_string(path).ok()?).ok();
+    let read =
+        |path: PathBuf| serde_json::from_str::<Value>(&std::fs::read_to_string(path).ok()?).ok();
     let known = entries.flatten().filter_map(|entry| read(entry.path()));
-    let found = known.into_iter().find(|known| known["query"].as_str().is_some_and(|query| query.contains(part)));
+    let found = known.into_iter().find(|known| {
+        known["query"]
+            .as_str()
+            .is_some_and(|query| query.contains(part))
+    });
     let found = found.ok_or_else(|| format!("no query has {part}"))?;
     // Every id lies between the id of only zeros and the id of only `f`.
     let bound = |digit: char| format!("'{}'::uuid", digit.to_string().repeat(32));
-    let mut query = found["query"].as_str().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
-    let types = found["describe"]["parameters"]["Left"].as_array().cloned().unwrap_or_default();
+    let mut query = found["query"]
+        .as_str()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    let types = found["describe"]["parameters"]["Left"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     // Replace the last parameter first, because `$1` is the beginning of `$10`.
     for (number, kind) in types.iter().enumerate().rev() {
         let value = match (number, kind.as_str().unwrap_or_default()) {
@@ -175,7 +230,9 @@ fn statement(part: &str, tenant: &str, id: Option<&str>) -> Result<String> {
             (_, "TextArray") => "'{}'::text[]".into(),
             (_, "UuidArray") => "NULL::uuid[]".into(),
             (_, "Uuid") if query.contains(&format!("BETWEEN ${}", number + 1)) => bound('0'),
-            (_, "Uuid") if query.contains(&format!("BETWEEN ${number} AND ${}", number + 1)) => bound('f'),
+            (_, "Uuid") if query.contains(&format!("BETWEEN ${number} AND ${}", number + 1)) => {
+                bound('f')
+            }
             (_, "Uuid") => "NULL::uuid".into(),
             (_, "Text") => "NULL::text".into(),
             (_, other) => return Err(format!("no value of type {other} is known for {part}")),
@@ -190,7 +247,9 @@ fn statement(part: &str, tenant: &str, id: Option<&str>) -> Result<String> {
 fn script_of_writes() -> String {
     let (tenant, caller, rotated) = (of_client(FIRST), of_client(FIRST), of_client(2 * FIRST));
     let begin = format!("BEGIN;\nSELECT set_config('mw.tenant', {tenant}::text, true);\n");
-    let key = |id: &str| format!("SELECT * FROM api_keys WHERE tenant_id = {tenant} AND key_id = {id};\n");
+    let key = |id: &str| {
+        format!("SELECT * FROM api_keys WHERE tenant_id = {tenant} AND key_id = {id};\n")
+    };
     let digest = "decode(repeat('07', 32), 'hex')";
     format!(
         "{begin}SELECT k.*, t.state FROM api_keys k JOIN tenants t USING (tenant_id) WHERE k.tenant_id = {tenant} AND key_id = {caller};
