@@ -67,8 +67,12 @@ pub(crate) fn check() -> Result<()> {
     wrong.extend(crate::pages::pages()?);
     wrong.extend(crate::hints::hints()?);
     wrong.extend(crate::links::links()?);
+    wrong.extend(crate::circles::find_circles()?);
+    wrong.extend(crate::voice::check_voice()?);
     if wrong.is_empty() {
-        println!("crate graph, sizes, pages of problems, named commands and files are fine");
+        println!(
+            "crate graph, imports, sizes, wording, pages of problems, named commands and files are fine"
+        );
         return Ok(());
     }
     Err(wrong.join("\n"))

@@ -11,6 +11,7 @@ mod bench;
 mod beside;
 mod canary;
 mod check;
+mod circles;
 mod contract;
 mod fresh;
 mod fuzz;
@@ -32,6 +33,7 @@ mod storm;
 mod story;
 mod variants;
 mod vault;
+mod voice;
 mod worker;
 
 /// Runs the checks and measurements of this repository.
