@@ -86,16 +86,33 @@ pub struct KubernetesRange {
     pub source: String,
 }
 
-/// Known fault of a release that changes the steps of workers.
+/// Known property of a release that changes how the service acts, or that a check looks at. The
+/// releases that have it, with the source of each fact, stand in `deploy/catalogue.yaml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Quirk {
-    /// A change or removal of the remote secret of a synced cluster hangs istiod's secret
-    /// controller (upstream issue 60612).
+    /// A change of the remote secret of a synced cluster hangs istiod's secret controller, so
+    /// control planes are restarted for a new kubeconfig.
     RemoteSecretDeadlock,
+    /// The removal of the remote secret of a synced cluster hangs istiod's secret controller.
+    RemoteSecretRemovalDeadlock,
+    /// A changed remote secret never replaces the old one, so istiod sees an old state of the
+    /// cluster until it restarts (upstream issue 60612).
+    RemoteSecretSwapStale,
+    /// Debug endpoints of istiod answer the system namespace only.
+    DebugEndpointsRestricted,
+    /// istiod generates a factory key that proxies before 1.29.2 do not know (upstream issue
+    /// 60486).
+    HashableString,
 }
 
 impl Quirk {
     /// All quirks that exist.
-    pub const ALL: [Self; 1] = [Self::RemoteSecretDeadlock];
+    pub const ALL: [Self; 5] = [
+        Self::RemoteSecretDeadlock,
+        Self::RemoteSecretRemovalDeadlock,
+        Self::RemoteSecretSwapStale,
+        Self::DebugEndpointsRestricted,
+        Self::HashableString,
+    ];
 }

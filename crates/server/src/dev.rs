@@ -165,20 +165,17 @@ fn parse_release(text: &str, hub: &str) -> Result<ImportReleaseArgs, Failure> {
     let (version, tag) = version
         .split_once('@')
         .map_or((version, None), |(version, tag)| (version, Some(tag)));
-    let known_fault = version
-        .starts_with("1.27.")
-        .then(|| "remote-secret-deadlock".to_owned());
     Ok(ImportReleaseArgs {
         version: version.into(),
         charts: charts.into(),
         facts: ReleaseArgs {
             hub: hub.into(),
             tag: tag.map(str::to_owned),
-            kubernetes_min: 29,
-            kubernetes_tested: 35,
-            kubernetes_source: "AKS support table of 2026-05-15".into(),
+            kubernetes_min: None,
+            kubernetes_tested: None,
+            kubernetes_source: None,
             supported_until: None,
-            quirks: known_fault.into_iter().collect(),
+            quirks: Vec::new(),
             released_on: None,
             channels: Vec::new(),
             minimum_edition: "standard".into(),

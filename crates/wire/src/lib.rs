@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 #[cfg(feature = "options")]
+mod catalogue;
+#[cfg(feature = "options")]
 mod cli_args;
 mod data_plane;
 mod fleet;
@@ -22,6 +24,8 @@ mod tenants;
 mod upgrades;
 mod webhooks;
 
+#[cfg(feature = "options")]
+pub use catalogue::{Catalogue, InvalidCatalogue};
 #[cfg(feature = "options")]
 pub use cli_args::ReleaseArgs;
 pub use data_plane::*;

@@ -193,9 +193,9 @@ pub(crate) fn run_quickstart(options: &TourOptions) -> Result<()> {
         newest.done()?;
         // The second build is there for people who stay and try another upgrade.
         let charts = lab.charts(CATALOGUE[1].1)?;
-        [NEW_RELEASE.0, "1.27.9.2"].iter().try_for_each(|build| {
-            server.import(build, &charts, &["--quirk", "remote-secret-deadlock"])
-        })
+        [NEW_RELEASE.0, "1.27.9.2"]
+            .iter()
+            .try_for_each(|build| server.import(build, &charts, &[]))
     })?;
     own = Instant::now();
     let recording = options.dir.join("recording.jsonl");
