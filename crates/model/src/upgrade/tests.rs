@@ -139,12 +139,12 @@ fn a_canary_with_a_person_goes_through_every_stage() {
         walk_through(choice(false, 0)),
         [
             "prechecking",
-            "deploying (Begin(Deploy))",
+            "deploying (StartOperation(Deploy))",
             "verifying (Nothing)",
-            "promoting (Begin(Promote))",
-            "rolling (Begin(Roll))",
-            "retiring (Begin(Retire))",
-            "succeeded (End)"
+            "promoting (StartOperation(Promote))",
+            "rolling (StartOperation(Roll))",
+            "retiring (StartOperation(Retire))",
+            "succeeded (Finish)"
         ]
     );
 }
@@ -154,9 +154,9 @@ fn the_policy_auto_needs_nobody() {
     assert_eq!(
         walk_through(choice(true, 60))[2..5],
         [
-            "promoting (Begin(Promote))",
-            "rolling (Begin(Roll))",
-            "holding (Begin(Retire))"
+            "promoting (StartOperation(Promote))",
+            "rolling (StartOperation(Roll))",
+            "holding (StartOperation(Retire))"
         ]
     );
 }
