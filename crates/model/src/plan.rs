@@ -158,7 +158,8 @@ pub enum Step {
     AwaitUnused {
         /// Revision that must be unused.
         revision: RevisionName,
-        /// Members that are left behind. Users of the revision in these members do not count.
+        /// Members that are left behind. They are not asked for users of the revision, but none of
+        /// them may answer, and none of their proxies may be connected.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         left_behind: Vec<Name>,
     },

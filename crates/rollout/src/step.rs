@@ -8,9 +8,11 @@
 //! | ours in part | `Ready`: a write goes on, an undo removes all of it |
 //! | neither | `Blocked`: the value is never overwritten |
 
+use meshwright_model::Name;
 use meshwright_model::ids::OperationId;
 use meshwright_model::operation::{Problem, Progress};
 use meshwright_model::plan::{Stamp, Step, Target};
+use meshwright_model::version::RevisionName;
 
 use crate::ports::{ClusterError, FencingToken, MeshClusters, ObjectVersion, Readiness, Usage};
 
@@ -92,16 +94,7 @@ impl StepContext<'_> {
             Step::AwaitUnused {
                 revision,
                 left_behind,
-            } => Ok(match world.check_usage(revision, left_behind).await? {
-                Usage::Unused => StepCheck::Done,
-                Usage::InUse(users) => {
-                    StepCheck::Waiting(format!("still in use: {}", summarize_list(&users)))
-                }
-                Usage::Unknown(silent) => StepCheck::Waiting(format!(
-                    "unknown counts as used: {}",
-                    summarize_list(&silent)
-                )),
-            }),
+            } => check_unused(world, revision, left_behind).await,
             Step::AwaitGone { member } => {
                 let left = world.list_remaining_objects(member).await?;
                 Ok(if left.is_empty() {
@@ -110,11 +103,7 @@ impl StepContext<'_> {
                     StepCheck::Waiting(format!("still there: {}", summarize_list(&left)))
                 })
             }
-            Step::LeaveBehind { member } => match world.list_injectors(member).await {
-                Ok(_) => Ok(StepCheck::Blocked(member_answers(member))),
-                Err(error) if error.is_lost() => Ok(StepCheck::Done),
-                Err(error) => Err(error),
-            },
+            Step::LeaveBehind { member } => check_still_lost(world, member).await,
         }
     }
 
@@ -191,9 +180,47 @@ pub fn is_irrevocable(step: &Step) -> bool {
     )
 }
 
+/// Checks that nothing uses a revision. Members that are left behind are not asked for their users,
+/// but each of them must still not answer: the wait can take days, in which such a member can come
+/// back.
+async fn check_unused(
+    world: &dyn MeshClusters,
+    revision: &RevisionName,
+    left_behind: &[Name],
+) -> Result<StepCheck, ClusterError> {
+    for member in left_behind {
+        match check_still_lost(world, member).await? {
+            StepCheck::Done => {}
+            answers => return Ok(answers),
+        }
+    }
+    Ok(match world.check_usage(revision, left_behind).await? {
+        Usage::Unused => StepCheck::Done,
+        Usage::InUse(users) => {
+            StepCheck::Waiting(format!("still in use: {}", summarize_list(&users)))
+        }
+        Usage::Unknown(silent) => StepCheck::Waiting(format!(
+            "unknown counts as used: {}",
+            summarize_list(&silent)
+        )),
+    })
+}
+
+/// Checks that a member is still lost to us. One that answers is not left behind.
+async fn check_still_lost(
+    world: &dyn MeshClusters,
+    member: &Name,
+) -> Result<StepCheck, ClusterError> {
+    match world.list_injectors(member).await {
+        Ok(_) => Ok(StepCheck::Blocked(member_answers(member))),
+        Err(error) if error.is_lost() => Ok(StepCheck::Done),
+        Err(error) => Err(error),
+    }
+}
+
 /// Builds the problem of a member that was to be left behind but answers. The next deletion cleans
 /// it up like the others.
-fn member_answers(member: &meshwright_model::Name) -> Problem {
+fn member_answers(member: &Name) -> Problem {
     Problem::new(
         "member_answers",
         format!("{member} was to be left behind, but it answers now."),

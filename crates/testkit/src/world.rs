@@ -101,6 +101,9 @@ struct State {
     unreachable: BTreeSet<Name>,
     faults: BTreeMap<Name, ClusterError>,
     pinned: Vec<String>,
+    /// Members whose proxies are connected to the control planes, also while the API server is
+    /// silent.
+    connected: BTreeSet<Name>,
     foreign_webhooks: BTreeMap<Name, Vec<String>>,
     refused_targets: BTreeSet<Target>,
     refusing_dry_runs: BTreeSet<Name>,
@@ -248,6 +251,18 @@ impl FakeClusters {
         match error {
             Some(error) => state.faults.insert(member, error),
             None => state.faults.remove(&member),
+        };
+    }
+
+    /// Connects the proxies of a member to the control planes, or ends their connections. The
+    /// proxies of a member that answers count by their pods, without this.
+    pub fn set_proxies_connected(&self, member: &str, connected: bool) {
+        let member: Name = member.parse().expect(member);
+        let mut state = self.lock();
+        if connected {
+            state.connected.insert(member)
+        } else {
+            state.connected.remove(&member)
         };
     }
 

@@ -214,13 +214,12 @@ impl KubernetesMesh {
     /// Finds the users of a revision (requirement B8): connected proxies of every replica, live
     /// pods, pod templates, namespaces, tags and, if there are none of these, resources that name
     /// the revision. A cluster or replica that does not answer counts as a user. Members that are
-    /// left behind are neither asked nor counted.
+    /// left behind are not asked, but their connected proxies count.
     pub(super) async fn revision_usage(
         &self,
         revision: &RevisionName,
         left_behind: &[Name],
     ) -> Result<Usage, ClusterError> {
-        let counted = |member: &str| !left_behind.iter().any(|left| left.as_str() == member);
         let (mut users, mut silent) = (Vec::new(), Vec::new());
         let running: Vec<Value> = self
             .list_istiod_pods(revision)
@@ -229,24 +228,15 @@ impl KubernetesMesh {
             .filter(is_running)
             .collect();
         let asked = object_names(&running).into_iter().map(|pod| async move {
-            let theirs = |proxy: &Value| {
-                let name = format!("proxy {}", proxy["proxy"].as_str().unwrap_or("?"));
-                proxy["cluster_id"]
-                    .as_str()
-                    .is_none_or(counted)
-                    .then_some(name)
-            };
-            let connected = self
-                .query_replica(&pod, "/debug/syncz", theirs)
+            self.query_replica(&pod, "/debug/syncz", proxy_name)
                 .await
-                .map_err(|_| format!("replica {pod}"))?;
-            Ok::<_, String>(connected.into_iter().flatten().collect::<Vec<_>>())
+                .map_err(|_| format!("replica {pod}"))
         });
         let members = self
             .config
             .members
             .iter()
-            .filter(|member| counted(member.name.as_str()));
+            .filter(|member| !left_behind.contains(&member.name));
         let looks = members.map(|member| self.member_usage(member, revision));
         let (connected, used) = tokio::join!(
             futures::future::join_all(asked),
@@ -358,6 +348,12 @@ fn is_running(pod: &Value) -> bool {
 fn cluster_sync_state(cluster: &Value) -> (String, String) {
     let part = |key: &str| cluster[key].as_str().unwrap_or_default().to_owned();
     (part("id"), part("syncStatus"))
+}
+
+/// Returns a connected proxy with its member, as text for people.
+fn proxy_name(proxy: &Value) -> String {
+    let part = |key: &str| proxy[key].as_str().unwrap_or("?");
+    format!("proxy {} in {}", part("proxy"), part("cluster_id"))
 }
 
 fn proxy_observation(revision: &RevisionName, proxy: &Value) -> ProxyObservation {

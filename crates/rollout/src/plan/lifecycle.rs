@@ -172,103 +172,111 @@ pub struct MemberReachability {
 
 /// Plans the deletion of a mesh, with the second revision that an abandoned upgrade may have left.
 /// Objects that istiod writes into every namespace are removed after istiod, which would write them
-/// again. Members that are left behind are checked before the first removal and again at the end: a
-/// member that answers is not left behind. Custom resource definitions stay, because users may have
-/// resources of these kinds.
+/// again. Custom resource definitions stay, because users may have resources of these kinds.
 pub fn plan_delete(layout: &MeshTopology, farewell: &MemberReachability) -> Plan {
-    let gone = |target: Target, from: &str| set_step(target, Some(from.to_owned()), None);
-    let revision = layout.current.revision.as_str();
-    let both = |name: &str| {
-        layout
-            .control_planes()
-            .any(|line| line.revision.as_str() == name)
-    };
-    let answering: Vec<Name> = farewell
-        .answering
-        .iter()
-        .map(|(member, _)| member.clone())
-        .collect();
+    let answering = farewell.answering.iter();
     let here = MeshTopology {
-        members: answering,
+        members: answering.map(|(member, _)| member.clone()).collect(),
         ..layout.clone()
     };
-    // Aliases that earlier upgrades left are names of the mesh too and are removed.
-    let names = |(member, injectors): &(Name, Vec<Injector>)| {
-        let all = injectors.iter().filter(|injector| !both(&injector.value));
-        all.map(|injector| {
-            gone(
-                tag_target(member, &injector.value),
-                injector.revision.as_str(),
-            )
-        })
-        .collect::<Vec<_>>()
-    };
-    let tags: Vec<Step> = farewell.answering.iter().flat_map(names).collect();
     let validator = layout
         .config_cluster()
         .filter(|member| here.members.contains(*member));
-    let unused = |line: &ControlPlane| Step::AwaitUnused {
-        revision: line.revision.clone(),
-        left_behind: farewell.left_behind.clone(),
-    };
     let lines_down = layout
         .control_planes()
         .rev()
         .fold(Plan::default(), |plan, line| {
             plan.followed_by(plan_control_plane_removal(&here, line))
         });
-    let lost = || {
-        farewell.left_behind.iter().map(|member| Step::LeaveBehind {
-            member: member.clone(),
-        })
-    };
-    Plan::default()
-        .with_wave("members that do not answer", lost())
-        .with_wave("nothing uses the mesh", layout.control_planes().map(unused))
+    plan_last_looks(layout, &farewell.left_behind)
         .with_wave(
             "validation",
             validator.map(|member| {
-                gone(
-                    Target::Validator {
-                        member: member.clone(),
-                    },
-                    revision,
+                let member = member.clone();
+                removal_step(
+                    Target::Validator { member },
+                    layout.current.revision.as_str(),
                 )
             }),
         )
-        .with_wave("tags", tags)
+        .with_wave("tags", tag_removal_steps(layout, farewell))
         .followed_by(lines_down)
+        .followed_by(plan_namespace_removal(layout, &here))
+        .with_wave(
+            "members that are left behind",
+            leave_behind_steps(&farewell.left_behind),
+        )
+}
+
+/// Plans the looks before the first removal. Nothing may use the mesh, and the members that are
+/// left behind must still not answer. The wait for the last use can take days, so these members are
+/// looked at before it, with each look of it, directly after it, and at the end of the deletion: a
+/// member that answers is not left behind.
+fn plan_last_looks(layout: &MeshTopology, left_behind: &[Name]) -> Plan {
+    let unused = |line: &ControlPlane| Step::AwaitUnused {
+        revision: line.revision.clone(),
+        left_behind: left_behind.to_vec(),
+    };
+    Plan::default()
+        .with_wave(
+            "members that do not answer",
+            leave_behind_steps(left_behind),
+        )
+        .with_wave("nothing uses the mesh", layout.control_planes().map(unused))
+        .with_wave(
+            "members that still do not answer",
+            leave_behind_steps(left_behind),
+        )
+}
+
+fn leave_behind_steps(members: &[Name]) -> impl Iterator<Item = Step> {
+    members.iter().map(|member| Step::LeaveBehind {
+        member: member.clone(),
+    })
+}
+
+/// Builds the steps that remove the tags in the members that answer. Aliases that earlier upgrades
+/// left are names of the mesh too and are removed. The webhooks of the mesh's control planes go
+/// with their objects.
+fn tag_removal_steps(layout: &MeshTopology, farewell: &MemberReachability) -> Vec<Step> {
+    let is_own_name = |name: &str| {
+        let mut lines = layout.control_planes();
+        lines.any(|line| line.revision.as_str() == name)
+    };
+    let mut steps = Vec::new();
+    for (member, injectors) in &farewell.answering {
+        let tags = injectors.iter().filter(|tag| !is_own_name(&tag.value));
+        steps.extend(
+            tags.map(|tag| removal_step(tag_target(member, &tag.value), tag.revision.as_str())),
+        );
+    }
+    steps
+}
+
+/// Plans the removal of the mesh's namespaces, in the members that answer (`here`) and at last in
+/// the hosting cluster, with everything in them that no control plane owns.
+fn plan_namespace_removal(layout: &MeshTopology, here: &MeshTopology) -> Plan {
+    let gone = |target: Target| removal_step(target, PRESENT);
+    Plan::default()
         .with_wave(
             "root certificates in each namespace",
             here.step_per_member(|member| {
-                gone(
-                    Target::Certificates {
-                        member: member.clone(),
-                    },
-                    PRESENT,
-                )
+                let member = member.clone();
+                gone(Target::Certificates { member })
             }),
         )
         .with_wave(
             "access of the control planes",
             layout.step_per_member(|member| {
-                gone(
-                    Target::Link {
-                        member: member.clone(),
-                    },
-                    PRESENT,
-                )
+                let member = member.clone();
+                gone(Target::Link { member })
             }),
         )
         .with_wave(
             "system namespace and accounts",
             here.step_per_member(|member| {
-                gone(
-                    Target::Foothold {
-                        member: member.clone(),
-                    },
-                    PRESENT,
-                )
+                let member = member.clone();
+                gone(Target::Foothold { member })
             }),
         )
         .with_wave(
@@ -277,13 +285,11 @@ pub fn plan_delete(layout: &MeshTopology, farewell: &MemberReachability) -> Plan
                 member: member.clone(),
             }),
         )
-        .with_wave(
-            "limits of the mesh's namespace",
-            [gone(Target::Limits, PRESENT)],
-        )
-        .with_wave(
-            "mesh namespace and authority",
-            [gone(Target::Home, PRESENT)],
-        )
-        .with_wave("members that are left behind", lost())
+        .with_wave("limits of the mesh's namespace", [gone(Target::Limits)])
+        .with_wave("mesh namespace and authority", [gone(Target::Home)])
+}
+
+/// Builds the step that removes a target with this value.
+fn removal_step(target: Target, from: &str) -> Step {
+    set_step(target, Some(from.to_owned()), None)
 }

@@ -1,0 +1,97 @@
+//! A forced deletion leaves a member behind only as long as that member does not answer.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use meshwright_model::ids::OperationId;
+use meshwright_model::operation::{OperationKind, OperationState};
+use meshwright_store::{StoreError, force_arguments};
+use meshwright_testkit::Fleet;
+use tokio::task::JoinHandle;
+
+/// Queues a forced deletion of the mesh, and runs it until it waits.
+async fn delete_by_force(fleet: &Fleet) -> OperationId {
+    let reason = force_arguments(Some("the region is gone"));
+    let id = fleet
+        .queue_operation(OperationKind::DeleteMesh, reason)
+        .await;
+    fleet.run_due().await;
+    id
+}
+
+/// Makes everything due again after so many seconds, without running it.
+async fn pass(fleet: &Fleet, seconds: i64) {
+    fleet.clock.advance(SignedDuration::from_secs(seconds));
+    fleet
+        .db
+        .execute("mw_worker", "UPDATE work_queue SET due_at = now()")
+        .await
+        .expect("it is due");
+}
+
+async fn paused_with(fleet: &Fleet, operation: OperationId) -> (String, String) {
+    match fleet.operation(operation).await.state {
+        OperationState::Paused { problem } => (problem.code, problem.message),
+        state => panic!("it is not paused: {state:?}"),
+    }
+}
+
+/// Runs a worker, and waits until the operation waits for something that contains these words.
+async fn run_until_waiting_for(
+    fleet: &Fleet,
+    operation: OperationId,
+    words: &str,
+) -> JoinHandle<Result<(), StoreError>> {
+    let worker = fleet.build_worker("worker", Duration::from_secs(30));
+    let running = tokio::spawn(async move { worker.run_due().await.map(drop) });
+    let waits = async {
+        while !fleet
+            .operation(operation)
+            .await
+            .waiting_for
+            .is_some_and(|reason| reason.contains(words))
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), waits)
+        .await
+        .unwrap_or_else(|_| panic!("it does not wait for {words}"));
+    running
+}
+
+#[tokio::test]
+async fn a_member_that_comes_back_while_the_mesh_is_in_use_is_seen_before_the_first_removal() {
+    let fleet = Fleet::new().await;
+    fleet.clusters.set_unreachable("c2", true);
+    let deletion = delete_by_force(&fleet).await;
+    pass(&fleet, 180).await;
+    let running = run_until_waiting_for(&fleet, deletion, "still in use").await;
+    let writes = fleet.clusters.journal().len();
+    fleet.clusters.set_unreachable("c2", false);
+    fleet.clusters.clear_workloads();
+    running.await.expect("no panic").expect("a readable queue");
+    assert_eq!(paused_with(&fleet, deletion).await.0, "member_answers");
+    assert_eq!(
+        fleet.clusters.journal().len(),
+        writes,
+        "nothing was removed under it"
+    );
+}
+
+#[tokio::test]
+async fn the_connected_proxies_of_a_silent_member_are_users_of_the_mesh() {
+    let fleet = Fleet::new().await;
+    fleet.clusters.set_unreachable("c2", true);
+    fleet.clusters.set_proxies_connected("c2", true);
+    fleet.clusters.clear_workloads();
+    let deletion = delete_by_force(&fleet).await;
+    pass(&fleet, 180).await;
+    let running = run_until_waiting_for(&fleet, deletion, "proxy web in c2").await;
+    fleet.clusters.set_proxies_connected("c2", false);
+    running.await.expect("no panic").expect("a readable queue");
+    assert_eq!(
+        fleet.operation(deletion).await.state,
+        OperationState::Succeeded
+    );
+}
