@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use meshwright_model::Name;
 use meshwright_model::ids::OperationId;
 use meshwright_model::injection::PodLabels;
@@ -12,6 +13,8 @@ use meshwright_model::plan::{Sidecar, Target, WorkloadKind, WorkloadRef};
 use meshwright_model::version::Version;
 use meshwright_rollout::ports::{ClusterError, FencingToken, ObjectVersion};
 use tokio::sync::Notify;
+
+use crate::ManualClock;
 
 mod bundle;
 mod injection;
@@ -99,6 +102,8 @@ struct State {
     objects: BTreeMap<(Target, String), String>,
     workloads: BTreeMap<(Name, WorkloadRef), Workload>,
     unreachable: BTreeSet<Name>,
+    /// Time that passes on the clock before a silent member counts as silent.
+    silence: Option<(Arc<ManualClock>, SignedDuration)>,
     faults: BTreeMap<Name, ClusterError>,
     pinned: Vec<String>,
     /// Members whose proxies are connected to the control planes, also while the API server is
@@ -242,6 +247,11 @@ impl FakeClusters {
         } else {
             state.unreachable.remove(&member)
         };
+    }
+
+    /// Makes this time pass on the clock with each look at a silent member for a deletion.
+    pub fn set_silence_duration(&self, clock: &Arc<ManualClock>, duration: SignedDuration) {
+        self.lock().silence = Some((clock.clone(), duration));
     }
 
     /// Makes every call of a member fail with an error, or succeed again.

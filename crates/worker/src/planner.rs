@@ -47,14 +47,15 @@ struct SetInjectionArguments {
 /// Steps that the stages of an upgrade have started, with their captures, oldest first.
 pub(crate) type StepHistory = Vec<(OperationKind, Step, Option<String>)>;
 
-/// Builds the plan of an operation from a fresh observation of the clusters. `given_up` is true
-/// when the operation has waited for an answer longer than the timeout. No database transaction is
-/// open meanwhile, because clusters can be slow to answer.
+/// Builds the plan of an operation from a fresh observation of the clusters. `given_up` returns true
+/// when the operation has waited for an answer longer than the timeout; it is called after a member
+/// did not answer, because that look takes time too. No database transaction is open meanwhile,
+/// because clusters can be slow to answer.
 pub(crate) async fn build_plan(
     operation: &Operation,
     layout: &MeshTopology,
     world: &dyn MeshClusters,
-    (history, given_up): (StepHistory, bool),
+    (history, given_up): (StepHistory, &(dyn Fn() -> bool + Sync)),
 ) -> Result<Plan, PlanError> {
     use OperationKind as Kind;
     match operation.kind {
@@ -155,14 +156,15 @@ async fn check_member_reachability(
     operation: &Operation,
     layout: &MeshTopology,
     world: &dyn MeshClusters,
-    given_up: bool,
+    given_up: &(dyn Fn() -> bool + Sync),
 ) -> Result<lifecycle::MemberReachability, PlanError> {
-    let leaves = operation.is_forced() && given_up;
     let mut seen = lifecycle::MemberReachability::default();
     for member in &layout.members {
         match world.list_injectors(member).await {
             Ok(injectors) => seen.answering.push((member.clone(), injectors)),
-            Err(error) if leaves && error.is_lost() => seen.left_behind.push(member.clone()),
+            Err(error) if operation.is_forced() && error.is_lost() && given_up() => {
+                seen.left_behind.push(member.clone());
+            }
             Err(error) => return Err(error.into()),
         }
     }

@@ -29,6 +29,12 @@ async fn pass(fleet: &Fleet, seconds: i64) {
         .expect("it is due");
 }
 
+/// Looks again after so many seconds.
+async fn later(fleet: &Fleet, seconds: i64) {
+    pass(fleet, seconds).await;
+    fleet.run_due().await;
+}
+
 async fn paused_with(fleet: &Fleet, operation: OperationId) -> (String, String) {
     match fleet.operation(operation).await.state {
         OperationState::Paused { problem } => (problem.code, problem.message),
@@ -90,6 +96,23 @@ async fn the_connected_proxies_of_a_silent_member_are_users_of_the_mesh() {
     let running = run_until_waiting_for(&fleet, deletion, "proxy web in c2").await;
     fleet.clusters.set_proxies_connected("c2", false);
     running.await.expect("no panic").expect("a readable queue");
+    assert_eq!(
+        fleet.operation(deletion).await.state,
+        OperationState::Succeeded
+    );
+}
+
+#[tokio::test]
+async fn patience_that_ends_during_the_look_leaves_the_member_behind() {
+    let fleet = Fleet::new().await;
+    fleet.clusters.set_unreachable("c2", true);
+    fleet
+        .clusters
+        .set_silence_duration(&fleet.clock, SignedDuration::from_secs(5));
+    fleet.clusters.clear_workloads();
+    let deletion = delete_by_force(&fleet).await;
+    assert_eq!(fleet.operation(deletion).await.state.as_str(), "waiting");
+    later(&fleet, 118).await;
     assert_eq!(
         fleet.operation(deletion).await.state,
         OperationState::Succeeded

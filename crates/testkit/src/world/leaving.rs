@@ -44,6 +44,10 @@ impl State {
 impl TeardownInspection for FakeClusters {
     async fn list_injectors(&self, member: &Name) -> Result<Vec<Injector>, ClusterError> {
         let state = self.lock();
+        if let (true, Some((clock, passes))) = (state.unreachable.contains(member), &state.silence)
+        {
+            clock.advance(*passes);
+        }
         state.check_reachable(Some(member))?;
         Ok(state.injectors(member))
     }

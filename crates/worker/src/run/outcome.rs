@@ -223,7 +223,11 @@ impl Run<'_> {
         .await;
         let found = match looked.unwrap_or_else(|_| Err(mesh_timeout_error())) {
             Ok(evidence) => precheck::collect_findings(&layout, &evidence),
-            Err(error) => return self.wait_or_pause(&error).await.map(|()| RunEnd::Released),
+            Err(error) => {
+                let unanswered = self.time_unanswered();
+                let done = self.wait_or_pause(&error, unanswered).await;
+                return done.map(|()| RunEnd::Released);
+            }
         };
         let outcome = StageOutcome::Found(found);
         self.finish_operation(

@@ -1,5 +1,8 @@
 //! Starts a claim: builds the plan of the operation and stores it once.
 
+use std::sync::OnceLock;
+
+use jiff::SignedDuration;
 use meshwright_model::leftover::Leftover;
 use meshwright_model::operation::{OperationKind, OperationState};
 use meshwright_model::plan::{Plan, Target};
@@ -27,7 +30,7 @@ impl Run<'_> {
         if self.operation.waves.is_none()
             && let Some(error) = self.unfenced_blocking_plan()
         {
-            self.wait_or_pause(&error).await?;
+            self.wait_or_pause(&error, self.time_unanswered()).await?;
             return Ok(false);
         }
         let Some((history, labels)) = self.begin_stage().await? else {
@@ -45,17 +48,17 @@ impl Run<'_> {
                 Ok((plan, leftovers)) => {
                     self.drop_unfenced_left_behind(&plan);
                     if let Some(error) = self.unfenced_targets.values().next().cloned() {
-                        self.wait_or_pause(&error).await?;
+                        self.wait_or_pause(&error, self.time_unanswered()).await?;
                         return Ok(false);
                     }
                     Some((plan, leftovers))
                 }
-                Err(PlanError::Problem(problem)) => {
+                Err((PlanError::Problem(problem), _)) => {
                     self.pause_operation(problem, Vec::new()).await?;
                     return Ok(false);
                 }
-                Err(PlanError::Cluster(error)) => {
-                    self.wait_or_pause(&error).await?;
+                Err((PlanError::Cluster(error), unanswered)) => {
+                    self.wait_or_pause(&error, unanswered).await?;
                     return Ok(false);
                 }
             },
@@ -145,16 +148,19 @@ impl Run<'_> {
     }
 
     /// Builds the plan of the operation, with the objects that stay in clusters once it is carried
-    /// out.
+    /// out. An error comes with the time without an answer, read once after the look that failed:
+    /// the decision to leave a member behind and the decision to pause use the same time.
     async fn plan_operation(
         &self,
         layout: &MeshTopology,
         world: &dyn MeshClusters,
         history: StepHistory,
-    ) -> Result<(Plan, Vec<Leftover>), PlanError> {
+    ) -> Result<(Plan, Vec<Leftover>), (PlanError, SignedDuration)> {
+        let unanswered = OnceLock::new();
+        let time_unanswered = || *unanswered.get_or_init(|| self.time_unanswered());
+        let given_up = || time_unanswered() > self.engine.settings.timeouts.unreachable;
         let building = async {
-            let given_up = self.time_unanswered() > self.engine.settings.timeouts.unreachable;
-            let plan = build_plan(&self.operation, layout, world, (history, given_up)).await?;
+            let plan = build_plan(&self.operation, layout, world, (history, &given_up)).await?;
             let left = match self.operation.kind {
                 OperationKind::DeleteMesh => list_plan_leftovers(&plan, layout, world).await?,
                 _ => Vec::new(),
@@ -165,6 +171,7 @@ impl Run<'_> {
         built
             .await
             .unwrap_or_else(|_| Err(PlanError::Cluster(outcome::mesh_timeout_error())))
+            .map_err(|error| (error, time_unanswered()))
     }
 
     /// Starts the stage and returns the steps that the upgrade's stages have started so far, with

@@ -12,20 +12,27 @@ use meshwright_store::{OperationUpdate, StoreError};
 
 use super::{Run, WAIT_INTERVAL};
 
+/// Hint of the problem of a deletion that waits for a member. A forced deletion leaves the member
+/// behind and does not get it.
+const LEAVE_BEHIND_HINT: &str = "Bring the cluster back or renew its credential, then retry; or leave it behind with `meshwright mesh delete NAME --force --reason TEXT`.";
+
 impl Run<'_> {
     /// Handles an error that prevented a plan or the findings of a precheck. The operation waits
-    /// for an answer, and is paused after the timeout or when waiting does not help.
-    pub(super) async fn wait_or_pause(&mut self, error: &ClusterError) -> Result<(), StoreError> {
-        match decide_after_planning_failure(
-            error,
-            self.time_unanswered(),
-            &self.engine.settings.timeouts,
-        ) {
+    /// for an answer, and is paused after the timeout or when waiting does not help. `unanswered`
+    /// is the time without an answer at the moment of the error.
+    pub(super) async fn wait_or_pause(
+        &mut self,
+        error: &ClusterError,
+        unanswered: SignedDuration,
+    ) -> Result<(), StoreError> {
+        let timeouts = &self.engine.settings.timeouts;
+        match decide_after_planning_failure(error, unanswered, timeouts) {
             Decision::Wait(reason) if error.is_lost() => self.wait_for_answer(reason).await,
             Decision::Wait(reason) => self.release_waiting(reason).await,
             Decision::Pause(mut problem) => {
-                if self.operation.kind == OperationKind::DeleteMesh && error.is_lost() {
-                    problem.hint = "Bring the cluster back or renew its credential, then retry; or leave it behind with `meshwright mesh delete NAME --force --reason TEXT`.".into();
+                let deletes = self.operation.kind == OperationKind::DeleteMesh;
+                if deletes && error.is_lost() && !self.operation.is_forced() {
+                    problem.hint = LEAVE_BEHIND_HINT.into();
                 }
                 self.pause_operation(problem, Vec::new()).await
             }
