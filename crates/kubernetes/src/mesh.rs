@@ -35,6 +35,7 @@ mod api_paths;
 mod apply_set;
 mod certificates;
 mod data_plane;
+mod former_address;
 mod helm_values;
 mod istiod_tokens;
 mod leaving;
@@ -200,10 +201,15 @@ impl MeshClusters for KubernetesMesh {
             if let Target::Certificates { member } = target {
                 return self.observe_certificates(member).await;
             }
-            match single_object::ObjectTarget::for_target(self, target).await? {
-                Some(single) => single.observe_value().await,
-                None => self.observe_apply_set(target).await,
-            }
+            let seen = match single_object::ObjectTarget::for_target(self, target).await? {
+                Some(single) => single.observe_value().await?,
+                None => self.observe_apply_set(target).await?,
+            };
+            let outdated = match &seen.value {
+                Some(value) => self.names_former_address(target, value).await?,
+                None => false,
+            };
+            Ok(Observed { outdated, ..seen })
         };
         self.with_look_timeout(look).await
     }

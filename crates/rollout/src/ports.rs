@@ -139,6 +139,10 @@ pub struct Observed {
     /// True for a target of several objects of which only a part was changed or removed. The target
     /// is ours, and its state equals no value.
     pub partial: bool,
+    /// True for a target in a member that has its value but names a former address of its control
+    /// plane. A mesh that is created again gets new addresses, and a member that had been left
+    /// behind still has the former ones.
+    pub outdated: bool,
 }
 
 /// Version of a target: its identity and its generation in the cluster. The text has no meaning

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | start | `Ready` |
 //! | goal | `Done`, or `Waiting` until it has taken effect |
+//! | goal, with a former address | `Ready` |
 //! | ours in part | `Ready`: a write goes on, an undo removes all of it |
 //! | neither | `Blocked`: the value is never overwritten |
 

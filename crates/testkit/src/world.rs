@@ -16,11 +16,13 @@ use tokio::sync::Notify;
 
 use crate::ManualClock;
 
+mod addresses;
 mod bundle;
 mod injection;
 mod leaving;
 mod ports;
 
+use addresses::Addresses;
 pub use bundle::target_parts;
 
 /// Behaviour of a workload when its template changes.
@@ -97,6 +99,7 @@ struct Workload {
 struct State {
     members: Vec<Name>,
     targets: BTreeMap<Target, TargetState>,
+    addresses: Addresses,
     /// Objects of the targets that consist of several, each with the release or value that it was
     /// written with.
     objects: BTreeMap<(Target, String), String>,
@@ -482,6 +485,7 @@ impl State {
         }
         let (from, to) = (self.value(target), to.map(str::to_owned));
         self.set_value(target.clone(), to.clone());
+        self.copy_address(target, to.as_deref());
         if let Target::Workload { member, workload } = target
             && from != to
             && let Some(known) = self.workloads.get_mut(&(member.clone(), workload.clone()))

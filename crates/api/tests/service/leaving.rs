@@ -498,6 +498,79 @@ async fn h3_a_member_that_answers_again_before_the_end_is_cleaned_up_after_all()
     assert_eq!(ours(&world.snapshot()).count(), 0, "{}", world.snapshot());
 }
 
+/// A service whose mesh was deleted by force without its member c2, which answers again.
+async fn left_behind() -> Stage {
+    let stage = Stage::new().await;
+    stage.service.fleet.clusters.set_unreachable("c2", true);
+    stage.begin("DELETE", "", Some(&forced())).await;
+    stage.run().await;
+    stage.later(3).await;
+    assert_eq!(stage.stands().await, whole("deleted"));
+    stage.service.fleet.clusters.set_unreachable("c2", false);
+    stage
+}
+
+#[tokio::test]
+async fn a_mesh_is_restored_in_a_member_that_was_left_behind_with_the_former_address() {
+    let stage = left_behind().await;
+    let creation = stage.begin("POST", "/undelete", None).await;
+    stage.run().await;
+    stage.later(3).await;
+    assert_eq!(
+        stage.stands().await,
+        whole("ready"),
+        "{}",
+        stage.operation(&creation).await
+    );
+    assert_eq!(left(&stage.mesh().await), Vec::new());
+}
+
+#[tokio::test]
+async fn a_restored_mesh_shows_its_leftovers_until_they_are_proved_to_be_gone() {
+    let stage = left_behind().await;
+    let stays = left(&stage.mesh().await);
+    assert!(stays.iter().any(|(cluster, _)| cluster == "c2"));
+    let creation = stage.begin("POST", "/undelete", None).await;
+    assert_eq!(left(&stage.mesh().await), stays);
+    stage.cancel(&creation).await;
+    assert_eq!(left(&stage.mesh().await), stays, "nothing was removed");
+    stage.begin("DELETE", "", None).await;
+    stage.run().await;
+    assert_eq!(stage.stands().await, whole("deleted"));
+    let definitions = |(_, name): &(String, String)| name.ends_with(".istio.io");
+    assert!(left(&stage.mesh().await).iter().all(definitions));
+}
+
+#[tokio::test]
+async fn a_mesh_whose_forced_deletion_was_cancelled_is_built_again_in_the_member_that_came_back() {
+    let stage = Stage::new().await;
+    let world = &stage.service.fleet.clusters;
+    let before = world.snapshot();
+    world.set_unreachable("c2", true);
+    world.set_writes_refused(&Target::Home, true);
+    let deletion = stage.begin("DELETE", "", Some(&forced())).await;
+    stage.run().await;
+    stage.later(3).await;
+    world.set_writes_refused(&Target::Home, false);
+    world.set_unreachable("c2", false);
+    let path = format!("/v1/operations/{deletion}/retry");
+    stage.call("POST", &path, None).await;
+    stage.run().await;
+    let paused = stage.operation(&deletion).await;
+    assert_eq!(paused["problem"]["code"], "member_answers");
+    stage.cancel(&deletion).await;
+    let creation = stage.begin("POST", "/retry", None).await;
+    stage.run().await;
+    stage.later(3).await;
+    assert_eq!(
+        stage.stands().await,
+        whole("ready"),
+        "{}",
+        stage.operation(&creation).await
+    );
+    assert_eq!(world.snapshot(), before);
+}
+
 #[tokio::test]
 async fn force_needs_a_reason_and_a_reason_needs_force() {
     let stage = Stage::new().await;

@@ -102,6 +102,7 @@ impl KubernetesMesh {
             version: object_version(inventory.as_ref()),
             readiness: settled,
             partial,
+            outdated: false,
         })
     }
 

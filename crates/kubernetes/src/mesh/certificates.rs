@@ -57,6 +57,7 @@ impl KubernetesMesh {
             version: combined_version(&found),
             readiness: Readiness::Ready,
             partial: false,
+            outdated: false,
         })
     }
 

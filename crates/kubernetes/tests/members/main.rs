@@ -2,6 +2,7 @@
 
 mod access;
 mod fake;
+mod former_address;
 mod leaving;
 mod owners;
 mod registration;

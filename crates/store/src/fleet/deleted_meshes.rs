@@ -37,7 +37,8 @@ impl Tx<'_> {
         })
     }
 
-    /// Restores a deleted mesh, in state `creating`.
+    /// Restores a deleted mesh, in state `creating`. Its leftovers stay recorded until a creation or
+    /// a deletion has succeeded, because until then they may still be in their clusters.
     ///
     /// # Errors
     /// Returns [`StoreError::NotFound`] when this tenant has no such deleted mesh, and
@@ -49,7 +50,7 @@ impl Tx<'_> {
         members: &[ClusterId],
     ) -> Result<(), StoreError> {
         let done = sqlx::query!(
-            "UPDATE meshes SET state = 'creating', deleted_at = NULL, former_members = '{}', leftovers = '[]', generation = generation + 1
+            "UPDATE meshes SET state = 'creating', deleted_at = NULL, former_members = '{}', generation = generation + 1
              WHERE tenant_id = $1 AND mesh_id = $2 AND state = 'deleted'",
             self.tenant.0,
             id.0

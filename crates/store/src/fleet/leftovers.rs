@@ -74,6 +74,19 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// Forgets the leftovers of a mesh whose creation has succeeded: they are parts of the mesh
+    /// again.
+    pub(crate) async fn clear_mesh_leftovers(&mut self, mesh: MeshId) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE meshes SET leftovers = '[]' WHERE tenant_id = $1 AND mesh_id = $2",
+            self.tenant.0,
+            mesh.0
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
     /// Lets a forced deletion preempt the current holder of the mesh lock. Another deletion is
     /// superseded as if it had been cancelled. An upgrade that is paused while a member does not
     /// answer is abandoned. Any other holder keeps the lock, and the deletion is refused when it

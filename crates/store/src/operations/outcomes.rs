@@ -33,8 +33,12 @@ impl Tx<'_> {
     ) -> Result<(), StoreError> {
         if let Some(state) = self.mesh_state_after(operation, kind, mesh, end).await? {
             self.set_mesh_state(mesh, &state, now).await?;
-            if state == MeshState::Deleted {
-                self.copy_leftovers_to_mesh(mesh, operation).await?;
+            match (kind, &state) {
+                (_, MeshState::Deleted) => self.copy_leftovers_to_mesh(mesh, operation).await?,
+                (OperationKind::CreateMesh, MeshState::Ready) => {
+                    self.clear_mesh_leftovers(mesh).await?;
+                }
+                _ => {}
             }
         }
         self.free_mesh_lock(mesh, &operation.to_string()).await

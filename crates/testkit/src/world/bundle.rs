@@ -272,6 +272,13 @@ impl State {
         if (to.is_some(), part) == (true, DEPLOYMENT_PART) {
             self.write_certificates();
         }
+        match (target, part) {
+            (Target::Address { revision }, _) => {
+                self.assign_address(revision, to.is_some());
+            }
+            (Target::MemberObjects { .. }, WEBHOOK_PART) => self.copy_address(target, to),
+            _ => {}
+        }
         // If the name of the revision is a tag that points to the revision itself, it is removed
         // with the webhook.
         if let (None, WEBHOOK_PART, Target::MemberObjects { member, revision }) = (to, part, target)

@@ -61,7 +61,13 @@ impl State {
         labels: &NamespaceLabels,
         pod: &PodLabels,
     ) -> Result<Option<Sidecar>, String> {
-        match injected_by(labels, pod, &self.injectors(member)) {
+        let mut injectors = self.injectors(member);
+        let injection = injected_by(labels, pod, &injectors);
+        injectors.retain(|injector| self.calls_present_address(member, injector));
+        if injected_by(labels, pod, &injectors) != injection {
+            return Err("no istiod answers at the address of the webhook".into());
+        }
+        match injection {
             Injection::Injected(revision) => self
                 .revision_sidecar(&revision)
                 .map(Some)

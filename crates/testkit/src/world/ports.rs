@@ -30,6 +30,7 @@ impl MeshClusters for FakeClusters {
         state.check_reachable(target.member())?;
         let (settled, partial) = (state.readiness(target), state.is_partial(target));
         Ok(Observed {
+            outdated: state.names_former_address(target),
             value: state.value(target),
             version: state.object_version(target),
             readiness: settled,
