@@ -3,12 +3,14 @@
 
 use jiff::Timestamp;
 use meshwright_model::ids::MeshId;
-use meshwright_model::plan::Sidecar;
+use meshwright_model::plan::{Sidecar, Step, Target};
 use meshwright_model::survey::Observation;
 use meshwright_model::upgrade::UpgradeState;
 use meshwright_rollout::plan::MeshTopology;
 use meshwright_store::{MeshState, NewEvent, Page, StoreError, Tx};
 use serde_json::json;
+
+use crate::planner::KnownTags;
 
 /// Stores an observation of a mesh that began at `at`, unless a later one is stored already.
 ///
@@ -40,6 +42,50 @@ pub(crate) async fn store_observation(
         });
     }
     Ok(())
+}
+
+/// Returns the tags that each member of a mesh was last known to have: those of the last
+/// observation, changed by the upgrades that ended since or are under way. An upgrade that was
+/// rolled back has restored the tags.
+///
+/// # Errors
+/// Returns an error when the database does not answer or a row does not match the model.
+pub(crate) async fn load_known_tags(
+    tx: &mut Tx<'_>,
+    mesh: MeshId,
+) -> Result<KnownTags, StoreError> {
+    let (mut known, mut seen_at) = (KnownTags::new(), None);
+    if let Some((at, survey)) = tx.last_observation(mesh).await? {
+        seen_at = Some(at);
+        for member in survey.members {
+            let tags = member.injectors.into_iter().map(|injector| injector.value);
+            known.insert(member.member, tags.collect());
+        }
+    }
+    let mut upgrades = tx.list_upgrades(mesh, Page::ALL).await?;
+    upgrades.reverse();
+    for upgrade in upgrades {
+        let was_observed =
+            seen_at.is_some() && upgrade.ended_at.is_some_and(|end| Some(end) < seen_at);
+        if was_observed || upgrade.state == UpgradeState::RolledBack {
+            continue;
+        }
+        for (_, step, _) in tx.list_started_steps(upgrade.id).await? {
+            if let Step::Set {
+                target: Target::Tag { member, tag },
+                to,
+                ..
+            } = step
+            {
+                let tags = known.entry(member).or_default();
+                match to {
+                    Some(_) => tags.insert(tag),
+                    None => tags.remove(&tag),
+                };
+            }
+        }
+    }
+    Ok(known)
 }
 
 /// Returns the sidecar that each revision injects now. In an upgrade in place both control planes

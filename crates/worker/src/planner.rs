@@ -190,20 +190,24 @@ async fn with_current_values(mut plan: Plan, world: &dyn MeshClusters) -> Result
     Ok(plan)
 }
 
+/// Tags that each member was last known to have. They name the objects in a member that cannot be
+/// asked.
+pub(crate) type KnownTags = BTreeMap<Name, BTreeSet<String>>;
+
 /// Lists the objects that stay in the members after the deletion that a plan carries out.
 pub(crate) async fn list_plan_leftovers(
     plan: &Plan,
     layout: &MeshTopology,
     world: &dyn MeshClusters,
+    known_tags: &KnownTags,
 ) -> Result<Vec<Leftover>, ClusterError> {
     let behind = left_behind_members(plan);
-    let mut left = Vec::new();
+    let (mut left, none) = (Vec::new(), BTreeSet::new());
     for member in &layout.members {
+        let tags = known_tags.get(member).unwrap_or(&none);
+        let tags = behind.contains(member).then_some(tags);
         for line in layout.control_planes() {
-            for object in world
-                .list_leftovers(member, line, behind.contains(member))
-                .await?
-            {
+            for object in world.list_leftovers(member, line, tags).await? {
                 // Some objects belong to both control planes and are listed once.
                 if !left.contains(&object) {
                     left.push(object);

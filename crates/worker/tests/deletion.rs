@@ -3,8 +3,13 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use meshwright_model::Clock;
 use meshwright_model::ids::OperationId;
 use meshwright_model::operation::{OperationKind, OperationState};
+use meshwright_model::plan::Target;
+use meshwright_model::rules::Strategy;
+use meshwright_model::upgrade::{LabelPolicy, UpgradeState, Verb};
+use meshwright_rollout::ports::MeshClusters;
 use meshwright_store::{StoreError, force_arguments};
 use meshwright_testkit::Fleet;
 use tokio::task::JoinHandle;
@@ -117,4 +122,56 @@ async fn patience_that_ends_during_the_look_leaves_the_member_behind() {
         fleet.operation(deletion).await.state,
         OperationState::Succeeded
     );
+}
+
+/// Names of the objects that a forced deletion lists for the silent member c2.
+async fn leftovers_in_c2(fleet: &Fleet) -> Vec<String> {
+    fleet.clusters.set_unreachable("c2", true);
+    fleet.clusters.clear_workloads();
+    let deletion = delete_by_force(fleet).await;
+    later(fleet, 180).await;
+    let deleted = fleet.operation(deletion).await;
+    assert_eq!(deleted.state, OperationState::Succeeded);
+    let there = deleted.leftovers.into_iter();
+    there
+        .filter(|left| left.cluster.as_str() == "c2")
+        .map(|left| left.name)
+        .collect()
+}
+
+#[tokio::test]
+async fn leftovers_name_the_alias_that_an_upgrade_has_left() {
+    let fleet = Fleet {
+        labels: LabelPolicy::Alias,
+        ..Fleet::new().await
+    };
+    let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 0).await;
+    fleet.apply_verb_and_run(upgrade, Verb::Start).await;
+    let ended = fleet.apply_verb_and_run(upgrade, Verb::Promote).await;
+    assert_eq!(ended.state, UpgradeState::Succeeded);
+    let left = leftovers_in_c2(&fleet).await;
+    assert!(left.contains(&"tag 1-25-1 in c2".into()), "{left:?}");
+}
+
+#[tokio::test]
+async fn leftovers_name_the_alias_that_was_last_observed() {
+    let fleet = Fleet::new().await;
+    let alias = Target::Tag {
+        member: "c2".parse().expect("a name"),
+        tag: "1-24-0".into(),
+    };
+    fleet.clusters.change_externally(alias, Some("1-25-1"));
+    let survey = fleet.clusters.observe_mesh().await.expect("an observation");
+    let mut tx = fleet
+        .db
+        .worker
+        .begin(fleet.db.tenant)
+        .await
+        .expect("a transaction");
+    tx.store_observation(fleet.mesh, &survey, fleet.clock.now())
+        .await
+        .expect("a newer observation");
+    tx.commit().await.expect("a commit");
+    let left = leftovers_in_c2(&fleet).await;
+    assert!(left.contains(&"tag 1-24-0 in c2".into()), "{left:?}");
 }

@@ -1,6 +1,8 @@
 //! Inspects a member for the deletion of a mesh: its injectors, the objects that are still there,
 //! and the leftovers.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use meshwright_model::Name;
 use meshwright_model::injection::Injector;
@@ -14,7 +16,9 @@ use super::apply_set::OWNER_LABEL;
 use super::certificates::{CRL_CONFIGMAP, ROOT_CERT_CONFIGMAP};
 use super::helm_values::HelmValues;
 use super::objects::render_refused;
-use super::single_object::{DEFAULT_VALIDATOR, MUTATING_WEBHOOKS_PATH, tag_webhook_name};
+use super::single_object::{
+    DEFAULT_VALIDATOR, MUTATING_WEBHOOKS_PATH, revision_webhook_name, tag_webhook_name,
+};
 use super::survey::parse_injector;
 use super::{KubernetesMesh, api_paths, label_query, text_at};
 
@@ -77,17 +81,17 @@ impl TeardownInspection for KubernetesMesh {
         &self,
         member: &Name,
         line: &ControlPlane,
-        left_behind: bool,
+        known_tags: Option<&BTreeSet<String>>,
     ) -> Result<Vec<Leftover>, ClusterError> {
         let mut left = Vec::new();
-        if left_behind {
+        if let Some(known_tags) = known_tags {
             left.push(Leftover::for_object(
                 member,
                 "Namespace",
                 None,
                 self.namespace(),
             ));
-            left.extend(self.webhook_leftovers(member));
+            left.extend(self.webhook_leftovers(member, known_tags));
             let objects = self.render_for_names(member, line, "remote").await?;
             left.extend(
                 objects
@@ -110,18 +114,18 @@ impl TeardownInspection for KubernetesMesh {
 }
 
 impl KubernetesMesh {
-    /// Lists the webhooks of the tags, and in the config cluster the default validator. The alias
-    /// of an earlier upgrade is not among them, because it has the name of a revision.
-    fn webhook_leftovers(&self, member: &Name) -> Vec<Leftover> {
-        let tag = |tag: &str| {
-            Leftover::for_object(
-                member,
-                "MutatingWebhookConfiguration",
-                None,
-                &tag_webhook_name(tag, self.namespace()),
-            )
-        };
-        let mut webhooks: Vec<Leftover> = TAGS.map(tag).into();
+    /// Lists the webhooks of the tags, and in the config cluster the default validator. A tag that
+    /// is none of the usual ones has the name of an earlier revision, and is that revision's
+    /// webhook.
+    fn webhook_leftovers(&self, member: &Name, known_tags: &BTreeSet<String>) -> Vec<Leftover> {
+        let webhook =
+            |name: &str| Leftover::for_object(member, "MutatingWebhookConfiguration", None, name);
+        let usual = TAGS.map(|tag| webhook(&tag_webhook_name(tag, self.namespace())));
+        let aliases = known_tags
+            .iter()
+            .filter(|tag| !TAGS.contains(&tag.as_str()))
+            .map(|tag| webhook(&revision_webhook_name(self, tag)));
+        let mut webhooks: Vec<Leftover> = usual.into_iter().chain(aliases).collect();
         if self.is_config_cluster(member) {
             webhooks.push(Leftover::for_object(
                 member,

@@ -1,6 +1,8 @@
 //! Interface for the checks of a deletion in the members of a mesh, beyond the targets that it
 //! removes.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use meshwright_model::Name;
 use meshwright_model::injection::Injector;
@@ -30,7 +32,8 @@ pub trait TeardownInspection: Send + Sync {
     /// Lists the objects that stay in a member after the deletion of a mesh with this control
     /// plane. A member that is left behind keeps all objects. The other members keep Istio's custom
     /// resource definitions, because their removal would also remove the users' own resources. The
-    /// call does not contact the member.
+    /// call does not contact the member, so `known_tags` names the tags that a member which is left
+    /// behind was last known to have; it is `None` for a member that answers.
     ///
     /// # Errors
     /// Returns an error when the names of the objects cannot be determined.
@@ -38,7 +41,7 @@ pub trait TeardownInspection: Send + Sync {
         &self,
         member: &Name,
         line: &ControlPlane,
-        left_behind: bool,
+        known_tags: Option<&BTreeSet<String>>,
     ) -> Result<Vec<Leftover>, ClusterError>;
 }
 

@@ -1,11 +1,13 @@
 //! Answers the questions of a deletion for the fake clusters.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use meshwright_model::Name;
 use meshwright_model::injection::Injector;
 use meshwright_model::leftover::Leftover;
 use meshwright_model::plan::Target;
-use meshwright_rollout::plan::ControlPlane;
+use meshwright_rollout::plan::{ControlPlane, TAGS};
 use meshwright_rollout::ports::{ClusterError, TeardownInspection};
 
 use super::{FakeClusters, State};
@@ -23,7 +25,7 @@ impl State {
     }
 
     /// Returns the targets in a member that the deletion of the mesh removes.
-    fn removed_with_mesh(&self, member: &Name) -> Vec<String> {
+    fn removed_with_mesh(&self, member: &Name) -> Vec<&Target> {
         let theirs = |target: &Target| {
             matches!(
                 target,
@@ -34,8 +36,8 @@ impl State {
             .targets
             .iter()
             .filter(|(target, cell)| target.member() == Some(member) && cell.value.is_some());
-        here.filter(|(target, _)| !theirs(target))
-            .map(|(target, _)| target.to_string())
+        here.map(|(target, _)| target)
+            .filter(|target| !theirs(target))
             .collect()
     }
 }
@@ -55,22 +57,25 @@ impl TeardownInspection for FakeClusters {
     async fn list_remaining_objects(&self, member: &Name) -> Result<Vec<String>, ClusterError> {
         let state = self.lock();
         state.check_reachable(Some(member))?;
-        Ok(state.removed_with_mesh(member))
+        let left = state.removed_with_mesh(member);
+        Ok(left.into_iter().map(Target::to_string).collect())
     }
 
     async fn list_leftovers(
         &self,
         member: &Name,
         _line: &ControlPlane,
-        left_behind: bool,
+        known_tags: Option<&BTreeSet<String>>,
     ) -> Result<Vec<Leftover>, ClusterError> {
         let state = self.lock();
-        let object = |name: &String| Leftover::for_object(member, "Thing", None, name);
-        let removed = if left_behind {
-            state.removed_with_mesh(member)
-        } else {
-            Vec::new()
-        };
+        let object =
+            |target: &&Target| Leftover::for_object(member, "Thing", None, &target.to_string());
+        let unknown_alias = |target: &&Target, known: &BTreeSet<String>| matches!(target, Target::Tag { tag, .. } if !TAGS.contains(&tag.as_str()) && !known.contains(tag));
+        let removed = known_tags.map_or_else(Vec::new, |known| {
+            let mut targets = state.removed_with_mesh(member);
+            targets.retain(|target| !unknown_alias(target, known));
+            targets
+        });
         let mut left: Vec<Leftover> = removed.iter().map(object).collect();
         if state
             .value(&Target::Crds {

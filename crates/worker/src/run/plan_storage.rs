@@ -14,7 +14,7 @@ use meshwright_store::{OperationUpdate, StoreError, WaveSummary};
 use super::{Run, outcome};
 use crate::observed;
 use crate::planner::{
-    PlanError, StepHistory, build_plan, left_behind_members, list_plan_leftovers,
+    KnownTags, PlanError, StepHistory, build_plan, left_behind_members, list_plan_leftovers,
 };
 
 impl Run<'_> {
@@ -42,9 +42,13 @@ impl Run<'_> {
                 ..layout
             })
             .await?;
+        let known_tags = self.load_known_tags().await?;
         let planned = match &self.operation.waves {
             Some(_) => None,
-            None => match self.plan_operation(&layout, world, history).await {
+            None => match self
+                .plan_operation(&layout, world, history, &known_tags)
+                .await
+            {
                 Ok((plan, leftovers)) => {
                     self.drop_unfenced_left_behind(&plan);
                     if let Some(error) = self.unfenced_targets.values().next().cloned() {
@@ -123,6 +127,18 @@ impl Run<'_> {
         })
     }
 
+    /// Returns the tags that the members of a mesh which is deleted were last known to have. No
+    /// other plan needs them.
+    async fn load_known_tags(&self) -> Result<KnownTags, StoreError> {
+        match (self.operation.kind, self.operation.mesh) {
+            (OperationKind::DeleteMesh, Some(mesh)) if self.operation.waves.is_none() => {
+                let mut tx = self.engine.store.begin(self.claim.tenant).await?;
+                observed::load_known_tags(&mut tx, mesh).await
+            }
+            _ => Ok(KnownTags::new()),
+        }
+    }
+
     /// Returns the reason why no plan can be built yet, if there is one. A forced deletion may
     /// leave a lost member behind, so the unfenced targets of that member do not block its plan.
     fn unfenced_blocking_plan(&self) -> Option<ClusterError> {
@@ -155,6 +171,7 @@ impl Run<'_> {
         layout: &MeshTopology,
         world: &dyn MeshClusters,
         history: StepHistory,
+        known_tags: &KnownTags,
     ) -> Result<(Plan, Vec<Leftover>), (PlanError, SignedDuration)> {
         let unanswered = OnceLock::new();
         let time_unanswered = || *unanswered.get_or_init(|| self.time_unanswered());
@@ -162,7 +179,9 @@ impl Run<'_> {
         let building = async {
             let plan = build_plan(&self.operation, layout, world, (history, &given_up)).await?;
             let left = match self.operation.kind {
-                OperationKind::DeleteMesh => list_plan_leftovers(&plan, layout, world).await?,
+                OperationKind::DeleteMesh => {
+                    list_plan_leftovers(&plan, layout, world, known_tags).await?
+                }
                 _ => Vec::new(),
             };
             Ok((plan, left))
