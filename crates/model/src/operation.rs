@@ -65,6 +65,15 @@ impl OperationKind {
         matches!(self, Self::RegisterCluster | Self::RenewCredential)
     }
 
+    /// Returns true for the stages of an upgrade that a rollback can follow. A retirement is one of
+    /// them until its first removal.
+    pub fn can_be_rolled_back(self) -> bool {
+        matches!(
+            self,
+            Self::Deploy | Self::Move | Self::Promote | Self::Restore | Self::Roll | Self::Retire
+        )
+    }
+
     /// Returns the form that is stored.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -162,6 +171,10 @@ pub fn is_cluster_lost_code(code: &str) -> bool {
     UNREACHABLE_CODES.contains(&code) || ACCESS_DENIED_CODES.contains(&code)
 }
 
+/// Advice in hints that names the rollback. Each hint that advises a rollback ends with these words,
+/// so that they can be removed where an operation has no rollback.
+const ROLLBACK_ADVICE: &str = ", or roll back";
+
 impl Problem {
     /// Creates a problem from its three parts.
     pub fn new(
@@ -180,6 +193,16 @@ impl Problem {
     /// again before the operation waits for a person.
     pub fn is_unreachable(&self) -> bool {
         UNREACHABLE_CODES.contains(&self.code.as_str())
+    }
+
+    /// Returns the problem with a hint that does not advise a rollback, for an operation that has
+    /// none.
+    #[must_use]
+    pub fn without_rollback(self) -> Self {
+        Self {
+            hint: self.hint.replace(ROLLBACK_ADVICE, ""),
+            ..self
+        }
     }
 
     /// Returns the problem of an operation that a person paused.

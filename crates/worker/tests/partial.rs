@@ -179,3 +179,38 @@ async fn a_mesh_of_which_an_object_was_refused_is_deleted_whole() {
         .collect();
     assert_eq!(left, Vec::<&str>::new());
 }
+
+#[tokio::test]
+async fn only_an_operation_that_can_be_rolled_back_advises_it() {
+    let fleet = Fleet::with_pending_mesh().await;
+    let part = (Target::Home, target_parts(&Target::Home, "present")[1]);
+    fleet.clusters.refuse_part(&part.0, part.1, true);
+    let creation = fleet
+        .queue_operation(OperationKind::CreateMesh, Value::Null)
+        .await;
+    fleet.run_due().await;
+    let OperationState::Paused { problem } = fleet.operation(creation).await.state else {
+        panic!("the creation is not paused")
+    };
+    assert_eq!(problem.code, "cluster_refused");
+    assert_eq!(
+        problem.hint,
+        "Put right what it complains about, then retry."
+    );
+
+    let fleet = Fleet::new().await;
+    let line = revision("1-27-9");
+    let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
+    refused(&fleet, upgrade, &every_object(&line)[0]).await;
+    let hint = |state| match state {
+        UpgradeState::Paused { problem, .. } => problem.hint,
+        state => panic!("it is not paused: {state:?}"),
+    };
+    let deploying = hint(fleet.upgrade(upgrade).await.state);
+    assert!(deploying.ends_with(", or roll back."), "{deploying}");
+    let address = Target::Address { revision: line };
+    fleet.clusters.set_writes_refused(&address, true);
+    let back = fleet.apply_verb_and_run(upgrade, Verb::Rollback).await;
+    let rolling_back = hint(back.state);
+    assert!(!rolling_back.contains("roll back"), "{rolling_back}");
+}

@@ -7,13 +7,14 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use meshwright_model::operation::{OperationState, Problem, Signal, StepEvent};
+use meshwright_model::operation::{OperationKind, OperationState, Problem, Signal, StepEvent};
 use meshwright_model::release::Release;
 use meshwright_model::upgrade::StageOutcome;
 use meshwright_rollout::plan::MeshTopology;
 use meshwright_rollout::plan::precheck::{self, PrecheckInput, SkewRule};
 use meshwright_rollout::ports::{ClusterError, MeshClusters};
-use meshwright_store::{NewEvent, Operation, OperationUpdate, StoreError};
+use meshwright_rollout::step::is_irrevocable;
+use meshwright_store::{NewEvent, Operation, OperationUpdate, PlannedStep, StoreError};
 
 use super::{PAUSED_SLEEP, Run, RunEnd};
 use crate::metrics;
@@ -50,6 +51,7 @@ impl Run<'_> {
         problem: Problem,
         facts: Vec<(i32, StepEvent)>,
     ) -> Result<(), StoreError> {
+        let (problem, facts) = self.with_possible_advice(problem, facts);
         tracing::info!(operation.id = %self.claim.operation, code = problem.code, message = problem.message, "the operation failed");
         let state = OperationState::Failed {
             problem: problem.clone(),
@@ -127,6 +129,7 @@ impl Run<'_> {
         seen: Option<i64>,
         news: bool,
     ) -> Result<(), StoreError> {
+        let (problem, facts) = self.with_possible_advice(problem, facts);
         let mut tx = self.engine.store.begin(self.claim.tenant).await?;
         if let Some(upgrade) = self.operation.upgrade {
             tx.lock_upgrade(upgrade).await?;
@@ -161,6 +164,30 @@ impl Run<'_> {
         tx.commit().await?;
         metrics::count_record(&self.operation, &record, self.now());
         Ok(())
+    }
+
+    /// Returns the problem, and those of the step events, without the advice to roll back if the
+    /// operation has no rollback. Problems are described where they are found, which does not know
+    /// the operation.
+    fn with_possible_advice(
+        &self,
+        problem: Problem,
+        mut facts: Vec<(i32, StepEvent)>,
+    ) -> (Problem, Vec<(i32, StepEvent)>) {
+        let no_way_back = |item: &PlannedStep| {
+            self.operation.kind == OperationKind::Retire
+                && item.progress.is_started()
+                && is_irrevocable(&item.step)
+        };
+        if self.operation.kind.can_be_rolled_back() && !self.steps.iter().any(no_way_back) {
+            return (problem, facts);
+        }
+        for (_, fact) in &mut facts {
+            if let StepEvent::Failed { problem } = fact {
+                *problem = problem.clone().without_rollback();
+            }
+        }
+        (problem.without_rollback(), facts)
     }
 
     /// Gives the claim up without a change; the operation is due again after `due_in`.
