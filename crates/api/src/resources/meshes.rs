@@ -528,6 +528,7 @@ pub(crate) async fn delete_mesh(
             .tx
             .preempt_for_deletion(mesh.id, &caller.principal, caller.app.clock.as_ref())
             .await?;
+        leaving::check_no_upgrade_under_way(&mut change.tx, mesh.id).await?;
         change.record_forced(mesh.id, reason);
     }
     change

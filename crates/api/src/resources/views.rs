@@ -204,10 +204,7 @@ pub(crate) fn operation(
         cluster_id: operation.cluster.map(|id| id.to_string()),
         upgrade_id: operation.upgrade.map(|id| id.to_string()),
         progress: Progress { completed, total },
-        waiting_for: operation
-            .waiting_for
-            .clone()
-            .filter(|_| !operation.state.is_terminal()),
+        waiting_for: waiting_reason(operation),
         pending_verbs: operation
             .pending_signals
             .iter()
@@ -218,6 +215,16 @@ pub(crate) fn operation(
         waves: Vec::new(),
         created_at: operation.created_at,
         ended_at: operation.ended_at,
+    }
+}
+
+/// Returns what an operation waits for: the reason of its state if it rests, for example until a
+/// silent cluster answers, or else the reason of the step that it waits for.
+fn waiting_reason(operation: &meshwright_store::Operation) -> Option<String> {
+    match &operation.state {
+        OperationState::Waiting { reason, .. } => Some(reason.clone()),
+        state if state.is_terminal() => None,
+        _ => operation.waiting_for.clone(),
     }
 }
 

@@ -295,6 +295,11 @@ async fn h3_a_mesh_with_a_dead_member_is_deleted_with_force_and_shows_what_stays
         "waiting",
         "a moment of silence leaves no member behind"
     );
+    assert_eq!(
+        stage.operation(&forced).await["waiting_for"],
+        "c2 does not answer",
+        "it says why, and which cluster"
+    );
     stage.later(3).await;
     assert_eq!(stage.operation(&deletion).await["state"], "superseded");
     assert_eq!(stage.stands().await, whole("deleted"));
@@ -452,6 +457,48 @@ async fn h3_a_running_upgrade_is_not_abandoned_by_force() {
     );
     assert_eq!(fleet.upgrade(upgrade).await.state.as_str(), "verifying");
     assert_eq!(stage.stands().await.0, "ready");
+}
+
+#[tokio::test]
+async fn the_way_that_a_refused_forced_deletion_names_ends_in_the_deletion_of_the_mesh() {
+    let stage = Stage::new().await;
+    let fleet = &stage.service.fleet;
+    let upgrade = fleet.plan_upgrade("1.27.9.1", Strategy::Canary, 3600).await;
+    fleet.apply_verb_and_run(upgrade, Verb::Start).await;
+    let held = fleet.apply_verb_and_run(upgrade, Verb::Promote).await;
+    assert_eq!(held.state.as_str(), "holding");
+    fleet.clusters.set_unreachable("c2", true);
+    let unreachable = r#"UPDATE clusters SET problem = '{"code":"cluster_unreachable","message":"m","hint":"h"}' WHERE name = 'c2'"#;
+    fleet
+        .db
+        .execute(SUPERUSER, unreachable)
+        .await
+        .expect("it is shown");
+    let mesh = format!("/v1/meshes/{}", fleet.mesh);
+    let refused = stage.call("DELETE", &mesh, Some(&forced())).await;
+    assert_eq!(refused.body["code"], "mesh_busy", "{}", refused.text);
+    let hint = refused.body["hint"].as_str().expect("a hint");
+    let way = format!("`meshwright upgrade rollback {upgrade}`");
+    assert!(hint.contains(&way) && hint.contains("--force"), "{hint}");
+    fleet
+        .apply_verb(upgrade, Verb::Rollback, Value::Null)
+        .await
+        .expect("the verb that the hint names");
+    stage.run().await;
+    stage.later(3).await;
+    let shown = stage
+        .call("GET", &format!("/v1/upgrades/{upgrade}"), None)
+        .await
+        .body;
+    assert_eq!(shown["state"], "paused", "{shown}");
+    assert!(
+        !shown["problem"]["hint"].to_string().contains("roll back"),
+        "a rollback is not rolled back: {shown}"
+    );
+    stage.begin("DELETE", "", Some(&forced())).await;
+    stage.run().await;
+    stage.later(3).await;
+    assert_eq!(stage.stands().await, whole("deleted"));
 }
 
 #[tokio::test]
