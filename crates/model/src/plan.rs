@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Name, RevisionName};
 
+mod display;
+
 /// Thing in one cluster that a step moves from one value to another.
 ///
 /// The value is a short text that stands for the whole state of the target: the version of applied
@@ -324,96 +326,6 @@ impl Target {
             | Self::Validator { member }
             | Self::NamespaceLabel { member, .. }
             | Self::Workload { member, .. } => Some(member),
-        }
-    }
-}
-
-impl std::fmt::Display for WorkloadRef {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let kind = match self.kind {
-            WorkloadKind::Deployment => "deployment",
-            WorkloadKind::StatefulSet => "statefulset",
-            WorkloadKind::DaemonSet => "daemonset",
-        };
-        write!(f, "{}/{kind}/{}", self.namespace, self.name)
-    }
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Home => write!(f, "namespace and authority of the mesh"),
-            Self::Limits => write!(f, "limits of the mesh's namespace"),
-            Self::Foothold { member } => write!(f, "system namespace and accounts in {member}"),
-            Self::Link { member } => write!(f, "access of the control planes to {member}"),
-            Self::Address { revision } => write!(f, "address of {revision}"),
-            Self::Crds { member } => write!(f, "custom resource definitions in {member}"),
-            Self::MemberObjects { member, revision } => {
-                write!(f, "objects of {revision} in {member}")
-            }
-            Self::Certificates { member } => {
-                write!(f, "root certificates in the namespaces of {member}")
-            }
-            Self::ControlPlane { revision } => write!(f, "control plane {revision}"),
-            Self::Tag { member, tag } => write!(f, "tag {tag} in {member}"),
-            Self::Validator { member } => write!(f, "default validation in {member}"),
-            Self::NamespaceLabel { member, namespace } => {
-                write!(f, "label of namespace {namespace} in {member}")
-            }
-            Self::Workload { member, workload } => write!(f, "{workload} in {member}"),
-        }
-    }
-}
-
-impl std::fmt::Display for Step {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Set {
-                target,
-                to: Some(to),
-                ..
-            } => write!(f, "{target} → {to}"),
-            Self::Set {
-                target, to: None, ..
-            } => write!(f, "remove {target}"),
-            Self::Restart {
-                member,
-                workload,
-                wanted,
-                ..
-            } => {
-                write!(f, "restart {workload} in {member} onto {}", wanted.revision)
-            }
-            Self::Probe {
-                member,
-                asks: InjectionRequest::Rev(value),
-                wanted,
-            } => {
-                write!(
-                    f,
-                    "dry run in {member}: istio.io/rev={value} is injected by {}",
-                    wanted.revision
-                )
-            }
-            Self::Probe {
-                member,
-                asks: InjectionRequest::Default,
-                wanted,
-            } => {
-                write!(
-                    f,
-                    "dry run in {member}: istio-injection=enabled is injected by {}",
-                    wanted.revision
-                )
-            }
-            Self::AwaitReady { revision, .. } => {
-                write!(f, "wait until {revision} is ready and synced")
-            }
-            Self::AwaitUnused { revision, .. } => write!(f, "wait until nothing uses {revision}"),
-            Self::AwaitGone { member } => write!(f, "look that nothing is left in {member}"),
-            Self::LeaveBehind { member } => {
-                write!(f, "leave {member} behind, which does not answer")
-            }
         }
     }
 }
