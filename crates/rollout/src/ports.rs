@@ -15,6 +15,9 @@ mod leaving;
 
 pub use leaving::{AccountPresence, TeardownInspection};
 
+/// Code of the problem of a cluster that does not answer.
+pub const CLUSTER_UNREACHABLE_CODE: &str = "cluster_unreachable";
+
 /// The hosting cluster and the member clusters of one mesh.
 #[async_trait]
 pub trait MeshClusters: TeardownInspection {
@@ -284,7 +287,7 @@ impl ClusterError {
     pub fn unreachable(place: impl Into<String>, cause: impl Into<String>) -> Self {
         Self::Unreachable {
             place: place.into(),
-            code: crate::decide::CLUSTER_UNREACHABLE_CODE,
+            code: CLUSTER_UNREACHABLE_CODE,
             cause: cause.into(),
         }
     }

@@ -1,0 +1,129 @@
+//! Checks the decisions about a step and the limits of waiting.
+
+use super::*;
+use crate::ports::CLUSTER_UNREACHABLE_CODE;
+
+fn unused() -> Step {
+    Step::AwaitUnused {
+        revision: "1-25-1".parse().expect("a revision name"),
+        left_behind: Vec::new(),
+    }
+}
+
+fn minutes(count: i64) -> SignedDuration {
+    SignedDuration::from_mins(count)
+}
+
+#[test]
+fn b8_one_empty_look_is_no_proof_that_a_revision_is_unused() {
+    let patience = Timeouts::default();
+    let run = |samples, over| StepTiming {
+        goal_seen: (samples, minutes(over)),
+        ..StepTiming::default()
+    };
+    let after = |run| decide(&unused(), Ok(StepCheck::Done), &run, &patience);
+    assert!(matches!(after(run(1, 0)), Decision::Wait(_)));
+    assert!(
+        matches!(after(run(30, 1)), Decision::Wait(_)),
+        "many looks within a moment"
+    );
+    assert!(
+        matches!(after(run(2, 10)), Decision::Wait(_)),
+        "too few looks"
+    );
+    assert_eq!(after(run(3, 2)), Decision::Done);
+}
+
+#[test]
+fn a_look_for_users_is_not_repeated_at_once_and_other_steps_are_looked_at_whenever_something_changed()
+ {
+    let patience = Timeouts::default();
+    assert_eq!(
+        patience.min_check_interval(&unused()),
+        SignedDuration::from_secs(5)
+    );
+    let ready = Step::AwaitReady {
+        revision: "1-25-1".parse().expect("a revision name"),
+        members: Vec::new(),
+    };
+    assert_eq!(patience.min_check_interval(&ready), SignedDuration::ZERO);
+}
+
+#[test]
+fn slowness_is_waited_for_like_silence_and_keeps_its_own_code() {
+    let slow = |silent| {
+        let (place, cause) = ("c2".to_owned(), "slow".to_owned());
+        let error = ClusterError::Unreachable {
+            place,
+            code: "answer_too_slow",
+            cause,
+        };
+        decide(
+            &unused(),
+            Err(error),
+            &StepTiming {
+                silent: minutes(silent),
+                ..StepTiming::default()
+            },
+            &Timeouts::default(),
+        )
+    };
+    assert!(matches!(slow(1), Decision::Wait(_)));
+    assert!(
+        matches!(slow(3), Decision::Pause(problem) if problem.code == "answer_too_slow" && problem.is_unreachable())
+    );
+}
+
+#[test]
+fn a_silent_cluster_pauses_after_its_timeout_and_not_before() {
+    let silent = |minutes_silent| {
+        let error = ClusterError::unreachable("c2", "timed out");
+        decide(
+            &unused(),
+            Err(error),
+            &StepTiming {
+                silent: minutes(minutes_silent),
+                ..StepTiming::default()
+            },
+            &Timeouts::default(),
+        )
+    };
+    assert!(matches!(silent(1), Decision::Wait(_)));
+    assert!(
+        matches!(silent(3), Decision::Pause(problem) if problem.code == CLUSTER_UNREACHABLE_CODE)
+    );
+}
+
+#[test]
+fn a_push_that_never_comes_true_is_not_repeated_for_ever() {
+    let ready = |waited| {
+        let check = StepCheck::Ready {
+            capture: None,
+            version: ObjectVersion::default(),
+        };
+        decide(
+            &unused(),
+            Ok(check),
+            &StepTiming {
+                waited: minutes(waited),
+                ..StepTiming::default()
+            },
+            &Timeouts::default(),
+        )
+    };
+    assert!(matches!(ready(9), Decision::Act { .. }));
+    assert!(matches!(ready(11), Decision::Pause(_)));
+}
+
+#[test]
+fn an_expired_fencing_token_stops_without_a_write() {
+    assert_eq!(
+        decide(
+            &unused(),
+            Err(ClusterError::Expired),
+            &StepTiming::default(),
+            &Timeouts::default()
+        ),
+        Decision::Stop
+    );
+}
