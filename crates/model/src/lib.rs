@@ -9,6 +9,7 @@ pub mod audit;
 pub mod backoff;
 pub mod clock;
 pub mod credential;
+pub mod edition;
 pub mod ids;
 pub mod injection;
 pub mod label;

@@ -6,7 +6,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use crate::Version;
-use crate::rules::Edition;
+use crate::edition::Edition;
 use crate::switch::{Switch, SwitchDefault};
 
 /// Release of Istio that meshes can run.

@@ -5,6 +5,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use crate::Version;
+use crate::edition::Edition;
 use crate::release::{Release, ReleaseState};
 
 /// Way in which a mesh gets to another version.
@@ -15,19 +16,6 @@ pub enum Strategy {
     InPlace,
     /// Lets a second revision serve beside the first one until every proxy has moved.
     Canary,
-}
-
-/// Edition of a mesh, which decides the strategies and releases that it may use.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Edition {
-    /// Allows upgrades in place.
-    #[default]
-    Standard,
-    /// Allows upgrades in place and by canary.
-    Enterprise,
-    /// Allows upgrades in place and by canary.
-    Ultimate,
 }
 
 /// Numbers that the rules use; one row in the database.

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use meshwright_model::edition::Edition;
 use meshwright_model::release::Channel;
-use meshwright_model::rules::Edition;
 use meshwright_store::embedded_postgres::{EmbeddedPostgres, SUPERUSER};
 use meshwright_testkit::{TestDb, execute_as_superuser};
 

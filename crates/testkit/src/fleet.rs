@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use meshwright_model::Clock;
+use meshwright_model::edition::Edition;
 use meshwright_model::ids::{
     ClusterId, HostingClusterId, MeshId, OperationId, TenantId, UpgradeId,
 };
 use meshwright_model::operation::OperationKind;
 use meshwright_model::release::{KubernetesRange, Release, ReleaseState};
-use meshwright_model::rules::{Edition, Strategy};
+use meshwright_model::rules::Strategy;
 use meshwright_model::switch::Switch;
 use meshwright_model::upgrade::{LabelPolicy, UpgradePolicyChoice, Verb};
 use meshwright_model::version::Version;

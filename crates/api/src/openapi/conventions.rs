@@ -2,9 +2,10 @@
 //! requests, `validate_only`, errors, and the values that fields take.
 
 use meshwright_model::access::Role;
+use meshwright_model::edition::Edition;
 use meshwright_model::operation::Signal;
 use meshwright_model::release::{Channel, Quirk, ReleaseState};
-use meshwright_model::rules::{Edition, Strategy};
+use meshwright_model::rules::Strategy;
 use meshwright_model::upgrade::{LabelPolicy, Verb};
 use meshwright_model::webhook::MAX_EVENT_KINDS;
 use serde::Serialize;

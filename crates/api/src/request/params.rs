@@ -2,9 +2,9 @@
 
 use axum::http::{HeaderMap, header};
 use meshwright_model::access::Scope;
+use meshwright_model::edition::Edition;
 use meshwright_model::label::{self, Labels};
 use meshwright_model::name::InvalidName;
-use meshwright_model::rules::Edition;
 use meshwright_model::version::InvalidVersion;
 use meshwright_model::{Name, Version};
 use meshwright_store::{ListFilter, Mesh, StoreError, Tx, UserMetadata};

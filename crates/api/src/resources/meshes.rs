@@ -8,14 +8,15 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use meshwright_model::Version;
 use meshwright_model::access::{Action, Scope};
+use meshwright_model::edition::Edition;
 use meshwright_model::ids::{ClusterId, MeshId, OperationId};
 use meshwright_model::injection::{Injection, PodLabels, injected_by};
 use meshwright_model::operation::OperationKind;
 use meshwright_model::quota::QuotaResource;
 use meshwright_model::release::Release;
 use meshwright_model::rules::{
-    Edition, Reason, Severity, Strategy, UpgradeContext, assess_release, assess_upgrade,
-    find_upgrade_path, is_allowed,
+    Reason, Severity, Strategy, UpgradeContext, assess_release, assess_upgrade, find_upgrade_path,
+    is_allowed,
 };
 use meshwright_model::survey::{MemberObservation, TAGS};
 use meshwright_store::{ClusterState, MeshState, NewMesh, NewOperation, StoreError, Tx};

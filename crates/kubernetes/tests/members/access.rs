@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use meshwright_kubernetes::connect::Resolver;
 use meshwright_kubernetes::{AddressPolicy, Charts, Credential, KubernetesMesh, MemberCluster};
+use meshwright_model::edition::Edition;
 use meshwright_model::release::{KubernetesRange, Quirk, Release, ReleaseState};
-use meshwright_model::rules::Edition;
 use serde_json::{Value, json};
 
 use super::fake::{FakeCluster, NAME, rules};

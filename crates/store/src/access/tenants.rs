@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::audit::Entry;
+use meshwright_model::edition::Edition;
 use meshwright_model::ids::TenantId;
 use meshwright_model::quota::{QuotaResource, Quotas};
-use meshwright_model::rules::Edition;
 
 use crate::error::{decode_column, to_json};
 use crate::fleet::meshes::edition_text;

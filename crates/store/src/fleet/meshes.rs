@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
+use meshwright_model::edition::Edition;
 use meshwright_model::ids::{ClusterId, HostingClusterId, MeshId};
 use meshwright_model::label::Labels;
 use meshwright_model::leftover::Leftover;
 use meshwright_model::operation::Problem;
-use meshwright_model::rules::Edition;
 use meshwright_model::switch::Switches;
 use meshwright_model::version::{RevisionName, Version};
 use uuid::Uuid;

@@ -1,0 +1,16 @@
+//! Defines the editions that the operator grants to tenants and meshes.
+
+use serde::{Deserialize, Serialize};
+
+/// Edition of a mesh, which decides the strategies and releases that it may use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Edition {
+    /// Allows upgrades in place.
+    #[default]
+    Standard,
+    /// Allows upgrades in place and by canary.
+    Enterprise,
+    /// Allows upgrades in place and by canary.
+    Ultimate,
+}
