@@ -19,18 +19,21 @@ mod display;
 pub enum Target {
     /// Namespace of the mesh in the hosting cluster, with the key and certificates of the mesh CA.
     /// Value: `present`.
-    Home,
+    #[serde(rename = "home")]
+    MeshNamespace,
     /// Limits of the mesh's namespace in the hosting cluster: Pod Security, quota, network policy.
     /// Value: `present`, or `outdated` when the applied limits differ from the limits that are
     /// right by now, for example because the addresses of a member have changed.
     Limits,
     /// System namespace of the mesh and our service accounts in a member cluster. Value: `present`.
-    Foothold {
+    #[serde(rename = "foothold")]
+    MemberBootstrap {
         /// Member cluster that holds the namespace.
         member: Name,
     },
     /// Access of the control planes in the hosting cluster to a member. Value: `present`.
-    Link {
+    #[serde(rename = "link")]
+    RemoteAccess {
         /// Member cluster that the control planes reach.
         member: Name,
     },
@@ -313,12 +316,12 @@ impl Target {
     /// Returns the member cluster that holds the target; `None` for the hosting cluster.
     pub fn member(&self) -> Option<&Name> {
         match self {
-            Self::Home
+            Self::MeshNamespace
             | Self::Limits
-            | Self::Link { .. }
+            | Self::RemoteAccess { .. }
             | Self::Address { .. }
             | Self::ControlPlane { .. } => None,
-            Self::Foothold { member }
+            Self::MemberBootstrap { member }
             | Self::Crds { member }
             | Self::MemberObjects { member, .. }
             | Self::Certificates { member }
@@ -329,3 +332,6 @@ impl Target {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

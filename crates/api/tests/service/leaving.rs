@@ -87,8 +87,8 @@ fn whole(state: &str) -> (String, Option<String>, bool) {
     (state.into(), None, true)
 }
 
-fn foothold(member: &str) -> Target {
-    Target::Foothold {
+fn member_bootstrap(member: &str) -> Target {
+    Target::MemberBootstrap {
         member: member.parse().expect("a name"),
     }
 }
@@ -156,7 +156,7 @@ async fn d6_a_deletion_that_is_cancelled_half_way_leaves_a_failed_mesh_that_can_
     let stage = Stage::new().await;
     let world = &stage.service.fleet.clusters;
     let before = world.snapshot();
-    world.set_writes_refused(&foothold("c2"), true);
+    world.set_writes_refused(&member_bootstrap("c2"), true);
     for _ in 0..2 {
         let deletion = stage.begin("DELETE", "", None).await;
         stage.run().await;
@@ -171,7 +171,7 @@ async fn d6_a_deletion_that_is_cancelled_half_way_leaves_a_failed_mesh_that_can_
         failed("deletion_cancelled"),
         "a deletion that touched nothing goes back to that"
     );
-    world.set_writes_refused(&foothold("c2"), false);
+    world.set_writes_refused(&member_bootstrap("c2"), false);
     stage.begin("POST", "/retry", None).await;
     stage.run().await;
     assert_eq!(stage.stands().await, whole("ready"));
@@ -188,7 +188,7 @@ async fn a_failed_mesh_has_no_upgrade_and_says_why() {
         .service
         .fleet
         .clusters
-        .set_writes_refused(&foothold("c2"), true);
+        .set_writes_refused(&member_bootstrap("c2"), true);
     let deletion = stage.begin("DELETE", "", None).await;
     stage.run().await;
     stage.cancel(&deletion).await;
@@ -342,7 +342,7 @@ async fn h3_what_an_earlier_deletion_began_in_a_dead_member_does_not_keep_force_
  {
     let stage = Stage::new().await;
     let world = &stage.service.fleet.clusters;
-    world.set_writes_refused(&foothold("c2"), true);
+    world.set_writes_refused(&member_bootstrap("c2"), true);
     let deletion = stage.begin("DELETE", "", None).await;
     stage.run().await;
     assert_eq!(stage.operation(&deletion).await["state"], "paused");
@@ -358,7 +358,7 @@ async fn h3_what_an_earlier_deletion_began_in_a_dead_member_does_not_keep_force_
 async fn h3_a_forced_deletion_that_is_cancelled_does_not_hide_what_the_earlier_one_removed() {
     let stage = Stage::new().await;
     let world = &stage.service.fleet.clusters;
-    world.set_writes_refused(&foothold("c2"), true);
+    world.set_writes_refused(&member_bootstrap("c2"), true);
     stage.begin("DELETE", "", None).await;
     stage.run().await;
     let forced = stage.begin("DELETE", "", Some(&forced())).await;
@@ -520,11 +520,11 @@ async fn h3_a_member_that_answers_again_before_the_end_is_cleaned_up_after_all()
     let stage = Stage::new().await;
     let world = &stage.service.fleet.clusters;
     world.set_unreachable("c2", true);
-    world.set_writes_refused(&Target::Home, true);
+    world.set_writes_refused(&Target::MeshNamespace, true);
     let deletion = stage.begin("DELETE", "", Some(&forced())).await;
     stage.run().await;
     stage.later(3).await;
-    world.set_writes_refused(&Target::Home, false);
+    world.set_writes_refused(&Target::MeshNamespace, false);
     world.set_unreachable("c2", false);
     stage
         .call("POST", &format!("/v1/operations/{deletion}/retry"), None)
@@ -594,11 +594,11 @@ async fn a_mesh_whose_forced_deletion_was_cancelled_is_built_again_in_the_member
     let world = &stage.service.fleet.clusters;
     let before = world.snapshot();
     world.set_unreachable("c2", true);
-    world.set_writes_refused(&Target::Home, true);
+    world.set_writes_refused(&Target::MeshNamespace, true);
     let deletion = stage.begin("DELETE", "", Some(&forced())).await;
     stage.run().await;
     stage.later(3).await;
-    world.set_writes_refused(&Target::Home, false);
+    world.set_writes_refused(&Target::MeshNamespace, false);
     world.set_unreachable("c2", false);
     let path = format!("/v1/operations/{deletion}/retry");
     stage.call("POST", &path, None).await;

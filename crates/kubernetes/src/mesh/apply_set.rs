@@ -50,10 +50,10 @@ impl KubernetesMesh {
     /// Returns the name of a target's inventory, a `ConfigMap` in the mesh's namespace.
     pub(super) fn inventory_name(target: &Target) -> String {
         match target {
-            Target::Home => "meshwright-home".into(),
+            Target::MeshNamespace => "meshwright-home".into(),
             Target::Limits => "meshwright-limits".into(),
-            Target::Foothold { .. } => "meshwright-foothold".into(),
-            Target::Link { member } => format!("meshwright-link-{member}"),
+            Target::MemberBootstrap { .. } => "meshwright-foothold".into(),
+            Target::RemoteAccess { member } => format!("meshwright-link-{member}"),
             Target::Address { revision } => format!("meshwright-address-{revision}"),
             Target::Crds { .. } => "meshwright-definitions".into(),
             Target::MemberObjects { revision, .. } => format!("meshwright-objects-{revision}"),
@@ -532,7 +532,10 @@ impl KubernetesMesh {
 /// Returns whether a target includes the mesh's namespace. The target's inventory is in that
 /// namespace.
 fn owns_namespace(target: &Target) -> bool {
-    matches!(target, Target::Home | Target::Foothold { .. })
+    matches!(
+        target,
+        Target::MeshNamespace | Target::MemberBootstrap { .. }
+    )
 }
 
 fn foreign_object_error(door: &ClusterClient, cause: &str) -> ClusterError {

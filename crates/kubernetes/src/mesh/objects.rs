@@ -48,12 +48,12 @@ impl KubernetesMesh {
         permit: &FencingToken,
     ) -> Result<Vec<Value>, ClusterError> {
         match target {
-            Target::Home => Ok(vec![self.cacerts_secret()]),
+            Target::MeshNamespace => Ok(vec![self.cacerts_secret()]),
             Target::Limits => self.limit_objects().await,
-            Target::Foothold { member } => {
+            Target::MemberBootstrap { member } => {
                 Ok(self.member_bootstrap_objects(self.find_member(member)?))
             }
-            Target::Link { member } => {
+            Target::RemoteAccess { member } => {
                 self.remote_access_objects(self.find_member(member)?, permit)
                     .await
             }

@@ -16,12 +16,12 @@ impl std::fmt::Display for WorkloadRef {
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Home => write!(f, "namespace and authority of the mesh"),
+            Self::MeshNamespace => write!(f, "namespace and authority of the mesh"),
             Self::Limits => write!(f, "limits of the mesh's namespace"),
-            Self::Foothold { member } => {
+            Self::MemberBootstrap { member } => {
                 write!(f, "system namespace and accounts in {member}")
             }
-            Self::Link { member } => write!(f, "access of the control planes to {member}"),
+            Self::RemoteAccess { member } => write!(f, "access of the control planes to {member}"),
             Self::Address { revision } => write!(f, "address of {revision}"),
             Self::Crds { member } => write!(f, "custom resource definitions in {member}"),
             Self::MemberObjects { member, revision } => {

@@ -25,13 +25,13 @@ pub fn plan_create(layout: &MeshTopology) -> Plan {
     Plan::default()
         .with_wave(
             "mesh namespace and authority",
-            [create_step(Target::Home, PRESENT)],
+            [create_step(Target::MeshNamespace, PRESENT)],
         )
         .with_wave(
             "system namespace and accounts in each member",
             layout.step_per_member(|member| {
                 create_step(
-                    Target::Foothold {
+                    Target::MemberBootstrap {
                         member: member.clone(),
                     },
                     PRESENT,
@@ -42,7 +42,7 @@ pub fn plan_create(layout: &MeshTopology) -> Plan {
             "access of the control planes to each member",
             layout.step_per_member(|member| {
                 create_step(
-                    Target::Link {
+                    Target::RemoteAccess {
                         member: member.clone(),
                     },
                     PRESENT,
@@ -269,14 +269,14 @@ fn plan_namespace_removal(layout: &MeshTopology, here: &MeshTopology) -> Plan {
             "access of the control planes",
             layout.step_per_member(|member| {
                 let member = member.clone();
-                gone(Target::Link { member })
+                gone(Target::RemoteAccess { member })
             }),
         )
         .with_wave(
             "system namespace and accounts",
             here.step_per_member(|member| {
                 let member = member.clone();
-                gone(Target::Foothold { member })
+                gone(Target::MemberBootstrap { member })
             }),
         )
         .with_wave(
@@ -286,7 +286,7 @@ fn plan_namespace_removal(layout: &MeshTopology, here: &MeshTopology) -> Plan {
             }),
         )
         .with_wave("limits of the mesh's namespace", [gone(Target::Limits)])
-        .with_wave("mesh namespace and authority", [gone(Target::Home)])
+        .with_wave("mesh namespace and authority", [gone(Target::MeshNamespace)])
 }
 
 /// Builds the step that removes a target with this value.

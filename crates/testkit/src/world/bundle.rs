@@ -37,9 +37,9 @@ pub fn target_parts(target: &Target, value: &str) -> Vec<&'static str> {
         .parse::<Version>()
         .is_ok_and(|version| version.minor >= 27);
     match target {
-        Target::Home => vec![NAMESPACE_PART, "authority"],
-        Target::Foothold { .. } => vec![NAMESPACE_PART, "reader account", "token anchor"],
-        Target::Link { .. } => vec!["token", "remote secret"],
+        Target::MeshNamespace => vec![NAMESPACE_PART, "authority"],
+        Target::MemberBootstrap { .. } => vec![NAMESPACE_PART, "reader account", "token anchor"],
+        Target::RemoteAccess { .. } => vec!["token", "remote secret"],
         Target::Limits => vec!["network policy", "quota"],
         Target::Address { .. } => vec!["service"],
         Target::Crds { .. } => vec!["gateways", "virtual services"],
