@@ -314,7 +314,7 @@ pub(crate) async fn run_tenant_command(
 pub(crate) async fn print_usage(client: &Client, format: OutputFormat) -> Result<()> {
     let usage: Usage = client.get("/v1/usage").await?;
     print_value(format, &usage, &["what", "used", "limit"], |usage| {
-        let row = |(what, used): (&String, &meshwright_wire::Used)| {
+        let row = |(what, used): (&String, &meshwright_wire::QuotaUsage)| {
             vec![what.clone(), used.used.to_string(), used.limit.to_string()]
         };
         let granted = vec!["edition".to_owned(), String::new(), usage.edition.clone()];

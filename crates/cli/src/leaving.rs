@@ -1,6 +1,6 @@
 //! Deletes meshes and clusters, and prints the objects that stay in clusters.
 
-use meshwright_wire::{Leave, Leftover, Operation as OperationView};
+use meshwright_wire::{DeleteOptions, Leftover, Operation as OperationView};
 
 use crate::client::Client;
 use crate::commands::{OPERATION_COLUMNS, operation_row};
@@ -16,7 +16,7 @@ pub(crate) async fn delete_and_print_leftovers(
     force: ForceArgs,
     wait: &WaitArgs,
 ) -> Result<()> {
-    let body = Leave {
+    let body = DeleteOptions {
         force: force.force,
         reason: force.reason,
     };

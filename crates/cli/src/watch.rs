@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use meshwright_wire::{Operation, Trouble, Upgrade};
+use meshwright_wire::{Operation, OperationProblem, Upgrade};
 
 use crate::client::Client;
 use crate::options::OutputFormat;
@@ -43,7 +43,7 @@ impl StepPrinter {
     }
 }
 
-fn problem_failure(problem: &Trouble) -> Failure {
+fn problem_failure(problem: &OperationProblem) -> Failure {
     Failure::new(
         6,
         format!("{} ({})\n{}", problem.message, problem.code, problem.hint),
@@ -51,7 +51,7 @@ fn problem_failure(problem: &Trouble) -> Failure {
 }
 
 /// Prints to standard error, beside a table, the problem of a resource and its hint.
-pub(crate) fn print_problem(format: OutputFormat, problem: Option<&Trouble>) {
+pub(crate) fn print_problem(format: OutputFormat, problem: Option<&OperationProblem>) {
     if let Some(problem) = problem.filter(|_| format == OutputFormat::Table) {
         eprint_line(&format!(
             "{} ({})\n  {}",

@@ -225,7 +225,7 @@ pub struct Cluster {
     /// `deregistering` (Meshwright's service account is being removed).
     pub state: String,
     /// Reason why the cluster is `refused` or `unreachable`; null in every other state.
-    pub problem: Option<Trouble>,
+    pub problem: Option<OperationProblem>,
     /// Credential of Meshwright's own service account in the cluster; null before there is one.
     pub credential: Option<HeldCredential>,
     /// Findings of the last cluster check. They do not stand in the way of anything now, but users
@@ -246,7 +246,8 @@ pub struct Cluster {
 
 /// Problem that stops a cluster, mesh, upgrade, operation or step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Trouble {
+#[schema(as = Trouble)]
+pub struct OperationProblem {
     /// Stable identifier of the problem, for programs.
     pub code: String,
     /// Sentence that says what happened.
@@ -347,7 +348,7 @@ pub struct Mesh {
     /// parts may be missing; both can be requested again), `deleting` or `deleted`.
     pub state: String,
     /// Reason why the mesh is `failed`; null in every other state.
-    pub problem: Option<Trouble>,
+    pub problem: Option<OperationProblem>,
     /// Revision that the tags `stable` and `default` point to.
     pub current: Revision,
     /// Other revision of the mesh during an upgrade; null at other times.

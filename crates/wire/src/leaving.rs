@@ -7,7 +7,8 @@ use utoipa::ToSchema;
 /// Options of a deletion for clusters that do not answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Leave {
+#[schema(as = Leave)]
+pub struct DeleteOptions {
     /// Leave behind a cluster that does not answer, or that no longer accepts Meshwright's
     /// credential. A cluster that answers is never left behind.
     pub force: bool,

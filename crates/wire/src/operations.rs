@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Leftover, Trouble};
+use crate::{Leftover, OperationProblem};
 
 /// Operation: one action of the service that runs a plan and ends by itself.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -21,7 +21,7 @@ pub struct Operation {
     /// later stage of the upgrade).
     pub state: String,
     /// Reason why the operation is paused or failed; null in every other state.
-    pub problem: Option<Trouble>,
+    pub problem: Option<OperationProblem>,
     /// True if the operation has ended.
     pub done: bool,
     /// Id of the mesh that the operation changes; null if it changes none.
@@ -80,5 +80,5 @@ pub struct Step {
     /// State of the step: `pending`, `started`, `done` or `failed`.
     pub state: String,
     /// Reason why the step failed; null if it did not.
-    pub problem: Option<Trouble>,
+    pub problem: Option<OperationProblem>,
 }

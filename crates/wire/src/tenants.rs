@@ -83,12 +83,13 @@ pub struct Usage {
     pub edition: String,
     /// Usage and quota, by what is counted: `clusters`, `meshes`, `api_keys`, `identity_providers`,
     /// `role_bindings` and `webhooks`.
-    pub items: BTreeMap<String, Used>,
+    pub items: BTreeMap<String, QuotaUsage>,
 }
 
 /// Usage of one quota.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
-pub struct Used {
+#[schema(as = Used)]
+pub struct QuotaUsage {
     /// Number of things that count now.
     pub used: u32,
     /// Number of things that are allowed.

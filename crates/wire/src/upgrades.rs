@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::Trouble;
+use crate::OperationProblem;
 
 /// Version of the catalogue, with the strategies by which a mesh can or cannot go to it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -109,7 +109,7 @@ pub struct Upgrade {
     pub findings_accepted_at: Option<Timestamp>,
     /// Reason why the upgrade is paused or restoring, or why its last promotion failed; null at
     /// other times.
-    pub problem: Option<Trouble>,
+    pub problem: Option<OperationProblem>,
     /// Time at which the old revision is removed without a request; null unless the upgrade is
     /// `holding`.
     #[schema(value_type = Option<String>, format = DateTime)]

@@ -13,7 +13,7 @@ use meshwright_model::operation::{OperationKind, OperationState};
 use meshwright_model::quota::QuotaResource;
 use meshwright_store::{Cluster, ClusterState, NewCluster, NewOperation, OpenRenewal, Tx};
 use meshwright_wire::{
-    ChangeCluster, ClusterList, Leave, Operation, RegisterCluster, RenewCredential,
+    ChangeCluster, ClusterList, DeleteOptions, Operation, RegisterCluster, RenewCredential,
 };
 
 use crate::error::{ApiError, Result};
@@ -337,14 +337,14 @@ pub(crate) async fn change_cluster(
 /// under way ends with the code `cluster_gone`. With `force` and a reason, a cluster that does not
 /// answer is left behind, and the operation shows what stays there. `force` also ends a renewal of
 /// the cluster's credential that no worker is running.
-#[utoipa::path(delete, path = "/v1/clusters/{cluster_id}", operation_id = "deleteCluster", tag = "clusters", request_body = Leave,
+#[utoipa::path(delete, path = "/v1/clusters/{cluster_id}", operation_id = "deleteCluster", tag = "clusters", request_body = DeleteOptions,
     params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 202, body = Operation), (status = 204)))]
 pub(crate) async fn delete_cluster(
     Authenticated(caller, database): Authenticated,
     Path(cluster): Path<String>,
     headers: HeaderMap,
-    body: Body<Leave>,
+    body: Body<DeleteOptions>,
 ) -> Result<Response> {
     let reason = leaving::force_reason(&body.value)?;
     let mut change = caller

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use meshwright_model::ids::{MeshId, UpgradeId};
 use meshwright_model::upgrade::{UpgradeState, Verb};
 use meshwright_store::Tx;
-use meshwright_wire::Leave;
+use meshwright_wire::DeleteOptions;
 
 use crate::error::{ApiError, Result};
 
@@ -14,9 +14,9 @@ use crate::error::{ApiError, Result};
 const MAX_REASON_CHARS: usize = 500;
 
 /// Returns the reason of a request with `force`; `None` without `force`.
-pub(crate) fn force_reason(leave: &Leave) -> Result<Option<&str>> {
-    if !leave.force {
-        return match &leave.reason {
+pub(crate) fn force_reason(options: &DeleteOptions) -> Result<Option<&str>> {
+    if !options.force {
+        return match &options.reason {
             Some(_) => Err(ApiError::invalid_field(
                 "/reason",
                 "a reason goes with force",
@@ -24,7 +24,7 @@ pub(crate) fn force_reason(leave: &Leave) -> Result<Option<&str>> {
             None => Ok(None),
         };
     }
-    let reason = leave.reason.as_deref().map(str::trim).unwrap_or_default();
+    let reason = options.reason.as_deref().map(str::trim).unwrap_or_default();
     if reason.is_empty() {
         return Err(
             ApiError::invalid_field("/reason", "force needs a reason").with_code("reason_missing")

@@ -21,8 +21,8 @@ use meshwright_model::rules::{
 use meshwright_model::survey::{MemberObservation, TAGS};
 use meshwright_store::{ClusterState, MeshState, NewMesh, NewOperation, StoreError, Tx};
 use meshwright_wire::{
-    ChangeMesh, CreateMesh, DataPlane, Leave, MeshList, Operation, SetInjection, StrategyOption,
-    UpgradeOption, UpgradeOptionList,
+    ChangeMesh, CreateMesh, DataPlane, DeleteOptions, MeshList, Operation, SetInjection,
+    StrategyOption, UpgradeOption, UpgradeOptionList,
 };
 use serde_json::{Value, json};
 
@@ -500,14 +500,14 @@ pub(crate) async fn retry_mesh(
 /// `force` and a reason, a member that does not answer is left behind, and the operation and the
 /// deleted mesh show what stays there. `force` also replaces a deletion that is under way. It also
 /// abandons an upgrade that is paused while a member is unreachable.
-#[utoipa::path(delete, path = "/v1/meshes/{mesh_id}", operation_id = "deleteMesh", tag = "meshes", request_body = Leave,
+#[utoipa::path(delete, path = "/v1/meshes/{mesh_id}", operation_id = "deleteMesh", tag = "meshes", request_body = DeleteOptions,
     params(("mesh_id" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 202, body = Operation)))]
 pub(crate) async fn delete_mesh(
     Authenticated(caller, database): Authenticated,
     Path(mesh): Path<String>,
     headers: HeaderMap,
-    body: Body<Leave>,
+    body: Body<DeleteOptions>,
 ) -> Result<Response> {
     let reason = leaving::force_reason(&body.value)?;
     let mut change = caller.begin_mutation(database, "deleteMesh", &body).await?;

@@ -12,7 +12,7 @@ use meshwright_model::ids::{KeyId, TenantId};
 use meshwright_model::quota::{QuotaResource, Quotas};
 use meshwright_store::{ApiKeyToken, NewApiKey, NewTenant, Page, StoreError, TenantState};
 use meshwright_wire::{
-    ApiKey, ChangeTenant, CreateOwnerKey, CreateTenant, Tenant, TenantList, Usage, Used,
+    ApiKey, ChangeTenant, CreateOwnerKey, CreateTenant, QuotaUsage, Tenant, TenantList, Usage,
 };
 
 use crate::error::{ApiError, Result};
@@ -316,7 +316,7 @@ pub(crate) async fn get_usage(
         let used = tx.count_objects(of).await?;
         items.insert(
             of.as_str().to_owned(),
-            Used {
+            QuotaUsage {
                 used,
                 limit: tenant.quotas.limit_for(of),
             },

@@ -8,7 +8,9 @@ use meshwright_model::operation::OperationState;
 use meshwright_model::survey::{MemberObservation, Observation};
 use meshwright_model::upgrade::{Finding, UpgradeState, Verb};
 use meshwright_store::{ClusterState, MeshState};
-use meshwright_wire::{NamespaceView, Progress, ProxyView, Step, Trouble, Wave, WorkloadView};
+use meshwright_wire::{
+    NamespaceView, OperationProblem, Progress, ProxyView, Step, Wave, WorkloadView,
+};
 use serde::Serialize;
 
 /// Returns the wire name of an enum's value.
@@ -18,8 +20,8 @@ pub(crate) fn wire_name(value: &impl Serialize) -> String {
 }
 
 /// Converts a problem of an operation or a cluster.
-fn problem_view(problem: &meshwright_model::operation::Problem) -> Trouble {
-    Trouble {
+fn problem_view(problem: &meshwright_model::operation::Problem) -> OperationProblem {
+    OperationProblem {
         code: problem.code.clone(),
         message: problem.message.clone(),
         hint: problem.hint.clone(),
