@@ -5,11 +5,12 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use meshwright_model::access::{Action, Role};
-use meshwright_store::StoreError;
 use meshwright_wire::{FieldError, Problem};
 
 use crate::middleware::request_context;
 use crate::request::params::field_error;
+
+mod store;
 
 /// Reason why a handler ends early.
 #[derive(Debug)]
@@ -242,171 +243,6 @@ impl From<FieldError> for ApiError {
             retry_after: None,
             retryable_conflict: false,
         }))
-    }
-}
-
-/// Builds the problem for a database constraint that was violated.
-fn constraint_error(constraint: &str) -> ApiError {
-    let taken = |what: &str| {
-        ApiError::new(
-            StatusCode::CONFLICT,
-            "name_taken",
-            format!("Another {what} has this name."),
-            "Choose another name.",
-        )
-    };
-    match constraint {
-        // A registration that was refused keeps its name, and most of its problems are solved by
-        // another registration under the same name.
-        "clusters_name_unique" => ApiError::new(
-            StatusCode::CONFLICT,
-            "name_taken",
-            "Another cluster has this name.",
-            "If its registration was refused, remove it with `meshwright cluster delete`; otherwise choose another name.",
-        ),
-        "meshes_name_unique" => taken("mesh"),
-        "api_keys_name_unique" => taken("API key"),
-        "tenants_name_unique" => taken("tenant"),
-        "identity_providers_name_unique" => taken("identity provider"),
-        "webhooks_name_unique" => taken("webhook"),
-        "hosting_clusters_name_unique" => taken("hosting cluster"),
-        "releases_pk" => ApiError::new(
-            StatusCode::CONFLICT,
-            "release_known",
-            "The catalogue has this version already.",
-            "A release never changes: import what is different under another build number.",
-        ),
-        "meshes_hosting_fk" => ApiError::new(
-            StatusCode::CONFLICT,
-            "hosting_cluster_in_use",
-            "Control planes run in this cluster, or ran there once.",
-            "Delete its meshes; the cluster itself stays in the catalogue, because what was deleted refers to it.",
-        ),
-        "identity_providers_issuer_unique" => ApiError::new(
-            StatusCode::CONFLICT,
-            "issuer_known",
-            "This issuer is trusted already.",
-            "Delete the identity provider that it belongs to first.",
-        ),
-        "role_bindings_unique" => ApiError::new(
-            StatusCode::CONFLICT,
-            "granted_already",
-            "Exactly this was granted before.",
-            "There is nothing left to do.",
-        ),
-        "memberships_one_mesh" => ApiError::new(
-            StatusCode::CONFLICT,
-            "cluster_in_a_mesh",
-            "One of the clusters is in a mesh already.",
-            "A cluster belongs to one mesh at most.",
-        ),
-        "memberships_cluster_fk" => ApiError::new(
-            StatusCode::CONFLICT,
-            "cluster_in_use",
-            "The cluster is a member of a mesh.",
-            "Delete the mesh first.",
-        ),
-        _ => {
-            tracing::error!(
-                constraint,
-                "a database constraint without a problem of its own was violated"
-            );
-            ApiError::internal()
-        }
-    }
-}
-
-impl From<StoreError> for ApiError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::NotFound { what } => Self::not_found(what),
-            StoreError::Conflict { constraint } => constraint_error(&constraint),
-            StoreError::QuotaExceeded { of, limit } => Self::new(
-                StatusCode::CONFLICT,
-                "quota_exceeded",
-                format!(
-                    "The tenant may have {limit} {} at most.",
-                    of.as_str().replace('_', " ")
-                ),
-                "Remove what is not needed, or ask whoever operates the service for more. GET /v1/usage shows how much there is.",
-            ),
-            StoreError::LastOwner => Self::new(
-                StatusCode::CONFLICT,
-                "last_owner",
-                "No other key of an owner that never ends would be left.",
-                "Make another key with the role owner and without an end first.",
-            ),
-            StoreError::RequestInFlight => Self::new(
-                StatusCode::CONFLICT,
-                "request_in_flight",
-                "The same request is being worked on right now.",
-                "Wait a moment and send it again for the stored answer.",
-            ),
-            StoreError::MeshLocked { holder } => Self::new(
-                StatusCode::CONFLICT,
-                "mesh_busy",
-                format!("The mesh is being changed by {holder}."),
-                "Wait until that has ended, or end it.",
-            ),
-            StoreError::StaleVersion => Self::new(
-                StatusCode::PRECONDITION_FAILED,
-                "moved_on",
-                "It has changed since you looked.",
-                "Read it again and decide on what you see then.",
-            ),
-            StoreError::Transition(refused) => {
-                let allowed = crate::resources::views::requestable_verbs(&refused.allowed);
-                let verb = crate::resources::views::wire_name(&refused.verb);
-                let hint = if allowed.is_empty() {
-                    "It has ended.".to_owned()
-                } else {
-                    format!("Now it can: {}.", allowed.join(", "))
-                };
-                Self::new(
-                    StatusCode::CONFLICT,
-                    "invalid_transition",
-                    format!("An upgrade that is {} cannot {verb}.", refused.state),
-                    hint,
-                )
-            }
-            StoreError::SerializationConflict => match Self::service_unavailable() {
-                Self::Problem(refusal) => Self::Problem(Box::new(ApiProblem {
-                    retryable_conflict: true,
-                    ..*refusal
-                })),
-                answered @ Self::Replay(_) => answered,
-            },
-            StoreError::KeysErased => Self::new(
-                StatusCode::CONFLICT,
-                "secrets_erased",
-                "The secrets of this tenant were erased: nothing opens them any more, and no new ones are kept.",
-                "Ask whoever operates the service.",
-            ),
-            StoreError::UnstorableText => {
-                Self::malformed_body("a text in it holds the character NUL")
-            }
-            StoreError::Database(source) => {
-                tracing::error!(
-                    error = &source as &dyn std::error::Error,
-                    "could not answer a request: the database failed"
-                );
-                Self::service_unavailable()
-            }
-            StoreError::KeyService(source) => {
-                tracing::error!(
-                    error = &source as &dyn std::error::Error,
-                    "could not answer a request: the key service failed"
-                );
-                Self::service_unavailable()
-            }
-            other => {
-                tracing::error!(
-                    error = &other as &dyn std::error::Error,
-                    "could not answer a request: internal error"
-                );
-                Self::internal()
-            }
-        }
     }
 }
 

@@ -89,24 +89,24 @@ fn documented_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(tenants::create_owner_key))
         .routes(routes!(tenants::get_usage))
         .routes(routes!(clusters::register_cluster, clusters::list_clusters))
-        .routes(routes!(clusters::renew_credential))
+        .routes(routes!(clusters::renewal::renew_credential))
         .routes(routes!(
             clusters::get_cluster,
             clusters::change_cluster,
-            clusters::delete_cluster
+            clusters::deregistration::delete_cluster
         ))
-        .routes(routes!(meshes::create_mesh, meshes::list_meshes))
+        .routes(routes!(meshes::creation::create_mesh, meshes::list_meshes))
         .routes(routes!(
             meshes::get_mesh,
             meshes::change_mesh,
-            meshes::delete_mesh
+            meshes::deletion::delete_mesh
         ))
-        .routes(routes!(meshes::undelete_mesh))
-        .routes(routes!(meshes::retry_mesh))
-        .routes(routes!(meshes::list_upgrade_options))
-        .routes(routes!(meshes::get_data_plane))
-        .routes(routes!(meshes::set_injection))
-        .routes(routes!(meshes::create_restart))
+        .routes(routes!(meshes::deletion::undelete_mesh))
+        .routes(routes!(meshes::deletion::retry_mesh))
+        .routes(routes!(meshes::upgrade_options::list_upgrade_options))
+        .routes(routes!(meshes::data_plane::get_data_plane))
+        .routes(routes!(meshes::data_plane::set_injection))
+        .routes(routes!(meshes::data_plane::create_restart))
         .routes(routes!(upgrades::create_upgrade, upgrades::list_upgrades))
         .routes(routes!(upgrades::get_upgrade))
         .routes(routes!(upgrades::move_namespaces))

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::oidc::SIGNATURE_ALGORITHMS;
+use crate::request::long_poll::MAX_WAIT_SECONDS;
 use crate::request::mutation::MAX_IDEMPOTENCY_KEY_LEN;
 use crate::request::pagination;
 use crate::resources::audit;
@@ -175,7 +176,7 @@ fn constrain_parameters(operation: &mut Value) {
             "If-Match" => json!({ "minLength": 1, "pattern": "^(\\*|\"[0-9]+\")$" }),
             "verb" => json!({ "enum": verbs }),
             "wait_seconds" => {
-                json!({ "minimum": 0, "maximum": upgrades::MAX_WAIT_SECONDS, "default": 0 })
+                json!({ "minimum": 0, "maximum": MAX_WAIT_SECONDS, "default": 0 })
             }
             _ => continue,
         };

@@ -1,4 +1,4 @@
-//! Handles requests for the clusters of a tenant: registration, credentials, and deregistration.
+//! Handles requests for the clusters of a tenant: registers, lists, shows and changes them.
 
 use std::time::Duration;
 
@@ -7,14 +7,11 @@ use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use meshwright_model::access::{Action, Scope};
-use meshwright_model::credential::MAX_CREDENTIAL_OVERLAP;
 use meshwright_model::ids::{ClusterId, OperationId};
-use meshwright_model::operation::{OperationKind, OperationState};
+use meshwright_model::operation::OperationKind;
 use meshwright_model::quota::QuotaResource;
-use meshwright_store::{Cluster, ClusterState, NewCluster, NewOperation, OpenRenewal, Tx};
-use meshwright_wire::{
-    ChangeCluster, ClusterList, DeleteOptions, Operation, RegisterCluster, RenewCredential,
-};
+use meshwright_store::{Cluster, NewCluster, NewOperation, Tx};
+use meshwright_wire::{ChangeCluster, ClusterList, Operation, RegisterCluster};
 
 use crate::error::{ApiError, Result};
 use crate::request::caller::{Authenticated, Caller};
@@ -23,8 +20,10 @@ use crate::request::pagination::ListRequest;
 use crate::request::params::{
     ResourceFilter, check_if_match, etag, merge_metadata, parse_id, parse_metadata, parse_name,
 };
-use crate::resources::leaving;
 use crate::resources::views;
+
+pub(crate) mod deregistration;
+pub(crate) mod renewal;
 
 /// Register a Kubernetes cluster
 ///
@@ -112,112 +111,6 @@ async fn start_operation_as(
             &shown,
         )
         .await
-}
-
-/// Renew a cluster's credential
-///
-/// Issues the next credential of our service account in the cluster, with the present credential or
-/// with a submitted kubeconfig, and gives it to the control planes that read the cluster, without a
-/// restart. The credential before it stays valid for the overlap. A submitted kubeconfig may name
-/// another address or certificate authority of the same cluster. Control planes that read either of
-/// them only when they start are then restarted, one replica after the other.
-#[utoipa::path(post, path = "/v1/clusters/{cluster_id}/credentials", operation_id = "renewCredential", tag = "clusters", request_body = RenewCredential,
-    params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)), responses((status = 202, body = Operation)))]
-pub(crate) async fn renew_credential(
-    Authenticated(caller, database): Authenticated,
-    Path(cluster): Path<String>,
-    headers: HeaderMap,
-    body: Body<RenewCredential>,
-) -> Result<Response> {
-    let mut change = caller
-        .begin_mutation(database, "renewCredential", &body)
-        .await?;
-    let found =
-        authorized_cluster(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
-    check_if_match(&headers, found.generation)?;
-    let overlap = Duration::from_secs(body.value.overlap_seconds.into());
-    if overlap > MAX_CREDENTIAL_OVERLAP {
-        return Err(ApiError::invalid_field(
-            "/overlap_seconds",
-            format!("at most {}", MAX_CREDENTIAL_OVERLAP.as_secs()),
-        ));
-    }
-    let submitted = body
-        .value
-        .kubeconfig
-        .as_ref()
-        .map(|text| parse_kubeconfig(&caller, text))
-        .transpose()?;
-    if !matches!(
-        found.state,
-        ClusterState::Ready | ClusterState::Unreachable(_)
-    ) {
-        return Err(cluster_not_ready(&found));
-    }
-    if let Some(renewal) = change.tx.lock_open_renewal(found.id).await? {
-        return Err(renewal_conflict(&found, &renewal));
-    }
-    change
-        .tx
-        .submit_kubeconfig(
-            found.id,
-            submitted
-                .as_ref()
-                .map(|(_, kubeconfig)| kubeconfig.as_slice()),
-        )
-        .await?;
-    start_operation(
-        &caller,
-        change,
-        OperationKind::RenewCredential,
-        found.id,
-        found.renewal_arguments(overlap),
-    )
-    .await
-}
-
-/// Builds the problem for a cluster of which we hold no credential, so that none can be renewed.
-/// The hint depends on the state: a cluster whose name is in use cannot be registered a second
-/// time.
-fn cluster_not_ready(cluster: &Cluster) -> ApiError {
-    let hint = match cluster.state {
-        ClusterState::Registering => {
-            "Wait until its registration has ended; `meshwright operation list` shows it."
-        }
-        ClusterState::Deregistering => {
-            "Wait until its deregistration has ended; `meshwright cluster register` registers it again then."
-        }
-        _ => {
-            "Remove it with `meshwright cluster delete`, then register it with `meshwright cluster register`."
-        }
-    };
-    let said = format!(
-        "{} is not ready, so we hold no credential of it.",
-        cluster.name
-    );
-    ApiError::new(StatusCode::CONFLICT, "cluster_not_ready", said, hint)
-}
-
-/// Builds the problem for a request that must wait until a renewal ends. The hint names the command
-/// that ends the renewal.
-fn renewal_conflict(cluster: &Cluster, renewal: &OpenRenewal) -> ApiError {
-    let (state, first) = if renewal.paused {
-        (
-            "paused",
-            format!(
-                "Go on with `meshwright operation retry {}`",
-                renewal.operation
-            ),
-        )
-    } else {
-        ("under way", "Wait until it has ended".to_owned())
-    };
-    let said = format!("A renewal of {}'s credential is {state}.", cluster.name);
-    let hint = format!(
-        "{first}, or end it with `meshwright operation cancel {}`.",
-        renewal.operation
-    );
-    ApiError::new(StatusCode::CONFLICT, "renewal_under_way", said, hint)
 }
 
 /// Reads a submitted kubeconfig. Returns the address of its API server, and the kubeconfig in the
@@ -327,87 +220,4 @@ pub(crate) async fn change_cluster(
     change
         .commit_response(done, &views::cluster(&changed, now))
         .await
-}
-
-/// Deregister and forget a cluster
-///
-/// Starts an operation that removes our service account from the cluster and checks that it is
-/// gone. The answer is this operation. A cluster that has no service account of ours is forgotten
-/// at once (204). The request is refused while a mesh uses the cluster. A registration that is
-/// under way ends with the code `cluster_gone`. With `force` and a reason, a cluster that does not
-/// answer is left behind, and the operation shows what stays there. `force` also ends a renewal of
-/// the cluster's credential that no worker is running.
-#[utoipa::path(delete, path = "/v1/clusters/{cluster_id}", operation_id = "deleteCluster", tag = "clusters", request_body = DeleteOptions,
-    params(("cluster_id" = String, Path), ("If-Match" = Option<String>, Header)),
-    responses((status = 202, body = Operation), (status = 204)))]
-pub(crate) async fn delete_cluster(
-    Authenticated(caller, database): Authenticated,
-    Path(cluster): Path<String>,
-    headers: HeaderMap,
-    body: Body<DeleteOptions>,
-) -> Result<Response> {
-    let reason = leaving::force_reason(&body.value)?;
-    let mut change = caller
-        .begin_mutation(database, "deleteCluster", &body)
-        .await?;
-    let found =
-        authorized_cluster(&caller, &mut change.tx, &cluster, Action::ChangeClusters).await?;
-    check_if_match(&headers, found.generation)?;
-    if found.credential_lifetime.is_some() {
-        return start_deregistration(&caller, change, &found, reason).await;
-    }
-    change.tx.delete_cluster(found.id).await?;
-    change
-        .commit_deletion(found.id, &views::cluster(&found, caller.app.clock.now()))
-        .await
-}
-
-/// Queues the operation that removes our service account from a cluster.
-async fn start_deregistration(
-    caller: &Caller,
-    mut change: Mutation<'_>,
-    found: &Cluster,
-    reason: Option<&str>,
-) -> Result<Response> {
-    if found.state == ClusterState::Deregistering && reason.is_none() {
-        let said = format!("{} is being deregistered.", found.name);
-        let hint = "Wait until it has ended, or use force if the cluster is dead.";
-        return Err(ApiError::new(
-            StatusCode::CONFLICT,
-            "deregistration_under_way",
-            said,
-            hint,
-        ));
-    }
-    if let Some(renewal) = change.tx.lock_open_renewal(found.id).await? {
-        // A worker that still holds the renewal could add objects to our service account after the
-        // removal looked at it. Such a worker gives the renewal up within minutes.
-        if reason.is_none() || renewal.lease_held {
-            return Err(renewal_conflict(found, &renewal));
-        }
-        change
-            .tx
-            .supersede_operation(
-                renewal.operation,
-                &OperationState::Superseded,
-                caller.app.clock.now(),
-            )
-            .await?;
-    }
-    let id = OperationId(caller.app.clock.new_uuid());
-    change
-        .tx
-        .begin_deregistration(found.id, id, caller.app.clock.now())
-        .await?;
-    if let Some(reason) = reason {
-        change.record_forced(found.id, reason);
-    }
-    start_operation_as(
-        id,
-        caller,
-        change,
-        OperationKind::DeregisterCluster,
-        (found.id, meshwright_store::force_arguments(reason)),
-    )
-    .await
 }

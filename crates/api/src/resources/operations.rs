@@ -13,10 +13,11 @@ use serde::Deserialize;
 
 use crate::error::{ApiError, Result};
 use crate::request::caller::{Authenticated, Caller};
+use crate::request::long_poll::WaitQuery;
 use crate::request::mutation::{Body, EmptyBody, MutationOutcome};
 use crate::request::pagination::ListRequest;
 use crate::request::params::parse_id;
-use crate::resources::upgrades::{WaitQuery, is_requestable};
+use crate::resources::upgrades::is_requestable;
 use crate::resources::views;
 
 /// Filter of the list of operations: those of one upgrade, or all.

@@ -1,7 +1,5 @@
 //! Handles requests for upgrades: plans them, shows them, and applies verbs to them.
 
-use std::time::Duration;
-
 use axum::Json;
 use axum::extract::{Path, Query};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -13,26 +11,22 @@ use meshwright_model::rules::{Strategy, UpgradeContext, assess_upgrade, is_allow
 use meshwright_model::upgrade::{UpgradePolicyChoice, UpgradeState, Verb};
 use meshwright_store::{MeshState, NewUpgrade, Tx};
 use meshwright_wire::{CreateUpgrade, MoveNamespaces, Upgrade, UpgradeList};
-use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::{ApiError, Result};
 use crate::request::caller::{Authenticated, Caller};
+use crate::request::long_poll::WaitQuery;
 use crate::request::mutation::{Body, EmptyBody, Mutation, MutationOutcome};
 use crate::request::pagination::{ListRequest, Unfiltered};
 use crate::request::params::{
     etag, expected_generation, parse_choice, parse_id, parse_version, require_member_namespace,
 };
-use crate::resources::meshes::{
-    authorized_mesh, blocking_messages, find_release, member_kubernetes_versions,
+use crate::resources::meshes::authorized_mesh;
+use crate::resources::release_rules::{
+    blocking_messages, find_release, member_kubernetes_versions,
 };
 use crate::resources::views;
 
-/// Maximum value of `wait_seconds`, in seconds.
-pub(crate) const MAX_WAIT_SECONDS: u64 = 60;
-/// Pause of a waiting request between two reads of the database.
-const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Maximum time for which an old revision is kept after the roll-out, in seconds (30 days).
 pub(crate) const MAX_HOLD_SECONDS: u32 = 30 * 24 * 3600;
 
@@ -189,62 +183,6 @@ pub(crate) async fn list_upgrades(
         items: shown.iter().map(views::upgrade).collect(),
         next_page_token,
     }))
-}
-
-/// Query parameter for the time that the request waits for a change.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct WaitQuery {
-    #[serde(default)]
-    wait_seconds: u64,
-}
-
-/// State of a request that waits for a change.
-#[derive(Debug)]
-pub(crate) struct LongPoll {
-    deadline: tokio::time::Instant,
-    /// Permit to wait, which is given back when this is dropped; `None` if the request does not
-    /// wait.
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl WaitQuery {
-    /// Checks the time, and takes a permit of the tenant if the request waits.
-    pub(crate) fn start_long_poll(&self, caller: &Caller) -> Result<LongPoll> {
-        if self.wait_seconds > MAX_WAIT_SECONDS {
-            return Err(ApiError::invalid_field(
-                "?wait_seconds",
-                format!("0 to {MAX_WAIT_SECONDS}"),
-            ));
-        }
-        let permit = match self.wait_seconds {
-            0 => None,
-            _ => Some(
-                caller
-                    .app
-                    .limits
-                    .acquire_long_poll(caller.tenant)
-                    .ok_or_else(ApiError::too_many_long_polls)?,
-            ),
-        };
-        Ok(LongPoll {
-            deadline: tokio::time::Instant::now() + Duration::from_secs(self.wait_seconds),
-            _permit: permit,
-        })
-    }
-}
-
-impl LongPoll {
-    /// Ends the transaction and pauses before the next read, without holding a connection. Returns
-    /// `None` when the time is over.
-    pub(crate) async fn next_poll(&self, tx: Tx<'static>) -> Result<Option<Tx<'static>>> {
-        if tokio::time::Instant::now() >= self.deadline {
-            return Ok(None);
-        }
-        let session = tx.rollback_into_session();
-        tokio::time::sleep(POLL_INTERVAL).await;
-        Ok(Some(session.into_tx_without_keys().await?))
-    }
 }
 
 /// Get an upgrade's state

@@ -1,0 +1,196 @@
+//! Creates meshes: checks the wanted release, edition and clusters, and queues the operation.
+
+use std::collections::BTreeSet;
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use meshwright_model::access::Action;
+use meshwright_model::edition::Edition;
+use meshwright_model::ids::{ClusterId, MeshId};
+use meshwright_model::operation::OperationKind;
+use meshwright_model::quota::QuotaResource;
+use meshwright_model::release::Release;
+use meshwright_model::rules::{UpgradeContext, assess_release, is_allowed};
+use meshwright_store::{ClusterState, NewMesh, Tx};
+use meshwright_wire::{CreateMesh, Operation};
+use serde_json::Value;
+
+use crate::error::{ApiError, Result};
+use crate::request::caller::{Authenticated, Caller};
+use crate::request::mutation::Body;
+use crate::request::params::{
+    parse_edition, parse_metadata, parse_name, parse_version, require_referenced,
+};
+use crate::resources::meshes::{LockMode, start_operation};
+use crate::resources::release_rules::{blocking_messages, find_release, parse_kubernetes_version};
+use crate::resources::views::wire_name;
+
+/// Maximum number of clusters that a mesh may have.
+const MAX_MEMBERS: usize = 100;
+
+/// Create a service mesh
+///
+/// Starts an operation that runs the control plane of the mesh in a hosting cluster and makes the
+/// given clusters its members. The answer is this operation.
+#[utoipa::path(post, path = "/v1/meshes", operation_id = "createMesh", tag = "meshes", request_body = CreateMesh,
+    responses((status = 202, body = Operation)))]
+pub(crate) async fn create_mesh(
+    Authenticated(caller, database): Authenticated,
+    body: Body<CreateMesh>,
+) -> Result<Response> {
+    caller.require_permission(Action::ChangeMeshes)?;
+    let mut change = caller.begin_mutation(database, "createMesh", &body).await?;
+    change.tx.check_quota(QuotaResource::Meshes).await?;
+    let new = resolve_new_mesh(&caller, &mut change.tx, &body.value).await?;
+    change.tx.create_mesh(&new, caller.app.clock.now()).await?;
+    start_operation(
+        change,
+        &caller,
+        new.id,
+        (OperationKind::CreateMesh, LockMode::Exclusive),
+        Value::Null,
+    )
+    .await
+}
+
+/// Checks the request for a new mesh against the catalogue, the edition of the tenant and the state
+/// of its clusters, and creates the CA of the mesh.
+async fn resolve_new_mesh(
+    caller: &Caller,
+    tx: &mut Tx<'_>,
+    wanted: &CreateMesh,
+) -> Result<NewMesh> {
+    let (name, written) = (
+        parse_name(&wanted.name)?,
+        parse_metadata(&wanted.display_name, &wanted.labels)?,
+    );
+    let version = parse_version(&wanted.version)?;
+    let release = find_release(tx, &version).await?;
+    let edition = granted_edition(tx, wanted.edition.as_deref()).await?;
+    if wanted.clusters.is_empty() || wanted.clusters.len() > MAX_MEMBERS {
+        return Err(ApiError::invalid_field(
+            "/clusters",
+            format!("a mesh has 1 to {MAX_MEMBERS} clusters"),
+        ));
+    }
+    let mut members: Vec<ClusterId> = Vec::new();
+    let mut versions = Vec::new();
+    for (index, text) in wanted.clusters.iter().enumerate() {
+        let pointer = format!("/clusters/{index}");
+        let absent = || ApiError::invalid_field(&pointer, "there is no such cluster");
+        let cluster = require_referenced(
+            tx.get_cluster(text.parse().map_err(|_| absent())?).await,
+            absent,
+        )?;
+        if cluster.state != ClusterState::Ready {
+            return Err(ApiError::invalid_field(
+                &pointer,
+                format!("{} is not ready", cluster.name),
+            )
+            .with_code("cluster_not_ready"));
+        }
+        if !cluster.holds_identity {
+            let said = format!(
+                "{} is the same cluster as an older registration's",
+                cluster.name
+            );
+            return Err(
+                ApiError::invalid_field(&pointer, said).with_code("cluster_registered_already")
+            );
+        }
+        members.push(cluster.id);
+        versions.push((
+            cluster.name,
+            parse_kubernetes_version(cluster.kubernetes_version.as_deref()),
+        ));
+    }
+    if members.iter().collect::<BTreeSet<_>>().len() != members.len() {
+        return Err(ApiError::invalid_field(
+            "/clusters",
+            "a cluster is named twice",
+        ));
+    }
+    require_runnable_release(caller, tx, &release, edition, &versions).await?;
+    let hosting = tx.list_hosting_clusters().await?;
+    let nowhere = || {
+        ApiError::new(
+            StatusCode::CONFLICT,
+            "no_hosting_cluster",
+            "There is no hosting cluster.",
+            "Ask the operator to add one.",
+        )
+    };
+    let hosting = hosting.first().ok_or_else(nowhere)?.id;
+    let authority =
+        (caller.app.new_authority)(name.as_str(), caller.app.clock.now()).map_err(|error| {
+            tracing::error!(error, "could not create the CA of a new mesh");
+            ApiError::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "The mesh's authority could not be made.",
+                "Try again.",
+            )
+        })?;
+    Ok(NewMesh {
+        id: MeshId(caller.app.clock.new_uuid()),
+        name: name.to_string(),
+        edition,
+        hosting_cluster: hosting,
+        authority,
+        version,
+        members,
+        metadata: written,
+        deletion_protection: wanted.deletion_protection,
+    })
+}
+
+/// Returns the edition of a new mesh: the requested edition if the operator granted it to the
+/// tenant, or the highest granted edition if none is requested.
+async fn granted_edition(tx: &mut Tx<'_>, wanted: Option<&str>) -> Result<Edition> {
+    let granted = tx.current_tenant().await?.edition;
+    let wanted = wanted
+        .map(|text| parse_edition("/edition", text))
+        .transpose()?
+        .unwrap_or(granted);
+    if wanted > granted {
+        let said = format!(
+            "the highest edition that was granted to this tenant is {}",
+            wire_name(&granted)
+        );
+        return Err(ApiError::invalid_field("/edition", said).with_code("edition_not_granted"));
+    }
+    Ok(wanted)
+}
+
+/// Refuses a release that a mesh of this edition with these clusters may not run.
+async fn require_runnable_release(
+    caller: &Caller,
+    tx: &mut Tx<'_>,
+    release: &Release,
+    edition: Edition,
+    members: &[(String, (u32, u32))],
+) -> Result<()> {
+    let policy = tx.upgrade_policy().await?;
+    let today = caller
+        .app
+        .clock
+        .now()
+        .to_zoned(jiff::tz::TimeZone::UTC)
+        .date();
+    let reasons = assess_release(
+        release,
+        &UpgradeContext {
+            policy: &policy,
+            edition,
+            members,
+            today,
+        },
+    );
+    if is_allowed(&reasons) {
+        return Ok(());
+    }
+    Err(
+        ApiError::invalid_field("/version", blocking_messages(&reasons))
+            .with_code("version_refused"),
+    )
+}
