@@ -8,7 +8,6 @@ use meshwright_model::access::{Action, Role};
 use meshwright_wire::{FieldError, Problem};
 
 use crate::middleware::request_context;
-use crate::request::params::field_error;
 
 mod store;
 
@@ -78,7 +77,7 @@ impl ApiError {
 
     /// Builds the problem for one invalid field.
     pub(crate) fn invalid_field(pointer: &str, message: impl Into<String>) -> Self {
-        field_error(pointer, message).into()
+        FieldError::new(pointer, message).into()
     }
 
     /// Returns the same problem under another code.

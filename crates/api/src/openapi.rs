@@ -1,4 +1,4 @@
-//! Completes the OpenAPI document that the handlers declare.
+//! Completes the `OpenAPI` document that the handlers declare.
 
 pub(crate) mod conventions;
 pub(crate) mod deprecation;

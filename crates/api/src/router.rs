@@ -18,11 +18,13 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::App;
+use crate::app::App;
 use crate::error::ApiError;
+use crate::middleware::MAX_BODY_BYTES;
 use crate::middleware::drain;
 use crate::middleware::metrics;
 use crate::middleware::metrics::RequestSpan;
+use crate::middleware::rejection;
 use crate::middleware::request_context;
 use crate::middleware::retry;
 use crate::openapi::conventions;
@@ -40,9 +42,6 @@ use crate::resources::operations;
 use crate::resources::tenants;
 use crate::resources::upgrades;
 use crate::resources::webhooks;
-
-/// Maximum size of a request body, in bytes. A kubeconfig has at most 256 KiB.
-pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -184,9 +183,10 @@ pub fn router(app: App) -> axum::Router {
                 .on_request(metrics::log_request),
         )
         .layer(axum::middleware::from_fn_with_state(
-            app.clone(),
+            app.clock.clone(),
             request_context::with_request_context,
         ))
+        .layer(axum::middleware::from_fn(rejection::convert_rejections))
         .layer(CatchPanicLayer::custom(panic_response))
         .layer(tower_http::timeout::TimeoutLayer::with_status_code(
             StatusCode::SERVICE_UNAVAILABLE,

@@ -38,3 +38,13 @@ pub struct FieldError {
     /// Sentence that says what is wrong with the field.
     pub message: String,
 }
+
+impl FieldError {
+    /// Builds the error for a field from its place and the sentence about it.
+    pub fn new(pointer: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            pointer: pointer.into(),
+            message: message.into(),
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! Turns errors of the store into problems.
 
 use axum::http::StatusCode;
+use meshwright_model::upgrade::InvalidTransition;
 use meshwright_store::StoreError;
 
 use crate::error::{ApiError, ApiProblem};
@@ -77,6 +78,23 @@ fn constraint_error(constraint: &str) -> ApiError {
     }
 }
 
+/// Builds the problem for a verb that the state of an upgrade does not allow.
+fn transition_error(refused: &InvalidTransition) -> ApiError {
+    let allowed = views::requestable_verbs(&refused.allowed);
+    let verb = views::wire_name(&refused.verb);
+    let hint = if allowed.is_empty() {
+        "It has ended.".to_owned()
+    } else {
+        format!("Now it can: {}.", allowed.join(", "))
+    };
+    ApiError::new(
+        StatusCode::CONFLICT,
+        "invalid_transition",
+        format!("An upgrade that is {} cannot {verb}.", refused.state),
+        hint,
+    )
+}
+
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
@@ -115,21 +133,7 @@ impl From<StoreError> for ApiError {
                 "It has changed since you looked.",
                 "Read it again and decide on what you see then.",
             ),
-            StoreError::Transition(refused) => {
-                let allowed = views::requestable_verbs(&refused.allowed);
-                let verb = views::wire_name(&refused.verb);
-                let hint = if allowed.is_empty() {
-                    "It has ended.".to_owned()
-                } else {
-                    format!("Now it can: {}.", allowed.join(", "))
-                };
-                Self::new(
-                    StatusCode::CONFLICT,
-                    "invalid_transition",
-                    format!("An upgrade that is {} cannot {verb}.", refused.state),
-                    hint,
-                )
-            }
+            StoreError::Transition(refused) => transition_error(&refused),
             StoreError::SerializationConflict => match Self::service_unavailable() {
                 Self::Problem(refusal) => Self::Problem(Box::new(ApiProblem {
                     retryable_conflict: true,

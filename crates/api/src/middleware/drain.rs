@@ -15,7 +15,7 @@ use axum::response::Response;
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
 
-use crate::router::MAX_BODY_BYTES;
+use crate::middleware::MAX_BODY_BYTES;
 
 /// Maximum number of bytes that are drained. The connection of a client that sends more is closed.
 const MAX_DRAINED_BYTES: usize = 16 * MAX_BODY_BYTES;

@@ -1,25 +1,20 @@
-//! Surrounds each request with a request id, and each answer with headers. Errors in plain text,
-//! which libraries produce, are turned into problem documents.
+//! Surrounds each request with a request id, and each answer with headers.
 
 use std::sync::{Arc, OnceLock};
 
-use axum::body::to_bytes;
-use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use meshwright_model::Clock;
 
-use crate::error::ApiError;
 use crate::middleware::rate_limit::RateLimitHeaders;
-use crate::request::caller::AppState;
 
 /// Header that carries the id of a request, in requests and in answers.
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Maximum length of a request id from the client, in bytes. A longer id, or one with invisible
 /// characters, is replaced by one of ours.
 const MAX_REQUEST_ID_LEN: usize = 128;
-/// Maximum number of bytes that are read from the error text of a library.
-const MAX_REJECTION_BYTES: usize = 1024;
 
 const RATE_LIMIT_POLICY_HEADER: HeaderName = HeaderName::from_static("ratelimit-policy");
 const RATE_LIMIT_HEADER: HeaderName = HeaderName::from_static("ratelimit");
@@ -48,7 +43,7 @@ pub(crate) fn set_rate_limit_headers(share: RateLimitHeaders) {
 
 /// Gives the request an id, runs it, and adds the id and the rate limit headers to the answer.
 pub(crate) async fn with_request_context(
-    axum::extract::State(app): axum::extract::State<AppState>,
+    State(clock): State<Arc<dyn Clock>>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -58,7 +53,7 @@ pub(crate) async fn with_request_context(
         .and_then(|value| value.to_str().ok());
     let id = sent
         .filter(|id| (1..=MAX_REQUEST_ID_LEN).contains(&id.len()))
-        .map_or_else(|| app.clock.new_uuid().to_string(), str::to_owned);
+        .map_or_else(|| clock.new_uuid().to_string(), str::to_owned);
     let value = HeaderValue::from_str(&id).expect("visible characters");
     request
         .headers_mut()
@@ -67,8 +62,7 @@ pub(crate) async fn with_request_context(
         id,
         rate_limit_headers: OnceLock::new(),
     });
-    let answer = async { problem_from_rejection(next.run(request).await).await };
-    let mut response = REQUEST.scope(known.clone(), answer).await;
+    let mut response = REQUEST.scope(known.clone(), next.run(request)).await;
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID_HEADER, value);
     if let Some(share) = known.rate_limit_headers.get() {
@@ -76,37 +70,4 @@ pub(crate) async fn with_request_context(
         headers.insert(RATE_LIMIT_HEADER, share.remaining.clone());
     }
     response
-}
-
-/// Turns a plain-text error into a problem document. Extractors and layers of libraries answer in
-/// plain text, and the API promises problem documents.
-async fn problem_from_rejection(response: Response) -> Response {
-    let status = response.status();
-    let content = response
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    let plain = content.is_empty() || content.starts_with("text/plain");
-    if !(status.is_client_error() || status.is_server_error()) || !plain {
-        return response;
-    }
-    let problem = match status {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::body_too_large(),
-        StatusCode::SERVICE_UNAVAILABLE => ApiError::service_unavailable(),
-        _ if status.is_client_error() => {
-            let said = to_bytes(response.into_body(), MAX_REJECTION_BYTES)
-                .await
-                .unwrap_or_default();
-            let said = String::from_utf8_lossy(&said).into_owned();
-            ApiError::new(
-                status,
-                "malformed_request",
-                said,
-                "The OpenAPI document says what this route takes.",
-            )
-        }
-        _ => ApiError::internal(),
-    };
-    problem.into_response()
 }

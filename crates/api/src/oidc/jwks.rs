@@ -101,7 +101,7 @@ impl IssuerKeys {
             match self.fetch_keys(issuer).await {
                 Ok(keys) => (known.keys, known.fetched_at) = (keys, Some(now)),
                 Err(error) => {
-                    tracing::warn!(issuer, %error, "could not fetch the keys of an identity provider")
+                    tracing::warn!(issuer, %error, "could not fetch the keys of an identity provider");
                 }
             }
         }

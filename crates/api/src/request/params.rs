@@ -14,7 +14,8 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{ApiError, Result};
 
-/// Value of a field, or the error that names the field.
+/// Value of a field, or the error that names the field. The error is not an `ApiError`, because the
+/// import of a release, which the server's command line runs too, returns it.
 pub(crate) type FieldResult<T> = std::result::Result<T, FieldError>;
 
 /// Parses an id from a path. A malformed id gets the same 404 as an unknown one.
@@ -31,7 +32,7 @@ pub(crate) fn parse_name(text: &str) -> Result<Name> {
 /// Parses the field `/version`, which must be a version of Istio with a build number.
 pub(crate) fn parse_version(text: &str) -> FieldResult<Version> {
     text.parse()
-        .map_err(|error: InvalidVersion| field_error("/version", error.to_string()))
+        .map_err(|error: InvalidVersion| FieldError::new("/version", error.to_string()))
 }
 
 /// Parses an edition: `standard`, `enterprise` or `ultimate`.
@@ -49,16 +50,7 @@ pub(crate) fn parse_choice<T: DeserializeOwned>(
     text: &str,
     known: &str,
 ) -> FieldResult<T> {
-    serde_json::from_value(text.into()).map_err(|_| field_error(pointer, known))
-}
-
-/// Builds the error for a field. The type is `FieldError` and not `ApiError`, because the import of
-/// a release, which the server's command line runs too, returns it.
-pub(crate) fn field_error(pointer: &str, message: impl Into<String>) -> FieldError {
-    FieldError {
-        pointer: pointer.into(),
-        message: message.into(),
-    }
+    serde_json::from_value(text.into()).map_err(|_| FieldError::new(pointer, known))
 }
 
 /// Checks that the cluster is a member of the mesh and that the namespace has a valid name. The

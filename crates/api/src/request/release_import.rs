@@ -11,10 +11,8 @@ use meshwright_model::switch::Switch;
 use meshwright_store::StoredRelease;
 use meshwright_wire::{FieldError, ImportRelease};
 
-use crate::ReadCharts;
-use crate::request::params::{
-    FieldResult, field_error, parse_choice, parse_edition, parse_version,
-};
+use crate::app::ReadCharts;
+use crate::request::params::{FieldResult, parse_choice, parse_edition, parse_version};
 
 /// JSON pointer of the field with the charts.
 pub(crate) const CHARTS_POINTER: &str = "/charts";
@@ -36,8 +34,9 @@ pub fn parse_import_release(
     let version = parse_version(&wanted.version)?;
     let sent = STANDARD
         .decode(&wanted.charts)
-        .map_err(|_| field_error(CHARTS_POINTER, "it is not base64"))?;
-    let (charts, digest) = read_charts(&sent).map_err(|said| field_error(CHARTS_POINTER, said))?;
+        .map_err(|_| FieldError::new(CHARTS_POINTER, "it is not base64"))?;
+    let (charts, digest) =
+        read_charts(&sent).map_err(|said| FieldError::new(CHARTS_POINTER, said))?;
     let quirk = |(index, quirk): (usize, &String)| {
         parse_choice(
             &format!("/quirks/{index}"),
@@ -75,7 +74,7 @@ pub fn parse_import_release(
 fn parse_kubernetes_range(wanted: &ImportRelease) -> FieldResult<KubernetesRange> {
     let minor = |pointer: &str, minor: u32| {
         let said = || {
-            field_error(
+            FieldError::new(
                 pointer,
                 format!("a minor of Kubernetes is 1 to {MAX_KUBERNETES_MINOR}"),
             )
@@ -88,7 +87,7 @@ fn parse_kubernetes_range(wanted: &ImportRelease) -> FieldResult<KubernetesRange
     let min = minor("/kubernetes_min", wanted.kubernetes_min)?;
     let tested_max = minor("/kubernetes_tested", wanted.kubernetes_tested)?;
     if min > tested_max {
-        return Err(field_error(
+        return Err(FieldError::new(
             "/kubernetes_min",
             "the oldest Kubernetes is not newer than the newest",
         ));
@@ -105,7 +104,7 @@ pub(crate) fn parse_text(pointer: &str, text: &str, shortest: usize) -> FieldRes
     let fits =
         (shortest..=MAX_TEXT_BYTES).contains(&text.len()) && !text.chars().any(char::is_control);
     let said = || {
-        field_error(
+        FieldError::new(
             pointer,
             format!("{shortest} to {MAX_TEXT_BYTES} bytes without control characters"),
         )
@@ -116,7 +115,7 @@ pub(crate) fn parse_text(pointer: &str, text: &str, shortest: usize) -> FieldRes
 /// Parses a day in the form YYYY-MM-DD, which the document promises; the library accepts other
 /// forms too.
 pub(crate) fn parse_day(pointer: &str, text: Option<&String>) -> FieldResult<Option<Date>> {
-    let said = || field_error(pointer, "a day is written 2027-06-30");
+    let said = || FieldError::new(pointer, "a day is written 2027-06-30");
     let read = |text: &String| {
         text.parse()
             .ok()

@@ -8,8 +8,10 @@ use meshwright_model::Clock;
 use meshwright_model::ids::TenantId;
 use meshwright_store::{Sealer, Session, Store, Tx, TxMode};
 
+use crate::app::{App, NewAuthority, ReadCharts, ReadKubeconfig};
 use crate::error::Result;
-use crate::{App, IssuerKeys, NewAuthority, ReadCharts, ReadKubeconfig, RequestLimiter};
+use crate::middleware::rate_limit::RequestLimiter;
+use crate::oidc::IssuerKeys;
 
 /// State that every handler needs. Clones share it.
 #[derive(Clone)]
@@ -27,7 +29,7 @@ pub(crate) struct AppState {
 
 impl std::fmt::Debug for AppState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Context").finish_non_exhaustive()
+        f.debug_struct("AppState").finish_non_exhaustive()
     }
 }
 

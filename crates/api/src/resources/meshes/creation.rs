@@ -6,12 +6,12 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use meshwright_model::access::Action;
 use meshwright_model::edition::Edition;
-use meshwright_model::ids::{ClusterId, MeshId};
+use meshwright_model::ids::{ClusterId, HostingClusterId, MeshId};
 use meshwright_model::operation::OperationKind;
 use meshwright_model::quota::QuotaResource;
 use meshwright_model::release::Release;
 use meshwright_model::rules::{UpgradeContext, assess_release, is_allowed};
-use meshwright_store::{ClusterState, NewMesh, Tx};
+use meshwright_store::{Cluster, ClusterState, NewMesh, Tx};
 use meshwright_wire::{CreateMesh, Operation};
 use serde_json::Value;
 
@@ -60,59 +60,77 @@ async fn resolve_new_mesh(
     tx: &mut Tx<'_>,
     wanted: &CreateMesh,
 ) -> Result<NewMesh> {
-    let (name, written) = (
-        parse_name(&wanted.name)?,
-        parse_metadata(&wanted.display_name, &wanted.labels)?,
-    );
+    let name = parse_name(&wanted.name)?;
+    let metadata = parse_metadata(&wanted.display_name, &wanted.labels)?;
     let version = parse_version(&wanted.version)?;
     let release = find_release(tx, &version).await?;
     let edition = granted_edition(tx, wanted.edition.as_deref()).await?;
-    if wanted.clusters.is_empty() || wanted.clusters.len() > MAX_MEMBERS {
+    let clusters = resolve_members(tx, &wanted.clusters).await?;
+    require_runnable_release(caller, tx, &release, edition, &clusters).await?;
+    let hosting_cluster = choose_hosting_cluster(tx).await?;
+    let authority = create_authority(caller, name.as_str())?;
+    Ok(NewMesh {
+        id: MeshId(caller.app.clock.new_uuid()),
+        name: name.to_string(),
+        edition,
+        hosting_cluster,
+        authority,
+        version,
+        members: clusters.iter().map(|cluster| cluster.id).collect(),
+        metadata,
+        deletion_protection: wanted.deletion_protection,
+    })
+}
+
+/// Reads the clusters that become members, each of which must be usable and named once.
+async fn resolve_members(tx: &mut Tx<'_>, wanted: &[String]) -> Result<Vec<Cluster>> {
+    if wanted.is_empty() || wanted.len() > MAX_MEMBERS {
         return Err(ApiError::invalid_field(
             "/clusters",
             format!("a mesh has 1 to {MAX_MEMBERS} clusters"),
         ));
     }
-    let mut members: Vec<ClusterId> = Vec::new();
-    let mut versions = Vec::new();
-    for (index, text) in wanted.clusters.iter().enumerate() {
+    let mut clusters = Vec::new();
+    for (index, text) in wanted.iter().enumerate() {
         let pointer = format!("/clusters/{index}");
         let absent = || ApiError::invalid_field(&pointer, "there is no such cluster");
         let cluster = require_referenced(
             tx.get_cluster(text.parse().map_err(|_| absent())?).await,
             absent,
         )?;
-        if cluster.state != ClusterState::Ready {
-            return Err(ApiError::invalid_field(
-                &pointer,
-                format!("{} is not ready", cluster.name),
-            )
-            .with_code("cluster_not_ready"));
-        }
-        if !cluster.holds_identity {
-            let said = format!(
-                "{} is the same cluster as an older registration's",
-                cluster.name
-            );
-            return Err(
-                ApiError::invalid_field(&pointer, said).with_code("cluster_registered_already")
-            );
-        }
-        members.push(cluster.id);
-        versions.push((
-            cluster.name,
-            parse_kubernetes_version(cluster.kubernetes_version.as_deref()),
-        ));
+        require_usable_cluster(&cluster, &pointer)?;
+        clusters.push(cluster);
     }
-    if members.iter().collect::<BTreeSet<_>>().len() != members.len() {
+    let distinct: BTreeSet<ClusterId> = clusters.iter().map(|cluster| cluster.id).collect();
+    if distinct.len() != clusters.len() {
         return Err(ApiError::invalid_field(
             "/clusters",
             "a cluster is named twice",
         ));
     }
-    require_runnable_release(caller, tx, &release, edition, &versions).await?;
+    Ok(clusters)
+}
+
+/// Refuses a cluster that is not ready, or that is registered a second time.
+fn require_usable_cluster(cluster: &Cluster, pointer: &str) -> Result<()> {
+    if cluster.state != ClusterState::Ready {
+        let said = format!("{} is not ready", cluster.name);
+        return Err(ApiError::invalid_field(pointer, said).with_code("cluster_not_ready"));
+    }
+    if !cluster.holds_identity {
+        let said = format!(
+            "{} is the same cluster as an older registration's",
+            cluster.name
+        );
+        return Err(ApiError::invalid_field(pointer, said).with_code("cluster_registered_already"));
+    }
+    Ok(())
+}
+
+/// Returns the hosting cluster in which the control plane of a new mesh runs.
+async fn choose_hosting_cluster(tx: &mut Tx<'_>) -> Result<HostingClusterId> {
     let hosting = tx.list_hosting_clusters().await?;
-    let nowhere = || {
+    let absent = || {
         ApiError::new(
             StatusCode::CONFLICT,
             "no_hosting_cluster",
@@ -120,27 +138,19 @@ async fn resolve_new_mesh(
             "Ask the operator to add one.",
         )
     };
-    let hosting = hosting.first().ok_or_else(nowhere)?.id;
-    let authority =
-        (caller.app.new_authority)(name.as_str(), caller.app.clock.now()).map_err(|error| {
-            tracing::error!(error, "could not create the CA of a new mesh");
-            ApiError::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal",
-                "The mesh's authority could not be made.",
-                "Try again.",
-            )
-        })?;
-    Ok(NewMesh {
-        id: MeshId(caller.app.clock.new_uuid()),
-        name: name.to_string(),
-        edition,
-        hosting_cluster: hosting,
-        authority,
-        version,
-        members,
-        metadata: written,
-        deletion_protection: wanted.deletion_protection,
+    Ok(hosting.first().ok_or_else(absent)?.id)
+}
+
+/// Creates the CA of a new mesh, in the form that is stored.
+fn create_authority(caller: &Caller, name: &str) -> Result<Vec<u8>> {
+    (caller.app.new_authority)(name, caller.app.clock.now()).map_err(|error| {
+        tracing::error!(error, "could not create the CA of a new mesh");
+        ApiError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "The mesh's authority could not be made.",
+            "Try again.",
+        )
     })
 }
 
@@ -168,8 +178,15 @@ async fn require_runnable_release(
     tx: &mut Tx<'_>,
     release: &Release,
     edition: Edition,
-    members: &[(String, (u32, u32))],
+    clusters: &[Cluster],
 ) -> Result<()> {
+    let members: Vec<_> = clusters
+        .iter()
+        .map(|cluster| {
+            let version = parse_kubernetes_version(cluster.kubernetes_version.as_deref());
+            (cluster.name.clone(), version)
+        })
+        .collect();
     let policy = tx.upgrade_policy().await?;
     let today = caller
         .app
@@ -182,7 +199,7 @@ async fn require_runnable_release(
         &UpgradeContext {
             policy: &policy,
             edition,
-            members,
+            members: &members,
             today,
         },
     );
