@@ -211,7 +211,7 @@ pub struct InvalidTransition {
     pub state: &'static str,
     /// Verb that was refused.
     pub verb: Verb,
-    /// Verbs that the state allows.
+    /// Verbs that a person can send in this state.
     pub allowed: Vec<Verb>,
 }
 

@@ -80,7 +80,7 @@ fn constraint_error(constraint: &str) -> ApiError {
 
 /// Builds the problem for a verb that the state of an upgrade does not allow.
 fn transition_error(refused: &InvalidTransition) -> ApiError {
-    let allowed = views::requestable_verbs(&refused.allowed);
+    let allowed = views::verb_names(&refused.allowed);
     let verb = views::wire_name(&refused.verb);
     let hint = if allowed.is_empty() {
         "It has ended.".to_owned()

@@ -140,14 +140,9 @@ pub(crate) fn mesh(mesh: &meshwright_store::Mesh) -> meshwright_wire::Mesh {
     }
 }
 
-/// Returns the wire names of the verbs that a caller can send. `Abandon` is left out: it comes from
-/// the forced deletion of a mesh only.
-pub(crate) fn requestable_verbs(allowed: &[Verb]) -> Vec<String> {
-    allowed
-        .iter()
-        .filter(|verb| **verb != Verb::Abandon)
-        .map(wire_name)
-        .collect()
+/// Returns the wire names of verbs.
+pub(crate) fn verb_names(verbs: &[Verb]) -> Vec<String> {
+    verbs.iter().map(wire_name).collect()
 }
 
 /// Converts an upgrade, with the verbs that its state allows.
@@ -160,7 +155,7 @@ pub(crate) fn upgrade(upgrade: &meshwright_store::Upgrade) -> meshwright_wire::U
         to_version: upgrade.to.to_string(),
         strategy: wire_name(&upgrade.choice.strategy),
         state: upgrade.state.as_str().into(),
-        allowed_verbs: requestable_verbs(&upgrade.state.allowed_verbs()),
+        allowed_verbs: verb_names(&upgrade.state.allowed_verbs()),
         findings: upgrade.findings.iter().map(finding).collect(),
         findings_accepted_by: accepted.map(|(by, _)| by.clone()),
         findings_accepted_at: accepted.map(|(_, at)| *at),

@@ -109,6 +109,15 @@ fn the_table_of_states_and_verbs_holds() {
     assert_eq!(table, include_str!("../../tests/upgrade.txt"));
 }
 
+#[test]
+fn no_state_offers_to_abandon_the_upgrade() {
+    for (title, state) in every_state() {
+        assert!(!state.allowed_verbs().contains(&Verb::Abandon), "{title}");
+    }
+    let left = paused(UpgradeState::Rolling).on_verb(Verb::Abandon);
+    assert!(matches!(left, Ok((UpgradeState::Abandoned { .. }, _))));
+}
+
 fn choice(auto: bool, hold_seconds: u32) -> UpgradePolicyChoice {
     UpgradePolicyChoice {
         strategy: Strategy::Canary,

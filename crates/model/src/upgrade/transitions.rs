@@ -9,10 +9,12 @@ use crate::upgrade::{
 };
 
 impl UpgradeState {
-    /// Returns the verbs that the state allows.
+    /// Returns the verbs that a person can send in this state. `Abandon` is never among them: it
+    /// comes from the forced deletion of a mesh only.
     pub fn allowed_verbs(&self) -> Vec<Verb> {
         Verb::ALL
             .into_iter()
+            .filter(|verb| *verb != Verb::Abandon)
             .filter(|verb| self.clone().transition_for(*verb).is_some())
             .collect()
     }
