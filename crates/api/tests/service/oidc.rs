@@ -525,119 +525,86 @@ async fn invented_key_names_do_not_make_a_storm() {
     );
 }
 
-#[tokio::test]
-async fn bad_providers_and_bindings_are_refused_by_field() {
-    let stage = Stage::new().await;
-    let provider = &stage.provider;
-    let rows = [
+/// Returns providers with one invalid field each, with the pointer of this field.
+fn bad_providers() -> Vec<(Value, &'static str)> {
+    let named = |fields: Value| {
+        let mut provider = json!({ "name": "x", "issuer": "https://x.example" });
+        let (all, fields) = (provider.as_object_mut(), fields.as_object().cloned());
+        all.expect("an object").extend(fields.expect("an object"));
+        provider
+    };
+    [
+        (json!({ "issuer": "http://login.example" }), "/issuer"),
+        (json!({ "issuer": "https://a@login.example" }), "/issuer"),
+        (json!({ "issuer": "https://login.example/?x=1" }), "/issuer"),
+        (json!({ "issuer": "https://login.example/#x" }), "/issuer"),
+        (json!({ "name": "X" }), "/name"),
+        (json!({ "algorithms": [] }), "/algorithms"),
+        (json!({ "algorithms": ["HS256"] }), "/algorithms"),
+        (json!({ "algorithms": ["none"] }), "/algorithms"),
+        (json!({ "groups_claim": "g\u{0}" }), "/groups_claim"),
         (
-            "identity-providers",
-            json!({ "name": "x", "issuer": "http://login.example" }),
-            "/issuer",
-        ),
-        (
-            "identity-providers",
-            json!({ "name": "x", "issuer": "https://a@login.example" }),
-            "/issuer",
-        ),
-        (
-            "identity-providers",
-            json!({ "name": "x", "issuer": "https://login.example/?x=1" }),
-            "/issuer",
-        ),
-        (
-            "identity-providers",
-            json!({ "name": "x", "issuer": "https://login.example/#x" }),
-            "/issuer",
-        ),
-        (
-            "identity-providers",
-            json!({ "name": "X", "issuer": "https://x.example" }),
-            "/name",
-        ),
-        (
-            "identity-providers",
-            json!({ "name": "x", "issuer": "https://x.example", "algorithms": [] }),
-            "/algorithms",
-        ),
-        (
-            "identity-providers",
-            json!({ "name": "x", "issuer": "https://x.example", "algorithms": ["HS256"] }),
-            "/algorithms",
-        ),
-        (
-            "identity-providers",
-            json!({ "name": "x", "issuer": "https://x.example", "algorithms": ["none"] }),
-            "/algorithms",
-        ),
-        (
-            "identity-providers",
-            json!({ "name": "x", "issuer": "https://x.example", "groups_claim": "g\u{0}" }),
-            "/groups_claim",
-        ),
-        (
-            "identity-providers",
-            json!({ "name": "x", "issuer": "https://x.example", "required_claims": { "a/b": "\u{0}" } }),
+            json!({ "required_claims": { "a/b": "\u{0}" } }),
             "/required_claims/a~1b",
         ),
         (
-            "identity-providers",
-            json!({ "name": "x", "issuer": "https://x.example", "required_claims": { "\u{0}": "x" } }),
+            json!({ "required_claims": { "\u{0}": "x" } }),
             "/required_claims/\u{0}",
         ),
+    ]
+    .map(|(fields, pointer)| (named(fields), pointer))
+    .into()
+}
+
+/// Returns role bindings with one invalid field each, with the pointer of this field.
+fn bad_bindings(provider: &str) -> Vec<(Value, &'static str)> {
+    vec![
         (
-            "role-bindings",
             json!({ "provider_id": provider, "role": "viewer" }),
             "/subject",
         ),
         (
-            "role-bindings",
             json!({ "provider_id": provider, "subject": "a", "group": "b", "role": "viewer" }),
             "/subject",
         ),
         (
-            "role-bindings",
             json!({ "provider_id": provider, "subject": "a", "role": "king" }),
             "/role",
         ),
         (
-            "role-bindings",
             json!({ "provider_id": provider, "subject": "a", "role": "viewer", "scope": "x" }),
             "/scope",
         ),
         (
-            "role-bindings",
             json!({ "provider_id": "idp_00000000000000000000000000", "subject": "a", "role": "viewer" }),
             "/provider_id",
         ),
+    ]
+}
+
+#[tokio::test]
+async fn bad_providers_and_bindings_are_refused_by_field() {
+    let stage = Stage::new().await;
+    let owner = Some(stage.owner.as_str());
+    let post = async |path: &str, body: &Value| {
+        let service = &stage.service;
+        service.call("POST", path, owner, &[], Some(body)).await
+    };
+    let rows = [
+        ("/v1/identity-providers", bad_providers()),
+        ("/v1/role-bindings", bad_bindings(&stage.provider)),
     ];
-    for (path, body, pointer) in rows {
-        let reply = stage
-            .service
-            .call(
-                "POST",
-                &format!("/v1/{path}"),
-                Some(&stage.owner),
-                &[],
-                Some(&body),
-            )
-            .await;
-        assert_eq!(
-            reply.body["errors"][0]["pointer"], pointer,
-            "{body}: {reply:?}"
-        );
+    for (path, bad) in rows {
+        for (body, pointer) in bad {
+            let reply = post(path, &body).await;
+            assert_eq!(
+                reply.body["errors"][0]["pointer"], pointer,
+                "{body}: {reply:?}"
+            );
+        }
     }
-    let twice = json!({ "provider_id": provider, "subject": "vera", "role": "viewer" });
-    let reply = stage
-        .service
-        .call(
-            "POST",
-            "/v1/role-bindings",
-            Some(&stage.owner),
-            &[],
-            Some(&twice),
-        )
-        .await;
+    let twice = json!({ "provider_id": stage.provider, "subject": "vera", "role": "viewer" });
+    let reply = post("/v1/role-bindings", &twice).await;
     assert_eq!(reply.body["code"], "granted_already");
 }
 

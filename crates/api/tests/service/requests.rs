@@ -153,96 +153,134 @@ async fn promote_needs_the_tag_of_what_was_looked_at() {
     let operator = service.key(Role::Operator).await;
     let upgrade = service.fleet.get_or_plan_upgrade().await;
     let path = format!("/v1/upgrades/{upgrade}");
-    let started = service
-        .call("POST", &format!("{path}/start"), Some(&operator), &[], None)
-        .await;
+    let ask = async |verb: &str, tag: Option<&str>| {
+        let (path, headers) = (format!("{path}/{verb}"), tag.map(|tag| ("If-Match", tag)));
+        let headers: Vec<_> = headers.into_iter().collect();
+        service
+            .call("POST", &path, Some(&operator), &headers, None)
+            .await
+    };
+    let look = async || service.call("GET", &path, Some(&operator), &[], None).await;
+    let started = ask("start", None).await;
     assert_eq!(
         (started.status, started.body["state"].as_str()),
         (StatusCode::ACCEPTED, Some("prechecking"))
     );
     service.fleet.run_due().await;
-    let promote = format!("{path}/promote");
-    let without = service
-        .call("POST", &promote, Some(&operator), &[], None)
-        .await;
+    let without = ask("promote", None).await;
     assert_eq!(
         (without.status, without.body["code"].as_str()),
         (StatusCode::PRECONDITION_REQUIRED, Some("if_match_missing"))
     );
-    let anything = service
-        .call(
-            "POST",
-            &promote,
-            Some(&operator),
-            &[("If-Match", "*")],
-            None,
-        )
-        .await;
+    let anything = ask("promote", Some("*")).await;
     assert_eq!(
         anything.status,
         StatusCode::PRECONDITION_REQUIRED,
         "anything is not what was looked at"
     );
-    let seen = service
-        .call("GET", &path, Some(&operator), &[], None)
-        .await
-        .etag
-        .expect("a tag");
+    let seen = look().await.etag.expect("a tag");
     for odd in [
         seen.trim_matches('"').to_owned(),
         format!("W/{seen}"),
         seen.replacen('"', "\"+", 1),
         "\"".into(),
     ] {
-        let reply = service
-            .call(
-                "POST",
-                &promote,
-                Some(&operator),
-                &[("If-Match", &odd)],
-                None,
-            )
-            .await;
+        let reply = ask("promote", Some(&odd)).await;
         assert_eq!(reply.status, StatusCode::PRECONDITION_FAILED, "{odd}");
     }
-    let stale = service
-        .call(
-            "POST",
-            &promote,
-            Some(&operator),
-            &[("If-Match", "\"1\"")],
-            None,
-        )
-        .await;
+    let stale = ask("promote", Some("\"1\"")).await;
     assert_eq!(
         (stale.status, stale.body["code"].as_str()),
         (StatusCode::PRECONDITION_FAILED, Some("moved_on"))
     );
-    let looked = service.call("GET", &path, Some(&operator), &[], None).await;
+    let looked = look().await;
     assert_eq!(
         looked.body["allowed_verbs"],
         json!(["move", "promote", "rollback"])
     );
-    let promoted = service
-        .call(
-            "POST",
-            &promote,
-            Some(&operator),
-            &[("If-Match", &looked.etag.expect("a tag"))],
-            None,
-        )
-        .await;
+    let promoted = ask("promote", Some(&looked.etag.expect("a tag"))).await;
     assert_eq!(promoted.body["state"], "promoting");
-    let early = service
-        .call(
-            "POST",
-            &format!("{path}/retire"),
-            Some(&operator),
-            &[("If-Match", "\"9\"")],
-            None,
-        )
-        .await;
+    let early = ask("retire", Some("\"9\"")).await;
     assert_eq!(early.status, StatusCode::PRECONDITION_FAILED);
+}
+
+/// A request with a fault: method, path, body, and the code of the answer.
+type BadRequest<'a> = (&'a str, &'a str, Value, &'a str);
+
+/// Returns requests with a fault in the registration of a cluster or in the creation of a mesh.
+fn bad_fleet_requests() -> Vec<BadRequest<'static>> {
+    let cluster = |body, code| ("POST", "/v1/clusters", body, code);
+    let mesh = |body, code| ("POST", "/v1/meshes", body, code);
+    vec![
+        cluster(
+            json!({ "name": "c9", "kubeconfig": "exec" }),
+            "kubeconfig_refused",
+        ),
+        cluster(
+            json!({ "name": "C9", "kubeconfig": "good" }),
+            "invalid_field",
+        ),
+        cluster(json!({ "name": "c1", "kubeconfig": "good" }), "name_taken"),
+        cluster(
+            json!({ "name": "c9", "kubeconfig": "good", "surprise": 1 }),
+            "malformed_body",
+        ),
+        cluster(json!(["x"]), "malformed_body"),
+        (
+            "POST",
+            "/v1/clusters/cluster_01arz3ndektsv4rrffq69g5fav/credentials",
+            json!([]),
+            "malformed_body",
+        ),
+        mesh(
+            json!({ "name": "m", "version": "1.99.0.1", "clusters": ["x"] }),
+            "version_not_in_catalogue",
+        ),
+        mesh(
+            json!({ "name": "m", "version": "1.25.1.1", "clusters": [] }),
+            "invalid_field",
+        ),
+    ]
+}
+
+/// Returns plans of upgrades with a fault. `path` is the path of the mesh's upgrades.
+fn bad_upgrade_requests(path: &str) -> Vec<BadRequest<'_>> {
+    let upgrade = |body, code| ("POST", path, body, code);
+    vec![
+        upgrade(
+            json!({ "version": "1.25.1.1", "strategy": "canary" }),
+            "upgrade_refused",
+        ),
+        upgrade(
+            json!({ "version": "1.27.9.1", "strategy": "in_place" }),
+            "upgrade_refused",
+        ),
+        upgrade(
+            json!({ "version": "1.27.9.1", "strategy": "sideways" }),
+            "invalid_field",
+        ),
+        upgrade(
+            json!({ "version": "1.27.9.1", "strategy": "canary", "hold_seconds": 4_000_000 }),
+            "invalid_field",
+        ),
+        // Two things are wrong, and this one is wrong in itself: the other upgrade is refused.
+        upgrade(
+            json!({ "version": "1.25.1.1", "strategy": "canary", "labels": "all" }),
+            "invalid_field",
+        ),
+    ]
+}
+
+/// Returns requests with a fault in their path, method or query.
+fn bad_routes() -> Vec<BadRequest<'static>> {
+    let get = |path, code| ("GET", path, json!({}), code);
+    vec![
+        get("/v1/operations?page_size=0", "invalid_field"),
+        get("/v1/clusters?name=%00", "invalid_field"),
+        get("/v1/operations?page_token=x", "invalid_field"),
+        get("/v1/nowhere", "not_found"),
+        ("PUT", "/v1/meshes", json!({}), "method_not_allowed"),
+    ]
 }
 
 #[tokio::test]
@@ -252,97 +290,11 @@ async fn bad_input_is_answered_with_a_code_and_changes_nothing() {
     let mesh = service.fleet.mesh;
     let upgrades = format!("/v1/meshes/{mesh}/upgrades");
     let rows = [
-        (
-            "POST",
-            "/v1/clusters",
-            json!({ "name": "c9", "kubeconfig": "exec" }),
-            "kubeconfig_refused",
-        ),
-        (
-            "POST",
-            "/v1/clusters",
-            json!({ "name": "C9", "kubeconfig": "good" }),
-            "invalid_field",
-        ),
-        (
-            "POST",
-            "/v1/clusters",
-            json!({ "name": "c1", "kubeconfig": "good" }),
-            "name_taken",
-        ),
-        (
-            "POST",
-            "/v1/clusters",
-            json!({ "name": "c9", "kubeconfig": "good", "surprise": 1 }),
-            "malformed_body",
-        ),
-        ("POST", "/v1/clusters", json!(["x"]), "malformed_body"),
-        (
-            "POST",
-            "/v1/clusters/cluster_01arz3ndektsv4rrffq69g5fav/credentials",
-            json!([]),
-            "malformed_body",
-        ),
-        (
-            "POST",
-            "/v1/meshes",
-            json!({ "name": "m", "version": "1.99.0.1", "clusters": ["x"] }),
-            "version_not_in_catalogue",
-        ),
-        (
-            "POST",
-            "/v1/meshes",
-            json!({ "name": "m", "version": "1.25.1.1", "clusters": [] }),
-            "invalid_field",
-        ),
-        (
-            "POST",
-            &upgrades,
-            json!({ "version": "1.25.1.1", "strategy": "canary" }),
-            "upgrade_refused",
-        ),
-        (
-            "POST",
-            &upgrades,
-            json!({ "version": "1.27.9.1", "strategy": "in_place" }),
-            "upgrade_refused",
-        ),
-        (
-            "POST",
-            &upgrades,
-            json!({ "version": "1.27.9.1", "strategy": "sideways" }),
-            "invalid_field",
-        ),
-        (
-            "POST",
-            &upgrades,
-            json!({ "version": "1.27.9.1", "strategy": "canary", "hold_seconds": 4_000_000 }),
-            "invalid_field",
-        ),
-        // Two things are wrong, and this one is wrong in itself: the other upgrade is refused.
-        (
-            "POST",
-            &upgrades,
-            json!({ "version": "1.25.1.1", "strategy": "canary", "labels": "all" }),
-            "invalid_field",
-        ),
-        (
-            "GET",
-            "/v1/operations?page_size=0",
-            json!({}),
-            "invalid_field",
-        ),
-        ("GET", "/v1/clusters?name=%00", json!({}), "invalid_field"),
-        (
-            "GET",
-            "/v1/operations?page_token=x",
-            json!({}),
-            "invalid_field",
-        ),
-        ("GET", "/v1/nowhere", json!({}), "not_found"),
-        ("PUT", "/v1/meshes", json!({}), "method_not_allowed"),
+        bad_fleet_requests(),
+        bad_upgrade_requests(&upgrades),
+        bad_routes(),
     ];
-    for (method, path, body, code) in rows {
+    for (method, path, body, code) in rows.concat() {
         let reply = service
             .call(method, path, Some(&owner), &[], Some(&body))
             .await;
