@@ -67,7 +67,7 @@ pub enum StoreError {
     KeysErased,
     /// Try again, or look at the key service: it could not wrap or unwrap a tenant's key.
     #[error("a tenant's key is out of reach")]
-    KeyService(#[from] crate::sealing::tenant_keys::WrapError),
+    KeyService(#[from] crate::sealing::master_key::WrapError),
     /// `serve` and `work` refuse to start with this database role.
     #[error(
         "the database role {role} would see through row-level security; use mw_api or mw_worker"

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use db::connection_quota::{ConnectionPermit, ConnectionQuota};
 use meshwright_model::audit::Entry;
 use meshwright_model::ids::TenantId;
-use sealing::tenant_keys::TenantKeys;
+use sealing::data_keys::TenantKeys;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgPool, Postgres, Transaction};
 
@@ -51,7 +51,8 @@ pub use operations::queue::{
 };
 pub use operations::renewals::OpenRenewal;
 pub use operations::upgrades::{NewUpgrade, Upgrade};
-pub use sealing::sealer::{Sealer, hmac_sha256, random_hex, random_key, sha256, sha256_hex};
+pub use sealing::aead::{hmac_sha256, random_hex, random_key, sha256, sha256_hex};
+pub use sealing::sealer::Sealer;
 pub use sealing::tenant_keys;
 
 /// A connection pool under one database role, with the sealer of secrets.

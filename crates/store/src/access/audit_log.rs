@@ -6,7 +6,7 @@ use meshwright_model::audit::{ChainHead, ChainedEntry, Digest, Entry};
 use meshwright_model::ids::TenantId;
 
 use crate::error::decode_column;
-use crate::sealing::sealer::sha256;
+use crate::sealing::aead::sha256;
 use crate::{Store, StoreError, Tx};
 
 impl Store {

@@ -11,8 +11,9 @@ use crate::events::webhooks;
 use crate::fleet::cluster_credentials;
 use crate::fleet::clusters;
 use crate::fleet::meshes;
-use crate::sealing::sealer::random_key;
-use crate::sealing::tenant_keys::{TenantKeys, wrap_context};
+use crate::sealing::aead::random_key;
+use crate::sealing::data_keys::TenantKeys;
+use crate::sealing::tenant_keys::wrap_context;
 use crate::{Store, StoreError, Tx, require_one_row};
 
 /// Time that a retired key is kept at least: 25 hours. It must still open the responses that are

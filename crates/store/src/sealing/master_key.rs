@@ -4,10 +4,7 @@ use async_trait::async_trait;
 use aws_lc_rs::hmac;
 use meshwright_model::audit::hex;
 
-use crate::sealing::sealer::{open, seal, sha256};
-
-/// A tenant key or a master key: 256 bits.
-pub type SymmetricKey = [u8; 32];
+use crate::sealing::aead::{SymmetricKey, open, seal, sha256};
 
 /// Reason why a tenant key could not be wrapped or unwrapped.
 #[derive(Debug, thiserror::Error)]
