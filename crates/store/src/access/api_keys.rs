@@ -5,8 +5,9 @@ use jiff_sqlx::ToSqlx;
 use meshwright_model::access::{Grant, Role, Scope};
 use meshwright_model::ids::{KeyId, TenantId};
 
+use crate::db::statements::require_one_row;
 use crate::error::decode_column;
-use crate::{Page, Sealer, StoreError, TenantState, Tx, require_one_row};
+use crate::{Page, Sealer, StoreError, TenantState, Tx};
 
 /// Time between two updates of a key's last use: 60 seconds. A key in constant use is not written
 /// with every request.

@@ -8,8 +8,9 @@ use jiff_sqlx::ToSqlx;
 use meshwright_model::access::{Grant, Role, Scope};
 use meshwright_model::ids::{BindingId, ProviderId};
 
+use crate::db::statements::require_one_row;
 use crate::error::{decode_column, to_json};
-use crate::{Page, StoreError, Tx, require_one_row};
+use crate::{Page, StoreError, Tx};
 
 /// An `OpenID` Connect provider whose tokens the tenant accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]

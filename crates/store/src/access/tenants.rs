@@ -7,10 +7,11 @@ use meshwright_model::edition::Edition;
 use meshwright_model::ids::TenantId;
 use meshwright_model::quota::{QuotaResource, Quotas};
 
+use crate::db::statements::require_one_row;
 use crate::error::{decode_column, to_json};
 use crate::fleet::meshes::edition_text;
 use crate::sealing::tenant_keys::WrappedKey;
-use crate::{ApiKey, NewApiKey, Page, Store, StoreError, Tx, require_one_row};
+use crate::{ApiKey, NewApiKey, Page, Store, StoreError, Tx};
 
 /// State of a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

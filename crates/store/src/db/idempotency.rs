@@ -7,8 +7,9 @@ use std::borrow::Cow;
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
 
+use crate::db::statements::require_one_row;
 use crate::error::decode_column;
-use crate::{StoreError, Tx, require_one_row};
+use crate::{StoreError, Tx};
 
 /// Time that a response is stored: 24 hours.
 const RESPONSE_RETENTION: SignedDuration = SignedDuration::from_hours(24);

@@ -63,6 +63,14 @@ pub struct Session {
     mode: TxMode,
 }
 
+impl Store {
+    /// Creates a session, which lets one async task have one transaction at a time on behalf of a
+    /// tenant. This does not begin a transaction yet.
+    pub fn session(&self, tenant: TenantId, mode: TxMode) -> Session {
+        Session::new(self.clone(), tenant, mode)
+    }
+}
+
 impl Session {
     pub(crate) fn new(store: Store, tenant: TenantId, mode: TxMode) -> Self {
         Self {

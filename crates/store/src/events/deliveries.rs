@@ -9,9 +9,10 @@ use meshwright_model::backoff::retry_delay;
 use meshwright_model::ids::{MeshId, OperationId, TenantId, UpgradeId, WebhookId};
 use meshwright_model::webhook::{self, delivery_retry_delay};
 
+use crate::db::statements::{require_one_row, retry_on_conflict};
 use crate::events::webhooks::secret_associated_data;
 use crate::operations::queue::to_uuids;
-use crate::{Event, NewEvent, Store, StoreError, Tx, retry_on_conflict};
+use crate::{Event, NewEvent, Store, StoreError, Tx};
 
 /// State of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -430,7 +431,7 @@ impl Tx<'_> {
         )
         .execute(&mut *self.inner)
         .await?;
-        crate::require_one_row(
+        require_one_row(
             done.rows_affected(),
             StoreError::NotFound { what: "delivery" },
         )?;

@@ -5,7 +5,8 @@ use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::WebhookId;
 use meshwright_model::webhook;
 
-use crate::{NewEvent, Page, StoreError, Tx, id_bounds, require_one_row};
+use crate::db::statements::{id_bounds, require_one_row};
+use crate::{NewEvent, Page, StoreError, Tx};
 
 /// An address of a tenant that events are sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,8 +8,9 @@ use meshwright_model::release::{Release, ReleaseState};
 use meshwright_model::rules::UpgradePolicy;
 use sqlx::PgExecutor;
 
+use crate::db::statements::require_one_row;
 use crate::error::{decode_column, to_json};
-use crate::{Store, StoreError, Tx, require_one_row};
+use crate::{Store, StoreError, Tx};
 
 /// A hosting cluster, in which the control planes of meshes run.
 #[derive(Debug, Clone)]

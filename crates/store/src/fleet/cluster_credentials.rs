@@ -12,12 +12,11 @@ use meshwright_model::ids::{ClusterId, MeshId, TenantId};
 use meshwright_model::operation::{OperationKind, Problem};
 use meshwright_model::upgrade::Finding;
 
+use crate::db::statements::{require_one_row, retry_on_conflict};
 use crate::error::to_json;
 use crate::fleet::clusters::kubeconfig_associated_data;
 use crate::operations::queue::to_uuids;
-use crate::{
-    Cluster, ClusterState, NewEvent, Store, StoreError, Tx, require_one_row, retry_on_conflict,
-};
+use crate::{Cluster, ClusterState, NewEvent, Store, StoreError, Tx};
 
 /// A credential of our own service account, as a cluster issued it.
 #[derive(Debug, Clone)]

@@ -8,10 +8,11 @@ use meshwright_model::leftover::AccountRemoval;
 use meshwright_model::operation::Problem;
 use meshwright_model::upgrade::Finding;
 
+use crate::db::statements::{id_bounds, require_one_row};
 use crate::error::decode_column;
 use crate::fleet::labels::{ListFilter, SelectorColumns};
 use crate::fleet::meshes::UserMetadata;
-use crate::{AccessFilter, Page, StoreError, Tx, id_bounds, require_one_row};
+use crate::{AccessFilter, Page, StoreError, Tx};
 
 /// State of a registered cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{ClusterId, MeshId};
 
-use crate::{StoreError, Tx, require_one_row};
+use crate::db::statements::require_one_row;
+use crate::{StoreError, Tx};
 
 /// The stored parts with which a deleted mesh can be restored.
 #[derive(Debug, Clone, PartialEq, Eq)]

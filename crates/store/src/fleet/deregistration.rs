@@ -5,7 +5,8 @@ use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{ClusterId, OperationId};
 use meshwright_model::operation::OperationState;
 
-use crate::{StoreError, Tx, require_one_row};
+use crate::db::statements::require_one_row;
+use crate::{StoreError, Tx};
 
 impl Tx<'_> {
     /// Assigns a cluster to the operation that deregisters it. From then on no mesh can take the

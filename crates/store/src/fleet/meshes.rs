@@ -11,9 +11,10 @@ use meshwright_model::switch::Switches;
 use meshwright_model::version::{RevisionName, Version};
 use uuid::Uuid;
 
+use crate::db::statements::{id_bounds, require_one_row};
 use crate::error::{decode_column, to_json};
 use crate::fleet::labels::{ListFilter, SelectorColumns};
-use crate::{AccessFilter, Page, StoreError, Tx, id_bounds, require_one_row};
+use crate::{AccessFilter, Page, StoreError, Tx};
 
 /// A mesh to be created.
 #[derive(Debug, Clone)]

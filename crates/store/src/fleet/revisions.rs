@@ -4,8 +4,9 @@ use meshwright_model::ids::MeshId;
 use meshwright_model::switch;
 use meshwright_model::version::{RevisionName, Version};
 
+use crate::db::statements::require_one_row;
 use crate::error::{decode_column, to_json};
-use crate::{StoreError, Tx, require_one_row};
+use crate::{StoreError, Tx};
 
 impl Tx<'_> {
     /// Adds the revision that a new mesh starts with. Its switches are the defaults of its release.

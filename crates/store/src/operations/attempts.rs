@@ -11,10 +11,9 @@ use meshwright_model::ids::{MeshId, OperationId, UpgradeId};
 use meshwright_model::operation::{OperationKind, OperationState, Problem};
 use meshwright_model::upgrade::{StageOutcome, UpgradeState};
 
+use crate::db::statements::{require_one_row, retry_on_conflict};
 use crate::error::{decode_column, to_json};
-use crate::{
-    Claim, NewEvent, NewOperation, Store, StoreError, Tx, require_one_row, retry_on_conflict,
-};
+use crate::{Claim, NewEvent, NewOperation, Store, StoreError, Tx};
 
 /// The parts of an operation's row that its end needs. They are plain identifiers, so that a
 /// damaged row can still be read this far.

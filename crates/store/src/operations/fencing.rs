@@ -2,7 +2,8 @@
 
 use meshwright_model::ids::{MeshId, OperationId};
 
-use crate::{Claim, PlannedStep, Store, StoreError, Tx, retry_on_conflict};
+use crate::db::statements::retry_on_conflict;
+use crate::{Claim, PlannedStep, Store, StoreError, Tx};
 
 /// An ended operation that no later operation has fenced yet.
 #[derive(Debug, Clone)]

@@ -12,8 +12,9 @@ use meshwright_model::plan::{Plan, Step};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::db::statements::{id_bounds, require_one_row};
 use crate::error::{decode_column, to_json};
-use crate::{AccessFilter, NewEvent, Page, StoreError, Tx, id_bounds, require_one_row};
+use crate::{AccessFilter, NewEvent, Page, StoreError, Tx};
 
 /// An operation to be queued.
 #[derive(Debug, Clone)]

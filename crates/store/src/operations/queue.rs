@@ -1,7 +1,7 @@
 //! Claims operations from the work queue, renews leases, and records what workers did. Every write
 //! names the epoch of the claim.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
@@ -10,8 +10,9 @@ use meshwright_model::operation::{OperationState, Signal, StepEvent};
 use sqlx::postgres::PgListener;
 use uuid::Uuid;
 
+use crate::db::statements::{require_one_row, retry_on_conflict};
 use crate::error::{decode_column, to_json};
-use crate::{NewEvent, Store, StoreError, Tx, require_one_row, retry_on_conflict};
+use crate::{NewEvent, Store, StoreError, Tx};
 
 /// The right of a worker to run an operation until the lease ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -312,6 +313,29 @@ impl WorkNotifications {
 }
 
 impl Tx<'_> {
+    /// Commits, and renews the lease of a claim in the last statement. Returns an instant from
+    /// before that statement was sent; the lease counted from it ends no later than the lease in
+    /// the database.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Tx::commit`], and [`StoreError::Fenced`] when another claim has
+    /// taken over the operation.
+    pub async fn commit_and_renew_lease(mut self, claim: &Claim) -> Result<Instant, StoreError> {
+        self.flush_events_and_audit().await?;
+        let since = Instant::now();
+        let done = sqlx::query!(
+            "UPDATE work_queue SET lease_until = clock_timestamp() + make_interval(secs => $3) WHERE operation_id = $1 AND epoch = $2",
+            claim.operation.0,
+            claim.epoch,
+            claim.lease.as_secs_f64()
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        require_one_row(done.rows_affected(), StoreError::Fenced)?;
+        self.inner.commit().await?;
+        Ok(since)
+    }
+
     /// Reads the signals that the worker has not seen yet.
     ///
     /// # Errors

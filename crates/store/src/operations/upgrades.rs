@@ -13,8 +13,9 @@ use meshwright_model::upgrade::{
 use meshwright_model::version::{RevisionName, Version};
 use serde_json::Value;
 
+use crate::db::statements::id_bounds;
 use crate::error::{decode_column, to_json};
-use crate::{NewEvent, NewOperation, Page, StoreError, Tx, id_bounds};
+use crate::{NewEvent, NewOperation, Page, StoreError, Tx};
 
 /// An upgrade to be planned.
 #[derive(Debug, Clone)]

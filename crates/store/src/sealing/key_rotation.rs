@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{ClusterId, MeshId, TenantId, WebhookId};
 
+use crate::db::statements::require_one_row;
 use crate::events::webhooks;
 use crate::fleet::cluster_credentials;
 use crate::fleet::clusters;
@@ -14,7 +15,7 @@ use crate::fleet::meshes;
 use crate::sealing::aead::random_key;
 use crate::sealing::data_keys::TenantKeys;
 use crate::sealing::tenant_keys::wrap_context;
-use crate::{Store, StoreError, Tx, require_one_row};
+use crate::{Store, StoreError, Tx};
 
 /// Time that a retired key is kept at least: 25 hours. It must still open the responses that are
 /// stored for idempotency keys, and those are kept for 24 hours.
