@@ -1,5 +1,6 @@
-//! Stores what happened, and the deliveries of events to webhooks.
+//! Stores the events of tenants, and their deliveries to webhooks.
 
 pub(crate) mod deliveries;
+pub(crate) mod delivery_queue;
 pub(crate) mod event_log;
 pub(crate) mod webhooks;

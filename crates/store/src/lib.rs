@@ -12,7 +12,8 @@ mod fleet;
 mod operations;
 mod sealing;
 
-pub use access::api_keys::{ApiKey, ApiKeyToken, NewApiKey};
+pub use access::api_key_token::ApiKeyToken;
+pub use access::api_keys::{ApiKey, NewApiKey};
 pub use access::identity_providers::{Binding, Provider, Subject};
 pub use access::tenants::{NewTenant, Tenant, TenantState};
 pub use db::connection_quota::{TenantPermits, TxMode};
@@ -27,20 +28,21 @@ pub use events::deliveries::{Delivery, DeliveryAttempt, DeliveryBatch, DeliveryS
 pub use events::event_log::{CursorStatus, EVENT_RETENTION as EVENTS_KEPT, Event, NewEvent};
 pub use events::webhooks::{NewWebhook, Webhook};
 pub use fleet::catalogue::{HostingCluster, StoredRelease};
-pub use fleet::cluster_credentials::{
-    CLUSTER_IDENTITY_CONSTRAINT, ClusterCheck, ClusterHealth, IssuedCredential,
-};
+pub use fleet::cluster_checks::{ClusterCheck, ClusterHealth};
+pub use fleet::cluster_credentials::{CLUSTER_IDENTITY_CONSTRAINT, IssuedCredential};
 pub use fleet::clusters::{Cluster, ClusterState, NewCluster};
 pub use fleet::deleted_meshes::DeletedMesh;
-pub use fleet::labels::ListFilter;
+pub use fleet::labels::{ListFilter, UserMetadata};
 pub use fleet::leftovers::force_arguments;
-pub use fleet::meshes::{Member, Mesh, MeshState, NewMesh, Revision, UserMetadata};
+pub use fleet::mesh::{Member, Mesh, MeshState, NewMesh, Revision};
+pub use fleet::observations::DueObservation;
 pub use operations::fencing::UnfencedOperation;
-pub use operations::operation::{NewOperation, Operation, PlannedStep, StepCounts, WaveSummary};
-pub use operations::queue::{
-    Claim, ClaimFilter, DueObservation, OperationUpdate, PendingSignals, WorkNotifications,
-};
+pub use operations::notifications::WorkNotifications;
+pub use operations::operation::{NewOperation, Operation, StepCounts};
+pub use operations::plans::{PlannedStep, WaveSummary};
+pub use operations::queue::{Claim, ClaimFilter};
 pub use operations::renewals::OpenRenewal;
+pub use operations::updates::{OperationUpdate, PendingSignals};
 pub use operations::upgrades::{NewUpgrade, Upgrade};
 pub use sealing::aead::{hmac_sha256, random_hex, random_key, sha256, sha256_hex};
 pub use sealing::sealer::Sealer;

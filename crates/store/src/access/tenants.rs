@@ -9,7 +9,7 @@ use meshwright_model::quota::{QuotaResource, Quotas};
 
 use crate::db::statements::require_one_row;
 use crate::error::{decode_column, to_json};
-use crate::fleet::meshes::edition_text;
+use crate::fleet::mesh::edition_text;
 use crate::sealing::tenant_keys::WrappedKey;
 use crate::{ApiKey, NewApiKey, Page, Store, StoreError, Tx};
 
@@ -363,75 +363,5 @@ impl Tx<'_> {
         .await?;
         self.reset_role().await?;
         require_one_row(done.rows_affected(), StoreError::StaleVersion)
-    }
-
-    /// Counts the tenant's things of one kind, as its quotas count them.
-    ///
-    /// # Errors
-    /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn count_objects(&mut self, of: QuotaResource) -> Result<u32, StoreError> {
-        let tenant = self.tenant.0;
-        let count = match of {
-            QuotaResource::Clusters => {
-                sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM clusters WHERE tenant_id = $1"#, tenant)
-                    .fetch_one(&mut *self.inner)
-                    .await?
-            }
-            QuotaResource::Meshes => {
-                sqlx::query_scalar!(
-                    r#"SELECT count(*) AS "count!" FROM meshes WHERE tenant_id = $1 AND state <> 'deleted'"#,
-                    tenant
-                )
-                .fetch_one(&mut *self.inner)
-                .await?
-            }
-            QuotaResource::ApiKeys => {
-                sqlx::query_scalar!(
-                    r#"SELECT count(*) AS "count!" FROM api_keys WHERE tenant_id = $1 AND revoked_at IS NULL"#,
-                    tenant
-                )
-                .fetch_one(&mut *self.inner)
-                .await?
-            }
-            QuotaResource::IdentityProviders => {
-                sqlx::query_scalar!(
-                    r#"SELECT count(*) AS "count!" FROM identity_providers WHERE tenant_id = $1"#,
-                    tenant
-                )
-                .fetch_one(&mut *self.inner)
-                .await?
-            }
-            QuotaResource::RoleBindings => {
-                sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM role_bindings WHERE tenant_id = $1"#, tenant)
-                    .fetch_one(&mut *self.inner)
-                    .await?
-            }
-            QuotaResource::Webhooks => {
-                sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM webhooks WHERE tenant_id = $1"#, tenant)
-                    .fetch_one(&mut *self.inner)
-                    .await?
-            }
-        };
-        Ok(u32::try_from(count).unwrap_or(u32::MAX))
-    }
-
-    /// Refuses one more thing of a kind when the tenant has reached its quota. The tenant stays
-    /// locked until the transaction ends, so two requests never both take the last one.
-    ///
-    /// # Errors
-    /// Returns [`StoreError::QuotaExceeded`] at the limit, and [`StoreError::NotFound`] when the
-    /// tenant was deleted meanwhile.
-    pub async fn check_quota(&mut self, of: QuotaResource) -> Result<(), StoreError> {
-        self.lock_tenant().await?;
-        let tenant = self.current_tenant().await?;
-        if tenant.state == TenantState::Deleted {
-            return Err(StoreError::NotFound { what: "tenant" });
-        }
-        let limit = tenant.quotas.limit_for(of);
-        if self.count_objects(of).await? < limit {
-            Ok(())
-        } else {
-            Err(StoreError::QuotaExceeded { of, limit })
-        }
     }
 }

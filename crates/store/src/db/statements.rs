@@ -33,3 +33,8 @@ pub(crate) fn id_bounds(only: Option<Uuid>) -> (Uuid, Uuid) {
 pub(crate) fn require_one_row(rows: u64, missing: StoreError) -> Result<(), StoreError> {
     if rows == 1 { Ok(()) } else { Err(missing) }
 }
+
+/// Returns the UUIDs of typed identifiers, for an array parameter.
+pub(crate) fn to_uuids<T>(of: &[T], id: impl Fn(&T) -> Uuid) -> Vec<Uuid> {
+    of.iter().map(id).collect()
+}

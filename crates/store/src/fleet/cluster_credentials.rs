@@ -1,22 +1,16 @@
-//! Stores the credentials that we hold in clusters, and schedules the cluster checks.
+//! Stores the credentials that we hold in clusters.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx;
-use meshwright_model::backoff::retry_delay;
-use meshwright_model::credential::{
-    CredentialLifetime, CredentialStatus, UNREACHABLE_AFTER_FAILURES,
-};
-use meshwright_model::ids::{ClusterId, MeshId, TenantId};
+use meshwright_model::ids::ClusterId;
 use meshwright_model::operation::{OperationKind, Problem};
-use meshwright_model::upgrade::Finding;
 
-use crate::db::statements::{require_one_row, retry_on_conflict};
+use crate::db::statements::require_one_row;
 use crate::error::to_json;
 use crate::fleet::clusters::kubeconfig_associated_data;
-use crate::operations::queue::to_uuids;
-use crate::{Cluster, ClusterState, NewEvent, Store, StoreError, Tx};
+use crate::{Cluster, StoreError, Tx};
 
 /// A credential of our own service account, as a cluster issued it.
 #[derive(Debug, Clone)]
@@ -38,28 +32,6 @@ pub struct IssuedCredential {
     pub expires_at: Timestamp,
 }
 
-/// Results of a cluster check that got an answer.
-#[derive(Debug, Clone)]
-pub struct ClusterHealth {
-    /// Kubernetes version as the cluster reports it.
-    pub kubernetes_version: String,
-    /// True when no older credential of ours is left, neither in the cluster nor in use.
-    pub old_credentials_revoked: bool,
-    /// Findings that the cluster's users should know of.
-    pub findings: Vec<Finding>,
-}
-
-/// A cluster that is due for a cluster check.
-#[derive(Debug, Clone, Copy)]
-pub struct ClusterCheck {
-    /// Tenant that the cluster belongs to.
-    pub tenant: TenantId,
-    /// Cluster to be checked.
-    pub cluster: ClusterId,
-    /// Number of checks in a row that the cluster did not answer.
-    pub failures: i32,
-}
-
 pub(crate) fn submitted_associated_data(id: ClusterId) -> String {
     format!("clusters.submitted/{id}")
 }
@@ -78,40 +50,6 @@ impl Cluster {
     pub fn renewal_arguments(&self, overlap: Duration) -> serde_json::Value {
         let serial = self.credential_lifetime.map_or(0, |life| life.serial) + 1;
         serde_json::json!({ "serial": serial, "overlap_seconds": overlap.as_secs() })
-    }
-}
-
-impl Store {
-    /// Claims the cluster whose check has been due the longest. The caller finishes the check
-    /// within `held`, and no other check of this cluster starts before that. Clusters of the
-    /// tenants in `excluded` are left out.
-    ///
-    /// # Errors
-    /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn claim_cluster_check(
-        &self,
-        held: Duration,
-        excluded: &[TenantId],
-    ) -> Result<Option<ClusterCheck>, StoreError> {
-        let excluded = to_uuids(excluded, |id| id.0);
-        let take = || async {
-            let row = sqlx::query!(
-                "UPDATE cluster_probes SET due_at = now() + make_interval(secs => $1)
-                 WHERE cluster_id = (SELECT cluster_id FROM cluster_probes WHERE due_at <= now() AND tenant_id <> ALL($2)
-                     ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-                 RETURNING cluster_id, tenant_id, failures",
-                held.as_secs_f64(),
-                &excluded
-            )
-            .fetch_optional(&self.pool)
-            .await?;
-            Ok(row.map(|row| ClusterCheck {
-                tenant: TenantId(row.tenant_id),
-                cluster: ClusterId(row.cluster_id),
-                failures: row.failures,
-            }))
-        };
-        retry_on_conflict(take).await
     }
 }
 
@@ -317,117 +255,6 @@ impl Tx<'_> {
         )
     }
 
-    /// Records that a cluster answered, and schedules its next check after `rest`. When the
-    /// credential expires soon, this pushes one warning event for it.
-    ///
-    /// # Errors
-    /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn record_cluster_health(
-        &mut self,
-        cluster: &Cluster,
-        health: &ClusterHealth,
-        rest: Duration,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        sqlx::query!(
-            "UPDATE clusters SET problem = NULL, kubernetes_version = $3, observed_at = $4, findings = $7,
-                 former = CASE WHEN $5 AND serial = $6 AND previous_until <= $4 THEN NULL ELSE former END,
-                 previous_until = CASE WHEN $5 AND serial = $6 AND previous_until <= $4 THEN NULL ELSE previous_until END
-             WHERE tenant_id = $1 AND cluster_id = $2 AND state = 'ready'",
-            self.tenant.0,
-            cluster.id.0,
-            health.kubernetes_version,
-            now.to_sqlx() as _,
-            health.old_credentials_revoked,
-            cluster.credential_lifetime.map_or(0, |life| life.serial),
-            to_json(&health.findings)
-        )
-        .execute(&mut *self.inner)
-        .await?;
-        self.reschedule_cluster_check(cluster.id, rest, 0).await?;
-        if matches!(cluster.state, ClusterState::Unreachable(_)) {
-            self.push_cluster_event("cluster.reachable", cluster.id, serde_json::json!({}), now);
-        }
-        match cluster.credential_lifetime {
-            Some(life) if life.status_at(now) == CredentialStatus::ExpiresSoon => {
-                self.warn_of_expiry(cluster.id, &life, now).await
-            }
-            _ => Ok(()),
-        }
-    }
-
-    async fn warn_of_expiry(
-        &mut self,
-        id: ClusterId,
-        life: &CredentialLifetime,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let first = sqlx::query!(
-            "UPDATE clusters SET warned_serial = $3 WHERE tenant_id = $1 AND cluster_id = $2 AND warned_serial < $3",
-            self.tenant.0,
-            id.0,
-            life.serial
-        )
-        .execute(&mut *self.inner)
-        .await?;
-        if first.rows_affected() == 1 {
-            let body = serde_json::json!({ "serial": life.serial, "expires_at": life.expires_at.to_string() });
-            self.push_cluster_event("cluster.credential_expires_soon", id, body, now);
-        }
-        Ok(())
-    }
-
-    /// Records that a cluster did not answer, and schedules its next check after a delay that grows
-    /// with `failures`. One lost answer does not make the cluster unreachable yet.
-    ///
-    /// # Errors
-    /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn record_failed_cluster_check(
-        &mut self,
-        cluster: &Cluster,
-        failures: i32,
-        problem: &Problem,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.reschedule_cluster_check(cluster.id, retry_delay(failures), failures)
-            .await?;
-        let known = matches!(&cluster.state, ClusterState::Unreachable(known) if known.code == problem.code);
-        if known || (failures < UNREACHABLE_AFTER_FAILURES && problem.is_unreachable()) {
-            return Ok(());
-        }
-        sqlx::query!(
-            "UPDATE clusters SET problem = $3 WHERE tenant_id = $1 AND cluster_id = $2 AND state = 'ready'",
-            self.tenant.0,
-            cluster.id.0,
-            to_json(problem)
-        )
-        .execute(&mut *self.inner)
-        .await?;
-        self.push_cluster_event("cluster.unreachable", cluster.id, to_json(problem), now);
-        Ok(())
-    }
-
-    /// Schedules the next check of a cluster. A renewal may have made the cluster due during the
-    /// check; then it stays due.
-    async fn reschedule_cluster_check(
-        &mut self,
-        id: ClusterId,
-        rest: Duration,
-        failures: i32,
-    ) -> Result<(), StoreError> {
-        sqlx::query!(
-            "UPDATE cluster_probes SET failures = $3, due_at = CASE WHEN due_at > now() THEN now() + make_interval(secs => $4) ELSE due_at END
-             WHERE cluster_id = $1 AND tenant_id = $2",
-            id.0,
-            self.tenant.0,
-            failures,
-            rest.as_secs_f64()
-        )
-        .execute(&mut *self.inner)
-        .await?;
-        Ok(())
-    }
-
     /// Reads when the last renewal of a cluster's credential was requested, and whether it is still
     /// under way.
     ///
@@ -447,37 +274,5 @@ impl Tx<'_> {
         .fetch_optional(&mut *self.inner)
         .await?;
         Ok(row.map(|row| (row.created_at.to_jiff(), row.open)))
-    }
-
-    /// Finds the mesh that a cluster belongs to.
-    ///
-    /// # Errors
-    /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn mesh_of_cluster(&mut self, id: ClusterId) -> Result<Option<MeshId>, StoreError> {
-        let found = sqlx::query_scalar!(
-            "SELECT mesh_id FROM memberships WHERE tenant_id = $1 AND cluster_id = $2",
-            self.tenant.0,
-            id.0
-        );
-        Ok(found.fetch_optional(&mut *self.inner).await?.map(MeshId))
-    }
-
-    fn push_cluster_event(
-        &mut self,
-        kind: &'static str,
-        id: ClusterId,
-        body: serde_json::Value,
-        at: Timestamp,
-    ) {
-        let mut body = body;
-        body["cluster_id"] = id.to_string().into();
-        self.push_event(NewEvent {
-            at,
-            kind,
-            mesh: None,
-            upgrade: None,
-            operation: None,
-            body,
-        });
     }
 }

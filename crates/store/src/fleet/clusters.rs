@@ -3,16 +3,15 @@
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::credential::CredentialLifetime;
-use meshwright_model::ids::ClusterId;
+use meshwright_model::ids::{ClusterId, MeshId};
 use meshwright_model::leftover::AccountRemoval;
 use meshwright_model::operation::Problem;
 use meshwright_model::upgrade::Finding;
 
 use crate::db::statements::{id_bounds, require_one_row};
 use crate::error::decode_column;
-use crate::fleet::labels::{ListFilter, SelectorColumns};
-use crate::fleet::meshes::UserMetadata;
-use crate::{AccessFilter, Page, StoreError, Tx};
+use crate::fleet::labels::{ListFilter, SelectorColumns, UserMetadata};
+use crate::{AccessFilter, NewEvent, Page, StoreError, Tx};
 
 /// State of a registered cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -317,5 +316,37 @@ impl Tx<'_> {
         .await?;
         self.set_labels(id.0, &meshwright_model::label::Labels::new())
             .await
+    }
+
+    /// Finds the mesh that a cluster belongs to.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Database`] when the database does not answer.
+    pub async fn mesh_of_cluster(&mut self, id: ClusterId) -> Result<Option<MeshId>, StoreError> {
+        let found = sqlx::query_scalar!(
+            "SELECT mesh_id FROM memberships WHERE tenant_id = $1 AND cluster_id = $2",
+            self.tenant.0,
+            id.0
+        );
+        Ok(found.fetch_optional(&mut *self.inner).await?.map(MeshId))
+    }
+
+    pub(super) fn push_cluster_event(
+        &mut self,
+        kind: &'static str,
+        id: ClusterId,
+        body: serde_json::Value,
+        at: Timestamp,
+    ) {
+        let mut body = body;
+        body["cluster_id"] = id.to_string().into();
+        self.push_event(NewEvent {
+            at,
+            kind,
+            mesh: None,
+            upgrade: None,
+            operation: None,
+            body,
+        });
     }
 }

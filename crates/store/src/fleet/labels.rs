@@ -1,9 +1,18 @@
-//! Stores the labels of meshes and clusters.
+//! Stores the labels of meshes and clusters, and the filter of their lists.
 
 use meshwright_model::label::{LabelSelector, Labels};
 use uuid::Uuid;
 
 use crate::{StoreError, Tx};
+
+/// Metadata that users set on their meshes and clusters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserMetadata {
+    /// Display name for people; it may be empty.
+    pub display_name: String,
+    /// Labels of the mesh or cluster, by key.
+    pub labels: Labels,
+}
 
 /// Conditions that the entries of a list must meet.
 #[derive(Debug, Clone, Default)]

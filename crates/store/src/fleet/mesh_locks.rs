@@ -1,13 +1,8 @@
-//! Stores mesh locks, which give the right to change a mesh, and the last observation of each mesh.
+//! Stores mesh locks, which give the right to change a mesh.
 
-use std::time::Duration;
-
-use crate::error::{decode_column, to_json};
-use crate::{StoreError, Tx};
-use jiff::Timestamp;
-use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{MeshId, OperationId};
-use meshwright_model::survey::Observation;
+
+use crate::{StoreError, Tx};
 
 impl Tx<'_> {
     /// Acquires the mesh lock for an upgrade or operation.
@@ -137,82 +132,5 @@ impl Tx<'_> {
         .execute(&mut *self.inner)
         .await?;
         Ok(())
-    }
-
-    /// Stores an observation of a mesh that began at this time. Returns false, and stores nothing,
-    /// when a later one is stored already.
-    ///
-    /// # Errors
-    /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn store_observation(
-        &mut self,
-        mesh: MeshId,
-        survey: &Observation,
-        at: Timestamp,
-    ) -> Result<bool, StoreError> {
-        let done = sqlx::query!(
-            "INSERT INTO surveys (tenant_id, mesh_id, observed_at, survey) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (tenant_id, mesh_id) DO UPDATE SET observed_at = excluded.observed_at, survey = excluded.survey
-             WHERE surveys.observed_at <= excluded.observed_at",
-            self.tenant.0,
-            mesh.0,
-            at.to_sqlx() as _,
-            to_json(survey)
-        )
-        .execute(&mut *self.inner)
-        .await?;
-        Ok(done.rows_affected() == 1)
-    }
-
-    /// Schedules the next observation of a mesh, and records how many observations in a row have
-    /// failed. A mesh that became due during the observation stays due.
-    ///
-    /// # Errors
-    /// Returns [`StoreError::Database`] when the database does not answer.
-    pub async fn reschedule_observation(
-        &mut self,
-        mesh: MeshId,
-        failures: i32,
-        rest: Duration,
-    ) -> Result<(), StoreError> {
-        sqlx::query!(
-            "UPDATE probes SET failures = $3, due_at = CASE WHEN due_at > now() THEN now() + make_interval(secs => $4) ELSE due_at END
-             WHERE mesh_id = $1 AND tenant_id = $2",
-            mesh.0,
-            self.tenant.0,
-            failures,
-            rest.as_secs_f64()
-        )
-        .execute(&mut *self.inner)
-        .await?;
-        Ok(())
-    }
-
-    /// Reads the last observation of a mesh with its time.
-    ///
-    /// # Errors
-    /// Returns [`StoreError::Database`] when the database does not answer, and
-    /// [`StoreError::Corrupt`] when the row does not fit [`Observation`].
-    pub async fn last_observation(
-        &mut self,
-        mesh: MeshId,
-    ) -> Result<Option<(Timestamp, Observation)>, StoreError> {
-        let row = sqlx::query!(
-            "SELECT observed_at, survey FROM surveys WHERE tenant_id = $1 AND mesh_id = $2",
-            self.tenant.0,
-            mesh.0
-        )
-        .fetch_optional(&mut *self.inner)
-        .await?;
-        let Some(row) = row else { return Ok(None) };
-        Ok(Some((
-            row.observed_at.to_jiff(),
-            decode_column(
-                serde_json::from_value(row.survey),
-                "surveys",
-                "survey",
-                mesh,
-            )?,
-        )))
     }
 }

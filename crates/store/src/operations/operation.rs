@@ -1,19 +1,17 @@
-//! Stores operations with their plans and step events.
+//! Stores operations.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::ids::{ClusterId, MeshId, OperationId, UpgradeId};
 use meshwright_model::leftover::Leftover;
-use meshwright_model::operation::{OperationKind, OperationState, Progress, Signal, StepEvent};
-use meshwright_model::plan::{Plan, Step};
-use serde::{Deserialize, Serialize};
+use meshwright_model::operation::{OperationKind, OperationState, Signal};
 use serde_json::Value;
 
-use crate::db::statements::{id_bounds, require_one_row};
+use crate::db::statements::id_bounds;
 use crate::error::{decode_column, to_json};
+use crate::operations::plans::WaveSummary;
 use crate::{AccessFilter, NewEvent, Page, StoreError, Tx};
 
 /// An operation to be queued.
@@ -71,31 +69,6 @@ pub struct Operation {
     /// Time when the operation ended.
     pub ended_at: Option<Timestamp>,
 }
-
-/// A wave of a plan, without its steps.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WaveSummary {
-    /// Title of the wave, which tells people its purpose.
-    pub title: String,
-    /// Number of steps of the wave that may be under way at once.
-    pub width: usize,
-}
-
-/// A step of a stored plan, with what its events add up to.
-#[derive(Debug, Clone)]
-pub struct PlannedStep {
-    /// Number of the step within the plan, from 0.
-    pub number: i32,
-    /// Number of the step's wave within the plan, from 0.
-    pub wave: usize,
-    /// Step with its arguments.
-    pub step: Step,
-    /// Progress of the step, summed up from its events.
-    pub progress: Progress,
-}
-
-/// Number of steps that one INSERT statement writes at most.
-const MAX_STEPS_PER_INSERT: usize = 500;
 
 impl Tx<'_> {
     /// Queues an operation.
@@ -267,126 +240,6 @@ impl Tx<'_> {
             Ok((operation, (row.done, row.total)))
         });
         read.collect()
-    }
-
-    /// Stores the plan that a worker built. A plan is written once.
-    ///
-    /// # Errors
-    /// Returns [`StoreError::Fenced`] when the operation already has a plan, because then another
-    /// worker has taken it over.
-    pub async fn store_plan(&mut self, id: OperationId, plan: &Plan) -> Result<(), StoreError> {
-        let heads: Vec<WaveSummary> = plan
-            .waves
-            .iter()
-            .map(|wave| WaveSummary {
-                title: wave.title.clone(),
-                width: wave.width,
-            })
-            .collect();
-        let done = sqlx::query!(
-            "UPDATE operations SET waves = $3 WHERE tenant_id = $1 AND operation_id = $2 AND waves IS NULL",
-            self.tenant.0,
-            id.0,
-            to_json(&heads)
-        )
-        .execute(&mut *self.inner)
-        .await?;
-        require_one_row(done.rows_affected(), StoreError::Fenced)?;
-        let steps: Vec<(i32, &Step)> = (0i32..)
-            .zip(&plan.waves)
-            .flat_map(|(wave, steps)| steps.steps.iter().map(move |step| (wave, step)))
-            .collect();
-        for (chunk, first) in steps
-            .chunks(MAX_STEPS_PER_INSERT)
-            .zip((0i32..).step_by(MAX_STEPS_PER_INSERT))
-        {
-            let numbers: Vec<i32> = (first..).take(chunk.len()).collect();
-            let waves: Vec<i32> = chunk.iter().map(|(wave, _)| *wave).collect();
-            let bodies: Vec<Value> = chunk.iter().map(|(_, step)| to_json(step)).collect();
-            sqlx::query!(
-                "INSERT INTO operation_items (tenant_id, operation_id, number, wave, step)
-                 SELECT $1, $2, item.* FROM unnest($3::integer[], $4::integer[], $5::jsonb[]) AS item",
-                self.tenant.0,
-                id.0,
-                &numbers,
-                &waves,
-                &bodies
-            )
-            .execute(&mut *self.inner)
-            .await?;
-        }
-        Ok(())
-    }
-
-    /// Lists the steps of a plan with their progress.
-    ///
-    /// # Errors
-    /// Returns [`StoreError::Database`] when the database does not answer, and
-    /// [`StoreError::Corrupt`] when a step or event does not fit, for example because a newer
-    /// version of Meshwright wrote it.
-    pub async fn list_steps(&mut self, id: OperationId) -> Result<Vec<PlannedStep>, StoreError> {
-        let facts = sqlx::query!(
-            "SELECT number, fact FROM item_facts WHERE tenant_id = $1 AND operation_id = $2 ORDER BY number, ordinal",
-            self.tenant.0,
-            id.0
-        )
-        .fetch_all(&mut *self.inner)
-        .await?;
-        let mut progress: BTreeMap<i32, Progress> = BTreeMap::new();
-        for row in facts {
-            let fact: StepEvent =
-                decode_column(serde_json::from_value(row.fact), "item_facts", "fact", id)?;
-            progress.entry(row.number).or_default().apply_event(&fact);
-        }
-        let rows = sqlx::query!(
-            "SELECT number, wave, step FROM operation_items WHERE tenant_id = $1 AND operation_id = $2 ORDER BY number",
-            self.tenant.0,
-            id.0
-        )
-        .fetch_all(&mut *self.inner)
-        .await?;
-        let read = rows.into_iter().map(|row| {
-            Ok(PlannedStep {
-                number: row.number,
-                wave: decode_column(row.wave.try_into(), "operation_items", "wave", id)?,
-                step: decode_column(
-                    serde_json::from_value(row.step),
-                    "operation_items",
-                    "step",
-                    id,
-                )?,
-                progress: progress.remove(&row.number).unwrap_or_default(),
-            })
-        });
-        read.collect()
-    }
-
-    /// Lists every step that the stages of an upgrade started, oldest first, with the stage's kind
-    /// and the capture. Steps of rollbacks are left out.
-    ///
-    /// # Errors
-    /// Returns the errors of [`Tx::list_steps`].
-    pub async fn list_started_steps(
-        &mut self,
-        upgrade: UpgradeId,
-    ) -> Result<Vec<(OperationKind, Step, Option<String>)>, StoreError> {
-        let mut operations = self
-            .list_operations(&AccessFilter::ALL, Some(upgrade), Page::ALL)
-            .await?;
-        operations.reverse();
-        let mut started = Vec::new();
-        for operation in operations
-            .iter()
-            .filter(|operation| operation.kind != OperationKind::Rollback)
-        {
-            let items = self.list_steps(operation.id).await?;
-            started.extend(
-                items
-                    .into_iter()
-                    .filter_map(|item| Some((operation.kind, item.step, item.progress.capture?))),
-            );
-        }
-        Ok(started)
     }
 
     /// Adds a signal to an operation and wakes a worker. Signals are how the API reaches a worker,

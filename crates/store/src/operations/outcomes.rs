@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use meshwright_model::ids::{ClusterId, MeshId, OperationId};
 use meshwright_model::operation::{OperationKind, OperationState, Problem};
 
-use crate::fleet::meshes::MeshState;
+use crate::fleet::mesh::MeshState;
 use crate::{StoreError, Tx};
 
 /// Hint of the problem of a mesh that may lack parts, because its creation or deletion was

@@ -1,0 +1,215 @@
+//! Reads the signals for an operation, and records what a worker did. Every write names the epoch of
+//! the claim.
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx;
+use meshwright_model::ids::{ClusterId, MeshId, OperationId, UpgradeId};
+use meshwright_model::operation::{OperationState, Signal, StepEvent};
+
+use crate::db::statements::require_one_row;
+use crate::error::{decode_column, to_json};
+use crate::{Claim, NewEvent, StoreError, Tx};
+
+/// Signals that the worker has not seen yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PendingSignals {
+    /// Signals in the order in which people sent them.
+    pub signals: Vec<Signal>,
+    /// Number of the last signal of the operation.
+    pub last_seq: i64,
+}
+
+impl PendingSignals {
+    /// Returns the signals after a number, or all of them.
+    pub fn after_seq(&self, seen: Option<i64>) -> impl Iterator<Item = Signal> {
+        let fresh = seen.map_or(usize::MAX, |seen| {
+            usize::try_from(self.last_seq - seen).unwrap_or(0)
+        });
+        self.signals
+            .iter()
+            .skip(self.signals.len().saturating_sub(fresh))
+            .copied()
+    }
+}
+
+/// The changes of one operation that a worker writes in one transaction.
+#[derive(Debug, Clone, Default)]
+pub struct OperationUpdate {
+    /// New step events, each with the number of its step.
+    pub step_events: Vec<(i32, StepEvent)>,
+    /// New state of the operation; `None` when it did not change.
+    pub state: Option<OperationState>,
+    /// Number of the last signal that the worker has seen; `None` when there was none.
+    pub seen_signal_seq: Option<i64>,
+    /// New condition that the operation waits for; `None` when it did not change, and `Some(None)`
+    /// when it waits for nothing.
+    pub waiting_for: Option<Option<String>>,
+}
+
+impl Tx<'_> {
+    /// Reads the signals that the worker has not seen yet.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Fenced`] when another claim has taken over the operation.
+    pub async fn read_pending_signals(
+        &mut self,
+        claim: &Claim,
+    ) -> Result<PendingSignals, StoreError> {
+        let row = sqlx::query!(
+            "SELECT wish_seq, seen_seq FROM work_queue WHERE operation_id = $1 AND epoch = $2",
+            claim.operation.0,
+            claim.epoch
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?
+        .ok_or(StoreError::Fenced)?;
+        if row.wish_seq == row.seen_seq {
+            return Ok(PendingSignals {
+                signals: Vec::new(),
+                last_seq: row.wish_seq,
+            });
+        }
+        let rows = sqlx::query_scalar!(
+            "SELECT wish FROM wishes WHERE tenant_id = $1 AND operation_id = $2 AND seq > $3 AND seq <= $4 ORDER BY seq",
+            self.tenant.0,
+            claim.operation.0,
+            row.seen_seq,
+            row.wish_seq
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let wishes = rows.into_iter().map(|text| {
+            decode_column(
+                serde_json::from_value(text.into()),
+                "wishes",
+                "wish",
+                claim.operation,
+            )
+        });
+        Ok(PendingSignals {
+            signals: wishes.collect::<Result<_, _>>()?,
+            last_seq: row.wish_seq,
+        })
+    }
+
+    /// Writes step events and a state. This locks the queue row first, so that a record and a
+    /// takeover cannot interleave. It also renews the lease, because renewals wait for that lock
+    /// until the transaction ends.
+    ///
+    /// # Errors
+    /// Returns [`StoreError::Fenced`] when another claim has taken over the operation; nothing was
+    /// written then.
+    pub async fn record_operation_update(
+        &mut self,
+        claim: &Claim,
+        record: &OperationUpdate,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let held = sqlx::query!(
+            // A step event is progress, and a signal comes from a person, so both restart the count
+            // of claims. Restarts are limited, because a plan has a finite number of step events.
+            "UPDATE work_queue SET seen_seq = coalesce($3, seen_seq),
+                 claims = CASE WHEN $4 THEN 0 ELSE claims END, errors = CASE WHEN $4 THEN 0 ELSE errors END,
+                 lease_until = clock_timestamp() + make_interval(secs => $5)
+             WHERE operation_id = $1 AND epoch = $2",
+            claim.operation.0,
+            claim.epoch,
+            record.seen_signal_seq,
+            !record.step_events.is_empty() || record.seen_signal_seq.is_some(),
+            claim.lease.as_secs_f64()
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        require_one_row(held.rows_affected(), StoreError::Fenced)?;
+        if !record.step_events.is_empty() {
+            let numbers: Vec<i32> = record
+                .step_events
+                .iter()
+                .map(|(number, _)| *number)
+                .collect();
+            let facts: Vec<serde_json::Value> = record
+                .step_events
+                .iter()
+                .map(|(_, fact)| to_json(fact))
+                .collect();
+            sqlx::query!(
+                "INSERT INTO item_facts (tenant_id, operation_id, number, epoch, at, fact)
+                 SELECT $1, $2, fact.number, $3, $4, fact.body FROM unnest($5::integer[], $6::jsonb[]) AS fact (number, body)",
+                self.tenant.0,
+                claim.operation.0,
+                claim.epoch,
+                now.to_sqlx() as _,
+                &numbers,
+                &facts
+            )
+            .execute(&mut *self.inner)
+            .await?;
+        }
+        if let Some(waiting_for) = &record.waiting_for {
+            sqlx::query!(
+                "UPDATE operations SET waiting_for = $3 WHERE tenant_id = $1 AND operation_id = $2",
+                self.tenant.0,
+                claim.operation.0,
+                waiting_for.as_deref()
+            )
+            .execute(&mut *self.inner)
+            .await?;
+        }
+        if let Some(state) = &record.state {
+            self.write_operation_state(claim.operation, state, now)
+                .await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn write_operation_state(
+        &mut self,
+        id: OperationId,
+        state: &OperationState,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let ended = state.is_terminal().then(|| now.to_sqlx());
+        let unfenced = state.is_terminal() && *state != OperationState::Succeeded;
+        let row = sqlx::query!(
+            "UPDATE operations SET state = $3, state_body = $4, started_at = coalesce(started_at, $5), ended_at = $6, unfenced = $7
+             WHERE tenant_id = $1 AND operation_id = $2 RETURNING kind, mesh_id, upgrade_id, cluster_id",
+            self.tenant.0,
+            id.0,
+            state.as_str(),
+            to_json(state),
+            now.to_sqlx() as _,
+            ended as _,
+            unfenced
+        )
+        .fetch_one(&mut *self.inner)
+        .await?;
+        self.push_event(NewEvent {
+            at: now,
+            kind: "operation.state",
+            mesh: row.mesh_id.map(MeshId),
+            upgrade: row.upgrade_id.map(UpgradeId),
+            operation: Some(id),
+            body: serde_json::json!({ "kind": row.kind, "state": state.as_str() }),
+        });
+        if !state.is_terminal() || row.upgrade_id.is_some() {
+            return Ok(());
+        }
+        let kind = decode_column(
+            serde_json::from_value(row.kind.into()),
+            "operations",
+            "kind",
+            id,
+        )?;
+        match (row.mesh_id, row.cluster_id) {
+            (Some(mesh), _) => {
+                self.apply_end_to_mesh(id, kind, MeshId(mesh), state, now)
+                    .await
+            }
+            (None, Some(cluster)) => {
+                self.apply_end_to_cluster(id, kind, ClusterId(cluster), state, now)
+                    .await
+            }
+            (None, None) => Ok(()),
+        }
+    }
+}
