@@ -2,6 +2,7 @@
 //! meshes with their revisions.
 
 pub(crate) mod catalogue;
+pub(crate) mod cluster;
 pub(crate) mod cluster_checks;
 pub(crate) mod cluster_credentials;
 pub(crate) mod clusters;

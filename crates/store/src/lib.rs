@@ -28,9 +28,9 @@ pub use events::deliveries::{Delivery, DeliveryAttempt, DeliveryBatch, DeliveryS
 pub use events::event_log::{CursorStatus, EVENT_RETENTION as EVENTS_KEPT, Event, NewEvent};
 pub use events::webhooks::{NewWebhook, Webhook};
 pub use fleet::catalogue::{HostingCluster, StoredRelease};
+pub use fleet::cluster::{Cluster, ClusterState, NewCluster};
 pub use fleet::cluster_checks::{ClusterCheck, ClusterHealth};
 pub use fleet::cluster_credentials::{CLUSTER_IDENTITY_CONSTRAINT, IssuedCredential};
-pub use fleet::clusters::{Cluster, ClusterState, NewCluster};
 pub use fleet::deleted_meshes::DeletedMesh;
 pub use fleet::labels::{ListFilter, UserMetadata};
 pub use fleet::leftovers::force_arguments;
