@@ -1,4 +1,4 @@
-//! Defines a registered cluster.
+//! Defines a registered cluster, and decodes it from its row.
 
 use jiff::Timestamp;
 use meshwright_model::credential::CredentialLifetime;
@@ -6,7 +6,11 @@ use meshwright_model::ids::ClusterId;
 use meshwright_model::leftover::AccountRemoval;
 use meshwright_model::operation::Problem;
 use meshwright_model::upgrade::Finding;
+use serde_json::Value;
+use uuid::Uuid;
 
+use crate::StoreError;
+use crate::error::decode_column;
 use crate::fleet::labels::UserMetadata;
 
 /// State of a registered cluster.
@@ -73,4 +77,95 @@ pub struct Cluster {
     pub observed_at: Option<Timestamp>,
     /// Progress of the removal of our service account from the cluster.
     pub removal: AccountRemoval,
+}
+
+/// A stored cluster with its labels, so that one round trip reads a list of clusters.
+pub(super) struct ClusterRow {
+    pub(super) cluster_id: Uuid,
+    pub(super) name: String,
+    pub(super) display_name: String,
+    pub(super) generation: i64,
+    pub(super) server: String,
+    pub(super) state: String,
+    pub(super) kubernetes_version: Option<String>,
+    pub(super) problem: Option<Value>,
+    pub(super) created_at: jiff_sqlx::Timestamp,
+    pub(super) observed_at: Option<jiff_sqlx::Timestamp>,
+    pub(super) uid: Option<String>,
+    pub(super) serial: i64,
+    pub(super) issued_at: Option<jiff_sqlx::Timestamp>,
+    pub(super) expires_at: Option<jiff_sqlx::Timestamp>,
+    pub(super) previous_until: Option<jiff_sqlx::Timestamp>,
+    pub(super) held: bool,
+    pub(super) findings: Value,
+    pub(super) leaving: Option<Uuid>,
+    pub(super) removal_began_at: Option<jiff_sqlx::Timestamp>,
+    pub(super) removal_accepted_at: Option<jiff_sqlx::Timestamp>,
+    pub(super) label_keys: Vec<String>,
+    pub(super) label_values: Vec<String>,
+}
+
+impl ClusterRow {
+    pub(super) fn into_cluster(self) -> Result<Cluster, StoreError> {
+        let id = ClusterId(self.cluster_id);
+        let findings = serde_json::from_value(self.findings.clone());
+        Ok(Cluster {
+            id,
+            generation: self.generation,
+            state: self.cluster_state(id)?,
+            holds_identity: self.held,
+            credential_lifetime: self.credential_lifetime(),
+            findings: decode_column(findings, "clusters", "findings", id)?,
+            created_at: self.created_at.to_jiff(),
+            observed_at: self.observed_at.map(jiff_sqlx::Timestamp::to_jiff),
+            removal: self.account_removal(),
+            name: self.name,
+            metadata: UserMetadata {
+                display_name: self.display_name,
+                labels: self.label_keys.into_iter().zip(self.label_values).collect(),
+            },
+            server: self.server,
+            uid: self.uid,
+            kubernetes_version: self.kubernetes_version,
+        })
+    }
+
+    fn cluster_state(&self, id: ClusterId) -> Result<ClusterState, StoreError> {
+        if self.leaving.is_some() {
+            return Ok(ClusterState::Deregistering);
+        }
+        let problem = self.problem.clone().map(serde_json::from_value::<Problem>);
+        let problem = decode_column(problem.transpose(), "clusters", "problem", id)?;
+        match (self.state.as_str(), problem) {
+            ("registering", _) => Ok(ClusterState::Registering),
+            ("ready", None) => Ok(ClusterState::Ready),
+            ("ready", Some(problem)) => Ok(ClusterState::Unreachable(problem)),
+            ("refused", Some(problem)) => Ok(ClusterState::Refused(problem)),
+            _ => Err(StoreError::Corrupt {
+                table: "clusters",
+                column: "state",
+                row: id.to_string(),
+            }),
+        }
+    }
+
+    /// Returns the lifetime of our credential, if the cluster has issued one.
+    fn credential_lifetime(&self) -> Option<CredentialLifetime> {
+        let issued_at = self.issued_at?.to_jiff();
+        let expires_at = self.expires_at?.to_jiff();
+        Some(CredentialLifetime {
+            serial: self.serial,
+            issued_at,
+            expires_at,
+            previous_until: self.previous_until.map(jiff_sqlx::Timestamp::to_jiff),
+        })
+    }
+
+    fn account_removal(&self) -> AccountRemoval {
+        match (self.removal_began_at, self.removal_accepted_at) {
+            (_, Some(_)) => AccountRemoval::Accepted,
+            (Some(_), None) => AccountRemoval::Begun,
+            (None, None) => AccountRemoval::NotBegun,
+        }
+    }
 }

@@ -2,13 +2,10 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
-use meshwright_model::credential::CredentialLifetime;
 use meshwright_model::ids::{ClusterId, MeshId};
-use meshwright_model::leftover::AccountRemoval;
 
 use crate::db::statements::{id_bounds, require_one_row};
-use crate::error::decode_column;
-use crate::fleet::cluster::{Cluster, ClusterState, NewCluster};
+use crate::fleet::cluster::{Cluster, ClusterRow, NewCluster};
 use crate::fleet::labels::{ListFilter, SelectorColumns, UserMetadata};
 use crate::{AccessFilter, NewEvent, Page, StoreError, Tx};
 
@@ -83,7 +80,8 @@ impl Tx<'_> {
     ) -> Result<Vec<Cluster>, StoreError> {
         let columns = SelectorColumns::from(&filter.labels);
         let (from, to) = id_bounds(only.map(|id| id.0));
-        let rows = sqlx::query!(
+        let rows = sqlx::query_as!(
+            ClusterRow,
             r#"SELECT cluster_id, name, display_name, generation, server, state, kubernetes_version, problem, created_at, observed_at,
                    uid, serial, issued_at, expires_at, previous_until, identity IS NOT NULL AS "held!", findings, leaving,
                    removal_began_at, removal_accepted_at,
@@ -113,73 +111,7 @@ impl Tx<'_> {
         )
         .fetch_all(&mut *self.inner)
         .await?;
-        let read = rows.into_iter().map(|row| {
-            let id = ClusterId(row.cluster_id);
-            let state = match (row.state.as_str(), row.problem) {
-                _ if row.leaving.is_some() => ClusterState::Deregistering,
-                ("registering", _) => ClusterState::Registering,
-                ("ready", None) => ClusterState::Ready,
-                ("ready", Some(problem)) => ClusterState::Unreachable(decode_column(
-                    serde_json::from_value(problem),
-                    "clusters",
-                    "problem",
-                    id,
-                )?),
-                ("refused", Some(problem)) => ClusterState::Refused(decode_column(
-                    serde_json::from_value(problem),
-                    "clusters",
-                    "problem",
-                    id,
-                )?),
-                _ => {
-                    return Err(StoreError::Corrupt {
-                        table: "clusters",
-                        column: "state",
-                        row: id.to_string(),
-                    });
-                }
-            };
-            let times = row
-                .issued_at
-                .zip(row.expires_at)
-                .map(|(from, to)| (from.to_jiff(), to.to_jiff()));
-            let previous_until = row.previous_until.map(jiff_sqlx::Timestamp::to_jiff);
-            let life = times.map(|(issued_at, expires_at)| CredentialLifetime {
-                serial: row.serial,
-                issued_at,
-                expires_at,
-                previous_until,
-            });
-            Ok(Cluster {
-                id,
-                name: row.name,
-                metadata: UserMetadata {
-                    display_name: row.display_name,
-                    labels: row.label_keys.into_iter().zip(row.label_values).collect(),
-                },
-                generation: row.generation,
-                server: row.server,
-                state,
-                uid: row.uid,
-                holds_identity: row.held,
-                credential_lifetime: life,
-                findings: decode_column(
-                    serde_json::from_value(row.findings),
-                    "clusters",
-                    "findings",
-                    id,
-                )?,
-                kubernetes_version: row.kubernetes_version,
-                created_at: row.created_at.to_jiff(),
-                observed_at: row.observed_at.map(jiff_sqlx::Timestamp::to_jiff),
-                removal: match (row.removal_began_at, row.removal_accepted_at) {
-                    (_, Some(_)) => AccountRemoval::Accepted,
-                    (Some(_), None) => AccountRemoval::Begun,
-                    (None, None) => AccountRemoval::NotBegun,
-                },
-            })
-        });
-        read.collect()
+        rows.into_iter().map(ClusterRow::into_cluster).collect()
     }
 
     /// Reads and unseals the credential of a cluster.

@@ -1,10 +1,11 @@
 //! Applies verbs of people and outcomes of stages to upgrades. Each of these runs in one transaction
 //! together with all of its consequences.
 
+use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use meshwright_model::Clock;
 use meshwright_model::ids::{OperationId, UpgradeId};
-use meshwright_model::operation::{OperationState, Signal};
+use meshwright_model::operation::{OperationKind, OperationState, Signal};
 use meshwright_model::rules::Severity;
 use meshwright_model::upgrade::{Effect, StageOutcome, UpgradeState, Verb};
 use serde_json::Value;
@@ -115,83 +116,108 @@ impl Tx<'_> {
         clock: &dyn Clock,
     ) -> Result<Upgrade, StoreError> {
         let now = clock.now();
-        let (id, mesh) = (upgrade.id, upgrade.mesh);
         match effect {
             Effect::StartOperation(kind) => {
-                if let Some(earlier) = upgrade.operation {
-                    self.supersede_operation(earlier, &OperationState::Superseded, now)
-                        .await?;
-                }
-                let operation = OperationId(clock.new_uuid());
-                let hold = if let UpgradeState::Holding { until } = state {
-                    until.duration_since(now)
-                } else {
-                    jiff::SignedDuration::ZERO
-                };
-                let due_in = hold.try_into().unwrap_or_default();
-                let new = NewOperation {
-                    id: operation,
-                    kind,
-                    mesh: Some(mesh),
-                    cluster: None,
-                    upgrade: Some(id),
-                    arguments,
-                    due_in,
-                };
-                self.create_operation(&new, now).await?;
-                upgrade.operation = Some(operation);
+                self.start_stage(&mut upgrade, &state, (kind, arguments), clock)
+                    .await?;
             }
-            Effect::Signal(wish) => {
-                let operation = upgrade.operation.ok_or(StoreError::NotFound {
-                    what: "running operation",
-                })?;
-                let again = match wish {
-                    Signal::Resume | Signal::Retry => self.read_ended_stage(operation).await?,
-                    Signal::Pause | Signal::Cancel => None,
-                };
-                match again {
-                    None => self.signal_operation(operation, wish, now).await?,
-                    Some(again) => {
-                        let new = NewOperation {
-                            id: OperationId(clock.new_uuid()),
-                            mesh: Some(mesh),
-                            upgrade: Some(id),
-                            ..again
-                        };
-                        self.create_operation(&new, now).await?;
-                        upgrade.operation = Some(new.id);
-                    }
-                }
-            }
-            Effect::RunNow => {
-                let operation = upgrade.operation.ok_or(StoreError::NotFound {
-                    what: "running operation",
-                })?;
-                self.make_operation_due(operation).await?;
-            }
-            Effect::Finish => {
-                if let Some(earlier) = upgrade.operation {
-                    self.supersede_operation(earlier, &OperationState::Cancelled, now)
-                        .await?;
-                }
-                self.free_mesh_lock(mesh, &id.to_string()).await?;
-                // An abandoned upgrade leaves its target revision in the clusters, and the deletion
-                // of the mesh has to know it.
-                if !matches!(state, UpgradeState::Abandoned { .. }) {
-                    self.resolve_target_revision(mesh, state == UpgradeState::Succeeded)
-                        .await?;
-                }
-                upgrade.ended_at = Some(now);
-            }
+            Effect::Signal(signal) => self.signal_stage(&mut upgrade, signal, clock).await?,
+            Effect::RunNow => self.make_operation_due(upgrade.stage()?).await?,
+            Effect::Finish => self.finish_upgrade(&mut upgrade, &state, now).await?,
             Effect::Nothing => {}
         }
         if upgrade.state != state {
             upgrade.transitions += 1;
-            self.push_upgrade_event(id, mesh, &state, now);
+            self.push_upgrade_event(upgrade.id, upgrade.mesh, &state, now);
         }
         upgrade.state = state;
         self.write_upgrade(&upgrade).await?;
         Ok(upgrade)
+    }
+
+    /// Starts the operation of the next stage. It supersedes the operation of the last stage, and a
+    /// stage that follows a hold is due at the end of the hold.
+    async fn start_stage(
+        &mut self,
+        upgrade: &mut Upgrade,
+        state: &UpgradeState,
+        (kind, arguments): (OperationKind, Value),
+        clock: &dyn Clock,
+    ) -> Result<(), StoreError> {
+        let now = clock.now();
+        if let Some(earlier) = upgrade.operation {
+            self.supersede_operation(earlier, &OperationState::Superseded, now)
+                .await?;
+        }
+        let hold = if let UpgradeState::Holding { until } = state {
+            until.duration_since(now)
+        } else {
+            jiff::SignedDuration::ZERO
+        };
+        let new = NewOperation {
+            id: OperationId(clock.new_uuid()),
+            kind,
+            mesh: Some(upgrade.mesh),
+            cluster: None,
+            upgrade: Some(upgrade.id),
+            arguments,
+            due_in: hold.try_into().unwrap_or_default(),
+        };
+        self.create_operation(&new, now).await?;
+        upgrade.operation = Some(new.id);
+        Ok(())
+    }
+
+    /// Signals the operation of the current stage. A stage that has ended is started again when the
+    /// signal resumes or retries it.
+    async fn signal_stage(
+        &mut self,
+        upgrade: &mut Upgrade,
+        signal: Signal,
+        clock: &dyn Clock,
+    ) -> Result<(), StoreError> {
+        let now = clock.now();
+        let operation = upgrade.stage()?;
+        let ended = match signal {
+            Signal::Resume | Signal::Retry => self.read_ended_stage(operation).await?,
+            Signal::Pause | Signal::Cancel => None,
+        };
+        let Some(ended) = ended else {
+            return self.signal_operation(operation, signal, now).await;
+        };
+        let new = NewOperation {
+            id: OperationId(clock.new_uuid()),
+            mesh: Some(upgrade.mesh),
+            upgrade: Some(upgrade.id),
+            ..ended
+        };
+        self.create_operation(&new, now).await?;
+        upgrade.operation = Some(new.id);
+        Ok(())
+    }
+
+    /// Ends an upgrade: cancels its last operation, frees the mesh lock, and resolves the target
+    /// revision.
+    async fn finish_upgrade(
+        &mut self,
+        upgrade: &mut Upgrade,
+        state: &UpgradeState,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        if let Some(earlier) = upgrade.operation {
+            self.supersede_operation(earlier, &OperationState::Cancelled, now)
+                .await?;
+        }
+        self.free_mesh_lock(upgrade.mesh, &upgrade.id.to_string())
+            .await?;
+        // An abandoned upgrade leaves its target revision in the clusters, and the deletion of the
+        // mesh has to know it.
+        if !matches!(state, UpgradeState::Abandoned { .. }) {
+            self.resolve_target_revision(upgrade.mesh, *state == UpgradeState::Succeeded)
+                .await?;
+        }
+        upgrade.ended_at = Some(now);
+        Ok(())
     }
 
     async fn write_upgrade(&mut self, upgrade: &Upgrade) -> Result<(), StoreError> {
@@ -217,6 +243,13 @@ impl Tx<'_> {
 }
 
 impl Upgrade {
+    /// Returns the operation of the current stage.
+    fn stage(&self) -> Result<OperationId, StoreError> {
+        self.operation.ok_or(StoreError::NotFound {
+            what: "running operation",
+        })
+    }
+
     /// Returns true when an operation on the data plane may be running beside this upgrade, and the
     /// effect must wait for its end.
     fn must_wait_for_data_plane(&self, effect: &Effect) -> bool {
