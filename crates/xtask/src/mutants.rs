@@ -61,6 +61,8 @@ const MODULES: [Module; 4] = [
         title: "envelope and vault",
         package: "meshwright-store",
         files: &[
+            "crates/store/src/sealing/aead.rs",
+            "crates/store/src/sealing/data_keys.rs",
             "crates/store/src/sealing/tenant_keys.rs",
             "crates/store/src/sealing/key_rotation.rs",
             "crates/store/src/sealing/master_key.rs",
