@@ -25,7 +25,7 @@ pub use db::store::{CREATE_ROLES_SQL, Store};
 pub use db::tx::Tx;
 pub use error::StoreError;
 pub use events::deliveries::{Delivery, DeliveryAttempt, DeliveryBatch, DeliveryState};
-pub use events::event_log::{CursorStatus, EVENT_RETENTION as EVENTS_KEPT, Event, NewEvent};
+pub use events::event_log::{CursorStatus, EVENT_RETENTION, Event, NewEvent};
 pub use events::webhooks::{NewWebhook, Webhook};
 pub use fleet::catalogue::{HostingCluster, StoredRelease};
 pub use fleet::cluster::{Cluster, ClusterState, NewCluster};

@@ -108,7 +108,7 @@ pub(crate) async fn list_events(
 
 /// Builds the problem for a cursor that is older than the oldest event that is kept.
 fn events_expired() -> ApiError {
-    let days = meshwright_store::EVENTS_KEPT.as_hours() / 24;
+    let days = meshwright_store::EVENT_RETENTION.as_hours() / 24;
     ApiError::new(
         StatusCode::GONE,
         "events_expired",

@@ -166,7 +166,7 @@ async fn old_events_go_and_whoever_resumes_before_them_is_told() {
     }
     fleet
         .clock
-        .advance(meshwright_store::EVENTS_KEPT + SignedDuration::from_hours(1));
+        .advance(meshwright_store::EVENT_RETENTION + SignedDuration::from_hours(1));
     for number in 0..100 {
         tell(fleet, json!(number)).await;
     }

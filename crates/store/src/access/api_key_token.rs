@@ -18,7 +18,7 @@ pub struct ApiKeyToken {
 
 impl std::fmt::Debug for ApiKeyToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "KeyText({})", self.key)
+        write!(f, "ApiKeyToken({})", self.key)
     }
 }
 

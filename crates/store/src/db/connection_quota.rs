@@ -81,7 +81,7 @@ impl ConnectionQuota {
             .for_tenant(tenant)
             .acquire_owned()
             .await
-            .expect("nobody closes it");
+            .expect("the semaphore is never closed");
         let change = match mode {
             TxMode::Read => None,
             TxMode::Write => Some(
@@ -89,7 +89,7 @@ impl ConnectionQuota {
                     .clone()
                     .acquire_owned()
                     .await
-                    .expect("nobody closes it"),
+                    .expect("the semaphore is never closed"),
             ),
         };
         ConnectionPermit {

@@ -23,7 +23,7 @@ pub struct Sealer {
 
 impl std::fmt::Debug for Sealer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Vault({:?})", self.wrapper)
+        write!(f, "Sealer({:?})", self.wrapper)
     }
 }
 
@@ -100,25 +100,25 @@ mod tests {
 
     #[test]
     fn a_sealed_value_opens_in_its_own_place_only() {
-        let vault = Sealer::new([7; 32]);
-        let sealed = vault.seal("hosting/a", b"secret");
+        let sealer = Sealer::new([7; 32]);
+        let sealed = sealer.seal("hosting/a", b"secret");
         assert_eq!(
-            vault.open("hosting/a", &sealed).expect("its own place"),
+            sealer.open("hosting/a", &sealed).expect("its own place"),
             b"secret"
         );
-        assert!(vault.open("hosting/b", &sealed).is_err());
+        assert!(sealer.open("hosting/b", &sealed).is_err());
         assert!(Sealer::new([8; 32]).open("hosting/a", &sealed).is_err());
-        assert!(vault.open("hosting/a", b"short").is_err());
+        assert!(sealer.open("hosting/a", b"short").is_err());
     }
 
     #[test]
     fn a_digest_matches_its_own_secret_under_its_own_pepper() {
-        let (vault, other) = (Sealer::new([7; 32]), Sealer::new([8; 32]));
-        let digest = vault.digest_secret(b"a secret");
+        let (sealer, other) = (Sealer::new([7; 32]), Sealer::new([8; 32]));
+        let digest = sealer.digest_secret(b"a secret");
         assert_eq!(digest.len(), 32);
-        assert!(vault.verify_secret(b"a secret", &digest));
+        assert!(sealer.verify_secret(b"a secret", &digest));
         assert!(
-            !vault.verify_secret(b"another", &digest) && !vault.verify_secret(b"a secret", b"")
+            !sealer.verify_secret(b"another", &digest) && !sealer.verify_secret(b"a secret", b"")
         );
         assert!(!other.verify_secret(b"a secret", &digest));
         assert_ne!(other.digest_secret(b"a secret"), digest);
@@ -128,7 +128,7 @@ mod tests {
     fn debug_output_of_the_sealer_hides_keys() {
         assert_eq!(
             format!("{:?}", Sealer::new([7; 32])),
-            "Vault(MasterKeys(1))"
+            "Sealer(MasterKeys(1))"
         );
     }
 }
