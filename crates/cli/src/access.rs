@@ -7,6 +7,7 @@ use meshwright_wire::{
     CreateTenant, IdentityProvider, RoleBinding, RotateApiKey, Tenant as TenantView, Usage,
 };
 
+use crate::arguments::parse_key_values;
 use crate::client::Client;
 use crate::options::{AccessCommand, KeyCommand, OutputFormat, TenantCommand};
 use crate::output::{or_dash, print_line, print_value};
@@ -195,17 +196,6 @@ pub(crate) async fn run_access_command(
 async fn delete_resource(client: &Client, path: &str) -> Result<()> {
     client.delete(path).await?;
     print_line("done")
-}
-
-/// Parses texts of the form `name=value`.
-pub(crate) fn parse_key_values(option: &str, texts: &[String]) -> Result<BTreeMap<String, String>> {
-    let read = |text: &String| {
-        let (name, value) = text
-            .split_once('=')
-            .ok_or_else(|| Failure::new(2, format!("{option} is name=value, not {text}")))?;
-        Ok((name.to_owned(), value.to_owned()))
-    };
-    texts.iter().map(read).collect()
 }
 
 fn parse_quotas(texts: &[String]) -> Result<BTreeMap<String, u32>> {

@@ -5,7 +5,9 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use meshwright_model::Version;
-use meshwright_wire::{AddHostingCluster, ChangeRelease, HostingCluster, Release as View};
+use meshwright_wire::{
+    AddHostingCluster, ChangeRelease, HostingCluster, Release as ReleaseView, ReleaseList,
+};
 
 use crate::client::{Client, percent_encode};
 use crate::options::{
@@ -14,7 +16,7 @@ use crate::options::{
 use crate::output::{or_dash, print_line, print_value};
 use crate::{Failure, Result};
 
-pub(crate) const RELEASE_COLUMNS: [&str; 5] = [
+const RELEASE_COLUMNS: [&str; 5] = [
     "version",
     "state",
     "channels",
@@ -22,7 +24,7 @@ pub(crate) const RELEASE_COLUMNS: [&str; 5] = [
     "supported until",
 ];
 
-pub(crate) fn release_row(release: &View) -> Vec<String> {
+fn release_row(release: &ReleaseView) -> Vec<String> {
     vec![
         release.version.clone(),
         release.state.clone(),
@@ -30,6 +32,13 @@ pub(crate) fn release_row(release: &View) -> Vec<String> {
         release.kubernetes.clone(),
         or_dash(release.supported_until.as_ref()),
     ]
+}
+
+pub(crate) async fn print_releases(client: &Client, format: OutputFormat) -> Result<()> {
+    let list: ReleaseList = client.get("/v1/releases").await?;
+    print_value(format, &list, &RELEASE_COLUMNS, |list| {
+        list.items.iter().map(release_row).collect()
+    })
 }
 
 /// Names of the charts that install a release.
@@ -108,7 +117,7 @@ pub(crate) async fn run_release_command(
     format: OutputFormat,
     command: ReleaseCommand,
 ) -> Result<()> {
-    let shown: View = match command {
+    let shown: ReleaseView = match command {
         ReleaseCommand::Import(import) => {
             let charts = STANDARD.encode(load_charts(&import).await?);
             let body = import.facts.into_import_request(import.version, charts);

@@ -11,7 +11,7 @@ use crate::options::CliArgs;
 use crate::{Failure, Result};
 
 /// Address of the service, and the API key of the caller.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Profile {
     pub(crate) server: String,
     pub(crate) key: String,

@@ -1,7 +1,7 @@
 //! Runs the commands on webhooks.
 
 use meshwright_wire::{
-    ChangeWebhook, CreateWebhook, Delivery, RotateWebhookSecret, Webhook as View,
+    ChangeWebhook, CreateWebhook, Delivery, RotateWebhookSecret, Webhook as WebhookView,
 };
 use serde_json::json;
 
@@ -19,7 +19,7 @@ fn format_time(time: Option<jiff::Timestamp>) -> String {
     or_dash(time.map(|time| time.to_string()).as_ref())
 }
 
-fn webhook_row(webhook: &View) -> Vec<String> {
+fn webhook_row(webhook: &WebhookView) -> Vec<String> {
     let state = match (&webhook.stopped, webhook.enabled) {
         (Some(why), _) => why.clone(),
         (None, true) => "on".into(),
@@ -49,7 +49,7 @@ fn delivery_row(delivery: &Delivery) -> Vec<String> {
 }
 
 async fn resolve_webhook_path(client: &Client, named: &str) -> Result<String> {
-    let all = client.list_all::<View>("/v1/webhooks").await?;
+    let all = client.list_all::<WebhookView>("/v1/webhooks").await?;
     let found = all
         .items
         .iter()
@@ -59,7 +59,7 @@ async fn resolve_webhook_path(client: &Client, named: &str) -> Result<String> {
 }
 
 /// Prints the secret of a webhook. The service shows it in this answer only.
-fn print_webhook_secret(format: OutputFormat, webhook: &View) -> Result<()> {
+fn print_webhook_secret(format: OutputFormat, webhook: &WebhookView) -> Result<()> {
     print_value(format, webhook, &["id", "secret, shown once"], |webhook| {
         vec![vec![webhook.id.clone(), or_dash(webhook.secret.as_ref())]]
     })
@@ -72,7 +72,7 @@ pub(crate) async fn run_webhook_command(
 ) -> Result<()> {
     match command {
         WebhookCommand::List => {
-            let list = client.list_all::<View>("/v1/webhooks").await?;
+            let list = client.list_all::<WebhookView>("/v1/webhooks").await?;
             print_value(format, &list, &WEBHOOK_COLUMNS, |list| {
                 list.items.iter().map(webhook_row).collect()
             })
@@ -97,7 +97,7 @@ pub(crate) async fn run_webhook_command(
                 kinds: Some(kinds).filter(|kinds| !kinds.is_empty()),
                 enabled,
             };
-            let changed: View = client
+            let changed: WebhookView = client
                 .patch(&resolve_webhook_path(client, &webhook).await?, &body)
                 .await?;
             print_value(format, &changed, &WEBHOOK_COLUMNS, |webhook| {
@@ -118,7 +118,7 @@ pub(crate) async fn run_webhook_command(
         }
         WebhookCommand::Test { webhook } => {
             let path = format!("{}/test", resolve_webhook_path(client, &webhook).await?);
-            let _: View = client.post(&path, &json!({}), None).await?;
+            let _: WebhookView = client.post(&path, &json!({}), None).await?;
             print_line(&format!(
                 "on its way; see: meshwright webhook deliveries {webhook}"
             ))

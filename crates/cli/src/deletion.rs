@@ -1,11 +1,11 @@
-//! Deletes meshes and clusters, and prints the objects that stay in clusters.
+//! Deletes meshes and deregisters clusters, and prints the objects that stay in clusters.
 
-use meshwright_wire::{DeleteOptions, Leftover, Operation as OperationView};
+use meshwright_wire::{DeleteOptions, Operation as OperationView};
 
 use crate::client::Client;
-use crate::commands::{OPERATION_COLUMNS, operation_row};
+use crate::operation_output::{OPERATION_COLUMNS, operation_row, print_leftovers};
 use crate::options::{ForceArgs, OutputFormat, WaitArgs};
-use crate::output::{eprint_line, print_line, print_value};
+use crate::output::{print_line, print_value};
 use crate::{Failure, Result, watch};
 
 /// Requests a deletion or deregistration, and prints the objects that stay in clusters.
@@ -42,17 +42,4 @@ pub(crate) async fn delete_and_print_leftovers(
         print_leftovers(&shown.leftovers);
     }
     Ok(())
-}
-
-/// Prints the objects that stay to standard error, one line each.
-pub(crate) fn print_leftovers(leftovers: &[Leftover]) {
-    if leftovers.is_empty() {
-        return;
-    }
-    eprint_line(
-        "These objects stay in the clusters. To remove one, point kubectl to its cluster and run the command:",
-    );
-    for left in leftovers {
-        eprint_line(&format!("{}: {}", left.cluster, left.command));
-    }
 }

@@ -1,0 +1,54 @@
+//! Prints operations, and the objects that they leave in clusters.
+
+use meshwright_wire::{Leftover, Operation as OperationView};
+
+use crate::client::Client;
+use crate::options::{OutputFormat, WaitArgs};
+use crate::output::{eprint_line, print_value};
+use crate::{Result, watch};
+
+pub(crate) const OPERATION_COLUMNS: [&str; 5] = ["kind", "state", "steps", "created", "id"];
+
+pub(crate) fn operation_row(operation: &OperationView) -> Vec<String> {
+    let steps = format!(
+        "{}/{}",
+        operation.progress.completed, operation.progress.total
+    );
+    vec![
+        operation.kind.clone(),
+        operation.state.clone(),
+        steps,
+        operation.created_at.to_string(),
+        operation.id.clone(),
+    ]
+}
+
+/// Prints an operation that was started. With `--wait`, it first waits for the end.
+pub(crate) async fn wait_and_print_operation(
+    client: &Client,
+    format: OutputFormat,
+    operation: OperationView,
+    wait: &WaitArgs,
+) -> Result<()> {
+    let shown = if wait.wait {
+        watch::wait_for_operation(client, &operation.id, wait.timeout).await?
+    } else {
+        operation
+    };
+    print_value(format, &shown, &OPERATION_COLUMNS, |operation| {
+        vec![operation_row(operation)]
+    })
+}
+
+/// Prints the objects that stay to standard error, one line each.
+pub(crate) fn print_leftovers(leftovers: &[Leftover]) {
+    if leftovers.is_empty() {
+        return;
+    }
+    eprint_line(
+        "These objects stay in the clusters. To remove one, point kubectl to its cluster and run the command:",
+    );
+    for left in leftovers {
+        eprint_line(&format!("{}: {}", left.cluster, left.command));
+    }
+}

@@ -1,0 +1,93 @@
+//! Declares the arguments of the commands on upgrades.
+
+use clap::{Args, Subcommand};
+
+use super::WaitArgs;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UpgradeCommand {
+    /// List the upgrades of a mesh, newest first.
+    List {
+        /// Name or id of the mesh.
+        mesh: String,
+    },
+    /// Show one upgrade with its findings and its tag.
+    Get {
+        /// Id of the upgrade, from `upgrade list`.
+        upgrade: String,
+    },
+    /// Plan an upgrade. No cluster is touched until it is started.
+    Plan {
+        /// Name or id of the mesh.
+        mesh: String,
+        /// Version that the mesh is to run.
+        #[arg(long)]
+        version: String,
+        /// Strategy of the upgrade: `in_place` or canary.
+        #[arg(long, default_value = "canary")]
+        strategy: String,
+        /// Promote the canary as soon as it serves, without a person.
+        #[arg(long)]
+        auto: bool,
+        /// Seconds that the old revision is kept after the roll-out, from 0 to 2592000 (30 days).
+        #[arg(long, default_value_t = 86400)]
+        hold_seconds: u32,
+        /// Go on in spite of warnings of the precheck.
+        #[arg(long)]
+        accept_warnings: bool,
+        /// Handling of namespaces whose label names the old revision: relabel, alias or block.
+        #[arg(long, default_value = "relabel")]
+        labels: String,
+        /// Start the upgrade at once.
+        #[arg(long)]
+        start: bool,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Start a planned upgrade.
+    Start(UpgradeVerbArgs),
+    /// Cancel an upgrade before it has changed anything.
+    Cancel(UpgradeVerbArgs),
+    /// Accept the warnings of the precheck and go on.
+    Acknowledge(UpgradeVerbArgs),
+    /// Try again what has failed.
+    Retry(UpgradeVerbArgs),
+    /// Promote the canary: switch the tags of the mesh to it.
+    Promote(ConfirmedVerbArgs),
+    /// Pause the upgrade after the calls that are under way.
+    Pause(UpgradeVerbArgs),
+    /// Resume a paused upgrade where it was paused.
+    Resume(UpgradeVerbArgs),
+    /// Roll back: restore what the upgrade has changed.
+    Rollback(ConfirmedVerbArgs),
+    /// Remove the old revision now, instead of at the end of its hold.
+    Retire(ConfirmedVerbArgs),
+    /// Move namespaces to the canary before the promotion.
+    Move {
+        #[command(flatten)]
+        ask: UpgradeVerbArgs,
+        /// Namespace to move, as CLUSTER/NAMESPACE (repeatable).
+        #[arg(long = "namespace", required = true)]
+        namespaces: Vec<String>,
+    },
+    /// Watch an upgrade until it has ended or a person has to act.
+    Watch(UpgradeVerbArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct UpgradeVerbArgs {
+    /// Id of the upgrade, from `upgrade list`.
+    pub(crate) upgrade: String,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ConfirmedVerbArgs {
+    #[command(flatten)]
+    pub(crate) ask: UpgradeVerbArgs,
+    /// Tag of the state that the request is meant for, from `upgrade get`. In another state the
+    /// request is refused. Without a tag, the present state is printed and its tag is sent.
+    #[arg(long, value_name = "TAG")]
+    pub(crate) if_match: Option<String>,
+}
