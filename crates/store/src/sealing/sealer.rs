@@ -101,13 +101,13 @@ mod tests {
     #[test]
     fn a_sealed_value_opens_in_its_own_place_only() {
         let sealer = Sealer::new([7; 32]);
-        let sealed = sealer.seal("hosting/a", b"secret");
+        let hosted = sealer.seal("hosting/a", b"secret");
         assert_eq!(
-            sealer.open("hosting/a", &sealed).expect("its own place"),
+            sealer.open("hosting/a", &hosted).expect("its own place"),
             b"secret"
         );
-        assert!(sealer.open("hosting/b", &sealed).is_err());
-        assert!(Sealer::new([8; 32]).open("hosting/a", &sealed).is_err());
+        assert!(sealer.open("hosting/b", &hosted).is_err());
+        assert!(Sealer::new([8; 32]).open("hosting/a", &hosted).is_err());
         assert!(sealer.open("hosting/a", b"short").is_err());
     }
 
