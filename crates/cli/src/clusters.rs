@@ -5,8 +5,11 @@ use meshwright_wire::{ChangeCluster, Cluster as ClusterView, RegisterCluster, Re
 use crate::arguments::{add_label_selector, parse_key_values, parse_new_labels, read_text_file};
 use crate::client::Client;
 use crate::deletion::delete_and_print_leftovers;
-use crate::operation_output::wait_and_print_operation;
-use crate::options::{ClusterCommand, OutputFormat};
+use crate::operation_output::post_and_print_operation;
+use crate::options::{
+    ClusterCommand, MetadataArgs, OutputFormat, RegisterClusterArgs, RenewCredentialArgs,
+    SelectorArgs,
+};
 use crate::output::{eprint_line, or_dash, print_value};
 use crate::{Result, watch};
 
@@ -43,95 +46,101 @@ pub(crate) async fn run_cluster_command(
     command: ClusterCommand,
 ) -> Result<()> {
     match command {
-        ClusterCommand::List(selector) => {
-            let list = client
-                .list_all::<ClusterView>(&add_label_selector("/v1/clusters", &selector))
-                .await?;
-            print_value(format, &list, &CLUSTER_COLUMNS, |list| {
-                list.items.iter().map(cluster_row).collect()
-            })
-        }
+        ClusterCommand::List(selector) => list_clusters(client, format, &selector).await,
         ClusterCommand::Change { cluster, written } => {
-            let id = client.resolve_cluster_id(&cluster).await?;
-            let body = ChangeCluster {
-                labels: parse_new_labels(&written)?,
-                display_name: written.display_name,
-            };
-            let changed: ClusterView = client.patch(&format!("/v1/clusters/{id}"), &body).await?;
-            print_value(format, &changed, &CLUSTER_COLUMNS, |cluster| {
-                vec![cluster_row(cluster)]
-            })
+            change_cluster(client, format, &cluster, written).await
         }
-        ClusterCommand::Get { cluster } => {
-            let id = client.resolve_cluster_id(&cluster).await?;
-            let found = client
-                .get::<ClusterView>(&format!("/v1/clusters/{id}"))
-                .await?;
-            // The problem and the findings go to standard error, so that a program can still parse
-            // the table.
-            watch::print_problem(format, found.problem.as_ref());
-            if matches!(format, OutputFormat::Table) {
-                found
-                    .findings
-                    .iter()
-                    .for_each(|finding| eprint_line(&watch::format_finding(finding)));
-            }
-            print_value(format, &found, &CLUSTER_COLUMNS, |cluster| {
-                vec![cluster_row(cluster)]
-            })
-        }
-        ClusterCommand::Register {
-            name,
-            kubeconfig,
-            written,
-            wait,
-        } => {
-            let text = read_text_file(&kubeconfig)?;
-            let labels = parse_key_values("--label", &written.labels)?;
-            let display_name = written.display_name.unwrap_or_default();
-            let body = RegisterCluster {
-                name,
-                kubeconfig: text,
-                display_name,
-                labels,
-            };
-            wait_and_print_operation(
-                client,
-                format,
-                client.post("/v1/clusters", &body, None).await?,
-                &wait,
-            )
-            .await
-        }
-        ClusterCommand::Renew {
-            cluster,
-            kubeconfig,
-            overlap_seconds,
-            wait,
-        } => {
-            let id = client.resolve_cluster_id(&cluster).await?;
-            let kubeconfig = kubeconfig.as_deref().map(read_text_file).transpose()?;
-            let body = RenewCredential {
-                kubeconfig,
-                overlap_seconds,
-            };
-            let path = format!("/v1/clusters/{id}/credentials");
-            wait_and_print_operation(
-                client,
-                format,
-                client.post(&path, &body, None).await?,
-                &wait,
-            )
-            .await
-        }
+        ClusterCommand::Get { cluster } => get_cluster(client, format, &cluster).await,
+        ClusterCommand::Register(arguments) => register_cluster(client, format, arguments).await,
+        ClusterCommand::Renew(arguments) => renew_credential(client, format, arguments).await,
         ClusterCommand::Delete {
             cluster,
             force,
             wait,
         } => {
-            let id = client.resolve_cluster_id(&cluster).await?;
-            delete_and_print_leftovers(client, format, &format!("/v1/clusters/{id}"), force, &wait)
-                .await
+            let path = resolve_cluster_path(client, &cluster).await?;
+            delete_and_print_leftovers(client, format, &path, force, &wait).await
         }
     }
+}
+
+async fn resolve_cluster_path(client: &Client, named: &str) -> Result<String> {
+    let id = client.resolve_cluster_id(named).await?;
+    Ok(format!("/v1/clusters/{id}"))
+}
+
+fn print_cluster(format: OutputFormat, cluster: &ClusterView) -> Result<()> {
+    print_value(format, cluster, &CLUSTER_COLUMNS, |cluster| {
+        vec![cluster_row(cluster)]
+    })
+}
+
+async fn list_clusters(
+    client: &Client,
+    format: OutputFormat,
+    selector: &SelectorArgs,
+) -> Result<()> {
+    let list = client
+        .list_all::<ClusterView>(&add_label_selector("/v1/clusters", selector))
+        .await?;
+    print_value(format, &list, &CLUSTER_COLUMNS, |list| {
+        list.items.iter().map(cluster_row).collect()
+    })
+}
+
+async fn change_cluster(
+    client: &Client,
+    format: OutputFormat,
+    cluster: &str,
+    written: MetadataArgs,
+) -> Result<()> {
+    let path = resolve_cluster_path(client, cluster).await?;
+    let body = ChangeCluster {
+        labels: parse_new_labels(&written)?,
+        display_name: written.display_name,
+    };
+    print_cluster(format, &client.patch(&path, &body).await?)
+}
+
+/// Prints one cluster. The problem and the findings go to standard error, so that a program can
+/// still parse the table.
+async fn get_cluster(client: &Client, format: OutputFormat, cluster: &str) -> Result<()> {
+    let path = resolve_cluster_path(client, cluster).await?;
+    let found: ClusterView = client.get(&path).await?;
+    watch::print_problem(format, found.problem.as_ref());
+    if matches!(format, OutputFormat::Table) {
+        for finding in &found.findings {
+            eprint_line(&watch::format_finding(finding));
+        }
+    }
+    print_cluster(format, &found)
+}
+
+async fn register_cluster(
+    client: &Client,
+    format: OutputFormat,
+    arguments: RegisterClusterArgs,
+) -> Result<()> {
+    let body = RegisterCluster {
+        name: arguments.name,
+        kubeconfig: read_text_file(&arguments.kubeconfig)?,
+        labels: parse_key_values("--label", &arguments.written.labels)?,
+        display_name: arguments.written.display_name.unwrap_or_default(),
+    };
+    post_and_print_operation(client, format, "/v1/clusters", &body, &arguments.wait).await
+}
+
+async fn renew_credential(
+    client: &Client,
+    format: OutputFormat,
+    arguments: RenewCredentialArgs,
+) -> Result<()> {
+    let path = resolve_cluster_path(client, &arguments.cluster).await?;
+    let kubeconfig = arguments.kubeconfig.as_deref();
+    let body = RenewCredential {
+        kubeconfig: kubeconfig.map(read_text_file).transpose()?,
+        overlap_seconds: arguments.overlap_seconds,
+    };
+    let path = format!("{path}/credentials");
+    post_and_print_operation(client, format, &path, &body, &arguments.wait).await
 }

@@ -7,8 +7,11 @@ use crate::arguments::{add_label_selector, parse_key_values, parse_new_labels};
 use crate::client::Client;
 use crate::data_plane::run_data_plane_command;
 use crate::deletion::delete_and_print_leftovers;
-use crate::operation_output::wait_and_print_operation;
-use crate::options::{MeshCommand, OutputFormat, SelectorArgs};
+use crate::operation_output::post_and_print_operation;
+use crate::options::{
+    CreateMeshArgs, MeshCommand, MetadataArgs, OutputFormat, SelectorArgs, SetInjectionArgs,
+    WaitArgs,
+};
 use crate::output::{or_dash, print_value};
 use crate::{Result, watch};
 
@@ -54,142 +57,121 @@ pub(crate) async fn run_mesh_command(
         MeshCommand::List {
             selector,
             deleted: false,
-        } => {
-            let list = client
-                .list_all::<MeshView>(&add_label_selector("/v1/meshes", &selector))
-                .await?;
-            print_value(format, &list, &MESH_COLUMNS, |list| {
-                list.items.iter().map(mesh_row).collect()
-            })
-        }
+        } => list_meshes(client, format, &selector).await,
         MeshCommand::Change {
             mesh,
             written,
             protect,
-        } => {
-            let id = client.resolve_mesh_id(&mesh).await?;
-            let labels = parse_new_labels(&written)?;
-            let body = ChangeMesh {
-                labels,
-                display_name: written.display_name,
-                deletion_protection: protect,
-            };
-            let changed: MeshView = client.patch(&format!("/v1/meshes/{id}"), &body).await?;
-            print_value(format, &changed, &MESH_COLUMNS, |mesh| vec![mesh_row(mesh)])
-        }
-        MeshCommand::Get { mesh } => {
-            let id = client.resolve_mesh_id(&mesh).await?;
-            let found = client.get::<MeshView>(&format!("/v1/meshes/{id}")).await?;
-            watch::print_problem(format, found.problem.as_ref());
-            print_value(format, &found, &MESH_COLUMNS, |mesh| vec![mesh_row(mesh)])
-        }
-        MeshCommand::Create {
-            name,
-            version,
-            edition,
-            clusters,
-            written,
-            protect,
-            wait,
-        } => {
-            let mut ids = Vec::new();
-            for named in &clusters {
-                ids.push(client.resolve_cluster_id(named).await?);
-            }
-            let labels = parse_key_values("--label", &written.labels)?;
-            let display_name = written.display_name.unwrap_or_default();
-            let deletion_protection = protect;
-            let body = CreateMesh {
-                name,
-                version,
-                edition,
-                clusters: ids,
-                display_name,
-                labels,
-                deletion_protection,
-            };
-            wait_and_print_operation(
-                client,
-                format,
-                client.post("/v1/meshes", &body, None).await?,
-                &wait,
-            )
-            .await
-        }
+        } => change_mesh(client, format, &mesh, written, protect).await,
+        MeshCommand::Get { mesh } => get_mesh(client, format, &mesh).await,
+        MeshCommand::Create(arguments) => create_mesh(client, format, arguments).await,
         MeshCommand::Delete { mesh, force, wait } => {
-            let id = client.resolve_mesh_id(&mesh).await?;
-            delete_and_print_leftovers(client, format, &format!("/v1/meshes/{id}"), force, &wait)
-                .await
+            let path = resolve_mesh_path(client, &mesh).await?;
+            delete_and_print_leftovers(client, format, &path, force, &wait).await
         }
         MeshCommand::Undelete { mesh, wait } => {
             let path = format!("/v1/meshes/{mesh}/undelete");
-            wait_and_print_operation(
-                client,
-                format,
-                client.post(&path, &json!({}), None).await?,
-                &wait,
-            )
-            .await
+            post_and_print_operation(client, format, &path, &json!({}), &wait).await
         }
         MeshCommand::Retry { mesh, wait } => {
-            let id = client.resolve_mesh_id(&mesh).await?;
-            let path = format!("/v1/meshes/{id}/retry");
-            wait_and_print_operation(
-                client,
-                format,
-                client.post(&path, &json!({}), None).await?,
-                &wait,
-            )
-            .await
+            post_mesh_verb(client, format, "retry", &mesh, &wait).await
         }
-        MeshCommand::Options { mesh } => {
-            let id = client.resolve_mesh_id(&mesh).await?;
-            print_value(
-                format,
-                &client
-                    .get::<UpgradeOptionList>(&format!("/v1/meshes/{id}/upgrade-options"))
-                    .await?,
-                &["version", "strategy", "allowed", "why not, or what to know"],
-                upgrade_option_rows,
-            )
-        }
-        MeshCommand::SetInjection {
-            mesh,
-            cluster,
-            namespace,
-            label,
-            wait,
-        } => {
-            let id = client.resolve_mesh_id(&mesh).await?;
-            let body = SetInjection {
-                cluster,
-                namespace,
-                label,
-            };
-            wait_and_print_operation(
-                client,
-                format,
-                client
-                    .post(&format!("/v1/meshes/{id}/injection"), &body, None)
-                    .await?,
-                &wait,
-            )
-            .await
-        }
+        MeshCommand::Options { mesh } => print_upgrade_options(client, format, &mesh).await,
+        MeshCommand::SetInjection(arguments) => set_injection(client, format, arguments).await,
         MeshCommand::Restart { mesh, wait } => {
-            let id = client.resolve_mesh_id(&mesh).await?;
-            wait_and_print_operation(
-                client,
-                format,
-                client
-                    .post(&format!("/v1/meshes/{id}/restarts"), &json!({}), None)
-                    .await?,
-                &wait,
-            )
-            .await
+            post_mesh_verb(client, format, "restarts", &mesh, &wait).await
         }
         MeshCommand::View(view) => run_data_plane_command(client, format, view).await,
     }
+}
+
+async fn resolve_mesh_path(client: &Client, named: &str) -> Result<String> {
+    let id = client.resolve_mesh_id(named).await?;
+    Ok(format!("/v1/meshes/{id}"))
+}
+
+fn print_mesh(format: OutputFormat, mesh: &MeshView) -> Result<()> {
+    print_value(format, mesh, &MESH_COLUMNS, |mesh| vec![mesh_row(mesh)])
+}
+
+async fn list_meshes(client: &Client, format: OutputFormat, selector: &SelectorArgs) -> Result<()> {
+    let list = client
+        .list_all::<MeshView>(&add_label_selector("/v1/meshes", selector))
+        .await?;
+    print_value(format, &list, &MESH_COLUMNS, |list| {
+        list.items.iter().map(mesh_row).collect()
+    })
+}
+
+async fn change_mesh(
+    client: &Client,
+    format: OutputFormat,
+    mesh: &str,
+    written: MetadataArgs,
+    protect: Option<bool>,
+) -> Result<()> {
+    let path = resolve_mesh_path(client, mesh).await?;
+    let body = ChangeMesh {
+        labels: parse_new_labels(&written)?,
+        display_name: written.display_name,
+        deletion_protection: protect,
+    };
+    print_mesh(format, &client.patch(&path, &body).await?)
+}
+
+async fn get_mesh(client: &Client, format: OutputFormat, mesh: &str) -> Result<()> {
+    let path = resolve_mesh_path(client, mesh).await?;
+    let found: MeshView = client.get(&path).await?;
+    watch::print_problem(format, found.problem.as_ref());
+    print_mesh(format, &found)
+}
+
+async fn create_mesh(
+    client: &Client,
+    format: OutputFormat,
+    arguments: CreateMeshArgs,
+) -> Result<()> {
+    let mut clusters = Vec::new();
+    for named in &arguments.clusters {
+        clusters.push(client.resolve_cluster_id(named).await?);
+    }
+    let body = CreateMesh {
+        name: arguments.name,
+        version: arguments.version,
+        edition: arguments.edition,
+        clusters,
+        labels: parse_key_values("--label", &arguments.written.labels)?,
+        display_name: arguments.written.display_name.unwrap_or_default(),
+        deletion_protection: arguments.protect,
+    };
+    post_and_print_operation(client, format, "/v1/meshes", &body, &arguments.wait).await
+}
+
+/// Posts a request without arguments that starts an operation on a mesh.
+async fn post_mesh_verb(
+    client: &Client,
+    format: OutputFormat,
+    verb: &str,
+    mesh: &str,
+    wait: &WaitArgs,
+) -> Result<()> {
+    let path = format!("{}/{verb}", resolve_mesh_path(client, mesh).await?);
+    post_and_print_operation(client, format, &path, &json!({}), wait).await
+}
+
+async fn set_injection(
+    client: &Client,
+    format: OutputFormat,
+    arguments: SetInjectionArgs,
+) -> Result<()> {
+    let path = resolve_mesh_path(client, &arguments.mesh).await?;
+    let body = SetInjection {
+        cluster: arguments.cluster,
+        namespace: arguments.namespace,
+        label: arguments.label,
+    };
+    let path = format!("{path}/injection");
+    post_and_print_operation(client, format, &path, &body, &arguments.wait).await
 }
 
 /// Prints the deleted meshes with their ids. The name of a deleted mesh can belong to another mesh
@@ -219,6 +201,13 @@ async fn print_deleted_meshes(
             list.items.iter().map(row).collect()
         },
     )
+}
+
+async fn print_upgrade_options(client: &Client, format: OutputFormat, mesh: &str) -> Result<()> {
+    let path = resolve_mesh_path(client, mesh).await?;
+    let options: UpgradeOptionList = client.get(&format!("{path}/upgrade-options")).await?;
+    let header = ["version", "strategy", "allowed", "why not, or what to know"];
+    print_value(format, &options, &header, upgrade_option_rows)
 }
 
 fn upgrade_option_rows(list: &UpgradeOptionList) -> Vec<Vec<String>> {

@@ -1,6 +1,7 @@
 //! Prints operations, and the objects that they leave in clusters.
 
 use meshwright_wire::{Leftover, Operation as OperationView};
+use serde::Serialize;
 
 use crate::client::Client;
 use crate::options::{OutputFormat, WaitArgs};
@@ -24,7 +25,7 @@ pub(crate) fn operation_row(operation: &OperationView) -> Vec<String> {
 }
 
 /// Prints an operation that was started. With `--wait`, it first waits for the end.
-pub(crate) async fn wait_and_print_operation(
+async fn wait_and_print_operation(
     client: &Client,
     format: OutputFormat,
     operation: OperationView,
@@ -38,6 +39,18 @@ pub(crate) async fn wait_and_print_operation(
     print_value(format, &shown, &OPERATION_COLUMNS, |operation| {
         vec![operation_row(operation)]
     })
+}
+
+/// Posts a request that starts an operation, and prints the operation.
+pub(crate) async fn post_and_print_operation(
+    client: &Client,
+    format: OutputFormat,
+    path: &str,
+    body: &impl Serialize,
+    wait: &WaitArgs,
+) -> Result<()> {
+    let operation = client.post(path, body, None).await?;
+    wait_and_print_operation(client, format, operation, wait).await
 }
 
 /// Prints the objects that stay to standard error, one line each.

@@ -14,10 +14,10 @@ mod webhooks;
 
 pub(crate) use access::{AccessCommand, AuditCommand, KeyCommand, TenantCommand};
 pub(crate) use catalogue::{HostingCommand, ImportReleaseArgs, ReleaseCommand, SetReleaseArgs};
-pub(crate) use clusters::ClusterCommand;
-pub(crate) use meshes::{DataPlaneCommand, MeshCommand};
+pub(crate) use clusters::{ClusterCommand, RegisterClusterArgs, RenewCredentialArgs};
+pub(crate) use meshes::{CreateMeshArgs, DataPlaneCommand, MeshCommand, SetInjectionArgs};
 pub(crate) use operations::{OperationCommand, OperationVerbArgs};
-pub(crate) use upgrades::{ConfirmedVerbArgs, UpgradeCommand, UpgradeVerbArgs};
+pub(crate) use upgrades::{ConfirmedVerbArgs, PlanUpgradeArgs, UpgradeCommand, UpgradeVerbArgs};
 pub(crate) use webhooks::WebhookCommand;
 
 /// Manages service meshes: moves every control plane and every sidecar from one version to the

@@ -4,7 +4,9 @@ use meshwright_wire::{CreateUpgrade, MoveNamespaces, NamespaceRef, Upgrade as Up
 use serde_json::Value;
 
 use crate::client::Client;
-use crate::options::{ConfirmedVerbArgs, OutputFormat, UpgradeCommand, UpgradeVerbArgs, WaitArgs};
+use crate::options::{
+    ConfirmedVerbArgs, OutputFormat, PlanUpgradeArgs, UpgradeCommand, UpgradeVerbArgs, WaitArgs,
+};
 use crate::output::{eprint_line, print_value};
 use crate::{Failure, Result, watch};
 
@@ -28,69 +30,9 @@ pub(crate) async fn run_upgrade_command(
     command: UpgradeCommand,
 ) -> Result<()> {
     match command {
-        UpgradeCommand::List { mesh } => {
-            let id = client.resolve_mesh_id(&mesh).await?;
-            print_value(
-                format,
-                &client
-                    .list_all::<UpgradeView>(&format!("/v1/meshes/{id}/upgrades"))
-                    .await?,
-                &UPGRADE_COLUMNS,
-                |list| list.items.iter().map(upgrade_row).collect(),
-            )
-        }
-        UpgradeCommand::Get { upgrade } => {
-            let (found, tag): (UpgradeView, _) = client
-                .get_tagged(&format!("/v1/upgrades/{upgrade}"))
-                .await?;
-            print_upgrade(format, &found)?;
-            watch::print_problem(format, found.problem.as_ref());
-            if let Some(tag) = tag {
-                eprint_line(&format!(
-                    "The tag of this state, for --if-match: {}",
-                    tag.trim_matches('"')
-                ));
-            }
-            Ok(())
-        }
-        UpgradeCommand::Plan {
-            mesh,
-            version,
-            strategy,
-            auto,
-            hold_seconds,
-            accept_warnings,
-            labels,
-            start,
-            wait,
-        } => {
-            let id = client.resolve_mesh_id(&mesh).await?;
-            let body = CreateUpgrade {
-                version,
-                strategy,
-                auto,
-                hold_seconds,
-                accept_warnings,
-                labels,
-            };
-            let planned: UpgradeView = client
-                .post(&format!("/v1/meshes/{id}/upgrades"), &body, None)
-                .await?;
-            if start {
-                post_verb(
-                    client,
-                    format,
-                    "start",
-                    UpgradeVerbArgs {
-                        upgrade: planned.id,
-                        wait,
-                    },
-                )
-                .await
-            } else {
-                print_upgrade(format, &planned)
-            }
-        }
+        UpgradeCommand::List { mesh } => list_upgrades(client, format, &mesh).await,
+        UpgradeCommand::Get { upgrade } => get_upgrade(client, format, &upgrade).await,
+        UpgradeCommand::Plan(arguments) => plan_upgrade(client, format, arguments).await,
         UpgradeCommand::Start(it) => post_verb(client, format, "start", it).await,
         UpgradeCommand::Cancel(it) => post_verb(client, format, "cancel", it).await,
         UpgradeCommand::Acknowledge(it) => post_verb(client, format, "acknowledge", it).await,
@@ -100,34 +42,87 @@ pub(crate) async fn run_upgrade_command(
         UpgradeCommand::Resume(it) => post_verb(client, format, "resume", it).await,
         UpgradeCommand::Rollback(it) => post_confirmed_verb(client, format, "rollback", it).await,
         UpgradeCommand::Retire(it) => post_confirmed_verb(client, format, "retire", it).await,
-        UpgradeCommand::Move {
-            ask: it,
-            namespaces,
-        } => {
-            let parse = |text: &String| {
-                let (cluster, namespace) = text
-                    .split_once('/')
-                    .ok_or_else(|| Failure::new(2, "--namespace is cluster/namespace"))?;
-                Ok(NamespaceRef {
-                    cluster: cluster.into(),
-                    namespace: namespace.into(),
-                })
-            };
-            let namespaces = namespaces.iter().map(parse).collect::<Result<Vec<_>>>()?;
-            let moved: UpgradeView = client
-                .post(
-                    &format!("/v1/upgrades/{}/moves", it.upgrade),
-                    &MoveNamespaces { namespaces },
-                    None,
-                )
-                .await?;
-            wait_and_print_upgrade(client, format, moved, &it.wait).await
+        UpgradeCommand::Move { ask, namespaces } => {
+            move_namespaces(client, format, ask, &namespaces).await
         }
         UpgradeCommand::Watch(it) => print_upgrade(
             format,
             &watch::wait_for_upgrade(client, &it.upgrade, it.wait.timeout).await?,
         ),
     }
+}
+
+async fn list_upgrades(client: &Client, format: OutputFormat, mesh: &str) -> Result<()> {
+    let id = client.resolve_mesh_id(mesh).await?;
+    let list = client
+        .list_all::<UpgradeView>(&format!("/v1/meshes/{id}/upgrades"))
+        .await?;
+    print_value(format, &list, &UPGRADE_COLUMNS, |list| {
+        list.items.iter().map(upgrade_row).collect()
+    })
+}
+
+async fn get_upgrade(client: &Client, format: OutputFormat, id: &str) -> Result<()> {
+    let (found, tag): (UpgradeView, _) = client.get_tagged(&format!("/v1/upgrades/{id}")).await?;
+    print_upgrade(format, &found)?;
+    watch::print_problem(format, found.problem.as_ref());
+    if let Some(tag) = tag {
+        eprint_line(&format!(
+            "The tag of this state, for --if-match: {}",
+            tag.trim_matches('"')
+        ));
+    }
+    Ok(())
+}
+
+async fn plan_upgrade(
+    client: &Client,
+    format: OutputFormat,
+    arguments: PlanUpgradeArgs,
+) -> Result<()> {
+    let id = client.resolve_mesh_id(&arguments.mesh).await?;
+    let body = CreateUpgrade {
+        version: arguments.version,
+        strategy: arguments.strategy,
+        auto: arguments.auto,
+        hold_seconds: arguments.hold_seconds,
+        accept_warnings: arguments.accept_warnings,
+        labels: arguments.labels,
+    };
+    let planned: UpgradeView = client
+        .post(&format!("/v1/meshes/{id}/upgrades"), &body, None)
+        .await?;
+    if !arguments.start {
+        return print_upgrade(format, &planned);
+    }
+    let start = UpgradeVerbArgs {
+        upgrade: planned.id,
+        wait: arguments.wait,
+    };
+    post_verb(client, format, "start", start).await
+}
+
+async fn move_namespaces(
+    client: &Client,
+    format: OutputFormat,
+    it: UpgradeVerbArgs,
+    namespaces: &[String],
+) -> Result<()> {
+    let parse = |text: &String| {
+        let (cluster, namespace) = text
+            .split_once('/')
+            .ok_or_else(|| Failure::new(2, "--namespace is cluster/namespace"))?;
+        Ok(NamespaceRef {
+            cluster: cluster.into(),
+            namespace: namespace.into(),
+        })
+    };
+    let body = MoveNamespaces {
+        namespaces: namespaces.iter().map(parse).collect::<Result<_>>()?,
+    };
+    let path = format!("/v1/upgrades/{}/moves", it.upgrade);
+    let moved: UpgradeView = client.post(&path, &body, None).await?;
+    wait_and_print_upgrade(client, format, moved, &it.wait).await
 }
 
 fn print_upgrade(format: OutputFormat, upgrade: &UpgradeView) -> Result<()> {

@@ -65,18 +65,19 @@ fn print_webhook_secret(format: OutputFormat, webhook: &WebhookView) -> Result<(
     })
 }
 
+fn print_webhook(format: OutputFormat, webhook: &WebhookView) -> Result<()> {
+    print_value(format, webhook, &WEBHOOK_COLUMNS, |webhook| {
+        vec![webhook_row(webhook)]
+    })
+}
+
 pub(crate) async fn run_webhook_command(
     client: &Client,
     format: OutputFormat,
     command: WebhookCommand,
 ) -> Result<()> {
     match command {
-        WebhookCommand::List => {
-            let list = client.list_all::<WebhookView>("/v1/webhooks").await?;
-            print_value(format, &list, &WEBHOOK_COLUMNS, |list| {
-                list.items.iter().map(webhook_row).collect()
-            })
-        }
+        WebhookCommand::List => list_webhooks(client, format).await,
         WebhookCommand::Create { name, url, kinds } => {
             let body = CreateWebhook {
                 name,
@@ -97,57 +98,72 @@ pub(crate) async fn run_webhook_command(
                 kinds: Some(kinds).filter(|kinds| !kinds.is_empty()),
                 enabled,
             };
-            let changed: WebhookView = client
-                .patch(&resolve_webhook_path(client, &webhook).await?, &body)
-                .await?;
-            print_value(format, &changed, &WEBHOOK_COLUMNS, |webhook| {
-                vec![webhook_row(webhook)]
-            })
+            let path = resolve_webhook_path(client, &webhook).await?;
+            print_webhook(format, &client.patch(&path, &body).await?)
         }
         WebhookCommand::Rotate {
             webhook,
             overlap_seconds,
-        } => {
-            let path = format!("{}/rotate", resolve_webhook_path(client, &webhook).await?);
-            print_webhook_secret(
-                format,
-                &client
-                    .post(&path, &RotateWebhookSecret { overlap_seconds }, None)
-                    .await?,
-            )
-        }
-        WebhookCommand::Test { webhook } => {
-            let path = format!("{}/test", resolve_webhook_path(client, &webhook).await?);
-            let _: WebhookView = client.post(&path, &json!({}), None).await?;
-            print_line(&format!(
-                "on its way; see: meshwright webhook deliveries {webhook}"
-            ))
-        }
-        WebhookCommand::Deliveries { webhook } => {
-            let path = format!(
-                "{}/deliveries",
-                resolve_webhook_path(client, &webhook).await?
-            );
-            let list = client.list_all::<Delivery>(&path).await?;
-            print_value(format, &list, &DELIVERY_COLUMNS, |list| {
-                list.items.iter().map(delivery_row).collect()
-            })
-        }
+        } => rotate_secret(client, format, &webhook, overlap_seconds).await,
+        WebhookCommand::Test { webhook } => send_test_event(client, &webhook).await,
+        WebhookCommand::Deliveries { webhook } => list_deliveries(client, format, &webhook).await,
         WebhookCommand::Redeliver { webhook, seq } => {
-            let path = format!(
-                "{}/deliveries/{seq}/redeliver",
-                resolve_webhook_path(client, &webhook).await?
-            );
-            let delivery: Delivery = client.post(&path, &json!({}), None).await?;
-            print_value(format, &delivery, &DELIVERY_COLUMNS, |delivery| {
-                vec![delivery_row(delivery)]
-            })
+            requeue_delivery(client, format, &webhook, seq).await
         }
         WebhookCommand::Delete { webhook } => {
-            client
-                .delete(&resolve_webhook_path(client, &webhook).await?)
-                .await?;
+            let path = resolve_webhook_path(client, &webhook).await?;
+            client.delete(&path).await?;
             print_line("deleted")
         }
     }
+}
+
+async fn list_webhooks(client: &Client, format: OutputFormat) -> Result<()> {
+    let list = client.list_all::<WebhookView>("/v1/webhooks").await?;
+    print_value(format, &list, &WEBHOOK_COLUMNS, |list| {
+        list.items.iter().map(webhook_row).collect()
+    })
+}
+
+async fn rotate_secret(
+    client: &Client,
+    format: OutputFormat,
+    webhook: &str,
+    overlap_seconds: u32,
+) -> Result<()> {
+    let path = format!("{}/rotate", resolve_webhook_path(client, webhook).await?);
+    let body = RotateWebhookSecret { overlap_seconds };
+    print_webhook_secret(format, &client.post(&path, &body, None).await?)
+}
+
+async fn send_test_event(client: &Client, webhook: &str) -> Result<()> {
+    let path = format!("{}/test", resolve_webhook_path(client, webhook).await?);
+    let _: WebhookView = client.post(&path, &json!({}), None).await?;
+    print_line(&format!(
+        "on its way; see: meshwright webhook deliveries {webhook}"
+    ))
+}
+
+async fn list_deliveries(client: &Client, format: OutputFormat, webhook: &str) -> Result<()> {
+    let path = resolve_webhook_path(client, webhook).await?;
+    let list = client
+        .list_all::<Delivery>(&format!("{path}/deliveries"))
+        .await?;
+    print_value(format, &list, &DELIVERY_COLUMNS, |list| {
+        list.items.iter().map(delivery_row).collect()
+    })
+}
+
+async fn requeue_delivery(
+    client: &Client,
+    format: OutputFormat,
+    webhook: &str,
+    seq: i64,
+) -> Result<()> {
+    let path = resolve_webhook_path(client, webhook).await?;
+    let path = format!("{path}/deliveries/{seq}/redeliver");
+    let delivery: Delivery = client.post(&path, &json!({}), None).await?;
+    print_value(format, &delivery, &DELIVERY_COLUMNS, |delivery| {
+        vec![delivery_row(delivery)]
+    })
 }

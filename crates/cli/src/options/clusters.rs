@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 use super::{ForceArgs, MetadataArgs, SelectorArgs, WaitArgs};
 
@@ -23,32 +23,9 @@ pub(crate) enum ClusterCommand {
         cluster: String,
     },
     /// Register a cluster and create our service accounts in it.
-    Register {
-        /// Name of the cluster: a DNS label.
-        name: String,
-        /// File with an administrator's kubeconfig. It is discarded once our service account
-        /// exists.
-        #[arg(long)]
-        kubeconfig: PathBuf,
-        #[command(flatten)]
-        written: MetadataArgs,
-        #[command(flatten)]
-        wait: WaitArgs,
-    },
+    Register(RegisterClusterArgs),
     /// Renew our credential in a cluster, and bring it to the control planes that read the cluster.
-    Renew {
-        /// Name or id of the cluster.
-        cluster: String,
-        /// File with an administrator's kubeconfig, for a cluster whose present credential is no
-        /// longer valid. It is discarded afterwards.
-        #[arg(long)]
-        kubeconfig: Option<PathBuf>,
-        /// Seconds that the former credential stays valid, from 0 to 86400.
-        #[arg(long, default_value_t = 3600)]
-        overlap_seconds: u32,
-        #[command(flatten)]
-        wait: WaitArgs,
-    },
+    Renew(RenewCredentialArgs),
     /// Remove our service account from a cluster that no mesh uses, and forget the cluster.
     Delete {
         /// Name or id of the cluster.
@@ -58,4 +35,33 @@ pub(crate) enum ClusterCommand {
         #[command(flatten)]
         wait: WaitArgs,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RegisterClusterArgs {
+    /// Name of the cluster: a DNS label.
+    pub(crate) name: String,
+    /// File with an administrator's kubeconfig. It is discarded once our service account
+    /// exists.
+    #[arg(long)]
+    pub(crate) kubeconfig: PathBuf,
+    #[command(flatten)]
+    pub(crate) written: MetadataArgs,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RenewCredentialArgs {
+    /// Name or id of the cluster.
+    pub(crate) cluster: String,
+    /// File with an administrator's kubeconfig, for a cluster whose present credential is no
+    /// longer valid. It is discarded afterwards.
+    #[arg(long)]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Seconds that the former credential stays valid, from 0 to 86400.
+    #[arg(long, default_value_t = 3600)]
+    pub(crate) overlap_seconds: u32,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
 }

@@ -1,6 +1,6 @@
 //! Declares the arguments of the commands on meshes and their data planes.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 use super::{ForceArgs, MetadataArgs, SelectorArgs, WaitArgs};
 
@@ -30,27 +30,7 @@ pub(crate) enum MeshCommand {
         mesh: String,
     },
     /// Create a mesh of one or more clusters; the first is its config cluster.
-    Create {
-        /// Name of the mesh: a DNS label.
-        name: String,
-        /// Version of the release that the mesh starts on.
-        #[arg(long)]
-        version: String,
-        /// Edition of the mesh: standard, enterprise or ultimate; by default the highest that the
-        /// operator granted.
-        #[arg(long)]
-        edition: Option<String>,
-        /// Name or id of a member cluster (repeatable).
-        #[arg(long = "cluster", required = true)]
-        clusters: Vec<String>,
-        #[command(flatten)]
-        written: MetadataArgs,
-        /// Protect the mesh: it cannot be deleted until the protection is removed.
-        #[arg(long)]
-        protect: bool,
-        #[command(flatten)]
-        wait: WaitArgs,
-    },
+    Create(CreateMeshArgs),
     /// Delete a mesh once no workload uses it.
     Delete {
         /// Name or id of the mesh.
@@ -82,22 +62,7 @@ pub(crate) enum MeshCommand {
     #[command(flatten)]
     View(DataPlaneCommand),
     /// Set or remove the injection label of a namespace.
-    SetInjection {
-        /// Name or id of the mesh.
-        mesh: String,
-        /// Name of the member cluster that holds the namespace.
-        #[arg(long)]
-        cluster: String,
-        /// Name of the namespace in the member cluster.
-        #[arg(long)]
-        namespace: String,
-        /// Label to set: istio-injection=enabled or istio.io/rev=REVISION. Without it, the label is
-        /// removed.
-        #[arg(long)]
-        label: Option<String>,
-        #[command(flatten)]
-        wait: WaitArgs,
-    },
+    SetInjection(SetInjectionArgs),
     /// Restart every workload whose pods do not have the sidecar that they should have.
     Restart {
         /// Name or id of the mesh.
@@ -125,4 +90,45 @@ pub(crate) enum DataPlaneCommand {
         /// Name or id of the mesh.
         mesh: String,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateMeshArgs {
+    /// Name of the mesh: a DNS label.
+    pub(crate) name: String,
+    /// Version of the release that the mesh starts on.
+    #[arg(long)]
+    pub(crate) version: String,
+    /// Edition of the mesh: standard, enterprise or ultimate; by default the highest that the
+    /// operator granted.
+    #[arg(long)]
+    pub(crate) edition: Option<String>,
+    /// Name or id of a member cluster (repeatable).
+    #[arg(long = "cluster", required = true)]
+    pub(crate) clusters: Vec<String>,
+    #[command(flatten)]
+    pub(crate) written: MetadataArgs,
+    /// Protect the mesh: it cannot be deleted until the protection is removed.
+    #[arg(long)]
+    pub(crate) protect: bool,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetInjectionArgs {
+    /// Name or id of the mesh.
+    pub(crate) mesh: String,
+    /// Name of the member cluster that holds the namespace.
+    #[arg(long)]
+    pub(crate) cluster: String,
+    /// Name of the namespace in the member cluster.
+    #[arg(long)]
+    pub(crate) namespace: String,
+    /// Label to set: istio-injection=enabled or istio.io/rev=REVISION. Without it, the label is
+    /// removed.
+    #[arg(long)]
+    pub(crate) label: Option<String>,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
 }

@@ -17,33 +17,7 @@ pub(crate) enum UpgradeCommand {
         upgrade: String,
     },
     /// Plan an upgrade. No cluster is touched until it is started.
-    Plan {
-        /// Name or id of the mesh.
-        mesh: String,
-        /// Version that the mesh is to run.
-        #[arg(long)]
-        version: String,
-        /// Strategy of the upgrade: `in_place` or canary.
-        #[arg(long, default_value = "canary")]
-        strategy: String,
-        /// Promote the canary as soon as it serves, without a person.
-        #[arg(long)]
-        auto: bool,
-        /// Seconds that the old revision is kept after the roll-out, from 0 to 2592000 (30 days).
-        #[arg(long, default_value_t = 86400)]
-        hold_seconds: u32,
-        /// Go on in spite of warnings of the precheck.
-        #[arg(long)]
-        accept_warnings: bool,
-        /// Handling of namespaces whose label names the old revision: relabel, alias or block.
-        #[arg(long, default_value = "relabel")]
-        labels: String,
-        /// Start the upgrade at once.
-        #[arg(long)]
-        start: bool,
-        #[command(flatten)]
-        wait: WaitArgs,
-    },
+    Plan(PlanUpgradeArgs),
     /// Start a planned upgrade.
     Start(UpgradeVerbArgs),
     /// Cancel an upgrade before it has changed anything.
@@ -90,4 +64,33 @@ pub(crate) struct ConfirmedVerbArgs {
     /// request is refused. Without a tag, the present state is printed and its tag is sent.
     #[arg(long, value_name = "TAG")]
     pub(crate) if_match: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanUpgradeArgs {
+    /// Name or id of the mesh.
+    pub(crate) mesh: String,
+    /// Version that the mesh is to run.
+    #[arg(long)]
+    pub(crate) version: String,
+    /// Strategy of the upgrade: `in_place` or canary.
+    #[arg(long, default_value = "canary")]
+    pub(crate) strategy: String,
+    /// Promote the canary as soon as it serves, without a person.
+    #[arg(long)]
+    pub(crate) auto: bool,
+    /// Seconds that the old revision is kept after the roll-out, from 0 to 2592000 (30 days).
+    #[arg(long, default_value_t = 86400)]
+    pub(crate) hold_seconds: u32,
+    /// Go on in spite of warnings of the precheck.
+    #[arg(long)]
+    pub(crate) accept_warnings: bool,
+    /// Handling of namespaces whose label names the old revision: relabel, alias or block.
+    #[arg(long, default_value = "relabel")]
+    pub(crate) labels: String,
+    /// Start the upgrade at once.
+    #[arg(long)]
+    pub(crate) start: bool,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
 }
