@@ -183,7 +183,10 @@ async fn a_mesh_of_which_an_object_was_refused_is_deleted_whole() {
 #[tokio::test]
 async fn only_an_operation_that_can_be_rolled_back_advises_it() {
     let fleet = Fleet::with_pending_mesh().await;
-    let part = (Target::MeshNamespace, target_parts(&Target::MeshNamespace, "present")[1]);
+    let part = (
+        Target::MeshNamespace,
+        target_parts(&Target::MeshNamespace, "present")[1],
+    );
     fleet.clusters.refuse_part(&part.0, part.1, true);
     let creation = fleet
         .queue_operation(OperationKind::CreateMesh, Value::Null)

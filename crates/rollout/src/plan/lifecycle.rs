@@ -286,7 +286,10 @@ fn plan_namespace_removal(layout: &MeshTopology, here: &MeshTopology) -> Plan {
             }),
         )
         .with_wave("limits of the mesh's namespace", [gone(Target::Limits)])
-        .with_wave("mesh namespace and authority", [gone(Target::MeshNamespace)])
+        .with_wave(
+            "mesh namespace and authority",
+            [gone(Target::MeshNamespace)],
+        )
 }
 
 /// Builds the step that removes a target with this value.

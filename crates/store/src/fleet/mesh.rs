@@ -1,10 +1,10 @@
 //! Defines a mesh with its members and its one or two revisions, and decodes it from its row.
 
 use jiff::Timestamp;
+use meshwright_model::edition::Edition;
 use meshwright_model::ids::{ClusterId, HostingClusterId, MeshId};
 use meshwright_model::leftover::Leftover;
 use meshwright_model::operation::Problem;
-use meshwright_model::rules::Edition;
 use meshwright_model::switch::Switches;
 use meshwright_model::version::{RevisionName, Version};
 use uuid::Uuid;
