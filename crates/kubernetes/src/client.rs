@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::address_policy::AddressPolicy;
-use crate::kubeconfig::Credential;
+use crate::credential::Credential;
 
 mod answer;
 mod limits;

@@ -4,6 +4,7 @@
 //! | module | purpose |
 //! |---|---|
 //! | [`kubeconfig`] | decides which kubeconfigs are accepted, and why others are refused |
+//! | [`credential`] | defines the address and identity by which a cluster is called |
 //! | [`connect`] | opens connections: each resolves the name, checks and pins an address |
 //! | [`address_policy`] | decides which addresses may be called |
 //! | [`client`] | calls one cluster's API, with deadlines, limits and the ports' errors |
@@ -19,6 +20,7 @@ pub mod address_policy;
 mod addresses;
 pub mod client;
 pub mod connect;
+pub mod credential;
 mod foreign;
 pub mod helm;
 pub mod kubeconfig;
@@ -30,8 +32,8 @@ pub mod service_account;
 
 pub use address_policy::AddressPolicy;
 pub use client::{ClusterClient, CredentialSource, ResponseLimits};
+pub use credential::{Credential, RefusedKubeconfig};
 pub use helm::{Charts, Helm};
-pub use kubeconfig::{Credential, RefusedKubeconfig};
 pub use mesh::{KubernetesMesh, KubernetesMeshConfig, MemberCluster, PreviousCredential};
 pub use mesh_ca::Authority;
 pub use service_account::Account;

@@ -25,8 +25,8 @@ use serde_json::Value;
 
 use crate::address_policy::AddressPolicy;
 use crate::client::ClusterClient;
+use crate::credential::Credential;
 use crate::helm::{Charts, Helm};
-use crate::kubeconfig::Credential;
 use crate::mesh_ca::Authority;
 use crate::service_account::Account;
 

@@ -12,8 +12,8 @@ use serde_json::json;
 
 use crate::address_policy::AddressPolicy;
 use crate::client::ClusterClient;
+use crate::credential::{ClientIdentity, Credential};
 use crate::foreign;
-use crate::kubeconfig::{ClientIdentity, Credential};
 use crate::mesh::takes_probe;
 use crate::service_account::{Account, MESHWRIGHT_NAMESPACE};
 

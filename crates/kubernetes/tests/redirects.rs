@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use meshwright_kubernetes::kubeconfig::ClientIdentity;
+use meshwright_kubernetes::credential::ClientIdentity;
 use meshwright_kubernetes::{AddressPolicy, ClusterClient, Credential};
 use rcgen::{CertificateParams, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

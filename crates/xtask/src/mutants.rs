@@ -51,6 +51,7 @@ const MODULES: [Module; 4] = [
         title: "kubeconfigs and addresses",
         package: "meshwright-kubernetes",
         files: &[
+            "crates/kubernetes/src/credential.rs",
             "crates/kubernetes/src/kubeconfig.rs",
             "crates/kubernetes/src/address_policy.rs",
         ],

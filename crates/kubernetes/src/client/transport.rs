@@ -11,7 +11,7 @@ use tower::{ServiceBuilder, ServiceExt as _};
 
 use crate::address_policy::AddressPolicy;
 use crate::connect::{ConnectError, connect};
-use crate::kubeconfig::{ClientIdentity, Credential, parse_certificates};
+use crate::credential::{ClientIdentity, Credential, parse_certificates};
 
 /// Maximum number of idle connections that are kept for the next call: one for each list that runs
 /// at the same time.

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::{KubernetesMesh, MemberCluster, label_query, object_version, text_at, uid_and_version};
 use crate::client::ClusterClient;
+use crate::credential::ClientIdentity;
 use crate::foreign::find_silent_webhooks;
-use crate::kubeconfig::ClientIdentity;
 use crate::registration::{problem_unless_changed, read_kubernetes_version};
 use crate::service_account::{BoundSecrets, delete_bound_secret};
 

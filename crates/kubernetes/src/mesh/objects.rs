@@ -16,8 +16,8 @@ use super::access::{CONFIG_KUBECONFIG_KEY, CONFIG_TOKEN_FILE, remote_secret_name
 use super::helm_values::{HelmValues, TOKENS_DIR, network_name};
 use super::{KubernetesMesh, MemberCluster, number_at, text_at};
 use crate::addresses;
+use crate::credential::Credential;
 use crate::helm::Charts;
-use crate::kubeconfig::Credential;
 use crate::service_account::BoundSecrets;
 
 /// Service account by which control planes read a member.
@@ -553,7 +553,7 @@ pub(super) fn render_refused(problem: &Problem) -> ClusterError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kubeconfig::ClientIdentity;
+    use crate::credential::ClientIdentity;
 
     /// Returns the server and the TLS server name in a control plane's kubeconfig for a member.
     fn told(server: &str) -> (Value, Value) {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use meshwright_kubernetes::kubeconfig::ClientIdentity;
+use meshwright_kubernetes::credential::ClientIdentity;
 use meshwright_kubernetes::{AddressPolicy, ClusterClient, Credential, ResponseLimits};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use meshwright_kubernetes::kubeconfig::ClientIdentity;
+use meshwright_kubernetes::credential::ClientIdentity;
 use meshwright_kubernetes::{AddressPolicy, ClusterClient, Credential};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
