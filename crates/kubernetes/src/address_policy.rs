@@ -4,8 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use crate::client::ResponseLimits;
-use crate::connect::{Resolver, SystemResolver};
+use crate::resolver::{Resolver, SystemResolver};
+use crate::response_limits::ResponseLimits;
 
 /// Policy for every call to a cluster: allowed addresses, limits on its answers, and the caller's
 /// name.

@@ -3,8 +3,7 @@
 //!
 //! | module | purpose |
 //! |---|---|
-//! | `limits` | bounds the size and duration of a cluster's answers |
-//! | `client` | builds the HTTP client of one credential |
+//! | `transport` | builds the HTTP client of one credential |
 //! | `answer` | reads answers and watches within the limits |
 //! | `told` | sanitizes all text that a cluster sends |
 //! | `refusal` | explains a cluster's error status in our own words |
@@ -21,16 +20,15 @@ use tokio::time::Instant;
 
 use crate::address_policy::AddressPolicy;
 use crate::credential::Credential;
+use crate::response_limits::ResponseLimits;
 
 mod answer;
-mod limits;
 mod refusal;
 mod told;
 pub(crate) mod transport;
 
 pub(crate) use answer::WatchEvents;
 use answer::{CallError, check_status};
-pub use limits::ResponseLimits;
 pub(crate) use told::parse_array;
 
 /// Field manager of all fields that we write.

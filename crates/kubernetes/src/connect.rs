@@ -6,7 +6,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -15,27 +14,6 @@ use crate::address_policy::AddressPolicy;
 /// Maximum number of addresses of one name that a connect tries. All of them share the timeout of
 /// one call, so more addresses would leave too little time for each.
 const MAX_DIALLED_ADDRESSES: usize = 8;
-
-/// Resolves host names. Tests use a fake resolver.
-#[async_trait]
-pub trait Resolver: Send + Sync + std::fmt::Debug {
-    /// Returns all addresses of a name, in the order in which they are to be tried.
-    ///
-    /// # Errors
-    /// Returns an error if the name does not resolve.
-    async fn resolve_host(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
-}
-
-/// Resolves names with the resolver of the operating system.
-#[derive(Debug, Clone, Copy)]
-pub struct SystemResolver;
-
-#[async_trait]
-impl Resolver for SystemResolver {
-    async fn resolve_host(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        Ok(tokio::net::lookup_host((host, port)).await?.collect())
-    }
-}
 
 /// Reason why no connection was made.
 #[derive(Debug, thiserror::Error)]

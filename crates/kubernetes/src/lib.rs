@@ -13,6 +13,8 @@
 //! | [`leave`] | removes our service account from a cluster, and lists what stays |
 //! | [`mesh`] | implements the ports: which objects each target is made of |
 //! | [`registration`] | registers a cluster, and issues the next credential of our account in it |
+//! | [`resolver`] | resolves host names |
+//! | [`response_limits`] | bounds the size and duration of a cluster's answers |
 //! | [`service_account`] | defines what that account may do, and issues its tokens |
 //! | [`mesh_ca`] | generates the root certificate authority of a mesh |
 
@@ -28,12 +30,16 @@ pub mod leave;
 pub mod mesh;
 pub mod mesh_ca;
 pub mod registration;
+pub mod resolver;
+pub mod response_limits;
 pub mod service_account;
 
 pub use address_policy::AddressPolicy;
-pub use client::{ClusterClient, CredentialSource, ResponseLimits};
+pub use client::{ClusterClient, CredentialSource};
 pub use credential::{Credential, RefusedKubeconfig};
 pub use helm::{Charts, Helm};
 pub use mesh::{KubernetesMesh, KubernetesMeshConfig, MemberCluster, PreviousCredential};
 pub use mesh_ca::Authority;
+pub use resolver::Resolver;
+pub use response_limits::ResponseLimits;
 pub use service_account::Account;

@@ -28,7 +28,7 @@ use super::{
     KubernetesMesh, MemberCluster, OWNER_LABEL, label_query, object_version, text_at,
     uid_and_version,
 };
-use crate::connect::Resolver;
+use crate::resolver::Resolver;
 use crate::{AddressPolicy, ClusterClient, addresses};
 
 /// Key of the config cluster's kubeconfig in its Secret, which becomes the file's name.

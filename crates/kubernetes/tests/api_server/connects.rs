@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use meshwright_kubernetes::connect::Resolver;
+use meshwright_kubernetes::resolver::Resolver;
 use meshwright_kubernetes::{
     AddressPolicy, ClusterClient, Credential, CredentialSource, ResponseLimits,
 };

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use base64::Engine as _;
-use meshwright_kubernetes::connect::Resolver;
+use meshwright_kubernetes::resolver::Resolver;
 use meshwright_kubernetes::{AddressPolicy, Charts, Credential, KubernetesMesh, MemberCluster};
 use meshwright_model::edition::Edition;
 use meshwright_model::release::{KubernetesRange, Quirk, Release, ReleaseState};
