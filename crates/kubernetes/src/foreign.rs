@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::client::ClusterClient;
 use crate::mesh::{MUTATING_WEBHOOKS_PATH, OWNER_LABEL, VALIDATING_WEBHOOKS_PATH};
-use crate::registration::problem_from_error;
+use crate::problems::problem_from_error;
 
 /// Maximum number of webhooks that one check tries with a dry run.
 const MAX_DRY_RUNS: usize = 20;

@@ -12,6 +12,7 @@
 //! | [`helm`] | renders a release's own charts into objects with Helm |
 //! | [`leave`] | removes our service account from a cluster, and lists what stays |
 //! | [`mesh`] | implements the ports: which objects each target is made of |
+//! | [`problems`] | converts failed calls into problems for the user |
 //! | [`registration`] | registers a cluster, and issues the next credential of our account in it |
 //! | [`resolver`] | resolves host names |
 //! | [`response_limits`] | bounds the size and duration of a cluster's answers |
@@ -29,6 +30,7 @@ pub mod kubeconfig;
 pub mod leave;
 pub mod mesh;
 pub mod mesh_ca;
+pub mod problems;
 pub mod registration;
 pub mod resolver;
 pub mod response_limits;

@@ -15,6 +15,7 @@ use crate::client::ClusterClient;
 use crate::credential::{ClientIdentity, Credential};
 use crate::foreign;
 use crate::mesh::takes_probe;
+use crate::problems::{hint_for_code, problem_from_error};
 use crate::service_account::{Account, MESHWRIGHT_NAMESPACE};
 
 /// Oldest minor version of Kubernetes 1 on which any release in the catalogue runs.
@@ -294,65 +295,6 @@ fn is_cluster_uid(text: &str) -> bool {
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     letters && (1..=MAX_CLUSTER_UID_CHARS).contains(&text.len())
-}
-
-/// Converts the result of a maintenance call that tells whether all was done already. If another
-/// worker changed an object meanwhile, the answer is `false`: the next check sees what that worker
-/// did.
-///
-/// # Errors
-/// Returns every other failure as a problem for the user.
-pub fn problem_unless_changed(answer: Result<bool, ClusterError>) -> Result<bool, Problem> {
-    match answer {
-        Err(ClusterError::Changed { place }) => {
-            tracing::debug!(
-                place,
-                "another worker changed the object first; the next check will see its result"
-            );
-            Ok(false)
-        }
-        answer => answer.map_err(|error| problem_from_error(&error)),
-    }
-}
-
-/// Converts a failed call into a problem for the user.
-pub fn problem_from_error(error: &ClusterError) -> Problem {
-    match error {
-        ClusterError::Unreachable { place, code, cause } => Problem::new(
-            *code,
-            format!("{place} does not answer: {cause}."),
-            "Check the address, the network between us and the cluster, and try again.",
-        ),
-        ClusterError::Refused { place, code, cause } => Problem::new(
-            *code,
-            format!("{place} refused: {cause}."),
-            hint_for_code(code),
-        ),
-        ClusterError::Changed { place } => Problem::new(
-            "cluster_changed",
-            format!("{place} changed in between."),
-            "Try again.",
-        ),
-        ClusterError::Expired => {
-            Problem::new("try_again", "The attempt took too long.", "Try again.")
-        }
-    }
-}
-
-fn hint_for_code(code: &str) -> &'static str {
-    match code {
-        "credential_expired" => "Submit a kubeconfig with a credential that is valid.",
-        "permission_missing" => {
-            "Grant what is missing, or submit an administrator's credential; it is discarded after registration."
-        }
-        "token_unusable" => {
-            "Look at what answers at the cluster's address: a Kubernetes API server gives tokens of one line."
-        }
-        "address_refused" => {
-            "Register the cluster by a public address, or ask the operator to allow its network."
-        }
-        _ => "Put right what it complains about, and try again.",
-    }
 }
 
 /// Checks that the submitted credential has all required permissions, and names those that are

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use meshwright_kubernetes::leave;
+use meshwright_kubernetes::problems::{problem_from_error, problem_unless_changed};
 use meshwright_kubernetes::registration::{
-    RegisteredCluster, RegistrationRequest, problem_from_error, problem_unless_changed,
-    read_cluster_uid, register_cluster, renew_credential, withdraw_registration,
+    RegisteredCluster, RegistrationRequest, read_cluster_uid, register_cluster, renew_credential,
+    withdraw_registration,
 };
 use meshwright_kubernetes::{
     Account, AddressPolicy, Authority, Charts, ClusterClient, Credential, CredentialSource, Helm,

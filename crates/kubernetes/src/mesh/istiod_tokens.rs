@@ -12,7 +12,8 @@ use super::{KubernetesMesh, MemberCluster, label_query, object_version, text_at,
 use crate::client::ClusterClient;
 use crate::credential::ClientIdentity;
 use crate::foreign::find_silent_webhooks;
-use crate::registration::{problem_unless_changed, read_kubernetes_version};
+use crate::problems::problem_unless_changed;
+use crate::registration::read_kubernetes_version;
 use crate::service_account::{BoundSecrets, delete_bound_secret};
 
 /// Label on a Secret with a token that names the member which the token is for.

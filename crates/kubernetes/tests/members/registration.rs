@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use meshwright_kubernetes::problems::problem_unless_changed;
 use meshwright_kubernetes::registration::{
-    RegisteredCluster, RegistrationRequest, problem_unless_changed, read_cluster_uid,
-    register_cluster, renew_credential, withdraw_registration,
+    RegisteredCluster, RegistrationRequest, read_cluster_uid, register_cluster, renew_credential,
+    withdraw_registration,
 };
 use meshwright_kubernetes::{
     Account, AddressPolicy, ClusterClient, Credential, MemberCluster, PreviousCredential,
