@@ -13,8 +13,9 @@ use meshwright_rollout::ports::ClusterError;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+use crate::api_paths::{MUTATING_WEBHOOKS_PATH, VALIDATING_WEBHOOKS_PATH};
 use crate::client::ClusterClient;
-use crate::mesh::{MUTATING_WEBHOOKS_PATH, OWNER_LABEL, VALIDATING_WEBHOOKS_PATH};
+use crate::labels::OWNER_LABEL;
 use crate::problems::problem_from_error;
 
 /// Maximum number of webhooks that one check tries with a dry run.

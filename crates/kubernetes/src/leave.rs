@@ -13,7 +13,7 @@ use meshwright_rollout::ports::{AccountPresence, ClusterError};
 use serde_json::{Value, json};
 
 use crate::client::ClusterClient;
-use crate::mesh::OWNER_LABEL;
+use crate::labels::OWNER_LABEL;
 use crate::service_account::{MESHWRIGHT_NAMESPACE, SERIAL_LABEL};
 
 const RBAC_API_PATH: &str = "/apis/rbac.authorization.k8s.io/v1";

@@ -21,17 +21,19 @@ use meshwright_rollout::ports::{
     ClusterError, Fence, FencingToken, MeshClusters, ObjectVersion, Observed, ObservedWorkload,
     Readiness, Usage,
 };
-use serde_json::Value;
 
 use crate::address_policy::AddressPolicy;
 use crate::client::ClusterClient;
 use crate::credential::Credential;
 use crate::helm::{Charts, Helm};
 use crate::mesh_ca::Authority;
+use crate::object_fields::{
+    label_query, number_at, object_names, object_version, text_at, uid_and_version,
+};
 use crate::service_account::Account;
+use crate::{api_paths, probe};
 
 mod access;
-mod api_paths;
 mod apply_set;
 mod certificates;
 mod data_plane;
@@ -41,18 +43,12 @@ mod istiod_tokens;
 mod leaving;
 mod limits;
 mod objects;
-mod probe;
 mod proxies;
 mod records;
 mod revision_pins;
 mod single_object;
 mod survey;
 mod watch;
-
-pub(crate) use apply_set::OWNER_LABEL;
-pub(crate) use probe::accepts_probe_pod as takes_probe;
-pub(crate) use revision_pins::REVISIONED_API_GROUPS;
-pub(crate) use single_object::{MUTATING_WEBHOOKS_PATH, VALIDATING_WEBHOOKS_PATH};
 
 /// Maximum time that the engine waits for an event before it checks again.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(400);
@@ -322,55 +318,4 @@ impl MeshClusters for KubernetesMesh {
         // Events come in bursts, and each check costs the database a few queries.
         tokio::time::sleep(EVENT_BURST_DELAY).await;
     }
-}
-
-/// Returns the text at a JSON pointer.
-fn text_at<'v>(value: &'v Value, pointer: &str) -> Option<&'v str> {
-    value.pointer(pointer).and_then(Value::as_str)
-}
-
-/// Returns the names of objects.
-fn object_names(objects: &[Value]) -> Vec<String> {
-    objects
-        .iter()
-        .filter_map(|object| text_at(object, "/metadata/name").map(str::to_owned))
-        .collect()
-}
-
-/// Builds a list query that selects by labels. The values are names of ours, which need no
-/// escaping.
-fn label_query(labels: &[(&str, &str)]) -> String {
-    let terms: Vec<String> = labels
-        .iter()
-        .map(|(label, value)| format!("{}%3D{value}", label.replace('/', "%2F")))
-        .collect();
-    format!("labelSelector={}", terms.join(","))
-}
-
-/// Returns the number at a JSON pointer. An absent one counts as zero, because Kubernetes omits
-/// zeros.
-fn number_at(value: &Value, pointer: &str) -> i64 {
-    value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
-}
-
-/// Returns uid and resource version of an object as its version. An absent object has a version
-/// too, in which both parts are empty.
-fn object_version(object: Option<&Value>) -> ObjectVersion {
-    let part = |pointer: &str| {
-        object
-            .and_then(|object| text_at(object, pointer))
-            .unwrap_or_default()
-    };
-    ObjectVersion(format!(
-        "{}/{}",
-        part("/metadata/uid"),
-        part("/metadata/resourceVersion")
-    ))
-}
-
-/// Splits a version into uid and resource version, to be put as preconditions into a patch's
-/// metadata. Returns `None` for the version of an absent object.
-fn uid_and_version(mark: &ObjectVersion) -> Option<(String, String)> {
-    let (uid, version) = mark.0.split_once('/')?;
-    (!uid.is_empty()).then(|| (uid.to_owned(), version.to_owned()))
 }

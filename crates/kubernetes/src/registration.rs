@@ -14,7 +14,7 @@ use crate::address_policy::AddressPolicy;
 use crate::client::ClusterClient;
 use crate::credential::{ClientIdentity, Credential};
 use crate::foreign;
-use crate::mesh::takes_probe;
+use crate::probe::accepts_probe_pod;
 use crate::problems::{hint_for_code, problem_from_error};
 use crate::service_account::{Account, MESHWRIGHT_NAMESPACE};
 
@@ -138,7 +138,7 @@ pub async fn withdraw_registration(
 /// Tries the pod that dry runs use. A policy that refuses it would stop every upgrade in the
 /// middle.
 async fn require_dry_run_pods(door: &ClusterClient, account: &Account) -> Result<(), Problem> {
-    if takes_probe(door, MESHWRIGHT_NAMESPACE, account.name())
+    if accepts_probe_pod(door, MESHWRIGHT_NAMESPACE, account.name())
         .await
         .map_err(|error| problem_from_error(&error))?
     {

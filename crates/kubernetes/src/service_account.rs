@@ -16,7 +16,6 @@ use meshwright_rollout::ports::{ClusterError, FencingToken};
 use serde_json::{Value, json};
 
 use crate::client::ClusterClient;
-use crate::mesh::REVISIONED_API_GROUPS;
 
 /// Namespace of our service accounts in a user's cluster.
 pub(crate) const MESHWRIGHT_NAMESPACE: &str = "meshwright-system";
@@ -29,6 +28,16 @@ pub const MIN_TOKEN_LIFETIME: Duration = Duration::from_mins(10);
 /// Maximum size of a token that we accept from a cluster, in bytes. Real tokens have about 1,200.
 /// Every request carries the token in a header, and servers refuse headers of more than 8 KiB.
 const MAX_ISSUED_TOKEN_BYTES: usize = 7 * 1024;
+
+/// API groups of the resources whose own label can name a revision. `mesh::revision_pins` lists
+/// these resources.
+const REVISIONED_API_GROUPS: [&str; 5] = [
+    "networking.istio.io",
+    "security.istio.io",
+    "telemetry.istio.io",
+    "extensions.istio.io",
+    "gateway.networking.k8s.io",
+];
 
 /// Token that a cluster issued, with its expiry.
 pub(crate) struct IssuedToken {

@@ -123,5 +123,4 @@ impl ClusterClient {
         }
         Err(too_long())
     }
-
 }

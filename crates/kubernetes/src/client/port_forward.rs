@@ -36,7 +36,6 @@ impl ClusterClient {
             Err(_) => Err(silent("the port was not forwarded in time")),
         }
     }
-
 }
 
 /// Connection to a port of a pod, through the API server.

@@ -164,5 +164,4 @@ impl ClusterClient {
             _ => Ok(()),
         }
     }
-
 }

@@ -24,10 +24,8 @@ use meshwright_rollout::ports::ClusterError;
 use serde_json::{Value, json};
 
 use super::helm_values::TOKENS_DIR;
-use super::{
-    KubernetesMesh, MemberCluster, OWNER_LABEL, label_query, object_version, text_at,
-    uid_and_version,
-};
+use super::{KubernetesMesh, MemberCluster, label_query, object_version, text_at, uid_and_version};
+use crate::labels::OWNER_LABEL;
 use crate::resolver::Resolver;
 use crate::{AddressPolicy, ClusterClient, addresses};
 

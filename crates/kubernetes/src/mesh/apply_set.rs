@@ -20,19 +20,15 @@ use meshwright_rollout::ports::{
 use serde_json::{Value, json};
 
 use super::limits::OUTDATED_VALUE;
-use super::single_object::FENCE_ANNOTATION;
 use super::{KubernetesMesh, api_paths, label_query, object_version, text_at, uid_and_version};
 use crate::client::ClusterClient;
+pub(super) use crate::labels::OWNER_LABEL;
+use crate::labels::{APPLY_SET_LABEL, FENCE_ANNOTATION};
 
 mod inventory;
 
 use inventory::{clean_value, inventory_objects, newest_crd_release, object_identities, writer_id};
 
-/// Label that marks an object as ours and names the mesh that it belongs to.
-pub(crate) const OWNER_LABEL: &str = "meshwright.dev/mesh";
-/// Label that names the inventory of an object. An object that has it and is in no inventory was
-/// written by a worker that had lost its lease.
-pub(super) const APPLY_SET_LABEL: &str = "meshwright.dev/bundle";
 /// Annotation of an inventory that names the operation and epoch whose change is under way.
 const WRITER_ANNOTATION: &str = "meshwright.dev/writer";
 

@@ -9,10 +9,10 @@ use meshwright_model::Name;
 use meshwright_rollout::ports::ClusterError;
 use serde_json::{Value, json};
 
-use super::apply_set::{APPLY_SET_LABEL, OWNER_LABEL};
 use super::helm_values::{ISTIOD_CPU_MILLICORES, ISTIOD_MEMORY_LIMIT_GIB, ISTIOD_MEMORY_MIB};
 use super::{KubernetesMesh, api_paths, label_query, text_at};
 use crate::addresses;
+use crate::labels::{APPLY_SET_LABEL, OWNER_LABEL};
 
 /// Name of the quota and of the network policy.
 const LIMITS_NAME: &str = "meshwright-limits";

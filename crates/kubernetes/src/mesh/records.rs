@@ -1,14 +1,16 @@
 //! Defines the few fields that are kept of each workload and pod. Whole objects are never kept.
 
-use meshwright_model::injection::PodLabels;
+use meshwright_model::injection::{NamespaceLabels, PodLabels};
 use meshwright_model::operation::Problem;
 use meshwright_model::plan::{Sidecar, WorkloadKind, WorkloadRef};
 use meshwright_model::survey::RestartBlocker;
+use meshwright_rollout::plan::data_plane::{INJECTION_LABEL, REV_LABEL};
 use meshwright_rollout::ports::{ObjectVersion, Readiness};
 use serde_json::Value;
 
-use super::single_object::RESTART_ANNOTATION;
 use super::{number_at, object_version, text_at};
+use crate::labels::RESTART_ANNOTATION;
+use crate::probe::injected_sidecar;
 
 /// Fields of a workload as its cluster shows it.
 #[derive(Debug, Clone)]
@@ -88,23 +90,17 @@ impl PodRecord {
     }
 }
 
-/// Returns the sidecar of a pod, from the annotation of the injector and the image of the proxy. A
-/// label would only show the revision that was asked for.
-pub(super) fn injected_sidecar(pod: &Value) -> Option<Sidecar> {
-    let revision = text_at(pod, "/metadata/annotations/istio.io~1rev")?
-        .parse()
-        .ok()?;
-    let containers = ["/spec/containers", "/spec/initContainers"]
-        .into_iter()
-        .filter_map(|pointer| pod.pointer(pointer)?.as_array())
-        .flatten();
-    let proxy = containers
-        .into_iter()
-        .find(|container| container["name"] == "istio-proxy")?;
-    Some(Sidecar {
-        revision,
-        image: proxy["image"].as_str()?.to_owned(),
-    })
+/// Returns the labels of a namespace that decide on injection.
+pub(super) fn namespace_labels(object: &Value) -> NamespaceLabels {
+    let label = |key: &str| {
+        object["metadata"]["labels"][key]
+            .as_str()
+            .map(str::to_owned)
+    };
+    NamespaceLabels {
+        injection: label(INJECTION_LABEL),
+        rev: label(REV_LABEL),
+    }
 }
 
 /// Returns the workload that owns a pod. The name of a `ReplicaSet` is that of its Deployment, a

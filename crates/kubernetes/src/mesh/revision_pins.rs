@@ -25,15 +25,6 @@ const REVISIONED_RESOURCES: [&str; 15] = [
     "extensions.istio.io/v1alpha1/wasmplugins",
     "gateway.networking.k8s.io/v1/gateways",
 ];
-/// API groups of [`REVISIONED_RESOURCES`].
-pub(crate) const REVISIONED_API_GROUPS: [&str; 5] = [
-    "networking.istio.io",
-    "security.istio.io",
-    "telemetry.istio.io",
-    "extensions.istio.io",
-    "gateway.networking.k8s.io",
-];
-
 impl KubernetesMesh {
     /// Lists the resources of all members that name a revision.
     pub(super) async fn find_pinned_resources(

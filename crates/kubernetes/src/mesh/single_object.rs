@@ -15,27 +15,20 @@ use meshwright_rollout::ports::{
 };
 use serde_json::{Map, Value, json};
 
-use super::apply_set::{APPLY_SET_LABEL, OWNER_LABEL};
+use super::records::namespace_labels;
 use super::{KubernetesMesh, object_version, text_at, uid_and_version};
+pub(super) use crate::api_paths::MUTATING_WEBHOOKS_PATH;
+use crate::api_paths::VALIDATING_WEBHOOKS_PATH;
 use crate::client::ClusterClient;
+use crate::labels::{
+    APPLY_SET_LABEL, FENCE_ANNOTATION, OWNER_LABEL, RESTART_ANNOTATION, SIDECAR_INJECT_LABEL,
+};
 
-/// Annotation on a pod template whose change restarts the workload; its value derives from the
-/// operation.
-pub(super) const RESTART_ANNOTATION: &str = "meshwright.dev/restart";
-/// Annotation that a fence sets and removes to change an object's version.
-pub(super) const FENCE_ANNOTATION: &str = "meshwright.dev/fence";
 /// Name of the webhook of the tag `default`. istiod's leader election looks for exactly this name;
 /// the webhooks of other tags have the mesh's namespace as a suffix.
 const DEFAULT_TAG_WEBHOOK: &str = "istio-revision-tag-default";
 /// Name of the default validator, as istiod and Istio's charts know it.
 pub(super) const DEFAULT_VALIDATOR: &str = "istiod-default-validator";
-/// API path of mutating webhook configurations.
-pub(crate) const MUTATING_WEBHOOKS_PATH: &str =
-    "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
-/// API path of validating webhook configurations.
-pub(crate) const VALIDATING_WEBHOOKS_PATH: &str =
-    "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
-
 /// Object of a target, with the field of it that is ours.
 pub(super) struct ObjectTarget<'a> {
     door: &'a ClusterClient,
@@ -426,7 +419,7 @@ impl Field<'_> {
             Self::Tag { .. } | Self::RevisionWebhook { .. } | Self::Validator => {
                 text_at(object, "/metadata/labels/istio.io~1rev").map(str::to_owned)
             }
-            Self::NamespaceLabel => label_value(&super::survey::namespace_labels(object)),
+            Self::NamespaceLabel => label_value(&namespace_labels(object)),
             Self::Stamp => text_at(
                 object,
                 "/spec/template/metadata/annotations/meshwright.dev~1restart",
@@ -435,9 +428,6 @@ impl Field<'_> {
         }
     }
 }
-
-/// Label by which a pod asks for a sidecar or declines one.
-pub(super) const SIDECAR_INJECT_LABEL: &str = "sidecar.istio.io/inject";
 
 /// Builds the webhook entries of a tag: by namespace label and by pod label. The tag `default` also
 /// matches the older labels.

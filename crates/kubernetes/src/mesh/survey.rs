@@ -2,19 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meshwright_model::injection::{Injector, NamespaceLabels};
+use meshwright_model::injection::Injector;
 use meshwright_model::survey::{
     MemberObservation, NamespaceObservation, Observation, WorkloadObservation,
 };
-use meshwright_rollout::plan::data_plane::{INJECTION_LABEL, REV_LABEL};
 use meshwright_rollout::ports::ClusterError;
 use serde_json::Value;
 
-use super::apply_set::OWNER_LABEL;
 use super::data_plane::Snapshot;
-use super::records::WorkloadRecord;
+use super::records::{WorkloadRecord, namespace_labels};
 use super::{KubernetesMesh, MemberCluster, text_at};
 use crate::foreign;
+use crate::labels::OWNER_LABEL;
 
 /// Namespaces that belong to Kubernetes and are never part of a mesh.
 const SYSTEM_NAMESPACES: [&str; 4] = [
@@ -142,18 +141,6 @@ fn workload_observation(record: &WorkloadRecord, snapshot: &Snapshot) -> Workloa
             .collect(),
         stamp: record.stamp.clone(),
         stuck: record.restart_blocker,
-    }
-}
-
-pub(super) fn namespace_labels(object: &Value) -> NamespaceLabels {
-    let label = |key: &str| {
-        object["metadata"]["labels"][key]
-            .as_str()
-            .map(str::to_owned)
-    };
-    NamespaceLabels {
-        injection: label(INJECTION_LABEL),
-        rev: label(REV_LABEL),
     }
 }
 

@@ -5,9 +5,9 @@ use meshwright_model::plan::{InjectionRequest, Sidecar};
 use meshwright_rollout::ports::ClusterError;
 use serde_json::{Value, json};
 
-use super::records::injected_sidecar;
-use super::single_object::SIDECAR_INJECT_LABEL as INJECT_LABEL;
 use crate::client::ClusterClient;
+use crate::labels::SIDECAR_INJECT_LABEL as INJECT_LABEL;
+use crate::object_fields::text_at;
 
 /// Label of every probe pod, with the value `true`, by which policies can exempt it.
 const PROBE_LABEL: &str = "meshwright.dev/probe";
@@ -16,7 +16,7 @@ const PROBE_POD_NAME: &str = "meshwright-probe";
 
 /// Probes which sidecar a pod with a label would get. The inner error tells why the result is not
 /// the wanted one.
-pub(super) async fn probe_injection(
+pub(crate) async fn probe_injection(
     door: &ClusterClient,
     namespace: &str,
     asks: &InjectionRequest,
@@ -121,6 +121,25 @@ fn check_injected(admitted: &Value, namespace: &str, wanted: &Sidecar) -> Result
         }
     }
     Ok(())
+}
+
+/// Returns the sidecar of a pod, from the annotation of the injector and the image of the proxy. A
+/// label would only show the revision that was asked for.
+pub(crate) fn injected_sidecar(pod: &Value) -> Option<Sidecar> {
+    let revision = text_at(pod, "/metadata/annotations/istio.io~1rev")?
+        .parse()
+        .ok()?;
+    let containers = ["/spec/containers", "/spec/initContainers"]
+        .into_iter()
+        .filter_map(|pointer| pod.pointer(pointer)?.as_array())
+        .flatten();
+    let proxy = containers
+        .into_iter()
+        .find(|container| container["name"] == "istio-proxy")?;
+    Some(Sidecar {
+        revision,
+        image: proxy["image"].as_str()?.to_owned(),
+    })
 }
 
 #[cfg(test)]

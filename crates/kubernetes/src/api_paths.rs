@@ -2,7 +2,14 @@
 
 use serde_json::Value;
 
-use super::text_at;
+use crate::object_fields::text_at;
+
+/// API path of mutating webhook configurations.
+pub(crate) const MUTATING_WEBHOOKS_PATH: &str =
+    "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+/// API path of validating webhook configurations.
+pub(crate) const VALIDATING_WEBHOOKS_PATH: &str =
+    "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
 
 /// Kinds that we write: kind, path of group and version, plural, and whether it is namespaced.
 const API_KINDS: [(&str, &str, &str, bool); 18] = [
@@ -72,14 +79,14 @@ const API_KINDS: [(&str, &str, &str, bool); 18] = [
 ];
 
 /// Returns the path of an object, or `None` for a kind that we do not write.
-pub(super) fn object_path(object: &Value) -> Option<String> {
+pub(crate) fn object_path(object: &Value) -> Option<String> {
     let kind = text_at(object, "/kind")?;
     let name = text_at(object, "/metadata/name")?;
     path_by_name(kind, text_at(object, "/metadata/namespace"), name)
 }
 
 /// Returns the path that lists all objects of a kind, in every namespace.
-pub(super) fn collection_path(kind: &str) -> Option<String> {
+pub(crate) fn collection_path(kind: &str) -> Option<String> {
     API_KINDS
         .iter()
         .find(|(known, ..)| *known == kind)
@@ -87,7 +94,7 @@ pub(super) fn collection_path(kind: &str) -> Option<String> {
 }
 
 /// Returns the path of an object from its kind, namespace and name.
-pub(super) fn path_by_name(kind: &str, namespace: Option<&str>, name: &str) -> Option<String> {
+pub(crate) fn path_by_name(kind: &str, namespace: Option<&str>, name: &str) -> Option<String> {
     let (_, prefix, plural, namespaced) = API_KINDS.iter().find(|(known, ..)| *known == kind)?;
     Some(match (namespaced, namespace) {
         (true, Some(namespace)) => format!("{prefix}/namespaces/{namespace}/{plural}/{name}"),
