@@ -11,8 +11,6 @@
 //! a change that read it earlier is refused. The clean value is only written over the version that
 //! the change began with.
 
-use std::collections::BTreeSet;
-
 use meshwright_model::plan::Target;
 use meshwright_rollout::ports::{
     ClusterError, Fence, FencingToken, ObjectVersion, Observed, Readiness,
@@ -20,27 +18,15 @@ use meshwright_rollout::ports::{
 use serde_json::{Value, json};
 
 use super::limits::OUTDATED_VALUE;
-use super::{KubernetesMesh, api_paths, label_query, object_version, text_at, uid_and_version};
+use super::{KubernetesMesh, api_paths, object_version, text_at};
 use crate::client::ClusterClient;
 pub(super) use crate::labels::OWNER_LABEL;
 use crate::labels::{APPLY_SET_LABEL, FENCE_ANNOTATION};
 
 mod inventory;
+mod removal;
 
-use inventory::{clean_value, inventory_objects, newest_crd_release, object_identities, writer_id};
-
-/// Annotation of an inventory that names the operation and epoch whose change is under way.
-const WRITER_ANNOTATION: &str = "meshwright.dev/writer";
-
-/// Change of an ApplySet that is under way.
-struct InventoryChange {
-    /// Version of the inventory since it became dirty.
-    mark: ObjectVersion,
-    /// Objects that the inventory listed before the change.
-    before: Vec<Value>,
-    /// Objects that the inventory lists during the change: the old and the new ones.
-    union: Vec<Value>,
-}
+use inventory::{clean_value, newest_crd_release};
 
 impl KubernetesMesh {
     /// Returns the name of a target's inventory, a `ConfigMap` in the mesh's namespace.
@@ -194,97 +180,6 @@ impl KubernetesMesh {
         Ok(Fence::UntilLeaseEnds)
     }
 
-    /// Makes the inventory dirty: it loses its value, and lists both the old and the new objects.
-    async fn mark_inventory_dirty(
-        &self,
-        door: &ClusterClient,
-        target: &Target,
-        known: Option<&Value>,
-        (toward, desired): (Option<&str>, &[Value]),
-        permit: &FencingToken,
-    ) -> Result<InventoryChange, ClusterError> {
-        let before = known.map(inventory_objects).unwrap_or_default();
-        let added = object_identities(desired)
-            .into_iter()
-            .filter(|object| !before.contains(object));
-        let union: Vec<Value> = before.iter().cloned().chain(added).collect();
-        let data = json!({ "value": "", "toward": toward, "objects": Value::from(union.clone()).to_string() });
-        let inventory = match uid_and_version(&object_version(known)) {
-            None => self.create_inventory(door, target, data, permit).await?,
-            Some((uid, version)) => {
-                let writer = json!({ WRITER_ANNOTATION: writer_id(permit) });
-                let metadata =
-                    json!({ "uid": uid, "resourceVersion": version, "annotations": writer });
-                let patch = json!({ "metadata": metadata, "data": data });
-                door.patch(&self.inventory_path(target), &patch, Some(permit))
-                    .await?
-            }
-        };
-        Ok(InventoryChange {
-            mark: object_version(Some(&inventory)),
-            before,
-            union,
-        })
-    }
-
-    /// Makes the inventory clean, unless another change has begun meanwhile.
-    async fn mark_inventory_clean(
-        &self,
-        door: &ClusterClient,
-        target: &Target,
-        (value, desired): (&str, &[Value]),
-        turn: &InventoryChange,
-        permit: &FencingToken,
-    ) -> Result<(), ClusterError> {
-        let (uid, version) = uid_and_version(&turn.mark).unwrap_or_default();
-        let objects = Value::from(object_identities(desired)).to_string();
-        let patch = json!({
-            "metadata": { "uid": uid, "resourceVersion": version },
-            "data": { "value": value, "toward": null, "objects": objects },
-        });
-        door.patch(&self.inventory_path(target), &patch, Some(permit))
-            .await
-            .map(|_| ())
-    }
-
-    async fn create_inventory(
-        &self,
-        door: &ClusterClient,
-        target: &Target,
-        mut data: Value,
-        permit: &FencingToken,
-    ) -> Result<Value, ClusterError> {
-        if owns_namespace(target) {
-            if !self.can_own_namespace(door).await? {
-                return Err(foreign_object_error(
-                    door,
-                    "the mesh's namespace belongs to another mesh",
-                ));
-            }
-            let metadata =
-                json!({ "name": self.namespace(), "labels": { OWNER_LABEL: self.namespace() } });
-            let namespace =
-                json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata });
-            door.apply(&self.namespace_path(), &namespace, Some(permit))
-                .await?;
-        }
-        // A merge patch removes fields that are null, but an object that is created must not
-        // contain them.
-        if let Some(data) = data.as_object_mut() {
-            data.retain(|_, value| !value.is_null());
-        }
-        let inventory = json!({
-            "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": {
-                "name": Self::inventory_name(target), "namespace": self.namespace(),
-                "labels": { OWNER_LABEL: self.namespace() }, "annotations": { WRITER_ANNOTATION: writer_id(permit) },
-            },
-            "data": data,
-        });
-        let path = format!("/api/v1/namespaces/{}/configmaps", self.namespace());
-        door.create(&path, &inventory, Some(permit)).await
-    }
-
     /// Brings an ApplySet to a value, or removes it. Fails with `Changed` if the inventory is not
     /// the one that was observed.
     pub(super) async fn write_apply_set(
@@ -386,142 +281,6 @@ impl KubernetesMesh {
         Ok(there["metadata"]["labels"][OWNER_LABEL]
             .as_str()
             .is_none_or(|owner| owner == self.namespace()))
-    }
-
-    /// Deletes the objects that the old inventory listed and the new one does not.
-    async fn prune_objects(
-        &self,
-        door: &ClusterClient,
-        before: &[Value],
-        desired: &[Value],
-        permit: &FencingToken,
-    ) -> Result<(), ClusterError> {
-        let kept: Vec<Option<String>> = desired.iter().map(api_paths::object_path).collect();
-        for old in before.iter().filter(|old| self.is_named_after_mesh(old)) {
-            let path = api_paths::object_path(old);
-            if let (Some(path), false) = (&path, kept.contains(&path)) {
-                door.delete(path, None, Some(permit)).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes the objects of a set in reverse order. The inventory goes last, so that a later run
-    /// finds and finishes a removal that a crash has interrupted.
-    async fn remove_apply_set(
-        &self,
-        door: &ClusterClient,
-        target: &Target,
-        known: Option<&Value>,
-        permit: &FencingToken,
-    ) -> Result<(), ClusterError> {
-        if known.is_some() {
-            let turn = self
-                .mark_inventory_dirty(door, target, known, (None, &[]), permit)
-                .await?;
-            let ours =
-                |object: &&Value| object["kind"] != "Namespace" && self.is_named_after_mesh(object);
-            let objects = turn.union.iter().rev().filter(ours);
-            for path in objects
-                .filter_map(api_paths::object_path)
-                .chain(self.leader_election_leases(target))
-            {
-                if self.is_still_owned(door, target, &path).await? {
-                    door.delete(&path, None, Some(permit)).await?;
-                }
-            }
-            self.sweep_orphans(door, target, &turn.union, permit)
-                .await?;
-            let (uid, version) = uid_and_version(&turn.mark).unwrap_or_default();
-            let unchanged = json!({ "uid": uid, "resourceVersion": version });
-            door.delete(&self.inventory_path(target), Some(unchanged), Some(permit))
-                .await?;
-        }
-        if !owns_namespace(target) {
-            return Ok(());
-        }
-        let ours = if known.is_some() {
-            self.can_own_namespace(door).await?
-        } else {
-            self.observe_namespace_removal(door).await?.0
-        };
-        if ours {
-            door.delete(&self.namespace_path(), None, Some(permit))
-                .await
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Returns whether an object still belongs to its set. A webhook that became an alias of
-    /// another revision does not.
-    async fn is_still_owned(
-        &self,
-        door: &ClusterClient,
-        target: &Target,
-        path: &str,
-    ) -> Result<bool, ClusterError> {
-        if !path.contains("/mutatingwebhookconfigurations/") {
-            return Ok(true);
-        }
-        let webhook = door.get(path).await?.unwrap_or_default();
-        let labels = &webhook["metadata"]["labels"];
-        Ok(labels[OWNER_LABEL] == self.namespace()
-            && labels[APPLY_SET_LABEL] == Self::inventory_name(target))
-    }
-
-    /// Deletes the objects that have our label but are in no inventory. A worker that had lost its
-    /// lease made them.
-    async fn sweep_orphans(
-        &self,
-        door: &ClusterClient,
-        target: &Target,
-        objects: &[Value],
-        permit: &FencingToken,
-    ) -> Result<(), ClusterError> {
-        let named = |object: &Value| {
-            text_at(object, "/kind")
-                .filter(|kind| *kind != "Namespace")
-                .map(str::to_owned)
-        };
-        let kinds: BTreeSet<String> = objects.iter().filter_map(named).collect();
-        let selector = label_query(&[
-            (OWNER_LABEL, self.namespace()),
-            (APPLY_SET_LABEL, &Self::inventory_name(target)),
-        ]);
-        for kind in kinds {
-            let Some(collection) = api_paths::collection_path(&kind) else {
-                continue;
-            };
-            for mut left in door.list(&collection, &selector).await? {
-                left["kind"] = kind.clone().into();
-                if let Some(path) = api_paths::object_path(&left).filter(|_| {
-                    self.is_named_after_mesh(&left)
-                        && left.pointer("/metadata/deletionTimestamp").is_none()
-                }) {
-                    tracing::info!(path, "deleting an object that no inventory lists");
-                    door.delete(&path, None, Some(permit)).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns the paths of the leader election Leases that a revision's istiod leaves behind in a
-    /// member.
-    fn leader_election_leases(&self, target: &Target) -> Vec<String> {
-        let Target::MemberObjects { revision, .. } = target else {
-            return Vec::new();
-        };
-        let lease = |name: &str| {
-            format!(
-                "/apis/coordination.k8s.io/v1/namespaces/{}/leases/{name}-{revision}",
-                self.namespace()
-            )
-        };
-        ["istio-gateway-deployment", "istio-gateway-status-leader"]
-            .map(lease)
-            .into()
     }
 }
 
