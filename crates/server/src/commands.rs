@@ -3,7 +3,7 @@
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
-use crate::options::{AuditAnchorArgs, ConnectionArgs, MetricsArgs, StoreArgs, WorkerArgs};
+use crate::args::{AuditAnchorArgs, ConnectionArgs, MetricsArgs, StoreArgs, WorkerArgs};
 use crate::service::{
     backfill_tenant_keys, build_app, build_engine, connect_store, shutdown_signal,
     spawn_audit_anchoring,

@@ -13,8 +13,8 @@ use meshwright_wire::ReleaseArgs;
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
+use crate::args::{DevArgs, ImportReleaseArgs, MasterKeySource};
 use crate::import::{add_hosting_cluster, ignore_conflict, import_release};
-use crate::options::{DevArgs, ImportReleaseArgs, MasterKeySource};
 use crate::service::{
     backfill_tenant_keys, build_app, build_engine, load_sealer, shutdown_signal,
     spawn_audit_anchoring,

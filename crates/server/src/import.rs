@@ -11,7 +11,7 @@ use meshwright_model::ids::HostingClusterId;
 use meshwright_store::{HostingCluster, Store, StoreError};
 
 use crate::Failure;
-use crate::options::{self, ImportReleaseArgs, ReleasesCommand, StoreArgs};
+use crate::args::{HostingCommand, ImportReleaseArgs, ReleasesCommand, StoreArgs};
 use crate::service::connect_store;
 
 pub(crate) async fn run_releases_command(
@@ -55,9 +55,9 @@ pub(crate) fn read_charts(sent: &[u8]) -> Result<(Vec<u8>, String), String> {
 
 pub(crate) async fn run_hosting_command(
     database: &StoreArgs,
-    command: options::HostingCommand,
+    command: HostingCommand,
 ) -> Result<(), Failure> {
-    let options::HostingCommand::Add { name, kubeconfig } = command;
+    let HostingCommand::Add { name, kubeconfig } = command;
     let store = connect_store(database).await?;
     add_hosting_cluster(&store, &name, &kubeconfig).await?;
     println!("hosting cluster {name} is added");

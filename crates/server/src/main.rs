@@ -5,19 +5,19 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod args;
+mod cluster_provider;
 mod commands;
-mod descriptors;
 mod dev;
-mod fetch;
 mod import;
-mod options;
+mod open_files;
+mod public_http;
 mod service;
 mod telemetry;
 mod tenants;
-mod transit;
-mod worlds;
+mod vault_transit;
 
-use options::{Command, ServerArgs};
+use args::{Command, ServerArgs};
 
 /// Reason why the server stopped, in words for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         Ok(traces) => traces,
         Err(failure) => return print_failure(&failure),
     };
-    descriptors::raise_open_file_limit();
+    open_files::raise_open_file_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

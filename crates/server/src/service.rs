@@ -16,12 +16,12 @@ use meshwright_worker::{Engine, Settings};
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
-use crate::fetch::{PublicFetcher, PublicWebhookSender};
+use crate::args::{AuditAnchorArgs, MasterKeySource, StoreArgs, WorkerArgs};
+use crate::cluster_provider::KubernetesClusterProvider;
 use crate::import::read_charts;
-use crate::options::{AuditAnchorArgs, MasterKeySource, StoreArgs, WorkerArgs};
+use crate::public_http::{PublicFetcher, PublicWebhookSender};
 use crate::tenants::AnchorLog;
-use crate::transit::TransitKeyWrapper;
-use crate::worlds::KubernetesClusterProvider;
+use crate::vault_transit::TransitKeyWrapper;
 
 /// Parses a key of 32 bytes from 64 hexadecimal digits.
 fn parse_hex_key(text: &str, file: &Path) -> Result<SymmetricKey, Failure> {

@@ -15,8 +15,8 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::options::TelemetryArgs;
-use crate::{Failure, descriptors};
+use crate::args::TelemetryArgs;
+use crate::{Failure, open_files};
 
 /// Upper bounds of the buckets for the duration of requests, in seconds. The longest requests are
 /// long polls.
@@ -130,7 +130,7 @@ pub(crate) async fn serve_metrics(
         if let Err(error) = meshwright_api::serve(
             listener,
             shown,
-            descriptors::metrics_connection_limits(),
+            open_files::metrics_connection_limits(),
             stopped,
         )
         .await

@@ -16,7 +16,7 @@ use meshwright_store::{ApiKeyToken, NewApiKey, Store, StoreError, sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
-use crate::options::{AuditCommand, StoreArgs, TenantsCommand};
+use crate::args::{AuditCommand, StoreArgs, TenantsCommand};
 use crate::service::connect_store;
 
 /// Number of audit entries that one query reads.

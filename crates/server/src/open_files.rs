@@ -3,7 +3,7 @@
 
 use meshwright_api::ConnectionLimits;
 
-use crate::options::ConnectionArgs;
+use crate::args::ConnectionArgs;
 
 /// Open files that client connections leave to the rest of the process: the database, clusters,
 /// identity providers and logs.

@@ -33,7 +33,7 @@ use meshwright_worker::ClusterProvider;
 use tokio::sync::Mutex;
 
 use crate::Failure;
-use crate::options::WorkerArgs;
+use crate::args::WorkerArgs;
 
 /// Client of each cluster, by the id of the cluster.
 type ClientCache = HashMap<String, CachedClient>;
