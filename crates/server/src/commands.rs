@@ -4,10 +4,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
 use crate::args::{AuditAnchorArgs, ConnectionArgs, MetricsArgs, StoreArgs, WorkerArgs};
-use crate::service::{
-    backfill_tenant_keys, build_app, build_engine, connect_store, shutdown_signal,
-    spawn_audit_anchoring,
-};
+use crate::database::{backfill_tenant_keys, connect_store};
+use crate::service::{build_app, build_engine, shutdown_signal, spawn_audit_anchoring};
 use crate::telemetry::serve_metrics;
 
 pub(crate) async fn serve_api(

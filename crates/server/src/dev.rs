@@ -14,11 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
 use crate::args::{DevArgs, ImportReleaseArgs, MasterKeySource};
+use crate::database::{backfill_tenant_keys, load_sealer};
 use crate::import::{add_hosting_cluster, ignore_conflict, import_release};
-use crate::service::{
-    backfill_tenant_keys, build_app, build_engine, load_sealer, shutdown_signal,
-    spawn_audit_anchoring,
-};
+use crate::service::{build_app, build_engine, shutdown_signal, spawn_audit_anchoring};
 use crate::telemetry::serve_metrics;
 use crate::tenants::create_owner_key;
 

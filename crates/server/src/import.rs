@@ -12,7 +12,8 @@ use meshwright_store::{HostingCluster, Store, StoreError};
 
 use crate::Failure;
 use crate::args::{HostingCommand, ImportReleaseArgs, ReleasesCommand, StoreArgs};
-use crate::service::connect_store;
+use crate::charts::read_charts;
+use crate::database::connect_store;
 
 pub(crate) async fn run_releases_command(
     database: &StoreArgs,
@@ -44,13 +45,6 @@ pub(crate) async fn import_release(
         .add_release(&release, SystemClock.now())
         .await
         .map_err(Failure::from)
-}
-
-/// Repacks the charts of a request, and returns them with their digest.
-pub(crate) fn read_charts(sent: &[u8]) -> Result<(Vec<u8>, String), String> {
-    let charts = meshwright_kubernetes::helm::repack_charts(sent)?;
-    let digest = meshwright_store::sha256_hex(&charts);
-    Ok((charts, digest))
 }
 
 pub(crate) async fn run_hosting_command(

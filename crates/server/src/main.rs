@@ -6,8 +6,11 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod args;
+mod audit_anchors;
+mod charts;
 mod cluster_provider;
 mod commands;
+mod database;
 mod dev;
 mod import;
 mod open_files;
