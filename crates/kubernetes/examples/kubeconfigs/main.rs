@@ -78,7 +78,7 @@ async fn load_with_meshwright(input: &str) -> &'static str {
     match ClusterClient::open("c", &credential, &AddressPolicy::default()) {
         Err(_) => "refused",
         // A name is checked when it is called. No cluster answers in a network with nothing in it.
-        Ok(door) => match door.get("/version").await {
+        Ok(client) => match client.get("/version").await {
             Err(ClusterError::Refused { .. }) => "refused",
             _ => "accepted",
         },
