@@ -34,11 +34,11 @@ pub(crate) fn literal_address(server: &str) -> Option<SocketAddr> {
 /// # Errors
 /// Returns an error if the name does not resolve, or if the policy allows none of its addresses.
 pub(crate) async fn resolve_allowed(
-    place: &str,
+    cluster_name: &str,
     server: &str,
     rules: &AddressPolicy,
 ) -> Result<Vec<SocketAddr>, ClusterError> {
-    let silent = || ClusterError::unreachable(place, "the name does not resolve");
+    let silent = || ClusterError::unreachable(cluster_name, "the name does not resolve");
     let (host, port) = host_and_port(server).ok_or_else(silent)?;
     let found: Vec<SocketAddr> = match host.parse() {
         Ok(literal) => vec![SocketAddr::new(literal, port)],
@@ -59,7 +59,7 @@ pub(crate) async fn resolve_allowed(
             "its address is loopback, private or link-local; the operator can allow the network"
                 .to_owned();
         return Err(ClusterError::Refused {
-            place: place.to_owned(),
+            place: cluster_name.to_owned(),
             code: "address_refused",
             cause,
         });

@@ -85,8 +85,8 @@ impl ActiveCredential {
 
 impl std::fmt::Debug for ClusterClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Door")
-            .field("place", &self.shared.cluster_name)
+        f.debug_struct("ClusterClient")
+            .field("cluster_name", &self.shared.cluster_name)
             .finish_non_exhaustive()
     }
 }
@@ -99,12 +99,12 @@ impl ClusterClient {
     /// Returns an error if the server is an IP address that is not allowed, or if the credential
     /// cannot be used.
     pub fn open(
-        place: &str,
+        cluster_name: &str,
         credential: &Credential,
         rules: &AddressPolicy,
     ) -> Result<Self, ClusterError> {
         let refused = |code, cause: &str| ClusterError::Refused {
-            place: place.to_owned(),
+            place: cluster_name.to_owned(),
             code,
             cause: cause.to_owned(),
         };
@@ -118,7 +118,7 @@ impl ClusterClient {
             .map_err(|cause| refused("credential_refused", cause))?;
         Ok(Self {
             shared: Arc::new(SharedClient {
-                cluster_name: place.to_owned(),
+                cluster_name: cluster_name.to_owned(),
                 address_policy: rules.clone(),
                 credential_source: None,
                 active_credential: RwLock::new(present),
@@ -130,25 +130,14 @@ impl ClusterClient {
     /// Adds a source that is asked for the current credential when the cluster refuses the one in
     /// use.
     #[must_use]
-    pub fn with_credential_source(self, keeper: Arc<dyn CredentialSource>) -> Self {
-        let SharedClient {
-            cluster_name: place,
-            address_policy: rules,
-            ..
-        } = self.shared.as_ref();
-        let (place, rules, present) = (
-            place.clone(),
-            rules.clone(),
-            RwLock::new(self.active_credential()),
-        );
-        let turn = tokio::sync::Mutex::default();
+    pub fn with_credential_source(self, source: Arc<dyn CredentialSource>) -> Self {
         Self {
             shared: Arc::new(SharedClient {
-                cluster_name: place,
-                address_policy: rules,
-                credential_source: Some(keeper),
-                active_credential: present,
-                refresh_lock: turn,
+                cluster_name: self.shared.cluster_name.clone(),
+                address_policy: self.shared.address_policy.clone(),
+                credential_source: Some(source),
+                active_credential: RwLock::new(self.active_credential()),
+                refresh_lock: tokio::sync::Mutex::default(),
             }),
         }
     }
@@ -174,14 +163,14 @@ impl ClusterClient {
 
     /// Reads the credential again. Returns whether there is now another one than `used`.
     async fn refresh_credential(&self, used: &Arc<ActiveCredential>) -> bool {
-        let Some(keeper) = &self.shared.credential_source else {
+        let Some(source) = &self.shared.credential_source else {
             return false;
         };
-        let _turn = self.shared.refresh_lock.lock().await;
+        let _refresh = self.shared.refresh_lock.lock().await;
         if !Arc::ptr_eq(&self.active_credential(), used) {
             return true;
         }
-        let Some(credential) = keeper
+        let Some(credential) = source
             .current_credential()
             .await
             .filter(|found| found.to_stored() != used.stored)

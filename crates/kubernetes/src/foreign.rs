@@ -29,10 +29,10 @@ const DRY_RUNS_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Lists all webhook configurations of a cluster, each with its kind as `kubectl` knows it.
 pub(crate) async fn list_admission_webhooks(
-    door: &ClusterClient,
+    client: &ClusterClient,
 ) -> Result<Vec<(&'static str, Value)>, ClusterError> {
-    let mutating = door.list(MUTATING_WEBHOOKS_PATH, "").await?;
-    let validating = door.list(VALIDATING_WEBHOOKS_PATH, "").await?;
+    let mutating = client.list(MUTATING_WEBHOOKS_PATH, "").await?;
+    let validating = client.list(VALIDATING_WEBHOOKS_PATH, "").await?;
     let of = |kind: &'static str| move |object: Value| (kind, object);
     let all = mutating.into_iter().map(of("mutatingwebhookconfiguration"));
     Ok(all
@@ -64,15 +64,15 @@ pub(crate) fn foreign_istio_webhooks(
 ///
 /// # Errors
 /// Names all webhooks that were found, or tells why the cluster could not be read.
-pub(crate) async fn require_no_istio(door: &ClusterClient) -> Result<(), Problem> {
-    let webhooks = list_admission_webhooks(door)
+pub(crate) async fn require_no_istio(client: &ClusterClient) -> Result<(), Problem> {
+    let webhooks = list_admission_webhooks(client)
         .await
         .map_err(|error| problem_from_error(&error))?;
     let found = foreign_istio_webhooks(&webhooks, None);
     if found.is_empty() {
         Ok(())
     } else {
-        Err(foreign_istio_problem(door.cluster_name(), &found))
+        Err(foreign_istio_problem(client.cluster_name(), &found))
     }
 }
 
@@ -90,20 +90,20 @@ fn is_istio_webhook(object: &Value) -> bool {
 /// does not answer. Each webhook is tried with a dry run of a pod that it would be asked about.
 /// Webhooks that were not tried before the timeout are left out.
 pub(crate) async fn find_silent_webhooks(
-    door: &ClusterClient,
+    client: &ClusterClient,
 ) -> Result<Vec<Finding>, ClusterError> {
     let ends = Instant::now() + DRY_RUNS_TIMEOUT;
     let late = |_| {
         ClusterError::unreachable(
-            door.cluster_name(),
+            client.cluster_name(),
             "the lists of webhooks and namespaces took too long",
         )
     };
-    let tried = tokio::time::timeout_at(ends, plan_dry_runs(door))
+    let tried = tokio::time::timeout_at(ends, plan_dry_runs(client))
         .await
         .map_err(late)??;
     let answers = futures::stream::iter(tried).map(|(found, path, pod)| async move {
-        if is_webhook_silent(door, &path, &pod).await {
+        if is_webhook_silent(client, &path, &pod).await {
             Some(found)
         } else {
             None
@@ -122,9 +122,9 @@ pub(crate) async fn find_silent_webhooks(
 /// Plans the dry runs: for each the finding that it could prove, its path, and its pod. A webhook
 /// that selects no existing namespace needs none.
 async fn plan_dry_runs(
-    door: &ClusterClient,
+    client: &ClusterClient,
 ) -> Result<Vec<(Finding, String, Value)>, ClusterError> {
-    let webhooks = list_admission_webhooks(door).await?;
+    let webhooks = list_admission_webhooks(client).await?;
     let others = webhooks
         .iter()
         .filter(|(_, object)| !is_istio_webhook(object));
@@ -140,7 +140,7 @@ async fn plan_dry_runs(
     if asked.is_empty() {
         return Ok(Vec::new());
     }
-    let namespaces = door.list("/api/v1/namespaces", "").await?;
+    let namespaces = client.list("/api/v1/namespaces", "").await?;
     let one = |(kind, object, entry): (&str, &Value, &Value)| {
         let matching = namespaces
             .iter()
@@ -159,13 +159,13 @@ async fn plan_dry_runs(
 /// Returns whether a dry run fails because a webhook does not answer. The API server may wait
 /// longer for a webhook than we wait for the API server, so a dry run without an answer counts too,
 /// if the API server answers another call.
-async fn is_webhook_silent(door: &ClusterClient, path: &str, pod: &Value) -> bool {
-    match door.dry_run(path, pod).await {
+async fn is_webhook_silent(client: &ClusterClient, path: &str, pod: &Value) -> bool {
+    match client.dry_run(path, pod).await {
         Err(ClusterError::Refused {
             code: "webhook_failed",
             ..
         }) => true,
-        Err(ClusterError::Unreachable { .. }) => door.get("/version").await.is_ok(),
+        Err(ClusterError::Unreachable { .. }) => client.get("/version").await.is_ok(),
         _ => false,
     }
 }

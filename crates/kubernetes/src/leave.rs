@@ -25,7 +25,7 @@ const RBAC_API_PATH: &str = "/apis/rbac.authorization.k8s.io/v1";
 /// # Errors
 /// Returns an error if the cluster does not answer or refuses the call.
 pub async fn remove_account(
-    door: &ClusterClient,
+    client: &ClusterClient,
     cluster: &Name,
     account: &str,
     removal: AccountRemoval,
@@ -36,7 +36,7 @@ pub async fn remove_account(
         ))
     };
     let began = removal != AccountRemoval::NotBegun;
-    let role = match find_cluster_role(door, account).await {
+    let role = match find_cluster_role(client, account).await {
         Err(ClusterError::Refused {
             code: "credential_expired",
             ..
@@ -51,18 +51,19 @@ pub async fn remove_account(
     };
     if !began {
         return Ok(AccountPresence::Present(
-            list_istio_crds(door, cluster).await?,
+            list_istio_crds(client, cluster).await?,
         ));
     }
     let Some(role) = role else { return going() };
-    set_owner_references(door, account, &role).await?;
+    set_owner_references(client, account, &role).await?;
     let uid = json!({ "uid": role["metadata"]["uid"] });
-    door.delete(
-        &format!("{RBAC_API_PATH}/clusterroles/{account}"),
-        Some(uid),
-        None,
-    )
-    .await?;
+    client
+        .delete(
+            &format!("{RBAC_API_PATH}/clusterroles/{account}"),
+            Some(uid),
+            None,
+        )
+        .await?;
     going()
 }
 
@@ -83,14 +84,14 @@ pub fn account_leftovers(cluster: &Name, account: &str) -> Vec<Leftover> {
     ]
 }
 
-/// Finds the ClusterRole of an account. It is listed by name, because our account may not `get`
+/// Finds the `ClusterRole` of an account. It is listed by name, because our account may not `get`
 /// roles.
 async fn find_cluster_role(
-    door: &ClusterClient,
+    client: &ClusterClient,
     account: &str,
 ) -> Result<Option<Value>, ClusterError> {
     let named = format!("fieldSelector=metadata.name%3D{account}");
-    Ok(door
+    Ok(client
         .list(&format!("{RBAC_API_PATH}/clusterroles"), &named)
         .await?
         .pop())
@@ -99,11 +100,11 @@ async fn find_cluster_role(
 /// Lists Istio's custom resource definitions that we have installed. They stay because they belong
 /// to the cluster: deleting them would delete the users' own resources.
 async fn list_istio_crds(
-    door: &ClusterClient,
+    client: &ClusterClient,
     cluster: &Name,
 ) -> Result<Vec<Leftover>, ClusterError> {
     let ours = format!("labelSelector={}", OWNER_LABEL.replace('/', "%2F"));
-    let listed = door
+    let listed = client
         .list(
             "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
             &ours,
@@ -120,7 +121,7 @@ async fn list_istio_crds(
 /// Makes the role the owner of all other objects of an account, and also of our namespace unless
 /// another account is in it.
 async fn set_owner_references(
-    door: &ClusterClient,
+    client: &ClusterClient,
     account: &str,
     role: &Value,
 ) -> Result<(), ClusterError> {
@@ -130,13 +131,13 @@ async fn set_owner_references(
     });
     let change = json!({ "metadata": { "ownerReferences": [owner] } });
     let here = format!("/api/v1/namespaces/{MESHWRIGHT_NAMESPACE}");
-    let accounts = door.list(&format!("{here}/serviceaccounts"), "").await?;
+    let accounts = client.list(&format!("{here}/serviceaccounts"), "").await?;
     let names: Vec<&str> = accounts
         .iter()
         .filter_map(|object| object["metadata"]["name"].as_str())
         .collect();
     let anchors = format!("labelSelector={}", SERIAL_LABEL.replace('/', "%2F"));
-    let secrets = door.list(&format!("{here}/secrets"), &anchors).await?;
+    let secrets = client.list(&format!("{here}/secrets"), &anchors).await?;
     for secret in secrets
         .iter()
         .filter_map(|object| object["metadata"]["name"].as_str())
@@ -146,25 +147,28 @@ async fn set_owner_references(
             .strip_prefix(account)
             .is_some_and(|rest| rest.starts_with('-'))
         {
-            door.patch(&format!("{here}/secrets/{secret}"), &change, None)
+            client
+                .patch(&format!("{here}/secrets/{secret}"), &change, None)
                 .await?;
         }
     }
     if names.contains(&account) {
-        door.patch(&format!("{here}/serviceaccounts/{account}"), &change, None)
+        client
+            .patch(&format!("{here}/serviceaccounts/{account}"), &change, None)
             .await?;
     }
     if names
         .iter()
         .all(|name| *name == account || *name == "default")
     {
-        door.patch(&here, &change, None).await?;
+        client.patch(&here, &change, None).await?;
     }
-    door.patch(
-        &format!("{RBAC_API_PATH}/clusterrolebindings/{account}"),
-        &change,
-        None,
-    )
-    .await
-    .map(|_| ())
+    client
+        .patch(
+            &format!("{RBAC_API_PATH}/clusterrolebindings/{account}"),
+            &change,
+            None,
+        )
+        .await
+        .map(|_| ())
 }

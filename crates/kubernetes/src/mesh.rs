@@ -172,15 +172,13 @@ impl KubernetesMesh {
         look: impl Future<Output = Result<T, ClusterError>> + Send,
     ) -> Result<T, ClusterError> {
         let looked = tokio::time::timeout(self.config.hosting.limits().look_timeout, look).await;
-        let (place, cause) = (
-            "a cluster of the mesh".to_owned(),
-            "a look did not come to an end in time".to_owned(),
-        );
-        looked.unwrap_or(Err(ClusterError::Unreachable {
-            place,
-            code: "look_too_slow",
-            cause,
-        }))
+        looked.unwrap_or_else(|_| {
+            Err(ClusterError::Unreachable {
+                place: "a cluster of the mesh".to_owned(),
+                code: "look_too_slow",
+                cause: "a look did not come to an end in time".to_owned(),
+            })
+        })
     }
 
     /// Returns the client of the cluster that holds a target.

@@ -17,7 +17,7 @@ const PROBE_POD_NAME: &str = "meshwright-probe";
 /// Probes which sidecar a pod with a label would get. The inner error tells why the result is not
 /// the wanted one.
 pub(crate) async fn probe_injection(
-    door: &ClusterClient,
+    client: &ClusterClient,
     namespace: &str,
     asks: &InjectionRequest,
     wanted: &Sidecar,
@@ -27,7 +27,7 @@ pub(crate) async fn probe_injection(
         InjectionRequest::Default => (INJECT_LABEL, "true"),
     };
     let pod = probe_pod((label, value), "default");
-    let admitted = match door
+    let admitted = match client
         .dry_run(&format!("/api/v1/namespaces/{namespace}/pods"), &pod)
         .await
     {
@@ -45,12 +45,12 @@ pub(crate) async fn probe_injection(
 /// Returns whether a cluster's policies accept the probe pod in a namespace. The pod asks for no
 /// sidecar, so that no injector affects the result.
 pub(crate) async fn accepts_probe_pod(
-    door: &ClusterClient,
+    client: &ClusterClient,
     namespace: &str,
     account: &str,
 ) -> Result<bool, ClusterError> {
     let pod = probe_pod((INJECT_LABEL, "false"), account);
-    match door
+    match client
         .dry_run(&format!("/api/v1/namespaces/{namespace}/pods"), &pod)
         .await
     {

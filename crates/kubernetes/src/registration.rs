@@ -78,11 +78,11 @@ const REQUIRED_PERMISSIONS: [(&str, &str, &str); 6] = [
 pub async fn read_cluster_uid(
     wanted: &RegistrationRequest<'_>,
     credential: &Credential,
-    dialling: &AddressPolicy,
+    policy: &AddressPolicy,
 ) -> Result<String, Problem> {
-    let door = ClusterClient::open(wanted.name, credential, dialling)
+    let client = ClusterClient::open(wanted.name, credential, policy)
         .map_err(|error| problem_from_error(&error))?;
-    verify_cluster_uid(&door, wanted).await
+    verify_cluster_uid(&client, wanted).await
 }
 
 /// Registers a cluster by the credential that a user submitted, and creates our account in it. Safe
@@ -93,27 +93,27 @@ pub async fn read_cluster_uid(
 pub async fn register_cluster(
     wanted: &RegistrationRequest<'_>,
     submitted: &Credential,
-    dialling: &AddressPolicy,
+    policy: &AddressPolicy,
 ) -> Result<RegisteredCluster, Problem> {
-    let door = ClusterClient::open(wanted.name, submitted, dialling)
+    let client = ClusterClient::open(wanted.name, submitted, policy)
         .map_err(|error| problem_from_error(&error))?;
-    let kubernetes_version = read_kubernetes_version(&door).await?;
-    let uid = verify_cluster_uid(&door, wanted).await?;
+    let kubernetes_version = read_kubernetes_version(&client).await?;
+    let uid = verify_cluster_uid(&client, wanted).await?;
     // A cluster that was registered before must get its next credential even if another Istio came
     // into it since. That Istio is found before a mesh is created, and before every upgrade.
     if wanted.uid.is_none() {
-        foreign::require_no_istio(&door).await?;
+        foreign::require_no_istio(&client).await?;
     }
-    check_permissions(&door).await?;
+    check_permissions(&client).await?;
     let connected = issue_credential(
-        &door,
+        &client,
         wanted,
         submitted,
-        dialling,
+        policy,
         (kubernetes_version, uid),
     )
     .await?;
-    let ours = ClusterClient::open(wanted.name, &connected.credential, dialling)
+    let ours = ClusterClient::open(wanted.name, &connected.credential, policy)
         .map_err(|error| problem_from_error(&error))?;
     require_dry_run_pods(&ours, &wanted.account).await?;
     Ok(connected)
@@ -129,16 +129,16 @@ pub async fn register_cluster(
 pub async fn withdraw_registration(
     wanted: &RegistrationRequest<'_>,
     submitted: &Credential,
-    dialling: &AddressPolicy,
+    policy: &AddressPolicy,
 ) -> Result<(), ClusterError> {
-    let door = ClusterClient::open(wanted.name, submitted, dialling)?;
-    wanted.account.remove_from(&door).await
+    let client = ClusterClient::open(wanted.name, submitted, policy)?;
+    wanted.account.remove_from(&client).await
 }
 
 /// Tries the pod that dry runs use. A policy that refuses it would stop every upgrade in the
 /// middle.
-async fn require_dry_run_pods(door: &ClusterClient, account: &Account) -> Result<(), Problem> {
-    if accepts_probe_pod(door, MESHWRIGHT_NAMESPACE, account.name())
+async fn require_dry_run_pods(client: &ClusterClient, account: &Account) -> Result<(), Problem> {
+    if accepts_probe_pod(client, MESHWRIGHT_NAMESPACE, account.name())
         .await
         .map_err(|error| problem_from_error(&error))?
     {
@@ -146,7 +146,7 @@ async fn require_dry_run_pods(door: &ClusterClient, account: &Account) -> Result
     }
     let message = format!(
         "{} refuses the pod that dry runs are made with.",
-        door.cluster_name()
+        client.cluster_name()
     );
     let hint = "Exempt pods with the label meshwright.dev/probe=true from the policy that refuses them, then register the cluster again; nothing is ever created.";
     Err(Problem::new("probe_refused", message, hint))
@@ -159,13 +159,13 @@ async fn require_dry_run_pods(door: &ClusterClient, account: &Account) -> Result
 pub async fn renew_credential(
     wanted: &RegistrationRequest<'_>,
     present: &Credential,
-    dialling: &AddressPolicy,
+    policy: &AddressPolicy,
 ) -> Result<RegisteredCluster, Problem> {
-    let door = ClusterClient::open(wanted.name, present, dialling)
+    let client = ClusterClient::open(wanted.name, present, policy)
         .map_err(|error| problem_from_error(&error))?;
-    let kubernetes_version = read_kubernetes_version(&door).await?;
-    let uid = verify_cluster_uid(&door, wanted).await?;
-    issue_credential(&door, wanted, present, dialling, (kubernetes_version, uid)).await
+    let kubernetes_version = read_kubernetes_version(&client).await?;
+    let uid = verify_cluster_uid(&client, wanted).await?;
+    issue_credential(&client, wanted, present, policy, (kubernetes_version, uid)).await
 }
 
 /// Returns the version of Kubernetes that a cluster reports, which also proves that the credential
@@ -173,8 +173,8 @@ pub async fn renew_credential(
 ///
 /// # Errors
 /// Returns a problem if the cluster does not answer, refuses the credential, or is too old.
-pub async fn read_kubernetes_version(door: &ClusterClient) -> Result<String, Problem> {
-    let version = door
+pub async fn read_kubernetes_version(client: &ClusterClient) -> Result<String, Problem> {
+    let version = client
         .get("/version")
         .await
         .map_err(|error| problem_from_error(&error))?
@@ -196,7 +196,7 @@ pub async fn read_kubernetes_version(door: &ClusterClient) -> Result<String, Pro
     if part("major") != 1 || part("minor") < MIN_KUBERNETES_MINOR {
         let message = format!(
             "{} runs Kubernetes {text}; 1.{MIN_KUBERNETES_MINOR} or newer is needed.",
-            door.cluster_name()
+            client.cluster_name()
         );
         return Err(Problem::new(
             "kubernetes_too_old",
@@ -209,21 +209,21 @@ pub async fn read_kubernetes_version(door: &ClusterClient) -> Result<String, Pro
 
 /// Issues a credential with the next serial number, and tries it before it is returned.
 async fn issue_credential(
-    door: &ClusterClient,
+    client: &ClusterClient,
     wanted: &RegistrationRequest<'_>,
     by: &Credential,
-    dialling: &AddressPolicy,
+    policy: &AddressPolicy,
     (kubernetes_version, uid): (String, String),
 ) -> Result<RegisteredCluster, Problem> {
     let (account, anchors) = (&wanted.account, wanted.account.bound_secrets());
     let minted = async {
-        account.apply_to(door).await?;
+        account.apply_to(client).await?;
         // After a restore from a backup, the database may know fewer credentials than the cluster
         // has.
-        let serial = anchors.newest_serial(door).await?.max(wanted.serial) + 1;
-        anchors.apply_secret(door, serial).await?;
+        let serial = anchors.newest_serial(client).await?.max(wanted.serial) + 1;
+        anchors.apply_secret(client, serial).await?;
         anchors
-            .request_token(door, account.name(), wanted.token_lifetime, None)
+            .request_token(client, account.name(), wanted.token_lifetime, None)
             .await
     };
     let (serial, minted) = minted.await.map_err(|error| problem_from_error(&error))?;
@@ -249,7 +249,7 @@ async fn issue_credential(
         expires_at,
     };
     // The new credential must work before it replaces the one that works.
-    let proved = ClusterClient::open(wanted.name, &issued.credential, dialling)
+    let proved = ClusterClient::open(wanted.name, &issued.credential, policy)
         .map_err(|error| problem_from_error(&error))?;
     verify_cluster_uid(&proved, wanted).await?;
     Ok(issued)
@@ -257,10 +257,10 @@ async fn issue_credential(
 
 /// Returns the cluster's uid. If another one is known for this cluster, that is an error.
 async fn verify_cluster_uid(
-    door: &ClusterClient,
+    client: &ClusterClient,
     wanted: &RegistrationRequest<'_>,
 ) -> Result<String, Problem> {
-    let found = door
+    let found = client
         .get("/api/v1/namespaces/kube-system")
         .await
         .map_err(|error| problem_from_error(&error))?;
@@ -299,14 +299,14 @@ fn is_cluster_uid(text: &str) -> bool {
 
 /// Checks that the submitted credential has all required permissions, and names those that are
 /// missing.
-async fn check_permissions(door: &ClusterClient) -> Result<(), Problem> {
+async fn check_permissions(client: &ClusterClient) -> Result<(), Problem> {
     let mut missing = Vec::new();
     for (verb, group, resource) in REQUIRED_PERMISSIONS {
         let review = json!({
             "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
             "spec": { "resourceAttributes": { "verb": verb, "group": group, "resource": resource } },
         });
-        let answer = door
+        let answer = client
             .create(
                 "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
                 &review,

@@ -65,7 +65,7 @@ impl Account {
 
     /// Creates the account with its role and binding, or updates them to what this version of the
     /// server needs. Safe to repeat.
-    pub(crate) async fn apply_to(&self, door: &ClusterClient) -> Result<(), ClusterError> {
+    pub(crate) async fn apply_to(&self, client: &ClusterClient) -> Result<(), ClusterError> {
         let name = self.name();
         let labels =
             json!({ "app.kubernetes.io/managed-by": "meshwright", REGISTRATION_LABEL: name });
@@ -80,30 +80,34 @@ impl Account {
             json!([{ "kind": "ServiceAccount", "name": name, "namespace": MESHWRIGHT_NAMESPACE }]);
         let here = format!("/api/v1/namespaces/{MESHWRIGHT_NAMESPACE}");
         let shared = json!({ "app.kubernetes.io/managed-by": "meshwright" });
-        door.apply(
-            &here,
-            &named("Namespace", "v1", MESHWRIGHT_NAMESPACE, &shared),
-            None,
-        )
-        .await?;
+        client
+            .apply(
+                &here,
+                &named("Namespace", "v1", MESHWRIGHT_NAMESPACE, &shared),
+                None,
+            )
+            .await?;
         let account = named("ServiceAccount", "v1", name, &labels);
-        door.apply(&format!("{here}/serviceaccounts/{name}"), &account, None)
+        client
+            .apply(&format!("{here}/serviceaccounts/{name}"), &account, None)
             .await?;
-        door.apply(&format!("/apis/{rbac}/clusterroles/{name}"), &role, None)
+        client
+            .apply(&format!("/apis/{rbac}/clusterroles/{name}"), &role, None)
             .await?;
-        door.apply(
-            &format!("/apis/{rbac}/clusterrolebindings/{name}"),
-            &binding,
-            None,
-        )
-        .await
-        .map(|_| ())
+        client
+            .apply(
+                &format!("/apis/{rbac}/clusterrolebindings/{name}"),
+                &binding,
+                None,
+            )
+            .await
+            .map(|_| ())
     }
 
     /// Removes what [`Account::apply_to`] and a first credential have created, with a credential
     /// that may do so; the permissions go first. The empty namespace stays for the next attempt: no
     /// object can be created in a namespace that is being removed.
-    pub(crate) async fn remove_from(&self, door: &ClusterClient) -> Result<(), ClusterError> {
+    pub(crate) async fn remove_from(&self, client: &ClusterClient) -> Result<(), ClusterError> {
         let (name, rbac) = (self.name(), "/apis/rbac.authorization.k8s.io/v1");
         let here = format!("/api/v1/namespaces/{MESHWRIGHT_NAMESPACE}");
         let own = format!(
@@ -114,20 +118,20 @@ impl Account {
             format!("{rbac}/clusterrolebindings/{name}"),
             format!("{rbac}/clusterroles/{name}"),
         ];
-        let secrets = door.list(&format!("{here}/secrets"), &own).await?;
+        let secrets = client.list(&format!("{here}/secrets"), &own).await?;
         let secrets = secrets
             .iter()
             .filter_map(|secret| secret["metadata"]["name"].as_str());
         paths.extend(secrets.map(|secret| format!("{here}/secrets/{secret}")));
         paths.push(format!("{here}/serviceaccounts/{name}"));
         for path in paths {
-            door.delete(&path, None, None).await?;
+            client.delete(&path, None, None).await?;
         }
         Ok(())
     }
 }
 
-/// Lists the rules of the ClusterRole that our account has in a user's cluster. `xtask scenario
+/// Lists the rules of the `ClusterRole` that our account has in a user's cluster. `xtask scenario
 /// all` compares these rules with the requests that were made.
 ///
 /// Workers read Secrets and request tokens in the mesh's namespace only. The rules cover all

@@ -70,10 +70,10 @@ async fn redirects_are_not_followed() {
         allowed_networks: allowed,
         ..AddressPolicy::default()
     };
-    let door =
-        ClusterClient::open("c", &credential.expect("a credential"), &rules).expect("an open door");
+    let client =
+        ClusterClient::open("c", &credential.expect("a credential"), &rules).expect("a client");
     let answer = tokio::select! {
-        answer = door.get("/version") => answer,
+        answer = client.get("/version") => answer,
         _ = elsewhere.accept() => panic!("the redirect was followed"),
     };
 

@@ -128,7 +128,7 @@ impl KubernetesClusterProvider {
         let cluster = tx.get_cluster(id).await.map_err(store_problem)?;
         let stored = tx.cluster_kubeconfig(id).await.map_err(store_problem)?;
         drop(tx);
-        let (door, credential) = self
+        let (client, credential) = self
             .cluster_client(CredentialOwner::Member(tenant, id), &cluster.name, &stored)
             .await?;
         let name: Name = cluster
@@ -141,7 +141,7 @@ impl KubernetesClusterProvider {
             cluster,
             MemberCluster {
                 name,
-                client: door,
+                client,
                 credential,
                 serial,
                 account,
@@ -179,9 +179,9 @@ impl KubernetesClusterProvider {
             authority,
             identity,
         };
-        let door = ClusterClient::open(member.name.as_str(), &credential, &self.address_policy);
+        let client = ClusterClient::open(member.name.as_str(), &credential, &self.address_policy);
         Ok(Some(PreviousCredential {
-            client: door.map_err(|error| problem_from_error(&error))?,
+            client: client.map_err(|error| problem_from_error(&error))?,
             credential,
         }))
     }
@@ -248,8 +248,8 @@ impl ClusterProvider for KubernetesClusterProvider {
         tenant: TenantId,
         mesh: MeshId,
     ) -> Result<(Arc<dyn MeshClusters>, MeshTopology), Problem> {
-        let (world, layout) = self.open_mesh_clusters(tenant, mesh).await?;
-        Ok((Arc::new(world), layout))
+        let (clusters, layout) = self.open_mesh_clusters(tenant, mesh).await?;
+        Ok((Arc::new(clusters), layout))
     }
 
     async fn identify_cluster(&self, tenant: TenantId, id: ClusterId) -> Result<String, Problem> {

@@ -25,11 +25,11 @@ const DATABASE_NAME: &str = "meshwright";
 pub(crate) async fn run_dev(options: DevArgs) -> Result<(), Failure> {
     let dir = &options.dir;
     std::fs::create_dir_all(dir).map_err(Failure::io(format!("the folder {}", dir.display())))?;
-    let vault = load_or_create_sealer(dir)?;
+    let sealer = load_or_create_sealer(dir)?;
     let postgres = EmbeddedPostgres::start(&dir.join("postgres"))?;
-    prepare_database(&postgres, &vault).await?;
-    let api = Store::connect(&postgres.url("mw_api", DATABASE_NAME), vault.clone()).await?;
-    let worker = Store::connect(&postgres.url("mw_worker", DATABASE_NAME), vault).await?;
+    prepare_database(&postgres, &sealer).await?;
+    let api = Store::connect(&postgres.url("mw_api", DATABASE_NAME), sealer.clone()).await?;
+    let worker = Store::connect(&postgres.url("mw_worker", DATABASE_NAME), sealer).await?;
     backfill_tenant_keys(&worker).await?;
     api.ensure_platform_key(SystemClock.now()).await?;
     ensure_first_tenant(&api, &dir.join("api-key")).await?;
@@ -55,9 +55,9 @@ pub(crate) async fn run_dev(options: DevArgs) -> Result<(), Failure> {
         let (stop, idle) = (stop.clone(), options.no_work);
         async move {
             if idle {
-                stop.cancelled().await
+                stop.cancelled().await;
             } else {
-                engine.run_until_stopped(stop).await
+                engine.run_until_stopped(stop).await;
             }
         }
     });
@@ -101,12 +101,12 @@ fn write_secret_file(file: &Path, text: &str) -> Result<(), Failure> {
 
 /// Creates the roles, the database and the schema. After this, no connection uses the superuser or
 /// the owner of the tables.
-async fn prepare_database(postgres: &EmbeddedPostgres, vault: &Sealer) -> Result<(), Failure> {
-    let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), vault.clone()).await?;
+async fn prepare_database(postgres: &EmbeddedPostgres, sealer: &Sealer) -> Result<(), Failure> {
+    let root = Store::connect(&postgres.url(SUPERUSER, "postgres"), sealer.clone()).await?;
     root.create_roles().await?;
     root.create_database(DATABASE_NAME).await?;
     root.close().await;
-    let owner = Store::connect(&postgres.url("mw_owner", DATABASE_NAME), vault.clone()).await?;
+    let owner = Store::connect(&postgres.url("mw_owner", DATABASE_NAME), sealer.clone()).await?;
     owner.migrate().await?;
     owner.close().await;
     Ok(())

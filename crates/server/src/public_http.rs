@@ -69,9 +69,9 @@ impl PublicFetcher {
     }
 }
 
-fn http_client_builder(rules: &AddressPolicy, patience: Duration) -> reqwest::ClientBuilder {
+fn http_client_builder(rules: &AddressPolicy, timeout: Duration) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
-        .timeout(patience)
+        .timeout(timeout)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .dns_resolver(Arc::new(PolicyResolver(rules.clone())))

@@ -93,9 +93,9 @@ pub(crate) fn build_app(
 
 /// Builds the engine of a worker that calls real clusters.
 pub(crate) fn build_engine(store: Store, clusters: &WorkerArgs) -> Result<Engine, Failure> {
-    let worlds = KubernetesClusterProvider::new(store.clone(), clusters)?;
+    let provider = KubernetesClusterProvider::new(store.clone(), clusters)?;
     let usual = Timeouts::default();
-    let patience = Timeouts {
+    let timeouts = Timeouts {
         step: SignedDuration::from_secs(clusters.step_seconds),
         dry_run: SignedDuration::from_secs(clusters.dry_run_seconds),
         unreachable: SignedDuration::from_secs(clusters.silent_seconds),
@@ -108,7 +108,7 @@ pub(crate) fn build_engine(store: Store, clusters: &WorkerArgs) -> Result<Engine
     let settings = Settings {
         worker_name: clusters.worker_name(),
         lease_duration: clusters.lease_duration(),
-        timeouts: patience,
+        timeouts,
         mesh_observation_interval: Duration::from_secs(clusters.observe_seconds),
         cluster_check_interval: Duration::from_secs(clusters.cluster_seconds),
         ..Settings::default()
@@ -121,7 +121,7 @@ pub(crate) fn build_engine(store: Store, clusters: &WorkerArgs) -> Result<Engine
     let post = PublicWebhookSender::new(rules)
         .map_err(|error| Failure::Config(format!("no HTTP client: {error}")))?;
     Ok(
-        Engine::new(store, Arc::new(worlds), Arc::new(SystemClock), settings)
+        Engine::new(store, Arc::new(provider), Arc::new(SystemClock), settings)
             .with_webhook_sender(Arc::new(post)),
     )
 }

@@ -195,7 +195,7 @@ pub(super) fn check_status(status: StatusCode, asked: &str, body: &[u8]) -> Resu
 /// Events of a watch, read one by one.
 #[derive(Debug)]
 pub(crate) struct WatchEvents {
-    place: String,
+    cluster_name: String,
     body: Body,
     /// Bytes of the next line that have arrived so far.
     line: BytesMut,
@@ -206,14 +206,14 @@ pub(crate) struct WatchEvents {
 }
 
 impl WatchEvents {
-    pub(super) fn new(door: &ClusterClient, answer: Response<Body>) -> Self {
+    pub(super) fn new(client: &ClusterClient, answer: Response<Body>) -> Self {
         let (most, until) = (
-            door.limits().max_event_bytes,
-            Instant::now() + door.limits().watch_timeout,
+            client.limits().max_event_bytes,
+            Instant::now() + client.limits().watch_timeout,
         );
-        let place = door.cluster_name().to_owned();
+        let cluster_name = client.cluster_name().to_owned();
         Self {
-            place,
+            cluster_name,
             body: answer.into_body(),
             line: BytesMut::new(),
             searched: 0,
@@ -227,16 +227,17 @@ impl WatchEvents {
     /// # Errors
     /// Returns an error if the connection failed, or if an event is too large or no JSON.
     pub(crate) async fn next_event(&mut self) -> Result<Option<(String, Value)>, ClusterError> {
-        let place = self.place.clone();
+        let cluster_name = self.cluster_name.clone();
         match tokio::time::timeout_at(self.ends_at, self.read_line()).await {
             Ok(Ok(Some(line))) => {
-                let mut event = told::parse_object(&line)
-                    .map_err(|_| CallError::unreadable_response().into_cluster_error(&place))?;
+                let mut event = told::parse_object(&line).map_err(|_| {
+                    CallError::unreadable_response().into_cluster_error(&cluster_name)
+                })?;
                 let kind = event["type"].as_str().unwrap_or_default().to_owned();
                 Ok(Some((kind, event["object"].take())))
             }
             Err(_) | Ok(Ok(None)) => Ok(None),
-            Ok(Err(failure)) => Err(failure.into_cluster_error(&place)),
+            Ok(Err(failure)) => Err(failure.into_cluster_error(&cluster_name)),
         }
     }
 

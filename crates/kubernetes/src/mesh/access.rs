@@ -119,7 +119,7 @@ impl KubernetesMesh {
             ..self.config.address_policy.clone()
         };
         match ClusterClient::open(member.name.as_str(), &member.credential, &rules) {
-            Ok(door) => door.get("/version").await.is_ok(),
+            Ok(client) => client.get("/version").await.is_ok(),
             Err(_) => false,
         }
     }

@@ -1,5 +1,5 @@
-//! Writes ApplySets: targets made of several objects. An inventory in the cluster lists the objects
-//! of the set and holds the target's value.
+//! Writes `ApplySets`: targets made of several objects. An inventory in the cluster lists the
+//! objects of the set and holds the target's value.
 //!
 //! A change first makes the inventory *dirty*: it has no value, and lists the union of the old and
 //! the new objects. At its end the change makes the inventory clean: with the new value and the new
@@ -59,13 +59,13 @@ impl KubernetesMesh {
         .expect("a known kind")
     }
 
-    /// Observes an ApplySet through its inventory: clean, dirty (`partial`), or absent.
+    /// Observes an `ApplySet` through its inventory: clean, dirty (`partial`), or absent.
     pub(super) async fn observe_apply_set(
         &self,
         target: &Target,
     ) -> Result<Observed, ClusterError> {
-        let door = self.client_for(target)?;
-        let inventory = door.get(&self.inventory_path(target)).await?;
+        let client = self.client_for(target)?;
+        let inventory = client.get(&self.inventory_path(target)).await?;
         let clean = inventory.as_ref().and_then(clean_value);
         let outdated =
             clean.is_some() && *target == Target::Limits && !self.are_limits_current().await?;
@@ -76,8 +76,8 @@ impl KubernetesMesh {
         };
         let (partial, settled) = match (&inventory, &value) {
             (_, Some(_)) => (false, self.apply_set_readiness(target).await?),
-            (Some(_), None) => (true, self.observe_namespace_removal(door).await?.1),
-            (None, None) => self.observe_removed_apply_set(target, door).await?,
+            (Some(_), None) => (true, self.observe_namespace_removal(client).await?.1),
+            (None, None) => self.observe_removed_apply_set(target, client).await?,
         };
         Ok(Observed {
             value,
@@ -107,7 +107,7 @@ impl KubernetesMesh {
     async fn observe_removed_apply_set(
         &self,
         target: &Target,
-        door: &ClusterClient,
+        client: &ClusterClient,
     ) -> Result<(bool, Readiness), ClusterError> {
         if let Target::ControlPlane { revision } = target {
             let left = self.replica_names(revision).await?.len();
@@ -122,7 +122,7 @@ impl KubernetesMesh {
             ));
         }
         if owns_namespace(target) {
-            self.observe_namespace_removal(door).await
+            self.observe_namespace_removal(client).await
         } else {
             Ok((false, Readiness::Ready))
         }
@@ -132,9 +132,9 @@ impl KubernetesMesh {
     /// removed.
     async fn observe_namespace_removal(
         &self,
-        door: &ClusterClient,
+        client: &ClusterClient,
     ) -> Result<(bool, Readiness), ClusterError> {
-        let Some(namespace) = door.get(&self.namespace_path()).await? else {
+        let Some(namespace) = client.get(&self.namespace_path()).await? else {
             return Ok((false, Readiness::Ready));
         };
         if namespace.pointer("/metadata/deletionTimestamp").is_some() {
@@ -153,7 +153,7 @@ impl KubernetesMesh {
         format!("/api/v1/namespaces/{}", self.namespace())
     }
 
-    /// Fences an ApplySet by moving the version of its inventory. For a removal, a missing
+    /// Fences an `ApplySet` by moving the version of its inventory. For a removal, a missing
     /// inventory is not created again, because no later step would remove it. The objects of the
     /// set have no version of ours, so a worker in the middle of a change continues to write them
     /// until its fencing token expires.
@@ -163,13 +163,13 @@ impl KubernetesMesh {
         goal: Option<&str>,
         permit: &FencingToken,
     ) -> Result<Fence, ClusterError> {
-        let door = self.client_for(target)?;
+        let client = self.client_for(target)?;
         let path = self.inventory_path(target);
         for value in [Some(format!("{}/{}", permit.operation, permit.epoch)), None] {
             let change = json!({ "metadata": { "annotations": { FENCE_ANNOTATION: value } } });
-            if !door.patch_if_exists(&path, &change, permit).await? && goal.is_some() {
+            if !client.patch_if_exists(&path, &change, permit).await? && goal.is_some() {
                 self.create_inventory(
-                    door,
+                    client,
                     target,
                     json!({ "value": "", "objects": "[]" }),
                     permit,
@@ -180,7 +180,7 @@ impl KubernetesMesh {
         Ok(Fence::UntilLeaseEnds)
     }
 
-    /// Brings an ApplySet to a value, or removes it. Fails with `Changed` if the inventory is not
+    /// Brings an `ApplySet` to a value, or removes it. Fails with `Changed` if the inventory is not
     /// the one that was observed.
     pub(super) async fn write_apply_set(
         &self,
@@ -189,23 +189,23 @@ impl KubernetesMesh {
         seen: &ObjectVersion,
         permit: &FencingToken,
     ) -> Result<(), ClusterError> {
-        let door = self.client_for(target)?;
-        let known = door.get(&self.inventory_path(target)).await?;
+        let client = self.client_for(target)?;
+        let known = client.get(&self.inventory_path(target)).await?;
         if object_version(known.as_ref()) != *seen {
             return Err(ClusterError::Changed {
-                place: door.cluster_name().to_owned(),
+                place: client.cluster_name().to_owned(),
             });
         }
         let Some(value) = to else {
             return self
-                .remove_apply_set(door, target, known.as_ref(), permit)
+                .remove_apply_set(client, target, known.as_ref(), permit)
                 .await;
         };
         let value = newest_crd_release(target, value, known.as_ref());
         let desired = self.desired_objects(target, &value, permit).await?;
         let turn = self
             .mark_inventory_dirty(
-                door,
+                client,
                 target,
                 known.as_ref(),
                 (Some(&value), &desired),
@@ -213,21 +213,21 @@ impl KubernetesMesh {
             )
             .await?;
         for object in &desired {
-            self.apply_object(door, target, object, permit).await?;
+            self.apply_object(client, target, object, permit).await?;
         }
         // Definitions belong to the cluster: deleting one would delete every object of its kind.
         if !matches!(target, Target::Crds { .. }) {
-            self.prune_objects(door, &turn.before, &desired, permit)
+            self.prune_objects(client, &turn.before, &desired, permit)
                 .await?;
         }
-        self.mark_inventory_clean(door, target, (&value, &desired), &turn, permit)
+        self.mark_inventory_clean(client, target, (&value, &desired), &turn, permit)
             .await
     }
 
     /// Applies one object of a set, with our labels.
     async fn apply_object(
         &self,
-        door: &ClusterClient,
+        client: &ClusterClient,
         target: &Target,
         object: &Value,
         permit: &FencingToken,
@@ -236,7 +236,7 @@ impl KubernetesMesh {
         let definition = object["kind"] == "CustomResourceDefinition";
         if !definition && !self.is_named_after_mesh(object) {
             return Err(foreign_object_error(
-                door,
+                client,
                 "an object's name does not name the mesh",
             ));
         }
@@ -249,14 +249,14 @@ impl KubernetesMesh {
         // istiod sets its validators to `Fail` once it serves them. Writing `Ignore` again would
         // let invalid resources pass for a moment.
         if object["kind"] == "ValidatingWebhookConfiguration"
-            && door.get(&path).await?.is_some()
+            && client.get(&path).await?.is_some()
             && let Some(webhooks) = object["webhooks"].as_array_mut()
         {
             for webhook in webhooks.iter_mut().filter_map(Value::as_object_mut) {
                 webhook.remove("failurePolicy");
             }
         }
-        door.apply(&path, &object, Some(permit)).await.map(|_| ())
+        client.apply(&path, &object, Some(permit)).await.map(|_| ())
     }
 
     /// Returns whether an object's name alone allows it to be this mesh's: it is in the mesh's
@@ -276,8 +276,11 @@ impl KubernetesMesh {
 
     /// Returns whether the mesh's namespace is absent or may be this mesh's: it has no other mesh's
     /// label.
-    async fn can_own_namespace(&self, door: &ClusterClient) -> Result<bool, ClusterError> {
-        let there = door.get(&self.namespace_path()).await?.unwrap_or_default();
+    async fn can_own_namespace(&self, client: &ClusterClient) -> Result<bool, ClusterError> {
+        let there = client
+            .get(&self.namespace_path())
+            .await?
+            .unwrap_or_default();
         Ok(there["metadata"]["labels"][OWNER_LABEL]
             .as_str()
             .is_none_or(|owner| owner == self.namespace()))
@@ -293,9 +296,9 @@ fn owns_namespace(target: &Target) -> bool {
     )
 }
 
-fn foreign_object_error(door: &ClusterClient, cause: &str) -> ClusterError {
+fn foreign_object_error(client: &ClusterClient, cause: &str) -> ClusterError {
     ClusterError::Refused {
-        place: door.cluster_name().to_owned(),
+        place: client.cluster_name().to_owned(),
         code: "foreign_istio",
         cause: cause.to_owned(),
     }

@@ -23,24 +23,25 @@ impl KubernetesMesh {
     /// Lists our certificates in a member. The revocation lists come first: once the root beside it
     /// is gone, a list cannot be told from another mesh's.
     async fn list_root_certificates(&self, member: &Name) -> Result<Vec<Value>, ClusterError> {
-        let door = &self.find_member(member)?.client;
+        let client = &self.find_member(member)?.client;
         let named = |name: &str| format!("fieldSelector=metadata.name%3D{name}");
-        let mut roots = door
+        let mut roots = client
             .list("/api/v1/configmaps", &named(ROOT_CERT_CONFIGMAP))
             .await?;
         let ours = self.config.authority.certificate.trim();
         roots.retain(|root| {
             text_at(root, "/data/root-cert.pem").is_some_and(|root| root.trim() == ours)
         });
-        let places: BTreeSet<&str> = roots
+        let namespaces: BTreeSet<&str> = roots
             .iter()
             .filter_map(|root| text_at(root, "/metadata/namespace"))
             .collect();
-        let mut lists = door
+        let mut lists = client
             .list("/api/v1/configmaps", &named(CRL_CONFIGMAP))
             .await?;
         lists.retain(|list| {
-            text_at(list, "/metadata/namespace").is_some_and(|place| places.contains(place))
+            text_at(list, "/metadata/namespace")
+                .is_some_and(|namespace| namespaces.contains(namespace))
         });
         lists.extend(roots);
         Ok(lists)
@@ -69,7 +70,7 @@ impl KubernetesMesh {
         seen: &ObjectVersion,
         permit: &FencingToken,
     ) -> Result<(), ClusterError> {
-        let door = &self.find_member(member)?.client;
+        let client = &self.find_member(member)?.client;
         let found = self.list_root_certificates(member).await?;
         if combined_version(&found) != *seen {
             return Err(ClusterError::Changed {
@@ -86,12 +87,13 @@ impl KubernetesMesh {
             let known = uid_and_version(&object_version(Some(object)));
             let known =
                 known.map(|(uid, version)| json!({ "uid": uid, "resourceVersion": version }));
-            door.delete(
-                &format!("/api/v1/namespaces/{namespace}/configmaps/{name}"),
-                known,
-                Some(permit),
-            )
-            .await?;
+            client
+                .delete(
+                    &format!("/api/v1/namespaces/{namespace}/configmaps/{name}"),
+                    known,
+                    Some(permit),
+                )
+                .await?;
         }
         Ok(())
     }

@@ -167,8 +167,8 @@ impl MemberCluster {
 }
 
 /// Returns whether a cluster refuses the credential of a client.
-async fn is_credential_refused(door: &ClusterClient) -> Result<bool, ClusterError> {
-    match door.get("/version").await {
+async fn is_credential_refused(client: &ClusterClient) -> Result<bool, ClusterError> {
+    match client.get("/version").await {
         Err(ClusterError::Refused {
             code: "credential_expired",
             ..

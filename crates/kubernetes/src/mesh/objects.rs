@@ -1,4 +1,4 @@
-//! Builds the objects of each ApplySet.
+//! Builds the objects of each `ApplySet`.
 
 use std::net::SocketAddr;
 

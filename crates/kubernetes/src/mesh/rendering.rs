@@ -98,8 +98,8 @@ impl KubernetesMesh {
 
     /// Returns whether the cluster serves all of Istio's custom resource definitions.
     pub(super) async fn crds_readiness(&self, member: &Name) -> Result<Readiness, ClusterError> {
-        let door = &self.find_member(member)?.client;
-        let listed = door
+        let client = &self.find_member(member)?.client;
+        let listed = client
             .list(
                 "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
                 "",

@@ -31,7 +31,7 @@ const DEFAULT_TAG_WEBHOOK: &str = "istio-revision-tag-default";
 pub(super) const DEFAULT_VALIDATOR: &str = "istiod-default-validator";
 /// Object of a target, with the field of it that is ours.
 pub(super) struct ObjectTarget<'a> {
-    door: &'a ClusterClient,
+    client: &'a ClusterClient,
     target: &'a Target,
     path: String,
     field: Field<'a>,
@@ -56,18 +56,18 @@ enum Field<'a> {
 }
 
 impl<'a> ObjectTarget<'a> {
-    /// Finds the object of a target. Returns `None` for targets that are ApplySets. May call the
+    /// Finds the object of a target. Returns `None` for targets that are `ApplySets`. May call the
     /// cluster, to find out whether a tag has the name of a revision.
     pub(super) async fn for_target(
-        world: &'a KubernetesMesh,
+        clusters: &'a KubernetesMesh,
         target: &'a Target,
     ) -> Result<Option<Self>, ClusterError> {
         let (path, part) = match target {
             Target::Tag { tag, .. } => {
-                if let Some(own) = revision_alias(world, target, tag).await? {
+                if let Some(own) = revision_alias(clusters, target, tag).await? {
                     return Ok(Some(own));
                 }
-                let name = tag_webhook_name(tag, world.namespace());
+                let name = tag_webhook_name(tag, clusters.namespace());
                 (
                     format!("{MUTATING_WEBHOOKS_PATH}/{name}"),
                     Field::Tag { name, tag },
@@ -85,18 +85,18 @@ impl<'a> ObjectTarget<'a> {
             _ => return Ok(None),
         };
         Ok(Some(Self {
-            door: world.client_for(target)?,
+            client: clusters.client_for(target)?,
             target,
             path,
             field: part,
-            owner: world.namespace(),
+            owner: clusters.namespace(),
         }))
     }
 
     /// Observes the value of the target.
     pub(super) async fn observe_value(&self) -> Result<Observed, ClusterError> {
         let object = self
-            .door
+            .client
             .get(&self.path)
             .await?
             .filter(|object| self.is_owned(object));
@@ -132,7 +132,7 @@ impl<'a> ObjectTarget<'a> {
         );
         if webhook
             && !self
-                .door
+                .client
                 .get(&self.path)
                 .await?
                 .is_some_and(|object| self.is_owned(&object))
@@ -142,7 +142,7 @@ impl<'a> ObjectTarget<'a> {
         for value in [Some(format!("{}/{}", permit.operation, permit.epoch)), None] {
             let patch = json!({ "metadata": { "annotations": { FENCE_ANNOTATION: value } } });
             if !self
-                .door
+                .client
                 .patch_if_exists(&self.path, &patch, permit)
                 .await?
             {
@@ -161,7 +161,7 @@ impl<'a> ObjectTarget<'a> {
     /// Brings the target to a value, or removes it, if the object still has the observed version.
     pub(super) async fn set_value(
         &self,
-        world: &KubernetesMesh,
+        clusters: &KubernetesMesh,
         to: Option<&str>,
         seen: &ObjectVersion,
         permit: &FencingToken,
@@ -173,7 +173,7 @@ impl<'a> ObjectTarget<'a> {
                     return Ok(());
                 };
                 return self
-                    .door
+                    .client
                     .delete(
                         &self.path,
                         Some(json!({ "uid": uid, "resourceVersion": version })),
@@ -182,13 +182,13 @@ impl<'a> ObjectTarget<'a> {
                     .await;
             }
             (Field::RevisionWebhook { revision: own }, Some(revision)) => {
-                self.revision_alias_patch(world, own, revision).await?
+                self.revision_alias_patch(clusters, own, revision).await?
             }
             (Field::Tag { name, tag }, Some(revision)) => {
-                self.tag_webhook(world, name, tag, revision).await?
+                self.tag_webhook(clusters, name, tag, revision).await?
             }
             (Field::Validator, Some(revision)) => {
-                self.validator_webhook(world, revision, known.is_some())
+                self.validator_webhook(clusters, revision, known.is_some())
                     .await?
             }
             (Field::NamespaceLabel, to) => {
@@ -215,9 +215,9 @@ impl<'a> ObjectTarget<'a> {
         };
         patch["metadata"]["uid"] = uid.into();
         patch["metadata"]["resourceVersion"] = version.into();
-        let answer = self.door.patch(&self.path, &patch, Some(permit)).await?;
+        let answer = self.client.patch(&self.path, &patch, Some(permit)).await?;
         if let Target::Workload { member, workload } = self.target {
-            world
+            clusters
                 .watches
                 .record_written_workload(member, workload.kind, &answer);
         }
@@ -228,7 +228,7 @@ impl<'a> ObjectTarget<'a> {
 /// Returns the webhook of a revision as a tag's object, if the tag has the name of a revision and
 /// that webhook exists.
 async fn revision_alias<'a>(
-    world: &'a KubernetesMesh,
+    clusters: &'a KubernetesMesh,
     target: &'a Target,
     tag: &'a str,
 ) -> Result<Option<ObjectTarget<'a>>, ClusterError> {
@@ -238,18 +238,18 @@ async fn revision_alias<'a>(
     if TAGS.contains(&tag) {
         return Ok(None);
     }
-    let door = world.client_for(target)?;
+    let client = clusters.client_for(target)?;
     let path = format!(
         "{MUTATING_WEBHOOKS_PATH}/{}",
-        revision_webhook_name(world, tag)
+        revision_webhook_name(clusters, tag)
     );
-    let known = door.get(&path).await?.is_some();
+    let known = client.get(&path).await?.is_some();
     Ok(known.then_some(ObjectTarget {
-        door,
+        client,
         target,
         path,
         field: Field::RevisionWebhook { revision },
-        owner: world.namespace(),
+        owner: clusters.namespace(),
     }))
 }
 
@@ -263,8 +263,8 @@ pub(super) fn tag_webhook_name(tag: &str, namespace: &str) -> String {
 }
 
 /// Returns the name that Istio's charts give to a revision's own webhook.
-pub(super) fn revision_webhook_name(world: &KubernetesMesh, revision: &str) -> String {
-    format!("istio-sidecar-injector-{revision}-{}", world.namespace())
+pub(super) fn revision_webhook_name(clusters: &KubernetesMesh, revision: &str) -> String {
+    format!("istio-sidecar-injector-{revision}-{}", clusters.namespace())
 }
 
 impl Field<'_> {

@@ -119,7 +119,7 @@ impl MemberWatch {
                 let feed = KindWatch {
                     what,
                     path,
-                    door: member.client.clone(),
+                    client: member.client.clone(),
                     state: state.clone(),
                     changed: changed.clone(),
                 };
@@ -190,7 +190,7 @@ impl MemberWatch {
 struct KindWatch {
     what: WatchedKind,
     path: String,
-    door: ClusterClient,
+    client: ClusterClient,
     state: Arc<Mutex<WatchState>>,
     changed: Arc<Notify>,
 }
@@ -243,7 +243,7 @@ impl KindWatch {
     /// version.
     async fn list_and_watch(&self) -> Result<(), ClusterError> {
         let listed = self
-            .door
+            .client
             .list_mapped(&self.path, "", |object| {
                 WatchedObject::from_object(self.what, object)
             })
@@ -251,11 +251,11 @@ impl KindWatch {
         self.update_state(|state| state.replace_listed(self.what, listed.items));
         let mut version = listed.version;
         loop {
-            let mut events = self.door.watch(&self.path, &version).await?;
+            let mut events = self.client.watch(&self.path, &version).await?;
             while let Some((kind, object)) = events.next_event().await? {
                 match kind.as_str() {
                     "ADDED" | "MODIFIED" => self.update_state(|state| {
-                        state.put_object(WatchedObject::from_object(self.what, &object))
+                        state.put_object(WatchedObject::from_object(self.what, &object));
                     }),
                     "DELETED" => {
                         let key = WatchedObject::from_object(self.what, &object).object_key();
@@ -293,12 +293,12 @@ impl KindWatch {
             .pods
             .len()
             .max(state.snapshot.workloads.len());
-        if most <= self.door.limits().max_list_items {
+        if most <= self.client.limits().max_list_items {
             return Ok(());
         }
         let cause = "it has more workloads or pods than are followed".to_owned();
         Err(ClusterError::Refused {
-            place: self.door.cluster_name().to_owned(),
+            place: self.client.cluster_name().to_owned(),
             code: "list_too_long",
             cause,
         })

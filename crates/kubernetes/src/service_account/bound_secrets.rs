@@ -54,22 +54,26 @@ impl<'a> BoundSecrets<'a> {
     /// Creates the Secret of a serial number. Safe to repeat.
     pub(crate) async fn apply_secret(
         &self,
-        door: &ClusterClient,
+        client: &ClusterClient,
         serial: i64,
     ) -> Result<(), ClusterError> {
         let object = self.secret_for(serial);
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        door.apply(
-            &format!("/api/v1/namespaces/{}/secrets/{name}", self.namespace),
-            &object,
-            None,
-        )
-        .await
-        .map(|_| ())
+        client
+            .apply(
+                &format!("/api/v1/namespaces/{}/secrets/{name}", self.namespace),
+                &object,
+                None,
+            )
+            .await
+            .map(|_| ())
     }
 
     /// Lists the serial numbers in the cluster with their Secrets, in rising order.
-    async fn list_secrets(&self, door: &ClusterClient) -> Result<Vec<(i64, Value)>, ClusterError> {
+    async fn list_secrets(
+        &self,
+        client: &ClusterClient,
+    ) -> Result<Vec<(i64, Value)>, ClusterError> {
         let escaped = |label: &str| label.replace('/', "%2F");
         let mut query = format!("labelSelector={}", escaped(SERIAL_LABEL));
         if let Some(account) = self.account {
@@ -79,7 +83,7 @@ impl<'a> BoundSecrets<'a> {
                 account.name()
             ));
         }
-        let listed = door
+        let listed = client
             .list(
                 &format!("/api/v1/namespaces/{}/secrets", self.namespace),
                 &query,
@@ -100,9 +104,9 @@ impl<'a> BoundSecrets<'a> {
     }
 
     /// Returns the highest serial number in the cluster, or 0 if there is none.
-    pub(crate) async fn newest_serial(&self, door: &ClusterClient) -> Result<i64, ClusterError> {
+    pub(crate) async fn newest_serial(&self, client: &ClusterClient) -> Result<i64, ClusterError> {
         Ok(self
-            .list_secrets(door)
+            .list_secrets(client)
             .await?
             .last()
             .map_or(0, |(serial, _)| *serial))
@@ -112,15 +116,15 @@ impl<'a> BoundSecrets<'a> {
     /// well.
     pub(crate) async fn request_token(
         &self,
-        door: &ClusterClient,
+        client: &ClusterClient,
         account: &str,
         life: Duration,
         permit: Option<&FencingToken>,
     ) -> Result<(i64, IssuedToken), ClusterError> {
         let namespace = self.namespace;
-        let Some((serial, anchor)) = self.list_secrets(door).await?.pop() else {
+        let Some((serial, anchor)) = self.list_secrets(client).await?.pop() else {
             let cause = format!("the namespace {namespace} has no Secret that tokens are bound to");
-            return Err(ClusterError::unreachable(door.cluster_name(), cause));
+            return Err(ClusterError::unreachable(client.cluster_name(), cause));
         };
         let metadata = &anchor["metadata"];
         let request = json!({
@@ -131,9 +135,9 @@ impl<'a> BoundSecrets<'a> {
             },
         });
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
-        let answer = door.create(&path, &request, permit).await?;
+        let answer = client.create(&path, &request, permit).await?;
         let minted = parse_issued_token(&answer).ok_or_else(|| ClusterError::Refused {
-            place: door.cluster_name().to_owned(),
+            place: client.cluster_name().to_owned(),
             code: "token_unusable",
             cause: "its answer to a request for a token holds none that can be sent".into(),
         })?;
@@ -144,30 +148,31 @@ impl<'a> BoundSecrets<'a> {
     /// were any.
     pub(crate) async fn delete_older(
         &self,
-        door: &ClusterClient,
+        client: &ClusterClient,
         serial: i64,
     ) -> Result<bool, ClusterError> {
         let namespace = self.namespace;
         let mut any = false;
         for (older, anchor) in self
-            .list_secrets(door)
+            .list_secrets(client)
             .await?
             .into_iter()
             .filter(|(older, _)| *older < serial)
         {
             let name = anchor["metadata"]["name"].as_str().unwrap_or_default();
             tracing::info!(
-                place = door.cluster_name(),
+                place = client.cluster_name(),
                 namespace,
                 serial = older,
                 "deleting the Secret of an older credential, which ends its tokens"
             );
-            door.delete(
-                &format!("/api/v1/namespaces/{namespace}/secrets/{name}"),
-                None,
-                None,
-            )
-            .await?;
+            client
+                .delete(
+                    &format!("/api/v1/namespaces/{namespace}/secrets/{name}"),
+                    None,
+                    None,
+                )
+                .await?;
             any = true;
         }
         Ok(any)
@@ -198,14 +203,17 @@ fn is_header_value(token: &str) -> bool {
 /// Deletes the Secret that a token is bound to. The token's claims tell which one it is, so this
 /// also works for names that another version of the server has chosen.
 pub(crate) async fn delete_bound_secret(
-    door: &ClusterClient,
+    client: &ClusterClient,
     token: &str,
 ) -> Result<(), ClusterError> {
     let Some((namespace, name, uid)) = bound_secret_of(token) else {
         return Ok(());
     };
     let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}");
-    match door.delete(&path, Some(json!({ "uid": uid })), None).await {
+    match client
+        .delete(&path, Some(json!({ "uid": uid })), None)
+        .await
+    {
         // Another Secret has the name by now, so the token has ended already.
         Err(ClusterError::Changed { .. }) => Ok(()),
         ended => ended,

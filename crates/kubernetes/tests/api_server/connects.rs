@@ -12,7 +12,7 @@ use meshwright_kubernetes::{
 use meshwright_rollout::ports::ClusterError;
 use serde_json::json;
 
-use crate::fake::{Answer, FakeCluster, NAME, door, within};
+use crate::fake::{Answer, FakeCluster, NAME, client, within};
 
 /// A name server that the test moves names in.
 #[derive(Debug, Default)]
@@ -53,8 +53,8 @@ fn rules() -> (AddressPolicy, Arc<Names>) {
     )
 }
 
-async fn said(door: &ClusterClient) -> Result<String, ClusterError> {
-    let answer = door.get("/version").await?.unwrap_or_default();
+async fn said(client: &ClusterClient) -> Result<String, ClusterError> {
+    let answer = client.get("/version").await?.unwrap_or_default();
     Ok(answer["from"].as_str().unwrap_or_default().to_owned())
 }
 
@@ -64,20 +64,20 @@ fn named(cluster: &FakeCluster, rules: &AddressPolicy) -> ClusterClient {
         &cluster.credential(&format!("https://{NAME}:6443"), "t"),
         rules,
     )
-    .expect("a door")
+    .expect("a client")
 }
 
 #[tokio::test]
 async fn a_name_that_moves_is_followed_and_its_certificate_is_still_checked() {
     let (first, second) = (answering("first").await, answering("second").await);
     let (rules, names) = rules();
-    let door = named(&first, &rules);
+    let client = named(&first, &rules);
     names.move_to(&[first.address]);
-    assert_eq!(said(&door).await.as_deref(), Ok("first"));
+    assert_eq!(said(&client).await.as_deref(), Ok("first"));
     // The second server has a certificate of another authority for the same name.
     names.move_to(&[second.address]);
     assert!(matches!(
-        said(&door).await,
+        said(&client).await,
         Err(ClusterError::Unreachable { .. })
     ));
     assert_eq!(
@@ -86,7 +86,7 @@ async fn a_name_that_moves_is_followed_and_its_certificate_is_still_checked() {
         "no credential was sent to it"
     );
     names.move_to(&[first.address]);
-    assert_eq!(said(&door).await.as_deref(), Ok("first"));
+    assert_eq!(said(&client).await.as_deref(), Ok("first"));
 }
 
 #[tokio::test]
@@ -110,9 +110,9 @@ async fn every_allowed_record_is_tried() {
 async fn a_name_that_moves_to_a_refused_address_is_refused_in_every_disguise() {
     let cluster = answering("it").await;
     let (rules, names) = rules();
-    let door = named(&cluster, &rules);
+    let client = named(&cluster, &rules);
     names.move_to(&[cluster.address]);
-    assert_eq!(said(&door).await.as_deref(), Ok("it"));
+    assert_eq!(said(&client).await.as_deref(), Ok("it"));
     for address in [
         "169.254.169.254:443",
         "[::ffff:10.0.0.1]:443",
@@ -120,7 +120,7 @@ async fn a_name_that_moves_to_a_refused_address_is_refused_in_every_disguise() {
         "[::1]:443",
     ] {
         names.move_to(&[address.parse().expect("an address")]);
-        let answer = said(&door).await;
+        let answer = said(&client).await;
         assert!(
             matches!(
                 answer,
@@ -138,16 +138,16 @@ async fn a_name_that_moves_to_a_refused_address_is_refused_in_every_disguise() {
 async fn a_name_that_does_not_resolve_is_a_silent_cluster_also_when_the_door_is_opened() {
     let cluster = answering("it").await;
     let (rules, names) = rules();
-    let door = named(&cluster, &rules);
+    let client = named(&cluster, &rules);
     assert!(matches!(
-        said(&door).await,
+        said(&client).await,
         Err(ClusterError::Unreachable {
             code: "cluster_unreachable",
             ..
         })
     ));
     names.move_to(&[cluster.address]);
-    assert_eq!(said(&door).await.as_deref(), Ok("it"));
+    assert_eq!(said(&client).await.as_deref(), Ok("it"));
 }
 
 #[tokio::test]
@@ -190,16 +190,16 @@ async fn a_claim_that_outlives_a_credential_goes_on_with_the_next_one() {
     let (rules, _) = rules();
     let first = cluster.credential(&server, "first");
     let kept = |token: &str| Arc::new(Vault(cluster.credential(&server, token)));
-    let door = ClusterClient::open("c", &first, &rules)
-        .expect("a door")
+    let client = ClusterClient::open("c", &first, &rules)
+        .expect("a client")
         .with_credential_source(kept("second"));
-    let copy = door.clone();
-    assert_eq!(said(&door).await.as_deref(), Ok("in"));
+    let copy = client.clone();
+    assert_eq!(said(&client).await.as_deref(), Ok("in"));
     assert_eq!(said(&copy).await.as_deref(), Ok("in"));
     assert_eq!(cluster.asked().len(), 3, "the dead token was sent once");
 
     let dead = ClusterClient::open("c", &first, &rules)
-        .expect("a door")
+        .expect("a client")
         .with_credential_source(kept("first"));
     let answer = said(&dead).await;
     assert!(
@@ -223,8 +223,8 @@ async fn a_claim_that_outlives_a_credential_goes_on_with_the_next_one() {
 async fn what_a_call_started_ends_with_the_call() {
     let cluster = FakeCluster::start(|_, _| Answer::Drip).await;
     let (rules, _) = rules();
-    let door = door(&cluster, rules);
-    let call = tokio::time::timeout(Duration::from_millis(200), door.get("/version"));
+    let client = client(&cluster, rules);
+    let call = tokio::time::timeout(Duration::from_millis(200), client.get("/version"));
     assert!(
         call.await.is_err(),
         "the claim was dropped in the middle of an answer"

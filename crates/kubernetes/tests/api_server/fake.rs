@@ -126,9 +126,9 @@ pub(crate) fn within(limits: ResponseLimits) -> AddressPolicy {
     }
 }
 
-pub(crate) fn door(cluster: &FakeCluster, rules: AddressPolicy) -> ClusterClient {
+pub(crate) fn client(cluster: &FakeCluster, rules: AddressPolicy) -> ClusterClient {
     let credential = cluster.credential(&format!("https://{}", cluster.address), "a-token");
-    ClusterClient::open("c", &credential, &rules).expect("a door")
+    ClusterClient::open("c", &credential, &rules).expect("a client")
 }
 
 async fn serve(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>) {

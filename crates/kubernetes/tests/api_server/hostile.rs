@@ -7,7 +7,7 @@ use meshwright_kubernetes::{ClusterClient, ResponseLimits};
 use meshwright_rollout::ports::ClusterError;
 use serde_json::json;
 
-use crate::fake::{Answer, FakeCluster, door, within};
+use crate::fake::{Answer, FakeCluster, client, within};
 
 /// Limits that a test reaches.
 fn limits() -> ResponseLimits {
@@ -30,9 +30,9 @@ fn code(error: &ClusterError) -> &'static str {
     }
 }
 
-async fn listed(door: &ClusterClient) -> &'static str {
+async fn listed(client: &ClusterClient) -> &'static str {
     code(
-        &door
+        &client
             .list("/api/v1/pods", "")
             .await
             .expect_err("a list without an end"),
@@ -49,7 +49,7 @@ async fn a_list_that_always_has_another_page_ends_with_its_code() {
     })
     .await;
     assert_eq!(
-        listed(&door(&cluster, within(limits()))).await,
+        listed(&client(&cluster, within(limits()))).await,
         "list_too_long"
     );
     assert_eq!(cluster.asked().len(), 5, "as many pages as a list may have");
@@ -65,7 +65,7 @@ async fn a_list_that_comes_back_to_a_page_ends_at_once() {
     })
     .await;
     assert_eq!(
-        listed(&door(&cluster, within(limits()))).await,
+        listed(&client(&cluster, within(limits()))).await,
         "list_repeats"
     );
     assert_eq!(
@@ -81,7 +81,7 @@ async fn a_page_with_more_objects_than_a_list_may_have_is_refused_while_it_is_pa
         FakeCluster::start(|_, _| Answer::Json(200, json!({ "items": vec![json!({}); 1_001] })))
             .await;
     assert_eq!(
-        listed(&door(&cluster, within(limits()))).await,
+        listed(&client(&cluster, within(limits()))).await,
         "list_too_long"
     );
 }
@@ -89,12 +89,12 @@ async fn a_page_with_more_objects_than_a_list_may_have_is_refused_while_it_is_pa
 #[tokio::test]
 async fn a_body_without_an_end_is_cut_off_and_never_held() {
     let cluster = FakeCluster::start(|_, _| Answer::Endless).await;
-    let door = door(&cluster, within(limits()));
+    let client = client(&cluster, within(limits()));
     assert_eq!(
-        code(&door.get("/version").await.expect_err("no end")),
+        code(&client.get("/version").await.expect_err("no end")),
         "answer_too_large"
     );
-    assert_eq!(listed(&door).await, "answer_too_large");
+    assert_eq!(listed(&client).await, "answer_too_large");
     let sent = cluster.sent();
     assert!(
         sent < 64 * 1024 * 1024,
@@ -105,7 +105,7 @@ async fn a_body_without_an_end_is_cut_off_and_never_held() {
 #[tokio::test]
 async fn a_body_that_drips_ends_with_the_time_of_a_call() {
     let cluster = FakeCluster::start(|_, _| Answer::Drip).await;
-    let door = door(
+    let client = client(
         &cluster,
         within(ResponseLimits {
             call_timeout: Duration::from_millis(400),
@@ -113,10 +113,10 @@ async fn a_body_that_drips_ends_with_the_time_of_a_call() {
         }),
     );
     assert_eq!(
-        code(&door.get("/version").await.expect_err("no end")),
+        code(&client.get("/version").await.expect_err("no end")),
         "answer_too_slow"
     );
-    assert_eq!(listed(&door).await, "answer_too_slow");
+    assert_eq!(listed(&client).await, "answer_too_slow");
 }
 
 #[tokio::test]
@@ -131,7 +131,7 @@ async fn a_list_whose_pages_are_slow_together_ends_with_the_time_of_a_list() {
         ..limits()
     };
     assert_eq!(
-        listed(&door(&cluster, within(limits))).await,
+        listed(&client(&cluster, within(limits))).await,
         "list_too_slow"
     );
 }
@@ -139,9 +139,9 @@ async fn a_list_whose_pages_are_slow_together_ends_with_the_time_of_a_list() {
 #[tokio::test]
 async fn an_answer_that_is_no_json_ends_with_its_code() {
     let cluster = FakeCluster::start(|_, _| Answer::Text(200, "<html>".into())).await;
-    let door = door(&cluster, within(limits()));
+    let client = client(&cluster, within(limits()));
     assert_eq!(
-        code(&door.get("/version").await.expect_err("no JSON")),
+        code(&client.get("/version").await.expect_err("no JSON")),
         "answer_unreadable"
     );
 }
@@ -160,7 +160,7 @@ async fn a_page_that_is_too_large_is_asked_for_again_in_smaller_pages() {
         )
     })
     .await;
-    let listed = door(&cluster, within(limits()))
+    let listed = client(&cluster, within(limits()))
         .list("/api/v1/pods", "")
         .await
         .expect("a list");
@@ -179,15 +179,18 @@ async fn a_refusal_is_told_in_our_words_and_text_is_cleaned_where_it_enters() {
         ),
     })
     .await;
-    let door = door(&cluster, within(limits()));
-    let version = door
+    let client = client(&cluster, within(limits()));
+    let version = client
         .get("/version")
         .await
         .expect("an answer")
         .expect("an object");
     assert_eq!(version["gitVersion"], "v1.33  [31m ");
     assert_eq!(version["platform"].as_str().map(str::len), Some(16 * 1024));
-    let refused = door.list("/api/v1/pods", "").await.expect_err("a refusal");
+    let refused = client
+        .list("/api/v1/pods", "")
+        .await
+        .expect_err("a refusal");
     assert_eq!(
         refused,
         ClusterError::Refused {
@@ -204,7 +207,7 @@ async fn a_patch_of_an_object_that_is_gone_says_that_it_changed() {
         Answer::Json(404, json!({ "kind": "Status", "reason": "NotFound" }))
     })
     .await;
-    let door = door(&cluster, within(limits()));
-    let answer = door.patch("/api/v1/namespaces/a", &json!({}), None).await;
+    let client = client(&cluster, within(limits()));
+    let answer = client.patch("/api/v1/namespaces/a", &json!({}), None).await;
     assert_eq!(answer, Err(ClusterError::Changed { place: "c".into() }));
 }

@@ -34,20 +34,20 @@ async fn slow() -> FakeCluster {
     FakeCluster::start(|asked, _| Answer::Late(SLOW, answer(asked))).await
 }
 
-fn world(hosting: &FakeCluster, members: &[FakeCluster]) -> KubernetesMesh {
-    let opened = |cluster: &FakeCluster, place: &str| {
+fn clusters(hosting: &FakeCluster, members: &[FakeCluster]) -> KubernetesMesh {
+    let opened = |cluster: &FakeCluster, name: &str| {
         let credential = cluster.credential(&format!("https://{}", cluster.address), "t");
-        let door = ClusterClient::open(place, &credential, &within(ResponseLimits::default()))
-            .expect("a door");
-        (door, credential)
+        let client = ClusterClient::open(name, &credential, &within(ResponseLimits::default()))
+            .expect("a client");
+        (client, credential)
     };
     let member = |(number, cluster): (usize, &FakeCluster)| {
         let name = format!("c{number}");
-        let (door, credential) = opened(cluster, &name);
+        let (client, credential) = opened(cluster, &name);
         let account = Account::for_cluster(format!("cluster_{number:026}").parse().expect("an id"));
         MemberCluster {
             name: name.parse().expect("a name"),
-            client: door,
+            client,
             credential,
             serial: 1,
             account,
@@ -74,7 +74,7 @@ fn world(hosting: &FakeCluster, members: &[FakeCluster]) -> KubernetesMesh {
 async fn an_observation_reads_each_member_once_and_all_of_them_side_by_side() {
     let (hosting, members) = (slow().await, [slow().await, slow().await, slow().await]);
     let began = Instant::now();
-    let survey = world(&hosting, &members)
+    let survey = clusters(&hosting, &members)
         .observe_mesh()
         .await
         .expect("a survey");
@@ -103,7 +103,7 @@ async fn an_observation_reads_each_member_once_and_all_of_them_side_by_side() {
 #[tokio::test]
 async fn a_look_for_users_of_a_revision_reads_each_member_once() {
     let (hosting, members) = (slow().await, [slow().await, slow().await]);
-    let usage = world(&hosting, &members)
+    let usage = clusters(&hosting, &members)
         .check_usage(&"1-25-1".parse().expect("a name"), &[])
         .await
         .expect("an answer");
@@ -138,13 +138,13 @@ async fn watches_end_with_the_world_that_opened_them() {
     })
     .await;
     let members = [member];
-    let world = world(&hosting, &members);
+    let clusters = clusters(&hosting, &members);
     let workload = WorkloadRef {
         namespace: "shop".into(),
         kind: WorkloadKind::Deployment,
         name: "cart".into(),
     };
-    let seen = world
+    let seen = clusters
         .observe_workload(&"c0".parse().expect("a name"), &workload)
         .await;
     assert_eq!(seen, Ok(None));
@@ -165,7 +165,7 @@ async fn watches_end_with_the_world_that_opened_them() {
     tokio::time::timeout(Duration::from_secs(5), watched)
         .await
         .expect("four watches");
-    drop(world);
+    drop(clusters);
     let gone = until(|member| member.connections() == 0);
     tokio::time::timeout(Duration::from_secs(5), gone)
         .await
@@ -181,7 +181,7 @@ async fn an_event_of_a_watch_without_an_end_is_cut_off() {
     })
     .await;
     let members = [member];
-    let world = world(&hosting, &members);
+    let clusters = clusters(&hosting, &members);
     let workload = WorkloadRef {
         namespace: "shop".into(),
         kind: WorkloadKind::Deployment,
@@ -190,7 +190,7 @@ async fn an_event_of_a_watch_without_an_end_is_cut_off() {
     let name = "c0".parse().expect("a name");
     let failed = async {
         loop {
-            match world.observe_workload(&name, &workload).await {
+            match clusters.observe_workload(&name, &workload).await {
                 Ok(_) => tokio::time::sleep(Duration::from_millis(10)).await,
                 Err(error) => return error,
             }

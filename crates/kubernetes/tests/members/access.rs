@@ -13,7 +13,7 @@ use meshwright_model::release::{KubernetesRange, Quirk, Release, ReleaseState};
 use serde_json::{Value, json};
 
 use super::fake::{FakeCluster, NAME, rules};
-use super::owners::{door, world, world_dialling};
+use super::owners::{clusters, clusters_with_policy, member_cluster};
 
 const HOSTED: &str = "/api/v1/namespaces/demo-00000001";
 
@@ -86,9 +86,12 @@ impl Stage {
         }
     }
 
-    fn world(&self, config: &FakeCluster, remote: &FakeCluster) -> KubernetesMesh {
-        let members: Vec<MemberCluster> = vec![door(config, "c1", 1), door(remote, "c2", 1)];
-        world(&self.hosting, members, Self::releases())
+    fn clusters(&self, config: &FakeCluster, remote: &FakeCluster) -> KubernetesMesh {
+        let members: Vec<MemberCluster> = vec![
+            member_cluster(config, "c1", 1),
+            member_cluster(remote, "c2", 1),
+        ];
+        clusters(&self.hosting, members, Self::releases())
     }
 
     fn releases() -> Vec<(Release, Charts)> {
@@ -107,10 +110,10 @@ impl Stage {
     }
 
     /// Until nothing changes any more; a few rounds are enough.
-    async fn settle(&self, world: &KubernetesMesh, member: &str) {
+    async fn settle(&self, clusters: &KubernetesMesh, member: &str) {
         let member = member.parse().expect("a name");
         for _ in 0..3 {
-            if world.renew_access(&member).await.expect("an answer") {
+            if clusters.renew_access(&member).await.expect("an answer") {
                 return;
             }
         }
@@ -148,12 +151,12 @@ async fn a_new_address_of_a_member_reaches_running_control_planes_and_restarts_t
  {
     let stage = Stage::new().await;
     stage
-        .settle(&stage.world(&stage.config, &stage.remote), "c2")
+        .settle(&stage.clusters(&stage.config, &stage.remote), "c2")
         .await;
     let before = stage.notes();
     let moved = stage.remote.another_address().await;
-    let world = stage.world(&stage.config, &moved);
-    stage.settle(&world, "c2").await;
+    let clusters = stage.clusters(&stage.config, &moved);
+    stage.settle(&clusters, "c2").await;
     let server =
         stage.kubeconfig("istio-remote-secret-c2", "c2")["clusters"][0]["cluster"]["server"]
             .clone();
@@ -166,7 +169,7 @@ async fn a_new_address_of_a_member_reaches_running_control_planes_and_restarts_t
     );
     stage.hosting.writes();
     assert_eq!(
-        world.renew_access(&"c2".parse().expect("a name")).await,
+        clusters.renew_access(&"c2".parse().expect("a name")).await,
         Ok(true)
     );
     assert!(stage.hosting.writes().is_empty(), "once is enough");
@@ -177,12 +180,12 @@ async fn control_planes_follow_a_member_that_moves_while_its_credential_is_good(
     let stage = Stage::new().await;
     let c2 = "c2".parse().expect("a name");
     stage
-        .settle(&stage.world(&stage.config, &stage.remote), "c2")
+        .settle(&stage.clusters(&stage.config, &stage.remote), "c2")
         .await;
     let moved = stage.remote.another_address().await;
-    let world = stage.world(&stage.config, &moved);
+    let clusters = stage.clusters(&stage.config, &moved);
     let before = stage.notes();
-    assert_eq!(world.follow_member_address(&c2).await, Ok(()));
+    assert_eq!(clusters.follow_member_address(&c2).await, Ok(()));
     let server =
         stage.kubeconfig("istio-remote-secret-c2", "c2")["clusters"][0]["cluster"]["server"]
             .clone();
@@ -193,7 +196,7 @@ async fn control_planes_follow_a_member_that_moves_while_its_credential_is_good(
         "1.27.9 would hang over the changed secret"
     );
     stage.hosting.writes();
-    assert_eq!(world.follow_member_address(&c2).await, Ok(()));
+    assert_eq!(clusters.follow_member_address(&c2).await, Ok(()));
     assert!(stage.hosting.writes().is_empty(), "once is enough");
 }
 
@@ -220,35 +223,35 @@ async fn an_address_that_a_name_server_leaves_out_for_once_is_kept_while_the_mem
     let server = format!("https://{NAME}:6443");
     let credential = Credential::new(&server, own.authority, own.identity).expect("a credential");
     let names = Arc::new(OneAtATime(Mutex::new(stage.remote.address)));
-    let world = || {
-        let dialling = AddressPolicy {
+    let clusters = || {
+        let policy = AddressPolicy {
             resolver: names.clone(),
             ..rules()
         };
         let members = vec![
-            door(&stage.config, "c1", 1),
+            member_cluster(&stage.config, "c1", 1),
             MemberCluster {
                 credential: credential.clone(),
-                ..door(&stage.remote, "c2", 1)
+                ..member_cluster(&stage.remote, "c2", 1)
             },
         ];
-        world_dialling(&stage.hosting, members, Stage::releases(), dialling)
+        clusters_with_policy(&stage.hosting, members, Stage::releases(), policy)
     };
-    stage.settle(&world(), "c2").await;
+    stage.settle(&clusters(), "c2").await;
     let told = || {
         stage.kubeconfig("istio-remote-secret-c2", "c2")["clusters"][0]["cluster"]["server"].clone()
     };
     let (first, notes) = (told(), stage.notes());
     assert_eq!(first, format!("https://{}", stage.remote.address));
     *names.0.lock().expect("no holder panics") = other.address;
-    assert_eq!(world().follow_member_address(&c2).await, Ok(()));
+    assert_eq!(clusters().follow_member_address(&c2).await, Ok(()));
     assert_eq!(
         (told(), stage.notes()),
         (first, notes),
         "the member still answers there"
     );
     stage.remote.close();
-    assert_eq!(world().follow_member_address(&c2).await, Ok(()));
+    assert_eq!(clusters().follow_member_address(&c2).await, Ok(()));
     assert_eq!(told(), format!("https://{}", other.address));
 }
 
@@ -256,13 +259,13 @@ async fn an_address_that_a_name_server_leaves_out_for_once_is_kept_while_the_mem
 async fn a_new_authority_of_the_config_cluster_restarts_every_control_plane_once() {
     let stage = Stage::new().await;
     stage
-        .settle(&stage.world(&stage.config, &stage.remote), "c1")
+        .settle(&stage.clusters(&stage.config, &stage.remote), "c1")
         .await;
     let before = stage.notes();
     // Another certificate at another address, for the same cluster.
     let renewed = FakeCluster::new("c1").await;
     stage
-        .settle(&stage.world(&renewed, &stage.remote), "c1")
+        .settle(&stage.clusters(&renewed, &stage.remote), "c1")
         .await;
     for (secret, number) in [
         ("istio-kubeconfig-1-25-1", 0),
@@ -283,14 +286,14 @@ async fn a_new_authority_of_the_config_cluster_restarts_every_control_plane_once
 #[tokio::test]
 async fn a_renewal_that_changes_neither_address_nor_authority_restarts_nothing() {
     let stage = Stage::new().await;
-    let world = stage.world(&stage.config, &stage.remote);
+    let clusters = stage.clusters(&stage.config, &stage.remote);
     for member in ["c1", "c2"] {
-        stage.settle(&world, member).await;
+        stage.settle(&clusters, member).await;
     }
     let before = stage.notes();
     for member in ["c1", "c2"] {
         stage
-            .settle(&stage.world(&stage.config, &stage.remote), member)
+            .settle(&stage.clusters(&stage.config, &stage.remote), member)
             .await;
     }
     assert_eq!(stage.notes(), before);
@@ -320,20 +323,20 @@ async fn a_member_without_an_address_that_may_be_called_keeps_its_open_ones_and_
         .expect("a credential");
     let gone = MemberCluster {
         credential,
-        ..door(&stage.remote, "c2", 1)
+        ..member_cluster(&stage.remote, "c2", 1)
     };
-    let world = world(
+    let clusters = clusters(
         &stage.hosting,
-        vec![door(&stage.config, "c1", 1), gone],
+        vec![member_cluster(&stage.config, "c1", 1), gone],
         Vec::new(),
     );
-    assert_eq!(world.renew_limits().await, Ok(()));
+    assert_eq!(clusters.renew_limits().await, Ok(()));
     let egress = stage.hosting.object(POLICY).expect("a policy")["spec"]["egress"].clone();
     assert_eq!(
         egress,
         json!([rule("127.0.0.1", stage.config.address.port()), kept])
     );
     stage.hosting.writes();
-    assert_eq!(world.renew_limits().await, Ok(()));
+    assert_eq!(clusters.renew_limits().await, Ok(()));
     assert!(stage.hosting.writes().is_empty(), "once is enough");
 }

@@ -58,7 +58,7 @@ pub(crate) fn rules() -> AddressPolicy {
 
 /// A way into a fake cluster by a credential.
 pub(crate) fn open(credential: &Credential) -> ClusterClient {
-    ClusterClient::open("c", credential, &rules()).expect("a door")
+    ClusterClient::open("c", credential, &rules()).expect("a client")
 }
 
 impl FakeCluster {
@@ -189,7 +189,7 @@ impl FakeCluster {
                 match name.to_ascii_lowercase().as_str() {
                     "content-length" => length = value.trim().parse().ok()?,
                     "authorization" => {
-                        token = value.trim().trim_start_matches("Bearer ").to_owned()
+                        token = value.trim().trim_start_matches("Bearer ").to_owned();
                     }
                     _ => {}
                 }

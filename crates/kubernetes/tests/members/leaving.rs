@@ -28,16 +28,16 @@ async fn registered() -> (FakeCluster, ClusterClient) {
     let connected = register_cluster(&wanted, &cluster.administrator(), &rules())
         .await
         .expect("a registration");
-    let door = open(&connected.credential);
-    (cluster, door)
+    let client = open(&connected.credential);
+    (cluster, client)
 }
 
 async fn look(
-    door: &ClusterClient,
+    client: &ClusterClient,
     removal: AccountRemoval,
 ) -> Result<AccountPresence, ClusterError> {
     remove_account(
-        door,
+        client,
         &"c".parse().expect("a name"),
         account().name(),
         removal,
@@ -59,14 +59,14 @@ fn kill_tokens(cluster: &FakeCluster) {
 #[tokio::test]
 async fn a_refused_credential_does_not_say_that_our_account_is_gone_before_its_removal_was_accepted()
  {
-    let (cluster, door) = registered().await;
+    let (cluster, client) = registered().await;
     assert!(matches!(
-        look(&door, AccountRemoval::NotBegun).await,
+        look(&client, AccountRemoval::NotBegun).await,
         Ok(AccountPresence::Present(_))
     ));
     kill_tokens(&cluster);
     for removal in [AccountRemoval::NotBegun, AccountRemoval::Begun] {
-        let refused = look(&door, removal).await;
+        let refused = look(&client, removal).await;
         assert!(
             matches!(
                 refused,
@@ -82,9 +82,9 @@ async fn a_refused_credential_does_not_say_that_our_account_is_gone_before_its_r
 
 #[tokio::test]
 async fn an_account_whose_removal_was_accepted_is_seen_by_the_refusal_of_its_credential() {
-    let (cluster, door) = registered().await;
+    let (cluster, client) = registered().await;
     assert!(matches!(
-        look(&door, AccountRemoval::Begun).await,
+        look(&client, AccountRemoval::Begun).await,
         Ok(AccountPresence::Terminating(_))
     ));
     let role = |path: &String| path.contains("/clusterroles/");
@@ -94,14 +94,14 @@ async fn an_account_whose_removal_was_accepted_is_seen_by_the_refusal_of_its_cre
     );
     assert!(
         matches!(
-            look(&door, AccountRemoval::Begun).await,
+            look(&client, AccountRemoval::Begun).await,
             Ok(AccountPresence::Terminating(_))
         ),
         "also when that answer was lost"
     );
     kill_tokens(&cluster);
     assert_eq!(
-        look(&door, AccountRemoval::Accepted).await,
+        look(&client, AccountRemoval::Accepted).await,
         Ok(AccountPresence::CredentialRefused)
     );
 }

@@ -27,13 +27,13 @@ pub(crate) fn permit() -> FencingToken {
     }
 }
 
-pub(crate) fn door(cluster: &FakeCluster, name: &str, serial: i64) -> MemberCluster {
+pub(crate) fn member_cluster(cluster: &FakeCluster, name: &str, serial: i64) -> MemberCluster {
     let credential = cluster.administrator();
     let account = Account::for_cluster(format!("cluster_{:026}", 1).parse().expect("an id"));
-    let door = open(&credential);
+    let client = open(&credential);
     MemberCluster {
         name: name.parse().expect("a name"),
-        client: door,
+        client,
         credential,
         serial,
         account,
@@ -41,7 +41,7 @@ pub(crate) fn door(cluster: &FakeCluster, name: &str, serial: i64) -> MemberClus
     }
 }
 
-pub(crate) fn world(
+pub(crate) fn clusters(
     hosting: &FakeCluster,
     members: Vec<MemberCluster>,
     releases: Vec<(
@@ -49,24 +49,24 @@ pub(crate) fn world(
         meshwright_kubernetes::Charts,
     )>,
 ) -> KubernetesMesh {
-    world_dialling(hosting, members, releases, rules())
+    clusters_with_policy(hosting, members, releases, rules())
 }
 
-pub(crate) fn world_dialling(
+pub(crate) fn clusters_with_policy(
     hosting: &FakeCluster,
     members: Vec<MemberCluster>,
     releases: Vec<(
         meshwright_model::release::Release,
         meshwright_kubernetes::Charts,
     )>,
-    dialling: AddressPolicy,
+    policy: AddressPolicy,
 ) -> KubernetesMesh {
     let now = "2026-11-22T10:00:00Z".parse().expect("a time");
     KubernetesMesh::new(KubernetesMeshConfig {
         namespace: OWN.into(),
         hosting: open(&hosting.administrator()),
         members,
-        address_policy: dialling,
+        address_policy: policy,
         authority: Authority::generate("demo", now).expect("an authority"),
         releases,
         switches: BTreeMap::new(),
@@ -89,8 +89,8 @@ async fn one_member() -> (FakeCluster, KubernetesMesh) {
         &format!("{WEBHOOKS}/mutatingwebhookconfigurations/{own}"),
         canonical,
     );
-    let world = world(&hosting, vec![door(&member, "c1", 1)], Vec::new());
-    (member, world)
+    let clusters = clusters(&hosting, vec![member_cluster(&member, "c1", 1)], Vec::new());
+    (member, clusters)
 }
 
 fn singletons() -> [(Target, String); 3] {
@@ -123,7 +123,7 @@ async fn a_webhook_that_another_mesh_or_another_istio_holds_is_neither_seen_as_o
         json!({ "meshwright.dev/mesh": "other-00000002", "istio.io/rev": "1-25-1" }),
         json!({ "istio.io/rev": "1-25-1" }),
     ] {
-        let (member, world) = one_member().await;
+        let (member, clusters) = one_member().await;
         for (target, path) in singletons() {
             let name = path.rsplit('/').next().expect("a name");
             member.put(
@@ -131,18 +131,18 @@ async fn a_webhook_that_another_mesh_or_another_istio_holds_is_neither_seen_as_o
                 json!({ "metadata": { "name": name, "labels": owner }, "webhooks": [] }),
             );
             let before = member.object(&path);
-            let seen = world.observe_target(&target).await.expect("an answer");
+            let seen = clusters.observe_target(&target).await.expect("an answer");
             assert_eq!(seen.value, None, "{target}: ours is absent");
-            world
+            clusters
                 .write_target(&target, None, &seen.version, &permit())
                 .await
                 .expect("nothing to remove");
-            world
+            clusters
                 .fence_target(&target, None, &permit())
                 .await
                 .expect("nothing to fence");
             if matches!(target, Target::Tag { .. }) {
-                let refused = world
+                let refused = clusters
                     .write_target(&target, Some("1-25-1"), &seen.version, &permit())
                     .await;
                 assert!(
@@ -163,9 +163,9 @@ async fn a_webhook_that_another_mesh_or_another_istio_holds_is_neither_seen_as_o
 
 #[tokio::test]
 async fn a_tag_of_this_mesh_is_made_and_removed() {
-    let (member, world) = one_member().await;
+    let (member, clusters) = one_member().await;
     for (target, path) in singletons().into_iter().take(2) {
-        world
+        clusters
             .write_target(
                 &target,
                 Some("1-25-1"),
@@ -174,9 +174,9 @@ async fn a_tag_of_this_mesh_is_made_and_removed() {
             )
             .await
             .expect("a free name");
-        let seen = world.observe_target(&target).await.expect("an answer");
+        let seen = clusters.observe_target(&target).await.expect("an answer");
         assert_eq!(seen.value.as_deref(), Some("1-25-1"));
-        world
+        clusters
             .write_target(&target, None, &seen.version, &permit())
             .await
             .expect("a removal");
@@ -186,8 +186,8 @@ async fn a_tag_of_this_mesh_is_made_and_removed() {
 
 #[tokio::test]
 async fn an_inventory_that_names_what_is_not_ours_has_nothing_of_it_deleted() {
-    let (member, world) = one_member().await;
-    let target = Target::MemberBootstrap {
+    let (member, clusters) = one_member().await;
+    let target = Target::Foothold {
         member: "c1".parse().expect("a name"),
     };
     let foreign = [
@@ -219,8 +219,8 @@ async fn an_inventory_that_names_what_is_not_ours_has_nothing_of_it_deleted() {
         &format!("/api/v1/namespaces/{OWN}/configmaps/meshwright-foothold"),
         inventory,
     );
-    let seen = world.observe_target(&target).await.expect("an answer");
-    world
+    let seen = clusters.observe_target(&target).await.expect("an answer");
+    clusters
         .write_target(&target, None, &seen.version, &permit())
         .await
         .expect("a removal");

@@ -249,14 +249,14 @@ async fn a_webhook_that_the_api_server_waits_for_longer_than_we_do_is_silent_whi
         call_timeout: Duration::from_millis(500),
         ..ResponseLimits::default()
     };
-    let door = ClusterClient::open(
+    let client = ClusterClient::open(
         "c",
         &present.credential,
         &AddressPolicy { limits, ..rules() },
     )
-    .expect("a door");
+    .expect("a client");
     let member = MemberCluster {
-        client: door,
+        client,
         ..member(1, &present, &present.credential)
     };
     cluster.stall_dry_runs();

@@ -76,7 +76,7 @@ impl KubernetesClusterProvider {
     pub(super) async fn cluster_client(
         &self,
         held: CredentialOwner,
-        place: &str,
+        cluster_name: &str,
         stored: &[u8],
     ) -> Result<(ClusterClient, Credential), Problem> {
         let hint = if matches!(held, CredentialOwner::Hosting(_)) {
@@ -87,29 +87,29 @@ impl KubernetesClusterProvider {
         let credential = Credential::from_stored(stored)
             .map_err(|_| unusable_problem("A stored credential", hint))?;
         let id = held.to_string();
-        let mut doors = self.clients.lock().await;
-        if let Some(open) = doors
+        let mut cached = self.clients.lock().await;
+        if let Some(open) = cached
             .get_mut(&id)
             .filter(|open| open.stored_credential == stored)
         {
             open.last_used = Instant::now();
             return Ok((open.client.clone(), credential));
         }
-        doors.retain(|_, open| open.last_used.elapsed() < CLIENT_IDLE_TIMEOUT);
-        let door = ClusterClient::open(place, &credential, &self.address_policy)
+        cached.retain(|_, open| open.last_used.elapsed() < CLIENT_IDLE_TIMEOUT);
+        let client = ClusterClient::open(cluster_name, &credential, &self.address_policy)
             .map_err(|error| problem_from_error(&error))?;
-        let door = door.with_credential_source(Arc::new(StoredCredentialSource {
+        let client = client.with_credential_source(Arc::new(StoredCredentialSource {
             store: self.store.clone(),
             owner: held,
         }));
-        doors.insert(
+        cached.insert(
             id,
             CachedClient {
                 stored_credential: stored.to_vec(),
-                client: door.clone(),
+                client: client.clone(),
                 last_used: Instant::now(),
             },
         );
-        Ok((door, credential))
+        Ok((client, credential))
     }
 }

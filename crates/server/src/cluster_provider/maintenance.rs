@@ -43,8 +43,8 @@ impl KubernetesClusterProvider {
         if mesh.state != MeshState::Ready {
             return Ok((member, tended(kubernetes_version, false)));
         }
-        let world = match self.open_mesh_clusters(tenant, mesh.id).await {
-            Ok((world, _)) => world,
+        let clusters = match self.open_mesh_clusters(tenant, mesh.id).await {
+            Ok((clusters, _)) => clusters,
             Err(problem) if problem.code == meshwright_worker::DATABASE_CODE => {
                 return Err(problem);
             }
@@ -57,7 +57,7 @@ impl KubernetesClusterProvider {
         if renewed.is_none() {
             // An error here comes from the hosting cluster or the mesh and says nothing about this
             // member.
-            if let Err(error) = world.follow_member_address(&member.name).await {
+            if let Err(error) = clusters.follow_member_address(&member.name).await {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(cluster.id = %id, mesh.id = %mesh.id, error, "could not bring the new address of the member to its control planes");
             }
@@ -65,16 +65,17 @@ impl KubernetesClusterProvider {
         }
         // The limits belong to the whole mesh. An error must not keep this member from being
         // maintained.
-        if let Err(error) = world.renew_limits().await {
+        if let Err(error) = clusters.renew_limits().await {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(cluster.id = %id, mesh.id = %mesh.id, error, "could not renew the limits of the mesh");
         }
-        let renewed = ignore_other_cluster_errors(&member, world.renew_access(&member.name).await)?;
+        let renewed =
+            ignore_other_cluster_errors(&member, clusters.renew_access(&member.name).await)?;
         // Old tokens are removed only in a round that found all access current. A writer that put
         // an old token back in the meantime is noticed by the renewal above.
         let settled = over
             && renewed
-            && ignore_other_cluster_errors(&member, world.retire_tokens(&member).await)?;
+            && ignore_other_cluster_errors(&member, clusters.retire_tokens(&member).await)?;
         Ok((member, tended(kubernetes_version, settled)))
     }
 }

@@ -14,7 +14,7 @@ use crate::labels::OWNER_LABEL;
 /// Annotation of an inventory that names the operation and epoch whose change is under way.
 const WRITER_ANNOTATION: &str = "meshwright.dev/writer";
 
-/// Change of an ApplySet that is under way.
+/// Change of an `ApplySet` that is under way.
 pub(super) struct InventoryChange {
     /// Version of the inventory since it became dirty.
     pub(super) mark: ObjectVersion,
@@ -71,7 +71,7 @@ impl KubernetesMesh {
     /// Makes the inventory dirty: it loses its value, and lists both the old and the new objects.
     pub(super) async fn mark_inventory_dirty(
         &self,
-        door: &ClusterClient,
+        client: &ClusterClient,
         target: &Target,
         known: Option<&Value>,
         (toward, desired): (Option<&str>, &[Value]),
@@ -84,13 +84,14 @@ impl KubernetesMesh {
         let union: Vec<Value> = before.iter().cloned().chain(added).collect();
         let data = json!({ "value": "", "toward": toward, "objects": Value::from(union.clone()).to_string() });
         let inventory = match uid_and_version(&object_version(known)) {
-            None => self.create_inventory(door, target, data, permit).await?,
+            None => self.create_inventory(client, target, data, permit).await?,
             Some((uid, version)) => {
                 let writer = json!({ WRITER_ANNOTATION: writer_id(permit) });
                 let metadata =
                     json!({ "uid": uid, "resourceVersion": version, "annotations": writer });
                 let patch = json!({ "metadata": metadata, "data": data });
-                door.patch(&self.inventory_path(target), &patch, Some(permit))
+                client
+                    .patch(&self.inventory_path(target), &patch, Some(permit))
                     .await?
             }
         };
@@ -104,7 +105,7 @@ impl KubernetesMesh {
     /// Makes the inventory clean, unless another change has begun meanwhile.
     pub(super) async fn mark_inventory_clean(
         &self,
-        door: &ClusterClient,
+        client: &ClusterClient,
         target: &Target,
         (value, desired): (&str, &[Value]),
         turn: &InventoryChange,
@@ -116,22 +117,23 @@ impl KubernetesMesh {
             "metadata": { "uid": uid, "resourceVersion": version },
             "data": { "value": value, "toward": null, "objects": objects },
         });
-        door.patch(&self.inventory_path(target), &patch, Some(permit))
+        client
+            .patch(&self.inventory_path(target), &patch, Some(permit))
             .await
             .map(|_| ())
     }
 
     pub(super) async fn create_inventory(
         &self,
-        door: &ClusterClient,
+        client: &ClusterClient,
         target: &Target,
         mut data: Value,
         permit: &FencingToken,
     ) -> Result<Value, ClusterError> {
         if owns_namespace(target) {
-            if !self.can_own_namespace(door).await? {
+            if !self.can_own_namespace(client).await? {
                 return Err(foreign_object_error(
-                    door,
+                    client,
                     "the mesh's namespace belongs to another mesh",
                 ));
             }
@@ -139,7 +141,8 @@ impl KubernetesMesh {
                 json!({ "name": self.namespace(), "labels": { OWNER_LABEL: self.namespace() } });
             let namespace =
                 json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata });
-            door.apply(&self.namespace_path(), &namespace, Some(permit))
+            client
+                .apply(&self.namespace_path(), &namespace, Some(permit))
                 .await?;
         }
         // A merge patch removes fields that are null, but an object that is created must not
@@ -156,7 +159,7 @@ impl KubernetesMesh {
             "data": data,
         });
         let path = format!("/api/v1/namespaces/{}/configmaps", self.namespace());
-        door.create(&path, &inventory, Some(permit)).await
+        client.create(&path, &inventory, Some(permit)).await
     }
 }
 

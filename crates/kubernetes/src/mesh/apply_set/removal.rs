@@ -1,4 +1,4 @@
-//! Removes objects of ApplySets: those that a change leaves out, and whole sets.
+//! Removes objects of `ApplySets`: those that a change leaves out, and whole sets.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ impl KubernetesMesh {
     /// Deletes the objects that the old inventory listed and the new one does not.
     pub(super) async fn prune_objects(
         &self,
-        door: &ClusterClient,
+        client: &ClusterClient,
         before: &[Value],
         desired: &[Value],
         permit: &FencingToken,
@@ -24,7 +24,7 @@ impl KubernetesMesh {
         for old in before.iter().filter(|old| self.is_named_after_mesh(old)) {
             let path = api_paths::object_path(old);
             if let (Some(path), false) = (&path, kept.contains(&path)) {
-                door.delete(path, None, Some(permit)).await?;
+                client.delete(path, None, Some(permit)).await?;
             }
         }
         Ok(())
@@ -34,14 +34,14 @@ impl KubernetesMesh {
     /// finds and finishes a removal that a crash has interrupted.
     pub(super) async fn remove_apply_set(
         &self,
-        door: &ClusterClient,
+        client: &ClusterClient,
         target: &Target,
         known: Option<&Value>,
         permit: &FencingToken,
     ) -> Result<(), ClusterError> {
         if known.is_some() {
             let turn = self
-                .mark_inventory_dirty(door, target, known, (None, &[]), permit)
+                .mark_inventory_dirty(client, target, known, (None, &[]), permit)
                 .await?;
             let ours =
                 |object: &&Value| object["kind"] != "Namespace" && self.is_named_after_mesh(object);
@@ -50,27 +50,29 @@ impl KubernetesMesh {
                 .filter_map(api_paths::object_path)
                 .chain(self.leader_election_leases(target))
             {
-                if self.is_still_owned(door, target, &path).await? {
-                    door.delete(&path, None, Some(permit)).await?;
+                if self.is_still_owned(client, target, &path).await? {
+                    client.delete(&path, None, Some(permit)).await?;
                 }
             }
-            self.sweep_orphans(door, target, &turn.union, permit)
+            self.sweep_orphans(client, target, &turn.union, permit)
                 .await?;
             let (uid, version) = uid_and_version(&turn.mark).unwrap_or_default();
             let unchanged = json!({ "uid": uid, "resourceVersion": version });
-            door.delete(&self.inventory_path(target), Some(unchanged), Some(permit))
+            client
+                .delete(&self.inventory_path(target), Some(unchanged), Some(permit))
                 .await?;
         }
         if !owns_namespace(target) {
             return Ok(());
         }
         let ours = if known.is_some() {
-            self.can_own_namespace(door).await?
+            self.can_own_namespace(client).await?
         } else {
-            self.observe_namespace_removal(door).await?.0
+            self.observe_namespace_removal(client).await?.0
         };
         if ours {
-            door.delete(&self.namespace_path(), None, Some(permit))
+            client
+                .delete(&self.namespace_path(), None, Some(permit))
                 .await
         } else {
             Ok(())
@@ -81,14 +83,14 @@ impl KubernetesMesh {
     /// another revision does not.
     async fn is_still_owned(
         &self,
-        door: &ClusterClient,
+        client: &ClusterClient,
         target: &Target,
         path: &str,
     ) -> Result<bool, ClusterError> {
         if !path.contains("/mutatingwebhookconfigurations/") {
             return Ok(true);
         }
-        let webhook = door.get(path).await?.unwrap_or_default();
+        let webhook = client.get(path).await?.unwrap_or_default();
         let labels = &webhook["metadata"]["labels"];
         Ok(labels[OWNER_LABEL] == self.namespace()
             && labels[APPLY_SET_LABEL] == Self::inventory_name(target))
@@ -98,7 +100,7 @@ impl KubernetesMesh {
     /// lease made them.
     async fn sweep_orphans(
         &self,
-        door: &ClusterClient,
+        client: &ClusterClient,
         target: &Target,
         objects: &[Value],
         permit: &FencingToken,
@@ -117,14 +119,14 @@ impl KubernetesMesh {
             let Some(collection) = api_paths::collection_path(&kind) else {
                 continue;
             };
-            for mut left in door.list(&collection, &selector).await? {
+            for mut left in client.list(&collection, &selector).await? {
                 left["kind"] = kind.clone().into();
                 if let Some(path) = api_paths::object_path(&left).filter(|_| {
                     self.is_named_after_mesh(&left)
                         && left.pointer("/metadata/deletionTimestamp").is_none()
                 }) {
                     tracing::info!(path, "deleting an object that no inventory lists");
-                    door.delete(&path, None, Some(permit)).await?;
+                    client.delete(&path, None, Some(permit)).await?;
                 }
             }
         }

@@ -20,11 +20,11 @@ impl ObjectTarget<'_> {
         object: &Value,
         permit: &FencingToken,
     ) -> Result<(), ClusterError> {
-        match self.door.create(collection, object, Some(permit)).await {
+        match self.client.create(collection, object, Some(permit)).await {
             Ok(_) => Ok(()),
-            Err(error @ ClusterError::Changed { .. }) => match self.door.get(&self.path).await? {
+            Err(error @ ClusterError::Changed { .. }) => match self.client.get(&self.path).await? {
                 Some(there) if !self.is_owned(&there) => Err(ClusterError::Refused {
-                    place: self.door.cluster_name().to_owned(),
+                    place: self.client.cluster_name().to_owned(),
                     code: "foreign_istio",
                     cause: format!("{} is there, and it is not this mesh's", self.target),
                 }),
@@ -38,18 +38,18 @@ impl ObjectTarget<'_> {
     /// points to. istioctl and istiod treat it as if `istioctl tag set` had created it.
     pub(super) async fn tag_webhook(
         &self,
-        world: &KubernetesMesh,
+        clusters: &KubernetesMesh,
         name: &str,
         tag: &str,
         revision: &str,
     ) -> Result<Value, ClusterError> {
-        let canonical_name = revision_webhook_name(world, revision);
+        let canonical_name = revision_webhook_name(clusters, revision);
         let canonical = self
-            .door
+            .client
             .get(&format!("{MUTATING_WEBHOOKS_PATH}/{canonical_name}"))
             .await?;
         let missing = || ClusterError::Refused {
-            place: self.door.cluster_name().to_owned(),
+            place: self.client.cluster_name().to_owned(),
             code: "revision_missing",
             cause: format!("there is no webhook {canonical_name}"),
         };
@@ -65,7 +65,7 @@ impl ObjectTarget<'_> {
         labels.remove(APPLY_SET_LABEL);
         labels.insert("istio.io/tag".into(), tag.into());
         labels.insert(REV_LABEL.into(), revision.into());
-        labels.insert(OWNER_LABEL.into(), world.namespace().into());
+        labels.insert(OWNER_LABEL.into(), clusters.namespace().into());
         Ok(json!({
             "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
             "metadata": { "name": name, "labels": labels },
@@ -74,11 +74,11 @@ impl ObjectTarget<'_> {
     }
 
     /// Builds the patch that makes a revision's own webhook an alias of another revision, or its
-    /// own again. An alias belongs to no ApplySet, so the removal of its revision's objects leaves
-    /// it alone.
+    /// own again. An alias belongs to no `ApplySet`, so the removal of its revision's objects
+    /// leaves it alone.
     pub(super) async fn revision_alias_patch(
         &self,
-        world: &KubernetesMesh,
+        clusters: &KubernetesMesh,
         own: &RevisionName,
         revision: &str,
     ) -> Result<Value, ClusterError> {
@@ -88,7 +88,9 @@ impl ObjectTarget<'_> {
             });
         };
         if own.as_str() != revision {
-            let mut alias = self.tag_webhook(world, "", own.as_str(), revision).await?;
+            let mut alias = self
+                .tag_webhook(clusters, "", own.as_str(), revision)
+                .await?;
             let labels =
                 json!({ REV_LABEL: revision, "istio.io/tag": own.as_str(), APPLY_SET_LABEL: null });
             return Ok(
@@ -99,13 +101,13 @@ impl ObjectTarget<'_> {
             member: member.clone(),
             revision: own.clone(),
         };
-        let release = world
+        let release = clusters
             .observe_apply_set(&bundle)
             .await?
             .value
             .unwrap_or_default();
-        let objects = world
-            .member_objects(world.find_member(member)?, own, &release)
+        let objects = clusters
+            .member_objects(clusters.find_member(member)?, own, &release)
             .await?;
         let webhook = objects
             .into_iter()
@@ -121,30 +123,30 @@ impl ObjectTarget<'_> {
     /// `failurePolicy` and the CA bundle belong to istiod once it serves the webhook.
     pub(super) async fn validator_webhook(
         &self,
-        world: &KubernetesMesh,
+        clusters: &KubernetesMesh,
         revision: &str,
         exists: bool,
     ) -> Result<Value, ClusterError> {
         let name: RevisionName = revision.parse().map_err(|_| ClusterError::Changed {
             place: DEFAULT_VALIDATOR.into(),
         })?;
-        let release = world
+        let release = clusters
             .observe_apply_set(&Target::ControlPlane {
                 revision: name.clone(),
             })
             .await?
             .value
             .unwrap_or_default();
-        let rendered = world.default_validator(&name, &release).await?;
+        let rendered = clusters.default_validator(&name, &release).await?;
         let mut object = rendered.ok_or_else(|| ClusterError::Changed {
             place: DEFAULT_VALIDATOR.into(),
         })?;
-        object["metadata"]["labels"][OWNER_LABEL] = world.namespace().into();
+        object["metadata"]["labels"][OWNER_LABEL] = clusters.namespace().into();
         if !exists {
             return Ok(object);
         }
         let mut webhooks = self
-            .door
+            .client
             .get(&self.path)
             .await?
             .map(|known| known["webhooks"].clone())
