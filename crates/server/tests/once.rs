@@ -22,6 +22,20 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
+/// Writes charts without templates into a folder, and returns the folder's path.
+fn write_charts(dir: &Path) -> String {
+    let charts = dir.join("charts");
+    for chart in ["base", "istiod"] {
+        std::fs::create_dir_all(charts.join(chart)).expect("a folder");
+        std::fs::write(
+            charts.join(chart).join("Chart.yaml"),
+            format!("name: {chart}\n"),
+        )
+        .expect("a file");
+    }
+    charts.display().to_string()
+}
+
 #[tokio::test]
 async fn a_database_is_prepared_with_what_the_program_prints() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -58,17 +72,8 @@ async fn a_release_is_imported_with_all_that_the_catalogue_knows() {
     let dir = tempfile::tempdir().expect("a folder");
     let secret = dir.path().join("secret");
     std::fs::write(&secret, "07".repeat(32)).expect("a file");
-    let charts = dir.path().join("charts");
-    for chart in ["base", "istiod"] {
-        std::fs::create_dir_all(charts.join(chart)).expect("a folder");
-        std::fs::write(
-            charts.join(chart).join("Chart.yaml"),
-            format!("name: {chart}\n"),
-        )
-        .expect("a file");
-    }
+    let charts = write_charts(dir.path());
     let db = TestDb::new().await;
-    let charts = charts.display().to_string();
     let import = |more: &[&str]| {
         let same = [
             "releases",
