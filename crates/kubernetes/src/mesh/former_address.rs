@@ -9,13 +9,11 @@ use meshwright_model::version::RevisionName;
 use meshwright_rollout::ports::ClusterError;
 use serde_json::Value;
 
-use super::apply_set::APPLY_SET_LABEL;
-use super::single_object::{
-    DEFAULT_VALIDATOR, MUTATING_WEBHOOKS_PATH, VALIDATING_WEBHOOKS_PATH, revision_webhook_name,
-    tag_webhook_name,
-};
+use super::single_object::{DEFAULT_VALIDATOR, revision_webhook_name, tag_webhook_name};
 use super::{KubernetesMesh, text_at};
+use crate::api_paths::{MUTATING_WEBHOOKS_PATH, VALIDATING_WEBHOOKS_PATH};
 use crate::client::ClusterClient;
+use crate::labels::APPLY_SET_LABEL;
 
 impl KubernetesMesh {
     /// Returns whether a target with this value names another address than the present one of its

@@ -6,7 +6,7 @@ use meshwright_rollout::ports::MeshClusters;
 use serde_json::{Value, json};
 
 use super::fake::FakeCluster;
-use super::owners::{door, permit, world};
+use super::owners::{clusters, member_cluster, permit};
 
 const WEBHOOKS: &str = "/apis/admissionregistration.k8s.io/v1";
 const OWN: &str = "demo-00000001";
@@ -54,7 +54,7 @@ async fn mesh_with_objects_at(address: &str) -> (FakeCluster, KubernetesMesh) {
             webhook(name, address, labels.clone()),
         );
     }
-    let world = world(&hosting, vec![door(&member, "c1", 1)], Vec::new());
+    let world = clusters(&hosting, vec![member_cluster(&member, "c1", 1)], Vec::new());
     (member, world)
 }
 

@@ -187,7 +187,7 @@ async fn a_tag_of_this_mesh_is_made_and_removed() {
 #[tokio::test]
 async fn an_inventory_that_names_what_is_not_ours_has_nothing_of_it_deleted() {
     let (member, clusters) = one_member().await;
-    let target = Target::Foothold {
+    let target = Target::MemberBootstrap {
         member: "c1".parse().expect("a name"),
     };
     let foreign = [
