@@ -1,4 +1,4 @@
-//! What a process says about itself, as whoever runs it asks for it.
+//! Tests the logs, metrics and traces of a process under the options that its operator sets.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};

@@ -13,14 +13,14 @@ mod constructs;
 
 use constructs::{HERE, ODD, THERE, TRUST};
 
-/// What a class would do to whoever loads it without care.
+/// Harm that a class would do to a loader that does not check it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Harm {
     /// A program is run, or a file is opened.
     Here,
     /// A host is called.
     There,
-    /// Somebody else is trusted, or somebody else is acted for.
+    /// Another server is trusted, or another user is acted for.
     Trust,
     /// Two readers disagree about it, or no call by it can succeed: it must be refused at once.
     Odd,
@@ -96,7 +96,7 @@ fn write(parts: Parts, style: Style, chance: &mut fastrand::Rng) -> String {
                     format!("*{name}")
                 })
             };
-            // Whatever is referred to must stand before it, so nothing is shuffled here.
+            // An anchor must stand before its aliases, so nothing is shuffled here.
             let file = file(refer("c"), refer("u"), chance);
             text_of(
                 &map([("preferences", named)]).with(entries(file)),
@@ -169,7 +169,8 @@ fn text_of(node: &Node, style: Style, chance: &mut fastrand::Rng) -> String {
     noisy.collect()
 }
 
-/// Every class, and plain configurations that must be accepted: they show that the judge sees calls.
+/// Lists all classes, and plain configurations that must be accepted: these show that the judge
+/// sees calls.
 pub(crate) fn classes() -> Vec<Class> {
     let plain = STYLES
         .into_iter()

@@ -1,7 +1,8 @@
-//! Loads a corpus of hostile configurations, as Meshwright does or as a general loader does, where a tracer can watch.
+//! Loads a corpus of hostile kubeconfigs under a tracer, as Meshwright does or as a general loader
+//! does.
 //!
-//! `cargo xtask kubeconfigs` runs it in a network with nothing in it. Each input begins and ends with a line, so that what
-//! happens between them is known to be its doing.
+//! `cargo xtask kubeconfigs` runs it in an empty network. A line is printed before and after each
+//! input, so that the tracer can attribute the calls between them to this input.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -14,7 +15,7 @@ use meshwright_rollout::ports::ClusterError;
 mod corpus;
 mod text;
 
-/// A general loader asks for an answer, which nobody gives.
+/// Timeout of a general loader, whose requests are never answered.
 const CALL_TIMEOUT: Duration = Duration::from_millis(300);
 
 fn main() -> ExitCode {
@@ -102,7 +103,7 @@ fn load_with_kube(runtime: &tokio::runtime::Runtime, input: &str) -> &'static st
             || auth.password.is_some()
             || config.cluster_url.scheme_str() != Some("https");
         config.connect_timeout = Some(CALL_TIMEOUT);
-        // A token that no header can carry makes the client panic: that is its way of refusing, and ends nothing here.
+        // The client panics for a token that no header can carry. Such a panic is a refusal here.
         let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             kube::Client::try_from(config)
         }));

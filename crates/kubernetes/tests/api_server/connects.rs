@@ -1,4 +1,5 @@
-//! A name is resolved and checked on every connect, and a credential that was renewed is read again.
+//! Tests that every connect resolves and checks the name, and that a renewed credential is read
+//! again.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

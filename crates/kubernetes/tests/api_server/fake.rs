@@ -35,7 +35,7 @@ pub(crate) enum Answer {
     Drip,
 }
 
-/// How a request is answered: by its first line with its headers, and by how many were answered before.
+/// Answers a request by its first line with its headers, and by the number of earlier requests.
 type Script = dyn Fn(&str, usize) -> Answer + Send + Sync;
 
 pub(crate) struct FakeCluster {

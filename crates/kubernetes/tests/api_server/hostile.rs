@@ -1,5 +1,5 @@
-//! API servers that answer without an end, slowly, or with text that is to be shown: each costs one call and ends with a
-//! problem code of its own.
+//! Tests API servers that answer without an end, slowly, or with hostile text: each costs one call
+//! and gives a problem code of its own.
 
 use std::time::Duration;
 

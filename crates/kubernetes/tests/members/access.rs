@@ -1,4 +1,5 @@
-//! A member's new address or authority reaches the control planes, with a restart only where they need one.
+//! Tests that a member's new address or authority reaches the control planes, with a restart only
+//! where they need one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -44,7 +45,8 @@ fn deployment(revision: &str) -> String {
     format!("/apis/apps/v1/namespaces/demo-00000001/deployments/istiod-{revision}")
 }
 
-/// A mesh of two members with both revisions up: 1.25.1 takes a changed remote secret as it runs, 1.27.9 hangs over it.
+/// Mesh of two members with both revisions up. 1.25.1 accepts a changed remote secret while it
+/// runs; 1.27.9 hangs.
 struct Stage {
     hosting: FakeCluster,
     config: FakeCluster,

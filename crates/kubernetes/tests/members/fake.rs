@@ -1,5 +1,5 @@
-//! A cluster's API as far as our account uses it: objects by their paths, tokens that die with the Secret that they are
-//! bound to, and every request written down.
+//! Fakes a cluster's API as far as our account uses it: objects by their paths, tokens that end with
+//! the Secret that they are bound to, and a log of requests.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,9 +19,9 @@ mod state;
 
 use state::State;
 
-/// A name that every fake cluster's certificate is for, besides its address.
+/// Name that every fake cluster's certificate is for, besides its address.
 pub(crate) const NAME: &str = "member.test";
-/// The token of somebody who may do everything.
+/// Token of an administrator.
 const ADMINISTRATOR: &str = "administrator";
 
 /// One imagined cluster. Clones share it.
@@ -98,7 +98,7 @@ impl FakeCluster {
         }
     }
 
-    /// Nobody connects to this address any more.
+    /// Closes the listener: this address accepts no more connections.
     pub(crate) fn close(&self) {
         self.listening.as_ref().expect("it listens").abort();
     }

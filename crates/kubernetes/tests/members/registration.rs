@@ -1,4 +1,4 @@
-//! Registration and renewal: whose accounts, which serial numbers, when a credential counts as dead.
+//! Tests registration and renewal: accounts, serial numbers, and the end of credentials.
 
 use std::time::Duration;
 

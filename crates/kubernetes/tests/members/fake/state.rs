@@ -187,7 +187,8 @@ impl State {
         )
     }
 
-    /// Every silent webhook is asked about every pod of the namespaces that it selects by the label `scan`.
+    /// Answers a dry run. A silent webhook is called for each pod of the namespaces that it selects
+    /// by the label `scan`.
     fn dry_run(&self, path: &str, body: Value) -> (u16, Value) {
         let namespace = path.trim_end_matches("/pods");
         let scanned = self
