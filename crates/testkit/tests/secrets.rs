@@ -125,7 +125,7 @@ async fn a_rotated_key_opens_old_and_new_values_in_every_process() {
     );
 }
 
-/// Whatever is kept for good is taken along by a rotation, before the key that it was sealed with is removed.
+/// A rotation seals every lasting secret again before the key that it was sealed with is removed.
 #[tokio::test]
 async fn submitted_and_former_kubeconfigs_and_webhooks_secrets_follow_a_rotated_key() {
     let (db, clock) = (TestDb::new().await, ManualClock::default());

@@ -116,7 +116,7 @@ async fn a_credential_is_renewed_after_a_third_of_its_life_without_anybody_askin
 async fn a_renewal_that_fails_is_tried_again_later_and_warns_once() {
     let fleet = Fleet::new().await;
     fleet.clock.advance(DAY * 31);
-    // The clusters answer, and let nobody make a token.
+    // The clusters answer, and let no client create a token.
     fleet
         .credentials
         .set_connect_problem(Some(problem("permission_missing")));
@@ -237,7 +237,8 @@ async fn a_silent_cluster_is_never_asked_in_a_hot_loop() {
     );
     for expected in [10_i64, 20, 40, 80, 160, 320, 600, 600] {
         round(&fleet).await;
-        // Database time: what is asked is the rest that was written, whatever the machine did since.
+        // The database's clock is compared, so the delay that was written counts, however slow the
+        // machine is.
         let rests = "SELECT round(extract(epoch FROM due_at - now()) + 2)::text FROM cluster_probes WHERE failures > 1";
         let rests = fleet.db.query_text("mw_worker", rests).await;
         assert_eq!(rests.len(), 2, "both clusters");

@@ -17,7 +17,7 @@ async fn whoever_waits_for_work_is_told_of_it_and_of_what_came_while_they_worked
     }
     let fleet = Fleet::new().await;
     let mut hints = fleet.db.worker.work_notifications();
-    // Nobody knows when it has begun to listen: it is told until it has heard.
+    // The test cannot know when the listener is ready, so it notifies until it is heard.
     let told = async {
         loop {
             fleet

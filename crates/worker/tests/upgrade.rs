@@ -243,12 +243,13 @@ async fn b7_rollback_in_the_middle_of_the_promotion_strands_no_pod_of_the_mixed_
     let differs = differs_after(async |fleet, upgrade| {
         fleet.apply_verb_and_run(upgrade, Verb::Start).await;
         lose_c2_in_the_promotion(fleet, upgrade).await;
-        // A pod born now carries the new sidecar on a template that nobody patched.
+        // A pod that is created now has the new sidecar, although its template was not patched.
         fleet.clusters.evict_pod("c1", &web("stable"));
         fleet.clusters.set_unreachable("c2", false);
     })
     .await;
-    // The stray pod had to be restarted through a template that nobody had touched: the one exception, by name.
+    // The stray pod had to be restarted through a template that was unchanged: the one exception,
+    // by name.
     assert!(
         matches!(&differs[..], [stamp] if stamp.starts_with("stable/deployment/web in c1 = op_")),
         "{differs:?}"

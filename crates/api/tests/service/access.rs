@@ -40,7 +40,7 @@ async fn every_role_gets_past_exactly_the_operations_of_the_table() {
                 let answer = (reply.status, reply.body["code"].as_str());
                 let refused = answer == (StatusCode::FORBIDDEN, Some("role_missing"));
                 let allowed = route.action.applies_to_tenant(of) && role.allows(route.action);
-                // A thing of another tenant's is not there, whatever one may do at home.
+                // An object of another tenant is not found, whichever role the caller has at home.
                 let hidden = of == TenantId::PLATFORM && reply.status == StatusCode::NOT_FOUND;
                 assert!(
                     hidden || refused != allowed,

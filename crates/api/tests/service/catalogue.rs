@@ -1,4 +1,4 @@
-//! What whoever operates the service adds to the catalogue.
+//! Releases that the operator of the service adds to the catalogue.
 
 use axum::http::StatusCode;
 use base64::Engine as _;

@@ -419,7 +419,7 @@ async fn a_body_that_comes_after_its_answer_is_in_nobodys_way() {
     }
 }
 
-/// Whoever sends all of it before they look for an answer finds one.
+/// A client that sends the whole body before it reads finds the answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_is_too_large_is_refused_and_not_cut_off() {
     let listening = listen(10).await;

@@ -112,7 +112,8 @@ pub(crate) async fn ids(
     }
 }
 
-/// Whoever was cut off goes on where they were, on any replica; whoever's key was revoked does not stay.
+/// A client that was cut off resumes where it was, on any replica, and the stream of a revoked key
+/// ends.
 #[tokio::test]
 async fn a_stream_is_resumed_without_a_gap_and_ends_with_its_key() {
     let service = Service::new().await;
@@ -155,7 +156,8 @@ async fn a_stream_is_resumed_without_a_gap_and_ends_with_its_key() {
     }
 }
 
-/// Events are kept for a while. Whoever was away for longer must know that something is missing.
+/// Events are kept for a while. A client that was away for longer must learn that events are
+/// missing.
 #[tokio::test]
 async fn old_events_go_and_whoever_resumes_before_them_is_told() {
     let service = Service::new().await;

@@ -1,6 +1,6 @@
-//! Two tenants in one database: whatever one of them asks for, in whatever role, it learns nothing of the other and
-//! changes nothing there. Run three times: with both walls, without row-level security, and with queries that forget the
-//! tenant (`cargo xtask isolation`).
+//! Two tenants in one database: no request of one tenant, in any role, reveals or changes anything
+//! of the other. The tests run three times: with both walls, without row-level security, and with
+//! queries that forget the tenant (`cargo xtask isolation`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -168,7 +168,7 @@ impl Ids {
     }
 }
 
-/// Trusts an identity provider and grants somebody something.
+/// Trusts an identity provider and binds a role to a person.
 async fn trust(fleet: &Fleet) {
     let (clock, created_at) = (&fleet.clock, fleet.clock.now());
     let provider = Provider {
@@ -298,7 +298,8 @@ impl Stage {
 const TENANT_TABLES: &str = "SELECT c.relname::text FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
     WHERE c.relkind IN ('r', 'p') AND a.attname = 'tenant_id' AND c.relnamespace = 'public'::regnamespace ORDER BY 1";
 
-/// Bodies whose ids are somebody else's, with what the answer must not differ from.
+/// Bodies with ids of another tenant, each with a body of unknown ids. The answers to both must be
+/// equal.
 fn bodies(route: &Route, own: &Ids, victim: &Ids, unknown: &Ids) -> Vec<(Value, Value)> {
     let pair = |make: &dyn Fn(&Ids) -> Value| vec![(make(victim), make(unknown))];
     match route.id.as_str() {
@@ -415,7 +416,8 @@ async fn nothing_of_another_tenant_is_seen_or_changed() {
     assert!(tried > 400, "{tried}");
 }
 
-/// The attacker's own things are all there: an isolation that shows nobody anything would pass the test above.
+/// The attacker sees all objects of its own. An isolation that shows no caller anything would pass
+/// the test above.
 #[tokio::test]
 async fn everybody_sees_their_own() {
     let stage = Stage::new().await;
@@ -563,7 +565,8 @@ async fn every_tenant_table_is_behind_row_level_security() {
           AND NOT (c.relrowsecurity AND c.relforcerowsecurity AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid
                    AND pg_get_expr(p.polqual, p.polrelid) LIKE '%mw.tenant%'))";
     assert_eq!(db.query_text(SUPERUSER, open).await, Vec::<String>::new());
-    // Nobody but workers and operators sees past it: those only ids, times and numbers, these only the list of tenants.
+    // Only workers and operators see past it. Workers see ids, times and numbers, and operators see
+    // the list of tenants.
     let past = "SELECT c.relname::text || ' ' || p.polname FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
         WHERE pg_get_expr(p.polqual, p.polrelid) NOT LIKE '%mw.tenant%' ORDER BY 1";
     let known = [

@@ -62,7 +62,7 @@ impl FakeIssuer {
             .insert(name.into(), (private, public));
     }
 
-    /// Publishes a key no longer; answers it, as whoever stole it has it.
+    /// Stops publishing a key and returns it, because a thief still has it.
     pub(crate) fn withdraw(&self, name: &str) -> Vec<u8> {
         self.keys
             .lock()

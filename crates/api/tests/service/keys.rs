@@ -341,7 +341,7 @@ async fn a_second_rotation_waits_for_the_first_ones_overlap_or_ends_it() {
     assert!(!gets_in(&service, &former).await, "an emergency");
 }
 
-/// Whoever uses a key while it is rotated again and again is never turned away.
+/// A caller that uses a key while it is rotated again and again is never refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn rotation_under_load_turns_nobody_away() {
     const USERS: usize = 4;

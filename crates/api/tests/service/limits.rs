@@ -1,4 +1,4 @@
-//! Fair share: who asks too often is told so, and nobody else notices.
+//! Fair share: a tenant that calls too often is told so, and no other tenant notices.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -152,7 +152,7 @@ async fn whoever_asks_too_often_is_refused_without_the_database() {
     );
 }
 
-/// What is known lets nobody in.
+/// A cached key does not authenticate a caller after its revocation.
 #[tokio::test]
 async fn a_revoked_key_is_dead_however_lately_it_was_used() {
     let service = limited(100, 100).await;

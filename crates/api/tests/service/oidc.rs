@@ -90,7 +90,8 @@ impl Stage {
             .status
     }
 
-    /// Whoever comes is a viewer by name, and nobody is anything else.
+    /// Returns whether the token is accepted. Each caller is a viewer by name, and no caller has
+    /// another role.
     async fn gets_in(&self, token: &str) -> bool {
         match self.status(token).await {
             StatusCode::OK => true,
@@ -150,7 +151,7 @@ async fn people_may_do_what_they_or_their_groups_were_granted() {
         format!("{}/oskar", stage.provider),
         "the log names the person"
     );
-    // Somebody who was granted nothing is known, and sees nothing.
+    // A person without a role binding is authenticated and sees nothing.
     let nobody = stage.token("nora");
     assert_eq!(
         call(&nobody, "GET", "/v1/meshes").await.body["items"],
@@ -464,7 +465,7 @@ async fn a_withdrawn_key_is_dead_within_a_minute_and_a_silent_issuer_keeps_its_k
     );
 }
 
-/// Keys are rotated under load, published before they are used: nobody is turned away.
+/// Keys are rotated under load and published before they are used, so no caller is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn rotation_of_an_issuers_keys_turns_nobody_away() {
     let stage = Arc::new(Stage::new().await);
@@ -502,7 +503,7 @@ async fn rotation_of_an_issuers_keys_turns_nobody_away() {
     }
 }
 
-/// Whoever invents key names makes this service ask the issuer no more often than every ten seconds.
+/// A caller that invents key names makes this service ask the issuer at most every ten seconds.
 #[tokio::test]
 async fn invented_key_names_do_not_make_a_storm() {
     let stage = Stage::new().await;

@@ -114,7 +114,7 @@ impl Service {
         self.narrow_key(role, &[]).await
     }
 
-    /// A key of whoever operates the service.
+    /// Creates a key of the operator of the service.
     pub(crate) async fn operator(&self, role: Role) -> String {
         let store = &self.fleet.db.api;
         store

@@ -1,4 +1,4 @@
-//! Tenants: made, limited, suspended and deleted by whoever operates the service.
+//! Tenants: created, limited, suspended and deleted by the operator of the service.
 
 use std::sync::Arc;
 

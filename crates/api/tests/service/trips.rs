@@ -1,4 +1,4 @@
-//! How often a request waits for the database. The relay on the database's socket counts.
+//! Limits how often a request waits for the database. The relay on the database's socket counts.
 
 use std::time::Duration;
 
@@ -11,12 +11,13 @@ use serde_json::json;
 
 use crate::support::{Service, routes};
 
-/// A transaction for the tenant, the key with its tenant, the list, and the end of the transaction.
-const MOST: usize = 4;
-/// The first calls prepare statements and open connections.
+/// Round trips of a list: a transaction for the tenant, the key with its tenant, the list, and the
+/// end of the transaction.
+const MAX_ROUND_TRIPS: usize = 4;
+/// Number of calls, because the first ones prepare statements and open connections.
 const CALLS: usize = 8;
 
-/// Lists that need more, with what for. This list only shrinks.
+/// Lists that need more round trips, with the reason. This list only shrinks.
 const MORE: [(&str, usize); 2] = [
     // The role that sees every tenant is taken up and laid down; only operators list tenants.
     ("listTenants", 6),
@@ -87,7 +88,7 @@ async fn a_list_takes_four_round_trips_however_long_it_is() {
         let most = MORE
             .iter()
             .find(|(id, _)| *id == route.id)
-            .map_or(MOST, |(_, most)| *most);
+            .map_or(MAX_ROUND_TRIPS, |(_, most)| *most);
         let taken = round_trips(&service, &relay, &path, key).await;
         assert!(taken <= most, "{} takes {taken} round trips", route.id);
     }
@@ -107,6 +108,6 @@ async fn an_empty_list_takes_no_more_round_trips() {
         "/v1/events",
     ] {
         let taken = round_trips(&service, &relay, path, &stranger).await;
-        assert!(taken <= MOST, "{path} takes {taken} round trips");
+        assert!(taken <= MAX_ROUND_TRIPS, "{path} takes {taken} round trips");
     }
 }
