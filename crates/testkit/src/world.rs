@@ -18,9 +18,11 @@ use crate::ManualClock;
 
 mod addresses;
 mod bundle;
+mod faults;
 mod injection;
 mod leaving;
 mod ports;
+mod snapshot;
 
 use addresses::Addresses;
 pub use bundle::target_parts;
@@ -188,37 +190,10 @@ impl FakeClusters {
         self.lock().workloads.clear();
     }
 
-    /// Changes the behaviour of a workload.
-    pub fn set_rollout_behaviour(
-        &self,
-        member: &str,
-        workload: &WorkloadRef,
-        temper: RolloutBehaviour,
-    ) {
-        let key = (member.parse().expect(member), workload.clone());
-        self.lock()
-            .workloads
-            .get_mut(&key)
-            .expect("a known workload")
-            .behaviour = temper;
-    }
-
     /// Replaces one pod, as after an eviction: the webhooks that match now inject the new pod.
     pub fn evict_pod(&self, member: &str, workload: &WorkloadRef) {
         let key = (member.parse().expect(member), workload.clone());
         self.lock().create_pods(&key, 1);
-    }
-
-    /// Sets the duration of each call.
-    pub fn set_call_delay(&self, pace: Duration) {
-        self.lock().call_delay = pace;
-    }
-
-    async fn delay_call(&self) {
-        let pace = self.lock().call_delay;
-        if !pace.is_zero() {
-            tokio::time::sleep(pace).await;
-        }
     }
 
     /// Gives the pods of a namespace's workload the sidecar of a revision with this image, as if
@@ -241,165 +216,9 @@ impl FakeClusters {
             });
     }
 
-    /// Makes a member stop answering, or answer again.
-    pub fn set_unreachable(&self, member: &str, silent: bool) {
-        let member: Name = member.parse().expect(member);
-        let mut state = self.lock();
-        if silent {
-            state.unreachable.insert(member)
-        } else {
-            state.unreachable.remove(&member)
-        };
-    }
-
-    /// Makes this time pass on the clock with each look at a silent member for a deletion.
-    pub fn set_silence_duration(&self, clock: &Arc<ManualClock>, duration: SignedDuration) {
-        self.lock().silence = Some((clock.clone(), duration));
-    }
-
-    /// Makes every call of a member fail with an error, or succeed again.
-    pub fn set_member_error(&self, member: &str, error: Option<ClusterError>) {
-        let member: Name = member.parse().expect(member);
-        let mut state = self.lock();
-        match error {
-            Some(error) => state.faults.insert(member, error),
-            None => state.faults.remove(&member),
-        };
-    }
-
-    /// Connects the proxies of a member to the control planes, or ends their connections. The
-    /// proxies of a member that answers count by their pods, without this.
-    pub fn set_proxies_connected(&self, member: &str, connected: bool) {
-        let member: Name = member.parse().expect(member);
-        let mut state = self.lock();
-        if connected {
-            state.connected.insert(member)
-        } else {
-            state.connected.remove(&member)
-        };
-    }
-
-    /// Adds a resource that names the current revision.
-    pub fn add_revision_pin(&self, resource: &str) {
-        self.lock().pinned.push(resource.to_owned());
-    }
-
-    /// Sets the webhooks of another Istio in a member, as `kind/name`; an empty list removes them.
-    pub fn set_foreign_webhooks(&self, member: &str, webhooks: &[&str]) {
-        let webhooks = webhooks
-            .iter()
-            .map(|webhook| (*webhook).to_owned())
-            .collect();
-        self.lock()
-            .foreign_webhooks
-            .insert(member.parse().expect(member), webhooks);
-    }
-
-    /// Makes a target refuse writes, or accept them again.
-    pub fn set_writes_refused(&self, target: &Target, refused: bool) {
-        let mut state = self.lock();
-        if refused {
-            state.refused_targets.insert(target.clone())
-        } else {
-            state.refused_targets.remove(target)
-        };
-    }
-
-    /// Makes a policy of a member refuse the pods of dry runs.
-    pub fn refuse_dry_runs(&self, member: &str) {
-        self.lock()
-            .refusing_dry_runs
-            .insert(member.parse().expect(member));
-    }
-
-    /// Makes the next fence fail with this error.
-    pub fn fail_next_fence(&self, error: ClusterError) {
-        self.lock().fence_faults.push(error);
-    }
-
-    /// Returns the targets that were fenced so far, in order.
-    pub fn fenced_targets(&self) -> Vec<Target> {
-        self.lock().fenced_targets.clone()
-    }
-
     /// Changes a target as another client of the cluster would.
     pub fn change_externally(&self, target: Target, value: Option<&str>) {
         self.lock().set_value(target, value.map(str::to_owned));
-    }
-
-    /// Sets the fault that happens at a write. Writes are counted from this call on, and the first
-    /// one has number 1.
-    pub fn cut_at(&self, write: u64, cut: Cut) {
-        let mut state = self.lock();
-        (
-            state.write_attempts,
-            state.push_count,
-            state.cut,
-            state.cut_reached,
-        ) = (0, 0, Some((write, cut)), false);
-    }
-
-    /// Waits until a write reaches the cut. Returns `false` if this does not happen within the
-    /// time.
-    pub async fn wait_for_cut(&self, at_most: Duration) -> bool {
-        let reached = async {
-            while !self.lock().cut_reached {
-                self.cut_notify.notified().await;
-            }
-        };
-        tokio::time::timeout(at_most, reached).await.is_ok()
-    }
-
-    /// Removes the cut, so that later writes are accepted.
-    pub fn clear_cut(&self) {
-        self.lock().cut = None;
-    }
-
-    /// Returns every accepted write so far, in order.
-    pub fn journal(&self) -> Vec<AcceptedWrite> {
-        self.lock().journal.clone()
-    }
-
-    /// Returns the number of writes that were tried since the cut was set, or since the creation.
-    pub fn write_attempts(&self) -> u64 {
-        self.lock().write_attempts
-    }
-
-    /// Returns the number of targets that were set since then. A target that consists of several
-    /// objects takes several writes.
-    pub fn push_count(&self) -> u64 {
-        self.lock().push_count
-    }
-
-    /// Returns the whole state as text for comparisons: values, labels, stamps and the sidecars of
-    /// live pods.
-    pub fn snapshot(&self) -> String {
-        let state = self.lock();
-        let named_itself = |target: &Target, value: &Option<String>| matches!(target, Target::Tag { tag, .. } if value.as_ref() == Some(tag));
-        let cells = state
-            .targets
-            .iter()
-            .filter(|(target, cell)| !named_itself(target, &cell.value))
-            .filter_map(|(target, cell)| {
-                cell.value
-                    .as_ref()
-                    .map(|value| format!("{target} = {value}\n"))
-            });
-        let pods = state.workloads.iter().map(|((member, workload), known)| {
-            let carried: Vec<&str> = known
-                .pods
-                .iter()
-                .map(|pod| pod.as_ref().map_or("-", |sidecar| sidecar.image.as_str()))
-                .collect();
-            format!("{workload} in {member}: {}\n", carried.join(" "))
-        });
-        let objects = state
-            .objects
-            .iter()
-            .map(|((target, part), value)| format!("{target}: {part} of {value}\n"));
-        let dirty = state.targets.iter().filter(|(_, cell)| cell.partial);
-        let dirty = dirty.map(|(target, _)| format!("{target} was changed in part\n"));
-        cells.chain(objects).chain(dirty).chain(pods).collect()
     }
 }
 
