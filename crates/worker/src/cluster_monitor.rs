@@ -8,8 +8,9 @@ use meshwright_model::ids::{OperationId, TenantId};
 use meshwright_model::operation::OperationKind;
 use meshwright_store::{Cluster, ClusterCheck, ClusterState, NewOperation, StoreError, Tx};
 
+use crate::guarded_call::run_with_timeout;
 use crate::metrics;
-use crate::rounds::{WorkLoop, run_with_timeout};
+use crate::rounds::WorkLoop;
 use crate::run::cluster_unreachable;
 use crate::{DATABASE_CODE, Engine};
 

@@ -10,6 +10,7 @@ mod attempt;
 mod capacity;
 mod cluster_monitor;
 mod engine;
+mod guarded_call;
 mod lease;
 mod mesh_observer;
 mod metrics;

@@ -6,8 +6,9 @@ use meshwright_model::backoff::retry_delay;
 use meshwright_model::ids::TenantId;
 use meshwright_store::{DueObservation, StoreError};
 
+use crate::guarded_call::run_with_timeout;
 use crate::metrics;
-use crate::rounds::{WorkLoop, run_with_timeout};
+use crate::rounds::WorkLoop;
 use crate::{Engine, observed};
 
 /// Work loop that observes meshes.

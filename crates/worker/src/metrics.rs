@@ -9,7 +9,7 @@ use meshwright_store::{DeliveryAttempt, Operation, OperationUpdate};
 use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
-use crate::rounds::CallFailure;
+use crate::guarded_call::CallFailure;
 
 /// Interval at which the queue is measured.
 const QUEUE_MEASURE_INTERVAL: Duration = Duration::from_secs(10);

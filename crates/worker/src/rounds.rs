@@ -20,9 +20,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::Engine;
-
-use crate::metrics;
+use crate::guarded_call::CallFailure;
+use crate::{Engine, metrics};
 
 /// Divisor of the concurrency: one tenant has at most a half.
 const TENANT_SHARE_DIVISOR: usize = 2;
@@ -49,37 +48,6 @@ pub(crate) trait WorkLoop: Clone + Send + Sync + 'static {
     /// Processes a claimed item. Calls to clusters and webhook addresses have their own timeouts in
     /// the implementation.
     async fn process_due(&self, engine: &Engine, due: Self::Due) -> Result<(), StoreError>;
-}
-
-/// Reason why a call was given up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CallFailure {
-    /// The call exceeded its timeout.
-    TimedOut,
-    /// The call panicked.
-    Panicked,
-}
-
-impl CallFailure {
-    /// Returns the value of the metric label.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::TimedOut => "too_slow",
-            Self::Panicked => "panicked",
-        }
-    }
-}
-
-/// Runs a call with a timeout and catches its panics.
-pub(crate) async fn run_with_timeout<T>(
-    limit: Duration,
-    call: impl Future<Output = T>,
-) -> Result<T, CallFailure> {
-    match tokio::time::timeout(limit, AssertUnwindSafe(call).catch_unwind()).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(_)) => Err(CallFailure::Panicked),
-        Err(_) => Err(CallFailure::TimedOut),
-    }
 }
 
 /// Number of items that each tenant has in flight in one loop.

@@ -15,8 +15,9 @@ use meshwright_store::{
 use serde_json::json;
 
 use crate::Engine;
+use crate::guarded_call::run_with_timeout;
 use crate::metrics;
-use crate::rounds::{WorkLoop, run_with_timeout};
+use crate::rounds::WorkLoop;
 
 /// Timeout of one message. It applies in addition to the limits of the sender.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -153,7 +154,7 @@ impl Engine {
                 .await?;
             match (&attempt, state) {
                 (DeliveryAttempt::Answered(HTTP_STATUS_GONE), _) => {
-                    tx.disable_webhook(webhook, "gone", now).await?
+                    tx.disable_webhook(webhook, "gone", now).await?;
                 }
                 (_, DeliveryState::Failed) => tx.disable_webhook(webhook, "failing", now).await?,
                 _ => {}
