@@ -118,7 +118,7 @@ impl Engine {
         loop {
             match self.run_attempt(claim, lease, stop).await {
                 Err(StoreError::SerializationConflict) if clashes < MAX_CONFLICT_RETRIES => {
-                    clashes += 1
+                    clashes += 1;
                 }
                 ended => return ended,
             }

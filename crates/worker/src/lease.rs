@@ -171,7 +171,7 @@ impl Lease {
                 // The end of the operation removes the queue row, and the answer to that
                 // transaction may still be on its way.
                 Ok(Err(StoreError::Fenced)) if self.row_locked.load(Ordering::Relaxed) => {
-                    pause = soon
+                    pause = soon;
                 }
                 Ok(Err(StoreError::Fenced)) => return Interruption::TakenOver,
                 // The lease is still valid: a record renewed it meanwhile, or a record that holds
